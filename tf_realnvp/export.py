@@ -1,0 +1,170 @@
+"""The SavedModel: a trained model that needs TensorFlow alone."""
+
+import importlib.metadata
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tf_realnvp import files
+from tf_realnvp.model import RealNVP, stateless_seed
+
+METADATA_FILE = "metadata.json"
+_PACKAGES = ("tensorflow", "keras", "tensorflow-probability")
+_SEED = tf.TensorSpec([], tf.int64, "seed")
+_AS_IS = {"autograph": False}  # There is no control flow to convert.
+
+
+def save(
+    model: RealNVP,
+    path: str | os.PathLike,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model as a SavedModel, or replaces one.
+
+    `tf.saved_model.load(path)` gives back an object with these functions; it
+    needs neither this package nor Keras nor TensorFlow Probability:
+
+    *   `sample(n, temperature=1.0, seed=None)`: `uint8` images `[n, H, W, C]`.
+    *   `log_prob(images, seed=None)`: float32 `[n]`, nats.
+    *   `bits_per_dim(images, seed=None)`: float32 `[n]`.
+    *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
+    *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
+
+    The same are signatures with named inputs and outputs, and
+    `serving_default` scores images. Beside them lies `metadata.json`, which says
+    what the model is of and what it was made with.
+
+    Args:
+      model: The model.
+      path: Directory to write. One that is there already stays as it is until
+        the new one is complete.
+      metadata: What else `metadata.json` is to say; values that JSON knows.
+    """
+    module = _ServingModule(model)
+    content = json.dumps(_describe(model) | dict(metadata or {}), indent=2)
+    with files.replace_directory(path) as new:
+        tf.saved_model.save(module, str(new), signatures=module.signatures())
+        (new / METADATA_FILE).write_text(content + "\n")
+
+
+def _describe(model):
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "image_shape": model.image_shape,
+        "latent_shape": model.latent_shape,
+        "num_colors": model.num_colors,
+        "filters": model.filters,
+        "num_blocks": model.num_blocks,
+        "alpha": model.alpha,
+        "num_parameters": model.num_parameters,
+        "versions": versions,
+    }
+
+
+def _concrete(function, *specs):
+    return tf.function(function, **_AS_IS).get_concrete_function(*specs)
+
+
+class _ServingModule(tf.Module):
+    """The functions of a SavedModel, as `save` lists them.
+
+    Every function is traced for the types that a caller is likely to have, and
+    these traces are thin: what is large, the flow, is traced once for density,
+    once for latents and once for sampling. Batches of any shape are let in, so
+    that a wrong one meets the model's message rather than TensorFlow's list of
+    the signatures that it knows.
+    """
+
+    def __init__(self, model: RealNVP):
+        super().__init__(name="real_nvp")
+        # A SavedModel holds the variables that its root can reach, and
+        # `tf.Module` does not see those of a Keras model.
+        self._model_variables = [v.value for v in model.variables]
+        self._sample_latents = model.sample_latents
+        self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
+        images = tf.TensorSpec(None, tf.int64)
+        self._log_prob = _concrete(
+            model.log_prob, images, tf.TensorSpec([2], tf.int32)
+        )
+        self._encode = _concrete(model.encode, images)
+        self._decode = _concrete(model.decode, tf.TensorSpec(None, tf.float32))
+        self._trace()
+
+    @tf.function(**_AS_IS)
+    def sample(self, n, temperature=1.0, seed=None):
+        return self._decode(self._sample_latents(n, temperature, seed))
+
+    @tf.function(**_AS_IS)
+    def log_prob(self, images, seed=None):
+        return self._log_prob(tf.cast(images, tf.int64), stateless_seed(seed))
+
+    @tf.function(**_AS_IS)
+    def bits_per_dim(self, images, seed=None):
+        return -self.log_prob(images, seed) * self._bits_per_nat
+
+    @tf.function(**_AS_IS)
+    def encode(self, images):
+        return self._encode(tf.cast(images, tf.int64))
+
+    @tf.function(**_AS_IS)
+    def decode(self, latents):
+        return self._decode(tf.cast(latents, tf.float32))
+
+    def _trace(self):
+        """Traces every function for what it is to take once it is loaded."""
+        n = tf.TensorSpec([], tf.int32, "n")
+        temperature = tf.TensorSpec([], tf.float32, "temperature")
+        images = tf.TensorSpec(None, tf.uint8, "images")
+        for seed in (None, _SEED):
+            self.sample.get_concrete_function(n, temperature, seed)
+            self.log_prob.get_concrete_function(images, seed)
+            self.bits_per_dim.get_concrete_function(images, seed)
+        self.encode.get_concrete_function(images)
+        for dtype in (tf.float32, tf.float64):
+            latents = tf.TensorSpec(None, dtype, "latents")
+            self.decode.get_concrete_function(latents)
+
+    def signatures(self) -> dict[str, Callable]:
+        """Returns the functions with named inputs and outputs."""
+        images = tf.TensorSpec(None, tf.uint8, "images")
+
+        @tf.function(input_signature=[images], **_AS_IS)
+        def score(images):
+            log_prob = self.log_prob(images)
+            return {
+                "log_prob": log_prob,
+                "bits_per_dim": -log_prob * self._bits_per_nat,
+            }
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([], tf.int32, "n"),
+                tf.TensorSpec([], tf.float32, "temperature"),
+                _SEED,
+            ],
+            **_AS_IS,
+        )
+        def sample(n, temperature, seed):
+            return {"images": self.sample(n, temperature, seed)}
+
+        @tf.function(input_signature=[images], **_AS_IS)
+        def encode(images):
+            return {"latents": self.encode(images)}
+
+        @tf.function(
+            input_signature=[tf.TensorSpec(None, tf.float32, "latents")],
+            **_AS_IS,
+        )
+        def decode(latents):
+            return {"images": self.decode(latents)}
+
+        return {
+            "serving_default": score,
+            "sample": sample,
+            "encode": encode,
+            "decode": decode,
+        }

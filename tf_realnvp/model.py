@@ -1,0 +1,391 @@
+"""RealNVP: a density over images, its sampler and its latent space."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_realnvp import bijectors, networks
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+
+class RealNVP(tf.Module):
+    """A RealNVP density over `uint8` images.
+
+    From image to latents: dequantization, scaling and logit; three couplings
+    with checkerboard masks; a squeeze; three couplings with channel masks; the
+    second half of the channels is factored out; four couplings with checkerboard
+    masks on the rest. All latents are standard normal. See sections 3.4 to 3.6
+    and 4.1 of https://arxiv.org/abs/1605.08803.
+
+    #### Example
+
+    ```python
+    model = RealNVP(image_shape=(32, 32, 3))
+    images = model.sample(36, seed=1)      # uint8 [36, 32, 32, 3]
+    model.bits_per_dim(images)             # float32 [36]
+    ```
+
+    The model owns its variables (`trainable_variables`): TFP's objects do not
+    see those of Keras.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (32, 32, 3),
+        num_colors: int = 256,
+        filters: int = 128,
+        num_blocks: int = 8,
+        alpha: float = 0.1,
+        name: str = "real_nvp",
+    ):
+        """Makes a model with fresh weights.
+
+        The weights are drawn by Keras's initializers:
+        `keras.utils.set_random_seed` makes them repeatable.
+
+        Args:
+          image_shape: `(H, W, C)` in pixels and channels; `H` and `W` even.
+          num_colors: Number of levels of a component, 2 to 256.
+          filters: Number of channels inside the coupling networks; even.
+          num_blocks: Number of residual blocks of a coupling network.
+          alpha: Margin that keeps the logit finite, between 0 and 1.
+          name: Name of the module.
+
+        Raises:
+          ValueError: If an argument is out of its range.
+        """
+        super().__init__(name=name)
+        _check_arguments(image_shape, num_colors, filters, num_blocks, alpha)
+        self.image_shape = tuple(int(size) for size in image_shape)
+        self.num_colors = int(num_colors)
+        self.filters = int(filters)
+        self.num_blocks = int(num_blocks)
+        self.alpha = float(alpha)
+        height, width, channels = self.image_shape
+        self.latent_shape = (height // 2, width // 2, 4 * channels)
+
+        self._networks = []
+        self._log_scale_variables = []
+        half = (height // 2, width // 2, 2 * channels)
+        checkerboard = bijectors.checkerboard_mask
+        channelwise = bijectors.channel_mask
+        # In the order of the inverse, from image to latents.
+        self._bijector = tfb.Chain(
+            [
+                tfb.Scale(float(num_colors)),
+                tfb.Sigmoid(
+                    low=-(alpha / 2) / (1 - alpha),
+                    high=(1 - alpha / 2) / (1 - alpha),
+                ),
+                self._coupling(checkerboard(self.image_shape, keep_odd=True)),
+                self._coupling(checkerboard(self.image_shape, keep_odd=False)),
+                self._coupling(checkerboard(self.image_shape, keep_odd=True)),
+                bijectors.Squeeze(),
+                self._coupling(channelwise(self.latent_shape, keep_odd=True)),
+                self._coupling(channelwise(self.latent_shape, keep_odd=False)),
+                self._coupling(channelwise(self.latent_shape, keep_odd=True)),
+                bijectors.FactorOut(
+                    tfb.Chain(
+                        [
+                            self._coupling(checkerboard(half, keep_odd=True)),
+                            self._coupling(checkerboard(half, keep_odd=False)),
+                            self._coupling(checkerboard(half, keep_odd=True)),
+                            self._coupling(checkerboard(half, keep_odd=False)),
+                        ]
+                    )
+                ),
+            ],
+            name="real_nvp",
+        )
+        self._distribution = tfd.TransformedDistribution(
+            tfd.Sample(tfd.Normal(0.0, 1.0), self.latent_shape),
+            self._bijector,
+            name="real_nvp",
+        )
+
+    def _coupling(self, mask):
+        """Makes the next coupling, and the variables that it needs."""
+        index = len(self._networks)
+        network = networks.coupling_network(
+            mask.shape[-1],
+            self.filters,
+            self.num_blocks,
+            name=f"coupling_{index}",
+        )
+        rescale = keras.Variable(1.0, name=f"coupling_{index}_rescale")
+        reshift = keras.Variable(0.0, name=f"coupling_{index}_reshift")
+        self._networks.append(network)
+        self._log_scale_variables.extend([rescale, reshift])
+        return bijectors.AffineCoupling(
+            mask, network, rescale, reshift, name=f"coupling_{index}"
+        )
+
+    @property
+    def bijector(self) -> tfb.Bijector:
+        """Maps latents to dequantized images, in `[0, num_colors)`."""
+        return self._bijector
+
+    @property
+    def distribution(self) -> tfd.TransformedDistribution:
+        """The density of dequantized images, `[H, W, C]` in `[0, num_colors)`."""
+        return self._distribution
+
+    @property
+    def networks(self) -> tuple[keras.Model, ...]:
+        """The coupling networks, from image to latents."""
+        return tuple(self._networks)
+
+    @property
+    def trainable_variables(self) -> tuple[keras.Variable, ...]:
+        """All weights: those of the networks, then the couplings' scalars."""
+        weights = [v for n in self._networks for v in n.trainable_variables]
+        return (*weights, *self._log_scale_variables)
+
+    @property
+    def variables(self) -> tuple[keras.Variable, ...]:
+        """The same as `trainable_variables`: no variable is fixed."""
+        return self.trainable_variables
+
+    @property
+    def num_dims(self) -> int:
+        """Number of components of an image, `H * W * C`."""
+        return math.prod(self.image_shape)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable scalars."""
+        return sum(v.shape.num_elements() for v in self.trainable_variables)
+
+    def log_prob(self, images: tf.Tensor, seed=None) -> tf.Tensor:
+        """Returns a lower bound on the log-probability of images, in nats.
+
+        The bound holds in the mean over the dequantization noise, one draw of
+        which is used here (https://arxiv.org/abs/1511.01844, section 3.1).
+
+        Args:
+          images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`.
+          seed: Integer, a scalar or a `Tensor` of shape `[2]`; the same seed
+            gives the same noise. Default: fresh noise in each call.
+
+        Returns:
+          Float32 `[n]`, nats for a whole image.
+
+        Raises:
+          TypeError: If `images` are not integers.
+          ValueError: If `images` are of another shape.
+          tf.errors.InvalidArgumentError: If a component is out of range.
+        """
+        images = self._check_images(images)
+        seed = tfp.random.sanitize_seed(stateless_seed(seed), salt="dequantize")
+        noise = tf.random.stateless_uniform(tf.shape(images), seed)
+        return self.distribution.log_prob(tf.cast(images, tf.float32) + noise)
+
+    def bits_per_dim(self, images: tf.Tensor, seed=None) -> tf.Tensor:
+        """Returns an upper bound on the code length of images, in bits/dim.
+
+        Args:
+          images: As for `log_prob`.
+          seed: As for `log_prob`.
+
+        Returns:
+          Float32 `[n]`, `-log_prob(images) / (H * W * C * log(2))`.
+
+        Raises:
+          TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
+        """
+        return -self.log_prob(images, seed) / (self.num_dims * math.log(2.0))
+
+    def sample(self, n, temperature=1.0, seed=None) -> tf.Tensor:
+        """Draws images.
+
+        Args:
+          n: Number of images, an `int` or an integer scalar `Tensor`.
+          temperature: Factor on the latents' standard deviation; less than 1
+            gives more likely and less varied images.
+          seed: Integer, a scalar or a `Tensor` of shape `[2]`; the same seed
+            gives the same images. Default: fresh ones in each call.
+
+        Returns:
+          `uint8` images `[n, H, W, C]`.
+
+        Raises:
+          tf.errors.InvalidArgumentError: If `n` or `temperature` is negative,
+            or `temperature` is not finite.
+        """
+        return self.decode(self.sample_latents(n, temperature, seed))
+
+    def sample_latents(self, n, temperature=1.0, seed=None) -> tf.Tensor:
+        """Draws latents, from which `decode` makes the images of `sample`.
+
+        Args:
+          n: As for `sample`.
+          temperature: As for `sample`.
+          seed: As for `sample`.
+
+        Returns:
+          Float32 latents `[n, H / 2, W / 2, 4 * C]`.
+
+        Raises:
+          tf.errors.InvalidArgumentError: As `sample`.
+        """
+        n = tf.convert_to_tensor(n, dtype_hint=tf.int32)
+        temperature = tf.convert_to_tensor(temperature, dtype=tf.float32)
+        usable = tf.math.is_finite(temperature) & (temperature >= 0.0)
+        checks = [
+            tf.debugging.Assert(n >= 0, ["`n` must be at least 0, got", n]),
+            tf.debugging.Assert(
+                usable,
+                [
+                    "`temperature` must be finite and at least 0, got",
+                    temperature,
+                ],
+            ),
+        ]
+        with tf.control_dependencies(checks):
+            latents = self.distribution.distribution.sample(
+                n,
+                seed=tfp.random.sanitize_seed(
+                    stateless_seed(seed), salt="sample"
+                ),
+            )
+        return temperature * latents
+
+    def encode(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the latents of images.
+
+        Every component is dequantized to the middle of its level, so that
+        `decode` gives the image back.
+
+        Args:
+          images: As for `log_prob`.
+
+        Returns:
+          Float32 latents `[n, H / 2, W / 2, 4 * C]`. The last `2 * C` channels
+          were factored out, and hold the finer detail.
+
+        Raises:
+          TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
+        """
+        images = self._check_images(images)
+        return self.bijector.inverse(tf.cast(images, tf.float32) + 0.5)
+
+    def decode(self, latents: tf.Tensor) -> tf.Tensor:
+        """Returns the images of latents.
+
+        Args:
+          latents: Float32 `[n, H / 2, W / 2, 4 * C]`.
+
+        Returns:
+          `uint8` images `[n, H, W, C]`.
+
+        Raises:
+          ValueError: If `latents` are of another shape.
+          tf.errors.InvalidArgumentError: If a latent is not finite.
+        """
+        latents = tf.convert_to_tensor(latents, dtype=tf.float32)
+        latents = _check_shape(latents, self.latent_shape, "latents")
+        check = tf.debugging.assert_all_finite(
+            latents, "`latents` must be finite."
+        )
+        with tf.control_dependencies([check]):
+            images = tf.floor(self.bijector.forward(latents))
+        # The inverse of the logit step reaches beyond the levels on both sides.
+        images = tf.clip_by_value(images, 0.0, self.num_colors - 1.0)
+        return tf.cast(images, tf.uint8)
+
+    def _check_images(self, images):
+        images = tf.convert_to_tensor(images)
+        if not images.dtype.is_integer:
+            raise TypeError(
+                f"`images` must be integers in 0 ... {self.num_colors - 1}, "
+                f"got dtype {images.dtype.name}."
+            )
+        images = _check_shape(images, self.image_shape, "images")
+        levels = tf.cast(images, tf.int64)
+        check = tf.debugging.Assert(
+            tf.reduce_all((levels >= 0) & (levels < self.num_colors)),
+            [f"`images` must be in 0 ... {self.num_colors - 1}, got", images],
+        )
+        with tf.control_dependencies([check]):
+            return tf.identity(images)
+
+
+def _check_arguments(image_shape, num_colors, filters, num_blocks, alpha):
+    if len(image_shape) != 3 or any(
+        size != int(size) or size < 1 for size in image_shape
+    ):
+        raise ValueError(
+            "`image_shape` must be (height, width, channels), whole numbers of "
+            f"at least 1, got {image_shape}."
+        )
+    if image_shape[0] % 2 or image_shape[1] % 2:
+        raise ValueError(
+            "`image_shape` must have an even height and width, "
+            f"got {tuple(image_shape)}."
+        )
+    if num_colors != int(num_colors) or not 2 <= num_colors <= 256:
+        raise ValueError(
+            f"`num_colors` must be a whole number from 2 to 256, "
+            f"got {num_colors}."
+        )
+    if filters != int(filters) or filters < 2 or filters % 2:
+        raise ValueError(
+            f"`filters` must be an even number of at least 2, got {filters}."
+        )
+    if num_blocks != int(num_blocks) or num_blocks < 1:
+        raise ValueError(
+            "`num_blocks` must be a whole number of at least 1, "
+            f"got {num_blocks}."
+        )
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f"`alpha` must be between 0 and 1, got {alpha}.")
+
+
+def stateless_seed(seed=None) -> tf.Tensor:
+    """Returns the seed that TensorFlow's stateless random operations take.
+
+    TFP's `sanitize_seed` is no substitute: it draws the stateless seed of an
+    `int` from a stateful generator, so that the same `int` gives other numbers
+    in each call.
+
+    Args:
+      seed: Integer, a scalar or of shape `[2]`, or `None` for a fresh seed.
+
+    Returns:
+      Int32 `Tensor` of shape `[2]`.
+    """
+    if seed is None:
+        limits = tf.int32
+        return tf.random.uniform([2], limits.min, limits.max, tf.int32)
+    seed = tf.convert_to_tensor(seed)
+    if seed.shape.rank == 0:
+        return tf.bitcast(tf.cast(seed, tf.int64), tf.int32)
+    return tf.cast(seed, tf.int32)
+
+
+def _check_shape(batch, event_shape, name):
+    """Checks that `batch` is `[n, *event_shape]`, at run time if need be."""
+    expected = ["n", *event_shape]
+    message = f"`{name}` must have the shape [{', '.join(map(str, expected))}]"
+    message += ", got"
+    if batch.shape.rank is not None and batch.shape[1:].is_fully_defined():
+        if batch.shape.rank == 0 or batch.shape[1:] != event_shape:
+            raise ValueError(f"{message} {batch.shape.as_list()}.")
+        return batch
+    # Padded, so that a shape of another rank can be compared, too.
+    shape = tf.concat([tf.shape(batch), [-1] * len(expected)], axis=0)
+    fits = tf.reduce_all(shape[1 : len(expected) + 1] == [*event_shape, -1])
+    check = tf.debugging.Assert(fits, [message, tf.shape(batch)], summarize=9)
+    with tf.control_dependencies([check]):
+        # Behind a condition, or TensorFlow's shape inference objects first and
+        # names neither the argument nor the shape that it must have.
+        return tf.cond(
+            fits,
+            lambda: tf.reshape(batch, [-1, *event_shape]),
+            lambda: tf.zeros([0, *event_shape], batch.dtype),
+        )

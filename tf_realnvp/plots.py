@@ -1,0 +1,85 @@
+"""Pictures of a run: the loss curve, and grids of images."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import matplotlib.figure
+import matplotlib.image
+import numpy as np
+
+from tf_realnvp import files
+
+_TILE_SIZE = 96  # Pixels, about; an image is magnified by a whole number.
+
+
+def save_loss_curve(
+    path: str | os.PathLike,
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    title: str,
+) -> None:
+    """Draws losses against the epochs.
+
+    Args:
+      path: PNG file to write.
+      curves: Label of each curve, and its points: epoch and bits/dim.
+      title: What the picture is of.
+    """
+    figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for label, points in curves.items():
+        epochs, bits_per_dim = zip(*points, strict=True) if points else ([], [])
+        marker = "o" if len(epochs) < 30 else None
+        axes.plot(
+            epochs, bits_per_dim, marker=marker, markersize=4, label=label
+        )
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("negative log-likelihood (bits/dim)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with files.replace_file(path) as new:
+        figure.savefig(new, dpi=120)
+
+
+def image_grid(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
+    """Lays out images in a square grid, with a gap of a pixel between them.
+
+    Args:
+      images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+      num_colors: Number of levels; the last one is shown as white.
+
+    Returns:
+      `uint8` `[height, width, 3]` in `0 ... 255`. Every pixel of an image is a
+      square of one colour; places for which there is no image are white.
+    """
+    num_images, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(num_images))
+    rows = math.ceil(num_images / columns)
+    levels = np.round(images * (255.0 / (num_colors - 1))).astype(np.uint8)
+    if channels == 1:
+        levels = np.repeat(levels, 3, axis=-1)
+    grid = np.full(
+        (rows * (height + 1) + 1, columns * (width + 1) + 1, 3), 255, np.uint8
+    )
+    for index, image in enumerate(levels):
+        top = index // columns * (height + 1) + 1
+        left = index % columns * (width + 1) + 1
+        grid[top : top + height, left : left + width] = image
+    zoom = max(1, _TILE_SIZE // max(height, width))
+    return grid.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def save_image_grid(
+    path: str | os.PathLike, images: np.ndarray, num_colors: int = 256
+) -> None:
+    """Draws images in a square grid.
+
+    Args:
+      path: PNG file to write.
+      images: As for `image_grid`.
+      num_colors: As for `image_grid`.
+    """
+    with files.replace_file(path) as new:
+        matplotlib.image.imsave(new, image_grid(images, num_colors))

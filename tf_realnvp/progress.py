@@ -1,0 +1,77 @@
+"""Shows how far a loop over batches is: a bar, or lines where there is none."""
+
+import sys
+import time
+
+import tqdm
+
+_SECONDS_BETWEEN_LINES = 30.0
+_BAR = (
+    "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, "
+    "{postfix}{remaining} left"
+)
+
+
+class Progress:
+    """Progress of one pass over a data set, on standard output.
+
+    On a terminal this is a bar that goes away when the pass is done. Elsewhere
+    it is a line now and then, and one at the end.
+    """
+
+    def __init__(self, title: str, num_steps: int):
+        """Starts the display.
+
+        Args:
+          title: What is going on, `epoch 3/50`.
+          num_steps: Number of batches of the pass.
+        """
+        self._title = title
+        self._num_steps = num_steps
+        self._num_images = 0
+        self._step = 0
+        self._start = self._last_line = time.monotonic()
+        self._bar = None
+        if sys.stdout.isatty():
+            self._bar = tqdm.tqdm(
+                desc=title,
+                total=num_steps,
+                bar_format=_BAR,
+                file=sys.stdout,
+                leave=False,
+                dynamic_ncols=True,
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused_exception):
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, num_images: int, bits_per_dim: float) -> None:
+        """Tells that one more batch is done.
+
+        Args:
+          num_images: Number of images in the batch.
+          bits_per_dim: Mean over the pass so far.
+        """
+        self._step += 1
+        self._num_images += num_images
+        now = time.monotonic()
+        rate = self._num_images / max(now - self._start, 1e-9)
+        status = f"{bits_per_dim:.3f} bits/dim, {rate:,.0f} images/s, "
+        if self._bar is not None:
+            self._bar.set_postfix_str(status, refresh=False)
+            self._bar.update()
+        elif (
+            self._step == self._num_steps
+            or now - self._last_line >= _SECONDS_BETWEEN_LINES
+        ):
+            self._last_line = now
+            left = (now - self._start) * (self._num_steps / self._step - 1)
+            print(
+                f"{self._title}: {self._step}/{self._num_steps} steps, "
+                f"{status}{tqdm.tqdm.format_interval(left)} left",
+                flush=True,
+            )
