@@ -174,17 +174,8 @@ class ResidualBlocks(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        stacks = []
-        for direction, gain, bias in self.convolutions:
-            kernels = tf.cast(weight_norm(direction, gain), inputs.dtype)
-            stacks.append(zip(tf.unstack(kernels), tf.unstack(bias)))
-        outputs = inputs
-        for block in zip(*stacks):
-            hidden = outputs
-            for kernel, bias in block:
-                hidden = _conv2d(tf.nn.relu(hidden), kernel, bias)
-            outputs += hidden
-        return outputs
+        weights = tf.nest.map_structure(tf.convert_to_tensor, self.convolutions)
+        return _residual_blocks(inputs, weights)
 
     def compute_output_spec(self, inputs):
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
@@ -194,6 +185,31 @@ class ResidualBlocks(keras.layers.Layer):
             "filters": self.filters,
             "num_blocks": self.num_blocks,
         }
+
+
+@tf.function(autograph=False)
+def _residual_blocks(inputs, convolutions):
+    """Applies residual blocks.
+
+    A function of its weights: all networks of one width share one trace of it
+    and of its gradient.
+
+    Args:
+      inputs: Features `[N, H, W, filters]`.
+      convolutions: Stacked directions, gains and biases of each convolution of
+        a block.
+    """
+    stacks = []
+    for direction, gain, bias in convolutions:
+        kernels = tf.cast(weight_norm(direction, gain), inputs.dtype)
+        stacks.append(zip(tf.unstack(kernels), tf.unstack(bias), strict=True))
+    outputs = inputs
+    for block in zip(*stacks, strict=True):
+        hidden = outputs
+        for kernel, bias in block:
+            hidden = _conv2d(tf.nn.relu(hidden), kernel, bias)
+        outputs += hidden
+    return outputs
 
 
 def _conv2d(inputs, kernel, bias):

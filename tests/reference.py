@@ -1,0 +1,163 @@
+"""RealNVP in NumPy, written from the equations alone, to test against.
+
+All in float64 and for a batch of images `[n, height, width, channels]`. It shares
+no code and no library with what it tests.
+"""
+
+import numpy as np
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def weight_norm(direction, gain):
+    """Kernels `gain * direction / ||direction||`, one output at a time."""
+    kernel = np.empty_like(direction)
+    for i in range(len(gain)):
+        norm = np.sqrt(np.sum(direction[..., i] ** 2))
+        kernel[..., i] = gain[i] * direction[..., i] / norm
+    return kernel
+
+
+def conv2d(images, kernel, bias):
+    """Convolution with stride 1 and SAME padding, one pixel at a time."""
+    height, width, _, channels = kernel.shape
+    top, left = (height - 1) // 2, (width - 1) // 2
+    padding = [
+        (0, 0),
+        (top, height - 1 - top),
+        (left, width - 1 - left),
+        (0, 0),
+    ]
+    padded = np.pad(images, padding)
+    outputs = np.empty(images.shape[:-1] + (channels,))
+    for row in range(images.shape[1]):
+        for column in range(images.shape[2]):
+            patch = padded[:, row : row + height, column : column + width]
+            outputs[:, row, column] = np.tensordot(patch, kernel, 3) + bias
+    return outputs
+
+
+def residual_blocks(hidden, weights):
+    """One block after the other; `weights` are nine arrays, stacked."""
+    for block in zip(*weights, strict=True):
+        branch = hidden
+        for i in range(0, 9, 3):
+            kernel = weight_norm(block[i], block[i + 1])
+            branch = conv2d(np.maximum(branch, 0.0), kernel, block[i + 2])
+        hidden = hidden + branch
+    return hidden
+
+
+def coupling_network(images, weights):
+    """`weights` as in the network: 3 arrays, 9 of all blocks, 3 arrays."""
+    weights = [np.asarray(weight, np.float64) for weight in weights]
+    first, blocks, last = weights[:3], weights[3:12], weights[12:]
+    hidden = conv2d(images, weight_norm(*first[:2]), first[2])
+    hidden = residual_blocks(np.maximum(hidden, 0.0), blocks)
+    return conv2d(np.maximum(hidden, 0.0), weight_norm(*last[:2]), last[2])
+
+
+def coupling_inverse(x, mask, network, rescale, reshift):
+    """Image to latents: `z` and the log-det of each image."""
+    kept = np.broadcast_to(mask, x.shape).astype(x.dtype)
+    outputs = network(kept * x)
+    channels = x.shape[-1]
+    scale, shift = outputs[..., :channels], outputs[..., channels:]
+    log_scale = (1.0 - kept) * (rescale * np.tanh(scale) + reshift)
+    z = x * np.exp(log_scale) + (1.0 - kept) * shift
+    return z, log_scale.reshape(len(x), -1).sum(axis=1)
+
+
+def coupling_forward(z, mask, network, rescale, reshift):
+    """Latents to image: `x` and the log-det of each image."""
+    kept = np.broadcast_to(mask, z.shape).astype(z.dtype)
+    outputs = network(kept * z)
+    channels = z.shape[-1]
+    scale, shift = outputs[..., :channels], outputs[..., channels:]
+    log_scale = (1.0 - kept) * (rescale * np.tanh(scale) + reshift)
+    x = (z - (1.0 - kept) * shift) / np.exp(log_scale)
+    return x, -log_scale.reshape(len(z), -1).sum(axis=1)
+
+
+def checkerboard_mask(shape, parity):
+    """True at the pixels whose `row + column` has the given parity."""
+    mask = np.zeros(shape, bool)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            mask[row, column] = (row + column) % 2 == parity
+    return mask
+
+
+def channel_mask(shape, parity):
+    """True at the channels whose index has the given parity."""
+    mask = np.zeros(shape, bool)
+    for channel in range(shape[2]):
+        mask[..., channel] = channel % 2 == parity
+    return mask
+
+
+def squeeze(x, block_size=2):
+    """Blocks of pixels become channels: row, then column, then channel."""
+    batch, height, width, channels = x.shape
+    shape = (
+        batch,
+        height // block_size,
+        width // block_size,
+        block_size**2 * channels,
+    )
+    outputs = np.empty(shape, x.dtype)
+    for row in range(block_size):
+        for column in range(block_size):
+            start = (row * block_size + column) * channels
+            outputs[..., start : start + channels] = x[
+                :, row::block_size, column::block_size
+            ]
+    return outputs
+
+
+def real_nvp(x, couplings, num_colors, alpha):
+    """The whole model, from dequantized images to latents.
+
+    Args:
+      x: Images, `[n, height, width, channels]`, in `[0, num_colors)`.
+      couplings: Ten triples of a network's 15 weights, rescale and reshift.
+      num_colors: Number of levels.
+      alpha: The margin of the logit.
+
+    Returns:
+      Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
+      `[n]`.
+    """
+    x = np.asarray(x, np.float64)
+    p = alpha / 2 + (1 - alpha) * x / num_colors
+    steps = np.log((1 - alpha) / num_colors) - np.log(p) - np.log(1 - p)
+    log_det = steps.reshape(len(x), -1).sum(axis=1)
+    z = np.log(p) - np.log(1 - p)
+
+    def apply(z, index, mask):
+        weights, rescale, reshift = couplings[index]
+        return coupling_inverse(
+            z,
+            mask,
+            lambda kept: coupling_network(kept, weights),
+            np.float64(rescale),
+            np.float64(reshift),
+        )
+
+    for index, parity in zip(range(0, 3), (1, 0, 1), strict=True):
+        z, change = apply(z, index, checkerboard_mask(z.shape[1:], parity))
+        log_det += change
+    z = squeeze(z)
+    for index, parity in zip(range(3, 6), (1, 0, 1), strict=True):
+        z, change = apply(z, index, channel_mask(z.shape[1:], parity))
+        log_det += change
+    half = z.shape[-1] // 2
+    z, factored_out = z[..., :half], z[..., half:]
+    for index, parity in zip(range(6, 10), (1, 0, 1, 0), strict=True):
+        z, change = apply(z, index, checkerboard_mask(z.shape[1:], parity))
+        log_det += change
+    z = np.concatenate([z, factored_out], axis=-1)
+    normal = -0.5 * (z**2 + np.log(2 * np.pi))
+    return z, normal.reshape(len(z), -1).sum(axis=1) + log_det
