@@ -109,9 +109,9 @@ class AffineCoupling(_SinglePassBijector):
     z     = x * exp(log_s) + (1 - m) * t
     ```
 
-    and `forward` undoes it: `x = (z - (1 - m) * t) * exp(-log_s)`, with the same
-    `log_s` and `t`, since `m * z = m * x`. The Jacobian is triangular, so the
-    log-det of the inverse is `sum(log_s)`. Equations 4 to 9 of
+    and `forward` undoes it: `x = (z - (1 - m) * t) * exp(-log_s)`, with the
+    same `log_s` and `t`, since `m * z = m * x`. The Jacobian is triangular, so
+    the log-det of the inverse is `sum(log_s)`. Equations 4 to 9 of
     https://arxiv.org/abs/1605.08803.
 
     The arithmetic is done in the dtype of the event, whatever the network
@@ -266,8 +266,8 @@ class Squeeze(tfb.Bijector):
 
     The inverse maps an image `[..., H, W, C]` to
     `[..., H / block_size, W / block_size, block_size**2 * C]`, the squeezing
-    operation of section 3.6 of https://arxiv.org/abs/1605.08803, in the order of
-    `tf.nn.space_to_depth`; `forward` maps it back. Only the order of the
+    operation of section 3.6 of https://arxiv.org/abs/1605.08803, in the order
+    of `tf.nn.space_to_depth`; `forward` maps it back. Only the order of the
     components changes, so the log-det is 0.
     """
 

@@ -22,22 +22,23 @@ class _Defaults:
     """What a data set gets where the command line is silent."""
 
     epochs: int
+    lr: float
     filters: int
     num_blocks: int
 
 
 _DEFAULTS = {
-    "CIFAR10": _Defaults(epochs=350, filters=128, num_blocks=8),
-    "CelebA": _Defaults(epochs=50, filters=128, num_blocks=8),
-    "digits": _Defaults(epochs=60, filters=32, num_blocks=2),
+    "CIFAR10": _Defaults(epochs=350, lr=3e-4, filters=128, num_blocks=8),
+    "CelebA": _Defaults(epochs=50, lr=3e-4, filters=128, num_blocks=8),
+    "digits": _Defaults(epochs=50, lr=1e-3, filters=32, num_blocks=2),
 }
 
 _DESCRIPTION = """\
 Trains RealNVP, a normalizing flow, on images.
 
 Results, in --output_dir:
-  realnvp_DATASET/      the model, a SavedModel: tf.saved_model.load gives it back
-                        with sample, log_prob, bits_per_dim, encode and decode
+  realnvp_DATASET/      the model, a SavedModel: tf.saved_model.load gives it
+                        back with sample, log_prob, bits_per_dim, encode, decode
   samples_DATASET.png   36 samples
   loss_DATASET.png      training and test loss of every epoch
   metrics_DATASET.csv   the same as numbers
@@ -49,8 +50,8 @@ examples:
   python run.py --dataset CIFAR10 --epochs 350 --lr 3e-4 --seed 0
   python run.py --dataset CelebA --epochs 50 --lr 3e-4 --seed 0
 
-CIFAR10 and CelebA are downloaded into --data_dir by TensorFlow Datasets, or read
-from a copy that it prepared there before, or built from archives in
+CIFAR10 and CelebA are downloaded into --data_dir by TensorFlow Datasets, or
+read from a copy that it prepared there before, or built from archives in
 --data_dir/manual. digits comes with scikit-learn and needs no network.
 """
 
@@ -136,9 +137,9 @@ def _make_parser():
     parser.add_argument(
         "--lr",
         type=_positive_number,
-        default=3e-4,
         metavar="RATE",
-        help="learning rate of the Adam optimizer (default: 3e-4)",
+        help="learning rate of the Adam optimizer "
+        "(default: 3e-4, for digits 1e-3)",
     )
     parser.add_argument(
         "--batch_size",
@@ -308,8 +309,8 @@ def _train(flags, start):
         _print_metrics(history[-1], flags.epochs)
     startup = trainer.first_step_done - start - evaluation_seconds
     print(
-        f"the first training step was done {startup:.1f} s after the start, not "
-        f"counting {evaluation_seconds:.1f} s of evaluation before it"
+        f"the first training step was done {startup:.1f} s after the start, "
+        f"not counting {evaluation_seconds:.1f} s of evaluation before it"
     )
     _write_results(flags, model, history)
 
@@ -340,7 +341,7 @@ def _print_metrics(metrics, epochs):
 
 
 def _write_metrics(flags, history):
-    """Writes `metrics_DATASET.csv`, losses in nats per dimension and bits/dim."""
+    """Writes all losses, in nats per dimension and in bits/dim."""
     from tf_realnvp import files
     from tf_realnvp.training import bits_from_nats
 

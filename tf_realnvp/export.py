@@ -35,8 +35,8 @@ def save(
     *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
 
     The same are signatures with named inputs and outputs, and
-    `serving_default` scores images. Beside them lies `metadata.json`, which says
-    what the model is of and what it was made with.
+    `serving_default` scores images. Beside them lies `metadata.json`, which
+    says what the model is of and what it was made with.
 
     Args:
       model: The model.

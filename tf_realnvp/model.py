@@ -18,9 +18,9 @@ class RealNVP(tf.Module):
 
     From image to latents: dequantization, scaling and logit; three couplings
     with checkerboard masks; a squeeze; three couplings with channel masks; the
-    second half of the channels is factored out; four couplings with checkerboard
-    masks on the rest. All latents are standard normal. See sections 3.4 to 3.6
-    and 4.1 of https://arxiv.org/abs/1605.08803.
+    second half of the channels is factored out; four couplings with
+    checkerboard masks on the rest. All latents are standard normal. See
+    sections 3.4 to 3.6 and 4.1 of https://arxiv.org/abs/1605.08803.
 
     #### Example
 
@@ -132,7 +132,7 @@ class RealNVP(tf.Module):
 
     @property
     def distribution(self) -> tfd.TransformedDistribution:
-        """The density of dequantized images, `[H, W, C]` in `[0, num_colors)`."""
+        """The density of dequantized images, `[H, W, C]`."""
         return self._distribution
 
     @property

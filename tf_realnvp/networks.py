@@ -124,11 +124,12 @@ class WeightNormConv2D(keras.layers.Layer):
 class ResidualBlocks(keras.layers.Layer):
     """A stack of residual blocks whose weights are stacked, too.
 
-    Each block adds `conv1x1(relu(conv3x3(relu(conv1x1(relu(h))))))` to its input
-    `h`, with half as many channels inside. The blocks differ in their values
-    only, so one variable holds a weight of all of them, `[num_blocks, ...]`: nine
-    variables in place of nine for each block, and one weight normalisation for
-    all, which makes building and tracing a model several times faster.
+    Each block adds `conv1x1(relu(conv3x3(relu(conv1x1(relu(h))))))` to its
+    input `h`, with half as many channels inside. The blocks differ in their
+    values only, so one variable holds a weight of all of them,
+    `[num_blocks, ...]`: nine variables in place of nine for each block, and one
+    weight normalisation for all, which makes building and tracing a model
+    several times faster.
     """
 
     def __init__(self, filters: int, num_blocks: int, **kwargs):

@@ -167,9 +167,10 @@ class Trainer:
             batches = dataset.train_batches(batch_size, self.seed, epoch)
             if max_steps is not None:
                 batches = batches.take(max_steps - step)
-            train_loss = self._train_epoch(
-                batches, f"epoch {epoch}/{epochs}", progress
+            title = (
+                f"epoch {epoch}/{epochs} (test {bits_from_nats(test_loss):.3f})"
             )
+            train_loss = self._train_epoch(batches, title, progress)
             step += len(batches)
             test_loss = self.evaluate(dataset, batch_size, progress)
             yield Metrics(epoch, step, train_loss, test_loss)
