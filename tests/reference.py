@@ -1,7 +1,7 @@
 """RealNVP in NumPy, written from the equations alone, to test against.
 
-All in float64 and for a batch of images `[n, height, width, channels]`. It shares
-no code and no library with what it tests.
+All in float64 and for a batch of images `[n, height, width, channels]`. It
+shares no code and no library with what it tests.
 """
 
 import numpy as np

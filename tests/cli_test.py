@@ -1,0 +1,638 @@
+"""Tests for cli."""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import types
+from unittest import mock
+
+import keras
+import matplotlib.image
+import numpy as np
+import requests
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import cli, data, plots, training
+from tf_realnvp.training import Metrics
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+FLAGS = (
+    "--seed",
+    "--lr",
+    "--epochs",
+    "--batch_size",
+    "--clip_grad",
+    "--verbose",
+    "--dataset",
+    "--data_dir",
+    "--output_dir",
+    "--filters",
+    "--num_blocks",
+    "--max_steps",
+)
+RESULTS = (
+    "loss_digits.png",
+    "metrics_digits.csv",
+    "realnvp_digits",
+    "samples_digits.png",
+)
+COLUMNS = [
+    "epoch",
+    "step",
+    "train_loss_nats_per_dim",
+    "train_bits_per_dim",
+    "test_loss_nats_per_dim",
+    "test_bits_per_dim",
+]
+
+# Flags, and what the message says beside the flag's name.
+BAD_FLAGS = [
+    *(
+        (f"{flag}_{value}", [f"--{flag}", value], f"--{flag}", repr(value))
+        for flag in (
+            "epochs",
+            "batch_size",
+            "max_steps",
+            "filters",
+            "num_blocks",
+        )
+        for value in ("0", "-1", "1.5", "1e3", "nan", "inf", "many", "")
+    ),
+    *(
+        (f"seed_{value}", ["--seed", value], "--seed", repr(value))
+        for value in ("-1", "1.5", "nan", "4294967296", "")
+    ),
+    *(
+        (f"{flag}_{value}", [f"--{flag}", value], f"--{flag}", repr(value))
+        for flag in ("lr", "clip_grad")
+        for value in ("0", "-1", "nan", "inf", "1e999", "fast", "")
+    ),
+    ("filters_odd", ["--filters", "33"], "--filters", "33"),
+    ("filters_one", ["--filters", "1"], "--filters", "1"),
+    ("lr_minus_inf", ["--lr=-inf"], "--lr", "-inf"),
+    ("dataset_mnist", ["--dataset", "mnist"], "CIFAR10, CelebA, digits", ""),
+    ("dataset_empty", ["--dataset", ""], "--dataset", "''"),
+    ("unknown", ["--learning_rate", "1"], "--learning_rate", ""),
+    ("abbreviated", ["--epoch", "3"], "--epoch", ""),
+    ("word", ["digits"], "digits", ""),
+    *(
+        (f"missing_{flag[2:]}", [flag], flag, "expected one argument")
+        for flag in FLAGS
+        if flag != "--verbose"
+    ),
+    ("too_much", ["--verbose=3"], "--verbose", "'3'"),
+]
+
+
+def call(*argv):
+    """Runs the command in this process.
+
+    Returns:
+      Its exit code, and what it wrote to standard output and standard error.
+    """
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        try:
+            code = cli.main([str(argument) for argument in argv])
+        except SystemExit as error:
+            code = error.code
+    return code, stdout.getvalue(), stderr.getvalue()
+
+
+def start(folder, *arguments):
+    """Starts Python as a user does, with no settings of these tests."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TF_", "PYTHON"))
+    }
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class CliTestCase(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.folder = pathlib.Path(folder)
+
+    def assert_usage_error(self, result, *messages):
+        """Asserts that there was one line on standard error, and no other."""
+        code, stdout, stderr = result
+        self.assertEqual(code, 2, stderr)
+        self.assertEqual(stdout, "")
+        self.assertStartsWith(stderr, "run.py: error: ")
+        self.assertEndsWith(stderr, "\n")
+        self.assertEqual(stderr.count("\n"), 1, stderr)
+        for message in messages:
+            self.assertIn(message, stderr)
+
+
+class FlagsTest(CliTestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.train = self.enterContext(mock.patch.object(cli, "_train"))
+
+    def parse(self, *argv):
+        """Returns the flags with which the training starts."""
+        result = call("--output_dir", self.folder, *argv)
+        self.assertEqual(result, (0, "", ""))
+        (flags, _), _ = self.train.call_args
+        return flags
+
+    def test_defaults(self):
+        flags = vars(self.parse())
+        self.assertIn(flags.pop("seed"), range(2**32))
+        self.assertEqual(
+            flags,
+            {
+                "dataset": "CIFAR10",
+                "epochs": 350,
+                "lr": 3e-4,
+                "batch_size": 64,
+                "clip_grad": None,
+                "max_steps": None,
+                "filters": 128,
+                "num_blocks": 8,
+                "data_dir": "datasets",
+                "output_dir": str(self.folder),
+                "verbose": False,
+            },
+        )
+
+    @parameterized.parameters(
+        ("CIFAR10", 350, 128, 8),
+        ("CelebA", 50, 128, 8),
+    )
+    def test_defaults_of_data_set(self, name, epochs, filters, num_blocks):
+        for spelling in (name, name.lower(), name.upper()):
+            flags = self.parse("--dataset", spelling)
+            self.assertEqual(flags.dataset, name)
+            self.assertEqual(flags.epochs, epochs)
+            self.assertEqual(flags.filters, filters)
+            self.assertEqual(flags.num_blocks, num_blocks)
+            self.assertEqual(flags.lr, 3e-4)
+
+    def test_digits_are_made_for_trying_out(self):
+        for spelling in ("digits", "Digits", "DIGITS"):
+            flags = self.parse("--dataset", spelling)
+            self.assertEqual(flags.dataset, "digits")
+            self.assertLess(flags.filters, 128)
+            self.assertLess(flags.num_blocks, 8)
+
+    def test_given_flags(self):
+        flags = self.parse(
+            *("--dataset", "digits", "--seed", "4294967295", "--lr", "1e-3"),
+            *("--epochs", "7", "--batch_size", "1", "--clip_grad", "0.5"),
+            *("--max_steps", "9", "--filters", "2", "--num_blocks", "1"),
+            *("--data_dir", "a b", "--verbose"),
+        )
+        self.assertEqual(
+            vars(flags),
+            {
+                "dataset": "digits",
+                "seed": 2**32 - 1,
+                "lr": 1e-3,
+                "epochs": 7,
+                "batch_size": 1,
+                "clip_grad": 0.5,
+                "max_steps": 9,
+                "filters": 2,
+                "num_blocks": 1,
+                "data_dir": "a b",
+                "output_dir": str(self.folder),
+                "verbose": True,
+            },
+        )
+
+    def test_seed_is_drawn(self):
+        self.assertNotEqual(self.parse().seed, self.parse().seed)
+        self.assertEqual(self.parse("--seed", "0").seed, 0)
+
+    @parameterized.named_parameters(*BAD_FLAGS)
+    def test_bad(self, argv, *messages):
+        output = self.folder / "output"
+        result = call("--output_dir", output, *argv)
+        self.assert_usage_error(result, *messages)
+        self.train.assert_not_called()
+        self.assertFalse(output.exists())
+
+    def test_output_dir_is_made(self):
+        output = self.folder / "a" / "b"
+        for _ in range(2):
+            self.assertEqual(call("--output_dir", output)[0], 0)
+            self.assertEmpty(os.listdir(output))
+
+    @parameterized.parameters("file", "file/folder")
+    def test_output_dir_is_a_file(self, name):
+        (self.folder / "file").write_text("")
+        result = call("--output_dir", self.folder / name)
+        self.assert_usage_error(result, "--output_dir", str(self.folder / name))
+        self.train.assert_not_called()
+
+    def test_output_dir_is_not_writable(self):
+        # A mode would not keep root out.
+        error = PermissionError(13, "Permission denied")
+        with mock.patch.object(pathlib.Path, "touch", side_effect=error):
+            result = call("--output_dir", self.folder)
+        self.assert_usage_error(
+            result, "--output_dir", str(self.folder), "Permission denied"
+        )
+        self.train.assert_not_called()
+
+    def test_help(self):
+        code, stdout, stderr = call("--help")
+        self.assertEqual((code, stderr), (0, ""))
+        for flag in FLAGS:
+            self.assertRegex(stdout, rf"(?m)^  (-\w, )?{flag}\b")
+        for name in ("CIFAR10", "CelebA", "digits", "realnvp_DATASET"):
+            self.assertIn(name, stdout)
+        self.assertRegex(stdout, r"350 for\s+CIFAR10,\s+50 for\s+CelebA")
+        self.train.assert_not_called()
+
+    def test_failure(self):
+        self.train.side_effect = OSError(28, "No space left on device", "x")
+        code, stdout, stderr = call("--output_dir", self.folder)
+        self.assertEqual((code, stdout), (1, ""))
+        self.assertStartsWith(stderr, "run.py: error: ")
+        self.assertIn("No space left on device", stderr)
+        self.assertEqual(stderr.count("\n"), 1)
+
+    def test_interruption(self):
+        self.train.side_effect = KeyboardInterrupt
+        code, stdout, stderr = call("--output_dir", self.folder)
+        self.assertEqual((code, stdout), (130, ""))
+        self.assertEqual(stderr.strip(), "run.py: interrupted")
+
+
+class StartTest(CliTestCase):
+    def test_no_tensorflow_before_training(self):
+        """What ends at once must not wait for TensorFlow."""
+        (self.folder / "file").write_text("")
+        script = f"""
+            import sys
+            sys.path.insert(0, {str(REPOSITORY)!r})
+            from tf_realnvp import cli
+            for argv in (
+                ["--epochs", "0"],
+                ["--filters", "3"],
+                ["--dataset", "mnist"],
+                ["--unknown"],
+                ["--help"],
+                ["--output_dir", "file"],
+            ):
+                try:
+                    print("code", cli.main(argv))
+                except SystemExit as end:
+                    print("code", end.code)
+            slow = {{"tensorflow", "keras", "numpy", "matplotlib"}}
+            print("slow", sorted(slow & set(sys.modules)))
+        """
+        lines = [line[12:] for line in script.splitlines()]
+        process = start(self.folder, "-c", "\n".join(lines))
+        stdout, stderr = process.communicate(timeout=100)
+        self.assertEqual(process.returncode, 0, stderr)
+        self.assertEqual(
+            re.findall(r"^code (\d+)$", stdout, re.MULTILINE),
+            ["2", "2", "2", "2", "0", "2"],
+        )
+        self.assertIn("\nslow []\n", stdout)
+        self.assertEqual(stderr.count("\n"), 5)
+
+
+class FakeTrainer:
+    """Gives metrics, and trains nothing."""
+
+    first_step_done = 0.0
+
+    def __init__(self, history):
+        self.history = history
+
+    def __call__(self, *arguments):
+        self.arguments = arguments
+        return self
+
+    def fit(self, *arguments):
+        self.fit_arguments = arguments
+        for metrics in self.history:
+            if isinstance(metrics, BaseException):
+                raise metrics
+            yield metrics
+
+
+class TrainTest(CliTestCase):
+    """What the command does around the training, which is none here."""
+
+    HISTORY = (
+        Metrics(0, 0, None, 4.0),
+        Metrics(1, 22, 3.0, 2.0),
+        Metrics(2, 44, 2.5, 1.5),
+    )
+
+    def setUp(self):
+        super().setUp()
+        self.seed_everything = self.enterContext(
+            mock.patch.object(keras.utils, "set_random_seed")
+        )
+        self.enterContext(mock.patch.object(cli, "_write_results"))
+
+    def train(self, history, *argv):
+        trainer = FakeTrainer(history)
+        with mock.patch.object(training, "Trainer", trainer):
+            result = call(
+                *("--dataset", "digits", "--output_dir", self.folder),
+                *("--filters", "4", "--num_blocks", "1", *argv),
+            )
+        return trainer, *result
+
+    def read_metrics(self):
+        with (self.folder / "metrics_digits.csv").open(newline="") as file:
+            return list(csv.reader(file))
+
+    def test_flags_arrive(self):
+        trainer, code, stdout, stderr = self.train(
+            self.HISTORY,
+            *("--lr", "0.5", "--clip_grad", "3", "--seed", "7"),
+            *("--epochs", "2", "--batch_size", "5", "--max_steps", "99"),
+        )
+        self.assertEqual((code, stderr), (0, ""))
+        model, *others = trainer.arguments
+        self.assertEqual(others, [0.5, 3.0, 7])
+        self.assertEqual((model.filters, model.num_blocks), (4, 1))
+        self.assertEqual(model.image_shape, (8, 8, 1))
+        self.assertEqual(model.num_colors, 17)
+        dataset, *others, _ = trainer.fit_arguments
+        self.assertEqual(dataset.name, "digits")
+        self.assertEqual(others, [2, 5, 99])
+        self.seed_everything.assert_called_once_with(7)
+        self.assertIn("seed 7\n", stdout)
+
+    def test_metrics(self):
+        _, code, _, _ = self.train(self.HISTORY)
+        self.assertEqual(code, 0)
+        header, *rows = self.read_metrics()
+        self.assertEqual(header, COLUMNS)
+        self.assertEqual(rows[0][:4], ["0", "0", "", ""])
+        self.assertAllClose(
+            [[float(cell or "nan") for cell in row] for row in rows],
+            [
+                [0, 0, np.nan, np.nan, 4.0, 4.0 / math.log(2.0)],
+                [1, 22, 3.0, 3.0 / math.log(2.0), 2.0, 2.0 / math.log(2.0)],
+                [2, 44, 2.5, 2.5 / math.log(2.0), 1.5, 1.5 / math.log(2.0)],
+            ],
+        )
+
+    def test_losses_before_and_after(self):
+        _, _, stdout, _ = self.train(self.HISTORY, "--epochs", "2")
+        lines = [n for n in stdout.splitlines() if n.startswith("epoch")]
+        self.assertLen(lines, 2)
+        self.assertRegex(lines[0], r"^epoch 0/2\b.* 5\.771 bits/dim")
+        self.assertRegex(lines[1], r"^epoch 2/2\b.*3\.607.* 2\.164 bits/dim")
+
+    def test_verbose(self):
+        _, _, stdout, _ = self.train(self.HISTORY, "--epochs", "2", "--verbose")
+        lines = [n for n in stdout.splitlines() if n.startswith("epoch")]
+        self.assertLen(lines, 3)
+        self.assertRegex(lines[1], r"^epoch 1/2\b.*4\.328.* 2\.885 bits/dim")
+
+    def test_drawn_seed_is_printed(self):
+        trainer, _, stdout, _ = self.train(self.HISTORY)
+        (seed,) = re.findall(r"\bseed (\d+)$", stdout, re.MULTILINE)
+        *_, used = trainer.arguments
+        self.assertEqual(int(seed), used)
+        self.seed_everything.assert_called_once_with(used)
+
+    def test_interruption_keeps_the_metrics(self):
+        history = [*self.HISTORY[:2], KeyboardInterrupt()]
+        _, code, _, stderr = self.train(history)
+        self.assertEqual(code, 130)
+        self.assertEqual(stderr.strip(), "run.py: interrupted")
+        self.assertLen(self.read_metrics(), 3)
+        self.assertEqual(os.listdir(self.folder), ["metrics_digits.csv"])
+
+    def test_damaged_data(self):
+        error = tf.errors.DataLossError(None, None, "corrupted\nrecord")
+        _, code, _, stderr = self.train([error], "--data_dir", "my_data")
+        self.assertEqual(code, 2)
+        self.assertStartsWith(stderr, "run.py: error: ")
+        self.assertEqual(stderr.count("\n"), 1)
+        for message in ("digits", "my_data", "corrupted"):
+            self.assertIn(message, stderr)
+
+    def test_batch_larger_than_the_data(self):
+        _, *result = self.train(self.HISTORY, "--batch_size", "1438")
+        self.assert_usage_error(result, "--batch_size", "1438", "1437")
+        trainer, code, _, _ = self.train(self.HISTORY, "--batch_size", "1437")
+        self.assertEqual(code, 0)
+        self.assertIn(1437, trainer.fit_arguments)
+
+
+class MissingDataTest(CliTestCase):
+    def call(self):
+        return call(
+            *("--dataset", "CIFAR10", "--data_dir", self.folder / "empty"),
+            *("--output_dir", self.folder),
+        )
+
+    def assert_explained(self, result):
+        code, stdout, stderr = result
+        self.assertEqual((code, stdout), (2, ""))
+        self.assertStartsWith(stderr, "run.py: error: CIFAR10: ")
+        self.assertNotIn("Traceback", stderr)
+        self.assertIn("cifar-10-binary.tar.gz", stderr)
+        self.assertIn(str(self.folder / "empty" / "manual"), stderr)
+
+    def test_nothing_there(self):
+        error = requests.ConnectionError("no network")
+        with mock.patch.object(requests, "get", side_effect=error):
+            result = self.call()
+        self.assert_explained(result)
+        self.assertIn("no network", result[2])
+
+    def test_message_comes_through(self):
+        message = (
+            "CIFAR10: x\n  cifar-10-binary.tar.gz\n"
+            f"put it into {self.folder / 'empty' / 'manual'}"
+        )
+        load = mock.Mock(side_effect=data.DataError(message))
+        with mock.patch.object(data, "load", load):
+            result = self.call()
+        self.assert_explained(result)
+        self.assertEqual(result[2], f"run.py: error: {message}\n")
+        load.assert_called_once_with("CIFAR10", str(self.folder / "empty"))
+
+
+class RunTest(tf.test.TestCase):
+    """Runs the command for real, twice with the same seed."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+        cls.folders = [
+            pathlib.Path(folder, name) for name in ("first", "second")
+        ]
+        processes = [
+            start(
+                folder,
+                REPOSITORY / "run.py",
+                *("--dataset", "digits", "--filters", "4"),
+                *("--num_blocks", "1", "--max_steps", "3", "--seed", "0"),
+                *("--output_dir", output.name),
+            )
+            for output in cls.folders
+        ]
+        # Side by side: most of it is start-up, which takes one core.
+        outputs = [process.communicate(timeout=300) for process in processes]
+        cls.runs = [
+            types.SimpleNamespace(code=p.returncode, stdout=out, stderr=err)
+            for p, (out, err) in zip(processes, outputs, strict=True)
+        ]
+        cls.models = []
+        for run, output in zip(cls.runs, cls.folders, strict=True):
+            if run.code:
+                raise AssertionError(f"exit code {run.code}: {run.stderr}")
+            path = output / "realnvp_digits"
+            cls.models.append(tf.saved_model.load(str(path)))
+
+    def read_metrics(self):
+        path = self.folders[0] / "metrics_digits.csv"
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def test_nothing_on_stderr(self):
+        for run in self.runs:
+            self.assertEqual(run.stderr, "")
+
+    def test_output(self):
+        stdout = self.runs[0].stdout
+        self.assertNotIn("\r", stdout)
+        lines = stdout.splitlines()
+        self.assertStartsWith(lines[0], "RealNVP on digits: ")
+        self.assertIn("1,437 training and 360 test images", lines[0])
+        self.assertIn("8x8x1, 17 levels", lines[0])
+        self.assertEndsWith(lines[1], ", seed 0")
+        # 360 images are five batches of 64, and 40 images that count too.
+        tests = [line for line in lines if line.startswith("test: 6/6 steps")]
+        self.assertLen(tests, 2)
+        epochs = [line for line in lines if "3/3 steps" in line]
+        self.assertLen(epochs, 1)
+        self.assertRegex(
+            epochs[0], r"^epoch 1/\d+.* \d+\.\d+ bits/dim, [\d,]+ images/s, "
+        )
+        self.assertEqual(
+            lines[-4:],
+            [
+                "  first/realnvp_digits",
+                "  first/samples_digits.png",
+                "  first/loss_digits.png",
+                "  first/metrics_digits.csv",
+            ],
+        )
+
+    def test_results(self):
+        for output in self.folders:
+            self.assertCountEqual(os.listdir(output), RESULTS)
+
+    def test_metrics(self):
+        before, after = self.read_metrics()
+        self.assertEqual(list(before), COLUMNS)
+        self.assertEqual((before["epoch"], before["step"]), ("0", "0"))
+        self.assertEqual((after["epoch"], after["step"]), ("1", "3"))
+        self.assertEqual(before["train_bits_per_dim"], "")
+        for row, split in (
+            (before, "test"),
+            (after, "test"),
+            (after, "train"),
+        ):
+            bits = float(row[f"{split}_bits_per_dim"])
+            nats = float(row[f"{split}_loss_nats_per_dim"])
+            self.assertAllClose(bits, nats / math.log(2.0))
+            # A uniform density has log2(17) = 4.09 bits/dim.
+            self.assertBetween(bits, 1.0, 8.0)
+        self.assertLess(
+            float(after["test_bits_per_dim"]),
+            float(before["test_bits_per_dim"]),
+        )
+        # The same as people are shown.
+        lines = self.runs[0].stdout.splitlines()
+        for row in (before, after):
+            bits = float(row["test_bits_per_dim"])
+            start, end = f"epoch {row['epoch']}/", f"test {bits:.3f} bits/dim"
+            self.assertTrue(
+                any(n.startswith(start) and n.endswith(end) for n in lines)
+            )
+
+    def test_metrics_are_of_the_saved_model(self):
+        images = np.stack(list(data.load("digits", "").test))
+        bits = np.mean(self.models[0].bits_per_dim(images, seed=0))
+        # The noise is another one.
+        expected = float(self.read_metrics()[-1]["test_bits_per_dim"])
+        self.assertAllClose(bits, expected, atol=0.02)
+
+    def test_metadata(self):
+        path = self.folders[0] / "realnvp_digits" / "metadata.json"
+        metadata = json.loads(path.read_text())
+        self.assertEqual(metadata["dataset"], "digits")
+        self.assertEqual(metadata["image_shape"], [8, 8, 1])
+        self.assertEqual(metadata["num_colors"], 17)
+        flags = metadata["flags"]
+        self.assertEqual({f"--{name}" for name in flags}, set(FLAGS))
+        self.assertEqual((flags["seed"], flags["max_steps"]), (0, 3))
+        last = self.read_metrics()[-1]
+        self.assertEqual(
+            metadata["metrics"],
+            {
+                "epochs": 1,
+                "steps": 3,
+                "train_bits_per_dim": float(last["train_bits_per_dim"]),
+                "test_bits_per_dim": float(last["test_bits_per_dim"]),
+            },
+        )
+
+    def test_pictures(self):
+        def read(name):
+            pixels = matplotlib.image.imread(self.folders[0] / name)
+            return np.round(255 * pixels[..., :3]).astype(np.uint8)
+
+        images = self.models[0].sample(36, seed=0).numpy()
+        self.assertAllEqual(
+            read("samples_digits.png"), plots.image_grid(images, 17)
+        )
+        curves = read("loss_digits.png").reshape(-1, 3)
+        self.assertGreater(len(np.unique(curves, axis=0)), 10)
+
+    def test_same_seed_gives_the_same_results(self):
+        first, second = (
+            (output / "metrics_digits.csv").read_bytes()
+            for output in self.folders
+        )
+        self.assertEqual(first, second)
+        first, second = (
+            model.sample(36, seed=1).numpy() for model in self.models
+        )
+        self.assertEqual(first.shape, (36, 8, 8, 1))
+        self.assertAllEqual(first, second)
+        self.assertNotAllEqual(first, self.models[0].sample(36, seed=2))
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,506 @@
+"""Tests for export."""
+
+import collections
+import json
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import RealNVP, export
+
+NUM_DIMS = 4 * 4 * 1
+LARGE_SEED = 2**40 + 3  # More than 32 bits.
+
+# What another program does with a SavedModel. It writes all values that it gets
+# into one file, and what it learns in words into another.
+CLIENT = """
+import json
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+modules = set(sys.modules)
+# A matter of seconds, not of results.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+path, inputs, outputs, words = sys.argv[1:]
+inputs = np.load(inputs)
+images, latents = inputs["images"], inputs["latents"]
+values, errors = {}, {}
+loaded = tf.saved_model.load(path)
+
+
+def attempt(name, function, *arguments, **named):
+    try:
+        values[name] = function(*arguments, **named)
+    except Exception as error:
+        errors[name] = f"{type(error).__name__}: {error}"
+
+
+attempt("sample", loaded.sample, 36)
+attempt("sample_again", loaded.sample, 36)
+attempt("sample_seed", loaded.sample, 36, seed=5)
+attempt("sample_seed_again", loaded.sample, 36, seed=5)
+attempt("sample_large_seed", loaded.sample, 4, seed=2**40 + 3)
+attempt("sample_temperature", loaded.sample, 36, 0.5, 5)
+attempt("sample_0", loaded.sample, 0)
+attempt("log_prob", loaded.log_prob, images)
+attempt("log_prob_again", loaded.log_prob, images)
+attempt("log_prob_seed", loaded.log_prob, images, seed=5)
+attempt("bits_per_dim", loaded.bits_per_dim, images)
+attempt("bits_per_dim_seed", loaded.bits_per_dim, images, seed=5)
+attempt("encode", loaded.encode, images)
+attempt("decode", loaded.decode, latents)
+attempt("decode_float64", loaded.decode, latents.astype(np.float64))
+
+signatures = loaded.signatures
+for name, arguments in {
+    "serving_default": {"images": images},
+    "sample": {"n": 2, "temperature": 0.5, "seed": 5},
+    "encode": {"images": images},
+    "decode": {"latents": latents},
+}.items():
+    dtypes = signatures[name].structured_input_signature[1]
+    arguments = {
+        k: tf.constant(v, dtypes[k].dtype) for k, v in arguments.items()
+    }
+    for output, value in signatures[name](**arguments).items():
+        values[f"signature_{name}_{output}"] = value
+
+
+def score(images):
+    return signatures["serving_default"](images=tf.constant(images))["log_prob"]
+
+
+def decode(latents):
+    return signatures["decode"](latents=tf.constant(latents))["images"]
+
+
+def sample(n, temperature):
+    return loaded.sample(tf.constant(n), tf.constant(temperature))
+
+
+attempt("score_0", score, images[:0])
+attempt("decode_0", decode, latents[:0])
+attempt("sample_tensor", sample, 2, 0.0)
+
+nan = np.full_like(latents, np.nan)
+attempt("sample: n", loaded.sample, -1)
+attempt("sample: n, a tensor", sample, -3, 1.0)
+attempt("sample: temperature, negative", sample, 2, -1.0)
+attempt("sample: temperature, NaN", sample, 2, float("nan"))
+attempt("sample: temperature, infinite", sample, 2, float("inf"))
+attempt("log_prob: images, shape", loaded.log_prob, images[:, :2])
+attempt("log_prob: images, range", loaded.log_prob, images + 17)
+attempt("bits_per_dim: images, range", loaded.bits_per_dim, images + 17)
+attempt("encode: images, rank", loaded.encode, images[0])
+attempt("encode: images, range", loaded.encode, images + 17)
+attempt("decode: latents, shape", loaded.decode, latents[:, :1])
+attempt("decode: latents, NaN", loaded.decode, nan)
+attempt("signature: images, shape", score, images[:, :, :2])
+attempt("signature: images, channels", score, np.tile(images, 3))
+attempt("signature: images, rank 3", score, images[0])
+attempt("signature: images, rank 5", score, images[np.newaxis])
+attempt("signature: images, rank 0", score, images[0, 0, 0, 0])
+attempt("signature: images, range", score, images + 17)
+attempt("signature: latents, rank", decode, latents[0])
+# Errors leave nothing broken behind.
+attempt("sample_after_errors", loaded.sample, 36, seed=5)
+
+np.savez(outputs, **{name: np.array(v) for name, v in values.items()})
+with open(words, "w") as file:
+    json.dump(
+        {
+            "errors": errors,
+            "new_modules": sorted(set(sys.modules) - modules),
+            "modules": sorted(sys.modules),
+            "inputs": {
+                name: {
+                    k: [v.dtype.name, str(v.shape)]
+                    for k, v in s.structured_input_signature[1].items()
+                }
+                for name, s in signatures.items()
+            },
+            "outputs": {
+                name: sorted(s.structured_outputs)
+                for name, s in signatures.items()
+            },
+        },
+        file,
+    )
+"""
+
+ERRORS = [
+    # What was tried, and what its error has to name.
+    ("sample: n", "`n` must be at least 0", "-1"),
+    ("sample: n, a tensor", "`n` must be at least 0", "-3"),
+    ("sample: temperature, negative", "`temperature` must be", "-1"),
+    ("sample: temperature, NaN", "`temperature` must be", "nan"),
+    ("sample: temperature, infinite", "`temperature` must be", "inf"),
+    ("log_prob: images, shape", "`images` must have the shape", "5 2 4 1"),
+    ("log_prob: images, range", "`images` must be in 0 ... 16", ""),
+    ("bits_per_dim: images, range", "`images` must be in 0 ... 16", ""),
+    ("encode: images, rank", "`images` must have the shape", "4 4 1"),
+    ("encode: images, range", "`images` must be in 0 ... 16", ""),
+    ("decode: latents, shape", "`latents` must have the shape", "5 1 2 4"),
+    ("decode: latents, NaN", "`latents` must be finite", ""),
+    ("signature: images, shape", "`images` must have the shape", "5 4 2 1"),
+    ("signature: images, channels", "`images` must have the shape", "5 4 4 3"),
+    ("signature: images, rank 3", "`images` must have the shape", "4 4 1"),
+    ("signature: images, rank 5", "`images` must have the shape", "1 5 4 4 1"),
+    ("signature: images, rank 0", "`images` must have the shape", ""),
+    ("signature: images, range", "`images` must be in 0 ... 16", ""),
+    ("signature: latents, rank", "`latents` must have the shape", "2 2 4"),
+]
+
+
+def make_model():
+    """A small model, its weights moved off their initial values."""
+    keras.utils.set_random_seed(0)
+    model = RealNVP((4, 4, 1), num_colors=17, filters=4, num_blocks=1)
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign_add(rng.normal(scale=0.3, size=variable.shape))
+    return model
+
+
+def contents(folder):
+    """All files under a folder, path to bytes."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def start(folder, *arguments):
+    """Starts Python in a process that knows nothing of this package."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTHON")
+    }
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        # With oneDNN, as TensorFlow is by default on the newest processors.
+        env=environment | {"TF_ENABLE_ONEDNN_OPTS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    if process.returncode:
+        raise AssertionError(f"exit code {process.returncode}: {output}")
+
+
+class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
+    """Saves one model, and lets programs without this package use it."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+        cls.folder = folder = pathlib.Path(folder)
+        cls.path = folder / "model"
+        # Another SavedModel is in its place.
+        old = tf.Module()
+        old.variable = tf.Variable([1.0, 2.0])
+        tf.saved_model.save(old, str(cls.path))
+        (cls.path / "assets" / "old.txt").write_text("old")
+
+        cls.model = make_model()
+        export.save(cls.model, cls.path, {"dataset": "digits", "lr": 3e-4})
+
+        rng = np.random.default_rng(1)
+        cls.images = rng.integers(17, size=(5, 4, 4, 1)).astype(np.uint8)
+        cls.latents = rng.normal(size=(5, 2, 2, 4)).astype(np.float32)
+        cls.run_programs()
+
+    @classmethod
+    def run_programs(cls):
+        """Runs the clients side by side: most of their time is start-up."""
+        # Nothing of this package is near: not even this test's own folder.
+        outside = cls.enterClassContext(tempfile.TemporaryDirectory())
+        outside = pathlib.Path(outside)
+        (outside / "client.py").write_text(CLIENT)
+        np.savez(outside / "inputs.npz", images=cls.images, latents=cls.latents)
+        np.save(outside / "images.npy", cls.images)
+        tool = ["-m", "tensorflow.python.tools.saved_model_cli", "run"]
+        tool += ["--dir", cls.path, "--tag_set", "serve", "--signature_def"]
+        client = start(
+            outside,
+            "client.py",
+            cls.path,
+            "inputs.npz",
+            "outputs.npz",
+            "words.json",
+        )
+        sampler = start(
+            outside,
+            *tool,
+            "sample",
+            "--input_exprs",
+            "n=2;temperature=1.0;seed=3",
+            "--outdir",
+            "samples",
+        )
+        finish(sampler)
+        scorer = start(
+            outside,
+            *tool,
+            "serving_default",
+            "--inputs",
+            "images=images.npy",
+            "--outdir",
+            "scores",
+        )
+        finish(scorer)
+        finish(client)
+        with np.load(outside / "outputs.npz") as values:
+            cls.values = dict(values)
+        cls.words = json.loads((outside / "words.json").read_text())
+        cls.samples, cls.scores = (
+            {path.stem: np.load(path) for path in (outside / name).iterdir()}
+            for name in ("samples", "scores")
+        )
+
+    def test_needs_tensorflow_alone(self):
+        def packages(modules):
+            return {module.partition(".")[0] for module in modules}
+
+        self.assertIn("tensorflow", packages(self.words["modules"]))
+        self.assertNoCommonElements(
+            packages(self.words["modules"]),
+            {"tf_realnvp", "tensorflow_probability", "tf_keras"},
+        )
+        # TensorFlow itself imports a little of Keras.
+        self.assertNotIn("keras", packages(self.words["new_modules"]))
+
+    def test_sample_without_seed(self):
+        first, second = self.values["sample"], self.values["sample_again"]
+        for images in (first, second):
+            self.assertEqual(images.shape, (36, 4, 4, 1))
+            self.assertEqual(images.dtype, np.uint8)
+            self.assertLess(images.max(), 17)
+        self.assertNotAllEqual(first, second)
+
+    def test_sample_with_seed(self):
+        images = self.values["sample_seed"]
+        self.assertEqual(images.dtype, np.uint8)
+        self.assertAllEqual(images, self.model.sample(36, seed=5))
+        self.assertAllEqual(images, self.values["sample_seed_again"])
+        self.assertAllEqual(images, self.values["sample_after_errors"])
+        self.assertNotAllEqual(images, self.values["sample"])
+        self.assertAllEqual(
+            self.values["sample_large_seed"],
+            self.model.sample(4, seed=LARGE_SEED),
+        )
+        self.assertNotAllEqual(self.values["sample_large_seed"], images[:4])
+
+    def test_sample_with_temperature(self):
+        images = self.values["sample_temperature"]
+        self.assertAllEqual(
+            images, self.model.sample(36, temperature=0.5, seed=5)
+        )
+        self.assertNotAllEqual(images, self.values["sample_seed"])
+
+    def test_sample_of_temperature_zero(self):
+        image = self.model.decode(np.zeros((1, 2, 2, 4), np.float32))
+        self.assertAllEqual(
+            self.values["sample_tensor"], np.tile(image, [2, 1, 1, 1])
+        )
+
+    def test_nothing(self):
+        for name in ("sample_0", "decode_0"):
+            self.assertEqual(self.values[name].shape, (0, 4, 4, 1))
+            self.assertEqual(self.values[name].dtype, np.uint8)
+        self.assertEqual(self.values["score_0"].shape, (0,))
+
+    def test_density(self):
+        log_prob = self.values["log_prob_seed"]
+        self.assertEqual(log_prob.dtype, np.float32)
+        self.assertAllClose(
+            log_prob, self.model.log_prob(self.images, 5), rtol=1e-5
+        )
+        bits_per_dim = self.values["bits_per_dim_seed"]
+        self.assertEqual(bits_per_dim.dtype, np.float32)
+        self.assertAllClose(
+            bits_per_dim, self.model.bits_per_dim(self.images, 5), rtol=1e-5
+        )
+
+    def test_density_without_seed(self):
+        log_prob = self.values["log_prob"]
+        self.assert_likely(log_prob)
+        self.assertNotAllEqual(log_prob, self.values["log_prob_again"])
+        self.assert_likely(
+            -self.values["bits_per_dim"] * NUM_DIMS * math.log(2.0)
+        )
+
+    def assert_likely(self, log_prob):
+        """Asserts that these are densities of the images with some noise."""
+        draws = self.model.log_prob(np.tile(self.images, [64, 1, 1, 1]), 0)
+        draws = np.reshape(draws, [64, -1])
+        low, high = draws.min(axis=0), draws.max(axis=0)
+        margin = high - low  # Of more draws than will ever be made.
+        self.assertEqual(log_prob.shape, low.shape)
+        self.assertAllGreater(log_prob - (low - margin), 0.0)
+        self.assertAllLess(log_prob - (high + margin), 0.0)
+
+    def test_latents(self):
+        latents = self.values["encode"]
+        self.assertEqual(latents.dtype, np.float32)
+        self.assertAllClose(latents, self.model.encode(self.images), rtol=1e-4)
+        images = self.values["decode"]
+        self.assertEqual(images.dtype, np.uint8)
+        self.assertAllEqual(images, self.model.decode(self.latents))
+        self.assertAllEqual(images, self.values["decode_float64"])
+        # Of the latents that `encode` gave, the images.
+        self.assertAllEqual(self.model.decode(latents), self.images)
+
+    @parameterized.named_parameters((name, name, *r) for name, *r in ERRORS)
+    def test_error(self, name, message, value):
+        self.assertIn(name, self.words["errors"], "There was no error.")
+        error = self.words["errors"][name]
+        self.assertIn(message, error)
+        self.assertIn(value, error.partition(message)[2])
+
+    def test_no_other_errors(self):
+        others = set(self.words["errors"]) - {name for name, *_ in ERRORS}
+        self.assertEmpty({n: self.words["errors"][n] for n in others})
+
+    def test_signatures(self):
+        images = {"images": ["uint8", "<unknown>"]}
+        self.assertEqual(
+            self.words["inputs"],
+            {
+                "serving_default": images,
+                "sample": {
+                    "n": ["int32", "()"],
+                    "temperature": ["float32", "()"],
+                    "seed": ["int64", "()"],
+                },
+                "encode": images,
+                "decode": {"latents": ["float32", "<unknown>"]},
+            },
+        )
+        self.assertEqual(
+            self.words["outputs"],
+            {
+                "serving_default": ["bits_per_dim", "log_prob"],
+                "sample": ["images"],
+                "encode": ["latents"],
+                "decode": ["images"],
+            },
+        )
+
+    def test_results_of_signatures(self):
+        values = self.values
+        self.assertAllEqual(
+            values["signature_sample_images"],
+            self.model.sample(2, temperature=0.5, seed=5),
+        )
+        self.assertAllClose(
+            values["signature_encode_latents"], values["encode"], rtol=1e-4
+        )
+        self.assertAllEqual(values["signature_decode_images"], values["decode"])
+        self.assert_scores(
+            values["signature_serving_default_log_prob"],
+            values["signature_serving_default_bits_per_dim"],
+        )
+
+    def assert_scores(self, log_prob, bits_per_dim):
+        self.assert_likely(log_prob)
+        # Both from the same noise.
+        self.assertAllClose(
+            bits_per_dim, -log_prob / (NUM_DIMS * math.log(2.0)), rtol=1e-5
+        )
+
+    def test_saved_model_cli(self):
+        self.assertEqual(set(self.samples), {"images"})
+        self.assertEqual(self.samples["images"].dtype, np.uint8)
+        self.assertAllEqual(
+            self.samples["images"], self.model.sample(2, seed=3)
+        )
+        self.assertEqual(set(self.scores), {"log_prob", "bits_per_dim"})
+        self.assert_scores(**self.scores)
+
+    def test_variables(self):
+        reader = tf.train.load_checkpoint(
+            str(self.path / "variables" / "variables")
+        )
+        saved = collections.Counter(
+            (tuple(shape), np.asarray(reader.get_tensor(name)).tobytes())
+            for name, shape in reader.get_variable_to_shape_map().items()
+            if name.endswith(".ATTRIBUTES/VARIABLE_VALUE")
+            and not name.startswith("save_counter")
+        )
+        expected = collections.Counter(
+            (tuple(variable.shape), variable.numpy().tobytes())
+            for variable in self.model.variables
+        )
+        self.assertEqual(expected.total(), 10 * 15 + 20)
+        self.assertEqual(saved, expected)
+
+    def test_metadata(self):
+        text = (self.path / export.METADATA_FILE).read_text()
+        # A person can read it, too.
+        self.assertGreater(text.count("\n"), 10)
+        metadata = json.loads(text)
+        versions = metadata.pop("versions")
+        self.assertEqual(versions["tensorflow"], tf.__version__)
+        self.assertEqual(versions["keras"], keras.__version__)
+        self.assertIn("tensorflow-probability", versions)
+        self.assertEqual(
+            metadata,
+            {
+                "image_shape": [4, 4, 1],
+                "latent_shape": [2, 2, 4],
+                "num_colors": 17,
+                "filters": 4,
+                "num_blocks": 1,
+                "alpha": 0.1,
+                "num_parameters": self.model.num_parameters,
+                "dataset": "digits",
+                "lr": 3e-4,
+            },
+        )
+
+    def test_replaces_a_saved_model(self):
+        self.assertEqual(os.listdir(self.folder), ["model"])
+        self.assertNotIn("assets/old.txt", contents(self.path))
+
+    def test_failure_leaves_the_old_one(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        path = folder / "model"
+        shutil.copytree(self.path, path)
+        before = contents(path)
+        self.assertIn("saved_model.pb", before)
+
+        def fail(unused_module, new, **unused_kwargs):
+            pathlib.Path(new, "saved_model.pb").write_bytes(b"half of it")
+            raise OSError("No space left on device")
+
+        with mock.patch.object(tf.saved_model, "save", fail):
+            with self.assertRaisesRegex(OSError, "No space left"):
+                export.save(self.model, path)
+        self.assertEqual(contents(path), before)
+        self.assertEqual(os.listdir(folder), ["model"])
+
+
+if __name__ == "__main__":
+    tf.test.main()

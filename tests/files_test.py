@@ -1,0 +1,164 @@
+"""Tests for files."""
+
+import os
+import pathlib
+import stat
+import tempfile
+from unittest import mock
+
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import files
+
+
+class Interrupted(Exception):
+    """What the tests raise in the middle of writing."""
+
+
+class FilesTestCase(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.folder = pathlib.Path(folder)
+
+    def names(self):
+        """Names of all that lies in the test's folder, hidden files too."""
+        return sorted(os.listdir(self.folder))
+
+
+class ReplaceFileTest(FilesTestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.path = self.folder / "table.csv"
+
+    def test_makes_a_file(self):
+        with files.replace_file(self.path) as new:
+            new.write_text("new")
+            self.assertFalse(self.path.exists())
+        self.assertEqual(self.path.read_text(), "new")
+        self.assertEqual(self.names(), ["table.csv"])
+
+    def test_replaces_a_file_when_it_is_complete(self):
+        self.path.write_text("old")
+        with files.replace_file(str(self.path)) as new:
+            new.write_text("new")
+            self.assertEqual(self.path.read_text(), "old")
+        self.assertEqual(self.path.read_text(), "new")
+        self.assertEqual(self.names(), ["table.csv"])
+
+    @parameterized.parameters("table.csv", "curve.png", "two.dots.png")
+    def test_new_file_has_the_suffix_and_the_folder(self, name):
+        # What writes a picture goes by the suffix; a rename must not copy.
+        path = self.folder / name
+        with files.replace_file(path) as new:
+            self.assertNotEqual(new, path)
+            self.assertEqual(new.suffix, path.suffix)
+            self.assertEqual(new.parent, path.parent)
+            new.write_text("")
+        self.assertEqual(self.names(), [name])
+
+    @parameterized.parameters("old", None)
+    def test_exception(self, old):
+        if old is not None:
+            self.path.write_text(old)
+        before = self.names()
+        with self.assertRaises(Interrupted):
+            with files.replace_file(self.path) as new:
+                new.write_text("half of the ne")
+                raise Interrupted
+        self.assertEqual(self.names(), before)
+        if old is not None:
+            self.assertEqual(self.path.read_text(), old)
+
+    def test_exception_before_anything_is_written(self):
+        with self.assertRaises(Interrupted):
+            with files.replace_file(self.path):
+                raise Interrupted
+        self.assertEmpty(self.names())
+
+    def test_nothing_written(self):
+        self.path.write_text("old")
+        with self.assertRaises(FileNotFoundError):
+            with files.replace_file(self.path):
+                pass
+        self.assertEqual(self.names(), ["table.csv"])
+        self.assertEqual(self.path.read_text(), "old")
+
+    def test_failed_replacement(self):
+        self.path.write_text("old")
+        with mock.patch.object(pathlib.Path, "replace", side_effect=OSError):
+            with self.assertRaises(OSError):
+                with files.replace_file(self.path) as new:
+                    new.write_text("new")
+        self.assertEqual(self.names(), ["table.csv"])
+        self.assertEqual(self.path.read_text(), "old")
+
+    def test_no_such_folder(self):
+        with self.assertRaises(FileNotFoundError):
+            with files.replace_file(self.folder / "nowhere" / "a.csv") as new:
+                new.write_text("new")
+        self.assertEmpty(self.names())
+
+
+class ReplaceDirectoryTest(FilesTestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.path = self.folder / "model"
+
+    def fill(self, folder, content):
+        (folder / "inside").mkdir(parents=True)
+        (folder / "inside" / content).write_text(content)
+
+    def assert_filled(self, content):
+        """Asserts that the folder holds this content, and nothing is left."""
+        self.assertEqual(self.names(), ["model"])
+        self.assertEqual(os.listdir(self.path), ["inside"])
+        inside = self.path / "inside"
+        self.assertEqual(os.listdir(inside), [content])
+        self.assertEqual((inside / content).read_text(), content)
+
+    def test_makes_a_folder(self):
+        with files.replace_directory(self.path) as new:
+            self.assertEmpty(os.listdir(new))
+            self.fill(new, "new")
+            self.assertFalse(self.path.exists())
+        self.assert_filled("new")
+
+    def test_replaces_a_folder_when_it_is_complete(self):
+        self.fill(self.path, "old")
+        with files.replace_directory(str(self.path)) as new:
+            self.assertEqual(new.parent, self.folder)
+            self.fill(new, "new")
+            self.assertEqual(os.listdir(self.path / "inside"), ["old"])
+        self.assert_filled("new")
+
+    def test_exception(self):
+        self.fill(self.path, "old")
+        with self.assertRaises(Interrupted):
+            with files.replace_directory(self.path) as new:
+                self.fill(new, "new")
+                raise Interrupted
+        self.assert_filled("old")
+
+    def test_exception_without_an_old_folder(self):
+        with self.assertRaises(Interrupted):
+            with files.replace_directory(self.path) as new:
+                self.fill(new, "new")
+                raise Interrupted
+        self.assertEmpty(self.names())
+
+    def test_others_may_read_the_new_folder(self):
+        with files.replace_directory(self.path):
+            pass
+        self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o755)
+
+    def test_no_such_folder(self):
+        with self.assertRaises(FileNotFoundError):
+            with files.replace_directory(self.folder / "nowhere" / "model"):
+                self.fail("There is nothing to fill.")
+        self.assertEmpty(self.names())
+
+
+if __name__ == "__main__":
+    tf.test.main()

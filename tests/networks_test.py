@@ -1,0 +1,328 @@
+"""Tests for networks."""
+
+import contextlib
+
+import keras
+import numpy as np
+import reference
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import networks
+from tf_realnvp.networks import ResidualBlocks, WeightNormConv2D
+
+
+def randomize(layer, seed=0):
+    """Moves all weights off their initial values, zero and one mostly."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.weights:
+        weight.assign(rng.normal(size=weight.shape))
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@contextlib.contextmanager
+def dtype_policy(policy):
+    saved = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(saved)
+
+
+def nodes_of(graph_def):
+    """All nodes of a graph, those of its functions included."""
+    yield from graph_def.node
+    for function in graph_def.library.function:
+        yield from function.node_def
+
+
+class WeightNormTest(tf.test.TestCase, parameterized.TestCase):
+    def test_matches_formula(self):
+        direction = normal(3, 2, 4, 5)
+        gain = np.array([2.0, -3.0, 0.0, 1.0, 1e-3])
+        kernel = networks.weight_norm(tf.constant(direction), gain)
+        self.assertAllClose(
+            kernel, reference.weight_norm(direction, gain), rtol=1e-12
+        )
+
+    def test_each_of_a_stack_is_normalized_on_its_own(self):
+        directions = normal(7, 3, 3, 4, 5)
+        gains = normal(7, 5)
+        kernels = networks.weight_norm(
+            tf.constant(directions), tf.constant(gains)
+        )
+        self.assertEqual(kernels.shape, directions.shape)
+        for i in range(7):
+            self.assertAllClose(
+                kernels[i],
+                reference.weight_norm(directions[i], gains[i]),
+                rtol=1e-12,
+            )
+
+    def test_norm_is_gain(self):
+        gains = normal(6, 5)
+        for scale in (1e-3, 1.0, 1e3):
+            kernels = networks.weight_norm(
+                tf.constant(scale * normal(6, 3, 3, 4, 5)), tf.constant(gains)
+            )
+            norms = np.sqrt(np.sum(np.square(kernels), axis=(1, 2, 3)))
+            self.assertAllClose(norms, np.abs(gains), rtol=1e-6)
+
+
+class WeightNormConv2DTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(1, 2, 3, 5)
+    def test_matches_reference(self, kernel_size):
+        layer = WeightNormConv2D(4, kernel_size, dtype="float64")
+        images = normal(2, 4, 7, 3)
+        layer(images)
+        randomize(layer)
+        direction, gain, bias = layer.get_weights()
+        kernel = reference.weight_norm(direction, gain)
+        self.assertAllClose(
+            layer(images),
+            reference.conv2d(images, kernel, bias),
+            rtol=1e-10,
+            atol=1e-10,
+        )
+
+    def test_weights(self):
+        layer = WeightNormConv2D(4, 3)
+        layer.build((None, None, None, 2))
+        self.assertEqual(
+            [(weight.name, weight.shape) for weight in layer.weights],
+            [("direction", (3, 3, 2, 4)), ("gain", (4,)), ("bias", (4,))],
+        )
+        self.assertLen(layer.trainable_weights, 3)
+        direction, gain, bias = layer.get_weights()
+        self.assertGreater(np.abs(direction).min(), 0.0)
+        self.assertAllEqual(gain, np.ones(4))
+        self.assertAllEqual(bias, np.zeros(4))
+
+    def test_gradient_flows_from_zero_gain(self):
+        layer = WeightNormConv2D(4, 3, gain_initializer="zeros")
+        images = tf.constant(normal(2, 4, 6, 3), tf.float32)
+        outputs = layer(images)
+        self.assertAllEqual(outputs, tf.zeros([2, 4, 6, 4]))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(images) * normal(2, 4, 6, 4, seed=1))
+        direction, gain, bias = tape.gradient(loss, layer.trainable_weights)
+        self.assertAllEqual(direction, tf.zeros([3, 3, 3, 4]))
+        self.assertGreater(np.abs(gain).min(), 1e-3)
+        self.assertGreater(np.abs(bias).min(), 1e-3)
+
+    def test_config_round_trip(self):
+        layer = WeightNormConv2D(
+            4, 3, gain_initializer="zeros", name="a_name", dtype="float64"
+        )
+        copy = WeightNormConv2D.from_config(layer.get_config())
+        self.assertEqual(copy.get_config(), layer.get_config())
+        self.assertEqual((copy.filters, copy.kernel_size), (4, 3))
+        self.assertEqual((copy.name, copy.dtype), ("a_name", "float64"))
+        self.assertIsInstance(copy.gain_initializer, keras.initializers.Zeros)
+
+
+class ResidualBlocksTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(1, 3)
+    def test_matches_reference(self, num_blocks):
+        images = normal(2, 4, 7, 6)
+        # Two, since layers of one width share the trace of their computation.
+        for seed in range(2):
+            layer = ResidualBlocks(6, num_blocks, dtype="float64")
+            layer(images)
+            randomize(layer, seed)
+            self.assertAllClose(
+                layer(images),
+                reference.residual_blocks(images, layer.get_weights()),
+                rtol=1e-10,
+                atol=1e-10,
+            )
+
+    def test_gradients_match_finite_differences(self):
+        layer = ResidualBlocks(4, 2, dtype="float64")
+        images = tf.constant(normal(2, 3, 4, 4))
+        layer(images)
+        randomize(layer)
+        weights = layer.get_weights()
+        towards = [normal(*weight.shape, seed=1) for weight in weights]
+        projection = normal(2, 3, 4, 4, seed=2)
+
+        def loss():
+            return tf.reduce_sum(projection * layer(images))
+
+        with tf.GradientTape() as tape:
+            value = loss()
+        gradients = tape.gradient(value, layer.trainable_weights)
+        values = []
+        for step in (1e-6, -1e-6):
+            layer.set_weights(
+                [w + step * t for w, t in zip(weights, towards, strict=True)]
+            )
+            values.append(loss())
+        for gradient, toward in zip(gradients, towards, strict=True):
+            self.assertGreater(abs(np.sum(gradient * toward)), 1e-3)
+        expected = sum(
+            np.sum(gradient * toward)
+            for gradient, toward in zip(gradients, towards, strict=True)
+        )
+        self.assertAllClose((values[0] - values[1]) / 2e-6, expected, rtol=1e-6)
+
+    def test_weights(self):
+        layer = ResidualBlocks(6, 5)
+        layer.build((None, None, None, 6))
+        self.assertEqual(
+            [(weight.name, weight.shape) for weight in layer.weights],
+            [
+                ("reduce_direction", (5, 1, 1, 6, 3)),
+                ("reduce_gain", (5, 3)),
+                ("reduce_bias", (5, 3)),
+                ("transform_direction", (5, 3, 3, 3, 3)),
+                ("transform_gain", (5, 3)),
+                ("transform_bias", (5, 3)),
+                ("expand_direction", (5, 1, 1, 3, 6)),
+                ("expand_gain", (5, 6)),
+                ("expand_bias", (5, 6)),
+            ],
+        )
+        self.assertLen(layer.trainable_weights, 9)
+
+    def test_blocks_start_different(self):
+        layer = ResidualBlocks(4, 2)
+        layer.build((None, None, None, 4))
+        for weight in layer.get_weights()[::3]:
+            self.assertNotAllClose(weight[0], weight[1])
+
+    def test_config_round_trip(self):
+        layer = ResidualBlocks(6, 5, name="a_name", dtype="float64")
+        copy = ResidualBlocks.from_config(layer.get_config())
+        self.assertEqual(copy.get_config(), layer.get_config())
+        self.assertEqual((copy.filters, copy.num_blocks), (6, 5))
+        self.assertEqual((copy.name, copy.dtype), ("a_name", "float64"))
+
+
+class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters((1, 4, 1), (3, 6, 2))
+    def test_matches_reference(self, channels, filters, num_blocks):
+        network = networks.coupling_network(channels, filters, num_blocks)
+        randomize(network)
+        images = normal(2, 4, 6, channels)
+        outputs = network(tf.constant(images, tf.float32))
+        self.assertEqual(outputs.dtype, tf.float32)
+        expected = reference.coupling_network(images, network.get_weights())
+        self.assertAllClose(outputs, expected, rtol=1e-4, atol=1e-4)
+
+    def test_initial_outputs_are_zeros(self):
+        network = networks.coupling_network(3, filters=4, num_blocks=2)
+        outputs = network(tf.constant(normal(2, 4, 6, 3), tf.float32))
+        self.assertAllEqual(outputs, tf.zeros([2, 4, 6, 6]))
+
+    def test_two_steps_reach_all_weights(self):
+        """The zeros at the start hold nothing back after the first step."""
+        network = networks.coupling_network(2, filters=4, num_blocks=2)
+        images = tf.constant(normal(8, 4, 6, 2), tf.float32)
+        weights = network.trainable_weights
+
+        def gradients():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((network(images) - 1.0) ** 2)
+            return tape.gradient(loss, weights)
+
+        first = gradients()
+        for weight, gradient in zip(weights, first, strict=True):
+            self.assertTrue(np.isfinite(gradient).all())
+            weight.assign_sub(0.1 * gradient)
+        for weight, gradient in zip(weights, gradients(), strict=True):
+            self.assertTrue(np.isfinite(gradient).all())
+            self.assertGreater(np.abs(gradient).max(), 0.0, weight.path)
+
+    @parameterized.parameters((1, 1), (2, 3), (5, 8))
+    def test_output_shape(self, height, width):
+        network = networks.coupling_network(3, filters=4, num_blocks=1)
+        self.assertEqual(network.input_shape, (None, None, None, 3))
+        self.assertEqual(network.output_shape, (None, None, None, 6))
+        for batch in (0, 2):
+            outputs = network(tf.ones([batch, height, width, 3]))
+            self.assertEqual(outputs.shape, [batch, height, width, 6])
+
+    @parameterized.parameters((3, 440716), (12, 471856), (6, 451096))
+    def test_num_parameters(self, channels, expected):
+        network = networks.coupling_network(channels)
+        self.assertEqual(network.count_params(), expected)
+        self.assertLen(network.trainable_weights, 15)
+        self.assertLen(network.weights, 15)
+
+    @parameterized.parameters(2, 8)
+    def test_filters_are_halved_inside_blocks(self, filters):
+        network = networks.coupling_network(1, filters, num_blocks=1)
+        shapes = [weight.shape for weight in network.weights]
+        self.assertIn((1, 3, 3, filters // 2, filters // 2), shapes)
+
+    def test_mixed_bfloat16(self):
+        """Weights stay float32, convolutions are bfloat16."""
+        with dtype_policy("mixed_bfloat16"):
+            network = networks.coupling_network(2, filters=4, num_blocks=2)
+        randomize(network)
+        for weight in network.weights:
+            self.assertEqual(weight.dtype, "float32")
+        images = normal(2, 4, 6, 2)
+        outputs = network(tf.constant(images, tf.float32))
+        self.assertEqual(outputs.dtype, tf.bfloat16)
+        # Three digits are lost; more would be an error.
+        expected = reference.coupling_network(images, network.get_weights())
+        error = np.abs(tf.cast(outputs, tf.float32) - expected)
+        self.assertLess(error.max(), 0.05 * np.abs(expected).max())
+
+        graph = tf.function(network, autograph=False).get_concrete_function(
+            tf.TensorSpec([None, 4, 6, 2])
+        )
+        dtypes = [
+            node.attr["T"].type
+            for node in nodes_of(graph.graph.as_graph_def())
+            if node.op == "Conv2D"
+        ]
+        self.assertNotEmpty(dtypes)
+        self.assertEqual(set(dtypes), {tf.bfloat16.as_datatype_enum})
+
+    def test_mixed_bfloat16_gradients_are_float32(self):
+        with dtype_policy("mixed_bfloat16"):
+            network = networks.coupling_network(2, filters=4, num_blocks=1)
+        randomize(network)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(network(tf.ones([2, 4, 6, 2])))
+        for gradient in tape.gradient(loss, network.trainable_weights):
+            self.assertEqual(gradient.dtype, tf.float32)
+
+    def test_config_round_trip(self):
+        network = networks.coupling_network(2, 4, 2, name="a_name")
+        copy = keras.Sequential.from_config(
+            network.get_config(),
+            custom_objects={
+                layer.__name__: layer
+                for layer in (WeightNormConv2D, ResidualBlocks)
+            },
+        )
+        self.assertEqual(copy.name, "a_name")
+        images = tf.constant(normal(2, 4, 6, 2), tf.float32)
+        self.assertAllEqual(copy(images), tf.zeros([2, 4, 6, 4]))
+        randomize(network)
+        copy.set_weights(network.get_weights())
+        self.assertAllClose(copy(images), network(images), rtol=1e-6)
+
+    def test_initial_weights_follow_the_seed(self):
+        weights = []
+        for seed in (1, 1, 2):
+            keras.utils.set_random_seed(seed)
+            network = networks.coupling_network(1, filters=4, num_blocks=1)
+            weights.append(network.get_weights())
+        for first, again, other in zip(*weights, strict=True):
+            self.assertAllEqual(first, again)
+            if first.std() > 0.0:
+                self.assertNotAllClose(first, other)
+        self.assertGreater(sum(w.std() > 0.0 for w in weights[0]), 4)
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,364 @@
+"""Tests for training."""
+
+import collections
+import contextlib
+import math
+from unittest import mock
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import RealNVP, data, training
+from tf_realnvp.training import Trainer
+
+NUM_DIMS = 4 * 4 * 1
+BATCH_SIZE = 4
+NUM_TRAIN = 10  # Two batches, and two images that make none.
+NUM_TEST = 7  # A batch, and three images that count as well.
+
+
+def random_images(count, seed, levels=(0, 17)):
+    rng = np.random.default_rng(seed)
+    return rng.integers(*levels, size=(count, 4, 4, 1)).astype(np.uint8)
+
+
+def make_dataset(train, test):
+    return data.ImageDataset(
+        name="random",
+        image_shape=(4, 4, 1),
+        num_colors=17,
+        train=tf.data.Dataset.from_tensor_slices(train),
+        test=tf.data.Dataset.from_tensor_slices(test),
+        num_train=len(train),
+        num_test=len(test),
+    )
+
+
+def make_model(moved=False):
+    """The same model in each call; `moved` off its initial weights if asked."""
+    keras.utils.set_random_seed(0)
+    model = RealNVP((4, 4, 1), num_colors=17, filters=4, num_blocks=1)
+    if moved:
+        rng = np.random.default_rng(0)
+        for variable in model.variables:
+            variable.assign_add(rng.normal(scale=0.3, size=variable.shape))
+    return model
+
+
+def values(variables):
+    return [variable.numpy().copy() for variable in variables]
+
+
+def same(first, second):
+    return [np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
+
+
+class Displays:
+    """Stands in for `Progress`, and keeps what it is told."""
+
+    def __init__(self):
+        self.passes = []
+
+    def __call__(self, title, num_steps):
+        self.passes.append(Display(title, num_steps))
+        return self.passes[-1]
+
+
+class Display:
+    def __init__(self, title, num_steps):
+        self.title = title
+        self.num_steps = num_steps
+        self.updates = []
+        self.closed = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused_exception):
+        self.closed = True
+
+    def update(self, num_images, bits_per_dim):
+        self.updates.append((num_images, bits_per_dim))
+
+
+class CountingTrainer(Trainer):
+    """Counts how often Python runs its steps: once for each trace."""
+
+    def __init__(self, *args, **kwargs):
+        self.traces = collections.Counter()
+        super().__init__(*args, **kwargs)
+
+    def train_step(self, images):
+        self.traces["train"] += 1
+        return super().train_step(images)
+
+    def test_step(self, images, index):
+        self.traces["test"] += 1
+        return super().test_step(images, index)
+
+
+@contextlib.contextmanager
+def recorded_seeds(model):
+    """Gives a list of the seeds that the model's density is asked for."""
+    seeds = []
+    log_prob = model.log_prob
+
+    def record(images, seed=None):
+        seeds.append(seed)
+        return log_prob(images, seed)
+
+    with mock.patch.object(model, "log_prob", record):
+        yield seeds
+
+
+class StepTest(tf.test.TestCase):
+    """Single steps, run eagerly: tracing them would take longer."""
+
+    def test_loss_is_nats_per_dim(self):
+        model = make_model(moved=True)
+        # With this learning rate the weights stay, and only the noise changes.
+        trainer = Trainer(model, learning_rate=0.0, seed=1)
+        images = random_images(BATCH_SIZE, seed=0)
+        with recorded_seeds(model) as seeds:
+            losses = [trainer.train_step(images) for _ in range(2)]
+        for loss, seed in zip(losses, seeds, strict=True):
+            log_prob = model.log_prob(images, seed)
+            self.assertAllClose(loss, -np.mean(log_prob) / NUM_DIMS)
+            self.assertEqual(loss.dtype, tf.float32)
+        # Every step has noise of its own.
+        self.assertNotAllEqual(seeds[0], seeds[1])
+        self.assertNotEqual(float(losses[0]), float(losses[1]))
+        # And every run.
+        other = Trainer(model, learning_rate=0.0, seed=2)
+        self.assertNotEqual(float(losses[0]), float(other.train_step(images)))
+
+    def test_every_variable_is_trained(self):
+        model = make_model()
+        trainer = Trainer(model, learning_rate=1e-2)
+        images = random_images(BATCH_SIZE, seed=0, levels=(2, 8))
+        before = values(model.variables)
+        gains = [network.get_layer("last").gain for network in model.networks]
+        self.assertLen(gains, 10)
+        self.assertFalse(np.concatenate(values(gains)).any())
+        trainer.train_step(images)
+        # A gain of zero keeps the gradient from all that lies before it, and
+        # must not stay zero.
+        for gain in values(gains):
+            self.assertTrue(gain.any())
+        for _ in range(2):
+            trainer.train_step(images)
+        self.assertEqual(int(trainer.optimizer.iterations), 3)
+        unchanged = [
+            variable.path
+            for variable, is_same in zip(
+                model.variables,
+                same(before, values(model.variables)),
+                strict=True,
+            )
+            if is_same
+        ]
+        self.assertEmpty(unchanged)
+
+    def test_clipped_gradient(self):
+        model = make_model(moved=True)
+        trainer = Trainer(model, clip_grad=0.01, learning_rate=0.0)
+        images = random_images(BATCH_SIZE, seed=0)
+        with recorded_seeds(model) as seeds:
+            trainer.train_step(images)
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(model.log_prob(images, seeds[0])) / NUM_DIMS
+        variables = [variable.value for variable in model.variables]
+        gradients = tape.gradient(loss, variables)
+        norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients))
+        # The limit is far below the norm, or this tests nothing.
+        self.assertGreater(norm, 0.1)
+        clipped = applied_gradients(trainer)
+        self.assertAllClose(
+            np.sqrt(sum(np.sum(np.square(g)) for g in clipped)),
+            0.01,
+            rtol=1e-4,
+        )
+        for result, gradient in zip(clipped, gradients, strict=True):
+            self.assertAllClose(
+                result, gradient * (0.01 / norm), rtol=1e-3, atol=1e-7
+            )
+
+        unlimited = Trainer(model, learning_rate=0.0)
+        unlimited.train_step(images)
+        for result, gradient in zip(
+            applied_gradients(unlimited), gradients, strict=True
+        ):
+            self.assertAllClose(result, gradient, rtol=1e-3, atol=1e-6)
+
+    def test_evaluation_noise(self):
+        model = make_model(moved=True)
+        images = random_images(BATCH_SIZE, seed=0)
+        trainer = Trainer(model)
+        with recorded_seeds(model) as seeds:
+            losses = [
+                trainer.test_step(images, tf.constant(index, tf.int64))
+                for index in (0, 1, 0)
+            ]
+        for loss, seed in zip(losses, seeds, strict=True):
+            log_prob = model.log_prob(images, seed)
+            self.assertAllClose(loss, -np.sum(log_prob) / NUM_DIMS)
+        # Every batch has its own, which is the same in every evaluation.
+        self.assertNotEqual(float(losses[0]), float(losses[1]))
+        self.assertEqual(float(losses[0]), float(losses[2]))
+
+
+def applied_gradients(trainer):
+    """The gradients of a trainer's only step, as Adam saw them."""
+    momenta = [v for v in trainer.optimizer.variables if "momentum" in v.path]
+    return [v.numpy() / (1.0 - trainer.optimizer.beta_1) for v in momenta]
+
+
+class FitTest(tf.test.TestCase, parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.dataset = make_dataset(
+            random_images(NUM_TRAIN, seed=1), random_images(NUM_TEST, seed=2)
+        )
+        cls.displays = Displays()
+        cls.trainer, cls.history = cls.fit(cls.displays)
+        cls.weights = values(cls.trainer.model.variables)
+        cls.traces = dict(cls.trainer.traces)
+
+    @classmethod
+    def fit(cls, displays):
+        trainer = CountingTrainer(make_model(), learning_rate=1e-2, seed=7)
+        history = trainer.fit(
+            cls.dataset, 2, BATCH_SIZE, max_steps=None, progress=displays
+        )
+        return trainer, list(history)
+
+    def test_metrics(self):
+        self.assertEqual([m.epoch for m in self.history], [0, 1, 2])
+        self.assertEqual([m.step for m in self.history], [0, 2, 4])
+        self.assertIsNone(self.history[0].train_loss)
+        losses = [m.test_loss for m in self.history]
+        losses += [m.train_loss for m in self.history[1:]]
+        for loss in losses:
+            self.assertIsInstance(loss, float)
+            self.assertTrue(math.isfinite(loss))
+        self.assertLen(set(losses), 5)
+
+    def test_display(self):
+        passes = self.displays.passes
+        titles = ["test", "epoch 1/2", "test", "epoch 2/2", "test"]
+        for display, title in zip(passes, titles, strict=True):
+            self.assertStartsWith(display.title, title)
+            self.assertEqual(display.num_steps, 2)
+        losses = [self.history[0].test_loss]
+        for metrics in self.history[1:]:
+            losses += [metrics.train_loss, metrics.test_loss]
+        for display, loss in zip(passes, losses, strict=True):
+            self.assertTrue(display.closed)
+            images = [num_images for num_images, _ in display.updates]
+            is_test = display.title == "test"
+            self.assertEqual(images, [4, 3] if is_test else [4, 4])
+            _, bits_per_dim = display.updates[-1]
+            self.assertAllClose(bits_per_dim, loss / math.log(2.0))
+
+    def test_steps_are_traced_once(self):
+        self.assertEqual(self.traces["train"], 1)
+        # The last test batch is smaller.
+        self.assertLessEqual(self.traces["test"], 2)
+
+    def test_same_as_single_steps(self):
+        trainer = Trainer(make_model(), learning_rate=1e-2, seed=7)
+        for epoch in (1, 2):
+            batches = self.dataset.train_batches(BATCH_SIZE, 7, epoch)
+            losses = [trainer.train_step(images) for images in batches]
+            self.assertLen(losses, 2)
+            self.assertAllClose(
+                self.history[epoch].train_loss, np.mean(losses), rtol=1e-4
+            )
+
+    def test_same_seed_gives_the_same_run(self):
+        trainer, history = self.fit(Displays())
+        self.assertEqual(history, self.history)
+        weights = values(trainer.model.variables)
+        self.assertTrue(all(same(weights, self.weights)))
+
+    @parameterized.named_parameters(
+        # `max_steps`, and the number of steps after every epoch.
+        ("first_step", 1, [0, 1]),
+        ("end_of_an_epoch", 2, [0, 2]),
+        ("within_an_epoch", 3, [0, 2, 3]),
+        ("exactly_all", 4, [0, 2, 4]),
+        ("more_than_all", 100, [0, 2, 4]),
+    )
+    def test_max_steps(self, max_steps, expected):
+        steps_before = int(self.trainer.optimizer.iterations)
+        displays = Displays()
+        history = list(
+            self.trainer.fit(self.dataset, 2, BATCH_SIZE, max_steps, displays)
+        )
+        self.assertEqual([m.step for m in history], expected)
+        self.assertEqual([m.epoch for m in history], list(range(len(expected))))
+        self.assertEqual(
+            int(self.trainer.optimizer.iterations) - steps_before, expected[-1]
+        )
+        # The display knows that the epoch is a short one.
+        for display in displays.passes:
+            self.assertLen(display.updates, display.num_steps)
+        # What was reached is evaluated.
+        test_loss = self.trainer.evaluate(self.dataset, BATCH_SIZE, Displays())
+        self.assertEqual(history[-1].test_loss, test_loss)
+
+    def test_loss_falls(self):
+        batch = random_images(BATCH_SIZE, seed=3, levels=(2, 6))
+        history = list(
+            self.trainer.fit(
+                make_dataset(batch, batch), 20, BATCH_SIZE, None, Displays()
+            )
+        )
+        before, after = history[0].test_loss, history[-1].test_loss
+        self.assertLess(after, before - 0.3)
+
+    def test_evaluation_is_a_mean_over_images(self):
+        # The images of the smaller batch are much less likely: a mean of the
+        # batches' means would show.
+        images = np.concatenate(
+            [
+                np.full((BATCH_SIZE, 4, 4, 1), 8, np.uint8),
+                random_images(1, seed=4) // 16 * 16,
+            ]
+        )
+        dataset = make_dataset(images, images)
+        displays = Displays()
+        loss = self.trainer.evaluate(dataset, BATCH_SIZE, displays)
+        sums = [
+            float(self.trainer.test_step(batch, tf.constant(index, tf.int64)))
+            for index, batch in enumerate((images[:4], images[4:]))
+        ]
+        self.assertAllClose(loss, sum(sums) / 5, rtol=1e-4)
+        self.assertNotAllClose(
+            sums[0] / 4, sums[1], atol=0.1, msg="This tests nothing."
+        )
+        ((first, _), (second, bits)) = displays.passes[0].updates
+        self.assertEqual((first, second), (4, 1))
+        self.assertAllClose(bits, loss / math.log(2.0))
+        # The noise is the same each time.
+        again = self.trainer.evaluate(dataset, BATCH_SIZE, Displays())
+        self.assertEqual(again, loss)
+
+    def test_time_of_the_first_step(self):
+        clock = mock.Mock(side_effect=[5.0, 6.0, 7.0])
+        trainer = Trainer(self.trainer.model)
+        self.assertIsNone(trainer.first_step_done)
+        with (
+            mock.patch.object(trainer, "_train_step", return_value=1.0),
+            mock.patch.object(trainer, "_test_step", return_value=1.0),
+            mock.patch.object(training.time, "monotonic", clock),
+        ):
+            list(trainer.fit(self.dataset, 2, BATCH_SIZE, None, Displays()))
+        self.assertEqual(trainer.first_step_done, 5.0)
+
+
+if __name__ == "__main__":
+    tf.test.main()
