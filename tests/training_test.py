@@ -286,10 +286,8 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.named_parameters(
         # `max_steps`, and the number of steps after every epoch.
-        ("first_step", 1, [0, 1]),
         ("end_of_an_epoch", 2, [0, 2]),
         ("within_an_epoch", 3, [0, 2, 3]),
-        ("exactly_all", 4, [0, 2, 4]),
         ("more_than_all", 100, [0, 2, 4]),
     )
     def test_max_steps(self, max_steps, expected):
@@ -312,13 +310,13 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_loss_falls(self):
         batch = random_images(BATCH_SIZE, seed=3, levels=(2, 6))
-        history = list(
-            self.trainer.fit(
-                make_dataset(batch, batch), 20, BATCH_SIZE, None, Displays()
-            )
+        # Twenty steps on the same few images.
+        dataset = make_dataset(np.tile(batch, [20, 1, 1, 1]), batch)
+        before, after = self.trainer.fit(
+            dataset, 1, BATCH_SIZE, None, Displays()
         )
-        before, after = history[0].test_loss, history[-1].test_loss
-        self.assertLess(after, before - 0.3)
+        self.assertEqual(after.step, 20)
+        self.assertLess(after.test_loss, before.test_loss - 0.3)
 
     def test_evaluation_is_a_mean_over_images(self):
         # The images of the smaller batch are much less likely: a mean of the

@@ -420,17 +420,20 @@ class FactorOut(_SinglePassBijector):
 
     def _forward_and_log_det(self, x):
         first, second = _halve_channels(x)
-        y = tf.concat([self._bijector.forward(first), second], axis=-1)
-        return y, self._bijector.forward_log_det_jacobian(
+        # The cache forgets what nothing refers to: `new_first` keeps it.
+        new_first = self._bijector.forward(first)
+        fldj = self._bijector.forward_log_det_jacobian(
             first, event_ndims=self.forward_min_event_ndims
         )
+        return tf.concat([new_first, second], axis=-1), fldj
 
     def _inverse_and_log_det(self, y):
         first, second = _halve_channels(y)
-        x = tf.concat([self._bijector.inverse(first), second], axis=-1)
-        return x, self._bijector.inverse_log_det_jacobian(
+        new_first = self._bijector.inverse(first)
+        ildj = self._bijector.inverse_log_det_jacobian(
             first, event_ndims=self.inverse_min_event_ndims
         )
+        return tf.concat([new_first, second], axis=-1), ildj
 
 
 def _flatten_batch(images):

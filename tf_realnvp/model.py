@@ -183,7 +183,8 @@ class RealNVP(tf.Module):
         images = self._check_images(images)
         seed = tfp.random.sanitize_seed(stateless_seed(seed), salt="dequantize")
         noise = tf.random.stateless_uniform(tf.shape(images), seed)
-        return self.distribution.log_prob(tf.cast(images, tf.float32) + noise)
+        points = _at_least_one(tf.cast(images, tf.float32) + noise)
+        return self.distribution.log_prob(points)[: tf.shape(images)[0]]
 
     def bits_per_dim(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Returns an upper bound on the code length of images, in bits/dim.
@@ -272,7 +273,8 @@ class RealNVP(tf.Module):
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
         images = self._check_images(images)
-        return self.bijector.inverse(tf.cast(images, tf.float32) + 0.5)
+        points = _at_least_one(tf.cast(images, tf.float32) + 0.5)
+        return self.bijector.inverse(points)[: tf.shape(images)[0]]
 
     def decode(self, latents: tf.Tensor) -> tf.Tensor:
         """Returns the images of latents.
@@ -293,10 +295,10 @@ class RealNVP(tf.Module):
             latents, "`latents` must be finite."
         )
         with tf.control_dependencies([check]):
-            images = tf.floor(self.bijector.forward(latents))
+            images = self.bijector.forward(_at_least_one(latents))
         # The inverse of the logit step reaches beyond the levels on both sides.
-        images = tf.clip_by_value(images, 0.0, self.num_colors - 1.0)
-        return tf.cast(images, tf.uint8)
+        images = tf.clip_by_value(tf.floor(images), 0.0, self.num_colors - 1.0)
+        return tf.cast(images, tf.uint8)[: tf.shape(latents)[0]]
 
     def _check_images(self, images):
         images = tf.convert_to_tensor(images)
@@ -366,6 +368,18 @@ def stateless_seed(seed=None) -> tf.Tensor:
     if seed.shape.rank == 0:
         return tf.bitcast(tf.cast(seed, tf.int64), tf.int32)
     return tf.cast(seed, tf.int32)
+
+
+def _at_least_one(batch):
+    """Adds an example to an empty batch.
+
+    With oneDNN a convolution of an empty batch has the shape of its input, and
+    what comes after it fails.
+    """
+    if batch.shape[0]:
+        return batch
+    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
+    return tf.pad(batch, [[0, missing]] + [[0, 0]] * (batch.shape.rank - 1))
 
 
 def _check_shape(batch, event_shape, name):

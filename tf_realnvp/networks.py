@@ -86,25 +86,11 @@ class WeightNormConv2D(keras.layers.Layer):
 
     def build(self, input_shape):
         size = self.kernel_size
-        # Weights stay float32 in any policy: a norm needs its digits.
-        self.direction = self.add_weight(
-            shape=(size, size, input_shape[-1], self.filters),
-            initializer=keras.initializers.RandomNormal(stddev=0.05),
-            name="direction",
-            autocast=False,
-        )
-        self.gain = self.add_weight(
-            shape=(self.filters,),
-            initializer=self.gain_initializer,
-            name="gain",
-            autocast=False,
-        )
-        self.bias = self.add_weight(
-            shape=(self.filters,), initializer="zeros", name="bias"
-        )
+        shape = (size, size, input_shape[-1], self.filters)
+        _add_convolution_weights(self, shape, self.gain_initializer)
 
     def call(self, inputs):
-        kernel = tf.cast(weight_norm(self.direction, self.gain), inputs.dtype)
+        kernel = weight_norm(self.direction, self.gain)
         return _conv2d(inputs, kernel, self.bias)
 
     def compute_output_spec(self, inputs):
@@ -145,37 +131,20 @@ class ResidualBlocks(keras.layers.Layer):
         self.num_blocks = num_blocks
 
     def build(self, input_shape):
-        inner = self.filters // 2
+        blocks, outer, inner = self.num_blocks, self.filters, self.filters // 2
         self.convolutions = [
-            self._add_stacked_convolution("reduce", 1, self.filters, inner),
-            self._add_stacked_convolution("transform", 3, inner, inner),
-            self._add_stacked_convolution("expand", 1, inner, self.filters),
+            _add_convolution_weights(self, shape, "ones", prefix)
+            for prefix, shape in (
+                ("reduce_", (blocks, 1, 1, outer, inner)),
+                ("transform_", (blocks, 3, 3, inner, inner)),
+                ("expand_", (blocks, 1, 1, inner, outer)),
+            )
         ]
 
-    def _add_stacked_convolution(self, name, size, channels_in, channels_out):
-        """Adds direction, gain and bias of one convolution in all blocks."""
-        return (
-            self.add_weight(
-                shape=(self.num_blocks, size, size, channels_in, channels_out),
-                initializer=keras.initializers.RandomNormal(stddev=0.05),
-                name=f"{name}_direction",
-                autocast=False,
-            ),
-            self.add_weight(
-                shape=(self.num_blocks, channels_out),
-                initializer="ones",
-                name=f"{name}_gain",
-                autocast=False,
-            ),
-            self.add_weight(
-                shape=(self.num_blocks, channels_out),
-                initializer="zeros",
-                name=f"{name}_bias",
-            ),
-        )
-
     def call(self, inputs):
-        weights = tf.nest.map_structure(tf.convert_to_tensor, self.convolutions)
+        weights = tf.nest.map_structure(
+            tf.convert_to_tensor, list(self.convolutions)
+        )
         return _residual_blocks(inputs, weights)
 
     def compute_output_spec(self, inputs):
@@ -186,6 +155,38 @@ class ResidualBlocks(keras.layers.Layer):
             "filters": self.filters,
             "num_blocks": self.num_blocks,
         }
+
+
+def _add_convolution_weights(layer, shape, gain_initializer, prefix=""):
+    """Adds the weights of a convolution, or of a stack of them, to a layer.
+
+    They stay float32 under a mixed policy: a norm needs its digits.
+
+    Args:
+      layer: The layer. Each weight becomes an attribute of it, since a
+        checkpoint passes over variables in a list of tuples.
+      shape: `[..., height, width, channels_in, channels_out]`.
+      gain_initializer: Initial value of the gains.
+      prefix: What the names of the attributes begin with.
+
+    Returns:
+      The directions, gains and biases.
+    """
+    per_output = (*shape[:-4], shape[-1])
+    weights = {}
+    for name, weight_shape, initializer in (
+        ("direction", shape, keras.initializers.RandomNormal(stddev=0.05)),
+        ("gain", per_output, gain_initializer),
+        ("bias", per_output, "zeros"),
+    ):
+        weights[name] = layer.add_weight(
+            shape=weight_shape,
+            initializer=initializer,
+            name=prefix + name,
+            autocast=False,
+        )
+        setattr(layer, prefix + name, weights[name])
+    return tuple(weights.values())
 
 
 @tf.function(autograph=False)
@@ -200,10 +201,14 @@ def _residual_blocks(inputs, convolutions):
       convolutions: Stacked directions, gains and biases of each convolution of
         a block.
     """
-    stacks = []
-    for direction, gain, bias in convolutions:
-        kernels = tf.cast(weight_norm(direction, gain), inputs.dtype)
-        stacks.append(zip(tf.unstack(kernels), tf.unstack(bias), strict=True))
+    stacks = [
+        zip(
+            tf.unstack(weight_norm(direction, gain)),
+            tf.unstack(bias),
+            strict=True,
+        )
+        for direction, gain, bias in convolutions
+    ]
     outputs = inputs
     for block in zip(*stacks, strict=True):
         hidden = outputs
@@ -214,5 +219,7 @@ def _residual_blocks(inputs, convolutions):
 
 
 def _conv2d(inputs, kernel, bias):
+    """Convolves in the dtype of `inputs`."""
+    kernel, bias = tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype)
     outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
     return tf.nn.bias_add(outputs, bias)

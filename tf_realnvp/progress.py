@@ -7,8 +7,8 @@ import tqdm
 
 _SECONDS_BETWEEN_LINES = 30.0
 _BAR = (
-    "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, "
-    "{postfix}{remaining} left"
+    "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps"
+    "{postfix}, {remaining} left"
 )
 
 
@@ -60,7 +60,7 @@ class Progress:
         self._num_images += num_images
         now = time.monotonic()
         rate = self._num_images / max(now - self._start, 1e-9)
-        status = f"{bits_per_dim:.3f} bits/dim, {rate:,.0f} images/s, "
+        status = f"{bits_per_dim:.3f} bits/dim, {rate:,.0f} images/s"
         if self._bar is not None:
             self._bar.set_postfix_str(status, refresh=False)
             self._bar.update()
@@ -72,6 +72,6 @@ class Progress:
             left = (now - self._start) * (self._num_steps / self._step - 1)
             print(
                 f"{self._title}: {self._step}/{self._num_steps} steps, "
-                f"{status}{tqdm.tqdm.format_interval(left)} left",
+                f"{status}, {tqdm.tqdm.format_interval(left)} left",
                 flush=True,
             )
