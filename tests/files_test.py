@@ -148,6 +148,35 @@ class ReplaceDirectoryTest(FilesTestCase, parameterized.TestCase):
                 raise Interrupted
         self.assertEmpty(self.names())
 
+    def test_failed_replacement(self):
+        self.fill(self.path, "old")
+        rename = pathlib.Path.rename
+
+        def fail(path, target):
+            # The new folder can't take its place; the old one can move.
+            if pathlib.Path(target) == self.path and "new" in os.listdir(
+                path / "inside"
+            ):
+                raise OSError("Input/output error")
+            return rename(path, target)
+
+        with mock.patch.object(pathlib.Path, "rename", fail):
+            with self.assertRaisesRegex(OSError, "Input/output error"):
+                with files.replace_directory(self.path) as new:
+                    self.fill(new, "new")
+        self.assert_filled("old")
+
+    def test_after_a_run_that_was_killed(self):
+        """What it left behind must not cost this run its result."""
+        self.fill(self.path, "old")
+        killed = files.replace_directory(self.path)
+        with mock.patch("shutil.rmtree"):
+            with killed as new:
+                self.fill(new, "killed")
+        with files.replace_directory(self.path) as new:
+            self.fill(new, "new")
+        self.assertEqual(os.listdir(self.path / "inside"), ["new"])
+
     def test_others_may_read_the_new_folder(self):
         with files.replace_directory(self.path):
             pass

@@ -46,12 +46,17 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent)
     )
     new.chmod(0o755)  # `mkdtemp` keeps others out.
-    old = new.with_suffix(".old")
+    old = new.with_name(f"{new.name}.old")
     try:
         yield new
         if path.exists():
             path.rename(old)
-        new.rename(path)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
