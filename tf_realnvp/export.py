@@ -44,8 +44,8 @@ def save(
         the new one is complete.
       metadata: What else `metadata.json` is to say; values that JSON knows.
     """
-    module = _ServingModule(model)
     content = json.dumps(_describe(model) | dict(metadata or {}), indent=2)
+    module = _ServingModule(model)
     with files.replace_directory(path) as new:
         tf.saved_model.save(module, str(new), signatures=module.signatures())
         (new / METADATA_FILE).write_text(content + "\n")
