@@ -1,6 +1,6 @@
 """Measures the speed and the memory of training.
 
-`python benchmarks/training.py` prints one table: images a second, floating
+`python -m benchmarks.training` prints one table: images a second, floating
 point operations a second and their share of what the model's convolutions reach
 alone in the same process, peak memory, and the time from the start of the
 process to the end of its first training step. Images are random.
@@ -26,7 +26,8 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.start is None:
         # The start of Python and the imports count as well.
-        command = [sys.executable, *sys.argv, f"--start={time.time()}"]
+        command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]]
+        command.append(f"--start={time.time()}")
         sys.exit(subprocess.run(command).returncode)
     measure(flags)
 
