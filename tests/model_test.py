@@ -5,6 +5,7 @@ import functools
 import math
 from unittest import mock
 
+import graphs
 import keras
 import numpy as np
 import reference
@@ -12,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from absl.testing import parameterized
 
-from tf_realnvp import bijectors
+from tf_realnvp import bijectors, networks
 from tf_realnvp.model import RealNVP
 
 tfb = tfp.bijectors
@@ -76,38 +77,17 @@ def evaluate_reference(model, points):
     return reference.real_nvp(points, couplings, model.num_colors, model.alpha)
 
 
-def count_ops(function, op_type):
-    """How often a type of operation runs in one call of a concrete function.
-
-    Those of a function that it calls count at each of the calls.
-    """
-    graph = function.graph.as_graph_def()
-    bodies = {f.signature.name: f.node_def for f in graph.library.function}
-
-    def count(nodes):
-        total = 0
-        for node in nodes:
-            total += node.op == op_type
-            for value in node.attr.values():
-                for called in (value.func, *value.list.func):
-                    if called.name:
-                        total += count(bodies[called.name])
-        return total
-
-    return count(graph.node)
-
-
 @contextlib.contextmanager
 def counted_networks():
     """Counts the calls of every Keras model, by name."""
     calls = {}
-    original = keras.Sequential.__call__
+    original = networks.CouplingNetwork.__call__
 
     def call(self, *args, **kwargs):
         calls[self.name] = calls.get(self.name, 0) + 1
         return original(self, *args, **kwargs)
 
-    with mock.patch.object(keras.Sequential, "__call__", call):
+    with mock.patch.object(networks.CouplingNetwork, "__call__", call):
         yield calls
 
 
@@ -170,8 +150,8 @@ class StructureTest(tf.test.TestCase, parameterized.TestCase):
             self.assertIs(coupling.rescale, scalars[2 * i])
             self.assertIs(coupling.reshift, scalars[2 * i + 1])
         self.assertEqual(
-            [network.output_shape[-1] for network in model.networks],
-            [6] * 3 + [24] * 3 + [12] * 4,
+            [network.channels for network in model.networks],
+            [3] * 3 + [12] * 3 + [6] * 4,
         )
 
     def test_initial_couplings_are_the_identity(self):
@@ -525,7 +505,7 @@ class SingleEvaluationTest(tf.test.TestCase):
             (model.sample, [tf.TensorSpec([], tf.int32)]),
         ):
             graph = tf.function(function, arguments, autograph=False)
-            count = count_ops(graph.get_concrete_function(), "Conv2D")
+            count = graphs.count_ops(graph.get_concrete_function(), "Conv2D")
             self.assertEqual(count, 10 * (2 + 3 * model.num_blocks))
 
     def test_in_eager_mode(self):

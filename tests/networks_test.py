@@ -1,7 +1,6 @@
 """Tests for networks."""
 
-import contextlib
-
+import graphs
 import keras
 import numpy as np
 import reference
@@ -9,7 +8,11 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp import networks
-from tf_realnvp.networks import ResidualBlocks, WeightNormConv2D
+from tf_realnvp.networks import (
+    CouplingNetwork,
+    ResidualBlocks,
+    WeightNormConv2D,
+)
 
 
 def randomize(layer, seed=0):
@@ -21,16 +24,6 @@ def randomize(layer, seed=0):
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
-
-
-@contextlib.contextmanager
-def dtype_policy(policy):
-    saved = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(saved)
 
 
 def nodes_of(graph_def):
@@ -200,7 +193,7 @@ class ResidualBlocksTest(tf.test.TestCase, parameterized.TestCase):
 class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters((1, 4, 1), (3, 6, 2))
     def test_matches_reference(self, channels, filters, num_blocks):
-        network = networks.coupling_network(channels, filters, num_blocks)
+        network = CouplingNetwork(channels, filters, num_blocks)
         randomize(network)
         images = normal(2, 4, 6, channels)
         outputs = network(tf.constant(images, tf.float32))
@@ -209,13 +202,13 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(outputs, expected, rtol=1e-4, atol=1e-4)
 
     def test_initial_outputs_are_zeros(self):
-        network = networks.coupling_network(3, filters=4, num_blocks=2)
+        network = CouplingNetwork(3, filters=4, num_blocks=2)
         outputs = network(tf.constant(normal(2, 4, 6, 3), tf.float32))
         self.assertAllEqual(outputs, tf.zeros([2, 4, 6, 6]))
 
     def test_two_steps_reach_all_weights(self):
         """The zeros at the start hold nothing back after the first step."""
-        network = networks.coupling_network(2, filters=4, num_blocks=2)
+        network = CouplingNetwork(2, filters=4, num_blocks=2)
         images = tf.constant(normal(8, 4, 6, 2), tf.float32)
         weights = network.trainable_weights
 
@@ -234,34 +227,31 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters((1, 1), (2, 3), (5, 8))
     def test_output_shape(self, height, width):
-        network = networks.coupling_network(3, filters=4, num_blocks=1)
-        self.assertEqual(network.input_shape, (None, None, None, 3))
-        self.assertEqual(network.output_shape, (None, None, None, 6))
+        network = CouplingNetwork(3, filters=4, num_blocks=1)
         outputs = network(tf.ones([2, height, width, 3]))
         self.assertEqual(outputs.shape, [2, height, width, 6])
 
     @parameterized.parameters((3, 440716), (12, 471856), (6, 451096))
     def test_num_parameters(self, channels, expected):
-        network = networks.coupling_network(channels)
+        network = CouplingNetwork(channels)
         self.assertEqual(network.count_params(), expected)
         self.assertLen(network.trainable_weights, 15)
         self.assertLen(network.weights, 15)
 
     @parameterized.parameters(2, 8)
     def test_filters_are_halved_inside_blocks(self, filters):
-        network = networks.coupling_network(1, filters, num_blocks=1)
+        network = CouplingNetwork(1, filters, num_blocks=1)
         shapes = [weight.shape for weight in network.weights]
         self.assertIn((1, 3, 3, filters // 2, filters // 2), shapes)
 
-    def test_mixed_bfloat16(self):
+    def test_bfloat16(self):
         """Weights stay float32, convolutions are bfloat16."""
-        with dtype_policy("mixed_bfloat16"):
-            network = networks.coupling_network(2, filters=4, num_blocks=2)
+        network = CouplingNetwork(2, filters=4, num_blocks=2)
         randomize(network)
         for weight in network.weights:
             self.assertEqual(weight.dtype, "float32")
         images = normal(2, 4, 6, 2)
-        outputs = network(tf.constant(images, tf.float32))
+        outputs = network(tf.constant(images, tf.bfloat16))
         self.assertEqual(outputs.dtype, tf.bfloat16)
         # Three digits are lost; more would be an error.
         expected = reference.coupling_network(images, network.get_weights())
@@ -269,7 +259,7 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLess(error.max(), 0.05 * np.abs(expected).max())
 
         graph = tf.function(network, autograph=False).get_concrete_function(
-            tf.TensorSpec([None, 4, 6, 2])
+            tf.TensorSpec([None, 4, 6, 2], tf.bfloat16)
         )
         dtypes = [
             node.attr["T"].type
@@ -279,24 +269,67 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         self.assertNotEmpty(dtypes)
         self.assertEqual(set(dtypes), {tf.bfloat16.as_datatype_enum})
 
-    def test_mixed_bfloat16_gradients_are_float32(self):
-        with dtype_policy("mixed_bfloat16"):
-            network = networks.coupling_network(2, filters=4, num_blocks=1)
+    def test_bfloat16_gradients_are_float32(self):
+        network = CouplingNetwork(2, filters=4, num_blocks=1)
         randomize(network)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(network(tf.ones([2, 4, 6, 2])))
+            loss = tf.reduce_sum(network(tf.ones([2, 4, 6, 2], tf.bfloat16)))
         for gradient in tape.gradient(loss, network.trainable_weights):
             self.assertEqual(gradient.dtype, tf.float32)
 
+    @parameterized.product(
+        dtype=["float32", "bfloat16"], in_graph=[False, True]
+    )
+    def test_recomputed(self, dtype, in_graph):
+        """The same outputs and gradients, from fewer tensors."""
+        network = CouplingNetwork(2, filters=4, num_blocks=2)
+        randomize(network)
+        images = tf.constant(normal(3, 4, 6, 2), dtype)
+        projection = tf.constant(normal(3, 4, 6, 4, seed=1), dtype)
+
+        def outputs_and_gradients(function):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                outputs = function(images)
+            return outputs, tape.gradient(
+                outputs, [images, *network.trainable_weights], projection
+            )
+
+        if in_graph:
+            outputs_and_gradients = tf.function(
+                outputs_and_gradients, autograph=False
+            )
+        outputs, gradients = outputs_and_gradients(network)
+        again, gradients_again = outputs_and_gradients(network.recomputed)
+        self.assertAllEqual(outputs, again)
+        self.assertLen(gradients, 16)
+        for expected, gradient in zip(gradients, gradients_again, strict=True):
+            self.assertEqual(gradient.dtype, expected.dtype)
+            self.assertGreater(np.abs(expected).max(), 0.0)
+            tolerance = 1e-6 if dtype == "float32" else 1e-2
+            self.assertAllClose(
+                gradient,
+                expected,
+                rtol=tolerance,
+                atol=tolerance * np.abs(expected).max(),
+            )
+
+    def test_recomputed_runs_the_middle_convolutions_once(self):
+        network = CouplingNetwork(2, filters=4, num_blocks=3)
+
+        @tf.function(autograph=False)
+        def gradients(images):
+            with tf.GradientTape() as tape:
+                outputs = network.recomputed(images)
+            return tape.gradient(outputs, network.trainable_weights)
+
+        function = gradients.get_concrete_function(tf.TensorSpec([2, 4, 6, 2]))
+        # Of the 2 + 3 * 3 convolutions all but the 3 are run once more.
+        self.assertEqual(graphs.count_ops(function, "Conv2D"), 11 + 8)
+
     def test_config_round_trip(self):
-        network = networks.coupling_network(2, 4, 2, name="a_name")
-        copy = keras.Sequential.from_config(
-            network.get_config(),
-            custom_objects={
-                layer.__name__: layer
-                for layer in (WeightNormConv2D, ResidualBlocks)
-            },
-        )
+        network = CouplingNetwork(2, 4, 2, name="a_name")
+        copy = CouplingNetwork.from_config(network.get_config())
         self.assertEqual(copy.name, "a_name")
         images = tf.constant(normal(2, 4, 6, 2), tf.float32)
         self.assertAllEqual(copy(images), tf.zeros([2, 4, 6, 4]))
@@ -308,7 +341,7 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         weights = []
         for seed in (1, 1, 2):
             keras.utils.set_random_seed(seed)
-            network = networks.coupling_network(1, filters=4, num_blocks=1)
+            network = CouplingNetwork(1, filters=4, num_blocks=1)
             weights.append(network.get_weights())
         for first, again, other in zip(*weights, strict=True):
             self.assertAllEqual(first, again)

@@ -51,7 +51,7 @@ class ProgressTest(tf.test.TestCase):
             with Progress("epoch 3/50", num_steps) as display:
                 for step in range(num_steps):
                     self.now += seconds
-                    display.update(num_images, 4.0 - step / 8)
+                    display.update(1, num_images, 4.0 - step / 8)
         return stdout
 
     def test_one_line_where_there_is_no_terminal(self):
@@ -84,7 +84,7 @@ class ProgressTest(tf.test.TestCase):
             with Progress("test", 2) as display:
                 for num_images in (64, 16):
                     self.now += 1.0
-                    display.update(num_images, 1.0)
+                    display.update(1, num_images, 1.0)
         self.assertIn(" 40 images/s", output.getvalue())
 
     def test_clock_that_stands_still(self):
@@ -96,7 +96,7 @@ class ProgressTest(tf.test.TestCase):
         with contextlib.redirect_stdout(output):
             with self.assertRaises(KeyboardInterrupt):
                 with Progress("test", 2) as display:
-                    display.update(64, 1.0)
+                    display.update(1, 64, 1.0)
                     raise KeyboardInterrupt
         self.assertEqual(output.getvalue(), "")
 
@@ -122,7 +122,7 @@ class ProgressTest(tf.test.TestCase):
             with self.assertRaises(KeyboardInterrupt):
                 with Progress("test", 2) as display:
                     self.now += 2.0
-                    display.update(64, 1.0)
+                    display.update(1, 64, 1.0)
                     self.assertIn("1/2 steps", output.screen()[-1])
                     raise KeyboardInterrupt
         self.assertEqual(output.screen(), [""])

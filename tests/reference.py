@@ -44,8 +44,10 @@ def residual_blocks(hidden, weights):
     for block in zip(*weights, strict=True):
         branch = hidden
         for i in range(0, 9, 3):
+            if i > 0:
+                branch = np.maximum(branch, 0.0)
             kernel = weight_norm(block[i], block[i + 1])
-            branch = conv2d(np.maximum(branch, 0.0), kernel, block[i + 2])
+            branch = conv2d(branch, kernel, block[i + 2])
         hidden = hidden + branch
     return hidden
 

@@ -1,5 +1,6 @@
 """RealNVP: a density over images, its sampler and its latent space."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -69,36 +70,65 @@ class RealNVP(tf.Module):
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
 
-        self._networks = []
-        self._log_scale_variables = []
-        half = (height // 2, width // 2, 2 * channels)
-        checkerboard = bijectors.checkerboard_mask
-        channelwise = bijectors.channel_mask
+        self._networks = [
+            networks.CouplingNetwork(
+                mask.shape[-1], filters, num_blocks, name=f"coupling_{index}"
+            )
+            for index, mask in enumerate(self._masks())
+        ]
+        self._log_scale_variables = [
+            keras.Variable(value, name=f"coupling_{index}_{name}")
+            for index in range(len(self._networks))
+            for name, value in (("rescale", 1.0), ("reshift", 0.0))
+        ]
+        self._set_flow(self._networks)
+
+    def _masks(self):
+        """Returns the couplings' masks, from image to latents."""
+        half = (*self.latent_shape[:2], self.latent_shape[2] // 2)
+        return [
+            bijectors.checkerboard_mask(self.image_shape, keep_odd=True),
+            bijectors.checkerboard_mask(self.image_shape, keep_odd=False),
+            bijectors.checkerboard_mask(self.image_shape, keep_odd=True),
+            bijectors.channel_mask(self.latent_shape, keep_odd=True),
+            bijectors.channel_mask(self.latent_shape, keep_odd=False),
+            bijectors.channel_mask(self.latent_shape, keep_odd=True),
+            bijectors.checkerboard_mask(half, keep_odd=True),
+            bijectors.checkerboard_mask(half, keep_odd=False),
+            bijectors.checkerboard_mask(half, keep_odd=True),
+            bijectors.checkerboard_mask(half, keep_odd=False),
+        ]
+
+    def _set_flow(self, functions):
+        """Makes the bijector and the distribution.
+
+        Args:
+          functions: What the couplings call, from image to latents.
+        """
+        couplings = [
+            bijectors.AffineCoupling(
+                mask,
+                function,
+                rescale=self._log_scale_variables[2 * index],
+                reshift=self._log_scale_variables[2 * index + 1],
+                name=f"coupling_{index}",
+            )
+            for index, (mask, function) in enumerate(
+                zip(self._masks(), functions, strict=True)
+            )
+        ]
         # In the order of the inverse, from image to latents.
         self._bijector = tfb.Chain(
             [
-                tfb.Scale(float(num_colors)),
+                tfb.Scale(float(self.num_colors)),
                 tfb.Sigmoid(
-                    low=-(alpha / 2) / (1 - alpha),
-                    high=(1 - alpha / 2) / (1 - alpha),
+                    low=-(self.alpha / 2) / (1 - self.alpha),
+                    high=(1 - self.alpha / 2) / (1 - self.alpha),
                 ),
-                self._coupling(checkerboard(self.image_shape, keep_odd=True)),
-                self._coupling(checkerboard(self.image_shape, keep_odd=False)),
-                self._coupling(checkerboard(self.image_shape, keep_odd=True)),
+                *couplings[:3],
                 bijectors.Squeeze(),
-                self._coupling(channelwise(self.latent_shape, keep_odd=True)),
-                self._coupling(channelwise(self.latent_shape, keep_odd=False)),
-                self._coupling(channelwise(self.latent_shape, keep_odd=True)),
-                bijectors.FactorOut(
-                    tfb.Chain(
-                        [
-                            self._coupling(checkerboard(half, keep_odd=True)),
-                            self._coupling(checkerboard(half, keep_odd=False)),
-                            self._coupling(checkerboard(half, keep_odd=True)),
-                            self._coupling(checkerboard(half, keep_odd=False)),
-                        ]
-                    )
-                ),
+                *couplings[3:6],
+                bijectors.FactorOut(tfb.Chain(couplings[6:])),
             ],
             name="real_nvp",
         )
@@ -108,22 +138,27 @@ class RealNVP(tf.Module):
             name="real_nvp",
         )
 
-    def _coupling(self, mask):
-        """Makes the next coupling, and the variables that it needs."""
-        index = len(self._networks)
-        network = networks.coupling_network(
-            mask.shape[-1],
-            self.filters,
-            self.num_blocks,
-            name=f"coupling_{index}",
-        )
-        rescale = keras.Variable(1.0, name=f"coupling_{index}_rescale")
-        reshift = keras.Variable(0.0, name=f"coupling_{index}_reshift")
-        self._networks.append(network)
-        self._log_scale_variables.extend([rescale, reshift])
-        return bijectors.AffineCoupling(
-            mask, network, rescale, reshift, name=f"coupling_{index}"
-        )
+    def for_training(
+        self, compute_dtype: str = "float32", recompute: bool = False
+    ) -> "RealNVP":
+        """Returns this model with networks that are cheaper to train.
+
+        It shares all variables with this model, and what couplings do with the
+        networks' outputs stays float32.
+
+        Args:
+          compute_dtype: What the networks compute in, "float32" or "bfloat16".
+          recompute: Whether the networks are partly run again for the
+            gradient, which takes less memory and more time.
+        """
+
+        def function(network):
+            run = network.recomputed if recompute else network
+            return lambda inputs: run(tf.cast(inputs, compute_dtype))
+
+        model = copy.copy(self)
+        model._set_flow([function(network) for network in self._networks])
+        return model
 
     @property
     def bijector(self) -> tfb.Bijector:
@@ -180,11 +215,28 @@ class RealNVP(tf.Module):
           ValueError: If `images` are of another shape.
           tf.errors.InvalidArgumentError: If a component is out of range.
         """
+        points = self.dequantize(images, seed)
+        return self.distribution.log_prob(at_least_one(points))[
+            : tf.shape(points)[0]
+        ]
+
+    def dequantize(self, images: tf.Tensor, seed=None) -> tf.Tensor:
+        """Adds uniform noise to images, which gives them a density.
+
+        Args:
+          images: As for `log_prob`.
+          seed: As for `log_prob`.
+
+        Returns:
+          Float32 `[n, H, W, C]` in `[0, num_colors]`.
+
+        Raises:
+          TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
+        """
         images = self._check_images(images)
         seed = tfp.random.sanitize_seed(stateless_seed(seed), salt="dequantize")
         noise = tf.random.stateless_uniform(tf.shape(images), seed)
-        points = _at_least_one(tf.cast(images, tf.float32) + noise)
-        return self.distribution.log_prob(points)[: tf.shape(images)[0]]
+        return tf.cast(images, tf.float32) + noise
 
     def bits_per_dim(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Returns an upper bound on the code length of images, in bits/dim.
@@ -273,7 +325,7 @@ class RealNVP(tf.Module):
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
         images = self._check_images(images)
-        points = _at_least_one(tf.cast(images, tf.float32) + 0.5)
+        points = at_least_one(tf.cast(images, tf.float32) + 0.5)
         return self.bijector.inverse(points)[: tf.shape(images)[0]]
 
     def decode(self, latents: tf.Tensor) -> tf.Tensor:
@@ -295,7 +347,7 @@ class RealNVP(tf.Module):
             latents, "`latents` must be finite."
         )
         with tf.control_dependencies([check]):
-            images = self.bijector.forward(_at_least_one(latents))
+            images = self.bijector.forward(at_least_one(latents))
         # The inverse of the logit step reaches beyond the levels on both sides.
         images = tf.clip_by_value(tf.floor(images), 0.0, self.num_colors - 1.0)
         return tf.cast(images, tf.uint8)[: tf.shape(latents)[0]]
@@ -370,7 +422,7 @@ def stateless_seed(seed=None) -> tf.Tensor:
     return tf.cast(seed, tf.int32)
 
 
-def _at_least_one(batch):
+def at_least_one(batch):
     """Adds an example to an empty batch.
 
     With oneDNN a convolution of an empty batch has the shape of its input, and

@@ -5,46 +5,104 @@ convolution kernel as `gain * direction / ||direction||`, with the norm over all
 axes but that of the output channels.
 """
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
 
-def coupling_network(
-    channels: int,
-    filters: int = 128,
-    num_blocks: int = 8,
-    name: str | None = None,
-) -> keras.Sequential:
-    """Makes the network that gives a coupling its log-scale and shift.
+class CouplingNetwork(keras.Model):
+    """The network that gives a coupling its log-scale and shift.
 
     Section 3.4 of https://arxiv.org/abs/1605.08803 asks for a deep
     convolutional residual network with weight normalisation. The last
     convolution's gain starts at zero, so that a new network returns zeros and
     its coupling is the identity.
 
-    Args:
-      channels: Number of input channels.
-      filters: Number of channels inside; must be even.
-      num_blocks: Number of residual blocks.
-      name: Name of the model.
-
-    Returns:
-      Model that maps images `[N, H, W, channels]` of any size to
-      `[N, H, W, 2 * channels]`.
+    The network maps images `[N, H, W, channels]` of any size to
+    `[N, H, W, 2 * channels]`. It computes in the dtype of its input, whatever
+    that is: the same weights, which are float32, serve bfloat16 training and
+    float32 evaluation.
     """
-    return keras.Sequential(
-        [
-            keras.Input((None, None, channels)),
-            WeightNormConv2D(filters, 3, name="first"),
-            keras.layers.ReLU(name="first_relu"),
-            ResidualBlocks(filters, num_blocks, name="blocks"),
-            keras.layers.ReLU(name="last_relu"),
-            WeightNormConv2D(
-                2 * channels, 3, gain_initializer="zeros", name="last"
-            ),
-        ],
-        name=name,
-    )
+
+    def __init__(
+        self, channels: int, filters: int = 128, num_blocks: int = 8, **kwargs
+    ):
+        """Makes the network, and its weights.
+
+        Args:
+          channels: Number of input channels.
+          filters: Number of channels inside; must be even.
+          num_blocks: Number of residual blocks.
+          **kwargs: Passed to `keras.Model`.
+        """
+        super().__init__(autocast=False, **kwargs)
+        self.channels = channels
+        self.filters = filters
+        self.num_blocks = num_blocks
+        as_is = {"autocast": False}
+        self.first = WeightNormConv2D(filters, 3, name="first", **as_is)
+        self.blocks = ResidualBlocks(
+            filters, num_blocks, name="blocks", **as_is
+        )
+        self.last = WeightNormConv2D(
+            2 * channels, 3, gain_initializer="zeros", name="last", **as_is
+        )
+        self.first.build((None, None, None, channels))
+        self.blocks.build((None, None, None, filters))
+        self.last.build((None, None, None, filters))
+        self.built = True
+
+    def call(self, inputs):
+        outputs, _ = self._outputs_and_middles(inputs)
+        return outputs
+
+    def recomputed(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the network's outputs, and keeps little for the gradient.
+
+        Of what lies between, only the outputs of the 3x3 convolutions inside
+        the blocks stay in memory, which are two thirds of the work and a fifth
+        of the bytes; the rest is computed again when the gradient is.
+
+        Args:
+          inputs: Images `[N, H, W, channels]`.
+
+        Returns:
+          `[N, H, W, 2 * channels]`, the same as without.
+        """
+
+        @tf.custom_gradient
+        def run(inputs):
+            outputs, middles = self._outputs_and_middles(inputs)
+
+            def gradient(upstream, variables=()):
+                # Not before `upstream` is there, or all that was to be spared
+                # would be in memory at once.
+                with tf.control_dependencies([upstream]):
+                    again, *kept = map(tf.identity, (inputs, *middles))
+                with tf.GradientTape() as tape:
+                    tape.watch(again)
+                    outputs, _ = self._outputs_and_middles(again, kept)
+                to_inputs, *to_variables = tape.gradient(
+                    outputs, [again, *variables], upstream
+                )
+                return to_inputs, to_variables
+
+            return outputs, gradient
+
+        return run(inputs)
+
+    def _outputs_and_middles(self, inputs, middles=None):
+        hidden = tf.nn.relu(self.first(inputs))
+        hidden, middles = self.blocks.outputs_and_middles(hidden, middles)
+        return self.last(tf.nn.relu(hidden)), middles
+
+    def get_config(self):
+        return super().get_config() | {
+            "channels": self.channels,
+            "filters": self.filters,
+            "num_blocks": self.num_blocks,
+        }
 
 
 def weight_norm(direction: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
@@ -110,8 +168,8 @@ class WeightNormConv2D(keras.layers.Layer):
 class ResidualBlocks(keras.layers.Layer):
     """A stack of residual blocks whose weights are stacked, too.
 
-    Each block adds `conv1x1(relu(conv3x3(relu(conv1x1(relu(h))))))` to its
-    input `h`, with half as many channels inside. The blocks differ in their
+    Each block adds `conv1x1(relu(conv3x3(relu(conv1x1(h)))))` to its input `h`,
+    with half as many channels inside. The blocks differ in their
     values only, so one variable holds a weight of all of them,
     `[num_blocks, ...]`: nine variables in place of nine for each block, and one
     weight normalisation for all, which makes building and tracing a model
@@ -142,10 +200,27 @@ class ResidualBlocks(keras.layers.Layer):
         ]
 
     def call(self, inputs):
+        outputs, _ = self.outputs_and_middles(inputs)
+        return outputs
+
+    def outputs_and_middles(
+        self, inputs: tf.Tensor, middles: Sequence[tf.Tensor] | None = None
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the outputs, and those of the blocks' 3x3 convolutions.
+
+        Args:
+          inputs: Features `[N, H, W, filters]`.
+          middles: What the 3x3 convolutions give, if that is known: it is then
+            not computed again, but the gradient is as if it were.
+
+        Returns:
+          Outputs `[N, H, W, filters]`, and for each block
+          `[N, H, W, filters / 2]`, or an empty list if `middles` are known.
+        """
         weights = tf.nest.map_structure(
             tf.convert_to_tensor, list(self.convolutions)
         )
-        return _residual_blocks(inputs, weights)
+        return _residual_blocks(inputs, weights, middles)
 
     def compute_output_spec(self, inputs):
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
@@ -190,7 +265,7 @@ def _add_convolution_weights(layer, shape, gain_initializer, prefix=""):
 
 
 @tf.function(autograph=False)
-def _residual_blocks(inputs, convolutions):
+def _residual_blocks(inputs, convolutions, middles):
     """Applies residual blocks.
 
     A function of its weights: all networks of one width share one trace of it
@@ -200,6 +275,8 @@ def _residual_blocks(inputs, convolutions):
       inputs: Features `[N, H, W, filters]`.
       convolutions: Stacked directions, gains and biases of each convolution of
         a block.
+      middles: As for `ResidualBlocks.outputs_and_middles`, and so are the
+        results.
     """
     stacks = [
         zip(
@@ -209,13 +286,18 @@ def _residual_blocks(inputs, convolutions):
         )
         for direction, gain, bias in convolutions
     ]
-    outputs = inputs
-    for block in zip(*stacks, strict=True):
-        hidden = outputs
-        for kernel, bias in block:
-            hidden = _conv2d(tf.nn.relu(hidden), kernel, bias)
-        outputs += hidden
-    return outputs
+    outputs, new_middles = inputs, []
+    for index, (reduce, transform, expand) in enumerate(
+        zip(*stacks, strict=True)
+    ):
+        hidden = tf.nn.relu(_conv2d(outputs, *reduce))
+        if middles is None:
+            hidden = _conv2d(hidden, *transform)
+            new_middles.append(hidden)
+        else:
+            hidden = _known_conv2d(hidden, *transform, middles[index])
+        outputs += _conv2d(tf.nn.relu(hidden), *expand)
+    return outputs, new_middles
 
 
 def _conv2d(inputs, kernel, bias):
@@ -223,3 +305,30 @@ def _conv2d(inputs, kernel, bias):
     kernel, bias = tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype)
     outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
     return tf.nn.bias_add(outputs, bias)
+
+
+def _known_conv2d(inputs, kernel, bias, outputs):
+    """Returns `outputs`, known to be `_conv2d(inputs, kernel, bias)`."""
+
+    @tf.custom_gradient
+    def convolve(inputs, kernel, bias):
+        def gradient(upstream):
+            convolution = {
+                "out_backprop": upstream,
+                "strides": [1, 1, 1, 1],
+                "padding": "SAME",
+            }
+            return (
+                tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=tf.shape(inputs), filter=kernel, **convolution
+                ),
+                tf.raw_ops.Conv2DBackpropFilter(
+                    input=inputs, filter_sizes=kernel.shape, **convolution
+                ),
+                tf.raw_ops.BiasAddGrad(out_backprop=upstream),
+            )
+
+        return tf.identity(outputs), gradient
+
+    dtype = inputs.dtype
+    return convolve(inputs, tf.cast(kernel, dtype), tf.cast(bias, dtype))

@@ -49,21 +49,24 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, num_images: int, bits_per_dim: float) -> None:
-        """Tells that one more batch is done.
+    def update(
+        self, num_steps: int, num_images: int, bits_per_dim: float
+    ) -> None:
+        """Tells that more batches are done.
 
         Args:
-          num_images: Number of images in the batch.
+          num_steps: Number of batches.
+          num_images: Number of images in them.
           bits_per_dim: Mean over the pass so far.
         """
-        self._step += 1
+        self._step += num_steps
         self._num_images += num_images
         now = time.monotonic()
         rate = self._num_images / max(now - self._start, 1e-9)
         status = f"{bits_per_dim:.3f} bits/dim, {rate:,.0f} images/s"
         if self._bar is not None:
             self._bar.set_postfix_str(status, refresh=False)
-            self._bar.update()
+            self._bar.update(num_steps)
         elif (
             self._step == self._num_steps
             or now - self._last_line >= _SECONDS_BETWEEN_LINES

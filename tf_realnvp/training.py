@@ -5,17 +5,24 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
-import keras
 import tensorflow as tf
 
 from tf_realnvp.data import ImageDataset
-from tf_realnvp.model import RealNVP, stateless_seed
+from tf_realnvp.model import RealNVP, at_least_one, stateless_seed
+from tf_realnvp.optimizers import FusedAdam
 from tf_realnvp.progress import Progress
+
+MAX_SKIPPED_IN_A_ROW = 10
+_SECONDS_PER_CALL = 0.5
 
 
 def bits_from_nats(nats: float) -> float:
     """Returns an amount of information in bits, given in nats."""
     return nats / math.log(2.0)
+
+
+class DivergedError(Exception):
+    """Training that gives no finite numbers any more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +43,26 @@ class Metrics:
     test_loss: float
 
 
-class Trainer:
+class Trainer(tf.Module):
     """Fits a model to a data set by maximum likelihood.
 
     The loss is the negative log-density of dequantized images in nats per
     dimension, and the optimizer is Adam. All noise is drawn from stateless
     seeds, so that the same seed and the same weights give the same training.
 
+    A trainer uses the `tf.distribute` strategy in whose scope it and its model
+    are made. Each replica takes its share of every batch and of the noise that
+    belongs to it, so that their number changes nothing but the rounding.
+
+    A step whose loss or gradient is not finite leaves the weights as they are.
+
     Attributes:
       model: The model that is trained.
       optimizer: The Keras optimizer.
-      first_step_done: `time.monotonic()` when the first training step was done.
+      step: Number of batches trained on, those of skipped steps included.
+      history: The metrics so far.
+      first_step_done: `time.monotonic()` when this trainer's first training
+        step was done.
     """
 
     def __init__(
@@ -55,6 +71,9 @@ class Trainer:
         learning_rate: float = 3e-4,
         clip_grad: float | None = None,
         seed: int = 0,
+        precision: str = "float32",
+        recompute: bool = False,
+        jit: bool = False,
     ):
         """Makes a trainer.
 
@@ -65,56 +84,139 @@ class Trainer:
             scaled down to it. Default: no limit.
           seed: Seed of the order of the images and of the dequantization
             noise.
+          precision: What the coupling networks compute in while training,
+            "float32" or "bfloat16". Weights, couplings and evaluation are
+            float32 in any case.
+          recompute: Whether to compute parts of the networks twice, to use
+            less memory.
+          jit: Whether to compile the gradient with XLA.
         """
+        super().__init__(name="trainer")
         self.model = model
-        self.optimizer = keras.optimizers.Adam(
-            learning_rate, global_clipnorm=clip_grad
-        )
-        self.optimizer.build(model.trainable_variables)
         self.seed = seed
+        self.history = []
         self.first_step_done = None
+        self.optimizer = FusedAdam(learning_rate)
+        self.optimizer.build(model.trainable_variables)
+        self.step = tf.Variable(0, dtype=tf.int64, name="step")
+        # Sums over the epoch's steps that were not skipped.
+        self._epoch_loss = tf.Variable(0.0, dtype=tf.float64, name="epoch_loss")
+        self._epoch_updates = tf.Variable(0, dtype=tf.int64, name="updates")
+        self._skipped_in_a_row = tf.Variable(0, dtype=tf.int64, name="skipped")
+
+        self._clip_grad = clip_grad
+        self._strategy = tf.distribute.get_strategy()
+        self._training_model = model.for_training(precision, recompute)
         noise_seed = stateless_seed(seed)
         self._train_seed, self._test_seed = (
             tf.random.experimental.stateless_fold_in(noise_seed, stream)
             for stream in (0, 1)
         )
-        self._train_step = tf.function(self.train_step, autograph=False)
-        self._test_step = tf.function(self.test_step, autograph=False)
+        self._loss_and_gradients = tf.function(
+            self._loss_and_gradients, autograph=False, jit_compile=jit
+        )
+        self._train_steps = tf.function(self._train_steps, autograph=False)
+        self._test_steps = tf.function(self._test_steps, autograph=False)
+
+    @property
+    def num_skipped(self) -> int:
+        """Number of steps that were not finite and changed nothing."""
+        return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
 
     def train_step(self, images: tf.Tensor) -> tf.Tensor:
         """Updates the weights once.
 
         Args:
-          images: `uint8` `[n, H, W, C]`.
+          images: `uint8` `[n, H, W, C]`, the whole batch of all replicas.
 
         Returns:
           Float32 scalar, the mean loss before the update in nats per dimension.
         """
-        seed = tf.random.experimental.stateless_fold_in(
-            self._train_seed, self.optimizer.iterations.value
+        loss, norm, gradients = self._strategy.run(
+            self._replica_gradients, [images, self.step]
         )
+        loss, norm = map(self._first_replica, (loss, norm))
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+
+        def update():
+            self.optimizer.apply(gradients, self.model.trainable_variables)
+            self._epoch_loss.assign_add(tf.cast(loss, tf.float64))
+            self._epoch_updates.assign_add(1)
+            return self._skipped_in_a_row.assign(0, read_value=False)
+
+        def skip():
+            return self._skipped_in_a_row.assign_add(1, read_value=False)
+
+        tf.cond(finite, update, skip)
+        self.step.assign_add(1)
+        return loss
+
+    def _replica_gradients(self, images, step):
+        """Returns loss, norm of the gradient and gradients of all replicas."""
+        seed = tf.random.experimental.stateless_fold_in(self._train_seed, step)
+        points = self.model.dequantize(images, seed)
+        loss, gradients = self._loss_and_gradients(
+            self._share(points), tf.cast(tf.shape(images)[0], tf.float32)
+        )
+        loss, gradients = self._sum_over_replicas((loss, gradients))
+        norm = tf.linalg.global_norm(gradients)
+        if self._clip_grad is not None:
+            gradients, _ = tf.clip_by_global_norm(
+                gradients, self._clip_grad, use_norm=norm
+            )
+        return loss, norm, gradients
+
+    def _loss_and_gradients(self, points, batch_size):
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            log_prob = self.model.log_prob(images, seed)
-            loss = -tf.reduce_mean(log_prob) / self.model.num_dims
-        gradients = tape.gradient(loss, variables)
-        self.optimizer.apply(gradients, variables)
-        return loss
+            log_prob = self._training_model.distribution.log_prob(points)
+            loss = -tf.reduce_sum(log_prob) / batch_size / self.model.num_dims
+        return loss, tape.gradient(loss, variables)
 
     def test_step(self, images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         """Returns the sum of the losses of images.
 
         Args:
-          images: `uint8` `[n, H, W, C]`.
+          images: `uint8` `[n, H, W, C]`, the whole batch of all replicas.
           index: Int64 scalar, the number of the batch: each has its own noise,
             which is the same in every evaluation.
 
         Returns:
           Float32 scalar, nats per dimension.
         """
+        return self._first_replica(
+            self._strategy.run(self._replica_test_loss, [images, index])
+        )
+
+    def _replica_test_loss(self, images, index):
         seed = tf.random.experimental.stateless_fold_in(self._test_seed, index)
-        log_prob = self.model.log_prob(images, seed)
-        return -tf.reduce_sum(log_prob) / self.model.num_dims
+        points = self._share(self.model.dequantize(images, seed))
+        # The last batch may have fewer images than there are replicas.
+        log_prob = self.model.distribution.log_prob(at_least_one(points))
+        log_prob = log_prob[: tf.shape(points)[0]]
+        loss = -tf.reduce_sum(log_prob) / self.model.num_dims
+        return self._sum_over_replicas(loss)
+
+    def _share(self, batch):
+        """Returns the part of a batch that belongs to this replica."""
+        context = tf.distribute.get_replica_context()
+        num_replicas = context.num_replicas_in_sync
+        if num_replicas == 1:
+            return batch
+        index = context.replica_id_in_sync_group
+        size = tf.shape(batch)[0]
+        begin = size * index // num_replicas
+        return batch[begin : size * (index + 1) // num_replicas]
+
+    def _sum_over_replicas(self, values):
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync == 1:
+            return values
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+    def _first_replica(self, value):
+        """Returns a value that is the same in all replicas."""
+        return self._strategy.experimental_local_results(value)[0]
 
     def evaluate(
         self,
@@ -130,13 +232,30 @@ class Trainer:
           progress: Makes the display, given a title and the number of steps.
         """
         batches = dataset.test_batches(batch_size)
-        total, num_images = 0.0, 0
-        with progress("test", len(batches)) as display:
-            for index, images in batches.enumerate():
-                total += float(self._test_step(images, index))
-                num_images += len(images)
-                display.update(len(images), bits_from_nats(total / num_images))
-        return total / num_images
+        num_batches = len(batches)
+        iterator = iter(batches.enumerate())
+        total, num_images = tf.constant(0.0, tf.float64), 0
+        with progress("test", num_batches) as display:
+            for num_steps in _calls(num_batches):
+                total, size = self._test_steps(iterator, num_steps, total)
+                num_images += int(size)
+                bits_per_dim = bits_from_nats(float(total) / num_images)
+                display.update(int(num_steps), int(size), bits_per_dim)
+        return float(total) / num_images
+
+    def _test_steps(self, batches, num_steps, total):
+        """Returns `total` plus the losses of some batches; number of images."""
+
+        def step(i, total, num_images):
+            index, images = batches.get_next()
+            loss = self.test_step(images, index)
+            total += tf.cast(loss, tf.float64)
+            return i + 1, total, num_images + tf.shape(images)[0]
+
+        _, total, num_images = tf.while_loop(
+            lambda i, *_: i < num_steps, step, [tf.constant(0), total, 0]
+        )
+        return total, num_images
 
     def fit(
         self,
@@ -145,41 +264,125 @@ class Trainer:
         batch_size: int,
         max_steps: int | None,
         progress: Callable[[str, int], Progress],
+        after_call: Callable[[], None] = lambda: None,
     ) -> Iterator[Metrics]:
         """Trains, and gives the metrics after every epoch.
+
+        A trainer whose `step` and `history` tell of an unfinished run goes on
+        with it.
 
         Args:
           dataset: Its training images are trained on.
           epochs: Number of epochs.
-          batch_size: Images in a batch; at most `dataset.num_train`.
+          batch_size: Images in a batch, of all replicas together; at most
+            `dataset.num_train`.
           max_steps: Number of steps after which to stop, if not before.
           progress: Makes the display, given a title and the number of steps.
+          after_call: Called whenever some steps are done, every half a second
+            or after every step that takes longer.
 
         Yields:
           `Metrics`, first those before any training.
-        """
-        step = 0
-        test_loss = self.evaluate(dataset, batch_size, progress)
-        yield Metrics(0, step, None, test_loss)
-        for epoch in range(1, epochs + 1):
-            if step == max_steps:
-                return
-            batches = dataset.train_batches(batch_size, self.seed, epoch)
-            if max_steps is not None:
-                batches = batches.take(max_steps - step)
-            title = (
-                f"epoch {epoch}/{epochs} (test {bits_from_nats(test_loss):.3f})"
-            )
-            train_loss = self._train_epoch(batches, title, progress)
-            step += len(batches)
-            test_loss = self.evaluate(dataset, batch_size, progress)
-            yield Metrics(epoch, step, train_loss, test_loss)
 
-    def _train_epoch(self, batches, title, progress):
-        total = 0.0
-        with progress(title, len(batches)) as display:
-            for step, images in enumerate(batches, start=1):
-                total += float(self._train_step(images))
-                self.first_step_done = self.first_step_done or time.monotonic()
-                display.update(len(images), bits_from_nats(total / step))
-        return total / len(batches)
+        Raises:
+          DivergedError: If `MAX_SKIPPED_IN_A_ROW` steps were not finite.
+        """
+        steps_per_epoch = dataset.num_train // batch_size
+        last_step = epochs * steps_per_epoch
+        if max_steps is not None:
+            last_step = min(last_step, max_steps)
+        if self.history and self.history[-1].step < last_step:
+            # What was cut short by fewer steps becomes an epoch like others.
+            self.history = [
+                m for m in self.history if m.step % steps_per_epoch == 0
+            ]
+        while True:
+            step = int(self.step.numpy())
+            epoch, position = divmod(step, steps_per_epoch)
+            done = self.history[-1].step if self.history else -1
+            if step > done and (position == 0 or step == last_step):
+                test_loss = self.evaluate(dataset, batch_size, progress)
+                train_loss = self._epoch_mean() if step else None
+                epoch += position > 0
+                self.history.append(Metrics(epoch, step, train_loss, test_loss))
+                yield self.history[-1]
+            elif step >= last_step:
+                return
+            else:
+                batches = dataset.train_batches(
+                    batch_size, self.seed, epoch + 1, skip=position
+                )
+                bits = bits_from_nats(self.history[-1].test_loss)
+                title = f"epoch {epoch + 1}/{epochs} (test {bits:.3f})"
+                num_steps = min(steps_per_epoch - position, last_step - step)
+                with progress(title, num_steps) as display:
+                    self._train(
+                        iter(batches),
+                        position == 0,
+                        num_steps,
+                        batch_size,
+                        display,
+                        after_call,
+                    )
+
+    def _train(
+        self, batches, new_epoch, num_steps, batch_size, display, after_call
+    ):
+        if new_epoch:
+            self._epoch_loss.assign(0.0)
+            self._epoch_updates.assign(0)
+        for steps in _calls(num_steps):
+            skipped_in_a_row = self._train_steps(batches, steps)
+            self.first_step_done = self.first_step_done or time.monotonic()
+            if int(skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
+                raise DivergedError(
+                    f"the loss or its gradient was not finite in the "
+                    f"{MAX_SKIPPED_IN_A_ROW} steps up to step "
+                    f"{int(self.step.numpy()):,}"
+                )
+            num_images = int(steps) * batch_size
+            bits_per_dim = bits_from_nats(self._epoch_mean())
+            display.update(int(steps), num_images, bits_per_dim)
+            after_call()
+
+    def _train_steps(self, batches, num_steps):
+        """Trains on some batches; returns how many were skipped in a row."""
+
+        def unfinished(i):
+            return (i < num_steps) & (
+                self._skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
+            )
+
+        def step(i):
+            self.train_step(batches.get_next())
+            return i + 1
+
+        tf.while_loop(unfinished, step, [tf.constant(0)])
+        return self._skipped_in_a_row.read_value()
+
+    def _epoch_mean(self):
+        updates = int(self._epoch_updates.numpy())
+        return (
+            float(self._epoch_loss.numpy()) / updates if updates else math.nan
+        )
+
+
+def _calls(num_steps: int) -> Iterator[tf.Tensor]:
+    """Splits steps over calls, few enough for a fast device to be kept busy.
+
+    Args:
+      num_steps: Number of steps in all.
+
+    Yields:
+      Int32 scalars, the number of steps of the next call: one at first, then
+      as many as take `_SECONDS_PER_CALL`.
+    """
+    size = 1
+    while num_steps > 0:
+        size = min(size, num_steps)
+        start = time.perf_counter()
+        yield tf.constant(size)
+        num_steps -= size
+        seconds_per_step = (time.perf_counter() - start) / size
+        # At most twice as many as before: the first call also traces.
+        size = max(1, min(2 * size, int(_SECONDS_PER_CALL / seconds_per_step)))

