@@ -144,8 +144,8 @@ def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
         _POSITIONS, model.networks, _couplings(model), strict=True
     ):
         prefix = f"flow.flows.{position}"
-        arrays[f"{prefix}.rescale"] = np.reshape(coupling.rescale, [1])
-        arrays[f"{prefix}.reshift"] = np.reshape(coupling.reshift, [1])
+        arrays[f"{prefix}.rescale"] = coupling.rescale.numpy().reshape(1)
+        arrays[f"{prefix}.reshift"] = coupling.reshift.numpy().reshape(1)
         arrays[f"{prefix}.mask"] = _to_torch_mask(coupling.mask)
         for name, parts in zip(
             _convolution_names(model.num_blocks),
@@ -381,7 +381,7 @@ def _variables(network: keras.Model) -> list[tuple[keras.Variable, ...]]:
 def _to_torch(network: keras.Model) -> Iterator[dict[str, np.ndarray]]:
     """PyTorch's arrays of the convolutions of a network, in their order."""
     first, *stacks, last = (
-        [np.asarray(variable) for variable in variables]
+        [variable.numpy() for variable in variables]
         for variables in _variables(network)
     )
     blocks = zip(*(zip(*stack, strict=True) for stack in stacks), strict=True)
