@@ -254,6 +254,11 @@ class PytorchTest(tf.test.TestCase, parameterized.TestCase):
             lambda match: f"flows.{3 * int(match[1]) + 4}",
         ),
         (
+            "indices_from_one",
+            r"flows\.(\d+)",
+            lambda match: f"flows.{int(match[1]) - 1}",
+        ),
+        (
             "other_network",
             r"net\.net\.(\d+)",
             lambda match: f"net.layers.{int(match[1]) + 5}",
@@ -411,7 +416,7 @@ class PytorchTest(tf.test.TestCase, parameterized.TestCase):
         lines = str(context.exception).splitlines()[1:]
         self.assertCountEqual(
             [line.strip() for line in lines],
-            ["it has no first convolution that tells the sizes", *faults],
+            [pytorch._NO_SIZES, *faults],
         )
 
     @parameterized.parameters(
@@ -422,7 +427,7 @@ class PytorchTest(tf.test.TestCase, parameterized.TestCase):
     )
     def test_no_sizes(self, part, array):
         self.write({f"{FIRST}.{part}": array})
-        with self.assertRaisesRegex(ValueError, "no first convolution"):
+        with self.assertRaisesRegex(ValueError, "its first coupling must have"):
             pytorch.load_model(self.path)
 
     @parameterized.parameters((8, 2, 1), (6, 1, 1), (6, 2, 3))

@@ -63,6 +63,12 @@ _CONVOLUTION_PARTS = {
     "parametrizations.weight.original0": "weight_g",
 }
 
+_NO_SIZES = (
+    "its first coupling must have three convolutions for each residual block "
+    "and two more, the first of which has a `weight_v` of shape (filters, "
+    "channels, 3, 3) with an even number of filters"
+)
+
 
 def load_model(
     path: str | os.PathLike,
@@ -95,10 +101,7 @@ def load_model(
     couplings, superfluous = _read(path)
     sizes = _sizes(couplings)
     if sizes is None:
-        raise _error(
-            path,
-            ["it has no first convolution that tells the sizes", *superfluous],
-        )
+        raise _error(path, [_NO_SIZES, *superfluous])
     if image_shape is None:
         mask = couplings[0].arrays.get("mask")
         if mask is None or mask.ndim != 3:
@@ -213,9 +216,8 @@ def _read(path) -> tuple[list[_Module], list[str]]:
                 f"`{name}.{part}` is superfluous"
                 for part in convolutions[name].arrays
             ]
-    return [
-        couplings[name] for name in sorted(couplings, key=_natural)
-    ], superfluous
+    ordered = sorted(couplings.values(), key=lambda c: _natural(c.name))
+    return ordered, superfluous
 
 
 def _read_arrays(path) -> dict[str, np.ndarray]:
@@ -242,7 +244,7 @@ def _natural(name: str) -> str:
 
 
 def _sizes(couplings: list[_Module]) -> _Sizes | None:
-    """The sizes that the first convolution tells, `None` if it cannot."""
+    """The sizes that the first coupling tells, `None` if it cannot."""
     convolutions = couplings[0].convolutions if couplings else []
     num_blocks, rest = divmod(len(convolutions) - 2, 3)
     if rest or num_blocks < 1:
