@@ -1,0 +1,516 @@
+"""Tests for pytorch."""
+
+import pathlib
+import re
+import tempfile
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import pytorch
+from tf_realnvp.model import RealNVP
+
+SHAPE = (4, 8, 1)
+FILTERS, NUM_BLOCKS = 6, 2
+FIRST = "flow.flows.2.net.net.0.conv"
+COUPLINGS = (2, 3, 4, 6, 7, 8, 10, 11, 12, 13)
+
+
+def torch_arrays(channels=1, height=4, width=8, seed=0):
+    """A `state_dict` of random weights, with the names that PyTorch gives."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    arrays = {}
+
+    def convolution(name, channels_in, channels_out, size):
+        arrays[f"{name}.conv.bias"] = 0.1 * normal(channels_out)
+        arrays[f"{name}.conv.weight_g"] = 0.5 + normal(channels_out, 1, 1, 1)
+        arrays[f"{name}.conv.weight_v"] = 0.2 * normal(
+            channels_out, channels_in, size, size
+        )
+
+    board = (np.arange(height)[:, np.newaxis] + np.arange(width)) % 2 == 1
+    for index, mask in zip(
+        COUPLINGS,
+        [board[np.newaxis], ~board[np.newaxis], board[np.newaxis]]
+        + [
+            (np.arange(4 * channels) % 2 == parity).reshape(-1, 1, 1)
+            for parity in (1, 0, 1)
+        ]
+        + [
+            half[np.newaxis, : height // 2, : width // 2]
+            for half in (board, ~board, board, ~board)
+        ],
+        strict=True,
+    ):
+        prefix = f"flow.flows.{index}"
+        arrays[f"{prefix}.rescale"] = 0.3 * normal(1)
+        arrays[f"{prefix}.reshift"] = 0.2 * normal(1)
+        arrays[f"{prefix}.mask"] = mask
+        inputs = channels * (1 if index < 6 else 4 if index < 10 else 2)
+        net = f"{prefix}.net.net"
+        convolution(f"{net}.0", inputs, FILTERS, 3)
+        for block in range(NUM_BLOCKS):
+            name = f"{net}.{block + 2}.block"
+            convolution(f"{name}.0", FILTERS, FILTERS // 2, 1)
+            convolution(f"{name}.2", FILTERS // 2, FILTERS // 2, 3)
+            convolution(f"{name}.4", FILTERS // 2, FILTERS, 1)
+        convolution(f"{net}.{NUM_BLOCKS + 3}", FILTERS, 2 * inputs, 3)
+    return arrays
+
+
+def torch_log_prob(arrays, points, num_colors, alpha):
+    """The density that PyTorch computes, in NumPy and in float64.
+
+    Args:
+      arrays: The `state_dict`.
+      points: Dequantized images `[n, C, H, W]`.
+      num_colors: Number of levels.
+      alpha: The margin of the logit.
+
+    Returns:
+      Log-density `[n]`.
+    """
+
+    def relu(x):
+        return np.maximum(x, 0.0)
+
+    def convolve(name, x):
+        v = arrays[f"{name}.conv.weight_v"].astype(np.float64)
+        norm = np.sqrt(np.sum(v * v, axis=(1, 2, 3), keepdims=True))
+        kernel = arrays[f"{name}.conv.weight_g"] * v / norm
+        border = v.shape[-1] // 2
+        height, width = x.shape[2:]
+        x = np.pad(x, [(0, 0), (0, 0), (border, border), (border, border)])
+        y = arrays[f"{name}.conv.bias"].astype(np.float64)[:, None, None]
+        for row in range(v.shape[2]):
+            for column in range(v.shape[3]):
+                moved = x[:, :, row : row + height, column : column + width]
+                y = y + np.einsum(
+                    "oi,nihw->nohw", kernel[:, :, row, column], moved
+                )
+        return y
+
+    def network(name, x):
+        x = relu(convolve(f"{name}.0", x))
+        for block in range(2, 2 + NUM_BLOCKS):
+            hidden = relu(convolve(f"{name}.{block}.block.0", x))
+            hidden = relu(convolve(f"{name}.{block}.block.2", hidden))
+            x = x + convolve(f"{name}.{block}.block.4", hidden)
+        return convolve(f"{name}.{NUM_BLOCKS + 3}", relu(x))
+
+    def normal(z):
+        return (-0.5 * (z * z + np.log(2.0 * np.pi))).sum(axis=(1, 2, 3))
+
+    p = alpha / 2 + (1 - alpha) * points / num_colors
+    z = np.log(p) - np.log(1 - p)
+    density = np.log((1 - alpha) / num_colors) - np.log(p) - np.log(1 - p)
+    density = density.sum(axis=(1, 2, 3))
+    for index in COUPLINGS:
+        if index == 6:
+            n, c, h, w = z.shape
+            z = z.reshape(n, c, h // 2, 2, w // 2, 2)
+            z = z.transpose(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
+        if index == 10:
+            z, latents = np.split(z, 2, axis=1)
+            density += normal(latents)
+        name = f"flow.flows.{index}"
+        kept = arrays[f"{name}.mask"]
+        scale, shift = np.split(network(f"{name}.net.net", z * kept), 2, axis=1)
+        log_scale = ~kept * (
+            arrays[f"{name}.rescale"] * np.tanh(scale)
+            + arrays[f"{name}.reshift"]
+        )
+        z = z * np.exp(log_scale) + ~kept * shift
+        density += log_scale.sum(axis=(1, 2, 3))
+    return density + normal(z)
+
+
+class PytorchTest(tf.test.TestCase, parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.arrays = torch_arrays()
+        cls.model = RealNVP(SHAPE, filters=FILTERS, num_blocks=NUM_BLOCKS)
+        cls.initial = [weight.numpy() for weight in cls.model.variables]
+
+    def setUp(self):
+        super().setUp()
+        for weight, value in zip(
+            self.model.variables, self.initial, strict=True
+        ):
+            weight.assign(value)
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.path = pathlib.Path(folder, "weights.npz")
+
+    def write(self, changes):
+        """Writes a sound file with changes, where `None` leaves one out."""
+        arrays = self.arrays | changes
+        arrays = {k: v for k, v in arrays.items() if v is not None}
+        np.savez(self.path, **arrays)
+
+    def assert_loads(self, arrays):
+        """Checks that the weights of a file become those of the class."""
+        np.savez(self.path, **arrays)
+        pytorch.load_weights(self.model, self.path)
+        self.assert_saves(self.model)
+
+    def assert_saves(self, model):
+        """Checks that the weights of a model are those of the class."""
+        path = self.path.with_name("saved.npz")
+        pytorch.save_weights(model, path)
+        saved = np.load(path)
+        self.assertCountEqual(saved.keys(), self.arrays)
+        for name, array in self.arrays.items():
+            np.testing.assert_array_equal(saved[name], array, err_msg=name)
+            self.assertEqual(saved[name].dtype, array.dtype, msg=name)
+
+    def assert_refused(self, *faults):
+        """Checks the lines of the message, and that no weight has changed."""
+        with self.assertRaises(ValueError) as context:
+            pytorch.load_weights(self.model, self.path)
+        first, *lines = str(context.exception).splitlines()
+        self.assertEqual(
+            first, f"{self.path} does not hold the weights of this model:"
+        )
+        self.assertCountEqual([line.strip() for line in lines], faults)
+        self.assert_unchanged()
+
+    def assert_unchanged(self):
+        for weight, value in zip(
+            self.model.variables, self.initial, strict=True
+        ):
+            self.assertAllEqual(weight, value)
+
+    # The density.
+
+    @parameterized.parameters(
+        ((4, 8, 1), 256, 0.1), ((6, 4, 3), 256, 0.1), ((4, 4, 2), 8, 0.3)
+    )
+    def test_density_is_that_of_pytorch(self, shape, num_colors, alpha):
+        height, width, channels = shape
+        arrays = torch_arrays(channels, height, width, seed=1)
+        np.savez(self.path, **arrays)
+        model = pytorch.load_model(
+            self.path, num_colors=num_colors, alpha=alpha
+        )
+        rng = np.random.default_rng(2)
+        points = rng.uniform(0, num_colors, size=(3, channels, height, width))
+        points = points.astype(np.float32)
+        log_prob = model.distribution.log_prob(points.transpose(0, 2, 3, 1))
+        expected = torch_log_prob(arrays, points, num_colors, alpha)
+        self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
+
+    # There and back.
+
+    def test_load_then_save_gives_the_same_file(self):
+        self.assert_loads(self.arrays)
+
+    def test_save_then_load_gives_the_same_model(self):
+        rng = np.random.default_rng(3)
+        for weight in self.model.variables:
+            weight.assign(rng.normal(size=weight.shape))
+        pytorch.save_weights(self.model, self.path)
+        model = pytorch.load_model(self.path)
+        for weight, other in zip(
+            self.model.variables, model.variables, strict=True
+        ):
+            self.assertAllEqual(weight, other)
+
+    def test_model_has_the_sizes_of_the_file(self):
+        np.savez(self.path, **self.arrays)
+        model = pytorch.load_model(self.path, num_colors=16, alpha=0.2)
+        self.assertEqual(model.image_shape, SHAPE)
+        self.assertEqual(model.filters, FILTERS)
+        self.assertEqual(model.num_blocks, NUM_BLOCKS)
+        self.assertEqual(model.num_colors, 16)
+        self.assertEqual(model.alpha, 0.2)
+
+    def test_save_replaces_a_file_and_leaves_no_other(self):
+        for name in ("weights.npz", "weights", "weights.of.torch"):
+            path = self.path.with_name(name)
+            path.write_text("old")
+            pytorch.save_weights(self.model, path)
+            self.assertLen(np.load(path).files, len(self.arrays))
+        self.assertLen(list(self.path.parent.iterdir()), 3)
+
+    def test_save_into_a_missing_folder(self):
+        with self.assertRaises(FileNotFoundError):
+            pytorch.save_weights(self.model, self.path / "missing" / "file")
+
+    # Other ways to write the same.
+
+    @parameterized.named_parameters(
+        ("prefix", r"^", "module."),
+        ("no_prefix", r"^flow\.flows\.", "steps."),
+        (
+            "other_indices",
+            r"flows\.(\d+)",
+            lambda match: f"flows.{3 * int(match[1]) + 4}",
+        ),
+        (
+            "indices_from_one",
+            r"flows\.(\d+)",
+            lambda match: f"flows.{int(match[1]) - 1}",
+        ),
+        (
+            "other_network",
+            r"net\.net\.(\d+)",
+            lambda match: f"net.layers.{int(match[1]) + 5}",
+        ),
+        ("parametrized_g", r"weight_g$", "parametrizations.weight.original0"),
+        ("parametrized_v", r"weight_v$", "parametrizations.weight.original1"),
+    )
+    def test_names(self, pattern, replacement):
+        renamed = {
+            re.sub(pattern, replacement, name): array
+            for name, array in self.arrays.items()
+        }
+        self.assertNotEqual(renamed.keys(), self.arrays.keys())
+        self.assert_loads(renamed)
+
+    def test_any_order(self):
+        self.assert_loads(dict(reversed(self.arrays.items())))
+        self.assert_loads(dict(sorted(self.arrays.items())))
+
+    def test_ten_blocks_and_more(self):
+        # Where the order of the names is not that of their letters.
+        model = RealNVP((2, 2, 1), filters=2, num_blocks=11)
+        rng = np.random.default_rng(4)
+        for weight in model.variables:
+            weight.assign(rng.normal(size=weight.shape))
+        pytorch.save_weights(model, self.path)
+        loaded = pytorch.load_model(self.path)
+        for weight, other in zip(
+            model.variables, loaded.variables, strict=True
+        ):
+            self.assertAllEqual(weight, other)
+
+    def test_scalars_without_axes(self):
+        self.assert_loads(
+            {
+                name: array.reshape([])
+                if name.endswith(("rescale", "reshift"))
+                else array
+                for name, array in self.arrays.items()
+            }
+        )
+
+    def test_compressed_file(self):
+        np.savez_compressed(self.path, **self.arrays)
+        pytorch.load_weights(self.model, self.path)
+        self.assert_saves(self.model)
+
+    def test_float64(self):
+        self.assert_loads(
+            {
+                name: array
+                if name.endswith("mask")
+                else array.astype(np.float64)
+                for name, array in self.arrays.items()
+            }
+        )
+
+    def test_full_masks(self):
+        self.assert_loads(
+            {
+                name: array * np.ones([1 if array.shape[0] == 1 else 4, 1, 1])
+                if name.endswith("mask")
+                else array
+                for name, array in self.arrays.items()
+            }
+        )
+
+    def test_without_masks(self):
+        arrays = {
+            name: array
+            for name, array in self.arrays.items()
+            if not name.endswith("mask")
+        }
+        self.assert_loads(arrays)
+        with self.assertRaisesRegex(ValueError, "no mask.*give `image_shape`"):
+            pytorch.load_model(self.path)
+        self.assert_saves(pytorch.load_model(self.path, SHAPE))
+
+    # Files that do not fit.
+
+    def test_names_every_fault(self):
+        block = "flow.flows.13.net.net.3.block.2.conv"
+        self.write(
+            {
+                "flow.flows.4.rescale": np.ones(2, np.float32),
+                "flow.flows.6.reshift": None,
+                f"{FIRST}.bias": None,
+                f"{FIRST}.weight": np.ones([6, 1, 3, 3], np.float32),
+                f"{block}.weight_v": np.ones([3, 3, 1, 1], np.float32),
+                f"{block}.weight_g": np.ones(3, np.float32),
+                f"{block}.bias": np.ones(3, np.int64),
+                "flow.flows.5.bias": np.ones(3, np.float32),
+                "flow.flows.7.reshift": np.array([np.nan], np.float32),
+                "flow.flows.8.mask": ~self.arrays["flow.flows.8.mask"],
+                "flow.flows.10.mask": self.arrays["flow.flows.2.mask"],
+                "step": np.array(5),
+            }
+        )
+        self.assert_refused(
+            "`flow.flows.4.rescale` must have one element, got shape (2,)",
+            "`flow.flows.6.reshift` is missing",
+            f"`{FIRST}.bias` is missing",
+            f"`{FIRST}.weight` is superfluous",
+            f"`{block}.weight_v` must have shape (3, 3, 3, 3), "
+            "got (3, 3, 1, 1)",
+            f"`{block}.weight_g` must have shape (3, 1, 1, 1), got (3,)",
+            f"`{block}.bias` must hold floats, got int64",
+            "`flow.flows.5.bias` is superfluous",
+            "`flow.flows.7.reshift` must be finite",
+            "`flow.flows.8.mask` is not the mask of the model",
+            "`flow.flows.10.mask` is not the mask of the model",
+            "`step` is superfluous",
+        )
+        # The same in making a model of it.
+        with self.assertRaisesRegex(ValueError, "`step` is superfluous"):
+            pytorch.load_model(self.path)
+
+    def test_same_array_under_two_names(self):
+        name = f"{FIRST}.parametrizations.weight.original1"
+        self.write({name: self.arrays[f"{FIRST}.weight_v"]})
+        self.assert_refused(f"`{name}` is superfluous")
+
+    def test_missing_convolution(self):
+        name = "flow.flows.12.net.net.3.block.0.conv"
+        self.write(
+            {
+                f"{name}.{part}": None
+                for part in ("weight_v", "weight_g", "bias")
+            }
+        )
+        self.assert_refused("`flow.flows.12` has 7 convolutions, not 8")
+
+    def test_missing_coupling(self):
+        arrays = {
+            name: array
+            for name, array in self.arrays.items()
+            if not name.startswith("flow.flows.13.")
+        }
+        np.savez(self.path, **arrays)
+        self.assert_refused(
+            "it has 9 couplings (names before `.rescale` and `.reshift`), "
+            "not 10"
+        )
+
+    def test_another_model(self):
+        np.savez(self.path, weight=np.ones([3, 3]), mask=np.ones(3))
+        faults = ("`weight` is superfluous", "`mask` is superfluous")
+        self.assert_refused(
+            "it has 0 couplings (names before `.rescale` and `.reshift`), "
+            "not 10",
+            *faults,
+        )
+        with self.assertRaises(ValueError) as context:
+            pytorch.load_model(self.path)
+        lines = str(context.exception).splitlines()[1:]
+        self.assertCountEqual(
+            [line.strip() for line in lines],
+            [pytorch._NO_SIZES, *faults],
+        )
+
+    @parameterized.parameters(
+        ("weight_v", None),
+        ("weight_v", np.ones([3, 3, 1, 6])),
+        ("weight_v", np.ones([6, 1])),
+        ("weight_v", np.ones([5, 1, 3, 3])),
+    )
+    def test_no_sizes(self, part, array):
+        self.write({f"{FIRST}.{part}": array})
+        with self.assertRaisesRegex(ValueError, "its first coupling must have"):
+            pytorch.load_model(self.path)
+
+    @parameterized.parameters((8, 2, 1), (6, 1, 1), (6, 2, 3))
+    def test_other_sizes(self, filters, num_blocks, channels):
+        other = RealNVP(
+            (4, 8, channels), filters=filters, num_blocks=num_blocks
+        )
+        pytorch.save_weights(other, self.path)
+        with self.assertRaises(ValueError) as context:
+            pytorch.load_weights(self.model, self.path)
+        self.assertEqual(
+            str(context.exception),
+            f"{self.path} holds a model of other sizes: {filters} filters, "
+            f"{num_blocks} residual blocks and {channels} channels, "
+            "not 6, 2 and 1.",
+        )
+        self.assert_unchanged()
+
+    def test_other_image_size(self):
+        other = RealNVP((8, 4, 1), filters=FILTERS, num_blocks=NUM_BLOCKS)
+        pytorch.save_weights(other, self.path)
+        self.assert_refused(
+            *(
+                f"`flow.flows.{index}.mask` is not the mask of the model"
+                for index in (2, 3, 4, 10, 11, 12, 13)
+            )
+        )
+
+    # Files that are none.
+
+    def test_no_file(self):
+        for load in (
+            pytorch.load_model,
+            lambda path: pytorch.load_weights(self.model, path),
+        ):
+            with self.assertRaises(FileNotFoundError):
+                load(self.path)
+
+    def test_no_npz(self):
+        np.save(self.path.with_name("one.npy"), np.ones(3))
+        one = self.path.with_name("one.npy").read_bytes()
+        np.savez(self.path, **self.arrays)
+        whole = self.path.read_bytes()
+        data = self.arrays[f"{FIRST}.weight_v"].tobytes()
+        damaged = whole.replace(data, data[::-1])
+        for content in (b"", b"text", one, whole[:-100], damaged):
+            self.path.write_bytes(content)
+            self.assert_no_npz()
+
+    def test_damaged_compressed_file(self):
+        np.savez_compressed(self.path, **self.arrays)
+        whole = bytearray(self.path.read_bytes())
+        with zipfile.ZipFile(self.path) as archive:
+            start = archive.getinfo(f"{FIRST}.weight_v.npy").header_offset
+        whole[start + 100 : start + 200] = bytes(100)
+        self.path.write_bytes(whole)
+        self.assert_no_npz()
+
+    def test_file_of_torch_save(self):
+        # A zip archive, of a pickle.
+        with zipfile.ZipFile(self.path, "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+            archive.writestr("archive/version", b"3")
+        self.assert_no_npz()
+
+    def test_no_pickle_is_loaded(self):
+        objects = np.array([{"a": 1}], dtype=object)
+        self.write({"flow.flows.2.rescale": objects})
+        self.assert_no_npz()
+
+    def assert_no_npz(self):
+        message = (
+            rf"^{re.escape(str(self.path))} is no \.npz file of arrays \(.+\): "
+            r"write it with `np\.savez`, not with `torch\.save`\.$"
+        )
+        for load in (
+            pytorch.load_model,
+            lambda path: pytorch.load_weights(self.model, path),
+        ):
+            with self.assertRaisesRegex(ValueError, message):
+                load(self.path)
+        self.assert_unchanged()
+
+
+if __name__ == "__main__":
+    tf.test.main()
