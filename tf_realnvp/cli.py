@@ -146,7 +146,7 @@ def _make_parser():
         type=_whole_number(1),
         default=64,
         metavar="N",
-        help="images in a training step (default: 64)",
+        help="images in a training step, on all devices together (default: 64)",
     )
     parser.add_argument(
         "--clip_grad",
@@ -180,6 +180,31 @@ def _make_parser():
         type=_whole_number(1),
         metavar="N",
         help="residual blocks of a coupling network (default: 8, for digits 2)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="what the coupling networks compute in while training; auto is "
+        "bfloat16 where the hardware computes it natively, else float32; "
+        "evaluation and the saved model are always float32 (default: auto)",
+    )
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="compute parts of the networks twice, to train in less memory",
+    )
+    parser.add_argument(
+        "--jit",
+        action="store_true",
+        help="compile the gradient with XLA; for GPUs, slower on CPUs",
+    )
+    parser.add_argument(
+        "--devices",
+        type=_whole_number(1),
+        metavar="N",
+        help="train on so many GPUs, or logical CPUs where there is no GPU "
+        "(default: all GPUs, or one CPU)",
     )
     parser.add_argument(
         "--data_dir",
@@ -261,7 +286,7 @@ def _train(flags, start):
     """Trains a model and writes the results."""
     from tf_realnvp import runtime
 
-    runtime.configure()
+    runtime.configure(flags.devices or 1)
     import keras
     import tensorflow as tf
 
@@ -278,14 +303,26 @@ def _train(flags, start):
             f"argument --batch_size: {flags.batch_size} is more than the "
             f"{dataset.num_train} training images of {dataset.name}"
         )
-    keras.utils.set_random_seed(flags.seed)
-    model = RealNVP(
-        dataset.image_shape,
-        dataset.num_colors,
-        filters=flags.filters,
-        num_blocks=flags.num_blocks,
-    )
-    trainer = Trainer(model, flags.lr, flags.clip_grad, flags.seed)
+    if flags.precision == "auto":
+        native = runtime.has_native_bfloat16()
+        flags.precision = "bfloat16" if native else "float32"
+    with runtime.make_strategy(flags.devices).scope():
+        keras.utils.set_random_seed(flags.seed)
+        model = RealNVP(
+            dataset.image_shape,
+            dataset.num_colors,
+            filters=flags.filters,
+            num_blocks=flags.num_blocks,
+        )
+        trainer = Trainer(
+            model,
+            flags.lr,
+            flags.clip_grad,
+            flags.seed,
+            flags.precision,
+            flags.recompute,
+            flags.jit,
+        )
     _print_header(flags, dataset, model, runtime.describe_devices())
 
     history = []
@@ -322,7 +359,8 @@ def _print_header(flags, dataset, model, devices):
         f"{dataset.num_test:,} test images of {size}, "
         f"{dataset.num_colors} levels\n"
         f"{model.num_parameters:,} parameters ({flags.filters} filters, "
-        f"{flags.num_blocks} residual blocks), {devices}, seed {flags.seed}",
+        f"{flags.num_blocks} residual blocks), {devices}, {flags.precision}, "
+        f"seed {flags.seed}",
         flush=True,
     )
 

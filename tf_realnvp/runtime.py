@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Iterator
 
 
@@ -18,10 +19,13 @@ def _silent_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def configure() -> None:
+def configure(num_cpus: int = 1) -> None:
     """Chooses TensorFlow's settings; to be called before it is imported.
 
     What the user has set in the environment stays.
+
+    Args:
+      num_cpus: Number of logical CPU devices.
     """
     # TensorFlow's log tells of GPU libraries that are missing; "0" shows it.
     quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "0"
@@ -34,6 +38,11 @@ def configure() -> None:
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
+        cpu = tf.config.list_physical_devices("CPU")[0]
+    if num_cpus > 1 and not gpus:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpus
+        )
     if not gpus:
         # On CPUs Grappler rewrites these graphs for ten seconds and gains
         # nothing.
@@ -51,3 +60,42 @@ def describe_devices() -> str:
         details = tf.config.experimental.get_device_details(gpus[0])
         return f"GPU {details.get('device_name', gpus[0].name)}"
     return f"CPU with {os.cpu_count()} cores"
+
+
+def has_native_bfloat16() -> bool:
+    """Returns whether the hardware multiplies bfloat16 numbers itself.
+
+    Elsewhere they are converted to and fro, which is slower than float32.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        # Since NVIDIA's Ampere.
+        details = map(tf.config.experimental.get_device_details, gpus)
+        return all(
+            d.get("compute_capability", (0, 0)) >= (8, 0) for d in details
+        )
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False  # Not Linux: nothing is known.
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def make_strategy(num_devices: int | None = None):
+    """Returns the `tf.distribute` strategy to train with.
+
+    Args:
+      num_devices: Number of GPUs, or of logical CPUs where there is no GPU.
+        Default: all GPUs, or one CPU.
+    """
+    import tensorflow as tf
+
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    devices = tf.config.list_logical_devices(kind)[:num_devices]
+    if len(devices) == 1:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy([device.name for device in devices])

@@ -139,7 +139,8 @@ class Trainer(tf.Module):
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
 
         def update():
-            self.optimizer.apply(gradients, self.model.trainable_variables)
+            with self._strategy.scope():
+                self.optimizer.apply(gradients, self.model.trainable_variables)
             self._epoch_loss.assign_add(tf.cast(loss, tf.float64))
             self._epoch_updates.assign_add(1)
             return self._skipped_in_a_row.assign(0, read_value=False)
