@@ -3,7 +3,9 @@
 import os
 import pathlib
 import stat
+import sys
 import tempfile
+import unittest
 from unittest import mock
 
 import tensorflow as tf
@@ -125,8 +127,13 @@ class ReplaceDirectoryTest(FilesTestCase, parameterized.TestCase):
             self.assertFalse(self.path.exists())
         self.assert_filled("new")
 
-    def test_replaces_a_folder_when_it_is_complete(self):
+    @parameterized.parameters(True, False)
+    def test_replaces_a_folder_when_it_is_complete(self, can_exchange):
         self.fill(self.path, "old")
+        if not can_exchange:
+            self.enterContext(
+                mock.patch.object(files, "_exchange", return_value=False)
+            )
         with files.replace_directory(str(self.path)) as new:
             self.assertEqual(new.parent, self.folder)
             self.fill(new, "new")
@@ -160,11 +167,23 @@ class ReplaceDirectoryTest(FilesTestCase, parameterized.TestCase):
                 raise OSError("Input/output error")
             return rename(path, target)
 
+        self.enterContext(
+            mock.patch.object(files, "_exchange", return_value=False)
+        )
         with mock.patch.object(pathlib.Path, "rename", fail):
             with self.assertRaisesRegex(OSError, "Input/output error"):
                 with files.replace_directory(self.path) as new:
                     self.fill(new, "new")
         self.assert_filled("old")
+
+    @unittest.skipUnless(sys.platform == "linux", "Linux can exchange.")
+    def test_there_is_a_folder_at_every_instant(self):
+        self.fill(self.path, "old")
+        rename = mock.Mock(side_effect=AssertionError("a gap"))
+        with mock.patch.object(pathlib.Path, "rename", rename):
+            with files.replace_directory(self.path) as new:
+                self.fill(new, "new")
+        self.assert_filled("new")
 
     def test_after_a_run_that_was_killed(self):
         """What it left behind must not cost this run its result."""

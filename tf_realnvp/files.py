@@ -1,11 +1,16 @@
 """Files and folders that are replaced as a whole, or stay as they were."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+
+# Of Linux's renameat2: relative to the current folder; exchange.
+_CWD = -100
+_EXCHANGE = 2
 
 
 @contextlib.contextmanager
@@ -46,17 +51,38 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent)
     )
     new.chmod(0o755)  # `mkdtemp` keeps others out.
-    old = new.with_name(f"{new.name}.old")
     try:
         yield new
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        _put_in_place(new, path)
     finally:
+        # By now this is the old one, if there was one.
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _put_in_place(new, path):
+    """Gives `path` the content of `new`, and `new` that of `path`, if any."""
+    if not path.exists():
+        new.rename(path)
+        return
+    # At no instant is there nothing at `path`.
+    if _exchange(new, path):
+        return
+    # Not on Linux, or a file system that cannot: the gap is a short one.
+    old = new.with_name(f"{new.name}.old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    old.rename(new)
+
+
+def _exchange(first, second):
+    """Exchanges two files or folders at once; returns whether it did."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    return renameat2(_CWD, names[0], _CWD, names[1], _EXCHANGE) == 0

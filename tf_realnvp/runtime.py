@@ -1,6 +1,7 @@
 """How TensorFlow is set up for the commands."""
 
 import contextlib
+import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -92,10 +93,27 @@ def make_strategy(num_devices: int | None = None):
     """
     import tensorflow as tf
 
-    if "TF_CONFIG" in os.environ:
+    if is_one_of_many():
         return tf.distribute.MultiWorkerMirroredStrategy()
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     devices = tf.config.list_logical_devices(kind)[:num_devices]
     if len(devices) == 1:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def is_one_of_many() -> bool:
+    """Returns whether `TF_CONFIG` makes this process one of several workers."""
+    return "TF_CONFIG" in os.environ
+
+
+def is_chief() -> bool:
+    """Returns whether this process is the worker that writes the results."""
+    if not is_one_of_many():
+        return True
+    task = json.loads(os.environ["TF_CONFIG"])["task"]
+    return task["type"] == "chief" or (
+        task["type"] == "worker"
+        and task["index"] == 0
+        and "chief" not in json.loads(os.environ["TF_CONFIG"])["cluster"]
+    )

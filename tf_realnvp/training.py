@@ -123,6 +123,20 @@ class Trainer(tf.Module):
         """Number of steps that were not finite and changed nothing."""
         return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
 
+    @property
+    def state(self) -> dict[str, list[tf.Variable]]:
+        """All variables that the rest of a run depends on."""
+        return {
+            "weights": [v.value for v in self.model.variables],
+            "optimizer": [v.value for v in self.optimizer.variables],
+            "progress": [
+                self.step,
+                self._epoch_loss,
+                self._epoch_updates,
+                self._skipped_in_a_row,
+            ],
+        }
+
     def train_step(self, images: tf.Tensor) -> tf.Tensor:
         """Updates the weights once.
 
@@ -224,6 +238,7 @@ class Trainer(tf.Module):
         dataset: ImageDataset,
         batch_size: int,
         progress: Callable[[str, int], Progress],
+        after_call: Callable[[], None] = lambda: None,
     ) -> float:
         """Returns the mean loss over all test images, in nats per dimension.
 
@@ -231,6 +246,7 @@ class Trainer(tf.Module):
           dataset: Its test images are used.
           batch_size: Images in a batch.
           progress: Makes the display, given a title and the number of steps.
+          after_call: As for `fit`.
         """
         batches = dataset.test_batches(batch_size)
         num_batches = len(batches)
@@ -242,6 +258,7 @@ class Trainer(tf.Module):
                 num_images += int(size)
                 bits_per_dim = bits_from_nats(float(total) / num_images)
                 display.update(int(num_steps), int(size), bits_per_dim)
+                after_call()
         return float(total) / num_images
 
     def _test_steps(self, batches, num_steps, total):
@@ -302,7 +319,9 @@ class Trainer(tf.Module):
             epoch, position = divmod(step, steps_per_epoch)
             done = self.history[-1].step if self.history else -1
             if step > done and (position == 0 or step == last_step):
-                test_loss = self.evaluate(dataset, batch_size, progress)
+                test_loss = self.evaluate(
+                    dataset, batch_size, progress, after_call
+                )
                 train_loss = self._epoch_mean() if step else None
                 epoch += position > 0
                 self.history.append(Metrics(epoch, step, train_loss, test_loss))

@@ -1,0 +1,277 @@
+"""A training run, from the data set to the results."""
+
+import csv
+import pathlib
+import time
+
+import keras
+import tensorflow as tf
+
+from tf_realnvp import RealNVP, data, export, files, plots, runtime, signals
+from tf_realnvp.arguments import FailureError, UsageError
+from tf_realnvp.checkpoints import CheckpointError, Checkpoints
+from tf_realnvp.progress import Progress
+from tf_realnvp.runs import Run
+from tf_realnvp.training import DivergedError, Trainer, bits_from_nats
+
+
+def train(flags, run: Run | None, start: float) -> None:
+    """Trains a model and writes the results.
+
+    Args:
+      flags: The flags of the command.
+      run: The folder of the run; `None` for a worker that writes nothing.
+      start: `time.monotonic()` when the command was started.
+
+    Raises:
+      UsageError: If the user has to change something.
+      FailureError: If something went wrong that the user should know of.
+      OSError: If something cannot be written.
+      signals.Interrupted: If a signal came. If training had begun, a checkpoint
+        was saved.
+    """
+    dataset = _load(flags)
+    with runtime.make_strategy(flags.devices).scope():
+        keras.utils.set_random_seed(flags.seed)
+        model = RealNVP(
+            dataset.image_shape,
+            dataset.num_colors,
+            filters=flags.filters,
+            num_blocks=flags.num_blocks,
+        )
+        trainer = Trainer(
+            model,
+            flags.lr,
+            flags.clip_grad,
+            flags.seed,
+            flags.precision,
+            flags.recompute,
+            flags.jit,
+        )
+    checkpoints = Checkpoints(
+        trainer, pathlib.Path(flags.run_dir) / "checkpoints"
+    )
+    _print_header(flags, dataset, model)
+    if flags.resume:
+        _restore(checkpoints, trainer, flags)
+    if run is not None:
+        run.begin(vars(flags))
+    _fit(flags, run, dataset, trainer, checkpoints, start)
+    if run is not None:
+        _write_results(flags, model, trainer.history)
+        run.finish()
+
+
+def _load(flags):
+    try:
+        dataset = data.load(flags.dataset, flags.data_dir)
+    except data.DataError as error:
+        raise UsageError(error) from error
+    if flags.batch_size > dataset.num_train:
+        raise UsageError(
+            f"argument --batch_size: {flags.batch_size} is more than the "
+            f"{dataset.num_train} training images of {dataset.name}"
+        )
+    return dataset
+
+
+def _restore(checkpoints, trainer, flags):
+    try:
+        found = checkpoints.restore()
+    except CheckpointError as error:
+        raise UsageError(error) from error
+    if found:
+        # The flag counts, not the rate that the checkpoint holds.
+        trainer.optimizer.learning_rate = flags.lr
+        print(f"going on from step {int(trainer.step.numpy()):,}", flush=True)
+    else:
+        print("there is no checkpoint yet: starting from the beginning")
+
+
+def _fit(flags, run, dataset, trainer, checkpoints, start):
+    """Trains, with a checkpoint now and then and after every epoch."""
+    last_save = time.monotonic()
+
+    def save():
+        nonlocal last_save
+        if run is None:
+            return
+        try:
+            checkpoints.save()
+        except (tf.errors.OpError, OSError) as error:
+            raise FailureError(
+                f"cannot write a checkpoint to {flags.run_dir}: "
+                f"{_reason(error)}. The one before is still there: make room, "
+                "then go on with --resume"
+            ) from error
+        last_save = time.monotonic()
+
+    with signals.deferred() as request:
+
+        def after_call():
+            request.check()
+            minutes = (time.monotonic() - last_save) / 60.0
+            if minutes >= flags.checkpoint_minutes:
+                save()
+
+        try:
+            fit_start = time.monotonic()
+            evaluation_seconds = 0.0
+            for metrics in trainer.fit(
+                dataset,
+                flags.epochs,
+                flags.batch_size,
+                flags.max_steps,
+                Progress,
+                after_call,
+            ):
+                if metrics.epoch == 0:
+                    evaluation_seconds = time.monotonic() - fit_start
+                save()
+                if run is not None:
+                    _write_metrics(run.path / "metrics.csv", trainer.history)
+                if flags.verbose or metrics.epoch == 0:
+                    _print_metrics(metrics, flags.epochs)
+        except signals.Interrupted:
+            save()
+            print(
+                f"\nsaved a checkpoint at step {int(trainer.step.numpy()):,}: "
+                "the same command with --resume goes on from it",
+                flush=True,
+            )
+            raise
+        except DivergedError as error:
+            raise FailureError(
+                f"training diverged: {error}. Try --clip_grad 1 or a smaller "
+                "--lr, with --resume from the last checkpoint or in another "
+                "--run_dir"
+            ) from error
+        except tf.errors.DataLossError as error:
+            raise UsageError(
+                f"the copy of {dataset.name} in {flags.data_dir} is damaged: "
+                f"{_reason(error)}"
+            ) from error
+        except tf.errors.OpError as error:
+            if not runtime.is_one_of_many():
+                raise
+            raise FailureError(
+                f"a worker of the job has gone ({_reason(error)}): start all "
+                "of them again, with --resume"
+            ) from error
+    if not flags.verbose:
+        _print_metrics(trainer.history[-1], flags.epochs)
+    if trainer.num_skipped:
+        print(
+            f"{trainer.num_skipped:,} steps were skipped, since their loss or "
+            "gradient was not finite"
+        )
+    if trainer.first_step_done is not None:
+        startup = trainer.first_step_done - start - evaluation_seconds
+        print(
+            f"the first training step was done {startup:.1f} s after the "
+            f"start, not counting {evaluation_seconds:.1f} s of evaluation "
+            "before it"
+        )
+
+
+def _reason(error):
+    message = getattr(error, "message", None) or str(error)
+    return message.strip().splitlines()[0]
+
+
+def _print_header(flags, dataset, model):
+    size = "x".join(map(str, dataset.image_shape))
+    print(
+        f"RealNVP on {dataset.name}: {dataset.num_train:,} training and "
+        f"{dataset.num_test:,} test images of {size}, "
+        f"{dataset.num_colors} levels\n"
+        f"{model.num_parameters:,} parameters ({flags.filters} filters, "
+        f"{flags.num_blocks} residual blocks), "
+        f"{runtime.describe_devices()}, {flags.precision}, "
+        f"seed {flags.seed}",
+        flush=True,
+    )
+
+
+def _print_metrics(metrics, epochs):
+    train = "before training"
+    if metrics.train_loss is not None:
+        train = f"train {bits_from_nats(metrics.train_loss):.3f}"
+    print(
+        f"epoch {metrics.epoch}/{epochs}, step {metrics.step:,}: {train}, "
+        f"test {bits_from_nats(metrics.test_loss):.3f} bits/dim",
+        flush=True,
+    )
+
+
+def _write_metrics(path, history):
+    """Writes all losses, in nats per dimension and in bits/dim."""
+
+    def columns(loss):
+        return ["", ""] if loss is None else [loss, bits_from_nats(loss)]
+
+    with (
+        files.replace_file(path) as new,
+        new.open("w", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(
+            [
+                "epoch",
+                "step",
+                "train_loss_nats_per_dim",
+                "train_bits_per_dim",
+                "test_loss_nats_per_dim",
+                "test_bits_per_dim",
+            ]
+        )
+        for m in history:
+            losses = columns(m.train_loss) + columns(m.test_loss)
+            writer.writerow([m.epoch, m.step, *losses])
+
+
+def _write_results(flags, model, history):
+    """Writes the pictures and the SavedModel."""
+    print("writing the results", flush=True)
+    _write_metrics(_result(flags, "metrics", ".csv"), history)
+    plots.save_loss_curve(
+        _result(flags, "loss", ".png"),
+        {
+            "training (mean over the epoch)": [
+                (m.epoch, bits_from_nats(m.train_loss)) for m in history[1:]
+            ],
+            "test": [(m.epoch, bits_from_nats(m.test_loss)) for m in history],
+        },
+        title=f"RealNVP on {flags.dataset}",
+    )
+    plots.save_image_grid(
+        _result(flags, "samples", ".png"),
+        model.sample(36, seed=flags.seed).numpy(),
+        model.num_colors,
+    )
+    last = history[-1]
+    export.save(
+        model,
+        _result(flags, "realnvp"),
+        {
+            "dataset": flags.dataset,
+            "flags": vars(flags),
+            "metrics": {
+                "epochs": last.epoch,
+                "steps": last.step,
+                "train_bits_per_dim": bits_from_nats(last.train_loss),
+                "test_bits_per_dim": bits_from_nats(last.test_loss),
+            },
+        },
+    )
+    for name, suffix in (
+        ("realnvp", ""),
+        ("samples", ".png"),
+        ("loss", ".png"),
+        ("metrics", ".csv"),
+    ):
+        print(f"  {_result(flags, name, suffix)}")
+
+
+def _result(flags, name, suffix=""):
+    return pathlib.Path(flags.output_dir) / f"{name}_{flags.dataset}{suffix}"

@@ -1,0 +1,154 @@
+"""The folder of a training run, from which it can go on."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tf_realnvp import files
+from tf_realnvp.arguments import UsageError
+
+_RUN_FILE = "run.json"
+_LOCK_FILE = "lock"
+_PROGRAM = "tf_realnvp"
+
+
+class Run:
+    """The folder of a run: its flags, checkpoints and metrics.
+
+    Attributes:
+      path: The folder.
+      flags: The flags that the run was last started with; empty for a new run.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        """Reads what is in the folder.
+
+        Args:
+          path: The folder, which `open_run` has locked.
+
+        Raises:
+          UsageError: If it is the folder of something else.
+        """
+        self.path = path
+        self.flags, self._finished = {}, False
+        content = self._read()
+        if content is not None:
+            self.flags, self._finished = content["flags"], content["finished"]
+
+    def _read(self):
+        file = self.path / _RUN_FILE
+        try:
+            content = json.loads(file.read_text())
+            if content["program"] == _PROGRAM and content["flags"]:
+                return content
+        except FileNotFoundError:
+            others = {path.name for path in self.path.iterdir()}
+            # A kill may leave the new file without its name.
+            if all(name.startswith((_LOCK_FILE, ".")) for name in others):
+                return None
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UsageError(
+            f"argument --run_dir: {self.path} holds something else than a run "
+            "of this program: give another folder"
+        )
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here before."""
+        return bool(self.flags)
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the results of the run were written."""
+        return self._finished
+
+    def begin(self, flags: Mapping[str, Any]) -> None:
+        """Notes that the run starts, or goes on, with these flags."""
+        self._write(flags, finished=False)
+
+    def finish(self) -> None:
+        """Notes that the results are written."""
+        self._write(self.flags, finished=True)
+
+    def _write(self, flags, finished):
+        self.flags, self._finished = dict(flags), finished
+        content = {
+            "program": _PROGRAM,
+            "flags": self.flags,
+            "finished": finished,
+        }
+        with files.replace_file(self.path / _RUN_FILE) as new:
+            new.write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
+    """Locks the folder of a run, which is made if it is missing.
+
+    Without `resume` a finished run that is there already is moved aside, to the
+    first free name of `path.1`, `path.2` and so on.
+
+    Args:
+      path: The folder.
+      resume: Whether to go on with the run that is there.
+
+    Yields:
+      The run. The lock goes with the process, however that ends.
+
+    Raises:
+      UsageError: If the folder cannot be used: it is in use, another program's,
+        not writable, or the folder of an unfinished run and not to be resumed.
+    """
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(_lock(path))
+        run = Run(path)
+        if run.exists and not resume:
+            if not run.finished:
+                raise UsageError(
+                    f"{path} holds an unfinished run: --resume goes on with "
+                    "it, another --run_dir starts a new one"
+                )
+            aside = _free_name(path)
+            path.rename(aside)
+            print(f"the finished run of {path} is now in {aside}")
+            locks.enter_context(_lock(path))
+            run = Run(path)
+        yield run
+
+
+@contextlib.contextmanager
+def _lock(path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / _LOCK_FILE).open("w")
+    except OSError as error:
+        raise UsageError(
+            f"argument --run_dir: cannot write to {path}: {error.strerror}"
+        ) from error
+    with file:
+        try:
+            # The system drops it when the process ends, even by a kill.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another process trains in {path}: give another --run_dir"
+            ) from error
+        yield
+
+
+def _free_name(path):
+    number = 1
+    while True:
+        candidate = path.with_name(f"{path.name}.{number}")
+        if not candidate.exists():
+            return candidate
+        number += 1
