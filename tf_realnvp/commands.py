@@ -89,7 +89,7 @@ def _add_sample(add):
         "samples.png",
         "PNG file for a grid of all images; or a folder (one that exists, or "
         "a name that ends in /) for a PNG file of each, as large as the image",
-        lambda text: text if _is_folder(text) else _png_file(text),
+        lambda text: text if _is_folder(text) else _file(".png")(text),
     )
 
 
@@ -159,7 +159,9 @@ pictures (spherical interpolation), which are at its ends.""",
         metavar="N",
         help="number of images, both pictures included (default: 8)",
     )
-    _add_out(command, "interpolation.png", "PNG file for the strip", _png_file)
+    _add_out(
+        command, "interpolation.png", "PNG file for the strip", _file(".png")
+    )
 
 
 def _add_manifold(add):
@@ -187,7 +189,7 @@ second in its row, the third in its column, the fourth below the second.""",
         metavar="N",
         help="rows and columns of the grid (default: 8)",
     )
-    _add_out(command, "manifold.png", "PNG file for the grid", _png_file)
+    _add_out(command, "manifold.png", "PNG file for the grid", _file(".png"))
 
 
 def _add_reconstruct(add):
@@ -210,7 +212,9 @@ factors out half-way are drawn anew. The latter shows what the others hold.""",
         help="number of draws for each picture (default: 6)",
     )
     _add_seed(command, 0, "of the draws")
-    _add_out(command, "reconstructions.png", "PNG file for the grid", _png_file)
+    _add_out(
+        command, "reconstructions.png", "PNG file for the grid", _file(".png")
+    )
 
 
 def _add_score(add):
@@ -230,7 +234,7 @@ and bits_per_dim. Files that can't be read are named, and left out.""",
         "are hidden files",
     )
     _add_seed(command, 0, "of the noise that is added to the pictures")
-    _add_out(command, "scores.csv", "CSV file")
+    _add_out(command, "scores.csv", "CSV file", _file(".csv"))
 
 
 def _add_seed(command, default, of_what):
@@ -244,7 +248,7 @@ def _add_seed(command, default, of_what):
     )
 
 
-def _add_out(command, default, text, parse=str):
+def _add_out(command, default, text, parse):
     command.add_argument(
         "--out",
         type=parse,
@@ -264,10 +268,17 @@ def _is_folder(text):
     return text.endswith(("/", os.sep)) or os.path.isdir(text)
 
 
-def _png_file(text):
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
-    return text
+def _file(suffix):
+    """Returns a parser of names of files for `argparse`."""
+
+    def parse(text):
+        if not text.lower().endswith(suffix):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} does not end in {suffix}"
+            )
+        return text
+
+    return parse
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -374,9 +385,10 @@ def _sample(flags, model):
         return
     folder = pathlib.Path(flags.out)
     for index, image in enumerate(itertools.chain.from_iterable(batches)):
-        path = folder / f"sample_{index:04d}.png"
-        pictures.write(path, image, model.num_colors)
-    print(f"{folder / 'sample_0000.png'} to {path.name}")
+        pictures.write(
+            folder / f"sample_{index:04d}.png", image, model.num_colors
+        )
+    print(folder)
 
 
 def _evaluate(flags, model):
@@ -406,7 +418,9 @@ def _evaluate(flags, model):
                     ]
                 )
                 single = np.append(single, np.mean(log_probs, axis=0))
-                joint = np.append(joint, importance_bound(log_probs))
+                joint = np.append(
+                    joint, saved_model.importance_bound(log_probs)
+                )
                 display.update(len(images), np.mean(_bits(model, joint)))
     except tf.errors.DataLossError as error:
         raise arguments.UsageError(
@@ -445,25 +459,6 @@ def _load_dataset(flags, model):
             f"{describe(dataset)}, those of {flags.model} {describe(model)}"
         )
     return dataset
-
-
-def importance_bound(log_probs):
-    """Returns the logarithm of the mean of densities.
-
-    It is a lower bound on the log-probability of an image, in expectation over
-    the noise, and rises with the number of draws
-    (https://arxiv.org/abs/1509.00519, theorem 1).
-
-    Args:
-      log_probs: Log-densities `[num_draws, n]` of images with several draws of
-        noise.
-
-    Returns:
-      The bounds `[n]`.
-    """
-    import numpy as np
-
-    return np.logaddexp.reduce(log_probs, axis=0) - math.log(len(log_probs))
 
 
 def _bits(model, log_prob):
@@ -517,26 +512,25 @@ def _reconstruct(flags, model):
 
 
 def _score(flags, model):
-    import numpy as np
-
-    from tf_realnvp import files, saved_model
+    from tf_realnvp import files, pictures
     from tf_realnvp.progress import Progress
 
     paths = _list_files(flags.folder)
-    starts = range(0, len(paths), saved_model.BATCH_SIZE)
-    scores = []
-    with Progress("score", len(starts)) as display:
-        for index, start in enumerate(starts):
-            batch = paths[start : start + saved_model.BATCH_SIZE]
-            names, images = _read_readable(batch, model)
-            if not names:
+    scores, total = [], 0.0
+    with Progress("score", len(paths)) as display:
+        for path in paths:
+            try:
+                image = pictures.read(path, model.image_shape, model.num_colors)
+            except pictures.PictureError as error:
+                print(error, file=sys.stderr)
                 continue
-            log_prob = model.log_prob(
-                images, saved_model.stream(flags.seed, index)
-            )
+            # One at a time, and all with the same noise: the score of a
+            # picture must not depend on those beside it.
+            log_prob = model.log_prob(image[None], flags.seed)[0]
             bits = _bits(model, log_prob)
-            scores += zip(names, log_prob.tolist(), bits.tolist(), strict=True)
-            display.update(len(names), np.mean([score[2] for score in scores]))
+            scores.append((path.name, float(log_prob), float(bits)))
+            total += bits
+            display.update(1, total / len(scores))
     num_unreadable = len(paths) - len(scores)
     if not scores:
         raise arguments.UsageError(
@@ -552,7 +546,10 @@ def _score(flags, model):
         writer = csv.writer(file)
         writer.writerow(["file", "log_prob", "bits_per_dim"])
         writer.writerows(scores)
-    print(f"{len(scores):,} pictures, {num_unreadable:,} files not readable")
+    print(
+        f"{len(scores):,} pictures, mean {total / len(scores):.4f} bits/dim; "
+        f"{num_unreadable:,} files could not be read"
+    )
     print(flags.out)
 
 
@@ -570,21 +567,3 @@ def _list_files(folder):
     if not paths:
         raise arguments.UsageError(f"there are no files in {folder}")
     return paths
-
-
-def _read_readable(paths, model):
-    """Returns names and images, and names the others on standard error."""
-    import numpy as np
-
-    from tf_realnvp import pictures
-
-    names, images = [], []
-    for path in paths:
-        try:
-            image = pictures.read(path, model.image_shape, model.num_colors)
-        except pictures.PictureError as error:
-            print(error, file=sys.stderr)
-        else:
-            names.append(path.name)
-            images.append(image)
-    return names, np.array(images)

@@ -159,6 +159,23 @@ def stream(seed: int, index: int) -> int:
     return seed + (index << 32)
 
 
+def importance_bound(log_probs: np.ndarray) -> np.ndarray:
+    """Returns the logarithm of the mean of densities.
+
+    It is a lower bound on the log-probability of an image, in expectation over
+    the noise, and rises with the number of draws
+    (https://arxiv.org/abs/1509.00519, theorem 1).
+
+    Args:
+      log_probs: Log-densities `[num_draws, n]` of images with several draws of
+        noise.
+
+    Returns:
+      The bounds `[n]`.
+    """
+    return np.logaddexp.reduce(log_probs, axis=0) - np.log(len(log_probs))
+
+
 def _other_model(path):
     return ModelError(f"{path} holds a SavedModel of another program")
 
