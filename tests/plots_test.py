@@ -76,6 +76,15 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
         line = grid[zoom, zoom:-zoom:zoom]
         self.assertAllEqual(line, np.repeat(expected, 3).reshape(-1, 3))
 
+    @parameterized.parameters((6, 6, 1), (6, 1, 6), (6, 4, 2), (2, 5, 1))
+    def test_columns(self, num_images, columns, rows):
+        images = random_images(num_images, 8, 8, 3)
+        pixels = plots.image_grid(images, columns=columns)[::12, ::12]
+        self.assertEqual(pixels.shape, (9 * rows + 1, 9 * columns + 1, 3))
+        for index, image in enumerate(images):
+            top, left = (1 + 9 * i for i in divmod(index, columns))
+            self.assertAllEqual(pixels[top : top + 8, left : left + 8], image)
+
     def test_images_stay_as_they_are(self):
         images = random_images(4, 8, 8, 1, num_colors=17)
         before = images.copy()
@@ -102,6 +111,10 @@ class SaveImageGridTest(FilesTestCase, parameterized.TestCase):
             read_png(self.path), plots.image_grid(images, num_colors)
         )
         self.assertEqual(os.listdir(self.folder), ["picture.png"])
+        plots.save_image_grid(self.path, images, num_colors, columns=2)
+        self.assertAllEqual(
+            read_png(self.path), plots.image_grid(images, num_colors, 2)
+        )
 
     def test_exception_leaves_nothing(self):
         def fail(path, *unused):

@@ -43,21 +43,37 @@ def save_loss_curve(
         figure.savefig(new, dpi=120)
 
 
-def image_grid(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
-    """Lays out images in a square grid, with a gap of a pixel between them.
+def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
+    """Returns images as they are shown, black to white.
+
+    Args:
+      images: `uint8`, of any shape, in `0 ... num_colors - 1`.
+      num_colors: Number of levels; the last one is shown as white.
+
+    Returns:
+      `uint8` of the same shape, in `0 ... 255`.
+    """
+    return np.round(images * (255.0 / (num_colors - 1))).astype(np.uint8)
+
+
+def image_grid(
+    images: np.ndarray, num_colors: int = 256, columns: int | None = None
+) -> np.ndarray:
+    """Lays out images in a grid, with a gap of a pixel between them.
 
     Args:
       images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
       num_colors: Number of levels; the last one is shown as white.
+      columns: Number of images in a row. Default: as many as make a square.
 
     Returns:
       `uint8` `[height, width, 3]` in `0 ... 255`. Every pixel of an image is a
       square of one colour; places for which there is no image are white.
     """
     num_images, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(num_images))
+    columns = columns or math.ceil(math.sqrt(num_images))
     rows = math.ceil(num_images / columns)
-    levels = np.round(images * (255.0 / (num_colors - 1))).astype(np.uint8)
+    levels = pixels(images, num_colors)
     if channels == 1:
         levels = np.repeat(levels, 3, axis=-1)
     grid = np.full(
@@ -72,14 +88,18 @@ def image_grid(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
 
 
 def save_image_grid(
-    path: str | os.PathLike, images: np.ndarray, num_colors: int = 256
+    path: str | os.PathLike,
+    images: np.ndarray,
+    num_colors: int = 256,
+    columns: int | None = None,
 ) -> None:
-    """Draws images in a square grid.
+    """Draws images in a grid.
 
     Args:
       path: PNG file to write.
       images: As for `image_grid`.
       num_colors: As for `image_grid`.
+      columns: As for `image_grid`.
     """
     with files.replace_file(path) as new:
-        matplotlib.image.imsave(new, image_grid(images, num_colors))
+        matplotlib.image.imsave(new, image_grid(images, num_colors, columns))

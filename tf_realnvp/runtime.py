@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Sends to nowhere what native code writes to standard error."""
     saved = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -35,7 +35,7 @@ def configure(num_cpus: int = 1) -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
     # While it is imported it logs all the same: tensorflow issue 100442.
-    with _silent_stderr() if quiet else contextlib.nullcontext():
+    with silent_stderr() if quiet else contextlib.nullcontext():
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")

@@ -1,0 +1,121 @@
+"""Tests for latents."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import latents
+
+
+def random_latents(*shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=shape).astype(np.float32)
+
+
+class SlerpTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(2, 3, 8)
+    def test_ends_are_exact(self, steps):
+        start, end = random_latents(2, 2, 2, 4)
+        points = latents.slerp(start, end, steps)
+        self.assertEqual(points.dtype, np.float32)
+        self.assertEqual(points.shape, (steps, 2, 2, 4))
+        self.assertAllEqual(points[0], start)
+        self.assertAllEqual(points[-1], end)
+
+    @parameterized.parameters(1e-3, 0.1, 1.0, math.pi / 2, 3.0)
+    def test_arc(self, angle):
+        """Known points: those that a rotation of the start passes through."""
+        start, across = 7.0 * np.linalg.qr(random_latents(16, 2))[0].T
+
+        def rotated(angle):
+            return math.cos(angle) * start + math.sin(angle) * across
+
+        points = latents.slerp(start, rotated(angle), 5)
+        expected = [rotated(angle * i / 4) for i in range(5)]
+        self.assertAllClose(points, expected, rtol=1e-5, atol=1e-5)
+        # No closer to the origin in the middle.
+        self.assertAllClose(
+            np.linalg.norm(points, axis=-1), np.full(5, 7.0), rtol=1e-5
+        )
+
+    def test_there_and_back(self):
+        start, end = random_latents(2, 3, 5)
+        self.assertAllClose(
+            latents.slerp(start, end, 6), latents.slerp(end, start, 6)[::-1]
+        )
+
+    @parameterized.named_parameters(
+        # Factors on the same latents.
+        ("same", 1.0, 1.0),
+        ("same_direction", 1.0, 3.0),
+        ("opposite", 1.0, -1.0),
+        ("from_origin", 0.0, 1.0),
+        ("origin", 0.0, 0.0),
+    )
+    def test_without_an_arc(self, first, second):
+        z = random_latents(2, 2, 4)
+        points = latents.slerp(first * z, second * z, 5)
+        expected = [first * z + (second - first) * i / 4 * z for i in range(5)]
+        self.assertAllClose(points, expected)
+
+
+class ManifoldTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(1, 2, 3, 8)
+    def test_equation(self, size):
+        z = random_latents(4, 2, 3)
+        points = latents.manifold(z, size)
+        self.assertEqual(points.dtype, np.float32)
+        self.assertEqual(points.shape, (size, size, 2, 3))
+        for row in range(size):
+            for column in range(size):
+                a, b = (2 * math.pi * i / size for i in (row, column))
+                upper = math.cos(b) * z[0] + math.sin(b) * z[1]
+                lower = math.cos(b) * z[2] + math.sin(b) * z[3]
+                self.assertAllClose(
+                    points[row, column],
+                    math.cos(a) * upper + math.sin(a) * lower,
+                )
+
+    @parameterized.parameters(4, 8, 12)
+    def test_the_four_are_on_it(self, size):
+        z = random_latents(4, 2, 2, 12)
+        quarter = size // 4
+        points = latents.manifold(z, size)[
+            [0, 0, quarter, quarter], [0, quarter, 0, quarter]
+        ]
+        self.assertAllEqual(points[0], z[0])
+        self.assertAllClose(points, z, rtol=1e-6, atol=1e-6)
+
+
+class RedrawTest(tf.test.TestCase):
+    def test_keeps_the_first_half(self):
+        z = random_latents(3, 2, 2, 12)
+        before = z.copy()
+        points = latents.redraw_factored_out(z, 5, seed=1)
+        self.assertEqual(points.dtype, np.float32)
+        self.assertEqual(points.shape, (3, 5, 2, 2, 12))
+        for draw in range(5):
+            self.assertAllEqual(points[:, draw, ..., :6], z[..., :6])
+        self.assertAllEqual(z, before)
+
+    def test_draws(self):
+        z = random_latents(40, 4, 4, 4) + 10.0
+        drawn = latents.redraw_factored_out(z, 50, seed=1)[..., 2:]
+        # 64,000 numbers, all of them different draws.
+        self.assertAllClose(drawn.mean(), 0.0, atol=0.02)
+        self.assertAllClose(drawn.std(), 1.0, atol=0.02)
+        self.assertGreater(len(np.unique(drawn)), 0.95 * drawn.size)
+
+    def test_seed(self):
+        z = random_latents(2, 2, 2, 4)
+        first, again, other = (
+            latents.redraw_factored_out(z, 3, seed) for seed in (1, 1, 2)
+        )
+        self.assertAllEqual(first, again)
+        self.assertNotAllClose(first, other)
+
+
+if __name__ == "__main__":
+    tf.test.main()

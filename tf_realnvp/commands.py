@@ -1,0 +1,569 @@
+"""The commands on a saved model: flags, messages and exit codes."""
+
+import argparse
+import csv
+import itertools
+import math
+import os
+import pathlib
+import random
+import sys
+
+from tf_realnvp import arguments
+
+# TensorFlow takes seconds to import: this module leaves it to the commands,
+# when it is clear that the command line makes sense.
+
+_PROG = "python -m tf_realnvp"
+_DESCRIPTION = """\
+Puts a trained model to use. MODEL is the folder realnvp_DATASET that training
+wrote. Pictures are PNG or JPEG files; those of another size than the model's
+are cropped to their middle and resized.
+"""
+
+
+def _make_parser():
+    parser = arguments.Parser(
+        prog=_PROG,
+        description=_DESCRIPTION,
+        epilog=f"{_PROG} COMMAND --help tells more, with an example.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", required=True
+    )
+
+    def add(run, name, example, title, details=""):
+        """Adds a command, with what they all have in common."""
+        command = commands.add_parser(
+            name,
+            help=title,
+            description=f"{title[0].upper()}{title[1:]}.\n{details}",
+            epilog=f"example:\n  {_PROG} {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument(
+            "model",
+            metavar="MODEL",
+            help="folder of the model, realnvp_DATASET",
+        )
+        command.set_defaults(run=run)
+        return command
+
+    _add_sample(add)
+    _add_evaluate(add)
+    _add_interpolate(add)
+    _add_manifold(add)
+    _add_reconstruct(add)
+    _add_score(add)
+    return parser
+
+
+def _add_sample(add):
+    command = add(
+        _sample,
+        "sample",
+        "realnvp_digits --n 36 --temperature 0.8 --seed 1 --out grid.png",
+        "draw new images",
+    )
+    command.add_argument(
+        "--n",
+        type=arguments.whole_number(1),
+        default=36,
+        metavar="N",
+        help="number of images (default: 36)",
+    )
+    command.add_argument(
+        "--temperature",
+        type=arguments.non_negative_number,
+        default=1.0,
+        metavar="T",
+        help="factor on the standard deviation of the latents; below 1 images "
+        "are more likely and less varied (default: 1)",
+    )
+    _add_seed(command, None, "of the images")
+    _add_out(
+        command,
+        "samples.png",
+        "PNG file for a grid of all images; or a folder (one that exists, or "
+        "a name that ends in /) for a PNG file of each, as large as the image",
+        lambda text: text if _is_folder(text) else _file(".png")(text),
+    )
+
+
+def _add_evaluate(add):
+    command = add(
+        _evaluate,
+        "evaluate",
+        "realnvp_digits --dataset digits --importance_samples 16",
+        "measure bits/dim on the test images of a data set",
+        """
+The density of an image with noise added gives a bound: on average over the
+noise, the true bits/dim are at most what is printed. The mean of the density
+itself over several draws gives a tighter one (arXiv:1509.00519), in
+expectation the lower the more draws there are. Beside each figure stands its
+standard error, which comes from the choice of the test images.""",
+    )
+    command.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="CIFAR10, CelebA or digits (default: what the model was trained "
+        "on)",
+    )
+    command.add_argument(
+        "--data_dir",
+        default="datasets",
+        metavar="DIR",
+        help="folder of TensorFlow Datasets' copies (default: datasets)",
+    )
+    command.add_argument(
+        "--max_images",
+        type=arguments.whole_number(2),
+        metavar="N",
+        help="use the first N test images (default: all)",
+    )
+    command.add_argument(
+        "--importance_samples",
+        type=arguments.whole_number(1),
+        default=1,
+        metavar="K",
+        help="draws of noise for each image (default: 1)",
+    )
+    command.add_argument(
+        "--batch_size",
+        type=arguments.whole_number(1),
+        default=64,
+        metavar="N",
+        help="images evaluated at once (default: 64)",
+    )
+    _add_seed(command, 0, "of the noise")
+
+
+def _add_interpolate(add):
+    command = add(
+        _interpolate,
+        "interpolate",
+        "realnvp_digits a.png b.png --steps 8 --out strip.png",
+        "go from one picture to another through the latent space",
+        """
+Draws a strip of images whose latents lie on the arc between those of the two
+pictures (spherical interpolation), which are at its ends.""",
+    )
+    _add_pictures(command, 2)
+    command.add_argument(
+        "--steps",
+        type=arguments.whole_number(2),
+        default=8,
+        metavar="N",
+        help="number of images, both pictures included (default: 8)",
+    )
+    _add_out(
+        command, "interpolation.png", "PNG file for the strip", _file(".png")
+    )
+
+
+def _add_manifold(add):
+    command = add(
+        _manifold,
+        "manifold",
+        "realnvp_digits a.png b.png c.png d.png --size 8 --out grid.png",
+        "draw the surface that four pictures span in the latent space",
+        """
+With the latents z1 to z4 of the pictures, the image in row i and column j is
+that of (arXiv:1605.08803, equation 19)
+
+  cos(phi) (cos(phi') z1 + sin(phi') z2)
+    + sin(phi) (cos(phi') z3 + sin(phi') z4),
+
+where phi = 2 pi i / size and phi' = 2 pi j / size. If size is a multiple of 4
+the pictures themselves are among the images: the first at the top left, the
+second in its row, the third in its column, the fourth below the second.""",
+    )
+    _add_pictures(command, 4)
+    command.add_argument(
+        "--size",
+        type=arguments.whole_number(2),
+        default=8,
+        metavar="N",
+        help="rows and columns of the grid (default: 8)",
+    )
+    _add_out(command, "manifold.png", "PNG file for the grid", _file(".png"))
+
+
+def _add_reconstruct(add):
+    command = add(
+        _reconstruct,
+        "reconstruct",
+        "realnvp_digits a.png b.png --draws 6 --out grid.png",
+        "show what is left of pictures when the fine latents are drawn anew",
+        """
+Draws a row for each picture: the picture; what comes back from all of its
+latents, which is the same; and what comes back when those that the model
+factors out half-way are drawn anew. The latter shows what the others hold.""",
+    )
+    _add_pictures(command, "+")
+    command.add_argument(
+        "--draws",
+        type=arguments.whole_number(1),
+        default=6,
+        metavar="N",
+        help="number of draws for each picture (default: 6)",
+    )
+    _add_seed(command, 0, "of the draws")
+    _add_out(
+        command, "reconstructions.png", "PNG file for the grid", _file(".png")
+    )
+
+
+def _add_score(add):
+    command = add(
+        _score,
+        "score",
+        "realnvp_digits my_pictures --out scores.csv",
+        "score the pictures of a folder, the least likely first",
+        """
+Writes a CSV file with the columns file, log_prob (nats for the whole picture)
+and bits_per_dim. Files that can't be read are named, and left out.""",
+    )
+    command.add_argument(
+        "folder",
+        metavar="DIR",
+        help="folder of pictures; other folders inside are left alone, and so "
+        "are hidden files",
+    )
+    _add_seed(command, 0, "of the noise that is added to the pictures")
+    _add_out(command, "scores.csv", "CSV file", _file(".csv"))
+
+
+def _add_seed(command, default, of_what):
+    text = "one is drawn and printed" if default is None else default
+    command.add_argument(
+        "--seed",
+        type=arguments.whole_number(0, 2**32 - 1),
+        default=default,
+        metavar="N",
+        help=f"seed {of_what} (default: {text})",
+    )
+
+
+def _add_out(command, default, text, parse):
+    command.add_argument(
+        "--out",
+        type=parse,
+        default=default,
+        metavar="PATH",
+        help=f"{text} (default: {default})",
+    )
+
+
+def _add_pictures(command, number):
+    command.add_argument(
+        "pictures", nargs=number, metavar="PICTURE", help="PNG or JPEG file"
+    )
+
+
+def _is_folder(text):
+    return text.endswith(("/", os.sep)) or os.path.isdir(text)
+
+
+def _file(suffix):
+    """Returns a parser of names of files for `argparse`."""
+
+    def parse(text):
+        if not text.lower().endswith(suffix):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} does not end in {suffix}"
+            )
+        return text
+
+    return parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command on a saved model.
+
+    Args:
+      argv: The command and its flags. Default: those of the process.
+
+    Returns:
+      The exit code: 0; 1 if the command failed; 2 if the user has to change
+      something, which one line on standard error names; 130 if it was
+      interrupted.
+    """
+    flags = _make_parser().parse_args(argv)
+    name = f"{_PROG} {flags.command}"
+    try:
+        if "out" in flags:
+            _check_out(flags.out, may_be_folder=flags.command == "sample")
+        flags.run(flags, _load(flags))
+    except arguments.UsageError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return arguments.EXIT_USAGE
+    except OSError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return arguments.EXIT_FAILURE
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted", file=sys.stderr)
+        return arguments.EXIT_INTERRUPTED
+    return 0
+
+
+def _check_out(out, may_be_folder):
+    """Finds out whether the result can be written before it is computed."""
+    path = pathlib.Path(out)
+    folder = path.parent
+    try:
+        if _is_folder(out):
+            if not may_be_folder:
+                raise arguments.UsageError(
+                    f"argument --out: {out} is a folder, not a file"
+                )
+            folder = path
+            folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise arguments.UsageError(
+            f"argument --out: cannot write to {folder}: {error.strerror}"
+        ) from error
+
+
+def _load(flags):
+    from tf_realnvp import saved_model
+
+    try:
+        model = saved_model.SavedModel(flags.model)
+    except saved_model.ModelError as error:
+        raise arguments.UsageError(error) from error
+    channels = model.image_shape[2]
+    if flags.command != "evaluate" and channels not in (1, 3):
+        raise arguments.UsageError(
+            f"pictures have 1 or 3 channels, and the images of {flags.model} "
+            f"have {channels}"
+        )
+    return model
+
+
+def _read_pictures(flags, model):
+    """Returns all pictures of the command line as images of the model."""
+    import numpy as np
+
+    from tf_realnvp import pictures
+
+    try:
+        images = [
+            pictures.read(path, model.image_shape, model.num_colors)
+            for path in flags.pictures
+        ]
+    except pictures.PictureError as error:
+        raise arguments.UsageError(error) from error
+    return np.stack(images)
+
+
+def _write_grid(flags, model, images, columns=None):
+    from tf_realnvp import plots
+
+    plots.save_image_grid(flags.out, images, model.num_colors, columns)
+    print(flags.out)
+
+
+def _sample(flags, model):
+    import numpy as np
+
+    from tf_realnvp import pictures
+
+    seed = flags.seed
+    if seed is None:
+        seed = random.SystemRandom().randrange(2**32)
+    print(f"{flags.n:,} images, temperature {flags.temperature}, seed {seed}")
+    batches = model.sample(flags.n, flags.temperature, seed)
+    if not _is_folder(flags.out):
+        _write_grid(flags, model, np.concatenate(list(batches)))
+        return
+    folder = pathlib.Path(flags.out)
+    for index, image in enumerate(itertools.chain.from_iterable(batches)):
+        pictures.write(
+            folder / f"sample_{index:04d}.png", image, model.num_colors
+        )
+    print(folder)
+
+
+def _evaluate(flags, model):
+    import numpy as np
+    import tensorflow as tf
+
+    from tf_realnvp import saved_model
+    from tf_realnvp.progress import Progress
+
+    dataset = _load_dataset(flags, model)
+    num_draws = flags.importance_samples
+    num_images = min(flags.max_images or dataset.num_test, dataset.num_test)
+    batches = dataset.test.take(num_images).batch(flags.batch_size)
+    streams = itertools.count()
+    # Of every image: the bound from single draws, and that from all of them.
+    single, joint = np.zeros(0), np.zeros(0)
+    try:
+        with Progress("test", len(batches)) as display:
+            for images in batches.prefetch(tf.data.AUTOTUNE):
+                log_probs = np.stack(
+                    [
+                        model.log_prob(
+                            images,
+                            saved_model.stream(flags.seed, next(streams)),
+                        )
+                        for _ in range(num_draws)
+                    ]
+                )
+                single = np.append(single, np.mean(log_probs, axis=0))
+                joint = np.append(
+                    joint, saved_model.importance_bound(log_probs)
+                )
+                display.update(1, len(images), np.mean(_bits(model, joint)))
+    except tf.errors.DataLossError as error:
+        raise arguments.UsageError(
+            f"the copy of {dataset.name} in {flags.data_dir} is damaged: "
+            f"{error.message.splitlines()[0]}"
+        ) from error
+
+    print(f"{num_images:,} test images of {dataset.name}, seed {flags.seed}")
+    print(f"1 draw of noise: {_summary(_bits(model, single))}")
+    if num_draws > 1:
+        print(f"{num_draws} draws of noise: {_summary(_bits(model, joint))}")
+
+
+def _load_dataset(flags, model):
+    """Loads the data set, and checks that the model is of such images."""
+    from tf_realnvp import data
+
+    name = flags.dataset or model.dataset
+    if name is None:
+        raise arguments.UsageError(
+            f"argument --dataset: name one, for {flags.model} does not tell "
+            "what it was trained on"
+        )
+    try:
+        dataset = data.load(name, flags.data_dir)
+    except data.DataError as error:
+        raise arguments.UsageError(error) from error
+
+    def describe(images):
+        size = "x".join(map(str, images.image_shape))
+        return f"{size} with {images.num_colors} levels"
+
+    if describe(dataset) != describe(model):
+        raise arguments.UsageError(
+            f"argument --dataset: the images of {dataset.name} are "
+            f"{describe(dataset)}, those of {flags.model} {describe(model)}"
+        )
+    return dataset
+
+
+def _bits(model, log_prob):
+    """Returns bits/dim, given nats for whole images."""
+    return -log_prob / (model.num_dims * math.log(2.0))
+
+
+def _summary(bits):
+    """Returns the mean and its standard error, for people."""
+    error = bits.std(ddof=1) / math.sqrt(len(bits))
+    return f"{bits.mean():.4f} bits/dim, standard error {error:.4f}"
+
+
+def _interpolate(flags, model):
+    from tf_realnvp import latents
+
+    start, end = model.encode(_read_pictures(flags, model))
+    images = model.decode(latents.slerp(start, end, flags.steps))
+    _write_grid(flags, model, images, columns=flags.steps)
+
+
+def _manifold(flags, model):
+    from tf_realnvp import latents
+
+    corners = model.encode(_read_pictures(flags, model))
+    points = latents.manifold(corners, flags.size)
+    images = model.decode(points.reshape(-1, *points.shape[2:]))
+    _write_grid(flags, model, images, columns=flags.size)
+
+
+def _reconstruct(flags, model):
+    import numpy as np
+
+    from tf_realnvp import latents
+
+    images = _read_pictures(flags, model)
+    kept = model.encode(images)
+    drawn = latents.redraw_factored_out(kept, flags.draws, flags.seed)
+    points = np.concatenate([kept[:, np.newaxis], drawn], axis=1)
+    decoded = model.decode(points.reshape(-1, *kept.shape[1:]))
+    decoded = decoded.reshape(*points.shape[:2], *model.image_shape)
+    exact = np.sum(np.all(decoded[:, 0] == images, axis=(1, 2, 3)))
+    print(f"{exact} of {len(images)} pictures came back exactly")
+    rows = np.concatenate([images[:, np.newaxis], decoded], axis=1)
+    _write_grid(
+        flags,
+        model,
+        rows.reshape(-1, *model.image_shape),
+        columns=rows.shape[1],
+    )
+
+
+def _score(flags, model):
+    from tf_realnvp import files, pictures
+    from tf_realnvp.progress import Progress
+
+    paths = _list_files(flags.folder)
+    scores, total = [], 0.0
+    with Progress("score", len(paths)) as display:
+        for path in paths:
+            try:
+                image = pictures.read(path, model.image_shape, model.num_colors)
+            except pictures.PictureError as error:
+                print(error, file=sys.stderr)
+                continue
+            # One at a time, and all with the same noise: the score of a
+            # picture must not depend on those beside it.
+            log_prob = model.log_prob(image[None], flags.seed)[0]
+            bits = _bits(model, log_prob)
+            scores.append((path.name, float(log_prob), float(bits)))
+            total += bits
+            display.update(1, 1, total / len(scores))
+    num_unreadable = len(paths) - len(scores)
+    if not scores:
+        raise arguments.UsageError(
+            f"none of the {num_unreadable:,} files in {flags.folder} can be "
+            "read as a picture"
+        )
+    scores.sort(key=lambda score: (-score[2], score[0]))
+    with (
+        files.replace_file(flags.out) as new,
+        # Names of files need not be text.
+        new.open("w", newline="", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["file", "log_prob", "bits_per_dim"])
+        writer.writerows(scores)
+    print(
+        f"{len(scores):,} pictures, mean {total / len(scores):.4f} bits/dim; "
+        f"{num_unreadable:,} files could not be read"
+    )
+    print(flags.out)
+
+
+def _list_files(folder):
+    try:
+        paths = sorted(
+            path
+            for path in pathlib.Path(folder).iterdir()
+            if path.is_file() and not path.name.startswith(".")
+        )
+    except OSError as error:
+        raise arguments.UsageError(
+            f"cannot read the folder {folder}: {error.strerror}"
+        ) from error
+    if not paths:
+        raise arguments.UsageError(f"there are no files in {folder}")
+    return paths
