@@ -9,12 +9,15 @@ decoded, the same shuffle runs over their numbers.
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 MAX_CACHE_BYTES = 4 * 2**30
+
+_PREFETCHED_BATCHES = 4
 
 
 class DataError(Exception):
@@ -124,9 +127,7 @@ class ImageDataset:
         if self.flip:
             batches = batches.enumerate(skip).map(flipped)
         num_batches = max(0, self.num_train // batch_size - skip)
-        return batches.apply(
-            tf.data.experimental.assert_cardinality(num_batches)
-        ).prefetch(tf.data.AUTOTUNE)
+        return _finish(batches, num_batches)
 
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
         """Returns all test images in batches, in a fixed order.
@@ -140,9 +141,7 @@ class ImageDataset:
         """
         batches = self._batches(self.test, self._test_cache, batch_size)
         num_batches = math.ceil(self.num_test / batch_size)
-        return batches.apply(
-            tf.data.experimental.assert_cardinality(num_batches)
-        ).prefetch(tf.data.AUTOTUNE)
+        return _finish(batches, num_batches)
 
     def _batches(
         self,
@@ -170,7 +169,7 @@ class ImageDataset:
             return number, tf.ensure_shape(image, self.image_shape)
 
         images = arrange(stored.enumerate()).map(
-            decoded, num_parallel_calls=tf.data.AUTOTUNE
+            decoded, num_parallel_calls=os.cpu_count()
         )
         if cache is None:
             images = images.map(lambda _, image: image)
@@ -232,6 +231,19 @@ class _Cache:
         return tf.ensure_shape(
             images, [*numbers.shape, *self._images.shape[1:]]
         )
+
+
+def _finish(batches: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
+    """Returns a pipeline whose length is known and which runs ahead."""
+    options = tf.data.Options()
+    # Deleting an iterator waits for its autotuning thread, which at times
+    # sleeps on for seconds (TensorFlow 2.21): the end of an epoch would hang.
+    options.autotune.enabled = False
+    return (
+        batches.apply(tf.data.experimental.assert_cardinality(num_batches))
+        .prefetch(_PREFETCHED_BATCHES)
+        .with_options(options)
+    )
 
 
 def check_image_size(image_size: int | None) -> None:
