@@ -350,5 +350,190 @@ class NothingThereTest(TfdsTestCase):
         self.check_help(message, homepage, files)
 
 
+def store(data_dir, name, splits, image=None, key="image", **options):
+    """Has TFDS write a data set; `splits` are arrays of images."""
+    shape = next(iter(splits.values())).shape[1:]
+    image = image or tfds.features.Image(shape=shape)
+    with contextlib.redirect_stdout(io.StringIO()):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            features=tfds.features.FeaturesDict({key: image, "id": np.int64}),
+            split_datasets={
+                split: [(i, {key: x, "id": i}) for i, x in enumerate(images)]
+                for split, images in splits.items()
+            },
+            data_dir=data_dir,
+            **options,
+        )
+
+
+def noise(count, *shape):
+    random = np.random.RandomState(count)
+    return random.randint(256, size=[count, *shape], dtype=np.uint8)
+
+
+class AnyDatasetTest(TfdsTestCase):
+    def load(self, name="mine", **options):
+        return data.load(name, str(self.data_dir), **options)
+
+    def check(self, loaded, train, test):
+        self.assertEqual((loaded.num_train, loaded.num_test), (train, test))
+        seen = images_of(loaded.train_batches(1, seed=0, epoch=0))
+        self.assertEqual(seen.shape, (train, *loaded.image_shape))
+        rest = images_of(loaded.test_batches(2))
+        self.assertEqual(rest.shape, (test, *loaded.image_shape))
+        return as_set(seen), as_set(rest)
+
+    def test_prepared_copy(self):
+        train, test = noise(7, 4, 6, 1), noise(3, 4, 6, 1)
+        store(self.data_dir, "mine", {"train": train, "test": test})
+        with self.assertNoLogs("absl", "WARNING"):
+            loaded = self.load()
+            seen = self.check(loaded, 7, 3)
+        self.assertEqual(loaded.name, "mine")
+        self.assertEqual(loaded.num_colors, 256)
+        self.assertEqual(loaded.image_shape, (4, 6, 1))
+        self.assertEqual(seen, (as_set(train), as_set(test)))
+
+    def test_registered_name(self):
+        train, test = noise(3, 28, 28, 1), noise(2, 28, 28, 1)
+        store(self.data_dir, "mnist", {"train": train, "test": test})
+        seen = self.check(self.load("mnist"), 3, 2)
+        self.assertEqual(seen, (as_set(train), as_set(test)))
+
+    @parameterized.parameters("mine/small", "mine/small:1.0.0")
+    def test_configuration(self, name):
+        config = tfds.core.BuilderConfig(name="small")
+        store(
+            self.data_dir, "mine", {"train": noise(4, 2, 2, 1)}, config=config
+        )
+        loaded = self.load(name)
+        self.assertEqual((loaded.num_train, loaded.num_test), (3, 1))
+        self.assertNotIn("/", loaded.name)
+        self.assertStartsWith(loaded.name, "mine_small")
+
+    def test_validation_takes_the_place_of_test(self):
+        train, validation = noise(4, 2, 2, 1), noise(3, 2, 2, 1)
+        store(self.data_dir, "mine", {"train": train, "validation": validation})
+        seen = self.check(self.load(), 4, 3)
+        self.assertEqual(seen, (as_set(train), as_set(validation)))
+
+    @parameterized.parameters((2, 1), (9, 1), (10, 1), (25, 2))
+    def test_last_tenth_of_train_is_held_out(self, count, held_out):
+        images = noise(count, 2, 2, 3)
+        store(self.data_dir, "mine", {"train": images}, disable_shuffling=True)
+        train, test = self.check(self.load(), count - held_out, held_out)
+        self.assertEqual(train, as_set(images[:-held_out]))
+        self.assertEqual(test, as_set(images[-held_out:]))
+
+    def test_several_files(self):
+        images = noise(40, 2, 2, 3)
+        config = tfds.download.DownloadConfig(num_shards=4)
+        store(self.data_dir, "mine", {"train": images}, download_config=config)
+        self.assertLen(list(self.data_dir.rglob("*.tfrecord-*-of-*4")), 4)
+        train, test = self.check(self.load(), 36, 4)
+        self.assertEqual(train | test, as_set(images))
+
+    @parameterized.parameters(
+        ((9, 8, 3), 32), ((80, 70, 1), 32), ((8, 8, 3), 4)
+    )
+    def test_size(self, shape, expected):
+        store(self.data_dir, "mine", {"train": noise(3, *shape)})
+        size = expected if expected != 32 else None
+        loaded = self.load(image_size=size)
+        self.assertEqual(loaded.image_shape, (expected, expected, shape[2]))
+        self.check(loaded, 2, 1)
+
+    def test_unknown_sizes(self):
+        splits = {"train": noise(3, 10, 12, 3)}
+        store(self.data_dir, "mine", splits, tfds.features.Image())
+        self.assertEqual(self.load().image_shape, (32, 32, 3))
+
+    def test_alpha_is_dropped(self):
+        images = noise(3, 4, 4, 4)
+        store(self.data_dir, "mine", {"train": images})
+        train, test = self.check(self.load(), 2, 1)
+        self.assertEqual(train | test, as_set(images[..., :3]))
+
+    def test_flip(self):
+        store(self.data_dir, "mine", {"train": noise(40, 2, 2, 1)})
+        loaded = self.load(flip=True)
+        self.assertTrue(loaded.flip)
+        self.check(loaded, 36, 4)
+
+    def test_shuffle_buffer_is_bounded_in_bytes(self):
+        store(self.data_dir, "mine", {"train": noise(100, 16, 16, 3)})
+        self.assertEqual(self.load().shuffle_buffer, 90)
+        # Noise does not shrink: a record has some 850 bytes.
+        with mock.patch.object(tfds_images, "SHUFFLE_BYTES", 20_000):
+            self.assertBetween(self.load().shuffle_buffer, 18, 26)
+        with mock.patch.object(tfds_images, "SHUFFLE_BYTES", 1):
+            self.assertEqual(self.load().shuffle_buffer, 1)
+
+    def test_image_by_another_name(self):
+        store(self.data_dir, "mine", {"train": noise(4, 2, 2, 1)}, key="photo")
+        self.check(self.load(), 3, 1)
+
+    @parameterized.parameters(
+        tfds.features.Tensor(shape=(2, 2, 1), dtype=np.uint8),
+        tfds.features.Image(shape=(2, 2, 1), dtype=np.uint16),
+    )
+    def test_no_image(self, feature):
+        images = noise(3, 2, 2, 1).astype(feature.np_dtype)
+        store(self.data_dir, "mine", {"train": images}, feature, key="numbers")
+        first = self.failure("mine").splitlines()[0]
+        self.assertIn("mine: there is no image", first)
+        self.assertIn("numbers", first)
+
+    def test_no_image_is_found_before_any_download(self):
+        message = self.failure("imdb_reviews")
+        self.assertStartsWith(message, "imdb_reviews: there is no image")
+        self.assertLen(message.splitlines(), 1)
+        requests.get.assert_not_called()
+
+    def test_no_training_images(self):
+        store(self.data_dir, "mine", {"test": noise(3, 2, 2, 1)})
+        self.assertIn("no training images", self.failure("mine"))
+
+    def test_damaged_copy(self):
+        store(self.data_dir, "mine", {"train": noise(3, 2, 2, 1)})
+        record = next(self.data_dir.rglob("*.tfrecord*"))
+        os.truncate(record, record.stat().st_size - 1)
+        first, second = self.failure("mine").splitlines()
+        self.assertIn("is damaged: its train split", first)
+        self.assertIn(f"delete {self.data_dir / 'mine'}", second)
+
+    def test_no_network(self):
+        first, second, *files, last = self.failure("svhn_cropped").splitlines()
+        self.assertIn("32x32.mat cannot be downloaded", first)
+        self.assertIn("http://ufldl.stanford.edu/housenumbers", second)
+        self.assertIn("  train_32x32.mat (missing)", files)
+        self.assertEndsWith(last, str(self.manual))
+        self.assertEmpty(list(self.data_dir.iterdir()))
+
+    def test_archives_that_nobody_can_download(self):
+        message = self.failure("imagenet2012")
+        self.assertIn("ILSVRC2012_img_train.tar", message)
+        self.assertIn(str(self.manual), message)
+
+    @parameterized.parameters(
+        "svhn_croped", "svhn_croped/x", "svhn_croped:1.0.0"
+    )
+    def test_unknown_name(self, name):
+        message = self.failure(name)
+        self.assertIn(f"{name!r}", message)
+        self.assertLen(message.splitlines(), 1)
+        self.assertIn("svhn_cropped", message)
+        self.assertIn("CIFAR10, CelebA and digits", message)
+
+    @parameterized.parameters("mnist/nothing", "mnist:9.0.0", "a b", "", "*")
+    def test_malformed_name(self, name):
+        message = self.failure(name)
+        self.assertStartsWith(message, f"{name}: ")
+        self.assertLen(message.splitlines(), 1)
+        self.assertLess(len(message), 200)
+
+
 if __name__ == "__main__":
     tf.test.main()

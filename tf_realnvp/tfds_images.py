@@ -52,6 +52,10 @@ class _Records:
     num_bytes: float
 
 
+class _UnusableError(Exception):
+    """A data set that no copy or archive makes usable; the message says why."""
+
+
 def load(
     name: str, data_dir: str, image_size: int | None, flip: bool
 ) -> ImageDataset:
@@ -78,6 +82,7 @@ def load(
     """
     data_dir = pathlib.Path(data_dir).expanduser().absolute()
     builder_name = _BUILDERS.get(name, name)
+    builder = None
     try:
         with _quiet():
             builder = _find(builder_name, data_dir)
@@ -90,9 +95,13 @@ def load(
             )
     except tfds.core.registered.DatasetNotFoundError as error:
         raise DataError(_unknown(name)) from error
+    except _UnusableError as error:
+        raise DataError(f"{name}: {error}") from error
     except Exception as error:  # TFDS raises nearly anything.
-        message = _explain(name, builder_name, data_dir, error)
-        raise DataError(message) from error
+        homepage = _HOMEPAGES.get(name) or (builder and builder.info.homepage)
+        raise DataError(
+            _explain(name, builder_name, homepage, data_dir, error)
+        ) from error
     return ImageDataset(
         name=re.sub(r"[^\w.-]+", "_", name),
         image_shape=image_shape,
@@ -112,14 +121,16 @@ def load(
 def _find(name: str, data_dir: pathlib.Path):
     """Returns TFDS's builder of a prepared copy, or else of a new one."""
     # With a version TFDS takes any copy, not only its newest version.
-    version = None if ":" in name else "*.*.*"
+    version = {} if ":" in name else {"version": "*.*.*"}
     try:
-        return tfds.builder(name, version=version, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir, **version)
     except tfds.core.registered.DatasetNotFoundError:
         raise
     except Exception as error:
         if not (data_dir / _folder(name)).exists():
-            raise
+            # TFDS first says how it called itself.
+            reason = _reason(error).rpartition('}": ')[-1]
+            raise _UnusableError(reason) from error
         raise DataError(
             f"the copy in {data_dir / _folder(name)} cannot be read: "
             f"{_reason(error)}"
@@ -134,8 +145,8 @@ def _folder(name: str) -> str:
 def _unknown(name: str) -> str:
     """Returns what to say of a name that TFDS does not know."""
     message = f"No data set and no folder is called {name!r}. "
-    known = tfds.list_builders(with_community_datasets=False)
-    close = difflib.get_close_matches(name, [*_BUILDERS, *known])
+    known = {*_BUILDERS, *tfds.list_builders(with_community_datasets=False)}
+    close = difflib.get_close_matches(_folder(name), known, cutoff=0.7)
     if close:
         message += f"Names like it: {', '.join(close)}. "
     return message + (
@@ -157,7 +168,7 @@ def _image_key(builder) -> str:
         return "image"
     if len(features) == 1:
         return next(iter(features))
-    raise DataError(
+    raise _UnusableError(
         "there is no image in its examples, or more than one: they have "
         f"{', '.join(builder.info.features or ['nothing'])}"
     )
@@ -176,6 +187,11 @@ def _prepare(builder, data_dir: pathlib.Path):
     )
 
 
+def _filename(url: str, info) -> str:
+    """Returns the name of an archive; TFDS knows it for most."""
+    return info.filename or url.rsplit("/", 1)[-1]
+
+
 def _check_network(builder, data_dir: pathlib.Path):
     """Raises `DataError` at once where TFDS would retry for minutes."""
     import requests
@@ -187,7 +203,7 @@ def _check_network(builder, data_dir: pathlib.Path):
     for url, info in urls:
         cached = resource.get_dl_fname(url, info.checksum)
         places = (
-            data_dir / "manual" / info.filename,
+            data_dir / "manual" / _filename(url, info),
             downloads / builder.name / cached,
             downloads / cached,
         )
@@ -202,7 +218,7 @@ def _check_network(builder, data_dir: pathlib.Path):
             # The cause is inside, after a list of hosts, ports and retries.
             cause = getattr(error.args[0] if error.args else None, "reason", 0)
             raise DataError(
-                f"{info.filename} cannot be downloaded: {cause or error}"
+                f"{_filename(url, info)} cannot be downloaded: {cause or error}"
             ) from error
 
 
@@ -309,7 +325,11 @@ def _reason(error: Exception) -> str:
 
 
 def _explain(
-    name: str, builder_name: str, data_dir: pathlib.Path, error: Exception
+    name: str,
+    builder_name: str,
+    homepage: str | None,
+    data_dir: pathlib.Path,
+    error: Exception,
 ) -> str:
     """Returns what went wrong, and what the user can do about it."""
     lines = [f"{name}: {_reason(error)}"]
@@ -321,18 +341,18 @@ def _explain(
 
     try:
         builder = tfds.builder_cls(builder_name)
-    except tfds.core.registered.DatasetNotFoundError:
-        return "\n".join(lines)  # A copy of the user's own making.
+    except ValueError:  # TFDS has no such name: the copy is somebody's own.
+        return "\n".join(lines)
     manual = data_dir / "manual"
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         instructions = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
         lines.append(f"TFDS says about {manual}: {instructions}")
     files = builder.url_infos
     if files:
-        homepage = _HOMEPAGES.get(name, "its home page")
-        lines.append(f"Get from {homepage} the files")
-        for info in files.values():
-            missing = "" if (manual / info.filename).exists() else " (missing)"
-            lines.append(f"  {info.filename}{missing}")
+        lines.append(f"Get from {homepage or 'its home page'} the files")
+        for url, info in files.items():
+            filename = _filename(url, info)
+            missing = "" if (manual / filename).exists() else " (missing)"
+            lines.append(f"  {filename}{missing}")
         lines.append(f"and put them, as they are, into the folder {manual}")
     return "\n".join(lines)
