@@ -135,6 +135,12 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual([len(batch) for batch in batches], sizes)
         self.assertEqual(order(batches), list(range(100)))
 
+    def test_no_autotuning(self):
+        # For seconds, its thread would keep an iterator from being deleted.
+        images, _ = numbered(100)
+        for batches in (images.train_batches(8, 0, 0), images.test_batches(8)):
+            self.assertFalse(batches.options().autotune.enabled)
+
     def test_batch_of_all_images_and_larger(self):
         images, _ = numbered(100)
         self.assertLen(list(images.train_batches(100, seed=0, epoch=0)), 1)

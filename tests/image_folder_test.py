@@ -225,6 +225,15 @@ class UnreadableTest(FolderTestCase):
         path.write_bytes(content)
         self.check(path.name)
 
+    def test_damage_in_the_tables_of_a_jpeg(self):
+        path = self.root / self.good.pop(-1)
+        content = bytearray(path.read_bytes())
+        # More codes than a Huffman table can have.
+        start = content.index(b"\xff\xc4") + 5
+        content[start : start + 16] = b"\xff" * 16
+        path.write_bytes(content)
+        self.check(path.name)
+
     def test_jpeg_with_something_behind_it(self):
         path = self.root / "0.jpg"
         path.write_bytes(path.read_bytes() + b"more")

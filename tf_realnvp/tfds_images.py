@@ -127,7 +127,7 @@ def _find(name: str, data_dir: pathlib.Path):
     except tfds.core.registered.DatasetNotFoundError:
         raise
     except Exception as error:
-        if not (data_dir / _folder(name)).exists():
+        if not _folder(name) or not (data_dir / _folder(name)).exists():
             # TFDS first says how it called itself.
             reason = _reason(error).rpartition('}": ')[-1]
             raise _UnusableError(reason) from error
