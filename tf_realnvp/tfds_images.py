@@ -27,8 +27,6 @@ SHUFFLE_BYTES = 128 * 2**20
 _CONNECT_TIMEOUT = 10  # Seconds.
 _MAX_CHECKS = 10
 _TEST_SHARE = 0.1
-
-
 _BUILDERS = {"CIFAR10": "cifar10", "CelebA": "celeb_a"}
 _CROPS = {"CelebA": 148}  # Pixels.
 _HOMEPAGES = {
