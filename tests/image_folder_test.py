@@ -1,0 +1,362 @@
+"""Tests for image_folder."""
+
+import hashlib
+import os
+import pathlib
+import tempfile
+import zlib
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+from PIL import Image
+
+from tf_realnvp import data, image_folder
+
+
+def write(path, mode="RGB", size=(12, 12), seed=None, **options):
+    """Writes a picture of noise; `size` is (width, height)."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = zlib.crc32(path.name.encode()) if seed is None else seed
+    channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "P": 1, "CMYK": 4}[mode]
+    pixels = np.random.RandomState(seed).randint(
+        256, size=[size[1], size[0], channels], dtype=np.uint8
+    )
+    picture = Image.fromarray(pixels.squeeze(), "L" if mode == "P" else mode)
+    if mode == "P":
+        picture = picture.convert("P", palette=Image.Palette.ADAPTIVE)
+    picture.save(path, **options)
+    return pixels
+
+
+def images_of(batches):
+    """All images of some batches, [N, H, W, C]."""
+    return np.concatenate([batch.numpy() for batch in batches])
+
+
+def names_of(paths):
+    """Names of the pictures in `ImageDataset.train` or `test`."""
+    paths = [path.decode() for path in paths.as_numpy_iterator()]
+    return {os.path.basename(path) for path in paths}
+
+
+class FolderTestCase(tf.test.TestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = self.enter_context(tempfile.TemporaryDirectory())
+        self.root = pathlib.Path(folder).resolve() / "pictures"
+        self.root.mkdir()
+
+    def load(self, **options):
+        return data.load(str(self.root), "/nowhere", **options)
+
+    def failure(self, **options):
+        with self.assertRaises(data.DataError) as caught:
+            self.load(**options)
+        message = str(caught.exception)
+        self.assertLen(message.splitlines(), 1)
+        return message
+
+
+class PicturesTest(FolderTestCase):
+    def test_small_pictures_stay_as_they_are(self):
+        pixels = [
+            write(self.root / f"{i}.png", size=(6, 4)).tobytes()
+            for i in range(20)
+        ]
+        images = self.load()
+        self.assertEqual(images.name, "pictures")
+        self.assertEqual(images.image_shape, (4, 6, 3))
+        self.assertEqual(images.num_colors, 256)
+        self.assertEmpty(images.skipped)
+        self.assertEqual(images.num_train + images.num_test, 20)
+        seen = [*images_of(images.train_batches(1, seed=0, epoch=0))]
+        seen += [*images_of(images.test_batches(3))]
+        self.assertCountEqual([image.tobytes() for image in seen], pixels)
+
+    @parameterized.parameters(
+        ((6, 5), (6, 5)), ((66, 66), (66, 66)), ((6, 4), (4, 6))
+    )
+    def test_other_pictures_become_squares(self, first, second):
+        write(self.root / "a.png", size=first)
+        write(self.root / "b.png", size=second)
+        images = self.load()
+        self.assertEqual(images.image_shape, (32, 32, 3))
+        self.assertEqual(
+            images_of(images.test_batches(1)).shape, (1, 32, 32, 3)
+        )
+
+    def test_image_size(self):
+        # A white square in the middle of a black picture.
+        pixels = np.zeros([20, 30, 3], np.uint8)
+        pixels[:, 5:25] = 255
+        for name in "ab":
+            Image.fromarray(pixels).save(self.root / f"{name}.png")
+        images = self.load(image_size=8)
+        self.assertEqual(images.image_shape, (8, 8, 3))
+        self.assertAllEqual(
+            images_of(images.test_batches(1)), np.full([1, 8, 8, 3], 255)
+        )
+
+    def test_grey_pictures_have_one_channel(self):
+        pixels = write(self.root / "a.png", "L")
+        write(self.root / "b.png", "LA", seed=1)
+        write(self.root / "c.jpg", "L")
+        images = self.load()
+        self.assertEqual(images.image_shape, (12, 12, 1))
+        both = list(images.train_batches(1, 0, 0)) + list(
+            images.test_batches(1)
+        )
+        self.assertIn(pixels.tobytes(), [b.numpy().tobytes() for b in both])
+
+    @parameterized.parameters("RGB", "P", "RGBA")
+    def test_one_colour_picture_gives_all_three_channels(self, mode):
+        grey = write(self.root / "grey.png", "L")
+        write(self.root / "colour.png", mode)
+        images = self.load()
+        self.assertEqual(images.image_shape, (12, 12, 3))
+        both = list(images.train_batches(1, 0, 0)) + list(
+            images.test_batches(1)
+        )
+        self.assertIn(
+            np.repeat(grey, 3, axis=2).tobytes(),
+            [batch.numpy().tobytes() for batch in both],
+        )
+
+    def test_alpha_is_dropped(self):
+        pixels = write(self.root / "a.png", "RGBA", seed=0)
+        write(self.root / "b.png", "RGBA", seed=0)
+        images = self.load()
+        self.assertAllEqual(
+            images_of(images.test_batches(1))[0], pixels[..., :3]
+        )
+
+    def test_jpeg(self):
+        for name in ("a.JPG", "b.jpeg", "c.picture"):
+            write(self.root / name, size=(16, 16), seed=0, format="JPEG")
+        expected = tf.io.decode_jpeg((self.root / "a.JPG").read_bytes())
+        for batch in self.load().test_batches(1):
+            self.assertAllEqual(batch[0], expected)
+
+    def test_odd_kinds_can_be_decoded(self):
+        write(self.root / "cmyk.jpg", "CMYK", format="JPEG")
+        write(self.root / "progressive.jpg", "RGB", progressive=True)
+        write(self.root / "palette.png", "P")
+        write(self.root / "interlaced.png", "RGB", interlace=1)
+        deep = np.arange(144, dtype=np.uint16).reshape(12, 12) * 400
+        Image.fromarray(deep).save(self.root / "deep.png")
+        Image.new("1", (12, 12)).save(self.root / "two.png")
+        images = self.load()
+        self.assertEmpty(images.skipped)
+        self.assertEqual(images.num_train + images.num_test, 6)
+        list(images.train_batches(1, seed=0, epoch=0))
+        list(images.test_batches(1))
+
+    def test_flip(self):
+        for i in range(20):
+            write(self.root / f"{i}.png")
+        plain, flipped = self.load(), self.load(flip=True)
+        first = images_of(plain.train_batches(1, seed=0, epoch=0))
+        second = images_of(flipped.train_batches(1, seed=0, epoch=0))
+        mirrored = (first != second).any(axis=(1, 2, 3))
+        self.assertBetween(mirrored.sum(), 1, len(mirrored) - 1)
+        self.assertAllEqual(second[mirrored], first[mirrored][:, :, ::-1])
+
+
+class UnreadableTest(FolderTestCase):
+    def setUp(self):
+        super().setUp()
+        self.good = [f"{i}.png" for i in range(4)]
+        self.good += [f"{i}.jpg" for i in range(4)]
+        for name in self.good:
+            write(self.root / name, size=(40, 40))
+
+    def check(self, *skipped):
+        images = self.load()
+        self.assertEqual(images.skipped, skipped)
+        self.assertEqual(
+            names_of(images.train) | names_of(images.test), set(self.good)
+        )
+        list(images.train_batches(1, seed=0, epoch=0))
+        list(images.test_batches(1))
+
+    def test_other_files(self):
+        (self.root / "sub").mkdir()
+        (self.root / "empty.png").touch()
+        (self.root / "sub" / "labels.csv").write_text("a,b\n")
+        (self.root / "text.jpg").write_text("<html>Not found</html>")
+        for name in ("1.bmp", "2.gif", "3.webp", "4.png"):
+            kind = "GIF" if name == "4.png" else None
+            write(self.root / name, format=kind)
+        self.check(
+            "1.bmp",
+            "2.gif",
+            "3.webp",
+            "4.png",
+            "empty.png",
+            os.path.join("sub", "labels.csv"),
+            "text.jpg",
+        )
+
+    def test_animation(self):
+        frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+        frames[0].save(
+            self.root / "moving.png", save_all=True, append_images=frames[1:]
+        )
+        self.check("moving.png")
+
+    @parameterized.product(
+        name=("0.png", "0.jpg"), keep=(1, 10, 0.2, 0.5, 0.9, -13)
+    )
+    def test_truncated(self, name, keep):
+        self.good.remove(name)
+        path = self.root / name
+        content = path.read_bytes()
+        size = int(keep * len(content)) if 0 < keep < 1 else keep
+        path.write_bytes(content[:size])
+        self.check(name)
+
+    def test_damage_inside_a_png(self):
+        path = self.root / self.good.pop(0)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        self.check(path.name)
+
+    def test_damage_in_the_tables_of_a_jpeg(self):
+        path = self.root / self.good.pop(-1)
+        content = bytearray(path.read_bytes())
+        # More codes than a Huffman table can have.
+        start = content.index(b"\xff\xc4") + 5
+        content[start : start + 16] = b"\xff" * 16
+        path.write_bytes(content)
+        self.check(path.name)
+
+    def test_jpeg_with_something_behind_it(self):
+        path = self.root / "0.jpg"
+        path.write_bytes(path.read_bytes() + b"more")
+        self.check()
+
+    def test_file_that_may_not_be_read(self):
+        link = self.root / "gone.png"
+        link.symlink_to(self.root / "nothing")
+        self.check("gone.png")
+
+    def test_hidden_files_are_not_looked_at(self):
+        (self.root / ".DS_Store").touch()
+        write(self.root / ".hidden" / "a.png", size=(8, 8))
+        self.check()
+
+    @parameterized.parameters(0, 1)
+    def test_too_few(self, count):
+        for name in self.good[count:]:
+            (self.root / name).unlink()
+        (self.root / "text.txt").touch()
+        message = self.failure()
+        self.assertStartsWith(message, f"{self.root}: ")
+        self.assertIn(f"{count} of the {count + 1} files", message)
+
+    def test_subfolder_that_may_not_be_read(self):
+        error = PermissionError(13, "Permission denied", "sub")
+        with mock.patch.object(os, "scandir", side_effect=error):
+            self.assertIn("Permission denied", self.failure())
+
+
+class SplitTest(FolderTestCase):
+    def test_share_of_many(self):
+        names = [f"{i}.png" for i in range(3000)]
+        pictures = [image_folder._Picture(name, 2, 2, True) for name in names]
+        train, test = image_folder._split(pictures)
+        self.assertCountEqual(train + test, pictures)
+        # 300 are expected, with a standard deviation of 16.
+        self.assertBetween(len(test), 220, 380)
+
+        # Others in another order have no influence.
+        some = pictures[::-2] + [image_folder._Picture("new", 2, 2, True)]
+        _, test_of_some = image_folder._split(some)
+        self.assertEqual(
+            set(test_of_some) & set(pictures), set(test) & set(some)
+        )
+
+    def test_split_is_that_of_former_versions(self):
+        # A model would otherwise be tested on what it was trained on.
+        pictures = [
+            image_folder._Picture(f"cats/{i}.jpg", 2, 2, True)
+            for i in range(30)
+        ]
+        _, test = image_folder._split(pictures)
+        expected = [
+            name
+            for name in (picture.name for picture in pictures)
+            if int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+            < 0.1 * 2**32
+        ]
+        self.assertNotEmpty(expected)
+        self.assertCountEqual([p.name for p in test], expected)
+
+    def test_each_side_has_a_picture(self):
+        for number in range(100):
+            pictures = [
+                image_folder._Picture(f"{number}-{i}.png", 2, 2, True)
+                for i in range(2)
+            ]
+            train, test = image_folder._split(pictures)
+            self.assertEqual((len(train), len(test)), (1, 1))
+
+    def test_split_is_the_same_in_each_load(self):
+        for i in range(30):
+            write(self.root / f"{i % 3}" / f"{i}.png", size=(4, 4))
+        first, second = self.load(), self.load()
+        self.assertEqual(list(first.train), list(second.train))
+        self.assertEqual(list(first.test), list(second.test))
+        self.assertEmpty(names_of(first.train) & names_of(first.test))
+
+    @parameterized.parameters("test", "validation", "val")
+    def test_folders_of_splits(self, split):
+        for i in range(6):
+            write(self.root / "train" / "cat" / f"a{i}.png", size=(4, 4))
+        for i in range(2):
+            write(self.root / split / "dog" / f"b{i}.png", size=(4, 4))
+        write(self.root / "other" / "c.png", size=(100, 100))
+        images = self.load()
+        self.assertEqual(
+            names_of(images.train), {f"a{i}.png" for i in range(6)}
+        )
+        self.assertEqual(names_of(images.test), {f"b{i}.png" for i in range(2)})
+        self.assertEqual(images.image_shape, (4, 4, 3))
+
+    def test_training_folder_alone(self):
+        for i in range(6):
+            write(self.root / "train" / f"a{i}.png", size=(4, 4))
+        write(self.root / "other" / "c.png", size=(4, 4))
+        images = self.load()
+        self.assertEqual(images.num_train + images.num_test, 6)
+
+    def test_tfds_layout(self):
+        import tensorflow_datasets as tfds
+
+        for split, count in (("train", 5), ("test", 3)):
+            for i in range(count):
+                for label in ("cat", "dog"):
+                    write(self.root / split / label / f"{i}.png", size=(4, 4))
+        builder = tfds.ImageFolder(str(self.root))
+        images = self.load()
+        for split, paths in (("train", images.train), ("test", images.test)):
+            examples = builder.as_dataset(split=split)
+            self.assertCountEqual(
+                [e["image/filename"].numpy() for e in examples],
+                list(paths.as_numpy_iterator()),
+            )
+
+    def test_names_that_are_not_ascii(self):
+        for name in ("ä 1.png", "日本.png"):
+            write(self.root / name, size=(4, 4))
+        images = self.load()
+        list(images.train_batches(1, seed=0, epoch=0))
+        self.assertLen(list(images.test_batches(1)), 1)
+
+
+if __name__ == "__main__":
+    tf.test.main()
