@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import random
+import re
 import sys
 import time
 
@@ -18,6 +19,8 @@ from tf_realnvp import arguments, runs, runtime, signals
 # change: they are about where and how long, or how Adam goes on.
 _FIXED_FLAGS = (
     "dataset",
+    "image_size",
+    "flip",
     "seed",
     "batch_size",
     "filters",
@@ -41,6 +44,7 @@ _DEFAULTS = {
     "CelebA": _Defaults(epochs=50, lr=3e-4, filters=128, num_blocks=8),
     "digits": _Defaults(epochs=50, lr=1e-3, filters=32, num_blocks=2),
 }
+_OTHER_DEFAULTS = _Defaults(epochs=100, lr=3e-4, filters=128, num_blocks=8)
 
 _DESCRIPTION = """\
 Trains RealNVP, a normalizing flow, on images.
@@ -67,11 +71,7 @@ read from a copy that it prepared there before, or built from archives in
 
 def _dataset(text):
     names = {name.lower(): name for name in _DEFAULTS}
-    if text.lower() not in names:
-        raise argparse.ArgumentTypeError(
-            f"no data set is called {text!r}; there are {', '.join(_DEFAULTS)}"
-        )
-    return names[text.lower()]
+    return names.get(text.lower(), text)
 
 
 def _make_parser():
@@ -82,21 +82,36 @@ def _make_parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    defaults = ", ".join(
+    epochs = ", ".join(
         f"{d.epochs} for {name}" for name, d in _DEFAULTS.items()
     )
     parser.add_argument(
         "--dataset",
         type=_dataset,
         default="CIFAR10",
-        metavar="{" + ",".join(_DEFAULTS) + "}",
-        help="data set to train on (default: CIFAR10)",
+        metavar="NAME",
+        help=f"{', '.join(_DEFAULTS)}, a folder of JPEG and PNG pictures, or "
+        "an image data set of TensorFlow Datasets (default: CIFAR10)",
+    )
+    parser.add_argument(
+        "--image_size",
+        type=arguments.whole_number(2),
+        metavar="N",
+        help="crop images to their central square and resize that to N x N, an "
+        "even number (default: as they are if all are alike and at most 64, "
+        "else 32)",
+    )
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="mirror training images left to right at random",
     )
     parser.add_argument(
         "--epochs",
         type=arguments.whole_number(1),
         metavar="N",
-        help=f"passes over the training images (default: {defaults})",
+        help=f"passes over the training images (default: {epochs}, "
+        f"{_OTHER_DEFAULTS.epochs} for others)",
     )
     parser.add_argument(
         "--lr",
@@ -211,15 +226,20 @@ def _make_parser():
 def _parse(argv):
     parser = _make_parser()
     flags = parser.parse_args(argv)
-    for name, value in dataclasses.asdict(_DEFAULTS[flags.dataset]).items():
+    defaults = _DEFAULTS.get(flags.dataset, _OTHER_DEFAULTS)
+    for name, value in dataclasses.asdict(defaults).items():
         if getattr(flags, name) is None:
             setattr(flags, name, value)
-    if flags.filters % 2:
-        parser.error(
-            f"argument --filters: {flags.filters} is not an even number"
-        )
+    for name in ("filters", "image_size"):
+        value = getattr(flags, name)
+        if value is not None and value % 2:
+            parser.error(f"argument --{name}: {value} is not an even number")
     if flags.run_dir is None:
-        flags.run_dir = str(pathlib.Path("runs") / flags.dataset)
+        name = flags.dataset
+        if os.path.isdir(os.path.expanduser(name)):
+            name = os.path.basename(os.path.abspath(name))
+        name = re.sub(r"[^\w.-]+", "_", name)
+        flags.run_dir = str(pathlib.Path("runs") / name)
     if "TF_CONFIG" in os.environ and flags.seed is None:
         parser.error("argument --seed: several workers need the same seed")
     return flags

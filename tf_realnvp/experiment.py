@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import sys
 import time
 
 import keras
@@ -13,6 +14,8 @@ from tf_realnvp.checkpoints import CheckpointError, Checkpoints
 from tf_realnvp.progress import Progress
 from tf_realnvp.runs import Run
 from tf_realnvp.training import DivergedError, Trainer, bits_from_nats
+
+_NUM_NAMED = 5  # Of files that are left out.
 
 
 def train(flags, run: Run | None, start: float) -> None:
@@ -58,15 +61,31 @@ def train(flags, run: Run | None, start: float) -> None:
         run.begin(vars(flags))
     _fit(flags, run, dataset, trainer, checkpoints, start)
     if run is not None:
-        _write_results(flags, model, trainer.history)
+        try:
+            _write_results(flags, dataset, model, trainer.history)
+        except tf.errors.OpError as error:
+            raise FailureError(
+                f"cannot write the results to {flags.output_dir}: "
+                f"{_reason(error)}. Make room, then go on with --resume"
+            ) from error
         run.finish()
 
 
 def _load(flags):
     try:
-        dataset = data.load(flags.dataset, flags.data_dir)
+        dataset = data.load(
+            flags.dataset, flags.data_dir, flags.image_size, flags.flip
+        )
     except data.DataError as error:
         raise UsageError(error) from error
+    if dataset.skipped:
+        first = ", ".join(dataset.skipped[:_NUM_NAMED])
+        more = ", ..." if len(dataset.skipped) > _NUM_NAMED else ""
+        print(
+            f"warning: {len(dataset.skipped):,} files are no readable JPEG or "
+            f"PNG pictures and are left out: {first}{more}",
+            file=sys.stderr,
+        )
     if flags.batch_size > dataset.num_train:
         raise UsageError(
             f"argument --batch_size: {flags.batch_size} is more than the "
@@ -146,10 +165,12 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
                 "--lr, with --resume from the last checkpoint or in another "
                 "--run_dir"
             ) from error
-        except tf.errors.DataLossError as error:
+        except (
+            tf.errors.DataLossError,
+            tf.errors.InvalidArgumentError,
+        ) as error:
             raise UsageError(
-                f"the copy of {dataset.name} in {flags.data_dir} is damaged: "
-                f"{_reason(error)}"
+                f"an image of {dataset.name} is damaged: {_reason(error)}"
             ) from error
         except tf.errors.OpError as error:
             if not runtime.is_one_of_many():
@@ -230,31 +251,31 @@ def _write_metrics(path, history):
             writer.writerow([m.epoch, m.step, *losses])
 
 
-def _write_results(flags, model, history):
+def _write_results(flags, dataset, model, history):
     """Writes the pictures and the SavedModel."""
     print("writing the results", flush=True)
-    _write_metrics(_result(flags, "metrics", ".csv"), history)
+    _write_metrics(_result(flags, dataset, "metrics", ".csv"), history)
     plots.save_loss_curve(
-        _result(flags, "loss", ".png"),
+        _result(flags, dataset, "loss", ".png"),
         {
             "training (mean over the epoch)": [
                 (m.epoch, bits_from_nats(m.train_loss)) for m in history[1:]
             ],
             "test": [(m.epoch, bits_from_nats(m.test_loss)) for m in history],
         },
-        title=f"RealNVP on {flags.dataset}",
+        title=f"RealNVP on {dataset.name}",
     )
     plots.save_image_grid(
-        _result(flags, "samples", ".png"),
+        _result(flags, dataset, "samples", ".png"),
         model.sample(36, seed=flags.seed).numpy(),
         model.num_colors,
     )
     last = history[-1]
     export.save(
         model,
-        _result(flags, "realnvp"),
+        _result(flags, dataset, "realnvp"),
         {
-            "dataset": flags.dataset,
+            "dataset": dataset.name,
             "flags": vars(flags),
             "metrics": {
                 "epochs": last.epoch,
@@ -270,8 +291,8 @@ def _write_results(flags, model, history):
         ("loss", ".png"),
         ("metrics", ".csv"),
     ):
-        print(f"  {_result(flags, name, suffix)}")
+        print(f"  {_result(flags, dataset, name, suffix)}")
 
 
-def _result(flags, name, suffix=""):
-    return pathlib.Path(flags.output_dir) / f"{name}_{flags.dataset}{suffix}"
+def _result(flags, dataset, name, suffix=""):
+    return pathlib.Path(flags.output_dir) / f"{name}_{dataset.name}{suffix}"
