@@ -70,6 +70,8 @@ read from a copy that it prepared there before, or built from archives in
 
 
 def _dataset(text):
+    if not text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a data set")
     names = {name.lower(): name for name in _DEFAULTS}
     return names.get(text.lower(), text)
 

@@ -44,7 +44,7 @@ class Request:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Within this, the first signal raises `Interrupted` wherever the program is.
+    """Within this, the first signal raises `Interrupted`, whatever goes on.
 
     The second one ends the process at once.
     """
