@@ -42,9 +42,10 @@ class Run:
             if content["program"] == _PROGRAM:
                 return dict(content["flags"]), bool(content["finished"])
         except FileNotFoundError:
-            others = {path.name for path in self.path.iterdir()}
+            names = {path.name for path in self.path.iterdir()}
+            names.discard(_LOCK_FILE)
             # A kill may leave the new file without its name.
-            if all(name.startswith((_LOCK_FILE, ".")) for name in others):
+            if all(name.startswith(".run.new-") for name in names):
                 return {}, False
         except (ValueError, KeyError, TypeError):
             pass
@@ -144,6 +145,10 @@ def _lock(path):
         except BlockingIOError as error:
             raise UsageError(
                 f"another process trains in {path}: give another --run_dir"
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"argument --run_dir: cannot lock {path}: {error.strerror}"
             ) from error
         yield
 
