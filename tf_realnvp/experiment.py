@@ -178,6 +178,11 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
             raise UsageError(
                 f"an image of {dataset.name} is damaged: {_reason(error)}"
             ) from error
+        except tf.errors.ResourceExhaustedError as error:
+            raise FailureError(
+                f"out of memory: {_reason(error)}. Try --recompute, or a "
+                "smaller --batch_size in another --run_dir"
+            ) from error
         except tf.errors.OpError as error:
             if not runtime.is_one_of_many():
                 raise
