@@ -15,10 +15,12 @@ import tempfile
 import types
 from unittest import mock
 
+import hypothesis
 import matplotlib.image
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
+from hypothesis import strategies as st
 
 from tf_realnvp import arguments, cli, data, plots, runtime
 
@@ -387,6 +389,61 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
         self.assertEqual(
             result, (code, "", f"\nrun.py: interrupted by {name}\n")
         )
+
+
+# Values that some flag takes, and some that none does.
+_VALUES = st.one_of(
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(st.characters(exclude_characters="\0"), max_size=8),
+    st.sampled_from(("auto", "float32", "digits", "1e-3", "2", "64", "٣", "-")),
+)
+_WORDS = st.one_of(
+    st.sampled_from([flag for flag in FLAGS if flag != "--help"]),
+    st.builds("{}={}".format, st.sampled_from(FLAGS), _VALUES),
+    _VALUES,
+)
+_PAIRS = st.tuples(
+    st.sampled_from([flag for flag in FLAGS if flag not in SWITCHES]), _VALUES
+)
+
+
+class FuzzTest(tf.test.TestCase):
+    """Whatever the command line is, it makes sense or gets one line."""
+
+    def check(self, argv):
+        stderr = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(stderr):
+                flags = cli._parse(argv)
+        except SystemExit as error:
+            self.assertEqual(error.code, 2)
+            self.assertStartsWith(stderr.getvalue(), "run.py: error: ")
+            self.assertLen(stderr.getvalue().splitlines(), 1)
+            return
+        self.assertEqual(stderr.getvalue(), "")
+        self.assertCountEqual([f"--{name}" for name in vars(flags)], FLAGS)
+        for name in ("epochs", "batch_size", "num_blocks"):
+            self.assertGreaterEqual(getattr(flags, name), 1)
+        self.assertEqual(flags.filters % 2, 0)
+        self.assertIn(flags.seed or 0, range(2**32))
+        for name in ("lr", "checkpoint_minutes"):
+            self.assertGreater(getattr(flags, name), 0.0)
+            self.assertLess(getattr(flags, name), math.inf)
+        self.assertTrue(flags.dataset)
+        # What `run.json` and `metadata.json` are to hold.
+        self.assertEqual(json.loads(json.dumps(vars(flags))), vars(flags))
+
+    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+    @hypothesis.given(st.lists(_WORDS, max_size=6))
+    def test_any_words(self, argv):
+        if not {"-h", "--h", "--help"} & set(argv):
+            self.check(argv)
+
+    @hypothesis.settings(max_examples=500, deadline=None, derandomize=True)
+    @hypothesis.given(st.lists(_PAIRS, max_size=2))
+    def test_any_values(self, pairs):
+        self.check([word for pair in pairs for word in pair])
 
 
 class StartTest(CliTestCase):

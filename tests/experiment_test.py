@@ -42,7 +42,7 @@ from tf_realnvp.progress import Progress
 FULL = OSError(errno.ENOSPC, "No space left on device")
 # Three steps an epoch: as many calls, and one more to evaluate.
 FLAGS = (
-    *("--dataset", "digits", "--batch_size", "400", "--epochs", "3"),
+    *("--dataset", "digits", "--batch_size", "400", "--epochs", "2"),
     *("--filters", "4", "--num_blocks", "1"),
 )
 
@@ -239,19 +239,19 @@ class TrainTest(ExperimentTestCase):
     def test_losses_before_and_after(self):
         _, stdout, _ = call("--seed", 0)
         lines = [n for n in stdout.splitlines() if "bits/dim" in n]
-        lines = [n for n in lines if re.match(r"epoch \d/3, step", n)]
+        lines = [n for n in lines if re.match(r"epoch \d/2, step", n)]
         self.assertLen(lines, 2)
-        self.assertStartsWith(lines[0], "epoch 0/3, step 0: before training")
-        self.assertStartsWith(lines[1], "epoch 3/3, step 9: train ")
+        self.assertStartsWith(lines[0], "epoch 0/2, step 0: before training")
+        self.assertStartsWith(lines[1], "epoch 2/2, step 6: train ")
 
     def test_verbose(self):
         _, stdout, _ = call("--seed", 0, "--verbose")
         with open("metrics_digits.csv", newline="") as file:
             _, *rows = csv.DictReader(file)
         self.assertEqual(
-            re.findall(r"^epoch \d/3, step \d: train .*$", stdout, re.M),
+            re.findall(r"^epoch \d/2, step \d: train .*$", stdout, re.M),
             [
-                f"epoch {epoch}/3, step {3 * epoch}: "
+                f"epoch {epoch}/2, step {3 * epoch}: "
                 f"train {float(row['train_bits_per_dim']):.3f}, "
                 f"test {float(row['test_bits_per_dim']):.3f} bits/dim"
                 for epoch, row in enumerate(rows, 1)
@@ -321,12 +321,10 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assert_as_never_stopped()
 
     @parameterized.parameters(
-        (["--epochs", 1], []),
-        (["--epochs", 1], ["--epochs", 2]),
-        (["--max_steps", 1], []),
-        (["--max_steps", 4], []),
+        (["--epochs", 1],),
+        (["--max_steps", 1],),
+        (["--max_steps", 3], ["--max_steps", 4]),
         (["--max_steps", 4], ["--max_steps", 5]),
-        (["--max_steps", 6], ["--max_steps", 7]),
     )
     def test_longer_runs(self, *starts):
         for argv in starts:
@@ -346,7 +344,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         for name in ("samples_digits.png", "metrics_digits.csv"):
             os.remove(name)
         stdout = self.go_on()
-        self.assertIn("going on from step 9\n", stdout)
+        self.assertIn("going on from step 6\n", stdout)
         self.assert_as_never_stopped()
 
     @parameterized.parameters(
@@ -449,21 +447,21 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         ):
             with self.assertRaises(KeyboardInterrupt):
                 call("--seed", 0)
-        self.go_on("--max_steps", 6)
+        self.go_on("--max_steps", 4)
         os.remove("runs/digits/metrics.csv")
-        self.go_on("--max_steps", 6)
-        self.assert_as_never_stopped("--max_steps", 6)
+        self.go_on("--max_steps", 4)
+        self.assert_as_never_stopped("--max_steps", 4)
 
 
 class DamageTest(ExperimentTestCase):
     def test_newest_is_damaged(self):
-        self.go_on("--epochs", 2)
+        self.go_on("--epochs", 1)
         names = sorted(os.listdir("runs/digits/checkpoints"))
         newest = pathlib.Path("runs/digits/checkpoints", names[-1])
         os.truncate(newest.with_suffix(".index"), 10)
         code, _, stderr = call("--seed", 0, "--resume")
         self.assertEqual(code, 0)
-        self.assertRegex(stderr, r"^warning: .*ckpt-3 is damaged.*\n$")
+        self.assertRegex(stderr, r"^warning: .*ckpt-2 is damaged.*\n$")
         self.assert_as_never_stopped()
 
     def test_all_are_damaged(self):
@@ -513,11 +511,11 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
                 stdout, r"saved a checkpoint at step \d: .*--resume"
             )
             self.assertFalse(os.path.exists("realnvp_digits"))
-        # The first evaluation, and then every second of three times four.
-        self.assertGreater(interruptions, 6)
+        # The first evaluation, and then every second of two times four.
+        self.assertGreater(interruptions, 4)
         self.assert_as_never_stopped()
 
-    @parameterized.parameters(*range(1, 5))
+    @parameterized.parameters(*range(1, 4))
     def test_while_a_checkpoint_is_saved(self, number):
         """The last one is saved when nobody asks for signals any more."""
         with self.signal_at(signal.SIGTERM, Checkpoints, "save", number):
@@ -620,15 +618,12 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         ):
             self.assertIn(what, text)
 
-    @parameterized.parameters(
-        FULL,
-        tf.errors.ResourceExhaustedError(None, None, "disk full\nat x"),
-    )
-    def test_checkpoints(self, error):
+    def test_checkpoints(self):
+        error = tf.errors.ResourceExhaustedError(None, None, "disk full\nat x")
         messages = self.fail_at_each(Checkpoints, "save", error)
         self.assertNotEmpty(messages)
         for message in messages:
-            self.assertIn("a checkpoint to runs/digits", message)
+            self.assertIn("a checkpoint to runs/digits: disk full. ", message)
         self.assert_as_never_stopped()
 
     @parameterized.parameters(
@@ -705,15 +700,16 @@ class NumbersTest(ExperimentTestCase):
         self.assertNotEqual(expected, self.never_stopped("--epochs", 4))
 
     def test_divergence(self):
-        self.go_on("--epochs", 2)
+        flags = ("--batch_size", 100)  # So that an epoch has 14 steps.
+        self.go_on(*flags, "--epochs", 1)
         with mock.patch.object(SmallModel, "nan_below", 1.0):
-            result = call("--seed", 0, "--resume", "--epochs", 9)
+            result = call("--seed", 0, "--resume", *flags)
         self.assert_error(
-            result, 1, "step 16", "--clip_grad", "--lr", "--resume"
+            result, 1, "10 steps", "step 24", "--clip_grad", "--lr", "--resume"
         )
         # As if it had not been tried.
-        self.go_on()
-        self.assert_as_never_stopped()
+        self.go_on(*flags)
+        self.assert_as_never_stopped(*flags)
 
     def test_rate_too_large(self):
         result = call("--lr", "1e30", "--epochs", 9)
