@@ -1,5 +1,6 @@
 """A training run, from the data set to the results."""
 
+import contextlib
 import csv
 import pathlib
 import sys
@@ -60,17 +61,24 @@ def train(flags, run: Run | None, start: float) -> None:
     if flags.resume:
         _restore(checkpoints, trainer, flags)
     if run is not None:
-        run.begin(vars(flags))
+        with _writing("the run's state", run.path):
+            run.begin(vars(flags))
+            # The process may have died between checkpoint and metrics.
+            _write_metrics(run.path / "metrics.csv", trainer.history)
     _fit(flags, run, dataset, trainer, checkpoints, start)
     if run is not None:
         try:
-            _write_results(flags, dataset, model, trainer.history)
-        except tf.errors.OpError as error:
-            raise FailureError(
-                f"cannot write the results to {flags.output_dir}: "
-                f"{_reason(error)}. Make room, then go on with --resume"
-            ) from error
-        run.finish()
+            with _writing("the results", flags.output_dir):
+                _write_results(flags, dataset, model, trainer.history)
+        except signals.Interrupted:
+            print(
+                "the results are not complete: the same command with --resume "
+                "writes them",
+                flush=True,
+            )
+            raise
+        with _writing("the run's state", run.path):
+            run.finish()
 
 
 def _load(flags):
@@ -117,14 +125,8 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
         nonlocal last_save
         if run is None:
             return
-        try:
+        with _writing("a checkpoint", run.path):
             checkpoints.save()
-        except (tf.errors.OpError, OSError) as error:
-            raise FailureError(
-                f"cannot write a checkpoint to {flags.run_dir}: "
-                f"{_reason(error)}. The one before is still there: make room, "
-                "then go on with --resume"
-            ) from error
         last_save = time.monotonic()
 
     with signals.deferred() as request:
@@ -150,9 +152,13 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
                     evaluation_seconds = time.monotonic() - fit_start
                 save()
                 if run is not None:
-                    _write_metrics(run.path / "metrics.csv", trainer.history)
+                    with _writing("the metrics", run.path):
+                        _write_metrics(
+                            run.path / "metrics.csv", trainer.history
+                        )
                 if flags.verbose or metrics.epoch == 0:
                     _print_metrics(metrics, flags.epochs)
+            request.check()
         except signals.Interrupted:
             save()
             print(
@@ -173,6 +179,11 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
         ) as error:
             raise UsageError(
                 f"an image of {dataset.name} is damaged: {_reason(error)}"
+            ) from error
+        except tf.errors.ResourceExhaustedError as error:
+            raise FailureError(
+                f"out of memory: {_reason(error)}. Try --recompute, or a "
+                "smaller --batch_size in another --run_dir"
             ) from error
         except tf.errors.OpError as error:
             if not runtime.is_one_of_many():
@@ -195,6 +206,18 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
             f"start, not counting {evaluation_seconds:.1f} s of evaluation "
             "before it"
         )
+
+
+@contextlib.contextmanager
+def _writing(what, where):
+    """Explains what was being written when that fails."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        raise FailureError(
+            f"cannot write {what} to {where}: {_reason(error)}. What was there "
+            "before still is: make room, then go on with --resume"
+        ) from error
 
 
 def _reason(error):
