@@ -218,6 +218,13 @@ def _make_parser():
         help="save a checkpoint so often, and after every epoch (default: 10)",
     )
     parser.add_argument(
+        "--samples_every",
+        type=arguments.whole_number(1),
+        default=1,
+        metavar="N",
+        help="draw samples for TensorBoard after every N epochs (default: 1)",
+    )
+    parser.add_argument(
         "--verbose",
         action="store_true",
         help="print a line with the losses after every epoch",
