@@ -43,6 +43,7 @@ FLAGS = (
     "--output_dir",
     "--run_dir",
     "--checkpoint_minutes",
+    "--samples_every",
     *SWITCHES,
 )
 RESULTS = (
@@ -208,6 +209,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "run_dir": "runs/CIFAR10",
                 "resume": False,
                 "checkpoint_minutes": 10.0,
+                "samples_every": 1,
                 "verbose": False,
             },
         )
@@ -265,6 +267,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
             *("--image_size", "2", "--flip", "--precision", "bfloat16"),
             *("--recompute", "--jit", "--devices", "3", "--verbose"),
             *("--resume", "--checkpoint_minutes", "0.5"),
+            *("--samples_every", "4"),
         )
         self.assertEqual(
             vars(flags),
@@ -289,6 +292,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "run_dir": "d",
                 "resume": True,
                 "checkpoint_minutes": 0.5,
+                "samples_every": 4,
                 "verbose": True,
             },
         )
@@ -560,7 +564,8 @@ class RunTest(tf.test.TestCase):
         for number, output in enumerate(self.folders):
             run = output.with_name(f"run {number}")
             self.assertCountEqual(
-                os.listdir(run), ["checkpoints", "lock", "metrics.csv", RUN]
+                os.listdir(run),
+                ["checkpoints", "lock", "logs", "metrics.csv", RUN],
             )
             content = json.loads((run / RUN).read_text())
             self.assertTrue(content["finished"])
