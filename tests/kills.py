@@ -189,10 +189,11 @@ def _kill(folder, signum, in_export, delay):
             return False
         process.send_signal(signum)
         process.wait(timeout=60)
-        if signum == signal.SIGKILL:
-            _check_exit(process, log, 0, -signum)
-        else:
-            _check_exit(process, log, 0, 128 + signum)
+        # When all is done, Python itself handles the signals.
+        codes = {0, -signum}
+        if signum != signal.SIGKILL:
+            codes.add(128 + signum)
+        _check_exit(process, log, *codes)
         return process.returncode != 0
 
 
@@ -217,6 +218,7 @@ def kill_and_compare(
     rng = random.Random(seed)
     counts = collections.Counter({signum: 0 for signum in _SIGNALS})
     in_checkpoint = in_export = 0
+    kills_in_export = max(1, round(_SHARE_OF_EXPORT * kills))
     with tempfile.TemporaryDirectory() as name:
         whole = _Folder(pathlib.Path(name, "whole"), epochs)
         killed = _Folder(pathlib.Path(name, "killed"), epochs)
@@ -234,7 +236,7 @@ def kill_and_compare(
             if not _kill(
                 killed,
                 signum,
-                count >= (1.0 - _SHARE_OF_EXPORT) * kills,
+                count >= kills - kills_in_export,
                 lambda exports, instant=instant: (
                     instant * (export_seconds if exports else _TRAINING_SECONDS)
                 ),
