@@ -3,9 +3,10 @@
 `python tests/kills.py --kills 100 --seed 0` trains on digits twice with the
 same command: once in peace, and once killed at random instants and started
 again each time. The instants lie in the part of a process's life in which it
-trains, evaluates, saves checkpoints and writes the results; most kills are by
-SIGKILL, some by SIGTERM and SIGINT. The line at the end counts the bits in
-which weights, metrics and samples differ.
+trains, evaluates, saves checkpoints and writes the results. Some wait for the
+next checkpoint to be half written, and the last ones for the results. Most
+kills are by SIGKILL, some by SIGTERM and SIGINT. The line at the end counts the
+bits in which weights, metrics and samples differ.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import numpy as np
 _SIGNALS = {signal.SIGKILL: 0.8, signal.SIGTERM: 0.1, signal.SIGINT: 0.1}
 _TRAINING_SECONDS = 1.5  # From a sign of progress to the latest kill.
 _SHARE_OF_EXPORT = 0.25  # Of the kills, those that wait for the export.
+_CHECKPOINT_EVERY = 3  # Of the other kills, that wait for a checkpoint.
 _EXPORT = "writing the results"
 _RUN = pathlib.Path(__file__).resolve().parents[1] / "run.py"
 
@@ -41,8 +43,8 @@ class Result:
     Attributes:
       kills: Number of kills by each signal.
       in_checkpoint: Number of kills that left an unfinished checkpoint.
-      in_export: Number of kills that left an unfinished file or folder of
-        results.
+      in_export: Number of kills while the results were written.
+      in_results: Number of those that left an unfinished file or folder.
       bits: Number of bits that differ from the run that was never killed, and
         number of bits in all, for weights, metrics and samples.
     """
@@ -50,6 +52,7 @@ class Result:
     kills: dict[signal.Signals, int]
     in_checkpoint: int
     in_export: int
+    in_results: int
     bits: dict[str, tuple[int, int]]
 
     @property
@@ -67,8 +70,9 @@ class Result:
         )
         return (
             f"{sum(self.kills.values())} kills ({signals}; "
-            f"{self.in_checkpoint} left an unfinished checkpoint, "
-            f"{self.in_export} unfinished results), bits that differ: "
+            f"{self.in_checkpoint} left an unfinished checkpoint; "
+            f"{self.in_export} came while the results were written, "
+            f"{self.in_results} left some unfinished), bits that differ: "
             f"{self.differing_bits} ({bits})"
         )
 
@@ -159,18 +163,20 @@ def _run_in_peace(folder):
     return time.monotonic() - start
 
 
-def _kill(folder, signum, in_export, delay):
+def _kill(folder, signum, aim, delay):
     """Starts the command, and kills it.
 
     Args:
       folder: Where.
       signum: The signal.
-      in_export: Whether to wait until the results are written.
-      delay: Seconds from a sign of progress, or from the start of the export,
-        to the kill. It is given whether the process exports.
+      aim: "export" to wait until the results are written, "checkpoint" to wait
+        for one that is half written after the delay, or neither.
+      delay: Gives the seconds from a sign of progress, or from the start of the
+        export, to the kill; called with whether the process exports.
 
     Returns:
-      Whether it was killed, not ended by itself before.
+      Whether it was killed, not ended by itself before; and whether it was
+      writing the results.
     """
     before = folder.progress()
     with folder.process() as (process, log):
@@ -179,14 +185,21 @@ def _kill(folder, signum, in_export, delay):
             return _EXPORT in log.read_text()
 
         def works():
-            return exports() or (not in_export and folder.progress() != before)
+            return exports() or (
+                aim != "export" and folder.progress() != before
+            )
 
         _wait_for(process, works)
         end = time.monotonic() + delay(exports())
         _wait_for(process, lambda: time.monotonic() >= end)
+        if aim == "checkpoint":
+            while process.poll() is None and not (
+                folder.has_unfinished_checkpoint() or exports()
+            ):
+                pass  # It does not take long.
         if process.poll() is not None:
             _check_exit(process, log, 0)
-            return False
+            return False, False
         process.send_signal(signum)
         process.wait(timeout=60)
         # When all is done, Python itself handles the signals.
@@ -194,7 +207,7 @@ def _kill(folder, signum, in_export, delay):
         if signum != signal.SIGKILL:
             codes.add(128 + signum)
         _check_exit(process, log, *codes)
-        return process.returncode != 0
+        return process.returncode != 0, exports()
 
 
 def kill_and_compare(
@@ -217,7 +230,7 @@ def kill_and_compare(
     """
     rng = random.Random(seed)
     counts = collections.Counter({signum: 0 for signum in _SIGNALS})
-    in_checkpoint = in_export = 0
+    in_checkpoint = in_export = in_results = 0
     kills_in_export = max(1, round(_SHARE_OF_EXPORT * kills))
     with tempfile.TemporaryDirectory() as name:
         whole = _Folder(pathlib.Path(name, "whole"), epochs)
@@ -233,24 +246,33 @@ def kill_and_compare(
             )
             instant = rng.random()
             results_before = killed.unfinished_results()
-            if not _kill(
+            aim = "training"
+            if count >= kills - kills_in_export:
+                aim = "export"
+            elif count % _CHECKPOINT_EVERY == 0:
+                aim = "checkpoint"
+            died, exported = _kill(
                 killed,
                 signum,
-                count >= kills - kills_in_export,
+                aim,
                 lambda exports, instant=instant: (
                     instant * (export_seconds if exports else _TRAINING_SECONDS)
                 ),
-            ):
+            )
+            if not died:
                 continue
             counts[signum] += 1
             line = f"kill {counts.total()} by {signum.name}"
             if killed.has_unfinished_checkpoint():
                 in_checkpoint += 1
                 line += ", a checkpoint is not finished"
-            if killed.unfinished_results() - results_before:
+            if exported:
                 in_export += 1
-                line += ", the results are not finished"
-            _weights(killed.model)
+                line += " in the export"
+                _weights(killed.model)
+            if killed.unfinished_results() - results_before:
+                in_results += 1
+                line += ", some results are not finished"
             show(line)
         _run_in_peace(killed)
         if (killed.model / "old").exists():
@@ -263,7 +285,7 @@ def kill_and_compare(
                 ("samples", lambda path: _samples(path)),
             )
         }
-    return Result(dict(counts), in_checkpoint, in_export, bits)
+    return Result(dict(counts), in_checkpoint, in_export, in_results, bits)
 
 
 def _weights(model):
