@@ -1,39 +1,63 @@
 """Measures the speed and the memory of training.
 
-`python -m benchmarks.training` prints one table: images a second, floating
-point operations a second and their share of what the model's convolutions reach
-alone in the same process, peak memory, and the time from the start of the
-process to the end of its first training step. Images are random.
+`python -m benchmarks.training` prints a table, with a row for each way to
+train: images a second; floating point operations a second, those of
+recomputation not counted, and their share of what the model's convolutions
+reach alone in the same process; peak memory; and the time from the start of the
+process to the end of its first training step. Below it stands the time that
+Python takes for a step. Images are random.
 """
 
 import argparse
 import resource
-import statistics
 import subprocess
 import sys
 import time
 
+from benchmarks.measuring import timed, training_steps
+
+_WAYS = [
+    ("float32", False),
+    ("float32", True),
+    ("bfloat16", False),
+    ("bfloat16", True),
+]
+
 
 def main() -> None:
-    """Runs the measurement in a process of its own and prints the table."""
+    """Measures each way in a process of its own, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--filters", type=int, default=128)
     parser.add_argument("--num_blocks", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--jit", action="store_true")
+    parser.add_argument("--way", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--start", type=float, help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.start is None:
+    if flags.way is not None:
+        measure(flags)
+        return
+    print(
+        f"batch {flags.batch_size}, {flags.image_size}x{flags.image_size}x3, "
+        f"{flags.filters} filters, {flags.num_blocks} blocks; medians of "
+        f"{flags.steps} steps\n\n"
+        "| networks | recomputed | images/s | GFLOP/s | convolutions alone "
+        "| share | peak memory | first step done after |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        flush=True,
+    )
+    for way in range(len(_WAYS)):
         # The start of Python and the imports count as well.
         command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]]
-        command.append(f"--start={time.time()}")
-        sys.exit(subprocess.run(command).returncode)
-    measure(flags)
+        command += [f"--way={way}", f"--start={time.time()}"]
+        subprocess.run(command, check=True)
+    measure_host()
 
 
 def measure(flags: argparse.Namespace) -> None:
-    """Prints the table.
+    """Prints a row of the table.
 
     Args:
       flags: The command's flags; `start` is the time when it was started.
@@ -46,19 +70,22 @@ def measure(flags: argparse.Namespace) -> None:
     from tf_realnvp import RealNVP
     from tf_realnvp.training import Trainer
 
-    image_shape = (flags.image_size, flags.image_size, 3)
+    # `time_convolution` makes many functions, of which TensorFlow warns.
+    tf.get_logger().setLevel("ERROR")
+    precision, recompute = _WAYS[flags.way]
     model = RealNVP(
-        image_shape, filters=flags.filters, num_blocks=flags.num_blocks
+        (flags.image_size, flags.image_size, 3),
+        filters=flags.filters,
+        num_blocks=flags.num_blocks,
     )
-    train_step = tf.function(Trainer(model).train_step, autograph=False)
-    images = tf.random.stateless_uniform(
-        [flags.batch_size, *image_shape], [0, 0], 0, 256, tf.int32
+    trainer = Trainer(
+        model, precision=precision, recompute=recompute, jit=flags.jit
     )
-    images = tf.cast(images, tf.uint8)
-    train_step(images).numpy()
+    train = training_steps(trainer, flags.batch_size)
+    train(1)
     first_step = time.time() - flags.start
 
-    seconds = timed(lambda: train_step(images).numpy(), flags.steps)
+    seconds = timed(lambda: train(1), flags.steps)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     convolutions = list_convolutions(model)
     operations = flags.batch_size * sum(
@@ -67,20 +94,36 @@ def measure(flags: argparse.Namespace) -> None:
     )
     alone = sum(
         convolutions.count(shape)
-        * time_convolution(flags.batch_size, shape, flags.steps)
+        * time_convolution(
+            flags.batch_size, shape, tf.as_dtype(precision), flags.steps
+        )
         for shape in sorted(set(convolutions))
     )
     rate, rate_alone = operations / seconds / 1e9, operations / alone / 1e9
     print(
-        f"batch {flags.batch_size}, {flags.image_size}x{flags.image_size}x3, "
-        f"{flags.filters} filters, {flags.num_blocks} blocks, "
-        f"{runtime.describe_devices()}; medians of {flags.steps}\n"
-        "| precision | images/s | GFLOP/s | convolutions alone | share "
-        "| peak memory | first step done after |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |\n"
-        f"| float32 | {flags.batch_size / seconds:.1f} | {rate:.0f} "
+        f"| {precision} | {'yes' if recompute else 'no'} "
+        f"| {flags.batch_size / seconds:.1f} | {rate:.0f} "
         f"| {rate_alone:.0f} GFLOP/s | {rate / rate_alone:.0%} "
-        f"| {memory:.1f} GiB | {first_step:.1f} s |"
+        f"| {memory:.2f} GiB | {first_step:.1f} s |",
+        flush=True,
+    )
+
+
+def measure_host() -> None:
+    """Prints what Python costs, on a model with next to nothing to compute."""
+    from tf_realnvp import runtime
+
+    runtime.configure()
+    from tf_realnvp import RealNVP
+    from tf_realnvp.training import Trainer
+
+    model = RealNVP((2, 2, 1), 2, filters=2, num_blocks=1)
+    train = training_steps(Trainer(model), batch_size=1)
+    alone = timed(lambda: train(1), 50)
+    together = timed(lambda: train(50), 5) / 50
+    print(
+        f"\nthe smallest model, batch 1: {1e3 * alone:.2f} ms a step in calls "
+        f"of one step, {1e3 * together:.2f} ms in calls of 50"
     )
 
 
@@ -90,7 +133,7 @@ def list_convolutions(model) -> list[tuple[int, int, int, int, int]]:
     height, width, channels = model.image_shape
     for index, network in enumerate(model.networks):
         size = (height, width) if index < 3 else (height // 2, width // 2)
-        channels = network.input_shape[-1]
+        channels = network.channels
         wide, narrow = model.filters, model.filters // 2
         convolutions += [
             (*size, 3, channels, wide),
@@ -105,19 +148,20 @@ def list_convolutions(model) -> list[tuple[int, int, int, int, int]]:
     return convolutions
 
 
-def time_convolution(batch_size, shape, repetitions) -> float:
+def time_convolution(batch_size, shape, dtype, repetitions) -> float:
     """Returns the seconds of one convolution and of its two gradients."""
     import tensorflow as tf
 
     height, width, kernel_size, inputs, outputs = shape
-    images = tf.random.stateless_normal(
-        [batch_size, height, width, inputs], [0, 0]
-    )
-    kernel = tf.random.stateless_normal(
-        [kernel_size, kernel_size, inputs, outputs], [0, 1]
-    )
-    upstream = tf.random.stateless_normal(
-        [batch_size, height, width, outputs], [0, 2]
+    images, kernel, upstream = (
+        tf.cast(tf.random.stateless_normal(shape, [0, seed]), dtype)
+        for seed, shape in enumerate(
+            (
+                [batch_size, height, width, inputs],
+                [kernel_size, kernel_size, inputs, outputs],
+                [batch_size, height, width, outputs],
+            )
+        )
     )
 
     @tf.function(autograph=False)
@@ -130,17 +174,6 @@ def time_convolution(batch_size, shape, repetitions) -> float:
         return [tf.reshape(x, [-1])[0] for x in (result, *gradients)]
 
     return timed(lambda: [x.numpy() for x in run()], repetitions)
-
-
-def timed(function, repetitions) -> float:
-    """Returns the median seconds of a call, after one to warm up."""
-    function()
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

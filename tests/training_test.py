@@ -214,6 +214,69 @@ class StepTest(tf.test.TestCase):
         self.assertEqual(float(losses[0]), float(losses[2]))
 
 
+class ForTrainingTest(tf.test.TestCase, parameterized.TestCase):
+    """Models that share the weights and compute in another way."""
+
+    @parameterized.product(
+        compute_dtype=["float32", "bfloat16"], recompute=[False, True]
+    )
+    def test_density_and_gradients(self, compute_dtype, recompute):
+        model = make_model(moved=True)
+        other = model.for_training(compute_dtype, recompute)
+        for first, second in zip(model.variables, other.variables, strict=True):
+            self.assertIs(first, second)
+        points = model.dequantize(random_images(3, seed=0), seed=1)
+
+        def density_and_gradients(model):
+            with tf.GradientTape() as tape:
+                log_prob = model.distribution.log_prob(points)
+            return log_prob, tape.gradient(log_prob, model.trainable_variables)
+
+        expected, expected_gradients = density_and_gradients(model)
+        log_prob, gradients = density_and_gradients(other)
+        self.assertEqual(log_prob.dtype, tf.float32)
+        exact = compute_dtype == "float32"
+        self.assertAllClose(log_prob, expected, rtol=1e-6 if exact else 1e-2)
+        if not exact:
+            # Or the networks did not compute in bfloat16.
+            self.assertNotAllClose(log_prob, expected, rtol=1e-6)
+        self.assertLen(gradients, 170)
+        for gradient in gradients:
+            self.assertEqual(gradient.dtype, tf.float32)
+        gradient, wanted = (
+            np.concatenate([np.ravel(part) for part in parts])
+            for parts in (gradients, expected_gradients)
+        )
+        error = np.linalg.norm(gradient - wanted) / np.linalg.norm(wanted)
+        self.assertLess(error, 1e-5 if exact else 0.1)
+
+    def test_model_stays_float32(self):
+        model = make_model(moved=True)
+        images = random_images(3, seed=0)
+        before = model.log_prob(images, seed=1)
+        model.for_training("bfloat16", recompute=True)
+        self.assertAllEqual(model.log_prob(images, seed=1), before)
+
+
+class PrecisionTest(tf.test.TestCase):
+    def test_trains_in_bfloat16_and_evaluates_in_float32(self):
+        dataset = make_dataset(
+            random_images(8, seed=1), random_images(NUM_TEST, seed=2)
+        )
+        losses = {}
+        for precision in ("float32", "bfloat16"):
+            model = make_model(moved=True)
+            trainer = Trainer(model, 1e-3, precision=precision)
+            (before, after) = trainer.fit(
+                dataset, 1, BATCH_SIZE, None, Displays()
+            )
+            losses[precision] = (before.test_loss, after.train_loss)
+        exact, rounded = losses["float32"], losses["bfloat16"]
+        self.assertEqual(exact[0], rounded[0])
+        self.assertNotEqual(exact[1], rounded[1])
+        self.assertAllClose(exact[1], rounded[1], rtol=1e-2)
+
+
 def applied_gradients(trainer):
     """The gradients of a trainer's only step, as Adam saw them."""
     momenta = [v for v in trainer.optimizer.variables if "momentum" in v.path]

@@ -33,8 +33,10 @@ def train(flags, run: Run | None, start: float) -> None:
       signals.Interrupted: If a signal came. If training had begun, a checkpoint
         was saved.
     """
+    # First of all: workers connect before anything is computed.
+    strategy = runtime.make_strategy(flags.devices)
     dataset = _load(flags)
-    with runtime.make_strategy(flags.devices).scope():
+    with strategy.scope():
         keras.utils.set_random_seed(flags.seed)
         model = RealNVP(
             dataset.image_shape,
@@ -196,8 +198,10 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
 
 
 def _reason(error):
+    """Returns an error in one line."""
     message = getattr(error, "message", None) or str(error)
-    return message.strip().splitlines()[0]
+    # Where a graph failed comes first, and why in the last paragraph.
+    return message.strip().split("\n\n")[-1].splitlines()[0]
 
 
 def _print_header(flags, dataset, model):

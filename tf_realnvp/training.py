@@ -253,7 +253,7 @@ class Trainer(tf.Module):
         iterator = iter(batches.enumerate())
         total, num_images = tf.constant(0.0, tf.float64), 0
         with progress("test", num_batches) as display:
-            for num_steps in _calls(num_batches):
+            for num_steps in self._calls(num_batches):
                 total, size = self._test_steps(iterator, num_steps, total)
                 num_images += int(size)
                 bits_per_dim = bits_from_nats(float(total) / num_images)
@@ -351,7 +351,7 @@ class Trainer(tf.Module):
         if new_epoch:
             self._epoch_loss.assign(0.0)
             self._epoch_updates.assign(0)
-        for steps in _calls(num_steps):
+        for steps in self._calls(num_steps):
             skipped_in_a_row = self._train_steps(batches, steps)
             self.first_step_done = self.first_step_done or time.monotonic()
             if int(skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
@@ -386,23 +386,27 @@ class Trainer(tf.Module):
             float(self._epoch_loss.numpy()) / updates if updates else math.nan
         )
 
+    def _calls(self, num_steps: int) -> Iterator[tf.Tensor]:
+        """Splits steps over calls, few enough for a fast device to be busy.
 
-def _calls(num_steps: int) -> Iterator[tf.Tensor]:
-    """Splits steps over calls, few enough for a fast device to be kept busy.
+        Args:
+          num_steps: Number of steps in all.
 
-    Args:
-      num_steps: Number of steps in all.
-
-    Yields:
-      Int32 scalars, the number of steps of the next call: one at first, then
-      as many as take `_SECONDS_PER_CALL`.
-    """
-    size = 1
-    while num_steps > 0:
-        size = min(size, num_steps)
-        start = time.perf_counter()
-        yield tf.constant(size)
-        num_steps -= size
-        seconds_per_step = (time.perf_counter() - start) / size
-        # At most twice as many as before: the first call also traces.
-        size = max(1, min(2 * size, int(_SECONDS_PER_CALL / seconds_per_step)))
+        Yields:
+          Int32 scalars, the number of steps of the next call: one at first,
+          then as many as take `_SECONDS_PER_CALL`.
+        """
+        # Workers find each other by the number of the step inside of a call.
+        one_by_one = isinstance(
+            self._strategy, tf.distribute.MultiWorkerMirroredStrategy
+        )
+        size = 1
+        while num_steps > 0:
+            size = min(size, num_steps)
+            start = time.perf_counter()
+            yield tf.constant(size)
+            num_steps -= size
+            seconds = (time.perf_counter() - start) / size
+            if not one_by_one:
+                # At most twice as many as before: the first call also traces.
+                size = max(1, min(2 * size, int(_SECONDS_PER_CALL / seconds)))

@@ -1,0 +1,38 @@
+"""What the benchmarks have in common."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def timed(function: Callable[[], object], repetitions: int) -> float:
+    """Returns the median seconds of a call, after one to warm up."""
+    function()
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def training_steps(trainer, batch_size: int) -> Callable[[int], None]:
+    """Returns a function that does real training steps on random images.
+
+    Args:
+      trainer: The `Trainer`.
+      batch_size: Images in a batch.
+    """
+    import tensorflow as tf
+
+    model = trainer.model
+    images = tf.random.stateless_uniform(
+        [batch_size, *model.image_shape], [0, 0], 0, model.num_colors, tf.int32
+    )
+    images = tf.cast(images, tf.uint8)
+    batches = iter(tf.data.Dataset.from_tensors(images).repeat())
+
+    def run(num_steps):
+        trainer._train_steps(batches, tf.constant(num_steps)).numpy()
+
+    return run

@@ -1,0 +1,74 @@
+"""Measures what training costs against batch, image size and replicas.
+
+`python -m benchmarks.scaling` prints one table for the default model. Replicas
+are logical CPUs, which share the cores of the machine: they show what the
+exchange of gradients costs, not what more hardware gains. Images are random.
+"""
+
+import argparse
+import subprocess
+import sys
+
+from benchmarks.measuring import timed, training_steps
+
+# (batch size, image size, number of replicas).
+_CASES = [
+    *[(batch_size, 32, 1) for batch_size in (1, 4, 16, 64, 256)],
+    *[(16, image_size, 1) for image_size in (16, 32, 64)],
+    *[(16, 32, num_replicas) for num_replicas in (1, 2)],
+]
+
+
+def main() -> None:
+    """Measures each case in a process of its own, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.case is not None:
+        measure(_CASES[flags.case], flags.steps)
+        return
+    print(
+        "| batch | image | replicas | s/step | ms/image | µs/image and pixel "
+        "|\n| --- | --- | --- | --- | --- | --- |",
+        flush=True,
+    )
+    for case in range(len(_CASES)):
+        command = [sys.executable, "-m", "benchmarks.scaling", *sys.argv[1:]]
+        subprocess.run([*command, f"--case={case}"], check=True)
+
+
+def measure(case: tuple[int, int, int], steps: int) -> None:
+    """Prints a row of the table.
+
+    Args:
+      case: Batch size, image size and number of replicas.
+      steps: Number of training steps, of which the median counts.
+    """
+    from tf_realnvp import runtime
+
+    batch_size, image_size, num_replicas = case
+    runtime.configure(num_replicas)
+    strategy = runtime.make_strategy(num_replicas)
+    from tf_realnvp import RealNVP
+    from tf_realnvp.training import Trainer
+
+    native = runtime.has_native_bfloat16()
+    with strategy.scope():
+        trainer = Trainer(
+            RealNVP((image_size, image_size, 3)),
+            precision="bfloat16" if native else "float32",
+        )
+    train = training_steps(trainer, batch_size)
+    seconds = timed(lambda: train(1), steps)
+    each = seconds / batch_size
+    print(
+        f"| {batch_size} | {image_size}x{image_size} | {num_replicas} "
+        f"| {seconds:.2f} | {1e3 * each:.0f} "
+        f"| {1e6 * each / image_size**2:.1f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
