@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 
-from benchmarks.training import list_convolutions, timed
+from benchmarks.measuring import timed
+from benchmarks.training import list_convolutions
 
 
 def main() -> None:
