@@ -101,9 +101,7 @@ def measure(flags: argparse.Namespace, convolutions) -> dict[str, float]:
     images = model.sample(flags.num_samples).numpy()
     first = time.perf_counter()
 
-    sample = timed(
-        lambda: model.sample(flags.num_samples).numpy(), flags.calls
-    )
+    sample = timed(lambda: model.sample(flags.num_samples).numpy(), flags.calls)
     images = tf.repeat(images[:1], flags.num_images, axis=0)
     log_prob = timed(lambda: model.log_prob(images).numpy(), flags.calls)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

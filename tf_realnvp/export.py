@@ -34,10 +34,11 @@ def save(
     *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
     *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
 
-    Numbers are Python's, or tensors: `n` and `images` int64 or int32, `images`
-    also `uint8`, `seed` int64, `temperature` float32, `latents` float32 or
-    float64. Anything else is a `ValueError` that lists what was given and what
-    can be, or an `OverflowError` beyond 64 bits. Wrong shapes and values are
+    They take Python's numbers, lists and arrays, and tensors: `n` int64 or
+    int32, `temperature` float32, `seed` int64, `images` int64 or `uint8`,
+    `latents` float32 or float64. Anything else is a `ValueError` that lists
+    what was given and what can be, or an `OverflowError` if it needs more than
+    64 bits. Shapes and values that are wrong are a
     `tf.errors.InvalidArgumentError`, with the messages of `RealNVP`.
 
     The same are signatures with named inputs and outputs, and
@@ -129,7 +130,7 @@ class _ServingModule(tf.Module):
             n = tf.TensorSpec([], dtype, "n")
             for seed in (None, _SEED):
                 self.sample.get_concrete_function(n, temperature, seed)
-        for dtype in (tf.int64, tf.int32, tf.uint8):
+        for dtype in (tf.int64, tf.uint8):
             images = tf.TensorSpec(None, dtype, "images")
             for seed in (None, _SEED):
                 self.log_prob.get_concrete_function(images, seed)
