@@ -8,36 +8,43 @@ import math
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import types
 from unittest import mock
 
-import keras
+import hypothesis
 import matplotlib.image
 import numpy as np
-import requests
 import tensorflow as tf
 from absl.testing import parameterized
+from hypothesis import strategies as st
 
-from tf_realnvp import cli, data, plots, training
-from tf_realnvp.training import Metrics
+from tf_realnvp import arguments, cli, data, plots, runtime
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
+SWITCHES = ("--flip", "--recompute", "--jit", "--resume", "--verbose")
 FLAGS = (
-    "--seed",
-    "--lr",
+    "--dataset",
+    "--image_size",
     "--epochs",
+    "--lr",
     "--batch_size",
     "--clip_grad",
-    "--verbose",
-    "--dataset",
-    "--data_dir",
-    "--output_dir",
+    "--seed",
+    "--max_steps",
     "--filters",
     "--num_blocks",
-    "--max_steps",
+    "--precision",
+    "--devices",
+    "--data_dir",
+    "--output_dir",
+    "--run_dir",
+    "--checkpoint_minutes",
+    "--samples_every",
+    *SWITCHES,
 )
 RESULTS = (
     "loss_digits.png",
@@ -45,6 +52,7 @@ RESULTS = (
     "realnvp_digits",
     "samples_digits.png",
 )
+RUN = "run.json"
 COLUMNS = [
     "epoch",
     "step",
@@ -64,6 +72,8 @@ BAD_FLAGS = [
             "max_steps",
             "filters",
             "num_blocks",
+            "image_size",
+            "devices",
         )
         for value in ("0", "-1", "1.5", "1e3", "nan", "inf", "many", "")
     ),
@@ -73,13 +83,16 @@ BAD_FLAGS = [
     ),
     *(
         (f"{flag}_{value}", [f"--{flag}", value], f"--{flag}", repr(value))
-        for flag in ("lr", "clip_grad")
+        for flag in ("lr", "clip_grad", "checkpoint_minutes")
         for value in ("0", "-1", "nan", "inf", "1e999", "fast", "")
     ),
     ("filters_odd", ["--filters", "33"], "--filters", "33"),
     ("filters_one", ["--filters", "1"], "--filters", "1"),
     ("lr_minus_inf", ["--lr=-inf"], "--lr", "-inf"),
-    ("dataset_mnist", ["--dataset", "mnist"], "CIFAR10, CelebA, digits", ""),
+    ("image_size_odd", ["--image_size", "31"], "--image_size", "31"),
+    ("image_size_one", ["--image_size", "1"], "--image_size", "1"),
+    ("precision", ["--precision", "float16"], "--precision", "'float16'"),
+    ("precision_empty", ["--precision", ""], "--precision", "''"),
     ("dataset_empty", ["--dataset", ""], "--dataset", "''"),
     ("unknown", ["--learning_rate", "1"], "--learning_rate", ""),
     ("abbreviated", ["--epoch", "3"], "--epoch", ""),
@@ -87,9 +100,12 @@ BAD_FLAGS = [
     *(
         (f"missing_{flag[2:]}", [flag], flag, "expected one argument")
         for flag in FLAGS
-        if flag != "--verbose"
+        if flag not in SWITCHES
     ),
-    ("too_much", ["--verbose=3"], "--verbose", "'3'"),
+    *(
+        (f"too_much_{flag[2:]}", [f"{flag}=3"], flag, "'3'")
+        for flag in SWITCHES
+    ),
 ]
 
 
@@ -132,6 +148,7 @@ class CliTestCase(tf.test.TestCase):
     def setUp(self):
         super().setUp()
         folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.enterContext(contextlib.chdir(folder))
         self.folder = pathlib.Path(folder)
 
     def assert_usage_error(self, result, *messages):
@@ -150,12 +167,21 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.train = self.enterContext(mock.patch.object(cli, "_train"))
+        # TensorFlow is set up by now; on what machine is not to matter.
+        self.configure = self.enterContext(
+            mock.patch.object(runtime, "configure")
+        )
+        self.bfloat16 = self.enterContext(
+            mock.patch.object(
+                runtime, "has_native_bfloat16", return_value=False
+            )
+        )
 
     def parse(self, *argv):
         """Returns the flags with which the training starts."""
-        result = call("--output_dir", self.folder, *argv)
+        result = call(*argv)
         self.assertEqual(result, (0, "", ""))
-        (flags, _), _ = self.train.call_args
+        (flags, _, _), _ = self.train.call_args
         return flags
 
     def test_defaults(self):
@@ -165,6 +191,8 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
             flags,
             {
                 "dataset": "CIFAR10",
+                "image_size": None,
+                "flip": False,
                 "epochs": 350,
                 "lr": 3e-4,
                 "batch_size": 64,
@@ -172,11 +200,20 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "max_steps": None,
                 "filters": 128,
                 "num_blocks": 8,
+                "precision": "float32",
+                "recompute": False,
+                "jit": False,
+                "devices": None,
                 "data_dir": "datasets",
-                "output_dir": str(self.folder),
+                "output_dir": ".",
+                "run_dir": "runs/CIFAR10",
+                "resume": False,
+                "checkpoint_minutes": 10.0,
+                "samples_every": 1,
                 "verbose": False,
             },
         )
+        self.configure.assert_called_once_with(1)
 
     @parameterized.parameters(
         ("CIFAR10", 350, 128, 8),
@@ -190,6 +227,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
             self.assertEqual(flags.filters, filters)
             self.assertEqual(flags.num_blocks, num_blocks)
             self.assertEqual(flags.lr, 3e-4)
+            self.assertEqual(flags.run_dir, f"runs/{name}")
 
     def test_digits_are_made_for_trying_out(self):
         for spelling in ("digits", "Digits", "DIGITS"):
@@ -198,17 +236,45 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
             self.assertLess(flags.filters, 128)
             self.assertLess(flags.num_blocks, 8)
 
+    def test_other_data_sets(self):
+        flags = self.parse("--dataset", "Svhn_cropped")
+        self.assertEqual(flags.dataset, "Svhn_cropped")
+        self.assertEqual((flags.filters, flags.num_blocks), (128, 8))
+        self.assertEqual((flags.epochs, flags.lr), (100, 3e-4))
+
+    @parameterized.parameters(
+        ("pictures", "runs/pictures"),
+        ("pictures/of cats/", "runs/of_cats"),
+        ("./pictures/../pictures", "runs/pictures"),
+        # Not folders, but names of TFDS.
+        ("lsun/bedroom", "runs/lsun_bedroom"),
+        ("coco:1.1.0", "runs/coco_1.1.0"),
+    )
+    def test_run_dir_of_data_set(self, dataset, run_dir):
+        (self.folder / "pictures" / "of cats").mkdir(parents=True)
+        self.assertEqual(self.parse("--dataset", dataset).run_dir, run_dir)
+        self.assertEqual(
+            self.parse("--dataset", dataset, "--run_dir", "here").run_dir,
+            "here",
+        )
+
     def test_given_flags(self):
         flags = self.parse(
             *("--dataset", "digits", "--seed", "4294967295", "--lr", "1e-3"),
             *("--epochs", "7", "--batch_size", "1", "--clip_grad", "0.5"),
             *("--max_steps", "9", "--filters", "2", "--num_blocks", "1"),
-            *("--data_dir", "a b", "--verbose"),
+            *("--data_dir", "a b", "--output_dir", "c", "--run_dir", "d"),
+            *("--image_size", "2", "--flip", "--precision", "bfloat16"),
+            *("--recompute", "--jit", "--devices", "3", "--verbose"),
+            *("--resume", "--checkpoint_minutes", "0.5"),
+            *("--samples_every", "4"),
         )
         self.assertEqual(
             vars(flags),
             {
                 "dataset": "digits",
+                "image_size": 2,
+                "flip": True,
                 "seed": 2**32 - 1,
                 "lr": 1e-3,
                 "epochs": 7,
@@ -217,11 +283,37 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "max_steps": 9,
                 "filters": 2,
                 "num_blocks": 1,
+                "precision": "bfloat16",
+                "recompute": True,
+                "jit": True,
+                "devices": 3,
                 "data_dir": "a b",
-                "output_dir": str(self.folder),
+                "output_dir": "c",
+                "run_dir": "d",
+                "resume": True,
+                "checkpoint_minutes": 0.5,
+                "samples_every": 4,
                 "verbose": True,
             },
         )
+        self.configure.assert_called_once_with(3)
+
+    def test_precision(self):
+        self.bfloat16.return_value = True
+        self.assertEqual(self.parse().precision, "bfloat16")
+        flags = self.parse("--precision", "float32")
+        self.assertEqual(flags.precision, "float32")
+
+    def test_several_workers_need_a_seed(self):
+        config = {
+            "cluster": {"worker": ["a:1", "b:1"]},
+            "task": {"type": "worker", "index": 0},
+        }
+        value = {"TF_CONFIG": json.dumps(config)}
+        with mock.patch.dict(os.environ, value):
+            self.assert_usage_error(call(), "--seed")
+            self.train.assert_not_called()
+            self.assertEqual(self.parse("--seed", "3").seed, 3)
 
     def test_seed_is_drawn(self):
         self.assertNotEqual(self.parse().seed, self.parse().seed)
@@ -229,17 +321,19 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
 
     @parameterized.named_parameters(*BAD_FLAGS)
     def test_bad(self, argv, *messages):
-        output = self.folder / "output"
-        result = call("--output_dir", output, *argv)
-        self.assert_usage_error(result, *messages)
+        self.assert_usage_error(call(*argv), *messages)
         self.train.assert_not_called()
-        self.assertFalse(output.exists())
+        self.assertEmpty(os.listdir())
 
     def test_output_dir_is_made(self):
         output = self.folder / "a" / "b"
         for _ in range(2):
             self.assertEqual(call("--output_dir", output)[0], 0)
             self.assertEmpty(os.listdir(output))
+
+    def test_output_dir_in_the_folder_of_the_run(self):
+        self.parse("--run_dir", "run", "--output_dir", "run/results")
+        self.assertEmpty(os.listdir("run/results"))
 
     @parameterized.parameters("file", "file/folder")
     def test_output_dir_is_a_file(self, name):
@@ -258,6 +352,14 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
         )
         self.train.assert_not_called()
 
+    @parameterized.parameters("file", "file/folder")
+    def test_run_dir_is_a_file(self, name):
+        (self.folder / "file").write_text("")
+        self.assert_usage_error(
+            call("--run_dir", name), "--run_dir", f"cannot write to {name}"
+        )
+        self.train.assert_not_called()
+
     def test_help(self):
         code, stdout, stderr = call("--help")
         self.assertEqual((code, stderr), (0, ""))
@@ -268,25 +370,92 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
         self.assertRegex(stdout, r"350 for\s+CIFAR10,\s+50 for\s+CelebA")
         self.train.assert_not_called()
 
-    def test_failure(self):
-        self.train.side_effect = OSError(28, "No space left on device", "x")
-        code, stdout, stderr = call("--output_dir", self.folder)
-        self.assertEqual((code, stdout), (1, ""))
-        self.assertStartsWith(stderr, "run.py: error: ")
-        self.assertIn("No space left on device", stderr)
-        self.assertEqual(stderr.count("\n"), 1)
+    def fail(self, error):
+        self.train.side_effect = error
+        return call()
 
-    def test_interruption(self):
-        self.train.side_effect = KeyboardInterrupt
-        code, stdout, stderr = call("--output_dir", self.folder)
-        self.assertEqual((code, stdout), (130, ""))
-        self.assertEqual(stderr.strip(), "run.py: interrupted")
+    def test_usage(self):
+        result = self.fail(arguments.UsageError("no such thing"))
+        self.assert_usage_error(result, "run.py: error: no such thing\n")
+
+    @parameterized.parameters(
+        arguments.FailureError("no luck"),
+        OSError(28, "No space left on device", "x"),
+    )
+    def test_failure(self, error):
+        code, stdout, stderr = self.fail(error)
+        self.assertEqual((code, stdout), (1, ""))
+        self.assertEqual(stderr, f"run.py: error: {error}\n")
+
+    @parameterized.parameters((2, 130, "SIGINT"), (15, 143, "SIGTERM"))
+    def test_interruption(self, signum, code, name):
+        result = self.fail(lambda *_: signal.raise_signal(signum))
+        self.assertEqual(
+            result, (code, "", f"\nrun.py: interrupted by {name}\n")
+        )
+
+
+# Values that some flag takes, and some that none does.
+_VALUES = st.one_of(
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(st.characters(exclude_characters="\0"), max_size=8),
+    st.sampled_from(("auto", "float32", "digits", "1e-3", "2", "64", "٣", "-")),
+)
+_WORDS = st.one_of(
+    st.sampled_from([flag for flag in FLAGS if flag != "--help"]),
+    st.builds("{}={}".format, st.sampled_from(FLAGS), _VALUES),
+    _VALUES,
+)
+_PAIRS = st.tuples(
+    st.sampled_from([flag for flag in FLAGS if flag not in SWITCHES]), _VALUES
+)
+
+
+class FuzzTest(tf.test.TestCase):
+    """Whatever the command line is, it makes sense or gets one line."""
+
+    def check(self, argv):
+        stderr = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(stderr):
+                flags = cli._parse(argv)
+        except SystemExit as error:
+            self.assertEqual(error.code, 2)
+            self.assertStartsWith(stderr.getvalue(), "run.py: error: ")
+            self.assertLen(stderr.getvalue().splitlines(), 1)
+            return
+        self.assertEqual(stderr.getvalue(), "")
+        self.assertCountEqual([f"--{name}" for name in vars(flags)], FLAGS)
+        for name in ("epochs", "batch_size", "num_blocks"):
+            self.assertGreaterEqual(getattr(flags, name), 1)
+        self.assertEqual(flags.filters % 2, 0)
+        self.assertIn(flags.seed or 0, range(2**32))
+        for name in ("lr", "checkpoint_minutes"):
+            self.assertGreater(getattr(flags, name), 0.0)
+            self.assertLess(getattr(flags, name), math.inf)
+        self.assertTrue(flags.dataset)
+        # What `run.json` and `metadata.json` are to hold.
+        self.assertEqual(json.loads(json.dumps(vars(flags))), vars(flags))
+
+    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+    @hypothesis.given(st.lists(_WORDS, max_size=6))
+    def test_any_words(self, argv):
+        if not {"-h", "--h", "--help"} & set(argv):
+            self.check(argv)
+
+    @hypothesis.settings(max_examples=500, deadline=None, derandomize=True)
+    @hypothesis.given(st.lists(_PAIRS, max_size=2))
+    def test_any_values(self, pairs):
+        self.check([word for pair in pairs for word in pair])
 
 
 class StartTest(CliTestCase):
     def test_no_tensorflow_before_training(self):
         """What ends at once must not wait for TensorFlow."""
         (self.folder / "file").write_text("")
+        (self.folder / "other").mkdir()
+        (self.folder / "other" / "thesis.tex").write_text("")
         script = f"""
             import sys
             sys.path.insert(0, {str(REPOSITORY)!r})
@@ -294,10 +463,11 @@ class StartTest(CliTestCase):
             for argv in (
                 ["--epochs", "0"],
                 ["--filters", "3"],
-                ["--dataset", "mnist"],
+                ["--image_size", "3"],
                 ["--unknown"],
                 ["--help"],
                 ["--output_dir", "file"],
+                ["--run_dir", "other"],
             ):
                 try:
                     print("code", cli.main(argv))
@@ -312,172 +482,10 @@ class StartTest(CliTestCase):
         self.assertEqual(process.returncode, 0, stderr)
         self.assertEqual(
             re.findall(r"^code (\d+)$", stdout, re.MULTILINE),
-            ["2", "2", "2", "2", "0", "2"],
+            ["2", "2", "2", "2", "0", "2", "2"],
         )
         self.assertIn("\nslow []\n", stdout)
-        self.assertEqual(stderr.count("\n"), 5)
-
-
-class FakeTrainer:
-    """Gives metrics, and trains nothing."""
-
-    first_step_done = 0.0
-
-    def __init__(self, history):
-        self.history = history
-
-    def __call__(self, *arguments):
-        self.arguments = arguments
-        return self
-
-    def fit(self, *arguments):
-        self.fit_arguments = arguments
-        for metrics in self.history:
-            if isinstance(metrics, BaseException):
-                raise metrics
-            yield metrics
-
-
-class TrainTest(CliTestCase):
-    """What the command does around the training, which is none here."""
-
-    HISTORY = (
-        Metrics(0, 0, None, 4.0),
-        Metrics(1, 22, 3.0, 2.0),
-        Metrics(2, 44, 2.5, 1.5),
-    )
-
-    def setUp(self):
-        super().setUp()
-        self.seed_everything = self.enterContext(
-            mock.patch.object(keras.utils, "set_random_seed")
-        )
-        self.enterContext(mock.patch.object(cli, "_write_results"))
-
-    def train(self, history, *argv):
-        trainer = FakeTrainer(history)
-        with mock.patch.object(training, "Trainer", trainer):
-            result = call(
-                *("--dataset", "digits", "--output_dir", self.folder),
-                *("--filters", "4", "--num_blocks", "1", *argv),
-            )
-        return trainer, *result
-
-    def read_metrics(self):
-        with (self.folder / "metrics_digits.csv").open(newline="") as file:
-            return list(csv.reader(file))
-
-    def test_flags_arrive(self):
-        trainer, code, stdout, stderr = self.train(
-            self.HISTORY,
-            *("--lr", "0.5", "--clip_grad", "3", "--seed", "7"),
-            *("--epochs", "2", "--batch_size", "5", "--max_steps", "99"),
-        )
-        self.assertEqual((code, stderr), (0, ""))
-        model, *others = trainer.arguments
-        self.assertEqual(others, [0.5, 3.0, 7])
-        self.assertEqual((model.filters, model.num_blocks), (4, 1))
-        self.assertEqual(model.image_shape, (8, 8, 1))
-        self.assertEqual(model.num_colors, 17)
-        dataset, *others, _ = trainer.fit_arguments
-        self.assertEqual(dataset.name, "digits")
-        self.assertEqual(others, [2, 5, 99])
-        self.seed_everything.assert_called_once_with(7)
-        self.assertIn("seed 7\n", stdout)
-
-    def test_metrics(self):
-        _, code, _, _ = self.train(self.HISTORY)
-        self.assertEqual(code, 0)
-        header, *rows = self.read_metrics()
-        self.assertEqual(header, COLUMNS)
-        self.assertEqual(rows[0][:4], ["0", "0", "", ""])
-        self.assertAllClose(
-            [[float(cell or "nan") for cell in row] for row in rows],
-            [
-                [0, 0, np.nan, np.nan, 4.0, 4.0 / math.log(2.0)],
-                [1, 22, 3.0, 3.0 / math.log(2.0), 2.0, 2.0 / math.log(2.0)],
-                [2, 44, 2.5, 2.5 / math.log(2.0), 1.5, 1.5 / math.log(2.0)],
-            ],
-        )
-
-    def test_losses_before_and_after(self):
-        _, _, stdout, _ = self.train(self.HISTORY, "--epochs", "2")
-        lines = [n for n in stdout.splitlines() if n.startswith("epoch")]
-        self.assertLen(lines, 2)
-        self.assertRegex(lines[0], r"^epoch 0/2\b.* 5\.771 bits/dim")
-        self.assertRegex(lines[1], r"^epoch 2/2\b.*3\.607.* 2\.164 bits/dim")
-
-    def test_verbose(self):
-        _, _, stdout, _ = self.train(self.HISTORY, "--epochs", "2", "--verbose")
-        lines = [n for n in stdout.splitlines() if n.startswith("epoch")]
-        self.assertLen(lines, 3)
-        self.assertRegex(lines[1], r"^epoch 1/2\b.*4\.328.* 2\.885 bits/dim")
-
-    def test_drawn_seed_is_printed(self):
-        trainer, _, stdout, _ = self.train(self.HISTORY)
-        (seed,) = re.findall(r"\bseed (\d+)$", stdout, re.MULTILINE)
-        *_, used = trainer.arguments
-        self.assertEqual(int(seed), used)
-        self.seed_everything.assert_called_once_with(used)
-
-    def test_interruption_keeps_the_metrics(self):
-        history = [*self.HISTORY[:2], KeyboardInterrupt()]
-        _, code, _, stderr = self.train(history)
-        self.assertEqual(code, 130)
-        self.assertEqual(stderr.strip(), "run.py: interrupted")
-        self.assertLen(self.read_metrics(), 3)
-        self.assertEqual(os.listdir(self.folder), ["metrics_digits.csv"])
-
-    def test_damaged_data(self):
-        error = tf.errors.DataLossError(None, None, "corrupted\nrecord")
-        _, code, _, stderr = self.train([error], "--data_dir", "my_data")
-        self.assertEqual(code, 2)
-        self.assertStartsWith(stderr, "run.py: error: ")
-        self.assertEqual(stderr.count("\n"), 1)
-        for message in ("digits", "my_data", "corrupted"):
-            self.assertIn(message, stderr)
-
-    def test_batch_larger_than_the_data(self):
-        _, *result = self.train(self.HISTORY, "--batch_size", "1438")
-        self.assert_usage_error(result, "--batch_size", "1438", "1437")
-        trainer, code, _, _ = self.train(self.HISTORY, "--batch_size", "1437")
-        self.assertEqual(code, 0)
-        self.assertIn(1437, trainer.fit_arguments)
-
-
-class MissingDataTest(CliTestCase):
-    def call(self):
-        return call(
-            *("--dataset", "CIFAR10", "--data_dir", self.folder / "empty"),
-            *("--output_dir", self.folder),
-        )
-
-    def assert_explained(self, result):
-        code, stdout, stderr = result
-        self.assertEqual((code, stdout), (2, ""))
-        self.assertStartsWith(stderr, "run.py: error: CIFAR10: ")
-        self.assertNotIn("Traceback", stderr)
-        self.assertIn("cifar-10-binary.tar.gz", stderr)
-        self.assertIn(str(self.folder / "empty" / "manual"), stderr)
-
-    def test_nothing_there(self):
-        error = requests.ConnectionError("no network")
-        with mock.patch.object(requests, "get", side_effect=error):
-            result = self.call()
-        self.assert_explained(result)
-        self.assertIn("no network", result[2])
-
-    def test_message_comes_through(self):
-        message = (
-            "CIFAR10: x\n  cifar-10-binary.tar.gz\n"
-            f"put it into {self.folder / 'empty' / 'manual'}"
-        )
-        load = mock.Mock(side_effect=data.DataError(message))
-        with mock.patch.object(data, "load", load):
-            result = self.call()
-        self.assert_explained(result)
-        self.assertEqual(result[2], f"run.py: error: {message}\n")
-        load.assert_called_once_with("CIFAR10", str(self.folder / "empty"))
+        self.assertEqual(stderr.count("\n"), 6)
 
 
 class RunTest(tf.test.TestCase):
@@ -496,9 +504,9 @@ class RunTest(tf.test.TestCase):
                 REPOSITORY / "run.py",
                 *("--dataset", "digits", "--filters", "4"),
                 *("--num_blocks", "1", "--max_steps", "3", "--seed", "0"),
-                *("--output_dir", output.name),
+                *("--output_dir", output.name, "--run_dir", f"run {number}"),
             )
-            for output in cls.folders
+            for number, output in enumerate(cls.folders)
         ]
         # Side by side: most of it is start-up, which takes one core.
         outputs = [process.communicate(timeout=300) for process in processes]
@@ -551,6 +559,21 @@ class RunTest(tf.test.TestCase):
     def test_results(self):
         for output in self.folders:
             self.assertCountEqual(os.listdir(output), RESULTS)
+
+    def test_run_dir(self):
+        for number, output in enumerate(self.folders):
+            run = output.with_name(f"run {number}")
+            self.assertCountEqual(
+                os.listdir(run),
+                ["checkpoints", "lock", "logs", "metrics.csv", RUN],
+            )
+            content = json.loads((run / RUN).read_text())
+            self.assertTrue(content["finished"])
+            self.assertEqual(content["flags"]["max_steps"], 3)
+            self.assertEqual(
+                (run / "metrics.csv").read_bytes(),
+                (output / "metrics_digits.csv").read_bytes(),
+            )
 
     def test_metrics(self):
         before, after = self.read_metrics()

@@ -11,6 +11,7 @@ import tempfile
 import time
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -123,6 +124,7 @@ class SameTrainingTest(tf.test.TestCase):
         self.assertAllEqual(first["weights"], second["weights"])
 
 
+@pytest.mark.long
 class WorkersTest(tf.test.TestCase):
     """The command, run as two workers."""
 
@@ -133,10 +135,13 @@ class WorkersTest(tf.test.TestCase):
         command += ["--run_dir", folder / "run", "--output_dir", folder / "out"]
 
         def start_workers(epochs):
-            return [
+            workers = [
                 start([*command, "--epochs", epochs], **environment)
                 for environment in worker_environments(2)
             ]
+            for worker in workers:
+                self.addCleanup(worker.kill)
+            return workers
 
         chief, other = start_workers(10_000)
         metrics = folder / "run" / "metrics.csv"

@@ -23,6 +23,10 @@ class Parser(argparse.ArgumentParser):
     """Reports a bad command line in one line."""
 
     def error(self, message):
+        # It quotes words that may hold line breaks.
+        message = "".join(
+            c if c.isprintable() else ascii(c)[1:-1] for c in message
+        )
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import sys
 from dataclasses import asdict
 
@@ -64,14 +65,30 @@ class Checkpoints:
             there stay as they are.
         """
         if self._manager is None:
-            self._manager = tf.train.CheckpointManager(
-                self._checkpoint, self._directory, max_to_keep=_NUM_KEPT
-            )
+            self._manager = self._make_manager()
         path = self._manager.save()
         # Before more is done that relies on it: power may fail.
         for file in self._directory.glob(f"{pathlib.Path(path).name}.*"):
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
+
+    def _make_manager(self):
+        def make():
+            return tf.train.CheckpointManager(
+                self._checkpoint, self._directory, max_to_keep=_NUM_KEPT
+            )
+
+        try:
+            return make()
+        except ValueError:
+            # Its list of checkpoints is damaged, and will be written anew.
+            self._list.unlink()
+            return make()
+
+    @property
+    def _list(self):
+        """The file that `CheckpointManager` writes after a checkpoint."""
+        return self._directory / "checkpoint"
 
     def restore(self) -> bool:
         """Restores the newest checkpoint that is whole.
@@ -79,19 +96,12 @@ class Checkpoints:
         Those that are damaged are named on standard error, and stay.
 
         Returns:
-          Whether there is any checkpoint.
+          Whether there is any. The first one may not have been finished.
 
         Raises:
           CheckpointError: If there are checkpoints and all are damaged.
         """
-        paths = [
-            str(path.with_suffix(""))
-            for path in sorted(
-                self._directory.glob("ckpt-*.index"),
-                key=lambda path: int(path.stem.partition("-")[2]),
-                reverse=True,
-            )
-        ]
+        paths = self._paths()
         for path in paths:
             try:
                 _read_all(path)
@@ -100,17 +110,27 @@ class Checkpoints:
             except Exception as error:  # TensorFlow raises nearly anything.
                 reason = str(error).strip().splitlines()[0]
                 print(
-                    f"warning: the checkpoint {path} is damaged ({reason}); "
-                    "trying the one before",
+                    f"warning: the checkpoint {path} is damaged or was not "
+                    f"finished ({reason}); trying the one before",
                     file=sys.stderr,
                 )
-        if paths:
+        if paths and self._list.exists():
             raise CheckpointError(
                 f"none of the {len(paths)} checkpoints in {self._directory} "
                 "can be used; start anew with another --run_dir, or delete "
                 "this one"
             )
         return False
+
+    def _paths(self):
+        """Returns where there is any part of a checkpoint, newest first."""
+        names = [path.name for path in self._directory.glob("ckpt-*")]
+        matches = [re.fullmatch(r"ckpt-(\d+)\..+", name) for name in names]
+        numbers = {int(match[1]) for match in matches if match}
+        return [
+            str(self._directory / f"ckpt-{number}")
+            for number in sorted(numbers, reverse=True)
+        ]
 
 
 def _read_all(path):

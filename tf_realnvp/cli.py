@@ -70,6 +70,8 @@ read from a copy that it prepared there before, or built from archives in
 
 
 def _dataset(text):
+    if not text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a data set")
     names = {name.lower(): name for name in _DEFAULTS}
     return names.get(text.lower(), text)
 
@@ -216,6 +218,13 @@ def _make_parser():
         help="save a checkpoint so often, and after every epoch (default: 10)",
     )
     parser.add_argument(
+        "--samples_every",
+        type=arguments.whole_number(1),
+        default=1,
+        metavar="N",
+        help="draw samples for TensorBoard after every N epochs (default: 1)",
+    )
+    parser.add_argument(
         "--verbose",
         action="store_true",
         help="print a line with the losses after every epoch",
@@ -265,23 +274,34 @@ def _settle(flags, before):
       flags: The flags of the command.
       before: Those that the run to be resumed was started with, if any.
     """
+    # What the command line leaves to chance or to the machine stays.
+    if flags.seed is None:
+        drawn = random.SystemRandom().randrange(2**32)
+        flags.seed = before.get("seed", drawn)
+    if flags.precision == "auto":
+        flags.precision = before.get("precision", "auto")
     differences = [
-        f"--{name} {getattr(flags, name)} instead of {before[name]}"
+        f"{_spelled(name, getattr(flags, name))} instead of "
+        f"{_spelled(name, before[name])}"
         for name in _FIXED_FLAGS
-        if before and getattr(flags, name) not in (None, "auto", before[name])
+        if name in before and getattr(flags, name) != before[name]
     ]
     if differences:
         raise arguments.UsageError(
             f"the run in {flags.run_dir} cannot be resumed with other flags: "
             + ", ".join(differences)
         )
-    if flags.seed is None:
-        drawn = random.SystemRandom().randrange(2**32)
-        flags.seed = before.get("seed", drawn)
     runtime.configure(flags.devices or 1)
     if flags.precision == "auto":
-        best = "bfloat16" if runtime.has_native_bfloat16() else "float32"
-        flags.precision = before.get("precision", best)
+        native = runtime.has_native_bfloat16()
+        flags.precision = "bfloat16" if native else "float32"
+
+
+def _spelled(name, value):
+    """Returns a flag as one would type it."""
+    if value is None or value is False:
+        return f"no --{name}"
+    return f"--{name}" if value is True else f"--{name} {value}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -322,8 +342,9 @@ def _run(flags, start):
             _settle(flags, {})
             _train(flags, None, start)
         return
-    _check_output_dir(pathlib.Path(flags.output_dir))
     with runs.open_run(pathlib.Path(flags.run_dir), flags.resume) as run:
+        # Now, as it may lie in the folder of the run.
+        _check_output_dir(pathlib.Path(flags.output_dir))
         _settle(flags, run.flags)
         _train(flags, run, start)
 

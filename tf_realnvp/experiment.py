@@ -1,5 +1,6 @@
 """A training run, from the data set to the results."""
 
+import contextlib
 import csv
 import pathlib
 import sys
@@ -13,6 +14,7 @@ from tf_realnvp.arguments import FailureError, UsageError
 from tf_realnvp.checkpoints import CheckpointError, Checkpoints
 from tf_realnvp.progress import Progress
 from tf_realnvp.runs import Run
+from tf_realnvp.summaries import Summaries
 from tf_realnvp.training import DivergedError, Trainer, bits_from_nats
 
 _NUM_NAMED = 5  # Of files that are left out.
@@ -60,17 +62,24 @@ def train(flags, run: Run | None, start: float) -> None:
     if flags.resume:
         _restore(checkpoints, trainer, flags)
     if run is not None:
-        run.begin(vars(flags))
+        with _writing("the run's state", run.path):
+            run.begin(vars(flags))
+            # The process may have died between checkpoint and metrics.
+            _write_metrics(run.path / "metrics.csv", trainer.history)
     _fit(flags, run, dataset, trainer, checkpoints, start)
     if run is not None:
         try:
-            _write_results(flags, dataset, model, trainer.history)
-        except tf.errors.OpError as error:
-            raise FailureError(
-                f"cannot write the results to {flags.output_dir}: "
-                f"{_reason(error)}. Make room, then go on with --resume"
-            ) from error
-        run.finish()
+            with _writing("the results", flags.output_dir):
+                _write_results(flags, dataset, model, trainer.history)
+        except signals.Interrupted:
+            print(
+                "the results are not complete: the same command with --resume "
+                "writes them",
+                flush=True,
+            )
+            raise
+        with _writing("the run's state", run.path):
+            run.finish()
 
 
 def _load(flags):
@@ -104,7 +113,7 @@ def _restore(checkpoints, trainer, flags):
     if found:
         # The flag counts, not the rate that the checkpoint holds.
         trainer.optimizer.learning_rate = flags.lr
-        print(f"going on from step {int(trainer.step.numpy()):,}", flush=True)
+        print(f"going on from step {trainer.num_steps:,}", flush=True)
     else:
         print("there is no checkpoint yet: starting from the beginning")
 
@@ -112,29 +121,29 @@ def _restore(checkpoints, trainer, flags):
 def _fit(flags, run, dataset, trainer, checkpoints, start):
     """Trains, with a checkpoint now and then and after every epoch."""
     last_save = time.monotonic()
+    summaries = None
+    if run is not None:
+        summaries = Summaries(
+            trainer, run.path / "logs", flags.batch_size, flags.seed
+        )
 
     def save():
         nonlocal last_save
-        if run is None:
-            return
-        try:
-            checkpoints.save()
-        except (tf.errors.OpError, OSError) as error:
-            raise FailureError(
-                f"cannot write a checkpoint to {flags.run_dir}: "
-                f"{_reason(error)}. The one before is still there: make room, "
-                "then go on with --resume"
-            ) from error
-        last_save = time.monotonic()
+        if run is not None:
+            with _writing("a checkpoint", run.path):
+                checkpoints.save()
+            last_save = time.monotonic()
 
-    with signals.deferred() as request:
+    def after_call():
+        request.check()
+        if summaries is not None:
+            with _writing("the summaries", run.path):
+                summaries.write_progress()
+        minutes = (time.monotonic() - last_save) / 60.0
+        if minutes >= flags.checkpoint_minutes:
+            save()
 
-        def after_call():
-            request.check()
-            minutes = (time.monotonic() - last_save) / 60.0
-            if minutes >= flags.checkpoint_minutes:
-                save()
-
+    with signals.deferred() as request, _explaining(dataset):
         try:
             fit_start = time.monotonic()
             evaluation_seconds = 0.0
@@ -150,37 +159,18 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
                     evaluation_seconds = time.monotonic() - fit_start
                 save()
                 if run is not None:
-                    _write_metrics(run.path / "metrics.csv", trainer.history)
+                    _write_epoch(flags, run, trainer, summaries)
                 if flags.verbose or metrics.epoch == 0:
                     _print_metrics(metrics, flags.epochs)
+            request.check()
         except signals.Interrupted:
             save()
             print(
-                f"\nsaved a checkpoint at step {int(trainer.step.numpy()):,}: "
-                "the same command with --resume goes on from it",
+                f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
+                "command with --resume goes on from it",
                 flush=True,
             )
             raise
-        except DivergedError as error:
-            raise FailureError(
-                f"training diverged: {error}. Try --clip_grad 1 or a smaller "
-                "--lr, with --resume from the last checkpoint or in another "
-                "--run_dir"
-            ) from error
-        except (
-            tf.errors.DataLossError,
-            tf.errors.InvalidArgumentError,
-        ) as error:
-            raise UsageError(
-                f"an image of {dataset.name} is damaged: {_reason(error)}"
-            ) from error
-        except tf.errors.OpError as error:
-            if not runtime.is_one_of_many():
-                raise
-            raise FailureError(
-                f"a worker of the job has gone ({_reason(error)}): start all "
-                "of them again, with --resume"
-            ) from error
     if not flags.verbose:
         _print_metrics(trainer.history[-1], flags.epochs)
     if trainer.num_skipped:
@@ -195,6 +185,57 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
             f"start, not counting {evaluation_seconds:.1f} s of evaluation "
             "before it"
         )
+
+
+def _write_epoch(flags, run, trainer, summaries):
+    """Writes what is known after an epoch into the folder of the run."""
+    metrics = trainer.history[-1]
+    with _writing("the metrics", run.path):
+        _write_metrics(run.path / "metrics.csv", trainer.history)
+        is_last = metrics.epoch == flags.epochs
+        with_samples = is_last or metrics.epoch % flags.samples_every == 0
+        summaries.write_epoch(metrics, with_samples)
+
+
+@contextlib.contextmanager
+def _explaining(dataset):
+    """Tells users what the errors of training mean."""
+    try:
+        yield
+    except DivergedError as error:
+        raise FailureError(
+            f"training diverged: {error}. Try --clip_grad 1 or a smaller "
+            "--lr, with --resume from the last checkpoint or in another "
+            "--run_dir"
+        ) from error
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise UsageError(
+            f"an image of {dataset.name} is damaged: {_reason(error)}"
+        ) from error
+    except tf.errors.ResourceExhaustedError as error:
+        raise FailureError(
+            f"out of memory: {_reason(error)}. Try --recompute, or a smaller "
+            "--batch_size in another --run_dir"
+        ) from error
+    except tf.errors.OpError as error:
+        if not runtime.is_one_of_many():
+            raise
+        raise FailureError(
+            f"a worker of the job has gone ({_reason(error)}): start all of "
+            "them again, with --resume"
+        ) from error
+
+
+@contextlib.contextmanager
+def _writing(what, where):
+    """Explains what was being written when that fails."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        raise FailureError(
+            f"cannot write {what} to {where}: {_reason(error)}. What was there "
+            "before still is: make room, then go on with --resume"
+        ) from error
 
 
 def _reason(error):

@@ -18,13 +18,15 @@ class FusedAdam(keras.optimizers.Adam):
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         step = tf.cast(self.iterations.value + 1, tf.float32)
+        # Tensors, or each variable would get constants of its own.
+        beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
         settings = {
-            "beta1_power": tf.pow(self.beta_1, step),
-            "beta2_power": tf.pow(self.beta_2, step),
+            "beta1_power": tf.pow(beta_1, step),
+            "beta2_power": tf.pow(beta_2, step),
             "lr": tf.cast(learning_rate, tf.float32),
-            "beta1": self.beta_1,
-            "beta2": self.beta_2,
-            "epsilon": self.epsilon,
+            "beta1": beta_1,
+            "beta2": beta_2,
+            "epsilon": tf.constant(self.epsilon),
         }
 
         def update(variable, momentum, velocity, gradient):

@@ -33,24 +33,26 @@ class Run:
           UsageError: If it is the folder of something else.
         """
         self.path = path
-        self.flags, self._finished = {}, False
-        content = self._read()
-        if content is not None:
-            self.flags, self._finished = content["flags"], content["finished"]
+        self.flags, self._finished = self._read()
 
     def _read(self):
         file = self.path / _RUN_FILE
         try:
             content = json.loads(file.read_text())
-            if content["program"] == _PROGRAM and content["flags"]:
-                return content
+            if content["program"] == _PROGRAM:
+                return dict(content["flags"]), bool(content["finished"])
         except FileNotFoundError:
-            others = {path.name for path in self.path.iterdir()}
+            names = {path.name for path in self.path.iterdir()}
+            names.discard(_LOCK_FILE)
             # A kill may leave the new file without its name.
-            if all(name.startswith((_LOCK_FILE, ".")) for name in others):
-                return None
+            if all(name.startswith(".run.new-") for name in names):
+                return {}, False
         except (ValueError, KeyError, TypeError):
             pass
+        except OSError as error:
+            raise UsageError(
+                f"argument --run_dir: cannot read {file}: {error.strerror}"
+            ) from error
         raise UsageError(
             f"argument --run_dir: {self.path} holds something else than a run "
             "of this program: give another folder"
@@ -109,6 +111,8 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
         not writable, or the folder of an unfinished run and not to be resumed.
     """
     with contextlib.ExitStack() as locks:
+        if path.is_dir():
+            Run(path)  # Not even a lock is put into another program's folder.
         locks.enter_context(_lock(path))
         run = Run(path)
         if run.exists and not resume:
@@ -129,7 +133,7 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
 def _lock(path):
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = (path / _LOCK_FILE).open("w")
+        file = (path / _LOCK_FILE).open("a")
     except OSError as error:
         raise UsageError(
             f"argument --run_dir: cannot write to {path}: {error.strerror}"
@@ -141,6 +145,10 @@ def _lock(path):
         except BlockingIOError as error:
             raise UsageError(
                 f"another process trains in {path}: give another --run_dir"
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"argument --run_dir: cannot lock {path}: {error.strerror}"
             ) from error
         yield
 

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal asked the program to end; the message is meant for the user.
+
+    Like `KeyboardInterrupt` it is no `Exception`, since those are caught where
+    something may fail and the program is to go on.
 
     Attributes:
       exit_code: What a shell expects: 128 and the number of the signal.
@@ -41,10 +44,15 @@ class Request:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Within this, signals raise `Interrupted` wherever the program is."""
+    """Within this, the first signal raises `Interrupted`, whatever goes on.
+
+    The second one ends the process at once.
+    """
+    request = Request()
 
     def handle(signum, unused_frame):
-        raise Interrupted(signum)
+        request.receive(signum)
+        request.check()
 
     with _handled_by(handle):
         yield
@@ -56,6 +64,9 @@ def deferred() -> Iterator[Request]:
 
     Yields:
       Where to ask whether a signal came.
+
+    Raises:
+      Interrupted: At the end, if a signal came after which nobody asked.
     """
     request = Request()
 
@@ -64,6 +75,7 @@ def deferred() -> Iterator[Request]:
 
     with _handled_by(handle):
         yield request
+    request.check()
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ class Trainer(tf.Module):
     Attributes:
       model: The model that is trained.
       optimizer: The Keras optimizer.
-      step: Number of batches trained on, those of skipped steps included.
+      step: Variable, `num_steps`.
       history: The metrics so far.
       first_step_done: `time.monotonic()` when this trainer's first training
         step was done.
@@ -101,6 +101,7 @@ class Trainer(tf.Module):
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         # Sums over the epoch's steps that were not skipped.
         self._epoch_loss = tf.Variable(0.0, dtype=tf.float64, name="epoch_loss")
+        self._epoch_norm = tf.Variable(0.0, dtype=tf.float64, name="epoch_norm")
         self._epoch_updates = tf.Variable(0, dtype=tf.int64, name="updates")
         self._skipped_in_a_row = tf.Variable(0, dtype=tf.int64, name="skipped")
 
@@ -119,9 +120,24 @@ class Trainer(tf.Module):
         self._test_steps = tf.function(self._test_steps, autograph=False)
 
     @property
+    def num_steps(self) -> int:
+        """Number of batches trained on, those of skipped steps included."""
+        return int(self.step.numpy())
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean over the epoch's steps so far, in nats per dimension."""
+        return self._epoch_mean(self._epoch_loss)
+
+    @property
+    def mean_gradient_norm(self) -> float:
+        """Likewise of the gradient's global norm, before it is clipped."""
+        return self._epoch_mean(self._epoch_norm)
+
+    @property
     def num_skipped(self) -> int:
         """Number of steps that were not finite and changed nothing."""
-        return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
+        return self.num_steps - int(self.optimizer.iterations.numpy())
 
     @property
     def state(self) -> dict[str, list[tf.Variable]]:
@@ -132,6 +148,7 @@ class Trainer(tf.Module):
             "progress": [
                 self.step,
                 self._epoch_loss,
+                self._epoch_norm,
                 self._epoch_updates,
                 self._skipped_in_a_row,
             ],
@@ -156,6 +173,7 @@ class Trainer(tf.Module):
             with self._strategy.scope():
                 self.optimizer.apply(gradients, self.model.trainable_variables)
             self._epoch_loss.assign_add(tf.cast(loss, tf.float64))
+            self._epoch_norm.assign_add(tf.cast(norm, tf.float64))
             self._epoch_updates.assign_add(1)
             return self._skipped_in_a_row.assign(0, read_value=False)
 
@@ -315,14 +333,14 @@ class Trainer(tf.Module):
                 m for m in self.history if m.step % steps_per_epoch == 0
             ]
         while True:
-            step = int(self.step.numpy())
+            step = self.num_steps
             epoch, position = divmod(step, steps_per_epoch)
             done = self.history[-1].step if self.history else -1
             if step > done and (position == 0 or step == last_step):
                 test_loss = self.evaluate(
                     dataset, batch_size, progress, after_call
                 )
-                train_loss = self._epoch_mean() if step else None
+                train_loss = self.mean_loss if step else None
                 epoch += position > 0
                 self.history.append(Metrics(epoch, step, train_loss, test_loss))
                 yield self.history[-1]
@@ -350,6 +368,7 @@ class Trainer(tf.Module):
     ):
         if new_epoch:
             self._epoch_loss.assign(0.0)
+            self._epoch_norm.assign(0.0)
             self._epoch_updates.assign(0)
         for steps in self._calls(num_steps):
             skipped_in_a_row = self._train_steps(batches, steps)
@@ -358,10 +377,10 @@ class Trainer(tf.Module):
                 raise DivergedError(
                     f"the loss or its gradient was not finite in the "
                     f"{MAX_SKIPPED_IN_A_ROW} steps up to step "
-                    f"{int(self.step.numpy()):,}"
+                    f"{self.num_steps:,}"
                 )
             num_images = int(steps) * batch_size
-            bits_per_dim = bits_from_nats(self._epoch_mean())
+            bits_per_dim = bits_from_nats(self.mean_loss)
             display.update(int(steps), num_images, bits_per_dim)
             after_call()
 
@@ -380,11 +399,9 @@ class Trainer(tf.Module):
         tf.while_loop(unfinished, step, [tf.constant(0)])
         return self._skipped_in_a_row.read_value()
 
-    def _epoch_mean(self):
+    def _epoch_mean(self, total):
         updates = int(self._epoch_updates.numpy())
-        return (
-            float(self._epoch_loss.numpy()) / updates if updates else math.nan
-        )
+        return float(total.numpy()) / updates if updates else math.nan
 
     def _calls(self, num_steps: int) -> Iterator[tf.Tensor]:
         """Splits steps over calls, few enough for a fast device to be busy.

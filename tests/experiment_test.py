@@ -1,0 +1,715 @@
+"""Tests for experiment: runs that end early, fail, and go on.
+
+What is trained is a density of few parameters in place of RealNVP, so that a
+start takes a part of a second; data, training, checkpoints and the command are
+the real ones. `kills_test` has the whole.
+"""
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import math
+import os
+import pathlib
+import re
+import resource
+import signal
+import tempfile
+from unittest import mock
+
+import keras
+import matplotlib.image
+import requests
+import tensorflow as tf
+import tensorflow_probability as tfp
+from absl.testing import parameterized
+
+from tf_realnvp import (
+    cli,
+    data,
+    experiment,
+    export,
+    files,
+    plots,
+    runtime,
+    training,
+)
+from tf_realnvp.checkpoints import Checkpoints
+from tf_realnvp.progress import Progress
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+# Three steps an epoch: as many calls, and one more to evaluate.
+FLAGS = (
+    *("--dataset", "digits", "--batch_size", "400", "--epochs", "2"),
+    *("--filters", "4", "--num_blocks", "1"),
+)
+
+
+class SmallModel:
+    """Independent normals, with what `experiment` needs of a `RealNVP`."""
+
+    nan_below = -math.inf  # Loss is NaN where a noise of the batch is less.
+
+    def __init__(self, image_shape, num_colors, filters, num_blocks):
+        self.image_shape = image_shape
+        self.num_colors = num_colors
+        self.filters = filters
+        self.num_blocks = num_blocks
+        self.num_dims = self.num_parameters = math.prod(image_shape)
+        self.means = keras.Variable("random_normal", image_shape)
+        self.trainable_variables = self.variables = (self.means,)
+        self.distribution = self
+
+    def for_training(self, precision, recompute):
+        model = SmallModel.__new__(type(self))
+        model.__dict__ = dict(self.__dict__)
+        model.distribution = model
+        model.is_training = True
+        return model
+
+    def dequantize(self, images, seed):
+        noise = tf.random.stateless_uniform(tf.shape(images), seed)
+        return tf.cast(images, tf.float32) + noise
+
+    def log_prob(self, points):
+        normals = tfp.distributions.Normal(self.means.value, 4.0)
+        log_prob = tf.reduce_sum(normals.log_prob(points), [1, 2, 3])
+        if hasattr(self, "is_training"):
+            first = tf.math.floormod(points[0, 0, 0, 0], 1.0)
+            log_prob = tf.where(first < self.nan_below, math.nan, log_prob)
+        return log_prob
+
+    def sample(self, n, seed):
+        noise = tf.random.stateless_normal([n, *self.image_shape], [seed, 0])
+        pixels = tf.clip_by_value(self.means.value + 4.0 * noise, 0, 16)
+        return tf.cast(pixels, tf.uint8)
+
+
+def save_model(model, path, metadata):
+    """Exports as `export.save` does, what there is of the small model."""
+    module = tf.Module()
+    module.means = model.means.value
+    with files.replace_directory(path) as new:
+        tf.saved_model.save(module, str(new))
+        (new / export.METADATA_FILE).write_text(json.dumps(metadata))
+
+
+def save_curve(path, curves, title):
+    """A curve as text, since drawing one takes a second."""
+    with files.replace_file(path) as new:
+        new.write_text(f"{title}: {dict(curves)}")
+
+
+def call(*argv):
+    """Returns exit code, standard output and standard error of the command."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        code = cli.main([*FLAGS, *map(str, argv)])
+    return code, stdout.getvalue(), stderr.getvalue()
+
+
+def results():
+    """Returns the results in the current folder, bit for bit."""
+    means = tf.saved_model.load("realnvp_digits").means.numpy()
+    samples = matplotlib.image.imread("samples_digits.png")
+    metrics = pathlib.Path("metrics_digits.csv").read_text()
+    return means.tobytes(), samples.tobytes(), metrics
+
+
+def run_contents():
+    return {
+        str(path): path.read_bytes()
+        for path in pathlib.Path("runs").rglob("*")
+        if path.is_file()
+    }
+
+
+def patch_all(stack):
+    """Makes the command a fast one with steps that can be counted."""
+    for target, name, value in (
+        (experiment, "RealNVP", SmallModel),
+        (export, "save", save_model),
+        (plots, "save_loss_curve", save_curve),
+        (runtime, "configure", lambda num_cpus: None),
+        (training, "_SECONDS_PER_CALL", 0.0),  # One step a call.
+    ):
+        stack.enter_context(mock.patch.object(target, name, value))
+
+
+class ExperimentTestCase(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls._results = {}
+
+    def setUp(self):
+        super().setUp()
+        stack = self.enterContext(contextlib.ExitStack())
+        patch_all(stack)
+        self.enter_new_folder(stack)
+
+    def enter_new_folder(self, stack):
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(contextlib.chdir(folder))
+
+    def never_stopped(self, *argv):
+        """Returns the results of a run that nothing stops."""
+        if argv not in self._results:
+            with contextlib.ExitStack() as stack:
+                self.enter_new_folder(stack)
+                code, _, stderr = call("--seed", 0, *argv)
+                self.assertEqual((code, stderr), (0, ""))
+                type(self)._results[argv] = results()
+        return self._results[argv]
+
+    def assert_as_never_stopped(self, *argv):
+        expected = self.never_stopped(*argv)
+        for what, mine, its in zip(
+            ("weights", "samples", "metrics"),
+            results(),
+            expected,
+            strict=True,
+        ):
+            self.assertEqual(mine, its, what)
+        run = pathlib.Path("runs/digits/metrics.csv").read_text()
+        self.assertEqual(run, expected[2])
+        self.assertCountEqual(
+            os.listdir(),
+            [
+                *("runs", "realnvp_digits", "samples_digits.png"),
+                *("loss_digits.png", "metrics_digits.csv"),
+            ],
+        )
+        self.assertCountEqual(
+            os.listdir("runs/digits"),
+            ["run.json", "lock", "checkpoints", "metrics.csv"],
+        )
+
+    def go_on(self, *argv):
+        """Resumes, and asserts that this succeeds."""
+        code, stdout, stderr = call("--seed", 0, "--resume", *argv)
+        self.assertEqual((code, stderr), (0, ""))
+        return stdout
+
+    def assert_error(self, result, code, *messages):
+        """Asserts that there was one line on standard error."""
+        actual, _, stderr = result
+        self.assertEqual(actual, code, stderr)
+        self.assertStartsWith(stderr, "run.py: error: ")
+        self.assertEqual(stderr.count("\n"), 1, stderr)
+        for message in messages:
+            self.assertIn(message, stderr)
+
+
+class TrainTest(ExperimentTestCase):
+    def test_flags_arrive(self):
+        with (
+            mock.patch.object(
+                experiment, "Trainer", wraps=training.Trainer
+            ) as trainer,
+            mock.patch.object(data, "load", wraps=data.load) as load,
+            mock.patch.object(
+                keras.utils, "set_random_seed"
+            ) as set_random_seed,
+        ):
+            code, stdout, stderr = call(
+                *("--lr", "0.5", "--clip_grad", "3", "--seed", "7"),
+                *("--precision", "bfloat16", "--recompute"),
+                *("--image_size", "4", "--flip", "--data_dir", "my_data"),
+                *("--max_steps", "4"),
+            )
+        self.assertEqual((code, stderr), (0, ""))
+        (model, *others), _ = trainer.call_args
+        self.assertEqual(others, [0.5, 3.0, 7, "bfloat16", True, False])
+        self.assertEqual((model.filters, model.num_blocks), (4, 1))
+        self.assertEqual(model.image_shape, (4, 4, 1))
+        self.assertEqual(model.num_colors, 17)
+        load.assert_called_once_with("digits", "my_data", 4, True)
+        set_random_seed.assert_called_once_with(7)
+        self.assertIn("bfloat16, seed 7\n", stdout)
+        with open("metrics_digits.csv", newline="") as file:
+            steps = [row["step"] for row in csv.DictReader(file)]
+        self.assertEqual(steps, ["0", "3", "4"])
+
+    def test_losses_before_and_after(self):
+        _, stdout, _ = call("--seed", 0)
+        lines = [n for n in stdout.splitlines() if "bits/dim" in n]
+        lines = [n for n in lines if re.match(r"epoch \d/2, step", n)]
+        self.assertLen(lines, 2)
+        self.assertStartsWith(lines[0], "epoch 0/2, step 0: before training")
+        self.assertStartsWith(lines[1], "epoch 2/2, step 6: train ")
+
+    def test_verbose(self):
+        _, stdout, _ = call("--seed", 0, "--verbose")
+        with open("metrics_digits.csv", newline="") as file:
+            _, *rows = csv.DictReader(file)
+        self.assertEqual(
+            re.findall(r"^epoch \d/2, step \d: train .*$", stdout, re.M),
+            [
+                f"epoch {epoch}/2, step {3 * epoch}: "
+                f"train {float(row['train_bits_per_dim']):.3f}, "
+                f"test {float(row['test_bits_per_dim']):.3f} bits/dim"
+                for epoch, row in enumerate(rows, 1)
+            ],
+        )
+
+    def test_batch_larger_than_the_data(self):
+        result = call("--batch_size", "1438")
+        self.assert_error(result, 2, "--batch_size", "1438", "1437")
+        code, _, _ = call("--batch_size", "1437")
+        self.assertEqual(code, 0)
+
+    def test_files_left_out_are_named(self):
+        dataset = data.load("digits", "")
+        object.__setattr__(dataset, "skipped", tuple("abcdefg"))
+        with mock.patch.object(data, "load", return_value=dataset):
+            code, _, stderr = call("--max_steps", 1)
+        self.assertEqual(code, 0)
+        self.assertRegex(
+            stderr, r"^warning: 7 files .* left out: a, b, c, d, e, \.\.\.\n$"
+        )
+
+    def test_data_that_cannot_be_had(self):
+        error = data.DataError("CIFAR10: no way\nput it elsewhere")
+        with mock.patch.object(data, "load", side_effect=error):
+            result = call()
+        self.assertEqual(result, (2, "", f"run.py: error: {error}\n"))
+
+    def test_no_network(self):
+        error = requests.ConnectionError("no network")
+        with mock.patch.object(requests, "get", side_effect=error):
+            code, stdout, stderr = call(
+                "--dataset", "CIFAR10", "--data_dir", "empty"
+            )
+        self.assertEqual((code, stdout), (2, ""))
+        self.assertStartsWith(stderr, "run.py: error: CIFAR10: ")
+        self.assertNotIn("Traceback", stderr)
+        for message in ("cifar-10-binary.tar.gz", "empty/manual", "no network"):
+            self.assertIn(message, stderr)
+
+
+class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        tf.errors.DataLossError, tf.errors.InvalidArgumentError
+    )
+    def test_damaged_image(self, error):
+        def batches(*_, **unused):
+            raise error(None, None, "corrupted\nrecord")
+
+        with mock.patch.object(data.ImageDataset, "train_batches", batches):
+            result = call()
+        self.assert_error(result, 2, "digits", "corrupted")
+
+    def test_memory(self):
+        error = tf.errors.ResourceExhaustedError(None, None, "OOM: [9, 9]\nx")
+        with mock.patch.object(
+            training.Trainer, "train_step", side_effect=error
+        ):
+            result = call()
+        self.assert_error(result, 1, "OOM", "--batch_size", "--recompute")
+
+
+class ResumeTest(ExperimentTestCase, parameterized.TestCase):
+    def test_starts_if_there_is_nothing(self):
+        stdout = self.go_on()
+        self.assertIn("starting from the beginning", stdout)
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (["--epochs", 1],),
+        (["--max_steps", 1],),
+        (["--max_steps", 3], ["--max_steps", 4]),
+        (["--max_steps", 4], ["--max_steps", 5]),
+    )
+    def test_longer_runs(self, *starts):
+        for argv in starts:
+            self.go_on(*argv)
+            self.assert_as_never_stopped(*argv)
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    def test_shorter_run_changes_nothing(self):
+        self.go_on()
+        for argv in (["--epochs", 1], ["--max_steps", 1]):
+            self.go_on(*argv)
+            self.assert_as_never_stopped()
+
+    def test_finished_run_writes_its_results_again(self):
+        self.go_on()
+        for name in ("samples_digits.png", "metrics_digits.csv"):
+            os.remove(name)
+        stdout = self.go_on()
+        self.assertIn("going on from step 6\n", stdout)
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        ("--filters 8 instead of --filters 4", "--filters", 8),
+        ("--num_blocks 2 instead of --num_blocks 1", "--num_blocks", 2),
+        ("--seed 1 instead of --seed 0", "--seed", 1),
+        ("--batch_size 64 instead of --batch_size 400", "--batch_size", 64),
+        ("--flip instead of no --flip", "--flip"),
+        ("--image_size 4 instead of no --image_size", "--image_size", 4),
+        (
+            "--dataset CIFAR10 instead of --dataset digits",
+            "--dataset",
+            "cifar10",
+        ),
+        (
+            "--precision bfloat16 instead of --precision float32",
+            *("--precision", "bfloat16"),
+        ),
+    )
+    def test_other_flags(self, message, *argv):
+        call("--seed", 0, "--max_steps", 1, "--precision", "float32")
+        before = run_contents()
+        result = call(
+            *("--seed", 0, "--resume", "--run_dir", "runs/digits", *argv)
+        )
+        self.assert_error(result, 2, message, "runs/digits")
+        self.assertEqual(result[2].count("instead of"), 1)
+        self.assertEqual(run_contents(), before)
+
+    def test_all_differences_are_named(self):
+        code, _, _ = call(
+            *("--seed", 0, "--max_steps", 1, "--image_size", 4, "--flip")
+        )
+        self.assertEqual(code, 0)
+        result = call("--resume", "--seed", 1, "--filters", 8)
+        self.assert_error(
+            result,
+            2,
+            "no --image_size instead of --image_size 4",
+            "no --flip instead of --flip",
+            "--seed 1 instead of --seed 0",
+            "--filters 8 instead of --filters 4",
+        )
+
+    def test_flag_of_a_later_version(self):
+        """A run knows nothing of flags that came after it."""
+        self.go_on("--max_steps", 4)
+        path = pathlib.Path("runs/digits/run.json")
+        content = json.loads(path.read_text())
+        del content["flags"]["flip"]
+        path.write_text(json.dumps(content))
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    def test_seed_and_precision_are_kept(self):
+        with mock.patch.object(
+            runtime, "has_native_bfloat16", return_value=True
+        ):
+            _, stdout, _ = call("--max_steps", 1)
+        (seed,) = re.findall(r"bfloat16, seed (\d+)\n", stdout)
+        with mock.patch.object(
+            runtime, "has_native_bfloat16", return_value=False
+        ):
+            _, stdout, _ = call("--resume")
+        self.assertIn(f"bfloat16, seed {seed}\n", stdout)
+
+    def test_other_learning_rate(self):
+        self.go_on("--max_steps", 4)
+        trainers = []
+
+        class Recorded(training.Trainer):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                trainers.append(self)
+
+        with mock.patch.object(experiment, "Trainer", Recorded):
+            self.go_on("--lr", 0.25)
+        rate = float(trainers[0].optimizer.learning_rate.numpy())
+        self.assertEqual(rate, 0.25)
+        self.assertNotEqual(results(), self.never_stopped())
+
+    def test_without_resume(self):
+        """A finished run is moved aside, an unfinished one is in the way."""
+        self.go_on()
+        code, stdout, _ = call("--seed", 0)
+        self.assertEqual(code, 0)
+        self.assertIn("runs/digits.1", stdout)
+        self.assert_as_never_stopped()
+        with mock.patch.object(export, "save", side_effect=FULL):
+            call("--seed", 0)
+        before = run_contents()
+        result = call("--seed", 0)
+        self.assert_error(result, 2, "unfinished", "--resume", "--run_dir")
+        self.assertEqual(run_contents(), before)
+
+    def test_metrics_without_checkpoint(self):
+        """As a kill leaves them between the two."""
+        with mock.patch.object(
+            Progress, "update", side_effect=KeyboardInterrupt
+        ):
+            with self.assertRaises(KeyboardInterrupt):
+                call("--seed", 0)
+        self.go_on("--max_steps", 4)
+        os.remove("runs/digits/metrics.csv")
+        self.go_on("--max_steps", 4)
+        self.assert_as_never_stopped("--max_steps", 4)
+
+
+class DamageTest(ExperimentTestCase):
+    def test_newest_is_damaged(self):
+        self.go_on("--epochs", 1)
+        names = sorted(os.listdir("runs/digits/checkpoints"))
+        newest = pathlib.Path("runs/digits/checkpoints", names[-1])
+        os.truncate(newest.with_suffix(".index"), 10)
+        code, _, stderr = call("--seed", 0, "--resume")
+        self.assertEqual(code, 0)
+        self.assertRegex(stderr, r"^warning: .*ckpt-2 is damaged.*\n$")
+        self.assert_as_never_stopped()
+
+    def test_all_are_damaged(self):
+        self.go_on("--epochs", 1)
+        for path in pathlib.Path("runs/digits/checkpoints").glob("ckpt*"):
+            os.truncate(path, 0)
+        before = run_contents()
+        code, _, stderr = call("--seed", 0, "--resume")
+        self.assertEqual(code, 2)
+        *warnings, error = stderr.splitlines()
+        self.assertLen(warnings, 2)
+        self.assertStartsWith(error, "run.py: error: none of the 2 checkpoints")
+        self.assertEqual(run_contents(), before)
+
+
+class SignalTest(ExperimentTestCase, parameterized.TestCase):
+    def signal_at(self, signum, target, name, number=1):
+        """Sends a signal in the nth call of a function."""
+        original = getattr(target, name)
+        calls = []
+
+        def function(*arguments, **keywords):
+            calls.append(None)
+            if len(calls) == number:
+                signal.raise_signal(signum)
+            return original(*arguments, **keywords)
+
+        return mock.patch.object(target, name, function)
+
+    def test_at_every_step(self):
+        """Every process makes one call more than the one before."""
+        interruptions = 0
+        while True:
+            signum = (signal.SIGINT, signal.SIGTERM)[interruptions % 2]
+            with self.signal_at(
+                signum, Progress, "update", 2 if interruptions else 1
+            ):
+                code, stdout, stderr = call("--seed", 0, "--resume")
+            if code == 0:
+                break
+            interruptions += 1
+            self.assertEqual(code, 128 + signum)
+            self.assertEqual(
+                stderr, f"\nrun.py: interrupted by {signum.name}\n"
+            )
+            self.assertRegex(
+                stdout, r"saved a checkpoint at step \d: .*--resume"
+            )
+            self.assertFalse(os.path.exists("realnvp_digits"))
+        # The first evaluation, and then every second of two times four.
+        self.assertGreater(interruptions, 4)
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(*range(1, 4))
+    def test_while_a_checkpoint_is_saved(self, number):
+        """The last one is saved when nobody asks for signals any more."""
+        with self.signal_at(signal.SIGTERM, Checkpoints, "save", number):
+            code, stdout, _ = call("--seed", 0)
+        self.assertEqual(code, 143)
+        self.assertIn("saved a checkpoint", stdout)
+        self.assertFalse(os.path.exists("realnvp_digits"))
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (data, "load"),
+        (experiment, "Trainer"),
+        (experiment, "_print_header"),
+    )
+    def test_before_training(self, target, name):
+        with self.signal_at(signal.SIGINT, target, name):
+            code, _, stderr = call("--seed", 0)
+        self.assertEqual(code, 130)
+        self.assertEqual(stderr, "\nrun.py: interrupted by SIGINT\n")
+        self.assertEqual(os.listdir("runs/digits"), ["lock"])
+        code, _, _ = call("--seed", 0)
+        self.assertEqual(code, 0)
+        self.assert_as_never_stopped()
+
+    def test_while_a_checkpoint_is_restored(self):
+        self.go_on("--max_steps", 4)
+        with self.signal_at(signal.SIGTERM, tf.train, "load_checkpoint"):
+            code, _, stderr = call("--seed", 0, "--resume")
+        # It's no damage.
+        self.assertEqual(code, 143)
+        self.assertEqual(stderr, "\nrun.py: interrupted by SIGTERM\n")
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (plots, "save_image_grid"),
+        (tf.saved_model, "save"),
+        (files, "_put_in_place"),
+    )
+    def test_while_the_results_are_written(self, target, name):
+        self.go_on("--max_steps", 4)
+        old, _, _ = results()
+        with self.signal_at(signal.SIGTERM, target, name):
+            code, stdout, stderr = call("--seed", 0, "--resume")
+        self.assertEqual(code, 143)
+        self.assertEqual(stderr, "\nrun.py: interrupted by SIGTERM\n")
+        self.assertIn("the same command with --resume writes them", stdout)
+        means = tf.saved_model.load("realnvp_digits").means.numpy()
+        self.assertEqual(means.tobytes(), old)
+        self.go_on()
+        self.assert_as_never_stopped()
+
+
+class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
+    def fail_at(self, target, name, number, error):
+        """Lets the nth call of a function fail."""
+        original = getattr(target, name)
+        calls = []
+
+        def function(*arguments, **keywords):
+            calls.append(None)
+            if len(calls) == number:
+                raise error
+            return original(*arguments, **keywords)
+
+        return mock.patch.object(target, name, function)
+
+    def fail_at_each(self, target, name, error):
+        """Fails at the first call, at the second, ...; returns the messages.
+
+        Each process goes on with what the one before has left.
+        """
+        messages = []
+        while True:
+            number = len(messages) + 1
+            with self.fail_at(target, name, number, error):
+                result = call("--seed", 0, "--resume")
+            if result[0] == 0:
+                return messages
+            self.assert_error(
+                result, 1, "cannot write", "make room", "--resume"
+            )
+            messages.append(result[2])
+
+    def test_files(self):
+        messages = self.fail_at_each(files, "replace_file", FULL)
+        self.assert_as_never_stopped()
+        text = "".join(messages)
+        self.assertEqual(text.count("No space left on device"), len(messages))
+        for what in (
+            "the run's state to runs/digits",
+            "the metrics to runs/digits",
+            "the results to .",
+        ):
+            self.assertIn(what, text)
+
+    def test_checkpoints(self):
+        error = tf.errors.ResourceExhaustedError(None, None, "disk full\nat x")
+        messages = self.fail_at_each(Checkpoints, "save", error)
+        self.assertNotEmpty(messages)
+        for message in messages:
+            self.assertIn("a checkpoint to runs/digits: disk full. ", message)
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (plots, "save_loss_curve"),
+        (plots, "save_image_grid"),
+        (tf.saved_model, "save"),
+        (files, "_put_in_place"),
+    )
+    def test_results(self, target, name):
+        self.go_on("--max_steps", 4)
+        old, _, _ = results()
+        with self.fail_at(target, name, 1, FULL):
+            result = call("--seed", 0, "--resume")
+        self.assert_error(result, 1, "the results to .", "No space left")
+        means = tf.saved_model.load("realnvp_digits").means.numpy()
+        self.assertEqual(means.tobytes(), old)
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (Checkpoints, "save", 50),
+        (experiment, "_write_metrics", 50),
+        (plots, "save_image_grid", 50),
+        (export, "save", 500),
+    )
+    def test_no_room_for_what_is_written(self, target, name, size):
+        """The system refuses the writing itself, in mid-file."""
+        original = getattr(target, name)
+
+        def limited(*arguments):
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            try:
+                return original(*arguments)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+        with mock.patch.object(target, name, limited):
+            result = call("--seed", 0, "--resume")
+        self.assert_error(result, 1, "cannot write", "--resume")
+        code, _, _ = call("--seed", 0, "--resume")
+        self.assertEqual(code, 0)
+        self.assert_as_never_stopped()
+
+    def test_interrupted_with_a_full_disk(self):
+        def update(*_):
+            signal.raise_signal(signal.SIGINT)
+
+        with (
+            mock.patch.object(Progress, "update", update),
+            mock.patch.object(Checkpoints, "save", side_effect=FULL),
+        ):
+            result = call("--seed", 0)
+        self.assert_error(result, 1, "a checkpoint")
+        self.assertNotIn("saved", result[1])
+        self.go_on()
+        self.assert_as_never_stopped()
+
+
+class NumbersTest(ExperimentTestCase):
+    def test_skipped_steps_are_counted(self):
+        with mock.patch.object(SmallModel, "nan_below", 0.3):
+            expected = self.never_stopped("--epochs", 4)
+            self.assertNotIn("nan", expected[2])
+            with mock.patch.object(
+                Progress, "update", side_effect=[None] * 5 + [KeyboardInterrupt]
+            ):
+                with self.assertRaises(KeyboardInterrupt):
+                    call("--seed", 0, "--epochs", 4)
+            stdout = self.go_on("--epochs", 4)
+            self.assert_as_never_stopped("--epochs", 4)
+        self.assertRegex(stdout, r"\n[1-9]\d* steps were skipped")
+        type(self)._results.clear()
+        self.assertNotEqual(expected, self.never_stopped("--epochs", 4))
+
+    def test_divergence(self):
+        flags = ("--batch_size", 100)  # So that an epoch has 14 steps.
+        self.go_on(*flags, "--epochs", 1)
+        with mock.patch.object(SmallModel, "nan_below", 1.0):
+            result = call("--seed", 0, "--resume", *flags)
+        self.assert_error(
+            result, 1, "10 steps", "step 24", "--clip_grad", "--lr", "--resume"
+        )
+        # As if it had not been tried.
+        self.go_on(*flags)
+        self.assert_as_never_stopped(*flags)
+
+    def test_rate_too_large(self):
+        result = call("--lr", "1e30", "--epochs", 9)
+        self.assert_error(result, 1, "diverged", "--clip_grad", "--lr")
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,325 @@
+"""Kills a training run again and again, and compares what it ends with.
+
+`python tests/kills.py --kills 100 --seed 0` trains on digits twice with the
+same command: once in peace, and once killed at random instants and started
+again each time. The instants lie in the part of a process's life in which it
+trains, evaluates, saves checkpoints and writes the results; most kills are by
+SIGKILL, some by SIGTERM and SIGINT. The line at the end counts the bits in
+which weights, metrics and samples differ.
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import matplotlib.image
+import numpy as np
+
+# Signals by their share of the kills.
+_SIGNALS = {signal.SIGKILL: 0.8, signal.SIGTERM: 0.1, signal.SIGINT: 0.1}
+_TRAINING_SECONDS = 1.5  # From a sign of progress to the latest kill.
+_SHARE_OF_EXPORT = 0.25  # Of the kills, those that wait for the export.
+_EXPORT = "writing the results"
+_RUN = pathlib.Path(__file__).resolve().parents[1] / "run.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came of a run that was killed.
+
+    Attributes:
+      kills: Number of kills by each signal.
+      in_checkpoint: Number of kills that left an unfinished checkpoint.
+      in_export: Number of kills that left an unfinished file or folder of
+        results.
+      bits: Number of bits that differ from the run that was never killed, and
+        number of bits in all, for weights, metrics and samples.
+    """
+
+    kills: dict[signal.Signals, int]
+    in_checkpoint: int
+    in_export: int
+    bits: dict[str, tuple[int, int]]
+
+    @property
+    def differing_bits(self) -> int:
+        """Number of bits that differ in all."""
+        return sum(differing for differing, _ in self.bits.values())
+
+    def __str__(self):
+        signals = ", ".join(
+            f"{count} {signum.name}" for signum, count in self.kills.items()
+        )
+        bits = ", ".join(
+            f"{differing} of {total:,} in the {what}"
+            for what, (differing, total) in self.bits.items()
+        )
+        return (
+            f"{sum(self.kills.values())} kills ({signals}; "
+            f"{self.in_checkpoint} left an unfinished checkpoint, "
+            f"{self.in_export} unfinished results), bits that differ: "
+            f"{self.differing_bits} ({bits})"
+        )
+
+
+class _Folder:
+    """The folder in which one run is started, over and over if need be."""
+
+    def __init__(self, path, epochs):
+        self.path = path
+        self._flags = [
+            *("--dataset", "digits", "--filters", "4", "--num_blocks", "1"),
+            *("--seed", "0", "--epochs", str(epochs), "--resume"),
+            # After every call of the training steps.
+            *("--checkpoint_minutes", "1e-9"),
+        ]
+        self._checkpoints = path / "runs" / "digits" / "checkpoints"
+        self._num_processes = 0
+        path.mkdir()
+
+    @property
+    def model(self):
+        return self.path / "realnvp_digits"
+
+    @contextlib.contextmanager
+    def process(self):
+        """Starts the command; gives the process and its file of output."""
+        self._num_processes += 1
+        log = self.path / f"log-{self._num_processes}.txt"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, str(_RUN), *self._flags],
+                cwd=self.path,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield process, log
+        finally:
+            process.kill()
+            process.wait()
+
+    def progress(self):
+        """Changes whenever a checkpoint is complete."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self._checkpoints / "checkpoint").stat().st_mtime_ns
+
+    def has_unfinished_checkpoint(self):
+        """Returns whether there are files newer than the last checkpoint."""
+        if not self._checkpoints.is_dir():
+            return False
+        listed = 0
+        with contextlib.suppress(FileNotFoundError):
+            text = (self._checkpoints / "checkpoint").read_text()
+            listed = int(re.match(r'model_\w+: "ckpt-(\d+)"', text)[1])
+        names = os.listdir(self._checkpoints)
+        return any(
+            int(match[1]) > listed
+            for match in map(re.compile(r"ckpt-(\d+)").match, names)
+            if match
+        )
+
+    def unfinished_results(self):
+        """Returns the names of what is written beside the results."""
+        return {name for name in os.listdir(self.path) if ".new-" in name}
+
+
+def _wait_for(process, condition):
+    """Waits until something is so, or the process has ended."""
+    while process.poll() is None and not condition():
+        time.sleep(0.002)
+
+
+def _check_exit(process, log, *codes):
+    if process.returncode not in codes:
+        raise RuntimeError(
+            f"exit code {process.returncode} in place of {codes}:\n"
+            f"{log.read_text()}"
+        )
+
+
+def _run_in_peace(folder):
+    """Runs the command once; returns how long it writes the results."""
+    with folder.process() as (process, log):
+        _wait_for(process, lambda: _EXPORT in log.read_text())
+        start = time.monotonic()
+        process.wait()
+        _check_exit(process, log, 0)
+    return time.monotonic() - start
+
+
+def _kill(folder, signum, in_export, delay):
+    """Starts the command, and kills it.
+
+    Args:
+      folder: Where.
+      signum: The signal.
+      in_export: Whether to wait until the results are written.
+      delay: Seconds from a sign of progress, or from the start of the export,
+        to the kill. It is given whether the process exports.
+
+    Returns:
+      Whether it was killed, not ended by itself before.
+    """
+    before = folder.progress()
+    with folder.process() as (process, log):
+
+        def exports():
+            return _EXPORT in log.read_text()
+
+        def works():
+            return exports() or (not in_export and folder.progress() != before)
+
+        _wait_for(process, works)
+        end = time.monotonic() + delay(exports())
+        _wait_for(process, lambda: time.monotonic() >= end)
+        if process.poll() is not None:
+            _check_exit(process, log, 0)
+            return False
+        process.send_signal(signum)
+        process.wait(timeout=60)
+        # When all is done, Python itself handles the signals.
+        codes = {0, -signum}
+        if signum != signal.SIGKILL:
+            codes.add(128 + signum)
+        _check_exit(process, log, *codes)
+        return process.returncode != 0
+
+
+def kill_and_compare(
+    kills: int,
+    seed: int,
+    epochs: int,
+    show=lambda line: None,
+) -> Result:
+    """Runs the command in peace and killed, and compares the results.
+
+    Args:
+      kills: Number of kills.
+      seed: Seed of the instants and of the signals.
+      epochs: Number of epochs of the run.
+      show: Called with a line for people after every kill.
+
+    Raises:
+      RuntimeError: If the command fails, or an exported model that was there
+        before a kill cannot be loaded after it.
+    """
+    rng = random.Random(seed)
+    counts = collections.Counter({signum: 0 for signum in _SIGNALS})
+    in_checkpoint = in_export = 0
+    kills_in_export = max(1, round(_SHARE_OF_EXPORT * kills))
+    with tempfile.TemporaryDirectory() as name:
+        whole = _Folder(pathlib.Path(name, "whole"), epochs)
+        killed = _Folder(pathlib.Path(name, "killed"), epochs)
+        export_seconds = _run_in_peace(whole)
+        show(f"the run that is not killed exports in {export_seconds:.1f} s")
+        # A model of before, which has to stay until there is another.
+        shutil.copytree(whole.model, killed.model)
+        (killed.model / "old").touch()
+        while (count := counts.total()) < kills:
+            (signum,) = rng.choices(
+                list(_SIGNALS), weights=list(_SIGNALS.values())
+            )
+            instant = rng.random()
+            results_before = killed.unfinished_results()
+            if not _kill(
+                killed,
+                signum,
+                count >= kills - kills_in_export,
+                lambda exports, instant=instant: (
+                    instant * (export_seconds if exports else _TRAINING_SECONDS)
+                ),
+            ):
+                continue
+            counts[signum] += 1
+            line = f"kill {counts.total()} by {signum.name}"
+            if killed.has_unfinished_checkpoint():
+                in_checkpoint += 1
+                line += ", a checkpoint is not finished"
+            if killed.unfinished_results() - results_before:
+                in_export += 1
+                line += ", the results are not finished"
+            _weights(killed.model)
+            show(line)
+        _run_in_peace(killed)
+        if (killed.model / "old").exists():
+            raise RuntimeError("the model was not replaced")
+        bits = {
+            what: _compare(read(whole.path), read(killed.path))
+            for what, read in (
+                ("weights", lambda path: _weights(path / "realnvp_digits")),
+                ("metrics", lambda path: _metrics(path)),
+                ("samples", lambda path: _samples(path)),
+            )
+        }
+    return Result(dict(counts), in_checkpoint, in_export, bits)
+
+
+def _weights(model):
+    """Returns the bytes of all variables of a SavedModel that is complete."""
+    import tensorflow as tf
+
+    tf.saved_model.load(str(model))
+    reader = tf.train.load_checkpoint(str(model / "variables" / "variables"))
+    # The graph of the objects is no variable.
+    names = [n for n in reader.get_variable_to_shape_map() if "VALUE" in n]
+    return b"".join(reader.get_tensor(name).tobytes() for name in sorted(names))
+
+
+def _metrics(folder):
+    return (folder / "metrics_digits.csv").read_bytes()
+
+
+def _samples(folder):
+    return matplotlib.image.imread(folder / "samples_digits.png").tobytes()
+
+
+def _compare(first, second):
+    """Returns the numbers of bits that differ and of all bits."""
+    size = max(len(first), len(second))
+    if len(first) != len(second):
+        return 8 * size, 8 * size
+    first, second = (np.frombuffer(b, np.uint8) for b in (first, second))
+    return int(np.bitwise_count(first ^ second).sum()), 8 * size
+
+
+def main() -> int:
+    """Returns 0 if no bit differs, else 1."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--epochs", type=int, help="default: 0.6 for every kill, at least 2"
+    )
+    flags = parser.parse_args()
+    sys.path.append(str(_RUN.parent))
+    from tf_realnvp import runtime
+
+    runtime.configure()
+    epochs = flags.epochs or max(2, round(0.6 * flags.kills))
+    result = kill_and_compare(
+        flags.kills,
+        flags.seed,
+        epochs,
+        lambda line: print(line, flush=True),
+    )
+    print(f"{epochs} epochs: {result}")
+    return 1 if result.differing_bits else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Tests for runs."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import runs
+from tf_realnvp.arguments import UsageError
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+FLAGS = {"dataset": "digits", "seed": 3, "image_size": None, "lr": 0.5}
+
+
+class RunsTestCase(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.folder = pathlib.Path(folder)
+        self.path = self.folder / "runs" / "digits"
+
+    def make_run(self, finished):
+        with runs.open_run(self.path, resume=False) as run:
+            run.begin(FLAGS)
+            run.checkpoints.mkdir()
+            (run.checkpoints / "ckpt-1.index").write_text("x")
+            if finished:
+                run.finish()
+
+    def contents(self, path=None):
+        """Returns all files below a folder, and what is in them."""
+        path = path or self.path
+        return {
+            str(file.relative_to(path)): file.read_bytes()
+            for file in path.rglob("*")
+            if file.is_file()
+        }
+
+    @contextlib.contextmanager
+    def assert_refused(self, *messages):
+        """Asserts a message of one line, and that no file changes."""
+        before = self.contents(self.folder)
+        with self.assertRaises(UsageError) as raised:
+            yield
+        message = str(raised.exception)
+        self.assertNotIn("\n", message)
+        for expected in messages:
+            self.assertIn(expected, message)
+        self.assertEqual(self.contents(self.folder), before)
+
+
+class OpenRunTest(RunsTestCase, parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_new(self, resume):
+        with runs.open_run(self.path, resume) as run:
+            self.assertEqual(run.path, self.path)
+            self.assertFalse(run.exists)
+            self.assertFalse(run.finished)
+            self.assertEqual(run.flags, {})
+            self.assertFalse((self.path / "run.json").exists())
+
+    @parameterized.parameters(False, True)
+    def test_there_is_a_folder_with_no_run(self, resume):
+        """As a start leaves that was killed early."""
+        self.path.mkdir(parents=True)
+        for name in ("lock", ".run.new-123.json"):
+            (self.path / name).write_text("")
+            with runs.open_run(self.path, resume) as run:
+                self.assertFalse(run.exists)
+
+    def test_flags_are_kept(self):
+        self.make_run(finished=False)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertTrue(run.exists)
+            self.assertFalse(run.finished)
+            self.assertEqual(run.flags, FLAGS)
+            run.begin(FLAGS | {"lr": 0.25})
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertEqual(run.flags, FLAGS | {"lr": 0.25})
+
+    def test_finished_until_it_begins_again(self):
+        self.make_run(finished=True)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertTrue(run.finished)
+            self.assertEqual(run.flags, FLAGS)
+            run.begin(FLAGS)
+            self.assertFalse(run.finished)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertFalse(run.finished)
+
+    def test_unfinished_is_not_overwritten(self):
+        self.make_run(finished=False)
+        with self.assert_refused(str(self.path), "--resume", "--run_dir"):
+            with runs.open_run(self.path, resume=False):
+                self.fail("It is open.")
+
+    def test_finished_is_moved_aside(self):
+        self.make_run(finished=True)
+        old = self.contents()
+        for number in (1, 2):
+            stdout = io.StringIO()
+            with (
+                contextlib.redirect_stdout(stdout),
+                runs.open_run(self.path, resume=False) as run,
+            ):
+                self.assertFalse(run.exists)
+                self.assertEqual(list(self.contents()), ["lock"])
+                aside = self.path.with_name(f"digits.{number}")
+                self.assertEqual(self.contents(aside), old)
+                self.assertIn(str(aside), stdout.getvalue())
+                with self.assertRaises(UsageError):  # Locked like any other.
+                    with runs.open_run(self.path, resume=True):
+                        pass
+            self.make_run(finished=True)
+        self.assertCountEqual(
+            os.listdir(self.path.parent), ["digits", "digits.1", "digits.2"]
+        )
+
+    @parameterized.parameters(
+        "run.txt", "checkpoints/ckpt-1.index", "locksmith.doc", ".git/config"
+    )
+    def test_folder_of_something_else(self, name):
+        (self.path / name).parent.mkdir(parents=True)
+        (self.path / name).write_text("precious")
+        for resume in (False, True):
+            with self.assert_refused("--run_dir", str(self.path)):
+                with runs.open_run(self.path, resume):
+                    self.fail("It is open.")
+
+    @parameterized.parameters(
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"\xff\xfe\x00",
+        b'{"program": "other", "flags": {"a": 1}, "finished": true}',
+        b'{"program": "tf_realnvp", "finished": true}',
+        b'{"program": "tf_realnvp", "flags": {"a": 1}}',
+        b'{"program": "tf_realnvp", "flags": 3, "finished": true}',
+        b'{"program": "tf_realnvp", "flags": "abc", "finished": true}',
+    )
+    def test_run_file_of_something_else(self, content):
+        self.path.mkdir(parents=True)
+        (self.path / "run.json").write_bytes(content)
+        with self.assert_refused("--run_dir", str(self.path)):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    def test_run_file_is_a_folder(self):
+        (self.path / "run.json").mkdir(parents=True)
+        with self.assert_refused("--run_dir", "run.json"):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    def test_not_writable(self):
+        # A mode would not keep root out.
+        self.path.mkdir(parents=True)
+        error = OSError(30, "Read-only file system")
+        with (
+            mock.patch.object(pathlib.Path, "open", side_effect=error),
+            self.assert_refused("--run_dir", "Read-only file system"),
+        ):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    def test_below_a_file(self):
+        (self.folder / "file").write_text("")
+        for path in (self.folder / "file", self.folder / "file" / "run"):
+            with self.assert_refused("--run_dir", str(path)):
+                with runs.open_run(path, resume=True):
+                    self.fail("It is open.")
+
+
+class WriteTest(RunsTestCase):
+    def test_a_failure_leaves_the_file(self):
+        self.make_run(finished=False)
+        before = self.contents()
+        error = OSError(28, "No space left on device")
+        for method in ("begin", "finish"):
+            with (
+                runs.open_run(self.path, resume=True) as run,
+                mock.patch.object(
+                    pathlib.Path, "write_text", side_effect=error
+                ),
+            ):
+                with self.assertRaises(OSError):
+                    run.begin({}) if method == "begin" else run.finish()
+            self.assertEqual(self.contents(), before)
+
+    def test_is_json_for_people(self):
+        self.make_run(finished=True)
+        text = (self.path / "run.json").read_text()
+        self.assertGreater(text.count("\n"), len(FLAGS))
+        self.assertEqual(json.loads(text)["flags"], FLAGS)
+
+
+class LockTest(RunsTestCase):
+    def test_second_one_is_refused(self):
+        with runs.open_run(self.path, resume=True) as run:
+            run.begin(FLAGS)
+            for resume in (False, True):
+                with self.assert_refused("another process", "--run_dir"):
+                    with runs.open_run(self.path, resume):
+                        self.fail("It is open.")
+            with runs.open_run(self.path.with_name("other"), True):
+                pass
+        with runs.open_run(self.path, resume=True):
+            pass
+
+    def test_lock_of_a_process(self):
+        """It lasts as long as the process, and a kill does not leave it."""
+        script = (
+            "import pathlib, sys, time\n"
+            "from tf_realnvp import runs\n"
+            "with runs.open_run(pathlib.Path(sys.argv[1]), True) as run:\n"
+            "    run.begin({'seed': 1})\n"
+            "    print('open', flush=True)\n"
+            "    time.sleep(600)\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(self.path)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+        ) as process:
+            self.assertEqual(process.stdout.readline(), b"open\n")
+            with self.assert_refused("another process"):
+                with runs.open_run(self.path, resume=True):
+                    self.fail("It is open.")
+            process.kill()
+        self.assertTrue((self.path / "lock").exists())
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertEqual(run.flags, {"seed": 1})
+
+    def test_lock_file_is_left_as_it_is(self):
+        self.make_run(finished=False)
+        (self.path / "lock").write_text("by someone")
+        with runs.open_run(self.path, resume=True):
+            pass
+        self.assertEqual((self.path / "lock").read_text(), "by someone")
+
+    def test_file_system_without_locks(self):
+        self.make_run(finished=False)
+        error = OSError(37, "No locks available")
+        with (
+            mock.patch.object(fcntl, "flock", side_effect=error),
+            self.assert_refused("--run_dir", "No locks available"),
+        ):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+
+if __name__ == "__main__":
+    tf.test.main()

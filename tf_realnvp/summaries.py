@@ -1,0 +1,95 @@
+"""What a training run shows in TensorBoard."""
+
+import os
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp import plots
+from tf_realnvp.training import Metrics, Trainer, bits_from_nats
+
+_NUM_SAMPLES = 36
+_SECONDS_BETWEEN = 10.0
+
+
+class Summaries:
+    """Writes the course of a training run as TensorBoard's event files.
+
+    Scalars over the number of steps are `bits_per_dim/train` (the mean over the
+    epoch so far), `bits_per_dim/test`, `gradient_norm` (likewise a mean),
+    `learning_rate` and `images_per_second`. `samples` is a grid of 36 images
+    from latents that stay the same, so that one sees the same pictures form.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        directory: str | os.PathLike,
+        batch_size: int,
+        seed: int,
+    ):
+        """Opens a file.
+
+        Args:
+          trainer: The trainer of the run.
+          directory: Folder of the event files.
+          batch_size: Images in a training step.
+          seed: Seed of the latents of the samples.
+        """
+        self._trainer = trainer
+        self._batch_size = batch_size
+        self._writer = tf.summary.create_file_writer(os.fspath(directory))
+        self._latents = trainer.model.sample_latents(_NUM_SAMPLES, seed=seed)
+        self._decode = tf.function(trainer.model.decode, autograph=False)
+        self._start_clock()
+
+    def _start_clock(self):
+        self._time, self._step = time.monotonic(), self._trainer.num_steps
+
+    def write_progress(self) -> None:
+        """Writes how training goes, if ten seconds have passed."""
+        seconds = time.monotonic() - self._time
+        num_steps = self._trainer.num_steps - self._step
+        if seconds < _SECONDS_BETWEEN or not num_steps:
+            return
+        trainer = self._trainer
+        with self._writer.as_default(step=trainer.num_steps):
+            tf.summary.scalar(
+                "bits_per_dim/train", bits_from_nats(trainer.mean_loss)
+            )
+            tf.summary.scalar("gradient_norm", trainer.mean_gradient_norm)
+            tf.summary.scalar(
+                "learning_rate", trainer.optimizer.learning_rate.numpy()
+            )
+            tf.summary.scalar(
+                "images_per_second", num_steps * self._batch_size / seconds
+            )
+        self._start_clock()
+
+    def write_epoch(self, metrics: Metrics, with_samples: bool) -> None:
+        """Writes what is known after an epoch.
+
+        Args:
+          metrics: The metrics.
+          with_samples: Whether to draw the samples anew.
+        """
+        with self._writer.as_default(step=metrics.step):
+            tf.summary.scalar(
+                "bits_per_dim/test", bits_from_nats(metrics.test_loss)
+            )
+            if metrics.train_loss is not None:
+                tf.summary.scalar(
+                    "bits_per_dim/train", bits_from_nats(metrics.train_loss)
+                )
+                tf.summary.scalar(
+                    "gradient_norm", self._trainer.mean_gradient_norm
+                )
+            if with_samples:
+                images = self._decode(self._latents).numpy()
+                num_colors = self._trainer.model.num_colors
+                grid = plots.image_grid(images, num_colors)
+                tf.summary.image("samples", grid[np.newaxis])
+        self._writer.flush()
+        # Evaluation does not count as time of training.
+        self._start_clock()
