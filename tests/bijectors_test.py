@@ -2,11 +2,14 @@
 
 import math
 
+import hypothesis
 import numpy as np
 import reference
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl.testing import parameterized
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from tf_realnvp import bijectors, networks
 from tf_realnvp.bijectors import AffineCoupling, FactorOut, Squeeze
@@ -480,6 +483,44 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
         self.assertNotAllClose(before, after)
 
 
+@st.composite
+def bijectors_and_shapes(draw):
+    """Any bijector of this module, with the shape of a latent event."""
+    *size, channels = draw(hnp.array_shapes(min_dims=3, max_dims=3, max_side=4))
+    kind = draw(st.sampled_from(["coupling", "squeeze", "factor_out"]))
+    if kind == "squeeze":
+        block_size = draw(st.integers(2, 4))
+        return Squeeze(block_size), [*size, channels * block_size**2]
+    mask = draw(
+        hnp.arrays(bool, draw(hnp.array_shapes(max_dims=3, max_side=4)))
+    )
+    inner = coupling(mask, seed=draw(st.integers(0, 9)))
+    if kind == "coupling":
+        return inner, list(mask.shape)
+    return FactorOut(inner), [*mask.shape[:-1], 2 * mask.shape[-1]]
+
+
+class PropertyTest(tf.test.TestCase):
+    @hypothesis.settings(max_examples=60, derandomize=True, deadline=None)
+    @hypothesis.given(
+        bijectors_and_shapes(),
+        st.lists(st.integers(0, 3), max_size=2),
+        st.integers(0, 9),
+    )
+    def test_inverse_and_log_dets(self, bijector_and_shape, batch, seed):
+        bijector, latent = bijector_and_shape
+        z = normal([*batch, *latent], seed)
+        x = bijector.forward(z)
+        self.assertEqual(x.shape.num_elements(), z.shape.num_elements())
+        fldj = bijector.forward_log_det_jacobian(z, len(latent))
+        x = uncached(x)
+        self.assertAllClose(bijector.inverse(x), z, **CLOSE)
+        ildj = bijector.inverse_log_det_jacobian(x, len(latent))
+        self.assertAllClose(ildj, -fldj, **CLOSE)
+        z = uncached(bijector.inverse(x))
+        self.assertAllClose(bijector.forward(z), x, **CLOSE)
+
+
 class MaskTest(tf.test.TestCase):
     def test_checkerboard_mask(self):
         mask = bijectors.checkerboard_mask((3, 4, 2))
@@ -534,7 +575,7 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
             )
 
     def test_log_det_of_keras_network_matches_jacobian(self):
-        network = networks.coupling_network(2, filters=4, num_blocks=1)
+        network = networks.CouplingNetwork(2, filters=4, num_blocks=1)
         rng = np.random.default_rng(0)
         for weight in network.weights:
             weight.assign(rng.normal(size=weight.shape))
@@ -821,9 +862,11 @@ class SqueezeTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(Squeeze(3).copy().block_size, 3)
         self.assertEqual(Squeeze(3).copy(block_size=4).block_size, 4)
 
-    @parameterized.parameters(1, 0, -2, 2.5)
+    @parameterized.parameters(
+        1, 0, -2, 2.5, "a", None, True, float("nan"), float("inf")
+    )
     def test_wrong_block_size(self, block_size):
-        message = f"`block_size` must be a whole .* got {block_size}"
+        message = f"`block_size` must be a whole .* got {block_size!r}"
         with self.assertRaisesRegex(ValueError, message):
             Squeeze(block_size)
 
@@ -918,6 +961,24 @@ class FactorOutTest(tf.test.TestCase, parameterized.TestCase):
     def test_no_bijector(self, value):
         with self.assertRaisesRegex(TypeError, "`bijector` must be a `tfb.Bij"):
             FactorOut(value)
+
+    def test_bijector_that_changes_shape(self):
+        bijector = FactorOut(Squeeze())
+        image = normal([3, 4, 6, 8])
+        for function, after in (
+            (bijector.forward, r"\(3, 8, 12, 1\)"),
+            (bijector.inverse, r"\(3, 2, 3, 16\)"),
+            (
+                lambda x: bijector.forward_log_det_jacobian(x, event_ndims=3),
+                r"\(3, 8, 12, 1\)",
+            ),
+        ):
+            message = (
+                "`bijector` must keep the shape of an event, but squeeze maps "
+                rf"\(3, 4, 6, 4\) to {after}"
+            )
+            with self.assertRaisesRegex(ValueError, message):
+                function(image)
 
     def test_bijector_that_changes_rank(self):
         with self.assertRaisesRegex(

@@ -11,10 +11,13 @@ import sys
 import tempfile
 from unittest import mock
 
+import hypothesis
 import keras
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from tf_realnvp import RealNVP, export
 
@@ -143,16 +146,28 @@ with open(words, "w") as file:
 
 ERRORS = [
     # What was tried, and what its error has to name.
-    ("sample: n", "`n` must be at least 0", "-1"),
-    ("sample: n, a tensor", "`n` must be at least 0", "-3"),
+    ("sample: n", "`n` must be from 0 to", "-1"),
+    ("sample: n, a tensor", "`n` must be from 0 to", "-3"),
     ("sample: temperature, negative", "`temperature` must be", "-1"),
     ("sample: temperature, NaN", "`temperature` must be", "nan"),
     ("sample: temperature, infinite", "`temperature` must be", "inf"),
     ("log_prob: images, shape", "`images` must have the shape", "5 2 4 1"),
-    ("log_prob: images, range", "`images` must be in 0 ... 16", ""),
-    ("bits_per_dim: images, range", "`images` must be in 0 ... 16", ""),
+    (
+        "log_prob: images, range",
+        "`images` must be in 0 ... 16",
+        "from] [17] [to] [33]",
+    ),
+    (
+        "bits_per_dim: images, range",
+        "`images` must be in 0 ... 16",
+        "from] [17] [to] [33]",
+    ),
     ("encode: images, rank", "`images` must have the shape", "4 4 1"),
-    ("encode: images, range", "`images` must be in 0 ... 16", ""),
+    (
+        "encode: images, range",
+        "`images` must be in 0 ... 16",
+        "from] [17] [to] [33]",
+    ),
     ("decode: latents, shape", "`latents` must have the shape", "5 1 2 4"),
     ("decode: latents, NaN", "`latents` must be finite", ""),
     ("signature: images, shape", "`images` must have the shape", "5 4 2 1"),
@@ -160,7 +175,11 @@ ERRORS = [
     ("signature: images, rank 3", "`images` must have the shape", "4 4 1"),
     ("signature: images, rank 5", "`images` must have the shape", "1 5 4 4 1"),
     ("signature: images, rank 0", "`images` must have the shape", ""),
-    ("signature: images, range", "`images` must be in 0 ... 16", ""),
+    (
+        "signature: images, range",
+        "`images` must be in 0 ... 16",
+        "from] [17] [to] [33]",
+    ),
     ("signature: latents, rank", "`latents` must have the shape", "2 2 4"),
 ]
 
@@ -228,6 +247,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
         rng = np.random.default_rng(1)
         cls.images = rng.integers(17, size=(5, 4, 4, 1)).astype(np.uint8)
+        cls.images[:2, 0, 0, 0] = 0, 16
         cls.latents = rng.normal(size=(5, 2, 2, 4)).astype(np.float32)
         cls.run_programs()
 
@@ -500,6 +520,192 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
                 export.save(self.model, path)
         self.assertEqual(contents(path), before)
         self.assertEqual(os.listdir(folder), ["model"])
+
+
+# No dtype and no value of these is a number.
+NO_NUMBERS = st.one_of(
+    st.none(),
+    st.text(max_size=3),
+    st.binary(max_size=3),
+    st.complex_numbers(),
+    st.just({}),
+    st.builds(object),
+    st.just([[1], [1, 2]]),
+    hnp.arrays(st.sampled_from([bool, complex, "U1"]), st.just((2,))),
+)
+NO_INTEGERS = st.one_of(
+    NO_NUMBERS, st.floats(), st.floats(width=32).map(np.float32)
+)
+NO_SCALARS = st.one_of(
+    st.lists(st.integers(0, 3), max_size=3),
+    hnp.arrays(st.sampled_from([np.int64, np.float32]), st.just((1, 2))),
+)
+# Those of a sample: good values and bad ones. What a seed of 64 bits without
+# sign is taken as, TensorFlow decides before a function sees it.
+GOOD = {
+    "n": st.integers(0, 3),
+    "temperature": st.floats(0.0, 1e6) | st.integers(0, 3),
+    "seed": st.none() | st.integers(-(2**63), 2**63 - 1),
+}
+BAD = {
+    "n": st.one_of(
+        NO_INTEGERS,
+        NO_SCALARS,
+        st.integers(-(2**70), -1),
+        st.integers(2**31, 2**70),
+    ),
+    "temperature": st.one_of(
+        NO_NUMBERS,
+        NO_SCALARS,
+        st.floats(max_value=-1e-30),
+        st.floats(min_value=1e39),
+        st.just(math.nan),
+    ),
+    "seed": st.one_of(
+        NO_INTEGERS.filter(lambda value: value is not None),
+        NO_SCALARS,
+        st.integers(2**64, 2**70),
+    ),
+}
+DTYPES = [bool, *"bhilBHILefdFO", "U1", "M8[s]"]
+
+
+@st.composite
+def sample_arguments(draw):
+    """Good arguments, or one bad one among them, and which is bad."""
+    arguments = {name: draw(values) for name, values in GOOD.items()}
+    bad = draw(st.none() | st.sampled_from(sorted(BAD)))
+    if bad is not None:
+        arguments[bad] = draw(BAD[bad])
+    return arguments, bad
+
+
+def arrays(*event_shape):
+    """Arrays of any dtype and shape, which is often `[n, *event_shape]`."""
+    shapes = st.integers(0, 3).map(lambda n: (n, *event_shape))
+    shapes |= hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=3)
+    # Most arrays are all of one value, which most often is a good one.
+    return hnp.arrays(
+        st.sampled_from([*DTYPES, "B", "l", "f", "d"]), shapes
+    ) | hnp.arrays(st.sampled_from("Bl"), shapes, elements=st.integers(0, 18))
+
+
+over_examples = hypothesis.settings(
+    max_examples=30, derandomize=True, deadline=None, database=None
+)
+
+
+class AnyArgumentsTest(tf.test.TestCase):
+    """Gives a loaded model anything."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+        export.save(make_model(), folder + "/model")
+        cls.loaded = tf.saved_model.load(folder + "/model")
+
+    def assert_names(self, name, function, **arguments):
+        """Asserts that there is an error, a documented one of `name`."""
+        with self.assertRaises(
+            (ValueError, OverflowError, tf.errors.InvalidArgumentError)
+        ) as caught:
+            function(**arguments)
+        if isinstance(caught.exception, tf.errors.InvalidArgumentError):
+            self.assertRegex(str(caught.exception), f"`{name}` must (be|have)")
+        elif isinstance(caught.exception, ValueError):
+            self.assertIn(f"name='{name}'", str(caught.exception))
+        else:
+            self.assertGreaterEqual(abs(arguments[name]), 2**63)
+
+    def assert_images(self, images, n):
+        self.assertEqual(images.dtype, tf.uint8)
+        self.assertEqual(images.shape, [n, 4, 4, 1])
+        self.assertTrue(np.all(images < 17))
+
+    @over_examples
+    @hypothesis.given(sample_arguments())
+    def test_sample(self, arguments_and_bad):
+        arguments, bad = arguments_and_bad
+        if bad is not None:
+            self.assert_names(bad, self.loaded.sample, **arguments)
+        else:
+            images = self.loaded.sample(**arguments)
+            self.assert_images(images, arguments["n"])
+
+    @over_examples
+    @hypothesis.given(
+        st.sampled_from(["log_prob", "bits_per_dim", "encode"]),
+        arrays(4, 4, 1),
+    )
+    def test_images(self, name, images):
+        function = getattr(self.loaded, name)
+        if (
+            images.dtype not in (np.uint8, np.int64)
+            or images.shape[1:] != (4, 4, 1)
+            or not np.all((images >= 0) & (images < 17))
+        ):
+            self.assert_names("images", function, images=images)
+        else:
+            values = function(images)
+            event = [2, 2, 4] if name == "encode" else []
+            self.assertEqual(values.shape, [len(images), *event])
+            self.assertEqual(values.dtype, tf.float32)
+            self.assertTrue(np.isfinite(values).all())
+
+    @over_examples
+    @hypothesis.given(arrays(2, 2, 4))
+    def test_latents(self, latents):
+        if (
+            latents.dtype not in (np.float32, np.float64)
+            or latents.shape[1:] != (2, 2, 4)
+            or not np.all(np.abs(latents) < 3e38)
+        ):
+            self.assert_names("latents", self.loaded.decode, latents=latents)
+        elif np.any(np.abs(latents) > 1e30):
+            try:
+                images = self.loaded.decode(latents)
+            except tf.errors.InvalidArgumentError as error:
+                self.assertIn("`latents` must be smaller", str(error))
+            else:
+                self.assert_images(images, len(latents))
+        else:
+            self.assert_images(self.loaded.decode(latents), len(latents))
+
+    @over_examples
+    @hypothesis.given(
+        st.sampled_from(["serving_default", "encode"]),
+        hnp.arrays(
+            np.uint8,
+            st.sampled_from(
+                [(0, 4, 4, 1), (2, 4, 4, 1), (2, 4), (2, 4, 4), ()]
+            ),
+            elements=st.integers(0, 18),
+        ),
+    )
+    def test_signatures(self, name, images):
+        function = self.loaded.signatures[name]
+        images = tf.constant(images)
+        if images.shape[1:] != [4, 4, 1] or np.any(images > 16):
+            self.assert_names("images", function, images=images)
+        else:
+            for value in function(images=images).values():
+                self.assertEqual(value.shape[0], images.shape[0])
+                self.assertTrue(np.isfinite(value).all())
+
+    def test_python_integers_are_not_cut_off(self):
+        for n in (-1, -2, 2**31, 2**32 + 1, 2**62):
+            self.assert_names("n", self.loaded.sample, n=n)
+        for value in (-1, 256, 300, 2**32):
+            images = np.full([1, 4, 4, 1], value).tolist()
+            with self.assertRaisesRegex(
+                tf.errors.InvalidArgumentError, rf"from\] \[{value}\]"
+            ):
+                self.loaded.encode(images)
+        images = np.full([1, 4, 4, 1], 16)
+        self.assertAllEqual(
+            self.loaded.encode(images.tolist()), self.loaded.encode(images)
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from absl.testing import parameterized
 
-from tf_realnvp import bijectors, networks
+from tf_realnvp import bijectors, checks, networks
 from tf_realnvp.model import RealNVP
 
 tfb = tfp.bijectors
@@ -206,6 +206,18 @@ class StructureTest(tf.test.TestCase, parameterized.TestCase):
         ("num_blocks", 0),
         ("num_blocks", -1),
         ("num_blocks", 1.5),
+        ("image_shape", 5),
+        ("image_shape", None),
+        ("image_shape", "abc"),
+        ("image_shape", ("a", 2, 1)),
+        ("image_shape", (2, float("inf"), 1)),
+        ("num_colors", float("nan")),
+        ("num_colors", True),
+        ("num_colors", "8"),
+        ("filters", None),
+        ("num_blocks", [1]),
+        ("alpha", "a"),
+        ("alpha", None),
         ("alpha", 0.0),
         ("alpha", 1.0),
         ("alpha", -0.1),
@@ -215,7 +227,15 @@ class StructureTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaises(ValueError) as caught:
             RealNVP(**{name: value})
         self.assertStartsWith(str(caught.exception), f"`{name}` must ")
-        self.assertEndsWith(str(caught.exception), f"got {value}.")
+        self.assertEndsWith(str(caught.exception), f"got {value!r}.")
+
+    def test_whole_numbers_of_numpy(self):
+        model = RealNVP(
+            np.array([2, 4, 1]), np.int64(3), filters=4.0, num_blocks=1.0
+        )
+        self.assertEqual(model.image_shape, (2, 4, 1))
+        self.assertIs(type(model.num_colors), int)
+        self.assertEqual(model.sample(1).shape, [1, 2, 4, 1])
 
 
 class DensityTest(tf.test.TestCase, parameterized.TestCase):
@@ -305,6 +325,19 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
             images = np.repeat(extreme_images(model), 25, axis=0)
             log_prob = model.log_prob(images, seed=1)
             self.assertTrue(np.isfinite(log_prob).all())
+
+    def test_support(self):
+        """It ends where the docstring of `distribution` says."""
+        model = shared_model()
+        margin = 0.1 / (2 - 2 * 0.1) * 17
+        inside = np.full([2, 4, 4, 1], -margin + 1e-3, np.float32)
+        inside[1] = 17 + margin - 1e-3
+        log_prob = model.distribution.log_prob(inside)
+        self.assertTrue(np.isfinite(log_prob).all())
+        outside = np.full([2, 4, 4, 1], -margin - 1e-3, np.float32)
+        outside[1] = 17 + margin + 1e-3
+        log_prob = model.distribution.log_prob(outside)
+        self.assertTrue(np.isnan(log_prob).all())
 
     def test_no_images(self):
         model = shared_model()
@@ -600,7 +633,7 @@ class SamplingTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllEqual(images, sample(*arguments))
         self.assertNotAllEqual(sample(3, 1.0, 7), sample(3, 1.0, 8))
         for arguments, message in (
-            ((-1, 1.0, 0), "`n` must be at least 0"),
+            ((-1, 1.0, 0), "`n` must be from 0 to 2147483647"),
             ((1, -0.5, 0), "`temperature` must be finite and at least 0"),
             ((1, np.nan, 0), "`temperature` must be finite and at least 0"),
         ):
@@ -650,16 +683,80 @@ class SamplingTest(tf.test.TestCase, parameterized.TestCase):
             ):
                 function(1, temperature=temperature)
 
-    def test_wrong_number(self):
+    @parameterized.parameters(-1, -2, 2**31, 2**32 + 1, 2**62)
+    def test_wrong_number(self, n):
+        known = tf.function(lambda: shared_model().sample_latents(n))
         for function in (
-            shared_model().sample,
-            shared_model().sample_latents,
+            lambda: shared_model().sample(n),
+            lambda: shared_model().sample_latents(n),
+            known,
         ):
             with self.assertRaisesRegex(
                 tf.errors.InvalidArgumentError,
-                r"`n` must be at least 0, got'?\s*-2",
+                rf"`n` must be from 0 to 2147483647, got['\]]?\s*\[?{n}",
             ):
-                function(-2)
+                function()
+
+    def test_temperature_that_overflows(self):
+        with self.assertRaisesRegex(
+            tf.errors.InvalidArgumentError, "`temperature` must be lower"
+        ):
+            shared_model().sample(2, temperature=3e38, seed=0)
+
+    @parameterized.parameters(
+        ("n", 2.5, TypeError),
+        ("n", 2.0, TypeError),
+        ("n", np.float32(2), TypeError),
+        ("n", float("nan"), TypeError),
+        ("n", "a", TypeError),
+        ("n", None, TypeError),
+        ("n", True, TypeError),
+        ("n", 2**70, TypeError),
+        ("n", [1, 2], ValueError),
+        ("n", [2], ValueError),
+        ("temperature", "a", TypeError),
+        ("temperature", None, TypeError),
+        ("temperature", True, TypeError),
+        ("temperature", 1j, TypeError),
+        ("temperature", 1e39, TypeError),
+        ("temperature", [1.0, 2.0], ValueError),
+        ("seed", 1.5, TypeError),
+        ("seed", 1.0, TypeError),
+        ("seed", [1.0, 2.0], TypeError),
+        ("seed", "a", TypeError),
+        ("seed", True, TypeError),
+        ("seed", 2**63, TypeError),
+        ("seed", [[1], [1, 2]], TypeError),
+        ("seed", [1], ValueError),
+        ("seed", [1, 2, 3], ValueError),
+        ("seed", [[1, 2]], ValueError),
+    )
+    def test_wrong_types_and_shapes(self, name, value, error):
+        model = shared_model()
+        calls = [
+            (model.sample, {"n": 1}),
+            (model.sample_latents, {"n": 1}),
+        ]
+        if name == "seed":
+            images = {"images": random_images(1, model)}
+            calls += [(model.log_prob, images), (model.bits_per_dim, images)]
+        for function, arguments in calls:
+            with self.assertRaises(error) as caught:
+                function(**arguments | {name: value})
+            message = str(caught.exception)
+            self.assertStartsWith(message, f"`{name}` must be ")
+            self.assertEndsWith(message, f"{checks.short(value)}.")
+
+    def test_temperature_of_any_real_dtype(self):
+        sample = shared_model().sample_latents
+        expected = sample(2, 1.0, 0)
+        for one in (
+            1,
+            np.int64(1),
+            np.float64(1.0),
+            tf.constant(1.0, "double"),
+        ):
+            self.assertAllEqual(sample(2, one, 0), expected)
 
     def test_latents_of_samples_are_standard_normal(self):
         model = make_model(seed=1, scale=0.2)
@@ -702,12 +799,29 @@ class WrongImagesTest(tf.test.TestCase, parameterized.TestCase):
                 TypeError, rf"integers in 0 \.\.\. 16, got dtype {dtype}"
             ):
                 function(good.astype(dtype))
+        for images in (
+            None,
+            "a",
+            [],
+            {},
+            [[1], [1, 2]],
+            [2**70],
+            good.astype(object),
+            good.astype("M8[s]"),
+            tf.ragged.constant([[1], [1, 2]]),
+            tf.sparse.from_dense([[0, 1]]),
+        ):
+            with self.assertRaisesRegex(
+                TypeError, r"`images` must be integers in 0 \.\.\. 16, got .*\."
+            ):
+                function(images)
         for value in (-1, 17, 255, 256, 2**32, 2**40):
-            images = good.astype(np.int64)
+            images = np.full_like(good, 5, np.int64)
             images[1, 3, 3, 0] = value
             with self.assertRaisesRegex(
                 tf.errors.InvalidArgumentError,
-                r"`images` must be in 0 \.\.\. 16, got",
+                r"`images` must be in 0 \.\.\. 16, got values from'\s"
+                rf"{min(value, 5)}\sb'to'\s{max(value, 5)}$",
             ):
                 function(images)
 
@@ -759,6 +873,44 @@ class WrongLatentsTest(tf.test.TestCase, parameterized.TestCase):
                 tf.errors.InvalidArgumentError, "`latents` must be finite"
             ):
                 decode(latents)
+
+    @parameterized.parameters(np.float16, np.float64, np.int64, np.uint8)
+    def test_real_dtypes(self, dtype):
+        latents = np.arange(32).reshape(2, 2, 2, 4) % 3
+        images = shared_model().decode(latents.astype(dtype))
+        self.assertAllEqual(
+            images, shared_model().decode(latents.astype(np.float32))
+        )
+
+    def test_no_numbers(self):
+        latents = np.zeros([2, 2, 2, 4], np.float32)
+        for wrong in (
+            None,
+            {},
+            [[1.0], [1.0, 2.0]],
+            "a",
+            latents.astype(bool),
+            latents.astype(str),
+            latents.astype(object),
+            latents.astype(complex),
+            tf.ragged.constant([[1.0], [1.0, 2.0]]),
+        ):
+            with self.assertRaisesRegex(
+                TypeError, "`latents` must be numbers of float32, got .*"
+            ):
+                shared_model().decode(wrong)
+
+    def test_overflow(self):
+        """Not silently an image of zeros, which NaN would become."""
+        for value in (3e38, -3e38):
+            with self.assertRaisesRegex(
+                tf.errors.InvalidArgumentError, "`latents` must be smaller"
+            ):
+                compiled_decode()(tf.fill([1, 2, 2, 4], value))
+        with self.assertRaisesRegex(
+            tf.errors.InvalidArgumentError, "`latents` must be finite float32"
+        ):
+            shared_model().decode(np.full([1, 2, 2, 4], 1e300))
 
     def test_of_unknown_shape(self):
         model = shared_model()

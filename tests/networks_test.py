@@ -238,6 +238,36 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen(network.trainable_weights, 15)
         self.assertLen(network.weights, 15)
 
+    @parameterized.parameters(
+        ("channels", 0),
+        ("channels", "a"),
+        ("channels", None),
+        ("filters", 0),
+        ("filters", 3),
+        ("filters", 4.5),
+        ("filters", float("nan")),
+        ("num_blocks", 0),
+        ("num_blocks", -1),
+        ("num_blocks", [1]),
+        ("num_blocks", True),
+    )
+    def test_wrong_arguments(self, name, value):
+        arguments = {"channels": 1, "filters": 4, "num_blocks": 1}
+        with self.assertRaises(ValueError) as caught:
+            CouplingNetwork(**arguments | {name: value})
+        self.assertStartsWith(str(caught.exception), f"`{name}` must be ")
+        self.assertEndsWith(str(caught.exception), f", got {value!r}.")
+
+    def test_wrong_arguments_of_layers(self):
+        for name, make in (
+            ("filters", lambda: WeightNormConv2D(0, 3)),
+            ("kernel_size", lambda: WeightNormConv2D(1, 0)),
+            ("filters", lambda: ResidualBlocks(3, 1)),
+            ("num_blocks", lambda: ResidualBlocks(4, 0)),
+        ):
+            with self.assertRaisesRegex(ValueError, f"`{name}` must be .*got"):
+                make()
+
     @parameterized.parameters(2, 8)
     def test_filters_are_halved_inside_blocks(self, filters):
         network = CouplingNetwork(1, filters, num_blocks=1)

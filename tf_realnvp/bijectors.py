@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_realnvp import checks
+
 tfb = tfp.bijectors
 
 
@@ -289,13 +291,9 @@ class Squeeze(tfb.Bijector):
           ValueError: If `block_size` is not a whole number of at least 2.
         """
         parameters = dict(locals())
-        if block_size != int(block_size) or block_size < 2:
-            raise ValueError(
-                "`block_size` must be a whole number of at least 2, "
-                f"got {block_size}."
-            )
+        block_size = checks.whole_number(block_size, "block_size", 2)
         with tf.name_scope(name) as name:
-            self._block_size = int(block_size)
+            self._block_size = block_size
             super().__init__(
                 forward_min_event_ndims=3,
                 is_constant_jacobian=True,
@@ -389,7 +387,8 @@ class FactorOut(_SinglePassBijector):
 
         Raises:
           TypeError: If `bijector` is no `tfb.Bijector`.
-          ValueError: If `bijector` changes the rank of an event.
+          ValueError: If `bijector` changes the rank of an event. One that
+            changes its shape shows when it is first used.
         """
         parameters = dict(locals())
         bijector = tfb.Identity() if bijector is None else bijector
@@ -421,7 +420,7 @@ class FactorOut(_SinglePassBijector):
     def _forward_and_log_det(self, x):
         first, second = _halve_channels(x)
         # The cache forgets what nothing refers to: `new_first` keeps it.
-        new_first = self._bijector.forward(first)
+        new_first = self._same_shape(self._bijector.forward(first), first)
         fldj = self._bijector.forward_log_det_jacobian(
             first, event_ndims=self.forward_min_event_ndims
         )
@@ -429,11 +428,20 @@ class FactorOut(_SinglePassBijector):
 
     def _inverse_and_log_det(self, y):
         first, second = _halve_channels(y)
-        new_first = self._bijector.inverse(first)
+        new_first = self._same_shape(self._bijector.inverse(first), first)
         ildj = self._bijector.inverse_log_det_jacobian(
             first, event_ndims=self.inverse_min_event_ndims
         )
         return tf.concat([new_first, second], axis=-1), ildj
+
+    def _same_shape(self, new_first, first):
+        if not new_first.shape.is_compatible_with(first.shape):
+            raise ValueError(
+                "`bijector` must keep the shape of an event, but "
+                f"{self._bijector.name} maps {first.shape} to "
+                f"{new_first.shape}."
+            )
+        return new_first
 
 
 def _flatten_batch(images):

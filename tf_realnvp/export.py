@@ -34,6 +34,13 @@ def save(
     *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
     *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
 
+    They take Python's numbers, lists and arrays, and tensors: `n` int64 or
+    int32, `temperature` float32, `seed` int64, `images` int64 or `uint8`,
+    `latents` float32 or float64. Anything else is a `ValueError` that lists
+    what was given and what can be, or an `OverflowError` if it needs more than
+    64 bits. Shapes and values that are wrong are a
+    `tf.errors.InvalidArgumentError`, with the messages of `RealNVP`.
+
     The same are signatures with named inputs and outputs, and
     `serving_default` scores images. Beside them lies `metadata.json`, which
     says what the model is of and what it was made with.
@@ -116,14 +123,19 @@ class _ServingModule(tf.Module):
 
     def _trace(self):
         """Traces every function for what it is to take once it is loaded."""
-        n = tf.TensorSpec([], tf.int32, "n")
         temperature = tf.TensorSpec([], tf.float32, "temperature")
-        images = tf.TensorSpec(None, tf.uint8, "images")
-        for seed in (None, _SEED):
-            self.sample.get_concrete_function(n, temperature, seed)
-            self.log_prob.get_concrete_function(images, seed)
-            self.bits_per_dim.get_concrete_function(images, seed)
-        self.encode.get_concrete_function(images)
+        # A loaded function gives Python's integers the first dtype in which it
+        # was traced, and cuts off the bits that do not fit.
+        for dtype in (tf.int64, tf.int32):
+            n = tf.TensorSpec([], dtype, "n")
+            for seed in (None, _SEED):
+                self.sample.get_concrete_function(n, temperature, seed)
+        for dtype in (tf.int64, tf.uint8):
+            images = tf.TensorSpec(None, dtype, "images")
+            for seed in (None, _SEED):
+                self.log_prob.get_concrete_function(images, seed)
+                self.bits_per_dim.get_concrete_function(images, seed)
+            self.encode.get_concrete_function(images)
         for dtype in (tf.float32, tf.float64):
             latents = tf.TensorSpec(None, dtype, "latents")
             self.decode.get_concrete_function(latents)

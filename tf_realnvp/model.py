@@ -2,13 +2,14 @@
 
 import copy
 import math
+import numbers
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_realnvp import bijectors, networks
+from tf_realnvp import bijectors, checks, networks
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -72,7 +73,10 @@ class RealNVP(tf.Module):
 
         self._networks = [
             networks.CouplingNetwork(
-                mask.shape[-1], filters, num_blocks, name=f"coupling_{index}"
+                mask.shape[-1],
+                self.filters,
+                self.num_blocks,
+                name=f"coupling_{index}",
             )
             for index, mask in enumerate(self._masks())
         ]
@@ -167,7 +171,12 @@ class RealNVP(tf.Module):
 
     @property
     def distribution(self) -> tfd.TransformedDistribution:
-        """The density of dequantized images, `[H, W, C]`."""
+        """The density of dequantized images, `[H, W, C]`.
+
+        Its support reaches beyond `[0, num_colors]` by `alpha / (2 - 2 * alpha)
+        * num_colors` on both sides, ends excluded; elsewhere `log_prob` is NaN.
+        Far latents are rounded to an end.
+        """
         return self._distribution
 
     @property
@@ -204,16 +213,17 @@ class RealNVP(tf.Module):
 
         Args:
           images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`.
-          seed: Integer, a scalar or a `Tensor` of shape `[2]`; the same seed
-            gives the same noise. Default: fresh noise in each call.
+          seed: Integer, a scalar or two of shape `[2]`; the same seed gives the
+            same noise. Default: fresh noise in each call.
 
         Returns:
           Float32 `[n]`, nats for a whole image.
 
         Raises:
-          TypeError: If `images` are not integers.
-          ValueError: If `images` are of another shape.
-          tf.errors.InvalidArgumentError: If a component is out of range.
+          TypeError: If `images` or `seed` are not integers.
+          ValueError: If `images` or `seed` are of another shape.
+          tf.errors.InvalidArgumentError: If a component is out of range, or if
+            a shape that only a run shows is wrong.
         """
         points = self.dequantize(images, seed)
         return self.distribution.log_prob(at_least_one(points))[
@@ -260,15 +270,18 @@ class RealNVP(tf.Module):
           n: Number of images, an `int` or an integer scalar `Tensor`.
           temperature: Factor on the latents' standard deviation; less than 1
             gives more likely and less varied images.
-          seed: Integer, a scalar or a `Tensor` of shape `[2]`; the same seed
-            gives the same images. Default: fresh ones in each call.
+          seed: Integer, a scalar or two of shape `[2]`; the same seed gives the
+            same images. Default: fresh ones in each call.
 
         Returns:
           `uint8` images `[n, H, W, C]`.
 
         Raises:
+          TypeError: If `n` or `seed` is no integer, or `temperature` no number.
+          ValueError: If one of them is of another shape.
           tf.errors.InvalidArgumentError: If `n` or `temperature` is negative,
-            or `temperature` is not finite.
+            `n` needs more than 31 bits, or `temperature` is not finite or so
+            high that float32 overflows.
         """
         return self.decode(self.sample_latents(n, temperature, seed))
 
@@ -284,13 +297,23 @@ class RealNVP(tf.Module):
           Float32 latents `[n, H / 2, W / 2, 4 * C]`.
 
         Raises:
-          tf.errors.InvalidArgumentError: As `sample`.
+          TypeError, ValueError, tf.errors.InvalidArgumentError: As `sample`.
         """
-        n = tf.convert_to_tensor(n, dtype_hint=tf.int32)
-        temperature = tf.convert_to_tensor(temperature, dtype=tf.float32)
+        n = checks.scalar(
+            n, "n", f"a whole number from 0 to {tf.int32.max}", integer=True
+        )
+        n = tf.cast(n, tf.int64)
+        temperature = checks.scalar(
+            temperature, "temperature", "a number of float32", integer=False
+        )
+        temperature = tf.cast(temperature, tf.float32)
+        seed = tfp.random.sanitize_seed(stateless_seed(seed), salt="sample")
+        countable = (n >= 0) & (n <= tf.int32.max)
         usable = tf.math.is_finite(temperature) & (temperature >= 0.0)
-        checks = [
-            tf.debugging.Assert(n >= 0, ["`n` must be at least 0, got", n]),
+        assertions = [
+            tf.debugging.Assert(
+                countable, [f"`n` must be from 0 to {tf.int32.max}, got", n]
+            ),
             tf.debugging.Assert(
                 usable,
                 [
@@ -299,14 +322,14 @@ class RealNVP(tf.Module):
                 ],
             ),
         ]
-        with tf.control_dependencies(checks):
-            latents = self.distribution.distribution.sample(
-                n,
-                seed=tfp.random.sanitize_seed(
-                    stateless_seed(seed), salt="sample"
-                ),
-            )
-        return temperature * latents
+        with tf.control_dependencies(assertions):
+            # Where `n` is known, shape inference looks at it before these do.
+            n = tf.where(countable, n, 0)
+            latents = self.distribution.distribution.sample(n, seed=seed)
+        return tf.debugging.check_numerics(
+            temperature * latents,
+            "`temperature` must be lower: the latents overflow.",
+        )
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the latents of images.
@@ -332,72 +355,80 @@ class RealNVP(tf.Module):
         """Returns the images of latents.
 
         Args:
-          latents: Float32 `[n, H / 2, W / 2, 4 * C]`.
+          latents: Real numbers `[n, H / 2, W / 2, 4 * C]`.
 
         Returns:
           `uint8` images `[n, H, W, C]`.
 
         Raises:
-          ValueError: If `latents` are of another shape.
-          tf.errors.InvalidArgumentError: If a latent is not finite.
+          TypeError: If `latents` are not real numbers.
+          ValueError: If they are of another shape.
+          tf.errors.InvalidArgumentError: If a latent is not finite, or so large
+            that float32 overflows.
         """
-        latents = tf.convert_to_tensor(latents, dtype=tf.float32)
+        latents = checks.tensor(
+            latents, "latents", "numbers of float32", integer=False
+        )
+        latents = tf.cast(latents, tf.float32)
         latents = _check_shape(latents, self.latent_shape, "latents")
         check = tf.debugging.assert_all_finite(
-            latents, "`latents` must be finite."
+            latents, "`latents` must be finite float32 numbers."
         )
         with tf.control_dependencies([check]):
-            images = self.bijector.forward(at_least_one(latents))
+            points = self.bijector.forward(at_least_one(latents))
+        # Where float32 overflows, infinities meet.
+        points = tf.debugging.check_numerics(
+            points,
+            "`latents` must be smaller (or the `temperature` that they are "
+            "drawn at): decoding them overflows.",
+        )
         # The inverse of the logit step reaches beyond the levels on both sides.
-        images = tf.clip_by_value(tf.floor(images), 0.0, self.num_colors - 1.0)
+        images = tf.clip_by_value(tf.floor(points), 0.0, self.num_colors - 1.0)
         return tf.cast(images, tf.uint8)[: tf.shape(latents)[0]]
 
     def _check_images(self, images):
-        images = tf.convert_to_tensor(images)
-        if not images.dtype.is_integer:
-            raise TypeError(
-                f"`images` must be integers in 0 ... {self.num_colors - 1}, "
-                f"got dtype {images.dtype.name}."
-            )
+        levels = f"in 0 ... {self.num_colors - 1}"
+        images = checks.tensor(
+            images, "images", f"integers {levels}", integer=True
+        )
         images = _check_shape(images, self.image_shape, "images")
-        levels = tf.cast(images, tf.int64)
+        low, high = (
+            reduce(tf.cast(images, tf.int64))
+            for reduce in (tf.reduce_min, tf.reduce_max)
+        )
+        # Of no images the lowest is above the highest, which passes.
         check = tf.debugging.Assert(
-            tf.reduce_all((levels >= 0) & (levels < self.num_colors)),
-            [f"`images` must be in 0 ... {self.num_colors - 1}, got", images],
+            (low >= 0) & (high < self.num_colors),
+            [f"`images` must be {levels}, got values from", low, "to", high],
         )
         with tf.control_dependencies([check]):
             return tf.identity(images)
 
 
 def _check_arguments(image_shape, num_colors, filters, num_blocks, alpha):
-    if len(image_shape) != 3 or any(
-        size != int(size) or size < 1 for size in image_shape
+    try:
+        sizes = tuple(image_shape)
+    except TypeError:
+        sizes = ()
+    if len(sizes) != 3 or not all(
+        checks.is_whole(size) and size >= 1 for size in sizes
     ):
         raise ValueError(
             "`image_shape` must be (height, width, channels), whole numbers of "
-            f"at least 1, got {image_shape}."
+            f"at least 1, got {checks.short(image_shape)}."
         )
-    if image_shape[0] % 2 or image_shape[1] % 2:
+    if sizes[0] % 2 or sizes[1] % 2:
         raise ValueError(
             "`image_shape` must have an even height and width, "
-            f"got {tuple(image_shape)}."
+            f"got {checks.short(image_shape)}."
         )
-    if num_colors != int(num_colors) or not 2 <= num_colors <= 256:
+    checks.whole_number(num_colors, "num_colors", 2, 256)
+    checks.whole_number(filters, "filters", 2, even=True)
+    checks.whole_number(num_blocks, "num_blocks", 1)
+    if not isinstance(alpha, numbers.Real) or not 0.0 < alpha < 1.0:
         raise ValueError(
-            f"`num_colors` must be a whole number from 2 to 256, "
-            f"got {num_colors}."
+            f"`alpha` must be between 0 and 1, got {checks.short(alpha)}."
         )
-    if filters != int(filters) or filters < 2 or filters % 2:
-        raise ValueError(
-            f"`filters` must be an even number of at least 2, got {filters}."
-        )
-    if num_blocks != int(num_blocks) or num_blocks < 1:
-        raise ValueError(
-            "`num_blocks` must be a whole number of at least 1, "
-            f"got {num_blocks}."
-        )
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"`alpha` must be between 0 and 1, got {alpha}.")
 
 
 def stateless_seed(seed=None) -> tf.Tensor:
@@ -408,18 +439,29 @@ def stateless_seed(seed=None) -> tf.Tensor:
     in each call.
 
     Args:
-      seed: Integer, a scalar or of shape `[2]`, or `None` for a fresh seed.
+      seed: Integer of up to 64 bits, a scalar, or two of 32 bits, of shape
+        `[2]`, or `None` for a fresh seed.
 
     Returns:
       Int32 `Tensor` of shape `[2]`.
+
+    Raises:
+      TypeError: If `seed` is no integer.
+      ValueError: If it is of another shape.
     """
     if seed is None:
         limits = tf.int32
         return tf.random.uniform([2], limits.min, limits.max, tf.int32)
-    seed = tf.convert_to_tensor(seed)
-    if seed.shape.rank == 0:
-        return tf.bitcast(tf.cast(seed, tf.int64), tf.int32)
-    return tf.cast(seed, tf.int32)
+    kind = "an integer of up to 64 bits or two of 32, or None"
+    tensor = checks.tensor(seed, "seed", kind, integer=True)
+    if tensor.shape.rank == 0:
+        return tf.bitcast(tf.cast(tensor, tf.int64), tf.int32)
+    if not tensor.shape.is_compatible_with([2]):
+        raise ValueError(
+            f"`seed` must be {kind}, got shape {tensor.shape}: "
+            f"{checks.short(seed)}."
+        )
+    return tf.cast(tensor, tf.int32)
 
 
 def at_least_one(batch):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tf_realnvp import checks
+
 
 class CouplingNetwork(keras.Model):
     """The network that gives a coupling its log-scale and shift.
@@ -35,7 +37,13 @@ class CouplingNetwork(keras.Model):
           filters: Number of channels inside; must be even.
           num_blocks: Number of residual blocks.
           **kwargs: Passed to `keras.Model`.
+
+        Raises:
+          ValueError: If a number is not at least 1, or `filters` odd.
         """
+        channels = checks.whole_number(channels, "channels", 1)
+        filters = checks.whole_number(filters, "filters", 2, even=True)
+        num_blocks = checks.whole_number(num_blocks, "num_blocks", 1)
         super().__init__(autocast=False, **kwargs)
         self.channels = channels
         self.filters = filters
@@ -136,10 +144,13 @@ class WeightNormConv2D(keras.layers.Layer):
           kernel_size: Height and width of the kernel in pixels.
           gain_initializer: Initial value of the norm of each kernel.
           **kwargs: Passed to `keras.layers.Layer`.
+
+        Raises:
+          ValueError: If a number is not at least 1.
         """
         super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_size = kernel_size
+        self.filters = checks.whole_number(filters, "filters", 1)
+        self.kernel_size = checks.whole_number(kernel_size, "kernel_size", 1)
         self.gain_initializer = keras.initializers.get(gain_initializer)
 
     def build(self, input_shape):
@@ -183,10 +194,13 @@ class ResidualBlocks(keras.layers.Layer):
           filters: Number of input and output channels; must be even.
           num_blocks: Number of residual blocks.
           **kwargs: Passed to `keras.layers.Layer`.
+
+        Raises:
+          ValueError: If a number is not at least 1, or `filters` odd.
         """
         super().__init__(**kwargs)
-        self.filters = filters
-        self.num_blocks = num_blocks
+        self.filters = checks.whole_number(filters, "filters", 2, even=True)
+        self.num_blocks = checks.whole_number(num_blocks, "num_blocks", 1)
 
     def build(self, input_shape):
         blocks, outer, inner = self.num_blocks, self.filters, self.filters // 2

@@ -1,0 +1,141 @@
+"""Measures a model in use: its export, its loading and its sampling.
+
+`python -m benchmarks.sampling` prints one table. What comes after the export is
+measured in a process that imports TensorFlow alone, with its default settings
+but for oneDNN, as another program would use the model. To tell a slow machine
+from a slow model, the table has the time that the same convolutions take alone.
+The weights are those of a new model.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.measuring import timed
+from benchmarks.training import list_convolutions
+
+
+def main() -> None:
+    """Exports a model, has another process measure it and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument("--filters", type=int, default=128)
+    parser.add_argument("--num_blocks", type=int, default=8)
+    parser.add_argument("--num_samples", type=int, default=36)
+    parser.add_argument("--num_images", type=int, default=64)
+    parser.add_argument("--calls", type=int, default=5)
+    parser.add_argument("--load", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.load:
+        print(json.dumps(measure(flags, json.load(sys.stdin))))
+    else:
+        compare(flags)
+
+
+def compare(flags: argparse.Namespace) -> None:
+    """Prints the table.
+
+    Args:
+      flags: The command's flags.
+    """
+    from tf_realnvp import runtime
+
+    runtime.configure()
+    from tf_realnvp import RealNVP, export
+
+    image_shape = (flags.image_size, flags.image_size, 3)
+    model = RealNVP(
+        image_shape, filters=flags.filters, num_blocks=flags.num_blocks
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        export.save(model, f"{folder}/model")
+        exported = time.perf_counter() - start
+        command = [sys.executable, "-m", "benchmarks.sampling", *sys.argv[1:]]
+        process = subprocess.run(
+            [*command, f"--load={folder}/model"],
+            input=json.dumps(list_convolutions(model)),
+            stdout=subprocess.PIPE,
+            env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"},
+            text=True,
+        )
+    if process.returncode:
+        sys.exit(process.returncode)
+    seconds = json.loads(process.stdout)
+    n = flags.num_samples
+    print(
+        f"{flags.image_size}x{flags.image_size}x3, {flags.filters} filters, "
+        f"{flags.num_blocks} blocks, {runtime.describe_devices()}; medians of "
+        f"{flags.calls}\n"
+        f"| export | load | first `sample({n})` | `sample({n})` | its "
+        f"convolutions alone | `log_prob` of {flags.num_images} | peak memory "
+        "of the loading process |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        f"| {exported:.1f} s | {seconds['load']:.1f} s "
+        f"| {seconds['first']:.1f} s | {seconds['sample']:.2f} s "
+        f"| {seconds['alone']:.2f} s | {seconds['log_prob']:.2f} s "
+        f"| {seconds['memory']:.2f} GiB |"
+    )
+
+
+def measure(flags: argparse.Namespace, convolutions) -> dict[str, float]:
+    """Measures a SavedModel, with TensorFlow alone.
+
+    Args:
+      flags: The command's flags; `load` is the model's folder.
+      convolutions: What `list_convolutions` gives for the model.
+
+    Returns:
+      The figures of the table, in seconds and GiB.
+    """
+    import tensorflow as tf
+
+    start = time.perf_counter()
+    model = tf.saved_model.load(flags.load)
+    loaded = time.perf_counter()
+    images = model.sample(flags.num_samples).numpy()
+    first = time.perf_counter()
+
+    sample = timed(lambda: model.sample(flags.num_samples).numpy(), flags.calls)
+    images = tf.repeat(images[:1], flags.num_images, axis=0)
+    log_prob = timed(lambda: model.log_prob(images).numpy(), flags.calls)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    shapes = [tuple(shape) for shape in convolutions]
+    alone = sum(
+        shapes.count(shape)
+        * time_convolution(flags.num_samples, shape, flags.calls)
+        for shape in sorted(set(shapes))
+    )
+    return {
+        "load": loaded - start,
+        "first": first - loaded,
+        "sample": sample,
+        "alone": alone,
+        "log_prob": log_prob,
+        "memory": memory,
+    }
+
+
+def time_convolution(batch_size, shape, calls) -> float:
+    """Returns the seconds of one convolution."""
+    import tensorflow as tf
+
+    height, width, kernel_size, inputs, outputs = shape
+    images = tf.random.normal([batch_size, height, width, inputs])
+    kernel = tf.random.normal([kernel_size, kernel_size, inputs, outputs])
+
+    @tf.function(autograph=False)
+    def run():
+        # One number, so that no time goes into copying.
+        return tf.reshape(tf.nn.conv2d(images, kernel, 1, "SAME"), [-1])[0]
+
+    return timed(lambda: run().numpy(), calls)
+
+
+if __name__ == "__main__":
+    main()
