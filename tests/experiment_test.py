@@ -81,10 +81,15 @@ class SmallModel:
             log_prob = tf.where(first < self.nan_below, math.nan, log_prob)
         return log_prob
 
-    def sample(self, n, seed):
-        noise = tf.random.stateless_normal([n, *self.image_shape], [seed, 0])
-        pixels = tf.clip_by_value(self.means.value + 4.0 * noise, 0, 16)
+    def sample_latents(self, n, seed):
+        return tf.random.stateless_normal([n, *self.image_shape], [seed, 0])
+
+    def decode(self, latents):
+        pixels = tf.clip_by_value(self.means.value + 4.0 * latents, 0, 16)
         return tf.cast(pixels, tf.uint8)
+
+    def sample(self, n, seed):
+        return self.decode(self.sample_latents(n, seed))
 
 
 def save_model(model, path, metadata):
@@ -149,6 +154,10 @@ class ExperimentTestCase(tf.test.TestCase):
 
     def setUp(self):
         super().setUp()
+        # Epochs are short here, and each is to have its checkpoint.
+        self.enterContext(
+            mock.patch.object(experiment, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        )
         stack = self.enterContext(contextlib.ExitStack())
         patch_all(stack)
         self.enter_new_folder(stack)
@@ -187,7 +196,7 @@ class ExperimentTestCase(tf.test.TestCase):
         )
         self.assertCountEqual(
             os.listdir("runs/digits"),
-            ["run.json", "lock", "checkpoints", "metrics.csv"],
+            ["run.json", "lock", "checkpoints", "logs", "metrics.csv"],
         )
 
     def go_on(self, *argv):

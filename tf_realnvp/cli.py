@@ -215,7 +215,8 @@ def _make_parser():
         type=arguments.positive_number,
         default=10.0,
         metavar="N",
-        help="save a checkpoint so often, and after every epoch (default: 10)",
+        help="save a checkpoint so often, and after every epoch, but not "
+        "after many in ten seconds (default: 10)",
     )
     parser.add_argument(
         "--samples_every",

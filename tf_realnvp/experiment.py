@@ -18,6 +18,9 @@ from tf_realnvp.summaries import Summaries
 from tf_realnvp.training import DivergedError, Trainer, bits_from_nats
 
 _NUM_NAMED = 5  # Of files that are left out.
+# A checkpoint after each of many short epochs would cost more than a hundredth
+# of the time.
+_SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
 
 def train(flags, run: Run | None, start: float) -> None:
@@ -119,8 +122,8 @@ def _restore(checkpoints, trainer, flags):
 
 
 def _fit(flags, run, dataset, trainer, checkpoints, start):
-    """Trains, with a checkpoint now and then and after every epoch."""
-    last_save = time.monotonic()
+    """Trains, with a checkpoint now and then, after epochs and at the end."""
+    last_save, num_saved = time.monotonic(), len(trainer.history)
     summaries = None
     if run is not None:
         summaries = Summaries(
@@ -128,11 +131,11 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
         )
 
     def save():
-        nonlocal last_save
+        nonlocal last_save, num_saved
         if run is not None:
             with _writing("a checkpoint", run.path):
                 checkpoints.save()
-            last_save = time.monotonic()
+            last_save, num_saved = time.monotonic(), len(trainer.history)
 
     def after_call():
         request.check()
@@ -157,11 +160,15 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
             ):
                 if metrics.epoch == 0:
                     evaluation_seconds = time.monotonic() - fit_start
-                save()
+                seconds = time.monotonic() - last_save
+                if seconds >= _SECONDS_BETWEEN_CHECKPOINTS:
+                    save()
                 if run is not None:
                     _write_epoch(flags, run, trainer, summaries)
                 if flags.verbose or metrics.epoch == 0:
                     _print_metrics(metrics, flags.epochs)
+            if num_saved < len(trainer.history):
+                save()
             request.check()
         except signals.Interrupted:
             save()
