@@ -9,6 +9,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -275,6 +276,28 @@ class PrecisionTest(tf.test.TestCase):
         self.assertEqual(exact[0], rounded[0])
         self.assertNotEqual(exact[1], rounded[1])
         self.assertAllClose(exact[1], rounded[1], rtol=1e-2)
+
+
+@pytest.mark.long
+class JitTest(tf.test.TestCase):
+    def test_same_numbers(self):
+        images = tf.constant(random_images(BATCH_SIZE, seed=0))
+        losses, weights = [], []
+        for jit in (False, True):
+            trainer = Trainer(
+                make_model(moved=True), 1e-3, recompute=True, jit=jit
+            )
+            losses.append([trainer.train_step(images) for _ in range(3)])
+            weights.append(
+                np.concatenate(
+                    [
+                        np.ravel(value)
+                        for value in values(trainer.model.variables)
+                    ]
+                )
+            )
+        self.assertAllClose(losses[0], losses[1], rtol=1e-5)
+        self.assertAllClose(weights[0], weights[1], rtol=1e-4, atol=1e-4)
 
 
 def applied_gradients(trainer):
