@@ -432,7 +432,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
 
     def test_evaluate_without_data(self):
         result = call("evaluate", self.path, "--dataset", "moons")
-        self.assert_usage_error(result, "moons", "CIFAR10, CelebA, digits")
+        self.assert_usage_error(result, "moons", "CIFAR10, CelebA and digits")
         load = mock.Mock(side_effect=data.DataError("no way\nto it"))
         with mock.patch.object(data, "load", load):
             result = call("evaluate", self.path, "--data_dir", "my_data")

@@ -567,7 +567,7 @@ BAD = {
         st.integers(2**64, 2**70),
     ),
 }
-DTYPES = [bool, *"bhilBHILefdFO", "U1", "M8[s]"]
+DTYPES = [bool, *"bhilBHILefdFO", "U1"]
 
 
 @st.composite
