@@ -342,6 +342,17 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.go_on()
         self.assert_as_never_stopped()
 
+    def test_short_epochs_share_a_checkpoint(self):
+        """The last epoch has one in any case."""
+        self.enterContext(
+            mock.patch.object(experiment, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+        )
+        for num_saved, epochs in enumerate((2, 3), start=1):
+            self.go_on("--epochs", epochs)
+            self.assert_as_never_stopped("--epochs", epochs)
+            saved = pathlib.Path("runs/digits/checkpoints").glob("*.index")
+            self.assertLen(list(saved), num_saved)
+
     def test_shorter_run_changes_nothing(self):
         self.go_on()
         for argv in (["--epochs", 1], ["--max_steps", 1]):
