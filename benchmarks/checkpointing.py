@@ -3,7 +3,7 @@
 `python -m benchmarks.checkpointing` prints one table, for the default models of
 CIFAR10 and of digits: the size of a checkpoint and the time to save one, and
 that time's share of the least that lies between two checkpoints: ten minutes of
-training, or an epoch where that is shorter, but fifteen seconds at least.
+training, or an epoch where that is shorter, but thirty seconds at least.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
         train = training_steps(trainer, _BATCH_SIZE)
         per_call = 1 if name == "CIFAR10" else epoch
         step = timed(functools.partial(train, per_call), 3) / per_call
-        between = min(60.0 * _MINUTES, max(15.0, epoch * step))
+        between = min(60.0 * _MINUTES, max(30.0, epoch * step))
         with tempfile.TemporaryDirectory() as folder:
             seconds = timed(Checkpoints(trainer, folder).save, flags.saves)
             (newest, *_) = pathlib.Path(folder).glob("ckpt-*.data*")

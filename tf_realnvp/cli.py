@@ -216,7 +216,7 @@ def _make_parser():
         default=10.0,
         metavar="N",
         help="save a checkpoint so often, and after every epoch, but not "
-        "twice in fifteen seconds (default: 10)",
+        "twice in thirty seconds (default: 10)",
     )
     parser.add_argument(
         "--samples_every",

@@ -20,7 +20,7 @@ from tf_realnvp.training import DivergedError, Trainer, bits_from_nats
 _NUM_NAMED = 5  # Of files that are left out.
 # A checkpoint after each of many short epochs would cost more than a hundredth
 # of the time.
-_SECONDS_BETWEEN_CHECKPOINTS = 15.0
+_SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 def train(flags, run: Run | None, start: float) -> None:
