@@ -380,6 +380,18 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         bits = self.expected_bits(360, 64, 1, seed=0)
         self.assert_figure(line, "1 draw of noise", bits[0])
 
+    def test_evaluate_on_stored_images(self):
+        """Data sets hold images as they are stored, and decode them."""
+        images = data.load("digits", "").test
+        dataset = self.digits(
+            test=images.map(tf.io.serialize_tensor),
+            decode=lambda element: tf.io.parse_tensor(element, tf.uint8),
+        )
+        with mock.patch.object(data, "load", return_value=dataset):
+            stdout = self.call("evaluate", "--max_images", 20)
+        bits = self.expected_bits(20, 64, 1, seed=0)
+        self.assert_figure(stdout.splitlines()[-1], "1 draw of noise", bits[0])
+
     def test_evaluate_with_importance_samples(self):
         stdout = self.call(
             *("evaluate", "--dataset", "DIGITS", "--max_images", 20),

@@ -109,7 +109,7 @@ standard error, which comes from the choice of the test images.""",
     command.add_argument(
         "--dataset",
         metavar="NAME",
-        help="CIFAR10, CelebA or digits (default: what the model was trained "
+        help="a data set as in training (default: what the model was trained "
         "on)",
     )
     command.add_argument(
@@ -393,21 +393,23 @@ def _sample(flags, model):
 
 def _evaluate(flags, model):
     import numpy as np
-    import tensorflow as tf
 
     from tf_realnvp import saved_model
+    from tf_realnvp.image_dataset import DAMAGE_ERRORS
     from tf_realnvp.progress import Progress
 
     dataset = _load_dataset(flags, model)
     num_draws = flags.importance_samples
     num_images = min(flags.max_images or dataset.num_test, dataset.num_test)
-    batches = dataset.test.take(num_images).batch(flags.batch_size)
+    num_batches = math.ceil(num_images / flags.batch_size)
+    batches = dataset.test_batches(flags.batch_size).take(num_batches)
     streams = itertools.count()
     # Of every image: the bound from single draws, and that from all of them.
     single, joint = np.zeros(0), np.zeros(0)
     try:
-        with Progress("test", len(batches)) as display:
-            for images in batches.prefetch(tf.data.AUTOTUNE):
+        with Progress("test", num_batches) as display:
+            for images in batches:
+                images = images[: num_images - len(single)]
                 log_probs = np.stack(
                     [
                         model.log_prob(
@@ -422,7 +424,7 @@ def _evaluate(flags, model):
                     joint, saved_model.importance_bound(log_probs)
                 )
                 display.update(1, len(images), np.mean(_bits(model, joint)))
-    except tf.errors.DataLossError as error:
+    except DAMAGE_ERRORS as error:
         raise arguments.UsageError(
             f"the copy of {dataset.name} in {flags.data_dir} is damaged: "
             f"{error.message.splitlines()[0]}"

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_realnvp import RealNVP, data, export, files, plots, runtime, signals
 from tf_realnvp.arguments import FailureError, UsageError
 from tf_realnvp.checkpoints import CheckpointError, Checkpoints
+from tf_realnvp.image_dataset import DAMAGE_ERRORS
 from tf_realnvp.progress import Progress
 from tf_realnvp.runs import Run
 from tf_realnvp.summaries import Summaries
@@ -215,7 +216,7 @@ def _explaining(dataset):
             "--lr, with --resume from the last checkpoint or in another "
             "--run_dir"
         ) from error
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    except DAMAGE_ERRORS as error:
         raise UsageError(
             f"an image of {dataset.name} is damaged: {_reason(error)}"
         ) from error

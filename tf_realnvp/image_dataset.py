@@ -17,6 +17,9 @@ import tensorflow as tf
 
 MAX_CACHE_BYTES = 4 * 2**30
 
+# What reading images raises if a stored image is damaged.
+DAMAGE_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
+
 _PREFETCHED_BATCHES = 4
 
 
@@ -41,8 +44,9 @@ class ImageDataset:
     a split are there, the batches asked for from then on are made from memory.
 
     Damage inside a stored image that `load` could not see appears in the pass
-    that decodes it: as `tf.errors.DataLossError` in a copy that TFDS prepared,
-    as `tf.errors.InvalidArgumentError` in a picture of a folder.
+    that decodes it, as one of `DAMAGE_ERRORS`: `tf.errors.DataLossError` in a
+    copy that TFDS prepared, `tf.errors.InvalidArgumentError` in a picture of a
+    folder.
 
     Attributes:
       name: For people and for the names of files: no path separators.
