@@ -35,12 +35,11 @@ def main() -> None:
     from tf_realnvp.checkpoints import Checkpoints
     from tf_realnvp.training import Trainer
 
-    native = runtime.has_native_bfloat16()
     print("| model of | checkpoint | s to save it | s between two | share |")
     print("| --- | --- | --- | --- | --- |")
     for name, shape, num_colors, filters, num_blocks, epoch in _CASES:
         model = RealNVP(shape, num_colors, filters, num_blocks)
-        trainer = Trainer(model, precision="bfloat16" if native else "float32")
+        trainer = Trainer(model, precision=runtime.native_precision())
         train = training_steps(trainer, _BATCH_SIZE)
         per_call = 1 if name == "CIFAR10" else epoch
         step = timed(functools.partial(train, per_call), 3) / per_call

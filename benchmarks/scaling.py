@@ -53,11 +53,10 @@ def measure(case: tuple[int, int, int], steps: int) -> None:
     from tf_realnvp import RealNVP
     from tf_realnvp.training import Trainer
 
-    native = runtime.has_native_bfloat16()
     with strategy.scope():
         trainer = Trainer(
             RealNVP((image_size, image_size, 3)),
-            precision="bfloat16" if native else "float32",
+            precision=runtime.native_precision(),
         )
     train = training_steps(trainer, batch_size)
     seconds = timed(lambda: train(1), steps)

@@ -60,12 +60,10 @@ class SmallModel:
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)
         self.trainable_variables = self.variables = (self.means,)
-        self.distribution = self
 
     def for_training(self, precision, recompute):
         model = SmallModel.__new__(type(self))
         model.__dict__ = dict(self.__dict__)
-        model.distribution = model
         model.is_training = True
         return model
 
@@ -73,7 +71,7 @@ class SmallModel:
         noise = tf.random.stateless_uniform(tf.shape(images), seed)
         return tf.cast(images, tf.float32) + noise
 
-    def log_prob(self, points):
+    def log_density(self, points):
         normals = tfp.distributions.Normal(self.means.value, 4.0)
         log_prob = tf.reduce_sum(normals.log_prob(points), [1, 2, 3])
         if hasattr(self, "is_training"):

@@ -294,8 +294,7 @@ def _settle(flags, before):
         )
     runtime.configure(flags.devices or 1)
     if flags.precision == "auto":
-        native = runtime.has_native_bfloat16()
-        flags.precision = "bfloat16" if native else "float32"
+        flags.precision = runtime.native_precision()
 
 
 def _spelled(name, value):

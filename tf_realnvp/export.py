@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tf_realnvp import files
 from tf_realnvp.model import RealNVP, stateless_seed
+from tf_realnvp.saved_model import METADATA_FILE
 
-METADATA_FILE = "metadata.json"
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability")
 _SEED = tf.TensorSpec([], tf.int64, "seed")
 _AS_IS = {"autograph": False}  # There is no control flow to convert.

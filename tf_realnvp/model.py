@@ -225,10 +225,21 @@ class RealNVP(tf.Module):
           tf.errors.InvalidArgumentError: If a component is out of range, or if
             a shape that only a run shows is wrong.
         """
-        points = self.dequantize(images, seed)
-        return self.distribution.log_prob(at_least_one(points))[
-            : tf.shape(points)[0]
-        ]
+        return self.log_density(self.dequantize(images, seed))
+
+    def log_density(self, points: tf.Tensor) -> tf.Tensor:
+        """Returns the log-density of dequantized images, in nats.
+
+        It is `distribution.log_prob`, for batches that may be empty.
+
+        Args:
+          points: Float32 `[n, H, W, C]`, as `dequantize` gives them.
+
+        Returns:
+          Float32 `[n]`.
+        """
+        log_prob = self.distribution.log_prob(_at_least_one(points))
+        return log_prob[: tf.shape(points)[0]]
 
     def dequantize(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Adds uniform noise to images, which gives them a density.
@@ -348,7 +359,7 @@ class RealNVP(tf.Module):
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
         images = self._check_images(images)
-        points = at_least_one(tf.cast(images, tf.float32) + 0.5)
+        points = _at_least_one(tf.cast(images, tf.float32) + 0.5)
         return self.bijector.inverse(points)[: tf.shape(images)[0]]
 
     def decode(self, latents: tf.Tensor) -> tf.Tensor:
@@ -375,7 +386,7 @@ class RealNVP(tf.Module):
             latents, "`latents` must be finite float32 numbers."
         )
         with tf.control_dependencies([check]):
-            points = self.bijector.forward(at_least_one(latents))
+            points = self.bijector.forward(_at_least_one(latents))
         # Where float32 overflows, infinities meet.
         points = tf.debugging.check_numerics(
             points,
@@ -464,7 +475,7 @@ def stateless_seed(seed=None) -> tf.Tensor:
     return tf.cast(tensor, tf.int32)
 
 
-def at_least_one(batch):
+def _at_least_one(batch):
     """Adds an example to an empty batch.
 
     With oneDNN a convolution of an empty batch has the shape of its input, and

@@ -84,6 +84,11 @@ def has_native_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def native_precision() -> str:
+    """Returns the fastest of the precisions that the hardware has."""
+    return "bfloat16" if has_native_bfloat16() else "float32"
+
+
 def make_strategy(num_devices: int | None = None):
     """Returns the `tf.distribute` strategy to train with.
 
@@ -111,9 +116,6 @@ def is_chief() -> bool:
     """Returns whether this process is the worker that writes the results."""
     if not is_one_of_many():
         return True
-    task = json.loads(os.environ["TF_CONFIG"])["task"]
-    return task["type"] == "chief" or (
-        task["type"] == "worker"
-        and task["index"] == 0
-        and "chief" not in json.loads(os.environ["TF_CONFIG"])["cluster"]
-    )
+    config = json.loads(os.environ["TF_CONFIG"])
+    task = config["task"]["type"], config["task"]["index"]
+    return task == ("chief" if "chief" in config["cluster"] else "worker", 0)

@@ -9,7 +9,6 @@ import numpy as np
 
 from tf_realnvp import runtime
 
-# `export` has the same name. Importing it would bring in Keras and TFP.
 METADATA_FILE = "metadata.json"
 BATCH_SIZE = 64  # Limits the memory where a caller asks for many images.
 _SIGNATURES = ("sample", "encode", "decode")

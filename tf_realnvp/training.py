@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from tf_realnvp.data import ImageDataset
-from tf_realnvp.model import RealNVP, at_least_one, stateless_seed
+from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.optimizers import FusedAdam
 from tf_realnvp.progress import Progress
 
@@ -202,7 +202,7 @@ class Trainer(tf.Module):
     def _loss_and_gradients(self, points, batch_size):
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            log_prob = self._training_model.distribution.log_prob(points)
+            log_prob = self._training_model.log_density(points)
             loss = -tf.reduce_sum(log_prob) / batch_size / self.model.num_dims
         return loss, tape.gradient(loss, variables)
 
@@ -224,14 +224,15 @@ class Trainer(tf.Module):
     def _replica_test_loss(self, images, index):
         seed = tf.random.experimental.stateless_fold_in(self._test_seed, index)
         points = self._share(self.model.dequantize(images, seed))
-        # The last batch may have fewer images than there are replicas.
-        log_prob = self.model.distribution.log_prob(at_least_one(points))
-        log_prob = log_prob[: tf.shape(points)[0]]
+        log_prob = self.model.log_density(points)
         loss = -tf.reduce_sum(log_prob) / self.model.num_dims
         return self._sum_over_replicas(loss)
 
     def _share(self, batch):
-        """Returns the part of a batch that belongs to this replica."""
+        """Returns the part of a batch that belongs to this replica.
+
+        It is empty where there are fewer images than replicas.
+        """
         context = tf.distribute.get_replica_context()
         num_replicas = context.num_replicas_in_sync
         if num_replicas == 1:
