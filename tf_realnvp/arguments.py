@@ -2,6 +2,9 @@
 
 import argparse
 import math
+import os
+import pathlib
+import sys
 from collections.abc import Callable
 
 EXIT_FAILURE = 1
@@ -28,6 +31,50 @@ class Parser(argparse.ArgumentParser):
             c if c.isprintable() else ascii(c)[1:-1] for c in message
         )
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def exit_code(name: str, command: Callable[[], None]) -> int:
+    """Runs a command, and tells its errors in one line on standard error.
+
+    Args:
+      name: What the command is called.
+      command: Does the work.
+
+    Returns:
+      0; 1 if it failed; 2 if the user has to change something.
+    """
+    try:
+        command()
+    except UsageError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (OSError, FailureError) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    return 0
+
+
+def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
+    """Finds out whether a folder can be written to before that is needed.
+
+    Args:
+      folder: The folder.
+      flag: What it was given by, for the message.
+      make: Whether to make the folder if it is missing.
+
+    Raises:
+      UsageError: If it cannot be written to.
+    """
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"argument {flag}: cannot write to {folder}: {error.strerror}"
+        ) from error
 
 
 def whole_number(

@@ -255,19 +255,6 @@ def _parse(argv):
     return flags
 
 
-def _check_output_dir(path):
-    """Makes the folder, and finds out now whether it can be written to."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise arguments.UsageError(
-            f"argument --output_dir: cannot write to {path}: {error.strerror}"
-        ) from error
-
-
 def _settle(flags, before):
     """Decides what the command line leaves open.
 
@@ -319,17 +306,10 @@ def main(argv: list[str] | None = None) -> int:
     flags = _parse(argv)
     try:
         with signals.raised():
-            _run(flags, start)
-    except arguments.UsageError as error:
-        print(f"run.py: error: {error}", file=sys.stderr)
-        return arguments.EXIT_USAGE
-    except (OSError, arguments.FailureError) as error:
-        print(f"run.py: error: {error}", file=sys.stderr)
-        return arguments.EXIT_FAILURE
+            return arguments.exit_code("run.py", lambda: _run(flags, start))
     except signals.Interrupted as interrupted:
         print(f"\nrun.py: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
-    return 0
 
 
 def _run(flags, start):
@@ -344,7 +324,7 @@ def _run(flags, start):
         return
     with runs.open_run(pathlib.Path(flags.run_dir), flags.resume) as run:
         # Now, as it may lie in the folder of the run.
-        _check_output_dir(pathlib.Path(flags.output_dir))
+        arguments.check_writable(pathlib.Path(flags.output_dir), "--output_dir")
         _settle(flags, run.flags)
         _train(flags, run, start)
 

@@ -294,41 +294,29 @@ def main(argv: list[str] | None = None) -> int:
     """
     flags = _make_parser().parse_args(argv)
     name = f"{_PROG} {flags.command}"
-    try:
+
+    def command():
         if "out" in flags:
             _check_out(flags.out, may_be_folder=flags.command == "sample")
         flags.run(flags, _load(flags))
-    except arguments.UsageError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        return arguments.EXIT_USAGE
-    except OSError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        return arguments.EXIT_FAILURE
+
+    try:
+        return arguments.exit_code(name, command)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted", file=sys.stderr)
         return arguments.EXIT_INTERRUPTED
-    return 0
 
 
 def _check_out(out, may_be_folder):
     """Finds out whether the result can be written before it is computed."""
-    path = pathlib.Path(out)
-    folder = path.parent
-    try:
-        if _is_folder(out):
-            if not may_be_folder:
-                raise arguments.UsageError(
-                    f"argument --out: {out} is a folder, not a file"
-                )
-            folder = path
-            folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
+    is_folder = _is_folder(out)
+    if is_folder and not may_be_folder:
         raise arguments.UsageError(
-            f"argument --out: cannot write to {folder}: {error.strerror}"
-        ) from error
+            f"argument --out: {out} is a folder, not a file"
+        )
+    path = pathlib.Path(out)
+    folder = path if is_folder else path.parent
+    arguments.check_writable(folder, "--out", make=is_folder)
 
 
 def _load(flags):
