@@ -31,8 +31,8 @@ class RunsTestCase(tf.test.TestCase):
     def make_run(self, finished):
         with runs.open_run(self.path, resume=False) as run:
             run.begin(FLAGS)
-            run.checkpoints.mkdir()
-            (run.checkpoints / "ckpt-1.index").write_text("x")
+            (run.path / "checkpoints").mkdir()
+            (run.path / "checkpoints" / "ckpt-1.index").write_text("x")
             if finished:
                 run.finish()
 

@@ -64,11 +64,6 @@ class Run:
         return bool(self.flags)
 
     @property
-    def checkpoints(self) -> pathlib.Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
     def finished(self) -> bool:
         """Whether the results of the run were written."""
         return self._finished
