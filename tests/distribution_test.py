@@ -35,13 +35,21 @@ dataset = ImageDataset("random", (4, 4, 1), 17, images, images, 20, 20)
 with strategy.scope():
     keras.utils.set_random_seed(0)
     model = RealNVP((4, 4, 1), 17, filters=4, num_blocks=1)
-    trainer = Trainer(model, 1e-2, clip_grad=1.0, seed=3, recompute=True)
+    trainer = Trainer(
+        model, 1e-2, 1.0, seed=3, recompute=True, accumulate=2, ema=0.9
+    )
 metrics = list(trainer.fit(dataset, 2, 7, None, Progress))
 np.savez(
     path,
     num_replicas=strategy.num_replicas_in_sync,
     losses=[m.test_loss for m in metrics] + [m.train_loss for m in metrics[1:]],
-    weights=np.concatenate([v.numpy().ravel() for v in model.variables]),
+    weights=np.concatenate(
+        [
+            v.numpy().ravel()
+            for m in (model, trainer.evaluated_model())
+            for v in m.variables
+        ]
+    ),
 )
 """
 

@@ -33,6 +33,50 @@ def nodes_of(graph_def):
         yield from function.node_def
 
 
+class AssignLinearTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.product(channels=(1, 3), more_filters=(0, 2))
+    def test_network_is_the_convolution(self, channels, more_filters):
+        network = CouplingNetwork(channels, 2 * channels + more_filters, 2)
+        randomize(network)
+        kernel = normal(3, 3, channels, 2 * channels)
+        kernel[..., 0] = 0.0  # An output that only has a bias.
+        bias = normal(2 * channels, seed=1)
+        for bias_variable in (network.first.bias, network.blocks.expand_bias):
+            bias_variable.assign(tf.zeros_like(bias_variable))
+        network.first.gain.assign(tf.ones_like(network.first.gain))
+        network.assign_linear(kernel, bias)
+        images = normal(2, 5, 4, channels, seed=2).astype(np.float32)
+        expected = tf.nn.conv2d(images, kernel, 1, "SAME") + bias
+        self.assertAllClose(network(images), expected, rtol=1e-4, atol=1e-4)
+
+    def test_all_weights_that_count_can_be_trained(self):
+        network = CouplingNetwork(2, filters=8, num_blocks=1)
+        network.assign_linear(normal(3, 3, 2, 4), normal(4))
+        images = normal(2, 5, 4, 2).astype(np.float32)
+        optimizer = keras.optimizers.Adam(1e-3)
+        for _ in range(3):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.square(network(images)))
+            gradients = tape.gradient(loss, network.trainable_variables)
+            optimizer.apply(gradients, network.trainable_variables)
+        for weight, gradient in zip(
+            network.trainable_variables, gradients, strict=True
+        ):
+            self.assertNotAllEqual(
+                gradient, tf.zeros_like(gradient), weight.path
+            )
+
+    def test_too_few_filters(self):
+        network = CouplingNetwork(2, filters=2, num_blocks=1)
+        self.assertFalse(network.can_be_linear)
+        with self.assertRaisesRegex(ValueError, "needs 4 filters .* got 2"):
+            network.assign_linear(normal(3, 3, 2, 4), normal(4))
+        bias = normal(4)
+        network.assign_linear(np.zeros([3, 3, 2, 4]), bias)
+        outputs = network(normal(1, 2, 2, 2).astype(np.float32))
+        self.assertAllClose(outputs, np.broadcast_to(bias, outputs.shape))
+
+
 class WeightNormTest(tf.test.TestCase, parameterized.TestCase):
     def test_matches_formula(self):
         direction = normal(3, 2, 4, 5)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp import RealNVP, data
-from tf_realnvp.training import Trainer
+from tf_realnvp.training import Trainer, learning_rate
 
 NUM_DIMS = 4 * 4 * 1
 BATCH_SIZE = 4
@@ -213,6 +213,108 @@ class StepTest(tf.test.TestCase):
         # Every batch has its own, which is the same in every evaluation.
         self.assertNotEqual(float(losses[0]), float(losses[1]))
         self.assertEqual(float(losses[0]), float(losses[2]))
+
+
+class AccumulateTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        2,  # Equal parts.
+        3,  # Parts of different sizes.
+        5,  # A part is empty.
+    )
+    def test_same_gradient_as_of_the_whole_batch(self, parts):
+        images = random_images(BATCH_SIZE, seed=0)
+        trainers = [
+            Trainer(make_model(moved=True), 0.0, seed=1, accumulate=accumulate)
+            for accumulate in (1, parts)
+        ]
+        losses = [trainer.train_step(images) for trainer in trainers]
+        self.assertAllClose(losses[0], losses[1], rtol=1e-5)
+        whole, summed = map(applied_gradients, trainers)
+        for a, b in zip(whole, summed, strict=True):
+            self.assertAllClose(a, b, rtol=1e-3, atol=1e-6)
+        self.assertGreater(max(np.abs(g).max() for g in whole), 1e-3)
+
+
+class EmaTest(tf.test.TestCase):
+    def test_evaluates_the_average(self):
+        model = make_model(moved=True)
+        trainer = Trainer(model, learning_rate=1e-2, ema=0.6)
+        images = random_images(BATCH_SIZE, seed=0)
+        start = values(model.variables)
+        # Before any step there is nothing to average.
+        self.assertNotEqual(trainer.evaluated_model(), model)
+        self.assertAllEqual(
+            same(start, values(trainer.evaluated_model().variables)),
+            [True] * len(start),
+        )
+        expected = None
+        for _ in range(3):
+            trainer.train_step(images)
+            now = values(model.variables)
+            if expected is None:
+                expected = now
+            expected = [
+                0.6 * a + 0.4 * w for a, w in zip(expected, now, strict=True)
+            ]
+        averaged = trainer.evaluated_model()
+        for result, average in zip(
+            values(averaged.variables), expected, strict=True
+        ):
+            self.assertAllClose(result, average, rtol=1e-5, atol=1e-6)
+        # The training goes on from the weights themselves.
+        self.assertAllEqual(
+            same(now, values(model.variables)), [True] * len(now)
+        )
+        index = tf.constant(0, tf.int64)
+        with recorded_seeds(averaged) as seeds:
+            loss = trainer.test_step(images, index)
+        log_prob = averaged.log_prob(images, seeds[0])
+        self.assertAllClose(loss, -np.sum(log_prob) / NUM_DIMS)
+        self.assertNotAllClose(
+            log_prob, model.log_prob(images, seeds[0]), rtol=1e-4
+        )
+
+    def test_without_it_the_model_itself(self):
+        model = make_model()
+        self.assertIs(Trainer(model).evaluated_model(), model)
+
+
+class LearningRateTest(tf.test.TestCase):
+    def rates(self, *args, steps):
+        schedule = learning_rate(*args)
+        return [float(schedule(step)) for step in steps]
+
+    def test_constant(self):
+        rates = self.rates(1e-3, 100, steps=(0, 1, 50, 99, 1000))
+        self.assertAllEqual(rates, [np.float32(1e-3)] * 5)
+
+    def test_warmup_then_constant(self):
+        rates = self.rates(1e-3, 100, 4, steps=(0, 1, 2, 3, 4, 5, 99))
+        expected = [0.2e-3, 0.4e-3, 0.6e-3, 0.8e-3, 1e-3, 1e-3, 1e-3]
+        self.assertAllClose(rates, expected)
+
+    def test_cosine(self):
+        rates = self.rates(
+            1e-3, 104, 4, "cosine", steps=(0, 4, 29, 54, 104, 999)
+        )
+        expected = [0.2e-3, 1e-3, 0.5e-3 * (1 + math.sqrt(0.5)), 0.5e-3, 0, 0]
+        self.assertAllClose(rates, expected, atol=1e-9)
+
+    def test_shorter_than_the_warmup(self):
+        rates = self.rates(1e-3, 2, 9, "cosine", steps=(0, 1))
+        self.assertAllClose(rates, [1e-4, 2e-4])
+
+    def test_what_the_trainer_uses(self):
+        trainer = Trainer(
+            make_model(), learning_rate(0.1, 3, 0, "cosine"), ema=0.5
+        )
+        self.assertAllClose(trainer.optimizer.learning_rate, 0.1)
+        for _ in range(3):
+            trainer.train_step(random_images(BATCH_SIZE, seed=0))
+        self.assertAllClose(trainer.optimizer.learning_rate, 0.0)
+        before = values(trainer.model.variables)
+        trainer.train_step(random_images(BATCH_SIZE, seed=1))
+        self.assertAllClose(before, values(trainer.model.variables))
 
 
 class ForTrainingTest(tf.test.TestCase, parameterized.TestCase):

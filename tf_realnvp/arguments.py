@@ -126,6 +126,16 @@ def non_negative_number(text: str) -> float:
     return value
 
 
+def decay(text: str) -> float:
+    """Parses a number above 0 and below 1, for `argparse`."""
+    value = _number(text)
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number above 0 and below 1"
+        )
+    return value
+
+
 def _number(text):
     try:
         return float(text)

@@ -26,6 +26,7 @@ _FIXED_FLAGS = (
     "filters",
     "num_blocks",
     "precision",
+    "ema",
 )
 
 
@@ -123,6 +124,27 @@ def _make_parser():
         "(default: 3e-4, for digits 1e-3)",
     )
     parser.add_argument(
+        "--lr_schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="cosine lowers the learning rate to zero by the last step "
+        "(default: constant)",
+    )
+    parser.add_argument(
+        "--warmup_steps",
+        type=arguments.whole_number(0),
+        default=0,
+        metavar="N",
+        help="raise the learning rate over the first N steps (default: 0)",
+    )
+    parser.add_argument(
+        "--ema",
+        type=arguments.decay,
+        metavar="DECAY",
+        help="evaluate and save a moving average of the weights, which keeps "
+        "this part of itself in each step, such as 0.999 (default: none)",
+    )
+    parser.add_argument(
         "--batch_size",
         type=arguments.whole_number(1),
         default=64,
@@ -169,6 +191,14 @@ def _make_parser():
         help="what the coupling networks compute in while training; auto is "
         "bfloat16 where the hardware computes it natively, else float32; "
         "evaluation and the saved model are always float32 (default: auto)",
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=arguments.whole_number(1),
+        default=1,
+        metavar="N",
+        help="compute the gradient in N parts of the batch, one after another, "
+        "to train in less memory (default: 1)",
     )
     parser.add_argument(
         "--recompute",
@@ -244,6 +274,11 @@ def _parse(argv):
         value = getattr(flags, name)
         if value is not None and value % 2:
             parser.error(f"argument --{name}: {value} is not an even number")
+    if flags.accumulate > flags.batch_size:
+        parser.error(
+            f"argument --accumulate: a batch of {flags.batch_size} has no "
+            f"{flags.accumulate} parts"
+        )
     if flags.run_dir is None:
         name = flags.dataset
         if os.path.isdir(os.path.expanduser(name)):

@@ -9,14 +9,28 @@ import time
 import keras
 import tensorflow as tf
 
-from tf_realnvp import RealNVP, data, export, files, plots, runtime, signals
+from tf_realnvp import (
+    RealNVP,
+    data,
+    export,
+    files,
+    initialization,
+    plots,
+    runtime,
+    signals,
+)
 from tf_realnvp.arguments import FailureError, UsageError
 from tf_realnvp.checkpoints import CheckpointError, Checkpoints
 from tf_realnvp.image_dataset import DAMAGE_ERRORS
 from tf_realnvp.progress import Progress
 from tf_realnvp.runs import Run
 from tf_realnvp.summaries import Summaries
-from tf_realnvp.training import DivergedError, Trainer, bits_from_nats
+from tf_realnvp.training import (
+    DivergedError,
+    Trainer,
+    bits_from_nats,
+    learning_rate,
+)
 
 _NUM_NAMED = 5  # Of files that are left out.
 # A checkpoint after each of many short epochs would cost more than a hundredth
@@ -52,19 +66,22 @@ def train(flags, run: Run | None, start: float) -> None:
         )
         trainer = Trainer(
             model,
-            flags.lr,
+            _learning_rate(flags, dataset),
             flags.clip_grad,
             flags.seed,
             flags.precision,
             flags.recompute,
             flags.jit,
+            flags.accumulate,
+            flags.ema,
         )
     checkpoints = Checkpoints(
         trainer, pathlib.Path(flags.run_dir) / "checkpoints"
     )
     _print_header(flags, dataset, model)
-    if flags.resume:
-        _restore(checkpoints, trainer, flags)
+    if not (flags.resume and _restore(checkpoints, trainer)):
+        initialization.initialize(model, dataset, flags.seed)
+        _agree(strategy, model)
     if run is not None:
         with _writing("the run's state", run.path):
             run.begin(vars(flags))
@@ -74,7 +91,7 @@ def train(flags, run: Run | None, start: float) -> None:
     if run is not None:
         try:
             with _writing("the results", flags.output_dir):
-                _write_results(flags, dataset, model, trainer.history)
+                _write_results(flags, dataset, trainer)
         except signals.Interrupted:
             print(
                 "the results are not complete: the same command with --resume "
@@ -109,17 +126,43 @@ def _load(flags):
     return dataset
 
 
-def _restore(checkpoints, trainer, flags):
+def _agree(strategy, model):
+    """Gives all workers the weights of the first.
+
+    What they computed on their own may differ by rounding, and so would all
+    that comes after.
+    """
+    if not runtime.is_one_of_many():
+        return
+
+    def first_only(weight):
+        context = tf.distribute.get_replica_context()
+        is_first = context.replica_id_in_sync_group == 0
+        return weight if is_first else tf.zeros_like(weight)
+
+    for variable in model.variables:
+        shares = strategy.run(first_only, [variable.value])
+        variable.assign(strategy.reduce("SUM", shares, axis=None))
+
+
+def _learning_rate(flags, dataset):
+    num_steps = flags.epochs * (dataset.num_train // flags.batch_size)
+    num_steps = min(num_steps, flags.max_steps or num_steps)
+    return learning_rate(
+        flags.lr, num_steps, flags.warmup_steps, flags.lr_schedule
+    )
+
+
+def _restore(checkpoints, trainer):
     try:
         found = checkpoints.restore()
     except CheckpointError as error:
         raise UsageError(error) from error
     if found:
-        # The flag counts, not the rate that the checkpoint holds.
-        trainer.optimizer.learning_rate = flags.lr
         print(f"going on from step {trainer.num_steps:,}", flush=True)
     else:
         print("there is no checkpoint yet: starting from the beginning")
+    return found
 
 
 def _fit(flags, run, dataset, trainer, checkpoints, start):
@@ -304,8 +347,9 @@ def _write_metrics(path, history):
             writer.writerow([m.epoch, m.step, *losses])
 
 
-def _write_results(flags, dataset, model, history):
+def _write_results(flags, dataset, trainer):
     """Writes the pictures and the SavedModel."""
+    model, history = trainer.evaluated_model(), trainer.history
     print("writing the results", flush=True)
     _write_metrics(_result(flags, dataset, "metrics", ".csv"), history)
     plots.save_loss_curve(

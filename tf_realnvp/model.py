@@ -164,6 +164,20 @@ class RealNVP(tf.Module):
         model._set_flow([function(network) for network in self._networks])
         return model
 
+    def clone(self) -> "RealNVP":
+        """Returns another model with the same weights, in its own variables."""
+        clone = RealNVP(
+            self.image_shape,
+            self.num_colors,
+            self.filters,
+            self.num_blocks,
+            self.alpha,
+            self.name,
+        )
+        for own, other in zip(clone.variables, self.variables, strict=True):
+            own.assign(other)
+        return clone
+
     @property
     def bijector(self) -> tfb.Bijector:
         """Maps latents to dequantized images, in `[0, num_colors)`."""

@@ -8,6 +8,7 @@ axes but that of the output channels.
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import checks
@@ -104,6 +105,61 @@ class CouplingNetwork(keras.Model):
         hidden = tf.nn.relu(self.first(inputs))
         hidden, middles = self.blocks.outputs_and_middles(hidden, middles)
         return self.last(tf.nn.relu(hidden)), middles
+
+    @property
+    def can_be_linear(self) -> bool:
+        """Whether there are enough filters for `assign_linear`."""
+        return self.filters >= 2 * self.channels
+
+    def assign_linear(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        """Makes the network a convolution, from where it can be trained.
+
+        Two channels for each input, one for either sign of it, pass through the
+        network as they are to the last convolution. The other channels stay,
+        and count for nothing yet.
+
+        Args:
+          kernel: `[3, 3, channels, 2 * channels]`.
+          bias: `[2 * channels]`.
+
+        Raises:
+          ValueError: If `kernel` is not zero and `filters` is less than
+            `2 * channels`.
+        """
+        last = self.last.direction.numpy()
+        norm = np.sqrt(np.square(last).sum(axis=(0, 1, 2)))
+        signed = np.zeros_like(last)
+        if np.any(kernel):
+            if not self.can_be_linear:
+                raise ValueError(
+                    f"A network of {self.channels} channels needs "
+                    f"{2 * self.channels} filters to be a convolution, got "
+                    f"{self.filters}."
+                )
+            self._let_inputs_through()
+            both = np.concatenate([kernel, -kernel], axis=2)
+            signed[:, :, : 2 * self.channels] = both
+        gain = np.sqrt(np.square(signed).sum(axis=(0, 1, 2)))
+        used = gain > 0.0
+        last[..., used] = signed[..., used] * (norm[used] / gain[used])
+        self.last.direction.assign(last)
+        self.last.gain.assign(gain)
+        self.last.bias.assign(bias)
+
+    def _let_inputs_through(self):
+        """Makes the first channels inside `relu(x)` and `relu(-x)`."""
+        signs = np.concatenate(
+            [np.eye(self.channels), -np.eye(self.channels)], axis=1
+        )
+        num_signs = 2 * self.channels
+        first = self.first.direction.numpy()
+        first[..., :num_signs] = 0.0
+        first[1, 1, :, :num_signs] = signs
+        self.first.direction.assign(first)
+        # So that the residual blocks add nothing to them.
+        expand_gain = self.blocks.expand_gain.numpy()
+        expand_gain[:, :num_signs] = 0.0
+        self.blocks.expand_gain.assign(expand_gain)
 
     def get_config(self):
         return super().get_config() | {

@@ -41,7 +41,9 @@ class Summaries:
         self._batch_size = batch_size
         self._writer = tf.summary.create_file_writer(os.fspath(directory))
         self._latents = trainer.model.sample_latents(_NUM_SAMPLES, seed=seed)
-        self._decode = tf.function(trainer.model.decode, autograph=False)
+        self._decode = tf.function(
+            trainer.evaluated_model().decode, autograph=False
+        )
         self._start_clock()
 
     def _start_clock(self):
@@ -86,6 +88,7 @@ class Summaries:
                     "gradient_norm", self._trainer.mean_gradient_norm
                 )
             if with_samples:
+                self._trainer.evaluated_model()  # Brings it up to date.
                 images = self._decode(self._latents).numpy()
                 num_colors = self._trainer.model.num_colors
                 grid = plots.image_grid(images, num_colors)

@@ -5,7 +5,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
+import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.model import RealNVP, stateless_seed
@@ -19,6 +21,30 @@ _SECONDS_PER_CALL = 0.5
 def bits_from_nats(nats: float) -> float:
     """Returns an amount of information in bits, given in nats."""
     return nats / math.log(2.0)
+
+
+def learning_rate(
+    peak: float,
+    num_steps: int,
+    warmup_steps: int = 0,
+    schedule: str = "constant",
+) -> LearningRateSchedule:
+    """Returns the learning rate of every step.
+
+    Args:
+      peak: The largest rate.
+      num_steps: Number of steps of the training.
+      warmup_steps: Number of steps in which the rate rises to `peak`.
+      schedule: What follows, "constant" or "cosine", which falls to zero by the
+        last step.
+    """
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=peak / (warmup_steps + 1),
+        decay_steps=max(1, num_steps - warmup_steps),
+        alpha=0.0 if schedule == "cosine" else 1.0,  # The part that is left.
+        warmup_target=peak,
+        warmup_steps=warmup_steps,
+    )
 
 
 class DivergedError(Exception):
@@ -68,18 +94,20 @@ class Trainer(tf.Module):
     def __init__(
         self,
         model: RealNVP,
-        learning_rate: float = 3e-4,
+        learning_rate: float | LearningRateSchedule = 3e-4,
         clip_grad: float | None = None,
         seed: int = 0,
         precision: str = "float32",
         recompute: bool = False,
         jit: bool = False,
+        accumulate: int = 1,
+        ema: float | None = None,
     ):
         """Makes a trainer.
 
         Args:
           model: The model to train, in place.
-          learning_rate: Adam's step size.
+          learning_rate: Adam's step size, or a schedule of it.
           clip_grad: Largest global norm of the gradient; longer ones are
             scaled down to it. Default: no limit.
           seed: Seed of the order of the images and of the dequantization
@@ -90,13 +118,19 @@ class Trainer(tf.Module):
           recompute: Whether to compute parts of the networks twice, to use
             less memory.
           jit: Whether to compile the gradient with XLA.
+          accumulate: Number of parts of a batch that are computed one after
+            another, in a part of the memory; their gradients are summed.
+          ema: How much of the moving average of the weights each step keeps,
+            below 1; evaluation is of the average then. Default: no average.
         """
         super().__init__(name="trainer")
         self.model = model
         self.seed = seed
         self.history = []
         self.first_step_done = None
-        self.optimizer = FusedAdam(learning_rate)
+        self.optimizer = FusedAdam(
+            learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
+        )
         self.optimizer.build(model.trainable_variables)
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         # Sums over the epoch's steps that were not skipped.
@@ -106,6 +140,8 @@ class Trainer(tf.Module):
         self._skipped_in_a_row = tf.Variable(0, dtype=tf.int64, name="skipped")
 
         self._clip_grad = clip_grad
+        self._accumulate = accumulate
+        self._evaluated_model = model if ema is None else model.clone()
         self._strategy = tf.distribute.get_strategy()
         self._training_model = model.for_training(precision, recompute)
         noise_seed = stateless_seed(seed)
@@ -118,6 +154,22 @@ class Trainer(tf.Module):
         )
         self._train_steps = tf.function(self._train_steps, autograph=False)
         self._test_steps = tf.function(self._test_steps, autograph=False)
+
+    def evaluated_model(self) -> RealNVP:
+        """Returns the model that results from the training so far.
+
+        That is `model`, or with `ema` one with the average of its weights.
+        """
+        if self.optimizer.use_ema:
+            averages = self._evaluated_model.trainable_variables
+            if int(self.optimizer.iterations.numpy()):
+                self.optimizer.finalize_variable_values(averages)
+            else:
+                for average, weight in zip(
+                    averages, self.model.trainable_variables, strict=True
+                ):
+                    average.assign(weight)
+        return self._evaluated_model
 
     @property
     def num_steps(self) -> int:
@@ -188,7 +240,7 @@ class Trainer(tf.Module):
         """Returns loss, norm of the gradient and gradients of all replicas."""
         seed = tf.random.experimental.stateless_fold_in(self._train_seed, step)
         points = self.model.dequantize(images, seed)
-        loss, gradients = self._loss_and_gradients(
+        loss, gradients = self._accumulated(
             self._share(points), tf.cast(tf.shape(images)[0], tf.float32)
         )
         loss, gradients = self._sum_over_replicas((loss, gradients))
@@ -198,6 +250,30 @@ class Trainer(tf.Module):
                 gradients, self._clip_grad, use_norm=norm
             )
         return loss, norm, gradients
+
+    def _accumulated(self, points, batch_size):
+        """Sums loss and gradients over parts of a batch, one after another."""
+        parts = self._accumulate
+        if parts == 1:
+            return self._loss_and_gradients(points, batch_size)
+        size = tf.shape(points)[0]
+
+        def add(index, *sums):
+            begin, end = size * index // parts, size * (index + 1) // parts
+            loss, gradients = self._loss_and_gradients(
+                points[begin:end], batch_size
+            )
+            new = [x + y for x, y in zip(sums, [loss, *gradients], strict=True)]
+            return index + 1, *new
+
+        zeros = [tf.zeros(v.shape) for v in self.model.trainable_variables]
+        _, loss, *gradients = tf.while_loop(
+            lambda index, *_: index < parts,
+            add,
+            [0, tf.constant(0.0), *zeros],
+            parallel_iterations=1,
+        )
+        return loss, gradients
 
     def _loss_and_gradients(self, points, batch_size):
         variables = self.model.trainable_variables
@@ -223,9 +299,10 @@ class Trainer(tf.Module):
 
     def _replica_test_loss(self, images, index):
         seed = tf.random.experimental.stateless_fold_in(self._test_seed, index)
-        points = self._share(self.model.dequantize(images, seed))
-        log_prob = self.model.log_density(points)
-        loss = -tf.reduce_sum(log_prob) / self.model.num_dims
+        model = self._evaluated_model
+        points = self._share(model.dequantize(images, seed))
+        log_prob = model.log_density(points)
+        loss = -tf.reduce_sum(log_prob) / model.num_dims
         return self._sum_over_replicas(loss)
 
     def _share(self, batch):
@@ -269,6 +346,7 @@ class Trainer(tf.Module):
         """
         batches = dataset.test_batches(batch_size)
         num_batches = len(batches)
+        self.evaluated_model()  # Brings it up to date.
         iterator = iter(batches.enumerate())
         total, num_images = tf.constant(0.0, tf.float64), 0
         with progress("test", num_batches) as display:
