@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import tempfile
 from unittest import mock
@@ -145,10 +146,9 @@ def patch_all(stack):
 
 
 class ExperimentTestCase(tf.test.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls._results = {}
+    # All tests of a process share them, since a run takes a second.
+    _results = {}
+    _unfinished = None
 
     def setUp(self):
         super().setUp()
@@ -166,13 +166,24 @@ class ExperimentTestCase(tf.test.TestCase):
 
     def never_stopped(self, *argv):
         """Returns the results of a run that nothing stops."""
-        if argv not in self._results:
+        key = argv, SmallModel.nan_below
+        if key not in self._results:
             with contextlib.ExitStack() as stack:
                 self.enter_new_folder(stack)
                 code, _, stderr = call("--seed", 0, *argv)
                 self.assertEqual((code, stderr), (0, ""))
-                type(self)._results[argv] = results()
-        return self._results[argv]
+                self._results[key] = results()
+        return self._results[key]
+
+    def stop_early(self):
+        """Leaves what a run leaves that stops in the second epoch."""
+        if self._unfinished is None:
+            self.go_on("--max_steps", 4)
+            folder = tempfile.TemporaryDirectory()
+            shutil.copytree(".", folder.name, dirs_exist_ok=True)
+            ExperimentTestCase._unfinished = folder
+        else:
+            shutil.copytree(self._unfinished.name, ".", dirs_exist_ok=True)
 
     def assert_as_never_stopped(self, *argv):
         expected = self.never_stopped(*argv)
@@ -365,32 +376,33 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assertIn("going on from step 6\n", stdout)
         self.assert_as_never_stopped()
 
-    @parameterized.parameters(
-        ("--filters 8 instead of --filters 4", "--filters", 8),
-        ("--num_blocks 2 instead of --num_blocks 1", "--num_blocks", 2),
-        ("--seed 1 instead of --seed 0", "--seed", 1),
-        ("--batch_size 64 instead of --batch_size 400", "--batch_size", 64),
-        ("--flip instead of no --flip", "--flip"),
-        ("--image_size 4 instead of no --image_size", "--image_size", 4),
-        (
-            "--dataset CIFAR10 instead of --dataset digits",
-            "--dataset",
-            "cifar10",
-        ),
-        (
-            "--precision bfloat16 instead of --precision float32",
-            *("--precision", "bfloat16"),
-        ),
-    )
-    def test_other_flags(self, message, *argv):
+    def test_other_flags(self):
         call("--seed", 0, "--max_steps", 1, "--precision", "float32")
         before = run_contents()
-        result = call(
-            *("--seed", 0, "--resume", "--run_dir", "runs/digits", *argv)
-        )
-        self.assert_error(result, 2, message, "runs/digits")
-        self.assertEqual(result[2].count("instead of"), 1)
-        self.assertEqual(run_contents(), before)
+        for message, *argv in (
+            ("--filters 8 instead of --filters 4", "--filters", 8),
+            ("--num_blocks 2 instead of --num_blocks 1", "--num_blocks", 2),
+            ("--seed 1 instead of --seed 0", "--seed", 1),
+            ("--batch_size 64 instead of --batch_size 400", "--batch_size", 64),
+            ("--flip instead of no --flip", "--flip"),
+            ("--image_size 4 instead of no --image_size", "--image_size", 4),
+            (
+                "--dataset CIFAR10 instead of --dataset digits",
+                *("--dataset", "cifar10"),
+            ),
+            (
+                "--precision bfloat16 instead of --precision float32",
+                *("--precision", "bfloat16"),
+            ),
+        ):
+            with self.subTest(message):
+                result = call(
+                    *("--seed", 0, "--resume"),
+                    *("--run_dir", "runs/digits", *argv),
+                )
+                self.assert_error(result, 2, message, "runs/digits")
+                self.assertEqual(result[2].count("instead of"), 1)
+                self.assertEqual(run_contents(), before)
 
     def test_all_differences_are_named(self):
         code, _, _ = call(
@@ -409,7 +421,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
 
     def test_flag_of_a_later_version(self):
         """A run knows nothing of flags that came after it."""
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         path = pathlib.Path("runs/digits/run.json")
         content = json.loads(path.read_text())
         del content["flags"]["flip"]
@@ -430,7 +442,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assertIn(f"bfloat16, seed {seed}\n", stdout)
 
     def test_other_learning_rate(self):
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         trainers = []
 
         class Recorded(training.Trainer):
@@ -560,7 +572,7 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
         self.assert_as_never_stopped()
 
     def test_while_a_checkpoint_is_restored(self):
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         with self.signal_at(signal.SIGTERM, tf.train, "load_checkpoint"):
             code, _, stderr = call("--seed", 0, "--resume")
         # It's no damage.
@@ -575,7 +587,7 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
         (files, "_put_in_place"),
     )
     def test_while_the_results_are_written(self, target, name):
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         old, _, _ = results()
         with self.signal_at(signal.SIGTERM, target, name):
             code, stdout, stderr = call("--seed", 0, "--resume")
@@ -646,7 +658,7 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         (files, "_put_in_place"),
     )
     def test_results(self, target, name):
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         old, _, _ = results()
         with self.fail_at(target, name, 1, FULL):
             result = call("--seed", 0, "--resume")
@@ -709,7 +721,6 @@ class NumbersTest(ExperimentTestCase):
             stdout = self.go_on("--epochs", 4)
             self.assert_as_never_stopped("--epochs", 4)
         self.assertRegex(stdout, r"\n[1-9]\d* steps were skipped")
-        type(self)._results.clear()
         self.assertNotEqual(expected, self.never_stopped("--epochs", 4))
 
     def test_divergence(self):
