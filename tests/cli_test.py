@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import math
@@ -9,11 +10,10 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 from unittest import mock
 
+import command_lines
 import hypothesis
 import matplotlib.image
 import numpy as np
@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from tf_realnvp import arguments, cli, data, plots, runtime
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
 SWITCHES = ("--flip", "--recompute", "--jit", "--resume", "--verbose")
 FLAGS = (
     "--dataset",
@@ -108,58 +107,11 @@ BAD_FLAGS = [
 ]
 
 
-def call(*argv):
-    """Runs the command in this process.
-
-    Returns:
-      Its exit code, and what it wrote to standard output and standard error.
-    """
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-    ):
-        try:
-            code = cli.main([str(argument) for argument in argv])
-        except SystemExit as error:
-            code = error.code
-    return code, stdout.getvalue(), stderr.getvalue()
+call = functools.partial(command_lines.call, cli.main)
 
 
-def start(folder, *arguments):
-    """Starts Python as a user does, with no settings of these tests."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("TF_", "PYTHON"))
-    }
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-class CliTestCase(tf.test.TestCase):
-    def setUp(self):
-        super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.enterContext(contextlib.chdir(folder))
-        self.folder = pathlib.Path(folder)
-
-    def assert_usage_error(self, result, *messages):
-        """Asserts that there was one line on standard error, and no other."""
-        code, stdout, stderr = result
-        self.assertEqual(code, 2, stderr)
-        self.assertEqual(stdout, "")
-        self.assertStartsWith(stderr, "run.py: error: ")
-        self.assertEndsWith(stderr, "\n")
-        self.assertEqual(stderr.count("\n"), 1, stderr)
-        for message in messages:
-            self.assertIn(message, stderr)
+class CliTestCase(command_lines.CommandTestCase):
+    name = "run.py"
 
 
 class FlagsTest(CliTestCase, parameterized.TestCase):
@@ -455,9 +407,8 @@ class StartTest(CliTestCase):
         (self.folder / "file").write_text("")
         (self.folder / "other").mkdir()
         (self.folder / "other" / "thesis.tex").write_text("")
-        script = f"""
+        script = """
             import sys
-            sys.path.insert(0, {str(REPOSITORY)!r})
             from tf_realnvp import cli
             for argv in (
                 ["--epochs", "0"],
@@ -472,13 +423,14 @@ class StartTest(CliTestCase):
                     print("code", cli.main(argv))
                 except SystemExit as end:
                     print("code", end.code)
-            slow = {{"tensorflow", "keras", "numpy", "matplotlib"}}
+            slow = {"tensorflow", "keras", "numpy", "matplotlib"}
             print("slow", sorted(slow & set(sys.modules)))
         """
         lines = [line[12:] for line in script.splitlines()]
-        process = start(self.folder, "-c", "\n".join(lines))
-        stdout, stderr = process.communicate(timeout=100)
-        self.assertEqual(process.returncode, 0, stderr)
+        code, stdout, stderr = command_lines.run(
+            self.folder, "-c", "\n".join(lines)
+        )
+        self.assertEqual(code, 0, stderr)
         self.assertEqual(
             re.findall(r"^code (\d+)$", stdout, re.MULTILINE),
             ["2", "2", "2", "2", "0", "2", "2"],
@@ -496,18 +448,15 @@ class RunTest(tf.test.TestCase):
         folder = cls.enterClassContext(tempfile.TemporaryDirectory())
         cls.output = pathlib.Path(folder, "results")
         cls.run_dir = pathlib.Path(folder, "the run")
-        process = start(
+        code, cls.stdout, cls.stderr = command_lines.run(
             folder,
-            REPOSITORY / "run.py",
+            command_lines.REPOSITORY / "run.py",
             *("--dataset", "digits", "--filters", "4"),
             *("--num_blocks", "1", "--max_steps", "3", "--seed", "0"),
             *("--output_dir", "results", "--run_dir", "the run"),
         )
-        cls.stdout, cls.stderr = process.communicate(timeout=300)
-        if process.returncode:
-            raise AssertionError(
-                f"exit code {process.returncode}: {cls.stderr}"
-            )
+        if code:
+            raise AssertionError(f"exit code {code}: {cls.stderr}")
         cls.model = tf.saved_model.load(str(cls.output / "realnvp_digits"))
 
     def read_metrics(self):
