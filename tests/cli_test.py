@@ -266,6 +266,33 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
             self.train.assert_not_called()
             self.assertEqual(self.parse("--seed", "3").seed, 3)
 
+    @parameterized.parameters(
+        "",
+        "{",
+        "3",
+        "[]",
+        "{}",
+        '"two\\nlines"',
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": 3, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": 3}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": "a"}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": []}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "w", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, '
+        '"task": {"type": "worker", "index": "0"}}',
+        '{"cluster": {"worker": ["a:1"]}, '
+        '"task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": [], "index": 0}}',
+    )
+    def test_damaged_workers(self, text):
+        with mock.patch.dict(os.environ, {"TF_CONFIG": text}):
+            result = call("--seed", "3")
+        self.assert_usage_error(result, "TF_CONFIG", repr(text), "unset")
+        self.train.assert_not_called()
+        self.assertEmpty(os.listdir())
+
     def test_seed_is_drawn(self):
         self.assertNotEqual(self.parse().seed, self.parse().seed)
         self.assertEqual(self.parse("--seed", "0").seed, 0)

@@ -6,6 +6,13 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from tf_realnvp.arguments import UsageError
+
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
@@ -113,9 +120,27 @@ def is_one_of_many() -> bool:
 
 
 def is_chief() -> bool:
-    """Returns whether this process is the worker that writes the results."""
+    """Returns whether this process is the worker that writes the results.
+
+    Raises:
+      UsageError: If `TF_CONFIG` is not what TensorFlow takes.
+    """
     if not is_one_of_many():
         return True
-    config = json.loads(os.environ["TF_CONFIG"])
-    task = config["task"]["type"], config["task"]["index"]
-    return task == ("chief" if "chief" in config["cluster"] else "worker", 0)
+    text = os.environ["TF_CONFIG"]
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        kind, index = task["type"], task["index"]
+        addresses = cluster[kind]
+        is_good = type(index) is int and 0 <= index < len(addresses)
+        is_good = is_good and isinstance(addresses, list)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_good = False
+    if not is_good:
+        raise UsageError(
+            f"the environment variable TF_CONFIG is {text!r}: give each worker "
+            f"one such as {_EXAMPLE}, or unset it to train on this machine "
+            "alone"
+        )
+    return (kind, index) == ("chief" if "chief" in cluster else "worker", 0)
