@@ -282,6 +282,14 @@ class TrainTest(ExperimentTestCase):
         code, _, _ = call("--batch_size", "1437")
         self.assertEqual(code, 0)
 
+    def test_more_devices_than_gpus(self):
+        gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+        with mock.patch.object(
+            tf.config, "list_physical_devices", return_value=[gpu]
+        ):
+            result = call("--precision", "float32", "--devices", 2)
+        self.assert_error(result, 2, "--devices", "2 is more", "finds, 1\n")
+
     def test_files_left_out_are_named(self):
         dataset = data.load("digits", "")
         object.__setattr__(dataset, "skipped", tuple("abcdefg"))

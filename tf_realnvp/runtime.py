@@ -102,12 +102,21 @@ def make_strategy(num_devices: int | None = None):
     Args:
       num_devices: Number of GPUs, or of logical CPUs where there is no GPU.
         Default: all GPUs, or one CPU.
+
+    Raises:
+      UsageError: If there are not so many GPUs.
     """
     import tensorflow as tf
 
     if is_one_of_many():
         return tf.distribute.MultiWorkerMirroredStrategy()
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    if num_gpus and (num_devices or 1) > num_gpus:
+        raise UsageError(
+            f"argument --devices: {num_devices} is more than the number of "
+            f"GPUs that TensorFlow finds, {num_gpus}"
+        )
+    kind = "GPU" if num_gpus else "CPU"
     devices = tf.config.list_logical_devices(kind)[:num_devices]
     if len(devices) == 1:
         return tf.distribute.get_strategy()
