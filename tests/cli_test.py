@@ -305,11 +305,25 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
 
     def test_output_dir_is_made(self):
         output = self.folder / "a" / "b"
+        self.train.side_effect = lambda flags, run, _: run.begin(vars(flags))
         for _ in range(2):
-            self.assertEqual(call("--output_dir", output)[0], 0)
+            result = call("--output_dir", output, "--seed", 0, "--resume")
+            self.assertEqual(result[0], 0)
             self.assertEmpty(os.listdir(output))
 
+    @parameterized.parameters("out", "run/out", "run")
+    def test_nothing_is_left_if_it_does_not_begin(self, output):
+        self.train.side_effect = arguments.UsageError("no such data set")
+        for before in ([], ["run"]):
+            for name in before:
+                os.mkdir(name)
+            result = call("--run_dir", "run", "--output_dir", f"{output}/in")
+            self.assert_usage_error(result, "no such data set")
+            self.assertEqual(os.listdir(), before)
+        self.assertEmpty(os.listdir("run"))
+
     def test_output_dir_in_the_folder_of_the_run(self):
+        self.train.side_effect = lambda flags, run, _: run.begin(vars(flags))
         self.parse("--run_dir", "run", "--output_dir", "run/results")
         self.assertEmpty(os.listdir("run/results"))
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # Of Linux's renameat2: relative to the current folder; exchange.
 _CWD = -100
@@ -57,6 +57,18 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     finally:
         # By now this is the old one, if there was one.
         shutil.rmtree(new, ignore_errors=True)
+
+
+def missing(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what making a folder would make: it, and its parents."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_empty(folders: Iterable[pathlib.Path]) -> None:
+    """Removes folders, the innermost first, up to one that is not empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _put_in_place(new, path):
