@@ -330,6 +330,23 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         bits = self.expected_bits(360, 64, 1, seed=0)
         self.assert_figure(line, "1 draw of noise", bits[0])
 
+    def test_evaluate_on_a_folder(self):
+        """Its pictures get the size of the model's images."""
+        folder = self.folder / "pictures"
+        rng = np.random.default_rng(0)
+        for name in ("train/a.png", "test/b.png", "test/c.png"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # Levels that the model has.
+            image = rng.integers(17, size=(20, 16, 1)).astype(np.uint8)
+            pictures.write(folder / name, image)
+        path = self.copy()
+        metadata = json.loads((path / "metadata.json").read_text())
+        metadata |= {"source": str(folder), "num_colors": 256}
+        (path / "metadata.json").write_text(json.dumps(metadata))
+        code, stdout, stderr = call("evaluate", path)
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("2 test images of pictures, seed 0\n", stdout)
+
     def test_evaluate_on_stored_images(self):
         """Data sets hold images as they are stored, and decode them."""
         images = data.load("digits", "").test
@@ -402,7 +419,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
             result,
             (2, "", "python -m tf_realnvp evaluate: error: no way\nto it\n"),
         )
-        load.assert_called_once_with("digits", "my_data")
+        load.assert_called_once_with("digits", "my_data", 8)
 
     def test_evaluate_on_damaged_data(self):
         path = self.folder / "images.tfrecord"

@@ -22,6 +22,7 @@ from unittest import mock
 
 import keras
 import matplotlib.image
+import numpy as np
 import requests
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -33,6 +34,7 @@ from tf_realnvp import (
     experiment,
     export,
     files,
+    pictures,
     plots,
     runtime,
     training,
@@ -299,6 +301,17 @@ class TrainTest(ExperimentTestCase):
         self.assertRegex(
             stderr, r"^warning: 7 files .* left out: a, b, c, d, e, \.\.\.\n$"
         )
+
+    def test_model_tells_where_its_pictures_are(self):
+        os.mkdir("pictures")
+        for name in ("a.png", "b.png"):
+            pictures.write(f"pictures/{name}", np.zeros((8, 8, 1), np.uint8))
+        code, _, _ = call("--dataset", "pictures", "--batch_size", 1)
+        self.assertEqual(code, 0)
+        text = pathlib.Path("realnvp_pictures", "metadata.json").read_text()
+        metadata = json.loads(text)
+        self.assertEqual(metadata["dataset"], "pictures")
+        self.assertEqual(metadata["source"], os.path.abspath("pictures"))
 
     def test_data_that_cannot_be_had(self):
         error = data.DataError("CIFAR10: no way\nput it elsewhere")

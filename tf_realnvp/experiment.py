@@ -329,6 +329,7 @@ def _write_results(flags, dataset, model, history):
         _result(flags, dataset, "realnvp"),
         {
             "dataset": dataset.name,
+            "source": data.source(flags.dataset),
             "flags": vars(flags),
             "metrics": {
                 "epochs": last.epoch,
