@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import math
@@ -9,12 +10,10 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 import tempfile
-import types
 from unittest import mock
 
+import command_lines
 import hypothesis
 import matplotlib.image
 import numpy as np
@@ -24,7 +23,6 @@ from hypothesis import strategies as st
 
 from tf_realnvp import arguments, cli, data, plots, runtime
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
 SWITCHES = ("--flip", "--recompute", "--jit", "--resume", "--verbose")
 FLAGS = (
     "--dataset",
@@ -109,58 +107,11 @@ BAD_FLAGS = [
 ]
 
 
-def call(*argv):
-    """Runs the command in this process.
-
-    Returns:
-      Its exit code, and what it wrote to standard output and standard error.
-    """
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-    ):
-        try:
-            code = cli.main([str(argument) for argument in argv])
-        except SystemExit as error:
-            code = error.code
-    return code, stdout.getvalue(), stderr.getvalue()
+call = functools.partial(command_lines.call, cli.main)
 
 
-def start(folder, *arguments):
-    """Starts Python as a user does, with no settings of these tests."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("TF_", "PYTHON"))
-    }
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-class CliTestCase(tf.test.TestCase):
-    def setUp(self):
-        super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.enterContext(contextlib.chdir(folder))
-        self.folder = pathlib.Path(folder)
-
-    def assert_usage_error(self, result, *messages):
-        """Asserts that there was one line on standard error, and no other."""
-        code, stdout, stderr = result
-        self.assertEqual(code, 2, stderr)
-        self.assertEqual(stdout, "")
-        self.assertStartsWith(stderr, "run.py: error: ")
-        self.assertEndsWith(stderr, "\n")
-        self.assertEqual(stderr.count("\n"), 1, stderr)
-        for message in messages:
-            self.assertIn(message, stderr)
+class CliTestCase(command_lines.CommandTestCase):
+    name = "run.py"
 
 
 class FlagsTest(CliTestCase, parameterized.TestCase):
@@ -315,6 +266,33 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
             self.train.assert_not_called()
             self.assertEqual(self.parse("--seed", "3").seed, 3)
 
+    @parameterized.parameters(
+        "",
+        "{",
+        "3",
+        "[]",
+        "{}",
+        '"two\\nlines"',
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": 3, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": 3}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": "a"}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": []}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "w", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, '
+        '"task": {"type": "worker", "index": "0"}}',
+        '{"cluster": {"worker": ["a:1"]}, '
+        '"task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": [], "index": 0}}',
+    )
+    def test_damaged_workers(self, text):
+        with mock.patch.dict(os.environ, {"TF_CONFIG": text}):
+            result = call("--seed", "3")
+        self.assert_usage_error(result, "TF_CONFIG", repr(text), "unset")
+        self.train.assert_not_called()
+        self.assertEmpty(os.listdir())
+
     def test_seed_is_drawn(self):
         self.assertNotEqual(self.parse().seed, self.parse().seed)
         self.assertEqual(self.parse("--seed", "0").seed, 0)
@@ -327,11 +305,25 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
 
     def test_output_dir_is_made(self):
         output = self.folder / "a" / "b"
+        self.train.side_effect = lambda flags, run, _: run.begin(vars(flags))
         for _ in range(2):
-            self.assertEqual(call("--output_dir", output)[0], 0)
+            result = call("--output_dir", output, "--seed", 0, "--resume")
+            self.assertEqual(result[0], 0)
             self.assertEmpty(os.listdir(output))
 
+    @parameterized.parameters("out", "run/out", "run")
+    def test_nothing_is_left_if_it_does_not_begin(self, output):
+        self.train.side_effect = arguments.UsageError("no such data set")
+        for before in ([], ["run"]):
+            for name in before:
+                os.mkdir(name)
+            result = call("--run_dir", "run", "--output_dir", f"{output}/in")
+            self.assert_usage_error(result, "no such data set")
+            self.assertEqual(os.listdir(), before)
+        self.assertEmpty(os.listdir("run"))
+
     def test_output_dir_in_the_folder_of_the_run(self):
+        self.train.side_effect = lambda flags, run, _: run.begin(vars(flags))
         self.parse("--run_dir", "run", "--output_dir", "run/results")
         self.assertEmpty(os.listdir("run/results"))
 
@@ -456,9 +448,8 @@ class StartTest(CliTestCase):
         (self.folder / "file").write_text("")
         (self.folder / "other").mkdir()
         (self.folder / "other" / "thesis.tex").write_text("")
-        script = f"""
+        script = """
             import sys
-            sys.path.insert(0, {str(REPOSITORY)!r})
             from tf_realnvp import cli
             for argv in (
                 ["--epochs", "0"],
@@ -473,13 +464,14 @@ class StartTest(CliTestCase):
                     print("code", cli.main(argv))
                 except SystemExit as end:
                     print("code", end.code)
-            slow = {{"tensorflow", "keras", "numpy", "matplotlib"}}
+            slow = {"tensorflow", "keras", "numpy", "matplotlib"}
             print("slow", sorted(slow & set(sys.modules)))
         """
         lines = [line[12:] for line in script.splitlines()]
-        process = start(self.folder, "-c", "\n".join(lines))
-        stdout, stderr = process.communicate(timeout=100)
-        self.assertEqual(process.returncode, 0, stderr)
+        code, stdout, stderr = command_lines.run(
+            self.folder, "-c", "\n".join(lines)
+        )
+        self.assertEqual(code, 0, stderr)
         self.assertEqual(
             re.findall(r"^code (\d+)$", stdout, re.MULTILINE),
             ["2", "2", "2", "2", "0", "2", "2"],
@@ -489,51 +481,36 @@ class StartTest(CliTestCase):
 
 
 class RunTest(tf.test.TestCase):
-    """Runs the command for real, twice with the same seed."""
+    """Runs the command for real; `kills_test` does so twice and compares."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         folder = cls.enterClassContext(tempfile.TemporaryDirectory())
-        cls.folders = [
-            pathlib.Path(folder, name) for name in ("first", "second")
-        ]
-        processes = [
-            start(
-                folder,
-                REPOSITORY / "run.py",
-                *("--dataset", "digits", "--filters", "4"),
-                *("--num_blocks", "1", "--max_steps", "3", "--seed", "0"),
-                *("--output_dir", output.name, "--run_dir", f"run {number}"),
-            )
-            for number, output in enumerate(cls.folders)
-        ]
-        # Side by side: most of it is start-up, which takes one core.
-        outputs = [process.communicate(timeout=300) for process in processes]
-        cls.runs = [
-            types.SimpleNamespace(code=p.returncode, stdout=out, stderr=err)
-            for p, (out, err) in zip(processes, outputs, strict=True)
-        ]
-        cls.models = []
-        for run, output in zip(cls.runs, cls.folders, strict=True):
-            if run.code:
-                raise AssertionError(f"exit code {run.code}: {run.stderr}")
-            path = output / "realnvp_digits"
-            cls.models.append(tf.saved_model.load(str(path)))
+        cls.output = pathlib.Path(folder, "results")
+        cls.run_dir = pathlib.Path(folder, "the run")
+        code, cls.stdout, cls.stderr = command_lines.run(
+            folder,
+            command_lines.REPOSITORY / "run.py",
+            *("--dataset", "digits", "--filters", "4"),
+            *("--num_blocks", "1", "--max_steps", "3", "--seed", "0"),
+            *("--output_dir", "results", "--run_dir", "the run"),
+        )
+        if code:
+            raise AssertionError(f"exit code {code}: {cls.stderr}")
+        cls.model = tf.saved_model.load(str(cls.output / "realnvp_digits"))
 
     def read_metrics(self):
-        path = self.folders[0] / "metrics_digits.csv"
+        path = self.output / "metrics_digits.csv"
         with path.open(newline="") as file:
             return list(csv.DictReader(file))
 
     def test_nothing_on_stderr(self):
-        for run in self.runs:
-            self.assertEqual(run.stderr, "")
+        self.assertEqual(self.stderr, "")
 
     def test_output(self):
-        stdout = self.runs[0].stdout
-        self.assertNotIn("\r", stdout)
-        lines = stdout.splitlines()
+        self.assertNotIn("\r", self.stdout)
+        lines = self.stdout.splitlines()
         self.assertStartsWith(lines[0], "RealNVP on digits: ")
         self.assertIn("1,437 training and 360 test images", lines[0])
         self.assertIn("8x8x1, 17 levels", lines[0])
@@ -549,31 +526,28 @@ class RunTest(tf.test.TestCase):
         self.assertEqual(
             lines[-4:],
             [
-                "  first/realnvp_digits",
-                "  first/samples_digits.png",
-                "  first/loss_digits.png",
-                "  first/metrics_digits.csv",
+                "  results/realnvp_digits",
+                "  results/samples_digits.png",
+                "  results/loss_digits.png",
+                "  results/metrics_digits.csv",
             ],
         )
 
     def test_results(self):
-        for output in self.folders:
-            self.assertCountEqual(os.listdir(output), RESULTS)
+        self.assertCountEqual(os.listdir(self.output), RESULTS)
 
     def test_run_dir(self):
-        for number, output in enumerate(self.folders):
-            run = output.with_name(f"run {number}")
-            self.assertCountEqual(
-                os.listdir(run),
-                ["checkpoints", "lock", "logs", "metrics.csv", RUN],
-            )
-            content = json.loads((run / RUN).read_text())
-            self.assertTrue(content["finished"])
-            self.assertEqual(content["flags"]["max_steps"], 3)
-            self.assertEqual(
-                (run / "metrics.csv").read_bytes(),
-                (output / "metrics_digits.csv").read_bytes(),
-            )
+        self.assertCountEqual(
+            os.listdir(self.run_dir),
+            ["checkpoints", "lock", "logs", "metrics.csv", RUN],
+        )
+        content = json.loads((self.run_dir / RUN).read_text())
+        self.assertTrue(content["finished"])
+        self.assertEqual(content["flags"]["max_steps"], 3)
+        self.assertEqual(
+            (self.run_dir / "metrics.csv").read_bytes(),
+            (self.output / "metrics_digits.csv").read_bytes(),
+        )
 
     def test_metrics(self):
         before, after = self.read_metrics()
@@ -596,7 +570,7 @@ class RunTest(tf.test.TestCase):
             float(before["test_bits_per_dim"]),
         )
         # The same as people are shown.
-        lines = self.runs[0].stdout.splitlines()
+        lines = self.stdout.splitlines()
         for row in (before, after):
             bits = float(row["test_bits_per_dim"])
             start, end = f"epoch {row['epoch']}/", f"test {bits:.3f} bits/dim"
@@ -606,13 +580,13 @@ class RunTest(tf.test.TestCase):
 
     def test_metrics_are_of_the_saved_model(self):
         images = np.stack(list(data.load("digits", "").test))
-        bits = np.mean(self.models[0].bits_per_dim(images, seed=0))
+        bits = np.mean(self.model.bits_per_dim(images, seed=0))
         # The noise is another one.
         expected = float(self.read_metrics()[-1]["test_bits_per_dim"])
         self.assertAllClose(bits, expected, atol=0.02)
 
     def test_metadata(self):
-        path = self.folders[0] / "realnvp_digits" / "metadata.json"
+        path = self.output / "realnvp_digits" / "metadata.json"
         metadata = json.loads(path.read_text())
         self.assertEqual(metadata["dataset"], "digits")
         self.assertEqual(metadata["image_shape"], [8, 8, 1])
@@ -633,28 +607,21 @@ class RunTest(tf.test.TestCase):
 
     def test_pictures(self):
         def read(name):
-            pixels = matplotlib.image.imread(self.folders[0] / name)
+            pixels = matplotlib.image.imread(self.output / name)
             return np.round(255 * pixels[..., :3]).astype(np.uint8)
 
-        images = self.models[0].sample(36, seed=0).numpy()
+        images = self.model.sample(36, seed=0).numpy()
         self.assertAllEqual(
             read("samples_digits.png"), plots.image_grid(images, 17)
         )
         curves = read("loss_digits.png").reshape(-1, 3)
         self.assertGreater(len(np.unique(curves, axis=0)), 10)
 
-    def test_same_seed_gives_the_same_results(self):
-        first, second = (
-            (output / "metrics_digits.csv").read_bytes()
-            for output in self.folders
-        )
-        self.assertEqual(first, second)
-        first, second = (
-            model.sample(36, seed=1).numpy() for model in self.models
-        )
-        self.assertEqual(first.shape, (36, 8, 8, 1))
-        self.assertAllEqual(first, second)
-        self.assertNotAllEqual(first, self.models[0].sample(36, seed=2))
+    def test_samples_depend_on_their_seed(self):
+        images = self.model.sample(36, seed=1).numpy()
+        self.assertEqual(images.shape, (36, 8, 8, 1))
+        self.assertAllEqual(images, self.model.sample(36, seed=1))
+        self.assertNotAllEqual(images, self.model.sample(36, seed=2))
 
 
 if __name__ == "__main__":

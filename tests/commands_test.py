@@ -1,21 +1,18 @@
 """Tests for commands."""
 
-import contextlib
 import csv
 import dataclasses
 import functools
-import io
 import json
 import math
 import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from unittest import mock
 
+import command_lines
 import keras
 import matplotlib.image
 import numpy as np
@@ -33,7 +30,6 @@ from tf_realnvp import (
     saved_model,
 )
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
 COMMANDS = (
     "sample",
     "evaluate",
@@ -91,39 +87,7 @@ BAD_FLAGS = [
 ]
 
 
-def call(*argv):
-    """Runs the command in this process.
-
-    Returns:
-      Its exit code, and what it wrote to standard output and standard error.
-    """
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-    ):
-        try:
-            code = commands.main([str(argument) for argument in argv])
-        except SystemExit as error:
-            code = error.code
-    return code, stdout.getvalue(), stderr.getvalue()
-
-
-def run(folder, *arguments):
-    """Runs Python as a user does, with no settings of these tests."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("TF_", "PYTHON"))
-    }
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=folder,
-        env=environment | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+call = functools.partial(command_lines.call, commands.main)
 
 
 def read_pixels(path):
@@ -132,24 +96,8 @@ def read_pixels(path):
     return np.round(255 * pixels[..., :3]).astype(np.uint8)
 
 
-class CommandsTestCase(tf.test.TestCase):
-    def setUp(self):
-        super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.folder = pathlib.Path(folder)
-        self.enterContext(contextlib.chdir(folder))
-
-    def assert_usage_error(self, result, *messages):
-        """Asserts that there was one line on standard error, and no other."""
-        code, stdout, stderr = result
-        self.assertEqual(code, 2, stderr)
-        self.assertEqual(stdout, "")
-        self.assertStartsWith(stderr, "python -m tf_realnvp")
-        self.assertIn(": error: ", stderr)
-        self.assertEndsWith(stderr, "\n")
-        self.assertEqual(stderr.count("\n"), 1, stderr)
-        for message in messages:
-            self.assertIn(message, stderr)
+class CommandsTestCase(command_lines.CommandTestCase):
+    name = r"python -m tf_realnvp( \w+)?"
 
 
 class FlagsTest(CommandsTestCase, parameterized.TestCase):
@@ -236,11 +184,11 @@ class FlagsTest(CommandsTestCase, parameterized.TestCase):
 
 class StartTest(CommandsTestCase):
     def test_help(self):
-        result = run(self.folder, "-m", "tf_realnvp", *("sample", "--help"))
-        self.assertEqual((result.returncode, result.stderr), (0, ""))
-        self.assertStartsWith(
-            result.stdout, "usage: python -m tf_realnvp sample"
+        code, stdout, stderr = command_lines.run(
+            self.folder, "-m", "tf_realnvp", "sample", "--help"
         )
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertStartsWith(stdout, "usage: python -m tf_realnvp sample")
 
     def test_no_tensorflow_for_mistakes(self):
         """What ends at once must not wait for TensorFlow."""
@@ -263,14 +211,16 @@ class StartTest(CommandsTestCase):
             print("slow", sorted({"tensorflow", "keras"} & set(sys.modules)))
         """
         lines = [line[12:] for line in script.splitlines()]
-        result = run(self.folder, "-c", "\n".join(lines))
-        self.assertEqual(result.returncode, 0, result.stderr)
+        code, stdout, stderr = command_lines.run(
+            self.folder, "-c", "\n".join(lines)
+        )
+        self.assertEqual(code, 0, stderr)
         self.assertEqual(
-            re.findall(r"^code (\d+)$", result.stdout, re.MULTILINE),
+            re.findall(r"^code (\d+)$", stdout, re.MULTILINE),
             ["2", "0", "0", "2", "2", "2", "2"],
         )
-        self.assertIn("\nslow []\n", result.stdout)
-        self.assertEqual(result.stderr.count("\n"), 5)
+        self.assertIn("\nslow []\n", stdout)
+        self.assertEqual(stderr.count("\n"), 5)
 
 
 class CommandsTest(CommandsTestCase, parameterized.TestCase):
@@ -380,6 +330,23 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         bits = self.expected_bits(360, 64, 1, seed=0)
         self.assert_figure(line, "1 draw of noise", bits[0])
 
+    def test_evaluate_on_a_folder(self):
+        """Its pictures get the size of the model's images."""
+        folder = self.folder / "pictures"
+        rng = np.random.default_rng(0)
+        for name in ("train/a.png", "test/b.png", "test/c.png"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # Levels that the model has.
+            image = rng.integers(17, size=(20, 16, 1)).astype(np.uint8)
+            pictures.write(folder / name, image)
+        path = self.copy()
+        metadata = json.loads((path / "metadata.json").read_text())
+        metadata |= {"source": str(folder), "num_colors": 256}
+        (path / "metadata.json").write_text(json.dumps(metadata))
+        code, stdout, stderr = call("evaluate", path)
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("2 test images of pictures, seed 0\n", stdout)
+
     def test_evaluate_on_stored_images(self):
         """Data sets hold images as they are stored, and decode them."""
         images = data.load("digits", "").test
@@ -452,7 +419,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
             result,
             (2, "", "python -m tf_realnvp evaluate: error: no way\nto it\n"),
         )
-        load.assert_called_once_with("digits", "my_data")
+        load.assert_called_once_with("digits", "my_data", 8)
 
     def test_evaluate_on_damaged_data(self):
         path = self.folder / "images.tfrecord"
@@ -659,13 +626,12 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         self.assert_usage_error(result, str(path), "1 or 3 channels", "have 2")
 
     def test_in_a_process_of_its_own(self):
-        result = run(
+        result = command_lines.run(
             self.folder,
             *("-m", "tf_realnvp", "interpolate", self.path, "a.png", "b.png"),
             *("--steps", "2", "--out", "out.png"),
         )
-        self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertEqual((result.stdout, result.stderr), ("out.png\n", ""))
+        self.assertEqual(result, (0, "out.png\n", ""))
         self.assert_grid(self.images[:2], columns=2)
 
 

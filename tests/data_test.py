@@ -88,6 +88,22 @@ class NameTest(tf.test.TestCase, parameterized.TestCase):
             with self.assertRaisesRegex(data.DataError, "pip install tensor"):
                 data.load(name, "")
 
+    def test_source(self):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.enterContext(contextlib.chdir(folder))
+        os.makedirs("pictures")
+        os.makedirs("digits")
+        here = os.getcwd()
+        for name, source in (
+            ("pictures", f"{here}/pictures"),
+            ("./pictures/", f"{here}/pictures"),
+            ("~/pictures", os.path.expanduser("~/pictures")),
+            ("digits", "digits"),
+            ("svhn_cropped", "svhn_cropped"),
+            ("lsun/bedroom", "lsun/bedroom"),
+        ):
+            self.assertEqual(data.source(name), source)
+
     def test_known_name_is_no_folder(self):
         folder = self.enter_context(tempfile.TemporaryDirectory())
         os.mkdir(os.path.join(folder, "digits"))

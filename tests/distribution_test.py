@@ -21,36 +21,40 @@ ROOT = pathlib.Path(__file__).parents[1]
 SCRIPT = """
 import sys
 from tf_realnvp import runtime
-num_devices, path = int(sys.argv[1]), sys.argv[2]
-runtime.configure(num_devices)
+paths = sys.argv[1:]  # For one device, for two, ...
+runtime.configure(len(paths))
 import keras, numpy as np, tensorflow as tf
-strategy = runtime.make_strategy(num_devices)
 from tf_realnvp import RealNVP
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.progress import Progress
 from tf_realnvp.training import Trainer
-images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
-images = tf.data.Dataset.from_tensor_slices(images)
-dataset = ImageDataset("random", (4, 4, 1), 17, images, images, 20, 20)
-with strategy.scope():
-    keras.utils.set_random_seed(0)
-    model = RealNVP((4, 4, 1), 17, filters=4, num_blocks=1)
-    trainer = Trainer(
-        model, 1e-2, 1.0, seed=3, recompute=True, accumulate=2, ema=0.9
+for num_devices, path in enumerate(paths, start=1):
+    # First of all: workers connect before anything is computed.
+    strategy = runtime.make_strategy(num_devices)
+    images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
+    images = tf.data.Dataset.from_tensor_slices(images)
+    dataset = ImageDataset("random", (4, 4, 1), 17, images, images, 20, 20)
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = RealNVP((4, 4, 1), 17, filters=4, num_blocks=1)
+        trainer = Trainer(
+            model, 1e-2, 1.0, seed=3, recompute=True, accumulate=2, ema=0.9
+        )
+    metrics = list(trainer.fit(dataset, 2, 7, None, Progress))
+    losses = [m.test_loss for m in metrics]
+    losses += [m.train_loss for m in metrics[1:]]
+    np.savez(
+        path,
+        num_replicas=strategy.num_replicas_in_sync,
+        losses=losses,
+        weights=np.concatenate(
+            [
+                v.numpy().ravel()
+                for m in (model, trainer.evaluated_model())
+                for v in m.variables
+            ]
+        ),
     )
-metrics = list(trainer.fit(dataset, 2, 7, None, Progress))
-np.savez(
-    path,
-    num_replicas=strategy.num_replicas_in_sync,
-    losses=[m.test_loss for m in metrics] + [m.train_loss for m in metrics[1:]],
-    weights=np.concatenate(
-        [
-            v.numpy().ravel()
-            for m in (model, trainer.evaluated_model())
-            for v in m.variables
-        ]
-    ),
-)
 """
 
 
@@ -94,22 +98,36 @@ class SameTrainingTest(tf.test.TestCase):
         cls.folder = pathlib.Path(
             cls.enterClassContext(tempfile.TemporaryDirectory())
         )
-        (cls.alone,) = cls.train(1, [{}])
+        # One process for both: most of its time is start-up.
+        # One process for both: most of its time is start-up.
+        cls.alone, cls.two_devices = cls.train((["one.npz", "two.npz"], {}))
 
     @classmethod
-    def train(cls, num_devices, environments):
-        paths = [
-            cls.folder / f"{num_devices}_{len(environments)}_{index}.npz"
-            for index in range(len(environments))
-        ]
+    def train(cls, *jobs):
+        """Trains in processes side by side.
+
+        Args:
+          *jobs: For each process the names of its files, the first for one
+            device, the second for two, and what is in its environment.
+
+        Returns:
+          What is in the files.
+        """
         processes = [
-            start(["-c", SCRIPT, num_devices, path], **environment)
-            for path, environment in zip(paths, environments, strict=True)
+            start(
+                ["-c", SCRIPT, *(cls.folder / name for name in names)],
+                **environment,
+            )
+            for names, environment in jobs
         ]
         for process in processes:
             _, stderr = process.communicate(timeout=240)
             assert process.returncode == 0, stderr
-        return [dict(np.load(path)) for path in paths]
+        return [
+            dict(np.load(cls.folder / name))
+            for names, _ in jobs
+            for name in names
+        ]
 
     def assert_same_training(self, results):
         self.assertEqual(self.alone["num_replicas"], 1)
@@ -124,10 +142,15 @@ class SameTrainingTest(tf.test.TestCase):
             )
 
     def test_two_devices(self):
-        self.assert_same_training(self.train(2, [{}]))
+        self.assert_same_training([self.two_devices])
 
     def test_two_workers(self):
-        first, second = self.train(1, worker_environments(2))
+        first, second = self.train(
+            *(
+                ([f"worker_{index}.npz"], environment)
+                for index, environment in enumerate(worker_environments(2))
+            )
+        )
         self.assert_same_training([first, second])
         self.assertAllEqual(first["weights"], second["weights"])
 

@@ -15,12 +15,14 @@ import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import tempfile
 from unittest import mock
 
 import keras
 import matplotlib.image
+import numpy as np
 import requests
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -32,6 +34,7 @@ from tf_realnvp import (
     experiment,
     export,
     files,
+    pictures,
     plots,
     runtime,
     training,
@@ -145,10 +148,9 @@ def patch_all(stack):
 
 
 class ExperimentTestCase(tf.test.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls._results = {}
+    # All tests of a process share them, since a run takes a second.
+    _results = {}
+    _unfinished = None
 
     def setUp(self):
         super().setUp()
@@ -166,13 +168,24 @@ class ExperimentTestCase(tf.test.TestCase):
 
     def never_stopped(self, *argv):
         """Returns the results of a run that nothing stops."""
-        if argv not in self._results:
+        key = argv, SmallModel.nan_below
+        if key not in self._results:
             with contextlib.ExitStack() as stack:
                 self.enter_new_folder(stack)
                 code, _, stderr = call("--seed", 0, *argv)
                 self.assertEqual((code, stderr), (0, ""))
-                type(self)._results[argv] = results()
-        return self._results[argv]
+                self._results[key] = results()
+        return self._results[key]
+
+    def stop_early(self):
+        """Leaves what a run leaves that stops in the second epoch."""
+        if self._unfinished is None:
+            self.go_on("--max_steps", 4)
+            folder = tempfile.TemporaryDirectory()
+            shutil.copytree(".", folder.name, dirs_exist_ok=True)
+            ExperimentTestCase._unfinished = folder
+        else:
+            shutil.copytree(self._unfinished.name, ".", dirs_exist_ok=True)
 
     def assert_as_never_stopped(self, *argv):
         expected = self.never_stopped(*argv)
@@ -271,6 +284,14 @@ class TrainTest(ExperimentTestCase):
         code, _, _ = call("--batch_size", "1437")
         self.assertEqual(code, 0)
 
+    def test_more_devices_than_gpus(self):
+        gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+        with mock.patch.object(
+            tf.config, "list_physical_devices", return_value=[gpu]
+        ):
+            result = call("--precision", "float32", "--devices", 2)
+        self.assert_error(result, 2, "--devices", "2 is more", "finds, 1\n")
+
     def test_files_left_out_are_named(self):
         dataset = data.load("digits", "")
         object.__setattr__(dataset, "skipped", tuple("abcdefg"))
@@ -281,11 +302,23 @@ class TrainTest(ExperimentTestCase):
             stderr, r"^warning: 7 files .* left out: a, b, c, d, e, \.\.\.\n$"
         )
 
+    def test_model_tells_where_its_pictures_are(self):
+        os.mkdir("pictures")
+        for name in ("a.png", "b.png"):
+            pictures.write(f"pictures/{name}", np.zeros((8, 8, 1), np.uint8))
+        code, _, _ = call("--dataset", "pictures", "--batch_size", 1)
+        self.assertEqual(code, 0)
+        text = pathlib.Path("realnvp_pictures", "metadata.json").read_text()
+        metadata = json.loads(text)
+        self.assertEqual(metadata["dataset"], "pictures")
+        self.assertEqual(metadata["source"], os.path.abspath("pictures"))
+
     def test_data_that_cannot_be_had(self):
         error = data.DataError("CIFAR10: no way\nput it elsewhere")
         with mock.patch.object(data, "load", side_effect=error):
             result = call()
         self.assertEqual(result, (2, "", f"run.py: error: {error}\n"))
+        self.assertEmpty(os.listdir())
 
     def test_no_network(self):
         error = requests.ConnectionError("no network")
@@ -365,32 +398,33 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assertIn("going on from step 6\n", stdout)
         self.assert_as_never_stopped()
 
-    @parameterized.parameters(
-        ("--filters 8 instead of --filters 4", "--filters", 8),
-        ("--num_blocks 2 instead of --num_blocks 1", "--num_blocks", 2),
-        ("--seed 1 instead of --seed 0", "--seed", 1),
-        ("--batch_size 64 instead of --batch_size 400", "--batch_size", 64),
-        ("--flip instead of no --flip", "--flip"),
-        ("--image_size 4 instead of no --image_size", "--image_size", 4),
-        (
-            "--dataset CIFAR10 instead of --dataset digits",
-            "--dataset",
-            "cifar10",
-        ),
-        (
-            "--precision bfloat16 instead of --precision float32",
-            *("--precision", "bfloat16"),
-        ),
-    )
-    def test_other_flags(self, message, *argv):
+    def test_other_flags(self):
         call("--seed", 0, "--max_steps", 1, "--precision", "float32")
         before = run_contents()
-        result = call(
-            *("--seed", 0, "--resume", "--run_dir", "runs/digits", *argv)
-        )
-        self.assert_error(result, 2, message, "runs/digits")
-        self.assertEqual(result[2].count("instead of"), 1)
-        self.assertEqual(run_contents(), before)
+        for message, *argv in (
+            ("--filters 8 instead of --filters 4", "--filters", 8),
+            ("--num_blocks 2 instead of --num_blocks 1", "--num_blocks", 2),
+            ("--seed 1 instead of --seed 0", "--seed", 1),
+            ("--batch_size 64 instead of --batch_size 400", "--batch_size", 64),
+            ("--flip instead of no --flip", "--flip"),
+            ("--image_size 4 instead of no --image_size", "--image_size", 4),
+            (
+                "--dataset CIFAR10 instead of --dataset digits",
+                *("--dataset", "cifar10"),
+            ),
+            (
+                "--precision bfloat16 instead of --precision float32",
+                *("--precision", "bfloat16"),
+            ),
+        ):
+            with self.subTest(message):
+                result = call(
+                    *("--seed", 0, "--resume"),
+                    *("--run_dir", "runs/digits", *argv),
+                )
+                self.assert_error(result, 2, message, "runs/digits")
+                self.assertEqual(result[2].count("instead of"), 1)
+                self.assertEqual(run_contents(), before)
 
     def test_all_differences_are_named(self):
         code, _, _ = call(
@@ -409,7 +443,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
 
     def test_flag_of_a_later_version(self):
         """A run knows nothing of flags that came after it."""
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         path = pathlib.Path("runs/digits/run.json")
         content = json.loads(path.read_text())
         del content["flags"]["flip"]
@@ -430,7 +464,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assertIn(f"bfloat16, seed {seed}\n", stdout)
 
     def test_other_learning_rate(self):
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         trainers = []
 
         class Recorded(training.Trainer):
@@ -554,13 +588,13 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
             code, _, stderr = call("--seed", 0)
         self.assertEqual(code, 130)
         self.assertEqual(stderr, "\nrun.py: interrupted by SIGINT\n")
-        self.assertEqual(os.listdir("runs/digits"), ["lock"])
+        self.assertEmpty(os.listdir())
         code, _, _ = call("--seed", 0)
         self.assertEqual(code, 0)
         self.assert_as_never_stopped()
 
     def test_while_a_checkpoint_is_restored(self):
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         with self.signal_at(signal.SIGTERM, tf.train, "load_checkpoint"):
             code, _, stderr = call("--seed", 0, "--resume")
         # It's no damage.
@@ -575,7 +609,7 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
         (files, "_put_in_place"),
     )
     def test_while_the_results_are_written(self, target, name):
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         old, _, _ = results()
         with self.signal_at(signal.SIGTERM, target, name):
             code, stdout, stderr = call("--seed", 0, "--resume")
@@ -646,7 +680,7 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         (files, "_put_in_place"),
     )
     def test_results(self, target, name):
-        self.go_on("--max_steps", 4)
+        self.stop_early()
         old, _, _ = results()
         with self.fail_at(target, name, 1, FULL):
             result = call("--seed", 0, "--resume")
@@ -709,7 +743,6 @@ class NumbersTest(ExperimentTestCase):
             stdout = self.go_on("--epochs", 4)
             self.assert_as_never_stopped("--epochs", 4)
         self.assertRegex(stdout, r"\n[1-9]\d* steps were skipped")
-        type(self)._results.clear()
         self.assertNotEqual(expected, self.never_stopped("--epochs", 4))
 
     def test_divergence(self):

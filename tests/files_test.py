@@ -1,5 +1,6 @@
 """Tests for files."""
 
+import fcntl
 import os
 import pathlib
 import stat
@@ -186,15 +187,56 @@ class ReplaceDirectoryTest(FilesTestCase, parameterized.TestCase):
         self.assert_filled("new")
 
     def test_after_a_run_that_was_killed(self):
-        """What it left behind must not cost this run its result."""
+        """What it left behind does not stay."""
         self.fill(self.path, "old")
         killed = files.replace_directory(self.path)
         with mock.patch("shutil.rmtree"):
             with killed as new:
                 self.fill(new, "killed")
+        self.assertLen(self.names(), 2)
         with files.replace_directory(self.path) as new:
             self.fill(new, "new")
-        self.assertEqual(os.listdir(self.path / "inside"), ["new"])
+        self.assert_filled("new")
+
+    def test_another_process_writes(self):
+        others = [".model.new-mine", ".models.new-12345678", ".model.new-"]
+        for name in others:
+            (self.folder / name).mkdir()
+        with files.replace_directory(self.path) as first:
+            self.fill(first, "first")
+            with files.replace_directory(self.path) as second:
+                self.fill(second, "second")
+        for name in others:
+            (self.folder / name).rmdir()
+        self.assert_filled("first")
+
+    @parameterized.parameters("open", "flock")
+    def test_taken_for_a_leftover_before_it_is_locked(self, step):
+        module = {"open": os, "flock": fcntl}[step]
+        original = getattr(module, step)
+        removed = []
+
+        def remove(*arguments):
+            if not removed:
+                (name,) = self.names()
+                removed.append(name)
+                (self.folder / name).rmdir()
+            return original(*arguments)
+
+        with mock.patch.object(module, step, remove):
+            with files.replace_directory(self.path) as new:
+                self.assertNotEqual([new.name], removed)
+                self.fill(new, "new")
+        self.assert_filled("new")
+
+    def test_file_system_without_locks(self):
+        error = OSError(37, "No locks available")
+        with mock.patch.object(fcntl, "flock", side_effect=error):
+            with files.replace_directory(self.path) as new:
+                self.fill(new, "new")
+                with files.replace_directory(self.folder / "model") as second:
+                    self.fill(second, "second")
+        self.assert_filled("new")
 
     def test_others_may_read_the_new_folder(self):
         with files.replace_directory(self.path):

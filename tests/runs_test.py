@@ -77,6 +77,29 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             with runs.open_run(self.path, resume) as run:
                 self.assertFalse(run.exists)
 
+    def test_nothing_is_left_if_it_does_not_begin(self):
+        with runs.open_run(self.path, resume=True):
+            self.assertTrue((self.path / "lock").exists())
+        self.assertEmpty(os.listdir(self.folder))
+        # What was there before stays, ...
+        self.path.mkdir(parents=True)
+        with runs.open_run(self.path, resume=True):
+            pass
+        self.assertEmpty(os.listdir(self.path))
+        (self.path / "lock").touch()
+        with runs.open_run(self.path, resume=True):
+            pass
+        self.assertEqual(os.listdir(self.path), ["lock"])
+        # ... and what is not of the run, and a run that is there already.
+        with runs.open_run(self.folder / "new" / "run", resume=True):
+            (self.folder / "new" / "notes.txt").touch()
+        self.assertEqual(os.listdir(self.folder / "new"), ["notes.txt"])
+        self.make_run(finished=False)
+        before = self.contents()
+        with runs.open_run(self.path, resume=True):
+            pass
+        self.assertEqual(self.contents(), before)
+
     def test_flags_are_kept(self):
         self.make_run(finished=False)
         with runs.open_run(self.path, resume=True) as run:
@@ -215,6 +238,19 @@ class LockTest(RunsTestCase):
                 pass
         with runs.open_run(self.path, resume=True):
             pass
+
+    def test_lock_that_is_removed_while_it_is_taken(self):
+        """Two processes must not lock two files of one name."""
+        flock = fcntl.flock
+
+        def remove_and_lock(file, operation):
+            os.unlink(file.name)
+            flock(file, operation)
+
+        with mock.patch.object(fcntl, "flock", remove_and_lock):
+            with self.assertRaisesRegex(UsageError, "another process"):
+                with runs.open_run(self.path, resume=True):
+                    self.fail("It is open.")
 
     def test_lock_of_a_process(self):
         """It lasts as long as the process, and a kill does not leave it."""

@@ -136,6 +136,12 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         (path / "metadata.json").write_text(json.dumps(METADATA))
         self.assertIsNone(saved_model.SavedModel(path).dataset)
 
+    def test_metadata_with_a_folder(self):
+        path = self.copy()
+        metadata = METADATA | {"dataset": "pebbles", "source": "/my/pebbles"}
+        (path / "metadata.json").write_text(json.dumps(metadata))
+        self.assertEqual(saved_model.SavedModel(path).dataset, "/my/pebbles")
+
     def test_other_model(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         tf.saved_model.save(tf.Module(), str(folder))

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 
-from tf_realnvp import arguments, runs, runtime, signals
+from tf_realnvp import arguments, files, runs, runtime, signals
 
 # TensorFlow takes seconds to import: `experiment` does so, which is imported
 # when it is clear that the command line makes sense.
@@ -357,11 +357,17 @@ def _run(flags, start):
             _settle(flags, {})
             _train(flags, None, start)
         return
+    output = pathlib.Path(flags.output_dir)
     with runs.open_run(pathlib.Path(flags.run_dir), flags.resume) as run:
         # Now, as it may lie in the folder of the run.
-        arguments.check_writable(pathlib.Path(flags.output_dir), "--output_dir")
-        _settle(flags, run.flags)
-        _train(flags, run, start)
+        made = files.missing(output)
+        try:
+            arguments.check_writable(output, "--output_dir")
+            _settle(flags, run.flags)
+            _train(flags, run, start)
+        finally:
+            if not run.exists:
+                files.remove_empty(made)
 
 
 def _train(flags, run, start):

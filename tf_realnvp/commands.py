@@ -435,7 +435,9 @@ def _load_dataset(flags, model):
             "what it was trained on"
         )
     try:
-        dataset = data.load(name, flags.data_dir)
+        height, width, _ = model.image_shape
+        image_size = height if height == width else None
+        dataset = data.load(name, flags.data_dir, image_size)
     except data.DataError as error:
         raise arguments.UsageError(error) from error
 

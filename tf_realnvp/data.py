@@ -77,6 +77,14 @@ def load(
     return tfds_images.load(name, data_dir, image_size, flip)
 
 
+def source(name: str) -> str:
+    """Returns a name with which `load` finds a data set from any folder."""
+    is_known = name.lower() in (known.lower() for known in DATASETS)
+    if is_known or not _is_folder(name):
+        return name
+    return os.path.abspath(os.path.expanduser(name))
+
+
 def _is_folder(name):
     """Tells folders from names of TFDS, which can have slashes inside."""
     return (
@@ -98,7 +106,7 @@ def _load_digits(image_size, flip):
     images = datasets.load_digits().images.astype(np.uint8)[..., np.newaxis]
     # RandomState, since NumPy promises never to change its streams.
     images = images[np.random.RandomState(0).permutation(len(images))]
-    if image_size is not None:
+    if image_size not in (None, images.shape[1]):
         images = np.stack([resize(image, image_size) for image in images])
     num_train = int(0.8 * len(images))
     return ImageDataset(

@@ -373,6 +373,7 @@ def _write_results(flags, dataset, trainer):
         _result(flags, dataset, "realnvp"),
         {
             "dataset": dataset.name,
+            "source": data.source(flags.dataset),
             "flags": vars(flags),
             "metrics": {
                 "epochs": last.epoch,

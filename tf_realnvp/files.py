@@ -2,11 +2,13 @@
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import pathlib
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # Of Linux's renameat2: relative to the current folder; exchange.
 _CWD = -100
@@ -39,6 +41,8 @@ def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Gives a folder to fill that takes the place of `path` when it is done.
 
+    New folders for the same `path` that killed processes left are removed.
+
     Args:
       path: The folder to replace, there already or not.
 
@@ -47,16 +51,66 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       `path` stays as it was.
     """
     path = pathlib.Path(path)
-    new = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent)
-    )
-    new.chmod(0o755)  # `mkdtemp` keeps others out.
+    _remove_leftovers(path)
+    new, lock = _make_locked(path)
     try:
+        new.chmod(0o755)  # `mkdtemp` keeps others out.
         yield new
         _put_in_place(new, path)
     finally:
         # By now this is the old one, if there was one.
         shutil.rmtree(new, ignore_errors=True)
+        os.close(lock)
+
+
+def _make_locked(path):
+    """Makes a new folder beside `path`; returns it, and its open lock."""
+    while True:
+        new = pathlib.Path(
+            tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent)
+        )
+        try:
+            lock = os.open(new, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # As below.
+        # The system drops it when the process ends, even by a kill. Where there
+        # are no locks nobody can take one to remove the folder.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if new.exists():
+            return new, lock
+        # Another process took it for a leftover before it was locked.
+        os.close(lock)
+
+
+def _remove_leftovers(path):
+    """Removes the new folders for `path` that no process has locked."""
+    names = re.compile(rf"\.{re.escape(path.name)}\.new-[a-z0-9_]{{8}}")
+    with contextlib.suppress(OSError):
+        for name in filter(names.fullmatch, os.listdir(path.parent)):
+            _remove_unlocked(path.with_name(name))
+
+
+def _remove_unlocked(folder):
+    with contextlib.suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def missing(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what making a folder would make: it, and its parents."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_empty(folders: Iterable[pathlib.Path]) -> None:
+    """Removes folders, the innermost first, up to one that is not empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _put_in_place(new, path):

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -91,6 +92,8 @@ class Run:
 def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
     """Locks the folder of a run, which is made if it is missing.
 
+    What was made goes again if the run does not begin.
+
     Without `resume` a finished run that is there already is moved aside, to the
     first free name of `path.1`, `path.2` and so on.
 
@@ -126,9 +129,12 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def _lock(path):
+    lock = path / _LOCK_FILE
+    made = files.missing(path)
+    makes_lock = not lock.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = (path / _LOCK_FILE).open("a")
+        file = lock.open("a")
     except OSError as error:
         raise UsageError(
             f"argument --run_dir: cannot write to {path}: {error.strerror}"
@@ -145,7 +151,25 @@ def _lock(path):
             raise UsageError(
                 f"argument --run_dir: cannot lock {path}: {error.strerror}"
             ) from error
-        yield
+        if not _is_at(file, lock):
+            # The other one has removed it in the meantime.
+            raise UsageError(f"another process used {path} just now: try again")
+        try:
+            yield
+        finally:
+            # While it is locked. It may have been moved aside.
+            if not (path / _RUN_FILE).exists() and _is_at(file, lock):
+                if makes_lock:
+                    lock.unlink()
+                files.remove_empty(made)
+
+
+def _is_at(file, path):
+    """Returns whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _free_name(path):

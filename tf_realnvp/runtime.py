@@ -6,6 +6,13 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from tf_realnvp.arguments import UsageError
+
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
@@ -95,12 +102,21 @@ def make_strategy(num_devices: int | None = None):
     Args:
       num_devices: Number of GPUs, or of logical CPUs where there is no GPU.
         Default: all GPUs, or one CPU.
+
+    Raises:
+      UsageError: If there are not so many GPUs.
     """
     import tensorflow as tf
 
     if is_one_of_many():
         return tf.distribute.MultiWorkerMirroredStrategy()
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    if num_gpus and (num_devices or 1) > num_gpus:
+        raise UsageError(
+            f"argument --devices: {num_devices} is more than the number of "
+            f"GPUs that TensorFlow finds, {num_gpus}"
+        )
+    kind = "GPU" if num_gpus else "CPU"
     devices = tf.config.list_logical_devices(kind)[:num_devices]
     if len(devices) == 1:
         return tf.distribute.get_strategy()
@@ -113,9 +129,27 @@ def is_one_of_many() -> bool:
 
 
 def is_chief() -> bool:
-    """Returns whether this process is the worker that writes the results."""
+    """Returns whether this process is the worker that writes the results.
+
+    Raises:
+      UsageError: If `TF_CONFIG` is not what TensorFlow takes.
+    """
     if not is_one_of_many():
         return True
-    config = json.loads(os.environ["TF_CONFIG"])
-    task = config["task"]["type"], config["task"]["index"]
-    return task == ("chief" if "chief" in config["cluster"] else "worker", 0)
+    text = os.environ["TF_CONFIG"]
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        kind, index = task["type"], task["index"]
+        addresses = cluster[kind]
+        is_good = type(index) is int and 0 <= index < len(addresses)
+        is_good = is_good and isinstance(addresses, list)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_good = False
+    if not is_good:
+        raise UsageError(
+            f"the environment variable TF_CONFIG is {text!r}: give each worker "
+            f"one such as {_EXAMPLE}, or unset it to train on this machine "
+            "alone"
+        )
+    return (kind, index) == ("chief" if "chief" in cluster else "worker", 0)

@@ -24,8 +24,8 @@ class SavedModel:
     Attributes:
       image_shape: `(H, W, C)`.
       num_colors: Number of levels of a component.
-      dataset: The data set that it was trained on, or `None` if its metadata
-        do not tell.
+      dataset: The data set that it was trained on, as `data.load` finds it, or
+        `None` if its metadata do not tell.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -201,7 +201,7 @@ def _read_metadata(path):
     try:
         height, width, channels = map(int, metadata["image_shape"])
         num_colors = int(metadata["num_colors"])
-        dataset = metadata.get("dataset")
+        dataset = metadata.get("source", metadata.get("dataset"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _other_model(path) from error
     return (height, width, channels), num_colors, dataset

@@ -1,0 +1,96 @@
+"""Runs command lines in this process and as a user does."""
+
+import contextlib
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+import tensorflow as tf
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+
+
+def call(main: Callable[[list[str]], int], *argv) -> tuple[int, str, str]:
+    """Runs a command in this process.
+
+    Args:
+      main: The command.
+      *argv: Its flags, as anything that `str` makes words of.
+
+    Returns:
+      Its exit code, and what it wrote to standard output and standard error.
+    """
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        try:
+            code = main([str(argument) for argument in argv])
+        except SystemExit as error:
+            code = error.code
+    return code, stdout.getvalue(), stderr.getvalue()
+
+
+def run(folder: str | os.PathLike, *arguments) -> tuple[int, str, str]:
+    """Runs Python as a user does, with no settings of these tests.
+
+    Args:
+      folder: The folder to be in.
+      *arguments: Those of Python, as anything that `str` makes words of.
+
+    Returns:
+      As `call`.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TF_", "PYTHON"))
+    }
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+class CommandTestCase(tf.test.TestCase):
+    """Tests of a command, each in an empty folder of its own.
+
+    Attributes:
+      name: What the messages of the command begin with: a regular expression.
+      folder: The folder, which is the current one.
+    """
+
+    name: str
+
+    def setUp(self):
+        super().setUp()
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.enterContext(contextlib.chdir(folder))
+        self.folder = pathlib.Path(folder)
+
+    def assert_usage_error(
+        self, result: tuple[int, str, str], *messages: str
+    ) -> None:
+        """Asserts that there was one line on standard error, and no other.
+
+        Args:
+          result: What `call` returned.
+          *messages: What is in the line.
+        """
+        code, stdout, stderr = result
+        self.assertEqual(code, 2, stderr)
+        self.assertEqual(stdout, "")
+        self.assertRegex(stderr, rf"^{self.name}: error: .*\n$")
+        self.assertEqual(stderr.count("\n"), 1, stderr)
+        for message in messages:
+            self.assertIn(message, stderr)
