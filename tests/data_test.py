@@ -24,7 +24,7 @@ def as_set(images):
 
 class DigitsTest(tf.test.TestCase):
     def test_images(self):
-        digits = data.load("digits", "/nowhere")
+        digits = data.load("digits")
         self.assertEqual(digits.name, "digits")
         self.assertEqual(digits.image_shape, (8, 8, 1))
         self.assertEqual(digits.num_colors, 17)

@@ -8,7 +8,7 @@ from unittest import mock
 import tensorflow as tf
 
 from tf_realnvp import progress
-from tf_realnvp.progress import Progress
+from tf_realnvp.progress import Progress, Silent
 
 
 class Terminal(io.StringIO):
@@ -126,6 +126,15 @@ class ProgressTest(tf.test.TestCase):
                     self.assertIn("1/2 steps", output.screen()[-1])
                     raise KeyboardInterrupt
         self.assertEqual(output.screen(), [""])
+
+
+class SilentTest(tf.test.TestCase):
+    def test_shows_nothing(self):
+        output = Terminal()
+        with contextlib.redirect_stdout(output):
+            with Silent("test", 2) as display:
+                display.update(1, 64, 1.0)
+        self.assertEqual(output.getvalue(), "")
 
 
 if __name__ == "__main__":

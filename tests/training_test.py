@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import io
 import itertools
 import math
 import time
@@ -501,6 +502,24 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         # What was reached is evaluated.
         test_loss = self.trainer.evaluate(self.dataset, BATCH_SIZE, Displays())
         self.assertEqual(history[-1].test_loss, test_loss)
+
+    def test_defaults(self):
+        # For a program: all epochs, by batches of 64, without a display.
+        images = random_images(2 * 64 + 1, seed=5)
+        dataset = make_dataset(images, images[:1])
+        self.start_again()
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            history = list(self.trainer.fit(dataset, epochs=2))
+            loss = self.trainer.evaluate(dataset)
+        self.assertEqual([m.step for m in history], [0, 2, 4])
+        self.assertEqual(loss, history[-1].test_loss)
+        self.assertEqual(output.getvalue(), "")
+
+    def test_batch_larger_than_the_data_set(self):
+        self.start_again()
+        with self.assertRaisesRegex(ValueError, "64.*10 training.* random"):
+            list(self.trainer.fit(self.dataset, epochs=1))
 
     def test_loss_falls(self):
         batch = random_images(BATCH_SIZE, seed=3, levels=(2, 6))

@@ -24,7 +24,7 @@ DATASETS = ("CIFAR10", "CelebA", "digits")
 
 def load(
     name: str,
-    data_dir: str,
+    data_dir: str = "datasets",
     image_size: int | None = None,
     flip: bool = False,
 ) -> ImageDataset:

@@ -78,3 +78,18 @@ class Progress:
                 f"{status}, {tqdm.tqdm.format_interval(left)} left",
                 flush=True,
             )
+
+
+class Silent(Progress):
+    """Shows nothing, for programs that say themselves how far they are."""
+
+    def __init__(self, title: str, num_steps: int):
+        """Takes what `Progress` takes."""
+
+    def __exit__(self, *unused_exception):
+        pass
+
+    def update(
+        self, num_steps: int, num_images: int, bits_per_dim: float
+    ) -> None:
+        """Takes what `Progress.update` takes."""

@@ -12,7 +12,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.optimizers import FusedAdam
-from tf_realnvp.progress import Progress
+from tf_realnvp.progress import Progress, Silent
 
 MAX_SKIPPED_IN_A_ROW = 10
 _SECONDS_PER_CALL = 0.5
@@ -332,8 +332,8 @@ class Trainer(tf.Module):
     def evaluate(
         self,
         dataset: ImageDataset,
-        batch_size: int,
-        progress: Callable[[str, int], Progress],
+        batch_size: int = 64,
+        progress: Callable[[str, int], Progress] = Silent,
         after_call: Callable[[], None] = lambda: None,
     ) -> float:
         """Returns the mean loss over all test images, in nats per dimension.
@@ -342,6 +342,7 @@ class Trainer(tf.Module):
           dataset: Its test images are used.
           batch_size: Images in a batch.
           progress: Makes the display, given a title and the number of steps.
+            Default: nothing is shown.
           after_call: As for `fit`.
         """
         batches = dataset.test_batches(batch_size)
@@ -376,15 +377,16 @@ class Trainer(tf.Module):
         self,
         dataset: ImageDataset,
         epochs: int,
-        batch_size: int,
-        max_steps: int | None,
-        progress: Callable[[str, int], Progress],
+        batch_size: int = 64,
+        max_steps: int | None = None,
+        progress: Callable[[str, int], Progress] = Silent,
         after_call: Callable[[], None] = lambda: None,
     ) -> Iterator[Metrics]:
         """Trains, and gives the metrics after every epoch.
 
-        A trainer whose `step` and `history` tell of an unfinished run goes on
-        with it.
+        It is a generator: an epoch is trained when the loop over it asks for
+        the next metrics. A trainer whose `step` and `history` tell of an
+        unfinished run goes on with it.
 
         Args:
           dataset: Its training images are trained on.
@@ -392,7 +394,9 @@ class Trainer(tf.Module):
           batch_size: Images in a batch, of all replicas together; at most
             `dataset.num_train`.
           max_steps: Number of steps after which to stop, if not before.
+            Default: no limit.
           progress: Makes the display, given a title and the number of steps.
+            Default: nothing is shown.
           after_call: Called whenever some steps are done, every half a second
             or after every step that takes longer.
 
@@ -401,7 +405,13 @@ class Trainer(tf.Module):
 
         Raises:
           DivergedError: If `MAX_SKIPPED_IN_A_ROW` steps were not finite.
+          ValueError: If `batch_size` is more than `dataset.num_train`.
         """
+        if batch_size > dataset.num_train:
+            raise ValueError(
+                f"`batch_size` is {batch_size}, more than the "
+                f"{dataset.num_train} training images of {dataset.name}."
+            )
         steps_per_epoch = dataset.num_train // batch_size
         last_step = epochs * steps_per_epoch
         if max_steps is not None:
