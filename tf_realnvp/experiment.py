@@ -265,8 +265,8 @@ def _explaining(dataset):
         ) from error
     except tf.errors.ResourceExhaustedError as error:
         raise FailureError(
-            f"out of memory: {_reason(error)}. Try --recompute, or a smaller "
-            "--batch_size in another --run_dir"
+            f"out of memory: {_reason(error)}. Try --accumulate 4, or "
+            "--recompute as well"
         ) from error
     except tf.errors.OpError as error:
         if not runtime.is_one_of_many():

@@ -1,0 +1,107 @@
+"""Measures how fast the default model learns.
+
+`python -m benchmarks.learning` trains on real images as `run.py` does, with the
+same flags, and prints the bits/dim of test images against the time since the
+start of the command, evaluation not counted.
+"""
+
+import argparse
+import time
+
+START = time.monotonic()
+
+
+def main() -> None:
+    """Trains, and prints a row of the table now and then."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", default="CIFAR10")
+    parser.add_argument("--data_dir", default="datasets")
+    parser.add_argument("--filters", type=int, default=128)
+    parser.add_argument("--num_blocks", type=int, default=8)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--lr_schedule", default="constant")
+    parser.add_argument("--warmup_steps", type=int, default=0)
+    parser.add_argument("--clip_grad", type=float)
+    parser.add_argument("--ema", type=float)
+    parser.add_argument("--test_images", type=int, default=512)
+    parser.add_argument("--every", type=int, default=50, help="steps")
+    parser.add_argument("--save", help="folder for a SavedModel")
+    flags = parser.parse_args()
+
+    from tf_realnvp import runtime
+
+    runtime.configure()
+    import keras
+    import tensorflow as tf
+
+    from tf_realnvp import RealNVP, data, export, initialization
+    from tf_realnvp.training import Trainer, bits_from_nats, learning_rate
+
+    if flags.precision == "auto":
+        flags.precision = runtime.native_precision()
+    dataset = data.load(flags.dataset, flags.data_dir)
+    keras.utils.set_random_seed(flags.seed)
+    model = RealNVP(
+        dataset.image_shape,
+        dataset.num_colors,
+        filters=flags.filters,
+        num_blocks=flags.num_blocks,
+    )
+    trainer = Trainer(
+        model,
+        learning_rate(
+            flags.lr, flags.steps, flags.warmup_steps, flags.lr_schedule
+        ),
+        flags.clip_grad,
+        flags.seed,
+        flags.precision,
+        ema=flags.ema,
+    )
+    initialization.initialize(model, dataset, flags.seed)
+    test_step = tf.function(trainer.test_step, autograph=False)
+    evaluation = 0.0
+
+    def seconds():
+        return time.monotonic() - START - evaluation
+
+    def evaluate():
+        nonlocal evaluation
+        start = time.monotonic()
+        trainer.evaluated_model()  # Brings it up to date.
+        batches = dataset.test_batches(64).take(flags.test_images // 64)
+        losses = [
+            float(test_step(images, tf.constant(index, tf.int64))) / len(images)
+            for index, images in enumerate(batches)
+        ]
+        bits = bits_from_nats(sum(losses) / len(losses))
+        evaluation += time.monotonic() - start
+        print(
+            f"| {seconds():.0f} | {trainer.num_steps} | {bits:.3f} |",
+            flush=True,
+        )
+
+    print(vars(flags))
+    print("\n| s | steps | test bits/dim |\n| --- | --- | --- |", flush=True)
+    evaluate()
+    batches = iter(dataset.train_batches(flags.batch_size, flags.seed, 1))
+    while trainer.num_steps < flags.steps and seconds() < 60 * flags.minutes:
+        trainer._train_steps(batches, tf.constant(1))
+        if trainer.num_steps % flags.every == 0:
+            evaluate()
+    if trainer.num_steps % flags.every:
+        evaluate()
+    if flags.save:
+        export.save(
+            trainer.evaluated_model(),
+            flags.save,
+            {"dataset": dataset.name, "flags": vars(flags)},
+        )
+
+
+if __name__ == "__main__":
+    main()
