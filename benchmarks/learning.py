@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--warmup_steps", type=int, default=0)
     parser.add_argument("--clip_grad", type=float)
     parser.add_argument("--ema", type=float)
+    parser.add_argument("--identity", action="store_true", help="start so")
     parser.add_argument("--test_images", type=int, default=512)
     parser.add_argument("--every", type=int, default=50, help="steps")
     parser.add_argument("--save", help="folder for a SavedModel")
@@ -62,7 +63,8 @@ def main() -> None:
         flags.precision,
         ema=flags.ema,
     )
-    initialization.initialize(model, dataset, flags.seed)
+    if not flags.identity:
+        initialization.initialize(model, dataset, flags.seed)
     test_step = tf.function(trainer.test_step, autograph=False)
     evaluation = 0.0
 

@@ -34,6 +34,7 @@ from tf_realnvp import (
     experiment,
     export,
     files,
+    initialization,
     pictures,
     plots,
     runtime,
@@ -64,6 +65,13 @@ class SmallModel:
         self.means = keras.Variable("random_normal", image_shape)
         self.trainable_variables = self.variables = (self.means,)
 
+    def clone(self):
+        clone = SmallModel(
+            self.image_shape, self.num_colors, self.filters, self.num_blocks
+        )
+        clone.means.assign(self.means)
+        return clone
+
     def for_training(self, precision, recompute):
         model = SmallModel.__new__(type(self))
         model.__dict__ = dict(self.__dict__)
@@ -91,6 +99,13 @@ class SmallModel:
 
     def sample(self, n, seed):
         return self.decode(self.sample_latents(n, seed))
+
+
+def initialize(model, dataset, seed):
+    """Starts a small model from what the images are."""
+    batches = dataset.train_batches(dataset.num_train, seed, epoch=0)
+    images = tf.cast(next(iter(batches)), tf.float32)
+    model.means.assign(tf.reduce_mean(images, axis=0) + model.means)
 
 
 def save_model(model, path, metadata):
@@ -139,6 +154,7 @@ def patch_all(stack):
     """Makes the command a fast one with steps that can be counted."""
     for target, name, value in (
         (experiment, "RealNVP", SmallModel),
+        (initialization, "initialize", initialize),
         (export, "save", save_model),
         (plots, "save_loss_curve", save_curve),
         (runtime, "configure", lambda num_cpus: None),
@@ -240,12 +256,18 @@ class TrainTest(ExperimentTestCase):
             code, stdout, stderr = call(
                 *("--lr", "0.5", "--clip_grad", "3", "--seed", "7"),
                 *("--precision", "bfloat16", "--recompute"),
+                *("--accumulate", "2", "--ema", "0.9", "--warmup_steps", "3"),
+                *("--lr_schedule", "cosine"),
                 *("--image_size", "4", "--flip", "--data_dir", "my_data"),
                 *("--max_steps", "4"),
             )
         self.assertEqual((code, stderr), (0, ""))
         (model, *others), _ = trainer.call_args
-        self.assertEqual(others, [0.5, 3.0, 7, "bfloat16", True, False])
+        schedule = others.pop(0)
+        # Of four steps one is left for the way down.
+        rates = [float(schedule(step)) for step in range(5)]
+        self.assertAllClose(rates, [0.125, 0.25, 0.375, 0.5, 0.0])
+        self.assertEqual(others, [3.0, 7, "bfloat16", True, False, 2, 0.9])
         self.assertEqual((model.filters, model.num_blocks), (4, 1))
         self.assertEqual(model.image_shape, (4, 4, 1))
         self.assertEqual(model.num_colors, 17)
@@ -351,7 +373,7 @@ class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
             training.Trainer, "train_step", side_effect=error
         ):
             result = call()
-        self.assert_error(result, 1, "OOM", "--batch_size", "--recompute")
+        self.assert_error(result, 1, "OOM", "--accumulate", "--recompute")
 
 
 class ResumeTest(ExperimentTestCase, parameterized.TestCase):
@@ -462,6 +484,26 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         ):
             _, stdout, _ = call("--resume")
         self.assertIn(f"bfloat16, seed {seed}\n", stdout)
+
+    def test_moving_average(self):
+        flags = "--ema", 0.5
+        self.go_on(*flags, "--max_steps", 4)
+        trainers = []
+
+        class Recorded(training.Trainer):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                trainers.append(self)
+
+        with mock.patch.object(experiment, "Trainer", Recorded):
+            self.go_on(*flags)
+        self.assert_as_never_stopped(*flags)
+        # What is saved is the average, not the weights themselves.
+        means, *_ = results()
+        (trainer,) = trainers
+        average = trainer.evaluated_model().means.numpy()
+        self.assertEqual(means, average.tobytes())
+        self.assertNotEqual(means, trainer.model.means.numpy().tobytes())
 
     def test_other_learning_rate(self):
         self.stop_early()

@@ -80,8 +80,9 @@ def train(flags, run: Run | None, start: float) -> None:
     )
     _print_header(flags, dataset, model)
     if not (flags.resume and _restore(checkpoints, trainer)):
-        initialization.initialize(model, dataset, flags.seed)
-        _agree(strategy, model)
+        with _explaining(dataset):
+            initialization.initialize(model, dataset, flags.seed)
+            _agree(strategy, model)
     if run is not None:
         with _writing("the run's state", run.path):
             run.begin(vars(flags))
