@@ -16,11 +16,16 @@ import time
 
 from benchmarks.measuring import timed, training_steps
 
+# What networks compute in, --recompute, --accumulate.
 _WAYS = [
-    ("float32", False),
-    ("float32", True),
-    ("bfloat16", False),
-    ("bfloat16", True),
+    ("float32", False, 1),
+    ("float32", False, 4),
+    ("float32", True, 1),
+    ("float32", True, 4),
+    ("bfloat16", False, 1),
+    ("bfloat16", False, 4),
+    ("bfloat16", True, 1),
+    ("bfloat16", True, 4),
 ]
 
 
@@ -43,9 +48,9 @@ def main() -> None:
         f"batch {flags.batch_size}, {flags.image_size}x{flags.image_size}x3, "
         f"{flags.filters} filters, {flags.num_blocks} blocks; medians of "
         f"{flags.steps} steps\n\n"
-        "| networks | recomputed | images/s | GFLOP/s | convolutions alone "
-        "| share | peak memory | first step done after |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| networks | recomputed | parts | images/s | GFLOP/s "
+        "| convolutions alone | share | peak memory | first step done after |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         flush=True,
     )
     for way in range(len(_WAYS)):
@@ -72,14 +77,18 @@ def measure(flags: argparse.Namespace) -> None:
 
     # `time_convolution` makes many functions, of which TensorFlow warns.
     tf.get_logger().setLevel("ERROR")
-    precision, recompute = _WAYS[flags.way]
+    precision, recompute, parts = _WAYS[flags.way]
     model = RealNVP(
         (flags.image_size, flags.image_size, 3),
         filters=flags.filters,
         num_blocks=flags.num_blocks,
     )
     trainer = Trainer(
-        model, precision=precision, recompute=recompute, jit=flags.jit
+        model,
+        precision=precision,
+        recompute=recompute,
+        jit=flags.jit,
+        accumulate=parts,
     )
     train = training_steps(trainer, flags.batch_size)
     train(1)
@@ -101,7 +110,7 @@ def measure(flags: argparse.Namespace) -> None:
     )
     rate, rate_alone = operations / seconds / 1e9, operations / alone / 1e9
     print(
-        f"| {precision} | {'yes' if recompute else 'no'} "
+        f"| {precision} | {'yes' if recompute else 'no'} | {parts} "
         f"| {flags.batch_size / seconds:.1f} | {rate:.0f} "
         f"| {rate_alone:.0f} GFLOP/s | {rate / rate_alone:.0%} "
         f"| {memory:.2f} GiB | {first_step:.1f} s |",
