@@ -31,6 +31,10 @@ FLAGS = (
     "--lr",
     "--batch_size",
     "--clip_grad",
+    "--lr_schedule",
+    "--warmup_steps",
+    "--ema",
+    "--accumulate",
     "--seed",
     "--max_steps",
     "--filters",
@@ -72,6 +76,7 @@ BAD_FLAGS = [
             "num_blocks",
             "image_size",
             "devices",
+            "accumulate",
         )
         for value in ("0", "-1", "1.5", "1e3", "nan", "inf", "many", "")
     ),
@@ -83,6 +88,18 @@ BAD_FLAGS = [
         (f"{flag}_{value}", [f"--{flag}", value], f"--{flag}", repr(value))
         for flag in ("lr", "clip_grad", "checkpoint_minutes")
         for value in ("0", "-1", "nan", "inf", "1e999", "fast", "")
+    ),
+    *(
+        (f"ema_{value}", ["--ema", value], "--ema", repr(value))
+        for value in ("0", "1", "-1", "1.5", "nan", "inf", "slow", "")
+    ),
+    ("warmup_steps_minus", ["--warmup_steps", "-1"], "--warmup_steps", "'-1'"),
+    ("lr_schedule", ["--lr_schedule", "step"], "--lr_schedule", "'step'"),
+    (
+        "accumulate_too_many",
+        ["--batch_size", "8", "--accumulate", "9"],
+        "--accumulate",
+        "a batch of 8 has no 9 parts",
     ),
     ("filters_odd", ["--filters", "33"], "--filters", "33"),
     ("filters_one", ["--filters", "1"], "--filters", "1"),
@@ -148,6 +165,10 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "lr": 3e-4,
                 "batch_size": 64,
                 "clip_grad": None,
+                "lr_schedule": "constant",
+                "warmup_steps": 0,
+                "ema": None,
+                "accumulate": 1,
                 "max_steps": None,
                 "filters": 128,
                 "num_blocks": 8,
@@ -212,7 +233,9 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
     def test_given_flags(self):
         flags = self.parse(
             *("--dataset", "digits", "--seed", "4294967295", "--lr", "1e-3"),
-            *("--epochs", "7", "--batch_size", "1", "--clip_grad", "0.5"),
+            *("--epochs", "7", "--batch_size", "3", "--clip_grad", "0.5"),
+            *("--lr_schedule", "cosine", "--warmup_steps", "2"),
+            *("--ema", "0.5", "--accumulate", "3"),
             *("--max_steps", "9", "--filters", "2", "--num_blocks", "1"),
             *("--data_dir", "a b", "--output_dir", "c", "--run_dir", "d"),
             *("--image_size", "2", "--flip", "--precision", "bfloat16"),
@@ -229,8 +252,12 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "seed": 2**32 - 1,
                 "lr": 1e-3,
                 "epochs": 7,
-                "batch_size": 1,
+                "batch_size": 3,
                 "clip_grad": 0.5,
+                "lr_schedule": "cosine",
+                "warmup_steps": 2,
+                "ema": 0.5,
+                "accumulate": 3,
                 "max_steps": 9,
                 "filters": 2,
                 "num_blocks": 1,
@@ -419,7 +446,8 @@ class FuzzTest(tf.test.TestCase):
             return
         self.assertEqual(stderr.getvalue(), "")
         self.assertCountEqual([f"--{name}" for name in vars(flags)], FLAGS)
-        for name in ("epochs", "batch_size", "num_blocks"):
+        self.assertLessEqual(flags.accumulate, flags.batch_size)
+        for name in ("epochs", "accumulate", "num_blocks"):
             self.assertGreaterEqual(getattr(flags, name), 1)
         self.assertEqual(flags.filters % 2, 0)
         self.assertIn(flags.seed or 0, range(2**32))

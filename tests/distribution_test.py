@@ -38,7 +38,7 @@ for num_devices, path in enumerate(paths, start=1):
         keras.utils.set_random_seed(0)
         model = RealNVP((4, 4, 1), 17, filters=4, num_blocks=1)
         trainer = Trainer(
-            model, 1e-2, 1.0, seed=3, recompute=True, accumulate=2, ema=0.9
+            model, 1e-2, 1.0, seed=3, recompute=True, ema=0.9
         )
     metrics = list(trainer.fit(dataset, 2, 7, None, Progress))
     losses = [m.test_loss for m in metrics]
