@@ -136,14 +136,20 @@ def _agree(strategy, model):
     if not runtime.is_one_of_many():
         return
 
-    def first_only(weight):
+    @tf.function(autograph=False)
+    def weights_of_first():
         context = tf.distribute.get_replica_context()
-        is_first = context.replica_id_in_sync_group == 0
-        return weight if is_first else tf.zeros_like(weight)
+        is_first = tf.equal(context.replica_id_in_sync_group, 0)
+        shares = [
+            tf.cast(is_first, tf.float32) * variable.value
+            for variable in model.variables
+        ]
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, shares)
 
-    for variable in model.variables:
-        shares = strategy.run(first_only, [variable.value])
-        variable.assign(strategy.reduce("SUM", shares, axis=None))
+    for variable, weight in zip(
+        model.variables, strategy.run(weights_of_first), strict=True
+    ):
+        variable.assign(strategy.experimental_local_results(weight)[0])
 
 
 def _learning_rate(flags, dataset):
