@@ -294,7 +294,7 @@ class RealNVP(tf.Module):
         Args:
           n: Number of images, an `int` or an integer scalar `Tensor`.
           temperature: Factor on the latents' standard deviation; less than 1
-            gives more likely and less varied images.
+            gives less varied images.
           seed: Integer, a scalar or two of shape `[2]`; the same seed gives the
             same images. Default: fresh ones in each call.
 
