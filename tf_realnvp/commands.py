@@ -81,7 +81,7 @@ def _add_sample(add):
         default=1.0,
         metavar="T",
         help="factor on the standard deviation of the latents; below 1 images "
-        "are more likely and less varied (default: 1)",
+        "are less varied (default: 1)",
     )
     _add_seed(command, None, "of the images")
     _add_out(
