@@ -166,6 +166,7 @@ class WorkersTest(tf.test.TestCase):
         command = [ROOT / "run.py", "--dataset", "digits", "--seed", 0]
         command += ["--filters", 4, "--num_blocks", 1, "--resume"]
         command += ["--run_dir", folder / "run", "--output_dir", folder / "out"]
+        command += ["--checkpoint_minutes", 0.01]
 
         def start_workers(epochs):
             workers = [
