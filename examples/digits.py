@@ -12,9 +12,9 @@
 # %%
 import sys
 
-# So that a checkout needs no installation: the current folder may be its top,
-# or `examples/`.
-sys.path += [".", ".."]
+# So that a checkout needs no installation: the program finds its top from where
+# it lies, a notebook from the current folder.
+sys.path += [f"{sys.path[0]}/..", ".", ".."]
 
 from tf_realnvp import runtime
 
