@@ -140,13 +140,20 @@ class DigitsTest(tf.test.TestCase):
         self.assertLess(after, -0.5)
         self.assertNear(total, 1.0, 0.01)
 
-    def test_starts_at_the_top_of_a_checkout_too(self):
+    def test_starts_from_any_folder(self):
         head, _ = self.source.split("from tf_realnvp import runtime")
         path = self.folder / "head.py"
-        path.write_text(head + "import tf_realnvp; print(tf_realnvp.__file__)")
+        tail = (
+            "import os, tf_realnvp; print(os.path.abspath(tf_realnvp.__file__))"
+        )
+        path.write_text(head + tail)
         self.addCleanup(path.unlink)
-        result = run("examples/head.py", self.top)
-        self.assertEqual(result.stdout, f"{self.top}/tf_realnvp/__init__.py\n")
+        with tempfile.TemporaryDirectory() as elsewhere:
+            for folder in (self.top, self.folder, elsewhere):
+                result = run(path, folder)
+                self.assertEqual(
+                    result.stdout, f"{self.top}/tf_realnvp/__init__.py\n"
+                )
 
 
 if __name__ == "__main__":
