@@ -111,24 +111,29 @@ def _predict_changed(mask, points, use_kept):
     kernel = np.zeros((size * size * channels, channels))
     bias = np.zeros(channels)
     log_scale = np.full(channels, np.nan)
-    for channel in np.flatnonzero(~mask.all(axis=(0, 1))):
-        changed = ~mask[..., channel]
-        inputs = patches[:, changed].reshape(-1, len(kernel)).astype(np.float64)
-        targets = points[:, changed, channel].reshape(-1).astype(np.float64)
-        num_unknowns = len(targets) // _POSITIONS_PER_UNKNOWN
-        if num_unknowns < 1:
-            log_scale[channel] = 0.0
-            continue
-        mean_input, mean_target = inputs.mean(axis=0), targets.mean()
-        targets -= mean_target
-        if use_kept and num_unknowns >= len(kernel):
+    # Channels that are kept at the same positions are predicted from the same.
+    for kept in np.unique(mask, axis=-1).transpose(2, 0, 1):
+        inputs = patches[:, ~kept].reshape(-1, len(kernel)).astype(np.float64)
+        num_unknowns = len(inputs) // _POSITIONS_PER_UNKNOWN
+        predicts = use_kept and num_unknowns >= len(kernel)
+        if predicts:
+            mean_input = inputs.mean(axis=0)
             inputs -= mean_input
             gram = inputs.T @ inputs
             # Components that are kept nowhere in the patch are zero.
-            ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-            weights = np.linalg.solve(gram + ridge, inputs.T @ targets)
-            kernel[:, channel] = weights
-            targets -= inputs @ weights
-        bias[channel] = mean_target - mean_input @ kernel[:, channel]
-        log_scale[channel] = -np.log(targets.std())
+            gram += _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+        is_member = np.all(mask == kept[..., np.newaxis], axis=(0, 1))
+        for channel in np.flatnonzero(is_member & ~kept.all()):
+            if num_unknowns < 1:
+                log_scale[channel] = 0.0
+                continue
+            targets = points[:, ~kept, channel].reshape(-1).astype(np.float64)
+            bias[channel] = targets.mean()
+            targets -= bias[channel]
+            if predicts:
+                weights = np.linalg.solve(gram, inputs.T @ targets)
+                kernel[:, channel] = weights
+                bias[channel] -= mean_input @ weights
+                targets -= inputs @ weights
+            log_scale[channel] = -np.log(targets.std())
     return kernel.reshape(size, size, channels, channels), bias, log_scale
