@@ -6,6 +6,7 @@ start of the command, evaluation not counted.
 """
 
 import argparse
+import dataclasses
 import time
 
 START = time.monotonic()
@@ -65,7 +66,10 @@ def main() -> None:
     )
     if not flags.identity:
         initialization.initialize(model, dataset, flags.seed)
-    test_step = tf.function(trainer.test_step, autograph=False)
+    num_test = min(flags.test_images, dataset.num_test)
+    test_set = dataclasses.replace(
+        dataset, test=dataset.test.take(num_test), num_test=num_test
+    )
     evaluation = 0.0
 
     def seconds():
@@ -74,13 +78,7 @@ def main() -> None:
     def evaluate():
         nonlocal evaluation
         start = time.monotonic()
-        trainer.evaluated_model()  # Brings it up to date.
-        batches = dataset.test_batches(64).take(flags.test_images // 64)
-        losses = [
-            float(test_step(images, tf.constant(index, tf.int64))) / len(images)
-            for index, images in enumerate(batches)
-        ]
-        bits = bits_from_nats(sum(losses) / len(losses))
+        bits = bits_from_nats(trainer.evaluate(test_set))
         evaluation += time.monotonic() - start
         print(
             f"| {seconds():.0f} | {trainer.num_steps} | {bits:.3f} |",

@@ -163,6 +163,20 @@ def patch_all(stack):
         stack.enter_context(mock.patch.object(target, name, value))
 
 
+@contextlib.contextmanager
+def recorded_trainers():
+    """Gives a list of the trainers that are made."""
+    trainers = []
+
+    class Recorded(training.Trainer):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            trainers.append(self)
+
+    with mock.patch.object(experiment, "Trainer", Recorded):
+        yield trainers
+
+
 class ExperimentTestCase(tf.test.TestCase):
     # All tests of a process share them, since a run takes a second.
     _results = {}
@@ -438,6 +452,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
                 "--precision bfloat16 instead of --precision float32",
                 *("--precision", "bfloat16"),
             ),
+            ("--ema 0.5 instead of no --ema", "--ema", 0.5),
         ):
             with self.subTest(message):
                 result = call(
@@ -488,14 +503,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
     def test_moving_average(self):
         flags = "--ema", 0.5
         self.go_on(*flags, "--max_steps", 4)
-        trainers = []
-
-        class Recorded(training.Trainer):
-            def __init__(self, *arguments):
-                super().__init__(*arguments)
-                trainers.append(self)
-
-        with mock.patch.object(experiment, "Trainer", Recorded):
+        with recorded_trainers() as trainers:
             self.go_on(*flags)
         self.assert_as_never_stopped(*flags)
         # What is saved is the average, not the weights themselves.
@@ -507,14 +515,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
 
     def test_other_learning_rate(self):
         self.stop_early()
-        trainers = []
-
-        class Recorded(training.Trainer):
-            def __init__(self, *arguments):
-                super().__init__(*arguments)
-                trainers.append(self)
-
-        with mock.patch.object(experiment, "Trainer", Recorded):
+        with recorded_trainers() as trainers:
             self.go_on("--lr", 0.25)
         rate = float(trainers[0].optimizer.learning_rate.numpy())
         self.assertEqual(rate, 0.25)
