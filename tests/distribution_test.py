@@ -24,7 +24,7 @@ from tf_realnvp import runtime
 paths = sys.argv[1:]  # For one device, for two, ...
 runtime.configure(len(paths))
 import keras, numpy as np, tensorflow as tf
-from tf_realnvp import RealNVP, experiment, initialization
+from tf_realnvp import RealNVP, initialization
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.progress import Progress
 from tf_realnvp.training import Trainer
@@ -40,8 +40,7 @@ for num_devices, path in enumerate(paths, start=1):
         trainer = Trainer(
             model, 1e-2, 1.0, seed=3, recompute=True, ema=0.9
         )
-    initialization.initialize(model, dataset, seed=0)
-    experiment._agree(strategy, model)
+        initialization.initialize(model, dataset, seed=0)
     metrics = list(trainer.fit(dataset, 2, 7, None, Progress))
     losses = [m.test_loss for m in metrics]
     losses += [m.train_loss for m in metrics[1:]]

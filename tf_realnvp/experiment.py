@@ -80,9 +80,8 @@ def train(flags, run: Run | None, start: float) -> None:
     )
     _print_header(flags, dataset, model)
     if not (flags.resume and _restore(checkpoints, trainer)):
-        with _explaining(dataset):
+        with _explaining(dataset), strategy.scope():
             initialization.initialize(model, dataset, flags.seed)
-            _agree(strategy, model)
     if run is not None:
         with _writing("the run's state", run.path):
             run.begin(vars(flags))
@@ -125,31 +124,6 @@ def _load(flags):
             f"{dataset.num_train} training images of {dataset.name}"
         )
     return dataset
-
-
-def _agree(strategy, model):
-    """Gives all workers the weights of the first.
-
-    What they computed on their own may differ by rounding, and so would all
-    that comes after.
-    """
-    if not runtime.is_one_of_many():
-        return
-
-    @tf.function(autograph=False)
-    def weights_of_first():
-        context = tf.distribute.get_replica_context()
-        is_first = tf.equal(context.replica_id_in_sync_group, 0)
-        shares = [
-            tf.cast(is_first, tf.float32) * variable.value
-            for variable in model.variables
-        ]
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, shares)
-
-    for variable, weight in zip(
-        model.variables, strategy.run(weights_of_first), strict=True
-    ):
-        variable.assign(strategy.experimental_local_results(weight)[0])
 
 
 def _learning_rate(flags, dataset):

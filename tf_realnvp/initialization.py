@@ -27,6 +27,9 @@ def initialize(model: RealNVP, dataset: ImageDataset, seed: int) -> None:
     away and scales the rest to unit variance. Nothing else of the model
     changes, and all weights are trained as before.
 
+    With several workers it is to be called in the scope of their strategy: all
+    of them get the weights of the first.
+
     Args:
       model: The model, new, whose weights are changed in place.
       dataset: Some of its training images are used.
@@ -35,6 +38,9 @@ def initialize(model: RealNVP, dataset: ImageDataset, seed: int) -> None:
     num_images = min(_NUM_IMAGES, dataset.num_train)
     images = next(iter(dataset.train_batches(num_images, seed, epoch=0)))
     _fit(model.bijector, model.dequantize(images, seed))
+    strategy = tf.distribute.get_strategy()
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        _agree(strategy, model.variables)
 
 
 def _fit(bijector, points):
@@ -84,6 +90,29 @@ def _fit_coupling(coupling, points):
         coupling.reshift,
     )
     return linear.inverse(points)
+
+
+def _agree(strategy, variables):
+    """Gives all workers the values of the first.
+
+    What they computed on their own may differ by rounding, and so would all
+    that comes after.
+    """
+
+    @tf.function(autograph=False)
+    def values_of_first():
+        context = tf.distribute.get_replica_context()
+        is_first = tf.equal(context.replica_id_in_sync_group, 0)
+        shares = [
+            tf.cast(is_first, tf.float32) * variable.value
+            for variable in variables
+        ]
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, shares)
+
+    for variable, value in zip(
+        variables, strategy.run(values_of_first), strict=True
+    ):
+        variable.assign(strategy.experimental_local_results(value)[0])
 
 
 def _predict_changed(mask, points, use_kept):
