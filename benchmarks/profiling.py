@@ -51,10 +51,6 @@ def main() -> None:
         train(flags.steps)
         tf.profiler.experimental.stop()
         seconds = operation_seconds(pathlib.Path(folder))
-    import os
-
-    if os.environ.get("DBG"):
-        print(seconds.most_common(25))
     kinds = collections.Counter()
     for operation, duration in seconds.items():
         for kind, pattern in _KINDS.items():

@@ -148,7 +148,8 @@ class RealNVP(tf.Module):
         """Returns this model with networks that are cheaper to train.
 
         It shares all variables with this model, and what couplings do with the
-        networks' outputs stays float32.
+        networks' outputs stays float32. With the defaults it computes the same
+        as this model.
 
         Args:
           compute_dtype: What the networks compute in, "float32" or "bfloat16".
@@ -157,7 +158,7 @@ class RealNVP(tf.Module):
         """
 
         def function(network):
-            run = network.recomputed if recompute else network
+            run = network.recomputed if recompute else network.shared
             return lambda inputs: run(tf.cast(inputs, compute_dtype))
 
         model = copy.copy(self)

@@ -373,11 +373,7 @@ def _couplings(model: RealNVP) -> list[bijectors.AffineCoupling]:
 def _variables(network: keras.Model) -> list[tuple[keras.Variable, ...]]:
     """Direction, gain and bias of the convolutions, the blocks' stacked."""
     first, blocks, last = map(network.get_layer, ("first", "blocks", "last"))
-    return [
-        (first.direction, first.gain, first.bias),
-        *blocks.convolutions,
-        (last.direction, last.gain, last.bias),
-    ]
+    return [first.convolution, *blocks.convolutions, last.convolution]
 
 
 def _to_torch(network: keras.Model) -> Iterator[dict[str, np.ndarray]]:

@@ -144,6 +144,7 @@ class Trainer(tf.Module):
         self._evaluated_model = model if ema is None else model.clone()
         self._strategy = tf.distribute.get_strategy()
         self._training_model = model.for_training(precision, recompute)
+        self._test_model = self._evaluated_model.for_training()
         noise_seed = stateless_seed(seed)
         self._train_seed, self._test_seed = (
             tf.random.experimental.stateless_fold_in(noise_seed, stream)
@@ -299,10 +300,9 @@ class Trainer(tf.Module):
 
     def _replica_test_loss(self, images, index):
         seed = tf.random.experimental.stateless_fold_in(self._test_seed, index)
-        model = self._evaluated_model
-        points = self._share(model.dequantize(images, seed))
-        log_prob = model.log_density(points)
-        loss = -tf.reduce_sum(log_prob) / model.num_dims
+        points = self._share(self._evaluated_model.dequantize(images, seed))
+        log_prob = self._test_model.log_density(points)
+        loss = -tf.reduce_sum(log_prob) / self.model.num_dims
         return self._sum_over_replicas(loss)
 
     def _share(self, batch):
