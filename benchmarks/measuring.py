@@ -8,12 +8,14 @@ from collections.abc import Callable
 def timed(function: Callable[[], object], repetitions: int) -> float:
     """Returns the median seconds of a call, after one to warm up."""
     function()
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(once(function) for _ in range(repetitions))
+
+
+def once(function: Callable[[], object]) -> float:
+    """Returns the seconds of a call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def training_steps(trainer, batch_size: int) -> Callable[[int], None]:

@@ -3,8 +3,9 @@
 `python -m benchmarks.sampling` prints one table. What comes after the export is
 measured in a process that imports TensorFlow alone, with its default settings
 but for oneDNN, as another program would use the model. To tell a slow machine
-from a slow model, the table has the time that the same convolutions take alone.
-The weights are those of a new model.
+from a slow model, the table has the time that the same convolutions take alone,
+and that of as many operations at the rate of a large matrix product, which is
+about the most that a processor does. The weights are those of a new model.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import tempfile
 import time
 
 from benchmarks.measuring import timed
-from benchmarks.training import list_convolutions
+from benchmarks.training import count_operations, list_convolutions
 
 
 def main() -> None:
@@ -73,12 +74,14 @@ def compare(flags: argparse.Namespace) -> None:
         f"{flags.num_blocks} blocks, {runtime.describe_devices()}; medians of "
         f"{flags.calls}\n"
         f"| export | load | first `sample({n})` | `sample({n})` | its "
-        f"convolutions alone | `log_prob` of {flags.num_images} | peak memory "
-        "of the loading process |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "convolutions alone | as a matrix product "
+        f"| `log_prob` of {flags.num_images} | peak memory of the loading "
+        "process |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
         f"| {exported:.1f} s | {seconds['load']:.1f} s "
         f"| {seconds['first']:.1f} s | {seconds['sample']:.2f} s "
-        f"| {seconds['alone']:.2f} s | {seconds['log_prob']:.2f} s "
+        f"| {seconds['alone']:.2f} s | {seconds['product']:.2f} s "
+        f"| {seconds['log_prob']:.2f} s "
         f"| {seconds['memory']:.2f} GiB |"
     )
 
@@ -111,11 +114,16 @@ def measure(flags: argparse.Namespace, convolutions) -> dict[str, float]:
         * time_convolution(flags.num_samples, shape, flags.calls)
         for shape in sorted(set(shapes))
     )
+    operations = flags.num_samples * sum(map(count_operations, shapes))
+    side = 4096
+    matrix = tf.random.normal([side, side])
+    product = timed(lambda: tf.matmul(matrix, matrix)[0, 0].numpy(), 3)
     return {
         "load": loaded - start,
         "first": first - loaded,
         "sample": sample,
         "alone": alone,
+        "product": product * operations / (2 * side**3),
         "log_prob": log_prob,
         "memory": memory,
     }

@@ -3,27 +3,26 @@
 `python -m benchmarks.training` prints a table, with a row for each way to
 train: images a second; floating point operations a second, those of
 recomputation not counted, and their share of what the model's convolutions
-reach alone in the same process; peak memory; and the time from the start of the
-process to the end of its first training step. Below it stands the time that
-Python takes for a step. Images are random.
+reach alone in the same process, in turn with the steps; peak memory; and the
+time from the start of the process to the end of its first training step. Below
+it stand the speed of bfloat16 against float32, step for step in one process,
+and the time that Python takes for a step. Images are random.
 """
 
 import argparse
 import resource
+import statistics
 import subprocess
 import sys
 import time
 
-from benchmarks.measuring import timed, training_steps
+from benchmarks.measuring import once, timed, training_steps
 
 # What networks compute in, --recompute, --accumulate.
 _WAYS = [
     ("float32", False, 1),
-    ("float32", False, 4),
     ("float32", True, 1),
-    ("float32", True, 4),
     ("bfloat16", False, 1),
-    ("bfloat16", False, 4),
     ("bfloat16", True, 1),
     ("bfloat16", True, 4),
 ]
@@ -38,9 +37,15 @@ def main() -> None:
     parser.add_argument("--num_blocks", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--jit", action="store_true")
-    parser.add_argument("--way", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=float, help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.way == "precisions":
+        compare_precisions(flags)
+        return
+    if flags.way == "host":
+        measure_host()
+        return
     if flags.way is not None:
         measure(flags)
         return
@@ -58,7 +63,10 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]]
         command += [f"--way={way}", f"--start={time.time()}"]
         subprocess.run(command, check=True)
-    measure_host()
+    print()
+    for way in ("precisions", "host"):
+        command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]]
+        subprocess.run([*command, f"--way={way}"], check=True)
 
 
 def measure(flags: argparse.Namespace) -> None:
@@ -75,9 +83,9 @@ def measure(flags: argparse.Namespace) -> None:
     from tf_realnvp import RealNVP
     from tf_realnvp.training import Trainer
 
-    # `time_convolution` makes many functions, of which TensorFlow warns.
+    # `make_convolution` makes many functions, of which TensorFlow warns.
     tf.get_logger().setLevel("ERROR")
-    precision, recompute, parts = _WAYS[flags.way]
+    precision, recompute, parts = _WAYS[int(flags.way)]
     model = RealNVP(
         (flags.image_size, flags.image_size, 3),
         filters=flags.filters,
@@ -94,26 +102,63 @@ def measure(flags: argparse.Namespace) -> None:
     train(1)
     first_step = time.time() - flags.start
 
-    seconds = timed(lambda: train(1), flags.steps)
+    train(1)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     convolutions = list_convolutions(model)
-    operations = flags.batch_size * sum(
-        3 * 2 * height * width * kernel**2 * inputs * outputs
-        for height, width, kernel, inputs, outputs in convolutions
-    )
-    alone = sum(
-        convolutions.count(shape)
-        * time_convolution(
-            flags.batch_size, shape, tf.as_dtype(precision), flags.steps
+    # Each is run once forward, and twice for its gradients.
+    operations = 3 * flags.batch_size * sum(map(count_operations, convolutions))
+    alone_functions = {
+        shape: make_convolution(flags.batch_size, shape, precision)
+        for shape in set(convolutions)
+    }
+    # In turn, so that both have the same machine if its speed drifts.
+    rounds = []
+    for _ in range(flags.steps):
+        step = once(lambda: train(1))
+        alone = sum(
+            convolutions.count(shape) * timed(function, 3)
+            for shape, function in alone_functions.items()
         )
-        for shape in sorted(set(convolutions))
-    )
+        rounds.append((step, alone))
+    seconds, alone = map(statistics.median, zip(*rounds, strict=True))
+    share = statistics.median(alone / step for step, alone in rounds)
     rate, rate_alone = operations / seconds / 1e9, operations / alone / 1e9
     print(
         f"| {precision} | {'yes' if recompute else 'no'} | {parts} "
         f"| {flags.batch_size / seconds:.1f} | {rate:.0f} "
-        f"| {rate_alone:.0f} GFLOP/s | {rate / rate_alone:.0%} "
+        f"| {rate_alone:.0f} GFLOP/s | {share:.0%} "
         f"| {memory:.2f} GiB | {first_step:.1f} s |",
+        flush=True,
+    )
+
+
+def compare_precisions(flags: argparse.Namespace) -> None:
+    """Prints how many times as fast as float32 bfloat16 is."""
+    from tf_realnvp import runtime
+
+    runtime.configure()
+    from tf_realnvp import RealNVP
+    from tf_realnvp.training import Trainer
+
+    trains = []
+    for precision in ("float32", "bfloat16"):
+        model = RealNVP(
+            (flags.image_size, flags.image_size, 3),
+            filters=flags.filters,
+            num_blocks=flags.num_blocks,
+        )
+        trainer = Trainer(model, precision=precision, jit=flags.jit)
+        train = training_steps(trainer, flags.batch_size)
+        train(1)
+        trains.append(train)
+    ratios = []
+    for _ in range(flags.steps):
+        float32, bfloat16 = (once(lambda t=t: t(1)) for t in trains)
+        ratios.append(float32 / bfloat16)
+    print(
+        f"a step in bfloat16 is {statistics.median(ratios):.2f} times as fast "
+        "as one in float32, in turn in one process "
+        f"({min(ratios):.2f} to {max(ratios):.2f})",
         flush=True,
     )
 
@@ -131,7 +176,7 @@ def measure_host() -> None:
     alone = timed(lambda: train(1), 50)
     together = timed(lambda: train(50), 5) / 50
     print(
-        f"\nthe smallest model, batch 1: {1e3 * alone:.2f} ms a step in calls "
+        f"the smallest model, batch 1: {1e3 * alone:.2f} ms a step in calls "
         f"of one step, {1e3 * together:.2f} ms in calls of 50"
     )
 
@@ -157,8 +202,14 @@ def list_convolutions(model) -> list[tuple[int, int, int, int, int]]:
     return convolutions
 
 
-def time_convolution(batch_size, shape, dtype, repetitions) -> float:
-    """Returns the seconds of one convolution and of its two gradients."""
+def count_operations(shape: tuple[int, int, int, int, int]) -> int:
+    """Returns the floating point operations of a convolution, for an image."""
+    height, width, kernel_size, inputs, outputs = shape
+    return 2 * height * width * kernel_size**2 * inputs * outputs
+
+
+def make_convolution(batch_size, shape, dtype):
+    """Returns a function that runs a convolution and its two gradients."""
     import tensorflow as tf
 
     height, width, kernel_size, inputs, outputs = shape
@@ -182,7 +233,7 @@ def time_convolution(batch_size, shape, dtype, repetitions) -> float:
         # One number of each, so that all three are computed.
         return [tf.reshape(x, [-1])[0] for x in (result, *gradients)]
 
-    return timed(lambda: [x.numpy() for x in run()], repetitions)
+    return lambda: [x.numpy() for x in run()]
 
 
 if __name__ == "__main__":

@@ -100,7 +100,6 @@ class SameTrainingTest(tf.test.TestCase):
             cls.enterClassContext(tempfile.TemporaryDirectory())
         )
         # One process for both: most of its time is start-up.
-        # One process for both: most of its time is start-up.
         cls.alone, cls.two_devices = cls.train((["one.npz", "two.npz"], {}))
 
     @classmethod

@@ -72,7 +72,7 @@ class SmallModel:
         clone.means.assign(self.means)
         return clone
 
-    def for_training(self, precision, recompute):
+    def for_training(self, compute_dtype="float32", recompute=False):
         model = SmallModel.__new__(type(self))
         model.__dict__ = dict(self.__dict__)
         model.is_training = True

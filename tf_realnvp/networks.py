@@ -385,17 +385,54 @@ def _residual_blocks(inputs, convolutions, middles=None):
         for direction, gain, bias in convolutions
     ]
     outputs, new_middles = inputs, []
-    for index, (reduce, transform, expand) in enumerate(
-        zip(*stacks, strict=True)
-    ):
-        hidden = tf.nn.relu(_conv2d(outputs, *reduce))
+    for index, block in enumerate(zip(*stacks, strict=True)):
         if middles is None:
+            reduce, transform, expand = block
+            hidden = tf.nn.relu(_conv2d(outputs, *reduce))
             hidden = _conv2d(hidden, *transform)
             new_middles.append(hidden)
+            outputs += _conv2d(tf.nn.relu(hidden), *expand)
         else:
-            hidden = _known_conv2d(hidden, *transform, middles[index])
-        outputs += _conv2d(tf.nn.relu(hidden), *expand)
+            outputs = _known_residual_block(outputs, block, middles[index])
     return outputs, new_middles
+
+
+def _known_residual_block(inputs, convolutions, middle):
+    """Applies a residual block, and keeps only what it is given.
+
+    Args:
+      inputs: Features `[N, H, W, filters]`.
+      convolutions: Kernel and bias of each of the three convolutions.
+      middle: What the second one gives.
+
+    Returns:
+      Outputs of the shape of `inputs`.
+    """
+
+    @tf.custom_gradient
+    def run(inputs, *weights):
+        reduce, transform, expand = weights[:2], weights[2:4], weights[4:]
+
+        def gradient(upstream):
+            # Not before `upstream` is there, or all that was to be spared would
+            # be in memory at once.
+            with tf.control_dependencies([upstream]):
+                block_inputs, known = map(tf.identity, (inputs, middle))
+            first = tf.nn.relu(_conv2d(block_inputs, *reduce))
+            second = tf.nn.relu(known)
+            to_second, *to_expand = _conv2d_gradients(second, expand, upstream)
+            to_first, *to_transform = _conv2d_gradients(
+                first, transform, _relu_gradient(second, to_second)
+            )
+            to_inputs, *to_reduce = _conv2d_gradients(
+                block_inputs, reduce, _relu_gradient(first, to_first)
+            )
+            return upstream + to_inputs, *to_reduce, *to_transform, *to_expand
+
+        return inputs + _conv2d(tf.nn.relu(middle), *expand), gradient
+
+    weights = [tf.cast(w, inputs.dtype) for pair in convolutions for w in pair]
+    return run(inputs, *weights)
 
 
 def _weight_norm_conv2d(inputs, convolution):
@@ -410,28 +447,24 @@ def _conv2d(inputs, kernel, bias):
     return tf.nn.bias_add(outputs, bias)
 
 
-def _known_conv2d(inputs, kernel, bias, outputs):
-    """Returns `outputs`, known to be `_conv2d(inputs, kernel, bias)`."""
+def _conv2d_gradients(inputs, weights, upstream):
+    """Returns the gradients of `_conv2d` to inputs, kernel and bias."""
+    kernel, _ = weights
+    convolution = {
+        "out_backprop": upstream,
+        "strides": [1, 1, 1, 1],
+        "padding": "SAME",
+    }
+    return (
+        tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(inputs), filter=kernel, **convolution
+        ),
+        tf.raw_ops.Conv2DBackpropFilter(
+            input=inputs, filter_sizes=kernel.shape, **convolution
+        ),
+        tf.raw_ops.BiasAddGrad(out_backprop=upstream),
+    )
 
-    @tf.custom_gradient
-    def convolve(inputs, kernel, bias):
-        def gradient(upstream):
-            convolution = {
-                "out_backprop": upstream,
-                "strides": [1, 1, 1, 1],
-                "padding": "SAME",
-            }
-            return (
-                tf.raw_ops.Conv2DBackpropInput(
-                    input_sizes=tf.shape(inputs), filter=kernel, **convolution
-                ),
-                tf.raw_ops.Conv2DBackpropFilter(
-                    input=inputs, filter_sizes=kernel.shape, **convolution
-                ),
-                tf.raw_ops.BiasAddGrad(out_backprop=upstream),
-            )
 
-        return tf.identity(outputs), gradient
-
-    dtype = inputs.dtype
-    return convolve(inputs, tf.cast(kernel, dtype), tf.cast(bias, dtype))
+def _relu_gradient(outputs, upstream):
+    return tf.raw_ops.ReluGrad(gradients=upstream, features=outputs)
