@@ -388,6 +388,22 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
                 atol=tolerance * np.abs(expected).max(),
             )
 
+    @parameterized.parameters("shared", "recomputed")
+    def test_networks_of_one_shape_share_a_trace(self, name):
+        images = tf.constant(normal(3, 4, 6, 2), tf.float32)
+        function = getattr(networks, f"_{name}_coupling_network")
+        before = function.experimental_get_tracing_count()
+        results = []
+        # Filters that no other test has, so that it is not traced yet.
+        for seed in range(3):
+            network = CouplingNetwork(2, filters=10, num_blocks=1)
+            randomize(network, seed)
+            results.append(getattr(network, name)(images))
+            self.assertAllClose(results[-1], network(images), rtol=1e-5)
+        self.assertNotAllClose(results[0], results[1])
+        traces = function.experimental_get_tracing_count() - before
+        self.assertEqual(traces, 1)
+
     def test_recomputed_runs_the_middle_convolutions_once(self):
         network = CouplingNetwork(2, filters=4, num_blocks=3)
 

@@ -84,7 +84,8 @@ class CouplingNetwork(keras.Model):
 
         Of what lies between, only the outputs of the 3x3 convolutions inside
         the blocks stay in memory, which are two thirds of the work and a fifth
-        of the bytes; the rest is computed again when the gradient is.
+        of the bytes; the rest is computed again when the gradient is, block by
+        block.
 
         Args:
           inputs: Images `[N, H, W, channels]`.
