@@ -24,7 +24,7 @@ _WAYS = [
     ("float32", True, 1),
     ("bfloat16", False, 1),
     ("bfloat16", True, 1),
-    ("bfloat16", True, 4),
+    ("bfloat16", True, 3),
 ]
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--filters", type=int, default=128)
     parser.add_argument("--num_blocks", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--jit", action="store_true")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=float, help=argparse.SUPPRESS)
