@@ -58,15 +58,11 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         flush=True,
     )
-    for way in range(len(_WAYS)):
+    for way in (*range(len(_WAYS)), "precisions", "host"):
         # The start of Python and the imports count as well.
         command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]]
         command += [f"--way={way}", f"--start={time.time()}"]
         subprocess.run(command, check=True)
-    print()
-    for way in ("precisions", "host"):
-        command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]]
-        subprocess.run([*command, f"--way={way}"], check=True)
 
 
 def measure(flags: argparse.Namespace) -> None:
@@ -156,8 +152,8 @@ def compare_precisions(flags: argparse.Namespace) -> None:
         float32, bfloat16 = (once(lambda t=t: t(1)) for t in trains)
         ratios.append(float32 / bfloat16)
     print(
-        f"a step in bfloat16 is {statistics.median(ratios):.2f} times as fast "
-        "as one in float32, in turn in one process "
+        f"\na step in bfloat16 is {statistics.median(ratios):.2f} times as "
+        "fast as one in float32, in turn in one process "
         f"({min(ratios):.2f} to {max(ratios):.2f})",
         flush=True,
     )
