@@ -375,17 +375,16 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
             )
         outputs, gradients = outputs_and_gradients(network)
         again, gradients_again = outputs_and_gradients(network.recomputed)
-        self.assertAllEqual(outputs, again)
         self.assertLen(gradients, 16)
-        for expected, gradient in zip(gradients, gradients_again, strict=True):
-            self.assertEqual(gradient.dtype, expected.dtype)
-            self.assertGreater(np.abs(expected).max(), 0.0)
-            tolerance = 1e-6 if dtype == "float32" else 1e-2
+        tolerance = 1e-6 if dtype == "float32" else 5e-2
+        for expected, actual in zip(
+            [outputs, *gradients], [again, *gradients_again], strict=True
+        ):
+            self.assertEqual(actual.dtype, expected.dtype)
+            largest = np.abs(expected).max()
+            self.assertGreater(largest, 0.0)
             self.assertAllClose(
-                gradient,
-                expected,
-                rtol=tolerance,
-                atol=tolerance * np.abs(expected).max(),
+                actual, expected, rtol=tolerance, atol=tolerance * largest
             )
 
     @parameterized.parameters("shared", "recomputed")

@@ -82,16 +82,15 @@ class CouplingNetwork(keras.Model):
     def recomputed(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the same as `shared`, and keeps little for the gradient.
 
-        Of what lies between, only the outputs of the 3x3 convolutions inside
-        the blocks stay in memory, which are two thirds of the work and a fifth
-        of the bytes; the rest is computed again when the gradient is, block by
-        block.
+        Of what lies between, only what the 3x3 convolutions inside the blocks
+        give stays in memory, which is two thirds of the work and a fifth of the
+        bytes; the rest is computed again when the gradient is, block by block.
 
         Args:
           inputs: Images `[N, H, W, channels]`.
 
         Returns:
-          `[N, H, W, 2 * channels]`, the same as without.
+          `[N, H, W, 2 * channels]`.
         """
         return _recomputed_coupling_network(inputs, self._convolutions())
 
@@ -370,12 +369,13 @@ def _residual_blocks(inputs, convolutions, middles=None):
       inputs: Features `[N, H, W, filters]`.
       convolutions: Stacked directions, gains and biases of each convolution of
         a block.
-      middles: What the 3x3 convolutions give, if that is known: it is then not
-        computed again, but the gradient is as if it were.
+      middles: What the 3x3 convolutions give after their ReLU, if that is
+        known: it is then not computed again, but the gradient is as if it were.
 
     Returns:
-      Outputs `[N, H, W, filters]`, and what the 3x3 convolutions give: for each
-      block `[N, H, W, filters / 2]`, or an empty list if `middles` are known.
+      Outputs `[N, H, W, filters]`, and what the 3x3 convolutions give after
+      their ReLU: for each block `[N, H, W, filters / 2]`, or an empty list if
+      `middles` are known.
     """
     stacks = [
         zip(
@@ -390,9 +390,9 @@ def _residual_blocks(inputs, convolutions, middles=None):
         if middles is None:
             reduce, transform, expand = block
             hidden = tf.nn.relu(_conv2d(outputs, *reduce))
-            hidden = _conv2d(hidden, *transform)
+            hidden = tf.nn.relu(_conv2d(hidden, *transform))
             new_middles.append(hidden)
-            outputs += _conv2d(tf.nn.relu(hidden), *expand)
+            outputs += _conv2d(hidden, *expand)
         else:
             outputs = _known_residual_block(outputs, block, middles[index])
     return outputs, new_middles
@@ -404,7 +404,7 @@ def _known_residual_block(inputs, convolutions, middle):
     Args:
       inputs: Features `[N, H, W, filters]`.
       convolutions: Kernel and bias of each of the three convolutions.
-      middle: What the second one gives.
+      middle: What the second one gives after its ReLU.
 
     Returns:
       Outputs of the shape of `inputs`.
@@ -418,9 +418,8 @@ def _known_residual_block(inputs, convolutions, middle):
             # Not before `upstream` is there, or all that was to be spared would
             # be in memory at once.
             with tf.control_dependencies([upstream]):
-                block_inputs, known = map(tf.identity, (inputs, middle))
+                block_inputs, second = map(tf.identity, (inputs, middle))
             first = tf.nn.relu(_conv2d(block_inputs, *reduce))
-            second = tf.nn.relu(known)
             to_second, *to_expand = _conv2d_gradients(second, expand, upstream)
             to_first, *to_transform = _conv2d_gradients(
                 first, transform, _relu_gradient(second, to_second)
@@ -430,7 +429,7 @@ def _known_residual_block(inputs, convolutions, middle):
             )
             return upstream + to_inputs, *to_reduce, *to_transform, *to_expand
 
-        return inputs + _conv2d(tf.nn.relu(middle), *expand), gradient
+        return inputs + _conv2d(middle, *expand), gradient
 
     weights = [tf.cast(w, inputs.dtype) for pair in convolutions for w in pair]
     return run(inputs, *weights)

@@ -51,12 +51,6 @@ def configure(num_cpus: int = 1) -> None:
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpus
         )
-    if not gpus:
-        # On CPUs Grappler rewrites these graphs for ten seconds and gains
-        # nothing.
-        tf.config.optimizer.set_experimental_options(
-            {"disable_meta_optimizer": True}
-        )
 
 
 def describe_devices() -> str:
