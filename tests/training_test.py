@@ -217,23 +217,31 @@ class StepTest(tf.test.TestCase):
 
 
 class AccumulateTest(tf.test.TestCase, parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.whole = cls.loss_and_gradients(parts=1)
+
+    @classmethod
+    def loss_and_gradients(cls, parts):
+        trainer = Trainer(
+            make_model(moved=True), 0.0, seed=1, accumulate=parts
+        )
+        loss = trainer.train_step(random_images(BATCH_SIZE, seed=0))
+        return loss, applied_gradients(trainer)
+
     @parameterized.parameters(
         2,  # Equal parts.
         3,  # Parts of different sizes.
         5,  # A part is empty.
     )
     def test_same_gradient_as_of_the_whole_batch(self, parts):
-        images = random_images(BATCH_SIZE, seed=0)
-        trainers = [
-            Trainer(make_model(moved=True), 0.0, seed=1, accumulate=accumulate)
-            for accumulate in (1, parts)
-        ]
-        losses = [trainer.train_step(images) for trainer in trainers]
-        self.assertAllClose(losses[0], losses[1], rtol=1e-5)
-        whole, summed = map(applied_gradients, trainers)
-        for a, b in zip(whole, summed, strict=True):
+        loss, gradients = self.whole
+        summed_loss, summed = self.loss_and_gradients(parts)
+        self.assertAllClose(loss, summed_loss, rtol=1e-5)
+        for a, b in zip(gradients, summed, strict=True):
             self.assertAllClose(a, b, rtol=1e-3, atol=1e-6)
-        self.assertGreater(max(np.abs(g).max() for g in whole), 1e-3)
+        self.assertGreater(max(np.abs(g).max() for g in gradients), 1e-3)
 
 
 class EmaTest(tf.test.TestCase):
