@@ -224,9 +224,7 @@ class AccumulateTest(tf.test.TestCase, parameterized.TestCase):
 
     @classmethod
     def loss_and_gradients(cls, parts):
-        trainer = Trainer(
-            make_model(moved=True), 0.0, seed=1, accumulate=parts
-        )
+        trainer = Trainer(make_model(moved=True), 0.0, seed=1, accumulate=parts)
         loss = trainer.train_step(random_images(BATCH_SIZE, seed=0))
         return loss, applied_gradients(trainer)
 
