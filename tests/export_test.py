@@ -34,8 +34,6 @@ import numpy as np
 import tensorflow as tf
 
 modules = set(sys.modules)
-# A matter of seconds, not of results.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 path, inputs, outputs, words = sys.argv[1:]
 inputs = np.load(inputs)
