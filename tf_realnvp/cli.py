@@ -25,9 +25,12 @@ _FIXED_FLAGS = (
     "batch_size",
     "filters",
     "num_blocks",
+    "num_scales",
     "precision",
     "ema",
 )
+
+_NUM_SCALES = 2  # Also of runs that were started before there was a choice.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +188,14 @@ def _make_parser():
         help="residual blocks of a coupling network (default: 8, for digits 2)",
     )
     parser.add_argument(
+        "--num_scales",
+        type=arguments.whole_number(2),
+        default=_NUM_SCALES,
+        metavar="N",
+        help="resolutions that couplings work at, each half the one before "
+        f"(default: {_NUM_SCALES})",
+    )
+    parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
@@ -297,6 +308,8 @@ def _settle(flags, before):
       flags: The flags of the command.
       before: Those that the run to be resumed was started with, if any.
     """
+    if before:
+        before = {"num_scales": _NUM_SCALES} | before
     # What the command line leaves to chance or to the machine stays.
     if flags.seed is None:
         drawn = random.SystemRandom().randrange(2**32)

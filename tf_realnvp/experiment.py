@@ -22,6 +22,7 @@ from tf_realnvp import (
 from tf_realnvp.arguments import FailureError, UsageError
 from tf_realnvp.checkpoints import CheckpointError, Checkpoints
 from tf_realnvp.image_dataset import DAMAGE_ERRORS
+from tf_realnvp.model import max_num_scales
 from tf_realnvp.progress import Progress
 from tf_realnvp.runs import Run
 from tf_realnvp.summaries import Summaries
@@ -63,6 +64,7 @@ def train(flags, run: Run | None, start: float) -> None:
             dataset.num_colors,
             filters=flags.filters,
             num_blocks=flags.num_blocks,
+            num_scales=flags.num_scales,
         )
         trainer = Trainer(
             model,
@@ -122,6 +124,13 @@ def _load(flags):
         raise UsageError(
             f"argument --batch_size: {flags.batch_size} is more than the "
             f"{dataset.num_train} training images of {dataset.name}"
+        )
+    largest = max_num_scales(dataset.image_shape)
+    if flags.num_scales > largest:
+        size = "x".join(map(str, dataset.image_shape[:2]))
+        raise UsageError(
+            f"argument --num_scales: images of {size} have at most {largest} "
+            f"scales, got {flags.num_scales}"
         )
     return dataset
 
@@ -284,7 +293,7 @@ def _print_header(flags, dataset, model):
         f"{dataset.num_test:,} test images of {size}, "
         f"{dataset.num_colors} levels\n"
         f"{model.num_parameters:,} parameters ({flags.filters} filters, "
-        f"{flags.num_blocks} residual blocks), "
+        f"{flags.num_blocks} residual blocks, {flags.num_scales} scales), "
         f"{runtime.describe_devices()}, {flags.precision}, "
         f"seed {flags.seed}",
         flush=True,

@@ -67,6 +67,7 @@ def _describe(model):
         "filters": model.filters,
         "num_blocks": model.num_blocks,
         "alpha": model.alpha,
+        "num_scales": model.num_scales,
         "num_parameters": model.num_parameters,
         "versions": versions,
     }

@@ -18,10 +18,11 @@ tfd = tfp.distributions
 class RealNVP(tf.Module):
     """A RealNVP density over `uint8` images.
 
-    From image to latents: dequantization, scaling and logit; three couplings
-    with checkerboard masks; a squeeze; three couplings with channel masks; the
-    second half of the channels is factored out; four couplings with
-    checkerboard masks on the rest. All latents are standard normal. See
+    From image to latents: dequantization, scaling and logit; then, at each
+    scale but the last, three couplings with checkerboard masks, a squeeze,
+    three couplings with channel masks, and the second half of the channels is
+    factored out. The first half goes on to the next scale, and the last one has
+    four couplings with checkerboard masks. All latents are standard normal. See
     sections 3.4 to 3.6 and 4.1 of https://arxiv.org/abs/1605.08803.
 
     #### Example
@@ -43,6 +44,7 @@ class RealNVP(tf.Module):
         filters: int = 128,
         num_blocks: int = 8,
         alpha: float = 0.1,
+        num_scales: int = 2,
         name: str = "real_nvp",
     ):
         """Makes a model with fresh weights.
@@ -51,23 +53,30 @@ class RealNVP(tf.Module):
         `keras.utils.set_random_seed` makes them repeatable.
 
         Args:
-          image_shape: `(H, W, C)` in pixels and channels; `H` and `W` even.
+          image_shape: `(H, W, C)` in pixels and channels; `H` and `W` even,
+            and divisible by two once more for each scale beyond two.
           num_colors: Number of levels of a component, 2 to 256.
           filters: Number of channels inside the coupling networks; even.
           num_blocks: Number of residual blocks of a coupling network.
           alpha: Margin that keeps the logit finite, between 0 and 1.
+          num_scales: Number of resolutions that couplings work at, from 2 to
+            `max_num_scales(image_shape)`; each has half the height and width of
+            the one before.
           name: Name of the module.
 
         Raises:
           ValueError: If an argument is out of its range.
         """
         super().__init__(name=name)
-        _check_arguments(image_shape, num_colors, filters, num_blocks, alpha)
+        _check_arguments(
+            image_shape, num_colors, filters, num_blocks, alpha, num_scales
+        )
         self.image_shape = tuple(int(size) for size in image_shape)
         self.num_colors = int(num_colors)
         self.filters = int(filters)
         self.num_blocks = int(num_blocks)
         self.alpha = float(alpha)
+        self.num_scales = int(num_scales)
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
 
@@ -89,19 +98,23 @@ class RealNVP(tf.Module):
 
     def _masks(self):
         """Returns the couplings' masks, from image to latents."""
-        half = (*self.latent_shape[:2], self.latent_shape[2] // 2)
-        return [
-            bijectors.checkerboard_mask(self.image_shape, keep_odd=True),
-            bijectors.checkerboard_mask(self.image_shape, keep_odd=False),
-            bijectors.checkerboard_mask(self.image_shape, keep_odd=True),
-            bijectors.channel_mask(self.latent_shape, keep_odd=True),
-            bijectors.channel_mask(self.latent_shape, keep_odd=False),
-            bijectors.channel_mask(self.latent_shape, keep_odd=True),
-            bijectors.checkerboard_mask(half, keep_odd=True),
-            bijectors.checkerboard_mask(half, keep_odd=False),
-            bijectors.checkerboard_mask(half, keep_odd=True),
-            bijectors.checkerboard_mask(half, keep_odd=False),
-        ]
+        masks = []
+        height, width, channels = self.image_shape
+        for scale in range(self.num_scales):
+            shape = (height, width, channels)
+            is_last = scale == self.num_scales - 1
+            masks += [
+                bijectors.checkerboard_mask(shape, keep_odd=index % 2 == 0)
+                for index in range(4 if is_last else 3)
+            ]
+            if not is_last:
+                height, width, channels = height // 2, width // 2, 2 * channels
+                squeezed = (height, width, 2 * channels)
+                masks += [
+                    bijectors.channel_mask(squeezed, keep_odd=index % 2 == 0)
+                    for index in range(3)
+                ]
+        return masks
 
     def _set_flow(self, functions):
         """Makes the bijector and the distribution.
@@ -109,7 +122,7 @@ class RealNVP(tf.Module):
         Args:
           functions: What the couplings call, from image to latents.
         """
-        couplings = [
+        couplings = tuple(
             bijectors.AffineCoupling(
                 mask,
                 function,
@@ -120,8 +133,18 @@ class RealNVP(tf.Module):
             for index, (mask, function) in enumerate(
                 zip(self._masks(), functions, strict=True)
             )
-        ]
-        # In the order of the inverse, from image to latents.
+        )
+        self._couplings = couplings
+        # In the order of the inverse, from image to latents. The innermost first.
+        steps = couplings[-4:]
+        for scale in reversed(range(self.num_scales - 1)):
+            checkerboards = couplings[6 * scale : 6 * scale + 3]
+            channels = couplings[6 * scale + 3 : 6 * scale + 6]
+            inner = bijectors.FactorOut(tfb.Chain(steps))
+            steps = [*checkerboards, bijectors.Squeeze(), *channels, inner]
+            if scale > 0:
+                # A scale keeps the shape of its events, as `FactorOut` asks.
+                steps.append(tfb.Invert(bijectors.Squeeze()))
         self._bijector = tfb.Chain(
             [
                 tfb.Scale(float(self.num_colors)),
@@ -129,10 +152,7 @@ class RealNVP(tf.Module):
                     low=-(self.alpha / 2) / (1 - self.alpha),
                     high=(1 - self.alpha / 2) / (1 - self.alpha),
                 ),
-                *couplings[:3],
-                bijectors.Squeeze(),
-                *couplings[3:6],
-                bijectors.FactorOut(tfb.Chain(couplings[6:])),
+                *steps,
             ],
             name="real_nvp",
         )
@@ -173,11 +193,17 @@ class RealNVP(tf.Module):
             self.filters,
             self.num_blocks,
             self.alpha,
+            self.num_scales,
             self.name,
         )
         for own, other in zip(clone.variables, self.variables, strict=True):
             own.assign(other)
         return clone
+
+    @property
+    def couplings(self) -> tuple[bijectors.AffineCoupling, ...]:
+        """The couplings, from image to latents, in the order of `networks`."""
+        return self._couplings
 
     @property
     def bijector(self) -> tfb.Bijector:
@@ -431,7 +457,27 @@ class RealNVP(tf.Module):
             return tf.identity(images)
 
 
-def _check_arguments(image_shape, num_colors, filters, num_blocks, alpha):
+def max_num_scales(image_shape: Sequence[int]) -> int:
+    """Returns the largest `num_scales` that images of a shape can have.
+
+    Each scale beyond the second needs sides that can be halved once more, and
+    the last one two pixels, for its checkerboard masks to keep something and to
+    change something.
+
+    Args:
+      image_shape: `(H, W, C)` in pixels and channels; `H` and `W` even.
+    """
+    height, width = (size // 2 for size in image_shape[:2])
+    num_scales = 2
+    while height % 2 == 0 and width % 2 == 0 and height * width > 4:
+        height, width = height // 2, width // 2
+        num_scales += 1
+    return num_scales
+
+
+def _check_arguments(
+    image_shape, num_colors, filters, num_blocks, alpha, num_scales
+):
     try:
         sizes = tuple(image_shape)
     except TypeError:
@@ -454,6 +500,14 @@ def _check_arguments(image_shape, num_colors, filters, num_blocks, alpha):
     if not isinstance(alpha, numbers.Real) or not 0.0 < alpha < 1.0:
         raise ValueError(
             f"`alpha` must be between 0 and 1, got {checks.short(alpha)}."
+        )
+    checks.whole_number(num_scales, "num_scales", 2)
+    largest = max_num_scales(sizes)
+    if num_scales > largest:
+        size = f"{sizes[0]}x{sizes[1]}"
+        raise ValueError(
+            f"`num_scales` must be at most {largest} for images of {size}, got "
+            f"{checks.short(num_scales)}."
         )
 
 

@@ -46,7 +46,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from tf_realnvp import bijectors, files
+from tf_realnvp import files
 from tf_realnvp.model import RealNVP
 
 # Where the couplings are among the steps.
@@ -127,8 +127,10 @@ def load_weights(model: RealNVP, path: str | os.PathLike) -> None:
     Raises:
       OSError: If the file cannot be read.
       ValueError: If the file does not hold the weights of such a model; the
-        message names each array that is at fault.
+        message names each array that is at fault. If the model has more than
+        two scales.
     """
+    _check_scales(model)
     _assign(model, *_read(path), path)
 
 
@@ -141,10 +143,12 @@ def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
 
     Raises:
       OSError: If the file cannot be written.
+      ValueError: If the model has more than two scales.
     """
+    _check_scales(model)
     arrays = {}
     for position, network, coupling in zip(
-        _POSITIONS, model.networks, _couplings(model), strict=True
+        _POSITIONS, model.networks, model.couplings, strict=True
     ):
         prefix = f"flow.flows.{position}"
         arrays[f"{prefix}.rescale"] = coupling.rescale.numpy().reshape(1)
@@ -160,6 +164,14 @@ def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
     # An open file, since `savez` changes a path that does not end in `.npz`.
     with files.replace_file(path) as new, new.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def _check_scales(model: RealNVP) -> None:
+    if model.num_scales != 2:
+        raise ValueError(
+            "The PyTorch model has two scales: `model.num_scales` must be 2, "
+            f"got {model.num_scales}."
+        )
 
 
 class _Module(NamedTuple):
@@ -331,13 +343,13 @@ def _assign(model: RealNVP, couplings, superfluous, path) -> None:
             f"{sizes.channels}."
         )
     # Not strict: another number of couplings is among the problems already.
-    for module, coupling in zip(couplings, _couplings(model), strict=False):
+    for module, coupling in zip(couplings, model.couplings, strict=False):
         problems += _mask_problems(module, coupling.mask)
     problems += superfluous
     if problems:
         raise _error(path, problems)
     for module, network, coupling in zip(
-        couplings, model.networks, _couplings(model), strict=True
+        couplings, model.networks, model.couplings, strict=True
     ):
         coupling.rescale.assign(module.arrays["rescale"].reshape([]))
         coupling.reshift.assign(module.arrays["reshift"].reshape([]))
@@ -361,13 +373,6 @@ def _error(path, problems: Sequence[str]) -> ValueError:
     return ValueError(
         f"{os.fspath(path)} does not hold the weights of this model:{lines}"
     )
-
-
-def _couplings(model: RealNVP) -> list[bijectors.AffineCoupling]:
-    """The couplings of a model, from image to latents."""
-    *steps, factor_out = model.bijector.bijectors
-    steps = (*steps, *factor_out.bijector.bijectors)
-    return [s for s in steps if isinstance(s, bijectors.AffineCoupling)]
 
 
 def _variables(network: keras.Model) -> list[tuple[keras.Variable, ...]]:
