@@ -11,6 +11,11 @@ class FusedAdam(keras.optimizers.Adam):
     `epsilon` where Keras has it), by TensorFlow's own kernel: a graph of half
     the size, which is traced and started in half the time.
 
+    The moving average of the weights (`use_ema`) is warmed up: after `t` updates
+    it keeps `min(ema_momentum, t / (t + 9))` of itself, as that of
+    `tf.train.ExponentialMovingAverage` with `num_updates`. Keras's own starts
+    at the first step's weights and remembers them for thousands of steps.
+
     With several replicas it is applied to gradients that are summed already,
     outside of `tf.distribute.Strategy.run`. Keras's own would have to be called
     inside, where an update cannot be left out.
@@ -48,3 +53,17 @@ class FusedAdam(keras.optimizers.Adam):
                 args=(*(slot.value for slot in slots), gradient),
                 group=False,
             )
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        if not self.use_ema:
+            return
+        num_updates = tf.cast(self.iterations.value, tf.float32)
+        momentum = tf.minimum(
+            self.ema_momentum, num_updates / (num_updates + 9.0)
+        )
+        for variable, average in zip(
+            trainable_variables,
+            self._model_variables_moving_average,
+            strict=True,
+        ):
+            average.assign(variable + momentum * (average - variable))
