@@ -63,6 +63,8 @@ class ImageDataset:
         is drawn; the whole of `train`, a uniform shuffle, if `None`.
       flip: Whether training images are mirrored left to right at random.
       skipped: Names of the files that are no readable pictures.
+      fingerprint: What tells these images from others, in a line: two data sets
+        with the same one hold the same images in the same splits.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ImageDataset:
     shuffle_buffer: int | None = None
     flip: bool = False
     skipped: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     def train_batches(
         self, batch_size: int, seed: int, epoch: int, skip: int = 0
