@@ -39,6 +39,7 @@ FLAGS = (
     "--max_steps",
     "--filters",
     "--num_blocks",
+    "--num_scales",
     "--precision",
     "--devices",
     "--data_dir",
@@ -74,6 +75,7 @@ BAD_FLAGS = [
             "max_steps",
             "filters",
             "num_blocks",
+            "num_scales",
             "image_size",
             "devices",
             "accumulate",
@@ -172,6 +174,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "max_steps": None,
                 "filters": 128,
                 "num_blocks": 8,
+                "num_scales": 2,
                 "precision": "float32",
                 "recompute": False,
                 "jit": False,
@@ -237,6 +240,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
             *("--lr_schedule", "cosine", "--warmup_steps", "2"),
             *("--ema", "0.5", "--accumulate", "3"),
             *("--max_steps", "9", "--filters", "2", "--num_blocks", "1"),
+            *("--num_scales", "3"),
             *("--data_dir", "a b", "--output_dir", "c", "--run_dir", "d"),
             *("--image_size", "2", "--flip", "--precision", "bfloat16"),
             *("--recompute", "--jit", "--devices", "3", "--verbose"),
@@ -261,6 +265,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "max_steps": 9,
                 "filters": 2,
                 "num_blocks": 1,
+                "num_scales": 3,
                 "precision": "bfloat16",
                 "recompute": True,
                 "jit": True,
@@ -449,6 +454,7 @@ class FuzzTest(tf.test.TestCase):
         self.assertLessEqual(flags.accumulate, flags.batch_size)
         for name in ("epochs", "accumulate", "num_blocks"):
             self.assertGreaterEqual(getattr(flags, name), 1)
+        self.assertGreaterEqual(flags.num_scales, 2)
         self.assertEqual(flags.filters % 2, 0)
         self.assertIn(flags.seed or 0, range(2**32))
         for name in ("lr", "checkpoint_minutes"):

@@ -56,11 +56,14 @@ class SmallModel:
 
     nan_below = -math.inf  # Loss is NaN where a noise of the batch is less.
 
-    def __init__(self, image_shape, num_colors, filters, num_blocks):
+    def __init__(
+        self, image_shape, num_colors, filters, num_blocks, num_scales=2
+    ):
         self.image_shape = image_shape
         self.num_colors = num_colors
         self.filters = filters
         self.num_blocks = num_blocks
+        self.num_scales = num_scales
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)
         self.trainable_variables = self.variables = (self.means,)
@@ -284,6 +287,7 @@ class TrainTest(ExperimentTestCase):
         self.assertAllClose(rates, [0.125, 0.25, 0.375, 0.5, 0.0])
         self.assertEqual(others, [3.0, 7, "bfloat16", True, False, 2, 0.9])
         self.assertEqual((model.filters, model.num_blocks), (4, 1))
+        self.assertEqual(model.num_scales, 2)
         self.assertEqual(model.image_shape, (4, 4, 1))
         self.assertEqual(model.num_colors, 17)
         load.assert_called_once_with("digits", "my_data", 4, True)
@@ -454,6 +458,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
                 *("--precision", "bfloat16"),
             ),
             ("--ema 0.5 instead of no --ema", "--ema", 0.5),
+            ("--num_scales 3 instead of --num_scales 2", "--num_scales", 3),
         ):
             with self.subTest(message):
                 result = call(
@@ -463,6 +468,25 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
                 self.assert_error(result, 2, message, "runs/digits")
                 self.assertEqual(result[2].count("instead of"), 1)
                 self.assertEqual(run_contents(), before)
+
+    def test_run_from_before_there_were_scales(self):
+        call("--seed", 0, "--max_steps", 1, "--precision", "float32")
+        path = pathlib.Path("runs/digits/run.json")
+        content = json.loads(path.read_text())
+        del content["flags"]["num_scales"]
+        path.write_text(json.dumps(content))
+        flags = "--seed", 0, "--resume", "--run_dir", "runs/digits"
+        self.assert_error(
+            call(*flags, "--num_scales", 3),
+            2,
+            "--num_scales 3 instead of --num_scales 2",
+        )
+        self.assertEqual(call(*flags, "--max_steps", 2)[0], 0)
+
+    def test_too_many_scales(self):
+        self.assert_error(
+            call("--num_scales", 4), 2, "--num_scales", "8x8", "at most 3"
+        )
 
     def test_all_differences_are_named(self):
         code, _, _ = call(

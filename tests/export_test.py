@@ -492,6 +492,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
                 "filters": 4,
                 "num_blocks": 1,
                 "alpha": 0.1,
+                "num_scales": 2,
                 "num_parameters": self.model.num_parameters,
                 "dataset": "digits",
                 "lr": 3e-4,

@@ -14,7 +14,7 @@ import tensorflow_probability as tfp
 from absl.testing import parameterized
 
 from tf_realnvp import bijectors, checks, networks
-from tf_realnvp.model import RealNVP
+from tf_realnvp.model import RealNVP, max_num_scales
 
 tfb = tfp.bijectors
 
@@ -69,12 +69,15 @@ def extreme_images(model):
 
 def evaluate_reference(model, points):
     """Latents and log-density of points, by NumPy."""
-    scalars = [variable.numpy() for variable in model.trainable_variables[-20:]]
     couplings = [
-        (network.get_weights(), scalars[2 * i], scalars[2 * i + 1])
-        for i, network in enumerate(model.networks)
+        (network.get_weights(), coupling.rescale, coupling.reshift)
+        for network, coupling in zip(
+            model.networks, model.couplings, strict=True
+        )
     ]
-    return reference.real_nvp(points, couplings, model.num_colors, model.alpha)
+    return reference.real_nvp(
+        points, couplings, model.num_colors, model.alpha, model.num_scales
+    )
 
 
 @contextlib.contextmanager
@@ -222,12 +225,63 @@ class StructureTest(tf.test.TestCase, parameterized.TestCase):
         ("alpha", 1.0),
         ("alpha", -0.1),
         ("alpha", float("nan")),
+        ("num_scales", 1),
+        ("num_scales", 2.5),
+        ("num_scales", None),
     )
     def test_wrong_arguments(self, name, value):
         with self.assertRaises(ValueError) as caught:
             RealNVP(**{name: value})
         self.assertStartsWith(str(caught.exception), f"`{name}` must ")
         self.assertEndsWith(str(caught.exception), f"got {value!r}.")
+
+    @parameterized.parameters(
+        ((2, 2, 1), 2),
+        ((4, 4, 1), 2),
+        ((4, 8, 1), 3),
+        ((6, 6, 1), 2),
+        ((8, 8, 1), 3),
+        ((28, 28, 1), 3),
+        ((32, 32, 3), 5),
+        ((64, 64, 3), 6),
+        ((64, 4, 3), 3),
+    )
+    def test_most_scales(self, shape, expected):
+        self.assertEqual(max_num_scales(shape), expected)
+        size = f"{shape[0]}x{shape[1]}"
+        with self.assertRaisesRegex(
+            ValueError, f"^`num_scales` must be at most {expected} for .*{size}"
+        ):
+            RealNVP(shape, filters=2, num_blocks=1, num_scales=expected + 1)
+
+    def test_parts_of_three_scales(self):
+        model = RealNVP((8, 4, 3), filters=2, num_blocks=1, num_scales=3)
+        masks = [
+            *(reference.checkerboard_mask((8, 4, 3), p) for p in (1, 0, 1)),
+            *(reference.channel_mask((4, 2, 12), p) for p in (1, 0, 1)),
+            *(reference.checkerboard_mask((4, 2, 6), p) for p in (1, 0, 1)),
+            *(reference.channel_mask((2, 1, 24), p) for p in (1, 0, 1)),
+            *(reference.checkerboard_mask((2, 1, 12), p) for p in (1, 0, 1, 0)),
+        ]
+        for coupling, network, mask in zip(
+            model.couplings, model.networks, masks, strict=True
+        ):
+            self.assertAllEqual(coupling.mask, mask)
+            self.assertIs(coupling.network, network)
+        self.assertEqual(model.latent_shape, (4, 2, 12))
+        scalars = model.trainable_variables[-32:]
+        for i, coupling in enumerate(model.couplings):
+            self.assertIs(coupling.rescale, scalars[2 * i])
+            self.assertIs(coupling.reshift, scalars[2 * i + 1])
+
+    def test_clone_has_the_same_scales(self):
+        model = make_model((8, 8, 1), num_scales=3)
+        clone = model.clone()
+        self.assertEqual(clone.num_scales, 3)
+        images = random_images(2, model)
+        self.assertAllEqual(
+            clone.log_prob(images, seed=1), model.log_prob(images, seed=1)
+        )
 
     def test_whole_numbers_of_numpy(self):
         model = RealNVP(
@@ -243,6 +297,8 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
         {},
         {"image_shape": (4, 6, 3), "num_colors": 256, "num_blocks": 2},
         {"image_shape": (4, 6, 3), "num_colors": 2, "alpha": 0.01},
+        {"image_shape": (8, 8, 1), "num_scales": 3},
+        {"image_shape": (8, 16, 1), "num_scales": 4},
     )
     def test_matches_reference(self, **kwargs):
         model = make_model(**kwargs)
@@ -259,8 +315,9 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
         latents, _ = evaluate_reference(model, images + 0.5)
         self.assertAllClose(model.encode(images), latents, rtol=1e-3, atol=1e-4)
 
-    def test_log_det_matches_jacobian(self):
-        model = shared_model()
+    @parameterized.parameters({}, {"image_shape": (4, 8, 2), "num_scales": 3})
+    def test_log_det_matches_jacobian(self, **kwargs):
+        model = make_model(**kwargs) if kwargs else shared_model()
         [point] = random_points(1, model)
         size = point.size
         # A batch of copies gives all rows of the Jacobian in one pass.
@@ -557,7 +614,11 @@ class SingleEvaluationTest(tf.test.TestCase):
 
 
 class CodingTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters({}, {"image_shape": (4, 6, 3), "num_colors": 256})
+    @parameterized.parameters(
+        {},
+        {"image_shape": (4, 6, 3), "num_colors": 256},
+        {"image_shape": (8, 8, 1), "num_scales": 3},
+    )
     def test_decode_undoes_encode(self, **kwargs):
         model = make_model(**kwargs)
         images = np.concatenate(

@@ -316,6 +316,17 @@ class PytorchTest(tf.test.TestCase, parameterized.TestCase):
             }
         )
 
+    def test_more_scales(self):
+        model = RealNVP((8, 8, 1), filters=2, num_blocks=1, num_scales=3)
+        path = pathlib.Path(self.get_temp_dir()) / "weights.npz"
+        for function in (
+            lambda: pytorch.save_weights(model, path),
+            lambda: pytorch.load_weights(model, path),
+        ):
+            with self.assertRaisesRegex(ValueError, "num_scales.*, got 3"):
+                function()
+        self.assertFalse(path.exists())
+
     def test_full_masks(self):
         self.assert_loads(
             {

@@ -119,14 +119,32 @@ def squeeze(x, block_size=2):
     return outputs
 
 
-def real_nvp(x, couplings, num_colors, alpha):
+def unsqueeze(z, block_size=2):
+    """Undoes `squeeze`."""
+    batch, height, width, channels = z.shape
+    channels //= block_size**2
+    outputs = np.empty(
+        (batch, height * block_size, width * block_size, channels), z.dtype
+    )
+    for row in range(block_size):
+        for column in range(block_size):
+            start = (row * block_size + column) * channels
+            outputs[:, row::block_size, column::block_size] = z[
+                ..., start : start + channels
+            ]
+    return outputs
+
+
+def real_nvp(x, couplings, num_colors, alpha, num_scales=2):
     """The whole model, from dequantized images to latents.
 
     Args:
       x: Images, `[n, height, width, channels]`, in `[0, num_colors)`.
-      couplings: Ten triples of a network's 15 weights, rescale and reshift.
+      couplings: A triple of a network's 15 weights, rescale and reshift for
+        each, in their order.
       num_colors: Number of levels.
       alpha: The margin of the logit.
+      num_scales: Number of resolutions.
 
     Returns:
       Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
@@ -138,28 +156,33 @@ def real_nvp(x, couplings, num_colors, alpha):
     log_det = steps.reshape(len(x), -1).sum(axis=1)
     z = np.log(p) - np.log(1 - p)
 
-    def apply(z, index, mask):
-        weights, rescale, reshift = couplings[index]
-        return coupling_inverse(
-            z,
-            mask,
-            lambda kept: coupling_network(kept, weights),
-            np.float64(rescale),
-            np.float64(reshift),
-        )
-
-    for index, parity in zip(range(0, 3), (1, 0, 1), strict=True):
-        z, change = apply(z, index, checkerboard_mask(z.shape[1:], parity))
-        log_det += change
-    z = squeeze(z)
-    for index, parity in zip(range(3, 6), (1, 0, 1), strict=True):
-        z, change = apply(z, index, channel_mask(z.shape[1:], parity))
-        log_det += change
-    half = z.shape[-1] // 2
-    z, factored_out = z[..., :half], z[..., half:]
-    for index, parity in zip(range(6, 10), (1, 0, 1, 0), strict=True):
-        z, change = apply(z, index, checkerboard_mask(z.shape[1:], parity))
-        log_det += change
-    z = np.concatenate([z, factored_out], axis=-1)
+    couplings = iter(couplings)
+    rest = []
+    for scale in range(num_scales):
+        is_last = scale == num_scales - 1
+        steps = [(checkerboard_mask, parity) for parity in (1, 0, 1)]
+        if is_last:
+            steps += [(checkerboard_mask, 0)]
+        else:
+            steps += [(channel_mask, parity) for parity in (1, 0, 1)]
+        for index, (make_mask, parity) in enumerate(steps):
+            if make_mask is channel_mask and index == 3:
+                z = squeeze(z)
+            weights, rescale, reshift = next(couplings)
+            z, change = coupling_inverse(
+                z,
+                make_mask(z.shape[1:], parity),
+                lambda kept, weights=weights: coupling_network(kept, weights),
+                np.float64(rescale),
+                np.float64(reshift),
+            )
+            log_det += change
+        if not is_last:
+            half = z.shape[-1] // 2
+            rest.append(z[..., half:])
+            z = z[..., :half]
+    z = np.concatenate([z, rest.pop()], axis=-1)
+    while rest:
+        z = np.concatenate([unsqueeze(z), rest.pop()], axis=-1)
     normal = -0.5 * (z**2 + np.log(2 * np.pi))
     return z, normal.reshape(len(z), -1).sum(axis=1) + log_det

@@ -66,6 +66,8 @@ def _fit(bijector, points):
 
 
 def _fit_coupling(coupling, points):
+    if coupling.mask.all():
+        return points  # It changes nothing, on a grid of one pixel.
     network = coupling.network
     kernel, bias, log_scale = _predict_changed(
         coupling.mask, points, network.can_be_linear

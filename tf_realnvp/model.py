@@ -135,7 +135,7 @@ class RealNVP(tf.Module):
             )
         )
         self._couplings = couplings
-        # In the order of the inverse, from image to latents. The innermost first.
+        # From image to latents, the order of the inverse; the last scale first.
         steps = couplings[-4:]
         for scale in reversed(range(self.num_scales - 1)):
             checkerboards = couplings[6 * scale : 6 * scale + 3]

@@ -11,8 +11,8 @@ class FusedAdam(keras.optimizers.Adam):
     `epsilon` where Keras has it), by TensorFlow's own kernel: a graph of half
     the size, which is traced and started in half the time.
 
-    The moving average of the weights (`use_ema`) is warmed up: after `t` updates
-    it keeps `min(ema_momentum, t / (t + 9))` of itself, as that of
+    The moving average of the weights (`use_ema`) is warmed up: after `t`
+    updates it keeps `min(ema_momentum, t / (t + 9))` of itself, as that of
     `tf.train.ExponentialMovingAverage` with `num_updates`. Keras's own starts
     at the first step's weights and remembers them for thousands of steps.
 
