@@ -48,6 +48,49 @@ def order(batches):
     return images_of(batches)[:, 0, 0, 0].tolist()
 
 
+class HoldOutTest(tf.test.TestCase, parameterized.TestCase):
+    def test_is_never_trained_on(self):
+        images, decoded = numbered(100)
+        held_out = images.hold_out(13, seed=5)
+        self.assertEqual(
+            (held_out.num_train, held_out.num_validation), (87, 13)
+        )
+        validation = order(held_out.validation_batches(4))
+        self.assertLen(set(validation), 13)
+        # From what is stored, and from memory.
+        for epoch in range(3):
+            train = order(held_out.train_batches(87, seed=0, epoch=epoch))
+            self.assertCountEqual(train + validation, range(100))
+        self.assertEqual(order(held_out.validation_batches(8)), validation)
+        self.assertEqual(decoded, 100)
+        self.assertEqual(order(held_out.test_batches(8)), list(range(100)))
+
+    def test_which_depends_on_the_seed_alone(self):
+        choices = [
+            order(numbered(100)[0].hold_out(10, seed).validation_batches(10))
+            for seed in (3, 3, 4)
+        ]
+        self.assertEqual(choices[0], choices[1])
+        self.assertNotEqual(choices[0], choices[2])
+        self.assertNotEqual(choices[0], list(range(10)))
+
+    def test_shuffle_buffer(self):
+        images, _ = numbered(100, shuffle_buffer=100)
+        train = order(
+            images.hold_out(50, seed=0).train_batches(5, seed=1, epoch=1)
+        )
+        self.assertLen(set(train), 50)
+
+    def test_all_splits_count_for_the_memory(self):
+        images = numbered(100)[0].hold_out(10, seed=0)
+        for limit, is_cached in ((799, False), (800, True)):
+            with mock.patch.object(image_dataset, "MAX_CACHE_BYTES", limit):
+                copy = dataclasses.replace(images)
+                self.assertEqual(
+                    copy._make_cache(copy.num_validation) is not None, is_cached
+                )
+
+
 class BatchesTest(tf.test.TestCase, parameterized.TestCase):
     def test_train_batches_shape(self):
         batches = data.load("digits", "").train_batches(64, seed=0, epoch=0)

@@ -286,6 +286,77 @@ class EmaTest(tf.test.TestCase):
         self.assertIs(Trainer(model).evaluated_model(), model)
 
 
+class KeepBestTest(tf.test.TestCase):
+    """A rate that diverges makes an early epoch the best one."""
+
+    def fit(self, epochs, keep_best=True, **options):
+        train = random_images(60, seed=0, levels=(5, 12))
+        dataset = make_dataset(train, random_images(9, seed=1, levels=(5, 12)))
+        dataset = dataset.hold_out(12, seed=0)
+        # After two epochs it leaps.
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [6], [1e-2, 1.0]
+        )
+        trainer = Trainer(make_model(), rate, keep_best=keep_best)
+        for _ in trainer.fit(dataset, epochs, batch_size=16, **options):
+            pass
+        return trainer, dataset
+
+    def test_result_is_the_best_epoch(self):
+        trainer, dataset = self.fit(epochs=4)
+        losses = [m.validation_loss for m in trainer.history]
+        self.assertEqual({m.test_loss for m in trainer.history}, {None})
+        self.assertEqual(np.argmin(losses), 2)
+        self.assertGreater(losses[-1], losses[2] + 0.1)
+        self.assertEqual(trainer.result_metrics(), trainer.history[2])
+        # The same weights as of a training that ends there.
+        expected = [v.numpy() for v in self.fit(epochs=2)[0].model.variables]
+        result = trainer.result_model()
+        for variable, value in zip(result.variables, expected, strict=True):
+            self.assertAllEqual(variable.numpy(), value)
+        # The training itself goes on from its last step.
+        self.assertIsNot(result, trainer.model)
+        self.assertNotAllClose(trainer.model.variables[0], expected[0])
+        # The test images are for the result, the validation images are not.
+        self.assertAllClose(
+            trainer.evaluate(dataset, 16, split="validation"), losses[-1]
+        )
+        images = tf.concat(list(dataset.test_batches(16)), axis=0)
+        self.assertAllClose(
+            trainer.evaluate(dataset, 16),
+            -np.mean(result.log_prob(images, seed=3)) / NUM_DIMS,
+            atol=0.2,
+        )
+
+    def test_last_epoch_is_the_best(self):
+        trainer, _ = self.fit(epochs=2)
+        self.assertEqual(trainer.result_metrics(), trainer.history[-1])
+        for a, b in zip(
+            trainer.result_model().variables,
+            trainer.model.variables,
+            strict=True,
+        ):
+            self.assertAllEqual(a.numpy(), b.numpy())
+
+    def test_part_of_an_epoch_can_be_the_best(self):
+        trainer, _ = self.fit(epochs=2, max_steps=5)
+        last = trainer.history[-1]
+        self.assertEqual((last.epoch, last.step), (2, 5))
+        self.assertEqual(trainer.result_metrics(), last)
+        self.assertAllEqual(
+            trainer.result_model().variables[0].numpy(),
+            trainer.model.variables[0].numpy(),
+        )
+
+    def test_same_training_as_without(self):
+        kept, _ = self.fit(epochs=1)
+        other, _ = self.fit(epochs=1, keep_best=False)
+        for a, b in zip(
+            kept.model.variables, other.model.variables, strict=True
+        ):
+            self.assertAllEqual(a.numpy(), b.numpy())
+
+
 class LearningRateTest(tf.test.TestCase):
     def rates(self, *args, steps):
         schedule = learning_rate(*args)

@@ -35,7 +35,7 @@ class ImageDataset:
     """Training and test images, and the batches that are made of them.
 
     Host memory is bounded. Decoded images are kept as uint8, which takes
-    `(num_train + num_test) * H * W * C` bytes; where that is more than
+    `num_images * H * W * C` bytes; where that is more than
     `MAX_CACHE_BYTES`, none are kept and every pass decodes them anew. A pass
     that decodes training images also holds `shuffle_buffer` elements of
     `train`.
@@ -57,6 +57,8 @@ class ImageDataset:
       test: Test images likewise.
       num_train: Number of images in `train`.
       num_test: Number of images in `test`.
+      validation: Images that `hold_out` kept out of the training, likewise.
+      num_validation: Number of images in `validation`.
       decode: Maps an element of `train` or `test` to an image, uint8
         `[H, W, C]`, in a graph. By default they are such images themselves.
       shuffle_buffer: Number of elements of `train` among which the next image
@@ -79,6 +81,43 @@ class ImageDataset:
     flip: bool = False
     skipped: tuple[str, ...] = ()
     fingerprint: str = ""
+    validation: tf.data.Dataset | None = None
+    num_validation: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in all splits."""
+        return self.num_train + self.num_validation + self.num_test
+
+    def hold_out(self, num_validation: int, seed: int) -> "ImageDataset":
+        """Returns this data set with some training images for validation.
+
+        Args:
+          num_validation: How many, at least 1 and less than `num_train`.
+          seed: Seed of the choice, not negative. The same seed keeps out the
+            same images.
+        """
+        # No epoch's seed has two numbers.
+        sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
+        is_held_out = np.zeros([self.num_train], bool)
+        is_held_out[
+            np.random.default_rng(sequence).choice(
+                self.num_train, num_validation, replace=False
+            )
+        ] = True
+
+        def part(chosen):
+            chosen = tf.constant(chosen)
+            elements = self.train.enumerate()
+            return elements.filter(lambda i, _: chosen[i]).map(lambda _, e: e)
+
+        return dataclasses.replace(
+            self,
+            train=part(~is_held_out),
+            num_train=self.num_train - num_validation,
+            validation=part(is_held_out),
+            num_validation=num_validation,
+        )
 
     def train_batches(
         self, batch_size: int, seed: int, epoch: int, skip: int = 0
@@ -147,8 +186,14 @@ class ImageDataset:
           holds the images that remain.
         """
         batches = self._batches(self.test, self._test_cache, batch_size)
-        num_batches = math.ceil(self.num_test / batch_size)
-        return _finish(batches, num_batches)
+        return _finish(batches, math.ceil(self.num_test / batch_size))
+
+    def validation_batches(self, batch_size: int) -> tf.data.Dataset:
+        """Returns all validation images in batches, like `test_batches`."""
+        batches = self._batches(
+            self.validation, self._validation_cache, batch_size
+        )
+        return _finish(batches, math.ceil(self.num_validation / batch_size))
 
     def _batches(
         self,
@@ -194,9 +239,12 @@ class ImageDataset:
     def _test_cache(self) -> "_Cache | None":
         return self._make_cache(self.num_test)
 
+    @functools.cached_property
+    def _validation_cache(self) -> "_Cache | None":
+        return self._make_cache(self.num_validation)
+
     def _make_cache(self, num_images) -> "_Cache | None":
-        total = self.num_train + self.num_test
-        if total * math.prod(self.image_shape) > MAX_CACHE_BYTES:
+        if self.num_images * math.prod(self.image_shape) > MAX_CACHE_BYTES:
             return None
         return _Cache(num_images, self.image_shape)
 

@@ -53,20 +53,30 @@ class DivergedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What is known after an epoch; both losses in nats per dimension.
+    """What is known after an epoch; all losses in nats per dimension.
 
     Attributes:
       epoch: Number of epochs done, 0 before the first.
       step: Number of training steps done.
       train_loss: Mean over the epoch's training steps, each before its update;
         `None` before the first epoch.
-      test_loss: Mean over all test images.
+      test_loss: Mean over all test images; with validation images it is `None`
+        in all epochs but the best, after the training.
+      validation_loss: Mean over all validation images, if there are any.
     """
 
     epoch: int
     step: int
     train_loss: float | None
-    test_loss: float
+    test_loss: float | None = None
+    validation_loss: float | None = None
+
+    @property
+    def held_out_loss(self) -> float:
+        """Mean over images that are not trained on: the loss of the epoch."""
+        if self.validation_loss is not None:
+            return self.validation_loss
+        return self.test_loss
 
 
 class Trainer(tf.Module):
@@ -102,6 +112,7 @@ class Trainer(tf.Module):
         jit: bool = False,
         accumulate: int = 1,
         ema: float | None = None,
+        keep_best: bool = False,
     ):
         """Makes a trainer.
 
@@ -122,6 +133,8 @@ class Trainer(tf.Module):
             another, in a part of the memory; their gradients are summed.
           ema: How much of the moving average of the weights each step keeps,
             below 1; evaluation is of the average then. Default: no average.
+          keep_best: Whether to keep the weights of the epoch that was best on
+            the validation images, which the data set must have then.
         """
         super().__init__(name="trainer")
         self.model = model
@@ -141,7 +154,12 @@ class Trainer(tf.Module):
 
         self._clip_grad = clip_grad
         self._accumulate = accumulate
-        self._evaluated_model = model if ema is None else model.clone()
+        is_apart = ema is not None or keep_best
+        self._evaluated_model = model.clone() if is_apart else model
+        self._best_loss = tf.Variable(math.inf, dtype=tf.float64, name="best")
+        self._keep_best = keep_best
+        if keep_best:
+            self._best_weights = [tf.Variable(v.value) for v in model.variables]
         self._strategy = tf.distribute.get_strategy()
         self._training_model = model.for_training(precision, recompute)
         self._test_model = self._evaluated_model.for_training()
@@ -157,20 +175,36 @@ class Trainer(tf.Module):
         self._test_steps = tf.function(self._test_steps, autograph=False)
 
     def evaluated_model(self) -> RealNVP:
-        """Returns the model that results from the training so far.
+        """Returns the model that the training has come to.
 
         That is `model`, or with `ema` one with the average of its weights.
         """
-        if self.optimizer.use_ema:
-            averages = self._evaluated_model.trainable_variables
-            if int(self.optimizer.iterations.numpy()):
-                self.optimizer.finalize_variable_values(averages)
-            else:
-                for average, weight in zip(
-                    averages, self.model.trainable_variables, strict=True
-                ):
-                    average.assign(weight)
+        if self.optimizer.use_ema and int(self.optimizer.iterations.numpy()):
+            self.optimizer.finalize_variable_values(
+                self._evaluated_model.trainable_variables
+            )
+        elif self._evaluated_model is not self.model:
+            _assign(self._evaluated_model.variables, self.model.variables)
         return self._evaluated_model
+
+    def result_model(self) -> RealNVP:
+        """Returns the model that results from the training so far.
+
+        That is `evaluated_model()`, or with `keep_best` as it was when it was
+        best.
+        """
+        model = self.evaluated_model()
+        if self._keep_best and self.history:
+            best_loss = float(self._best_loss.numpy())
+            if best_loss <= self.history[-1].held_out_loss:
+                _assign(model.variables, self._best_weights)
+        return model
+
+    def result_metrics(self) -> Metrics:
+        """Returns the metrics of `result_model()`."""
+        if self._keep_best:
+            return min(self.history, key=lambda m: m.held_out_loss)
+        return self.history[-1]
 
     @property
     def num_steps(self) -> int:
@@ -205,7 +239,17 @@ class Trainer(tf.Module):
                 self._epoch_updates,
                 self._skipped_in_a_row,
             ],
+            **self._best_state(),
         }
+
+    def _best_state(self):
+        if not self._keep_best:
+            return {}
+        return {"best": [self._best_loss, *self._best_weights]}
+
+    def _keep_weights(self):
+        if self._keep_best:
+            _assign(self._best_weights, self._evaluated_model.variables)
 
     def train_step(self, images: tf.Tensor) -> tf.Tensor:
         """Updates the weights once.
@@ -335,22 +379,30 @@ class Trainer(tf.Module):
         batch_size: int = 64,
         progress: Callable[[str, int], Progress] = Silent,
         after_call: Callable[[], None] = lambda: None,
+        split: str = "test",
     ) -> float:
-        """Returns the mean loss over all test images, in nats per dimension.
+        """Returns the mean loss over held-out images, in nats per dimension.
 
         Args:
-          dataset: Its test images are used.
+          dataset: The data set.
           batch_size: Images in a batch.
           progress: Makes the display, given a title and the number of steps.
             Default: nothing is shown.
           after_call: As for `fit`.
+          split: "test": all test images, by the `result_model()`; or
+            "validation": all validation images, by the `evaluated_model()`.
         """
-        batches = dataset.test_batches(batch_size)
+        # Either brings the model up to date that is evaluated.
+        if split == "validation":
+            batches = dataset.validation_batches(batch_size)
+            self.evaluated_model()
+        else:
+            batches = dataset.test_batches(batch_size)
+            self.result_model()
         num_batches = len(batches)
-        self.evaluated_model()  # Brings it up to date.
         iterator = iter(batches.enumerate())
         total, num_images = tf.constant(0.0, tf.float64), 0
-        with progress("test", num_batches) as display:
+        with progress(split, num_batches) as display:
             for num_steps in self._calls(num_batches):
                 total, size = self._test_steps(iterator, num_steps, total)
                 num_images += int(size)
@@ -389,7 +441,8 @@ class Trainer(tf.Module):
         unfinished run goes on with it.
 
         Args:
-          dataset: Its training images are trained on.
+          dataset: Its training images are trained on. Its validation images
+            are evaluated after every epoch, or without them its test images.
           epochs: Number of epochs.
           batch_size: Images in a batch, of all replicas together; at most
             `dataset.num_train`.
@@ -412,6 +465,7 @@ class Trainer(tf.Module):
                 f"`batch_size` is {batch_size}, more than the "
                 f"{dataset.num_train} training images of {dataset.name}."
             )
+        split = "validation" if dataset.num_validation else "test"
         steps_per_epoch = dataset.num_train // batch_size
         last_step = epochs * steps_per_epoch
         if max_steps is not None:
@@ -426,12 +480,18 @@ class Trainer(tf.Module):
             epoch, position = divmod(step, steps_per_epoch)
             done = self.history[-1].step if self.history else -1
             if step > done and (position == 0 or step == last_step):
-                test_loss = self.evaluate(
-                    dataset, batch_size, progress, after_call
+                loss = self.evaluate(
+                    dataset, batch_size, progress, after_call, split
                 )
                 train_loss = self.mean_loss if step else None
+                # What a longer training leaves out of its history is not kept.
+                if position == 0 and loss < float(self._best_loss.numpy()):
+                    self._best_loss.assign(loss)
+                    self._keep_weights()
                 epoch += position > 0
-                self.history.append(Metrics(epoch, step, train_loss, test_loss))
+                self.history.append(
+                    Metrics(epoch, step, train_loss, **{f"{split}_loss": loss})
+                )
                 yield self.history[-1]
             elif step >= last_step:
                 return
@@ -439,8 +499,8 @@ class Trainer(tf.Module):
                 batches = dataset.train_batches(
                     batch_size, self.seed, epoch + 1, skip=position
                 )
-                bits = bits_from_nats(self.history[-1].test_loss)
-                title = f"epoch {epoch + 1}/{epochs} (test {bits:.3f})"
+                bits = bits_from_nats(self.history[-1].held_out_loss)
+                title = f"epoch {epoch + 1}/{epochs} ({split} {bits:.3f})"
                 num_steps = min(steps_per_epoch - position, last_step - step)
                 with progress(title, num_steps) as display:
                     self._train(
@@ -516,3 +576,8 @@ class Trainer(tf.Module):
             if not one_by_one:
                 # At most twice as many as before: the first call also traces.
                 size = max(1, min(2 * size, int(_SECONDS_PER_CALL / seconds)))
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
