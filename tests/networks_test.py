@@ -1,6 +1,7 @@
 """Tests for networks."""
 
 import contextlib
+import functools
 
 import graphs
 import keras
@@ -9,12 +10,8 @@ import reference
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import networks
-from tf_realnvp.networks import (
-    CouplingNetwork,
-    ResidualBlocks,
-    WeightNormConv2D,
-)
+from tf_realnvp import networks, rematerialization
+from tf_realnvp.networks import Convolution, CouplingNetwork, ResidualBlocks
 
 
 def randomize(layer, seed=0):
@@ -54,7 +51,7 @@ class AssignLinearTest(tf.test.TestCase, parameterized.TestCase):
         kernel = normal(3, 3, channels, 2 * channels)
         kernel[..., 0] = 0.0  # An output that only has a bias.
         bias = normal(2 * channels, seed=1)
-        for bias_variable in (network.first.bias, network.blocks.expand_bias):
+        for bias_variable in (network.first.bias, network.blocks.expand.bias):
             bias_variable.assign(tf.zeros_like(bias_variable))
         network.first.gain.assign(tf.ones_like(network.first.gain))
         network.assign_linear(kernel, bias)
@@ -123,94 +120,65 @@ class WeightNormTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllClose(norms, np.abs(gains), rtol=1e-6)
 
 
-class WeightNormConv2DTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(1, 2, 3, 5)
-    def test_matches_reference(self, kernel_size):
-        layer = WeightNormConv2D(4, kernel_size, dtype="float64")
-        images = normal(2, 4, 7, 3)
-        layer(images)
-        randomize(layer)
-        direction, gain, bias = layer.get_weights()
-        kernel = reference.weight_norm(direction, gain)
+class ResidualBlocksTest(tf.test.TestCase, parameterized.TestCase):
+    def blocks(self, num_blocks, filters, seed=0):
+        """Random weights of float64."""
+        rng = np.random.default_rng(seed)
+        inner = filters // 2
+        return ResidualBlocks(
+            *(
+                Convolution(
+                    tf.Variable(rng.normal(size=(num_blocks, *shape))),
+                    tf.Variable(rng.normal(size=(num_blocks, shape[-1]))),
+                    tf.Variable(rng.normal(size=(num_blocks, shape[-1]))),
+                )
+                for shape in (
+                    (1, 1, filters, inner),
+                    (3, 3, inner, inner),
+                    (1, 1, inner, filters),
+                )
+            )
+        )
+
+    def apply(self, images, blocks):
+        blocks = tf.nest.map_structure(tf.convert_to_tensor, blocks)
+        for block in networks.unstack_blocks(blocks):
+            images = networks.residual_block(images, block)
+        return images
+
+    @parameterized.parameters(1, 3)
+    def test_matches_reference(self, num_blocks):
+        images = normal(2, 4, 7, 6)
+        blocks = self.blocks(num_blocks, 6)
         self.assertAllClose(
-            layer(images),
-            reference.conv2d(images, kernel, bias),
+            self.apply(tf.constant(images), blocks),
+            reference.residual_blocks(
+                images, [v.numpy() for v in tf.nest.flatten(blocks)]
+            ),
             rtol=1e-10,
             atol=1e-10,
         )
 
-    def test_weights(self):
-        layer = WeightNormConv2D(4, 3)
-        layer.build((None, None, None, 2))
-        self.assertEqual(
-            [(weight.name, weight.shape) for weight in layer.weights],
-            [("direction", (3, 3, 2, 4)), ("gain", (4,)), ("bias", (4,))],
-        )
-        self.assertLen(layer.trainable_weights, 3)
-        direction, gain, bias = layer.get_weights()
-        self.assertGreater(np.abs(direction).min(), 0.0)
-        self.assertAllEqual(gain, np.ones(4))
-        self.assertAllEqual(bias, np.zeros(4))
-
-    def test_gradient_flows_from_zero_gain(self):
-        layer = WeightNormConv2D(4, 3, gain_initializer="zeros")
-        images = tf.constant(normal(2, 4, 6, 3), tf.float32)
-        outputs = layer(images)
-        self.assertAllEqual(outputs, tf.zeros([2, 4, 6, 4]))
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(layer(images) * normal(2, 4, 6, 4, seed=1))
-        direction, gain, bias = tape.gradient(loss, layer.trainable_weights)
-        self.assertAllEqual(direction, tf.zeros([3, 3, 3, 4]))
-        self.assertGreater(np.abs(gain).min(), 1e-3)
-        self.assertGreater(np.abs(bias).min(), 1e-3)
-
-    def test_config_round_trip(self):
-        layer = WeightNormConv2D(
-            4, 3, gain_initializer="zeros", name="a_name", dtype="float64"
-        )
-        copy = WeightNormConv2D.from_config(layer.get_config())
-        self.assertEqual(copy.get_config(), layer.get_config())
-        self.assertEqual((copy.filters, copy.kernel_size), (4, 3))
-        self.assertEqual((copy.name, copy.dtype), ("a_name", "float64"))
-        self.assertIsInstance(copy.gain_initializer, keras.initializers.Zeros)
-
-
-class ResidualBlocksTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(1, 3)
-    def test_matches_reference(self, num_blocks):
-        images = normal(2, 4, 7, 6)
-        # Two, since layers of one width share the trace of their computation.
-        for seed in range(2):
-            layer = ResidualBlocks(6, num_blocks, dtype="float64")
-            layer(images)
-            randomize(layer, seed)
-            self.assertAllClose(
-                layer(images),
-                reference.residual_blocks(images, layer.get_weights()),
-                rtol=1e-10,
-                atol=1e-10,
-            )
-
     def test_gradients_match_finite_differences(self):
-        layer = ResidualBlocks(4, 2, dtype="float64")
+        blocks = self.blocks(2, 4)
         images = tf.constant(normal(2, 3, 4, 4))
-        layer(images)
-        randomize(layer)
-        weights = layer.get_weights()
-        towards = [normal(*weight.shape, seed=1) for weight in weights]
+        variables = tf.nest.flatten(blocks)
+        towards = [normal(*v.shape, seed=1) for v in variables]
         projection = normal(2, 3, 4, 4, seed=2)
 
         def loss():
-            return tf.reduce_sum(projection * layer(images))
+            return tf.reduce_sum(projection * self.apply(images, blocks))
 
         with tf.GradientTape() as tape:
             value = loss()
-        gradients = tape.gradient(value, layer.trainable_weights)
+        gradients = tape.gradient(value, variables)
+        weights = [v.numpy() for v in variables]
         values = []
         for step in (1e-6, -1e-6):
-            layer.set_weights(
-                [w + step * t for w, t in zip(weights, towards, strict=True)]
-            )
+            for variable, weight, toward in zip(
+                variables, weights, towards, strict=True
+            ):
+                variable.assign(weight + step * toward)
             values.append(loss())
         for gradient, toward in zip(gradients, towards, strict=True):
             self.assertGreater(abs(np.sum(gradient * toward)), 1e-3)
@@ -219,32 +187,6 @@ class ResidualBlocksTest(tf.test.TestCase, parameterized.TestCase):
             for gradient, toward in zip(gradients, towards, strict=True)
         )
         self.assertAllClose((values[0] - values[1]) / 2e-6, expected, rtol=1e-6)
-
-    def test_weights(self):
-        layer = ResidualBlocks(6, 5)
-        layer.build((None, None, None, 6))
-        self.assertEqual(
-            [tuple(weight.shape) for weight in layer.weights],
-            [
-                *((5, 1, 1, 6, 3), (5, 3), (5, 3)),
-                *((5, 3, 3, 3, 3), (5, 3), (5, 3)),
-                *((5, 1, 1, 3, 6), (5, 6), (5, 6)),
-            ],
-        )
-        self.assertLen(layer.trainable_weights, 9)
-
-    def test_blocks_start_different(self):
-        layer = ResidualBlocks(4, 2)
-        layer.build((None, None, None, 4))
-        for weight in layer.get_weights()[::3]:
-            self.assertNotAllClose(weight[0], weight[1])
-
-    def test_config_round_trip(self):
-        layer = ResidualBlocks(6, 5, name="a_name", dtype="float64")
-        copy = ResidualBlocks.from_config(layer.get_config())
-        self.assertEqual(copy.get_config(), layer.get_config())
-        self.assertEqual((copy.filters, copy.num_blocks), (6, 5))
-        self.assertEqual((copy.name, copy.dtype), ("a_name", "float64"))
 
 
 class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
@@ -315,15 +257,23 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         self.assertStartsWith(str(caught.exception), f"`{name}` must be ")
         self.assertEndsWith(str(caught.exception), f", got {value!r}.")
 
-    def test_wrong_arguments_of_layers(self):
-        for name, make in (
-            ("filters", lambda: WeightNormConv2D(0, 3)),
-            ("kernel_size", lambda: WeightNormConv2D(1, 0)),
-            ("filters", lambda: ResidualBlocks(3, 1)),
-            ("num_blocks", lambda: ResidualBlocks(4, 0)),
-        ):
-            with self.assertRaisesRegex(ValueError, f"`{name}` must be .*got"):
-                make()
+    def test_weights(self):
+        network = CouplingNetwork(2, filters=6, num_blocks=5)
+        self.assertEqual(
+            [tuple(weight.shape) for weight in network.weights],
+            [
+                *((3, 3, 2, 6), (6,), (6,)),
+                *((5, 1, 1, 6, 3), (5, 3), (5, 3)),
+                *((5, 3, 3, 3, 3), (5, 3), (5, 3)),
+                *((5, 1, 1, 3, 6), (5, 6), (5, 6)),
+                *((3, 3, 6, 4), (4,), (4,)),
+            ],
+        )
+        for stack in network.blocks:
+            self.assertNotAllClose(stack.direction[0], stack.direction[1])
+            self.assertAllEqual(stack.gain, tf.ones_like(stack.gain))
+            self.assertAllEqual(stack.bias, tf.zeros_like(stack.bias))
+        self.assertAllEqual(network.last.gain, tf.zeros([4]))
 
     @parameterized.parameters(2, 8)
     def test_filters_are_halved_inside_blocks(self, filters):
@@ -369,7 +319,7 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         in_graph=[False, True],
         fused=[False, True],
     )
-    def test_recomputed(self, dtype, in_graph, fused):
+    def test_rematerialization(self, dtype, in_graph, fused):
         """The same outputs and gradients, from fewer tensors."""
         network = CouplingNetwork(2, filters=4, num_blocks=2)
         randomize(network)
@@ -390,7 +340,9 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
             )
         with contextlib.nullcontext() if fused else without_fusion():
             outputs, gradients = outputs_and_gradients(network)
-            again, gradients_again = outputs_and_gradients(network.recomputed)
+            again, gradients_again = outputs_and_gradients(
+                functools.partial(rematerialization.coupling_network, network)
+            )
         if fused:
             # Not the same ones are in both, and what is fused rounds once.
             tolerance = 1e-6 if dtype == "float32" else 5e-2
@@ -410,29 +362,34 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
                 atol=tolerance * np.abs(expected).max(),
             )
 
-    @parameterized.parameters("shared", "recomputed")
-    def test_networks_of_one_shape_share_a_trace(self, name):
+    @parameterized.parameters(
+        (networks._shared, CouplingNetwork.shared),
+        (
+            rematerialization._rematerialized,
+            rematerialization.coupling_network,
+        ),
+    )
+    def test_networks_of_one_shape_share_a_trace(self, function, apply):
         images = tf.constant(normal(3, 4, 6, 2), tf.float32)
-        function = getattr(networks, f"_{name}_coupling_network")
         before = function.experimental_get_tracing_count()
         results = []
         # Filters that no other test has, so that it is not traced yet.
         for seed in range(3):
             network = CouplingNetwork(2, filters=10, num_blocks=1)
             randomize(network, seed)
-            results.append(getattr(network, name)(images))
+            results.append(apply(network, images))
             self.assertAllClose(results[-1], network(images), rtol=1e-5)
         self.assertNotAllClose(results[0], results[1])
         traces = function.experimental_get_tracing_count() - before
         self.assertEqual(traces, 1)
 
-    def test_recomputed_runs_the_middle_convolutions_once(self):
+    def test_rematerialization_runs_the_middle_convolutions_once(self):
         network = CouplingNetwork(2, filters=4, num_blocks=3)
 
         @tf.function(autograph=False)
         def gradients(images):
             with tf.GradientTape() as tape:
-                outputs = network.recomputed(images)
+                outputs = rematerialization.coupling_network(network, images)
             return tape.gradient(outputs, network.trainable_weights)
 
         function = gradients.get_concrete_function(tf.TensorSpec([2, 4, 6, 2]))

@@ -146,7 +146,7 @@ class StepTest(tf.test.TestCase):
         trainer = Trainer(model, learning_rate=1e-2)
         images = random_images(BATCH_SIZE, seed=0, levels=(2, 8))
         before = values(model.variables)
-        gains = [network.get_layer("last").gain for network in model.networks]
+        gains = [network.last.gain for network in model.networks]
         self.assertLen(gains, 10)
         self.assertFalse(np.concatenate(values(gains)).any())
         trainer.train_step(images)

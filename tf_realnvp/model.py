@@ -1,6 +1,7 @@
 """RealNVP: a density over images, its sampler and its latent space."""
 
 import copy
+import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_realnvp import bijectors, checks, networks
+from tf_realnvp import bijectors, checks, networks, rematerialization
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -178,7 +179,11 @@ class RealNVP(tf.Module):
         """
 
         def function(network):
-            run = network.recomputed if recompute else network.shared
+            run = network.shared
+            if recompute:
+                run = functools.partial(
+                    rematerialization.coupling_network, network
+                )
             return lambda inputs: run(tf.cast(inputs, compute_dtype))
 
         model = copy.copy(self)

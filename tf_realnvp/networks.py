@@ -1,9 +1,12 @@
-"""The coupling network of RealNVP: a weight-normalised residual network.
+"""The coupling network of RealNVP: a weight-normalized residual network.
 
-Weight normalisation (https://arxiv.org/abs/1602.07868, equation 2) writes every
+Weight normalization (https://arxiv.org/abs/1602.07868, equation 2) writes every
 convolution kernel as `gain * direction / ||direction||`, with the norm over all
 axes but that of the output channels.
 """
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -12,11 +15,44 @@ import tensorflow as tf
 from tf_realnvp import checks
 
 
+class Convolution(NamedTuple):
+    """The weights of a weight-normalized convolution, or of a stack of them.
+
+    Attributes:
+      direction: `[..., height, width, channels_in, channels_out]`.
+      gain: `[..., channels_out]`, the norm of each kernel.
+      bias: `[..., channels_out]`.
+    """
+
+    direction: keras.Variable | tf.Tensor
+    gain: keras.Variable | tf.Tensor
+    bias: keras.Variable | tf.Tensor
+
+
+class ResidualBlocks(NamedTuple):
+    """The convolutions of all residual blocks, stacked along the first axis.
+
+    The blocks differ in their values only, so one variable holds a weight of
+    all of them: nine variables in place of nine for each block, and one weight
+    normalization for all, which makes building and tracing a model several
+    times faster.
+
+    Attributes:
+      reduce: 1x1 convolution from `filters` channels to half as many.
+      transform: 3x3 convolution.
+      expand: 1x1 convolution back to `filters` channels.
+    """
+
+    reduce: Convolution
+    transform: Convolution
+    expand: Convolution
+
+
 class CouplingNetwork(keras.Model):
-    """The network that gives a coupling its log-scale and shift.
+    """The conditioner of a coupling: gives it its log-scale and shift.
 
     Section 3.4 of https://arxiv.org/abs/1605.08803 asks for a deep
-    convolutional residual network with weight normalisation. The last
+    convolutional residual network with weight normalization. The last
     convolution's gain starts at zero, so that a new network returns zeros and
     its coupling is the identity.
 
@@ -24,6 +60,14 @@ class CouplingNetwork(keras.Model):
     `[N, H, W, 2 * channels]`. It computes in the dtype of its input, whatever
     that is: the same weights, which are float32, serve bfloat16 training and
     float32 evaluation.
+
+    Attributes:
+      channels: Number of input channels.
+      filters: Number of channels inside.
+      num_blocks: Number of residual blocks.
+      first: The first `Convolution`, 3x3.
+      blocks: The `ResidualBlocks`.
+      last: The last `Convolution`, 3x3.
     """
 
     def __init__(
@@ -47,21 +91,48 @@ class CouplingNetwork(keras.Model):
         self.channels = channels
         self.filters = filters
         self.num_blocks = num_blocks
-        as_is = {"autocast": False}
-        self.first = WeightNormConv2D(filters, 3, name="first", **as_is)
+        inner = filters // 2
+        self.first = self._add_convolution("first", 3, channels, filters)
         self.blocks = ResidualBlocks(
-            filters, num_blocks, name="blocks", **as_is
+            self._add_convolution("reduce", 1, filters, inner, num_blocks),
+            self._add_convolution("transform", 3, inner, inner, num_blocks),
+            self._add_convolution("expand", 1, inner, filters, num_blocks),
         )
-        self.last = WeightNormConv2D(
-            2 * channels, 3, gain_initializer="zeros", name="last", **as_is
+        self.last = self._add_convolution(
+            "last", 3, filters, 2 * channels, gain="zeros"
         )
-        self.first.build((None, None, None, channels))
-        self.blocks.build((None, None, None, filters))
-        self.last.build((None, None, None, filters))
         self.built = True
 
+    def _add_convolution(
+        self, name, kernel_size, channels_in, channels_out, *stack, gain="ones"
+    ):
+        """Adds the weights of a convolution, or of a `stack` of them.
+
+        They stay float32 under a mixed policy: a norm needs its digits.
+        """
+        kernel_shape = (kernel_size, kernel_size, channels_in, channels_out)
+        return Convolution(
+            *(
+                self.add_weight(
+                    shape=(*stack, *shape),
+                    initializer=initializer,
+                    name=f"{name}_{part}",
+                    autocast=False,
+                )
+                for part, shape, initializer in (
+                    (
+                        "direction",
+                        kernel_shape,
+                        keras.initializers.RandomNormal(stddev=0.05),
+                    ),
+                    ("gain", (channels_out,), gain),
+                    ("bias", (channels_out,), "zeros"),
+                )
+            )
+        )
+
     def call(self, inputs):
-        return _coupling_network(inputs, self._convolutions())
+        return _inlined(inputs, self.tensors())
 
     def shared(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the network's outputs, by a function of networks like it.
@@ -77,28 +148,15 @@ class CouplingNetwork(keras.Model):
         Returns:
           `[N, H, W, 2 * channels]`.
         """
-        return _shared_coupling_network(inputs, self._convolutions())
+        return _shared(inputs, self.tensors())
 
-    def recomputed(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the same as `shared`, and keeps little for the gradient.
+    def tensors(self) -> tuple[Convolution, ResidualBlocks, Convolution]:
+        """Returns `first`, `blocks` and `last` as tensors.
 
-        Of what lies between, only what the 3x3 convolutions inside the blocks
-        give stays in memory, which is two thirds of the work and a fifth of the
-        bytes; the rest is computed again when the gradient is, block by block.
-
-        Args:
-          inputs: Images `[N, H, W, channels]`.
-
-        Returns:
-          `[N, H, W, 2 * channels]`.
+        A function of tensors is traced once for all networks of one shape.
         """
-        return _recomputed_coupling_network(inputs, self._convolutions())
-
-    def _convolutions(self):
-        first, blocks, last = self.first, self.blocks, self.last
         return tf.nest.map_structure(
-            tf.convert_to_tensor,
-            (first.convolution, blocks.convolutions, last.convolution),
+            tf.convert_to_tensor, (self.first, self.blocks, self.last)
         )
 
     @property
@@ -152,9 +210,9 @@ class CouplingNetwork(keras.Model):
         first[1, 1, :, :num_signs] = signs
         self.first.direction.assign(first)
         # So that the residual blocks add nothing to them.
-        expand_gain = self.blocks.expand_gain.numpy()
+        expand_gain = self.blocks.expand.gain.numpy()
         expand_gain[:, :num_signs] = 0.0
-        self.blocks.expand_gain.assign(expand_gain)
+        self.blocks.expand.gain.assign(expand_gain)
 
     def get_config(self):
         return super().get_config() | {
@@ -162,6 +220,86 @@ class CouplingNetwork(keras.Model):
             "filters": self.filters,
             "num_blocks": self.num_blocks,
         }
+
+
+def coupling_network(
+    inputs: tf.Tensor,
+    weights: tuple[Convolution, ResidualBlocks, Convolution],
+    apply_block: Callable[..., tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """Applies a coupling network, given its weights.
+
+    Args:
+      inputs: Images `[N, H, W, channels]`.
+      weights: What `CouplingNetwork.tensors` returns.
+      apply_block: Computes a residual block. Default: `residual_block`.
+
+    Returns:
+      `[N, H, W, 2 * channels]`.
+    """
+    apply_block = apply_block or residual_block
+    first, blocks, last = weights
+    hidden = tf.nn.relu(_weight_norm_conv2d(inputs, first))
+    for kernels in unstack_blocks(blocks):
+        hidden = apply_block(hidden, kernels)
+    return _weight_norm_conv2d(tf.nn.relu(hidden), last)
+
+
+_inlined = tf.function(coupling_network, autograph=False)
+_shared = tf.function(
+    coupling_network,
+    autograph=False,
+    experimental_attributes={"_noinline": True},
+)
+
+
+class BlockKernels(NamedTuple):
+    """Kernel and bias of each convolution of one residual block."""
+
+    reduce: tuple[tf.Tensor, tf.Tensor]
+    transform: tuple[tf.Tensor, tf.Tensor]
+    expand: tuple[tf.Tensor, tf.Tensor]
+
+
+def unstack_blocks(blocks: ResidualBlocks) -> Iterator[BlockKernels]:
+    """Yields the kernels of one residual block after the other."""
+    stacks = [
+        zip(
+            tf.unstack(weight_norm(stack.direction, stack.gain)),
+            tf.unstack(stack.bias),
+            strict=True,
+        )
+        for stack in blocks
+    ]
+    for kernels in zip(*stacks, strict=True):
+        yield BlockKernels(*kernels)
+
+
+def residual_block(hidden: tf.Tensor, block: BlockKernels) -> tf.Tensor:
+    """Adds `conv1x1(relu(conv3x3(relu(conv1x1(hidden)))))` to `hidden`.
+
+    Args:
+      hidden: Features `[N, H, W, filters]`.
+      block: The kernels and biases.
+
+    Returns:
+      Features of the same shape.
+    """
+    return hidden + conv2d(transform_features(hidden, block), *block.expand)
+
+
+def transform_features(hidden: tf.Tensor, block: BlockKernels) -> tf.Tensor:
+    """Returns the features inside a residual block, after its 3x3 convolution.
+
+    Args:
+      hidden: As for `residual_block`.
+      block: As for `residual_block`.
+
+    Returns:
+      Features `[N, H, W, filters / 2]`, after the ReLU.
+    """
+    reduced = tf.nn.relu(conv2d(hidden, *block.reduce))
+    return tf.nn.relu(conv2d(reduced, *block.transform))
 
 
 def weight_norm(direction: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
@@ -178,293 +316,22 @@ def weight_norm(direction: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
     return gain * tf.math.l2_normalize(direction, axis=(-4, -3, -2))
 
 
-class WeightNormConv2D(keras.layers.Layer):
-    """Convolution with a weight-normalised kernel, stride 1, SAME, a bias."""
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int,
-        gain_initializer: str | keras.Initializer = "ones",
-        **kwargs,
-    ):
-        """Makes the layer.
-
-        Args:
-          filters: Number of output channels.
-          kernel_size: Height and width of the kernel in pixels.
-          gain_initializer: Initial value of the norm of each kernel.
-          **kwargs: Passed to `keras.layers.Layer`.
-
-        Raises:
-          ValueError: If a number is not at least 1.
-        """
-        super().__init__(**kwargs)
-        self.filters = checks.whole_number(filters, "filters", 1)
-        self.kernel_size = checks.whole_number(kernel_size, "kernel_size", 1)
-        self.gain_initializer = keras.initializers.get(gain_initializer)
-
-    def build(self, input_shape):
-        size = self.kernel_size
-        shape = (size, size, input_shape[-1], self.filters)
-        _add_convolution_weights(self, shape, self.gain_initializer)
-
-    def call(self, inputs):
-        return _weight_norm_conv2d(inputs, self.convolution)
-
-    @property
-    def convolution(self) -> tuple[keras.Variable, ...]:
-        """Direction, gain and bias."""
-        return self.direction, self.gain, self.bias
-
-    def compute_output_spec(self, inputs):
-        shape = (*inputs.shape[:-1], self.filters)
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
-
-    def get_config(self):
-        return super().get_config() | {
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "gain_initializer": keras.initializers.serialize(
-                self.gain_initializer
-            ),
-        }
-
-
-class ResidualBlocks(keras.layers.Layer):
-    """A stack of residual blocks whose weights are stacked, too.
-
-    Each block adds `conv1x1(relu(conv3x3(relu(conv1x1(h)))))` to its input `h`,
-    with half as many channels inside. The blocks differ in their
-    values only, so one variable holds a weight of all of them,
-    `[num_blocks, ...]`: nine variables in place of nine for each block, and one
-    weight normalisation for all, which makes building and tracing a model
-    several times faster.
-    """
-
-    def __init__(self, filters: int, num_blocks: int, **kwargs):
-        """Makes the layer.
-
-        Args:
-          filters: Number of input and output channels; must be even.
-          num_blocks: Number of residual blocks.
-          **kwargs: Passed to `keras.layers.Layer`.
-
-        Raises:
-          ValueError: If a number is not at least 1, or `filters` odd.
-        """
-        super().__init__(**kwargs)
-        self.filters = checks.whole_number(filters, "filters", 2, even=True)
-        self.num_blocks = checks.whole_number(num_blocks, "num_blocks", 1)
-
-    def build(self, input_shape):
-        blocks, outer, inner = self.num_blocks, self.filters, self.filters // 2
-        for name, kernel_size, *channels in (
-            ("reduce", 1, outer, inner),
-            ("transform", 3, inner, inner),
-            ("expand", 1, inner, outer),
-        ):
-            shape = (blocks, kernel_size, kernel_size, *channels)
-            _add_convolution_weights(self, shape, "ones", f"{name}_")
-
-    def call(self, inputs):
-        outputs, _ = _residual_blocks(inputs, self.convolutions)
-        return outputs
-
-    @property
-    def convolutions(self) -> tuple[tuple[keras.Variable, ...], ...]:
-        """Directions, gains and biases of each convolution of a block.
-
-        The first axis of all is that of the blocks.
-        """
-        return tuple(
-            tuple(
-                getattr(self, f"{name}_{weight}")
-                for weight in ("direction", "gain", "bias")
-            )
-            for name in ("reduce", "transform", "expand")
-        )
-
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
-
-    def get_config(self):
-        return super().get_config() | {
-            "filters": self.filters,
-            "num_blocks": self.num_blocks,
-        }
-
-
-def _add_convolution_weights(layer, shape, gain_initializer, prefix=""):
-    """Adds the weights of a convolution, or of a stack of them, to a layer.
-
-    They stay float32 under a mixed policy: a norm needs its digits.
+def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Convolves with stride 1 and SAME padding, in the dtype of `inputs`.
 
     Args:
-      layer: The layer, of which each weight becomes an attribute.
-      shape: `[..., height, width, channels_in, channels_out]`.
-      gain_initializer: Initial value of the gains.
-      prefix: What the names of the attributes begin with.
-    """
-    per_output = (*shape[:-4], shape[-1])
-    for name, weight_shape, initializer in (
-        ("direction", shape, keras.initializers.RandomNormal(stddev=0.05)),
-        ("gain", per_output, gain_initializer),
-        ("bias", per_output, "zeros"),
-    ):
-        weight = layer.add_weight(
-            shape=weight_shape,
-            initializer=initializer,
-            name=prefix + name,
-            autocast=False,
-        )
-        setattr(layer, prefix + name, weight)
-
-
-def _run(inputs, convolutions):
-    """Applies a coupling network, given its weights."""
-    outputs, _ = _outputs_and_middles(inputs, convolutions)
-    return outputs
-
-
-_not_inlined = {"_noinline": True}
-_coupling_network = tf.function(_run, autograph=False)
-_shared_coupling_network = tf.function(
-    _run, autograph=False, experimental_attributes=_not_inlined
-)
-
-
-@tf.function(autograph=False, experimental_attributes=_not_inlined)
-def _recomputed_coupling_network(inputs, convolutions):
-    """Likewise, and computes most of it again for the gradient."""
-
-    @tf.custom_gradient
-    def run(inputs, *weights):
-        packed = tf.nest.pack_sequence_as(convolutions, weights)
-        outputs, middles = _outputs_and_middles(inputs, packed)
-
-        def gradient(upstream):
-            with tf.GradientTape() as tape:
-                tape.watch([inputs, *weights])
-                again, _ = _outputs_and_middles(inputs, packed, middles)
-            return tape.gradient(again, [inputs, *weights], upstream)
-
-        return outputs, gradient
-
-    return run(inputs, *tf.nest.flatten(convolutions))
-
-
-def _outputs_and_middles(inputs, convolutions, middles=None):
-    """Applies a coupling network; see `_residual_blocks` for `middles`."""
-    first, blocks, last = convolutions
-    hidden = tf.nn.relu(_weight_norm_conv2d(inputs, first))
-    hidden, middles = _residual_blocks(hidden, blocks, middles)
-    return _weight_norm_conv2d(tf.nn.relu(hidden), last), middles
-
-
-def _residual_blocks(inputs, convolutions, middles=None):
-    """Applies residual blocks.
-
-    Args:
-      inputs: Features `[N, H, W, filters]`.
-      convolutions: Stacked directions, gains and biases of each convolution of
-        a block.
-      middles: What the 3x3 convolutions give after their ReLU, if that is
-        known: it is then not computed again, but the gradient is as if it were.
+      inputs: `[N, H, W, channels_in]`.
+      kernel: `[height, width, channels_in, channels_out]`.
+      bias: `[channels_out]`.
 
     Returns:
-      Outputs `[N, H, W, filters]`, and what the 3x3 convolutions give after
-      their ReLU: for each block `[N, H, W, filters / 2]`, or an empty list if
-      `middles` are known.
+      `[N, H, W, channels_out]`.
     """
-    stacks = [
-        zip(
-            tf.unstack(weight_norm(direction, gain)),
-            tf.unstack(bias),
-            strict=True,
-        )
-        for direction, gain, bias in convolutions
-    ]
-    outputs, new_middles = inputs, []
-    for index, block in enumerate(zip(*stacks, strict=True)):
-        if middles is None:
-            reduce, transform, expand = block
-            hidden = tf.nn.relu(_conv2d(outputs, *reduce))
-            hidden = tf.nn.relu(_conv2d(hidden, *transform))
-            new_middles.append(hidden)
-            outputs += _conv2d(hidden, *expand)
-        else:
-            outputs = _known_residual_block(outputs, block, middles[index])
-    return outputs, new_middles
-
-
-def _known_residual_block(inputs, convolutions, middle):
-    """Applies a residual block, and keeps only what it is given.
-
-    Args:
-      inputs: Features `[N, H, W, filters]`.
-      convolutions: Kernel and bias of each of the three convolutions.
-      middle: What the second one gives after its ReLU.
-
-    Returns:
-      Outputs of the shape of `inputs`.
-    """
-
-    @tf.custom_gradient
-    def run(inputs, *weights):
-        reduce, transform, expand = weights[:2], weights[2:4], weights[4:]
-
-        def gradient(upstream):
-            # Not before `upstream` is there, or all that was to be spared would
-            # be in memory at once.
-            with tf.control_dependencies([upstream]):
-                block_inputs, second = map(tf.identity, (inputs, middle))
-            first = tf.nn.relu(_conv2d(block_inputs, *reduce))
-            to_second, *to_expand = _conv2d_gradients(second, expand, upstream)
-            to_first, *to_transform = _conv2d_gradients(
-                first, transform, _relu_gradient(second, to_second)
-            )
-            to_inputs, *to_reduce = _conv2d_gradients(
-                block_inputs, reduce, _relu_gradient(first, to_first)
-            )
-            return upstream + to_inputs, *to_reduce, *to_transform, *to_expand
-
-        return inputs + _conv2d(middle, *expand), gradient
-
-    weights = [tf.cast(w, inputs.dtype) for pair in convolutions for w in pair]
-    return run(inputs, *weights)
-
-
-def _weight_norm_conv2d(inputs, convolution):
-    direction, gain, bias = convolution
-    return _conv2d(inputs, weight_norm(direction, gain), bias)
-
-
-def _conv2d(inputs, kernel, bias):
-    """Convolves in the dtype of `inputs`."""
     kernel, bias = tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype)
     outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
     return tf.nn.bias_add(outputs, bias)
 
 
-def _conv2d_gradients(inputs, weights, upstream):
-    """Returns the gradients of `_conv2d` to inputs, kernel and bias."""
-    kernel, _ = weights
-    convolution = {
-        "out_backprop": upstream,
-        "strides": [1, 1, 1, 1],
-        "padding": "SAME",
-    }
-    return (
-        tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(inputs), filter=kernel, **convolution
-        ),
-        tf.raw_ops.Conv2DBackpropFilter(
-            input=inputs, filter_sizes=kernel.shape, **convolution
-        ),
-        tf.raw_ops.BiasAddGrad(out_backprop=upstream),
-    )
-
-
-def _relu_gradient(outputs, upstream):
-    return tf.raw_ops.ReluGrad(gradients=upstream, features=outputs)
+def _weight_norm_conv2d(inputs, convolution):
+    kernel = weight_norm(convolution.direction, convolution.gain)
+    return conv2d(inputs, kernel, convolution.bias)

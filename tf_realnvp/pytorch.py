@@ -377,8 +377,7 @@ def _error(path, problems: Sequence[str]) -> ValueError:
 
 def _variables(network: keras.Model) -> list[tuple[keras.Variable, ...]]:
     """Direction, gain and bias of the convolutions, the blocks' stacked."""
-    first, blocks, last = map(network.get_layer, ("first", "blocks", "last"))
-    return [first.convolution, *blocks.convolutions, last.convolution]
+    return [network.first, *network.blocks, network.last]
 
 
 def _to_torch(network: keras.Model) -> Iterator[dict[str, np.ndarray]]:

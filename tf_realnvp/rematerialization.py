@@ -1,0 +1,120 @@
+"""Coupling networks that keep less in memory for their gradient.
+
+Rematerialization computes again, when the gradient is computed, what would take
+most of the memory. Of what lies inside a network only what the 3x3 convolutions
+of the residual blocks give stays in memory, which is two thirds of the work and
+a fifth of the bytes; the rest is computed again, block by block. Training the
+default model took 1.42 GiB in place of 2.33 GiB in bfloat16, at 92 % of the
+speed, and 1.82 in place of 3.67 GiB in float32 (`python -m
+benchmarks.training`, two cores of an Intel Xeon with AMX). `tf.recompute_grad`
+would compute the 3x3 convolutions again as well.
+"""
+
+import tensorflow as tf
+
+from tf_realnvp import networks
+from tf_realnvp.networks import CouplingNetwork, conv2d
+
+
+def coupling_network(network: CouplingNetwork, inputs: tf.Tensor) -> tf.Tensor:
+    """Returns the same as `network.shared`, and keeps little for the gradient.
+
+    Args:
+      network: The network.
+      inputs: Images `[N, H, W, channels]`.
+
+    Returns:
+      `[N, H, W, 2 * channels]`.
+    """
+    return _rematerialized(inputs, network.tensors())
+
+
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+def _rematerialized(inputs, weights):
+    @tf.custom_gradient
+    def run(inputs, *flat_weights):
+        weights_ = tf.nest.pack_sequence_as(weights, flat_weights)
+        kept = []
+
+        def keep(hidden, block):
+            kept.append(networks.transform_features(hidden, block))
+            return hidden + conv2d(kept[-1], *block.expand)
+
+        outputs = networks.coupling_network(inputs, weights_, keep)
+
+        def gradient(upstream):
+            again = iter(kept)
+
+            def use_kept(hidden, block):
+                return _residual_block(hidden, block, next(again))
+
+            with tf.GradientTape() as tape:
+                tape.watch([inputs, *flat_weights])
+                outputs = networks.coupling_network(inputs, weights_, use_kept)
+            return tape.gradient(outputs, [inputs, *flat_weights], upstream)
+
+        return outputs, gradient
+
+    return run(inputs, *tf.nest.flatten(weights))
+
+
+def _residual_block(hidden, block, features):
+    """Applies a residual block, given what lies inside, and keeps no more.
+
+    Args:
+      hidden: Features `[N, H, W, filters]`.
+      block: The kernels and biases.
+      features: `networks.transform_features(hidden, block)`, which is not
+        computed again, but the gradient is as if it were.
+
+    Returns:
+      Features of the shape of `hidden`.
+    """
+
+    @tf.custom_gradient
+    def run(hidden, *flat_block):
+        reduce, transform, expand = tf.nest.pack_sequence_as(block, flat_block)
+
+        def gradient(upstream):
+            # Not before `upstream` is there, or all that was to be spared would
+            # be in memory at once.
+            with tf.control_dependencies([upstream]):
+                inputs, second = map(tf.identity, (hidden, features))
+            first = tf.nn.relu(conv2d(inputs, *reduce))
+            to_second, *to_expand = _conv2d_gradients(second, expand, upstream)
+            to_first, *to_transform = _conv2d_gradients(
+                first, transform, _relu_gradient(second, to_second)
+            )
+            to_inputs, *to_reduce = _conv2d_gradients(
+                inputs, reduce, _relu_gradient(first, to_first)
+            )
+            return upstream + to_inputs, *to_reduce, *to_transform, *to_expand
+
+        return hidden + conv2d(features, *expand), gradient
+
+    return run(
+        hidden, *(tf.cast(w, hidden.dtype) for w in tf.nest.flatten(block))
+    )
+
+
+def _conv2d_gradients(inputs, convolution, upstream):
+    """Returns the gradients of `conv2d` to inputs, kernel and bias."""
+    kernel, _ = convolution
+    options = {
+        "out_backprop": upstream,
+        "strides": [1, 1, 1, 1],
+        "padding": "SAME",
+    }
+    return (
+        tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(inputs), filter=kernel, **options
+        ),
+        tf.raw_ops.Conv2DBackpropFilter(
+            input=inputs, filter_sizes=kernel.shape, **options
+        ),
+        tf.raw_ops.BiasAddGrad(out_backprop=upstream),
+    )
+
+
+def _relu_gradient(outputs, upstream):
+    return tf.raw_ops.ReluGrad(gradients=upstream, features=outputs)
