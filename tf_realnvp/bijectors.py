@@ -100,9 +100,11 @@ class _SinglePassBijector(tfb.Bijector):
 
 
 class AffineCoupling(_SinglePassBijector):
-    r"""Scales and shifts one part of an event, as the other part tells.
+    r"""Affine coupling layer with a mask.
 
-    With the boolean mask `m` (1 where a component is kept) and the network `f`,
+    The components where the mask is `True` pass unchanged, and condition an
+    elementwise affine bijector of the others. With the boolean mask `m` (1
+    where a component is kept) and the conditioner `network`, called `f` here,
     the inverse maps an image `x` to
 
     ```none
@@ -147,9 +149,10 @@ class AffineCoupling(_SinglePassBijector):
           mask: Boolean array `[..., C]` with the shape of an event, `True`
             where a component is kept. Its rank is the bijector's
             `forward_min_event_ndims`.
-          network: Callable that maps a float tensor `[N, ..., C]` to a float
-            tensor `[N, ..., 2 * C]`; any leading batch shape of the bijector's
-            input is flattened to `N`.
+          network: The conditioner: a callable that maps the kept components,
+            a float tensor `[N, ..., C]` with zeros elsewhere, to a float tensor
+            `[N, ..., 2 * C]`; any leading batch shape of the bijector's input
+            is flattened to `N`.
           rescale: Scalar, the amplitude of the log-scale.
           reshift: Scalar, the offset of the log-scale.
           validate_args: Whether to check shapes at run time where they are not
@@ -195,7 +198,7 @@ class AffineCoupling(_SinglePassBijector):
 
     @property
     def network(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The callable that the kept part is given to."""
+        """The conditioner, which is given the kept components."""
         return self._network
 
     @property
