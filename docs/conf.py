@@ -1,0 +1,136 @@
+"""How the documentation is built: `python -m sphinx -W docs docs/_build`."""
+
+import inspect
+import os
+import pathlib
+import re
+import sys
+import tomllib
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+from sphinx.util.inspect import stringify_signature
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # The API reference is that of this checkout.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+project = "tf_realnvp"
+author = copyright = "The tf_realnvp authors"
+release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+    "version"
+]
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_title = f"tf_realnvp {release}"
+html_math_renderer = "mathml"
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+autoclass_content = "both"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_inherit_docstrings = False  # Those of Keras and TFP are not ours.
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+default_role = "code"  # Docstrings are Markdown, as TensorFlow's are.
+maximum_signature_line_length = 80
+napoleon_attr_annotations = False
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+# A type of our own that leads nowhere is an error. TensorFlow, Keras and TFP
+# have no inventory in which Sphinx could look up theirs.
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(?!tf_realnvp).*")]
+
+
+def _to_restructured_text(app, what, name, obj, options, lines):
+    """Rewrites headings and blocks of code, which docstrings have in Markdown.
+
+    Sphinx reads docstrings as reStructuredText.
+    """
+
+    def block(match):
+        indent, language, code = match.groups()
+        code = re.sub(r"(?m)^(?=.)", "    ", code)
+        return f"{indent}.. code-block:: {language}\n\n{code}\n"
+
+    text = "\n".join(lines)
+    text = re.sub(r"(?m)^( *)#+ (.+)$", r"\1.. rubric:: \2", text)
+    text = re.sub(r"(?ms)^( *)```(\w+)\n(.*?)^ *```$", block, text)
+    if what == "property":
+        # Napoleon would take what stands before a colon in the first line for
+        # a type.
+        text = "\n" + text
+    lines[:] = text.splitlines()
+
+
+def _mend_signature(app, what, name, obj, options, signature, returns):
+    """Shows arguments and default values as the source has them."""
+    if signature is None:
+        return None
+    if what == "class" and signature == "(*args, **kwargs)":
+        # That of `keras.layers.Layer.__new__`.
+        _, *parameters = inspect.signature(obj.__init__).parameters.values()
+        signature = stringify_signature(
+            inspect.Signature(parameters), unqualified_typehints=True
+        )
+    return re.sub(r"<function (\w+).*?>", r"\1", signature), returns
+
+
+def _leave_out_foreign(app, what, name, obj, skip, options):
+    """Leaves out functions that only are the value of an attribute."""
+    module = getattr(obj, "__module__", None) or "tf_realnvp"
+    return None if module.startswith("tf_realnvp") else True
+
+
+def _leave_out_private(app, name, obj, options, bases):
+    """Names the public base in place of a private one."""
+    bases[:] = [
+        base.__base__ if base.__name__.startswith("_") else base
+        for base in bases
+    ]
+
+
+def _write_math(translator, node):
+    """Writes a formula as MathML, which browsers show without a script."""
+    is_block = isinstance(node, nodes.math_block)
+    math = latex2mathml.tex2mathml(node.astext(), as_block=is_block)
+    # As in TeX, a function and its argument stand apart unless that has
+    # parentheses.
+    math = re.sub(
+        r"(<mo>&ApplyFunction;</mo>)(?!\s*<mo[^>]*>[(\[])",
+        r'\1<mspace width="0.1667em"></mspace>',
+        math,
+    )
+    if is_block:
+        math = f'<div class="math">{math}</div>'
+    translator.body.append(math)
+    raise nodes.SkipNode
+
+
+def setup(app):
+    """Called by Sphinx."""
+    # Before napoleon, which has priority 500.
+    app.connect(
+        "autodoc-process-docstring", _to_restructured_text, priority=100
+    )
+    app.connect("autodoc-process-signature", _mend_signature)
+    app.connect("autodoc-skip-member", _leave_out_foreign)
+    app.connect("autodoc-process-bases", _leave_out_private)
+    app.add_html_math_renderer(
+        "mathml", (_write_math, None), (_write_math, None)
+    )
