@@ -56,11 +56,14 @@ class SmallModel:
 
     nan_below = -math.inf  # Loss is NaN where a noise of the batch is less.
 
-    def __init__(self, image_shape, num_colors, filters, num_blocks):
+    def __init__(
+        self, image_shape, num_colors, filters, num_blocks, num_scales=2
+    ):
         self.image_shape = image_shape
         self.num_colors = num_colors
         self.filters = filters
         self.num_blocks = num_blocks
+        self.num_scales = num_scales
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)
         self.trainable_variables = self.variables = (self.means,)
