@@ -368,6 +368,29 @@ class ForTrainingTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(model.log_prob(images, seed=1), before)
 
 
+class TensorFloat32Trainer(Trainer):
+    """Keeps whether TF32 is allowed when its steps run, which do nothing."""
+
+    def __init__(self, *args, **kwargs):
+        self.seen = {"train": set(), "test": set()}
+        super().__init__(*args, **kwargs)
+
+    def _look(self, what):
+        def look():
+            allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+            self.seen[what].add(allowed)
+
+        tf.numpy_function(look, [], [])
+
+    def train_step(self, images):
+        self._look("train")
+        self.step.assign_add(1)
+
+    def test_step(self, images, index):
+        self._look("test")
+        return tf.constant(0.0)
+
+
 class PrecisionTest(tf.test.TestCase):
     def test_trains_in_bfloat16_and_evaluates_in_float32(self):
         dataset = make_dataset(
@@ -385,6 +408,41 @@ class PrecisionTest(tf.test.TestCase):
         self.assertEqual(exact[0], rounded[0])
         self.assertNotEqual(exact[1], rounded[1])
         self.assertAllClose(exact[1], rounded[1], rtol=1e-2)
+
+    def test_tf32_in_training_only(self):
+        """Whatever is in force around it, when its operations run."""
+        config = tf.config.experimental
+        self.addCleanup(
+            config.enable_tensor_float_32_execution,
+            config.tensor_float_32_execution_enabled(),
+        )
+        dataset = make_dataset(
+            random_images(8, seed=1), random_images(NUM_TEST, seed=2)
+        )
+        model = make_model()
+        for around in (False, True):
+            config.enable_tensor_float_32_execution(around)
+            for precision in ("float32", "bfloat16", "tf32"):
+                trainer = TensorFloat32Trainer(model, precision=precision)
+                for _ in trainer.fit(dataset, 1, BATCH_SIZE):
+                    self.assertEqual(
+                        config.tensor_float_32_execution_enabled(), around
+                    )
+                self.assertEqual(
+                    trainer.seen,
+                    {"train": {precision == "tf32"}, "test": {False}},
+                )
+
+    def test_tf32_is_float32_elsewhere(self):
+        """Weights and gradients have all of their digits, on CPUs all have."""
+        images = tf.constant(random_images(BATCH_SIZE, seed=0))
+        losses = [
+            Trainer(
+                make_model(moved=True), 1e-3, precision=precision
+            ).train_step(images)
+            for precision in ("float32", "tf32")
+        ]
+        self.assertAllEqual(*losses)
 
 
 @pytest.mark.long

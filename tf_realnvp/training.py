@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from tf_realnvp import runtime
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.optimizers import FusedAdam
@@ -113,7 +114,8 @@ class Trainer(tf.Module):
           seed: Seed of the order of the images and of the dequantization
             noise.
           precision: What the coupling networks compute in while training,
-            "float32" or "bfloat16". Weights, couplings and evaluation are
+            "float32", "bfloat16" or, in `fit`, "tf32", which is float32 that
+            GPUs may round to TF32. Weights, couplings and evaluation are
             float32 in any case.
           recompute: Whether to compute parts of the networks twice, to use
             less memory.
@@ -143,7 +145,10 @@ class Trainer(tf.Module):
         self._accumulate = accumulate
         self._evaluated_model = model if ema is None else model.clone()
         self._strategy = tf.distribute.get_strategy()
-        self._training_model = model.for_training(precision, recompute)
+        self._allows_tf32 = precision == "tf32"
+        self._training_model = model.for_training(
+            "float32" if self._allows_tf32 else precision, recompute
+        )
         self._test_model = self._evaluated_model.for_training()
         noise_seed = stateless_seed(seed)
         self._train_seed, self._test_seed = (
@@ -352,8 +357,9 @@ class Trainer(tf.Module):
         total, num_images = tf.constant(0.0, tf.float64), 0
         with progress("test", num_batches) as display:
             for num_steps in self._calls(num_batches):
-                total, size = self._test_steps(iterator, num_steps, total)
-                num_images += int(size)
+                with runtime.tensor_float_32(False):
+                    total, size = self._test_steps(iterator, num_steps, total)
+                    num_images += int(size)
                 bits_per_dim = bits_from_nats(float(total) / num_images)
                 display.update(int(num_steps), int(size), bits_per_dim)
                 after_call()
@@ -460,9 +466,10 @@ class Trainer(tf.Module):
             self._epoch_norm.assign(0.0)
             self._epoch_updates.assign(0)
         for steps in self._calls(num_steps):
-            skipped_in_a_row = self._train_steps(batches, steps)
+            with runtime.tensor_float_32(self._allows_tf32):
+                skipped_in_a_row = int(self._train_steps(batches, steps))
             self.first_step_done = self.first_step_done or time.monotonic()
-            if int(skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
+            if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
                 raise DivergedError(
                     f"the loss or its gradient was not finite in the "
                     f"{MAX_SKIPPED_IN_A_ROW} steps up to step "
