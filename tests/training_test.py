@@ -62,6 +62,22 @@ def same(first, second):
     return [np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
 
 
+class TrainerArgumentsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        ("clip_grad", 0.0),
+        ("clip_grad", -1.0),  # It would turn every gradient round.
+        ("clip_grad", math.nan),
+        ("precision", "float16"),
+        ("precision", "auto"),
+        ("accumulate", 0),  # All gradients would be zero.
+        ("accumulate", 1.5),
+        ("ema", 1.5),
+    )
+    def test_out_of_range(self, name, value):
+        with self.assertRaisesRegex(ValueError, rf"`{name}\w*` must be"):
+            Trainer(make_model(), **{name: value})
+
+
 class Displays:
     """Stands in for `Progress`, and keeps what it is told."""
 
@@ -286,7 +302,7 @@ class EmaTest(tf.test.TestCase):
         self.assertIs(Trainer(model).evaluated_model(), model)
 
 
-class LearningRateTest(tf.test.TestCase):
+class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
     def rates(self, *args, steps):
         schedule = learning_rate(*args)
         return [float(schedule(step)) for step in steps]
@@ -310,6 +326,29 @@ class LearningRateTest(tf.test.TestCase):
     def test_shorter_than_the_warmup(self):
         rates = self.rates(1e-3, 2, 9, "cosine", steps=(0, 1))
         self.assertAllClose(rates, [1e-4, 2e-4])
+
+    @parameterized.product(
+        [
+            {"name": name, "value": value}
+            for name, values in (
+                ("peak", (0.0, -1e-3, math.nan, math.inf, "1e-3", None)),
+                ("num_steps", (0, -1, 1.5, math.nan, "9", None)),
+                ("warmup_steps", (-1, 1.5, math.nan, "9", None)),
+                ("schedule", ("linear", "Cosine", "", None, ["cosine"])),
+            )
+            for value in values
+        ]
+    )
+    def test_out_of_range(self, name, value):
+        arguments = {"peak": 1e-3, "num_steps": 9, name: value}
+        with self.assertRaisesRegex(ValueError, f"`{name}` must be") as caught:
+            learning_rate(**arguments)
+        if name == "schedule":
+            self.assertRegex(str(caught.exception), "'constant', 'cosine'")
+
+    def test_numbers_of_numpy(self):
+        schedule = learning_rate(np.float64(0.1), np.int64(9), np.int32(0))
+        self.assertAllEqual(schedule(0), np.float32(0.1))
 
     def test_what_the_trainer_uses(self):
         trainer = Trainer(

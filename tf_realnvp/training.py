@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from tf_realnvp import runtime
+from tf_realnvp import checks, runtime
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.optimizers import FusedAdam
@@ -17,6 +18,8 @@ from tf_realnvp.progress import Progress, Silent
 
 MAX_SKIPPED_IN_A_ROW = 10
 _SECONDS_PER_CALL = 0.5
+_SCHEDULES = ("constant", "cosine")
+_PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def bits_from_nats(nats: float) -> float:
@@ -38,7 +41,14 @@ def learning_rate(
       warmup_steps: Number of steps in which the rate rises to `peak`.
       schedule: What follows, "constant" or "cosine", which falls to zero by the
         last step.
+
+    Raises:
+      ValueError: If an argument is out of its range.
     """
+    peak = _positive(peak, "peak")
+    num_steps = checks.whole_number(num_steps, "num_steps", 1)
+    warmup_steps = checks.whole_number(warmup_steps, "warmup_steps", 0)
+    _check_choice(schedule, "schedule", _SCHEDULES)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=peak / (warmup_steps + 1),
         decay_steps=max(1, num_steps - warmup_steps),
@@ -46,6 +56,23 @@ def learning_rate(
         warmup_target=peak,
         warmup_steps=warmup_steps,
     )
+
+
+def _positive(value, name):
+    if not isinstance(value, numbers.Real) or not 0.0 < value < math.inf:
+        raise ValueError(
+            f"`{name}` must be a positive, finite number, got "
+            f"{checks.short(value)}."
+        )
+    return float(value)
+
+
+def _check_choice(value, name, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, choices))}, got "
+            f"{checks.short(value)}."
+        )
 
 
 class DivergedError(Exception):
@@ -124,8 +151,15 @@ class Trainer(tf.Module):
             another, in a part of the memory; their gradients are summed.
           ema: How much of the moving average of the weights each step keeps,
             below 1; evaluation is of the average then. Default: no average.
+
+        Raises:
+          ValueError: If an argument is out of its range.
         """
         super().__init__(name="trainer")
+        if clip_grad is not None:
+            clip_grad = _positive(clip_grad, "clip_grad")
+        _check_choice(precision, "precision", _PRECISIONS)
+        accumulate = checks.whole_number(accumulate, "accumulate", 1)
         self.model = model
         self.seed = seed
         self.history = []
