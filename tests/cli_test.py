@@ -17,13 +17,21 @@ import command_lines
 import hypothesis
 import matplotlib.image
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 from hypothesis import strategies as st
 
-from tf_realnvp import arguments, cli, data, plots, runtime
+from tf_realnvp import arguments, cli, data, pictures, plots, runtime
 
-SWITCHES = ("--flip", "--recompute", "--jit", "--resume", "--verbose")
+SWITCHES = (
+    "--flip",
+    "--deterministic",
+    "--recompute",
+    "--jit",
+    "--resume",
+    "--verbose",
+)
 FLAGS = (
     "--dataset",
     "--image_size",
@@ -56,6 +64,7 @@ RESULTS = (
     "samples_digits.png",
 )
 RUN = "run.json"
+WEIGHTS = "variables/variables.data-00000-of-00001"
 COLUMNS = [
     "epoch",
     "step",
@@ -176,6 +185,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "num_blocks": 8,
                 "num_scales": 2,
                 "precision": "float32",
+                "deterministic": False,
                 "recompute": False,
                 "jit": False,
                 "devices": None,
@@ -188,7 +198,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "verbose": False,
             },
         )
-        self.configure.assert_called_once_with(1)
+        self.configure.assert_called_once_with(1, False)
 
     @parameterized.parameters(
         ("CIFAR10", 350, 128, 8),
@@ -240,7 +250,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
             *("--lr_schedule", "cosine", "--warmup_steps", "2"),
             *("--ema", "0.5", "--accumulate", "3"),
             *("--max_steps", "9", "--filters", "2", "--num_blocks", "1"),
-            *("--num_scales", "3"),
+            *("--num_scales", "3", "--deterministic"),
             *("--data_dir", "a b", "--output_dir", "c", "--run_dir", "d"),
             *("--image_size", "2", "--flip", "--precision", "bfloat16"),
             *("--recompute", "--jit", "--devices", "3", "--verbose"),
@@ -267,6 +277,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "num_blocks": 1,
                 "num_scales": 3,
                 "precision": "bfloat16",
+                "deterministic": True,
                 "recompute": True,
                 "jit": True,
                 "devices": 3,
@@ -279,13 +290,30 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
                 "verbose": True,
             },
         )
-        self.configure.assert_called_once_with(3)
+        self.configure.assert_called_once_with(3, True)
 
     def test_precision(self):
         self.bfloat16.return_value = True
         self.assertEqual(self.parse().precision, "bfloat16")
         flags = self.parse("--precision", "float32")
         self.assertEqual(flags.precision, "float32")
+
+    def test_tf32_only_where_it_is(self):
+        with mock.patch.object(
+            runtime, "has_tensor_float_32", return_value=True
+        ):
+            flags = self.parse("--precision", "tf32")
+            self.assertEqual(flags.precision, "tf32")
+            # It rounds, so one has to ask for it.
+            self.assertEqual(self.parse().precision, "float32")
+        self.train.reset_mock()
+        with mock.patch.object(
+            runtime, "has_tensor_float_32", return_value=False
+        ):
+            result = call("--precision", "tf32")
+        self.assert_usage_error(result, "--precision", "tf32", "float32")
+        self.train.assert_not_called()
+        self.assertEmpty(os.listdir())
 
     def test_several_workers_need_a_seed(self):
         config = {
@@ -517,6 +545,12 @@ class StartTest(CliTestCase):
 class RunTest(tf.test.TestCase):
     """Runs the command for real; `kills_test` does so twice and compares."""
 
+    flags = (
+        *("--dataset", "digits", "--filters", "4", "--num_blocks", "1"),
+        *("--max_steps", "3", "--seed", "0"),
+        *("--output_dir", "results", "--run_dir", "the run"),
+    )
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -524,11 +558,7 @@ class RunTest(tf.test.TestCase):
         cls.output = pathlib.Path(folder, "results")
         cls.run_dir = pathlib.Path(folder, "the run")
         code, cls.stdout, cls.stderr = command_lines.run(
-            folder,
-            command_lines.REPOSITORY / "run.py",
-            *("--dataset", "digits", "--filters", "4"),
-            *("--num_blocks", "1", "--max_steps", "3", "--seed", "0"),
-            *("--output_dir", "results", "--run_dir", "the run"),
+            folder, command_lines.REPOSITORY / "run.py", *cls.flags
         )
         if code:
             raise AssertionError(f"exit code {code}: {cls.stderr}")
@@ -639,6 +669,35 @@ class RunTest(tf.test.TestCase):
             },
         )
 
+    def test_deterministic(self):
+        """On a CPU it changes no bit."""
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        code, _, stderr = command_lines.run(
+            folder,
+            command_lines.REPOSITORY / "run.py",
+            *self.flags,
+            "--deterministic",
+        )
+        self.assertEqual((code, stderr), (0, ""))
+        output = pathlib.Path(folder, "results")
+        for name in (
+            "metrics_digits.csv",
+            "samples_digits.png",
+            f"realnvp_digits/{WEIGHTS}",
+        ):
+            plain, deterministic = (
+                (path / name).read_bytes() for path in (self.output, output)
+            )
+            self.assertEqual(plain, deterministic, name)
+        run_dir = pathlib.Path(folder, "the run")
+        for run, path, expected in (
+            (self.run_dir, self.output, False),
+            (run_dir, output, True),
+        ):
+            for file in (run / RUN, path / "realnvp_digits" / "metadata.json"):
+                flags = json.loads(file.read_text())["flags"]
+                self.assertIs(flags["deterministic"], expected)
+
     def test_pictures(self):
         def read(name):
             pixels = matplotlib.image.imread(self.output / name)
@@ -656,6 +715,54 @@ class RunTest(tf.test.TestCase):
         self.assertEqual(images.shape, (36, 8, 8, 1))
         self.assertAllEqual(images, self.model.sample(36, seed=1))
         self.assertNotAllEqual(images, self.model.sample(36, seed=2))
+
+
+@pytest.mark.long
+class DeterministicTest(CliTestCase):
+    def test_same_bits_and_no_seed_is_missed(self):
+        """In training, in a resumed one, and in commands on the model."""
+        rng = np.random.default_rng(0)
+        for name in ("train/abcdefghijk", "test/abc"):
+            split, names = name.split("/")
+            folder = self.folder / "photos" / split
+            folder.mkdir(parents=True)
+            for letter in names:
+                pixels = rng.integers(0, 256, [4, 4, 1], np.uint8)
+                pictures.write(folder / f"{letter}.png", pixels, 256)
+        # In one process, since TensorFlow takes seconds to start: what is set
+        # once stays for all that comes after.
+        script = """
+            from tf_realnvp import cli, commands
+            flags = ["--dataset", "photos", "--flip", "--ema", "0.5"]
+            flags += ["--filters", "2", "--num_blocks", "1", "--seed", "0"]
+            flags += ["--batch_size", "5", "--epochs", "2"]
+            here = ["--run_dir", "2", "--output_dir", "2", "--deterministic"]
+            for argv in (
+                ["--run_dir", "1", "--output_dir", "1"],
+                [*here, "--max_steps", "1"],
+                [*here, "--resume"],
+            ):
+                assert cli.main([*flags, *argv]) == 0, argv
+            for name, *argv in (
+                ("sample",),
+                ("evaluate",),
+                ("score", "photos/train"),
+            ):
+                command = [name, "2/realnvp_photos", *argv]
+                assert commands.main(command) == 0, command
+        """
+        lines = [line[12:] for line in script.splitlines()]
+        code, _, stderr = command_lines.run(self.folder, "-c", "\n".join(lines))
+        self.assertEqual((code, stderr), (0, ""))
+        for name in (
+            "metrics_photos.csv",
+            "samples_photos.png",
+            f"realnvp_photos/{WEIGHTS}",
+        ):
+            plain, deterministic = (
+                (self.folder / run / name).read_bytes() for run in "12"
+            )
+            self.assertEqual(plain, deterministic, name)
 
 
 if __name__ == "__main__":

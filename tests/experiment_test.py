@@ -161,7 +161,7 @@ def patch_all(stack):
         (initialization, "initialize", initialize),
         (export, "save", save_model),
         (plots, "save_loss_curve", save_curve),
-        (runtime, "configure", lambda num_cpus: None),
+        (runtime, "configure", lambda *settings: None),
         (training, "_SECONDS_PER_CALL", 0.0),  # One step a call.
     ):
         stack.enter_context(mock.patch.object(target, name, value))
@@ -457,6 +457,10 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
                 "--precision bfloat16 instead of --precision float32",
                 *("--precision", "bfloat16"),
             ),
+            (
+                "--deterministic instead of no --deterministic",
+                "--deterministic",
+            ),
             ("--ema 0.5 instead of no --ema", "--ema", 0.5),
             ("--num_scales 3 instead of --num_scales 2", "--num_scales", 3),
         ):
@@ -510,6 +514,21 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         content = json.loads(path.read_text())
         del content["flags"]["flip"]
         path.write_text(json.dumps(content))
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    def test_deterministic_from_the_start_or_never(self):
+        """A run that was started before there was a choice was not."""
+        self.stop_early()
+        path = pathlib.Path("runs/digits/run.json")
+        content = json.loads(path.read_text())
+        del content["flags"]["deterministic"]
+        path.write_text(json.dumps(content))
+        self.assert_error(
+            call("--seed", 0, "--resume", "--deterministic"),
+            2,
+            "--deterministic instead of no --deterministic",
+        )
         self.go_on()
         self.assert_as_never_stopped()
 

@@ -62,6 +62,22 @@ def same(first, second):
     return [np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
 
 
+class TrainerArgumentsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        ("clip_grad", 0.0),
+        ("clip_grad", -1.0),  # It would turn every gradient round.
+        ("clip_grad", math.nan),
+        ("precision", "float16"),
+        ("precision", "auto"),
+        ("accumulate", 0),  # All gradients would be zero.
+        ("accumulate", 1.5),
+        ("ema", 1.5),
+    )
+    def test_out_of_range(self, name, value):
+        with self.assertRaisesRegex(ValueError, rf"`{name}\w*` must be"):
+            Trainer(make_model(), **{name: value})
+
+
 class Displays:
     """Stands in for `Progress`, and keeps what it is told."""
 
@@ -357,7 +373,7 @@ class KeepBestTest(tf.test.TestCase):
             self.assertAllEqual(a.numpy(), b.numpy())
 
 
-class LearningRateTest(tf.test.TestCase):
+class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
     def rates(self, *args, steps):
         schedule = learning_rate(*args)
         return [float(schedule(step)) for step in steps]
@@ -381,6 +397,29 @@ class LearningRateTest(tf.test.TestCase):
     def test_shorter_than_the_warmup(self):
         rates = self.rates(1e-3, 2, 9, "cosine", steps=(0, 1))
         self.assertAllClose(rates, [1e-4, 2e-4])
+
+    @parameterized.product(
+        [
+            {"name": name, "value": value}
+            for name, values in (
+                ("peak", (0.0, -1e-3, math.nan, math.inf, "1e-3", None)),
+                ("num_steps", (0, -1, 1.5, math.nan, "9", None)),
+                ("warmup_steps", (-1, 1.5, math.nan, "9", None)),
+                ("schedule", ("linear", "Cosine", "", None, ["cosine"])),
+            )
+            for value in values
+        ]
+    )
+    def test_out_of_range(self, name, value):
+        arguments = {"peak": 1e-3, "num_steps": 9, name: value}
+        with self.assertRaisesRegex(ValueError, f"`{name}` must be") as caught:
+            learning_rate(**arguments)
+        if name == "schedule":
+            self.assertRegex(str(caught.exception), "'constant', 'cosine'")
+
+    def test_numbers_of_numpy(self):
+        schedule = learning_rate(np.float64(0.1), np.int64(9), np.int32(0))
+        self.assertAllEqual(schedule(0), np.float32(0.1))
 
     def test_what_the_trainer_uses(self):
         trainer = Trainer(
@@ -439,6 +478,29 @@ class ForTrainingTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(model.log_prob(images, seed=1), before)
 
 
+class TensorFloat32Trainer(Trainer):
+    """Keeps whether TF32 is allowed when its steps run, which do nothing."""
+
+    def __init__(self, *args, **kwargs):
+        self.seen = {"train": set(), "test": set()}
+        super().__init__(*args, **kwargs)
+
+    def _look(self, what):
+        def look():
+            allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+            self.seen[what].add(allowed)
+
+        tf.numpy_function(look, [], [])
+
+    def train_step(self, images):
+        self._look("train")
+        self.step.assign_add(1)
+
+    def test_step(self, images, index):
+        self._look("test")
+        return tf.constant(0.0)
+
+
 class PrecisionTest(tf.test.TestCase):
     def test_trains_in_bfloat16_and_evaluates_in_float32(self):
         dataset = make_dataset(
@@ -456,6 +518,41 @@ class PrecisionTest(tf.test.TestCase):
         self.assertEqual(exact[0], rounded[0])
         self.assertNotEqual(exact[1], rounded[1])
         self.assertAllClose(exact[1], rounded[1], rtol=1e-2)
+
+    def test_tf32_in_training_only(self):
+        """Whatever is in force around it, when its operations run."""
+        config = tf.config.experimental
+        self.addCleanup(
+            config.enable_tensor_float_32_execution,
+            config.tensor_float_32_execution_enabled(),
+        )
+        dataset = make_dataset(
+            random_images(8, seed=1), random_images(NUM_TEST, seed=2)
+        )
+        model = make_model()
+        for around in (False, True):
+            config.enable_tensor_float_32_execution(around)
+            for precision in ("float32", "bfloat16", "tf32"):
+                trainer = TensorFloat32Trainer(model, precision=precision)
+                for _ in trainer.fit(dataset, 1, BATCH_SIZE):
+                    self.assertEqual(
+                        config.tensor_float_32_execution_enabled(), around
+                    )
+                self.assertEqual(
+                    trainer.seen,
+                    {"train": {precision == "tf32"}, "test": {False}},
+                )
+
+    def test_tf32_is_float32_elsewhere(self):
+        """Weights and gradients have all of their digits, on CPUs all have."""
+        images = tf.constant(random_images(BATCH_SIZE, seed=0))
+        losses = [
+            Trainer(
+                make_model(moved=True), 1e-3, precision=precision
+            ).train_step(images)
+            for precision in ("float32", "tf32")
+        ]
+        self.assertAllEqual(*losses)
 
 
 @pytest.mark.long

@@ -27,6 +27,7 @@ _FIXED_FLAGS = (
     "num_blocks",
     "num_scales",
     "precision",
+    "deterministic",  # What is recorded is to hold of the whole run.
     "ema",
 )
 
@@ -197,11 +198,18 @@ def _make_parser():
     )
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "tf32", "bfloat16"),
         default="auto",
-        help="what the coupling networks compute in while training; auto is "
+        help="what the coupling networks compute in while training; tf32 is "
+        "float32 that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is "
         "bfloat16 where the hardware computes it natively, else float32; "
         "evaluation and the saved model are always float32 (default: auto)",
+    )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="use only operations that give the same bits each time, on GPUs "
+        "as well, where some are slower; CPUs give the same bits without",
     )
     parser.add_argument(
         "--accumulate",
@@ -309,7 +317,9 @@ def _settle(flags, before):
       before: Those that the run to be resumed was started with, if any.
     """
     if before:
-        before = {"num_scales": _NUM_SCALES} | before
+        # As it was before there was a choice.
+        earlier = {"num_scales": _NUM_SCALES, "deterministic": False}
+        before = earlier | before
     # What the command line leaves to chance or to the machine stays.
     if flags.seed is None:
         drawn = random.SystemRandom().randrange(2**32)
@@ -327,9 +337,14 @@ def _settle(flags, before):
             f"the run in {flags.run_dir} cannot be resumed with other flags: "
             + ", ".join(differences)
         )
-    runtime.configure(flags.devices or 1)
+    runtime.configure(flags.devices or 1, flags.deterministic)
     if flags.precision == "auto":
         flags.precision = runtime.native_precision()
+    if flags.precision == "tf32" and not runtime.has_tensor_float_32():
+        raise arguments.UsageError(
+            "argument --precision: TensorFlow finds no GPUs that all have "
+            "tf32, as NVIDIA's do since Ampere: give float32 or bfloat16"
+        )
 
 
 def _spelled(name, value):

@@ -3,6 +3,17 @@
 import keras
 import tensorflow as tf
 
+from tf_realnvp import checks
+
+# What Keras's Adam has beside: another update, and what works only inside of
+# `tf.distribute.Strategy.run` or with Keras's own moving average.
+_NOT_DONE = (
+    "amsgrad",
+    "weight_decay",
+    "ema_overwrite_frequency",
+    "gradient_accumulation_steps",
+)
+
 
 class FusedAdam(keras.optimizers.Adam):
     """Keras's Adam with one operation for each variable in place of forty.
@@ -20,6 +31,25 @@ class FusedAdam(keras.optimizers.Adam):
     outside of `tf.distribute.Strategy.run`. Keras's own would have to be called
     inside, where an update cannot be left out.
     """
+
+    def __init__(self, *args, **kwargs):
+        """Makes an optimizer.
+
+        Args:
+          *args: Those of `keras.optimizers.Adam`.
+          **kwargs: Likewise.
+
+        Raises:
+          ValueError: If one of them is for what this optimizer does not do.
+        """
+        super().__init__(*args, **kwargs)
+        for name in _NOT_DONE:
+            value = getattr(self, name)
+            if value is not None and value is not False:
+                raise ValueError(
+                    f"`FusedAdam` does without `{name}`, got "
+                    f"{checks.short(value)}: `keras.optimizers.Adam` has it."
+                )
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         step = tf.cast(self.iterations.value + 1, tf.float32)

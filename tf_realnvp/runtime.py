@@ -13,6 +13,12 @@ _EXAMPLE = (
     '"task": {"type": "worker", "index": 0}}'
 )
 
+# TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it or
+# not, by shape and layout alone. Without these steps of its graph optimizer,
+# which choose the layout, that is NHWC with TF32 and NCHW without: what is made
+# for the one never serves the other.
+_LAYOUT_OPTIONS = ("layout_optimizer", "remapping")
+
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
@@ -27,13 +33,16 @@ def silent_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def configure(num_cpus: int = 1) -> None:
+def configure(num_cpus: int = 1, deterministic: bool = False) -> None:
     """Chooses TensorFlow's settings; to be called before it is imported.
 
-    What the user has set in the environment stays.
+    What the user has set in the environment stays. Float32 is float32: GPUs
+    round nothing to TF32, but inside of `tensor_float_32`.
 
     Args:
       num_cpus: Number of logical CPU devices.
+      deterministic: Whether operations must give the same bits each time, on
+        GPUs as well. Random ones without a seed raise then.
     """
     # TensorFlow's log tells of GPU libraries that are missing; "0" shows it.
     quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "0"
@@ -51,6 +60,36 @@ def configure(num_cpus: int = 1) -> None:
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpus
         )
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+@contextlib.contextmanager
+def tensor_float_32(enabled: bool) -> Iterator[None]:
+    """Says whether GPUs may round float32 to TF32 where they convolve.
+
+    Args:
+      enabled: Whether they may in calls that start and end inside. What was
+        in force before is again afterwards.
+    """
+    import tensorflow as tf
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    options = tf.config.optimizer.get_experimental_options()
+    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+    if enabled:
+        tf.config.optimizer.set_experimental_options(
+            dict.fromkeys(_LAYOUT_OPTIONS, False)
+        )
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+        if enabled:
+            tf.config.optimizer.set_experimental_options(
+                {name: options.get(name, True) for name in _LAYOUT_OPTIONS}
+            )
 
 
 def describe_devices() -> str:
@@ -73,16 +112,28 @@ def has_native_bfloat16() -> bool:
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        # Since NVIDIA's Ampere.
-        details = map(tf.config.experimental.get_device_details, gpus)
-        return all(
-            d.get("compute_capability", (0, 0)) >= (8, 0) for d in details
-        )
+        return _all_since_ampere(gpus)
     try:
         flags = pathlib.Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return False  # Not Linux: nothing is known.
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def has_tensor_float_32() -> bool:
+    """Returns whether the hardware has TF32, which only GPUs do."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return bool(gpus) and _all_since_ampere(gpus)
+
+
+def _all_since_ampere(gpus):
+    """Returns whether all are as NVIDIA's Ampere or newer."""
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, gpus)
+    return all(d.get("compute_capability", (0, 0)) >= (8, 0) for d in details)
 
 
 def native_precision() -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,6 +10,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from tf_realnvp import checks, runtime
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.optimizers import FusedAdam
@@ -16,6 +18,8 @@ from tf_realnvp.progress import Progress, Silent
 
 MAX_SKIPPED_IN_A_ROW = 10
 _SECONDS_PER_CALL = 0.5
+_SCHEDULES = ("constant", "cosine")
+_PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def bits_from_nats(nats: float) -> float:
@@ -37,7 +41,14 @@ def learning_rate(
       warmup_steps: Number of steps in which the rate rises to `peak`.
       schedule: What follows, "constant" or "cosine", which falls to zero by the
         last step.
+
+    Raises:
+      ValueError: If an argument is out of its range.
     """
+    peak = _positive(peak, "peak")
+    num_steps = checks.whole_number(num_steps, "num_steps", 1)
+    warmup_steps = checks.whole_number(warmup_steps, "warmup_steps", 0)
+    _check_choice(schedule, "schedule", _SCHEDULES)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=peak / (warmup_steps + 1),
         decay_steps=max(1, num_steps - warmup_steps),
@@ -45,6 +56,23 @@ def learning_rate(
         warmup_target=peak,
         warmup_steps=warmup_steps,
     )
+
+
+def _positive(value, name):
+    if not isinstance(value, numbers.Real) or not 0.0 < value < math.inf:
+        raise ValueError(
+            f"`{name}` must be a positive, finite number, got "
+            f"{checks.short(value)}."
+        )
+    return float(value)
+
+
+def _check_choice(value, name, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, choices))}, got "
+            f"{checks.short(value)}."
+        )
 
 
 class DivergedError(Exception):
@@ -124,7 +152,8 @@ class Trainer(tf.Module):
           seed: Seed of the order of the images and of the dequantization
             noise.
           precision: What the coupling networks compute in while training,
-            "float32" or "bfloat16". Weights, couplings and evaluation are
+            "float32", "bfloat16" or, in `fit`, "tf32", which is float32 that
+            GPUs may round to TF32. Weights, couplings and evaluation are
             float32 in any case.
           recompute: Whether to compute parts of the networks twice, to use
             less memory.
@@ -135,8 +164,15 @@ class Trainer(tf.Module):
             below 1; evaluation is of the average then. Default: no average.
           keep_best: Whether to keep the weights of the epoch that was best on
             the validation images, which the data set must have then.
+
+        Raises:
+          ValueError: If an argument is out of its range.
         """
         super().__init__(name="trainer")
+        if clip_grad is not None:
+            clip_grad = _positive(clip_grad, "clip_grad")
+        _check_choice(precision, "precision", _PRECISIONS)
+        accumulate = checks.whole_number(accumulate, "accumulate", 1)
         self.model = model
         self.seed = seed
         self.history = []
@@ -161,7 +197,10 @@ class Trainer(tf.Module):
         if keep_best:
             self._best_weights = [tf.Variable(v.value) for v in model.variables]
         self._strategy = tf.distribute.get_strategy()
-        self._training_model = model.for_training(precision, recompute)
+        self._allows_tf32 = precision == "tf32"
+        self._training_model = model.for_training(
+            "float32" if self._allows_tf32 else precision, recompute
+        )
         self._test_model = self._evaluated_model.for_training()
         noise_seed = stateless_seed(seed)
         self._train_seed, self._test_seed = (
@@ -404,8 +443,9 @@ class Trainer(tf.Module):
         total, num_images = tf.constant(0.0, tf.float64), 0
         with progress(split, num_batches) as display:
             for num_steps in self._calls(num_batches):
-                total, size = self._test_steps(iterator, num_steps, total)
-                num_images += int(size)
+                with runtime.tensor_float_32(False):
+                    total, size = self._test_steps(iterator, num_steps, total)
+                    num_images += int(size)
                 bits_per_dim = bits_from_nats(float(total) / num_images)
                 display.update(int(num_steps), int(size), bits_per_dim)
                 after_call()
@@ -520,9 +560,10 @@ class Trainer(tf.Module):
             self._epoch_norm.assign(0.0)
             self._epoch_updates.assign(0)
         for steps in self._calls(num_steps):
-            skipped_in_a_row = self._train_steps(batches, steps)
+            with runtime.tensor_float_32(self._allows_tf32):
+                skipped_in_a_row = int(self._train_steps(batches, steps))
             self.first_step_done = self.first_step_done or time.monotonic()
-            if int(skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
+            if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
                 raise DivergedError(
                     f"the loss or its gradient was not finite in the "
                     f"{MAX_SKIPPED_IN_A_ROW} steps up to step "
