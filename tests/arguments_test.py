@@ -3,6 +3,9 @@
 import argparse
 import contextlib
 import io
+import os
+import pathlib
+import tempfile
 
 import tensorflow as tf
 from absl.testing import parameterized
@@ -45,6 +48,41 @@ class NumbersTest(tf.test.TestCase, parameterized.TestCase):
                 parse(text)
             self.assertStartsWith(str(context.exception), repr(text))
             self.assertEndsWith(str(context.exception), message)
+
+
+class CheckWritableTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.folder = pathlib.Path(folder)
+
+    def test_leaves_nothing(self):
+        arguments.check_writable(self.folder, "--out", make=False)
+        self.assertEmpty(os.listdir(self.folder))
+
+    def test_makes_the_folder(self):
+        path = self.folder / "a" / "b"
+        with self.assertRaisesRegex(arguments.UsageError, "No such file"):
+            arguments.check_writable(path, "--out", make=False)
+        arguments.check_writable(path, "--out")
+        self.assertEmpty(os.listdir(path))
+
+    def test_is_no_folder(self):
+        path = self.folder / "file"
+        path.touch()
+        for make, reason in ((True, "File exists"), (False, "Not a directory")):
+            with self.assertRaisesRegex(
+                arguments.UsageError,
+                f"^argument --out: cannot write to {path}: {reason}$",
+            ):
+                arguments.check_writable(path, "--out", make)
+
+    def test_name_cannot_be_foreseen(self):
+        """Else others can lay a symlink there, and choose what is made."""
+        link = self.folder / f".write-test-{os.getpid()}"
+        link.symlink_to(self.folder / "target")
+        arguments.check_writable(self.folder, "--out")
+        self.assertEqual(os.listdir(self.folder), [link.name])
 
 
 class ParserTest(tf.test.TestCase):

@@ -354,14 +354,15 @@ class FullTest(CheckpointsTestCase, parameterized.TestCase):
 
         with mock.patch.object(os, "fsync", fsync):
             self.save(1, 2)
-        self.assertCountEqual(
-            synced,
-            [
-                f"ckpt-{n}.{suffix}"
-                for n in (1, 2)
-                for suffix in ("index", DATA)
-            ],
-        )
+        # The folders in which new folders are, and then all that is saved.
+        self.assertCountEqual(synced[:2], [self.path.parents[1].name, "run"])
+        for number in (1, 2):
+            files = synced[4 * number - 2 : 4 * number + 2]
+            self.assertCountEqual(
+                files[:2], [f"ckpt-{number}.index", f"ckpt-{number}.{DATA}"]
+            )
+            self.assertEqual(files[2:], ["checkpoint", "checkpoints"])
+        self.assertLen(synced, 10)
 
 
 if __name__ == "__main__":

@@ -397,7 +397,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
     def test_output_dir_is_not_writable(self):
         # A mode would not keep root out.
         error = PermissionError(13, "Permission denied")
-        with mock.patch.object(pathlib.Path, "touch", side_effect=error):
+        with mock.patch("tempfile.TemporaryFile", side_effect=error):
             result = call("--output_dir", self.folder)
         self.assert_usage_error(
             result, "--output_dir", str(self.folder), "Permission denied"
@@ -439,7 +439,9 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
         self.assertEqual((code, stdout), (1, ""))
         self.assertEqual(stderr, f"run.py: error: {error}\n")
 
-    @parameterized.parameters((2, 130, "SIGINT"), (15, 143, "SIGTERM"))
+    @parameterized.parameters(
+        (1, 129, "SIGHUP"), (2, 130, "SIGINT"), (15, 143, "SIGTERM")
+    )
     def test_interruption(self, signum, code, name):
         result = self.fail(lambda *_: signal.raise_signal(signum))
         self.assertEqual(

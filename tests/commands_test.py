@@ -146,7 +146,7 @@ class FlagsTest(CommandsTestCase, parameterized.TestCase):
     def test_out_is_not_writable(self):
         # A mode would not keep root out.
         error = PermissionError(13, "Permission denied")
-        with mock.patch.object(pathlib.Path, "touch", side_effect=error):
+        with mock.patch("tempfile.TemporaryFile", side_effect=error):
             result = call("sample", "M", "--out", self.folder / "grid.png")
         self.assert_usage_error(
             result, "--out", str(self.folder), "Permission denied"

@@ -632,9 +632,10 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
 
     def test_at_every_step(self):
         """Every process makes one call more than the one before."""
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         interruptions = 0
         while True:
-            signum = (signal.SIGINT, signal.SIGTERM)[interruptions % 2]
+            signum = signals[interruptions % len(signals)]
             with self.signal_at(
                 signum, Progress, "update", 2 if interruptions else 1
             ):

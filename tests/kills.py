@@ -5,8 +5,8 @@ same command: once in peace, and once killed at random instants and started
 again each time. The instants lie in the part of a process's life in which it
 trains, evaluates, saves checkpoints and writes the results. Some wait for the
 next checkpoint to be half written, and the last ones for the results. Most
-kills are by SIGKILL, some by SIGTERM and SIGINT. The line at the end counts the
-bits in which weights, metrics and samples differ.
+kills are by SIGKILL, some by SIGTERM, SIGINT and SIGHUP. The line at the end
+counts the bits in which weights, metrics and samples differ.
 """
 
 import argparse
@@ -28,7 +28,12 @@ import matplotlib.image
 import numpy as np
 
 # Signals by their share of the kills.
-_SIGNALS = {signal.SIGKILL: 0.8, signal.SIGTERM: 0.1, signal.SIGINT: 0.1}
+_SIGNALS = {
+    signal.SIGKILL: 0.7,
+    signal.SIGTERM: 0.1,
+    signal.SIGINT: 0.1,
+    signal.SIGHUP: 0.1,
+}
 _TRAINING_SECONDS = 1.5  # From a sign of progress to the latest kill.
 _SHARE_OF_EXPORT = 0.25  # Of the kills, those that wait for the export.
 _CHECKPOINT_EVERY = 3  # Of the other kills, that wait for a checkpoint.
@@ -328,6 +333,10 @@ def main() -> int:
         "--epochs", type=int, help="default: 0.6 for every kill, at least 2"
     )
     flags = parser.parse_args()
+    # What is ignored here would be in the runs.
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, lambda *_: None)
     sys.path.append(str(_RUN.parent))
     from tf_realnvp import runtime
 

@@ -14,7 +14,7 @@ from unittest import mock
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import runs
+from tf_realnvp import files, runs
 from tf_realnvp.arguments import UsageError
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -72,10 +72,23 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_there_is_a_folder_with_no_run(self, resume):
         """As a start leaves that was killed early."""
         self.path.mkdir(parents=True)
-        for name in ("lock", ".run.new-123.json"):
-            (self.path / name).write_text("")
+        (self.path / "lock").touch()
+        with runs.open_run(self.path, resume) as run:
+            self.assertFalse(run.exists)
+        with files.replace_file(self.path / "run.json"):
+            self.assertLen(os.listdir(self.path), 2)
             with runs.open_run(self.path, resume) as run:
                 self.assertFalse(run.exists)
+
+    def test_lock_is_no_link(self):
+        """In a folder of many users somebody may have laid one there."""
+        self.path.mkdir(parents=True)
+        target = self.folder / "target"
+        (self.path / "lock").symlink_to(target)
+        with self.assert_refused(str(self.path), "symbolic link"):
+            with runs.open_run(self.path, resume=False):
+                self.fail("It is open.")
+        self.assertFalse(target.exists())
 
     def test_nothing_is_left_if_it_does_not_begin(self):
         with runs.open_run(self.path, resume=True):

@@ -9,7 +9,8 @@ from absl.testing import parameterized
 
 from tf_realnvp import signals
 
-SIGNALS = ((signal.SIGINT, 130), (signal.SIGTERM, 143))
+USERS_SIGNALS = ((signal.SIGINT, 130), (signal.SIGTERM, 143))
+SIGNALS = (*USERS_SIGNALS, (signal.SIGHUP, 129))
 
 
 class Exit(BaseException):
@@ -71,7 +72,7 @@ class SignalsTest(tf.test.TestCase, parameterized.TestCase):
                 signal.raise_signal(signal.SIGTERM)
                 raise OSError
 
-    @parameterized.product(first=SIGNALS, second=SIGNALS)
+    @parameterized.product(first=USERS_SIGNALS, second=USERS_SIGNALS)
     def test_second_one_ends_the_process(self, first, second):
         (first, _), (second, code) = first, second
         with self.assertRaises(Exit):
@@ -89,6 +90,60 @@ class SignalsTest(tf.test.TestCase, parameterized.TestCase):
                 finally:  # Whatever takes its time to tidy up.
                     signal.raise_signal(second)
         self.exit.assert_called_once_with(code)
+
+    @parameterized.parameters(*SIGNALS)
+    def test_hanging_up_is_not_insisting(self, signum, code):
+        """A terminal that is closed sends SIGHUP more than once."""
+        with self.assertRaises(signals.Interrupted) as raised:
+            with signals.deferred():
+                signal.raise_signal(signum)
+                signal.raise_signal(signal.SIGHUP)
+                signal.raise_signal(signal.SIGHUP)
+        self.assertEqual(raised.exception.exit_code, code)
+
+        tidied = []
+        with self.assertRaises(signals.Interrupted) as raised:
+            with signals.raised():
+                try:
+                    signal.raise_signal(signum)
+                finally:
+                    signal.raise_signal(signal.SIGHUP)
+                    tidied.append("up")
+        self.assertEqual(raised.exception.exit_code, code)
+        self.assertEqual(tidied, ["up"])
+        self.exit.assert_not_called()
+
+    def test_insisting_after_hanging_up(self):
+        """The system asks so when a session ends, which is no haste."""
+        with self.assertRaises(Exit):
+            with signals.deferred():
+                signal.raise_signal(signal.SIGHUP)
+                signal.raise_signal(signal.SIGTERM)
+                self.exit.assert_not_called()
+                signal.raise_signal(signal.SIGTERM)
+        self.exit.assert_called_once_with(143)
+
+    @parameterized.parameters(*SIGNALS)
+    def test_ignored_stays_ignored(self, signum, _):
+        """SIGHUP is after `nohup`, SIGINT in background jobs of scripts."""
+        previous = signal.signal(signum, signal.SIG_IGN)
+        try:
+            done = []
+            with signals.raised(), signals.deferred() as request:
+                signal.raise_signal(signum)
+                request.check()
+                done.append("all")
+            self.assertEqual(done, ["all"])
+            self.assertEqual(signal.getsignal(signum), signal.SIG_IGN)
+            # The others are not.
+            other = signal.SIGTERM
+            if signum == signal.SIGTERM:
+                other = signal.SIGINT
+            with self.assertRaises(signals.Interrupted):
+                with signals.raised():
+                    signal.raise_signal(other)
+        finally:
+            signal.signal(signum, previous)
 
     def test_is_not_caught_as_an_error(self):
         """What goes on after any `Exception` does not go on after this."""

@@ -2,10 +2,12 @@
 
 import argparse
 import math
-import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable
+
+from tf_realnvp import files
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -67,10 +69,9 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
     """
     try:
         if make:
-            folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+            files.make_directory(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UsageError(
             f"argument {flag}: cannot write to {folder}: {error.strerror}"

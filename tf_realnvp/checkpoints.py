@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import tensorflow as tf
 
+from tf_realnvp import files
 from tf_realnvp.training import Metrics, Trainer
 
 _NUM_KEPT = 3
@@ -69,10 +70,13 @@ class Checkpoints:
         path = self._manager.save()
         # Before more is done that relies on it: power may fail.
         for file in self._directory.glob(f"{pathlib.Path(path).name}.*"):
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+            files.sync(file)
+        files.sync(self._list)
+        files.sync(self._directory)
 
     def _make_manager(self):
+        files.make_directory(self._directory)
+
         def make():
             return tf.train.CheckpointManager(
                 self._checkpoint, self._directory, max_to_keep=_NUM_KEPT

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 
-from tf_realnvp import arguments, files, runs, runtime, signals
+from tf_realnvp import arguments, files, runs, runtime, signals, streams
 
 # TensorFlow takes seconds to import: `experiment` does so, which is imported
 # when it is clear that the command line makes sense.
@@ -354,6 +354,7 @@ def _spelled(name, value):
     return f"--{name}" if value is True else f"--{name} {value}"
 
 
+@streams.unbreakable()
 def main(argv: list[str] | None = None) -> int:
     """Runs the training command.
 
@@ -362,8 +363,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
       The exit code: 0; 1 if the run failed; 2 if the user has to change
-      something, which one line on standard error names; 130 or 143 if the run
-      was interrupted by SIGINT or SIGTERM.
+      something, which one line on standard error names; 129, 130 or 143 if the
+      run was interrupted by SIGHUP, SIGINT or SIGTERM.
     """
     start = time.monotonic()
     flags = _parse(argv)

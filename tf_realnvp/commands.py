@@ -9,7 +9,7 @@ import pathlib
 import random
 import sys
 
-from tf_realnvp import arguments
+from tf_realnvp import arguments, streams
 
 # TensorFlow takes seconds to import: this module leaves it to the commands,
 # when it is clear that the command line makes sense.
@@ -281,6 +281,7 @@ def _file(suffix):
     return parse
 
 
+@streams.unbreakable()
 def main(argv: list[str] | None = None) -> int:
     """Runs a command on a saved model.
 

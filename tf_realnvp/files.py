@@ -2,14 +2,17 @@
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import pathlib
-import re
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterable, Iterator
 
+# What the names begin with of what is not complete yet.
+_NEW = ".tf_realnvp.new-"
 # Of Linux's renameat2: relative to the current folder; exchange.
 _CWD = -100
 _EXCHANGE = 2
@@ -19,62 +22,113 @@ _EXCHANGE = 2
 def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Gives a file to write that takes the place of `path` when it is done.
 
+    By then it is on the disk, and outlasts a loss of power. If `path` is a
+    symlink, it is the link that is replaced. What killed processes left in the
+    folder is removed.
+
     Args:
       path: The file to replace, there already or not.
 
     Yields:
-      Path of a new file in the same folder and with the same suffix. If the
-      body raises it is removed, and `path` stays as it was.
+      Path of a new, empty file in the same folder and with the same suffix. If
+      the body raises it is removed, and `path` stays as it was.
     """
     path = pathlib.Path(path)
-    new = path.with_name(f".{path.stem}.new-{os.getpid()}{path.suffix}")
-    try:
+    with _new_beside(path, is_folder=False) as new:
         yield new
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(new)
         new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+        sync(path.parent)
 
 
 @contextlib.contextmanager
 def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Gives a folder to fill that takes the place of `path` when it is done.
 
-    New folders for the same `path` that killed processes left are removed.
+    All else is as with `replace_file`.
 
     Args:
       path: The folder to replace, there already or not.
 
     Yields:
-      Path of a new folder beside it. If the body raises it is removed, and
-      `path` stays as it was.
+      Path of a new, empty folder beside it. If the body raises it is removed,
+      and `path` stays as it was.
     """
     path = pathlib.Path(path)
-    _remove_leftovers(path)
-    new, lock = _make_locked(path)
-    try:
-        new.chmod(0o755)  # `mkdtemp` keeps others out.
+    with _new_beside(path, is_folder=True) as new:
         yield new
+        mode = stat.S_IMODE(new.stat().st_mode)
+        for folder, _, names in os.walk(new):
+            # TensorFlow makes folders that nobody else can write to.
+            with contextlib.suppress(OSError):
+                os.chmod(folder, mode)
+            for name in names:
+                sync(os.path.join(folder, name))
+            sync(folder)
         _put_in_place(new, path)
+        sync(path.parent)
+
+
+def make_directory(path: pathlib.Path) -> None:
+    """Makes a folder with its parents, which outlast a loss of power."""
+    made = missing(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        sync(folder.parent)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Writes a file, or the names in a folder, through to the disk."""
+    is_folder = os.path.isdir(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if is_folder:
+            return  # One may be allowed to write there, and not to read.
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # There are file systems that do not know of it for folders.
+        if not (is_folder and error.errno in (errno.EINVAL, errno.EBADF)):
+            raise
     finally:
-        # By now this is the old one, if there was one.
-        shutil.rmtree(new, ignore_errors=True)
+        os.close(descriptor)
+
+
+def is_leftover(name: str) -> bool:
+    """Returns whether something is named as what a killed process leaves."""
+    return name.startswith(_NEW)
+
+
+@contextlib.contextmanager
+def _new_beside(path, is_folder):
+    """Makes a file or folder, which no other process removes meanwhile."""
+    _remove_leftovers(path.parent)
+    new, lock = _make_locked(path, is_folder)
+    try:
+        yield new
+    finally:
+        _remove(new)  # By now this may be the old folder.
         os.close(lock)
 
 
-def _make_locked(path):
-    """Makes a new folder beside `path`; returns it, and its open lock."""
+def _make_locked(path, is_folder):
+    """Makes something new beside `path`; returns it, and its open lock."""
+    suffix = "" if is_folder else path.suffix
     while True:
-        new = pathlib.Path(
-            tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent)
-        )
+        # Nobody can foresee the name, and lay a symlink there.
+        new = path.with_name(f"{_NEW}{secrets.token_hex(8)}{suffix}")
+        if is_folder:
+            new.mkdir()
+        else:
+            new.touch(exist_ok=False)
         try:
             lock = os.open(new, os.O_RDONLY)
         except FileNotFoundError:
             continue  # As below.
         # The system drops it when the process ends, even by a kill. Where there
-        # are no locks nobody can take one to remove the folder.
+        # are no locks nobody can take one to remove what is new.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         if new.exists():
@@ -83,22 +137,31 @@ def _make_locked(path):
         os.close(lock)
 
 
-def _remove_leftovers(path):
-    """Removes the new folders for `path` that no process has locked."""
-    names = re.compile(rf"\.{re.escape(path.name)}\.new-[a-z0-9_]{{8}}")
+def _remove_leftovers(folder):
+    """Removes what is new in a folder and no process has locked."""
     with contextlib.suppress(OSError):
-        for name in filter(names.fullmatch, os.listdir(path.parent)):
-            _remove_unlocked(path.with_name(name))
+        for name in filter(is_leftover, os.listdir(folder)):
+            _remove_unlocked(folder / name)
 
 
-def _remove_unlocked(folder):
+def _remove_unlocked(path):
     with contextlib.suppress(OSError):
-        lock = os.open(folder, os.O_RDONLY)
+        # A pipe of this name must not hold us up.
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(path)
         finally:
             os.close(lock)
+
+
+def _remove(path):
+    """Removes a file or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def missing(path: pathlib.Path) -> list[pathlib.Path]:
@@ -115,14 +178,15 @@ def remove_empty(folders: Iterable[pathlib.Path]) -> None:
 
 def _put_in_place(new, path):
     """Gives `path` the content of `new`, and `new` that of `path`, if any."""
-    if not path.exists():
+    if not os.path.lexists(path):
         new.rename(path)
         return
     # At no instant is there nothing at `path`.
     if _exchange(new, path):
         return
-    # Not on Linux, or a file system that cannot: the gap is a short one.
-    old = new.with_name(f"{new.name}.old")
+    # Not on Linux, or a file system that cannot: the gap is a short one. If the
+    # process dies in it, the old one must not be taken for a leftover.
+    old = new.with_name(new.name.replace("new", "old", 1))
     path.rename(old)
     try:
         new.rename(path)

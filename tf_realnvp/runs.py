@@ -46,7 +46,7 @@ class Run:
             names = {path.name for path in self.path.iterdir()}
             names.discard(_LOCK_FILE)
             # A kill may leave the new file without its name.
-            if all(name.startswith(".run.new-") for name in names):
+            if all(map(files.is_leftover, names)):
                 return {}, False
         except (ValueError, KeyError, TypeError):
             pass
@@ -133,8 +133,8 @@ def _lock(path):
     made = files.missing(path)
     makes_lock = not lock.exists()
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
+        files.make_directory(path)
+        file = open(lock, "a", opener=_open_no_link)
     except OSError as error:
         raise UsageError(
             f"argument --run_dir: cannot write to {path}: {error.strerror}"
@@ -162,6 +162,11 @@ def _lock(path):
                 if makes_lock:
                     lock.unlink()
                 files.remove_empty(made)
+
+
+def _open_no_link(path, flags):
+    """Opens a file, but not where a symlink leads that others may have laid."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _is_at(file, path):

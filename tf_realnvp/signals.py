@@ -1,11 +1,11 @@
-"""What SIGINT and SIGTERM do to a command."""
+"""What SIGINT, SIGTERM and SIGHUP do to a command."""
 
 import contextlib
 import os
 import signal
 from collections.abc import Iterator
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -28,31 +28,46 @@ class Request:
     """Whether the program was asked to end."""
 
     def __init__(self):
-        self._signum = None
+        self._first = None
+        self._user_asked = False
 
-    def receive(self, signum: int) -> None:
-        """Notes a signal; the second one ends the process at once."""
-        if self._signum is not None:
-            os._exit(128 + signum)
-        self._signum = signum
+    def receive(self, signum: int) -> bool:
+        """Notes a signal; the second one of a user ends the process at once.
+
+        Args:
+          signum: The signal. SIGHUP is never the second: a terminal that is
+            closed sends it more than once.
+
+        Returns:
+          Whether it is the first one.
+        """
+        if signum != signal.SIGHUP:
+            if self._user_asked:
+                os._exit(128 + signum)
+            self._user_asked = True
+        is_first = self._first is None
+        if is_first:
+            self._first = signum
+        return is_first
 
     def check(self) -> None:
         """Raises `Interrupted` if a signal was received."""
-        if self._signum is not None:
-            raise Interrupted(self._signum)
+        if self._first is not None:
+            raise Interrupted(self._first)
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Within this, the first signal raises `Interrupted`, whatever goes on.
 
-    The second one ends the process at once.
+    The second SIGINT or SIGTERM ends the process at once. A signal that is
+    ignored already stays so.
     """
     request = Request()
 
     def handle(signum, unused_frame):
-        request.receive(signum)
-        request.check()
+        if request.receive(signum):
+            request.check()
 
     with _handled_by(handle):
         yield
@@ -60,7 +75,10 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Request]:
-    """Within this, the first signal is noted, and the second ends the process.
+    """Within this, the first signal is noted.
+
+    The second SIGINT or SIGTERM ends the process at once. A signal that is
+    ignored already stays so.
 
     Yields:
       Where to ask whether a signal came.
@@ -80,9 +98,16 @@ def deferred() -> Iterator[Request]:
 
 @contextlib.contextmanager
 def _handled_by(handler):
-    before = [signal.signal(signum, handler) for signum in _SIGNALS]
+    # `nohup` lets what it starts ignore SIGHUP, and a shell SIGINT.
+    before = {
+        signum: previous
+        for signum in _SIGNALS
+        if (previous := signal.getsignal(signum)) != signal.SIG_IGN
+    }
+    for signum in before:
+        signal.signal(signum, handler)
     try:
         yield
     finally:
-        for signum, previous in zip(_SIGNALS, before, strict=True):
+        for signum, previous in before.items():
             signal.signal(signum, previous)

@@ -1,12 +1,13 @@
 """What a training run shows in TensorBoard."""
 
 import os
+import pathlib
 import time
 
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import plots
+from tf_realnvp import files, plots
 from tf_realnvp.training import Metrics, Trainer, bits_from_nats
 
 _NUM_SAMPLES = 36
@@ -39,6 +40,8 @@ class Summaries:
         """
         self._trainer = trainer
         self._batch_size = batch_size
+        # TensorFlow would make it without regard to the umask.
+        files.make_directory(pathlib.Path(directory))
         self._writer = tf.summary.create_file_writer(os.fspath(directory))
         self._latents = trainer.model.sample_latents(_NUM_SAMPLES, seed=seed)
         self._decode = tf.function(

@@ -1,0 +1,70 @@
+"""Standard streams that may be closed, or break, while a command works."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+
+
+class _Output(io.FileIO):
+    """A file that drops what it cannot write."""
+
+    def write(self, data):
+        try:
+            # None of it is written where that would block.
+            return super().write(data) or len(data)
+        except OSError:
+            return len(data)
+
+
+@contextlib.contextmanager
+def unbreakable() -> Iterator[None]:
+    """Within this, output that nobody can take is dropped.
+
+    Standard output and standard error may be closed, or lead to a pipe whose
+    reader has gone, a terminal that was closed or a disk that is full. None of
+    this is a reason to end work that takes days. What a caller has put in the
+    place of these streams stays as it is.
+    """
+    _open_missing()
+    with contextlib.ExitStack() as stack:
+        if sys.stdout is sys.__stdout__:
+            output = stack.enter_context(_dropping(sys.stdout, 1))
+            stack.enter_context(contextlib.redirect_stdout(output))
+        if sys.stderr is sys.__stderr__:
+            output = stack.enter_context(_dropping(sys.stderr, 2))
+            stack.enter_context(contextlib.redirect_stderr(output))
+        yield
+
+
+def _open_missing():
+    """Leads the standard streams that are closed to nowhere.
+
+    Else the next file to be opened would get the number of one of them, and
+    what native code logs would be written into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The system gives it the lowest number that is free, this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+@contextlib.contextmanager
+def _dropping(stream, descriptor):
+    """Gives a stream to the same place, which drops what it cannot write."""
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            stream.flush()  # What was printed before comes first.
+    output = io.TextIOWrapper(
+        io.BufferedWriter(_Output(descriptor, "w", closefd=False)),
+        encoding="utf-8" if stream is None else stream.encoding,
+        errors="backslashreplace",  # Names of files need not be text.
+        line_buffering=True,
+    )
+    try:
+        yield output
+    finally:
+        output.flush()  # Loggers may hold it: it stays open.
