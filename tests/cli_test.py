@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import signal
+import stat
 import tempfile
 from unittest import mock
 
@@ -559,6 +560,7 @@ class RunTest(tf.test.TestCase):
         folder = cls.enterClassContext(tempfile.TemporaryDirectory())
         cls.output = pathlib.Path(folder, "results")
         cls.run_dir = pathlib.Path(folder, "the run")
+        cls.addClassCleanup(os.umask, os.umask(0o002))  # For a group's work.
         code, cls.stdout, cls.stderr = command_lines.run(
             folder, command_lines.REPOSITORY / "run.py", *cls.flags
         )
@@ -601,6 +603,15 @@ class RunTest(tf.test.TestCase):
 
     def test_results(self):
         self.assertCountEqual(os.listdir(self.output), RESULTS)
+
+    def test_umask(self):
+        for folder in (self.output, self.run_dir):
+            for path in (folder, *folder.rglob("*")):
+                self.assertEqual(
+                    stat.S_IMODE(path.stat().st_mode),
+                    0o775 if path.is_dir() else 0o664,
+                    path,
+                )
 
     def test_run_dir(self):
         self.assertCountEqual(
