@@ -100,6 +100,8 @@ class _ServingModule(tf.Module):
         )
         self._encode = _concrete(model.encode, images)
         self._decode = _concrete(model.decode, tf.TensorSpec(None, tf.float32))
+        # Unlike the shape of images, this shows in no type.
+        self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
         self._trace()
 
     @tf.function(**_AS_IS)
