@@ -111,6 +111,27 @@ class TensorTest(tf.test.TestCase, parameterized.TestCase):
                 f"`size` must be a number, got shape ({shape}): {value}.",
             )
 
+    def test_scalar_of_unknown_shape(self):
+        for dtype in (tf.int64, tf.uint8, tf.float32, tf.float64):
+            spec = tf.TensorSpec(None, dtype)
+
+            @tf.function(input_signature=[spec], autograph=False)
+            def scalar(value):
+                result = checks.scalar(value, "size", "a number", False)
+                self.assertEqual(result.shape, [])
+                return result
+
+            for value in (0, 3, dtype.max):
+                value = tf.constant(value, dtype)
+                self.assertEqual(scalar(value).dtype, dtype)
+                self.assertAllEqual(scalar(value), value)
+            for value in ([], [1], [1, 2], [[1]]):
+                with self.assertRaisesRegex(
+                    tf.errors.InvalidArgumentError,
+                    r"`size` must be a number, got shape",
+                ):
+                    scalar(tf.constant(value, dtype))
+
 
 class ShortTest(tf.test.TestCase):
     def test_is_one_short_line(self):

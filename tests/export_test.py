@@ -11,6 +11,7 @@ import sys
 import tempfile
 from unittest import mock
 
+import command_lines
 import hypothesis
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_realnvp import RealNVP, export
 
@@ -55,6 +57,9 @@ attempt("sample_seed", loaded.sample, 36, seed=5)
 attempt("sample_seed_again", loaded.sample, 36, seed=5)
 attempt("sample_large_seed", loaded.sample, 4, seed=2**40 + 3)
 attempt("sample_temperature", loaded.sample, 36, 0.5, 5)
+for dtype in (np.float32, np.float64):
+    name = f"sample_temperature_{dtype.__name__}"
+    attempt(name, loaded.sample, 36, dtype(0.5), 5)
 attempt("sample_0", loaded.sample, 0)
 attempt("log_prob", loaded.log_prob, images)
 attempt("log_prob_again", loaded.log_prob, images)
@@ -99,6 +104,12 @@ attempt("sample_tensor", sample, 2, 0.0)
 nan = np.full_like(latents, np.nan)
 attempt("sample: n", loaded.sample, -1)
 attempt("sample: n, a tensor", sample, -3, 1.0)
+attempt("sample: n, large", loaded.sample, 10**9)
+attempt("sample: n, the largest int32", loaded.sample, 2**31 - 1)
+attempt("sample: n, a list", loaded.sample, [4, 4])
+attempt("sample: temperature, a list", loaded.sample, 4, [0.5, 0.5])
+attempt("sample: seed, a list", loaded.sample, 4, 0.5, [5, 6])
+attempt("log_prob: seed, a list", loaded.log_prob, images, [5, 6])
 attempt("sample: temperature, negative", sample, 2, -1.0)
 attempt("sample: temperature, NaN", sample, 2, float("nan"))
 attempt("sample: temperature, infinite", sample, 2, float("inf"))
@@ -142,10 +153,89 @@ with open(words, "w") as file:
     )
 """
 
+# What every server of a model does, each with the same seed of its own, which
+# must not matter. It writes all values that no other call may give.
+SERVER = """
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+tf.random.set_seed(7)
+path, images, outputs = sys.argv[1:]
+images = np.load(images)
+values = {}
+for load in range(2):
+    loaded = tf.saved_model.load(path)
+    for call in range(2):
+
+        def add(name, value):
+            values[f"{name} {load} {call}"] = value
+
+        add("sample", loaded.sample(36))
+        # None may be the beginning of another.
+        add("sample of 4", loaded.sample(4))
+        add("sample of 5", loaded.sample(5)[:4])
+        add("sample of a tensor", loaded.sample(tf.constant(36)))
+        add("sample of float64", loaded.sample(36, np.float64(1.0)))
+        for name in ("log_prob", "bits_per_dim"):
+            function = getattr(loaded, name)
+            add(name, function(images))
+            add(f"{name} of int64", function(images.astype(np.int64)))
+        scores = loaded.signatures["serving_default"](tf.constant(images))
+        for name, value in scores.items():
+            add(f"serving {name}", value)
+np.savez(outputs, **values)
+"""
+
+# What must be the same in every process, as TensorFlow's determinism asks.
+DETERMINISTIC = """
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp import RealNVP, export
+
+tf.config.experimental.enable_op_determinism()
+keras.utils.set_random_seed(0)
+model = RealNVP((4, 4, 1), num_colors=17, filters=4, num_blocks=1)
+export.save(model, "model")
+loaded = tf.saved_model.load("model")
+images = model.sample(5, 0.5, seed=2**40 + 3)
+np.testing.assert_array_equal(images, model.sample(5, 0.5, seed=2**40 + 3))
+np.testing.assert_array_equal(images, loaded.sample(5, 0.5, seed=2**40 + 3))
+here, there = model.log_prob, loaded.log_prob
+np.testing.assert_array_equal(here(images, seed=1), here(images, seed=1))
+np.testing.assert_array_equal(there(images, seed=1), there(images, seed=1))
+np.testing.assert_allclose(
+    here(images, seed=1), there(images, seed=1), rtol=1e-5
+)
+np.testing.assert_array_equal(loaded.decode(loaded.encode(images)), images)
+for call in (
+    lambda: loaded.sample(5),
+    lambda: loaded.log_prob(images),
+    lambda: loaded.bits_per_dim(images),
+    lambda: loaded.signatures["serving_default"](images),
+):
+    try:
+        call()
+    except tf.errors.InvalidArgumentError as error:
+        assert "random ops must have a seed" in str(error), error
+    else:
+        raise AssertionError("There was no error.")
+print("deterministic")
+"""
+
 ERRORS = [
     # What was tried, and what its error has to name.
     ("sample: n", "`n` must be from 0 to", "-1"),
     ("sample: n, a tensor", "`n` must be from 0 to", "-3"),
+    ("sample: n, large", "`n` must be from 0 to 134217727", "1000000000"),
+    ("sample: n, the largest int32", "`n` must be from 0 to", "2147483647"),
+    ("sample: n, a list", "`n` must be a whole number", "shape] [2]"),
+    ("sample: temperature, a list", "`temperature` must be", "shape] [2]"),
+    ("sample: seed, a list", "`seed` must be an integer", "shape] [2]"),
+    ("log_prob: seed, a list", "`seed` must be an integer", "shape] [2]"),
     ("sample: temperature, negative", "`temperature` must be", "-1"),
     ("sample: temperature, NaN", "`temperature` must be", "nan"),
     ("sample: temperature, infinite", "`temperature` must be", "inf"),
@@ -336,6 +426,10 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
             images, self.model.sample(36, temperature=0.5, seed=5)
         )
         self.assertNotAllEqual(images, self.values["sample_seed"])
+        for dtype in ("float32", "float64"):
+            self.assertAllEqual(
+                images, self.values[f"sample_temperature_{dtype}"]
+            )
 
     def test_sample_of_temperature_zero(self):
         image = self.model.decode(np.zeros((1, 2, 2, 4), np.float32))
@@ -521,6 +615,70 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(os.listdir(folder), ["model"])
 
 
+def node_defs(path):
+    """All operations of a SavedModel."""
+    saved_model = saved_model_pb2.SavedModel()
+    saved_model.ParseFromString((path / "saved_model.pb").read_bytes())
+    for meta_graph in saved_model.meta_graphs:
+        graph = meta_graph.graph_def
+        yield from graph.node
+        for function in graph.library.function:
+            yield from function.node_def
+
+
+class FreshTest(tf.test.TestCase):
+    """What a loaded model draws without a seed, it draws once."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+        cls.folder = pathlib.Path(folder)
+        # In a process whose generator has a seed, as that of training has.
+        export.save(make_model(), cls.folder / "model")
+
+    def test_no_seed_is_saved(self):
+        nodes = list(node_defs(self.folder / "model"))
+        self.assertIn("RandomUniformInt", {node.op for node in nodes})
+        for node in nodes:
+            # Zero, if there is no such attribute or it has its default.
+            seeds = (node.attr["seed"].i, node.attr["seed2"].i)
+            self.assertEqual(seeds, (0, 0), node.op)
+
+    def test_two_processes(self):
+        (self.folder / "server.py").write_text(SERVER)
+        images = np.random.default_rng(1).integers(17, size=(5, 4, 4, 1))
+        np.save(self.folder / "images.npy", images.astype(np.uint8))
+        servers = [
+            start(
+                self.folder,
+                "server.py",
+                "model",
+                "images.npy",
+                f"outputs_{index}.npz",
+            )
+            for index in range(2)
+        ]
+        for server in servers:
+            finish(server)
+        draws = collections.defaultdict(list)
+        for index in range(2):
+            with np.load(self.folder / f"outputs_{index}.npz") as outputs:
+                for value in outputs.values():
+                    draws[value.shape].append(value.tobytes())
+        for shape, values in draws.items():
+            # Two processes, loads and calls.
+            self.assertGreaterEqual(len(values), 8)
+            self.assertLen(set(values), len(values), shape)
+
+
+class DeterminismTest(tf.test.TestCase):
+    def test_seeded_calls(self):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        code, stdout, stderr = command_lines.run(folder, "-c", DETERMINISTIC)
+        self.assertEqual((code, stdout), (0, "deterministic\n"), stderr)
+
+
 # No dtype and no value of these is a number.
 NO_NUMBERS = st.one_of(
     st.none(),
@@ -543,7 +701,12 @@ NO_SCALARS = st.one_of(
 # sign is taken as, TensorFlow decides before a function sees it.
 GOOD = {
     "n": st.integers(0, 3),
-    "temperature": st.floats(0.0, 1e6) | st.integers(0, 3),
+    "temperature": st.one_of(
+        st.floats(0.0, 1e6),
+        st.floats(0.0, 1e6).map(np.float64),
+        st.floats(0.0, 1024.0, width=32).map(np.float32),
+        st.integers(0, 3),
+    ),
     "seed": st.none() | st.integers(-(2**63), 2**63 - 1),
 }
 BAD = {
@@ -551,6 +714,7 @@ BAD = {
         NO_INTEGERS,
         NO_SCALARS,
         st.integers(-(2**70), -1),
+        st.integers(2**27, 2**31 - 1),  # Of 16 components each.
         st.integers(2**31, 2**70),
     ),
     "temperature": st.one_of(
@@ -695,8 +859,36 @@ class AnyArgumentsTest(tf.test.TestCase):
                 self.assertEqual(value.shape[0], images.shape[0])
                 self.assertTrue(np.isfinite(value).all())
 
+    def test_one_trace_for_all(self):
+        """As the docstring of `save` promises: traces are large."""
+        images = np.random.default_rng(0).integers(17, size=(9, 4, 4, 1))
+        latents = self.loaded.encode(images)
+        spec = tf.TensorSpec(None, tf.uint8)
+        seed = tf.TensorSpec([], tf.int64)
+        for function, types, arguments in (
+            (self.loaded.log_prob, [spec], [images.astype(np.uint8)]),
+            (self.loaded.bits_per_dim, [spec], [images.astype(np.uint8)]),
+            (self.loaded.log_prob, [spec, seed], [images.astype(np.uint8)]),
+            (self.loaded.encode, [spec], [images.astype(np.uint8)]),
+            (self.loaded.decode, [tf.TensorSpec(None)], [latents]),
+        ):
+            function.get_concrete_function(*types)
+            count = function.experimental_get_tracing_count()
+            for n in range(4, 9):
+                batch = [argument[:n] for argument in arguments]
+                seeds = [tf.constant(n, tf.int64)] * (seed in types)
+                self.assertEqual(function(*batch, *seeds).shape[0], n)
+            self.assertEqual(function.experimental_get_tracing_count(), count)
+        self.loaded.sample(tf.constant(3))
+        count = self.loaded.sample.experimental_get_tracing_count()
+        for n in range(4, 9):
+            self.assertEqual(self.loaded.sample(tf.constant(n)).shape[0], n)
+        self.assertEqual(
+            self.loaded.sample.experimental_get_tracing_count(), count
+        )
+
     def test_python_integers_are_not_cut_off(self):
-        for n in (-1, -2, 2**31, 2**32 + 1, 2**62):
+        for n in (-1, -2, 2**27, 2**31, 2**32 + 1, 2**62):
             self.assert_names("n", self.loaded.sample, n=n)
         for value in (-1, 256, 300, 2**32):
             images = np.full([1, 4, 4, 1], value).tolist()

@@ -694,7 +694,8 @@ class SamplingTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllEqual(images, sample(*arguments))
         self.assertNotAllEqual(sample(3, 1.0, 7), sample(3, 1.0, 8))
         for arguments, message in (
-            ((-1, 1.0, 0), "`n` must be from 0 to 2147483647"),
+            ((-1, 1.0, 0), "`n` must be from 0 to 134217727"),
+            ((2**27, 1.0, 0), "`n` must be from 0 to 134217727"),
             ((1, -0.5, 0), "`temperature` must be finite and at least 0"),
             ((1, np.nan, 0), "`temperature` must be finite and at least 0"),
         ):
@@ -744,7 +745,18 @@ class SamplingTest(tf.test.TestCase, parameterized.TestCase):
             ):
                 function(1, temperature=temperature)
 
-    @parameterized.parameters(-1, -2, 2**31, 2**32 + 1, 2**62)
+    @parameterized.parameters(
+        # 16 components an image, counted in 31 bits.
+        -1,
+        -2,
+        2**27,
+        2**28,
+        10**9,
+        2**31 - 1,
+        2**31,
+        2**32 + 1,
+        2**62,
+    )
     def test_wrong_number(self, n):
         known = tf.function(lambda: shared_model().sample_latents(n))
         for function in (
@@ -754,7 +766,7 @@ class SamplingTest(tf.test.TestCase, parameterized.TestCase):
         ):
             with self.assertRaisesRegex(
                 tf.errors.InvalidArgumentError,
-                rf"`n` must be from 0 to 2147483647, got['\]]?\s*\[?{n}",
+                rf"`n` must be from 0 to 134217727, got['\]]?\s*\[?{n}",
             ):
                 function()
 
@@ -814,10 +826,57 @@ class SamplingTest(tf.test.TestCase, parameterized.TestCase):
         for one in (
             1,
             np.int64(1),
+            np.float16(1.0),
             np.float64(1.0),
+            np.array(1.0),
             tf.constant(1.0, "double"),
         ):
             self.assertAllEqual(sample(2, one, 0), expected)
+
+    def test_seed_that_does_not_fit(self):
+        """Two seeds would be the same one."""
+        model = shared_model()
+        for seed in (
+            np.uint64(2**63),
+            tf.constant(2**64 - 1, tf.uint64),
+            [2**31, 0],
+            [0, -(2**31) - 1],
+            np.array([2**40, 1]),
+            np.array([2**31, 1], np.uint32),
+            tf.constant([0, 2**32 - 1], tf.uint32),
+        ):
+            for function, argument in (
+                (model.sample_latents, 1),
+                (model.log_prob, random_images(1, model)),
+            ):
+                with self.assertRaisesRegex(
+                    tf.errors.InvalidArgumentError, "`seed` must be one integer"
+                ):
+                    function(argument, seed=seed)
+                in_graph = tf.function(function, autograph=False)
+                with self.assertRaisesRegex(
+                    tf.errors.InvalidArgumentError, "`seed` must be one integer"
+                ):
+                    in_graph(argument, seed=tf.constant(seed))
+
+    def test_largest_seeds(self):
+        sample = shared_model().sample_latents
+        for dtype in (tf.int64, tf.uint64):
+            for seed in (0, 5, 2**63 - 1):
+                self.assertAllEqual(
+                    sample(2, seed=tf.constant(seed, dtype)),
+                    sample(2, seed=seed),
+                )
+        pair = [2**31 - 1, 0]
+        for dtype in (tf.int64, tf.uint32):
+            self.assertAllEqual(
+                sample(2, seed=tf.constant(pair, dtype)), sample(2, seed=pair)
+            )
+        lowest = [-(2**31), -1]
+        self.assertAllEqual(
+            sample(2, seed=tf.constant(lowest, tf.int64)),
+            sample(2, seed=lowest),
+        )
 
     def test_latents_of_samples_are_standard_normal(self):
         model = make_model(seed=1, scale=0.2)

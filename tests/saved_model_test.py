@@ -1,19 +1,70 @@
 """Tests for saved_model."""
 
+import contextlib
 import json
 import math
+import os
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
+import command_lines
 import keras
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import RealNVP, export, saved_model
+from tf_realnvp import RealNVP, commands, export, saved_model
 
 METADATA = {"image_shape": [4, 4, 3], "num_colors": 256}
+# Values that no model has, of any that JSON knows.
+NEVER = (
+    True,
+    -1,
+    0,
+    1e9,
+    10**4000,
+    math.nan,
+    -math.inf,
+    "",
+    [],
+    [[4, 4, 3]],
+    {},
+    {"4": 4},
+)
+DAMAGED = (
+    *(("image_shape", value) for value in NEVER),
+    *(("num_colors", value) for value in NEVER),
+    *(("source", value) for value in NEVER),
+    *(("dataset", value) for value in NEVER),
+    *(("image_shape", [value, 4, 3]) for value in NEVER),
+    *(("image_shape", [4, 4, value]) for value in NEVER),
+    ("image_shape", None),
+    ("image_shape", 4),
+    ("image_shape", "4x4"),
+    ("image_shape", "443"),
+    ("image_shape", ["4", "4", "3"]),
+    ("image_shape", [4, 4]),
+    ("image_shape", [4, 4, 3, 1]),
+    ("image_shape", [4.0, 4, 3]),
+    ("image_shape", [[4], [4], [3]]),
+    ("image_shape", [[4, 4, 3]] * 3),
+    ("image_shape", {"H": 4, "W": 4, "C": 3}),
+    ("image_shape", [2**11, 2**11, 2**9]),
+    ("num_colors", None),
+    ("num_colors", 1),
+    ("num_colors", 257),
+    ("num_colors", 10**9),
+    ("num_colors", 256.0),
+    ("num_colors", "many"),
+    ("num_colors", "256"),
+    ("num_colors", [256]),
+    ("source", 3),
+    ("source", ["digits"]),
+    ("source", "di\0gits"),
+    ("source", "di\ud800gits"),
+)
 
 
 def make_model():
@@ -107,40 +158,117 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         (path / "metadata.json").unlink()
         self.assert_error(path, "no metadata.json")
 
-    @parameterized.parameters("", "{", '{"image_shape": [4, 4', b"\xff")
-    def test_damaged_metadata(self, content):
+    @parameterized.parameters(
+        "",
+        "{",
+        '{"image_shape": [4, 4',
+        b"\xff",
+        "[" * 100_000,
+        '{"num_colors": 1' + 5000 * "0" + "}",
+    )
+    def test_unreadable_metadata(self, content):
         path = self.copy()
         if isinstance(content, str):
             content = content.encode()
         (path / "metadata.json").write_bytes(content)
         self.assert_error(path, "cannot read", "metadata.json")
 
+    def test_metadata_that_is_no_file(self):
+        path = self.copy()
+        (path / "metadata.json").unlink()
+        # Nobody writes into it: reading would wait for ever.
+        os.mkfifo(path / "metadata.json")
+        self.assert_error(path, "no metadata.json")
+
     @parameterized.parameters(
-        (3,),
-        ([],),
-        ({},),
-        ({"image_shape": [4, 4, 3]},),
-        ({"num_colors": 256},),
-        (METADATA | {"image_shape": [4, 4]},),
-        (METADATA | {"image_shape": 4},),
-        (METADATA | {"image_shape": None},),
-        (METADATA | {"num_colors": "many"},),
+        3, "text", None, [[]], [["image_shape", "num_colors"]], ({},)
     )
     def test_other_metadata(self, metadata):
         path = self.copy()
+        for content in (
+            metadata,
+            {"image_shape": [4, 4, 3], "more": metadata},
+            {"num_colors": 256, "more": metadata},
+        ):
+            (path / "metadata.json").write_text(json.dumps(content))
+            self.assert_error(path, "another program")
+
+    @parameterized.parameters(*DAMAGED)
+    def test_damaged_metadata(self, key, value):
+        path = self.copy()
+        metadata = METADATA | {key: value}
         (path / "metadata.json").write_text(json.dumps(metadata))
-        self.assert_error(path, "another program")
+        self.assert_error(path, f"metadata.json is damaged: {key} is ")
+
+    @parameterized.parameters(
+        {"image_shape": [4, 8, 3]},
+        {"image_shape": [2**30, 1, 1]},
+        {"num_colors": 2},
+    )
+    def test_metadata_of_another_model(self, **values):
+        path = self.copy()
+        metadata = METADATA | values
+        (path / "metadata.json").write_text(json.dumps(metadata))
+        size = "x".join(map(str, metadata["image_shape"]))
+        self.assert_error(
+            path,
+            f"{size} with {metadata['num_colors']} levels",
+            "4x4x3 with 256 levels",
+        )
+
+    @parameterized.parameters(
+        ("sample", "MODEL"),
+        ("evaluate", "MODEL"),
+        ("interpolate", "MODEL", "a.png", "b.png"),
+        ("manifold", "MODEL", "a.png", "b.png", "c.png", "d.png"),
+        ("reconstruct", "MODEL", "a.png"),
+        ("score", "MODEL", "pictures"),
+    )
+    def test_damaged_metadata_in_a_command(self, command, *arguments):
+        path = self.copy()
+        self.enterContext(contextlib.chdir(path.parent))
+        path.rename("MODEL")
+        for content in (
+            "[" * 100_000,
+            "[1, 2]",
+            json.dumps(METADATA | {"image_shape": [0, 4, 1]}),
+            json.dumps(METADATA | {"num_colors": 10**9}),
+            json.dumps(METADATA | {"source": 3}),
+        ):
+            pathlib.Path("MODEL/metadata.json").write_text(content)
+            code, stdout, stderr = command_lines.call(
+                commands.main, command, *arguments
+            )
+            self.assertEqual((code, stdout), (2, ""), stderr)
+            self.assertRegex(stderr, rf"^.* {command}: error: .*MODEL.*\n$")
 
     def test_metadata_without_data_set(self):
         path = self.copy()
         (path / "metadata.json").write_text(json.dumps(METADATA))
         self.assertIsNone(saved_model.SavedModel(path).dataset)
 
-    def test_metadata_with_a_folder(self):
+    @parameterized.parameters("/my/pebbles", "/caf\udce9")
+    def test_metadata_with_a_folder(self, folder):
         path = self.copy()
-        metadata = METADATA | {"dataset": "pebbles", "source": "/my/pebbles"}
+        metadata = METADATA | {"dataset": "pebbles", "source": folder}
         (path / "metadata.json").write_text(json.dumps(metadata))
-        self.assertEqual(saved_model.SavedModel(path).dataset, "/my/pebbles")
+        self.assertEqual(saved_model.SavedModel(path).dataset, folder)
+
+    def test_older_model(self):
+        """Models written before did not tell their number of levels."""
+        load = tf.saved_model.load
+
+        def load_older(path):
+            model = load(path)
+            del model._num_colors
+            return model
+
+        with mock.patch.object(tf.saved_model, "load", load_older):
+            loaded = saved_model.SavedModel(self.path)
+        self.assertEqual(loaded.num_colors, 256)
+        self.assertAllEqual(
+            loaded.encode(self.images), self.loaded.encode(self.images)
+        )
 
     def test_other_model(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))

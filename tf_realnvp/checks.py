@@ -78,6 +78,7 @@ def scalar(value: Any, name: str, kind: str, integer: bool) -> tf.Tensor:
     Raises:
       TypeError: If it is no number.
       ValueError: If it is no scalar.
+      tf.errors.InvalidArgumentError: If only a run shows that it is none.
     """
     result = tensor(value, name, kind, integer)
     if not result.shape.is_compatible_with([]):
@@ -85,7 +86,16 @@ def scalar(value: Any, name: str, kind: str, integer: bool) -> tf.Tensor:
             f"`{name}` must be {kind}, got shape {result.shape}: "
             f"{short(value)}."
         )
-    return result
+    if result.shape.rank == 0:
+        return result
+    check = tf.debugging.Assert(
+        tf.rank(result) == 0,
+        [f"`{name}` must be {kind}, got shape", tf.shape(result)],
+    )
+    with tf.control_dependencies([check]):
+        # The sum of a scalar is the scalar, and of anything else it is one:
+        # TensorFlow's shape inference has nothing to object to.
+        return tf.reduce_sum(result)
 
 
 def short(value: Any) -> str:

@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -259,8 +260,8 @@ class RealNVP(tf.Module):
 
         Args:
           images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`.
-          seed: Integer, a scalar or two of shape `[2]`; the same seed gives the
-            same noise. Default: fresh noise in each call.
+          seed: Integer of 64 bits with sign, or two of 32 of shape `[2]`; the
+            same seed gives the same noise. Default: fresh noise in each call.
 
         Returns:
           Float32 `[n]`, nats for a whole image.
@@ -268,8 +269,8 @@ class RealNVP(tf.Module):
         Raises:
           TypeError: If `images` or `seed` are not integers.
           ValueError: If `images` or `seed` are of another shape.
-          tf.errors.InvalidArgumentError: If a component is out of range, or if
-            a shape that only a run shows is wrong.
+          tf.errors.InvalidArgumentError: If a component or `seed` is out of
+            range, or if a shape that only a run shows is wrong.
         """
         return self.log_density(self.dequantize(images, seed))
 
@@ -327,8 +328,8 @@ class RealNVP(tf.Module):
           n: Number of images, an `int` or an integer scalar `Tensor`.
           temperature: Factor on the latents' standard deviation; less than 1
             gives less varied images.
-          seed: Integer, a scalar or two of shape `[2]`; the same seed gives the
-            same images. Default: fresh ones in each call.
+          seed: Integer of 64 bits with sign, or two of 32 of shape `[2]`; the
+            same seed gives the same images. Default: fresh ones in each call.
 
         Returns:
           `uint8` images `[n, H, W, C]`.
@@ -337,8 +338,8 @@ class RealNVP(tf.Module):
           TypeError: If `n` or `seed` is no integer, or `temperature` no number.
           ValueError: If one of them is of another shape.
           tf.errors.InvalidArgumentError: If `n` or `temperature` is negative,
-            `n` needs more than 31 bits, or `temperature` is not finite or so
-            high that float32 overflows.
+            `n * H * W * C` needs more than 31 bits, `temperature` is not finite
+            or so high that float32 overflows, or `seed` is out of range.
         """
         return self.decode(self.sample_latents(n, temperature, seed))
 
@@ -356,8 +357,10 @@ class RealNVP(tf.Module):
         Raises:
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `sample`.
         """
+        # TensorFlow counts the components of a batch in int32.
+        max_n = tf.int32.max // self.num_dims
         n = checks.scalar(
-            n, "n", f"a whole number from 0 to {tf.int32.max}", integer=True
+            n, "n", f"a whole number from 0 to {max_n}", integer=True
         )
         n = tf.cast(n, tf.int64)
         temperature = checks.scalar(
@@ -365,11 +368,11 @@ class RealNVP(tf.Module):
         )
         temperature = tf.cast(temperature, tf.float32)
         seed = tfp.random.sanitize_seed(stateless_seed(seed), salt="sample")
-        countable = (n >= 0) & (n <= tf.int32.max)
+        countable = (n >= 0) & (n <= max_n)
         usable = tf.math.is_finite(temperature) & (temperature >= 0.0)
         assertions = [
             tf.debugging.Assert(
-                countable, [f"`n` must be from 0 to {tf.int32.max}, got", n]
+                countable, [f"`n` must be from 0 to {max_n}, got", n]
             ),
             tf.debugging.Assert(
                 usable,
@@ -524,7 +527,7 @@ def stateless_seed(seed=None) -> tf.Tensor:
     in each call.
 
     Args:
-      seed: Integer of up to 64 bits, a scalar, or two of 32 bits, of shape
+      seed: Integer of 64 bits with sign, a scalar, or two of 32 bits, of shape
         `[2]`, or `None` for a fresh seed.
 
     Returns:
@@ -533,20 +536,35 @@ def stateless_seed(seed=None) -> tf.Tensor:
     Raises:
       TypeError: If `seed` is no integer.
       ValueError: If it is of another shape.
+      tf.errors.InvalidArgumentError: If it does not fit into these bits.
     """
     if seed is None:
         limits = tf.int32
         return tf.random.uniform([2], limits.min, limits.max, tf.int32)
-    kind = "an integer of up to 64 bits or two of 32, or None"
+    kind = "one integer of 64 bits with sign, or two of 32, or None"
     tensor = checks.tensor(seed, "seed", kind, integer=True)
     if tensor.shape.rank == 0:
-        return tf.bitcast(tf.cast(tensor, tf.int64), tf.int32)
+        return tf.bitcast(_fitting(tensor, tf.int64, kind), tf.int32)
     if not tensor.shape.is_compatible_with([2]):
         raise ValueError(
             f"`seed` must be {kind}, got shape {tensor.shape}: "
             f"{checks.short(seed)}."
         )
-    return tf.cast(tensor, tf.int32)
+    return _fitting(tensor, tf.int32, kind)
+
+
+def _fitting(seed, dtype, kind):
+    """Casts a seed, and checks that it stays what it is."""
+    result = tf.cast(seed, dtype)
+    if np.can_cast(seed.dtype.as_numpy_dtype, dtype.as_numpy_dtype):
+        return result
+    # Otherwise two seeds would silently be the same one.
+    same = (tf.cast(result, seed.dtype) == seed) & ((result < 0) == (seed < 0))
+    check = tf.debugging.Assert(
+        tf.reduce_all(same), [f"`seed` must be {kind}, got", seed]
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(result)
 
 
 def _at_least_one(batch):

@@ -1,8 +1,10 @@
 """A model read back from its SavedModel, with TensorFlow alone."""
 
 import json
+import math
 import os
 import pathlib
+import reprlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,6 +58,7 @@ class SavedModel:
             name not in signatures for name in _SIGNATURES
         ):
             raise _other_model(path)
+        self._compare_metadata(path)
         # Traced once for batches of all sizes.
         self._log_prob = tf.function(
             self._model.log_prob,
@@ -66,10 +69,23 @@ class SavedModel:
             autograph=False,
         )
 
+    def _compare_metadata(self, path):
+        """Checks that the metadata are those of this SavedModel."""
+        decoded = self._model.signatures["decode"].structured_outputs["images"]
+        image_shape, num_colors = tuple(decoded.shape[1:]), self.num_colors
+        if hasattr(self._model, "_num_colors"):  # Older models do not tell.
+            num_colors = int(self._model._num_colors())
+        if (image_shape, num_colors) != (self.image_shape, self.num_colors):
+            raise ModelError(
+                f"{path} is damaged: by its {METADATA_FILE} the images are "
+                f"{_describe(self.image_shape, self.num_colors)}, by its "
+                f"SavedModel {_describe(image_shape, num_colors)}"
+            )
+
     @property
     def num_dims(self) -> int:
         """Number of components of an image, `H * W * C`."""
-        return int(np.prod(self.image_shape))
+        return math.prod(self.image_shape)
 
     def sample(
         self, n: int, temperature: float, seed: int
@@ -179,6 +195,10 @@ def _other_model(path):
     return ModelError(f"{path} holds a SavedModel of another program")
 
 
+def _describe(image_shape, num_colors):
+    return f"{'x'.join(map(str, image_shape))} with {num_colors} levels"
+
+
 def _read_metadata(path):
     """Returns image shape, number of levels and data set."""
     path = pathlib.Path(path)
@@ -187,21 +207,54 @@ def _read_metadata(path):
             f"there is no SavedModel in {path}: name the folder "
             "realnvp_DATASET that training wrote"
         )
-    try:
-        metadata = json.loads((path / METADATA_FILE).read_text("utf-8"))
-    except FileNotFoundError as error:
+    file = path / METADATA_FILE
+    if not file.is_file():
         raise ModelError(
             f"{path} has no {METADATA_FILE}: it is of another program, or was "
             "not copied whole"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot read {path / METADATA_FILE}: {error}"
-        ) from error
+        )
     try:
-        height, width, channels = map(int, metadata["image_shape"])
-        num_colors = int(metadata["num_colors"])
-        dataset = metadata.get("source", metadata.get("dataset"))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _other_model(path) from error
-    return (height, width, channels), num_colors, dataset
+        metadata = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"cannot read {file}: {error}") from error
+    if not isinstance(metadata, dict) or not (
+        {"image_shape", "num_colors"} <= metadata.keys()
+    ):
+        raise _other_model(path)
+    source = "source" if "source" in metadata else "dataset"
+    for name, is_good in (
+        ("image_shape", _is_image_shape),
+        ("num_colors", _is_num_colors),
+        (source, _is_source),
+    ):
+        value = metadata.get(name)
+        if not is_good(value):
+            raise ModelError(
+                f"{file} is damaged: {name} is {reprlib.repr(value)}"
+            )
+    image_shape = tuple(metadata["image_shape"])
+    return image_shape, metadata["num_colors"], metadata.get(source)
+
+
+def _is_image_shape(value):
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(size) is int and size >= 1 for size in value)
+        and math.prod(value) < 2**31
+    )
+
+
+def _is_num_colors(value):
+    return type(value) is int and 2 <= value <= 256
+
+
+def _is_source(value):
+    """Returns whether a value is a data set's name, or a path, or `None`."""
+    if not isinstance(value, str):
+        return value is None
+    try:  # Paths need not be text, and then have some surrogates.
+        name = value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return name != b"" and b"\0" not in name
