@@ -12,6 +12,7 @@ import zipfile
 from unittest import mock
 
 import numpy as np
+import odd_pictures
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -19,6 +20,7 @@ from absl.testing import parameterized
 from tensorflow_datasets.core.download import checksums, downloader
 
 from tf_realnvp import data, tfds_images
+from tf_realnvp.image_dataset import DamagedImageError
 
 CIFAR_FILES = ("cifar-10-binary.tar.gz",)
 CELEBA_FILES = (
@@ -183,8 +185,14 @@ class CifarTest(TfdsTestCase):
         content[len(content) // 2] ^= 1
         record.write_bytes(content)
         loaded = data.load("CIFAR10", str(self.data_dir))
-        with self.assertRaises(tf.errors.DataLossError):
-            list(loaded.train_batches(5, seed=0, epoch=0))
+        with self.assertRaises(DamagedImageError) as caught:
+            with loaded.naming_damage():
+                list(loaded.train_batches(5, seed=0, epoch=0))
+        copy = self.data_dir / "cifar10" / "3.0.2"
+        self.assertRegex(
+            str(caught.exception),
+            rf"^an image of CIFAR10 cannot be read: corrupted.*, in {copy}$",
+        )
 
     def test_wrong_archive(self):
         self.manual.mkdir()
@@ -503,6 +511,25 @@ class AnyDatasetTest(TfdsTestCase):
         first, second = self.failure("mine").splitlines()
         self.assertIn("is damaged: its train split", first)
         self.assertIn(f"delete {self.data_dir / 'mine'}", second)
+
+    def test_picture_that_cannot_be_decoded(self):
+        good = tf.io.encode_png(noise(1, 8, 8, 1)[0]).numpy()
+        pictures = np.array([good, odd_pictures.undecodable_png(), good, good])
+        store(
+            self.data_dir,
+            "mine",
+            {"train": pictures},
+            tfds.features.Image(shape=(8, 8, 1)),
+        )
+        loaded = self.load()
+        with self.assertRaises(DamagedImageError) as caught:
+            with loaded.naming_damage():
+                list(loaded.train_batches(1, seed=0, epoch=0))
+                list(loaded.test_batches(1))
+        message = str(caught.exception)
+        self.assertLen(message.splitlines(), 1)
+        for part in ("image of mine", "PNG", f"{self.data_dir}/mine/1.0.0"):
+            self.assertIn(part, message)
 
     def test_no_network(self):
         first, second, *files, last = self.failure("svhn_cropped").splitlines()

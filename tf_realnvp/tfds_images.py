@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tf_realnvp.image_dataset import (
+    DECODING,
     DataError,
     ImageDataset,
     default_size,
@@ -113,6 +114,7 @@ def load(
             1, min(train.num_examples, int(SHUFFLE_BYTES / train.num_bytes))
         ),
         flip=flip,
+        explain_damage=lambda reason: f"{reason}, in {builder.data_path}",
     )
 
 
@@ -291,10 +293,11 @@ def _decoder(
 
     @tf.function(autograph=False)
     def decode(record):
-        image = features.deserialize_example(record)[key][..., :channels]
-        if image_size is None:
-            return image
-        return resize(image, image_size, crop)
+        with tf.name_scope(DECODING):
+            image = features.deserialize_example(record)[key][..., :channels]
+            if image_size is None:
+                return image
+            return resize(image, image_size, crop)
 
     # Traced now, since TFDS warns meanwhile, and once for all epochs.
     decode = decode.get_concrete_function(tf.TensorSpec([], tf.string))
