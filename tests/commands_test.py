@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import warnings
 from unittest import mock
 
 import command_lines
@@ -360,6 +361,20 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         self.assertStartsWith(stderr, "warning: 1 file is left out: text.png")
         self.assertEqual(stderr.count("\n"), 1)
         self.assertIn("2 test images of pictures, seed 0\n", stdout)
+
+    def test_evaluate_on_one_image(self):
+        _, path = self.trained_on_pictures("train/a.png", "test/b.png")
+        with warnings.catch_warnings(action="error"):
+            code, stdout, stderr = call(
+                "evaluate", path, "--importance_samples", 2
+            )
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("1 test image of pictures, seed 0\n", stdout)
+        figure = (
+            r"draws? of noise: \d+\.\d+ bits/dim; one image has no standard"
+        )
+        self.assertLen(re.findall(figure, stdout), 2)
+        self.assertNotIn("nan", stdout)
 
     def test_evaluate_on_a_damaged_picture(self):
         folder, path = self.trained_on_pictures("train/a.png", "test/b.png")

@@ -418,7 +418,8 @@ def _evaluate(flags, model):
     except DamagedImageError as error:
         raise arguments.UsageError(error) from error
 
-    print(f"{num_images:,} test images of {dataset.name}, seed {flags.seed}")
+    title = "1 test image" if num_images == 1 else f"{num_images:,} test images"
+    print(f"{title} of {dataset.name}, seed {flags.seed}")
     print(f"1 draw of noise: {_summary(_bits(model, single))}")
     if num_draws > 1:
         print(f"{num_draws} draws of noise: {_summary(_bits(model, joint))}")
@@ -463,8 +464,11 @@ def _bits(model, log_prob):
 
 def _summary(bits):
     """Returns the mean and its standard error, for people."""
+    mean = f"{bits.mean():.4f} bits/dim"
+    if len(bits) == 1:
+        return f"{mean}; one image has no standard error"
     error = bits.std(ddof=1) / math.sqrt(len(bits))
-    return f"{bits.mean():.4f} bits/dim, standard error {error:.4f}"
+    return f"{mean}, standard error {error:.4f}"
 
 
 def _interpolate(flags, model):
