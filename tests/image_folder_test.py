@@ -50,7 +50,7 @@ def paths_of(stored):
 
 def looked_at(name):
     """What is known of a picture of this name."""
-    return image_folder._Picture(name, pictures.Header(2, 2, True))
+    return image_folder._Picture(name, pictures.Header(2, 2, True), b"")
 
 
 class FolderTestCase(tf.test.TestCase, parameterized.TestCase):
@@ -406,6 +406,54 @@ class DamageTest(FolderTestCase):
         images = self.load()
         write(self.root / "2.png", size=(8, 10))
         self.assert_named(images, f"{self.root}/2.png", "size has changed")
+
+
+class FingerprintTest(FolderTestCase):
+    def setUp(self):
+        super().setUp()
+        for i in range(6):
+            write(self.root / f"{'train' if i < 4 else 'test'}/{i}.png")
+        self.fingerprint = self.load().fingerprint
+
+    def test_is_a_hash(self):
+        self.assertRegex(self.fingerprint, "^[0-9a-f]{64}$")
+
+    def test_place_and_order_do_not_matter(self):
+        walk = os.walk
+
+        def backwards(*arguments, **options):
+            for folder, folders, files in walk(*arguments, **options):
+                folders.reverse()
+                yield folder, folders, files[::-1]
+
+        other = self.root.rename(self.root.parent / "other")
+        os.utime(other / "train" / "0.png", (1, 1))
+        with mock.patch.object(os, "walk", backwards):
+            images = data.load(str(other), image_size=4, flip=True)
+        self.assertEqual(images.fingerprint, self.fingerprint)
+
+    def test_what_is_left_out_does_not_matter(self):
+        (self.root / "train" / "text.png").write_text("words")
+        write(self.root / "not in a split.png")
+        self.assertEqual(self.load().fingerprint, self.fingerprint)
+
+    @parameterized.parameters("name", "content", "split", "swap", "less")
+    def test_change(self, change):
+        first = self.root / "train" / "0.png"
+        if change == "name":
+            first.rename(first.with_name("7.png"))
+        elif change == "content":
+            write(first, seed=0)
+        elif change == "split":
+            first.rename(self.root / "test" / "0.png")
+        elif change == "swap":
+            second = self.root / "train" / "1.png"
+            content = first.read_bytes()
+            first.write_bytes(second.read_bytes())
+            second.write_bytes(content)
+        else:
+            first.unlink()
+        self.assertNotEqual(self.load().fingerprint, self.fingerprint)
 
 
 class SplitTest(FolderTestCase):

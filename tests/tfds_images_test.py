@@ -107,8 +107,11 @@ class CifarTest(TfdsTestCase):
         data.load("CIFAR10", str(self.data_dir))
         return images
 
-    def check(self, loaded, train, test):
+    def check(self, loaded, train, test, version="3.0.2"):
         self.assertEqual(loaded.name, "CIFAR10")
+        self.assertEqual(
+            loaded.fingerprint, f"cifar10/{version} train 10 test 3"
+        )
         self.assertEqual(loaded.image_shape, (32, 32, 3))
         self.assertEqual(loaded.num_colors, 256)
         self.assertEqual((loaded.num_train, loaded.num_test), (10, 3))
@@ -153,7 +156,8 @@ class CifarTest(TfdsTestCase):
         )
         info = copy / "dataset_info.json"
         info.write_text(info.read_text().replace("3.0.2", "3.0.1"))
-        self.check(data.load("CIFAR10", str(self.data_dir)), *images)
+        loaded = data.load("CIFAR10", str(self.data_dir))
+        self.check(loaded, *images, version="3.0.1")
 
     @parameterized.parameters("cut", "record", "info", "no info", "empty")
     def test_damaged_copy(self, damage):
@@ -418,14 +422,19 @@ class AnyDatasetTest(TfdsTestCase):
         )
         loaded = self.load(name)
         self.assertEqual((loaded.num_train, loaded.num_test), (3, 1))
+        self.assertEqual(
+            loaded.fingerprint, "mine/small/1.0.0 train[:-1] 3 train[-1:] 1"
+        )
         self.assertNotIn("/", loaded.name)
         self.assertStartsWith(loaded.name, "mine_small")
 
     def test_validation_takes_the_place_of_test(self):
         train, validation = noise(4, 2, 2, 1), noise(3, 2, 2, 1)
         store(self.data_dir, "mine", {"train": train, "validation": validation})
-        seen = self.check(self.load(), 4, 3)
+        loaded = self.load()
+        seen = self.check(loaded, 4, 3)
         self.assertEqual(seen, (as_set(train), as_set(validation)))
+        self.assertEqual(loaded.fingerprint, "mine/1.0.0 train 4 validation 3")
 
     @parameterized.parameters((2, 1), (9, 1), (10, 1), (25, 2))
     def test_last_tenth_of_train_is_held_out(self, count, held_out):

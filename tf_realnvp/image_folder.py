@@ -28,10 +28,12 @@ class _Picture(NamedTuple):
     Attributes:
       name: Its path, from the folder on.
       header: What is known of it without decoding it.
+      digest: Hash of the file.
     """
 
     name: str
     header: pictures.Header
+    digest: bytes
 
 
 def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
@@ -142,6 +144,7 @@ def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
         decode=decode,
         flip=flip,
         skipped=skipped,
+        fingerprint=_fingerprint(train, test),
         explain_damage=explain_damage,
     )
 
@@ -189,7 +192,7 @@ def _look(
             header = pictures.look(content)
         except PictureError as error:
             return str(error)
-        return _Picture(name, header)
+        return _Picture(name, header, hashlib.sha256(content).digest())
 
     with pictures.silent() as has_complained:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -236,3 +239,15 @@ def _hash(name: str) -> float:
     name = os.fsencode(pathlib.PurePath(name).as_posix())
     digest = hashlib.sha256(name).digest()
     return int.from_bytes(digest[:4], "big") / 2**32
+
+
+def _fingerprint(train: list[_Picture], test: list[_Picture]) -> str:
+    """Returns a hash of names, contents and splits, in any order."""
+    digest = hashlib.sha256()
+    for split in (train, test):
+        for name, _, content in sorted(split):
+            name = os.fsencode(pathlib.PurePath(name).as_posix())
+            # No name has a zero byte in it.
+            digest.update(name + b"\0" + content)
+        digest.update(b"\0")
+    return digest.hexdigest()

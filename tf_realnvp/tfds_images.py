@@ -41,11 +41,13 @@ class _Records:
     """A split of a prepared copy.
 
     Attributes:
+      name: Of the split, or the part of it, as TFDS writes them.
       dataset: Single examples, as they are stored.
       num_examples: How many there are.
       num_bytes: Of one of them, on average.
     """
 
+    name: str
     dataset: tf.data.Dataset
     num_examples: int
     num_bytes: float
@@ -114,6 +116,10 @@ def load(
             1, min(train.num_examples, int(SHUFFLE_BYTES / train.num_bytes))
         ),
         flip=flip,
+        fingerprint=" ".join(
+            [builder.info.full_name]
+            + [f"{part.name} {part.num_examples}" for part in (train, test)]
+        ),
         explain_damage=lambda reason: f"{reason}, in {builder.data_path}",
     )
 
@@ -274,7 +280,9 @@ def _read(builder, split: str, part: str = "") -> _Records:
     dataset = tf.data.Dataset.from_tensor_slices(
         (list(paths), np.int64(skips), np.int64(takes))
     ).flat_map(records)
-    return _Records(dataset, selected.num_examples, size / info.num_examples)
+    return _Records(
+        split + part, dataset, selected.num_examples, size / info.num_examples
+    )
 
 
 def _decoder(
