@@ -10,12 +10,14 @@ import pathlib
 import re
 import shutil
 import tempfile
+import warnings
 from unittest import mock
 
 import command_lines
 import keras
 import matplotlib.image
 import numpy as np
+import odd_pictures
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -330,11 +332,11 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         bits = self.expected_bits(360, 64, 1, seed=0)
         self.assert_figure(line, "1 draw of noise", bits[0])
 
-    def test_evaluate_on_a_folder(self):
-        """Its pictures get the size of the model's images."""
+    def trained_on_pictures(self, *names):
+        """Returns a folder of pictures, and a model that was trained on it."""
         folder = self.folder / "pictures"
         rng = np.random.default_rng(0)
-        for name in ("train/a.png", "test/b.png", "test/c.png"):
+        for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             # Levels that the model has.
             image = rng.integers(17, size=(20, 16, 1)).astype(np.uint8)
@@ -343,9 +345,59 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         metadata = json.loads((path / "metadata.json").read_text())
         metadata |= {"source": str(folder), "num_colors": 256}
         (path / "metadata.json").write_text(json.dumps(metadata))
+        return folder, path
+
+    def test_evaluate_on_a_folder(self):
+        """Its pictures get the size of the model's images."""
+        folder, path = self.trained_on_pictures(
+            "train/a.png", "test/b.png", "test/c.png"
+        )
         code, stdout, stderr = call("evaluate", path)
         self.assertEqual((code, stderr), (0, ""))
         self.assertIn("2 test images of pictures, seed 0\n", stdout)
+        (folder / "text.png").write_text("words")
+        code, stdout, stderr = call("evaluate", path)
+        self.assertEqual(code, 0)
+        self.assertStartsWith(stderr, "warning: 1 file is left out: text.png")
+        self.assertEqual(stderr.count("\n"), 1)
+        self.assertIn("2 test images of pictures, seed 0\n", stdout)
+
+    def test_evaluate_on_one_image(self):
+        _, path = self.trained_on_pictures("train/a.png", "test/b.png")
+        with warnings.catch_warnings(action="error"):
+            code, stdout, stderr = call(
+                "evaluate", path, "--importance_samples", 2
+            )
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("1 test image of pictures, seed 0\n", stdout)
+        figure = (
+            r"draws? of noise: \d+\.\d+ bits/dim; one image has no standard"
+        )
+        self.assertLen(re.findall(figure, stdout), 2)
+        self.assertNotIn("nan", stdout)
+
+    def test_evaluate_on_a_damaged_picture(self):
+        folder, path = self.trained_on_pictures("train/a.png", "test/b.png")
+        damaged = folder / "test" / "c.png"
+        damaged.write_bytes(odd_pictures.undecodable_png())
+        code, _, stderr = call("evaluate", path)
+        self.assertEqual(code, 2)
+        self.assertIn(f"image of pictures cannot be read: {damaged}", stderr)
+        self.assertEqual(stderr.count("\n"), 1)
+
+    def test_errors_of_the_model_are_no_damage(self):
+        error = tf.errors.InvalidArgumentError(
+            None, None, "Incompatible shapes"
+        )
+        with (
+            mock.patch.object(
+                saved_model.SavedModel(str(self.path)),
+                "log_prob",
+                side_effect=error,
+            ),
+            self.assertRaises(tf.errors.InvalidArgumentError),
+        ):
+            call("evaluate", self.path)
 
     def test_evaluate_on_stored_images(self):
         """Data sets hold images as they are stored, and decode them."""
@@ -436,7 +488,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         dataset = self.digits(test=test, num_test=4)
         with mock.patch.object(data, "load", return_value=dataset):
             result = call("evaluate", self.path, "--data_dir", "my_data")
-        self.assert_usage_error(result, "digits", "my_data", "truncated")
+        self.assert_usage_error(result, "digits", "truncated")
 
     def test_evaluate_needs_a_data_set(self):
         path = self.copy()
@@ -526,8 +578,11 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         images = [*self.images[:3], self.images[2]]
         for name, image in zip(names, images, strict=True):
             pictures.write(folder / name, image, 17)
-        (folder / "broken.png").write_bytes(b"\x89PNG\r\n")
+        (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
         (folder / "notes.txt").write_text("words")
+        odd_pictures.noise("L").save(folder / "other.png", "BMP")
+        os.mkfifo(folder / "pipe.png")
+        (folder / "gone.png").symlink_to("nowhere")
 
         stdout, stderr, scores = self.score(folder)
         self.assertCountEqual(scores, names)
@@ -543,11 +598,17 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         place = list(scores).index("c.png")
         self.assertEqual(list(scores)[place + 1], "same.png")
 
-        self.assertEqual(stderr.count("\n"), 2)
-        for name in ("broken.png", "notes.txt"):
-            self.assertIn(str(folder / name), stderr)
+        self.assertEqual(stderr.count("\n"), 5)
+        for name, reason in (
+            ("broken.png", "damaged"),
+            ("notes.txt", "neither PNG nor JPEG"),
+            ("other.png", "neither PNG nor JPEG"),
+            ("pipe.png", "not a regular file"),
+            ("gone.png", "No such file"),
+        ):
+            self.assertRegex(stderr, f"{folder / name}: .*{reason}")
         self.assertIn("4 pictures", stdout)
-        self.assertIn("2 files could not be read", stdout)
+        self.assertIn("5 files could not be read", stdout)
         self.assertIn(f"mean {np.mean(order):.4f} bits/dim", stdout)
 
     def test_score_does_not_depend_on_other_pictures(self):

@@ -29,6 +29,7 @@ class DigitsTest(tf.test.TestCase):
         self.assertEqual(digits.image_shape, (8, 8, 1))
         self.assertEqual(digits.num_colors, 17)
         self.assertEqual((digits.num_train, digits.num_test), (1437, 360))
+        self.assertEqual(digits.fingerprint, "digits train 1437 test 360")
         for split, count in ((digits.train, 1437), (digits.test, 360)):
             self.assertEqual(split.element_spec.dtype, tf.uint8)
             self.assertEqual(split.element_spec.shape, (8, 8, 1))

@@ -23,6 +23,7 @@ from unittest import mock
 import keras
 import matplotlib.image
 import numpy as np
+import odd_pictures
 import requests
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -335,12 +336,14 @@ class TrainTest(ExperimentTestCase):
 
     def test_files_left_out_are_named(self):
         dataset = data.load("digits", "")
-        object.__setattr__(dataset, "skipped", tuple("abcdefg"))
+        skipped = dict.fromkeys("abcdefg", "damaged")
+        object.__setattr__(dataset, "skipped", skipped)
         with mock.patch.object(data, "load", return_value=dataset):
             code, _, stderr = call("--max_steps", 1)
         self.assertEqual(code, 0)
         self.assertRegex(
-            stderr, r"^warning: 7 files .* left out: a, b, c, d, e, \.\.\.\n$"
+            stderr,
+            r"^warning: 7 files .* left out: a \(damaged\), .*e.*, \.\.\.\n$",
         )
 
     def test_model_tells_where_its_pictures_are(self):
@@ -375,16 +378,34 @@ class TrainTest(ExperimentTestCase):
 
 
 class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
-    @parameterized.parameters(
-        tf.errors.DataLossError, tf.errors.InvalidArgumentError
-    )
-    def test_damaged_image(self, error):
-        def batches(*_, **unused):
-            raise error(None, None, "corrupted\nrecord")
+    @parameterized.parameters("train", "test")
+    def test_damaged_image(self, split):
+        for i in range(4):
+            path = pathlib.Path("pictures", "train" if i < 2 else "test")
+            path.mkdir(parents=True, exist_ok=True)
+            image = np.zeros((8, 8, 1), np.uint8)
+            pictures.write(path / f"{i}.png", image)
+        path = pathlib.Path("pictures", split, "damaged.png")
+        path.write_bytes(odd_pictures.undecodable_png())
+        result = call("--dataset", "pictures", "--batch_size", 1)
+        self.assert_error(
+            result,
+            2,
+            "an image of pictures cannot be read",
+            str(path.absolute()),
+        )
 
-        with mock.patch.object(data.ImageDataset, "train_batches", batches):
-            result = call()
-        self.assert_error(result, 2, "digits", "corrupted")
+    def test_other_errors_are_no_damage(self):
+        error = tf.errors.InvalidArgumentError(
+            None, None, "Incompatible shapes"
+        )
+        with (
+            mock.patch.object(
+                training.Trainer, "train_step", side_effect=error
+            ),
+            self.assertRaises(tf.errors.InvalidArgumentError),
+        ):
+            call()
 
     def test_memory(self):
         error = tf.errors.ResourceExhaustedError(None, None, "OOM: [9, 9]\nx")

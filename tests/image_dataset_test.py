@@ -252,6 +252,116 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
             images.train_batches(2, seed=0, epoch=0)
 
 
+class DamageTest(tf.test.TestCase, parameterized.TestCase):
+    def dataset(self, decode):
+        images, _ = numbered(10)
+        return dataclasses.replace(
+            images,
+            decode=decode,
+            explain_damage=lambda reason: f"number 3: {reason}",
+        )
+
+    def assert_named(self, dataset, read):
+        with self.assertRaises(image_dataset.DamagedImageError) as caught:
+            with dataset.naming_damage():
+                read(dataset)
+        self.assertEqual(
+            str(caught.exception),
+            "an image of numbered cannot be read: number 3: Input is empty.",
+        )
+
+    @parameterized.parameters(False, True)
+    def test_decoding(self, is_traced):
+        png = tf.io.encode_png(tf.zeros([2, 2, 1], tf.uint8))
+
+        def decode(i):
+            with tf.name_scope(image_dataset.DECODING):
+                content = tf.where(i == 3, "", png)
+                return tf.io.decode_image(content, 1, expand_animations=False)
+
+        if is_traced:
+            decode = tf.function(decode).get_concrete_function(
+                tf.TensorSpec([], tf.int64)
+            )
+
+        @tf.function
+        def loop(batches):
+            tf.while_loop(
+                lambda i: i < 5,
+                lambda i: (batches.get_next(), i + 1)[1:],
+                [tf.constant(0)],
+            )
+
+        dataset = self.dataset(decode)
+        self.assert_named(
+            dataset, lambda dataset: list(dataset.test_batches(2))
+        )
+        # As training reads.
+        self.assert_named(
+            dataset, lambda dataset: loop(iter(dataset.test_batches(2)))
+        )
+        self.assert_named(
+            dataset, lambda dataset: list(dataset.train_batches(2, 0, 0))
+        )
+
+    def test_other_errors_go_through(self):
+        dataset = self.dataset(lambda i: tf.zeros([2, 2, 1], tf.uint8))
+
+        @tf.function
+        def step(batches):
+            tf.debugging.assert_equal(
+                batches.get_next(), tf.constant(1, tf.uint8)
+            )
+
+        with self.assertRaises(tf.errors.InvalidArgumentError):
+            with dataset.naming_damage():
+                step(iter(dataset.test_batches(2)))
+        for error in (
+            ValueError("x"),
+            tf.errors.InternalError(None, None, "x"),
+            tf.errors.ResourceExhaustedError(
+                None, None, f"OOM [[{{{{node {image_dataset.DECODING}/x}}}}]]"
+            ),
+        ):
+            with self.assertRaises(type(error)):
+                with dataset.naming_damage():
+                    raise error
+
+
+class ReasonTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        "{}",
+        "{}\n",
+        "{}\nThe error could be from a previous operation.",
+        "{{{{function_node __wrapped__x}}}} {} [Op:IteratorGetNext] name: ",
+        "Graph execution error:\n\nDetected at node a/b defined at (most "
+        "recent call last):\n<stack traces unavailable>\n{}\n\t "
+        "[[{{{{node a/b}}}}]] [Op:__inference_steps_1]",
+        "Graph execution error:\n\nDetected at node a/b defined at (most "
+        'recent call last):\n  File "x.py", line 3\n\n  File "x.py", line 1\n\n'
+        "{}\n\t [[{{{{node a/b}}}}]]\n\t [[c/d]] [Op:__inference_steps_1]",
+    )
+    def test_one_line(self, message):
+        reason = "OOM when allocating tensor with shape[9]"
+        error = tf.errors.OpError(None, None, message.format(reason), 8)
+        self.assertEqual(image_dataset.reason(error), reason)
+
+    def test_nothing_said(self):
+        error = tf.errors.UnknownError(None, None, "")
+        self.assertEqual(image_dataset.reason(error), "no details")
+
+
+class SkippedTest(tf.test.TestCase):
+    def test_one(self):
+        line = image_dataset.describe_skipped({"a": "it is damaged"})
+        self.assertEqual(line, "1 file is left out: a (it is damaged)")
+
+    def test_many(self):
+        line = image_dataset.describe_skipped(dict.fromkeys("abcdefg", "no"))
+        self.assertStartsWith(line, "7 files are left out: a (no), b (no), ")
+        self.assertEndsWith(line, "e (no), ...")
+
+
 class FlipTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()

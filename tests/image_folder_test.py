@@ -8,11 +8,13 @@ import zlib
 from unittest import mock
 
 import numpy as np
+import odd_pictures
 import tensorflow as tf
 from absl.testing import parameterized
 from PIL import Image
 
-from tf_realnvp import data, image_folder
+from tf_realnvp import data, image_dataset, image_folder, pictures, runtime
+from tf_realnvp.image_dataset import DamagedImageError
 
 
 def write(path, mode="RGB", size=(12, 12), seed=None, **options):
@@ -38,8 +40,17 @@ def images_of(batches):
 
 def names_of(paths):
     """Names of the pictures in `ImageDataset.train` or `test`."""
-    paths = [path.decode() for path in paths.as_numpy_iterator()]
-    return {os.path.basename(path) for path in paths}
+    return {os.path.basename(path).decode() for path in paths_of(paths)}
+
+
+def paths_of(stored):
+    """Paths of the pictures in `ImageDataset.train` or `test`."""
+    return [path for path, *_ in stored.as_numpy_iterator()]
+
+
+def looked_at(name):
+    """What is known of a picture of this name."""
+    return image_folder._Picture(name, pictures.Header(2, 2, True), b"")
 
 
 class FolderTestCase(tf.test.TestCase, parameterized.TestCase):
@@ -154,6 +165,64 @@ class PicturesTest(FolderTestCase):
         list(images.train_batches(1, seed=0, epoch=0))
         list(images.test_batches(1))
 
+    @parameterized.parameters("PNG", "JPEG")
+    def test_pictures_that_were_turned_are_of_one_size(self, kind):
+        for orientation in range(1, 9):
+            shape = (4, 6) if orientation < 5 else (6, 4)
+            path = self.root / f"{orientation}.picture"
+            path.write_bytes(
+                odd_pictures.encode(
+                    odd_pictures.noise("RGB", *shape), kind, orientation
+                )
+            )
+        images = self.load()
+        self.assertEqual(images.image_shape, (4, 6, 3))
+        self.assert_as_commands_read(images)
+
+    @parameterized.parameters(
+        *(("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")),
+        ("PNG", "I;16"),
+        *(("JPEG", mode) for mode in ("L", "RGB", "CMYK")),
+    )
+    def test_commands_read_the_same(self, kind, mode):
+        for i, size in enumerate((12, 12, 20)):
+            content = odd_pictures.encode(
+                odd_pictures.noise(mode, 12, size), kind, 1 + 5 * (i == 1)
+            )
+            (self.root / f"{i}.png").write_bytes(content)
+        self.assert_as_commands_read(self.load(image_size=12))
+
+    @parameterized.parameters("L", "RGB", "CMYK")
+    def test_faults_that_are_recovered_from(self, mode):
+        """They are trained on, without a word from the JPEG library."""
+        for i in range(3):
+            picture = odd_pictures.noise(mode, 12, 12)
+            (self.root / f"{i}.jpg").write_bytes(
+                odd_pictures.encode(picture, "JPEG")
+                if i
+                else odd_pictures.faulty_jpeg(picture)
+            )
+        with runtime.silent_stderr() as written:
+            images = self.load()
+            self.assert_as_commands_read(images)
+            self.assertEqual(written(), b"")
+        self.assertEmpty(images.skipped)
+
+    def assert_as_commands_read(self, images):
+        batches = [
+            *images.train_batches(1, seed=0, epoch=0),
+            *images.test_batches(1),
+        ]
+        expected = [
+            pictures.read(path, images.image_shape)
+            for path in sorted(self.root.iterdir())
+        ]
+        self.assertNotEmpty(expected)
+        self.assertCountEqual(
+            [batch.numpy().tobytes() for batch in batches],
+            [image.tobytes() for image in expected],
+        )
+
     def test_flip(self):
         for i in range(20):
             write(self.root / f"{i}.png")
@@ -175,7 +244,7 @@ class UnreadableTest(FolderTestCase):
 
     def check(self, *skipped):
         images = self.load()
-        self.assertEqual(images.skipped, skipped)
+        self.assertCountEqual(images.skipped, skipped)
         self.assertEqual(
             names_of(images.train) | names_of(images.test), set(self.good)
         )
@@ -244,6 +313,46 @@ class UnreadableTest(FolderTestCase):
         link.symlink_to(self.root / "nothing")
         self.check("gone.png")
 
+    def test_what_may_never_end(self):
+        os.mkfifo(self.root / "pipe.png")
+        (self.root / "device.png").symlink_to("/dev/null")
+        self.check("pipe.png", "device.png")
+
+    def test_links_to_folders_and_in_circles(self):
+        elsewhere = self.root.parent / "elsewhere"
+        write(elsewhere / "a.png")
+        (self.root / "link").symlink_to(elsewhere)
+        (self.root / "up").symlink_to(self.root)
+        (self.root / "circle.png").symlink_to("circle.png")
+        self.check("link", "up", "circle.png")
+
+    def test_folder_that_is_called_a_picture(self):
+        write(self.root / "folder.png" / "a.png")
+        self.good.append("a.png")
+        self.check()
+
+    def test_too_large(self):
+        write(self.root / "large.png", size=(100, 100))
+        write(self.root / "large.jpg", size=(100, 100))
+        with mock.patch.object(Image, "MAX_IMAGE_PIXELS", 2000):
+            images = self.load()
+        for name in ("large.jpg", "large.png"):
+            self.assertIn("too large", images.skipped.pop(name))
+        self.assertEmpty(images.skipped)
+
+    def test_each_has_its_reason(self):
+        (self.root / "text\n.jpg").write_text("words")
+        (self.root / "\udcff.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        os.mkfifo(self.root / "pipe")
+        line = image_dataset.describe_skipped(self.load().skipped)
+        self.assertStartsWith(line, "3 files are left out: ")
+        for part in (
+            "text\\n.jpg (it is neither PNG nor JPEG)",
+            "\\udcff.png (it is damaged)",
+            "pipe (it is not a regular file)",
+        ):
+            self.assertIn(part, line)
+
     def test_hidden_files_are_not_looked_at(self):
         (self.root / ".DS_Store").touch()
         write(self.root / ".hidden" / "a.png", size=(8, 8))
@@ -257,6 +366,7 @@ class UnreadableTest(FolderTestCase):
         message = self.failure()
         self.assertStartsWith(message, f"{self.root}: ")
         self.assertIn(f"{count} of the {count + 1} files", message)
+        self.assertIn("text.txt (it is neither PNG nor JPEG)", message)
 
     def test_subfolder_that_may_not_be_read(self):
         error = PermissionError(13, "Permission denied", "sub")
@@ -264,32 +374,109 @@ class UnreadableTest(FolderTestCase):
             self.assertIn("Permission denied", self.failure())
 
 
+class DamageTest(FolderTestCase):
+    """What only decoding shows, or what happened since the folder was read."""
+
+    def setUp(self):
+        super().setUp()
+        for i in range(4):
+            write(self.root / f"{i}.png", size=(8, 8))
+
+    def assert_named(self, images, *messages):
+        with self.assertRaises(DamagedImageError) as caught:
+            with images.naming_damage():
+                list(images.train_batches(1, seed=0, epoch=0))
+                list(images.test_batches(1))
+        message = str(caught.exception)
+        self.assertLen(message.splitlines(), 1)
+        for part in ("image of pictures", *messages):
+            self.assertIn(part, message)
+
+    def test_pixels_that_cannot_be_decoded(self):
+        path = self.root / "a\nb.png"
+        path.write_bytes(odd_pictures.undecodable_png())
+        self.assert_named(self.load(), f"{self.root}/a\\nb.png", "damaged")
+
+    def test_picture_that_is_gone(self):
+        images = self.load()
+        (self.root / "2.png").unlink()
+        self.assert_named(images, f"{self.root}/2.png", "No such file")
+
+    def test_picture_that_has_changed(self):
+        images = self.load()
+        write(self.root / "2.png", size=(8, 10))
+        self.assert_named(images, f"{self.root}/2.png", "size has changed")
+
+
+class FingerprintTest(FolderTestCase):
+    def setUp(self):
+        super().setUp()
+        for i in range(6):
+            write(self.root / f"{'train' if i < 4 else 'test'}/{i}.png")
+        self.fingerprint = self.load().fingerprint
+
+    def test_is_a_hash(self):
+        self.assertRegex(self.fingerprint, "^[0-9a-f]{64}$")
+
+    def test_place_and_order_do_not_matter(self):
+        walk = os.walk
+
+        def backwards(*arguments, **options):
+            for folder, folders, files in walk(*arguments, **options):
+                folders.reverse()
+                yield folder, folders, files[::-1]
+
+        other = self.root.rename(self.root.parent / "other")
+        os.utime(other / "train" / "0.png", (1, 1))
+        with mock.patch.object(os, "walk", backwards):
+            images = data.load(str(other), image_size=4, flip=True)
+        self.assertEqual(images.fingerprint, self.fingerprint)
+
+    def test_what_is_left_out_does_not_matter(self):
+        (self.root / "train" / "text.png").write_text("words")
+        write(self.root / "not in a split.png")
+        self.assertEqual(self.load().fingerprint, self.fingerprint)
+
+    @parameterized.parameters("name", "content", "split", "swap", "less")
+    def test_change(self, change):
+        first = self.root / "train" / "0.png"
+        if change == "name":
+            first.rename(first.with_name("7.png"))
+        elif change == "content":
+            write(first, seed=0)
+        elif change == "split":
+            first.rename(self.root / "test" / "0.png")
+        elif change == "swap":
+            second = self.root / "train" / "1.png"
+            content = first.read_bytes()
+            first.write_bytes(second.read_bytes())
+            second.write_bytes(content)
+        else:
+            first.unlink()
+        self.assertNotEqual(self.load().fingerprint, self.fingerprint)
+
+
 class SplitTest(FolderTestCase):
     def test_share_of_many(self):
         names = [f"{i}.png" for i in range(3000)]
-        pictures = [image_folder._Picture(name, 2, 2, True) for name in names]
-        train, test = image_folder._split(pictures)
-        self.assertCountEqual(train + test, pictures)
+        found = [looked_at(name) for name in names]
+        train, test = image_folder._split(found)
+        self.assertCountEqual(train + test, found)
         # 300 are expected, with a standard deviation of 16.
         self.assertBetween(len(test), 220, 380)
 
         # Others in another order have no influence.
-        some = pictures[::-2] + [image_folder._Picture("new", 2, 2, True)]
+        some = found[::-2] + [looked_at("new")]
         _, test_of_some = image_folder._split(some)
-        self.assertEqual(
-            set(test_of_some) & set(pictures), set(test) & set(some)
-        )
+        self.assertEqual(set(test_of_some) & set(found), set(test) & set(some))
 
     def test_split_is_that_of_former_versions(self):
         # A model would otherwise be tested on what it was trained on.
-        pictures = [
-            image_folder._Picture(f"cats/{i}.jpg", 2, 2, True)
-            for i in range(30)
-        ]
-        _, test = image_folder._split(pictures)
+        names = [f"cats/{i}.jpg" for i in range(30)]
+        _, test = image_folder._split([looked_at(name) for name in names])
         expected = [
             name
-            for name in (picture.name for picture in pictures)
+            for name in names
             if int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
             < 0.1 * 2**32
         ]
@@ -298,19 +485,16 @@ class SplitTest(FolderTestCase):
 
     def test_each_side_has_a_picture(self):
         for number in range(100):
-            pictures = [
-                image_folder._Picture(f"{number}-{i}.png", 2, 2, True)
-                for i in range(2)
-            ]
-            train, test = image_folder._split(pictures)
+            found = [looked_at(f"{number}-{i}.png") for i in range(2)]
+            train, test = image_folder._split(found)
             self.assertEqual((len(train), len(test)), (1, 1))
 
     def test_split_is_the_same_in_each_load(self):
         for i in range(30):
             write(self.root / f"{i % 3}" / f"{i}.png", size=(4, 4))
         first, second = self.load(), self.load()
-        self.assertEqual(list(first.train), list(second.train))
-        self.assertEqual(list(first.test), list(second.test))
+        self.assertEqual(paths_of(first.train), paths_of(second.train))
+        self.assertEqual(paths_of(first.test), paths_of(second.test))
         self.assertEmpty(names_of(first.train) & names_of(first.test))
 
     @parameterized.parameters("test", "validation", "val")
@@ -347,7 +531,7 @@ class SplitTest(FolderTestCase):
             examples = builder.as_dataset(split=split)
             self.assertCountEqual(
                 [e["image/filename"].numpy() for e in examples],
-                list(paths.as_numpy_iterator()),
+                paths_of(paths),
             )
 
     def test_names_that_are_not_ascii(self):

@@ -12,6 +12,7 @@ import zipfile
 from unittest import mock
 
 import numpy as np
+import odd_pictures
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -19,6 +20,7 @@ from absl.testing import parameterized
 from tensorflow_datasets.core.download import checksums, downloader
 
 from tf_realnvp import data, tfds_images
+from tf_realnvp.image_dataset import DamagedImageError
 
 CIFAR_FILES = ("cifar-10-binary.tar.gz",)
 CELEBA_FILES = (
@@ -105,8 +107,11 @@ class CifarTest(TfdsTestCase):
         data.load("CIFAR10", str(self.data_dir))
         return images
 
-    def check(self, loaded, train, test):
+    def check(self, loaded, train, test, version="3.0.2"):
         self.assertEqual(loaded.name, "CIFAR10")
+        self.assertEqual(
+            loaded.fingerprint, f"cifar10/{version} train 10 test 3"
+        )
         self.assertEqual(loaded.image_shape, (32, 32, 3))
         self.assertEqual(loaded.num_colors, 256)
         self.assertEqual((loaded.num_train, loaded.num_test), (10, 3))
@@ -151,7 +156,8 @@ class CifarTest(TfdsTestCase):
         )
         info = copy / "dataset_info.json"
         info.write_text(info.read_text().replace("3.0.2", "3.0.1"))
-        self.check(data.load("CIFAR10", str(self.data_dir)), *images)
+        loaded = data.load("CIFAR10", str(self.data_dir))
+        self.check(loaded, *images, version="3.0.1")
 
     @parameterized.parameters("cut", "record", "info", "no info", "empty")
     def test_damaged_copy(self, damage):
@@ -183,8 +189,14 @@ class CifarTest(TfdsTestCase):
         content[len(content) // 2] ^= 1
         record.write_bytes(content)
         loaded = data.load("CIFAR10", str(self.data_dir))
-        with self.assertRaises(tf.errors.DataLossError):
-            list(loaded.train_batches(5, seed=0, epoch=0))
+        with self.assertRaises(DamagedImageError) as caught:
+            with loaded.naming_damage():
+                list(loaded.train_batches(5, seed=0, epoch=0))
+        copy = self.data_dir / "cifar10" / "3.0.2"
+        self.assertRegex(
+            str(caught.exception),
+            rf"^an image of CIFAR10 cannot be read: corrupted.*, in {copy}$",
+        )
 
     def test_wrong_archive(self):
         self.manual.mkdir()
@@ -410,14 +422,19 @@ class AnyDatasetTest(TfdsTestCase):
         )
         loaded = self.load(name)
         self.assertEqual((loaded.num_train, loaded.num_test), (3, 1))
+        self.assertEqual(
+            loaded.fingerprint, "mine/small/1.0.0 train[:-1] 3 train[-1:] 1"
+        )
         self.assertNotIn("/", loaded.name)
         self.assertStartsWith(loaded.name, "mine_small")
 
     def test_validation_takes_the_place_of_test(self):
         train, validation = noise(4, 2, 2, 1), noise(3, 2, 2, 1)
         store(self.data_dir, "mine", {"train": train, "validation": validation})
-        seen = self.check(self.load(), 4, 3)
+        loaded = self.load()
+        seen = self.check(loaded, 4, 3)
         self.assertEqual(seen, (as_set(train), as_set(validation)))
+        self.assertEqual(loaded.fingerprint, "mine/1.0.0 train 4 validation 3")
 
     @parameterized.parameters((2, 1), (9, 1), (10, 1), (25, 2))
     def test_last_tenth_of_train_is_held_out(self, count, held_out):
@@ -503,6 +520,25 @@ class AnyDatasetTest(TfdsTestCase):
         first, second = self.failure("mine").splitlines()
         self.assertIn("is damaged: its train split", first)
         self.assertIn(f"delete {self.data_dir / 'mine'}", second)
+
+    def test_picture_that_cannot_be_decoded(self):
+        good = tf.io.encode_png(noise(1, 8, 8, 1)[0]).numpy()
+        pictures = np.array([good, odd_pictures.undecodable_png(), good, good])
+        store(
+            self.data_dir,
+            "mine",
+            {"train": pictures},
+            tfds.features.Image(shape=(8, 8, 1)),
+        )
+        loaded = self.load()
+        with self.assertRaises(DamagedImageError) as caught:
+            with loaded.naming_damage():
+                list(loaded.train_batches(1, seed=0, epoch=0))
+                list(loaded.test_batches(1))
+        message = str(caught.exception)
+        self.assertLen(message.splitlines(), 1)
+        for part in ("image of mine", "PNG", f"{self.data_dir}/mine/1.0.0"):
+            self.assertIn(part, message)
 
     def test_no_network(self):
         first, second, *files, last = self.failure("svhn_cropped").splitlines()

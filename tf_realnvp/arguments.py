@@ -29,10 +29,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         # It quotes words that may hold line breaks.
-        message = "".join(
-            c if c.isprintable() else ascii(c)[1:-1] for c in message
-        )
+        message = printable(message)
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def printable(text: object) -> str:
+    """Returns a name for people: line breaks and what is no text as escapes.
+
+    Args:
+      text: The name, or a path.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def exit_code(name: str, command: Callable[[], None]) -> int:

@@ -384,7 +384,7 @@ def _evaluate(flags, model):
     import numpy as np
 
     from tf_realnvp import saved_model
-    from tf_realnvp.image_dataset import DAMAGE_ERRORS
+    from tf_realnvp.image_dataset import DamagedImageError
     from tf_realnvp.progress import Progress
 
     dataset = _load_dataset(flags, model)
@@ -396,7 +396,10 @@ def _evaluate(flags, model):
     # Of every image: the bound from single draws, and that from all of them.
     single, joint = np.zeros(0), np.zeros(0)
     try:
-        with Progress("test", num_batches) as display:
+        with (
+            dataset.naming_damage(),
+            Progress("test", num_batches) as display,
+        ):
             for images in batches:
                 images = images[: num_images - len(single)]
                 log_probs = np.stack(
@@ -413,13 +416,11 @@ def _evaluate(flags, model):
                     joint, saved_model.importance_bound(log_probs)
                 )
                 display.update(1, len(images), np.mean(_bits(model, joint)))
-    except DAMAGE_ERRORS as error:
-        raise arguments.UsageError(
-            f"the copy of {dataset.name} in {flags.data_dir} is damaged: "
-            f"{error.message.splitlines()[0]}"
-        ) from error
+    except DamagedImageError as error:
+        raise arguments.UsageError(error) from error
 
-    print(f"{num_images:,} test images of {dataset.name}, seed {flags.seed}")
+    title = "1 test image" if num_images == 1 else f"{num_images:,} test images"
+    print(f"{title} of {dataset.name}, seed {flags.seed}")
     print(f"1 draw of noise: {_summary(_bits(model, single))}")
     if num_draws > 1:
         print(f"{num_draws} draws of noise: {_summary(_bits(model, joint))}")
@@ -428,6 +429,7 @@ def _evaluate(flags, model):
 def _load_dataset(flags, model):
     """Loads the data set, and checks that the model is of such images."""
     from tf_realnvp import data
+    from tf_realnvp.image_dataset import describe_skipped
 
     name = flags.dataset or model.dataset
     if name is None:
@@ -446,6 +448,8 @@ def _load_dataset(flags, model):
         size = "x".join(map(str, images.image_shape))
         return f"{size} with {images.num_colors} levels"
 
+    if dataset.skipped:
+        print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
     if describe(dataset) != describe(model):
         raise arguments.UsageError(
             f"argument --dataset: the images of {dataset.name} are "
@@ -461,8 +465,11 @@ def _bits(model, log_prob):
 
 def _summary(bits):
     """Returns the mean and its standard error, for people."""
+    mean = f"{bits.mean():.4f} bits/dim"
+    if len(bits) == 1:
+        return f"{mean}; one image has no standard error"
     error = bits.std(ddof=1) / math.sqrt(len(bits))
-    return f"{bits.mean():.4f} bits/dim, standard error {error:.4f}"
+    return f"{mean}, standard error {error:.4f}"
 
 
 def _interpolate(flags, model):
@@ -527,8 +534,8 @@ def _score(flags, model):
     num_unreadable = len(paths) - len(scores)
     if not scores:
         raise arguments.UsageError(
-            f"none of the {num_unreadable:,} files in {flags.folder} can be "
-            "read as a picture"
+            f"none of the {num_unreadable:,} files in "
+            f"{arguments.printable(flags.folder)} can be read as a picture"
         )
     scores.sort(key=lambda score: (-score[2], score[0]))
     with (
@@ -547,16 +554,18 @@ def _score(flags, model):
 
 
 def _list_files(folder):
+    """Returns all that is in a folder, but for folders and hidden files."""
+    name = arguments.printable(folder)
     try:
         paths = sorted(
             path
             for path in pathlib.Path(folder).iterdir()
-            if path.is_file() and not path.name.startswith(".")
+            if not path.is_dir() and not path.name.startswith(".")
         )
     except OSError as error:
         raise arguments.UsageError(
-            f"cannot read the folder {folder}: {error.strerror}"
+            f"cannot read the folder {name}: {error.strerror}"
         ) from error
     if not paths:
-        raise arguments.UsageError(f"there are no files in {folder}")
+        raise arguments.UsageError(f"there are no files in {name}")
     return paths

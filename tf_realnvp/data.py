@@ -118,4 +118,5 @@ def _load_digits(image_size, flip):
         num_train=num_train,
         num_test=len(images) - num_train,
         flip=flip,
+        fingerprint=f"digits train {num_train} test {len(images) - num_train}",
     )

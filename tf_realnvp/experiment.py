@@ -21,7 +21,11 @@ from tf_realnvp import (
 )
 from tf_realnvp.arguments import FailureError, UsageError
 from tf_realnvp.checkpoints import CheckpointError, Checkpoints
-from tf_realnvp.image_dataset import DAMAGE_ERRORS
+from tf_realnvp.image_dataset import (
+    DamagedImageError,
+    describe_skipped,
+    reason,
+)
 from tf_realnvp.model import max_num_scales
 from tf_realnvp.progress import Progress
 from tf_realnvp.runs import Run
@@ -33,7 +37,6 @@ from tf_realnvp.training import (
     learning_rate,
 )
 
-_NUM_NAMED = 5  # Of files that are left out.
 # A checkpoint after each of many short epochs would cost more than a hundredth
 # of the time.
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
@@ -113,13 +116,7 @@ def _load(flags):
     except data.DataError as error:
         raise UsageError(error) from error
     if dataset.skipped:
-        first = ", ".join(dataset.skipped[:_NUM_NAMED])
-        more = ", ..." if len(dataset.skipped) > _NUM_NAMED else ""
-        print(
-            f"warning: {len(dataset.skipped):,} files are no readable JPEG or "
-            f"PNG pictures and are left out: {first}{more}",
-            file=sys.stderr,
-        )
+        print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
     if flags.batch_size > dataset.num_train:
         raise UsageError(
             f"argument --batch_size: {flags.batch_size} is more than the "
@@ -242,17 +239,16 @@ def _write_epoch(flags, run, trainer, summaries):
 def _explaining(dataset):
     """Tells users what the errors of training mean."""
     try:
-        yield
+        with dataset.naming_damage():
+            yield
     except DivergedError as error:
         raise FailureError(
             f"training diverged: {error}. Try --clip_grad 1 or a smaller "
             "--lr, with --resume from the last checkpoint or in another "
             "--run_dir"
         ) from error
-    except DAMAGE_ERRORS as error:
-        raise UsageError(
-            f"an image of {dataset.name} is damaged: {_reason(error)}"
-        ) from error
+    except DamagedImageError as error:
+        raise UsageError(error) from error
     except tf.errors.ResourceExhaustedError as error:
         raise FailureError(
             f"out of memory: {_reason(error)}. Try --accumulate 4, or "
@@ -281,9 +277,9 @@ def _writing(what, where):
 
 def _reason(error):
     """Returns an error in one line."""
-    message = getattr(error, "message", None) or str(error)
-    # Where a graph failed comes first, and why in the last paragraph.
-    return message.strip().split("\n\n")[-1].splitlines()[0]
+    if isinstance(error, tf.errors.OpError):
+        return reason(error)
+    return str(error).strip().splitlines()[0]
 
 
 def _print_header(flags, dataset, model):

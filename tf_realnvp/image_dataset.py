@@ -6,21 +6,30 @@ that is resumed decodes nothing of what it leaves out. Once all images have been
 decoded, the same shuffle runs over their numbers.
 """
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-MAX_CACHE_BYTES = 4 * 2**30
+from tf_realnvp import arguments
 
-# What reading images raises if a stored image is damaged.
-DAMAGE_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
+MAX_CACHE_BYTES = 4 * 2**30
+# Name scope of what decodes images: TensorFlow's errors tell in which operation
+# they arose.
+DECODING = "tf_realnvp_decodes_stored_image"
 
 _PREFETCHED_BATCHES = 4
+_NUM_NAMED = 5  # Of files that are left out.
+_NO_TRACE = "<stack traces unavailable>"
+# What decoding raises though nothing is wrong with the image.
+_NO_DAMAGE = (tf.errors.ResourceExhaustedError, tf.errors.CancelledError)
 
 
 class DataError(Exception):
@@ -28,6 +37,10 @@ class DataError(Exception):
 
     The message is one or a few lines meant for the user.
     """
+
+
+class DamagedImageError(Exception):
+    """A stored image that can't be decoded; the message is for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +57,8 @@ class ImageDataset:
     a split are there, the batches asked for from then on are made from memory.
 
     Damage inside a stored image that `load` could not see appears in the pass
-    that decodes it, as one of `DAMAGE_ERRORS`: `tf.errors.DataLossError` in a
-    copy that TFDS prepared, `tf.errors.InvalidArgumentError` in a picture of a
-    folder.
+    that decodes it, as an error of TensorFlow; `naming_damage` tells it from
+    all others.
 
     Attributes:
       name: For people and for the names of files: no path separators.
@@ -60,13 +72,16 @@ class ImageDataset:
       validation: Images that `hold_out` kept out of the training, likewise.
       num_validation: Number of images in `validation`.
       decode: Maps an element of `train` or `test` to an image, uint8
-        `[H, W, C]`, in a graph. By default they are such images themselves.
+        `[H, W, C]`, in a graph. By default they are such images themselves. A
+        traced function has to be in the name scope `DECODING`.
       shuffle_buffer: Number of elements of `train` among which the next image
         is drawn; the whole of `train`, a uniform shuffle, if `None`.
       flip: Whether training images are mirrored left to right at random.
-      skipped: Names of the files that are no readable pictures.
+      skipped: Names of the files that are no readable pictures, and why.
       fingerprint: What tells these images from others, in a line: two data sets
         with the same one hold the same images in the same splits.
+      explain_damage: Maps what TensorFlow says of a stored image that can't be
+        decoded to what helps the user: which it is, and what is wrong with it.
     """
 
     name: str
@@ -79,8 +94,9 @@ class ImageDataset:
     decode: Callable[[tf.Tensor], tf.Tensor] = tf.identity
     shuffle_buffer: int | None = None
     flip: bool = False
-    skipped: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
+    explain_damage: Callable[[str], str] = str
     validation: tf.data.Dataset | None = None
     num_validation: int = 0
 
@@ -195,6 +211,28 @@ class ImageDataset:
         )
         return _finish(batches, math.ceil(self.num_validation / batch_size))
 
+    @contextlib.contextmanager
+    def naming_damage(self) -> Iterator[None]:
+        """Names the stored image where one can't be decoded.
+
+        Raises:
+          DamagedImageError: If there was an error of TensorFlow that comes from
+            reading or decoding a stored image. All others go through.
+        """
+        try:
+            yield
+        except tf.errors.OpError as error:
+            # Nothing but records has checksums.
+            is_damage = isinstance(error, tf.errors.DataLossError) or (
+                DECODING in error.message and not isinstance(error, _NO_DAMAGE)
+            )
+            if not is_damage:
+                raise
+            raise DamagedImageError(
+                f"an image of {arguments.printable(self.name)} cannot be read: "
+                f"{self.explain_damage(reason(error))}"
+            ) from error
+
     def _batches(
         self,
         stored,
@@ -217,8 +255,9 @@ class ImageDataset:
             return numbers.batch(batch_size, drop_remainder).map(cache.get)
 
         def decoded(number, element):
-            image = self.decode(element)
-            return number, tf.ensure_shape(image, self.image_shape)
+            with tf.name_scope(DECODING):
+                image = self.decode(element)
+                return number, tf.ensure_shape(image, self.image_shape)
 
         images = arrange(stored.enumerate()).map(
             decoded, num_parallel_calls=os.cpu_count()
@@ -299,6 +338,35 @@ def _finish(batches: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
         .prefetch(_PREFETCHED_BATCHES)
         .with_options(options)
     )
+
+
+def reason(error: tf.errors.OpError) -> str:
+    """Returns what an error says, in a line.
+
+    Args:
+      error: Its message may begin with where in the graph it arose, and end
+        with the nodes that it went through.
+    """
+    text = error.message.split("\n\t [[")[0].strip().split("\n\n")[-1]
+    text = text.split(_NO_TRACE)[-1].strip()
+    line = (text.splitlines() or ["no details"])[0]
+    return re.sub(r"\{\{.*\}\} ?| \[Op:.*", "", line)
+
+
+def describe_skipped(skipped: Mapping[str, str]) -> str:
+    """Returns how many files are left out, and the first few, in a line.
+
+    Args:
+      skipped: Their names, and what is wrong with each.
+    """
+    files = "1 file is" if len(skipped) == 1 else f"{len(skipped):,} files are"
+    named = [
+        f"{arguments.printable(name)} ({reason})"
+        for name, reason in itertools.islice(skipped.items(), _NUM_NAMED)
+    ]
+    if len(skipped) > _NUM_NAMED:
+        named.append("...")
+    return f"{files} left out: {', '.join(named)}"
 
 
 def check_image_size(image_size: int | None) -> None:

@@ -1,17 +1,215 @@
-"""Picture files, and the images of a model that they show."""
+"""Picture files, and the images of a model that they show.
 
+Training and the commands read pictures in the same way: JPEG and PNG, told by
+what is in them and not by their names, upright as EXIF says, and pixel for
+pixel what TensorFlow decodes.
+"""
+
+import contextlib
+import io
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from PIL import ExifTags, Image
 
-from tf_realnvp import files, plots, runtime
+from tf_realnvp import arguments, files, plots, runtime
+
+_START_OF_JPEG = b"\xff\xd8\xff"
+_START_OF_PNG = b"\x89PNG\r\n\x1a\n"
+_COLOR_TYPE = 25  # Place of a byte in a PNG.
+_GREY_TYPES = (0, 4)  # Without and with an alpha channel.
+# Pillow decodes a PNG to find the orientation, so that this has to be rare.
+_EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+# In each of the warnings of libjpeg.
+_COMPLAINT = re.compile(rb"JPEG|JFIF|Adobe|progression|scanlines")
 
 
 class PictureError(Exception):
-    """A picture that can't be read; the message is meant for the user."""
+    """A picture that can't be read; the message is a line for the user."""
+
+
+class Header(NamedTuple):
+    """What is known of a picture that is not decoded.
+
+    Attributes:
+      height: In pixels, when it is upright.
+      width: Likewise.
+      is_grey: Whether it has one channel, or one and an alpha channel.
+      is_jpeg: Whether it is a JPEG.
+      is_cmyk: Whether its colours are those of print.
+      orientation: EXIF's number, from 1 (upright) to 8.
+    """
+
+    height: int
+    width: int
+    is_grey: bool
+    is_jpeg: bool = False
+    is_cmyk: bool = False
+    orientation: int = 1
+
+
+def load(path: str | os.PathLike) -> bytes:
+    """Returns what is in a file.
+
+    Args:
+      path: A regular file, or a link to one. What may block or never end, such
+        as a named pipe, is not opened.
+
+    Raises:
+      PictureError: If it can't be read.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise PictureError("it is not a regular file")
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise PictureError(error.strerror) from error
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[Callable[[], bool]]:
+    """Keeps off standard error what libraries have to say of pictures.
+
+    Yields:
+      A function that tells whether libjpeg complained since its last call.
+    """
+    with (
+        warnings.catch_warnings(action="ignore"),
+        runtime.silent_stderr() as written,
+    ):
+        # TensorFlow has its log there.
+        yield lambda: bool(_COMPLAINT.search(written()))
+
+
+def look(content: bytes) -> Header:
+    """Looks at a file, and makes sure that there is a whole picture in it.
+
+    The checksums of a PNG are compared. A JPEG has none: it is decoded, at an
+    eighth of its size. What libjpeg recovers from is no error, but makes it
+    complain: it is to be called inside of `silent`.
+
+    Args:
+      content: What is in the file.
+
+    Raises:
+      PictureError: If it is no such picture; the message says why.
+    """
+    if content.startswith(_START_OF_JPEG):
+        look_at = _look_at_jpeg
+    elif content.startswith(_START_OF_PNG):
+        look_at = _look_at_png
+    else:
+        raise PictureError("it is neither PNG nor JPEG")
+    try:
+        return look_at(content)
+    except PictureError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(
+            f"it is too large: more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
+        ) from error
+    except Exception as error:  # Pillow raises nearly anything.
+        raise PictureError("it is damaged") from error
+
+
+def _look_at_jpeg(content):
+    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+        header = _header(image, image.mode == "L", _orientation(image))
+        is_cmyk = image.mode == "CMYK"
+    tf.io.decode_jpeg(content, ratio=8)
+    return header._replace(is_jpeg=True, is_cmyk=is_cmyk)
+
+
+def _look_at_png(content):
+    orientation = 1
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        if image.is_animated:
+            raise PictureError("it is animated")
+        image.verify()
+    if any(mark in content for mark in _EXIF_IN_PNG):
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            orientation = _orientation(image)
+    return _header(image, content[_COLOR_TYPE] in _GREY_TYPES, orientation)
+
+
+def _orientation(image):
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Of EXIF data that are damaged.
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def _header(image, is_grey, orientation):
+    width, height = image.size
+    if orientation > 4:  # It lies on its side.
+        width, height = height, width
+    return Header(height, width, is_grey, orientation=orientation)
+
+
+def decode(
+    content: bytes, channels: int, orientation: int, by_pillow: bool
+) -> np.ndarray:
+    """Decodes a picture.
+
+    Args:
+      content: What is in the file.
+      channels: 1 or 3.
+      orientation: EXIF's number.
+      by_pillow: Whether Pillow decodes it, which must be a JPEG. Its pixels are
+        slightly others, and it says nothing of what it recovers from.
+
+    Returns:
+      `uint8` `[H, W, channels]`, upright.
+    """
+    if by_pillow:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        pixels = pixels.reshape(*pixels.shape[:2], channels)
+    else:
+        pixels = tf.io.decode_image(
+            content, channels, expand_animations=False
+        ).numpy()
+    if orientation > 4:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def load_image(path: str | os.PathLike, channels: int) -> np.ndarray:
+    """Reads a picture in its own size.
+
+    Args:
+      path: PNG or JPEG file.
+      channels: 1 or 3.
+
+    Returns:
+      `uint8` `[H, W, channels]`, upright.
+
+    Raises:
+      PictureError: If it can't be read; the message says why, not which it is.
+    """
+    content = load(path)
+    with silent() as has_complained:
+        header = look(content)
+        is_faulty = header.is_jpeg and has_complained()
+        # TensorFlow does not make grey of CMYK.
+        by_pillow = is_faulty or (header.is_cmyk and channels == 1)
+        try:
+            return decode(content, channels, header.orientation, by_pillow)
+        except tf.errors.OpError as error:
+            raise PictureError("it is damaged") from error
 
 
 def read(
@@ -36,26 +234,17 @@ def read(
     """
     height, width, channels = image_shape
     try:
-        content = pathlib.Path(path).read_bytes()
-        # The JPEG library writes to standard error itself.
-        with runtime.silent_stderr():
-            pixels = tf.io.decode_image(
-                content, channels, expand_animations=False
-            )
-    except OSError as error:
+        pixels = load_image(path, channels)
+    except PictureError as error:
+        name = arguments.printable(os.fspath(path))
         raise PictureError(
-            f"cannot read the picture {path}: {error.strerror}"
-        ) from error
-    except tf.errors.OpError as error:
-        raise PictureError(
-            f"cannot read the picture {path}: it is neither PNG nor JPEG, or "
-            "it is damaged"
+            f"cannot read the picture {name}: {error}"
         ) from error
     if pixels.shape[:2] != (height, width):
         pixels = tf.image.resize(
             _crop(pixels, height, width), [height, width], antialias=True
         )
-    levels = np.round(pixels.numpy() * ((num_colors - 1) / 255.0))
+    levels = np.round(np.asarray(pixels) * ((num_colors - 1) / 255.0))
     return levels.astype(np.uint8)
 
 

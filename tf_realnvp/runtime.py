@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tf_realnvp.arguments import UsageError
 
@@ -21,16 +21,32 @@ _LAYOUT_OPTIONS = ("layout_optimizer", "remapping")
 
 
 @contextlib.contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Sends to nowhere what native code writes to standard error."""
+def silent_stderr() -> Iterator[Callable[[], bytes]]:
+    """Keeps what native code writes to standard error from being seen.
+
+    Yields:
+      A function that returns what was written since its last call, or the
+      beginning of that: a pipe holds some 64 KiB.
+    """
+    reader, writer = os.pipe()
+    for end in (reader, writer):
+        os.set_blocking(end, False)
     saved = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    os.dup2(writer, 2)
+    os.close(writer)
+
+    def written() -> bytes:
+        try:
+            return os.read(reader, 2**20)
+        except BlockingIOError:  # Nothing was.
+            return b""
+
     try:
-        yield
+        yield written
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+        os.close(reader)
 
 
 def configure(num_cpus: int = 1, deterministic: bool = False) -> None:

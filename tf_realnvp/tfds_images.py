@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tf_realnvp.image_dataset import (
+    DECODING,
     DataError,
     ImageDataset,
     default_size,
@@ -40,11 +41,13 @@ class _Records:
     """A split of a prepared copy.
 
     Attributes:
+      name: Of the split, or the part of it, as TFDS writes them.
       dataset: Single examples, as they are stored.
       num_examples: How many there are.
       num_bytes: Of one of them, on average.
     """
 
+    name: str
     dataset: tf.data.Dataset
     num_examples: int
     num_bytes: float
@@ -113,6 +116,11 @@ def load(
             1, min(train.num_examples, int(SHUFFLE_BYTES / train.num_bytes))
         ),
         flip=flip,
+        fingerprint=" ".join(
+            [builder.info.full_name]
+            + [f"{part.name} {part.num_examples}" for part in (train, test)]
+        ),
+        explain_damage=lambda reason: f"{reason}, in {builder.data_path}",
     )
 
 
@@ -272,7 +280,9 @@ def _read(builder, split: str, part: str = "") -> _Records:
     dataset = tf.data.Dataset.from_tensor_slices(
         (list(paths), np.int64(skips), np.int64(takes))
     ).flat_map(records)
-    return _Records(dataset, selected.num_examples, size / info.num_examples)
+    return _Records(
+        split + part, dataset, selected.num_examples, size / info.num_examples
+    )
 
 
 def _decoder(
@@ -291,10 +301,11 @@ def _decoder(
 
     @tf.function(autograph=False)
     def decode(record):
-        image = features.deserialize_example(record)[key][..., :channels]
-        if image_size is None:
-            return image
-        return resize(image, image_size, crop)
+        with tf.name_scope(DECODING):
+            image = features.deserialize_example(record)[key][..., :channels]
+            if image_size is None:
+                return image
+            return resize(image, image_size, crop)
 
     # Traced now, since TFDS warns meanwhile, and once for all epochs.
     decode = decode.get_concrete_function(tf.TensorSpec([], tf.string))

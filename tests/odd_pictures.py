@@ -1,0 +1,60 @@
+"""Picture files such as damage, cameras and scanners make them."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def noise(mode: str, height: int = 12, width: int = 12) -> Image.Image:
+    """Returns a picture of noise of one of Pillow's modes."""
+    channels = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 4}
+    rng = np.random.default_rng(height * width)
+    if mode == "I;16":
+        pixels = rng.integers(2**16, size=(height, width), dtype=np.uint16)
+        return Image.fromarray(pixels)
+    shape = (height, width, channels[mode])
+    pixels = rng.integers(256, size=shape, dtype=np.uint8).squeeze(
+        -1 if shape[2] == 1 else ()
+    )
+    if mode in ("1", "P"):
+        return Image.fromarray(pixels).convert(mode)
+    return Image.fromarray(pixels, mode)
+
+
+def encode(picture: Image.Image, kind: str, orientation: int = 1) -> bytes:
+    """Returns a picture as a file, with an orientation in its EXIF data."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    picture.save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+def faulty_jpeg(picture: Image.Image) -> bytes:
+    """Returns a JPEG of which libjpeg complains, but which it decodes."""
+    content = encode(picture, "JPEG")
+    return content[:-2] + b"some bytes" + content[-2:]
+
+
+def undecodable_png() -> bytes:
+    """Returns a PNG of 8x8 whose checksums are right, and whose pixels not."""
+
+    def chunk(kind, content):
+        checksum = zlib.crc32(kind + content)
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", checksum)
+        )
+
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(9)))
+        + chunk(b"IEND", b"")
+    )
