@@ -1,6 +1,8 @@
 """Tests for tfds_images."""
 
 import contextlib
+import gzip
+import hashlib
 import io
 import os
 import pathlib
@@ -217,6 +219,68 @@ class CifarTest(TfdsTestCase):
         train, test = write_cifar(self.manual)
         self.accept("cifar10")
         self.check(data.load("CIFAR10", str(self.data_dir)), train, test)
+
+
+def write_idx(path, array):
+    """Writes an array as MNIST and its kin have it, compressed by gzip."""
+    header = (
+        bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+    return hashlib.sha256(header + array.tobytes()).hexdigest()
+
+
+class FashionMnistTest(TfdsTestCase):
+    """Archives whose contents are right, though their own hashes are not."""
+
+    def write(self):
+        rng = np.random.default_rng(0)
+        self.images, contents = {}, {}
+        for split, count in (("train", 5), ("t10k", 3)):
+            images = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
+            self.images[split] = images[..., np.newaxis]
+            labels = np.zeros(count, np.uint8)
+            for name, array in (
+                (f"{split}-images-idx3-ubyte.gz", images),
+                (f"{split}-labels-idx1-ubyte.gz", labels),
+            ):
+                contents[name] = write_idx(self.manual / name, array)
+        mnist = sys.modules[tfds.builder_cls("fashion_mnist").__module__]
+        for target, name, value in (
+            (mnist, "_TRAIN_EXAMPLES", 5),
+            (mnist, "_TEST_EXAMPLES", 3),
+            (tfds_images, "_CONTENTS", {"fashion_mnist": contents}),
+        ):
+            self.enter_context(mock.patch.object(target, name, value))
+        url_infos = tfds.builder_cls("fashion_mnist").url_infos
+        self.enter_context(mock.patch.dict(url_infos))
+
+    def test_compressed_anew(self):
+        self.write()
+        dataset = data.load("Fashion_MNIST", self.data_dir)
+        self.assertEqual(dataset.name, "fashion_mnist")
+        self.assertEqual(dataset.image_shape, (28, 28, 1))
+        self.assertEqual(
+            as_set(images_of(dataset.test_batches(2))),
+            as_set(self.images["t10k"]),
+        )
+        self.assertEqual(
+            as_set(images_of(dataset.train_batches(5, seed=0, epoch=0))),
+            as_set(self.images["train"]),
+        )
+        self.download.assert_not_called()
+
+    @parameterized.parameters("other", "cut")
+    def test_other_contents(self, fault):
+        self.write()
+        path = self.manual / "train-images-idx3-ubyte.gz"
+        if fault == "other":
+            path.write_bytes(gzip.compress(b"other"))
+        else:
+            path.write_bytes(path.read_bytes()[:-20])
+        with self.assertRaisesRegex(data.DataError, "wrong checksum"):
+            data.load("fashion_mnist", self.data_dir)
 
 
 def write_celeba(manual):

@@ -48,6 +48,7 @@ _DEFAULTS = {
     "CIFAR10": _Defaults(epochs=350, lr=3e-4, filters=128, num_blocks=8),
     "CelebA": _Defaults(epochs=50, lr=3e-4, filters=128, num_blocks=8),
     "digits": _Defaults(epochs=50, lr=1e-3, filters=32, num_blocks=2),
+    "fashion_mnist": _Defaults(epochs=50, lr=3e-4, filters=128, num_blocks=8),
 }
 _OTHER_DEFAULTS = _Defaults(epochs=100, lr=3e-4, filters=128, num_blocks=8)
 

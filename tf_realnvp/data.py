@@ -19,7 +19,7 @@ from tf_realnvp.image_dataset import (
 
 __all__ = ["DATASETS", "DataError", "ImageDataset", "load"]
 
-DATASETS = ("CIFAR10", "CelebA", "digits")
+DATASETS = ("CIFAR10", "CelebA", "digits", "fashion_mnist")
 
 
 def load(
