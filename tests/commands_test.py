@@ -338,14 +338,22 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         rng = np.random.default_rng(0)
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            # Levels that the model has.
-            image = rng.integers(17, size=(20, 16, 1)).astype(np.uint8)
+            image = rng.integers(256, size=(20, 16, 1)).astype(np.uint8)
             pictures.write(folder / name, image)
-        path = self.copy()
-        metadata = json.loads((path / "metadata.json").read_text())
-        metadata |= {"source": str(folder), "num_colors": 256}
-        (path / "metadata.json").write_text(json.dumps(metadata))
-        return folder, path
+        model = self.folder / "of_pictures"
+        shutil.copytree(self.of_pictures(), model)
+        metadata = json.loads((model / "metadata.json").read_text())
+        metadata |= {"source": str(folder)}
+        (model / "metadata.json").write_text(json.dumps(metadata))
+        return folder, model
+
+    @classmethod
+    @functools.cache
+    def of_pictures(cls):
+        """Returns a model of images with all levels of pictures."""
+        path = cls.path.with_name("of_pictures")
+        export.save(RealNVP((8, 8, 1), 256, filters=2, num_blocks=1), path)
+        return path
 
     def test_evaluate_on_a_folder(self):
         """Its pictures get the size of the model's images."""
@@ -679,10 +687,8 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         self.assert_usage_error(result, str(path), "no metadata.json")
 
     def test_channels_that_pictures_do_not_have(self):
-        path = self.copy()
-        metadata = json.loads((path / "metadata.json").read_text())
-        metadata["image_shape"] = [8, 8, 2]
-        (path / "metadata.json").write_text(json.dumps(metadata))
+        path = self.folder / "model"
+        export.save(RealNVP((2, 2, 2), filters=2, num_blocks=1), path)
         result = call("sample", path, "--out", self.out)
         self.assert_usage_error(result, str(path), "1 or 3 channels", "have 2")
 

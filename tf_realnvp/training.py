@@ -322,7 +322,7 @@ class Trainer(tf.Module):
 
     def _replica_gradients(self, images, step):
         """Returns loss, norm of the gradient and gradients of all replicas."""
-        seed = tf.random.experimental.stateless_fold_in(self._train_seed, step)
+        seed = _fold_in(self._train_seed, step)
         points = self.model.dequantize(images, seed)
         loss, gradients = self._accumulated(
             self._share(points), tf.cast(tf.shape(images)[0], tf.float32)
@@ -382,7 +382,7 @@ class Trainer(tf.Module):
         )
 
     def _replica_test_loss(self, images, index):
-        seed = tf.random.experimental.stateless_fold_in(self._test_seed, index)
+        seed = _fold_in(self._test_seed, index)
         points = self._share(self._evaluated_model.dequantize(images, seed))
         log_prob = self._test_model.log_density(points)
         loss = -tf.reduce_sum(log_prob) / self.model.num_dims
@@ -622,3 +622,9 @@ class Trainer(tf.Module):
 def _assign(variables, values):
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def _fold_in(seed, number):
+    """Returns the seed of a step; what TensorFlow gives has 64 bits, not 32."""
+    seed = tf.random.experimental.stateless_fold_in(seed, number)
+    return tf.cast(seed, tf.int32)
