@@ -56,18 +56,25 @@ class SmallModel:
 
     nan_below = -math.inf  # Loss is NaN where a noise of the batch is less.
 
-    def __init__(self, image_shape, num_colors, filters, num_blocks):
+    def __init__(
+        self, image_shape, num_colors, filters, num_blocks, num_scales
+    ):
         self.image_shape = image_shape
         self.num_colors = num_colors
         self.filters = filters
         self.num_blocks = num_blocks
+        self.num_scales = num_scales
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)
         self.trainable_variables = self.variables = (self.means,)
 
     def clone(self):
         clone = SmallModel(
-            self.image_shape, self.num_colors, self.filters, self.num_blocks
+            self.image_shape,
+            self.num_colors,
+            self.filters,
+            self.num_blocks,
+            self.num_scales,
         )
         clone.means.assign(self.means)
         return clone
@@ -272,8 +279,9 @@ class TrainTest(ExperimentTestCase):
                 *("--lr", "0.5", "--clip_grad", "3", "--seed", "7"),
                 *("--precision", "bfloat16", "--recompute"),
                 *("--accumulate", "2", "--ema", "0.9", "--warmup_steps", "3"),
+                *("--num_scales", "3"),
                 *("--lr_schedule", "cosine"),
-                *("--image_size", "4", "--flip", "--data_dir", "my_data"),
+                *("--image_size", "16", "--flip", "--data_dir", "my_data"),
                 *("--max_steps", "4"),
             )
         self.assertEqual((code, stderr), (0, ""))
@@ -284,9 +292,10 @@ class TrainTest(ExperimentTestCase):
         self.assertAllClose(rates, [0.125, 0.25, 0.375, 0.5, 0.0])
         self.assertEqual(others, [3.0, 7, "bfloat16", True, False, 2, 0.9])
         self.assertEqual((model.filters, model.num_blocks), (4, 1))
-        self.assertEqual(model.image_shape, (4, 4, 1))
+        self.assertEqual(model.num_scales, 3)
+        self.assertEqual(model.image_shape, (16, 16, 1))
         self.assertEqual(model.num_colors, 17)
-        load.assert_called_once_with("digits", "my_data", 4, True)
+        load.assert_called_once_with("digits", "my_data", 16, True)
         set_random_seed.assert_called_once_with(7)
         self.assertIn("bfloat16, seed 7\n", stdout)
         with open("metrics_digits.csv", newline="") as file:
@@ -441,6 +450,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         for message, *argv in (
             ("--filters 8 instead of --filters 4", "--filters", 8),
             ("--num_blocks 2 instead of --num_blocks 1", "--num_blocks", 2),
+            ("--num_scales 3 instead of --num_scales 2", "--num_scales", 3),
             ("--seed 1 instead of --seed 0", "--seed", 1),
             ("--batch_size 64 instead of --batch_size 400", "--batch_size", 64),
             ("--flip instead of no --flip", "--flip"),
