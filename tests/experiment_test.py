@@ -27,6 +27,7 @@ import requests
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl.testing import parameterized
+from tensorflow.core.util import event_pb2
 
 from tf_realnvp import (
     cli,
@@ -156,6 +157,26 @@ def run_contents():
         for path in pathlib.Path("runs").rglob("*")
         if path.is_file()
     }
+
+
+def steps_of_samples():
+    """Returns the steps at which samples were drawn for TensorBoard."""
+    steps = set()
+    for path in pathlib.Path("runs").glob("*/logs/events.*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(record.numpy())
+            if any(value.tag == "samples" for value in event.summary.value):
+                steps.add(event.step)
+    return sorted(steps)
+
+
+def write_pictures(folder, *shape, number=4):
+    """Makes a folder of pictures, or other ones in their place."""
+    os.makedirs(folder, exist_ok=True)
+    rng = np.random.default_rng(number)
+    for index in range(number):
+        image = rng.integers(0, 256, shape, np.uint8)
+        pictures.write(f"{folder}/{index}.png", image)
 
 
 def patch_all(stack):
@@ -324,6 +345,36 @@ class TrainTest(ExperimentTestCase):
             ],
         )
 
+    def test_last_samples(self):
+        """Of the last epoch, whatever its number and whoever trained it."""
+        flags = "--epochs", 4, "--samples_every", 2
+        self.go_on(*flags, "--max_steps", 7)
+        self.assertEqual(steps_of_samples(), [0, 6, 7])
+        self.go_on(*flags, "--max_steps", 9)
+        self.assertEqual(steps_of_samples(), [0, 6, 7, 9])
+        self.go_on(*flags)
+        self.assertEqual(steps_of_samples(), [0, 6, 7, 9, 12])
+
+    def test_last_samples_of_a_run_that_was_stopped(self):
+        """Those that it did not draw, since it was to go on."""
+        with mock.patch.object(
+            Progress, "update", side_effect=[None] * 5 + [KeyboardInterrupt]
+        ):
+            with self.assertRaises(KeyboardInterrupt):
+                call("--seed", 0, "--samples_every", 2)
+        self.assertEqual(steps_of_samples(), [0])
+        self.go_on("--samples_every", 2, "--epochs", 1)
+        self.assertEqual(steps_of_samples(), [0, 3])
+
+    def test_what_a_kill_before_a_checkpoint_leaves_out(self):
+        """An epoch that has a checkpoint has its samples too."""
+        with mock.patch.object(
+            Checkpoints, "save", side_effect=[None, KeyboardInterrupt]
+        ):
+            with self.assertRaises(KeyboardInterrupt):
+                call("--seed", 0)
+        self.assertEqual(steps_of_samples(), [0, 3])
+
     def test_batch_larger_than_the_data(self):
         result = call("--batch_size", "1438")
         self.assert_error(result, 2, "--batch_size", "1438", "1437")
@@ -429,6 +480,17 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
             self.assert_as_never_stopped("--epochs", epochs)
             saved = pathlib.Path("runs/digits/checkpoints").glob("*.index")
             self.assertLen(list(saved), num_saved)
+
+    def test_checkpoint_of_an_epoch_that_was_cut_short_and_goes_on(self):
+        """Its metrics take the place of others: their number stays."""
+        self.enterContext(
+            mock.patch.object(experiment, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+        )
+        self.go_on("--max_steps", 4)
+        self.go_on("--max_steps", 5)
+        stdout = self.go_on("--max_steps", 5)
+        self.assertIn("going on from step 5\n", stdout)
+        self.assert_as_never_stopped("--max_steps", 5)
 
     def test_shorter_run_changes_nothing(self):
         self.go_on()

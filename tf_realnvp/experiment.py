@@ -157,7 +157,7 @@ def _restore(checkpoints, trainer):
 
 def _fit(flags, run, dataset, trainer, checkpoints, start):
     """Trains, with a checkpoint now and then, after epochs and at the end."""
-    last_save, num_saved = time.monotonic(), len(trainer.history)
+    last_save, saved = time.monotonic(), trainer.history[-1:]
     summaries = None
     if run is not None:
         summaries = Summaries(
@@ -165,11 +165,11 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
         )
 
     def save():
-        nonlocal last_save, num_saved
+        nonlocal last_save, saved
         if run is not None:
             with _writing("a checkpoint", run.path):
                 checkpoints.save()
-            last_save, num_saved = time.monotonic(), len(trainer.history)
+            last_save, saved = time.monotonic(), trainer.history[-1:]
 
     def after_call():
         request.check()
@@ -194,14 +194,20 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
             ):
                 if metrics.epoch == 0:
                     evaluation_seconds = time.monotonic() - fit_start
+                # Before the checkpoint: what a kill leaves out is done again.
+                if run is not None:
+                    _write_epoch(flags, run, metrics, trainer, summaries)
                 seconds = time.monotonic() - last_save
                 if seconds >= _SECONDS_BETWEEN_CHECKPOINTS:
                     save()
-                if run is not None:
-                    _write_epoch(flags, run, trainer, summaries)
                 if flags.verbose or metrics.epoch == 0:
                     _print_metrics(metrics, flags.epochs)
-            if num_saved < len(trainer.history):
+            if summaries is not None:
+                # Of the last epoch, whatever its number, and of whichever
+                # process trained it.
+                with _writing("the summaries", run.path):
+                    summaries.write_samples(trainer.history[-1].step)
+            if trainer.history[-1:] != saved:
                 save()
             request.check()
         except signals.Interrupted:
@@ -228,14 +234,13 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
         )
 
 
-def _write_epoch(flags, run, trainer, summaries):
+def _write_epoch(flags, run, metrics, trainer, summaries):
     """Writes what is known after an epoch into the folder of the run."""
-    metrics = trainer.history[-1]
     with _writing("the metrics", run.path):
         _write_metrics(run.path / "metrics.csv", trainer.history)
-        is_last = metrics.epoch == flags.epochs
-        with_samples = is_last or metrics.epoch % flags.samples_every == 0
-        summaries.write_epoch(metrics, with_samples)
+        summaries.write_epoch(metrics)
+        if metrics.epoch % flags.samples_every == 0:
+            summaries.write_samples(metrics.step)
 
 
 @contextlib.contextmanager
