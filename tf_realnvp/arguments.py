@@ -27,10 +27,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         # It quotes words that may hold line breaks.
-        message = "".join(
-            c if c.isprintable() else ascii(c)[1:-1] for c in message
-        )
+        message = printable(message)
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def printable(text: object) -> str:
+    """Returns a name for people: line breaks and what is no text as escapes.
+
+    Args:
+      text: The name, or a path.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def exit_code(name: str, command: Callable[[], None]) -> int:
@@ -43,6 +50,9 @@ def exit_code(name: str, command: Callable[[], None]) -> int:
     Returns:
       0; 1 if it failed; 2 if the user has to change something.
     """
+    # Names of files need not be text, nor fit the encoding of a terminal.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command()
     except UsageError as error:
@@ -73,7 +83,8 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
         probe.unlink()
     except OSError as error:
         raise UsageError(
-            f"argument {flag}: cannot write to {folder}: {error.strerror}"
+            f"argument {flag}: cannot write to {printable(folder)}: "
+            f"{error.strerror}"
         ) from error
 
 
