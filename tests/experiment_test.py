@@ -44,6 +44,8 @@ from tf_realnvp import (
 from tf_realnvp.checkpoints import Checkpoints
 from tf_realnvp.progress import Progress
 
+DRAW_CURVE = plots.save_loss_curve
+METADATA = export.METADATA_FILE
 FULL = OSError(errno.ENOSPC, "No space left on device")
 # Three steps an epoch: as many calls, and one more to evaluate.
 FLAGS = (
@@ -246,6 +248,16 @@ class ExperimentTestCase(tf.test.TestCase):
         else:
             shutil.copytree(self._unfinished.name, ".", dirs_exist_ok=True)
 
+    def model_after_failure(self, target):
+        """Stops early; returns the weights that are there after a failure.
+
+        Args:
+          target: What is about to fail, when the run goes on to its end.
+        """
+        self.stop_early()
+        # The model is written first of all.
+        return self.never_stopped()[0] if target is plots else results()[0]
+
     def assert_as_never_stopped(self, *argv):
         expected = self.never_stopped(*argv)
         for what, mine, its in zip(
@@ -428,6 +440,76 @@ class TrainTest(ExperimentTestCase):
         self.assertNotIn("Traceback", stderr)
         for message in ("cifar-10-binary.tar.gz", "empty/manual", "no network"):
             self.assertIn(message, stderr)
+
+
+class ResultsTest(ExperimentTestCase, parameterized.TestCase):
+    @parameterized.parameters("save_loss_curve", "save_image_grid")
+    def test_picture_that_cannot_be_drawn(self, name):
+        """It is no reason to lose the model."""
+        expected = self.never_stopped()
+        error = ValueError("\nno such\nfont")
+        with mock.patch.object(plots, name, side_effect=error):
+            code, stdout, stderr = call("--seed", 0)
+        self.assertEqual(code, 0)
+        picture = "loss" if "loss" in name else "samples"
+        self.assertRegex(
+            stderr, rf"^warning: cannot draw {picture}_digits.png: .+\n$"
+        )
+        self.assertNotIn(f"  {picture}_digits.png", stdout)
+        self.assertFalse(os.path.exists(f"{picture}_digits.png"))
+        means = tf.saved_model.load("realnvp_digits").means.numpy()
+        self.assertEqual(means.tobytes(), expected[0])
+        metrics = pathlib.Path("metrics_digits.csv").read_text()
+        self.assertEqual(metrics, expected[2])
+        # The run is finished, and another try is welcome.
+        self.assertIn("now in runs/digits.1", call("--seed", 0)[1])
+        self.assertTrue(os.path.exists(f"{picture}_digits.png"))
+
+    def test_error_that_says_nothing(self):
+        with mock.patch.object(
+            plots, "save_loss_curve", side_effect=RuntimeError
+        ):
+            code, _, stderr = call("--seed", 0)
+        self.assertEqual(code, 0)
+        self.assertEndsWith(stderr, "loss_digits.png: RuntimeError\n")
+
+    @parameterized.parameters(
+        ("cash$5_to_$9_", "cash$5_to_$9_"),
+        ("a\udcffb", "a_b"),
+        ("two\nlines", "two_lines"),
+        ("a*b?[c]\\d", "a_b__c]_d"),
+        (" ü 日本 ", " ü 日本 "),
+        ("-dash", "-dash"),
+        ("%s {x}", "%s {x}"),
+        ("x" * 200, "x" * 200),
+    )
+    def test_any_name_of_a_data_set(self, name, written):
+        write_pictures(name, 8, 8, 1)
+        argv = f"--dataset=./{name}", "--batch_size", 1, "--max_steps", 1
+        # A terminal refuses what is not text.
+        stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
+        with (
+            mock.patch.object(plots, "save_loss_curve", DRAW_CURVE),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
+            code = cli.main([*FLAGS, *map(str, argv)])
+        self.assertEqual((code, stderr.getvalue()), (0, ""))
+        results = [
+            *(f"realnvp_{written}", f"samples_{written}.png"),
+            *(f"loss_{written}.png", f"metrics_{written}.csv"),
+        ]
+        self.assertCountEqual(os.listdir(), [name, "runs", *results])
+        tf.saved_model.load(results[0])
+        metadata = json.loads(pathlib.Path(results[0], METADATA).read_text())
+        self.assertEqual(metadata["dataset"], name)
+        self.assertEqual(metadata["source"], os.path.abspath(name))
+        stdout.flush()
+        lines = stdout.buffer.getvalue().decode().split("\n")
+        self.assertEqual(
+            lines[-5:], [*(f"  {result}" for result in results), ""]
+        )
+        self.assertIn(" 3 training and 1 test images ", lines[0])
 
 
 class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
@@ -725,15 +807,14 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
         (files, "_put_in_place"),
     )
     def test_while_the_results_are_written(self, target, name):
-        self.stop_early()
-        old, _, _ = results()
+        expected = self.model_after_failure(target)
         with self.signal_at(signal.SIGTERM, target, name):
             code, stdout, stderr = call("--seed", 0, "--resume")
         self.assertEqual(code, 143)
         self.assertEqual(stderr, "\nrun.py: interrupted by SIGTERM\n")
         self.assertIn("the same command with --resume writes them", stdout)
         means = tf.saved_model.load("realnvp_digits").means.numpy()
-        self.assertEqual(means.tobytes(), old)
+        self.assertEqual(means.tobytes(), expected)
         self.go_on()
         self.assert_as_never_stopped()
 
@@ -796,13 +877,12 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         (files, "_put_in_place"),
     )
     def test_results(self, target, name):
-        self.stop_early()
-        old, _, _ = results()
+        expected = self.model_after_failure(target)
         with self.fail_at(target, name, 1, FULL):
             result = call("--seed", 0, "--resume")
         self.assert_error(result, 1, "the results to .", "No space left")
         means = tf.saved_model.load("realnvp_digits").means.numpy()
-        self.assertEqual(means.tobytes(), old)
+        self.assertEqual(means.tobytes(), expected)
         self.go_on()
         self.assert_as_never_stopped()
 

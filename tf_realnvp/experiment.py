@@ -19,7 +19,7 @@ from tf_realnvp import (
     runtime,
     signals,
 )
-from tf_realnvp.arguments import FailureError, UsageError
+from tf_realnvp.arguments import FailureError, UsageError, printable
 from tf_realnvp.checkpoints import CheckpointError, Checkpoints
 from tf_realnvp.image_dataset import DAMAGE_ERRORS
 from tf_realnvp.model import max_num_scales
@@ -113,7 +113,7 @@ def _load(flags):
     except data.DataError as error:
         raise UsageError(error) from error
     if dataset.skipped:
-        first = ", ".join(dataset.skipped[:_NUM_NAMED])
+        first = ", ".join(map(printable, dataset.skipped[:_NUM_NAMED]))
         more = ", ..." if len(dataset.skipped) > _NUM_NAMED else ""
         print(
             f"warning: {len(dataset.skipped):,} files are no readable JPEG or "
@@ -279,23 +279,25 @@ def _writing(what, where):
         yield
     except (OSError, tf.errors.OpError) as error:
         raise FailureError(
-            f"cannot write {what} to {where}: {_reason(error)}. What was there "
-            "before still is: make room, then go on with --resume"
+            f"cannot write {what} to {printable(where)}: {_reason(error)}. "
+            "What was there before still is: make room, then go on with "
+            "--resume"
         ) from error
 
 
 def _reason(error):
     """Returns an error in one line."""
     message = getattr(error, "message", None) or str(error)
+    message = message.strip() or type(error).__name__
     # Where a graph failed comes first, and why in the last paragraph.
-    return message.strip().split("\n\n")[-1].splitlines()[0]
+    return message.split("\n\n")[-1].strip().splitlines()[0]
 
 
 def _print_header(flags, dataset, model):
     size = "x".join(map(str, dataset.image_shape))
     print(
-        f"RealNVP on {dataset.name}: {dataset.num_train:,} training and "
-        f"{dataset.num_test:,} test images of {size}, "
+        f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training "
+        f"and {dataset.num_test:,} test images of {size}, "
         f"{dataset.num_colors} levels\n"
         f"{model.num_parameters:,} parameters ({flags.filters} filters, "
         f"{flags.num_blocks} residual blocks, {flags.num_scales} scales), "
@@ -343,29 +345,16 @@ def _write_metrics(path, history):
 
 
 def _write_results(flags, dataset, trainer):
-    """Writes the pictures and the SavedModel."""
+    """Writes the SavedModel, the metrics and the pictures."""
     model, history = trainer.evaluated_model(), trainer.history
     print("writing the results", flush=True)
-    _write_metrics(_result(flags, dataset, "metrics", ".csv"), history)
-    plots.save_loss_curve(
-        _result(flags, dataset, "loss", ".png"),
-        {
-            "training (mean over the epoch)": [
-                (m.epoch, bits_from_nats(m.train_loss)) for m in history[1:]
-            ],
-            "test": [(m.epoch, bits_from_nats(m.test_loss)) for m in history],
-        },
-        title=f"RealNVP on {dataset.name}",
-    )
-    plots.save_image_grid(
-        _result(flags, dataset, "samples", ".png"),
-        model.sample(36, seed=flags.seed).numpy(),
-        model.num_colors,
-    )
+    saved = _result(flags, dataset, "realnvp")
+    metrics = _result(flags, dataset, "metrics", ".csv")
     last = history[-1]
+    # First what all the training was for.
     export.save(
         model,
-        _result(flags, dataset, "realnvp"),
+        saved,
         {
             "dataset": dataset.name,
             "source": data.source(flags.dataset),
@@ -378,14 +367,58 @@ def _write_results(flags, dataset, trainer):
             },
         },
     )
-    for name, suffix in (
-        ("realnvp", ""),
-        ("samples", ".png"),
-        ("loss", ".png"),
-        ("metrics", ".csv"),
-    ):
-        print(f"  {_result(flags, dataset, name, suffix)}")
+    _write_metrics(metrics, history)
+    samples = _result(flags, dataset, "samples", ".png")
+    curve = _result(flags, dataset, "loss", ".png")
+    drawn = []
+    if _is_drawn(_draw_samples, samples, model, flags.seed):
+        drawn.append(samples)
+    if _is_drawn(_draw_losses, curve, dataset, history):
+        drawn.append(curve)
+    for path in (saved, *drawn, metrics):
+        print(f"  {printable(path)}")
+
+
+def _draw_samples(path, model, seed):
+    images = model.sample(36, seed=seed).numpy()
+    plots.save_image_grid(path, images, model.num_colors)
+
+
+def _draw_losses(path, dataset, history):
+    plots.save_loss_curve(
+        path,
+        {
+            "training (mean over the epoch)": [
+                (m.epoch, bits_from_nats(m.train_loss)) for m in history[1:]
+            ],
+            "test": [(m.epoch, bits_from_nats(m.test_loss)) for m in history],
+        },
+        title=f"RealNVP on {dataset.name}",
+    )
+
+
+def _is_drawn(draw, path, *what):
+    """Draws a picture, and tells if that fails; returns whether it did not.
+
+    It is no reason to lose the rest. A full disk is one to come back later.
+    """
+    try:
+        draw(path, *what)
+    except OSError:
+        raise
+    except Exception as error:
+        print(
+            f"warning: cannot draw {printable(path)}: "
+            f"{printable(_reason(error))}",
+            file=sys.stderr,
+        )
+        return False
+    return True
 
 
 def _result(flags, dataset, name, suffix=""):
-    return pathlib.Path(flags.output_dir) / f"{name}_{dataset.name}{suffix}"
+    # TensorFlow takes names in UTF-8 alone, and these characters for patterns.
+    of = "".join(
+        c if c.isprintable() and c not in "*?[\\" else "_" for c in dataset.name
+    )
+    return pathlib.Path(flags.output_dir) / f"{name}_{of}{suffix}"
