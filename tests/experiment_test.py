@@ -5,8 +5,10 @@ start takes a part of a second; data, training, checkpoints and the command are
 the real ones. `kills_test` has the whole.
 """
 
+import collections
 import contextlib
 import csv
+import dataclasses
 import errno
 import io
 import json
@@ -40,6 +42,7 @@ from tf_realnvp import (
     plots,
     runtime,
     training,
+    workers,
 )
 from tf_realnvp.checkpoints import Checkpoints
 from tf_realnvp.progress import Progress
@@ -188,7 +191,7 @@ def patch_all(stack):
         (initialization, "initialize", initialize),
         (export, "save", save_model),
         (plots, "save_loss_curve", save_curve),
-        (runtime, "configure", lambda num_cpus: None),
+        (runtime, "configure", lambda num_cpus=1: None),
         (training, "_SECONDS_PER_CALL", 0.0),  # One step a call.
     ):
         stack.enter_context(mock.patch.object(target, name, value))
@@ -511,6 +514,27 @@ class ResultsTest(ExperimentTestCase, parameterized.TestCase):
         )
         self.assertIn(" 3 training and 1 test images ", lines[0])
 
+    def test_name_that_is_too_long_for_the_results(self):
+        name = "ü" * 120
+        write_pictures(name, 8, 8, 1)
+        with mock.patch.object(experiment, "RealNVP") as model:
+            result = call("--dataset", name, "--batch_size", 1)
+        model.assert_not_called()
+        self.assert_error(result, 2, "248 bytes")
+        self.assertEqual(os.listdir(), [name])
+
+    def test_link_to_a_finished_run(self):
+        os.makedirs("elsewhere")
+        os.makedirs("runs")
+        os.symlink("../elsewhere/run", "runs/digits")
+        self.go_on("--max_steps", 3)
+        code, stdout, stderr = call("--seed", 0)
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("is now in elsewhere/run.1\n", stdout)
+        self.assertTrue(os.path.islink("runs/digits"))
+        self.assertCountEqual(os.listdir("elsewhere"), ["run", "run.1"])
+        self.assertTrue(os.path.exists("elsewhere/run/metrics.csv"))
+
 
 class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
     @parameterized.parameters(
@@ -642,6 +666,67 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         path.write_text(json.dumps(content))
         self.go_on()
         self.assert_as_never_stopped()
+
+    def start_on_pictures(self):
+        write_pictures("pictures", 8, 8, 3)
+        argv = "--dataset", "pictures", "--batch_size", 1, "--seed", 0
+        code, _, stderr = call(*argv, "--max_steps", 1)
+        self.assertEqual((code, stderr), (0, ""))
+        return *argv, "--resume"
+
+    @parameterized.parameters(
+        ((16, 16, 3), 4, "16x16x3 instead of 8x8x3"),
+        ((8, 8, 1), 4, "8x8x1 instead of 8x8x3"),
+        ((64, 80, 3), 4, "32x32x3 instead of 8x8x3"),
+        ((8, 8, 3), 9, "training images instead of 3 training images"),
+    )
+    def test_other_pictures(self, shape, number, message):
+        argv = self.start_on_pictures()
+        before = run_contents()
+        for name in os.listdir("pictures"):
+            os.remove(f"pictures/{name}")
+        write_pictures("pictures", *shape, number=number)
+        result = call(*argv)
+        self.assert_error(
+            result, 2, "images of pictures have changed", message, "--run_dir"
+        )
+        self.assertNotIn("damaged", result[2])
+        self.assertEqual(run_contents(), before)
+
+    def test_fewer_pictures_than_the_batch_has(self):
+        """It is the pictures that changed, not the flag."""
+        argv = self.start_on_pictures()
+        for _ in range(2):
+            os.remove(f"pictures/{os.listdir('pictures')[0]}")
+        result = call(*argv, "--batch_size", 1)
+        self.assert_error(result, 2, "instead of 3 training images")
+
+    @parameterized.parameters(
+        ({"num_colors": 16}, "16 levels instead of 17 levels"),
+        ({"num_test": 361}, "361 test images instead of 360 test images"),
+        ({"fingerprint": "new\nprint"}, r"fingerprint new\nprint instead of "),
+    )
+    def test_other_data(self, changes, message):
+        self.stop_early()
+        before = run_contents()
+        dataset = dataclasses.replace(data.load("digits", ""), **changes)
+        with mock.patch.object(data, "load", return_value=dataset):
+            result = call("--seed", 0, "--resume")
+        self.assert_error(result, 2, "images of digits have changed", message)
+        self.assertEqual(result[2].count("instead of"), 1)
+        self.assertEqual(run_contents(), before)
+
+    def test_run_of_a_version_that_did_not_tell_its_data(self):
+        self.stop_early()
+        path = pathlib.Path("runs/digits/run.json")
+        content = json.loads(path.read_text())
+        record = content.pop("data")
+        path.write_text(json.dumps(content))
+        stdout = self.go_on()
+        self.assertLen(re.findall("older version", stdout), 1)
+        self.assert_as_never_stopped()
+        self.assertEqual(json.loads(path.read_text())["data"], record)
+        self.assertNotIn("older version", self.go_on())
 
     def test_seed_and_precision_are_kept(self):
         with mock.patch.object(
@@ -924,6 +1009,167 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         self.assertNotIn("saved", result[1])
         self.go_on()
         self.assert_as_never_stopped()
+
+
+class WorkersTest(ExperimentTestCase, parameterized.TestCase):
+    """What a worker makes of what others have; `distribution_test` has two."""
+
+    def setUp(self):
+        super().setUp()
+        self.chief = {}
+        config = {
+            "cluster": {"worker": ["a:1", "b:1", "c:1"]},
+            "task": {"type": "worker", "index": 1},
+        }
+        self.enterContext(
+            mock.patch.dict(os.environ, {"TF_CONFIG": json.dumps(config)})
+        )
+        self.enterContext(
+            mock.patch.object(workers, "connect", tf.distribute.get_strategy)
+        )
+        self.enterContext(mock.patch.object(workers, "_gather", self.gather))
+        self.gathered = collections.deque()
+
+    def gather(self, unused_strategy, record):
+        """Gives what three workers have, of which this one is the second."""
+        change = self.gathered.popleft() if self.gathered else None
+        record = json.loads(json.dumps(record))
+        chief = json.loads(json.dumps(record))
+        if isinstance(record, dict) and record["flags"]["precision"] == "auto":
+            chief["flags"]["precision"] = "bfloat16"
+        if change is not None:
+            chief = change(chief)
+        return [chief, record, chief]
+
+    def set_flags(self, **flags):
+        def change(record):
+            record["flags"] |= flags
+            return record
+
+        self.gathered.append(change)
+
+    def test_precision_of_the_chief(self):
+        with recorded_trainers() as trainers:
+            code, stdout, stderr = call("--seed", 0)
+        self.assertEqual((code, stdout, stderr), (0, "", ""))
+        self.assertEmpty(os.listdir())
+        self.assertEqual(trainers[0].num_steps, 6)
+
+        with mock.patch.object(
+            experiment, "Trainer", wraps=training.Trainer
+        ) as trainer:
+            call("--seed", 0, "--max_steps", 1)
+        self.assertIn("bfloat16", trainer.call_args[0])
+
+    @parameterized.parameters(
+        *("seed", "batch_size", "lr", "ema", "epochs", "max_steps", "filters"),
+        *("num_blocks", "num_scales", "image_size", "accumulate", "clip_grad"),
+        *("warmup_steps",),
+    )
+    def test_other_number(self, name):
+        self.set_flags(**{name: 0.125})
+        self.assert_differs(name, f"instead of --{name} 0.125")
+
+    @parameterized.parameters(
+        ("precision", "float32", ["--precision", "bfloat16"]),
+        ("lr_schedule", "cosine", []),
+        ("flip", True, []),
+        ("recompute", True, []),
+        ("jit", True, []),
+        ("resume", True, []),
+        ("of_a_later_version", "x", []),
+    )
+    def test_other_choice(self, name, value, argv):
+        self.set_flags(**{name: value})
+        self.assert_differs(name, f" instead of --{name}", *argv)
+
+    def assert_differs(self, name, message, *argv):
+        with mock.patch.object(experiment, "RealNVP") as model:
+            result = call("--seed", 0, *argv)
+        model.assert_not_called()
+        self.assert_error(result, 2, "worker 1 differs from worker 0", message)
+        self.assertLen(re.findall(f"--{name}", result[2]), 2)
+        self.assertEqual(result[2].count("instead of"), 1)
+        self.assertEmpty(os.listdir())
+
+    def test_all_that_differ_are_named(self):
+        self.set_flags(seed=1, lr=0.5)
+        result = call("--seed", 0, "--lr", 0.25)
+        self.assert_error(
+            result,
+            2,
+            "worker 1 differs from worker 0: --lr 0.25 instead of --lr 0.5, "
+            "--seed 0 instead of --seed 1; ",
+        )
+
+    def test_what_need_not_be_alike(self):
+        self.set_flags(
+            dataset="/elsewhere/digits",
+            data_dir="a",
+            output_dir="b",
+            run_dir="c",
+            checkpoint_minutes=0.5,
+            samples_every=7,
+            verbose=True,
+        )
+        self.assertEqual(call("--seed", 0, "--max_steps", 1), (0, "", ""))
+
+    def test_other_data(self):
+        def change(record):
+            record["data"] |= {"image_shape": [4, 4, 1], "fingerprint": "x"}
+            return record
+
+        self.gathered.append(change)
+        self.assert_error(
+            call("--seed", 0),
+            2,
+            "worker 1 differs from worker 0: 8x8x1 instead of 4x4x1, "
+            "fingerprint ",
+        )
+
+    def test_batch_larger_than_the_data_of_one(self):
+        """It is told what differs, not what does not fit."""
+        self.set_flags(batch_size=64)
+        result = call("--seed", 0, "--batch_size", 5000)
+        self.assert_error(result, 2, "--batch_size 5000 instead of")
+
+    @parameterized.parameters(
+        "no checkpoint", "the checkpoint of step 9 (01234567)"
+    )
+    def test_other_checkpoint(self, chief):
+        with mock.patch.dict(os.environ):
+            del os.environ["TF_CONFIG"]
+            self.stop_early()
+        before = run_contents()
+        self.gathered += [None, lambda record: chief]
+        with mock.patch.object(initialization, "initialize") as initialize:
+            result = call("--seed", 0, "--resume")
+        initialize.assert_not_called()
+        self.assert_error(
+            result,
+            2,
+            "the checkpoint of step 4 (",
+            f"instead of {chief}",
+            "--run_dir",
+        )
+        self.assertEqual(run_contents(), before)
+
+    def test_worker_that_is_gone(self):
+        """Whenever that is."""
+        error = tf.errors.UnavailableError(
+            None, None, "node at:\n\n\nCollective ops is aborted\nRestart"
+        )
+        for target, name in (
+            (workers, "_gather"),
+            (experiment, "RealNVP"),
+            (initialization, "initialize"),
+            (training.Trainer, "train_step"),
+        ):
+            with mock.patch.object(target, name, side_effect=error):
+                result = call("--seed", 0)
+            self.assert_error(
+                result, 1, "a worker of the job has gone", "Collective ops is"
+            )
 
 
 class NumbersTest(ExperimentTestCase):

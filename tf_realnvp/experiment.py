@@ -2,6 +2,9 @@
 
 import contextlib
 import csv
+import hashlib
+import itertools
+import os
 import pathlib
 import sys
 import time
@@ -17,7 +20,9 @@ from tf_realnvp import (
     initialization,
     plots,
     runtime,
+    settings,
     signals,
+    workers,
 )
 from tf_realnvp.arguments import FailureError, UsageError, printable
 from tf_realnvp.checkpoints import CheckpointError, Checkpoints
@@ -34,6 +39,7 @@ from tf_realnvp.training import (
 )
 
 _NUM_NAMED = 5  # Of files that are left out.
+_TEMPORARY_BYTES = 30  # What a name gets in addition while it is written.
 # A checkpoint after each of many short epochs would cost more than a hundredth
 # of the time.
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
@@ -54,10 +60,21 @@ def train(flags, run: Run | None, start: float) -> None:
       signals.Interrupted: If a signal came. If training had begun, a checkpoint
         was saved.
     """
-    # First of all: workers connect before anything is computed.
-    strategy = runtime.make_strategy(flags.devices)
+    if runtime.is_one_of_many():
+        strategy = workers.connect()
+    else:
+        strategy = runtime.make_strategy(flags.devices)
     dataset = _load(flags)
-    with strategy.scope():
+    data_record = settings.describe(dataset)
+    if run is not None:
+        _check_same_data(run, dataset, data_record)
+    if runtime.is_one_of_many():
+        with _explaining(dataset):
+            _agree(flags, data_record, strategy)
+    _check_sizes(flags, dataset)
+    if run is not None:
+        _check_names(flags, dataset)
+    with _explaining(dataset), strategy.scope():
         keras.utils.set_random_seed(flags.seed)
         model = RealNVP(
             dataset.image_shape,
@@ -81,12 +98,16 @@ def train(flags, run: Run | None, start: float) -> None:
         trainer, pathlib.Path(flags.run_dir) / "checkpoints"
     )
     _print_header(flags, dataset, model)
-    if not (flags.resume and _restore(checkpoints, trainer)):
+    restored = flags.resume and _restore(checkpoints, trainer)
+    if runtime.is_one_of_many():
+        with _explaining(dataset):
+            _agree_on_checkpoint(trainer, restored, strategy)
+    if not restored:
         with _explaining(dataset), strategy.scope():
             initialization.initialize(model, dataset, flags.seed)
     if run is not None:
         with _writing("the run's state", run.path):
-            run.begin(vars(flags))
+            run.begin(vars(flags), data_record)
             # The process may have died between checkpoint and metrics.
             _write_metrics(run.path / "metrics.csv", trainer.history)
     _fit(flags, run, dataset, trainer, checkpoints, start)
@@ -120,10 +141,69 @@ def _load(flags):
             f"PNG pictures and are left out: {first}{more}",
             file=sys.stderr,
         )
+    return dataset
+
+
+def _check_same_data(run, dataset, record):
+    """Makes sure that a run goes on with the images that it began with."""
+    if not run.exists:
+        return
+    if run.data is None:
+        print(
+            f"{printable(run.file)} is of an older version and does not say "
+            "what images the run was started with: they cannot be compared"
+        )
+        return
+    differences = settings.differences_of_data(record, run.data)
+    if differences:
+        raise UsageError(
+            printable(
+                f"the images of {dataset.name} have changed since the run in "
+                f"{run.path} was started: {', '.join(differences)}. Put them "
+                "back, or start anew with another --run_dir"
+            )
+        )
+
+
+def _agree(flags, data_record, strategy):
+    """Makes sure that all workers train alike, in the chief's precision."""
+
+    def differences(worker, chief):
+        return [
+            *settings.differences_of_worker(worker["flags"], chief["flags"]),
+            *settings.differences_of_data(worker["data"], chief["data"]),
+        ]
+
+    record = {"flags": vars(flags), "data": data_record}
+    chief = workers.agree(strategy, record, differences)
+    flags.precision = chief["flags"]["precision"]
+
+
+def _agree_on_checkpoint(trainer, restored, strategy):
+    """Makes sure that all workers go on from the same checkpoint."""
+
+    mine = "no checkpoint"
+    if restored:
+        digest = hashlib.sha256()
+        for variable in itertools.chain(*trainer.state.values()):
+            digest.update(variable.numpy().tobytes())
+        mine = f"the checkpoint of step {trainer.num_steps:,}"
+        mine = f"{mine} ({digest.hexdigest()[:8]})"
+
+    def differences(worker, chief):
+        if worker == chief:
+            return []
+        return [f"{worker} in --run_dir instead of {chief}, which all must see"]
+
+    workers.agree(strategy, mine, differences)
+
+
+def _check_sizes(flags, dataset):
+    """Checks what flags ask of the images."""
     if flags.batch_size > dataset.num_train:
         raise UsageError(
             f"argument --batch_size: {flags.batch_size} is more than the "
-            f"{dataset.num_train} training images of {dataset.name}"
+            f"{dataset.num_train} training images of {printable(dataset.name)}"
         )
     largest = max_num_scales(dataset.image_shape)
     if flags.num_scales > largest:
@@ -132,7 +212,18 @@ def _load(flags):
             f"argument --num_scales: images of {size} have at most {largest} "
             f"scales, got {flags.num_scales}"
         )
-    return dataset
+
+
+def _check_names(flags, dataset):
+    """Checks that the results can have their names."""
+    name = os.fsencode(_result(flags, dataset, "realnvp").name)
+    maximum = os.pathconf(flags.output_dir, "PC_NAME_MAX") - _TEMPORARY_BYTES
+    if len(name) > maximum:
+        raise UsageError(
+            f"the name of the data set is too long for those of the results: "
+            f"{len(name):,} bytes, where {maximum} are possible. Give it a "
+            "shorter one"
+        )
 
 
 def _learning_rate(flags, dataset):
