@@ -4,11 +4,13 @@ import contextlib
 import csv
 import functools
 import io
+import itertools
 import json
 import math
 import os
 import pathlib
 import re
+import shutil
 import signal
 import stat
 import tempfile
@@ -23,7 +25,15 @@ import tensorflow as tf
 from absl.testing import parameterized
 from hypothesis import strategies as st
 
-from tf_realnvp import arguments, cli, data, pictures, plots, runtime
+from tf_realnvp import (
+    arguments,
+    cli,
+    data,
+    pictures,
+    plots,
+    runtime,
+    workers,
+)
 
 SWITCHES = (
     "--flip",
@@ -117,6 +127,7 @@ BAD_FLAGS = [
     ("filters_one", ["--filters", "1"], "--filters", "1"),
     ("lr_minus_inf", ["--lr=-inf"], "--lr", "-inf"),
     ("image_size_odd", ["--image_size", "31"], "--image_size", "31"),
+    ("num_scales_one", ["--num_scales", "1"], "--num_scales", "'1'"),
     ("image_size_one", ["--image_size", "1"], "--image_size", "1"),
     ("precision", ["--precision", "float16"], "--precision", "'float16'"),
     ("precision_empty", ["--precision", ""], "--precision", "''"),
@@ -137,6 +148,13 @@ BAD_FLAGS = [
 
 
 call = functools.partial(command_lines.call, cli.main)
+
+
+def begin(flags, run, unused_start):
+    """Does as training does with the folder of a run."""
+    data = dict.fromkeys(("num_colors", "num_train", "num_test"), 2)
+    data |= {"image_shape": [2, 2, 1], "fingerprint": "none"}
+    run.begin(vars(flags), data)
 
 
 class CliTestCase(command_lines.CommandTestCase):
@@ -316,16 +334,80 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
         self.train.assert_not_called()
         self.assertEmpty(os.listdir())
 
-    def test_several_workers_need_a_seed(self):
+    def start_worker(self, index, *argv):
+        """Calls the command as one of two workers that have met."""
         config = {
             "cluster": {"worker": ["a:1", "b:1"]},
-            "task": {"type": "worker", "index": 0},
+            "task": {"type": "worker", "index": index},
         }
         value = {"TF_CONFIG": json.dumps(config)}
-        with mock.patch.dict(os.environ, value):
-            self.assert_usage_error(call(), "--seed")
+        with (
+            mock.patch.dict(os.environ, value),
+            mock.patch.object(workers, "connect") as connect,
+        ):
+            result = call(*argv)
+        if not result[0]:
+            connect.assert_called_once_with()
+        return result
+
+    def test_workers(self):
+        self.train.side_effect = lambda *_: print("training")
+        code, stdout, stderr = self.start_worker(0, "--seed", 3)
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertEqual(stdout, "waiting for the other workers\ntraining\n")
+        (flags, run, _), _ = self.train.call_args
+        self.assertEqual((flags.seed, flags.precision), (3, "float32"))
+        self.assertEqual(str(run.path), "runs/CIFAR10")
+        self.assertEmpty(os.listdir())
+
+        # The others take the precision of the first, and write nothing.
+        result = self.start_worker(1, "--seed", 3, "--output_dir", "out")
+        self.assertEqual(result, (0, "", ""))
+        (flags, run, _), _ = self.train.call_args
+        self.assertEqual((flags.seed, flags.precision), (3, "auto"))
+        self.assertIsNone(run)
+        self.assertEmpty(os.listdir())
+
+    @parameterized.parameters(0, 1)
+    def test_what_workers_cannot_do(self, index):
+        for flag, *argv in (
+            ("--seed",),
+            ("--devices", "--seed", 3, "--devices", 1),
+        ):
+            result = self.start_worker(index, *argv)
+            self.assert_usage_error(result, f"argument {flag}: ")
             self.train.assert_not_called()
-            self.assertEqual(self.parse("--seed", "3").seed, 3)
+
+    @parameterized.product(name=("run_dir", "output_dir"), index=(None, 0, 1))
+    def test_folder_that_tensorflow_cannot_use(self, name, index):
+        """It is too late to find out when there is something to write."""
+        for path, reason in (
+            ("a\udcffb", "UTF-8"),
+            ("all/*/runs", "pattern"),
+            ("what?", "pattern"),
+            ("a[b]", "pattern"),
+            ("a\\b", "pattern"),
+        ):
+            argv = "--seed", 3, f"--{name}", path
+            if index is None:
+                result = call(*argv)
+            else:
+                result = self.start_worker(index, *argv)
+            self.assert_usage_error(result, f"--{name}", reason)
+            self.train.assert_not_called()
+            self.assertEmpty(os.listdir())
+
+    @parameterized.parameters(
+        "-a", "ü ñ", "two\nlines", "$a_b$", "{a}]", "a" * 200
+    )
+    def test_folder_of_any_other_name(self, path):
+        self.train.side_effect = begin
+        for flags in ([], ["--resume"]):
+            result = call(f"--run_dir={path}", f"--output_dir={path}/o", *flags)
+            if flags:
+                self.assertEqual(result, (0, "", ""))
+            self.assertCountEqual(os.listdir(path), ["lock", "o", "run.json"])
+        self.assert_usage_error(call(f"--run_dir={path}"), "unfinished run")
 
     @parameterized.parameters(
         "",
@@ -346,6 +428,17 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
         '{"cluster": {"worker": ["a:1"]}, '
         '"task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": [], "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, '
+        '"task": {"type": "worker", "index": true}}',
+        '{"cluster": {"worker": ["a"]}, '
+        '"task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:b"]}, '
+        '"task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:65536"]}, '
+        '"task": {"type": "worker", "index": 0}}',
+        # A parameter server trains nothing.
+        '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, '
+        '"task": {"type": "ps", "index": 0}}',
     )
     def test_damaged_workers(self, text):
         with mock.patch.dict(os.environ, {"TF_CONFIG": text}):
@@ -366,7 +459,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
 
     def test_output_dir_is_made(self):
         output = self.folder / "a" / "b"
-        self.train.side_effect = lambda flags, run, _: run.begin(vars(flags))
+        self.train.side_effect = begin
         for _ in range(2):
             result = call("--output_dir", output, "--seed", 0, "--resume")
             self.assertEqual(result[0], 0)
@@ -384,7 +477,7 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
         self.assertEmpty(os.listdir("run"))
 
     def test_output_dir_in_the_folder_of_the_run(self):
-        self.train.side_effect = lambda flags, run, _: run.begin(vars(flags))
+        self.train.side_effect = begin
         self.parse("--run_dir", "run", "--output_dir", "run/results")
         self.assertEmpty(os.listdir("run/results"))
 
@@ -412,6 +505,113 @@ class FlagsTest(CliTestCase, parameterized.TestCase):
             call("--run_dir", name), "--run_dir", f"cannot write to {name}"
         )
         self.train.assert_not_called()
+
+    def test_stored_flags(self):
+        """What is stored is what some command line gives."""
+        self.train.side_effect = begin
+        for argv in (
+            ["--seed", 3],
+            ["--dataset", "digits", "--flip", "--lr", "1e-5", "--ema", 0.5],
+            ["--dataset", "svhn", "--image_size", 4, "--max_steps", 1],
+            ["--data_dir=--x", "--clip_grad", "1e-30", "--devices", 2],
+        ):
+            for _ in range(2):
+                result = call("--run_dir", "run", "--resume", *argv)
+                self.assertEqual(result, (0, "", ""))
+            shutil.rmtree("run")
+
+    def stored(self, **changes):
+        """Lets a run have been started whose flags were changed afterwards."""
+        self.train.side_effect = begin
+        argv = "--dataset", "digits", "--seed", 3, "--run_dir", "run"
+        self.assertEqual(call(*argv), (0, "", ""))
+        self.train.reset_mock()
+        path = pathlib.Path("run/run.json")
+        content = json.loads(path.read_text())
+        for name, value in changes.items():
+            content["flags"][name] = value
+            if value is ...:
+                del content["flags"][name]
+        path.write_text(json.dumps(content))
+        return "--dataset", "digits", "--run_dir", "run", "--resume"
+
+    @parameterized.parameters(
+        *itertools.product(
+            ("seed", "batch_size", "filters", "num_blocks"),
+            (..., None, True, False, "x", "3", -1, 2.0, math.nan, [3], {}),
+        ),
+        *itertools.product(
+            ("lr", "checkpoint_minutes", "ema"),
+            (True, "0.5", 0, -0.5, math.nan, math.inf, [0.5], {"a": 1}),
+        ),
+        *itertools.product(
+            ("flip", "resume", "jit"), (None, 0, 1, "", "true", [True], 0.5)
+        ),
+        *itertools.product(
+            ("dataset", "data_dir", "run_dir", "output_dir"), (None, 3, [], {})
+        ),
+        *itertools.product(
+            ("image_size", "num_scales", "accumulate", "max_steps"),
+            (True, 0, 3.5, "4", [4], math.inf),
+        ),
+        ("precision", "int8"),
+        ("precision", None),
+        ("precision", ...),
+        ("precision", ["float32"]),
+        ("dataset", ""),
+        ("dataset", "DIGITS"),
+        ("dataset", ...),
+        ("image_size", 5),
+        ("filters", 33),
+        ("accumulate", 65),
+        ("epochs", None),
+        ("lr_schedule", "step"),
+        ("help", True),
+        ("h", True),
+        ("from_the_future", 3),
+        ("--seed=4 --filters", 3),
+        ("two\nlines", "two\nlines"),
+        ("", ""),
+        ("\udcff", "\udcff"),
+    )
+    def test_damaged_flags(self, name, value):
+        argv = self.stored(**{name: value})
+        before = pathlib.Path("run/run.json").read_bytes()
+        result = call(*argv)
+        self.assert_usage_error(result, "--run_dir", "run/run.json")
+        self.train.assert_not_called()
+        self.assertEqual(pathlib.Path("run/run.json").read_bytes(), before)
+
+    def test_flags_of_an_older_version(self):
+        """What came after it had its default."""
+        later = dict.fromkeys(
+            (
+                *("image_size", "flip", "num_scales", "ema", "accumulate"),
+                *("lr_schedule", "warmup_steps", "samples_every"),
+            ),
+            ...,
+        )
+        argv = self.stored(**later)
+        self.assertEqual(call(*argv), (0, "", ""))
+        (flags, _, _), _ = self.train.call_args
+        self.assertEqual((flags.seed, flags.num_scales), (3, 2))
+        for flag, *value in (("--flip",), ("--num_scales", 3), ("--ema", 0.5)):
+            shutil.rmtree("run")
+            argv = self.stored(**later)
+            result = call(*argv, flag, *value)
+            self.assert_usage_error(result, f"{flag} ", " instead of ")
+            self.train.assert_not_called()
+
+    def test_names_that_no_terminal_can_show(self):
+        """Whatever the encoding of standard output is."""
+        for encoding in ("ascii", "utf-8", "latin-1"):
+            stdout = io.TextIOWrapper(io.BytesIO(), encoding)
+            self.train.side_effect = lambda *_: print("ü 日 \udcff")
+            with contextlib.redirect_stdout(stdout):
+                code = cli.main([])
+            self.assertEqual(code, 0)
+            stdout.flush()
+            self.assertEndsWith(stdout.buffer.getvalue(), rb"\udcff" + b"\n")
 
     def test_help(self):
         code, stdout, stderr = call("--help")

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl.testing import parameterized
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -20,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # the weights and losses that this process has in the end.
 SCRIPT = """
 import sys
-from tf_realnvp import runtime
+from tf_realnvp import runtime, workers
 paths = sys.argv[1:]  # For one device, for two, ...
 runtime.configure(len(paths))
 import keras, numpy as np, tensorflow as tf
@@ -29,8 +30,11 @@ from tf_realnvp.data import ImageDataset
 from tf_realnvp.progress import Progress
 from tf_realnvp.training import Trainer
 for num_devices, path in enumerate(paths, start=1):
-    # First of all: workers connect before anything is computed.
-    strategy = runtime.make_strategy(num_devices)
+    if runtime.is_one_of_many():
+        # First of all: workers connect before anything is computed.
+        strategy = workers.connect()
+    else:
+        strategy = runtime.make_strategy(num_devices)
     images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
     images = tf.data.Dataset.from_tensor_slices(images)
     dataset = ImageDataset("random", (4, 4, 1), 17, images, images, 20, 20)
@@ -59,9 +63,33 @@ for num_devices, path in enumerate(paths, start=1):
 """
 
 
-def start(command, **environment):
+# Compares the records that it is given with those of the other workers, and
+# writes what comes of each. What is `null` ends the process.
+AGREEMENT = """
+import json, sys
+from tf_realnvp import arguments, runtime, workers
+runtime.configure()
+import tensorflow as tf
+strategy = workers.connect()
+for record in json.loads(sys.argv[1]):
+    if record is None:
+        break
+    try:
+        chief = workers.agree(
+            strategy, record, lambda mine, its: [mine] if mine != its else []
+        )
+        print("agreed on", chief)
+    except arguments.UsageError as error:
+        print(error)
+    except tf.errors.OpError as error:
+        print("gone")
+"""
+
+
+def start(command, cwd=None, **environment):
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
+        cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -155,9 +183,122 @@ class SameTrainingTest(tf.test.TestCase):
         self.assertAllEqual(first["weights"], second["weights"])
 
 
+class AgreementTest(tf.test.TestCase):
+    def test_two_workers(self):
+        """Whatever they have, both say the same, and both go on."""
+        records = [
+            ["same", "first", "a much longer one: \u00fc\n\udcff", "x", "last"],
+            ["same", "second", "short", "x", None],
+        ]
+        processes = [
+            start(["-c", AGREEMENT, json.dumps(mine)], **environment)
+            for mine, environment in zip(
+                records, worker_environments(2), strict=True
+            )
+        ]
+        outputs = [process.communicate(timeout=240) for process in processes]
+        (first, stderr), (second, _) = outputs
+        expected = [
+            "agreed on same",
+            "worker 1 differs from worker 0: second; all workers must train "
+            "alike",
+            "worker 1 differs from worker 0: short; all workers must train "
+            "alike",
+            "agreed on x",
+        ]
+        self.assertEqual(first.splitlines(), [*expected, "gone"], stderr)
+        self.assertEqual(second.splitlines(), expected)
+
+
 @pytest.mark.long
-class WorkersTest(tf.test.TestCase):
+class WorkersTest(tf.test.TestCase, parameterized.TestCase):
     """The command, run as two workers."""
+
+    def run_workers(self, *argvs):
+        """Runs the command; returns exit code and outputs of each worker."""
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        command = [ROOT / "run.py", "--filters", 4, "--num_blocks", 1]
+        processes = [
+            start([*command, *argv], cwd=folder, **environment)
+            for argv, environment in zip(
+                argvs, worker_environments(len(argvs)), strict=True
+            )
+        ]
+        for process in processes:
+            self.addCleanup(process.kill)
+        # A minute, on a machine that has nothing else to do.
+        outputs = [process.communicate(timeout=180) for process in processes]
+        self.assertLen(processes, 2)
+        return [
+            (process.returncode, *output)
+            for process, output in zip(processes, outputs, strict=True)
+        ]
+
+    @parameterized.parameters(
+        (["--seed", 1], ["--seed", 2], "--seed 2 instead of --seed 1"),
+        (["--seed", 1], ["--seed", 1, "--lr", 1], "--lr 1.0 instead of --lr 0"),
+        (
+            ["--seed", 1, "--batch_size", 64],
+            ["--seed", 1, "--batch_size", 32],
+            "--batch_size 32 instead of --batch_size 64",
+        ),
+        (
+            ["--seed", 1, "--precision", "float32"],
+            ["--seed", 1, "--precision", "bfloat16"],
+            "--precision bfloat16 instead of --precision float32",
+        ),
+        (["--seed", 1, "--resume"], ["--seed", 1], "no --resume instead of"),
+        (
+            ["--seed", 1],
+            ["--seed", 1, "--image_size", 4],
+            "4x4x1 instead of 8x8x1",
+        ),
+    )
+    def test_workers_that_differ(self, first, second, message):
+        results = self.run_workers(
+            ["--dataset", "digits", *first], ["--dataset", "digits", *second]
+        )
+        for code, _, stderr in results:
+            self.assertEqual(code, 2, stderr)
+            self.assertLen(stderr.splitlines(), 1)
+            self.assertIn("worker 1 differs from worker 0: ", stderr)
+            self.assertIn(message, stderr)
+
+    @parameterized.parameters(0, 1)
+    def test_worker_that_cannot_begin(self, index):
+        """The other one learns of it."""
+        argvs = [["--dataset", "digits", "--seed", 0]] * 2
+        argvs[index] = ["--dataset", "./nowhere", "--seed", 0]
+        results = self.run_workers(*argvs)
+        code, _, stderr = results[index]
+        self.assertEqual(code, 2, stderr)
+        self.assertIn("there is no such folder", stderr)
+        code, _, stderr = results[1 - index]
+        self.assertEqual(code, 1, stderr)
+        self.assertStartsWith(stderr, "run.py: error: a worker of the job has")
+        self.assertLen(stderr.splitlines(), 1)
+
+    def test_folder_that_one_does_not_see(self):
+        """It does not find the checkpoint that the others go on from."""
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        flags = ["--dataset", "digits", "--seed", 0, "--resume"]
+        flags += ["--max_steps", 2, "--output_dir", folder / "out"]
+        chief = [*flags, "--run_dir", folder / "run"]
+        # The precision of the first one counts, for all and from then on.
+        results = self.run_workers(
+            [*chief, "--precision", "bfloat16"], [*flags, "--run_dir", "gone"]
+        )
+        for code, _, stderr in results:
+            self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("bfloat16, seed 0", results[0][1])
+
+        results = self.run_workers(chief, [*flags, "--run_dir", "gone"])
+        for code, _, stderr in results:
+            self.assertEqual(code, 2, stderr)
+            self.assertLen(stderr.splitlines(), 1)
+            self.assertIn("no checkpoint in --run_dir instead of", stderr)
+            self.assertIn("the checkpoint of step 2 (", stderr)
+        self.assertIn("bfloat16, seed 0", results[0][1])
 
     def test_lost_worker(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))

@@ -5,8 +5,10 @@ start takes a part of a second; data, training, checkpoints and the command are
 the real ones. `kills_test` has the whole.
 """
 
+import collections
 import contextlib
 import csv
+import dataclasses
 import errno
 import io
 import json
@@ -28,6 +30,7 @@ import requests
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl.testing import parameterized
+from tensorflow.core.util import event_pb2
 
 from tf_realnvp import (
     cli,
@@ -40,10 +43,13 @@ from tf_realnvp import (
     plots,
     runtime,
     training,
+    workers,
 )
 from tf_realnvp.checkpoints import Checkpoints
 from tf_realnvp.progress import Progress
 
+DRAW_CURVE = plots.save_loss_curve
+METADATA = export.METADATA_FILE
 FULL = OSError(errno.ENOSPC, "No space left on device")
 # Three steps an epoch: as many calls, and one more to evaluate.
 FLAGS = (
@@ -71,7 +77,11 @@ class SmallModel:
 
     def clone(self):
         clone = SmallModel(
-            self.image_shape, self.num_colors, self.filters, self.num_blocks
+            self.image_shape,
+            self.num_colors,
+            self.filters,
+            self.num_blocks,
+            self.num_scales,
         )
         clone.means.assign(self.means)
         return clone
@@ -155,6 +165,26 @@ def run_contents():
     }
 
 
+def steps_of_samples():
+    """Returns the steps at which samples were drawn for TensorBoard."""
+    steps = set()
+    for path in pathlib.Path("runs").glob("*/logs/events.*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(record.numpy())
+            if any(value.tag == "samples" for value in event.summary.value):
+                steps.add(event.step)
+    return sorted(steps)
+
+
+def write_pictures(folder, *shape, number=4):
+    """Makes a folder of pictures, or other ones in their place."""
+    os.makedirs(folder, exist_ok=True)
+    rng = np.random.default_rng(number)
+    for index in range(number):
+        image = rng.integers(0, 256, shape, np.uint8)
+        pictures.write(f"{folder}/{index}.png", image)
+
+
 def patch_all(stack):
     """Makes the command a fast one with steps that can be counted."""
     for target, name, value in (
@@ -222,6 +252,16 @@ class ExperimentTestCase(tf.test.TestCase):
         else:
             shutil.copytree(self._unfinished.name, ".", dirs_exist_ok=True)
 
+    def model_after_failure(self, target):
+        """Stops early; returns the weights that are there after a failure.
+
+        Args:
+          target: What is about to fail, when the run goes on to its end.
+        """
+        self.stop_early()
+        # The model is written first of all.
+        return self.never_stopped()[0] if target is plots else results()[0]
+
     def assert_as_never_stopped(self, *argv):
         expected = self.never_stopped(*argv)
         for what, mine, its in zip(
@@ -276,8 +316,9 @@ class TrainTest(ExperimentTestCase):
                 *("--lr", "0.5", "--clip_grad", "3", "--seed", "7"),
                 *("--precision", "bfloat16", "--recompute"),
                 *("--accumulate", "2", "--ema", "0.9", "--warmup_steps", "3"),
+                *("--num_scales", "3"),
                 *("--lr_schedule", "cosine"),
-                *("--image_size", "4", "--flip", "--data_dir", "my_data"),
+                *("--image_size", "16", "--flip", "--data_dir", "my_data"),
                 *("--max_steps", "4"),
             )
         self.assertEqual((code, stderr), (0, ""))
@@ -288,10 +329,10 @@ class TrainTest(ExperimentTestCase):
         self.assertAllClose(rates, [0.125, 0.25, 0.375, 0.5, 0.0])
         self.assertEqual(others, [3.0, 7, "bfloat16", True, False, 2, 0.9])
         self.assertEqual((model.filters, model.num_blocks), (4, 1))
-        self.assertEqual(model.num_scales, 2)
-        self.assertEqual(model.image_shape, (4, 4, 1))
+        self.assertEqual(model.num_scales, 3)
+        self.assertEqual(model.image_shape, (16, 16, 1))
         self.assertEqual(model.num_colors, 17)
-        load.assert_called_once_with("digits", "my_data", 4, True)
+        load.assert_called_once_with("digits", "my_data", 16, True)
         set_random_seed.assert_called_once_with(7)
         self.assertIn("bfloat16, seed 7\n", stdout)
         with open("metrics_digits.csv", newline="") as file:
@@ -319,6 +360,36 @@ class TrainTest(ExperimentTestCase):
                 for epoch, row in enumerate(rows, 1)
             ],
         )
+
+    def test_last_samples(self):
+        """Of the last epoch, whatever its number and whoever trained it."""
+        flags = "--epochs", 4, "--samples_every", 2
+        self.go_on(*flags, "--max_steps", 7)
+        self.assertEqual(steps_of_samples(), [0, 6, 7])
+        self.go_on(*flags, "--max_steps", 9)
+        self.assertEqual(steps_of_samples(), [0, 6, 7, 9])
+        self.go_on(*flags)
+        self.assertEqual(steps_of_samples(), [0, 6, 7, 9, 12])
+
+    def test_last_samples_of_a_run_that_was_stopped(self):
+        """Those that it did not draw, since it was to go on."""
+        with mock.patch.object(
+            Progress, "update", side_effect=[None] * 5 + [KeyboardInterrupt]
+        ):
+            with self.assertRaises(KeyboardInterrupt):
+                call("--seed", 0, "--samples_every", 2)
+        self.assertEqual(steps_of_samples(), [0])
+        self.go_on("--samples_every", 2, "--epochs", 1)
+        self.assertEqual(steps_of_samples(), [0, 3])
+
+    def test_what_a_kill_before_a_checkpoint_leaves_out(self):
+        """An epoch that has a checkpoint has its samples too."""
+        with mock.patch.object(
+            Checkpoints, "save", side_effect=[None, KeyboardInterrupt]
+        ):
+            with self.assertRaises(KeyboardInterrupt):
+                call("--seed", 0)
+        self.assertEqual(steps_of_samples(), [0, 3])
 
     def test_batch_larger_than_the_data(self):
         result = call("--batch_size", "1438")
@@ -375,6 +446,97 @@ class TrainTest(ExperimentTestCase):
         self.assertNotIn("Traceback", stderr)
         for message in ("cifar-10-binary.tar.gz", "empty/manual", "no network"):
             self.assertIn(message, stderr)
+
+
+class ResultsTest(ExperimentTestCase, parameterized.TestCase):
+    @parameterized.parameters("save_loss_curve", "save_image_grid")
+    def test_picture_that_cannot_be_drawn(self, name):
+        """It is no reason to lose the model."""
+        expected = self.never_stopped()
+        error = ValueError("\nno such\nfont")
+        with mock.patch.object(plots, name, side_effect=error):
+            code, stdout, stderr = call("--seed", 0)
+        self.assertEqual(code, 0)
+        picture = "loss" if "loss" in name else "samples"
+        self.assertRegex(
+            stderr, rf"^warning: cannot draw {picture}_digits.png: .+\n$"
+        )
+        self.assertNotIn(f"  {picture}_digits.png", stdout)
+        self.assertFalse(os.path.exists(f"{picture}_digits.png"))
+        means = tf.saved_model.load("realnvp_digits").means.numpy()
+        self.assertEqual(means.tobytes(), expected[0])
+        metrics = pathlib.Path("metrics_digits.csv").read_text()
+        self.assertEqual(metrics, expected[2])
+        # The run is finished, and another try is welcome.
+        self.assertIn("now in runs/digits.1", call("--seed", 0)[1])
+        self.assertTrue(os.path.exists(f"{picture}_digits.png"))
+
+    def test_error_that_says_nothing(self):
+        with mock.patch.object(
+            plots, "save_loss_curve", side_effect=RuntimeError
+        ):
+            code, _, stderr = call("--seed", 0)
+        self.assertEqual(code, 0)
+        self.assertEndsWith(stderr, "loss_digits.png: RuntimeError\n")
+
+    @parameterized.parameters(
+        ("cash$5_to_$9_", "cash$5_to_$9_"),
+        ("a\udcffb", "a_b"),
+        ("two\nlines", "two_lines"),
+        ("a*b?[c]\\d", "a_b__c]_d"),
+        (" ü 日本 ", " ü 日本 "),
+        ("-dash", "-dash"),
+        ("%s {x}", "%s {x}"),
+        ("x" * 200, "x" * 200),
+    )
+    def test_any_name_of_a_data_set(self, name, written):
+        write_pictures(name, 8, 8, 1)
+        argv = f"--dataset=./{name}", "--batch_size", 1, "--max_steps", 1
+        # A terminal refuses what is not text.
+        stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
+        with (
+            mock.patch.object(plots, "save_loss_curve", DRAW_CURVE),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
+            code = cli.main([*FLAGS, *map(str, argv)])
+        self.assertEqual((code, stderr.getvalue()), (0, ""))
+        results = [
+            *(f"realnvp_{written}", f"samples_{written}.png"),
+            *(f"loss_{written}.png", f"metrics_{written}.csv"),
+        ]
+        self.assertCountEqual(os.listdir(), [name, "runs", *results])
+        tf.saved_model.load(results[0])
+        metadata = json.loads(pathlib.Path(results[0], METADATA).read_text())
+        self.assertEqual(metadata["dataset"], name)
+        self.assertEqual(metadata["source"], os.path.abspath(name))
+        stdout.flush()
+        lines = stdout.buffer.getvalue().decode().split("\n")
+        self.assertEqual(
+            lines[-5:], [*(f"  {result}" for result in results), ""]
+        )
+        self.assertIn(" 3 training and 1 test images ", lines[0])
+
+    def test_name_that_is_too_long_for_the_results(self):
+        name = "ü" * 124
+        write_pictures(name, 8, 8, 1)
+        with mock.patch.object(experiment, "RealNVP") as model:
+            result = call("--dataset", name, "--batch_size", 1)
+        model.assert_not_called()
+        self.assert_error(result, 2, "260 bytes")
+        self.assertEqual(os.listdir(), [name])
+
+    def test_link_to_a_finished_run(self):
+        os.makedirs("elsewhere")
+        os.makedirs("runs")
+        os.symlink("../elsewhere/run", "runs/digits")
+        self.go_on("--max_steps", 3)
+        code, stdout, stderr = call("--seed", 0)
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("is now in elsewhere/run.1\n", stdout)
+        self.assertTrue(os.path.islink("runs/digits"))
+        self.assertCountEqual(os.listdir("elsewhere"), ["run", "run.1"])
+        self.assertTrue(os.path.exists("elsewhere/run/metrics.csv"))
 
 
 class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
@@ -446,6 +608,17 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
             saved = pathlib.Path("runs/digits/checkpoints").glob("*.index")
             self.assertLen(list(saved), num_saved)
 
+    def test_checkpoint_of_an_epoch_that_was_cut_short_and_goes_on(self):
+        """Its metrics take the place of others: their number stays."""
+        self.enterContext(
+            mock.patch.object(experiment, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+        )
+        self.go_on("--max_steps", 4)
+        self.go_on("--max_steps", 5)
+        stdout = self.go_on("--max_steps", 5)
+        self.assertIn("going on from step 5\n", stdout)
+        self.assert_as_never_stopped("--max_steps", 5)
+
     def test_shorter_run_changes_nothing(self):
         self.go_on()
         for argv in (["--epochs", 1], ["--max_steps", 1]):
@@ -466,6 +639,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         for message, *argv in (
             ("--filters 8 instead of --filters 4", "--filters", 8),
             ("--num_blocks 2 instead of --num_blocks 1", "--num_blocks", 2),
+            ("--num_scales 3 instead of --num_scales 2", "--num_scales", 3),
             ("--seed 1 instead of --seed 0", "--seed", 1),
             ("--batch_size 64 instead of --batch_size 400", "--batch_size", 64),
             ("--flip instead of no --flip", "--flip"),
@@ -552,6 +726,67 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         )
         self.go_on()
         self.assert_as_never_stopped()
+
+    def start_on_pictures(self):
+        write_pictures("pictures", 8, 8, 3)
+        argv = "--dataset", "pictures", "--batch_size", 1, "--seed", 0
+        code, _, stderr = call(*argv, "--max_steps", 1)
+        self.assertEqual((code, stderr), (0, ""))
+        return *argv, "--resume"
+
+    @parameterized.parameters(
+        ((16, 16, 3), 4, "16x16x3 instead of 8x8x3"),
+        ((8, 8, 1), 4, "8x8x1 instead of 8x8x3"),
+        ((64, 80, 3), 4, "32x32x3 instead of 8x8x3"),
+        ((8, 8, 3), 9, "training images instead of 3 training images"),
+    )
+    def test_other_pictures(self, shape, number, message):
+        argv = self.start_on_pictures()
+        before = run_contents()
+        for name in os.listdir("pictures"):
+            os.remove(f"pictures/{name}")
+        write_pictures("pictures", *shape, number=number)
+        result = call(*argv)
+        self.assert_error(
+            result, 2, "images of pictures have changed", message, "--run_dir"
+        )
+        self.assertNotIn("damaged", result[2])
+        self.assertEqual(run_contents(), before)
+
+    def test_fewer_pictures_than_the_batch_has(self):
+        """It is the pictures that changed, not the flag."""
+        argv = self.start_on_pictures()
+        for _ in range(2):
+            os.remove(f"pictures/{os.listdir('pictures')[0]}")
+        result = call(*argv, "--batch_size", 1)
+        self.assert_error(result, 2, "instead of 3 training images")
+
+    @parameterized.parameters(
+        ({"num_colors": 16}, "16 levels instead of 17 levels"),
+        ({"num_test": 361}, "361 test images instead of 360 test images"),
+        ({"fingerprint": "new\nprint"}, r"fingerprint new\nprint instead of "),
+    )
+    def test_other_data(self, changes, message):
+        self.stop_early()
+        before = run_contents()
+        dataset = dataclasses.replace(data.load("digits", ""), **changes)
+        with mock.patch.object(data, "load", return_value=dataset):
+            result = call("--seed", 0, "--resume")
+        self.assert_error(result, 2, "images of digits have changed", message)
+        self.assertEqual(result[2].count("instead of"), 1)
+        self.assertEqual(run_contents(), before)
+
+    def test_run_of_a_version_that_did_not_tell_its_data(self):
+        self.stop_early()
+        path = pathlib.Path("runs/digits/run.json")
+        content = json.loads(path.read_text())
+        record = content.pop("data")
+        path.write_text(json.dumps(content))
+        stdout = self.go_on()
+        self.assertLen(re.findall("older version", stdout), 1)
+        self.assert_as_never_stopped()
+        self.assertEqual(json.loads(path.read_text())["data"], record)
+        self.assertNotIn("older version", self.go_on())
 
     def test_seed_and_precision_are_kept(self):
         with mock.patch.object(
@@ -718,15 +953,14 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
         (files, "_put_in_place"),
     )
     def test_while_the_results_are_written(self, target, name):
-        self.stop_early()
-        old, _, _ = results()
+        expected = self.model_after_failure(target)
         with self.signal_at(signal.SIGTERM, target, name):
             code, stdout, stderr = call("--seed", 0, "--resume")
         self.assertEqual(code, 143)
         self.assertEqual(stderr, "\nrun.py: interrupted by SIGTERM\n")
         self.assertIn("the same command with --resume writes them", stdout)
         means = tf.saved_model.load("realnvp_digits").means.numpy()
-        self.assertEqual(means.tobytes(), old)
+        self.assertEqual(means.tobytes(), expected)
         self.go_on()
         self.assert_as_never_stopped()
 
@@ -789,13 +1023,12 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         (files, "_put_in_place"),
     )
     def test_results(self, target, name):
-        self.stop_early()
-        old, _, _ = results()
+        expected = self.model_after_failure(target)
         with self.fail_at(target, name, 1, FULL):
             result = call("--seed", 0, "--resume")
         self.assert_error(result, 1, "the results to .", "No space left")
         means = tf.saved_model.load("realnvp_digits").means.numpy()
-        self.assertEqual(means.tobytes(), old)
+        self.assertEqual(means.tobytes(), expected)
         self.go_on()
         self.assert_as_never_stopped()
 
@@ -837,6 +1070,167 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         self.assertNotIn("saved", result[1])
         self.go_on()
         self.assert_as_never_stopped()
+
+
+class WorkersTest(ExperimentTestCase, parameterized.TestCase):
+    """What a worker makes of what others have; `distribution_test` has two."""
+
+    def setUp(self):
+        super().setUp()
+        self.chief = {}
+        config = {
+            "cluster": {"worker": ["a:1", "b:1", "c:1"]},
+            "task": {"type": "worker", "index": 1},
+        }
+        self.enterContext(
+            mock.patch.dict(os.environ, {"TF_CONFIG": json.dumps(config)})
+        )
+        self.enterContext(
+            mock.patch.object(workers, "connect", tf.distribute.get_strategy)
+        )
+        self.enterContext(mock.patch.object(workers, "_gather", self.gather))
+        self.gathered = collections.deque()
+
+    def gather(self, unused_strategy, record):
+        """Gives what three workers have, of which this one is the second."""
+        change = self.gathered.popleft() if self.gathered else None
+        record = json.loads(json.dumps(record))
+        chief = json.loads(json.dumps(record))
+        if isinstance(record, dict) and record["flags"]["precision"] == "auto":
+            chief["flags"]["precision"] = "bfloat16"
+        if change is not None:
+            chief = change(chief)
+        return [chief, record, chief]
+
+    def set_flags(self, **flags):
+        def change(record):
+            record["flags"] |= flags
+            return record
+
+        self.gathered.append(change)
+
+    def test_precision_of_the_chief(self):
+        with recorded_trainers() as trainers:
+            code, stdout, stderr = call("--seed", 0)
+        self.assertEqual((code, stdout, stderr), (0, "", ""))
+        self.assertEmpty(os.listdir())
+        self.assertEqual(trainers[0].num_steps, 6)
+
+        with mock.patch.object(
+            experiment, "Trainer", wraps=training.Trainer
+        ) as trainer:
+            call("--seed", 0, "--max_steps", 1)
+        self.assertIn("bfloat16", trainer.call_args[0])
+
+    @parameterized.parameters(
+        *("seed", "batch_size", "lr", "ema", "epochs", "max_steps", "filters"),
+        *("num_blocks", "num_scales", "image_size", "accumulate", "clip_grad"),
+        *("warmup_steps",),
+    )
+    def test_other_number(self, name):
+        self.set_flags(**{name: 0.125})
+        self.assert_differs(name, f"instead of --{name} 0.125")
+
+    @parameterized.parameters(
+        ("precision", "float32", ["--precision", "bfloat16"]),
+        ("lr_schedule", "cosine", []),
+        ("flip", True, []),
+        ("recompute", True, []),
+        ("jit", True, []),
+        ("resume", True, []),
+        ("of_a_later_version", "x", []),
+    )
+    def test_other_choice(self, name, value, argv):
+        self.set_flags(**{name: value})
+        self.assert_differs(name, f" instead of --{name}", *argv)
+
+    def assert_differs(self, name, message, *argv):
+        with mock.patch.object(experiment, "RealNVP") as model:
+            result = call("--seed", 0, *argv)
+        model.assert_not_called()
+        self.assert_error(result, 2, "worker 1 differs from worker 0", message)
+        self.assertLen(re.findall(f"--{name}", result[2]), 2)
+        self.assertEqual(result[2].count("instead of"), 1)
+        self.assertEmpty(os.listdir())
+
+    def test_all_that_differ_are_named(self):
+        self.set_flags(seed=1, lr=0.5)
+        result = call("--seed", 0, "--lr", 0.25)
+        self.assert_error(
+            result,
+            2,
+            "worker 1 differs from worker 0: --lr 0.25 instead of --lr 0.5, "
+            "--seed 0 instead of --seed 1; ",
+        )
+
+    def test_what_need_not_be_alike(self):
+        self.set_flags(
+            dataset="/elsewhere/digits",
+            data_dir="a",
+            output_dir="b",
+            run_dir="c",
+            checkpoint_minutes=0.5,
+            samples_every=7,
+            verbose=True,
+        )
+        self.assertEqual(call("--seed", 0, "--max_steps", 1), (0, "", ""))
+
+    def test_other_data(self):
+        def change(record):
+            record["data"] |= {"image_shape": [4, 4, 1], "fingerprint": "x"}
+            return record
+
+        self.gathered.append(change)
+        self.assert_error(
+            call("--seed", 0),
+            2,
+            "worker 1 differs from worker 0: 8x8x1 instead of 4x4x1, "
+            "fingerprint ",
+        )
+
+    def test_batch_larger_than_the_data_of_one(self):
+        """It is told what differs, not what does not fit."""
+        self.set_flags(batch_size=64)
+        result = call("--seed", 0, "--batch_size", 5000)
+        self.assert_error(result, 2, "--batch_size 5000 instead of")
+
+    @parameterized.parameters(
+        "no checkpoint", "the checkpoint of step 9 (01234567)"
+    )
+    def test_other_checkpoint(self, chief):
+        with mock.patch.dict(os.environ):
+            del os.environ["TF_CONFIG"]
+            self.stop_early()
+        before = run_contents()
+        self.gathered += [None, lambda record: chief]
+        with mock.patch.object(initialization, "initialize") as initialize:
+            result = call("--seed", 0, "--resume")
+        initialize.assert_not_called()
+        self.assert_error(
+            result,
+            2,
+            "the checkpoint of step 4 (",
+            f"instead of {chief}",
+            "--run_dir",
+        )
+        self.assertEqual(run_contents(), before)
+
+    def test_worker_that_is_gone(self):
+        """Whenever that is."""
+        error = tf.errors.UnavailableError(
+            None, None, "node at:\n\n\nCollective ops is aborted\nRestart"
+        )
+        for target, name in (
+            (workers, "_gather"),
+            (experiment, "RealNVP"),
+            (initialization, "initialize"),
+            (training.Trainer, "train_step"),
+        ):
+            with mock.patch.object(target, name, side_effect=error):
+                result = call("--seed", 0)
+            self.assert_error(
+                result, 1, "a worker of the job has gone", "Collective ops is"
+            )
 
 
 class NumbersTest(ExperimentTestCase):

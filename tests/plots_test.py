@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+import warnings
 from unittest import mock
 
 import matplotlib.figure
@@ -127,8 +128,8 @@ class SaveImageGridTest(FilesTestCase, parameterized.TestCase):
         self.assertEmpty(os.listdir(self.folder))
 
 
-class SaveLossCurveTest(FilesTestCase):
-    def save(self, curves):
+class SaveLossCurveTest(FilesTestCase, parameterized.TestCase):
+    def save(self, curves, title="RealNVP on digits"):
         """Saves a curve, and returns the axes that were drawn."""
         figures = []
         savefig = matplotlib.figure.Figure.savefig
@@ -138,7 +139,7 @@ class SaveLossCurveTest(FilesTestCase):
             return savefig(figure, *args, **kwargs)
 
         with mock.patch.object(matplotlib.figure.Figure, "savefig", record):
-            plots.save_loss_curve(self.path, curves, "RealNVP on digits")
+            plots.save_loss_curve(self.path, curves, title)
         self.assertEqual(os.listdir(self.folder), ["picture.png"])
         (figure,) = figures
         (axes,) = figure.axes
@@ -179,6 +180,23 @@ class SaveLossCurveTest(FilesTestCase):
         (line,) = (n for n in axes.get_lines() if n.get_label() == "test")
         self.assertNotIn(line.get_marker(), ("", "None", None))
         self.assertEqual(read_png(self.path).shape[-1], 3)
+
+    @parameterized.parameters(
+        ("cash$5_to_$9_", "cash$5_to_$9_"),
+        (r"$\alpha$", r"$\alpha$"),
+        ("a\udcffb", r"a\udcffb"),
+        ("two\nlines\x00", r"two\nlines\x00"),
+        ("%s {} ü", "%s {} ü"),
+        ("日本", "日本"),
+        ("x" * 300, "x" * 70 + "..."),
+    )
+    def test_any_title(self, title, shown):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            axes = self.save({"test": [(0, 6.0), (1, 5.0)]}, title)
+        self.assertEqual(axes.get_title(), shown)
+        # None of it is taken for mathematics.
+        self.assertFalse(axes.title.get_parse_math())
 
     def test_many_epochs(self):
         points = [(epoch, 4.0 + 2.0**-epoch) for epoch in range(351)]

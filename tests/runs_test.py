@@ -19,6 +19,13 @@ from tf_realnvp.arguments import UsageError
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 FLAGS = {"dataset": "digits", "seed": 3, "image_size": None, "lr": 0.5}
+DATA = {
+    "image_shape": [8, 8, 1],
+    "num_colors": 17,
+    "num_train": 1437,
+    "num_test": 360,
+    "fingerprint": "digits",
+}
 
 
 class RunsTestCase(tf.test.TestCase):
@@ -30,7 +37,7 @@ class RunsTestCase(tf.test.TestCase):
 
     def make_run(self, finished):
         with runs.open_run(self.path, resume=False) as run:
-            run.begin(FLAGS)
+            run.begin(FLAGS, DATA)
             (run.path / "checkpoints").mkdir()
             (run.path / "checkpoints" / "ckpt-1.index").write_text("x")
             if finished:
@@ -66,6 +73,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             self.assertFalse(run.exists)
             self.assertFalse(run.finished)
             self.assertEqual(run.flags, {})
+            self.assertIsNone(run.data)
             self.assertFalse((self.path / "run.json").exists())
 
     @parameterized.parameters(False, True)
@@ -113,13 +121,14 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             pass
         self.assertEqual(self.contents(), before)
 
-    def test_flags_are_kept(self):
+    def test_state_is_kept(self):
         self.make_run(finished=False)
         with runs.open_run(self.path, resume=True) as run:
             self.assertTrue(run.exists)
             self.assertFalse(run.finished)
             self.assertEqual(run.flags, FLAGS)
-            run.begin(FLAGS | {"lr": 0.25})
+            self.assertEqual(run.data, DATA)
+            run.begin(FLAGS | {"lr": 0.25}, DATA)
         with runs.open_run(self.path, resume=True) as run:
             self.assertEqual(run.flags, FLAGS | {"lr": 0.25})
 
@@ -128,7 +137,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         with runs.open_run(self.path, resume=True) as run:
             self.assertTrue(run.finished)
             self.assertEqual(run.flags, FLAGS)
-            run.begin(FLAGS)
+            run.begin(FLAGS, DATA)
             self.assertFalse(run.finished)
         with runs.open_run(self.path, resume=True) as run:
             self.assertFalse(run.finished)
@@ -161,6 +170,91 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             os.listdir(self.path.parent), ["digits", "digits.1", "digits.2"]
         )
 
+    def test_link_to_a_finished_run(self):
+        """The run is moved aside, and the link leads to the new one."""
+        self.make_run(finished=True)
+        old = self.contents()
+        link = self.folder / "link"
+        link.symlink_to(self.path)
+        with runs.open_run(link, resume=False) as run:
+            self.assertFalse(run.exists)
+            run.begin(FLAGS, DATA)
+        self.assertEqual(link.readlink(), self.path)
+        self.assertEqual(self.contents(self.path.with_name("digits.1")), old)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertFalse(run.finished)
+        self.assertCountEqual(os.listdir(self.folder), ["link", "runs"])
+
+    def test_link_to_nothing(self):
+        """Its folder is made, and goes again if the run does not begin."""
+        link = self.folder / "link"
+        link.symlink_to(self.path)
+        with runs.open_run(link, resume=True):
+            self.assertEqual(os.listdir(self.path), ["lock"])
+        self.assertEqual(os.listdir(self.folder), ["link"])
+        with runs.open_run(link, resume=True) as run:
+            run.begin(FLAGS, DATA)
+        self.assertCountEqual(os.listdir(self.path), ["lock", "run.json"])
+
+    def test_link_to_itself(self):
+        link = self.folder / "link"
+        link.symlink_to(link)
+        with self.assert_refused("--run_dir", str(link)):
+            with runs.open_run(link, resume=True):
+                self.fail("It is open.")
+
+    def test_name_that_is_taken_by_a_link(self):
+        self.make_run(finished=True)
+        self.path.with_name("digits.1").symlink_to("nowhere")
+        with runs.open_run(self.path, resume=False):
+            pass
+        self.assertTrue(self.path.with_name("digits.2").is_dir())
+
+    def test_slash_at_the_end(self):
+        self.make_run(finished=True)
+        with runs.open_run(pathlib.Path(f"{self.path}/"), resume=False):
+            pass
+        self.assertEqual(os.listdir(self.path.parent), ["digits.1"])
+
+    @parameterized.parameters(".", "..", "../digits", "../../runs/digits")
+    def test_current_folder_is_not_moved(self, name):
+        """All relative paths of the command would lead elsewhere."""
+        self.make_run(finished=True)
+        inside = self.path / "checkpoints" if name == ".." else self.path
+        with contextlib.chdir(inside):
+            with self.assert_refused("--run_dir", name, "current folder"):
+                with runs.open_run(pathlib.Path(name), resume=False):
+                    self.fail("It is open.")
+            with runs.open_run(pathlib.Path(name), resume=True) as run:
+                self.assertTrue(run.finished)
+
+    @parameterized.parameters(
+        (16, "Device or resource busy"),  # A mount point.
+        (30, "Read-only file system"),  # Its parent.
+    )
+    def test_folder_that_cannot_be_moved(self, number, text):
+        self.make_run(finished=True)
+        with (
+            mock.patch.object(
+                pathlib.Path, "rename", side_effect=OSError(number, text)
+            ),
+            self.assert_refused("--run_dir", str(self.path), text),
+        ):
+            with runs.open_run(self.path, resume=False):
+                self.fail("It is open.")
+
+    def test_name_that_is_too_long(self):
+        with self.assert_refused("--run_dir", "File name too long"):
+            with runs.open_run(self.folder / ("x" * 300), resume=True):
+                self.fail("It is open.")
+
+    def test_messages_have_one_line(self):
+        self.path = self.folder / "two\nlines"
+        self.make_run(finished=False)
+        with self.assert_refused(r"two\nlines holds an unfinished run"):
+            with runs.open_run(self.path, resume=False):
+                self.fail("It is open.")
+
     @parameterized.parameters(
         "run.txt", "checkpoints/ckpt-1.index", "locksmith.doc", ".git/config"
     )
@@ -179,15 +273,67 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         b"3",
         b"\xff\xfe\x00",
         b'{"program": "other", "flags": {"a": 1}, "finished": true}',
-        b'{"program": "tf_realnvp", "finished": true}',
-        b'{"program": "tf_realnvp", "flags": {"a": 1}}',
-        b'{"program": "tf_realnvp", "flags": 3, "finished": true}',
-        b'{"program": "tf_realnvp", "flags": "abc", "finished": true}',
+        b'{"program": ["tf_realnvp"]}',
+        b"[" * 100_000,
+        b'{"program": %s}' % (b"9" * 5000),
     )
     def test_run_file_of_something_else(self, content):
         self.path.mkdir(parents=True)
         (self.path / "run.json").write_bytes(content)
-        with self.assert_refused("--run_dir", str(self.path)):
+        with self.assert_refused("--run_dir", "something else", str(self.path)):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    @parameterized.parameters(
+        ("flags", None),
+        ("flags", {}),
+        ("flags", 3),
+        ("flags", "abc"),
+        ("flags", ["seed"]),
+        ("flags", [["seed", 3]]),
+        ("finished", None),
+        ("finished", 1),
+        ("finished", "false"),
+        ("data", 3),
+        ("data", []),
+        ("data", {}),
+        ("data", DATA | {"more": 1}),
+        ("data", DATA | {"image_shape": 8}),
+        ("data", DATA | {"image_shape": [8, 8]}),
+        ("data", DATA | {"image_shape": [8, 8, "1"]}),
+        ("data", DATA | {"image_shape": [8, 8, True]}),
+        ("data", DATA | {"num_colors": "17"}),
+        ("data", DATA | {"num_train": 1437.0}),
+        ("data", DATA | {"num_test": None}),
+        ("data", DATA | {"num_test": float("nan")}),
+        ("data", DATA | {"fingerprint": 3}),
+    )
+    def test_damaged_run_file(self, name, value):
+        content = {"program": "tf_realnvp", "flags": FLAGS, "data": DATA}
+        content = content | {"finished": False, name: value}
+        self.path.mkdir(parents=True)
+        path = self.path / "run.json"
+        path.write_text(json.dumps(content))
+        with self.assert_refused("--run_dir", f"{path} is damaged"):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    def test_run_file_of_an_older_version(self):
+        self.make_run(finished=False)
+        path = self.path / "run.json"
+        content = json.loads(path.read_text())
+        del content["data"]
+        path.write_text(json.dumps(content))
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertIsNone(run.data)
+            run.begin(FLAGS, DATA)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertEqual(run.data, DATA)
+
+    def test_run_file_is_a_pipe(self):
+        self.path.mkdir(parents=True)
+        os.mkfifo(self.path / "run.json")
+        with self.assertRaisesRegex(UsageError, "--run_dir.*run.json"):
             with runs.open_run(self.path, resume=True):
                 self.fail("It is open.")
 
@@ -229,7 +375,7 @@ class WriteTest(RunsTestCase):
                 ),
             ):
                 with self.assertRaises(OSError):
-                    run.begin({}) if method == "begin" else run.finish()
+                    run.begin({}, {}) if method == "begin" else run.finish()
             self.assertEqual(self.contents(), before)
 
     def test_is_json_for_people(self):
@@ -242,7 +388,7 @@ class WriteTest(RunsTestCase):
 class LockTest(RunsTestCase):
     def test_second_one_is_refused(self):
         with runs.open_run(self.path, resume=True) as run:
-            run.begin(FLAGS)
+            run.begin(FLAGS, DATA)
             for resume in (False, True):
                 with self.assert_refused("another process", "--run_dir"):
                     with runs.open_run(self.path, resume):
@@ -271,7 +417,7 @@ class LockTest(RunsTestCase):
             "import pathlib, sys, time\n"
             "from tf_realnvp import runs\n"
             "with runs.open_run(pathlib.Path(sys.argv[1]), True) as run:\n"
-            "    run.begin({'seed': 1})\n"
+            f"    run.begin({{'seed': 1}}, {DATA})\n"
             "    print('open', flush=True)\n"
             "    time.sleep(600)\n"
         )

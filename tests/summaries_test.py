@@ -71,14 +71,15 @@ class SummariesTest(tf.test.TestCase):
             self.assertAllClose(content, value)
 
     def test_epochs(self):
-        self.summaries.write_epoch(
-            Metrics(0, 0, None, 5.0 * math.log(2.0)), with_samples=True
-        )
+        self.summaries.write_epoch(Metrics(0, 0, None, 5.0 * math.log(2.0)))
+        self.summaries.write_samples(0)
         self.set_progress(7, updates=7, loss=14.0, norm=21.0)
-        for step, with_samples in ((7, False), (9, True)):
+        for step in (7, 9):
             self.summaries.write_epoch(
-                Metrics(1, step, 2.0 * math.log(2.0), 3.0), with_samples
+                Metrics(1, step, 2.0 * math.log(2.0), 3.0)
             )
+        for _ in range(2):  # The second time is no news.
+            self.summaries.write_samples(9)
         values = self.read()
         steps = {tag: [s for s, _ in points] for tag, points in values.items()}
         self.assertEqual(
@@ -105,7 +106,7 @@ class SummariesTest(tf.test.TestCase):
 
     def test_evaluation_is_no_training_time(self):
         self.now += 1000.0
-        self.summaries.write_epoch(Metrics(0, 0, None, 5.0), False)
+        self.summaries.write_epoch(Metrics(0, 0, None, 5.0))
         self.set_progress(5, updates=5, loss=1.0, norm=1.0)
         self.now += 10.0
         self.summaries.write_progress()

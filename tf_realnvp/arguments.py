@@ -52,6 +52,9 @@ def exit_code(name: str, command: Callable[[], None]) -> int:
     Returns:
       0; 1 if it failed; 2 if the user has to change something.
     """
+    # Names of files need not be text, nor fit the encoding of a terminal.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command()
     except UsageError as error:
@@ -81,7 +84,8 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
             pass
     except OSError as error:
         raise UsageError(
-            f"argument {flag}: cannot write to {folder}: {error.strerror}"
+            f"argument {flag}: cannot write to {printable(folder)}: "
+            f"{error.strerror}"
         ) from error
 
 

@@ -10,28 +10,30 @@ import re
 import sys
 import time
 
-from tf_realnvp import arguments, files, runs, runtime, signals, streams
+from tf_realnvp import (
+    arguments,
+    files,
+    runs,
+    runtime,
+    settings,
+    signals,
+    streams,
+    workers,
+)
 
 # TensorFlow takes seconds to import: `experiment` does so, which is imported
 # when it is clear that the command line makes sense.
 
-# What a run that is resumed must have in common with its start. The others may
-# change: they are about where and how long, or how Adam goes on.
-_FIXED_FLAGS = (
+# Flags that all versions have written for a run. For the others their defaults
+# are what came before them.
+_ALWAYS_STORED = (
     "dataset",
-    "image_size",
-    "flip",
     "seed",
     "batch_size",
     "filters",
     "num_blocks",
-    "num_scales",
     "precision",
-    "deterministic",  # What is recorded is to hold of the whole run.
-    "ema",
 )
-
-_NUM_SCALES = 2  # Also of runs that were started before there was a choice.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +84,8 @@ def _dataset(text):
     return names.get(text.lower(), text)
 
 
-def _make_parser():
-    parser = arguments.Parser(
+def _make_parser(parser_class=arguments.Parser):
+    parser = parser_class(
         prog="run.py",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -192,10 +194,10 @@ def _make_parser():
     parser.add_argument(
         "--num_scales",
         type=arguments.whole_number(2),
-        default=_NUM_SCALES,
+        default=2,
         metavar="N",
         help="resolutions that couplings work at, each half the one before "
-        f"(default: {_NUM_SCALES})",
+        "(default: 2)",
     )
     parser.add_argument(
         "--precision",
@@ -283,8 +285,9 @@ def _make_parser():
     return parser
 
 
-def _parse(argv):
-    parser = _make_parser()
+def _parse(argv, parser=None):
+    """Returns what a command line says, with all defaults in their place."""
+    parser = parser or _make_parser()
     flags = parser.parse_args(argv)
     defaults = _DEFAULTS.get(flags.dataset, _OTHER_DEFAULTS)
     for name, value in dataclasses.asdict(defaults).items():
@@ -302,42 +305,110 @@ def _parse(argv):
     if flags.run_dir is None:
         name = flags.dataset
         if os.path.isdir(os.path.expanduser(name)):
-            name = os.path.basename(os.path.abspath(name))
+            name = os.path.basename(os.path.abspath(name)) or "images"
         name = re.sub(r"[^\w.-]+", "_", name)
         flags.run_dir = str(pathlib.Path("runs") / name)
-    if "TF_CONFIG" in os.environ and flags.seed is None:
-        parser.error("argument --seed: several workers need the same seed")
     return flags
 
 
-def _settle(flags, before):
+def _check_folders(flags):
+    """Checks names that only TensorFlow could not deal with, and too late."""
+    for name in ("run_dir", "output_dir"):
+        path = getattr(flags, name)
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise arguments.UsageError(
+                f"argument --{name}: {path!a} is not UTF-8, which TensorFlow "
+                "needs: give another folder"
+            ) from error
+        patterns = sorted(set(path) & set("*?[\\"))
+        if patterns:
+            raise arguments.UsageError(
+                f"argument --{name}: TensorFlow takes {patterns[0]} in "
+                f"{arguments.printable(path)} for a pattern: give another "
+                "folder"
+            )
+
+
+def _check_workers(flags):
+    """Checks what several workers cannot do as one process can."""
+    if flags.seed is None:
+        raise arguments.UsageError(
+            "argument --seed: several workers need the same seed"
+        )
+    if flags.devices is not None:
+        raise arguments.UsageError(
+            "argument --devices: each of several workers trains on all GPUs "
+            "that it sees (CUDA_VISIBLE_DEVICES), or on one CPU"
+        )
+
+
+class _StoredFlags(arguments.Parser):
+    """Parses what a run has stored, which may be damaged."""
+
+    def error(self, message):
+        raise ValueError(message)
+
+
+def _parse_stored(run):
+    """Returns the flags of a run, with those that came after it.
+
+    What a run stores is what some command line gives: it is parsed as one.
+
+    Raises:
+      UsageError: If no command line gives them.
+    """
+    words = [
+        settings.spell(name, value, "=")
+        for name, value in run.flags.items()
+        if value is not None and value is not False
+    ]
+    try:
+        unknown = run.flags.keys() - vars(_parse([])).keys()
+        if unknown:
+            raise ValueError(f"this version knows no --{min(unknown)}")
+        for name in _ALWAYS_STORED:
+            if run.flags.get(name) is None:
+                raise ValueError(f"there is no --{name}")
+        parsed = _parse(words, _make_parser(_StoredFlags))
+        for name, value in run.flags.items():
+            if getattr(parsed, name) != value:
+                raise ValueError(f"argument --{name}: {value!r}")
+    except ValueError as error:
+        raise arguments.UsageError(
+            arguments.printable(
+                f"argument --run_dir: the flags in {run.file} make no sense: "
+                f"{error}"
+            )
+        ) from error
+    return parsed
+
+
+def _settle(flags, run):
     """Decides what the command line leaves open.
 
     Args:
       flags: The flags of the command.
-      before: Those that the run to be resumed was started with, if any.
+      run: The run that begins or is to be resumed.
     """
-    if before:
-        # As it was before there was a choice.
-        earlier = {"num_scales": _NUM_SCALES, "deterministic": False}
-        before = earlier | before
-    # What the command line leaves to chance or to the machine stays.
+    if run.exists:
+        before = _parse_stored(run)
+        # What the command line leaves to chance or to the machine stays.
+        if flags.seed is None:
+            flags.seed = before.seed
+        if flags.precision == "auto":
+            flags.precision = before.precision
+        differences = settings.differences_of_run(flags, before)
+        if differences:
+            raise arguments.UsageError(
+                arguments.printable(
+                    f"the run in {flags.run_dir} cannot be resumed with other "
+                    f"flags: {', '.join(differences)}"
+                )
+            )
     if flags.seed is None:
-        drawn = random.SystemRandom().randrange(2**32)
-        flags.seed = before.get("seed", drawn)
-    if flags.precision == "auto":
-        flags.precision = before.get("precision", "auto")
-    differences = [
-        f"{_spelled(name, getattr(flags, name))} instead of "
-        f"{_spelled(name, before[name])}"
-        for name in _FIXED_FLAGS
-        if name in before and getattr(flags, name) != before[name]
-    ]
-    if differences:
-        raise arguments.UsageError(
-            f"the run in {flags.run_dir} cannot be resumed with other flags: "
-            + ", ".join(differences)
-        )
+        flags.seed = random.SystemRandom().randrange(2**32)
     runtime.configure(flags.devices or 1, flags.deterministic)
     if flags.precision == "auto":
         flags.precision = runtime.native_precision()
@@ -346,13 +417,6 @@ def _settle(flags, before):
             "argument --precision: TensorFlow finds no GPUs that all have "
             "tf32, as NVIDIA's do since Ampere: give float32 or bfloat16"
         )
-
-
-def _spelled(name, value):
-    """Returns a flag as one would type it."""
-    if value is None or value is False:
-        return f"no --{name}"
-    return f"--{name}" if value is True else f"--{name} {value}"
 
 
 @streams.unbreakable()
@@ -378,22 +442,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(flags, start):
-    if not runtime.is_chief():
-        # It computes as the chief does, and writes nothing.
-        with (
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-        ):
-            _settle(flags, {})
-            _train(flags, None, start)
-        return
+    _check_folders(flags)
+    if runtime.is_one_of_many():
+        _check_workers(flags)
+        is_chief = workers.is_chief()
+        if is_chief:
+            print("waiting for the other workers", flush=True)
+        # First of all: so the others learn of it if this one ends.
+        runtime.configure(deterministic=flags.deterministic)
+        workers.connect()
+        if not is_chief:
+            # It computes as the chief does, and writes nothing.
+            with (
+                open(os.devnull, "w") as nowhere,
+                contextlib.redirect_stdout(nowhere),
+            ):
+                _train(flags, None, start)
+            return
     output = pathlib.Path(flags.output_dir)
     with runs.open_run(pathlib.Path(flags.run_dir), flags.resume) as run:
         # Now, as it may lie in the folder of the run.
         made = files.missing(output)
         try:
             arguments.check_writable(output, "--output_dir")
-            _settle(flags, run.flags)
+            _settle(flags, run)
             _train(flags, run, start)
         finally:
             if not run.exists:

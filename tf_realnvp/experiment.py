@@ -2,6 +2,9 @@
 
 import contextlib
 import csv
+import hashlib
+import itertools
+import os
 import pathlib
 import sys
 import time
@@ -17,9 +20,11 @@ from tf_realnvp import (
     initialization,
     plots,
     runtime,
+    settings,
     signals,
+    workers,
 )
-from tf_realnvp.arguments import FailureError, UsageError
+from tf_realnvp.arguments import FailureError, UsageError, printable
 from tf_realnvp.checkpoints import CheckpointError, Checkpoints
 from tf_realnvp.image_dataset import (
     DamagedImageError,
@@ -57,10 +62,21 @@ def train(flags, run: Run | None, start: float) -> None:
       signals.Interrupted: If a signal came. If training had begun, a checkpoint
         was saved.
     """
-    # First of all: workers connect before anything is computed.
-    strategy = runtime.make_strategy(flags.devices)
+    if runtime.is_one_of_many():
+        strategy = workers.connect()
+    else:
+        strategy = runtime.make_strategy(flags.devices)
     dataset = _load(flags)
-    with strategy.scope():
+    data_record = settings.describe(dataset)
+    if run is not None:
+        _check_same_data(run, dataset, data_record)
+    if runtime.is_one_of_many():
+        with _explaining(dataset):
+            _agree(flags, data_record, strategy)
+    _check_sizes(flags, dataset)
+    if run is not None:
+        _check_names(flags, dataset)
+    with _explaining(dataset), strategy.scope():
         keras.utils.set_random_seed(flags.seed)
         model = RealNVP(
             dataset.image_shape,
@@ -84,12 +100,16 @@ def train(flags, run: Run | None, start: float) -> None:
         trainer, pathlib.Path(flags.run_dir) / "checkpoints"
     )
     _print_header(flags, dataset, model)
-    if not (flags.resume and _restore(checkpoints, trainer)):
+    restored = flags.resume and _restore(checkpoints, trainer)
+    if runtime.is_one_of_many():
+        with _explaining(dataset):
+            _agree_on_checkpoint(trainer, restored, strategy)
+    if not restored:
         with _explaining(dataset), strategy.scope():
             initialization.initialize(model, dataset, flags.seed)
     if run is not None:
         with _writing("the run's state", run.path):
-            run.begin(vars(flags))
+            run.begin(vars(flags), data_record)
             # The process may have died between checkpoint and metrics.
             _write_metrics(run.path / "metrics.csv", trainer.history)
     _fit(flags, run, dataset, trainer, checkpoints, start)
@@ -117,10 +137,69 @@ def _load(flags):
         raise UsageError(error) from error
     if dataset.skipped:
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
+    return dataset
+
+
+def _check_same_data(run, dataset, record):
+    """Makes sure that a run goes on with the images that it began with."""
+    if not run.exists:
+        return
+    if run.data is None:
+        print(
+            f"{printable(run.file)} is of an older version and does not say "
+            "what images the run was started with: they cannot be compared"
+        )
+        return
+    differences = settings.differences_of_data(record, run.data)
+    if differences:
+        raise UsageError(
+            printable(
+                f"the images of {dataset.name} have changed since the run in "
+                f"{run.path} was started: {', '.join(differences)}. Put them "
+                "back, or start anew with another --run_dir"
+            )
+        )
+
+
+def _agree(flags, data_record, strategy):
+    """Makes sure that all workers train alike, in the chief's precision."""
+
+    def differences(worker, chief):
+        return [
+            *settings.differences_of_worker(worker["flags"], chief["flags"]),
+            *settings.differences_of_data(worker["data"], chief["data"]),
+        ]
+
+    record = {"flags": vars(flags), "data": data_record}
+    chief = workers.agree(strategy, record, differences)
+    flags.precision = chief["flags"]["precision"]
+
+
+def _agree_on_checkpoint(trainer, restored, strategy):
+    """Makes sure that all workers go on from the same checkpoint."""
+
+    mine = "no checkpoint"
+    if restored:
+        digest = hashlib.sha256()
+        for variable in itertools.chain(*trainer.state.values()):
+            digest.update(variable.numpy().tobytes())
+        mine = f"the checkpoint of step {trainer.num_steps:,}"
+        mine = f"{mine} ({digest.hexdigest()[:8]})"
+
+    def differences(worker, chief):
+        if worker == chief:
+            return []
+        return [f"{worker} in --run_dir instead of {chief}, which all must see"]
+
+    workers.agree(strategy, mine, differences)
+
+
+def _check_sizes(flags, dataset):
+    """Checks what flags ask of the images."""
     if flags.batch_size > dataset.num_train:
         raise UsageError(
             f"argument --batch_size: {flags.batch_size} is more than the "
-            f"{dataset.num_train} training images of {dataset.name}"
+            f"{dataset.num_train} training images of {printable(dataset.name)}"
         )
     largest = max_num_scales(dataset.image_shape)
     if flags.num_scales > largest:
@@ -129,7 +208,18 @@ def _load(flags):
             f"argument --num_scales: images of {size} have at most {largest} "
             f"scales, got {flags.num_scales}"
         )
-    return dataset
+
+
+def _check_names(flags, dataset):
+    """Checks that the results can have their names."""
+    name = os.fsencode(_result(flags, dataset, "samples", ".png").name)
+    maximum = os.pathconf(flags.output_dir, "PC_NAME_MAX")
+    if len(name) > maximum:
+        raise UsageError(
+            f"the name of the data set is too long for those of the results: "
+            f"{len(name):,} bytes, where {maximum} are possible. Give it a "
+            "shorter one"
+        )
 
 
 def _learning_rate(flags, dataset):
@@ -154,7 +244,7 @@ def _restore(checkpoints, trainer):
 
 def _fit(flags, run, dataset, trainer, checkpoints, start):
     """Trains, with a checkpoint now and then, after epochs and at the end."""
-    last_save, num_saved = time.monotonic(), len(trainer.history)
+    last_save, saved = time.monotonic(), trainer.history[-1:]
     summaries = None
     if run is not None:
         summaries = Summaries(
@@ -162,11 +252,11 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
         )
 
     def save():
-        nonlocal last_save, num_saved
+        nonlocal last_save, saved
         if run is not None:
             with _writing("a checkpoint", run.path):
                 checkpoints.save()
-            last_save, num_saved = time.monotonic(), len(trainer.history)
+            last_save, saved = time.monotonic(), trainer.history[-1:]
 
     def after_call():
         request.check()
@@ -191,14 +281,20 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
             ):
                 if metrics.epoch == 0:
                     evaluation_seconds = time.monotonic() - fit_start
+                # Before the checkpoint: what a kill leaves out is done again.
+                if run is not None:
+                    _write_epoch(flags, run, metrics, trainer, summaries)
                 seconds = time.monotonic() - last_save
                 if seconds >= _SECONDS_BETWEEN_CHECKPOINTS:
                     save()
-                if run is not None:
-                    _write_epoch(flags, run, trainer, summaries)
                 if flags.verbose or metrics.epoch == 0:
                     _print_metrics(metrics, flags.epochs)
-            if num_saved < len(trainer.history):
+            if summaries is not None:
+                # Of the last epoch, whatever its number, and of whichever
+                # process trained it.
+                with _writing("the summaries", run.path):
+                    summaries.write_samples(trainer.history[-1].step)
+            if trainer.history[-1:] != saved:
                 save()
             request.check()
         except signals.Interrupted:
@@ -225,14 +321,13 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
         )
 
 
-def _write_epoch(flags, run, trainer, summaries):
+def _write_epoch(flags, run, metrics, trainer, summaries):
     """Writes what is known after an epoch into the folder of the run."""
-    metrics = trainer.history[-1]
     with _writing("the metrics", run.path):
         _write_metrics(run.path / "metrics.csv", trainer.history)
-        is_last = metrics.epoch == flags.epochs
-        with_samples = is_last or metrics.epoch % flags.samples_every == 0
-        summaries.write_epoch(metrics, with_samples)
+        summaries.write_epoch(metrics)
+        if metrics.epoch % flags.samples_every == 0:
+            summaries.write_samples(metrics.step)
 
 
 @contextlib.contextmanager
@@ -270,8 +365,9 @@ def _writing(what, where):
         yield
     except (OSError, tf.errors.OpError) as error:
         raise FailureError(
-            f"cannot write {what} to {where}: {_reason(error)}. What was there "
-            "before still is: make room, then go on with --resume"
+            f"cannot write {what} to {printable(where)}: {_reason(error)}. "
+            "What was there before still is: make room, then go on with "
+            "--resume"
         ) from error
 
 
@@ -279,14 +375,14 @@ def _reason(error):
     """Returns an error in one line."""
     if isinstance(error, tf.errors.OpError):
         return reason(error)
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _print_header(flags, dataset, model):
     size = "x".join(map(str, dataset.image_shape))
     print(
-        f"RealNVP on {dataset.name}: {dataset.num_train:,} training and "
-        f"{dataset.num_test:,} test images of {size}, "
+        f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training "
+        f"and {dataset.num_test:,} test images of {size}, "
         f"{dataset.num_colors} levels\n"
         f"{model.num_parameters:,} parameters ({flags.filters} filters, "
         f"{flags.num_blocks} residual blocks, {flags.num_scales} scales), "
@@ -334,29 +430,16 @@ def _write_metrics(path, history):
 
 
 def _write_results(flags, dataset, trainer):
-    """Writes the pictures and the SavedModel."""
+    """Writes the SavedModel, the metrics and the pictures."""
     model, history = trainer.evaluated_model(), trainer.history
     print("writing the results", flush=True)
-    _write_metrics(_result(flags, dataset, "metrics", ".csv"), history)
-    plots.save_loss_curve(
-        _result(flags, dataset, "loss", ".png"),
-        {
-            "training (mean over the epoch)": [
-                (m.epoch, bits_from_nats(m.train_loss)) for m in history[1:]
-            ],
-            "test": [(m.epoch, bits_from_nats(m.test_loss)) for m in history],
-        },
-        title=f"RealNVP on {dataset.name}",
-    )
-    plots.save_image_grid(
-        _result(flags, dataset, "samples", ".png"),
-        model.sample(36, seed=flags.seed).numpy(),
-        model.num_colors,
-    )
+    saved = _result(flags, dataset, "realnvp")
+    metrics = _result(flags, dataset, "metrics", ".csv")
     last = history[-1]
+    # First what all the training was for.
     export.save(
         model,
-        _result(flags, dataset, "realnvp"),
+        saved,
         {
             "dataset": dataset.name,
             "source": data.source(flags.dataset),
@@ -369,14 +452,58 @@ def _write_results(flags, dataset, trainer):
             },
         },
     )
-    for name, suffix in (
-        ("realnvp", ""),
-        ("samples", ".png"),
-        ("loss", ".png"),
-        ("metrics", ".csv"),
-    ):
-        print(f"  {_result(flags, dataset, name, suffix)}")
+    _write_metrics(metrics, history)
+    samples = _result(flags, dataset, "samples", ".png")
+    curve = _result(flags, dataset, "loss", ".png")
+    drawn = []
+    if _is_drawn(_draw_samples, samples, model, flags.seed):
+        drawn.append(samples)
+    if _is_drawn(_draw_losses, curve, dataset, history):
+        drawn.append(curve)
+    for path in (saved, *drawn, metrics):
+        print(f"  {printable(path)}")
+
+
+def _draw_samples(path, model, seed):
+    images = model.sample(36, seed=seed).numpy()
+    plots.save_image_grid(path, images, model.num_colors)
+
+
+def _draw_losses(path, dataset, history):
+    plots.save_loss_curve(
+        path,
+        {
+            "training (mean over the epoch)": [
+                (m.epoch, bits_from_nats(m.train_loss)) for m in history[1:]
+            ],
+            "test": [(m.epoch, bits_from_nats(m.test_loss)) for m in history],
+        },
+        title=f"RealNVP on {dataset.name}",
+    )
+
+
+def _is_drawn(draw, path, *what):
+    """Draws a picture, and tells if that fails; returns whether it did not.
+
+    It is no reason to lose the rest. A full disk is one to come back later.
+    """
+    try:
+        draw(path, *what)
+    except OSError:
+        raise
+    except Exception as error:
+        print(
+            f"warning: cannot draw {printable(path)}: "
+            f"{printable(_reason(error))}",
+            file=sys.stderr,
+        )
+        return False
+    return True
 
 
 def _result(flags, dataset, name, suffix=""):
-    return pathlib.Path(flags.output_dir) / f"{name}_{dataset.name}{suffix}"
+    # TensorFlow takes names in UTF-8 alone, and these characters for patterns.
+    of = "".join(
+        c if c.isprintable() and c not in "*?[\\" else "_" for c in dataset.name
+    )
+    return pathlib.Path(flags.output_dir) / f"{name}_{of}{suffix}"

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib.figure
@@ -9,7 +10,9 @@ import matplotlib.image
 import numpy as np
 
 from tf_realnvp import files
+from tf_realnvp.arguments import printable
 
+_MAX_TITLE = 70  # Letters, as many as there is room for.
 _TILE_SIZE = 96  # Pixels, about; an image is magnified by a whole number.
 
 
@@ -23,7 +26,7 @@ def save_loss_curve(
     Args:
       path: PNG file to write.
       curves: Label of each curve, and its points: epoch and bits/dim.
-      title: What the picture is of.
+      title: What the picture is of, in any characters; a long one is cut.
     """
     figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -33,13 +36,18 @@ def save_loss_curve(
         axes.plot(
             epochs, bits_per_dim, marker=marker, markersize=4, label=label
         )
-    axes.set_title(title)
+    # Not as mathematics: names of data sets may have dollar signs in them.
+    title = printable(title)
+    if len(title) > _MAX_TITLE:
+        title = title[:_MAX_TITLE] + "..."
+    axes.set_title(title, parse_math=False)
     axes.set_xlabel("epoch")
     axes.set_ylabel("negative log-likelihood (bits/dim)")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
-    with files.replace_file(path) as new:
+    with files.replace_file(path) as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of letters that the font lacks.
         figure.savefig(new, dpi=120)
 
 

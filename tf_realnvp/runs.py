@@ -1,6 +1,7 @@
 """The folder of a training run, from which it can go on."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -8,8 +9,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tf_realnvp import files
-from tf_realnvp.arguments import UsageError
+from tf_realnvp import files, settings
+from tf_realnvp.arguments import UsageError, printable
 
 _RUN_FILE = "run.json"
 _LOCK_FILE = "lock"
@@ -22,6 +23,9 @@ class Run:
     Attributes:
       path: The folder.
       flags: The flags that the run was last started with; empty for a new run.
+        That they make sense is not checked here.
+      data: What the run is trained on, as `settings.describe` returns it;
+        `None` for a new run, and for one that an older version started.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -31,33 +35,59 @@ class Run:
           path: The folder, which `open_run` has locked.
 
         Raises:
-          UsageError: If it is the folder of something else.
+          UsageError: If it is the folder of something else, or its state is
+            damaged.
         """
         self.path = path
-        self.flags, self._finished = self._read()
+        self.flags, self.data, self._finished = self._read()
+
+    @property
+    def file(self) -> pathlib.Path:
+        """The file of the run's state."""
+        return self.path / _RUN_FILE
 
     def _read(self):
-        file = self.path / _RUN_FILE
         try:
-            content = json.loads(file.read_text())
-            if content["program"] == _PROGRAM:
-                return dict(content["flags"]), bool(content["finished"])
+            content = json.loads(self._read_bytes())
+            is_ours = content["program"] == _PROGRAM
         except FileNotFoundError:
             names = {path.name for path in self.path.iterdir()}
             names.discard(_LOCK_FILE)
             # A kill may leave the new file without its name.
             if all(map(files.is_leftover, names)):
-                return {}, False
-        except (ValueError, KeyError, TypeError):
-            pass
+                return {}, None, False
+            is_ours = False
+        except (ValueError, KeyError, TypeError, RecursionError):
+            is_ours = False
         except OSError as error:
             raise UsageError(
-                f"argument --run_dir: cannot read {file}: {error.strerror}"
+                f"argument --run_dir: cannot read {printable(self.file)}: "
+                f"{error.strerror}"
             ) from error
-        raise UsageError(
-            f"argument --run_dir: {self.path} holds something else than a run "
-            "of this program: give another folder"
-        )
+        if not is_ours:
+            raise UsageError(
+                f"argument --run_dir: {printable(self.path)} holds something "
+                "else than a run of this program: give another folder"
+            )
+        flags, finished = content.get("flags"), content.get("finished")
+        data = content.get("data")
+        if not (
+            flags
+            and isinstance(flags, dict)
+            and isinstance(finished, bool)
+            and (data is None or settings.is_description(data))
+        ):
+            raise UsageError(
+                f"argument --run_dir: {printable(self.file)} is damaged: give "
+                "another folder"
+            )
+        return flags, data, finished
+
+    def _read_bytes(self):
+        if self.file.exists() and not self.file.is_file():
+            # To read a pipe would wait for ever.
+            raise OSError(errno.EINVAL, "it is no file")
+        return self.file.read_bytes()
 
     @property
     def exists(self) -> bool:
@@ -69,22 +99,29 @@ class Run:
         """Whether the results of the run were written."""
         return self._finished
 
-    def begin(self, flags: Mapping[str, Any]) -> None:
-        """Notes that the run starts, or goes on, with these flags."""
-        self._write(flags, finished=False)
+    def begin(self, flags: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        """Notes that the run starts, or goes on.
+
+        Args:
+          flags: Its flags.
+          data: What it is trained on, as `settings.describe` returns it.
+        """
+        self._write(flags, data, finished=False)
 
     def finish(self) -> None:
         """Notes that the results are written."""
-        self._write(self.flags, finished=True)
+        self._write(self.flags, self.data, finished=True)
 
-    def _write(self, flags, finished):
-        self.flags, self._finished = dict(flags), finished
+    def _write(self, flags, data, finished):
+        self.flags, self.data = dict(flags), dict(data)
+        self._finished = finished
         content = {
             "program": _PROGRAM,
             "flags": self.flags,
+            "data": self.data,
             "finished": finished,
         }
-        with files.replace_file(self.path / _RUN_FILE) as new:
+        with files.replace_file(self.file) as new:
             new.write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -95,7 +132,8 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
     What was made goes again if the run does not begin.
 
     Without `resume` a finished run that is there already is moved aside, to the
-    first free name of `path.1`, `path.2` and so on.
+    first free name of `path.1`, `path.2` and so on. If `path` is a link, that
+    is done where it leads to: the link goes on leading to the new run.
 
     Args:
       path: The folder.
@@ -106,38 +144,63 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
 
     Raises:
       UsageError: If the folder cannot be used: it is in use, another program's,
-        not writable, or the folder of an unfinished run and not to be resumed.
+        not writable, or the folder of an unfinished run and not to be resumed;
+        or if it cannot be moved aside.
     """
     with contextlib.ExitStack() as locks:
-        if path.is_dir():
+        if os.path.isdir(path):
             Run(path)  # Not even a lock is put into another program's folder.
         locks.enter_context(_lock(path))
         run = Run(path)
         if run.exists and not resume:
             if not run.finished:
                 raise UsageError(
-                    f"{path} holds an unfinished run: --resume goes on with "
-                    "it, another --run_dir starts a new one"
+                    f"{printable(path)} holds an unfinished run: --resume goes "
+                    "on with it, another --run_dir starts a new one"
                 )
-            aside = _free_name(path)
-            path.rename(aside)
-            print(f"the finished run of {path} is now in {aside}")
+            _move_aside(path)
             locks.enter_context(_lock(path))
             run = Run(path)
         yield run
 
 
+def _move_aside(path):
+    """Renames the folder of a finished run, to make room for a new one."""
+    target = pathlib.Path(os.path.realpath(path))
+    current = pathlib.Path.cwd()
+    try:
+        if current.is_relative_to(target):
+            # All relative paths would lead elsewhere.
+            raise OSError(errno.EBUSY, "the current folder is in it")
+        aside = _free_name(target)
+        target.rename(aside)
+    except OSError as error:
+        raise UsageError(
+            f"argument --run_dir: cannot move the finished run of "
+            f"{printable(path)} aside: {error.strerror}; give another folder, "
+            "or go on with it by --resume"
+        ) from error
+    shown = aside if path.is_absolute() else os.path.relpath(aside)
+    print(
+        f"the finished run of {printable(path)} is now in {printable(shown)}",
+        flush=True,
+    )
+
+
 @contextlib.contextmanager
 def _lock(path):
-    lock = path / _LOCK_FILE
-    made = files.missing(path)
-    makes_lock = not lock.exists()
+    # A link may lead to a folder that is still to be made.
+    folder = pathlib.Path(os.path.realpath(path))
+    lock = folder / _LOCK_FILE
     try:
-        files.make_directory(path)
+        made = files.missing(folder)
+        makes_lock = not lock.exists()
+        files.make_directory(folder)
         file = open(lock, "a", opener=_open_no_link)
     except OSError as error:
         raise UsageError(
-            f"argument --run_dir: cannot write to {path}: {error.strerror}"
+            f"argument --run_dir: cannot write to {printable(path)}: "
+            f"{error.strerror}"
         ) from error
     with file:
         try:
@@ -145,20 +208,24 @@ def _lock(path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                f"another process trains in {path}: give another --run_dir"
+                f"another process trains in {printable(path)}: give another "
+                "--run_dir"
             ) from error
         except OSError as error:
             raise UsageError(
-                f"argument --run_dir: cannot lock {path}: {error.strerror}"
+                f"argument --run_dir: cannot lock {printable(path)}: "
+                f"{error.strerror}"
             ) from error
         if not _is_at(file, lock):
             # The other one has removed it in the meantime.
-            raise UsageError(f"another process used {path} just now: try again")
+            raise UsageError(
+                f"another process used {printable(path)} just now: try again"
+            )
         try:
             yield
         finally:
             # While it is locked. It may have been moved aside.
-            if not (path / _RUN_FILE).exists() and _is_at(file, lock):
+            if not (folder / _RUN_FILE).exists() and _is_at(file, lock):
                 if makes_lock:
                     lock.unlink()
                 files.remove_empty(made)
@@ -181,6 +248,6 @@ def _free_name(path):
     number = 1
     while True:
         candidate = path.with_name(f"{path.name}.{number}")
-        if not candidate.exists():
+        if not os.path.lexists(candidate):
             return candidate
         number += 1

@@ -1,17 +1,11 @@
 """How TensorFlow is set up for the commands."""
 
 import contextlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator
 
 from tf_realnvp.arguments import UsageError
-
-_EXAMPLE = (
-    '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
-    '"task": {"type": "worker", "index": 0}}'
-)
 
 # TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it or
 # not, by shape and layout alone. Without these steps of its graph optimizer,
@@ -158,7 +152,7 @@ def native_precision() -> str:
 
 
 def make_strategy(num_devices: int | None = None):
-    """Returns the `tf.distribute` strategy to train with.
+    """Returns the `tf.distribute` strategy to train with in one process.
 
     Args:
       num_devices: Number of GPUs, or of logical CPUs where there is no GPU.
@@ -169,8 +163,6 @@ def make_strategy(num_devices: int | None = None):
     """
     import tensorflow as tf
 
-    if is_one_of_many():
-        return tf.distribute.MultiWorkerMirroredStrategy()
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     if num_gpus and (num_devices or 1) > num_gpus:
         raise UsageError(
@@ -187,30 +179,3 @@ def make_strategy(num_devices: int | None = None):
 def is_one_of_many() -> bool:
     """Returns whether `TF_CONFIG` makes this process one of several workers."""
     return "TF_CONFIG" in os.environ
-
-
-def is_chief() -> bool:
-    """Returns whether this process is the worker that writes the results.
-
-    Raises:
-      UsageError: If `TF_CONFIG` is not what TensorFlow takes.
-    """
-    if not is_one_of_many():
-        return True
-    text = os.environ["TF_CONFIG"]
-    try:
-        config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        kind, index = task["type"], task["index"]
-        addresses = cluster[kind]
-        is_good = type(index) is int and 0 <= index < len(addresses)
-        is_good = is_good and isinstance(addresses, list)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        is_good = False
-    if not is_good:
-        raise UsageError(
-            f"the environment variable TF_CONFIG is {text!r}: give each worker "
-            f"one such as {_EXAMPLE}, or unset it to train on this machine "
-            "alone"
-        )
-    return (kind, index) == ("chief" if "chief" in cluster else "worker", 0)

@@ -47,6 +47,7 @@ class Summaries:
         self._decode = tf.function(
             trainer.evaluated_model().decode, autograph=False
         )
+        self._step_of_samples = None
         self._start_clock()
 
     def _start_clock(self):
@@ -72,13 +73,8 @@ class Summaries:
             )
         self._start_clock()
 
-    def write_epoch(self, metrics: Metrics, with_samples: bool) -> None:
-        """Writes what is known after an epoch.
-
-        Args:
-          metrics: The metrics.
-          with_samples: Whether to draw the samples anew.
-        """
+    def write_epoch(self, metrics: Metrics) -> None:
+        """Writes what is known after an epoch."""
         with self._writer.as_default(step=metrics.step):
             tf.summary.scalar(
                 "bits_per_dim/test", bits_from_nats(metrics.test_loss)
@@ -90,12 +86,23 @@ class Summaries:
                 tf.summary.scalar(
                     "gradient_norm", self._trainer.mean_gradient_norm
                 )
-            if with_samples:
-                self._trainer.evaluated_model()  # Brings it up to date.
-                images = self._decode(self._latents).numpy()
-                num_colors = self._trainer.model.num_colors
-                grid = plots.image_grid(images, num_colors)
-                tf.summary.image("samples", grid[np.newaxis])
         self._writer.flush()
         # Evaluation does not count as time of training.
+        self._start_clock()
+
+    def write_samples(self, step: int) -> None:
+        """Draws the samples, unless that was done at this step already.
+
+        Args:
+          step: Number of training steps done.
+        """
+        if step == self._step_of_samples:
+            return
+        self._step_of_samples = step
+        self._trainer.evaluated_model()  # Brings it up to date.
+        images = self._decode(self._latents).numpy()
+        grid = plots.image_grid(images, self._trainer.model.num_colors)
+        with self._writer.as_default(step=step):
+            tf.summary.image("samples", grid[np.newaxis])
+        self._writer.flush()
         self._start_clock()
