@@ -27,13 +27,15 @@ def save(
 
     `model = tf.saved_model.load(path)` gives back an object with these
     functions; it needs neither this package nor Keras nor TensorFlow
-    Probability. Keep it in a variable: its functions do not keep the weights.
+    Probability:
 
     *   `sample(n, temperature=1.0, seed=None)`: `uint8` images `[n, H, W, C]`.
     *   `log_prob(images, seed=None)`: float32 `[n]`, nats.
     *   `bits_per_dim(images, seed=None)`: float32 `[n]`.
     *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
     *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
+
+    Keep the object in a variable: its functions do not keep the weights.
 
     They take Python's numbers, lists and arrays, and tensors: `n` int64 or
     int32, `temperature` float32 or float64, `seed` int64, `images` int64 or

@@ -7,7 +7,6 @@ import numbers
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -260,8 +259,9 @@ class RealNVP(tf.Module):
 
         Args:
           images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`.
-          seed: Integer of 64 bits with sign, or two of 32 of shape `[2]`; the
-            same seed gives the same noise. Default: fresh noise in each call.
+          seed: Integer of 64 bits with sign, or two, of shape `[2]`, of which
+            the lowest 32 bits count; the same seed gives the same noise.
+            Default: fresh noise in each call.
 
         Returns:
           Float32 `[n]`, nats for a whole image.
@@ -328,8 +328,9 @@ class RealNVP(tf.Module):
           n: Number of images, an `int` or an integer scalar `Tensor`.
           temperature: Factor on the latents' standard deviation; less than 1
             gives less varied images.
-          seed: Integer of 64 bits with sign, or two of 32 of shape `[2]`; the
-            same seed gives the same images. Default: fresh ones in each call.
+          seed: Integer of 64 bits with sign, or two, of shape `[2]`, of which
+            the lowest 32 bits count; the same seed gives the same images.
+            Default: fresh ones in each call.
 
         Returns:
           `uint8` images `[n, H, W, C]`.
@@ -527,8 +528,8 @@ def stateless_seed(seed=None) -> tf.Tensor:
     in each call.
 
     Args:
-      seed: Integer of 64 bits with sign, a scalar, or two of 32 bits, of shape
-        `[2]`, or `None` for a fresh seed.
+      seed: Integer of 64 bits with sign, a scalar, or two, of shape `[2]`, of
+        which the lowest 32 bits count, or `None` for a fresh seed.
 
     Returns:
       Int32 `Tensor` of shape `[2]`.
@@ -536,35 +537,27 @@ def stateless_seed(seed=None) -> tf.Tensor:
     Raises:
       TypeError: If `seed` is no integer.
       ValueError: If it is of another shape.
-      tf.errors.InvalidArgumentError: If it does not fit into these bits.
+      tf.errors.InvalidArgumentError: If it needs more than 64 bits with sign.
     """
     if seed is None:
         limits = tf.int32
         return tf.random.uniform([2], limits.min, limits.max, tf.int32)
-    kind = "one integer of 64 bits with sign, or two of 32, or None"
+    kind = "an integer of 64 bits with sign, or two integers, or None"
     tensor = checks.tensor(seed, "seed", kind, integer=True)
     if tensor.shape.rank == 0:
-        return tf.bitcast(_fitting(tensor, tf.int64, kind), tf.int32)
+        if tensor.dtype == tf.uint64:
+            check = tf.debugging.Assert(
+                tensor <= tf.int64.max, [f"`seed` must be {kind}, got", tensor]
+            )
+            with tf.control_dependencies([check]):
+                tensor = tf.identity(tensor)
+        return tf.bitcast(tf.cast(tensor, tf.int64), tf.int32)
     if not tensor.shape.is_compatible_with([2]):
         raise ValueError(
             f"`seed` must be {kind}, got shape {tensor.shape}: "
             f"{checks.short(seed)}."
         )
-    return _fitting(tensor, tf.int32, kind)
-
-
-def _fitting(seed, dtype, kind):
-    """Casts a seed, and checks that it stays what it is."""
-    result = tf.cast(seed, dtype)
-    if np.can_cast(seed.dtype.as_numpy_dtype, dtype.as_numpy_dtype):
-        return result
-    # Otherwise two seeds would silently be the same one.
-    same = (tf.cast(result, seed.dtype) == seed) & ((result < 0) == (seed < 0))
-    check = tf.debugging.Assert(
-        tf.reduce_all(same), [f"`seed` must be {kind}, got", seed]
-    )
-    with tf.control_dependencies([check]):
-        return tf.identity(result)
+    return tf.cast(tensor, tf.int32)
 
 
 def _at_least_one(batch):
