@@ -378,8 +378,8 @@ def _parse_stored(run):
     except ValueError as error:
         raise arguments.UsageError(
             arguments.printable(
-                f"argument --run_dir: the flags in {run.file} make no sense: "
-                f"{error}"
+                f"argument --run_dir: the flags in {run.file} make no sense "
+                f"({error}): give another folder"
             )
         ) from error
     return parsed
