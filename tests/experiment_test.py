@@ -328,6 +328,7 @@ class TrainTest(ExperimentTestCase):
         rates = [float(schedule(step)) for step in range(5)]
         self.assertAllClose(rates, [0.125, 0.25, 0.375, 0.5, 0.0])
         self.assertEqual(others, [3.0, 7, "bfloat16", True, False, 2, 0.9])
+        self.assertEqual(trainer.call_args[1], {"keep_best": False})
         self.assertEqual((model.filters, model.num_blocks), (4, 1))
         self.assertEqual(model.num_scales, 3)
         self.assertEqual(model.image_shape, (16, 16, 1))
@@ -537,6 +538,68 @@ class ResultsTest(ExperimentTestCase, parameterized.TestCase):
         self.assertTrue(os.path.islink("runs/digits"))
         self.assertCountEqual(os.listdir("elsewhere"), ["run", "run.1"])
         self.assertTrue(os.path.exists("elsewhere/run/metrics.csv"))
+
+
+class ValidationTest(ExperimentTestCase):
+    # After the first epoch the weights leap, so that the best is not the last.
+    ARGV = (
+        *("--num_validation", 200, "--lr", 30.0, "--epochs", 3),
+        *("--warmup_steps", 2),
+    )
+
+    def rows(self):
+        with open("metrics_digits.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def test_result_is_of_the_best_epoch(self):
+        code, stdout, stderr = call("--seed", 0, *self.ARGV)
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("1,237 training, 200 validation and 360 test", stdout)
+        rows = self.rows()
+        bits = [float(row["validation_bits_per_dim"]) for row in rows]
+        best = int(np.argmin(bits))
+        self.assertLess(best, len(rows) - 1)
+        tested = [bool(row["test_bits_per_dim"]) for row in rows]
+        self.assertEqual(tested, [i == best for i in range(len(rows))])
+        metadata = json.loads(
+            pathlib.Path("realnvp_digits", METADATA).read_text()
+        )
+        metrics = metadata["metrics"]
+        self.assertEqual(metrics["epochs"], best)
+        self.assertEqual(metrics["validation_bits_per_dim"], bits[best])
+        self.assertEqual(
+            metrics["test_bits_per_dim"],
+            float(rows[best]["test_bits_per_dim"]),
+        )
+        self.assertEqual(metadata["flags"]["num_validation"], 200)
+        lines = [line for line in stdout.splitlines() if "bits/dim" in line]
+        self.assertIn(f"epoch {best}/3, ", lines[-2] + lines[-1])
+
+    def test_resumed(self):
+        for stop in (1, 4, 8):
+            with contextlib.ExitStack() as stack:
+                self.enter_new_folder(stack)
+                self.go_on(*self.ARGV, "--max_steps", stop)
+                self.go_on(*self.ARGV)
+                self.assert_as_never_stopped(*self.ARGV)
+
+    def test_other_number(self):
+        call("--seed", 0, "--num_validation", 9, "--max_steps", 1)
+        for argv, message in (
+            (["--num_validation", 8], "--num_validation 8 instead of"),
+            ([], "no --num_validation instead of --num_validation 9"),
+        ):
+            result = call("--seed", 0, "--resume", *argv)
+            self.assert_error(result, 2, message)
+
+    def test_none_left_to_train_on(self):
+        self.assert_error(
+            call("--num_validation", 1437), 2, "--num_validation", "1437"
+        )
+        # The batch is to fit into those that are left.
+        self.assert_error(
+            call("--num_validation", 1400), 2, "--batch_size", " 37 "
+        )
 
 
 class DataErrorTest(ExperimentTestCase, parameterized.TestCase):

@@ -117,6 +117,14 @@ def _make_parser(parser_class=arguments.Parser):
         help="mirror training images left to right at random",
     )
     parser.add_argument(
+        "--num_validation",
+        type=arguments.whole_number(1),
+        metavar="N",
+        help="keep N training images out, save the model of the epoch that was "
+        "best on them, and evaluate only that on the test images (default: "
+        "train on all, evaluate on the test images after every epoch)",
+    )
+    parser.add_argument(
         "--epochs",
         type=arguments.whole_number(1),
         metavar="N",

@@ -73,6 +73,8 @@ def train(flags, run: Run | None, start: float) -> None:
     if runtime.is_one_of_many():
         with _explaining(dataset):
             _agree(flags, data_record, strategy)
+    if flags.num_validation:
+        dataset = _hold_out(flags, dataset)
     _check_sizes(flags, dataset)
     if run is not None:
         _check_names(flags, dataset)
@@ -95,6 +97,7 @@ def train(flags, run: Run | None, start: float) -> None:
             flags.jit,
             flags.accumulate,
             flags.ema,
+            keep_best=bool(flags.num_validation),
         )
     checkpoints = Checkpoints(
         trainer, pathlib.Path(flags.run_dir) / "checkpoints"
@@ -192,6 +195,16 @@ def _agree_on_checkpoint(trainer, restored, strategy):
         return [f"{worker} in --run_dir instead of {chief}, which all must see"]
 
     workers.agree(strategy, mine, differences)
+
+
+def _hold_out(flags, dataset):
+    if flags.num_validation >= dataset.num_train:
+        raise UsageError(
+            f"argument --num_validation: {flags.num_validation} leaves none of "
+            f"the {dataset.num_train} training images of "
+            f"{printable(dataset.name)}"
+        )
+    return dataset.hold_out(flags.num_validation, flags.seed)
 
 
 def _check_sizes(flags, dataset):
@@ -294,6 +307,9 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
                 # process trained it.
                 with _writing("the summaries", run.path):
                     summaries.write_samples(trainer.history[-1].step)
+                # The result may have been evaluated on the test images.
+                with _writing("the metrics", run.path):
+                    _write_metrics(run.path / "metrics.csv", trainer.history)
             if trainer.history[-1:] != saved:
                 save()
             request.check()
@@ -305,8 +321,9 @@ def _fit(flags, run, dataset, trainer, checkpoints, start):
                 flush=True,
             )
             raise
-    if not flags.verbose:
-        _print_metrics(trainer.history[-1], flags.epochs)
+    result = trainer.result_metrics()
+    if not flags.verbose or result.validation_loss is not None:
+        _print_metrics(result, flags.epochs)
     if trainer.num_skipped:
         print(
             f"{trainer.num_skipped:,} steps were skipped, since their loss or "
@@ -381,8 +398,13 @@ def _reason(error):
 def _print_header(flags, dataset, model):
     size = "x".join(map(str, dataset.image_shape))
     print(
-        f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training "
-        f"and {dataset.num_test:,} test images of {size}, "
+        f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training"
+        + (
+            f", {dataset.num_validation:,} validation"
+            if dataset.num_validation
+            else ""
+        )
+        + f" and {dataset.num_test:,} test images of {size}, "
         f"{dataset.num_colors} levels\n"
         f"{model.num_parameters:,} parameters ({flags.filters} filters, "
         f"{flags.num_blocks} residual blocks, {flags.num_scales} scales), "
@@ -396,15 +418,26 @@ def _print_metrics(metrics, epochs):
     train = "before training"
     if metrics.train_loss is not None:
         train = f"train {bits_from_nats(metrics.train_loss):.3f}"
+    held_out = ", ".join(
+        f"{split} {bits_from_nats(loss):.3f}"
+        for split, loss in (
+            ("validation", metrics.validation_loss),
+            ("test", metrics.test_loss),
+        )
+        if loss is not None
+    )
     print(
         f"epoch {metrics.epoch}/{epochs}, step {metrics.step:,}: {train}, "
-        f"test {bits_from_nats(metrics.test_loss):.3f} bits/dim",
+        f"{held_out} bits/dim",
         flush=True,
     )
 
 
 def _write_metrics(path, history):
     """Writes all losses, in nats per dimension and in bits/dim."""
+    splits = ["train", "test"]
+    if any(m.validation_loss is not None for m in history):
+        splits.insert(1, "validation")
 
     def columns(loss):
         return ["", ""] if loss is None else [loss, bits_from_nats(loss)]
@@ -418,24 +451,25 @@ def _write_metrics(path, history):
             [
                 "epoch",
                 "step",
-                "train_loss_nats_per_dim",
-                "train_bits_per_dim",
-                "test_loss_nats_per_dim",
-                "test_bits_per_dim",
+                *(
+                    f"{split}_{unit}"
+                    for split in splits
+                    for unit in ("loss_nats_per_dim", "bits_per_dim")
+                ),
             ]
         )
         for m in history:
-            losses = columns(m.train_loss) + columns(m.test_loss)
-            writer.writerow([m.epoch, m.step, *losses])
+            losses = [columns(getattr(m, f"{split}_loss")) for split in splits]
+            writer.writerow([m.epoch, m.step, *itertools.chain(*losses)])
 
 
 def _write_results(flags, dataset, trainer):
     """Writes the SavedModel, the metrics and the pictures."""
-    model, history = trainer.evaluated_model(), trainer.history
+    model, history = trainer.result_model(), trainer.history
     print("writing the results", flush=True)
     saved = _result(flags, dataset, "realnvp")
     metrics = _result(flags, dataset, "metrics", ".csv")
-    last = history[-1]
+    result = trainer.result_metrics()
     # First what all the training was for.
     export.save(
         model,
@@ -445,10 +479,13 @@ def _write_results(flags, dataset, trainer):
             "source": data.source(flags.dataset),
             "flags": vars(flags),
             "metrics": {
-                "epochs": last.epoch,
-                "steps": last.step,
-                "train_bits_per_dim": bits_from_nats(last.train_loss),
-                "test_bits_per_dim": bits_from_nats(last.test_loss),
+                "epochs": result.epoch,
+                "steps": result.step,
+                **{
+                    f"{split}_bits_per_dim": bits_from_nats(loss)
+                    for split in ("train", "validation", "test")
+                    if (loss := getattr(result, f"{split}_loss")) is not None
+                },
             },
         },
     )
@@ -470,13 +507,16 @@ def _draw_samples(path, model, seed):
 
 
 def _draw_losses(path, dataset, history):
+    held_out = "test" if history[-1].validation_loss is None else "validation"
     plots.save_loss_curve(
         path,
         {
             "training (mean over the epoch)": [
                 (m.epoch, bits_from_nats(m.train_loss)) for m in history[1:]
             ],
-            "test": [(m.epoch, bits_from_nats(m.test_loss)) for m in history],
+            held_out: [
+                (m.epoch, bits_from_nats(m.held_out_loss)) for m in history
+            ],
         },
         title=f"RealNVP on {dataset.name}",
     )

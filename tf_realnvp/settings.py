@@ -13,6 +13,7 @@ _OF_A_RUN = (
     "dataset",
     "image_size",
     "flip",
+    "num_validation",
     "seed",
     "batch_size",
     "filters",

@@ -76,8 +76,9 @@ class Summaries:
     def write_epoch(self, metrics: Metrics) -> None:
         """Writes what is known after an epoch."""
         with self._writer.as_default(step=metrics.step):
+            split = "test" if metrics.validation_loss is None else "validation"
             tf.summary.scalar(
-                "bits_per_dim/test", bits_from_nats(metrics.test_loss)
+                f"bits_per_dim/{split}", bits_from_nats(metrics.held_out_loss)
             )
             if metrics.train_loss is not None:
                 tf.summary.scalar(

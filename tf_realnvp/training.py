@@ -482,7 +482,9 @@ class Trainer(tf.Module):
 
         Args:
           dataset: Its training images are trained on. Its validation images
-            are evaluated after every epoch, or without them its test images.
+            are evaluated after every epoch, and the result at last on the test
+            images; without validation images the test images after every
+            epoch.
           epochs: Number of epochs.
           batch_size: Images in a batch, of all replicas together; at most
             `dataset.num_train`.
@@ -534,6 +536,10 @@ class Trainer(tf.Module):
                 )
                 yield self.history[-1]
             elif step >= last_step:
+                if split == "validation":
+                    self._evaluate_result(
+                        dataset, batch_size, progress, after_call
+                    )
                 return
             else:
                 batches = dataset.train_batches(
@@ -551,6 +557,14 @@ class Trainer(tf.Module):
                         display,
                         after_call,
                     )
+
+    def _evaluate_result(self, dataset, *args):
+        """Adds the loss on the test images to the metrics of the result."""
+        metrics = self.result_metrics()
+        if metrics.test_loss is None:
+            index = self.history.index(metrics)
+            loss = self.evaluate(dataset, *args)
+            self.history[index] = dataclasses.replace(metrics, test_loss=loss)
 
     def _train(
         self, batches, new_epoch, num_steps, batch_size, display, after_call
