@@ -192,7 +192,7 @@ def patch_all(stack):
         (initialization, "initialize", initialize),
         (export, "save", save_model),
         (plots, "save_loss_curve", save_curve),
-        (runtime, "configure", lambda *settings: None),
+        (runtime, "configure", lambda *args, **options: None),
         (training, "_SECONDS_PER_CALL", 0.0),  # One step a call.
     ):
         stack.enter_context(mock.patch.object(target, name, value))
@@ -204,8 +204,8 @@ def recorded_trainers():
     trainers = []
 
     class Recorded(training.Trainer):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
             trainers.append(self)
 
     with mock.patch.object(experiment, "Trainer", Recorded):
