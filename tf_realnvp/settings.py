@@ -42,7 +42,7 @@ _DATA = {
     "num_colors": "{:,} levels".format,
     "num_train": "{:,} training images".format,
     "num_test": "{:,} test images".format,
-    "fingerprint": "fingerprint {}".format,
+    "fingerprint": "fingerprint {:.12}".format,
 }
 
 
