@@ -2,7 +2,7 @@
 
 import sys
 
-from tf_realnvp import cli
+from tf_realnvp.cli.main import train_main
 
 if __name__ == "__main__":
-    sys.exit(cli.main())
+    sys.exit(train_main())

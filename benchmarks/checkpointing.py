@@ -32,8 +32,8 @@ def main() -> None:
 
     runtime.configure()
     from tf_realnvp import RealNVP
-    from tf_realnvp.checkpoints import Checkpoints
-    from tf_realnvp.training import Trainer
+    from tf_realnvp.training.checkpoints import Checkpoints
+    from tf_realnvp.training.trainer import Trainer
 
     print("| model of | checkpoint | s to save it | s between two | share |")
     print("| --- | --- | --- | --- | --- |")

@@ -41,8 +41,13 @@ def main() -> None:
     import keras
     import tensorflow as tf
 
-    from tf_realnvp import RealNVP, data, export, initialization
-    from tf_realnvp.training import Trainer, bits_from_nats, learning_rate
+    from tf_realnvp import RealNVP, data, initialization
+    from tf_realnvp.serving import export
+    from tf_realnvp.training.trainer import (
+        Trainer,
+        bits_from_nats,
+        learning_rate,
+    )
 
     if flags.precision == "auto":
         flags.precision = runtime.native_precision()

@@ -39,7 +39,7 @@ def main() -> None:
     import tensorflow as tf
 
     from tf_realnvp import RealNVP
-    from tf_realnvp.training import Trainer
+    from tf_realnvp.training.trainer import Trainer
 
     model = RealNVP(filters=flags.filters, num_blocks=flags.num_blocks)
     train = training_steps(

@@ -47,7 +47,8 @@ def compare(flags: argparse.Namespace) -> None:
     from tf_realnvp import runtime
 
     runtime.configure()
-    from tf_realnvp import RealNVP, export
+    from tf_realnvp import RealNVP
+    from tf_realnvp.serving import export
 
     image_shape = (flags.image_size, flags.image_size, 3)
     model = RealNVP(

@@ -51,7 +51,7 @@ def measure(case: tuple[int, int, int], steps: int) -> None:
     runtime.configure(num_replicas)
     strategy = runtime.make_strategy(num_replicas)
     from tf_realnvp import RealNVP
-    from tf_realnvp.training import Trainer
+    from tf_realnvp.training.trainer import Trainer
 
     with strategy.scope():
         trainer = Trainer(

@@ -77,7 +77,7 @@ def measure(flags: argparse.Namespace) -> None:
     import tensorflow as tf
 
     from tf_realnvp import RealNVP
-    from tf_realnvp.training import Trainer
+    from tf_realnvp.training.trainer import Trainer
 
     # `make_convolution` makes many functions, of which TensorFlow warns.
     tf.get_logger().setLevel("ERROR")
@@ -134,7 +134,7 @@ def compare_precisions(flags: argparse.Namespace) -> None:
 
     runtime.configure()
     from tf_realnvp import RealNVP
-    from tf_realnvp.training import Trainer
+    from tf_realnvp.training.trainer import Trainer
 
     trains = []
     for precision in ("float32", "bfloat16"):
@@ -165,7 +165,7 @@ def measure_host() -> None:
 
     runtime.configure()
     from tf_realnvp import RealNVP
-    from tf_realnvp.training import Trainer
+    from tf_realnvp.training.trainer import Trainer
 
     model = RealNVP((2, 2, 1), 2, filters=2, num_blocks=1)
     train = training_steps(Trainer(model), batch_size=1)

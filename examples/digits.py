@@ -28,15 +28,8 @@ import sklearn.datasets
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_realnvp import (
-    RealNVP,
-    bijectors,
-    data,
-    initialization,
-    latents,
-    plots,
-)
-from tf_realnvp.training import Trainer, bits_from_nats
+from tf_realnvp import RealNVP, bijectors, data, initialization, latents, plots
+from tf_realnvp.training.trainer import Trainer, bits_from_nats
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 

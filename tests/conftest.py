@@ -11,3 +11,8 @@ runtime.configure()
 for signum in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(signum) == signal.SIG_IGN:
         signal.signal(signum, lambda *_: None)
+
+
+def pytest_collection_modifyitems(items):
+    # `tf.test.TestCase` has a method of this name, which is no test.
+    items[:] = [item for item in items if item.name != "test_session"]

@@ -15,6 +15,7 @@ from absl.testing import parameterized
 from PIL import ExifTags, Image, ImageOps
 
 from tf_realnvp import pictures, runtime
+from tf_realnvp.errors import PictureError
 
 
 def random_image(*shape, num_colors=256, seed=0):
@@ -199,7 +200,7 @@ class ReadTest(PicturesTestCase):
 
 class UnreadableTest(PicturesTestCase):
     def assert_unreadable(self, path, reason):
-        with self.assertRaises(pictures.PictureError) as context:
+        with self.assertRaises(PictureError) as context:
             pictures.read(path, (8, 8, 1))
         message = str(context.exception)
         self.assertStartsWith(message, f"cannot read the picture {path}: ")
@@ -238,7 +239,7 @@ class UnreadableTest(PicturesTestCase):
 
     @parameterized.parameters("a\nb.png", "\udcff.png")
     def test_name_that_is_no_line_of_text(self, name):
-        with self.assertRaises(pictures.PictureError) as context:
+        with self.assertRaises(PictureError) as context:
             pictures.read(self.folder / name, (8, 8, 1))
         self.assertNotIn("\n", str(context.exception))
         str(context.exception).encode()

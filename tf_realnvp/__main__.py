@@ -1,8 +1,8 @@
-"""Commands on a saved model: `python -m tf_realnvp --help` lists them."""
+"""The commands: `python -m tf_realnvp --help` lists them."""
 
 import sys
 
-from tf_realnvp import commands
+from tf_realnvp.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(commands.main())
+    sys.exit(main(prog="python -m tf_realnvp"))

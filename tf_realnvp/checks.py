@@ -1,18 +1,101 @@
 """Checks of arguments: errors that name the argument and what it must be."""
 
+import dataclasses
 import numbers
 import reprlib
 from typing import Any
 
-import tensorflow as tf
+FLOAT32_MAX = 3.4028234e38  # What is larger is infinite to the models.
 
 
-def is_whole(value: Any) -> bool:
-    """Returns whether a value is a whole number, of Python or of NumPy."""
-    return not isinstance(value, bool) and (
-        isinstance(value, numbers.Integral)
-        or (isinstance(value, numbers.Real) and float(value).is_integer())
-    )
+@dataclasses.dataclass(frozen=True)
+class WholeNumber:
+    """Whole numbers, of Python or of NumPy.
+
+    Attributes:
+      low: The least of them.
+      high: The greatest, if there is one.
+      even: Whether they are even.
+    """
+
+    low: int
+    high: int | None = None
+    even: bool = False
+
+    def __str__(self):
+        kind = "an even number" if self.even else "a whole number"
+        if self.high is None:
+            return f"{kind} of at least {self.low}"
+        return f"{kind} from {self.low} to {self.high}"
+
+    def __contains__(self, value):
+        return (
+            is_whole(value)
+            and value >= self.low
+            and (self.high is None or value <= self.high)
+            and not (self.even and value % 2)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RealNumber:
+    """Finite numbers above a limit.
+
+    Attributes:
+      low: The limit.
+      includes_low: Whether `low` is one of them.
+      below: What they are below, if anything but infinity.
+    """
+
+    low: float = 0.0
+    includes_low: bool = False
+    below: float | None = None
+
+    def __str__(self):
+        words = "of at least" if self.includes_low else "above"
+        limit = "" if self.below is None else f" and below {self.below:g}"
+        return f"a finite number {words} {self.low:g}{limit}"
+
+    def __contains__(self, value):
+        return (
+            isinstance(value, numbers.Real)
+            and not isinstance(value, bool)
+            and (self.low < value or (self.includes_low and self.low == value))
+            and (value <= FLOAT32_MAX if self.below is None else True)
+            and (self.below is None or value < self.below)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Some strings.
+
+    Attributes:
+      choices: They.
+    """
+
+    choices: tuple[str, ...]
+
+    def __str__(self):
+        return f"one of {', '.join(map(repr, self.choices))}"
+
+    def __contains__(self, value):
+        return isinstance(value, str) and value in self.choices
+
+
+def check(value: Any, name: str, allowed: Any) -> None:
+    """Checks an argument.
+
+    Args:
+      value: The argument.
+      name: Its name.
+      allowed: What it may be, such as a `WholeNumber`.
+
+    Raises:
+      ValueError: If it is anything else.
+    """
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be {allowed}, got {short(value)}.")
 
 
 def whole_number(
@@ -30,76 +113,20 @@ def whole_number(
     Raises:
       ValueError: If it is anything else.
     """
-    if (
-        not is_whole(value)
-        or value < low
-        or (high is not None and value > high)
-        or (even and value % 2)
-    ):
-        kind = "an even number" if even else "a whole number"
-        limits = (
-            f"of at least {low}" if high is None else f"from {low} to {high}"
-        )
-        raise ValueError(
-            f"`{name}` must be {kind} {limits}, got {short(value)}."
-        )
+    check(value, name, WholeNumber(low, high, even))
     return int(value)
 
 
-def tensor(value: Any, name: str, kind: str, integer: bool) -> tf.Tensor:
-    """Returns an argument as a tensor of numbers.
-
-    Args:
-      value: The argument.
-      name: Its name.
-      kind: What it must be, in words.
-      integer: Whether real numbers will not do.
-
-    Raises:
-      TypeError: If it is anything else.
-    """
-    try:
-        result = tf.convert_to_tensor(value)
-    except Exception as error:  # TensorFlow raises nearly anything.
-        raise TypeError(
-            f"`{name}` must be {kind}, got {short(value)}."
-        ) from error
-    dtype = result.dtype
-    if not (dtype.is_integer or (dtype.is_floating and not integer)):
-        raise TypeError(
-            f"`{name}` must be {kind}, got dtype {dtype.name}: {short(value)}."
-        )
-    return result
-
-
-def scalar(value: Any, name: str, kind: str, integer: bool) -> tf.Tensor:
-    """Returns an argument as a scalar tensor; otherwise as `tensor`.
-
-    Raises:
-      TypeError: If it is no number.
-      ValueError: If it is no scalar.
-      tf.errors.InvalidArgumentError: If only a run shows that it is none.
-    """
-    result = tensor(value, name, kind, integer)
-    if not result.shape.is_compatible_with([]):
-        raise ValueError(
-            f"`{name}` must be {kind}, got shape {result.shape}: "
-            f"{short(value)}."
-        )
-    if result.shape.rank == 0:
-        return result
-    check = tf.debugging.Assert(
-        tf.rank(result) == 0,
-        [f"`{name}` must be {kind}, got shape", tf.shape(result)],
+def is_whole(value: Any) -> bool:
+    """Returns whether a value is a whole number, of Python or of NumPy."""
+    return not isinstance(value, bool) and (
+        isinstance(value, numbers.Integral)
+        or (isinstance(value, numbers.Real) and float(value).is_integer())
     )
-    with tf.control_dependencies([check]):
-        # The sum of a scalar is the scalar, and of anything else it is one:
-        # TensorFlow's shape inference has nothing to object to.
-        return tf.reduce_sum(result)
 
 
 def short(value: Any) -> str:
     """Returns what a value looks like, on one line."""
-    if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
+    if hasattr(value, "numpy"):
         value = value.numpy()
     return " ".join(reprlib.repr(value).split())

@@ -1,9 +1,7 @@
 """Files and folders that are replaced as a whole, or stay as they were."""
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import os
 import pathlib
 import secrets
@@ -11,11 +9,10 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 
+from tf_realnvp import system
+
 # What the names begin with of what is not complete yet.
 _NEW = ".tf_realnvp.new-"
-# Of Linux's renameat2: relative to the current folder; exchange.
-_CWD = -100
-_EXCHANGE = 2
 
 
 @contextlib.contextmanager
@@ -130,7 +127,7 @@ def _make_locked(path, is_folder):
         # The system drops it when the process ends, even by a kill. Where there
         # are no locks nobody can take one to remove what is new.
         with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            system.lock(lock, wait=True)
         if new.exists():
             return new, lock
         # Another process took it for a leftover before it was locked.
@@ -139,6 +136,8 @@ def _make_locked(path, is_folder):
 
 def _remove_leftovers(folder):
     """Removes what is new in a folder and no process has locked."""
+    if not system.has_locks():
+        return
     with contextlib.suppress(OSError):
         for name in filter(is_leftover, os.listdir(folder)):
             _remove_unlocked(folder / name)
@@ -146,10 +145,9 @@ def _remove_leftovers(folder):
 
 def _remove_unlocked(path):
     with contextlib.suppress(OSError):
-        # A pipe of this name must not hold us up.
-        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        lock = system.open_no_link(path, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(lock, wait=False)
             _remove(path)
         finally:
             os.close(lock)
@@ -182,7 +180,7 @@ def _put_in_place(new, path):
         new.rename(path)
         return
     # At no instant is there nothing at `path`.
-    if _exchange(new, path):
+    if system.exchange(new, path):
         return
     # Not on Linux, or a file system that cannot: the gap is a short one. If the
     # process dies in it, the old one must not be taken for a leftover.
@@ -194,13 +192,3 @@ def _put_in_place(new, path):
         old.rename(path)
         raise
     old.rename(new)
-
-
-def _exchange(first, second):
-    """Exchanges two files or folders at once; returns whether it did."""
-    try:
-        renameat2 = ctypes.CDLL(None).renameat2
-    except (AttributeError, OSError):
-        return False
-    names = os.fsencode(first), os.fsencode(second)
-    return renameat2(_CWD, names[0], _CWD, names[1], _EXCHANGE) == 0

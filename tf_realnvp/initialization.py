@@ -5,19 +5,17 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_realnvp.bijectors import AffineCoupling, FactorOut
-from tf_realnvp.image_dataset import ImageDataset
 from tf_realnvp.model import RealNVP
 
 tfb = tfp.bijectors
 
-_NUM_IMAGES = 128  # More of them make no better start.
 _KERNEL_SIZE = 3
 # What is fitted to fewer positions than this times the unknowns stays.
 _POSITIONS_PER_UNKNOWN = 10
 _RIDGE = 1e-4
 
 
-def initialize(model: RealNVP, dataset: ImageDataset, seed: int) -> None:
+def initialize(model: RealNVP, images: tf.Tensor, seed: int) -> None:
     """Starts every coupling as the best linear prediction.
 
     A new model is the identity between logits and latents. Neighbouring pixels
@@ -32,11 +30,9 @@ def initialize(model: RealNVP, dataset: ImageDataset, seed: int) -> None:
 
     Args:
       model: The model, new, whose weights are changed in place.
-      dataset: Some of its training images are used.
-      seed: Seed of the choice of images and of the dequantization noise.
+      images: Some training images, integers `[n, H, W, C]`: a hundred will do.
+      seed: Seed of the dequantization noise.
     """
-    num_images = min(_NUM_IMAGES, dataset.num_train)
-    images = next(iter(dataset.train_batches(num_images, seed, epoch=0)))
     _fit(model.bijector, model.dequantize(images, seed))
     strategy = tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):

@@ -3,14 +3,19 @@
 import copy
 import functools
 import math
-import numbers
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_realnvp import bijectors, checks, networks, rematerialization
+from tf_realnvp import (
+    assertions,
+    bijectors,
+    checks,
+    networks,
+    rematerialization,
+)
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -301,8 +306,20 @@ class RealNVP(tf.Module):
         Raises:
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
-        images = self._check_images(images)
-        seed = tfp.random.sanitize_seed(stateless_seed(seed), salt="dequantize")
+        images = assertions.images(images, self.image_shape, self.num_colors)
+        return self.add_noise(images, stateless_seed(seed))
+
+    def add_noise(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Does what `dequantize` does, and checks nothing: for training.
+
+        Args:
+          images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`.
+          seed: Int32 `[2]`.
+
+        Returns:
+          Float32 `[n, H, W, C]` in `[0, num_colors]`.
+        """
+        seed = tfp.random.sanitize_seed(seed, salt="dequantize")
         noise = tf.random.stateless_uniform(tf.shape(images), seed)
         return tf.cast(images, tf.float32) + noise
 
@@ -359,34 +376,10 @@ class RealNVP(tf.Module):
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `sample`.
         """
         # TensorFlow counts the components of a batch in int32.
-        max_n = tf.int32.max // self.num_dims
-        n = checks.scalar(
-            n, "n", f"a whole number from 0 to {max_n}", integer=True
-        )
-        n = tf.cast(n, tf.int64)
-        temperature = checks.scalar(
-            temperature, "temperature", "a number of float32", integer=False
-        )
-        temperature = tf.cast(temperature, tf.float32)
+        n = assertions.count(n, "n", maximum=tf.int32.max // self.num_dims)
+        temperature = assertions.non_negative(temperature, "temperature")
         seed = tfp.random.sanitize_seed(stateless_seed(seed), salt="sample")
-        countable = (n >= 0) & (n <= max_n)
-        usable = tf.math.is_finite(temperature) & (temperature >= 0.0)
-        assertions = [
-            tf.debugging.Assert(
-                countable, [f"`n` must be from 0 to {max_n}, got", n]
-            ),
-            tf.debugging.Assert(
-                usable,
-                [
-                    "`temperature` must be finite and at least 0, got",
-                    temperature,
-                ],
-            ),
-        ]
-        with tf.control_dependencies(assertions):
-            # Where `n` is known, shape inference looks at it before these do.
-            n = tf.where(countable, n, 0)
-            latents = self.distribution.distribution.sample(n, seed=seed)
+        latents = self.distribution.distribution.sample(n, seed=seed)
         return tf.debugging.check_numerics(
             temperature * latents,
             "`temperature` must be lower: the latents overflow.",
@@ -408,7 +401,7 @@ class RealNVP(tf.Module):
         Raises:
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
-        images = self._check_images(images)
+        images = assertions.images(images, self.image_shape, self.num_colors)
         points = _at_least_one(tf.cast(images, tf.float32) + 0.5)
         return self.bijector.inverse(points)[: tf.shape(images)[0]]
 
@@ -427,16 +420,8 @@ class RealNVP(tf.Module):
           tf.errors.InvalidArgumentError: If a latent is not finite, or so large
             that float32 overflows.
         """
-        latents = checks.tensor(
-            latents, "latents", "numbers of float32", integer=False
-        )
-        latents = tf.cast(latents, tf.float32)
-        latents = _check_shape(latents, self.latent_shape, "latents")
-        check = tf.debugging.assert_all_finite(
-            latents, "`latents` must be finite float32 numbers."
-        )
-        with tf.control_dependencies([check]):
-            points = self.bijector.forward(_at_least_one(latents))
+        latents = assertions.latents(latents, self.latent_shape)
+        points = self.bijector.forward(_at_least_one(latents))
         # Where float32 overflows, infinities meet.
         points = tf.debugging.check_numerics(
             points,
@@ -446,24 +431,6 @@ class RealNVP(tf.Module):
         # The inverse of the logit step reaches beyond the levels on both sides.
         images = tf.clip_by_value(tf.floor(points), 0.0, self.num_colors - 1.0)
         return tf.cast(images, tf.uint8)[: tf.shape(latents)[0]]
-
-    def _check_images(self, images):
-        levels = f"in 0 ... {self.num_colors - 1}"
-        images = checks.tensor(
-            images, "images", f"integers {levels}", integer=True
-        )
-        images = _check_shape(images, self.image_shape, "images")
-        low, high = (
-            reduce(tf.cast(images, tf.int64))
-            for reduce in (tf.reduce_min, tf.reduce_max)
-        )
-        # Of no images the lowest is above the highest, which passes.
-        check = tf.debugging.Assert(
-            (low >= 0) & (high < self.num_colors),
-            [f"`images` must be {levels}, got values from", low, "to", high],
-        )
-        with tf.control_dependencies([check]):
-            return tf.identity(images)
 
 
 def max_num_scales(image_shape: Sequence[int]) -> int:
@@ -506,10 +473,7 @@ def _check_arguments(
     checks.whole_number(num_colors, "num_colors", 2, 256)
     checks.whole_number(filters, "filters", 2, even=True)
     checks.whole_number(num_blocks, "num_blocks", 1)
-    if not isinstance(alpha, numbers.Real) or not 0.0 < alpha < 1.0:
-        raise ValueError(
-            f"`alpha` must be between 0 and 1, got {checks.short(alpha)}."
-        )
+    checks.check(alpha, "alpha", checks.RealNumber(below=1.0))
     checks.whole_number(num_scales, "num_scales", 2)
     largest = max_num_scales(sizes)
     if num_scales > largest:
@@ -543,7 +507,7 @@ def stateless_seed(seed=None) -> tf.Tensor:
         limits = tf.int32
         return tf.random.uniform([2], limits.min, limits.max, tf.int32)
     kind = "an integer of 64 bits with sign, or two integers, or None"
-    tensor = checks.tensor(seed, "seed", kind, integer=True)
+    tensor = assertions.tensor(seed, "seed", kind, integer=True)
     if tensor.shape.rank == 0:
         if tensor.dtype == tf.uint64:
             check = tf.debugging.Assert(
@@ -570,26 +534,3 @@ def _at_least_one(batch):
         return batch
     missing = tf.maximum(1 - tf.shape(batch)[0], 0)
     return tf.pad(batch, [[0, missing]] + [[0, 0]] * (batch.shape.rank - 1))
-
-
-def _check_shape(batch, event_shape, name):
-    """Checks that `batch` is `[n, *event_shape]`, at run time if need be."""
-    expected = ["n", *event_shape]
-    message = f"`{name}` must have the shape [{', '.join(map(str, expected))}]"
-    message += ", got"
-    if batch.shape.rank is not None and batch.shape[1:].is_fully_defined():
-        if batch.shape.rank == 0 or batch.shape[1:] != event_shape:
-            raise ValueError(f"{message} {batch.shape.as_list()}.")
-        return batch
-    # Padded, so that a shape of another rank can be compared, too.
-    shape = tf.concat([tf.shape(batch), [-1] * len(expected)], axis=0)
-    fits = tf.reduce_all(shape[1 : len(expected) + 1] == [*event_shape, -1])
-    check = tf.debugging.Assert(fits, [message, tf.shape(batch)], summarize=9)
-    with tf.control_dependencies([check]):
-        # Behind a condition, or TensorFlow's shape inference objects first and
-        # names neither the argument nor the shape that it must have.
-        return tf.cond(
-            fits,
-            lambda: tf.reshape(batch, [-1, *event_shape]),
-            lambda: tf.zeros([0, *event_shape], batch.dtype),
-        )

@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from tf_realnvp import arguments, files, plots, runtime
+from tf_realnvp import files, plots, runtime
+from tf_realnvp.errors import PictureError, printable
 
 _START_OF_JPEG = b"\xff\xd8\xff"
 _START_OF_PNG = b"\x89PNG\r\n\x1a\n"
@@ -29,10 +30,6 @@ _GREY_TYPES = (0, 4)  # Without and with an alpha channel.
 _EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 # In each of the warnings of libjpeg.
 _COMPLAINT = re.compile(rb"JPEG|JFIF|Adobe|progression|scanlines")
-
-
-class PictureError(Exception):
-    """A picture that can't be read; the message is a line for the user."""
 
 
 class Header(NamedTuple):
@@ -236,7 +233,7 @@ def read(
     try:
         pixels = load_image(path, channels)
     except PictureError as error:
-        name = arguments.printable(os.fspath(path))
+        name = printable(os.fspath(path))
         raise PictureError(
             f"cannot read the picture {name}: {error}"
         ) from error

@@ -10,7 +10,7 @@ import matplotlib.image
 import numpy as np
 
 from tf_realnvp import files
-from tf_realnvp.arguments import printable
+from tf_realnvp.errors import printable
 
 _MAX_TITLE = 70  # Letters, as many as there is room for.
 _TILE_SIZE = 96  # Pixels, about; an image is magnified by a whole number.

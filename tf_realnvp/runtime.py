@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Callable, Iterator
 
-from tf_realnvp.arguments import UsageError
+from tf_realnvp import system
+from tf_realnvp.errors import UsageError
 
 # TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it or
 # not, by shape and layout alone. Without these steps of its graph optimizer,
@@ -123,11 +123,9 @@ def has_native_bfloat16() -> bool:
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         return _all_since_ampere(gpus)
-    try:
-        flags = pathlib.Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False  # Not Linux: nothing is known.
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return not system.processor_features().isdisjoint(
+        ("avx512_bf16", "amx_bf16")
+    )
 
 
 def has_tensor_float_32() -> bool:

@@ -1,0 +1,640 @@
+"""Tests for tfds_images."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import pathlib
+import shutil
+import sys
+import tarfile
+import tempfile
+import zipfile
+from unittest import mock
+
+import numpy as np
+import odd_pictures
+import requests
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl.testing import parameterized
+from tensorflow_datasets.core.download import checksums, downloader
+
+from tf_realnvp import data
+from tf_realnvp.data import tfds_images
+from tf_realnvp.errors import DamagedImageError, DataError
+
+CIFAR_FILES = ("cifar-10-binary.tar.gz",)
+CELEBA_FILES = (
+    "img_align_celeba.zip",
+    "list_eval_partition.txt",
+    "list_attr_celeba.txt",
+    "list_landmarks_align_celeba.txt",
+    "identity_CelebA.txt",
+)
+
+
+def images_of(batches):
+    """All images of some batches, [N, H, W, C]."""
+    return np.concatenate([batch.numpy() for batch in batches])
+
+
+def as_set(images):
+    return {image.tobytes() for image in np.asarray(images)}
+
+
+class TfdsTestCase(tf.test.TestCase, parameterized.TestCase):
+    """Has no network, as far as TFDS and `data` can tell."""
+
+    def setUp(self):
+        super().setUp()
+        folder = self.enter_context(tempfile.TemporaryDirectory())
+        self.data_dir = pathlib.Path(folder)
+        self.manual = self.data_dir / "manual"
+        error = requests.ConnectionError("Name or service not known")
+        self.enter_context(
+            mock.patch.object(requests, "get", side_effect=error)
+        )
+        self.download = self.enter_context(
+            mock.patch.object(
+                downloader._Downloader, "_sync_download", side_effect=error
+            )
+        )
+
+    def accept(self, builder_name):
+        """Makes TFDS take the files in `manual` for the official ones."""
+        cls = tfds.builder_cls(builder_name)
+        infos = dict(cls.url_infos)
+        for url, info in infos.items():
+            path = self.manual / info.filename
+            if path.exists():
+                infos[url] = checksums.compute_url_info(path)
+        self.enter_context(mock.patch.object(cls, "url_infos", infos))
+
+    def failure(self, name):
+        """The message with which `load` fails."""
+        with self.assertRaises(DataError) as caught:
+            data.load(name, str(self.data_dir))
+        return str(caught.exception)
+
+    def snapshot(self):
+        paths = [self.data_dir, *self.data_dir.rglob("*")]
+        return {path: path.stat().st_mtime_ns for path in sorted(paths)}
+
+
+def write_cifar(manual):
+    """Writes a CIFAR-10 archive of 10 + 3 images and returns those."""
+    manual.mkdir(parents=True, exist_ok=True)
+    images = np.random.RandomState(0).randint(
+        256, size=[13, 32, 32, 3], dtype=np.uint8
+    )
+    planes = images.transpose(0, 3, 1, 2).reshape(13, -1)
+    rows = np.insert(planes, 0, np.arange(13) % 10, axis=1)
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    files = dict(zip(names, np.split(rows, [2, 4, 6, 8, 10]), strict=True))
+    files = {name: part.tobytes() for name, part in files.items()}
+    files["batches.meta.txt"] = "\n".join("abcdefghij").encode()
+    with tarfile.open(manual / CIFAR_FILES[0], "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return images[:10], images[10:]
+
+
+class CifarTest(TfdsTestCase):
+    def prepare(self):
+        images = write_cifar(self.manual)
+        self.accept("cifar10")
+        data.load("CIFAR10", str(self.data_dir))
+        return images
+
+    def check(self, loaded, train, test, version="3.0.2"):
+        self.assertEqual(loaded.name, "CIFAR10")
+        self.assertEqual(
+            loaded.fingerprint, f"cifar10/{version} train 10 test 3"
+        )
+        self.assertEqual(loaded.image_shape, (32, 32, 3))
+        self.assertEqual(loaded.num_colors, 256)
+        self.assertEqual((loaded.num_train, loaded.num_test), (10, 3))
+        seen = images_of(loaded.train_batches(5, seed=0, epoch=0))
+        self.assertEqual(seen.dtype, np.uint8)
+        self.assertEqual(as_set(seen), as_set(train))
+        seen = images_of(loaded.test_batches(2))
+        self.assertLen(seen, 3)
+        self.assertEqual(as_set(seen), as_set(test))
+
+    def test_archive_then_prepared_copy(self):
+        train, test = write_cifar(self.manual)
+        self.accept("cifar10")
+        out = io.StringIO()
+        with self.assertNoLogs("absl", "WARNING"):
+            with contextlib.redirect_stdout(out):
+                loaded = data.load("cifar10", str(self.data_dir))
+        self.assertEmpty(out.getvalue())
+        self.check(loaded, train, test)
+        self.download.assert_not_called()
+
+        shutil.rmtree(self.manual)
+        shutil.rmtree(self.data_dir / "downloads")
+        for path in self.snapshot():
+            path.chmod(path.stat().st_mode & ~0o222)
+        before = self.snapshot()
+        self.check(data.load("CIFAR10", str(self.data_dir)), train, test)
+        self.assertEqual(self.snapshot(), before)
+
+    def test_relative_folder_and_home(self):
+        images = self.prepare()
+        self.enter_context(contextlib.chdir(self.data_dir.parent))
+        self.check(data.load("CIFAR10", self.data_dir.name), *images)
+        with mock.patch.dict(os.environ, {"HOME": str(self.data_dir.parent)}):
+            self.check(data.load("CIFAR10", f"~/{self.data_dir.name}"), *images)
+
+    def test_copy_of_another_version(self):
+        images = self.prepare()
+        shutil.rmtree(self.manual)
+        copy = (self.data_dir / "cifar10" / "3.0.2").rename(
+            self.data_dir / "cifar10" / "3.0.1"
+        )
+        info = copy / "dataset_info.json"
+        info.write_text(info.read_text().replace("3.0.2", "3.0.1"))
+        loaded = data.load("CIFAR10", str(self.data_dir))
+        self.check(loaded, *images, version="3.0.1")
+
+    @parameterized.parameters("cut", "record", "info", "no info", "empty")
+    def test_damaged_copy(self, damage):
+        self.prepare()
+        copy = self.data_dir / "cifar10" / "3.0.2"
+        record = copy / "cifar10-train.tfrecord-00000-of-00001"
+        if damage == "cut":
+            os.truncate(record, record.stat().st_size - 1)
+        elif damage == "record":
+            record.unlink()
+        elif damage == "info":
+            (copy / "dataset_info.json").write_text("{")
+        elif damage == "no info":
+            (copy / "dataset_info.json").unlink()
+        elif damage == "empty":
+            shutil.rmtree(copy)
+            copy.mkdir()
+        before = self.snapshot()
+        first, second, *rest = self.failure("CIFAR10").splitlines()
+        self.assertIn(str(copy.parent), first)
+        self.assertIn(f"delete {self.data_dir / 'cifar10'}", second)
+        self.assertIn(str(self.manual), rest[-1])
+        self.assertEqual(self.snapshot(), before)
+
+    def test_damage_inside_a_record_appears_while_reading(self):
+        self.prepare()
+        record = next((self.data_dir / "cifar10").rglob("*train*"))
+        content = bytearray(record.read_bytes())
+        content[len(content) // 2] ^= 1
+        record.write_bytes(content)
+        loaded = data.load("CIFAR10", str(self.data_dir))
+        with self.assertRaises(DamagedImageError) as caught:
+            with loaded.naming_damage():
+                list(loaded.train_batches(5, seed=0, epoch=0))
+        copy = self.data_dir / "cifar10" / "3.0.2"
+        self.assertRegex(
+            str(caught.exception),
+            rf"^an image of CIFAR10 cannot be read: corrupted.*, in {copy}$",
+        )
+
+    def test_wrong_archive(self):
+        self.manual.mkdir()
+        archive = self.manual / CIFAR_FILES[0]
+        archive.write_bytes(b"<html>Not found</html>")
+        first, *rest = self.failure("CIFAR10").splitlines()
+        self.assertIn(f"{archive}, has wrong checksum", first)
+        self.assertIn("  cifar-10-binary.tar.gz", rest)
+
+    def test_broken_archive(self):
+        write_cifar(self.manual)
+        archive = self.manual / CIFAR_FILES[0]
+        os.truncate(archive, archive.stat().st_size // 2)
+        self.accept("cifar10")
+        first = self.failure("CIFAR10").splitlines()[0]
+        self.assertIn(str(archive), first)
+        # The next attempt has a good one.
+        train, test = write_cifar(self.manual)
+        self.accept("cifar10")
+        self.check(data.load("CIFAR10", str(self.data_dir)), train, test)
+
+
+def write_idx(path, array):
+    """Writes an array as MNIST and its kin have it, compressed by gzip."""
+    header = (
+        bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+    return hashlib.sha256(header + array.tobytes()).hexdigest()
+
+
+class FashionMnistTest(TfdsTestCase):
+    """Archives whose contents are right, though their own hashes are not."""
+
+    def write(self):
+        rng = np.random.default_rng(0)
+        self.images, contents = {}, {}
+        for split, count in (("train", 5), ("t10k", 3)):
+            images = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
+            self.images[split] = images[..., np.newaxis]
+            labels = np.zeros(count, np.uint8)
+            for name, array in (
+                (f"{split}-images-idx3-ubyte.gz", images),
+                (f"{split}-labels-idx1-ubyte.gz", labels),
+            ):
+                contents[name] = write_idx(self.manual / name, array)
+        mnist = sys.modules[tfds.builder_cls("fashion_mnist").__module__]
+        for target, name, value in (
+            (mnist, "_TRAIN_EXAMPLES", 5),
+            (mnist, "_TEST_EXAMPLES", 3),
+            (tfds_images, "_CONTENTS", {"fashion_mnist": contents}),
+        ):
+            self.enter_context(mock.patch.object(target, name, value))
+        url_infos = tfds.builder_cls("fashion_mnist").url_infos
+        self.enter_context(mock.patch.dict(url_infos))
+
+    def test_compressed_anew(self):
+        self.write()
+        dataset = data.load("Fashion_MNIST", self.data_dir)
+        self.assertEqual(dataset.name, "fashion_mnist")
+        self.assertEqual(dataset.image_shape, (28, 28, 1))
+        self.assertEqual(
+            as_set(images_of(dataset.test_batches(2))),
+            as_set(self.images["t10k"]),
+        )
+        self.assertEqual(
+            as_set(images_of(dataset.train_batches(5, seed=0, epoch=0))),
+            as_set(self.images["train"]),
+        )
+        self.download.assert_not_called()
+
+    @parameterized.parameters("other", "cut")
+    def test_other_contents(self, fault):
+        self.write()
+        path = self.manual / "train-images-idx3-ubyte.gz"
+        if fault == "other":
+            path.write_bytes(gzip.compress(b"other"))
+        else:
+            path.write_bytes(path.read_bytes()[:-20])
+        with self.assertRaisesRegex(DataError, "wrong checksum"):
+            data.load("fashion_mnist", self.data_dir)
+
+
+def write_celeba(manual):
+    """Writes CelebA's files with 6 pictures; returns those for train, test."""
+    manual.mkdir(parents=True, exist_ok=True)
+    module = sys.modules[tfds.builder_cls("celeb_a").__module__]
+    random = np.random.RandomState(0)
+    pictures = {}
+    with zipfile.ZipFile(manual / CELEBA_FILES[0], "w") as archive:
+        for i in range(1, 7):
+            coarse = random.randint(256, size=[28, 23, 3])
+            picture = tf.image.resize(coarse, [218, 178], "bicubic")
+            picture = tf.cast(tf.clip_by_value(picture, 0, 255), tf.uint8)
+            jpeg = tf.io.encode_jpeg(picture).numpy()
+            archive.writestr(f"img_align_celeba/{i:06}.jpg", jpeg)
+            pictures[f"{i:06}.jpg"] = tf.io.decode_jpeg(jpeg).numpy()
+
+    partitions = dict(zip(pictures, (0, 0, 0, 1, 2, 2), strict=True))
+
+    def write(name, headings, values):
+        lines = [f"{picture} {values}" for picture in pictures]
+        if headings:
+            lines = [str(len(pictures)), " ".join(headings), *lines]
+        (manual / name).write_text("\n".join(lines) + "\n")
+
+    (manual / CELEBA_FILES[1]).write_text(
+        "".join(f"{name} {part}\n" for name, part in partitions.items())
+    )
+    write(CELEBA_FILES[2], module.ATTR_HEADINGS, " ".join(["1", "-1"] * 20))
+    write(CELEBA_FILES[3], module.LANDMARK_HEADINGS, " ".join(["9"] * 10))
+    write(CELEBA_FILES[4], None, "17")
+    return (
+        [pictures[n] for n, part in partitions.items() if part == 0],
+        [pictures[n] for n, part in partitions.items() if part == 2],
+    )
+
+
+def shrunk(picture):
+    """The 32x32 image of a CelebA picture, in NumPy."""
+    crop = picture[35:183, 15:163].astype(np.float64)
+    scale = 148 / 32
+    centers = (np.arange(32) + 0.5) * scale
+    distance = np.abs(np.arange(148) + 0.5 - centers[:, np.newaxis]) / scale
+    weights = np.maximum(0, 1 - distance)
+    weights /= weights.sum(axis=1, keepdims=True)
+    rows = np.tensordot(weights, crop, axes=(1, 0))
+    return np.rint(np.einsum("jw,iwc->ijc", weights, rows))
+
+
+class CelebaTest(TfdsTestCase):
+    def check(self, loaded, train, test):
+        self.assertEqual(loaded.name, "CelebA")
+        self.assertEqual(loaded.image_shape, (32, 32, 3))
+        self.assertEqual(loaded.num_colors, 256)
+        self.assertEqual((loaded.num_train, loaded.num_test), (3, 2))
+        for batch, pictures in (
+            (images_of(loaded.train_batches(3, seed=0, epoch=0)), train),
+            (images_of(loaded.test_batches(10)), test),
+        ):
+            self.assertEqual(batch.dtype, np.uint8)
+            self.assertEqual(batch.shape, (len(pictures), 32, 32, 3))
+            matches = []
+            for image in batch:
+                errors = [np.abs(image - shrunk(p)).max() for p in pictures]
+                self.assertLessEqual(min(errors), 1)
+                matches.append(np.argmin(errors))
+            self.assertCountEqual(matches, range(len(pictures)))
+
+    def test_archive_then_prepared_copy(self):
+        train, test = write_celeba(self.manual)
+        self.accept("celeb_a")
+        self.check(data.load("celeba", str(self.data_dir)), train, test)
+        shutil.rmtree(self.manual)
+        shutil.rmtree(self.data_dir / "downloads")
+        before = self.snapshot()
+        self.check(data.load("CelebA", str(self.data_dir)), train, test)
+        self.assertEqual(self.snapshot(), before)
+        self.download.assert_not_called()
+
+    def test_some_files_are_missing(self):
+        write_celeba(self.manual)
+        self.accept("celeb_a")
+        missing = CELEBA_FILES[2:4]
+        for name in missing:
+            (self.manual / name).unlink()
+        first, *rest = self.failure("CelebA").splitlines()
+        self.assertIn(f"{missing[0]} cannot be downloaded", first)
+        for name in CELEBA_FILES:
+            mark = " (missing)" if name in missing else ""
+            self.assertIn(f"  {name}{mark}", rest)
+
+    def test_archive_lacks_a_picture(self):
+        write_celeba(self.manual)
+        with open(self.manual / CELEBA_FILES[1], "a") as partitions:
+            partitions.write("000007.jpg 0\n")
+        self.accept("celeb_a")
+        self.assertIn("000007.jpg", self.failure("CelebA").splitlines()[0])
+
+
+class NothingThereTest(TfdsTestCase):
+    HOMEPAGES = (
+        ("CIFAR10", "https://www.cs.toronto.edu/~kriz/cifar.html", CIFAR_FILES),
+        (
+            "CelebA",
+            "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+            CELEBA_FILES,
+        ),
+    )
+
+    def check_help(self, message, homepage, files):
+        self.assertIn(homepage, message)
+        for name in files:
+            self.assertIn(f"\n  {name} (missing)\n", message)
+        self.assertEndsWith(message, f" {self.manual}")
+
+    @parameterized.parameters(*HOMEPAGES)
+    def test_no_network(self, name, homepage, files):
+        message = self.failure(name)
+        self.assertStartsWith(message, f"{name}: ")
+        self.assertIn("Name or service not known", message.splitlines()[0])
+        self.check_help(message, homepage, files)
+        self.download.assert_not_called()
+        self.assertEmpty(list(self.data_dir.iterdir()))
+
+    @parameterized.parameters(*HOMEPAGES)
+    def test_server_refuses(self, name, homepage, files):
+        response = requests.Response()
+        response.status_code, response.reason = 403, "Quota exceeded"
+        response.raw = io.BytesIO()
+        with mock.patch.object(requests, "get", return_value=response):
+            message = self.failure(name)
+        self.assertIn("403 Client Error: Quota", message.splitlines()[0])
+        self.check_help(message, homepage, files)
+
+    @parameterized.parameters(*HOMEPAGES)
+    def test_download_breaks_off(self, name, homepage, files):
+        response = requests.Response()
+        response.status_code, response.raw = 200, io.BytesIO()
+        with mock.patch.object(requests, "get", return_value=response):
+            message = self.failure(name)
+        self.download.assert_called()
+        self.assertIn("Name or service not known", message.splitlines()[0])
+        self.check_help(message, homepage, files)
+
+
+def store(data_dir, name, splits, image=None, key="image", **options):
+    """Has TFDS write a data set; `splits` are arrays of images."""
+    shape = next(iter(splits.values())).shape[1:]
+    image = image or tfds.features.Image(shape=shape)
+    with contextlib.redirect_stdout(io.StringIO()):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            features=tfds.features.FeaturesDict({key: image, "id": np.int64}),
+            split_datasets={
+                split: [(i, {key: x, "id": i}) for i, x in enumerate(images)]
+                for split, images in splits.items()
+            },
+            data_dir=data_dir,
+            **options,
+        )
+
+
+def noise(count, *shape):
+    random = np.random.RandomState(count)
+    return random.randint(256, size=[count, *shape], dtype=np.uint8)
+
+
+class AnyDatasetTest(TfdsTestCase):
+    def load(self, name="mine", **options):
+        return data.load(name, str(self.data_dir), **options)
+
+    def check(self, loaded, train, test):
+        self.assertEqual((loaded.num_train, loaded.num_test), (train, test))
+        seen = images_of(loaded.train_batches(1, seed=0, epoch=0))
+        self.assertEqual(seen.shape, (train, *loaded.image_shape))
+        rest = images_of(loaded.test_batches(2))
+        self.assertEqual(rest.shape, (test, *loaded.image_shape))
+        return as_set(seen), as_set(rest)
+
+    def test_prepared_copy(self):
+        train, test = noise(7, 4, 6, 1), noise(3, 4, 6, 1)
+        store(self.data_dir, "mine", {"train": train, "test": test})
+        with self.assertNoLogs("absl", "WARNING"):
+            loaded = self.load()
+            seen = self.check(loaded, 7, 3)
+        self.assertEqual(loaded.name, "mine")
+        self.assertEqual(loaded.num_colors, 256)
+        self.assertEqual(loaded.image_shape, (4, 6, 1))
+        self.assertEqual(seen, (as_set(train), as_set(test)))
+
+    def test_registered_name(self):
+        train, test = noise(3, 28, 28, 1), noise(2, 28, 28, 1)
+        store(self.data_dir, "mnist", {"train": train, "test": test})
+        seen = self.check(self.load("mnist"), 3, 2)
+        self.assertEqual(seen, (as_set(train), as_set(test)))
+
+    @parameterized.parameters("mine/small", "mine/small:1.0.0")
+    def test_configuration(self, name):
+        config = tfds.core.BuilderConfig(name="small")
+        store(
+            self.data_dir, "mine", {"train": noise(4, 2, 2, 1)}, config=config
+        )
+        loaded = self.load(name)
+        self.assertEqual((loaded.num_train, loaded.num_test), (3, 1))
+        self.assertEqual(
+            loaded.fingerprint, "mine/small/1.0.0 train[:-1] 3 train[-1:] 1"
+        )
+        self.assertNotIn("/", loaded.name)
+        self.assertStartsWith(loaded.name, "mine_small")
+
+    def test_validation_takes_the_place_of_test(self):
+        train, validation = noise(4, 2, 2, 1), noise(3, 2, 2, 1)
+        store(self.data_dir, "mine", {"train": train, "validation": validation})
+        loaded = self.load()
+        seen = self.check(loaded, 4, 3)
+        self.assertEqual(seen, (as_set(train), as_set(validation)))
+        self.assertEqual(loaded.fingerprint, "mine/1.0.0 train 4 validation 3")
+
+    @parameterized.parameters((2, 1), (9, 1), (10, 1), (25, 2))
+    def test_last_tenth_of_train_is_held_out(self, count, held_out):
+        images = noise(count, 2, 2, 3)
+        store(self.data_dir, "mine", {"train": images}, disable_shuffling=True)
+        train, test = self.check(self.load(), count - held_out, held_out)
+        self.assertEqual(train, as_set(images[:-held_out]))
+        self.assertEqual(test, as_set(images[-held_out:]))
+
+    def test_several_files(self):
+        images = noise(40, 2, 2, 3)
+        config = tfds.download.DownloadConfig(num_shards=4)
+        store(self.data_dir, "mine", {"train": images}, download_config=config)
+        self.assertLen(list(self.data_dir.rglob("*.tfrecord-*-of-*4")), 4)
+        train, test = self.check(self.load(), 36, 4)
+        self.assertEqual(train | test, as_set(images))
+
+    @parameterized.parameters(
+        ((9, 8, 3), 32), ((80, 70, 1), 32), ((8, 8, 3), 4)
+    )
+    def test_size(self, shape, expected):
+        store(self.data_dir, "mine", {"train": noise(3, *shape)})
+        size = expected if expected != 32 else None
+        loaded = self.load(image_size=size)
+        self.assertEqual(loaded.image_shape, (expected, expected, shape[2]))
+        self.check(loaded, 2, 1)
+
+    def test_unknown_sizes(self):
+        splits = {"train": noise(3, 10, 12, 3)}
+        store(self.data_dir, "mine", splits, tfds.features.Image())
+        self.assertEqual(self.load().image_shape, (32, 32, 3))
+
+    def test_alpha_is_dropped(self):
+        images = noise(3, 4, 4, 4)
+        store(self.data_dir, "mine", {"train": images})
+        train, test = self.check(self.load(), 2, 1)
+        self.assertEqual(train | test, as_set(images[..., :3]))
+
+    def test_flip(self):
+        store(self.data_dir, "mine", {"train": noise(40, 2, 2, 1)})
+        loaded = self.load(flip=True)
+        self.assertTrue(loaded.flip)
+        self.check(loaded, 36, 4)
+
+    def test_shuffle_buffer_is_bounded_in_bytes(self):
+        store(self.data_dir, "mine", {"train": noise(100, 16, 16, 3)})
+        self.assertEqual(self.load().shuffle_buffer, 90)
+        # Noise does not shrink: a record has some 850 bytes.
+        with mock.patch.object(tfds_images, "SHUFFLE_BYTES", 20_000):
+            self.assertBetween(self.load().shuffle_buffer, 18, 26)
+        with mock.patch.object(tfds_images, "SHUFFLE_BYTES", 1):
+            self.assertEqual(self.load().shuffle_buffer, 1)
+
+    def test_image_by_another_name(self):
+        store(self.data_dir, "mine", {"train": noise(4, 2, 2, 1)}, key="photo")
+        self.check(self.load(), 3, 1)
+
+    @parameterized.parameters(
+        tfds.features.Tensor(shape=(2, 2, 1), dtype=np.uint8),
+        tfds.features.Image(shape=(2, 2, 1), dtype=np.uint16),
+    )
+    def test_no_image(self, feature):
+        images = noise(3, 2, 2, 1).astype(feature.np_dtype)
+        store(self.data_dir, "mine", {"train": images}, feature, key="numbers")
+        first = self.failure("mine").splitlines()[0]
+        self.assertIn("mine: there is no image", first)
+        self.assertIn("numbers", first)
+
+    def test_no_image_is_found_before_any_download(self):
+        message = self.failure("imdb_reviews")
+        self.assertStartsWith(message, "imdb_reviews: there is no image")
+        self.assertLen(message.splitlines(), 1)
+        requests.get.assert_not_called()
+
+    def test_no_training_images(self):
+        store(self.data_dir, "mine", {"test": noise(3, 2, 2, 1)})
+        self.assertIn("no training images", self.failure("mine"))
+
+    def test_damaged_copy(self):
+        store(self.data_dir, "mine", {"train": noise(3, 2, 2, 1)})
+        record = next(self.data_dir.rglob("*.tfrecord*"))
+        os.truncate(record, record.stat().st_size - 1)
+        first, second = self.failure("mine").splitlines()
+        self.assertIn("is damaged: its train split", first)
+        self.assertIn(f"delete {self.data_dir / 'mine'}", second)
+
+    def test_picture_that_cannot_be_decoded(self):
+        good = tf.io.encode_png(noise(1, 8, 8, 1)[0]).numpy()
+        pictures = np.array([good, odd_pictures.undecodable_png(), good, good])
+        store(
+            self.data_dir,
+            "mine",
+            {"train": pictures},
+            tfds.features.Image(shape=(8, 8, 1)),
+        )
+        loaded = self.load()
+        with self.assertRaises(DamagedImageError) as caught:
+            with loaded.naming_damage():
+                list(loaded.train_batches(1, seed=0, epoch=0))
+                list(loaded.test_batches(1))
+        message = str(caught.exception)
+        self.assertLen(message.splitlines(), 1)
+        for part in ("image of mine", "PNG", f"{self.data_dir}/mine/1.0.0"):
+            self.assertIn(part, message)
+
+    def test_no_network(self):
+        first, second, *files, last = self.failure("svhn_cropped").splitlines()
+        self.assertIn("32x32.mat cannot be downloaded", first)
+        self.assertIn("http://ufldl.stanford.edu/housenumbers", second)
+        self.assertIn("  train_32x32.mat (missing)", files)
+        self.assertEndsWith(last, str(self.manual))
+        self.assertEmpty(list(self.data_dir.iterdir()))
+
+    def test_archives_that_nobody_can_download(self):
+        message = self.failure("imagenet2012")
+        self.assertIn("ILSVRC2012_img_train.tar", message)
+        self.assertIn(str(self.manual), message)
+
+    @parameterized.parameters(
+        "svhn_croped", "svhn_croped/x", "svhn_croped:1.0.0"
+    )
+    def test_unknown_name(self, name):
+        message = self.failure(name)
+        self.assertIn(f"{name!r}", message)
+        self.assertLen(message.splitlines(), 1)
+        self.assertIn("svhn_cropped", message)
+        self.assertIn("CIFAR10, CelebA and digits", message)
+
+    @parameterized.parameters("mnist/nothing", "mnist:9.0.0", "a b", "", "*")
+    def test_malformed_name(self, name):
+        message = self.failure(name)
+        self.assertStartsWith(message, f"{name}: ")
+        self.assertLen(message.splitlines(), 1)
+        self.assertLess(len(message), 200)
+
+
+if __name__ == "__main__":
+    tf.test.main()

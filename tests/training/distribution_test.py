@@ -1,0 +1,353 @@
+"""Tests for training on several devices and in several processes."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import parameterized
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Trains a little, on a last batch that replicas cannot share evenly, and writes
+# the weights and losses that this process has in the end.
+SCRIPT = """
+import sys
+from tf_realnvp import runtime, workers
+paths = sys.argv[1:]  # For one device, for two, ...
+runtime.configure(len(paths))
+import keras, numpy as np, tensorflow as tf
+from tf_realnvp import RealNVP, initialization
+from tf_realnvp.data import ImageDataset
+from tf_realnvp.progress import Progress
+from tf_realnvp.training import Trainer
+for num_devices, path in enumerate(paths, start=1):
+    if runtime.is_one_of_many():
+        # First of all: workers connect before anything is computed.
+        strategy = workers.connect()
+    else:
+        strategy = runtime.make_strategy(num_devices)
+    images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
+    images = tf.data.Dataset.from_tensor_slices(images)
+    dataset = ImageDataset("random", (4, 4, 1), 17, images, images, 20, 20)
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = RealNVP((4, 4, 1), 17, filters=4, num_blocks=1)
+        trainer = Trainer(
+            model, 1e-2, 1.0, seed=3, recompute=True, ema=0.9
+        )
+        initialization.initialize(model, dataset, seed=0)
+    metrics = list(trainer.fit(dataset, 2, 7, None, Progress))
+    losses = [m.test_loss for m in metrics]
+    losses += [m.train_loss for m in metrics[1:]]
+    np.savez(
+        path,
+        num_replicas=strategy.num_replicas_in_sync,
+        losses=losses,
+        weights=np.concatenate(
+            [
+                v.numpy().ravel()
+                for m in (model, trainer.evaluated_model())
+                for v in m.variables
+            ]
+        ),
+    )
+"""
+
+
+# Compares the records that it is given with those of the other workers, and
+# writes what comes of each. What is `null` ends the process.
+AGREEMENT = """
+import json, sys
+from tf_realnvp import arguments, runtime, workers
+runtime.configure()
+import tensorflow as tf
+strategy = workers.connect()
+for record in json.loads(sys.argv[1]):
+    if record is None:
+        break
+    try:
+        chief = workers.agree(
+            strategy, record, lambda mine, its: [mine] if mine != its else []
+        )
+        print("agreed on", chief)
+    except UsageError as error:
+        print(error)
+    except tf.errors.OpError as error:
+        print("gone")
+"""
+
+
+def start(command, cwd=None, **environment):
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def worker_environments(num_workers):
+    """What makes processes the workers of one job."""
+    sockets = [socket.socket() for _ in range(num_workers)]
+    for free in sockets:
+        free.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+    for free in sockets:
+        free.close()
+    return [
+        {
+            "TF_CONFIG": json.dumps(
+                {
+                    "cluster": {"worker": addresses},
+                    "task": {"type": "worker", "index": index},
+                }
+            )
+        }
+        for index in range(num_workers)
+    ]
+
+
+class SameTrainingTest(tf.test.TestCase):
+    """The number of replicas changes nothing but the rounding."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = pathlib.Path(
+            cls.enterClassContext(tempfile.TemporaryDirectory())
+        )
+        # One process for both: most of its time is start-up.
+        cls.alone, cls.two_devices = cls.train((["one.npz", "two.npz"], {}))
+
+    @classmethod
+    def train(cls, *jobs):
+        """Trains in processes side by side.
+
+        Args:
+          *jobs: For each process the names of its files, the first for one
+            device, the second for two, and what is in its environment.
+
+        Returns:
+          What is in the files.
+        """
+        processes = [
+            start(
+                ["-c", SCRIPT, *(cls.folder / name for name in names)],
+                **environment,
+            )
+            for names, environment in jobs
+        ]
+        for process in processes:
+            _, stderr = process.communicate(timeout=240)
+            assert process.returncode == 0, stderr
+        return [
+            dict(np.load(cls.folder / name))
+            for names, _ in jobs
+            for name in names
+        ]
+
+    def assert_same_training(self, results):
+        self.assertEqual(self.alone["num_replicas"], 1)
+        self.assertTrue(np.isfinite(self.alone["weights"]).all())
+        for result in results:
+            self.assertEqual(result["num_replicas"], 2)
+            self.assertAllClose(
+                result["losses"], self.alone["losses"], rtol=1e-6
+            )
+            self.assertAllClose(
+                result["weights"], self.alone["weights"], rtol=1e-4, atol=1e-5
+            )
+
+    def test_two_devices(self):
+        self.assert_same_training([self.two_devices])
+
+    def test_two_workers(self):
+        first, second = self.train(
+            *(
+                ([f"worker_{index}.npz"], environment)
+                for index, environment in enumerate(worker_environments(2))
+            )
+        )
+        self.assert_same_training([first, second])
+        self.assertAllEqual(first["weights"], second["weights"])
+
+
+class AgreementTest(tf.test.TestCase):
+    def test_two_workers(self):
+        """Whatever they have, both say the same, and both go on."""
+        records = [
+            ["same", "first", "a much longer one: \u00fc\n\udcff", "x", "last"],
+            ["same", "second", "short", "x", None],
+        ]
+        processes = [
+            start(["-c", AGREEMENT, json.dumps(mine)], **environment)
+            for mine, environment in zip(
+                records, worker_environments(2), strict=True
+            )
+        ]
+        outputs = [process.communicate(timeout=240) for process in processes]
+        (first, stderr), (second, _) = outputs
+        expected = [
+            "agreed on same",
+            "worker 1 differs from worker 0: second; all workers must train "
+            "alike",
+            "worker 1 differs from worker 0: short; all workers must train "
+            "alike",
+            "agreed on x",
+        ]
+        self.assertEqual(first.splitlines(), [*expected, "gone"], stderr)
+        self.assertEqual(second.splitlines(), expected)
+
+
+@pytest.mark.long
+class WorkersTest(tf.test.TestCase, parameterized.TestCase):
+    """The command, run as two workers."""
+
+    def run_workers(self, *argvs):
+        """Runs the command; returns exit code and outputs of each worker."""
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        command = [ROOT / "run.py", "--filters", 4, "--num_blocks", 1]
+        processes = [
+            start([*command, *argv], cwd=folder, **environment)
+            for argv, environment in zip(
+                argvs, worker_environments(len(argvs)), strict=True
+            )
+        ]
+        for process in processes:
+            self.addCleanup(process.kill)
+        # A minute, on a machine that has nothing else to do.
+        outputs = [process.communicate(timeout=180) for process in processes]
+        self.assertLen(processes, 2)
+        return [
+            (process.returncode, *output)
+            for process, output in zip(processes, outputs, strict=True)
+        ]
+
+    @parameterized.parameters(
+        (["--seed", 1], ["--seed", 2], "--seed 2 instead of --seed 1"),
+        (["--seed", 1], ["--seed", 1, "--lr", 1], "--lr 1.0 instead of --lr 0"),
+        (
+            ["--seed", 1, "--batch_size", 64],
+            ["--seed", 1, "--batch_size", 32],
+            "--batch_size 32 instead of --batch_size 64",
+        ),
+        (
+            ["--seed", 1, "--precision", "float32"],
+            ["--seed", 1, "--precision", "bfloat16"],
+            "--precision bfloat16 instead of --precision float32",
+        ),
+        (["--seed", 1, "--resume"], ["--seed", 1], "no --resume instead of"),
+        (
+            ["--seed", 1],
+            ["--seed", 1, "--image_size", 4],
+            "4x4x1 instead of 8x8x1",
+        ),
+    )
+    def test_workers_that_differ(self, first, second, message):
+        results = self.run_workers(
+            ["--dataset", "digits", *first], ["--dataset", "digits", *second]
+        )
+        for code, _, stderr in results:
+            self.assertEqual(code, 2, stderr)
+            self.assertLen(stderr.splitlines(), 1)
+            self.assertIn("worker 1 differs from worker 0: ", stderr)
+            self.assertIn(message, stderr)
+
+    @parameterized.parameters(0, 1)
+    def test_worker_that_cannot_begin(self, index):
+        """The other one learns of it."""
+        argvs = [["--dataset", "digits", "--seed", 0]] * 2
+        argvs[index] = ["--dataset", "./nowhere", "--seed", 0]
+        results = self.run_workers(*argvs)
+        code, _, stderr = results[index]
+        self.assertEqual(code, 2, stderr)
+        self.assertIn("there is no such folder", stderr)
+        code, _, stderr = results[1 - index]
+        self.assertEqual(code, 1, stderr)
+        self.assertStartsWith(stderr, "run.py: error: a worker of the job has")
+        self.assertLen(stderr.splitlines(), 1)
+
+    def test_folder_that_one_does_not_see(self):
+        """It does not find the checkpoint that the others go on from."""
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        flags = ["--dataset", "digits", "--seed", 0, "--resume"]
+        flags += ["--max_steps", 2, "--output_dir", folder / "out"]
+        chief = [*flags, "--run_dir", folder / "run"]
+        # The precision of the first one counts, for all and from then on.
+        results = self.run_workers(
+            [*chief, "--precision", "bfloat16"], [*flags, "--run_dir", "gone"]
+        )
+        for code, _, stderr in results:
+            self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("bfloat16, seed 0", results[0][1])
+
+        results = self.run_workers(chief, [*flags, "--run_dir", "gone"])
+        for code, _, stderr in results:
+            self.assertEqual(code, 2, stderr)
+            self.assertLen(stderr.splitlines(), 1)
+            self.assertIn("no checkpoint in --run_dir instead of", stderr)
+            self.assertIn("the checkpoint of step 2 (", stderr)
+        self.assertIn("bfloat16, seed 0", results[0][1])
+
+    def test_lost_worker(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        command = [ROOT / "run.py", "--dataset", "digits", "--seed", 0]
+        command += ["--filters", 4, "--num_blocks", 1, "--resume"]
+        command += ["--run_dir", folder / "run", "--output_dir", folder / "out"]
+        command += ["--checkpoint_minutes", 0.01]
+
+        def start_workers(epochs):
+            workers = [
+                start([*command, "--epochs", epochs], **environment)
+                for environment in worker_environments(2)
+            ]
+            for worker in workers:
+                self.addCleanup(worker.kill)
+            return workers
+
+        chief, other = start_workers(10_000)
+        metrics = folder / "run" / "metrics.csv"
+        wait_for(lambda: metrics.exists() and len(rows(metrics)) > 3)
+        other.send_signal(signal.SIGKILL)
+        other.communicate()
+        _, stderr = chief.communicate(timeout=120)
+        self.assertEqual(chief.returncode, 1)
+        self.assertStartsWith(stderr, "run.py: error: a worker of the job has")
+        self.assertLen(stderr.splitlines(), 1)
+        self.assertContainsSubset(["--resume"], stderr.split())
+
+        reached = int(rows(metrics)[-1].split(",")[0])
+        chief, other = start_workers(reached + 2)
+        stdout, stderr = chief.communicate(timeout=120)
+        other_output, _ = other.communicate(timeout=120)
+        self.assertEqual((chief.returncode, other.returncode), (0, 0), stderr)
+        self.assertIn("going on from step", stdout)
+        # Only the chief speaks, and writes.
+        self.assertEmpty(other_output)
+        self.assertLen(rows(folder / "out" / "metrics_digits.csv"), reached + 4)
+
+
+def rows(path):
+    return path.read_text().splitlines()
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "It took too long."
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,1325 @@
+"""Tests for experiment: runs that end early, fail, and go on.
+
+What is trained is a density of few parameters in place of RealNVP, so that a
+start takes a part of a second; data, training, checkpoints and the command are
+the real ones. `kills_test` has the whole.
+"""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import errno
+import io
+import json
+import math
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import tempfile
+from unittest import mock
+
+import keras
+import matplotlib.image
+import numpy as np
+import odd_pictures
+import requests
+import tensorflow as tf
+import tensorflow_probability as tfp
+from absl.testing import parameterized
+from tensorflow.core.util import event_pb2
+
+from tf_realnvp import data, files, initialization, pictures, plots, runtime
+from tf_realnvp.cli import train
+from tf_realnvp.errors import DataError
+from tf_realnvp.serving import export
+from tf_realnvp.training import experiment, workers
+from tf_realnvp.training import trainer as trainer_module
+from tf_realnvp.training.checkpoints import Checkpoints
+from tf_realnvp.training.progress import Progress
+
+DRAW_CURVE = plots.save_loss_curve
+METADATA = export.METADATA_FILE
+FULL = OSError(errno.ENOSPC, "No space left on device")
+# Three steps an epoch: as many calls, and one more to evaluate.
+FLAGS = (
+    *("--dataset", "digits", "--batch_size", "400", "--epochs", "2"),
+    *("--filters", "4", "--num_blocks", "1"),
+)
+
+
+class SmallModel:
+    """Independent normals, with what `experiment` needs of a `RealNVP`."""
+
+    nan_below = -math.inf  # Loss is NaN where a noise of the batch is less.
+
+    def __init__(
+        self, image_shape, num_colors, filters, num_blocks, num_scales=2
+    ):
+        self.image_shape = image_shape
+        self.num_colors = num_colors
+        self.filters = filters
+        self.num_blocks = num_blocks
+        self.num_scales = num_scales
+        self.num_dims = self.num_parameters = math.prod(image_shape)
+        self.means = keras.Variable("random_normal", image_shape)
+        self.trainable_variables = self.variables = (self.means,)
+
+    def clone(self):
+        clone = SmallModel(
+            self.image_shape,
+            self.num_colors,
+            self.filters,
+            self.num_blocks,
+            self.num_scales,
+        )
+        clone.means.assign(self.means)
+        return clone
+
+    def for_training(self, compute_dtype=None, recompute=None):
+        model = SmallModel.__new__(type(self))
+        model.__dict__ = dict(self.__dict__)
+        # Evaluation leaves it to the defaults.
+        model.is_training = compute_dtype is not None
+        return model
+
+    def dequantize(self, images, seed):
+        noise = tf.random.stateless_uniform(tf.shape(images), seed)
+        return tf.cast(images, tf.float32) + noise
+
+    def log_density(self, points):
+        normals = tfp.distributions.Normal(self.means.value, 4.0)
+        log_prob = tf.reduce_sum(normals.log_prob(points), [1, 2, 3])
+        if getattr(self, "is_training", False):
+            first = tf.math.floormod(points[0, 0, 0, 0], 1.0)
+            log_prob = tf.where(first < self.nan_below, math.nan, log_prob)
+        return log_prob
+
+    def sample_latents(self, n, seed):
+        return tf.random.stateless_normal([n, *self.image_shape], [seed, 0])
+
+    def decode(self, latents):
+        pixels = tf.clip_by_value(self.means.value + 4.0 * latents, 0, 16)
+        return tf.cast(pixels, tf.uint8)
+
+    def sample(self, n, seed):
+        return self.decode(self.sample_latents(n, seed))
+
+
+def initialize(model, dataset, seed):
+    """Starts a small model from what the images are."""
+    batches = dataset.train_batches(dataset.num_train, seed, epoch=0)
+    images = tf.cast(next(iter(batches)), tf.float32)
+    model.means.assign(tf.reduce_mean(images, axis=0) + model.means)
+
+
+def save_model(model, path, metadata):
+    """Exports as `export.save` does, what there is of the small model."""
+    module = tf.Module()
+    module.means = model.means.value
+    with files.replace_directory(path) as new:
+        tf.saved_model.save(module, str(new))
+        (new / export.METADATA_FILE).write_text(json.dumps(metadata))
+
+
+def save_curve(path, curves, title):
+    """A curve as text, since drawing one takes a second."""
+    with files.replace_file(path) as new:
+        new.write_text(f"{title}: {dict(curves)}")
+
+
+def call(*argv):
+    """Returns exit code, standard output and standard error of the command."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        code = train.main([*FLAGS, *map(str, argv)])
+    return code, stdout.getvalue(), stderr.getvalue()
+
+
+def results():
+    """Returns the results in the current folder, bit for bit."""
+    means = tf.saved_model.load("realnvp_digits").means.numpy()
+    samples = matplotlib.image.imread("samples_digits.png")
+    metrics = pathlib.Path("metrics_digits.csv").read_text()
+    return means.tobytes(), samples.tobytes(), metrics
+
+
+def run_contents():
+    return {
+        str(path): path.read_bytes()
+        for path in pathlib.Path("runs").rglob("*")
+        if path.is_file()
+    }
+
+
+def steps_of_samples():
+    """Returns the steps at which samples were drawn for TensorBoard."""
+    steps = set()
+    for path in pathlib.Path("runs").glob("*/logs/events.*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(record.numpy())
+            if any(value.tag == "samples" for value in event.summary.value):
+                steps.add(event.step)
+    return sorted(steps)
+
+
+def write_pictures(folder, *shape, number=4):
+    """Makes a folder of pictures, or other ones in their place."""
+    os.makedirs(folder, exist_ok=True)
+    rng = np.random.default_rng(number)
+    for index in range(number):
+        image = rng.integers(0, 256, shape, np.uint8)
+        pictures.write(f"{folder}/{index}.png", image)
+
+
+def patch_all(stack):
+    """Makes the command a fast one with steps that can be counted."""
+    for target, name, value in (
+        (experiment, "RealNVP", SmallModel),
+        (initialization, "initialize", initialize),
+        (export, "save", save_model),
+        (plots, "save_loss_curve", save_curve),
+        (runtime, "configure", lambda *args, **options: None),
+        (trainer_module, "_SECONDS_PER_CALL", 0.0),  # One step a call.
+    ):
+        stack.enter_context(mock.patch.object(target, name, value))
+
+
+@contextlib.contextmanager
+def recorded_trainers():
+    """Gives a list of the trainers that are made."""
+    trainers = []
+
+    class Recorded(trainer_module.Trainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            trainers.append(self)
+
+    with mock.patch.object(experiment, "Trainer", Recorded):
+        yield trainers
+
+
+class ExperimentTestCase(tf.test.TestCase):
+    # All tests of a process share them, since a run takes a second.
+    _results = {}
+    _unfinished = None
+
+    def setUp(self):
+        super().setUp()
+        # Epochs are short here, and each is to have its checkpoint.
+        self.enterContext(
+            mock.patch.object(experiment, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        )
+        stack = self.enterContext(contextlib.ExitStack())
+        patch_all(stack)
+        self.enter_new_folder(stack)
+
+    def enter_new_folder(self, stack):
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(contextlib.chdir(folder))
+
+    def never_stopped(self, *argv):
+        """Returns the results of a run that nothing stops."""
+        key = argv, SmallModel.nan_below
+        if key not in self._results:
+            with contextlib.ExitStack() as stack:
+                self.enter_new_folder(stack)
+                code, _, stderr = call("--seed", 0, *argv)
+                self.assertEqual((code, stderr), (0, ""))
+                self._results[key] = results()
+        return self._results[key]
+
+    def stop_early(self):
+        """Leaves what a run leaves that stops in the second epoch."""
+        if self._unfinished is None:
+            self.go_on("--max_steps", 4)
+            folder = tempfile.TemporaryDirectory()
+            shutil.copytree(".", folder.name, dirs_exist_ok=True)
+            ExperimentTestCase._unfinished = folder
+        else:
+            shutil.copytree(self._unfinished.name, ".", dirs_exist_ok=True)
+
+    def model_after_failure(self, target):
+        """Stops early; returns the weights that are there after a failure.
+
+        Args:
+          target: What is about to fail, when the run goes on to its end.
+        """
+        self.stop_early()
+        # The model is written first of all.
+        return self.never_stopped()[0] if target is plots else results()[0]
+
+    def assert_as_never_stopped(self, *argv):
+        expected = self.never_stopped(*argv)
+        for what, mine, its in zip(
+            ("weights", "samples", "metrics"),
+            results(),
+            expected,
+            strict=True,
+        ):
+            self.assertEqual(mine, its, what)
+        run = pathlib.Path("runs/digits/metrics.csv").read_text()
+        self.assertEqual(run, expected[2])
+        self.assertCountEqual(
+            os.listdir(),
+            [
+                *("runs", "realnvp_digits", "samples_digits.png"),
+                *("loss_digits.png", "metrics_digits.csv"),
+            ],
+        )
+        self.assertCountEqual(
+            os.listdir("runs/digits"),
+            ["run.json", "lock", "checkpoints", "logs", "metrics.csv"],
+        )
+
+    def go_on(self, *argv):
+        """Resumes, and asserts that this succeeds."""
+        code, stdout, stderr = call("--seed", 0, "--resume", *argv)
+        self.assertEqual((code, stderr), (0, ""))
+        return stdout
+
+    def assert_error(self, result, code, *messages):
+        """Asserts that there was one line on standard error."""
+        actual, _, stderr = result
+        self.assertEqual(actual, code, stderr)
+        self.assertStartsWith(stderr, "run.py: error: ")
+        self.assertEqual(stderr.count("\n"), 1, stderr)
+        for message in messages:
+            self.assertIn(message, stderr)
+
+
+class TrainTest(ExperimentTestCase):
+    def test_flags_arrive(self):
+        with (
+            mock.patch.object(
+                experiment, "Trainer", wraps=trainer_module.Trainer
+            ) as trainer,
+            mock.patch.object(data, "load", wraps=data.load) as load,
+            mock.patch.object(
+                keras.utils, "set_random_seed"
+            ) as set_random_seed,
+        ):
+            code, stdout, stderr = call(
+                *("--lr", "0.5", "--clip_grad", "3", "--seed", "7"),
+                *("--precision", "bfloat16", "--recompute"),
+                *("--accumulate", "2", "--ema", "0.9", "--warmup_steps", "3"),
+                *("--num_scales", "3"),
+                *("--lr_schedule", "cosine"),
+                *("--image_size", "16", "--flip", "--data_dir", "my_data"),
+                *("--max_steps", "4"),
+            )
+        self.assertEqual((code, stderr), (0, ""))
+        (model, *others), _ = trainer.call_args
+        schedule = others.pop(0)
+        # Of four steps one is left for the way down.
+        rates = [float(schedule(step)) for step in range(5)]
+        self.assertAllClose(rates, [0.125, 0.25, 0.375, 0.5, 0.0])
+        self.assertEqual(others, [3.0, 7, "bfloat16", True, False, 2, 0.9])
+        self.assertEqual(trainer.call_args[1], {"keep_best": False})
+        self.assertEqual((model.filters, model.num_blocks), (4, 1))
+        self.assertEqual(model.num_scales, 3)
+        self.assertEqual(model.image_shape, (16, 16, 1))
+        self.assertEqual(model.num_colors, 17)
+        load.assert_called_once_with("digits", "my_data", 16, True)
+        set_random_seed.assert_called_once_with(7)
+        self.assertIn("bfloat16, seed 7\n", stdout)
+        with open("metrics_digits.csv", newline="") as file:
+            steps = [row["step"] for row in csv.DictReader(file)]
+        self.assertEqual(steps, ["0", "3", "4"])
+
+    def test_losses_before_and_after(self):
+        _, stdout, _ = call("--seed", 0)
+        lines = [n for n in stdout.splitlines() if "bits/dim" in n]
+        lines = [n for n in lines if re.match(r"epoch \d/2, step", n)]
+        self.assertLen(lines, 2)
+        self.assertStartsWith(lines[0], "epoch 0/2, step 0: before training")
+        self.assertStartsWith(lines[1], "epoch 2/2, step 6: train ")
+
+    def test_verbose(self):
+        _, stdout, _ = call("--seed", 0, "--verbose")
+        with open("metrics_digits.csv", newline="") as file:
+            _, *rows = csv.DictReader(file)
+        self.assertEqual(
+            re.findall(r"^epoch \d/2, step \d: train .*$", stdout, re.M),
+            [
+                f"epoch {epoch}/2, step {3 * epoch}: "
+                f"train {float(row['train_bits_per_dim']):.3f}, "
+                f"test {float(row['test_bits_per_dim']):.3f} bits/dim"
+                for epoch, row in enumerate(rows, 1)
+            ],
+        )
+
+    def test_last_samples(self):
+        """Of the last epoch, whatever its number and whoever trained it."""
+        flags = "--epochs", 4, "--samples_every", 2
+        self.go_on(*flags, "--max_steps", 7)
+        self.assertEqual(steps_of_samples(), [0, 6, 7])
+        self.go_on(*flags, "--max_steps", 9)
+        self.assertEqual(steps_of_samples(), [0, 6, 7, 9])
+        self.go_on(*flags)
+        self.assertEqual(steps_of_samples(), [0, 6, 7, 9, 12])
+
+    def test_last_samples_of_a_run_that_was_stopped(self):
+        """Those that it did not draw, since it was to go on."""
+        with mock.patch.object(
+            Progress, "update", side_effect=[None] * 5 + [KeyboardInterrupt]
+        ):
+            with self.assertRaises(KeyboardInterrupt):
+                call("--seed", 0, "--samples_every", 2)
+        self.assertEqual(steps_of_samples(), [0])
+        self.go_on("--samples_every", 2, "--epochs", 1)
+        self.assertEqual(steps_of_samples(), [0, 3])
+
+    def test_what_a_kill_before_a_checkpoint_leaves_out(self):
+        """An epoch that has a checkpoint has its samples too."""
+        with mock.patch.object(
+            Checkpoints, "save", side_effect=[None, KeyboardInterrupt]
+        ):
+            with self.assertRaises(KeyboardInterrupt):
+                call("--seed", 0)
+        self.assertEqual(steps_of_samples(), [0, 3])
+
+    def test_batch_larger_than_the_data(self):
+        result = call("--batch_size", "1438")
+        self.assert_error(result, 2, "--batch_size", "1438", "1437")
+        code, _, _ = call("--batch_size", "1437")
+        self.assertEqual(code, 0)
+
+    def test_more_devices_than_gpus(self):
+        gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+        with mock.patch.object(
+            tf.config, "list_physical_devices", return_value=[gpu]
+        ):
+            result = call("--precision", "float32", "--devices", 2)
+        self.assert_error(result, 2, "--devices", "2 is more", "finds, 1\n")
+
+    def test_files_left_out_are_named(self):
+        dataset = data.load("digits", "")
+        skipped = dict.fromkeys("abcdefg", "damaged")
+        object.__setattr__(dataset, "skipped", skipped)
+        with mock.patch.object(data, "load", return_value=dataset):
+            code, _, stderr = call("--max_steps", 1)
+        self.assertEqual(code, 0)
+        self.assertRegex(
+            stderr,
+            r"^warning: 7 files .* left out: a \(damaged\), .*e.*, \.\.\.\n$",
+        )
+
+    def test_model_tells_where_its_pictures_are(self):
+        os.mkdir("pictures")
+        for name in ("a.png", "b.png"):
+            pictures.write(f"pictures/{name}", np.zeros((8, 8, 1), np.uint8))
+        code, _, _ = call("--dataset", "pictures", "--batch_size", 1)
+        self.assertEqual(code, 0)
+        text = pathlib.Path("realnvp_pictures", "metadata.json").read_text()
+        metadata = json.loads(text)
+        self.assertEqual(metadata["dataset"], "pictures")
+        self.assertEqual(metadata["source"], os.path.abspath("pictures"))
+
+    def test_data_that_cannot_be_had(self):
+        error = DataError("CIFAR10: no way\nput it elsewhere")
+        with mock.patch.object(data, "load", side_effect=error):
+            result = call()
+        self.assertEqual(result, (2, "", f"run.py: error: {error}\n"))
+        self.assertEmpty(os.listdir())
+
+    def test_no_network(self):
+        error = requests.ConnectionError("no network")
+        with mock.patch.object(requests, "get", side_effect=error):
+            code, stdout, stderr = call(
+                "--dataset", "CIFAR10", "--data_dir", "empty"
+            )
+        self.assertEqual((code, stdout), (2, ""))
+        self.assertStartsWith(stderr, "run.py: error: CIFAR10: ")
+        self.assertNotIn("Traceback", stderr)
+        for message in ("cifar-10-binary.tar.gz", "empty/manual", "no network"):
+            self.assertIn(message, stderr)
+
+
+class ResultsTest(ExperimentTestCase, parameterized.TestCase):
+    @parameterized.parameters("save_loss_curve", "save_image_grid")
+    def test_picture_that_cannot_be_drawn(self, name):
+        """It is no reason to lose the model."""
+        expected = self.never_stopped()
+        error = ValueError("\nno such\nfont")
+        with mock.patch.object(plots, name, side_effect=error):
+            code, stdout, stderr = call("--seed", 0)
+        self.assertEqual(code, 0)
+        picture = "loss" if "loss" in name else "samples"
+        self.assertRegex(
+            stderr, rf"^warning: cannot draw {picture}_digits.png: .+\n$"
+        )
+        self.assertNotIn(f"  {picture}_digits.png", stdout)
+        self.assertFalse(os.path.exists(f"{picture}_digits.png"))
+        means = tf.saved_model.load("realnvp_digits").means.numpy()
+        self.assertEqual(means.tobytes(), expected[0])
+        metrics = pathlib.Path("metrics_digits.csv").read_text()
+        self.assertEqual(metrics, expected[2])
+        # The run is finished, and another try is welcome.
+        self.assertIn("now in runs/digits.1", call("--seed", 0)[1])
+        self.assertTrue(os.path.exists(f"{picture}_digits.png"))
+
+    def test_error_that_says_nothing(self):
+        with mock.patch.object(
+            plots, "save_loss_curve", side_effect=RuntimeError
+        ):
+            code, _, stderr = call("--seed", 0)
+        self.assertEqual(code, 0)
+        self.assertEndsWith(stderr, "loss_digits.png: RuntimeError\n")
+
+    @parameterized.parameters(
+        ("cash$5_to_$9_", "cash$5_to_$9_"),
+        ("a\udcffb", "a_b"),
+        ("two\nlines", "two_lines"),
+        ("a*b?[c]\\d", "a_b__c]_d"),
+        (" ü 日本 ", " ü 日本 "),
+        ("-dash", "-dash"),
+        ("%s {x}", "%s {x}"),
+        ("x" * 200, "x" * 200),
+    )
+    def test_any_name_of_a_data_set(self, name, written):
+        write_pictures(name, 8, 8, 1)
+        argv = f"--dataset=./{name}", "--batch_size", 1, "--max_steps", 1
+        # A terminal refuses what is not text.
+        stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
+        with (
+            mock.patch.object(plots, "save_loss_curve", DRAW_CURVE),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
+            code = train.main([*FLAGS, *map(str, argv)])
+        self.assertEqual((code, stderr.getvalue()), (0, ""))
+        results = [
+            *(f"realnvp_{written}", f"samples_{written}.png"),
+            *(f"loss_{written}.png", f"metrics_{written}.csv"),
+        ]
+        self.assertCountEqual(os.listdir(), [name, "runs", *results])
+        tf.saved_model.load(results[0])
+        metadata = json.loads(pathlib.Path(results[0], METADATA).read_text())
+        self.assertEqual(metadata["dataset"], name)
+        self.assertEqual(metadata["source"], os.path.abspath(name))
+        stdout.flush()
+        lines = stdout.buffer.getvalue().decode().split("\n")
+        self.assertEqual(
+            lines[-5:], [*(f"  {result}" for result in results), ""]
+        )
+        self.assertIn(" 3 training and 1 test images ", lines[0])
+
+    def test_name_that_is_too_long_for_the_results(self):
+        name = "ü" * 124
+        write_pictures(name, 8, 8, 1)
+        with mock.patch.object(experiment, "RealNVP") as model:
+            result = call("--dataset", name, "--batch_size", 1)
+        model.assert_not_called()
+        self.assert_error(result, 2, "260 bytes")
+        self.assertEqual(os.listdir(), [name])
+
+    def test_link_to_a_finished_run(self):
+        os.makedirs("elsewhere")
+        os.makedirs("runs")
+        os.symlink("../elsewhere/run", "runs/digits")
+        self.go_on("--max_steps", 3)
+        code, stdout, stderr = call("--seed", 0)
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("is now in elsewhere/run.1\n", stdout)
+        self.assertTrue(os.path.islink("runs/digits"))
+        self.assertCountEqual(os.listdir("elsewhere"), ["run", "run.1"])
+        self.assertTrue(os.path.exists("elsewhere/run/metrics.csv"))
+
+
+class ValidationTest(ExperimentTestCase):
+    # After the first epoch the weights leap, so that the best is not the last.
+    ARGV = (
+        *("--num_validation", 200, "--lr", 30.0, "--epochs", 3),
+        *("--warmup_steps", 2),
+    )
+
+    def rows(self):
+        with open("metrics_digits.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def test_result_is_of_the_best_epoch(self):
+        code, stdout, stderr = call("--seed", 0, *self.ARGV)
+        self.assertEqual((code, stderr), (0, ""))
+        self.assertIn("1,237 training, 200 validation and 360 test", stdout)
+        rows = self.rows()
+        bits = [float(row["validation_bits_per_dim"]) for row in rows]
+        best = int(np.argmin(bits))
+        self.assertLess(best, len(rows) - 1)
+        tested = [bool(row["test_bits_per_dim"]) for row in rows]
+        self.assertEqual(tested, [i == best for i in range(len(rows))])
+        metadata = json.loads(
+            pathlib.Path("realnvp_digits", METADATA).read_text()
+        )
+        metrics = metadata["metrics"]
+        self.assertEqual(metrics["epochs"], best)
+        self.assertEqual(metrics["validation_bits_per_dim"], bits[best])
+        self.assertEqual(
+            metrics["test_bits_per_dim"],
+            float(rows[best]["test_bits_per_dim"]),
+        )
+        self.assertEqual(metadata["flags"]["num_validation"], 200)
+        lines = [line for line in stdout.splitlines() if "bits/dim" in line]
+        self.assertIn(f"epoch {best}/3, ", lines[-2] + lines[-1])
+
+    def test_resumed(self):
+        for stop in (1, 4, 8):
+            with contextlib.ExitStack() as stack:
+                self.enter_new_folder(stack)
+                self.go_on(*self.ARGV, "--max_steps", stop)
+                self.go_on(*self.ARGV)
+                self.assert_as_never_stopped(*self.ARGV)
+
+    def test_other_number(self):
+        call("--seed", 0, "--num_validation", 9, "--max_steps", 1)
+        for argv, message in (
+            (["--num_validation", 8], "--num_validation 8 instead of"),
+            ([], "no --num_validation instead of --num_validation 9"),
+        ):
+            result = call("--seed", 0, "--resume", *argv)
+            self.assert_error(result, 2, message)
+
+    def test_none_left_to_train_on(self):
+        self.assert_error(
+            call("--num_validation", 1437), 2, "--num_validation", "1437"
+        )
+        # The batch is to fit into those that are left.
+        self.assert_error(
+            call("--num_validation", 1400), 2, "--batch_size", " 37 "
+        )
+
+
+class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
+    @parameterized.parameters("train", "test")
+    def test_damaged_image(self, split):
+        for i in range(4):
+            path = pathlib.Path("pictures", "train" if i < 2 else "test")
+            path.mkdir(parents=True, exist_ok=True)
+            image = np.zeros((8, 8, 1), np.uint8)
+            pictures.write(path / f"{i}.png", image)
+        path = pathlib.Path("pictures", split, "damaged.png")
+        path.write_bytes(odd_pictures.undecodable_png())
+        result = call("--dataset", "pictures", "--batch_size", 1)
+        self.assert_error(
+            result,
+            2,
+            "an image of pictures cannot be read",
+            str(path.absolute()),
+        )
+
+    def test_other_errors_are_no_damage(self):
+        error = tf.errors.InvalidArgumentError(
+            None, None, "Incompatible shapes"
+        )
+        with (
+            mock.patch.object(
+                trainer_module.Trainer, "train_step", side_effect=error
+            ),
+            self.assertRaises(tf.errors.InvalidArgumentError),
+        ):
+            call()
+
+    def test_memory(self):
+        error = tf.errors.ResourceExhaustedError(None, None, "OOM: [9, 9]\nx")
+        with mock.patch.object(
+            trainer_module.Trainer, "train_step", side_effect=error
+        ):
+            result = call()
+        self.assert_error(result, 1, "OOM", "--accumulate", "--recompute")
+
+
+class ResumeTest(ExperimentTestCase, parameterized.TestCase):
+    def test_starts_if_there_is_nothing(self):
+        stdout = self.go_on()
+        self.assertIn("starting from the beginning", stdout)
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (["--epochs", 1],),
+        (["--max_steps", 1],),
+        (["--max_steps", 3], ["--max_steps", 4]),
+        (["--max_steps", 4], ["--max_steps", 5]),
+    )
+    def test_longer_runs(self, *starts):
+        for argv in starts:
+            self.go_on(*argv)
+            self.assert_as_never_stopped(*argv)
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    def test_short_epochs_share_a_checkpoint(self):
+        """The last epoch has one in any case."""
+        self.enterContext(
+            mock.patch.object(experiment, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+        )
+        for num_saved, epochs in enumerate((2, 3), start=1):
+            self.go_on("--epochs", epochs)
+            self.assert_as_never_stopped("--epochs", epochs)
+            saved = pathlib.Path("runs/digits/checkpoints").glob("*.index")
+            self.assertLen(list(saved), num_saved)
+
+    def test_checkpoint_of_an_epoch_that_was_cut_short_and_goes_on(self):
+        """Its metrics take the place of others: their number stays."""
+        self.enterContext(
+            mock.patch.object(experiment, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+        )
+        self.go_on("--max_steps", 4)
+        self.go_on("--max_steps", 5)
+        stdout = self.go_on("--max_steps", 5)
+        self.assertIn("going on from step 5\n", stdout)
+        self.assert_as_never_stopped("--max_steps", 5)
+
+    def test_shorter_run_changes_nothing(self):
+        self.go_on()
+        for argv in (["--epochs", 1], ["--max_steps", 1]):
+            self.go_on(*argv)
+            self.assert_as_never_stopped()
+
+    def test_finished_run_writes_its_results_again(self):
+        self.go_on()
+        for name in ("samples_digits.png", "metrics_digits.csv"):
+            os.remove(name)
+        stdout = self.go_on()
+        self.assertIn("going on from step 6\n", stdout)
+        self.assert_as_never_stopped()
+
+    def test_other_flags(self):
+        call("--seed", 0, "--max_steps", 1, "--precision", "float32")
+        before = run_contents()
+        for message, *argv in (
+            ("--filters 8 instead of --filters 4", "--filters", 8),
+            ("--num_blocks 2 instead of --num_blocks 1", "--num_blocks", 2),
+            ("--num_scales 3 instead of --num_scales 2", "--num_scales", 3),
+            ("--seed 1 instead of --seed 0", "--seed", 1),
+            ("--batch_size 64 instead of --batch_size 400", "--batch_size", 64),
+            ("--flip instead of no --flip", "--flip"),
+            ("--image_size 4 instead of no --image_size", "--image_size", 4),
+            (
+                "--dataset CIFAR10 instead of --dataset digits",
+                *("--dataset", "cifar10"),
+            ),
+            (
+                "--precision bfloat16 instead of --precision float32",
+                *("--precision", "bfloat16"),
+            ),
+            (
+                "--deterministic instead of no --deterministic",
+                "--deterministic",
+            ),
+            ("--ema 0.5 instead of no --ema", "--ema", 0.5),
+            ("--num_scales 3 instead of --num_scales 2", "--num_scales", 3),
+        ):
+            with self.subTest(message):
+                result = call(
+                    *("--seed", 0, "--resume"),
+                    *("--run_dir", "runs/digits", *argv),
+                )
+                self.assert_error(result, 2, message, "runs/digits")
+                self.assertEqual(result[2].count("instead of"), 1)
+                self.assertEqual(run_contents(), before)
+
+    def test_run_from_before_there_were_scales(self):
+        call("--seed", 0, "--max_steps", 1, "--precision", "float32")
+        path = pathlib.Path("runs/digits/run.json")
+        content = json.loads(path.read_text())
+        del content["flags"]["num_scales"]
+        path.write_text(json.dumps(content))
+        flags = "--seed", 0, "--resume", "--run_dir", "runs/digits"
+        self.assert_error(
+            call(*flags, "--num_scales", 3),
+            2,
+            "--num_scales 3 instead of --num_scales 2",
+        )
+        self.assertEqual(call(*flags, "--max_steps", 2)[0], 0)
+
+    def test_too_many_scales(self):
+        self.assert_error(
+            call("--num_scales", 4), 2, "--num_scales", "8x8", "at most 3"
+        )
+
+    def test_all_differences_are_named(self):
+        code, _, _ = call(
+            *("--seed", 0, "--max_steps", 1, "--image_size", 4, "--flip")
+        )
+        self.assertEqual(code, 0)
+        result = call("--resume", "--seed", 1, "--filters", 8)
+        self.assert_error(
+            result,
+            2,
+            "no --image_size instead of --image_size 4",
+            "no --flip instead of --flip",
+            "--seed 1 instead of --seed 0",
+            "--filters 8 instead of --filters 4",
+        )
+
+    def test_flag_of_a_later_version(self):
+        """A run knows nothing of flags that came after it."""
+        self.stop_early()
+        path = pathlib.Path("runs/digits/run.json")
+        content = json.loads(path.read_text())
+        del content["flags"]["flip"]
+        path.write_text(json.dumps(content))
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    def test_deterministic_from_the_start_or_never(self):
+        """A run that was started before there was a choice was not."""
+        self.stop_early()
+        path = pathlib.Path("runs/digits/run.json")
+        content = json.loads(path.read_text())
+        del content["flags"]["deterministic"]
+        path.write_text(json.dumps(content))
+        self.assert_error(
+            call("--seed", 0, "--resume", "--deterministic"),
+            2,
+            "--deterministic instead of no --deterministic",
+        )
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    def start_on_pictures(self):
+        write_pictures("pictures", 8, 8, 3)
+        argv = "--dataset", "pictures", "--batch_size", 1, "--seed", 0
+        code, _, stderr = call(*argv, "--max_steps", 1)
+        self.assertEqual((code, stderr), (0, ""))
+        return *argv, "--resume"
+
+    @parameterized.parameters(
+        ((16, 16, 3), 4, "16x16x3 instead of 8x8x3"),
+        ((8, 8, 1), 4, "8x8x1 instead of 8x8x3"),
+        ((64, 80, 3), 4, "32x32x3 instead of 8x8x3"),
+        ((8, 8, 3), 9, "training images instead of 3 training images"),
+    )
+    def test_other_pictures(self, shape, number, message):
+        argv = self.start_on_pictures()
+        before = run_contents()
+        for name in os.listdir("pictures"):
+            os.remove(f"pictures/{name}")
+        write_pictures("pictures", *shape, number=number)
+        result = call(*argv)
+        self.assert_error(
+            result, 2, "images of pictures have changed", message, "--run_dir"
+        )
+        self.assertNotIn("damaged", result[2])
+        self.assertEqual(run_contents(), before)
+
+    def test_fewer_pictures_than_the_batch_has(self):
+        """It is the pictures that changed, not the flag."""
+        argv = self.start_on_pictures()
+        for _ in range(2):
+            os.remove(f"pictures/{os.listdir('pictures')[0]}")
+        result = call(*argv, "--batch_size", 1)
+        self.assert_error(result, 2, "instead of 3 training images")
+
+    @parameterized.parameters(
+        ({"num_colors": 16}, "16 levels instead of 17 levels"),
+        ({"num_test": 361}, "361 test images instead of 360 test images"),
+        ({"fingerprint": "new\nprint"}, r"fingerprint new\nprint instead of "),
+    )
+    def test_other_data(self, changes, message):
+        self.stop_early()
+        before = run_contents()
+        dataset = dataclasses.replace(data.load("digits", ""), **changes)
+        with mock.patch.object(data, "load", return_value=dataset):
+            result = call("--seed", 0, "--resume")
+        self.assert_error(result, 2, "images of digits have changed", message)
+        self.assertEqual(result[2].count("instead of"), 1)
+        self.assertEqual(run_contents(), before)
+
+    def test_run_of_a_version_that_did_not_tell_its_data(self):
+        self.stop_early()
+        path = pathlib.Path("runs/digits/run.json")
+        content = json.loads(path.read_text())
+        record = content.pop("data")
+        path.write_text(json.dumps(content))
+        stdout = self.go_on()
+        self.assertLen(re.findall("older version", stdout), 1)
+        self.assert_as_never_stopped()
+        self.assertEqual(json.loads(path.read_text())["data"], record)
+        self.assertNotIn("older version", self.go_on())
+
+    def test_seed_and_precision_are_kept(self):
+        with mock.patch.object(
+            runtime, "has_native_bfloat16", return_value=True
+        ):
+            _, stdout, _ = call("--max_steps", 1)
+        (seed,) = re.findall(r"bfloat16, seed (\d+)\n", stdout)
+        with mock.patch.object(
+            runtime, "has_native_bfloat16", return_value=False
+        ):
+            _, stdout, _ = call("--resume")
+        self.assertIn(f"bfloat16, seed {seed}\n", stdout)
+
+    def test_moving_average(self):
+        flags = "--ema", 0.5
+        self.go_on(*flags, "--max_steps", 4)
+        with recorded_trainers() as trainers:
+            self.go_on(*flags)
+        self.assert_as_never_stopped(*flags)
+        # What is saved is the average, not the weights themselves.
+        means, *_ = results()
+        (trainer,) = trainers
+        average = trainer.evaluated_model().means.numpy()
+        self.assertEqual(means, average.tobytes())
+        self.assertNotEqual(means, trainer.model.means.numpy().tobytes())
+
+    def test_other_learning_rate(self):
+        self.stop_early()
+        with recorded_trainers() as trainers:
+            self.go_on("--lr", 0.25)
+        rate = float(trainers[0].optimizer.learning_rate.numpy())
+        self.assertEqual(rate, 0.25)
+        self.assertNotEqual(results(), self.never_stopped())
+
+    def test_without_resume(self):
+        """A finished run is moved aside, an unfinished one is in the way."""
+        self.go_on()
+        code, stdout, _ = call("--seed", 0)
+        self.assertEqual(code, 0)
+        self.assertIn("runs/digits.1", stdout)
+        self.assert_as_never_stopped()
+        with mock.patch.object(export, "save", side_effect=FULL):
+            call("--seed", 0)
+        before = run_contents()
+        result = call("--seed", 0)
+        self.assert_error(result, 2, "unfinished", "--resume", "--run_dir")
+        self.assertEqual(run_contents(), before)
+
+    def test_metrics_without_checkpoint(self):
+        """As a kill leaves them between the two."""
+        with mock.patch.object(
+            Progress, "update", side_effect=KeyboardInterrupt
+        ):
+            with self.assertRaises(KeyboardInterrupt):
+                call("--seed", 0)
+        self.go_on("--max_steps", 4)
+        os.remove("runs/digits/metrics.csv")
+        self.go_on("--max_steps", 4)
+        self.assert_as_never_stopped("--max_steps", 4)
+
+
+class DamageTest(ExperimentTestCase):
+    def test_newest_is_damaged(self):
+        self.go_on("--epochs", 1)
+        names = sorted(os.listdir("runs/digits/checkpoints"))
+        newest = pathlib.Path("runs/digits/checkpoints", names[-1])
+        os.truncate(newest.with_suffix(".index"), 10)
+        code, _, stderr = call("--seed", 0, "--resume")
+        self.assertEqual(code, 0)
+        self.assertRegex(stderr, r"^warning: .*ckpt-2 is damaged.*\n$")
+        self.assert_as_never_stopped()
+
+    def test_all_are_damaged(self):
+        self.go_on("--epochs", 1)
+        for path in pathlib.Path("runs/digits/checkpoints").glob("ckpt*"):
+            os.truncate(path, 0)
+        before = run_contents()
+        code, _, stderr = call("--seed", 0, "--resume")
+        self.assertEqual(code, 2)
+        *warnings, error = stderr.splitlines()
+        self.assertLen(warnings, 2)
+        self.assertStartsWith(error, "run.py: error: none of the 2 checkpoints")
+        self.assertEqual(run_contents(), before)
+
+
+class SignalTest(ExperimentTestCase, parameterized.TestCase):
+    def signal_at(self, signum, target, name, number=1):
+        """Sends a signal in the nth call of a function."""
+        original = getattr(target, name)
+        calls = []
+
+        def function(*arguments, **keywords):
+            calls.append(None)
+            if len(calls) == number:
+                signal.raise_signal(signum)
+            return original(*arguments, **keywords)
+
+        return mock.patch.object(target, name, function)
+
+    def test_at_every_step(self):
+        """Every process makes one call more than the one before."""
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        interruptions = 0
+        while True:
+            signum = signals[interruptions % len(signals)]
+            with self.signal_at(
+                signum, Progress, "update", 2 if interruptions else 1
+            ):
+                code, stdout, stderr = call("--seed", 0, "--resume")
+            if code == 0:
+                break
+            interruptions += 1
+            self.assertEqual(code, 128 + signum)
+            self.assertEqual(
+                stderr, f"\nrun.py: interrupted by {signum.name}\n"
+            )
+            self.assertRegex(
+                stdout, r"saved a checkpoint at step \d: .*--resume"
+            )
+            self.assertFalse(os.path.exists("realnvp_digits"))
+        # The first evaluation, and then every second of two times four.
+        self.assertGreater(interruptions, 4)
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(*range(1, 4))
+    def test_while_a_checkpoint_is_saved(self, number):
+        """The last one is saved when nobody asks for signals any more."""
+        with self.signal_at(signal.SIGTERM, Checkpoints, "save", number):
+            code, stdout, _ = call("--seed", 0)
+        self.assertEqual(code, 143)
+        self.assertIn("saved a checkpoint", stdout)
+        self.assertFalse(os.path.exists("realnvp_digits"))
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (data, "load"),
+        (experiment, "Trainer"),
+        (experiment, "_print_header"),
+    )
+    def test_before_training(self, target, name):
+        with self.signal_at(signal.SIGINT, target, name):
+            code, _, stderr = call("--seed", 0)
+        self.assertEqual(code, 130)
+        self.assertEqual(stderr, "\nrun.py: interrupted by SIGINT\n")
+        self.assertEmpty(os.listdir())
+        code, _, _ = call("--seed", 0)
+        self.assertEqual(code, 0)
+        self.assert_as_never_stopped()
+
+    def test_while_a_checkpoint_is_restored(self):
+        self.stop_early()
+        with self.signal_at(signal.SIGTERM, tf.train, "load_checkpoint"):
+            code, _, stderr = call("--seed", 0, "--resume")
+        # It's no damage.
+        self.assertEqual(code, 143)
+        self.assertEqual(stderr, "\nrun.py: interrupted by SIGTERM\n")
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (plots, "save_image_grid"),
+        (tf.saved_model, "save"),
+        (files, "_put_in_place"),
+    )
+    def test_while_the_results_are_written(self, target, name):
+        expected = self.model_after_failure(target)
+        with self.signal_at(signal.SIGTERM, target, name):
+            code, stdout, stderr = call("--seed", 0, "--resume")
+        self.assertEqual(code, 143)
+        self.assertEqual(stderr, "\nrun.py: interrupted by SIGTERM\n")
+        self.assertIn("the same command with --resume writes them", stdout)
+        means = tf.saved_model.load("realnvp_digits").means.numpy()
+        self.assertEqual(means.tobytes(), expected)
+        self.go_on()
+        self.assert_as_never_stopped()
+
+
+class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
+    def fail_at(self, target, name, number, error):
+        """Lets the nth call of a function fail."""
+        original = getattr(target, name)
+        calls = []
+
+        def function(*arguments, **keywords):
+            calls.append(None)
+            if len(calls) == number:
+                raise error
+            return original(*arguments, **keywords)
+
+        return mock.patch.object(target, name, function)
+
+    def fail_at_each(self, target, name, error):
+        """Fails at the first call, at the second, ...; returns the messages.
+
+        Each process goes on with what the one before has left.
+        """
+        messages = []
+        while True:
+            number = len(messages) + 1
+            with self.fail_at(target, name, number, error):
+                result = call("--seed", 0, "--resume")
+            if result[0] == 0:
+                return messages
+            self.assert_error(
+                result, 1, "cannot write", "make room", "--resume"
+            )
+            messages.append(result[2])
+
+    def test_files(self):
+        messages = self.fail_at_each(files, "replace_file", FULL)
+        self.assert_as_never_stopped()
+        text = "".join(messages)
+        self.assertEqual(text.count("No space left on device"), len(messages))
+        for what in (
+            "the run's state to runs/digits",
+            "the metrics to runs/digits",
+            "the results to .",
+        ):
+            self.assertIn(what, text)
+
+    def test_checkpoints(self):
+        error = tf.errors.ResourceExhaustedError(None, None, "disk full\nat x")
+        messages = self.fail_at_each(Checkpoints, "save", error)
+        self.assertNotEmpty(messages)
+        for message in messages:
+            self.assertIn("a checkpoint to runs/digits: disk full. ", message)
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (plots, "save_loss_curve"),
+        (plots, "save_image_grid"),
+        (tf.saved_model, "save"),
+        (files, "_put_in_place"),
+    )
+    def test_results(self, target, name):
+        expected = self.model_after_failure(target)
+        with self.fail_at(target, name, 1, FULL):
+            result = call("--seed", 0, "--resume")
+        self.assert_error(result, 1, "the results to .", "No space left")
+        means = tf.saved_model.load("realnvp_digits").means.numpy()
+        self.assertEqual(means.tobytes(), expected)
+        self.go_on()
+        self.assert_as_never_stopped()
+
+    @parameterized.parameters(
+        (Checkpoints, "save", 50),
+        (experiment, "_write_metrics", 50),
+        (plots, "save_image_grid", 50),
+        (export, "save", 500),
+    )
+    def test_no_room_for_what_is_written(self, target, name, size):
+        """The system refuses the writing itself, in mid-file."""
+        original = getattr(target, name)
+
+        def limited(*arguments):
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            try:
+                return original(*arguments)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+        with mock.patch.object(target, name, limited):
+            result = call("--seed", 0, "--resume")
+        self.assert_error(result, 1, "cannot write", "--resume")
+        code, _, _ = call("--seed", 0, "--resume")
+        self.assertEqual(code, 0)
+        self.assert_as_never_stopped()
+
+    def test_interrupted_with_a_full_disk(self):
+        def update(*_):
+            signal.raise_signal(signal.SIGINT)
+
+        with (
+            mock.patch.object(Progress, "update", update),
+            mock.patch.object(Checkpoints, "save", side_effect=FULL),
+        ):
+            result = call("--seed", 0)
+        self.assert_error(result, 1, "a checkpoint")
+        self.assertNotIn("saved", result[1])
+        self.go_on()
+        self.assert_as_never_stopped()
+
+
+class WorkersTest(ExperimentTestCase, parameterized.TestCase):
+    """What a worker makes of what others have; `distribution_test` has two."""
+
+    def setUp(self):
+        super().setUp()
+        self.chief = {}
+        config = {
+            "cluster": {"worker": ["a:1", "b:1", "c:1"]},
+            "task": {"type": "worker", "index": 1},
+        }
+        self.enterContext(
+            mock.patch.dict(os.environ, {"TF_CONFIG": json.dumps(config)})
+        )
+        self.enterContext(
+            mock.patch.object(workers, "connect", tf.distribute.get_strategy)
+        )
+        self.enterContext(mock.patch.object(workers, "_gather", self.gather))
+        self.gathered = collections.deque()
+
+    def gather(self, unused_strategy, record):
+        """Gives what three workers have, of which this one is the second."""
+        change = self.gathered.popleft() if self.gathered else None
+        record = json.loads(json.dumps(record))
+        chief = json.loads(json.dumps(record))
+        if isinstance(record, dict) and record["flags"]["precision"] == "auto":
+            chief["flags"]["precision"] = "bfloat16"
+        if change is not None:
+            chief = change(chief)
+        return [chief, record, chief]
+
+    def set_flags(self, **flags):
+        def change(record):
+            record["flags"] |= flags
+            return record
+
+        self.gathered.append(change)
+
+    def test_precision_of_the_chief(self):
+        with recorded_trainers() as trainers:
+            code, stdout, stderr = call("--seed", 0)
+        self.assertEqual((code, stdout, stderr), (0, "", ""))
+        self.assertEmpty(os.listdir())
+        self.assertEqual(trainers[0].num_steps, 6)
+
+        with mock.patch.object(
+            experiment, "Trainer", wraps=trainer_module.Trainer
+        ) as trainer:
+            call("--seed", 0, "--max_steps", 1)
+        self.assertIn("bfloat16", trainer.call_args[0])
+
+    @parameterized.parameters(
+        *("seed", "batch_size", "lr", "ema", "epochs", "max_steps", "filters"),
+        *("num_blocks", "num_scales", "image_size", "accumulate", "clip_grad"),
+        *("warmup_steps",),
+    )
+    def test_other_number(self, name):
+        self.set_flags(**{name: 0.125})
+        self.assert_differs(name, f"instead of --{name} 0.125")
+
+    @parameterized.parameters(
+        ("precision", "float32", ["--precision", "bfloat16"]),
+        ("lr_schedule", "cosine", []),
+        ("flip", True, []),
+        ("recompute", True, []),
+        ("jit", True, []),
+        ("resume", True, []),
+        ("of_a_later_version", "x", []),
+    )
+    def test_other_choice(self, name, value, argv):
+        self.set_flags(**{name: value})
+        self.assert_differs(name, f" instead of --{name}", *argv)
+
+    def assert_differs(self, name, message, *argv):
+        with mock.patch.object(experiment, "RealNVP") as model:
+            result = call("--seed", 0, *argv)
+        model.assert_not_called()
+        self.assert_error(result, 2, "worker 1 differs from worker 0", message)
+        self.assertLen(re.findall(f"--{name}", result[2]), 2)
+        self.assertEqual(result[2].count("instead of"), 1)
+        self.assertEmpty(os.listdir())
+
+    def test_all_that_differ_are_named(self):
+        self.set_flags(seed=1, lr=0.5)
+        result = call("--seed", 0, "--lr", 0.25)
+        self.assert_error(
+            result,
+            2,
+            "worker 1 differs from worker 0: --lr 0.25 instead of --lr 0.5, "
+            "--seed 0 instead of --seed 1; ",
+        )
+
+    def test_what_need_not_be_alike(self):
+        self.set_flags(
+            dataset="/elsewhere/digits",
+            data_dir="a",
+            output_dir="b",
+            run_dir="c",
+            checkpoint_minutes=0.5,
+            samples_every=7,
+            verbose=True,
+        )
+        self.assertEqual(call("--seed", 0, "--max_steps", 1), (0, "", ""))
+
+    def test_other_data(self):
+        def change(record):
+            record["data"] |= {"image_shape": [4, 4, 1], "fingerprint": "x"}
+            return record
+
+        self.gathered.append(change)
+        self.assert_error(
+            call("--seed", 0),
+            2,
+            "worker 1 differs from worker 0: 8x8x1 instead of 4x4x1, "
+            "fingerprint ",
+        )
+
+    def test_batch_larger_than_the_data_of_one(self):
+        """It is told what differs, not what does not fit."""
+        self.set_flags(batch_size=64)
+        result = call("--seed", 0, "--batch_size", 5000)
+        self.assert_error(result, 2, "--batch_size 5000 instead of")
+
+    @parameterized.parameters(
+        "no checkpoint", "the checkpoint of step 9 (01234567)"
+    )
+    def test_other_checkpoint(self, chief):
+        with mock.patch.dict(os.environ):
+            del os.environ["TF_CONFIG"]
+            self.stop_early()
+        before = run_contents()
+        self.gathered += [None, lambda record: chief]
+        with mock.patch.object(initialization, "initialize") as initialize:
+            result = call("--seed", 0, "--resume")
+        initialize.assert_not_called()
+        self.assert_error(
+            result,
+            2,
+            "the checkpoint of step 4 (",
+            f"instead of {chief}",
+            "--run_dir",
+        )
+        self.assertEqual(run_contents(), before)
+
+    def test_worker_that_is_gone(self):
+        """Whenever that is."""
+        error = tf.errors.UnavailableError(
+            None, None, "node at:\n\n\nCollective ops is aborted\nRestart"
+        )
+        for target, name in (
+            (workers, "_gather"),
+            (experiment, "RealNVP"),
+            (initialization, "initialize"),
+            (trainer_module.Trainer, "train_step"),
+        ):
+            with mock.patch.object(target, name, side_effect=error):
+                result = call("--seed", 0)
+            self.assert_error(
+                result, 1, "a worker of the job has gone", "Collective ops is"
+            )
+
+
+class NumbersTest(ExperimentTestCase):
+    def test_skipped_steps_are_counted(self):
+        with mock.patch.object(SmallModel, "nan_below", 0.3):
+            expected = self.never_stopped("--epochs", 4)
+            self.assertNotIn("nan", expected[2])
+            with mock.patch.object(
+                Progress, "update", side_effect=[None] * 5 + [KeyboardInterrupt]
+            ):
+                with self.assertRaises(KeyboardInterrupt):
+                    call("--seed", 0, "--epochs", 4)
+            stdout = self.go_on("--epochs", 4)
+            self.assert_as_never_stopped("--epochs", 4)
+        self.assertRegex(stdout, r"\n[1-9]\d* steps were skipped")
+        self.assertNotEqual(expected, self.never_stopped("--epochs", 4))
+
+    def test_divergence(self):
+        flags = ("--batch_size", 100)  # So that an epoch has 14 steps.
+        self.go_on(*flags, "--epochs", 1)
+        with mock.patch.object(SmallModel, "nan_below", 1.0):
+            result = call("--seed", 0, "--resume", *flags)
+        self.assert_error(
+            result, 1, "10 steps", "step 24", "--clip_grad", "--lr", "--resume"
+        )
+        # As if it had not been tried.
+        self.go_on(*flags)
+        self.assert_as_never_stopped(*flags)
+
+    def test_rate_too_large(self):
+        result = call("--lr", "1e30", "--epochs", 9)
+        self.assert_error(result, 1, "diverged", "--clip_grad", "--lr")
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,123 @@
+"""Tests for optimizers."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp.training.optimizers import FusedAdam
+
+
+def run(optimizer, gradients):
+    """Returns the weights after each step, two variables in one vector."""
+    variables = [keras.Variable([1.0, -2.0, 3.0]), keras.Variable([[0.5]])]
+    optimizer.build(variables)
+    path = []
+    for gradient in gradients:
+        optimizer.apply(
+            [tf.constant(gradient[:3]), tf.constant(gradient[3:, None])],
+            variables,
+        )
+        path.append(np.concatenate([v.numpy().ravel() for v in variables]))
+    return np.array(path)
+
+
+class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(0)
+        # Of very different sizes, and with steps that have none.
+        scales = np.float32([1e-6, 1.0, 1e4, 0.0])
+        self.gradients = np.float32(rng.normal(size=(20, 4)) * scales)
+        self.gradients[3] = 0.0
+
+    @parameterized.parameters(
+        {},
+        {"learning_rate": 0.1, "beta_1": 0.5, "beta_2": 0.9},
+        {"epsilon": 1e-2},
+        {"clipnorm": 0.5},
+        {"clipvalue": 0.5},
+        {"global_clipnorm": 0.5},
+        {"loss_scale_factor": 8.0},
+    )
+    def test_same_as_keras(self, **settings):
+        expected = run(keras.optimizers.Adam(**settings), self.gradients)
+        result = run(FusedAdam(**settings), self.gradients)
+        self.assertAllClose(result, expected, rtol=1e-6, atol=1e-6)
+        self.assertNotAllClose(result[0], result[-1])
+
+    @parameterized.parameters(
+        {"amsgrad": True},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.0},  # It would fail on several devices.
+        {"use_ema": True, "ema_overwrite_frequency": 2},
+        {"gradient_accumulation_steps": 2},
+    )
+    def test_what_it_does_not_do(self, **settings):
+        *_, name = settings
+        with self.assertRaisesRegex(ValueError, f"`{name}`"):
+            FusedAdam(**settings)
+
+    def test_amsgrad_by_position(self):
+        with self.assertRaisesRegex(ValueError, "`amsgrad`"):
+            FusedAdam(0.1, 0.9, 0.999, 1e-7, True)
+
+    def test_from_its_config(self):
+        settings = {"learning_rate": 0.1, "use_ema": True, "clipnorm": 0.5}
+        optimizer = FusedAdam(**settings)
+        again = FusedAdam.from_config(optimizer.get_config())
+        self.assertAllEqual(
+            run(again, self.gradients), run(optimizer, self.gradients)
+        )
+
+    def test_formula(self):
+        """Algorithm 1 of the paper, with Keras's place for epsilon."""
+        rate, beta_1, beta_2, epsilon = 1e-2, 0.9, 0.999, 1e-7
+        weights, m, v = np.array([1.0, -2.0, 3.0, 0.5]), 0.0, 0.0
+        expected = []
+        for t, gradient in enumerate(self.gradients.astype(np.float64), 1):
+            m = beta_1 * m + (1 - beta_1) * gradient
+            v = beta_2 * v + (1 - beta_2) * gradient**2
+            scale = np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+            weights = weights - rate * scale * m / (np.sqrt(v) + epsilon)
+            expected.append(weights)
+        result = run(FusedAdam(rate), self.gradients)
+        self.assertAllClose(result, expected, rtol=1e-5, atol=1e-5)
+
+    def test_counts_steps_and_takes_new_rates(self):
+        optimizer = FusedAdam(0.1)
+        variable = keras.Variable([1.0])
+        optimizer.build([variable])
+        for rate, expected in ((0.1, 0.9), (0.01, 0.89)):
+            optimizer.learning_rate = rate
+            optimizer.apply([tf.constant([2.0])], [variable])
+            self.assertAllClose(variable.numpy(), [expected], atol=1e-6)
+        self.assertEqual(int(optimizer.iterations.numpy()), 2)
+
+    def test_average_is_warmed_up(self):
+        optimizer = FusedAdam(0.1, use_ema=True, ema_momentum=0.3)
+        variable = keras.Variable([5.0])
+        optimizer.build([variable])
+        expected = 0.0
+        for kept in (0 / 9, 1 / 10, 2 / 11, 3 / 12, 0.3, 0.3):
+            optimizer.apply([tf.constant([2.0])], [variable])
+            expected = kept * expected + (1 - kept) * variable.numpy()
+        optimizer.finalize_variable_values([variable])
+        self.assertAllClose(variable.numpy(), expected, rtol=1e-6)
+
+    def test_in_a_graph(self):
+        optimizer = FusedAdam(0.1)
+        variable = keras.Variable([1.0])
+        optimizer.build([variable])
+
+        @tf.function(autograph=False)
+        def step():
+            optimizer.apply([tf.constant([2.0])], [variable])
+
+        step()
+        step()
+        self.assertAllClose(variable.numpy(), [0.8], atol=1e-6)
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,458 @@
+"""Tests for runs."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import files
+from tf_realnvp.errors import UsageError
+from tf_realnvp.training import runs
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+FLAGS = {"dataset": "digits", "seed": 3, "image_size": None, "lr": 0.5}
+DATA = {
+    "image_shape": [8, 8, 1],
+    "num_colors": 17,
+    "num_train": 1437,
+    "num_test": 360,
+    "fingerprint": "digits",
+}
+
+
+class RunsTestCase(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.folder = pathlib.Path(folder)
+        self.path = self.folder / "runs" / "digits"
+
+    def make_run(self, finished):
+        with runs.open_run(self.path, resume=False) as run:
+            run.begin(FLAGS, DATA)
+            (run.path / "checkpoints").mkdir()
+            (run.path / "checkpoints" / "ckpt-1.index").write_text("x")
+            if finished:
+                run.finish()
+
+    def contents(self, path=None):
+        """Returns all files below a folder, and what is in them."""
+        path = path or self.path
+        return {
+            str(file.relative_to(path)): file.read_bytes()
+            for file in path.rglob("*")
+            if file.is_file()
+        }
+
+    @contextlib.contextmanager
+    def assert_refused(self, *messages):
+        """Asserts a message of one line, and that no file changes."""
+        before = self.contents(self.folder)
+        with self.assertRaises(UsageError) as raised:
+            yield
+        message = str(raised.exception)
+        self.assertNotIn("\n", message)
+        for expected in messages:
+            self.assertIn(expected, message)
+        self.assertEqual(self.contents(self.folder), before)
+
+
+class OpenRunTest(RunsTestCase, parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_new(self, resume):
+        with runs.open_run(self.path, resume) as run:
+            self.assertEqual(run.path, self.path)
+            self.assertFalse(run.exists)
+            self.assertFalse(run.finished)
+            self.assertEqual(run.flags, {})
+            self.assertIsNone(run.data)
+            self.assertFalse((self.path / "run.json").exists())
+
+    @parameterized.parameters(False, True)
+    def test_there_is_a_folder_with_no_run(self, resume):
+        """As a start leaves that was killed early."""
+        self.path.mkdir(parents=True)
+        (self.path / "lock").touch()
+        with runs.open_run(self.path, resume) as run:
+            self.assertFalse(run.exists)
+        with files.replace_file(self.path / "run.json"):
+            self.assertLen(os.listdir(self.path), 2)
+            with runs.open_run(self.path, resume) as run:
+                self.assertFalse(run.exists)
+
+    def test_lock_is_no_link(self):
+        """In a folder of many users somebody may have laid one there."""
+        self.path.mkdir(parents=True)
+        target = self.folder / "target"
+        (self.path / "lock").symlink_to(target)
+        with self.assert_refused(str(self.path), "symbolic link"):
+            with runs.open_run(self.path, resume=False):
+                self.fail("It is open.")
+        self.assertFalse(target.exists())
+
+    def test_nothing_is_left_if_it_does_not_begin(self):
+        with runs.open_run(self.path, resume=True):
+            self.assertTrue((self.path / "lock").exists())
+        self.assertEmpty(os.listdir(self.folder))
+        # What was there before stays, ...
+        self.path.mkdir(parents=True)
+        with runs.open_run(self.path, resume=True):
+            pass
+        self.assertEmpty(os.listdir(self.path))
+        (self.path / "lock").touch()
+        with runs.open_run(self.path, resume=True):
+            pass
+        self.assertEqual(os.listdir(self.path), ["lock"])
+        # ... and what is not of the run, and a run that is there already.
+        with runs.open_run(self.folder / "new" / "run", resume=True):
+            (self.folder / "new" / "notes.txt").touch()
+        self.assertEqual(os.listdir(self.folder / "new"), ["notes.txt"])
+        self.make_run(finished=False)
+        before = self.contents()
+        with runs.open_run(self.path, resume=True):
+            pass
+        self.assertEqual(self.contents(), before)
+
+    def test_state_is_kept(self):
+        self.make_run(finished=False)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertTrue(run.exists)
+            self.assertFalse(run.finished)
+            self.assertEqual(run.flags, FLAGS)
+            self.assertEqual(run.data, DATA)
+            run.begin(FLAGS | {"lr": 0.25}, DATA)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertEqual(run.flags, FLAGS | {"lr": 0.25})
+
+    def test_finished_until_it_begins_again(self):
+        self.make_run(finished=True)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertTrue(run.finished)
+            self.assertEqual(run.flags, FLAGS)
+            run.begin(FLAGS, DATA)
+            self.assertFalse(run.finished)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertFalse(run.finished)
+
+    def test_unfinished_is_not_overwritten(self):
+        self.make_run(finished=False)
+        with self.assert_refused(str(self.path), "--resume", "--run_dir"):
+            with runs.open_run(self.path, resume=False):
+                self.fail("It is open.")
+
+    def test_finished_is_moved_aside(self):
+        self.make_run(finished=True)
+        old = self.contents()
+        for number in (1, 2):
+            stdout = io.StringIO()
+            with (
+                contextlib.redirect_stdout(stdout),
+                runs.open_run(self.path, resume=False) as run,
+            ):
+                self.assertFalse(run.exists)
+                self.assertEqual(list(self.contents()), ["lock"])
+                aside = self.path.with_name(f"digits.{number}")
+                self.assertEqual(self.contents(aside), old)
+                self.assertIn(str(aside), stdout.getvalue())
+                with self.assertRaises(UsageError):  # Locked like any other.
+                    with runs.open_run(self.path, resume=True):
+                        pass
+            self.make_run(finished=True)
+        self.assertCountEqual(
+            os.listdir(self.path.parent), ["digits", "digits.1", "digits.2"]
+        )
+
+    def test_link_to_a_finished_run(self):
+        """The run is moved aside, and the link leads to the new one."""
+        self.make_run(finished=True)
+        old = self.contents()
+        link = self.folder / "link"
+        link.symlink_to(self.path)
+        with runs.open_run(link, resume=False) as run:
+            self.assertFalse(run.exists)
+            run.begin(FLAGS, DATA)
+        self.assertEqual(link.readlink(), self.path)
+        self.assertEqual(self.contents(self.path.with_name("digits.1")), old)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertFalse(run.finished)
+        self.assertCountEqual(os.listdir(self.folder), ["link", "runs"])
+
+    def test_link_to_nothing(self):
+        """Its folder is made, and goes again if the run does not begin."""
+        link = self.folder / "link"
+        link.symlink_to(self.path)
+        with runs.open_run(link, resume=True):
+            self.assertEqual(os.listdir(self.path), ["lock"])
+        self.assertEqual(os.listdir(self.folder), ["link"])
+        with runs.open_run(link, resume=True) as run:
+            run.begin(FLAGS, DATA)
+        self.assertCountEqual(os.listdir(self.path), ["lock", "run.json"])
+
+    def test_link_to_itself(self):
+        link = self.folder / "link"
+        link.symlink_to(link)
+        with self.assert_refused("--run_dir", str(link)):
+            with runs.open_run(link, resume=True):
+                self.fail("It is open.")
+
+    def test_name_that_is_taken_by_a_link(self):
+        self.make_run(finished=True)
+        self.path.with_name("digits.1").symlink_to("nowhere")
+        with runs.open_run(self.path, resume=False):
+            pass
+        self.assertTrue(self.path.with_name("digits.2").is_dir())
+
+    def test_slash_at_the_end(self):
+        self.make_run(finished=True)
+        with runs.open_run(pathlib.Path(f"{self.path}/"), resume=False):
+            pass
+        self.assertEqual(os.listdir(self.path.parent), ["digits.1"])
+
+    @parameterized.parameters(".", "..", "../digits", "../../runs/digits")
+    def test_current_folder_is_not_moved(self, name):
+        """All relative paths of the command would lead elsewhere."""
+        self.make_run(finished=True)
+        inside = self.path / "checkpoints" if name == ".." else self.path
+        with contextlib.chdir(inside):
+            with self.assert_refused("--run_dir", name, "current folder"):
+                with runs.open_run(pathlib.Path(name), resume=False):
+                    self.fail("It is open.")
+            with runs.open_run(pathlib.Path(name), resume=True) as run:
+                self.assertTrue(run.finished)
+
+    @parameterized.parameters(
+        (16, "Device or resource busy"),  # A mount point.
+        (30, "Read-only file system"),  # Its parent.
+    )
+    def test_folder_that_cannot_be_moved(self, number, text):
+        self.make_run(finished=True)
+        with (
+            mock.patch.object(
+                pathlib.Path, "rename", side_effect=OSError(number, text)
+            ),
+            self.assert_refused("--run_dir", str(self.path), text),
+        ):
+            with runs.open_run(self.path, resume=False):
+                self.fail("It is open.")
+
+    def test_name_that_is_too_long(self):
+        with self.assert_refused("--run_dir", "File name too long"):
+            with runs.open_run(self.folder / ("x" * 300), resume=True):
+                self.fail("It is open.")
+
+    def test_messages_have_one_line(self):
+        self.path = self.folder / "two\nlines"
+        self.make_run(finished=False)
+        with self.assert_refused(r"two\nlines holds an unfinished run"):
+            with runs.open_run(self.path, resume=False):
+                self.fail("It is open.")
+
+    @parameterized.parameters(
+        "run.txt", "checkpoints/ckpt-1.index", "locksmith.doc", ".git/config"
+    )
+    def test_folder_of_something_else(self, name):
+        (self.path / name).parent.mkdir(parents=True)
+        (self.path / name).write_text("precious")
+        for resume in (False, True):
+            with self.assert_refused("--run_dir", str(self.path)):
+                with runs.open_run(self.path, resume):
+                    self.fail("It is open.")
+
+    @parameterized.parameters(
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"\xff\xfe\x00",
+        b'{"program": "other", "flags": {"a": 1}, "finished": true}',
+        b'{"program": ["tf_realnvp"]}',
+        b"[" * 100_000,
+        b'{"program": %s}' % (b"9" * 5000),
+    )
+    def test_run_file_of_something_else(self, content):
+        self.path.mkdir(parents=True)
+        (self.path / "run.json").write_bytes(content)
+        with self.assert_refused("--run_dir", "something else", str(self.path)):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    @parameterized.parameters(
+        ("flags", None),
+        ("flags", {}),
+        ("flags", 3),
+        ("flags", "abc"),
+        ("flags", ["seed"]),
+        ("flags", [["seed", 3]]),
+        ("finished", None),
+        ("finished", 1),
+        ("finished", "false"),
+        ("data", 3),
+        ("data", []),
+        ("data", {}),
+        ("data", DATA | {"more": 1}),
+        ("data", DATA | {"image_shape": 8}),
+        ("data", DATA | {"image_shape": [8, 8]}),
+        ("data", DATA | {"image_shape": [8, 8, "1"]}),
+        ("data", DATA | {"image_shape": [8, 8, True]}),
+        ("data", DATA | {"num_colors": "17"}),
+        ("data", DATA | {"num_train": 1437.0}),
+        ("data", DATA | {"num_test": None}),
+        ("data", DATA | {"num_test": float("nan")}),
+        ("data", DATA | {"fingerprint": 3}),
+    )
+    def test_damaged_run_file(self, name, value):
+        content = {"program": "tf_realnvp", "flags": FLAGS, "data": DATA}
+        content = content | {"finished": False, name: value}
+        self.path.mkdir(parents=True)
+        path = self.path / "run.json"
+        path.write_text(json.dumps(content))
+        with self.assert_refused("--run_dir", f"{path} is damaged"):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    def test_run_file_of_an_older_version(self):
+        self.make_run(finished=False)
+        path = self.path / "run.json"
+        content = json.loads(path.read_text())
+        del content["data"]
+        path.write_text(json.dumps(content))
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertIsNone(run.data)
+            run.begin(FLAGS, DATA)
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertEqual(run.data, DATA)
+
+    def test_run_file_is_a_pipe(self):
+        self.path.mkdir(parents=True)
+        os.mkfifo(self.path / "run.json")
+        with self.assertRaisesRegex(UsageError, "--run_dir.*run.json"):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    def test_run_file_is_a_folder(self):
+        (self.path / "run.json").mkdir(parents=True)
+        with self.assert_refused("--run_dir", "run.json"):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    def test_not_writable(self):
+        # A mode would not keep root out.
+        self.path.mkdir(parents=True)
+        error = OSError(30, "Read-only file system")
+        with (
+            mock.patch.object(pathlib.Path, "open", side_effect=error),
+            self.assert_refused("--run_dir", "Read-only file system"),
+        ):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    def test_below_a_file(self):
+        (self.folder / "file").write_text("")
+        for path in (self.folder / "file", self.folder / "file" / "run"):
+            with self.assert_refused("--run_dir", str(path)):
+                with runs.open_run(path, resume=True):
+                    self.fail("It is open.")
+
+
+class WriteTest(RunsTestCase):
+    def test_a_failure_leaves_the_file(self):
+        self.make_run(finished=False)
+        before = self.contents()
+        error = OSError(28, "No space left on device")
+        for method in ("begin", "finish"):
+            with (
+                runs.open_run(self.path, resume=True) as run,
+                mock.patch.object(
+                    pathlib.Path, "write_text", side_effect=error
+                ),
+            ):
+                with self.assertRaises(OSError):
+                    run.begin({}, {}) if method == "begin" else run.finish()
+            self.assertEqual(self.contents(), before)
+
+    def test_is_json_for_people(self):
+        self.make_run(finished=True)
+        text = (self.path / "run.json").read_text()
+        self.assertGreater(text.count("\n"), len(FLAGS))
+        self.assertEqual(json.loads(text)["flags"], FLAGS)
+
+
+class LockTest(RunsTestCase):
+    def test_second_one_is_refused(self):
+        with runs.open_run(self.path, resume=True) as run:
+            run.begin(FLAGS, DATA)
+            for resume in (False, True):
+                with self.assert_refused("another process", "--run_dir"):
+                    with runs.open_run(self.path, resume):
+                        self.fail("It is open.")
+            with runs.open_run(self.path.with_name("other"), True):
+                pass
+        with runs.open_run(self.path, resume=True):
+            pass
+
+    def test_lock_that_is_removed_while_it_is_taken(self):
+        """Two processes must not lock two files of one name."""
+        flock = fcntl.flock
+
+        def remove_and_lock(file, operation):
+            os.unlink(file.name)
+            flock(file, operation)
+
+        with mock.patch.object(fcntl, "flock", remove_and_lock):
+            with self.assertRaisesRegex(UsageError, "another process"):
+                with runs.open_run(self.path, resume=True):
+                    self.fail("It is open.")
+
+    def test_lock_of_a_process(self):
+        """It lasts as long as the process, and a kill does not leave it."""
+        script = (
+            "import pathlib, sys, time\n"
+            "from tf_realnvp import runs\n"
+            "with runs.open_run(pathlib.Path(sys.argv[1]), True) as run:\n"
+            f"    run.begin({{'seed': 1}}, {DATA})\n"
+            "    print('open', flush=True)\n"
+            "    time.sleep(600)\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(self.path)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+        ) as process:
+            self.assertEqual(process.stdout.readline(), b"open\n")
+            with self.assert_refused("another process"):
+                with runs.open_run(self.path, resume=True):
+                    self.fail("It is open.")
+            process.kill()
+        self.assertTrue((self.path / "lock").exists())
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertEqual(run.flags, {"seed": 1})
+
+    def test_lock_file_is_left_as_it_is(self):
+        self.make_run(finished=False)
+        (self.path / "lock").write_text("by someone")
+        with runs.open_run(self.path, resume=True):
+            pass
+        self.assertEqual((self.path / "lock").read_text(), "by someone")
+
+    def test_file_system_without_locks(self):
+        self.make_run(finished=False)
+        error = OSError(37, "No locks available")
+        with (
+            mock.patch.object(fcntl, "flock", side_effect=error),
+            self.assert_refused("--run_dir", "No locks available"),
+        ):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+
+if __name__ == "__main__":
+    tf.test.main()

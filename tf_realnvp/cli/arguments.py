@@ -1,0 +1,137 @@
+"""What the commands share: values of flags, and checks before work begins."""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+from tf_realnvp import files
+from tf_realnvp.checks import OneOf, RealNumber, WholeNumber
+from tf_realnvp.errors import UsageError, printable
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a bad command line in one line."""
+
+    def error(self, message):
+        # It quotes words that may hold line breaks.
+        message = printable(message)
+        self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
+
+
+def number(allowed: WholeNumber | RealNumber) -> Callable[[str], int | float]:
+    """Returns a parser of numbers for `argparse`.
+
+    Args:
+      allowed: The numbers that it takes.
+    """
+    convert = int if isinstance(allowed, WholeNumber) else float
+
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value not in allowed:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+        return value
+
+    return parse
+
+
+def file(suffix: str) -> Callable[[str], str]:
+    """Returns a parser of names of files for `argparse`.
+
+    Args:
+      suffix: What they have to end in.
+    """
+
+    def parse(text):
+        if not text.lower().endswith(suffix):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} does not end in {suffix}"
+            )
+        return text
+
+    return parse
+
+
+def is_folder(text: str) -> bool:
+    """Returns whether a name is one of a folder, there or still to be made."""
+    return text.endswith(("/", os.sep)) or os.path.isdir(text)
+
+
+def add_setting(
+    parser: argparse.ArgumentParser,
+    field: dataclasses.Field,
+    metavar: str | None,
+    text: str,
+) -> None:
+    """Adds the flag of a setting, which is `None` where it is not given.
+
+    Args:
+      parser: The parser.
+      field: The setting's field of `TrainingConfig`.
+      metavar: What stands for its value; `None` for a switch or for choices.
+      text: What it is for.
+    """
+    allowed = field.metadata.get("allowed")
+    if field.type is bool:
+        kind = {"action": "store_true", "default": None}
+    elif isinstance(allowed, OneOf):
+        kind = {"choices": allowed.choices}
+    elif allowed is None:
+        kind = {"metavar": metavar}
+    else:
+        kind = {"metavar": metavar, "type": number(allowed)}
+    parser.add_argument(f"--{field.name}", help=text, **kind)
+
+
+def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
+    """Finds out whether a folder can be written to before that is needed.
+
+    Args:
+      folder: The folder.
+      flag: What it was given by, for the message.
+      make: Whether to make the folder if it is missing.
+
+    Raises:
+      UsageError: If it cannot be written to.
+    """
+    try:
+        if make:
+            files.make_directory(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"argument {flag}: cannot write to {printable(folder)}: "
+            f"{error.strerror}"
+        ) from error
+
+
+def check_tensorflow_path(path: str, name: str) -> None:
+    """Checks a path that TensorFlow could not deal with, and says so too late.
+
+    Args:
+      path: The path.
+      name: What it is, for the message.
+
+    Raises:
+      UsageError: If it is no such path.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{name}: {path!a} is not UTF-8, which TensorFlow needs: give "
+            "another folder"
+        ) from error
+    patterns = sorted(set(path) & set("*?[\\"))
+    if patterns:
+        raise UsageError(
+            f"{name}: TensorFlow takes {patterns[0]} in {printable(path)} for "
+            "a pattern: give another folder"
+        )

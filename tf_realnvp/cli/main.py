@@ -1,0 +1,82 @@
+"""The command `tf-realnvp`, and what all of its commands have in common."""
+
+import argparse
+import sys
+import time
+
+from tf_realnvp.cli import arguments, commands, signals, streams, train
+from tf_realnvp.errors import Error
+
+_DESCRIPTION = """\
+RealNVP for images: trains a model, and puts it to use. MODEL is the folder
+realnvp_DATASET that training wrote.
+"""
+
+
+def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
+    """Runs a command.
+
+    Args:
+      argv: The command and its flags. Default: those of the process.
+      prog: How it was called, for messages.
+
+    Returns:
+      As `run`.
+    """
+    parser = arguments.Parser(
+        prog=prog,
+        description=_DESCRIPTION,
+        epilog=f"{prog} COMMAND --help tells more, with an example.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(
+        metavar="COMMAND", title="commands", required=True
+    )
+    train.add_command(subparsers)
+    commands.add_commands(subparsers)
+    return run(parser, argv)
+
+
+def train_main(argv: list[str] | None = None, prog: str = "run.py") -> int:
+    """Runs the command `train`, as a program of its own.
+
+    Args:
+      argv: Its flags. Default: those of the process.
+      prog: As for `main`.
+
+    Returns:
+      As `run`.
+    """
+    return run(train.make_parser(prog, f"python {prog}"), argv)
+
+
+@streams.unbreakable()
+def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
+    """Parses a command line, and does what it says.
+
+    Args:
+      parser: Gives a namespace that has, beside the flags, `run`, which does
+        the work, and `prog`, how the command was called.
+      argv: The command line. Default: that of the process.
+
+    Returns:
+      The exit code: 0; 1 if the command failed; 2 if the user has to change
+      something, which one line on standard error names; 129, 130 or 143 if it
+      was interrupted by SIGHUP, SIGINT or SIGTERM.
+    """
+    start = time.monotonic()
+    flags = parser.parse_args(argv)
+    # Names of files need not be text, nor fit the encoding of a terminal.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with signals.raised():
+            flags.run(flags, start)
+    except signals.Interrupted as interrupted:
+        print(f"\n{flags.prog}: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+    except (OSError, Error) as error:
+        print(f"{flags.prog}: error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", Error.exit_code)
+    return 0

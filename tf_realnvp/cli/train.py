@@ -1,0 +1,367 @@
+"""The training command: its flags, and the order of what it does."""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import pathlib
+import random
+import re
+
+from tf_realnvp import files, runtime
+from tf_realnvp.cli import arguments, signals
+from tf_realnvp.errors import UsageError, printable
+from tf_realnvp.training import runs, workers
+from tf_realnvp.training.config import NAMED_DATASETS, TrainingConfig
+
+# TensorFlow takes seconds to import: `session` does so, which is imported when
+# it is clear that the command line makes sense.
+
+
+_DESCRIPTION = """\
+Trains RealNVP, a normalizing flow, on images.
+
+Results, in --output_dir:
+  realnvp_DATASET/      the model, a SavedModel: tf.saved_model.load gives it
+                        back with sample, log_prob, bits_per_dim, encode, decode
+  samples_DATASET.png   36 samples
+  loss_DATASET.png      training and test loss of every epoch
+  metrics_DATASET.csv   the same as numbers
+"""
+
+_EPILOG = """\
+examples:
+  {command} --dataset digits
+  {command} --dataset CIFAR10 --epochs 350 --lr 3e-4 --seed 0
+  {command} --dataset CelebA --epochs 50 --lr 3e-4 --seed 0
+
+CIFAR10 and CelebA are downloaded into --data_dir by TensorFlow Datasets, or
+read from a copy that it prepared there before, or built from archives in
+--data_dir/manual. digits comes with scikit-learn and needs no network.
+"""
+
+
+def add_command(subparsers: "argparse._SubParsersAction") -> None:
+    """Adds the command `train` to those of a program.
+
+    Args:
+      subparsers: The program's.
+    """
+    parser = subparsers.add_parser("train", help="train a model on images")
+    _add_flags(parser, parser.prog)
+
+
+def make_parser(prog: str, command: str) -> arguments.Parser:
+    """Returns the parser of a program that does nothing but train.
+
+    Args:
+      prog: Name of the program.
+      command: How one calls it.
+    """
+    parser = arguments.Parser(prog=prog)
+    _add_flags(parser, command)
+    return parser
+
+
+def _add_flags(parser, command):
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG.format(command=command)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.allow_abbrev = False
+    parser.set_defaults(run=_run, prog=parser.prog)
+    fields = {field.name: field for field in dataclasses.fields(TrainingConfig)}
+
+    defaults = {
+        name: TrainingConfig.defaults_of_dataset(name)["epochs"]
+        for name in NAMED_DATASETS
+    }
+    epochs = ", ".join(f"{n} for {name}" for name, n in defaults.items())
+    others = TrainingConfig.defaults_of_dataset("others")["epochs"]
+
+    def add(name, metavar, text):
+        """Adds the flag of a setting."""
+        arguments.add_setting(parser, fields[name], metavar, text)
+
+    parser.add_argument(
+        "--dataset",
+        type=_dataset,
+        default="CIFAR10",
+        metavar="NAME",
+        help=f"{', '.join(NAMED_DATASETS)}, a folder of JPEG and PNG "
+        "pictures, or an image data set of TensorFlow Datasets (default: "
+        "CIFAR10)",
+    )
+    add(
+        "image_size",
+        "N",
+        "crop images to their central square and resize that to N x N, an "
+        "even number (default: as they are if all are alike and at most 64, "
+        "else 32)",
+    )
+    add(
+        "flip",
+        None,
+        "mirror training images left to right at random",
+    )
+    add(
+        "num_validation",
+        "N",
+        "keep N training images out, save the model of the epoch that was "
+        "best on them, and evaluate only that on the test images (default: "
+        "train on all, evaluate on the test images after every epoch)",
+    )
+    add(
+        "epochs",
+        "N",
+        f"passes over the training images (default: {epochs}, "
+        f"{others} for others)",
+    )
+    add(
+        "lr",
+        "RATE",
+        "learning rate of the Adam optimizer (default: 3e-4, for digits 1e-3)",
+    )
+    add(
+        "lr_schedule",
+        None,
+        "cosine lowers the learning rate to zero by the last step "
+        "(default: constant)",
+    )
+    add(
+        "warmup_steps",
+        "N",
+        "raise the learning rate over the first N steps (default: 0)",
+    )
+    add(
+        "ema",
+        "DECAY",
+        "evaluate and save a moving average of the weights, which keeps "
+        "this part of itself in each step, such as 0.999 (default: none)",
+    )
+    add(
+        "batch_size",
+        "N",
+        "images in a training step, on all devices together (default: 64)",
+    )
+    add(
+        "clip_grad",
+        "NORM",
+        "scale gradients down to this global norm (default: never)",
+    )
+    add(
+        "seed",
+        "N",
+        "seed of the weights, the order of the images and the noise; the "
+        "same seed gives the same run (default: one is drawn and printed)",
+    )
+    add(
+        "max_steps",
+        "N",
+        "stop after so many training steps, evaluate and save "
+        "(default: train all epochs)",
+    )
+    add(
+        "filters",
+        "N",
+        "channels inside the coupling networks, an even number "
+        "(default: 128, for digits 32)",
+    )
+    add(
+        "num_blocks",
+        "N",
+        "residual blocks of a coupling network (default: 8, for digits 2)",
+    )
+    add(
+        "num_scales",
+        "N",
+        "resolutions that couplings work at, each half the one before "
+        "(default: 2)",
+    )
+    add(
+        "precision",
+        None,
+        "what the coupling networks compute in while training; tf32 is "
+        "float32 that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is "
+        "bfloat16 where the hardware computes it natively, else float32; "
+        "evaluation and the saved model are always float32 (default: auto)",
+    )
+    add(
+        "deterministic",
+        None,
+        "use only operations that give the same bits each time, on GPUs "
+        "as well, where some are slower; CPUs give the same bits without",
+    )
+    add(
+        "accumulate",
+        "N",
+        "compute the gradient in N parts of the batch, one after another, "
+        "to train in less memory (default: 1)",
+    )
+    add(
+        "recompute",
+        None,
+        "compute parts of the networks twice, to train in less memory",
+    )
+    add(
+        "jit",
+        None,
+        "compile the gradient with XLA; for GPUs, slower on CPUs",
+    )
+    add(
+        "devices",
+        "N",
+        "train on so many GPUs, or logical CPUs where there is no GPU "
+        "(default: all GPUs, or one CPU)",
+    )
+    add(
+        "data_dir",
+        "DIR",
+        "folder of TensorFlow Datasets' copies (default: datasets)",
+    )
+    add(
+        "output_dir",
+        "DIR",
+        "folder for the results (default: the current one)",
+    )
+    add(
+        "run_dir",
+        "DIR",
+        "folder of the run's state: checkpoints, flags, metrics "
+        "(default: runs/DATASET)",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --run_dir, or start it if there is none",
+    )
+    add(
+        "checkpoint_minutes",
+        "N",
+        "save a checkpoint so often, and after every epoch, but not "
+        "twice in thirty seconds (default: 10)",
+    )
+    add(
+        "samples_every",
+        "N",
+        "draw samples for TensorBoard after every N epochs (default: 1)",
+    )
+    add(
+        "verbose",
+        None,
+        "print a line with the losses after every epoch",
+    )
+
+
+def _dataset(text):
+    if not text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a data set")
+    names = {name.lower(): name for name in NAMED_DATASETS}
+    return names.get(text.lower(), text)
+
+
+def _run(flags, start):
+    """Does what the command does: checks, trains, writes the results."""
+    config = _config(flags)
+    if runtime.is_one_of_many():
+        _check_workers(config)
+        is_chief = workers.is_chief()
+        if is_chief:
+            print("waiting for the other workers", flush=True)
+        # First of all: so the others learn of it if this one ends.
+        runtime.configure(deterministic=config.deterministic)
+        workers.connect()
+        if not is_chief:
+            # It computes as the chief does, and writes nothing.
+            with (
+                open(os.devnull, "w") as nowhere,
+                contextlib.redirect_stdout(nowhere),
+            ):
+                _train(config, None, flags.resume, start)
+            return
+    output = pathlib.Path(config.output_dir)
+    with runs.open_run(pathlib.Path(config.run_dir), flags.resume) as run:
+        # Now, as it may lie in the folder of the run.
+        made = files.missing(output)
+        try:
+            arguments.check_writable(output, "--output_dir")
+            config = _settle(config, run)
+            _train(config, run, flags.resume, start)
+        finally:
+            if not run.exists:
+                files.remove_empty(made)
+
+
+def _config(flags):
+    """Returns the settings of a command line."""
+    settings = {
+        field.name: getattr(flags, field.name)
+        for field in dataclasses.fields(TrainingConfig)
+    }
+    if settings["run_dir"] is None:
+        name = flags.dataset
+        if os.path.isdir(os.path.expanduser(name)):
+            name = os.path.basename(os.path.abspath(name)) or "images"
+        name = re.sub(r"[^\w.-]+", "_", name)
+        settings["run_dir"] = str(pathlib.Path("runs") / name)
+    try:
+        config = TrainingConfig.of_dataset(**settings)
+    except ValueError as error:
+        raise UsageError(error) from error
+    for name in ("run_dir", "output_dir"):
+        arguments.check_tensorflow_path(
+            getattr(config, name), f"argument --{name}"
+        )
+    return config
+
+
+def _check_workers(config):
+    """Checks what several workers cannot do as one process can."""
+    if config.seed is None:
+        raise UsageError("argument --seed: several workers need the same seed")
+    if config.devices is not None:
+        raise UsageError(
+            "argument --devices: each of several workers trains on all GPUs "
+            "that it sees (CUDA_VISIBLE_DEVICES), or on one CPU"
+        )
+
+
+def _settle(config, run):
+    """Decides what the command line leaves open, and sets up TensorFlow."""
+    if run.exists:
+        # What the command line leaves to chance or to the machine stays.
+        if config.seed is None:
+            config = dataclasses.replace(config, seed=run.config.seed)
+        if config.precision == "auto":
+            config = dataclasses.replace(config, precision=run.config.precision)
+        differences = config.differences(run.config)
+        if differences:
+            raise UsageError(
+                printable(
+                    f"the run in {config.run_dir} cannot be resumed with other "
+                    f"flags: {', '.join(differences)}"
+                )
+            )
+    if config.seed is None:
+        seed = random.SystemRandom().randrange(2**32)
+        config = dataclasses.replace(config, seed=seed)
+    if not runtime.is_one_of_many():  # Else it was done before.
+        runtime.configure(config.devices or 1, config.deterministic)
+    if config.precision == "auto":
+        precision = runtime.native_precision()
+        config = dataclasses.replace(config, precision=precision)
+    if config.precision == "tf32" and not runtime.has_tensor_float_32():
+        raise UsageError(
+            "argument --precision: TensorFlow finds no GPUs that all have "
+            "tf32, as NVIDIA's do since Ampere: give float32 or bfloat16"
+        )
+    return config
+
+
+def _train(config, run, resume, start):
+    from tf_realnvp.training.session import Session
+
+    session = Session(config, run, resume)
+    with signals.deferred() as request:
+        session.fit(request.received, start)
+    # If a signal came, that has raised by now.
+    session.write_results()

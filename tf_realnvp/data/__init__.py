@@ -1,0 +1,118 @@
+"""Image data sets by their names.
+
+`load` gives an `ImageDataset`: digits comes from scikit-learn, folders are read
+by `image_folder`, and CIFAR10, CelebA and whatever else TensorFlow Datasets
+(TFDS) knows by `tfds_images`; each is imported only when asked for.
+"""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp.data.image_dataset import ImageDataset, check_image_size, resize
+from tf_realnvp.errors import DataError
+
+__all__ = ["DATASETS", "DataError", "ImageDataset", "load"]
+
+DATASETS = ("CIFAR10", "CelebA", "digits", "fashion_mnist")
+
+
+def load(
+    name: str,
+    data_dir: str = "datasets",
+    image_size: int | None = None,
+    flip: bool = False,
+) -> ImageDataset:
+    """Loads a data set, and prepares it first if `data_dir` has none.
+
+    A folder is a folder of JPEG and PNG pictures, with sub-folders or without:
+    see `image_folder.load`. All other data sets but digits are TFDS's. They are
+    looked for in this order: a copy that TFDS prepared in `data_dir`; the
+    archives in `data_dir/manual`; the network, which TFDS downloads from into
+    `data_dir`. digits and folders need neither `data_dir` nor a network.
+
+    Args:
+      name: One of `DATASETS`, in upper or lower case; or a folder, which is
+        there or whose name begins like a path (`/`, `./`, `../` or `~`); or
+        TFDS's name of a data set with images, such as `svhn_cropped`.
+      data_dir: Local folder, in TFDS's layout. It is written to only when a
+        copy has to be prepared.
+      image_size: Side of the images, in pixels: the central square (for
+        CelebA, the central 148 pixels) is resized to it by an antialiased
+        bilinear filter. By default CelebA's images get 32, and all others stay
+        as they are if they are known to be all of one size, with even sides of
+        at most 64 pixels; else they get 32.
+      flip: Whether training images are mirrored left to right at random.
+
+    Returns:
+      The data set. Images are read and decoded as they are asked for.
+
+    Raises:
+      DataError: If there is no such data set, or no way to its images, or if
+        `image_size` is odd or less than 2.
+    """
+    check_image_size(image_size)
+    known = {known.lower(): known for known in DATASETS}
+    name = known.get(name.lower(), name)
+    if name == "digits":
+        return _load_digits(image_size, flip)
+    if name not in DATASETS and _is_folder(name):
+        from tf_realnvp.data import image_folder
+
+        return image_folder.load(name, image_size, flip)
+    try:
+        import tensorflow_datasets  # noqa: F401
+    except ImportError as error:
+        raise DataError(
+            f"{name} needs tensorflow-datasets: "
+            f"pip install tensorflow-datasets ({error})"
+        ) from error
+    from tf_realnvp.data import tfds_images
+
+    return tfds_images.load(name, data_dir, image_size, flip)
+
+
+def source(name: str) -> str:
+    """Returns a name with which `load` finds a data set from any folder."""
+    is_known = name.lower() in (known.lower() for known in DATASETS)
+    if is_known or not _is_folder(name):
+        return name
+    return os.path.abspath(os.path.expanduser(name))
+
+
+def _is_folder(name):
+    """Tells folders from names of TFDS, which can have slashes inside."""
+    return (
+        os.path.isdir(os.path.expanduser(name))
+        or os.path.isabs(name)
+        or name.startswith(("~", "."))
+        or name.endswith(os.sep)
+    )
+
+
+def _load_digits(image_size, flip):
+    """Returns scikit-learn's 8x8 digits, 80 % of them for training."""
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise DataError(
+            f"digits needs scikit-learn: pip install scikit-learn ({error})"
+        ) from error
+    images = datasets.load_digits().images.astype(np.uint8)[..., np.newaxis]
+    # RandomState, since NumPy promises never to change its streams.
+    images = images[np.random.RandomState(0).permutation(len(images))]
+    if image_size not in (None, images.shape[1]):
+        images = np.stack([resize(image, image_size) for image in images])
+    num_train = int(0.8 * len(images))
+    return ImageDataset(
+        name="digits",
+        image_shape=images.shape[1:],
+        num_colors=17,
+        train=tf.data.Dataset.from_tensor_slices(images[:num_train]),
+        test=tf.data.Dataset.from_tensor_slices(images[num_train:]),
+        num_train=num_train,
+        num_test=len(images) - num_train,
+        flip=flip,
+        fingerprint=f"digits train {num_train} test {len(images) - num_train}",
+    )

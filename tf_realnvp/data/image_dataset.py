@@ -1,0 +1,391 @@
+"""`ImageDataset`: batches of images, decoded once and shuffled the same way.
+
+An epoch shuffles the images as they are stored, compressed records or names of
+files, and decodes them after that. So its first batch comes soon, and an epoch
+that is resumed decodes nothing of what it leaves out. Once all images have been
+decoded, the same shuffle runs over their numbers.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp.errors import (
+    DamagedImageError,
+    DataError,
+    printable,
+    reason,
+)
+
+MAX_CACHE_BYTES = 4 * 2**30
+# Name scope of what decodes images: TensorFlow's errors tell in which operation
+# they arose.
+DECODING = "tf_realnvp_decodes_stored_image"
+
+_PREFETCHED_BATCHES = 4
+_NUM_NAMED = 5  # Of files that are left out.
+# What decoding raises though nothing is wrong with the image.
+_NO_DAMAGE = (tf.errors.ResourceExhaustedError, tf.errors.CancelledError)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset:
+    """Training and test images, and the batches that are made of them.
+
+    Host memory is bounded. Decoded images are kept as uint8, which takes
+    `num_images * H * W * C` bytes; where that is more than
+    `MAX_CACHE_BYTES`, none are kept and every pass decodes them anew. A pass
+    that decodes training images also holds `shuffle_buffer` elements of
+    `train`.
+
+    Whatever pass decodes an image first leaves it in memory. When all images of
+    a split are there, the batches asked for from then on are made from memory.
+
+    Damage inside a stored image that `load` could not see appears in the pass
+    that decodes it, as an error of TensorFlow; `naming_damage` tells it from
+    all others.
+
+    Attributes:
+      name: For people and for the names of files: no path separators.
+      image_shape: `(H, W, C)`.
+      num_colors: Number of values that a component can take; they are
+        `0 ... num_colors - 1`.
+      train: Training images as they are stored, single, in a fixed order.
+      test: Test images likewise.
+      num_train: Number of images in `train`.
+      num_test: Number of images in `test`.
+      validation: Images that `hold_out` kept out of the training, likewise.
+      num_validation: Number of images in `validation`.
+      decode: Maps an element of `train` or `test` to an image, uint8
+        `[H, W, C]`, in a graph. By default they are such images themselves. A
+        traced function has to be in the name scope `DECODING`.
+      shuffle_buffer: Number of elements of `train` among which the next image
+        is drawn; the whole of `train`, a uniform shuffle, if `None`.
+      flip: Whether training images are mirrored left to right at random.
+      skipped: Names of the files that are no readable pictures, and why.
+      fingerprint: What tells these images from others, in a line: two data sets
+        with the same one hold the same images in the same splits.
+      explain_damage: Maps what TensorFlow says of a stored image that can't be
+        decoded to what helps the user: which it is, and what is wrong with it.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_colors: int
+    train: tf.data.Dataset
+    test: tf.data.Dataset
+    num_train: int
+    num_test: int
+    decode: Callable[[tf.Tensor], tf.Tensor] = tf.identity
+    shuffle_buffer: int | None = None
+    flip: bool = False
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fingerprint: str = ""
+    explain_damage: Callable[[str], str] = str
+    validation: tf.data.Dataset | None = None
+    num_validation: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in all splits."""
+        return self.num_train + self.num_validation + self.num_test
+
+    def hold_out(self, num_validation: int, seed: int) -> "ImageDataset":
+        """Returns this data set with some training images for validation.
+
+        Args:
+          num_validation: How many, at least 1 and less than `num_train`.
+          seed: Seed of the choice, not negative. The same seed keeps out the
+            same images.
+        """
+        # No epoch's seed has two numbers.
+        sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
+        is_held_out = np.zeros([self.num_train], bool)
+        is_held_out[
+            np.random.default_rng(sequence).choice(
+                self.num_train, num_validation, replace=False
+            )
+        ] = True
+
+        def part(chosen):
+            chosen = tf.constant(chosen)
+            elements = self.train.enumerate()
+            return elements.filter(lambda i, _: chosen[i]).map(lambda _, e: e)
+
+        return dataclasses.replace(
+            self,
+            train=part(~is_held_out),
+            num_train=self.num_train - num_validation,
+            validation=part(is_held_out),
+            num_validation=num_validation,
+        )
+
+    def train_batches(
+        self, batch_size: int, seed: int, epoch: int, skip: int = 0
+    ) -> tf.data.Dataset:
+        """Returns one epoch of shuffled training batches.
+
+        They are a function of the arguments alone, in any process, whatever
+        TensorFlow's global seed is and whatever was read before.
+
+        Args:
+          batch_size: Images in a batch.
+          seed: Seed of the whole run, not negative.
+          epoch: Number of the epoch, not negative.
+          skip: Number of batches to leave out at the start of that same epoch,
+            to go on with it after an interruption. They are not decoded.
+
+        Returns:
+          A dataset of uint8 `[batch_size, H, W, C]`, prefetched. The last
+          partial batch is dropped.
+        """
+        # spawn_key, since joining (seed, epoch) maps some pairs to one seed.
+        sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
+        seeds = [int(word) for word in sequence.generate_state(4)]
+        graph_seed, op_seed, flip_seed = seeds[0], seeds[1], seeds[2:]
+
+        def arrange(elements):
+            def shuffled(_):
+                # The seed of this function's graph: the global one stays out.
+                tf.random.set_seed(graph_seed)
+                return elements.shuffle(
+                    self.shuffle_buffer or self.num_train,
+                    seed=op_seed,
+                    reshuffle_each_iteration=False,
+                )
+
+            return (
+                tf.data.Dataset.from_tensors(0)
+                .flat_map(shuffled)
+                .skip(skip * batch_size)
+            )
+
+        def flipped(number, images):
+            draws = tf.random.stateless_uniform(
+                [batch_size],
+                tf.random.experimental.stateless_fold_in(flip_seed, number),
+            )
+            mirrored = tf.reverse(images, [2])
+            return tf.where(draws[:, None, None, None] < 0.5, mirrored, images)
+
+        batches = self._batches(
+            self.train, self._train_cache, batch_size, arrange, True
+        )
+        if self.flip:
+            batches = batches.enumerate(skip).map(flipped)
+        num_batches = max(0, self.num_train // batch_size - skip)
+        return _finish(batches, num_batches)
+
+    def test_batches(self, batch_size: int) -> tf.data.Dataset:
+        """Returns all test images in batches, in a fixed order.
+
+        Args:
+          batch_size: Images in a batch.
+
+        Returns:
+          A dataset of uint8 `[batch_size, H, W, C]`, prefetched; the last batch
+          holds the images that remain.
+        """
+        batches = self._batches(self.test, self._test_cache, batch_size)
+        return _finish(batches, math.ceil(self.num_test / batch_size))
+
+    def validation_batches(self, batch_size: int) -> tf.data.Dataset:
+        """Returns all validation images in batches, like `test_batches`."""
+        batches = self._batches(
+            self.validation, self._validation_cache, batch_size
+        )
+        return _finish(batches, math.ceil(self.num_validation / batch_size))
+
+    @contextlib.contextmanager
+    def naming_damage(self) -> Iterator[None]:
+        """Names the stored image where one can't be decoded.
+
+        Raises:
+          DamagedImageError: If there was an error of TensorFlow that comes from
+            reading or decoding a stored image. All others go through.
+        """
+        try:
+            yield
+        except tf.errors.OpError as error:
+            # Nothing but records has checksums.
+            is_damage = isinstance(error, tf.errors.DataLossError) or (
+                DECODING in error.message and not isinstance(error, _NO_DAMAGE)
+            )
+            if not is_damage:
+                raise
+            raise DamagedImageError(
+                f"an image of {printable(self.name)} cannot be read: "
+                f"{self.explain_damage(reason(error))}"
+            ) from error
+
+    def _batches(
+        self,
+        stored,
+        cache,
+        batch_size,
+        arrange=lambda elements: elements,
+        drop_remainder=False,
+    ):
+        """Returns batches of the images that `arrange` picks and orders.
+
+        Args:
+          stored: `train` or `test`.
+          cache: Its cache, or `None`.
+          batch_size: Images in a batch.
+          arrange: Maps a dataset to a rearranged one, whatever its elements.
+          drop_remainder: Whether the last partial batch is left out.
+        """
+        if cache is not None and cache.is_complete():
+            numbers = arrange(tf.data.Dataset.range(cache.num_images))
+            return numbers.batch(batch_size, drop_remainder).map(cache.get)
+
+        def decoded(number, element):
+            with tf.name_scope(DECODING):
+                image = self.decode(element)
+                return number, tf.ensure_shape(image, self.image_shape)
+
+        images = arrange(stored.enumerate()).map(
+            decoded, num_parallel_calls=os.cpu_count()
+        )
+        if cache is None:
+            images = images.map(lambda _, image: image)
+        else:
+            # In batches, since each call of Python takes its time; and before
+            # any remainder is dropped, which is to be kept as well.
+            images = images.batch(batch_size).map(cache.put).unbatch()
+        return images.batch(batch_size, drop_remainder)
+
+    @functools.cached_property
+    def _train_cache(self) -> "_Cache | None":
+        return self._make_cache(self.num_train)
+
+    @functools.cached_property
+    def _test_cache(self) -> "_Cache | None":
+        return self._make_cache(self.num_test)
+
+    @functools.cached_property
+    def _validation_cache(self) -> "_Cache | None":
+        return self._make_cache(self.num_validation)
+
+    def _make_cache(self, num_images) -> "_Cache | None":
+        if self.num_images * math.prod(self.image_shape) > MAX_CACHE_BYTES:
+            return None
+        return _Cache(num_images, self.image_shape)
+
+
+class _Cache:
+    """Decoded images in memory, which come in any order.
+
+    Attributes:
+      num_images: How many images there will be.
+    """
+
+    def __init__(self, num_images: int, image_shape: tuple[int, int, int]):
+        self.num_images = num_images
+        # It takes memory as it is written to, page by page.
+        self._images = np.empty([num_images, *image_shape], np.uint8)
+        self._present = np.zeros([num_images], bool)
+
+    def is_complete(self) -> bool:
+        return bool(self._present.all())
+
+    def put(self, numbers: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """Keeps the images of these numbers, and returns them."""
+
+        def write(numbers, images):
+            self._images[numbers] = images
+            self._present[numbers] = True
+
+        written = tf.numpy_function(write, [numbers, images], Tout=[])
+        with tf.control_dependencies([written]):
+            return tf.identity(images)
+
+    def get(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Returns the images of these numbers."""
+
+        def read(numbers):
+            return self._images[numbers]
+
+        images = tf.numpy_function(read, [numbers], tf.uint8)
+        return tf.ensure_shape(
+            images, [*numbers.shape, *self._images.shape[1:]]
+        )
+
+
+def _finish(batches: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
+    """Returns a pipeline whose length is known and which runs ahead."""
+    options = tf.data.Options()
+    # Deleting an iterator waits for its autotuning thread, which at times
+    # sleeps on for seconds (TensorFlow 2.21): the end of an epoch would hang.
+    options.autotune.enabled = False
+    return (
+        batches.apply(tf.data.experimental.assert_cardinality(num_batches))
+        .prefetch(_PREFETCHED_BATCHES)
+        .with_options(options)
+    )
+
+
+def describe_skipped(skipped: Mapping[str, str]) -> str:
+    """Returns how many files are left out, and the first few, in a line.
+
+    Args:
+      skipped: Their names, and what is wrong with each.
+    """
+    files = "1 file is" if len(skipped) == 1 else f"{len(skipped):,} files are"
+    named = [
+        f"{printable(name)} ({reason})"
+        for name, reason in itertools.islice(skipped.items(), _NUM_NAMED)
+    ]
+    if len(skipped) > _NUM_NAMED:
+        named.append("...")
+    return f"{files} left out: {', '.join(named)}"
+
+
+def check_image_size(image_size: int | None) -> None:
+    """Raises `DataError` unless images of that size can be modelled."""
+    if image_size is not None and (image_size < 2 or image_size % 2):
+        raise DataError(
+            f"images cannot be {image_size}x{image_size}: the size must be "
+            "even, and at least 2"
+        )
+
+
+def default_size(height: int | None, width: int | None) -> int | None:
+    """Returns the size that images of one natural size get by default.
+
+    Args:
+      height: In pixels; `None` if it is unknown or differs.
+      width: Likewise.
+
+    Returns:
+      `None` if they stay as they are, else the side of the square.
+    """
+    if not height or not width or height % 2 or width % 2:
+        return 32
+    return None if max(height, width) <= 64 else 32
+
+
+def resize(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
+    """Cuts the central square out of an image and resizes that.
+
+    Args:
+      image: uint8 `[H, W, C]`.
+      size: Side of the result, in pixels.
+      crop: Side of the square in the image; the largest possible if `None`.
+
+    Returns:
+      uint8 `[size, size, C]`, by an antialiased bilinear filter.
+    """
+    shape = tf.shape(image)
+    side = crop or tf.minimum(shape[0], shape[1])
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    image = image[top : top + side, left : left + side]
+    image = tf.image.resize(image, [size, size], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)

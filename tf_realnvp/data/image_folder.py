@@ -1,0 +1,252 @@
+"""Folders of pictures as data sets."""
+
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_realnvp import pictures
+from tf_realnvp.data.image_dataset import (
+    ImageDataset,
+    default_size,
+    describe_skipped,
+    resize,
+)
+from tf_realnvp.errors import DataError, PictureError, printable
+
+_TEST_SHARE = 0.1
+_TEST_FOLDERS = ("test", "validation", "val")
+
+
+class _Picture(NamedTuple):
+    """A picture that can be read.
+
+    Attributes:
+      name: Its path, from the folder on.
+      header: What is known of it without decoding it.
+      digest: Hash of the file.
+    """
+
+    name: str
+    header: pictures.Header
+    digest: bytes
+
+
+def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
+    """Loads a folder of JPEG and PNG pictures.
+
+    What a file is, its content says. Animated pictures, other formats and
+    damaged files are left out, and named in `ImageDataset.skipped`; what has a
+    name that starts with a dot is not looked at. All files are read for that,
+    but not all is decoded, see `pictures.look`: it takes some 0.3 ms of one
+    processor for a small JPEG, and less for a PNG, once it has come from the
+    disk. Links to files are followed, and those to folders left out.
+
+    Where the folder has sub-folders `train` and `test` (or `validation`, or
+    `val`), as `tfds.ImageFolder` wants them, these are the training and test
+    images, and other pictures are ignored. Else each picture is a test image
+    with a chance of 10 %, which a hash of its path in the folder decides: other
+    pictures have no say in it. Only if that left no test image, or nothing but
+    test images, the picture with the lowest, or highest, hash changes sides.
+
+    Images are grey, with one channel, if all pictures are, and else have three.
+    Alpha channels are dropped. Pictures are upright as their EXIF data say.
+
+    Args:
+      folder: Its path; `~` is the home folder.
+      image_size: As for `data.load`.
+      flip: As for `data.load`.
+
+    Returns:
+      The data set, named after the folder.
+
+    Raises:
+      DataError: If there is no such folder, or fewer than two pictures in it.
+    """
+    root = pathlib.Path(folder).expanduser().resolve()
+    folder = printable(folder)
+    if not root.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
+    try:
+        names = _list_files(root)
+    except OSError as error:
+        raise DataError(f"{folder}: {error}") from error
+    found, skipped, faulty = _look(root, names)
+    train, test = _split(found)
+    if not train or not test:
+        raise DataError(
+            f"{folder}: training and test need a JPEG or PNG picture each, and "
+            f"{len(found)} of the {len(names)} files there can be read"
+            + (f"; {describe_skipped(skipped)}" if skipped else "")
+        )
+
+    headers = [picture.header for picture in train + test]
+    if image_size is None:
+        sizes = {(header.height, header.width) for header in headers}
+        image_size = default_size(*(sizes.pop() if len(sizes) == 1 else (0, 0)))
+    channels = 1 if all(header.is_grey for header in headers) else 3
+    if image_size is None:
+        shape = (headers[0].height, headers[0].width, channels)
+    else:
+        shape = (image_size, image_size, channels)
+
+    def stored(split):
+        return tf.data.Dataset.from_tensor_slices(
+            (
+                [os.fsencode(root / picture.name) for picture in split],
+                [picture.header.orientation for picture in split],
+                [picture.name in faulty for picture in split],
+            )
+        )
+
+    def decode(element):
+        path, orientation, is_faulty = element
+        content = tf.io.read_file(path)
+        # The others are few, or else large.
+        image = tf.cond(
+            (orientation == 1) & ~is_faulty,
+            lambda: tf.io.decode_image(
+                content, channels, expand_animations=False
+            ),
+            lambda: tf.numpy_function(
+                pictures.decode,
+                [content, channels, orientation, is_faulty],
+                tf.uint8,
+            ),
+        )
+        image = tf.ensure_shape(image, [None, None, channels])
+        return image if image_size is None else resize(image, image_size)
+
+    def explain_damage(reason):
+        for picture in train + test:
+            path = root / picture.name
+            name = printable(str(path))
+            try:
+                image = pictures.load_image(path, channels)
+            except PictureError as error:
+                return f"{name}: {error}"
+            if image_size is None and image.shape != shape:
+                return f"{name}: its size has changed"
+        return reason
+
+    return ImageDataset(
+        name=root.name or "images",
+        image_shape=shape,
+        num_colors=256,
+        train=stored(train),
+        test=stored(test),
+        num_train=len(train),
+        num_test=len(test),
+        decode=decode,
+        flip=flip,
+        skipped=skipped,
+        fingerprint=_fingerprint(train, test),
+        explain_damage=explain_damage,
+    )
+
+
+def _list_files(root: pathlib.Path) -> list[str]:
+    """Returns the paths, from the root on, of all files that are not hidden."""
+
+    def fail(error):
+        raise error
+
+    names = []
+    for folder, folders, files in os.walk(root, onerror=fail):
+        # Links to folders may go in circles: they are files that can't be read.
+        links = [
+            name
+            for name in folders
+            if os.path.islink(os.path.join(folder, name))
+        ]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [
+            os.path.relpath(os.path.join(folder, name), root)
+            for name in files + links
+            if not name.startswith(".")
+        ]
+    return sorted(names)
+
+
+def _look(
+    root: pathlib.Path, names: list[str]
+) -> tuple[list[_Picture], dict[str, str], set[str]]:
+    """Looks at all files.
+
+    Args:
+      root: The folder.
+      names: Their paths, from the folder on.
+
+    Returns:
+      The pictures; why each of the other files is none; and the names of those
+      pictures of which libjpeg complains.
+    """
+
+    def look(name):
+        try:
+            content = pictures.load(root / name)
+            header = pictures.look(content)
+        except PictureError as error:
+            return str(error)
+        return _Picture(name, header, hashlib.sha256(content).digest())
+
+    with pictures.silent() as has_complained:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            looks = dict(zip(names, pool.map(look, names), strict=True))
+        found = [look for look in looks.values() if isinstance(look, _Picture)]
+        faulty = set()
+        if has_complained():  # It does not say of which.
+            for picture in found:
+                if picture.header.is_jpeg:
+                    look(picture.name)
+                    if has_complained():
+                        faulty.add(picture.name)
+    skipped = {
+        name: look for name, look in looks.items() if isinstance(look, str)
+    }
+    return found, skipped, faulty
+
+
+def _split(
+    pictures: list[_Picture],
+) -> tuple[list[_Picture], list[_Picture]]:
+    """Returns the pictures for training and those for testing."""
+    folders = {}
+    for picture in pictures:
+        folder, *rest = pathlib.PurePath(picture.name).parts
+        folders.setdefault(folder if rest else "", []).append(picture)
+    if "train" in folders:
+        pictures = folders["train"]
+        for folder in _TEST_FOLDERS:
+            if folder in folders:
+                return pictures, folders[folder]
+
+    ranked = sorted((_hash(picture.name), picture) for picture in pictures)
+    num_test = sum(rank < _TEST_SHARE for rank, _ in ranked)
+    num_test = max(1, min(num_test, len(ranked) - 1))
+    return (
+        sorted(picture for _, picture in ranked[num_test:]),
+        sorted(picture for _, picture in ranked[:num_test]),
+    )
+
+
+def _hash(name: str) -> float:
+    """Returns a number in [0, 1) that depends on nothing but the name."""
+    name = os.fsencode(pathlib.PurePath(name).as_posix())
+    digest = hashlib.sha256(name).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32
+
+
+def _fingerprint(train: list[_Picture], test: list[_Picture]) -> str:
+    """Returns a hash of names, contents and splits, in any order."""
+    digest = hashlib.sha256()
+    for split in (train, test):
+        for name, _, content in sorted(split):
+            name = os.fsencode(pathlib.PurePath(name).as_posix())
+            # No name has a zero byte in it.
+            digest.update(name + b"\0" + content)
+        digest.update(b"\0")
+    return digest.hexdigest()

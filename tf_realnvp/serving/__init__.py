@@ -1,0 +1,1 @@
+"""The SavedModel: written, and read back."""

@@ -1,0 +1,216 @@
+"""The SavedModel: a trained model that needs TensorFlow alone."""
+
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tf_realnvp import assertions, files
+from tf_realnvp.model import RealNVP, stateless_seed
+from tf_realnvp.serving.saved_model import FORMAT, METADATA_FILE
+
+_PACKAGES = ("tensorflow", "keras", "tensorflow-probability")
+_AS_IS = {"autograph": False}  # There is no control flow to convert.
+
+
+def save(
+    model: RealNVP,
+    path: str | os.PathLike,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model as a SavedModel, or replaces one.
+
+    `model = tf.saved_model.load(path)` gives back an object with these
+    functions; it needs neither this package nor Keras nor TensorFlow
+    Probability:
+
+    *   `sample(n, temperature=1.0, seed=None)`: `uint8` images `[n, H, W, C]`.
+    *   `log_prob(images, seed=None)`: float32 `[n]`, nats.
+    *   `bits_per_dim(images, seed=None)`: float32 `[n]`.
+    *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
+    *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
+
+    Keep the object in a variable: its functions do not keep the weights.
+
+    They take Python's numbers, lists and arrays, and tensors: `n` int64 or
+    int32, `temperature` float32 or float64, `seed` int64, `images` int64 or
+    `uint8`, `latents` float32 or float64. Anything else is a `ValueError` that
+    lists what was given and what can be, or an `OverflowError` if it needs more
+    than 64 bits. Shapes and values that are wrong are a
+    `tf.errors.InvalidArgumentError`, with the messages of `RealNVP`. A Python
+    `seed` from 2**63 on is one without sign, and the same as `seed - 2**64`.
+
+    Without a `seed` images and noise are fresh in every call and every process:
+    neither the seed of the process that saves nor that of the one that loads
+    (`tf.random.set_seed`) changes that. Where they can't be, give one: under
+    `tf.config.experimental.enable_op_determinism` TensorFlow refuses a call
+    without it, and under XLA (`jit_compile=True`) what it draws for itself is
+    the same in every process.
+
+    TensorFlow traces a loaded function anew, and keeps that, for each new
+    Python number and each new shape of a batch; of the default model this
+    takes seconds and some 17 MiB each time. Numbers that are tensors need one
+    trace for all, and batches too once there is one of any shape:
+    `model.log_prob.get_concrete_function(tf.TensorSpec(None, tf.uint8))`.
+
+    The same are signatures with named inputs and outputs, traced once, and
+    `serving_default` scores images. Beside them lies `metadata.json`, which
+    says what the model is of and what it was made with.
+
+    Args:
+      model: The model.
+      path: Directory to write. One that is there already stays as it is until
+        the new one is complete.
+      metadata: What else `metadata.json` is to say; values that JSON knows.
+    """
+    content = json.dumps(_describe(model) | dict(metadata or {}), indent=2)
+    module = _ServingModule(model)
+    with files.replace_directory(path) as new:
+        tf.saved_model.save(module, str(new), signatures=module.signatures())
+        (new / METADATA_FILE).write_text(content + "\n")
+
+
+def _describe(model):
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "format": FORMAT,
+        "image_shape": model.image_shape,
+        "latent_shape": model.latent_shape,
+        "num_colors": model.num_colors,
+        "filters": model.filters,
+        "num_blocks": model.num_blocks,
+        "alpha": model.alpha,
+        "num_scales": model.num_scales,
+        "num_parameters": model.num_parameters,
+        "versions": versions,
+    }
+
+
+def _stateless_seed(seed):
+    """Returns what `stateless_seed` does, of any seed in a loaded model."""
+    if seed is not None:
+        kind = "an integer of 64 bits with sign, or None"
+        return stateless_seed(
+            assertions.scalar(seed, "seed", kind, integer=True)
+        )
+    # `tf.random.uniform` would write this process's seed into the graph, and
+    # what it draws would be the same wherever the model is loaded. With these
+    # zeros TensorFlow seeds the operation anew each time that it loads it.
+    return tf.raw_ops.RandomUniformInt(
+        shape=[2], minval=tf.int32.min, maxval=tf.int32.max, seed=0, seed2=0
+    )
+
+
+def _concrete(function, *specs):
+    return tf.function(function, **_AS_IS).get_concrete_function(*specs)
+
+
+class _ServingModule(tf.Module):
+    """The functions of a SavedModel, as `save` lists them.
+
+    Every function is traced for the types that a caller is likely to have, and
+    these traces are thin: what is large, the flow, is traced once for density,
+    once for latents and once for sampling. Any shape is let in, so that a wrong
+    one meets the model's message rather than TensorFlow's list of the
+    signatures that it knows.
+    """
+
+    def __init__(self, model: RealNVP):
+        super().__init__(name="real_nvp")
+        # A SavedModel holds the variables that its root can reach, and
+        # `tf.Module` does not see those of a Keras model.
+        self._model_variables = [v.value for v in model.variables]
+        self._sample_latents = model.sample_latents
+        self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
+        images = tf.TensorSpec(None, tf.int64)
+        self._log_prob = _concrete(
+            model.log_prob, images, tf.TensorSpec([2], tf.int32)
+        )
+        self._encode = _concrete(model.encode, images)
+        self._decode = _concrete(model.decode, tf.TensorSpec(None, tf.float32))
+        # Unlike the shape of images, this shows in no type.
+        self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
+        self._trace()
+
+    @tf.function(**_AS_IS)
+    def sample(self, n, temperature=1.0, seed=None):
+        seed = _stateless_seed(seed)
+        return self._decode(self._sample_latents(n, temperature, seed))
+
+    @tf.function(**_AS_IS)
+    def log_prob(self, images, seed=None):
+        return self._log_prob(tf.cast(images, tf.int64), _stateless_seed(seed))
+
+    @tf.function(**_AS_IS)
+    def bits_per_dim(self, images, seed=None):
+        return -self.log_prob(images, seed) * self._bits_per_nat
+
+    @tf.function(**_AS_IS)
+    def encode(self, images):
+        return self._encode(tf.cast(images, tf.int64))
+
+    @tf.function(**_AS_IS)
+    def decode(self, latents):
+        return self._decode(tf.cast(latents, tf.float32))
+
+    def _trace(self):
+        """Traces every function for what it is to take once it is loaded."""
+
+        def specs(name, *dtypes):
+            return [tf.TensorSpec(None, dtype, name) for dtype in dtypes]
+
+        # A loaded function gives Python's numbers the first dtype in which it
+        # was traced, and cuts off the bits of integers that do not fit.
+        n = specs("n", tf.int64, tf.int32)
+        temperature = specs("temperature", tf.float32, tf.float64)
+        seed = [None, *specs("seed", tf.int64)]
+        images = specs("images", tf.int64, tf.uint8)
+        latents = specs("latents", tf.float32, tf.float64)
+        for function, *arguments in (
+            (self.sample, n, temperature, seed),
+            (self.log_prob, images, seed),
+            (self.bits_per_dim, images, seed),
+            (self.encode, images),
+            (self.decode, latents),
+        ):
+            for types in itertools.product(*arguments):
+                function.get_concrete_function(*types)
+
+    def signatures(self) -> dict[str, Callable]:
+        """Returns the functions with named inputs and outputs."""
+
+        def score(images):
+            log_prob = self.log_prob(images)
+            return {
+                "log_prob": log_prob,
+                "bits_per_dim": -log_prob * self._bits_per_nat,
+            }
+
+        def sample(n, temperature, seed):
+            return {"images": self.sample(n, temperature, seed)}
+
+        def encode(images):
+            return {"latents": self.encode(images)}
+
+        def decode(latents):
+            return {"images": self.decode(latents)}
+
+        images = tf.TensorSpec(None, tf.uint8, "images")
+        return {
+            "serving_default": _concrete(score, images),
+            "sample": _concrete(
+                sample,
+                tf.TensorSpec([], tf.int32, "n"),
+                tf.TensorSpec([], tf.float32, "temperature"),
+                tf.TensorSpec([], tf.int64, "seed"),
+            ),
+            "encode": _concrete(encode, images),
+            "decode": _concrete(
+                decode, tf.TensorSpec(None, tf.float32, "latents")
+            ),
+        }

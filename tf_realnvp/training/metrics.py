@@ -1,0 +1,89 @@
+"""What is known after each epoch of a training."""
+
+import csv
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Sequence
+
+from tf_realnvp import files
+
+
+def bits_from_nats(nats: float) -> float:
+    """Returns an amount of information in bits, given in nats."""
+    return nats / math.log(2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What is known after an epoch; all losses in nats per dimension.
+
+    Attributes:
+      epoch: Number of epochs done, 0 before the first.
+      step: Number of training steps done.
+      train_loss: Mean over the epoch's training steps, each before its update;
+        `None` before the first epoch.
+      test_loss: Mean over all test images; with validation images it is `None`
+        in all epochs but the best, after the training.
+      validation_loss: Mean over all validation images, if there are any.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float | None
+    test_loss: float | None = None
+    validation_loss: float | None = None
+
+    @property
+    def held_out_split(self) -> str:
+        """The images that are evaluated: "validation" if any, else "test"."""
+        return "test" if self.validation_loss is None else "validation"
+
+    @property
+    def held_out_loss(self) -> float:
+        """Mean over images that are not trained on: the loss of the epoch."""
+        return getattr(self, f"{self.held_out_split}_loss")
+
+    def bits_per_dim(self) -> dict[str, float]:
+        """Returns the losses that are known, in bits/dim, by their splits."""
+        losses = {
+            "train": self.train_loss,
+            "validation": self.validation_loss,
+            "test": self.test_loss,
+        }
+        return {
+            split: bits_from_nats(loss)
+            for split, loss in losses.items()
+            if loss is not None
+        }
+
+
+def write_csv(path: str | os.PathLike, history: Sequence[Metrics]) -> None:
+    """Writes all losses, in nats per dimension and in bits/dim.
+
+    Args:
+      path: The file to write.
+      history: The metrics of all epochs.
+    """
+    splits = ["train", "test"]
+    if any(m.validation_loss is not None for m in history):
+        splits.insert(1, "validation")
+    header = [
+        f"{split}_{unit}"
+        for split in splits
+        for unit in ("loss_nats_per_dim", "bits_per_dim")
+    ]
+
+    def columns(loss):
+        return ["", ""] if loss is None else [loss, bits_from_nats(loss)]
+
+    with (
+        files.replace_file(path) as new,
+        new.open("w", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "step", *header])
+        for m in history:
+            losses = [columns(getattr(m, f"{split}_loss")) for split in splits]
+            writer.writerow([m.epoch, m.step, *itertools.chain(*losses)])

@@ -1,0 +1,143 @@
+"""The results of a training: SavedModel, metrics and pictures."""
+
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from tf_realnvp import data, plots, system
+from tf_realnvp.data import ImageDataset
+from tf_realnvp.errors import UsageError, printable, reason
+from tf_realnvp.model import RealNVP
+from tf_realnvp.serving import export
+from tf_realnvp.training import metrics
+from tf_realnvp.training.config import TrainingConfig
+from tf_realnvp.training.metrics import Metrics, bits_from_nats
+from tf_realnvp.training.trainer import Trainer
+
+
+def check_names(output_dir: str, dataset_name: str) -> None:
+    """Checks that the results can have their names.
+
+    Args:
+      output_dir: Folder of the results.
+      dataset_name: Name of the data set.
+
+    Raises:
+      UsageError: If a file system has no names that are so long.
+    """
+    name = os.fsencode(_path(output_dir, "samples", dataset_name, ".png").name)
+    maximum = system.longest_name(output_dir)
+    if maximum is not None and len(name) > maximum:
+        raise UsageError(
+            f"the name of the data set is too long for those of the results: "
+            f"{len(name):,} bytes, where {maximum} are possible. Give it a "
+            "shorter one"
+        )
+
+
+def write(
+    config: TrainingConfig, dataset: ImageDataset, trainer: Trainer
+) -> list[pathlib.Path]:
+    """Writes all results.
+
+    Args:
+      config: The settings of the training.
+      dataset: What it was trained on.
+      trainer: The trainer, which is done.
+
+    Returns:
+      What was written. A picture that could not be drawn is named on standard
+      error, and is no reason to lose the rest.
+
+    Raises:
+      OSError, tf.errors.OpError: If something cannot be written.
+    """
+    model, result = trainer.result_model(), trainer.result_metrics()
+
+    def path(kind, suffix=""):
+        return _path(config.output_dir, kind, dataset.name, suffix)
+
+    saved, samples, curve, table = (
+        path("realnvp"),
+        path("samples", ".png"),
+        path("loss", ".png"),
+        path("metrics", ".csv"),
+    )
+    # First what all the training was for.
+    export.save(model, saved, _describe(config, dataset, result))
+    metrics.write_csv(table, trainer.history)
+    drawn = [
+        picture
+        for picture, draw in (
+            (samples, lambda: _draw_samples(samples, model, config.seed)),
+            (curve, lambda: _draw_curve(curve, dataset, trainer.history)),
+        )
+        if _succeeds(draw, picture)
+    ]
+    return [saved, *drawn, table]
+
+
+def _path(output_dir, kind, dataset_name, suffix):
+    # TensorFlow takes names in UTF-8 alone, and these characters for patterns.
+    of = "".join(
+        c if c.isprintable() and c not in "*?[\\" else "_" for c in dataset_name
+    )
+    return pathlib.Path(output_dir) / f"{kind}_{of}{suffix}"
+
+
+def _describe(config, dataset, result):
+    """Returns what the metadata of the SavedModel say of its training."""
+    bits = result.bits_per_dim()
+    return {
+        "dataset": dataset.name,
+        "source": data.source(config.dataset),
+        "config": dataclasses.asdict(config),
+        "metrics": {
+            "epochs": result.epoch,
+            "steps": result.step,
+            **{f"{split}_bits_per_dim": bits[split] for split in bits},
+        },
+    }
+
+
+def _draw_samples(path: pathlib.Path, model: RealNVP, seed: int) -> None:
+    images = model.sample(36, seed=seed).numpy()
+    plots.save_image_grid(path, images, model.num_colors)
+
+
+def _draw_curve(
+    path: pathlib.Path, dataset: ImageDataset, history: Sequence[Metrics]
+) -> None:
+    plots.save_loss_curve(
+        path,
+        {
+            "training (mean over the epoch)": [
+                (m.epoch, bits_from_nats(m.train_loss)) for m in history[1:]
+            ],
+            history[-1].held_out_split: [
+                (m.epoch, bits_from_nats(m.held_out_loss)) for m in history
+            ],
+        },
+        title=f"RealNVP on {dataset.name}",
+    )
+
+
+def _succeeds(draw: Callable[[], None], path: pathlib.Path) -> bool:
+    """Draws a picture, and tells on standard error if that fails.
+
+    A full disk is another matter, and one to come back from later.
+    """
+    try:
+        draw()
+    except OSError:
+        raise
+    except Exception as error:
+        print(
+            f"warning: cannot draw {printable(path)}: "
+            f"{printable(reason(error))}",
+            file=sys.stderr,
+        )
+        return False
+    return True

@@ -1,0 +1,268 @@
+"""The folder of a training run, from which it can go on."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+from tf_realnvp import checks, files, system
+from tf_realnvp.errors import UsageError, printable
+from tf_realnvp.training.config import DataDescription, TrainingConfig
+
+# Of `run.json`. In format 1 there was no number, and `config` was `flags`.
+FORMAT = 2
+
+_RUN_FILE = "run.json"
+_LOCK_FILE = "lock"
+_PROGRAM = "tf_realnvp"
+
+
+class Run:
+    """The folder of a run: its settings, checkpoints and metrics.
+
+    Attributes:
+      path: The folder.
+      config: The settings that the run was last started with; `None` for a new
+        run.
+      data: What the run is trained on; `None` for a new run, and for one that
+        an older version started.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        """Reads what is in the folder.
+
+        Args:
+          path: The folder, which `open_run` has locked.
+
+        Raises:
+          UsageError: If it is the folder of something else, or its state is
+            damaged.
+        """
+        self.path = path
+        self.config, self.data, self._finished = self._read()
+
+    @property
+    def file(self) -> pathlib.Path:
+        """The file of the run's state."""
+        return self.path / _RUN_FILE
+
+    def _read(self):
+        try:
+            content = json.loads(self._read_bytes())
+            is_ours = content["program"] == _PROGRAM
+        except FileNotFoundError:
+            names = {path.name for path in self.path.iterdir()}
+            names.discard(_LOCK_FILE)
+            # A kill may leave the new file without its name.
+            if all(map(files.is_leftover, names)):
+                return None, None, False
+            is_ours = False
+        except (ValueError, KeyError, TypeError, RecursionError):
+            is_ours = False
+        except OSError as error:
+            raise UsageError(
+                f"argument --run_dir: cannot read {printable(self.file)}: "
+                f"{error.strerror}"
+            ) from error
+        if not is_ours:
+            raise UsageError(
+                f"argument --run_dir: {printable(self.path)} holds something "
+                "else than a run of this program: give another folder"
+            )
+        return self._parse(content)
+
+    def _parse(self, content):
+        version = content.get("format", 1)
+        if version != FORMAT and version != 1:
+            raise UsageError(
+                f"argument --run_dir: {printable(self.file)} is of another "
+                f"version of this program (format {checks.short(version)}, not "
+                f"{FORMAT}): go on with that version, or give another folder"
+            )
+        config = content.get("config")
+        if version == 1:
+            # It had all flags of the command, this one too.
+            config = content.get("flags")
+            if isinstance(config, dict):
+                config = {k: v for k, v in config.items() if k != "resume"}
+        data, finished = content.get("data"), content.get("finished")
+        try:
+            if data is not None:
+                data = DataDescription.from_json(data)
+            if not isinstance(finished, bool):
+                raise ValueError(f"finished is {checks.short(finished)}")
+            return TrainingConfig.from_json(config), data, finished
+        except ValueError as error:
+            raise UsageError(
+                printable(
+                    f"argument --run_dir: {self.file} makes no sense "
+                    f"({error}): give another folder"
+                )
+            ) from error
+
+    def _read_bytes(self):
+        if self.file.exists() and not self.file.is_file():
+            # To read a pipe would wait for ever.
+            raise OSError(errno.EINVAL, "it is no file")
+        return self.file.read_bytes()
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here before."""
+        return self.config is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the results of the run were written."""
+        return self._finished
+
+    def begin(self, config: TrainingConfig, data: DataDescription) -> None:
+        """Notes that the run starts, or goes on.
+
+        Args:
+          config: Its settings.
+          data: What it is trained on.
+        """
+        self._write(config, data, finished=False)
+
+    def finish(self) -> None:
+        """Notes that the results are written."""
+        self._write(self.config, self.data, finished=True)
+
+    def _write(self, config, data, finished):
+        self.config, self.data, self._finished = config, data, finished
+        content = {
+            "program": _PROGRAM,
+            "format": FORMAT,
+            "config": dataclasses.asdict(config),
+            "data": dataclasses.asdict(data),
+            "finished": finished,
+        }
+        with files.replace_file(self.file) as new:
+            new.write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
+    """Locks the folder of a run, which is made if it is missing.
+
+    What was made goes again if the run does not begin.
+
+    Without `resume` a finished run that is there already is moved aside, to the
+    first free name of `path.1`, `path.2` and so on. If `path` is a link, that
+    is done where it leads to: the link goes on leading to the new run.
+
+    Args:
+      path: The folder.
+      resume: Whether to go on with the run that is there.
+
+    Yields:
+      The run. The lock goes with the process, however that ends.
+
+    Raises:
+      UsageError: If the folder cannot be used: it is in use, another program's,
+        not writable, or the folder of an unfinished run and not to be resumed;
+        or if it cannot be moved aside.
+    """
+    with contextlib.ExitStack() as locks:
+        if os.path.isdir(path):
+            Run(path)  # Not even a lock is put into another program's folder.
+        locks.enter_context(_lock(path))
+        run = Run(path)
+        if run.exists and not resume:
+            if not run.finished:
+                raise UsageError(
+                    f"{printable(path)} holds an unfinished run: --resume goes "
+                    "on with it, another --run_dir starts a new one"
+                )
+            _move_aside(path)
+            locks.enter_context(_lock(path))
+            run = Run(path)
+        yield run
+
+
+def _move_aside(path):
+    """Renames the folder of a finished run, to make room for a new one."""
+    target = pathlib.Path(os.path.realpath(path))
+    current = pathlib.Path.cwd()
+    try:
+        if current.is_relative_to(target):
+            # All relative paths would lead elsewhere.
+            raise OSError(errno.EBUSY, "the current folder is in it")
+        aside = _free_name(target)
+        target.rename(aside)
+    except OSError as error:
+        raise UsageError(
+            f"argument --run_dir: cannot move the finished run of "
+            f"{printable(path)} aside: {error.strerror}; give another folder, "
+            "or go on with it by --resume"
+        ) from error
+    shown = aside if path.is_absolute() else os.path.relpath(aside)
+    print(
+        f"the finished run of {printable(path)} is now in {printable(shown)}",
+        flush=True,
+    )
+
+
+@contextlib.contextmanager
+def _lock(path):
+    # A link may lead to a folder that is still to be made.
+    folder = pathlib.Path(os.path.realpath(path))
+    lock = folder / _LOCK_FILE
+    try:
+        made = files.missing(folder)
+        makes_lock = not lock.exists()
+        files.make_directory(folder)
+        file = open(lock, "a", opener=system.open_no_link)
+    except OSError as error:
+        raise UsageError(
+            f"argument --run_dir: cannot write to {printable(path)}: "
+            f"{error.strerror}"
+        ) from error
+    with file:
+        try:
+            # The system drops it when the process ends, even by a kill.
+            system.lock(file.fileno(), wait=False)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another process trains in {printable(path)}: give another "
+                "--run_dir"
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"argument --run_dir: cannot lock {printable(path)}: "
+                f"{error.strerror}"
+            ) from error
+        if not _is_at(file, lock):
+            # The other one has removed it in the meantime.
+            raise UsageError(
+                f"another process used {printable(path)} just now: try again"
+            )
+        try:
+            yield
+        finally:
+            # While it is locked. It may have been moved aside.
+            if not (folder / _RUN_FILE).exists() and _is_at(file, lock):
+                if makes_lock:
+                    lock.unlink()
+                files.remove_empty(made)
+
+
+def _is_at(file, path):
+    """Returns whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _free_name(path):
+    number = 1
+    while True:
+        candidate = path.with_name(f"{path.name}.{number}")
+        if not os.path.lexists(candidate):
+            return candidate
+        number += 1

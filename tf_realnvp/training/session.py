@@ -1,0 +1,474 @@
+"""A run of the training command, from the data set to the results."""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import keras
+import tensorflow as tf
+
+from tf_realnvp import data, initialization, runtime
+from tf_realnvp.data import ImageDataset
+from tf_realnvp.data.image_dataset import describe_skipped
+from tf_realnvp.errors import (
+    DivergedError,
+    FailureError,
+    UsageError,
+    printable,
+    reason,
+)
+from tf_realnvp.model import RealNVP, max_num_scales
+from tf_realnvp.training import loop, metrics, results, workers
+from tf_realnvp.training.checkpoints import Checkpoints
+from tf_realnvp.training.config import DataDescription, TrainingConfig
+from tf_realnvp.training.metrics import Metrics
+from tf_realnvp.training.optimizers import learning_rate
+from tf_realnvp.training.progress import Progress
+from tf_realnvp.training.runs import Run
+from tf_realnvp.training.summaries import Summaries
+from tf_realnvp.training.trainer import Trainer
+
+# A checkpoint after each of many short epochs would cost more than a hundredth
+# of the time.
+_SECONDS_BETWEEN_CHECKPOINTS = 30.0
+_NUM_INITIAL_IMAGES = 128  # More of them make no better start.
+
+
+class Session:
+    """A run that is ready to train: `fit` it, then `write_results`."""
+
+    def __init__(
+        self, config: TrainingConfig, run: Run | None, resume: bool = False
+    ):
+        """Loads the images and makes, or restores, what is trained on them.
+
+        Args:
+          config: The settings.
+          run: The folder of the run; `None` for a worker that writes nothing.
+          resume: Whether to go on from the last checkpoint, if there is one.
+
+        Raises:
+          UsageError: If the user has to change something.
+          FailureError: If something went wrong that the user should know of.
+        """
+        is_one_of_many = runtime.is_one_of_many()
+        if is_one_of_many:
+            strategy = workers.connect()
+        else:
+            strategy = runtime.make_strategy(config.devices)
+        dataset = _load(config)
+        description = DataDescription.of(dataset)
+        if run is not None:
+            _check_same_data(run, dataset, description)
+        if is_one_of_many:
+            with _explaining(dataset):
+                config = _agree(strategy, config, description, resume)
+        if config.num_validation:
+            dataset = _hold_out(config, dataset)
+        _check_sizes(config, dataset)
+        if run is not None:
+            results.check_names(config.output_dir, dataset.name)
+
+        with _explaining(dataset), strategy.scope():
+            keras.utils.set_random_seed(config.seed)
+            model = RealNVP(
+                dataset.image_shape,
+                dataset.num_colors,
+                filters=config.filters,
+                num_blocks=config.num_blocks,
+                num_scales=config.num_scales,
+            )
+            trainer = Trainer(
+                model,
+                _learning_rate(config, dataset),
+                clip_grad=config.clip_grad,
+                seed=config.seed,
+                precision=config.precision,
+                recompute=config.recompute,
+                jit=config.jit,
+                accumulate=config.accumulate,
+                ema=config.ema,
+                keep_best=bool(config.num_validation),
+            )
+        _print_header(config, dataset, model)
+
+        checkpoints = Checkpoints(
+            trainer, pathlib.Path(config.run_dir) / "checkpoints"
+        )
+        restored = resume and checkpoints.restore()
+        if restored:
+            print(f"going on from step {trainer.num_steps:,}", flush=True)
+        elif resume:
+            print("there is no checkpoint yet: starting from the beginning")
+        if is_one_of_many:
+            with _explaining(dataset):
+                _agree_on_checkpoint(strategy, trainer, restored)
+        if not restored:
+            with _explaining(dataset), strategy.scope():
+                num_images = min(_NUM_INITIAL_IMAGES, dataset.num_train)
+                images = dataset.train_batches(num_images, config.seed, epoch=0)
+                initialization.initialize(
+                    model, next(iter(images)), config.seed
+                )
+        if run is not None:
+            with _writing("the run's state", run.path):
+                run.begin(config, description)
+                # The process may have died between checkpoint and metrics.
+                metrics.write_csv(run.path / "metrics.csv", trainer.history)
+        self._config, self._run = config, run
+        self._dataset, self._trainer = dataset, trainer
+        self._checkpoints = checkpoints
+
+    def fit(self, should_stop: Callable[[], bool], start: float) -> bool:
+        """Trains, with a checkpoint now and then, after epochs and at the end.
+
+        Args:
+          should_stop: Is asked whenever some steps are done.
+          start: `time.monotonic()` when the command was started.
+
+        Returns:
+          Whether the training is done: `False` if `should_stop` ended it.
+
+        Raises:
+          UsageError: If the user has to change something.
+          FailureError: If something went wrong that the user should know of.
+        """
+        config, trainer = self._config, self._trainer
+        if self._run is None:
+            observer = loop.Observer()
+        else:
+            observer = _Recorder(config, self._run, trainer, self._checkpoints)
+        with _explaining(self._dataset):
+            is_done = loop.fit(
+                trainer,
+                self._dataset,
+                config.epochs,
+                config.batch_size,
+                config.max_steps,
+                observer,
+                should_stop,
+            )
+            if self._run is not None:
+                observer.finish(is_done)
+        if should_stop():
+            print(
+                f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
+                "command with --resume goes on from it",
+                flush=True,
+            )
+            return False
+        if self._run is not None:
+            observer.print_summary(start)
+        return True
+
+    def write_results(self) -> None:
+        """Writes the SavedModel, the metrics and the pictures.
+
+        Raises:
+          FailureError: If something cannot be written.
+        """
+        if self._run is None:
+            return
+        print("writing the results", flush=True)
+        try:
+            with _writing("the results", self._config.output_dir):
+                written = results.write(
+                    self._config, self._dataset, self._trainer
+                )
+        except Exception:
+            raise
+        except BaseException:  # A signal.
+            print(
+                "the results are not complete: the same command with --resume "
+                "writes them",
+                flush=True,
+            )
+            raise
+        for path in written:
+            print(f"  {printable(path)}")
+        with _writing("the run's state", self._run.path):
+            self._run.finish()
+
+
+class _Recorder(loop.Observer):
+    """Records a run in its folder, and shows on standard output how it goes."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        run: Run,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+    ):
+        self._config, self._run = config, run
+        self._trainer, self._checkpoints = trainer, checkpoints
+        self._summaries = Summaries(
+            trainer, run.path / "logs", config.batch_size, config.seed
+        )
+        self._begin = self._last_save = time.monotonic()
+        self._saved = trainer.history[-1:]
+        self._evaluation_seconds = 0.0
+        self._step = trainer.num_steps
+        self._first_step_done = None
+
+    def progress(self, title, num_steps):
+        return Progress(title, num_steps)
+
+    def after_steps(self):
+        if self._first_step_done is None and (
+            self._trainer.num_steps > self._step
+        ):
+            self._first_step_done = time.monotonic()
+        with _writing("the summaries", self._run.path):
+            self._summaries.write_progress()
+        minutes = (time.monotonic() - self._last_save) / 60.0
+        if minutes >= self._config.checkpoint_minutes:
+            self._save()
+
+    def after_epoch(self, metrics):
+        if metrics.epoch == 0:
+            self._evaluation_seconds = time.monotonic() - self._begin
+        # Before the checkpoint: what a kill leaves out is done again.
+        self._write_metrics()
+        with _writing("the metrics", self._run.path):
+            self._summaries.write_epoch(metrics)
+            if metrics.epoch % self._config.samples_every == 0:
+                self._summaries.write_samples(metrics.step)
+        if time.monotonic() - self._last_save >= _SECONDS_BETWEEN_CHECKPOINTS:
+            self._save()
+        if self._config.verbose or metrics.epoch == 0:
+            _print_metrics(metrics, self._config.epochs)
+
+    def finish(self, is_done: bool) -> None:
+        """Saves what is left to be saved.
+
+        Args:
+          is_done: Whether the training is done.
+        """
+        if not is_done:
+            self._save()
+            return
+        # Of the last epoch, whatever its number, and of whichever process
+        # trained it.
+        with _writing("the summaries", self._run.path):
+            self._summaries.write_samples(self._trainer.history[-1].step)
+        # The result may have been evaluated on the test images.
+        self._write_metrics()
+        if self._trainer.history[-1:] != self._saved:
+            self._save()
+
+    def print_summary(self, start: float) -> None:
+        """Prints what has come out.
+
+        Args:
+          start: `time.monotonic()` when the command was started.
+        """
+        trainer, result = self._trainer, self._trainer.result_metrics()
+        if not self._config.verbose or result.validation_loss is not None:
+            _print_metrics(result, self._config.epochs)
+        if trainer.num_skipped:
+            print(
+                f"{trainer.num_skipped:,} steps were skipped, since their loss "
+                "or gradient was not finite"
+            )
+        if self._first_step_done is not None:
+            startup = self._first_step_done - start - self._evaluation_seconds
+            print(
+                f"the first training step was done {startup:.1f} s after the "
+                f"start, not counting {self._evaluation_seconds:.1f} s of "
+                "evaluation before it"
+            )
+
+    def _write_metrics(self):
+        with _writing("the metrics", self._run.path):
+            metrics.write_csv(
+                self._run.path / "metrics.csv", self._trainer.history
+            )
+
+    def _save(self):
+        with _writing("a checkpoint", self._run.path):
+            self._checkpoints.save()
+        self._last_save = time.monotonic()
+        self._saved = self._trainer.history[-1:]
+
+
+def _load(config):
+    dataset = data.load(
+        config.dataset, config.data_dir, config.image_size, config.flip
+    )
+    if dataset.skipped:
+        print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
+    return dataset
+
+
+def _check_same_data(run, dataset, description):
+    """Makes sure that a run goes on with the images that it began with."""
+    if not run.exists:
+        return
+    if run.data is None:
+        print(
+            f"{printable(run.file)} is of an older version and does not say "
+            "what images the run was started with: they cannot be compared"
+        )
+        return
+    differences = description.differences(run.data)
+    if differences:
+        raise UsageError(
+            printable(
+                f"the images of {dataset.name} have changed since the run in "
+                f"{run.path} was started: {', '.join(differences)}. Put them "
+                "back, or start anew with another --run_dir"
+            )
+        )
+
+
+def _agree(strategy, config, description, resume):
+    """Makes sure that all workers train alike, in the chief's precision."""
+
+    def parse(record):
+        return (
+            TrainingConfig.from_json(record["config"]),
+            DataDescription.from_json(record["data"]),
+            "--resume" if record["resume"] else "no --resume",
+        )
+
+    def differences(worker, chief):
+        config, data, resume = parse(worker)
+        of_chief, data_of_chief, resume_of_chief = parse(chief)
+        found = config.differences_of_worker(of_chief)
+        if resume != resume_of_chief:
+            found.append(f"{resume} instead of {resume_of_chief}")
+        return found + data.differences(data_of_chief)
+
+    record = {
+        "config": dataclasses.asdict(config),
+        "data": dataclasses.asdict(description),
+        "resume": resume,
+    }
+    chief, *_ = parse(workers.agree(strategy, record, differences))
+    return dataclasses.replace(config, precision=chief.precision)
+
+
+def _agree_on_checkpoint(strategy, trainer, restored):
+    """Makes sure that all workers go on from the same checkpoint."""
+    mine = "no checkpoint"
+    if restored:
+        digest = hashlib.sha256()
+        for variable in itertools.chain(*trainer.state.values()):
+            digest.update(variable.numpy().tobytes())
+        mine = f"the checkpoint of step {trainer.num_steps:,}"
+        mine = f"{mine} ({digest.hexdigest()[:8]})"
+
+    def differences(worker, chief):
+        if worker == chief:
+            return []
+        return [f"{worker} in --run_dir instead of {chief}, which all must see"]
+
+    workers.agree(strategy, mine, differences)
+
+
+def _hold_out(config, dataset):
+    if config.num_validation >= dataset.num_train:
+        raise UsageError(
+            f"argument --num_validation: {config.num_validation} leaves none "
+            f"of the {dataset.num_train} training images of "
+            f"{printable(dataset.name)}"
+        )
+    return dataset.hold_out(config.num_validation, config.seed)
+
+
+def _check_sizes(config, dataset):
+    """Checks what the settings ask of the images."""
+    if config.batch_size > dataset.num_train:
+        raise UsageError(
+            f"argument --batch_size: {config.batch_size} is more than the "
+            f"{dataset.num_train} training images of {printable(dataset.name)}"
+        )
+    largest = max_num_scales(dataset.image_shape)
+    if config.num_scales > largest:
+        size = "x".join(map(str, dataset.image_shape[:2]))
+        raise UsageError(
+            f"argument --num_scales: images of {size} have at most {largest} "
+            f"scales, got {config.num_scales}"
+        )
+
+
+def _learning_rate(config, dataset):
+    num_steps = config.epochs * (dataset.num_train // config.batch_size)
+    num_steps = min(num_steps, config.max_steps or num_steps)
+    return learning_rate(
+        config.lr, num_steps, config.warmup_steps, config.lr_schedule
+    )
+
+
+@contextlib.contextmanager
+def _explaining(dataset: ImageDataset) -> Iterator[None]:
+    """Tells users what the errors of training mean."""
+    try:
+        with dataset.naming_damage():
+            yield
+    except DivergedError as error:
+        raise FailureError(
+            f"training diverged: {error}. Try --clip_grad 1 or a smaller "
+            "--lr, with --resume from the last checkpoint or in another "
+            "--run_dir"
+        ) from error
+    except tf.errors.ResourceExhaustedError as error:
+        raise FailureError(
+            f"out of memory: {reason(error)}. Try --accumulate 4, or "
+            "--recompute as well"
+        ) from error
+    except tf.errors.OpError as error:
+        if not runtime.is_one_of_many():
+            raise
+        raise FailureError(
+            f"a worker of the job has gone ({reason(error)}): start all of "
+            "them again, with --resume"
+        ) from error
+
+
+@contextlib.contextmanager
+def _writing(what: str, where: object) -> Iterator[None]:
+    """Explains what was being written when that fails."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        raise FailureError(
+            f"cannot write {what} to {printable(where)}: {reason(error)}. "
+            "What was there before still is: make room, then go on with "
+            "--resume"
+        ) from error
+
+
+def _print_header(config, dataset, model):
+    size = "x".join(map(str, dataset.image_shape))
+    validation = ""
+    if dataset.num_validation:
+        validation = f", {dataset.num_validation:,} validation"
+    print(
+        f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training"
+        f"{validation} and {dataset.num_test:,} test images of {size}, "
+        f"{dataset.num_colors} levels\n"
+        f"{model.num_parameters:,} parameters ({config.filters} filters, "
+        f"{config.num_blocks} residual blocks, {config.num_scales} scales), "
+        f"{runtime.describe_devices()}, {config.precision}, "
+        f"seed {config.seed}",
+        flush=True,
+    )
+
+
+def _print_metrics(metrics: Metrics, epochs: int):
+    bits = metrics.bits_per_dim()
+    losses = [f"{split} {value:.3f}" for split, value in bits.items()]
+    if "train" not in bits:
+        losses.insert(0, "before training")
+    print(
+        f"epoch {metrics.epoch}/{epochs}, step {metrics.step:,}: "
+        f"{', '.join(losses)} bits/dim",
+        flush=True,
+    )

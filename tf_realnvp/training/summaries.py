@@ -1,0 +1,105 @@
+"""What a training run shows in TensorBoard."""
+
+import os
+import pathlib
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp import files, plots
+from tf_realnvp.training.metrics import Metrics, bits_from_nats
+from tf_realnvp.training.trainer import Trainer
+
+_NUM_SAMPLES = 36
+_SECONDS_BETWEEN = 10.0
+
+
+class Summaries:
+    """Writes the course of a training run as TensorBoard's event files.
+
+    Scalars over the number of steps are `bits_per_dim/train` (the mean over the
+    epoch so far), `bits_per_dim/test`, `gradient_norm` (likewise a mean),
+    `learning_rate` and `images_per_second`. `samples` is a grid of 36 images
+    from latents that stay the same, so that one sees the same pictures form.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        directory: str | os.PathLike,
+        batch_size: int,
+        seed: int,
+    ):
+        """Opens a file.
+
+        Args:
+          trainer: The trainer of the run.
+          directory: Folder of the event files.
+          batch_size: Images in a training step.
+          seed: Seed of the latents of the samples.
+        """
+        self._trainer = trainer
+        self._batch_size = batch_size
+        # TensorFlow would make it without regard to the umask.
+        files.make_directory(pathlib.Path(directory))
+        self._writer = tf.summary.create_file_writer(os.fspath(directory))
+        self._latents = trainer.model.sample_latents(_NUM_SAMPLES, seed=seed)
+        self._decode = tf.function(
+            trainer.evaluated_model().decode, autograph=False
+        )
+        self._step_of_samples = None
+        self._start_clock()
+
+    def _start_clock(self):
+        self._time, self._step = time.monotonic(), self._trainer.num_steps
+
+    def write_progress(self) -> None:
+        """Writes how training goes, if ten seconds have passed."""
+        seconds = time.monotonic() - self._time
+        num_steps = self._trainer.num_steps - self._step
+        if seconds < _SECONDS_BETWEEN or not num_steps:
+            return
+        trainer = self._trainer
+        with self._writer.as_default(step=trainer.num_steps):
+            tf.summary.scalar(
+                "bits_per_dim/train", bits_from_nats(trainer.mean_loss)
+            )
+            tf.summary.scalar("gradient_norm", trainer.mean_gradient_norm)
+            tf.summary.scalar(
+                "learning_rate", trainer.optimizer.learning_rate.numpy()
+            )
+            tf.summary.scalar(
+                "images_per_second", num_steps * self._batch_size / seconds
+            )
+        self._start_clock()
+
+    def write_epoch(self, metrics: Metrics) -> None:
+        """Writes what is known after an epoch."""
+        with self._writer.as_default(step=metrics.step):
+            for split, bits in metrics.bits_per_dim().items():
+                tf.summary.scalar(f"bits_per_dim/{split}", bits)
+            if metrics.train_loss is not None:
+                tf.summary.scalar(
+                    "gradient_norm", self._trainer.mean_gradient_norm
+                )
+        self._writer.flush()
+        # Evaluation does not count as time of training.
+        self._start_clock()
+
+    def write_samples(self, step: int) -> None:
+        """Draws the samples, unless that was done at this step already.
+
+        Args:
+          step: Number of training steps done.
+        """
+        if step == self._step_of_samples:
+            return
+        self._step_of_samples = step
+        self._trainer.evaluated_model()  # Brings it up to date.
+        images = self._decode(self._latents).numpy()
+        grid = plots.image_grid(images, self._trainer.model.num_colors)
+        with self._writer.as_default(step=step):
+            tf.summary.image("samples", grid[np.newaxis])
+        self._writer.flush()
+        self._start_clock()

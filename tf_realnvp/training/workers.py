@@ -1,0 +1,195 @@
+"""Several processes that train one model: how they meet, and agree."""
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tf_realnvp.errors import FailureError, UsageError, printable
+
+_KINDS = ("chief", "worker")  # In the order that TensorFlow gives them.
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+_MAX_MINUTES = 10  # From the first worker's start to the last one's.
+_SECONDS_BETWEEN_TRIES = 0.2
+
+
+class _Job(NamedTuple):
+    """What `TF_CONFIG` says.
+
+    Attributes:
+      names: Of all workers, such as "worker 0"; the first one is the chief.
+      addresses: Host and port of each.
+      index: Which of them this process is.
+    """
+
+    names: list[str]
+    addresses: list[tuple[str, int]]
+    index: int
+
+
+def is_chief() -> bool:
+    """Returns whether this process is the worker that writes the results.
+
+    Raises:
+      UsageError: If `TF_CONFIG` is not what TensorFlow takes.
+    """
+    return _job().index == 0
+
+
+def _job():
+    text = os.environ["TF_CONFIG"]
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        names, addresses = [], []
+        for kind in _KINDS:
+            for index, address in enumerate(cluster.get(kind, [])):
+                host, port = address.rsplit(":", 1)
+                names.append((kind, index))
+                addresses.append((host.strip("[]"), int(port)))
+        index = names.index((task["type"], task["index"]))
+        is_good = type(task["index"]) is int
+        is_good = is_good and all(0 < port < 2**16 for _, port in addresses)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_good = False
+    if not is_good:
+        raise UsageError(
+            f"the environment variable TF_CONFIG is {text!r}: give each worker "
+            f"one such as {_EXAMPLE}, or unset it to train on this machine "
+            "alone"
+        )
+    names = [f"{kind} {number}" for kind, number in names]
+    return _Job(names, addresses, index)
+
+
+@functools.cache
+def connect():
+    """Returns the `tf.distribute` strategy of all workers, once all are there.
+
+    That is to come before anything is computed. From then on TensorFlow finds
+    out within seconds when a worker is gone, and what the others compute
+    together with it fails.
+
+    Raises:
+      UsageError: If `TF_CONFIG` is not what TensorFlow takes.
+      FailureError: If the others do not come in ten minutes.
+    """
+    import tensorflow as tf
+
+    _wait_for_all(_job())
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _wait_for_all(job):
+    """Waits until all workers listen.
+
+    TensorFlow would do so by itself, but for ever and deaf to signals.
+    """
+    give_up = time.monotonic() + 60.0 * _MAX_MINUTES
+    own = job.addresses[job.index]
+    with _listening(own[1]):
+        for name, address in zip(job.names, job.addresses, strict=True):
+            while address != own and not _listens(address):
+                if time.monotonic() > give_up:
+                    raise FailureError(
+                        f"{name} of TF_CONFIG, {address[0]}:{address[1]}, did "
+                        f"not come in {_MAX_MINUTES} minutes: start the same "
+                        "command there"
+                    )
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _listening(port):
+    """Listens where TensorFlow is going to, for as long as it is entered."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    try:
+        return socket.create_server(
+            ("", port), family=family, dualstack_ipv6=dual
+        )
+    except OSError as error:
+        raise UsageError(
+            f"the environment variable TF_CONFIG: cannot listen on port {port} "
+            f"of this machine: {os.strerror(error.errno)}"
+        ) from error
+
+
+def _listens(address):
+    with contextlib.suppress(OSError):
+        socket.create_connection(address, timeout=5.0).close()
+        return True
+    return False
+
+
+def agree(
+    strategy: Any,
+    record: Any,
+    differences: Callable[[Any, Any], list[str]],
+) -> Any:
+    """Compares something that all workers must have alike.
+
+    Args:
+      strategy: What `connect` returned.
+      record: What this worker has; values that JSON knows.
+      differences: Says in what the first record differs from the second, which
+        is the chief's.
+
+    Returns:
+      The chief's record.
+
+    Raises:
+      UsageError: If anything differs, for all workers alike.
+      tf.errors.OpError: If a worker is gone.
+    """
+    names = _job().names
+    chief, *others = _gather(strategy, record)
+    found = [
+        f"{name} differs from {names[0]}: {', '.join(words)}"
+        for name, other in zip(names[1:], others, strict=True)
+        if (words := differences(other, chief))
+    ]
+    if found:
+        raise UsageError(
+            printable(f"{'; '.join(found)}; all workers must train alike")
+        )
+    return chief
+
+
+def _gather(strategy, record):
+    """Returns the records of all workers, in their order."""
+    import tensorflow as tf
+
+    # Gathered numbers may be 32 bits wide, not 8, and be of any length.
+    line = tf.constant(list(f"{json.dumps(record)}\n".encode()), tf.int32)
+    gathered = _interruptible(lambda: strategy.gather(line, axis=0).numpy())
+    return [json.loads(line) for line in bytes(gathered.tolist()).splitlines()]
+
+
+def _interruptible(function):
+    """Returns what a function does, unless a signal comes meanwhile.
+
+    Python handles signals in the main thread, when that is not in TensorFlow.
+    """
+    results, errors = [], []
+
+    def run():
+        try:
+            results.append(function())
+        except Exception as error:
+            errors.append(error)
+
+    # It is no reason for the process to stay.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
