@@ -1,11 +1,15 @@
 """Tests for optimizers."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
+from small_model import make_model, random_images, values
 
-from tf_realnvp.training.optimizers import FusedAdam
+from tf_realnvp.training.optimizers import FusedAdam, learning_rate
+from tf_realnvp.training.trainer import Trainer
 
 
 def run(optimizer, gradients):
@@ -117,6 +121,67 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         step()
         step()
         self.assertAllClose(variable.numpy(), [0.8], atol=1e-6)
+
+
+class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
+    def rates(self, *args, steps):
+        schedule = learning_rate(*args)
+        return [float(schedule(step)) for step in steps]
+
+    def test_constant(self):
+        rates = self.rates(1e-3, 100, steps=(0, 1, 50, 99, 1000))
+        self.assertAllEqual(rates, [np.float32(1e-3)] * 5)
+
+    def test_warmup_then_constant(self):
+        rates = self.rates(1e-3, 100, 4, steps=(0, 1, 2, 3, 4, 5, 99))
+        expected = [0.2e-3, 0.4e-3, 0.6e-3, 0.8e-3, 1e-3, 1e-3, 1e-3]
+        self.assertAllClose(rates, expected)
+
+    def test_cosine(self):
+        rates = self.rates(
+            1e-3, 104, 4, "cosine", steps=(0, 4, 29, 54, 104, 999)
+        )
+        expected = [0.2e-3, 1e-3, 0.5e-3 * (1 + math.sqrt(0.5)), 0.5e-3, 0, 0]
+        self.assertAllClose(rates, expected, atol=1e-9)
+
+    def test_shorter_than_the_warmup(self):
+        rates = self.rates(1e-3, 2, 9, "cosine", steps=(0, 1))
+        self.assertAllClose(rates, [1e-4, 2e-4])
+
+    @parameterized.product(
+        [
+            {"name": name, "value": value}
+            for name, values in (
+                ("peak", (0.0, -1e-3, math.nan, math.inf, "1e-3", None)),
+                ("num_steps", (0, -1, 1.5, math.nan, "9", None)),
+                ("warmup_steps", (-1, 1.5, math.nan, "9", None)),
+                ("schedule", ("linear", "Cosine", "", None, ["cosine"])),
+            )
+            for value in values
+        ]
+    )
+    def test_out_of_range(self, name, value):
+        arguments = {"peak": 1e-3, "num_steps": 9, name: value}
+        with self.assertRaisesRegex(ValueError, f"`{name}` must be") as caught:
+            learning_rate(**arguments)
+        if name == "schedule":
+            self.assertRegex(str(caught.exception), "'constant', 'cosine'")
+
+    def test_numbers_of_numpy(self):
+        schedule = learning_rate(np.float64(0.1), np.int64(9), np.int32(0))
+        self.assertAllEqual(schedule(0), np.float32(0.1))
+
+    def test_what_the_trainer_uses(self):
+        trainer = Trainer(
+            make_model(), learning_rate(0.1, 3, 0, "cosine"), ema=0.5
+        )
+        self.assertAllClose(trainer.optimizer.learning_rate, 0.1)
+        for _ in range(3):
+            trainer.train_step(random_images(4, seed=0))
+        self.assertAllClose(trainer.optimizer.learning_rate, 0.0)
+        before = values(trainer.model.variables)
+        trainer.train_step(random_images(4, seed=1))
+        self.assertAllClose(before, values(trainer.model.variables))
 
 
 if __name__ == "__main__":

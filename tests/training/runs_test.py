@@ -1,6 +1,7 @@
 """Tests for runs."""
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -17,15 +18,19 @@ from absl.testing import parameterized
 from tf_realnvp import files
 from tf_realnvp.errors import UsageError
 from tf_realnvp.training import runs
+from tf_realnvp.training.config import DataDescription, TrainingConfig
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-FLAGS = {"dataset": "digits", "seed": 3, "image_size": None, "lr": 0.5}
-DATA = {
-    "image_shape": [8, 8, 1],
-    "num_colors": 17,
-    "num_train": 1437,
-    "num_test": 360,
-    "fingerprint": "digits",
+CONFIG = TrainingConfig.of_dataset(
+    "digits", seed=3, lr=0.5, precision="float32"
+)
+DATA = DataDescription((8, 8, 1), 17, 1437, 360, "digits")
+STORED = {
+    "program": "tf_realnvp",
+    "format": 2,
+    "config": dataclasses.asdict(CONFIG),
+    "data": dataclasses.asdict(DATA),
+    "finished": False,
 }
 
 
@@ -38,7 +43,7 @@ class RunsTestCase(tf.test.TestCase):
 
     def make_run(self, finished):
         with runs.open_run(self.path, resume=False) as run:
-            run.begin(FLAGS, DATA)
+            run.begin(CONFIG, DATA)
             (run.path / "checkpoints").mkdir()
             (run.path / "checkpoints" / "ckpt-1.index").write_text("x")
             if finished:
@@ -73,7 +78,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             self.assertEqual(run.path, self.path)
             self.assertFalse(run.exists)
             self.assertFalse(run.finished)
-            self.assertEqual(run.flags, {})
+            self.assertIsNone(run.config)
             self.assertIsNone(run.data)
             self.assertFalse((self.path / "run.json").exists())
 
@@ -127,18 +132,18 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         with runs.open_run(self.path, resume=True) as run:
             self.assertTrue(run.exists)
             self.assertFalse(run.finished)
-            self.assertEqual(run.flags, FLAGS)
+            self.assertEqual(run.config, CONFIG)
             self.assertEqual(run.data, DATA)
-            run.begin(FLAGS | {"lr": 0.25}, DATA)
+            run.begin(dataclasses.replace(CONFIG, lr=0.25), DATA)
         with runs.open_run(self.path, resume=True) as run:
-            self.assertEqual(run.flags, FLAGS | {"lr": 0.25})
+            self.assertEqual(run.config, dataclasses.replace(CONFIG, lr=0.25))
 
     def test_finished_until_it_begins_again(self):
         self.make_run(finished=True)
         with runs.open_run(self.path, resume=True) as run:
             self.assertTrue(run.finished)
-            self.assertEqual(run.flags, FLAGS)
-            run.begin(FLAGS, DATA)
+            self.assertEqual(run.config, CONFIG)
+            run.begin(CONFIG, DATA)
             self.assertFalse(run.finished)
         with runs.open_run(self.path, resume=True) as run:
             self.assertFalse(run.finished)
@@ -179,7 +184,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         link.symlink_to(self.path)
         with runs.open_run(link, resume=False) as run:
             self.assertFalse(run.exists)
-            run.begin(FLAGS, DATA)
+            run.begin(CONFIG, DATA)
         self.assertEqual(link.readlink(), self.path)
         self.assertEqual(self.contents(self.path.with_name("digits.1")), old)
         with runs.open_run(self.path, resume=True) as run:
@@ -194,7 +199,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             self.assertEqual(os.listdir(self.path), ["lock"])
         self.assertEqual(os.listdir(self.folder), ["link"])
         with runs.open_run(link, resume=True) as run:
-            run.begin(FLAGS, DATA)
+            run.begin(CONFIG, DATA)
         self.assertCountEqual(os.listdir(self.path), ["lock", "run.json"])
 
     def test_link_to_itself(self):
@@ -286,48 +291,45 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
                 self.fail("It is open.")
 
     @parameterized.parameters(
-        ("flags", None),
-        ("flags", {}),
-        ("flags", 3),
-        ("flags", "abc"),
-        ("flags", ["seed"]),
-        ("flags", [["seed", 3]]),
+        ("config", None),
+        ("config", {}),
+        ("config", [["seed", 3]]),
+        ("config", STORED["config"] | {"lr": "fast"}),
         ("finished", None),
         ("finished", 1),
-        ("finished", "false"),
-        ("data", 3),
-        ("data", []),
         ("data", {}),
-        ("data", DATA | {"more": 1}),
-        ("data", DATA | {"image_shape": 8}),
-        ("data", DATA | {"image_shape": [8, 8]}),
-        ("data", DATA | {"image_shape": [8, 8, "1"]}),
-        ("data", DATA | {"image_shape": [8, 8, True]}),
-        ("data", DATA | {"num_colors": "17"}),
-        ("data", DATA | {"num_train": 1437.0}),
-        ("data", DATA | {"num_test": None}),
-        ("data", DATA | {"num_test": float("nan")}),
-        ("data", DATA | {"fingerprint": 3}),
+        ("data", STORED["data"] | {"image_shape": [8, 8]}),
     )
     def test_damaged_run_file(self, name, value):
-        content = {"program": "tf_realnvp", "flags": FLAGS, "data": DATA}
-        content = content | {"finished": False, name: value}
+        self.write(STORED | {name: value})
+        path = str(self.path / "run.json")
+        with self.assert_refused("--run_dir", path, "no sense"):
+            with runs.open_run(self.path, resume=True):
+                self.fail("It is open.")
+
+    def write(self, content):
         self.path.mkdir(parents=True)
-        path = self.path / "run.json"
-        path.write_text(json.dumps(content))
-        with self.assert_refused("--run_dir", f"{path} is damaged"):
+        (self.path / "run.json").write_text(json.dumps(content))
+
+    @parameterized.parameters(0, 3, "2", None, 2.5)
+    def test_run_file_of_another_format(self, number):
+        self.write(STORED | {"format": number})
+        with self.assert_refused("--run_dir", "another version", "format"):
             with runs.open_run(self.path, resume=True):
                 self.fail("It is open.")
 
     def test_run_file_of_an_older_version(self):
-        self.make_run(finished=False)
-        path = self.path / "run.json"
-        content = json.loads(path.read_text())
-        del content["data"]
-        path.write_text(json.dumps(content))
+        """All flags of the command, no number, and once no data either."""
+        old = {n: STORED[n] for n in ("program", "data", "finished")}
+        old["flags"] = STORED["config"] | {"resume": True}
+        self.write(old)
         with runs.open_run(self.path, resume=True) as run:
-            self.assertIsNone(run.data)
-            run.begin(FLAGS, DATA)
+            self.assertEqual((run.config, run.data), (CONFIG, DATA))
+        del old["data"]
+        (self.path / "run.json").write_text(json.dumps(old))
+        with runs.open_run(self.path, resume=True) as run:
+            self.assertEqual((run.config, run.data), (CONFIG, None))
+            run.begin(CONFIG, DATA)
         with runs.open_run(self.path, resume=True) as run:
             self.assertEqual(run.data, DATA)
 
@@ -376,20 +378,24 @@ class WriteTest(RunsTestCase):
                 ),
             ):
                 with self.assertRaises(OSError):
-                    run.begin({}, {}) if method == "begin" else run.finish()
+                    if method == "begin":
+                        run.begin(CONFIG, DATA)
+                    else:
+                        run.finish()
             self.assertEqual(self.contents(), before)
 
     def test_is_json_for_people(self):
         self.make_run(finished=True)
         text = (self.path / "run.json").read_text()
-        self.assertGreater(text.count("\n"), len(FLAGS))
-        self.assertEqual(json.loads(text)["flags"], FLAGS)
+        self.assertGreater(text.count("\n"), len(STORED["config"]))
+        expected = json.loads(json.dumps(STORED | {"finished": True}))
+        self.assertEqual(json.loads(text), expected)
 
 
 class LockTest(RunsTestCase):
     def test_second_one_is_refused(self):
         with runs.open_run(self.path, resume=True) as run:
-            run.begin(FLAGS, DATA)
+            run.begin(CONFIG, DATA)
             for resume in (False, True):
                 with self.assert_refused("another process", "--run_dir"):
                     with runs.open_run(self.path, resume):
@@ -403,9 +409,9 @@ class LockTest(RunsTestCase):
         """Two processes must not lock two files of one name."""
         flock = fcntl.flock
 
-        def remove_and_lock(file, operation):
-            os.unlink(file.name)
-            flock(file, operation)
+        def remove_and_lock(descriptor, operation):
+            os.unlink(self.path / "lock")
+            flock(descriptor, operation)
 
         with mock.patch.object(fcntl, "flock", remove_and_lock):
             with self.assertRaisesRegex(UsageError, "another process"):
@@ -416,9 +422,10 @@ class LockTest(RunsTestCase):
         """It lasts as long as the process, and a kill does not leave it."""
         script = (
             "import pathlib, sys, time\n"
-            "from tf_realnvp import runs\n"
+            "from tf_realnvp.training import runs\n"
+            "from tf_realnvp.training.config import *\n"
             "with runs.open_run(pathlib.Path(sys.argv[1]), True) as run:\n"
-            f"    run.begin({{'seed': 1}}, {DATA})\n"
+            f"    run.begin({CONFIG}, {DATA})\n"
             "    print('open', flush=True)\n"
             "    time.sleep(600)\n"
         )
@@ -434,7 +441,7 @@ class LockTest(RunsTestCase):
             process.kill()
         self.assertTrue((self.path / "lock").exists())
         with runs.open_run(self.path, resume=True) as run:
-            self.assertEqual(run.flags, {"seed": 1})
+            self.assertEqual(run.config, CONFIG)
 
     def test_lock_file_is_left_as_it_is(self):
         self.make_run(finished=False)

@@ -8,9 +8,10 @@ from unittest import mock
 import keras
 import numpy as np
 import tensorflow as tf
+from small_model import SmallModel
 from tensorflow.core.util import event_pb2
 
-from tf_realnvp import RealNVP, plots
+from tf_realnvp import plots
 from tf_realnvp.training import summaries
 from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Metrics, Trainer
@@ -20,8 +21,7 @@ class SummariesTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()
         keras.utils.set_random_seed(0)
-        model = RealNVP((4, 4, 1), num_colors=17, filters=4, num_blocks=1)
-        self.trainer = Trainer(model, learning_rate=0.5)
+        self.trainer = Trainer(SmallModel(), learning_rate=0.5)
         self.folder = self.enterContext(tempfile.TemporaryDirectory())
         self.now = 100.0
         clock = mock.Mock(monotonic=lambda: self.now)

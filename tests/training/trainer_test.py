@@ -1,65 +1,19 @@
-"""Tests for training."""
+"""Tests for trainer: single steps."""
 
-import collections
 import contextlib
-import io
-import itertools
 import math
-import time
 from unittest import mock
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from absl.testing import parameterized
+from small_model import make_model, random_images, same, values
 
-from tf_realnvp import RealNVP, data
-from tf_realnvp.training.trainer import Trainer, learning_rate
+from tf_realnvp.training.trainer import Trainer
 
 NUM_DIMS = 4 * 4 * 1
 BATCH_SIZE = 4
-NUM_TRAIN = 10  # Two batches, and two images that make none.
-NUM_TEST = 7  # A batch, and three images that count as well.
-GLOBAL_SEEDS = itertools.count(1)
-
-
-def random_images(count, seed, levels=(0, 17)):
-    rng = np.random.default_rng(seed)
-    return rng.integers(*levels, size=(count, 4, 4, 1)).astype(np.uint8)
-
-
-def make_dataset(train, test):
-    return data.ImageDataset(
-        name="random",
-        image_shape=(4, 4, 1),
-        num_colors=17,
-        train=tf.data.Dataset.from_tensor_slices(train),
-        test=tf.data.Dataset.from_tensor_slices(test),
-        num_train=len(train),
-        num_test=len(test),
-    )
-
-
-def make_model(moved=False):
-    """The same model in each call; `moved` off its initial weights if asked."""
-    keras.utils.set_random_seed(0)
-    model = RealNVP((4, 4, 1), num_colors=17, filters=4, num_blocks=1)
-    if moved:
-        rng = np.random.default_rng(0)
-        for variable in model.variables:
-            variable.assign_add(rng.normal(scale=0.3, size=variable.shape))
-    # Another one each time: nothing may depend on the global seed.
-    tf.random.set_seed(next(GLOBAL_SEEDS))
-    return model
-
-
-def values(variables):
-    return [variable.numpy().copy() for variable in variables]
-
-
-def same(first, second):
-    return [np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
 
 
 class TrainerArgumentsTest(tf.test.TestCase, parameterized.TestCase):
@@ -78,61 +32,17 @@ class TrainerArgumentsTest(tf.test.TestCase, parameterized.TestCase):
             Trainer(make_model(), **{name: value})
 
 
-class Displays:
-    """Stands in for `Progress`, and keeps what it is told."""
-
-    def __init__(self):
-        self.passes = []
-
-    def __call__(self, title, num_steps):
-        self.passes.append(Display(title, num_steps))
-        return self.passes[-1]
-
-
-class Display:
-    def __init__(self, title, num_steps):
-        self.title = title
-        self.num_steps = num_steps
-        self.updates = []
-        self.closed = False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused_exception):
-        self.closed = True
-
-    def update(self, num_steps, num_images, bits_per_dim):
-        self.updates.append((num_steps, num_images, bits_per_dim))
-
-
-class CountingTrainer(Trainer):
-    """Counts how often Python runs its steps: once for each trace."""
-
-    def __init__(self, *args, **kwargs):
-        self.traces = collections.Counter()
-        super().__init__(*args, **kwargs)
-
-    def train_step(self, images):
-        self.traces["train"] += 1
-        return super().train_step(images)
-
-    def test_step(self, images, index):
-        self.traces["test"] += 1
-        return super().test_step(images, index)
-
-
 @contextlib.contextmanager
 def recorded_seeds(model):
     """Gives a list of the seeds that images are dequantized with."""
     seeds = []
-    dequantize = model.dequantize
+    add_noise = model.add_noise
 
-    def record(images, seed=None):
+    def record(images, seed):
         seeds.append(seed)
-        return dequantize(images, seed)
+        return add_noise(images, seed)
 
-    with mock.patch.object(model, "dequantize", record):
+    with mock.patch.object(model, "add_noise", record):
         yield seeds
 
 
@@ -244,11 +154,8 @@ class AccumulateTest(tf.test.TestCase, parameterized.TestCase):
         loss = trainer.train_step(random_images(BATCH_SIZE, seed=0))
         return loss, applied_gradients(trainer)
 
-    @parameterized.parameters(
-        2,  # Equal parts.
-        3,  # Parts of different sizes.
-        5,  # A part is empty.
-    )
+    # Parts of different sizes; and more parts than images: one is empty.
+    @parameterized.parameters(3, 5)
     def test_same_gradient_as_of_the_whole_batch(self, parts):
         loss, gradients = self.whole
         summed_loss, summed = self.loss_and_gradients(parts)
@@ -302,140 +209,6 @@ class EmaTest(tf.test.TestCase):
         self.assertIs(Trainer(model).evaluated_model(), model)
 
 
-class KeepBestTest(tf.test.TestCase):
-    """A rate that diverges makes an early epoch the best one."""
-
-    def fit(self, epochs, keep_best=True, **options):
-        train = random_images(60, seed=0, levels=(5, 12))
-        dataset = make_dataset(train, random_images(9, seed=1, levels=(5, 12)))
-        dataset = dataset.hold_out(12, seed=0)
-        # After two epochs it leaps.
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [6], [1e-2, 1.0]
-        )
-        trainer = Trainer(make_model(), rate, keep_best=keep_best)
-        for _ in trainer.fit(dataset, epochs, batch_size=16, **options):
-            pass
-        return trainer, dataset
-
-    def test_result_is_the_best_epoch(self):
-        trainer, dataset = self.fit(epochs=4)
-        losses = [m.validation_loss for m in trainer.history]
-        test_losses = [m.test_loss for m in trainer.history]
-        self.assertEqual(test_losses[:2] + test_losses[3:], [None] * 4)
-        self.assertEqual(np.argmin(losses), 2)
-        self.assertGreater(losses[-1], losses[2] + 0.1)
-        self.assertEqual(trainer.result_metrics(), trainer.history[2])
-        # The same weights as of a training that ends there.
-        expected = [v.numpy() for v in self.fit(epochs=2)[0].model.variables]
-        result = trainer.result_model()
-        for variable, value in zip(result.variables, expected, strict=True):
-            self.assertAllEqual(variable.numpy(), value)
-        # The training itself goes on from its last step.
-        self.assertIsNot(result, trainer.model)
-        self.assertNotAllClose(trainer.model.variables[0], expected[0])
-        # The test images are for the result, the validation images are not.
-        self.assertAllClose(
-            trainer.evaluate(dataset, 16, split="validation"), losses[-1]
-        )
-        images = tf.concat(list(dataset.test_batches(16)), axis=0)
-        self.assertEqual(trainer.evaluate(dataset, 16), test_losses[2])
-        self.assertAllClose(
-            test_losses[2],
-            -np.mean(result.log_prob(images, seed=3)) / NUM_DIMS,
-            atol=0.2,
-        )
-
-    def test_last_epoch_is_the_best(self):
-        trainer, _ = self.fit(epochs=2)
-        self.assertEqual(trainer.result_metrics(), trainer.history[-1])
-        for a, b in zip(
-            trainer.result_model().variables,
-            trainer.model.variables,
-            strict=True,
-        ):
-            self.assertAllEqual(a.numpy(), b.numpy())
-
-    def test_part_of_an_epoch_can_be_the_best(self):
-        trainer, _ = self.fit(epochs=2, max_steps=5)
-        last = trainer.history[-1]
-        self.assertEqual((last.epoch, last.step), (2, 5))
-        self.assertEqual(trainer.result_metrics(), last)
-        self.assertAllEqual(
-            trainer.result_model().variables[0].numpy(),
-            trainer.model.variables[0].numpy(),
-        )
-
-    def test_same_training_as_without(self):
-        kept, _ = self.fit(epochs=1)
-        other, _ = self.fit(epochs=1, keep_best=False)
-        for a, b in zip(
-            kept.model.variables, other.model.variables, strict=True
-        ):
-            self.assertAllEqual(a.numpy(), b.numpy())
-
-
-class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
-    def rates(self, *args, steps):
-        schedule = learning_rate(*args)
-        return [float(schedule(step)) for step in steps]
-
-    def test_constant(self):
-        rates = self.rates(1e-3, 100, steps=(0, 1, 50, 99, 1000))
-        self.assertAllEqual(rates, [np.float32(1e-3)] * 5)
-
-    def test_warmup_then_constant(self):
-        rates = self.rates(1e-3, 100, 4, steps=(0, 1, 2, 3, 4, 5, 99))
-        expected = [0.2e-3, 0.4e-3, 0.6e-3, 0.8e-3, 1e-3, 1e-3, 1e-3]
-        self.assertAllClose(rates, expected)
-
-    def test_cosine(self):
-        rates = self.rates(
-            1e-3, 104, 4, "cosine", steps=(0, 4, 29, 54, 104, 999)
-        )
-        expected = [0.2e-3, 1e-3, 0.5e-3 * (1 + math.sqrt(0.5)), 0.5e-3, 0, 0]
-        self.assertAllClose(rates, expected, atol=1e-9)
-
-    def test_shorter_than_the_warmup(self):
-        rates = self.rates(1e-3, 2, 9, "cosine", steps=(0, 1))
-        self.assertAllClose(rates, [1e-4, 2e-4])
-
-    @parameterized.product(
-        [
-            {"name": name, "value": value}
-            for name, values in (
-                ("peak", (0.0, -1e-3, math.nan, math.inf, "1e-3", None)),
-                ("num_steps", (0, -1, 1.5, math.nan, "9", None)),
-                ("warmup_steps", (-1, 1.5, math.nan, "9", None)),
-                ("schedule", ("linear", "Cosine", "", None, ["cosine"])),
-            )
-            for value in values
-        ]
-    )
-    def test_out_of_range(self, name, value):
-        arguments = {"peak": 1e-3, "num_steps": 9, name: value}
-        with self.assertRaisesRegex(ValueError, f"`{name}` must be") as caught:
-            learning_rate(**arguments)
-        if name == "schedule":
-            self.assertRegex(str(caught.exception), "'constant', 'cosine'")
-
-    def test_numbers_of_numpy(self):
-        schedule = learning_rate(np.float64(0.1), np.int64(9), np.int32(0))
-        self.assertAllEqual(schedule(0), np.float32(0.1))
-
-    def test_what_the_trainer_uses(self):
-        trainer = Trainer(
-            make_model(), learning_rate(0.1, 3, 0, "cosine"), ema=0.5
-        )
-        self.assertAllClose(trainer.optimizer.learning_rate, 0.1)
-        for _ in range(3):
-            trainer.train_step(random_images(BATCH_SIZE, seed=0))
-        self.assertAllClose(trainer.optimizer.learning_rate, 0.0)
-        before = values(trainer.model.variables)
-        trainer.train_step(random_images(BATCH_SIZE, seed=1))
-        self.assertAllClose(before, values(trainer.model.variables))
-
-
 class ForTrainingTest(tf.test.TestCase, parameterized.TestCase):
     """Models that share the weights and compute in another way."""
 
@@ -480,70 +253,19 @@ class ForTrainingTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(model.log_prob(images, seed=1), before)
 
 
-class TensorFloat32Trainer(Trainer):
-    """Keeps whether TF32 is allowed when its steps run, which do nothing."""
-
-    def __init__(self, *args, **kwargs):
-        self.seen = {"train": set(), "test": set()}
-        super().__init__(*args, **kwargs)
-
-    def _look(self, what):
-        def look():
-            allowed = tf.config.experimental.tensor_float_32_execution_enabled()
-            self.seen[what].add(allowed)
-
-        tf.numpy_function(look, [], [])
-
-    def train_step(self, images):
-        self._look("train")
-        self.step.assign_add(1)
-
-    def test_step(self, images, index):
-        self._look("test")
-        return tf.constant(0.0)
-
-
 class PrecisionTest(tf.test.TestCase):
     def test_trains_in_bfloat16_and_evaluates_in_float32(self):
-        dataset = make_dataset(
-            random_images(8, seed=1), random_images(NUM_TEST, seed=2)
-        )
+        images = random_images(BATCH_SIZE, seed=1)
+        index = tf.constant(0, tf.int64)
         losses = {}
         for precision in ("float32", "bfloat16"):
-            model = make_model(moved=True)
-            trainer = Trainer(model, 1e-3, precision=precision)
-            (before, after) = trainer.fit(
-                dataset, 1, BATCH_SIZE, None, Displays()
-            )
-            losses[precision] = (before.test_loss, after.train_loss)
+            trainer = Trainer(make_model(moved=True), precision=precision)
+            tested = trainer.test_step(images, index)
+            losses[precision] = float(tested), float(trainer.train_step(images))
         exact, rounded = losses["float32"], losses["bfloat16"]
         self.assertEqual(exact[0], rounded[0])
         self.assertNotEqual(exact[1], rounded[1])
         self.assertAllClose(exact[1], rounded[1], rtol=1e-2)
-
-    def test_tf32_in_training_only(self):
-        """Whatever is in force around it, when its operations run."""
-        config = tf.config.experimental
-        self.addCleanup(
-            config.enable_tensor_float_32_execution,
-            config.tensor_float_32_execution_enabled(),
-        )
-        dataset = make_dataset(
-            random_images(8, seed=1), random_images(NUM_TEST, seed=2)
-        )
-        model = make_model()
-        for around in (False, True):
-            config.enable_tensor_float_32_execution(around)
-            for precision in ("float32", "bfloat16", "tf32"):
-                trainer = TensorFloat32Trainer(model, precision=precision)
-                for _ in trainer.fit(dataset, 1, BATCH_SIZE):
-                    self.assertEqual(
-                        config.tensor_float_32_execution_enabled(), around
-                    )
-                self.assertEqual(
-                    trainer.seen,
-                    {"train": {precision == "tf32"}, "test": {False}},
-                )
 
     def test_tf32_is_float32_elsewhere(self):
         """Weights and gradients have all of their digits, on CPUs all have."""
@@ -583,180 +305,6 @@ def applied_gradients(trainer):
     """The gradients of a trainer's only step, as Adam saw them."""
     momenta = [v for v in trainer.optimizer.variables if "momentum" in v.path]
     return [v.numpy() / (1.0 - trainer.optimizer.beta_1) for v in momenta]
-
-
-class FitTest(tf.test.TestCase, parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.dataset = make_dataset(
-            random_images(NUM_TRAIN, seed=1), random_images(NUM_TEST, seed=2)
-        )
-        cls.displays = Displays()
-        cls.trainer, cls.history = cls.fit(cls.displays)
-        cls.weights = values(cls.trainer.model.variables)
-        cls.traces = dict(cls.trainer.traces)
-
-    @classmethod
-    def fit(cls, displays):
-        trainer = CountingTrainer(make_model(), learning_rate=1e-2, seed=7)
-        history = trainer.fit(
-            cls.dataset, 2, BATCH_SIZE, max_steps=None, progress=displays
-        )
-        return trainer, list(history)
-
-    def test_metrics(self):
-        self.assertEqual([m.epoch for m in self.history], [0, 1, 2])
-        self.assertEqual([m.step for m in self.history], [0, 2, 4])
-        self.assertIsNone(self.history[0].train_loss)
-        losses = [m.test_loss for m in self.history]
-        losses += [m.train_loss for m in self.history[1:]]
-        for loss in losses:
-            self.assertIsInstance(loss, float)
-            self.assertTrue(math.isfinite(loss))
-        self.assertLen(set(losses), 5)
-
-    def test_display(self):
-        passes = self.displays.passes
-        titles = ["test", "epoch 1/2", "test", "epoch 2/2", "test"]
-        for display, title in zip(passes, titles, strict=True):
-            self.assertStartsWith(display.title, title)
-            self.assertEqual(display.num_steps, 2)
-        losses = [self.history[0].test_loss]
-        for metrics in self.history[1:]:
-            losses += [metrics.train_loss, metrics.test_loss]
-        for display, loss in zip(passes, losses, strict=True):
-            self.assertTrue(display.closed)
-            steps, images, bits_per_dim = zip(*display.updates, strict=True)
-            is_test = display.title == "test"
-            self.assertEqual(sum(steps), 2)
-            self.assertEqual(sum(images), 7 if is_test else 8)
-            bits_per_dim = bits_per_dim[-1]
-            self.assertAllClose(bits_per_dim, loss / math.log(2.0))
-
-    def test_steps_are_traced_once(self):
-        self.assertEqual(self.traces, {"train": 1, "test": 1})
-
-    def test_same_as_single_steps(self):
-        trainer = Trainer(make_model(), learning_rate=1e-2, seed=7)
-        for epoch in (1, 2):
-            batches = self.dataset.train_batches(BATCH_SIZE, 7, epoch)
-            losses = [trainer.train_step(images) for images in batches]
-            self.assertLen(losses, 2)
-            self.assertAllClose(
-                self.history[epoch].train_loss, np.mean(losses), rtol=1e-4
-            )
-
-    def test_same_seed_gives_the_same_run(self):
-        trainer, history = self.fit(Displays())
-        self.assertEqual(history, self.history)
-        weights = values(trainer.model.variables)
-        self.assertTrue(all(same(weights, self.weights)))
-
-    @parameterized.named_parameters(
-        # `max_steps`, and the number of steps after every epoch.
-        ("end_of_an_epoch", 2, [0, 2]),
-        ("within_an_epoch", 3, [0, 2, 3]),
-        ("more_than_all", 100, [0, 2, 4]),
-    )
-    def test_max_steps(self, max_steps, expected):
-        self.start_again()
-        steps_before = int(self.trainer.optimizer.iterations)
-        displays = Displays()
-        history = list(
-            self.trainer.fit(self.dataset, 2, BATCH_SIZE, max_steps, displays)
-        )
-        self.assertEqual([m.step for m in history], expected)
-        self.assertEqual([m.epoch for m in history], list(range(len(expected))))
-        self.assertEqual(
-            int(self.trainer.optimizer.iterations) - steps_before, expected[-1]
-        )
-        # The display knows that the epoch is a short one.
-        for display in displays.passes:
-            num_steps = sum(steps for steps, _, _ in display.updates)
-            self.assertEqual(num_steps, display.num_steps)
-        # What was reached is evaluated.
-        test_loss = self.trainer.evaluate(self.dataset, BATCH_SIZE, Displays())
-        self.assertEqual(history[-1].test_loss, test_loss)
-
-    def test_defaults(self):
-        # For a program: all epochs, by batches of 64, without a display.
-        images = random_images(2 * 64 + 1, seed=5)
-        dataset = make_dataset(images, images[:1])
-        self.start_again()
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            history = list(self.trainer.fit(dataset, epochs=2))
-            loss = self.trainer.evaluate(dataset)
-        self.assertEqual([m.step for m in history], [0, 2, 4])
-        self.assertEqual(loss, history[-1].test_loss)
-        self.assertEqual(output.getvalue(), "")
-
-    def test_batch_larger_than_the_data_set(self):
-        self.start_again()
-        with self.assertRaisesRegex(ValueError, "64.*10 training.* random"):
-            list(self.trainer.fit(self.dataset, epochs=1))
-
-    def test_loss_falls(self):
-        batch = random_images(BATCH_SIZE, seed=3, levels=(2, 6))
-        # Twenty steps on the same few images.
-        dataset = make_dataset(np.tile(batch, [20, 1, 1, 1]), batch)
-        self.start_again()
-        before, after = self.trainer.fit(
-            dataset, 1, BATCH_SIZE, None, Displays()
-        )
-        self.assertEqual(after.step, 20)
-        self.assertLess(after.test_loss, before.test_loss - 0.3)
-
-    def test_evaluation_is_a_mean_over_images(self):
-        # The images of the smaller batch are much less likely: a mean of the
-        # batches' means would show.
-        images = np.concatenate(
-            [
-                np.full((BATCH_SIZE, 4, 4, 1), 8, np.uint8),
-                random_images(1, seed=4) // 16 * 16,
-            ]
-        )
-        dataset = make_dataset(images, images)
-        displays = Displays()
-        loss = self.trainer.evaluate(dataset, BATCH_SIZE, displays)
-        sums = [
-            float(self.trainer.test_step(batch, tf.constant(index, tf.int64)))
-            for index, batch in enumerate((images[:4], images[4:]))
-        ]
-        self.assertAllClose(loss, sum(sums) / 5, rtol=1e-4)
-        self.assertNotAllClose(
-            sums[0] / 4, sums[1], atol=0.1, msg="This tests nothing."
-        )
-        (first, second) = displays.passes[0].updates
-        self.assertEqual((first[:2], second[:2]), ((1, 4), (1, 1)))
-        bits = second[-1]
-        self.assertAllClose(bits, loss / math.log(2.0))
-        # The noise is the same each time.
-        again = self.trainer.evaluate(dataset, BATCH_SIZE, Displays())
-        self.assertEqual(again, loss)
-
-    def test_time_of_the_first_step(self):
-        trainer = self.trainer
-        self.start_again()
-        times = []
-        train_steps = trainer._train_steps
-
-        def record(*args):
-            result = train_steps(*args)
-            times.append(time.monotonic())
-            return result
-
-        trainer.first_step_done = None
-        with mock.patch.object(trainer, "_train_steps", record):
-            list(trainer.fit(self.dataset, 2, BATCH_SIZE, None, Displays()))
-        self.assertLen(times, 4)
-        self.assertBetween(trainer.first_step_done, times[0], times[1])
-
-    def start_again(self):
-        """Lets the trainer, which knows its position, begin a run anew."""
-        self.trainer.step.assign(0)
-        self.trainer.history = []
 
 
 if __name__ == "__main__":

@@ -124,9 +124,9 @@ def learning_rate(
     warmup_steps = checks.whole_number(warmup_steps, "warmup_steps", 0)
     checks.check(schedule, "schedule", checks.OneOf(SCHEDULES))
     return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=peak / (warmup_steps + 1),
+        initial_learning_rate=float(peak) / (warmup_steps + 1),
         decay_steps=max(1, num_steps - warmup_steps),
         alpha=0.0 if schedule == "cosine" else 1.0,  # The part that is left.
-        warmup_target=peak,
+        warmup_target=float(peak),
         warmup_steps=warmup_steps,
     )

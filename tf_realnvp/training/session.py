@@ -338,8 +338,11 @@ def _agree(strategy, config, description, resume):
         )
 
     def differences(worker, chief):
-        config, data, resume = parse(worker)
-        of_chief, data_of_chief, resume_of_chief = parse(chief)
+        try:
+            config, data, resume = parse(worker)
+            of_chief, data_of_chief, resume_of_chief = parse(chief)
+        except (KeyError, ValueError):
+            return ["another version of this program"]
         found = config.differences_of_worker(of_chief)
         if resume != resume_of_chief:
             found.append(f"{resume} instead of {resume_of_chief}")

@@ -1,0 +1,223 @@
+"""Tests for config: settings that are checked, stored and compared."""
+
+import dataclasses
+import json
+import math
+
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import data
+from tf_realnvp.training.config import (
+    NAMED_DATASETS,
+    DataDescription,
+    TrainingConfig,
+)
+
+SETTINGS = TrainingConfig.of_dataset("digits", seed=0, precision="float32")
+
+
+class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
+    def test_defaults_of_data_sets(self):
+        self.assertEqual(NAMED_DATASETS, data.DATASETS)
+        for name, expected in (
+            ("CIFAR10", (350, 3e-4, 128, 8)),
+            ("CelebA", (50, 3e-4, 128, 8)),
+            ("digits", (50, 1e-3, 32, 2)),
+            ("fashion_mnist", (50, 3e-4, 128, 8)),
+            ("my_pictures", (100, 3e-4, 128, 8)),
+        ):
+            config = TrainingConfig.of_dataset(name, lr=None)
+            self.assertEqual(
+                (config.epochs, config.lr, config.filters, config.num_blocks),
+                expected,
+            )
+        self.assertEqual(TrainingConfig.of_dataset("digits", lr=0.5).lr, 0.5)
+
+    @parameterized.product(
+        [
+            {"name": name, "value": value}
+            for name, values in {
+                "dataset": ("", None, 1),
+                "image_size": (0, 3, "8", True, math.nan),
+                "flip": (1, "yes", None),
+                "num_validation": (0, -1),
+                "epochs": (0, 1.5, None),
+                "lr": (0, -1.0, math.inf, math.nan, 1e39, "0.1", True),
+                "lr_schedule": ("linear", None, ["cosine"]),
+                "warmup_steps": (-1,),
+                "ema": (0.0, 1.0),
+                "batch_size": (0,),
+                "clip_grad": (0.0,),
+                "seed": (-1, 2**32),
+                "max_steps": (0,),
+                "filters": (0, 3),
+                "num_blocks": (0,),
+                "num_scales": (1,),
+                "precision": ("float16",),
+                "accumulate": (0, 65),  # Of a batch of 64.
+                "devices": (0,),
+                "run_dir": (None, 1),
+                "checkpoint_minutes": (0.0,),
+                "samples_every": (0,),
+            }.items()
+            for value in values
+        ]
+    )
+    def test_out_of_range(self, name, value):
+        with self.assertRaisesRegex(ValueError, f"`{name}` must be"):
+            dataclasses.replace(SETTINGS, **{name: value})
+
+    def test_stored_and_read_back(self):
+        config = dataclasses.replace(
+            SETTINGS, ema=0.9, flip=True, lr=0.1 + 0.2, image_size=8
+        )
+        stored = json.loads(json.dumps(dataclasses.asdict(config)))
+        self.assertEqual(TrainingConfig.from_json(stored), config)
+        # What an older version did not know was as the default is.
+        for name in ("flip", "num_scales", "deterministic", "epochs"):
+            del stored[name]
+        older = TrainingConfig.from_json(stored)
+        self.assertEqual(older, dataclasses.replace(config, flip=False))
+
+    @parameterized.parameters(
+        ({"of_a_version_to_come": 1}, "of_a_version_to_come"),
+        ({"seed": None}, "seed"),
+        ({"filters": None}, "filters"),
+        ({"lr": "fast"}, "lr"),
+    )
+    def test_damaged(self, changes, name):
+        stored = dataclasses.asdict(SETTINGS) | changes
+        with self.assertRaisesRegex(ValueError, name):
+            TrainingConfig.from_json(stored)
+        for other in (None, [], "x", 1):
+            with self.assertRaises(ValueError):
+                TrainingConfig.from_json(other)
+
+    # Values other than those of `SETTINGS`.
+    OTHERS = {
+        "dataset": "CIFAR10",
+        "image_size": 4,
+        "flip": True,
+        "num_validation": 9,
+        "epochs": 3,
+        "lr": 0.125,
+        "lr_schedule": "cosine",
+        "warmup_steps": 5,
+        "ema": 0.5,
+        "batch_size": 32,
+        "clip_grad": 1.0,
+        "seed": 1,
+        "max_steps": 7,
+        "filters": 8,
+        "num_blocks": 1,
+        "num_scales": 3,
+        "precision": "bfloat16",
+        "deterministic": True,
+        "accumulate": 2,
+        "recompute": True,
+        "jit": True,
+        "devices": 2,
+        "data_dir": "a",
+        "output_dir": "b",
+        "run_dir": "c",
+        "checkpoint_minutes": 1.0,
+        "samples_every": 2,
+        "verbose": True,
+    }
+
+    def names_that_differ(self, differences):
+        """Returns the settings that are compared, each with its own words."""
+        found = set()
+        for name, value in self.OTHERS.items():
+            other = dataclasses.replace(SETTINGS, **{name: value})
+            words = differences(other)
+            if words:
+                self.assertLen(words, 1)
+                self.assertContainsSubset(["instead", "of"], words[0].split())
+                self.assertEqual(words[0].count(f"--{name}"), 2)
+                found.add(name)
+        return found
+
+    def test_what_a_run_must_keep(self):
+        self.assertLen(self.OTHERS, len(dataclasses.fields(TrainingConfig)))
+        found = self.names_that_differ(lambda c: c.differences(SETTINGS))
+        self.assertEqual(
+            found,
+            {
+                *("dataset", "image_size", "flip", "num_validation", "seed"),
+                *("batch_size", "filters", "num_blocks", "num_scales"),
+                *("precision", "deterministic", "ema"),
+            },
+        )
+        other = dataclasses.replace(SETTINGS, flip=True, seed=3)
+        self.assertEqual(
+            other.differences(SETTINGS),
+            ["--flip instead of no --flip", "--seed 3 instead of --seed 0"],
+        )
+
+    def test_what_workers_may_have_apart(self):
+        found = self.names_that_differ(
+            lambda c: c.differences_of_worker(SETTINGS)
+        )
+        self.assertEqual(
+            self.OTHERS.keys() - found,
+            {
+                *("dataset", "data_dir", "output_dir", "run_dir"),
+                *("checkpoint_minutes", "samples_every", "verbose"),
+            },
+        )
+        follower = dataclasses.replace(SETTINGS, precision="auto")
+        self.assertEmpty(follower.differences_of_worker(SETTINGS))
+
+
+class DataDescriptionTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.digits = DataDescription.of(data.load("digits", ""))
+
+    def test_digits(self):
+        self.assertEqual(self.digits.image_shape, (8, 8, 1))
+        self.assertEqual(self.digits.num_colors, 17)
+        self.assertEqual(self.digits.num_train, 1437)
+        self.assertEqual(self.digits.num_test, 360)
+
+    def test_stored_and_read_back(self):
+        stored = json.loads(json.dumps(dataclasses.asdict(self.digits)))
+        self.assertEqual(DataDescription.from_json(stored), self.digits)
+        for changes in (
+            {"image_shape": [8, 8]},
+            {"image_shape": "8x8"},
+            {"num_train": True},
+            {"num_test": "9"},
+            {"fingerprint": None},
+            {"more": 1},
+        ):
+            with self.assertRaises(ValueError):
+                DataDescription.from_json(stored | changes)
+        with self.assertRaises(ValueError):
+            DataDescription.from_json(None)
+
+    def test_differences(self):
+        other = dataclasses.replace(
+            self.digits, image_shape=(32, 32, 3), num_train=50000
+        )
+        self.assertEqual(
+            self.digits.differences(other),
+            [
+                "8x8x1 instead of 32x32x3",
+                "1,437 training images instead of 50,000 training images",
+            ],
+        )
+        self.assertEmpty(other.differences(other))
+        for changes in (
+            {"num_colors": 16},
+            {"num_test": 1},
+            {"fingerprint": "another"},
+        ):
+            other = dataclasses.replace(self.digits, **changes)
+            self.assertLen(self.digits.differences(other), 1)
+
+
+if __name__ == "__main__":
+    tf.test.main()

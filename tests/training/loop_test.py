@@ -1,0 +1,387 @@
+"""Tests for loop: epochs of training, and what is evaluated after them."""
+
+import collections
+import contextlib
+import io
+import itertools
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+from small_model import SmallModel, make_dataset, random_images, same, values
+
+from tf_realnvp.errors import DivergedError
+from tf_realnvp.training import loop
+from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
+
+BATCH_SIZE = 4
+NUM_TRAIN = 10  # Two batches, and two images that make none.
+NUM_TEST = 7  # A batch, and three images that count as well.
+
+
+def make_model():
+    """Returns the same model in each call."""
+    keras.utils.set_random_seed(0)
+    return SmallModel()
+
+
+class Recorder(loop.Observer):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.passes = []
+        self.metrics = []
+        self.num_calls = 0
+
+    def progress(self, title, num_steps):
+        self.passes.append(Display(title, num_steps))
+        return self.passes[-1]
+
+    def after_steps(self):
+        self.num_calls += 1
+
+    def after_epoch(self, metrics):
+        self.metrics.append(metrics)
+
+
+class Display:
+    def __init__(self, title, num_steps):
+        self.title = title
+        self.num_steps = num_steps
+        self.updates = []
+        self.closed = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused_exception):
+        self.closed = True
+
+    def update(self, num_steps, num_images, bits_per_dim):
+        self.updates.append((num_steps, num_images, bits_per_dim))
+
+
+class CountingTrainer(Trainer):
+    """Counts how often Python runs its steps: once for each trace."""
+
+    def __init__(self, *args, **kwargs):
+        self.traces = collections.Counter()
+        super().__init__(*args, **kwargs)
+
+    def train_step(self, images):
+        self.traces["train"] += 1
+        return super().train_step(images)
+
+    def test_step(self, images, index):
+        self.traces["test"] += 1
+        return super().test_step(images, index)
+
+
+class KeepBestTest(tf.test.TestCase):
+    """A rate that diverges makes an early epoch the best one."""
+
+    def fit(self, epochs, keep_best=True, **options):
+        train = random_images(60, seed=0, levels=(5, 12))
+        dataset = make_dataset(train, random_images(9, seed=1, levels=(5, 12)))
+        dataset = dataset.hold_out(12, seed=0)
+        # After two epochs it leaps.
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [6], [1.0, 30.0]
+        )
+        trainer = Trainer(make_model(), rate, keep_best=keep_best)
+        loop.fit(trainer, dataset, epochs, batch_size=16, **options)
+        return trainer, dataset
+
+    def test_result_is_the_best_epoch(self):
+        trainer, dataset = self.fit(epochs=4)
+        losses = [m.validation_loss for m in trainer.history]
+        test_losses = [m.test_loss for m in trainer.history]
+        self.assertEqual(test_losses[:2] + test_losses[3:], [None] * 4)
+        self.assertEqual(np.argmin(losses), 2)
+        self.assertGreater(losses[-1], losses[2] + 0.1)
+        self.assertEqual(trainer.result_metrics(), trainer.history[2])
+        # The same weights as of a training that ends there.
+        expected = [v.numpy() for v in self.fit(epochs=2)[0].model.variables]
+        result = trainer.result_model()
+        for variable, value in zip(result.variables, expected, strict=True):
+            self.assertAllEqual(variable.numpy(), value)
+        # The training itself goes on from its last step.
+        self.assertIsNot(result, trainer.model)
+        self.assertNotAllClose(trainer.model.variables[0], expected[0])
+        # The test images are for the result, the validation images are not.
+        self.assertAllClose(
+            loop.evaluate(trainer, dataset, "validation", 16), losses[-1]
+        )
+        loss = loop.evaluate(trainer, dataset, "test", 16)
+        self.assertEqual(loss, test_losses[2])
+
+    def test_last_epoch_is_the_best(self):
+        trainer, _ = self.fit(epochs=2)
+        self.assertEqual(trainer.result_metrics(), trainer.history[-1])
+        for a, b in zip(
+            trainer.result_model().variables,
+            trainer.model.variables,
+            strict=True,
+        ):
+            self.assertAllEqual(a.numpy(), b.numpy())
+
+    def test_part_of_an_epoch_can_be_the_best(self):
+        trainer, _ = self.fit(epochs=2, max_steps=5)
+        last = trainer.history[-1]
+        self.assertEqual((last.epoch, last.step), (2, 5))
+        self.assertEqual(trainer.result_metrics(), last)
+        self.assertAllEqual(
+            trainer.result_model().variables[0].numpy(),
+            trainer.model.variables[0].numpy(),
+        )
+
+    def test_same_training_as_without(self):
+        kept, _ = self.fit(epochs=1)
+        other, _ = self.fit(epochs=1, keep_best=False)
+        for a, b in zip(
+            kept.model.variables, other.model.variables, strict=True
+        ):
+            self.assertAllEqual(a.numpy(), b.numpy())
+
+
+class TensorFloat32Trainer(Trainer):
+    """Keeps whether TF32 is allowed when its steps run, which do nothing."""
+
+    def __init__(self, *args, **kwargs):
+        self.seen = {"train": set(), "test": set()}
+        super().__init__(*args, **kwargs)
+
+    def _look(self, what):
+        def look():
+            allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+            self.seen[what].add(allowed)
+
+        tf.numpy_function(look, [], [])
+
+    def train_step(self, images):
+        self._look("train")
+        self.step.assign_add(1)
+
+    def test_step(self, images, index):
+        self._look("test")
+        return tf.constant(0.0)
+
+
+class PrecisionTest(tf.test.TestCase):
+    def test_tf32_in_training_only(self):
+        """Whatever is in force around it, when its operations run."""
+        config = tf.config.experimental
+        self.addCleanup(
+            config.enable_tensor_float_32_execution,
+            config.tensor_float_32_execution_enabled(),
+        )
+        dataset = make_dataset(
+            random_images(8, seed=1), random_images(NUM_TEST, seed=2)
+        )
+        model = make_model()
+        for around in (False, True):
+            config.enable_tensor_float_32_execution(around)
+            for precision in ("float32", "bfloat16", "tf32"):
+                trainer = TensorFloat32Trainer(model, precision=precision)
+                loop.fit(trainer, dataset, 1, BATCH_SIZE)
+                self.assertEqual(
+                    config.tensor_float_32_execution_enabled(), around
+                )
+                self.assertEqual(
+                    trainer.seen,
+                    {"train": {precision == "tf32"}, "test": {False}},
+                )
+
+
+class FitTest(tf.test.TestCase, parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.dataset = make_dataset(
+            random_images(NUM_TRAIN, seed=1), random_images(NUM_TEST, seed=2)
+        )
+        cls.recorder = Recorder()
+        cls.trainer = cls.fit(cls.recorder)
+        cls.history = cls.trainer.history
+        cls.weights = values(cls.trainer.model.variables)
+        cls.traces = dict(cls.trainer.traces)
+
+    @classmethod
+    def fit(cls, observer=None):
+        trainer = CountingTrainer(make_model(), learning_rate=0.1, seed=7)
+        assert loop.fit(trainer, cls.dataset, 2, BATCH_SIZE, None, observer)
+        return trainer
+
+    def test_metrics(self):
+        self.assertEqual([m.epoch for m in self.history], [0, 1, 2])
+        self.assertEqual([m.step for m in self.history], [0, 2, 4])
+        self.assertIsNone(self.history[0].train_loss)
+        losses = [m.test_loss for m in self.history]
+        losses += [m.train_loss for m in self.history[1:]]
+        for loss in losses:
+            self.assertIsInstance(loss, float)
+            self.assertTrue(math.isfinite(loss))
+        self.assertLen(set(losses), 5)
+
+    def test_display(self):
+        passes = self.recorder.passes
+        self.assertEqual(self.recorder.metrics, self.history)
+        titles = ["test", "epoch 1/2", "test", "epoch 2/2", "test"]
+        for display, title in zip(passes, titles, strict=True):
+            self.assertStartsWith(display.title, title)
+            self.assertEqual(display.num_steps, 2)
+        losses = [self.history[0].test_loss]
+        for metrics in self.history[1:]:
+            losses += [metrics.train_loss, metrics.test_loss]
+        for display, loss in zip(passes, losses, strict=True):
+            self.assertTrue(display.closed)
+            steps, images, bits_per_dim = zip(*display.updates, strict=True)
+            is_test = display.title == "test"
+            self.assertEqual(sum(steps), 2)
+            self.assertEqual(sum(images), 7 if is_test else 8)
+            bits_per_dim = bits_per_dim[-1]
+            self.assertAllClose(bits_per_dim, loss / math.log(2.0))
+
+    def test_steps_are_traced_once(self):
+        self.assertEqual(self.traces, {"train": 1, "test": 1})
+
+    def test_same_as_single_steps(self):
+        trainer = Trainer(make_model(), learning_rate=0.1, seed=7)
+        for epoch in (1, 2):
+            batches = self.dataset.train_batches(BATCH_SIZE, 7, epoch)
+            losses = [trainer.train_step(images) for images in batches]
+            self.assertLen(losses, 2)
+            self.assertAllClose(
+                self.history[epoch].train_loss, np.mean(losses), rtol=1e-4
+            )
+
+    def test_same_seed_gives_the_same_run(self):
+        trainer = self.fit()
+        self.assertEqual(trainer.history, self.history)
+        weights = values(trainer.model.variables)
+        self.assertTrue(all(same(weights, self.weights)))
+
+    def test_stopped_and_gone_on_with(self):
+        """Again and again: the same weights and metrics in the end."""
+        trainer = CountingTrainer(make_model(), learning_rate=0.1, seed=7)
+        # An evaluation that is stopped starts anew: it has two calls.
+        answers = itertools.cycle([False, False, True])
+        num_stops = 0
+        while not loop.fit(
+            trainer,
+            self.dataset,
+            2,
+            BATCH_SIZE,
+            should_stop=lambda: next(answers),
+        ):
+            num_stops += 1
+        self.assertGreater(num_stops, 2)
+        self.assertEqual(trainer.history, self.history)
+        weights = values(trainer.model.variables)
+        self.assertTrue(all(same(weights, self.weights)))
+
+    @parameterized.named_parameters(
+        # `max_steps`, and the number of steps after every epoch.
+        ("end_of_an_epoch", 2, [0, 2]),
+        ("within_an_epoch", 3, [0, 2, 3]),
+        ("more_than_all", 100, [0, 2, 4]),
+    )
+    def test_max_steps(self, max_steps, expected):
+        self.start_again()
+        steps_before = int(self.trainer.optimizer.iterations)
+        recorder = Recorder()
+        loop.fit(self.trainer, self.dataset, 2, BATCH_SIZE, max_steps, recorder)
+        history = self.trainer.history
+        self.assertEqual([m.step for m in history], expected)
+        self.assertEqual([m.epoch for m in history], list(range(len(expected))))
+        self.assertEqual(
+            int(self.trainer.optimizer.iterations) - steps_before, expected[-1]
+        )
+        # The display knows that the epoch is a short one.
+        for display in recorder.passes:
+            num_steps = sum(steps for steps, _, _ in display.updates)
+            self.assertEqual(num_steps, display.num_steps)
+        # What was reached is evaluated.
+        test_loss = loop.evaluate(
+            self.trainer, self.dataset, batch_size=BATCH_SIZE
+        )
+        self.assertEqual(history[-1].test_loss, test_loss)
+
+    def test_defaults(self):
+        # For a program: all epochs, by batches of 64, without a display.
+        images = random_images(2 * 64 + 1, seed=5)
+        dataset = make_dataset(images, images[:1])
+        self.start_again()
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            loop.fit(self.trainer, dataset, epochs=2)
+            loss = loop.evaluate(self.trainer, dataset)
+        history = self.trainer.history
+        self.assertEqual([m.step for m in history], [0, 2, 4])
+        self.assertEqual(loss, history[-1].test_loss)
+        self.assertEqual(output.getvalue(), "")
+
+    def test_batch_larger_than_the_data_set(self):
+        self.start_again()
+        with self.assertRaisesRegex(ValueError, "64.*10 training.* random"):
+            loop.fit(self.trainer, self.dataset, epochs=1)
+
+    def test_loss_falls(self):
+        batch = random_images(BATCH_SIZE, seed=3, levels=(2, 6))
+        # Twenty steps on the same few images.
+        dataset = make_dataset(np.tile(batch, [20, 1, 1, 1]), batch)
+        self.start_again()
+        loop.fit(self.trainer, dataset, 1, BATCH_SIZE)
+        before, after = self.trainer.history
+        self.assertEqual(after.step, 20)
+        self.assertLess(after.test_loss, before.test_loss - 0.01)
+
+    def test_evaluation_is_a_mean_over_images(self):
+        # The images of the smaller batch are much less likely: a mean of the
+        # batches' means would show.
+        images = np.concatenate(
+            [
+                np.full((BATCH_SIZE, 4, 4, 1), 8, np.uint8),
+                random_images(1, seed=4) // 16 * 16,
+            ]
+        )
+        dataset = make_dataset(images, images)
+        recorder = Recorder()
+        loss = loop.evaluate(
+            self.trainer, dataset, "test", BATCH_SIZE, recorder
+        )
+        sums = [
+            float(self.trainer.test_step(batch, tf.constant(index, tf.int64)))
+            for index, batch in enumerate((images[:4], images[4:]))
+        ]
+        self.assertAllClose(loss, sum(sums) / 5, rtol=1e-4)
+        self.assertNotAllClose(
+            sums[0] / 4, sums[1], atol=0.1, msg="This tests nothing."
+        )
+        (first, second) = recorder.passes[0].updates
+        self.assertEqual((first[:2], second[:2]), ((1, 4), (1, 1)))
+        bits = second[-1]
+        self.assertAllClose(bits, loss / math.log(2.0))
+        # The noise is the same each time.
+        again = loop.evaluate(self.trainer, dataset, "test", BATCH_SIZE)
+        self.assertEqual(again, loss)
+
+    def test_divergence(self):
+        """Weights that are not finite end it; finite ones would have stayed."""
+        trainer = Trainer(make_model(), learning_rate=math.inf)
+        images = random_images(20 * BATCH_SIZE, seed=1)
+        dataset = make_dataset(images, images[:1])
+        with self.assertRaisesRegex(DivergedError, "10 steps up to step 11"):
+            loop.fit(trainer, dataset, 1, BATCH_SIZE)
+        self.assertEqual(trainer.num_steps, 1 + MAX_SKIPPED_IN_A_ROW)
+
+    def start_again(self):
+        """Lets the trainer, which knows its position, begin a run anew."""
+        self.trainer.step.assign(0)
+        self.trainer.history = []
+
+
+if __name__ == "__main__":
+    tf.test.main()
