@@ -21,14 +21,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 # the weights and losses that this process has in the end.
 SCRIPT = """
 import sys
-from tf_realnvp import runtime, workers
+from tf_realnvp import runtime
+from tf_realnvp.training import workers
 paths = sys.argv[1:]  # For one device, for two, ...
 runtime.configure(len(paths))
 import keras, numpy as np, tensorflow as tf
 from tf_realnvp import RealNVP, initialization
 from tf_realnvp.data import ImageDataset
-from tf_realnvp.progress import Progress
-from tf_realnvp.training import Trainer
+from tf_realnvp.training import loop
+from tf_realnvp.training.trainer import Trainer
 for num_devices, path in enumerate(paths, start=1):
     if runtime.is_one_of_many():
         # First of all: workers connect before anything is computed.
@@ -42,12 +43,13 @@ for num_devices, path in enumerate(paths, start=1):
         keras.utils.set_random_seed(0)
         model = RealNVP((4, 4, 1), 17, filters=4, num_blocks=1)
         trainer = Trainer(
-            model, 1e-2, 1.0, seed=3, recompute=True, ema=0.9
+            model, 1e-2, clip_grad=1.0, seed=3, recompute=True, ema=0.9
         )
-        initialization.initialize(model, dataset, seed=0)
-    metrics = list(trainer.fit(dataset, 2, 7, None, Progress))
-    losses = [m.test_loss for m in metrics]
-    losses += [m.train_loss for m in metrics[1:]]
+        images = next(iter(dataset.train_batches(20, 0, 0)))
+        initialization.initialize(model, images, seed=0)
+    loop.fit(trainer, dataset, 2, 7)
+    losses = [m.test_loss for m in trainer.history]
+    losses += [m.train_loss for m in trainer.history[1:]]
     np.savez(
         path,
         num_replicas=strategy.num_replicas_in_sync,
@@ -63,20 +65,23 @@ for num_devices, path in enumerate(paths, start=1):
 """
 
 
-# Compares the records that it is given with those of the other workers, and
-# writes what comes of each. What is `null` ends the process.
+# Then compares what the workers have, the first and the second, and writes what
+# comes of it. The second one ends before the first asks once more.
 AGREEMENT = """
-import json, sys
-from tf_realnvp import arguments, runtime, workers
-runtime.configure()
-import tensorflow as tf
-strategy = workers.connect()
-for record in json.loads(sys.argv[1]):
-    if record is None:
+from tf_realnvp.errors import UsageError
+both = [
+    ("same", "same"),
+    ("first", "second"),
+    ("a much longer one: \\u00fc\\n\\udcff", "short"),
+    ("x", "x"),
+    ("gone", None),
+]
+for mine in [records[not workers.is_chief()] for records in both]:
+    if mine is None:
         break
     try:
         chief = workers.agree(
-            strategy, record, lambda mine, its: [mine] if mine != its else []
+            strategy, mine, lambda mine, its: [mine] if mine != its else []
         )
         print("agreed on", chief)
     except UsageError as error:
@@ -127,35 +132,29 @@ class SameTrainingTest(tf.test.TestCase):
         cls.folder = pathlib.Path(
             cls.enterClassContext(tempfile.TemporaryDirectory())
         )
-        # One process for both: most of its time is start-up.
-        cls.alone, cls.two_devices = cls.train((["one.npz", "two.npz"], {}))
+        # Side by side: most of their time is start-up.
+        cls.one = start([*("-c", SCRIPT), *cls.paths("one", "two")])
+        cls.workers = [
+            start(["-c", SCRIPT + AGREEMENT, *cls.paths(name)], **environment)
+            for name, environment in zip(
+                ("first", "second"), worker_environments(2), strict=True
+            )
+        ]
+        cls.outputs = []
+        for process in (cls.one, *cls.workers):
+            stdout, stderr = process.communicate(timeout=240)
+            assert process.returncode == 0, stderr
+            cls.outputs.append(stdout)
+        cls.alone = cls.read("one")
 
     @classmethod
-    def train(cls, *jobs):
-        """Trains in processes side by side.
+    def paths(cls, *names):
+        return [cls.folder / f"{name}.npz" for name in names]
 
-        Args:
-          *jobs: For each process the names of its files, the first for one
-            device, the second for two, and what is in its environment.
-
-        Returns:
-          What is in the files.
-        """
-        processes = [
-            start(
-                ["-c", SCRIPT, *(cls.folder / name for name in names)],
-                **environment,
-            )
-            for names, environment in jobs
-        ]
-        for process in processes:
-            _, stderr = process.communicate(timeout=240)
-            assert process.returncode == 0, stderr
-        return [
-            dict(np.load(cls.folder / name))
-            for names, _ in jobs
-            for name in names
-        ]
+    @classmethod
+    def read(cls, name):
+        """Returns what a process wrote."""
+        return dict(np.load(*cls.paths(name)))
 
     def assert_same_training(self, results):
         self.assertEqual(self.alone["num_replicas"], 1)
@@ -170,43 +169,24 @@ class SameTrainingTest(tf.test.TestCase):
             )
 
     def test_two_devices(self):
-        self.assert_same_training([self.two_devices])
+        self.assert_same_training([self.read("two")])
 
     def test_two_workers(self):
-        first, second = self.train(
-            *(
-                ([f"worker_{index}.npz"], environment)
-                for index, environment in enumerate(worker_environments(2))
-            )
-        )
+        first, second = self.read("first"), self.read("second")
         self.assert_same_training([first, second])
         self.assertAllEqual(first["weights"], second["weights"])
 
-
-class AgreementTest(tf.test.TestCase):
-    def test_two_workers(self):
+    def test_what_workers_agree_on(self):
         """Whatever they have, both say the same, and both go on."""
-        records = [
-            ["same", "first", "a much longer one: \u00fc\n\udcff", "x", "last"],
-            ["same", "second", "short", "x", None],
-        ]
-        processes = [
-            start(["-c", AGREEMENT, json.dumps(mine)], **environment)
-            for mine, environment in zip(
-                records, worker_environments(2), strict=True
-            )
-        ]
-        outputs = [process.communicate(timeout=240) for process in processes]
-        (first, stderr), (second, _) = outputs
+        _, first, second = self.outputs
+        differs = "worker 1 differs from worker 0: {}; all workers must train"
         expected = [
             "agreed on same",
-            "worker 1 differs from worker 0: second; all workers must train "
-            "alike",
-            "worker 1 differs from worker 0: short; all workers must train "
-            "alike",
+            f"{differs.format('second')} alike",
+            f"{differs.format('short')} alike",
             "agreed on x",
         ]
-        self.assertEqual(first.splitlines(), [*expected, "gone"], stderr)
+        self.assertEqual(first.splitlines(), [*expected, "gone"])
         self.assertEqual(second.splitlines(), expected)
 
 
