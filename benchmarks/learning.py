@@ -39,15 +39,13 @@ def main() -> None:
 
     runtime.configure()
     import keras
-    import tensorflow as tf
 
     from tf_realnvp import RealNVP, data, initialization
     from tf_realnvp.serving import export
-    from tf_realnvp.training.trainer import (
-        Trainer,
-        bits_from_nats,
-        learning_rate,
-    )
+    from tf_realnvp.training import loop
+    from tf_realnvp.training.metrics import bits_from_nats
+    from tf_realnvp.training.optimizers import learning_rate
+    from tf_realnvp.training.trainer import Trainer
 
     if flags.precision == "auto":
         flags.precision = runtime.native_precision()
@@ -64,13 +62,14 @@ def main() -> None:
         learning_rate(
             flags.lr, flags.steps, flags.warmup_steps, flags.lr_schedule
         ),
-        flags.clip_grad,
-        flags.seed,
-        flags.precision,
+        clip_grad=flags.clip_grad,
+        seed=flags.seed,
+        precision=flags.precision,
         ema=flags.ema,
     )
     if not flags.identity:
-        initialization.initialize(model, dataset, flags.seed)
+        images = next(iter(dataset.train_batches(128, flags.seed, epoch=0)))
+        initialization.initialize(model, images, flags.seed)
     num_test = min(flags.test_images, dataset.num_test)
     test_set = dataclasses.replace(
         dataset, test=dataset.test.take(num_test), num_test=num_test
@@ -83,7 +82,7 @@ def main() -> None:
     def evaluate():
         nonlocal evaluation
         start = time.monotonic()
-        bits = bits_from_nats(trainer.evaluate(test_set))
+        bits = bits_from_nats(loop.evaluate(trainer, test_set))
         evaluation += time.monotonic() - start
         print(
             f"| {seconds():.0f} | {trainer.num_steps} | {bits:.3f} |",
@@ -95,7 +94,7 @@ def main() -> None:
     evaluate()
     batches = iter(dataset.train_batches(flags.batch_size, flags.seed, 1))
     while trainer.num_steps < flags.steps and seconds() < 60 * flags.minutes:
-        trainer._train_steps(batches, tf.constant(1))
+        trainer.train(batches)
         if trainer.num_steps % flags.every == 0:
             evaluate()
     if trainer.num_steps % flags.every:

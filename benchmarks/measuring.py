@@ -1,5 +1,6 @@
 """What the benchmarks have in common."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -33,8 +34,4 @@ def training_steps(trainer, batch_size: int) -> Callable[[int], None]:
     )
     images = tf.cast(images, tf.uint8)
     batches = iter(tf.data.Dataset.from_tensors(images).repeat())
-
-    def run(num_steps):
-        trainer._train_steps(batches, tf.constant(num_steps)).numpy()
-
-    return run
+    return functools.partial(trainer.train, batches)

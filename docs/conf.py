@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import sys
-import tomllib
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
@@ -15,11 +14,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # The API reference is that of this checkout.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import tf_realnvp  # noqa: E402
+
 project = "tf_realnvp"
 author = copyright = "The tf_realnvp authors"
-release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-    "version"
-]
+release = tf_realnvp.__version__
 
 extensions = [
     "myst_parser",

@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tf_realnvp import checks
-
-tfb = tfp.bijectors
 
 
 def checkerboard_mask(

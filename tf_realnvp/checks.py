@@ -60,10 +60,14 @@ class RealNumber:
         return (
             isinstance(value, numbers.Real)
             and not isinstance(value, bool)
-            and (self.low < value or (self.includes_low and self.low == value))
-            and (value <= FLOAT32_MAX if self.below is None else True)
-            and (self.below is None or value < self.below)
+            and self._is_inside(float(value))
         )
+
+    def _is_inside(self, value):
+        is_above = value > self.low or (self.includes_low and value == self.low)
+        if self.below is None:
+            return is_above and value <= FLOAT32_MAX
+        return is_above and value < self.below
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,10 @@
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tf_realnvp.bijectors import AffineCoupling, FactorOut
 from tf_realnvp.model import RealNVP
-
-tfb = tfp.bijectors
 
 _KERNEL_SIZE = 3
 # What is fitted to fewer positions than this times the unknowns stays.

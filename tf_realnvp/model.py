@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tf_realnvp import (
     assertions,
@@ -16,9 +18,6 @@ from tf_realnvp import (
     networks,
     rematerialization,
 )
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 
 class RealNVP(tf.Module):
@@ -142,7 +141,7 @@ class RealNVP(tf.Module):
         )
         self._couplings = couplings
         # From image to latents, the order of the inverse; the last scale first.
-        steps = couplings[-4:]
+        steps: list[tfb.Bijector] = list(couplings[-4:])
         for scale in reversed(range(self.num_scales - 1)):
             checkerboards = couplings[6 * scale : 6 * scale + 3]
             channels = couplings[6 * scale + 3 : 6 * scale + 6]

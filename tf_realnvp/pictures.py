@@ -110,8 +110,9 @@ def look(content: bytes) -> Header:
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's own.
         raise PictureError(
-            f"it is too large: more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
+            f"it is too large: more than {limit:,} pixels"
         ) from error
     except Exception as error:  # Pillow raises nearly anything.
         raise PictureError("it is damaged") from error
@@ -128,7 +129,7 @@ def _look_at_jpeg(content):
 def _look_at_png(content):
     orientation = 1
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        if image.is_animated:
+        if getattr(image, "is_animated", False):
             raise PictureError("it is animated")
         image.verify()
     if any(mark in content for mark in _EXIF_IN_PNG):

@@ -43,7 +43,7 @@ def save_loss_curve(
     axes.set_title(title, parse_math=False)
     axes.set_xlabel("epoch")
     axes.set_ylabel("negative log-likelihood (bits/dim)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     with files.replace_file(path) as new, warnings.catch_warnings():

@@ -203,7 +203,9 @@ def _read(path) -> tuple[list[_Module], list[str]]:
       The couplings, in their order, and a line about each array that belongs to
       none of them.
     """
-    couplings, convolutions, superfluous = {}, {}, []
+    couplings: dict[str, _Module] = {}
+    convolutions: dict[str, _Module] = {}
+    superfluous = []
     for key, array in _read_arrays(path).items():
         for parts, modules in (
             (_COUPLING_PARTS, couplings),
@@ -261,7 +263,7 @@ def _sizes(couplings: list[_Module]) -> _Sizes | None:
     num_blocks, rest = divmod(len(convolutions) - 2, 3)
     if rest or num_blocks < 1:
         return None
-    shape = np.shape(convolutions[0].arrays.get("weight_v"))
+    shape = np.shape(convolutions[0].arrays.get("weight_v", ()))
     if len(shape) != 4 or shape[2:] != (3, 3) or shape[0] % 2:
         return None
     return _Sizes(shape[0], num_blocks, shape[1])

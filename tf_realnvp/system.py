@@ -20,7 +20,7 @@ import signal
 try:
     import fcntl
 except ImportError:
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 SIGNALS = tuple(
     getattr(signal, name)

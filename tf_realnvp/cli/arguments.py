@@ -6,6 +6,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 from tf_realnvp import files
 from tf_realnvp.checks import OneOf, RealNumber, WholeNumber
@@ -78,14 +79,13 @@ def add_setting(
       text: What it is for.
     """
     allowed = field.metadata.get("allowed")
+    kind: dict[str, Any] = {"metavar": metavar, "type": str}
     if field.type is bool:
         kind = {"action": "store_true", "default": None}
     elif isinstance(allowed, OneOf):
         kind = {"choices": allowed.choices}
-    elif allowed is None:
-        kind = {"metavar": metavar}
-    else:
-        kind = {"metavar": metavar, "type": number(allowed)}
+    elif allowed is not None:
+        kind["type"] = number(allowed)
     parser.add_argument(f"--{field.name}", help=text, **kind)
 
 

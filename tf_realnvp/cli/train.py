@@ -263,7 +263,7 @@ def _run(flags, start):
     """Does what the command does: checks, trains, writes the results."""
     config = _config(flags)
     if runtime.is_one_of_many():
-        _check_workers(config)
+        _check_workers(flags)
         is_chief = workers.is_chief()
         if is_chief:
             print("waiting for the other workers", flush=True)
@@ -284,7 +284,7 @@ def _run(flags, start):
         made = files.missing(output)
         try:
             arguments.check_writable(output, "--output_dir")
-            config = _settle(config, run)
+            config = _settle(config, run, flags.seed is not None)
             _train(config, run, flags.resume, start)
         finally:
             if not run.exists:
@@ -297,6 +297,8 @@ def _config(flags):
         field.name: getattr(flags, field.name)
         for field in dataclasses.fields(TrainingConfig)
     }
+    if settings["seed"] is None:
+        settings["seed"] = random.SystemRandom().randrange(2**32)
     if settings["run_dir"] is None:
         name = flags.dataset
         if os.path.isdir(os.path.expanduser(name)):
@@ -314,22 +316,22 @@ def _config(flags):
     return config
 
 
-def _check_workers(config):
+def _check_workers(flags):
     """Checks what several workers cannot do as one process can."""
-    if config.seed is None:
+    if flags.seed is None:
         raise UsageError("argument --seed: several workers need the same seed")
-    if config.devices is not None:
+    if flags.devices is not None:
         raise UsageError(
             "argument --devices: each of several workers trains on all GPUs "
             "that it sees (CUDA_VISIBLE_DEVICES), or on one CPU"
         )
 
 
-def _settle(config, run):
+def _settle(config, run, has_seed):
     """Decides what the command line leaves open, and sets up TensorFlow."""
     if run.exists:
         # What the command line leaves to chance or to the machine stays.
-        if config.seed is None:
+        if not has_seed:
             config = dataclasses.replace(config, seed=run.config.seed)
         if config.precision == "auto":
             config = dataclasses.replace(config, precision=run.config.precision)
@@ -341,9 +343,6 @@ def _settle(config, run):
                     f"flags: {', '.join(differences)}"
                 )
             )
-    if config.seed is None:
-        seed = random.SystemRandom().randrange(2**32)
-        config = dataclasses.replace(config, seed=seed)
     if not runtime.is_one_of_many():  # Else it was done before.
         runtime.configure(config.devices or 1, config.deterministic)
     if config.precision == "auto":

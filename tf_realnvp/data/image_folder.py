@@ -214,7 +214,7 @@ def _split(
     pictures: list[_Picture],
 ) -> tuple[list[_Picture], list[_Picture]]:
     """Returns the pictures for training and those for testing."""
-    folders = {}
+    folders: dict[str, list[_Picture]] = {}
     for picture in pictures:
         folder, *rest = pathlib.PurePath(picture.name).parts
         folders.setdefault(folder if rest else "", []).append(picture)
@@ -235,8 +235,7 @@ def _split(
 
 def _hash(name: str) -> float:
     """Returns a number in [0, 1) that depends on nothing but the name."""
-    name = os.fsencode(pathlib.PurePath(name).as_posix())
-    digest = hashlib.sha256(name).digest()
+    digest = hashlib.sha256(_encode(name)).digest()
     return int.from_bytes(digest[:4], "big") / 2**32
 
 
@@ -245,8 +244,12 @@ def _fingerprint(train: list[_Picture], test: list[_Picture]) -> str:
     digest = hashlib.sha256()
     for split in (train, test):
         for name, _, content in sorted(split):
-            name = os.fsencode(pathlib.PurePath(name).as_posix())
             # No name has a zero byte in it.
-            digest.update(name + b"\0" + content)
+            digest.update(_encode(name) + b"\0" + content)
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def _encode(name: str) -> bytes:
+    """Returns a path as the same bytes on all systems."""
+    return os.fsencode(pathlib.PurePath(name).as_posix())

@@ -103,15 +103,15 @@ def load(
       DataError: If TFDS does not know the name, the data set has no images, or
         there is no way to them. Whatever goes wrong in TFDS becomes one.
     """
-    data_dir = pathlib.Path(data_dir).expanduser().absolute()
+    folder = pathlib.Path(data_dir).expanduser().absolute()
     builder_name = _BUILDERS.get(name, name)
     builder = None
     try:
         with _quiet():
-            builder = _find(builder_name, data_dir)
+            builder = _find(builder_name, folder)
             key = _image_key(builder)
             if not builder.is_prepared():
-                _prepare(builder, data_dir)
+                _prepare(builder, folder)
             train, test = _splits(builder)
             decode, image_shape = _decoder(
                 builder, key, image_size, _CROPS.get(name)
@@ -123,7 +123,7 @@ def load(
     except Exception as error:  # TFDS raises nearly anything.
         homepage = _HOMEPAGES.get(name) or (builder and builder.info.homepage)
         raise DataError(
-            _explain(name, builder_name, homepage, data_dir, error)
+            _explain(name, builder_name, homepage, folder, error)
         ) from error
     return ImageDataset(
         name=re.sub(r"[^\w.-]+", "_", name),
@@ -315,7 +315,7 @@ def _read(builder, split: str, part: str = "") -> _Records:
 
     # Not by as_dataset, which parses as it reads: 20 times as slow.
     dataset = tf.data.Dataset.from_tensor_slices(
-        (list(paths), np.int64(skips), np.int64(takes))
+        (list(paths), np.array(skips, np.int64), np.array(takes, np.int64))
     ).flat_map(records)
     return _Records(
         split + part, dataset, selected.num_examples, size / info.num_examples

@@ -54,7 +54,7 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(
             history=_History(trainer), **trainer.state
         )
-        self._manager = None
+        self._manager: tf.train.CheckpointManager | None = None
 
     def save(self) -> None:
         """Writes a new checkpoint, then removes the oldest of many.

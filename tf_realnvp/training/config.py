@@ -18,14 +18,14 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 SCHEDULES = ("constant", "cosine")
 
 # What depends on the data set where nothing is said.
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "CIFAR10": {"epochs": 350},
     "CelebA": {"epochs": 50},
     "digits": {"epochs": 50, "lr": 1e-3, "filters": 32, "num_blocks": 2},
     "fashion_mnist": {"epochs": 50},
 }
 NAMED_DATASETS = tuple(_DEFAULTS)
-_DEFAULTS_OF_OTHERS = {
+_DEFAULTS_OF_OTHERS: dict[str, Any] = {
     "epochs": 100,
     "lr": 3e-4,
     "filters": 128,
@@ -94,8 +94,7 @@ class TrainingConfig:
       ema: As for `Trainer`.
       batch_size: Images in a step, on all devices together.
       clip_grad: As for `Trainer`.
-      seed: Of the weights, the order of the images and the noise; `None` if it
-        is still to be drawn.
+      seed: Of the weights, the order of the images and the noise.
       max_steps: Number of steps after which training stops, if not before.
       filters: As for `RealNVP`.
       num_blocks: As for `RealNVP`.
@@ -126,7 +125,7 @@ class TrainingConfig:
     ema: float | None = _setting(RealNumber(below=1.0), None)
     batch_size: int = _setting(WholeNumber(1), 64)
     clip_grad: float | None = _setting(RealNumber(), None)
-    seed: int | None = _setting(WholeNumber(0, 2**32 - 1), None)
+    seed: int = _setting(WholeNumber(0, 2**32 - 1), 0)
     max_steps: int | None = _setting(WholeNumber(1), None)
     filters: int = _setting(WholeNumber(2, even=True))
     num_blocks: int = _setting(WholeNumber(1))
@@ -158,9 +157,9 @@ class TrainingConfig:
             if allowed is not None:
                 checks.check(value, field.name, allowed)
             elif type(value) is not field.type:
+                kind = "`True` or `False`" if field.type is bool else "a string"
                 raise ValueError(
-                    f"`{field.name}` must be of type {field.type.__name__}, "
-                    f"got {checks.short(value)}."
+                    f"`{field.name}` must be {kind}, got {checks.short(value)}."
                 )
         if not self.dataset:
             raise ValueError("`dataset` must be a name, got an empty one.")

@@ -114,7 +114,7 @@ def _draw_curve(
         path,
         {
             "training (mean over the epoch)": [
-                (m.epoch, bits_from_nats(m.train_loss)) for m in history[1:]
+                (m.epoch, m.bits_per_dim()["train"]) for m in history[1:]
             ],
             history[-1].held_out_split: [
                 (m.epoch, bits_from_nats(m.held_out_loss)) for m in history

@@ -139,10 +139,9 @@ class Session:
           FailureError: If something went wrong that the user should know of.
         """
         config, trainer = self._config, self._trainer
-        if self._run is None:
-            observer = loop.Observer()
-        else:
-            observer = _Recorder(config, self._run, trainer, self._checkpoints)
+        recorder = None
+        if self._run is not None:
+            recorder = _Recorder(config, self._run, trainer, self._checkpoints)
         with _explaining(self._dataset):
             is_done = loop.fit(
                 trainer,
@@ -150,11 +149,11 @@ class Session:
                 config.epochs,
                 config.batch_size,
                 config.max_steps,
-                observer,
+                recorder,
                 should_stop,
             )
-            if self._run is not None:
-                observer.finish(is_done)
+            if recorder is not None:
+                recorder.finish(is_done)
         if should_stop():
             print(
                 f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
@@ -162,8 +161,8 @@ class Session:
                 flush=True,
             )
             return False
-        if self._run is not None:
-            observer.print_summary(start)
+        if recorder is not None:
+            recorder.print_summary(start)
         return True
 
     def write_results(self) -> None:
@@ -214,7 +213,7 @@ class _Recorder(loop.Observer):
         self._saved = trainer.history[-1:]
         self._evaluation_seconds = 0.0
         self._step = trainer.num_steps
-        self._first_step_done = None
+        self._first_step_done: float | None = None
 
     def progress(self, title, num_steps):
         return Progress(title, num_steps)

@@ -48,7 +48,7 @@ class Summaries:
         self._decode = tf.function(
             trainer.evaluated_model().decode, autograph=False
         )
-        self._step_of_samples = None
+        self._step_of_samples: int | None = None
         self._start_clock()
 
     def _start_clock(self):

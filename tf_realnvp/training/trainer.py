@@ -84,7 +84,7 @@ class Trainer(tf.Module):
         accumulate = checks.whole_number(accumulate, "accumulate", 1)
         self.model = model
         self.seed = seed
-        self.history = []
+        self.history: list[Metrics] = []
         self.optimizer = FusedAdam(
             learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
         )
@@ -115,11 +115,11 @@ class Trainer(tf.Module):
             tf.random.experimental.stateless_fold_in(noise_seed, stream)
             for stream in (0, 1)
         )
-        self._loss_and_gradients = tf.function(
+        self._gradient_function = tf.function(
             self._loss_and_gradients, autograph=False, jit_compile=jit
         )
-        self._train = tf.function(self._train, autograph=False)
-        self._test = tf.function(self._test, autograph=False)
+        self._train_function = tf.function(self._train, autograph=False)
+        self._test_function = tf.function(self._test, autograph=False)
 
     def evaluated_model(self) -> RealNVP:
         """Returns the model that the training has come to.
@@ -219,7 +219,9 @@ class Trainer(tf.Module):
           DivergedError: If `MAX_SKIPPED_IN_A_ROW` steps were not finite.
         """
         with runtime.tensor_float_32(self._allows_tf32):
-            skipped_in_a_row = self._train(batches, tf.constant(num_steps))
+            skipped_in_a_row = self._train_function(
+                batches, tf.constant(num_steps)
+            )
         if int(skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
                 "the loss or its gradient was not finite in the "
@@ -247,7 +249,7 @@ class Trainer(tf.Module):
           number of these images.
         """
         with runtime.tensor_float_32(False):
-            total, num_images = self._test(
+            total, num_images = self._test_function(
                 batches, tf.constant(num_steps), tf.constant(total, tf.float64)
             )
         return float(total), int(num_images)
@@ -364,12 +366,12 @@ class Trainer(tf.Module):
         """Sums loss and gradients over parts of a batch, one after another."""
         parts = self._accumulate
         if parts == 1:
-            return self._loss_and_gradients(points, batch_size)
+            return self._gradient_function(points, batch_size)
         size = tf.shape(points)[0]
 
         def add(index, *sums):
             begin, end = size * index // parts, size * (index + 1) // parts
-            loss, gradients = self._loss_and_gradients(
+            loss, gradients = self._gradient_function(
                 points[begin:end], batch_size
             )
             new = [x + y for x, y in zip(sums, [loss, *gradients], strict=True)]

@@ -1,6 +1,7 @@
 """Several processes that train one model: how they meet, and agree."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -8,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from tf_realnvp.errors import FailureError, UsageError, printable
 
@@ -21,7 +22,8 @@ _MAX_MINUTES = 10  # From the first worker's start to the last one's.
 _SECONDS_BETWEEN_TRIES = 0.2
 
 
-class _Job(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Job:
     """What `TF_CONFIG` says.
 
     Attributes:
@@ -49,13 +51,13 @@ def _job():
     try:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
-        names, addresses = [], []
+        workers, addresses = [], []
         for kind in _KINDS:
             for index, address in enumerate(cluster.get(kind, [])):
                 host, port = address.rsplit(":", 1)
-                names.append((kind, index))
+                workers.append((kind, index))
                 addresses.append((host.strip("[]"), int(port)))
-        index = names.index((task["type"], task["index"]))
+        index = workers.index((task["type"], task["index"]))
         is_good = type(task["index"]) is int
         is_good = is_good and all(0 < port < 2**16 for _, port in addresses)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -66,7 +68,7 @@ def _job():
             f"one such as {_EXAMPLE}, or unset it to train on this machine "
             "alone"
         )
-    names = [f"{kind} {number}" for kind, number in names]
+    names = [f"{kind} {number}" for kind, number in workers]
     return _Job(names, addresses, index)
 
 
@@ -118,7 +120,7 @@ def _listening(port):
     except OSError as error:
         raise UsageError(
             f"the environment variable TF_CONFIG: cannot listen on port {port} "
-            f"of this machine: {os.strerror(error.errno)}"
+            f"of this machine: {error.strerror}"
         ) from error
 
 
