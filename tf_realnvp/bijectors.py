@@ -163,20 +163,7 @@ class AffineCoupling(_SinglePassBijector):
         """
         parameters = dict(locals())
         mask = np.asarray(mask)
-        if mask.dtype != np.bool_:
-            raise TypeError(f"`mask` must be boolean, got dtype {mask.dtype}.")
-        if mask.ndim < 1:
-            raise ValueError(
-                "`mask` must have at least one axis, got a scalar."
-            )
-        if not callable(network):
-            raise TypeError(f"`network` must be callable, got {network!r}.")
-        for key, value in (("rescale", rescale), ("reshift", reshift)):
-            shape = tf.TensorShape(getattr(value, "shape", np.shape(value)))
-            if not shape.is_compatible_with([]):
-                raise ValueError(
-                    f"`{key}` must be a scalar, got shape {shape}."
-                )
+        _check_coupling(mask, network, rescale, reshift)
         with tf.name_scope(name) as name:
             self._mask = mask
             self._network = network
@@ -225,26 +212,24 @@ class AffineCoupling(_SinglePassBijector):
         with tf.control_dependencies(self._event_shape_assertions(event)):
             kept = tf.where(self._mask, event, zero)
         outputs = self._network(tf.reshape(kept, (-1,) + self._mask.shape))
-        expected = self._mask.shape[:-1] + (2 * self._mask.shape[-1],)
-        if not outputs.shape[1:].is_compatible_with(expected):
-            raise ValueError(
-                f"`network` must return a tensor of shape {(None,) + expected}"
-                f" for events of shape {self._mask.shape}, got {outputs.shape}."
-            )
-        scale, shift = tf.split(tf.cast(outputs, event.dtype), 2, axis=-1)
+        outputs = tf.cast(self._check_outputs(outputs), event.dtype)
+        scale, shift = tf.split(outputs, 2, axis=-1)
+        rescale, reshift = (
+            tf.cast(value, event.dtype)
+            for value in (self._rescale, self._reshift)
+        )
         log_scale = tf.where(
-            self._mask,
-            zero,
-            tf.cast(self._rescale, event.dtype) * tf.tanh(scale)
-            + tf.cast(self._reshift, event.dtype),
+            self._mask, zero, rescale * tf.tanh(scale) + reshift
         )
         shape = tf.shape(event)
         return tf.reshape(log_scale, shape), tf.reshape(shift, shape)
 
+    def _sum_over_event(self, value):
+        return tf.reduce_sum(value, axis=range(-self._mask.ndim, 0))
+
     def _event_shape_assertions(self, event):
         """Checks the event's shape now if it is known, else at run time."""
-        ndims = self._mask.ndim
-        event_shape = event.shape[-ndims:]
+        event_shape = event.shape[-self._mask.ndim :]
         if not event_shape.is_compatible_with(self._mask.shape):
             raise ValueError(
                 f"The event's shape must be that of the mask, "
@@ -254,14 +239,21 @@ class AffineCoupling(_SinglePassBijector):
             return []
         return [
             tf.debugging.assert_equal(
-                tf.shape(event)[-ndims:],
+                tf.shape(event)[-self._mask.ndim :],
                 self._mask.shape,
                 message="The event's shape must be that of the mask.",
             )
         ]
 
-    def _sum_over_event(self, value):
-        return tf.reduce_sum(value, axis=range(-self._mask.ndim, 0))
+    def _check_outputs(self, outputs):
+        """Returns what the network returned, if it has the right shape."""
+        expected = self._mask.shape[:-1] + (2 * self._mask.shape[-1],)
+        if not outputs.shape[1:].is_compatible_with(expected):
+            raise ValueError(
+                f"`network` must return a tensor of shape {(None,) + expected}"
+                f" for events of shape {self._mask.shape}, got {outputs.shape}."
+            )
+        return outputs
 
 
 class Squeeze(tfb.Bijector):
@@ -443,6 +435,20 @@ class FactorOut(_SinglePassBijector):
                 f"{new_first.shape}."
             )
         return new_first
+
+
+def _check_coupling(mask, network, rescale, reshift):
+    """Checks the arguments of an `AffineCoupling`."""
+    if mask.dtype != np.bool_:
+        raise TypeError(f"`mask` must be boolean, got dtype {mask.dtype}.")
+    if mask.ndim < 1:
+        raise ValueError("`mask` must have at least one axis, got a scalar.")
+    if not callable(network):
+        raise TypeError(f"`network` must be callable, got {network!r}.")
+    for name, value in (("rescale", rescale), ("reshift", reshift)):
+        shape = tf.TensorShape(getattr(value, "shape", np.shape(value)))
+        if not shape.is_compatible_with([]):
+            raise ValueError(f"`{name}` must be a scalar, got shape {shape}.")
 
 
 def _flatten_batch(images):
