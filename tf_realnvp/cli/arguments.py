@@ -65,27 +65,24 @@ def is_folder(text: str) -> bool:
 
 
 def add_setting(
-    parser: argparse.ArgumentParser,
-    field: dataclasses.Field,
-    metavar: str | None,
-    text: str,
+    parser: argparse.ArgumentParser, field: dataclasses.Field, text: str
 ) -> None:
     """Adds the flag of a setting, which is `None` where it is not given.
 
     Args:
       parser: The parser.
       field: The setting's field of `TrainingConfig`.
-      metavar: What stands for its value; `None` for a switch or for choices.
       text: What it is for.
     """
     allowed = field.metadata.get("allowed")
-    kind: dict[str, Any] = {"metavar": metavar, "type": str}
+    kind: dict[str, Any] = {"metavar": "DIR"}
     if field.type is bool:
         kind = {"action": "store_true", "default": None}
     elif isinstance(allowed, OneOf):
         kind = {"choices": allowed.choices}
     elif allowed is not None:
-        kind["type"] = number(allowed)
+        metavar = "N" if isinstance(allowed, WholeNumber) else "X"
+        kind = {"metavar": metavar, "type": number(allowed)}
     parser.add_argument(f"--{field.name}", help=text, **kind)
 
 

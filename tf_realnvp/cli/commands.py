@@ -65,20 +65,14 @@ def _add_sample(add):
         "realnvp_digits --n 36 --temperature 0.8 --seed 1 --out grid.png",
         "draw new images",
     )
-    command.add_argument(
-        "--n",
-        type=arguments.number(WholeNumber(1)),
-        default=36,
-        metavar="N",
-        help="number of images (default: 36)",
-    )
-    command.add_argument(
-        "--temperature",
-        type=arguments.number(RealNumber(includes_low=True)),
-        default=1.0,
-        metavar="T",
-        help="factor on the standard deviation of the latents; below 1 images "
-        "are less varied (default: 1)",
+    _add_number(command, "n", WholeNumber(1), 36, "number of images")
+    _add_number(
+        command,
+        "temperature",
+        RealNumber(includes_low=True),
+        1.0,
+        "factor on the standard deviation of the latents; below 1 images "
+        "are less varied",
     )
     _add_seed(command, None, "of the images")
     _add_out(
@@ -115,25 +109,22 @@ standard error, which comes from the choice of the test images.""",
         metavar="DIR",
         help="folder of TensorFlow Datasets' copies (default: datasets)",
     )
-    command.add_argument(
-        "--max_images",
-        type=arguments.number(WholeNumber(2)),
-        metavar="N",
-        help="use the first N test images (default: all)",
+    _add_number(
+        command,
+        "max_images",
+        WholeNumber(2),
+        None,
+        "use the first N test images (default: all)",
     )
-    command.add_argument(
-        "--importance_samples",
-        type=arguments.number(WholeNumber(1)),
-        default=1,
-        metavar="K",
-        help="draws of noise for each image (default: 1)",
+    _add_number(
+        command,
+        "importance_samples",
+        WholeNumber(1),
+        1,
+        "draws of noise for each image",
     )
-    command.add_argument(
-        "--batch_size",
-        type=arguments.number(WholeNumber(1)),
-        default=64,
-        metavar="N",
-        help="images evaluated at once (default: 64)",
+    _add_number(
+        command, "batch_size", WholeNumber(1), 64, "images evaluated at once"
     )
     _add_seed(command, 0, "of the noise")
 
@@ -149,19 +140,14 @@ Draws a strip of images whose latents lie on the arc between those of the two
 pictures (spherical interpolation), which are at its ends.""",
     )
     _add_pictures(command, 2)
-    command.add_argument(
-        "--steps",
-        type=arguments.number(WholeNumber(2)),
-        default=8,
-        metavar="N",
-        help="number of images, both pictures included (default: 8)",
-    )
-    _add_out(
+    _add_number(
         command,
-        "interpolation.png",
-        "PNG file for the strip",
-        _png,
+        "steps",
+        WholeNumber(2),
+        8,
+        "number of images, both pictures included",
     )
+    _add_out(command, "interpolation.png", "PNG file for the strip", _png)
 
 
 def _add_manifold(add):
@@ -182,12 +168,8 @@ the pictures themselves are among the images: the first at the top left, the
 second in its row, the third in its column, the fourth below the second.""",
     )
     _add_pictures(command, 4)
-    command.add_argument(
-        "--size",
-        type=arguments.number(WholeNumber(2)),
-        default=8,
-        metavar="N",
-        help="rows and columns of the grid (default: 8)",
+    _add_number(
+        command, "size", WholeNumber(2), 8, "rows and columns of the grid"
     )
     _add_out(command, "manifold.png", "PNG file for the grid", _png)
 
@@ -204,20 +186,11 @@ latents, which is the same; and what comes back when those that the model
 factors out half-way are drawn anew. The latter shows what the others hold.""",
     )
     _add_pictures(command, "+")
-    command.add_argument(
-        "--draws",
-        type=arguments.number(WholeNumber(1)),
-        default=6,
-        metavar="N",
-        help="number of draws for each picture (default: 6)",
+    _add_number(
+        command, "draws", WholeNumber(1), 6, "number of draws for each picture"
     )
     _add_seed(command, 0, "of the draws")
-    _add_out(
-        command,
-        "reconstructions.png",
-        "PNG file for the grid",
-        _png,
-    )
+    _add_out(command, "reconstructions.png", "PNG file for the grid", _png)
 
 
 def _add_score(add):
@@ -240,15 +213,20 @@ and bits_per_dim. Files that can't be read are named, and left out.""",
     _add_out(command, "scores.csv", "CSV file", arguments.file(".csv"))
 
 
-def _add_seed(command, default, of_what):
-    text = "one is drawn and printed" if default is None else default
+def _add_number(command, name, allowed, default, text):
     command.add_argument(
-        "--seed",
-        type=arguments.number(WholeNumber(0, 2**32 - 1)),
+        f"--{name}",
+        type=arguments.number(allowed),
         default=default,
-        metavar="N",
-        help=f"seed {of_what} (default: {text})",
+        metavar="N" if isinstance(allowed, WholeNumber) else "X",
+        help=text if default is None else f"{text} (default: {default:g})",
     )
+
+
+def _add_seed(command, default, of_what):
+    drawn = " (default: one is drawn and printed)" if default is None else ""
+    seeds = WholeNumber(0, 2**32 - 1)
+    _add_number(command, "seed", seeds, default, f"seed {of_what}{drawn}")
 
 
 def _add_out(command, default, text, parse):

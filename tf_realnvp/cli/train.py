@@ -17,7 +17,6 @@ from tf_realnvp.training.config import NAMED_DATASETS, TrainingConfig
 # TensorFlow takes seconds to import: `session` does so, which is imported when
 # it is clear that the command line makes sense.
 
-
 _DESCRIPTION = """\
 Trains RealNVP, a normalizing flow, on images.
 
@@ -39,6 +38,92 @@ CIFAR10 and CelebA are downloaded into --data_dir by TensorFlow Datasets, or
 read from a copy that it prepared there before, or built from archives in
 --data_dir/manual. digits comes with scikit-learn and needs no network.
 """
+
+# What the settings are for, in the order of `--help`.
+_HELP = {
+    "image_size": (
+        "crop images to their central square and resize that to N x N, an even "
+        "number (default: as they are if all are alike and at most 64, else 32)"
+    ),
+    "flip": "mirror training images left to right at random",
+    "num_validation": (
+        "keep N training images out, save the model of the epoch that was best "
+        "on them, and evaluate only that on the test images (default: train on "
+        "all, evaluate on the test images after every epoch)"
+    ),
+    "epochs": "passes over the training images (default: {epochs})",
+    "lr": (
+        "learning rate of the Adam optimizer (default: 3e-4, for digits 1e-3)"
+    ),
+    "lr_schedule": (
+        "cosine lowers the learning rate to zero by the last step (default: "
+        "constant)"
+    ),
+    "warmup_steps": (
+        "raise the learning rate over the first N steps (default: 0)"
+    ),
+    "ema": (
+        "evaluate and save a moving average of the weights, which keeps this "
+        "part of itself in each step, such as 0.999 (default: none)"
+    ),
+    "batch_size": (
+        "images in a training step, on all devices together (default: 64)"
+    ),
+    "clip_grad": "scale gradients down to this global norm (default: never)",
+    "seed": (
+        "seed of the weights, the order of the images and the noise; the same "
+        "seed gives the same run (default: one is drawn and printed)"
+    ),
+    "max_steps": (
+        "stop after so many training steps, evaluate and save (default: train "
+        "all epochs)"
+    ),
+    "filters": (
+        "channels inside the coupling networks, an even number (default: 128, "
+        "for digits 32)"
+    ),
+    "num_blocks": (
+        "residual blocks of a coupling network (default: 8, for digits 2)"
+    ),
+    "num_scales": (
+        "resolutions that couplings work at, each half the one before "
+        "(default: 2)"
+    ),
+    "precision": (
+        "what the coupling networks compute in while training; tf32 is float32 "
+        "that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is bfloat16 "
+        "where the hardware computes it natively, else float32; evaluation and "
+        "the saved model are always float32 (default: auto)"
+    ),
+    "deterministic": (
+        "use only operations that give the same bits each time, on GPUs as "
+        "well, where some are slower; CPUs give the same bits without"
+    ),
+    "accumulate": (
+        "compute the gradient in N parts of the batch, one after another, to "
+        "train in less memory (default: 1)"
+    ),
+    "recompute": "compute parts of the networks twice, to train in less memory",
+    "jit": "compile the gradient with XLA; for GPUs, slower on CPUs",
+    "devices": (
+        "train on so many GPUs, or logical CPUs where there is no GPU "
+        "(default: all GPUs, or one CPU)"
+    ),
+    "data_dir": "folder of TensorFlow Datasets' copies (default: datasets)",
+    "output_dir": "folder for the results (default: the current one)",
+    "run_dir": (
+        "folder of the run's state: checkpoints, flags, metrics (default: "
+        "runs/DATASET)"
+    ),
+    "checkpoint_minutes": (
+        "save a checkpoint so often, and after every epoch, but not twice in "
+        "thirty seconds (default: 10)"
+    ),
+    "samples_every": (
+        "draw samples for TensorBoard after every N epochs (default: 1)"
+    ),
+    "verbose": "print a line with the losses after every epoch",
+}
 
 
 def add_command(subparsers: "argparse._SubParsersAction") -> None:
@@ -70,18 +155,10 @@ def _add_flags(parser, command):
     parser.allow_abbrev = False
     parser.set_defaults(run=_run, prog=parser.prog)
     fields = {field.name: field for field in dataclasses.fields(TrainingConfig)}
-
-    defaults = {
-        name: TrainingConfig.defaults_of_dataset(name)["epochs"]
-        for name in NAMED_DATASETS
-    }
-    epochs = ", ".join(f"{n} for {name}" for name, n in defaults.items())
-    others = TrainingConfig.defaults_of_dataset("others")["epochs"]
-
-    def add(name, metavar, text):
-        """Adds the flag of a setting."""
-        arguments.add_setting(parser, fields[name], metavar, text)
-
+    epochs = ", ".join(
+        f"{TrainingConfig.defaults_of_dataset(name)['epochs']} for {name}"
+        for name in (*NAMED_DATASETS, "others")
+    )
     parser.add_argument(
         "--dataset",
         type=_dataset,
@@ -91,164 +168,13 @@ def _add_flags(parser, command):
         "pictures, or an image data set of TensorFlow Datasets (default: "
         "CIFAR10)",
     )
-    add(
-        "image_size",
-        "N",
-        "crop images to their central square and resize that to N x N, an "
-        "even number (default: as they are if all are alike and at most 64, "
-        "else 32)",
-    )
-    add(
-        "flip",
-        None,
-        "mirror training images left to right at random",
-    )
-    add(
-        "num_validation",
-        "N",
-        "keep N training images out, save the model of the epoch that was "
-        "best on them, and evaluate only that on the test images (default: "
-        "train on all, evaluate on the test images after every epoch)",
-    )
-    add(
-        "epochs",
-        "N",
-        f"passes over the training images (default: {epochs}, "
-        f"{others} for others)",
-    )
-    add(
-        "lr",
-        "RATE",
-        "learning rate of the Adam optimizer (default: 3e-4, for digits 1e-3)",
-    )
-    add(
-        "lr_schedule",
-        None,
-        "cosine lowers the learning rate to zero by the last step "
-        "(default: constant)",
-    )
-    add(
-        "warmup_steps",
-        "N",
-        "raise the learning rate over the first N steps (default: 0)",
-    )
-    add(
-        "ema",
-        "DECAY",
-        "evaluate and save a moving average of the weights, which keeps "
-        "this part of itself in each step, such as 0.999 (default: none)",
-    )
-    add(
-        "batch_size",
-        "N",
-        "images in a training step, on all devices together (default: 64)",
-    )
-    add(
-        "clip_grad",
-        "NORM",
-        "scale gradients down to this global norm (default: never)",
-    )
-    add(
-        "seed",
-        "N",
-        "seed of the weights, the order of the images and the noise; the "
-        "same seed gives the same run (default: one is drawn and printed)",
-    )
-    add(
-        "max_steps",
-        "N",
-        "stop after so many training steps, evaluate and save "
-        "(default: train all epochs)",
-    )
-    add(
-        "filters",
-        "N",
-        "channels inside the coupling networks, an even number "
-        "(default: 128, for digits 32)",
-    )
-    add(
-        "num_blocks",
-        "N",
-        "residual blocks of a coupling network (default: 8, for digits 2)",
-    )
-    add(
-        "num_scales",
-        "N",
-        "resolutions that couplings work at, each half the one before "
-        "(default: 2)",
-    )
-    add(
-        "precision",
-        None,
-        "what the coupling networks compute in while training; tf32 is "
-        "float32 that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is "
-        "bfloat16 where the hardware computes it natively, else float32; "
-        "evaluation and the saved model are always float32 (default: auto)",
-    )
-    add(
-        "deterministic",
-        None,
-        "use only operations that give the same bits each time, on GPUs "
-        "as well, where some are slower; CPUs give the same bits without",
-    )
-    add(
-        "accumulate",
-        "N",
-        "compute the gradient in N parts of the batch, one after another, "
-        "to train in less memory (default: 1)",
-    )
-    add(
-        "recompute",
-        None,
-        "compute parts of the networks twice, to train in less memory",
-    )
-    add(
-        "jit",
-        None,
-        "compile the gradient with XLA; for GPUs, slower on CPUs",
-    )
-    add(
-        "devices",
-        "N",
-        "train on so many GPUs, or logical CPUs where there is no GPU "
-        "(default: all GPUs, or one CPU)",
-    )
-    add(
-        "data_dir",
-        "DIR",
-        "folder of TensorFlow Datasets' copies (default: datasets)",
-    )
-    add(
-        "output_dir",
-        "DIR",
-        "folder for the results (default: the current one)",
-    )
-    add(
-        "run_dir",
-        "DIR",
-        "folder of the run's state: checkpoints, flags, metrics "
-        "(default: runs/DATASET)",
-    )
+    for name, text in _HELP.items():
+        text = text.format(epochs=epochs)
+        arguments.add_setting(parser, fields[name], text)
     parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with the run in --run_dir, or start it if there is none",
-    )
-    add(
-        "checkpoint_minutes",
-        "N",
-        "save a checkpoint so often, and after every epoch, but not "
-        "twice in thirty seconds (default: 10)",
-    )
-    add(
-        "samples_every",
-        "N",
-        "draw samples for TensorBoard after every N epochs (default: 1)",
-    )
-    add(
-        "verbose",
-        None,
-        "print a line with the losses after every epoch",
     )
 
 
