@@ -68,7 +68,7 @@ def main() -> None:
         ema=flags.ema,
     )
     if not flags.identity:
-        images = next(iter(dataset.train_batches(128, flags.seed, epoch=0)))
+        images = dataset.initial_images(flags.seed)
         initialization.initialize(model, images, flags.seed)
     num_test = min(flags.test_images, dataset.num_test)
     test_set = dataclasses.replace(

@@ -4,10 +4,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tf_realnvp.api import load, train
     from tf_realnvp.bijectors import AffineCoupling, FactorOut, Squeeze
     from tf_realnvp.model import RealNVP
 
-__all__ = ["AffineCoupling", "FactorOut", "RealNVP", "Squeeze", "__version__"]
+__all__ = [
+    "AffineCoupling",
+    "FactorOut",
+    "RealNVP",
+    "Squeeze",
+    "__version__",
+    "load",
+    "train",
+]
 
 __version__ = "0.1.0"
 
@@ -16,6 +25,8 @@ _MODULES = {
     "FactorOut": "bijectors",
     "RealNVP": "model",
     "Squeeze": "bijectors",
+    "load": "api",
+    "train": "api",
 }
 
 

@@ -3,9 +3,12 @@
 import copy
 import functools
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
@@ -205,9 +208,36 @@ class RealNVP(tf.Module):
             self.num_scales,
             self.name,
         )
-        for own, other in zip(clone.variables, self.variables, strict=True):
-            own.assign(other)
+        clone.assign(self)
         return clone
+
+    def assign(self, other: "RealNVP") -> None:
+        """Takes over the weights of another model of the same sizes."""
+        for own, its in zip(self.variables, other.variables, strict=True):
+            own.assign(its)
+
+    def is_identity(self) -> bool:
+        """Returns whether no coupling changes anything, as in a new model."""
+        gains = [network.last.gain for network in self._networks]
+        biases = [network.last.bias for network in self._networks]
+        return not any(np.any(v.numpy()) for v in (*gains, *biases))
+
+    def save(
+        self,
+        path: str | os.PathLike,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes this model as a SavedModel, see `serving.export.save`.
+
+        Args:
+          path: Directory to write. One that is there already stays as it is
+            until the new one is complete.
+          metadata: What else `metadata.json` is to say.
+        """
+        # Below this module nothing else knows of files.
+        from tf_realnvp.serving import export
+
+        export.save(self, path, metadata)
 
     @property
     def couplings(self) -> tuple[bijectors.AffineCoupling, ...]:

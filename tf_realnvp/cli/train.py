@@ -89,6 +89,10 @@ _HELP = {
         "resolutions that couplings work at, each half the one before "
         "(default: 2)"
     ),
+    "init_from": (
+        "start from the weights of this SavedModel, realnvp_DATASET, of the "
+        "same filters, blocks, scales and channels (default: fitted to images)"
+    ),
     "precision": (
         "what the coupling networks compute in while training; tf32 is float32 "
         "that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is bfloat16 "
@@ -165,8 +169,8 @@ def _add_flags(parser, command):
         default="CIFAR10",
         metavar="NAME",
         help=f"{', '.join(NAMED_DATASETS)}, a folder of JPEG and PNG "
-        "pictures, or an image data set of TensorFlow Datasets (default: "
-        "CIFAR10)",
+        "pictures, a file of NumPy (.npy, .npz), or an image data set of "
+        "TensorFlow Datasets (default: CIFAR10)",
     )
     for name, text in _HELP.items():
         text = text.format(epochs=epochs)
@@ -227,7 +231,7 @@ def _config(flags):
         settings["seed"] = random.SystemRandom().randrange(2**32)
     if settings["run_dir"] is None:
         name = flags.dataset
-        if os.path.isdir(os.path.expanduser(name)):
+        if os.path.exists(os.path.expanduser(name)):
             name = os.path.basename(os.path.abspath(name)) or "images"
         name = re.sub(r"[^\w.-]+", "_", name)
         settings["run_dir"] = str(pathlib.Path("runs") / name)

@@ -1,8 +1,9 @@
 """Image data sets by their names.
 
-`load` gives an `ImageDataset`: digits comes from scikit-learn, folders are read
-by `image_folder`, and CIFAR10, CelebA and whatever else TensorFlow Datasets
-(TFDS) knows by `tfds_images`; each is imported only when asked for.
+`load` gives an `ImageDataset`: digits comes from scikit-learn, files of NumPy
+are read by `arrays`, folders by `image_folder`, and CIFAR10, CelebA and
+whatever else TensorFlow Datasets (TFDS) knows by `tfds_images`; each of the
+last two is imported only when asked for.
 """
 
 import os
@@ -10,6 +11,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import ImageDataset, check_image_size, resize
 from tf_realnvp.errors import DataError
 
@@ -27,15 +29,18 @@ def load(
     """Loads a data set, and prepares it first if `data_dir` has none.
 
     A folder is a folder of JPEG and PNG pictures, with sub-folders or without:
-    see `image_folder.load`. All other data sets but digits are TFDS's. They are
-    looked for in this order: a copy that TFDS prepared in `data_dir`; the
-    archives in `data_dir/manual`; the network, which TFDS downloads from into
-    `data_dir`. digits and folders need neither `data_dir` nor a network.
+    see `image_folder.load`. A file whose name ends in `.npy` or `.npz` holds
+    arrays of images: see `arrays.load`. All other data sets but digits are
+    TFDS's. They are looked for in this order: a copy that TFDS prepared in
+    `data_dir`; the archives in `data_dir/manual`; the network, which TFDS
+    downloads from into `data_dir`. digits, folders and files need neither
+    `data_dir` nor a network.
 
     Args:
       name: One of `DATASETS`, in upper or lower case; or a folder, which is
-        there or whose name begins like a path (`/`, `./`, `../` or `~`); or
-        TFDS's name of a data set with images, such as `svhn_cropped`.
+        there or whose name begins like a path (`/`, `./`, `../` or `~`); or a
+        file of NumPy; or TFDS's name of a data set with images, such as
+        `svhn_cropped`.
       data_dir: Local folder, in TFDS's layout. It is written to only when a
         copy has to be prepared.
       image_size: Side of the images, in pixels: the central square (for
@@ -57,6 +62,8 @@ def load(
     name = known.get(name.lower(), name)
     if name == "digits":
         return _load_digits(image_size, flip)
+    if arrays.is_file(name) and not os.path.isdir(os.path.expanduser(name)):
+        return arrays.load(name, image_size, flip)
     if name not in DATASETS and _is_folder(name):
         from tf_realnvp.data import image_folder
 
@@ -76,7 +83,7 @@ def load(
 def source(name: str) -> str:
     """Returns a name with which `load` finds a data set from any folder."""
     is_known = name.lower() in (known.lower() for known in DATASETS)
-    if is_known or not _is_folder(name):
+    if is_known or not (_is_folder(name) or arrays.is_file(name)):
         return name
     return os.path.abspath(os.path.expanduser(name))
 

@@ -30,6 +30,7 @@ MAX_CACHE_BYTES = 4 * 2**30
 DECODING = "tf_realnvp_decodes_stored_image"
 
 _PREFETCHED_BATCHES = 4
+_NUM_INITIAL_IMAGES = 128  # More of them make no better start.
 _NUM_NAMED = 5  # Of files that are left out.
 # What decoding raises though nothing is wrong with the image.
 _NO_DAMAGE = (tf.errors.ResourceExhaustedError, tf.errors.CancelledError)
@@ -182,6 +183,18 @@ class ImageDataset:
             batches = batches.enumerate(skip).map(flipped)
         num_batches = max(0, self.num_train // batch_size - skip)
         return _finish(batches, num_batches)
+
+    def initial_images(self, seed: int) -> tf.Tensor:
+        """Returns the training images that a model is initialized with.
+
+        Args:
+          seed: Seed of the choice.
+
+        Returns:
+          uint8 `[n, H, W, C]`.
+        """
+        num_images = min(_NUM_INITIAL_IMAGES, self.num_train)
+        return next(iter(self.train_batches(num_images, seed, epoch=0)))
 
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
         """Returns all test images in batches, in a fixed order.

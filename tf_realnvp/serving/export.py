@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_realnvp import assertions, files
 from tf_realnvp.model import RealNVP, stateless_seed
-from tf_realnvp.serving.saved_model import FORMAT, METADATA_FILE
+from tf_realnvp.serving import metadata as metadata_format
 
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability")
 _AS_IS = {"autograph": False}  # There is no control flow to convert.
@@ -72,13 +72,13 @@ def save(
     module = _ServingModule(model)
     with files.replace_directory(path) as new:
         tf.saved_model.save(module, str(new), signatures=module.signatures())
-        (new / METADATA_FILE).write_text(content + "\n")
+        (new / metadata_format.FILE).write_text(content + "\n")
 
 
 def _describe(model):
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
-        "format": FORMAT,
+        "format": metadata_format.FORMAT,
         "image_shape": model.image_shape,
         "latent_shape": model.latent_shape,
         "num_colors": model.num_colors,

@@ -1,20 +1,16 @@
 """A model read back from its SavedModel, with TensorFlow alone."""
 
-import json
 import math
 import os
-import pathlib
-import reprlib
 from collections.abc import Iterator
 
 import numpy as np
 
 from tf_realnvp import runtime
 from tf_realnvp.errors import ModelError
+from tf_realnvp.serving import metadata
+from tf_realnvp.serving.metadata import describe_images
 
-METADATA_FILE = "metadata.json"
-# Of the metadata. In format 1 there was no number.
-FORMAT = 2
 BATCH_SIZE = 64  # Limits the memory where a caller asks for many images.
 _SIGNATURES = ("sample", "encode", "decode")
 
@@ -41,7 +37,12 @@ class SavedModel:
         Raises:
           ModelError: If there is no such model.
         """
-        self.image_shape, self.num_colors, self.dataset = _read_metadata(path)
+        content = metadata.read(path)
+        self.image_shape, self.num_colors = (
+            content.image_shape,
+            content.num_colors,
+        )
+        self.dataset = content.source
         runtime.configure()
         import tensorflow as tf
 
@@ -56,7 +57,7 @@ class SavedModel:
         if not hasattr(self._model, "log_prob") or any(
             name not in signatures for name in _SIGNATURES
         ):
-            raise _other_model(path)
+            raise metadata.other_model(path)
         self._compare_metadata(path)
         # Traced once for batches of all sizes.
         self._log_prob = tf.function(
@@ -76,9 +77,9 @@ class SavedModel:
             num_colors = int(self._model._num_colors())
         if (image_shape, num_colors) != (self.image_shape, self.num_colors):
             raise ModelError(
-                f"{path} is damaged: by its {METADATA_FILE} the images are "
-                f"{_describe(self.image_shape, self.num_colors)}, by its "
-                f"SavedModel {_describe(image_shape, num_colors)}"
+                f"{path} is damaged: by its {metadata.FILE} the images are "
+                f"{describe_images(self.image_shape, self.num_colors)}, by its "
+                f"SavedModel {describe_images(image_shape, num_colors)}"
             )
 
     @property
@@ -188,78 +189,3 @@ def importance_bound(log_probs: np.ndarray) -> np.ndarray:
       The bounds `[n]`.
     """
     return np.logaddexp.reduce(log_probs, axis=0) - np.log(len(log_probs))
-
-
-def _other_model(path):
-    return ModelError(f"{path} holds a SavedModel of another program")
-
-
-def _describe(image_shape, num_colors):
-    return f"{'x'.join(map(str, image_shape))} with {num_colors} levels"
-
-
-def _read_metadata(path):
-    """Returns image shape, number of levels and data set."""
-    path = pathlib.Path(path)
-    if not (path / "saved_model.pb").is_file():
-        raise ModelError(
-            f"there is no SavedModel in {path}: name the folder "
-            "realnvp_DATASET that training wrote"
-        )
-    file = path / METADATA_FILE
-    if not file.is_file():
-        raise ModelError(
-            f"{path} has no {METADATA_FILE}: it is of another program, or was "
-            "not copied whole"
-        )
-    try:
-        metadata = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {file}: {error}") from error
-    if not isinstance(metadata, dict) or not (
-        {"image_shape", "num_colors"} <= metadata.keys()
-    ):
-        raise _other_model(path)
-    version = metadata.get("format", 1)
-    if version not in (1, FORMAT):
-        raise ModelError(
-            f"{path} is of another version of this program (format "
-            f"{reprlib.repr(version)}, not {FORMAT}): use it with that version"
-        )
-    source = "source" if "source" in metadata else "dataset"
-    for name, is_good in (
-        ("image_shape", _is_image_shape),
-        ("num_colors", _is_num_colors),
-        (source, _is_source),
-    ):
-        value = metadata.get(name)
-        if not is_good(value):
-            raise ModelError(
-                f"{file} is damaged: {name} is {reprlib.repr(value)}"
-            )
-    image_shape = tuple(metadata["image_shape"])
-    return image_shape, metadata["num_colors"], metadata.get(source)
-
-
-def _is_image_shape(value):
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(size) is int and size >= 1 for size in value)
-        and math.prod(value) < 2**31
-    )
-
-
-def _is_num_colors(value):
-    return type(value) is int and 2 <= value <= 256
-
-
-def _is_source(value):
-    """Returns whether a value is a data set's name, or a path, or `None`."""
-    if not isinstance(value, str):
-        return value is None
-    try:  # Paths need not be text, and then have some surrogates.
-        name = value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return name != b"" and b"\0" not in name

@@ -44,6 +44,7 @@ _OF_A_RUN = (
     "filters",
     "num_blocks",
     "num_scales",
+    "init_from",
     "precision",
     "deterministic",  # What is recorded is to hold of the whole run.
     "ema",
@@ -99,6 +100,8 @@ class TrainingConfig:
       filters: As for `RealNVP`.
       num_blocks: As for `RealNVP`.
       num_scales: As for `RealNVP`.
+      init_from: Folder of a SavedModel whose weights training starts from, in
+        place of those that are fitted to images.
       precision: As for `Trainer`; "auto" if the hardware is still to decide.
       deterministic: Whether to use only operations that give the same bits each
         time.
@@ -130,6 +133,7 @@ class TrainingConfig:
     filters: int = _setting(WholeNumber(2, even=True))
     num_blocks: int = _setting(WholeNumber(1))
     num_scales: int = _setting(WholeNumber(2), 2)
+    init_from: str | None = None
     precision: str = _setting(OneOf(("auto", *PRECISIONS)), "auto")
     deterministic: bool = False
     accumulate: int = _setting(WholeNumber(1), 1)
@@ -156,7 +160,7 @@ class TrainingConfig:
             allowed = field.metadata.get("allowed")
             if allowed is not None:
                 checks.check(value, field.name, allowed)
-            elif type(value) is not field.type:
+            elif type(value) is not (bool if field.type is bool else str):
                 kind = "`True` or `False`" if field.type is bool else "a string"
                 raise ValueError(
                     f"`{field.name}` must be {kind}, got {checks.short(value)}."

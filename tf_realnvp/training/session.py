@@ -23,11 +23,11 @@ from tf_realnvp.errors import (
     reason,
 )
 from tf_realnvp.model import RealNVP, max_num_scales
+from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, metrics, results, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.config import DataDescription, TrainingConfig
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.optimizers import learning_rate
 from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.summaries import Summaries
@@ -36,7 +36,6 @@ from tf_realnvp.training.trainer import Trainer
 # A checkpoint after each of many short epochs would cost more than a hundredth
 # of the time.
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
-_NUM_INITIAL_IMAGES = 128  # More of them make no better start.
 
 
 class Session:
@@ -83,18 +82,7 @@ class Session:
                 num_blocks=config.num_blocks,
                 num_scales=config.num_scales,
             )
-            trainer = Trainer(
-                model,
-                _learning_rate(config, dataset),
-                clip_grad=config.clip_grad,
-                seed=config.seed,
-                precision=config.precision,
-                recompute=config.recompute,
-                jit=config.jit,
-                accumulate=config.accumulate,
-                ema=config.ema,
-                keep_best=bool(config.num_validation),
-            )
+            trainer = Trainer.from_config(model, config, dataset.num_train)
         _print_header(config, dataset, model)
 
         checkpoints = Checkpoints(
@@ -108,13 +96,13 @@ class Session:
         if is_one_of_many:
             with _explaining(dataset):
                 _agree_on_checkpoint(strategy, trainer, restored)
-        if not restored:
+        if not restored and config.init_from is not None:
+            with strategy.scope():
+                weights.assign_weights(model, config.init_from)
+        elif not restored:
             with _explaining(dataset), strategy.scope():
-                num_images = min(_NUM_INITIAL_IMAGES, dataset.num_train)
-                images = dataset.train_batches(num_images, config.seed, epoch=0)
-                initialization.initialize(
-                    model, next(iter(images)), config.seed
-                )
+                images = dataset.initial_images(config.seed)
+                initialization.initialize(model, images, config.seed)
         if run is not None:
             with _writing("the run's state", run.path):
                 run.begin(config, description)
@@ -398,14 +386,6 @@ def _check_sizes(config, dataset):
             f"argument --num_scales: images of {size} have at most {largest} "
             f"scales, got {config.num_scales}"
         )
-
-
-def _learning_rate(config, dataset):
-    num_steps = config.epochs * (dataset.num_train // config.batch_size)
-    num_steps = min(num_steps, config.max_steps or num_steps)
-    return learning_rate(
-        config.lr, num_steps, config.warmup_steps, config.lr_schedule
-    )
 
 
 @contextlib.contextmanager

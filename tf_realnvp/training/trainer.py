@@ -9,9 +9,9 @@ from keras.optimizers.schedules import LearningRateSchedule
 from tf_realnvp import checks, runtime
 from tf_realnvp.errors import DivergedError
 from tf_realnvp.model import RealNVP, stateless_seed
-from tf_realnvp.training.config import PRECISIONS
+from tf_realnvp.training.config import PRECISIONS, TrainingConfig
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.optimizers import FusedAdam
+from tf_realnvp.training.optimizers import FusedAdam, learning_rate
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -120,6 +120,35 @@ class Trainer(tf.Module):
         )
         self._train_function = tf.function(self._train, autograph=False)
         self._test_function = tf.function(self._test, autograph=False)
+
+    @classmethod
+    def from_config(
+        cls, model: RealNVP, config: TrainingConfig, num_train: int
+    ) -> "Trainer":
+        """Makes a trainer with the settings of a training.
+
+        Args:
+          model: The model to train, in place.
+          config: The settings.
+          num_train: Number of training images.
+        """
+        num_steps = config.epochs * (num_train // config.batch_size)
+        num_steps = min(num_steps, config.max_steps or num_steps)
+        schedule = learning_rate(
+            config.lr, num_steps, config.warmup_steps, config.lr_schedule
+        )
+        return cls(
+            model,
+            schedule,
+            clip_grad=config.clip_grad,
+            seed=config.seed,
+            precision=config.precision,
+            recompute=config.recompute,
+            jit=config.jit,
+            accumulate=config.accumulate,
+            ema=config.ema,
+            keep_best=bool(config.num_validation),
+        )
 
     def evaluated_model(self) -> RealNVP:
         """Returns the model that the training has come to.

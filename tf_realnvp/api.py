@@ -1,0 +1,217 @@
+"""`load` and `train`: what a program does with models as a whole."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp import initialization, runtime
+from tf_realnvp.data import ImageDataset, arrays
+from tf_realnvp.errors import DataError, Error, ModelError, printable
+from tf_realnvp.model import RealNVP
+from tf_realnvp.serving import weights
+from tf_realnvp.serving.metadata import describe_images
+from tf_realnvp.training import loop
+from tf_realnvp.training.checkpoints import Checkpoints
+from tf_realnvp.training.config import TrainingConfig
+from tf_realnvp.training.metrics import Metrics
+from tf_realnvp.training.progress import Progress, Silent
+from tf_realnvp.training.runs import Run
+from tf_realnvp.training.trainer import Trainer
+
+
+def load(path: str | os.PathLike) -> RealNVP:
+    """Loads a model, to be used, trained, changed or saved again.
+
+    #### Example
+
+    ```python
+    model = tf_realnvp.load("realnvp_digits")
+    model.sample(4)
+    ```
+
+    Args:
+      path: A SavedModel that training, or `RealNVP.save`, wrote, of this
+        version or an older one; or the folder of a run, `runs/DATASET`, of
+        which it loads what the run would save now.
+
+    Returns:
+      The model. It computes what the SavedModel does: called eagerly the same
+      bits, and under a `tf.function` of one's own to rounding.
+
+    Raises:
+      ModelError: If there is no such model.
+    """
+    path = pathlib.Path(path)
+    if not (path / "run.json").exists():
+        return weights.load_model(path)
+    try:
+        run = Run(path)
+        if run.config is None or run.data is None:
+            raise ModelError("it does not tell what its images are")
+        config = run.config
+        model = RealNVP(
+            run.data.image_shape,
+            run.data.num_colors,
+            filters=config.filters,
+            num_blocks=config.num_blocks,
+            num_scales=config.num_scales,
+        )
+        trainer = Trainer.from_config(model, config, run.data.num_train)
+        if not Checkpoints(trainer, path / "checkpoints").restore():
+            raise ModelError("there is no checkpoint yet")
+    except (Error, ValueError) as error:
+        reason = str(error).removeprefix("argument --run_dir: ")
+        raise ModelError(
+            f"cannot load the run in {printable(path)}: {reason}"
+        ) from error
+    return trainer.result_model()
+
+
+def train(
+    model: RealNVP,
+    data: "np.ndarray | tf.data.Dataset | ImageDataset",
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    lr_schedule: str | None = None,
+    warmup_steps: int | None = None,
+    clip_grad: float | None = None,
+    ema: float | None = None,
+    max_steps: int | None = None,
+    num_validation: int | None = None,
+    flip: bool = False,
+    seed: int = 0,
+    precision: str = "auto",
+    accumulate: int | None = None,
+    recompute: bool = False,
+    jit: bool = False,
+    on_epoch: Callable[[Metrics], None] | None = None,
+    progress: bool = True,
+) -> list[Metrics]:
+    """Trains a model, in place, as the command does.
+
+    A model that is new starts from data (`initialization.initialize`); one that
+    was loaded goes on from its weights. Within the scope of a `tf.distribute`
+    strategy, in which the model must have been made, it trains on all of its
+    replicas. With the same seed, settings and images the weights are those of
+    the command, bit for bit, if `keras.utils.set_random_seed(seed)` came before
+    the model.
+
+    #### Example
+
+    ```python
+    model = tf_realnvp.RealNVP((28, 28, 1))
+    history = tf_realnvp.train(model, images, epochs=5, lr=1e-3)
+    plt.plot([metrics.bits_per_dim()["test"] for metrics in history])
+    ```
+
+    Args:
+      model: The model.
+      data: Images, uint8 `[n, H, W]` or `[n, H, W, C]`; or a `tf.data.Dataset`
+        of them, single or in batches; or what `data.load` gives. Of the first
+        two a tenth is for testing, always the same.
+      epochs: As the flag of the command; so are all others down to `jit`, and
+        so are their defaults, but for the seed.
+      batch_size: See `epochs`.
+      lr: See `epochs`.
+      lr_schedule: See `epochs`.
+      warmup_steps: See `epochs`.
+      clip_grad: See `epochs`.
+      ema: See `epochs`.
+      max_steps: See `epochs`.
+      num_validation: See `epochs`.
+      flip: See `epochs`; an `ImageDataset` has its own.
+      seed: See `epochs`.
+      precision: See `epochs`.
+      accumulate: See `epochs`.
+      recompute: See `epochs`.
+      jit: See `epochs`.
+      on_epoch: Is called after every epoch, and once before the first, with
+        what is known by then. Whatever it raises ends the training.
+      progress: Whether to show a progress bar, or lines where there is no
+        terminal.
+
+    Returns:
+      The metrics of all epochs. The model has then the weights of the result:
+      the average with `ema`, the best with `num_validation`. So it has if
+      training ends early, by Ctrl-C or an exception, which goes on its way.
+
+    Raises:
+      DataError: If `data` are no images of the model.
+      DivergedError: If too many steps in a row were not finite.
+      ValueError: If a setting is out of its range.
+    """
+    dataset = _dataset(data, model, flip)
+    if precision == "auto":
+        precision = runtime.native_precision()
+    config = TrainingConfig.of_dataset(
+        dataset.name,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        lr_schedule=lr_schedule,
+        warmup_steps=warmup_steps,
+        clip_grad=clip_grad,
+        ema=ema,
+        max_steps=max_steps,
+        num_validation=num_validation,
+        seed=seed,
+        precision=precision,
+        accumulate=accumulate,
+        recompute=recompute,
+        jit=jit,
+    )
+    if config.num_validation:
+        dataset = dataset.hold_out(config.num_validation, config.seed)
+    trainer = Trainer.from_config(model, config, dataset.num_train)
+    if model.is_identity():
+        initialization.initialize(
+            model, dataset.initial_images(config.seed), config.seed
+        )
+    try:
+        with dataset.naming_damage():
+            loop.fit(
+                trainer,
+                dataset,
+                config.epochs,
+                config.batch_size,
+                config.max_steps,
+                _Observer(on_epoch, progress),
+            )
+    finally:
+        model.assign(trainer.result_model())
+    return trainer.history
+
+
+class _Observer(loop.Observer):
+    """Shows progress, and calls back."""
+
+    def __init__(self, on_epoch, shows_progress):
+        self._on_epoch = on_epoch
+        self._display = Progress if shows_progress else Silent
+
+    def progress(self, title, num_steps):
+        return self._display(title, num_steps)
+
+    def after_epoch(self, metrics):
+        if self._on_epoch is not None:
+            self._on_epoch(metrics)
+
+
+def _dataset(data, model, flip):
+    """Returns a data set of the model's images."""
+    if isinstance(data, ImageDataset):
+        dataset = data
+    elif isinstance(data, tf.data.Dataset):
+        dataset = arrays.from_tf_data(data, model.num_colors, flip)
+    else:
+        dataset = arrays.from_images(data, model.num_colors, flip)
+    own = describe_images(model.image_shape, model.num_colors)
+    theirs = describe_images(dataset.image_shape, dataset.num_colors)
+    if own != theirs:
+        raise DataError(f"the images are {theirs}, those of the model {own}")
+    return dataset

@@ -1,0 +1,274 @@
+"""Data sets of what Python programs have: files of NumPy, arrays, `tf.data`."""
+
+import hashlib
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp.checks import WholeNumber, short
+from tf_realnvp.data.image_dataset import (
+    DECODING,
+    ImageDataset,
+    default_size,
+    resize,
+)
+from tf_realnvp.errors import DataError, printable
+
+SUFFIXES = (".npy", ".npz")
+
+_TEST_SHARE = 0.1
+_BYTES_AT_ONCE = 2**26
+
+
+def load(path: str, image_size: int | None, flip: bool) -> ImageDataset:
+    """Loads a file of NumPy.
+
+    An `.npy` file holds the images; an `.npz` file (of `np.savez`) has them
+    under `images`, or those for training under `train` and those for testing
+    under `test`. Beside them `num_colors` may say how many levels there are, at
+    most 256. Images are uint8, `[n, H, W]` or `[n, H, W, C]`. Where none are
+    for testing, a tenth is, at random but always the same. An `.npy` file is
+    mapped into memory, and read as it is needed.
+
+    Args:
+      path: The file; `~` is the home folder.
+      image_size: As for `data.load`.
+      flip: As for `data.load`.
+
+    Returns:
+      The data set, named after the file.
+
+    Raises:
+      DataError: If there is no such file, or it does not hold such images.
+    """
+    file = pathlib.Path(path).expanduser()
+    shown = printable(path)
+    if not file.is_file():
+        raise DataError(f"{shown}: there is no such file")
+    try:
+        content = np.load(file, mmap_mode="r", allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            arrays = {"images": content}
+        else:
+            with content:
+                arrays = {name: content[name] for name in content.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{shown}: it is no file of NumPy arrays, or damaged: give what "
+            "np.save or np.savez writes, without objects"
+        ) from error
+    splits, num_colors = _check_arrays(arrays, shown)
+    height, width = splits["train"][0].shape[1:3]
+    return _from_splits(
+        file.stem,
+        splits,
+        num_colors,
+        image_size or default_size(height, width),
+        flip,
+    )
+
+
+def from_images(
+    images: np.ndarray, num_colors: int = 256, flip: bool = False
+) -> ImageDataset:
+    """Makes a data set of images in memory, a tenth of them for testing.
+
+    Args:
+      images: uint8 `[n, H, W]` or `[n, H, W, C]` below `num_colors`.
+      num_colors: Number of levels.
+      flip: As for `data.load`.
+
+    Raises:
+      DataError: If they are no such images.
+    """
+    arrays = {"images": np.asarray(images), "num_colors": num_colors}
+    splits, num_colors = _check_arrays(arrays, "the array")
+    return _from_splits("images", splits, num_colors, None, flip)
+
+
+def from_tf_data(
+    elements: tf.data.Dataset, num_colors: int = 256, flip: bool = False
+) -> ImageDataset:
+    """Makes a data set of a finite pipeline, a tenth of it for testing.
+
+    Args:
+      elements: Of images, uint8 `[H, W, C]`, or of batches of them; the same in
+        each pass.
+      num_colors: As for `from_images`.
+      flip: As for `data.load`.
+
+    Raises:
+      DataError: If its elements are no such images, or it never ends.
+    """
+    spec = elements.element_spec
+    if not isinstance(spec, tf.TensorSpec) or spec.dtype != tf.uint8:
+        raise DataError(
+            "the elements of a `tf.data.Dataset` must be images, uint8 "
+            f"[H, W, C]: map it to them, for they are {spec}"
+        )
+    if spec.shape.rank == 4:
+        elements = elements.unbatch()
+    shape = elements.element_spec.shape
+    if shape.rank != 3 or not shape.is_fully_defined():
+        raise DataError(
+            "the images of a `tf.data.Dataset` must have a known shape "
+            f"[H, W, C], got {shape}"
+        )
+    num_images = elements.cardinality().numpy()
+    if num_images == tf.data.INFINITE_CARDINALITY:
+        raise DataError("a `tf.data.Dataset` must end, and this one repeats")
+    if num_images == tf.data.UNKNOWN_CARDINALITY:
+        num_images = elements.reduce(np.int64(0), lambda n, _: n + 1).numpy()
+    train, test = _split(int(num_images), "the `tf.data.Dataset`")
+    is_test = np.zeros([num_images], bool)
+    is_test[test] = True
+
+    def part(chosen):
+        chosen = tf.constant(chosen)
+        numbered = elements.enumerate()
+        return numbered.filter(lambda i, _: chosen[i]).map(lambda _, e: e)
+
+    return ImageDataset(
+        name="images",
+        image_shape=tuple(shape.as_list()),
+        num_colors=num_colors,
+        train=part(~is_test),
+        test=part(is_test),
+        num_train=len(train),
+        num_test=len(test),
+        flip=flip,
+    )
+
+
+def _check_arrays(arrays, shown):
+    """Returns the images of each split, with their numbers, and their levels.
+
+    Args:
+      arrays: By their names, as `load` has them.
+      shown: What they are, for messages.
+    """
+    num_colors = _num_colors(arrays.pop("num_colors", 256), shown)
+    if arrays.keys() not in ({"images"}, {"train", "test"}):
+        found = ", ".join(sorted(arrays)) or "nothing"
+        raise DataError(
+            f"{shown}: it must hold `images`, or `train` and `test`, got "
+            f"{printable(found)}"
+        )
+    checked = {
+        name: _check(array, f"{shown}: `{name}`", num_colors)
+        for name, array in arrays.items()
+    }
+    if "images" in checked:
+        images = checked["images"]
+        train, test = _split(len(images), shown)
+        return {"train": (images, train), "test": (images, test)}, num_colors
+    if checked["train"].shape[1:] != checked["test"].shape[1:]:
+        raise DataError(f"{shown}: `train` and `test` are of different shapes")
+    return {
+        name: (array, np.arange(len(array))) for name, array in checked.items()
+    }, num_colors
+
+
+def _from_splits(name, splits, num_colors, image_size, flip):
+    """Makes a data set.
+
+    Args:
+      name: Its name.
+      splits: For "train" and "test" an array of images, and their numbers.
+      num_colors: Number of levels.
+      image_size: Side that they are resized to; as they are if `None`.
+      flip: As for `data.load`.
+    """
+    shape = splits["train"][0].shape[1:]
+    if image_size is not None:
+        shape = (image_size, image_size, shape[2])
+
+    def stored(split):
+        _, numbers = splits[split]
+        is_test = np.full(len(numbers), split == "test")
+        return tf.data.Dataset.from_tensor_slices((numbers, is_test))
+
+    def read(number, is_test):
+        images, _ = splits["test" if is_test else "train"]
+        return images[number]
+
+    def decode(element):
+        with tf.name_scope(DECODING):
+            image = tf.numpy_function(read, element, tf.uint8)
+            image = tf.ensure_shape(image, [None, None, shape[2]])
+            return image if image_size is None else resize(image, image_size)
+
+    return ImageDataset(
+        name=name,
+        image_shape=shape,
+        num_colors=num_colors,
+        train=stored("train"),
+        test=stored("test"),
+        num_train=len(splits["train"][1]),
+        num_test=len(splits["test"][1]),
+        decode=decode,
+        flip=flip,
+        fingerprint=_fingerprint(splits, num_colors),
+    )
+
+
+def _num_colors(value, shown):
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if value not in WholeNumber(2, 256):
+        raise DataError(
+            f"{shown}: `num_colors` must be {WholeNumber(2, 256)}, got "
+            f"{short(value)}"
+        )
+    return int(value)
+
+
+def _check(array, shown, num_colors):
+    """Returns images as `[n, H, W, C]`."""
+    if array.dtype != np.uint8:
+        raise DataError(
+            f"{shown} must be uint8, levels from 0 to {num_colors - 1}, got "
+            f"{array.dtype}"
+        )
+    if array.ndim not in (3, 4) or 0 in array.shape:
+        raise DataError(
+            f"{shown} must have the shape [n, H, W] or [n, H, W, C], got "
+            f"{list(array.shape)}"
+        )
+    step = max(1, _BYTES_AT_ONCE // array[0].size)
+    highest = max(
+        int(array[i : i + step].max()) for i in range(0, len(array), step)
+    )
+    if highest >= num_colors:
+        raise DataError(
+            f"{shown} must have levels from 0 to {num_colors - 1}, got one of "
+            f"{highest}"
+        )
+    return array[..., np.newaxis] if array.ndim == 3 else array
+
+
+def _split(num_images, shown):
+    """Returns the numbers of the images for training, and for testing."""
+    if num_images < 2:
+        raise DataError(f"{shown}: training and test need an image each, got 1")
+    # RandomState, since NumPy promises never to change its streams.
+    order = np.random.RandomState(0).permutation(num_images)
+    num_test = max(1, int(_TEST_SHARE * num_images))
+    return np.sort(order[num_test:]), np.sort(order[:num_test])
+
+
+def _fingerprint(splits, num_colors):
+    digest = hashlib.sha256(f"{num_colors} levels\n".encode())
+    for split, (images, numbers) in splits.items():
+        digest.update(f"{split} {len(numbers)} {images.shape}\n".encode())
+        step = max(1, _BYTES_AT_ONCE // images[0].size)
+        for i in range(0, len(numbers), step):
+            digest.update(images[numbers[i : i + step]].tobytes())
+    return digest.hexdigest()
+
+
+def is_file(name: str) -> bool:
+    """Returns whether a name is one of a file of NumPy."""
+    return os.fspath(name).lower().endswith(SUFFIXES)

@@ -1,0 +1,149 @@
+"""What a SavedModel says of itself, in `metadata.json` beside it."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import reprlib
+from typing import Any
+
+from tf_realnvp.checks import RealNumber, WholeNumber
+from tf_realnvp.errors import ModelError
+
+FILE = "metadata.json"
+# In format 1 there was no number.
+FORMAT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """The metadata of a SavedModel.
+
+    Attributes:
+      image_shape: `(H, W, C)`.
+      num_colors: Number of levels of a component.
+      source: The data set that it was trained on, as `data.load` finds it, or
+        `None`.
+      others: All that there is beside these, unchecked.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_colors: int
+    source: str | None
+    others: dict[str, Any]
+
+
+def read(path: str | os.PathLike) -> Metadata:
+    """Reads the metadata of a SavedModel.
+
+    Args:
+      path: The folder that `export.save` wrote.
+
+    Raises:
+      ModelError: If there is no such model, or it is damaged, or of a version
+        to come.
+    """
+    path = pathlib.Path(path)
+    if not (path / "saved_model.pb").is_file():
+        raise ModelError(
+            f"there is no SavedModel in {path}: name the folder "
+            "realnvp_DATASET that training wrote"
+        )
+    file = path / FILE
+    if not file.is_file():
+        raise ModelError(
+            f"{path} has no {FILE}: it is of another program, or was not "
+            "copied whole"
+        )
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"cannot read {file}: {error}") from error
+    if not isinstance(content, dict) or not (
+        {"image_shape", "num_colors"} <= content.keys()
+    ):
+        raise other_model(path)
+    version = content.pop("format", 1)
+    if version not in (1, FORMAT):
+        raise ModelError(
+            f"{path} is of another version of this program (format "
+            f"{reprlib.repr(version)}, not {FORMAT}): use it with that version"
+        )
+    source = "source" if "source" in content else "dataset"
+    for name, is_good in (
+        ("image_shape", _is_image_shape),
+        ("num_colors", WholeNumber(2, 256).__contains__),
+        (source, _is_source),
+    ):
+        _check(path, content, name, is_good)
+    return Metadata(
+        tuple(content.pop("image_shape")),
+        content.pop("num_colors"),
+        content.get(source),
+        content,
+    )
+
+
+def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the arguments of `RealNVP` that make such a model.
+
+    Args:
+      path: The folder that `export.save` wrote.
+
+    Raises:
+      ModelError: As `read`.
+    """
+    metadata = read(path)
+    others = {"num_scales": 2} | metadata.others  # Once there were no others.
+    for name, allowed in (
+        ("filters", WholeNumber(2, even=True)),
+        ("num_blocks", WholeNumber(1)),
+        ("alpha", RealNumber(below=1.0)),
+        ("num_scales", WholeNumber(2)),
+    ):
+        _check(path, others, name, allowed.__contains__)
+    names = ("filters", "num_blocks", "alpha", "num_scales")
+    return {
+        "image_shape": metadata.image_shape,
+        "num_colors": metadata.num_colors,
+        **{name: others[name] for name in names},
+    }
+
+
+def _check(path, content, name, is_good):
+    """Raises `ModelError` unless a value of the metadata is good."""
+    value = content.get(name)
+    if not is_good(value):
+        file = pathlib.Path(path) / FILE
+        raise ModelError(f"{file} is damaged: {name} is {reprlib.repr(value)}")
+
+
+def other_model(path: str | os.PathLike) -> ModelError:
+    """Returns the error of a SavedModel that this package did not write."""
+    return ModelError(f"{path} holds a SavedModel of another program")
+
+
+def describe_images(image_shape: tuple[int, ...], num_colors: int) -> str:
+    """Returns what images are, for people."""
+    return f"{'x'.join(map(str, image_shape))} with {num_colors} levels"
+
+
+def _is_image_shape(value):
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(size) is int and size >= 1 for size in value)
+        and math.prod(value) < 2**31
+    )
+
+
+def _is_source(value):
+    """Returns whether a value is a data set's name, or a path, or `None`."""
+    if not isinstance(value, str):
+        return value is None
+    try:  # Paths need not be text, and then have some surrogates.
+        name = value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return name != b"" and b"\0" not in name
