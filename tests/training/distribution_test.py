@@ -26,10 +26,9 @@ from tf_realnvp.training import workers
 paths = sys.argv[1:]  # For one device, for two, ...
 runtime.configure(len(paths))
 import keras, numpy as np, tensorflow as tf
-from tf_realnvp import RealNVP, initialization
+import tf_realnvp
+from tf_realnvp import RealNVP
 from tf_realnvp.data import ImageDataset
-from tf_realnvp.training import loop
-from tf_realnvp.training.trainer import Trainer
 for num_devices, path in enumerate(paths, start=1):
     if runtime.is_one_of_many():
         # First of all: workers connect before anything is computed.
@@ -42,25 +41,26 @@ for num_devices, path in enumerate(paths, start=1):
     with strategy.scope():
         keras.utils.set_random_seed(0)
         model = RealNVP((4, 4, 1), 17, filters=4, num_blocks=1)
-        trainer = Trainer(
-            model, 1e-2, clip_grad=1.0, seed=3, recompute=True, ema=0.9
+        history = tf_realnvp.train(
+            model,
+            dataset,
+            epochs=2,
+            batch_size=7,
+            lr=1e-2,
+            clip_grad=1.0,
+            ema=0.9,
+            seed=3,
+            recompute=True,
+            precision="float32",
+            progress=False,
         )
-        images = next(iter(dataset.train_batches(20, 0, 0)))
-        initialization.initialize(model, images, seed=0)
-    loop.fit(trainer, dataset, 2, 7)
-    losses = [m.test_loss for m in trainer.history]
-    losses += [m.train_loss for m in trainer.history[1:]]
+    losses = [m.test_loss for m in history]
+    losses += [m.train_loss for m in history[1:]]
     np.savez(
         path,
         num_replicas=strategy.num_replicas_in_sync,
         losses=losses,
-        weights=np.concatenate(
-            [
-                v.numpy().ravel()
-                for m in (model, trainer.evaluated_model())
-                for v in m.variables
-            ]
-        ),
+        weights=np.concatenate([v.numpy().ravel() for v in model.variables]),
     )
 """
 

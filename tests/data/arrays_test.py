@@ -1,0 +1,172 @@
+"""Tests for arrays: files of NumPy, arrays and pipelines as data sets."""
+
+import pathlib
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import data
+from tf_realnvp.data import arrays
+from tf_realnvp.errors import DataError
+
+
+def images(*shape, levels=256, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(levels, size=shape, dtype=np.uint8)
+
+
+def trained(dataset):
+    """Returns the training images, in no order, as bytes."""
+    batches = dataset.train_batches(1, seed=0, epoch=1)
+    return sorted(batch[0].tobytes() for batch in batches.as_numpy_iterator())
+
+
+def held_out(dataset):
+    return np.concatenate(list(dataset.test_batches(3).as_numpy_iterator()))
+
+
+class FileTest(tf.test.TestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.folder = pathlib.Path(folder)
+
+    def save(self, name, **content):
+        path = self.folder / name
+        if name.endswith(".npy"):
+            np.save(path, content["images"])
+        else:
+            np.savez(path, **content)
+        return str(path)
+
+    def test_train_and_test(self):
+        train, test = images(5, 8, 6, 3), images(4, 8, 6, 3, seed=1)
+        path = self.save("scans.npz", train=train, test=test)
+        dataset = data.load(path)
+        self.assertEqual(dataset.name, "scans")
+        self.assertEqual(dataset.image_shape, (8, 6, 3))
+        self.assertEqual(dataset.num_colors, 256)
+        self.assertAllEqual(held_out(dataset), test)
+        expected = sorted(image.tobytes() for image in train)
+        # Read, then from memory.
+        for _ in range(2):
+            self.assertEqual(trained(dataset), expected)
+
+    @parameterized.parameters("a.npy", "A.NPZ")
+    def test_a_tenth_is_for_testing(self, name):
+        content = images(20, 4, 4)
+        path = self.folder / name
+        if name == "a.npy":
+            np.save(path, content)
+        else:
+            with open(path, "wb") as file:
+                np.savez(file, images=content)
+        dataset = data.load(str(path))
+        self.assertEqual(dataset.image_shape, (4, 4, 1))
+        self.assertEqual((dataset.num_train, dataset.num_test), (18, 2))
+        found = trained(dataset)
+        found += [image.tobytes() for image in held_out(dataset)]
+        self.assertCountEqual(found, [image.tobytes() for image in content])
+        again = data.load(str(path))
+        self.assertAllEqual(held_out(again), held_out(dataset))
+        self.assertEqual(again.fingerprint, dataset.fingerprint)
+        content[3, 1, 1] ^= 1
+        other = arrays.from_images(content)
+        self.assertNotEqual(other.fingerprint, dataset.fingerprint)
+
+    def test_fewer_levels(self):
+        path = self.save(
+            "a.npz", images=images(9, 4, 4, levels=5), num_colors=5
+        )
+        self.assertEqual(data.load(path).num_colors, 5)
+
+    def test_resized(self):
+        path = self.save("a.npy", images=images(9, 12, 10))
+        self.assertEqual(data.load(path, image_size=4).image_shape, (4, 4, 1))
+        path = self.save("b.npy", images=images(2, 80, 90))
+        dataset = data.load(path)
+        self.assertEqual(dataset.image_shape, (32, 32, 1))
+        self.assertEqual(held_out(dataset).shape, (1, 32, 32, 1))
+
+    @parameterized.parameters(
+        ({"images": np.zeros([4, 4, 4])}, "float64"),
+        ({"images": np.zeros([4, 4, 4], np.int64)}, "int64"),
+        ({"images": np.zeros([4, 4], np.uint8)}, "[4, 4]"),
+        ({"images": np.zeros([4, 4, 4, 3, 1], np.uint8)}, "[4, 4, 4, 3, 1]"),
+        ({"images": np.zeros([0, 4, 4], np.uint8)}, "[0, 4, 4]"),
+        ({"images": np.zeros([1, 4, 4], np.uint8)}, "got 1"),
+        ({"x": np.zeros([4, 4, 4], np.uint8)}, "got x"),
+        ({"train": np.zeros([4, 4, 4], np.uint8)}, "`test`"),
+        ({}, "nothing"),
+        (
+            {
+                "train": np.zeros([4, 4, 4], np.uint8),
+                "test": np.zeros([4, 6, 4], np.uint8),
+            },
+            "different shapes",
+        ),
+        (
+            {"images": np.full([4, 4, 4], 5, np.uint8), "num_colors": 5},
+            "one of 5",
+        ),
+        ({"images": np.zeros([4, 4, 4], np.uint8), "num_colors": 1}, "got 1"),
+        (
+            {"images": np.zeros([4, 4, 4], np.uint8), "num_colors": [2, 3]},
+            "num_colors",
+        ),
+        ({"images": np.array([{}, []], object)}, "objects"),
+    )
+    def test_other_content(self, content, message):
+        path = self.save("a\nb.npz", **content)
+        with self.assertRaises(DataError) as caught:
+            data.load(path)
+        self.assertIn(message, str(caught.exception))
+        self.assertIn(r"a\nb.npz", str(caught.exception))
+        self.assertNotIn("\n", str(caught.exception))
+
+    @parameterized.parameters(b"", b"x" * 100, b"PK\3\4", b"\x93NUMPY\1\0")
+    def test_damaged(self, content):
+        for name in ("a.npz", "a.npy"):
+            path = self.folder / name
+            path.write_bytes(content)
+            with self.assertRaisesRegex(DataError, f"{name}.*damaged"):
+                data.load(str(path))
+
+    def test_no_file(self):
+        with self.assertRaisesRegex(DataError, "no such file"):
+            data.load(str(self.folder / "a.npz"))
+
+
+class MemoryTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(None, 3, 7)
+    def test_pipelines(self, batch_size):
+        content = images(20, 4, 4, 1, levels=9)
+        elements = tf.data.Dataset.from_tensor_slices(content)
+        # Of unknown length.
+        elements = elements.filter(lambda image: True)
+        if batch_size is not None:
+            elements = elements.batch(batch_size)
+        dataset = arrays.from_tf_data(elements, num_colors=9)
+        self.assertEqual((dataset.num_train, dataset.num_test), (18, 2))
+        same = arrays.from_images(content, num_colors=9)
+        self.assertEqual(trained(dataset), trained(same))
+        self.assertAllEqual(held_out(dataset), held_out(same))
+
+    def test_other_pipelines(self):
+        elements = tf.data.Dataset.from_tensor_slices(images(4, 4, 4, 1))
+        for other, message in (
+            (elements.map(lambda image: (image, 0)), "must be images"),
+            (elements.map(lambda i: tf.cast(i, tf.float32)), "uint8"),
+            (elements.map(lambda image: image[..., 0]), "[H, W, C]"),
+            (elements.repeat(), "repeats"),
+            (elements.take(1), "got 1"),
+        ):
+            with self.assertRaises(DataError) as caught:
+                arrays.from_tf_data(other)
+            self.assertIn(message, str(caught.exception))
+
+
+if __name__ == "__main__":
+    tf.test.main()
