@@ -15,7 +15,7 @@ from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import ImageDataset, check_image_size, resize
 from tf_realnvp.errors import DataError
 
-__all__ = ["DATASETS", "DataError", "ImageDataset", "load"]
+__all__ = ["DATASETS", "ImageDataset", "load"]
 
 DATASETS = ("CIFAR10", "CelebA", "digits", "fashion_mnist")
 
