@@ -504,7 +504,7 @@ class RunTest(tf.test.TestCase):
         self.assertLen(tests, 2)
         self.assertRegex(
             self.stdout,
-            r"(?m)^epoch 1/\d+.* 3/3 steps.* \d+\.\d+ bits/dim, [\d,]+ images/s",
+            r"(?m)^epoch 1/\d+.* 3/3 steps.* \d+\.\d+ bits/dim, [\d,]+ images",
         )
         written = [f"  results/{name}" for name in os.listdir(self.output)]
         self.assertLen(written, 4)
