@@ -13,6 +13,7 @@ import tempfile
 import command_lines
 import matplotlib
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
@@ -54,22 +55,13 @@ class DigitsTest(tf.test.TestCase):
         path = pathlib.Path(folder, "digits.py")
         path.write_text(source)
         # In this process: TensorFlow takes seconds to import.
-        stdout, search_path, backend = (
-            io.StringIO(),
-            sys.path[:],
-            matplotlib.get_backend(),
-        )
-        try:
-            matplotlib.use("Agg")
-            with (
-                contextlib.chdir(cls.folder),
-                contextlib.redirect_stdout(stdout),
-            ):
-                runpy.run_path(str(path))
-        finally:
-            sys.path[:] = search_path
-            matplotlib.pyplot.close("all")
-            matplotlib.use(backend)
+        cls.addClassCleanup(sys.path.__setitem__, slice(None), sys.path[:])
+        cls.addClassCleanup(plt.switch_backend, matplotlib.get_backend())
+        plt.switch_backend("Agg")
+        cls.addClassCleanup(plt.close, "all")
+        stdout = io.StringIO()
+        with contextlib.chdir(cls.folder), contextlib.redirect_stdout(stdout):
+            runpy.run_path(str(path))
         cls.stdout = stdout.getvalue()
 
     def find(self, pattern):
@@ -145,13 +137,15 @@ class DigitsTest(tf.test.TestCase):
         top = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         (top / "tf_realnvp").symlink_to(REPOSITORY / "tf_realnvp")
         (top / "examples").mkdir()
+        elsewhere = top / "deep" / "down"
+        elsewhere.mkdir(parents=True)
         head, _ = self.source.split("from tf_realnvp import runtime")
         tail = (
             "import os, tf_realnvp; print(os.path.abspath(tf_realnvp.__file__))"
         )
         path = top / "examples" / "head.py"
         path.write_text(head + tail)
-        for folder in (top, path.parent, REPOSITORY.parent):
+        for folder in (top, path.parent, elsewhere):
             _, stdout, _ = command_lines.run(folder, path, PYTHONPATH="")
             self.assertEqual(stdout, f"{top}/tf_realnvp/__init__.py\n")
 
