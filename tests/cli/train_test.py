@@ -1,5 +1,6 @@
 """Tests for train: the flags, what is done with them, and a run for real."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -482,8 +483,7 @@ class RunTest(tf.test.TestCase):
         cls.output = pathlib.Path(folder, "results")
         cls.run_dir = pathlib.Path(folder, "the run")
         cls.addClassCleanup(os.umask, os.umask(0o002))  # For a group's work.
-        cls.addClassCleanup(os.chdir, os.getcwd())
-        os.chdir(folder)
+        cls.enterClassContext(contextlib.chdir(folder))
         code, cls.stdout, cls.stderr = call(*cls.flags)
         if code:
             raise AssertionError(f"exit code {code}: {cls.stderr}")
