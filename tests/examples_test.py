@@ -20,7 +20,7 @@ import tensorflow as tf
 from tf_realnvp import data, plots
 
 REPOSITORY = command_lines.REPOSITORY
-SHORTER = {"EPOCHS": 3, "MOONS_STEPS": 250}
+SHORTER = {"EPOCHS": 2, "MOONS_STEPS": 200}
 PICTURES = [
     "digits_data.png",
     "digits_extremes.png",
