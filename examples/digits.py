@@ -29,7 +29,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_realnvp import RealNVP, bijectors, data, initialization, latents, plots
-from tf_realnvp.training.trainer import Trainer, bits_from_nats
+from tf_realnvp.training import loop
+from tf_realnvp.training.metrics import bits_from_nats
+from tf_realnvp.training.trainer import Trainer
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -70,18 +72,27 @@ show("digits_data.png", test_images[:36])
 # per dimension: what a pixel would cost in a file that this model compresses.
 # If all levels were equally likely, that would be log2(17) = 4.09 bits.
 # `initialize` lets every coupling begin with the linear prediction that fits a
-# few images best. `fit` is a generator that trains an epoch at a time.
+# few images best. `loop.fit` trains, and tells an observer how it goes on.
 
 # %%
 keras.utils.set_random_seed(SEED)  # The weights; the trainer has its own seed.
 model = RealNVP(
     dataset.image_shape, dataset.num_colors, filters=32, num_blocks=2
 )
-initialization.initialize(model, dataset, SEED)
+images = next(iter(dataset.train_batches(128, SEED, epoch=0)))
+initialization.initialize(model, images, SEED)
+
+
+class Printer(loop.Observer):
+    """Prints what comes out of every epoch, the one before the first too."""
+
+    def after_epoch(self, metrics):
+        bits = bits_from_nats(metrics.test_loss)
+        print(f"epoch {metrics.epoch}: test {bits:.3f} bits/dim", flush=True)
+
+
 trainer = Trainer(model, learning_rate=1e-3, seed=SEED)
-for metrics in trainer.fit(dataset, EPOCHS):
-    bits = bits_from_nats(metrics.test_loss)
-    print(f"epoch {metrics.epoch}: test {bits:.3f} bits/dim", flush=True)
+loop.fit(trainer, dataset, EPOCHS, observer=Printer())
 
 # %% [markdown]
 # ## Samples

@@ -36,25 +36,37 @@ def call(main: Callable[[list[str]], int], *argv) -> tuple[int, str, str]:
     return code, stdout.getvalue(), stderr.getvalue()
 
 
-def run(folder: str | os.PathLike, *arguments) -> tuple[int, str, str]:
-    """Runs Python as a user does, with no settings of these tests.
+def environment(**variables: str) -> dict[str, str]:
+    """Returns variables as a user has them, with no settings of these tests.
 
     Args:
-      folder: The folder to be in.
-      *arguments: Those of Python, as anything that `str` makes words of.
-
-    Returns:
-      As `call`.
+      **variables: Some more of them.
     """
-    environment = {
+    users = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("TF_", "PYTHON"))
     }
+    return users | {"PYTHONPATH": str(REPOSITORY)} | variables
+
+
+def run(
+    folder: str | os.PathLike, *arguments, **variables: str
+) -> tuple[int, str, str]:
+    """Runs Python as a user does.
+
+    Args:
+      folder: The folder to be in.
+      *arguments: Those of Python, as anything that `str` makes words of.
+      **variables: As for `environment`.
+
+    Returns:
+      As `call`.
+    """
     result = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
-        env=environment | {"PYTHONPATH": str(REPOSITORY)},
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=300,

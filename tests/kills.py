@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import matplotlib.image
 import numpy as np
@@ -82,23 +83,36 @@ class Result:
         )
 
 
-class _Folder:
-    """The folder in which one run is started, over and over if need be."""
+class Folder:
+    """The folder in which one run is started, over and over if need be.
 
-    def __init__(self, path, epochs):
+    Attributes:
+      path: The folder.
+    """
+
+    def __init__(self, path: pathlib.Path, epochs: int, *flags: str):
+        """Makes the folder.
+
+        Args:
+          path: Where.
+          epochs: Number of epochs of the run.
+          *flags: More flags of it.
+        """
         self.path = path
         self._flags = [
             *("--dataset", "digits", "--filters", "4", "--num_blocks", "1"),
             *("--seed", "0", "--epochs", str(epochs), "--resume"),
             # After every call of the training steps.
             *("--checkpoint_minutes", "1e-9"),
+            *flags,
         ]
         self._checkpoints = path / "runs" / "digits" / "checkpoints"
         self._num_processes = 0
         path.mkdir()
 
     @property
-    def model(self):
+    def model(self) -> pathlib.Path:
+        """The folder of the model that is a result."""
         return self.path / "realnvp_digits"
 
     @contextlib.contextmanager
@@ -158,8 +172,18 @@ def _check_exit(process, log, *codes):
         )
 
 
-def _run_in_peace(folder):
-    """Runs the command once; returns how long it writes the results."""
+def run_in_peace(folder: Folder) -> float:
+    """Runs the command to its end.
+
+    Args:
+      folder: Where.
+
+    Returns:
+      For how many seconds it wrote the results.
+
+    Raises:
+      RuntimeError: If it fails.
+    """
     with folder.process() as (process, log):
         _wait_for(process, lambda: _EXPORT in log.read_text())
         start = time.monotonic()
@@ -168,22 +192,33 @@ def _run_in_peace(folder):
     return time.monotonic() - start
 
 
-def _kill(folder, signum, aim, delay):
+def kill(
+    folder: Folder,
+    signum: signal.Signals,
+    aim: str,
+    delay: Callable[[bool], float] = lambda _: 0.0,
+) -> tuple[bool, bool]:
     """Starts the command, and kills it.
 
     Args:
       folder: Where.
       signum: The signal.
-      aim: "export" to wait until the results are written, "checkpoint" to wait
-        for one that is half written after the delay, or neither.
+      aim: "export" to wait until the results are written, "results" to wait
+        after the delay until one of them is half written, "checkpoint" to wait
+        for one that is half written after the delay, or "training".
       delay: Gives the seconds from a sign of progress, or from the start of the
         export, to the kill; called with whether the process exports.
 
     Returns:
       Whether it was killed, not ended by itself before; and whether it was
       writing the results.
+
+    Raises:
+      RuntimeError: If it fails.
     """
     before = folder.progress()
+    results_before = folder.unfinished_results()
+    waits_for_export = aim in ("export", "results")
     with folder.process() as (process, log):
 
         def exports():
@@ -191,12 +226,16 @@ def _kill(folder, signum, aim, delay):
 
         def works():
             return exports() or (
-                aim != "export" and folder.progress() != before
+                not waits_for_export and folder.progress() != before
             )
 
         _wait_for(process, works)
         end = time.monotonic() + delay(exports())
         _wait_for(process, lambda: time.monotonic() >= end)
+        if aim == "results":
+            _wait_for(
+                process, lambda: folder.unfinished_results() - results_before
+            )
         if aim == "checkpoint":
             while process.poll() is None and not (
                 folder.has_unfinished_checkpoint() or exports()
@@ -238,9 +277,9 @@ def kill_and_compare(
     in_checkpoint = in_export = in_results = 0
     kills_in_export = max(1, round(_SHARE_OF_EXPORT * kills))
     with tempfile.TemporaryDirectory() as name:
-        whole = _Folder(pathlib.Path(name, "whole"), epochs)
-        killed = _Folder(pathlib.Path(name, "killed"), epochs)
-        export_seconds = _run_in_peace(whole)
+        whole = Folder(pathlib.Path(name, "whole"), epochs)
+        killed = Folder(pathlib.Path(name, "killed"), epochs)
+        export_seconds = run_in_peace(whole)
         show(f"the run that is not killed exports in {export_seconds:.1f} s")
         # A model of before, which has to stay until there is another.
         shutil.copytree(whole.model, killed.model)
@@ -256,7 +295,7 @@ def kill_and_compare(
                 aim = "export"
             elif count % _CHECKPOINT_EVERY == 0:
                 aim = "checkpoint"
-            died, exported = _kill(
+            died, exported = kill(
                 killed,
                 signum,
                 aim,
@@ -274,45 +313,67 @@ def kill_and_compare(
             if exported:
                 in_export += 1
                 line += " in the export"
-                _weights(killed.model)
+                _load(killed.model)
             if killed.unfinished_results() - results_before:
                 in_results += 1
                 line += ", some results are not finished"
             show(line)
-        _run_in_peace(killed)
+        run_in_peace(killed)
         if (killed.model / "old").exists():
             raise RuntimeError("the model was not replaced")
-        bits = {
-            what: _compare(read(whole.path), read(killed.path))
-            for what, read in (
-                ("weights", lambda path: _weights(path / "realnvp_digits")),
-                ("metrics", lambda path: _metrics(path)),
-                ("samples", lambda path: _samples(path)),
-            )
-        }
+        _load(killed.model)
+        bits = compare(whole, killed)
     return Result(dict(counts), in_checkpoint, in_export, in_results, bits)
 
 
-def _weights(model):
-    """Returns the bytes of all variables of a SavedModel that is complete."""
+def compare(first: Folder, second: Folder) -> dict[str, tuple[int, int]]:
+    """Returns the numbers of bits that differ and of all bits.
+
+    Args:
+      first: Where a run has come to its end.
+      second: Where another has.
+
+    Returns:
+      The numbers for weights, metrics and samples.
+    """
+    return {
+        what: _count_bits(read(first), read(second))
+        for what, read in (
+            ("weights", _weights),
+            ("metrics", _metrics),
+            ("samples", _samples),
+        )
+    }
+
+
+def _load(model):
+    """Loads a SavedModel, which raises if it is not complete."""
     import tensorflow as tf
 
     tf.saved_model.load(str(model))
-    reader = tf.train.load_checkpoint(str(model / "variables" / "variables"))
+
+
+def _weights(folder):
+    """Returns the bytes of all variables of the model."""
+    import tensorflow as tf
+
+    variables = folder.model / "variables" / "variables"
+    reader = tf.train.load_checkpoint(str(variables))
     # The graph of the objects is no variable.
     names = [n for n in reader.get_variable_to_shape_map() if "VALUE" in n]
     return b"".join(reader.get_tensor(name).tobytes() for name in sorted(names))
 
 
 def _metrics(folder):
-    return (folder / "metrics_digits.csv").read_bytes()
+    return (folder.path / "metrics_digits.csv").read_bytes()
 
 
 def _samples(folder):
-    return matplotlib.image.imread(folder / "samples_digits.png").tobytes()
+    path = folder.path / "samples_digits.png"
+    return matplotlib.image.imread(path).tobytes()
 
 
-def _compare(first, second):
+def _count_bits(first, second):
     """Returns the numbers of bits that differ and of all bits."""
     size = max(len(first), len(second))
     if len(first) != len(second):

@@ -1,82 +1,84 @@
 """Tests for arguments."""
 
 import argparse
-import contextlib
-import io
 import os
 import pathlib
 import tempfile
+from unittest import mock
 
+import command_lines
 import tensorflow as tf
 from absl.testing import parameterized
 
+from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.cli import arguments
 from tf_realnvp.errors import UsageError
 
+ANY = WholeNumber(0)
+EVEN = WholeNumber(2, 4, even=True)
+POSITIVE = RealNumber()
+PART = RealNumber(includes_low=True, below=1.0)
 
-class NumbersTest(tf.test.TestCase, parameterized.TestCase):
+
+class NumberTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
-        (arguments.whole_number(0), "0", 0),
-        (arguments.whole_number(0), "99999999999", 99999999999),
-        (arguments.whole_number(2, 4), "2", 2),
-        (arguments.whole_number(2, 4), "4", 4),
-        (arguments.positive_number, "1e-30", 1e-30),
-        (arguments.positive_number, "3.4e38", 3.4e38),
-        (arguments.non_negative_number, "0", 0.0),
-        (arguments.non_negative_number, "0.8", 0.8),
-        (arguments.non_negative_number, "3.4e38", 3.4e38),
+        (ANY, "0", 0),
+        (ANY, "99999999999", 99999999999),
+        (EVEN, "4", 4),
+        (POSITIVE, "1e-30", 1e-30),
+        (POSITIVE, "3.4e38", 3.4e38),
+        (PART, "0", 0.0),
     )
-    def test_good(self, parse, text, expected):
-        value = parse(text)
+    def test_good(self, allowed, text, expected):
+        value = arguments.number(allowed)(text)
         self.assertEqual(value, expected)
         self.assertIs(type(value), type(expected))
 
     @parameterized.parameters(
-        (arguments.whole_number(0), "of at least 0", "-1 1.0 1e3 inf x"),
-        (arguments.whole_number(2), "of at least 2", "1 nan"),
-        (arguments.whole_number(2, 4), "from 2 to 4", "1 5 x"),
-        # 3.5e38 is infinite in float32.
-        (arguments.positive_number, "above 0", "0 -1 nan inf 3.5e38 x"),
-        (
-            arguments.non_negative_number,
-            "of at least 0",
-            "-0.1 nan inf -inf 3.5e38 x",
-        ),
+        (ANY, "-1 1.0 1e3 inf x"),
+        (EVEN, "1 3 6 x"),
+        (POSITIVE, "0 -1 nan inf 3.5e38 x"),  # Infinite in float32.
+        (PART, "-0.1 1 nan inf -inf x"),
     )
-    def test_bad(self, parse, message, texts):
+    def test_bad(self, allowed, texts):
         for text in (*texts.split(), ""):
             with self.assertRaises(argparse.ArgumentTypeError) as context:
-                parse(text)
-            self.assertStartsWith(str(context.exception), repr(text))
-            self.assertEndsWith(str(context.exception), message)
+                arguments.number(allowed)(text)
+            message = str(context.exception)
+            self.assertEqual(message, f"{text!r} is not {allowed}")
 
 
-class CheckWritableTest(tf.test.TestCase):
+class PathsTest(tf.test.TestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
         folder = self.enterContext(tempfile.TemporaryDirectory())
         self.folder = pathlib.Path(folder)
 
-    def test_leaves_nothing(self):
-        arguments.check_writable(self.folder, "--out", make=False)
-        self.assertEmpty(os.listdir(self.folder))
-
-    def test_makes_the_folder(self):
+    def test_writable(self):
         path = self.folder / "a" / "b"
         with self.assertRaisesRegex(UsageError, "No such file"):
             arguments.check_writable(path, "--out", make=False)
-        arguments.check_writable(path, "--out")
-        self.assertEmpty(os.listdir(path))
+        for make in (True, False):
+            arguments.check_writable(path, "--out", make)
+            self.assertEmpty(os.listdir(path))
 
-    def test_is_no_folder(self):
-        path = self.folder / "file"
+    @parameterized.parameters((True, "File exists"), (False, "Not a directory"))
+    def test_is_no_folder(self, make, reason):
+        path = self.folder / "two\nlines"
         path.touch()
-        for make, reason in ((True, "File exists"), (False, "Not a directory")):
-            with self.assertRaisesRegex(
-                UsageError,
-                f"^argument --out: cannot write to {path}: {reason}$",
-            ):
-                arguments.check_writable(path, "--out", make)
+        with self.assertRaisesRegex(
+            UsageError, rf"^argument --out: .*/two\\nlines: {reason}$"
+        ):
+            arguments.check_writable(path, "--out", make)
+
+    def test_is_not_writable(self):
+        # A mode would not keep root out.
+        error = PermissionError(13, "Permission denied")
+        with (
+            mock.patch("tempfile.TemporaryFile", side_effect=error),
+            self.assertRaisesRegex(UsageError, "--out: .*Permission denied"),
+        ):
+            arguments.check_writable(self.folder, "--out")
 
     def test_name_cannot_be_foreseen(self):
         """Else others can lay a symlink there, and choose what is made."""
@@ -85,23 +87,35 @@ class CheckWritableTest(tf.test.TestCase):
         arguments.check_writable(self.folder, "--out")
         self.assertEqual(os.listdir(self.folder), [link.name])
 
+    @parameterized.parameters("-a", "ü ñ", "two\nlines", "$a_b$", "{a}]")
+    def test_paths_of_tensorflow(self, path):
+        arguments.check_tensorflow_path(path, "argument --x")
 
-class ParserTest(tf.test.TestCase):
-    def test_error_is_one_line(self):
+    @parameterized.parameters(
+        ("a\udcffb", "UTF-8"),
+        *((path, path[1]) for path in ("a*/b", "a?", "a[b]", "a\\b")),
+    )
+    def test_no_paths_of_tensorflow(self, path, reason):
+        with self.assertRaises(UsageError) as context:
+            arguments.check_tensorflow_path(path, "argument --x")
+        message = str(context.exception)
+        self.assertStartsWith(message, "argument --x: ")
+        self.assertIn(reason, message)
+        self.assertTrue(message.isprintable())
+
+
+class ParserTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        (["--n", "0"], "argument --n: '0'"), (["a\nb\x1b"], r"a\nb\x1b")
+    )
+    def test_error_is_one_line(self, argv, message):
         parser = arguments.Parser(prog="program")
-        parser.add_argument("--n", type=arguments.whole_number(1))
-        stderr = io.StringIO()
-        with (
-            self.assertRaises(SystemExit) as context,
-            contextlib.redirect_stderr(stderr),
-        ):
-            parser.parse_args(["--n", "0"])
-        self.assertEqual(context.exception.code, 2)
-        self.assertEqual(
-            stderr.getvalue(),
-            "program: error: argument --n: '0' is not a whole number of at "
-            "least 1\n",
-        )
+        parser.add_argument("--n", type=arguments.number(WholeNumber(1)))
+        result = command_lines.call(parser.parse_args, *argv)
+        code, stdout, stderr = result
+        self.assertEqual((code, stdout), (2, ""))
+        self.assertRegex(stderr, r"^program: error: .*\n$")
+        self.assertIn(message, stderr)
 
 
 if __name__ == "__main__":

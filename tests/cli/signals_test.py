@@ -55,16 +55,13 @@ class SignalsTest(tf.test.TestCase, parameterized.TestCase):
                 done.append("checked")
         self.assertEqual(done, ["after"])
         self.assertEqual(raised.exception.exit_code, code)
-
-    def test_deferred_is_not_lost(self):
-        """A signal after the last question counts as well."""
-        done = []
+        # One after the last question is not lost.
         with self.assertRaises(signals.Interrupted):
             with signals.deferred():
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signum)
                 done.append("the rest")
             done.append("what follows")
-        self.assertEqual(done, ["the rest"])
+        self.assertEqual(done, ["after", "the rest"])
 
     def test_deferred_does_not_hide_an_error(self):
         with self.assertRaises(OSError):
@@ -147,14 +144,7 @@ class SignalsTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_is_not_caught_as_an_error(self):
         """What goes on after any `Exception` does not go on after this."""
-        done = []
-        with self.assertRaises(signals.Interrupted):
-            with signals.raised():
-                try:
-                    signal.raise_signal(signal.SIGINT)
-                except Exception:
-                    done.append("went on")
-        self.assertEmpty(done)
+        self.assertNotIsInstance(signals.Interrupted(2), Exception)
 
     def test_nested(self):
         with self.assertRaises(signals.Interrupted):
@@ -163,10 +153,6 @@ class SignalsTest(tf.test.TestCase, parameterized.TestCase):
                     request.check()
                 signal.raise_signal(signal.SIGINT)
                 self.fail("The outer one counts again.")
-
-    def test_without_a_signal(self):
-        with signals.raised(), signals.deferred() as request:
-            request.check()
 
 
 if __name__ == "__main__":
