@@ -256,7 +256,9 @@ def _check_out(out, may_be_folder):
     """Finds out whether the result can be written before it is computed."""
     is_folder = arguments.is_folder(out)
     if is_folder and not may_be_folder:
-        raise UsageError(f"argument --out: {out} is a folder, not a file")
+        raise UsageError(
+            f"argument --out: {printable(out)} is a folder, not a file"
+        )
     path = pathlib.Path(out)
     folder = path if is_folder else path.parent
     arguments.check_writable(folder, "--out", make=is_folder)
@@ -269,8 +271,8 @@ def _load(flags, needs_pictures):
     channels = model.image_shape[2]
     if needs_pictures and channels not in (1, 3):
         raise UsageError(
-            f"pictures have 1 or 3 channels, and the images of {flags.model} "
-            f"have {channels}"
+            "pictures have 1 or 3 channels, and the images of "
+            f"{printable(flags.model)} have {channels}"
         )
     return model
 
@@ -365,8 +367,8 @@ def _load_dataset(flags, model):
     name = flags.dataset or model.dataset
     if name is None:
         raise UsageError(
-            f"argument --dataset: name one, for {flags.model} does not tell "
-            "what it was trained on"
+            f"argument --dataset: name one, for {printable(flags.model)} does "
+            "not tell what it was trained on"
         )
     height, width, _ = model.image_shape
     image_size = height if height == width else None
@@ -380,8 +382,9 @@ def _load_dataset(flags, model):
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
     if describe(dataset) != describe(model):
         raise UsageError(
-            f"argument --dataset: the images of {dataset.name} are "
-            f"{describe(dataset)}, those of {flags.model} {describe(model)}"
+            f"argument --dataset: the images of {printable(dataset.name)} are "
+            f"{describe(dataset)}, those of {printable(flags.model)} "
+            f"{describe(model)}"
         )
     return dataset
 

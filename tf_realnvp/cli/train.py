@@ -238,7 +238,8 @@ def _config(flags):
     try:
         config = TrainingConfig.of_dataset(**settings)
     except ValueError as error:
-        raise UsageError(error) from error
+        message = re.sub(r"^`(\w+)` ", r"argument --\1: ", str(error))
+        raise UsageError(message) from error
     for name in ("run_dir", "output_dir"):
         arguments.check_tensorflow_path(
             getattr(config, name), f"argument --{name}"

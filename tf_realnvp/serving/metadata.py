@@ -9,7 +9,7 @@ import reprlib
 from typing import Any
 
 from tf_realnvp.checks import RealNumber, WholeNumber
-from tf_realnvp.errors import ModelError
+from tf_realnvp.errors import ModelError, printable
 
 FILE = "metadata.json"
 # In format 1 there was no number.
@@ -47,29 +47,29 @@ def read(path: str | os.PathLike) -> Metadata:
     path = pathlib.Path(path)
     if not (path / "saved_model.pb").is_file():
         raise ModelError(
-            f"there is no SavedModel in {path}: name the folder "
+            f"there is no SavedModel in {printable(path)}: name the folder "
             "realnvp_DATASET that training wrote"
         )
     file = path / FILE
     if not file.is_file():
         raise ModelError(
-            f"{path} has no {FILE}: it is of another program, or was not "
-            "copied whole"
+            f"{printable(path)} has no {FILE}: it is of another program, or "
+            "was not copied whole"
         )
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {file}: {error}") from error
-    if not isinstance(content, dict) or not (
-        {"image_shape", "num_colors"} <= content.keys()
-    ):
+        raise ModelError(f"cannot read {printable(file)}: {error}") from error
+    if not isinstance(content, dict):
         raise other_model(path)
     version = content.pop("format", 1)
     if version not in (1, FORMAT):
         raise ModelError(
-            f"{path} is of another version of this program (format "
+            f"{printable(path)} is of another version of this program (format "
             f"{reprlib.repr(version)}, not {FORMAT}): use it with that version"
         )
+    if not {"image_shape", "num_colors"} <= content.keys():
+        raise other_model(path)
     source = "source" if "source" in content else "dataset"
     for name, is_good in (
         ("image_shape", _is_image_shape),
@@ -116,12 +116,16 @@ def _check(path, content, name, is_good):
     value = content.get(name)
     if not is_good(value):
         file = pathlib.Path(path) / FILE
-        raise ModelError(f"{file} is damaged: {name} is {reprlib.repr(value)}")
+        raise ModelError(
+            f"{printable(file)} is damaged: {name} is {reprlib.repr(value)}"
+        )
 
 
 def other_model(path: str | os.PathLike) -> ModelError:
     """Returns the error of a SavedModel that this package did not write."""
-    return ModelError(f"{path} holds a SavedModel of another program")
+    return ModelError(
+        f"{printable(path)} holds a SavedModel of another program"
+    )
 
 
 def describe_images(image_shape: tuple[int, ...], num_colors: int) -> str:

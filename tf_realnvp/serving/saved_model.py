@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tf_realnvp import runtime
-from tf_realnvp.errors import ModelError
+from tf_realnvp.errors import ModelError, printable
 from tf_realnvp.serving import metadata
 from tf_realnvp.serving.metadata import describe_images
 
@@ -51,7 +51,8 @@ class SavedModel:
         except Exception as error:  # TensorFlow raises nearly anything.
             reason = (str(error).splitlines() or ["no details"])[0]
             raise ModelError(
-                f"the SavedModel in {path} cannot be loaded: {reason}"
+                f"the SavedModel in {printable(path)} cannot be loaded: "
+                f"{reason}"
             ) from error
         signatures = getattr(self._model, "signatures", {})
         if not hasattr(self._model, "log_prob") or any(
@@ -76,10 +77,11 @@ class SavedModel:
         if hasattr(self._model, "_num_colors"):  # Older models do not tell.
             num_colors = int(self._model._num_colors())
         if (image_shape, num_colors) != (self.image_shape, self.num_colors):
+            mine = describe_images(self.image_shape, self.num_colors)
+            its = describe_images(image_shape, num_colors)
             raise ModelError(
-                f"{path} is damaged: by its {metadata.FILE} the images are "
-                f"{describe_images(self.image_shape, self.num_colors)}, by its "
-                f"SavedModel {describe_images(image_shape, num_colors)}"
+                f"{printable(path)} is damaged: by its {metadata.FILE} the "
+                f"images are {mine}, by its SavedModel {its}"
             )
 
     @property

@@ -31,7 +31,8 @@ def load_model(path: str | os.PathLike) -> RealNVP:
         model = RealNVP(**arguments)
     except ValueError as error:
         raise ModelError(
-            f"{pathlib.Path(path) / metadata.FILE} is damaged: {error}"
+            f"{printable(pathlib.Path(path) / metadata.FILE)} is damaged: "
+            f"{error}"
         ) from error
     _assign(model, path)
     return model
