@@ -40,12 +40,6 @@ class SlerpTest(tf.test.TestCase, parameterized.TestCase):
             np.linalg.norm(points, axis=-1), np.full(5, 7.0), rtol=1e-5
         )
 
-    def test_there_and_back(self):
-        start, end = random_latents(2, 3, 5)
-        self.assertAllClose(
-            latents.slerp(start, end, 6), latents.slerp(end, start, 6)[::-1]
-        )
-
     @parameterized.named_parameters(
         # Factors on the same latents.
         ("same", 1.0, 1.0),
@@ -62,7 +56,7 @@ class SlerpTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class ManifoldTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(1, 2, 3, 8)
+    @parameterized.parameters(1, 3, 4)
     def test_equation(self, size):
         z = random_latents(4, 2, 3)
         points = latents.manifold(z, size)
@@ -78,7 +72,7 @@ class ManifoldTest(tf.test.TestCase, parameterized.TestCase):
                     math.cos(a) * upper + math.sin(a) * lower,
                 )
 
-    @parameterized.parameters(4, 8, 12)
+    @parameterized.parameters(4, 12)
     def test_the_four_are_on_it(self, size):
         z = random_latents(4, 2, 2, 12)
         quarter = size // 4

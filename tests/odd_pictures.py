@@ -58,3 +58,11 @@ def undecodable_png() -> bytes:
         + chunk(b"IDAT", zlib.compress(bytes(9)))
         + chunk(b"IEND", b"")
     )
+
+
+def animation() -> bytes:
+    """Returns a PNG of two frames."""
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
+    return file.getvalue()

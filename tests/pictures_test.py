@@ -12,15 +12,11 @@ import numpy as np
 import odd_pictures
 import tensorflow as tf
 from absl.testing import parameterized
+from image_arrays import random_images
 from PIL import ExifTags, Image, ImageOps
 
 from tf_realnvp import pictures, runtime
 from tf_realnvp.errors import PictureError
-
-
-def random_image(*shape, num_colors=256, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(num_colors, size=shape).astype(np.uint8)
 
 
 class PicturesTestCase(tf.test.TestCase, parameterized.TestCase):
@@ -35,55 +31,44 @@ class PicturesTestCase(tf.test.TestCase, parameterized.TestCase):
 
 
 class WriteTest(PicturesTestCase):
-    @parameterized.product(num_colors=(2, 3, 17, 100, 255, 256))
+    @parameterized.parameters(2, 3, 17, 100, 255, 256)
     def test_every_level_comes_back(self, num_colors):
         image = np.arange(num_colors, dtype=np.uint8).reshape(1, -1, 1)
         pictures.write(self.path, image, num_colors)
         self.assertAllEqual(
             pictures.read(self.path, image.shape, num_colors), image
         )
+        # Another library sees black and white at the ends.
+        pixels = matplotlib.image.imread(self.path)
+        self.assertAllEqual(pixels[0, [0, -1]], [0.0, 1.0])
 
     @parameterized.parameters(1, 3)
     def test_pixel_for_pixel(self, channels):
-        image = random_image(6, 4, channels)
+        image = random_images(6, 4, channels)
         pictures.write(self.path, image)
-        # Another library reads it: no colour for grey, no magnification.
+        # No colour for grey, no magnification.
         pixels = matplotlib.image.imread(self.path)
         self.assertAllEqual(
             np.round(255 * pixels.reshape(6, 4, channels)), image
         )
         self.assertEqual(os.listdir(self.folder), ["picture.png"])
 
-    def test_black_and_white(self):
-        image = np.array([[[0], [16]]], np.uint8)
-        pictures.write(self.path, image, 17)
-        self.assertAllEqual(matplotlib.image.imread(self.path), [[0.0, 1.0]])
-
 
 class ReadTest(PicturesTestCase):
-    def test_grey_for_a_colour_model(self):
-        grey = random_image(4, 4, 1)
-        self.write_pixels(grey)
-        self.assertAllEqual(
-            pictures.read(self.path, (4, 4, 3)), np.repeat(grey, 3, axis=-1)
-        )
-
-    def test_colour_for_a_grey_model(self):
-        colour = random_image(4, 4, 3)
-        self.write_pixels(colour)
-        image = pictures.read(self.path, (4, 4, 1))
-        self.assertEqual(image.dtype, np.uint8)
-        # Rec. 601, as JPEG has it.
-        expected = colour @ np.array([[0.299], [0.587], [0.114]])
-        self.assertAllClose(image, expected, atol=1.0)
-
-    @parameterized.parameters(2, 4)
-    def test_opacity_is_left_out(self, channels):
-        pixels = random_image(4, 4, channels)
+    @parameterized.product(of_picture=(1, 2, 3, 4), of_model=(1, 3))
+    def test_channels(self, of_picture, of_model):
+        """Opacity is left out."""
+        pixels = random_images(4, 4, of_picture)
         self.write_pixels(pixels)
-        self.assertAllEqual(
-            pictures.read(self.path, (4, 4, channels - 1)), pixels[..., :-1]
-        )
+        colours = pixels[..., : of_picture - (of_picture % 2 == 0)]
+        image = pictures.read(self.path, (4, 4, of_model))
+        self.assertEqual(image.dtype, np.uint8)
+        if colours.shape[-1] > of_model:
+            # Rec. 601, as JPEG has it.
+            expected = colours @ np.array([[0.299], [0.587], [0.114]])
+            self.assertAllClose(image, expected, atol=1.0)
+        else:
+            self.assertAllEqual(image, np.broadcast_to(colours, image.shape))
 
     def test_sixteen_bits(self):
         pixels = np.array([[[0], [65535], [128 * 257]]], np.uint16)
@@ -91,15 +76,6 @@ class ReadTest(PicturesTestCase):
         self.assertAllEqual(
             pictures.read(self.path, (1, 3, 1)), [[[0], [255], [128]]]
         )
-
-    @parameterized.parameters((1, 1), (1, 3), (3, 1), (3, 3))
-    def test_jpeg(self, of_picture, of_model):
-        pixels = np.full((8, 8, of_picture), 100, np.uint8)
-        path = self.folder / "picture.jpeg"
-        path.write_bytes(tf.io.encode_jpeg(pixels).numpy())
-        image = pictures.read(path, (8, 8, of_model))
-        self.assertEqual(image.shape, (8, 8, of_model))
-        self.assertAllClose(image, np.full(image.shape, 100), atol=2.0)
 
     @parameterized.named_parameters(
         # Shape of the picture and of the image, and the middle in the picture:
@@ -111,7 +87,7 @@ class ReadTest(PicturesTestCase):
         ("tall_model", (8, 8), (8, 4), (0, 2, 8, 4)),
     )
     def test_crop(self, picture_shape, shape, middle):
-        pixels = random_image(*picture_shape, 3)
+        pixels = random_images(*picture_shape, 3)
         self.write_pixels(pixels)
         top, left, height, width = middle
         self.assertAllEqual(
@@ -155,33 +131,27 @@ class ReadTest(PicturesTestCase):
             pictures.read(self.path, (4, 6, 3)), tf.io.decode_image(content)
         )
 
-    @parameterized.parameters(1, 3)
-    def test_colours_of_print(self, channels):
-        picture = odd_pictures.noise("CMYK")
-        self.path.write_bytes(odd_pictures.encode(picture, "JPEG"))
-        decoded = Image.open(self.path).convert("L" if channels == 1 else "RGB")
-        self.assertAllClose(
-            pictures.read(self.path, (12, 12, channels)),
-            np.asarray(decoded).reshape(12, 12, channels),
-            atol=5,
-        )
-
     @parameterized.product(mode=("L", "RGB", "CMYK"), channels=(1, 3))
-    def test_faults_that_are_recovered_from(self, mode, channels):
+    def test_jpeg(self, mode, channels):
+        """Of print as well; and with a fault that is recovered from."""
         picture = odd_pictures.noise(mode)
-        good = odd_pictures.encode(picture, "JPEG")
-        self.path.write_bytes(odd_pictures.faulty_jpeg(picture))
+        self.path.write_bytes(odd_pictures.encode(picture, "JPEG"))
         shape = (12, 12, channels)
+        image = pictures.read(self.path, shape)
+        decoded = Image.open(self.path).convert("L" if channels == 1 else "RGB")
+        # The colours of noise are not coded well.
+        self.assertAllClose(image, np.asarray(decoded).reshape(shape), atol=20)
+
+        self.path.write_bytes(odd_pictures.faulty_jpeg(picture))
         with runtime.silent_stderr() as written:
-            image = pictures.read(self.path, shape)
+            again = pictures.read(self.path, shape)
             self.assertEqual(written(), b"")
         # What is at fault comes behind the pixels.
-        self.path.write_bytes(good)
-        self.assertAllClose(image, pictures.read(self.path, shape), atol=20)
+        self.assertAllClose(again, image, atol=20)
 
     def test_no_warnings(self):
         """Python's would be a line that names no picture."""
-        self.write_pixels(random_image(8, 8, 3))
+        self.write_pixels(random_images(8, 8, 3))
         with (
             mock.patch.object(Image, "MAX_IMAGE_PIXELS", 50),
             self.assertNoLogs(),
@@ -189,7 +159,7 @@ class ReadTest(PicturesTestCase):
         ):
             pictures.read(self.path, (8, 8, 3))
 
-    @parameterized.parameters((1, 1), (3, 5), (8, 6), (20, 1), (1, 20))
+    @parameterized.parameters((1, 1), (3, 5), (20, 1), (1, 20))
     def test_any_size(self, *size):
         self.write_pixels(np.full((*size, 3), 255, np.uint8))
         self.assertAllEqual(
@@ -203,22 +173,30 @@ class UnreadableTest(PicturesTestCase):
         with self.assertRaises(PictureError) as context:
             pictures.read(path, (8, 8, 1))
         message = str(context.exception)
-        self.assertStartsWith(message, f"cannot read the picture {path}: ")
+        self.assertIn(f"picture {path}: ", message)
         self.assertIn(reason, message)
         self.assertNotIn("\n", message)
 
-    def test_missing(self):
-        self.assert_unreadable(self.folder / "x.png", "No such file")
-
-    def test_folder(self):
-        self.assert_unreadable(self.folder, "Is a directory")
-
-    def test_links_that_lead_nowhere(self):
-        self.path.symlink_to("nowhere")
-        self.assert_unreadable(self.path, "No such file")
-        circle = self.folder / "circle.png"
+    def test_no_file(self):
+        pipe, link, circle = (
+            self.folder / f"{name}.png" for name in ("pipe", "link", "circle")
+        )
+        os.mkfifo(pipe)  # It may never end, nor may the device.
+        link.symlink_to("nowhere")
         circle.symlink_to(circle)
-        self.assert_unreadable(circle, "symbolic links")
+        self.path.symlink_to("/dev/null")
+        server = self.enterContext(socket.socket(socket.AF_UNIX))
+        server.bind(f"{self.folder}/socket")
+        for path, reason in (
+            (self.folder / "x.png", "No such file"),
+            (self.folder, "Is a directory"),
+            (link, "No such file"),
+            (circle, "symbolic links"),
+            (pipe, "not a regular file"),
+            (self.path, "not a regular file"),
+            (self.folder / "socket", "not a regular file"),
+        ):
+            self.assert_unreadable(path, reason)
 
     def test_no_permission(self):
         self.path.touch()
@@ -226,16 +204,6 @@ class UnreadableTest(PicturesTestCase):
         # A mode would not keep root out.
         with mock.patch.object(pathlib.Path, "read_bytes", side_effect=error):
             self.assert_unreadable(self.path, "Permission denied")
-
-    def test_what_may_never_end(self):
-        pipe = self.folder / "pipe.png"
-        os.mkfifo(pipe)
-        self.assert_unreadable(pipe, "not a regular file")
-        self.path.symlink_to("/dev/null")
-        self.assert_unreadable(self.path, "not a regular file")
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(f"{self.folder}/socket")
-            self.assert_unreadable(self.folder / "socket", "not a regular file")
 
     @parameterized.parameters("a\nb.png", "\udcff.png")
     def test_name_that_is_no_line_of_text(self, name):
@@ -245,7 +213,7 @@ class UnreadableTest(PicturesTestCase):
         str(context.exception).encode()
 
     def test_too_large(self):
-        self.write_pixels(random_image(8, 8, 1))
+        self.write_pixels(random_images(8, 8, 1))
         with mock.patch.object(Image, "MAX_IMAGE_PIXELS", 31):
             self.assert_unreadable(self.path, "too large: more than 62 pixels")
 
@@ -255,27 +223,24 @@ class UnreadableTest(PicturesTestCase):
         self.assert_unreadable(self.path, "neither PNG nor JPEG")
 
     def test_animation(self):
-        frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-        frames[0].save(self.path, save_all=True, append_images=frames[1:])
+        self.path.write_bytes(odd_pictures.animation())
         self.assert_unreadable(self.path, "animated")
 
-    @parameterized.parameters(b"", b"words", b"\x89PNG\n")
-    def test_no_picture(self, content):
-        self.path.write_bytes(content)
-        self.assert_unreadable(self.path, "neither PNG nor JPEG")
-
     @parameterized.parameters(
-        b"\x89PNG\r\n\x1a\n",
-        b"\xff\xd8\xff\xd9",
-        odd_pictures.undecodable_png(),
+        (b"", "neither PNG nor JPEG"),
+        (b"words", "neither PNG nor JPEG"),
+        (b"\x89PNG\n", "neither PNG nor JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+        (b"\xff\xd8\xff\xd9", "damaged"),
+        (odd_pictures.undecodable_png(), "damaged"),
     )
-    def test_nothing_in_it(self, content):
+    def test_content(self, content, reason):
         self.path.write_bytes(content)
-        self.assert_unreadable(self.path, "it is damaged")
+        self.assert_unreadable(self.path, reason)
 
     @parameterized.parameters(tf.io.encode_png, tf.io.encode_jpeg)
     def test_cut_off(self, encode):
-        content = encode(random_image(64, 64, 3)).numpy()
+        content = encode(random_images(64, 64, 3)).numpy()
         for size in (30, len(content) // 2, len(content) - 30):
             self.path.write_bytes(content[:size])
             with runtime.silent_stderr() as written:

@@ -5,7 +5,8 @@ from unittest import mock
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import runtime
+from tf_realnvp import runtime, system
+from tf_realnvp.errors import UsageError
 
 
 def allowed():
@@ -26,53 +27,71 @@ class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.product(before=[False, True], enabled=[False, True])
     def test_only_inside(self, before, enabled):
+        """And so is the layout of graphs.
+
+        Or cuDNN's plans of training would serve in evaluation.
+        """
         tf.config.experimental.enable_tensor_float_32_execution(before)
-        with runtime.tensor_float_32(enabled):
-            self.assertEqual(allowed(), enabled)
-        self.assertEqual(allowed(), before)
+        options = tf.config.optimizer.get_experimental_options
+        layouts = ("layout_optimizer", "remapping")
         with self.assertRaises(KeyboardInterrupt):
             with runtime.tensor_float_32(enabled):
+                self.assertEqual(allowed(), enabled)
+                for name in layouts:
+                    self.assertEqual(options().get(name, True), not enabled)
                 raise KeyboardInterrupt
         self.assertEqual(allowed(), before)
-
-    def test_graphs_keep_their_layout_inside(self):
-        """Or cuDNN's plans of training would serve in evaluation."""
-        options = tf.config.optimizer.get_experimental_options
-        for enabled in (False, True):
-            with runtime.tensor_float_32(enabled):
-                for name in ("layout_optimizer", "remapping"):
-                    self.assertEqual(options().get(name, True), not enabled)
-            for name in ("layout_optimizer", "remapping"):
-                self.assertTrue(options().get(name, True))
+        for name in layouts:
+            self.assertTrue(options().get(name, True))
 
 
 class HardwareTest(tf.test.TestCase, parameterized.TestCase):
+    def set_gpus(self, capabilities):
+        """Makes TensorFlow find GPUs of these compute capabilities."""
+
+        def details(gpu):
+            capability = capabilities[gpu]
+            return {"compute_capability": capability} if capability else {}
+
+        for target, name, value in (
+            (
+                tf.config,
+                "list_physical_devices",
+                lambda kind: range(len(capabilities)),
+            ),
+            (tf.config.experimental, "get_device_details", details),
+        ):
+            self.enterContext(mock.patch.object(target, name, value))
+
     @parameterized.parameters(
         ([(8, 0)], True),
         ([(9, 0), (8, 6)], True),
         ([(7, 5)], False),
         ([(9, 0), (7, 5)], False),  # All train, so all must have it.
         ([None], False),  # Another maker's.
-        ([], False),
     )
-    def test_tensor_float_32(self, capabilities, expected):
-        def details(gpu):
-            capability = capabilities[gpu]
-            return {"compute_capability": capability} if capability else {}
+    def test_gpus(self, capabilities, expected):
+        self.set_gpus(capabilities)
+        self.assertEqual(runtime.has_tensor_float_32(), expected)
+        self.assertEqual(runtime.has_native_bfloat16(), expected)
+        with self.assertRaisesRegex(UsageError, f"{len(capabilities)}$"):
+            runtime.make_strategy(len(capabilities) + 1)
 
-        with (
+    @parameterized.parameters(
+        ({"avx512f", "amx_bf16"}, "bfloat16"),
+        ({"avx512_bf16"}, "bfloat16"),
+        ({"avx512f"}, "float32"),
+        ((), "float32"),  # Not on Linux.
+    )
+    def test_processor(self, features, expected):
+        self.set_gpus([])
+        self.enterContext(
             mock.patch.object(
-                tf.config,
-                "list_physical_devices",
-                return_value=range(len(capabilities)),
-            ),
-            mock.patch.object(
-                tf.config.experimental, "get_device_details", details
-            ),
-        ):
-            self.assertEqual(runtime.has_tensor_float_32(), expected)
-            if capabilities:
-                self.assertEqual(runtime.has_native_bfloat16(), expected)
+                system, "processor_features", lambda: frozenset(features)
+            )
+        )
+        self.assertFalse(runtime.has_tensor_float_32())
+        self.assertEqual(runtime.native_precision(), expected)
 
 
 if __name__ == "__main__":
