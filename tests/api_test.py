@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from small_model import make_dataset, make_model, random_images, same, values
+from small_models import make_dataset, make_model, random_images, same, values
 
 import tf_realnvp
 from tf_realnvp.errors import DataError, ModelError

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_realnvp.serving import export
+from tf_realnvp.serving import export, metadata
 
 NUM_DIMS = math.prod(small_models.IMAGE_SHAPE)
 MAX = small_models.NUM_COLORS - 1
@@ -254,7 +254,7 @@ class FilesTest(ExportTestCase):
         self.assertEqual(saved, expected)
 
     def test_metadata(self):
-        text = (self.path / export.METADATA_FILE).read_text()
+        text = (self.path / metadata.FILE).read_text()
         # A person can read it, too.
         self.assertGreater(text.count("\n"), 10)
         metadata = json.loads(text)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from small_model import SmallModel, make_dataset, random_images, same, values
+from small_models import SmallModel, make_dataset, random_images, same, values
 
 from tf_realnvp.errors import DivergedError
 from tf_realnvp.training import loop

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from small_model import make_model, random_images, values
+from small_models import make_model, random_images, values
 
 from tf_realnvp.training.optimizers import FusedAdam, learning_rate
 from tf_realnvp.training.trainer import Trainer

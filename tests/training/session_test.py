@@ -28,20 +28,21 @@ import odd_pictures
 import requests
 import tensorflow as tf
 from absl.testing import parameterized
-from small_model import SmallModel
+from small_models import SmallModel
 from tensorflow.core.util import event_pb2
 
 from tf_realnvp import data, files, initialization, pictures, plots, runtime
 from tf_realnvp.cli.main import train_main
 from tf_realnvp.errors import DataError
 from tf_realnvp.serving import export
+from tf_realnvp.serving import metadata as serving_metadata
 from tf_realnvp.training import loop, metrics, session, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.trainer import Trainer
 
 DRAW_CURVE = plots.save_loss_curve
-METADATA = export.METADATA_FILE
+METADATA = serving_metadata.FILE
 FULL = OSError(errno.ENOSPC, "No space left on device")
 # Three steps an epoch: as many calls, and one more to evaluate.
 FLAGS = (
@@ -62,7 +63,7 @@ def save_model(model, path, metadata):
     module.means = model.means.value
     with files.replace_directory(path) as new:
         tf.saved_model.save(module, str(new))
-        (new / export.METADATA_FILE).write_text(json.dumps(metadata))
+        (new / METADATA).write_text(json.dumps(metadata))
 
 
 def save_curve(path, curves, title):

@@ -8,7 +8,7 @@ from unittest import mock
 import keras
 import numpy as np
 import tensorflow as tf
-from small_model import SmallModel
+from small_models import SmallModel
 from tensorflow.core.util import event_pb2
 
 from tf_realnvp import plots

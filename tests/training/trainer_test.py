@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl.testing import parameterized
-from small_model import make_model, random_images, same, values
+from small_models import make_model, random_images, same, values
 
 from tf_realnvp.training.trainer import Trainer
 
