@@ -90,21 +90,23 @@ class Folder:
       path: The folder.
     """
 
-    def __init__(self, path: pathlib.Path, epochs: int, *flags: str):
+    def __init__(
+        self, path: pathlib.Path, epochs: int, program: pathlib.Path = _RUN
+    ):
         """Makes the folder.
 
         Args:
           path: Where.
           epochs: Number of epochs of the run.
-          *flags: More flags of it.
+          program: The training command.
         """
         self.path = path
+        self._program = program
         self._flags = [
             *("--dataset", "digits", "--filters", "4", "--num_blocks", "1"),
             *("--seed", "0", "--epochs", str(epochs), "--resume"),
             # After every call of the training steps.
             *("--checkpoint_minutes", "1e-9"),
-            *flags,
         ]
         self._checkpoints = path / "runs" / "digits" / "checkpoints"
         self._num_processes = 0
@@ -122,8 +124,9 @@ class Folder:
         log = self.path / f"log-{self._num_processes}.txt"
         with log.open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, str(_RUN), *self._flags],
+                [sys.executable, str(self._program), *self._flags],
                 cwd=self.path,
+                env=os.environ | {"PYTHONPATH": str(_RUN.parent)},
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

@@ -60,7 +60,7 @@ class RealNumber:
         return (
             isinstance(value, numbers.Real)
             and not isinstance(value, bool)
-            and self._is_inside(float(value))
+            and self._is_inside(value)
         )
 
     def _is_inside(self, value):

@@ -5,6 +5,7 @@ import signal
 import tempfile
 from concurrent import futures
 
+import fast_command
 import kills
 import tensorflow as tf
 from absl.testing import parameterized
@@ -14,8 +15,8 @@ class KillsTest(tf.test.TestCase):
     def test_where_it_is_killed_changes_nothing(self):
         """Two runs at a time: most of a process is its start."""
         top = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        flags = ("--image_size", "4", "--batch_size", "256")
-        folders = [kills.Folder(top / n, 2, *flags) for n in ("a", "b")]
+        program = pathlib.Path(fast_command.__file__)
+        folders = [kills.Folder(top / name, 2, program) for name in ("a", "b")]
         in_training, in_results = folders
         # Of an earlier run, which has to stay until there is another.
         old = in_results.model / "old"

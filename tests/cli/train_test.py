@@ -16,6 +16,7 @@ import tempfile
 from unittest import mock
 
 import command_lines
+import fast_command
 import hypothesis
 import matplotlib.image
 import numpy as np
@@ -47,6 +48,7 @@ GIVEN = {
     "filters": (4, "4"),
     "num_blocks": (1, "1"),
     "num_scales": (3, "3"),
+    "init_from": ("e", "e"),
     "precision": ("bfloat16", "bfloat16"),
     "deterministic": (True, None),
     "accumulate": (3, "3"),
@@ -168,7 +170,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             value = getattr(
                 TrainingConfig.of_dataset(dataset), name, None
             )  # Not of `resume`.
-            if type(value) in (int, float):
+            if type(value) in (int, float) and name != "seed":
                 num_compared += 1
                 self.assertEqual(type(value)(shown), value, name)
         self.assertEqual(num_compared, 10)
@@ -584,43 +586,31 @@ class RunTest(tf.test.TestCase):
             },
         )
 
-    def test_in_a_process_with_all_streams_closed(self):
-        """Deterministic, which changes no bit on a CPU, and misses no seed.
 
-        TensorFlow logs to the second descriptor, whatever that is.
-        """
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        script = """if True:
-            from tf_realnvp.cli import main
-            assert main.train_main() == 0
-            model = "results/realnvp_digits"
-            for argv in (["sample", model], ["evaluate", model]):
-                assert main.main(argv) == 0, argv
-        """
+class ClosedStreamsTest(tf.test.TestCase):
+    def test_all_of_them(self):
+        """TensorFlow logs to the second descriptor, whatever that is."""
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         code = subprocess.call(
             [
-                *("sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-'),
-                *(sys.executable, "-c", script, *self.flags, "--deterministic"),
+                *("sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', sys.executable),
+                *(fast_command.__file__, "--dataset", "digits", "--seed", "0"),
+                *("--deterministic", "--max_steps", "3"),
             ],
             cwd=folder,
             env=command_lines.environment(TF_CPP_MIN_LOG_LEVEL="0"),
             timeout=300,
         )
         self.assertEqual(code, 0)
-        output, run_dir = (pathlib.Path(folder, p) for p in self.flags[-3::2])
-        for name in (
-            "metrics_digits.csv",
-            "samples_digits.png",
-            "realnvp_digits/variables/variables.data-00000-of-00001",
-        ):
-            plain, deterministic = (
-                (path / name).read_bytes() for path in (self.output, output)
-            )
-            self.assertEqual(plain, deterministic, name)
-        content = json.loads((run_dir / "run.json").read_text())
-        self.assertTrue(content["config"]["deterministic"])
-        self.assertEqual((run_dir / "lock").read_bytes(), b"")
-        matplotlib.image.imread(pathlib.Path(folder, "samples.png"))
+        self.assertCountEqual(
+            os.listdir(folder),
+            [
+                *("runs", "realnvp_digits", "samples_digits.png"),
+                *("loss_digits.png", "metrics_digits.csv"),
+            ],
+        )
+        self.assertEqual((folder / "runs/digits/lock").read_bytes(), b"")
+        matplotlib.image.imread(folder / "samples_digits.png")
 
 
 if __name__ == "__main__":

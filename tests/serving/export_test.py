@@ -257,13 +257,13 @@ class FilesTest(ExportTestCase):
         text = (self.path / metadata.FILE).read_text()
         # A person can read it, too.
         self.assertGreater(text.count("\n"), 10)
-        metadata = json.loads(text)
-        versions = metadata.pop("versions")
+        content = json.loads(text)
+        versions = content.pop("versions")
         self.assertEqual(versions["tensorflow"], tf.__version__)
         self.assertEqual(versions["keras"], keras.__version__)
         self.assertIn("tensorflow-probability", versions)
         self.assertEqual(
-            metadata,
+            content,
             {
                 "format": 2,
                 "image_shape": [4, 4, 1],

@@ -112,6 +112,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         "filters": 8,
         "num_blocks": 1,
         "num_scales": 3,
+        "init_from": "a_model",
         "precision": "bfloat16",
         "deterministic": True,
         "accumulate": 2,
@@ -147,7 +148,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             {
                 *("dataset", "image_size", "flip", "num_validation", "seed"),
                 *("batch_size", "filters", "num_blocks", "num_scales"),
-                *("precision", "deterministic", "ema"),
+                *("init_from", "precision", "deterministic", "ema"),
             },
         )
         other = dataclasses.replace(SETTINGS, flip=True, seed=3)

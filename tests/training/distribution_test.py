@@ -24,7 +24,8 @@ import sys
 from tf_realnvp import runtime
 from tf_realnvp.training import workers
 paths = sys.argv[1:]  # For one device, for two, ...
-runtime.configure(len(paths))
+# On a CPU this changes no bit; but what has no seed raises.
+runtime.configure(len(paths), deterministic=len(paths) > 1)
 import keras, numpy as np, tensorflow as tf
 import tf_realnvp
 from tf_realnvp import RealNVP

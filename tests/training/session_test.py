@@ -21,6 +21,7 @@ import signal
 import tempfile
 from unittest import mock
 
+import fast_command
 import keras
 import matplotlib.image
 import numpy as np
@@ -36,7 +37,7 @@ from tf_realnvp.cli.main import train_main
 from tf_realnvp.errors import DataError
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
-from tf_realnvp.training import loop, metrics, session, workers
+from tf_realnvp.training import metrics, session, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.trainer import Trainer
@@ -49,27 +50,6 @@ FLAGS = (
     *("--dataset", "digits", "--batch_size", "400", "--epochs", "2"),
     *("--filters", "4", "--num_blocks", "1"),
 )
-
-
-def initialize(model, images, seed):
-    """Starts a small model from what the images are."""
-    images = tf.cast(images, tf.float32)
-    model.means.assign(tf.reduce_mean(images, axis=0) + model.means)
-
-
-def save_model(model, path, metadata):
-    """Exports as `export.save` does, what there is of the small model."""
-    module = tf.Module()
-    module.means = model.means.value
-    with files.replace_directory(path) as new:
-        tf.saved_model.save(module, str(new))
-        (new / METADATA).write_text(json.dumps(metadata))
-
-
-def save_curve(path, curves, title):
-    """A curve as text, since drawing one takes a second."""
-    with files.replace_file(path) as new:
-        new.write_text(f"{title}: {dict(curves)}")
 
 
 def call(*argv):
@@ -119,19 +99,6 @@ def write_pictures(folder, *shape, number=4):
         pictures.write(f"{folder}/{index}.png", image)
 
 
-def patch_all(stack):
-    """Makes the command a fast one with steps that can be counted."""
-    for target, name, value in (
-        (session, "RealNVP", SmallModel),
-        (initialization, "initialize", initialize),
-        (export, "save", save_model),
-        (plots, "save_loss_curve", save_curve),
-        (runtime, "configure", lambda *args, **options: None),
-        (loop, "_SECONDS_PER_CALL", 0.0),  # One step a call.
-    ):
-        stack.enter_context(mock.patch.object(target, name, value))
-
-
 @contextlib.contextmanager
 def recorded_trainers():
     """Gives a list of the trainers that are made."""
@@ -140,6 +107,7 @@ def recorded_trainers():
     class Recorded(Trainer):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
+            self.arguments, self.options = arguments, options
             trainers.append(self)
 
     with mock.patch.object(session, "Trainer", Recorded):
@@ -158,7 +126,7 @@ class ExperimentTestCase(tf.test.TestCase):
             mock.patch.object(session, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         )
         stack = self.enterContext(contextlib.ExitStack())
-        patch_all(stack)
+        fast_command.patch(stack)
         self.enter_new_folder(stack)
 
     def enter_new_folder(self, stack):
@@ -254,7 +222,8 @@ class TrainTest(ExperimentTestCase):
                 *("--max_steps", "4"),
             )
         self.assertEqual((code, stderr), (0, ""))
-        (model, schedule), others = trainer.call_args
+        (trainer,) = trainers
+        (model, schedule), others = trainer.arguments, trainer.options
         # Of four steps one is left for the way down.
         rates = [float(schedule(step)) for step in range(5)]
         self.assertAllClose(rates, [0.125, 0.25, 0.375, 0.5, 0.0])
@@ -846,7 +815,7 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (data, "load"),
-        (session, "Trainer"),
+        (session, "RealNVP"),
         (session, "_print_header"),
     )
     def test_before_training(self, target, name):
@@ -1038,9 +1007,7 @@ class WorkersTest(ExperimentTestCase, parameterized.TestCase):
         self.assertEmpty(os.listdir())
         self.assertEqual(trainers[0].num_steps, 6)
 
-        with mock.patch.object(session, "Trainer", wraps=Trainer) as trainer:
-            call("--seed", 0, "--max_steps", 1)
-        self.assertEqual(trainer.call_args[1]["precision"], "bfloat16")
+        self.assertEqual(trainers[0].options["precision"], "bfloat16")
 
     @parameterized.parameters(
         ("lr", 0.125, []),

@@ -48,7 +48,8 @@ class JobTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_order_is_that_of_tensorflow(self):
         with config(1, worker=["a:1", "[::1]:2"], chief=["b:3"]):
-            names, addresses, index = workers._job()
+            job = workers._job()
+            names, addresses, index = job.names, job.addresses, job.index
         self.assertEqual(names, ["chief 0", "worker 0", "worker 1"])
         self.assertEqual(addresses, [("b", 3), ("a", 1), ("::1", 2)])
         self.assertEqual(index, 2)

@@ -91,7 +91,8 @@ _HELP = {
     ),
     "init_from": (
         "start from the weights of this SavedModel, realnvp_DATASET, of the "
-        "same filters, blocks, scales and channels (default: fitted to images)"
+        "same filters, blocks, scales and channels (default: none, the weights "
+        "are fitted to images)"
     ),
     "precision": (
         "what the coupling networks compute in while training; tf32 is float32 "

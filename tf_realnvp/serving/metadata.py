@@ -73,7 +73,7 @@ def read(path: str | os.PathLike) -> Metadata:
     source = "source" if "source" in content else "dataset"
     for name, is_good in (
         ("image_shape", _is_image_shape),
-        ("num_colors", WholeNumber(2, 256).__contains__),
+        ("num_colors", _is_num_colors),
         (source, _is_source),
     ):
         _check(path, content, name, is_good)
@@ -140,6 +140,10 @@ def _is_image_shape(value):
         and all(type(size) is int and size >= 1 for size in value)
         and math.prod(value) < 2**31
     )
+
+
+def _is_num_colors(value):
+    return type(value) is int and value in WholeNumber(2, 256)
 
 
 def _is_source(value):

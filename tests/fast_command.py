@@ -1,0 +1,68 @@
+"""The training command with a model that takes no time.
+
+All around the model is as it is: data, loop, checkpoints, the folder of the
+run. `PYTHONPATH=. python tests/fast_command.py FLAGS` is a process of it.
+"""
+
+import contextlib
+import json
+import sys
+from unittest import mock
+
+import tensorflow as tf
+from small_models import SmallModel
+
+from tf_realnvp import files, initialization, plots, runtime
+from tf_realnvp.cli.main import train_main
+from tf_realnvp.serving import export, metadata
+from tf_realnvp.training import loop, session
+
+
+def _initialize(model, images, seed):
+    """Starts a small model from what the images are."""
+    images = tf.cast(images, tf.float32)
+    model.means.assign(tf.reduce_mean(images, axis=0) + model.means)
+
+
+def _save_model(model, path, content):
+    """Exports as `export.save` does, what there is of the small model."""
+    module = tf.Module()
+    module.means = model.means.value
+    with files.replace_directory(path) as new:
+        tf.saved_model.save(module, str(new))
+        (new / metadata.FILE).write_text(json.dumps(content))
+
+
+def _save_curve(path, curves, title):
+    """A curve as text, since drawing one takes a second."""
+    with files.replace_file(path) as new:
+        new.write_text(f"{title}: {dict(curves)}")
+
+
+def patch(stack: contextlib.ExitStack) -> None:
+    """Makes the command a fast one, whose steps can be counted.
+
+    TensorFlow stays as it is set up.
+
+    Args:
+      stack: Undoes that at its end.
+    """
+    stack.enter_context(mock.patch.object(runtime, "configure"))
+    _patch_model(stack)
+
+
+def _patch_model(stack):
+    for target, name, value in (
+        (session, "RealNVP", SmallModel),
+        (initialization, "initialize", _initialize),
+        (export, "save", _save_model),
+        (plots, "save_loss_curve", _save_curve),
+        (loop, "_SECONDS_PER_CALL", 0.0),  # One step a call.
+    ):
+        stack.enter_context(mock.patch.object(target, name, value))
+
+
+if __name__ == "__main__":
+    with contextlib.ExitStack() as patches:
+        _patch_model(patches)
+        sys.exit(train_main())
