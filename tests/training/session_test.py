@@ -206,7 +206,7 @@ class ExperimentTestCase(tf.test.TestCase):
 class TrainTest(ExperimentTestCase):
     def test_flags_arrive(self):
         with (
-            mock.patch.object(session, "Trainer", wraps=Trainer) as trainer,
+            recorded_trainers() as trainers,
             mock.patch.object(data, "load", wraps=data.load) as load,
             mock.patch.object(
                 keras.utils, "set_random_seed"
