@@ -174,25 +174,6 @@ class TrainTest(tf.test.TestCase):
         images = model.decode(model.encode(self.images))
         self.assertAllEqual(images, self.images)
 
-    def test_best_epoch_is_the_result(self):
-        model = make_model()
-        weights = {}
-        history = self.train(
-            model,
-            make_dataset(self.images, self.images[:4]),
-            epochs=3,
-            lr=3.0,  # It leaps away.
-            num_validation=8,
-            on_epoch=lambda m: weights.update(
-                {m.epoch: values(model.variables)}
-            ),
-        )
-        losses = [m.validation_loss for m in history]
-        best = int(np.argmin(losses))
-        self.assertLess(best, 3)
-        self.assertTrue(all(same(weights[best], values(model.variables))))
-        self.assertIsNotNone(history[best].test_loss)
-
     def test_other_images(self):
         model = make_model()
         for images, message in (

@@ -386,5 +386,20 @@ class SyncTest(FilesTestCase):
             self.assertCountEqual([name for name, _ in synced], expected)
 
 
+class TensorFlowTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters("-a", "ü ñ", "two\nlines", "$a_b$", "{a}]")
+    def test_what_it_can(self, path):
+        self.assertIsNone(files.why_tensorflow_cannot(path))
+
+    @parameterized.parameters(
+        ("a\udcffb", "UTF-8"),
+        *((path, path[1]) for path in ("a*/b", "a?", "a[b]", "a\\b\n")),
+    )
+    def test_what_it_cannot(self, path, reason):
+        message = files.why_tensorflow_cannot(path)
+        self.assertIn(reason, message)
+        self.assertTrue(message.isprintable())
+
+
 if __name__ == "__main__":
     tf.test.main()

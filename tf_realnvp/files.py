@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from tf_realnvp import system
+from tf_realnvp.errors import printable
 
 # What the names begin with of what is not complete yet.
 _NEW = ".tf_realnvp.new-"
@@ -192,3 +193,24 @@ def _put_in_place(new, path):
         old.rename(path)
         raise
     old.rename(new)
+
+
+def why_tensorflow_cannot(path: str | os.PathLike) -> str | None:
+    """Returns why TensorFlow cannot deal with a path; `None` if it can.
+
+    It would say so too late, or in words that do not name the reason.
+
+    Args:
+      path: The path of a folder to write or to read.
+    """
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{text!a} is not UTF-8, which TensorFlow needs"
+    patterns = sorted(set(text) & set("*?[\\"))
+    if patterns:
+        return (
+            f"TensorFlow takes {patterns[0]} in {printable(text)} for a pattern"
+        )
+    return None

@@ -87,22 +87,6 @@ class PathsTest(tf.test.TestCase, parameterized.TestCase):
         arguments.check_writable(self.folder, "--out")
         self.assertEqual(os.listdir(self.folder), [link.name])
 
-    @parameterized.parameters("-a", "ü ñ", "two\nlines", "$a_b$", "{a}]")
-    def test_paths_of_tensorflow(self, path):
-        arguments.check_tensorflow_path(path, "argument --x")
-
-    @parameterized.parameters(
-        ("a\udcffb", "UTF-8"),
-        *((path, path[1]) for path in ("a*/b", "a?", "a[b]", "a\\b")),
-    )
-    def test_no_paths_of_tensorflow(self, path, reason):
-        with self.assertRaises(UsageError) as context:
-            arguments.check_tensorflow_path(path, "argument --x")
-        message = str(context.exception)
-        self.assertStartsWith(message, "argument --x: ")
-        self.assertIn(reason, message)
-        self.assertTrue(message.isprintable())
-
 
 class ParserTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(

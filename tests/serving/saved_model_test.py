@@ -142,6 +142,11 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         (path / "metadata.json").write_bytes(content)
         self.assert_error(path, "cannot read", "metadata.json")
 
+    def test_folder_that_tensorflow_takes_for_a_pattern(self):
+        path = self.copy().rename(self.path.with_name("a[b]"))
+        self.addCleanup(shutil.rmtree, path)
+        self.assert_error(path, "[", "pattern")
+
     def test_other_metadata(self):
         for metadata in (
             *(3, "text", [[]], [["image_shape", "num_colors"]], {}),

@@ -51,7 +51,6 @@ for num_devices, path in enumerate(paths, start=1):
             clip_grad=1.0,
             ema=0.9,
             seed=3,
-            recompute=True,
             precision="float32",
             progress=False,
         )

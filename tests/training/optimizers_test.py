@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from small_models import make_model, random_images, values
+from small_models import SmallModel, random_images, values
 
 from tf_realnvp.training.optimizers import FusedAdam, learning_rate
 from tf_realnvp.training.trainer import Trainer
@@ -173,7 +173,7 @@ class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_what_the_trainer_uses(self):
         trainer = Trainer(
-            make_model(), learning_rate(0.1, 3, 0, "cosine"), ema=0.5
+            SmallModel(), learning_rate(0.1, 3, 0, "cosine"), ema=0.5
         )
         self.assertAllClose(trainer.optimizer.learning_rate, 0.1)
         for _ in range(3):

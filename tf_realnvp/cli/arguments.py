@@ -107,28 +107,3 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
             f"argument {flag}: cannot write to {printable(folder)}: "
             f"{error.strerror}"
         ) from error
-
-
-def check_tensorflow_path(path: str, name: str) -> None:
-    """Checks a path that TensorFlow could not deal with, and says so too late.
-
-    Args:
-      path: The path.
-      name: What it is, for the message.
-
-    Raises:
-      UsageError: If it is no such path.
-    """
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"{name}: {path!a} is not UTF-8, which TensorFlow needs: give "
-            "another folder"
-        ) from error
-    patterns = sorted(set(path) & set("*?[\\"))
-    if patterns:
-        raise UsageError(
-            f"{name}: TensorFlow takes {patterns[0]} in {printable(path)} for "
-            "a pattern: give another folder"
-        )

@@ -242,9 +242,11 @@ def _config(flags):
         message = re.sub(r"^`(\w+)` ", r"argument --\1: ", str(error))
         raise UsageError(message) from error
     for name in ("run_dir", "output_dir"):
-        arguments.check_tensorflow_path(
-            getattr(config, name), f"argument --{name}"
-        )
+        reason = files.why_tensorflow_cannot(getattr(config, name))
+        if reason is not None:
+            raise UsageError(
+                f"argument --{name}: {reason}: give another folder"
+            )
     return config
 
 

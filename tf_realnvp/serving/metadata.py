@@ -8,6 +8,7 @@ import pathlib
 import reprlib
 from typing import Any
 
+from tf_realnvp import files
 from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.errors import ModelError, printable
 
@@ -50,6 +51,9 @@ def read(path: str | os.PathLike) -> Metadata:
             f"there is no SavedModel in {printable(path)}: name the folder "
             "realnvp_DATASET that training wrote"
         )
+    reason = files.why_tensorflow_cannot(path)
+    if reason is not None:
+        raise ModelError(f"{reason}: rename the folder of the model")
     file = path / FILE
     if not file.is_file():
         raise ModelError(
