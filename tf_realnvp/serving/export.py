@@ -1,6 +1,5 @@
 """The SavedModel: a trained model that needs TensorFlow alone."""
 
-import importlib.metadata
 import itertools
 import json
 import math
@@ -8,13 +7,19 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tf_realnvp import assertions, files
 from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.serving import metadata as metadata_format
 
-_PACKAGES = ("tensorflow", "keras", "tensorflow-probability")
+_VERSIONS = {
+    "tensorflow": tf.__version__,
+    "keras": keras.__version__,
+    "tensorflow-probability": tfp.__version__,
+}
 _AS_IS = {"autograph": False}  # There is no control flow to convert.
 
 
@@ -76,7 +81,6 @@ def save(
 
 
 def _describe(model):
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "format": metadata_format.FORMAT,
         "image_shape": model.image_shape,
@@ -87,7 +91,7 @@ def _describe(model):
         "alpha": model.alpha,
         "num_scales": model.num_scales,
         "num_parameters": model.num_parameters,
-        "versions": versions,
+        "versions": _VERSIONS,
     }
 
 
