@@ -363,6 +363,7 @@ def _load_dataset(flags, model):
     """Loads the data set, and checks that the model is of such images."""
     from tf_realnvp import data
     from tf_realnvp.data.image_dataset import describe_skipped
+    from tf_realnvp.serving.metadata import describe_images
 
     name = flags.dataset or model.dataset
     if name is None:
@@ -374,17 +375,14 @@ def _load_dataset(flags, model):
     image_size = height if height == width else None
     dataset = data.load(name, flags.data_dir, image_size)
 
-    def describe(images):
-        size = "x".join(map(str, images.image_shape))
-        return f"{size} with {images.num_colors} levels"
-
     if dataset.skipped:
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
-    if describe(dataset) != describe(model):
+    theirs = describe_images(dataset.image_shape, dataset.num_colors)
+    own = describe_images(model.image_shape, model.num_colors)
+    if theirs != own:
         raise UsageError(
             f"argument --dataset: the images of {printable(dataset.name)} are "
-            f"{describe(dataset)}, those of {printable(flags.model)} "
-            f"{describe(model)}"
+            f"{theirs}, those of {printable(flags.model)} {own}"
         )
     return dataset
 

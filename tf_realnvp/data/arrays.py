@@ -12,6 +12,7 @@ from tf_realnvp.checks import WholeNumber, short
 from tf_realnvp.data.image_dataset import (
     DECODING,
     ImageDataset,
+    choose,
     default_size,
     resize,
 )
@@ -126,17 +127,12 @@ def from_tf_data(
     is_test = np.zeros([num_images], bool)
     is_test[test] = True
 
-    def part(chosen):
-        chosen = tf.constant(chosen)
-        numbered = elements.enumerate()
-        return numbered.filter(lambda i, _: chosen[i]).map(lambda _, e: e)
-
     return ImageDataset(
         name="images",
         image_shape=tuple(shape.as_list()),
         num_colors=num_colors,
-        train=part(~is_test),
-        test=part(is_test),
+        train=choose(elements, ~is_test),
+        test=choose(elements, is_test),
         num_train=len(train),
         num_test=len(test),
         flip=flip,

@@ -115,16 +115,11 @@ class ImageDataset:
             )
         ] = True
 
-        def part(chosen):
-            chosen = tf.constant(chosen)
-            elements = self.train.enumerate()
-            return elements.filter(lambda i, _: chosen[i]).map(lambda _, e: e)
-
         return dataclasses.replace(
             self,
-            train=part(~is_held_out),
+            train=choose(self.train, ~is_held_out),
             num_train=self.num_train - num_validation,
-            validation=part(is_held_out),
+            validation=choose(self.train, is_held_out),
             num_validation=num_validation,
         )
 
@@ -343,6 +338,18 @@ def _finish(batches: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
         .prefetch(_PREFETCHED_BATCHES)
         .with_options(options)
     )
+
+
+def choose(elements: tf.data.Dataset, is_chosen: np.ndarray) -> tf.data.Dataset:
+    """Returns some elements of a dataset, in their order.
+
+    Args:
+      elements: The dataset.
+      is_chosen: For each of its elements whether it is one of them.
+    """
+    chosen = tf.constant(is_chosen)
+    numbered = elements.enumerate()
+    return numbered.filter(lambda i, _: chosen[i]).map(lambda _, e: e)
 
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:
