@@ -21,13 +21,13 @@ author = copyright = "The tf_realnvp authors"
 release = tf_realnvp.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute", "conf.py"]
 templates_path = ["_templates"]
 
 html_theme = "furo"
@@ -35,6 +35,15 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_title = f"tf_realnvp {release}"
 html_math_renderer = "mathml"
+
+# Pages that are programs are run; an error in one is an error of the build.
+os.environ["PYTHONPATH"] = str(ROOT)
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

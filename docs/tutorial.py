@@ -1,0 +1,215 @@
+# %% [markdown]
+# # Tutorial
+#
+# From images to a model in use: train it on scikit-learn's 8×8 digits, draw new
+# digits, score images, look into the latent space, save the model, load it with
+# TensorFlow alone, and train it further. That takes two or three minutes on a
+# laptop, and downloads nothing.
+#
+# This page is the program `docs/tutorial.py`, with what it printed and drew.
+# VS Code and Jupyter (by Jupytext) run its cells one by one; in a checkout this
+# runs them all, and leaves the pictures in the current folder:
+#
+# ```sh
+# PYTHONPATH=. python docs/tutorial.py
+# ```
+
+# %%
+from tf_realnvp import runtime
+
+# Faster kernels and no log on the screen; before TensorFlow is imported.
+runtime.configure()
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+
+import tf_realnvp
+from tf_realnvp import data, latents, plots
+
+# %% [markdown]
+# ## Data
+#
+# Images are unsigned bytes: an array `[n, H, W]` or `[n, H, W, C]`, a
+# `tf.data.Dataset` of them, a folder of pictures, or an image data set of
+# TensorFlow Datasets. The digits come from scikit-learn, and have 17 levels of
+# grey instead of 256.
+
+# %%
+digits = data.load("digits")
+train_images, test_images = (
+    np.concatenate([batch.numpy() for batch in batches])
+    for batches in (
+        digits.train_batches(digits.num_train, seed=0, epoch=0),
+        digits.test_batches(digits.num_test),
+    )
+)
+print(train_images.shape, train_images.dtype, "up to", train_images.max())
+print(test_images.shape)
+
+
+def show(name, images, columns=None):
+    """Draws images in a grid, on the page and into a file."""
+    plots.save_image_grid(f"{name}.png", images, digits.num_colors, columns)
+    figure, axes = plt.subplots(figsize=(6, 6))
+    axes.imshow(plots.image_grid(images, digits.num_colors, columns))
+    axes.axis("off")
+
+
+show("tutorial_data", test_images[:36])
+
+# %% [markdown]
+# ## Training
+#
+# `train` starts a new model from data: each coupling begins as the linear
+# prediction that suits some images best. Then it follows the gradient of the
+# likelihood. Every setting is a flag of the command `run.py` too, and does the
+# same there.
+#
+# Losses are in bits per dimension: what a pixel costs in a file that the model
+# compresses. If all 17 levels were equally likely, that would be
+# $\log_2 17 \approx 4.09$ bits.
+
+# %%
+keras.utils.set_random_seed(0)  # For the first weights.
+model = tf_realnvp.RealNVP((8, 8, 1), num_colors=17, filters=32, num_blocks=2)
+history = tf_realnvp.train(model, digits, epochs=20, seed=0, progress=False)
+
+test_bits = [metrics.bits_per_dim()["test"] for metrics in history]
+print(f"test: {test_bits[0]:.2f} bits/dim before, {test_bits[-1]:.2f} after")
+figure, axes = plt.subplots()
+axes.plot([metrics.epoch for metrics in history], test_bits)
+axes.set(xlabel="epoch", ylabel="test loss, bits/dim")
+figure.savefig("tutorial_loss.png")
+
+# %% [markdown]
+# ## Samples
+#
+# A sample is what the flow makes of a draw from a normal distribution. A lower
+# temperature narrows that: images vary less, and look more like digits.
+
+# %%
+show("tutorial_samples", model.sample(36, temperature=0.8, seed=0).numpy())
+
+# %% [markdown]
+# ## Scores
+#
+# How likely does the model think images are that it never saw? Digits should
+# cost the fewest bits. The density is one of continuous values, so noise is
+# added to the levels first; with a seed scores can be compared.
+
+# %%
+kinds = {
+    "digits": test_images,
+    "mirrored": test_images[:, :, ::-1],
+    "inverted": 16 - test_images,
+    "noise": np.random.default_rng(0)
+    .integers(17, size=test_images.shape)
+    .astype(np.uint8),
+}
+scores = {
+    kind: model.bits_per_dim(images, seed=0).numpy()
+    for kind, images in kinds.items()
+}
+figure, axes = plt.subplots()
+for kind, bits in scores.items():
+    print(f"{kind}: {bits.mean():.2f} bits/dim on average")
+    axes.hist(bits, np.geomspace(1, 100, 80), alpha=0.6, label=kind)
+axes.set(xscale="log", xlabel="bits/dim", ylabel="images")
+axes.legend()
+figure.savefig("tutorial_scores.png")
+
+# %% [markdown]
+# The likeliest test digits (first row) are plain, many of them ones; the least
+# likely (second row) are oddly written.
+
+# %%
+order = np.argsort(scores["digits"])
+extremes = np.concatenate([order[:10], order[-10:]])
+show("tutorial_extremes", test_images[extremes], columns=10)
+
+# %% [markdown]
+# Likely is not the same as usual: no digit is blank, and yet a blank image
+# costs fewer bits than nearly all of them.
+
+# %%
+blank = np.zeros([1, 8, 8, 1], np.uint8)
+blank_bits = model.bits_per_dim(blank, seed=0).numpy().item()
+share = np.mean(scores["digits"] > blank_bits)
+print(f"blank: {blank_bits:.2f} bits/dim; {share:.0%} of the digits cost more")
+
+# %% [markdown]
+# ## Latents
+#
+# The flow is invertible: an image has latents, and each point of the latent
+# space an image. So all of an image can be had back.
+
+# %%
+codes = model.encode(test_images)
+np.testing.assert_array_equal(model.decode(codes), test_images)
+print(f"latents: mean {np.mean(codes):.2f}, std {np.std(codes):.2f}")
+
+# %% [markdown]
+# The mean of two images is a double exposure. Between two points of the latent
+# space there are images: `slerp` goes along an arc, which stays as far from the
+# origin as the latents of images are.
+
+# %%
+rows = [
+    model.decode(latents.slerp(codes[2 * i], codes[2 * i + 1], steps=10))
+    for i in range(5)
+]
+show("tutorial_interpolation", np.concatenate(rows), columns=10)
+
+# %% [markdown]
+# ## Saving, and using the model elsewhere
+#
+# `save` writes a SavedModel. It needs TensorFlow alone: no TensorFlow
+# Probability, no Keras, none of this package.
+
+# %%
+model.save("realnvp_tutorial")
+
+saved = tf.saved_model.load("realnvp_tutorial")
+images = saved.sample(36, seed=0)
+np.testing.assert_array_equal(images, model.sample(36, seed=0))
+print(saved.bits_per_dim(images[:3], seed=0).numpy())
+
+# %% [markdown]
+# TensorFlow Serving and other languages call its signatures:
+
+# %%
+for name, signature in saved.signatures.items():
+    inputs = signature.structured_input_signature[1]
+    print(f"{name}({', '.join(inputs)})")
+
+# %% [markdown]
+# And the commands take the same folder:
+#
+# ```sh
+# python -m tf_realnvp sample realnvp_tutorial --n 36 --out grid.png
+# python -m tf_realnvp score realnvp_tutorial my_pictures --out scores.csv
+# ```
+#
+# ## Going on
+#
+# `load` gives the model back, to be trained further, on other images too. Here
+# it goes on with mirrored digits, of which a tenth is kept for testing.
+
+# %%
+model = tf_realnvp.load("realnvp_tutorial")
+history = tf_realnvp.train(
+    model, train_images[:, :, ::-1], epochs=5, seed=0, progress=False
+)
+first, *_, last = (metrics.bits_per_dim()["test"] for metrics in history)
+print(f"mirrored digits: {first:.2f} bits/dim before, {last:.2f} after")
+show("tutorial_mirrored", model.sample(36, temperature=0.8, seed=0).numpy())
+
+# %% [markdown]
+# ## From here
+#
+# * [Training](training.md) on images of your own, and for longer.
+# * [Using a trained model](using_a_model.md): all functions and commands.
+# * [Python](python.md): training part by part, and the bijectors in
+#   [a flow of your own](own_flow.py).
