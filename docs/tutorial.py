@@ -181,8 +181,8 @@ print(saved.bits_per_dim(images[:3], seed=0).numpy())
 
 # %%
 for name, signature in saved.signatures.items():
-    inputs = signature.structured_input_signature[1]
-    print(f"{name}({', '.join(inputs)})")
+    _, inputs = signature.structured_input_signature
+    print(f"{name}({', '.join(sorted(inputs))})")
 
 # %% [markdown]
 # And the commands take the same folder:

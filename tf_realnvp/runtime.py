@@ -54,7 +54,8 @@ def configure(num_cpus: int = 1, deterministic: bool = False) -> None:
       deterministic: Whether operations must give the same bits each time, on
         GPUs as well. Random ones without a seed raise then.
     """
-    # TensorFlow's log tells of GPU libraries that are missing; "0" shows it.
+    # TensorFlow's log tells of GPU libraries that are missing, and of networks
+    # that are traced for each of their shapes, as they must be; "0" shows it.
     quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "0"
     # oneDNN's convolutions are twice as fast as Eigen's on x86 processors, but
     # the default only on the newest.
@@ -66,6 +67,8 @@ def configure(num_cpus: int = 1, deterministic: bool = False) -> None:
 
         gpus = tf.config.list_physical_devices("GPU")
         cpu = tf.config.list_physical_devices("CPU")[0]
+    if quiet:
+        tf.get_logger().setLevel("ERROR")
     if num_cpus > 1 and not gpus:
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpus
