@@ -1,19 +1,33 @@
 """Tests for api: models that are loaded, trained and saved from Python."""
 
+import contextlib
+import io
 import json
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
+import fast_command
+import keras
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from small_models import make_dataset, make_model, random_images, same, values
+from small_models import (
+    SmallModel,
+    make_dataset,
+    make_model,
+    random_images,
+    same,
+    values,
+)
 
 import tf_realnvp
-from tf_realnvp.errors import DataError, ModelError
+from tf_realnvp import data
+from tf_realnvp.cli.main import train_main
+from tf_realnvp.errors import DataError, ModelError, UsageError
 from tf_realnvp.serving import weights
-from tf_realnvp.training import loop
+from tf_realnvp.training import loop, recorder
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.config import DataDescription, TrainingConfig
 from tf_realnvp.training.runs import open_run
@@ -187,6 +201,105 @@ class TrainTest(tf.test.TestCase):
         with self.assertRaisesRegex(ValueError, "`epochs` must be"):
             self.train(model, self.images, epochs=0)
         self.assertTrue(model.is_identity())
+
+
+class RunDirTest(tf.test.TestCase, parameterized.TestCase):
+    """Trainings that are kept in a folder, by this and by the command."""
+
+    def setUp(self):
+        super().setUp()
+        stack = self.enterContext(contextlib.ExitStack())
+        fast_command.patch(stack)
+        self.enterContext(
+            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        )
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.enterContext(contextlib.chdir(folder))
+
+    def command(self, run_dir, *argv):
+        """Trains by the command; returns the weights."""
+        flags = ["--dataset", "digits", "--batch_size", 400, "--seed", 0]
+        flags += ["--filters", 4, "--num_blocks", 1, "--ema", 0.5, "--resume"]
+        flags += ["--run_dir", run_dir, "--output_dir", f"{run_dir}_results"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = train_main([*map(str, flags), *map(str, argv)])
+        self.assertEqual(code, 0)
+        model = tf.saved_model.load(f"{run_dir}_results/realnvp_digits")
+        return model.means.numpy()
+
+    def train(self, run_dir, **settings):
+        """Trains in Python; returns the weights."""
+        keras.utils.set_random_seed(0)
+        model = SmallModel((8, 8, 1), 17, filters=4, num_blocks=1)
+        defaults = {"batch_size": 400, "ema": 0.5, "progress": False}
+        tf_realnvp.train(
+            model,
+            data.load("digits"),
+            run_dir=run_dir,
+            **defaults | settings,
+        )
+        return model.means.numpy()
+
+    def stop(self, run_dir, epoch):
+        def stop(metrics):
+            if metrics.epoch == epoch:
+                raise KeyboardInterrupt
+
+        with self.assertRaises(KeyboardInterrupt):
+            self.train(run_dir, epochs=2, on_epoch=stop)
+
+    def test_goes_on_wherever_it_began(self):
+        expected = self.command("never_stopped", "--epochs", 2)
+        self.stop("a", 1)
+        epochs = []
+        weights = self.train(
+            "a", epochs=2, on_epoch=lambda m: epochs.append(m.epoch)
+        )
+        self.assertAllEqual(weights, expected)
+        self.assertEqual(epochs, [2])
+        self.stop("b", 1)
+        self.assertAllEqual(self.command("b", "--epochs", 2), expected)
+        self.command("c", "--epochs", 1)
+        self.assertAllEqual(self.train("c", epochs=2), expected)
+        # Nothing is left to do, but to give the weights.
+        self.assertAllEqual(self.train("c", epochs=2), expected)
+        metrics = pathlib.Path("never_stopped/metrics.csv").read_text()
+        for run_dir in "abc":
+            path = pathlib.Path(run_dir, "metrics.csv")
+            self.assertEqual(path.read_text(), metrics)
+
+    def test_weights_that_no_seed_gives(self):
+        """A run that begins with them can go on from its start."""
+        model = SmallModel((8, 8, 1), 17, filters=4, num_blocks=1)
+        model.means.assign(tf.fill([8, 8, 1], 5.0))
+        settings = {"epochs": 1, "batch_size": 400, "progress": False}
+        with (
+            mock.patch.object(Trainer, "test", side_effect=KeyboardInterrupt),
+            self.assertRaises(KeyboardInterrupt),
+        ):
+            tf_realnvp.train(
+                model, data.load("digits"), run_dir="run", **settings
+            )
+        expected = SmallModel((8, 8, 1), 17, filters=4, num_blocks=1)
+        expected.assign(model)
+        tf_realnvp.train(expected, data.load("digits"), **settings)
+        self.assertAllEqual(
+            self.train("run", epochs=1, ema=None), expected.means.numpy()
+        )
+
+    def test_another_training(self):
+        self.stop("run", 0)
+        before = pathlib.Path("run/run.json").read_text()
+        for settings, message in (
+            ({"seed": 1}, "--seed 1 instead of --seed 0"),
+            ({"ema": None}, "no --ema instead of --ema 0.5"),
+        ):
+            with self.assertRaisesRegex(UsageError, message):
+                self.train("run", epochs=2, **settings)
+        with open_run(pathlib.Path("run"), resume=True):
+            with self.assertRaisesRegex(UsageError, "another process trains"):
+                self.train("run", epochs=2)
+        self.assertEqual(pathlib.Path("run/run.json").read_text(), before)
 
 
 if __name__ == "__main__":

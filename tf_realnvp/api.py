@@ -1,5 +1,6 @@
 """`load` and `train`: what a program does with models as a whole."""
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -15,10 +16,11 @@ from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import describe_images
 from tf_realnvp.training import loop
 from tf_realnvp.training.checkpoints import Checkpoints
-from tf_realnvp.training.config import TrainingConfig
+from tf_realnvp.training.config import DataDescription, TrainingConfig
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.progress import Progress, Silent
-from tf_realnvp.training.runs import Run
+from tf_realnvp.training.recorder import Recorder
+from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 
 
@@ -89,6 +91,7 @@ def train(
     accumulate: int | None = None,
     recompute: bool = False,
     jit: bool = False,
+    run_dir: str | os.PathLike | None = None,
     on_epoch: Callable[[Metrics], None] | None = None,
     progress: bool = True,
 ) -> list[Metrics]:
@@ -130,6 +133,11 @@ def train(
       accumulate: See `epochs`.
       recompute: See `epochs`.
       jit: See `epochs`.
+      run_dir: Folder for checkpoints, metrics and TensorBoard. The same call
+        goes on with what an earlier one has left there, in the place of the
+        weights that the model has; and so do the command, for a data set that
+        it knows by its name, and this call with a run of the command. Default:
+        nothing is kept.
       on_epoch: Is called after every epoch, and once before the first, with
         what is known by then. Whatever it raises ends the training.
       progress: Whether to show a progress bar, or lines where there is no
@@ -143,61 +151,96 @@ def train(
     Raises:
       DataError: If `data` are no images of the model.
       DivergedError: If too many steps in a row were not finite.
+      FailureError: If something cannot be written to `run_dir`.
+      UsageError: If `run_dir` is in use, or of another training.
       ValueError: If a setting is out of its range.
     """
     dataset = _dataset(data, model, flip)
-    if precision == "auto":
-        precision = runtime.native_precision()
-    config = TrainingConfig.of_dataset(
-        dataset.name,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        lr_schedule=lr_schedule,
-        warmup_steps=warmup_steps,
-        clip_grad=clip_grad,
-        ema=ema,
-        max_steps=max_steps,
-        num_validation=num_validation,
-        seed=seed,
-        precision=precision,
-        accumulate=accumulate,
-        recompute=recompute,
-        jit=jit,
-    )
-    if config.num_validation:
-        dataset = dataset.hold_out(config.num_validation, config.seed)
-    trainer = Trainer.from_config(model, config, dataset.num_train)
-    if model.is_identity():
-        initialization.initialize(
-            model, dataset.initial_images(config.seed), config.seed
+    with contextlib.ExitStack() as stack:
+        run = None
+        if run_dir is not None:
+            run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
+        if precision == "auto":
+            precision = runtime.native_precision()
+            if run is not None and run.config is not None:
+                precision = run.config.precision
+        config = TrainingConfig.of_dataset(
+            dataset.name,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            lr_schedule=lr_schedule,
+            warmup_steps=warmup_steps,
+            clip_grad=clip_grad,
+            ema=ema,
+            max_steps=max_steps,
+            num_validation=num_validation,
+            flip=dataset.flip,
+            filters=model.filters,
+            num_blocks=model.num_blocks,
+            num_scales=model.num_scales,
+            seed=seed,
+            precision=precision,
+            accumulate=accumulate,
+            recompute=recompute,
+            jit=jit,
+            run_dir=None if run is None else str(run.path),
         )
-    try:
-        with dataset.naming_damage():
-            loop.fit(
-                trainer,
-                dataset,
-                config.epochs,
-                config.batch_size,
-                config.max_steps,
-                _Observer(on_epoch, progress),
+        description = DataDescription.of(dataset)
+        if run is not None:
+            run.check_same_settings(config)
+            run.check_same_images(description, dataset.name)
+        if config.num_validation:
+            dataset = dataset.hold_out(config.num_validation, config.seed)
+        trainer = Trainer.from_config(model, config, dataset.num_train)
+        restored = False
+        if run is not None:
+            checkpoints = Checkpoints(trainer, run.path / "checkpoints")
+            restored = checkpoints.restore()
+        if model.is_identity():
+            initialization.initialize(
+                model, dataset.initial_images(config.seed), config.seed
             )
-    finally:
-        model.assign(trainer.result_model())
+        elif run is not None and not restored:
+            checkpoints.save()  # No seed gives these weights again.
+        recorder = None
+        if run is not None:
+            run.begin(config, description)
+            recorder = Recorder(config, run, trainer, checkpoints)
+        try:
+            with dataset.naming_damage():
+                loop.fit(
+                    trainer,
+                    dataset,
+                    config.epochs,
+                    config.batch_size,
+                    config.max_steps,
+                    _Observer(on_epoch, progress, recorder),
+                )
+            if run is not None and recorder is not None:
+                recorder.finish(is_done=True)
+                run.finish()
+        finally:
+            model.assign(trainer.result_model())
     return trainer.history
 
 
 class _Observer(loop.Observer):
-    """Shows progress, and calls back."""
+    """Records the run if there is one, shows progress, and calls back."""
 
-    def __init__(self, on_epoch, shows_progress):
+    def __init__(self, on_epoch, shows_progress, recorder):
+        self._recorder = recorder or loop.Observer()
         self._on_epoch = on_epoch
         self._display = Progress if shows_progress else Silent
 
     def progress(self, title, num_steps):
         return self._display(title, num_steps)
 
+    def after_steps(self):
+        self._recorder.after_steps()
+
     def after_epoch(self, metrics):
+        self._recorder.after_epoch(metrics)
         if self._on_epoch is not None:
             self._on_epoch(metrics)
 

@@ -37,7 +37,7 @@ from tf_realnvp.cli.main import train_main
 from tf_realnvp.errors import DataError
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
-from tf_realnvp.training import metrics, session, workers
+from tf_realnvp.training import metrics, recorder, session, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.trainer import Trainer
@@ -123,7 +123,7 @@ class ExperimentTestCase(tf.test.TestCase):
         super().setUp()
         # Epochs are short here, and each is to have its checkpoint.
         self.enterContext(
-            mock.patch.object(session, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         )
         stack = self.enterContext(contextlib.ExitStack())
         fast_command.patch(stack)
@@ -552,7 +552,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
     def test_short_epochs_share_a_checkpoint(self):
         """The last epoch has one in any case."""
         self.enterContext(
-            mock.patch.object(session, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
         )
         for num_saved, epochs in enumerate((2, 3), start=1):
             self.go_on("--epochs", epochs)
@@ -563,7 +563,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
     def test_checkpoint_of_an_epoch_that_was_cut_short_and_goes_on(self):
         """Its metrics take the place of others: their number stays."""
         self.enterContext(
-            mock.patch.object(session, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
         )
         self.go_on("--max_steps", 4)
         self.go_on("--max_steps", 5)

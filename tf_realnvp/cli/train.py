@@ -10,7 +10,7 @@ import re
 
 from tf_realnvp import files, runtime
 from tf_realnvp.cli import arguments, signals
-from tf_realnvp.errors import UsageError, printable
+from tf_realnvp.errors import UsageError
 from tf_realnvp.training import runs, workers
 from tf_realnvp.training.config import NAMED_DATASETS, TrainingConfig
 
@@ -269,14 +269,7 @@ def _settle(config, run, has_seed):
             config = dataclasses.replace(config, seed=run.config.seed)
         if config.precision == "auto":
             config = dataclasses.replace(config, precision=run.config.precision)
-        differences = config.differences(run.config)
-        if differences:
-            raise UsageError(
-                printable(
-                    f"the run in {config.run_dir} cannot be resumed with other "
-                    f"flags: {', '.join(differences)}"
-                )
-            )
+        run.check_same_settings(config)
     if not runtime.is_one_of_many():  # Else it was done before.
         runtime.configure(config.devices or 1, config.deterministic)
     if config.precision == "auto":

@@ -119,6 +119,53 @@ class Run:
         """Whether the results of the run were written."""
         return self._finished
 
+    def check_same_settings(self, config: TrainingConfig) -> None:
+        """Makes sure that a run can go on with these settings.
+
+        Args:
+          config: The settings.
+
+        Raises:
+          UsageError: If it cannot; the message names what differs.
+        """
+        differences = config.differences(self.config) if self.config else []
+        if differences:
+            raise UsageError(
+                printable(
+                    f"the run in {self.path} cannot be resumed with other "
+                    f"flags: {', '.join(differences)}"
+                )
+            )
+
+    def check_same_images(self, data: DataDescription, name: str) -> None:
+        """Makes sure that a run goes on with the images that it began with.
+
+        Args:
+          data: The images.
+          name: Of their data set.
+
+        Raises:
+          UsageError: If they are others; the message names what differs.
+        """
+        if not self.exists:
+            return
+        if self.data is None:
+            print(
+                f"{printable(self.file)} is of an older version and does not "
+                "say what images the run was started with: they cannot be "
+                "compared"
+            )
+            return
+        differences = data.differences(self.data)
+        if differences:
+            raise UsageError(
+                printable(
+                    f"the images of {name} have changed since the run in "
+                    f"{self.path} was started: {', '.join(differences)}. Put "
+                    "them back, or start anew with another --run_dir"
+                )
+            )
+
     def begin(self, config: TrainingConfig, data: DataDescription) -> None:
         """Notes that the run starts, or goes on.
 

@@ -1,9 +1,6 @@
 """A run of the training command, from the data set to the results."""
 
 import contextlib
-import dataclasses
-import hashlib
-import itertools
 import pathlib
 import sys
 import time
@@ -29,13 +26,9 @@ from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.config import DataDescription, TrainingConfig
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.progress import Progress
+from tf_realnvp.training.recorder import Recorder, writing
 from tf_realnvp.training.runs import Run
-from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
-
-# A checkpoint after each of many short epochs would cost more than a hundredth
-# of the time.
-_SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 class Session:
@@ -63,10 +56,12 @@ class Session:
         dataset = _load(config)
         description = DataDescription.of(dataset)
         if run is not None:
-            _check_same_data(run, dataset, description)
+            run.check_same_images(description, dataset.name)
         if is_one_of_many:
             with _explaining(dataset):
-                config = _agree(strategy, config, description, resume)
+                config = workers.agree_on_settings(
+                    strategy, config, description, resume
+                )
         if config.num_validation:
             dataset = _hold_out(config, dataset)
         _check_sizes(config, dataset)
@@ -95,7 +90,7 @@ class Session:
             print("there is no checkpoint yet: starting from the beginning")
         if is_one_of_many:
             with _explaining(dataset):
-                _agree_on_checkpoint(strategy, trainer, restored)
+                workers.agree_on_checkpoint(strategy, trainer, restored)
         if not restored and config.init_from is not None:
             with strategy.scope():
                 weights.assign_weights(model, config.init_from)
@@ -104,7 +99,7 @@ class Session:
                 images = dataset.initial_images(config.seed)
                 initialization.initialize(model, images, config.seed)
         if run is not None:
-            with _writing("the run's state", run.path):
+            with writing("the run's state", run.path):
                 run.begin(config, description)
                 # The process may have died between checkpoint and metrics.
                 metrics.write_csv(run.path / "metrics.csv", trainer.history)
@@ -129,7 +124,7 @@ class Session:
         config, trainer = self._config, self._trainer
         recorder = None
         if self._run is not None:
-            recorder = _Recorder(config, self._run, trainer, self._checkpoints)
+            recorder = _Reporter(config, self._run, trainer, self._checkpoints)
         with _explaining(self._dataset):
             is_done = loop.fit(
                 trainer,
@@ -163,7 +158,7 @@ class Session:
             return
         print("writing the results", flush=True)
         try:
-            with _writing("the results", self._config.output_dir):
+            with writing("the results", self._config.output_dir):
                 written = results.write(
                     self._config, self._dataset, self._trainer
                 )
@@ -178,27 +173,16 @@ class Session:
             raise
         for path in written:
             print(f"  {printable(path)}")
-        with _writing("the run's state", self._run.path):
+        with writing("the run's state", self._run.path):
             self._run.finish()
 
 
-class _Recorder(loop.Observer):
-    """Records a run in its folder, and shows on standard output how it goes."""
+class _Reporter(Recorder):
+    """Shows on standard output, too, how it goes."""
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        run: Run,
-        trainer: Trainer,
-        checkpoints: Checkpoints,
-    ):
-        self._config, self._run = config, run
-        self._trainer, self._checkpoints = trainer, checkpoints
-        self._summaries = Summaries(
-            trainer, run.path / "logs", config.batch_size, config.seed
-        )
-        self._begin = self._last_save = time.monotonic()
-        self._saved = trainer.history[-1:]
+    def __init__(self, config, run, trainer, checkpoints):
+        super().__init__(config, run, trainer, checkpoints)
+        self._begin = time.monotonic()
         self._evaluation_seconds = 0.0
         self._step = trainer.num_steps
         self._first_step_done: float | None = None
@@ -211,43 +195,14 @@ class _Recorder(loop.Observer):
             self._trainer.num_steps > self._step
         ):
             self._first_step_done = time.monotonic()
-        with _writing("the summaries", self._run.path):
-            self._summaries.write_progress()
-        minutes = (time.monotonic() - self._last_save) / 60.0
-        if minutes >= self._config.checkpoint_minutes:
-            self._save()
+        super().after_steps()
 
     def after_epoch(self, metrics):
         if metrics.epoch == 0:
             self._evaluation_seconds = time.monotonic() - self._begin
-        # Before the checkpoint: what a kill leaves out is done again.
-        self._write_metrics()
-        with _writing("the metrics", self._run.path):
-            self._summaries.write_epoch(metrics)
-            if metrics.epoch % self._config.samples_every == 0:
-                self._summaries.write_samples(metrics.step)
-        if time.monotonic() - self._last_save >= _SECONDS_BETWEEN_CHECKPOINTS:
-            self._save()
+        super().after_epoch(metrics)
         if self._config.verbose or metrics.epoch == 0:
             _print_metrics(metrics, self._config.epochs)
-
-    def finish(self, is_done: bool) -> None:
-        """Saves what is left to be saved.
-
-        Args:
-          is_done: Whether the training is done.
-        """
-        if not is_done:
-            self._save()
-            return
-        # Of the last epoch, whatever its number, and of whichever process
-        # trained it.
-        with _writing("the summaries", self._run.path):
-            self._summaries.write_samples(self._trainer.history[-1].step)
-        # The result may have been evaluated on the test images.
-        self._write_metrics()
-        if self._trainer.history[-1:] != self._saved:
-            self._save()
 
     def print_summary(self, start: float) -> None:
         """Prints what has come out.
@@ -271,18 +226,6 @@ class _Recorder(loop.Observer):
                 "evaluation before it"
             )
 
-    def _write_metrics(self):
-        with _writing("the metrics", self._run.path):
-            metrics.write_csv(
-                self._run.path / "metrics.csv", self._trainer.history
-            )
-
-    def _save(self):
-        with _writing("a checkpoint", self._run.path):
-            self._checkpoints.save()
-        self._last_save = time.monotonic()
-        self._saved = self._trainer.history[-1:]
-
 
 def _load(config):
     dataset = data.load(
@@ -291,75 +234,6 @@ def _load(config):
     if dataset.skipped:
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
     return dataset
-
-
-def _check_same_data(run, dataset, description):
-    """Makes sure that a run goes on with the images that it began with."""
-    if not run.exists:
-        return
-    if run.data is None:
-        print(
-            f"{printable(run.file)} is of an older version and does not say "
-            "what images the run was started with: they cannot be compared"
-        )
-        return
-    differences = description.differences(run.data)
-    if differences:
-        raise UsageError(
-            printable(
-                f"the images of {dataset.name} have changed since the run in "
-                f"{run.path} was started: {', '.join(differences)}. Put them "
-                "back, or start anew with another --run_dir"
-            )
-        )
-
-
-def _agree(strategy, config, description, resume):
-    """Makes sure that all workers train alike, in the chief's precision."""
-
-    def parse(record):
-        return (
-            TrainingConfig.from_json(record["config"]),
-            DataDescription.from_json(record["data"]),
-            "--resume" if record["resume"] else "no --resume",
-        )
-
-    def differences(worker, chief):
-        try:
-            config, data, resume = parse(worker)
-            of_chief, data_of_chief, resume_of_chief = parse(chief)
-        except (KeyError, ValueError):
-            return ["another version of this program"]
-        found = config.differences_of_worker(of_chief)
-        if resume != resume_of_chief:
-            found.append(f"{resume} instead of {resume_of_chief}")
-        return found + data.differences(data_of_chief)
-
-    record = {
-        "config": dataclasses.asdict(config),
-        "data": dataclasses.asdict(description),
-        "resume": resume,
-    }
-    chief, *_ = parse(workers.agree(strategy, record, differences))
-    return dataclasses.replace(config, precision=chief.precision)
-
-
-def _agree_on_checkpoint(strategy, trainer, restored):
-    """Makes sure that all workers go on from the same checkpoint."""
-    mine = "no checkpoint"
-    if restored:
-        digest = hashlib.sha256()
-        for variable in itertools.chain(*trainer.state.values()):
-            digest.update(variable.numpy().tobytes())
-        mine = f"the checkpoint of step {trainer.num_steps:,}"
-        mine = f"{mine} ({digest.hexdigest()[:8]})"
-
-    def differences(worker, chief):
-        if worker == chief:
-            return []
-        return [f"{worker} in --run_dir instead of {chief}, which all must see"]
-
-    workers.agree(strategy, mine, differences)
 
 
 def _hold_out(config, dataset):
@@ -411,19 +285,6 @@ def _explaining(dataset: ImageDataset) -> Iterator[None]:
         raise FailureError(
             f"a worker of the job has gone ({reason(error)}): start all of "
             "them again, with --resume"
-        ) from error
-
-
-@contextlib.contextmanager
-def _writing(what: str, where: object) -> Iterator[None]:
-    """Explains what was being written when that fails."""
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        raise FailureError(
-            f"cannot write {what} to {printable(where)}: {reason(error)}. "
-            "What was there before still is: make room, then go on with "
-            "--resume"
         ) from error
 
 

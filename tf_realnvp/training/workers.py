@@ -3,15 +3,21 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import itertools
 import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tf_realnvp.errors import FailureError, UsageError, printable
+from tf_realnvp.training.config import DataDescription, TrainingConfig
+
+if TYPE_CHECKING:
+    from tf_realnvp.training.trainer import Trainer
 
 _KINDS = ("chief", "worker")  # In the order that TensorFlow gives them.
 _EXAMPLE = (
@@ -163,6 +169,82 @@ def agree(
             printable(f"{'; '.join(found)}; all workers must train alike")
         )
     return chief
+
+
+def agree_on_settings(
+    strategy: Any, config: TrainingConfig, data: DataDescription, resume: bool
+) -> TrainingConfig:
+    """Makes sure that all workers train alike, in the chief's precision.
+
+    Args:
+      strategy: What `connect` returned.
+      config: The settings of this worker.
+      data: Its images.
+      resume: Whether it is to go on from a checkpoint.
+
+    Returns:
+      The settings, with the chief's precision.
+
+    Raises:
+      UsageError: If anything differs, for all workers alike.
+      tf.errors.OpError: If a worker is gone.
+    """
+
+    def parse(record):
+        return (
+            TrainingConfig.from_json(record["config"]),
+            DataDescription.from_json(record["data"]),
+            "--resume" if record["resume"] else "no --resume",
+        )
+
+    def differences(worker, chief):
+        try:
+            config, data, resume = parse(worker)
+            of_chief, data_of_chief, resume_of_chief = parse(chief)
+        except (KeyError, ValueError):
+            return ["another version of this program"]
+        found = config.differences_of_worker(of_chief)
+        if resume != resume_of_chief:
+            found.append(f"{resume} instead of {resume_of_chief}")
+        return found + data.differences(data_of_chief)
+
+    record = {
+        "config": dataclasses.asdict(config),
+        "data": dataclasses.asdict(data),
+        "resume": resume,
+    }
+    chief, *_ = parse(agree(strategy, record, differences))
+    return dataclasses.replace(config, precision=chief.precision)
+
+
+def agree_on_checkpoint(
+    strategy: Any, trainer: "Trainer", restored: bool
+) -> None:
+    """Makes sure that all workers go on from the same checkpoint.
+
+    Args:
+      strategy: What `connect` returned.
+      trainer: What this worker has restored.
+      restored: Whether it has.
+
+    Raises:
+      UsageError: If they do not.
+      tf.errors.OpError: If a worker is gone.
+    """
+    mine = "no checkpoint"
+    if restored:
+        digest = hashlib.sha256()
+        for variable in itertools.chain(*trainer.state.values()):
+            digest.update(variable.numpy().tobytes())
+        mine = f"the checkpoint of step {trainer.num_steps:,}"
+        mine = f"{mine} ({digest.hexdigest()[:8]})"
+
+    def differences(worker, chief):
+        if worker == chief:
+            return []
+        return [f"{worker} in --run_dir instead of {chief}, which all must see"]
+
+    agree(strategy, mine, differences)
 
 
 def _gather(strategy, record):
