@@ -160,12 +160,12 @@ def train(
         run = None
         if run_dir is not None:
             run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
-        if precision == "auto":
+        before = None if run is None else run.config
+        if precision == "auto" and before is None:
             precision = runtime.native_precision()
-            if run is not None and run.config is not None:
-                precision = run.config.precision
         config = TrainingConfig.of_dataset(
             dataset.name,
+            before,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,

@@ -173,7 +173,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             if type(value) in (int, float) and name != "seed":
                 num_compared += 1
                 self.assertEqual(type(value)(shown), value, name)
-        self.assertEqual(num_compared, 10)
+        self.assertEqual(num_compared, 11)
 
     @parameterized.parameters(
         ("pictures", "runs/pictures"),
@@ -476,6 +476,7 @@ class RunTest(tf.test.TestCase):
         *("--dataset", "digits", "--image_size", "4", "--flip", "--ema", "0.5"),
         *("--filters", "2", "--num_blocks", "1", "--max_steps", "3"),
         *("--seed", "0", "--output_dir", "results", "--run_dir", "the run"),
+        *("--lr", "1e-3"),
     )
 
     @classmethod

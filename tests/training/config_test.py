@@ -14,25 +14,58 @@ from tf_realnvp.training.config import (
     TrainingConfig,
 )
 
-SETTINGS = TrainingConfig.of_dataset("digits", seed=0, precision="float32")
+SETTINGS = TrainingConfig.of_dataset(
+    "digits", lr=1e-3, seed=0, precision="float32"
+)
 
 
 class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
     def test_defaults_of_data_sets(self):
         self.assertEqual(NAMED_DATASETS, data.DATASETS)
         for name, expected in (
-            ("CIFAR10", (350, 3e-4, 128, 8)),
-            ("CelebA", (50, 3e-4, 128, 8)),
-            ("digits", (50, 1e-3, 32, 2)),
-            ("fashion_mnist", (50, 3e-4, 128, 8)),
-            ("my_pictures", (100, 3e-4, 128, 8)),
+            ("CIFAR10", (350, 128, 8)),
+            ("CelebA", (50, 128, 8)),
+            ("digits", (50, 32, 2)),
+            ("fashion_mnist", (50, 128, 8)),
+            ("my_pictures", (100, 128, 8)),
         ):
-            config = TrainingConfig.of_dataset(name, lr=None)
+            config = TrainingConfig.of_dataset(name, epochs=None)
             self.assertEqual(
-                (config.epochs, config.lr, config.filters, config.num_blocks),
-                expected,
+                (config.epochs, config.filters, config.num_blocks), expected
             )
         self.assertEqual(TrainingConfig.of_dataset("digits", lr=0.5).lr, 0.5)
+
+    def test_defaults_without_a_rate(self):
+        """Documented commands, which give one, are what they always were."""
+        names = "lr", "lr_schedule", "warmup_steps", "clip_grad", "batch_size"
+
+        def defaults(**settings):
+            config = TrainingConfig.of_dataset("CelebA", **settings)
+            return tuple(getattr(config, name) for name in names)
+
+        self.assertEqual(defaults(lr=3e-4), (3e-4, "constant", 0, None, 64))
+        self.assertEqual(defaults(), (3e-3, "cosine", 100, 1.0, 32))
+        self.assertEqual(
+            defaults(batch_size=8, warmup_steps=0),
+            (3e-3, "cosine", 0, 1.0, 8),
+        )
+
+    def test_what_a_run_keeps(self):
+        """How it began decides, where nothing is said when it goes on."""
+        before = TrainingConfig.of_dataset(
+            "digits", lr=0.5, clip_grad=2.0, seed=3, precision="bfloat16"
+        )
+        for settings, changes in (
+            ({"precision": "auto"}, {}),
+            ({"lr": 0.25}, {"lr": 0.25}),
+            ({"clip_grad": 1.0, "seed": 4}, {"clip_grad": 1.0, "seed": 4}),
+            # All else is said anew each time.
+            ({"ema": 0.5, "epochs": 60}, {"ema": 0.5, "epochs": 60}),
+        ):
+            self.assertEqual(
+                TrainingConfig.of_dataset("digits", before, **settings),
+                dataclasses.replace(before, **changes),
+            )
 
     @parameterized.product(
         [

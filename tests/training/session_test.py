@@ -48,7 +48,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 # Three steps an epoch: as many calls, and one more to evaluate.
 FLAGS = (
     *("--dataset", "digits", "--batch_size", "400", "--epochs", "2"),
-    *("--filters", "4", "--num_blocks", "1"),
+    *("--filters", "4", "--num_blocks", "1", "--lr", "1e-3"),
 )
 
 

@@ -53,23 +53,28 @@ _HELP = {
     ),
     "epochs": "passes over the training images (default: {epochs})",
     "lr": (
-        "learning rate of the Adam optimizer (default: 3e-4, for digits 1e-3)"
+        "learning rate of the Adam optimizer, the largest if it changes "
+        "(default: 3e-3, with the defaults below that go with it)"
     ),
     "lr_schedule": (
         "cosine lowers the learning rate to zero by the last step (default: "
-        "constant)"
+        "cosine, with --lr constant)"
     ),
     "warmup_steps": (
-        "raise the learning rate over the first N steps (default: 0)"
+        "raise the learning rate over the first N steps (default: 100, with "
+        "--lr 0)"
     ),
     "ema": (
         "evaluate and save a moving average of the weights, which keeps this "
         "part of itself in each step, such as 0.999 (default: none)"
     ),
     "batch_size": (
-        "images in a training step, on all devices together (default: 64)"
+        "images in a training step, on all devices together (default: 32, "
+        "with --lr 64)"
     ),
-    "clip_grad": "scale gradients down to this global norm (default: never)",
+    "clip_grad": (
+        "scale gradients down to this global norm (default: 1, with --lr never)"
+    ),
     "seed": (
         "seed of the weights, the order of the images and the noise; the same "
         "seed gives the same run (default: one is drawn and printed)"
@@ -215,20 +220,20 @@ def _run(flags, start):
         made = files.missing(output)
         try:
             arguments.check_writable(output, "--output_dir")
-            config = _settle(config, run, flags.seed is not None)
+            config = _settle(flags, config, run)
             _train(config, run, flags.resume, start)
         finally:
             if not run.exists:
                 files.remove_empty(made)
 
 
-def _config(flags):
-    """Returns the settings of a command line."""
+def _config(flags, before=None):
+    """Returns the settings of a command line, and of the run that goes on."""
     settings = {
         field.name: getattr(flags, field.name)
         for field in dataclasses.fields(TrainingConfig)
     }
-    if settings["seed"] is None:
+    if settings["seed"] is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
     if settings["run_dir"] is None:
         name = flags.dataset
@@ -237,7 +242,7 @@ def _config(flags):
         name = re.sub(r"[^\w.-]+", "_", name)
         settings["run_dir"] = str(pathlib.Path("runs") / name)
     try:
-        config = TrainingConfig.of_dataset(**settings)
+        config = TrainingConfig.of_dataset(before=before, **settings)
     except ValueError as error:
         message = re.sub(r"^`(\w+)` ", r"argument --\1: ", str(error))
         raise UsageError(message) from error
@@ -261,14 +266,10 @@ def _check_workers(flags):
         )
 
 
-def _settle(config, run, has_seed):
+def _settle(flags, config, run):
     """Decides what the command line leaves open, and sets up TensorFlow."""
     if run.exists:
-        # What the command line leaves to chance or to the machine stays.
-        if not has_seed:
-            config = dataclasses.replace(config, seed=run.config.seed)
-        if config.precision == "auto":
-            config = dataclasses.replace(config, precision=run.config.precision)
+        config = _config(flags, run.config)
         run.check_same_settings(config)
     if not runtime.is_one_of_many():  # Else it was done before.
         runtime.configure(config.devices or 1, config.deterministic)
