@@ -25,7 +25,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         for name, expected in (
             ("CIFAR10", (350, 128, 8)),
             ("CelebA", (50, 128, 8)),
-            ("digits", (50, 32, 2)),
+            ("digits", (15, 32, 2)),
             ("fashion_mnist", (50, 128, 8)),
             ("my_pictures", (100, 128, 8)),
         ):
@@ -45,6 +45,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
 
         self.assertEqual(defaults(lr=3e-4), (3e-4, "constant", 0, None, 64))
         self.assertEqual(defaults(), (3e-3, "cosine", 100, 1.0, 32))
+        self.assertEqual(TrainingConfig.of_dataset("digits").lr, 1e-2)
         self.assertEqual(
             defaults(batch_size=8, warmup_steps=0),
             (3e-3, "cosine", 0, 1.0, 8),

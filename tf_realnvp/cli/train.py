@@ -54,7 +54,8 @@ _HELP = {
     "epochs": "passes over the training images (default: {epochs})",
     "lr": (
         "learning rate of the Adam optimizer, the largest if it changes "
-        "(default: 3e-3, with the defaults below that go with it)"
+        "(default: 3e-3, for digits 1e-2; without it some other defaults are "
+        "others)"
     ),
     "lr_schedule": (
         "cosine lowers the learning rate to zero by the last step (default: "
