@@ -1,0 +1,86 @@
+"""Shows samples of a model beside the training images that are nearest to them.
+
+`python -m benchmarks.nearest realnvp_fashion_mnist --out nearest.png` draws a
+grid of pairs: a sample, and to its right the training image at the least
+Euclidean distance. A model that copies would have two of the same. It prints
+how far samples are from their nearest training images, and for comparison how
+far test images are.
+"""
+
+import argparse
+
+import numpy as np
+
+
+def main() -> None:
+    """Draws the grid and prints the distances."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--data_dir", default="datasets")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n", type=int, default=36)
+    parser.add_argument("--columns", type=int, default=6)
+    parser.add_argument("--out", default="nearest.png")
+    flags = parser.parse_args()
+
+    from tf_realnvp.serving.saved_model import SavedModel
+
+    model = SavedModel(flags.model)
+    from tf_realnvp import data, plots
+
+    dataset = data.load(model.dataset, flags.data_dir)
+    train = all_images(dataset.train_batches(500, seed=0, epoch=0))
+    test = all_images(dataset.test_batches(500))[: flags.n]
+    samples = np.concatenate(
+        list(model.sample(flags.n, flags.temperature, flags.seed))
+    )
+    indices, distances = nearest(samples, train)
+    pairs = np.stack([samples, train[indices]], axis=1)
+    plots.save_image_grid(
+        flags.out,
+        pairs.reshape(-1, *samples.shape[1:]),
+        model.num_colors,
+        2 * flags.columns,
+    )
+    _, of_test = nearest(test, train)
+    for name, values in (("samples", distances), ("test images", of_test)):
+        print(
+            f"{name}: {values.mean():.1f} levels a component from the nearest "
+            f"of {len(train):,} training images, at least {values.min():.1f}"
+        )
+    print(flags.out)
+
+
+def all_images(batches) -> np.ndarray:
+    """Returns the images of all batches in one array."""
+    return np.concatenate([batch.numpy() for batch in batches])
+
+
+def nearest(
+    images: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the nearest of other images.
+
+    Args:
+      images: uint8 `[n, H, W, C]`.
+      others: uint8 `[m, H, W, C]`.
+
+    Returns:
+      For each image the index of the nearest other one, and the root of the
+      mean squared difference from it.
+    """
+    points = images.reshape(len(images), -1).astype(np.float32)
+    others = others.reshape(len(others), -1).astype(np.float32)
+    squares = (
+        np.square(points).sum(axis=1)[:, None]
+        - 2.0 * points @ others.T
+        + np.square(others).sum(axis=1)
+    )
+    indices = squares.argmin(axis=1)
+    differences = points - others[indices]
+    return indices, np.sqrt(np.square(differences).mean(axis=1))
+
+
+if __name__ == "__main__":
+    main()
