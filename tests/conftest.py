@@ -1,6 +1,8 @@
 """Runs the tests with the settings of the command."""
 
+import os
 import signal
+import tempfile
 
 from tf_realnvp import runtime
 
@@ -11,6 +13,14 @@ runtime.configure()
 for signum in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(signum) == signal.SIG_IGN:
         signal.signal(signum, lambda *_: None)
+
+
+def pytest_configure(config):
+    """Makes a folder for what all processes of pytest-xdist share."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory()
+        config.add_cleanup(folder.cleanup)
+        os.environ["SHARED_BY_TESTS"] = folder.name
 
 
 def pytest_collection_modifyitems(items):

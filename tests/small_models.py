@@ -1,8 +1,10 @@
 """Small models, images to train them on, and a SavedModel of one."""
 
+import fcntl
 import functools
 import itertools
 import math
+import os
 import pathlib
 import tempfile
 
@@ -39,8 +41,13 @@ def model() -> RealNVP:
 @functools.cache
 def saved() -> pathlib.Path:
     """Returns the folder of its SavedModel; change no more than a copy."""
-    path = pathlib.Path(_FOLDER.name, "model")
-    export.save(model(), path, METADATA)
+    folder = os.environ.get("SHARED_BY_TESTS", _FOLDER.name)
+    path = pathlib.Path(folder, "model")
+    # It takes seconds: the first process that needs it makes it for all.
+    with open(f"{folder}/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            export.save(model(), path, METADATA)
     return path
 
 
