@@ -4,16 +4,26 @@ import json
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
+import fast_command
 import numpy as np
+import small_models
 import tensorflow as tf
 from absl.testing import parameterized
-from small_models import make_dataset, make_model, random_images, same, values
+from small_models import (
+    SmallModel,
+    make_dataset,
+    make_model,
+    random_images,
+    same,
+    values,
+)
 
 import tf_realnvp
+from tf_realnvp import initialization
 from tf_realnvp.errors import DataError, ModelError
 from tf_realnvp.serving import weights
-from tf_realnvp.training import loop
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.config import DataDescription, TrainingConfig
 from tf_realnvp.training.runs import open_run
@@ -24,23 +34,14 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
-        cls.path = pathlib.Path(folder) / "model"
-        cls.model = tf_realnvp.RealNVP((8, 4, 2), 9, 4, 1, alpha=0.2)
-        rng = np.random.default_rng(0)
-        for variable in cls.model.variables:
-            variable.assign_add(rng.normal(scale=0.3, size=variable.shape))
-        cls.model.save(cls.path, {"dataset": "random"})
+        cls.path, cls.model = small_models.saved(), small_models.model()
 
     def assert_same_weights(self, model, other):
         weights = values(model.variables), values(other.variables)
         self.assertAllEqual(same(*weights), [True] * 170)
 
     def test_computes_what_the_saved_model_does(self):
-        model, saved = (
-            tf_realnvp.load(self.path),
-            tf.saved_model.load(self.path),
-        )
+        model, saved = tf_realnvp.load(self.path), small_models.loaded()
         self.assert_same_weights(model, self.model)
         images = saved.sample(9, seed=3)
         self.assertAllEqual(model.sample(9, seed=3), images)
@@ -52,7 +53,8 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(model.decode(latents), images)
 
     def test_all_that_makes_a_model(self):
-        path = self.path.with_name("other")
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = pathlib.Path(folder, "model")
         shutil.copytree(self.path, path)
         model, other = self.model, tf_realnvp.load(path)
         for name in (
@@ -83,18 +85,18 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
             tf_realnvp.load("nowhere")
 
     def test_weights_of_another_size_of_images(self):
-        model = tf_realnvp.RealNVP((8, 12, 2), 256, filters=4, num_blocks=1)
+        model = tf_realnvp.RealNVP((8, 12, 1), 256, filters=2, num_blocks=1)
         weights.assign_weights(model, self.path)
         self.assert_same_weights(model, self.model)
 
     @parameterized.parameters(
-        ({"filters": 6}, "4 filters instead of 6"),
+        ({"filters": 6}, "2 filters instead of 6"),
         ({"num_blocks": 2}, "1 num_blocks instead of 2"),
         ({"num_scales": 3}, "2 num_scales instead of 3"),
-        ({"image_shape": (8, 8, 3)}, "2 channels instead of 3"),
+        ({"image_shape": (8, 8, 3)}, "1 channels instead of 3"),
     )
     def test_weights_that_do_not_fit(self, changes, message):
-        arguments = {"image_shape": (8, 8, 2), "filters": 4, "num_blocks": 1}
+        arguments = {"image_shape": (8, 8, 1), "filters": 2, "num_blocks": 1}
         model = tf_realnvp.RealNVP(**arguments | changes)
         before = values(model.variables)
         with self.assertRaisesRegex(ModelError, message):
@@ -122,7 +124,12 @@ class RunTest(tf.test.TestCase):
             run.begin(config, DataDescription.of(dataset))
             with self.assertRaisesRegex(ModelError, "no checkpoint yet"):
                 tf_realnvp.load(path)
-            loop.fit(trainer, dataset, config.epochs, config.batch_size)
+            # As two steps change them.
+            for change in (1.0, 2.0):
+                variables = trainer.model.trainable_variables
+                gradients = [tf.fill(v.shape, change) for v in variables]
+                trainer.optimizer.apply(gradients, variables)
+            trainer.end_epoch(1, "test", 3.0)
             Checkpoints(trainer, path / "checkpoints").save()
         loaded = values(tf_realnvp.load(path).variables)
         result = values(trainer.result_model().variables)
@@ -147,7 +154,7 @@ class TrainTest(tf.test.TestCase):
 
     def test_course(self):
         """From what the images are, to where it is interrupted."""
-        model = make_model()
+        model = SmallModel()
         self.assertTrue(model.is_identity())
         before = -np.mean(model.log_prob(self.images, seed=0)) / model.num_dims
         history = []
@@ -157,7 +164,12 @@ class TrainTest(tf.test.TestCase):
             if metrics.epoch == 2:
                 raise KeyboardInterrupt
 
-        with self.assertRaises(KeyboardInterrupt):
+        with (
+            mock.patch.object(
+                initialization, "initialize", fast_command.initialize
+            ),
+            self.assertRaises(KeyboardInterrupt),
+        ):
             self.train(
                 model,
                 tf.data.Dataset.from_tensor_slices(self.images).batch(7),
@@ -171,8 +183,6 @@ class TrainTest(tf.test.TestCase):
         self.assertFalse(model.is_identity())
         after = -np.mean(model.log_prob(self.images, seed=0)) / model.num_dims
         self.assertAllClose(after, history[-1].test_loss, atol=0.2)
-        images = model.decode(model.encode(self.images))
-        self.assertAllEqual(images, self.images)
 
     def test_other_images(self):
         model = make_model()

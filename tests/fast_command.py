@@ -20,7 +20,7 @@ from tf_realnvp.training import loop, session
 from tf_realnvp.training.trainer import Trainer
 
 
-def _initialize(model, images, seed):
+def initialize(model, images, unused_seed):
     """Starts a small model from what the images are."""
     images = tf.cast(images, tf.float32)
     model.means.assign(tf.reduce_mean(images, axis=0) + model.means)
@@ -71,7 +71,7 @@ def patch(stack: contextlib.ExitStack) -> None:
     Args:
       stack: Undoes that at its end.
     """
-    _patch_model(stack)
+    patch_model(stack)
     for target, name, value in (
         (runtime, "configure", mock.Mock()),
         (session, "Trainer", _EagerTrainer),
@@ -80,10 +80,15 @@ def patch(stack: contextlib.ExitStack) -> None:
         stack.enter_context(mock.patch.object(target, name, value))
 
 
-def _patch_model(stack):
+def patch_model(stack: contextlib.ExitStack) -> None:
+    """Makes it a fast one that compiles what it computes.
+
+    Args:
+      stack: Undoes that at its end.
+    """
     for target, name, value in (
         (session, "RealNVP", SmallModel),
-        (initialization, "initialize", _initialize),
+        (initialization, "initialize", initialize),
         (export, "save", save_model),
         (plots, "save_loss_curve", _save_curve),
         (loop, "_SECONDS_PER_CALL", 0.0),  # One step a call.
@@ -93,5 +98,5 @@ def _patch_model(stack):
 
 if __name__ == "__main__":
     with contextlib.ExitStack() as patches:
-        _patch_model(patches)
+        patch_model(patches)
         sys.exit(train_main())
