@@ -157,7 +157,12 @@ class TrainTest(tf.test.TestCase):
         model = SmallModel()
         self.assertTrue(model.is_identity())
         before = -np.mean(model.log_prob(self.images, seed=0)) / model.num_dims
-        history = []
+        history, trainers = [], []
+        from_config = Trainer.from_config
+
+        def record(*arguments):
+            trainers.append(from_config(*arguments))
+            return trainers[-1]
 
         def note(metrics):
             history.append(metrics)
@@ -168,6 +173,7 @@ class TrainTest(tf.test.TestCase):
             mock.patch.object(
                 initialization, "initialize", fast_command.initialize
             ),
+            mock.patch.object(Trainer, "from_config", record),
             self.assertRaises(KeyboardInterrupt),
         ):
             self.train(
@@ -180,6 +186,8 @@ class TrainTest(tf.test.TestCase):
         self.assertEqual([m.step for m in history], [0, 2, 4])
         self.assertLess(history[0].test_loss, before - 0.1)
         # The model has the average that was evaluated last.
+        average = values(trainers[0].evaluated_model().variables)
+        self.assertAllEqual(same(values(model.variables), average), [True] * 2)
         self.assertFalse(model.is_identity())
         after = -np.mean(model.log_prob(self.images, seed=0)) / model.num_dims
         self.assertAllClose(after, history[-1].test_loss, atol=0.2)

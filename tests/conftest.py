@@ -8,6 +8,10 @@ from tf_realnvp import runtime
 
 runtime.configure()
 
+# Classes that take longest: most start processes. They begin first, lest one
+# process of pytest-xdist does them when the others have ended.
+LONGEST = ("SameTrainingTest", "KillsTest", "OtherProgramsTest", "RunTest")
+
 # The commands leave alone what is ignored, as SIGINT is in a background job of
 # a shell's script and SIGHUP after `nohup`. These tests may be run so as well.
 for signum in (signal.SIGINT, signal.SIGHUP):
@@ -21,8 +25,10 @@ def pytest_configure(config):
         folder = tempfile.TemporaryDirectory()
         config.add_cleanup(folder.cleanup)
         os.environ["SHARED_BY_TESTS"] = folder.name
+    config.option.loadscopereorder = False  # The order is that below.
 
 
 def pytest_collection_modifyitems(items):
     # `tf.test.TestCase` has a method of this name, which is no test.
     items[:] = [item for item in items if item.name != "test_session"]
+    items.sort(key=lambda item: item.cls.__name__ not in LONGEST)
