@@ -31,4 +31,6 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     # `tf.test.TestCase` has a method of this name, which is no test.
     items[:] = [item for item in items if item.name != "test_session"]
-    items.sort(key=lambda item: item.cls.__name__ not in LONGEST)
+    items.sort(
+        key=lambda item: getattr(item.cls, "__name__", "") not in LONGEST
+    )
