@@ -1,10 +1,16 @@
 """Runs the tests with the settings of the command."""
 
+import os
 import signal
+import tempfile
 
 from tf_realnvp import runtime
 
 runtime.configure()
+
+# Classes that take longest: most start processes. They begin first, lest one
+# process of pytest-xdist does them when the others have ended.
+LONGEST = ("SameTrainingTest", "KillsTest", "OtherProgramsTest", "RunTest")
 
 # The commands leave alone what is ignored, as SIGINT is in a background job of
 # a shell's script and SIGHUP after `nohup`. These tests may be run so as well.
@@ -13,6 +19,18 @@ for signum in (signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, lambda *_: None)
 
 
+def pytest_configure(config):
+    """Makes a folder for what all processes of pytest-xdist share."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory()
+        config.add_cleanup(folder.cleanup)
+        os.environ["SHARED_BY_TESTS"] = folder.name
+    config.option.loadscopereorder = False  # The order is that below.
+
+
 def pytest_collection_modifyitems(items):
     # `tf.test.TestCase` has a method of this name, which is no test.
     items[:] = [item for item in items if item.name != "test_session"]
+    items.sort(
+        key=lambda item: getattr(item.cls, "__name__", "") not in LONGEST
+    )

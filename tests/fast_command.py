@@ -9,6 +9,7 @@ import json
 import sys
 from unittest import mock
 
+import numpy as np
 import tensorflow as tf
 from small_models import SmallModel
 
@@ -16,27 +17,50 @@ from tf_realnvp import files, initialization, plots, runtime
 from tf_realnvp.cli.main import train_main
 from tf_realnvp.serving import export, metadata
 from tf_realnvp.training import loop, session
+from tf_realnvp.training.trainer import Trainer
 
 
-def _initialize(model, images, seed):
+def initialize(model, images, unused_seed):
     """Starts a small model from what the images are."""
     images = tf.cast(images, tf.float32)
     model.means.assign(tf.reduce_mean(images, axis=0) + model.means)
 
 
-def _save_model(model, path, content):
+def save_model(model, path, content, save=tf.saved_model.save):
     """Exports as `export.save` does, what there is of the small model."""
     module = tf.Module()
     module.means = model.means.value
     with files.replace_directory(path) as new:
-        tf.saved_model.save(module, str(new))
+        save(module, str(new))
         (new / metadata.FILE).write_text(json.dumps(content))
+
+
+def _save_array(model, path, content):
+    """The same without a graph, which takes a while to make."""
+
+    def save(module, new):
+        np.save(f"{new}/means.npy", module.means.numpy())
+
+    save_model(model, path, content, save)
 
 
 def _save_curve(path, curves, title):
     """A curve as text, since drawing one takes a second."""
     with files.replace_file(path) as new:
         new.write_text(f"{title}: {dict(curves)}")
+
+
+class _EagerTrainer(Trainer):
+    """Compiles nothing: that takes longer than a few small steps."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self._gradient_function = self._loss_and_gradients
+        self._train_function, self._test_function = self._train, self._test
+
+    def _train(self, batches, unused_num_steps):
+        self.train_step(batches.get_next())  # One step a call.
+        return self._skipped_in_a_row.read_value()
 
 
 def patch(stack: contextlib.ExitStack) -> None:
@@ -47,15 +71,25 @@ def patch(stack: contextlib.ExitStack) -> None:
     Args:
       stack: Undoes that at its end.
     """
-    stack.enter_context(mock.patch.object(runtime, "configure"))
-    _patch_model(stack)
+    patch_model(stack)
+    for target, name, value in (
+        (runtime, "configure", mock.Mock()),
+        (session, "Trainer", _EagerTrainer),
+        (export, "save", _save_array),
+    ):
+        stack.enter_context(mock.patch.object(target, name, value))
 
 
-def _patch_model(stack):
+def patch_model(stack: contextlib.ExitStack) -> None:
+    """Makes it a fast one that compiles what it computes.
+
+    Args:
+      stack: Undoes that at its end.
+    """
     for target, name, value in (
         (session, "RealNVP", SmallModel),
-        (initialization, "initialize", _initialize),
-        (export, "save", _save_model),
+        (initialization, "initialize", initialize),
+        (export, "save", save_model),
         (plots, "save_loss_curve", _save_curve),
         (loop, "_SECONDS_PER_CALL", 0.0),  # One step a call.
     ):
@@ -64,5 +98,5 @@ def _patch_model(stack):
 
 if __name__ == "__main__":
     with contextlib.ExitStack() as patches:
-        _patch_model(patches)
+        patch_model(patches)
         sys.exit(train_main())

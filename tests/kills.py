@@ -88,6 +88,7 @@ class Folder:
 
     Attributes:
       path: The folder.
+      flags: Those of the command.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Folder:
         """
         self.path = path
         self._program = program
-        self._flags = [
+        self.flags = [
             *("--dataset", "digits", "--filters", "4", "--num_blocks", "1"),
             *("--seed", "0", "--epochs", str(epochs), "--resume"),
             # After every call of the training steps.
@@ -124,7 +125,7 @@ class Folder:
         log = self.path / f"log-{self._num_processes}.txt"
         with log.open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, str(self._program), *self._flags],
+                [sys.executable, str(self._program), *self.flags],
                 cwd=self.path,
                 env=os.environ | {"PYTHONPATH": str(_RUN.parent)},
                 stdout=file,

@@ -1,39 +1,50 @@
 """Tests for runs that are killed; `python tests/kills.py` does more of it."""
 
+import contextlib
+import io
 import pathlib
 import signal
 import tempfile
-from concurrent import futures
 
 import fast_command
 import kills
 import tensorflow as tf
 from absl.testing import parameterized
 
+from tf_realnvp.cli import main
+
 
 class KillsTest(tf.test.TestCase):
     def test_where_it_is_killed_changes_nothing(self):
-        """Two runs at a time: most of a process is its start."""
         top = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         program = pathlib.Path(fast_command.__file__)
-        folders = [kills.Folder(top / name, 2, program) for name in ("a", "b")]
-        in_training, in_results = folders
+        killed, peaceful = (
+            kills.Folder(top / name, 2, program) for name in ("a", "b")
+        )
         # Of an earlier run, which has to stay until there is another.
-        old = in_results.model / "old"
+        old = killed.model / "old"
         old.parent.mkdir()
         old.touch()
-        with futures.ThreadPoolExecutor(2) as pool:
-            aims = ("checkpoint", "results")
-            killed = pool.map(kills.kill, folders, [signal.SIGKILL] * 2, aims)
-            self.assertEqual(list(killed), [(True, False), (True, True)])
-            self.assertFalse(in_training.model.exists())
-            self.assertNotEmpty(in_results.unfinished_results())
+        for aim, expected in (
+            ("checkpoint", (True, False)),
+            ("results", (True, True)),
+        ):
+            result = kills.kill(killed, signal.SIGKILL, aim)
+            self.assertEqual(result, expected)
             self.assertTrue(old.exists())
-            list(pool.map(kills.run_in_peace, folders))
+        self.assertNotEmpty(killed.unfinished_results())
+        kills.run_in_peace(killed)
         self.assertFalse(old.exists())
-        for folder in folders:
-            self.assertEmpty(folder.unfinished_results())
-        for what, (differing, total) in kills.compare(*folders).items():
+        self.assertEmpty(killed.unfinished_results())
+        # In this process, since most of a process is its start.
+        with (
+            contextlib.ExitStack() as stack,
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.chdir(peaceful.path),
+        ):
+            fast_command.patch_model(stack)
+            self.assertEqual(main.train_main(peaceful.flags), 0)
+        for what, (differing, total) in kills.compare(killed, peaceful).items():
             self.assertGreater(total, 1000, what)
             self.assertEqual(differing, 0, what)
 

@@ -271,7 +271,7 @@ class FilesTest(ExportTestCase):
                 "num_colors": 17,
                 "filters": 2,
                 "num_blocks": 1,
-                "alpha": 0.1,
+                "alpha": small_models.ALPHA,
                 "num_scales": 2,
                 "num_parameters": self.model.num_parameters,
                 **small_models.METADATA,

@@ -19,29 +19,27 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # Trains a little, on a last batch that replicas cannot share evenly, and writes
 # the weights and losses that this process has in the end.
-SCRIPT = """
+TRAIN = """
 import sys
+from unittest import mock
 from tf_realnvp import runtime
 from tf_realnvp.training import workers
-paths = sys.argv[1:]  # For one device, for two, ...
+paths = sys.argv[1:]
 # On a CPU this changes no bit; but what has no seed raises.
 runtime.configure(len(paths), deterministic=len(paths) > 1)
-import keras, numpy as np, tensorflow as tf
+import fast_command, keras, numpy as np, tensorflow as tf
 import tf_realnvp
-from tf_realnvp import RealNVP
+from small_models import SmallModel
+from tf_realnvp import RealNVP, initialization
 from tf_realnvp.data import ImageDataset
-for num_devices, path in enumerate(paths, start=1):
-    if runtime.is_one_of_many():
-        # First of all: workers connect before anything is computed.
-        strategy = workers.connect()
-    else:
-        strategy = runtime.make_strategy(num_devices)
+
+def train(strategy, Model, path):
     images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
     images = tf.data.Dataset.from_tensor_slices(images)
     dataset = ImageDataset("random", (4, 4, 1), 17, images, images, 20, 20)
     with strategy.scope():
         keras.utils.set_random_seed(0)
-        model = RealNVP((4, 4, 1), 17, filters=4, num_blocks=1)
+        model = Model((4, 4, 1), 17, filters=4, num_blocks=1)
         history = tf_realnvp.train(
             model,
             dataset,
@@ -62,8 +60,26 @@ for num_devices, path in enumerate(paths, start=1):
         losses=losses,
         weights=np.concatenate([v.numpy().ravel() for v in model.variables]),
     )
+
+def train_small(strategy, path):
+    with mock.patch.object(
+        initialization, "initialize", fast_command.initialize
+    ):
+        train(strategy, SmallModel, path)
 """
 
+ALONE = """
+for num_devices, path in enumerate(paths[:2], start=1):
+    train(runtime.make_strategy(num_devices), RealNVP, path)
+train_small(runtime.make_strategy(1), paths[2])
+"""
+
+# A model that takes no time: what is between workers does not depend on it.
+TOGETHER = """
+# First of all: workers connect before anything is computed.
+strategy = workers.connect()
+train_small(strategy, *paths)
+"""
 
 # Then compares what the workers have, the first and the second, and writes what
 # comes of it. The second one ends before the first asks once more.
@@ -95,7 +111,7 @@ def start(command, cwd=None, **environment):
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -133,19 +149,19 @@ class SameTrainingTest(tf.test.TestCase):
             cls.enterClassContext(tempfile.TemporaryDirectory())
         )
         # Side by side: most of their time is start-up.
-        cls.one = start([*("-c", SCRIPT), *cls.paths("one", "two")])
-        cls.workers = [
-            start(["-c", SCRIPT + AGREEMENT, *cls.paths(name)], **environment)
-            for name, environment in zip(
-                ("first", "second"), worker_environments(2), strict=True
-            )
+        processes = [
+            start(["-c", TRAIN + ALONE, *cls.paths("one", "two", "small")])
         ]
+        for name, environment in zip(
+            ("first", "second"), worker_environments(2), strict=True
+        ):
+            command = ["-c", TRAIN + TOGETHER + AGREEMENT, *cls.paths(name)]
+            processes.append(start(command, **environment))
         cls.outputs = []
-        for process in (cls.one, *cls.workers):
+        for process in processes:
             stdout, stderr = process.communicate(timeout=240)
             assert process.returncode == 0, stderr
             cls.outputs.append(stdout)
-        cls.alone = cls.read("one")
 
     @classmethod
     def paths(cls, *names):
@@ -156,24 +172,22 @@ class SameTrainingTest(tf.test.TestCase):
         """Returns what a process wrote."""
         return dict(np.load(*cls.paths(name)))
 
-    def assert_same_training(self, results):
-        self.assertEqual(self.alone["num_replicas"], 1)
-        self.assertTrue(np.isfinite(self.alone["weights"]).all())
+    def assert_same_training(self, results, alone):
+        self.assertEqual(alone["num_replicas"], 1)
+        self.assertTrue(np.isfinite(alone["weights"]).all())
         for result in results:
             self.assertEqual(result["num_replicas"], 2)
+            self.assertAllClose(result["losses"], alone["losses"], rtol=1e-6)
             self.assertAllClose(
-                result["losses"], self.alone["losses"], rtol=1e-6
-            )
-            self.assertAllClose(
-                result["weights"], self.alone["weights"], rtol=1e-4, atol=1e-5
+                result["weights"], alone["weights"], rtol=1e-4, atol=1e-5
             )
 
     def test_two_devices(self):
-        self.assert_same_training([self.read("two")])
+        self.assert_same_training([self.read("two")], self.read("one"))
 
     def test_two_workers(self):
         first, second = self.read("first"), self.read("second")
-        self.assert_same_training([first, second])
+        self.assert_same_training([first, second], self.read("small"))
         self.assertAllEqual(first["weights"], second["weights"])
 
     def test_what_workers_agree_on(self):

@@ -88,7 +88,7 @@ class KeepBestTest(tf.test.TestCase):
         dataset = dataset.hold_out(12, seed=0)
         # After two epochs it leaps.
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [6], [1.0, 30.0]
+            [6], [0.5, 30.0]
         )
         trainer = Trainer(make_model(), rate, keep_best=keep_best)
         loop.fit(trainer, dataset, epochs, batch_size=16, **options)

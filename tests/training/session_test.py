@@ -1,8 +1,8 @@
 """Tests for session: runs that end early, fail, and go on.
 
-What is trained is a density of few parameters in place of RealNVP, so that a
-start takes a part of a second; data, training, checkpoints and the command are
-the real ones. `kills_test` has the whole.
+What is trained is a density of few parameters in place of RealNVP, step by step
+and without compiling, so that a start takes a part of a second; data, training,
+checkpoints and the command are the real ones. `kills_test` has the whole.
 """
 
 import collections
@@ -44,6 +44,7 @@ from tf_realnvp.training.trainer import Trainer
 
 DRAW_CURVE = plots.save_loss_curve
 METADATA = serving_metadata.FILE
+SECONDS = "_SECONDS_BETWEEN_CHECKPOINTS"
 FULL = OSError(errno.ENOSPC, "No space left on device")
 # Three steps an epoch: as many calls, and one more to evaluate.
 FLAGS = (
@@ -63,12 +64,16 @@ def call(*argv):
     return code, stdout.getvalue(), stderr.getvalue()
 
 
+def weights():
+    """Returns the weights among the results in the current folder."""
+    return np.load("realnvp_digits/means.npy").tobytes()
+
+
 def results():
     """Returns the results in the current folder, bit for bit."""
-    means = tf.saved_model.load("realnvp_digits").means.numpy()
     samples = matplotlib.image.imread("samples_digits.png")
     metrics = pathlib.Path("metrics_digits.csv").read_text()
-    return means.tobytes(), samples.tobytes(), metrics
+    return weights(), samples.tobytes(), metrics
 
 
 def run_contents():
@@ -104,7 +109,7 @@ def recorded_trainers():
     """Gives a list of the trainers that are made."""
     trainers = []
 
-    class Recorded(Trainer):
+    class Recorded(session.Trainer):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             self.arguments, self.options = arguments, options
@@ -115,44 +120,52 @@ def recorded_trainers():
 
 
 class ExperimentTestCase(tf.test.TestCase):
-    # All tests of a process share them, since a run takes a second.
-    _results = {}
-    _unfinished = None
+    # What runs have left and printed that nothing stopped, by their flags. All
+    # tests of a process share it, since a run takes half a second.
+    _runs = {}
 
     def setUp(self):
         super().setUp()
-        # Epochs are short here, and each is to have its checkpoint.
-        self.enterContext(
-            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-        )
         stack = self.enterContext(contextlib.ExitStack())
         fast_command.patch(stack)
-        self.enter_new_folder(stack)
-
-    def enter_new_folder(self, stack):
+        self.set_seconds_between_checkpoints(0.0)
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(contextlib.chdir(folder))
 
+    def set_seconds_between_checkpoints(self, seconds):
+        """Epochs are short here, and most tests want one after each."""
+        return self.enterContext(mock.patch.object(recorder, SECONDS, seconds))
+
+    def run_in_peace(self, *argv):
+        """Returns the folder and the standard output of a whole run."""
+        key = argv, SmallModel.nan_below
+        if key not in self._runs:
+            folder = tempfile.TemporaryDirectory()
+            with (
+                contextlib.chdir(folder.name),
+                mock.patch.object(
+                    recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0
+                ),
+            ):
+                code, stdout, stderr = call("--seed", 0, *argv)
+            self.assertEqual((code, stderr), (0, ""))
+            self._runs[key] = folder, stdout
+        folder, stdout = self._runs[key]
+        return folder.name, stdout
+
     def never_stopped(self, *argv):
         """Returns the results of a run that nothing stops."""
-        key = argv, SmallModel.nan_below
-        if key not in self._results:
-            with contextlib.ExitStack() as stack:
-                self.enter_new_folder(stack)
-                code, _, stderr = call("--seed", 0, *argv)
-                self.assertEqual((code, stderr), (0, ""))
-                self._results[key] = results()
-        return self._results[key]
+        folder, _ = self.run_in_peace(*argv)
+        with contextlib.chdir(folder):
+            return results()
+
+    def begin(self, *argv):
+        """Leaves what a run leaves that has come to its end."""
+        shutil.copytree(self.run_in_peace(*argv)[0], ".", dirs_exist_ok=True)
 
     def stop_early(self):
         """Leaves what a run leaves that stops in the second epoch."""
-        if self._unfinished is None:
-            self.go_on("--max_steps", 4)
-            folder = tempfile.TemporaryDirectory()
-            shutil.copytree(".", folder.name, dirs_exist_ok=True)
-            ExperimentTestCase._unfinished = folder
-        else:
-            shutil.copytree(self._unfinished.name, ".", dirs_exist_ok=True)
+        self.begin("--max_steps", 4)
 
     def model_after_failure(self, target):
         """Stops early; returns the weights that are there after a failure.
@@ -205,9 +218,11 @@ class ExperimentTestCase(tf.test.TestCase):
 
 class TrainTest(ExperimentTestCase):
     def test_flags_arrive(self):
+        # Resizing its images would take seconds.
+        dataset = data.load("digits", "", flip=True)
         with (
             recorded_trainers() as trainers,
-            mock.patch.object(data, "load", wraps=data.load) as load,
+            mock.patch.object(data, "load", return_value=dataset) as load,
             mock.patch.object(
                 keras.utils, "set_random_seed"
             ) as set_random_seed,
@@ -242,7 +257,7 @@ class TrainTest(ExperimentTestCase):
         )
         self.assertEqual((model.filters, model.num_blocks), (4, 1))
         self.assertEqual(model.num_scales, 3)
-        self.assertEqual(model.image_shape, (16, 16, 1))
+        self.assertEqual(model.image_shape, (8, 8, 1))
         self.assertEqual(model.num_colors, 17)
         load.assert_called_once_with("digits", "my_data", 16, True)
         set_random_seed.assert_called_once_with(7)
@@ -252,7 +267,7 @@ class TrainTest(ExperimentTestCase):
         self.assertEqual(steps, ["0", "3", "4"])
 
     def test_losses_before_and_after(self):
-        _, stdout, _ = call("--seed", 0)
+        _, stdout = self.run_in_peace()
         lines = [n for n in stdout.splitlines() if "bits/dim" in n]
         lines = [n for n in lines if re.match(r"epoch \d/2, step", n)]
         self.assertLen(lines, 2)
@@ -306,7 +321,7 @@ class TrainTest(ExperimentTestCase):
     def test_batch_larger_than_the_data(self):
         result = call("--batch_size", "1438")
         self.assert_error(result, 2, "--batch_size", "1438", "1437")
-        code, _, _ = call("--batch_size", "1437")
+        code, _, _ = call("--batch_size", "1437", "--epochs", 1)
         self.assertEqual(code, 0)
 
     def test_more_devices_than_gpus(self):
@@ -328,17 +343,6 @@ class TrainTest(ExperimentTestCase):
             stderr,
             r"^warning: 7 files .* left out: a \(damaged\), .*e.*, \.\.\.\n$",
         )
-
-    def test_model_tells_where_its_pictures_are(self):
-        os.mkdir("pictures")
-        for name in ("a.png", "b.png"):
-            pictures.write(f"pictures/{name}", np.zeros((8, 8, 1), np.uint8))
-        code, _, _ = call("--dataset", "pictures", "--batch_size", 1)
-        self.assertEqual(code, 0)
-        text = pathlib.Path("realnvp_pictures", "metadata.json").read_text()
-        metadata = json.loads(text)
-        self.assertEqual(metadata["dataset"], "pictures")
-        self.assertEqual(metadata["source"], os.path.abspath("pictures"))
 
     def test_data_that_cannot_be_had(self):
         error = DataError("CIFAR10: no way\nput it elsewhere")
@@ -364,30 +368,32 @@ class ResultsTest(ExperimentTestCase, parameterized.TestCase):
     @parameterized.parameters("save_loss_curve", "save_image_grid")
     def test_picture_that_cannot_be_drawn(self, name):
         """It is no reason to lose the model."""
-        expected = self.never_stopped()
+        self.stop_early()
+        picture = "loss" if "loss" in name else "samples"
+        os.remove(f"{picture}_digits.png")
         error = ValueError("\nno such\nfont")
         with mock.patch.object(plots, name, side_effect=error):
-            code, stdout, stderr = call("--seed", 0)
+            code, stdout, stderr = call("--seed", 0, "--resume")
         self.assertEqual(code, 0)
-        picture = "loss" if "loss" in name else "samples"
         self.assertRegex(
             stderr, rf"^warning: cannot draw {picture}_digits.png: .+\n$"
         )
         self.assertNotIn(f"  {picture}_digits.png", stdout)
         self.assertFalse(os.path.exists(f"{picture}_digits.png"))
-        means = tf.saved_model.load("realnvp_digits").means.numpy()
-        self.assertEqual(means.tobytes(), expected[0])
+        expected = self.never_stopped()
+        self.assertEqual(weights(), expected[0])
         metrics = pathlib.Path("metrics_digits.csv").read_text()
         self.assertEqual(metrics, expected[2])
-        # The run is finished, and another try is welcome.
-        self.assertIn("now in runs/digits.1", call("--seed", 0)[1])
-        self.assertTrue(os.path.exists(f"{picture}_digits.png"))
+        # Another try is welcome.
+        self.assertIn("going on from step 6\n", self.go_on())
+        self.assert_as_never_stopped()
 
     def test_error_that_says_nothing(self):
+        self.begin()
         with mock.patch.object(
             plots, "save_loss_curve", side_effect=RuntimeError
         ):
-            code, _, stderr = call("--seed", 0)
+            code, _, stderr = call("--seed", 0, "--resume")
         self.assertEqual(code, 0)
         self.assertEndsWith(stderr, "loss_digits.png: RuntimeError\n")
 
@@ -404,6 +410,7 @@ class ResultsTest(ExperimentTestCase, parameterized.TestCase):
         stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
         with (
             mock.patch.object(plots, "save_loss_curve", DRAW_CURVE),
+            mock.patch.object(export, "save", fast_command.save_model),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(io.StringIO()) as stderr,
         ):
@@ -438,8 +445,8 @@ class ResultsTest(ExperimentTestCase, parameterized.TestCase):
         os.makedirs("elsewhere")
         os.makedirs("runs")
         os.symlink("../elsewhere/run", "runs/digits")
-        self.go_on("--max_steps", 3)
-        code, stdout, stderr = call("--seed", 0)
+        self.go_on("--max_steps", 1)
+        code, stdout, stderr = call("--seed", 0, "--max_steps", 1)
         self.assertEqual((code, stderr), (0, ""))
         self.assertIn("is now in elsewhere/run.1\n", stdout)
         self.assertTrue(os.path.islink("runs/digits"))
@@ -459,8 +466,8 @@ class ValidationTest(ExperimentTestCase):
             return list(csv.DictReader(file))
 
     def test_result_is_of_the_best_epoch(self):
-        code, stdout, stderr = call("--seed", 0, *self.ARGV)
-        self.assertEqual((code, stderr), (0, ""))
+        _, stdout = self.run_in_peace(*self.ARGV)
+        self.begin(*self.ARGV)
         self.assertIn("1,237 training, 200 validation and 360 test", stdout)
         rows = self.rows()
         bits = [float(row["validation_bits_per_dim"]) for row in rows]
@@ -540,10 +547,11 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (["--epochs", 1],),
-        (["--max_steps", 1], ["--max_steps", 4], ["--max_steps", 5]),
+        (["--max_steps", 1], ["--max_steps", 4]),
     )
     def test_longer_runs(self, *starts):
-        for argv in starts:
+        self.begin(*starts[0])
+        for argv in starts[1:]:
             self.go_on(*argv)
             self.assert_as_never_stopped(*argv)
         self.go_on()
@@ -551,20 +559,16 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
 
     def test_short_epochs_share_a_checkpoint(self):
         """The last epoch has one in any case."""
-        self.enterContext(
-            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
-        )
-        for num_saved, epochs in enumerate((2, 3), start=1):
-            self.go_on("--epochs", epochs)
-            self.assert_as_never_stopped("--epochs", epochs)
+        self.set_seconds_between_checkpoints(1e9)
+        for num_saved, argv in enumerate((["--epochs", 1], []), start=1):
+            self.go_on(*argv)
+            self.assert_as_never_stopped(*argv)
             saved = pathlib.Path("runs/digits/checkpoints").glob("*.index")
             self.assertLen(list(saved), num_saved)
 
     def test_checkpoint_of_an_epoch_that_was_cut_short_and_goes_on(self):
         """Its metrics take the place of others: their number stays."""
-        self.enterContext(
-            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
-        )
+        self.set_seconds_between_checkpoints(1e9)
         self.go_on("--max_steps", 4)
         self.go_on("--max_steps", 5)
         stdout = self.go_on("--max_steps", 5)
@@ -572,13 +576,13 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assert_as_never_stopped("--max_steps", 5)
 
     def test_shorter_run_changes_nothing(self):
-        self.go_on()
+        self.begin()
         for argv in (["--epochs", 1], ["--max_steps", 1]):
             self.go_on(*argv)
             self.assert_as_never_stopped()
 
     def test_finished_run_writes_its_results_again(self):
-        self.go_on()
+        self.begin()
         for name in ("samples_digits.png", "metrics_digits.csv"):
             os.remove(name)
         stdout = self.go_on()
@@ -586,7 +590,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assert_as_never_stopped()
 
     def test_other_flags(self):
-        call("--seed", 0, "--max_steps", 1, "--precision", "float32")
+        self.stop_early()
         before = run_contents()
         result = call(
             *("--seed", 1, "--resume", "--filters", 8, "--flip"),
@@ -628,37 +632,27 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assertEqual(json.loads(path.read_text())["data"], data)
         self.assertNotIn("older version", self.go_on())
 
-    def start_on_pictures(self):
+    def test_other_pictures(self):
         write_pictures("pictures", 8, 8, 3)
         argv = "--dataset", "pictures", "--batch_size", 1, "--seed", 0
         code, _, stderr = call(*argv, "--max_steps", 1)
         self.assertEqual((code, stderr), (0, ""))
-        return *argv, "--resume"
-
-    @parameterized.parameters(
-        ((16, 16, 3), 4, "16x16x3 instead of 8x8x3"),
-        ((8, 8, 3), 9, "training images instead of 3 training images"),
-    )
-    def test_other_pictures(self, shape, number, message):
-        argv = self.start_on_pictures()
         before = run_contents()
-        for name in os.listdir("pictures"):
-            os.remove(f"pictures/{name}")
-        write_pictures("pictures", *shape, number=number)
-        result = call(*argv)
-        self.assert_error(
-            result, 2, "images of pictures have changed", message, "--run_dir"
-        )
-        self.assertNotIn("damaged", result[2])
-        self.assertEqual(run_contents(), before)
-
-    def test_fewer_pictures_than_the_batch_has(self):
-        """It is the pictures that changed, not the flag."""
-        argv = self.start_on_pictures()
-        for _ in range(2):
-            os.remove(f"pictures/{os.listdir('pictures')[0]}")
-        result = call(*argv, "--batch_size", 1)
-        self.assert_error(result, 2, "instead of 3 training images")
+        for shape, number, message in (
+            ((16, 16, 3), 4, "16x16x3 instead of 8x8x3"),
+            ((8, 8, 3), 9, "training images instead of 3 training images"),
+            # It is the pictures that changed, not the flag.
+            ((8, 8, 3), 2, "instead of 3 training images"),
+        ):
+            shutil.rmtree("pictures")
+            write_pictures("pictures", *shape, number=number)
+            result = call(*argv, "--resume")
+            self.assert_error(
+                result,
+                *(2, "images of pictures have changed", message, "--run_dir"),
+            )
+            self.assertNotIn("damaged", result[2])
+            self.assertEqual(run_contents(), before)
 
     def test_other_data(self):
         self.stop_early()
@@ -685,7 +679,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         with mock.patch.object(
             runtime, "has_native_bfloat16", return_value=False
         ):
-            _, stdout, _ = call("--resume")
+            _, stdout, _ = call("--resume", "--max_steps", 1)
         self.assertIn(f"bfloat16, seed {seed}\n", stdout)
 
     def test_moving_average(self):
@@ -711,17 +705,21 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
 
     def test_without_resume(self):
         """A finished run is moved aside, an unfinished one is in the way."""
-        self.go_on()
-        code, stdout, _ = call("--seed", 0)
-        self.assertEqual(code, 0)
-        self.assertIn("runs/digits.1", stdout)
-        self.assert_as_never_stopped()
+        self.stop_early()
+        finished = run_contents()
         with mock.patch.object(export, "save", side_effect=FULL):
-            call("--seed", 0)
+            _, stdout, _ = call("--seed", 0)
+        self.assertIn("runs/digits.1", stdout)
         before = run_contents()
+        for path, content in finished.items():
+            path = path.replace("digits", "digits.1")
+            self.assertEqual(before[path], content)
         result = call("--seed", 0)
         self.assert_error(result, 2, "unfinished", "--resume", "--run_dir")
         self.assertEqual(run_contents(), before)
+        shutil.rmtree("runs/digits.1")
+        self.assertIn("going on from step 6\n", self.go_on())
+        self.assert_as_never_stopped()
 
     def test_metrics_without_checkpoint(self):
         """As a kill leaves them between the two."""
@@ -738,7 +736,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
 
 class DamageTest(ExperimentTestCase):
     def test_newest_is_damaged(self):
-        self.go_on("--epochs", 1)
+        self.begin("--epochs", 1)
         names = sorted(os.listdir("runs/digits/checkpoints"))
         newest = pathlib.Path("runs/digits/checkpoints", names[-1])
         os.truncate(newest.with_suffix(".index"), 10)
@@ -748,7 +746,7 @@ class DamageTest(ExperimentTestCase):
         self.assert_as_never_stopped()
 
     def test_all_are_damaged(self):
-        self.go_on("--epochs", 1)
+        self.begin("--epochs", 1)
         for path in pathlib.Path("runs/digits/checkpoints").glob("ckpt*"):
             os.truncate(path, 0)
         before = run_contents()
@@ -799,7 +797,7 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
         self.assertGreater(interruptions, 4)
         self.assert_as_never_stopped()
 
-    @parameterized.parameters(*range(1, 4))
+    @parameterized.parameters(1, 3)
     def test_while_a_checkpoint_is_saved(self, number):
         """The last one is saved when nobody asks for signals any more."""
         with self.signal_at(signal.SIGTERM, Checkpoints, "save", number):
@@ -820,10 +818,8 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
             code, _, stderr = call("--seed", 0)
         self.assertEqual(code, 130)
         self.assertEqual(stderr, "\nrun.py: interrupted by SIGINT\n")
+        # The next command will start as the first does.
         self.assertEmpty(os.listdir())
-        code, _, _ = call("--seed", 0)
-        self.assertEqual(code, 0)
-        self.assert_as_never_stopped()
 
     def test_while_a_checkpoint_is_restored(self):
         self.stop_early()
@@ -837,7 +833,7 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (plots, "save_image_grid"),
-        (tf.saved_model, "save"),
+        (np, "save"),
         (files, "_put_in_place"),
     )
     def test_while_the_results_are_written(self, target, name):
@@ -847,8 +843,7 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
         self.assertEqual(code, 143)
         self.assertEqual(stderr, "\nrun.py: interrupted by SIGTERM\n")
         self.assertIn("the same command with --resume writes them", stdout)
-        means = tf.saved_model.load("realnvp_digits").means.numpy()
-        self.assertEqual(means.tobytes(), expected)
+        self.assertEqual(weights(), expected)
         self.go_on()
         self.assert_as_never_stopped()
 
@@ -907,7 +902,7 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
     @parameterized.parameters(
         (plots, "save_loss_curve"),
         (plots, "save_image_grid"),
-        (tf.saved_model, "save"),
+        (np, "save"),
         (files, "_put_in_place"),
     )
     def test_results(self, target, name):
@@ -915,8 +910,7 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         with self.fail_at(target, name, 1, FULL):
             result = call("--seed", 0, "--resume")
         self.assert_error(result, 1, "the results to .", "No space left")
-        means = tf.saved_model.load("realnvp_digits").means.numpy()
-        self.assertEqual(means.tobytes(), expected)
+        self.assertEqual(weights(), expected)
         self.go_on()
         self.assert_as_never_stopped()
 
@@ -924,10 +918,11 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         (Checkpoints, "save", 50),
         (metrics, "write_csv", 50),
         (plots, "save_image_grid", 50),
-        (export, "save", 500),
+        (export, "save", 300),
     )
     def test_no_room_for_what_is_written(self, target, name, size):
         """The system refuses the writing itself, in mid-file."""
+        self.stop_early()
         original = getattr(target, name)
 
         def limited(*arguments):
@@ -949,11 +944,12 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         def update(*_):
             signal.raise_signal(signal.SIGINT)
 
+        self.stop_early()
         with (
             mock.patch.object(Progress, "update", update),
             mock.patch.object(Checkpoints, "save", side_effect=FULL),
         ):
-            result = call("--seed", 0)
+            result = call("--seed", 0, "--resume")
         self.assert_error(result, 1, "a checkpoint")
         self.assertNotIn("saved", result[1])
         self.go_on()
@@ -1096,22 +1092,24 @@ class WorkersTest(ExperimentTestCase, parameterized.TestCase):
 
 class NumbersTest(ExperimentTestCase):
     def test_skipped_steps_are_counted(self):
-        with mock.patch.object(SmallModel, "nan_below", 0.3):
-            expected = self.never_stopped("--epochs", 4)
+        with mock.patch.object(SmallModel, "nan_below", 0.4):
+            expected = self.never_stopped()
             self.assertNotIn("nan", expected[2])
             with mock.patch.object(
                 Progress, "update", side_effect=[None] * 5 + [KeyboardInterrupt]
             ):
                 with self.assertRaises(KeyboardInterrupt):
-                    call("--seed", 0, "--epochs", 4)
-            stdout = self.go_on("--epochs", 4)
-            self.assert_as_never_stopped("--epochs", 4)
-        self.assertRegex(stdout, r"\n[1-9]\d* steps were skipped")
-        self.assertNotEqual(expected, self.never_stopped("--epochs", 4))
+                    call("--seed", 0)
+            stdout = self.go_on()
+            self.assert_as_never_stopped()
+            _, whole = self.run_in_peace()
+        for text in (stdout, whole):
+            self.assertRegex(text, r"\n3 steps were skipped")
+        self.assertNotEqual(expected, self.never_stopped())
 
     def test_divergence(self):
         flags = ("--batch_size", 100)  # So that an epoch has 14 steps.
-        self.go_on(*flags, "--epochs", 1)
+        self.begin(*flags, "--epochs", 1)
         with mock.patch.object(SmallModel, "nan_below", 1.0):
             result = call("--seed", 0, "--resume", *flags)
         self.assert_error(

@@ -1,4 +1,7 @@
-"""Tests for trainer: single steps."""
+"""Tests for trainer: single steps.
+
+What does not depend on the model is tested with one that takes no time.
+"""
 
 import contextlib
 import math
@@ -8,7 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl.testing import parameterized
-from small_models import make_model, random_images, same, values
+from small_models import (
+    SmallModel,
+    make_model,
+    random_images,
+    same,
+    values,
+)
 
 from tf_realnvp.training.trainer import Trainer
 
@@ -29,7 +38,7 @@ class TrainerArgumentsTest(tf.test.TestCase, parameterized.TestCase):
     )
     def test_out_of_range(self, name, value):
         with self.assertRaisesRegex(ValueError, rf"`{name}\w*` must be"):
-            Trainer(make_model(), **{name: value})
+            Trainer(SmallModel(), **{name: value})
 
 
 @contextlib.contextmanager
@@ -50,7 +59,7 @@ class StepTest(tf.test.TestCase):
     """Single steps, outside of the compiled loop."""
 
     def test_loss_is_nats_per_dim(self):
-        model = make_model(moved=True)
+        model = SmallModel()
         # With this learning rate the weights stay, and only the noise changes.
         trainer = Trainer(model, learning_rate=0.0, seed=1)
         images = random_images(BATCH_SIZE, seed=0)
@@ -95,15 +104,15 @@ class StepTest(tf.test.TestCase):
         self.assertEmpty(unchanged)
 
     def test_clipped_gradient(self):
-        model = make_model(moved=True)
+        model = SmallModel()
         trainer = Trainer(model, clip_grad=0.01, learning_rate=0.0)
         images = random_images(BATCH_SIZE, seed=0)
         with recorded_seeds(model) as seeds:
             trainer.train_step(images)
         with tf.GradientTape() as tape:
             loss = -tf.reduce_mean(model.log_prob(images, seeds[0])) / NUM_DIMS
-        variables = [variable.value for variable in model.variables]
-        gradients = tape.gradient(loss, variables)
+        gradients = tape.gradient(loss, values_of(model))
+        self.assertGreater(len(gradients), 1)
         norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients))
         # The limit is far below the norm, or this tests nothing.
         self.assertGreater(norm, 0.1)
@@ -126,7 +135,7 @@ class StepTest(tf.test.TestCase):
             self.assertAllClose(result, gradient, rtol=1e-3, atol=1e-6)
 
     def test_evaluation_noise(self):
-        model = make_model(moved=True)
+        model = SmallModel()
         images = random_images(BATCH_SIZE, seed=0)
         trainer = Trainer(model)
         with recorded_seeds(model) as seeds:
@@ -143,31 +152,29 @@ class StepTest(tf.test.TestCase):
 
 
 class AccumulateTest(tf.test.TestCase, parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.whole = cls.loss_and_gradients(parts=1)
-
-    @classmethod
-    def loss_and_gradients(cls, parts):
-        trainer = Trainer(make_model(moved=True), 0.0, seed=1, accumulate=parts)
-        loss = trainer.train_step(random_images(BATCH_SIZE, seed=0))
-        return loss, applied_gradients(trainer)
-
-    # Parts of different sizes; and more parts than images: one is empty.
-    @parameterized.parameters(3, 5)
-    def test_same_gradient_as_of_the_whole_batch(self, parts):
-        loss, gradients = self.whole
-        summed_loss, summed = self.loss_and_gradients(parts)
+    @parameterized.parameters(
+        (SmallModel, 1),
+        (SmallModel, 3),  # Parts of different sizes.
+        (lambda: make_model(moved=True), 5),  # More than images: one is empty.
+    )
+    def test_same_gradient_as_of_the_whole_batch(self, make, parts):
+        model = make()
+        trainer = Trainer(model, 0.0, seed=1, accumulate=parts)
+        images = random_images(BATCH_SIZE, seed=0)
+        with recorded_seeds(model) as seeds:
+            summed_loss = trainer.train_step(images)
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(model.log_prob(images, seeds[0])) / NUM_DIMS
+        gradients = tape.gradient(loss, values_of(model))
         self.assertAllClose(loss, summed_loss, rtol=1e-5)
-        for a, b in zip(gradients, summed, strict=True):
+        for a, b in zip(gradients, applied_gradients(trainer), strict=True):
             self.assertAllClose(a, b, rtol=1e-3, atol=1e-6)
         self.assertGreater(max(np.abs(g).max() for g in gradients), 1e-3)
 
 
 class EmaTest(tf.test.TestCase):
     def test_evaluates_the_average(self):
-        model = make_model(moved=True)
+        model = SmallModel()
         trainer = Trainer(model, learning_rate=1e-2, ema=0.6)
         images = random_images(BATCH_SIZE, seed=0)
         start = values(model.variables)
@@ -205,36 +212,46 @@ class EmaTest(tf.test.TestCase):
         )
 
     def test_without_it_the_model_itself(self):
-        model = make_model()
+        model = SmallModel()
         self.assertIs(Trainer(model).evaluated_model(), model)
 
 
 class ForTrainingTest(tf.test.TestCase, parameterized.TestCase):
     """Models that share the weights and compute in another way."""
 
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.model = make_model(moved=True)
+        cls.points = cls.model.dequantize(random_images(3, seed=0), seed=1)
+        cls.expected = cls.density_and_gradients(cls.model)
+
+    @classmethod
+    def density_and_gradients(cls, model):
+        with tf.GradientTape() as tape:
+            log_prob = model.distribution.log_prob(cls.points)
+        return log_prob, tape.gradient(log_prob, model.trainable_variables)
+
     @parameterized.product(
         compute_dtype=["float32", "bfloat16"], recompute=[False, True]
     )
     def test_density_and_gradients(self, compute_dtype, recompute):
-        model = make_model(moved=True)
-        other = model.for_training(compute_dtype, recompute)
-        for first, second in zip(model.variables, other.variables, strict=True):
+        other = self.model.for_training(compute_dtype, recompute)
+        for first, second in zip(
+            self.model.variables, other.variables, strict=True
+        ):
             self.assertIs(first, second)
-        points = model.dequantize(random_images(3, seed=0), seed=1)
-
-        def density_and_gradients(model):
-            with tf.GradientTape() as tape:
-                log_prob = model.distribution.log_prob(points)
-            return log_prob, tape.gradient(log_prob, model.trainable_variables)
-
-        expected, expected_gradients = density_and_gradients(model)
-        log_prob, gradients = density_and_gradients(other)
+        expected, expected_gradients = self.expected
+        log_prob, gradients = self.density_and_gradients(other)
         self.assertEqual(log_prob.dtype, tf.float32)
         exact = compute_dtype == "float32"
         self.assertAllClose(log_prob, expected, rtol=1e-6 if exact else 1e-2)
         if not exact:
             # Or the networks did not compute in bfloat16.
             self.assertNotAllClose(log_prob, expected, rtol=1e-6)
+            # They alone did.
+            log_prob = self.model.distribution.log_prob(self.points)
+            self.assertAllClose(log_prob, expected, rtol=1e-6)
         self.assertLen(gradients, 170)
         for gradient in gradients:
             self.assertEqual(gradient.dtype, tf.float32)
@@ -245,38 +262,37 @@ class ForTrainingTest(tf.test.TestCase, parameterized.TestCase):
         error = np.linalg.norm(gradient - wanted) / np.linalg.norm(wanted)
         self.assertLess(error, 1e-5 if exact else 0.1)
 
-    def test_model_stays_float32(self):
-        model = make_model(moved=True)
-        images = random_images(3, seed=0)
-        before = model.log_prob(images, seed=1)
-        model.for_training("bfloat16", recompute=True)
-        self.assertAllEqual(model.log_prob(images, seed=1), before)
-
 
 class PrecisionTest(tf.test.TestCase):
     def test_trains_in_bfloat16_and_evaluates_in_float32(self):
+        model = make_model(moved=True)
         images = random_images(BATCH_SIZE, seed=1)
-        index = tf.constant(0, tf.int64)
-        losses = {}
-        for precision in ("float32", "bfloat16"):
-            trainer = Trainer(make_model(moved=True), precision=precision)
-            tested = trainer.test_step(images, index)
-            losses[precision] = float(tested), float(trainer.train_step(images))
-        exact, rounded = losses["float32"], losses["bfloat16"]
-        self.assertEqual(exact[0], rounded[0])
-        self.assertNotEqual(exact[1], rounded[1])
-        self.assertAllClose(exact[1], rounded[1], rtol=1e-2)
+        trainer = Trainer(model, learning_rate=0.0, precision="bfloat16")
+        with recorded_seeds(model) as seeds:
+            tested = trainer.test_step(images, tf.constant(0, tf.int64))
+            trained = trainer.train_step(images)
+        tested_exactly, trained_exactly = (
+            -np.mean(model.log_prob(images, seed)) / NUM_DIMS for seed in seeds
+        )
+        self.assertAllClose(tested / BATCH_SIZE, tested_exactly, rtol=1e-6)
+        self.assertAllClose(trained, trained_exactly, rtol=1e-2)
+        self.assertNotAllClose(trained, trained_exactly, rtol=1e-6)
 
     def test_tf32_is_float32_elsewhere(self):
         """Weights and gradients have all of their digits, on CPUs all have."""
-        images = tf.constant(random_images(BATCH_SIZE, seed=0))
-        losses = [
-            Trainer(
-                make_model(moved=True), 1e-3, precision=precision
-            ).train_step(images)
-            for precision in ("float32", "tf32")
-        ]
-        self.assertAllEqual(*losses)
+        with mock.patch.object(
+            SmallModel,
+            "for_training",
+            autospec=True,
+            side_effect=lambda model, *_: model,
+        ) as for_training:
+            for precision in ("float32", "tf32"):
+                Trainer(SmallModel(), precision=precision)
+        of_float32, test, of_tf32, _ = (
+            call.args[1:] for call in for_training.call_args_list
+        )
+        self.assertEqual(of_tf32, of_float32)
+        self.assertNotEqual(of_tf32, test)
 
 
 @pytest.mark.long
@@ -299,6 +315,11 @@ class JitTest(tf.test.TestCase):
             )
         self.assertAllClose(losses[0], losses[1], rtol=1e-5)
         self.assertAllClose(weights[0], weights[1], rtol=1e-4, atol=1e-4)
+
+
+def values_of(model):
+    """What a gradient may be taken by."""
+    return [variable.value for variable in model.variables]
 
 
 def applied_gradients(trainer):
