@@ -43,7 +43,9 @@ def silent_stderr() -> Iterator[Callable[[], bytes]]:
         os.close(reader)
 
 
-def configure(num_cpus: int = 1, deterministic: bool = False) -> None:
+def configure(
+    num_cpus: int = 1, deterministic: bool = False, small: bool = False
+) -> None:
     """Chooses TensorFlow's settings; to be called before it is imported.
 
     What the user has set in the environment stays. Float32 is float32: GPUs
@@ -53,6 +55,8 @@ def configure(num_cpus: int = 1, deterministic: bool = False) -> None:
       num_cpus: Number of logical CPU devices.
       deterministic: Whether operations must give the same bits each time, on
         GPUs as well. Random ones without a seed raise then.
+      small: Whether operations are so small that a processor does them sooner
+        alone than with others.
     """
     # TensorFlow's log tells of GPU libraries that are missing, and of networks
     # that are traced for each of their shapes, as they must be; "0" shows it.
@@ -60,6 +64,8 @@ def configure(num_cpus: int = 1, deterministic: bool = False) -> None:
     # oneDNN's convolutions are twice as fast as Eigen's on x86 processors, but
     # the default only on the newest.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if small:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
     # While it is imported it logs all the same: tensorflow issue 100442.
     with silent_stderr() if quiet else contextlib.nullcontext():

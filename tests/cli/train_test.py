@@ -140,7 +140,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
                 run_dir="runs/CIFAR10",
             ),
         )
-        self.configure.assert_called_with(1, False)
+        self.configure.assert_called_with(1, False, False)
 
     def test_all_flags(self):
         expected = {name: value for name, (value, _) in GIVEN.items()}
@@ -149,8 +149,22 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             for name, (_, text) in GIVEN.items()
         ]
         self.assertEqual(dataclasses.asdict(self.config(*argv)), expected)
-        self.configure.assert_called_once_with(3, True)
+        self.configure.assert_called_once_with(3, True, True)
         self.session.return_value.write_results.assert_called_once_with()
+
+    def test_threads_of_small_models(self):
+        """They are faster with one; of others nothing is said."""
+        for index, (argv, is_small) in enumerate(
+            (
+                (["--dataset", "digits"], True),
+                (["--dataset", "digits", "--filters", 128], False),
+                (["--dataset", "digits", "--image_size", 32], False),
+                (["--image_size", 8, "--filters", 64], True),
+                (["--filters", 4], False),  # Images may be of any size.
+            )
+        ):
+            self.config(*argv, "--run_dir", f"run {index}")
+            self.configure.assert_called_with(1, False, is_small)
 
     @parameterized.parameters("CIFAR10", "CelebA", "digits")
     def test_help(self, dataset):
