@@ -74,10 +74,6 @@ def read_pixels(path):
     return np.round(255 * pixels[..., :3]).astype(np.uint8)
 
 
-def every_second(image, unused_size):
-    return image[::2, ::2]
-
-
 @functools.cache
 def digits():
     return data.load("digits", "", image_size=4)
@@ -160,8 +156,6 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         super().setUp()
         # To load it takes seconds.
         self.load = self.use(self.loaded)
-        # Resizing the digits takes seconds.
-        self.enterContext(mock.patch.object(data, "resize", every_second))
         self.images = images_of_digits()[:4]
         self.pictures = [self.folder / f"{name}.png" for name in "abcd"]
         for path, image in zip(self.pictures, self.images, strict=True):

@@ -501,10 +501,6 @@ class RunTest(tf.test.TestCase):
         cls.run_dir = pathlib.Path(folder, "the run")
         cls.addClassCleanup(os.umask, os.umask(0o002))  # For a group's work.
         cls.enterClassContext(contextlib.chdir(folder))
-        # Resizing the digits takes seconds.
-        cls.enterClassContext(
-            mock.patch.object(data, "resize", lambda image, _: image[::2, ::2])
-        )
         code, cls.stdout, cls.stderr = call(*cls.flags)
         if code:
             raise AssertionError(f"exit code {code}: {cls.stderr}")

@@ -110,7 +110,7 @@ def _load_digits(image_size, flip):
     # RandomState, since NumPy promises never to change its streams.
     images = images[np.random.RandomState(0).permutation(len(images))]
     if image_size not in (None, images.shape[1]):
-        images = np.stack([resize(image, image_size) for image in images])
+        images = resize(images, image_size).numpy()
     num_train = int(0.8 * len(images))
     return ImageDataset(
         name="digits",

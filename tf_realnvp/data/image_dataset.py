@@ -393,19 +393,19 @@ def default_size(height: int | None, width: int | None) -> int | None:
 
 
 def resize(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
-    """Cuts the central square out of an image and resizes that.
+    """Cuts the central square out of images and resizes that.
 
     Args:
-      image: uint8 `[H, W, C]`.
+      image: uint8 `[H, W, C]`, or `[n, H, W, C]`.
       size: Side of the result, in pixels.
       crop: Side of the square in the image; the largest possible if `None`.
 
     Returns:
-      uint8 `[size, size, C]`, by an antialiased bilinear filter.
+      uint8 `[..., size, size, C]`, by an antialiased bilinear filter.
     """
-    shape = tf.shape(image)
-    side = crop or tf.minimum(shape[0], shape[1])
-    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-    image = image[top : top + side, left : left + side]
+    height, width = tf.unstack(tf.shape(image)[-3:-1])
+    side = crop or tf.minimum(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    image = image[..., top : top + side, left : left + side, :]
     image = tf.image.resize(image, [size, size], antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
