@@ -131,8 +131,8 @@ extremes = np.concatenate([order[:10], order[-10:]])
 show("tutorial_extremes", test_images[extremes], columns=10)
 
 # %% [markdown]
-# Likely is not the same as usual: no digit is blank, and yet a blank image
-# costs fewer bits than nearly all of them.
+# Likely is not the same as usual: no digit is blank, and yet some digits cost
+# more bits than a blank image.
 
 # %%
 blank = np.zeros([1, 8, 8, 1], np.uint8)
