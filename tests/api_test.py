@@ -1,6 +1,7 @@
 """Tests for api: models that are loaded, trained and saved from Python."""
 
 import contextlib
+import errno
 import io
 import json
 import pathlib
@@ -24,14 +25,19 @@ from small_models import (
 )
 
 import tf_realnvp
-from tf_realnvp import api, data, initialization
+from tf_realnvp import api, data, files, initialization
 from tf_realnvp.cli.main import train_main
-from tf_realnvp.errors import DataError, ModelError, UsageError
+from tf_realnvp.errors import (
+    DataError,
+    FailureError,
+    ModelError,
+    UsageError,
+)
 from tf_realnvp.serving import weights
 from tf_realnvp.training import recorder, session
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.config import DataDescription, TrainingConfig
-from tf_realnvp.training.runs import open_run
+from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 
 
@@ -295,6 +301,31 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(
             self.train("run", epochs=1, ema=None), expected.means.numpy()
         )
+
+    @parameterized.parameters(
+        (files, "replace_file"), (Checkpoints, "save"), (Run, "finish")
+    )
+    def test_full_disk(self, target, name):
+        """It is said in words, and the same call goes on."""
+        error = OSError(errno.ENOSPC, "No space left on device")
+        model = SmallModel((8, 8, 1), 17, filters=4, num_blocks=1)
+        model.offset.assign([5.0])
+        with (
+            mock.patch.object(target, name, side_effect=error),
+            self.assertRaisesRegex(
+                FailureError, "cannot write .* to run: .*No space"
+            ),
+        ):
+            tf_realnvp.train(
+                model,
+                data.load("digits"),
+                epochs=1,
+                batch_size=400,
+                progress=False,
+                run_dir="run",
+            )
+        weights = self.train("run", epochs=1, ema=None)
+        self.assertTrue(np.isfinite(weights).all())
 
     def test_another_training(self):
         self.stop("run", 0)

@@ -19,7 +19,7 @@ from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.config import DataDescription, TrainingConfig
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.progress import Progress, Silent
-from tf_realnvp.training.recorder import Recorder
+from tf_realnvp.training.recorder import Recorder, writing
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 
@@ -193,20 +193,20 @@ def train(
         if config.num_validation:
             dataset = dataset.hold_out(config.num_validation, config.seed)
         trainer = Trainer.from_config(model, config, dataset.num_train)
-        restored = False
+        recorder = None
         if run is not None:
             checkpoints = Checkpoints(trainer, run.path / "checkpoints")
             restored = checkpoints.restore()
+            # Before any checkpoint: else the folder is that of something else.
+            with writing("the run's state", run.path):
+                run.begin(config, description)
+                if not restored and not model.is_identity():
+                    checkpoints.save()  # No seed gives these weights again.
+            recorder = Recorder(config, run, trainer, checkpoints)
         if model.is_identity():
             initialization.initialize(
                 model, dataset.initial_images(config.seed), config.seed
             )
-        elif run is not None and not restored:
-            checkpoints.save()  # No seed gives these weights again.
-        recorder = None
-        if run is not None:
-            run.begin(config, description)
-            recorder = Recorder(config, run, trainer, checkpoints)
         try:
             with dataset.naming_damage():
                 loop.fit(
@@ -219,7 +219,8 @@ def train(
                 )
             if run is not None and recorder is not None:
                 recorder.finish(is_done=True)
-                run.finish()
+                with writing("the run's state", run.path):
+                    run.finish()
         finally:
             model.assign(trainer.result_model())
     return trainer.history

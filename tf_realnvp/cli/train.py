@@ -54,8 +54,8 @@ _HELP = {
     "epochs": "passes over the training images (default: {epochs})",
     "lr": (
         "learning rate of the Adam optimizer, the largest if it changes "
-        "(default: 3e-3, for digits 1e-2; without it some other defaults are "
-        "others)"
+        "(default: 3e-3, for digits 1e-2, and with it a schedule, a warm-up, a "
+        "batch and clipping that suit it)"
     ),
     "lr_schedule": (
         "cosine lowers the learning rate to zero by the last step (default: "
