@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import os
 import pathlib
 import shutil
 import tempfile
@@ -326,6 +327,12 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
             )
         weights = self.train("run", epochs=1, ema=None)
         self.assertTrue(np.isfinite(weights).all())
+
+    @parameterized.parameters("a run [1]", "a\udcffb")
+    def test_folder_that_tensorflow_cannot_read(self, run_dir):
+        with self.assertRaisesRegex(UsageError, "TensorFlow"):
+            self.train(run_dir, epochs=1)
+        self.assertEmpty(os.listdir())
 
     def test_another_training(self):
         self.stop("run", 0)

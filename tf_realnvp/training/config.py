@@ -40,7 +40,7 @@ _WITH_DEFAULT_LR: dict[str, Any] = {
     "batch_size": 32,
 }
 # What a run that goes on keeps where nothing else is said.
-_KEPT = ("seed", "precision", "lr", *_WITH_DEFAULT_LR)
+_KEPT = ("epochs", "seed", "precision", "lr", *_WITH_DEFAULT_LR)
 
 # What a run that is resumed must have in common with its start. The others may
 # change: they are about where and how long, or how Adam goes on.
@@ -200,7 +200,7 @@ class TrainingConfig:
         Args:
           dataset: The data set.
           before: Those of the run that is to go on, if one is. It keeps its
-            seed, its precision, and how Adam goes on.
+            epochs, its seed, its precision, and how Adam goes on.
           **settings: The other settings; those that are `None` get the default.
 
         Raises:

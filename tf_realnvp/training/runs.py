@@ -214,6 +214,9 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
         not writable, or the folder of an unfinished run and not to be resumed;
         or if it cannot be moved aside.
     """
+    reason = files.why_tensorflow_cannot(path)
+    if reason is not None:  # It would write what it cannot read.
+        raise UsageError(f"argument --run_dir: {reason}: give another folder")
     with contextlib.ExitStack() as locks:
         if os.path.isdir(path):
             Run(path)  # Not even a lock is put into another program's folder.
