@@ -42,7 +42,10 @@ class TfdsTestCase(tf.test.TestCase, parameterized.TestCase):
 
     def setUp(self):
         super().setUp()
-        folder = self.enter_context(tempfile.TemporaryDirectory())
+        # After a failure TFDS's threads may still be writing there.
+        folder = self.enter_context(
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        )
         self.data_dir = pathlib.Path(folder)
         self.manual = self.data_dir / "manual"
         error = requests.ConnectionError("Name or service not known")
