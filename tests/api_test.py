@@ -71,16 +71,20 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         model, other = self.model, tf_realnvp.load(path)
         for name in (
             *("image_shape", "num_colors", "filters", "num_blocks"),
-            *("alpha", "num_scales"),
+            *("alpha", "num_scales", "num_couplings", "per_position"),
         ):
             self.assertEqual(getattr(other, name), getattr(model, name))
-        # As versions wrote it that knew of two scales only.
+        # As versions wrote it that knew of one architecture only.
         file = path / "metadata.json"
         content = json.loads(file.read_text())
         del content["num_scales"], content["format"]
+        del content["num_couplings"], content["per_position"]
         file.write_text(json.dumps(content))
         self.assertEqual(tf_realnvp.load(path).num_scales, 2)
-        for name, value in (("filters", 3), ("alpha", "x"), ("num_scales", 9)):
+        for name, value in (
+            *(("filters", 3), ("alpha", "x"), ("num_scales", 9)),
+            *(("num_couplings", [3, 3]), ("per_position", 1)),
+        ):
             file.write_text(json.dumps(content | {name: value}))
             with self.assertRaisesRegex(ModelError, f"damaged.*{name}"):
                 tf_realnvp.load(path)
@@ -105,6 +109,8 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         ({"filters": 6}, "2 filters instead of 6"),
         ({"num_blocks": 2}, "1 num_blocks instead of 2"),
         ({"num_scales": 3}, "2 num_scales instead of 3"),
+        ({"num_couplings": (4, 3, 3)}, r"\(3, 3, 4\) num_couplings instead"),
+        ({"per_position": True}, "False per_position instead of True"),
         ({"image_shape": (8, 8, 3)}, "1 channels instead of 3"),
     )
     def test_weights_that_do_not_fit(self, changes, message):

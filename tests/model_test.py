@@ -47,6 +47,14 @@ def deep_model():
 
 
 @functools.cache
+def uneven_model():
+    """One with numbers of couplings and with positions of its own."""
+    return make_model(
+        (4, 8, 1), num_scales=3, num_couplings=(2, 5, 3), per_position=True
+    )
+
+
+@functools.cache
 def compiled_decode():
     """Of the shared model: quicker than eager mode for many batches."""
     spec = tf.TensorSpec([None, 2, 2, 4])
@@ -80,8 +88,17 @@ def evaluate_reference(model, points):
             model.networks, model.couplings, strict=True
         )
     ]
+    positions = None
+    if model.per_position:
+        positions = [variable.numpy() for variable in model.variables[-2:]]
     return reference.real_nvp(
-        points, couplings, model.num_colors, model.alpha, model.num_scales
+        points,
+        couplings,
+        model.num_colors,
+        model.alpha,
+        model.num_scales,
+        model.num_couplings,
+        positions,
     )
 
 
@@ -189,6 +206,8 @@ class StructureTest(tf.test.TestCase, parameterized.TestCase):
         ("num_blocks", 0, -1, 1.5, [1]),
         ("alpha", "a", None, 0.0, 1.0, -0.1, math.nan),
         ("num_scales", 1, 2.5, None, 6),
+        ("num_couplings", (3, 3), (3, 3, 0), (3, 3, 2.5), 3, None, "334"),
+        ("per_position", 1, "yes", None),
     )
     def test_wrong_arguments(self, name, *values):
         for value in values:
@@ -226,6 +245,8 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.named_parameters(
         ("of_two_scales", shared_model),
         ("of_three_scales", deep_model),
+        ("of_uneven_couplings", uneven_model),
+        ("of_one_coupling", lambda: make_model(num_couplings=[1, 1, 1])),
         (
             "of_four_scales",
             lambda: make_model((8, 16, 1), num_scales=4, filters=2),
@@ -246,8 +267,9 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
         log_prob = model.distribution.log_prob(points)
         self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
 
-    def test_log_det_matches_jacobian(self):
-        model = deep_model()
+    @parameterized.parameters(deep_model, uneven_model)
+    def test_log_det_matches_jacobian(self, get_model):
+        model = get_model()
         [point] = random_points(1, model)
         size = point.size
         # A batch of copies gives all rows of the Jacobian in one pass.
@@ -284,8 +306,9 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(after, expected, rtol=1e-5, atol=1e-3)
         self.assertNotAllClose(before, after, atol=0.1)
 
-    def test_every_variable_has_a_gradient(self):
-        model = shared_model()
+    @parameterized.parameters(shared_model, uneven_model)
+    def test_every_variable_has_a_gradient(self, get_model):
+        model = get_model()
         images = random_images(8, model)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(model.bits_per_dim(images, seed=0))

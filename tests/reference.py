@@ -135,7 +135,15 @@ def unsqueeze(z, block_size=2):
     return outputs
 
 
-def real_nvp(x, couplings, num_colors, alpha, num_scales=2):
+def real_nvp(
+    x,
+    couplings,
+    num_colors,
+    alpha,
+    num_scales=2,
+    num_couplings=(3, 3, 4),
+    positions=None,
+):
     """The whole model, from dequantized images to latents.
 
     Args:
@@ -145,6 +153,9 @@ def real_nvp(x, couplings, num_colors, alpha, num_scales=2):
       num_colors: Number of levels.
       alpha: The margin of the logit.
       num_scales: Number of resolutions.
+      num_couplings: With checkerboards and with channel masks at a scale, and
+        at the last.
+      positions: Log-scale and shift of each component of an image, if any.
 
     Returns:
       Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
@@ -156,17 +167,23 @@ def real_nvp(x, couplings, num_colors, alpha, num_scales=2):
     log_det = steps.reshape(len(x), -1).sum(axis=1)
     z = np.log(p) - np.log(1 - p)
 
+    if positions is not None:
+        log_scale, shift = np.asarray(positions, np.float64)
+        z = (z - shift) / np.exp(log_scale)
+        log_det -= log_scale.sum()
+
     couplings = iter(couplings)
     rest = []
     for scale in range(num_scales):
         is_last = scale == num_scales - 1
-        steps = [(checkerboard_mask, parity) for parity in (1, 0, 1)]
-        if is_last:
-            steps += [(checkerboard_mask, 0)]
-        else:
-            steps += [(channel_mask, parity) for parity in (1, 0, 1)]
+        first = num_couplings[2 if is_last else 0]
+        steps = [(checkerboard_mask, (i + 1) % 2) for i in range(first)]
+        if not is_last:
+            steps += [
+                (channel_mask, (i + 1) % 2) for i in range(num_couplings[1])
+            ]
         for index, (make_mask, parity) in enumerate(steps):
-            if make_mask is channel_mask and index == 3:
+            if make_mask is channel_mask and index == first:
                 z = squeeze(z)
             weights, rescale, reshift = next(couplings)
             z, change = coupling_inverse(

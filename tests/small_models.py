@@ -130,12 +130,16 @@ class SmallModel:
         filters=2,
         num_blocks=1,
         num_scales=2,
+        num_couplings=(3, 3, 4),
+        per_position=False,
     ):
         self.image_shape = image_shape
         self.num_colors = num_colors
         self.filters = filters
         self.num_blocks = num_blocks
         self.num_scales = num_scales
+        self.num_couplings, self.per_position = num_couplings, per_position
+        self.couplings = range(10)
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)
         # A second variable, whose gradient is another one.
@@ -149,6 +153,8 @@ class SmallModel:
             self.filters,
             self.num_blocks,
             self.num_scales,
+            self.num_couplings,
+            self.per_position,
         )
         clone.assign(self)
         return clone

@@ -55,11 +55,7 @@ def load(path: str | os.PathLike) -> RealNVP:
             raise ModelError("it does not tell what its images are")
         config = run.config
         model = RealNVP(
-            run.data.image_shape,
-            run.data.num_colors,
-            filters=config.filters,
-            num_blocks=config.num_blocks,
-            num_scales=config.num_scales,
+            run.data.image_shape, run.data.num_colors, **config.architecture
         )
         trainer = Trainer.from_config(model, config, run.data.num_train)
         if not Checkpoints(trainer, path / "checkpoints").restore():
@@ -179,6 +175,8 @@ def train(
             filters=model.filters,
             num_blocks=model.num_blocks,
             num_scales=model.num_scales,
+            num_couplings=model.num_couplings,
+            per_position=model.per_position,
             seed=seed,
             precision=precision,
             accumulate=accumulate,

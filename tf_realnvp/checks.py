@@ -38,6 +38,29 @@ class WholeNumber:
 
 
 @dataclasses.dataclass(frozen=True)
+class WholeNumbers:
+    """Sequences of whole numbers.
+
+    Attributes:
+      length: How many they are.
+      low: The least that each may be.
+    """
+
+    length: int
+    low: int
+
+    def __str__(self):
+        return f"{self.length} whole numbers of at least {self.low}"
+
+    def __contains__(self, value):
+        return (
+            isinstance(value, (tuple, list))
+            and len(value) == self.length
+            and all(number in WholeNumber(self.low) for number in value)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class RealNumber:
     """Finite numbers above a limit.
 
@@ -85,6 +108,17 @@ class OneOf:
 
     def __contains__(self, value):
         return isinstance(value, str) and value in self.choices
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """`True` and `False`."""
+
+    def __str__(self):
+        return "`True` or `False`"
+
+    def __contains__(self, value):
+        return isinstance(value, bool)
 
 
 def check(value: Any, name: str, allowed: Any) -> None:

@@ -31,7 +31,8 @@ class RealNVP(tf.Module):
     three couplings with channel masks, and the second half of the channels is
     factored out. The first half goes on to the next scale, and the last one has
     four couplings with checkerboard masks. All latents are standard normal. See
-    sections 3.4 to 3.6 and 4.1 of https://arxiv.org/abs/1605.08803.
+    sections 3.4 to 3.6 and 4.1 of https://arxiv.org/abs/1605.08803. The numbers
+    of couplings are those of the default.
 
     #### Example
 
@@ -53,6 +54,8 @@ class RealNVP(tf.Module):
         num_blocks: int = 8,
         alpha: float = 0.1,
         num_scales: int = 2,
+        num_couplings: Sequence[int] = (3, 3, 4),
+        per_position: bool = False,
         name: str = "real_nvp",
     ):
         """Makes a model with fresh weights.
@@ -70,6 +73,12 @@ class RealNVP(tf.Module):
           num_scales: Number of resolutions that couplings work at, from 2 to
             `max_num_scales(image_shape)`; each has half the height and width of
             the one before.
+          num_couplings: Numbers of couplings, each at least 1: with
+            checkerboard masks and with channel masks at each scale but the
+            last, and with checkerboard masks at the last.
+          per_position: Whether each component of an image is scaled and
+            shifted by numbers of its own, before the couplings: for images in
+            which places differ, as those with a black surrounding.
           name: Name of the module.
 
         Raises:
@@ -79,12 +88,16 @@ class RealNVP(tf.Module):
         _check_arguments(
             image_shape, num_colors, filters, num_blocks, alpha, num_scales
         )
+        checks.check(num_couplings, "num_couplings", checks.WholeNumbers(3, 1))
+        checks.check(per_position, "per_position", checks.Flag())
         self.image_shape = tuple(int(size) for size in image_shape)
         self.num_colors = int(num_colors)
         self.filters = int(filters)
         self.num_blocks = int(num_blocks)
         self.alpha = float(alpha)
         self.num_scales = int(num_scales)
+        self.num_couplings = tuple(int(number) for number in num_couplings)
+        self.per_position = per_position
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
 
@@ -102,25 +115,31 @@ class RealNVP(tf.Module):
             for index in range(len(self._networks))
             for name, value in (("rescale", 1.0), ("reshift", 0.0))
         ]
+        self._position_variables = [
+            keras.Variable(np.zeros(self.image_shape, np.float32), name=name)
+            for name in ("position_log_scale", "position_shift")
+            if self.per_position
+        ]
         self._set_flow(self._networks)
 
     def _masks(self):
         """Returns the couplings' masks, from image to latents."""
         masks = []
         height, width, channels = self.image_shape
+        num_checkerboards, num_channels, num_last = self.num_couplings
         for scale in range(self.num_scales):
             shape = (height, width, channels)
             is_last = scale == self.num_scales - 1
             masks += [
                 bijectors.checkerboard_mask(shape, keep_odd=index % 2 == 0)
-                for index in range(4 if is_last else 3)
+                for index in range(num_last if is_last else num_checkerboards)
             ]
             if not is_last:
                 height, width, channels = height // 2, width // 2, 2 * channels
                 squeezed = (height, width, 2 * channels)
                 masks += [
                     bijectors.channel_mask(squeezed, keep_odd=index % 2 == 0)
-                    for index in range(3)
+                    for index in range(num_channels)
                 ]
         return masks
 
@@ -144,15 +163,22 @@ class RealNVP(tf.Module):
         )
         self._couplings = couplings
         # From image to latents, the order of the inverse; the last scale first.
-        steps: list[tfb.Bijector] = list(couplings[-4:])
+        num_checkerboards, num_channels, num_last = self.num_couplings
+        steps: list[tfb.Bijector] = list(couplings[-num_last:])
         for scale in reversed(range(self.num_scales - 1)):
-            checkerboards = couplings[6 * scale : 6 * scale + 3]
-            channels = couplings[6 * scale + 3 : 6 * scale + 6]
+            start = scale * (num_checkerboards + num_channels)
+            middle = start + num_checkerboards
+            checkerboards = couplings[start:middle]
+            channels = couplings[middle : middle + num_channels]
             inner = bijectors.FactorOut(tfb.Chain(steps))
             steps = [*checkerboards, bijectors.Squeeze(), *channels, inner]
             if scale > 0:
                 # A scale keeps the shape of its events, as `FactorOut` asks.
                 steps.append(tfb.Invert(bijectors.Squeeze()))
+        if self.per_position:
+            # TFP knows the variables of TensorFlow, not those of Keras.
+            log_scale, shift = (v.value for v in self._position_variables)
+            steps = [tfb.Shift(shift), tfb.Scale(log_scale=log_scale), *steps]
         self._bijector = tfb.Chain(
             [
                 tfb.Scale(float(self.num_colors)),
@@ -199,17 +225,17 @@ class RealNVP(tf.Module):
 
     def clone(self) -> "RealNVP":
         """Returns another model with the same weights, in its own variables."""
-        clone = RealNVP(
-            self.image_shape,
-            self.num_colors,
-            self.filters,
-            self.num_blocks,
-            self.alpha,
-            self.num_scales,
-            self.name,
-        )
+        clone = RealNVP(**self.get_config(), name=self.name)
         clone.assign(self)
         return clone
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make such a model, but for its name."""
+        names = (
+            *("image_shape", "num_colors", "filters", "num_blocks", "alpha"),
+            *("num_scales", "num_couplings", "per_position"),
+        )
+        return {name: getattr(self, name) for name in names}
 
     def assign(self, other: "RealNVP") -> None:
         """Takes over the weights of another model of the same sizes."""
@@ -217,10 +243,11 @@ class RealNVP(tf.Module):
             own.assign(its)
 
     def is_identity(self) -> bool:
-        """Returns whether no coupling changes anything, as in a new model."""
+        """Returns whether it changes no logits, as a new model does not."""
         gains = [network.last.gain for network in self._networks]
         biases = [network.last.bias for network in self._networks]
-        return not any(np.any(v.numpy()) for v in (*gains, *biases))
+        zeros = (*gains, *biases, *self._position_variables)
+        return not any(np.any(v.numpy()) for v in zeros)
 
     def save(
         self,
@@ -266,9 +293,13 @@ class RealNVP(tf.Module):
 
     @property
     def trainable_variables(self) -> tuple[keras.Variable, ...]:
-        """All weights: those of the networks, then the couplings' scalars."""
+        """All weights: of the networks, the couplings and the positions."""
         weights = [v for n in self._networks for v in n.trainable_variables]
-        return (*weights, *self._log_scale_variables)
+        return (
+            *weights,
+            *self._log_scale_variables,
+            *self._position_variables,
+        )
 
     @property
     def variables(self) -> tuple[keras.Variable, ...]:

@@ -130,7 +130,7 @@ def load_weights(model: RealNVP, path: str | os.PathLike) -> None:
         message names each array that is at fault. If the model has more than
         two scales.
     """
-    _check_scales(model)
+    _check_architecture(model)
     _assign(model, *_read(path), path)
 
 
@@ -145,7 +145,7 @@ def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
       OSError: If the file cannot be written.
       ValueError: If the model has more than two scales.
     """
-    _check_scales(model)
+    _check_architecture(model)
     arrays = {}
     for position, network, coupling in zip(
         _POSITIONS, model.networks, model.couplings, strict=True
@@ -166,12 +166,18 @@ def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
         np.savez(file, **arrays)
 
 
-def _check_scales(model: RealNVP) -> None:
-    if model.num_scales != 2:
-        raise ValueError(
-            "The PyTorch model has two scales: `model.num_scales` must be 2, "
-            f"got {model.num_scales}."
-        )
+def _check_architecture(model: RealNVP) -> None:
+    for name, expected in (
+        ("num_scales", 2),
+        ("num_couplings", (3, 3, 4)),
+        ("per_position", False),
+    ):
+        value = getattr(model, name)
+        if value != expected:
+            raise ValueError(
+                f"The PyTorch model is of one kind: `model.{name}` must be "
+                f"{expected}, got {value}."
+            )
 
 
 class _Module(NamedTuple):

@@ -48,6 +48,8 @@ GIVEN = {
     "filters": (4, "4"),
     "num_blocks": (1, "1"),
     "num_scales": (3, "3"),
+    "num_couplings": ((4, 5, 6), "4,5,6"),
+    "per_position": (True, None),
     "init_from": ("e", "e"),
     "precision": ("bfloat16", "bfloat16"),
     "deterministic": (True, None),
@@ -76,6 +78,7 @@ BAD_VALUES = (
     ("ema", ("0", "1", "-1", "nan", "")),
     ("filters image_size", ("1", "33")),
     ("num_scales", ("1",)),
+    ("num_couplings", ("3", "3,3,0", "3,3,x", "3,3,4,4", "")),
     ("precision lr_schedule", ("float16", "")),
     ("dataset", ("",)),
 )

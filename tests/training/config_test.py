@@ -90,6 +90,8 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
                 "filters": (0, 3),
                 "num_blocks": (0,),
                 "num_scales": (1,),
+                "num_couplings": ((3, 3), (3, 0, 3), (1, 1.5, 2), 3, "333"),
+                "per_position": (1, None),
                 "precision": ("float16",),
                 "accumulate": (0, 65),  # Of a batch of 64.
                 "devices": (0,),
@@ -106,12 +108,13 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_stored_and_read_back(self):
         config = dataclasses.replace(
-            SETTINGS, ema=0.9, flip=True, lr=0.1 + 0.2, image_size=8
+            SETTINGS, ema=0.9, flip=True, lr=0.1 + 0.2, num_couplings=[4, 5, 6]
         )
         stored = json.loads(json.dumps(dataclasses.asdict(config)))
         self.assertEqual(TrainingConfig.from_json(stored), config)
         # What an older version did not know was as the default is.
-        for name in ("flip", "num_scales", "deterministic", "epochs"):
+        config = dataclasses.replace(config, num_couplings=(3, 3, 4))
+        for name in ("flip", "num_couplings", "deterministic", "epochs"):
             del stored[name]
         older = TrainingConfig.from_json(stored)
         self.assertEqual(older, dataclasses.replace(config, flip=False))
@@ -148,6 +151,8 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         "filters": 8,
         "num_blocks": 1,
         "num_scales": 3,
+        "num_couplings": (1, 2, 3),
+        "per_position": True,
         "init_from": "a_model",
         "precision": "bfloat16",
         "deterministic": True,
@@ -184,6 +189,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             {
                 *("dataset", "image_size", "flip", "num_validation", "seed"),
                 *("batch_size", "filters", "num_blocks", "num_scales"),
+                *("num_couplings", "per_position"),
                 *("init_from", "precision", "deterministic", "ema"),
             },
         )

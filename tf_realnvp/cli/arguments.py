@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tf_realnvp import files
-from tf_realnvp.checks import OneOf, RealNumber, WholeNumber
+from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, WholeNumbers
 from tf_realnvp.errors import UsageError, printable
 
 
@@ -38,6 +38,23 @@ def number(allowed: WholeNumber | RealNumber) -> Callable[[str], int | float]:
         if value not in allowed:
             raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
         return value
+
+    return parse
+
+
+def _numbers(allowed):
+    """Returns a parser of whole numbers with commas between them."""
+
+    def parse(text):
+        try:
+            values = tuple(map(int, text.split(",")))
+        except ValueError:
+            values = None
+        if values not in allowed:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not {allowed}, with commas between them"
+            )
+        return values
 
     return parse
 
@@ -80,6 +97,9 @@ def add_setting(
         kind = {"action": "store_true", "default": None}
     elif isinstance(allowed, OneOf):
         kind = {"choices": allowed.choices}
+    elif isinstance(allowed, WholeNumbers):
+        metavar = ",".join("N" * allowed.length)
+        kind = {"metavar": metavar, "type": _numbers(allowed)}
     elif allowed is not None:
         metavar = "N" if isinstance(allowed, WholeNumber) else "X"
         kind = {"metavar": metavar, "type": number(allowed)}

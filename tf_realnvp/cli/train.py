@@ -95,10 +95,18 @@ _HELP = {
         "resolutions that couplings work at, each half the one before "
         "(default: 2)"
     ),
+    "num_couplings": (
+        "numbers of couplings: with checkerboard masks and with channel masks "
+        "at each scale but the last, and at the last scale (default: 3,3,4)"
+    ),
+    "per_position": (
+        "scale and shift each component of an image by numbers of its own "
+        "first: for images whose places differ"
+    ),
     "init_from": (
         "start from the weights of this SavedModel, realnvp_DATASET, of the "
-        "same filters, blocks, scales and channels (default: none, the weights "
-        "are fitted to images)"
+        "same networks, scales, couplings and channels (default: none, the "
+        "weights are fitted to images)"
     ),
     "precision": (
         "what the coupling networks compute in while training; tf32 is float32 "

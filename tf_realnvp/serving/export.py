@@ -83,13 +83,8 @@ def save(
 def _describe(model):
     return {
         "format": metadata_format.FORMAT,
-        "image_shape": model.image_shape,
+        **model.get_config(),
         "latent_shape": model.latent_shape,
-        "num_colors": model.num_colors,
-        "filters": model.filters,
-        "num_blocks": model.num_blocks,
-        "alpha": model.alpha,
-        "num_scales": model.num_scales,
         "num_parameters": model.num_parameters,
         "versions": _VERSIONS,
     }

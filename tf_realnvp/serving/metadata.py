@@ -9,12 +9,24 @@ import reprlib
 from typing import Any
 
 from tf_realnvp import files
-from tf_realnvp.checks import RealNumber, WholeNumber
+from tf_realnvp.checks import Flag, RealNumber, WholeNumber, WholeNumbers
 from tf_realnvp.errors import ModelError, printable
 
 FILE = "metadata.json"
 # In format 1 there was no number.
 FORMAT = 2
+
+# The arguments of a `RealNVP`, beside those that tell of its images.
+_ARCHITECTURE = {
+    "filters": WholeNumber(2, even=True),
+    "num_blocks": WholeNumber(1),
+    "alpha": RealNumber(below=1.0),
+    "num_scales": WholeNumber(2),
+    "num_couplings": WholeNumbers(3, low=1),
+    "per_position": Flag(),
+}
+# Those that once had no other value, and were not written.
+_BEFORE = {"num_scales": 2, "num_couplings": [3, 3, 4], "per_position": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,19 +111,14 @@ def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
       ModelError: As `read`.
     """
     metadata = read(path)
-    others = {"num_scales": 2} | metadata.others  # Once there were no others.
-    for name, allowed in (
-        ("filters", WholeNumber(2, even=True)),
-        ("num_blocks", WholeNumber(1)),
-        ("alpha", RealNumber(below=1.0)),
-        ("num_scales", WholeNumber(2)),
-    ):
+    others = _BEFORE | metadata.others
+    for name, allowed in _ARCHITECTURE.items():
         _check(path, others, name, allowed.__contains__)
-    names = ("filters", "num_blocks", "alpha", "num_scales")
     return {
         "image_shape": metadata.image_shape,
         "num_colors": metadata.num_colors,
-        **{name: others[name] for name in names},
+        **{name: others[name] for name in _ARCHITECTURE},
+        "num_couplings": tuple(others["num_couplings"]),
     }
 
 

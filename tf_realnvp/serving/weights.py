@@ -11,7 +11,13 @@ from tf_realnvp.serving import metadata
 
 # What two models must have in common for the weights of one to fit the other:
 # convolutions know no height and width.
-_OF_WEIGHTS = ("filters", "num_blocks", "num_scales")
+_OF_WEIGHTS = (
+    "filters",
+    "num_blocks",
+    "num_scales",
+    "num_couplings",
+    "per_position",
+)
 
 
 def load_model(path: str | os.PathLike) -> RealNVP:
@@ -55,9 +61,17 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
         for name in _OF_WEIGHTS
         if other[name] != getattr(model, name)
     ]
-    channels, own = other["image_shape"][2], model.image_shape[2]
+    (*size, channels), (*own_size, own) = (
+        other["image_shape"],
+        model.image_shape,
+    )
     if channels != own:
         differences.append(f"{channels} channels instead of {own}")
+    if model.per_position and size != own_size:
+        differences.append(
+            f"positions of {size[0]}x{size[1]} instead of "
+            f"{own_size[0]}x{own_size[1]}"
+        )
     if differences:
         raise ModelError(
             f"the model in {printable(path)} does not fit: it has "

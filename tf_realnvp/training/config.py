@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tf_realnvp import checks
-from tf_realnvp.checks import OneOf, RealNumber, WholeNumber
+from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, WholeNumbers
 
 if TYPE_CHECKING:
     from tf_realnvp.data.image_dataset import ImageDataset
@@ -42,6 +42,15 @@ _WITH_DEFAULT_LR: dict[str, Any] = {
 # What a run that goes on keeps where nothing else is said.
 _KEPT = ("epochs", "seed", "precision", "lr", *_WITH_DEFAULT_LR)
 
+# The arguments of `RealNVP`, beside those that tell of its images.
+_ARCHITECTURE = (
+    "filters",
+    "num_blocks",
+    "num_scales",
+    "num_couplings",
+    "per_position",
+)
+
 # What a run that is resumed must have in common with its start. The others may
 # change: they are about where and how long, or how Adam goes on.
 _OF_A_RUN = (
@@ -51,9 +60,7 @@ _OF_A_RUN = (
     "num_validation",
     "seed",
     "batch_size",
-    "filters",
-    "num_blocks",
-    "num_scales",
+    *_ARCHITECTURE,
     "init_from",
     "precision",
     "deterministic",  # What is recorded is to hold of the whole run.
@@ -110,6 +117,8 @@ class TrainingConfig:
       filters: As for `RealNVP`.
       num_blocks: As for `RealNVP`.
       num_scales: As for `RealNVP`.
+      num_couplings: As for `RealNVP`.
+      per_position: As for `RealNVP`.
       init_from: Folder of a SavedModel whose weights training starts from, in
         place of those that are fitted to images.
       precision: As for `Trainer`; "auto" if the hardware is still to decide.
@@ -143,6 +152,10 @@ class TrainingConfig:
     filters: int = _setting(WholeNumber(2, even=True))
     num_blocks: int = _setting(WholeNumber(1))
     num_scales: int = _setting(WholeNumber(2), 2)
+    num_couplings: tuple[int, ...] = _setting(
+        WholeNumbers(3, low=1), (3, 3, 4)
+    )
+    per_position: bool = False
     init_from: str | None = None
     precision: str = _setting(OneOf(("auto", *PRECISIONS)), "auto")
     deterministic: bool = False
@@ -173,6 +186,9 @@ class TrainingConfig:
                 # Numbers of NumPy become Python's, which JSON knows.
                 if isinstance(allowed, WholeNumber):
                     object.__setattr__(self, field.name, int(value))
+                elif isinstance(allowed, WholeNumbers):
+                    numbers = tuple(int(number) for number in value)
+                    object.__setattr__(self, field.name, numbers)
                 elif isinstance(allowed, RealNumber):
                     object.__setattr__(self, field.name, float(value))
             elif type(value) is not (bool if field.type is bool else str):
@@ -215,6 +231,11 @@ class TrainingConfig:
         elif "lr" not in given:
             defaults |= _WITH_DEFAULT_LR
         return cls(dataset=dataset, **defaults | given)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments of `RealNVP`, beside those that tell of its images."""
+        return {name: getattr(self, name) for name in _ARCHITECTURE}
 
     @staticmethod
     def defaults_of_dataset(dataset: str) -> dict[str, Any]:
@@ -281,6 +302,8 @@ def _spell(name, value):
     """Returns a setting as one would type its flag."""
     if value is None or value is False:
         return f"no --{name}"
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
     return f"--{name}" if value is True else f"--{name} {value}"
 
 

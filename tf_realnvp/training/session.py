@@ -73,9 +73,7 @@ class Session:
             model = RealNVP(
                 dataset.image_shape,
                 dataset.num_colors,
-                filters=config.filters,
-                num_blocks=config.num_blocks,
-                num_scales=config.num_scales,
+                **config.architecture,
             )
             trainer = Trainer.from_config(model, config, dataset.num_train)
         _print_header(config, dataset, model)
@@ -298,7 +296,8 @@ def _print_header(config, dataset, model):
         f"{validation} and {dataset.num_test:,} test images of {size}, "
         f"{dataset.num_colors} levels\n"
         f"{model.num_parameters:,} parameters ({config.filters} filters, "
-        f"{config.num_blocks} residual blocks, {config.num_scales} scales), "
+        f"{config.num_blocks} residual blocks, {config.num_scales} scales, "
+        f"{len(model.couplings)} couplings), "
         f"{runtime.describe_devices()}, {config.precision}, "
         f"seed {config.seed}",
         flush=True,
