@@ -70,6 +70,17 @@ class ReadTest(PicturesTestCase):
         else:
             self.assertAllEqual(image, np.broadcast_to(colours, image.shape))
 
+    @parameterized.parameters(1, 2, 3, 4, 5, 6, 7, 8)
+    def test_fewer_bits(self, num_bits):
+        """The highest ones; and what was written comes back."""
+        pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+        self.write_pixels(pixels)
+        image = pictures.read(self.path, (16, 16, 1), 2**num_bits)
+        self.assertAllEqual(image, pixels // 2 ** (8 - num_bits))
+        pictures.write(self.path, image, 2**num_bits)
+        again = pictures.read(self.path, (16, 16, 1), 2**num_bits)
+        self.assertAllEqual(again, image)
+
     def test_sixteen_bits(self):
         pixels = np.array([[[0], [65535], [128 * 257]]], np.uint16)
         self.write_pixels(pixels)

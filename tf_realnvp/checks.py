@@ -155,6 +155,12 @@ def whole_number(
     return int(value)
 
 
+def bits_of_levels(num_levels: int) -> int | None:
+    """Returns how many bits have so many levels, or `None` if no number has."""
+    num_bits = num_levels.bit_length() - 1
+    return num_bits if num_levels == 2**num_bits else None
+
+
 def is_whole(value: Any) -> bool:
     """Returns whether a value is a whole number, of Python or of NumPy."""
     return not isinstance(value, bool) and (

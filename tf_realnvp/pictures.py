@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from tf_realnvp import files, plots, runtime
+from tf_realnvp import checks, files, plots, runtime
 from tf_realnvp.errors import PictureError, printable
 
 _START_OF_JPEG = b"\xff\xd8\xff"
@@ -242,8 +242,15 @@ def read(
         pixels = tf.image.resize(
             _crop(pixels, height, width), [height, width], antialias=True
         )
-    levels = np.round(np.asarray(pixels) * ((num_colors - 1) / 255.0))
-    return levels.astype(np.uint8)
+    return _levels(np.asarray(pixels), num_colors)
+
+
+def _levels(pixels, num_colors):
+    """Returns what `plots.pixels` maps to some pixels, or near them."""
+    num_bits = checks.bits_of_levels(num_colors)
+    if num_bits is not None:  # As training leaves bits out.
+        return np.round(pixels).astype(np.uint8) >> (8 - num_bits)
+    return np.round(pixels * ((num_colors - 1) / 255.0)).astype(np.uint8)
 
 
 def _crop(pixels, height, width):

@@ -20,6 +20,7 @@ from absl.testing import parameterized
 
 from tf_realnvp import data, latents, pictures, plots
 from tf_realnvp.cli import main
+from tf_realnvp.data import arrays
 from tf_realnvp.errors import DataError
 from tf_realnvp.serving import saved_model
 
@@ -234,7 +235,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
     def test_evaluate(self):
         """All test images, of the data set that the metadata name."""
         *_, title, line = self.call("evaluate").splitlines()
-        self.assertEqual(title, "360 test images of digits, seed 0")
+        self.assertEqual(title, "360 test images of digits, 17 levels, seed 0")
         bits = self.expected_bits(360, 64, 1, seed=0)
         self.assert_figure(line, "1 draw of noise", bits[0])
 
@@ -244,7 +245,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
             *("--importance_samples", 5, "--batch_size", 8, "--seed", 7),
         )
         *_, title, single, joint = stdout.splitlines()
-        self.assertEqual(title, "20 test images of digits, seed 7")
+        self.assertEqual(title, "20 test images of digits, 17 levels, seed 7")
         bits = self.expected_bits(20, 8, 5, seed=7)
         self.assert_figure(single, "1 draw of noise", bits.mean(axis=0))
         nats = -16 * math.log(2.0) * bits
@@ -277,6 +278,19 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         result = call("evaluate", self.path)
         of_model = f"{self.path} 4x4x1 with 17 levels"
         self.assert_usage_error(result, "--dataset", message, of_model)
+
+    def test_evaluate_of_fewer_bits(self):
+        """As in training, of a data set with all of them."""
+        model = StubModel()
+        model.num_colors = 32
+        self.use(model)
+        images = np.arange(64, dtype=np.uint8).reshape(4, 4, 4, 1) * 4
+        dataset = arrays.from_images(images)
+        self.enterContext(mock.patch.object(data, "load", return_value=dataset))
+        _, stdout, _ = call("evaluate", "any model", "--dataset", "any")
+        self.assertIn("32 levels (5 bits: bits/dim are not compar", stdout)
+        (tests,) = dataset.test_batches(64)
+        self.assertAllEqual(model.seen, tests.numpy() // 8)
 
     def test_evaluate_on_damaged_data(self):
         path = self.folder / "images.tfrecord"
@@ -334,7 +348,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         code, stdout, stderr = call("evaluate", "M")
         self.assertEqual(code, 0)
         self.assertRegex(stderr, r"^warning: 1 file .*text.png.*\n$")
-        self.assertIn("2 test images of pictures, seed 0\n", stdout)
+        self.assertIn("2 test images of pictures, 256 levels, seed 0\n", stdout)
         self.assertIn(": 8.0000 bits/dim, standard error 0.0000\n", stdout)
         self.assertEqual(np.shape(model.seen), (2, 4, 4, 1))
 
@@ -345,7 +359,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
                 "evaluate", "M", "--importance_samples", 2
             )
         self.assertEqual((code, stderr), (0, ""))
-        self.assertIn("1 test image of pictures, seed 0\n", stdout)
+        self.assertIn("1 test image of pictures, 256 levels, seed 0\n", stdout)
         figure = r"draws? of noise: 8.0000 bits/dim; one image has no standard"
         self.assertLen(re.findall(figure, stdout), 2)
 

@@ -34,6 +34,7 @@ from tf_realnvp.training.config import DataDescription, TrainingConfig
 GIVEN = {
     "dataset": ("digits", "DIGITS"),
     "image_size": (2, "2"),
+    "num_bits": (5, "5"),
     "flip": (True, None),
     "num_validation": (8, "8"),
     "epochs": (7, "7"),
@@ -78,6 +79,7 @@ BAD_VALUES = (
     ("ema", ("0", "1", "-1", "nan", "")),
     ("filters image_size", ("1", "33")),
     ("num_scales", ("1",)),
+    ("num_bits", ("0", "9", "5.0")),
     ("num_couplings", ("3", "3,3,0", "3,3,x", "3,3,4,4", "")),
     ("precision lr_schedule", ("float16", "")),
     ("dataset", ("",)),

@@ -8,8 +8,9 @@ import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import images_of, random_images
 
-from tf_realnvp.data import image_dataset
-from tf_realnvp.errors import DamagedImageError
+from tf_realnvp import data
+from tf_realnvp.data import arrays, image_dataset
+from tf_realnvp.errors import DamagedImageError, DataError
 
 
 def numbered(count, **options):
@@ -63,6 +64,23 @@ class HoldOutTest(tf.test.TestCase):
         self.assertEqual(choices[0], choices[1])
         self.assertNotEqual(choices[0], choices[2])
         self.assertNotEqual(choices[0], list(range(10)))
+
+
+class KeepBitsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(1, 5, 8)
+    def test_highest_bits(self, num_bits):
+        all_levels = np.arange(256, dtype=np.uint8).reshape(-1, 2, 2, 1)
+        images = arrays.from_images(np.repeat(all_levels, 2, axis=0))
+        kept = images.keep_bits(num_bits)
+        self.assertEqual(kept.num_colors, 2**num_bits)
+        for full, short in zip(
+            images.test_batches(64), kept.test_batches(64), strict=True
+        ):
+            self.assertAllEqual(short, full.numpy() // 2 ** (8 - num_bits))
+
+    def test_other_levels(self):
+        with self.assertRaisesRegex(DataError, "17 levels"):
+            data.load("digits", num_bits=4)
 
 
 class BatchesTest(tf.test.TestCase, parameterized.TestCase):

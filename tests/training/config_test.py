@@ -76,6 +76,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             for name, values in {
                 "dataset": ("", None, 1),
                 "image_size": (0, 3, "8", True, math.nan),
+                "num_bits": (0, 9),
                 "flip": (1, "yes", None),
                 "num_validation": (0, -1),
                 "epochs": (0, 1.5, None),
@@ -137,6 +138,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
     OTHERS = {
         "dataset": "CIFAR10",
         "image_size": 4,
+        "num_bits": 5,
         "flip": True,
         "num_validation": 9,
         "epochs": 3,
@@ -189,7 +191,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             {
                 *("dataset", "image_size", "flip", "num_validation", "seed"),
                 *("batch_size", "filters", "num_blocks", "num_scales"),
-                *("num_couplings", "per_position"),
+                *("num_couplings", "per_position", "num_bits"),
                 *("init_from", "precision", "deterministic", "ema"),
             },
         )

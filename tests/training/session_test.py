@@ -262,7 +262,7 @@ class TrainTest(ExperimentTestCase):
         self.assertTrue(model.per_position)
         self.assertEqual(model.image_shape, (8, 8, 1))
         self.assertEqual(model.num_colors, 17)
-        load.assert_called_once_with("digits", "my_data", 16, True)
+        load.assert_called_once_with("digits", "my_data", 16, True, None)
         set_random_seed.assert_called_once_with(7)
         self.assertIn("bfloat16, seed 7\n", stdout)
         with open("metrics_digits.csv", newline="") as file:

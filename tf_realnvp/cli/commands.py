@@ -8,6 +8,7 @@ import pathlib
 import random
 import sys
 
+from tf_realnvp import checks
 from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.cli import arguments
 from tf_realnvp.errors import (
@@ -323,6 +324,7 @@ def _evaluate(flags, model):
     import numpy as np
 
     from tf_realnvp.serving import saved_model
+    from tf_realnvp.serving.metadata import describe_levels
     from tf_realnvp.training.progress import Progress
 
     dataset = _load_dataset(flags, model)
@@ -353,7 +355,10 @@ def _evaluate(flags, model):
             display.update(1, len(images), np.mean(_bits(model, joint)))
 
     title = "1 test image" if num_images == 1 else f"{num_images:,} test images"
-    print(f"{title} of {dataset.name}, seed {flags.seed}")
+    print(
+        f"{title} of {dataset.name}, {describe_levels(model.num_colors)}, "
+        f"seed {flags.seed}"
+    )
     print(f"1 draw of noise: {_summary(_bits(model, single))}")
     if num_draws > 1:
         print(f"{num_draws} draws of noise: {_summary(_bits(model, joint))}")
@@ -374,7 +379,9 @@ def _load_dataset(flags, model):
     height, width, _ = model.image_shape
     image_size = height if height == width else None
     dataset = data.load(name, flags.data_dir, image_size)
-
+    num_bits = checks.bits_of_levels(model.num_colors)
+    if dataset.num_colors == 256 and num_bits is not None:
+        dataset = dataset.keep_bits(num_bits)  # As `--num_bits` in training.
     if dataset.skipped:
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
     theirs = describe_images(dataset.image_shape, dataset.num_colors)

@@ -45,6 +45,10 @@ _HELP = {
         "crop images to their central square and resize that to N x N, an even "
         "number (default: as they are if all are alike and at most 64, else 32)"
     ),
+    "num_bits": (
+        "keep the N highest bits of the eight of each component: bits/dim of "
+        "fewer bits are not comparable with those of eight (default: all)"
+    ),
     "flip": "mirror training images left to right at random",
     "num_validation": (
         "keep N training images out, save the model of the epoch that was best "

@@ -25,6 +25,7 @@ def load(
     data_dir: str = "datasets",
     image_size: int | None = None,
     flip: bool = False,
+    num_bits: int | None = None,
 ) -> ImageDataset:
     """Loads a data set, and prepares it first if `data_dir` has none.
 
@@ -49,15 +50,23 @@ def load(
         as they are if they are known to be all of one size, with even sides of
         at most 64 pixels; else they get 32.
       flip: Whether training images are mirrored left to right at random.
+      num_bits: Number of bits to keep of each component, the highest ones, of
+        images that have 256 levels. Default: all.
 
     Returns:
       The data set. Images are read and decoded as they are asked for.
 
     Raises:
-      DataError: If there is no such data set, or no way to its images, or if
-        `image_size` is odd or less than 2.
+      DataError: If there is no such data set, or no way to its images, if
+        `image_size` is odd or less than 2, or if there are no bits to leave
+        out.
     """
     check_image_size(image_size)
+    dataset = _load(name, data_dir, image_size, flip)
+    return dataset if num_bits is None else dataset.keep_bits(num_bits)
+
+
+def _load(name, data_dir, image_size, flip):
     known = {known.lower(): known for known in DATASETS}
     name = known.get(name.lower(), name)
     if name == "digits":

@@ -123,6 +123,26 @@ class ImageDataset:
             num_validation=num_validation,
         )
 
+    def keep_bits(self, num_bits: int) -> "ImageDataset":
+        """Returns this data set with only the highest bits of each component.
+
+        Args:
+          num_bits: How many bits to keep.
+
+        Raises:
+          DataError: If the images do not have 256 levels.
+        """
+        if self.num_colors != 256:
+            raise DataError(
+                f"the images of {printable(self.name)} have {self.num_colors} "
+                "levels, and bits can only be left out of 256"
+            )
+
+        def decode(element):
+            return tf.bitwise.right_shift(self.decode(element), 8 - num_bits)
+
+        return dataclasses.replace(self, num_colors=2**num_bits, decode=decode)
+
     def train_batches(
         self, batch_size: int, seed: int, epoch: int, skip: int = 0
     ) -> tf.data.Dataset:

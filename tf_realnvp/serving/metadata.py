@@ -8,7 +8,7 @@ import pathlib
 import reprlib
 from typing import Any
 
-from tf_realnvp import files
+from tf_realnvp import checks, files
 from tf_realnvp.checks import Flag, RealNumber, WholeNumber, WholeNumbers
 from tf_realnvp.errors import ModelError, printable
 
@@ -17,7 +17,7 @@ FILE = "metadata.json"
 FORMAT = 2
 
 # The arguments of a `RealNVP`, beside those that tell of its images.
-_ARCHITECTURE = {
+_ARCHITECTURE: dict[str, Any] = {
     "filters": WholeNumber(2, even=True),
     "num_blocks": WholeNumber(1),
     "alpha": RealNumber(below=1.0),
@@ -26,7 +26,11 @@ _ARCHITECTURE = {
     "per_position": Flag(),
 }
 # Those that once had no other value, and were not written.
-_BEFORE = {"num_scales": 2, "num_couplings": [3, 3, 4], "per_position": False}
+_BEFORE: dict[str, Any] = {
+    "num_scales": 2,
+    "num_couplings": [3, 3, 4],
+    "per_position": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +146,14 @@ def other_model(path: str | os.PathLike) -> ModelError:
 def describe_images(image_shape: tuple[int, ...], num_colors: int) -> str:
     """Returns what images are, for people."""
     return f"{'x'.join(map(str, image_shape))} with {num_colors} levels"
+
+
+def describe_levels(num_colors: int) -> str:
+    """Returns how many levels there are, and what that does to bits/dim."""
+    words = f"{num_colors} levels"
+    if num_colors < 256 and (bits := checks.bits_of_levels(num_colors)):
+        words += f" ({bits} bits: bits/dim are not comparable with those of 8)"
+    return words
 
 
 def _is_image_shape(value):

@@ -56,6 +56,7 @@ _ARCHITECTURE = (
 _OF_A_RUN = (
     "dataset",
     "image_size",
+    "num_bits",
     "flip",
     "num_validation",
     "seed",
@@ -103,6 +104,7 @@ class TrainingConfig:
     Attributes:
       dataset: The data set, as `data.load` finds it.
       image_size: As for `data.load`.
+      num_bits: As for `data.load`.
       flip: As for `data.load`.
       num_validation: Number of training images that are kept out.
       epochs: Number of passes over the training images.
@@ -138,6 +140,7 @@ class TrainingConfig:
 
     dataset: str
     image_size: int | None = _setting(WholeNumber(2, even=True), None)
+    num_bits: int | None = _setting(WholeNumber(1, 8), None)
     flip: bool = False
     num_validation: int | None = _setting(WholeNumber(1), None)
     epochs: int = _setting(WholeNumber(1))
@@ -152,9 +155,7 @@ class TrainingConfig:
     filters: int = _setting(WholeNumber(2, even=True))
     num_blocks: int = _setting(WholeNumber(1))
     num_scales: int = _setting(WholeNumber(2), 2)
-    num_couplings: tuple[int, ...] = _setting(
-        WholeNumbers(3, low=1), (3, 3, 4)
-    )
+    num_couplings: tuple[int, ...] = _setting(WholeNumbers(3, low=1), (3, 3, 4))
     per_position: bool = False
     init_from: str | None = None
     precision: str = _setting(OneOf(("auto", *PRECISIONS)), "auto")

@@ -120,7 +120,7 @@ def _draw_curve(
                 (m.epoch, bits_from_nats(m.held_out_loss)) for m in history
             ],
         },
-        title=f"RealNVP on {dataset.name}",
+        title=f"RealNVP on {dataset.name}, {dataset.num_colors} levels",
     )
 
 

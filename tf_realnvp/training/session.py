@@ -21,6 +21,7 @@ from tf_realnvp.errors import (
 )
 from tf_realnvp.model import RealNVP, max_num_scales
 from tf_realnvp.serving import weights
+from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training import loop, metrics, results, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.config import DataDescription, TrainingConfig
@@ -227,7 +228,11 @@ class _Reporter(Recorder):
 
 def _load(config):
     dataset = data.load(
-        config.dataset, config.data_dir, config.image_size, config.flip
+        config.dataset,
+        config.data_dir,
+        config.image_size,
+        config.flip,
+        config.num_bits,
     )
     if dataset.skipped:
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
@@ -294,7 +299,7 @@ def _print_header(config, dataset, model):
     print(
         f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training"
         f"{validation} and {dataset.num_test:,} test images of {size}, "
-        f"{dataset.num_colors} levels\n"
+        f"{describe_levels(dataset.num_colors)}\n"
         f"{model.num_parameters:,} parameters ({config.filters} filters, "
         f"{config.num_blocks} residual blocks, {config.num_scales} scales, "
         f"{len(model.couplings)} couplings), "
