@@ -54,6 +54,45 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
         for _ in range(2):
             self.assertEqual(trained(dataset), expected)
 
+    @parameterized.parameters(1, 2)
+    def test_labels(self, num_arrays):
+        pixels = images(20, 4, 4, 1)
+        labels = np.arange(20) % 3
+        if num_arrays == 1:
+            content = {"images": pixels, "labels": labels}
+        else:
+            content = {"train": pixels[:15], "train_labels": labels[:15]}
+            content |= {"test": pixels[15:], "test_labels": labels[15:]}
+        path = self.save("a.npz", **content)
+        plain, dataset = data.load(path), data.load(path, labels=True)
+        self.assertEmpty(plain.class_names)
+        self.assertEqual(dataset.class_names, ("0", "1", "2"))
+        self.assertNotEqual(plain.fingerprint, dataset.fingerprint)
+        expected = {
+            image.tobytes(): label
+            for image, label in zip(pixels, labels, strict=True)
+        }
+        batches = [
+            *dataset.train_batches(1, seed=0, epoch=1).as_numpy_iterator(),
+            *dataset.test_batches(1).as_numpy_iterator(),
+        ]
+        self.assertLen(batches, 20)
+        for [image], [label] in batches:
+            self.assertEqual(expected[image.tobytes()], label)
+
+    @parameterized.parameters(
+        ({}, "it has no labels"),
+        ({"train_labels": np.zeros(20, int)}, "it has no labels"),
+        ({"labels": np.zeros(19, int)}, r"one for each of 20 .* int64 \[19\]"),
+        ({"labels": np.zeros(20)}, "must be integers .* float64"),
+        ({"labels": np.full(20, -1)}, "must be from 0 to .* from -1 to -1"),
+    )
+    def test_no_labels(self, labels, message):
+        path = self.save("a.npz", images=images(20, 4, 4), **labels)
+        self.assertEmpty(data.load(path).class_names)
+        with self.assertRaisesRegex(DataError, f"a.npz: .*{message}"):
+            data.load(path, labels=True)
+
     @parameterized.parameters("a.npy", "A.NPZ")
     def test_a_tenth_is_for_testing(self, name):
         content = images(20, 4, 4)

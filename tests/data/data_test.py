@@ -36,6 +36,31 @@ class DigitsTest(tf.test.TestCase):
         self.assertEqual(as_set(train) | as_set(test), as_set(everything))
         self.assertEqual((train.min(), train.max()), (0, 16))
 
+    def test_labels(self):
+        from sklearn import datasets
+
+        digits = data.load("digits", labels=True)
+        self.assertEqual(digits.class_names, tuple("0123456789"))
+        self.assertEqual(digits.train_labels.dtype, np.int32)
+        self.assertAllClose(digits.class_probs, [0.1] * 10, atol=0.005)
+        everything = datasets.load_digits()
+        expected = {
+            image.astype(np.uint8).tobytes(): label
+            for image, label in zip(
+                everything.images, everything.target, strict=True
+            )
+        }
+        batches = [
+            *digits.train_batches(100, seed=0, epoch=1),
+            *digits.test_batches(100),
+        ]
+        seen = 0
+        for images, labels in batches:
+            for image, label in zip(images, labels, strict=True):
+                self.assertEqual(expected[image.numpy().tobytes()], label)
+                seen += 1
+        self.assertEqual(seen, 1400 + 360)
+
     def test_another_size(self):
         images = images_of(data.load("digits").test_batches(400))[:20]
         digits = data.load("digits", "", image_size=4, flip=True)

@@ -66,6 +66,79 @@ class HoldOutTest(tf.test.TestCase):
         self.assertNotEqual(choices[0], list(range(10)))
 
 
+class LabelsTest(tf.test.TestCase, parameterized.TestCase):
+    def labelled(self, count=10, **options):
+        """Image i is filled with i, and its label is 2 i modulo 7."""
+        images, decoded = numbered(count, **options)
+        labels = 2 * np.arange(count) % 7
+        return images.with_labels("abcdefg", labels, labels), decoded
+
+    def assert_labelled(self, batches, count):
+        number = 0
+        for images, labels in batches:
+            self.assertEqual(labels.dtype, tf.int32)
+            expected = 2 * images.numpy()[:, 0, 0, 0].astype(int) % 7
+            self.assertAllEqual(labels, expected)
+            number += len(labels)
+        self.assertEqual(number, count)
+
+    @parameterized.parameters(2**30, 0)
+    def test_stay_with_their_images(self, cache_bytes):
+        self.enter_context(
+            mock.patch.object(image_dataset, "MAX_CACHE_BYTES", cache_bytes)
+        )
+        images, _ = self.labelled(flip=True)
+        plain, _ = numbered(10, flip=True)
+        for _ in range(2):
+            self.assert_labelled(images.test_batches(4), 10)
+            self.assert_labelled(images.train_batches(5, 0, 1), 10)
+            self.assertEqual(
+                order(i for i, _ in images.train_batches(5, 0, 1)),
+                order(plain.train_batches(5, 0, 1)),
+            )
+        self.assert_labelled(images.train_batches(5, 0, 1, skip=1), 5)
+        kept = images.keep_bits(8)
+        self.assert_labelled(kept.test_batches(4), 10)
+        self.assertEqual(order(images.without_labels().test_batches(5)), [*range(10)])
+        self.assertEqual(images.initial_images(0).shape, [10, 2, 2, 1])
+
+    def test_held_out(self):
+        images, _ = self.labelled(20)
+        held_out = images.hold_out(6, seed=1)
+        for _ in range(2):
+            self.assert_labelled(held_out.validation_batches(4), 6)
+            self.assert_labelled(held_out.train_batches(7, 0, 1), 14)
+        self.assertEqual(held_out.class_probs, images.class_probs)
+        counts = np.multiply(images.class_probs, 20)
+        self.assertAllClose(counts, [3, 3, 3, 3, 3, 2, 3])
+
+    def test_fingerprint(self):
+        images, _ = numbered(3)
+        fingerprints = {
+            images.with_labels(names, np.array(labels), np.zeros(3, int))
+            .fingerprint
+            for names, labels in (
+                ("ab", [0, 1, 0]),
+                ("ab", [0, 1, 1]),
+                ("ac", [0, 1, 0]),
+            )
+        }
+        self.assertLen(fingerprints | {images.fingerprint}, 4)
+
+    @parameterized.parameters(
+        ([0, 1], "must be 3 integers, got int64 .2."),
+        ([0.0, 1.0, 0.0], "must be 3 integers, got float64"),
+        ([0, 1, 2], "must be from 0 to 1, got some from 0 to 2"),
+    )
+    def test_wrong_labels(self, labels, message):
+        images, _ = numbered(3)
+        good, labels = np.array([0, 1, 0]), np.array(labels)
+        with self.assertRaisesRegex(DataError, f"training images {message}"):
+            images.with_labels("ab", labels, good)
+        with self.assertRaisesRegex(DataError, f"test images {message}"):
+            images.with_labels("ab", good, labels)
+
+
 class KeepBitsTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(1, 5, 8)
     def test_highest_bits(self, num_bits):

@@ -66,6 +66,51 @@ class FolderTestCase(tf.test.TestCase, parameterized.TestCase):
         return as_set(images_of(batches))
 
 
+class LabelsTest(FolderTestCase):
+    def labels_of(self, images):
+        """Labels of both splits, by the names of the files."""
+        found = {}
+        for stored, labels in (
+            (images.train, images.train_labels),
+            (images.test, images.test_labels),
+        ):
+            for (path, *_), label in zip(
+                stored.as_numpy_iterator(), labels, strict=True
+            ):
+                name = os.path.basename(path).decode()
+                found[name] = images.class_names[label]
+        return found
+
+    def test_sub_folders(self):
+        expected = {}
+        for i in range(12):
+            name = ("cat", "a dog")[i % 2]
+            expected[f"{i}.png"] = name
+            write(self.root / name / ("young" * (i % 3 == 0)) / f"{i}.png")
+        images = self.load(labels=True)
+        self.assertEqual(images.class_names, ("a dog", "cat"))
+        self.assertEqual(self.labels_of(images), expected)
+        self.assertEmpty(self.load().class_names)
+        write(self.root / "12.png")
+        self.assertRegex(
+            self.failure(labels=True), "pictures: 12.png has no label: put the"
+        )
+
+    def test_inside_of_train_and_test(self):
+        expected = {}
+        for i in range(6):
+            name, split = ("cat", "dog")[i % 2], ("train", "val")[i // 4]
+            expected[f"{i}.png"] = name
+            write(self.root / split / name / f"{i}.png")
+        write(self.root / "elsewhere.png")
+        images = self.load(labels=True)
+        self.assertEqual(images.class_names, ("cat", "dog"))
+        self.assertEqual(images.class_probs, (0.5, 0.5))
+        self.assertEqual(self.labels_of(images), expected)
+        write(self.root / "train" / "6.png")
+        self.assertIn("train/6.png has no label", self.failure(labels=True))
+
+
 class PicturesTest(FolderTestCase):
     def test_small_pictures_stay_as_they_are(self):
         pixels = [write(self.root / f"{i}.png", (6, 4)) for i in range(20)]

@@ -121,6 +121,28 @@ class CifarTest(TfdsTestCase):
         self.assertLen(seen, 3)
         self.assertEqual(as_set(seen), as_set(test))
 
+    def test_labels(self):
+        train, test = self.prepare()
+        loaded = data.load("CIFAR10", str(self.data_dir), labels=True)
+        self.assertEqual(loaded.class_names, tuple("abcdefghij"))
+        expected = {
+            image.tobytes(): number % 10
+            for number, image in enumerate([*train, *test])
+        }
+        batches = [
+            *loaded.train_batches(1, seed=0, epoch=0).as_numpy_iterator(),
+            *loaded.test_batches(1).as_numpy_iterator(),
+        ]
+        self.assertLen(batches, 13)
+        for [image], [label] in batches:
+            self.assertEqual(expected[image.tobytes()], label)
+
+    def test_no_labels(self):
+        with self.assertRaisesRegex(
+            DataError, "CelebA: its images have no labels: .*attributes"
+        ):
+            data.load("CelebA", str(self.data_dir), labels=True)
+
     def test_archive_then_prepared_copy(self):
         train, test = write_cifar(self.manual)
         self.accept("cifar10")

@@ -26,6 +26,7 @@ def load(
     image_size: int | None = None,
     flip: bool = False,
     num_bits: int | None = None,
+    labels: bool = False,
 ) -> ImageDataset:
     """Loads a data set, and prepares it first if `data_dir` has none.
 
@@ -52,31 +53,34 @@ def load(
       flip: Whether training images are mirrored left to right at random.
       num_bits: Number of bits to keep of each component, the highest ones, of
         images that have 256 levels. Default: all.
+      labels: Whether to load labels, too: TFDS's, by its feature `label`;
+        digits'; those of a file of NumPy; and in a folder the sub-folders that
+        pictures are in.
 
     Returns:
       The data set. Images are read and decoded as they are asked for.
 
     Raises:
       DataError: If there is no such data set, or no way to its images, if
-        `image_size` is odd or less than 2, or if there are no bits to leave
-        out.
+        `image_size` is odd or less than 2, if there are no bits to leave out,
+        or if there are no labels and some are asked for.
     """
     check_image_size(image_size)
-    dataset = _load(name, data_dir, image_size, flip)
+    dataset = _load(name, data_dir, image_size, flip, labels)
     return dataset if num_bits is None else dataset.keep_bits(num_bits)
 
 
-def _load(name, data_dir, image_size, flip):
+def _load(name, data_dir, image_size, flip, labels):
     known = {known.lower(): known for known in DATASETS}
     name = known.get(name.lower(), name)
     if name == "digits":
-        return _load_digits(image_size, flip)
+        return _load_digits(image_size, flip, labels)
     if arrays.is_file(name) and not os.path.isdir(os.path.expanduser(name)):
-        return arrays.load(name, image_size, flip)
+        return arrays.load(name, image_size, flip, labels)
     if name not in DATASETS and _is_folder(name):
         from tf_realnvp.data import image_folder
 
-        return image_folder.load(name, image_size, flip)
+        return image_folder.load(name, image_size, flip, labels)
     try:
         import tensorflow_datasets  # noqa: F401
     except ImportError as error:
@@ -86,7 +90,7 @@ def _load(name, data_dir, image_size, flip):
         ) from error
     from tf_realnvp.data import tfds_images
 
-    return tfds_images.load(name, data_dir, image_size, flip)
+    return tfds_images.load(name, data_dir, image_size, flip, labels)
 
 
 def source(name: str) -> str:
@@ -107,7 +111,7 @@ def _is_folder(name):
     )
 
 
-def _load_digits(image_size, flip):
+def _load_digits(image_size, flip, labels):
     """Returns scikit-learn's 8x8 digits, 80 % of them for training."""
     try:
         from sklearn import datasets
@@ -115,13 +119,15 @@ def _load_digits(image_size, flip):
         raise DataError(
             f"digits needs scikit-learn: pip install scikit-learn ({error})"
         ) from error
-    images = datasets.load_digits().images.astype(np.uint8)[..., np.newaxis]
+    digits = datasets.load_digits()
+    images = digits.images.astype(np.uint8)[..., np.newaxis]
     # RandomState, since NumPy promises never to change its streams.
-    images = images[np.random.RandomState(0).permutation(len(images))]
+    order = np.random.RandomState(0).permutation(len(images))
+    images = images[order]
     if image_size not in (None, images.shape[1]):
         images = resize(images, image_size).numpy()
     num_train = int(0.8 * len(images))
-    return ImageDataset(
+    dataset = ImageDataset(
         name="digits",
         image_shape=images.shape[1:],
         num_colors=17,
@@ -132,3 +138,10 @@ def _load_digits(image_size, flip):
         flip=flip,
         fingerprint=f"digits train {num_train} test {len(images) - num_train}",
     )
+    if labels:
+        target = digits.target[order]
+        names = [str(name) for name in digits.target_names]
+        dataset = dataset.with_labels(
+            names, target[:num_train], target[num_train:]
+        )
+    return dataset

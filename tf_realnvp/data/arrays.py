@@ -24,7 +24,9 @@ _TEST_SHARE = 0.1
 _BYTES_AT_ONCE = 2**26
 
 
-def load(path: str, image_size: int | None, flip: bool) -> ImageDataset:
+def load(
+    path: str, image_size: int | None, flip: bool, labels: bool = False
+) -> ImageDataset:
     """Loads a file of NumPy.
 
     An `.npy` file holds the images; an `.npz` file (of `np.savez`) has them
@@ -34,10 +36,15 @@ def load(path: str, image_size: int | None, flip: bool) -> ImageDataset:
     for testing, a tenth is, at random but always the same. An `.npy` file is
     mapped into memory, and read as it is needed.
 
+    Labels are integers from 0 on, under `labels`, or under `train_labels` and
+    `test_labels`, which are left alone unless they are asked for. The classes
+    are called by their numbers.
+
     Args:
       path: The file; `~` is the home folder.
       image_size: As for `data.load`.
       flip: As for `data.load`.
+      labels: As for `data.load`.
 
     Returns:
       The data set, named after the file.
@@ -61,19 +68,35 @@ def load(path: str, image_size: int | None, flip: bool) -> ImageDataset:
             f"{shown}: it is no file of NumPy arrays, or damaged: give what "
             "np.save or np.savez writes, without objects"
         ) from error
+    found = {
+        name.removesuffix("labels"): arrays.pop(name)
+        for name in ("labels", "train_labels", "test_labels")
+        if name in arrays
+    }
     splits, num_colors = _check_arrays(arrays, shown)
     height, width = splits["train"][0].shape[1:3]
-    return _from_splits(
+    dataset = _from_splits(
         file.stem,
         splits,
         num_colors,
         image_size or default_size(height, width),
         flip,
     )
+    if not labels:
+        return dataset
+    if "" in found and "images" in arrays:
+        found = dict.fromkeys(splits, found[""])
+    else:
+        found = {split: found.get(f"{split}_") for split in splits}
+    return _with_labels(dataset, splits, found, shown)
 
 
 def from_images(
-    images: np.ndarray, num_colors: int = 256, flip: bool = False
+    images: np.ndarray,
+    num_colors: int = 256,
+    flip: bool = False,
+    labels: np.ndarray | None = None,
+    num_classes: int | None = None,
 ) -> ImageDataset:
     """Makes a data set of images in memory, a tenth of them for testing.
 
@@ -81,13 +104,19 @@ def from_images(
       images: uint8 `[n, H, W]` or `[n, H, W, C]` below `num_colors`.
       num_colors: Number of levels.
       flip: As for `data.load`.
+      labels: Integers `[n]` from 0 on. Default: there are none.
+      num_classes: Number of classes. Default: as many as the labels show.
 
     Raises:
-      DataError: If they are no such images.
+      DataError: If they are no such images or labels.
     """
     arrays = {"images": np.asarray(images), "num_colors": num_colors}
     splits, num_colors = _check_arrays(arrays, "the array")
-    return _from_splits("images", splits, num_colors, None, flip)
+    dataset = _from_splits("images", splits, num_colors, None, flip)
+    if labels is None:
+        return dataset
+    found = dict.fromkeys(splits, np.asarray(labels))
+    return _with_labels(dataset, splits, found, "the array", num_classes)
 
 
 def from_tf_data(
@@ -209,6 +238,38 @@ def _from_splits(name, splits, num_colors, image_size, flip):
         flip=flip,
         fingerprint=_fingerprint(splits, num_colors),
     )
+
+
+def _with_labels(dataset, splits, labels, shown, num_classes=None):
+    """Adds labels to a data set.
+
+    Args:
+      dataset: What `_from_splits` gave for `splits`.
+      splits: As for `_from_splits`.
+      labels: For each split the labels of its array of images.
+      shown: What they are, for messages.
+      num_classes: Number of classes; as many as there are if `None`.
+    """
+    for split, (images, _) in splits.items():
+        own = labels[split]
+        if own is None:
+            raise DataError(
+                f"{shown}: it has no labels: add `labels` beside `images`, or "
+                "`train_labels` and `test_labels` beside `train` and `test`"
+            )
+        if own.shape != images.shape[:1] or own.dtype.kind not in "iu":
+            raise DataError(
+                f"{shown}: labels must be integers [n], one for each of "
+                f"{len(images):,} images, got {own.dtype} {list(own.shape)}"
+            )
+    if num_classes is None:
+        num_classes = 1 + max(int(own.max()) for own in labels.values())
+    names = [str(label) for label in range(num_classes)]
+    train, test = (labels[split][splits[split][1]] for split in splits)
+    try:
+        return dataset.with_labels(names, train, test)
+    except DataError as error:
+        raise DataError(f"{shown}: {error}") from error
 
 
 def _num_colors(value, shown):

@@ -9,10 +9,11 @@ decoded, the same shuffle runs over their numbers.
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -75,6 +76,12 @@ class ImageDataset:
         with the same one hold the same images in the same splits.
       explain_damage: Maps what TensorFlow says of a stored image that can't be
         decoded to what helps the user: which it is, and what is wrong with it.
+      class_names: Names of the classes, if the images have labels: then batches
+        are pairs of images and labels, int32 `[batch_size]`.
+      train_labels: Int32 `[num_train]`, of the images in their stored order;
+        `None` without labels.
+      test_labels: Int32 `[num_test]`, likewise.
+      validation_labels: Int32 `[num_validation]`, likewise.
     """
 
     name: str
@@ -92,11 +99,78 @@ class ImageDataset:
     explain_damage: Callable[[str], str] = str
     validation: tf.data.Dataset | None = None
     num_validation: int = 0
+    class_names: tuple[str, ...] = ()
+    train_labels: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
 
     @property
     def num_images(self) -> int:
         """Number of images in all splits."""
         return self.num_train + self.num_validation + self.num_test
+
+    @property
+    def class_probs(self) -> tuple[float, ...]:
+        """Frequencies of the classes in the training images.
+
+        Those held out are included. Empty if the images have no labels.
+        """
+        counts = np.zeros([len(self.class_names)], int)
+        for labels in (self.train_labels, self.validation_labels):
+            if labels is not None:
+                counts += np.bincount(labels, minlength=len(counts))
+        return tuple((counts / counts.sum()).tolist())
+
+    def with_labels(
+        self, class_names: Sequence[str], train: np.ndarray, test: np.ndarray
+    ) -> "ImageDataset":
+        """Returns this data set with labels, which its fingerprint covers.
+
+        Args:
+          class_names: Names of the classes.
+          train: Integers `[num_train]` below their number, in the order in
+            which the training images are stored.
+          test: Integers `[num_test]`, likewise.
+
+        Raises:
+          DataError: If they are no such integers.
+        """
+        digest = hashlib.sha256(self.fingerprint.encode())
+        digest.update(repr(tuple(class_names)).encode())
+        given = {"training": (train, self.num_train)}
+        given["test"] = (test, self.num_test)
+        for split, (labels, number) in given.items():
+            if labels.shape != (number,) or not np.issubdtype(
+                labels.dtype, np.integer
+            ):
+                raise DataError(
+                    f"the labels of the {split} images must be {number:,} "
+                    f"integers, got {labels.dtype} {list(labels.shape)}"
+                )
+            if labels.min() < 0 or labels.max() >= len(class_names):
+                raise DataError(
+                    f"the labels of the {split} images must be from 0 to "
+                    f"{len(class_names) - 1}, got some from {labels.min()} to "
+                    f"{labels.max()}"
+                )
+            digest.update(labels.astype(np.int64).tobytes())
+        return dataclasses.replace(
+            self,
+            class_names=tuple(class_names),
+            train_labels=train.astype(np.int32),
+            test_labels=test.astype(np.int32),
+            fingerprint=digest.hexdigest(),
+        )
+
+    def without_labels(self) -> "ImageDataset":
+        """Returns this data set with batches of nothing but images."""
+        return dataclasses.replace(
+            self,
+            class_names=(),
+            train_labels=None,
+            test_labels=None,
+            validation_labels=None,
+        )
 
     def hold_out(self, num_validation: int, seed: int) -> "ImageDataset":
         """Returns this data set with some training images for validation.
@@ -115,12 +189,17 @@ class ImageDataset:
             )
         ] = True
 
+        labels = {}
+        if self.train_labels is not None:
+            labels["train_labels"] = self.train_labels[~is_held_out]
+            labels["validation_labels"] = self.train_labels[is_held_out]
         return dataclasses.replace(
             self,
             train=choose(self.train, ~is_held_out),
             num_train=self.num_train - num_validation,
             validation=choose(self.train, is_held_out),
             num_validation=num_validation,
+            **labels,
         )
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
@@ -160,7 +239,8 @@ class ImageDataset:
 
         Returns:
           A dataset of uint8 `[batch_size, H, W, C]`, prefetched. The last
-          partial batch is dropped.
+          partial batch is dropped. With labels, of pairs of these and int32
+          `[batch_size]`.
         """
         # spawn_key, since joining (seed, epoch) maps some pairs to one seed.
         sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
@@ -183,16 +263,27 @@ class ImageDataset:
                 .skip(skip * batch_size)
             )
 
-        def flipped(number, images):
+        def mirrored(number, images):
             draws = tf.random.stateless_uniform(
                 [batch_size],
                 tf.random.experimental.stateless_fold_in(flip_seed, number),
             )
-            mirrored = tf.reverse(images, [2])
-            return tf.where(draws[:, None, None, None] < 0.5, mirrored, images)
+            reversed_ = tf.reverse(images, [2])
+            return tf.where(draws[:, None, None, None] < 0.5, reversed_, images)
+
+        def flipped(number, batch):
+            if self.train_labels is None:
+                return mirrored(number, batch)
+            images, labels = batch
+            return mirrored(number, images), labels
 
         batches = self._batches(
-            self.train, self._train_cache, batch_size, arrange, True
+            self.train,
+            self.train_labels,
+            self._train_cache,
+            batch_size,
+            arrange,
+            True,
         )
         if self.flip:
             batches = batches.enumerate(skip).map(flipped)
@@ -209,7 +300,8 @@ class ImageDataset:
           uint8 `[n, H, W, C]`.
         """
         num_images = min(_NUM_INITIAL_IMAGES, self.num_train)
-        return next(iter(self.train_batches(num_images, seed, epoch=0)))
+        batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
+        return batch if self.train_labels is None else batch[0]
 
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
         """Returns all test images in batches, in a fixed order.
@@ -219,15 +311,20 @@ class ImageDataset:
 
         Returns:
           A dataset of uint8 `[batch_size, H, W, C]`, prefetched; the last batch
-          holds the images that remain.
+          holds the images that remain. With labels as `train_batches`.
         """
-        batches = self._batches(self.test, self._test_cache, batch_size)
+        batches = self._batches(
+            self.test, self.test_labels, self._test_cache, batch_size
+        )
         return _finish(batches, math.ceil(self.num_test / batch_size))
 
     def validation_batches(self, batch_size: int) -> tf.data.Dataset:
         """Returns all validation images in batches, like `test_batches`."""
         batches = self._batches(
-            self.validation, self._validation_cache, batch_size
+            self.validation,
+            self.validation_labels,
+            self._validation_cache,
+            batch_size,
         )
         return _finish(batches, math.ceil(self.num_validation / batch_size))
 
@@ -256,6 +353,7 @@ class ImageDataset:
     def _batches(
         self,
         stored,
+        labels,
         cache,
         batch_size,
         arrange=lambda elements: elements,
@@ -265,14 +363,23 @@ class ImageDataset:
 
         Args:
           stored: `train` or `test`.
+          labels: Its labels, or `None`.
           cache: Its cache, or `None`.
           batch_size: Images in a batch.
           arrange: Maps a dataset to a rearranged one, whatever its elements.
           drop_remainder: Whether the last partial batch is left out.
         """
+
+        def labelled(numbers, images):
+            if labels is None:
+                return images
+            return images, tf.gather(labels, numbers)
+
         if cache is not None and cache.is_complete():
             numbers = arrange(tf.data.Dataset.range(cache.num_images))
-            return numbers.batch(batch_size, drop_remainder).map(cache.get)
+            return numbers.batch(batch_size, drop_remainder).map(
+                lambda numbers: labelled(numbers, cache.get(numbers))
+            )
 
         def decoded(number, element):
             with tf.name_scope(DECODING):
@@ -283,11 +390,15 @@ class ImageDataset:
             decoded, num_parallel_calls=os.cpu_count()
         )
         if cache is None:
-            images = images.map(lambda _, image: image)
+            images = images.map(labelled)
         else:
             # In batches, since each call of Python takes its time; and before
             # any remainder is dropped, which is to be kept as well.
-            images = images.batch(batch_size).map(cache.put).unbatch()
+            images = (
+                images.batch(batch_size)
+                .map(lambda n, images: labelled(n, cache.put(n, images)))
+                .unbatch()
+            )
         return images.batch(batch_size, drop_remainder)
 
     @functools.cached_property

@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import pictures
@@ -35,7 +36,9 @@ class _Picture(NamedTuple):
     digest: bytes
 
 
-def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
+def load(
+    folder: str, image_size: int | None, flip: bool, labels: bool = False
+) -> ImageDataset:
     """Loads a folder of JPEG and PNG pictures.
 
     What a file is, its content says. Animated pictures, other formats and
@@ -55,16 +58,21 @@ def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
     Images are grey, with one channel, if all pictures are, and else have three.
     Alpha channels are dropped. Pictures are upright as their EXIF data say.
 
+    The class of a picture is the sub-folder that it is in, of the folder, or of
+    `train` or `test`; folders inside of that do not matter.
+
     Args:
       folder: Its path; `~` is the home folder.
       image_size: As for `data.load`.
       flip: As for `data.load`.
+      labels: As for `data.load`.
 
     Returns:
       The data set, named after the folder.
 
     Raises:
-      DataError: If there is no such folder, or fewer than two pictures in it.
+      DataError: If there is no such folder, or fewer than two pictures in it,
+        or if a picture has no label and some are asked for.
     """
     root = pathlib.Path(folder).expanduser().resolve()
     folder = printable(folder)
@@ -75,7 +83,7 @@ def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
     except OSError as error:
         raise DataError(f"{folder}: {error}") from error
     found, skipped, faulty = _look(root, names)
-    train, test = _split(found)
+    train, test, depth = _split(found)
     if not train or not test:
         raise DataError(
             f"{folder}: training and test need a JPEG or PNG picture each, and "
@@ -132,7 +140,7 @@ def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
                 return f"{name}: its size has changed"
         return reason
 
-    return ImageDataset(
+    dataset = ImageDataset(
         name=root.name or "images",
         image_shape=shape,
         num_colors=256,
@@ -146,6 +154,35 @@ def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
         fingerprint=_fingerprint(train, test),
         explain_damage=explain_damage,
     )
+    if not labels:
+        return dataset
+    classes = [_classes(split, depth, folder) for split in (train, test)]
+    names = sorted({name for split in classes for name in split})
+    return dataset.with_labels(
+        names,
+        *(np.array([names.index(n) for n in split]) for split in classes),
+    )
+
+
+def _classes(split: list[_Picture], depth: int, folder: str) -> list[str]:
+    """Returns the names of the classes of pictures.
+
+    Args:
+      split: The pictures.
+      depth: How many folders there are above those of the classes.
+      folder: The folder, for messages.
+    """
+    names = []
+    for picture in split:
+        *folders, _ = pathlib.PurePath(picture.name).parts[depth:]
+        if not folders:
+            raise DataError(
+                f"{folder}: {printable(picture.name)} has no label: put the "
+                "pictures of each class into a folder of its own, named after "
+                "the class"
+            )
+        names.append(folders[0])
+    return names
 
 
 def _list_files(root: pathlib.Path) -> list[str]:
@@ -212,8 +249,11 @@ def _look(
 
 def _split(
     pictures: list[_Picture],
-) -> tuple[list[_Picture], list[_Picture]]:
-    """Returns the pictures for training and those for testing."""
+) -> tuple[list[_Picture], list[_Picture], int]:
+    """Returns the pictures for training, those for testing, and 1 or 0.
+
+    That is whether they are in folders of their own.
+    """
     folders: dict[str, list[_Picture]] = {}
     for picture in pictures:
         folder, *rest = pathlib.PurePath(picture.name).parts
@@ -222,7 +262,7 @@ def _split(
         pictures = folders["train"]
         for folder in _TEST_FOLDERS:
             if folder in folders:
-                return pictures, folders[folder]
+                return pictures, folders[folder], 1
 
     ranked = sorted((_hash(picture.name), picture) for picture in pictures)
     num_test = sum(rank < _TEST_SHARE for rank, _ in ranked)
@@ -230,6 +270,7 @@ def _split(
     return (
         sorted(picture for _, picture in ranked[num_test:]),
         sorted(picture for _, picture in ranked[:num_test]),
+        0,
     )
 
 

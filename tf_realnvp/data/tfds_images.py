@@ -32,6 +32,7 @@ SHUFFLE_BYTES = 128 * 2**20
 _CONNECT_TIMEOUT = 10  # Seconds.
 _MAX_CHECKS = 10
 _TEST_SHARE = 0.1
+_LABEL = "label"  # The feature that nearly all data sets with classes have.
 _BUILDERS = {"CIFAR10": "cifar10", "CelebA": "celeb_a"}
 _CROPS = {"CelebA": 148}  # Pixels.
 # SHA-256 of what is in archives that are also offered compressed anew, as by
@@ -80,7 +81,11 @@ class _UnusableError(Exception):
 
 
 def load(
-    name: str, data_dir: str, image_size: int | None, flip: bool
+    name: str,
+    data_dir: str,
+    image_size: int | None,
+    flip: bool,
+    labels: bool = False,
 ) -> ImageDataset:
     """Loads a data set, and prepares it first if `data_dir` has none.
 
@@ -95,13 +100,15 @@ def load(
       data_dir: As for `data.load`.
       image_size: As for `data.load`.
       flip: As for `data.load`.
+      labels: As for `data.load`.
 
     Returns:
       The data set.
 
     Raises:
-      DataError: If TFDS does not know the name, the data set has no images, or
-        there is no way to them. Whatever goes wrong in TFDS becomes one.
+      DataError: If TFDS does not know the name, the data set has no images (or
+        labels, if they are asked for), or there is no way to them. Whatever
+        goes wrong in TFDS becomes one.
     """
     folder = pathlib.Path(data_dir).expanduser().absolute()
     builder_name = _BUILDERS.get(name, name)
@@ -110,12 +117,16 @@ def load(
         with _quiet():
             builder = _find(builder_name, folder)
             key = _image_key(builder)
+            if labels:
+                classes = _classes(builder)
             if not builder.is_prepared():
                 _prepare(builder, folder)
             train, test = _splits(builder)
             decode, image_shape = _decoder(
                 builder, key, image_size, _CROPS.get(name)
             )
+            if labels:
+                both = [_read_labels(builder, part) for part in (train, test)]
     except tfds.core.registered.DatasetNotFoundError as error:
         raise DataError(_unknown(name)) from error
     except _UnusableError as error:
@@ -125,7 +136,7 @@ def load(
         raise DataError(
             _explain(name, builder_name, homepage, folder, error)
         ) from error
-    return ImageDataset(
+    dataset = ImageDataset(
         name=re.sub(r"[^\w.-]+", "_", name),
         image_shape=image_shape,
         num_colors=256,
@@ -144,6 +155,10 @@ def load(
         ),
         explain_damage=lambda reason: f"{reason}, in {builder.data_path}",
     )
+    try:
+        return dataset.with_labels(classes, *both) if labels else dataset
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def _find(name: str, data_dir: pathlib.Path):
@@ -200,6 +215,30 @@ def _image_key(builder) -> str:
         "there is no image in its examples, or more than one: they have "
         f"{', '.join(builder.info.features or ['nothing'])}"
     )
+
+
+def _classes(builder) -> list[str]:
+    """Returns the names of the classes, of which `label` tells."""
+    features = dict((builder.info.features or {}).items())
+    feature = features.get(_LABEL)
+    if not isinstance(feature, tfds.features.ClassLabel):
+        raise _UnusableError(
+            f"its images have no labels: there is no feature `{_LABEL}` that "
+            f"names a class, but {', '.join(features)}"
+        )
+    return list(feature.names)
+
+
+def _read_labels(builder, records: _Records) -> np.ndarray:
+    """Returns the labels of a split, in its order; no image is decoded."""
+    features = tfds.decode.PartialDecoding({_LABEL: True}).extract_features(
+        builder.info.features
+    )
+    labels = records.dataset.map(
+        lambda record: features.deserialize_example(record)[_LABEL],
+        num_parallel_calls=os.cpu_count(),
+    ).batch(4096)
+    return np.concatenate(list(labels.as_numpy_iterator()))
 
 
 def _prepare(builder, data_dir: pathlib.Path):
