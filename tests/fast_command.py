@@ -59,7 +59,8 @@ class _EagerTrainer(Trainer):
         self._train_function, self._test_function = self._train, self._test
 
     def _train(self, batches, unused_num_steps):
-        self.train_step(batches.get_next())  # One step a call.
+        batch = batches.get_next()  # One step a call.
+        self.train_step(*(batch if isinstance(batch, tuple) else [batch]))
         return self._skipped_in_a_row.read_value()
 
 

@@ -132,6 +132,8 @@ class SmallModel:
         num_scales=2,
         num_couplings=(3, 3, 4),
         per_position=False,
+        num_classes=None,
+        class_probs=None,
     ):
         self.image_shape = image_shape
         self.num_colors = num_colors
@@ -144,7 +146,12 @@ class SmallModel:
         self.means = keras.Variable("random_normal", image_shape)
         # A second variable, whose gradient is another one.
         self.offset = keras.Variable("zeros", image_shape[-1:])
-        self.trainable_variables = self.variables = (self.means, self.offset)
+        self.num_classes, self.class_probs = num_classes, class_probs
+        self.variables = (self.means, self.offset)
+        if num_classes is not None:
+            self.shifts = keras.Variable("zeros", [num_classes, *image_shape])
+            self.variables += (self.shifts,)
+        self.trainable_variables = self.variables
 
     def clone(self):
         clone = SmallModel(
@@ -155,6 +162,8 @@ class SmallModel:
             self.num_scales,
             self.num_couplings,
             self.per_position,
+            self.num_classes,
+            self.class_probs,
         )
         clone.assign(self)
         return clone
@@ -178,8 +187,17 @@ class SmallModel:
         noise = tf.random.stateless_uniform(tf.shape(images), seed)
         return tf.cast(images, tf.float32) + noise
 
-    def log_density(self, points):
-        errors = (points - self.means.value - self.offset.value) / 4.0
+    def _means(self, label):
+        means = self.means.value + self.offset.value
+        if label is None:
+            return means
+        shifts = tf.tensordot(
+            tf.one_hot(label, self.num_classes), self.shifts.value, 1
+        )
+        return means + shifts
+
+    def log_density(self, points, label=None):
+        errors = (points - self._means(label)) / 4.0
         log_prob = -0.5 * tf.reduce_sum(tf.square(errors), [1, 2, 3])
         log_prob -= self.num_dims * math.log(4.0 * math.sqrt(2.0 * math.pi))
         if getattr(self, "is_training", False):
@@ -194,9 +212,9 @@ class SmallModel:
     def sample_latents(self, n, seed):
         return tf.random.stateless_normal([n, *self.image_shape], [seed, 0])
 
-    def decode(self, latents):
-        pixels = self.means.value + self.offset.value + 4.0 * latents
+    def decode(self, latents, label=None):
+        pixels = self._means(label) + 4.0 * latents
         return tf.cast(tf.clip_by_value(pixels, 0, 16), tf.uint8)
 
-    def sample(self, n, seed):
-        return self.decode(self.sample_latents(n, seed))
+    def sample(self, n, seed, label=None):
+        return self.decode(self.sample_latents(n, seed), label)

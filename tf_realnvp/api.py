@@ -1,6 +1,7 @@
 """`load` and `train`: what a program does with models as a whole."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -55,7 +56,10 @@ def load(path: str | os.PathLike) -> RealNVP:
             raise ModelError("it does not tell what its images are")
         config = run.config
         model = RealNVP(
-            run.data.image_shape, run.data.num_colors, **config.architecture
+            run.data.image_shape,
+            run.data.num_colors,
+            **config.architecture,
+            **run.data.classes,
         )
         trainer = Trainer.from_config(model, config, run.data.num_train)
         if not Checkpoints(trainer, path / "checkpoints").restore():
@@ -72,6 +76,7 @@ def train(
     model: RealNVP,
     data: "np.ndarray | tf.data.Dataset | ImageDataset",
     *,
+    labels: np.ndarray | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -113,6 +118,9 @@ def train(
       data: Images, uint8 `[n, H, W]` or `[n, H, W, C]`; or a `tf.data.Dataset`
         of them, single or in batches; or what `data.load` gives. Of the first
         two a tenth is for testing, always the same.
+      labels: Integers `[n]`, the classes of images in an array, for a model
+        that has classes. An `ImageDataset` has its own (`data.load(name,
+        labels=True)`). The model keeps its `class_probs`.
       epochs: As the flag of the command; so are all others down to `jit`, and
         so are their defaults, but for the seed.
       batch_size: See `epochs`.
@@ -145,13 +153,14 @@ def train(
       training ends early, by Ctrl-C or an exception, which goes on its way.
 
     Raises:
-      DataError: If `data` are no images of the model.
+      DataError: If `data` are no images of the model, or `labels` not those of
+        its classes.
       DivergedError: If too many steps in a row were not finite.
       FailureError: If something cannot be written to `run_dir`.
       UsageError: If `run_dir` is in use, or of another training.
       ValueError: If a setting is out of its range.
     """
-    dataset = _dataset(data, model, flip)
+    dataset = _dataset(data, labels, model, flip)
     with contextlib.ExitStack() as stack:
         run = None
         if run_dir is not None:
@@ -177,6 +186,7 @@ def train(
             num_scales=model.num_scales,
             num_couplings=model.num_couplings,
             per_position=model.per_position,
+            conditional=model.num_classes is not None,
             seed=seed,
             precision=precision,
             accumulate=accumulate,
@@ -185,6 +195,11 @@ def train(
             run_dir=None if run is None else str(run.path),
         )
         description = DataDescription.of(dataset)
+        if model.class_probs is not None:
+            # Which need not be the frequencies in these images.
+            description = dataclasses.replace(
+                description, class_probs=model.class_probs
+            )
         if run is not None:
             run.check_same_settings(config)
             run.check_same_images(description, dataset.name)
@@ -244,16 +259,31 @@ class _Observer(loop.Observer):
             self._on_epoch(metrics)
 
 
-def _dataset(data, model, flip):
-    """Returns a data set of the model's images."""
+def _dataset(data, labels, model, flip):
+    """Returns a data set of the model's images, and labels if it takes any."""
+    num_classes = model.num_classes
+    if labels is not None and num_classes is None:
+        raise DataError("there are labels, and the model has no classes")
+    if labels is not None and isinstance(data, ImageDataset | tf.data.Dataset):
+        raise DataError("`labels` are for images in an array")
     if isinstance(data, ImageDataset):
         dataset = data
     elif isinstance(data, tf.data.Dataset):
         dataset = arrays.from_tf_data(data, model.num_colors, flip)
     else:
-        dataset = arrays.from_images(data, model.num_colors, flip)
+        dataset = arrays.from_images(
+            data, model.num_colors, flip, labels, num_classes
+        )
     own = describe_images(model.image_shape, model.num_colors)
     theirs = describe_images(dataset.image_shape, dataset.num_colors)
     if own != theirs:
         raise DataError(f"the images are {theirs}, those of the model {own}")
+    if num_classes is None:
+        return dataset.without_labels() if dataset.class_names else dataset
+    if len(dataset.class_names) != num_classes:
+        raise DataError(
+            f"the images have {len(dataset.class_names) or 'no'} classes, the "
+            f"model {num_classes}: give `labels` with an array, or "
+            "`data.load(name, labels=True)`"
+        )
     return dataset

@@ -155,6 +155,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         "num_scales": 3,
         "num_couplings": (1, 2, 3),
         "per_position": True,
+        "conditional": True,
         "init_from": "a_model",
         "precision": "bfloat16",
         "deterministic": True,
@@ -193,6 +194,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
                 *("batch_size", "filters", "num_blocks", "num_scales"),
                 *("num_couplings", "per_position", "num_bits"),
                 *("init_from", "precision", "deterministic", "ema"),
+                "conditional",
             },
         )
         other = dataclasses.replace(SETTINGS, flip=True, seed=3)
@@ -228,8 +230,10 @@ class DataDescriptionTest(tf.test.TestCase):
         self.assertEqual(self.digits.num_test, 360)
 
     def test_stored_and_read_back(self):
-        stored = json.loads(json.dumps(dataclasses.asdict(self.digits)))
+        stored = json.loads(json.dumps(self.digits.to_json()))
+        self.assertNotIn("class_names", stored)
         self.assertEqual(DataDescription.from_json(stored), self.digits)
+        self.assertEqual(self.digits.classes, {})
         for changes in (
             {"image_shape": [8, 8]},
             {"image_shape": "8x8"},
@@ -242,6 +246,25 @@ class DataDescriptionTest(tf.test.TestCase):
                 DataDescription.from_json(stored | changes)
         with self.assertRaises(ValueError):
             DataDescription.from_json(None)
+
+    def test_classes(self):
+        digits = DataDescription.of(data.load("digits", "", labels=True))
+        self.assertEqual(digits.classes["num_classes"], 10)
+        self.assertAllClose(sum(digits.classes["class_probs"]), 1.0)
+        stored = json.loads(json.dumps(digits.to_json()))
+        self.assertEqual(DataDescription.from_json(stored), digits)
+        for changes in (
+            {"class_names": ["a"]},
+            {"class_names": list(range(10))},
+            {"class_probs": ["1"] * 10},
+            {"class_probs": None},
+        ):
+            with self.assertRaises(ValueError):
+                DataDescription.from_json(stored | changes)
+        self.assertEqual(
+            [words.split()[:2] for words in digits.differences(self.digits)],
+            [["10", "classes"], ["fingerprint", digits.fingerprint[:12]]],
+        )
 
     def test_differences(self):
         other = dataclasses.replace(

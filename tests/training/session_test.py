@@ -262,7 +262,9 @@ class TrainTest(ExperimentTestCase):
         self.assertTrue(model.per_position)
         self.assertEqual(model.image_shape, (8, 8, 1))
         self.assertEqual(model.num_colors, 17)
-        load.assert_called_once_with("digits", "my_data", 16, True, None)
+        load.assert_called_once_with(
+            "digits", "my_data", 16, True, None, False
+        )
         set_random_seed.assert_called_once_with(7)
         self.assertIn("bfloat16, seed 7\n", stdout)
         with open("metrics_digits.csv", newline="") as file:
@@ -365,6 +367,46 @@ class TrainTest(ExperimentTestCase):
         self.assertNotIn("Traceback", stderr)
         for message in ("cifar-10-binary.tar.gz", "empty/manual", "no network"):
             self.assertIn(message, stderr)
+
+
+class ConditionalTest(ExperimentTestCase, parameterized.TestCase):
+    def test_results(self):
+        code, stdout, stderr = call("--conditional", "--seed", 0)
+        self.assertEqual(code, 0, stderr)
+        self.assertIn("17 levels, 10 classes\n", stdout)
+        content = json.loads(pathlib.Path("realnvp_digits", METADATA).read_text())
+        self.assertEqual(content["class_names"], list("0123456789"))
+        self.assertTrue(content["config"]["conditional"])
+        run = json.loads(pathlib.Path("runs/digits/run.json").read_text())
+        self.assertAllClose(run["data"]["class_probs"], [0.1] * 10, atol=0.01)
+        # A row a class.
+        height, width, _ = matplotlib.image.imread("samples_digits.png").shape
+        self.assertAllClose(height / width, 10 / 8, atol=0.02)
+
+    def test_resumed_bit_for_bit(self):
+        flags = ("--conditional", "--seed", 0, "--num_validation", 100)
+        call(*flags, "--run_dir", "a")
+        expected = results()
+        call(*flags, "--run_dir", "b", "--max_steps", 2)
+        self.assertNotEqual(results(), expected)
+        code, stdout, stderr = call(*flags, "--run_dir", "b", "--resume")
+        self.assertEqual(code, 0, stderr)
+        self.assertIn("going on from step 2", stdout)
+        self.assertEqual(results(), expected)
+
+    def test_other_training(self):
+        call("--seed", 0, "--max_steps", 1)
+        code, _, stderr = call("--seed", 0, "--conditional", "--resume")
+        self.assertEqual(code, 2)
+        self.assertIn("--conditional instead of no --conditional", stderr)
+
+    def test_no_labels(self):
+        write_pictures("faces", 4, 4, 3, number=20)
+        code, stdout, stderr = call(
+            "--conditional", "--dataset", "faces", "--batch_size", 2
+        )
+        self.assertEqual((code, stdout), (2, ""))
+        self.assertRegex(stderr, r"^run.py: error: faces: .* has no label: .*\n$")
 
 
 class ResultsTest(ExperimentTestCase, parameterized.TestCase):

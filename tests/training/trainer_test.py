@@ -103,6 +103,35 @@ class StepTest(tf.test.TestCase):
         ]
         self.assertEmpty(unchanged)
 
+    def test_labels(self):
+        model = SmallModel(num_classes=3, class_probs=[0.2, 0.3, 0.5])
+        model.shifts.assign(tf.random.normal(model.shifts.shape))
+        trainer = Trainer(model, learning_rate=0.0)
+        images = random_images(BATCH_SIZE, seed=0)
+        label = tf.constant([2, 0, 2, 0])
+        with recorded_seeds(model) as seeds:
+            loss = trainer.train_step(images, label)
+            test_loss = trainer.test_step(
+                images, tf.constant(0, tf.int64), label
+            )
+        for seed, value in zip(
+            seeds, (BATCH_SIZE * loss, test_loss), strict=True
+        ):
+            points = model.add_noise(images, seed)
+            log_prob = model.log_density(points, label)
+            self.assertAllClose(value, -np.sum(log_prob) / NUM_DIMS)
+        *_, gradient = applied_gradients(trainer)
+        moved = np.abs(gradient).max(axis=(1, 2, 3))
+        self.assertAllEqual(moved > 0.0, [True, False, True])
+        # In parts, and in the compiled loop, it is the same.
+        parts = Trainer(model, learning_rate=0.0, accumulate=3)
+        batches = tf.data.Dataset.from_tensors((images, label))
+        parts.train(iter(batches))
+        self.assertAllClose(applied_gradients(parts)[-1], gradient, rtol=1e-4)
+        total, number = parts.test(iter(batches.enumerate()))
+        self.assertAllClose(total, test_loss, rtol=1e-5)
+        self.assertEqual(number, BATCH_SIZE)
+
     def test_clipped_gradient(self):
         model = SmallModel()
         trainer = Trainer(model, clip_grad=0.01, learning_rate=0.0)

@@ -107,6 +107,10 @@ _HELP = {
         "scale and shift each component of an image by numbers of its own "
         "first: for images whose places differ"
     ),
+    "conditional": (
+        "model the images of each class, by the labels that the data set has: "
+        "samples of one class, and a classifier (default: no classes)"
+    ),
     "init_from": (
         "start from the weights of this SavedModel, realnvp_DATASET, of the "
         "same networks, scales, couplings and channels (default: none, the "

@@ -30,6 +30,8 @@ _BEFORE: dict[str, Any] = {
     "num_scales": 2,
     "num_couplings": [3, 3, 4],
     "per_position": False,
+    "num_classes": None,
+    "class_probs": None,
 }
 
 
@@ -42,12 +44,15 @@ class Metadata:
       num_colors: Number of levels of a component.
       source: The data set that it was trained on, as `data.load` finds it, or
         `None`.
+      class_names: Names of the classes, if there are any; where none are told,
+        their numbers.
       others: All that there is beside these, unchecked.
     """
 
     image_shape: tuple[int, int, int]
     num_colors: int
     source: str | None
+    class_names: tuple[str, ...]
     others: dict[str, Any]
 
 
@@ -101,8 +106,29 @@ def read(path: str | os.PathLike) -> Metadata:
         tuple(content.pop("image_shape")),
         content.pop("num_colors"),
         content.get(source),
+        _class_names(path, content),
         content,
     )
+
+
+def _class_names(path, content):
+    """Returns the names of the classes, which are checked."""
+    number = content.get("num_classes")
+    if number is None:
+        return ()
+    _check(path, content, "num_classes", WholeNumber(1).__contains__)
+
+    def are_names(value):
+        return (
+            isinstance(value, list)
+            and all(isinstance(name, str) for name in value)
+            and len(set(value)) == len(value) == number
+        )
+
+    numbers = [str(label) for label in range(number)]
+    content = {"class_names": numbers} | content
+    _check(path, content, "class_names", are_names)
+    return tuple(content["class_names"])
 
 
 def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
@@ -123,6 +149,9 @@ def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
         "num_colors": metadata.num_colors,
         **{name: others[name] for name in _ARCHITECTURE},
         "num_couplings": tuple(others["num_couplings"]),
+        # `RealNVP` checks these two.
+        "num_classes": others["num_classes"],
+        "class_probs": others["class_probs"],
     }
 
 

@@ -62,6 +62,7 @@ _OF_A_RUN = (
     "seed",
     "batch_size",
     *_ARCHITECTURE,
+    "conditional",
     "init_from",
     "precision",
     "deterministic",  # What is recorded is to hold of the whole run.
@@ -121,6 +122,7 @@ class TrainingConfig:
       num_scales: As for `RealNVP`.
       num_couplings: As for `RealNVP`.
       per_position: As for `RealNVP`.
+      conditional: Whether the model is to have the classes of the images.
       init_from: Folder of a SavedModel whose weights training starts from, in
         place of those that are fitted to images.
       precision: As for `Trainer`; "auto" if the hardware is still to decide.
@@ -157,6 +159,7 @@ class TrainingConfig:
     num_scales: int = _setting(WholeNumber(2), 2)
     num_couplings: tuple[int, ...] = _setting(WholeNumbers(3, low=1), (3, 3, 4))
     per_position: bool = False
+    conditional: bool = False
     init_from: str | None = None
     precision: str = _setting(OneOf(("auto", *PRECISIONS)), "auto")
     deterministic: bool = False
@@ -318,6 +321,8 @@ class DataDescription:
       num_train: Number of training images, those for validation included.
       num_test: Number of test images.
       fingerprint: As that of `ImageDataset`.
+      class_names: Names of the classes, if there are labels.
+      class_probs: Their probabilities: the frequencies in training images.
     """
 
     image_shape: tuple[int, int, int]
@@ -325,6 +330,8 @@ class DataDescription:
     num_train: int
     num_test: int
     fingerprint: str
+    class_names: tuple[str, ...] = ()
+    class_probs: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, dataset: "ImageDataset") -> "DataDescription":
@@ -333,9 +340,26 @@ class DataDescription:
             *(getattr(dataset, field.name) for field in dataclasses.fields(cls))
         )
 
+    @property
+    def classes(self) -> dict[str, Any]:
+        """The arguments of `RealNVP` that tell of the classes, if any."""
+        if not self.class_names:
+            return {}
+        return {
+            "num_classes": len(self.class_names),
+            "class_probs": self.class_probs,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what is to be stored; without classes nothing tells of any."""
+        stored = dataclasses.asdict(self)
+        if not self.class_names:
+            del stored["class_names"], stored["class_probs"]
+        return stored
+
     @classmethod
     def from_json(cls, stored: Any) -> "DataDescription":
-        """Returns a description that was stored as `dataclasses.asdict` has it.
+        """Returns a description that was stored as `to_json` has it.
 
         Args:
           stored: What JSON gives back.
@@ -343,19 +367,28 @@ class DataDescription:
         Raises:
           ValueError: If it is damaged.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(stored, dict) or stored.keys() != names:
+        fields = {field.name for field in dataclasses.fields(cls)}
+        classes: dict[str, Any] = {"class_names": [], "class_probs": []}
+        if not isinstance(stored, dict) or (classes | stored).keys() != fields:
             raise ValueError(f"no description: {checks.short(stored)}")
+        stored = classes | stored
         shape = stored["image_shape"]
         numbers = [stored[n] for n in ("num_colors", "num_train", "num_test")]
+        names, probs = stored["class_names"], stored["class_probs"]
         if not (
             isinstance(shape, list)
             and len(shape) == 3
             and all(type(number) is int for number in shape + numbers)
+            and isinstance(names, list)
+            and all(isinstance(name, str) for name in names)
+            and isinstance(probs, list)
+            and all(type(prob) is float for prob in probs)
+            and len(names) == len(probs)
             and isinstance(stored["fingerprint"], str)
         ):
             raise ValueError(f"no description: {checks.short(stored)}")
-        return cls(**stored | {"image_shape": tuple(shape)})
+        tuples = ("image_shape", "class_names", "class_probs")
+        return cls(**stored | {name: tuple(stored[name]) for name in tuples})
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Returns in what these images differ from others, in words."""
@@ -371,5 +404,6 @@ class DataDescription:
             f"{self.num_colors:,} levels",
             f"{self.num_train:,} training images",
             f"{self.num_test:,} test images",
+            f"{len(self.class_names):,} classes",
             f"fingerprint {self.fingerprint:.12}",
         )

@@ -14,6 +14,7 @@ from tf_realnvp.serving import export
 from tf_realnvp.training import metrics
 from tf_realnvp.training.config import TrainingConfig
 from tf_realnvp.training.metrics import Metrics, bits_from_nats
+from tf_realnvp.training.summaries import columns_of_samples, labels_of_samples
 from tf_realnvp.training.trainer import Trainer
 
 
@@ -90,9 +91,13 @@ def _path(output_dir, kind, dataset_name, suffix):
 def _describe(config, dataset, result):
     """Returns what the metadata of the SavedModel say of its training."""
     bits = result.bits_per_dim()
+    classes = {}
+    if dataset.class_names:
+        classes["class_names"] = dataset.class_names
     return {
         "dataset": dataset.name,
         "source": data.source(config.dataset),
+        **classes,
         "config": dataclasses.asdict(config),
         "metrics": {
             "epochs": result.epoch,
@@ -103,8 +108,14 @@ def _describe(config, dataset, result):
 
 
 def _draw_samples(path: pathlib.Path, model: RealNVP, seed: int) -> None:
-    images = model.sample(36, seed=seed).numpy()
-    plots.save_image_grid(path, images, model.num_colors)
+    labels = labels_of_samples(model)
+    if labels is None:
+        images = model.sample(36, seed=seed).numpy()
+    else:
+        images = model.sample(len(labels), seed=seed, label=labels).numpy()
+    plots.save_image_grid(
+        path, images, model.num_colors, columns_of_samples(labels)
+    )
 
 
 def _draw_curve(

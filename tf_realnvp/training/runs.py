@@ -185,7 +185,7 @@ class Run:
             "program": _PROGRAM,
             "format": FORMAT,
             "config": dataclasses.asdict(config),
-            "data": dataclasses.asdict(data),
+            "data": data.to_json(),
             "finished": finished,
         }
         with files.replace_file(self.file) as new:

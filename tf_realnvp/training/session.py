@@ -75,6 +75,7 @@ class Session:
                 dataset.image_shape,
                 dataset.num_colors,
                 **config.architecture,
+                **description.classes,
             )
             trainer = Trainer.from_config(model, config, dataset.num_train)
         _print_header(config, dataset, model)
@@ -233,6 +234,7 @@ def _load(config):
         config.image_size,
         config.flip,
         config.num_bits,
+        config.conditional,
     )
     if dataset.skipped:
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
@@ -293,13 +295,16 @@ def _explaining(dataset: ImageDataset) -> Iterator[None]:
 
 def _print_header(config, dataset, model):
     size = "x".join(map(str, dataset.image_shape))
+    classes = ""
+    if dataset.class_names:
+        classes = f", {len(dataset.class_names):,} classes"
     validation = ""
     if dataset.num_validation:
         validation = f", {dataset.num_validation:,} validation"
     print(
         f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training"
         f"{validation} and {dataset.num_test:,} test images of {size}, "
-        f"{describe_levels(dataset.num_colors)}\n"
+        f"{describe_levels(dataset.num_colors)}{classes}\n"
         f"{model.num_parameters:,} parameters ({config.filters} filters, "
         f"{config.num_blocks} residual blocks, {config.num_scales} scales, "
         f"{len(model.couplings)} couplings), "

@@ -8,11 +8,32 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import files, plots
+from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics, bits_from_nats
 from tf_realnvp.training.trainer import Trainer
 
 _NUM_SAMPLES = 36
+_NUM_COLUMNS, _MAX_ROWS = 8, 20  # Of samples of classes.
 _SECONDS_BETWEEN = 10.0
+
+
+def labels_of_samples(model: RealNVP) -> np.ndarray | None:
+    """Returns what a grid of samples is of: a row a class, of the first twenty.
+
+    Args:
+      model: The model.
+
+    Returns:
+      Integers `[n]`, the labels; `None` if the model has no classes.
+    """
+    if model.num_classes is None:
+        return None
+    return np.repeat(np.arange(min(model.num_classes, _MAX_ROWS)), _NUM_COLUMNS)
+
+
+def columns_of_samples(labels: np.ndarray | None) -> int | None:
+    """Returns the number of columns of such a grid; `None` leaves it open."""
+    return None if labels is None else _NUM_COLUMNS
 
 
 class Summaries:
@@ -21,7 +42,8 @@ class Summaries:
     Scalars over the number of steps are `bits_per_dim/train` (the mean over the
     epoch so far), `bits_per_dim/test`, `gradient_norm` (likewise a mean),
     `learning_rate` and `images_per_second`. `samples` is a grid of 36 images
-    from latents that stay the same, so that one sees the same pictures form.
+    from latents that stay the same, so that one sees the same pictures form; of
+    a model with classes it has a row for each.
     """
 
     def __init__(
@@ -44,7 +66,9 @@ class Summaries:
         # TensorFlow would make it without regard to the umask.
         files.make_directory(pathlib.Path(directory))
         self._writer = tf.summary.create_file_writer(os.fspath(directory))
-        self._latents = trainer.model.sample_latents(_NUM_SAMPLES, seed=seed)
+        self._labels = labels_of_samples(trainer.model)
+        count = _NUM_SAMPLES if self._labels is None else len(self._labels)
+        self._latents = trainer.model.sample_latents(count, seed=seed)
         self._decode = tf.function(
             trainer.evaluated_model().decode, autograph=False
         )
@@ -97,8 +121,12 @@ class Summaries:
             return
         self._step_of_samples = step
         self._trainer.evaluated_model()  # Brings it up to date.
-        images = self._decode(self._latents).numpy()
-        grid = plots.image_grid(images, self._trainer.model.num_colors)
+        images = self._decode(self._latents, self._labels).numpy()
+        grid = plots.image_grid(
+            images,
+            self._trainer.model.num_colors,
+            columns_of_samples(self._labels),
+        )
         with self._writer.as_default(step=step):
             tf.summary.image("samples", grid[np.newaxis])
         self._writer.flush()

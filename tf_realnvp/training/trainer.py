@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
@@ -240,7 +241,8 @@ class Trainer(tf.Module):
 
         Args:
           batches: Iterator of a `tf.data.Dataset` of uint8 `[n, H, W, C]`, each
-            the whole batch of all replicas.
+            the whole batch of all replicas; for a model with classes of pairs
+            of these and labels, int32 `[n]`.
           num_steps: Number of batches. With several workers it must be the same
             in all of them.
 
@@ -259,16 +261,15 @@ class Trainer(tf.Module):
 
     def test(
         self,
-        batches: Iterator[tuple[tf.Tensor, tf.Tensor]],
+        batches: Iterator[tuple[tf.Tensor, Any]],
         num_steps: int = 1,
         total: float = 0.0,
     ) -> tuple[float, int]:
         """Evaluates some batches, in one call of TensorFlow.
 
         Args:
-          batches: Iterator of an enumerated `tf.data.Dataset` of uint8
-            `[n, H, W, C]`: pairs as `test_step` takes them, the other way
-            round.
+          batches: Iterator of a `tf.data.Dataset` such as `train` takes,
+            enumerated.
           num_steps: Number of batches.
           total: Sum of the losses of the images before them: one after the
             other they are added the same way, however many a call takes.
@@ -326,7 +327,7 @@ class Trainer(tf.Module):
             )
 
         def step(i):
-            self.train_step(batches.get_next())
+            self.train_step(*_images_and_label(batches.get_next()))
             return i + 1
 
         tf.while_loop(unfinished, step, [tf.constant(0)])
@@ -336,8 +337,9 @@ class Trainer(tf.Module):
         """Returns `total` plus the losses of some batches; number of images."""
 
         def step(i, total, num_images):
-            index, images = batches.get_next()
-            loss = self.test_step(images, index)
+            index, batch = batches.get_next()
+            images, label = _images_and_label(batch)
+            loss = self.test_step(images, index, label)
             total += tf.cast(loss, tf.float64)
             return i + 1, total, num_images + tf.shape(images)[0]
 
@@ -346,17 +348,21 @@ class Trainer(tf.Module):
         )
         return total, num_images
 
-    def train_step(self, images: tf.Tensor) -> tf.Tensor:
+    def train_step(
+        self, images: tf.Tensor, label: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Updates the weights once.
 
         Args:
           images: `uint8` `[n, H, W, C]`, the whole batch of all replicas.
+          label: Int32 `[n]`, their classes, if the model has any: the loss is
+            that of the images given these.
 
         Returns:
           Float32 scalar, the mean loss before the update in nats per dimension.
         """
         loss, norm, gradients = self._strategy.run(
-            self._replica_gradients, [images, self.step]
+            self._replica_gradients, [images, label, self.step]
         )
         loss, norm = map(self._first_replica, (loss, norm))
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
@@ -376,12 +382,14 @@ class Trainer(tf.Module):
         self.step.assign_add(1)
         return loss
 
-    def _replica_gradients(self, images, step):
+    def _replica_gradients(self, images, label, step):
         """Returns loss, norm of the gradient and gradients of all replicas."""
         seed = _fold_in(self._train_seed, step)
         points = self.model.add_noise(images, seed)
         loss, gradients = self._accumulated(
-            self._share(points), tf.cast(tf.shape(images)[0], tf.float32)
+            self._share(points),
+            self._share(label),
+            tf.cast(tf.shape(images)[0], tf.float32),
         )
         loss, gradients = self._sum_over_replicas((loss, gradients))
         norm = tf.linalg.global_norm(gradients)
@@ -391,17 +399,19 @@ class Trainer(tf.Module):
             )
         return loss, norm, gradients
 
-    def _accumulated(self, points, batch_size):
+    def _accumulated(self, points, label, batch_size):
         """Sums loss and gradients over parts of a batch, one after another."""
         parts = self._accumulate
         if parts == 1:
-            return self._gradient_function(points, batch_size)
+            return self._gradient_function(points, label, batch_size)
         size = tf.shape(points)[0]
 
         def add(index, *sums):
             begin, end = size * index // parts, size * (index + 1) // parts
             loss, gradients = self._gradient_function(
-                points[begin:end], batch_size
+                points[begin:end],
+                None if label is None else label[begin:end],
+                batch_size,
             )
             new = [x + y for x, y in zip(sums, [loss, *gradients], strict=True)]
             return index + 1, *new
@@ -415,40 +425,49 @@ class Trainer(tf.Module):
         )
         return loss, gradients
 
-    def _loss_and_gradients(self, points, batch_size):
+    def _loss_and_gradients(self, points, label, batch_size):
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            log_prob = self._training_model.log_density(points)
+            log_prob = self._training_model.log_density(points, label)
             loss = -tf.reduce_sum(log_prob) / batch_size / self.model.num_dims
         return loss, tape.gradient(loss, variables)
 
-    def test_step(self, images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    def test_step(
+        self,
+        images: tf.Tensor,
+        index: tf.Tensor,
+        label: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns the sum of the losses of images.
 
         Args:
           images: `uint8` `[n, H, W, C]`, the whole batch of all replicas.
           index: Int64 scalar, the number of the batch: each has its own noise,
             which is the same in every evaluation.
+          label: As for `train_step`.
 
         Returns:
           Float32 scalar, nats per dimension.
         """
         return self._first_replica(
-            self._strategy.run(self._replica_test_loss, [images, index])
+            self._strategy.run(self._replica_test_loss, [images, index, label])
         )
 
-    def _replica_test_loss(self, images, index):
+    def _replica_test_loss(self, images, index, label):
         seed = _fold_in(self._test_seed, index)
         points = self._share(self._evaluated_model.add_noise(images, seed))
-        log_prob = self._test_model.log_density(points)
+        log_prob = self._test_model.log_density(points, self._share(label))
         loss = -tf.reduce_sum(log_prob) / self.model.num_dims
         return self._sum_over_replicas(loss)
 
     def _share(self, batch):
         """Returns the part of a batch that belongs to this replica.
 
-        It is empty where there are fewer images than replicas.
+        It is empty where there are fewer images than replicas, and `None` if
+        the batch is.
         """
+        if batch is None:
+            return None
         context = tf.distribute.get_replica_context()
         num_replicas = context.num_replicas_in_sync
         if num_replicas == 1:
@@ -471,6 +490,11 @@ class Trainer(tf.Module):
     def _epoch_mean(self, total):
         updates = int(self._epoch_updates.numpy())
         return float(total.numpy()) / updates if updates else math.nan
+
+
+def _images_and_label(batch):
+    """Returns both of a batch; the label is `None` if it has none."""
+    return batch if isinstance(batch, tuple) else (batch, None)
 
 
 def _assign(variables, values):

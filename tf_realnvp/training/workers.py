@@ -210,7 +210,7 @@ def agree_on_settings(
 
     record = {
         "config": dataclasses.asdict(config),
-        "data": dataclasses.asdict(data),
+        "data": data.to_json(),
         "resume": resume,
     }
     chief, *_ = parse(agree(strategy, record, differences))
