@@ -96,6 +96,20 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ModelError, "another version"):
             tf_realnvp.load(path)
 
+    def test_classes(self):
+        path = small_models.saved_conditional()
+        model, other = small_models.conditional(), tf_realnvp.load(path)
+        self.assertEqual(other.get_config(), model.get_config())
+        images = small_models.images(3)
+        for label in (1, None):
+            self.assertAllEqual(
+                other.log_prob(images, 1, label),
+                model.log_prob(images, 1, label),
+            )
+        weights.assign_weights(other, path)
+        with self.assertRaisesRegex(ModelError, "None num_classes instead of"):
+            weights.assign_weights(other, self.path)
+
     def test_no_model(self):
         with self.assertRaisesRegex(ModelError, "no SavedModel in nowhere"):
             tf_realnvp.load("nowhere")

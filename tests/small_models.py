@@ -42,15 +42,46 @@ def model() -> RealNVP:
 
 
 @functools.cache
+def conditional() -> RealNVP:
+    """Returns one with classes, of fewer couplings."""
+    keras.utils.set_random_seed(0)
+    result = RealNVP(
+        IMAGE_SHAPE,
+        NUM_COLORS,
+        filters=4,
+        num_blocks=1,
+        num_couplings=(1, 1, 1),
+        num_classes=3,
+        class_probs=(0.5, 0.2, 0.3),
+    )
+    rng = np.random.default_rng(0)
+    for variable in result.variables:
+        variable.assign_add(rng.normal(scale=0.3, size=variable.shape))
+    return result
+
+
+CLASS_NAMES = ("cat", "dog", "old cow")
+
+
 def saved() -> pathlib.Path:
     """Returns the folder of its SavedModel; change no more than a copy."""
+    return _saved(model)
+
+
+def saved_conditional() -> pathlib.Path:
+    """Returns the folder of that of the model with classes."""
+    return _saved(conditional, class_names=CLASS_NAMES)
+
+
+@functools.cache
+def _saved(make, **metadata):
     folder = os.environ.get("SHARED_BY_TESTS", _FOLDER.name)
-    path = pathlib.Path(folder, "model")
+    path = pathlib.Path(folder, make.__name__)
     # It takes seconds: the first process that needs it makes it for all.
     with open(f"{folder}/lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            export.save(model(), path, METADATA)
+            export.save(make(), path, METADATA | metadata)
     return path
 
 

@@ -386,15 +386,31 @@ class RealNVP(tf.Module):
           Float32 `[n]`.
         """
         if label is None and self.num_classes is not None:
-            return tf.reduce_logsumexp(self._log_joint(points), axis=-1)
+            return tf.reduce_logsumexp(self.log_joint(points), axis=-1)
         kwargs = {}
         if label is not None:
             kwargs["bijector_kwargs"] = self._condition(_at_least_one(label))
         log_prob = self.distribution.log_prob(_at_least_one(points), **kwargs)
         return log_prob[: tf.shape(points)[0]]
 
-    def _log_joint(self, points):
-        """Returns the log-density of points and class, `[n, num_classes]`."""
+    def log_joint(self, points: tf.Tensor) -> tf.Tensor:
+        """Returns the log-density of points together with each class.
+
+        Over the classes it sums up to the mixture, and normalized it gives
+        their probabilities.
+
+        Args:
+          points: As for `log_density`.
+
+        Returns:
+          Float32 `[n, num_classes]`, `log_density(points, label)` plus the
+          logarithm of the class's probability.
+
+        Raises:
+          ValueError: If the model has no classes.
+        """
+        if self.num_classes is None:
+            raise ValueError("The model has no classes to tell apart.")
 
         def given(label):
             # Another tensor, since TFP's cache would hand on, out of the loop,
@@ -454,10 +470,7 @@ class RealNVP(tf.Module):
           ValueError: If the model has no classes, or as `log_prob`.
           TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
-        if self.num_classes is None:
-            raise ValueError("The model has no classes to tell apart.")
-        joint = self._log_joint(self.dequantize(images, seed))
-        return tf.nn.log_softmax(joint)
+        return tf.nn.log_softmax(self.log_joint(self.dequantize(images, seed)))
 
     def dequantize(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Adds uniform noise to images, which gives them a density.

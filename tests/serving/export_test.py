@@ -39,6 +39,112 @@ class ExportTestCase(tf.test.TestCase):
         cls.latents = rng.normal(size=(5, 2, 2, 4)).astype(np.float32)
 
 
+class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
+    """That of a model with classes gives what the model gives."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.path = small_models.saved_conditional()
+        cls.model = small_models.conditional()
+        cls.loaded = tf.saved_model.load(str(cls.path))
+        cls.images = small_models.images(5)
+        cls.labels = np.array([2, 0, 1, 1, 0])
+
+    def test_sample(self):
+        for label in (1, np.int32(1), [1, 0, 2, 2], None):
+            images = self.loaded.sample(4, 0.5, seed=5, label=label)
+            self.assertAllEqual(images, self.model.sample(4, 0.5, 5, label))
+        again = [self.loaded.sample(20) for _ in range(2)]
+        self.assertNotAllEqual(*again)
+
+    def test_density(self):
+        for label in (1, self.labels, self.labels.astype(np.int32), None):
+            for name in ("log_prob", "bits_per_dim"):
+                self.assertAllClose(
+                    getattr(self.loaded, name)(self.images, 5, label),
+                    getattr(self.model, name)(self.images, 5, label),
+                    rtol=1e-5,
+                )
+        self.assertAllClose(
+            self.loaded.classify(self.images, seed=5),
+            self.model.classify(self.images, 5),
+            atol=1e-3,
+        )
+
+    def test_latents(self):
+        for label in (1, self.labels):
+            latents = self.loaded.encode(self.images, label)
+            self.assertAllClose(
+                latents, self.model.encode(self.images, label), rtol=1e-4
+            )
+            self.assertAllEqual(
+                self.loaded.decode(latents, label), self.images
+            )
+
+    def test_signatures(self):
+        signatures = self.loaded.signatures
+        images = {"images": ("uint8", "<unknown>")}
+        label = {"label": ("int32", "<unknown>")}
+        self.assertEqual(
+            {
+                name: {
+                    k: (v.dtype.name, str(v.shape))
+                    for k, v in s.structured_input_signature[1].items()
+                }
+                for name, s in signatures.items()
+            },
+            {
+                "serving_default": images,
+                "classify": images,
+                "sample": {
+                    "n": ("int32", "()"),
+                    "temperature": ("float32", "()"),
+                    "seed": ("int64", "()"),
+                    **label,
+                },
+                "encode": images | label,
+                "decode": {"latents": ("float32", "<unknown>"), **label},
+            },
+        )
+        for name in ("serving_default", "classify"):
+            scores = signatures[name](images=tf.constant(self.images))
+            self.assertAllClose(
+                np.exp(scores["class_log_probs"]).sum(axis=1), np.ones(5)
+            )
+        for label, expected in ((-1, None), (2, 2), ([0, 1, 2], [0, 1, 2])):
+            drawn = signatures["sample"](
+                n=tf.constant(3),
+                temperature=tf.constant(1.0),
+                seed=tf.constant(3, tf.int64),
+                label=tf.constant(label),
+            )
+            self.assertAllEqual(
+                drawn["images"], self.model.sample(3, 1.0, 3, expected)
+            )
+
+    def test_wrong_labels(self):
+        for label in (3, -1, [0, 1], [[0]]):
+            with self.assertRaisesRegex(
+                tf.errors.InvalidArgumentError, "`label` must be an integer in"
+            ):
+                self.loaded.encode(self.images, label)
+        with self.assertRaisesRegex(TypeError, "label"):
+            self.loaded.encode(self.images)
+
+    def test_metadata(self):
+        content = json.loads((self.path / metadata.FILE).read_text())
+        self.assertEqual(content["num_classes"], 3)
+        self.assertEqual(content["class_probs"], [0.5, 0.2, 0.3])
+        self.assertEqual(content["class_names"], [*small_models.CLASS_NAMES])
+        content = json.loads(
+            (small_models.saved() / metadata.FILE).read_text()
+        )
+        self.assertNoCommonElements(
+            content, ["num_classes", "class_probs", "class_names"]
+        )
+
+
 class SavedModelTest(ExportTestCase, parameterized.TestCase):
     """It gives what the model gives."""
 

@@ -36,6 +36,81 @@ DAMAGED = {
 }
 
 
+class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.path = small_models.saved_conditional()
+        cls.model = small_models.conditional()
+        cls.loaded = saved_model.SavedModel(cls.path)
+        cls.images = small_models.images(70)
+        cls.labels = np.arange(70) % 3
+
+    def test_attributes(self):
+        self.assertEqual(self.loaded.class_names, small_models.CLASS_NAMES)
+        self.assertAllClose(self.loaded.class_probs, [0.5, 0.2, 0.3])
+        plain = saved_model.SavedModel(small_models.saved())
+        self.assertEqual(plain.class_names, ())
+
+    def test_sample(self):
+        for label in (1, None, self.labels):
+            first, rest = self.loaded.sample(70, 0.5, 3, label)
+            own = self.labels[:64] if np.ndim(label) else label
+            self.assertAllEqual(first, self.model.sample(64, 0.5, 3, own))
+            self.assertLen(rest, 6)
+
+    def test_density(self):
+        images = self.images[:5]
+        self.assertAllClose(
+            self.loaded.log_prob(images, 3),
+            self.model.log_prob(images, 3),
+            rtol=1e-5,
+        )
+        joint = self.loaded.log_joint(images, 3)
+        self.assertEqual((joint.dtype, joint.shape), (np.float64, (5, 3)))
+        points = self.model.dequantize(images, 3)
+        self.assertAllClose(joint, self.model.log_joint(points), rtol=1e-5)
+
+    def test_latents(self):
+        latents = self.loaded.encode(self.images, self.labels)
+        self.assertAllClose(
+            latents, self.model.encode(self.images, self.labels), rtol=1e-4
+        )
+        self.assertAllEqual(
+            self.loaded.decode(latents, self.labels), self.images
+        )
+
+    @parameterized.parameters(
+        ({"class_names": ["a", "b"]}, "damaged: class_names is"),
+        ({"class_names": ["a", "b", "a"]}, "damaged: class_names is"),
+        ({"class_names": "abc"}, "damaged: class_names is"),
+        ({"num_classes": "3"}, "damaged: num_classes is '3'"),
+        ({"num_classes": None}, "there are 0 classes, by its SavedModel 3"),
+        ({"class_probs": [1.0]}, "damaged: class_probs is"),
+        ({"class_probs": None}, "damaged: class_probs is"),
+    )
+    def test_damaged(self, changes, message):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = pathlib.Path(folder, "model")
+        shutil.copytree(self.path, path)
+        file = path / "metadata.json"
+        content = json.loads(file.read_text()) | changes
+        file.write_text(json.dumps(content))
+        with self.assertRaisesRegex(ModelError, message):
+            saved_model.SavedModel(path)
+
+    def test_names_that_are_not_told(self):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = pathlib.Path(folder, "model")
+        shutil.copytree(self.path, path)
+        file = path / "metadata.json"
+        content = json.loads(file.read_text())
+        del content["class_names"]
+        file.write_text(json.dumps(content))
+        names = saved_model.SavedModel(path).class_names
+        self.assertEqual(names, ("0", "1", "2"))
+
+
 class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     @classmethod
     def setUpClass(cls):

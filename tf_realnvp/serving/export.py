@@ -40,11 +40,20 @@ def save(
     *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
     *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
 
+    Of a model with classes all of them take a `label` as well, one integer for
+    all or one for each: `sample(n, temperature=1.0, seed=None, label=None)`,
+    and so on. `encode` and `decode` need one; without it `log_prob` and
+    `bits_per_dim` are those of the mixture, and `sample` draws the classes. One
+    more function is there:
+
+    *   `classify(images, seed=None)`: float32 `[n, num_classes]`,
+        log-probabilities of the classes.
+
     Keep the object in a variable: its functions do not keep the weights.
 
     They take Python's numbers, lists and arrays, and tensors: `n` int64 or
     int32, `temperature` float32 or float64, `seed` int64, `images` int64 or
-    `uint8`, `latents` float32 or float64. Anything else is a `ValueError` that
+    `uint8`, `latents` float32 or float64, `label` int64 or int32. Anything else is a `ValueError` that
     lists what was given and what can be, or an `OverflowError` if it needs more
     than 64 bits. Shapes and values that are wrong are a
     `tf.errors.InvalidArgumentError`, with the messages of `RealNVP`. A Python
@@ -64,7 +73,8 @@ def save(
     `model.log_prob.get_concrete_function(tf.TensorSpec(None, tf.uint8))`.
 
     The same are signatures with named inputs and outputs, traced once, and
-    `serving_default` scores images. Beside them lies `metadata.json`, which
+    `serving_default` scores images. There a `label` of -1 asks `sample` to draw
+    the class. Beside them lies `metadata.json`, which
     says what the model is of and what it was made with.
 
     Args:
@@ -74,7 +84,8 @@ def save(
       metadata: What else `metadata.json` is to say; values that JSON knows.
     """
     content = json.dumps(_describe(model) | dict(metadata or {}), indent=2)
-    module = _ServingModule(model)
+    has_classes = model.num_classes is not None
+    module = (_ConditionalModule if has_classes else _ServingModule)(model)
     with files.replace_directory(path) as new:
         tf.saved_model.save(module, str(new), signatures=module.signatures())
         (new / metadata_format.FILE).write_text(content + "\n")
@@ -107,6 +118,10 @@ def _stateless_seed(seed):
 
 def _concrete(function, *specs):
     return tf.function(function, **_AS_IS).get_concrete_function(*specs)
+
+
+def _specs(name, *dtypes):
+    return [tf.TensorSpec(None, dtype, name) for dtype in dtypes]
 
 
 class _ServingModule(tf.Module):
@@ -159,17 +174,13 @@ class _ServingModule(tf.Module):
 
     def _trace(self):
         """Traces every function for what it is to take once it is loaded."""
-
-        def specs(name, *dtypes):
-            return [tf.TensorSpec(None, dtype, name) for dtype in dtypes]
-
         # A loaded function gives Python's numbers the first dtype in which it
         # was traced, and cuts off the bits of integers that do not fit.
-        n = specs("n", tf.int64, tf.int32)
-        temperature = specs("temperature", tf.float32, tf.float64)
-        seed = [None, *specs("seed", tf.int64)]
-        images = specs("images", tf.int64, tf.uint8)
-        latents = specs("latents", tf.float32, tf.float64)
+        n = _specs("n", tf.int64, tf.int32)
+        temperature = _specs("temperature", tf.float32, tf.float64)
+        seed = [None, *_specs("seed", tf.int64)]
+        images = _specs("images", tf.int64, tf.uint8)
+        latents = _specs("latents", tf.float32, tf.float64)
         for function, *arguments in (
             (self.sample, n, temperature, seed),
             (self.log_prob, images, seed),
@@ -211,5 +222,131 @@ class _ServingModule(tf.Module):
             "encode": _concrete(encode, images),
             "decode": _concrete(
                 decode, tf.TensorSpec(None, tf.float32, "latents")
+            ),
+        }
+
+
+class _ConditionalModule(tf.Module):
+    """The same for a model with classes."""
+
+    def __init__(self, model: RealNVP):
+        super().__init__(name="real_nvp")
+        self._model_variables = [v.value for v in model.variables]
+        self._sample_latents = model.sample_latents
+        self._sample_labels = model.sample_labels
+        self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
+        images, label = (tf.TensorSpec(None, tf.int64) for _ in range(2))
+        seed = tf.TensorSpec([2], tf.int32)
+        self._log_prob = _concrete(model.log_prob, images, seed, label)
+        self._log_joint = _concrete(
+            lambda images, seed: model.log_joint(
+                model.dequantize(images, seed)
+            ),
+            images,
+            seed,
+        )
+        self._encode = _concrete(model.encode, images, label)
+        self._decode = _concrete(
+            model.decode, tf.TensorSpec(None, tf.float32), label
+        )
+        self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
+        self._trace()
+
+    @tf.function(**_AS_IS)
+    def sample(self, n, temperature=1.0, seed=None, label=None):
+        seed = _stateless_seed(seed)
+        if label is None:
+            label = self._sample_labels(n, seed)
+        latents = self._sample_latents(n, temperature, seed)
+        return self._decode(latents, tf.cast(label, tf.int64))
+
+    @tf.function(**_AS_IS)
+    def log_prob(self, images, seed=None, label=None):
+        images, seed = tf.cast(images, tf.int64), _stateless_seed(seed)
+        if label is None:
+            return tf.reduce_logsumexp(self._log_joint(images, seed), axis=-1)
+        return self._log_prob(images, seed, tf.cast(label, tf.int64))
+
+    @tf.function(**_AS_IS)
+    def bits_per_dim(self, images, seed=None, label=None):
+        return -self.log_prob(images, seed, label) * self._bits_per_nat
+
+    @tf.function(**_AS_IS)
+    def classify(self, images, seed=None):
+        images, seed = tf.cast(images, tf.int64), _stateless_seed(seed)
+        return tf.nn.log_softmax(self._log_joint(images, seed))
+
+    @tf.function(**_AS_IS)
+    def encode(self, images, label):
+        return self._encode(tf.cast(images, tf.int64), tf.cast(label, tf.int64))
+
+    @tf.function(**_AS_IS)
+    def decode(self, latents, label):
+        return self._decode(
+            tf.cast(latents, tf.float32), tf.cast(label, tf.int64)
+        )
+
+    def _trace(self):
+        """Traces every function for what it is to take once it is loaded."""
+        n = _specs("n", tf.int64, tf.int32)
+        temperature = _specs("temperature", tf.float32, tf.float64)
+        seed = [None, *_specs("seed", tf.int64)]
+        images = _specs("images", tf.int64, tf.uint8)
+        latents = _specs("latents", tf.float32, tf.float64)
+        label = _specs("label", tf.int64, tf.int32)
+        for function, *arguments in (
+            (self.sample, n, temperature, seed, [None, *label]),
+            (self.log_prob, images, seed, [None, *label]),
+            (self.bits_per_dim, images, seed, [None, *label]),
+            (self.classify, images, seed),
+            (self.encode, images, label),
+            (self.decode, latents, label),
+        ):
+            for types in itertools.product(*arguments):
+                function.get_concrete_function(*types)
+
+    def signatures(self) -> dict[str, Callable]:
+        """Returns the functions with named inputs and outputs."""
+
+        def score(images):
+            joint = self._log_joint(
+                tf.cast(images, tf.int64), _stateless_seed(None)
+            )
+            log_prob = tf.reduce_logsumexp(joint, axis=-1)
+            return {
+                "log_prob": log_prob,
+                "bits_per_dim": -log_prob * self._bits_per_nat,
+                "class_log_probs": tf.nn.log_softmax(joint),
+            }
+
+        def classify(images):
+            return {"class_log_probs": self.classify(images)}
+
+        def sample(n, temperature, seed, label):
+            drawn = self._sample_labels(n, _stateless_seed(seed))
+            label = tf.where(label == -1, drawn, label)
+            return {"images": self.sample(n, temperature, seed, label)}
+
+        def encode(images, label):
+            return {"latents": self.encode(images, label)}
+
+        def decode(latents, label):
+            return {"images": self.decode(latents, label)}
+
+        images = tf.TensorSpec(None, tf.uint8, "images")
+        label = tf.TensorSpec(None, tf.int32, "label")
+        return {
+            "serving_default": _concrete(score, images),
+            "classify": _concrete(classify, images),
+            "sample": _concrete(
+                sample,
+                tf.TensorSpec([], tf.int32, "n"),
+                tf.TensorSpec([], tf.float32, "temperature"),
+                tf.TensorSpec([], tf.int64, "seed"),
+                label,
+            ),
+            "encode": _concrete(encode, images, label),
+            "decode": _concrete(
+                decode, tf.TensorSpec(None, tf.float32, "latents"), label
             ),
         }

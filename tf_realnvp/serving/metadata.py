@@ -31,7 +31,6 @@ _BEFORE: dict[str, Any] = {
     "num_couplings": [3, 3, 4],
     "per_position": False,
     "num_classes": None,
-    "class_probs": None,
 }
 
 
@@ -46,6 +45,7 @@ class Metadata:
         `None`.
       class_names: Names of the classes, if there are any; where none are told,
         their numbers.
+      class_probs: Their probabilities.
       others: All that there is beside these, unchecked.
     """
 
@@ -53,6 +53,7 @@ class Metadata:
     num_colors: int
     source: str | None
     class_names: tuple[str, ...]
+    class_probs: tuple[float, ...]
     others: dict[str, Any]
 
 
@@ -106,16 +107,16 @@ def read(path: str | os.PathLike) -> Metadata:
         tuple(content.pop("image_shape")),
         content.pop("num_colors"),
         content.get(source),
-        _class_names(path, content),
+        *_classes(path, content),
         content,
     )
 
 
-def _class_names(path, content):
-    """Returns the names of the classes, which are checked."""
+def _classes(path, content):
+    """Returns names and probabilities of the classes, which are checked."""
     number = content.get("num_classes")
     if number is None:
-        return ()
+        return (), ()
     _check(path, content, "num_classes", WholeNumber(1).__contains__)
 
     def are_names(value):
@@ -125,10 +126,22 @@ def _class_names(path, content):
             and len(set(value)) == len(value) == number
         )
 
+    def are_probs(value):
+        return (
+            isinstance(value, list)
+            and len(value) == number
+            and all(prob in RealNumber(includes_low=True) for prob in value)
+            and math.isclose(sum(value), 1.0, abs_tol=1e-6)
+        )
+
     numbers = [str(label) for label in range(number)]
     content = {"class_names": numbers} | content
-    _check(path, content, "class_names", are_names)
-    return tuple(content["class_names"])
+    for name, is_good in (
+        ("class_names", are_names),
+        ("class_probs", are_probs),
+    ):
+        _check(path, content, name, is_good)
+    return tuple(content["class_names"]), tuple(content["class_probs"])
 
 
 def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
@@ -149,9 +162,8 @@ def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
         "num_colors": metadata.num_colors,
         **{name: others[name] for name in _ARCHITECTURE},
         "num_couplings": tuple(others["num_couplings"]),
-        # `RealNVP` checks these two.
         "num_classes": others["num_classes"],
-        "class_probs": others["class_probs"],
+        "class_probs": metadata.class_probs or None,
     }
 
 

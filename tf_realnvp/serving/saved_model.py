@@ -23,6 +23,8 @@ class SavedModel:
       num_colors: Number of levels of a component.
       dataset: The data set that it was trained on, as `data.load` finds it, or
         `None` if its metadata do not tell.
+      class_names: Names of its classes; empty if it has none.
+      class_probs: Their probabilities, `[len(class_names)]`.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -43,6 +45,8 @@ class SavedModel:
             content.num_colors,
         )
         self.dataset = content.source
+        self.class_names = content.class_names
+        self.class_probs = np.array(content.class_probs)
         runtime.configure()
         import tensorflow as tf
 
@@ -61,13 +65,14 @@ class SavedModel:
             raise metadata.other_model(path)
         self._compare_metadata(path)
         # Traced once for batches of all sizes.
+        specs = [
+            tf.TensorSpec([None, *self.image_shape], tf.uint8),
+            tf.TensorSpec([], tf.int64),
+        ]
+        if self.class_names:
+            specs.append(tf.TensorSpec([None], tf.int64))
         self._log_prob = tf.function(
-            self._model.log_prob,
-            input_signature=[
-                tf.TensorSpec([None, *self.image_shape], tf.uint8),
-                tf.TensorSpec([], tf.int64),
-            ],
-            autograph=False,
+            self._model.log_prob, input_signature=specs, autograph=False
         )
 
     def _compare_metadata(self, path):
@@ -76,6 +81,16 @@ class SavedModel:
         image_shape, num_colors = tuple(decoded.shape[1:]), self.num_colors
         if hasattr(self._model, "_num_colors"):  # Older models do not tell.
             num_colors = int(self._model._num_colors())
+        classes = 0
+        if "classify" in self._model.signatures:
+            outputs = self._model.signatures["classify"].structured_outputs
+            classes = outputs["class_log_probs"].shape[1]
+        if classes != len(self.class_names):
+            raise ModelError(
+                f"{printable(path)} is damaged: by its {metadata.FILE} there "
+                f"are {len(self.class_names)} classes, by its SavedModel "
+                f"{classes}"
+            )
         if (image_shape, num_colors) != (self.image_shape, self.num_colors):
             mine = describe_images(self.image_shape, self.num_colors)
             its = describe_images(image_shape, num_colors)
@@ -90,7 +105,11 @@ class SavedModel:
         return math.prod(self.image_shape)
 
     def sample(
-        self, n: int, temperature: float, seed: int
+        self,
+        n: int,
+        temperature: float,
+        seed: int,
+        label: int | np.ndarray | None = None,
     ) -> Iterator[np.ndarray]:
         """Draws images, in batches of at most `BATCH_SIZE`.
 
@@ -99,18 +118,31 @@ class SavedModel:
           temperature: Factor on the latents' standard deviation.
           seed: From 0 to 2**32 - 1. The first batch is what the saved
             function `sample` gives for the same seed.
+          label: Class of all images, or of each, `[n]`; each is drawn if `None`.
+            Only for a model with classes.
 
         Yields:
           `uint8` images `[m, H, W, C]`.
         """
         import tensorflow as tf
 
+        labels = np.broadcast_to(-1 if label is None else label, [n])
         for index, start in enumerate(range(0, n, BATCH_SIZE)):
+            size = min(BATCH_SIZE, n - start)
             yield self._model.signatures["sample"](
-                n=tf.constant(min(BATCH_SIZE, n - start)),
+                n=tf.constant(size),
                 temperature=tf.constant(temperature, tf.float32),
                 seed=tf.constant(stream(seed, index), tf.int64),
+                **self._labels(labels[start : start + size]),
             )["images"].numpy()
+
+    def _labels(self, labels):
+        """Returns labels as the signatures take them."""
+        import tensorflow as tf
+
+        if not self.class_names:
+            return {}
+        return {"label": tf.constant(labels, tf.int32)}
 
     def log_prob(self, images: np.ndarray, seed: int) -> np.ndarray:
         """Returns a lower bound on the log-probability of images, in nats.
@@ -120,47 +152,78 @@ class SavedModel:
           seed: Seed of the dequantization noise, of 64 bits.
 
         Returns:
-          Float64 `[n]`, nats for a whole image.
+          Float64 `[n]`, nats for a whole image; of a model with classes that of
+          their mixture.
         """
+        if self.class_names:
+            return np.logaddexp.reduce(self.log_joint(images, seed), axis=1)
+        return self._run_log_prob(images, seed)
+
+    def log_joint(self, images: np.ndarray, seed: int) -> np.ndarray:
+        """Returns the log-probability of images together with each class.
+
+        For a model with classes. Less the logarithm of `class_probs` it is that
+        of the images given the class.
+
+        Args:
+          images: As for `log_prob`.
+          seed: As for `log_prob`; the noise is the same for all classes.
+
+        Returns:
+          Float64 `[n, len(class_names)]`, nats.
+        """
+        given = [
+            self._run_log_prob(images, seed, np.full(len(images), label))
+            for label in range(len(self.class_names))
+        ]
+        with np.errstate(divide="ignore"):  # A class may have no chance.
+            return np.stack(given, axis=1) + np.log(self.class_probs)
+
+    def _run_log_prob(self, images, seed, *label):
         import tensorflow as tf
 
-        log_prob = self._log_prob(images, tf.constant(seed, tf.int64))
+        log_prob = self._log_prob(images, tf.constant(seed, tf.int64), *label)
         return log_prob.numpy().astype(np.float64)
 
-    def encode(self, images: np.ndarray) -> np.ndarray:
+    def encode(
+        self, images: np.ndarray, label: np.ndarray | None = None
+    ) -> np.ndarray:
         """Returns the latents of images, from which `decode` makes them again.
 
         Args:
           images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+          label: Their classes, `[n]`, if the model has any.
 
         Returns:
           Float32 `[n, H / 2, W / 2, 4 * C]`.
         """
-        return self._in_batches("encode", "images", images, "latents")
+        return self._in_batches("encode", "images", images, "latents", label)
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
+    def decode(
+        self, latents: np.ndarray, label: np.ndarray | None = None
+    ) -> np.ndarray:
         """Returns the images of latents.
 
         Args:
           latents: Float32 `[n, H / 2, W / 2, 4 * C]`.
+          label: As for `encode`.
 
         Returns:
           `uint8` images `[n, H, W, C]`.
         """
-        return self._in_batches("decode", "latents", latents, "images")
+        return self._in_batches("decode", "latents", latents, "images", label)
 
-    def _in_batches(self, signature, name, values, result):
+    def _in_batches(self, signature, name, values, result, label):
         import tensorflow as tf
 
         function = self._model.signatures[signature]
-        return np.concatenate(
-            [
-                function(
-                    **{name: tf.constant(values[start : start + BATCH_SIZE])}
-                )[result]
-                for start in range(0, len(values), BATCH_SIZE)
-            ]
-        )
+        parts = []
+        for start in range(0, len(values), BATCH_SIZE):
+            part = slice(start, start + BATCH_SIZE)
+            labels = {} if label is None else self._labels(label[part])
+            inputs = {name: tf.constant(values[part])} | labels
+            parts.append(function(**inputs)[result])
+        return np.concatenate(parts)
 
 
 def stream(seed: int, index: int) -> int:
