@@ -92,6 +92,7 @@ class StubModel:
         self.image_shape, self.num_colors = (4, 4, channels), 256
         self.num_dims = 16 * channels
         self.dataset = dataset
+        self.class_names = ()
         self.seen = []
 
     def log_prob(self, images, unused_seed):
@@ -138,6 +139,143 @@ class FlagsTest(CommandsTestCase):
         self.use(StubModel(channels=2))
         result = call("sample", "my_model")
         self.assert_usage_error(result, "my_model", "1 or 3 channels", "have 2")
+
+
+class ConditionalTest(CommandsTestCase, parameterized.TestCase):
+    """The commands on a model with classes."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.path = small_models.saved_conditional()
+        cls.model = small_models.conditional()
+        cls.loaded = saved_model.SavedModel(cls.path)
+
+    def setUp(self):
+        super().setUp()
+        self.use(self.loaded)
+        self.images = small_models.images(4)
+        self.pictures = [self.folder / f"{name}.png" for name in "abcd"]
+        for path, image in zip(self.pictures, self.images, strict=True):
+            pictures.write(path, image, NUM_COLORS)
+        self.out = self.folder / "out.png"
+
+    def call(self, command, *argv):
+        code, stdout, stderr = call(command, self.path, *argv)
+        self.assertEqual((code, stderr), (0, ""))
+        return stdout
+
+    def assert_grid(self, images, columns=None):
+        self.assertAllEqual(
+            read_pixels(self.out),
+            plots.image_grid(np.asarray(images), NUM_COLORS, columns),
+        )
+
+    def test_sample(self):
+        flags = ("--seed", 3, "--out", self.out)
+        stdout = self.call("sample", "--label", "old cow", "--n", 5, *flags)
+        self.assertIn("5 images of old cow, temperature", stdout)
+        self.assert_grid(self.model.sample(5, seed=3, label=2))
+        self.call("sample", "--n", 5, *flags)
+        self.assert_grid(self.model.sample(5, seed=3))
+        stdout = self.call("sample", "--label", "all", "--n", 4, *flags)
+        self.assertIn("12 images of cat, dog, old cow, temperature", stdout)
+        labels = np.repeat([0, 1, 2], 4)
+        self.assert_grid(self.model.sample(12, seed=3, label=labels), 4)
+
+    def evaluate(self, *argv):
+        labels = np.arange(20) % 3
+        images = small_models.images(20)
+        dataset = arrays.from_images(np.repeat(images, 10, axis=0), NUM_COLORS)
+        dataset = dataset.with_labels(
+            small_models.CLASS_NAMES,
+            np.zeros(dataset.num_train, int),
+            labels,
+        )
+        with mock.patch.object(data, "load", return_value=dataset) as load:
+            stdout = self.call("evaluate", *argv)
+        self.assertTrue(load.call_args.kwargs["labels"])
+        [(images, _)] = dataset.test_batches(20)
+        return stdout.splitlines()[-6:], images, labels
+
+    def test_evaluate(self):
+        (*_, title, given, mixture, accuracy), images, labels = self.evaluate()
+        self.assertEqual(
+            title, "20 test images of images, 17 levels, 3 classes, seed 0"
+        )
+        for line, what, label in (
+            (given, "given the label", labels),
+            (mixture, "mixture of the classes", None),
+        ):
+            bits = np.mean(self.model.bits_per_dim(images, 0, label))
+            self.assertRegex(
+                line, rf"^1 draw of noise, {what}: \d\.\d+ bits/dim, standard"
+            )
+            self.assertAllClose(float(line.split()[-5]), bits, atol=1e-4)
+        is_right = np.argmax(self.model.classify(images, 0), 1) == labels
+        self.assertEqual(
+            accuracy,
+            f"accuracy as a classifier: {is_right.mean():.4f} "
+            f"({is_right.sum()} of 20)",
+        )
+
+    def test_evaluate_with_importance_samples(self):
+        lines, _, _ = self.evaluate(
+            "--importance_samples", 2, "--batch_size", 8
+        )
+        values = [float(line.split()[-5]) for line in lines[1:5]]
+        self.assertLess(values[1], values[0])
+        self.assertLess(values[3], values[2])
+
+    def test_evaluate_on_other_classes(self):
+        dataset = dataclasses.replace(
+            digits(), class_names=("a",), test_labels=np.zeros(360, np.int32)
+        )
+        with mock.patch.object(data, "load", return_value=dataset):
+            result = call("evaluate", self.path)
+        self.assert_usage_error(
+            result, "the classes of digits are a, those", "cat, dog, old cow"
+        )
+
+    @parameterized.parameters("dog", None)
+    def test_pictures(self, name):
+        """At the ends of a strip, on a surface and back from their latents."""
+        flags = ("--out", self.out) + (() if name is None else ("--label", name))
+        points = [self.loaded.log_prob_of_classes(self.images, 0)]
+        given = points[0]
+        label = [
+            1 if name else (part.sum(axis=0) + self.loaded.log_prior).argmax()
+            for part in (given[:2], given)
+        ]
+        stdout = self.call("interpolate", *self.pictures[:2], *flags)
+        if name is None:
+            taken = small_models.CLASS_NAMES[label[0]]
+            self.assertStartsWith(stdout, f"taken for {taken}\n")
+        ends = self.model.encode(self.images[:2], label[0]).numpy()
+        strip = self.model.decode(latents.slerp(*ends, 8), label[0]).numpy()
+        self.assertAllEqual(strip[[0, -1]], self.images[:2])
+        self.assert_grid(strip, 8)
+
+        self.call("manifold", *self.pictures, "--size", 4, *flags)
+        corners = self.model.encode(self.images, label[1]).numpy()
+        surface = latents.manifold(corners, 4).reshape(-1, 2, 2, 4)
+        self.assert_grid(self.model.decode(surface, label[1]), 4)
+
+        stdout = self.call("reconstruct", *self.pictures, *flags)
+        self.assertIn("4 of 4 pictures came back exactly", stdout)
+
+    def test_class_that_is_not_there(self):
+        for line in ("sample M", "interpolate M a.png b.png"):
+            result = call(*line.split(), "--label", "bird")
+            self.assert_usage_error(
+                result, "--label: M has no class 'bird', but cat, dog, old cow"
+            )
+
+    def test_model_without_classes(self):
+        self.use(StubModel())
+        for line in ("sample M", "reconstruct M a.png"):
+            result = call(*line.split(), "--label", "dog")
+            self.assert_usage_error(result, "--label: M has no classes")
 
 
 class CommandsTest(CommandsTestCase, parameterized.TestCase):

@@ -48,7 +48,7 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_attributes(self):
         self.assertEqual(self.loaded.class_names, small_models.CLASS_NAMES)
-        self.assertAllClose(self.loaded.class_probs, [0.5, 0.2, 0.3])
+        self.assertAllClose(np.exp(self.loaded.log_prior), [0.5, 0.2, 0.3])
         plain = saved_model.SavedModel(small_models.saved())
         self.assertEqual(plain.class_names, ())
 
@@ -66,10 +66,13 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
             self.model.log_prob(images, 3),
             rtol=1e-5,
         )
-        joint = self.loaded.log_joint(images, 3)
-        self.assertEqual((joint.dtype, joint.shape), (np.float64, (5, 3)))
-        points = self.model.dequantize(images, 3)
-        self.assertAllClose(joint, self.model.log_joint(points), rtol=1e-5)
+        given = self.loaded.log_prob_of_classes(images, 3)
+        self.assertEqual((given.dtype, given.shape), (np.float64, (5, 3)))
+        self.assertAllClose(
+            given + self.loaded.log_prior,
+            self.model.log_joint(self.model.dequantize(images, 3)),
+            rtol=1e-5,
+        )
 
     def test_latents(self):
         latents = self.loaded.encode(self.images, self.labels)

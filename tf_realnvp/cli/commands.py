@@ -22,6 +22,11 @@ from tf_realnvp.errors import (
 
 
 _png = arguments.file(".png")
+_OF_ALL_PICTURES = (
+    "class that the pictures are taken for, of a model that has classes "
+    "(default: the likeliest one of all together)"
+)
+_EACH_OF_ALL = 8  # Images of a class, where there are some of all.
 
 
 def add_commands(subparsers: "argparse._SubParsersAction") -> None:
@@ -66,7 +71,14 @@ def _add_sample(add):
         "realnvp_digits --n 36 --temperature 0.8 --seed 1 --out grid.png",
         "draw new images",
     )
-    _add_number(command, "n", WholeNumber(1), 36, "number of images")
+    _add_number(
+        command,
+        "n",
+        WholeNumber(1),
+        None,
+        "number of images, with --label all of each class (default: 36, with "
+        "--label all 8)",
+    )
     _add_number(
         command,
         "temperature",
@@ -74,6 +86,11 @@ def _add_sample(add):
         1.0,
         "factor on the standard deviation of the latents; below 1 images "
         "are less varied",
+    )
+    _add_label(
+        command,
+        "class of the images, of a model that has classes; all: a row of each "
+        "(default: drawn for each image)",
     )
     _add_seed(command, None, "of the images")
     _add_out(
@@ -96,7 +113,9 @@ The density of an image with noise added gives a bound: on average over the
 noise, the true bits/dim are at most what is printed. The mean of the density
 itself over several draws gives a tighter one (arXiv:1509.00519), in
 expectation the lower the more draws there are. Beside each figure stands its
-standard error, which comes from the choice of the test images.""",
+standard error, which comes from the choice of the test images. A model with
+classes is measured given the label of each image, as the mixture of all
+classes, and as a classifier.""",
     )
     command.add_argument(
         "--dataset",
@@ -141,6 +160,7 @@ Draws a strip of images whose latents lie on the arc between those of the two
 pictures (spherical interpolation), which are at its ends.""",
     )
     _add_pictures(command, 2)
+    _add_label(command, _OF_ALL_PICTURES)
     _add_number(
         command,
         "steps",
@@ -169,6 +189,7 @@ the pictures themselves are among the images: the first at the top left, the
 second in its row, the third in its column, the fourth below the second.""",
     )
     _add_pictures(command, 4)
+    _add_label(command, _OF_ALL_PICTURES)
     _add_number(
         command, "size", WholeNumber(2), 8, "rows and columns of the grid"
     )
@@ -187,6 +208,11 @@ latents, which is the same; and what comes back when those that the model
 factors out half-way are drawn anew. The latter shows what the others hold.""",
     )
     _add_pictures(command, "+")
+    _add_label(
+        command,
+        "class of the pictures, of a model that has classes (default: the "
+        "likeliest of each)",
+    )
     _add_number(
         command, "draws", WholeNumber(1), 6, "number of draws for each picture"
     )
@@ -222,6 +248,10 @@ def _add_number(command, name, allowed, default, text):
         metavar="N" if isinstance(allowed, WholeNumber) else "X",
         help=text if default is None else f"{text} (default: {default:g})",
     )
+
+
+def _add_label(command, text):
+    command.add_argument("--label", metavar="NAME", help=text)
 
 
 def _add_seed(command, default, of_what):
@@ -299,6 +329,25 @@ def _write_grid(flags, model, images, columns=None):
     print(flags.out)
 
 
+def _find_label(flags, model):
+    """Returns the label that `--label` names; `None` if there is no such flag.
+
+    Raises:
+      UsageError: If the model has no such class.
+    """
+    if flags.label is None:
+        return None
+    of = printable(flags.model)
+    if not model.class_names:
+        raise UsageError(f"argument --label: {of} has no classes")
+    if flags.label not in model.class_names:
+        names = printable(", ".join(model.class_names))
+        raise UsageError(
+            f"argument --label: {of} has no class {flags.label!r}, but {names}"
+        )
+    return model.class_names.index(flags.label)
+
+
 def _sample(flags, model):
     import numpy as np
 
@@ -307,10 +356,21 @@ def _sample(flags, model):
     seed = flags.seed
     if seed is None:
         seed = random.SystemRandom().randrange(2**32)
-    print(f"{flags.n:,} images, temperature {flags.temperature}, seed {seed}")
-    batches = model.sample(flags.n, flags.temperature, seed)
+    classes, columns = "", None
+    names = model.class_names
+    if flags.label == "all" and names and "all" not in names:
+        columns = flags.n or _EACH_OF_ALL
+        label = np.repeat(np.arange(len(names)), columns)
+        n = len(label)
+        classes = f" of {printable(', '.join(names))}"
+    else:
+        n, label = flags.n or 36, _find_label(flags, model)
+        if label is not None:
+            classes = f" of {printable(flags.label)}"
+    print(f"{n:,} images{classes}, temperature {flags.temperature}, seed {seed}")
+    batches = model.sample(n, flags.temperature, seed, label)
     if not arguments.is_folder(flags.out):
-        _write_grid(flags, model, np.concatenate(list(batches)))
+        _write_grid(flags, model, np.concatenate(list(batches)), columns)
         return
     folder = pathlib.Path(flags.out)
     for index, image in enumerate(itertools.chain.from_iterable(batches)):
@@ -335,33 +395,70 @@ def _evaluate(flags, model):
     streams = itertools.count()
     # Of every image: the bound from single draws, and that from all of them.
     single, joint = np.zeros(0), np.zeros(0)
+    # The same given the label, and whether that is the likeliest.
+    given: list[np.ndarray] = []
+    is_right: list[np.ndarray] = []
     with (
         dataset.naming_damage(),
         Progress("test", num_batches) as display,
     ):
-        for images in batches:
+        for batch in batches:
+            images, labels = batch if model.class_names else (batch, None)
             images = images[: num_images - len(single)]
-            log_probs = np.stack(
-                [
-                    model.log_prob(
-                        images,
-                        saved_model.stream(flags.seed, next(streams)),
-                    )
-                    for _ in range(num_draws)
-                ]
-            )
+            seeds = [
+                saved_model.stream(flags.seed, next(streams))
+                for _ in range(num_draws)
+            ]
+            if labels is None:
+                log_probs = np.stack(
+                    [model.log_prob(images, seed) for seed in seeds]
+                )
+            else:
+                of_classes = np.stack(
+                    [model.log_prob_of_classes(images, seed) for seed in seeds]
+                )
+                labels = labels.numpy()[: len(images)]
+                given.append(of_classes[:, range(len(labels)), labels])
+                together = of_classes + model.log_prior
+                log_probs = np.logaddexp.reduce(together, axis=-1)
+                likeliest = saved_model.importance_bound(together)
+                is_right.append(likeliest.argmax(axis=-1) == labels)
             single = np.append(single, np.mean(log_probs, axis=0))
             joint = np.append(joint, saved_model.importance_bound(log_probs))
             display.update(1, len(images), np.mean(_bits(model, joint)))
 
     title = "1 test image" if num_images == 1 else f"{num_images:,} test images"
+    classes = ""
+    if model.class_names:
+        classes = f", {len(model.class_names):,} classes"
     print(
-        f"{title} of {dataset.name}, {describe_levels(model.num_colors)}, "
-        f"seed {flags.seed}"
+        f"{title} of {dataset.name}, {describe_levels(model.num_colors)}"
+        f"{classes}, seed {flags.seed}"
     )
-    print(f"1 draw of noise: {_summary(_bits(model, single))}")
-    if num_draws > 1:
-        print(f"{num_draws} draws of noise: {_summary(_bits(model, joint))}")
+
+    def show(single, joint, what=""):
+        print(f"1 draw of noise{what}: {_summary(_bits(model, single))}")
+        if num_draws > 1:
+            print(
+                f"{num_draws} draws of noise{what}: "
+                f"{_summary(_bits(model, joint))}"
+            )
+
+    if not model.class_names:
+        show(single, joint)
+        return
+    draws = np.concatenate(given, axis=1)
+    show(
+        np.mean(draws, axis=0),
+        saved_model.importance_bound(draws),
+        ", given the label",
+    )
+    show(single, joint, ", mixture of the classes")
+    right = np.concatenate(is_right)
+    print(
+        f"accuracy as a classifier: {right.mean():.4f} ({right.sum():,} of "
+        f"{len(right):,})"
+    )
 
 
 def _load_dataset(flags, model):
@@ -378,7 +475,8 @@ def _load_dataset(flags, model):
         )
     height, width, _ = model.image_shape
     image_size = height if height == width else None
-    dataset = data.load(name, flags.data_dir, image_size)
+    labels = {"labels": True} if model.class_names else {}
+    dataset = data.load(name, flags.data_dir, image_size, **labels)
     num_bits = checks.bits_of_levels(model.num_colors)
     if dataset.num_colors == 256 and num_bits is not None:
         dataset = dataset.keep_bits(num_bits)  # As `--num_bits` in training.
@@ -390,6 +488,17 @@ def _load_dataset(flags, model):
         raise UsageError(
             f"argument --dataset: the images of {printable(dataset.name)} are "
             f"{theirs}, those of {printable(flags.model)} {own}"
+        )
+    if dataset.class_names != model.class_names:
+        theirs, own = (
+            ", ".join(names)
+            for names in (dataset.class_names, model.class_names)
+        )
+        raise UsageError(
+            printable(
+                f"argument --dataset: the classes of {dataset.name} are "
+                f"{theirs}, those of {flags.model} {own}"
+            )
         )
     return dataset
 
@@ -408,20 +517,62 @@ def _summary(bits):
     return f"{mean}, standard error {error:.4f}"
 
 
+def _encode(flags, model, images, together):
+    """Returns latents of images, and the labels that they are of.
+
+    Args:
+      flags: The flags, of which `--label` tells the class.
+      model: The model.
+      images: The images.
+      together: Whether, without that flag, all get the label that is the
+        likeliest of them together, rather than each its own.
+
+    Returns:
+      The latents, and the labels `[n]`; `None` if the model has no classes.
+    """
+    import numpy as np
+
+    label = _find_label(flags, model)
+    if not model.class_names:
+        return model.encode(images), None
+    if label is None:
+        of_classes = model.log_prob_of_classes(images, 0)
+        if together:
+            of_classes = of_classes.sum(axis=0, keepdims=True)
+        label = (of_classes + model.log_prior).argmax(axis=-1)
+        names = printable(", ".join(model.class_names[k] for k in label))
+        print(f"taken for {names}")
+    labels = np.broadcast_to(label, [len(images)])
+    return model.encode(images, labels), labels
+
+
+def _repeat(labels, count):
+    """Returns each of some labels so often; `None` if there are none."""
+    import numpy as np
+
+    return None if labels is None else np.repeat(labels, count)
+
+
 def _interpolate(flags, model):
     from tf_realnvp import latents
 
-    start, end = model.encode(_read_pictures(flags, model))
-    images = model.decode(latents.slerp(start, end, flags.steps))
+    images = _read_pictures(flags, model)
+    (start, end), labels = _encode(flags, model, images, together=True)
+    points = latents.slerp(start, end, flags.steps)
+    label = None if labels is None else labels[:1]
+    images = model.decode(points, _repeat(label, flags.steps))
     _write_grid(flags, model, images, columns=flags.steps)
 
 
 def _manifold(flags, model):
     from tf_realnvp import latents
 
-    corners = model.encode(_read_pictures(flags, model))
+    images = _read_pictures(flags, model)
+    corners, labels = _encode(flags, model, images, together=True)
     points = latents.manifold(corners, flags.size)
-    images = model.decode(points.reshape(-1, *points.shape[2:]))
+    points = points.reshape(-1, *points.shape[2:])
+    label = None if labels is None else labels[:1]
+    images = model.decode(points, _repeat(label, len(points)))
     _write_grid(flags, model, images, columns=flags.size)
 
 
@@ -431,10 +582,12 @@ def _reconstruct(flags, model):
     from tf_realnvp import latents
 
     images = _read_pictures(flags, model)
-    kept = model.encode(images)
+    kept, labels = _encode(flags, model, images, together=False)
     drawn = latents.redraw_factored_out(kept, flags.draws, flags.seed)
     points = np.concatenate([kept[:, np.newaxis], drawn], axis=1)
-    decoded = model.decode(points.reshape(-1, *kept.shape[1:]))
+    decoded = model.decode(
+        points.reshape(-1, *kept.shape[1:]), _repeat(labels, points.shape[1])
+    )
     decoded = decoded.reshape(*points.shape[:2], *model.image_shape)
     exact = np.sum(np.all(decoded[:, 0] == images, axis=(1, 2, 3)))
     print(f"{exact} of {len(images)} pictures came back exactly")

@@ -24,7 +24,7 @@ class SavedModel:
       dataset: The data set that it was trained on, as `data.load` finds it, or
         `None` if its metadata do not tell.
       class_names: Names of its classes; empty if it has none.
-      class_probs: Their probabilities, `[len(class_names)]`.
+      log_prior: Logarithms of their probabilities, `[len(class_names)]`.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -46,7 +46,8 @@ class SavedModel:
         )
         self.dataset = content.source
         self.class_names = content.class_names
-        self.class_probs = np.array(content.class_probs)
+        with np.errstate(divide="ignore"):  # A class may have no chance.
+            self.log_prior = np.log(np.array(content.class_probs))
         runtime.configure()
         import tensorflow as tf
 
@@ -156,28 +157,28 @@ class SavedModel:
           their mixture.
         """
         if self.class_names:
-            return np.logaddexp.reduce(self.log_joint(images, seed), axis=1)
+            given = self.log_prob_of_classes(images, seed)
+            return np.logaddexp.reduce(given + self.log_prior, axis=1)
         return self._run_log_prob(images, seed)
 
-    def log_joint(self, images: np.ndarray, seed: int) -> np.ndarray:
-        """Returns the log-probability of images together with each class.
+    def log_prob_of_classes(self, images: np.ndarray, seed: int) -> np.ndarray:
+        """Returns what `log_prob` does, given each of the classes.
 
-        For a model with classes. Less the logarithm of `class_probs` it is that
-        of the images given the class.
+        For a model with classes.
 
         Args:
           images: As for `log_prob`.
           seed: As for `log_prob`; the noise is the same for all classes.
 
         Returns:
-          Float64 `[n, len(class_names)]`, nats.
+          Float64 `[n, len(class_names)]`, nats. With `log_prior` added it is
+          the log-probability of images and classes together.
         """
         given = [
             self._run_log_prob(images, seed, np.full(len(images), label))
             for label in range(len(self.class_names))
         ]
-        with np.errstate(divide="ignore"):  # A class may have no chance.
-            return np.stack(given, axis=1) + np.log(self.class_probs)
+        return np.stack(given, axis=1)
 
     def _run_log_prob(self, images, seed, *label):
         import tensorflow as tf
