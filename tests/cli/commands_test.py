@@ -25,6 +25,7 @@ from tf_realnvp.errors import DataError
 from tf_realnvp.serving import saved_model
 
 NUM_COLORS = small_models.NUM_COLORS
+DIRECTION = "direction M --with a --without b"
 # Command lines, and what the message names.
 BAD_LINES = (
     *((c, "MODEL") for c in "sample evaluate interpolate score".split()),
@@ -45,6 +46,9 @@ BAD_LINES = (
             ("reconstruct M a", "draws", "-1 0 x"),
             ("reconstruct M a", "seed", "-1 x"),
             ("reconstruct M a", "out", "grid"),
+            (f"{DIRECTION} --apply a", "steps", "-1 0 1 x"),
+            (f"{DIRECTION} --apply a", "seed", "-1 x"),
+            (f"{DIRECTION} --apply a", "out", "grid"),
             ("score M a", "seed", "-1 x"),
             ("score M a", "out", "scores scores.png"),
         )
@@ -56,6 +60,10 @@ BAD_LINES = (
     ("manifold M a.png b.png c.png", "PICTURE"),
     ("manifold M a b c d e.png", "e.png"),
     ("reconstruct M", "PICTURE"),
+    (DIRECTION, "--apply"),
+    ("direction M --apply a", "--with"),
+    (f"{DIRECTION} --apply a --strength 1", "--strength"),
+    (f"{DIRECTION} --apply a --strength nan 1", "--strength: 'nan'"),
     ("score M", "DIR"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),
@@ -128,6 +136,7 @@ class FlagsTest(CommandsTestCase):
             "interpolate . a b",
             "manifold . a b c d",
             "reconstruct . a",
+            "direction . --with a --without b --apply c",
             "score . a",
         ):
             with self.subTest(line):
@@ -403,6 +412,71 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         # A row: the picture, the same from all of its latents, and the draws.
         rows = np.stack([images, images, decoded[::2], decoded[1::2]], axis=1)
         self.assert_grid(rows.reshape(12, 4, 4, 1), columns=4)
+
+    def folders(self, num_images, *signs):
+        """Writes folders of images whose latents differ by `signs`."""
+        rng = np.random.default_rng(0)
+        names = []
+        for index, sign in enumerate(signs):
+            names.append(self.folder / f"side_{index}")
+            names[-1].mkdir()
+            shape = (num_images, *small_models.LATENT_SHAPE)
+            points = 0.3 * (rng.normal(size=shape) + sign)
+            images = self.model.decode(points.astype(np.float32)).numpy()
+            for number, image in enumerate(images):
+                pictures.write(names[-1] / f"{number}.png", image, NUM_COLORS)
+        return names
+
+    def direction(self, *folders_and_flags):
+        present, absent, *flags = folders_and_flags
+        return call(
+            *("direction", self.path, "--with", present, "--without", absent),
+            *("--apply", self.pictures[0], "--out", self.out, *flags),
+        )
+
+    def test_direction(self):
+        present, absent = self.folders(20, 1.0, -1.0)
+        (absent / "notes.txt").write_text("words")
+        code, stdout, stderr = self.direction(
+            *(present, absent, "--strength", -0.5, 1, "--steps", 4)
+        )
+        self.assertEqual(code, 0)
+        self.assertIn("notes.txt", stderr)
+        auroc, *counts = re.findall(r"\d[\d.]*", stdout.replace("0.5", ""))[:3]
+        self.assertGreater(float(auroc), 0.9)
+        self.assertEqual(counts, ["4", "4"])
+        means = [
+            np.mean(
+                [
+                    self.model.encode(
+                        pictures.read(path, (4, 4, 1), NUM_COLORS)[None]
+                    )[0]
+                    for path in folder.glob("*.png")
+                ],
+                axis=0,
+            )
+            for folder in (present, absent)
+        ]
+        (start,) = self.model.encode(self.images[:1]).numpy()
+        moved = [start + s * (means[0] - means[1]) for s in (-0.5, 0, 0.5, 1)]
+        images = self.model.decode(np.stack(moved).astype(np.float32)).numpy()
+        self.assertAllEqual(images[1], self.images[0])
+        self.assert_grid(images, columns=4)
+
+    def test_direction_that_means_nothing(self):
+        _, stdout, _ = self.direction(*self.folders(100, 0.0, 0.0))
+        auroc = float(re.search(r"AUROC ([\d.]+)", stdout)[1])
+        self.assertBetween(auroc, 0.3, 0.7)
+
+    def test_bad_directions(self):
+        present, absent = self.folders(2, 1.0, -1.0)
+        result = self.direction(present, absent, "--strength", 0, "3e38")
+        self.assert_usage_error(result, "--strength", "cannot be decoded")
+        (absent / "0.png").unlink()
+        result = self.direction(present, absent)
+        self.assert_usage_error(result, str(absent), "two pictures", "1 of")
+        self.assert_usage_error(self.direction(present, "none"), "none")
+        self.assertFalse(self.out.exists())
 
     def score(self, folder, *argv):
         """Scores a folder; returns standard output and error, and the rows."""

@@ -9,7 +9,7 @@ import random
 import sys
 
 from tf_realnvp import checks
-from tf_realnvp.checks import RealNumber, WholeNumber
+from tf_realnvp.checks import FLOAT32_MAX, RealNumber, WholeNumber
 from tf_realnvp.cli import arguments
 from tf_realnvp.errors import (
     PictureError,
@@ -56,6 +56,7 @@ def add_commands(subparsers: "argparse._SubParsersAction") -> None:
     _add_interpolate(add)
     _add_manifold(add)
     _add_reconstruct(add)
+    _add_direction(add)
     _add_score(add)
 
 
@@ -192,6 +193,41 @@ factors out half-way are drawn anew. The latter shows what the others hold.""",
     )
     _add_seed(command, 0, "of the draws")
     _add_out(command, "reconstructions.png", "PNG file for the grid", _png)
+
+
+def _add_direction(add):
+    command = add(
+        _direction,
+        "direction",
+        "realnvp_faces --with smiling/ --without serious/ --apply face.jpg",
+        "move a picture along what two folders of pictures differ in",
+        """
+The direction is the difference of the mean latents of the two folders. Draws a
+strip of the picture moved by some strengths: 1 is from one mean to the other, 0
+is the picture. How well the direction tells pictures apart that had no part in
+it is printed, so that one knows whether it means anything.""",
+    )
+    for flag, text in (
+        ("with", "pictures that have something"),
+        ("without", "pictures that have it not"),
+    ):
+        command.add_argument(
+            f"--{flag}", required=True, metavar="DIR", help=f"folder of {text}"
+        )
+    command.add_argument(
+        "--apply", required=True, metavar="PICTURE", help="PNG or JPEG file"
+    )
+    command.add_argument(
+        "--strength",
+        nargs=2,
+        type=arguments.number(RealNumber(low=-FLOAT32_MAX)),
+        default=(-2.0, 2.0),
+        metavar=("FROM", "TO"),
+        help="range of the strengths (default: -2 2)",
+    )
+    _add_number(command, "steps", WholeNumber(2), 9, "number of images")
+    _add_seed(command, 0, "of the choice of pictures that are set apart")
+    _add_out(command, "direction.png", "PNG file for the strip", _png)
 
 
 def _add_score(add):
@@ -445,6 +481,63 @@ def _reconstruct(flags, model):
         rows.reshape(-1, *model.image_shape),
         columns=rows.shape[1],
     )
+
+
+def _direction(flags, model):
+    import numpy as np
+    import tensorflow as tf
+
+    from tf_realnvp import latents, pictures
+
+    start = pictures.read(flags.apply, model.image_shape, model.num_colors)
+    (start,) = model.encode(start[None])
+    rng = np.random.default_rng(flags.seed)
+    sides = [
+        rng.permutation(model.encode(_read_folder(folder, model)))
+        for folder in (vars(flags)["with"], flags.without)
+    ]
+    # A fifth is set apart.
+    apart = [side[: max(1, len(side) // 5)] for side in sides]
+    rest = [side[len(some) :] for side, some in zip(sides, apart, strict=True)]
+    auroc = latents.separation(latents.direction(*rest), *apart)
+    lowest, highest = flags.strength
+    strengths = np.linspace(lowest, highest, flags.steps)
+    moved = start + np.multiply.outer(strengths, latents.direction(*sides))
+    try:
+        with np.errstate(over="ignore"):
+            images = model.decode(moved.astype(np.float32))
+    except tf.errors.InvalidArgumentError as error:
+        raise UsageError(
+            "argument --strength: moved so far, pictures cannot be decoded: "
+            "give a smaller range"
+        ) from error
+    print(
+        f"AUROC {auroc:.3f} (chance: 0.5) on pictures that had no part in the "
+        f"direction: {len(apart[0]):,} with it, {len(apart[1]):,} without"
+    )
+    _write_grid(flags, model, images, columns=flags.steps)
+
+
+def _read_folder(folder, model):
+    """Returns the pictures of a folder as images, and names the others."""
+    import numpy as np
+
+    from tf_realnvp import pictures
+
+    images = []
+    for path in _list_files(folder):
+        try:
+            images.append(
+                pictures.read(path, model.image_shape, model.num_colors)
+            )
+        except PictureError as error:
+            print(error, file=sys.stderr)
+    if len(images) < 2:
+        raise UsageError(
+            f"{printable(folder)} must have two pictures at least, and "
+            f"{len(images)} of its files can be read"
+        )
+    return np.stack(images)
 
 
 def _score(flags, model):
