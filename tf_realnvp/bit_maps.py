@@ -19,7 +19,7 @@ from tensorflow_probability import distributions as tfd
 from tf_realnvp.bijectors import AffineCoupling, FactorOut
 from tf_realnvp.model import RealNVP
 
-# What a cost comes from, in the order of `costs`.
+# What costs come from, in the order of `costs`.
 KINDS = ("log_det", "latents")
 
 
@@ -31,7 +31,7 @@ def costs(model: RealNVP, points: tf.Tensor) -> tf.Tensor:
       points: Dequantized images, float32 `[n, H, W, C]`, `n` at least 1.
 
     Returns:
-      Float32 `[n, S, 2, H, W]`, nats, for `S` scales. `[:, s, 0]` are the
+      Float32 `[n, S, 2, H, W]`, nats, the two as in `KINDS`, for `S` scales. `[:, s, 0]` are the
       negative log-scales of scale `s`, and for `s = 0` of dequantization and
       logit as well; `[:, s, 1]` is the negative log-density of the latents that
       leave the flow at scale `s`. The sum over all axes but the first is
@@ -53,6 +53,26 @@ def costs(model: RealNVP, points: tf.Tensor) -> tf.Tensor:
         ],
         axis=1,
     )
+
+
+def smooth(maps: np.ndarray) -> np.ndarray:
+    """Smoothes maps over the nearest pixels, for people to look at.
+
+    A coupling with a checkerboard mask changes every second pixel, and its cost
+    is there alone. The binomial filter (1, 2, 1) / 4 along both axes takes away
+    just such a checkerboard, and keeps the sum.
+
+    Args:
+      maps: `[n, H, W]`.
+
+    Returns:
+      The same shape, float64.
+    """
+    maps = np.asarray(maps, np.float64)
+    padded = np.pad(maps, [(0, 0), (1, 1), (1, 1)], mode="symmetric")
+    rows = padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]
+    sums = rows[..., :-2] + 2.0 * rows[..., 1:-1] + rows[..., 2:]
+    return sums / 16.0
 
 
 class _Part(NamedTuple):
