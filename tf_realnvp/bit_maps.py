@@ -1,11 +1,11 @@
 """Bit maps: what each position of an image costs the model, in bits.
 
-The log-density of an image is a sum, and each term of it arises at a place: the
-log-det of an elementwise bijector and the log-scales of the couplings at single
-components, the base density at single latents. What arises at the resolution of
-the image belongs to the pixel where it arises. What arises at a coarser scale is
-spread evenly over the pixels that a point of its grid covers. So the sum of a
-map is the code length of the image.
+The log-density of an image is a sum, and each term of it arises at a place:
+the log-det of an elementwise bijector and the log-scales of the couplings at
+single components, the base density at single latents. What arises at the
+resolution of the image belongs to the pixel where it arises. What arises at a
+coarser scale is spread evenly over the pixels that a point of its grid covers.
+So the sum of a map is the code length of the image.
 """
 
 from collections.abc import Iterator
@@ -31,10 +31,10 @@ def costs(model: RealNVP, points: tf.Tensor) -> tf.Tensor:
       points: Dequantized images, float32 `[n, H, W, C]`, `n` at least 1.
 
     Returns:
-      Float32 `[n, S, 2, H, W]`, nats, the two as in `KINDS`, for `S` scales. `[:, s, 0]` are the
-      negative log-scales of scale `s`, and for `s = 0` of dequantization and
-      logit as well; `[:, s, 1]` is the negative log-density of the latents that
-      leave the flow at scale `s`. The sum over all axes but the first is
+      Float32 `[n, S, 2, H, W]`, nats, for `S` scales and both of `KINDS`.
+      `[:, s, 0]` are the negative log-scales of scale `s`, and for `s = 0` of
+      the logit as well; `[:, s, 1]` is the negative log-density of the latents
+      that leave the flow at scale `s`. The sum over all axes but the first is
       `-log_density(points)`.
 
     Raises:
@@ -73,6 +73,22 @@ def smooth(maps: np.ndarray) -> np.ndarray:
     rows = padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]
     sums = rows[..., :-2] + 2.0 * rows[..., 1:-1] + rows[..., 2:]
     return sums / 16.0
+
+
+def standardise(maps: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Returns by how many standard deviations maps differ from usual ones.
+
+    Args:
+      maps: `[n, H, W]`, bits.
+      usual: Maps of normal images, `[m, H, W]`, smoothed if `maps` are.
+
+    Returns:
+      `[n, H, W]`. Where the usual costs hardly differ, a hundredth of their
+      mean deviation is taken for theirs.
+    """
+    deviation = usual.std(axis=0)
+    floor = max(0.01 * float(deviation.mean()), 1e-9)
+    return (maps - usual.mean(axis=0)) / np.maximum(deviation, floor)
 
 
 class _Part(NamedTuple):

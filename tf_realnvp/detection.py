@@ -16,6 +16,7 @@ detection.p_values(scores, score(measure(other_training_images)))
 
 import concurrent.futures
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -28,7 +29,6 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tf_realnvp import bit_maps
@@ -125,7 +125,7 @@ class Measurer:
         self,
         images: np.ndarray,
         seed: int = 0,
-        on_batch: Callable[[int], None] | None = None,
+        on_batch: Callable[[Measurements], None] | None = None,
     ) -> Measurements:
         """Measures images.
 
@@ -133,26 +133,38 @@ class Measurer:
           images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
           seed: Seed of the dequantization noise, of 64 bits, the same for each
             image: what is measured depends on that image alone.
-          on_batch: Is called with the number of images of each batch when it
-            is done.
+          on_batch: Is called with the measurements of each batch.
 
         Raises:
           ValueError: If the images are of another shape.
         """
-        num_scales = self._model.num_scales
-        cells = [min(_MAX_CELLS, s // 2) for s in self._model.image_shape[:2]]
-        log_probs = [np.zeros(0)]
-        costs = [np.zeros([0, num_scales, len(bit_maps.KINDS), *cells])]
-        for values in self._batches(images, seed):
-            log_probs.append(-values.sum(axis=(1, 2, 3, 4), dtype=np.float64))
-            costs.append(_sum_over_cells(values, cells))
+        model = self._model
+        cells = [min(_MAX_CELLS, size // 2) for size in model.image_shape[:2]]
+        shape = [0, model.num_scales, len(bit_maps.KINDS), *cells]
+        measured = [
+            Measurements(
+                np.zeros(0),
+                model.num_dims,
+                np.zeros(shape, np.float32),
+                np.zeros(0),
+            )
+        ]
+        for batch, costs in self._batches(images, seed):
+            measured.append(
+                Measurements(
+                    -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64),
+                    model.num_dims,
+                    _sum_over_cells(costs, cells),
+                    coded_bits(batch),
+                )
+            )
             if on_batch is not None:
-                on_batch(len(values))
+                on_batch(measured[-1])
         return Measurements(
-            np.concatenate(log_probs),
-            self._model.num_dims,
-            np.concatenate(costs).astype(np.float32),
-            coded_bits(images),
+            np.concatenate([each.log_prob for each in measured]),
+            model.num_dims,
+            np.concatenate([each.costs for each in measured]),
+            np.concatenate([each.coded_bits for each in measured]),
         )
 
     def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -167,21 +179,22 @@ class Measurer:
           length, `-log_prob / log(2)`.
         """
         maps = [np.zeros([0, *self._model.image_shape[:2]], np.float32)]
-        for values in self._batches(images, seed):
-            nats = values.sum(axis=(1, 2), dtype=np.float64)
+        for _, costs in self._batches(images, seed):
+            nats = costs.sum(axis=(1, 2), dtype=np.float64)
             maps.append((nats / math.log(2.0)).astype(np.float32))
         return np.concatenate(maps)
 
     def _batches(self, images, seed):
-        """Yields the costs of batches, finite, `[n, S, 2, H, W]`."""
+        """Yields batches, and their costs, finite, `[n, S, 2, H, W]`."""
         for start in range(0, len(images), self._batch_size):
-            values = self._costs(
-                images[start : start + self._batch_size],
-                tf.constant(seed, tf.int64),
-            ).numpy()
+            batch = images[start : start + self._batch_size]
+            costs = self._costs(batch, tf.constant(seed, tf.int64)).numpy()
             # What float32 does not hold is as unlikely as can be.
-            yield np.nan_to_num(
-                values, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
+            yield (
+                batch,
+                np.nan_to_num(
+                    costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
+                ),
             )
 
 
@@ -210,12 +223,14 @@ def coded_bits(images: np.ndarray) -> np.ndarray:
             image = image.transpose(0, 2, 1).reshape(len(image), -1)
         picture = Image.fromarray(image)
         lengths = []
-        for options in (
-            {"format": "PNG", "optimize": True},
-            {"format": "WEBP", "lossless": True, "quality": 100},
+        for save in (
+            functools.partial(picture.save, format="PNG", optimize=True),
+            functools.partial(
+                picture.save, format="WEBP", lossless=True, quality=100
+            ),
         ):
             with io.BytesIO() as file:
-                picture.save(file, **options)
+                save(file)
                 lengths.append(file.tell())
         return 8.0 * min(lengths)
 

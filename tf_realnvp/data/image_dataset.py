@@ -224,7 +224,9 @@ class ImageDataset:
         """
         is_train = split == "train"
         stored = self.train if is_train else self.test
-        is_chosen = np.zeros(self.num_train if is_train else self.num_test, bool)
+        is_chosen = np.zeros(
+            self.num_train if is_train else self.num_test, bool
+        )
         is_chosen[list(numbers)] = True
         batches = self._batches(choose(stored, is_chosen), None, _TAKEN_AT_ONCE)
         with self.naming_damage():

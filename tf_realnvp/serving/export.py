@@ -46,11 +46,12 @@ def save(
 
     They take Python's numbers, lists and arrays, and tensors: `n` int64 or
     int32, `temperature` float32 or float64, `seed` and `seeds` int64, `images`
-    int64 or `uint8`, `latents` float32 or float64. Anything else is a `ValueError` that
-    lists what was given and what can be, or an `OverflowError` if it needs more
-    than 64 bits. Shapes and values that are wrong are a
-    `tf.errors.InvalidArgumentError`, with the messages of `RealNVP`. A Python
-    `seed` from 2**63 on is one without sign, and the same as `seed - 2**64`.
+    int64 or `uint8`, `latents` float32 or float64. Anything else is a
+    `ValueError` that lists what was given and what can be, or an
+    `OverflowError` if it needs more than 64 bits. Shapes and values that are
+    wrong are a `tf.errors.InvalidArgumentError`, with the messages of
+    `RealNVP`. A Python `seed` from 2**63 on is one without sign, and the same
+    as `seed - 2**64`.
 
     Without a `seed` images and noise are fresh in every call and every process:
     neither the seed of the process that saves nor that of the one that loads

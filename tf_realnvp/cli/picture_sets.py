@@ -1,0 +1,205 @@
+"""The pictures that a flag of `detect` or `score` means."""
+
+import argparse
+import os
+import pathlib
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from tf_realnvp.errors import PictureError, UsageError, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tf_realnvp.serving.metadata import Metadata
+
+
+class PictureSet(NamedTuple):
+    """Some pictures, as images of a model.
+
+    Attributes:
+      title: What they are, for people.
+      names: Of each, a path in its folder or a number.
+      images: `uint8` `[n, H, W, C]`.
+    """
+
+    title: str
+    names: list[str]
+    images: "np.ndarray"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def load(
+    flags: argparse.Namespace,
+    flag: str,
+    metadata: "Metadata",
+    split: str,
+    minimum: int,
+) -> PictureSet:
+    """Loads the pictures that a flag means.
+
+    A folder, or a file of NumPy, is taken whole, and a named data set the
+    images of one split. So is whatever the model was trained on: the images
+    that it has not seen must not be mixed with those that it has.
+
+    Args:
+      flags: Of the command: `model`, `data_dir`, `max_images`, `seed`.
+      flag: Name of the flag. Where it is not given, the data set is what the
+        model was trained on.
+      metadata: Those of the model.
+      split: "train" or "test".
+      minimum: The fewest pictures that will do.
+
+    Returns:
+      At most `max_images` of them, drawn by the seed.
+
+    Raises:
+      UsageError: If they cannot be had, or are too few.
+    """
+    from tf_realnvp import data
+    from tf_realnvp.data import arrays
+
+    name = getattr(flags, flag) or metadata.source
+    if name is None:
+        raise UsageError(
+            f"argument --{flag}: name some, for {printable(flags.model)} does "
+            "not tell what it was trained on"
+        )
+    is_own = same(name, metadata.source)
+    is_folder = data.is_folder(name) and not is_dataset(name)
+    if is_folder and not is_own:
+        result = _from_folder(flags, flag, name, metadata)
+    else:
+        is_whole = arrays.is_file(name) and not is_own
+        result = _from_dataset(flags, flag, name, metadata, split, is_whole)
+    if len(result) < minimum:
+        found = f"there are {len(result)} {result.title}"
+        raise UsageError(
+            f"argument --{flag}: {found}, and at least {minimum} are needed"
+        )
+    return result
+
+
+def same(name: str, other: str | None) -> bool:
+    """Returns whether two names are those of one data set.
+
+    Args:
+      name: As `data.load` takes it.
+      other: Likewise, or `None`.
+    """
+    from tf_realnvp import data
+
+    if other is None:
+        return False
+    first, second = data.source(name), data.source(other)
+    both_known = is_dataset(first) and is_dataset(second)
+    return first == second or (both_known and first.lower() == second.lower())
+
+
+def is_dataset(name: str) -> bool:
+    """Returns whether `data.load` knows a name, whatever folders there are.
+
+    Args:
+      name: As `data.load` takes it.
+    """
+    from tf_realnvp import data
+
+    return name.lower() in (known.lower() for known in data.DATASETS)
+
+
+def _from_dataset(flags, flag, name, metadata, split, is_whole):
+    """Loads images of a data set; all are taken of one that is whole."""
+    import numpy as np
+
+    from tf_realnvp import data
+    from tf_realnvp.data.image_dataset import describe_skipped
+    from tf_realnvp.serving.metadata import describe_images
+
+    height, width, _ = metadata.image_shape
+    dataset = data.load(
+        name, flags.data_dir, height if height == width else None
+    )
+    if dataset.skipped:
+        print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
+    theirs = describe_images(dataset.image_shape, dataset.num_colors)
+    own = describe_images(metadata.image_shape, metadata.num_colors)
+    if theirs != own:
+        raise UsageError(
+            f"argument --{flag}: the images of {printable(name)} are {theirs}, "
+            f"those of {printable(flags.model)} {own}"
+        )
+    counts = {"train": dataset.num_train, "test": dataset.num_test}
+    if not is_whole:
+        counts = {split: counts[split]}
+    chosen = _choose(flags, sum(counts.values()))
+    names, images, start = [], [], 0
+    for part, count in counts.items():
+        numbers = chosen[(chosen >= start) & (chosen < start + count)] - start
+        names += [f"{part} {number}" for number in numbers]
+        images.append(dataset.take(part, numbers))
+        start += count
+    kind = {"train": "training images", "test": "test images"}[split]
+    title = f"{'images' if is_whole else kind} of {printable(dataset.name)}"
+    return PictureSet(title, names, np.concatenate(images))
+
+
+def _from_folder(flags, flag, name, metadata):
+    """Reads the pictures of a folder, and of those inside."""
+    import numpy as np
+
+    from tf_realnvp.cli import arguments
+    from tf_realnvp.data import image_folder
+
+    arguments.check_channels(flags.model, metadata.image_shape[2])
+    root = pathlib.Path(name).expanduser()
+    try:
+        paths = image_folder.list_files(root)
+    except OSError as error:
+        raise UsageError(
+            f"argument --{flag}: cannot read the folder {printable(name)}: "
+            f"{error.strerror}"
+        ) from error
+    paths = [paths[number] for number in _choose(flags, len(paths))]
+    names, images = [], []
+    for path, image in read_all([root / path for path in paths], metadata):
+        names.append(os.path.relpath(path, root))
+        images.append(image)
+    shape = (0, *metadata.image_shape)
+    return PictureSet(
+        f"readable pictures in {printable(name)}",
+        names,
+        np.stack(images) if images else np.zeros(shape, np.uint8),
+    )
+
+
+def _choose(flags, count):
+    """Returns the numbers of those that are used of a set, in order."""
+    import numpy as np
+
+    number = min(count, flags.max_images)
+    rng = np.random.default_rng(flags.seed)
+    return np.sort(rng.choice(count, number, replace=False)) if count else []
+
+
+def read_all(paths, model):
+    """Reads pictures; names those that cannot be read, and leaves them out.
+
+    Args:
+      paths: Of the files.
+      model: Anything with the `image_shape` and `num_colors` of a model.
+
+    Yields:
+      The path of each picture, and the image `uint8` `[H, W, C]`.
+    """
+    from tf_realnvp import pictures
+
+    for path in paths:
+        try:
+            yield (
+                path,
+                pictures.read(path, model.image_shape, model.num_colors),
+            )
+        except PictureError as error:
+            print(error, file=sys.stderr)
