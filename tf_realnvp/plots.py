@@ -200,6 +200,7 @@ def save_bit_maps(
     label: str,
     num_colors: int = 256,
     limits: tuple[float, float] | None = None,
+    titles: Sequence[str] = (),
 ) -> None:
     """Draws images, and beside each its map, in one scale of colours.
 
@@ -210,6 +211,7 @@ def save_bit_maps(
       label: What the maps are of, with the unit.
       num_colors: Number of levels; the last one is shown as white.
       limits: Ends of the scale. Default: `map_limits` of these maps.
+      titles: What stands above each image. Default: nothing.
     """
     columns = 2 * min(4, len(images))
     rows = math.ceil(2 * len(images) / columns)
@@ -227,6 +229,8 @@ def save_bit_maps(
         shown = panels[2 * index + 1].imshow(
             values, cmap="inferno", vmin=low, vmax=high
         )
+    for title, axes in zip(titles, panels[::2], strict=False):
+        axes.set_title(title, fontsize=9, loc="left")
     if shown is not None:
         figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
     with files.replace_file(path) as new:

@@ -15,6 +15,7 @@ from tf_realnvp.errors import UsageError, printable
 
 _MIN_PICTURES = 20  # Half of a reference is what the methods are fitted to.
 _NUM_SHOWN = 12  # Pictures in a row of the grids.
+_NUM_MAPS = 8  # Of each set, in the picture of `detect`.
 _NUM_MAP_REFERENCES = 1000
 _SETS = """
 A data set D is a folder of pictures, all of which are used, those in folders
@@ -331,7 +332,7 @@ class _Unusual:
                 self._measure.maps(self._reference[:_NUM_MAP_REFERENCES], seed)
             )
             maps = bit_maps.standardise(maps, usual)
-            label = "standard deviations from the usual bits"
+            label = "standard deviations"
         limits = plots.map_limits(maps)
         for (path, image), values in zip(read, maps, strict=True):
             plots.save_bit_maps(
@@ -419,16 +420,20 @@ def _detect(flags):
 
 
 def _check_disjoint(flags, metadata):
-    """Refuses sets that would be taken whole, and be the same."""
-    for first, second in itertools.combinations(
-        ("fit", "normal", "unusual"), 2
-    ):
-        names = getattr(flags, first), getattr(flags, second)
-        if None in names or not picture_sets.same(*names):
+    """Refuses two sets that would be the same pictures."""
+    names = {
+        flag: getattr(flags, flag) or metadata.source
+        for flag in ("fit", "normal", "unusual")
+    }
+    for first, second in itertools.combinations(names, 2):
+        name, other = names[first], names[second]
+        if name is None or other is None:
             continue
-        # What the model was trained on has two parts, and so has a named set.
-        is_own = picture_sets.same(names[0], metadata.source)
-        if first != "fit" or not (is_own or picture_sets.is_dataset(names[0])):
+        # Those that are not taken whole have images of their own for `fit`.
+        are_parts = first == "fit" and not picture_sets.is_whole(
+            name, metadata.source
+        )
+        if picture_sets.same(name, other) and not are_parts:
             raise UsageError(
                 f"argument --{second}: these are the pictures of --{first}"
             )
@@ -500,13 +505,14 @@ def _write_results(flags, sets, scores, comparisons, measure, metadata):
     plots.save_histograms(
         folder / "histograms.png", scores, ("normal", "unusual")
     )
-    rows, images, maps = {}, [], []
+    rows, images, maps, titles = {}, [], [], []
     for index, (flag, pictures) in enumerate(both):
         order = np.argsort(scores[detection.DEFAULT][index], kind="stable")
         least, most = order[:_NUM_SHOWN], order[::-1][:_NUM_SHOWN]
         rows[f"{flag}: the least unusual"] = pictures.images[least]
         rows[f"{flag}: the most unusual"] = pictures.images[most]
-        images.append(pictures.images[most[: _NUM_SHOWN // 2]])
+        images.append(pictures.images[most[:_NUM_MAPS]])
+        titles += len(images[-1]) * [flag]
         maps.append(bit_maps.smooth(measure.maps(images[-1], flags.seed)))
     plots.save_rows(
         folder / "pictures.png",
@@ -520,4 +526,5 @@ def _write_results(flags, sets, scores, comparisons, measure, metadata):
         np.concatenate(maps),
         "bits",
         metadata.num_colors,
+        titles=titles,
     )

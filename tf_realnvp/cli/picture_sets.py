@@ -58,7 +58,6 @@ def load(
     Raises:
       UsageError: If they cannot be had, or are too few.
     """
-    from tf_realnvp import data
     from tf_realnvp.data import arrays
 
     name = getattr(flags, flag) or metadata.source
@@ -67,13 +66,10 @@ def load(
             f"argument --{flag}: name some, for {printable(flags.model)} does "
             "not tell what it was trained on"
         )
-    is_own = same(name, metadata.source)
-    is_folder = data.is_folder(name) and not is_dataset(name)
-    if is_folder and not is_own:
+    if is_whole(name, metadata.source) and not arrays.is_file(name):
         result = _from_folder(flags, flag, name, metadata)
     else:
-        is_whole = arrays.is_file(name) and not is_own
-        result = _from_dataset(flags, flag, name, metadata, split, is_whole)
+        result = _from_dataset(flags, flag, name, metadata, split)
     if len(result) < minimum:
         found = f"there are {len(result)} {result.title}"
         raise UsageError(
@@ -94,23 +90,33 @@ def same(name: str, other: str | None) -> bool:
     if other is None:
         return False
     first, second = data.source(name), data.source(other)
-    both_known = is_dataset(first) and is_dataset(second)
+    both_known = _is_known(first) and _is_known(second)
     return first == second or (both_known and first.lower() == second.lower())
 
 
-def is_dataset(name: str) -> bool:
-    """Returns whether `data.load` knows a name, whatever folders there are.
+def is_whole(name: str, source: str | None) -> bool:
+    """Returns whether all images of a data set are taken, of both splits.
 
     Args:
       name: As `data.load` takes it.
+      source: What the model was trained on, or `None`.
     """
+    from tf_realnvp import data
+    from tf_realnvp.data import arrays
+
+    is_local = data.is_folder(name) or arrays.is_file(name)
+    return is_local and not _is_known(name) and not same(name, source)
+
+
+def _is_known(name):
+    """Returns whether `data.load` knows a name, whatever folders there are."""
     from tf_realnvp import data
 
     return name.lower() in (known.lower() for known in data.DATASETS)
 
 
-def _from_dataset(flags, flag, name, metadata, split, is_whole):
-    """Loads images of a data set; all are taken of one that is whole."""
+def _from_dataset(flags, flag, name, metadata, split):
+    """Loads images of a data set, by what `data.load` makes of it."""
     import numpy as np
 
     from tf_realnvp import data
@@ -131,8 +137,10 @@ def _from_dataset(flags, flag, name, metadata, split, is_whole):
             f"those of {printable(flags.model)} {own}"
         )
     counts = {"train": dataset.num_train, "test": dataset.num_test}
-    if not is_whole:
+    kind = "images"
+    if not is_whole(name, metadata.source):
         counts = {split: counts[split]}
+        kind = {"train": "training images", "test": "test images"}[split]
     chosen = _choose(flags, sum(counts.values()))
     names, images, start = [], [], 0
     for part, count in counts.items():
@@ -140,8 +148,7 @@ def _from_dataset(flags, flag, name, metadata, split, is_whole):
         names += [f"{part} {number}" for number in numbers]
         images.append(dataset.take(part, numbers))
         start += count
-    kind = {"train": "training images", "test": "test images"}[split]
-    title = f"{'images' if is_whole else kind} of {printable(dataset.name)}"
+    title = f"{kind} of {printable(dataset.name)}"
     return PictureSet(title, names, np.concatenate(images))
 
 
