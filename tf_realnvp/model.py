@@ -339,6 +339,27 @@ class RealNVP(tf.Module):
         """
         return self.log_density(self.dequantize(images, seed))
 
+    def log_prob_each(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Returns what `log_prob` does, with a seed for each image.
+
+        What it gives for an image depends on that image and its seed, not on
+        those beside it: `log_prob(images[i : i + 1], seeds[i])`, to rounding.
+
+        Args:
+          images: As for `log_prob`.
+          seeds: Integers `[n]` of 64 bits with sign.
+
+        Returns:
+          Float32 `[n]`, nats for a whole image.
+
+        Raises:
+          TypeError: If `images` or `seeds` are not integers.
+          ValueError: If `images` or `seeds` are of another shape.
+          tf.errors.InvalidArgumentError: If a component or a seed is out of
+            range, or if a shape that only a run shows is wrong.
+        """
+        return self.log_density(self.dequantize_each(images, seeds))
+
     def log_density(self, points: tf.Tensor) -> tf.Tensor:
         """Returns the log-density of dequantized images, in nats.
 
@@ -369,15 +390,39 @@ class RealNVP(tf.Module):
         images = assertions.images(images, self.image_shape, self.num_colors)
         return self.add_noise(images, stateless_seed(seed))
 
+    def dequantize_each(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Does what `dequantize` does, with a seed for each image.
+
+        Args:
+          images: As for `log_prob`.
+          seeds: As for `log_prob_each`.
+
+        Returns:
+          Float32 `[n, H, W, C]` in `[0, num_colors]`. An image has the noise
+          that it would have alone, in a batch of one, with its seed.
+
+        Raises:
+          TypeError, ValueError, tf.errors.InvalidArgumentError: As
+            `log_prob_each`.
+        """
+        images = assertions.images(images, self.image_shape, self.num_colors)
+        seeds = _stateless_seeds(seeds, tf.shape(images)[0])
+        # One after another: no operation of TensorFlow takes many seeds.
+        return tf.map_fn(
+            lambda pair: self.add_noise(*pair),
+            (images, seeds),
+            fn_output_signature=tf.TensorSpec(self.image_shape, tf.float32),
+        )
+
     def add_noise(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Does what `dequantize` does, and checks nothing: for training.
 
         Args:
-          images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`.
+          images: Integer `[..., H, W, C]` in `0 ... num_colors - 1`.
           seed: Int32 `[2]`.
 
         Returns:
-          Float32 `[n, H, W, C]` in `[0, num_colors]`.
+          Float32 `[..., H, W, C]` in `[0, num_colors]`.
         """
         seed = tfp.random.sanitize_seed(seed, salt="dequantize")
         noise = tf.random.stateless_uniform(tf.shape(images), seed)
@@ -569,19 +614,42 @@ def stateless_seed(seed=None) -> tf.Tensor:
     kind = "an integer of 64 bits with sign, or two integers, or None"
     tensor = assertions.tensor(seed, "seed", kind, integer=True)
     if tensor.shape.rank == 0:
-        if tensor.dtype == tf.uint64:
-            check = tf.debugging.Assert(
-                tensor <= tf.int64.max, [f"`seed` must be {kind}, got", tensor]
-            )
-            with tf.control_dependencies([check]):
-                tensor = tf.identity(tensor)
-        return tf.bitcast(tf.cast(tensor, tf.int64), tf.int32)
+        return tf.bitcast(_int64(tensor, "seed", kind), tf.int32)
     if not tensor.shape.is_compatible_with([2]):
         raise ValueError(
             f"`seed` must be {kind}, got shape {tensor.shape}: "
             f"{checks.short(seed)}."
         )
     return tf.cast(tensor, tf.int32)
+
+
+def _stateless_seeds(seeds, count):
+    """Returns what `stateless_seed` gives for each of `count` seeds.
+
+    Returns:
+      Int32 `[count, 2]`.
+    """
+    kind = "integers of 64 bits with sign, one for each image"
+    tensor = assertions.tensor(seeds, "seeds", kind, integer=True)
+    tensor = assertions.batch(tensor, [], "seeds")
+    check = tf.debugging.Assert(
+        tf.shape(tensor)[0] == count,
+        [f"`seeds` must be {kind}, got", tf.shape(tensor)[0], "for", count],
+    )
+    with tf.control_dependencies([check]):
+        return tf.bitcast(_int64(tensor, "seeds", kind), tf.int32)
+
+
+def _int64(seeds, name, kind):
+    """Returns integers as int64, unless they are too large for it."""
+    if seeds.dtype == tf.uint64:
+        check = tf.debugging.Assert(
+            tf.reduce_all(seeds <= tf.int64.max),
+            [f"`{name}` must be {kind}, got", seeds],
+        )
+        with tf.control_dependencies([check]):
+            seeds = tf.identity(seeds)
+    return tf.cast(seeds, tf.int64)
 
 
 def _at_least_one(batch):

@@ -1,12 +1,10 @@
 """Tests for commands."""
 
-import csv
 import dataclasses
 import functools
 import math
 import os
 import re
-import shutil
 import warnings
 from unittest import mock
 
@@ -25,10 +23,9 @@ from tf_realnvp.errors import DataError
 from tf_realnvp.serving import saved_model
 
 NUM_COLORS = small_models.NUM_COLORS
-DIRECTION = "direction M --with a --without b"
 # Command lines, and what the message names.
 BAD_LINES = (
-    *((c, "MODEL") for c in "sample evaluate interpolate score".split()),
+    *((c, "MODEL") for c in "sample evaluate interpolate".split()),
     *(
         (f"{line} --{flag}={value}", f"--{flag}: {value!r}")
         for line, flag, values in (
@@ -46,11 +43,6 @@ BAD_LINES = (
             ("reconstruct M a", "draws", "-1 0 x"),
             ("reconstruct M a", "seed", "-1 x"),
             ("reconstruct M a", "out", "grid"),
-            (f"{DIRECTION} --apply a", "steps", "-1 0 1 x"),
-            (f"{DIRECTION} --apply a", "seed", "-1 x"),
-            (f"{DIRECTION} --apply a", "out", "grid"),
-            ("score M a", "seed", "-1 x"),
-            ("score M a", "out", "scores scores.png"),
         )
         for value in values.split()
     ),
@@ -60,14 +52,8 @@ BAD_LINES = (
     ("manifold M a.png b.png c.png", "PICTURE"),
     ("manifold M a b c d e.png", "e.png"),
     ("reconstruct M", "PICTURE"),
-    (DIRECTION, "--apply"),
-    ("direction M --apply a", "--with"),
-    (f"{DIRECTION} --apply a --strength 1", "--strength"),
-    (f"{DIRECTION} --apply a --strength nan 1", "--strength: 'nan'"),
-    ("score M", "DIR"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),
-    ("score M a --out missing/a.csv", "--out: cannot write to missing"),
     ("interpolate M a b --out d.png", "--out: d.png is a folder"),
     ("sample M --out f.png/a.png", "--out: cannot write to f.png"),
     ("sample M --out f.png/a/", "--out: cannot write to f.png/a"),
@@ -136,8 +122,6 @@ class FlagsTest(CommandsTestCase):
             "interpolate . a b",
             "manifold . a b c d",
             "reconstruct . a",
-            "direction . --with a --without b --apply c",
-            "score . a",
         ):
             with self.subTest(line):
                 result = call(*line.split())
@@ -412,146 +396,6 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         # A row: the picture, the same from all of its latents, and the draws.
         rows = np.stack([images, images, decoded[::2], decoded[1::2]], axis=1)
         self.assert_grid(rows.reshape(12, 4, 4, 1), columns=4)
-
-    def folders(self, num_images, *signs):
-        """Writes folders of images whose latents differ by `signs`."""
-        rng = np.random.default_rng(0)
-        names = []
-        for index, sign in enumerate(signs):
-            names.append(self.folder / f"side_{index}")
-            names[-1].mkdir()
-            shape = (num_images, *small_models.LATENT_SHAPE)
-            points = 0.3 * (rng.normal(size=shape) + sign)
-            images = self.model.decode(points.astype(np.float32)).numpy()
-            for number, image in enumerate(images):
-                pictures.write(names[-1] / f"{number}.png", image, NUM_COLORS)
-        return names
-
-    def direction(self, *folders_and_flags):
-        present, absent, *flags = folders_and_flags
-        return call(
-            *("direction", self.path, "--with", present, "--without", absent),
-            *("--apply", self.pictures[0], "--out", self.out, *flags),
-        )
-
-    def test_direction(self):
-        present, absent = self.folders(20, 1.0, -1.0)
-        (absent / "notes.txt").write_text("words")
-        code, stdout, stderr = self.direction(
-            *(present, absent, "--strength", -0.5, 1, "--steps", 4)
-        )
-        self.assertEqual(code, 0)
-        self.assertIn("notes.txt", stderr)
-        auroc, *counts = re.findall(r"\d[\d.]*", stdout.replace("0.5", ""))[:3]
-        self.assertGreater(float(auroc), 0.9)
-        self.assertEqual(counts, ["4", "4"])
-        means = [
-            np.mean(
-                [
-                    self.model.encode(
-                        pictures.read(path, (4, 4, 1), NUM_COLORS)[None]
-                    )[0]
-                    for path in folder.glob("*.png")
-                ],
-                axis=0,
-            )
-            for folder in (present, absent)
-        ]
-        (start,) = self.model.encode(self.images[:1]).numpy()
-        moved = [start + s * (means[0] - means[1]) for s in (-0.5, 0, 0.5, 1)]
-        images = self.model.decode(np.stack(moved).astype(np.float32)).numpy()
-        self.assertAllEqual(images[1], self.images[0])
-        self.assert_grid(images, columns=4)
-
-    def test_direction_that_means_nothing(self):
-        _, stdout, _ = self.direction(*self.folders(100, 0.0, 0.0))
-        auroc = float(re.search(r"AUROC ([\d.]+)", stdout)[1])
-        self.assertBetween(auroc, 0.3, 0.7)
-
-    def test_bad_directions(self):
-        present, absent = self.folders(2, 1.0, -1.0)
-        result = self.direction(present, absent, "--strength", 0, "3e38")
-        self.assert_usage_error(result, "--strength", "cannot be decoded")
-        (absent / "0.png").unlink()
-        result = self.direction(present, absent)
-        self.assert_usage_error(result, str(absent), "two pictures", "1 of")
-        self.assert_usage_error(self.direction(present, "none"), "none")
-        self.assertFalse(self.out.exists())
-
-    def score(self, folder, *argv):
-        """Scores a folder; returns standard output and error, and the rows."""
-        out = self.folder / "scores.csv"
-        code, stdout, stderr = call(
-            "score", self.path, folder, "--out", out, *argv
-        )
-        self.assertEqual(code, 0, stderr)
-        self.assertEndsWith(stdout, f"{out}\n")
-        with out.open(newline="", errors="surrogateescape") as file:
-            header, *rows = csv.reader(file)
-        self.assertEqual(header, ["file", "log_prob", "bits_per_dim"])
-        scores = {name: (float(p), float(b)) for name, p, b in rows}
-        self.assertLen(scores, len(rows))
-        return stdout, stderr, scores
-
-    def test_score(self):
-        folder = self.folder / "in"
-        folder.mkdir()
-        (folder / "inside").mkdir()
-        (folder / ".hidden.png").write_text("")
-        # Names need not be text.
-        names = ["b, \u00e9\udcff.png", "a.png", "c.png", "same.png"]
-        images = [*self.images[:3], self.images[2]]
-        for name, image in zip(names, images, strict=True):
-            pictures.write(folder / name, image, NUM_COLORS)
-        (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        (folder / "notes.txt").write_text("words")
-        odd_pictures.noise("L").save(folder / "other.png", "BMP")
-        os.mkfifo(folder / "pipe.png")
-        (folder / "gone.png").symlink_to("nowhere")
-
-        stdout, stderr, scores = self.score(folder)
-        self.assertCountEqual(scores, names)
-        for name, image in zip(names, images, strict=True):
-            log_prob, bits = scores[name]
-            expected = self.model.log_prob(image[np.newaxis], 0)[0]
-            self.assertAllClose(log_prob, expected, rtol=1e-5)
-            self.assertAllClose(bits, -log_prob / (16 * math.log(2.0)))
-        order = [bits for _, bits in scores.values()]
-        self.assertEqual(order, sorted(order, reverse=True))
-        self.assertGreater(order[0], order[-1])
-        # Those that are equally likely, by their names.
-        place = list(scores).index("c.png")
-        self.assertEqual(list(scores)[place + 1], "same.png")
-
-        self.assertEqual(stderr.count("\n"), 5)
-        for name in "broken.png notes.txt other.png pipe.png gone.png".split():
-            self.assertIn(str(folder / name), stderr)
-        self.assertIn("4 pictures", stdout)
-        self.assertIn("5 files could not be read", stdout)
-        self.assertIn(f"mean {np.mean(order):.4f} bits/dim", stdout)
-
-    def test_score_does_not_depend_on_other_pictures(self):
-        _, _, together = self.score(self.folder)
-        alone = self.folder / "alone"
-        alone.mkdir()
-        shutil.copy(self.pictures[3], alone)
-        _, _, scores = self.score(alone)
-        self.assertEqual(scores["d.png"], together["d.png"])
-        _, _, other = self.score(alone, "--seed", 1)
-        self.assertNotEqual(other, scores)
-
-    def test_score_of_nothing(self):
-        folder = self.folder / "in"
-        argv = ("score", self.path, folder, "--out", "scores.csv")
-        self.assert_usage_error(call(*argv), str(folder), "No such file")
-        folder.mkdir()
-        self.assert_usage_error(call(*argv), str(folder), "no files")
-        (folder / "notes.txt").write_text("words")
-        code, stdout, stderr = call(*argv)
-        self.assertEqual((code, stdout), (2, ""))
-        self.assertEqual(stderr.count("\n"), 2)
-        self.assertIn("none of the 1 files", stderr)
-        self.assertFalse(os.path.exists("scores.csv"))
 
     @parameterized.parameters(
         ("interpolate", 1), ("manifold", 3), ("reconstruct", 0)

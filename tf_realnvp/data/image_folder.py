@@ -71,7 +71,7 @@ def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
     if not root.is_dir():
         raise DataError(f"{folder}: there is no such folder")
     try:
-        names = _list_files(root)
+        names = list_files(root)
     except OSError as error:
         raise DataError(f"{folder}: {error}") from error
     found, skipped, faulty = _look(root, names)
@@ -148,8 +148,18 @@ def load(folder: str, image_size: int | None, flip: bool) -> ImageDataset:
     )
 
 
-def _list_files(root: pathlib.Path) -> list[str]:
-    """Returns the paths, from the root on, of all files that are not hidden."""
+def list_files(root: pathlib.Path) -> list[str]:
+    """Returns the paths of all files in a folder that are not hidden.
+
+    Args:
+      root: The folder, which may have others inside.
+
+    Returns:
+      The paths, from the folder on, in order.
+
+    Raises:
+      OSError: If a folder cannot be read.
+    """
 
     def fail(error):
         raise error

@@ -36,6 +36,8 @@ def save(
 
     *   `sample(n, temperature=1.0, seed=None)`: `uint8` images `[n, H, W, C]`.
     *   `log_prob(images, seed=None)`: float32 `[n]`, nats.
+    *   `log_prob_each(images, seeds)`: the same, with a seed for each image:
+        what an image gets does not depend on those beside it.
     *   `bits_per_dim(images, seed=None)`: float32 `[n]`.
     *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
     *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
@@ -43,12 +45,13 @@ def save(
     Keep the object in a variable: its functions do not keep the weights.
 
     They take Python's numbers, lists and arrays, and tensors: `n` int64 or
-    int32, `temperature` float32 or float64, `seed` int64, `images` int64 or
-    `uint8`, `latents` float32 or float64. Anything else is a `ValueError` that
-    lists what was given and what can be, or an `OverflowError` if it needs more
-    than 64 bits. Shapes and values that are wrong are a
-    `tf.errors.InvalidArgumentError`, with the messages of `RealNVP`. A Python
-    `seed` from 2**63 on is one without sign, and the same as `seed - 2**64`.
+    int32, `temperature` float32 or float64, `seed` and `seeds` int64, `images`
+    int64 or `uint8`, `latents` float32 or float64. Anything else is a
+    `ValueError` that lists what was given and what can be, or an
+    `OverflowError` if it needs more than 64 bits. Shapes and values that are
+    wrong are a `tf.errors.InvalidArgumentError`, with the messages of
+    `RealNVP`. A Python `seed` from 2**63 on is one without sign, and the same
+    as `seed - 2**64`.
 
     Without a `seed` images and noise are fresh in every call and every process:
     neither the seed of the process that saves nor that of the one that loads
@@ -127,8 +130,15 @@ class _ServingModule(tf.Module):
         self._sample_latents = model.sample_latents
         self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
         images = tf.TensorSpec(None, tf.int64)
-        self._log_prob = _concrete(
-            model.log_prob, images, tf.TensorSpec([2], tf.int32)
+        # Small beside the density, which both of them share.
+        self._dequantize = _concrete(
+            model.dequantize, images, tf.TensorSpec([2], tf.int32)
+        )
+        self._dequantize_each = _concrete(
+            model.dequantize_each, images, tf.TensorSpec(None, tf.int64)
+        )
+        self._log_density = _concrete(
+            model.log_density, tf.TensorSpec([None, *model.image_shape])
         )
         self._encode = _concrete(model.encode, images)
         self._decode = _concrete(model.decode, tf.TensorSpec(None, tf.float32))
@@ -143,7 +153,15 @@ class _ServingModule(tf.Module):
 
     @tf.function(**_AS_IS)
     def log_prob(self, images, seed=None):
-        return self._log_prob(tf.cast(images, tf.int64), _stateless_seed(seed))
+        images = tf.cast(images, tf.int64)
+        return self._log_density(
+            self._dequantize(images, _stateless_seed(seed))
+        )
+
+    @tf.function(**_AS_IS)
+    def log_prob_each(self, images, seeds):
+        images = tf.cast(images, tf.int64)
+        return self._log_density(self._dequantize_each(images, seeds))
 
     @tf.function(**_AS_IS)
     def bits_per_dim(self, images, seed=None):
@@ -173,6 +191,7 @@ class _ServingModule(tf.Module):
         for function, *arguments in (
             (self.sample, n, temperature, seed),
             (self.log_prob, images, seed),
+            (self.log_prob_each, images, specs("seeds", tf.int64)),
             (self.bits_per_dim, images, seed),
             (self.encode, images),
             (self.decode, latents),
