@@ -267,7 +267,12 @@ class ConditionTest(tf.test.TestCase, parameterized.TestCase):
             kwargs = self.kwargs(uncached(condition))
             z = self.flow.inverse(uncached(x), **kwargs)
             expected.append(
-                (z, self.flow.inverse_log_det_jacobian(uncached(x), 3, **kwargs))
+                (
+                    z,
+                    self.flow.inverse_log_det_jacobian(
+                        uncached(x), 3, **kwargs
+                    ),
+                )
             )
         self.assertNotAllClose(expected[0][0], expected[1][0], atol=0.1)
         self.assertNotAllClose(expected[0][1], expected[1][1], atol=0.1)

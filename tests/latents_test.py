@@ -111,5 +111,27 @@ class RedrawTest(tf.test.TestCase):
         self.assertNotAllClose(first, other)
 
 
+class DirectionTest(tf.test.TestCase):
+    def test_difference_of_means(self):
+        present, absent = random_latents(5, 2, 2, 4), random_latents(3, 2, 2, 4)
+        direction = latents.direction(present, absent)
+        self.assertEqual(direction.dtype, np.float32)
+        self.assertAllClose(direction, sum(present) / 5 - sum(absent) / 3)
+
+    def test_separation_counts_pairs(self):
+        direction = random_latents(2, 2, 4, seed=1)
+        present = random_latents(7, 2, 2, 4, seed=2)
+        absent = random_latents(9, 2, 2, 4, seed=3)
+        absent[0] = present[0]  # A pair of the same counts half.
+        order = [
+            (np.sum(p * direction) > np.sum(a * direction))
+            + 0.5 * np.array_equal(p, a)
+            for p in present
+            for a in absent
+        ]
+        auroc = latents.separation(direction, present, absent)
+        self.assertAllClose(auroc, np.mean(order))
+
+
 if __name__ == "__main__":
     tf.test.main()

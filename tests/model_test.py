@@ -630,6 +630,12 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         joint = given + np.log(model.class_probs)
         mixture = np.logaddexp.reduce(joint, axis=1)
         self.assertAllClose(model.log_prob(images, 5), mixture, rtol=1e-5)
+        for label in (None, [1, 2]):
+            self.assertAllClose(
+                model.log_prob_each(images[:2], [5, 5], label)[0],
+                model.log_prob(images[:1], 5, label and label[0])[0],
+                rtol=1e-5,
+            )
         self.assertAllClose(
             model.bits_per_dim(images, 5, 1),
             given[:, 1] / (-16 * np.log(2.0)),

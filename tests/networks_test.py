@@ -14,9 +14,7 @@ from tf_realnvp import networks, rematerialization
 from tf_realnvp.networks import CouplingNetwork
 
 
-def make_network(
-    channels=2, filters=4, num_blocks=2, seed=0, num_classes=None
-):
+def make_network(channels=2, filters=4, num_blocks=2, seed=0, num_classes=None):
     """A network whose weights are off their initial values, zero and one."""
     network = CouplingNetwork(channels, filters, num_blocks, num_classes)
     randomize(network, seed)

@@ -208,9 +208,28 @@ class AffineCoupling(_SinglePassBijector):
         y = tf.where(self._mask, x, (x - shift) * tf.exp(-log_scale))
         return y, -self._sum_over_event(log_scale)
 
-    def _inverse_and_log_det(self, y, **condition):
+    def inverse_and_log_scale(
+        self, y: tf.Tensor, **condition
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `inverse(y)`, and what each component adds to its log-det.
+
+        The network runs once for both.
+
+        Args:
+          y: A tensor of events, `[..., *mask.shape]`.
+          **condition: As for `inverse`.
+
+        Returns:
+          `inverse(y)`, and the log-scale, both of the shape and dtype of `y`.
+          The sum of the log-scale over an event is the log-det of the inverse;
+          it is 0 where a component is kept.
+        """
         log_scale, shift = self._log_scale_and_shift(y, condition)
         x = tf.where(self._mask, y, y * tf.exp(log_scale) + shift)
+        return x, log_scale
+
+    def _inverse_and_log_det(self, y, **condition):
+        x, log_scale = self.inverse_and_log_scale(y, **condition)
         return x, self._sum_over_event(log_scale)
 
     def _log_scale_and_shift(self, event, condition):

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from sklearn import metrics
 
 
 def slerp(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
@@ -55,6 +56,43 @@ def manifold(latents: np.ndarray, size: int) -> np.ndarray:
     pairs = np.reshape(latents, [2, 2, *np.shape(latents)[1:]])
     points = np.einsum("ai,bj,ij...->ab...", circle, circle, pairs)
     return points.astype(np.float32)
+
+
+def direction(present: np.ndarray, absent: np.ndarray) -> np.ndarray:
+    """Returns the direction from images without something to those with it.
+
+    It is the difference of the mean latents, section 5 of
+    https://arxiv.org/abs/1807.03039: an image is moved by `image + strength *
+    direction`, where a strength of 1 is from one mean to the other.
+
+    Args:
+      present: Latents `[n, ...]` of images that have it.
+      absent: Latents `[m, ...]` of images that have it not.
+
+    Returns:
+      Float32 `[...]`.
+    """
+    difference = np.mean(present, axis=0) - np.mean(absent, axis=0)
+    return np.asarray(difference, np.float32)
+
+
+def separation(
+    direction: np.ndarray, present: np.ndarray, absent: np.ndarray
+) -> float:
+    """Returns how well a direction tells images apart that had no part in it.
+
+    Args:
+      direction: `[...]`.
+      present: Latents `[n, ...]` of images that have what it is of.
+      absent: Latents `[m, ...]` of images that have it not.
+
+    Returns:
+      The AUROC: how often one that has it lies farther in the direction than
+      one that has not. 1 is always, 0.5 is chance.
+    """
+    latents = np.concatenate([present, absent]).reshape(-1, direction.size)
+    has_it = np.arange(len(latents)) < len(present)
+    return float(metrics.roc_auc_score(has_it, latents @ direction.ravel()))
 
 
 def redraw_factored_out(

@@ -106,7 +106,7 @@ class RealNVP(tf.Module):
         )
         checks.check(num_couplings, "num_couplings", checks.WholeNumbers(3, 1))
         checks.check(per_position, "per_position", checks.Flag())
-        class_probs = _check_classes(num_classes, class_probs)
+        probs = _check_classes(num_classes, class_probs)
         self.image_shape = tuple(int(size) for size in image_shape)
         self.num_colors = int(num_colors)
         self.filters = int(filters)
@@ -116,7 +116,7 @@ class RealNVP(tf.Module):
         self.num_couplings = tuple(int(number) for number in num_couplings)
         self.per_position = per_position
         self.num_classes = None if num_classes is None else int(num_classes)
-        self.class_probs = class_probs
+        self.class_probs = probs
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
 
@@ -253,12 +253,12 @@ class RealNVP(tf.Module):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make such a model, but for its name."""
-        names = (
+        names = [
             *("image_shape", "num_colors", "filters", "num_blocks", "alpha"),
             *("num_scales", "num_couplings", "per_position"),
-        )
+        ]
         if self.num_classes is not None:
-            names += ("num_classes", "class_probs")
+            names += ["num_classes", "class_probs"]
         return {name: getattr(self, name) for name in names}
 
     def assign(self, other: "RealNVP") -> None:
@@ -366,6 +366,36 @@ class RealNVP(tf.Module):
             out of range, or if a shape that only a run shows is wrong.
         """
         points = self.dequantize(images, seed)
+        return self._checked_log_density(points, label)
+
+    def log_prob_each(
+        self, images: tf.Tensor, seeds: tf.Tensor, label=None
+    ) -> tf.Tensor:
+        """Returns what `log_prob` does, with a seed for each image.
+
+        What it gives for an image depends on that image and its seed, not on
+        those beside it: `log_prob(images[i : i + 1], seeds[i])`, to rounding.
+
+        Args:
+          images: As for `log_prob`.
+          seeds: Integers `[n]` of 64 bits with sign.
+          label: As for `log_prob`.
+
+        Returns:
+          Float32 `[n]`, nats for a whole image.
+
+        Raises:
+          TypeError: If `images`, `seeds` or `label` are not integers.
+          ValueError: If they are of another shape, or the model has no classes
+            and there is a `label`.
+          tf.errors.InvalidArgumentError: If a component, a seed or a label is
+            out of range, or if a shape that only a run shows is wrong.
+        """
+        points = self.dequantize_each(images, seeds)
+        return self._checked_log_density(points, label)
+
+    def _checked_log_density(self, points, label):
+        """Returns the log-density of points, and checks the label."""
         if label is not None:
             label = self._labels(label, tf.shape(points)[0])
         return self.log_density(points, label)
@@ -488,15 +518,39 @@ class RealNVP(tf.Module):
         images = assertions.images(images, self.image_shape, self.num_colors)
         return self.add_noise(images, stateless_seed(seed))
 
+    def dequantize_each(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Does what `dequantize` does, with a seed for each image.
+
+        Args:
+          images: As for `log_prob`.
+          seeds: As for `log_prob_each`.
+
+        Returns:
+          Float32 `[n, H, W, C]` in `[0, num_colors]`. An image has the noise
+          that it would have alone, in a batch of one, with its seed.
+
+        Raises:
+          TypeError, ValueError, tf.errors.InvalidArgumentError: As
+            `log_prob_each`.
+        """
+        images = assertions.images(images, self.image_shape, self.num_colors)
+        seeds = _stateless_seeds(seeds, tf.shape(images)[0])
+        # One after another: no operation of TensorFlow takes many seeds.
+        return tf.map_fn(
+            lambda pair: self.add_noise(*pair),
+            (images, seeds),
+            fn_output_signature=tf.TensorSpec(self.image_shape, tf.float32),
+        )
+
     def add_noise(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Does what `dequantize` does, and checks nothing: for training.
 
         Args:
-          images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`.
+          images: Integer `[..., H, W, C]` in `0 ... num_colors - 1`.
           seed: Int32 `[2]`.
 
         Returns:
-          Float32 `[n, H, W, C]` in `[0, num_colors]`.
+          Float32 `[..., H, W, C]` in `[0, num_colors]`.
         """
         seed = tfp.random.sanitize_seed(seed, salt="dequantize")
         noise = tf.random.stateless_uniform(tf.shape(images), seed)
@@ -707,7 +761,7 @@ def _check_arguments(
         )
 
 
-def _check_classes(num_classes, class_probs):
+def _check_classes(num_classes, class_probs) -> tuple[float, ...] | None:
     """Returns the probabilities of the classes, `None` if there are none."""
     if num_classes is None:
         if class_probs is not None:
@@ -760,19 +814,42 @@ def stateless_seed(seed=None) -> tf.Tensor:
     kind = "an integer of 64 bits with sign, or two integers, or None"
     tensor = assertions.tensor(seed, "seed", kind, integer=True)
     if tensor.shape.rank == 0:
-        if tensor.dtype == tf.uint64:
-            check = tf.debugging.Assert(
-                tensor <= tf.int64.max, [f"`seed` must be {kind}, got", tensor]
-            )
-            with tf.control_dependencies([check]):
-                tensor = tf.identity(tensor)
-        return tf.bitcast(tf.cast(tensor, tf.int64), tf.int32)
+        return tf.bitcast(_int64(tensor, "seed", kind), tf.int32)
     if not tensor.shape.is_compatible_with([2]):
         raise ValueError(
             f"`seed` must be {kind}, got shape {tensor.shape}: "
             f"{checks.short(seed)}."
         )
     return tf.cast(tensor, tf.int32)
+
+
+def _stateless_seeds(seeds, count):
+    """Returns what `stateless_seed` gives for each of `count` seeds.
+
+    Returns:
+      Int32 `[count, 2]`.
+    """
+    kind = "integers of 64 bits with sign, one for each image"
+    tensor = assertions.tensor(seeds, "seeds", kind, integer=True)
+    tensor = assertions.batch(tensor, [], "seeds")
+    check = tf.debugging.Assert(
+        tf.shape(tensor)[0] == count,
+        [f"`seeds` must be {kind}, got", tf.shape(tensor)[0], "for", count],
+    )
+    with tf.control_dependencies([check]):
+        return tf.bitcast(_int64(tensor, "seeds", kind), tf.int32)
+
+
+def _int64(seeds, name, kind):
+    """Returns integers as int64, unless they are too large for it."""
+    if seeds.dtype == tf.uint64:
+        check = tf.debugging.Assert(
+            tf.reduce_all(seeds <= tf.int64.max),
+            [f"`{name}` must be {kind}, got", seeds],
+        )
+        with tf.control_dependencies([check]):
+            seeds = tf.identity(seeds)
+    return tf.cast(seeds, tf.int64)
 
 
 def _at_least_one(batch):

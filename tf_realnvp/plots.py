@@ -111,3 +111,127 @@ def save_image_grid(
     """
     with files.replace_file(path) as new:
         matplotlib.image.imsave(new, image_grid(images, num_colors, columns))
+
+
+def save_histograms(
+    path: str | os.PathLike,
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    labels: tuple[str, str],
+) -> None:
+    """Draws histograms of the scores of two sets, a panel for each method.
+
+    Args:
+      path: PNG file to write.
+      scores: Name of each method, and the scores of both sets.
+      labels: Names of the sets.
+    """
+    columns = min(3, len(scores))
+    rows = math.ceil(len(scores) / columns)
+    figure = matplotlib.figure.Figure(
+        figsize=(4 * columns, 2.8 * rows), layout="constrained"
+    )
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for (name, both), axes in zip(scores.items(), panels, strict=False):
+        # What is far off would leave no room for the rest: it goes to an end.
+        low, high = np.quantile(np.concatenate(both), (0.005, 0.995))
+        edges = np.linspace(low, max(high, low + 1e-9), 41)
+        for values, label in zip(both, labels, strict=True):
+            axes.hist(
+                np.clip(values, edges[0], edges[-1]),
+                edges,
+                alpha=0.6,
+                density=True,
+                label=label,
+            )
+        axes.set_title(name)
+        axes.set_yticks([])
+        axes.set_xlabel("score: higher is more unusual")
+    for axes in list(panels)[len(scores) :]:
+        axes.set_visible(False)
+    figure.axes[0].legend()
+    with files.replace_file(path) as new:
+        figure.savefig(new, dpi=120)
+
+
+def save_rows(
+    path: str | os.PathLike,
+    rows: Mapping[str, np.ndarray],
+    title: str,
+    num_colors: int = 256,
+) -> None:
+    """Draws rows of images, each with a title.
+
+    Args:
+      path: PNG file to write.
+      rows: Title of each row, and its images, `uint8` `[n, H, W, C]`.
+      title: What the picture is of.
+      num_colors: Number of levels; the last one is shown as white.
+    """
+    figure = matplotlib.figure.Figure(
+        figsize=(9, 1.2 * len(rows) + 0.4), layout="constrained"
+    )
+    figure.suptitle(title, fontsize=10)
+    panels = figure.subplots(len(rows), 1, squeeze=False).flat
+    for (name, images), axes in zip(rows.items(), panels, strict=True):
+        axes.imshow(image_grid(images, num_colors, columns=len(images)))
+        axes.set_title(name, fontsize=9, loc="left")
+        axes.set_axis_off()
+    with files.replace_file(path) as new:
+        figure.savefig(new, dpi=120)
+
+
+def map_limits(maps: np.ndarray) -> tuple[float, float]:
+    """Returns the ends of a colour scale for all of some maps.
+
+    Args:
+      maps: `[n, H, W]`.
+
+    Returns:
+      What 0.5 % are below and 0.5 % above, so that a few do not take it all.
+    """
+    low, high = np.quantile(maps, (0.005, 0.995))
+    return float(low), float(max(high, low + 1e-9))
+
+
+def save_bit_maps(
+    path: str | os.PathLike,
+    images: np.ndarray,
+    maps: np.ndarray,
+    label: str,
+    num_colors: int = 256,
+    limits: tuple[float, float] | None = None,
+    titles: Sequence[str] = (),
+) -> None:
+    """Draws images, and beside each its map, in one scale of colours.
+
+    Args:
+      path: PNG file to write.
+      images: `uint8` `[n, H, W, C]`.
+      maps: `[n, H, W]`.
+      label: What the maps are of, with the unit.
+      num_colors: Number of levels; the last one is shown as white.
+      limits: Ends of the scale. Default: `map_limits` of these maps.
+      titles: What stands above each image. Default: nothing.
+    """
+    columns = 2 * min(4, len(images))
+    rows = math.ceil(2 * len(images) / columns)
+    figure = matplotlib.figure.Figure(
+        figsize=(1.6 * columns + 1.2, 1.7 * rows + 0.2), layout="constrained"
+    )
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.set_axis_off()
+    low, high = limits or map_limits(maps)
+    shown = None
+    for index, (image, values) in enumerate(zip(images, maps, strict=True)):
+        grid = np.repeat(pixels(image, num_colors), 4 - image.shape[-1], -1)
+        panels[2 * index].imshow(grid[..., :3])
+        shown = panels[2 * index + 1].imshow(
+            values, cmap="inferno", vmin=low, vmax=high
+        )
+    for title, axes in zip(titles, panels[::2], strict=False):
+        axes.set_title(title, fontsize=9, loc="left")
+    if shown is not None:
+        figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
+    with files.replace_file(path) as new:
+        figure.savefig(new, dpi=100)

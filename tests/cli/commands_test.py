@@ -6,7 +6,6 @@ import functools
 import math
 import os
 import re
-import shutil
 import warnings
 from unittest import mock
 
@@ -27,7 +26,7 @@ from tf_realnvp.serving import saved_model
 NUM_COLORS = small_models.NUM_COLORS
 # Command lines, and what the message names.
 BAD_LINES = (
-    *((c, "MODEL") for c in "sample evaluate interpolate score".split()),
+    *((c, "MODEL") for c in "sample evaluate interpolate".split()),
     *(
         (f"{line} --{flag}={value}", f"--{flag}: {value!r}")
         for line, flag, values in (
@@ -45,8 +44,6 @@ BAD_LINES = (
             ("reconstruct M a", "draws", "-1 0 x"),
             ("reconstruct M a", "seed", "-1 x"),
             ("reconstruct M a", "out", "grid"),
-            ("score M a", "seed", "-1 x"),
-            ("score M a", "out", "scores scores.png"),
         )
         for value in values.split()
     ),
@@ -56,10 +53,8 @@ BAD_LINES = (
     ("manifold M a.png b.png c.png", "PICTURE"),
     ("manifold M a b c d e.png", "e.png"),
     ("reconstruct M", "PICTURE"),
-    ("score M", "DIR"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),
-    ("score M a --out missing/a.csv", "--out: cannot write to missing"),
     ("interpolate M a b --out d.png", "--out: d.png is a folder"),
     ("sample M --out f.png/a.png", "--out: cannot write to f.png"),
     ("sample M --out f.png/a/", "--out: cannot write to f.png/a"),
@@ -129,7 +124,6 @@ class FlagsTest(CommandsTestCase):
             "interpolate . a b",
             "manifold . a b c d",
             "reconstruct . a",
-            "score . a",
         ):
             with self.subTest(line):
                 result = call(*line.split())
@@ -240,7 +234,9 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
     @parameterized.parameters("dog", None)
     def test_pictures(self, name):
         """At the ends of a strip, on a surface and back from their latents."""
-        flags = ("--out", self.out) + (() if name is None else ("--label", name))
+        flags = ("--out", self.out) + (
+            () if name is None else ("--label", name)
+        )
         points = [self.loaded.log_prob_of_classes(self.images, 0)]
         given = points[0]
         label = [
@@ -263,6 +259,40 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
 
         stdout = self.call("reconstruct", *self.pictures, *flags)
         self.assertIn("4 of 4 pictures came back exactly", stdout)
+
+    def test_score(self):
+        self.call("score", ".", "--seed", 3, "--out", "scores.csv")
+        with open("scores.csv", newline="") as file:
+            rows = {row["file"]: row for row in csv.DictReader(file)}
+        seeds = [3] * 4
+        expected = self.model.log_prob_each(self.images, seeds)
+        given = [
+            self.model.log_prob_each(self.images, seeds, k) for k in range(3)
+        ]
+        log_prior = np.log(self.model.class_probs)[:, None]
+        likeliest = np.argmax(np.array(given) + log_prior, axis=0)
+        for path, log_prob, label in zip(
+            self.pictures, expected, likeliest, strict=True
+        ):
+            row = rows[path.name]
+            self.assertEqual(
+                [*row], ["file", "log_prob", "bits_per_dim", "likeliest_label"]
+            )
+            self.assertAllClose(float(row["log_prob"]), log_prob, rtol=1e-5)
+            name = small_models.CLASS_NAMES[label]
+            self.assertEqual(row["likeliest_label"], name)
+
+    @parameterized.parameters(
+        ("score", "--reference", "a"),
+        ("score", "--maps", "maps"),
+        ("detect", "--unusual", "a"),
+        ("direction", "--with", "a", "--without", "b", "--apply", "a.png"),
+    )
+    def test_what_is_for_models_without_classes(self, command, *flags):
+        if command == "score":
+            flags = ("a", *flags)
+        result = call(command, self.path, *flags)
+        self.assert_usage_error(result, f"{self.path} has classes, and this")
 
     def test_class_that_is_not_there(self):
         for line in ("sample M", "interpolate M a.png b.png"):
@@ -541,81 +571,6 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         # A row: the picture, the same from all of its latents, and the draws.
         rows = np.stack([images, images, decoded[::2], decoded[1::2]], axis=1)
         self.assert_grid(rows.reshape(12, 4, 4, 1), columns=4)
-
-    def score(self, folder, *argv):
-        """Scores a folder; returns standard output and error, and the rows."""
-        out = self.folder / "scores.csv"
-        code, stdout, stderr = call(
-            "score", self.path, folder, "--out", out, *argv
-        )
-        self.assertEqual(code, 0, stderr)
-        self.assertEndsWith(stdout, f"{out}\n")
-        with out.open(newline="", errors="surrogateescape") as file:
-            header, *rows = csv.reader(file)
-        self.assertEqual(header, ["file", "log_prob", "bits_per_dim"])
-        scores = {name: (float(p), float(b)) for name, p, b in rows}
-        self.assertLen(scores, len(rows))
-        return stdout, stderr, scores
-
-    def test_score(self):
-        folder = self.folder / "in"
-        folder.mkdir()
-        (folder / "inside").mkdir()
-        (folder / ".hidden.png").write_text("")
-        # Names need not be text.
-        names = ["b, \u00e9\udcff.png", "a.png", "c.png", "same.png"]
-        images = [*self.images[:3], self.images[2]]
-        for name, image in zip(names, images, strict=True):
-            pictures.write(folder / name, image, NUM_COLORS)
-        (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        (folder / "notes.txt").write_text("words")
-        odd_pictures.noise("L").save(folder / "other.png", "BMP")
-        os.mkfifo(folder / "pipe.png")
-        (folder / "gone.png").symlink_to("nowhere")
-
-        stdout, stderr, scores = self.score(folder)
-        self.assertCountEqual(scores, names)
-        for name, image in zip(names, images, strict=True):
-            log_prob, bits = scores[name]
-            expected = self.model.log_prob(image[np.newaxis], 0)[0]
-            self.assertAllClose(log_prob, expected, rtol=1e-5)
-            self.assertAllClose(bits, -log_prob / (16 * math.log(2.0)))
-        order = [bits for _, bits in scores.values()]
-        self.assertEqual(order, sorted(order, reverse=True))
-        self.assertGreater(order[0], order[-1])
-        # Those that are equally likely, by their names.
-        place = list(scores).index("c.png")
-        self.assertEqual(list(scores)[place + 1], "same.png")
-
-        self.assertEqual(stderr.count("\n"), 5)
-        for name in "broken.png notes.txt other.png pipe.png gone.png".split():
-            self.assertIn(str(folder / name), stderr)
-        self.assertIn("4 pictures", stdout)
-        self.assertIn("5 files could not be read", stdout)
-        self.assertIn(f"mean {np.mean(order):.4f} bits/dim", stdout)
-
-    def test_score_does_not_depend_on_other_pictures(self):
-        _, _, together = self.score(self.folder)
-        alone = self.folder / "alone"
-        alone.mkdir()
-        shutil.copy(self.pictures[3], alone)
-        _, _, scores = self.score(alone)
-        self.assertEqual(scores["d.png"], together["d.png"])
-        _, _, other = self.score(alone, "--seed", 1)
-        self.assertNotEqual(other, scores)
-
-    def test_score_of_nothing(self):
-        folder = self.folder / "in"
-        argv = ("score", self.path, folder, "--out", "scores.csv")
-        self.assert_usage_error(call(*argv), str(folder), "No such file")
-        folder.mkdir()
-        self.assert_usage_error(call(*argv), str(folder), "no files")
-        (folder / "notes.txt").write_text("words")
-        code, stdout, stderr = call(*argv)
-        self.assertEqual((code, stdout), (2, ""))
-        self.assertEqual(stderr.count("\n"), 2)
-        self.assertIn("none of the 1 files", stderr)
-        self.assertFalse(os.path.exists("scores.csv"))
 
     @parameterized.parameters(
         ("interpolate", 1), ("manifold", 3), ("reconstruct", 0)

@@ -99,7 +99,9 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
         self.assert_labelled(images.train_batches(5, 0, 1, skip=1), 5)
         kept = images.keep_bits(8)
         self.assert_labelled(kept.test_batches(4), 10)
-        self.assertEqual(order(images.without_labels().test_batches(5)), [*range(10)])
+        self.assertEqual(
+            order(images.without_labels().test_batches(5)), [*range(10)]
+        )
         self.assertEqual(images.initial_images(0).shape, [10, 2, 2, 1])
 
     def test_held_out(self):
@@ -115,8 +117,9 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
     def test_fingerprint(self):
         images, _ = numbered(3)
         fingerprints = {
-            images.with_labels(names, np.array(labels), np.zeros(3, int))
-            .fingerprint
+            images.with_labels(
+                names, np.array(labels), np.zeros(3, int)
+            ).fingerprint
             for names, labels in (
                 ("ab", [0, 1, 0]),
                 ("ab", [0, 1, 1]),

@@ -66,6 +66,12 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
                     getattr(self.model, name)(self.images, 5, label),
                     rtol=1e-5,
                 )
+            seeds = [5, 3, 1, 5, 3]
+            self.assertAllClose(
+                self.loaded.log_prob_each(self.images, seeds, label),
+                self.model.log_prob_each(self.images, seeds, label),
+                rtol=1e-5,
+            )
         self.assertAllClose(
             self.loaded.classify(self.images, seed=5),
             self.model.classify(self.images, 5),
@@ -78,9 +84,7 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllClose(
                 latents, self.model.encode(self.images, label), rtol=1e-4
             )
-            self.assertAllEqual(
-                self.loaded.decode(latents, label), self.images
-            )
+            self.assertAllEqual(self.loaded.decode(latents, label), self.images)
 
     def test_signatures(self):
         signatures = self.loaded.signatures
@@ -137,9 +141,7 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(content["num_classes"], 3)
         self.assertEqual(content["class_probs"], [0.5, 0.2, 0.3])
         self.assertEqual(content["class_names"], [*small_models.CLASS_NAMES])
-        content = json.loads(
-            (small_models.saved() / metadata.FILE).read_text()
-        )
+        content = json.loads((small_models.saved() / metadata.FILE).read_text())
         self.assertNoCommonElements(
             content, ["num_classes", "class_probs", "class_names"]
         )
@@ -179,6 +181,23 @@ class SavedModelTest(ExportTestCase, parameterized.TestCase):
             self.model.bits_per_dim(self.images, 5),
             rtol=1e-5,
         )
+
+    def test_density_of_each(self):
+        """It depends on an image and its seed, not on those beside it."""
+        seeds = np.array([5, 5, -(2**63), LARGE_SEED, 0])
+        for images in (self.images, self.images.astype(np.int64)):
+            log_prob = self.loaded.log_prob_each(images, seeds)
+            self.assertEqual(log_prob.dtype, np.float32)
+            alone = [
+                self.model.log_prob(image[np.newaxis], int(seed))[0]
+                for image, seed in zip(self.images, seeds, strict=True)
+            ]
+            self.assertAllClose(log_prob, alone, rtol=1e-5)
+        self.assertAllClose(
+            self.loaded.log_prob(self.images[:1], seed=5), alone[:1], rtol=1e-5
+        )
+        nothing = self.loaded.log_prob_each(self.images[:0], seeds[:0])
+        self.assertEqual(nothing.shape, (0,))
 
     def assert_likely(self, log_prob):
         """Asserts that these are densities of the images with some noise."""
@@ -558,6 +577,15 @@ class AnyArgumentsTest(ExportTestCase):
                 "decode" if name == "latents" else "serving_default"
             ]
             self.assert_names(name, function, **{name: tf.constant(images)})
+
+    def test_seeds(self):
+        for seeds in ([1, 2], 5, [[1]] * 5, [1.0] * 5, [None] * 5, ["1"] * 5):
+            self.assert_names(
+                "seeds",
+                self.loaded.log_prob_each,
+                images=self.images,
+                seeds=seeds,
+            )
 
     def test_python_integers_are_not_cut_off(self):
         for n in (-1, 2**32 + 1, 2**62):

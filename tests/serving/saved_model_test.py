@@ -66,6 +66,11 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
             self.model.log_prob(images, 3),
             rtol=1e-5,
         )
+        self.assertAllClose(
+            self.loaded.log_prob_each(images, 3),
+            self.model.log_prob_each(images, [3] * 5),
+            rtol=1e-5,
+        )
         given = self.loaded.log_prob_of_classes(images, 3)
         self.assertEqual((given.dtype, given.shape), (np.float64, (5, 3)))
         self.assertAllClose(
@@ -155,6 +160,16 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
                 log_prob, self.model.log_prob(images, seed), rtol=1e-5
             )
 
+    def test_log_prob_each(self):
+        for seed in (5, 5 + (7 << 32)):
+            log_prob = self.loaded.log_prob_each(self.images[:3], seed)
+            self.assertEqual(log_prob.dtype, np.float64)
+            alone = [
+                self.model.log_prob(self.images[i : i + 1], seed)[0]
+                for i in range(3)
+            ]
+            self.assertAllClose(log_prob, alone, rtol=1e-5)
+
     def test_latents(self):
         latents = self.loaded.encode(self.images)
         self.assertAllClose(
@@ -174,6 +189,13 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         self.assertIsNone(loaded.dataset)
         images = self.images[:3]
         self.assertAllEqual(loaded.encode(images), self.loaded.encode(images))
+        # Nor a function with a seed for each image.
+        self.assertAllClose(
+            loaded.log_prob_each(images, 5),
+            self.loaded.log_prob_each(images, 5),
+            rtol=1e-5,
+        )
+        self.assertEqual(loaded.log_prob_each(images[:0], 5).shape, (0,))
 
     @parameterized.parameters("/my/pebbles", "/caf\udce9")
     def test_trained_on_a_folder(self, folder):

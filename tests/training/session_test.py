@@ -262,9 +262,7 @@ class TrainTest(ExperimentTestCase):
         self.assertTrue(model.per_position)
         self.assertEqual(model.image_shape, (8, 8, 1))
         self.assertEqual(model.num_colors, 17)
-        load.assert_called_once_with(
-            "digits", "my_data", 16, True, None, False
-        )
+        load.assert_called_once_with("digits", "my_data", 16, True, None, False)
         set_random_seed.assert_called_once_with(7)
         self.assertIn("bfloat16, seed 7\n", stdout)
         with open("metrics_digits.csv", newline="") as file:
@@ -374,7 +372,9 @@ class ConditionalTest(ExperimentTestCase, parameterized.TestCase):
         code, stdout, stderr = call("--conditional", "--seed", 0)
         self.assertEqual(code, 0, stderr)
         self.assertIn("17 levels, 10 classes\n", stdout)
-        content = json.loads(pathlib.Path("realnvp_digits", METADATA).read_text())
+        content = json.loads(
+            pathlib.Path("realnvp_digits", METADATA).read_text()
+        )
         self.assertEqual(content["class_names"], list("0123456789"))
         self.assertTrue(content["config"]["conditional"])
         run = json.loads(pathlib.Path("runs/digits/run.json").read_text())
@@ -406,7 +406,9 @@ class ConditionalTest(ExperimentTestCase, parameterized.TestCase):
             "--conditional", "--dataset", "faces", "--batch_size", 2
         )
         self.assertEqual((code, stdout), (2, ""))
-        self.assertRegex(stderr, r"^run.py: error: faces: .* has no label: .*\n$")
+        self.assertRegex(
+            stderr, r"^run.py: error: faces: .* has no label: .*\n$"
+        )
 
 
 class ResultsTest(ExperimentTestCase, parameterized.TestCase):

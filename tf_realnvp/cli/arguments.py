@@ -106,6 +106,103 @@ def add_setting(
     parser.add_argument(f"--{field.name}", help=text, **kind)
 
 
+def add_number(
+    parser: argparse.ArgumentParser,
+    name: str,
+    allowed: WholeNumber | RealNumber,
+    default: int | float | None,
+    text: str,
+) -> None:
+    """Adds the flag of a number.
+
+    Args:
+      parser: The parser.
+      name: Name of the flag.
+      allowed: The numbers that it takes.
+      default: Its default, if it has one.
+      text: What it is for.
+    """
+    parser.add_argument(
+        f"--{name}",
+        type=number(allowed),
+        default=default,
+        metavar="N" if isinstance(allowed, WholeNumber) else "X",
+        help=text if default is None else f"{text} (default: {default:g})",
+    )
+
+
+def add_seed(
+    parser: argparse.ArgumentParser, default: int | None, of_what: str
+) -> None:
+    """Adds the flag `--seed`.
+
+    Args:
+      parser: The parser.
+      default: Its default; `None` for one that is drawn.
+      of_what: What it is the seed of.
+    """
+    drawn = " (default: one is drawn and printed)" if default is None else ""
+    seeds = WholeNumber(0, 2**32 - 1)
+    add_number(parser, "seed", seeds, default, f"seed {of_what}{drawn}")
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag `--data_dir`.
+
+    Args:
+      parser: The parser.
+    """
+    parser.add_argument(
+        "--data_dir",
+        default="datasets",
+        metavar="DIR",
+        help="folder of TensorFlow Datasets' copies (default: datasets)",
+    )
+
+
+def add_out(
+    parser: argparse.ArgumentParser,
+    default: str | None,
+    text: str,
+    parse: Callable[[str], str],
+) -> None:
+    """Adds the flag `--out`.
+
+    Args:
+      parser: The parser.
+      default: Its default, if it has one.
+      text: What is written there.
+      parse: Parses its value.
+    """
+    parser.add_argument(
+        "--out",
+        type=parse,
+        default=default,
+        metavar="PATH",
+        help=text if default is None else f"{text} (default: {default})",
+    )
+
+
+def check_out(out: str, may_be_folder: bool) -> None:
+    """Finds out whether a result can be written before it is computed.
+
+    Args:
+      out: The value of `--out`.
+      may_be_folder: Whether it may be a folder, which is then made.
+
+    Raises:
+      UsageError: If it cannot.
+    """
+    names_folder = is_folder(out)
+    if names_folder and not may_be_folder:
+        raise UsageError(
+            f"argument --out: {printable(out)} is a folder, not a file"
+        )
+    path = pathlib.Path(out)
+    folder = path if names_folder else path.parent
+    check_writable(folder, "--out", make=names_folder)
+
+
 def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
     """Finds out whether a folder can be written to before that is needed.
 
@@ -127,3 +224,36 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
             f"argument {flag}: cannot write to {printable(folder)}: "
             f"{error.strerror}"
         ) from error
+
+
+def check_channels(model: str, channels: int) -> None:
+    """Finds out whether pictures can be images of a model.
+
+    Args:
+      model: Folder of the model, for the message.
+      channels: Number of channels of its images.
+
+    Raises:
+      UsageError: If they cannot.
+    """
+    if channels not in (1, 3):
+        raise UsageError(
+            "pictures have 1 or 3 channels, and the images of "
+            f"{printable(model)} have {channels}"
+        )
+
+
+def check_no_classes(model: str, class_names: tuple[str, ...]) -> None:
+    """Checks that a command can do what it does without labels.
+
+    Args:
+      model: Folder of the model.
+      class_names: Names of its classes.
+
+    Raises:
+      UsageError: If the model has classes.
+    """
+    if class_names:
+        raise UsageError(
+            f"{printable(model)} has classes, and this is for models without"
+        )

@@ -1,21 +1,15 @@
 """The commands on a saved model: flags, messages and exit codes."""
 
 import argparse
-import csv
+import functools
 import itertools
 import math
 import pathlib
 import random
-import sys
 
-from tf_realnvp import checks
 from tf_realnvp.checks import RealNumber, WholeNumber
-from tf_realnvp.cli import arguments
-from tf_realnvp.errors import (
-    PictureError,
-    UsageError,
-    printable,
-)
+from tf_realnvp.cli import arguments, detection, direction, picture_sets
+from tf_realnvp.errors import UsageError, printable
 
 # TensorFlow takes seconds to import: this module leaves it to the commands,
 # when it is clear that the command line makes sense.
@@ -51,9 +45,7 @@ def add_commands(subparsers: "argparse._SubParsersAction") -> None:
             metavar="MODEL",
             help="folder of the model, realnvp_DATASET",
         )
-        command.set_defaults(
-            run=lambda flags, _: _run(run, flags), prog=command.prog
-        )
+        command.set_defaults(run=lambda flags, _: run(flags), prog=command.prog)
         return command
 
     _add_sample(add)
@@ -61,17 +53,18 @@ def add_commands(subparsers: "argparse._SubParsersAction") -> None:
     _add_interpolate(add)
     _add_manifold(add)
     _add_reconstruct(add)
-    _add_score(add)
+    direction.add_command(add)
+    detection.add_commands(add)
 
 
 def _add_sample(add):
     command = add(
-        _sample,
+        functools.partial(_run, _sample),
         "sample",
         "realnvp_digits --n 36 --temperature 0.8 --seed 1 --out grid.png",
         "draw new images",
     )
-    _add_number(
+    arguments.add_number(
         command,
         "n",
         WholeNumber(1),
@@ -79,7 +72,7 @@ def _add_sample(add):
         "number of images, with --label all of each class (default: 36, with "
         "--label all 8)",
     )
-    _add_number(
+    arguments.add_number(
         command,
         "temperature",
         RealNumber(includes_low=True),
@@ -92,8 +85,8 @@ def _add_sample(add):
         "class of the images, of a model that has classes; all: a row of each "
         "(default: drawn for each image)",
     )
-    _add_seed(command, None, "of the images")
-    _add_out(
+    arguments.add_seed(command, None, "of the images")
+    arguments.add_out(
         command,
         "samples.png",
         "PNG file for a grid of all images; or a folder (one that exists, or "
@@ -104,7 +97,7 @@ def _add_sample(add):
 
 def _add_evaluate(add):
     command = add(
-        _evaluate,
+        functools.partial(_run, _evaluate),
         "evaluate",
         "realnvp_digits --dataset digits --importance_samples 16",
         "measure bits/dim on the test images of a data set",
@@ -123,35 +116,30 @@ classes, and as a classifier.""",
         help="a data set as in training (default: what the model was trained "
         "on)",
     )
-    command.add_argument(
-        "--data_dir",
-        default="datasets",
-        metavar="DIR",
-        help="folder of TensorFlow Datasets' copies (default: datasets)",
-    )
-    _add_number(
+    arguments.add_data_dir(command)
+    arguments.add_number(
         command,
         "max_images",
         WholeNumber(2),
         None,
         "use the first N test images (default: all)",
     )
-    _add_number(
+    arguments.add_number(
         command,
         "importance_samples",
         WholeNumber(1),
         1,
         "draws of noise for each image",
     )
-    _add_number(
+    arguments.add_number(
         command, "batch_size", WholeNumber(1), 64, "images evaluated at once"
     )
-    _add_seed(command, 0, "of the noise")
+    arguments.add_seed(command, 0, "of the noise")
 
 
 def _add_interpolate(add):
     command = add(
-        _interpolate,
+        functools.partial(_run, _interpolate),
         "interpolate",
         "realnvp_digits a.png b.png --steps 8 --out strip.png",
         "go from one picture to another through the latent space",
@@ -161,19 +149,21 @@ pictures (spherical interpolation), which are at its ends.""",
     )
     _add_pictures(command, 2)
     _add_label(command, _OF_ALL_PICTURES)
-    _add_number(
+    arguments.add_number(
         command,
         "steps",
         WholeNumber(2),
         8,
         "number of images, both pictures included",
     )
-    _add_out(command, "interpolation.png", "PNG file for the strip", _png)
+    arguments.add_out(
+        command, "interpolation.png", "PNG file for the strip", _png
+    )
 
 
 def _add_manifold(add):
     command = add(
-        _manifold,
+        functools.partial(_run, _manifold),
         "manifold",
         "realnvp_digits a.png b.png c.png d.png --size 8 --out grid.png",
         "draw the surface that four pictures span in the latent space",
@@ -190,15 +180,15 @@ second in its row, the third in its column, the fourth below the second.""",
     )
     _add_pictures(command, 4)
     _add_label(command, _OF_ALL_PICTURES)
-    _add_number(
+    arguments.add_number(
         command, "size", WholeNumber(2), 8, "rows and columns of the grid"
     )
-    _add_out(command, "manifold.png", "PNG file for the grid", _png)
+    arguments.add_out(command, "manifold.png", "PNG file for the grid", _png)
 
 
 def _add_reconstruct(add):
     command = add(
-        _reconstruct,
+        functools.partial(_run, _reconstruct),
         "reconstruct",
         "realnvp_digits a.png b.png --draws 6 --out grid.png",
         "show what is left of pictures when the fine latents are drawn anew",
@@ -213,61 +203,17 @@ factors out half-way are drawn anew. The latter shows what the others hold.""",
         "class of the pictures, of a model that has classes (default: the "
         "likeliest of each)",
     )
-    _add_number(
+    arguments.add_number(
         command, "draws", WholeNumber(1), 6, "number of draws for each picture"
     )
-    _add_seed(command, 0, "of the draws")
-    _add_out(command, "reconstructions.png", "PNG file for the grid", _png)
-
-
-def _add_score(add):
-    command = add(
-        _score,
-        "score",
-        "realnvp_digits my_pictures --out scores.csv",
-        "score the pictures of a folder, the least likely first",
-        """
-Writes a CSV file with the columns file, log_prob (nats for the whole picture)
-and bits_per_dim. Files that can't be read are named, and left out.""",
-    )
-    command.add_argument(
-        "folder",
-        metavar="DIR",
-        help="folder of pictures; other folders inside are left alone, and so "
-        "are hidden files",
-    )
-    _add_seed(command, 0, "of the noise that is added to the pictures")
-    _add_out(command, "scores.csv", "CSV file", arguments.file(".csv"))
-
-
-def _add_number(command, name, allowed, default, text):
-    command.add_argument(
-        f"--{name}",
-        type=arguments.number(allowed),
-        default=default,
-        metavar="N" if isinstance(allowed, WholeNumber) else "X",
-        help=text if default is None else f"{text} (default: {default:g})",
+    arguments.add_seed(command, 0, "of the draws")
+    arguments.add_out(
+        command, "reconstructions.png", "PNG file for the grid", _png
     )
 
 
 def _add_label(command, text):
     command.add_argument("--label", metavar="NAME", help=text)
-
-
-def _add_seed(command, default, of_what):
-    drawn = " (default: one is drawn and printed)" if default is None else ""
-    seeds = WholeNumber(0, 2**32 - 1)
-    _add_number(command, "seed", seeds, default, f"seed {of_what}{drawn}")
-
-
-def _add_out(command, default, text, parse):
-    command.add_argument(
-        "--out",
-        type=parse,
-        default=default,
-        metavar="PATH",
-        help=f"{text} (default: {default})",
-    )
 
 
 def _add_pictures(command, number):
@@ -279,32 +225,16 @@ def _add_pictures(command, number):
 def _run(command, flags):
     """Loads the model, and does with it what a command does."""
     if "out" in flags:
-        _check_out(flags.out, may_be_folder=command is _sample)
+        arguments.check_out(flags.out, may_be_folder=command is _sample)
     command(flags, _load(flags, needs_pictures=command is not _evaluate))
-
-
-def _check_out(out, may_be_folder):
-    """Finds out whether the result can be written before it is computed."""
-    is_folder = arguments.is_folder(out)
-    if is_folder and not may_be_folder:
-        raise UsageError(
-            f"argument --out: {printable(out)} is a folder, not a file"
-        )
-    path = pathlib.Path(out)
-    folder = path if is_folder else path.parent
-    arguments.check_writable(folder, "--out", make=is_folder)
 
 
 def _load(flags, needs_pictures):
     from tf_realnvp.serving import saved_model
 
     model = saved_model.SavedModel(flags.model)
-    channels = model.image_shape[2]
-    if needs_pictures and channels not in (1, 3):
-        raise UsageError(
-            "pictures have 1 or 3 channels, and the images of "
-            f"{printable(flags.model)} have {channels}"
-        )
+    if needs_pictures:
+        arguments.check_channels(flags.model, model.image_shape[2])
     return model
 
 
@@ -367,7 +297,9 @@ def _sample(flags, model):
         n, label = flags.n or 36, _find_label(flags, model)
         if label is not None:
             classes = f" of {printable(flags.label)}"
-    print(f"{n:,} images{classes}, temperature {flags.temperature}, seed {seed}")
+    print(
+        f"{n:,} images{classes}, temperature {flags.temperature}, seed {seed}"
+    )
     batches = model.sample(n, flags.temperature, seed, label)
     if not arguments.is_folder(flags.out):
         _write_grid(flags, model, np.concatenate(list(batches)), columns)
@@ -462,45 +394,16 @@ def _evaluate(flags, model):
 
 
 def _load_dataset(flags, model):
-    """Loads the data set, and checks that the model is of such images."""
-    from tf_realnvp import data
-    from tf_realnvp.data.image_dataset import describe_skipped
-    from tf_realnvp.serving.metadata import describe_images
-
+    """Loads the data set that is to be evaluated."""
     name = flags.dataset or model.dataset
     if name is None:
         raise UsageError(
             f"argument --dataset: name one, for {printable(flags.model)} does "
             "not tell what it was trained on"
         )
-    height, width, _ = model.image_shape
-    image_size = height if height == width else None
-    labels = {"labels": True} if model.class_names else {}
-    dataset = data.load(name, flags.data_dir, image_size, **labels)
-    num_bits = checks.bits_of_levels(model.num_colors)
-    if dataset.num_colors == 256 and num_bits is not None:
-        dataset = dataset.keep_bits(num_bits)  # As `--num_bits` in training.
-    if dataset.skipped:
-        print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
-    theirs = describe_images(dataset.image_shape, dataset.num_colors)
-    own = describe_images(model.image_shape, model.num_colors)
-    if theirs != own:
-        raise UsageError(
-            f"argument --dataset: the images of {printable(dataset.name)} are "
-            f"{theirs}, those of {printable(flags.model)} {own}"
-        )
-    if dataset.class_names != model.class_names:
-        theirs, own = (
-            ", ".join(names)
-            for names in (dataset.class_names, model.class_names)
-        )
-        raise UsageError(
-            printable(
-                f"argument --dataset: the classes of {dataset.name} are "
-                f"{theirs}, those of {flags.model} {own}"
-            )
-        )
-    return dataset
+    return picture_sets.load_dataset(
+        flags, "dataset", name, model, labels=bool(model.class_names)
+    )
 
 
 def _bits(model, log_prob):
@@ -598,63 +501,3 @@ def _reconstruct(flags, model):
         rows.reshape(-1, *model.image_shape),
         columns=rows.shape[1],
     )
-
-
-def _score(flags, model):
-    from tf_realnvp import files, pictures
-    from tf_realnvp.training.progress import Progress
-
-    paths = _list_files(flags.folder)
-    scores, total = [], 0.0
-    with Progress("score", len(paths)) as display:
-        for path in paths:
-            try:
-                image = pictures.read(path, model.image_shape, model.num_colors)
-            except PictureError as error:
-                print(error, file=sys.stderr)
-                continue
-            # One at a time, and all with the same noise: the score of a
-            # picture must not depend on those beside it.
-            log_prob = model.log_prob(image[None], flags.seed)[0]
-            bits = _bits(model, log_prob)
-            scores.append((path.name, float(log_prob), float(bits)))
-            total += bits
-            display.update(1, 1, total / len(scores))
-    num_unreadable = len(paths) - len(scores)
-    if not scores:
-        raise UsageError(
-            f"none of the {num_unreadable:,} files in "
-            f"{printable(flags.folder)} can be read as a picture"
-        )
-    scores.sort(key=lambda score: (-score[2], score[0]))
-    with (
-        files.replace_file(flags.out) as new,
-        # Names of files need not be text.
-        new.open("w", newline="", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["file", "log_prob", "bits_per_dim"])
-        writer.writerows(scores)
-    print(
-        f"{len(scores):,} pictures, mean {total / len(scores):.4f} bits/dim; "
-        f"{num_unreadable:,} files could not be read"
-    )
-    print(flags.out)
-
-
-def _list_files(folder):
-    """Returns all that is in a folder, but for folders and hidden files."""
-    name = printable(folder)
-    try:
-        paths = sorted(
-            path
-            for path in pathlib.Path(folder).iterdir()
-            if not path.is_dir() and not path.name.startswith(".")
-        )
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the folder {name}: {error.strerror}"
-        ) from error
-    if not paths:
-        raise UsageError(f"there are no files in {name}")
-    return paths

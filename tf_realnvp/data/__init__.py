@@ -77,7 +77,7 @@ def _load(name, data_dir, image_size, flip, labels):
         return _load_digits(image_size, flip, labels)
     if arrays.is_file(name) and not os.path.isdir(os.path.expanduser(name)):
         return arrays.load(name, image_size, flip, labels)
-    if name not in DATASETS and _is_folder(name):
+    if name not in DATASETS and is_folder(name):
         from tf_realnvp.data import image_folder
 
         return image_folder.load(name, image_size, flip, labels)
@@ -96,13 +96,17 @@ def _load(name, data_dir, image_size, flip, labels):
 def source(name: str) -> str:
     """Returns a name with which `load` finds a data set from any folder."""
     is_known = name.lower() in (known.lower() for known in DATASETS)
-    if is_known or not (_is_folder(name) or arrays.is_file(name)):
+    if is_known or not (is_folder(name) or arrays.is_file(name)):
         return name
     return os.path.abspath(os.path.expanduser(name))
 
 
-def _is_folder(name):
-    """Tells folders from names of TFDS, which can have slashes inside."""
+def is_folder(name: str) -> bool:
+    """Tells folders from names of TFDS, which can have slashes inside.
+
+    Args:
+      name: As for `load`.
+    """
     return (
         os.path.isdir(os.path.expanduser(name))
         or os.path.isabs(name)

@@ -84,11 +84,9 @@ def load(
     )
     if not labels:
         return dataset
-    if "" in found and "images" in arrays:
-        found = dict.fromkeys(splits, found[""])
-    else:
-        found = {split: found.get(f"{split}_") for split in splits}
-    return _with_labels(dataset, splits, found, shown)
+    whole = found.get("") if "images" in arrays else None
+    of_splits = {split: found.get(f"{split}_", whole) for split in splits}
+    return _with_labels(dataset, splits, of_splits, shown)
 
 
 def from_images(

@@ -32,6 +32,7 @@ DECODING = "tf_realnvp_decodes_stored_image"
 
 _PREFETCHED_BATCHES = 4
 _NUM_INITIAL_IMAGES = 128  # More of them make no better start.
+_TAKEN_AT_ONCE = 256
 _NUM_NAMED = 5  # Of files that are left out.
 # What decoding raises though nothing is wrong with the image.
 _NO_DAMAGE = (tf.errors.ResourceExhaustedError, tf.errors.CancelledError)
@@ -189,17 +190,18 @@ class ImageDataset:
             )
         ] = True
 
-        labels = {}
+        train_labels = validation_labels = None
         if self.train_labels is not None:
-            labels["train_labels"] = self.train_labels[~is_held_out]
-            labels["validation_labels"] = self.train_labels[is_held_out]
+            train_labels = self.train_labels[~is_held_out]
+            validation_labels = self.train_labels[is_held_out]
         return dataclasses.replace(
             self,
             train=choose(self.train, ~is_held_out),
             num_train=self.num_train - num_validation,
             validation=choose(self.train, is_held_out),
             num_validation=num_validation,
-            **labels,
+            train_labels=train_labels,
+            validation_labels=validation_labels,
         )
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
@@ -327,6 +329,30 @@ class ImageDataset:
             batch_size,
         )
         return _finish(batches, math.ceil(self.num_validation / batch_size))
+
+    def take(self, split: str, numbers: Sequence[int]) -> np.ndarray:
+        """Returns some images of a split.
+
+        Args:
+          split: "train" or "test".
+          numbers: Which of them, in `0 ... num_train - 1`, or `num_test - 1`.
+
+        Returns:
+          uint8 `[n, H, W, C]`, in the order in which they are stored.
+        """
+        is_train = split == "train"
+        stored = self.train if is_train else self.test
+        is_chosen = np.zeros(
+            self.num_train if is_train else self.num_test, bool
+        )
+        is_chosen[list(numbers)] = True
+        batches = self._batches(
+            choose(stored, is_chosen), None, None, _TAKEN_AT_ONCE
+        )
+        with self.naming_damage():
+            images = [batch.numpy() for batch in batches]
+        none = np.zeros([0, *self.image_shape], np.uint8)
+        return np.concatenate([none, *images])
 
     @contextlib.contextmanager
     def naming_damage(self) -> Iterator[None]:

@@ -79,7 +79,7 @@ def load(
     if not root.is_dir():
         raise DataError(f"{folder}: there is no such folder")
     try:
-        names = _list_files(root)
+        names = list_files(root)
     except OSError as error:
         raise DataError(f"{folder}: {error}") from error
     found, skipped, faulty = _look(root, names)
@@ -185,8 +185,18 @@ def _classes(split: list[_Picture], depth: int, folder: str) -> list[str]:
     return names
 
 
-def _list_files(root: pathlib.Path) -> list[str]:
-    """Returns the paths, from the root on, of all files that are not hidden."""
+def list_files(root: pathlib.Path) -> list[str]:
+    """Returns the paths of all files in a folder that are not hidden.
+
+    Args:
+      root: The folder, which may have others inside.
+
+    Returns:
+      The paths, from the folder on, in order.
+
+    Raises:
+      OSError: If a folder cannot be read.
+    """
 
     def fail(error):
         raise error

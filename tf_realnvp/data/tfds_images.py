@@ -193,8 +193,8 @@ def _unknown(name: str) -> str:
     if close:
         message += f"Names like it: {', '.join(close)}. "
     return message + (
-        f"There are {', '.join(_BUILDERS)} and digits, folders of pictures, "
-        "and the image data sets of https://www.tensorflow.org/datasets"
+        f"There are {', '.join([*_BUILDERS, *_CONTENTS])} and digits, folders "
+        "of pictures, files of NumPy, and the image data sets of https://www.tensorflow.org/datasets"
     )
 
 

@@ -36,6 +36,8 @@ def save(
 
     *   `sample(n, temperature=1.0, seed=None)`: `uint8` images `[n, H, W, C]`.
     *   `log_prob(images, seed=None)`: float32 `[n]`, nats.
+    *   `log_prob_each(images, seeds)`: the same, with a seed for each image:
+        what an image gets does not depend on those beside it.
     *   `bits_per_dim(images, seed=None)`: float32 `[n]`.
     *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
     *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
@@ -52,12 +54,13 @@ def save(
     Keep the object in a variable: its functions do not keep the weights.
 
     They take Python's numbers, lists and arrays, and tensors: `n` int64 or
-    int32, `temperature` float32 or float64, `seed` int64, `images` int64 or
-    `uint8`, `latents` float32 or float64, `label` int64 or int32. Anything else is a `ValueError` that
-    lists what was given and what can be, or an `OverflowError` if it needs more
-    than 64 bits. Shapes and values that are wrong are a
-    `tf.errors.InvalidArgumentError`, with the messages of `RealNVP`. A Python
-    `seed` from 2**63 on is one without sign, and the same as `seed - 2**64`.
+    int32, `temperature` float32 or float64, `seed` and `seeds` int64, `images`
+    int64 or `uint8`, `latents` float32 or float64, `label` int64 or int32.
+    Anything else is a `ValueError` that lists what was given and what can be,
+    or an `OverflowError` if it needs more than 64 bits. Shapes and values that
+    are wrong are a `tf.errors.InvalidArgumentError`, with the messages of
+    `RealNVP`. A Python `seed` from 2**63 on is one without sign, and the same
+    as `seed - 2**64`.
 
     Without a `seed` images and noise are fresh in every call and every process:
     neither the seed of the process that saves nor that of the one that loads
@@ -84,8 +87,11 @@ def save(
       metadata: What else `metadata.json` is to say; values that JSON knows.
     """
     content = json.dumps(_describe(model) | dict(metadata or {}), indent=2)
-    has_classes = model.num_classes is not None
-    module = (_ConditionalModule if has_classes else _ServingModule)(model)
+    module: tf.Module
+    if model.num_classes is None:
+        module = _ServingModule(model)
+    else:
+        module = _ConditionalModule(model, model.num_classes)
     with files.replace_directory(path) as new:
         tf.saved_model.save(module, str(new), signatures=module.signatures())
         (new / metadata_format.FILE).write_text(content + "\n")
@@ -142,8 +148,15 @@ class _ServingModule(tf.Module):
         self._sample_latents = model.sample_latents
         self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
         images = tf.TensorSpec(None, tf.int64)
-        self._log_prob = _concrete(
-            model.log_prob, images, tf.TensorSpec([2], tf.int32)
+        # Small beside the density, which both of them share.
+        self._dequantize = _concrete(
+            model.dequantize, images, tf.TensorSpec([2], tf.int32)
+        )
+        self._dequantize_each = _concrete(
+            model.dequantize_each, images, tf.TensorSpec(None, tf.int64)
+        )
+        self._log_density = _concrete(
+            model.log_density, tf.TensorSpec([None, *model.image_shape])
         )
         self._encode = _concrete(model.encode, images)
         self._decode = _concrete(model.decode, tf.TensorSpec(None, tf.float32))
@@ -158,7 +171,15 @@ class _ServingModule(tf.Module):
 
     @tf.function(**_AS_IS)
     def log_prob(self, images, seed=None):
-        return self._log_prob(tf.cast(images, tf.int64), _stateless_seed(seed))
+        images = tf.cast(images, tf.int64)
+        return self._log_density(
+            self._dequantize(images, _stateless_seed(seed))
+        )
+
+    @tf.function(**_AS_IS)
+    def log_prob_each(self, images, seeds):
+        images = tf.cast(images, tf.int64)
+        return self._log_density(self._dequantize_each(images, seeds))
 
     @tf.function(**_AS_IS)
     def bits_per_dim(self, images, seed=None):
@@ -184,6 +205,7 @@ class _ServingModule(tf.Module):
         for function, *arguments in (
             (self.sample, n, temperature, seed),
             (self.log_prob, images, seed),
+            (self.log_prob_each, images, _specs("seeds", tf.int64)),
             (self.bits_per_dim, images, seed),
             (self.encode, images),
             (self.decode, latents),
@@ -229,7 +251,7 @@ class _ServingModule(tf.Module):
 class _ConditionalModule(tf.Module):
     """The same for a model with classes."""
 
-    def __init__(self, model: RealNVP):
+    def __init__(self, model: RealNVP, num_classes: int):
         super().__init__(name="real_nvp")
         self._model_variables = [v.value for v in model.variables]
         self._sample_latents = model.sample_latents
@@ -237,14 +259,18 @@ class _ConditionalModule(tf.Module):
         self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
         images, label = (tf.TensorSpec(None, tf.int64) for _ in range(2))
         seed = tf.TensorSpec([2], tf.int32)
-        self._log_prob = _concrete(model.log_prob, images, seed, label)
-        self._log_joint = _concrete(
-            lambda images, seed: model.log_joint(
-                model.dequantize(images, seed)
+        points = tf.TensorSpec([None, *model.image_shape])
+        self._dequantize = _concrete(model.dequantize, images, seed)
+        self._dequantize_each = _concrete(model.dequantize_each, images, label)
+        self._log_density = _concrete(
+            lambda points, label: model.log_density(
+                points,
+                assertions.labels(label, num_classes, tf.shape(points)[0]),
             ),
-            images,
-            seed,
+            points,
+            label,
         )
+        self._log_joint = _concrete(model.log_joint, points)
         self._encode = _concrete(model.encode, images, label)
         self._decode = _concrete(
             model.decode, tf.TensorSpec(None, tf.float32), label
@@ -263,9 +289,17 @@ class _ConditionalModule(tf.Module):
     @tf.function(**_AS_IS)
     def log_prob(self, images, seed=None, label=None):
         images, seed = tf.cast(images, tf.int64), _stateless_seed(seed)
+        return self._density(self._dequantize(images, seed), label)
+
+    @tf.function(**_AS_IS)
+    def log_prob_each(self, images, seeds, label=None):
+        images = tf.cast(images, tf.int64)
+        return self._density(self._dequantize_each(images, seeds), label)
+
+    def _density(self, points, label):
         if label is None:
-            return tf.reduce_logsumexp(self._log_joint(images, seed), axis=-1)
-        return self._log_prob(images, seed, tf.cast(label, tf.int64))
+            return tf.reduce_logsumexp(self._log_joint(points), axis=-1)
+        return self._log_density(points, tf.cast(label, tf.int64))
 
     @tf.function(**_AS_IS)
     def bits_per_dim(self, images, seed=None, label=None):
@@ -274,7 +308,9 @@ class _ConditionalModule(tf.Module):
     @tf.function(**_AS_IS)
     def classify(self, images, seed=None):
         images, seed = tf.cast(images, tf.int64), _stateless_seed(seed)
-        return tf.nn.log_softmax(self._log_joint(images, seed))
+        return tf.nn.log_softmax(
+            self._log_joint(self._dequantize(images, seed))
+        )
 
     @tf.function(**_AS_IS)
     def encode(self, images, label):
@@ -297,6 +333,12 @@ class _ConditionalModule(tf.Module):
         for function, *arguments in (
             (self.sample, n, temperature, seed, [None, *label]),
             (self.log_prob, images, seed, [None, *label]),
+            (
+                self.log_prob_each,
+                images,
+                _specs("seeds", tf.int64),
+                [None, *label],
+            ),
             (self.bits_per_dim, images, seed, [None, *label]),
             (self.classify, images, seed),
             (self.encode, images, label),
@@ -309,9 +351,10 @@ class _ConditionalModule(tf.Module):
         """Returns the functions with named inputs and outputs."""
 
         def score(images):
-            joint = self._log_joint(
+            points = self._dequantize(
                 tf.cast(images, tf.int64), _stateless_seed(None)
             )
+            joint = self._log_joint(points)
             log_prob = tf.reduce_logsumexp(joint, axis=-1)
             return {
                 "log_prob": log_prob,

@@ -43,18 +43,18 @@ class Metadata:
       num_colors: Number of levels of a component.
       source: The data set that it was trained on, as `data.load` finds it, or
         `None`.
+      others: All that there is beside these, unchecked.
       class_names: Names of the classes, if there are any; where none are told,
         their numbers.
       class_probs: Their probabilities.
-      others: All that there is beside these, unchecked.
     """
 
     image_shape: tuple[int, int, int]
     num_colors: int
     source: str | None
-    class_names: tuple[str, ...]
-    class_probs: tuple[float, ...]
     others: dict[str, Any]
+    class_names: tuple[str, ...] = ()
+    class_probs: tuple[float, ...] = ()
 
 
 def read(path: str | os.PathLike) -> Metadata:
@@ -107,8 +107,8 @@ def read(path: str | os.PathLike) -> Metadata:
         tuple(content.pop("image_shape")),
         content.pop("num_colors"),
         content.get(source),
-        *_classes(path, content),
         content,
+        *_classes(path, content),
     )
 
 

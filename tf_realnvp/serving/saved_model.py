@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -65,15 +65,25 @@ class SavedModel:
         ):
             raise metadata.other_model(path)
         self._compare_metadata(path)
-        # Traced once for batches of all sizes.
+        self._log_prob = self._traced("log_prob", [])
+        self._log_prob_each = None
+        if hasattr(self._model, "log_prob_each"):  # Older models have none.
+            self._log_prob_each = self._traced("log_prob_each", [None])
+
+    def _traced(self, name, seed_shape):
+        """Returns a function of the model, traced for batches of all sizes."""
+        import tensorflow as tf
+
         specs = [
             tf.TensorSpec([None, *self.image_shape], tf.uint8),
-            tf.TensorSpec([], tf.int64),
+            tf.TensorSpec(seed_shape, tf.int64),
         ]
         if self.class_names:
             specs.append(tf.TensorSpec([None], tf.int64))
-        self._log_prob = tf.function(
-            self._model.log_prob, input_signature=specs, autograph=False
+        return tf.function(
+            getattr(self._model, name),
+            input_signature=specs,
+            autograph=False,
         )
 
     def _compare_metadata(self, path):
@@ -119,8 +129,8 @@ class SavedModel:
           temperature: Factor on the latents' standard deviation.
           seed: From 0 to 2**32 - 1. The first batch is what the saved
             function `sample` gives for the same seed.
-          label: Class of all images, or of each, `[n]`; each is drawn if `None`.
-            Only for a model with classes.
+          label: Class of all images, or of each, `[n]`, for a model with
+            classes; each is drawn if `None`.
 
         Yields:
           `uint8` images `[m, H, W, C]`.
@@ -157,34 +167,58 @@ class SavedModel:
           their mixture.
         """
         if self.class_names:
-            given = self.log_prob_of_classes(images, seed)
-            return np.logaddexp.reduce(given + self.log_prior, axis=1)
-        return self._run_log_prob(images, seed)
+            return self._mixture(self.log_prob_of_classes(images, seed))
+        return _run(self._log_prob, images, seed)
 
-    def log_prob_of_classes(self, images: np.ndarray, seed: int) -> np.ndarray:
-        """Returns what `log_prob` does, given each of the classes.
+    def log_prob_each(self, images: np.ndarray, seed: int) -> np.ndarray:
+        """Returns what `log_prob` gives for each image alone.
+
+        All get the same noise, and none depends on those beside it. Models that
+        were saved by older versions take one at a time, which is slower.
+
+        Args:
+          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+          seed: Seed of the dequantization noise of each, of 64 bits.
+
+        Returns:
+          Float64 `[n]`, nats for a whole image.
+        """
+        if self.class_names:
+            return self._mixture(self.log_prob_of_classes(images, seed, True))
+        if self._log_prob_each is None:
+            one_by_one = [self.log_prob(image[None], seed) for image in images]
+            return np.concatenate([np.zeros(0), *one_by_one])
+        return _run(self._log_prob_each, images, np.full(len(images), seed))
+
+    def _mixture(self, given):
+        return np.logaddexp.reduce(given + self.log_prior, axis=1)
+
+    def log_prob_of_classes(
+        self, images: np.ndarray, seed: int, each: bool = False
+    ) -> np.ndarray:
+        """Returns the log-probability of images, given each of the classes.
 
         For a model with classes.
 
         Args:
           images: As for `log_prob`.
           seed: As for `log_prob`; the noise is the same for all classes.
+          each: Whether each image gets the same noise, as in `log_prob_each`.
 
         Returns:
           Float64 `[n, len(class_names)]`, nats. With `log_prior` added it is
           the log-probability of images and classes together.
         """
+        function: Callable | None = self._log_prob
+        seeds: int | np.ndarray = seed
+        if each:
+            function = self._log_prob_each
+            seeds = np.full(len(images), seed)
         given = [
-            self._run_log_prob(images, seed, np.full(len(images), label))
+            _run(function, images, seeds, np.full(len(images), label))
             for label in range(len(self.class_names))
         ]
         return np.stack(given, axis=1)
-
-    def _run_log_prob(self, images, seed, *label):
-        import tensorflow as tf
-
-        log_prob = self._log_prob(images, tf.constant(seed, tf.int64), *label)
-        return log_prob.numpy().astype(np.float64)
 
     def encode(
         self, images: np.ndarray, label: np.ndarray | None = None
@@ -225,6 +259,14 @@ class SavedModel:
             inputs = {name: tf.constant(values[part])} | labels
             parts.append(function(**inputs)[result])
         return np.concatenate(parts)
+
+
+def _run(log_prob, images, seed, *label):
+    """Returns what a traced function gives, float64."""
+    import tensorflow as tf
+
+    seed = tf.constant(seed, tf.int64)
+    return log_prob(images, seed, *label).numpy().astype(np.float64)
 
 
 def stream(seed: int, index: int) -> int:

@@ -351,7 +351,7 @@ class DataDescription:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what is to be stored; without classes nothing tells of any."""
+        """Returns what is to be stored, of classes only if there are any."""
         stored = dataclasses.asdict(self)
         if not self.class_names:
             del stored["class_names"], stored["class_probs"]

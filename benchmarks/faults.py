@@ -1,0 +1,111 @@
+"""Faults that a seeded script puts into images, and where they are."""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+_SCRATCH = 12  # Pixels, the length.
+_PATCH = 8  # Pixels, the side.
+_VISIBLE = 0.1  # Of all levels: what changes less is no part of a fault.
+
+
+def put(
+    name: str, images: np.ndarray, seed: int, num_colors: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Puts a fault into each image.
+
+    Args:
+      name: One of `FAULTS`.
+      images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+      seed: Seed of where they are, and what they look like.
+      num_colors: Number of levels.
+
+    Returns:
+      The images with faults, and boolean `[n, H, W]`: where one is.
+    """
+    rng = np.random.default_rng(seed)
+    white = num_colors - 1
+    faulty = np.empty_like(images)
+    for index, image in enumerate(images):
+        other = images[(index + rng.integers(1, len(images))) % len(images)]
+        faulty[index] = FAULTS[name](image, other, white, rng)
+    changes = np.abs(faulty.astype(int) - images.astype(int))
+    return faulty, np.any(changes >= _VISIBLE * white, axis=-1)
+
+
+def _scratch(image, other, white, rng):
+    """A straight line of a pixel's width, in one level."""
+    height, width, _ = image.shape
+    while True:
+        angle = rng.uniform(0.0, 2.0 * np.pi)
+        row, column = rng.integers(height), rng.integers(width)
+        end = (
+            column + (_SCRATCH - 1) * np.cos(angle),
+            row + (_SCRATCH - 1) * np.sin(angle),
+        )
+        line = Image.new("L", (width, height))
+        ImageDraw.Draw(line).line([(column, row), end], fill=1, width=1)
+        inside = np.asarray(line, bool)[..., None]
+        level = rng.integers(white + 1)
+        result = np.where(inside, level, image).astype(np.uint8)
+        if _visible(image, result, white) >= _SCRATCH // 2:
+            return result
+
+
+def _patch(image, other, white, rng):
+    """A square of another image, at the same place."""
+    height, width, _ = image.shape
+    for _ in range(100):  # Two images may be the same nearly everywhere.
+        top = rng.integers(height - _PATCH + 1)
+        left = rng.integers(width - _PATCH + 1)
+        square = np.s_[top : top + _PATCH, left : left + _PATCH]
+        result = image.copy()
+        result[square] = other[square]
+        if _visible(image, result, white) >= _PATCH**2 // 4:
+            break
+    return result
+
+
+def _visible(image, result, white):
+    """Returns how many pixels have changed visibly."""
+    changes = np.abs(result.astype(int) - image.astype(int))
+    return np.sum(np.any(changes >= _VISIBLE * white, axis=-1))
+
+
+def _blur(image, other, white, rng):
+    """A Gaussian of the standard deviation of a pixel."""
+    channels = [
+        Image.fromarray(channel).filter(ImageFilter.GaussianBlur(1.0))
+        for channel in np.moveaxis(image, -1, 0)
+    ]
+    return np.stack(channels, axis=-1)
+
+
+def _noise(image, other, white, rng):
+    """Normal noise of a twentieth of all levels."""
+    return _levels(image + rng.normal(0.0, white / 20, image.shape), white)
+
+
+def _brightness(image, other, white, rng):
+    """A tenth of all levels more, or less."""
+    return _levels(image + rng.choice([-1.0, 1.0]) * white / 10, white)
+
+
+def _turn(image, other, white, rng):
+    """A quarter of a turn."""
+    return np.rot90(image)
+
+
+def _levels(values, white):
+    return np.clip(np.round(values), 0, white).astype(np.uint8)
+
+
+FAULTS: dict[str, Callable] = {
+    "scratch": _scratch,
+    "patch": _patch,
+    "blur": _blur,
+    "noise": _noise,
+    "brightness": _brightness,
+    "turn": _turn,
+}

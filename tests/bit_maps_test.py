@@ -1,0 +1,179 @@
+"""Tests for bit_maps."""
+
+import math
+import types
+
+import keras
+import numpy as np
+import reference
+import tensorflow as tf
+from absl.testing import parameterized
+from tensorflow_probability import bijectors as tfb
+
+from tf_realnvp import RealNVP, bijectors, bit_maps
+
+
+def make_model(shape, num_scales):
+    """A model off its initial weights."""
+    keras.utils.set_random_seed(0)
+    model = RealNVP(shape, filters=2, num_blocks=1, num_scales=num_scales)
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign_add(rng.normal(scale=0.2, size=variable.shape))
+    return model
+
+
+def make_points(model, n=3):
+    rng = np.random.default_rng(1)
+    points = rng.uniform(0.0, model.num_colors, size=(n, *model.image_shape))
+    return points.astype(np.float32)
+
+
+def expected_costs(model, points):
+    """The costs in NumPy: those of every component, taken to its pixels."""
+    alpha, levels = model.alpha, model.num_colors
+    height = points.shape[1]
+    x = points.astype(np.float64)
+    p = alpha / 2 + (1 - alpha) * x / levels
+    logit = np.log(levels / (1 - alpha)) + np.log(p) + np.log(1 - p)
+    z = np.log(p) - np.log(1 - p)
+    couplings = iter(zip(model.networks, model.couplings, strict=True))
+    n, last = len(points), model.num_scales - 1
+    costs = np.zeros([n, model.num_scales, 2, *points.shape[1:3]])
+    costs[:, 0, 0] = logit.sum(axis=-1)
+
+    def add(scale, kind, values, squeezed):
+        """Adds a cost of components."""
+        if squeezed:
+            values = reference.unsqueeze(values)
+        block = 2**scale
+        for row in range(height):
+            for column in range(points.shape[2]):
+                costs[:, scale, kind, row, column] += (
+                    values[:, row // block, column // block].sum(axis=-1)
+                    / block**2
+                )
+
+    def couple(scale, z, squeezed):
+        network, coupling = next(couplings)
+        weights = [w.numpy() for w in network.trainable_variables]
+        kept = coupling.mask * z
+        outputs = reference.coupling_network(kept, weights)
+        scales, shift = np.split(outputs, 2, axis=-1)
+        free = ~coupling.mask
+        log_scale = free * (
+            coupling.rescale.numpy() * np.tanh(scales)
+            + coupling.reshift.numpy()
+        )
+        add(scale, 0, -log_scale, squeezed)
+        return z * np.exp(log_scale) + free * shift
+
+    def normal(z):
+        return 0.5 * (z**2 + np.log(2 * np.pi))
+
+    for scale in range(model.num_scales):
+        for _ in range(4 if scale == last else 3):
+            z = couple(scale, z, False)
+        if scale == last:
+            add(scale, 1, normal(z), False)
+        else:
+            z = reference.squeeze(z)
+            for _ in range(3):
+                z = couple(scale, z, True)
+            kept, out = np.split(z, 2, axis=-1)
+            out = np.concatenate([0 * kept, normal(out)], axis=-1)
+            add(scale, 1, out, True)
+            z = kept
+    return costs
+
+
+class CostsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(((4, 8, 3), 2), ((8, 4, 1), 3))
+    def test_against_numpy(self, shape, num_scales):
+        model = make_model(shape, num_scales)
+        points = make_points(model)
+        costs = bit_maps.costs(model, points).numpy()
+        self.assertEqual(costs.dtype, np.float32)
+        self.assertAllClose(
+            costs, expected_costs(model, points), rtol=1e-4, atol=1e-3
+        )
+        # A map's sum is the image's bits.
+        bits = -model.log_density(points) / math.log(2.0)
+        sums = costs.sum(axis=(1, 2, 3, 4)) / math.log(2.0)
+        self.assertAllClose(sums, bits, rtol=1e-5)
+
+    def test_other_chains(self):
+        """Elementwise bijectors count where they are, and couplings anyhow."""
+        rng = np.random.default_rng(0)
+        log_scale = rng.normal(size=(4, 4, 1)).astype(np.float32)
+        mask = bijectors.checkerboard_mask((4, 4, 1))
+        coupling = bijectors.AffineCoupling(
+            mask, lambda x: tf.concat([x + 0.3, 2.0 * x], axis=-1)
+        )
+        inner = bijectors.FactorOut(tfb.Chain([tfb.Scale(2.0)]))
+        flow = tfb.Chain(
+            [
+                tfb.Scale(tf.exp(log_scale)),
+                tfb.Chain([tfb.Shift(log_scale), coupling]),
+                bijectors.Squeeze(),
+                inner,
+            ]
+        )
+        model = types.SimpleNamespace(
+            bijector=flow, image_shape=(4, 4, 1), num_scales=2
+        )
+        points = rng.normal(size=(2, 4, 4, 1)).astype(np.float32)
+        costs = bit_maps.costs(model, points).numpy()
+        log_det = flow.inverse_log_det_jacobian(points, event_ndims=3)
+        self.assertAllClose(costs[:, :, 0].sum(axis=(1, 2, 3)), -log_det)
+        expected = log_scale[..., 0] - ~mask[..., 0] * math.tanh(0.3)
+        self.assertAllClose(costs[:, 0, 0], [expected, expected], rtol=1e-5)
+        self.assertAllClose(costs[:, 1, 0], np.full([2, 4, 4], math.log(2) / 2))
+
+    def test_flows_without_places(self):
+        matrix = tfb.ScaleMatvecTriL(np.eye(2, dtype=np.float32))
+        for flow in (
+            matrix,
+            tfb.Chain([bijectors.FactorOut(), tfb.Scale(2.0)]),
+        ):
+            model = types.SimpleNamespace(
+                bijector=flow, image_shape=(2, 2, 2), num_scales=2
+            )
+            with self.assertRaises(ValueError):
+                bit_maps.costs(model, np.ones([1, 2, 2, 2], np.float32))
+
+
+class SmoothTest(tf.test.TestCase):
+    def test_takes_away_checkerboards(self):
+        rows, columns = np.indices([6, 8])
+        board = np.where((rows + columns) % 2, 1.0, -1.0)
+        smoothed = bit_maps.smooth(5.0 + np.stack([board, -2.0 * board]))
+        self.assertAllClose(smoothed[:, 1:-1, 1:-1], np.full([2, 4, 6], 5.0))
+
+    def test_weights(self):
+        """Those of a pixel sum to one, at a corner too."""
+        for row, column in ((2, 3), (0, 0), (0, 3), (4, 5)):
+            maps = np.zeros([1, 5, 6], np.float32)
+            maps[0, row, column] = 16.0
+            smoothed = bit_maps.smooth(maps)
+            self.assertAllClose(smoothed.sum(), 16.0)
+            if (row, column) == (2, 3):
+                self.assertAllClose(
+                    smoothed[0, 1:4, 2:5], [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+                )
+
+
+class StandardiseTest(tf.test.TestCase):
+    def test_values(self):
+        usual = np.random.default_rng(0).normal(3.0, 2.0, size=(500, 2, 2))
+        usual[:, 0, 0] = 7.0  # No spread: it is not divided by zero.
+        maps = bit_maps.standardise(usual[:20], usual)
+        self.assertAllEqual(maps[:, 0, 0], np.zeros(20))
+        for place in ((0, 1), (1, 0)):
+            values = usual[:, *place]
+            expected = (values[:20] - values.mean()) / values.std()
+            self.assertAllClose(maps[:, *place], expected)
+
+
+if __name__ == "__main__":
+    tf.test.main()

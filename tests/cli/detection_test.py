@@ -1,0 +1,405 @@
+"""Tests for the commands score and detect."""
+
+import csv
+import functools
+import math
+import os
+import re
+import shutil
+from unittest import mock
+
+import command_lines
+import matplotlib.image
+import numpy as np
+import odd_pictures
+import small_models
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import bit_maps, data, detection, pictures
+from tf_realnvp.cli import main
+from tf_realnvp.serving import saved_model, weights
+
+NUM_COLORS = small_models.NUM_COLORS
+# Command lines, and what the message names.
+BAD_LINES = (
+    ("score", "MODEL"),
+    ("score M", "DIR"),
+    ("detect", "MODEL"),
+    ("detect M", "--unusual"),
+    *(
+        (f"{line} --{flag}={value}", f"--{flag}: {value!r}")
+        for line, flag, values in (
+            ("score M a", "seed", "-1 x"),
+            ("score M a", "out", "scores scores.png"),
+            ("score M a", "max_images", "19 x"),
+            ("score M a", "max_maps", "0 x"),
+            ("detect M --unusual a", "seed", "-1 x"),
+            ("detect M --unusual a", "max_images", "19 1.5"),
+        )
+        for value in values.split()
+    ),
+    # What is in the folder: a file `f.png` and a folder `d`.
+    ("score M a --out missing/a.csv", "--out: cannot write to missing"),
+    ("score M d --maps f.png", "--maps: cannot write to f.png"),
+    ("score M d --maps d", "--maps: it is the folder of the pictures"),
+    ("detect M --unusual a --out f.png", "--out: cannot write to f.png"),
+    ("detect M --unusual a --out f.png/d", "--out: cannot write to f.png/d"),
+)
+
+call = functools.partial(command_lines.call, main.main)
+
+
+@functools.cache
+def digits(split):
+    dataset = data.load("digits", "", image_size=4)
+    return np.stack(list(getattr(dataset, split)))
+
+
+@functools.cache
+def measurer():
+    """To trace one takes seconds."""
+    return detection.Measurer(small_models.model())
+
+
+def read_csv(path):
+    """Returns the header and the rows of a table."""
+    with open(path, newline="", errors="surrogateescape") as file:
+        header, *rows = csv.reader(file)
+    return header, rows
+
+
+class FlagsTest(command_lines.CommandTestCase):
+    name = r"tf-realnvp( \w+)?"
+
+    def test_bad(self):
+        (self.folder / "f.png").touch()
+        (self.folder / "d").mkdir()
+        for line, message in BAD_LINES:
+            with self.subTest(line):
+                self.assert_usage_error(call(*line.split()), message)
+        self.assertCountEqual(os.listdir(), ["f.png", "d"])
+
+    def test_no_model(self):
+        for line in (
+            "score . a",
+            "score . a --reference a",
+            "detect . --unusual a",
+        ):
+            with self.subTest(line):
+                result = call(*line.split())
+                self.assert_usage_error(result, "no SavedModel in .")
+
+
+class DetectionTestCase(command_lines.CommandTestCase):
+    name = r"tf-realnvp( \w+)?"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.path = small_models.saved()
+        cls.model = small_models.model()
+        with mock.patch.object(
+            tf.saved_model, "load", return_value=small_models.loaded()
+        ):
+            cls.loaded = saved_model.SavedModel(cls.path)
+
+    def setUp(self):
+        super().setUp()
+        for module, name, value in (
+            (saved_model, "SavedModel", self.loaded),
+            (weights, "load_model", self.model),
+            (detection, "Measurer", measurer()),
+        ):
+            self.enterContext(
+                mock.patch.object(module, name, return_value=value)
+            )
+
+    def write(self, folder, images, names=None):
+        """Writes pictures into a folder."""
+        folder = self.folder / folder
+        folder.mkdir(parents=True, exist_ok=True)
+        names = names or [f"{index:03d}.png" for index in range(len(images))]
+        for name, image in zip(names, images, strict=True):
+            pictures.write(folder / name, image, NUM_COLORS)
+        return folder
+
+
+class ScoreTest(DetectionTestCase):
+    def setUp(self):
+        super().setUp()
+        self.images = digits("test")[:4]
+        self.write(".", self.images, [f"{name}.png" for name in "abcd"])
+        self.pictures = [self.folder / f"{name}.png" for name in "abcd"]
+
+    def score(self, folder, *argv):
+        """Scores a folder; returns standard output and error, and the rows."""
+        out = self.folder / "scores.csv"
+        code, stdout, stderr = call(
+            "score", self.path, folder, "--out", out, *argv
+        )
+        self.assertEqual(code, 0, stderr)
+        self.assertEndsWith(stdout, f"{out}\n")
+        with out.open(newline="", errors="surrogateescape") as file:
+            header, *rows = csv.reader(file)
+        self.assertEqual(header, ["file", "log_prob", "bits_per_dim"])
+        scores = {name: (float(p), float(b)) for name, p, b in rows}
+        self.assertLen(scores, len(rows))
+        return stdout, stderr, scores
+
+    def test_score(self):
+        folder = self.folder / "in"
+        folder.mkdir()
+        (folder / "inside").mkdir()
+        (folder / ".hidden.png").write_text("")
+        # Names need not be text.
+        names = ["b, \u00e9\udcff.png", "a.png", "c.png", "same.png"]
+        images = [*self.images[:3], self.images[2]]
+        for name, image in zip(names, images, strict=True):
+            pictures.write(folder / name, image, NUM_COLORS)
+        (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        (folder / "notes.txt").write_text("words")
+        odd_pictures.noise("L").save(folder / "other.png", "BMP")
+        os.mkfifo(folder / "pipe.png")
+        (folder / "gone.png").symlink_to("nowhere")
+
+        stdout, stderr, scores = self.score(folder)
+        self.assertCountEqual(scores, names)
+        for name, image in zip(names, images, strict=True):
+            log_prob, bits = scores[name]
+            expected = self.model.log_prob(image[np.newaxis], 0)[0]
+            self.assertAllClose(log_prob, expected, rtol=1e-5)
+            self.assertAllClose(bits, -log_prob / (16 * math.log(2.0)))
+        order = [bits for _, bits in scores.values()]
+        self.assertEqual(order, sorted(order, reverse=True))
+        self.assertGreater(order[0], order[-1])
+        # Those that are equally likely, by their names.
+        place = list(scores).index("c.png")
+        self.assertEqual(list(scores)[place + 1], "same.png")
+
+        self.assertEqual(stderr.count("\n"), 5)
+        for name in "broken.png notes.txt other.png pipe.png gone.png".split():
+            self.assertIn(str(folder / name), stderr)
+        self.assertIn("4 pictures", stdout)
+        self.assertIn("5 files could not be read", stdout)
+        self.assertIn(f"mean {np.mean(order):.4f} bits/dim", stdout)
+
+    def test_score_does_not_depend_on_other_pictures(self):
+        _, _, together = self.score(self.folder)
+        alone = self.folder / "alone"
+        alone.mkdir()
+        shutil.copy(self.pictures[3], alone)
+        _, _, scores = self.score(alone)
+        self.assertEqual(scores["d.png"], together["d.png"])
+        _, _, other = self.score(alone, "--seed", 1)
+        self.assertNotEqual(other, scores)
+
+    def test_score_of_nothing(self):
+        folder = self.folder / "in"
+        argv = ("score", self.path, folder, "--out", "scores.csv")
+        self.assert_usage_error(call(*argv), str(folder), "No such file")
+        folder.mkdir()
+        self.assert_usage_error(call(*argv), str(folder), "no files")
+        (folder / "notes.txt").write_text("words")
+        code, stdout, stderr = call(*argv)
+        self.assertEqual((code, stdout), (2, ""))
+        self.assertEqual(stderr.count("\n"), 2)
+        self.assertIn("none of the 1 files", stderr)
+        self.assertFalse(os.path.exists("scores.csv"))
+
+    def score_with_reference(self, folder, *argv):
+        """Returns standard output, the header, and the rows by their names."""
+        code, stdout, stderr = call(
+            *("score", self.path, folder, "--reference", "usual", *argv)
+        )
+        self.assertEqual((code, stderr), (0, ""))
+        header, rows = read_csv("scores.csv")
+        return stdout, header, {row[0]: row[1:] for row in rows}
+
+    def test_score_with_reference(self):
+        self.write("usual", digits("train")[:41])
+        self.write("in", digits("test")[:70])
+        with mock.patch.object(detection, "fit", wraps=detection.fit) as fit:
+            stdout, header, rows = self.score_with_reference("in", "--seed", 3)
+        self.assertEqual(
+            header,
+            ["file", "log_prob", "bits_per_dim", *detection.METHODS, "p_value"],
+        )
+        self.assertLen(rows, 70)
+        self.assertRegex(stdout, rf"(?m)^p_value: .*\b{detection.DEFAULT}\b")
+        # Disjoint: what the methods were fitted to, and what p-values go by.
+        (fitted,) = fit.call_args.args
+        usual = measurer()(digits("train")[:41], 3)
+        is_fitted = np.isin(usual.log_prob, fitted.log_prob)
+        self.assertEqual((is_fitted.sum(), len(fitted)), (20, 20))
+        others = usual.take(~is_fitted)
+        measured = measurer()(digits("test")[:70], 3)
+        expected = {
+            name: score(measured)
+            for name, score in detection.fit(fitted).items()
+        }
+        score = detection.METHODS[detection.DEFAULT](fitted)
+        values = np.array(
+            [rows[f"{index:03d}.png"] for index in range(70)], float
+        )
+        self.assertAllClose(
+            values[:, 2:-1].T, list(expected.values()), rtol=1e-4, atol=1e-4
+        )
+        k = [(score(others) >= s).sum() for s in expected[detection.DEFAULT]]
+        self.assertAllClose(values[:, -1], (1 + np.array(k)) / 22)
+        # The most unusual come first.
+        column = header.index(detection.DEFAULT) - 1
+        order = [float(row[column]) for row in rows.values()]
+        self.assertEqual(order, sorted(order, reverse=True))
+        # As without a reference.
+        _, _, scores = self.score(self.folder / "in", "--seed", 3)
+        for name, row in rows.items():
+            self.assertAllClose(np.float64(row[:2]), scores[name], rtol=1e-5)
+        # A picture alone gets the same.
+        self.write("alone", digits("test")[5:6])
+        _, _, alone = self.score_with_reference("alone", "--seed", 3)
+        self.assertAllClose(
+            np.float64(alone["000.png"]), values[5], rtol=1e-4, atol=1e-4
+        )
+
+    def test_score_draws_maps(self):
+        names = ["b, \u00e9.png", "a.png", "c.png"]
+        folder = self.write("in", self.images[:3], names)
+        argv = ("--maps", "maps", "--max_maps", 2)
+        stdout, _, scores = self.score(folder, *argv)
+        self.assertIn("maps\n", stdout)
+        first = [f"map_{name}.png" for name in list(scores)[:2]]
+        self.assertCountEqual(os.listdir("maps"), first)
+        pixels = matplotlib.image.imread(f"maps/{first[0]}")
+        self.assertGreater(np.std(pixels), 0.1)
+        self.write("usual", digits("train")[:30])
+        shutil.rmtree("maps")
+        with mock.patch.object(
+            bit_maps, "standardise", wraps=bit_maps.standardise
+        ) as standardise:
+            self.score_with_reference("in", *argv)
+        self.assertLen(os.listdir("maps"), 2)
+        maps, usual = standardise.call_args.args
+        self.assertEqual((maps.shape, usual.shape), ((2, 4, 4), (15, 4, 4)))
+
+    def test_bad_references(self):
+        for name, images in (("few", digits("train")[:19]), ("empty", [])):
+            self.write(name, images)
+        (self.folder / "text").mkdir()
+        (self.folder / "text" / "notes.txt").write_text("words")
+        for name, message in (
+            ("few", "there are 19 readable pictures in few, and at least 20"),
+            ("empty", "there are 0 "),
+            ("./missing", "cannot read the folder ./missing"),
+        ):
+            with self.subTest(name):
+                result = call("score", self.path, ".", "--reference", name)
+                self.assert_usage_error(result, message)
+        code, _, stderr = call("score", self.path, ".", "--reference", "text")
+        self.assertEqual(code, 2)
+        self.assertIn("text/notes.txt: it is neither PNG nor JPEG", stderr)
+        self.assertIn("there are 0 ", stderr)
+        result = call("score", self.path, "empty", "--reference", "few")
+        self.assert_usage_error(result, "no files in empty")
+        self.assertFalse(os.path.exists("scores.csv"))
+
+
+class DetectTest(DetectionTestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(0)
+        noise = rng.integers(NUM_COLORS, size=(50, 4, 4, 1)).astype(np.uint8)
+        self.write("noise/inside", noise)
+
+    def detect(self, *argv):
+        code, stdout, stderr = call(
+            *("detect", self.path, "--unusual", "noise"),
+            *("--max_images", 60, "--seed", 1, *argv),
+        )
+        self.assertEqual((code, stderr), (0, ""))
+        return stdout
+
+    def test_detect(self):
+        os.mkdir("out")
+        (self.folder / "out" / "notes.txt").write_text("words")
+        stdout = self.detect("--out", "out")
+        for line in (
+            "fit: 60 training images of digits",
+            "normal: 60 test images of digits",
+            "unusual: 50 readable pictures in noise",
+        ):
+            self.assertIn(f"\n{line}\n", f"\n{stdout}")
+        self.assertCountEqual(
+            os.listdir("out"),
+            [
+                *("notes.txt", "table.csv", "scores.csv"),
+                *("histograms.png", "pictures.png", "maps.png"),
+            ],
+        )
+        for name in ("histograms", "pictures", "maps"):
+            pixels = matplotlib.image.imread(f"out/{name}.png")
+            self.assertGreater(np.std(pixels), 0.05)
+
+        header, rows = read_csv("out/scores.csv")
+        self.assertEqual(header, ["set", "picture", *detection.METHODS])
+        sets = [row[0] for row in rows]
+        self.assertEqual(sets, 60 * ["normal"] + 50 * ["unusual"])
+        self.assertLen({row[1] for row in rows}, 110)
+        self.assertIn("inside/007.png", [row[1] for row in rows])
+        scores = np.array([row[2:] for row in rows], float).T
+        header, table = read_csv("out/table.csv")
+        self.assertEqual([row[0] for row in table], [*detection.METHODS])
+        best = 0.0
+        for (name, *values), score in zip(table, scores, strict=True):
+            comparison = detection.compare(score[:60], score[60:], seed=1)
+            figures = np.ravel(comparison)
+            self.assertAllClose(np.float64(values), figures, atol=1e-6)
+            auroc = comparison.auroc
+            best = max(best, auroc.value)
+            shown = f"{auroc.value:.3f} ({auroc.low:.3f}-{auroc.high:.3f})"
+            self.assertRegex(
+                stdout, rf"(?m)^{name} +{re.escape(shown)} .*(better|worse)$"
+            )
+        self.assertGreater(best, 0.9)
+        self.assertIn(f"AUROC {best:.3f}; ", stdout)
+        # The noise has no seed of its own.
+        index = [row[1] for row in rows].index("inside/007.png")
+        image = pictures.read("noise/inside/007.png", (4, 4, 1), NUM_COLORS)
+        log_prob = self.model.log_prob(image[np.newaxis], 1)[0]
+        self.assertAllClose(scores[0, index], -log_prob, rtol=1e-5)
+
+    def test_named_sets(self):
+        self.write("good", digits("test")[:30])
+        self.write("better", digits("test")[40:70])
+        stdout = self.detect("--normal", "good", "--fit", "better")
+        self.assertIn("fit: 30 readable pictures in better\n", stdout)
+        self.assertIn("normal: 30 readable pictures in good\n", stdout)
+
+    @parameterized.parameters(
+        (
+            "--unusual noise --normal noise",
+            "--unusual: ",
+            "pictures of --normal",
+        ),
+        ("--unusual noise --fit ./noise", "--unusual: ", "pictures of --fit"),
+        ("--unusual DIGITS", "--unusual: ", "pictures of --normal"),
+        ("--unusual ./missing", "--unusual: cannot read", "./missing"),
+        ("--unusual one", "--unusual: there are 1 ", "at least 2"),
+        ("--unusual noise --fit few", "--fit: there are 3 ", "at least 20"),
+        ("--unusual colour.npy", "--unusual: ", "4x4x3 with 256 levels"),
+        ("--unusual wide.npy", "--unusual: ", "4x4x1 with 256 levels"),
+        ("--unusual none.npy", "none.npy", "[0, 4, 4]"),
+    )
+    def test_bad_sets(self, line, *messages):
+        self.write("one", digits("test")[:1])
+        self.write("few", digits("test")[:3])
+        np.save("colour.npy", np.zeros([30, 4, 4, 3], np.uint8))
+        np.save("wide.npy", np.zeros([30, 8, 12], np.uint8))
+        np.save("none.npy", np.zeros([0, 4, 4], np.uint8))
+        self.assert_usage_error(
+            call("detect", self.path, *line.split()), *messages
+        )
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,172 @@
+"""Bit maps: what each position of an image costs the model, in bits.
+
+The log-density of an image is a sum, and each term of it arises at a place:
+the log-det of an elementwise bijector and the log-scales of the couplings at
+single components, the base density at single latents. What arises at the
+resolution of the image belongs to the pixel where it arises. What arises at a
+coarser scale is spread evenly over the pixels that a point of its grid covers.
+So the sum of a map is the code length of the image.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+from tf_realnvp.bijectors import AffineCoupling, FactorOut
+from tf_realnvp.model import RealNVP
+
+# What costs come from, in the order of `costs`.
+KINDS = ("log_det", "latents")
+
+
+def costs(model: RealNVP, points: tf.Tensor) -> tf.Tensor:
+    """Returns what each position of images costs, by scale and by origin.
+
+    Args:
+      model: The model.
+      points: Dequantized images, float32 `[n, H, W, C]`, `n` at least 1.
+
+    Returns:
+      Float32 `[n, S, 2, H, W]`, nats, for `S` scales and both of `KINDS`.
+      `[:, s, 0]` are the negative log-scales of scale `s`, and for `s = 0` of
+      the logit as well; `[:, s, 1]` is the negative log-density of the latents
+      that leave the flow at scale `s`. The sum over all axes but the first is
+      `-log_density(points)`.
+
+    Raises:
+      ValueError: If the flow has a bijector whose log-det has no place.
+    """
+    height, width, _ = model.image_shape
+    totals: dict[tuple[int, str], tf.Tensor] = {}
+    for part in _parts(_steps(model.bijector), points, 0, (height, width)):
+        value = _on_pixels(part, height)
+        key = part.scale, part.kind
+        totals[key] = totals[key] + value if key in totals else value
+    return tf.stack(
+        [
+            tf.stack([totals[scale, kind] for kind in KINDS], axis=1)
+            for scale in range(model.num_scales)
+        ],
+        axis=1,
+    )
+
+
+def smooth(maps: np.ndarray) -> np.ndarray:
+    """Smoothes maps over the nearest pixels, for people to look at.
+
+    A coupling with a checkerboard mask changes every second pixel, and its cost
+    is there alone. The binomial filter (1, 2, 1) / 4 along both axes takes away
+    just such a checkerboard, and keeps the sum.
+
+    Args:
+      maps: `[n, H, W]`.
+
+    Returns:
+      The same shape, float64.
+    """
+    maps = np.asarray(maps, np.float64)
+    padded = np.pad(maps, [(0, 0), (1, 1), (1, 1)], mode="symmetric")
+    rows = padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]
+    sums = rows[..., :-2] + 2.0 * rows[..., 1:-1] + rows[..., 2:]
+    return sums / 16.0
+
+
+def standardise(maps: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Returns by how many standard deviations maps differ from usual ones.
+
+    Args:
+      maps: `[n, H, W]`, bits.
+      usual: Maps of normal images, `[m, H, W]`, smoothed if `maps` are.
+
+    Returns:
+      `[n, H, W]`. Where the usual costs hardly differ, a hundredth of their
+      mean deviation is taken for theirs.
+    """
+    deviation = usual.std(axis=0)
+    floor = max(0.01 * float(deviation.mean()), 1e-9)
+    return (maps - usual.mean(axis=0)) / np.maximum(deviation, floor)
+
+
+class _Part(NamedTuple):
+    """Some of the costs.
+
+    Attributes:
+      scale: How often channels have been factored out before.
+      kind: One of `KINDS`.
+      grid: Height and width at which that scale begins.
+      values: Nats `[n, h, w, c]`; the grid may have been squeezed.
+    """
+
+    scale: int
+    kind: str
+    grid: tuple[int, int]
+    values: tf.Tensor
+
+
+def _parts(steps, points, scale, grid) -> Iterator[_Part]:
+    """Walks from images to latents, as the inverse of the flow does.
+
+    Args:
+      steps: The bijectors from here on.
+      points: What the inverse of the first of them gets.
+      scale: As of `_Part`.
+      grid: As of `_Part`.
+    """
+    for index, step in enumerate(steps):
+        if isinstance(step, FactorOut):
+            if not all(map(_only_moves, steps[index + 1 :])):
+                raise ValueError(
+                    "The flow changes latents that were factored out."
+                )
+            kept, latents = tf.split(points, 2, axis=-1)
+            values = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
+            yield _Part(scale, "latents", grid, values)
+            inner = _steps(step.bijector)
+            yield from _parts(inner, kept, scale + 1, tuple(kept.shape[1:3]))
+            return
+        if _only_moves(step):
+            points = step.inverse(points)
+            continue
+        if isinstance(step, AffineCoupling):
+            points, log_det = step.inverse_and_log_scale(points)
+        elif step.inverse_min_event_ndims == 0:
+            log_det = step.inverse_log_det_jacobian(points, event_ndims=0)
+            log_det = tf.broadcast_to(log_det, tf.shape(points))
+            points = step.inverse(points)
+        else:
+            raise ValueError(f"The log-det of `{step.name}` has no place.")
+        yield _Part(scale, "log_det", grid, -log_det)
+    yield _Part(scale, "latents", grid, _base(points))
+
+
+def _steps(bijector) -> list[tfb.Bijector]:
+    """Returns the bijectors of a chain, from images to latents."""
+    if isinstance(bijector, tfb.Composition):
+        return [step for part in bijector.bijectors for step in _steps(part)]
+    return [bijector]
+
+
+def _only_moves(bijector):
+    """Returns whether a bijector changes the order of components alone."""
+    return bijector._is_permutation
+
+
+def _base(latents):
+    return -tfd.Normal(0.0, 1.0).log_prob(latents)
+
+
+def _on_pixels(part, height):
+    """Returns costs as `[n, H, W]`, each where it arises."""
+    values = part.values
+    squeezed = part.grid[0] // values.shape[1]
+    if squeezed > 1:
+        values = tf.nn.depth_to_space(values, squeezed)
+    values = tf.reduce_sum(values, axis=-1)
+    covered = height // part.grid[0]
+    for axis in (1, 2):
+        values = tf.repeat(values, covered, axis=axis)
+    return values / covered**2

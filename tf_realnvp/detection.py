@@ -1,0 +1,527 @@
+"""Unusual pictures: is an image like those that a model was trained on?
+
+The likelihood alone does not tell: a flow finds many images that are nothing
+like its training images more likely than those (https://arxiv.org/abs/1810.09136).
+The methods here correct it. All have one form: of the measurements of normal
+images a method makes a score, and the score gives of the measurements of any
+images how unusual each of them is. No method sees an unusual image before.
+
+```python
+measure = detection.Measurer(model)
+score = detection.combined(measure(training_images))
+scores = score(measure(images))  # float64 [n], higher is more unusual
+detection.p_values(scores, score(measure(other_training_images)))
+```
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from sklearn.covariance import LedoitWolf
+from sklearn.mixture import GaussianMixture
+from sklearn.preprocessing import StandardScaler
+
+from tf_realnvp import bit_maps
+from tf_realnvp.model import RealNVP
+
+MIN_NORMAL = 10  # Images: with fewer there is nothing to fit.
+
+_MAX_CELLS = 8  # Along a side, of the grid that costs are summed over.
+_MAX_COMPONENTS = 5  # Of the mixture of Gaussians.
+_IMAGES_PER_COMPONENT = 50
+_NUM_FOLDS = 5
+_OVERFLOW = 1e30  # Nats in the place of what float32 does not hold.
+_FAR = 1e6  # Standard deviations, beyond which all is as far.
+_RIDGE = 1e-3  # Variance of a component, at least, where all have one.
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """What the methods need to know of images.
+
+    Attributes:
+      log_prob: Float64 `[n]`, nats, as `RealNVP.log_prob_each` gives.
+      num_dims: Number of components of an image.
+      costs: Float32 `[n, S, 2, rows, columns]`, nats: `bit_maps.costs`, summed
+        over the cells of a grid of at most 8 x 8.
+      coded_bits: Float64 `[n]`, bits that a lossless coder takes.
+    """
+
+    log_prob: np.ndarray
+    num_dims: int
+    costs: np.ndarray
+    coded_bits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.log_prob)
+
+    def take(self, which: np.ndarray) -> "Measurements":
+        """Returns those of some of the images.
+
+        Args:
+          which: Their numbers, or boolean `[n]`.
+        """
+        return dataclasses.replace(
+            self,
+            log_prob=self.log_prob[which],
+            costs=self.costs[which],
+            coded_bits=self.coded_bits[which],
+        )
+
+    @property
+    def bits(self) -> np.ndarray:
+        """Float64 `[n]`, the code length that the model gives, in bits."""
+        return -self.log_prob / math.log(2.0)
+
+    @property
+    def bits_per_dim(self) -> np.ndarray:
+        """Float64 `[n]`, `bits` for each component."""
+        return self.bits / self.num_dims
+
+
+Score = Callable[[Measurements], np.ndarray]
+Method = Callable[[Measurements], Score]
+
+
+class Measurer:
+    """Measures images by a model, in one pass of the flow."""
+
+    def __init__(self, model: RealNVP, batch_size: int = 64):
+        """Makes it; the flow is traced once, at the first images.
+
+        Args:
+          model: The model.
+          batch_size: Images in a pass. No image's measurements depend on it,
+            but for rounding.
+        """
+        self._model = model
+        self._batch_size = batch_size
+
+        def costs(images, seed):
+            seeds = tf.fill([tf.shape(images)[0]], seed)
+            points = model.dequantize_each(images, seeds)
+            return bit_maps.costs(model, points)
+
+        self._costs = tf.function(
+            costs,
+            input_signature=[
+                tf.TensorSpec([None, *model.image_shape], tf.uint8),
+                tf.TensorSpec([], tf.int64),
+            ],
+            autograph=False,
+        )
+
+    def __call__(
+        self,
+        images: np.ndarray,
+        seed: int = 0,
+        on_batch: Callable[[Measurements], None] | None = None,
+    ) -> Measurements:
+        """Measures images.
+
+        Args:
+          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+          seed: Seed of the dequantization noise, of 64 bits, the same for each
+            image: what is measured depends on that image alone.
+          on_batch: Is called with the measurements of each batch.
+
+        Raises:
+          ValueError: If the images are of another shape.
+        """
+        model = self._model
+        cells = [min(_MAX_CELLS, size // 2) for size in model.image_shape[:2]]
+        shape = [0, model.num_scales, len(bit_maps.KINDS), *cells]
+        measured = [
+            Measurements(
+                np.zeros(0),
+                model.num_dims,
+                np.zeros(shape, np.float32),
+                np.zeros(0),
+            )
+        ]
+        for batch, costs in self._batches(images, seed):
+            measured.append(
+                Measurements(
+                    -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64),
+                    model.num_dims,
+                    _sum_over_cells(costs, cells),
+                    coded_bits(batch),
+                )
+            )
+            if on_batch is not None:
+                on_batch(measured[-1])
+        return Measurements(
+            np.concatenate([each.log_prob for each in measured]),
+            model.num_dims,
+            np.concatenate([each.costs for each in measured]),
+            np.concatenate([each.coded_bits for each in measured]),
+        )
+
+    def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
+        """Returns bit maps: what each position of images costs.
+
+        Args:
+          images: As above.
+          seed: As above.
+
+        Returns:
+          Float32 `[n, H, W]`, bits. The sum of a map is the image's code
+          length, `-log_prob / log(2)`.
+        """
+        maps = [np.zeros([0, *self._model.image_shape[:2]], np.float32)]
+        for _, costs in self._batches(images, seed):
+            nats = costs.sum(axis=(1, 2), dtype=np.float64)
+            maps.append((nats / math.log(2.0)).astype(np.float32))
+        return np.concatenate(maps)
+
+    def _batches(self, images, seed):
+        """Yields batches, and their costs, finite, `[n, S, 2, H, W]`."""
+        for start in range(0, len(images), self._batch_size):
+            batch = images[start : start + self._batch_size]
+            costs = self._costs(batch, tf.constant(seed, tf.int64)).numpy()
+            # What float32 does not hold is as unlikely as can be.
+            yield (
+                batch,
+                np.nan_to_num(
+                    costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
+                ),
+            )
+
+
+def _sum_over_cells(values, cells):
+    """Sums the last two axes over the cells of a grid."""
+    for axis, count in zip((-2, -1), cells, strict=True):
+        size = values.shape[axis]
+        starts = np.arange(count) * size // count
+        values = np.add.reduceat(values, starts, axis=axis)
+    return values
+
+
+def coded_bits(images: np.ndarray) -> np.ndarray:
+    """Returns how many bits lossless coders take for images.
+
+    Args:
+      images: `uint8` `[n, H, W, C]`. Where `C` is neither 1 nor 3 the channels
+        are coded side by side.
+
+    Returns:
+      Float64 `[n]`: for each the shorter of PNG and lossless WebP.
+    """
+
+    def length(image):
+        if image.shape[-1] != 3:
+            image = image.transpose(0, 2, 1).reshape(len(image), -1)
+        picture = Image.fromarray(image)
+        lengths = []
+        for save in (
+            functools.partial(picture.save, format="PNG", optimize=True),
+            functools.partial(
+                picture.save, format="WEBP", lossless=True, quality=100
+            ),
+        ):
+            with io.BytesIO() as file:
+                save(file)
+                lengths.append(file.tell())
+        return 8.0 * min(lengths)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.array(list(pool.map(length, images)), np.float64)
+
+
+def likelihood(normal: Measurements) -> Score:
+    """The negative log-likelihood, in nats.
+
+    Args:
+      normal: Of normal images; it needs none.
+
+    Returns:
+      The score, which maps measurements of `n` images to float64 `[n]`.
+    """
+    return lambda seen: -seen.log_prob
+
+
+def typicality(normal: Measurements) -> Score:
+    """The distance of the log-likelihood from that of normal images, in nats.
+
+    With batches of one image, https://arxiv.org/abs/1906.02994: what is much
+    more likely than normal images is no more typical than what is much less.
+
+    Args:
+      normal: Of normal images, whose mean log-likelihood it takes.
+
+    Returns:
+      As `likelihood`.
+    """
+    mean = normal.log_prob.mean()
+    return lambda seen: np.abs(seen.log_prob - mean)
+
+
+def complexity(normal: Measurements) -> Score:
+    """The model's bits, beyond those that a lossless coder takes.
+
+    https://arxiv.org/abs/1909.11480: simple images are likely under any model
+    of images, and a coder knows that as well. The difference is a log-ratio of
+    likelihoods, of the coder's model to this one.
+
+    Args:
+      normal: Of normal images; it needs none.
+
+    Returns:
+      As `likelihood`; in bits.
+    """
+    return lambda seen: seen.bits - seen.coded_bits
+
+
+def scales(normal: Measurements) -> Score:
+    """What each scale of the flow finds unusual.
+
+    For each scale the log-density of its latents, which is their squared norm
+    but for constants, and its part of the log-det; under a mixture of up to
+    five Gaussians that is fitted to normal images, standardised.
+
+    Args:
+      normal: Of normal images, to which the mixture is fitted.
+
+    Returns:
+      As `likelihood`; the negative log-density under the mixture, in nats.
+    """
+
+    def features(seen):
+        return seen.costs.sum(axis=(3, 4)).reshape(len(seen), -1)
+
+    components = len(normal) // _IMAGES_PER_COMPONENT
+    standardise = _standardiser(features(normal))
+    mixture = GaussianMixture(
+        min(max(components, 1), _MAX_COMPONENTS),
+        reg_covar=_RIDGE,
+        n_init=2,
+        random_state=0,
+    )
+    with warnings.catch_warnings(action="ignore"):  # That it goes on rising.
+        mixture.fit(standardise(features(normal)))
+    return lambda seen: -mixture.score_samples(standardise(features(seen)))
+
+
+def places(normal: Measurements) -> Score:
+    """What each scale of the flow finds unusual, and where.
+
+    The same as for `scales`, but by the cells of a grid of at most 8 x 8: the
+    distance from the mean of normal images (Mahalanobis), with the covariance
+    of Ledoit and Wolf, which shrinks towards a multiple of the identity where
+    there are few images (https://doi.org/10.1016/S0047-259X(03)00096-4).
+
+    Args:
+      normal: Of normal images, whose mean and covariance it takes.
+
+    Returns:
+      As `likelihood`; the logarithm of the squared distance.
+    """
+
+    def features(seen):
+        return seen.costs.reshape(len(seen), -1)
+
+    standardise = _standardiser(features(normal))
+    covariance = LedoitWolf().fit(standardise(features(normal)))
+
+    def score(seen):
+        squares = covariance.mahalanobis(standardise(features(seen)))
+        return np.log(np.maximum(squares, np.finfo(np.float64).tiny))
+
+    return score
+
+
+def combined(normal: Measurements) -> Score:
+    """The sum of `complexity` and `places`, each in standard deviations.
+
+    The one finds what is wrong with the whole of an image, the other with a
+    part of it. Mean and standard deviation are those of normal images that the
+    method was not fitted to, in five folds.
+
+    Args:
+      normal: Of normal images.
+
+    Returns:
+      As `likelihood`; in standard deviations.
+    """
+    terms = []
+    for method in (complexity, places):
+        held_out = _held_out_scores(method, normal)
+        terms.append((method(normal), held_out.mean(), held_out.std()))
+
+    def score(seen):
+        return sum(
+            (term(seen) - mean) / max(deviation, 1e-9)
+            for term, mean, deviation in terms
+        )
+
+    return score
+
+
+METHODS: dict[str, Method] = {
+    "likelihood": likelihood,
+    "typicality": typicality,
+    "complexity": complexity,
+    "scales": scales,
+    "places": places,
+    "combined": combined,
+}
+# The best in the mean over what was measured: see docs/detection.md.
+DEFAULT = "combined"
+
+
+def fit(normal: Measurements) -> dict[str, Score]:
+    """Returns the scores of all methods, by their names.
+
+    Args:
+      normal: Of normal images.
+
+    Raises:
+      ValueError: If there are fewer than `MIN_NORMAL`.
+    """
+    if len(normal) < MIN_NORMAL:
+        raise ValueError(
+            f"`normal` must be of at least {MIN_NORMAL} images, got "
+            f"{len(normal)}."
+        )
+    return {name: method(normal) for name, method in METHODS.items()}
+
+
+def _standardiser(features):
+    """Returns what gives features zero mean and unit variance."""
+    scaler = StandardScaler().fit(features.astype(np.float64))
+
+    def standardise(features):
+        values = scaler.transform(features.astype(np.float64))
+        return np.clip(values, -_FAR, _FAR)
+
+    return standardise
+
+
+def _held_out_scores(method, normal):
+    """Returns the scores of all images by fits to four fifths of the others."""
+    folds = np.arange(len(normal)) % _NUM_FOLDS
+    scores = np.zeros(len(normal))
+    for fold in range(_NUM_FOLDS):
+        score = method(normal.take(folds != fold))
+        scores[folds == fold] = score(normal.take(folds == fold))
+    return scores
+
+
+def p_values(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Returns how often normal images are as unusual as these.
+
+    If an image is of the same kind as the reference, its p-value is at most `p`
+    with a probability of at most `p`: a threshold on it is a rate of false
+    alarms. That holds for images that neither the method was fitted to nor the
+    model was trained on, as those of the reference must not be.
+
+    Args:
+      scores: Of images, `[n]`.
+      reference: Of normal images by the same method, `[m]`.
+
+    Returns:
+      Float64 `[n]`, `(1 + k) / (m + 1)`, where `k` of the reference have that
+      score or a higher one.
+    """
+    below = np.searchsorted(np.sort(reference), scores, side="left")
+    return (1.0 + len(reference) - below) / (len(reference) + 1.0)
+
+
+class Estimate(NamedTuple):
+    """A figure, and how far chance may have moved it.
+
+    Attributes:
+      value: The figure.
+      low: Lower end of an interval that holds it in 95 % of bootstrap samples.
+      high: Its upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(NamedTuple):
+    """How well scores tell unusual images from normal ones.
+
+    Attributes:
+      auroc: Chance that an unusual image has a higher score than a normal one;
+        equal scores count a half. Without any skill it is 0.5.
+      aupr: Average precision of finding the unusual ones. Without any skill it
+        is their share.
+      fpr95: False alarms at 95 % detection: the share of normal images that
+        score at least as high as the threshold that finds 95 % of the unusual
+        ones. Without any skill it is 0.95.
+    """
+
+    auroc: Estimate
+    aupr: Estimate
+    fpr95: Estimate
+
+
+def compare(
+    normal: Sequence[float] | np.ndarray,
+    unusual: Sequence[float] | np.ndarray,
+    seed: int = 0,
+    num_draws: int = 1000,
+) -> Comparison:
+    """Measures how well scores tell unusual images from normal ones.
+
+    Args:
+      normal: Scores of normal images, `[n]`.
+      unusual: Scores of unusual images, `[m]`.
+      seed: Seed of the bootstrap.
+      num_draws: Number of its samples, in each of which both sets are drawn
+        anew, with replacement.
+
+    Raises:
+      ValueError: If there are no scores in one of them.
+    """
+    normal, unusual = np.asarray(normal), np.asarray(unusual)
+    if not len(normal) or not len(unusual):
+        raise ValueError("`normal` and `unusual` must have a score at least.")
+    # All thresholds, the highest first, and which of them each score is.
+    thresholds, ranks = np.unique(
+        -np.concatenate([normal, unusual]), return_inverse=True
+    )
+    sets = ranks[: len(normal)], ranks[len(normal) :]
+
+    def figures(samples):
+        return _figures(
+            *(np.bincount(s, minlength=len(thresholds)) for s in samples)
+        )
+
+    rng = np.random.default_rng(seed)
+    draws = [
+        figures([s[rng.integers(len(s), size=len(s))] for s in sets])
+        for _ in range(num_draws)
+    ]
+    ends = np.quantile(draws, (0.025, 0.975), axis=0)
+    columns = zip(figures(sets), *ends, strict=True)
+    return Comparison(*(Estimate(*map(float, column)) for column in columns))
+
+
+def _figures(normal, unusual):
+    """Returns AUROC, AUPR and FPR of a sample.
+
+    Args:
+      normal: Number of normal images at each threshold, the highest first.
+      unusual: Likewise of the unusual ones.
+    """
+    false, true = np.cumsum(normal), np.cumsum(unusual)
+    # Normal images that are lower, and half of those that are equal.
+    lower = false[-1] - false + normal / 2.0
+    auroc = unusual @ lower / (true[-1] * false[-1])
+    aupr = unusual @ (true / np.maximum(true + false, 1)) / true[-1]
+    first = np.argmax(true >= 0.95 * true[-1])
+    return auroc, aupr, false[first] / false[-1]
