@@ -22,6 +22,8 @@ def once(function: Callable[[], object]) -> float:
 def training_steps(trainer, batch_size: int) -> Callable[[int], None]:
     """Returns a function that does real training steps on random images.
 
+    If the model has classes, all images are of the first.
+
     Args:
       trainer: The `Trainer`.
       batch_size: Images in a batch.
@@ -33,5 +35,8 @@ def training_steps(trainer, batch_size: int) -> Callable[[int], None]:
         [batch_size, *model.image_shape], [0, 0], 0, model.num_colors, tf.int32
     )
     images = tf.cast(images, tf.uint8)
-    batches = iter(tf.data.Dataset.from_tensors(images).repeat())
+    batch = images
+    if model.num_classes is not None:
+        batch = images, tf.zeros([batch_size], tf.int32)
+    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
     return functools.partial(trainer.train, batches)
