@@ -177,6 +177,181 @@ def log_abs_det_jacobian(function, point):
     return np.linalg.slogdet(np.reshape(jacobian, [size, size]))[1]
 
 
+class ConditionalNetwork(Network):
+    """One that also depends on a vector for each event."""
+
+    def __call__(self, events, condition):
+        kernel, bias, output = self.weights
+        self.inputs.append(events)
+        flat = tf.reshape(tf.cast(events, tf.float64), [-1, self.size])
+        hidden = tf.matmul(flat, kernel) / self.size**0.5 + bias
+        hidden = tf.tanh(hidden + tf.tile(condition, [1, 4]))
+        return tf.reshape(tf.matmul(hidden, output) / 2, self.output_shape)
+
+
+def conditional_flow():
+    """Couplings at every place where a condition has to come to."""
+
+    def part(shape, seed, name):
+        mask = bijectors.channel_mask(shape, seed % 2 == 0)
+        network = ConditionalNetwork(shape, seed)
+        return coupling(mask, network=network, name=name)
+
+    inner = [part(HALF, 3, "third"), part(HALF, 4, "fourth")]
+    return tfb.Chain(
+        [
+            tfb.Scale(tf.constant(4.0, tf.float64)),
+            part(IMAGE, 1, "first"),
+            Squeeze(),
+            tfb.Invert(part(SQUEEZED, 2, "second")),
+            FactorOut(tfb.Chain(inner)),
+        ]
+    )
+
+
+class ConditionTest(tf.test.TestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.flow = conditional_flow()
+        self.networks = [c.network for c in couplings_of(self.flow)]
+
+    def kwargs(self, condition):
+        return bijectors.condition_kwargs(self.flow, condition=condition)
+
+    def num_runs(self):
+        """How often each network has run since the last call of this."""
+        runs = [len(network.inputs) for network in self.networks]
+        for network in self.networks:
+            network.inputs.clear()
+        return runs
+
+    def test_kwargs(self):
+        condition = normal([3, 2])
+        given = {"condition": condition}
+        self.assertEqual(
+            self.kwargs(condition),
+            {
+                "first": given,
+                "invert_second": given,
+                "factor_out": {"third": given, "fourth": given},
+            },
+        )
+        self.assertEqual(bijectors.condition_kwargs(Squeeze(), x=1), {})
+
+    def test_inverse_and_log_dets(self):
+        kwargs = self.kwargs(normal([2]))
+        z = normal(SQUEEZED)
+        x = uncached(self.flow.forward(z, **kwargs))
+        again = self.flow.inverse(x, **kwargs)
+        self.assertAllClose(again, z, **CLOSE)
+
+        def inverse(x):
+            copies = tf.repeat(normal([1, 2]), len(x), axis=0)
+            return self.flow.inverse(x, **self.kwargs(normal([2]) + 0 * copies))
+
+        expected = log_abs_det_jacobian(inverse, x)
+        self.assertGreater(abs(expected), 1.0)
+        for value in (
+            self.flow.inverse_log_det_jacobian(x, 3, **kwargs),
+            self.flow.inverse_log_det_jacobian(uncached(x), 3, **kwargs),
+            -self.flow.forward_log_det_jacobian(uncached(z), 3, **kwargs),
+        ):
+            self.assertAllClose(value, expected, **CLOSE)
+
+    def test_one_tensor_under_two_conditions(self):
+        """The cache holds both, in whatever order they are asked for."""
+        x = normal([3, *IMAGE])
+        conditions = normal([3, 2]), normal([3, 2], seed=1)
+        expected = []
+        for condition in conditions:
+            kwargs = self.kwargs(uncached(condition))
+            z = self.flow.inverse(uncached(x), **kwargs)
+            ildj = self.flow.inverse_log_det_jacobian(uncached(x), 3, **kwargs)
+            expected.append((z, ildj))
+        self.assertNotAllClose(expected[0][0], expected[1][0], atol=0.1)
+        self.assertNotAllClose(expected[0][1], expected[1][1], atol=0.1)
+        self.num_runs()
+        values = [
+            self.flow.inverse(x, **self.kwargs(condition))
+            for condition in conditions
+        ]
+        self.assertEqual(self.num_runs(), [2, 2, 2, 2])
+        for value, condition, (z, log_det) in zip(
+            values, conditions, expected, strict=True
+        ):
+            kwargs = self.kwargs(condition)
+            self.assertAllClose(value, z, **CLOSE)
+            for cached in (
+                self.flow.inverse_log_det_jacobian(x, 3, **kwargs),
+                -self.flow.forward_log_det_jacobian(value, 3, **kwargs),
+            ):
+                self.assertAllClose(cached, log_det, **CLOSE)
+            self.assertIs(self.flow.inverse(x, **kwargs), value)
+        self.assertEqual(self.num_runs(), [0, 0, 0, 0])
+
+    def test_density_runs_each_network_once(self):
+        distribution = distribution_of(self.flow, SQUEEZED)
+        x, condition = normal([3, *IMAGE]), normal([3, 2])
+        bijector_kwargs = self.kwargs(condition)
+        log_prob = distribution.log_prob(x, bijector_kwargs=bijector_kwargs)
+        self.assertEqual(self.num_runs(), [1, 1, 1, 1])
+        for i in range(3):
+            kwargs = self.kwargs(condition[i])
+            z = self.flow.inverse(uncached(x[i]), **kwargs).numpy()
+            log_det = self.flow.inverse_log_det_jacobian(x[i], 3, **kwargs)
+            normal_log_prob = -0.5 * np.sum(z**2 + np.log(2 * np.pi))
+            self.assertAllClose(log_prob[i], normal_log_prob + log_det, **CLOSE)
+        sample = distribution.sample(
+            3, seed=(0, 1), bijector_kwargs=bijector_kwargs
+        )
+        z = self.flow.inverse(uncached(sample), **bijector_kwargs)
+        self.assertAllClose(
+            z, distribution.distribution.sample(3, seed=(0, 1)), **CLOSE
+        )
+
+    def test_batch_shapes(self):
+        x, condition = normal([2, 3, *IMAGE]), normal([2, 3, 2])
+        kwargs = self.kwargs(condition)
+        z = self.flow.inverse(x, **kwargs)
+        log_det = self.flow.inverse_log_det_jacobian(x, 3, **kwargs)
+        self.assertEqual(log_det.shape, [2, 3])
+        for index in ((1, 2), (slice(2), 1), (0, slice(0))):
+            kwargs = self.kwargs(condition[index])
+            y = self.flow.inverse(x[index], **kwargs)
+            self.assertAllClose(y, z[index], **CLOSE)
+            value = self.flow.inverse_log_det_jacobian(x[index], 3, **kwargs)
+            self.assertAllClose(value, log_det[index], **CLOSE)
+
+        def inverse(x, condition):
+            return self.flow.inverse(x, **self.kwargs(condition))
+
+        specs = [tf.TensorSpec([None, None, *IMAGE], tf.float64)]
+        specs.append(tf.TensorSpec([None, None, 2], tf.float64))
+        graph = tf.function(inverse, specs, autograph=False)
+        self.assertAllClose(graph(x, condition), z, **CLOSE)
+        for network in self.networks:
+            network.inputs.clear()  # Of a graph.
+
+    def test_wrong_conditions(self):
+        x = normal([2, *IMAGE])
+        bijector = self.flow.bijectors[1]
+        for shape in ([3, 2], [1, 2], []):
+            with self.assertRaisesRegex(
+                ValueError, r"`condition` must begin with .* \(2,\), got "
+            ):
+                bijector.inverse(x, condition=normal(shape))
+
+    def test_every_condition_has_a_gradient(self):
+        x, condition = normal([3, *IMAGE]), normal([3, 2])
+        with tf.GradientTape() as tape:
+            tape.watch(condition)
+            log_det = self.flow.inverse_log_det_jacobian(
+                x, 3, **self.kwargs(condition)
+            )
+        gradient = tape.gradient(log_det, condition)
+        self.assertGreater(np.abs(gradient).min(), 0.0)
+
+
 class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
     @over_bijectors
     def test_values_and_log_dets(self, make, latent, image):

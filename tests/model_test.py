@@ -50,7 +50,11 @@ def deep_model():
 def uneven_model():
     """One with numbers of couplings and with positions of its own."""
     return make_model(
-        (4, 8, 1), num_scales=3, num_couplings=(2, 5, 3), per_position=True
+        (4, 8, 1),
+        filters=8,
+        num_scales=3,
+        num_couplings=(2, 5, 3),
+        per_position=True,
     )
 
 
@@ -80,7 +84,21 @@ def extreme_images(model):
     return np.concatenate([np.full(shape, i, np.uint8) for i in levels])
 
 
-def evaluate_reference(model, points):
+@functools.cache
+def conditional_model():
+    """One of three classes, whose probabilities differ."""
+    return make_model(
+        num_couplings=(1, 1, 2),
+        num_blocks=2,
+        num_classes=3,
+        class_probs=(0.5, 0.2, 0.3),
+    )
+
+
+LABELS = np.array([2, 0, 1, 2])
+
+
+def evaluate_reference(model, points, labels=None):
     """Latents and log-density of points, by NumPy."""
     couplings = [
         (network.get_weights(), coupling.rescale, coupling.reshift)
@@ -99,6 +117,7 @@ def evaluate_reference(model, points):
         model.num_scales,
         model.num_couplings,
         positions,
+        labels,
     )
 
 
@@ -208,6 +227,7 @@ class StructureTest(tf.test.TestCase, parameterized.TestCase):
         ("num_scales", 1, 2.5, None, 6),
         ("num_couplings", (3, 3), (3, 3, 0), (3, 3, 2.5), 3, None, "334"),
         ("per_position", 1, "yes", None),
+        ("num_classes", 0, 2.5, "3", True),
     )
     def test_wrong_arguments(self, name, *values):
         for value in values:
@@ -552,6 +572,298 @@ class ProbabilityTest(tf.test.TestCase):
         self.assert_agree(density.mean(axis=1), variances, expected)
         # Some of the support is beyond the levels.
         self.assertBetween(expected.sum(), 0.95, 0.999)
+
+
+class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
+    """Models with classes."""
+
+    def test_matches_reference(self):
+        model = conditional_model()
+        images = random_images(4, model)
+        points = tf.constant(images + np.float32(0.5))
+        expected_latents, expected = evaluate_reference(model, points, LABELS)
+        latents = model.encode(images, LABELS)
+        self.assertAllClose(latents, expected_latents, rtol=1e-3, atol=1e-4)
+        log_prob = model.log_density(points, tf.constant(LABELS))
+        self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
+        other = model.log_density(points, tf.constant(LABELS[::-1].copy()))
+        self.assertNotAllClose(other, log_prob, atol=0.1)
+
+    def test_log_det_matches_jacobian(self):
+        model = conditional_model()
+        [point] = random_points(1, model)
+        kwargs = model._condition(tf.fill([point.size], 1))
+        copies = tf.stack([point] * point.size)
+        with tf.GradientTape() as tape:
+            tape.watch(copies)
+            latents = model.bijector.inverse(copies, **kwargs)
+        rows = tf.reshape(tf.eye(point.size), latents.shape)
+        jacobian = np.reshape(
+            tape.gradient(latents, copies, rows), [point.size] * 2
+        )
+        expected = np.linalg.slogdet(jacobian.astype(np.float64))[1]
+        for label, is_same in ((1, True), (2, False)):
+            log_det = model.bijector.inverse_log_det_jacobian(
+                tf.constant(point), 3, **model._condition(tf.constant(label))
+            )
+            close = np.allclose(log_det, expected, rtol=1e-4)
+            self.assertEqual(close, is_same)
+
+    def test_decode_undoes_encode(self):
+        model = conditional_model()
+        images = np.concatenate(
+            [random_images(22, model), extreme_images(model)]
+        )
+        for label in (1, np.arange(24) % 3):
+            latents = model.encode(images, label)
+            self.assertAllEqual(model.decode(latents, label), images)
+        self.assertNotAllEqual(model.decode(latents, 0), images)
+        self.assertEqual(model.encode(images[:0], 1).shape, [0, 2, 2, 4])
+
+    def test_mixture_and_bayes(self):
+        model = conditional_model()
+        images = random_images(4, model)
+        given = np.stack(
+            [model.log_prob(images, 5, k).numpy() for k in range(3)], axis=1
+        ).astype(np.float64)
+        self.assertAllClose(
+            model.log_prob(images, 5, LABELS),
+            given[range(4), LABELS],
+            rtol=1e-5,
+        )
+        joint = given + np.log(model.class_probs)
+        mixture = np.logaddexp.reduce(joint, axis=1)
+        self.assertAllClose(model.log_prob(images, 5), mixture, rtol=1e-5)
+        self.assertAllClose(
+            model.bits_per_dim(images, 5, 1),
+            given[:, 1] / (-16 * np.log(2.0)),
+            rtol=1e-5,
+        )
+        posterior = model.classify(images, 5)
+        self.assertEqual(posterior.dtype, tf.float32)
+        self.assertAllClose(
+            np.exp(posterior).sum(axis=1), np.ones(4), rtol=1e-5
+        )
+        self.assertAllClose(posterior, joint - mixture[:, None], atol=1e-3)
+        empty = images[:0]
+        self.assertEqual(model.log_prob(empty).shape, [0])
+        self.assertEqual(model.log_prob(empty, label=1).shape, [0])
+        self.assertEqual(model.classify(empty).shape, [0, 3])
+
+    def test_in_graph(self):
+        """In one graph the cache must not hand tensors out of a loop."""
+        model = conditional_model()
+        points = tf.constant(random_points(4, model))
+        labels = tf.constant(LABELS)
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, 4, 4, 1]),
+                tf.TensorSpec([None], tf.int64),
+            ],
+            autograph=False,
+        )
+        def densities(points, labels):
+            first = model.log_density(points)
+            given = model.log_density(points, labels)
+            return first, given, model.log_density(points)
+
+        first, given, again = densities(points, labels)
+        self.assertAllEqual(first, again)
+        self.assertAllClose(given, model.log_density(points, labels), rtol=1e-5)
+        self.assertAllClose(first, model.log_density(points), rtol=1e-5)
+
+    def test_density_given_a_label_runs_each_network_once(self):
+        model = conditional_model()
+        density = tf.function(model.log_density, autograph=False)
+        function = density.get_concrete_function(
+            tf.TensorSpec([4, 4, 4, 1]), tf.TensorSpec([4], tf.int32)
+        )
+        count = graphs.count_ops(function, "Conv2D")
+        self.assertEqual(count, 4 * (2 + 3 * model.num_blocks))
+
+    def test_every_variable_has_a_gradient(self):
+        model = conditional_model()
+        images, label = random_images(8, model), np.arange(8) % 3
+        variables = model.trainable_variables
+        self.assertLen(variables, 4 * 16 + 8)
+
+        @tf.function(autograph=False)
+        def gradients():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(model.bits_per_dim(images, 0, label))
+            return tape.gradient(loss, variables)
+
+        for variable, gradient in zip(variables, gradients(), strict=True):
+            self.assertTrue(np.isfinite(gradient).all(), variable.path)
+            sizes = np.abs(gradient).max()
+            if variable.name == "embedding":  # Of each class.
+                sizes = np.abs(gradient).max(axis=(0, 2))
+            self.assertGreater(np.min(sizes), 0.0, variable.path)
+
+    def test_samples(self):
+        model = conditional_model()
+        images = model.sample(6, 0.9, seed=1, label=2)
+        latents = model.sample_latents(6, 0.9, seed=1)
+        self.assertAllEqual(images, model.decode(latents, 2))
+        mixed = model.sample(6, 0.9, seed=1, label=[2, 2, 2, 0, 0, 0])
+        self.assertAllEqual(mixed[:3], images[:3])
+        self.assertNotAllEqual(mixed[3:], images[3:])
+        labels = model.sample_labels(6, seed=1)
+        self.assertEqual(labels.dtype, tf.int32)
+        drawn = model.sample(6, 0.9, seed=1)
+        self.assertAllEqual(drawn, model.sample(6, 0.9, 1, labels))
+        self.assertAllEqual(drawn, model.sample(6, 0.9, seed=1))
+        self.assertNotAllEqual(model.sample(6, seed=1), model.sample(6))
+        labels = model.sample_labels(3000, seed=0).numpy()
+        frequencies = np.bincount(labels, minlength=3) / 3000
+        # Five standard deviations.
+        self.assertAllClose(frequencies, model.class_probs, atol=0.05)
+        self.assertEqual(model.sample(0).shape, [0, 4, 4, 1])
+
+    def test_class_without_probability(self):
+        model = make_model(
+            num_couplings=(1, 1, 1), num_classes=2, class_probs=[0.0, 1.0]
+        )
+        images = random_images(2, model)
+        self.assertAllClose(
+            model.log_prob(images, 1), model.log_prob(images, 1, 1), rtol=1e-6
+        )
+        self.assertAllClose(model.classify(images), [[-np.inf, 0.0]] * 2)
+        self.assertAllEqual(model.sample_labels(9), [1] * 9)
+
+    def test_new_model_is_that_without_classes(self):
+        """The same weights for a seed, and the same density in all classes."""
+        models = []
+        for num_classes in (None, 3):
+            keras.utils.set_random_seed(0)
+            models.append(
+                RealNVP(
+                    (4, 4, 1),
+                    num_colors=17,
+                    filters=4,
+                    num_blocks=1,
+                    num_couplings=(1, 1, 1),
+                    num_classes=num_classes,
+                )
+            )
+        plain, model = models
+        images = random_images(2, plain)
+        self.assertEqual(model.class_probs, (1 / 3,) * 3)
+        self.assertTrue(model.is_identity())
+        embedded = [n.embedding for n in model.networks]
+        others = [
+            v for v in model.variables if all(v is not e for e in embedded)
+        ]
+        for one, other in zip(plain.variables, others, strict=True):
+            self.assertAllEqual(one, other)
+        expected = plain.log_prob(images, 1)
+        self.assertAllClose(model.log_prob(images, 1, 2), expected, rtol=1e-6)
+        self.assertAllClose(model.log_prob(images, 1), expected, rtol=1e-5)
+
+    @parameterized.parameters("float32", "bfloat16")
+    def test_for_training(self, dtype):
+        model = conditional_model()
+        points = tf.constant(random_points(4, model))
+        expected = model.log_density(points, tf.constant(LABELS))
+        for recompute in (False, True):
+            training = model.for_training(dtype, recompute)
+            self.assertAllClose(
+                training.log_density(points, tf.constant(LABELS)),
+                expected,
+                rtol=1e-5 if dtype == "float32" else 0.02,
+            )
+
+    def test_clone(self):
+        model = conditional_model()
+        clone = model.clone()
+        self.assertEqual(clone.get_config(), model.get_config())
+        self.assertNotIn("num_classes", shared_model().get_config())
+        images = random_images(4, model)
+        self.assertAllEqual(
+            clone.log_prob(images, 1, LABELS), model.log_prob(images, 1, LABELS)
+        )
+
+    @parameterized.parameters(
+        (TypeError, 1.5), (TypeError, "a"), (TypeError, [True, False])
+    )
+    def test_wrong_types(self, error, label):
+        self.assert_refused(error, label)
+
+    @parameterized.parameters([[[0, 1]]], [[0, 1, 2]], [[0]])
+    def test_wrong_shapes(self, label):
+        self.assert_refused(ValueError, label)
+
+    @parameterized.parameters(3, -1, [[0, 3]], 2**40)
+    def test_out_of_range(self, label):
+        self.assert_refused(tf.errors.InvalidArgumentError, label)
+
+    def assert_refused(self, error, label):
+        model = conditional_model()
+        for function, *arguments in (
+            (model.log_prob, IMAGES, 1),
+            (model.encode, IMAGES),
+            (model.decode, LATENTS),
+            (model.sample, 2, 1.0, 1),
+        ):
+            with self.assertRaisesRegex(
+                error, "`label` must be an integer in 0 ... 2, or one for each"
+            ):
+                function(*arguments, label=label)
+
+    def test_shape_that_only_a_run_shows(self):
+        model = conditional_model()
+        specs = [tf.TensorSpec(None, tf.uint8), tf.TensorSpec(None, tf.int64)]
+        encode = tf.function(model.encode, specs, autograph=False)
+        expected = model.encode(IMAGES, [1, 1])
+        self.assertAllClose(encode(IMAGES, 1), expected, rtol=1e-5)
+        for label in ([0], [0, 1, 2], [[0, 1]]):
+            with self.assertRaisesRegex(
+                tf.errors.InvalidArgumentError, "`label` must be an integer in"
+            ):
+                encode(IMAGES, label)
+
+    def test_label_must_be_given(self):
+        model = conditional_model()
+        for function, argument in (
+            (model.encode, IMAGES),
+            (model.decode, LATENTS),
+        ):
+            with self.assertRaisesRegex(
+                ValueError, "`label` must be given: .* the model has 3"
+            ):
+                function(argument)
+
+    def test_model_without_classes(self):
+        model = shared_model()
+        for call in (
+            lambda: model.log_prob(IMAGES, label=0),
+            lambda: model.bits_per_dim(IMAGES, label=0),
+            lambda: model.sample(1, label=0),
+            lambda: model.encode(IMAGES, 0),
+            lambda: model.decode(LATENTS, 0),
+        ):
+            with self.assertRaisesRegex(ValueError, "`label` must not be giv"):
+                call()
+        for call in (
+            lambda: model.classify(IMAGES),
+            lambda: model.sample_labels(1),
+        ):
+            with self.assertRaisesRegex(ValueError, "model has no classes"):
+                call()
+
+    @parameterized.parameters(
+        (None, [1.0]),
+        (2, [1.0]),
+        (2, [0.5, 0.4]),
+        (2, [1.5, -0.5]),
+        (2, [math.nan, 1.0]),
+        (2, "ab"),
+        (2, 3),
+    )
+    def test_wrong_probabilities(self, num_classes, class_probs):
+        with self.assertRaisesRegex(ValueError, "^`class_probs` must be "):
+            RealNVP(num_classes=num_classes, class_probs=class_probs)
 
 
 class SingleEvaluationTest(tf.test.TestCase):

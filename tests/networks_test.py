@@ -14,9 +14,9 @@ from tf_realnvp import networks, rematerialization
 from tf_realnvp.networks import CouplingNetwork
 
 
-def make_network(channels=2, filters=4, num_blocks=2, seed=0):
+def make_network(channels=2, filters=4, num_blocks=2, seed=0, num_classes=None):
     """A network whose weights are off their initial values, zero and one."""
-    network = CouplingNetwork(channels, filters, num_blocks)
+    network = CouplingNetwork(channels, filters, num_blocks, num_classes)
     randomize(network, seed)
     return network
 
@@ -106,6 +106,52 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(outputs.dtype, tf.float32)
         expected = reference.coupling_network(images, network.get_weights())
         self.assertAllClose(outputs, expected, rtol=1e-4, atol=1e-4)
+
+    def test_labels_match_reference(self):
+        network = make_network(num_classes=3)
+        images, labels = normal(4, 4, 7, 2), [2, 0, 1, 2]
+        expected = reference.coupling_network(
+            images, network.get_weights(), labels
+        )
+        images = tf.constant(images, tf.float32)
+        outputs = network(images, label=tf.constant(labels))
+        self.assertAllClose(outputs, expected, rtol=1e-4, atol=1e-4)
+        other = network(images, label=tf.constant([0, 0, 1, 2]))
+        self.assertAllClose(other[1:], outputs[1:], rtol=1e-5)
+        self.assertNotAllClose(other[0], outputs[0], atol=0.1)
+
+    def test_new_network_with_classes(self):
+        """Its other weights are those of a network without, and it trains."""
+        networks_ = []
+        for num_classes in (None, 3):
+            keras.utils.set_random_seed(0)
+            networks_.append(CouplingNetwork(2, 4, 2, num_classes))
+        plain, network = networks_
+        *others, embedding = network.get_weights()
+        for weight, other in zip(plain.get_weights(), others, strict=True):
+            self.assertAllEqual(weight, other)
+        self.assertAllEqual(embedding, np.zeros([2, 3, 2]))
+        self.assertEqual(network.trainable_weights[-1].name, "embedding")
+        self.assertEqual(network.get_config()["num_classes"], 3)
+        network.last.gain.assign(normal(4))
+        plain.last.gain.assign(network.last.gain)
+        images = tf.constant(normal(3, 4, 6, 2), tf.float32)
+        label = tf.constant([2, 0, 2])
+        self.assertAllClose(network(images, label=label), plain(images))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(network(images, label=label) ** 2)
+        gradient = tape.gradient(loss, network.embedding)
+        moved = np.abs(gradient).max(axis=(0, 2))
+        self.assertAllEqual(moved > 0.0, [True, False, True])
+
+    def test_label_where_there_are_no_classes(self):
+        images, label = tf.constant(normal(3, 4, 6, 2), tf.float32), [0, 0, 0]
+        with self.assertRaisesRegex(ValueError, "has no classes to take a"):
+            make_network().shared(images, label)
+        with self.assertRaisesRegex(ValueError, "needs a `label`"):
+            make_network(num_classes=2).shared(images)
+        with self.assertRaisesRegex(ValueError, "^`num_classes` must be "):
+            make_network(num_classes=0)
 
     def test_gradients_match_finite_differences(self):
         weights = [
@@ -270,16 +316,20 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
         dtype=["float32", "bfloat16"],
         in_graph=[False, True],
         fused=[False, True],
+        num_classes=[None, 3],
     )
-    def test_same_outputs_and_gradients(self, dtype, in_graph, fused):
-        network = make_network()
+    def test_same_outputs_and_gradients(
+        self, dtype, in_graph, fused, num_classes
+    ):
+        network = make_network(num_classes=num_classes)
+        label = None if num_classes is None else tf.constant([2, 0, 2])
         images = tf.constant(normal(3, 4, 6, 2), dtype)
         projection = tf.constant(normal(3, 4, 6, 4, seed=1), dtype)
 
         def outputs_and_gradients(function):
             with tf.GradientTape() as tape:
                 tape.watch(images)
-                outputs = function(images)
+                outputs = function(images, label=label)
             return outputs, tape.gradient(
                 outputs, [images, *network.trainable_weights], projection
             )
@@ -301,7 +351,7 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
         else:
             tolerance = 1e-6 if dtype == "float32" else 1e-2
             self.assertAllEqual(outputs, again)
-        self.assertLen(gradients, 16)
+        self.assertLen(gradients, 16 if num_classes is None else 17)
         for expected, gradient in zip(gradients, gradients_again, strict=True):
             self.assertEqual(gradient.dtype, expected.dtype)
             self.assertGreater(np.abs(expected).max(), 0.0)

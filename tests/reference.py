@@ -39,25 +39,39 @@ def conv2d(images, kernel, bias):
     return outputs
 
 
-def residual_blocks(hidden, weights):
-    """One block after the other; `weights` are nine arrays, stacked."""
-    for block in zip(*weights, strict=True):
+def residual_blocks(hidden, weights, shifts=None):
+    """One block after the other; `weights` are nine arrays, stacked.
+
+    `shifts` are vectors of each image, for each block, if any: they are added
+    to what the first convolution of the block gives.
+    """
+    for number, block in enumerate(zip(*weights, strict=True)):
         branch = hidden
         for i in range(0, 9, 3):
             if i > 0:
                 branch = np.maximum(branch, 0.0)
             kernel = weight_norm(block[i], block[i + 1])
             branch = conv2d(branch, kernel, block[i + 2])
+            if i == 0 and shifts is not None:
+                for image, shift in zip(branch, shifts[number], strict=True):
+                    image += shift
         hidden = hidden + branch
     return hidden
 
 
-def coupling_network(images, weights):
-    """`weights` as in the network: 3 arrays, 9 of all blocks, 3 arrays."""
+def coupling_network(images, weights, labels=None):
+    """`weights` as in the network: 3 arrays, 9 of all blocks, 3 arrays.
+
+    With `labels` of the images one more, the embedding of the classes.
+    """
     weights = [np.asarray(weight, np.float64) for weight in weights]
-    first, blocks, last = weights[:3], weights[3:12], weights[12:]
+    first, blocks, last = weights[:3], weights[3:12], weights[12:15]
+    shifts = None
+    if labels is not None:
+        [embedding] = weights[15:]
+        shifts = [[block[label] for label in labels] for block in embedding]
     hidden = conv2d(images, weight_norm(*first[:2]), first[2])
-    hidden = residual_blocks(np.maximum(hidden, 0.0), blocks)
+    hidden = residual_blocks(np.maximum(hidden, 0.0), blocks, shifts)
     return conv2d(np.maximum(hidden, 0.0), weight_norm(*last[:2]), last[2])
 
 
@@ -143,6 +157,7 @@ def real_nvp(
     num_scales=2,
     num_couplings=(3, 3, 4),
     positions=None,
+    labels=None,
 ):
     """The whole model, from dequantized images to latents.
 
@@ -156,6 +171,7 @@ def real_nvp(
       num_couplings: With checkerboards and with channel masks at a scale, and
         at the last.
       positions: Log-scale and shift of each component of an image, if any.
+      labels: Of the images, if there are classes.
 
     Returns:
       Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
@@ -189,7 +205,9 @@ def real_nvp(
             z, change = coupling_inverse(
                 z,
                 make_mask(z.shape[1:], parity),
-                lambda kept, weights=weights: coupling_network(kept, weights),
+                lambda kept, weights=weights: coupling_network(
+                    kept, weights, labels
+                ),
                 np.float64(rescale),
                 np.float64(reshift),
             )

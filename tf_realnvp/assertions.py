@@ -122,6 +122,51 @@ def images(
         return tf.identity(result)
 
 
+def labels(value: Any, num_classes: int, n: tf.Tensor) -> tf.Tensor:
+    """Returns `label` as int32 `[n]` below `num_classes`.
+
+    Args:
+      value: One for all, or one for each.
+      num_classes: Number of classes.
+      n: How many there must be, an integer scalar.
+
+    Raises:
+      TypeError: If they are not integers.
+      ValueError: If they are of another shape.
+    """
+    kind = f"an integer in 0 ... {num_classes - 1}, or one for each of n"
+    result = tensor(value, "label", kind, integer=True)
+    wide, n = tf.cast(result, tf.int64), tf.cast(n, tf.int32)
+    known = tf.get_static_value(n)
+    if not any(map(wide.shape.is_compatible_with, ([], [known]))):
+        raise ValueError(
+            f"`label` must be {kind}, got shape {result.shape}"
+            f"{'' if known is None else f' for n of {known}'}: {short(value)}."
+        )
+    shape = tf.shape(wide)
+    # A scalar, of which the shape is empty, fits.
+    fits = tf.reduce_all(tf.equal(shape, n)) & (tf.rank(wide) <= 1)
+    # Of no labels the lowest is above the highest, which passes.
+    low, high = tf.reduce_min(wide), tf.reduce_max(wide)
+    checks = [
+        tf.debugging.Assert(
+            fits, [f"`label` must be {kind}, got shape", shape, "for n of", n]
+        ),
+        tf.debugging.Assert(
+            (low >= 0) & (high < num_classes),
+            [f"`label` must be {kind}, got values from", low, "to", high],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        # Behind a condition, as in `batch`.
+        wide = tf.cond(
+            fits,
+            lambda: tf.reshape(tf.broadcast_to(wide, [n]), [n]),
+            lambda: tf.zeros([n], tf.int64),
+        )
+    return tf.cast(wide, tf.int32)
+
+
 def latents(value: Any, latent_shape: Sequence[int]) -> tf.Tensor:
     """Returns `latents` as finite float32 `[n, *latent_shape]`.
 

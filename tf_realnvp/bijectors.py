@@ -5,6 +5,7 @@ They follow TFP's direction: `forward` maps latents to images (sampling) and
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -63,33 +64,34 @@ class _SinglePassBijector(tfb.Bijector):
     coupling network) is evaluated once.
     """
 
-    def _forward_and_log_det(self, x):
+    def _forward_and_log_det(self, x, **condition):
         """Returns `forward(x)` and the log-det of `forward` at `x`."""
         raise NotImplementedError
 
-    def _inverse_and_log_det(self, y):
+    def _inverse_and_log_det(self, y, **condition):
         """Returns `inverse(y)` and the log-det of `inverse` at `y`."""
         raise NotImplementedError
 
     # TFP's cache files the log-det of the inverse as 'ildj', whichever
-    # direction was computed, and finds it by either end of the pair (x, y).
+    # direction was computed, and finds it by either end of the pair (x, y) and
+    # the condition: one tensor under two conditions has two entries.
 
-    def _forward(self, x):
-        y, fldj = self._forward_and_log_det(x)
-        self._cache.forward_attributes(x)["ildj"] = -fldj
+    def _forward(self, x, **condition):
+        y, fldj = self._forward_and_log_det(x, **condition)
+        self._cache.forward_attributes(x, **condition)["ildj"] = -fldj
         return y
 
-    def _inverse(self, y):
-        x, ildj = self._inverse_and_log_det(y)
-        self._cache.inverse_attributes(y)["ildj"] = ildj
+    def _inverse(self, y, **condition):
+        x, ildj = self._inverse_and_log_det(y, **condition)
+        self._cache.inverse_attributes(y, **condition)["ildj"] = ildj
         return x
 
-    def _forward_log_det_jacobian(self, x):
-        _, fldj = self._forward_and_log_det(x)
+    def _forward_log_det_jacobian(self, x, **condition):
+        _, fldj = self._forward_and_log_det(x, **condition)
         return fldj
 
-    def _inverse_log_det_jacobian(self, y):
-        _, ildj = self._inverse_and_log_det(y)
+    def _inverse_log_det_jacobian(self, y, **condition):
+        _, ildj = self._inverse_and_log_det(y, **condition)
         return ildj
 
     @classmethod
@@ -119,6 +121,11 @@ class AffineCoupling(_SinglePassBijector):
     The arithmetic is done in the dtype of the event, whatever the network
     computes in, and the kept part passes bit for bit.
 
+    Keyword arguments of `forward`, `inverse` and the log-dets are conditions:
+    tensors whose shapes begin with the batch shape of the event, labels for
+    example. The network gets each by its name, with the batch shape flattened
+    to `N`. In a chain `condition_kwargs` brings them to all couplings.
+
     #### Example
 
     ```python
@@ -135,7 +142,7 @@ class AffineCoupling(_SinglePassBijector):
     def __init__(
         self,
         mask,
-        network: Callable[[tf.Tensor], tf.Tensor],
+        network: Callable[..., tf.Tensor],
         rescale=1.0,
         reshift=0.0,
         validate_args: bool = False,
@@ -150,7 +157,7 @@ class AffineCoupling(_SinglePassBijector):
           network: The conditioner: a callable that maps the kept components,
             a float tensor `[N, ..., C]` with zeros elsewhere, to a float tensor
             `[N, ..., 2 * C]`; any leading batch shape of the bijector's input
-            is flattened to `N`.
+            is flattened to `N`. It is given conditions as keywords.
           rescale: Scalar, the amplitude of the log-scale.
           reshift: Scalar, the offset of the log-scale.
           validate_args: Whether to check shapes at run time where they are not
@@ -182,7 +189,7 @@ class AffineCoupling(_SinglePassBijector):
         return self._mask
 
     @property
-    def network(self) -> Callable[[tf.Tensor], tf.Tensor]:
+    def network(self) -> Callable[..., tf.Tensor]:
         """The conditioner, which is given the kept components."""
         return self._network
 
@@ -196,13 +203,13 @@ class AffineCoupling(_SinglePassBijector):
         """Scalar, the offset of the log-scale."""
         return self._reshift
 
-    def _forward_and_log_det(self, x):
-        log_scale, shift = self._log_scale_and_shift(x)
+    def _forward_and_log_det(self, x, **condition):
+        log_scale, shift = self._log_scale_and_shift(x, condition)
         y = tf.where(self._mask, x, (x - shift) * tf.exp(-log_scale))
         return y, -self._sum_over_event(log_scale)
 
     def inverse_and_log_scale(
-        self, y: tf.Tensor
+        self, y: tf.Tensor, **condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `inverse(y)`, and what each component adds to its log-det.
 
@@ -210,26 +217,33 @@ class AffineCoupling(_SinglePassBijector):
 
         Args:
           y: A tensor of events, `[..., *mask.shape]`.
+          **condition: As for `inverse`.
 
         Returns:
           `inverse(y)`, and the log-scale, both of the shape and dtype of `y`.
           The sum of the log-scale over an event is the log-det of the inverse;
           it is 0 where a component is kept.
         """
-        log_scale, shift = self._log_scale_and_shift(y)
+        log_scale, shift = self._log_scale_and_shift(y, condition)
         x = tf.where(self._mask, y, y * tf.exp(log_scale) + shift)
         return x, log_scale
 
-    def _inverse_and_log_det(self, y):
-        x, log_scale = self.inverse_and_log_scale(y)
+    def _inverse_and_log_det(self, y, **condition):
+        x, log_scale = self.inverse_and_log_scale(y, **condition)
         return x, self._sum_over_event(log_scale)
 
-    def _log_scale_and_shift(self, event):
+    def _log_scale_and_shift(self, event, condition):
         """Runs the network on the kept part of `event`, once."""
         zero = tf.zeros([], event.dtype)
         with tf.control_dependencies(self._event_shape_assertions(event)):
             kept = tf.where(self._mask, event, zero)
-        outputs = self._network(tf.reshape(kept, (-1,) + self._mask.shape))
+        outputs = self._network(
+            tf.reshape(kept, (-1,) + self._mask.shape),
+            **{
+                name: self._flatten_condition(value, name, event)
+                for name, value in condition.items()
+            },
+        )
         outputs = tf.cast(self._check_outputs(outputs), event.dtype)
         scale, shift = tf.split(outputs, 2, axis=-1)
         rescale, reshift = (
@@ -241,6 +255,25 @@ class AffineCoupling(_SinglePassBijector):
         )
         shape = tf.shape(event)
         return tf.reshape(log_scale, shape), tf.reshape(shift, shape)
+
+    def _flatten_condition(self, value, name, event):
+        """Flattens the batch shape, which a condition begins with."""
+        value = tf.convert_to_tensor(value)
+        batch_shape = event.shape[: -self._mask.ndim]
+        if batch_shape.rank is not None and value.shape.rank is not None:
+            if not value.shape[: batch_shape.rank].is_compatible_with(
+                batch_shape
+            ):
+                raise ValueError(
+                    f"The shape of the condition `{name}` must begin with that "
+                    f"of the batch, {batch_shape}, got {value.shape}."
+                )
+        rank = batch_shape.rank
+        if rank is None:
+            rank = tf.rank(event) - self._mask.ndim
+        return tf.reshape(
+            value, tf.concat([[-1], tf.shape(value)[rank:]], axis=0)
+        )
 
     def _sum_over_event(self, value):
         return tf.reduce_sum(value, axis=range(-self._mask.ndim, 0))
@@ -379,7 +412,7 @@ class FactorOut(_SinglePassBijector):
     The multi-scale split, section 3.6 and equations 14 to 16 of
     https://arxiv.org/abs/1605.08803: in the inverse the second half of the
     channels are latents already, and the first half go on through `bijector`.
-    The log-det is that of `bijector`.
+    The log-det is that of `bijector`, which gets all keyword arguments.
     """
 
     def __init__(
@@ -428,20 +461,22 @@ class FactorOut(_SinglePassBijector):
         """The bijector of the first half of the channels."""
         return self._bijector
 
-    def _forward_and_log_det(self, x):
+    def _forward_and_log_det(self, x, **kwargs):
         first, second = _halve_channels(x)
         # The cache forgets what nothing refers to: `new_first` keeps it.
-        new_first = self._same_shape(self._bijector.forward(first), first)
+        new_first = self._bijector.forward(first, **kwargs)
+        new_first = self._same_shape(new_first, first)
         fldj = self._bijector.forward_log_det_jacobian(
-            first, event_ndims=self.forward_min_event_ndims
+            first, event_ndims=self.forward_min_event_ndims, **kwargs
         )
         return tf.concat([new_first, second], axis=-1), fldj
 
-    def _inverse_and_log_det(self, y):
+    def _inverse_and_log_det(self, y, **kwargs):
         first, second = _halve_channels(y)
-        new_first = self._same_shape(self._bijector.inverse(first), first)
+        new_first = self._bijector.inverse(first, **kwargs)
+        new_first = self._same_shape(new_first, first)
         ildj = self._bijector.inverse_log_det_jacobian(
-            first, event_ndims=self.inverse_min_event_ndims
+            first, event_ndims=self.inverse_min_event_ndims, **kwargs
         )
         return tf.concat([new_first, second], axis=-1), ildj
 
@@ -453,6 +488,41 @@ class FactorOut(_SinglePassBijector):
                 f"{new_first.shape}."
             )
         return new_first
+
+
+def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
+    """Returns the keyword arguments that bring a condition to all couplings.
+
+    A `tfb.Chain` routes them by the names of its parts, which must differ.
+
+    #### Example
+
+    ```python
+    kwargs = condition_kwargs(chain, label=labels)
+    chain.inverse(images, **kwargs)
+    flow.log_prob(images, bijector_kwargs=kwargs)
+    ```
+
+    Args:
+      bijector: A bijector with couplings inside.
+      **condition: What the networks of the couplings get.
+
+    Returns:
+      The keyword arguments of `forward`, `inverse` and the log-dets of
+      `bijector`.
+    """
+    if isinstance(bijector, AffineCoupling):
+        return condition
+    inner = getattr(bijector, "bijector", None)
+    if isinstance(inner, tfb.Bijector):  # `FactorOut` and `tfb.Invert`.
+        return condition_kwargs(inner, **condition)
+    if isinstance(bijector, tfb.Composition):
+        nested = {
+            part.name: condition_kwargs(part, **condition)
+            for part in bijector.bijectors
+        }
+        return {name: kwargs for name, kwargs in nested.items() if kwargs}
+    return {}
 
 
 def _check_coupling(mask, network, rescale, reshift):

@@ -42,6 +42,16 @@ class RealNVP(tf.Module):
     model.bits_per_dim(images)             # float32 [36]
     ```
 
+    With `num_classes` the couplings depend on a label, an integer for each
+    image: the model is a density for each class, `log_prob(images, label=…)`,
+    and their mixture, `log_prob(images)`. So it also is a classifier.
+
+    ```python
+    model = RealNVP(image_shape=(28, 28, 1), num_classes=10)
+    sevens = model.sample(36, label=7)
+    model.classify(sevens)                 # float32 [36, 10], log-probabilities
+    ```
+
     The model owns its variables (`trainable_variables`): TFP's objects do not
     see those of Keras.
     """
@@ -56,6 +66,8 @@ class RealNVP(tf.Module):
         num_scales: int = 2,
         num_couplings: Sequence[int] = (3, 3, 4),
         per_position: bool = False,
+        num_classes: int | None = None,
+        class_probs: Sequence[float] | None = None,
         name: str = "real_nvp",
     ):
         """Makes a model with fresh weights.
@@ -79,6 +91,10 @@ class RealNVP(tf.Module):
           per_position: Whether each component of an image is scaled and
             shifted by numbers of its own, before the couplings: for images in
             which places differ, as those with a black surrounding.
+          num_classes: Number of classes of images, at least 1. Default: the
+            model knows no classes, and takes no labels.
+          class_probs: Probability of each class, of which the mixture is made;
+            their sum must be 1. Default: all the same.
           name: Name of the module.
 
         Raises:
@@ -90,6 +106,7 @@ class RealNVP(tf.Module):
         )
         checks.check(num_couplings, "num_couplings", checks.WholeNumbers(3, 1))
         checks.check(per_position, "per_position", checks.Flag())
+        class_probs = _check_classes(num_classes, class_probs)
         self.image_shape = tuple(int(size) for size in image_shape)
         self.num_colors = int(num_colors)
         self.filters = int(filters)
@@ -98,6 +115,8 @@ class RealNVP(tf.Module):
         self.num_scales = int(num_scales)
         self.num_couplings = tuple(int(number) for number in num_couplings)
         self.per_position = per_position
+        self.num_classes = None if num_classes is None else int(num_classes)
+        self.class_probs = class_probs
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
 
@@ -106,6 +125,7 @@ class RealNVP(tf.Module):
                 mask.shape[-1],
                 self.filters,
                 self.num_blocks,
+                self.num_classes,
                 name=f"coupling_{index}",
             )
             for index, mask in enumerate(self._masks())
@@ -217,7 +237,9 @@ class RealNVP(tf.Module):
                 run = functools.partial(
                     rematerialization.coupling_network, network
                 )
-            return lambda inputs: run(tf.cast(inputs, compute_dtype))
+            return lambda inputs, **label: run(
+                tf.cast(inputs, compute_dtype), **label
+            )
 
         model = copy.copy(self)
         model._set_flow([function(network) for network in self._networks])
@@ -231,10 +253,12 @@ class RealNVP(tf.Module):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make such a model, but for its name."""
-        names = (
+        names = [
             *("image_shape", "num_colors", "filters", "num_blocks", "alpha"),
             *("num_scales", "num_couplings", "per_position"),
-        )
+        ]
+        if self.num_classes is not None:
+            names += ["num_classes", "class_probs"]
         return {name: getattr(self, name) for name in names}
 
     def assign(self, other: "RealNVP") -> None:
@@ -316,7 +340,7 @@ class RealNVP(tf.Module):
         """Number of trainable scalars."""
         return sum(v.shape.num_elements() for v in self.trainable_variables)
 
-    def log_prob(self, images: tf.Tensor, seed=None) -> tf.Tensor:
+    def log_prob(self, images: tf.Tensor, seed=None, label=None) -> tf.Tensor:
         """Returns a lower bound on the log-probability of images, in nats.
 
         The bound holds in the mean over the dequantization noise, one draw of
@@ -327,17 +351,24 @@ class RealNVP(tf.Module):
           seed: Integer of 64 bits with sign, or two, of shape `[2]`, of which
             the lowest 32 bits count; the same seed gives the same noise.
             Default: fresh noise in each call.
+          label: Class of all images, an integer, or of each, integers `[n]`:
+            the result is given the class. Default: it is that of the mixture of
+            all classes, if the model has any.
 
         Returns:
           Float32 `[n]`, nats for a whole image.
 
         Raises:
-          TypeError: If `images` or `seed` are not integers.
-          ValueError: If `images` or `seed` are of another shape.
-          tf.errors.InvalidArgumentError: If a component or `seed` is out of
-            range, or if a shape that only a run shows is wrong.
+          TypeError: If `images`, `seed` or `label` are not integers.
+          ValueError: If `images`, `seed` or `label` are of another shape, or
+            the model has no classes and there is a `label`.
+          tf.errors.InvalidArgumentError: If a component, `seed` or a label is
+            out of range, or if a shape that only a run shows is wrong.
         """
-        return self.log_density(self.dequantize(images, seed))
+        points = self.dequantize(images, seed)
+        if label is not None:
+            label = self._labels(label, tf.shape(points)[0])
+        return self.log_density(points, label)
 
     def log_prob_each(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         """Returns what `log_prob` does, with a seed for each image.
@@ -360,19 +391,94 @@ class RealNVP(tf.Module):
         """
         return self.log_density(self.dequantize_each(images, seeds))
 
-    def log_density(self, points: tf.Tensor) -> tf.Tensor:
+    def log_density(
+        self, points: tf.Tensor, label: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Returns the log-density of dequantized images, in nats.
 
         It is `distribution.log_prob`, for batches that may be empty.
 
         Args:
           points: Float32 `[n, H, W, C]`, as `dequantize` gives them.
+          label: Integers `[n]`, the classes, which are not checked. Default: as
+            for `log_prob`.
 
         Returns:
           Float32 `[n]`.
         """
-        log_prob = self.distribution.log_prob(_at_least_one(points))
+        if label is None and self.num_classes is not None:
+            return tf.reduce_logsumexp(self._log_joint(points), axis=-1)
+        kwargs = {}
+        if label is not None:
+            kwargs["bijector_kwargs"] = self._condition(_at_least_one(label))
+        log_prob = self.distribution.log_prob(_at_least_one(points), **kwargs)
         return log_prob[: tf.shape(points)[0]]
+
+    def _log_joint(self, points):
+        """Returns the log-density of points and class, `[n, num_classes]`."""
+
+        def given(label):
+            # Another tensor, since TFP's cache would hand on, out of the loop,
+            # what it keeps of this one.
+            own = tf.identity(points)
+            return self.log_density(own, tf.fill([tf.shape(own)[0]], label))
+
+        # One class after another, for memory's sake.
+        log_probs = tf.map_fn(
+            given,
+            tf.range(self.num_classes),
+            fn_output_signature=tf.TensorSpec([None], tf.float32),
+            parallel_iterations=1,
+        )
+        return tf.transpose(log_probs) + tf.math.log(
+            tf.constant(self.class_probs, tf.float32)
+        )
+
+    def _condition(self, label):
+        """Returns what brings labels to the networks, through the bijector."""
+        return bijectors.condition_kwargs(self.bijector, label=label)
+
+    def _labels(self, label, n):
+        """Returns labels that a caller gave, int32 `[n]`."""
+        if self.num_classes is None:
+            raise ValueError(
+                "`label` must not be given: the model has no classes."
+            )
+        return assertions.labels(label, self.num_classes, n)
+
+    def _condition_of_latents(self, label, batch):
+        """Returns what `_condition` does, of labels that have to be given."""
+        if label is None:
+            if self.num_classes is None:
+                return {}
+            raise ValueError(
+                "`label` must be given: latents are those of a class, and the "
+                f"model has {self.num_classes}."
+            )
+        label = self._labels(label, tf.shape(batch)[0])
+        return self._condition(_at_least_one(label))
+
+    def classify(self, images: tf.Tensor, seed=None) -> tf.Tensor:
+        """Returns the log-probabilities of all classes, given images.
+
+        They follow from the densities by Bayes' rule, with `class_probs` before
+        an image is seen. All classes see the same noise.
+
+        Args:
+          images: As for `log_prob`.
+          seed: As for `log_prob`.
+
+        Returns:
+          Float32 `[n, num_classes]`, normalized.
+
+        Raises:
+          ValueError: If the model has no classes, or as `log_prob`.
+          TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
+        """
+        if self.num_classes is None:
+            raise ValueError("The model has no classes to tell apart.")
+        joint = self._log_joint(self.dequantize(images, seed))
+        return tf.nn.log_softmax(joint)
 
     def dequantize(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Adds uniform noise to images, which gives them a density.
@@ -428,12 +534,15 @@ class RealNVP(tf.Module):
         noise = tf.random.stateless_uniform(tf.shape(images), seed)
         return tf.cast(images, tf.float32) + noise
 
-    def bits_per_dim(self, images: tf.Tensor, seed=None) -> tf.Tensor:
+    def bits_per_dim(
+        self, images: tf.Tensor, seed=None, label=None
+    ) -> tf.Tensor:
         """Returns an upper bound on the code length of images, in bits/dim.
 
         Args:
           images: As for `log_prob`.
           seed: As for `log_prob`.
+          label: As for `log_prob`.
 
         Returns:
           Float32 `[n]`, `-log_prob(images) / (H * W * C * log(2))`.
@@ -441,9 +550,10 @@ class RealNVP(tf.Module):
         Raises:
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
-        return -self.log_prob(images, seed) / (self.num_dims * math.log(2.0))
+        log_prob = self.log_prob(images, seed, label)
+        return -log_prob / (self.num_dims * math.log(2.0))
 
-    def sample(self, n, temperature=1.0, seed=None) -> tf.Tensor:
+    def sample(self, n, temperature=1.0, seed=None, label=None) -> tf.Tensor:
         """Draws images.
 
         Args:
@@ -453,18 +563,49 @@ class RealNVP(tf.Module):
           seed: Integer of 64 bits with sign, or two, of shape `[2]`, of which
             the lowest 32 bits count; the same seed gives the same images.
             Default: fresh ones in each call.
+          label: Class of all images, an integer, or of each, integers `[n]`.
+            Default: each is drawn, `sample_labels(n, seed)`, if there are any.
 
         Returns:
           `uint8` images `[n, H, W, C]`.
 
         Raises:
-          TypeError: If `n` or `seed` is no integer, or `temperature` no number.
-          ValueError: If one of them is of another shape.
+          TypeError: If `n`, `seed` or `label` is no integer, or `temperature`
+            no number.
+          ValueError: If one of them is of another shape, or the model has no
+            classes and there is a `label`.
           tf.errors.InvalidArgumentError: If `n` or `temperature` is negative,
             `n * H * W * C` needs more than 31 bits, `temperature` is not finite
-            or so high that float32 overflows, or `seed` is out of range.
+            or so high that float32 overflows, or `seed` or a label is out of
+            range.
         """
-        return self.decode(self.sample_latents(n, temperature, seed))
+        if self.num_classes is not None and label is None:
+            seed = stateless_seed(seed)
+            label = self.sample_labels(n, seed)
+        return self.decode(self.sample_latents(n, temperature, seed), label)
+
+    def sample_labels(self, n, seed=None) -> tf.Tensor:
+        """Draws classes by their probabilities.
+
+        Args:
+          n: As for `sample`.
+          seed: As for `sample`.
+
+        Returns:
+          Int32 `[n]`.
+
+        Raises:
+          ValueError: If the model has no classes, or as `sample`.
+          TypeError, tf.errors.InvalidArgumentError: As `sample`.
+        """
+        if self.num_classes is None:
+            raise ValueError("The model has no classes to draw.")
+        n = assertions.count(n, "n", maximum=tf.int32.max // self.num_dims)
+        seed = tfp.random.sanitize_seed(stateless_seed(seed), salt="label")
+        logits = tf.math.log(tf.constant([self.class_probs], tf.float32))
+        return tf.random.stateless_categorical(
+            logits, tf.cast(n, tf.int32), seed, tf.int32
+        )[0]
 
     def sample_latents(self, n, temperature=1.0, seed=None) -> tf.Tensor:
         """Draws latents, from which `decode` makes the images of `sample`.
@@ -490,7 +631,7 @@ class RealNVP(tf.Module):
             "`temperature` must be lower: the latents overflow.",
         )
 
-    def encode(self, images: tf.Tensor) -> tf.Tensor:
+    def encode(self, images: tf.Tensor, label=None) -> tf.Tensor:
         """Returns the latents of images.
 
         Every component is dequantized to the middle of its level, so that
@@ -498,35 +639,44 @@ class RealNVP(tf.Module):
 
         Args:
           images: As for `log_prob`.
+          label: Class of all images, an integer, or of each, integers `[n]`;
+            it must be given if the model has classes.
 
         Returns:
           Float32 latents `[n, H / 2, W / 2, 4 * C]`. The last `2 * C` channels
           were factored out, and hold the finer detail.
 
         Raises:
-          TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
+          ValueError: If there is no `label` and the model has classes, or as
+            `log_prob`.
+          TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
         images = assertions.images(images, self.image_shape, self.num_colors)
+        condition = self._condition_of_latents(label, images)
         points = _at_least_one(tf.cast(images, tf.float32) + 0.5)
-        return self.bijector.inverse(points)[: tf.shape(images)[0]]
+        latents = self.bijector.inverse(points, **condition)
+        return latents[: tf.shape(images)[0]]
 
-    def decode(self, latents: tf.Tensor) -> tf.Tensor:
+    def decode(self, latents: tf.Tensor, label=None) -> tf.Tensor:
         """Returns the images of latents.
 
         Args:
           latents: Real numbers `[n, H / 2, W / 2, 4 * C]`.
+          label: As for `encode`; with the label that an image was encoded with,
+            `decode` gives it back.
 
         Returns:
           `uint8` images `[n, H, W, C]`.
 
         Raises:
-          TypeError: If `latents` are not real numbers.
-          ValueError: If they are of another shape.
+          TypeError: If `latents` are not real numbers, or `label` no integers.
+          ValueError: If they are of another shape, or as `encode`.
           tf.errors.InvalidArgumentError: If a latent is not finite, or so large
-            that float32 overflows.
+            that float32 overflows, or a label is out of range.
         """
         latents = assertions.latents(latents, self.latent_shape)
-        points = self.bijector.forward(_at_least_one(latents))
+        condition = self._condition_of_latents(label, latents)
+        points = self.bijector.forward(_at_least_one(latents), **condition)
         # Where float32 overflows, infinities meet.
         points = tf.debugging.check_numerics(
             points,
@@ -587,6 +737,34 @@ def _check_arguments(
             f"`num_scales` must be at most {largest} for images of {size}, got "
             f"{checks.short(num_scales)}."
         )
+
+
+def _check_classes(num_classes, class_probs):
+    """Returns the probabilities of the classes, `None` if there are none."""
+    if num_classes is None:
+        if class_probs is not None:
+            raise ValueError(
+                "`class_probs` must be left out where there is no "
+                f"`num_classes`, got {checks.short(class_probs)}."
+            )
+        return None
+    num_classes = checks.whole_number(num_classes, "num_classes", 1)
+    if class_probs is None:
+        return (1.0 / num_classes,) * num_classes
+    try:
+        probs = np.asarray(class_probs, np.float64)
+    except (TypeError, ValueError):
+        probs = np.zeros(0)
+    if (
+        probs.shape != (num_classes,)
+        or not np.all(probs >= 0.0)
+        or not math.isclose(probs.sum(), 1.0, abs_tol=1e-6)
+    ):
+        raise ValueError(
+            f"`class_probs` must be {num_classes} numbers of at least 0, with "
+            f"a sum of 1, got {checks.short(class_probs)}."
+        )
+    return tuple(probs.tolist())
 
 
 def stateless_seed(seed=None) -> tf.Tensor:

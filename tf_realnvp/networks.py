@@ -61,17 +61,28 @@ class CouplingNetwork(keras.Model):
     that is: the same weights, which are float32, serve bfloat16 training and
     float32 evaluation.
 
+    With classes it is called with a label for each image,
+    `network(images, label=labels)`: an embedding of the label, zeros at first,
+    shifts the features inside each residual block, after its first convolution.
+
     Attributes:
       channels: Number of input channels.
       filters: Number of channels inside.
       num_blocks: Number of residual blocks.
+      num_classes: Number of classes, or `None`.
       first: The first `Convolution`, 3x3.
       blocks: The `ResidualBlocks`.
       last: The last `Convolution`, 3x3.
+      embedding: Variable `[num_blocks, num_classes, filters / 2]`, or `None`.
     """
 
     def __init__(
-        self, channels: int, filters: int = 128, num_blocks: int = 8, **kwargs
+        self,
+        channels: int,
+        filters: int = 128,
+        num_blocks: int = 8,
+        num_classes: int | None = None,
+        **kwargs,
     ):
         """Makes the network, and its weights.
 
@@ -79,6 +90,7 @@ class CouplingNetwork(keras.Model):
           channels: Number of input channels.
           filters: Number of channels inside; must be even.
           num_blocks: Number of residual blocks.
+          num_classes: Number of classes. Default: the network takes no labels.
           **kwargs: Passed to `keras.Model`.
 
         Raises:
@@ -87,10 +99,13 @@ class CouplingNetwork(keras.Model):
         channels = checks.whole_number(channels, "channels", 1)
         filters = checks.whole_number(filters, "filters", 2, even=True)
         num_blocks = checks.whole_number(num_blocks, "num_blocks", 1)
+        if num_classes is not None:
+            num_classes = checks.whole_number(num_classes, "num_classes", 1)
         super().__init__(autocast=False, **kwargs)
         self.channels = channels
         self.filters = filters
         self.num_blocks = num_blocks
+        self.num_classes = num_classes
         inner = filters // 2
         self.first = self._add_convolution("first", 3, channels, filters)
         self.blocks = ResidualBlocks(
@@ -101,6 +116,14 @@ class CouplingNetwork(keras.Model):
         self.last = self._add_convolution(
             "last", 3, filters, 2 * channels, gain="zeros"
         )
+        self.embedding = None
+        if num_classes is not None:
+            self.embedding = self.add_weight(
+                shape=(num_blocks, num_classes, inner),
+                initializer="zeros",
+                name="embedding",
+                autocast=False,
+            )
         self.built = True
 
     def _add_convolution(
@@ -131,10 +154,12 @@ class CouplingNetwork(keras.Model):
             )
         )
 
-    def call(self, inputs):
-        return _inlined(inputs, self.tensors())
+    def call(self, inputs, label=None):
+        return _inlined(inputs, self.tensors(label))
 
-    def shared(self, inputs: tf.Tensor) -> tf.Tensor:
+    def shared(
+        self, inputs: tf.Tensor, label: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Returns the network's outputs, by a function of networks like it.
 
         All networks of one shape share one trace and, since that is not
@@ -144,20 +169,42 @@ class CouplingNetwork(keras.Model):
 
         Args:
           inputs: Images `[N, H, W, channels]`.
+          label: As for `tensors`.
 
         Returns:
           `[N, H, W, 2 * channels]`.
         """
-        return _shared(inputs, self.tensors())
+        return _shared(inputs, self.tensors(label))
 
-    def tensors(self) -> tuple[Convolution, ResidualBlocks, Convolution]:
+    def tensors(
+        self, label: tf.Tensor | None = None
+    ) -> tuple[Convolution, ResidualBlocks, Convolution]:
         """Returns `first`, `blocks` and `last` as tensors.
 
         A function of tensors is traced once for all networks of one shape.
+
+        Args:
+          label: Integers `[N]` below `num_classes`, of the images; `None` if
+            there are no classes. With it `blocks.reduce.bias`, to which the
+            embedding is added, is `[num_blocks, N, filters / 2]`.
+
+        Raises:
+          ValueError: If there are classes and no label, or the other way round.
         """
-        return tf.nest.map_structure(
+        first, blocks, last = tf.nest.map_structure(
             tf.convert_to_tensor, (self.first, self.blocks, self.last)
         )
+        if (label is None) != (self.embedding is None):
+            needs = "needs a" if label is None else "has no classes to take a"
+            raise ValueError(f"`{self.name}` {needs} `label`.")
+        if label is not None:
+            # Along the second axis, whose gradient is dense.
+            shift = tf.gather(
+                tf.convert_to_tensor(self.embedding), label, axis=1
+            )
+            bias = blocks.reduce.bias[:, tf.newaxis] + shift
+            blocks = blocks._replace(reduce=blocks.reduce._replace(bias=bias))
+        return first, blocks, last
 
     @property
     def can_be_linear(self) -> bool:
@@ -219,6 +266,7 @@ class CouplingNetwork(keras.Model):
             "channels": self.channels,
             "filters": self.filters,
             "num_blocks": self.num_blocks,
+            "num_classes": self.num_classes,
         }
 
 
@@ -322,13 +370,15 @@ def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     Args:
       inputs: `[N, H, W, channels_in]`.
       kernel: `[height, width, channels_in, channels_out]`.
-      bias: `[channels_out]`.
+      bias: `[channels_out]`, or one for each image, `[N, channels_out]`.
 
     Returns:
       `[N, H, W, channels_out]`.
     """
     kernel, bias = tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype)
     outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+    if bias.shape.rank == 2:
+        return outputs + bias[:, tf.newaxis, tf.newaxis]
     return tf.nn.bias_add(outputs, bias)
 
 

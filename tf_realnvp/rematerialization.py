@@ -16,17 +16,22 @@ from tf_realnvp import networks
 from tf_realnvp.networks import CouplingNetwork, conv2d
 
 
-def coupling_network(network: CouplingNetwork, inputs: tf.Tensor) -> tf.Tensor:
+def coupling_network(
+    network: CouplingNetwork,
+    inputs: tf.Tensor,
+    label: tf.Tensor | None = None,
+) -> tf.Tensor:
     """Returns the same as `network.shared`, and keeps little for the gradient.
 
     Args:
       network: The network.
       inputs: Images `[N, H, W, channels]`.
+      label: As for `network.tensors`.
 
     Returns:
       `[N, H, W, 2 * channels]`.
     """
-    return _rematerialized(inputs, network.tensors())
+    return _rematerialized(inputs, network.tensors(label))
 
 
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
@@ -99,7 +104,7 @@ def _residual_block(hidden, block, features):
 
 def _conv2d_gradients(inputs, convolution, upstream):
     """Returns the gradients of `conv2d` to inputs, kernel and bias."""
-    kernel, _ = convolution
+    kernel, bias = convolution
     options = {
         "out_backprop": upstream,
         "strides": [1, 1, 1, 1],
@@ -112,7 +117,9 @@ def _conv2d_gradients(inputs, convolution, upstream):
         tf.raw_ops.Conv2DBackpropFilter(
             input=inputs, filter_sizes=kernel.shape, **options
         ),
-        tf.raw_ops.BiasAddGrad(out_backprop=upstream),
+        tf.raw_ops.BiasAddGrad(out_backprop=upstream)
+        if bias.shape.rank == 1
+        else tf.reduce_sum(upstream, axis=[1, 2]),
     )
 
 
