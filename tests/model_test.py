@@ -50,7 +50,11 @@ def deep_model():
 def uneven_model():
     """One with numbers of couplings and with positions of its own."""
     return make_model(
-        (4, 8, 1), num_scales=3, num_couplings=(2, 5, 3), per_position=True
+        (4, 8, 1),
+        filters=8,
+        num_scales=3,
+        num_couplings=(2, 5, 3),
+        per_position=True,
     )
 
 

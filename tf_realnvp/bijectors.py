@@ -271,10 +271,8 @@ class AffineCoupling(_SinglePassBijector):
         rank = batch_shape.rank
         if rank is None:
             rank = tf.rank(event) - self._mask.ndim
-        # Not -1: another number of elements is an error.
-        size = tf.reduce_prod(tf.shape(event)[:rank], keepdims=True)
         return tf.reshape(
-            value, tf.concat([size, tf.shape(value)[rank:]], axis=0)
+            value, tf.concat([[-1], tf.shape(value)[rank:]], axis=0)
         )
 
     def _sum_over_event(self, value):

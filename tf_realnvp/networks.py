@@ -57,7 +57,7 @@ class CouplingNetwork(keras.Model):
     its coupling is the identity.
 
     The network maps images `[N, H, W, channels]` of any size to
-    `[N, H, W, 2 * channels]`. It computes in the dtype of its input, whatever
+    `[N, H, W, channels_out]`. It computes in the dtype of its input, whatever
     that is: the same weights, which are float32, serve bfloat16 training and
     float32 evaluation.
 
@@ -70,6 +70,8 @@ class CouplingNetwork(keras.Model):
       filters: Number of channels inside.
       num_blocks: Number of residual blocks.
       num_classes: Number of classes, or `None`.
+      channels_out: Number of output channels, twice as many as of input unless
+        said otherwise.
       first: The first `Convolution`, 3x3.
       blocks: The `ResidualBlocks`.
       last: The last `Convolution`, 3x3.
@@ -82,6 +84,7 @@ class CouplingNetwork(keras.Model):
         filters: int = 128,
         num_blocks: int = 8,
         num_classes: int | None = None,
+        channels_out: int | None = None,
         **kwargs,
     ):
         """Makes the network, and its weights.
@@ -91,6 +94,7 @@ class CouplingNetwork(keras.Model):
           filters: Number of channels inside; must be even.
           num_blocks: Number of residual blocks.
           num_classes: Number of classes. Default: the network takes no labels.
+          channels_out: Number of output channels. Default: `2 * channels`.
           **kwargs: Passed to `keras.Model`.
 
         Raises:
@@ -101,11 +105,17 @@ class CouplingNetwork(keras.Model):
         num_blocks = checks.whole_number(num_blocks, "num_blocks", 1)
         if num_classes is not None:
             num_classes = checks.whole_number(num_classes, "num_classes", 1)
+        channels_out = checks.whole_number(
+            2 * channels if channels_out is None else channels_out,
+            "channels_out",
+            1,
+        )
         super().__init__(autocast=False, **kwargs)
         self.channels = channels
         self.filters = filters
         self.num_blocks = num_blocks
         self.num_classes = num_classes
+        self.channels_out = channels_out
         inner = filters // 2
         self.first = self._add_convolution("first", 3, channels, filters)
         self.blocks = ResidualBlocks(
@@ -114,7 +124,7 @@ class CouplingNetwork(keras.Model):
             self._add_convolution("expand", 1, inner, filters, num_blocks),
         )
         self.last = self._add_convolution(
-            "last", 3, filters, 2 * channels, gain="zeros"
+            "last", 3, filters, channels_out, gain="zeros"
         )
         self.embedding = None
         if num_classes is not None:
@@ -266,6 +276,7 @@ class CouplingNetwork(keras.Model):
             "channels": self.channels,
             "filters": self.filters,
             "num_blocks": self.num_blocks,
+            "channels_out": self.channels_out,
             "num_classes": self.num_classes,
         }
 
