@@ -51,6 +51,7 @@ GIVEN = {
     "num_scales": (3, "3"),
     "num_couplings": ((4, 5, 6), "4,5,6"),
     "per_position": (True, None),
+    "conditional": (True, None),
     "init_from": ("e", "e"),
     "precision": ("bfloat16", "bfloat16"),
     "deterministic": (True, None),
