@@ -337,24 +337,16 @@ def _evaluate(flags, model):
         for batch in batches:
             images, labels = batch if model.class_names else (batch, None)
             images = images[: num_images - len(single)]
+            if labels is not None:
+                labels = labels.numpy()[: len(images)]
             seeds = [
                 saved_model.stream(flags.seed, next(streams))
                 for _ in range(num_draws)
             ]
-            if labels is None:
-                log_probs = np.stack(
-                    [model.log_prob(images, seed) for seed in seeds]
-                )
-            else:
-                of_classes = np.stack(
-                    [model.log_prob_of_classes(images, seed) for seed in seeds]
-                )
-                labels = labels.numpy()[: len(images)]
-                given.append(of_classes[:, range(len(labels)), labels])
-                together = of_classes + model.log_prior
-                log_probs = np.logaddexp.reduce(together, axis=-1)
-                likeliest = saved_model.importance_bound(together)
-                is_right.append(likeliest.argmax(axis=-1) == labels)
+            log_probs, *of_label = _log_probs(model, images, labels, seeds)
+            if of_label:
+                given.append(of_label[0])
+                is_right.append(of_label[1])
             single = np.append(single, np.mean(log_probs, axis=0))
             joint = np.append(joint, saved_model.importance_bound(log_probs))
             display.update(1, len(images), np.mean(_bits(model, joint)))
@@ -391,6 +383,37 @@ def _evaluate(flags, model):
         f"accuracy as a classifier: {right.mean():.4f} ({right.sum():,} of "
         f"{len(right):,})"
     )
+
+
+def _log_probs(model, images, labels, seeds):
+    """Returns log-probabilities of images, for each seed of the noise.
+
+    Args:
+      model: The model.
+      images: The images.
+      labels: Their classes; `None` if the model has none.
+      seeds: The seeds.
+
+    Returns:
+      Float64 `[len(seeds), n]`, nats. With labels also the same given the
+      label, and whether that is the likeliest, boolean `[n]`.
+    """
+    import numpy as np
+
+    from tf_realnvp.serving import saved_model
+
+    if labels is None:
+        return [np.stack([model.log_prob(images, seed) for seed in seeds])]
+    given = np.stack(
+        [model.log_prob_of_classes(images, seed) for seed in seeds]
+    )
+    joint = given + model.log_prior
+    likeliest = saved_model.importance_bound(joint).argmax(axis=-1)
+    return [
+        np.logaddexp.reduce(joint, axis=-1),
+        given[:, range(len(labels)), labels],
+        likeliest == labels,
+    ]
 
 
 def _load_dataset(flags, model):
