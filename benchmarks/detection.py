@@ -9,7 +9,8 @@ distance from the mean of the training images (Mahalanobis, as in the method
 `places`) of what a grid holds of levels and of local contrast. For the faults
 that have a place it prints the AUROC over all pixels of the bit maps, and of
 local contrast. `--pairs p_values` measures whether p-values of test images are
-uniform.
+uniform, and `--num_fitted 10 100 1000` how many images the methods need to be
+fitted to: it prints the mean AUROC over the pairs.
 
 `--write DIR --left_out CLASS` writes a data set of TensorFlow Datasets as
 folders of pictures: DIR/normal without a class, to train on, and DIR/unusual,
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--fit", default=None)
     parser.add_argument("--data_dir", default="datasets")
     parser.add_argument("--max_images", type=int, default=2000)
+    parser.add_argument("--num_fitted", type=int, nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", default=None)
     parser.add_argument("--left_out", type=int, default=0)
@@ -66,10 +68,11 @@ def main() -> None:
     seen = measure(normal, flags.seed)
     levels = content.num_colors
     pairs = flags.pairs or [*faults.FAULTS, "upside_down"]
-    rows, place_rows = {}, []
+    rows, place_rows, measured = {}, [], []
 
     def add(name, unusual):
         its = measure(unusual, flags.seed)
+        measured.append(its)
         columns = {
             "pixels": (of_pixels(normal), of_pixels(unusual)),
             **{key: (s(seen), s(its)) for key, s in scores.items()},
@@ -104,6 +107,22 @@ def main() -> None:
         )
         print_table("AUROC", rows, "auroc", mean=True)
         print_table("false alarms at 95 % detection", rows, "fpr95")
+    order = np.random.default_rng(flags.seed).permutation(len(fitted))
+    for index, number in enumerate(flags.num_fitted):
+        few = detection.fit(known.take(order[:number]))
+        if index == 0:
+            print(f"| images fitted to | {' | '.join(few)} |")
+            print("| --- |" + " --- |" * len(few))
+        means = [
+            np.mean(
+                [
+                    detection.compare(score(seen), score(its)).auroc.value
+                    for its in measured
+                ]
+            )
+            for score in few.values()
+        ]
+        print(f"| {number} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
     if place_rows:
         names = list(place_rows[0][1])
         print(f"| AUROC over pixels | {' | '.join(names)} |")
