@@ -469,6 +469,38 @@ class SeedTest(tf.test.TestCase, parameterized.TestCase):
             repeated.append(self.draw(name))
         self.assertAllEqual(*repeated)
 
+    def test_seeds_of_each(self):
+        """The noise of an image is what it has alone with its seed."""
+        model = shared_model()
+        images = random_images(4, model)
+        seeds = np.array([5, 5, -(2**63), 2**40])
+        alone = [
+            model.dequantize(images[i : i + 1], seeds[i])[0] for i in range(4)
+        ]
+        in_graph = tf.function(model.dequantize_each, autograph=False)
+        for dequantize in (model.dequantize_each, in_graph):
+            self.assertAllEqual(dequantize(images, seeds), alone)
+        self.assertAllClose(
+            model.log_prob_each(images, seeds),
+            model.log_density(tf.stack(alone)),
+            rtol=1e-5,
+        )
+        self.assertEqual(model.log_prob_each(images[:0], seeds[:0]).shape, (0,))
+
+    @parameterized.parameters(
+        (TypeError, [0.0, 1.0]),
+        (TypeError, [True, False]),
+        (TypeError, None),
+        (ValueError, 0),
+        (ValueError, [[0], [1]]),
+        (tf.errors.InvalidArgumentError, [0, 1, 2]),
+        (tf.errors.InvalidArgumentError, tf.constant([0, 2**63], tf.uint64)),
+    )
+    def test_wrong_seeds_of_each(self, error, seeds):
+        model = shared_model()
+        with self.assertRaisesRegex(error, "`seeds` must "):
+            model.log_prob_each(random_images(2, model), seeds)
+
     def test_pairs_of_tensorflow(self):
         """TensorFlow makes pairs of more bits than its users give it."""
         seed = tf.random.experimental.stateless_fold_in(
