@@ -116,7 +116,9 @@ def main() -> None:
         means = [
             np.mean(
                 [
-                    detection.compare(score(seen), score(its)).auroc.value
+                    detection.compare(
+                        score(seen), score(its), num_draws=1
+                    ).auroc.value
                     for its in measured
                 ]
             )
@@ -256,8 +258,7 @@ def print_uniformity(detection, measured) -> None:
 def write_without_a_class(flags) -> None:
     """Writes a data set as folders, with one class apart."""
     import tensorflow_datasets as tfds
-
-    from tf_realnvp import pictures
+    from PIL import Image
 
     root = pathlib.Path(flags.write)
     for split in ("train", "test"):
@@ -270,7 +271,8 @@ def write_without_a_class(flags) -> None:
                 root / "unusual" if is_left_out else root / "normal" / split
             )
             folder.mkdir(parents=True, exist_ok=True)
-            pictures.write(folder / f"{index:05d}.png", example["image"])
+            picture = Image.fromarray(example["image"].squeeze())
+            picture.save(folder / f"{index:05d}.png")
     print(root)
 
 
