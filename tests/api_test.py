@@ -224,6 +224,36 @@ class TrainTest(tf.test.TestCase):
         after = -np.mean(model.log_prob(self.images, seed=0)) / model.num_dims
         self.assertAllClose(after, history[-1].test_loss, atol=0.2)
 
+    def test_labels(self):
+        """Of an array, or of a data set; a model without classes has none."""
+        labels = np.arange(len(self.images)) % 3
+        self.enterContext(
+            mock.patch.object(
+                initialization, "initialize", fast_command.initialize
+            )
+        )
+        shifts = []
+        for given in (labels, labels[::-1]):
+            keras.utils.set_random_seed(0)
+            model = SmallModel(num_classes=3, class_probs=[0.3, 0.3, 0.4])
+            self.train(model, self.images, labels=given, epochs=1)
+            shifts.append(model.shifts.numpy())
+        self.assertNotAllClose(*shifts)
+        dataset = data.arrays.from_images(self.images, 17, labels=labels)
+        plain = SmallModel()
+        self.train(plain, dataset, epochs=1)
+        of_two = SmallModel(num_classes=2, class_probs=[0.5, 0.5])
+        for other, images, given, message in (
+            (plain, self.images, labels, "the model has no classes"),
+            (model, dataset, labels, "`labels` are for images in an array"),
+            (model, self.images, None, "have no classes, the model 3"),
+            (model, self.images, labels + 1, "must be from 0 to 2"),
+            (model, self.images, labels[1:], "labels must be integers"),
+            (of_two, dataset, None, "have 3 classes, the model 2"),
+        ):
+            with self.assertRaisesRegex(DataError, message):
+                self.train(other, images, labels=given, epochs=1)
+
     def test_other_images(self):
         model = make_model()
         for images, message in (
@@ -303,6 +333,38 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         for run_dir in "abc":
             path = pathlib.Path(run_dir, "metrics.csv")
             self.assertEqual(path.read_text(), metrics)
+
+    def test_classes(self):
+        """As the command trains them; and they come back with the run."""
+        self.command("a", "--epochs", 1, "--conditional")
+        dataset = data.load("digits", labels=True)
+        keras.utils.set_random_seed(0)
+        model = SmallModel(
+            (8, 8, 1),
+            17,
+            filters=4,
+            num_blocks=1,
+            num_classes=10,
+            class_probs=dataset.class_probs,
+        )
+        tf_realnvp.train(
+            model,
+            dataset,
+            run_dir="b",
+            **{"batch_size": 400, "ema": 0.5, "progress": False, "epochs": 1},
+        )
+        first, second = (
+            pathlib.Path(run, "metrics.csv").read_text() for run in "ab"
+        )
+        self.assertEqual(first, second)
+        with mock.patch.object(api, "RealNVP", SmallModel):
+            loaded = [tf_realnvp.load(run) for run in "ab"]
+        for other in loaded:
+            self.assertEqual(other.class_probs, dataset.class_probs)
+            self.assertAllEqual(
+                same(values(other.variables), values(model.variables)),
+                [True] * 3,
+            )
 
     def test_weights_that_no_seed_gives(self):
         """A run that begins with them can go on from its start."""

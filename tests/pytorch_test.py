@@ -307,10 +307,11 @@ class PytorchTest(tf.test.TestCase, parameterized.TestCase):
 
     # What does not fit.
 
-    def test_more_scales(self):
-        model = RealNVP((4, 8, 1), filters=2, num_blocks=1, num_scales=3)
+    @parameterized.parameters("num_scales", "num_classes")
+    def test_another_architecture(self, name):
+        model = RealNVP((4, 8, 1), filters=2, num_blocks=1, **{name: 3})
         for function in (pytorch.save_weights, pytorch.load_weights):
-            with self.assertRaisesRegex(ValueError, "num_scales.*, got 3"):
+            with self.assertRaisesRegex(ValueError, f"{name}.*, got 3"):
                 function(model, self.path)
         self.assertFalse(self.path.exists())
 

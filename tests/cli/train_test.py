@@ -52,6 +52,7 @@ GIVEN = {
     "num_couplings": ((4, 5, 6), "4,5,6"),
     "per_position": (True, None),
     "dequantization": ("variational", "variational"),
+    "conditional": (True, None),
     "init_from": ("e", "e"),
     "precision": ("bfloat16", "bfloat16"),
     "deterministic": (True, None),

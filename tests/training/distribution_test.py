@@ -33,13 +33,17 @@ from small_models import SmallModel
 from tf_realnvp import RealNVP, initialization
 from tf_realnvp.data import ImageDataset
 
-def train(strategy, Model, path):
+def train(strategy, Model, path, num_classes=None):
     images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
     images = tf.data.Dataset.from_tensor_slices(images)
     dataset = ImageDataset("random", (4, 4, 1), 17, images, images, 20, 20)
+    labels = np.arange(20) % 3
+    dataset = dataset.with_labels("abc", labels, labels)
     with strategy.scope():
         keras.utils.set_random_seed(0)
-        model = Model((4, 4, 1), 17, filters=4, num_blocks=1)
+        model = Model(
+            (4, 4, 1), 17, filters=4, num_blocks=1, num_classes=num_classes
+        )
         history = tf_realnvp.train(
             model,
             dataset,
@@ -70,7 +74,7 @@ def train_small(strategy, path):
 
 ALONE = """
 for num_devices, path in enumerate(paths[:2], start=1):
-    train(runtime.make_strategy(num_devices), RealNVP, path)
+    train(runtime.make_strategy(num_devices), RealNVP, path, num_classes=3)
 train_small(runtime.make_strategy(1), paths[2])
 """
 
