@@ -163,6 +163,7 @@ class SmallModel:
         num_scales=2,
         num_couplings=(3, 3, 4),
         per_position=False,
+        dequantization="uniform",
         num_classes=None,
         class_probs=None,
     ):
@@ -172,6 +173,7 @@ class SmallModel:
         self.num_blocks = num_blocks
         self.num_scales = num_scales
         self.num_couplings, self.per_position = num_couplings, per_position
+        self.dequantization = dequantization
         self.couplings = range(10)
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)
@@ -193,6 +195,7 @@ class SmallModel:
             self.num_scales,
             self.num_couplings,
             self.per_position,
+            self.dequantization,
             self.num_classes,
             self.class_probs,
         )

@@ -186,6 +186,7 @@ def train(
             num_scales=model.num_scales,
             num_couplings=model.num_couplings,
             per_position=model.per_position,
+            dequantization=model.dequantization,
             conditional=model.num_classes is not None,
             seed=seed,
             precision=precision,

@@ -55,7 +55,7 @@ def channel_mask(
     return np.broadcast_to(odd if keep_odd else ~odd, event_shape).copy()
 
 
-class _SinglePassBijector(tfb.Bijector):
+class SinglePassBijector(tfb.Bijector):
     """A bijector that computes a value and its log-det together.
 
     TFP asks a bijector for its value and for its log-det in separate calls. A
@@ -99,7 +99,7 @@ class _SinglePassBijector(tfb.Bijector):
         return {}  # No parameter has a batch shape.
 
 
-class AffineCoupling(_SinglePassBijector):
+class AffineCoupling(SinglePassBijector):
     r"""Affine coupling layer with a mask.
 
     The components where the mask is `True` pass unchanged, and condition an
@@ -406,7 +406,7 @@ class Squeeze(tfb.Bijector):
         return tf.concat([batch, size // block, channels * block**2], axis=0)
 
 
-class FactorOut(_SinglePassBijector):
+class FactorOut(SinglePassBijector):
     """Transforms the first half of the channels and keeps the second half.
 
     The multi-scale split, section 3.6 and equations 14 to 16 of

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_realnvp.bijectors import AffineCoupling, FactorOut
+from tf_realnvp.bijectors import FactorOut
 from tf_realnvp.model import RealNVP
 
 # What costs come from, in the order of `costs`.
@@ -131,7 +131,7 @@ def _parts(steps, points, scale, grid) -> Iterator[_Part]:
         if _only_moves(step):
             points = step.inverse(points)
             continue
-        if isinstance(step, AffineCoupling):
+        if hasattr(step, "inverse_and_log_scale"):
             points, log_det = step.inverse_and_log_scale(points)
         elif step.inverse_min_event_ndims == 0:
             log_det = step.inverse_log_det_jacobian(points, event_ndims=0)

@@ -5,6 +5,7 @@ import numbers
 import reprlib
 from typing import Any
 
+DEQUANTIZATIONS = ("uniform", "variational")
 FLOAT32_MAX = 3.4028234e38  # What is larger is infinite to the models.
 
 

@@ -20,6 +20,7 @@ from tf_realnvp import (
     checks,
     networks,
     rematerialization,
+    variational_dequantization,
 )
 
 
@@ -68,6 +69,7 @@ class RealNVP(tf.Module):
         per_position: bool = False,
         num_classes: int | None = None,
         class_probs: Sequence[float] | None = None,
+        dequantization: str = "uniform",
         name: str = "real_nvp",
     ):
         """Makes a model with fresh weights.
@@ -95,6 +97,10 @@ class RealNVP(tf.Module):
             model knows no classes, and takes no labels.
           class_probs: Probability of each class, of which the mixture is made;
             their sum must be 1. Default: all the same.
+          dequantization: What noise makes real numbers of levels: "uniform", or
+            "variational", which is learned with the flow, see
+            `VariationalDequantization`. `encode`, `decode` and `sample` do
+            without.
           name: Name of the module.
 
         Raises:
@@ -106,6 +112,11 @@ class RealNVP(tf.Module):
         )
         checks.check(num_couplings, "num_couplings", checks.WholeNumbers(3, 1))
         checks.check(per_position, "per_position", checks.Flag())
+        checks.check(
+            dequantization,
+            "dequantization",
+            checks.OneOf(checks.DEQUANTIZATIONS),
+        )
         probs = _check_classes(num_classes, class_probs)
         self.image_shape = tuple(int(size) for size in image_shape)
         self.num_colors = int(num_colors)
@@ -117,6 +128,7 @@ class RealNVP(tf.Module):
         self.per_position = per_position
         self.num_classes = None if num_classes is None else int(num_classes)
         self.class_probs = probs
+        self.dequantization = dequantization
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
 
@@ -140,7 +152,27 @@ class RealNVP(tf.Module):
             for name in ("position_log_scale", "position_shift")
             if self.per_position
         ]
-        self._set_flow(self._networks)
+        self._noise_networks = [
+            networks.CouplingNetwork(
+                2 * channels,
+                variational_dequantization.FILTERS,
+                variational_dequantization.NUM_BLOCKS,
+                channels_out=2 * channels,
+                name=f"noise_{index}",
+            )
+            for index in range(self._num_noise_couplings)
+        ]
+        self._noise_variables = [
+            keras.Variable(value, name=f"noise_{index}_{name}")
+            for index in range(self._num_noise_couplings)
+            for name, value in (("rescale", 1.0), ("reshift", 0.0))
+        ]
+        self._set_flow(self._networks, self._noise_networks)
+
+    @property
+    def _num_noise_couplings(self):
+        is_learned = self.dequantization == "variational"
+        return variational_dequantization.NUM_COUPLINGS if is_learned else 0
 
     def _masks(self):
         """Returns the couplings' masks, from image to latents."""
@@ -163,11 +195,12 @@ class RealNVP(tf.Module):
                 ]
         return masks
 
-    def _set_flow(self, functions):
+    def _set_flow(self, functions, noise_functions):
         """Makes the bijector and the distribution.
 
         Args:
           functions: What the couplings call, from image to latents.
+          noise_functions: What those of the dequantization call.
         """
         couplings = tuple(
             bijectors.AffineCoupling(
@@ -199,17 +232,24 @@ class RealNVP(tf.Module):
             # TFP knows the variables of TensorFlow, not those of Keras.
             log_scale, shift = (v.value for v in self._position_variables)
             steps = [tfb.Shift(shift), tfb.Scale(log_scale=log_scale), *steps]
-        self._bijector = tfb.Chain(
-            [
-                tfb.Scale(float(self.num_colors)),
-                tfb.Sigmoid(
-                    low=-(self.alpha / 2) / (1 - self.alpha),
-                    high=(1 - self.alpha / 2) / (1 - self.alpha),
-                ),
-                *steps,
-            ],
-            name="real_nvp",
-        )
+        steps = [
+            tfb.Scale(float(self.num_colors)),
+            tfb.Sigmoid(
+                low=-(self.alpha / 2) / (1 - self.alpha),
+                high=(1 - self.alpha / 2) / (1 - self.alpha),
+            ),
+            *steps,
+        ]
+        # Noise within the cell of a level says nothing of the level.
+        self._bijector = self._without_noise = tfb.Chain(steps, name="real_nvp")
+        if noise_functions:
+            noise = variational_dequantization.VariationalDequantization(
+                self.image_shape,
+                self.num_colors,
+                noise_functions,
+                self._noise_variables,
+            )
+            self._bijector = tfb.Chain([noise, *steps], name="real_nvp")
         self._distribution = tfd.TransformedDistribution(
             tfd.Sample(tfd.Normal(0.0, 1.0), self.latent_shape),
             self._bijector,
@@ -242,7 +282,10 @@ class RealNVP(tf.Module):
             )
 
         model = copy.copy(self)
-        model._set_flow([function(network) for network in self._networks])
+        model._set_flow(
+            [function(network) for network in self._networks],
+            [function(network) for network in self._noise_networks],
+        )
         return model
 
     def clone(self) -> "RealNVP":
@@ -255,7 +298,7 @@ class RealNVP(tf.Module):
         """Returns the arguments that make such a model, but for its name."""
         names = [
             *("image_shape", "num_colors", "filters", "num_blocks", "alpha"),
-            *("num_scales", "num_couplings", "per_position"),
+            *("num_scales", "num_couplings", "per_position", "dequantization"),
         ]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
@@ -317,12 +360,14 @@ class RealNVP(tf.Module):
 
     @property
     def trainable_variables(self) -> tuple[keras.Variable, ...]:
-        """All weights: of the networks, the couplings and the positions."""
+        """All weights: of networks, couplings, positions and noise."""
         weights = [v for n in self._networks for v in n.trainable_variables]
         return (
             *weights,
             *self._log_scale_variables,
             *self._position_variables,
+            *(v for n in self._noise_networks for v in n.trainable_variables),
+            *self._noise_variables,
         )
 
     @property
@@ -676,7 +721,7 @@ class RealNVP(tf.Module):
         images = assertions.images(images, self.image_shape, self.num_colors)
         condition = self._condition_of_latents(label, images)
         points = _at_least_one(tf.cast(images, tf.float32) + 0.5)
-        latents = self.bijector.inverse(points, **condition)
+        latents = self._without_noise.inverse(points, **condition)
         return latents[: tf.shape(images)[0]]
 
     def decode(self, latents: tf.Tensor, label=None) -> tf.Tensor:
@@ -698,7 +743,9 @@ class RealNVP(tf.Module):
         """
         latents = assertions.latents(latents, self.latent_shape)
         condition = self._condition_of_latents(label, latents)
-        points = self.bijector.forward(_at_least_one(latents), **condition)
+        points = self._without_noise.forward(
+            _at_least_one(latents), **condition
+        )
         # Where float32 overflows, infinities meet.
         points = tf.debugging.check_numerics(
             points,

@@ -171,6 +171,7 @@ def _check_architecture(model: RealNVP) -> None:
         ("num_scales", 2),
         ("num_couplings", (3, 3, 4)),
         ("per_position", False),
+        ("dequantization", "uniform"),
         ("num_classes", None),
     ):
         value = getattr(model, name)

@@ -62,6 +62,15 @@ def measurer():
     return detection.Measurer(small_models.model())
 
 
+@functools.cache
+def loaded():
+    """Likewise to load a model."""
+    with mock.patch.object(
+        tf.saved_model, "load", return_value=small_models.loaded()
+    ):
+        return saved_model.SavedModel(small_models.saved())
+
+
 def read_csv(path):
     """Returns the header and the rows of a table."""
     with open(path, newline="", errors="surrogateescape") as file:
@@ -99,15 +108,11 @@ class DetectionTestCase(command_lines.CommandTestCase):
         super().setUpClass()
         cls.path = small_models.saved()
         cls.model = small_models.model()
-        with mock.patch.object(
-            tf.saved_model, "load", return_value=small_models.loaded()
-        ):
-            cls.loaded = saved_model.SavedModel(cls.path)
 
     def setUp(self):
         super().setUp()
         for module, name, value in (
-            (saved_model, "SavedModel", self.loaded),
+            (saved_model, "SavedModel", loaded()),
             (weights, "load_model", self.model),
             (detection, "Measurer", measurer()),
         ):

@@ -22,6 +22,7 @@ COMMANDS = (
     "manifold",
     "reconstruct",
     "score",
+    "detect",
 )
 PROGRAMS = (
     ("run.py", main.train_main),

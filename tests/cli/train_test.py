@@ -51,6 +51,7 @@ GIVEN = {
     "num_scales": (3, "3"),
     "num_couplings": ((4, 5, 6), "4,5,6"),
     "per_position": (True, None),
+    "dequantization": ("variational", "variational"),
     "conditional": (True, None),
     "init_from": ("e", "e"),
     "precision": ("bfloat16", "bfloat16"),
@@ -82,7 +83,7 @@ BAD_VALUES = (
     ("num_scales", ("1",)),
     ("num_bits", ("0", "9", "5.0")),
     ("num_couplings", ("3", "3,3,0", "3,3,x", "3,3,4,4", "")),
-    ("precision lr_schedule", ("float16", "")),
+    ("precision lr_schedule dequantization", ("float16", "")),
     ("dataset", ("",)),
 )
 RESUME = ("--dataset", "digits", "--run_dir", "run", "--resume")

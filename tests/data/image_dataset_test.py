@@ -159,6 +159,24 @@ class KeepBitsTest(tf.test.TestCase, parameterized.TestCase):
             data.load("digits", num_bits=4)
 
 
+class TakeTest(tf.test.TestCase):
+    def test_some_of_a_split(self):
+        images, _ = numbered(300)
+        shorter = dataclasses.replace(
+            images, test=images.test.take(7), num_test=7
+        )
+        for split, numbers in (
+            ("train", [299, 0, 5]),
+            ("test", [6, 2]),
+            ("train", range(300)),
+            ("test", []),
+        ):
+            taken = shorter.take(split, numbers)
+            self.assertEqual(taken.dtype, np.uint8)
+            self.assertEqual(taken.shape, (len(numbers), 2, 2, 1))
+            self.assertAllEqual(taken[:, 0, 0, 0], np.sort(numbers) % 256)
+
+
 class BatchesTest(tf.test.TestCase, parameterized.TestCase):
     def test_train_batches(self):
         """Each image at most once, and what remains is dropped."""

@@ -111,6 +111,10 @@ _HELP = {
         "model the images of each class, by the labels that the data set has: "
         "samples of one class, and a classifier (default: no classes)"
     ),
+    "dequantization": (
+        "noise that is added to the levels; variational is learned with the "
+        "flow, and takes longer a step (default: uniform)"
+    ),
     "init_from": (
         "start from the weights of this SavedModel, realnvp_DATASET, of the "
         "same networks, scales, couplings and channels (default: none, the "

@@ -17,6 +17,7 @@ _OF_WEIGHTS = (
     "num_scales",
     "num_couplings",
     "per_position",
+    "dequantization",
     "num_classes",
 )
 

@@ -49,6 +49,7 @@ _ARCHITECTURE = (
     "num_scales",
     "num_couplings",
     "per_position",
+    "dequantization",
 )
 
 # What a run that is resumed must have in common with its start. The others may
@@ -122,6 +123,7 @@ class TrainingConfig:
       num_scales: As for `RealNVP`.
       num_couplings: As for `RealNVP`.
       per_position: As for `RealNVP`.
+      dequantization: As for `RealNVP`.
       conditional: Whether the model is to have the classes of the images.
       init_from: Folder of a SavedModel whose weights training starts from, in
         place of those that are fitted to images.
@@ -159,6 +161,7 @@ class TrainingConfig:
     num_scales: int = _setting(WholeNumber(2), 2)
     num_couplings: tuple[int, ...] = _setting(WholeNumbers(3, low=1), (3, 3, 4))
     per_position: bool = False
+    dequantization: str = _setting(OneOf(checks.DEQUANTIZATIONS), "uniform")
     conditional: bool = False
     init_from: str | None = None
     precision: str = _setting(OneOf(("auto", *PRECISIONS)), "auto")

@@ -1,0 +1,140 @@
+"""Tests for variational_dequantization."""
+
+import keras
+import numpy as np
+import reference
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import networks
+from tf_realnvp.variational_dequantization import VariationalDequantization
+
+SHAPE = (4, 6, 2)
+NUM_COLORS = 5
+
+
+def make_bijector(scale=0.3):
+    """With weights off their first values, by `scale`; and they."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    functions = [
+        networks.CouplingNetwork(4, 8, 1, channels_out=4) for _ in range(3)
+    ]
+    scalars = [keras.Variable(value) for value in 3 * (1.0, 0.0)]
+    weights = [w for network in functions for w in network.weights] + scalars
+    for weight in weights:
+        weight.assign_add(scale * rng.normal(size=weight.shape))
+    bijector = VariationalDequantization(SHAPE, NUM_COLORS, functions, scalars)
+    return bijector, functions, scalars
+
+
+def some_levels(n):
+    rng = np.random.default_rng(1)
+    return rng.integers(NUM_COLORS, size=(n, *SHAPE)).astype(np.float32)
+
+
+def some_noise(n):
+    rng = np.random.default_rng(2)
+    return rng.uniform(0.02, 0.98, (n, *SHAPE)).astype(np.float32)
+
+
+def some_points(n):
+    return tf.constant(some_levels(n) + some_noise(n))
+
+
+class VariationalDequantizationTest(tf.test.TestCase, parameterized.TestCase):
+    def test_is_the_identity_at_first(self):
+        bijector, *_ = make_bijector(0.0)
+        points = some_points(3)
+        self.assertAllClose(bijector.inverse(points), points)
+        log_det = bijector.inverse_log_det_jacobian(tf.identity(points), 3)
+        self.assertAllClose(log_det, np.zeros(3), atol=1e-4)
+
+    def test_against_reference(self):
+        bijector, functions, scalars = make_bijector()
+        levels, noise = some_levels(2), some_noise(2).astype(np.float64)
+        seen = 4 * levels / (NUM_COLORS - 1) - 2
+        z = np.log(noise / (1 - noise))
+        expected = -np.log(noise * (1 - noise)).sum(axis=(1, 2, 3))
+        for index, network in enumerate(functions):
+            weights = network.get_weights()
+            z, log_det = reference.coupling_inverse(
+                z,
+                reference.checkerboard_mask(SHAPE, (index + 1) % 2),
+                lambda kept, weights=weights: reference.coupling_network(
+                    np.concatenate([kept, seen], axis=-1), weights
+                ),
+                scalars[2 * index].numpy(),
+                scalars[2 * index + 1].numpy(),
+            )
+            expected += log_det
+        u = reference.sigmoid(z)
+        expected += np.log(u * (1 - u)).sum(axis=(1, 2, 3))
+        points = some_points(2)
+        self.assertAllClose(bijector.inverse(points), levels + u, atol=1e-4)
+        log_det = bijector.inverse_log_det_jacobian(points, 3)
+        self.assertAllClose(log_det, expected, rtol=1e-4)
+        self.assertGreater(np.abs(expected).min(), 1.0)
+
+    def test_log_det_matches_jacobian(self):
+        bijector, *_ = make_bijector()
+        size = int(np.prod(SHAPE))
+        copies = tf.repeat(some_points(1), size, axis=0)
+        with tf.GradientTape() as tape:
+            tape.watch(copies)
+            outputs = bijector.inverse(copies)
+        rows = tf.reshape(tf.eye(size), outputs.shape)
+        jacobian = tape.gradient(outputs, copies, rows).numpy()
+        expected = np.linalg.slogdet(jacobian.reshape(size, size))[1]
+        log_det = bijector.inverse_log_det_jacobian(some_points(1), 3)
+        self.assertAllClose(log_det, [expected], rtol=1e-4)
+        _, log_scale = bijector.inverse_and_log_scale(some_points(1))
+        self.assertAllClose(np.sum(log_scale), expected, rtol=1e-4)
+
+    def test_forward_undoes_it(self):
+        bijector, *_ = make_bijector()
+        points = bijector.inverse(some_points(3))
+        self.assertAllEqual(tf.floor(points), some_levels(3))
+        again = bijector.forward(tf.identity(points))
+        self.assertAllClose(again, some_points(3), atol=1e-3)
+        self.assertAllClose(
+            bijector.forward_log_det_jacobian(tf.identity(points), 3),
+            -bijector.inverse_log_det_jacobian(tf.identity(again), 3),
+            rtol=1e-3,
+        )
+
+    def test_depends_on_the_image(self):
+        bijector, *_ = make_bijector()
+        noise = some_noise(2)
+        moved = [
+            bijector.inverse(tf.constant(images + noise)) - images
+            for images in (some_levels(2), NUM_COLORS - 1 - some_levels(2))
+        ]
+        self.assertNotAllClose(*moved, atol=0.01)
+
+    def test_ends_of_cells(self):
+        bijector, *_ = make_bijector()
+        for noise in (0.0, np.float32(1 - 2**-16)):
+            points = tf.constant(some_levels(1) + noise)
+            self.assertAllInRange(
+                bijector.inverse(points) - some_levels(1), 0.0, 1.0
+            )
+            log_det = bijector.inverse_log_det_jacobian(points, 3)
+            self.assertTrue(np.isfinite(log_det).all())
+
+    def test_every_weight_has_a_gradient(self):
+        bijector, functions, scalars = make_bijector()
+        with tf.GradientTape() as tape:
+            points = bijector.inverse(some_points(4))
+            loss = bijector.inverse_log_det_jacobian(some_points(4), 3)
+            loss = tf.reduce_sum(loss) - tf.reduce_sum(points**2)
+        weights = [w for network in functions for w in network.weights]
+        weights += scalars
+        gradients = tape.gradient(loss, weights)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            self.assertTrue(np.isfinite(gradient).all(), weight.path)
+            self.assertGreater(np.abs(gradient).max(), 0.0, weight.path)
+
+
+if __name__ == "__main__":
+    tf.test.main()
