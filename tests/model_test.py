@@ -94,7 +94,7 @@ def extreme_images(model):
 def conditional_model():
     """One of three classes, whose probabilities differ."""
     return make_model(
-        num_couplings=(1, 1, 2),
+        num_couplings=(1, 1, 1),
         num_blocks=2,
         num_classes=3,
         class_probs=(0.5, 0.2, 0.3),
@@ -755,13 +755,13 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
             tf.TensorSpec([4, 4, 4, 1]), tf.TensorSpec([4], tf.int32)
         )
         count = graphs.count_ops(function, "Conv2D")
-        self.assertEqual(count, 4 * (2 + 3 * model.num_blocks))
+        self.assertEqual(count, 3 * (2 + 3 * model.num_blocks))
 
     def test_every_variable_has_a_gradient(self):
         model = conditional_model()
         images, label = random_images(8, model), np.arange(8) % 3
         variables = model.trainable_variables
-        self.assertLen(variables, 4 * 16 + 8)
+        self.assertLen(variables, 3 * 16 + 6)
 
         @tf.function(autograph=False)
         def gradients():
@@ -795,6 +795,22 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         # Five standard deviations.
         self.assertAllClose(frequencies, model.class_probs, atol=0.05)
         self.assertEqual(model.sample(0).shape, [0, 4, 4, 1])
+
+    def test_with_learned_noise(self):
+        model = make_model(
+            num_couplings=(1, 1, 1),
+            num_classes=2,
+            dequantization="variational",
+        )
+        images = random_images(3, model)
+        given = [model.log_prob(images, 1, k).numpy() for k in range(2)]
+        self.assertAllClose(
+            model.log_prob(images, 1),
+            np.logaddexp(*given) - np.log(2.0),
+            rtol=1e-5,
+        )
+        self.assertNotAllClose(*given, atol=0.1)
+        self.assertAllEqual(model.decode(model.encode(images, 1), 1), images)
 
     def test_class_without_probability(self):
         model = make_model(
