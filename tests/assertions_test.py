@@ -35,6 +35,7 @@ CHECKS = {
     "size": lambda value: assertions.non_negative(value, "size"),
     "images": lambda value: assertions.images(value, (4, 4, 1), 17),
     "latents": lambda value: assertions.latents(value, (2, 2, 4)),
+    "label": lambda value: assertions.labels(value, 10, tf.constant(2)),
 }
 
 
@@ -68,11 +69,19 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
         ("latents", IMAGES.reshape(2, 2, 2, 4), "float32"),
         ("latents", LATENTS.astype(np.float64), "float32"),
         ("latents", LATENTS[:0], "float32"),
+        ("label", np.array([0, 9], np.int64), "int32"),
+        ("label", np.array([3, 1], np.uint8), "int32"),
     )
     def test_what_is_allowed(self, name, value, dtype):
         result = CHECKS[name](value)
         self.assertEqual(result.dtype, dtype)
         self.assertAllEqual(result, value)
+
+    def test_one_label_for_all(self):
+        self.assertAllEqual(CHECKS["label"](np.uint8(9)), [9, 9])
+        for n in (0, 3):
+            labels = assertions.labels(1, 2, tf.constant(n, tf.int64))
+            self.assertAllEqual(labels, [1] * n)
 
     @parameterized.parameters(*CHECKS)
     def test_no_numbers(self, name):
@@ -96,6 +105,7 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
             ("whole", (2.5, 2.0, math.nan, np.float32(2))),
             ("count", (2.5, 2.0, math.nan, np.float32(2))),
             ("images", (IMAGES.astype(np.float32), IMAGES.astype(np.double))),
+            ("label", (2.0, [1.0, 2.0])),
         ):
             for value in values:
                 self.assert_refused(TypeError, name, value)
@@ -114,6 +124,8 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
                 self.assert_refused(ValueError, name, value)
             self.assert_refused(ValueError, name, array.dtype.type(3))
         self.assert_refused(TypeError, "size", 1e39)
+        for value in ([1], [1, 2, 3], [[1, 2]], [[1], [2]]):
+            self.assert_refused(ValueError, "label", np.array(value))
 
     @parameterized.parameters(
         ("count", -1, -2, 101, 2**31 - 1, 2**31, 2**32 + 1, 2**62),
@@ -122,6 +134,7 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
         ("images", with_value(IMAGES, 255)),
         ("latents", *(with_value(LATENTS, i) for i in (math.nan, -math.inf))),
         ("latents", with_value(LATENTS, 1e300, np.float64)),
+        ("label", -1, 10, [0, 10], [-1, 0], [2**40, 0]),
     )
     def test_values(self, name, *values):
         """They are seen in a run, be they known when it is traced or not."""
@@ -155,6 +168,7 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
             ),
         ),
         ("latents", LATENTS, (LATENTS[0], LATENTS.reshape(2, 4, 2, 2), 3)),
+        ("label", np.array([3, 1]), ([1], [1, 2, 3], [[1, 2]])),
     )
     def test_shape_that_only_a_run_shows(self, name, good, wrong):
         spec = tf.TensorSpec(None, good.dtype)
