@@ -70,13 +70,13 @@ class CountingTrainer(Trainer):
         self.traces = collections.Counter()
         super().__init__(*args, **kwargs)
 
-    def train_step(self, images):
+    def train_step(self, images, label=None):
         self.traces["train"] += 1
-        return super().train_step(images)
+        return super().train_step(images, label)
 
-    def test_step(self, images, index):
+    def test_step(self, images, index, label=None):
         self.traces["test"] += 1
-        return super().test_step(images, index)
+        return super().test_step(images, index, label)
 
 
 class KeepBestTest(tf.test.TestCase):
@@ -160,11 +160,11 @@ class TensorFloat32Trainer(Trainer):
 
         tf.numpy_function(look, [], [])
 
-    def train_step(self, images):
+    def train_step(self, images, label=None):
         self._look("train")
         self.step.assign_add(1)
 
-    def test_step(self, images, index):
+    def test_step(self, images, index, label=None):
         self._look("test")
         return tf.constant(0.0)
 

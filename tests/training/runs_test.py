@@ -29,7 +29,7 @@ STORED = {
     "program": "tf_realnvp",
     "format": 2,
     "config": dataclasses.asdict(CONFIG),
-    "data": dataclasses.asdict(DATA),
+    "data": DATA.to_json(),
     "finished": False,
 }
 

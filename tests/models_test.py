@@ -1,0 +1,66 @@
+"""Tests for the models in the repository, at weights of a long training."""
+
+import pathlib
+
+import numpy as np
+import reference
+import tensorflow as tf
+
+import tf_realnvp
+from tf_realnvp.serving import metadata
+
+MODELS = pathlib.Path(__file__).parents[1] / "models"
+
+
+class FashionMnistTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.path = MODELS / "realnvp_fashion_mnist"
+        cls.model = tf_realnvp.load(cls.path)
+        cls.samples = cls.model.sample(16, temperature=0.8, seed=0)
+
+    def test_metadata(self):
+        content = metadata.read(self.path)
+        self.assertEqual(content.source, "fashion_mnist")
+        bits = content.others["metrics"]["test_bits_per_dim"]
+        own = np.mean(self.model.bits_per_dim(self.samples, seed=0))
+        self.assertBetween(own, 0.5 * bits, 1.5 * bits)
+
+    def test_against_reference(self):
+        points = self.model.dequantize(self.samples[:1], seed=0)
+        couplings = [
+            (network.get_weights(), coupling.rescale, coupling.reshift)
+            for network, coupling in zip(
+                self.model.networks, self.model.couplings, strict=True
+            )
+        ]
+        _, expected = reference.real_nvp(
+            points, couplings, 256, self.model.alpha, self.model.num_scales
+        )
+        log_prob = self.model.distribution.log_prob(points)
+        self.assertAllClose(log_prob, expected, rtol=1e-5)
+
+    def test_inverse(self):
+        latents = self.model.encode(self.samples)
+        self.assertAllEqual(self.model.decode(latents), self.samples)
+        points = self.model.bijector.forward(latents)
+        self.assertAllClose(
+            self.model.bijector.forward_log_det_jacobian(latents),
+            -self.model.bijector.inverse_log_det_jacobian(tf.identity(points)),
+            rtol=1e-4,
+        )
+
+    def test_served_by_tensorflow_alone(self):
+        saved = tf.saved_model.load(str(self.path))
+        same = saved.sample(16, 0.8, seed=0) == self.samples
+        self.assertGreater(np.mean(same), 0.99)  # But for rounding.
+        self.assertAllClose(
+            saved.log_prob(self.samples, seed=1),
+            self.model.log_prob(self.samples, seed=1),
+            rtol=1e-5,
+        )
+
+
+if __name__ == "__main__":
+    tf.test.main()
