@@ -84,10 +84,9 @@ class VariationalDequantization(bijectors.SinglePassBijector):
           `inverse(y)`, and nats, both of the shape and dtype of `y`.
         """
         levels, logits, log_scale = _split(y)
+        seen = self._seen(levels)
         for coupling in self._couplings:
-            logits, more = coupling.inverse_and_log_scale(
-                logits, image=self._seen(levels)
-            )
+            logits, more = coupling.inverse_and_log_scale(logits, image=seen)
             log_scale += more
         return levels + tf.sigmoid(logits), log_scale - _cost(logits)
 
@@ -98,11 +97,10 @@ class VariationalDequantization(bijectors.SinglePassBijector):
     def _forward_and_log_det(self, x, **unused_condition):
         levels, logits, log_scale = _split(x)
         log_det = tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+        seen = self._seen(levels)
         for coupling in reversed(self._couplings):
-            moved = coupling.forward(logits, image=self._seen(levels))
-            log_det += coupling.forward_log_det_jacobian(
-                logits, image=self._seen(levels)
-            )
+            moved = coupling.forward(logits, image=seen)
+            log_det += coupling.forward_log_det_jacobian(logits, image=seen)
             logits = moved
         log_det -= tf.reduce_sum(_cost(logits), axis=[-3, -2, -1])
         return levels + tf.sigmoid(logits), log_det

@@ -17,7 +17,7 @@ FILE = "metadata.json"
 FORMAT = 2
 
 # The arguments of a `RealNVP`, beside those that tell of its images.
-_ARCHITECTURE: dict[str, Any] = {
+ARCHITECTURE: dict[str, Any] = {
     "filters": WholeNumber(2, even=True),
     "num_blocks": WholeNumber(1),
     "alpha": RealNumber(below=1.0),
@@ -157,12 +157,12 @@ def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
     """
     metadata = read(path)
     others = _BEFORE | metadata.others
-    for name, allowed in _ARCHITECTURE.items():
+    for name, allowed in ARCHITECTURE.items():
         _check(path, others, name, allowed.__contains__)
     return {
         "image_shape": metadata.image_shape,
         "num_colors": metadata.num_colors,
-        **{name: others[name] for name in _ARCHITECTURE},
+        **{name: others[name] for name in ARCHITECTURE},
         "num_couplings": tuple(others["num_couplings"]),
         "num_classes": others["num_classes"],
         "class_probs": metadata.class_probs or None,

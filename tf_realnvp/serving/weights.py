@@ -11,15 +11,10 @@ from tf_realnvp.serving import metadata
 
 # What two models must have in common for the weights of one to fit the other:
 # convolutions know no height and width.
-_OF_WEIGHTS = (
-    "filters",
-    "num_blocks",
-    "num_scales",
-    "num_couplings",
-    "per_position",
-    "dequantization",
+_OF_WEIGHTS = [
+    *(name for name in metadata.ARCHITECTURE if name != "alpha"),
     "num_classes",
-)
+]
 
 
 def load_model(path: str | os.PathLike) -> RealNVP:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tf_realnvp import checks
 from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, WholeNumbers
+from tf_realnvp.serving import metadata
 
 if TYPE_CHECKING:
     from tf_realnvp.data.image_dataset import ImageDataset
@@ -43,14 +44,7 @@ _WITH_DEFAULT_LR: dict[str, Any] = {
 _KEPT = ("epochs", "seed", "precision", "lr", *_WITH_DEFAULT_LR)
 
 # The arguments of `RealNVP`, beside those that tell of its images.
-_ARCHITECTURE = (
-    "filters",
-    "num_blocks",
-    "num_scales",
-    "num_couplings",
-    "per_position",
-    "dequantization",
-)
+_ARCHITECTURE = tuple(n for n in metadata.ARCHITECTURE if n != "alpha")
 
 # What a run that is resumed must have in common with its start. The others may
 # change: they are about where and how long, or how Adam goes on.
