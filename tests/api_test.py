@@ -107,8 +107,9 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
                 model.log_prob(images, 1, label),
             )
         weights.assign_weights(other, path)
-        with self.assertRaisesRegex(ModelError, "None num_classes instead of"):
-            weights.assign_weights(other, self.path)
+        without = small_models.model()
+        with self.assertRaisesRegex(ModelError, "3 num_classes instead of N"):
+            weights.assign_weights(without, path)
 
     def test_no_model(self):
         with self.assertRaisesRegex(ModelError, "no SavedModel in nowhere"):
@@ -124,7 +125,6 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         ({"num_blocks": 2}, "1 num_blocks instead of 2"),
         ({"num_scales": 3}, "2 num_scales instead of 3"),
         ({"num_couplings": (4, 3, 3)}, r"\(3, 3, 4\) num_couplings instead"),
-        ({"per_position": True}, "False per_position instead of True"),
         ({"image_shape": (8, 8, 3)}, "1 channels instead of 3"),
     )
     def test_weights_that_do_not_fit(self, changes, message):
@@ -134,6 +134,58 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ModelError, message):
             weights.assign_weights(model, self.path)
         self.assertTrue(all(same(before, values(model.variables))))
+
+    def test_positions_and_noise_have_no_place(self):
+        arguments = {"image_shape": (4, 4, 1), "filters": 2, "num_blocks": 1}
+        path = os.path.join(self.get_temp_dir(), "a_model")
+        tf_realnvp.RealNVP(
+            **arguments,
+            num_couplings=(1, 1, 1),
+            per_position=True,
+            dequantization="variational",
+        ).save(path)
+        with self.assertRaisesRegex(
+            ModelError,
+            "True per_position instead of False, variational dequantization",
+        ):
+            weights.assign_weights(tf_realnvp.RealNVP(**arguments), path)
+
+    def test_a_model_grows_and_stays_the_same_density(self):
+        model = tf_realnvp.RealNVP(
+            **self.model.get_config()
+            | {
+                "num_couplings": (4, 5, 6),
+                "per_position": True,
+                "num_classes": 3,
+                "dequantization": "variational",
+            }
+        )
+        weights.assign_weights(model, self.path)
+        images = small_models.images(3)
+        points = self.model.dequantize(images, 1)
+        expected = self.model.log_density(points)
+        self.assertAllClose(
+            model.log_density(points, tf.constant([0, 1, 2])), expected, 1e-5
+        )
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model.log_prob(images, 1, label=[0, 1, 2]))
+        grown = set(model.named_variables()) - set(self.model.named_variables())
+        gradients = dict(
+            zip(
+                model.named_variables(),
+                tape.gradient(loss, [*model.named_variables().values()]),
+                strict=True,
+            )
+        )
+        for part in ("channel_4/last_gain", "noise_0/last_gain", "embedding"):
+            self.assertTrue(
+                any(
+                    np.any(gradients[name])
+                    for name in grown
+                    if name.endswith(part)
+                )
+            )
+        self.assertNotAllClose(gradients["position_shift"], np.zeros((4, 4, 1)))
 
 
 class RunTest(tf.test.TestCase):

@@ -309,6 +309,38 @@ class RealNVP(tf.Module):
         for own, its in zip(self.variables, other.variables, strict=True):
             own.assign(its)
 
+    def named_variables(self) -> dict[str, keras.Variable]:
+        """Returns all weights, by names that say where in the flow they are.
+
+        A model with more couplings at a scale, with classes, positions or
+        learned noise has the names of one without, and others.
+        """
+        checkerboards, channels, last = self.num_couplings
+        names = [
+            f"scale_{scale}/{kind}_{index}"
+            for scale in range(self.num_scales - 1)
+            for kind, number in (
+                ("checkerboard", checkerboards),
+                ("channel", channels),
+            )
+            for index in range(number)
+        ]
+        names += [f"last_scale/checkerboard_{index}" for index in range(last)]
+        parts = [
+            *zip(names, self._networks, strict=True),
+            *((network.name, network) for network in self._noise_networks),
+        ]
+        named = {
+            f"{name}/{variable.name}": variable
+            for name, network in parts
+            for variable in network.trainable_variables
+        }
+        scales = (*self._log_scale_variables, *self._noise_variables)
+        for index, (name, _) in enumerate(parts):
+            named[f"{name}/rescale"] = scales[2 * index]
+            named[f"{name}/reshift"] = scales[2 * index + 1]
+        return named | {v.name: v for v in self._position_variables}
+
     def is_identity(self) -> bool:
         """Returns whether it changes no logits, as a new model does not."""
         gains = [network.last.gain for network in self._networks]

@@ -9,13 +9,6 @@ from tf_realnvp.errors import ModelError, printable, reason
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import metadata
 
-# What two models must have in common for the weights of one to fit the other:
-# convolutions know no height and width.
-_OF_WEIGHTS = [
-    *(name for name in metadata.ARCHITECTURE if name != "alpha"),
-    "num_classes",
-]
-
 
 def load_model(path: str | os.PathLike) -> RealNVP:
     """Makes the model that was saved, to be trained or changed.
@@ -42,7 +35,12 @@ def load_model(path: str | os.PathLike) -> RealNVP:
 
 
 def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
-    """Gives a model the weights of one that was saved.
+    """Gives a model the weights of one that was saved, which it may exceed.
+
+    What only the model has stays as it is: the last of the couplings of a
+    scale, classes, positions and learned noise. All of them start as the
+    identity, so a trained model can grow, and is at first the density that it
+    was.
 
     Args:
       model: The model; its images may be of another size and number of levels.
@@ -52,29 +50,53 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
       ModelError: If there is no such model, or it does not fit; the message
         names what does not.
     """
-    other = metadata.read_architecture(path)
-    differences = [
-        f"{other[name]} {name} instead of {getattr(model, name)}"
-        for name in _OF_WEIGHTS
-        if other[name] != getattr(model, name)
-    ]
-    (*size, channels), (*own_size, own) = (
-        other["image_shape"],
-        model.image_shape,
-    )
-    if channels != own:
-        differences.append(f"{channels} channels instead of {own}")
-    if model.per_position and size != own_size:
-        differences.append(
-            f"positions of {size[0]}x{size[1]} instead of "
-            f"{own_size[0]}x{own_size[1]}"
-        )
+    other = load_model(path)
+    differences = [*_differences(model, other)]
     if differences:
         raise ModelError(
             f"the model in {printable(path)} does not fit: it has "
             f"{', '.join(differences)}"
         )
-    _assign(model, path)
+    variables = model.named_variables()
+    for name, value in other.named_variables().items():
+        variables[name].assign(value)
+
+
+def _differences(model, other):
+    """Yields what of another model has no place in a model, a phrase each."""
+    # Convolutions know no height and width.
+    (*size, channels), (*its_size, its_channels) = (
+        model.image_shape,
+        other.image_shape,
+    )
+    has_place = {
+        "filters": other.filters == model.filters,
+        "num_blocks": other.num_blocks == model.num_blocks,
+        "num_scales": other.num_scales == model.num_scales,
+        "num_couplings": all(
+            its <= own
+            for its, own in zip(
+                other.num_couplings, model.num_couplings, strict=True
+            )
+        ),
+        "per_position": model.per_position or not other.per_position,
+        "num_classes": other.num_classes in (None, model.num_classes),
+        "dequantization": other.dequantization
+        in ("uniform", model.dequantization),
+    }
+    for name, is_good in has_place.items():
+        if not is_good:
+            yield (
+                f"{getattr(other, name)} {name} instead of "
+                f"{getattr(model, name)}"
+            )
+    if its_channels != channels:
+        yield f"{its_channels} channels instead of {channels}"
+    if other.per_position and its_size != size:
+        yield (
+            f"positions of {its_size[0]}x{its_size[1]} instead of "
+            f"{size[0]}x{size[1]}"
+        )
 
 
 def _assign(model, path):
