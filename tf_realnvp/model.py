@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -500,7 +500,11 @@ class RealNVP(tf.Module):
         log_prob = self.distribution.log_prob(_at_least_one(points), **kwargs)
         return log_prob[: tf.shape(points)[0]]
 
-    def log_joint(self, points: tf.Tensor) -> tf.Tensor:
+    def log_joint(
+        self,
+        points: tf.Tensor,
+        log_density: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    ) -> tf.Tensor:
         """Returns the log-density of points together with each class.
 
         Over the classes it sums up to the mixture, and normalized it gives
@@ -508,6 +512,8 @@ class RealNVP(tf.Module):
 
         Args:
           points: As for `log_density`.
+          log_density: What computes that, if it is traced already. Default: the
+            method.
 
         Returns:
           Float32 `[n, num_classes]`, `log_density(points, label)` plus the
@@ -523,7 +529,8 @@ class RealNVP(tf.Module):
             # Another tensor, since TFP's cache would hand on, out of the loop,
             # what it keeps of this one.
             own = tf.identity(points)
-            return self.log_density(own, tf.fill([tf.shape(own)[0]], label))
+            labels = tf.fill([tf.shape(own)[0]], label)
+            return (log_density or self.log_density)(own, labels)
 
         # One class after another, for memory's sake.
         log_probs = tf.map_fn(

@@ -497,7 +497,7 @@ class RunTest(tf.test.TestCase):
         *("--dataset", "digits", "--image_size", "4", "--flip", "--ema", "0.5"),
         *("--filters", "2", "--num_blocks", "1", "--max_steps", "3"),
         *("--seed", "0", "--output_dir", "results", "--run_dir", "the run"),
-        *("--lr", "1e-3"),
+        *("--lr", "1e-3", "--num_couplings", "1,1,1"),
     )
 
     @classmethod

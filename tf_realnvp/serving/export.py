@@ -21,6 +21,15 @@ _VERSIONS = {
     "tensorflow-probability": tfp.__version__,
 }
 _AS_IS = {"autograph": False}  # There is no control flow to convert.
+_INT64 = tf.TensorSpec(None, tf.int64)
+# The inputs of signatures.
+_IMAGES = tf.TensorSpec(None, tf.uint8, "images")
+_LATENTS = tf.TensorSpec(None, tf.float32, "latents")
+_SAMPLE = (
+    tf.TensorSpec([], tf.int32, "n"),
+    tf.TensorSpec([], tf.float32, "temperature"),
+    tf.TensorSpec([], tf.int64, "seed"),
+)
 
 
 def save(
@@ -130,8 +139,8 @@ def _specs(name, *dtypes):
     return [tf.TensorSpec(None, dtype, name) for dtype in dtypes]
 
 
-class _ServingModule(tf.Module):
-    """The functions of a SavedModel, as `save` lists them.
+class _Module(tf.Module):
+    """What the functions of a SavedModel, as `save` lists them, share.
 
     Every function is traced for the types that a caller is likely to have, and
     these traces are thin: what is large, the flow, is traced once for density,
@@ -147,21 +156,65 @@ class _ServingModule(tf.Module):
         self._model_variables = [v.value for v in model.variables]
         self._sample_latents = model.sample_latents
         self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
-        images = tf.TensorSpec(None, tf.int64)
         # Small beside the density, which both of them share.
-        self._dequantize = _concrete(
-            model.dequantize, images, tf.TensorSpec([2], tf.int32)
+        self._dequantize_pair = _concrete(
+            model.dequantize, _INT64, tf.TensorSpec([2], tf.int32)
         )
-        self._dequantize_each = _concrete(
-            model.dequantize_each, images, tf.TensorSpec(None, tf.int64)
+        self._dequantize_seeds = _concrete(
+            model.dequantize_each, _INT64, _INT64
         )
+        # Unlike the shape of images, this shows in no type.
+        self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
+
+    def _dequantize(self, images, seed):
+        images = tf.cast(images, tf.int64)
+        return self._dequantize_pair(images, _stateless_seed(seed))
+
+    def _dequantize_each(self, images, seeds):
+        return self._dequantize_seeds(tf.cast(images, tf.int64), seeds)
+
+    def _scores(self, log_prob):
+        bits_per_dim = -log_prob * self._bits_per_nat
+        return {"log_prob": log_prob, "bits_per_dim": bits_per_dim}
+
+    def _trace(self, label=None):
+        """Traces every function for what it is to take once it is loaded.
+
+        Args:
+          label: The types of labels, if functions take any.
+        """
+        # A loaded function gives Python's numbers the first dtype in which it
+        # was traced, and cuts off the bits of integers that do not fit.
+        n = _specs("n", tf.int64, tf.int32)
+        temperature = _specs("temperature", tf.float32, tf.float64)
+        seed = [None, *_specs("seed", tf.int64)]
+        seeds = _specs("seeds", tf.int64)
+        images = _specs("images", tf.int64, tf.uint8)
+        latents = _specs("latents", tf.float32, tf.float64)
+        may_have = [] if label is None else [[None, *label]]
+        must_have = [] if label is None else [label]
+        for function, *arguments in (
+            (self.sample, n, temperature, seed, *may_have),
+            (self.log_prob, images, seed, *may_have),
+            (self.log_prob_each, images, seeds, *may_have),
+            (self.bits_per_dim, images, seed, *may_have),
+            (self.encode, images, *must_have),
+            (self.decode, latents, *must_have),
+        ):
+            for types in itertools.product(*arguments):
+                function.get_concrete_function(*types)
+
+
+class _ServingModule(_Module):
+    """The functions of a model without classes."""
+
+    def __init__(self, model: RealNVP):
+        super().__init__(model)
         self._log_density = _concrete(
             model.log_density, tf.TensorSpec([None, *model.image_shape])
         )
-        self._encode = _concrete(model.encode, images)
-        self._decode = _concrete(model.decode, tf.TensorSpec(None, tf.float32))
-        # Unlike the shape of images, this shows in no type.
-        self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
+        self._encode = _concrete(model.encode, _INT64)
+        self._decode = _concrete(model.decode, tf.TensorSpec(None))
         self._trace()
 
     @tf.function(**_AS_IS)
@@ -171,14 +224,10 @@ class _ServingModule(tf.Module):
 
     @tf.function(**_AS_IS)
     def log_prob(self, images, seed=None):
-        images = tf.cast(images, tf.int64)
-        return self._log_density(
-            self._dequantize(images, _stateless_seed(seed))
-        )
+        return self._log_density(self._dequantize(images, seed))
 
     @tf.function(**_AS_IS)
     def log_prob_each(self, images, seeds):
-        images = tf.cast(images, tf.int64)
         return self._log_density(self._dequantize_each(images, seeds))
 
     @tf.function(**_AS_IS)
@@ -193,35 +242,11 @@ class _ServingModule(tf.Module):
     def decode(self, latents):
         return self._decode(tf.cast(latents, tf.float32))
 
-    def _trace(self):
-        """Traces every function for what it is to take once it is loaded."""
-        # A loaded function gives Python's numbers the first dtype in which it
-        # was traced, and cuts off the bits of integers that do not fit.
-        n = _specs("n", tf.int64, tf.int32)
-        temperature = _specs("temperature", tf.float32, tf.float64)
-        seed = [None, *_specs("seed", tf.int64)]
-        images = _specs("images", tf.int64, tf.uint8)
-        latents = _specs("latents", tf.float32, tf.float64)
-        for function, *arguments in (
-            (self.sample, n, temperature, seed),
-            (self.log_prob, images, seed),
-            (self.log_prob_each, images, _specs("seeds", tf.int64)),
-            (self.bits_per_dim, images, seed),
-            (self.encode, images),
-            (self.decode, latents),
-        ):
-            for types in itertools.product(*arguments):
-                function.get_concrete_function(*types)
-
     def signatures(self) -> dict[str, Callable]:
         """Returns the functions with named inputs and outputs."""
 
         def score(images):
-            log_prob = self.log_prob(images)
-            return {
-                "log_prob": log_prob,
-                "bits_per_dim": -log_prob * self._bits_per_nat,
-            }
+            return self._scores(self.log_prob(images))
 
         def sample(n, temperature, seed):
             return {"images": self.sample(n, temperature, seed)}
@@ -232,51 +257,46 @@ class _ServingModule(tf.Module):
         def decode(latents):
             return {"images": self.decode(latents)}
 
-        images = tf.TensorSpec(None, tf.uint8, "images")
         return {
-            "serving_default": _concrete(score, images),
-            "sample": _concrete(
-                sample,
-                tf.TensorSpec([], tf.int32, "n"),
-                tf.TensorSpec([], tf.float32, "temperature"),
-                tf.TensorSpec([], tf.int64, "seed"),
-            ),
-            "encode": _concrete(encode, images),
-            "decode": _concrete(
-                decode, tf.TensorSpec(None, tf.float32, "latents")
-            ),
+            "serving_default": _concrete(score, _IMAGES),
+            "sample": _concrete(sample, *_SAMPLE),
+            "encode": _concrete(encode, _IMAGES),
+            "decode": _concrete(decode, _LATENTS),
         }
 
 
-class _ConditionalModule(tf.Module):
-    """The same for a model with classes."""
+class _ConditionalModule(_Module):
+    """Those of one with classes."""
 
     def __init__(self, model: RealNVP, num_classes: int):
-        super().__init__(name="real_nvp")
-        self._model_variables = [v.value for v in model.variables]
-        self._sample_latents = model.sample_latents
+        super().__init__(model)
         self._sample_labels = model.sample_labels
-        self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
-        images, label = (tf.TensorSpec(None, tf.int64) for _ in range(2))
-        seed = tf.TensorSpec([2], tf.int32)
         points = tf.TensorSpec([None, *model.image_shape])
-        self._dequantize = _concrete(model.dequantize, images, seed)
-        self._dequantize_each = _concrete(model.dequantize_each, images, label)
         self._log_density = _concrete(
             lambda points, label: model.log_density(
                 points,
                 assertions.labels(label, num_classes, tf.shape(points)[0]),
             ),
             points,
-            label,
+            _INT64,
         )
-        self._log_joint = _concrete(model.log_joint, points)
-        self._encode = _concrete(model.encode, images, label)
-        self._decode = _concrete(
-            model.decode, tf.TensorSpec(None, tf.float32), label
+        self._log_joint = _concrete(
+            lambda points: model.log_joint(
+                points,
+                lambda points, label: self._log_density(
+                    points, tf.cast(label, tf.int64)
+                ),
+            ),
+            points,
         )
-        self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
-        self._trace()
+        self._encode = _concrete(model.encode, _INT64, _INT64)
+        self._decode = _concrete(model.decode, tf.TensorSpec(None), _INT64)
+        self._trace(_specs("label", tf.int64, tf.int32))
+        for types in itertools.product(
+            _specs("images", tf.int64, tf.uint8),
+            [None, *_specs("seed", tf.int64)],
+        ):
+            self.classify.get_concrete_function(*types)
 
     @tf.function(**_AS_IS)
     def sample(self, n, temperature=1.0, seed=None, label=None):
@@ -288,12 +308,10 @@ class _ConditionalModule(tf.Module):
 
     @tf.function(**_AS_IS)
     def log_prob(self, images, seed=None, label=None):
-        images, seed = tf.cast(images, tf.int64), _stateless_seed(seed)
         return self._density(self._dequantize(images, seed), label)
 
     @tf.function(**_AS_IS)
     def log_prob_each(self, images, seeds, label=None):
-        images = tf.cast(images, tf.int64)
         return self._density(self._dequantize_each(images, seeds), label)
 
     def _density(self, points, label):
@@ -307,10 +325,8 @@ class _ConditionalModule(tf.Module):
 
     @tf.function(**_AS_IS)
     def classify(self, images, seed=None):
-        images, seed = tf.cast(images, tf.int64), _stateless_seed(seed)
-        return tf.nn.log_softmax(
-            self._log_joint(self._dequantize(images, seed))
-        )
+        joint = self._log_joint(self._dequantize(images, seed))
+        return tf.nn.log_softmax(joint)
 
     @tf.function(**_AS_IS)
     def encode(self, images, label):
@@ -322,43 +338,13 @@ class _ConditionalModule(tf.Module):
             tf.cast(latents, tf.float32), tf.cast(label, tf.int64)
         )
 
-    def _trace(self):
-        """Traces every function for what it is to take once it is loaded."""
-        n = _specs("n", tf.int64, tf.int32)
-        temperature = _specs("temperature", tf.float32, tf.float64)
-        seed = [None, *_specs("seed", tf.int64)]
-        images = _specs("images", tf.int64, tf.uint8)
-        latents = _specs("latents", tf.float32, tf.float64)
-        label = _specs("label", tf.int64, tf.int32)
-        for function, *arguments in (
-            (self.sample, n, temperature, seed, [None, *label]),
-            (self.log_prob, images, seed, [None, *label]),
-            (
-                self.log_prob_each,
-                images,
-                _specs("seeds", tf.int64),
-                [None, *label],
-            ),
-            (self.bits_per_dim, images, seed, [None, *label]),
-            (self.classify, images, seed),
-            (self.encode, images, label),
-            (self.decode, latents, label),
-        ):
-            for types in itertools.product(*arguments):
-                function.get_concrete_function(*types)
-
     def signatures(self) -> dict[str, Callable]:
         """Returns the functions with named inputs and outputs."""
 
         def score(images):
-            points = self._dequantize(
-                tf.cast(images, tf.int64), _stateless_seed(None)
-            )
-            joint = self._log_joint(points)
-            log_prob = tf.reduce_logsumexp(joint, axis=-1)
+            joint = self._log_joint(self._dequantize(images, None))
             return {
-                "log_prob": log_prob,
-                "bits_per_dim": -log_prob * self._bits_per_nat,
+                **self._scores(tf.reduce_logsumexp(joint, axis=-1)),
                 "class_log_probs": tf.nn.log_softmax(joint),
             }
 
@@ -376,20 +362,11 @@ class _ConditionalModule(tf.Module):
         def decode(latents, label):
             return {"images": self.decode(latents, label)}
 
-        images = tf.TensorSpec(None, tf.uint8, "images")
         label = tf.TensorSpec(None, tf.int32, "label")
         return {
-            "serving_default": _concrete(score, images),
-            "classify": _concrete(classify, images),
-            "sample": _concrete(
-                sample,
-                tf.TensorSpec([], tf.int32, "n"),
-                tf.TensorSpec([], tf.float32, "temperature"),
-                tf.TensorSpec([], tf.int64, "seed"),
-                label,
-            ),
-            "encode": _concrete(encode, images, label),
-            "decode": _concrete(
-                decode, tf.TensorSpec(None, tf.float32, "latents"), label
-            ),
+            "serving_default": _concrete(score, _IMAGES),
+            "classify": _concrete(classify, _IMAGES),
+            "sample": _concrete(sample, *_SAMPLE, label),
+            "encode": _concrete(encode, _IMAGES, label),
+            "decode": _concrete(decode, _LATENTS, label),
         }
