@@ -388,6 +388,7 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         ),
         ("--unusual noise --fit ./noise", "--unusual: ", "pictures of --fit"),
         ("--unusual DIGITS", "--unusual: ", "pictures of --normal"),
+        ("--unusual digits:3", "--unusual: ", "pictures of --normal"),
         ("--unusual ./missing", "--unusual: cannot read", "./missing"),
         ("--unusual one", "--unusual: there are 1 ", "at least 2"),
         ("--unusual noise --fit few", "--fit: there are 3 ", "at least 20"),

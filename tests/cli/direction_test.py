@@ -12,7 +12,7 @@ import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import pictures, plots
+from tf_realnvp import data, pictures, plots
 from tf_realnvp.cli import main
 from tf_realnvp.serving import saved_model
 
@@ -46,7 +46,7 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.out = self.folder / "out.png"
 
     @parameterized.parameters(
-        ("--with a --without b", "--apply"),
+        ("--with a --without b --apply", "--apply"),
         ("--without b --apply c", "--with"),
         ("--with a --without b --apply c --strength 1", "--strength"),
         ("--with a --without b --apply c --strength nan 1", "'nan'"),
@@ -79,14 +79,24 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
         present, absent, *flags = folders_and_flags
         return call(
             *("direction", self.path, "--with", present, "--without", absent),
-            *("--apply", self.picture, "--out", self.out, *flags),
+            *("--out", self.out, *flags),
         )
+
+    def rows(self, *folders_and_flags):
+        """Returns the images of each row: a list of arrays."""
+        with mock.patch.object(plots, "save_image_grid") as save:
+            code, _, stderr = self.direction(*folders_and_flags)
+        self.assertEqual(code, 0, stderr)
+        _, images, num_colors, columns = save.call_args.args
+        self.assertEqual(num_colors, NUM_COLORS)
+        return np.split(images, len(images) // columns)
 
     def test_direction(self):
         present, absent = self.folders(20, 1.0, -1.0)
         (absent / "notes.txt").write_text("words")
         code, stdout, stderr = self.direction(
-            *(present, absent, "--strength", -0.5, 1, "--steps", 4)
+            *(present, absent, "--strength", -0.5, 1, "--steps", 4),
+            *("--apply", self.picture),
         )
         self.assertEqual(code, 0)
         self.assertIn("notes.txt", stderr)
@@ -114,6 +124,69 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
             np.round(255 * pixels), plots.image_grid(images, NUM_COLORS, 4)
         )
 
+    def test_several_pictures(self):
+        folders = self.folders(6, 1.0, -1.0)
+        (*images,) = small_models.images(3)
+        paths = [self.folder / f"{number}.png" for number in range(3)]
+        for path, image in zip(paths, images, strict=True):
+            pictures.write(path, image, NUM_COLORS)
+        flags = ("--steps", 3, "--apply")
+        rows = self.rows(*folders, *flags, *paths)
+        self.assertLen(rows, 3)
+        for path, image, row in zip(paths, images, rows, strict=True):
+            self.assertAllEqual(row[1], image)
+            (alone,) = self.rows(*folders, *flags, path)
+            self.assertAllEqual(row, alone)
+
+    @parameterized.parameters((9, 4), (3, 3))
+    def test_no_pictures(self, num_images, num_rows):
+        present, absent = self.folders(num_images, 1.0, -1.0)
+        rows = self.rows(present, absent, "--steps", 3)
+        self.assertLen(rows, num_rows)
+        images = {
+            pictures.read(path, small_models.IMAGE_SHAPE, NUM_COLORS).tobytes()
+            for path in absent.glob("*.png")
+        }
+        shown = {row[1].tobytes() for row in rows}
+        self.assertContainsSubset(shown, images)
+        self.assertLen(shown, num_rows)
+        seed = ("--seed", 1)
+        other = self.rows(present, absent, "--steps", 3, *seed)
+        self.assertNotAllEqual(rows, other)
+
+    def test_classes(self):
+        """Of a data set: a direction from 3 to 7."""
+        dataset = data.load("digits", image_size=4, labels=True)
+        means = [
+            np.mean(
+                self.model.encode(
+                    dataset.take(
+                        "test", np.flatnonzero(dataset.test_labels == label)
+                    )
+                ),
+                axis=0,
+            )
+            for label in (7, 3)
+        ]
+        (start,) = self.model.encode(self.image[None]).numpy()
+        expected = self.model.decode((start + means[0] - means[1])[None])
+        (row,) = self.rows(
+            *("digits:7", "digits:3", "--apply", self.picture),
+            *("--strength", 0, 1, "--steps", 2),
+        )
+        self.assertAllEqual(row, [self.image, expected[0]])
+
+    @parameterized.parameters(
+        ("digits:3", "DIGITS:3", "--without: it has pictures of --with"),
+        ("digits:3", "digits", "--without: it has pictures of --with"),
+        ("digits:3", "digits:cat", "--without: digits has no class 'cat', but"),
+        ("digits:cat", "digits:3", "no class 'cat', but 0, 1, 2, 3, 4, 5"),
+    )
+    def test_bad_classes(self, present, absent, message):
+        result = self.direction(present, absent)
+        self.assert_usage_error(result, message)
+        self.assertFalse(self.out.exists())
+
     def test_direction_that_means_nothing(self):
         _, stdout, _ = self.direction(*self.folders(100, 0.0, 0.0))
         auroc = float(re.search(r"AUROC ([\d.]+)", stdout)[1])
@@ -123,6 +196,10 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
         present, absent = self.folders(2, 1.0, -1.0)
         result = self.direction(present, absent, "--strength", 0, "3e38")
         self.assert_usage_error(result, "--strength", "cannot be decoded")
+        result = self.direction(present, f"./{present.name}")
+        self.assert_usage_error(result, "--without: it has pictures of --with")
+        result = self.direction(present, f"{absent}:cat")
+        self.assert_usage_error(result, str(absent), "png has no label")
         (absent / "0.png").unlink()
         result = self.direction(present, absent)
         self.assert_usage_error(result, str(absent), "--without", "at least 2")

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import pathlib
+from unittest import mock
 
 import command_lines
 import numpy as np
@@ -12,7 +13,8 @@ from absl.testing import parameterized
 
 from tf_realnvp import pictures
 from tf_realnvp.cli import picture_sets
-from tf_realnvp.errors import UsageError
+from tf_realnvp.data import tfds_images
+from tf_realnvp.errors import DataError, UsageError
 from tf_realnvp.serving.metadata import Metadata
 
 
@@ -105,6 +107,103 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.write("in", [])
         with self.assertRaisesRegex(UsageError, "--normal: there are 0 "):
             self.load("in")
+
+    def write_classes(self):
+        """Writes files and folders of two classes; those of "1" are odd."""
+        levels = np.arange(30)
+        images = np.full([30, 4, 4], levels[:, None, None], np.uint8)
+        np.savez("whole.npz", images=images, labels=levels % 2)
+        np.savez(
+            "split.npz",
+            **{"train": images[:20], "test": images[20:]},
+            **{"train_labels": levels[:20] % 2, "test_labels": levels[20:] % 2},
+        )
+        for number in (0, 1):
+            self.write(f"in/train/{number}", range(number, 20, 2))
+            self.write(f"in/test/{number}", range(20 + number, 30, 2))
+            self.write(f"b:c/{number}", range(number, 30, 2))
+
+    @parameterized.parameters("whole.npz", "split.npz", "in", "./b:c")
+    def test_class(self, name):
+        self.write_classes()
+        names, levels = self.load(f"{name}:1")
+        self.assertCountEqual(levels, range(1, 30, 2))
+        self.assertLen(set(names), 15)
+        _, some = self.load(f"{name}:0", maximum=5)
+        self.assertLen(set(some), 5)
+        self.assertContainsSubset(some, range(0, 30, 2))
+
+    @parameterized.parameters("split.npz", "in")
+    def test_class_of_what_the_model_was_trained_on(self, name):
+        self.write_classes()
+        source = str(pathlib.Path(name).resolve())
+        _, levels = self.load(f"{name}:1", "train", source)
+        self.assertCountEqual(levels, range(1, 20, 2))
+        _, levels = self.load(f"{name}:1", "test", source)
+        self.assertCountEqual(levels, range(21, 30, 2))
+
+    @parameterized.parameters("b:c", "b:c/1", "in:1")
+    def test_what_is_there_comes_first(self, name):
+        self.write(name, [40])
+        self.write("in/1", [41])
+        _, levels = self.load(name)
+        self.assertEqual(levels, [40])
+
+    @parameterized.parameters(
+        ("in:2", "--normal: in has no class '2', but 0, 1"),
+        ("whole.npz:", "--normal: whole has no class '', but 0, 1"),
+        ("plain:1", "plain: 3.png has no label"),
+        ("plain.npz:1", "plain.npz: it has no labels"),
+        ("./no:1", "./no: there is no such folder"),
+        ("mnist:3.0.1", "called 'mnist:3.0.1'"),
+        ("mnist:3.*.*:1", "called 'mnist:3.*.*'"),
+    )
+    def test_no_such_class(self, name, message):
+        self.write_classes()
+        self.write("plain", [3, 4])
+        np.savez("plain.npz", images=np.zeros([30, 4, 4], np.uint8))
+
+        def fail(name, *_):
+            raise DataError(f"called {name!r}")
+
+        self.enterContext(mock.patch.object(tfds_images, "load", fail))
+        with self.assertRaises((DataError, UsageError)) as raised:
+            self.load(name)
+        self.assertIn(message, str(raised.exception))
+
+    @parameterized.parameters(
+        ("a", "./a", True),
+        ("a", "b", False),
+        ("a:1", "./a:1", True),
+        ("a:1", "a", True),
+        ("a", "a:1", True),
+        ("a:1", "a:2", False),
+        ("digits:1", "DIGITS:1", True),
+        ("digits:1", "mnist:1", False),
+        ("mnist:3.0.1", "mnist:3.0.1:1", True),
+        # Of what the model was trained on.
+        (None, "c", True),
+        (None, "c:1", True),
+        ("c", None, True),
+        ("c:1", "c:2", False),
+        # One of them is of the training images.
+        ("digits", "digits", False, "train"),
+        ("digits:1", "digits:1", False, "train"),
+        (None, "c:1", False, "train"),
+        ("a", "a", True, "train"),
+        ("a:1", "a:1", True, "train"),
+    )
+    def test_disjoint(self, name, other, expected, split="test"):
+        (self.folder / "a").mkdir()
+        (self.folder / "c").mkdir()
+        metadata = Metadata((4, 4, 1), 256, str(self.folder / "c"), {})
+        flags = argparse.Namespace(first=name, second=other)
+        splits = {"first": split, "second": "test"}
+        if not expected:
+            picture_sets.check_disjoint(flags, metadata, splits)
+            return
+        with self.assertRaisesRegex(UsageError, "--second: .* of --first$"):
+            picture_sets.check_disjoint(flags, metadata, splits)
 
     @parameterized.parameters(
         ("digits", "DIGITS", True),

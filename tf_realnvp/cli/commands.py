@@ -424,9 +424,22 @@ def _load_dataset(flags, model):
             f"argument --dataset: name one, for {printable(flags.model)} does "
             "not tell what it was trained on"
         )
-    return picture_sets.load_dataset(
-        flags, "dataset", name, model, labels=bool(model.class_names)
+    has_classes = bool(model.class_names)
+    dataset = picture_sets.load_dataset(
+        flags, "dataset", name, model, labels=has_classes
     )
+    if has_classes and dataset.class_names != model.class_names:
+        theirs, own = (
+            ", ".join(names)
+            for names in (dataset.class_names, model.class_names)
+        )
+        raise UsageError(
+            printable(
+                f"argument --dataset: the classes of {dataset.name} are "
+                f"{theirs}, those of {flags.model} {own}"
+            )
+        )
+    return dataset
 
 
 def _bits(model, log_prob):

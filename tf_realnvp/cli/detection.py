@@ -17,11 +17,13 @@ _MIN_PICTURES = 20  # Half of a reference is what the methods are fitted to.
 _NUM_SHOWN = 12  # Pictures in a row of the grids.
 _NUM_MAPS = 8  # Of each set, in the picture of `detect`.
 _NUM_MAP_REFERENCES = 1000
+_SPLITS = {"fit": "train", "normal": "test", "unusual": "test"}
 _SETS = """
 A data set D is a folder of pictures, all of which are used, those in folders
 inside as well; a file of NumPy, likewise; or a name as in training, of which
 the test images are used (and the training images for --fit). Of what the model
 was trained on, a folder or not, training and test images are kept apart so.
+D:CLASS is the images of D that have that label.
 """
 
 
@@ -396,14 +398,13 @@ def _detect(flags):
     if flags.out is not None:
         arguments.check_writable(pathlib.Path(flags.out), "--out")
     metadata = _load_metadata(flags)
-    _check_disjoint(flags, metadata)
+    picture_sets.check_disjoint(flags, metadata, _SPLITS)
     sets = {
-        flag: picture_sets.load(flags, flag, metadata, split, minimum)
-        for flag, split, minimum in (
-            ("fit", "train", _MIN_PICTURES),
-            ("normal", "test", 2),
-            ("unusual", "test", 2),
+        flag: picture_sets.load(
+            *(flags, flag, metadata, split),
+            minimum=_MIN_PICTURES if flag == "fit" else 2,
         )
+        for flag, split in _SPLITS.items()
     }
 
     from tf_realnvp import detection
@@ -429,26 +430,6 @@ def _detect(flags):
     if flags.out is not None:
         _write_results(flags, sets, scores, comparisons, measure, metadata)
         print(flags.out)
-
-
-def _check_disjoint(flags, metadata):
-    """Refuses two sets that would be the same pictures."""
-    names = {
-        flag: getattr(flags, flag) or metadata.source
-        for flag in ("fit", "normal", "unusual")
-    }
-    for first, second in itertools.combinations(names, 2):
-        name, other = names[first], names[second]
-        if name is None or other is None:
-            continue
-        # Those that are not taken whole have images of their own for `fit`.
-        are_parts = first == "fit" and not picture_sets.is_whole(
-            name, metadata.source
-        )
-        if picture_sets.same(name, other) and not are_parts:
-            raise UsageError(
-                f"argument --{second}: these are the pictures of --{first}"
-            )
 
 
 def _print_table(comparisons, share):

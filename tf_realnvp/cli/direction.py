@@ -1,10 +1,12 @@
-"""The command that moves a picture along a direction of the latent space."""
+"""The command that moves pictures along a direction of the latent space."""
 
 from tf_realnvp.checks import FLOAT32_MAX, RealNumber, WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
 from tf_realnvp.errors import UsageError
 
 _MAX_IMAGES = 2000
+_NUM_SHOWN = 4  # Rows of the grid where no pictures are named.
+_SPLITS = {"with": "test", "without": "test"}
 
 
 def add_command(add) -> None:
@@ -17,16 +19,17 @@ def add_command(add) -> None:
         _direction,
         "direction",
         "realnvp_faces --with smiling --without serious --apply face.jpg",
-        "move a picture along what two sets of pictures differ in",
+        "move pictures along what two sets of pictures differ in",
         """
-The direction is the difference of the mean latents of the two sets. Draws a
-strip of the picture moved by some strengths: 1 is from one mean to the other, 0
-is the picture. How well the direction tells pictures apart that had no part in
-it is printed, so that one knows whether it means anything.
+The direction is the difference of the mean latents of the two sets. Draws a row
+for each picture, moved by some strengths: 1 is from one mean to the other, 0 is
+the picture. How well the direction tells pictures apart that had no part in it
+is printed, so that one knows whether it means anything.
 
 A set D is a folder of pictures, all of which are used, those in folders inside
 as well; a file of NumPy, likewise; or a name as in training, of which the test
-images are used.""",
+images are used. D:CLASS is the images of D that have that label, as in
+fashion_mnist:Pullover.""",
     )
     for flag, text in (
         ("with", "pictures that have something"),
@@ -34,7 +37,10 @@ images are used.""",
     ):
         command.add_argument(f"--{flag}", required=True, metavar="D", help=text)
     command.add_argument(
-        "--apply", required=True, metavar="PICTURE", help="PNG or JPEG file"
+        "--apply",
+        nargs="+",
+        metavar="PICTURE",
+        help=f"PNG or JPEG files (default: {_NUM_SHOWN} pictures of --without)",
     )
     command.add_argument(
         "--strength",
@@ -45,7 +51,7 @@ images are used.""",
         help="range of the strengths (default: -2 2)",
     )
     arguments.add_number(
-        command, "steps", WholeNumber(2), 9, "number of images"
+        command, "steps", WholeNumber(2), 9, "number of images in a row"
     )
     arguments.add_number(
         command,
@@ -59,7 +65,7 @@ images are used.""",
     arguments.add_out(
         command,
         "direction.png",
-        "PNG file for the strip",
+        "PNG file for the rows",
         arguments.file(".png"),
     )
 
@@ -77,20 +83,27 @@ def _direction(flags):
 
     from tf_realnvp import latents, pictures, plots
 
-    start = pictures.read(flags.apply, model.image_shape, model.num_colors)
-    (start,) = model.encode(start[None])
+    picture_sets.check_disjoint(flags, described, _SPLITS)
+    named = [
+        pictures.read(path, model.image_shape, model.num_colors)
+        for path in flags.apply or ()
+    ]
     rng = np.random.default_rng(flags.seed)
     sides = []
-    for flag in ("with", "without"):
-        images = picture_sets.load(flags, flag, described, "test", 2).images
-        sides.append(rng.permutation(model.encode(images)))
+    for flag, split in _SPLITS.items():
+        loaded = picture_sets.load(flags, flag, described, split, 2)
+        images = rng.permutation(loaded.images)
+        sides.append(model.encode(images))
+    # The last ones are those without.
+    starts = model.encode(np.stack(named) if named else images[:_NUM_SHOWN])
     # A fifth is set apart.
     apart = [side[: max(1, len(side) // 5)] for side in sides]
     rest = [side[len(some) :] for side, some in zip(sides, apart, strict=True)]
     auroc = latents.separation(latents.direction(*rest), *apart)
     lowest, highest = flags.strength
     strengths = np.linspace(lowest, highest, flags.steps)
-    moved = start + np.multiply.outer(strengths, latents.direction(*sides))
+    steps = np.multiply.outer(strengths, latents.direction(*sides))
+    moved = np.concatenate([start + steps for start in starts])
     try:
         with np.errstate(over="ignore"):
             images = model.decode(moved.astype(np.float32))

@@ -1,9 +1,12 @@
 """The pictures that a flag of a command means."""
 
 import argparse
+import itertools
 import os
 import pathlib
+import re
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from tf_realnvp.errors import PictureError, UsageError, printable
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from tf_realnvp.data import ImageDataset
     from tf_realnvp.serving.metadata import Metadata
     from tf_realnvp.serving.saved_model import SavedModel
+
+_VERSION = re.compile(r"[\d*]+(\.[\d*]+){2}")  # As TFDS writes them.
 
 
 class PictureSet(NamedTuple):
@@ -45,6 +50,7 @@ def load(
     A folder, or a file of NumPy, is taken whole, and a named data set the
     images of one split. So is whatever the model was trained on: the images
     that it has not seen must not be mixed with those that it has.
+    `NAME:CLASS` is the images of such a set that have that label.
 
     Args:
       flags: Of the command: `model`, `data_dir`, `max_images`, `seed`.
@@ -62,22 +68,78 @@ def load(
     """
     from tf_realnvp.data import arrays
 
-    name = getattr(flags, flag) or metadata.source
+    name, label = _find(flags, flag, metadata)
     if name is None:
         raise UsageError(
             f"argument --{flag}: name some, for {printable(flags.model)} does "
             "not tell what it was trained on"
         )
-    if is_whole(name, metadata.source) and not arrays.is_file(name):
+    is_folder = is_whole(name, metadata.source) and not arrays.is_file(name)
+    if is_folder and label is None:
         result = _from_folder(flags, flag, name, metadata)
     else:
-        result = _from_dataset(flags, flag, name, metadata, split)
+        result = _from_dataset(flags, flag, name, label, metadata, split)
     if len(result) < minimum:
         found = f"there are {len(result)} {result.title}"
         raise UsageError(
             f"argument --{flag}: {found}, and at least {minimum} are needed"
         )
     return result
+
+
+def check_disjoint(
+    flags: argparse.Namespace, metadata: "Metadata", splits: Mapping[str, str]
+) -> None:
+    """Refuses two sets that would have pictures in common.
+
+    Args:
+      flags: As for `load`.
+      metadata: As for `load`.
+      splits: Names of the flags, and the split that is used of each, where it
+        is not taken whole.
+
+    Raises:
+      UsageError: If there are two such.
+    """
+    sets = {flag: _find(flags, flag, metadata) for flag in splits}
+    for first, second in itertools.combinations(splits, 2):
+        (name, label), (other, other_label) = sets[first], sets[second]
+        if name is None or not same(name, other):
+            continue
+        have_same_split = splits[first] == splits[second] or is_whole(
+            name, metadata.source
+        )
+        if have_same_split and (
+            label == other_label or None in (label, other_label)
+        ):
+            raise UsageError(
+                f"argument --{second}: it has pictures of --{first}"
+            )
+
+
+def _find(flags, flag, metadata):
+    """Returns the data set that a flag means, and the class of its images.
+
+    Either is `None` if there is none.
+    """
+    name = getattr(flags, flag)
+    return _split_class(name) if name else (metadata.source, None)
+
+
+def _split_class(name):
+    """Returns the data set and the class of `NAME:CLASS`; `None` for no class.
+
+    What is there as a file or folder has none, and neither has a name that ends
+    in a version, as `mnist:3.0.1`.
+    """
+    dataset, colon, label = name.rpartition(":")
+    if (
+        not colon
+        or os.path.exists(os.path.expanduser(name))
+        or _VERSION.fullmatch(label)
+    ):
+        return name, None
+    return dataset, label
 
 
 def same(name: str, other: str | None) -> bool:
@@ -133,11 +195,11 @@ def load_dataset(
       flag: Name of the flag that names the data set, for messages.
       name: The data set.
       model: What knows the model's images.
-      labels: Whether to load labels, too, which are to be those of the model.
+      labels: Whether to load labels, too.
 
     Raises:
       DataError: As `data.load`.
-      UsageError: If the model is not of such images, or classes.
+      UsageError: If the model is not of such images.
     """
     from tf_realnvp import checks, data
     from tf_realnvp.data.image_dataset import describe_skipped
@@ -160,39 +222,53 @@ def load_dataset(
             f"argument --{flag}: the images of {printable(dataset.name)} are "
             f"{theirs}, those of {printable(flags.model)} {own}"
         )
-    if labels and dataset.class_names != model.class_names:
-        theirs, own = (
-            ", ".join(names)
-            for names in (dataset.class_names, model.class_names)
-        )
-        raise UsageError(
-            printable(
-                f"argument --{flag}: the classes of {dataset.name} are "
-                f"{theirs}, those of {flags.model} {own}"
-            )
-        )
     return dataset
 
 
-def _from_dataset(flags, flag, name, metadata, split):
+def _from_dataset(flags, flag, name, label, metadata, split):
     """Loads images of a data set, by what `data.load` makes of it."""
     import numpy as np
 
-    dataset = load_dataset(flags, flag, name, metadata)
-    counts = {"train": dataset.num_train, "test": dataset.num_test}
-    kind = "images"
-    if not is_whole(name, metadata.source):
-        counts = {split: counts[split]}
+    has_label = label is not None
+    dataset = load_dataset(flags, flag, name, metadata, labels=has_label)
+    title = f"{dataset.name}:{label}" if has_label else dataset.name
+    if has_label and label not in dataset.class_names:
+        names = printable(", ".join(dataset.class_names))
+        raise UsageError(
+            f"argument --{flag}: {printable(dataset.name)} has no class "
+            f"{label!r}, but {names}"
+        )
+    if is_whole(name, metadata.source):
+        parts, kind = ["train", "test"], "images"
+    else:
+        parts = [split]
         kind = {"train": "training images", "test": "test images"}[split]
-    chosen = _choose(flags, sum(counts.values()))
-    names, images, start = [], [], 0
-    for part, count in counts.items():
-        numbers = chosen[(chosen >= start) & (chosen < start + count)] - start
-        names += [f"{part} {number}" for number in numbers]
-        images.append(dataset.take(part, numbers))
-        start += count
-    title = f"{kind} of {printable(dataset.name)}"
-    return PictureSet(title, names, np.concatenate(images))
+    numbered = [
+        (part, number)
+        for part in parts
+        for number in _numbers(dataset, part, label)
+    ]
+    chosen = [numbered[index] for index in _choose(flags, len(numbered))]
+    images = [
+        dataset.take(part, [number for of, number in chosen if of == part])
+        for part in parts
+    ]
+    return PictureSet(
+        f"{kind} of {printable(title)}",
+        [f"{part} {number}" for part, number in chosen],
+        np.concatenate(images),
+    )
+
+
+def _numbers(dataset, part, label):
+    """Returns the numbers of the images of a split, of one class if given."""
+    import numpy as np
+
+    is_train = part == "train"
+    if label is None:
+        return range(dataset.num_train if is_train else dataset.num_test)
+    labels = dataset.train_labels if is_train else dataset.test_labels
+    return np.flatnonzero(labels == dataset.class_names.index(label))
 
 
 def _from_folder(flags, flag, name, metadata):
