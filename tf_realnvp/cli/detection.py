@@ -17,6 +17,7 @@ _MIN_PICTURES = 20  # Half of a reference is what the methods are fitted to.
 _NUM_SHOWN = 12  # Pictures in a row of the grids.
 _NUM_MAPS = 8  # Of each set, in the picture of `detect`.
 _NUM_MAP_REFERENCES = 1000
+_LABEL = "likeliest_label"  # A column for models with classes.
 _SETS = """
 A data set D is a folder of pictures, all of which are used, those in folders
 inside as well; a file of NumPy, likewise; or a name as in training, of which
@@ -139,7 +140,6 @@ def _load_metadata(flags):
 
     metadata.read_architecture(flags.model)
     result = metadata.read(flags.model)
-    arguments.check_no_classes(flags.model, result.class_names)
     runtime.configure()
     return result
 
@@ -237,7 +237,7 @@ class _Likely:
         self.num_colors = self._model.num_colors
         arguments.check_channels(flags.model, self.image_shape[2])
         if self._model.class_names:
-            self.columns = (*_Likely.columns, "likeliest_label")
+            self.columns = (*_Likely.columns, _LABEL)
 
     def __call__(self, batch):
         import numpy as np
@@ -284,7 +284,10 @@ class _Unusual:
         self._measure = detection.Measurer(weights.load_model(flags.model))
         self._scores = {}
         self._reference = None
+        self._class_names = metadata.class_names
         self.columns, self.sorted_by = _Likely.columns, _Likely.sorted_by
+        if self._class_names:
+            self.columns += (_LABEL,)
         if reference is not None:
             self._fit(reference)
 
@@ -301,7 +304,7 @@ class _Unusual:
         self._scores = detection.fit(measured.take(fitted))
         self._others = self._scores[detection.DEFAULT](measured.take(others))
         self._reference = reference.images[others]
-        self.columns = (*_Likely.columns, *self._scores, "p_value")
+        self.columns += (*self._scores, "p_value")
         self.sorted_by = self.columns.index(detection.DEFAULT)
         print(
             f"p_value: of the method {detection.DEFAULT}, by {len(others):,} "
@@ -319,6 +322,8 @@ class _Unusual:
             "log_prob": measured.log_prob,
             "bits_per_dim": measured.bits_per_dim,
         }
+        if self._class_names:
+            columns[_LABEL] = np.take(self._class_names, measured.label)
         for name, score in self._scores.items():
             columns[name] = score(measured)
         if self._scores:
