@@ -284,6 +284,36 @@ class PValuesTest(tf.test.TestCase):
         self.assertGreaterEqual(passed, 18)
 
 
+class SetPValueTest(tf.test.TestCase, parameterized.TestCase):
+    def test_of_one(self):
+        scores = np.random.default_rng(0).normal(size=31)
+        for score in scores[:5]:
+            self.assertAllClose(
+                detection.set_p_value([score], scores[5:]),
+                detection.p_values(np.array([score]), scores[5:])[0],
+            )
+
+    @parameterized.parameters(0.0, 0.5)
+    def test_against_permutations(self, shift):
+        """How often a random set of them all is as high in the mean rank."""
+        rng = np.random.default_rng(0)
+        scores, reference = rng.normal(shift, size=12), rng.normal(size=40)
+        both = np.concatenate([scores, reference])
+        ranks = np.argsort(np.argsort(both))
+        sums = [rng.permutation(ranks)[:12].sum() for _ in range(20_000)]
+        self.assertAllClose(
+            detection.set_p_value(scores, reference),
+            np.mean(np.array(sums) >= ranks[:12].sum()),
+            atol=0.01,
+        )
+
+    def test_is_of_what_is_higher(self):
+        reference = np.random.default_rng(0).normal(size=200)
+        for shift, low, high in ((1.0, 0.0, 0.01), (-1.0, 0.99, 1.0)):
+            p_value = detection.set_p_value(reference[:30] + shift, reference)
+            self.assertBetween(p_value, low, high)
+
+
 class CompareTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(0, 1, 4)
     def test_values(self, digits):

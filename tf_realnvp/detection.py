@@ -10,7 +10,9 @@ images how unusual each of them is. No method sees an unusual image before.
 measure = detection.Measurer(model)
 score = detection.combined(measure(training_images))
 scores = score(measure(images))  # float64 [n], higher is more unusual
-detection.p_values(scores, score(measure(other_training_images)))
+reference = score(measure(other_images))
+detection.p_values(scores, reference)
+detection.set_p_value(scores, reference)
 ```
 """
 
@@ -25,6 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 import tensorflow as tf
 from PIL import Image
 from sklearn.covariance import LedoitWolf
@@ -467,6 +470,26 @@ def p_values(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """
     below = np.searchsorted(np.sort(reference), scores, side="left")
     return (1.0 + len(reference) - below) / (len(reference) + 1.0)
+
+
+def set_p_value(scores: np.ndarray, reference: np.ndarray) -> float:
+    """Returns how often as many normal images are as unusual as these together.
+
+    The test of Mann and Whitney (https://doi.org/10.1214/aoms/1177730491)
+    whether scores tend to be higher than those of the reference: it finds a
+    shift of all images that is too small to be seen in one of them. It holds
+    under the conditions of `p_values`, for images that are independent of each
+    other.
+
+    Args:
+      scores: Of a set of images, `[n]`.
+      reference: Of normal images by the same method, `[m]`.
+
+    Returns:
+      The p-value; of a single image that of `p_values`, if no scores are equal.
+    """
+    test = scipy.stats.mannwhitneyu(scores, reference, alternative="greater")
+    return float(test.pvalue)
 
 
 class Estimate(NamedTuple):

@@ -253,6 +253,12 @@ class ScoreTest(DetectionTestCase):
         )
         k = [(score(others) >= s).sum() for s in expected[detection.DEFAULT]]
         self.assertAllClose(values[:, -1], (1 + np.array(k)) / 22)
+        together = detection.set_p_value(
+            expected[detection.DEFAULT], score(others)
+        )
+        self.assertIn(
+            f"\np-value of all pictures together: {together:.2g}\n", stdout
+        )
         # The most unusual come first.
         column = header.index(detection.DEFAULT) - 1
         order = [float(row[column]) for row in rows.values()]

@@ -52,7 +52,8 @@ that is usual, there is a column more for each method of `detect`, the higher
 the more unusual, and p_value: how often pictures of that kind are as unusual
 as this, by one of the methods, which is printed. It goes by half of the
 reference, and the methods are fitted to the other half. The most unusual come
-first then.
+first then. For all pictures of DIR together a p-value is printed, which tells
+whether they have drifted from the reference, even where no single one shows it.
 {_SETS}""",
     )
     command.add_argument(
@@ -202,6 +203,9 @@ def _score(flags):
         f"{len(rows):,} pictures, mean {total / len(rows):.4f} bits/dim; "
         f"{num_unreadable:,} files could not be read"
     )
+    if isinstance(scorer, _Unusual) and flags.reference is not None:
+        p_value = scorer.set_p_value([row for _, *row in rows])
+        print(f"p-value of all pictures together: {p_value:.2g}")
     if isinstance(scorer, _Unusual) and flags.maps is not None:
         scorer.draw([path for path, *_ in rows[: flags.max_maps]])
         print(flags.maps)
@@ -332,6 +336,15 @@ class _Unusual:
             )
         values = [columns[name].tolist() for name in self.columns]
         return list(zip(*values, strict=True))
+
+    def set_p_value(self, rows):
+        """Returns the p-value of pictures together, given the rows of each."""
+        import numpy as np
+
+        from tf_realnvp import detection
+
+        scores = np.array([row[self.sorted_by] for row in rows])
+        return detection.set_p_value(scores, self._others)
 
     def draw(self, paths):
         """Draws maps of pictures."""
