@@ -376,11 +376,11 @@ def places(normal: Measurements) -> Score:
 
 
 def combined(normal: Measurements) -> Score:
-    """The sum of `complexity` and `places`, each in standard deviations.
+    """The sum of `complexity`, `scales` and `places`, in standard deviations.
 
-    The one finds what is wrong with the whole of an image, the other with a
-    part of it. Mean and standard deviation are those of normal images that the
-    method was not fitted to, in five folds.
+    The first two find what is wrong with the whole of an image, the third with
+    a part of it. Mean and standard deviation of each are those of normal images
+    that the method was not fitted to, in five folds.
 
     Args:
       normal: Of normal images.
@@ -389,7 +389,7 @@ def combined(normal: Measurements) -> Score:
       As `likelihood`; in standard deviations.
     """
     terms = []
-    for method in (complexity, places):
+    for method in (complexity, scales, places):
         held_out = _held_out_scores(method, normal)
         terms.append((method(normal), held_out.mean(), held_out.std()))
 
@@ -473,23 +473,22 @@ def p_values(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def set_p_value(scores: np.ndarray, reference: np.ndarray) -> float:
-    """Returns how often as many normal images are as unusual as these together.
+    """Returns how often as many normal images differ as much from the others.
 
     The test of Mann and Whitney (https://doi.org/10.1214/aoms/1177730491)
-    whether scores tend to be higher than those of the reference: it finds a
-    shift of all images that is too small to be seen in one of them. It holds
-    under the conditions of `p_values`, for images that are independent of each
-    other.
+    whether scores tend to be higher, or lower, than those of the reference: it
+    finds a shift of all images that is too small to be seen in one of them. It
+    holds under the conditions of `p_values`, for images that are independent of
+    each other.
 
     Args:
       scores: Of a set of images, `[n]`.
       reference: Of normal images by the same method, `[m]`.
 
     Returns:
-      The p-value; of a single image that of `p_values`, if no scores are equal.
+      The p-value.
     """
-    test = scipy.stats.mannwhitneyu(scores, reference, alternative="greater")
-    return float(test.pvalue)
+    return float(scipy.stats.mannwhitneyu(scores, reference).pvalue)
 
 
 class Estimate(NamedTuple):
