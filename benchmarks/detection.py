@@ -10,7 +10,11 @@ distance from the mean of the training images (Mahalanobis, as in the method
 that have a place it prints the AUROC over all pixels of the bit maps, and of
 local contrast. `--pairs p_values` measures whether p-values of test images are
 uniform, and `--num_fitted 10 100 1000` how many images the methods need to be
-fitted to: it prints the mean AUROC over the pairs.
+fitted to: it prints the mean AUROC over the pairs. `--groups 10 50` prints how
+often groups of so many images are told by their p-value together, at 5 % false
+alarms, and with `p_values` how many of these there are. `--gradients` adds a
+method that has not proved itself: the norms of the gradients of the
+log-likelihood for each tensor of weights (https://arxiv.org/abs/2403.01485).
 
 `--write DIR --left_out CLASS` writes a data set of TensorFlow Datasets as
 folders of pictures: DIR/normal without a class, to train on, and DIR/unusual,
@@ -24,6 +28,8 @@ import numpy as np
 
 _PLACES = ("scratch", "patch")
 _SPLITS = 20
+_NUM_GROUPS = 1000
+_ALARM = 0.05  # P-value.
 
 
 def main() -> None:
@@ -37,6 +43,8 @@ def main() -> None:
     parser.add_argument("--data_dir", default="datasets")
     parser.add_argument("--max_images", type=int, default=2000)
     parser.add_argument("--num_fitted", type=int, nargs="*", default=[])
+    parser.add_argument("--groups", type=int, nargs="*", default=[])
+    parser.add_argument("--gradients", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", default=None)
     parser.add_argument("--left_out", type=int, default=0)
@@ -54,7 +62,8 @@ def main() -> None:
     from tf_realnvp.serving import metadata, weights
 
     content = metadata.read(flags.model)
-    measure = detection.Measurer(weights.load_model(flags.model))
+    model = weights.load_model(flags.model)
+    measure = detection.Measurer(model)
     both = argparse.Namespace(
         **vars(flags) | {"max_images": 2 * flags.max_images}
     )
@@ -64,23 +73,31 @@ def main() -> None:
     normal, others = np.array_split(images, 2)
     known = measure(fitted, flags.seed)
     scores = detection.fit(known)
-    of_pixels = fit_pixels(fitted)
+    other_scores = {"pixels": fit_pixels(fitted)}
+    if flags.gradients:
+        other_scores["gradients"] = fit_gradients(model, fitted)
     seen = measure(normal, flags.seed)
+    of_normal = {key: score(normal) for key, score in other_scores.items()}
     levels = content.num_colors
     pairs = flags.pairs or [*faults.FAULTS, "upside_down"]
     rows, place_rows, measured = {}, [], []
+    group_rows = {}
 
     def add(name, unusual):
         its = measure(unusual, flags.seed)
         measured.append(its)
         columns = {
-            "pixels": (of_pixels(normal), of_pixels(unusual)),
+            **{k: (of_normal[k], s(unusual)) for k, s in other_scores.items()},
             **{key: (s(seen), s(its)) for key, s in scores.items()},
         }
         rows[name] = {
             key: detection.compare(*values, seed=flags.seed)
             for key, values in columns.items()
         }
+        group_rows[name] = [
+            find_groups(detection, *columns[detection.DEFAULT], size)
+            for size in flags.groups
+        ]
 
     for pair in pairs:
         if pair == "sets":
@@ -91,7 +108,9 @@ def main() -> None:
         elif pair == "upside_down":
             add(pair, others[:, ::-1, ::-1])
         elif pair == "p_values":
-            print_uniformity(detection, measure(images, flags.seed))
+            print_uniformity(
+                detection, measure(images, flags.seed), flags.groups
+            )
         else:
             faulty, where = faults.put(pair, others, flags.seed, levels)
             add(pair, faulty)
@@ -107,6 +126,13 @@ def main() -> None:
         )
         print_table("AUROC", rows, "auroc", mean=True)
         print_table("false alarms at 95 % detection", rows, "fpr95")
+    if rows and flags.groups:
+        print(f"| found, of groups of | {' | '.join(map(str, flags.groups))} |")
+        print("| --- |" + " --- |" * len(flags.groups))
+        for pair, rates in group_rows.items():
+            cells = " | ".join(f"{rate:.3f}" for rate in rates)
+            print(f"| {pair} | {cells} |")
+        print()
     order = np.random.default_rng(flags.seed).permutation(len(fitted))
     for index, number in enumerate(flags.num_fitted):
         few = detection.fit(known.take(order[:number]))
@@ -200,6 +226,54 @@ def fit_pixels(images: np.ndarray):
     return lambda seen: covariance.mahalanobis(scaler.transform(features(seen)))
 
 
+def fit_gradients(model, images: np.ndarray):
+    """Returns a score by the norms of the gradients of the log-likelihood.
+
+    Their squares for each tensor of weights, of which the logarithms are taken
+    for independent normals.
+
+    Args:
+      model: The model.
+      images: Normal ones, uint8 `[n, H, W, C]`.
+    """
+    import tensorflow as tf
+    from sklearn.preprocessing import StandardScaler
+
+    weights = [variable.value for variable in model.trainable_variables]
+
+    def squared_norms(image):
+        points = model.dequantize_each(image[tf.newaxis], [0])
+        with tf.GradientTape() as tape:
+            log_prob = model.log_density(points)
+        gradients = tape.gradient(log_prob, weights)
+        return tf.stack([tf.reduce_sum(tf.square(g)) for g in gradients])
+
+    traced = tf.function(squared_norms, autograph=False)
+
+    def features(images):
+        return np.log([traced(tf.constant(image)) for image in images])
+
+    scaler = StandardScaler().fit(features(images))
+    return lambda seen: np.square(scaler.transform(features(seen))).sum(axis=1)
+
+
+def find_groups(detection, normal, unusual, size: int) -> float:
+    """Returns how many groups of images are told by their p-value.
+
+    Args:
+      detection: The module.
+      normal: Scores of normal images `[n]`, the reference.
+      unusual: Scores of others `[m]`, of which groups are drawn.
+      size: Number of images in a group.
+    """
+    rng = np.random.default_rng(0)
+    p_values = [
+        detection.set_p_value(rng.choice(unusual, size, replace=False), normal)
+        for _ in range(_NUM_GROUPS)
+    ]
+    return np.mean(np.array(p_values) <= _ALARM)
+
+
 def pixel_rocs(images, where, maps, usual) -> dict[str, float]:
     """Returns the AUROC over all pixels of what may show where a fault is.
 
@@ -229,16 +303,18 @@ def pixel_rocs(images, where, maps, usual) -> dict[str, float]:
     }
 
 
-def print_uniformity(detection, measured) -> None:
+def print_uniformity(detection, measured, groups) -> None:
     """Prints in how many random splits p-values are uniform.
 
     Args:
       detection: The module.
       measured: Of normal images that the model was not trained on.
+      groups: Sizes of groups, of which each split is cut into as many as it
+        gives: how many of them are false alarms.
     """
     from scipy.stats import ks_2samp
 
-    values = []
+    values, alarms = [], {size: [] for size in groups}
     for seed in range(_SPLITS):
         rng = np.random.default_rng(seed)
         order = np.array_split(rng.permutation(len(measured)), 3)
@@ -247,12 +323,23 @@ def print_uniformity(detection, measured) -> None:
         p = detection.p_values(others, reference)
         grid = np.arange(1, len(reference) + 2) / (len(reference) + 1)
         values.append(ks_2samp(p, grid).pvalue)
+        for size in groups:
+            whole = others[: len(others) // size * size]
+            alarms[size] += [
+                detection.set_p_value(group, reference) <= _ALARM
+                for group in whole.reshape(-1, size)
+            ]
     passed = sum(value > 0.01 for value in values)
     print(
         f"p-values of {len(others):,} held-out images by {len(reference):,} "
         f"others are uniform (Kolmogorov-Smirnov, p > 0.01) in {passed} of "
         f"{_SPLITS} random splits; the least p is {min(values):.3f}\n"
     )
+    for size, is_alarm in alarms.items():
+        print(
+            f"{np.mean(is_alarm):.3f} of {len(is_alarm):,} groups of {size} "
+            f"have a p-value of at most {_ALARM}\n"
+        )
 
 
 def write_without_a_class(flags) -> None:

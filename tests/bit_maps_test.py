@@ -13,10 +13,12 @@ from tensorflow_probability import bijectors as tfb
 from tf_realnvp import RealNVP, bijectors, bit_maps
 
 
-def make_model(shape, num_scales):
+def make_model(shape, num_scales, **options):
     """A model off its initial weights."""
     keras.utils.set_random_seed(0)
-    model = RealNVP(shape, filters=2, num_blocks=1, num_scales=num_scales)
+    model = RealNVP(
+        shape, filters=2, num_blocks=1, num_scales=num_scales, **options
+    )
     rng = np.random.default_rng(0)
     for variable in model.variables:
         variable.assign_add(rng.normal(scale=0.2, size=variable.shape))
@@ -101,6 +103,17 @@ class CostsTest(tf.test.TestCase, parameterized.TestCase):
         bits = -model.log_density(points) / math.log(2.0)
         sums = costs.sum(axis=(1, 2, 3, 4)) / math.log(2.0)
         self.assertAllClose(sums, bits, rtol=1e-5)
+
+    def test_classes_and_learned_noise(self):
+        model = make_model(
+            (4, 8, 3), 2, num_classes=2, dequantization="variational"
+        )
+        points, label = make_points(model), np.array([1, 0, 1])
+        costs = bit_maps.costs(model, points, label).numpy()
+        sums = costs.sum(axis=(1, 2, 3, 4))
+        self.assertAllClose(sums, -model.log_density(points, label), rtol=1e-5)
+        others = bit_maps.costs(model, points, 1 - label).numpy()
+        self.assertNotAllClose(sums, others.sum(axis=(1, 2, 3, 4)), rtol=1e-5)
 
     def test_other_chains(self):
         """Elementwise bijectors count where they are, and couplings anyhow."""

@@ -24,6 +24,7 @@ def make_measurements(n, seed=0, shift=0.0):
         num_dims=16,
         costs=costs,
         coded_bits=rng.uniform(900.0, 1100.0, size=n),
+        label=np.zeros(n, np.int64),
     )
 
 
@@ -59,7 +60,7 @@ class MeasurerTest(tf.test.TestCase):
         log_prob = self.model.log_prob_each(self.images, seeds)
         self.assertAllClose(self.measured.log_prob, log_prob, rtol=1e-5)
         alone = self.measure(self.images[6:7], seed=5)
-        for name in ("log_prob", "costs", "coded_bits"):
+        for name in ("log_prob", "costs", "coded_bits", "label"):
             values = getattr(self.measured, name)
             self.assertLen(values, 11)
             self.assertAllClose(
@@ -103,6 +104,29 @@ class MeasurerTest(tf.test.TestCase):
             worst = score(normal).max()
             self.assertAllGreater(score(wild), worst)
             self.assertTrue(np.isfinite(score(wild)).all(), name)
+
+
+class ConditionalTest(tf.test.TestCase):
+    """Measurements by a model with classes."""
+
+    def test_against_the_model(self):
+        model, images = small_models.distinct(), small_models.images(11)
+        seeds = np.full(11, 5)
+        measure = detection.Measurer(model, batch_size=4)
+        measured = measure(images, seed=5)
+        given = [model.log_prob_each(images, seeds, k) for k in range(3)]
+        joint = np.array(given) + np.log(model.class_probs)[:, None]
+        label = joint.argmax(axis=0)
+        self.assertGreater(len(set(label)), 1)
+        self.assertAllEqual(measured.label, label)
+        self.assertAllClose(
+            measured.log_prob, model.log_prob_each(images, seeds), rtol=1e-5
+        )
+        likeliest = np.choose(label, given)
+        costs = measured.costs.sum(axis=(1, 2, 3, 4))
+        self.assertAllClose(costs, -likeliest, rtol=1e-5)
+        maps = measure.maps(images, seed=5).sum(axis=(1, 2))
+        self.assertAllClose(maps, -likeliest / math.log(2.0), rtol=1e-5)
 
 
 class CodedBitsTest(tf.test.TestCase, parameterized.TestCase):
@@ -170,7 +194,10 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
                 np.concatenate([getattr(m, name) for m in (first, second)])
                 if name != "num_dims"
                 else 16
-                for name in ("log_prob", "num_dims", "costs", "coded_bits")
+                for name in (
+                    *("log_prob", "num_dims", "costs", "coded_bits"),
+                    "label",
+                )
             )
         )
         score = detection.scales(both)
@@ -190,7 +217,11 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
     def test_combined(self):
         normal, seen = make_measurements(52), make_measurements(9, 1, 3.0)
         expected = np.zeros(9)
-        for method in (detection.complexity, detection.places):
+        for method in (
+            detection.complexity,
+            detection.scales,
+            detection.places,
+        ):
             held_out = []
             for fold in range(5):
                 is_out = np.arange(52) % 5 == fold
@@ -255,6 +286,22 @@ class PValuesTest(tf.test.TestCase):
             distance = np.abs(grid - np.arange(1, 401) / 400).max()
             passed += distance < 1.628 * math.sqrt(2 / 400)
         self.assertGreaterEqual(passed, 18)
+
+
+class SetPValueTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.product(shift=(-0.6, 0.0, 0.6), n=(1, 12))
+    def test_against_permutations(self, shift, n):
+        """How often a random set of them all differs as much in mean rank."""
+        rng = np.random.default_rng(0)
+        scores, reference = rng.normal(shift, size=n), rng.normal(size=40)
+        ranks = np.argsort(np.argsort(np.concatenate([scores, reference])))
+        ranks = ranks - ranks.mean()
+        sums = [rng.permutation(ranks)[:n].sum() for _ in range(20_000)]
+        self.assertAllClose(
+            detection.set_p_value(scores, reference),
+            np.mean(np.abs(sums) >= abs(ranks[:n].sum()) - 1e-6),
+            atol=0.015,
+        )
 
 
 class CompareTest(tf.test.TestCase, parameterized.TestCase):

@@ -68,6 +68,15 @@ def conditional() -> RealNVP:
     return result
 
 
+@functools.cache
+def distinct() -> RealNVP:
+    """Returns one whose classes differ enough for images of each."""
+    result = conditional().clone()
+    for network in result.networks:
+        network.embedding.assign(32.0 * network.embedding)
+    return result
+
+
 CLASS_NAMES = ("cat", "dog", "old cow")
 
 

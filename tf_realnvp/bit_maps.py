@@ -23,26 +23,32 @@ from tf_realnvp.model import RealNVP
 KINDS = ("log_det", "latents")
 
 
-def costs(model: RealNVP, points: tf.Tensor) -> tf.Tensor:
+def costs(
+    model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
+) -> tf.Tensor:
     """Returns what each position of images costs, by scale and by origin.
 
     Args:
       model: The model.
       points: Dequantized images, float32 `[n, H, W, C]`, `n` at least 1.
+      label: Integers `[n]`, the classes, for a model that has any: what images
+        cost given those.
 
     Returns:
       Float32 `[n, S, 2, H, W]`, nats, for `S` scales and both of `KINDS`.
       `[:, s, 0]` are the negative log-scales of scale `s`, and for `s = 0` of
       the logit as well; `[:, s, 1]` is the negative log-density of the latents
       that leave the flow at scale `s`. The sum over all axes but the first is
-      `-log_density(points)`.
+      `-log_density(points, label)`.
 
     Raises:
       ValueError: If the flow has a bijector whose log-det has no place.
     """
     height, width, _ = model.image_shape
+    condition = {} if label is None else {"label": label}
+    steps = _steps(model.bijector)
     totals: dict[tuple[int, str], tf.Tensor] = {}
-    for part in _parts(_steps(model.bijector), points, 0, (height, width)):
+    for part in _parts(steps, points, 0, (height, width), condition):
         value = _on_pixels(part, height)
         key = part.scale, part.kind
         totals[key] = totals[key] + value if key in totals else value
@@ -107,7 +113,7 @@ class _Part(NamedTuple):
     values: tf.Tensor
 
 
-def _parts(steps, points, scale, grid) -> Iterator[_Part]:
+def _parts(steps, points, scale, grid, condition) -> Iterator[_Part]:
     """Walks from images to latents, as the inverse of the flow does.
 
     Args:
@@ -115,6 +121,7 @@ def _parts(steps, points, scale, grid) -> Iterator[_Part]:
       points: What the inverse of the first of them gets.
       scale: As of `_Part`.
       grid: As of `_Part`.
+      condition: What the couplings are given.
     """
     for index, step in enumerate(steps):
         if isinstance(step, FactorOut):
@@ -125,14 +132,14 @@ def _parts(steps, points, scale, grid) -> Iterator[_Part]:
             kept, latents = tf.split(points, 2, axis=-1)
             values = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
             yield _Part(scale, "latents", grid, values)
-            inner = _steps(step.bijector)
-            yield from _parts(inner, kept, scale + 1, tuple(kept.shape[1:3]))
+            inner, grid = _steps(step.bijector), tuple(kept.shape[1:3])
+            yield from _parts(inner, kept, scale + 1, grid, condition)
             return
         if _only_moves(step):
             points = step.inverse(points)
             continue
         if hasattr(step, "inverse_and_log_scale"):
-            points, log_det = step.inverse_and_log_scale(points)
+            points, log_det = step.inverse_and_log_scale(points, **condition)
         elif step.inverse_min_event_ndims == 0:
             log_det = step.inverse_log_det_jacobian(points, event_ndims=0)
             log_det = tf.broadcast_to(log_det, tf.shape(points))

@@ -10,7 +10,9 @@ images how unusual each of them is. No method sees an unusual image before.
 measure = detection.Measurer(model)
 score = detection.combined(measure(training_images))
 scores = score(measure(images))  # float64 [n], higher is more unusual
-detection.p_values(scores, score(measure(other_training_images)))
+reference = score(measure(other_images))
+detection.p_values(scores, reference)
+detection.set_p_value(scores, reference)
 ```
 """
 
@@ -25,6 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 import tensorflow as tf
 from PIL import Image
 from sklearn.covariance import LedoitWolf
@@ -55,12 +58,15 @@ class Measurements:
       costs: Float32 `[n, S, 2, rows, columns]`, nats: `bit_maps.costs`, summed
         over the cells of a grid of at most 8 x 8.
       coded_bits: Float64 `[n]`, bits that a lossless coder takes.
+      label: Int64 `[n]`, the likeliest class, which `costs` are given; 0 if the
+        model has no classes.
     """
 
     log_prob: np.ndarray
     num_dims: int
     costs: np.ndarray
     coded_bits: np.ndarray
+    label: np.ndarray
 
     def __len__(self) -> int:
         return len(self.log_prob)
@@ -76,6 +82,7 @@ class Measurements:
             log_prob=self.log_prob[which],
             costs=self.costs[which],
             coded_bits=self.coded_bits[which],
+            label=self.label[which],
         )
 
     @property
@@ -94,7 +101,12 @@ Method = Callable[[Measurements], Score]
 
 
 class Measurer:
-    """Measures images by a model, in one pass of the flow."""
+    """Measures images by a model, in one pass of the flow.
+
+    A model with classes takes a pass more for each of them. What images cost is
+    given the likeliest class of each; their log-probability is that of the
+    mixture.
+    """
 
     def __init__(self, model: RealNVP, batch_size: int = 64):
         """Makes it; the flow is traced once, at the first images.
@@ -107,13 +119,25 @@ class Measurer:
         self._model = model
         self._batch_size = batch_size
 
-        def costs(images, seed):
+        def measure(images, seed):
+            """Returns costs, classes, and log p(x) - log p(x | class)."""
             seeds = tf.fill([tf.shape(images)[0]], seed)
             points = model.dequantize_each(images, seeds)
-            return bit_maps.costs(model, points)
+            if model.num_classes is None:
+                none = tf.zeros_like(seeds)
+                return bit_maps.costs(model, points), none, none
+            posterior = tf.nn.log_softmax(model.log_joint(points))
+            label = tf.argmax(posterior, axis=-1)
+            prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
+            return (
+                bit_maps.costs(model, points, label),
+                label,
+                # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
+                tf.gather(prior, label) - tf.reduce_max(posterior, axis=-1),
+            )
 
-        self._costs = tf.function(
-            costs,
+        self._measure = tf.function(
+            measure,
             input_signature=[
                 tf.TensorSpec([None, *model.image_shape], tf.uint8),
                 tf.TensorSpec([], tf.int64),
@@ -147,15 +171,18 @@ class Measurer:
                 model.num_dims,
                 np.zeros(shape, np.float32),
                 np.zeros(0),
+                np.zeros(0, np.int64),
             )
         ]
-        for batch, costs in self._batches(images, seed):
+        for batch, costs, label, difference in self._batches(images, seed):
+            given = -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
             measured.append(
                 Measurements(
-                    -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64),
+                    given + difference,
                     model.num_dims,
                     _sum_over_cells(costs, cells),
                     coded_bits(batch),
+                    label,
                 )
             )
             if on_batch is not None:
@@ -165,6 +192,7 @@ class Measurer:
             model.num_dims,
             np.concatenate([each.costs for each in measured]),
             np.concatenate([each.coded_bits for each in measured]),
+            np.concatenate([each.label for each in measured]),
         )
 
     def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -176,26 +204,33 @@ class Measurer:
 
         Returns:
           Float32 `[n, H, W]`, bits. The sum of a map is the image's code
-          length, `-log_prob / log(2)`.
+          length, `-log_prob / log(2)`; if the model has classes, that given the
+          likeliest of them.
         """
         maps = [np.zeros([0, *self._model.image_shape[:2]], np.float32)]
-        for _, costs in self._batches(images, seed):
+        for _, costs, *_ in self._batches(images, seed):
             nats = costs.sum(axis=(1, 2), dtype=np.float64)
             maps.append((nats / math.log(2.0)).astype(np.float32))
         return np.concatenate(maps)
 
     def _batches(self, images, seed):
-        """Yields batches, and their costs, finite, `[n, S, 2, H, W]`."""
+        """Yields batches, and what of them is measured, made finite.
+
+        Yields:
+          The images, their costs `[n, S, 2, H, W]`, their classes, and how
+          much more log p(x) is than log p(x | class).
+        """
         for start in range(0, len(images), self._batch_size):
             batch = images[start : start + self._batch_size]
-            costs = self._costs(batch, tf.constant(seed, tf.int64)).numpy()
-            # What float32 does not hold is as unlikely as can be.
-            yield (
-                batch,
-                np.nan_to_num(
-                    costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
-                ),
+            costs, label, difference = (
+                value.numpy()
+                for value in self._measure(batch, tf.constant(seed, tf.int64))
             )
+            # What float32 does not hold is as unlikely as can be.
+            costs = np.nan_to_num(
+                costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
+            )
+            yield batch, costs, label, np.nan_to_num(difference)
 
 
 def _sum_over_cells(values, cells):
@@ -341,11 +376,11 @@ def places(normal: Measurements) -> Score:
 
 
 def combined(normal: Measurements) -> Score:
-    """The sum of `complexity` and `places`, each in standard deviations.
+    """The sum of `complexity`, `scales` and `places`, in standard deviations.
 
-    The one finds what is wrong with the whole of an image, the other with a
-    part of it. Mean and standard deviation are those of normal images that the
-    method was not fitted to, in five folds.
+    The first two find what is wrong with the whole of an image, the third with
+    a part of it. Mean and standard deviation of each are those of normal images
+    that the method was not fitted to, in five folds.
 
     Args:
       normal: Of normal images.
@@ -354,7 +389,7 @@ def combined(normal: Measurements) -> Score:
       As `likelihood`; in standard deviations.
     """
     terms = []
-    for method in (complexity, places):
+    for method in (complexity, scales, places):
         held_out = _held_out_scores(method, normal)
         terms.append((method(normal), held_out.mean(), held_out.std()))
 
@@ -435,6 +470,25 @@ def p_values(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """
     below = np.searchsorted(np.sort(reference), scores, side="left")
     return (1.0 + len(reference) - below) / (len(reference) + 1.0)
+
+
+def set_p_value(scores: np.ndarray, reference: np.ndarray) -> float:
+    """Returns how often as many normal images differ as much from the others.
+
+    The test of Mann and Whitney (https://doi.org/10.1214/aoms/1177730491)
+    whether scores tend to be higher, or lower, than those of the reference: it
+    finds a shift of all images that is too small to be seen in one of them. It
+    holds under the conditions of `p_values`, for images that are independent of
+    each other.
+
+    Args:
+      scores: Of a set of images, `[n]`.
+      reference: Of normal images by the same method, `[m]`.
+
+    Returns:
+      The p-value.
+    """
+    return float(scipy.stats.mannwhitneyu(scores, reference).pvalue)
 
 
 class Estimate(NamedTuple):

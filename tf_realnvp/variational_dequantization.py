@@ -73,12 +73,13 @@ class VariationalDequantization(bijectors.SinglePassBijector):
             )
 
     def inverse_and_log_scale(
-        self, y: tf.Tensor
+        self, y: tf.Tensor, **unused_condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `inverse(y)`, and what each component adds to its log-det.
 
         Args:
           y: Levels and noise, `[..., H, W, C]`.
+          **unused_condition: As for `inverse`: the noise knows no labels.
 
         Returns:
           `inverse(y)`, and nats, both of the shape and dtype of `y`.

@@ -21,6 +21,7 @@ from tf_realnvp.cli import main
 from tf_realnvp.serving import saved_model, weights
 
 NUM_COLORS = small_models.NUM_COLORS
+LIKELY = ["log_prob", "bits_per_dim"]
 # Command lines, and what the message names.
 BAD_LINES = (
     ("score", "MODEL"),
@@ -57,9 +58,9 @@ def digits(split):
 
 
 @functools.cache
-def measurer():
+def measurer(make):
     """To trace one takes seconds."""
-    return detection.Measurer(small_models.model())
+    return detection.Measurer(make())
 
 
 @functools.cache
@@ -114,7 +115,7 @@ class DetectionTestCase(command_lines.CommandTestCase):
         for module, name, value in (
             (saved_model, "SavedModel", loaded()),
             (weights, "load_model", self.model),
-            (detection, "Measurer", measurer()),
+            (detection, "Measurer", measurer(small_models.model)),
         ):
             self.enterContext(
                 mock.patch.object(module, name, return_value=value)
@@ -147,7 +148,7 @@ class ScoreTest(DetectionTestCase):
         self.assertEndsWith(stdout, f"{out}\n")
         with out.open(newline="", errors="surrogateescape") as file:
             header, *rows = csv.reader(file)
-        self.assertEqual(header, ["file", "log_prob", "bits_per_dim"])
+        self.assertEqual(header, ["file", *LIKELY])
         scores = {name: (float(p), float(b)) for name, p, b in rows}
         self.assertLen(scores, len(rows))
         return stdout, stderr, scores
@@ -228,17 +229,17 @@ class ScoreTest(DetectionTestCase):
             stdout, header, rows = self.score_with_reference("in", "--seed", 3)
         self.assertEqual(
             header,
-            ["file", "log_prob", "bits_per_dim", *detection.METHODS, "p_value"],
+            ["file", *LIKELY, *detection.METHODS, "p_value"],
         )
         self.assertLen(rows, 70)
         self.assertRegex(stdout, rf"(?m)^p_value: .*\b{detection.DEFAULT}\b")
         # Disjoint: what the methods were fitted to, and what p-values go by.
         (fitted,) = fit.call_args.args
-        usual = measurer()(digits("train")[:41], 3)
+        usual = measurer(small_models.model)(digits("train")[:41], 3)
         is_fitted = np.isin(usual.log_prob, fitted.log_prob)
         self.assertEqual((is_fitted.sum(), len(fitted)), (20, 20))
         others = usual.take(~is_fitted)
-        measured = measurer()(digits("test")[:70], 3)
+        measured = measurer(small_models.model)(digits("test")[:70], 3)
         expected = {
             name: score(measured)
             for name, score in detection.fit(fitted).items()
@@ -252,6 +253,12 @@ class ScoreTest(DetectionTestCase):
         )
         k = [(score(others) >= s).sum() for s in expected[detection.DEFAULT]]
         self.assertAllClose(values[:, -1], (1 + np.array(k)) / 22)
+        together = detection.set_p_value(
+            expected[detection.DEFAULT], score(others)
+        )
+        self.assertIn(
+            f"\np-value of all pictures together: {together:.2g}\n", stdout
+        )
         # The most unusual come first.
         column = header.index(detection.DEFAULT) - 1
         order = [float(row[column]) for row in rows.values()]
@@ -307,6 +314,56 @@ class ScoreTest(DetectionTestCase):
         result = call("score", self.path, "empty", "--reference", "few")
         self.assert_usage_error(result, "no files in empty")
         self.assertFalse(os.path.exists("scores.csv"))
+
+
+class ConditionalTest(DetectionTestCase):
+    """With a model that has classes."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.path = small_models.saved_conditional()
+
+    def setUp(self):
+        self.measure = measurer(small_models.distinct)
+        super().setUp()
+        detection.Measurer.return_value = self.measure
+        self.write("usual", digits("train")[:30])
+        self.images = small_models.images(11)
+        self.write("in", self.images)
+
+    def call(self, *argv):
+        code, stdout, stderr = call(*argv)
+        self.assertEqual((code, stderr), (0, ""))
+        return stdout
+
+    def test_score(self):
+        flags = ("--reference", "usual", "--maps", "maps", "--max_maps", 2)
+        self.call("score", self.path, "in", "--seed", 5, *flags)
+        header, rows = read_csv("scores.csv")
+        self.assertEqual(header[:4], ["file", *LIKELY, "likeliest_label"])
+        self.assertEqual(header[4:], [*detection.METHODS, "p_value"])
+        measured = self.measure(self.images, 5)
+        self.assertGreater(len(set(measured.label)), 1)
+        for name, log_prob, _, label, likelihood, *_ in rows:
+            index = int(name.removesuffix(".png"))
+            self.assertAllClose(float(log_prob), measured.log_prob[index])
+            self.assertAllClose(float(likelihood), -measured.log_prob[index])
+            self.assertEqual(
+                label, small_models.CLASS_NAMES[measured.label[index]]
+            )
+        self.assertLen(os.listdir("maps"), 2)
+
+        self.call("score", self.path, "in", "--maps", "maps")
+        header, _ = read_csv("scores.csv")
+        self.assertEqual(header, ["file", *LIKELY, "likeliest_label"])
+
+    def test_detect(self):
+        sets = ("--fit", "usual", "--normal", "in", "--unusual", "noise")
+        self.write("noise", small_models.images(20, 1))
+        stdout = self.call("detect", self.path, *sets, "--out", "out")
+        self.assertIn("unusual: 20 readable pictures in noise\n", stdout)
+        self.assertTrue(os.path.exists("out/maps.png"))
 
 
 class DetectTest(DetectionTestCase, parameterized.TestCase):

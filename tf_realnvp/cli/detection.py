@@ -18,6 +18,7 @@ _NUM_SHOWN = 12  # Pictures in a row of the grids.
 _NUM_MAPS = 8  # Of each set, in the picture of `detect`.
 _NUM_MAP_REFERENCES = 1000
 _SPLITS = {"fit": "train", "normal": "test", "unusual": "test"}
+_LABEL = "likeliest_label"  # A column for models with classes.
 _SETS = """
 A data set D is a folder of pictures, all of which are used, those in folders
 inside as well; a file of NumPy, likewise; or a name as in training, of which
@@ -53,7 +54,8 @@ that is usual, there is a column more for each method of `detect`, the higher
 the more unusual, and p_value: how often pictures of that kind are as unusual
 as this, by one of the methods, which is printed. It goes by half of the
 reference, and the methods are fitted to the other half. The most unusual come
-first then.
+first then. For all pictures of DIR together a p-value is printed, which tells
+whether they have drifted from the reference, even where no single one shows it.
 {_SETS}""",
     )
     command.add_argument(
@@ -141,7 +143,6 @@ def _load_metadata(flags):
 
     metadata.read_architecture(flags.model)
     result = metadata.read(flags.model)
-    arguments.check_no_classes(flags.model, result.class_names)
     runtime.configure()
     return result
 
@@ -204,6 +205,9 @@ def _score(flags):
         f"{len(rows):,} pictures, mean {total / len(rows):.4f} bits/dim; "
         f"{num_unreadable:,} files could not be read"
     )
+    if isinstance(scorer, _Unusual) and flags.reference is not None:
+        p_value = scorer.set_p_value([row for _, *row in rows])
+        print(f"p-value of all pictures together: {p_value:.2g}")
     if isinstance(scorer, _Unusual) and flags.maps is not None:
         scorer.draw([path for path, *_ in rows[: flags.max_maps]])
         print(flags.maps)
@@ -239,7 +243,7 @@ class _Likely:
         self.num_colors = self._model.num_colors
         arguments.check_channels(flags.model, self.image_shape[2])
         if self._model.class_names:
-            self.columns = (*_Likely.columns, "likeliest_label")
+            self.columns = (*_Likely.columns, _LABEL)
 
     def __call__(self, batch):
         import numpy as np
@@ -286,7 +290,10 @@ class _Unusual:
         self._measure = detection.Measurer(weights.load_model(flags.model))
         self._scores = {}
         self._reference = None
+        self._class_names = metadata.class_names
         self.columns, self.sorted_by = _Likely.columns, _Likely.sorted_by
+        if self._class_names:
+            self.columns += (_LABEL,)
         if reference is not None:
             self._fit(reference)
 
@@ -303,7 +310,7 @@ class _Unusual:
         self._scores = detection.fit(measured.take(fitted))
         self._others = self._scores[detection.DEFAULT](measured.take(others))
         self._reference = reference.images[others]
-        self.columns = (*_Likely.columns, *self._scores, "p_value")
+        self.columns += (*self._scores, "p_value")
         self.sorted_by = self.columns.index(detection.DEFAULT)
         print(
             f"p_value: of the method {detection.DEFAULT}, by {len(others):,} "
@@ -321,6 +328,8 @@ class _Unusual:
             "log_prob": measured.log_prob,
             "bits_per_dim": measured.bits_per_dim,
         }
+        if self._class_names:
+            columns[_LABEL] = np.take(self._class_names, measured.label)
         for name, score in self._scores.items():
             columns[name] = score(measured)
         if self._scores:
@@ -329,6 +338,15 @@ class _Unusual:
             )
         values = [columns[name].tolist() for name in self.columns]
         return list(zip(*values, strict=True))
+
+    def set_p_value(self, rows):
+        """Returns the p-value of pictures together, given the rows of each."""
+        import numpy as np
+
+        from tf_realnvp import detection
+
+        scores = np.array([row[self.sorted_by] for row in rows])
+        return detection.set_p_value(scores, self._others)
 
     def draw(self, paths):
         """Draws maps of pictures."""
