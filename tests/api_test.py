@@ -104,11 +104,10 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         model, other = small_models.conditional(), tf_realnvp.load(path)
         self.assertEqual(other.get_config(), model.get_config())
         images = small_models.images(3)
-        for label in (1, None):
-            self.assertAllEqual(
-                other.log_prob(images, 1, label),
-                model.log_prob(images, 1, label),
-            )
+        self.assertAllEqual(
+            other.log_prob(images, 1, label=1),
+            model.log_prob(images, 1, label=1),
+        )
         weights.assign_weights(other, path)
         without = small_models.model()
         with self.assertRaisesRegex(ModelError, "3 num_classes instead of N"):
@@ -146,18 +145,20 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_positions_and_noise_have_no_place(self):
         arguments = {"image_shape": (4, 4, 1), "filters": 2, "num_blocks": 1}
-        path = os.path.join(self.get_temp_dir(), "a_model")
-        tf_realnvp.RealNVP(
+        other = tf_realnvp.RealNVP(
             **arguments,
             num_couplings=(1, 1, 1),
             per_position=True,
             dequantization="variational",
-        ).save(path)
-        with self.assertRaisesRegex(
-            ModelError,
-            "True per_position instead of False, variational dequantization",
+        )
+        with (
+            mock.patch.object(weights, "load_model", lambda unused_path: other),
+            self.assertRaisesRegex(
+                ModelError,
+                "True per_position instead of False, variational dequ",
+            ),
         ):
-            weights.assign_weights(tf_realnvp.RealNVP(**arguments), path)
+            weights.assign_weights(tf_realnvp.RealNVP(**arguments), "a_model")
 
     def test_a_model_grows_and_stays_the_same_density(self):
         model = tf_realnvp.RealNVP(
