@@ -207,7 +207,9 @@ def _score(flags):
     )
     if isinstance(scorer, _Unusual) and flags.reference is not None:
         p_value = scorer.set_p_value([row for _, *row in rows])
-        print(f"p-value of all pictures together: {p_value:.2g}")
+        # For a large set that is all unusual it underflows.
+        text = f"{p_value:.2g}" if p_value >= 1e-16 else "below 1e-16"
+        print(f"p-value of all pictures together: {text}")
     if isinstance(scorer, _Unusual) and flags.maps is not None:
         scorer.draw([path for path, *_ in rows[: flags.max_maps]])
         print(flags.maps)
