@@ -425,6 +425,14 @@ class NothingThereTest(TfdsTestCase):
         if cause == "no network":
             self.assertEmpty(list(self.data_dir.iterdir()))
 
+    def test_folder_that_is_a_pattern(self):
+        """A complete copy would not be found there."""
+        self.data_dir /= "a[b]"
+        message = self.failure("CIFAR10")
+        self.assertRegex(message, r"takes the \[ in the folder .*/a\[b\] for")
+        self.download.assert_not_called()
+        self.assertFalse(self.data_dir.exists())
+
 
 def store(data_dir, name, splits, image=None, key="image", **options):
     """Has TFDS write a data set; `splits` are arrays of images."""

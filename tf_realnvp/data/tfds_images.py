@@ -111,6 +111,11 @@ def load(
         goes wrong in TFDS becomes one.
     """
     folder = pathlib.Path(data_dir).expanduser().absolute()
+    if "[" in str(folder):  # It would find none of its own files there.
+        raise DataError(
+            f"{name}: TensorFlow takes the [ in the folder {folder} for a "
+            "pattern: use another one (--data_dir), or rename it"
+        )
     builder_name = _BUILDERS.get(name, name)
     builder = None
     try:
