@@ -65,6 +65,12 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
         # The gaps, and the places without an image.
         self.assertAllEqual(pixels, np.full_like(pixels, 255))
 
+    @parameterized.parameters((2, 1), (4, 3), (7, 3))
+    def test_other_channels(self, channels, num_shown):
+        images = random_images(5, 8, 8, channels)
+        shown = plots.image_grid(images[..., :num_shown])
+        self.assertAllEqual(plots.image_grid(images), shown)
+
     @parameterized.named_parameters(
         ("two_levels", 2, [0, 1], [0, 255]),
         # 8 * 255 / 16 is 127.5.

@@ -70,7 +70,8 @@ def image_grid(
     """Lays out images in a grid, with a gap of a pixel between them.
 
     Args:
-      images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+      images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`. Of two channels
+        the first is shown, in grey, and of more than three the first three.
       num_colors: Number of levels; the last one is shown as white.
       columns: Number of images in a row. Default: as many as make a square.
 
@@ -81,8 +82,8 @@ def image_grid(
     num_images, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(num_images))
     rows = math.ceil(num_images / columns)
-    levels = pixels(images, num_colors)
-    if channels == 1:
+    levels = pixels(images[..., : 3 if channels > 2 else 1], num_colors)
+    if channels < 3:
         levels = np.repeat(levels, 3, axis=-1)
     grid = np.full(
         (rows * (height + 1) + 1, columns * (width + 1) + 1, 3), 255, np.uint8
