@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow.python.saved_model import save_context
 
 from tf_realnvp import assertions, files
 from tf_realnvp.model import RealNVP, stateless_seed
@@ -22,6 +23,7 @@ _VERSIONS = {
 }
 _AS_IS = {"autograph": False}  # There is no control flow to convert.
 _INT64 = tf.TensorSpec(None, tf.int64)
+_SEED = tf.TensorSpec([2], tf.int32)  # As `stateless_seed` makes it.
 # The inputs of signatures.
 _IMAGES = tf.TensorSpec(None, tf.uint8, "images")
 _LATENTS = tf.TensorSpec(None, tf.float32, "latents")
@@ -97,12 +99,15 @@ def save(
     """
     content = json.dumps(_describe(model) | dict(metadata or {}), indent=2)
     module: tf.Module
-    if model.num_classes is None:
-        module = _ServingModule(model)
-    else:
-        module = _ConditionalModule(model, model.num_classes)
+    # Otherwise `tf.saved_model.save` traces all functions once more.
+    with save_context.save_context(tf.saved_model.SaveOptions()):
+        if model.num_classes is None:
+            module = _ServingModule(model)
+        else:
+            module = _ConditionalModule(model, model.num_classes)
+        signatures = module.signatures()
     with files.replace_directory(path) as new:
-        tf.saved_model.save(module, str(new), signatures=module.signatures())
+        tf.saved_model.save(module, str(new), signatures=signatures)
         (new / metadata_format.FILE).write_text(content + "\n")
 
 
@@ -154,17 +159,21 @@ class _Module(tf.Module):
         # A SavedModel holds the variables that its root can reach, and
         # `tf.Module` does not see those of a Keras model.
         self._model_variables = [v.value for v in model.variables]
-        self._sample_latents = model.sample_latents
         self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
-        # Small beside the density, which both of them share.
-        self._dequantize_pair = _concrete(
-            model.dequantize, _INT64, tf.TensorSpec([2], tf.int32)
+        # Small beside the flow, which all that is drawn or scored shares.
+        self._sample_latents = _concrete(
+            model.sample_latents, _INT64, tf.TensorSpec(None), _SEED
         )
+        self._dequantize_pair = _concrete(model.dequantize, _INT64, _SEED)
         self._dequantize_seeds = _concrete(
             model.dequantize_each, _INT64, _INT64
         )
         # Unlike the shape of images, this shows in no type.
         self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
+
+    def _draw_latents(self, n, temperature, seed):
+        temperature = tf.cast(temperature, tf.float32)
+        return self._sample_latents(tf.cast(n, tf.int64), temperature, seed)
 
     def _dequantize(self, images, seed):
         images = tf.cast(images, tf.int64)
@@ -220,7 +229,7 @@ class _ServingModule(_Module):
     @tf.function(**_AS_IS)
     def sample(self, n, temperature=1.0, seed=None):
         seed = _stateless_seed(seed)
-        return self._decode(self._sample_latents(n, temperature, seed))
+        return self._decode(self._draw_latents(n, temperature, seed))
 
     @tf.function(**_AS_IS)
     def log_prob(self, images, seed=None):
@@ -232,7 +241,8 @@ class _ServingModule(_Module):
 
     @tf.function(**_AS_IS)
     def bits_per_dim(self, images, seed=None):
-        return -self.log_prob(images, seed) * self._bits_per_nat
+        log_prob = self._log_density(self._dequantize(images, seed))
+        return -log_prob * self._bits_per_nat
 
     @tf.function(**_AS_IS)
     def encode(self, images):
@@ -270,7 +280,7 @@ class _ConditionalModule(_Module):
 
     def __init__(self, model: RealNVP, num_classes: int):
         super().__init__(model)
-        self._sample_labels = model.sample_labels
+        self._sample_labels = _concrete(model.sample_labels, _INT64, _SEED)
         points = tf.TensorSpec([None, *model.image_shape])
         self._log_density = _concrete(
             lambda points, label: model.log_density(
@@ -289,6 +299,10 @@ class _ConditionalModule(_Module):
             ),
             points,
         )
+        self._log_mixture = _concrete(
+            lambda points: tf.reduce_logsumexp(self._log_joint(points), -1),
+            points,
+        )
         self._encode = _concrete(model.encode, _INT64, _INT64)
         self._decode = _concrete(model.decode, tf.TensorSpec(None), _INT64)
         self._trace(_specs("label", tf.int64, tf.int32))
@@ -302,9 +316,12 @@ class _ConditionalModule(_Module):
     def sample(self, n, temperature=1.0, seed=None, label=None):
         seed = _stateless_seed(seed)
         if label is None:
-            label = self._sample_labels(n, seed)
-        latents = self._sample_latents(n, temperature, seed)
+            label = self._draw_labels(n, seed)
+        latents = self._draw_latents(n, temperature, seed)
         return self._decode(latents, tf.cast(label, tf.int64))
+
+    def _draw_labels(self, n, seed):
+        return self._sample_labels(tf.cast(n, tf.int64), seed)
 
     @tf.function(**_AS_IS)
     def log_prob(self, images, seed=None, label=None):
@@ -316,12 +333,13 @@ class _ConditionalModule(_Module):
 
     def _density(self, points, label):
         if label is None:
-            return tf.reduce_logsumexp(self._log_joint(points), axis=-1)
+            return self._log_mixture(points)
         return self._log_density(points, tf.cast(label, tf.int64))
 
     @tf.function(**_AS_IS)
     def bits_per_dim(self, images, seed=None, label=None):
-        return -self.log_prob(images, seed, label) * self._bits_per_nat
+        log_prob = self._density(self._dequantize(images, seed), label)
+        return -log_prob * self._bits_per_nat
 
     @tf.function(**_AS_IS)
     def classify(self, images, seed=None):
@@ -352,7 +370,7 @@ class _ConditionalModule(_Module):
             return {"class_log_probs": self.classify(images)}
 
         def sample(n, temperature, seed, label):
-            drawn = self._sample_labels(n, _stateless_seed(seed))
+            drawn = self._draw_labels(n, _stateless_seed(seed))
             label = tf.where(label == -1, drawn, label)
             return {"images": self.sample(n, temperature, seed, label)}
 
