@@ -117,6 +117,20 @@ class FilesTest(tf.test.TestCase, parameterized.TestCase):
             )
             self.assertEqual(os.listdir(self.folder), ["picture.png"])
 
+    @parameterized.parameters(1, 2, 3, 4, 5)
+    def test_bit_maps(self, channels):
+        """Of any number of channels; those that are not shown do not matter."""
+        images = random_images(3, 8, 8, channels)
+        other = images.copy()
+        other[..., 3 if channels > 2 else 1 :] = 0
+        maps = np.linspace(0, 5, 3 * 64).reshape(3, 8, 8)
+        drawn = []
+        for shown in (images, other):
+            plots.save_bit_maps(self.path, shown, maps, "bits")
+            drawn.append(read_png(self.path))
+        self.assertAllEqual(*drawn)
+        self.assertGreater(len(np.unique(drawn[0].reshape(-1, 3), axis=0)), 50)
+
     @parameterized.named_parameters(
         ("few", {"training": [(1, 3.5), (2, 3.25)], "test": [(0, 6.0)]}),
         ("before_the_first_epoch", {"training": [], "test": [(0, 6.0)]}),

@@ -64,6 +64,13 @@ def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
     return np.round(images * (255.0 / (num_colors - 1))).astype(np.uint8)
 
 
+def _rgb(images, num_colors):
+    """Returns images, or one, of any number of channels with three."""
+    if images.shape[-1] < 3:
+        images = np.repeat(images[..., :1], 3, axis=-1)
+    return pixels(images[..., :3], num_colors)
+
+
 def image_grid(
     images: np.ndarray, num_colors: int = 256, columns: int | None = None
 ) -> np.ndarray:
@@ -79,12 +86,10 @@ def image_grid(
       `uint8` `[height, width, 3]` in `0 ... 255`. Every pixel of an image is a
       square of one colour; places for which there is no image are white.
     """
-    num_images, height, width, channels = images.shape
+    num_images, height, width, _ = images.shape
     columns = columns or math.ceil(math.sqrt(num_images))
     rows = math.ceil(num_images / columns)
-    levels = pixels(images[..., : 3 if channels > 2 else 1], num_colors)
-    if channels < 3:
-        levels = np.repeat(levels, 3, axis=-1)
+    levels = _rgb(images, num_colors)
     grid = np.full(
         (rows * (height + 1) + 1, columns * (width + 1) + 1, 3), 255, np.uint8
     )
@@ -164,7 +169,7 @@ def save_rows(
 
     Args:
       path: PNG file to write.
-      rows: Title of each row, and its images, `uint8` `[n, H, W, C]`.
+      rows: Title of each row, and its images, as for `image_grid`.
       title: What the picture is of.
       num_colors: Number of levels; the last one is shown as white.
     """
@@ -207,7 +212,7 @@ def save_bit_maps(
 
     Args:
       path: PNG file to write.
-      images: `uint8` `[n, H, W, C]`.
+      images: As for `image_grid`.
       maps: `[n, H, W]`.
       label: What the maps are of, with the unit.
       num_colors: Number of levels; the last one is shown as white.
@@ -225,8 +230,7 @@ def save_bit_maps(
     low, high = limits or map_limits(maps)
     shown = None
     for index, (image, values) in enumerate(zip(images, maps, strict=True)):
-        grid = np.repeat(pixels(image, num_colors), 4 - image.shape[-1], -1)
-        panels[2 * index].imshow(grid[..., :3])
+        panels[2 * index].imshow(_rgb(image, num_colors))
         shown = panels[2 * index + 1].imshow(
             values, cmap="inferno", vmin=low, vmax=high
         )
