@@ -6,8 +6,11 @@ bits/dim of the test images without classes, given the label, and of the mixture
 of all classes, all with the same noise; how often the likeliest class is right;
 and how often a classifier that was trained on the real training images sees in
 samples the class that was asked for, beside its accuracy on the test images.
-The classifier is scikit-learn's SVC, or with `--classifier cnn` a small
-convolutional network.
+It looks as well at test images that were translated to another class: encoded
+with their own label, and decoded with one drawn from the others. How far these
+keep the brightness of the image is the correlation of both mean levels, each
+less the mean of its class. The classifier is scikit-learn's SVC, or with
+`--classifier cnn` a small convolutional network.
 
 `--steps 20` measures instead the time of a training step of either model, in
 turn, on random images, and prints the ratio.
@@ -76,8 +79,9 @@ def compare_models(flags: argparse.Namespace) -> None:
         f"the classifier is right on {accuracy:.4f} of {dataset.num_test:,} "
         f"test images\n\n"
         "| model | without classes | given the label | mixture | mixture less "
-        "without | accuracy | samples as asked | of the classifier's |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |"
+        "without | accuracy | samples as asked | of the classifier's | "
+        "translated as asked | of the classifier's | brightness |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     rows = []
     for (plain, conditional), path in zip(
@@ -89,11 +93,12 @@ def compare_models(flags: argparse.Namespace) -> None:
 
 
 def _print_row(title, row, accuracy):
-    plain, given, mixture, right, agreement = row
+    plain, given, mixture, right, agreement, translated, brightness = row
     print(
         f"| {title} | {plain:.4f} | {given:.4f} | {mixture:.4f} | "
         f"{mixture - plain:+.4f} | {right:.4f} | {agreement:.4f} | "
-        f"{agreement / accuracy:.3f} |",
+        f"{agreement / accuracy:.3f} | {translated:.4f} | "
+        f"{translated / accuracy:.3f} | {brightness:.3f} |",
         flush=True,
     )
 
@@ -110,7 +115,8 @@ def compare_pair(plain, conditional, batches, classify, flags) -> np.ndarray:
 
     Returns:
       Bits/dim without classes, given the label and of the mixture, accuracy,
-      and agreement of the classifier with the labels of samples.
+      agreement of the classifier with the labels of samples, and what
+      `judge_translations` returns.
     """
     of_images = []
     for number, (images, labels) in enumerate(batches):
@@ -132,7 +138,39 @@ def compare_pair(plain, conditional, batches, classify, flags) -> np.ndarray:
         len(labels), flags.temperature, flags.seed, labels
     )
     agreement = np.mean(classify(np.concatenate(list(samples))) == labels)
-    return np.array([*bits, right, agreement])
+    translations = judge_translations(conditional, batches, classify, flags)
+    return np.array([*bits, right, agreement, *translations])
+
+
+def judge_translations(conditional, batches, classify, flags):
+    """Translates as many test images as there are samples, each to a class.
+
+    Args:
+      conditional: As for `compare_pair`, and so are the others.
+
+    Returns:
+      In how many the classifier sees that class, and how far they keep the
+      brightness.
+    """
+    num_classes = len(conditional.class_names)
+    number = flags.samples * num_classes
+    images, labels = (
+        np.concatenate(parts)[:number] for parts in zip(*batches, strict=True)
+    )
+    rng = np.random.default_rng(flags.seed)
+    shift = rng.integers(1, num_classes, len(labels))
+    others = (labels + shift) % num_classes
+    decoded = conditional.decode(conditional.encode(images, labels), others)
+    brightness = np.corrcoef(
+        _less_class_mean(images, labels), _less_class_mean(decoded, others)
+    )
+    return np.mean(classify(decoded) == others), brightness[0, 1]
+
+
+def _less_class_mean(images, labels):
+    levels = images.mean(axis=(1, 2, 3))
+    means = np.bincount(labels, levels) / np.bincount(labels)
+    return levels - means[labels]
 
 
 def train_classifier(dataset, kind: str):

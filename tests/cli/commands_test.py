@@ -44,6 +44,7 @@ BAD_LINES = (
             ("reconstruct M a", "draws", "-1 0 x"),
             ("reconstruct M a", "seed", "-1 x"),
             ("reconstruct M a", "out", "grid"),
+            ("translate M a", "out", "grid"),
         )
         for value in values.split()
     ),
@@ -53,6 +54,7 @@ BAD_LINES = (
     ("manifold M a.png b.png c.png", "PICTURE"),
     ("manifold M a b c d e.png", "e.png"),
     ("reconstruct M", "PICTURE"),
+    ("translate M", "PICTURE"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),
     ("interpolate M a b --out d.png", "--out: d.png is a folder"),
@@ -124,6 +126,7 @@ class FlagsTest(CommandsTestCase):
             "interpolate . a b",
             "manifold . a b c d",
             "reconstruct . a",
+            "translate . a",
         ):
             with self.subTest(line):
                 result = call(*line.split())
@@ -260,6 +263,23 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         stdout = self.call("reconstruct", *self.pictures, *flags)
         self.assertIn("4 of 4 pictures came back exactly", stdout)
 
+        own = (given + self.loaded.log_prior).argmax(axis=1)
+        if name is not None:
+            own[:] = 1
+        decode = mock.Mock(wraps=self.loaded.decode)
+        with mock.patch.object(self.loaded, "decode", decode):
+            stdout = self.call("translate", *self.pictures, *flags)
+        self.assertIn("as cat, dog, old cow\n", stdout)
+        ((decoded, labels),) = (call.args for call in decode.call_args_list)
+        kept = self.model.encode(self.images, own)
+        self.assertAllClose(decoded, np.repeat(kept, 3, axis=0))
+        self.assertAllEqual(labels, [0, 1, 2] * 4)
+        rows = self.model.decode(decoded, labels).numpy().reshape(4, 3, 4, 4, 1)
+        # In its own class a picture comes back.
+        self.assertAllEqual(rows[range(4), own], self.images)
+        rows = np.concatenate([self.images[:, None], rows], axis=1)
+        self.assert_grid(rows.reshape(16, 4, 4, 1), 4)
+
     def test_score(self):
         self.call("score", ".", "--seed", 3, "--out", "scores.csv")
         with open("scores.csv", newline="") as file:
@@ -299,6 +319,8 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         for line in ("sample M", "reconstruct M a.png"):
             result = call(*line.split(), "--label", "dog")
             self.assert_usage_error(result, "--label: M has no classes")
+        result = call("translate", "M", "a.png")
+        self.assert_usage_error(result, "M has no classes")
 
 
 class CommandsTest(CommandsTestCase, parameterized.TestCase):

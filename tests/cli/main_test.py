@@ -21,6 +21,8 @@ COMMANDS = (
     "interpolate",
     "manifold",
     "reconstruct",
+    "translate",
+    "direction",
     "score",
     "detect",
 )

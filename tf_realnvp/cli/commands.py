@@ -20,6 +20,10 @@ _OF_ALL_PICTURES = (
     "class that the pictures are taken for, of a model that has classes "
     "(default: the likeliest one of all together)"
 )
+_OF_EACH_PICTURE = (
+    "class of the pictures, of a model that has classes (default: the "
+    "likeliest of each)"
+)
 _EACH_OF_ALL = 8  # Images of a class, where there are some of all.
 
 
@@ -53,6 +57,7 @@ def add_commands(subparsers: "argparse._SubParsersAction") -> None:
     _add_interpolate(add)
     _add_manifold(add)
     _add_reconstruct(add)
+    _add_translate(add)
     direction.add_command(add)
     detection.add_commands(add)
 
@@ -198,17 +203,32 @@ latents, which is the same; and what comes back when those that the model
 factors out half-way are drawn anew. The latter shows what the others hold.""",
     )
     _add_pictures(command, "+")
-    _add_label(
-        command,
-        "class of the pictures, of a model that has classes (default: the "
-        "likeliest of each)",
-    )
+    _add_label(command, _OF_EACH_PICTURE)
     arguments.add_number(
         command, "draws", WholeNumber(1), 6, "number of draws for each picture"
     )
     arguments.add_seed(command, 0, "of the draws")
     arguments.add_out(
         command, "reconstructions.png", "PNG file for the grid", _png
+    )
+
+
+def _add_translate(add):
+    command = add(
+        functools.partial(_run, _translate),
+        "translate",
+        "realnvp_fashion_mnist a.png b.png --out grid.png",
+        "show pictures as they would be, were they of other classes",
+        """
+Draws a row for each picture: the picture, and what its latents give in each
+class of the model. Latents do not know the class: what they have of a picture
+is the rest, such as its brightness, its texture and its pose. In its own class
+the picture comes back.""",
+    )
+    _add_pictures(command, "+")
+    _add_label(command, _OF_EACH_PICTURE)
+    arguments.add_out(
+        command, "translations.png", "PNG file for the grid", _png
     )
 
 
@@ -530,10 +550,30 @@ def _reconstruct(flags, model):
     decoded = decoded.reshape(*points.shape[:2], *model.image_shape)
     exact = np.sum(np.all(decoded[:, 0] == images, axis=(1, 2, 3)))
     print(f"{exact} of {len(images)} pictures came back exactly")
-    rows = np.concatenate([images[:, np.newaxis], decoded], axis=1)
-    _write_grid(
-        flags,
-        model,
-        rows.reshape(-1, *model.image_shape),
-        columns=rows.shape[1],
+    _write_rows(flags, model, images, decoded)
+
+
+def _translate(flags, model):
+    import numpy as np
+
+    names = model.class_names
+    if not names:
+        raise UsageError(f"{printable(flags.model)} has no classes")
+    images = _read_pictures(flags, model)
+    kept, _ = _encode(flags, model, images, together=False)
+    decoded = model.decode(
+        np.repeat(kept, len(names), axis=0),
+        np.tile(np.arange(len(names)), len(images)),
     )
+    print(f"as {printable(', '.join(names))}")
+    decoded = decoded.reshape(len(images), len(names), *model.image_shape)
+    _write_rows(flags, model, images, decoded)
+
+
+def _write_rows(flags, model, images, others):
+    """Writes a grid with a row for each image, which `others` follow."""
+    import numpy as np
+
+    rows = np.concatenate([images[:, np.newaxis], others], axis=1)
+    images = rows.reshape(-1, *model.image_shape)
+    _write_grid(flags, model, images, columns=rows.shape[1])
