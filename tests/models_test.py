@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import pytest
 import reference
 import tensorflow as tf
 
@@ -60,6 +61,55 @@ class FashionMnistTest(tf.test.TestCase):
             self.model.log_prob(self.samples, seed=1),
             rtol=1e-5,
         )
+
+
+class FashionMnistClassesTest(tf.test.TestCase):
+    """The model with classes, which has learned noise as well."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.path = MODELS / "realnvp_fashion_mnist_classes"
+        cls.model = tf_realnvp.load(cls.path)
+        cls.labels = np.arange(10)
+        cls.samples = cls.model.sample(10, 0.8, seed=0, label=cls.labels)
+
+    def test_metadata(self):
+        content = metadata.read(self.path)
+        self.assertEqual(content.source, "fashion_mnist")
+        self.assertLen(content.class_names, 10)
+        self.assertEqual(content.class_names[7], "Sneaker")
+        bits = content.others["metrics"]["test_bits_per_dim"]
+        own = self.model.bits_per_dim(self.samples, seed=0, label=self.labels)
+        self.assertBetween(np.mean(own), 0.5 * bits, 1.5 * bits)
+
+    @pytest.mark.long  # To load so many functions takes a while.
+    def test_served_by_tensorflow_alone(self):
+        saved = tf.saved_model.load(str(self.path))
+        # Unlike the functions they need no new trace.
+        sample, encode, decode, classify = (
+            saved.signatures[name]
+            for name in ("sample", "encode", "decode", "classify")
+        )
+        labels = tf.constant(self.labels, tf.int32)
+        drawn = sample(
+            n=tf.constant(10),
+            temperature=tf.constant(0.8),
+            seed=tf.constant(0, tf.int64),
+            label=labels,
+        )["images"]
+        same = drawn == self.samples
+        self.assertGreater(np.mean(same), 0.99)  # But for rounding.
+        latents = encode(images=drawn, label=labels)["latents"]
+        back = decode(latents=latents, label=labels)["images"]
+        self.assertAllEqual(back, drawn)
+        others = (labels + 5) % 10
+        translated = decode(latents=latents, label=others)["images"]
+        log_probs = classify(images=tf.concat([drawn, translated], axis=0))
+        likeliest = np.argmax(log_probs["class_log_probs"], axis=1)
+        right = likeliest == [*labels, *others]
+        self.assertGreaterEqual(np.sum(right[:10]), 7)
+        self.assertGreaterEqual(np.sum(right[10:]), 5)
 
 
 if __name__ == "__main__":
