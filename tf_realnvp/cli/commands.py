@@ -558,7 +558,10 @@ def _translate(flags, model):
 
     names = model.class_names
     if not names:
-        raise UsageError(f"{printable(flags.model)} has no classes")
+        raise UsageError(
+            f"{printable(flags.model)} has no classes to translate between: "
+            "it takes a model that was trained with --conditional"
+        )
     images = _read_pictures(flags, model)
     kept, _ = _encode(flags, model, images, together=False)
     decoded = model.decode(
