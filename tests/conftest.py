@@ -37,6 +37,9 @@ def set_up(test):
 
 tf.test.TestCase.setUp = set_up
 
+# No test loses power. Those of what is on the disk when patch this again.
+os.fsync = lambda descriptor: None
+
 
 def pytest_configure(config):
     """Makes a folder for what all processes of pytest-xdist share."""
