@@ -114,7 +114,7 @@ def load(
     if "[" in str(folder):  # It would find none of its own files there.
         raise DataError(
             f"{name}: TensorFlow takes the [ in the folder {folder} for a "
-            "pattern: use another one (--data_dir), or rename it"
+            "pattern: use another one (`data_dir`), or rename it"
         )
     builder_name = _BUILDERS.get(name, name)
     builder = None
