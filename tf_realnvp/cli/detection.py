@@ -281,6 +281,9 @@ class _Unusual:
         _list_files(flags.folder)  # Before the long work.
         reference = None
         if flags.reference is not None:
+            picture_sets.check_outside(
+                flags, "reference", metadata, flags.folder
+            )
             reference = picture_sets.load(
                 flags, "reference", metadata, "test", _MIN_PICTURES
             )

@@ -104,17 +104,63 @@ def check_disjoint(
     sets = {flag: _find(flags, flag, metadata) for flag in splits}
     for first, second in itertools.combinations(splits, 2):
         (name, label), (other, other_label) = sets[first], sets[second]
-        if name is None or not same(name, other):
-            continue
-        have_same_split = splits[first] == splits[second] or is_whole(
-            name, metadata.source
-        )
-        if have_same_split and (
-            label == other_label or None in (label, other_label)
-        ):
+        if name is not None and same(name, other):
+            have_same_split = splits[first] == splits[second] or is_whole(
+                name, metadata.source
+            )
+            overlap = have_same_split and (
+                label == other_label or None in (label, other_label)
+            )
+        else:
+            overlap = any(
+                one.is_relative_to(another) or another.is_relative_to(one)
+                for one in _folders(name, label)
+                for another in _folders(other, other_label)
+            )
+        if overlap:
             raise UsageError(
                 f"argument --{second}: it has pictures of --{first}"
             )
+
+
+def check_outside(
+    flags: argparse.Namespace, flag: str, metadata: "Metadata", folder: str
+) -> None:
+    """Refuses a set that has the pictures of a folder.
+
+    Args:
+      flags: As for `load`.
+      flag: As for `load`.
+      metadata: As for `load`.
+      folder: The folder.
+
+    Raises:
+      UsageError: If it has them.
+    """
+    path = pathlib.Path(os.path.realpath(folder))
+    folders = _folders(*_find(flags, flag, metadata))
+    if any(path.is_relative_to(outer) for outer in folders):
+        raise UsageError(
+            f"argument --{flag}: it has the pictures of {printable(folder)}"
+        )
+
+
+def _folders(name, label):
+    """Returns the folders that pictures of a set are in, if it is of folders.
+
+    What is inside of them is of the set as well.
+    """
+    from tf_realnvp.data import image_folder
+
+    if name is None or _is_known(name):
+        return []
+    root = pathlib.Path(os.path.realpath(os.path.expanduser(name)))
+    if not root.is_dir():
+        return []
+    if label is None:
+        return [root]
+    parts = ("", "train", *image_folder.TEST_FOLDERS)
+    return [path for part in parts if (path := root / part / label).is_dir()]
 
 
 def _find(flags, flag, metadata):
