@@ -234,6 +234,39 @@ class SavedModel:
         """
         return self._in_batches("encode", "images", images, "latents", label)
 
+    def encode_likeliest(
+        self,
+        images: np.ndarray,
+        label: int | None = None,
+        together: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Encodes images whose classes are not known.
+
+        Args:
+          images: As for `encode`.
+          label: Class of all. Default: the likeliest one of each.
+          together: Whether that is the likeliest one of all together.
+
+        Returns:
+          The latents, and the labels that they are of, `[n]`; `None` if the
+          model has no classes.
+        """
+        if not self.class_names:
+            return self.encode(images), None
+        if label is not None:
+            labels = np.full(len(images), label)
+        else:
+            given = np.concatenate(
+                [
+                    self.log_prob_of_classes(images[part], 0)
+                    for part in _parts(images)
+                ]
+            )
+            if together:
+                given[:] = given.sum(axis=0)
+            labels = (given + self.log_prior).argmax(axis=1)
+        return self.encode(images, labels), labels
+
     def decode(
         self, latents: np.ndarray, label: np.ndarray | None = None
     ) -> np.ndarray:
@@ -253,12 +286,17 @@ class SavedModel:
 
         function = self._model.signatures[signature]
         parts = []
-        for start in range(0, len(values), BATCH_SIZE):
-            part = slice(start, start + BATCH_SIZE)
+        for part in _parts(values):
             labels = {} if label is None else self._labels(label[part])
             inputs = {name: tf.constant(values[part])} | labels
             parts.append(function(**inputs)[result])
         return np.concatenate(parts)
+
+
+def _parts(values):
+    """Yields slices of as many values as are taken at once."""
+    for start in range(0, len(values), BATCH_SIZE):
+        yield slice(start, start + BATCH_SIZE)
 
 
 def _run(log_prob, images, seed, *label):
