@@ -268,8 +268,7 @@ def _config(flags, before=None):
     except ValueError as error:
         raise UsageError(str(error)) from error
     for name in ("run_dir", "output_dir"):
-        reason = files.why_tensorflow_cannot(getattr(config, name))
-        if reason is not None:
+        if reason := files.why_tensorflow_cannot(getattr(config, name)):
             raise UsageError(
                 f"argument --{name}: {reason}: give another folder"
             )

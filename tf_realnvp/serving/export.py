@@ -101,8 +101,7 @@ def save(
     Raises:
       UsageError: If TensorFlow could not read what is written there.
     """
-    reason = files.why_tensorflow_cannot(path)
-    if reason is not None:
+    if reason := files.why_tensorflow_cannot(path):
         raise UsageError(f"{reason}: give another folder")
     content = json.dumps(_describe(model) | dict(metadata or {}), indent=2)
     module: tf.Module

@@ -29,6 +29,7 @@ class Run:
         run.
       data: What the run is trained on; `None` for a new run, and for one that
         an older version started.
+      finished: Whether the results of the run were written.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -42,7 +43,7 @@ class Run:
             damaged.
         """
         self.path = path
-        self.config, self.data, self._finished = self._read()
+        self.config, self.data, self.finished = self._read()
 
     @property
     def file(self) -> pathlib.Path:
@@ -113,11 +114,6 @@ class Run:
         """Whether a run was started here before."""
         return self.config is not None
 
-    @property
-    def finished(self) -> bool:
-        """Whether the results of the run were written."""
-        return self._finished
-
     def check_same_settings(self, config: TrainingConfig) -> None:
         """Makes sure that a run can go on with these settings.
 
@@ -179,7 +175,7 @@ class Run:
         self._write(self.config, self.data, finished=True)
 
     def _write(self, config, data, finished):
-        self.config, self.data, self._finished = config, data, finished
+        self.config, self.data, self.finished = config, data, finished
         content = {
             "program": _PROGRAM,
             "format": FORMAT,
@@ -213,8 +209,8 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
         not writable, or the folder of an unfinished run and not to be resumed;
         or if it cannot be moved aside.
     """
-    reason = files.why_tensorflow_cannot(path)
-    if reason is not None:  # It would write what it cannot read.
+    if reason := files.why_tensorflow_cannot(path):
+        # It would write what it cannot read.
         raise UsageError(f"argument `run_dir`: {reason}: give another folder")
     with contextlib.ExitStack() as locks:
         if os.path.isdir(path):
