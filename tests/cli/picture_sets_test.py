@@ -104,6 +104,8 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
     def test_none(self):
         with self.assertRaisesRegex(UsageError, "--normal: name some.* M "):
             self.load(None)
+        with self.assertRaisesRegex(UsageError, "cannot read .* ~no.body/in"):
+            self.load("~no.body/in")  # Nobody is called so, and has no home.
         self.write("in", [])
         with self.assertRaisesRegex(UsageError, "--normal: there are 0 "):
             self.load("in")

@@ -325,7 +325,7 @@ def _from_folder(flags, flag, name, metadata):
     from tf_realnvp.data import image_folder
 
     arguments.check_channels(flags.model, metadata.image_shape[2])
-    root = pathlib.Path(name).expanduser()
+    root = pathlib.Path(os.path.expanduser(name))
     try:
         paths = image_folder.list_files(root)
     except OSError as error:

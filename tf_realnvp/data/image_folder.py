@@ -74,7 +74,7 @@ def load(
       DataError: If there is no such folder, or fewer than two pictures in it,
         or if a picture has no label and some are asked for.
     """
-    root = pathlib.Path(folder).expanduser().resolve()
+    root = pathlib.Path(os.path.expanduser(folder)).resolve()
     folder = printable(folder)
     if not root.is_dir():
         raise DataError(f"{folder}: there is no such folder")

@@ -110,7 +110,7 @@ def load(
         labels, if they are asked for), or there is no way to them. Whatever
         goes wrong in TFDS becomes one.
     """
-    folder = pathlib.Path(data_dir).expanduser().absolute()
+    folder = pathlib.Path(os.path.expanduser(data_dir)).absolute()
     if "[" in str(folder):  # It would find none of its own files there.
         raise DataError(
             f"{name}: TensorFlow takes the [ in the folder {folder} for a "
