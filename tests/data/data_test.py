@@ -106,6 +106,7 @@ class NameTest(tf.test.TestCase, parameterized.TestCase):
             ("./pictures/", f"{here}/pictures"),
             ("~/pictures", os.path.expanduser("~/pictures")),
             ("digits", "digits"),
+            ("cifar10", "CIFAR10"),
             ("svhn_cropped", "svhn_cropped"),
             ("lsun/bedroom", "lsun/bedroom"),
         ):

@@ -150,13 +150,13 @@ def _folders(name, label):
 
     What is inside of them is of the set as well.
     """
+    from tf_realnvp import data
     from tf_realnvp.data import image_folder
 
-    if name is None or _is_known(name):
+    root = pathlib.Path(data.source(name or ""))
+    if not root.is_absolute() or not root.is_dir():
         return []
-    root = pathlib.Path(os.path.realpath(os.path.expanduser(name)))
-    if not root.is_dir():
-        return []
+    root = root.resolve()
     if label is None:
         return [root]
     parts = ("", "train", *image_folder.TEST_FOLDERS)
@@ -197,11 +197,7 @@ def same(name: str, other: str | None) -> bool:
     """
     from tf_realnvp import data
 
-    if other is None:
-        return False
-    first, second = data.source(name), data.source(other)
-    both_known = _is_known(first) and _is_known(second)
-    return first == second or (both_known and first.lower() == second.lower())
+    return other is not None and data.source(name) == data.source(other)
 
 
 def is_whole(name: str, source: str | None) -> bool:
@@ -212,17 +208,8 @@ def is_whole(name: str, source: str | None) -> bool:
       source: What the model was trained on, or `None`.
     """
     from tf_realnvp import data
-    from tf_realnvp.data import arrays
 
-    is_local = data.is_folder(name) or arrays.is_file(name)
-    return is_local and not _is_known(name) and not same(name, source)
-
-
-def _is_known(name):
-    """Returns whether `data.load` knows a name, whatever folders there are."""
-    from tf_realnvp import data
-
-    return name.lower() in (known.lower() for known in data.DATASETS)
+    return os.path.isabs(data.source(name)) and not same(name, source)
 
 
 def load_dataset(
