@@ -228,7 +228,7 @@ def _classes(builder) -> list[str]:
     feature = features.get(_LABEL)
     if not isinstance(feature, tfds.features.ClassLabel):
         raise _UnusableError(
-            f"its images have no labels: there is no feature `{_LABEL}` that "
+            f"its images have no labels: there is no feature {_LABEL!r} that "
             f"names a class, but {', '.join(features)}"
         )
     return list(feature.names)
