@@ -483,13 +483,13 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         self.stop("run", 0)
         before = pathlib.Path("run/run.json").read_text()
         for settings, message in (
-            ({"seed": 1}, "--seed 1 instead of --seed 0"),
-            ({"ema": None}, "no --ema instead of --ema 0.5"),
+            ({"seed": 1}, "`seed` 1 instead of `seed` 0"),
+            ({"ema": None}, "no `ema` instead of `ema` 0.5"),
         ):
             with self.assertRaisesRegex(UsageError, message):
                 self.train("run", epochs=2, **settings)
         with open_run(pathlib.Path("run"), resume=True):
-            with self.assertRaisesRegex(UsageError, "another process trains"):
+            with self.assertRaisesRegex(UsageError, "give another `run_dir`"):
                 self.train("run", epochs=2)
         self.assertEqual(pathlib.Path("run/run.json").read_text(), before)
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+from unittest import mock
 
 import numpy as np
 import small_models
@@ -302,6 +303,41 @@ class SetPValueTest(tf.test.TestCase, parameterized.TestCase):
             np.mean(np.abs(sums) >= abs(ranks[:n].sum()) - 1e-6),
             atol=0.015,
         )
+
+
+class ReferenceTest(tf.test.TestCase):
+    def test_judges(self):
+        """By halves, of which no image is in both."""
+        normal, seen = make_measurements(41), make_measurements(9, 1, 3.0)
+        with mock.patch.object(detection, "fit", wraps=detection.fit) as fit:
+            reference = detection.Reference(normal, seed=3)
+        (fitted,) = fit.call_args.args
+        both = [fitted.log_prob, normal.log_prob[reference.others]]
+        self.assertCountEqual(np.concatenate(both), normal.log_prob)
+        self.assertLen(fitted, 20)
+        scores = reference(seen)
+        self.assertEqual([*scores], [*detection.METHODS, "p_value"])
+        methods = detection.fit(fitted)
+        for name, score in methods.items():
+            self.assertAllClose(scores[name], score(seen), rtol=1e-4)
+        method = methods[reference.method]
+        own, others = method(seen), method(normal.take(reference.others))
+        self.assertAllClose(scores["p_value"], detection.p_values(own, others))
+        self.assertAllClose(
+            reference.set_p_value([*own]), detection.set_p_value(own, others)
+        )
+
+    def test_choice_of_the_halves(self):
+        normal = make_measurements(40)
+        first, again, other = (
+            detection.Reference(normal, seed).others for seed in (0, 0, 1)
+        )
+        self.assertAllEqual(first, again)
+        self.assertNotAllEqual(first, other)
+
+    def test_too_few_images(self):
+        with self.assertRaisesRegex(ValueError, "10 images, got 9"):
+            detection.Reference(make_measurements(19))
 
 
 class CompareTest(tf.test.TestCase, parameterized.TestCase):

@@ -65,9 +65,8 @@ def load(path: str | os.PathLike) -> RealNVP:
         if not Checkpoints(trainer, path / "checkpoints").restore():
             raise ModelError("there is no checkpoint yet")
     except (Error, ValueError) as error:
-        reason = str(error).removeprefix("argument --run_dir: ")
         raise ModelError(
-            f"cannot load the run in {printable(path)}: {reason}"
+            f"cannot load the run in {printable(path)}: {error}"
         ) from error
     return trainer.result_model()
 

@@ -491,6 +491,50 @@ def set_p_value(scores: np.ndarray, reference: np.ndarray) -> float:
     return float(scipy.stats.mannwhitneyu(scores, reference).pvalue)
 
 
+class Reference:
+    """Normal images, by which others are judged.
+
+    The methods are fitted to half of them, and p-values go by the others.
+
+    Attributes:
+      method: Name of the method that p-values are of.
+      others: Numbers of the images that p-values go by.
+    """
+
+    def __init__(self, normal: Measurements, seed: int = 0):
+        """Fits the methods.
+
+        Args:
+          normal: Of normal images, which the model was not trained on.
+          seed: Seed of the choice of the halves.
+
+        Raises:
+          ValueError: If there are too few, as `fit`.
+        """
+        self.method = DEFAULT
+        order = np.random.default_rng(seed).permutation(len(normal))
+        fitted, self.others = np.split(order, [len(normal) // 2])
+        self._methods = fit(normal.take(fitted))
+        self._scores = self._methods[DEFAULT](normal.take(self.others))
+
+    def __call__(self, measured: Measurements) -> dict[str, np.ndarray]:
+        """Returns scores of images by all methods, and their `p_value`.
+
+        Args:
+          measured: Of the images.
+        """
+        scores = {name: of(measured) for name, of in self._methods.items()}
+        return scores | {"p_value": p_values(scores[DEFAULT], self._scores)}
+
+    def set_p_value(self, scores: Sequence[float] | np.ndarray) -> float:
+        """Returns the p-value of images together, as `detection.set_p_value`.
+
+        Args:
+          scores: Theirs by `method`, `[n]`.
+        """
+        return set_p_value(np.asarray(scores), self._scores)
+
+
 class Estimate(NamedTuple):
     """A figure, and how far chance may have moved it.
 

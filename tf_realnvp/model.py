@@ -359,6 +359,9 @@ class RealNVP(tf.Module):
           path: Directory to write. One that is there already stays as it is
             until the new one is complete.
           metadata: What else `metadata.json` is to say.
+
+        Raises:
+          UsageError: If TensorFlow could not read what is written there.
         """
         # Below this module nothing else knows of files.
         from tf_realnvp.serving import export

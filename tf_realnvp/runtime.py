@@ -173,7 +173,7 @@ def make_strategy(num_devices: int | None = None):
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     if num_gpus and (num_devices or 1) > num_gpus:
         raise UsageError(
-            f"argument --devices: {num_devices} is more than the number of "
+            f"argument `devices`: {num_devices} is more than the number of "
             f"GPUs that TensorFlow finds, {num_gpus}"
         )
     kind = "GPU" if num_gpus else "CPU"

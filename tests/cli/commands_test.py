@@ -302,11 +302,6 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
             name = small_models.CLASS_NAMES[label]
             self.assertEqual(row["likeliest_label"], name)
 
-    def test_direction(self):
-        flags = ("--with", "a", "--without", "b", "--apply", "a.png")
-        result = call("direction", self.path, *flags)
-        self.assert_usage_error(result, f"{self.path} has classes, and this")
-
     def test_class_that_is_not_there(self):
         for line in ("sample M", "interpolate M a.png b.png"):
             result = call(*line.split(), "--label", "bird")

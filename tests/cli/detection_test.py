@@ -311,6 +311,10 @@ class ScoreTest(DetectionTestCase):
         self.assertEqual(code, 2)
         self.assertIn("text/notes.txt: it is neither PNG nor JPEG", stderr)
         self.assertIn("there are 0 ", stderr)
+        for folder, name in (("few", "few"), ("few", "."), ("few/in", "few")):
+            self.write("few/in", digits("train")[:2])
+            result = call("score", self.path, folder, "--reference", name)
+            self.assert_usage_error(result, f"has the pictures of {folder}")
         result = call("score", self.path, "empty", "--reference", "few")
         self.assert_usage_error(result, "no files in empty")
         self.assertFalse(os.path.exists("scores.csv"))

@@ -207,5 +207,75 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertFalse(self.out.exists())
 
 
+class ConditionalTest(command_lines.CommandTestCase, parameterized.TestCase):
+    """With a model that has classes."""
+
+    name = r"tf-realnvp direction"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.path = small_models.saved_conditional()
+        cls.model = small_models.conditional()
+        cls.loaded = saved_model.SavedModel(cls.path)
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(
+            mock.patch.object(
+                saved_model, "SavedModel", return_value=self.loaded
+            )
+        )
+        self.enterContext(
+            mock.patch.object(
+                self.loaded,
+                "log_prob_of_classes",
+                lambda images, _: 9.0 * np.eye(3)[images[:, 1, 1, 0] % 3],
+            )
+        )
+        self.images = small_models.images(140)
+        for index, image in enumerate(self.images):
+            folder = self.folder / ("present" if index % 2 else "absent")
+            folder.mkdir(exist_ok=True)
+            pictures.write(folder / f"{index}.png", image, NUM_COLORS)
+
+    def direction(self, *argv):
+        return call(
+            *("direction", self.path, "--with", "present"),
+            *("--without", "absent", "--steps", 3, *argv),
+        )
+
+    @parameterized.parameters("dog", None)
+    def test_direction(self, name):
+        """Each picture is moved within its class."""
+        labels = np.full(140, 1)
+        if name is None:
+            labels = self.images[:, 1, 1, 0] % 3
+            self.assertGreater(len(set(labels[:4])), 1)
+        latents = self.model.encode(self.images, labels).numpy()
+        steps = latents[1::2].mean(axis=0) - latents[::2].mean(axis=0)
+        expected = [
+            self.model.decode(latents[:4] + strength * steps, labels[:4])
+            for strength in (-0.5, 0.0, 0.5)
+        ]
+        flags = () if name is None else ("--label", name)
+        paths = [
+            f"{'present' if index % 2 else 'absent'}/{index}.png"
+            for index in range(4)
+        ]
+        with mock.patch.object(plots, "save_image_grid") as save:
+            code, _, stderr = self.direction(
+                *("--strength", -0.5, 0.5, "--apply", *paths, *flags)
+            )
+        self.assertEqual((code, stderr), (0, ""))
+        images = save.call_args.args[1].reshape(4, 3, 4, 4, 1)
+        self.assertAllEqual(images[:, 1], self.images[:4])
+        self.assertAllEqual(images, np.stack(expected, axis=1))
+
+    def test_no_such_class(self):
+        result = self.direction("--label", "bird")
+        self.assert_usage_error(result, "no class 'bird', but cat, dog, old")
+
+
 if __name__ == "__main__":
     tf.test.main()

@@ -94,6 +94,13 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
         result = self.call(mock.Mock(side_effect=error))
         self.assertEqual(result, (code, "", f"{NAME}: error: {error}\n"))
 
+    def test_arguments_are_flags(self):
+        error = UsageError("`a` has no `seed` 3: give another `dataset`")
+        _, _, stderr = self.call(mock.Mock(side_effect=error))
+        self.assertEndsWith(
+            stderr, ": `a` has no --seed 3: give another --dataset\n"
+        )
+
     def test_faults_of_the_program(self):
         """They are not for users: a trace tells where they are."""
         with self.assertRaises(KeyError):

@@ -104,6 +104,8 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
     def test_none(self):
         with self.assertRaisesRegex(UsageError, "--normal: name some.* M "):
             self.load(None)
+        with self.assertRaisesRegex(UsageError, "cannot read .* ~no.body/in"):
+            self.load("~no.body/in")  # Nobody is called so, and has no home.
         self.write("in", [])
         with self.assertRaisesRegex(UsageError, "--normal: there are 0 "):
             self.load("in")
@@ -192,10 +194,27 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         (None, "c:1", False, "train"),
         ("a", "a", True, "train"),
         ("a:1", "a:1", True, "train"),
+        # Folders that are in one another.
+        ("a", "a/1", True),
+        ("a/1", "a", True),
+        ("a/1", "a/2", False),
+        ("a/1", "a/1x", False),
+        ("a", "link", True),
+        ("a:1", "a/1", True),
+        ("a:1", "a/2", False),
+        ("c/train", "c", True),
+        (None, "c/test", True),
+        ("d:1", "d/train", True),
+        ("d:1", "d/train/2", False),
+        ("a", "a/3.npy", False),
     )
     def test_disjoint(self, name, other, expected, split="test"):
-        (self.folder / "a").mkdir()
-        (self.folder / "c").mkdir()
+        for path in ("a/1", "a/1x", "a/2", "c/train", "c/test"):
+            (self.folder / path).mkdir(parents=True)
+        for path in ("train/1", "train/2", "test/1", "test/2"):
+            (self.folder / "d" / path).mkdir(parents=True)
+        (self.folder / "a" / "3.npy").touch()
+        (self.folder / "link").symlink_to("a/1")
         metadata = Metadata((4, 4, 1), 256, str(self.folder / "c"), {})
         flags = argparse.Namespace(first=name, second=other)
         splits = {"first": split, "second": "test"}

@@ -361,7 +361,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         config = self.stored()["config"] | {name: value}
         self.stored(config=config)
         result = call(*RESUME, "--ema", 0.5)
-        self.assert_refused(result, "argument --run_dir: ", "run/run.json")
+        self.assert_refused(result, "run/run.json", "another --run_dir\n")
 
     def start_worker(self, index, *argv):
         """Calls the command as one of two workers that have met."""

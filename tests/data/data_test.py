@@ -106,10 +106,15 @@ class NameTest(tf.test.TestCase, parameterized.TestCase):
             ("./pictures/", f"{here}/pictures"),
             ("~/pictures", os.path.expanduser("~/pictures")),
             ("digits", "digits"),
+            ("cifar10", "CIFAR10"),
             ("svhn_cropped", "svhn_cropped"),
             ("lsun/bedroom", "lsun/bedroom"),
         ):
             self.assertEqual(data.source(name), source)
+        # Nobody is called so, and has no home.
+        for name in ("~no.body", "~no.body/in", "~no.body/a.npy"):
+            with self.assertRaisesRegex(DataError, "^~no.body.*no such f"):
+                data.load(name, "")
         # A known name is no folder.
         self.assertEqual(data.load("digits", "").num_colors, 17)
         with self.assertRaisesRegex(DataError, "picture"):

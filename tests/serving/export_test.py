@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import export, metadata
 
 NUM_DIMS = math.prod(small_models.IMAGE_SHAPE)
@@ -431,6 +432,13 @@ class FilesTest(ExportTestCase):
             os.listdir(path), ["saved_model.pb", "metadata.json"]
         )
         self.assertEqual(os.listdir(folder), ["model"])
+
+    def test_folder_that_tensorflow_could_not_read(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for name in ("a[1]", "a\\b", "a\udcffb"):
+            with self.assertRaisesRegex(UsageError, "give another folder$"):
+                self.model.save(folder / name)
+        self.assertEqual(os.listdir(folder), [])
 
 
 # No dtype and no value of these is a number.

@@ -66,11 +66,21 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
             self.model.log_prob(images, 3),
             rtol=1e-5,
         )
+        scores = self.loaded.score_each(images, 3)
         self.assertAllClose(
-            self.loaded.log_prob_each(images, 3),
+            scores.log_prob,
             self.model.log_prob_each(images, [3] * 5),
             rtol=1e-5,
         )
+        self.assertAllClose(
+            scores.bits_per_dim, -scores.log_prob / (16 * np.log(2.0))
+        )
+        given = [
+            self.model.log_prob_each(images, [3] * 5, label)
+            for label in range(3)
+        ]
+        joint = np.stack(given, axis=1) + self.loaded.log_prior
+        self.assertAllEqual(scores.label, joint.argmax(axis=1))
         given = self.loaded.log_prob_of_classes(images, 3)
         self.assertEqual((given.dtype, given.shape), (np.float64, (5, 3)))
         self.assertAllClose(
@@ -160,9 +170,9 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
                 log_prob, self.model.log_prob(images, seed), rtol=1e-5
             )
 
-    def test_log_prob_each(self):
+    def test_score_each(self):
         for seed in (5, 5 + (7 << 32)):
-            log_prob = self.loaded.log_prob_each(self.images[:3], seed)
+            log_prob = self.loaded.score_each(self.images[:3], seed).log_prob
             self.assertEqual(log_prob.dtype, np.float64)
             alone = [
                 self.model.log_prob(self.images[i : i + 1], seed)[0]
@@ -191,11 +201,11 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(loaded.encode(images), self.loaded.encode(images))
         # Nor a function with a seed for each image.
         self.assertAllClose(
-            loaded.log_prob_each(images, 5),
-            self.loaded.log_prob_each(images, 5),
+            loaded.score_each(images, 5).log_prob,
+            self.loaded.score_each(images, 5).log_prob,
             rtol=1e-5,
         )
-        self.assertEqual(loaded.log_prob_each(images[:0], 5).shape, (0,))
+        self.assertEqual(loaded.score_each(images[:0], 5).log_prob.shape, (0,))
 
     @parameterized.parameters("/my/pebbles", "/caf\udce9")
     def test_trained_on_a_folder(self, folder):

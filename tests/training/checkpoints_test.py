@@ -252,7 +252,7 @@ class DamageTest(CheckpointsTestCase, parameterized.TestCase):
                 Checkpoints(make_trainer(), self.path).restore()
         self.assertEqual(stderr.getvalue().count("\n"), 3)
         message = str(raised.exception)
-        for expected in ("none of the 3", str(self.path), "--run_dir"):
+        for expected in ("none of the 3", str(self.path), "`run_dir`"):
             self.assertIn(expected, message)
         self.assertNotIn("\n", message)
         self.assertEqual(self.contents(), before)

@@ -182,7 +182,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             if words:
                 self.assertLen(words, 1)
                 self.assertContainsSubset(["instead", "of"], words[0].split())
-                self.assertEqual(words[0].count(f"--{name}"), 2)
+                self.assertEqual(words[0].count(f"`{name}`"), 2)
                 found.add(name)
         return found
 
@@ -203,7 +203,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         other = dataclasses.replace(SETTINGS, flip=True, seed=3)
         self.assertEqual(
             other.differences(SETTINGS),
-            ["--flip instead of no --flip", "--seed 3 instead of --seed 0"],
+            ["`flip` instead of no `flip`", "`seed` 3 instead of `seed` 0"],
         )
 
     def test_what_workers_may_have_apart(self):

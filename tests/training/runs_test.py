@@ -150,7 +150,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
 
     def test_unfinished_is_not_overwritten(self):
         self.make_run(finished=False)
-        with self.assert_refused(str(self.path), "--resume", "--run_dir"):
+        with self.assert_refused(str(self.path), "`resume`", "`run_dir`"):
             with runs.open_run(self.path, resume=False):
                 self.fail("It is open.")
 
@@ -205,7 +205,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_link_to_itself(self):
         link = self.folder / "link"
         link.symlink_to(link)
-        with self.assert_refused("--run_dir", str(link)):
+        with self.assert_refused("`run_dir`", str(link)):
             with runs.open_run(link, resume=True):
                 self.fail("It is open.")
 
@@ -228,7 +228,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         self.make_run(finished=True)
         inside = self.path / "checkpoints" if name == ".." else self.path
         with contextlib.chdir(inside):
-            with self.assert_refused("--run_dir", name, "current folder"):
+            with self.assert_refused("`run_dir`", name, "current folder"):
                 with runs.open_run(pathlib.Path(name), resume=False):
                     self.fail("It is open.")
             with runs.open_run(pathlib.Path(name), resume=True) as run:
@@ -244,13 +244,13 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             mock.patch.object(
                 pathlib.Path, "rename", side_effect=OSError(number, text)
             ),
-            self.assert_refused("--run_dir", str(self.path), text),
+            self.assert_refused("`run_dir`", str(self.path), text),
         ):
             with runs.open_run(self.path, resume=False):
                 self.fail("It is open.")
 
     def test_name_that_is_too_long(self):
-        with self.assert_refused("--run_dir", "File name too long"):
+        with self.assert_refused("`run_dir`", "File name too long"):
             with runs.open_run(self.folder / ("x" * 300), resume=True):
                 self.fail("It is open.")
 
@@ -268,7 +268,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         (self.path / name).parent.mkdir(parents=True)
         (self.path / name).write_text("precious")
         for resume in (False, True):
-            with self.assert_refused("--run_dir", str(self.path)):
+            with self.assert_refused("`run_dir`", str(self.path)):
                 with runs.open_run(self.path, resume):
                     self.fail("It is open.")
 
@@ -286,7 +286,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_run_file_of_something_else(self, content):
         self.path.mkdir(parents=True)
         (self.path / "run.json").write_bytes(content)
-        with self.assert_refused("--run_dir", "something else", str(self.path)):
+        with self.assert_refused("`run_dir`", "something else", str(self.path)):
             with runs.open_run(self.path, resume=True):
                 self.fail("It is open.")
 
@@ -303,7 +303,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_damaged_run_file(self, name, value):
         self.write(STORED | {name: value})
         path = str(self.path / "run.json")
-        with self.assert_refused("--run_dir", path, "no sense"):
+        with self.assert_refused("`run_dir`", path, "no sense"):
             with runs.open_run(self.path, resume=True):
                 self.fail("It is open.")
 
@@ -314,7 +314,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     @parameterized.parameters(0, 3, "2", None, 2.5)
     def test_run_file_of_another_format(self, number):
         self.write(STORED | {"format": number})
-        with self.assert_refused("--run_dir", "another version", "format"):
+        with self.assert_refused("`run_dir`", "another version", "format"):
             with runs.open_run(self.path, resume=True):
                 self.fail("It is open.")
 
@@ -336,13 +336,13 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_run_file_is_a_pipe(self):
         self.path.mkdir(parents=True)
         os.mkfifo(self.path / "run.json")
-        with self.assertRaisesRegex(UsageError, "--run_dir.*run.json"):
+        with self.assertRaisesRegex(UsageError, "cannot read .*run.json"):
             with runs.open_run(self.path, resume=True):
                 self.fail("It is open.")
 
     def test_run_file_is_a_folder(self):
         (self.path / "run.json").mkdir(parents=True)
-        with self.assert_refused("--run_dir", "run.json"):
+        with self.assert_refused("cannot read", "run.json"):
             with runs.open_run(self.path, resume=True):
                 self.fail("It is open.")
 
@@ -352,7 +352,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         error = OSError(30, "Read-only file system")
         with (
             mock.patch.object(pathlib.Path, "open", side_effect=error),
-            self.assert_refused("--run_dir", "Read-only file system"),
+            self.assert_refused("cannot read", "Read-only file system"),
         ):
             with runs.open_run(self.path, resume=True):
                 self.fail("It is open.")
@@ -360,7 +360,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_below_a_file(self):
         (self.folder / "file").write_text("")
         for path in (self.folder / "file", self.folder / "file" / "run"):
-            with self.assert_refused("--run_dir", str(path)):
+            with self.assert_refused("`run_dir`", str(path)):
                 with runs.open_run(path, resume=True):
                     self.fail("It is open.")
 
@@ -397,7 +397,7 @@ class LockTest(RunsTestCase):
         with runs.open_run(self.path, resume=True) as run:
             run.begin(CONFIG, DATA)
             for resume in (False, True):
-                with self.assert_refused("another process", "--run_dir"):
+                with self.assert_refused("another process", "`run_dir`"):
                     with runs.open_run(self.path, resume):
                         self.fail("It is open.")
             with runs.open_run(self.path.with_name("other"), True):
@@ -455,7 +455,7 @@ class LockTest(RunsTestCase):
         error = OSError(37, "No locks available")
         with (
             mock.patch.object(fcntl, "flock", side_effect=error),
-            self.assert_refused("--run_dir", "No locks available"),
+            self.assert_refused("`run_dir`", "No locks available"),
         ):
             with runs.open_run(self.path, resume=True):
                 self.fail("It is open.")

@@ -34,9 +34,10 @@ from tensorflow.core.util import event_pb2
 
 from tf_realnvp import data, files, initialization, pictures, plots, runtime
 from tf_realnvp.cli.main import train_main
-from tf_realnvp.errors import DataError
+from tf_realnvp.errors import DataError, ModelError
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
+from tf_realnvp.serving import weights as serving_weights
 from tf_realnvp.training import metrics, recorder, session, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.progress import Progress
@@ -334,6 +335,22 @@ class TrainTest(ExperimentTestCase):
         ):
             result = call("--precision", "float32", "--devices", 2)
         self.assert_error(result, 2, "--devices", "2 is more", "finds, 1\n")
+
+    def test_other_model_is_on_one_device(self):
+        """The one to start from: its weights need no copies on the others."""
+
+        def load_model(unused_path):
+            self.assertFalse(tf.distribute.has_strategy())
+            raise ModelError("loaded")
+
+        strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+        with (
+            mock.patch.object(runtime, "make_strategy", lambda _: strategy),
+            mock.patch.object(serving_weights, "load_model", load_model),
+        ):
+            code, _, stderr = call("--init_from", "other")
+        self.assertEqual(code, 2)
+        self.assertIn("error: loaded\n", stderr)
 
     def test_files_left_out_are_named(self):
         dataset = data.load("digits", "")

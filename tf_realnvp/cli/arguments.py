@@ -160,6 +160,22 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_label(
+    parser: argparse.ArgumentParser,
+    text: str = (
+        "class of the pictures, of a model that has classes (default: the "
+        "likeliest of each)"
+    ),
+) -> None:
+    """Adds the flag `--label`.
+
+    Args:
+      parser: The parser.
+      text: What it is the class of.
+    """
+    parser.add_argument("--label", metavar="NAME", help=text)
+
+
 def add_out(
     parser: argparse.ArgumentParser,
     default: str | None,
@@ -243,17 +259,26 @@ def check_channels(model: str, channels: int) -> None:
         )
 
 
-def check_no_classes(model: str, class_names: tuple[str, ...]) -> None:
-    """Checks that a command can do what it does without labels.
+def find_label(
+    flags: argparse.Namespace, class_names: tuple[str, ...]
+) -> int | None:
+    """Returns the label that `--label` names; `None` if there is no such flag.
 
     Args:
-      model: Folder of the model.
-      class_names: Names of its classes.
+      flags: Of the command: `model`, `label`.
+      class_names: Names of the classes of the model.
 
     Raises:
-      UsageError: If the model has classes.
+      UsageError: If the model has no such class.
     """
-    if class_names:
+    if flags.label is None:
+        return None
+    of = printable(flags.model)
+    if not class_names:
+        raise UsageError(f"argument --label: {of} has no classes")
+    if flags.label not in class_names:
+        names = printable(", ".join(class_names))
         raise UsageError(
-            f"{printable(model)} has classes, and this is for models without"
+            f"argument --label: {of} has no class {flags.label!r}, but {names}"
         )
+    return class_names.index(flags.label)

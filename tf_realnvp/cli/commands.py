@@ -20,10 +20,6 @@ _OF_ALL_PICTURES = (
     "class that the pictures are taken for, of a model that has classes "
     "(default: the likeliest one of all together)"
 )
-_OF_EACH_PICTURE = (
-    "class of the pictures, of a model that has classes (default: the "
-    "likeliest of each)"
-)
 _EACH_OF_ALL = 8  # Images of a class, where there are some of all.
 
 
@@ -85,7 +81,7 @@ def _add_sample(add):
         "factor on the standard deviation of the latents; below 1 images "
         "are less varied",
     )
-    _add_label(
+    arguments.add_label(
         command,
         "class of the images, of a model that has classes; all: a row of each "
         "(default: drawn for each image)",
@@ -153,7 +149,7 @@ Draws a strip of images whose latents lie on the arc between those of the two
 pictures (spherical interpolation), which are at its ends.""",
     )
     _add_pictures(command, 2)
-    _add_label(command, _OF_ALL_PICTURES)
+    arguments.add_label(command, _OF_ALL_PICTURES)
     arguments.add_number(
         command,
         "steps",
@@ -184,7 +180,7 @@ the pictures themselves are among the images: the first at the top left, the
 second in its row, the third in its column, the fourth below the second.""",
     )
     _add_pictures(command, 4)
-    _add_label(command, _OF_ALL_PICTURES)
+    arguments.add_label(command, _OF_ALL_PICTURES)
     arguments.add_number(
         command, "size", WholeNumber(2), 8, "rows and columns of the grid"
     )
@@ -203,7 +199,7 @@ latents, which is the same; and what comes back when those that the model
 factors out half-way are drawn anew. The latter shows what the others hold.""",
     )
     _add_pictures(command, "+")
-    _add_label(command, _OF_EACH_PICTURE)
+    arguments.add_label(command)
     arguments.add_number(
         command, "draws", WholeNumber(1), 6, "number of draws for each picture"
     )
@@ -226,14 +222,10 @@ is the rest, such as its brightness, its texture and its pose. In its own class
 the picture comes back.""",
     )
     _add_pictures(command, "+")
-    _add_label(command, _OF_EACH_PICTURE)
+    arguments.add_label(command)
     arguments.add_out(
         command, "translations.png", "PNG file for the grid", _png
     )
-
-
-def _add_label(command, text):
-    command.add_argument("--label", metavar="NAME", help=text)
 
 
 def _add_pictures(command, number):
@@ -279,25 +271,6 @@ def _write_grid(flags, model, images, columns=None):
     print(flags.out)
 
 
-def _find_label(flags, model):
-    """Returns the label that `--label` names; `None` if there is no such flag.
-
-    Raises:
-      UsageError: If the model has no such class.
-    """
-    if flags.label is None:
-        return None
-    of = printable(flags.model)
-    if not model.class_names:
-        raise UsageError(f"argument --label: {of} has no classes")
-    if flags.label not in model.class_names:
-        names = printable(", ".join(model.class_names))
-        raise UsageError(
-            f"argument --label: {of} has no class {flags.label!r}, but {names}"
-        )
-    return model.class_names.index(flags.label)
-
-
 def _sample(flags, model):
     import numpy as np
 
@@ -308,13 +281,14 @@ def _sample(flags, model):
         seed = random.SystemRandom().randrange(2**32)
     classes, columns = "", None
     names = model.class_names
+    label: np.ndarray | int | None
     if flags.label == "all" and names and "all" not in names:
         columns = flags.n or _EACH_OF_ALL
         label = np.repeat(np.arange(len(names)), columns)
         n = len(label)
         classes = f" of {printable(', '.join(names))}"
     else:
-        n, label = flags.n or 36, _find_label(flags, model)
+        n, label = flags.n or 36, arguments.find_label(flags, names)
         if label is not None:
             classes = f" of {printable(flags.label)}"
     print(
@@ -489,20 +463,13 @@ def _encode(flags, model, images, together):
     Returns:
       The latents, and the labels `[n]`; `None` if the model has no classes.
     """
-    import numpy as np
-
-    label = _find_label(flags, model)
-    if not model.class_names:
-        return model.encode(images), None
-    if label is None:
-        of_classes = model.log_prob_of_classes(images, 0)
-        if together:
-            of_classes = of_classes.sum(axis=0, keepdims=True)
-        label = (of_classes + model.log_prior).argmax(axis=-1)
-        names = printable(", ".join(model.class_names[k] for k in label))
+    label = arguments.find_label(flags, model.class_names)
+    latents, labels = model.encode_likeliest(images, label, together)
+    if labels is not None and label is None:
+        named = labels[:1] if together else labels
+        names = printable(", ".join(model.class_names[k] for k in named))
         print(f"taken for {names}")
-    labels = np.broadcast_to(label, [len(images)])
-    return model.encode(images, labels), labels
+    return latents, labels
 
 
 def _repeat(labels, count):

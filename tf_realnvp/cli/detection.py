@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import math
 import os
 import pathlib
 
@@ -147,23 +146,17 @@ def _load_metadata(flags):
     return result
 
 
-def _progress(title, count):
-    """Returns a display, and what tells it of the measurements of a batch."""
+def _measure(measure, title, images, seed):
+    """Measures images, and shows how far that is."""
     from tf_realnvp.training.progress import Progress
 
-    display = Progress(title, count)
-    seen = []
+    bits = []
 
     def update(measured):
-        seen.extend(measured.bits_per_dim)
-        display.update(len(measured), len(measured), sum(seen) / len(seen))
+        bits.extend(measured.bits_per_dim)
+        display.update(len(measured), len(measured), sum(bits) / len(bits))
 
-    return display, update
-
-
-def _measure(measure, title, images, seed):
-    display, update = _progress(title, len(images))
-    with display:
+    with Progress(title, len(images)) as display:
         return measure(images, seed, update)
 
 
@@ -175,43 +168,41 @@ def _score(flags):
     arguments.check_out(flags.out, may_be_folder=False)
     if flags.maps is not None:
         _check_maps(flags)
-    is_plain = flags.reference is None and flags.maps is None
-    scorer = _Likely(flags) if is_plain else _Unusual(flags)
-    paths = _list_files(flags.folder)
-    rows, total = [], 0.0
-    from tf_realnvp.serving.saved_model import BATCH_SIZE
-    from tf_realnvp.training.progress import Progress
+    from tf_realnvp.serving.saved_model import SavedModel
 
-    with Progress("score", len(paths)) as display:
-        readable = picture_sets.read_all(paths, scorer)
-        while batch := list(itertools.islice(readable, BATCH_SIZE)):
-            for (path, _), row in zip(batch, scorer(batch), strict=True):
-                rows.append((path, *row))
-                total += row[1]
-            display.update(len(batch), len(batch), total / len(rows))
+    # For the likelihood alone, what TensorFlow loads is enough.
+    is_plain = flags.reference is None and flags.maps is None
+    model = SavedModel(flags.model) if is_plain else _load_metadata(flags)
+    arguments.check_channels(flags.model, model.image_shape[2])
+    paths = _list_files(flags.folder)  # Before the long work.
+    measure = model.score_each if is_plain else _load_measurer(flags)
+    reference, usual, by = None, None, "bits_per_dim"
+    if flags.reference is not None:
+        reference, usual = _load_reference(flags, model, measure)
+        by = reference.method
+
+    rows = _rows(flags, paths, model, measure, reference)
     num_unreadable = len(paths) - len(rows)
     if not rows:
         raise UsageError(
             f"none of the {num_unreadable:,} files in "
             f"{printable(flags.folder)} can be read as a picture"
         )
-    rows.sort(key=lambda row: (-row[1 + scorer.sorted_by], row[0].name))
-    _write_csv(
-        flags.out,
-        ["file", *scorer.columns],
-        [(path.name, *row) for path, *row in rows],
-    )
+    rows.sort(key=lambda row: (-row[by], row["file"]))
+    _write_csv(flags.out, rows[0], [row.values() for row in rows])
+    bits = sum(row["bits_per_dim"] for row in rows) / len(rows)
     print(
-        f"{len(rows):,} pictures, mean {total / len(rows):.4f} bits/dim; "
+        f"{len(rows):,} pictures, mean {bits:.4f} bits/dim; "
         f"{num_unreadable:,} files could not be read"
     )
-    if isinstance(scorer, _Unusual) and flags.reference is not None:
-        p_value = scorer.set_p_value([row for _, *row in rows])
+    if reference is not None:
+        p_value = reference.set_p_value([row[by] for row in rows])
         # For a large set that is all unusual it underflows.
         text = f"{p_value:.2g}" if p_value >= 1e-16 else "below 1e-16"
         print(f"p-value of all pictures together: {text}")
-    if isinstance(scorer, _Unusual) and flags.maps is not None:
-        scorer.draw([path for path, *_ in rows[: flags.max_maps]])
+    if flags.maps is not None:
+        names = [row["file"] for row in rows[: flags.max_maps]]
+        _draw_maps(flags, names, model, measure, usual)
         print(flags.maps)
     print(flags.out)
 
@@ -223,160 +214,84 @@ def _check_maps(flags):
         raise UsageError("argument --maps: it is the folder of the pictures")
 
 
-class _Likely:
-    """Scores by the likelihood alone, with what TensorFlow loads.
+def _load_measurer(flags):
+    from tf_realnvp import detection
+    from tf_realnvp.serving import weights
 
-    Attributes:
-      columns: What it gives for a picture.
-      sorted_by: Which of them orders the pictures, the highest first.
-      image_shape: `(H, W, C)` of the model's images.
-      num_colors: Number of their levels.
-    """
-
-    columns: tuple[str, ...] = ("log_prob", "bits_per_dim")
-    sorted_by = 1
-
-    def __init__(self, flags):
-        from tf_realnvp.serving import saved_model
-
-        self._seed = flags.seed
-        self._model = saved_model.SavedModel(flags.model)
-        self.image_shape = self._model.image_shape
-        self.num_colors = self._model.num_colors
-        arguments.check_channels(flags.model, self.image_shape[2])
-        if self._model.class_names:
-            self.columns = (*_Likely.columns, _LABEL)
-
-    def __call__(self, batch):
-        import numpy as np
-
-        images, names = np.stack([image for _, image in batch]), []
-        if self._model.class_names:
-            joint = self._model.log_prior + self._model.log_prob_of_classes(
-                images, self._seed, each=True
-            )
-            log_probs = np.logaddexp.reduce(joint, axis=1)
-            names = [self._model.class_names[k] for k in joint.argmax(axis=1)]
-        else:
-            log_probs = self._model.log_prob_each(images, self._seed)
-        bits = -log_probs / (self._model.num_dims * math.log(2.0))
-        columns = [log_probs.tolist(), bits.tolist()]
-        if names:
-            columns.append(names)
-        return list(zip(*columns, strict=True))
+    return detection.Measurer(weights.load_model(flags.model))
 
 
-class _Unusual:
-    """Scores by all methods if there is a reference, and draws maps.
+def _load_reference(flags, model, measure):
+    """Returns the reference, and its images that p-values go by."""
+    from tf_realnvp import detection
 
-    Attributes:
-      As those of `_Likely`.
-    """
+    picture_sets.check_outside(flags, "reference", model, flags.folder)
+    usual = picture_sets.load(flags, "reference", model, "test", _MIN_PICTURES)
+    measured = _measure(measure, "reference", usual.images, flags.seed)
+    reference = detection.Reference(measured, flags.seed)
+    num_others = len(reference.others)
+    print(
+        f"p_value: of the method {reference.method}, by {num_others:,} "
+        f"{usual.title}; fitted to {len(usual) - num_others:,} others of them"
+    )
+    return reference, usual.images[reference.others]
 
-    def __init__(self, flags):
-        metadata = _load_metadata(flags)
-        self.image_shape = metadata.image_shape
-        self.num_colors = metadata.num_colors
-        arguments.check_channels(flags.model, self.image_shape[2])
-        _list_files(flags.folder)  # Before the long work.
-        reference = None
-        if flags.reference is not None:
-            reference = picture_sets.load(
-                flags, "reference", metadata, "test", _MIN_PICTURES
-            )
 
-        from tf_realnvp import detection
-        from tf_realnvp.serving import weights
+def _rows(flags, paths, model, measure, reference):
+    """Returns a row of the table for each picture, by the names of columns."""
+    import numpy as np
 
-        self._flags = flags
-        self._measure = detection.Measurer(weights.load_model(flags.model))
-        self._scores = {}
-        self._reference = None
-        self._class_names = metadata.class_names
-        self.columns, self.sorted_by = _Likely.columns, _Likely.sorted_by
-        if self._class_names:
-            self.columns += (_LABEL,)
-        if reference is not None:
-            self._fit(reference)
+    from tf_realnvp.serving.saved_model import BATCH_SIZE
+    from tf_realnvp.training.progress import Progress
 
-    def _fit(self, reference):
-        """Fits the methods to a half of the reference."""
-        import numpy as np
+    rows, total = [], 0.0
+    with Progress("score", len(paths)) as display:
+        readable = picture_sets.read_all(paths, model)
+        while batch := list(itertools.islice(readable, BATCH_SIZE)):
+            images = np.stack([image for _, image in batch])
+            measured = measure(images, flags.seed)
+            columns = {
+                "log_prob": measured.log_prob,
+                "bits_per_dim": measured.bits_per_dim,
+            }
+            if model.class_names:
+                columns[_LABEL] = np.take(model.class_names, measured.label)
+            if reference is not None:
+                columns |= reference(measured)
+            values = zip(*(c.tolist() for c in columns.values()), strict=True)
+            rows += [
+                {"file": path.name} | dict(zip(columns, row, strict=True))
+                for (path, _), row in zip(batch, values, strict=True)
+            ]
+            total += measured.bits_per_dim.sum()
+            display.update(len(batch), len(batch), total / len(rows))
+    return rows
 
-        from tf_realnvp import detection
 
-        seed, size = self._flags.seed, len(reference)
-        measured = _measure(self._measure, "reference", reference.images, seed)
-        order = np.random.default_rng(seed).permutation(size)
-        fitted, others = order[: size // 2], order[size // 2 :]
-        self._scores = detection.fit(measured.take(fitted))
-        self._others = self._scores[detection.DEFAULT](measured.take(others))
-        self._reference = reference.images[others]
-        self.columns += (*self._scores, "p_value")
-        self.sorted_by = self.columns.index(detection.DEFAULT)
-        print(
-            f"p_value: of the method {detection.DEFAULT}, by {len(others):,} "
-            f"{reference.title}; fitted to {len(fitted):,} others of them"
+def _draw_maps(flags, names, model, measure, usual):
+    """Draws maps of pictures; against those of usual images, if there are."""
+    import numpy as np
+
+    from tf_realnvp import bit_maps, plots
+
+    paths = [pathlib.Path(flags.folder) / name for name in names]
+    read = list(picture_sets.read_all(paths, model))
+    images = np.stack([image for _, image in read])
+    maps, label = bit_maps.smooth(measure.maps(images, flags.seed)), "bits"
+    if usual is not None:
+        its = measure.maps(usual[:_NUM_MAP_REFERENCES], flags.seed)
+        maps = bit_maps.standardise(maps, bit_maps.smooth(its))
+        label = "standard deviations"
+    limits = plots.map_limits(maps)
+    for (path, image), values in zip(read, maps, strict=True):
+        plots.save_bit_maps(
+            pathlib.Path(flags.maps) / f"map_{path.name}.png",
+            image[None],
+            values[None],
+            label,
+            model.num_colors,
+            limits,
         )
-
-    def __call__(self, batch):
-        import numpy as np
-
-        from tf_realnvp import detection
-
-        images = np.stack([image for _, image in batch])
-        measured = self._measure(images, self._flags.seed)
-        columns = {
-            "log_prob": measured.log_prob,
-            "bits_per_dim": measured.bits_per_dim,
-        }
-        if self._class_names:
-            columns[_LABEL] = np.take(self._class_names, measured.label)
-        for name, score in self._scores.items():
-            columns[name] = score(measured)
-        if self._scores:
-            columns["p_value"] = detection.p_values(
-                columns[detection.DEFAULT], self._others
-            )
-        values = [columns[name].tolist() for name in self.columns]
-        return list(zip(*values, strict=True))
-
-    def set_p_value(self, rows):
-        """Returns the p-value of pictures together, given the rows of each."""
-        import numpy as np
-
-        from tf_realnvp import detection
-
-        scores = np.array([row[self.sorted_by] for row in rows])
-        return detection.set_p_value(scores, self._others)
-
-    def draw(self, paths):
-        """Draws maps of pictures."""
-        import numpy as np
-
-        from tf_realnvp import bit_maps, plots
-
-        seed, folder = self._flags.seed, pathlib.Path(self._flags.maps)
-        read = list(picture_sets.read_all(paths, self))
-        images = np.stack([image for _, image in read])
-        maps = bit_maps.smooth(self._measure.maps(images, seed))
-        label = "bits"
-        if self._reference is not None:
-            usual = bit_maps.smooth(
-                self._measure.maps(self._reference[:_NUM_MAP_REFERENCES], seed)
-            )
-            maps = bit_maps.standardise(maps, usual)
-            label = "standard deviations"
-        limits = plots.map_limits(maps)
-        for (path, image), values in zip(read, maps, strict=True):
-            plots.save_bit_maps(
-                folder / f"map_{path.name}.png",
-                image[None],
-                values[None],
-                label,
-                self.num_colors,
-                limits,
-            )
 
 
 def _list_files(folder):
@@ -428,9 +343,8 @@ def _detect(flags):
     }
 
     from tf_realnvp import detection
-    from tf_realnvp.serving import weights
 
-    measure = detection.Measurer(weights.load_model(flags.model))
+    measure = _load_measurer(flags)
     measured = {
         flag: _measure(measure, flag, pictures.images, flags.seed)
         for flag, pictures in sets.items()

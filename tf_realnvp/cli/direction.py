@@ -24,7 +24,8 @@ def add_command(add) -> None:
 The direction is the difference of the mean latents of the two sets. Draws a row
 for each picture, moved by some strengths: 1 is from one mean to the other, 0 is
 the picture. How well the direction tells pictures apart that had no part in it
-is printed, so that one knows whether it means anything.
+is printed, so that one knows whether it means anything. Of a model with classes
+pictures are moved within their class.
 
 A set D is a folder of pictures, all of which are used, those in folders inside
 as well; a file of NumPy, likewise; or a name as in training, of which the test
@@ -60,6 +61,7 @@ fashion_mnist:Pullover.""",
         _MAX_IMAGES,
         "use at most so many pictures of each set",
     )
+    arguments.add_label(command)
     arguments.add_data_dir(command)
     arguments.add_seed(command, 0, "of the choice of pictures")
     arguments.add_out(
@@ -75,7 +77,7 @@ def _direction(flags):
     from tf_realnvp.serving import metadata, saved_model
 
     described = metadata.read(flags.model)
-    arguments.check_no_classes(flags.model, described.class_names)
+    label = arguments.find_label(flags, described.class_names)
     model = saved_model.SavedModel(flags.model)
     arguments.check_channels(flags.model, model.image_shape[2])
     import numpy as np
@@ -93,9 +95,11 @@ def _direction(flags):
     for flag, split in _SPLITS.items():
         loaded = picture_sets.load(flags, flag, described, split, 2)
         images = rng.permutation(loaded.images)
-        sides.append(model.encode(images))
+        sides.append(model.encode_likeliest(images, label)[0])
     # The last ones are those without.
-    starts = model.encode(np.stack(named) if named else images[:_NUM_SHOWN])
+    starts, labels = model.encode_likeliest(
+        np.stack(named) if named else images[:_NUM_SHOWN], label
+    )
     # A fifth is set apart.
     apart = [side[: max(1, len(side) // 5)] for side in sides]
     rest = [side[len(some) :] for side, some in zip(sides, apart, strict=True)]
@@ -104,9 +108,11 @@ def _direction(flags):
     strengths = np.linspace(lowest, highest, flags.steps)
     steps = np.multiply.outer(strengths, latents.direction(*sides))
     moved = np.concatenate([start + steps for start in starts])
+    if labels is not None:
+        labels = np.repeat(labels, flags.steps)
     try:
         with np.errstate(over="ignore"):
-            images = model.decode(moved.astype(np.float32))
+            images = model.decode(moved.astype(np.float32), labels)
     except tf.errors.InvalidArgumentError as error:
         raise UsageError(
             "argument --strength: moved so far, pictures cannot be decoded: "

@@ -1,6 +1,7 @@
 """The command `tf-realnvp`, and what all of its commands have in common."""
 
 import argparse
+import re
 import sys
 import time
 
@@ -77,6 +78,12 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
         print(f"\n{flags.prog}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
     except (OSError, Error) as error:
-        print(f"{flags.prog}: error: {error}", file=sys.stderr)
+        # The package names arguments as Python does, and commands have flags.
+        message = re.sub(
+            r"`(\w+)`",
+            lambda name: f"--{name[1]}" if name[1] in flags else name[0],
+            str(error),
+        )
+        print(f"{flags.prog}: error: {message}", file=sys.stderr)
         return getattr(error, "exit_code", Error.exit_code)
     return 0

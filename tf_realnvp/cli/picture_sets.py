@@ -104,17 +104,63 @@ def check_disjoint(
     sets = {flag: _find(flags, flag, metadata) for flag in splits}
     for first, second in itertools.combinations(splits, 2):
         (name, label), (other, other_label) = sets[first], sets[second]
-        if name is None or not same(name, other):
-            continue
-        have_same_split = splits[first] == splits[second] or is_whole(
-            name, metadata.source
-        )
-        if have_same_split and (
-            label == other_label or None in (label, other_label)
-        ):
+        if name is not None and same(name, other):
+            have_same_split = splits[first] == splits[second] or is_whole(
+                name, metadata.source
+            )
+            overlap = have_same_split and (
+                label == other_label or None in (label, other_label)
+            )
+        else:
+            overlap = any(
+                one.is_relative_to(another) or another.is_relative_to(one)
+                for one in _folders(name, label)
+                for another in _folders(other, other_label)
+            )
+        if overlap:
             raise UsageError(
                 f"argument --{second}: it has pictures of --{first}"
             )
+
+
+def check_outside(
+    flags: argparse.Namespace, flag: str, metadata: "Metadata", folder: str
+) -> None:
+    """Refuses a set that has the pictures of a folder.
+
+    Args:
+      flags: As for `load`.
+      flag: As for `load`.
+      metadata: As for `load`.
+      folder: The folder.
+
+    Raises:
+      UsageError: If it has them.
+    """
+    path = pathlib.Path(os.path.realpath(folder))
+    folders = _folders(*_find(flags, flag, metadata))
+    if any(path.is_relative_to(outer) for outer in folders):
+        raise UsageError(
+            f"argument --{flag}: it has the pictures of {printable(folder)}"
+        )
+
+
+def _folders(name, label):
+    """Returns the folders that pictures of a set are in, if it is of folders.
+
+    What is inside of them is of the set as well.
+    """
+    from tf_realnvp import data
+    from tf_realnvp.data import image_folder
+
+    root = pathlib.Path(data.source(name or ""))
+    if not root.is_absolute() or not root.is_dir():
+        return []
+    root = root.resolve()
+    if label is None:
+        return [root]
+    parts = ("", "train", *image_folder.TEST_FOLDERS)
+    return [path for part in parts if (path := root / part / label).is_dir()]
 
 
 def _find(flags, flag, metadata):
@@ -151,11 +197,7 @@ def same(name: str, other: str | None) -> bool:
     """
     from tf_realnvp import data
 
-    if other is None:
-        return False
-    first, second = data.source(name), data.source(other)
-    both_known = _is_known(first) and _is_known(second)
-    return first == second or (both_known and first.lower() == second.lower())
+    return other is not None and data.source(name) == data.source(other)
 
 
 def is_whole(name: str, source: str | None) -> bool:
@@ -166,17 +208,8 @@ def is_whole(name: str, source: str | None) -> bool:
       source: What the model was trained on, or `None`.
     """
     from tf_realnvp import data
-    from tf_realnvp.data import arrays
 
-    is_local = data.is_folder(name) or arrays.is_file(name)
-    return is_local and not _is_known(name) and not same(name, source)
-
-
-def _is_known(name):
-    """Returns whether `data.load` knows a name, whatever folders there are."""
-    from tf_realnvp import data
-
-    return name.lower() in (known.lower() for known in data.DATASETS)
+    return os.path.isabs(data.source(name)) and not same(name, source)
 
 
 def load_dataset(
@@ -279,7 +312,7 @@ def _from_folder(flags, flag, name, metadata):
     from tf_realnvp.data import image_folder
 
     arguments.check_channels(flags.model, metadata.image_shape[2])
-    root = pathlib.Path(name).expanduser()
+    root = pathlib.Path(os.path.expanduser(name))
     try:
         paths = image_folder.list_files(root)
     except OSError as error:

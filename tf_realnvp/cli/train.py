@@ -266,11 +266,9 @@ def _config(flags, before=None):
     try:
         config = TrainingConfig.of_dataset(before=before, **settings)
     except ValueError as error:
-        message = re.sub(r"^`(\w+)` ", r"argument --\1: ", str(error))
-        raise UsageError(message) from error
+        raise UsageError(str(error)) from error
     for name in ("run_dir", "output_dir"):
-        reason = files.why_tensorflow_cannot(getattr(config, name))
-        if reason is not None:
+        if reason := files.why_tensorflow_cannot(getattr(config, name)):
             raise UsageError(
                 f"argument --{name}: {reason}: give another folder"
             )

@@ -71,8 +71,7 @@ def load(
 
 
 def _load(name, data_dir, image_size, flip, labels):
-    known = {known.lower(): known for known in DATASETS}
-    name = known.get(name.lower(), name)
+    name = _known(name)
     if name == "digits":
         return _load_digits(image_size, flip, labels)
     if arrays.is_file(name) and not os.path.isdir(os.path.expanduser(name)):
@@ -93,10 +92,22 @@ def _load(name, data_dir, image_size, flip, labels):
     return tfds_images.load(name, data_dir, image_size, flip, labels)
 
 
+def _known(name):
+    """Returns a name as `DATASETS` has it, if it is one of them."""
+    return {known.lower(): known for known in DATASETS}.get(name.lower(), name)
+
+
 def source(name: str) -> str:
-    """Returns a name with which `load` finds a data set from any folder."""
-    is_known = name.lower() in (known.lower() for known in DATASETS)
-    if is_known or not (is_folder(name) or arrays.is_file(name)):
+    """Returns a name with which `load` finds a data set from any folder.
+
+    Args:
+      name: As for `load`.
+
+    Returns:
+      One of `DATASETS`, an absolute path or a name of TFDS.
+    """
+    name = _known(name)
+    if name in DATASETS or not (is_folder(name) or arrays.is_file(name)):
         return name
     return os.path.abspath(os.path.expanduser(name))
 

@@ -52,7 +52,7 @@ def load(
     Raises:
       DataError: If there is no such file, or it does not hold such images.
     """
-    file = pathlib.Path(path).expanduser()
+    file = pathlib.Path(os.path.expanduser(path))
     shown = printable(path)
     if not file.is_file():
         raise DataError(f"{shown}: there is no such file")

@@ -19,7 +19,7 @@ from tf_realnvp.data.image_dataset import (
 from tf_realnvp.errors import DataError, PictureError, printable
 
 _TEST_SHARE = 0.1
-_TEST_FOLDERS = ("test", "validation", "val")
+TEST_FOLDERS = ("test", "validation", "val")
 
 
 class _Picture(NamedTuple):
@@ -74,7 +74,7 @@ def load(
       DataError: If there is no such folder, or fewer than two pictures in it,
         or if a picture has no label and some are asked for.
     """
-    root = pathlib.Path(folder).expanduser().resolve()
+    root = pathlib.Path(os.path.expanduser(folder)).resolve()
     folder = printable(folder)
     if not root.is_dir():
         raise DataError(f"{folder}: there is no such folder")
@@ -270,7 +270,7 @@ def _split(
         folders.setdefault(folder if rest else "", []).append(picture)
     if "train" in folders:
         pictures = folders["train"]
-        for folder in _TEST_FOLDERS:
+        for folder in TEST_FOLDERS:
             if folder in folders:
                 return pictures, folders[folder], 1
 

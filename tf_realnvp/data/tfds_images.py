@@ -110,11 +110,11 @@ def load(
         labels, if they are asked for), or there is no way to them. Whatever
         goes wrong in TFDS becomes one.
     """
-    folder = pathlib.Path(data_dir).expanduser().absolute()
+    folder = pathlib.Path(os.path.expanduser(data_dir)).absolute()
     if "[" in str(folder):  # It would find none of its own files there.
         raise DataError(
             f"{name}: TensorFlow takes the [ in the folder {folder} for a "
-            "pattern: use another one (--data_dir), or rename it"
+            "pattern: use another one (`data_dir`), or rename it"
         )
     builder_name = _BUILDERS.get(name, name)
     builder = None
@@ -228,7 +228,7 @@ def _classes(builder) -> list[str]:
     feature = features.get(_LABEL)
     if not isinstance(feature, tfds.features.ClassLabel):
         raise _UnusableError(
-            f"its images have no labels: there is no feature `{_LABEL}` that "
+            f"its images have no labels: there is no feature {_LABEL!r} that "
             f"names a class, but {', '.join(features)}"
         )
     return list(feature.names)

@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 from tensorflow.python.saved_model import save_context
 
 from tf_realnvp import assertions, files
+from tf_realnvp.errors import UsageError
 from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.serving import metadata as metadata_format
 
@@ -96,7 +97,12 @@ def save(
       path: Directory to write. One that is there already stays as it is until
         the new one is complete.
       metadata: What else `metadata.json` is to say; values that JSON knows.
+
+    Raises:
+      UsageError: If TensorFlow could not read what is written there.
     """
+    if reason := files.why_tensorflow_cannot(path):
+        raise UsageError(f"{reason}: give another folder")
     content = json.dumps(_describe(model) | dict(metadata or {}), indent=2)
     module: tf.Module
     # Otherwise `tf.saved_model.save` traces all functions once more.

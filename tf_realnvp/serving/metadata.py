@@ -75,8 +75,7 @@ def read(path: str | os.PathLike) -> Metadata:
             f"there is no SavedModel in {printable(path)}: name the folder "
             "realnvp_DATASET that training wrote"
         )
-    reason = files.why_tensorflow_cannot(path)
-    if reason is not None:
+    if reason := files.why_tensorflow_cannot(path):
         raise ModelError(f"{reason}: rename the folder of the model")
     file = path / FILE
     if not file.is_file():

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,20 @@ from tf_realnvp.serving.metadata import describe_images
 
 BATCH_SIZE = 64  # Limits the memory where a caller asks for many images.
 _SIGNATURES = ("sample", "encode", "decode")
+
+
+class Scores(NamedTuple):
+    """How likely images are.
+
+    Attributes:
+      log_prob: Float64 `[n]`, nats for a whole image.
+      bits_per_dim: Float64 `[n]`, the same in bits for each component.
+      label: Int64 `[n]`, the likeliest class; 0 if the model has no classes.
+    """
+
+    log_prob: np.ndarray
+    bits_per_dim: np.ndarray
+    label: np.ndarray
 
 
 class SavedModel:
@@ -167,11 +182,12 @@ class SavedModel:
           their mixture.
         """
         if self.class_names:
-            return self._mixture(self.log_prob_of_classes(images, seed))
+            joint = self.log_prob_of_classes(images, seed) + self.log_prior
+            return np.logaddexp.reduce(joint, axis=1)
         return _run(self._log_prob, images, seed)
 
-    def log_prob_each(self, images: np.ndarray, seed: int) -> np.ndarray:
-        """Returns what `log_prob` gives for each image alone.
+    def score_each(self, images: np.ndarray, seed: int) -> Scores:
+        """Scores each image as `log_prob` does one alone.
 
         All get the same noise, and none depends on those beside it. Models that
         were saved by older versions take one at a time, which is slower.
@@ -179,19 +195,21 @@ class SavedModel:
         Args:
           images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
           seed: Seed of the dequantization noise of each, of 64 bits.
-
-        Returns:
-          Float64 `[n]`, nats for a whole image.
         """
+        label = np.zeros(len(images), np.int64)
         if self.class_names:
-            return self._mixture(self.log_prob_of_classes(images, seed, True))
-        if self._log_prob_each is None:
+            given = self.log_prob_of_classes(images, seed, each=True)
+            joint = given + self.log_prior
+            log_prob = np.logaddexp.reduce(joint, axis=1)
+            label = joint.argmax(axis=1)
+        elif self._log_prob_each is None:
             one_by_one = [self.log_prob(image[None], seed) for image in images]
-            return np.concatenate([np.zeros(0), *one_by_one])
-        return _run(self._log_prob_each, images, np.full(len(images), seed))
-
-    def _mixture(self, given):
-        return np.logaddexp.reduce(given + self.log_prior, axis=1)
+            log_prob = np.concatenate([np.zeros(0), *one_by_one])
+        else:
+            seeds = np.full(len(images), seed)
+            log_prob = _run(self._log_prob_each, images, seeds)
+        bits_per_dim = -log_prob / (self.num_dims * math.log(2.0))
+        return Scores(log_prob, bits_per_dim, label)
 
     def log_prob_of_classes(
         self, images: np.ndarray, seed: int, each: bool = False
@@ -203,7 +221,7 @@ class SavedModel:
         Args:
           images: As for `log_prob`.
           seed: As for `log_prob`; the noise is the same for all classes.
-          each: Whether each image gets the same noise, as in `log_prob_each`.
+          each: Whether each image gets the same noise, as in `score_each`.
 
         Returns:
           Float64 `[n, len(class_names)]`, nats. With `log_prior` added it is
@@ -234,6 +252,39 @@ class SavedModel:
         """
         return self._in_batches("encode", "images", images, "latents", label)
 
+    def encode_likeliest(
+        self,
+        images: np.ndarray,
+        label: int | None = None,
+        together: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Encodes images whose classes are not known.
+
+        Args:
+          images: As for `encode`.
+          label: Class of all. Default: the likeliest one of each.
+          together: Whether that is the likeliest one of all together.
+
+        Returns:
+          The latents, and the labels that they are of, `[n]`; `None` if the
+          model has no classes.
+        """
+        if not self.class_names:
+            return self.encode(images), None
+        if label is not None:
+            labels = np.full(len(images), label)
+        else:
+            given = np.concatenate(
+                [
+                    self.log_prob_of_classes(images[part], 0)
+                    for part in _parts(images)
+                ]
+            )
+            if together:
+                given[:] = given.sum(axis=0)
+            labels = (given + self.log_prior).argmax(axis=1)
+        return self.encode(images, labels), labels
+
     def decode(
         self, latents: np.ndarray, label: np.ndarray | None = None
     ) -> np.ndarray:
@@ -253,12 +304,17 @@ class SavedModel:
 
         function = self._model.signatures[signature]
         parts = []
-        for start in range(0, len(values), BATCH_SIZE):
-            part = slice(start, start + BATCH_SIZE)
+        for part in _parts(values):
             labels = {} if label is None else self._labels(label[part])
             inputs = {name: tf.constant(values[part])} | labels
             parts.append(function(**inputs)[result])
         return np.concatenate(parts)
+
+
+def _parts(values):
+    """Yields slices of as many values as are taken at once."""
+    for start in range(0, len(values), BATCH_SIZE):
+        yield slice(start, start + BATCH_SIZE)
 
 
 def _run(log_prob, images, seed, *label):

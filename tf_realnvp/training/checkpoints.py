@@ -119,7 +119,7 @@ class Checkpoints:
         if paths and self._list.exists():
             raise CheckpointError(
                 f"none of the {len(paths)} checkpoints in {self._directory} "
-                "can be used; start anew with another --run_dir, or delete "
+                "can be used; start anew with another `run_dir`, or delete "
                 "this one"
             )
         return False

@@ -263,10 +263,10 @@ class TrainingConfig:
             raise ValueError(f"there are none, but {checks.short(stored)}")
         names = {field.name for field in dataclasses.fields(cls)}
         if unknown := stored.keys() - names:
-            raise ValueError(f"this version knows no --{min(unknown)}")
+            raise ValueError(f"this version knows no `{min(unknown)}`")
         for name in _ALWAYS_STORED:
             if stored.get(name) is None:
-                raise ValueError(f"there is no --{name}")
+                raise ValueError(f"there is no `{name}`")
         return cls.of_dataset(**stored)
 
     def differences(self, before: "TrainingConfig") -> list[str]:
@@ -300,12 +300,12 @@ class TrainingConfig:
 
 
 def _spell(name, value):
-    """Returns a setting as one would type its flag."""
+    """Returns a setting and its name as an argument."""
     if value is None or value is False:
-        return f"no --{name}"
+        return f"no `{name}`"
     if isinstance(value, tuple):
         value = ",".join(map(str, value))
-    return f"--{name}" if value is True else f"--{name} {value}"
+    return f"`{name}`" if value is True else f"`{name}` {value}"
 
 
 @dataclasses.dataclass(frozen=True)

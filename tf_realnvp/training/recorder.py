@@ -109,6 +109,6 @@ def writing(what: str, where: object) -> Iterator[None]:
     except (OSError, tf.errors.OpError) as error:
         raise FailureError(
             f"cannot write {what} to {printable(where)}: {reason(error)}. "
-            "What was there before still is: make room, then go on with "
-            "--resume"
+            "What was there before still is: make room, then go on: the "
+            "same call, or the command with --resume"
         ) from error

@@ -29,6 +29,7 @@ class Run:
         run.
       data: What the run is trained on; `None` for a new run, and for one that
         an older version started.
+      finished: Whether the results of the run were written.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -42,7 +43,7 @@ class Run:
             damaged.
         """
         self.path = path
-        self.config, self.data, self._finished = self._read()
+        self.config, self.data, self.finished = self._read()
 
     @property
     def file(self) -> pathlib.Path:
@@ -64,13 +65,12 @@ class Run:
             is_ours = False
         except OSError as error:
             raise UsageError(
-                f"argument --run_dir: cannot read {printable(self.file)}: "
-                f"{error.strerror}"
+                f"cannot read {printable(self.file)}: {error.strerror}"
             ) from error
         if not is_ours:
             raise UsageError(
-                f"argument --run_dir: {printable(self.path)} holds something "
-                "else than a run of this program: give another folder"
+                f"{printable(self.path)} holds something else than a run of "
+                "this program: give another `run_dir`"
             )
         return self._parse(content)
 
@@ -78,9 +78,9 @@ class Run:
         version = content.get("format", 1)
         if version != FORMAT and version != 1:
             raise UsageError(
-                f"argument --run_dir: {printable(self.file)} is of another "
-                f"version of this program (format {checks.short(version)}, not "
-                f"{FORMAT}): go on with that version, or give another folder"
+                f"{printable(self.file)} is of another version of this program "
+                f"(format {checks.short(version)}, not {FORMAT}): go on with "
+                "that version, or give another `run_dir`"
             )
         config = content.get("config")
         if version == 1:
@@ -98,8 +98,8 @@ class Run:
         except ValueError as error:
             raise UsageError(
                 printable(
-                    f"argument --run_dir: {self.file} makes no sense "
-                    f"({error}): give another folder"
+                    f"{self.file} makes no sense ({error}): give another "
+                    "`run_dir`"
                 )
             ) from error
 
@@ -113,11 +113,6 @@ class Run:
     def exists(self) -> bool:
         """Whether a run was started here before."""
         return self.config is not None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the results of the run were written."""
-        return self._finished
 
     def check_same_settings(self, config: TrainingConfig) -> None:
         """Makes sure that a run can go on with these settings.
@@ -133,7 +128,7 @@ class Run:
             raise UsageError(
                 printable(
                     f"the run in {self.path} cannot be resumed with other "
-                    f"flags: {', '.join(differences)}"
+                    f"settings: {', '.join(differences)}"
                 )
             )
 
@@ -162,7 +157,7 @@ class Run:
                 printable(
                     f"the images of {name} have changed since the run in "
                     f"{self.path} was started: {', '.join(differences)}. Put "
-                    "them back, or start anew with another --run_dir"
+                    "them back, or start anew with another `run_dir`"
                 )
             )
 
@@ -180,7 +175,7 @@ class Run:
         self._write(self.config, self.data, finished=True)
 
     def _write(self, config, data, finished):
-        self.config, self.data, self._finished = config, data, finished
+        self.config, self.data, self.finished = config, data, finished
         content = {
             "program": _PROGRAM,
             "format": FORMAT,
@@ -214,9 +209,9 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
         not writable, or the folder of an unfinished run and not to be resumed;
         or if it cannot be moved aside.
     """
-    reason = files.why_tensorflow_cannot(path)
-    if reason is not None:  # It would write what it cannot read.
-        raise UsageError(f"argument --run_dir: {reason}: give another folder")
+    if reason := files.why_tensorflow_cannot(path):
+        # It would write what it cannot read.
+        raise UsageError(f"argument `run_dir`: {reason}: give another folder")
     with contextlib.ExitStack() as locks:
         if os.path.isdir(path):
             Run(path)  # Not even a lock is put into another program's folder.
@@ -225,8 +220,8 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
         if run.exists and not resume:
             if not run.finished:
                 raise UsageError(
-                    f"{printable(path)} holds an unfinished run: --resume goes "
-                    "on with it, another --run_dir starts a new one"
+                    f"{printable(path)} holds an unfinished run: `resume` "
+                    "goes on with it, another `run_dir` starts a new one"
                 )
             _move_aside(path)
             locks.enter_context(_lock(path))
@@ -246,9 +241,9 @@ def _move_aside(path):
         target.rename(aside)
     except OSError as error:
         raise UsageError(
-            f"argument --run_dir: cannot move the finished run of "
+            f"argument `run_dir`: cannot move the finished run of "
             f"{printable(path)} aside: {error.strerror}; give another folder, "
-            "or go on with it by --resume"
+            "or go on with it by `resume`"
         ) from error
     shown = aside if path.is_absolute() else os.path.relpath(aside)
     print(
@@ -269,7 +264,7 @@ def _lock(path):
         file = open(lock, "a", opener=system.open_no_link)
     except OSError as error:
         raise UsageError(
-            f"argument --run_dir: cannot write to {printable(path)}: "
+            f"argument `run_dir`: cannot write to {printable(path)}: "
             f"{error.strerror}"
         ) from error
     with file:
@@ -279,11 +274,11 @@ def _lock(path):
         except BlockingIOError as error:
             raise UsageError(
                 f"another process trains in {printable(path)}: give another "
-                "--run_dir"
+                "`run_dir`"
             ) from error
         except OSError as error:
             raise UsageError(
-                f"argument --run_dir: cannot lock {printable(path)}: "
+                f"argument `run_dir`: cannot lock {printable(path)}: "
                 f"{error.strerror}"
             ) from error
         if not _is_at(file, lock):

@@ -92,8 +92,7 @@ class Session:
             with _explaining(dataset):
                 workers.agree_on_checkpoint(strategy, trainer, restored)
         if not restored and config.init_from is not None:
-            with strategy.scope():
-                weights.assign_weights(model, config.init_from)
+            weights.assign_weights(model, config.init_from)
         elif not restored:
             with _explaining(dataset), strategy.scope():
                 images = dataset.initial_images(config.seed)

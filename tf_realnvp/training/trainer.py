@@ -218,7 +218,7 @@ class Trainer(tf.Module):
     @property
     def state(self) -> dict[str, list[tf.Variable]]:
         """All variables that the rest of a run depends on."""
-        return {
+        state = {
             "weights": [v.value for v in self.model.variables],
             "optimizer": [v.value for v in self.optimizer.variables],
             "progress": [
@@ -228,13 +228,10 @@ class Trainer(tf.Module):
                 self._epoch_updates,
                 self._skipped_in_a_row,
             ],
-            **self._best_state(),
         }
-
-    def _best_state(self):
-        if not self._keep_best:
-            return {}
-        return {"best": [self._best_loss, *self._best_weights]}
+        if self._keep_best:
+            state["best"] = [self._best_loss, *self._best_weights]
+        return state
 
     def train(self, batches: Iterator[tf.Tensor], num_steps: int = 1) -> None:
         """Trains on some batches, in one call of TensorFlow.

@@ -194,7 +194,7 @@ def agree_on_settings(
         return (
             TrainingConfig.from_json(record["config"]),
             DataDescription.from_json(record["data"]),
-            "--resume" if record["resume"] else "no --resume",
+            "`resume`" if record["resume"] else "no `resume`",
         )
 
     def differences(worker, chief):
@@ -242,7 +242,7 @@ def agree_on_checkpoint(
     def differences(worker, chief):
         if worker == chief:
             return []
-        return [f"{worker} in --run_dir instead of {chief}, which all must see"]
+        return [f"{worker} in `run_dir` instead of {chief}, which all must see"]
 
     agree(strategy, mine, differences)
 
