@@ -48,13 +48,9 @@ def deep_model():
 
 @functools.cache
 def uneven_model():
-    """One with numbers of couplings and with positions of its own."""
+    """One with numbers of couplings of its own."""
     return make_model(
-        (4, 8, 1),
-        filters=8,
-        num_scales=3,
-        num_couplings=(2, 5, 3),
-        per_position=True,
+        (4, 8, 1), filters=8, num_scales=3, num_couplings=(2, 5, 3)
     )
 
 
@@ -112,9 +108,6 @@ def evaluate_reference(model, points, labels=None):
             model.networks, model.couplings, strict=True
         )
     ]
-    positions = None
-    if model.per_position:
-        positions = [variable.numpy() for variable in model.variables[-2:]]
     return reference.real_nvp(
         points,
         couplings,
@@ -122,7 +115,6 @@ def evaluate_reference(model, points, labels=None):
         model.alpha,
         model.num_scales,
         model.num_couplings,
-        positions,
         labels,
     )
 
@@ -232,7 +224,6 @@ class StructureTest(tf.test.TestCase, parameterized.TestCase):
         ("alpha", "a", None, 0.0, 1.0, -0.1, math.nan),
         ("num_scales", 1, 2.5, None, 6),
         ("num_couplings", (3, 3), (3, 3, 0), (3, 3, 2.5), 3, None, "334"),
-        ("per_position", 1, "yes", None),
         ("dequantization", "learned", None, 1),
         ("num_classes", 0, 2.5, "3", True),
     )

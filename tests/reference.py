@@ -156,7 +156,6 @@ def real_nvp(
     alpha,
     num_scales=2,
     num_couplings=(3, 3, 4),
-    positions=None,
     labels=None,
 ):
     """The whole model, from dequantized images to latents.
@@ -170,7 +169,6 @@ def real_nvp(
       num_scales: Number of resolutions.
       num_couplings: With checkerboards and with channel masks at a scale, and
         at the last.
-      positions: Log-scale and shift of each component of an image, if any.
       labels: Of the images, if there are classes.
 
     Returns:
@@ -182,11 +180,6 @@ def real_nvp(
     steps = np.log((1 - alpha) / num_colors) - np.log(p) - np.log(1 - p)
     log_det = steps.reshape(len(x), -1).sum(axis=1)
     z = np.log(p) - np.log(1 - p)
-
-    if positions is not None:
-        log_scale, shift = np.asarray(positions, np.float64)
-        z = (z - shift) / np.exp(log_scale)
-        log_det -= log_scale.sum()
 
     couplings = iter(couplings)
     rest = []

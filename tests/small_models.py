@@ -185,7 +185,6 @@ class SmallModel:
         num_blocks=1,
         num_scales=2,
         num_couplings=(3, 3, 4),
-        per_position=False,
         dequantization="uniform",
         num_classes=None,
         class_probs=None,
@@ -195,7 +194,7 @@ class SmallModel:
         self.filters = filters
         self.num_blocks = num_blocks
         self.num_scales = num_scales
-        self.num_couplings, self.per_position = num_couplings, per_position
+        self.num_couplings = num_couplings
         self.dequantization = dequantization
         self.couplings = range(10)
         self.num_dims = self.num_parameters = math.prod(image_shape)
@@ -217,7 +216,6 @@ class SmallModel:
             self.num_blocks,
             self.num_scales,
             self.num_couplings,
-            self.per_position,
             self.dequantization,
             self.num_classes,
             self.class_probs,

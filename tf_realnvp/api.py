@@ -184,7 +184,6 @@ def train(
             num_blocks=model.num_blocks,
             num_scales=model.num_scales,
             num_couplings=model.num_couplings,
-            per_position=model.per_position,
             dequantization=model.dequantization,
             conditional=model.num_classes is not None,
             seed=seed,

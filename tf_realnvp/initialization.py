@@ -20,9 +20,8 @@ def initialize(model: RealNVP, images: tf.Tensor, seed: int) -> None:
     are much alike, though, and what they tell of one another is known before
     any training: each coupling in turn, from image to latents, predicts what it
     changes from the 3x3 pixels of what it keeps, by least squares, takes that
-    away and scales the rest to unit variance. With `per_position` each position
-    gets zero mean and unit variance before. Nothing else of the model changes,
-    and all weights are trained as before.
+    away and scales the rest to unit variance. Nothing else
+    of the model changes, and all weights are trained as before.
 
     With several workers it is to be called in the scope of their strategy: all
     of them get the weights of the first.
@@ -57,23 +56,7 @@ def _fit(bijector, points):
         return tf.concat([_fit(bijector.bijector, kept), factored_out], -1)
     if isinstance(bijector, AffineCoupling):
         return _fit_coupling(bijector, points)
-    if len(points) > 1:
-        _fit_positions(bijector, points)
     return bijector.inverse(points)
-
-
-def _fit_positions(bijector, points):
-    """Fits a shift or a scale of each position; one image tells of neither."""
-    if isinstance(bijector, tfb.Shift):
-        bijector.shift.assign(tf.reduce_mean(points, axis=0))
-    elif isinstance(bijector, tfb.Scale) and bijector.log_scale is not None:
-        # As if one more image had been seen, as varied as all are: so that a
-        # few that agree in a position do not fix its scale.
-        square = tf.square(points)
-        variance = (tf.reduce_sum(square, 0) + tf.reduce_mean(square)) / (
-            len(points) + 1
-        )
-        bijector.log_scale.assign(0.5 * tf.math.log(variance))
 
 
 def _fit_coupling(coupling, points):

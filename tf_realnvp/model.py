@@ -66,7 +66,6 @@ class RealNVP(tf.Module):
         alpha: float = 0.1,
         num_scales: int = 2,
         num_couplings: Sequence[int] = (3, 3, 4),
-        per_position: bool = False,
         num_classes: int | None = None,
         class_probs: Sequence[float] | None = None,
         dequantization: str = "uniform",
@@ -90,9 +89,6 @@ class RealNVP(tf.Module):
           num_couplings: Numbers of couplings, each at least 1: with
             checkerboard masks and with channel masks at each scale but the
             last, and with checkerboard masks at the last.
-          per_position: Whether each component of an image is scaled and
-            shifted by numbers of its own, before the couplings: for images in
-            which places differ, as those with a black surrounding.
           num_classes: Number of classes of images, at least 1. Default: the
             model knows no classes, and takes no labels.
           class_probs: Probability of each class, of which the mixture is made;
@@ -111,7 +107,6 @@ class RealNVP(tf.Module):
             image_shape, num_colors, filters, num_blocks, alpha, num_scales
         )
         checks.check(num_couplings, "num_couplings", checks.WholeNumbers(3, 1))
-        checks.check(per_position, "per_position", checks.Flag())
         checks.check(
             dequantization,
             "dequantization",
@@ -125,7 +120,6 @@ class RealNVP(tf.Module):
         self.alpha = float(alpha)
         self.num_scales = int(num_scales)
         self.num_couplings = tuple(int(number) for number in num_couplings)
-        self.per_position = per_position
         self.num_classes = None if num_classes is None else int(num_classes)
         self.class_probs = probs
         self.dequantization = dequantization
@@ -146,11 +140,6 @@ class RealNVP(tf.Module):
             keras.Variable(value, name=f"coupling_{index}_{name}")
             for index in range(len(self._networks))
             for name, value in (("rescale", 1.0), ("reshift", 0.0))
-        ]
-        self._position_variables = [
-            keras.Variable(np.zeros(self.image_shape, np.float32), name=name)
-            for name in ("position_log_scale", "position_shift")
-            if self.per_position
         ]
         self._noise_networks = [
             networks.CouplingNetwork(
@@ -228,10 +217,6 @@ class RealNVP(tf.Module):
             if scale > 0:
                 # A scale keeps the shape of its events, as `FactorOut` asks.
                 steps.append(tfb.Invert(bijectors.Squeeze()))
-        if self.per_position:
-            # TFP knows the variables of TensorFlow, not those of Keras.
-            log_scale, shift = (v.value for v in self._position_variables)
-            steps = [tfb.Shift(shift), tfb.Scale(log_scale=log_scale), *steps]
         steps = [
             tfb.Scale(float(self.num_colors)),
             tfb.Sigmoid(
@@ -298,7 +283,7 @@ class RealNVP(tf.Module):
         """Returns the arguments that make such a model, but for its name."""
         names = [
             *("image_shape", "num_colors", "filters", "num_blocks", "alpha"),
-            *("num_scales", "num_couplings", "per_position", "dequantization"),
+            *("num_scales", "num_couplings", "dequantization"),
         ]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
@@ -312,8 +297,8 @@ class RealNVP(tf.Module):
     def named_variables(self) -> dict[str, keras.Variable]:
         """Returns all weights, by names that say where in the flow they are.
 
-        A model with more couplings at a scale, with classes, positions or
-        learned noise has the names of one without, and others.
+        A model with more couplings at a scale, with classes or learned noise
+        has the names of one without, and others.
         """
         checkerboards, channels, last = self.num_couplings
         names = [
@@ -339,14 +324,13 @@ class RealNVP(tf.Module):
         for index, (name, _) in enumerate(parts):
             named[f"{name}/rescale"] = scales[2 * index]
             named[f"{name}/reshift"] = scales[2 * index + 1]
-        return named | {v.name: v for v in self._position_variables}
+        return named
 
     def is_identity(self) -> bool:
         """Returns whether it changes no logits, as a new model does not."""
         gains = [network.last.gain for network in self._networks]
         biases = [network.last.bias for network in self._networks]
-        zeros = (*gains, *biases, *self._position_variables)
-        return not any(np.any(v.numpy()) for v in zeros)
+        return not any(np.any(v.numpy()) for v in (*gains, *biases))
 
     def save(
         self,
@@ -395,12 +379,11 @@ class RealNVP(tf.Module):
 
     @property
     def trainable_variables(self) -> tuple[keras.Variable, ...]:
-        """All weights: of networks, couplings, positions and noise."""
+        """All weights: of networks, couplings and noise."""
         weights = [v for n in self._networks for v in n.trainable_variables]
         return (
             *weights,
             *self._log_scale_variables,
-            *self._position_variables,
             *(v for n in self._noise_networks for v in n.trainable_variables),
             *self._noise_variables,
         )

@@ -170,7 +170,6 @@ def _check_architecture(model: RealNVP) -> None:
     for name, expected in (
         ("num_scales", 2),
         ("num_couplings", (3, 3, 4)),
-        ("per_position", False),
         ("dequantization", "uniform"),
         ("num_classes", None),
     ):

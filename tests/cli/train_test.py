@@ -50,7 +50,6 @@ GIVEN = {
     "num_blocks": (1, "1"),
     "num_scales": (3, "3"),
     "num_couplings": ((4, 5, 6), "4,5,6"),
-    "per_position": (True, None),
     "dequantization": ("variational", "variational"),
     "conditional": (True, None),
     "init_from": ("e", "e"),

@@ -400,7 +400,6 @@ class FilesTest(ExportTestCase):
                 "alpha": small_models.ALPHA,
                 "num_scales": 2,
                 "num_couplings": [*small_models.NUM_COUPLINGS],
-                "per_position": False,
                 "dequantization": "uniform",
                 "num_parameters": self.model.num_parameters,
                 **small_models.METADATA,

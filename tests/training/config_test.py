@@ -92,7 +92,6 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
                 "num_blocks": (0,),
                 "num_scales": (1,),
                 "num_couplings": ((3, 3), (3, 0, 3), (1, 1.5, 2), 3, "333"),
-                "per_position": (1, None),
                 "dequantization": ("learned", None),
                 "precision": ("float16",),
                 "accumulate": (0, 65),  # Of a batch of 64.
@@ -155,7 +154,6 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         "num_blocks": 1,
         "num_scales": 3,
         "num_couplings": (1, 2, 3),
-        "per_position": True,
         "dequantization": "variational",
         "conditional": True,
         "init_from": "a_model",
@@ -194,7 +192,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             {
                 *("dataset", "image_size", "flip", "num_validation", "seed"),
                 *("batch_size", "filters", "num_blocks", "num_scales"),
-                *("num_couplings", "per_position", "num_bits"),
+                *("num_couplings", "num_bits"),
                 "dequantization",
                 *("init_from", "precision", "deterministic", "ema"),
                 "conditional",

@@ -233,7 +233,6 @@ class TrainTest(ExperimentTestCase):
                 *("--precision", "bfloat16", "--recompute"),
                 *("--accumulate", "2", "--ema", "0.9", "--warmup_steps", "3"),
                 *("--num_scales", "3", "--num_couplings", "1,2,3"),
-                "--per_position",
                 *("--lr_schedule", "cosine"),
                 *("--image_size", "16", "--flip", "--data_dir", "my_data"),
                 *("--max_steps", "4"),
@@ -260,7 +259,6 @@ class TrainTest(ExperimentTestCase):
         self.assertEqual((model.filters, model.num_blocks), (4, 1))
         self.assertEqual(model.num_scales, 3)
         self.assertEqual(model.num_couplings, (1, 2, 3))
-        self.assertTrue(model.per_position)
         self.assertEqual(model.image_shape, (8, 8, 1))
         self.assertEqual(model.num_colors, 17)
         load.assert_called_once_with("digits", "my_data", 16, True, None, False)

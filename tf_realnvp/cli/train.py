@@ -103,10 +103,6 @@ _HELP = {
         "numbers of couplings: with checkerboard masks and with channel masks "
         "at each scale but the last, and at the last scale (default: 3,3,4)"
     ),
-    "per_position": (
-        "scale and shift each component of an image by numbers of its own "
-        "first: for images whose places differ"
-    ),
     "conditional": (
         "model the images of each class, by the labels that the data set has: "
         "samples of one class, and a classifier (default: no classes)"

@@ -9,7 +9,7 @@ import reprlib
 from typing import Any
 
 from tf_realnvp import checks, files
-from tf_realnvp.checks import Flag, OneOf, RealNumber, WholeNumber, WholeNumbers
+from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, WholeNumbers
 from tf_realnvp.errors import ModelError, printable
 
 FILE = "metadata.json"
@@ -23,14 +23,12 @@ ARCHITECTURE: dict[str, Any] = {
     "alpha": RealNumber(below=1.0),
     "num_scales": WholeNumber(2),
     "num_couplings": WholeNumbers(3, low=1),
-    "per_position": Flag(),
     "dequantization": OneOf(checks.DEQUANTIZATIONS),
 }
 # Those that once had no other value, and were not written.
 _BEFORE: dict[str, Any] = {
     "num_scales": 2,
     "num_couplings": [3, 3, 4],
-    "per_position": False,
     "dequantization": "uniform",
     "num_classes": None,
 }

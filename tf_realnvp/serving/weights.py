@@ -65,10 +65,7 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
 def _differences(model, other):
     """Yields what of another model has no place in a model, a phrase each."""
     # Convolutions know no height and width.
-    (*size, channels), (*its_size, its_channels) = (
-        model.image_shape,
-        other.image_shape,
-    )
+    channels, its_channels = model.image_shape[2], other.image_shape[2]
     has_place = {
         "filters": other.filters == model.filters,
         "num_blocks": other.num_blocks == model.num_blocks,
@@ -79,7 +76,6 @@ def _differences(model, other):
                 other.num_couplings, model.num_couplings, strict=True
             )
         ),
-        "per_position": model.per_position or not other.per_position,
         "num_classes": other.num_classes in (None, model.num_classes),
         "dequantization": other.dequantization
         in ("uniform", model.dequantization),
@@ -92,22 +88,17 @@ def _differences(model, other):
             )
     if its_channels != channels:
         yield f"{its_channels} channels instead of {channels}"
-    if other.per_position and its_size != size:
-        yield (
-            f"positions of {its_size[0]}x{its_size[1]} instead of "
-            f"{size[0]}x{size[1]}"
-        )
 
 
 def _assign(model, path):
     variables = os.path.join(path, "variables", "variables")
-    names = [
-        f"_model_variables/{index}/.ATTRIBUTES/VARIABLE_VALUE"
-        for index in range(len(model.variables))
-    ]
+    name = "_model_variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
+    number = len(model.variables)
     try:
         reader = tf.train.load_checkpoint(variables)
-        values = [reader.get_tensor(name) for name in names]
+        values = [reader.get_tensor(name.format(i)) for i in range(number)]
+        if reader.has_tensor(name.format(number)):
+            raise ValueError(f"there are more than {number}")
         for variable, value in zip(model.variables, values, strict=True):
             variable.assign(value)
     except Exception as error:  # TensorFlow raises nearly anything.

@@ -116,7 +116,6 @@ class TrainingConfig:
       num_blocks: As for `RealNVP`.
       num_scales: As for `RealNVP`.
       num_couplings: As for `RealNVP`.
-      per_position: As for `RealNVP`.
       dequantization: As for `RealNVP`.
       conditional: Whether the model is to have the classes of the images.
       init_from: Folder of a SavedModel whose weights training starts from, in
@@ -154,7 +153,6 @@ class TrainingConfig:
     num_blocks: int = _setting(WholeNumber(1))
     num_scales: int = _setting(WholeNumber(2), 2)
     num_couplings: tuple[int, ...] = _setting(WholeNumbers(3, low=1), (3, 3, 4))
-    per_position: bool = False
     dequantization: str = _setting(OneOf(checks.DEQUANTIZATIONS), "uniform")
     conditional: bool = False
     init_from: str | None = None
