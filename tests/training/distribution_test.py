@@ -29,7 +29,7 @@ paths = sys.argv[1:]
 runtime.configure(len(paths), deterministic=len(paths) > 1)
 import fast_command, keras, numpy as np, tensorflow as tf
 import tf_realnvp
-from small_models import NUM_COUPLINGS, SmallModel
+from small_models import SmallModel
 from tf_realnvp import RealNVP, initialization
 from tf_realnvp.data import ImageDataset
 
@@ -46,7 +46,7 @@ def train(strategy, Model, path, num_classes=None):
             17,
             filters=4,
             num_blocks=1,
-            num_couplings=NUM_COUPLINGS,
+            num_couplings=(1, 1, 1),
             num_classes=num_classes,
         )
         history = tf_realnvp.train(
