@@ -1,5 +1,6 @@
 """Tests for runtime."""
 
+import os
 from unittest import mock
 
 import tensorflow as tf
@@ -43,6 +44,34 @@ class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(allowed(), before)
         for name in layouts:
             self.assertTrue(options().get(name, True))
+
+
+class ThreadsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        (1, None, None),
+        (2, None, 4),
+        (3, None, 2),
+        (16, None, 1),
+        (2, "8", None),
+    )
+    def test_logical_cpus_share_the_cores(self, num_cpus, given, expected):
+        variable = {} if given is None else {"TF_NUM_INTRAOP_THREADS": given}
+        with (
+            mock.patch.dict(os.environ),
+            mock.patch.object(os, "cpu_count", return_value=8),
+            # TensorFlow is at work by now.
+            mock.patch.object(tf.config, "set_logical_device_configuration"),
+            mock.patch.object(
+                tf.config.threading, "set_intra_op_parallelism_threads"
+            ) as set_threads,
+        ):
+            os.environ.pop("TF_NUM_INTRAOP_THREADS", None)
+            os.environ.update(variable)
+            runtime.configure(num_cpus)
+        self.assertEqual(
+            [call.args for call in set_threads.call_args_list],
+            [] if expected is None else [(expected,)],
+        )
 
 
 class HardwareTest(tf.test.TestCase, parameterized.TestCase):

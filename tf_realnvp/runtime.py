@@ -52,7 +52,8 @@ def configure(
     round nothing to TF32, but inside of `tensor_float_32`.
 
     Args:
-      num_cpus: Number of logical CPU devices.
+      num_cpus: Number of logical CPU devices, where there is no GPU. They
+        share the processor's cores: each computes with its part of them.
       deterministic: Whether operations must give the same bits each time, on
         GPUs as well. Random ones without a seed raise then.
       small: Whether operations are so small that a processor does them sooner
@@ -79,6 +80,10 @@ def configure(
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpus
         )
+        if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+            tf.config.threading.set_intra_op_parallelism_threads(
+                max(1, (os.cpu_count() or 1) // num_cpus)
+            )
     tf.config.experimental.enable_tensor_float_32_execution(False)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -163,7 +168,7 @@ def make_strategy(num_devices: int | None = None):
 
     Args:
       num_devices: Number of GPUs, or of logical CPUs where there is no GPU.
-        Default: all GPUs, or one CPU.
+        Default: all GPUs, or the logical CPUs that `configure` made.
 
     Raises:
       UsageError: If there are not so many GPUs.
