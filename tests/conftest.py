@@ -7,7 +7,7 @@ from unittest import mock
 
 from tf_realnvp import runtime
 
-runtime.configure()
+runtime.configure(small=True)  # As the models of the tests are.
 
 import tensorflow as tf  # noqa: E402
 from tensorflow.python.framework import random_seed  # noqa: E402
