@@ -146,7 +146,7 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         super().setUpClass()
         cls.path = small_models.saved_conditional()
         cls.model = small_models.conditional()
-        cls.loaded = saved_model.SavedModel(cls.path)
+        cls.loaded = small_models.opened_conditional()
 
     def setUp(self):
         super().setUp()

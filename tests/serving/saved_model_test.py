@@ -42,7 +42,7 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         super().setUpClass()
         cls.path = small_models.saved_conditional()
         cls.model = small_models.conditional()
-        cls.loaded = saved_model.SavedModel(cls.path)
+        cls.loaded = small_models.opened_conditional()
         cls.images = small_models.images(70)
         cls.labels = np.arange(70) % 3
 

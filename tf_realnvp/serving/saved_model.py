@@ -195,6 +195,9 @@ class SavedModel:
         Args:
           images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
           seed: Seed of the dequantization noise of each, of 64 bits.
+
+        Returns:
+          Log-probabilities, bits/dim and classes.
         """
         label = np.zeros(len(images), np.int64)
         if self.class_names:
