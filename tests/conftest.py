@@ -7,7 +7,9 @@ from unittest import mock
 
 from tf_realnvp import runtime
 
-runtime.configure(small=True)  # As the models of the tests are.
+# As the models of the tests are small; for processes that tests start, too.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+runtime.configure()
 
 import tensorflow as tf  # noqa: E402
 from tensorflow.python.framework import random_seed  # noqa: E402

@@ -1,6 +1,8 @@
 """Tests for runtime."""
 
+import itertools
 import os
+import threading
 from unittest import mock
 
 import tensorflow as tf
@@ -46,32 +48,94 @@ class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
             self.assertTrue(options().get(name, True))
 
 
-class ThreadsTest(tf.test.TestCase, parameterized.TestCase):
+class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enterContext(mock.patch.object(system, "num_cores", lambda: 8))
+        self.enterContext(mock.patch.dict(os.environ))
+        os.environ.pop("TF_NUM_INTRAOP_THREADS", None)
+        # TensorFlow is at work by now.
+        self.set_devices, self.set_threads = (
+            self.enterContext(mock.patch.object(module, name))
+            for module, name in (
+                (tf.config, "set_logical_device_configuration"),
+                (tf.config.threading, "set_intra_op_parallelism_threads"),
+            )
+        )
+
     @parameterized.parameters(
         (1, None, None),
+        (1, 1, 1),
         (2, None, 4),
+        (2, 1, 1),
         (3, None, 2),
-        (16, None, 1),
-        (2, "8", None),
+        (8, None, 1),
     )
     def test_logical_cpus_share_the_cores(self, num_cpus, given, expected):
-        variable = {} if given is None else {"TF_NUM_INTRAOP_THREADS": given}
-        with (
-            mock.patch.dict(os.environ),
-            mock.patch.object(os, "cpu_count", return_value=8),
-            # TensorFlow is at work by now.
-            mock.patch.object(tf.config, "set_logical_device_configuration"),
-            mock.patch.object(
-                tf.config.threading, "set_intra_op_parallelism_threads"
-            ) as set_threads,
-        ):
-            os.environ.pop("TF_NUM_INTRAOP_THREADS", None)
-            os.environ.update(variable)
-            runtime.configure(num_cpus)
+        runtime.configure(num_cpus, given)
         self.assertEqual(
-            [call.args for call in set_threads.call_args_list],
+            [call.args for call in self.set_threads.call_args_list],
             [] if expected is None else [(expected,)],
         )
+        self.assertEqual(
+            [len(call.args[1]) for call in self.set_devices.call_args_list],
+            [num_cpus] if num_cpus > 1 else [],
+        )
+
+    def test_environment_stays(self):
+        os.environ["TF_NUM_INTRAOP_THREADS"] = "8"
+        runtime.configure(2, 1)
+        self.set_threads.assert_not_called()
+
+    def test_more_than_the_cores(self):
+        with self.assertRaisesRegex(UsageError, "`devices`: 9 .* 8, .* no GPU"):
+            runtime.configure(9)
+        self.set_devices.assert_not_called()
+
+    @parameterized.parameters(
+        (8, 64, None, 1, 1, 1),
+        (8, 65, None, 2, 2, None),
+        (32, 64, 499, 2, 1, None),
+        (32, 64, 500, 2, 2, None),
+        (32, 64, None, 1, 1, None),
+        (32, 64, None, 64, 2, None),
+    )
+    def test_fastest(self, size, filters, steps, cores, cpus, threads):
+        with mock.patch.object(system, "num_cores", lambda: cores):
+            self.assertEqual(
+                runtime.fastest_cpus(size, filters, steps), (cpus, threads)
+            )
+
+
+class OverlappedTest(tf.test.TestCase):
+    def test_order_and_errors(self):
+        """Results come in order, and two are computed at a time."""
+        started, proceed = [], threading.Event()
+
+        def function(number):
+            started.append(number)
+            if number == 0:
+                proceed.wait(60)
+            else:
+                proceed.set()
+            if number == 7:
+                raise UsageError("the seventh")
+            return number * number
+
+        results = runtime.overlapped(function, itertools.count())
+        self.assertEqual(
+            list(itertools.islice(results, 7)), [n * n for n in range(7)]
+        )
+        # Items are not read far ahead.
+        self.assertLess(len(started), 12)
+        with self.assertRaisesRegex(UsageError, "seventh"):
+            next(results)
+
+    def test_fewer_than_two(self):
+        for items in ([], [3]):
+            self.assertEqual(
+                list(runtime.overlapped(str, items)), list(map(str, items))
+            )
 
 
 class HardwareTest(tf.test.TestCase, parameterized.TestCase):

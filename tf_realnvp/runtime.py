@@ -1,17 +1,29 @@
 """How TensorFlow is set up for the commands."""
 
+import collections
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import TypeVar
 
 from tf_realnvp import system
 from tf_realnvp.errors import UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it or
 # not, by shape and layout alone. Without these steps of its graph optimizer,
 # which choose the layout, that is NHWC with TF32 and NCHW without: what is made
 # for the one never serves the other.
 _LAYOUT_OPTIONS = ("layout_optimizer", "remapping")
+
+# Side of the images times filters, up to which one thread is the fastest.
+_SMALL = 512
+# Training steps in which two logical CPUs make up for the time that the second
+# takes to be traced.
+_LONG = 500
 
 
 @contextlib.contextmanager
@@ -43,8 +55,31 @@ def silent_stderr() -> Iterator[Callable[[], bytes]]:
         os.close(reader)
 
 
+def fastest_cpus(
+    image_size: int, filters: int, max_steps: int | None = None
+) -> tuple[int, int | None]:
+    """Returns how to train on a processor: docs/measurements.md, "Devices".
+
+    Args:
+      image_size: Side of the images.
+      filters: Channels inside the coupling networks.
+      max_steps: The most training steps. Default: as many as it takes.
+
+    Returns:
+      The number of logical CPUs, and that of threads for each operation in
+      them; `None` if they divide the cores among them.
+    """
+    if image_size * filters <= _SMALL:
+        return 1, 1
+    if max_steps is not None and max_steps < _LONG:
+        return 1, None
+    return min(2, system.num_cores()), None
+
+
 def configure(
-    num_cpus: int = 1, deterministic: bool = False, small: bool = False
+    num_cpus: int = 1,
+    num_threads: int | None = None,
+    deterministic: bool = False,
 ) -> None:
     """Chooses TensorFlow's settings; to be called before it is imported.
 
@@ -53,11 +88,14 @@ def configure(
 
     Args:
       num_cpus: Number of logical CPU devices, where there is no GPU. They
-        share the processor's cores: each computes with its part of them.
+        share the processor's cores.
+      num_threads: Number of threads that a CPU divides an operation among.
+        Default: its part of the cores.
       deterministic: Whether operations must give the same bits each time, on
         GPUs as well. Random ones without a seed raise then.
-      small: Whether operations are so small that a processor does them sooner
-        alone than with others.
+
+    Raises:
+      UsageError: If there are fewer cores than logical CPUs.
     """
     # TensorFlow's log tells of GPU libraries that are missing, and of networks
     # that are traced for each of their shapes, as they must be; "0" shows it.
@@ -65,8 +103,6 @@ def configure(
     # oneDNN's convolutions are twice as fast as Eigen's on x86 processors, but
     # the default only on the newest.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    if small:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
     # While it is imported it logs all the same: tensorflow issue 100442.
     with silent_stderr() if quiet else contextlib.nullcontext():
@@ -77,13 +113,18 @@ def configure(
     if quiet:
         tf.get_logger().setLevel("ERROR")
     if num_cpus > 1 and not gpus:
+        cores = system.num_cores()
+        if num_cpus > cores:
+            raise UsageError(
+                f"argument `devices`: {num_cpus} is more than the number of "
+                f"cores, {cores}, and TensorFlow finds no GPU"
+            )
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpus
         )
-        if "TF_NUM_INTRAOP_THREADS" not in os.environ:
-            tf.config.threading.set_intra_op_parallelism_threads(
-                max(1, (os.cpu_count() or 1) // num_cpus)
-            )
+        num_threads = num_threads or cores // num_cpus
+    if num_threads and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
     tf.config.experimental.enable_tensor_float_32_execution(False)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -116,6 +157,29 @@ def tensor_float_32(enabled: bool) -> Iterator[None]:
             )
 
 
+def overlapped(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Computes a function of each item, while others are being computed.
+
+    A processor's cores are busier with two batches at a time than with one,
+    whose operations they divide among them (docs/measurements.md).
+
+    Args:
+      function: The function, which other threads call.
+      items: Its arguments, read in this thread.
+
+    Yields:
+      The results, in the order of the items.
+    """
+    results: collections.deque[futures.Future[R]] = collections.deque()
+    with futures.ThreadPoolExecutor(2) as pool:
+        for item in items:
+            results.append(pool.submit(function, item))
+            if len(results) > 2:
+                yield results.popleft().result()
+        while results:
+            yield results.popleft().result()
+
+
 def describe_devices() -> str:
     """Returns what TensorFlow computes on, for people."""
     import tensorflow as tf
@@ -124,7 +188,7 @@ def describe_devices() -> str:
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         return f"GPU {details.get('device_name', gpus[0].name)}"
-    return f"CPU with {os.cpu_count()} cores"
+    return f"CPU with {system.num_cores()} cores"
 
 
 def has_native_bfloat16() -> bool:

@@ -94,6 +94,13 @@ def longest_name(folder: str | os.PathLike) -> int | None:
     return os.pathconf(folder, "PC_NAME_MAX")
 
 
+def num_cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def processor_features() -> frozenset[str]:
     """Returns what the processor can do, as Linux names it, if it is known."""
     with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 from hypothesis import strategies as st
 
-from tf_realnvp import data, plots, runtime
+from tf_realnvp import data, plots, runtime, system
 from tf_realnvp.cli import main, train
 from tf_realnvp.errors import UsageError
 from tf_realnvp.training import session, workers
@@ -108,6 +108,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         self.configure = self.enterContext(
             mock.patch.object(runtime, "configure")
         )
+        self.enterContext(mock.patch.object(system, "num_cores", lambda: 8))
         self.bfloat16 = self.enterContext(
             mock.patch.object(
                 runtime, "has_native_bfloat16", return_value=False
@@ -146,7 +147,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
                 run_dir="runs/CIFAR10",
             ),
         )
-        self.configure.assert_called_with(1, False, False)
+        self.configure.assert_called_with(2, None, False)
 
     def test_all_flags(self):
         expected = {name: value for name, (value, _) in GIVEN.items()}
@@ -155,22 +156,24 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             for name, (_, text) in GIVEN.items()
         ]
         self.assertEqual(dataclasses.asdict(self.config(*argv)), expected)
-        self.configure.assert_called_once_with(3, True, True)
+        self.configure.assert_called_once_with(3, 1, True)
         self.session.return_value.write_results.assert_called_once_with()
 
-    def test_threads_of_small_models(self):
-        """They are faster with one; of others nothing is said."""
-        for index, (argv, is_small) in enumerate(
-            (
-                (["--dataset", "digits"], True),
-                (["--dataset", "digits", "--filters", 128], False),
-                (["--dataset", "digits", "--image_size", 32], False),
-                (["--image_size", 8, "--filters", 64], True),
-                (["--filters", 4], False),  # Images may be of any size.
-            )
-        ):
-            self.config(*argv, "--run_dir", f"run {index}")
-            self.configure.assert_called_with(1, False, is_small)
+    @parameterized.parameters(
+        (["--dataset", "digits"], 1, 1),
+        (["--dataset", "digits", "--devices", 2], 2, 1),
+        (["--dataset", "digits", "--filters", 128], 2, None),
+        (["--dataset", "digits", "--image_size", 32], 2, None),
+        (["--image_size", 8, "--filters", 64], 1, 1),
+        (["--filters", 64], 2, None),
+        (["--max_steps", 499], 1, None),
+        (["--max_steps", 500], 2, None),
+        (["--max_steps", 500, "--devices", 1], 1, None),
+    )
+    def test_processors(self, argv, num_cpus, num_threads):
+        """Small models are fastest with one thread, others in two parts."""
+        self.config(*argv)
+        self.configure.assert_called_with(num_cpus, num_threads, False)
 
     @parameterized.parameters("CIFAR10", "CelebA", "digits")
     def test_help(self, dataset):

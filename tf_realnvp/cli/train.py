@@ -135,7 +135,7 @@ _HELP = {
     "jit": "compile the gradient with XLA; for GPUs, slower on CPUs",
     "devices": (
         "train on so many GPUs, or logical CPUs where there is no GPU "
-        "(default: all GPUs, or one CPU)"
+        "(default: all GPUs; two CPUs, one for digits or less than 500 steps)"
     ),
     "data_dir": "folder of TensorFlow Datasets' copies (default: datasets)",
     "output_dir": "folder for the results (default: the current one)",
@@ -288,9 +288,13 @@ def _settle(flags, config, run):
         config = _config(flags, run.config)
         run.check_same_settings(config)
     if not runtime.is_one_of_many():  # Else it was done before.
-        runtime.configure(
-            config.devices or 1, config.deterministic, _is_small(config)
+        side = 8 if config.dataset == "digits" else 32
+        num_cpus, num_threads = runtime.fastest_cpus(
+            config.image_size or side, config.filters, config.max_steps
         )
+        if config.devices is not None:
+            num_cpus = config.devices
+        runtime.configure(num_cpus, num_threads, config.deterministic)
     if config.precision == "auto":
         precision = runtime.native_precision()
         config = dataclasses.replace(config, precision=precision)
@@ -300,16 +304,6 @@ def _settle(flags, config, run):
             "tf32, as NVIDIA's do since Ampere: give float32 or bfloat16"
         )
     return config
-
-
-def _is_small(config):
-    """Tells, before the images are loaded, models of little work a step.
-
-    On two cores 32 filters on 8x8 images train twice as fast with one thread,
-    64 on 16x16 as fast as with two: docs/measurements.md.
-    """
-    side = config.image_size or (8 if config.dataset == "digits" else None)
-    return side is not None and side * config.filters <= 512
 
 
 def _train(config, run, resume, start):
