@@ -92,7 +92,11 @@ class Folder:
     """
 
     def __init__(
-        self, path: pathlib.Path, epochs: int, program: pathlib.Path = _RUN
+        self,
+        path: pathlib.Path,
+        epochs: int,
+        program: pathlib.Path = _RUN,
+        devices: int = 1,
     ):
         """Makes the folder.
 
@@ -100,12 +104,14 @@ class Folder:
           path: Where.
           epochs: Number of epochs of the run.
           program: The training command.
+          devices: Number of devices to train on.
         """
         self.path = path
         self._program = program
         self.flags = [
             *("--dataset", "digits", "--filters", "4", "--num_blocks", "1"),
             *("--seed", "0", "--epochs", str(epochs), "--resume"),
+            *("--devices", str(devices)),
             # After every call of the training steps.
             *("--checkpoint_minutes", "1e-9"),
         ]
@@ -262,6 +268,7 @@ def kill_and_compare(
     kills: int,
     seed: int,
     epochs: int,
+    devices: int = 1,
     show=lambda line: None,
 ) -> Result:
     """Runs the command in peace and killed, and compares the results.
@@ -270,6 +277,7 @@ def kill_and_compare(
       kills: Number of kills.
       seed: Seed of the instants and of the signals.
       epochs: Number of epochs of the run.
+      devices: Number of devices to train on.
       show: Called with a line for people after every kill.
 
     Raises:
@@ -281,8 +289,10 @@ def kill_and_compare(
     in_checkpoint = in_export = in_results = 0
     kills_in_export = max(1, round(_SHARE_OF_EXPORT * kills))
     with tempfile.TemporaryDirectory() as name:
-        whole = Folder(pathlib.Path(name, "whole"), epochs)
-        killed = Folder(pathlib.Path(name, "killed"), epochs)
+        whole, killed = (
+            Folder(pathlib.Path(name, folder), epochs, devices=devices)
+            for folder in ("whole", "killed")
+        )
         export_seconds = run_in_peace(whole)
         show(f"the run that is not killed exports in {export_seconds:.1f} s")
         # A model of before, which has to stay until there is another.
@@ -397,6 +407,7 @@ def main() -> int:
     parser.add_argument(
         "--epochs", type=int, help="default: 0.6 for every kill, at least 2"
     )
+    parser.add_argument("--devices", type=int, default=1)
     flags = parser.parse_args()
     # What is ignored here would be in the runs.
     for signum in (signal.SIGINT, signal.SIGHUP):
@@ -411,6 +422,7 @@ def main() -> int:
         flags.kills,
         flags.seed,
         epochs,
+        flags.devices,
         lambda line: print(line, flush=True),
     )
     print(f"{epochs} epochs: {result}")

@@ -1,8 +1,6 @@
 """Tests for runtime."""
 
-import itertools
 import os
-import threading
 from unittest import mock
 
 import tensorflow as tf
@@ -104,37 +102,6 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         with mock.patch.object(system, "num_cores", lambda: cores):
             self.assertEqual(
                 runtime.fastest_cpus(size, filters, steps), (cpus, threads)
-            )
-
-
-class OverlappedTest(tf.test.TestCase):
-    def test_order_and_errors(self):
-        """Results come in order, and two are computed at a time."""
-        started, proceed = [], threading.Event()
-
-        def function(number):
-            started.append(number)
-            if number == 0:
-                proceed.wait(60)
-            else:
-                proceed.set()
-            if number == 7:
-                raise UsageError("the seventh")
-            return number * number
-
-        results = runtime.overlapped(function, itertools.count())
-        self.assertEqual(
-            list(itertools.islice(results, 7)), [n * n for n in range(7)]
-        )
-        # Items are not read far ahead.
-        self.assertLess(len(started), 12)
-        with self.assertRaisesRegex(UsageError, "seventh"):
-            next(results)
-
-    def test_fewer_than_two(self):
-        for items in ([], [3]):
-            self.assertEqual(
-                list(runtime.overlapped(str, items)), list(map(str, items))
             )
 
 

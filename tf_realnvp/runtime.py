@@ -1,17 +1,11 @@
 """How TensorFlow is set up for the commands."""
 
-import collections
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
-from typing import TypeVar
+from collections.abc import Callable, Iterator
 
 from tf_realnvp import system
 from tf_realnvp.errors import UsageError
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 # TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it or
 # not, by shape and layout alone. Without these steps of its graph optimizer,
@@ -155,29 +149,6 @@ def tensor_float_32(enabled: bool) -> Iterator[None]:
             tf.config.optimizer.set_experimental_options(
                 {name: options.get(name, True) for name in _LAYOUT_OPTIONS}
             )
-
-
-def overlapped(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Computes a function of each item, while others are being computed.
-
-    A processor's cores are busier with two batches at a time than with one,
-    whose operations they divide among them (docs/measurements.md).
-
-    Args:
-      function: The function, which other threads call.
-      items: Its arguments, read in this thread.
-
-    Yields:
-      The results, in the order of the items.
-    """
-    results: collections.deque[futures.Future[R]] = collections.deque()
-    with futures.ThreadPoolExecutor(2) as pool:
-        for item in items:
-            results.append(pool.submit(function, item))
-            if len(results) > 2:
-                yield results.popleft().result()
-        while results:
-            yield results.popleft().result()
 
 
 def describe_devices() -> str:

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import tempfile
+from concurrent import futures
 from unittest import mock
 
 import command_lines
@@ -280,6 +281,25 @@ class SavedModelTest(ExportTestCase, parameterized.TestCase):
         ):
             self.assertEqual(set(result), {name})
             self.assertAllClose(result[name], expected, rtol=1e-4)
+
+    def test_threads(self):
+        """Several at once get what one gets."""
+
+        def call(size):
+            images = self.images[:size]
+            return (
+                self.loaded.encode(images).numpy(),
+                self.loaded.decode(self.latents[:size]).numpy(),
+                self.loaded.log_prob(images, 3).numpy(),
+                self.loaded.sample(size, 0.7, 3).numpy(),
+            )
+
+        sizes = [*range(1, 6)] * 10
+        expected = {size: call(size) for size in sizes[:5]}
+        with futures.ThreadPoolExecutor(4) as pool:
+            for size, results in zip(sizes, pool.map(call, sizes), strict=True):
+                for result, its in zip(results, expected[size], strict=True):
+                    self.assertAllEqual(result, its)
 
     def test_one_trace_for_all(self):
         """As the docstring of `save` promises: traces are large."""

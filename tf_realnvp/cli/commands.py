@@ -7,7 +7,6 @@ import math
 import pathlib
 import random
 
-from tf_realnvp import runtime
 from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.cli import arguments, detection, direction, picture_sets
 from tf_realnvp.errors import UsageError, printable
@@ -319,6 +318,7 @@ def _evaluate(flags, model):
     num_images = min(flags.max_images or dataset.num_test, dataset.num_test)
     num_batches = math.ceil(num_images / flags.batch_size)
     batches = dataset.test_batches(flags.batch_size).take(num_batches)
+    streams = itertools.count()
     # Of every image: the bound from single draws, and that from all of them.
     single, joint = np.zeros(0), np.zeros(0)
     # The same given the label, and whether that is the likeliest.
@@ -328,28 +328,22 @@ def _evaluate(flags, model):
         dataset.naming_damage(),
         Progress("test", num_batches) as display,
     ):
-
-        def evaluate(numbered):
-            number, batch = numbered
+        for batch in batches:
             images, labels = batch if model.class_names else (batch, None)
-            images = images[: num_images - number * flags.batch_size]
+            images = images[: num_images - len(single)]
             if labels is not None:
                 labels = labels.numpy()[: len(images)]
             seeds = [
-                saved_model.stream(flags.seed, number * num_draws + draw)
-                for draw in range(num_draws)
+                saved_model.stream(flags.seed, next(streams))
+                for _ in range(num_draws)
             ]
-            return _log_probs(model, images, labels, seeds)
-
-        for log_probs, *of_label in runtime.overlapped(
-            evaluate, enumerate(batches)
-        ):
+            log_probs, *of_label = _log_probs(model, images, labels, seeds)
             if of_label:
                 given.append(of_label[0])
                 is_right.append(of_label[1])
             single = np.append(single, np.mean(log_probs, axis=0))
             joint = np.append(joint, saved_model.importance_bound(log_probs))
-            display.update(1, log_probs.shape[1], np.mean(_bits(model, joint)))
+            display.update(1, len(images), np.mean(_bits(model, joint)))
 
     title = "1 test image" if num_images == 1 else f"{num_images:,} test images"
     classes = ""

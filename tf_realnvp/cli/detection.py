@@ -5,7 +5,6 @@ import itertools
 import os
 import pathlib
 
-from tf_realnvp import runtime
 from tf_realnvp.checks import WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
 from tf_realnvp.errors import UsageError, printable
@@ -138,6 +137,7 @@ def _add_max_images(command, default, of_what):
 
 def _load_metadata(flags):
     """Reads what the model is of, and sets up TensorFlow."""
+    from tf_realnvp import runtime
     from tf_realnvp.serving import metadata
 
     metadata.read_architecture(flags.model)
@@ -247,13 +247,9 @@ def _rows(flags, paths, model, measure, reference):
     rows, total = [], 0.0
     with Progress("score", len(paths)) as display:
         readable = picture_sets.read_all(paths, model)
-
-        def score(batch):
+        while batch := list(itertools.islice(readable, BATCH_SIZE)):
             images = np.stack([image for _, image in batch])
-            return batch, measure(images, flags.seed)
-
-        batches = iter(lambda: list(itertools.islice(readable, BATCH_SIZE)), [])
-        for batch, measured in runtime.overlapped(score, batches):
+            measured = measure(images, flags.seed)
             columns = {
                 "log_prob": measured.log_prob,
                 "bits_per_dim": measured.bits_per_dim,
