@@ -19,7 +19,7 @@ from tf_realnvp import runtime
 
 # Faster kernels and no log on the screen; before TensorFlow is imported. Small
 # models train faster with one thread.
-runtime.configure(small=True)
+runtime.configure(num_threads=1)
 
 import keras
 import matplotlib.pyplot as plt

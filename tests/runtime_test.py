@@ -92,7 +92,8 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (8, 64, None, 1, 1, 1),
-        (8, 65, None, 2, 2, None),
+        (16, 64, None, 2, 2, None),
+        (8, 66, None, 2, 1, None),
         (32, 64, 499, 2, 1, None),
         (32, 64, 500, 2, 2, None),
         (32, 64, None, 1, 1, None),

@@ -102,7 +102,8 @@ def train(
     strategy, in which the model must have been made, it trains on all of its
     replicas. With the same seed, settings and images the weights are those of
     the command, bit for bit, if `keras.utils.set_random_seed(seed)` came before
-    the model, and TensorFlow has as many threads: see `runtime.configure`.
+    the model, and TensorFlow has as many devices and threads: see
+    `runtime.fastest_cpus`.
 
     #### Example
 

@@ -13,10 +13,12 @@ from tf_realnvp.errors import UsageError
 # for the one never serves the other.
 _LAYOUT_OPTIONS = ("layout_optimizer", "remapping")
 
-# Side of the images times filters, up to which one thread is the fastest.
+# docs/measurements.md, "Devices and threads". Side of the images times filters,
+# up to which one thread is the fastest; filters, up to which two logical CPUs
+# are faster than one; and training steps, from which they make up for the time
+# that the second takes to be traced.
 _SMALL = 512
-# Training steps in which two logical CPUs make up for the time that the second
-# takes to be traced.
+_NARROW = 64
 _LONG = 500
 
 
@@ -52,7 +54,7 @@ def silent_stderr() -> Iterator[Callable[[], bytes]]:
 def fastest_cpus(
     image_size: int, filters: int, max_steps: int | None = None
 ) -> tuple[int, int | None]:
-    """Returns how to train on a processor: docs/measurements.md, "Devices".
+    """Returns with what a processor trains the fastest.
 
     Args:
       image_size: Side of the images.
@@ -65,7 +67,7 @@ def fastest_cpus(
     """
     if image_size * filters <= _SMALL:
         return 1, 1
-    if max_steps is not None and max_steps < _LONG:
+    if filters > _NARROW or (max_steps is not None and max_steps < _LONG):
         return 1, None
     return min(2, system.num_cores()), None
 
@@ -159,7 +161,13 @@ def describe_devices() -> str:
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         return f"GPU {details.get('device_name', gpus[0].name)}"
-    return f"CPU with {system.num_cores()} cores"
+    cores = f"{system.num_cores()} cores"
+    num_cpus = len(tf.config.list_logical_devices("CPU"))
+    return (
+        f"{num_cpus} logical CPUs of {cores}"
+        if num_cpus > 1
+        else f"CPU with {cores}"
+    )
 
 
 def has_native_bfloat16() -> bool:

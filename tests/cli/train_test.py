@@ -147,7 +147,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
                 run_dir="runs/CIFAR10",
             ),
         )
-        self.configure.assert_called_with(2, None, False)
+        self.configure.assert_called_with(1, None, False)
 
     def test_all_flags(self):
         expected = {name: value for name, (value, _) in GIVEN.items()}
@@ -162,13 +162,14 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
     @parameterized.parameters(
         (["--dataset", "digits"], 1, 1),
         (["--dataset", "digits", "--devices", 2], 2, 1),
-        (["--dataset", "digits", "--filters", 128], 2, None),
+        (["--dataset", "digits", "--filters", 128], 1, None),
         (["--dataset", "digits", "--image_size", 32], 2, None),
         (["--image_size", 8, "--filters", 64], 1, 1),
         (["--filters", 64], 2, None),
-        (["--max_steps", 499], 1, None),
-        (["--max_steps", 500], 2, None),
-        (["--max_steps", 500, "--devices", 1], 1, None),
+        (["--filters", 64, "--max_steps", 499], 1, None),
+        (["--filters", 64, "--max_steps", 500], 2, None),
+        (["--filters", 64, "--devices", 1], 1, None),
+        ([], 1, None),
     )
     def test_processors(self, argv, num_cpus, num_threads):
         """Small models are fastest with one thread, others in two parts."""

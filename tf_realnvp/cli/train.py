@@ -135,7 +135,9 @@ _HELP = {
     "jit": "compile the gradient with XLA; for GPUs, slower on CPUs",
     "devices": (
         "train on so many GPUs, or logical CPUs where there is no GPU "
-        "(default: all GPUs; two CPUs, one for digits or less than 500 steps)"
+        "(default: all GPUs; else two CPUs where they are faster than one: "
+        "with at most 64 filters, for 500 steps or more, but not for small "
+        "models such as that of digits)"
     ),
     "data_dir": "folder of TensorFlow Datasets' copies (default: datasets)",
     "output_dir": "folder for the results (default: the current one)",

@@ -38,7 +38,7 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
     """Gives a model the weights of one that was saved, which it may exceed.
 
     What only the model has stays as it is: the last of the couplings of a
-    scale, classes, positions and learned noise. All of them start as the
+    scale, classes and learned noise. All of them start as the
     identity, so a trained model can grow, and is at first the density that it
     was.
 
