@@ -18,13 +18,12 @@ detection.set_p_value(scores, reference)
 
 import concurrent.futures
 import dataclasses
-import functools
 import io
 import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -46,6 +45,10 @@ _NUM_FOLDS = 5
 _OVERFLOW = 1e30  # Nats in the place of what float32 does not hold.
 _FAR = 1e6  # Standard deviations, beyond which all is as far.
 _RIDGE = 1e-3  # Variance of a component, at least, where all have one.
+_CODERS: tuple[dict[str, Any], ...] = (
+    {"format": "PNG", "optimize": True},
+    {"format": "WEBP", "lossless": True, "quality": 100},
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,35 +168,20 @@ class Measurer:
         model = self._model
         cells = [min(_MAX_CELLS, size // 2) for size in model.image_shape[:2]]
         shape = [0, model.num_scales, len(bit_maps.KINDS), *cells]
-        measured = [
-            Measurements(
-                np.zeros(0),
-                model.num_dims,
-                np.zeros(shape, np.float32),
-                np.zeros(0),
-                np.zeros(0, np.int64),
-            )
-        ]
+        none = np.zeros(0)
+
+        def measurements(log_prob, *others):
+            return Measurements(log_prob, model.num_dims, *others)
+
+        parts = [(none, np.zeros(shape, np.float32), none, none.astype(int))]
         for batch, costs, label, difference in self._batches(images, seed):
             given = -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
-            measured.append(
-                Measurements(
-                    given + difference,
-                    model.num_dims,
-                    _sum_over_cells(costs, cells),
-                    coded_bits(batch),
-                    label,
-                )
-            )
+            summed = _sum_over_cells(costs, cells)
+            parts.append((given + difference, summed, coded_bits(batch), label))
             if on_batch is not None:
-                on_batch(measured[-1])
-        return Measurements(
-            np.concatenate([each.log_prob for each in measured]),
-            model.num_dims,
-            np.concatenate([each.costs for each in measured]),
-            np.concatenate([each.coded_bits for each in measured]),
-            np.concatenate([each.label for each in measured]),
-        )
+                on_batch(measurements(*parts[-1]))
+        columns = zip(*parts, strict=True)
+        return measurements(*map(np.concatenate, columns))
 
     def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
         """Returns bit maps: what each position of images costs.
@@ -258,14 +246,9 @@ def coded_bits(images: np.ndarray) -> np.ndarray:
             image = image.transpose(0, 2, 1).reshape(len(image), -1)
         picture = Image.fromarray(image)
         lengths = []
-        for save in (
-            functools.partial(picture.save, format="PNG", optimize=True),
-            functools.partial(
-                picture.save, format="WEBP", lossless=True, quality=100
-            ),
-        ):
+        for options in _CODERS:
             with io.BytesIO() as file:
-                save(file)
+                picture.save(file, **options)
                 lengths.append(file.tell())
         return 8.0 * min(lengths)
 
