@@ -81,13 +81,9 @@ class RealNumber:
         return f"a finite number {words} {self.low:g}{limit}"
 
     def __contains__(self, value):
-        return (
-            isinstance(value, numbers.Real)
-            and not isinstance(value, bool)
-            and self._is_inside(value)
-        )
-
-    def _is_inside(self, value):
+        is_real = isinstance(value, numbers.Real)
+        if not is_real or isinstance(value, bool):
+            return False
         is_above = value > self.low or (self.includes_low and value == self.low)
         if self.below is None:
             return is_above and value <= FLOAT32_MAX
@@ -109,17 +105,6 @@ class OneOf:
 
     def __contains__(self, value):
         return isinstance(value, str) and value in self.choices
-
-
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """`True` and `False`."""
-
-    def __str__(self):
-        return "`True` or `False`"
-
-    def __contains__(self, value):
-        return isinstance(value, bool)
 
 
 def check(value: Any, name: str, allowed: Any) -> None:
