@@ -134,13 +134,10 @@ class RealNVP(tf.Module):
                 self.num_classes,
                 name=f"coupling_{index}",
             )
-            for index, mask in enumerate(self._masks())
+            for index, (_, mask) in enumerate(self._layout())
         ]
-        self._log_scale_variables = [
-            keras.Variable(value, name=f"coupling_{index}_{name}")
-            for index in range(len(self._networks))
-            for name, value in (("rescale", 1.0), ("reshift", 0.0))
-        ]
+        self._log_scale_variables = _scalars(self._networks)
+        is_learned = self.dequantization == "variational"
         self._noise_networks = [
             networks.CouplingNetwork(
                 2 * channels,
@@ -149,40 +146,29 @@ class RealNVP(tf.Module):
                 channels_out=2 * channels,
                 name=f"noise_{index}",
             )
-            for index in range(self._num_noise_couplings)
+            for index in range(variational_dequantization.NUM_COUPLINGS)
+            if is_learned
         ]
-        self._noise_variables = [
-            keras.Variable(value, name=f"noise_{index}_{name}")
-            for index in range(self._num_noise_couplings)
-            for name, value in (("rescale", 1.0), ("reshift", 0.0))
-        ]
+        self._noise_variables = _scalars(self._noise_networks)
         self._set_flow(self._networks, self._noise_networks)
 
-    @property
-    def _num_noise_couplings(self):
-        is_learned = self.dequantization == "variational"
-        return variational_dequantization.NUM_COUPLINGS if is_learned else 0
-
-    def _masks(self):
-        """Returns the couplings' masks, from image to latents."""
-        masks = []
-        height, width, channels = self.image_shape
-        num_checkerboards, num_channels, num_last = self.num_couplings
+    def _layout(self):
+        """Yields name and mask of each coupling, from image to latents."""
+        checkerboards, channels, last = self.num_couplings
+        height, width, depth = self.image_shape
         for scale in range(self.num_scales):
-            shape = (height, width, channels)
             is_last = scale == self.num_scales - 1
-            masks += [
-                bijectors.checkerboard_mask(shape, keep_odd=index % 2 == 0)
-                for index in range(num_last if is_last else num_checkerboards)
-            ]
+            of = "last_scale" if is_last else f"scale_{scale}"
+            shape = (height, width, depth)
+            for index in range(last if is_last else checkerboards):
+                mask = bijectors.checkerboard_mask(shape, index % 2 == 0)
+                yield f"{of}/checkerboard_{index}", mask
             if not is_last:
-                height, width, channels = height // 2, width // 2, 2 * channels
-                squeezed = (height, width, 2 * channels)
-                masks += [
-                    bijectors.channel_mask(squeezed, keep_odd=index % 2 == 0)
-                    for index in range(num_channels)
-                ]
-        return masks
+                height, width, depth = height // 2, width // 2, 2 * depth
+                shape = (height, width, 2 * depth)
+                for index in range(channels):
+                    mask = bijectors.channel_mask(shape, index % 2 == 0)
+                    yield f"{of}/channel_{index}", mask
 
     def _set_flow(self, functions, noise_functions):
         """Makes the bijector and the distribution.
@@ -199,8 +185,8 @@ class RealNVP(tf.Module):
                 reshift=self._log_scale_variables[2 * index + 1],
                 name=f"coupling_{index}",
             )
-            for index, (mask, function) in enumerate(
-                zip(self._masks(), functions, strict=True)
+            for index, ((_, mask), function) in enumerate(
+                zip(self._layout(), functions, strict=True)
             )
         )
         self._couplings = couplings
@@ -300,17 +286,7 @@ class RealNVP(tf.Module):
         A model with more couplings at a scale, with classes or learned noise
         has the names of one without, and others.
         """
-        checkerboards, channels, last = self.num_couplings
-        names = [
-            f"scale_{scale}/{kind}_{index}"
-            for scale in range(self.num_scales - 1)
-            for kind, number in (
-                ("checkerboard", checkerboards),
-                ("channel", channels),
-            )
-            for index in range(number)
-        ]
-        names += [f"last_scale/checkerboard_{index}" for index in range(last)]
+        names = [name for name, _ in self._layout()]
         parts = [
             *zip(names, self._networks, strict=True),
             *((network.name, network) for network in self._noise_networks),
@@ -798,6 +774,15 @@ def max_num_scales(image_shape: Sequence[int]) -> int:
         height, width = height // 2, width // 2
         num_scales += 1
     return num_scales
+
+
+def _scalars(networks_):
+    """Returns the variables `rescale` and `reshift` for each network."""
+    return [
+        keras.Variable(value, name=f"{network.name}_{name}")
+        for network in networks_
+        for name, value in (("rescale", 1.0), ("reshift", 0.0))
+    ]
 
 
 def _check_arguments(
