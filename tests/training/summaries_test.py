@@ -17,18 +17,20 @@ from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Metrics, Trainer
 
 
-class LabelsTest(tf.test.TestCase):
+class LayoutTest(tf.test.TestCase):
     def test_a_row_a_class(self):
         model = SmallModel(num_classes=3, class_probs=[0.2, 0.3, 0.5])
-        labels = summaries.labels_of_samples(model)
-        columns = summaries.columns_of_samples(labels)
+        count, labels, columns = summaries.layout_of_samples(model)
         rows = labels.reshape(-1, columns)
         self.assertAllEqual(rows, [[k] * columns for k in range(3)])
+        self.assertLen(labels, count)
         many = SmallModel(num_classes=99, class_probs=[1 / 99] * 99)
-        rows = summaries.labels_of_samples(many).reshape(-1, columns)
+        count, labels, columns = summaries.layout_of_samples(many)
+        rows = labels.reshape(-1, columns)
         self.assertAllEqual(rows[:, 0], range(20))
-        self.assertIsNone(summaries.labels_of_samples(SmallModel()))
-        self.assertIsNone(summaries.columns_of_samples(None))
+        self.assertLen(labels, count)
+        layout = summaries.layout_of_samples(SmallModel())
+        self.assertEqual(layout, (36, None, None))
 
 
 class SummariesTest(tf.test.TestCase):

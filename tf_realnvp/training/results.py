@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tf_realnvp import data, plots, system
 from tf_realnvp.data import ImageDataset
@@ -14,7 +15,7 @@ from tf_realnvp.serving import export
 from tf_realnvp.training import metrics
 from tf_realnvp.training.config import TrainingConfig
 from tf_realnvp.training.metrics import Metrics, bits_from_nats
-from tf_realnvp.training.summaries import columns_of_samples, labels_of_samples
+from tf_realnvp.training.summaries import layout_of_samples
 from tf_realnvp.training.trainer import Trainer
 
 
@@ -60,24 +61,13 @@ def write(
     def path(kind, suffix=""):
         return _path(config.output_dir, kind, dataset.name, suffix)
 
-    saved, samples, curve, table = (
-        path("realnvp"),
-        path("samples", ".png"),
-        path("loss", ".png"),
-        path("metrics", ".csv"),
-    )
+    saved, table = path("realnvp"), path("metrics", ".csv")
     # First what all the training was for.
     export.save(model, saved, _describe(config, dataset, result))
     metrics.write_csv(table, trainer.history)
-    drawn = [
-        picture
-        for picture, draw in (
-            (samples, lambda: _draw_samples(samples, model, config.seed)),
-            (curve, lambda: _draw_curve(curve, dataset, trainer.history)),
-        )
-        if _succeeds(draw, picture)
-    ]
-    return [saved, *drawn, table]
+    samples = _draw(_draw_samples, path("samples", ".png"), model, config.seed)
+    curve = _draw(_draw_curve, path("loss", ".png"), dataset, trainer.history)
+    return [saved, *samples, *curve, table]
 
 
 def _path(output_dir, kind, dataset_name, suffix):
@@ -108,14 +98,9 @@ def _describe(config, dataset, result):
 
 
 def _draw_samples(path: pathlib.Path, model: RealNVP, seed: int) -> None:
-    labels = labels_of_samples(model)
-    if labels is None:
-        images = model.sample(36, seed=seed).numpy()
-    else:
-        images = model.sample(len(labels), seed=seed, label=labels).numpy()
-    plots.save_image_grid(
-        path, images, model.num_colors, columns_of_samples(labels)
-    )
+    count, labels, columns = layout_of_samples(model)
+    images = model.sample(count, seed=seed, label=labels).numpy()
+    plots.save_image_grid(path, images, model.num_colors, columns)
 
 
 def _draw_curve(
@@ -135,13 +120,18 @@ def _draw_curve(
     )
 
 
-def _succeeds(draw: Callable[[], None], path: pathlib.Path) -> bool:
+def _draw(
+    function: Callable[..., None], path: pathlib.Path, *arguments: Any
+) -> list[pathlib.Path]:
     """Draws a picture, and tells on standard error if that fails.
 
     A full disk is another matter, and one to come back from later.
+
+    Returns:
+      The picture's path, if it was drawn.
     """
     try:
-        draw()
+        function(path, *arguments)
     except OSError:
         raise
     except Exception as error:
@@ -150,5 +140,5 @@ def _succeeds(draw: Callable[[], None], path: pathlib.Path) -> bool:
             f"{printable(reason(error))}",
             file=sys.stderr,
         )
-        return False
-    return True
+        return []
+    return [path]

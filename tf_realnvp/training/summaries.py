@@ -17,23 +17,23 @@ _NUM_COLUMNS, _MAX_ROWS = 8, 20  # Of samples of classes.
 _SECONDS_BETWEEN = 10.0
 
 
-def labels_of_samples(model: RealNVP) -> np.ndarray | None:
+def layout_of_samples(
+    model: RealNVP,
+) -> tuple[int, np.ndarray | None, int | None]:
     """Returns what a grid of samples is of: a row a class, of the first twenty.
 
     Args:
       model: The model.
 
     Returns:
-      Integers `[n]`, the labels; `None` if the model has no classes.
+      The number of samples; their labels, integers `[n]`, and the number of
+      columns, which are both `None` if the model has no classes.
     """
     if model.num_classes is None:
-        return None
-    return np.repeat(np.arange(min(model.num_classes, _MAX_ROWS)), _NUM_COLUMNS)
-
-
-def columns_of_samples(labels: np.ndarray | None) -> int | None:
-    """Returns the number of columns of such a grid; `None` leaves it open."""
-    return None if labels is None else _NUM_COLUMNS
+        return _NUM_SAMPLES, None, None
+    classes = np.arange(min(model.num_classes, _MAX_ROWS))
+    labels = np.repeat(classes, _NUM_COLUMNS)
+    return len(labels), labels, _NUM_COLUMNS
 
 
 class Summaries:
@@ -66,8 +66,7 @@ class Summaries:
         # TensorFlow would make it without regard to the umask.
         files.make_directory(pathlib.Path(directory))
         self._writer = tf.summary.create_file_writer(os.fspath(directory))
-        self._labels = labels_of_samples(trainer.model)
-        count = _NUM_SAMPLES if self._labels is None else len(self._labels)
+        count, self._labels, self._columns = layout_of_samples(trainer.model)
         self._latents = trainer.model.sample_latents(count, seed=seed)
         self._decode = tf.function(
             trainer.evaluated_model().decode, autograph=False
@@ -123,9 +122,7 @@ class Summaries:
         self._trainer.evaluated_model()  # Brings it up to date.
         images = self._decode(self._latents, self._labels).numpy()
         grid = plots.image_grid(
-            images,
-            self._trainer.model.num_colors,
-            columns_of_samples(self._labels),
+            images, self._trainer.model.num_colors, self._columns
         )
         with self._writer.as_default(step=step):
             tf.summary.image("samples", grid[np.newaxis])
