@@ -143,25 +143,21 @@ class CouplingNetwork(keras.Model):
 
         They stay float32 under a mixed policy: a norm needs its digits.
         """
-        kernel_shape = (kernel_size, kernel_size, channels_in, channels_out)
-        return Convolution(
-            *(
-                self.add_weight(
-                    shape=(*stack, *shape),
-                    initializer=initializer,
-                    name=f"{name}_{part}",
-                    autocast=False,
-                )
-                for part, shape, initializer in (
-                    (
-                        "direction",
-                        kernel_shape,
-                        keras.initializers.RandomNormal(stddev=0.05),
-                    ),
-                    ("gain", (channels_out,), gain),
-                    ("bias", (channels_out,), "zeros"),
-                )
+
+        def weight(part, shape, initializer):
+            return self.add_weight(
+                shape=(*stack, *shape),
+                initializer=initializer,
+                name=f"{name}_{part}",
+                autocast=False,
             )
+
+        kernel_shape = (kernel_size, kernel_size, channels_in, channels_out)
+        normal = keras.initializers.RandomNormal(stddev=0.05)
+        return Convolution(
+            weight("direction", kernel_shape, normal),
+            weight("gain", (channels_out,), gain),
+            weight("bias", (channels_out,), "zeros"),
         )
 
     def call(self, inputs, label=None):

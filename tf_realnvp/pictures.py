@@ -258,13 +258,9 @@ def _crop(pixels, height, width):
     scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
     height = max(1, round(scale * height))
     width = max(1, round(scale * width))
-    return tf.image.crop_to_bounding_box(
-        pixels,
-        (pixels.shape[0] - height) // 2,
-        (pixels.shape[1] - width) // 2,
-        height,
-        width,
-    )
+    top = (pixels.shape[0] - height) // 2
+    left = (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
 
 
 def write(

@@ -47,15 +47,10 @@ class Metrics:
 
     def bits_per_dim(self) -> dict[str, float]:
         """Returns the losses that are known, in bits/dim, by their splits."""
-        losses = {
-            "train": self.train_loss,
-            "validation": self.validation_loss,
-            "test": self.test_loss,
-        }
         return {
             split: bits_from_nats(loss)
-            for split, loss in losses.items()
-            if loss is not None
+            for split in ("train", "validation", "test")
+            if (loss := getattr(self, f"{split}_loss")) is not None
         }
 
 
