@@ -1,6 +1,7 @@
 """Files and folders that are replaced as a whole, or stay as they were."""
 
 import contextlib
+import csv
 import errno
 import os
 import pathlib
@@ -8,6 +9,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tf_realnvp import system
 from tf_realnvp.errors import printable
@@ -65,6 +67,21 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             sync(folder)
         _put_in_place(new, path)
         sync(path.parent)
+
+
+def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a table as a CSV file, which replaces `path` as `replace_file`.
+
+    Args:
+      path: The file to replace, there already or not.
+      rows: The names of the columns, then the values of each row.
+    """
+    with (
+        replace_file(path) as new,
+        # Names of files need not be text.
+        new.open("w", newline="", errors="surrogateescape") as file,
+    ):
+        csv.writer(file).writerows(rows)
 
 
 def make_directory(path: pathlib.Path) -> None:

@@ -1,10 +1,10 @@
 """The commands that tell unusual pictures: `score` and `detect`."""
 
-import csv
 import itertools
 import os
 import pathlib
 
+from tf_realnvp import files
 from tf_realnvp.checks import WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
 from tf_realnvp.errors import UsageError, printable
@@ -189,7 +189,7 @@ def _score(flags):
             f"{printable(flags.folder)} can be read as a picture"
         )
     rows.sort(key=lambda row: (-row[by], row["file"]))
-    _write_csv(flags.out, rows[0], [row.values() for row in rows])
+    files.write_csv(flags.out, [rows[0], *(row.values() for row in rows)])
     bits = sum(row["bits_per_dim"] for row in rows) / len(rows)
     print(
         f"{len(rows):,} pictures, mean {bits:.4f} bits/dim; "
@@ -312,19 +312,6 @@ def _list_files(folder):
     return paths
 
 
-def _write_csv(path, columns, rows):
-    from tf_realnvp import files
-
-    with (
-        files.replace_file(path) as new,
-        # Names of files need not be text.
-        new.open("w", newline="", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
 # --- detect ---
 
 
@@ -407,28 +394,17 @@ def _write_results(flags, sets, scores, comparisons, measure, metadata):
     folder = pathlib.Path(flags.out)
     figures = detection.Comparison._fields
     ends = ("", "_low", "_high")
-    _write_csv(
-        folder / "table.csv",
-        ["method", *(figure + end for figure in figures for end in ends)],
-        [
-            [name, *itertools.chain.from_iterable(comparison)]
-            for name, comparison in comparisons.items()
-        ],
-    )
+    table = [["method", *(name + end for name in figures for end in ends)]]
+    for name, comparison in comparisons.items():
+        table.append([name, *itertools.chain.from_iterable(comparison)])
+    files.write_csv(folder / "table.csv", table)
     both = [(flag, sets[flag]) for flag in ("normal", "unusual")]
-    _write_csv(
-        folder / "scores.csv",
-        ["set", "picture", *scores],
-        [
-            [flag, name, *values]
-            for index, (flag, pictures) in enumerate(both)
-            for name, *values in zip(
-                pictures.names,
-                *(columns[index].tolist() for columns in scores.values()),
-                strict=True,
-            )
-        ],
-    )
+    table = [["set", "picture", *scores]]
+    for index, (flag, pictures) in enumerate(both):
+        columns = (values[index].tolist() for values in scores.values())
+        lines = zip(pictures.names, *columns, strict=True)
+        table += [[flag, *line] for line in lines]
+    files.write_csv(folder / "scores.csv", table)
     plots.save_histograms(
         folder / "histograms.png", scores, ("normal", "unusual")
     )

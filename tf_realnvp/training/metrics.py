@@ -1,6 +1,5 @@
 """What is known after each epoch of a training."""
 
-import csv
 import dataclasses
 import itertools
 import math
@@ -64,21 +63,14 @@ def write_csv(path: str | os.PathLike, history: Sequence[Metrics]) -> None:
     splits = ["train", "test"]
     if any(m.validation_loss is not None for m in history):
         splits.insert(1, "validation")
-    header = [
-        f"{split}_{unit}"
-        for split in splits
-        for unit in ("loss_nats_per_dim", "bits_per_dim")
-    ]
+    units = ("loss_nats_per_dim", "bits_per_dim")
+    header = [f"{split}_{unit}" for split in splits for unit in units]
 
     def columns(loss):
         return ["", ""] if loss is None else [loss, bits_from_nats(loss)]
 
-    with (
-        files.replace_file(path) as new,
-        new.open("w", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["epoch", "step", *header])
-        for m in history:
-            losses = [columns(getattr(m, f"{split}_loss")) for split in splits]
-            writer.writerow([m.epoch, m.step, *itertools.chain(*losses)])
+    rows: list[list] = [["epoch", "step", *header]]
+    for m in history:
+        losses = [columns(getattr(m, f"{split}_loss")) for split in splits]
+        rows.append([m.epoch, m.step, *itertools.chain(*losses)])
+    files.write_csv(path, rows)
