@@ -139,8 +139,7 @@ def save_histograms(
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for (name, both), axes in zip(scores.items(), panels, strict=False):
         # What is far off would leave no room for the rest: it goes to an end.
-        low, high = np.quantile(np.concatenate(both), (0.005, 0.995))
-        edges = np.linspace(low, max(high, low + 1e-9), 41)
+        edges = np.linspace(*map_limits(np.concatenate(both)), 41)
         for values, label in zip(both, labels, strict=True):
             axes.hist(
                 np.clip(values, edges[0], edges[-1]),
@@ -187,10 +186,10 @@ def save_rows(
 
 
 def map_limits(maps: np.ndarray) -> tuple[float, float]:
-    """Returns the ends of a colour scale for all of some maps.
+    """Returns the ends of a scale for all of some maps, or other numbers.
 
     Args:
-      maps: `[n, H, W]`.
+      maps: `[n, H, W]`, or of any other shape.
 
     Returns:
       What 0.5 % are below and 0.5 % above, so that a few do not take it all.
@@ -228,7 +227,6 @@ def save_bit_maps(
     for axes in panels:
         axes.set_axis_off()
     low, high = limits or map_limits(maps)
-    shown = None
     for index, (image, values) in enumerate(zip(images, maps, strict=True)):
         panels[2 * index].imshow(_rgb(image, num_colors))
         shown = panels[2 * index + 1].imshow(
@@ -236,7 +234,6 @@ def save_bit_maps(
         )
     for title, axes in zip(titles, panels[::2], strict=False):
         axes.set_title(title, fontsize=9, loc="left")
-    if shown is not None:
-        figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
+    figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
     with files.replace_file(path) as new:
         figure.savefig(new, dpi=100)

@@ -74,18 +74,13 @@ class Checkpoints:
 
     def _make_manager(self):
         files.make_directory(self._directory)
-
-        def make():
-            return tf.train.CheckpointManager(
-                self._checkpoint, self._directory, max_to_keep=_NUM_KEPT
-            )
-
+        options = (self._checkpoint, self._directory, _NUM_KEPT)
         try:
-            return make()
+            return tf.train.CheckpointManager(*options)
         except ValueError:
             # Its list of checkpoints is damaged, and will be written anew.
             self._list.unlink()
-            return make()
+            return tf.train.CheckpointManager(*options)
 
     @property
     def _list(self):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -52,7 +53,10 @@ class Run:
 
     def _read(self):
         try:
-            content = json.loads(self._read_bytes())
+            if self.file.exists() and not self.file.is_file():
+                # To read a pipe would wait for ever.
+                raise OSError(errno.EINVAL, "it is no file")
+            content = json.loads(self.file.read_bytes())
             is_ours = content["program"] == _PROGRAM
         except FileNotFoundError:
             names = {path.name for path in self.path.iterdir()}
@@ -102,12 +106,6 @@ class Run:
                     "`run_dir`"
                 )
             ) from error
-
-    def _read_bytes(self):
-        if self.file.exists() and not self.file.is_file():
-            # To read a pipe would wait for ever.
-            raise OSError(errno.EINVAL, "it is no file")
-        return self.file.read_bytes()
 
     @property
     def exists(self) -> bool:
@@ -305,9 +303,6 @@ def _is_at(file, path):
 
 
 def _free_name(path):
-    number = 1
-    while True:
-        candidate = path.with_name(f"{path.name}.{number}")
-        if not os.path.lexists(candidate):
-            return candidate
-        number += 1
+    names = (f"{path.name}.{number}" for number in itertools.count(1))
+    candidates = map(path.with_name, names)
+    return next(free for free in candidates if not os.path.lexists(free))

@@ -106,15 +106,12 @@ class Session:
         self._dataset, self._trainer = dataset, trainer
         self._checkpoints = checkpoints
 
-    def fit(self, should_stop: Callable[[], bool], start: float) -> bool:
+    def fit(self, should_stop: Callable[[], bool], start: float) -> None:
         """Trains, with a checkpoint now and then, after epochs and at the end.
 
         Args:
           should_stop: Is asked whenever some steps are done.
           start: `time.monotonic()` when the command was started.
-
-        Returns:
-          Whether the training is done: `False` if `should_stop` ended it.
 
         Raises:
           UsageError: If the user has to change something.
@@ -142,10 +139,8 @@ class Session:
                 "command with --resume goes on from it",
                 flush=True,
             )
-            return False
-        if recorder is not None:
+        elif recorder is not None:
             recorder.print_summary(start)
-        return True
 
     def write_results(self) -> None:
         """Writes the SavedModel, the metrics and the pictures.

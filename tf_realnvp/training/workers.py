@@ -1,5 +1,6 @@
 """Several processes that train one model: how they meet, and agree."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -262,18 +263,14 @@ def _interruptible(function):
 
     Python handles signals in the main thread, when that is not in TensorFlow.
     """
-    results, errors = [], []
+    future: concurrent.futures.Future = concurrent.futures.Future()
 
     def run():
         try:
-            results.append(function())
-        except Exception as error:
-            errors.append(error)
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
 
     # It is no reason for the process to stay.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
