@@ -25,7 +25,7 @@ from absl.testing import parameterized
 from hypothesis import strategies as st
 
 from tf_realnvp import data, plots, runtime, system
-from tf_realnvp.cli import main, train
+from tf_realnvp.cli import arguments, main, train
 from tf_realnvp.errors import UsageError
 from tf_realnvp.training import session, workers
 from tf_realnvp.training.config import DataDescription, TrainingConfig
@@ -474,7 +474,8 @@ class FuzzTest(tf.test.TestCase):
         configs = []
 
         def parse(argv):
-            parser = train.make_parser("run.py", "python run.py")
+            parser = arguments.Parser(prog="run.py")
+            train.add_flags(parser, "python run.py")
             configs.append(train._config(parser.parse_args(argv)))
             return 0
 

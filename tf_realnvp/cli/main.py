@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     subparsers = parser.add_subparsers(
         metavar="COMMAND", title="commands", required=True
     )
-    train.add_command(subparsers)
+    training = subparsers.add_parser("train", help="train a model on images")
+    train.add_flags(training, training.prog)
     commands.add_commands(subparsers)
     return run(parser, argv)
 
@@ -49,7 +50,9 @@ def train_main(argv: list[str] | None = None, prog: str = "run.py") -> int:
     Returns:
       As `run`.
     """
-    return run(train.make_parser(prog, f"python {prog}"), argv)
+    parser = arguments.Parser(prog=prog)
+    train.add_flags(parser, f"python {prog}")
+    return run(parser, argv)
 
 
 @streams.unbreakable()

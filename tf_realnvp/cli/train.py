@@ -156,29 +156,13 @@ _HELP = {
 }
 
 
-def add_command(subparsers: "argparse._SubParsersAction") -> None:
-    """Adds the command `train` to those of a program.
+def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
+    """Makes a parser that of the training command.
 
     Args:
-      subparsers: The program's.
+      parser: The parser, which has no flags yet.
+      command: How one calls the command.
     """
-    parser = subparsers.add_parser("train", help="train a model on images")
-    _add_flags(parser, parser.prog)
-
-
-def make_parser(prog: str, command: str) -> arguments.Parser:
-    """Returns the parser of a program that does nothing but train.
-
-    Args:
-      prog: Name of the program.
-      command: How one calls it.
-    """
-    parser = arguments.Parser(prog=prog)
-    _add_flags(parser, command)
-    return parser
-
-
-def _add_flags(parser, command):
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG.format(command=command)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
