@@ -19,6 +19,8 @@ class WholeNumber:
       even: Whether they are even.
     """
 
+    convert = int
+
     low: int
     high: int | None = None
     even: bool = False
@@ -50,6 +52,9 @@ class WholeNumbers:
     length: int
     low: int
 
+    def convert(self, values):
+        return tuple(map(int, values))
+
     def __str__(self):
         return f"{self.length} whole numbers of at least {self.low}"
 
@@ -70,6 +75,8 @@ class RealNumber:
       includes_low: Whether `low` is one of them.
       below: What they are below, if anything but infinity.
     """
+
+    convert = float
 
     low: float = 0.0
     includes_low: bool = False
@@ -98,6 +105,8 @@ class OneOf:
       choices: They.
     """
 
+    convert = str
+
     choices: tuple[str, ...]
 
     def __str__(self):
@@ -107,7 +116,7 @@ class OneOf:
         return isinstance(value, str) and value in self.choices
 
 
-def check(value: Any, name: str, allowed: Any) -> None:
+def check(value: Any, name: str, allowed: Any) -> Any:
     """Checks an argument.
 
     Args:
@@ -115,11 +124,15 @@ def check(value: Any, name: str, allowed: Any) -> None:
       name: Its name.
       allowed: What it may be, such as a `WholeNumber`.
 
+    Returns:
+      The argument; a number of NumPy as one of Python, which JSON knows.
+
     Raises:
       ValueError: If it is anything else.
     """
     if value not in allowed:
         raise ValueError(f"`{name}` must be {allowed}, got {short(value)}.")
+    return allowed.convert(value)
 
 
 def whole_number(
@@ -137,8 +150,7 @@ def whole_number(
     Raises:
       ValueError: If it is anything else.
     """
-    check(value, name, WholeNumber(low, high, even))
-    return int(value)
+    return check(value, name, WholeNumber(low, high, even))
 
 
 def bits_of_levels(num_levels: int) -> int | None:

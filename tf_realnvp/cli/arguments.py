@@ -22,39 +22,27 @@ class Parser(argparse.ArgumentParser):
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
 
 
-def number(allowed: WholeNumber | RealNumber) -> Callable[[str], int | float]:
+def number(
+    allowed: WholeNumber | WholeNumbers | RealNumber,
+) -> Callable[[str], Any]:
     """Returns a parser of numbers for `argparse`.
 
     Args:
-      allowed: The numbers that it takes.
+      allowed: The numbers that it takes; several have commas between them.
     """
-    convert = int if isinstance(allowed, WholeNumber) else float
+    several = isinstance(allowed, WholeNumbers)
 
     def parse(text):
         try:
-            value = convert(text)
+            value = allowed.convert(text.split(",") if several else text)
         except ValueError:
             value = None
         if value not in allowed:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
-        return value
-
-    return parse
-
-
-def _numbers(allowed):
-    """Returns a parser of whole numbers with commas between them."""
-
-    def parse(text):
-        try:
-            values = tuple(map(int, text.split(",")))
-        except ValueError:
-            values = None
-        if values not in allowed:
+            details = ", with commas between them" if several else ""
             raise argparse.ArgumentTypeError(
-                f"{text!r} is not {allowed}, with commas between them"
+                f"{text!r} is not {allowed}{details}"
             )
-        return values
+        return value
 
     return parse
 
@@ -99,7 +87,7 @@ def add_setting(
         kind = {"choices": allowed.choices}
     elif isinstance(allowed, WholeNumbers):
         metavar = ",".join("N" * allowed.length)
-        kind = {"metavar": metavar, "type": _numbers(allowed)}
+        kind = {"metavar": metavar, "type": number(allowed)}
     elif allowed is not None:
         metavar = "N" if isinstance(allowed, WholeNumber) else "X"
         kind = {"metavar": metavar, "type": number(allowed)}

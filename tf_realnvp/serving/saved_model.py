@@ -55,10 +55,8 @@ class SavedModel:
           ModelError: If there is no such model.
         """
         content = metadata.read(path)
-        self.image_shape, self.num_colors = (
-            content.image_shape,
-            content.num_colors,
-        )
+        self.image_shape = content.image_shape
+        self.num_colors = content.num_colors
         self.dataset = content.source
         self.class_names = content.class_names
         with np.errstate(divide="ignore"):  # A class may have no chance.

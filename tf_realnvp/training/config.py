@@ -181,15 +181,8 @@ class TrainingConfig:
                 continue
             allowed = field.metadata.get("allowed")
             if allowed is not None:
-                checks.check(value, field.name, allowed)
-                # Numbers of NumPy become Python's, which JSON knows.
-                if isinstance(allowed, WholeNumber):
-                    object.__setattr__(self, field.name, int(value))
-                elif isinstance(allowed, WholeNumbers):
-                    numbers = tuple(int(number) for number in value)
-                    object.__setattr__(self, field.name, numbers)
-                elif isinstance(allowed, RealNumber):
-                    object.__setattr__(self, field.name, float(value))
+                value = checks.check(value, field.name, allowed)
+                object.__setattr__(self, field.name, value)
             elif type(value) is not (bool if field.type is bool else str):
                 kind = "`True` or `False`" if field.type is bool else "a string"
                 raise ValueError(
