@@ -161,7 +161,8 @@ def describe_devices() -> str:
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         return f"GPU {details.get('device_name', gpus[0].name)}"
-    cores = f"{system.num_cores()} cores"
+    num_cores = system.num_cores()
+    cores = "1 core" if num_cores == 1 else f"{num_cores} cores"
     num_cpus = len(tf.config.list_logical_devices("CPU"))
     return (
         f"{num_cpus} logical CPUs of {cores}"
