@@ -116,6 +116,17 @@ class OneOf:
         return isinstance(value, str) and value in self.choices
 
 
+# The arguments of `RealNVP`, beside those that tell of its images.
+ARCHITECTURE: dict[str, Any] = {
+    "filters": WholeNumber(2, even=True),
+    "num_blocks": WholeNumber(1),
+    "alpha": RealNumber(below=1.0),
+    "num_scales": WholeNumber(2),
+    "num_couplings": WholeNumbers(3, low=1),
+    "dequantization": OneOf(DEQUANTIZATIONS),
+}
+
+
 def check(value: Any, name: str, allowed: Any) -> Any:
     """Checks an argument.
 

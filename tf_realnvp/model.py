@@ -103,26 +103,21 @@ class RealNVP(tf.Module):
           ValueError: If an argument is out of its range.
         """
         super().__init__(name=name)
-        _check_arguments(
-            image_shape, num_colors, filters, num_blocks, alpha, num_scales
+        self.image_shape = _check_image_shape(image_shape)
+        self.num_colors = checks.whole_number(num_colors, "num_colors", 2, 256)
+        self.filters: int = _check("filters", filters)
+        self.num_blocks: int = _check("num_blocks", num_blocks)
+        self.alpha: float = _check("alpha", alpha)
+        self.num_scales: int = _check("num_scales", num_scales)
+        self.num_couplings: tuple[int, ...] = _check(
+            "num_couplings", num_couplings
         )
-        checks.check(num_couplings, "num_couplings", checks.WholeNumbers(3, 1))
-        checks.check(
-            dequantization,
-            "dequantization",
-            checks.OneOf(checks.DEQUANTIZATIONS),
-        )
-        probs = _check_classes(num_classes, class_probs)
-        self.image_shape = tuple(int(size) for size in image_shape)
-        self.num_colors = int(num_colors)
-        self.filters = int(filters)
-        self.num_blocks = int(num_blocks)
-        self.alpha = float(alpha)
-        self.num_scales = int(num_scales)
-        self.num_couplings = tuple(int(number) for number in num_couplings)
-        self.num_classes = None if num_classes is None else int(num_classes)
-        self.class_probs = probs
-        self.dequantization = dequantization
+        self.dequantization: str = _check("dequantization", dequantization)
+        _check_num_scales(self.num_scales, self.image_shape)
+        if num_classes is not None:
+            num_classes = checks.whole_number(num_classes, "num_classes", 1)
+        self.num_classes = num_classes
+        self.class_probs = _check_class_probs(class_probs, num_classes)
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
 
@@ -267,10 +262,7 @@ class RealNVP(tf.Module):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make such a model, but for its name."""
-        names = [
-            *("image_shape", "num_colors", "filters", "num_blocks", "alpha"),
-            *("num_scales", "num_couplings", "dequantization"),
-        ]
+        names = ["image_shape", "num_colors", *checks.ARCHITECTURE]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
         return {name: getattr(self, name) for name in names}
@@ -785,9 +777,11 @@ def _scalars(networks_):
     ]
 
 
-def _check_arguments(
-    image_shape, num_colors, filters, num_blocks, alpha, num_scales
-):
+def _check(name, value):
+    return checks.check(value, name, checks.ARCHITECTURE[name])
+
+
+def _check_image_shape(image_shape) -> tuple[int, ...]:
     try:
         sizes = tuple(image_shape)
     except TypeError:
@@ -804,21 +798,20 @@ def _check_arguments(
             "`image_shape` must have an even height and width, "
             f"got {checks.short(image_shape)}."
         )
-    checks.whole_number(num_colors, "num_colors", 2, 256)
-    checks.whole_number(filters, "filters", 2, even=True)
-    checks.whole_number(num_blocks, "num_blocks", 1)
-    checks.check(alpha, "alpha", checks.RealNumber(below=1.0))
-    checks.whole_number(num_scales, "num_scales", 2)
-    largest = max_num_scales(sizes)
+    return tuple(map(int, sizes))
+
+
+def _check_num_scales(num_scales, image_shape) -> None:
+    largest = max_num_scales(image_shape)
     if num_scales > largest:
-        size = f"{sizes[0]}x{sizes[1]}"
+        height, width, _ = image_shape
         raise ValueError(
-            f"`num_scales` must be at most {largest} for images of {size}, got "
-            f"{checks.short(num_scales)}."
+            f"`num_scales` must be at most {largest} for images of "
+            f"{height}x{width}, got {num_scales}."
         )
 
 
-def _check_classes(num_classes, class_probs) -> tuple[float, ...] | None:
+def _check_class_probs(class_probs, num_classes) -> tuple[float, ...] | None:
     """Returns the probabilities of the classes, `None` if there are none."""
     if num_classes is None:
         if class_probs is not None:
@@ -827,7 +820,6 @@ def _check_classes(num_classes, class_probs) -> tuple[float, ...] | None:
                 f"`num_classes`, got {checks.short(class_probs)}."
             )
         return None
-    num_classes = checks.whole_number(num_classes, "num_classes", 1)
     if class_probs is None:
         return (1.0 / num_classes,) * num_classes
     try:

@@ -85,6 +85,11 @@ class NameTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(DataError, "no such folder"):
             data.load(name, "")
 
+    def test_file_in_place_of_a_folder(self):
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            with self.assertRaisesRegex(DataError, "is a file.*a folder of"):
+                data.load(file.name, "")
+
     @parameterized.parameters(
         ("digits", "sklearn", "scikit-learn"),
         ("CelebA", "tensorflow_datasets", "tensorflow-datasets"),

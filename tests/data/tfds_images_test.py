@@ -621,10 +621,16 @@ class AnyDatasetTest(TfdsTestCase):
     def test_unknown_name(self, name):
         message = self.failure(name)
         self.assertLen(message.splitlines(), 1)
-        for part in (repr(name), "svhn_cropped", "CIFAR10", "digits"):
+        self.assertIn("svhn_cropped", message)
+
+    @parameterized.parameters("svhn_croped", "x.png", "a b", "", "*", "no-no")
+    def test_says_what_there_is(self, name):
+        message = self.failure(name)
+        self.assertLen(message.splitlines(), 1)
+        for part in (repr(name), "CIFAR10", "digits", "folders"):
             self.assertIn(part, message)
 
-    @parameterized.parameters("mnist/nothing", "mnist:9.0.0", "a b", "", "*")
+    @parameterized.parameters("mnist/nothing", "mnist:9.0.0")
     def test_malformed_name(self, name):
         message = self.failure(name)
         self.assertStartsWith(message, f"{name}: ")

@@ -76,6 +76,11 @@ def load(
     """
     root = pathlib.Path(os.path.expanduser(folder)).resolve()
     folder = printable(folder)
+    if root.is_file():
+        raise DataError(
+            f"{folder}: it is a file: give a folder of pictures, or a file of "
+            "NumPy (.npy, .npz)"
+        )
     if not root.is_dir():
         raise DataError(f"{folder}: there is no such folder")
     try:

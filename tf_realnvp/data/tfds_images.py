@@ -117,6 +117,8 @@ def load(
             "pattern: use another one (`data_dir`), or rename it"
         )
     builder_name = _BUILDERS.get(name, name)
+    if not re.fullmatch(r"\w+", _folder(builder_name)):
+        raise DataError(_unknown(name))
     builder = None
     try:
         with _quiet():
@@ -175,7 +177,7 @@ def _find(name: str, data_dir: pathlib.Path):
     except tfds.core.registered.DatasetNotFoundError:
         raise
     except Exception as error:
-        if not _folder(name) or not (data_dir / _folder(name)).exists():
+        if not (data_dir / _folder(name)).exists():
             # TFDS first says how it called itself.
             reason = _reason(error).rpartition('}": ')[-1]
             raise _UnusableError(reason) from error

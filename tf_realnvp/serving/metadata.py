@@ -9,23 +9,14 @@ import reprlib
 from typing import Any
 
 from tf_realnvp import checks, files
-from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, WholeNumbers
+from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.errors import ModelError, printable
 
 FILE = "metadata.json"
 # In format 1 there was no number.
 FORMAT = 2
 
-# The arguments of a `RealNVP`, beside those that tell of its images.
-ARCHITECTURE: dict[str, Any] = {
-    "filters": WholeNumber(2, even=True),
-    "num_blocks": WholeNumber(1),
-    "alpha": RealNumber(below=1.0),
-    "num_scales": WholeNumber(2),
-    "num_couplings": WholeNumbers(3, low=1),
-    "dequantization": OneOf(checks.DEQUANTIZATIONS),
-}
-# Those that once had no other value, and were not written.
+# Arguments of `RealNVP` that once had no other value, and were not written.
 _BEFORE: dict[str, Any] = {
     "num_scales": 2,
     "num_couplings": [3, 3, 4],
@@ -154,12 +145,12 @@ def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
     """
     metadata = read(path)
     others = _BEFORE | metadata.others
-    for name, allowed in ARCHITECTURE.items():
+    for name, allowed in checks.ARCHITECTURE.items():
         _check(path, others, name, allowed.__contains__)
     return {
         "image_shape": metadata.image_shape,
         "num_colors": metadata.num_colors,
-        **{name: others[name] for name in ARCHITECTURE},
+        **{name: others[name] for name in checks.ARCHITECTURE},
         "num_couplings": tuple(others["num_couplings"]),
         "num_classes": others["num_classes"],
         "class_probs": metadata.class_probs or None,

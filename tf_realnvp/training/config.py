@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tf_realnvp import checks
-from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, WholeNumbers
-from tf_realnvp.serving import metadata
+from tf_realnvp.checks import ARCHITECTURE, OneOf, RealNumber, WholeNumber
 
 if TYPE_CHECKING:
     from tf_realnvp.data.image_dataset import ImageDataset
@@ -44,7 +43,7 @@ _WITH_DEFAULT_LR: dict[str, Any] = {
 _KEPT = ("epochs", "seed", "precision", "lr", *_WITH_DEFAULT_LR)
 
 # The arguments of `RealNVP`, beside those that tell of its images.
-_ARCHITECTURE = tuple(n for n in metadata.ARCHITECTURE if n != "alpha")
+_ARCHITECTURE = tuple(n for n in ARCHITECTURE if n != "alpha")
 
 # What a run that is resumed must have in common with its start. The others may
 # change: they are about where and how long, or how Adam goes on.
@@ -149,11 +148,13 @@ class TrainingConfig:
     clip_grad: float | None = _setting(RealNumber(), None)
     seed: int = _setting(WholeNumber(0, 2**32 - 1), 0)
     max_steps: int | None = _setting(WholeNumber(1), None)
-    filters: int = _setting(WholeNumber(2, even=True))
-    num_blocks: int = _setting(WholeNumber(1))
-    num_scales: int = _setting(WholeNumber(2), 2)
-    num_couplings: tuple[int, ...] = _setting(WholeNumbers(3, low=1), (3, 3, 4))
-    dequantization: str = _setting(OneOf(checks.DEQUANTIZATIONS), "uniform")
+    filters: int = _setting(ARCHITECTURE["filters"])
+    num_blocks: int = _setting(ARCHITECTURE["num_blocks"])
+    num_scales: int = _setting(ARCHITECTURE["num_scales"], 2)
+    num_couplings: tuple[int, ...] = _setting(
+        ARCHITECTURE["num_couplings"], (3, 3, 4)
+    )
+    dequantization: str = _setting(ARCHITECTURE["dequantization"], "uniform")
     conditional: bool = False
     init_from: str | None = None
     precision: str = _setting(OneOf(("auto", *PRECISIONS)), "auto")

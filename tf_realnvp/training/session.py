@@ -295,12 +295,14 @@ def _print_header(config, dataset, model):
     validation = ""
     if dataset.num_validation:
         validation = f", {dataset.num_validation:,} validation"
+    blocks = "block" if config.num_blocks == 1 else "blocks"
     print(
         f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training"
         f"{validation} and {dataset.num_test:,} test images of {size}, "
         f"{describe_levels(dataset.num_colors)}{classes}\n"
         f"{model.num_parameters:,} parameters ({config.filters} filters, "
-        f"{config.num_blocks} residual blocks, {config.num_scales} scales, "
+        f"{config.num_blocks} residual {blocks}, "
+        f"{config.num_scales} scales, "
         f"{len(model.couplings)} couplings), "
         f"{runtime.describe_devices()}, {config.precision}, "
         f"seed {config.seed}",
