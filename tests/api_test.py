@@ -95,18 +95,45 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         file.write_text(json.dumps(content | {"filters": 6}))
         with self.assertRaisesRegex(ModelError, "weights in .* cannot be read"):
             tf_realnvp.load(path)
-        file.write_text(json.dumps(content | {"format": 3}))
+        file.write_text(json.dumps(content | {"format": metadata.FORMAT + 1}))
         with self.assertRaisesRegex(ModelError, "another version"):
             tf_realnvp.load(path)
 
-    def test_more_weights_than_the_model_has(self):
+    def with_weights(self, **stored):
+        """Returns a model's folder with other weights in it."""
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = pathlib.Path(folder, "model")
+        shutil.copytree(self.path, path)
+        checkpoint = tf.train.Checkpoint(**stored)
+        checkpoint.write(str(path / "variables" / "variables"))
+        return path
+
+    @parameterized.parameters(1, 2)
+    def test_older_format(self, version):
+        """Each weight was a variable."""
+        values = [tf.Variable(v.value + 1.0) for v in self.model.variables]
+        path = self.with_weights(_model_variables=values)
+        file = path / "metadata.json"
+        content = json.loads(file.read_text()) | {"format": version}
+        file.write_text(json.dumps(content))
+        loaded = tf_realnvp.load(path)
+        for own, expected in zip(loaded.variables, values, strict=True):
+            self.assertAllEqual(own, expected)
+
+    @parameterized.parameters(-1, 1)
+    def test_more_or_fewer_weights_than_the_model_has(self, difference):
         """They have a meaning that this version does not know."""
-        fewer = property(lambda model: model.trainable_variables[:-1])
-        with (
-            mock.patch.object(tf_realnvp.RealNVP, "variables", fewer),
-            self.assertRaisesRegex(ModelError, "weights in .* cannot be read"),
+        number = self.model.num_parameters + difference
+        variables = [tf.Variable(0.0)] * (
+            len(self.model.variables) + difference
+        )
+        for stored in (
+            {"weights": tf.Variable(tf.zeros(number))},
+            {"_model_variables": variables},
         ):
-            tf_realnvp.load(self.path)
+            path = self.with_weights(**stored)
+            with self.assertRaisesRegex(ModelError, "weights in .* cannot be "):
+                tf_realnvp.load(path)
 
     def test_classes(self):
         path = small_models.saved_conditional()

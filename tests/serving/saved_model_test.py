@@ -267,7 +267,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_version_to_come(self):
         """Whatever else it says."""
-        for version in (3, 0, "two\nlines", [2], None, 10**400):
+        for version in (4, 0, "two\nlines", [2], None, 10**400):
             metadata = METADATA | {"format": version, "num_colors": "any"}
             self.assert_error(self.copy(metadata), "another version", "format")
 

@@ -1,5 +1,6 @@
 """The SavedModel: a trained model that needs TensorFlow alone."""
 
+import functools
 import itertools
 import json
 import math
@@ -162,9 +163,13 @@ class _Module(tf.Module):
 
     def __init__(self, model: RealNVP):
         super().__init__(name="real_nvp")
-        # A SavedModel holds the variables that its root can reach, and
-        # `tf.Module` does not see those of a Keras model.
-        self._model_variables = [v.value for v in model.variables]
+        # As one variable, since each of the functions captures all that it and
+        # those that it calls read, and loading takes as long as there are
+        # captures: tens of thousands, with hundreds of variables.
+        self.weights = tf.Variable(
+            tf.concat([tf.reshape(v, [-1]) for v in model.variables], axis=0),
+            name="weights",
+        )
         self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
         # Small beside the flow, which all that is drawn or scored shares.
         self._sample_latents = _concrete(
@@ -176,6 +181,23 @@ class _Module(tf.Module):
         )
         # Unlike the shape of images, this shows in no type.
         self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
+
+    def _concrete_flow(self, model, function, *specs):
+        """Traces a function of a model, whose variables are in `weights`."""
+        variables = model.variables
+
+        def flow(*inputs):
+            sizes = [v.shape.num_elements() for v in variables]
+            values = [
+                tf.reshape(part, variable.shape)
+                for variable, part in zip(
+                    variables, tf.split(self.weights, sizes), strict=True
+                )
+            ]
+            with keras.StatelessScope([*zip(variables, values, strict=True)]):
+                return function(*inputs)
+
+        return _concrete(flow, *specs)
 
     def _draw_latents(self, n, temperature, seed):
         temperature = tf.cast(temperature, tf.float32)
@@ -225,11 +247,11 @@ class _ServingModule(_Module):
 
     def __init__(self, model: RealNVP):
         super().__init__(model)
-        self._log_density = _concrete(
-            model.log_density, tf.TensorSpec([None, *model.image_shape])
-        )
-        self._encode = _concrete(model.encode, _INT64)
-        self._decode = _concrete(model.decode, tf.TensorSpec(None))
+        flow = functools.partial(self._concrete_flow, model)
+        points = tf.TensorSpec([None, *model.image_shape])
+        self._log_density = flow(model.log_density, points)
+        self._encode = flow(model.encode, _INT64)
+        self._decode = flow(model.decode, tf.TensorSpec(None))
         self._trace()
 
     @tf.function(**_AS_IS)
@@ -286,9 +308,10 @@ class _ConditionalModule(_Module):
 
     def __init__(self, model: RealNVP, num_classes: int):
         super().__init__(model)
+        flow = functools.partial(self._concrete_flow, model)
         self._sample_labels = _concrete(model.sample_labels, _INT64, _SEED)
         points = tf.TensorSpec([None, *model.image_shape])
-        self._log_density = _concrete(
+        self._log_density = flow(
             lambda points, label: model.log_density(
                 points,
                 assertions.labels(label, num_classes, tf.shape(points)[0]),
@@ -309,8 +332,8 @@ class _ConditionalModule(_Module):
             lambda points: tf.reduce_logsumexp(self._log_joint(points), -1),
             points,
         )
-        self._encode = _concrete(model.encode, _INT64, _INT64)
-        self._decode = _concrete(model.decode, tf.TensorSpec(None), _INT64)
+        self._encode = flow(model.encode, _INT64, _INT64)
+        self._decode = flow(model.decode, tf.TensorSpec(None), _INT64)
         self._trace(_specs("label", tf.int64, tf.int32))
         for types in itertools.product(
             _specs("images", tf.int64, tf.uint8),

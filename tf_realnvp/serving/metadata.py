@@ -13,8 +13,8 @@ from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.errors import ModelError, printable
 
 FILE = "metadata.json"
-# In format 1 there was no number.
-FORMAT = 2
+# In format 1 there was no number, and up to 2 each weight was a variable.
+FORMAT = 3
 
 # Arguments of `RealNVP` that once had no other value, and were not written.
 _BEFORE: dict[str, Any] = {
@@ -79,7 +79,7 @@ def read(path: str | os.PathLike) -> Metadata:
     if not isinstance(content, dict):
         raise other_model(path)
     version = content.pop("format", 1)
-    if version not in (1, FORMAT):
+    if version not in (1, 2, FORMAT):
         raise ModelError(
             f"{printable(path)} is of another version of this program (format "
             f"{reprlib.repr(version)}, not {FORMAT}): use it with that version"

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.errors import ModelError, printable, reason
@@ -91,14 +92,9 @@ def _differences(model, other):
 
 
 def _assign(model, path):
-    variables = os.path.join(path, "variables", "variables")
-    name = "_model_variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
-    number = len(model.variables)
+    file = os.path.join(path, "variables", "variables")
     try:
-        reader = tf.train.load_checkpoint(variables)
-        values = [reader.get_tensor(name.format(i)) for i in range(number)]
-        if reader.has_tensor(name.format(number)):
-            raise ValueError(f"there are more than {number}")
+        values = _read(tf.train.load_checkpoint(file), model.variables)
         for variable, value in zip(model.variables, values, strict=True):
             variable.assign(value)
     except Exception as error:  # TensorFlow raises nearly anything.
@@ -106,3 +102,26 @@ def _assign(model, path):
             f"the weights in {printable(path)} cannot be read: "
             f"{printable(reason(error))}"
         ) from error
+
+
+def _read(reader, variables):
+    """Returns the values of a model's variables."""
+    value = "{}/.ATTRIBUTES/VARIABLE_VALUE".format
+    if reader.has_tensor(value("weights")):
+        weights = reader.get_tensor(value("weights"))
+        sizes = [variable.shape.num_elements() for variable in variables]
+        if weights.shape != (sum(sizes),):
+            raise ValueError(f"they are {weights.size}, not {sum(sizes)}")
+        return [
+            part.reshape(variable.shape)
+            for variable, part in zip(
+                variables, np.split(weights, np.cumsum(sizes[:-1])), strict=True
+            )
+        ]
+    # Formats 1 and 2.
+    name, number = "_model_variables/{}", len(variables)
+    if reader.has_tensor(value(name.format(number))):
+        raise ValueError(f"there are more than {number}")
+    return [
+        reader.get_tensor(value(name.format(index))) for index in range(number)
+    ]
