@@ -39,6 +39,7 @@ def main() -> None:
 
     runtime.configure()
     import keras
+    import numpy as np
 
     from tf_realnvp import RealNVP, data, initialization
     from tf_realnvp.serving import export
@@ -71,9 +72,8 @@ def main() -> None:
         images = dataset.initial_images(flags.seed)
         initialization.initialize(model, images, flags.seed)
     num_test = min(flags.test_images, dataset.num_test)
-    test_set = dataclasses.replace(
-        dataset, test=dataset.test.take(num_test), num_test=num_test
-    )
+    is_chosen = np.arange(dataset.num_test) < num_test
+    test_set = dataclasses.replace(dataset, test=dataset.test.choose(is_chosen))
     evaluation = 0.0
 
     def seconds():

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import RealNVP, data
+from tf_realnvp.data.image_dataset import Split
 from tf_realnvp.serving import export, saved_model
 
 IMAGE_SHAPE = (4, 4, 1)
@@ -138,14 +139,17 @@ def random_images(count, seed, levels=(0, 17)):
 
 def make_dataset(train, test):
     """Returns a data set of such images."""
+
+    def split(images):
+        elements = tf.data.Dataset.from_tensor_slices(images)
+        return Split(elements, len(images))
+
     return data.ImageDataset(
         name="random",
         image_shape=(4, 4, 1),
         num_colors=17,
-        train=tf.data.Dataset.from_tensor_slices(train),
-        test=tf.data.Dataset.from_tensor_slices(test),
-        num_train=len(train),
-        num_test=len(test),
+        train=split(train),
+        test=split(test),
     )
 
 

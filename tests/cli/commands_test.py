@@ -20,6 +20,7 @@ from absl.testing import parameterized
 from tf_realnvp import data, latents, pictures, plots
 from tf_realnvp.cli import main
 from tf_realnvp.data import arrays
+from tf_realnvp.data.image_dataset import Split
 from tf_realnvp.errors import DataError
 from tf_realnvp.serving import saved_model
 
@@ -79,7 +80,7 @@ def digits():
 
 @functools.cache
 def images_of_digits():
-    return np.stack(list(digits().test))
+    return np.stack(list(digits().test.stored))
 
 
 class StubModel:
@@ -225,9 +226,8 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         self.assertLess(values[3], values[2])
 
     def test_evaluate_on_other_classes(self):
-        dataset = dataclasses.replace(
-            digits(), class_names=("a",), test_labels=np.zeros(360, np.int32)
-        )
+        labels = np.zeros(digits().num_train, int), np.zeros(360, int)
+        dataset = digits().with_labels("a", *labels)
         with mock.patch.object(data, "load", return_value=dataset):
             result = call("evaluate", self.path)
         self.assert_usage_error(
@@ -440,7 +440,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
     def test_evaluate_on_stored_images(self):
         """Data sets hold images as they are stored, and decode them."""
         self.use_data(
-            test=digits().test.map(tf.io.serialize_tensor),
+            test=Split(digits().test.stored.map(tf.io.serialize_tensor), 360),
             decode=lambda element: tf.io.parse_tensor(element, tf.uint8),
         )
         stdout = self.call("evaluate", "--max_images", 20)
@@ -482,7 +482,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
             )
         )
         test = test.apply(tf.data.experimental.assert_cardinality(4))
-        self.use_data(test=test, num_test=4)
+        self.use_data(test=Split(test, 4))
         result = call("evaluate", self.path)
         self.assert_usage_error(result, "digits", "truncated")
 

@@ -54,7 +54,7 @@ call = functools.partial(command_lines.call, main.main)
 @functools.cache
 def digits(split):
     dataset = data.load("digits", "", image_size=4)
-    return np.stack(list(getattr(dataset, split)))
+    return np.stack(list(dataset.splits[split].stored))
 
 
 @functools.cache

@@ -161,7 +161,7 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
             np.mean(
                 self.model.encode(
                     dataset.take(
-                        "test", np.flatnonzero(dataset.test_labels == label)
+                        "test", np.flatnonzero(dataset.test.labels == label)
                     )
                 ),
                 axis=0,

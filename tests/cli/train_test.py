@@ -582,7 +582,7 @@ class RunTest(tf.test.TestCase):
     def test_model(self):
         """It is the one of the metrics, and of the samples."""
         model = tf.saved_model.load(str(self.output / "realnvp_digits"))
-        images = np.stack(list(data.load("digits", "", 4).test))
+        images = np.stack(list(data.load("digits", "", 4).test.stored))
         bits = np.mean(model.bits_per_dim(images, seed=0))
         last = self.read_metrics()[-1]
         # The noise is another one.
@@ -600,7 +600,7 @@ class RunTest(tf.test.TestCase):
         self.assertEqual(metadata["image_shape"], [4, 4, 1])
         self.assertEqual(metadata["num_colors"], 17)
         run = json.loads((self.run_dir / "run.json").read_text())
-        self.assertEqual(metadata["format"], 2)
+        self.assertEqual(metadata["format"], 3)
         self.assertEqual(metadata["config"], run["config"])
         self.assertEqual(
             metadata["metrics"],

@@ -225,7 +225,8 @@ class UnreadableTest(FolderTestCase):
         images = self.load()
         self.assertCountEqual(images.skipped, skipped)
         self.assertEqual(
-            names_of(images.train) | names_of(images.test), set(self.good)
+            names_of(images.train.stored) | names_of(images.test.stored),
+            set(self.good),
         )
         self.read_all(images)
 
@@ -406,15 +407,15 @@ class SplitTest(FolderTestCase):
         }
         self.assertBetween(len(expected), 5, 40)
         images = self.load()
-        self.assertEqual(names_of(images.test), expected)
-        self.assertLen(names_of(images.train), 200 - len(expected))
-        self.assertEmpty(names_of(images.train) & expected)
+        self.assertEqual(names_of(images.test.stored), expected)
+        self.assertLen(names_of(images.train.stored), 200 - len(expected))
+        self.assertEmpty(names_of(images.train.stored) & expected)
         # Others have no say in it.
         for name in names[::2]:
             (self.root / name).unlink()
         left = {os.path.basename(name) for name in names[1::2]}
         self.assertNotEmpty(expected & left)
-        self.assertEqual(names_of(self.load().test), expected & left)
+        self.assertEqual(names_of(self.load().test.stored), expected & left)
 
     def test_each_side_has_a_picture(self):
         content = odd_pictures.encode(odd_pictures.noise("L", 2, 2), "PNG")
@@ -435,9 +436,9 @@ class SplitTest(FolderTestCase):
         write(self.root / "other" / "c.png", (100, 100))
         images = self.load()
         self.assertEqual(
-            names_of(images.train), {f"a{i}.png" for i in range(6)}
+            names_of(images.train.stored), {f"a{i}.png" for i in range(6)}
         )
-        self.assertEqual(names_of(images.test), {"b0.png", "b1.png"})
+        self.assertEqual(names_of(images.test.stored), {"b0.png", "b1.png"})
         self.assertEqual(images.image_shape, (4, 4, 3))
         # The training folder alone is split.
         (self.root / split).rename(self.root / "elsewhere")

@@ -32,11 +32,12 @@ import tf_realnvp
 from small_models import SmallModel
 from tf_realnvp import RealNVP, initialization
 from tf_realnvp.data import ImageDataset
+from tf_realnvp.data.image_dataset import Split
 
 def train(strategy, Model, path, num_classes=None):
     images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
-    images = tf.data.Dataset.from_tensor_slices(images)
-    dataset = ImageDataset("random", (4, 4, 1), 17, images, images, 20, 20)
+    images = Split(tf.data.Dataset.from_tensor_slices(images), 20)
+    dataset = ImageDataset("random", (4, 4, 1), 17, images, images)
     labels = np.arange(20) % 3
     dataset = dataset.with_labels("abc", labels, labels)
     with strategy.scope():

@@ -297,11 +297,10 @@ def _numbers(dataset, part, label):
     """Returns the numbers of the images of a split, of one class if given."""
     import numpy as np
 
-    is_train = part == "train"
+    split = dataset.splits[part]
     if label is None:
-        return range(dataset.num_train if is_train else dataset.num_test)
-    labels = dataset.train_labels if is_train else dataset.test_labels
-    return np.flatnonzero(labels == dataset.class_names.index(label))
+        return range(split.num_images)
+    return np.flatnonzero(split.labels == dataset.class_names.index(label))
 
 
 def _from_folder(flags, flag, name, metadata):

@@ -12,7 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.data import arrays
-from tf_realnvp.data.image_dataset import ImageDataset, check_image_size, resize
+from tf_realnvp.data.image_dataset import (
+    ImageDataset,
+    Split,
+    check_image_size,
+    resize,
+)
 from tf_realnvp.errors import DataError
 
 __all__ = ["DATASETS", "ImageDataset", "load"]
@@ -142,14 +147,17 @@ def _load_digits(image_size, flip, labels):
     if image_size not in (None, images.shape[1]):
         images = resize(images, image_size).numpy()
     num_train = int(0.8 * len(images))
+
+    def stored(images):
+        elements = tf.data.Dataset.from_tensor_slices(images)
+        return Split(elements, len(images))
+
     dataset = ImageDataset(
         name="digits",
         image_shape=images.shape[1:],
         num_colors=17,
-        train=tf.data.Dataset.from_tensor_slices(images[:num_train]),
-        test=tf.data.Dataset.from_tensor_slices(images[num_train:]),
-        num_train=num_train,
-        num_test=len(images) - num_train,
+        train=stored(images[:num_train]),
+        test=stored(images[num_train:]),
         flip=flip,
         fingerprint=f"digits train {num_train} test {len(images) - num_train}",
     )

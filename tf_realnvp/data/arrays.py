@@ -12,7 +12,7 @@ from tf_realnvp.checks import WholeNumber, short
 from tf_realnvp.data.image_dataset import (
     DECODING,
     ImageDataset,
-    choose,
+    Split,
     default_size,
     resize,
 )
@@ -150,18 +150,16 @@ def from_tf_data(
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
     if num_images == tf.data.UNKNOWN_CARDINALITY:
         num_images = elements.reduce(np.int64(0), lambda n, _: n + 1).numpy()
-    train, test = _split(int(num_images), "the `tf.data.Dataset`")
+    _, test = _split(int(num_images), "the `tf.data.Dataset`")
     is_test = np.zeros([num_images], bool)
     is_test[test] = True
-
+    images = Split(elements, int(num_images))
     return ImageDataset(
         name="images",
         image_shape=tuple(shape.as_list()),
         num_colors=num_colors,
-        train=choose(elements, ~is_test),
-        test=choose(elements, is_test),
-        num_train=len(train),
-        num_test=len(test),
+        train=images.choose(~is_test),
+        test=images.choose(is_test),
         flip=flip,
     )
 
@@ -212,7 +210,8 @@ def _from_splits(name, splits, num_colors, image_size, flip):
     def stored(split):
         _, numbers = splits[split]
         is_test = np.full(len(numbers), split == "test")
-        return tf.data.Dataset.from_tensor_slices((numbers, is_test))
+        elements = tf.data.Dataset.from_tensor_slices((numbers, is_test))
+        return Split(elements, len(numbers))
 
     def read(number, is_test):
         images, _ = splits["test" if is_test else "train"]
@@ -230,8 +229,6 @@ def _from_splits(name, splits, num_colors, image_size, flip):
         num_colors=num_colors,
         train=stored("train"),
         test=stored("test"),
-        num_train=len(splits["train"][1]),
-        num_test=len(splits["test"][1]),
         decode=decode,
         flip=flip,
         fingerprint=_fingerprint(splits, num_colors),

@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -39,14 +40,42 @@ _NO_DAMAGE = (tf.errors.ResourceExhaustedError, tf.errors.CancelledError)
 
 
 @dataclasses.dataclass(frozen=True)
+class Split:
+    """Images for one purpose, in a fixed order.
+
+    Attributes:
+      stored: The images as they are stored, single.
+      num_images: How many there are.
+      labels: Their classes, int32 `[num_images]`, if they have any.
+    """
+
+    stored: tf.data.Dataset
+    num_images: int
+    labels: np.ndarray | None = None
+
+    def choose(self, is_chosen: np.ndarray) -> "Split":
+        """Returns some of the images, in their order.
+
+        Args:
+          is_chosen: For each image whether it is one of them.
+        """
+        chosen = tf.constant(is_chosen)
+        numbered = self.stored.enumerate()
+        return Split(
+            numbered.filter(lambda i, _: chosen[i]).map(lambda _, image: image),
+            int(np.count_nonzero(is_chosen)),
+            None if self.labels is None else self.labels[is_chosen],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageDataset:
     """Training and test images, and the batches that are made of them.
 
     Host memory is bounded. Decoded images are kept as uint8, which takes
     `num_images * H * W * C` bytes; where that is more than
     `MAX_CACHE_BYTES`, none are kept and every pass decodes them anew. A pass
-    that decodes training images also holds `shuffle_buffer` elements of
-    `train`.
+    that decodes training images also holds `shuffle_buffer` stored ones.
 
     Whatever pass decodes an image first leaves it in memory. When all images of
     a split are there, the batches asked for from then on are made from memory.
@@ -60,17 +89,14 @@ class ImageDataset:
       image_shape: `(H, W, C)`.
       num_colors: Number of values that a component can take; they are
         `0 ... num_colors - 1`.
-      train: Training images as they are stored, single, in a fixed order.
-      test: Test images likewise.
-      num_train: Number of images in `train`.
-      num_test: Number of images in `test`.
-      validation: Images that `hold_out` kept out of the training, likewise.
-      num_validation: Number of images in `validation`.
-      decode: Maps an element of `train` or `test` to an image, uint8
-        `[H, W, C]`, in a graph. By default they are such images themselves. A
-        traced function has to be in the name scope `DECODING`.
-      shuffle_buffer: Number of elements of `train` among which the next image
-        is drawn; the whole of `train`, a uniform shuffle, if `None`.
+      train: Training images.
+      test: Test images.
+      validation: Images that `hold_out` kept out of the training, if any.
+      decode: Maps a stored image to an image, uint8 `[H, W, C]`, in a graph. By
+        default they are such images themselves. A traced function has to be in
+        the name scope `DECODING`.
+      shuffle_buffer: Number of stored training images among which the next one
+        is drawn; all of them, a uniform shuffle, if `None`.
       flip: Whether training images are mirrored left to right at random.
       skipped: Names of the files that are no readable pictures, and why.
       fingerprint: What tells these images from others, in a line: two data sets
@@ -79,36 +105,44 @@ class ImageDataset:
         decoded to what helps the user: which it is, and what is wrong with it.
       class_names: Names of the classes, if the images have labels: then batches
         are pairs of images and labels, int32 `[batch_size]`.
-      train_labels: Int32 `[num_train]`, of the images in their stored order;
-        `None` without labels.
-      test_labels: Int32 `[num_test]`, likewise.
-      validation_labels: Int32 `[num_validation]`, likewise.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     num_colors: int
-    train: tf.data.Dataset
-    test: tf.data.Dataset
-    num_train: int
-    num_test: int
+    train: Split
+    test: Split
+    validation: Split | None = None
     decode: Callable[[tf.Tensor], tf.Tensor] = tf.identity
     shuffle_buffer: int | None = None
     flip: bool = False
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
     explain_damage: Callable[[str], str] = str
-    validation: tf.data.Dataset | None = None
-    num_validation: int = 0
     class_names: tuple[str, ...] = ()
-    train_labels: np.ndarray | None = None
-    test_labels: np.ndarray | None = None
-    validation_labels: np.ndarray | None = None
 
     @property
-    def num_images(self) -> int:
-        """Number of images in all splits."""
-        return self.num_train + self.num_validation + self.num_test
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        splits = {"train": self.train, "test": self.test}
+        if self.validation is not None:
+            splits["validation"] = self.validation
+        return splits
+
+    @property
+    def num_train(self) -> int:
+        """Number of training images, without those held out."""
+        return self.train.num_images
+
+    @property
+    def num_test(self) -> int:
+        """Number of test images."""
+        return self.test.num_images
+
+    @property
+    def num_validation(self) -> int:
+        """Number of images that are held out."""
+        return 0 if self.validation is None else self.validation.num_images
 
     @property
     def class_probs(self) -> tuple[float, ...]:
@@ -117,9 +151,9 @@ class ImageDataset:
         Those held out are included. Empty if the images have no labels.
         """
         counts = np.zeros([len(self.class_names)], int)
-        for labels in (self.train_labels, self.validation_labels):
-            if labels is not None:
-                counts += np.bincount(labels, minlength=len(counts))
+        for split in (self.train, self.validation):
+            if split is not None and split.labels is not None:
+                counts += np.bincount(split.labels, minlength=len(counts))
         return tuple((counts / counts.sum()).tolist())
 
     def with_labels(
@@ -138,40 +172,40 @@ class ImageDataset:
         """
         digest = hashlib.sha256(self.fingerprint.encode())
         digest.update(repr(tuple(class_names)).encode())
-        given = {"training": (train, self.num_train)}
-        given["test"] = (test, self.num_test)
-        for split, (labels, number) in given.items():
+
+        def labelled(split, labels, name):
+            number = split.num_images
             if labels.shape != (number,) or not np.issubdtype(
                 labels.dtype, np.integer
             ):
                 raise DataError(
-                    f"the labels of the {split} images must be {number:,} "
+                    f"the labels of the {name} images must be {number:,} "
                     f"integers, got {labels.dtype} {list(labels.shape)}"
                 )
             if labels.min() < 0 or labels.max() >= len(class_names):
                 raise DataError(
-                    f"the labels of the {split} images must be from 0 to "
+                    f"the labels of the {name} images must be from 0 to "
                     f"{len(class_names) - 1}, got some from {labels.min()} to "
                     f"{labels.max()}"
                 )
             digest.update(labels.astype(np.int64).tobytes())
+            return dataclasses.replace(split, labels=labels.astype(np.int32))
+
         return dataclasses.replace(
             self,
             class_names=tuple(class_names),
-            train_labels=train.astype(np.int32),
-            test_labels=test.astype(np.int32),
+            train=labelled(self.train, train, "training"),
+            test=labelled(self.test, test, "test"),
             fingerprint=digest.hexdigest(),
         )
 
     def without_labels(self) -> "ImageDataset":
         """Returns this data set with batches of nothing but images."""
-        return dataclasses.replace(
-            self,
-            class_names=(),
-            train_labels=None,
-            test_labels=None,
-            validation_labels=None,
-        )
+        splits: dict[str, Any] = {
+            name: dataclasses.replace(split, labels=None)
+            for name, split in self.splits.items()
+        }
+        return dataclasses.replace(self, class_names=(), **splits)
 
     def hold_out(self, num_validation: int, seed: int) -> "ImageDataset":
         """Returns this data set with some training images for validation.
@@ -189,19 +223,10 @@ class ImageDataset:
                 self.num_train, num_validation, replace=False
             )
         ] = True
-
-        train_labels = validation_labels = None
-        if self.train_labels is not None:
-            train_labels = self.train_labels[~is_held_out]
-            validation_labels = self.train_labels[is_held_out]
         return dataclasses.replace(
             self,
-            train=choose(self.train, ~is_held_out),
-            num_train=self.num_train - num_validation,
-            validation=choose(self.train, is_held_out),
-            num_validation=num_validation,
-            train_labels=train_labels,
-            validation_labels=validation_labels,
+            train=self.train.choose(~is_held_out),
+            validation=self.train.choose(is_held_out),
         )
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
@@ -274,18 +299,17 @@ class ImageDataset:
             return tf.where(draws[:, None, None, None] < 0.5, reversed_, images)
 
         def flipped(number, batch):
-            if self.train_labels is None:
+            if self.train.labels is None:
                 return mirrored(number, batch)
             images, labels = batch
             return mirrored(number, images), labels
 
         batches = self._batches(
             self.train,
-            self.train_labels,
-            self._train_cache,
+            self._caches.get("train"),
             batch_size,
             arrange,
-            True,
+            drop_remainder=True,
         )
         if self.flip:
             batches = batches.enumerate(skip).map(flipped)
@@ -303,7 +327,7 @@ class ImageDataset:
         """
         num_images = min(_NUM_INITIAL_IMAGES, self.num_train)
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
-        return batch if self.train_labels is None else batch[0]
+        return batch if self.train.labels is None else batch[0]
 
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
         """Returns all test images in batches, in a fixed order.
@@ -315,40 +339,31 @@ class ImageDataset:
           A dataset of uint8 `[batch_size, H, W, C]`, prefetched; the last batch
           holds the images that remain. With labels as `train_batches`.
         """
-        batches = self._batches(
-            self.test, self.test_labels, self._test_cache, batch_size
-        )
-        return _finish(batches, math.ceil(self.num_test / batch_size))
+        return self._in_order("test", batch_size)
 
     def validation_batches(self, batch_size: int) -> tf.data.Dataset:
         """Returns all validation images in batches, like `test_batches`."""
-        batches = self._batches(
-            self.validation,
-            self.validation_labels,
-            self._validation_cache,
-            batch_size,
-        )
-        return _finish(batches, math.ceil(self.num_validation / batch_size))
+        return self._in_order("validation", batch_size)
+
+    def _in_order(self, name, batch_size):
+        split = self.splits[name]
+        batches = self._batches(split, self._caches.get(name), batch_size)
+        return _finish(batches, math.ceil(split.num_images / batch_size))
 
     def take(self, split: str, numbers: Sequence[int]) -> np.ndarray:
         """Returns some images of a split.
 
         Args:
-          split: "train" or "test".
-          numbers: Which of them, in `0 ... num_train - 1`, or `num_test - 1`.
+          split: Its name, as `splits` has it.
+          numbers: Which of them, less than its `num_images`.
 
         Returns:
           uint8 `[n, H, W, C]`, in the order in which they are stored.
         """
-        is_train = split == "train"
-        stored = self.train if is_train else self.test
-        is_chosen = np.zeros(
-            self.num_train if is_train else self.num_test, bool
-        )
+        whole = dataclasses.replace(self.splits[split], labels=None)
+        is_chosen = np.zeros([whole.num_images], bool)
         is_chosen[list(numbers)] = True
-        batches = self._batches(
-            choose(stored, is_chosen), None, None, _TAKEN_AT_ONCE
-        )
+        batches = self._batches(whole.choose(is_chosen), None, _TAKEN_AT_ONCE)
         with self.naming_damage():
             images = [batch.numpy() for batch in batches]
         none = np.zeros([0, *self.image_shape], np.uint8)
@@ -378,8 +393,7 @@ class ImageDataset:
 
     def _batches(
         self,
-        stored,
-        labels,
+        split,
         cache,
         batch_size,
         arrange=lambda elements: elements,
@@ -388,8 +402,7 @@ class ImageDataset:
         """Returns batches of the images that `arrange` picks and orders.
 
         Args:
-          stored: `train` or `test`.
-          labels: Its labels, or `None`.
+          split: The split that they are of.
           cache: Its cache, or `None`.
           batch_size: Images in a batch.
           arrange: Maps a dataset to a rearranged one, whatever its elements.
@@ -397,9 +410,9 @@ class ImageDataset:
         """
 
         def labelled(numbers, images):
-            if labels is None:
+            if split.labels is None:
                 return images
-            return images, tf.gather(labels, numbers)
+            return images, tf.gather(split.labels, numbers)
 
         if cache is not None and cache.is_complete():
             numbers = arrange(tf.data.Dataset.range(cache.num_images))
@@ -412,7 +425,7 @@ class ImageDataset:
                 image = self.decode(element)
                 return number, tf.ensure_shape(image, self.image_shape)
 
-        images = arrange(stored.enumerate()).map(
+        images = arrange(split.stored.enumerate()).map(
             decoded, num_parallel_calls=os.cpu_count()
         )
         if cache is None:
@@ -428,21 +441,16 @@ class ImageDataset:
         return images.batch(batch_size, drop_remainder)
 
     @functools.cached_property
-    def _train_cache(self) -> "_Cache | None":
-        return self._make_cache(self.num_train)
-
-    @functools.cached_property
-    def _test_cache(self) -> "_Cache | None":
-        return self._make_cache(self.num_test)
-
-    @functools.cached_property
-    def _validation_cache(self) -> "_Cache | None":
-        return self._make_cache(self.num_validation)
-
-    def _make_cache(self, num_images) -> "_Cache | None":
-        if self.num_images * math.prod(self.image_shape) > MAX_CACHE_BYTES:
-            return None
-        return _Cache(num_images, self.image_shape)
+    def _caches(self) -> dict[str, "_Cache"]:
+        """Those of the splits, by name; none if they would be too large."""
+        splits = self.splits
+        num_images = sum(split.num_images for split in splits.values())
+        if num_images * math.prod(self.image_shape) > MAX_CACHE_BYTES:
+            return {}
+        return {
+            name: _Cache(split.num_images, self.image_shape)
+            for name, split in splits.items()
+        }
 
 
 class _Cache:
@@ -495,18 +503,6 @@ def _finish(batches: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
         .prefetch(_PREFETCHED_BATCHES)
         .with_options(options)
     )
-
-
-def choose(elements: tf.data.Dataset, is_chosen: np.ndarray) -> tf.data.Dataset:
-    """Returns some elements of a dataset, in their order.
-
-    Args:
-      elements: The dataset.
-      is_chosen: For each of its elements whether it is one of them.
-    """
-    chosen = tf.constant(is_chosen)
-    numbered = elements.enumerate()
-    return numbered.filter(lambda i, _: chosen[i]).map(lambda _, e: e)
 
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:

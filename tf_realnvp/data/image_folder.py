@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_realnvp import pictures
 from tf_realnvp.data.image_dataset import (
     ImageDataset,
+    Split,
     default_size,
     describe_skipped,
     resize,
@@ -106,14 +107,15 @@ def load(
     else:
         shape = (image_size, image_size, channels)
 
-    def stored(split):
-        return tf.data.Dataset.from_tensor_slices(
+    def stored(found):
+        elements = tf.data.Dataset.from_tensor_slices(
             (
-                [os.fsencode(root / picture.name) for picture in split],
-                [picture.header.orientation for picture in split],
-                [picture.name in faulty for picture in split],
+                [os.fsencode(root / picture.name) for picture in found],
+                [picture.header.orientation for picture in found],
+                [picture.name in faulty for picture in found],
             )
         )
+        return Split(elements, len(found))
 
     def decode(element):
         path, orientation, is_faulty = element
@@ -151,8 +153,6 @@ def load(
         num_colors=256,
         train=stored(train),
         test=stored(test),
-        num_train=len(train),
-        num_test=len(test),
         decode=decode,
         flip=flip,
         skipped=skipped,

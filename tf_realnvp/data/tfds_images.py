@@ -22,6 +22,7 @@ from tensorflow_datasets.core.download import checksums
 from tf_realnvp.data.image_dataset import (
     DECODING,
     ImageDataset,
+    Split,
     default_size,
     resize,
 )
@@ -147,10 +148,8 @@ def load(
         name=re.sub(r"[^\w.-]+", "_", name),
         image_shape=image_shape,
         num_colors=256,
-        train=train.dataset,
-        test=test.dataset,
-        num_train=train.num_examples,
-        num_test=test.num_examples,
+        train=Split(train.dataset, train.num_examples),
+        test=Split(test.dataset, test.num_examples),
         decode=decode,
         shuffle_buffer=max(
             1, min(train.num_examples, int(SHUFFLE_BYTES / train.num_bytes))
