@@ -362,6 +362,13 @@ class TrainTest(tf.test.TestCase):
                 self.train(model, images)
         with self.assertRaisesRegex(ValueError, "`epochs` must be"):
             self.train(model, self.images, epochs=0)
+        for settings, message in (
+            ({"batch_size": 64}, "`batch_size`: 64 is more than the 36"),
+            ({"num_validation": 40}, "`num_validation`: 40 leaves none"),
+            ({"num_validation": 30}, "`batch_size`: 16 is more than the 6"),
+        ):
+            with self.assertRaisesRegex(UsageError, message):
+                self.train(model, self.images, epochs=1, **settings)
         self.assertTrue(model.is_identity())
 
 
@@ -461,6 +468,22 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
                 same(values(other.variables), values(model.variables)),
                 [True] * 3,
             )
+
+    def test_the_command_keeps_the_class_probabilities(self):
+        dataset = data.load("digits", labels=True)
+        probs = (0.55, *[0.05] * 9)
+        model = SmallModel(
+            *((8, 8, 1), 17),
+            filters=4,
+            num_blocks=1,
+            num_classes=10,
+            class_probs=probs,
+        )
+        settings = {"batch_size": 400, "ema": 0.5, "progress": False}
+        tf_realnvp.train(model, dataset, run_dir="a", epochs=1, **settings)
+        self.command("a", "--epochs", 2, "--conditional")
+        stored = json.loads(pathlib.Path("a/run.json").read_text())
+        self.assertAllEqual(stored["data"]["class_probs"], probs)
 
     def test_weights_that_no_seed_gives(self):
         """A run that begins with them can go on from its start."""

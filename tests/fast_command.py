@@ -6,6 +6,7 @@ run. `PYTHONPATH=. python tests/fast_command.py FLAGS` is a process of it.
 
 import contextlib
 import json
+import pathlib
 import sys
 from unittest import mock
 
@@ -40,6 +41,7 @@ def _save_array(model, path, content):
 
     def save(module, new):
         np.save(f"{new}/means.npy", module.means.numpy())
+        pathlib.Path(new, "saved_model.pb").touch()
 
     save_model(model, path, content, save)
 

@@ -22,6 +22,7 @@ from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.progress import Progress, Silent
 from tf_realnvp.training.recorder import Recorder, writing
 from tf_realnvp.training.runs import Run, open_run
+from tf_realnvp.training.session import hold_out
 from tf_realnvp.training.trainer import Trainer
 
 
@@ -157,7 +158,8 @@ def train(
         its classes.
       DivergedError: If too many steps in a row were not finite.
       FailureError: If something cannot be written to `run_dir`.
-      UsageError: If `run_dir` is in use, or of another training.
+      UsageError: If `run_dir` is in use, or of another training, or if there
+        are fewer training images than the settings ask for.
       ValueError: If a setting is out of its range.
     """
     dataset = _dataset(data, labels, model, flip)
@@ -203,8 +205,7 @@ def train(
         if run is not None:
             run.check_same_settings(config)
             run.check_same_images(description, dataset.name)
-        if config.num_validation:
-            dataset = dataset.hold_out(config.num_validation, config.seed)
+        dataset = hold_out(config, dataset)
         trainer = Trainer.from_config(model, config, dataset.num_train)
         recorder = None
         if run is not None:

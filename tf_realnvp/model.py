@@ -308,12 +308,14 @@ class RealNVP(tf.Module):
         """Writes this model as a SavedModel, see `serving.export.save`.
 
         Args:
-          path: Directory to write. One that is there already stays as it is
-            until the new one is complete.
+          path: Directory to write. A model that is there already stays as it
+            is until the new one is complete.
           metadata: What else `metadata.json` is to say.
 
         Raises:
-          UsageError: If TensorFlow could not read what is written there.
+          UsageError: If TensorFlow could not read what is written there, or if
+            there is anything but a model.
+          ValueError: If `metadata` contradict the model or themselves.
         """
         # Below this module nothing else knows of files.
         from tf_realnvp.serving import export

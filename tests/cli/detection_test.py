@@ -153,6 +153,14 @@ class ScoreTest(DetectionTestCase):
         self.assertLen(scores, len(rows))
         return stdout, stderr, scores
 
+    def test_name_too_long_for_a_map(self):
+        name = "x" * 245 + ".png"
+        self.write("in", self.images[:1], [name])
+        result = call(
+            *("score", self.path, self.folder / "in", "--maps", "maps"),
+        )
+        self.assert_usage_error(result, "--maps", "too long", "rename it")
+
     def test_score(self):
         folder = self.folder / "in"
         folder.mkdir()

@@ -231,11 +231,14 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         ("a", "./a/", True),
         ("a", "A", False),
         ("a.npy", "./a.npy", True),
+        ("a", "link", True),
+        ("link", "b", False),
         ("a", None, False),
     )
     def test_same(self, name, other, expected):
         (self.folder / "a").mkdir()
         (self.folder / "A").mkdir()
+        (self.folder / "link").symlink_to("a")
         self.assertEqual(picture_sets.same(name, other), expected)
 
 

@@ -3,6 +3,7 @@
 import pathlib
 import tempfile
 
+import image_arrays
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
@@ -172,6 +173,28 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
             path.write_bytes(content)
             with self.assertRaisesRegex(DataError, f"{name}.*damaged"):
                 data.load(str(path))
+
+    @parameterized.parameters(".npz", ".npy")
+    def test_any_bit_that_is_damaged(self, suffix):
+        """It is noticed, or changes an image and no more."""
+        path = self.folder / f"a{suffix}"
+        images = image_arrays.random_images(4, 4, 4, 1)
+        if suffix == ".npy":
+            np.save(path, images)
+        else:
+            np.savez_compressed(path, images=images)
+        content = path.read_bytes()
+        rng = np.random.default_rng(0)
+        errors = 0
+        for place in rng.choice(len(content), 60, replace=False):
+            damaged = bytearray(content)
+            damaged[place] ^= 255
+            path.write_bytes(damaged)
+            try:
+                data.load(str(path))
+            except DataError:
+                errors += 1
+        self.assertGreater(errors, 10)
 
     def test_no_file(self):
         with self.assertRaisesRegex(DataError, "no such file"):

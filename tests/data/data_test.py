@@ -25,7 +25,7 @@ class DigitsTest(tf.test.TestCase):
         self.assertEqual(digits.num_colors, 17)
         self.assertEqual((digits.num_train, digits.num_test), (1437, 360))
         self.assertEqual(digits.fingerprint, "digits train 1437 test 360")
-        train = images_of(digits.train.batch(2000))
+        train = images_of(digits.train.stored.batch(2000))
         test = images_of(digits.test_batches(100))
         self.assertEqual((test.dtype, test.shape), (np.uint8, (360, 8, 8, 1)))
         self.assertAllEqual(test, images_of(again.test_batches(7)))
@@ -41,7 +41,7 @@ class DigitsTest(tf.test.TestCase):
 
         digits = data.load("digits", labels=True)
         self.assertEqual(digits.class_names, tuple("0123456789"))
-        self.assertEqual(digits.train_labels.dtype, np.int32)
+        self.assertEqual(digits.train.labels.dtype, np.int32)
         self.assertAllClose(digits.class_probs, [0.1] * 10, atol=0.01)
         everything = datasets.load_digits()
         expected = {

@@ -70,12 +70,9 @@ class LabelsTest(FolderTestCase):
     def labels_of(self, images):
         """Labels of both splits, by the names of the files."""
         found = {}
-        for stored, labels in (
-            (images.train, images.train_labels),
-            (images.test, images.test_labels),
-        ):
+        for split in (images.train, images.test):
             for (path, *_), label in zip(
-                stored.as_numpy_iterator(), labels, strict=True
+                split.stored.as_numpy_iterator(), split.labels, strict=True
             ):
                 name = os.path.basename(path).decode()
                 found[name] = images.class_names[label]
@@ -109,6 +106,14 @@ class LabelsTest(FolderTestCase):
         self.assertEqual(self.labels_of(images), expected)
         write(self.root / "train" / "6.png")
         self.assertIn("train/6.png has no label", self.failure(labels=True))
+
+    def test_train_without_test(self):
+        for i in range(6):
+            write(self.root / "train" / ("cat", "dog")[i % 2] / f"{i}.png")
+        write(self.root / "unlabelled" / "6.png")
+        images = self.load(labels=True)
+        self.assertEqual(images.class_names, ("cat", "dog"))
+        self.assertEqual(images.num_train + images.num_test, 6)
 
 
 class PicturesTest(FolderTestCase):

@@ -1,6 +1,7 @@
 """Tests for export."""
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -365,7 +366,7 @@ class OtherProgramsTest(ExportTestCase):
             self.assertLen(set(contents), len(contents), shape)
 
 
-class FilesTest(ExportTestCase):
+class FilesTest(ExportTestCase, parameterized.TestCase):
     def test_no_seed_is_saved(self):
         """What is saved draws afresh, though this process has a seed."""
         saved_model = saved_model_pb2.SavedModel()
@@ -422,6 +423,7 @@ class FilesTest(ExportTestCase):
         path = folder / "model"
         (path / "assets").mkdir(parents=True)
         (path / "assets" / "old.txt").write_text("old")
+        (path / "saved_model.pb").write_bytes(b"old")
         error = OSError("No space left on device")
 
         def save(unused_module, new, **unused_kwargs):
@@ -435,13 +437,42 @@ class FilesTest(ExportTestCase):
         ):
             with self.assertRaisesRegex(OSError, "No space left"):
                 export.save(self.model, path)
-            self.assertEqual(os.listdir(path), ["assets"])
+            self.assertEqual((path / "saved_model.pb").read_bytes(), b"old")
+            self.assertTrue((path / "assets" / "old.txt").exists())
             error = None
             export.save(self.model, path)
         self.assertCountEqual(
             os.listdir(path), ["saved_model.pb", "metadata.json"]
         )
         self.assertEqual(os.listdir(folder), ["model"])
+
+    def test_what_is_no_model_is_not_replaced(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(contextlib.chdir(folder))
+        (folder / "letters").mkdir()
+        (folder / "letters" / "to_you.txt").write_text("text")
+        (folder / "link").symlink_to("letters")
+        for name in ("letters", "letters/to_you.txt", "link", ".", ""):
+            with self.assertRaisesRegex(UsageError, "is no model that could"):
+                self.model.save(name)
+        self.assertCountEqual(os.listdir("."), ["letters", "link"])
+        self.assertEqual(os.listdir("letters"), ["to_you.txt"])
+        # An empty folder is nothing that could be lost.
+        for name in ("new", "empty"):
+            (folder / "empty").mkdir(exist_ok=True)
+            export.check_path(name)
+
+    @parameterized.parameters(
+        ({"filters": 8}, "must not have `filters`"),
+        ({"format": 1}, "must not have `format`"),
+        ({"dataset": ["a"]}, "dataset is"),
+        ({"source": 5}, "source is"),
+    )
+    def test_metadata_that_could_not_be_read(self, metadata, message):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        with self.assertRaisesRegex(ValueError, message):
+            self.model.save(folder / "model", metadata)
+        self.assertEqual(os.listdir(folder), [])
 
     def test_folder_that_tensorflow_could_not_read(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))

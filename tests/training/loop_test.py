@@ -5,6 +5,7 @@ import contextlib
 import io
 import itertools
 import math
+from unittest import mock
 
 import keras
 import numpy as np
@@ -136,6 +137,22 @@ class KeepBestTest(tf.test.TestCase):
             trainer.result_model().variables[0].numpy(),
             trainer.model.variables[0].numpy(),
         )
+
+    def test_loss_that_is_no_number_is_not_the_best(self):
+        trainer, _ = self.fit(epochs=2)
+        best = values(trainer.model.variables)
+        trainer.model.variables[0].assign_add(
+            tf.ones_like(trainer.model.variables[0])
+        )
+        trainer.evaluated_model()
+        trainer.keep_if_best(math.nan)
+        trainer.end_epoch(3, "validation", math.nan)
+        self.assertEqual(trainer.result_metrics(), trainer.history[2])
+        result = values(trainer.result_model().variables)
+        self.assertTrue(all(same(result, best)))
+        # Nor is the first.
+        trainer.history.insert(0, trainer.history.pop())
+        self.assertEqual(trainer.result_metrics().epoch, 2)
 
     def test_same_training_as_without(self):
         kept, _ = self.fit(epochs=1)
@@ -308,6 +325,26 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             self.trainer, self.dataset, batch_size=BATCH_SIZE
         )
         self.assertEqual(history[-1].test_loss, test_loss)
+
+    def test_max_steps_that_have_been_passed(self):
+        """Within an epoch: what was reached is evaluated all the same."""
+        trainer = CountingTrainer(make_model(), learning_rate=0.1, seed=7)
+        with mock.patch.object(Trainer, "max_steps_per_call", 1):
+            answers = iter([False] * 2 + [False] * 2 + [False] * 2 + [True])
+            self.assertFalse(
+                loop.fit(
+                    trainer,
+                    self.dataset,
+                    2,
+                    BATCH_SIZE,
+                    should_stop=lambda: next(answers),
+                )
+            )
+        self.assertEqual(trainer.num_steps, 3)
+        self.assertTrue(loop.fit(trainer, self.dataset, 1, BATCH_SIZE, 1))
+        self.assertEqual([m.step for m in trainer.history], [0, 2, 3])
+        loss = loop.evaluate(trainer, self.dataset, batch_size=BATCH_SIZE)
+        self.assertEqual(trainer.history[-1].test_loss, loss)
 
     def test_defaults(self):
         # For a program: all epochs, by batches of 64, without a display.

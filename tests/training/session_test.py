@@ -637,6 +637,19 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assertIn("going on from step 5\n", stdout)
         self.assert_as_never_stopped("--max_steps", 5)
 
+    def test_place_of_the_model_that_is_taken(self):
+        """It is refused before training, and not replaced."""
+        letter = pathlib.Path("realnvp_digits", "letter.txt")
+        letter.parent.mkdir()
+        letter.write_text("text")
+        with recorded_trainers() as trainers:
+            result = call("--seed", 0)
+        self.assertEmpty(trainers)
+        self.assert_error(
+            result, 2, "realnvp_digits is there, and is no model", "another"
+        )
+        self.assertEqual(letter.read_text(), "text")
+
     def test_shorter_run_changes_nothing(self):
         self.begin()
         for argv in (["--epochs", 1], ["--max_steps", 1]):

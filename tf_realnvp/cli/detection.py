@@ -4,7 +4,7 @@ import itertools
 import os
 import pathlib
 
-from tf_realnvp import files
+from tf_realnvp import files, system
 from tf_realnvp.checks import WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
 from tf_realnvp.errors import UsageError, printable
@@ -175,6 +175,8 @@ def _score(flags):
     model = SavedModel(flags.model) if is_plain else _load_metadata(flags)
     arguments.check_channels(flags.model, model.image_shape[2])
     paths = _list_files(flags.folder)  # Before the long work.
+    if flags.maps is not None:
+        _check_names(flags, paths)
     measure = model.score_each if is_plain else _load_measurer(flags)
     reference, usual, by = None, None, "bits_per_dim"
     if flags.reference is not None:
@@ -212,6 +214,21 @@ def _check_maps(flags):
     arguments.check_writable(folder, "--maps")
     if os.path.isdir(flags.folder) and folder.samefile(flags.folder):
         raise UsageError("argument --maps: it is the folder of the pictures")
+
+
+def _check_names(flags, paths):
+    """Refuses pictures with names that those of their maps are too long for."""
+    maximum = system.longest_name(flags.maps)
+    for path in paths:
+        if maximum and len(os.fsencode(_map_name(path))) > maximum:
+            raise UsageError(
+                f"argument --maps: the name of {printable(path)} is too long "
+                "for that of a map: rename it"
+            )
+
+
+def _map_name(path):
+    return f"map_{path.name}.png"
 
 
 def _load_measurer(flags):
@@ -285,7 +302,7 @@ def _draw_maps(flags, names, model, measure, usual):
     limits = plots.map_limits(maps)
     for (path, image), values in zip(read, maps, strict=True):
         plots.save_bit_maps(
-            pathlib.Path(flags.maps) / f"map_{path.name}.png",
+            pathlib.Path(flags.maps) / _map_name(path),
             image[None],
             values[None],
             label,

@@ -197,7 +197,12 @@ def same(name: str, other: str | None) -> bool:
     """
     from tf_realnvp import data
 
-    return other is not None and data.source(name) == data.source(other)
+    if other is None:
+        return False
+    sources = [data.source(name), data.source(other)]
+    if all(map(os.path.isabs, sources)):  # Not names of TFDS.
+        sources = [os.path.realpath(source) for source in sources]
+    return sources[0] == sources[1]
 
 
 def is_whole(name: str, source: str | None) -> bool:

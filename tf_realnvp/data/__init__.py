@@ -11,6 +11,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp import checks
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import (
     ImageDataset,
@@ -69,8 +70,11 @@ def load(
       DataError: If there is no such data set, or no way to its images, if
         `image_size` is odd or less than 2, if there are no bits to leave out,
         or if there are no labels and some are asked for.
+      ValueError: If `num_bits` is out of its range.
     """
     check_image_size(image_size)
+    if num_bits is not None:
+        checks.whole_number(num_bits, "num_bits", 1, 8)
     dataset = _load(name, data_dir, image_size, flip, labels)
     return dataset if num_bits is None else dataset.keep_bits(num_bits)
 

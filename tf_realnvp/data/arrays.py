@@ -3,7 +3,6 @@
 import hashlib
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -63,7 +62,7 @@ def load(
         else:
             with content:
                 arrays = {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy raises nearly anything.
         raise DataError(
             f"{shown}: it is no file of NumPy arrays, or damaged: give what "
             "np.save or np.savez writes, without objects"
@@ -304,7 +303,9 @@ def _check(array, shown, num_colors):
 def _split(num_images, shown):
     """Returns the numbers of the images for training, and for testing."""
     if num_images < 2:
-        raise DataError(f"{shown}: training and test need an image each, got 1")
+        raise DataError(
+            f"{shown}: training and test need an image each, got {num_images}"
+        )
     # RandomState, since NumPy promises never to change its streams.
     order = np.random.RandomState(0).permutation(num_images)
     num_test = max(1, int(_TEST_SHARE * num_images))

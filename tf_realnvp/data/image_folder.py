@@ -51,7 +51,8 @@ def load(
 
     Where the folder has sub-folders `train` and `test` (or `validation`, or
     `val`), as `tfds.ImageFolder` wants them, these are the training and test
-    images, and other pictures are ignored. Else each picture is a test image
+    images, and other pictures are ignored; so they are if there is only
+    `train`, which is then split. Else, and then, each picture is a test image
     with a chance of 10 %, which a hash of its path in the folder decides: other
     pictures have no say in it. Only if that left no test image, or nothing but
     test images, the picture with the lowest, or highest, hash changes sides.
@@ -273,11 +274,12 @@ def _split(
     for picture in pictures:
         folder, *rest = pathlib.PurePath(picture.name).parts
         folders.setdefault(folder if rest else "", []).append(picture)
-    if "train" in folders:
+    depth = int("train" in folders)
+    if depth:
         pictures = folders["train"]
         for folder in TEST_FOLDERS:
             if folder in folders:
-                return pictures, folders[folder], 1
+                return pictures, folders[folder], depth
 
     ranked = sorted((_hash(picture.name), picture) for picture in pictures)
     num_test = sum(rank < _TEST_SHARE for rank, _ in ranked)
@@ -285,7 +287,7 @@ def _split(
     return (
         sorted(picture for _, picture in ranked[num_test:]),
         sorted(picture for _, picture in ranked[:num_test]),
-        0,
+        depth,
     )
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import tensorflow_probability as tfp
 from tensorflow.python.saved_model import save_context
 
 from tf_realnvp import assertions, files
-from tf_realnvp.errors import UsageError
+from tf_realnvp.errors import ModelError, UsageError, printable
 from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.serving import metadata as metadata_format
 
@@ -95,16 +96,18 @@ def save(
 
     Args:
       model: The model.
-      path: Directory to write. One that is there already stays as it is until
-        the new one is complete.
+      path: Directory to write. A model that is there already stays as it is
+        until the new one is complete.
       metadata: What else `metadata.json` is to say; values that JSON knows.
 
     Raises:
-      UsageError: If TensorFlow could not read what is written there.
+      UsageError: If TensorFlow could not read what is written there, or if
+        there is anything but a model.
+      ValueError: If `metadata` contradict the model or themselves.
     """
-    if reason := files.why_tensorflow_cannot(path):
-        raise UsageError(f"{reason}: give another folder")
-    content = json.dumps(_describe(model) | dict(metadata or {}), indent=2)
+    path = pathlib.Path(os.path.abspath(path))
+    check_path(path)
+    content = _metadata(model, dict(metadata or {}), path)
     module: tf.Module
     # Otherwise `tf.saved_model.save` traces all functions once more.
     with save_context.save_context(tf.saved_model.SaveOptions()):
@@ -116,6 +119,42 @@ def save(
     with files.replace_directory(path) as new:
         tf.saved_model.save(module, str(new), signatures=signatures)
         (new / metadata_format.FILE).write_text(content + "\n")
+
+
+def check_path(path: str | os.PathLike) -> None:
+    """Checks that a model can be written somewhere.
+
+    Args:
+      path: Directory to write.
+
+    Raises:
+      UsageError: As `save`.
+    """
+    if reason := files.why_tensorflow_cannot(path):
+        raise UsageError(f"{reason}: give another folder")
+    path = pathlib.Path(path)
+    is_free = not path.exists() or (
+        path.is_dir()
+        and ((path / "saved_model.pb").exists() or not any(path.iterdir()))
+    )
+    if not is_free:
+        raise UsageError(
+            f"{printable(path)} is there, and is no model that could be "
+            "replaced: give another folder, or move it away"
+        )
+
+
+def _metadata(model, given, path):
+    """Returns the content of `metadata.json`, which can be read again."""
+    own = _describe(model)
+    if taken := own.keys() & given.keys():
+        raise ValueError(f"`metadata` must not have `{min(taken)}`.")
+    content = json.dumps(own | given, indent=2)
+    try:
+        metadata_format.parse(json.loads(content), path)
+    except ModelError as error:
+        raise ValueError(f"`metadata` could not be read: {error}.") from error
+    return content
 
 
 def _describe(model):

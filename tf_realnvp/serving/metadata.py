@@ -76,6 +76,19 @@ def read(path: str | os.PathLike) -> Metadata:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {printable(file)}: {error}") from error
+    return parse(content, path)
+
+
+def parse(content: Any, path: pathlib.Path) -> Metadata:
+    """Checks the metadata of a SavedModel.
+
+    Args:
+      content: What JSON gives back.
+      path: The folder of the model, for messages.
+
+    Raises:
+      ModelError: As `read`.
+    """
     if not isinstance(content, dict):
         raise other_model(path)
     version = content.pop("format", 1)

@@ -98,13 +98,14 @@ class Checkpoints:
         Raises:
           CheckpointError: If there are checkpoints and all are damaged.
         """
-        paths = self._paths()
+        paths, history = self._paths(), self._trainer.history
         for path in paths:
             try:
                 # All of it is read, and checksums are compared.
                 self._checkpoint.restore(path).assert_consumed()
                 return True
             except Exception as error:  # TensorFlow raises nearly anything.
+                self._trainer.history = history  # It is read before weights.
                 reason = str(error).strip().splitlines()[0]
                 print(
                     f"warning: the checkpoint {path} is damaged or was not "

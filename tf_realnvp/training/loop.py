@@ -90,7 +90,7 @@ def fit(
         step = trainer.num_steps
         epoch, position = divmod(step, steps_per_epoch)
         is_new = not trainer.history or step > trainer.history[-1].step
-        if is_new and (position == 0 or step == last_step):
+        if is_new and (position == 0 or step >= last_step):
             loss = evaluate(
                 trainer, dataset, split, batch_size, observer, should_stop
             )

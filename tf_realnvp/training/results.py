@@ -27,7 +27,8 @@ def check_names(output_dir: str, dataset_name: str) -> None:
       dataset_name: Name of the data set.
 
     Raises:
-      UsageError: If a file system has no names that are so long.
+      UsageError: If a file system has no names that are so long, or if there is
+        anything but a model where the model is to be.
     """
     name = os.fsencode(_path(output_dir, "samples", dataset_name, ".png").name)
     maximum = system.longest_name(output_dir)
@@ -37,6 +38,7 @@ def check_names(output_dir: str, dataset_name: str) -> None:
             f"{len(name):,} bytes, where {maximum} are possible. Give it a "
             "shorter one"
         )
+    export.check_path(_path(output_dir, "realnvp", dataset_name, ""))
 
 
 def write(

@@ -1,6 +1,7 @@
 """A run of the training command, from the data set to the results."""
 
 import contextlib
+import dataclasses
 import pathlib
 import sys
 import time
@@ -58,14 +59,17 @@ class Session:
         description = DataDescription.of(dataset)
         if run is not None:
             run.check_same_images(description, dataset.name)
+            if run.data is not None:
+                # A model that was made in Python may have others.
+                description = dataclasses.replace(
+                    description, class_probs=run.data.class_probs
+                )
         if is_one_of_many:
             with _explaining(dataset):
                 config = workers.agree_on_settings(
                     strategy, config, description, resume
                 )
-        if config.num_validation:
-            dataset = _hold_out(config, dataset)
-        _check_sizes(config, dataset)
+        dataset = hold_out(config, dataset)
         if run is not None:
             results.check_names(config.output_dir, dataset.name)
 
@@ -235,30 +239,37 @@ def _load(config):
     return dataset
 
 
-def _hold_out(config, dataset):
-    if config.num_validation >= dataset.num_train:
-        raise UsageError(
-            f"argument --num_validation: {config.num_validation} leaves none "
-            f"of the {dataset.num_train} training images of "
-            f"{printable(dataset.name)}"
-        )
-    return dataset.hold_out(config.num_validation, config.seed)
+def hold_out(config: TrainingConfig, dataset: ImageDataset) -> ImageDataset:
+    """Returns a data set with what is held out, and checks what is asked of it.
 
+    Args:
+      config: The settings.
+      dataset: The data set.
 
-def _check_sizes(config, dataset):
-    """Checks what the settings ask of the images."""
+    Raises:
+      UsageError: If it has too few training images, or too small ones.
+    """
+    if config.num_validation:
+        if config.num_validation >= dataset.num_train:
+            raise UsageError(
+                f"argument `num_validation`: {config.num_validation} leaves "
+                f"none of the {dataset.num_train} training images of "
+                f"{printable(dataset.name)}"
+            )
+        dataset = dataset.hold_out(config.num_validation, config.seed)
     if config.batch_size > dataset.num_train:
         raise UsageError(
-            f"argument --batch_size: {config.batch_size} is more than the "
+            f"argument `batch_size`: {config.batch_size} is more than the "
             f"{dataset.num_train} training images of {printable(dataset.name)}"
         )
     largest = max_num_scales(dataset.image_shape)
     if config.num_scales > largest:
         size = "x".join(map(str, dataset.image_shape[:2]))
         raise UsageError(
-            f"argument --num_scales: images of {size} have at most {largest} "
+            f"argument `num_scales`: images of {size} have at most {largest} "
             f"scales, got {config.num_scales}"
         )
+    return dataset
 
 
 @contextlib.contextmanager

@@ -171,16 +171,17 @@ class Trainer(tf.Module):
         best.
         """
         model = self.evaluated_model()
-        if self._keep_best and self.history:
-            best_loss = float(self._best_loss.numpy())
-            if best_loss <= self.history[-1].held_out_loss:
-                _assign(model.variables, self._best_weights)
+        if self.history and self.result_metrics() is not self.history[-1]:
+            _assign(model.variables, self._best_weights)
         return model
 
     def result_metrics(self) -> Metrics:
         """Returns the metrics of `result_model()`."""
         if self._keep_best:
-            return min(self.history, key=lambda m: m.held_out_loss)
+            # One image can make a loss NaN, which is not less than any.
+            finite = [m for m in self.history if m.held_out_loss < math.inf]
+            if finite:
+                return min(finite, key=lambda m: m.held_out_loss)
         return self.history[-1]
 
     @property
