@@ -18,7 +18,7 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
             (2, 5, 2.0, np.int8(3), np.uint64(4), np.float32(5)),
             (1, 6, -3, 2.5, math.nan, math.inf, True, "3", None, 3j, 10**400),
         ),
-        (WholeNumber(2), (2, 10**400), (1, math.inf)),
+        (WholeNumber(2), (2, 2**31 - 1), (1, 2**31, 10**400, math.inf)),
         (WholeNumber(2, even=True), (2, 4.0), (3, 0)),
         (
             RealNumber(),
@@ -43,7 +43,10 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
     def test_kinds_in_words(self):
         for kind, words in (
             (WholeNumber(2, 5), "a whole number from 2 to 5"),
-            (WholeNumber(2, even=True), "an even number of at least 2"),
+            (
+                WholeNumber(2, even=True),
+                "an even number of at least 2 and below 2**31",
+            ),
             (RealNumber(), "a finite number above 0"),
             (RealNumber(below=1.0), "a finite number above 0 and below 1"),
             (

@@ -397,6 +397,10 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
         for sets in (([], [1.0]), ([1.0], [])):
             with self.assertRaises(ValueError):
                 detection.compare(*sets)
+            with self.assertRaises(ValueError):
+                detection.set_p_value(*sets)
+        with self.assertRaisesRegex(ValueError, "NaN"):
+            detection.compare([1.0, math.nan], [1.0, 2.0])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import reprlib
 from typing import Any
 
 DEQUANTIZATIONS = ("uniform", "variational")
+_MAX_SIZE = 2**31 - 1
 FLOAT32_MAX = 3.4028234e38  # What is larger is infinite to the models.
 
 
@@ -15,27 +16,26 @@ class WholeNumber:
 
     Attributes:
       low: The least of them.
-      high: The greatest, if there is one.
+      high: The greatest. Default: what TensorFlow's sizes can be.
       even: Whether they are even.
     """
 
     convert = int
 
     low: int
-    high: int | None = None
+    high: int = _MAX_SIZE
     even: bool = False
 
     def __str__(self):
         kind = "an even number" if self.even else "a whole number"
-        if self.high is None:
-            return f"{kind} of at least {self.low}"
+        if self.high == _MAX_SIZE:
+            return f"{kind} of at least {self.low} and below 2**31"
         return f"{kind} from {self.low} to {self.high}"
 
     def __contains__(self, value):
         return (
             is_whole(value)
-            and value >= self.low
-            and (self.high is None or value <= self.high)
+            and self.low <= value <= self.high
             and not (self.even and value % 2)
         )
 
@@ -47,22 +47,24 @@ class WholeNumbers:
     Attributes:
       length: How many they are.
       low: The least that each may be.
+      high: The most that each may be.
     """
 
     length: int
     low: int
+    high: int
 
     def convert(self, values):
         return tuple(map(int, values))
 
     def __str__(self):
-        return f"{self.length} whole numbers of at least {self.low}"
+        return f"{self.length} whole numbers from {self.low} to {self.high}"
 
     def __contains__(self, value):
         return (
             isinstance(value, (tuple, list))
             and len(value) == self.length
-            and all(number in WholeNumber(self.low) for number in value)
+            and all(n in WholeNumber(self.low, self.high) for n in value)
         )
 
 
@@ -119,10 +121,10 @@ class OneOf:
 # The arguments of `RealNVP`, beside those that tell of its images.
 ARCHITECTURE: dict[str, Any] = {
     "filters": WholeNumber(2, even=True),
-    "num_blocks": WholeNumber(1),
+    "num_blocks": WholeNumber(1, 1000),
     "alpha": RealNumber(below=1.0),
     "num_scales": WholeNumber(2),
-    "num_couplings": WholeNumbers(3, low=1),
+    "num_couplings": WholeNumbers(3, 1, 1000),
     "dequantization": OneOf(DEQUANTIZATIONS),
 }
 
@@ -147,7 +149,11 @@ def check(value: Any, name: str, allowed: Any) -> Any:
 
 
 def whole_number(
-    value: Any, name: str, low: int, high: int | None = None, even: bool = False
+    value: Any,
+    name: str,
+    low: int,
+    high: int = _MAX_SIZE,
+    even: bool = False,
 ) -> int:
     """Returns an argument that has to be a whole number.
 
@@ -155,7 +161,7 @@ def whole_number(
       value: The argument.
       name: Its name.
       low: The least that it may be.
-      high: The most that it may be, if there is a limit.
+      high: The most that it may be.
       even: Whether it must be even.
 
     Raises:

@@ -163,7 +163,7 @@ class Measurer:
           on_batch: Is called with the measurements of each batch.
 
         Raises:
-          ValueError: If the images are of another shape.
+          ValueError: If the images are of another shape or dtype.
         """
         model = self._model
         cells = [min(_MAX_CELLS, size // 2) for size in model.image_shape[:2]]
@@ -208,6 +208,8 @@ class Measurer:
           The images, their costs `[n, S, 2, H, W]`, their classes, and how
           much more log p(x) is than log p(x | class).
         """
+        if images.dtype != np.uint8:
+            raise ValueError(f"`images` must be uint8, got {images.dtype}.")
         for start in range(0, len(images), self._batch_size):
             batch = images[start : start + self._batch_size]
             costs, label, difference = (
@@ -470,7 +472,12 @@ def set_p_value(scores: np.ndarray, reference: np.ndarray) -> float:
 
     Returns:
       The p-value.
+
+    Raises:
+      ValueError: If there are no scores.
     """
+    if not len(scores) or not len(reference):
+        raise ValueError("`scores` and `reference` must have a score at least.")
     return float(scipy.stats.mannwhitneyu(scores, reference).pvalue)
 
 
@@ -566,11 +573,13 @@ def compare(
         anew, with replacement.
 
     Raises:
-      ValueError: If there are no scores in one of them.
+      ValueError: If there are no scores in one of them, or some are NaN.
     """
     normal, unusual = np.asarray(normal), np.asarray(unusual)
     if not len(normal) or not len(unusual):
         raise ValueError("`normal` and `unusual` must have a score at least.")
+    if np.isnan(normal).any() or np.isnan(unusual).any():
+        raise ValueError("`normal` and `unusual` must be scores, got NaN.")
     # All thresholds, the highest first, and which of them each score is.
     thresholds, ranks = np.unique(
         -np.concatenate([normal, unusual]), return_inverse=True

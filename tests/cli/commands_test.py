@@ -31,18 +31,18 @@ BAD_LINES = (
     *(
         (f"{line} --{flag}={value}", f"--{flag}: {value!r}")
         for line, flag, values in (
-            ("sample M", "n", "-1 0 1.5 many"),
+            ("sample M", "n", "-1 0 1.5 many 2147483648"),
             ("sample M", "temperature", "-0.1 nan -inf 1e39 hot"),
             ("sample M", "seed", "-1 1.5 4294967296"),
-            ("sample M", "out", "grid"),
+            ("sample M", "out", "grid .png d/.PNG"),
             ("evaluate M", "max_images", "-1 0 1 all"),
             ("evaluate M", "importance_samples", "0 -1"),
             ("evaluate M", "batch_size", "0 -1"),
-            ("interpolate M a b", "steps", "-1 0 1 x"),
+            ("interpolate M a b", "steps", "-1 0 1 x 10001"),
             ("interpolate M a b", "out", "grid grid.jpg"),
-            ("manifold M a b c d", "size", "-1 0 1 x"),
+            ("manifold M a b c d", "size", "-1 0 1 x 1001"),
             ("manifold M a b c d", "out", "grid"),
-            ("reconstruct M a", "draws", "-1 0 x"),
+            ("reconstruct M a", "draws", "-1 0 x 10001"),
             ("reconstruct M a", "seed", "-1 x"),
             ("reconstruct M a", "out", "grid"),
             ("translate M a", "out", "grid"),
@@ -61,6 +61,11 @@ BAD_LINES = (
     ("interpolate M a b --out d.png", "--out: d.png is a folder"),
     ("sample M --out f.png/a.png", "--out: cannot write to f.png"),
     ("sample M --out f.png/a/", "--out: cannot write to f.png/a"),
+    (f"sample M --out {'x' * 260}.png", "is too long"),
+    # It would be lost.
+    ("interpolate M a.png f.png --out f.png", "f.png is one of the pictures"),
+    ("translate M f.png --out ./f.png", "f.png is one of the pictures"),
+    ("direction M --with a --without b --apply f.png --out f.png", "is one of"),
 )
 
 
@@ -361,6 +366,12 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         self.assert_grid(self.model.sample(5, 0.5, seed=3).numpy())
         self.assertIn("seed 3\n", stdout)
         self.assertEndsWith(stdout, f"{self.out}\n")
+
+    def test_sample_of_no_images(self):
+        """The model knows what is too hot, and the flag is named."""
+        code, _, stderr = call("sample", self.path, "--temperature", "3e38")
+        self.assertEqual(code, 2)
+        self.assertRegex(stderr, "error: argument --temperature: .* lower one")
 
     def test_sample_draws_a_seed_and_prints_it(self):
         stdouts = [self.call("sample", "--out", self.out) for _ in range(2)]

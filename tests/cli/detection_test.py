@@ -325,6 +325,10 @@ class ScoreTest(DetectionTestCase):
             self.assert_usage_error(result, f"has the pictures of {folder}")
         result = call("score", self.path, "empty", "--reference", "few")
         self.assert_usage_error(result, "no files in empty")
+        self.write("other", digits("train")[:1])
+        argv = ("score", self.path, "other", "--reference", "few")
+        result = call(*argv, "--maps", "few/in/maps")
+        self.assert_usage_error(result, "--maps: ", "of --reference")
         self.assertFalse(os.path.exists("scores.csv"))
 
 
@@ -464,6 +468,9 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         ("--unusual colour.npy", "--unusual: ", "4x4x3 with 256 levels"),
         ("--unusual wide.npy", "--unusual: ", "4x4x1 with 256 levels"),
         ("--unusual none.npy", "none.npy", "[0, 4, 4]"),
+        ("--unusual noise --out noise", "--out: ", "pictures of --unusual"),
+        ("--unusual few --fit noise --out noise/in", "--out: ", "of --fit"),
+        ("--unusual=", "No data set and no folder is called ''"),
     )
     def test_bad_sets(self, line, *messages):
         self.write("one", digits("test")[:1])

@@ -25,6 +25,7 @@ class KillsTest(tf.test.TestCase):
         old = killed.model / "old"
         old.parent.mkdir()
         old.touch()
+        (killed.model / "saved_model.pb").touch()
         for aim, expected in (
             ("checkpoint", (True, False)),
             ("results", (True, True)),

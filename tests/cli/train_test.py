@@ -72,16 +72,17 @@ BAD_VALUES = (
     (
         "epochs batch_size max_steps filters num_blocks num_scales "
         "num_validation image_size devices accumulate samples_every",
-        ("0", "-1", "1.5", "1e3", "nan", "many", ""),
+        ("0", "-1", "1.5", "1e3", "nan", "many", "", "2147483648"),
     ),
     ("seed", ("-1", "1.5", "4294967296", "")),
-    ("warmup_steps", ("-1", "1.5")),
+    ("warmup_steps", ("-1", "1.5", "9" * 20)),
     ("lr clip_grad checkpoint_minutes", ("0", "-1", "nan", "inf", "1e39", "")),
     ("ema", ("0", "1", "-1", "nan", "")),
     ("filters image_size", ("1", "33")),
+    ("image_size num_blocks", ("4098",)),
     ("num_scales", ("1",)),
     ("num_bits", ("0", "9", "5.0")),
-    ("num_couplings", ("3", "3,3,0", "3,3,x", "3,3,4,4", "")),
+    ("num_couplings", ("3", "3,3,0", "3,3,x", "3,3,4,4", "", "3,3,1001")),
     ("precision lr_schedule dequantization", ("float16", "")),
     ("dataset", ("",)),
 )

@@ -196,6 +196,14 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
                 errors += 1
         self.assertGreater(errors, 10)
 
+    def test_labels_that_are_no_classes(self):
+        labels = np.arange(4) * 10**12
+        path = self.save("a.npz", images=np.zeros([4, 4, 4], np.uint8))
+        np.savez(path, images=np.zeros([4, 4, 4], np.uint8), labels=labels)
+        self.assertEqual(data.load(path).num_train, 3)
+        with self.assertRaisesRegex(DataError, "numbers of classes.*300000"):
+            data.load(path, labels=True)
+
     def test_no_file(self):
         with self.assertRaisesRegex(DataError, "no such file"):
             data.load(str(self.folder / "a.npz"))

@@ -36,6 +36,10 @@ class DigitsTest(tf.test.TestCase):
         self.assertEqual(as_set(train) | as_set(test), as_set(everything))
         self.assertEqual((train.min(), train.max()), (0, 16))
 
+    def test_size_that_would_take_all_memory(self):
+        with self.assertRaisesRegex(DataError, "at most 256 pixels"):
+            data.load("digits", "", image_size=4096)
+
     def test_labels(self):
         from sklearn import datasets
 

@@ -630,6 +630,11 @@ class AnyDatasetTest(TfdsTestCase):
         for part in (repr(name), "CIFAR10", "digits", "folders"):
             self.assertIn(part, message)
 
+    def test_file(self):
+        with tempfile.NamedTemporaryFile(dir=".", suffix=".png") as file:
+            message = self.failure(os.path.basename(file.name))
+        self.assertIn("it is a file: give a folder", message)
+
     @parameterized.parameters("mnist/nothing", "mnist:9.0.0")
     def test_malformed_name(self, name):
         message = self.failure(name)

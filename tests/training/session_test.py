@@ -650,6 +650,14 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         )
         self.assertEqual(letter.read_text(), "text")
 
+    @parameterized.parameters("realnvp_digits", "realnvp_digits/run")
+    def test_run_in_the_place_of_the_model(self, run_dir):
+        with recorded_trainers() as trainers:
+            result = call("--seed", 0, "--run_dir", run_dir)
+        self.assertEmpty(trainers)
+        self.assert_error(result, 2, "--run_dir: the model is to be written to")
+        self.assertEmpty(os.listdir())
+
     def test_shorter_run_changes_nothing(self):
         self.begin()
         for argv in (["--epochs", 1], ["--max_steps", 1]):

@@ -1,6 +1,8 @@
 """Tests for summaries."""
 
 import collections
+import contextlib
+import io
 import math
 import tempfile
 from unittest import mock
@@ -86,6 +88,19 @@ class SummariesTest(tf.test.TestCase):
             ((step, content),) = values[tag]
             self.assertEqual(step, 4)
             self.assertAllClose(content, value)
+
+    def test_samples_that_cannot_be_drawn(self):
+        """Training goes on: weights may recover."""
+        error = tf.errors.InvalidArgumentError(None, None, "it overflows")
+        stderr = io.StringIO()
+        with (
+            mock.patch.object(self.summaries, "_decode", side_effect=error),
+            contextlib.redirect_stderr(stderr),
+        ):
+            self.summaries.write_samples(3)
+        self.assertEqual(
+            stderr.getvalue(), "warning: cannot draw samples: it overflows\n"
+        )
 
     def test_epochs(self):
         self.summaries.write_epoch(Metrics(0, 0, None, 5.0 * math.log(2.0)))

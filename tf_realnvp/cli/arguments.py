@@ -5,10 +5,10 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from tf_realnvp import files
+from tf_realnvp import files, system
 from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, WholeNumbers
 from tf_realnvp.errors import UsageError, printable
 
@@ -55,9 +55,9 @@ def file(suffix: str) -> Callable[[str], str]:
     """
 
     def parse(text):
-        if not text.lower().endswith(suffix):
+        if pathlib.Path(text).suffix.lower() != suffix:
             raise argparse.ArgumentTypeError(
-                f"{text!r} does not end in {suffix}"
+                f"{text!r} is no name that ends in {suffix}"
             )
         return text
 
@@ -187,16 +187,24 @@ def add_out(
     )
 
 
-def check_out(out: str, may_be_folder: bool) -> None:
+def check_out(
+    out: str, may_be_folder: bool, pictures: Iterable[str] | None = None
+) -> None:
     """Finds out whether a result can be written before it is computed.
 
     Args:
       out: The value of `--out`.
       may_be_folder: Whether it may be a folder, which is then made.
+      pictures: Files that it must not take the place of.
 
     Raises:
       UsageError: If it cannot.
     """
+    for picture in pictures or ():
+        if os.path.realpath(picture) == os.path.realpath(out):
+            raise UsageError(
+                f"argument --out: {printable(out)} is one of the pictures"
+            )
     names_folder = is_folder(out)
     if names_folder and not may_be_folder:
         raise UsageError(
@@ -205,6 +213,11 @@ def check_out(out: str, may_be_folder: bool) -> None:
     path = pathlib.Path(out)
     folder = path if names_folder else path.parent
     check_writable(folder, "--out", make=names_folder)
+    maximum = system.longest_name(folder)
+    if maximum is not None and len(os.fsencode(path.name)) > maximum:
+        raise UsageError(
+            f"argument --out: the name {printable(path.name)} is too long"
+        )
 
 
 def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:

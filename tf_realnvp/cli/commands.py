@@ -153,7 +153,7 @@ pictures (spherical interpolation), which are at its ends.""",
     arguments.add_number(
         command,
         "steps",
-        WholeNumber(2),
+        WholeNumber(2, 10_000),
         8,
         "number of images, both pictures included",
     )
@@ -182,7 +182,7 @@ second in its row, the third in its column, the fourth below the second.""",
     _add_pictures(command, 4)
     arguments.add_label(command, _OF_ALL_PICTURES)
     arguments.add_number(
-        command, "size", WholeNumber(2), 8, "rows and columns of the grid"
+        command, "size", WholeNumber(2, 1000), 8, "rows and columns of the grid"
     )
     arguments.add_out(command, "manifold.png", "PNG file for the grid", _png)
 
@@ -201,7 +201,11 @@ factors out half-way are drawn anew. The latter shows what the others hold.""",
     _add_pictures(command, "+")
     arguments.add_label(command)
     arguments.add_number(
-        command, "draws", WholeNumber(1), 6, "number of draws for each picture"
+        command,
+        "draws",
+        WholeNumber(1, 10_000),
+        6,
+        "number of draws for each picture",
     )
     arguments.add_seed(command, 0, "of the draws")
     arguments.add_out(
@@ -237,7 +241,11 @@ def _add_pictures(command, number):
 def _run(command, flags):
     """Loads the model, and does with it what a command does."""
     if "out" in flags:
-        arguments.check_out(flags.out, may_be_folder=command is _sample)
+        arguments.check_out(
+            flags.out,
+            may_be_folder=command is _sample,
+            pictures=getattr(flags, "pictures", ()),
+        )
     command(flags, _load(flags, needs_pictures=command is not _evaluate))
 
 
@@ -294,7 +302,7 @@ def _sample(flags, model):
     print(
         f"{n:,} images{classes}, temperature {flags.temperature}, seed {seed}"
     )
-    batches = model.sample(n, flags.temperature, seed, label)
+    batches = _drawn(model.sample(n, flags.temperature, seed, label))
     if not arguments.is_folder(flags.out):
         _write_grid(flags, model, np.concatenate(list(batches)), columns)
         return
@@ -304,6 +312,19 @@ def _sample(flags, model):
             folder / f"sample_{index:04d}.png", image, model.num_colors
         )
     print(folder)
+
+
+def _drawn(batches):
+    """Yields batches of images; explains where there are none."""
+    import tensorflow as tf
+
+    try:
+        yield from batches
+    except tf.errors.InvalidArgumentError as error:
+        raise UsageError(
+            "argument --temperature: what is drawn at it is no image, for the "
+            "numbers are too large: give a lower one"
+        ) from error
 
 
 def _evaluate(flags, model):
@@ -316,8 +337,9 @@ def _evaluate(flags, model):
     dataset = _load_dataset(flags, model)
     num_draws = flags.importance_samples
     num_images = min(flags.max_images or dataset.num_test, dataset.num_test)
-    num_batches = math.ceil(num_images / flags.batch_size)
-    batches = dataset.test_batches(flags.batch_size).take(num_batches)
+    batch_size = min(flags.batch_size, num_images)
+    num_batches = math.ceil(num_images / batch_size)
+    batches = dataset.test_batches(batch_size).take(num_batches)
     streams = itertools.count()
     # Of every image: the bound from single draws, and that from all of them.
     single, joint = np.zeros(0), np.zeros(0)
@@ -412,7 +434,7 @@ def _log_probs(model, images, labels, seeds):
 
 def _load_dataset(flags, model):
     """Loads the data set that is to be evaluated."""
-    name = flags.dataset or model.dataset
+    name = model.dataset if flags.dataset is None else flags.dataset
     if name is None:
         raise UsageError(
             f"argument --dataset: name one, for {printable(flags.model)} does "

@@ -242,7 +242,17 @@ def _load_reference(flags, model, measure):
     """Returns the reference, and its images that p-values go by."""
     from tf_realnvp import detection
 
-    picture_sets.check_outside(flags, "reference", model, flags.folder)
+    if picture_sets.includes(flags, "reference", model, flags.folder):
+        raise UsageError(
+            "argument --reference: it has the pictures of "
+            f"{printable(flags.folder)}"
+        )
+    if flags.maps is not None and picture_sets.includes(
+        flags, "reference", model, flags.maps
+    ):
+        raise UsageError(
+            "argument --maps: it is among the pictures of --reference"
+        )
     usual = picture_sets.load(flags, "reference", model, "test", _MIN_PICTURES)
     measured = _measure(measure, "reference", usual.images, flags.seed)
     reference = detection.Reference(measured, flags.seed)
@@ -338,6 +348,13 @@ def _detect(flags):
         arguments.check_writable(pathlib.Path(flags.out), "--out")
     metadata = _load_metadata(flags)
     picture_sets.check_disjoint(flags, metadata, _SPLITS)
+    for flag in _SPLITS:
+        if flags.out is not None and picture_sets.includes(
+            flags, flag, metadata, flags.out
+        ):
+            raise UsageError(
+                f"argument --out: it is among the pictures of --{flag}"
+            )
     sets = {
         flag: picture_sets.load(
             *(flags, flag, metadata, split),

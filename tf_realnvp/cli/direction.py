@@ -52,7 +52,7 @@ fashion_mnist:Pullover.""",
         help="range of the strengths (default: -2 2)",
     )
     arguments.add_number(
-        command, "steps", WholeNumber(2), 9, "number of images in a row"
+        command, "steps", WholeNumber(2, 10_000), 9, "number of images in a row"
     )
     arguments.add_number(
         command,
@@ -73,7 +73,7 @@ fashion_mnist:Pullover.""",
 
 
 def _direction(flags):
-    arguments.check_out(flags.out, may_be_folder=False)
+    arguments.check_out(flags.out, may_be_folder=False, pictures=flags.apply)
     from tf_realnvp.serving import metadata, saved_model
 
     described = metadata.read(flags.model)

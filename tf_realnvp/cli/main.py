@@ -80,6 +80,9 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
     except signals.Interrupted as interrupted:
         print(f"\n{flags.prog}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
+    except MemoryError as error:
+        print(f"{flags.prog}: error: out of memory: {error}", file=sys.stderr)
+        return Error.exit_code
     except (OSError, Error) as error:
         # The package names arguments as Python does, and commands have flags.
         message = re.sub(

@@ -123,26 +123,20 @@ def check_disjoint(
             )
 
 
-def check_outside(
+def includes(
     flags: argparse.Namespace, flag: str, metadata: "Metadata", folder: str
-) -> None:
-    """Refuses a set that has the pictures of a folder.
+) -> bool:
+    """Returns whether a set has the pictures of a folder.
 
     Args:
       flags: As for `load`.
       flag: As for `load`.
       metadata: As for `load`.
       folder: The folder.
-
-    Raises:
-      UsageError: If it has them.
     """
     path = pathlib.Path(os.path.realpath(folder))
     folders = _folders(*_find(flags, flag, metadata))
-    if any(path.is_relative_to(outer) for outer in folders):
-        raise UsageError(
-            f"argument --{flag}: it has the pictures of {printable(folder)}"
-        )
+    return any(path.is_relative_to(outer) for outer in folders)
 
 
 def _folders(name, label):
@@ -169,7 +163,7 @@ def _find(flags, flag, metadata):
     Either is `None` if there is none.
     """
     name = getattr(flags, flag)
-    return _split_class(name) if name else (metadata.source, None)
+    return (metadata.source, None) if name is None else _split_class(name)
 
 
 def _split_class(name):

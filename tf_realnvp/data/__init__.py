@@ -25,6 +25,8 @@ __all__ = ["DATASETS", "ImageDataset", "load"]
 
 DATASETS = ("CIFAR10", "CelebA", "digits", "fashion_mnist")
 
+_MAX_DIGITS = 256  # Pixels.
+
 
 def load(
     name: str,
@@ -149,6 +151,8 @@ def _load_digits(image_size, flip, labels):
     order = np.random.RandomState(0).permutation(len(images))
     images = images[order]
     if image_size not in (None, images.shape[1]):
+        if image_size > _MAX_DIGITS:  # All of them are kept in memory.
+            raise DataError(f"digits can be of at most {_MAX_DIGITS} pixels")
         images = resize(images, image_size).numpy()
     num_train = int(0.8 * len(images))
 

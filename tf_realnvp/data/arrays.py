@@ -258,6 +258,12 @@ def _with_labels(dataset, splits, labels, shown, num_classes=None):
             )
     if num_classes is None:
         num_classes = 1 + max(int(own.max()) for own in labels.values())
+    num_images = sum(len(numbers) for _, numbers in splits.values())
+    if num_classes > max(1000, num_images):
+        raise DataError(
+            f"{shown}: labels must be numbers of classes, from 0 on, got "
+            f"{num_classes - 1} as the largest of {num_images:,} images"
+        )
     names = [str(label) for label in range(num_classes)]
     train, test = (labels[split][splits[split][1]] for split in splits)
     try:

@@ -26,7 +26,7 @@ from tf_realnvp.data.image_dataset import (
     default_size,
     resize,
 )
-from tf_realnvp.errors import DataError
+from tf_realnvp.errors import DataError, printable
 
 SHUFFLE_BYTES = 128 * 2**20
 
@@ -193,6 +193,11 @@ def _folder(name: str) -> str:
 
 def _unknown(name: str) -> str:
     """Returns what to say of a name that TFDS does not know."""
+    if os.path.isfile(name):
+        return (
+            f"{printable(name)}: it is a file: give a folder of pictures, or a "
+            "file of NumPy (.npy, .npz)"
+        )
     message = f"No data set and no folder is called {name!r}. "
     known = {*_BUILDERS, *tfds.list_builders(with_community_datasets=False)}
     close = difflib.get_close_matches(_folder(name), known, cutoff=0.7)

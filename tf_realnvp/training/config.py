@@ -135,7 +135,7 @@ class TrainingConfig:
     """
 
     dataset: str
-    image_size: int | None = _setting(WholeNumber(2, even=True), None)
+    image_size: int | None = _setting(WholeNumber(2, 4096, even=True), None)
     num_bits: int | None = _setting(WholeNumber(1, 8), None)
     flip: bool = False
     num_validation: int | None = _setting(WholeNumber(1), None)

@@ -19,17 +19,27 @@ from tf_realnvp.training.summaries import layout_of_samples
 from tf_realnvp.training.trainer import Trainer
 
 
-def check_names(output_dir: str, dataset_name: str) -> None:
+def check_names(output_dir: str, dataset_name: str, run_dir: str) -> None:
     """Checks that the results can have their names.
 
     Args:
       output_dir: Folder of the results.
       dataset_name: Name of the data set.
+      run_dir: Folder of the run's state.
 
     Raises:
       UsageError: If a file system has no names that are so long, or if there is
         anything but a model where the model is to be.
     """
+    saved = _path(output_dir, "realnvp", dataset_name, "")
+    if pathlib.Path(os.path.realpath(run_dir)).is_relative_to(
+        os.path.realpath(saved)
+    ):
+        raise UsageError(
+            f"argument `run_dir`: the model is to be written to "
+            f"{printable(saved)}, in the place of all that is there: give "
+            "another folder"
+        )
     name = os.fsencode(_path(output_dir, "samples", dataset_name, ".png").name)
     maximum = system.longest_name(output_dir)
     if maximum is not None and len(name) > maximum:
@@ -38,7 +48,7 @@ def check_names(output_dir: str, dataset_name: str) -> None:
             f"{len(name):,} bytes, where {maximum} are possible. Give it a "
             "shorter one"
         )
-    export.check_path(_path(output_dir, "realnvp", dataset_name, ""))
+    export.check_path(saved)
 
 
 def write(

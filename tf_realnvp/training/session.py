@@ -71,7 +71,7 @@ class Session:
                 )
         dataset = hold_out(config, dataset)
         if run is not None:
-            results.check_names(config.output_dir, dataset.name)
+            results.check_names(config.output_dir, dataset.name, config.run_dir)
 
         with _explaining(dataset), strategy.scope():
             keras.utils.set_random_seed(config.seed)

@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+import sys
 import time
 
 import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import files, plots
+from tf_realnvp.errors import reason
 from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics, bits_from_nats
 from tf_realnvp.training.trainer import Trainer
@@ -120,7 +122,15 @@ class Summaries:
             return
         self._step_of_samples = step
         self._trainer.evaluated_model()  # Brings it up to date.
-        images = self._decode(self._latents, self._labels).numpy()
+        try:
+            images = self._decode(self._latents, self._labels).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            # Weights may have become so large, and may recover.
+            print(
+                f"warning: cannot draw samples: {reason(error)}",
+                file=sys.stderr,
+            )
+            return
         grid = plots.image_grid(
             images, self._trainer.model.num_colors, self._columns
         )
