@@ -21,7 +21,7 @@ from tf_realnvp.data.image_dataset import (
 )
 from tf_realnvp.errors import DataError
 
-__all__ = ["DATASETS", "ImageDataset", "load"]
+__all__ = ["DATASETS", "ImageDataset", "Split", "load"]
 
 DATASETS = ("CIFAR10", "CelebA", "digits", "fashion_mnist")
 
