@@ -37,7 +37,7 @@ class DigitsTest(tf.test.TestCase):
         self.assertEqual((train.min(), train.max()), (0, 16))
 
     def test_size_that_would_take_all_memory(self):
-        with self.assertRaisesRegex(DataError, "at most 256 pixels"):
+        with self.assertRaisesRegex(DataError, "at most 256, got"):
             data.load("digits", "", image_size=4096)
 
     def test_labels(self):

@@ -152,7 +152,10 @@ def _load_digits(image_size, flip, labels):
     images = images[order]
     if image_size not in (None, images.shape[1]):
         if image_size > _MAX_DIGITS:  # All of them are kept in memory.
-            raise DataError(f"digits can be of at most {_MAX_DIGITS} pixels")
+            raise DataError(
+                f"digits: `image_size` must be at most {_MAX_DIGITS}, got "
+                f"{image_size}"
+            )
         images = resize(images, image_size).numpy()
     num_train = int(0.8 * len(images))
 
