@@ -94,6 +94,17 @@ def longest_name(folder: str | os.PathLike) -> int | None:
     return os.pathconf(folder, "PC_NAME_MAX")
 
 
+def is_too_long(name: str, folder: str | os.PathLike) -> bool:
+    """Returns whether a folder can have nothing of that name, if it is known.
+
+    Args:
+      name: The name.
+      folder: The folder.
+    """
+    maximum = longest_name(folder)
+    return maximum is not None and len(os.fsencode(name)) > maximum
+
+
 def num_cores() -> int:
     """Returns the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

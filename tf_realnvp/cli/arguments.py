@@ -213,8 +213,7 @@ def check_out(
     path = pathlib.Path(out)
     folder = path if names_folder else path.parent
     check_writable(folder, "--out", make=names_folder)
-    maximum = system.longest_name(folder)
-    if maximum is not None and len(os.fsencode(path.name)) > maximum:
+    if system.is_too_long(path.name, folder):
         raise UsageError(
             f"argument --out: the name {printable(path.name)} is too long"
         )

@@ -218,9 +218,8 @@ def _check_maps(flags):
 
 def _check_names(flags, paths):
     """Refuses pictures with names that those of their maps are too long for."""
-    maximum = system.longest_name(flags.maps)
     for path in paths:
-        if maximum and len(os.fsencode(_map_name(path))) > maximum:
+        if system.is_too_long(_map_name(path), flags.maps):
             raise UsageError(
                 f"argument --maps: the name of {printable(path)} is too long "
                 "for that of a map: rename it"

@@ -521,6 +521,14 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
     return f"{files} left out: {', '.join(named)}"
 
 
+def file_error(name: str) -> DataError:
+    """Returns the error of a file that is given as a data set and is none."""
+    return DataError(
+        f"{printable(name)}: it is a file: give a folder of pictures, or a "
+        "file of NumPy (.npy, .npz)"
+    )
+
+
 def check_image_size(image_size: int | None) -> None:
     """Raises `DataError` unless images of that size can be modelled."""
     if image_size is not None and (image_size < 2 or image_size % 2):

@@ -15,6 +15,7 @@ from tf_realnvp.data.image_dataset import (
     Split,
     default_size,
     describe_skipped,
+    file_error,
     resize,
 )
 from tf_realnvp.errors import DataError, PictureError, printable
@@ -79,10 +80,7 @@ def load(
     root = pathlib.Path(os.path.expanduser(folder)).resolve()
     folder = printable(folder)
     if root.is_file():
-        raise DataError(
-            f"{folder}: it is a file: give a folder of pictures, or a file of "
-            "NumPy (.npy, .npz)"
-        )
+        raise file_error(folder)
     if not root.is_dir():
         raise DataError(f"{folder}: there is no such folder")
     try:

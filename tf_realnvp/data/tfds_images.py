@@ -24,9 +24,10 @@ from tf_realnvp.data.image_dataset import (
     ImageDataset,
     Split,
     default_size,
+    file_error,
     resize,
 )
-from tf_realnvp.errors import DataError, printable
+from tf_realnvp.errors import DataError
 
 SHUFFLE_BYTES = 128 * 2**20
 
@@ -119,7 +120,7 @@ def load(
         )
     builder_name = _BUILDERS.get(name, name)
     if not re.fullmatch(r"\w+", _folder(builder_name)):
-        raise DataError(_unknown(name))
+        raise _unknown(name)
     builder = None
     try:
         with _quiet():
@@ -136,7 +137,7 @@ def load(
             if labels:
                 both = [_read_labels(builder, part) for part in (train, test)]
     except tfds.core.registered.DatasetNotFoundError as error:
-        raise DataError(_unknown(name)) from error
+        raise _unknown(name) from error
     except _UnusableError as error:
         raise DataError(f"{name}: {error}") from error
     except Exception as error:  # TFDS raises nearly anything.
@@ -191,21 +192,18 @@ def _folder(name: str) -> str:
     return re.split("[/:]", name)[0]
 
 
-def _unknown(name: str) -> str:
-    """Returns what to say of a name that TFDS does not know."""
+def _unknown(name: str) -> DataError:
+    """Returns the error of a name that TFDS does not know."""
     if os.path.isfile(name):
-        return (
-            f"{printable(name)}: it is a file: give a folder of pictures, or a "
-            "file of NumPy (.npy, .npz)"
-        )
+        return file_error(name)
     message = f"No data set and no folder is called {name!r}. "
     known = {*_BUILDERS, *tfds.list_builders(with_community_datasets=False)}
     close = difflib.get_close_matches(_folder(name), known, cutoff=0.7)
     if close:
         message += f"Names like it: {', '.join(close)}. "
-    return message + (
-        f"There are {', '.join([*_BUILDERS, *_CONTENTS])} and digits, folders "
-        "of pictures, files of NumPy, and the image data sets of https://www.tensorflow.org/datasets"
+    return DataError(
+        f"{message}There are {', '.join([*_BUILDERS, *_CONTENTS])} and digits, "
+        "folders of pictures, files of NumPy, and the image data sets of https://www.tensorflow.org/datasets"
     )
 
 

@@ -40,12 +40,12 @@ def check_names(output_dir: str, dataset_name: str, run_dir: str) -> None:
             f"{printable(saved)}, in the place of all that is there: give "
             "another folder"
         )
-    name = os.fsencode(_path(output_dir, "samples", dataset_name, ".png").name)
-    maximum = system.longest_name(output_dir)
-    if maximum is not None and len(name) > maximum:
+    name = _path(output_dir, "samples", dataset_name, ".png").name
+    if system.is_too_long(name, output_dir):
         raise UsageError(
             f"the name of the data set is too long for those of the results: "
-            f"{len(name):,} bytes, where {maximum} are possible. Give it a "
+            f"{len(os.fsencode(name)):,} bytes, where "
+            f"{system.longest_name(output_dir)} are possible. Give it a "
             "shorter one"
         )
     export.check_path(saved)
