@@ -3,6 +3,7 @@
 import dataclasses
 import numbers
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 DEQUANTIZATIONS = ("uniform", "variational")
@@ -20,7 +21,8 @@ class WholeNumber:
       even: Whether they are even.
     """
 
-    convert = int
+    convert = parse = int
+    metavar = "N"
 
     low: int
     high: int = _MAX_SIZE
@@ -54,8 +56,15 @@ class WholeNumbers:
     low: int
     high: int
 
+    @property
+    def metavar(self):
+        return ",".join("N" * self.length)
+
     def convert(self, values):
         return tuple(map(int, values))
+
+    def parse(self, text):
+        return self.convert(text.split(","))
 
     def __str__(self):
         return f"{self.length} whole numbers from {self.low} to {self.high}"
@@ -69,6 +78,49 @@ class WholeNumbers:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageSize:
+    """Sizes of images in pixels: the side of squares, or height and width.
+
+    Attributes:
+      low: The least that they may be.
+      high: The most that they may be.
+    """
+
+    metavar = "N[xN]"
+
+    low: int
+    high: int = _MAX_SIZE
+
+    def convert(self, value):
+        """Returns one number for squares, however they are given."""
+        height, width = sides(value)
+        return int(height) if height == width else (int(height), int(width))
+
+    def parse(self, text):
+        height, by, width = text.partition("x")
+        return int(height) if not by else (int(height), int(width))
+
+    def __str__(self):
+        number = WholeNumber(self.low, self.high, even=True)
+        return f"{number}, or two of them, height and width"
+
+    def __contains__(self, value):
+        number = WholeNumber(self.low, self.high, even=True)
+        if not isinstance(value, (tuple, list)):
+            return value in number
+        return len(value) == 2 and all(side in number for side in value)
+
+
+def sides(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns the height and width of a size, in which squares have one."""
+    if isinstance(image_size, Sequence):
+        height, width = image_size
+    else:
+        height = width = image_size
+    return height, width
+
+
+@dataclasses.dataclass(frozen=True)
 class RealNumber:
     """Finite numbers above a limit.
 
@@ -78,7 +130,8 @@ class RealNumber:
       below: What they are below, if anything but infinity.
     """
 
-    convert = float
+    convert = parse = float
+    metavar = "X"
 
     low: float = 0.0
     includes_low: bool = False

@@ -240,7 +240,7 @@ def read(
         ) from error
     if pixels.shape[:2] != (height, width):
         pixels = tf.image.resize(
-            _crop(pixels, height, width), [height, width], antialias=True
+            crop(pixels, height, width), [height, width], antialias=True
         )
     return _levels(np.asarray(pixels), num_colors)
 
@@ -253,14 +253,30 @@ def _levels(pixels, num_colors):
     return np.round(pixels * ((num_colors - 1) / 255.0)).astype(np.uint8)
 
 
-def _crop(pixels, height, width):
-    """Cuts out the largest middle part that has the shape of an image."""
-    scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
-    height = max(1, round(scale * height))
-    width = max(1, round(scale * width))
-    top = (pixels.shape[0] - height) // 2
-    left = (pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]
+def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Cuts out the largest central part of some proportions.
+
+    Args:
+      pixels: `[..., H, W, C]`; `H` and `W` may be known only when it runs.
+      height: Of the proportions.
+      width: Likewise.
+
+    Returns:
+      `[..., h, w, C]`, with `h` to `w` as `height` to `width`, rounded, and `h`
+      or `w` all that there is.
+    """
+    shape = tf.shape(pixels, tf.int64)
+    full_height, full_width = shape[-3], shape[-2]
+
+    def part(of, numerator, denominator):
+        rounded = (2 * of * numerator + denominator) // (2 * denominator)
+        return tf.maximum(rounded, 1)
+
+    new_height = tf.minimum(full_height, part(full_width, height, width))
+    new_width = tf.minimum(full_width, part(full_height, width, height))
+    top = (full_height - new_height) // 2
+    left = (full_width - new_width) // 2
+    return pixels[..., top : top + new_height, left : left + new_width, :]
 
 
 def write(

@@ -57,7 +57,7 @@ def fastest_cpus(
     """Returns with what a processor trains the fastest.
 
     Args:
-      image_size: Side of the images.
+      image_size: The longer side of the images.
       filters: Channels inside the coupling networks.
       max_steps: The most training steps. Default: as many as it takes.
 

@@ -92,8 +92,8 @@ class StubModel:
     """A model to which all images are equally likely."""
 
     def __init__(self, dataset=None, channels=1):
-        self.image_shape, self.num_colors = (4, 4, channels), 256
-        self.num_dims = 16 * channels
+        self.image_shape, self.num_colors = (4, 6, channels), 256
+        self.num_dims = 24 * channels
         self.dataset = dataset
         self.class_names = ()
         self.seen = []
@@ -473,7 +473,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         model = StubModel()
         model.num_colors = 32
         self.use(model)
-        images = np.arange(64, dtype=np.uint8).reshape(4, 4, 4, 1) * 4
+        images = np.arange(96, dtype=np.uint8).reshape(4, 4, 6, 1) * 2
         dataset = arrays.from_images(images)
         self.enterContext(mock.patch.object(data, "load", return_value=dataset))
         _, stdout, _ = call("evaluate", "any model", "--dataset", "any")
@@ -504,7 +504,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         with mock.patch.object(data, "load", load):
             result = call("evaluate", self.path, "--data_dir", "my_data")
         self.assertEqual(result[0], 2)
-        load.assert_called_once_with("digits", "my_data", 4)
+        load.assert_called_once_with("digits", "my_data", (4, 4))
         self.use(StubModel())
         self.assert_usage_error(call("evaluate", "my_model"), "my_model")
 
@@ -539,7 +539,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         self.assertRegex(stderr, r"^warning: 1 file .*text.png.*\n$")
         self.assertIn("2 test images of pictures, 256 levels, seed 0\n", stdout)
         self.assertIn(": 8.0000 bits/dim, standard error 0.0000\n", stdout)
-        self.assertEqual(np.shape(model.seen), (2, 4, 4, 1))
+        self.assertEqual(np.shape(model.seen), (2, 4, 6, 1))
 
     def test_evaluate_on_one_image(self):
         self.folder_of_pictures("train/a.png", "test/b.png")

@@ -33,7 +33,7 @@ from tf_realnvp.training.config import DataDescription, TrainingConfig
 # Of every setting something else than its default, and how it is given.
 GIVEN = {
     "dataset": ("digits", "DIGITS"),
-    "image_size": (2, "2"),
+    "image_size": ((2, 4), "2x4"),
     "num_bits": (5, "5"),
     "flip": (True, None),
     "num_validation": (8, "8"),
@@ -80,6 +80,7 @@ BAD_VALUES = (
     ("ema", ("0", "1", "-1", "nan", "")),
     ("filters image_size", ("1", "33")),
     ("image_size num_blocks", ("4098",)),
+    ("image_size", ("4x", "x4", "4x5", "4x4x4", "4,4", "4098x4")),
     ("num_scales", ("1",)),
     ("num_bits", ("0", "9", "5.0")),
     ("num_couplings", ("3", "3,3,0", "3,3,x", "3,3,4,4", "", "3,3,1001")),
@@ -166,6 +167,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         (["--dataset", "digits", "--filters", 128], 1, None),
         (["--dataset", "digits", "--image_size", 32], 2, None),
         (["--image_size", 8, "--filters", 64], 1, 1),
+        (["--image_size", "8x32", "--filters", 64], 2, None),
         (["--filters", 64], 2, None),
         (["--filters", 64, "--max_steps", 499], 1, None),
         (["--filters", 64, "--max_steps", 500], 2, None),
@@ -499,9 +501,18 @@ class RunTest(tf.test.TestCase):
     """Runs the command for real, in this process."""
 
     flags = (
-        *("--dataset", "digits", "--image_size", "4", "--flip", "--ema", "0.5"),
+        *("--dataset", "digits", "--image_size", "4x6", "--flip"),
         *("--filters", "2", "--num_blocks", "1", "--max_steps", "3"),
-        *("--seed", "0", "--output_dir", "results", "--run_dir", "the run"),
+        *(
+            "--ema",
+            "0.5",
+            "--seed",
+            "0",
+            "--output_dir",
+            "results",
+            "--run_dir",
+            "the run",
+        ),
         *("--lr", "1e-3", "--num_couplings", "1,1,1"),
     )
 
@@ -526,7 +537,7 @@ class RunTest(tf.test.TestCase):
         self.assertNotIn("\r", self.stdout)
         lines = self.stdout.splitlines()
         self.assertStartsWith(lines[0], "RealNVP on digits: ")
-        self.assertIn("1,437 training and 360 test images of 4x4x1", lines[0])
+        self.assertIn("1,437 training and 360 test images of 4x6x1", lines[0])
         self.assertEndsWith(lines[1], ", seed 0")
         # 360 images are five batches of 64, and 40 images that count too.
         tests = [line for line in lines if line.startswith("test: 6/6 steps")]
@@ -583,7 +594,7 @@ class RunTest(tf.test.TestCase):
     def test_model(self):
         """It is the one of the metrics, and of the samples."""
         model = tf.saved_model.load(str(self.output / "realnvp_digits"))
-        images = np.stack(list(data.load("digits", "", 4).test.stored))
+        images = np.stack(list(data.load("digits", "", (4, 6)).test.stored))
         bits = np.mean(model.bits_per_dim(images, seed=0))
         last = self.read_metrics()[-1]
         # The noise is another one.
@@ -598,7 +609,7 @@ class RunTest(tf.test.TestCase):
         path = self.output / "realnvp_digits" / "metadata.json"
         metadata = json.loads(path.read_text())
         self.assertEqual(metadata["dataset"], "digits")
-        self.assertEqual(metadata["image_shape"], [4, 4, 1])
+        self.assertEqual(metadata["image_shape"], [4, 6, 1])
         self.assertEqual(metadata["num_colors"], 17)
         run = json.loads((self.run_dir / "run.json").read_text())
         self.assertEqual(metadata["format"], 3)

@@ -125,6 +125,8 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
     def test_resized(self):
         path = self.save("a.npy", images=images(9, 12, 10))
         self.assertEqual(data.load(path, image_size=4).image_shape, (4, 4, 1))
+        tall = data.load(path, image_size=(6, 4))
+        self.assertEqual(held_out(tall).shape, (1, 6, 4, 1))
         path = self.save("b.npy", images=images(2, 80, 90))
         dataset = data.load(path)
         self.assertEqual(dataset.image_shape, (32, 32, 1))

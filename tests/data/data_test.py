@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from unittest import mock
@@ -15,7 +16,7 @@ from tf_realnvp import data
 from tf_realnvp.errors import DataError
 
 
-class DigitsTest(tf.test.TestCase):
+class DigitsTest(tf.test.TestCase, parameterized.TestCase):
     def test_images(self):
         from sklearn import datasets
 
@@ -65,23 +66,26 @@ class DigitsTest(tf.test.TestCase):
                 seen += 1
         self.assertEqual(seen, 1400 + 360)
 
-    def test_another_size(self):
+    @parameterized.parameters((4, (4, 4)), ([6, 4], (6, 4)))
+    def test_another_size(self, asked, size):
         images = images_of(data.load("digits").test_batches(400))[:20]
-        digits = data.load("digits", "", image_size=4, flip=True)
-        self.assertEqual(digits.image_shape, (4, 4, 1))
+        digits = data.load("digits", "", image_size=asked, flip=True)
+        self.assertEqual(digits.image_shape, (*size, 1))
         self.assertTrue(digits.flip)
         self.assertAllEqual(
             images_of(digits.test_batches(400))[:20],
-            [data.resize(image, 4) for image in images],
+            [data.resize(image, size) for image in images],
         )
 
 
 class NameTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.product(
-        name=("digits", "/nowhere", "mnist"), size=(-2, 0, 7)
+        name=("digits", "/nowhere", "mnist"),
+        size=(-2, 0, 7, (4, 5), (4,), (4, 4, 1), "4x4"),
     )
     def test_bad_size(self, name, size):
-        with self.assertRaisesRegex(DataError, f"{size}x{size}.*even"):
+        shown = re.escape(repr(size))
+        with self.assertRaisesRegex(DataError, f"`image_size`.* even.*{shown}"):
             data.load(name, "/nowhere", image_size=size)
 
     @parameterized.parameters("/nowhere", "./nowhere", "~/nowhere", "nowhere/")

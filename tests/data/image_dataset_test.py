@@ -412,22 +412,30 @@ def triangle(size, new_size):
 
 class ResizeTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
-        ((20, 13, 3), None, 4),
-        ((7, 30, 1), None, 4),
-        ((5, 5, 3), None, 8),
-        ((21, 16, 3), 9, 6),
-        ((6, 6, 3), None, 6),
+        # Of the image; of the square, if it is cut out of one; what is asked
+        # for; and top, left, height and width of what is cut out.
+        ((20, 13, 3), None, (4, 4), (3, 0, 13, 13)),
+        ((7, 30, 1), None, (4, 4), (0, 11, 7, 7)),
+        ((5, 5, 3), None, (8, 8), (0, 0, 5, 5)),
+        ((21, 16, 3), 9, (6, 6), (6, 3, 9, 9)),
+        ((6, 6, 3), None, (6, 6), (0, 0, 6, 6)),
+        ((20, 13, 3), None, (4, 8), (6, 0, 7, 13)),  # Of 6.5 rows.
+        ((20, 13, 3), None, (8, 4), (0, 1, 20, 10)),
+        ((21, 16, 3), 9, (2, 6), (9, 3, 3, 9)),
+        ((4, 6, 1), None, (4, 6), (0, 0, 4, 6)),
+        ((2, 50, 1), None, (64, 2), (0, 24, 2, 1)),
     )
-    def test_central_square_by_an_antialiased_filter(self, shape, crop, size):
+    def test_central_part_by_an_antialiased_filter(
+        self, shape, square, size, part
+    ):
         image = random_images(*shape)
-        side = crop or min(shape[:2])
-        top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-        square = image[top : top + side, left : left + side]
-        rows = columns = triangle(side, size)
-        exact = np.einsum("ih,jw,hwc->ijc", rows, columns, square)
-        resized = image_dataset.resize(tf.constant(image), size, crop)
+        top, left, height, width = part
+        part = image[top : top + height, left : left + width]
+        rows, columns = triangle(height, size[0]), triangle(width, size[1])
+        exact = np.einsum("ih,jw,hwc->ijc", rows, columns, part)
+        resized = image_dataset.resize(tf.constant(image), size, square)
         self.assertEqual(resized.dtype, tf.uint8)
-        self.assertEqual(resized.shape, (size, size, shape[2]))
+        self.assertEqual(resized.shape, (*size, shape[2]))
         self.assertAllClose(tf.cast(resized, tf.float32), exact, atol=0.51)
 
     @parameterized.parameters(
@@ -442,7 +450,7 @@ class ResizeTest(tf.test.TestCase, parameterized.TestCase):
     )
     def test_default_size(self, height, width, expected):
         size = image_dataset.default_size(height, width)
-        self.assertEqual(size, expected)
+        self.assertEqual(size, expected and (expected, expected))
 
 
 if __name__ == "__main__":

@@ -134,15 +134,16 @@ class PicturesTest(FolderTestCase):
         ((66, 66), (66, 66), None, (32, 32, 3)),
         ((6, 4), (4, 6), None, (32, 32, 3)),
         ((20, 30), (12, 12), 8, (8, 8, 3)),
+        ((20, 30), (12, 12), (8, 6), (8, 6, 3)),
     )
-    def test_other_pictures_become_squares(self, first, second, size, shape):
+    def test_other_pictures_are_resized(self, first, second, size, shape):
         write(self.root / "a.png", first)
         write(self.root / "b.png", second)
         images = self.load(image_size=size)
         self.assertEqual(images.image_shape, shape)
         expected = [
             image_dataset.resize(
-                tf.io.decode_png(path.read_bytes()), shape[0]
+                tf.io.decode_png(path.read_bytes()), shape[:2]
             ).numpy()
             for path in self.root.iterdir()
         ]
@@ -169,10 +170,11 @@ class PicturesTest(FolderTestCase):
                 (self.root / f"{i} {orientation}.picture").write_bytes(
                     odd_pictures.encode(picture, kind, orientation)
                 )
-        images = self.load(image_size=12)
-        self.assertEqual(images.image_shape, (12, 12, channels))
-        self.assertEmpty(images.skipped)
-        self.assert_as_commands_read(images)
+        for height in (12, 6):
+            images = self.load(image_size=(height, 12))
+            self.assertEqual(images.image_shape, (height, 12, channels))
+            self.assertEmpty(images.skipped)
+            self.assert_as_commands_read(images)
 
     def assert_as_commands_read(self, images):
         expected = [

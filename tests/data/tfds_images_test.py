@@ -528,6 +528,7 @@ class AnyDatasetTest(TfdsTestCase):
         ((80, 70, 1), (80, 70, 1), None, (32, 32, 1)),
         ((10, 12, 3), (None, None, 3), None, (32, 32, 3)),
         ((8, 8, 3), (8, 8, 3), 4, (4, 4, 3)),
+        ((8, 8, 3), (8, 8, 3), (4, 6), (4, 6, 3)),
         ((4, 4, 4), (4, 4, 4), None, (4, 4, 3)),  # Opacity is dropped.
     )
     def test_size(self, shape, told, size, expected):
@@ -539,7 +540,7 @@ class AnyDatasetTest(TfdsTestCase):
         self.assertEqual(loaded.image_shape, expected)
         images = images[..., :3]
         if expected != images.shape[1:]:
-            images = [resize(image, expected[0]).numpy() for image in images]
+            images = [resize(image, expected[:2]).numpy() for image in images]
         loaded = self.load(image_size=size)
         train, test = self.check(loaded, 2, 1)
         self.assertEqual(train | test, as_set(images))

@@ -75,7 +75,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             {"name": name, "value": value}
             for name, values in {
                 "dataset": ("", None, 1),
-                "image_size": (0, 3, "8", True, math.nan),
+                "image_size": (0, 3, "8", True, math.nan, (4, 3), (4,)),
                 "num_bits": (0, 9),
                 "flip": (1, "yes", None),
                 "num_validation": (0, -1),
@@ -137,7 +137,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
     # Values other than those of `SETTINGS`.
     OTHERS = {
         "dataset": "CIFAR10",
-        "image_size": 4,
+        "image_size": (4, 6),
         "num_bits": 5,
         "flip": True,
         "num_validation": 9,

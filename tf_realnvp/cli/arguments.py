@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tf_realnvp import files, system
-from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, WholeNumbers
+from tf_realnvp.checks import (
+    ImageSize,
+    OneOf,
+    RealNumber,
+    WholeNumber,
+    WholeNumbers,
+)
 from tf_realnvp.errors import UsageError, printable
 
 
@@ -23,22 +29,22 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(
-    allowed: WholeNumber | WholeNumbers | RealNumber,
+    allowed: WholeNumber | WholeNumbers | ImageSize | RealNumber,
 ) -> Callable[[str], Any]:
     """Returns a parser of numbers for `argparse`.
 
     Args:
-      allowed: The numbers that it takes; several have commas between them.
+      allowed: The numbers that it takes.
     """
-    several = isinstance(allowed, WholeNumbers)
 
     def parse(text):
         try:
-            value = allowed.convert(text.split(",") if several else text)
+            value = allowed.parse(text)
         except ValueError:
             value = None
         if value not in allowed:
-            details = ", with commas between them" if several else ""
+            form = allowed.metavar
+            details = f": write {form}" if len(form) > 1 else ""
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not {allowed}{details}"
             )
@@ -85,12 +91,8 @@ def add_setting(
         kind = {"action": "store_true", "default": None}
     elif isinstance(allowed, OneOf):
         kind = {"choices": allowed.choices}
-    elif isinstance(allowed, WholeNumbers):
-        metavar = ",".join("N" * allowed.length)
-        kind = {"metavar": metavar, "type": number(allowed)}
     elif allowed is not None:
-        metavar = "N" if isinstance(allowed, WholeNumber) else "X"
-        kind = {"metavar": metavar, "type": number(allowed)}
+        kind = {"metavar": allowed.metavar, "type": number(allowed)}
     parser.add_argument(f"--{field.name}", help=text, **kind)
 
 
@@ -114,7 +116,7 @@ def add_number(
         f"--{name}",
         type=number(allowed),
         default=default,
-        metavar="N" if isinstance(allowed, WholeNumber) else "X",
+        metavar=allowed.metavar,
         help=text if default is None else f"{text} (default: {default:g})",
     )
 

@@ -237,11 +237,8 @@ def load_dataset(
     from tf_realnvp.data.image_dataset import describe_skipped
     from tf_realnvp.serving.metadata import describe_images
 
-    height, width, _ = model.image_shape
     options = {"labels": True} if labels else {}
-    dataset = data.load(
-        name, flags.data_dir, height if height == width else None, **options
-    )
+    dataset = data.load(name, flags.data_dir, model.image_shape[:2], **options)
     if dataset.skipped:
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
     num_bits = checks.bits_of_levels(model.num_colors)

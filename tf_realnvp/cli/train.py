@@ -8,7 +8,7 @@ import pathlib
 import random
 import re
 
-from tf_realnvp import files, runtime
+from tf_realnvp import checks, files, runtime
 from tf_realnvp.cli import arguments, signals
 from tf_realnvp.errors import UsageError
 from tf_realnvp.training import runs, workers
@@ -43,7 +43,8 @@ read from a copy that it prepared there before, or built from archives in
 _HELP = {
     "image_size": (
         "crop images to their central square and resize that to N x N, an even "
-        "number (default: as they are if all are alike and at most 64, else 32)"
+        "number; 32x48 is a height of 32 and a width of 48 (default: as they "
+        "are if all are alike and at most 64, else 32)"
     ),
     "num_bits": (
         "keep the N highest bits of the eight of each component: bits/dim of "
@@ -274,9 +275,11 @@ def _settle(flags, config, run):
         config = _config(flags, run.config)
         run.check_same_settings(config)
     if not runtime.is_one_of_many():  # Else it was done before.
-        side = 8 if config.dataset == "digits" else 32
+        default = 8 if config.dataset == "digits" else 32
         num_cpus, num_threads = runtime.fastest_cpus(
-            config.image_size or side, config.filters, config.max_steps
+            max(checks.sides(config.image_size or default)),
+            config.filters,
+            config.max_steps,
         )
         if config.devices is not None:
             num_cpus = config.devices

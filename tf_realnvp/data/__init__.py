@@ -7,6 +7,7 @@ last two is imported only when asked for.
 """
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -31,7 +32,7 @@ _MAX_DIGITS = 256  # Pixels.
 def load(
     name: str,
     data_dir: str = "datasets",
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     flip: bool = False,
     num_bits: int | None = None,
     labels: bool = False,
@@ -53,11 +54,11 @@ def load(
         `svhn_cropped`.
       data_dir: Local folder, in TFDS's layout. It is written to only when a
         copy has to be prepared.
-      image_size: Side of the images, in pixels: the central square (for
-        CelebA, the central 148 pixels) is resized to it by an antialiased
-        bilinear filter. By default CelebA's images get 32, and all others stay
-        as they are if they are known to be all of one size, with even sides of
-        at most 64 pixels; else they get 32.
+      image_size: Side of the images in pixels, or height and width: the largest
+        central part of that shape (for CelebA, of the central 148x148 pixels)
+        is resized to it by an antialiased bilinear filter. By default CelebA's
+        images get 32, and all others stay as they are if they are known to be
+        all of one size, with even sides of at most 64 pixels; else they get 32.
       flip: Whether training images are mirrored left to right at random.
       num_bits: Number of bits to keep of each component, the highest ones, of
         images that have 256 levels. Default: all.
@@ -70,27 +71,27 @@ def load(
 
     Raises:
       DataError: If there is no such data set, or no way to its images, if
-        `image_size` is odd or less than 2, if there are no bits to leave out,
+        `image_size` is not of even numbers, if there are no bits to leave out,
         or if there are no labels and some are asked for.
       ValueError: If `num_bits` is out of its range.
     """
-    check_image_size(image_size)
+    size = check_image_size(image_size)
     if num_bits is not None:
         checks.whole_number(num_bits, "num_bits", 1, 8)
-    dataset = _load(name, data_dir, image_size, flip, labels)
+    dataset = _load(name, data_dir, size, flip, labels)
     return dataset if num_bits is None else dataset.keep_bits(num_bits)
 
 
-def _load(name, data_dir, image_size, flip, labels):
+def _load(name, data_dir, size, flip, labels):
     name = _known(name)
     if name == "digits":
-        return _load_digits(image_size, flip, labels)
+        return _load_digits(size, flip, labels)
     if arrays.is_file(name) and not os.path.isdir(os.path.expanduser(name)):
-        return arrays.load(name, image_size, flip, labels)
+        return arrays.load(name, size, flip, labels)
     if name not in DATASETS and is_folder(name):
         from tf_realnvp.data import image_folder
 
-        return image_folder.load(name, image_size, flip, labels)
+        return image_folder.load(name, size, flip, labels)
     try:
         import tensorflow_datasets  # noqa: F401
     except ImportError as error:
@@ -100,7 +101,7 @@ def _load(name, data_dir, image_size, flip, labels):
         ) from error
     from tf_realnvp.data import tfds_images
 
-    return tfds_images.load(name, data_dir, image_size, flip, labels)
+    return tfds_images.load(name, data_dir, size, flip, labels)
 
 
 def _known(name):
@@ -137,7 +138,7 @@ def is_folder(name: str) -> bool:
     )
 
 
-def _load_digits(image_size, flip, labels):
+def _load_digits(size, flip, labels):
     """Returns scikit-learn's 8x8 digits, 80 % of them for training."""
     try:
         from sklearn import datasets
@@ -150,13 +151,13 @@ def _load_digits(image_size, flip, labels):
     # RandomState, since NumPy promises never to change its streams.
     order = np.random.RandomState(0).permutation(len(images))
     images = images[order]
-    if image_size not in (None, images.shape[1]):
-        if image_size > _MAX_DIGITS:  # All of them are kept in memory.
+    if size not in (None, images.shape[1:3]):
+        if max(size) > _MAX_DIGITS:  # All of them are kept in memory.
             raise DataError(
                 f"digits: `image_size` must be at most {_MAX_DIGITS}, got "
-                f"{image_size}"
+                f"{max(size)}"
             )
-        images = resize(images, image_size).numpy()
+        images = resize(images, size).numpy()
     num_train = int(0.8 * len(images))
 
     def stored(images):

@@ -24,7 +24,10 @@ _BYTES_AT_ONCE = 2**26
 
 
 def load(
-    path: str, image_size: int | None, flip: bool, labels: bool = False
+    path: str,
+    size: tuple[int, int] | None,
+    flip: bool,
+    labels: bool = False,
 ) -> ImageDataset:
     """Loads a file of NumPy.
 
@@ -41,7 +44,7 @@ def load(
 
     Args:
       path: The file; `~` is the home folder.
-      image_size: As for `data.load`.
+      size: Height and width that `data.load` gives the images, if any.
       flip: As for `data.load`.
       labels: As for `data.load`.
 
@@ -78,7 +81,7 @@ def load(
         file.stem,
         splits,
         num_colors,
-        image_size or default_size(height, width),
+        size or default_size(height, width),
         flip,
     )
     if not labels:
@@ -192,19 +195,19 @@ def _check_arrays(arrays, shown):
     }, num_colors
 
 
-def _from_splits(name, splits, num_colors, image_size, flip):
+def _from_splits(name, splits, num_colors, size, flip):
     """Makes a data set.
 
     Args:
       name: Its name.
       splits: For "train" and "test" an array of images, and their numbers.
       num_colors: Number of levels.
-      image_size: Side that they are resized to; as they are if `None`.
+      size: Height and width that they are resized to; as they are if `None`.
       flip: As for `data.load`.
     """
     shape = splits["train"][0].shape[1:]
-    if image_size is not None:
-        shape = (image_size, image_size, shape[2])
+    if size is not None:
+        shape = (*size, shape[2])
 
     def stored(split):
         _, numbers = splits[split]
@@ -220,7 +223,7 @@ def _from_splits(name, splits, num_colors, image_size, flip):
         with tf.name_scope(DECODING):
             image = tf.numpy_function(read, element, tf.uint8)
             image = tf.ensure_shape(image, [None, None, shape[2]])
-            return image if image_size is None else resize(image, image_size)
+            return image if size is None else resize(image, size)
 
     return ImageDataset(
         name=name,

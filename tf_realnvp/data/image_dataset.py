@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp import checks, pictures
 from tf_realnvp.errors import (
     DamagedImageError,
     DataError,
@@ -34,6 +35,7 @@ DECODING = "tf_realnvp_decodes_stored_image"
 _PREFETCHED_BATCHES = 4
 _NUM_INITIAL_IMAGES = 128  # More of them make no better start.
 _TAKEN_AT_ONCE = 256
+_DEFAULT_SIZE = (32, 32)
 _NUM_NAMED = 5  # Of files that are left out.
 # What decoding raises though nothing is wrong with the image.
 _NO_DAMAGE = (tf.errors.ResourceExhaustedError, tf.errors.CancelledError)
@@ -529,16 +531,30 @@ def file_error(name: str) -> DataError:
     )
 
 
-def check_image_size(image_size: int | None) -> None:
-    """Raises `DataError` unless images of that size can be modelled."""
-    if image_size is not None and (image_size < 2 or image_size % 2):
+def check_image_size(
+    image_size: int | Sequence[int] | None,
+) -> tuple[int, int] | None:
+    """Returns the height and width that images are to get, if any.
+
+    Args:
+      image_size: As for `data.load`.
+
+    Raises:
+      DataError: Unless images of that size can be modelled.
+    """
+    if image_size is None:
+        return None
+    allowed = checks.ImageSize(2)
+    if image_size not in allowed:
         raise DataError(
-            f"images cannot be {image_size}x{image_size}: the size must be "
-            "even, and at least 2"
+            f"`image_size` must be {allowed}, got {checks.short(image_size)}"
         )
+    return checks.sides(allowed.convert(image_size))
 
 
-def default_size(height: int | None, width: int | None) -> int | None:
+def default_size(
+    height: int | None, width: int | None
+) -> tuple[int, int] | None:
     """Returns the size that images of one natural size get by default.
 
     Args:
@@ -546,27 +562,31 @@ def default_size(height: int | None, width: int | None) -> int | None:
       width: Likewise.
 
     Returns:
-      `None` if they stay as they are, else the side of the square.
+      `None` if they stay as they are, else height and width.
     """
     if not height or not width or height % 2 or width % 2:
-        return 32
-    return None if max(height, width) <= 64 else 32
+        return _DEFAULT_SIZE
+    return None if max(height, width) <= 64 else _DEFAULT_SIZE
 
 
-def resize(image: tf.Tensor, size: int, crop: int | None = None) -> tf.Tensor:
-    """Cuts the central square out of images and resizes that.
+def resize(
+    image: tf.Tensor, size: tuple[int, int], square: int | None = None
+) -> tf.Tensor:
+    """Cuts the largest central part out of images and resizes that.
 
     Args:
       image: uint8 `[H, W, C]`, or `[n, H, W, C]`.
-      size: Side of the result, in pixels.
-      crop: Side of the square in the image; the largest possible if `None`.
+      size: Height and width of the result, in pixels, and the proportions of
+        what is cut out.
+      square: Side of the central square that it is cut out of, if not of all.
 
     Returns:
-      uint8 `[..., size, size, C]`, by an antialiased bilinear filter.
+      uint8 `[..., *size, C]`, by an antialiased bilinear filter.
     """
-    height, width = tf.unstack(tf.shape(image)[-3:-1])
-    side = crop or tf.minimum(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    image = image[..., top : top + side, left : left + side, :]
-    image = tf.image.resize(image, [size, size], antialias=True)
+    if square is not None:
+        height, width = tf.unstack(tf.shape(image)[-3:-1])
+        top, left = (height - square) // 2, (width - square) // 2
+        image = image[..., top : top + square, left : left + square, :]
+    image = pictures.crop(image, *size)
+    image = tf.image.resize(image, size, antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)

@@ -39,7 +39,10 @@ class _Picture(NamedTuple):
 
 
 def load(
-    folder: str, image_size: int | None, flip: bool, labels: bool = False
+    folder: str,
+    size: tuple[int, int] | None,
+    flip: bool,
+    labels: bool = False,
 ) -> ImageDataset:
     """Loads a folder of JPEG and PNG pictures.
 
@@ -66,7 +69,7 @@ def load(
 
     Args:
       folder: Its path; `~` is the home folder.
-      image_size: As for `data.load`.
+      size: Height and width that `data.load` gives the images, if any.
       flip: As for `data.load`.
       labels: As for `data.load`.
 
@@ -97,14 +100,11 @@ def load(
         )
 
     headers = [picture.header for picture in train + test]
-    if image_size is None:
+    if size is None:
         sizes = {(header.height, header.width) for header in headers}
-        image_size = default_size(*(sizes.pop() if len(sizes) == 1 else (0, 0)))
+        size = default_size(*(sizes.pop() if len(sizes) == 1 else (0, 0)))
     channels = 1 if all(header.is_grey for header in headers) else 3
-    if image_size is None:
-        shape = (headers[0].height, headers[0].width, channels)
-    else:
-        shape = (image_size, image_size, channels)
+    shape = (*(size or (headers[0].height, headers[0].width)), channels)
 
     def stored(found):
         elements = tf.data.Dataset.from_tensor_slices(
@@ -132,7 +132,7 @@ def load(
             ),
         )
         image = tf.ensure_shape(image, [None, None, channels])
-        return image if image_size is None else resize(image, image_size)
+        return image if size is None else resize(image, size)
 
     def explain_damage(reason):
         for picture in train + test:
@@ -142,7 +142,7 @@ def load(
                 image = pictures.load_image(path, channels)
             except PictureError as error:
                 return f"{name}: {error}"
-            if image_size is None and image.shape != shape:
+            if size is None and image.shape != shape:
                 return f"{name}: its size has changed"
         return reason
 

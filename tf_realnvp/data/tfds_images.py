@@ -36,7 +36,7 @@ _MAX_CHECKS = 10
 _TEST_SHARE = 0.1
 _LABEL = "label"  # The feature that nearly all data sets with classes have.
 _BUILDERS = {"CIFAR10": "cifar10", "CelebA": "celeb_a"}
-_CROPS = {"CelebA": 148}  # Pixels.
+_SQUARES = {"CelebA": 148}  # Pixels.
 # SHA-256 of what is in archives that are also offered compressed anew, as by
 # Debian's package dataset-fashion-mnist: TFDS knows those of the first ones.
 _CONTENTS = {
@@ -85,7 +85,7 @@ class _UnusableError(Exception):
 def load(
     name: str,
     data_dir: str,
-    image_size: int | None,
+    size: tuple[int, int] | None,
     flip: bool,
     labels: bool = False,
 ) -> ImageDataset:
@@ -100,7 +100,7 @@ def load(
     Args:
       name: `CIFAR10`, `CelebA` or TFDS's name, as for `data.load`.
       data_dir: As for `data.load`.
-      image_size: As for `data.load`.
+      size: Height and width that `data.load` gives the images, if any.
       flip: As for `data.load`.
       labels: As for `data.load`.
 
@@ -132,7 +132,7 @@ def load(
                 _prepare(builder, folder)
             train, test = _splits(builder)
             decode, image_shape = _decoder(
-                builder, key, image_size, _CROPS.get(name)
+                builder, key, size, _SQUARES.get(name)
             )
             if labels:
                 both = [_read_labels(builder, part) for part in (train, test)]
@@ -371,26 +371,24 @@ def _read(builder, split: str, part: str = "") -> _Records:
 
 
 def _decoder(
-    builder, key: str, image_size: int | None, crop: int | None
+    builder, key: str, size: tuple[int, int] | None, square: int | None
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tuple[int, int, int]]:
     """Returns the map from a record to its image, and that image's shape."""
     features = tfds.decode.PartialDecoding({key: True}).extract_features(
         builder.info.features
     )
     height, width, channels = features[key].shape
-    if image_size is None:
-        image_size = default_size(height, width)
+    if size is None:
+        size = default_size(height, width)
     channels = min(channels, 3)
-    if image_size is not None:
-        height = width = image_size
+    if size is not None:
+        height, width = size
 
     @tf.function(autograph=False)
     def decode(record):
         with tf.name_scope(DECODING):
             image = features.deserialize_example(record)[key][..., :channels]
-            if image_size is None:
-                return image
-            return resize(image, image_size, crop)
+            return image if size is None else resize(image, size, square)
 
     # Traced now, since TFDS warns meanwhile, and once for all epochs.
     decode = decode.get_concrete_function(tf.TensorSpec([], tf.string))

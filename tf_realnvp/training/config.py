@@ -9,7 +9,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tf_realnvp import checks
-from tf_realnvp.checks import ARCHITECTURE, OneOf, RealNumber, WholeNumber
+from tf_realnvp.checks import (
+    ARCHITECTURE,
+    ImageSize,
+    OneOf,
+    RealNumber,
+    WholeNumber,
+)
 
 if TYPE_CHECKING:
     from tf_realnvp.data.image_dataset import ImageDataset
@@ -135,7 +141,9 @@ class TrainingConfig:
     """
 
     dataset: str
-    image_size: int | None = _setting(WholeNumber(2, 4096, even=True), None)
+    image_size: int | tuple[int, int] | None = _setting(
+        ImageSize(2, 4096), None
+    )
     num_bits: int | None = _setting(WholeNumber(1, 8), None)
     flip: bool = False
     num_validation: int | None = _setting(WholeNumber(1), None)
@@ -296,7 +304,7 @@ def _spell(name, value):
     if value is None or value is False:
         return f"no `{name}`"
     if isinstance(value, tuple):
-        value = ",".join(map(str, value))
+        value = ("x" if name == "image_size" else ",").join(map(str, value))
     return f"`{name}`" if value is True else f"`{name}` {value}"
 
 
