@@ -196,7 +196,7 @@ def _add_reconstruct(add):
         """
 Draws a row for each picture: the picture; what comes back from all of its
 latents, which is the same; and what comes back when those that the model
-factors out half-way are drawn anew. The latter shows what the others hold.""",
+factors out first are drawn anew. The latter shows what the others hold.""",
     )
     _add_pictures(command, "+")
     arguments.add_label(command)
@@ -217,7 +217,7 @@ def _add_translate(add):
     command = add(
         functools.partial(_run, _translate),
         "translate",
-        "realnvp_fashion_mnist a.png b.png --out grid.png",
+        "models/realnvp_fashion_mnist_classes a.png b.png --out grid.png",
         "show pictures as they would be, were they of other classes",
         """
 Draws a row for each picture: the picture, and what its latents give in each

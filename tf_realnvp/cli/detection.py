@@ -46,7 +46,7 @@ def _add_score(add):
         "score the pictures of a folder, the least likely first",
         f"""
 Writes a CSV file with the columns file, log_prob (nats for the whole picture)
-and bits_per_dim. Files that can't be read are named, and left out.
+and bits_per_dim, and of a model with classes likeliest_label. Files that can't be read are named, and left out.
 
 A picture may be likely and yet unusual. With --reference, pictures of the kind
 that is usual, there is a column more for each method of `detect`, the higher

@@ -33,6 +33,7 @@ examples:
   {command} --dataset digits
   {command} --dataset CIFAR10 --epochs 350 --lr 3e-4 --seed 0
   {command} --dataset CelebA --epochs 50 --lr 3e-4 --seed 0
+  {command} --dataset my_pictures --image_size 32 --filters 64 --num_blocks 2
 
 CIFAR10 and CelebA are downloaded into --data_dir by TensorFlow Datasets, or
 read from a copy that it prepared there before, or built from archives in
