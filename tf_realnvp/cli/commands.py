@@ -7,9 +7,14 @@ import math
 import pathlib
 import random
 
+import numpy as np
+
 from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.cli import arguments, detection, direction, picture_sets
 from tf_realnvp.errors import UsageError, printable
+from tf_realnvp.serving import saved_model
+from tf_realnvp.serving.metadata import describe_levels
+from tf_realnvp.training.progress import Progress
 
 # TensorFlow takes seconds to import: this module leaves it to the commands,
 # when it is clear that the command line makes sense.
@@ -250,8 +255,6 @@ def _run(command, flags):
 
 
 def _load(flags, needs_pictures):
-    from tf_realnvp.serving import saved_model
-
     model = saved_model.SavedModel(flags.model)
     if needs_pictures:
         arguments.check_channels(flags.model, model.image_shape[2])
@@ -260,8 +263,6 @@ def _load(flags, needs_pictures):
 
 def _read_pictures(flags, model):
     """Returns all pictures of the command line as images of the model."""
-    import numpy as np
-
     from tf_realnvp import pictures
 
     return np.stack(
@@ -280,8 +281,6 @@ def _write_grid(flags, model, images, columns=None):
 
 
 def _sample(flags, model):
-    import numpy as np
-
     from tf_realnvp import pictures
 
     seed = flags.seed
@@ -328,12 +327,6 @@ def _drawn(batches):
 
 
 def _evaluate(flags, model):
-    import numpy as np
-
-    from tf_realnvp.serving import saved_model
-    from tf_realnvp.serving.metadata import describe_levels
-    from tf_realnvp.training.progress import Progress
-
     dataset = _load_dataset(flags, model)
     num_draws = flags.importance_samples
     num_images = min(flags.max_images or dataset.num_test, dataset.num_test)
@@ -414,10 +407,6 @@ def _log_probs(model, images, labels, seeds):
       Float64 `[len(seeds), n]`, nats. With labels also the same given the
       label, and whether that is the likeliest, boolean `[n]`.
     """
-    import numpy as np
-
-    from tf_realnvp.serving import saved_model
-
     if labels is None:
         return [np.stack([model.log_prob(images, seed) for seed in seeds])]
     given = np.stack(
@@ -496,8 +485,6 @@ def _encode(flags, model, images, together):
 
 def _repeat(labels, count):
     """Returns each of some labels so often; `None` if there are none."""
-    import numpy as np
-
     return None if labels is None else np.repeat(labels, count)
 
 
@@ -525,8 +512,6 @@ def _manifold(flags, model):
 
 
 def _reconstruct(flags, model):
-    import numpy as np
-
     from tf_realnvp import latents
 
     images = _read_pictures(flags, model)
@@ -543,8 +528,6 @@ def _reconstruct(flags, model):
 
 
 def _translate(flags, model):
-    import numpy as np
-
     names = model.class_names
     if not names:
         raise UsageError(
@@ -564,8 +547,6 @@ def _translate(flags, model):
 
 def _write_rows(flags, model, images, others):
     """Writes a grid with a row for each image, which `others` follow."""
-    import numpy as np
-
     rows = np.concatenate([images[:, np.newaxis], others], axis=1)
     images = rows.reshape(-1, *model.image_shape)
     _write_grid(flags, model, images, columns=rows.shape[1])

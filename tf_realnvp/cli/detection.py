@@ -4,10 +4,14 @@ import itertools
 import os
 import pathlib
 
-from tf_realnvp import files, system
+import numpy as np
+
+from tf_realnvp import files, runtime, system
 from tf_realnvp.checks import WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
 from tf_realnvp.errors import UsageError, printable
+from tf_realnvp.serving import metadata, saved_model
+from tf_realnvp.training.progress import Progress
 
 # TensorFlow takes seconds to import, and so does scikit-learn: this module
 # leaves them to the commands, when it is clear that the line makes sense.
@@ -137,9 +141,6 @@ def _add_max_images(command, default, of_what):
 
 def _load_metadata(flags):
     """Reads what the model is of, and sets up TensorFlow."""
-    from tf_realnvp import runtime
-    from tf_realnvp.serving import metadata
-
     metadata.read_architecture(flags.model)
     result = metadata.read(flags.model)
     runtime.configure()
@@ -148,8 +149,6 @@ def _load_metadata(flags):
 
 def _measure(measure, title, images, seed):
     """Measures images, and shows how far that is."""
-    from tf_realnvp.training.progress import Progress
-
     bits = []
 
     def update(measured):
@@ -168,11 +167,12 @@ def _score(flags):
     arguments.check_out(flags.out, may_be_folder=False)
     if flags.maps is not None:
         _check_maps(flags)
-    from tf_realnvp.serving.saved_model import SavedModel
-
     # For the likelihood alone, what TensorFlow loads is enough.
     is_plain = flags.reference is None and flags.maps is None
-    model = SavedModel(flags.model) if is_plain else _load_metadata(flags)
+    if is_plain:
+        model = saved_model.SavedModel(flags.model)
+    else:
+        model = _load_metadata(flags)
     arguments.check_channels(flags.model, model.image_shape[2])
     paths = _list_files(flags.folder)  # Before the long work.
     if flags.maps is not None:
@@ -265,15 +265,10 @@ def _load_reference(flags, model, measure):
 
 def _rows(flags, paths, model, measure, reference):
     """Returns a row of the table for each picture, by the names of columns."""
-    import numpy as np
-
-    from tf_realnvp.serving.saved_model import BATCH_SIZE
-    from tf_realnvp.training.progress import Progress
-
     rows, total = [], 0.0
     with Progress("score", len(paths)) as display:
         readable = picture_sets.read_all(paths, model)
-        while batch := list(itertools.islice(readable, BATCH_SIZE)):
+        while batch := list(itertools.islice(readable, saved_model.BATCH_SIZE)):
             images = np.stack([image for _, image in batch])
             measured = measure(images, flags.seed)
             columns = {
@@ -296,8 +291,6 @@ def _rows(flags, paths, model, measure, reference):
 
 def _draw_maps(flags, names, model, measure, usual):
     """Draws maps of pictures; against those of usual images, if there are."""
-    import numpy as np
-
     from tf_realnvp import bit_maps, plots
 
     paths = [pathlib.Path(flags.folder) / name for name in names]
@@ -420,8 +413,6 @@ def _against_chance(auroc):
 
 def _write_results(flags, sets, scores, comparisons, measure, metadata):
     """Writes all files into the folder; others there stay as they are."""
-    import numpy as np
-
     from tf_realnvp import bit_maps, detection, plots
 
     folder = pathlib.Path(flags.out)

@@ -1,8 +1,11 @@
 """The command that moves pictures along a direction of the latent space."""
 
+import numpy as np
+
 from tf_realnvp.checks import FLOAT32_MAX, RealNumber, WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
 from tf_realnvp.errors import UsageError
+from tf_realnvp.serving import metadata, saved_model
 
 _MAX_IMAGES = 2000
 _NUM_SHOWN = 4  # Rows of the grid where no pictures are named.
@@ -74,13 +77,10 @@ fashion_mnist:Pullover.""",
 
 def _direction(flags):
     arguments.check_out(flags.out, may_be_folder=False, pictures=flags.apply)
-    from tf_realnvp.serving import metadata, saved_model
-
     described = metadata.read(flags.model)
     label = arguments.find_label(flags, described.class_names)
     model = saved_model.SavedModel(flags.model)
     arguments.check_channels(flags.model, model.image_shape[2])
-    import numpy as np
     import tensorflow as tf
 
     from tf_realnvp import latents, pictures, plots

@@ -9,14 +9,16 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from tf_realnvp import checks
+from tf_realnvp.cli import arguments
 from tf_realnvp.errors import PictureError, UsageError, printable
+from tf_realnvp.serving.metadata import Metadata, describe_images
+from tf_realnvp.serving.saved_model import SavedModel
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tf_realnvp.data import ImageDataset
-    from tf_realnvp.serving.metadata import Metadata
-    from tf_realnvp.serving.saved_model import SavedModel
 
 _VERSION = re.compile(r"[\d*]+(\.[\d*]+){2}")  # As TFDS writes them.
 
@@ -32,7 +34,7 @@ class PictureSet(NamedTuple):
 
     title: str
     names: list[str]
-    images: "np.ndarray"
+    images: np.ndarray
 
     def __len__(self) -> int:
         return len(self.names)
@@ -41,7 +43,7 @@ class PictureSet(NamedTuple):
 def load(
     flags: argparse.Namespace,
     flag: str,
-    metadata: "Metadata",
+    metadata: Metadata,
     split: str,
     minimum: int,
 ) -> PictureSet:
@@ -88,7 +90,7 @@ def load(
 
 
 def check_disjoint(
-    flags: argparse.Namespace, metadata: "Metadata", splits: Mapping[str, str]
+    flags: argparse.Namespace, metadata: Metadata, splits: Mapping[str, str]
 ) -> None:
     """Refuses two sets that would have pictures in common.
 
@@ -124,7 +126,7 @@ def check_disjoint(
 
 
 def includes(
-    flags: argparse.Namespace, flag: str, metadata: "Metadata", folder: str
+    flags: argparse.Namespace, flag: str, metadata: Metadata, folder: str
 ) -> bool:
     """Returns whether a set has the pictures of a folder.
 
@@ -215,7 +217,7 @@ def load_dataset(
     flags: argparse.Namespace,
     flag: str,
     name: str,
-    model: "Metadata | SavedModel",
+    model: Metadata | SavedModel,
     labels: bool = False,
 ) -> "ImageDataset":
     """Loads a data set of images like those of a model.
@@ -233,9 +235,8 @@ def load_dataset(
       DataError: As `data.load`.
       UsageError: If the model is not of such images.
     """
-    from tf_realnvp import checks, data
+    from tf_realnvp import data
     from tf_realnvp.data.image_dataset import describe_skipped
-    from tf_realnvp.serving.metadata import describe_images
 
     options = {"labels": True} if labels else {}
     dataset = data.load(name, flags.data_dir, model.image_shape[:2], **options)
@@ -256,8 +257,6 @@ def load_dataset(
 
 def _from_dataset(flags, flag, name, label, metadata, split):
     """Loads images of a data set, by what `data.load` makes of it."""
-    import numpy as np
-
     has_label = label is not None
     dataset = load_dataset(flags, flag, name, metadata, labels=has_label)
     title = f"{dataset.name}:{label}" if has_label else dataset.name
@@ -291,8 +290,6 @@ def _from_dataset(flags, flag, name, label, metadata, split):
 
 def _numbers(dataset, part, label):
     """Returns the numbers of the images of a split, of one class if given."""
-    import numpy as np
-
     split = dataset.splits[part]
     if label is None:
         return range(split.num_images)
@@ -301,9 +298,6 @@ def _numbers(dataset, part, label):
 
 def _from_folder(flags, flag, name, metadata):
     """Reads the pictures of a folder, and of those inside."""
-    import numpy as np
-
-    from tf_realnvp.cli import arguments
     from tf_realnvp.data import image_folder
 
     arguments.check_channels(flags.model, metadata.image_shape[2])
@@ -330,8 +324,6 @@ def _from_folder(flags, flag, name, metadata):
 
 def _choose(flags, count):
     """Returns the numbers of those that are used of a set, in order."""
-    import numpy as np
-
     number = min(count, flags.max_images)
     rng = np.random.default_rng(flags.seed)
     return np.sort(rng.choice(count, number, replace=False)) if count else []
