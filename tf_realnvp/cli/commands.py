@@ -472,43 +472,42 @@ def _encode(flags, model, images, together):
         likeliest of them together, rather than each its own.
 
     Returns:
-      The latents, and the labels `[n]`; `None` if the model has no classes.
+      The latents, and the labels `[n]`; 0 if the model has no classes.
     """
     label = arguments.find_label(flags, model.class_names)
     latents, labels = model.encode_likeliest(images, label, together)
-    if labels is not None and label is None:
+    if model.class_names and label is None:
         named = labels[:1] if together else labels
         names = printable(", ".join(model.class_names[k] for k in named))
         print(f"taken for {names}")
     return latents, labels
 
 
-def _repeat(labels, count):
-    """Returns each of some labels so often; `None` if there are none."""
-    return None if labels is None else np.repeat(labels, count)
-
-
 def _interpolate(flags, model):
     from tf_realnvp import latents
 
-    images = _read_pictures(flags, model)
-    (start, end), labels = _encode(flags, model, images, together=True)
-    points = latents.slerp(start, end, flags.steps)
-    label = None if labels is None else labels[:1]
-    images = model.decode(points, _repeat(label, flags.steps))
-    _write_grid(flags, model, images, columns=flags.steps)
+    def strip(ends):
+        return latents.slerp(*ends, flags.steps)
+
+    _draw_between(flags, model, strip, flags.steps)
 
 
 def _manifold(flags, model):
     from tf_realnvp import latents
 
+    def surface(corners):
+        return np.concatenate(latents.manifold(corners, flags.size))
+
+    _draw_between(flags, model, surface, flags.size)
+
+
+def _draw_between(flags, model, span, columns):
+    """Draws the images of the points that the pictures' latents span."""
     images = _read_pictures(flags, model)
-    corners, labels = _encode(flags, model, images, together=True)
-    points = latents.manifold(corners, flags.size)
-    points = points.reshape(-1, *points.shape[2:])
-    label = None if labels is None else labels[:1]
-    images = model.decode(points, _repeat(label, len(points)))
-    _write_grid(flags, model, images, columns=flags.size)
+    ends, labels = _encode(flags, model, images, together=True)
+    points = span(ends)
+    images = model.decode(points, np.repeat(labels[:1], len(points)))
+    _write_grid(flags, model, images, columns)
 
 
 def _reconstruct(flags, model):
@@ -519,7 +518,7 @@ def _reconstruct(flags, model):
     drawn = latents.redraw_factored_out(kept, flags.draws, flags.seed)
     points = np.concatenate([kept[:, np.newaxis], drawn], axis=1)
     decoded = model.decode(
-        points.reshape(-1, *kept.shape[1:]), _repeat(labels, points.shape[1])
+        np.concatenate(points), np.repeat(labels, points.shape[1])
     )
     decoded = decoded.reshape(*points.shape[:2], *model.image_shape)
     exact = np.sum(np.all(decoded[:, 0] == images, axis=(1, 2, 3)))

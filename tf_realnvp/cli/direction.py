@@ -108,11 +108,11 @@ def _direction(flags):
     strengths = np.linspace(lowest, highest, flags.steps)
     steps = np.multiply.outer(strengths, latents.direction(*sides))
     moved = np.concatenate([start + steps for start in starts])
-    if labels is not None:
-        labels = np.repeat(labels, flags.steps)
     try:
         with np.errstate(over="ignore"):
-            images = model.decode(moved.astype(np.float32), labels)
+            images = model.decode(
+                moved.astype(np.float32), np.repeat(labels, flags.steps)
+            )
     except tf.errors.InvalidArgumentError as error:
         raise UsageError(
             "argument --strength: moved so far, pictures cannot be decoded: "

@@ -258,7 +258,7 @@ class SavedModel:
         images: np.ndarray,
         label: int | None = None,
         together: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Encodes images whose classes are not known.
 
         Args:
@@ -267,13 +267,11 @@ class SavedModel:
           together: Whether that is the likeliest one of all together.
 
         Returns:
-          The latents, and the labels that they are of, `[n]`; `None` if the
-          model has no classes.
+          The latents, and the labels that they are of, `[n]`; 0 if the model
+          has no classes.
         """
-        if not self.class_names:
-            return self.encode(images), None
-        if label is not None:
-            labels = np.full(len(images), label)
+        if label is not None or not self.class_names:
+            labels = np.full(len(images), label or 0)
         else:
             given = np.concatenate(
                 [
