@@ -276,7 +276,7 @@ def _sizes(couplings: list[_Module]) -> _Sizes | None:
     return _Sizes(shape[0], num_blocks, shape[1])
 
 
-def _problems(couplings: list[_Module], sizes: _Sizes) -> list[str]:
+def _problems(couplings: list[_Module], model: RealNVP) -> list[str]:
     """A line about each array that is missing or not as a model needs it."""
     if len(couplings) != len(_POSITIONS):
         return [
@@ -284,22 +284,22 @@ def _problems(couplings: list[_Module], sizes: _Sizes) -> list[str]:
             f"`.reshift`), not {len(_POSITIONS)}"
         ]
     problems = []
-    channels = sizes.channels
-    widths = [channels] * 3 + [4 * channels] * 3 + [2 * channels] * 4
-    for coupling, width in zip(couplings, widths, strict=True):
-        problems += _array_problems(coupling, "rescale", None)
-        problems += _array_problems(coupling, "reshift", None)
-        shapes = _kernel_shapes(width, sizes)
-        if len(coupling.convolutions) != len(shapes):
+    for module, network, coupling in zip(
+        couplings, model.networks, model.couplings, strict=True
+    ):
+        problems += _array_problems(module, "rescale", None)
+        problems += _array_problems(module, "reshift", None)
+        problems += _mask_problems(module, coupling.mask)
+        own = list(_to_torch(network))
+        if len(module.convolutions) != len(own):
             problems.append(
-                f"`{coupling.name}` has {len(coupling.convolutions)} "
-                f"convolutions, not {len(shapes)}"
+                f"`{module.name}` has {len(module.convolutions)} "
+                f"convolutions, not {len(own)}"
             )
             continue
-        for module, shape in zip(coupling.convolutions, shapes, strict=True):
-            problems += _array_problems(module, "weight_v", shape)
-            problems += _array_problems(module, "weight_g", (shape[0], 1, 1, 1))
-            problems += _array_problems(module, "bias", (shape[0],))
+        for convolution, arrays in zip(module.convolutions, own, strict=True):
+            for part, array in arrays.items():
+                problems += _array_problems(convolution, part, array.shape)
     return problems
 
 
@@ -331,31 +331,18 @@ def _mask_problems(module: _Module, mask: np.ndarray) -> list[str]:
     return [f"`{module.name}.mask` is not the mask of the model"]
 
 
-def _kernel_shapes(channels: int, sizes: _Sizes) -> list[tuple[int, ...]]:
-    """PyTorch's shapes of the kernels of a network, in their order."""
-    outer, inner = sizes.filters, sizes.filters // 2
-    block = [(inner, outer, 1, 1), (inner, inner, 3, 3), (outer, inner, 1, 1)]
-    first, last = (outer, channels, 3, 3), (2 * channels, outer, 3, 3)
-    return [first, *block * sizes.num_blocks, last]
-
-
 def _assign(model: RealNVP, couplings, superfluous, path) -> None:
     """Checks that a file fits a model, then assigns all weights."""
     sizes = _Sizes(model.filters, model.num_blocks, model.image_shape[-1])
-    problems = _problems(couplings, sizes)
     other = _sizes(couplings)
-    if problems and other is not None and not _problems(couplings, other):
+    if other is not None and other != sizes:
         raise ValueError(
             f"{os.fspath(path)} holds a model of other sizes: {other.filters} "
             f"filters, {other.num_blocks} residual blocks and {other.channels} "
             f"channels, not {sizes.filters}, {sizes.num_blocks} and "
             f"{sizes.channels}."
         )
-    # Not strict: another number of couplings is among the problems already.
-    for module, coupling in zip(couplings, model.couplings, strict=False):
-        problems += _mask_problems(module, coupling.mask)
-    problems += superfluous
-    if problems:
+    if problems := _problems(couplings, model) + superfluous:
         raise _error(path, problems)
     for module, network, coupling in zip(
         couplings, model.networks, model.couplings, strict=True
