@@ -8,9 +8,6 @@ coarser scale is spread evenly over the pixels that a point of its grid covers.
 So the sum of a map is the code length of the image.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
@@ -44,17 +41,18 @@ def costs(
     Raises:
       ValueError: If the flow has a bijector whose log-det has no place.
     """
-    height, width, _ = model.image_shape
+    height = model.image_shape[0]
     condition = {} if label is None else {"label": label}
     steps = _steps(model.bijector)
     totals: dict[tuple[int, str], tf.Tensor] = {}
-    for part in _parts(steps, points, 0, (height, width), condition):
-        value = _on_pixels(part, height)
-        key = part.scale, part.kind
-        totals[key] = totals[key] + value if key in totals else value
+    for key, values in _parts(steps, points, 0, height, condition):
+        totals[key] = totals[key] + values if key in totals else values
     return tf.stack(
         [
-            tf.stack([totals[scale, kind] for kind in KINDS], axis=1)
+            tf.stack(
+                [_on_pixels(totals[scale, kind], height) for kind in KINDS],
+                axis=1,
+            )
             for scale in range(model.num_scales)
         ],
         axis=1,
@@ -97,31 +95,19 @@ def standardise(maps: np.ndarray, usual: np.ndarray) -> np.ndarray:
     return (maps - usual.mean(axis=0)) / np.maximum(deviation, floor)
 
 
-class _Part(NamedTuple):
-    """Some of the costs.
-
-    Attributes:
-      scale: How often channels have been factored out before.
-      kind: One of `KINDS`.
-      grid: Height and width at which that scale begins.
-      values: Nats `[n, h, w, c]`; the grid may have been squeezed.
-    """
-
-    scale: int
-    kind: str
-    grid: tuple[int, int]
-    values: tf.Tensor
-
-
-def _parts(steps, points, scale, grid, condition) -> Iterator[_Part]:
+def _parts(steps, points, scale, height, condition):
     """Walks from images to latents, as the inverse of the flow does.
 
     Args:
       steps: The bijectors from here on.
       points: What the inverse of the first of them gets.
-      scale: As of `_Part`.
-      grid: As of `_Part`.
+      scale: How often channels have been factored out before.
+      height: That of the grid at which this scale begins.
       condition: What the couplings are given.
+
+    Yields:
+      Scale and kind of some of the costs, and they, nats `[n, h, w]` on the
+      grid of their scale.
     """
     for index, step in enumerate(steps):
         if isinstance(step, FactorOut):
@@ -131,9 +117,9 @@ def _parts(steps, points, scale, grid, condition) -> Iterator[_Part]:
                 )
             kept, latents = tf.split(points, 2, axis=-1)
             values = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
-            yield _Part(scale, "latents", grid, values)
-            inner, grid = _steps(step.bijector), tuple(kept.shape[1:3])
-            yield from _parts(inner, kept, scale + 1, grid, condition)
+            yield (scale, "latents"), _on_grid(values, height)
+            inner, height = _steps(step.bijector), kept.shape[1]
+            yield from _parts(inner, kept, scale + 1, height, condition)
             return
         if _only_moves(step):
             points = step.inverse(points)
@@ -146,8 +132,8 @@ def _parts(steps, points, scale, grid, condition) -> Iterator[_Part]:
             points = step.inverse(points)
         else:
             raise ValueError(f"The log-det of `{step.name}` has no place.")
-        yield _Part(scale, "log_det", grid, -log_det)
-    yield _Part(scale, "latents", grid, _base(points))
+        yield (scale, "log_det"), _on_grid(-log_det, height)
+    yield (scale, "latents"), _on_grid(_base(points), height)
 
 
 def _steps(bijector) -> list[tfb.Bijector]:
@@ -166,14 +152,17 @@ def _base(latents):
     return -tfd.Normal(0.0, 1.0).log_prob(latents)
 
 
-def _on_pixels(part, height):
-    """Returns costs as `[n, H, W]`, each where it arises."""
-    values = part.values
-    squeezed = part.grid[0] // values.shape[1]
+def _on_grid(values, height):
+    """Undoes squeezes, and sums over the channels: `[n, h, w]`."""
+    squeezed = height // values.shape[1]
     if squeezed > 1:
         values = tf.nn.depth_to_space(values, squeezed)
-    values = tf.reduce_sum(values, axis=-1)
-    covered = height // part.grid[0]
+    return tf.reduce_sum(values, axis=-1)
+
+
+def _on_pixels(values, height):
+    """Spreads costs evenly over the pixels that a point of a grid covers."""
+    covered = height // values.shape[1]
     for axis in (1, 2):
         values = tf.repeat(values, covered, axis=axis)
     return values / covered**2
