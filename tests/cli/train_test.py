@@ -8,7 +8,6 @@ import math
 import os
 import pathlib
 import re
-import signal
 import stat
 import subprocess
 import sys
@@ -87,7 +86,6 @@ BAD_VALUES = (
     ("precision lr_schedule dequantization", ("float16", "")),
     ("dataset", ("",)),
 )
-RESUME = ("--dataset", "digits", "--run_dir", "run", "--resume")
 
 
 def call(*argv):
@@ -284,91 +282,6 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             self.assertEqual(os.listdir(), before)
         self.assertEmpty(os.listdir("run"))
 
-    def stored(self, **changes):
-        """Lets a run have been started whose file was changed afterwards."""
-        self.config(*RESUME, "--seed", 3, "--ema", 0.5)
-        self.session.reset_mock()
-        path = pathlib.Path("run/run.json")
-        content = json.loads(path.read_text())
-        path.write_text(json.dumps(content | changes))
-        return content
-
-    def test_resumed_with_other_flags(self):
-        config = self.stored()["config"]
-        flags = ("--seed", 4, "--filters", 2)
-        result = call(*RESUME, *flags)
-        self.assert_refused(
-            result, "--seed 4", "--seed 3", "--filters 2", "no --ema"
-        )
-        self.bfloat16.return_value = True  # On another machine.
-        resumed = self.config(*RESUME, "--ema", 0.5, "--lr", 0.5)
-        self.assertEqual(dataclasses.asdict(resumed), config | {"lr": 0.5})
-
-    def test_resumed_from_format_1(self):
-        """It had no number, and stored the flags, `resume` among them."""
-        config = self.stored()["config"]
-        later = ("image_size", "flip", "num_scales", "accumulate")
-        flags = {k: v for k, v in config.items() if k not in later}
-        content = {
-            "program": "tf_realnvp",
-            "flags": flags | {"resume": False},
-            "data": None,
-            "finished": False,
-        }
-        path = pathlib.Path("run/run.json")
-        path.write_text(json.dumps(content))
-        # What came later had its default.
-        result = call(*RESUME, "--ema", 0.5, "--flip", "--num_scales", 3)
-        self.assert_refused(
-            result, "--flip instead of no --flip", "instead of --num_scales 2"
-        )
-        resumed = self.config(*RESUME, "--ema", 0.5)
-        self.assertEqual(dataclasses.asdict(resumed), config)
-        written = json.loads(path.read_text())
-        self.assertEqual((written["format"], written["config"]), (2, config))
-        self.assertNotIn("flags", written)
-
-    @parameterized.parameters(
-        ({"format": 3}, "format 3"),
-        ({"format": "two\nlines"}, "format"),
-        ({"config": None}, "run.json"),
-        ({"config": {"dataset": "digits"}}, "run.json"),
-        ({"data": {"image_shape": [2, 2, 1]}}, "run.json"),
-        ({"finished": "no"}, "run.json"),
-    )
-    def test_not_resumed(self, changes, message):
-        """A version to come is refused, as what is damaged is."""
-        self.stored(**changes)
-        before = pathlib.Path("run/run.json").read_bytes()
-        result = call(*RESUME, "--ema", 0.5)
-        self.assert_refused(result, "--run_dir", message)
-        self.assertEqual(pathlib.Path("run/run.json").read_bytes(), before)
-
-    @parameterized.parameters(
-        *(
-            (name, value)
-            for name, values in (
-                ("seed", (-1, 0.5, "3", [3])),
-                ("batch_size", (None, True, 0, math.nan, {})),
-                ("lr", (True, "0.5", 0, math.inf)),
-                ("flip", (0, "true", [True])),
-                ("dataset", ("", None, 3)),
-                ("run_dir", (3, [])),
-                ("precision", (None, "int8", ["float32"])),
-                ("accumulate", (65,)),
-                ("--seed=4 --filters", (3,)),
-                ("two\nlines", ("two\nlines",)),
-                ("\udcff", ("\udcff",)),
-            )
-            for value in values
-        )
-    )
-    def test_damaged_config(self, name, value):
-        config = self.stored()["config"] | {name: value}
-        self.stored(config=config)
-        result = call(*RESUME, "--ema", 0.5)
-        self.assert_refused(result, "run/run.json", "another --run_dir\n")
-
     def start_worker(self, index, *argv):
         """Calls the command as one of two workers that have met."""
         config = {
@@ -429,29 +342,6 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         with mock.patch.dict(os.environ, {"TF_CONFIG": text}):
             self.assert_refused(call("--seed", 3), "TF_CONFIG", repr(text))
         self.assertEmpty(os.listdir())
-
-    @parameterized.parameters(
-        (signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)
-    )
-    def test_signal(self, signum, code):
-        """Training ends when it has saved a checkpoint; the rest at once."""
-        done = []
-
-        def fit(should_stop, unused_start):
-            self.assertFalse(should_stop())
-            signal.raise_signal(signum)
-            done.append(should_stop())
-
-        self.session.return_value.fit.side_effect = fit
-        result = call("--run_dir", "run")
-        message = f"\nrun.py: interrupted by {signum.name}\n"
-        self.assertEqual(result, (code, "", message))
-        self.assertEqual(done, [True])
-        self.session.return_value.write_results.assert_not_called()
-
-        self.session.side_effect = lambda *_: signal.raise_signal(signum)
-        result = call("--run_dir", "run", "--resume")
-        self.assertEqual(result, (code, "", message))
 
 
 # Values that some flag takes, and some that none does.

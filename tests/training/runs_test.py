@@ -295,6 +295,8 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         ("config", {}),
         ("config", [["seed", 3]]),
         ("config", STORED["config"] | {"lr": "fast"}),
+        ("config", STORED["config"] | {"two\nlines": "two\nlines"}),
+        ("config", STORED["config"] | {"\udcff": "\udcff"}),
         ("finished", None),
         ("finished", 1),
         ("data", {}),
@@ -311,7 +313,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         self.path.mkdir(parents=True)
         (self.path / "run.json").write_text(json.dumps(content))
 
-    @parameterized.parameters(0, 3, "2", None, 2.5)
+    @parameterized.parameters(0, 3, "2", None, 2.5, "two\nlines")
     def test_run_file_of_another_format(self, number):
         self.write(STORED | {"format": number})
         with self.assert_refused("`run_dir`", "another version", "format"):
@@ -332,6 +334,8 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             run.begin(CONFIG, DATA)
         with runs.open_run(self.path, resume=True) as run:
             self.assertEqual(run.data, DATA)
+        written = json.loads((self.path / "run.json").read_text())
+        self.assertEqual(written, json.loads(json.dumps(STORED)))
 
     def test_run_file_is_a_pipe(self):
         self.path.mkdir(parents=True)
