@@ -6,6 +6,7 @@ from unittest import mock
 
 import graphs
 import image_arrays
+import jacobians
 import keras
 import numpy as np
 import reference
@@ -273,16 +274,19 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
             "black_and_white",
             lambda: make_model((4, 6, 3), num_colors=2, alpha=0.01),
         ),
+        ("of_classes", conditional_model, np.array([2, 0])),
+        ("of_the_same_in_other_classes", conditional_model, np.array([0, 1])),
     )
-    def test_matches_reference(self, get_model):
+    def test_matches_reference(self, get_model, labels=None):
         model = get_model()
         images = random_images(2, model)
         # Where `encode` dequantizes to.
         points = tf.constant(images + np.float32(0.5))
-        expected_latents, expected = evaluate_reference(model, points)
-        latents = model.encode(images)
+        expected_latents, expected = evaluate_reference(model, points, labels)
+        latents = model.encode(images, labels)
         self.assertAllClose(latents, expected_latents, rtol=1e-3, atol=1e-4)
-        log_prob = model.distribution.log_prob(points)
+        label = None if labels is None else tf.constant(labels)
+        log_prob = model.log_density(points, label)
         self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
 
     @parameterized.parameters(
@@ -290,27 +294,30 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
         (uneven_model, 1e-4),
         # The derivative of a sigmoid near 1 has few digits in float32.
         (variational_model, 2e-3),
+        (conditional_model, 1e-4, 1),
     )
-    def test_log_det_matches_jacobian(self, get_model, rtol):
+    def test_log_det_matches_jacobian(self, get_model, rtol, label=None):
         model = get_model()
-        [point] = random_points(1, model)
-        size = point.size
-        # A batch of copies gives all rows of the Jacobian in one pass.
-        copies = tf.stack([point] * size)
-        with tf.GradientTape() as tape:
-            tape.watch(copies)
-            latents = model.bijector.inverse(copies)
-        rows = tf.reshape(tf.eye(size), latents.shape)
-        jacobian = np.reshape(tape.gradient(latents, copies, rows), [size] * 2)
-        expected = np.linalg.slogdet(jacobian.astype(np.float64))[1]
+        point = tf.constant(random_points(1, model)[0])
+
+        def condition(*batch_shape):
+            if label is None:
+                return {}
+            labels = np.full(batch_shape, label)
+            return model._condition(tf.constant(labels))
+
+        expected = jacobians.log_abs_det(
+            lambda x: model.bijector.inverse(x, **condition(len(x))), point
+        )
         self.assertGreater(abs(expected), 1.0)
+        latents = model.bijector.inverse(point, **condition()).numpy()
         log_det = model.bijector.inverse_log_det_jacobian(
-            tf.constant(point), event_ndims=3
+            tf.identity(point), 3, **condition()
         )
         self.assertAllClose(log_det, expected, rtol=rtol)
         # And the way back, at the same point.
         fldj = model.bijector.forward_log_det_jacobian(
-            tf.constant(latents[0].numpy()), event_ndims=3
+            tf.constant(latents), 3, **condition()
         )
         self.assertAllClose(fldj, -expected, rtol=1e-4)
 
@@ -329,18 +336,25 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(after, expected, rtol=1e-5, atol=1e-3)
         self.assertNotAllClose(before, after, atol=0.1)
 
-    @parameterized.parameters(shared_model, uneven_model, variational_model)
+    @parameterized.parameters(
+        shared_model, uneven_model, variational_model, conditional_model
+    )
     def test_every_variable_has_a_gradient(self, get_model):
         model = get_model()
-        images = random_images(8, model)
+        images, label = random_images(8, model), None
+        if model.num_classes is not None:
+            label = np.arange(8) % model.num_classes
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(model.bits_per_dim(images, seed=0))
+            loss = tf.reduce_mean(model.bits_per_dim(images, 0, label))
         variables = model.trainable_variables
         gradients = tape.gradient(loss, variables)
         for variable, gradient in zip(variables, gradients, strict=True):
             self.assertIsNotNone(gradient, variable.path)
             self.assertTrue(np.isfinite(gradient).all(), variable.path)
-            self.assertGreater(np.abs(gradient).max(), 0.0, variable.path)
+            sizes = np.abs(gradient).max()
+            if variable.name == "embedding":  # Of each class.
+                sizes = np.abs(gradient).max(axis=(0, 2))
+            self.assertGreater(np.min(sizes), 0.0, variable.path)
 
     def test_variational_dequantization(self):
         """Noise that is learned changes densities, and nothing else."""
@@ -637,49 +651,6 @@ class ProbabilityTest(tf.test.TestCase):
 class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
     """Models with classes."""
 
-    def test_matches_reference(self):
-        model = conditional_model()
-        images = random_images(4, model)
-        points = tf.constant(images + np.float32(0.5))
-        expected_latents, expected = evaluate_reference(model, points, LABELS)
-        latents = model.encode(images, LABELS)
-        self.assertAllClose(latents, expected_latents, rtol=1e-3, atol=1e-4)
-        log_prob = model.log_density(points, tf.constant(LABELS))
-        self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
-        other = model.log_density(points, tf.constant(LABELS[::-1].copy()))
-        self.assertNotAllClose(other, log_prob, atol=0.1)
-
-    def test_log_det_matches_jacobian(self):
-        model = conditional_model()
-        [point] = random_points(1, model)
-        kwargs = model._condition(tf.fill([point.size], 1))
-        copies = tf.stack([point] * point.size)
-        with tf.GradientTape() as tape:
-            tape.watch(copies)
-            latents = model.bijector.inverse(copies, **kwargs)
-        rows = tf.reshape(tf.eye(point.size), latents.shape)
-        jacobian = np.reshape(
-            tape.gradient(latents, copies, rows), [point.size] * 2
-        )
-        expected = np.linalg.slogdet(jacobian.astype(np.float64))[1]
-        for label, is_same in ((1, True), (2, False)):
-            log_det = model.bijector.inverse_log_det_jacobian(
-                tf.constant(point), 3, **model._condition(tf.constant(label))
-            )
-            close = np.allclose(log_det, expected, rtol=1e-4)
-            self.assertEqual(close, is_same)
-
-    def test_decode_undoes_encode(self):
-        model = conditional_model()
-        images = np.concatenate(
-            [random_images(22, model), extreme_images(model)]
-        )
-        for label in (1, np.arange(24) % 3):
-            latents = model.encode(images, label)
-            self.assertAllEqual(model.decode(latents, label), images)
-        self.assertNotAllEqual(model.decode(latents, 0), images)
-        self.assertEqual(model.encode(images[:0], 1).shape, [0, 2, 2, 4])
-
     def test_mixture_and_bayes(self):
         model = conditional_model()
         images = random_images(4, model)
@@ -747,25 +718,6 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         )
         count = graphs.count_ops(function, "Conv2D")
         self.assertEqual(count, 3 * (2 + 3 * model.num_blocks))
-
-    def test_every_variable_has_a_gradient(self):
-        model = conditional_model()
-        images, label = random_images(8, model), np.arange(8) % 3
-        variables = model.trainable_variables
-        self.assertLen(variables, 3 * 16 + 6)
-
-        @tf.function(autograph=False)
-        def gradients():
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(model.bits_per_dim(images, 0, label))
-            return tape.gradient(loss, variables)
-
-        for variable, gradient in zip(variables, gradients(), strict=True):
-            self.assertTrue(np.isfinite(gradient).all(), variable.path)
-            sizes = np.abs(gradient).max()
-            if variable.name == "embedding":  # Of each class.
-                sizes = np.abs(gradient).max(axis=(0, 2))
-            self.assertGreater(np.min(sizes), 0.0, variable.path)
 
     def test_samples(self):
         model = conditional_model()
@@ -855,16 +807,6 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
                 expected,
                 rtol=1e-5 if dtype == "float32" else 0.02,
             )
-
-    def test_clone(self):
-        model = conditional_model()
-        clone = model.clone()
-        self.assertEqual(clone.get_config(), model.get_config())
-        self.assertNotIn("num_classes", shared_model().get_config())
-        images = random_images(4, model)
-        self.assertAllEqual(
-            clone.log_prob(images, 1, LABELS), model.log_prob(images, 1, LABELS)
-        )
 
     @parameterized.parameters(
         (TypeError, 1.5), (TypeError, "a"), (TypeError, [True, False])
@@ -980,16 +922,21 @@ class SingleEvaluationTest(tf.test.TestCase):
 
 
 class CodingTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(shared_model, deep_model)
-    def test_decode_undoes_encode(self, get_model):
+    @parameterized.parameters(
+        (shared_model,),
+        (deep_model,),
+        (conditional_model, 1),
+        (conditional_model, np.arange(50) % 3),
+    )
+    def test_decode_undoes_encode(self, get_model, label=None):
         model = get_model()
         images = np.concatenate(
             [random_images(48, model), extreme_images(model)]
         )
-        latents = model.encode(images)
+        latents = model.encode(images, label)
         self.assertEqual(latents.shape, [50, *model.latent_shape])
         self.assertEqual(latents.dtype, tf.float32)
-        decoded = model.decode(latents)
+        decoded = model.decode(latents, label)
         self.assertEqual(decoded.dtype, tf.uint8)
         self.assertAllEqual(decoded, images)
 
@@ -1173,11 +1120,12 @@ class WrongArgumentsTest(tf.test.TestCase, parameterized.TestCase):
                 call(wrong)
 
 
-class CopyTest(tf.test.TestCase):
-    def test_clone(self):
-        model = deep_model()
+class CopyTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(deep_model, conditional_model)
+    def test_clone(self, get_model):
+        model = get_model()
         clone = model.clone()
-        self.assertEqual(clone.num_scales, 3)
+        self.assertEqual(clone.get_config(), model.get_config())
         images = random_images(2, model)
         expected = model.log_prob(images, seed=1).numpy()
         self.assertAllEqual(clone.log_prob(images, seed=1), expected)
