@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 from hypothesis import strategies as st
+from settings import GIVEN
 
 from tf_realnvp import data, plots, runtime, system
 from tf_realnvp.cli import arguments, main, train
@@ -29,42 +30,6 @@ from tf_realnvp.errors import UsageError
 from tf_realnvp.training import session, workers
 from tf_realnvp.training.config import DataDescription, TrainingConfig
 
-# Of every setting something else than its default, and how it is given.
-GIVEN = {
-    "dataset": ("digits", "DIGITS"),
-    "image_size": ((2, 4), "2x4"),
-    "num_bits": (5, "5"),
-    "flip": (True, None),
-    "num_validation": (8, "8"),
-    "epochs": (7, "7"),
-    "lr": (2e-3, "2e-3"),
-    "lr_schedule": ("cosine", "cosine"),
-    "warmup_steps": (2, "2"),
-    "ema": (0.5, "0.5"),
-    "batch_size": (3, "3"),
-    "clip_grad": (0.25, ".25"),
-    "seed": (2**32 - 1, "4294967295"),
-    "max_steps": (9, "9"),
-    "filters": (4, "4"),
-    "num_blocks": (1, "1"),
-    "num_scales": (3, "3"),
-    "num_couplings": ((4, 5, 6), "4,5,6"),
-    "dequantization": ("variational", "variational"),
-    "conditional": (True, None),
-    "init_from": ("e", "e"),
-    "precision": ("bfloat16", "bfloat16"),
-    "deterministic": (True, None),
-    "accumulate": (3, "3"),
-    "recompute": (True, None),
-    "jit": (True, None),
-    "devices": (3, "3"),
-    "data_dir": ("a b", "a b"),
-    "output_dir": ("c", "c"),
-    "run_dir": ("d", "d"),
-    "checkpoint_minutes": (0.5, "0.5"),
-    "samples_every": (4, "4"),
-    "verbose": (True, None),
-}
 SWITCHES = [name for name, (_, text) in GIVEN.items() if text is None]
 # Flags, and what they do not take.
 BAD_VALUES = (

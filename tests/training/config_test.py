@@ -6,6 +6,7 @@ import math
 
 import tensorflow as tf
 from absl.testing import parameterized
+from settings import GIVEN
 
 from tf_realnvp import data
 from tf_realnvp.training.config import (
@@ -135,41 +136,8 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
                 TrainingConfig.from_json(other)
 
     # Values other than those of `SETTINGS`.
-    OTHERS = {
-        "dataset": "CIFAR10",
-        "image_size": (4, 6),
-        "num_bits": 5,
-        "flip": True,
-        "num_validation": 9,
-        "epochs": 3,
-        "lr": 0.125,
-        "lr_schedule": "cosine",
-        "warmup_steps": 5,
-        "ema": 0.5,
-        "batch_size": 32,
-        "clip_grad": 1.0,
-        "seed": 1,
-        "max_steps": 7,
-        "filters": 8,
-        "num_blocks": 1,
-        "num_scales": 3,
-        "num_couplings": (1, 2, 3),
-        "dequantization": "variational",
-        "conditional": True,
-        "init_from": "a_model",
-        "precision": "bfloat16",
-        "deterministic": True,
-        "accumulate": 2,
-        "recompute": True,
-        "jit": True,
-        "devices": 2,
-        "data_dir": "a",
-        "output_dir": "b",
-        "run_dir": "c",
-        "checkpoint_minutes": 1.0,
-        "samples_every": 2,
-        "verbose": True,
-    }
+    OTHERS = {name: value for name, (value, _) in GIVEN.items()}
+    OTHERS["dataset"] = "CIFAR10"
 
     def names_that_differ(self, differences):
         """Returns the settings that are compared, each with its own words."""
