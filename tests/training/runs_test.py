@@ -70,6 +70,11 @@ class RunsTestCase(tf.test.TestCase):
             self.assertIn(expected, message)
         self.assertEqual(self.contents(self.folder), before)
 
+    def assert_cannot_open(self, *messages, path=None, resume=True):
+        with self.assert_refused(*messages):
+            with runs.open_run(path or self.path, resume):
+                self.fail("It is open.")
+
 
 class OpenRunTest(RunsTestCase, parameterized.TestCase):
     @parameterized.parameters(False, True)
@@ -99,9 +104,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         self.path.mkdir(parents=True)
         target = self.folder / "target"
         (self.path / "lock").symlink_to(target)
-        with self.assert_refused(str(self.path), "symbolic link"):
-            with runs.open_run(self.path, resume=False):
-                self.fail("It is open.")
+        self.assert_cannot_open(str(self.path), "symbolic link", resume=False)
         self.assertFalse(target.exists())
 
     def test_nothing_is_left_if_it_does_not_begin(self):
@@ -150,9 +153,9 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
 
     def test_unfinished_is_not_overwritten(self):
         self.make_run(finished=False)
-        with self.assert_refused(str(self.path), "`resume`", "`run_dir`"):
-            with runs.open_run(self.path, resume=False):
-                self.fail("It is open.")
+        self.assert_cannot_open(
+            str(self.path), "`resume`", "`run_dir`", resume=False
+        )
 
     def test_finished_is_moved_aside(self):
         self.make_run(finished=True)
@@ -205,9 +208,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_link_to_itself(self):
         link = self.folder / "link"
         link.symlink_to(link)
-        with self.assert_refused("`run_dir`", str(link)):
-            with runs.open_run(link, resume=True):
-                self.fail("It is open.")
+        self.assert_cannot_open("`run_dir`", str(link), path=link)
 
     def test_name_that_is_taken_by_a_link(self):
         self.make_run(finished=True)
@@ -228,9 +229,13 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         self.make_run(finished=True)
         inside = self.path / "checkpoints" if name == ".." else self.path
         with contextlib.chdir(inside):
-            with self.assert_refused("`run_dir`", name, "current folder"):
-                with runs.open_run(pathlib.Path(name), resume=False):
-                    self.fail("It is open.")
+            self.assert_cannot_open(
+                "`run_dir`",
+                name,
+                "current folder",
+                path=pathlib.Path(name),
+                resume=False,
+            )
             with runs.open_run(pathlib.Path(name), resume=True) as run:
                 self.assertTrue(run.finished)
 
@@ -250,16 +255,16 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
                 self.fail("It is open.")
 
     def test_name_that_is_too_long(self):
-        with self.assert_refused("`run_dir`", "File name too long"):
-            with runs.open_run(self.folder / ("x" * 300), resume=True):
-                self.fail("It is open.")
+        self.assert_cannot_open(
+            "`run_dir`", "File name too long", path=self.folder / ("x" * 300)
+        )
 
     def test_messages_have_one_line(self):
         self.path = self.folder / "two\nlines"
         self.make_run(finished=False)
-        with self.assert_refused(r"two\nlines holds an unfinished run"):
-            with runs.open_run(self.path, resume=False):
-                self.fail("It is open.")
+        self.assert_cannot_open(
+            r"two\nlines holds an unfinished run", resume=False
+        )
 
     @parameterized.parameters(
         "run.txt", "checkpoints/ckpt-1.index", "locksmith.doc", ".git/config"
@@ -268,9 +273,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         (self.path / name).parent.mkdir(parents=True)
         (self.path / name).write_text("precious")
         for resume in (False, True):
-            with self.assert_refused("`run_dir`", str(self.path)):
-                with runs.open_run(self.path, resume):
-                    self.fail("It is open.")
+            self.assert_cannot_open("`run_dir`", str(self.path), resume=resume)
 
     @parameterized.parameters(
         b"",
@@ -286,9 +289,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_run_file_of_something_else(self, content):
         self.path.mkdir(parents=True)
         (self.path / "run.json").write_bytes(content)
-        with self.assert_refused("`run_dir`", "something else", str(self.path)):
-            with runs.open_run(self.path, resume=True):
-                self.fail("It is open.")
+        self.assert_cannot_open("`run_dir`", "something else", str(self.path))
 
     @parameterized.parameters(
         ("config", None),
@@ -305,9 +306,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_damaged_run_file(self, name, value):
         self.write(STORED | {name: value})
         path = str(self.path / "run.json")
-        with self.assert_refused("`run_dir`", path, "no sense"):
-            with runs.open_run(self.path, resume=True):
-                self.fail("It is open.")
+        self.assert_cannot_open("`run_dir`", path, "no sense")
 
     def write(self, content):
         self.path.mkdir(parents=True)
@@ -316,9 +315,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     @parameterized.parameters(0, 3, "2", None, 2.5, "two\nlines")
     def test_run_file_of_another_format(self, number):
         self.write(STORED | {"format": number})
-        with self.assert_refused("`run_dir`", "another version", "format"):
-            with runs.open_run(self.path, resume=True):
-                self.fail("It is open.")
+        self.assert_cannot_open("`run_dir`", "another version", "format")
 
     def test_run_file_of_an_older_version(self):
         """All flags of the command, no number, and once no data either."""
@@ -346,9 +343,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
 
     def test_run_file_is_a_folder(self):
         (self.path / "run.json").mkdir(parents=True)
-        with self.assert_refused("cannot read", "run.json"):
-            with runs.open_run(self.path, resume=True):
-                self.fail("It is open.")
+        self.assert_cannot_open("cannot read", "run.json")
 
     def test_not_writable(self):
         # A mode would not keep root out.
@@ -364,9 +359,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_below_a_file(self):
         (self.folder / "file").write_text("")
         for path in (self.folder / "file", self.folder / "file" / "run"):
-            with self.assert_refused("`run_dir`", str(path)):
-                with runs.open_run(path, resume=True):
-                    self.fail("It is open.")
+            self.assert_cannot_open("`run_dir`", str(path), path=path)
 
 
 class WriteTest(RunsTestCase):
@@ -401,9 +394,9 @@ class LockTest(RunsTestCase):
         with runs.open_run(self.path, resume=True) as run:
             run.begin(CONFIG, DATA)
             for resume in (False, True):
-                with self.assert_refused("another process", "`run_dir`"):
-                    with runs.open_run(self.path, resume):
-                        self.fail("It is open.")
+                self.assert_cannot_open(
+                    "another process", "`run_dir`", resume=resume
+                )
             with runs.open_run(self.path.with_name("other"), True):
                 pass
         with runs.open_run(self.path, resume=True):
@@ -439,9 +432,7 @@ class LockTest(RunsTestCase):
             stdout=subprocess.PIPE,
         ) as process:
             self.assertEqual(process.stdout.readline(), b"open\n")
-            with self.assert_refused("another process"):
-                with runs.open_run(self.path, resume=True):
-                    self.fail("It is open.")
+            self.assert_cannot_open("another process")
             process.kill()
         self.assertTrue((self.path / "lock").exists())
         with runs.open_run(self.path, resume=True) as run:
