@@ -6,12 +6,12 @@ import os
 import pathlib
 import random
 import re
-import resource
 import shutil
 import tempfile
 import types
 from unittest import mock
 
+import disks
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
@@ -315,16 +315,6 @@ class UnfinishedTest(CheckpointsTestCase):
 
 
 class FullTest(CheckpointsTestCase, parameterized.TestCase):
-    @contextlib.contextmanager
-    def full_disk(self, size):
-        """Within this no file can get larger."""
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
     @parameterized.parameters(0, 20, 100, 300, 600)
     def test_the_one_before_stays(self, size):
         self.save(1)
@@ -334,9 +324,11 @@ class FullTest(CheckpointsTestCase, parameterized.TestCase):
         checkpoints = Checkpoints(trainer, self.path)
         checkpoints.restore()
         set_state(trainer, 2)
-        with self.full_disk(size):
-            with self.assertRaises((OSError, tf.errors.OpError)):
-                checkpoints.save()
+        with (
+            disks.full(size),
+            self.assertRaises((OSError, tf.errors.OpError)),
+        ):
+            checkpoints.save()
         number, _ = self.restore()
         self.assertEqual(number, 1)
         # Room was made.

@@ -10,17 +10,19 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import functools
 import io
 import json
 import os
 import pathlib
 import re
-import resource
 import shutil
 import signal
 import tempfile
 from unittest import mock
 
+import command_lines
+import disks
 import fast_command
 import keras
 import matplotlib.image
@@ -54,15 +56,7 @@ FLAGS = (
 )
 
 
-def call(*argv):
-    """Returns exit code, standard output and standard error of the command."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-    ):
-        code = train_main([*FLAGS, *map(str, argv)])
-    return code, stdout.getvalue(), stderr.getvalue()
+call = functools.partial(command_lines.call, train_main, *FLAGS)
 
 
 def weights():
@@ -96,6 +90,10 @@ def steps_of_samples():
     return sorted(steps)
 
 
+def die():
+    raise KeyboardInterrupt
+
+
 def write_pictures(folder, *shape, number=4):
     """Makes a folder of pictures, or other ones in their place."""
     os.makedirs(folder, exist_ok=True)
@@ -120,18 +118,15 @@ def recorded_trainers():
         yield trainers
 
 
-class ExperimentTestCase(tf.test.TestCase):
+class ExperimentTestCase(command_lines.CommandTestCase):
     # What runs have left and printed that nothing stopped, by their flags. All
     # tests of a process share it, since a run takes half a second.
     _runs = {}
 
     def setUp(self):
         super().setUp()
-        stack = self.enterContext(contextlib.ExitStack())
-        fast_command.patch(stack)
+        fast_command.patch(self.enterContext(contextlib.ExitStack()))
         self.set_seconds_between_checkpoints(0.0)
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        stack.enter_context(contextlib.chdir(folder))
 
     def set_seconds_between_checkpoints(self, seconds):
         """Epochs are short here, and most tests want one after each."""
@@ -206,6 +201,27 @@ class ExperimentTestCase(tf.test.TestCase):
         code, stdout, stderr = call("--seed", 0, "--resume", *argv)
         self.assertEqual((code, stderr), (0, ""))
         return stdout
+
+    def at_call(self, number, target, name, action):
+        """Does something when a function is called for the nth time."""
+        original = getattr(target, name)
+        calls = []
+
+        def function(*arguments, **keywords):
+            calls.append(None)
+            if len(calls) == number:
+                action()
+            return original(*arguments, **keywords)
+
+        return mock.patch.object(target, name, function)
+
+    def die_at_call(self, number, target, name, *argv):
+        """Starts a run that dies when a function is called for the nth time."""
+        with (
+            self.at_call(number, target, name, die),
+            self.assertRaises(KeyboardInterrupt),
+        ):
+            call("--seed", 0, *argv)
 
     def assert_error(self, result, code, *messages):
         """Asserts that there was one line on standard error."""
@@ -302,22 +318,14 @@ class TrainTest(ExperimentTestCase):
 
     def test_last_samples_of_a_run_that_was_stopped(self):
         """Those that it did not draw, since it was to go on."""
-        with mock.patch.object(
-            Progress, "update", side_effect=[None] * 5 + [KeyboardInterrupt]
-        ):
-            with self.assertRaises(KeyboardInterrupt):
-                call("--seed", 0, "--samples_every", 2)
+        self.die_at_call(6, Progress, "update", "--samples_every", 2)
         self.assertEqual(steps_of_samples(), [0])
         self.go_on("--samples_every", 2, "--epochs", 1)
         self.assertEqual(steps_of_samples(), [0, 3])
 
     def test_what_a_kill_before_a_checkpoint_leaves_out(self):
         """An epoch that has a checkpoint has its samples too."""
-        with mock.patch.object(
-            Checkpoints, "save", side_effect=[None, KeyboardInterrupt]
-        ):
-            with self.assertRaises(KeyboardInterrupt):
-                call("--seed", 0)
+        self.die_at_call(2, Checkpoints, "save")
         self.assertEqual(steps_of_samples(), [0, 3])
 
     def test_batch_larger_than_the_data(self):
@@ -806,11 +814,7 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
 
     def test_metrics_without_checkpoint(self):
         """As a kill leaves them between the two."""
-        with mock.patch.object(
-            Progress, "update", side_effect=KeyboardInterrupt
-        ):
-            with self.assertRaises(KeyboardInterrupt):
-                call("--seed", 0)
+        self.die_at_call(1, Progress, "update")
         self.go_on("--max_steps", 4)
         os.remove("runs/digits/metrics.csv")
         self.go_on("--max_steps", 4)
@@ -844,16 +848,9 @@ class DamageTest(ExperimentTestCase):
 class SignalTest(ExperimentTestCase, parameterized.TestCase):
     def signal_at(self, signum, target, name, number=1):
         """Sends a signal in the nth call of a function."""
-        original = getattr(target, name)
-        calls = []
-
-        def function(*arguments, **keywords):
-            calls.append(None)
-            if len(calls) == number:
-                signal.raise_signal(signum)
-            return original(*arguments, **keywords)
-
-        return mock.patch.object(target, name, function)
+        return self.at_call(
+            number, target, name, lambda: signal.raise_signal(signum)
+        )
 
     def test_at_every_step(self):
         """Every process makes one call more than the one before."""
@@ -934,16 +931,11 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
 class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
     def fail_at(self, target, name, number, error):
         """Lets the nth call of a function fail."""
-        original = getattr(target, name)
-        calls = []
 
-        def function(*arguments, **keywords):
-            calls.append(None)
-            if len(calls) == number:
-                raise error
-            return original(*arguments, **keywords)
+        def fail():
+            raise error
 
-        return mock.patch.object(target, name, function)
+        return self.at_call(number, target, name, fail)
 
     def fail_at_each(self, target, name, error):
         """Fails at the first call, at the second, ...; returns the messages.
@@ -1006,16 +998,7 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
     def test_no_room_for_what_is_written(self, target, name, size):
         """The system refuses the writing itself, in mid-file."""
         self.stop_early()
-        original = getattr(target, name)
-
-        def limited(*arguments):
-            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-            try:
-                return original(*arguments)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
+        limited = disks.full(size)(getattr(target, name))
         with mock.patch.object(target, name, limited):
             result = call("--seed", 0, "--resume")
         self.assert_error(result, 1, "cannot write", "--resume")
@@ -1178,11 +1161,7 @@ class NumbersTest(ExperimentTestCase):
         with mock.patch.object(SmallModel, "nan_below", 0.4):
             expected = self.never_stopped()
             self.assertNotIn("nan", expected[2])
-            with mock.patch.object(
-                Progress, "update", side_effect=[None] * 5 + [KeyboardInterrupt]
-            ):
-                with self.assertRaises(KeyboardInterrupt):
-                    call("--seed", 0)
+            self.die_at_call(6, Progress, "update")
             stdout = self.go_on()
             self.assert_as_never_stopped()
             _, whole = self.run_in_peace()
