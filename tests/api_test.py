@@ -377,8 +377,7 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
 
     def setUp(self):
         super().setUp()
-        stack = self.enterContext(contextlib.ExitStack())
-        fast_command.patch(stack)
+        fast_command.patch(self.enterContext(contextlib.ExitStack()))
         self.enterContext(mock.patch.object(api, "Trainer", session.Trainer))
         self.enterContext(
             mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
@@ -396,17 +395,16 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(code, 0)
         return np.load(f"{run_dir}_results/realnvp_digits/means.npy")
 
-    def train(self, run_dir, **settings):
-        """Trains in Python; returns the weights."""
+    def make_model(self, **classes):
         keras.utils.set_random_seed(0)
-        model = SmallModel((8, 8, 1), 17, filters=4, num_blocks=1)
+        return SmallModel((8, 8, 1), 17, filters=4, num_blocks=1, **classes)
+
+    def train(self, run_dir, model=None, **settings):
+        """Trains in Python; returns the weights."""
+        model = model or self.make_model()
+        dataset = data.load("digits", labels=model.num_classes is not None)
         defaults = {"batch_size": 400, "ema": 0.5, "progress": False}
-        tf_realnvp.train(
-            model,
-            data.load("digits"),
-            run_dir=run_dir,
-            **defaults | settings,
-        )
+        tf_realnvp.train(model, dataset, run_dir=run_dir, **defaults | settings)
         return model.means.numpy()
 
     def stop(self, run_dir, epoch):
@@ -440,22 +438,9 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
     def test_classes(self):
         """As the command trains them; and they come back with the run."""
         self.command("a", "--epochs", 1, "--conditional")
-        dataset = data.load("digits", labels=True)
-        keras.utils.set_random_seed(0)
-        model = SmallModel(
-            (8, 8, 1),
-            17,
-            filters=4,
-            num_blocks=1,
-            num_classes=10,
-            class_probs=dataset.class_probs,
-        )
-        tf_realnvp.train(
-            model,
-            dataset,
-            run_dir="b",
-            **{"batch_size": 400, "ema": 0.5, "progress": False, "epochs": 1},
-        )
+        probs = data.load("digits", labels=True).class_probs
+        model = self.make_model(num_classes=10, class_probs=probs)
+        self.train("b", model, epochs=1)
         first, second = (
             pathlib.Path(run, "metrics.csv").read_text() for run in "ab"
         )
@@ -463,46 +448,32 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         with mock.patch.object(api, "RealNVP", SmallModel):
             loaded = [tf_realnvp.load(run) for run in "ab"]
         for other in loaded:
-            self.assertEqual(other.class_probs, dataset.class_probs)
+            self.assertEqual(other.class_probs, probs)
             self.assertAllEqual(
                 same(values(other.variables), values(model.variables)),
                 [True] * 3,
             )
 
     def test_the_command_keeps_the_class_probabilities(self):
-        dataset = data.load("digits", labels=True)
         probs = (0.55, *[0.05] * 9)
-        model = SmallModel(
-            *((8, 8, 1), 17),
-            filters=4,
-            num_blocks=1,
-            num_classes=10,
-            class_probs=probs,
-        )
-        settings = {"batch_size": 400, "ema": 0.5, "progress": False}
-        tf_realnvp.train(model, dataset, run_dir="a", epochs=1, **settings)
+        model = self.make_model(num_classes=10, class_probs=probs)
+        self.train("a", model, epochs=1)
         self.command("a", "--epochs", 2, "--conditional")
         stored = json.loads(pathlib.Path("a/run.json").read_text())
         self.assertAllEqual(stored["data"]["class_probs"], probs)
 
     def test_weights_that_no_seed_gives(self):
         """A run that begins with them can go on from its start."""
-        model = SmallModel((8, 8, 1), 17, filters=4, num_blocks=1)
+        model = self.make_model()
         model.offset.assign([5.0])
-        settings = {"epochs": 1, "batch_size": 400, "progress": False}
+        settings = {"epochs": 1, "ema": None}
+        expected = self.train(None, model.clone(), **settings)
         with (
             mock.patch.object(Trainer, "test", side_effect=KeyboardInterrupt),
             self.assertRaises(KeyboardInterrupt),
         ):
-            tf_realnvp.train(
-                model, data.load("digits"), run_dir="run", **settings
-            )
-        expected = SmallModel((8, 8, 1), 17, filters=4, num_blocks=1)
-        expected.assign(model)
-        tf_realnvp.train(expected, data.load("digits"), **settings)
-        self.assertAllEqual(
-            self.train("run", epochs=1, ema=None), expected.means.numpy()
-        )
+            self.train("run", model, **settings)
+        self.assertAllEqual(self.train("run", **settings), expected)
 
     @parameterized.parameters(
         (files, "replace_file"), (Checkpoints, "save"), (Run, "finish")
@@ -510,7 +481,7 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
     def test_full_disk(self, target, name):
         """It is said in words, and the same call goes on."""
         error = OSError(errno.ENOSPC, "No space left on device")
-        model = SmallModel((8, 8, 1), 17, filters=4, num_blocks=1)
+        model = self.make_model()
         model.offset.assign([5.0])
         with (
             mock.patch.object(target, name, side_effect=error),
@@ -518,14 +489,7 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
                 FailureError, "cannot write .* to run: .*No space"
             ),
         ):
-            tf_realnvp.train(
-                model,
-                data.load("digits"),
-                epochs=1,
-                batch_size=400,
-                progress=False,
-                run_dir="run",
-            )
+            self.train("run", model, epochs=1, ema=None)
         weights = self.train("run", epochs=1, ema=None)
         self.assertTrue(np.isfinite(weights).all())
 

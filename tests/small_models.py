@@ -35,38 +35,23 @@ def model() -> RealNVP:
 
     With those every coupling is the identity.
     """
+    return _moved(0.2, filters=2, alpha=ALPHA)
+
+
+def _moved(scale, **config):
     keras.utils.set_random_seed(0)
-    result = RealNVP(
-        IMAGE_SHAPE,
-        NUM_COLORS,
-        filters=2,
-        num_blocks=1,
-        alpha=ALPHA,
-        num_couplings=NUM_COUPLINGS,
-    )
+    config = {"num_blocks": 1, "num_couplings": NUM_COUPLINGS} | config
+    result = RealNVP(IMAGE_SHAPE, NUM_COLORS, **config)
     rng = np.random.default_rng(0)
     for variable in result.variables:
-        variable.assign_add(rng.normal(scale=0.2, size=variable.shape))
+        variable.assign_add(rng.normal(scale=scale, size=variable.shape))
     return result
 
 
 @functools.cache
 def conditional() -> RealNVP:
     """Returns one with classes."""
-    keras.utils.set_random_seed(0)
-    result = RealNVP(
-        IMAGE_SHAPE,
-        NUM_COLORS,
-        filters=4,
-        num_blocks=1,
-        num_couplings=NUM_COUPLINGS,
-        num_classes=3,
-        class_probs=(0.5, 0.2, 0.3),
-    )
-    rng = np.random.default_rng(0)
-    for variable in result.variables:
-        variable.assign_add(rng.normal(scale=0.3, size=variable.shape))
-    return result
+    return _moved(0.3, filters=4, num_classes=3, class_probs=(0.5, 0.2, 0.3))
 
 
 @functools.cache
@@ -155,18 +140,7 @@ def make_dataset(train, test):
 
 def make_model(moved=False):
     """The same model in each call; `moved` off its initial weights if asked."""
-    keras.utils.set_random_seed(0)
-    model = RealNVP(
-        (4, 4, 1),
-        num_colors=17,
-        filters=4,
-        num_blocks=1,
-        num_couplings=NUM_COUPLINGS,
-    )
-    if moved:
-        rng = np.random.default_rng(0)
-        for variable in model.variables:
-            variable.assign_add(rng.normal(scale=0.3, size=variable.shape))
+    model = _moved(0.3 if moved else 0.0, filters=4)
     # Another one each time: nothing may depend on the global seed.
     tf.random.set_seed(next(_GLOBAL_SEEDS))
     return model
@@ -187,49 +161,33 @@ class SmallModel:
 
     nan_below = -math.inf  # Loss is NaN where a noise of the batch is less.
 
-    def __init__(
-        self,
-        image_shape=(4, 4, 1),
-        num_colors=17,
-        filters=2,
-        num_blocks=1,
-        num_scales=2,
-        num_couplings=(3, 3, 4),
-        dequantization="uniform",
-        num_classes=None,
-        class_probs=None,
-    ):
-        self.image_shape = image_shape
-        self.num_colors = num_colors
-        self.filters = filters
-        self.num_blocks = num_blocks
-        self.num_scales = num_scales
-        self.num_couplings = num_couplings
-        self.dequantization = dequantization
+    def __init__(self, image_shape=(4, 4, 1), num_colors=17, **config):
+        defaults = {
+            "filters": 2,
+            "num_blocks": 1,
+            "num_scales": 2,
+            "num_couplings": (3, 3, 4),
+            "dequantization": "uniform",
+            "num_classes": None,
+            "class_probs": None,
+        }
+        self._config = defaults | config
+        self.image_shape, self.num_colors = image_shape, num_colors
+        vars(self).update(self._config)
         self.couplings = range(10)
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)
         # A second variable, whose gradient is another one.
         self.offset = keras.Variable("zeros", image_shape[-1:])
-        self.num_classes, self.class_probs = num_classes, class_probs
         self.variables = (self.means, self.offset)
-        if num_classes is not None:
-            self.shifts = keras.Variable("zeros", [num_classes, *image_shape])
+        if self.num_classes is not None:
+            shape = [self.num_classes, *image_shape]
+            self.shifts = keras.Variable("zeros", shape)
             self.variables += (self.shifts,)
         self.trainable_variables = self.variables
 
     def clone(self):
-        clone = SmallModel(
-            self.image_shape,
-            self.num_colors,
-            self.filters,
-            self.num_blocks,
-            self.num_scales,
-            self.num_couplings,
-            self.dequantization,
-            self.num_classes,
-            self.class_probs,
-        )
+        clone = SmallModel(self.image_shape, self.num_colors, **self._config)
         clone.assign(self)
         return clone
 
