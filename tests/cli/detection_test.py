@@ -233,37 +233,23 @@ class ScoreTest(DetectionTestCase):
     def test_score_with_reference(self):
         self.write("usual", digits("train")[:41])
         self.write("in", digits("test")[:70])
-        with mock.patch.object(detection, "fit", wraps=detection.fit) as fit:
-            stdout, header, rows = self.score_with_reference("in", "--seed", 3)
+        stdout, header, rows = self.score_with_reference("in", "--seed", 3)
         self.assertEqual(
             header,
             ["file", *LIKELY, *detection.METHODS, "p_value"],
         )
         self.assertLen(rows, 70)
         self.assertRegex(stdout, rf"(?m)^p_value: .*\b{detection.DEFAULT}\b")
-        # Disjoint: what the methods were fitted to, and what p-values go by.
-        (fitted,) = fit.call_args.args
-        usual = measurer(small_models.model)(digits("train")[:41], 3)
-        is_fitted = np.isin(usual.log_prob, fitted.log_prob)
-        self.assertEqual((is_fitted.sum(), len(fitted)), (20, 20))
-        others = usual.take(~is_fitted)
-        measured = measurer(small_models.model)(digits("test")[:70], 3)
-        expected = {
-            name: score(measured)
-            for name, score in detection.fit(fitted).items()
-        }
-        score = detection.METHODS[detection.DEFAULT](fitted)
+        measure = measurer(small_models.model)
+        reference = detection.Reference(measure(digits("train")[:41], 3), 3)
+        expected = reference(measure(digits("test")[:70], 3))
         values = np.array(
             [rows[f"{index:03d}.png"] for index in range(70)], float
         )
         self.assertAllClose(
-            values[:, 2:-1].T, list(expected.values()), rtol=1e-4, atol=1e-4
+            values[:, 2:].T, list(expected.values()), rtol=1e-4, atol=1e-4
         )
-        k = [(score(others) >= s).sum() for s in expected[detection.DEFAULT]]
-        self.assertAllClose(values[:, -1], (1 + np.array(k)) / 22)
-        together = detection.set_p_value(
-            expected[detection.DEFAULT], score(others)
-        )
+        together = reference.set_p_value(expected[detection.DEFAULT])
         self.assertIn(
             f"\np-value of all pictures together: {together:.2g}\n", stdout
         )
