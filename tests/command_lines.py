@@ -6,10 +6,9 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 
-import tensorflow as tf
+import folders
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -74,7 +73,7 @@ def run(
     return result.returncode, result.stdout, result.stderr
 
 
-class CommandTestCase(tf.test.TestCase):
+class CommandTestCase(folders.FolderTestCase):
     """Tests of a command, each in an empty folder of its own.
 
     Attributes:
@@ -86,9 +85,7 @@ class CommandTestCase(tf.test.TestCase):
 
     def setUp(self):
         super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.enterContext(contextlib.chdir(folder))
-        self.folder = pathlib.Path(folder)
+        self.enterContext(contextlib.chdir(self.folder))
 
     def assert_usage_error(
         self, result: tuple[int, str, str], *messages: str

@@ -12,6 +12,7 @@ import tempfile
 import unittest
 from unittest import mock
 
+import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -35,11 +36,9 @@ def fill(path, content):
     path.write_text(content)
 
 
-class FilesTestCase(tf.test.TestCase, parameterized.TestCase):
+class FilesTestCase(folders.FolderTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.folder = pathlib.Path(folder)
         self.path = self.folder / "table.csv"
 
     def names(self):

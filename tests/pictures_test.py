@@ -3,10 +3,10 @@
 import os
 import pathlib
 import socket
-import tempfile
 import warnings
 from unittest import mock
 
+import folders
 import matplotlib.image
 import numpy as np
 import odd_pictures
@@ -19,11 +19,9 @@ from tf_realnvp import pictures, runtime
 from tf_realnvp.errors import PictureError
 
 
-class PicturesTestCase(tf.test.TestCase, parameterized.TestCase):
+class PicturesTestCase(folders.FolderTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.folder = pathlib.Path(folder)
         self.path = self.folder / "picture.png"
 
     def write_pixels(self, pixels):

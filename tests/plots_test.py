@@ -2,10 +2,10 @@
 
 import os
 import pathlib
-import tempfile
 import warnings
 from unittest import mock
 
+import folders
 import matplotlib.figure
 import matplotlib.image
 import numpy as np
@@ -85,11 +85,9 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(line, np.repeat(expected, 3).reshape(-1, 3))
 
 
-class FilesTest(tf.test.TestCase, parameterized.TestCase):
+class FilesTest(folders.FolderTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.folder = pathlib.Path(folder)
         self.path = self.folder / "picture.png"
 
     def save_curves(self, curves, title="RealNVP on digits"):

@@ -1,10 +1,9 @@
 """Tests for pytorch."""
 
-import pathlib
 import re
-import tempfile
 import zipfile
 
+import folders
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
@@ -131,7 +130,7 @@ def torch_log_prob(arrays, points, num_colors, alpha):
     return density + normal(z)
 
 
-class PytorchTest(tf.test.TestCase, parameterized.TestCase):
+class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -145,8 +144,7 @@ class PytorchTest(tf.test.TestCase, parameterized.TestCase):
             self.model.variables, self.initial, strict=True
         ):
             weight.assign(value)
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.path = pathlib.Path(folder, "weights.npz")
+        self.path = self.folder / "weights.npz"
 
     def write(self, changes):
         """Writes a sound file with changes, where `None` leaves one out."""

@@ -2,11 +2,10 @@
 
 import argparse
 import os
-import pathlib
-import tempfile
 from unittest import mock
 
 import command_lines
+import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -48,12 +47,7 @@ class NumberTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(message, f"{text!r} is not {allowed}")
 
 
-class PathsTest(tf.test.TestCase, parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.folder = pathlib.Path(folder)
-
+class PathsTest(folders.FolderTestCase, parameterized.TestCase):
     def test_writable(self):
         path = self.folder / "a" / "b"
         with self.assertRaisesRegex(UsageError, "No such file"):

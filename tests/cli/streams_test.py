@@ -3,14 +3,13 @@
 import contextlib
 import io
 import os
-import pathlib
 import pty
 import subprocess
 import sys
-import tempfile
 
 import command_lines
 import fast_command
+import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -41,12 +40,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
-class StreamsTestCase(tf.test.TestCase):
-    def setUp(self):
-        super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.folder = pathlib.Path(folder)
-
+class StreamsTestCase(folders.FolderTestCase):
     def start(self, *arguments, variables=(), **keywords):
         process = subprocess.Popen(
             arguments,

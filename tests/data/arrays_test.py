@@ -1,8 +1,6 @@
 """Tests for arrays: files of NumPy, arrays and pipelines as data sets."""
 
-import pathlib
-import tempfile
-
+import folders
 import image_arrays
 import numpy as np
 import tensorflow as tf
@@ -28,12 +26,7 @@ def held_out(dataset):
     return np.concatenate(list(dataset.test_batches(3).as_numpy_iterator()))
 
 
-class FileTest(tf.test.TestCase, parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.folder = pathlib.Path(folder)
-
+class FileTest(folders.FolderTestCase, parameterized.TestCase):
     def save(self, name, **content):
         path = self.folder / name
         if name.endswith(".npy"):

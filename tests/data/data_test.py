@@ -7,6 +7,7 @@ import sys
 import tempfile
 from unittest import mock
 
+import folders
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
@@ -78,7 +79,7 @@ class DigitsTest(tf.test.TestCase, parameterized.TestCase):
         )
 
 
-class NameTest(tf.test.TestCase, parameterized.TestCase):
+class NameTest(folders.FolderTestCase, parameterized.TestCase):
     @parameterized.product(
         name=("digits", "/nowhere", "mnist"),
         size=(-2, 0, 7, (4, 5), (4,), (4, 4, 1), "4x4"),
@@ -109,8 +110,7 @@ class NameTest(tf.test.TestCase, parameterized.TestCase):
                 data.load(name, "")
 
     def test_folders(self):
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.enterContext(contextlib.chdir(folder))
+        self.enterContext(contextlib.chdir(self.folder))
         os.makedirs("pictures")
         os.makedirs("digits")
         here = os.getcwd()

@@ -3,15 +3,14 @@
 import contextlib
 import io
 import os
-import pathlib
 import random
 import re
 import shutil
-import tempfile
 import types
 from unittest import mock
 
 import disks
+import folders
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
@@ -46,11 +45,10 @@ def set_state(trainer, number):
     ]
 
 
-class CheckpointsTestCase(tf.test.TestCase):
+class CheckpointsTestCase(folders.FolderTestCase):
     def setUp(self):
         super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.path = pathlib.Path(folder, "run", "checkpoints")
+        self.path = self.folder / "run" / "checkpoints"
 
     def save(self, *numbers):
         """Saves a state for each number."""

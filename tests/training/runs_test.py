@@ -9,9 +9,9 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 from unittest import mock
 
+import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -34,11 +34,9 @@ STORED = {
 }
 
 
-class RunsTestCase(tf.test.TestCase):
+class RunsTestCase(folders.FolderTestCase):
     def setUp(self):
         super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.folder = pathlib.Path(folder)
         self.path = self.folder / "runs" / "digits"
 
     def make_run(self, finished):

@@ -4,9 +4,9 @@ import collections
 import contextlib
 import io
 import math
-import tempfile
 from unittest import mock
 
+import folders
 import keras
 import numpy as np
 import tensorflow as tf
@@ -35,12 +35,11 @@ class LayoutTest(tf.test.TestCase):
         self.assertEqual(layout, (36, None, None))
 
 
-class SummariesTest(tf.test.TestCase):
+class SummariesTest(folders.FolderTestCase):
     def setUp(self):
         super().setUp()
         keras.utils.set_random_seed(0)
         self.trainer = Trainer(SmallModel(), learning_rate=0.5)
-        self.folder = self.enterContext(tempfile.TemporaryDirectory())
         self.now = 100.0
         clock = mock.Mock(monotonic=lambda: self.now)
         self.enterContext(mock.patch.object(summaries, "time", clock))
