@@ -84,6 +84,14 @@ class CheckpointsTestCase(folders.FolderTestCase):
             number = None
         return number, stderr.getvalue()
 
+    def resumed(self):
+        """Returns a trainer that goes on with what is there, and its link."""
+        trainer = make_trainer()
+        checkpoints = Checkpoints(trainer, self.path)
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.assertTrue(checkpoints.restore())
+        return trainer, checkpoints
+
     def contents(self):
         return {
             file.name: file.read_bytes()
@@ -132,9 +140,7 @@ class SaveTest(CheckpointsTestCase):
 
     def test_a_later_process_goes_on(self):
         self.save(1, 2)
-        trainer = make_trainer()
-        checkpoints = Checkpoints(trainer, self.path)
-        self.assertTrue(checkpoints.restore())
+        trainer, checkpoints = self.resumed()
         for number in (3, 4, 5):
             set_state(trainer, number)
             checkpoints.save()
@@ -172,30 +178,24 @@ class DamageTest(CheckpointsTestCase, parameterized.TestCase):
         self.save(1, 2, 3)
 
     @parameterized.product(
-        suffix=("index", DATA), share=(0.0, 0.01, 0.5, 0.9, 1.0)
+        suffix=("index", DATA),
+        damage=(
+            # From what is in the file, and in that of the checkpoint before.
+            *(
+                lambda own, _, share=share: own[: int(share * (len(own) - 1))]
+                for share in (0.0, 0.01, 0.5, 0.9, 1.0)
+            ),
+            lambda own, _: bytes(len(own)),
+            lambda _, before: before,
+            lambda *_: None,  # It is missing.
+        ),
     )
-    def test_truncated(self, suffix, share):
-        file = self.file(f"ckpt-3.{suffix}")
-        content = file.read_bytes()
-        file.write_bytes(content[: int(share * (len(content) - 1))])
-        self.assert_restores(2, "ckpt-3")
-
-    @parameterized.parameters("index", DATA)
-    def test_missing(self, suffix):
-        self.file(f"ckpt-3.{suffix}").unlink()
-        self.assert_restores(2, "ckpt-3")
-
-    @parameterized.parameters("index", DATA)
-    def test_zero_bytes(self, suffix):
-        file = self.file(f"ckpt-3.{suffix}")
-        file.write_bytes(bytes(file.stat().st_size))
-        self.assert_restores(2, "ckpt-3")
-
-    @parameterized.parameters("index", DATA)
-    def test_of_another_checkpoint(self, suffix):
-        shutil.copy(
-            self.file(f"ckpt-2.{suffix}"), self.file(f"ckpt-3.{suffix}")
-        )
+    def test_one_file(self, suffix, damage):
+        file, before = (self.file(f"ckpt-{n}.{suffix}") for n in (3, 2))
+        content = damage(file.read_bytes(), before.read_bytes())
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
         self.assert_restores(2, "ckpt-3")
 
     def flips(self, suffix, count):
@@ -255,12 +255,7 @@ class DamageTest(CheckpointsTestCase, parameterized.TestCase):
         self.assertNotIn("\n", message)
         self.assertEqual(self.contents(), before)
 
-    @parameterized.parameters(
-        *(
-            (content,)
-            for content in (b"", b"\xff\xfe", b"nonsense {", b"\0" * 99, None)
-        )
-    )
+    @parameterized.parameters(b"", b"\xff\xfe", b"nonsense {", b"\0" * 99, None)
     def test_list_of_checkpoints(self, content):
         """The file `checkpoint` is TensorFlow's, and not needed."""
         if content is None:
@@ -268,19 +263,14 @@ class DamageTest(CheckpointsTestCase, parameterized.TestCase):
         else:
             self.file("checkpoint").write_bytes(content)
         self.assert_restores(3)
-        trainer = make_trainer()
-        checkpoints = Checkpoints(trainer, self.path)
-        checkpoints.restore()
+        trainer, checkpoints = self.resumed()
         set_state(trainer, 4)
         checkpoints.save()
         self.assert_restores(4)
 
     def test_saving_goes_on(self):
         self.file(f"ckpt-3.{DATA}").write_bytes(b"")
-        trainer = make_trainer()
-        checkpoints = Checkpoints(trainer, self.path)
-        with contextlib.redirect_stderr(io.StringIO()):
-            checkpoints.restore()
+        trainer, checkpoints = self.resumed()
         set_state(trainer, 3)
         checkpoints.save()
         self.assert_restores(3)
@@ -318,9 +308,7 @@ class FullTest(CheckpointsTestCase, parameterized.TestCase):
         self.save(1)
         sizes = [file.stat().st_size for file in self.path.glob("ckpt-*")]
         self.assertLess(size, max(sizes))
-        trainer = make_trainer()
-        checkpoints = Checkpoints(trainer, self.path)
-        checkpoints.restore()
+        trainer, checkpoints = self.resumed()
         set_state(trainer, 2)
         with (
             disks.full(size),
