@@ -1,5 +1,6 @@
 """Images as arrays, for the tests that only need some."""
 
+import matplotlib.image
 import numpy as np
 
 
@@ -17,3 +18,22 @@ def images_of(batches):
 def as_set(images):
     """Images to compare whatever their order is."""
     return {image.tobytes() for image in np.asarray(images)}
+
+
+def labels_of(dataset, batch_size=1):
+    """Labels by the bytes of their images, of training and of test batches."""
+    batches = [
+        *dataset.train_batches(batch_size, seed=0, epoch=0),
+        *dataset.test_batches(batch_size),
+    ]
+    return {
+        image.numpy().tobytes(): int(label)
+        for images, labels in batches
+        for image, label in zip(images, labels, strict=True)
+    }
+
+
+def read_png(path):
+    """Pixels of a PNG file, `uint8` `[height, width, 3]`."""
+    pixels = matplotlib.image.imread(path)
+    return np.round(255 * pixels[..., :3]).astype(np.uint8)

@@ -11,15 +11,9 @@ import matplotlib.image
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from image_arrays import random_images
+from image_arrays import random_images, read_png
 
 from tf_realnvp import plots
-
-
-def read_png(path):
-    """Pixels of a PNG file, `uint8` `[height, width, 3]`."""
-    pixels = matplotlib.image.imread(path)
-    return np.round(255 * pixels[..., :3]).astype(np.uint8)
 
 
 class ImageGridTest(tf.test.TestCase, parameterized.TestCase):

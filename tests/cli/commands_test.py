@@ -16,6 +16,7 @@ import odd_pictures
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
+from image_arrays import read_png
 
 from tf_realnvp import data, latents, pictures, plots
 from tf_realnvp.cli import main
@@ -70,12 +71,6 @@ BAD_LINES = (
 
 
 call = functools.partial(command_lines.call, main.main)
-
-
-def read_pixels(path):
-    """Pixels of a grid, `uint8` `[height, width, 3]`."""
-    pixels = matplotlib.image.imread(path)
-    return np.round(255 * pixels[..., :3]).astype(np.uint8)
 
 
 @functools.cache
@@ -170,7 +165,7 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
 
     def assert_grid(self, images, columns=None):
         self.assertAllEqual(
-            read_pixels(self.out),
+            read_png(self.out),
             plots.image_grid(np.asarray(images), NUM_COLORS, columns),
         )
 
@@ -355,7 +350,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
 
     def assert_grid(self, images, columns=None):
         self.assertAllEqual(
-            read_pixels(self.out), plots.image_grid(images, NUM_COLORS, columns)
+            read_png(self.out), plots.image_grid(images, NUM_COLORS, columns)
         )
 
     def test_sample(self):

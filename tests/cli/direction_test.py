@@ -6,11 +6,11 @@ import re
 from unittest import mock
 
 import command_lines
-import matplotlib.image
 import numpy as np
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
+from image_arrays import read_png
 
 from tf_realnvp import data, pictures, plots
 from tf_realnvp.cli import main
@@ -119,9 +119,8 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
         moved = [start + s * (means[0] - means[1]) for s in (-0.5, 0, 0.5, 1)]
         images = self.model.decode(np.stack(moved).astype(np.float32)).numpy()
         self.assertAllEqual(images[1], self.image)
-        pixels = matplotlib.image.imread(self.out)[..., :3]
         self.assertAllEqual(
-            np.round(255 * pixels), plots.image_grid(images, NUM_COLORS, 4)
+            read_png(self.out), plots.image_grid(images, NUM_COLORS, 4)
         )
 
     def test_several_pictures(self):

@@ -1,19 +1,15 @@
 """Tests for arrays: files of NumPy, arrays and pipelines as data sets."""
 
 import folders
-import image_arrays
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
+from image_arrays import images_of, labels_of
+from image_arrays import random_images as images
 
 from tf_realnvp import data
 from tf_realnvp.data import arrays
 from tf_realnvp.errors import DataError
-
-
-def images(*shape, levels=256, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(levels, size=shape, dtype=np.uint8)
 
 
 def trained(dataset):
@@ -23,7 +19,7 @@ def trained(dataset):
 
 
 def held_out(dataset):
-    return np.concatenate(list(dataset.test_batches(3).as_numpy_iterator()))
+    return images_of(dataset.test_batches(3))
 
 
 class FileTest(folders.FolderTestCase, parameterized.TestCase):
@@ -66,13 +62,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             image.tobytes(): label
             for image, label in zip(pixels, labels, strict=True)
         }
-        batches = [
-            *dataset.train_batches(1, seed=0, epoch=1).as_numpy_iterator(),
-            *dataset.test_batches(1).as_numpy_iterator(),
-        ]
-        self.assertLen(batches, 20)
-        for [image], [label] in batches:
-            self.assertEqual(expected[image.tobytes()], label)
+        self.assertEqual(labels_of(dataset), expected)
 
     @parameterized.parameters(
         ({}, "it has no labels"),
@@ -111,7 +101,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 
     def test_fewer_levels(self):
         path = self.save(
-            "a.npz", images=images(9, 4, 4, levels=5), num_colors=5
+            "a.npz", images=images(9, 4, 4, num_colors=5), num_colors=5
         )
         self.assertEqual(data.load(path).num_colors, 5)
 
@@ -173,11 +163,11 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
     def test_any_bit_that_is_damaged(self, suffix):
         """It is noticed, or changes an image and no more."""
         path = self.folder / f"a{suffix}"
-        images = image_arrays.random_images(4, 4, 4, 1)
+        content = images(4, 4, 4, 1)
         if suffix == ".npy":
-            np.save(path, images)
+            np.save(path, content)
         else:
-            np.savez_compressed(path, images=images)
+            np.savez_compressed(path, images=content)
         content = path.read_bytes()
         rng = np.random.default_rng(0)
         errors = 0
@@ -207,7 +197,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(None, 3, 7)
     def test_pipelines(self, batch_size):
-        content = images(20, 4, 4, 1, levels=9)
+        content = images(20, 4, 4, 1, num_colors=9)
         elements = tf.data.Dataset.from_tensor_slices(content)
         # Of unknown length.
         elements = elements.filter(lambda image: True)
