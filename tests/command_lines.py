@@ -7,8 +7,11 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
+from unittest import mock
 
 import folders
+
+from tf_realnvp.serving import saved_model
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -86,6 +89,12 @@ class CommandTestCase(folders.FolderTestCase):
     def setUp(self):
         super().setUp()
         self.enterContext(contextlib.chdir(self.folder))
+
+    def use(self, model) -> mock.Mock:
+        """Lets the commands load a model; returns the mock of its class."""
+        return self.enterContext(
+            mock.patch.object(saved_model, "SavedModel", return_value=model)
+        )
 
     def assert_usage_error(
         self, result: tuple[int, str, str], *messages: str

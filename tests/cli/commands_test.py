@@ -23,7 +23,6 @@ from tf_realnvp.cli import main
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import Split
 from tf_realnvp.errors import DataError
-from tf_realnvp.serving import saved_model
 
 NUM_COLORS = small_models.NUM_COLORS
 # Command lines, and what the message names.
@@ -100,12 +99,6 @@ class StubModel:
 
 class CommandsTestCase(command_lines.CommandTestCase):
     name = r"tf-realnvp( \w+)?"
-
-    def use(self, model):
-        """Lets the commands load a model; returns the mock of its class."""
-        return self.enterContext(
-            mock.patch.object(saved_model, "SavedModel", return_value=model)
-        )
 
 
 class FlagsTest(CommandsTestCase):
@@ -326,14 +319,10 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         super().setUpClass()
         cls.path = small_models.saved()
         cls.model = small_models.model()
-        with mock.patch.object(
-            tf.saved_model, "load", return_value=small_models.loaded()
-        ):
-            cls.loaded = saved_model.SavedModel(cls.path)
+        cls.loaded = small_models.opened()
 
     def setUp(self):
         super().setUp()
-        # To load it takes seconds.
         self.load = self.use(self.loaded)
         self.images = images_of_digits()[:4]
         self.pictures = [self.folder / f"{name}.png" for name in "abcd"]

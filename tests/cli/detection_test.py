@@ -18,7 +18,7 @@ from absl.testing import parameterized
 
 from tf_realnvp import bit_maps, data, detection, pictures
 from tf_realnvp.cli import main
-from tf_realnvp.serving import saved_model, weights
+from tf_realnvp.serving import weights
 
 NUM_COLORS = small_models.NUM_COLORS
 LIKELY = ["log_prob", "bits_per_dim"]
@@ -63,15 +63,6 @@ def measurer(make):
     return detection.Measurer(make())
 
 
-@functools.cache
-def loaded():
-    """Likewise to load a model."""
-    with mock.patch.object(
-        tf.saved_model, "load", return_value=small_models.loaded()
-    ):
-        return saved_model.SavedModel(small_models.saved())
-
-
 def read_csv(path):
     """Returns the header and the rows of a table."""
     with open(path, newline="", errors="surrogateescape") as file:
@@ -112,8 +103,8 @@ class DetectionTestCase(command_lines.CommandTestCase):
 
     def setUp(self):
         super().setUp()
+        self.use(small_models.opened())
         for module, name, value in (
-            (saved_model, "SavedModel", loaded()),
             (weights, "load_model", self.model),
             (detection, "Measurer", measurer(small_models.model)),
         ):

@@ -14,7 +14,6 @@ from image_arrays import read_png
 
 from tf_realnvp import data, pictures, plots
 from tf_realnvp.cli import main
-from tf_realnvp.serving import saved_model
 
 NUM_COLORS = small_models.NUM_COLORS
 
@@ -28,18 +27,10 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.path, cls.model = small_models.saved(), small_models.model()
-        with mock.patch.object(
-            tf.saved_model, "load", return_value=small_models.loaded()
-        ):
-            cls.loaded = saved_model.SavedModel(cls.path)
 
     def setUp(self):
         super().setUp()
-        self.enterContext(  # To load it takes seconds.
-            mock.patch.object(
-                saved_model, "SavedModel", return_value=self.loaded
-            )
-        )
+        self.use(small_models.opened())
         (self.image,) = small_models.images(1)
         self.picture = self.folder / "picture.png"
         pictures.write(self.picture, self.image, NUM_COLORS)
@@ -220,11 +211,7 @@ class ConditionalTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.enterContext(
-            mock.patch.object(
-                saved_model, "SavedModel", return_value=self.loaded
-            )
-        )
+        self.use(self.loaded)
         self.enterContext(
             mock.patch.object(
                 self.loaded,

@@ -30,6 +30,17 @@ MAX = small_models.NUM_COLORS - 1
 LARGE_SEED = 2**40 + 3  # More than 32 bits.
 
 
+def inputs_of(signatures):
+    """Dtype and shape of each input of each signature."""
+    return {
+        name: {
+            k: (v.dtype.name, str(v.shape))
+            for k, v in signature.structured_input_signature[1].items()
+        }
+        for name, signature in signatures.items()
+    }
+
+
 class ExportTestCase(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -94,13 +105,7 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         images = {"images": ("uint8", "<unknown>")}
         label = {"label": ("int32", "<unknown>")}
         self.assertEqual(
-            {
-                name: {
-                    k: (v.dtype.name, str(v.shape))
-                    for k, v in s.structured_input_signature[1].items()
-                }
-                for name, s in signatures.items()
-            },
+            inputs_of(signatures),
             {
                 "serving_default": images,
                 "classify": images,
@@ -241,13 +246,7 @@ class SavedModelTest(ExportTestCase, parameterized.TestCase):
         signatures = self.loaded.signatures
         images = {"images": ("uint8", "<unknown>")}
         self.assertEqual(
-            {
-                name: {
-                    k: (v.dtype.name, str(v.shape))
-                    for k, v in s.structured_input_signature[1].items()
-                }
-                for name, s in signatures.items()
-            },
+            inputs_of(signatures),
             {
                 "serving_default": images,
                 "sample": {
