@@ -28,7 +28,7 @@ def save_loss_curve(
       curves: Label of each curve, and its points: epoch and bits/dim.
       title: What the picture is of, in any characters; a long one is cut.
     """
-    figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
+    figure = _figure(7, 4.5)
     axes = figure.subplots()
     for label, points in curves.items():
         epochs, bits_per_dim = zip(*points, strict=True) if points else ([], [])
@@ -46,9 +46,17 @@ def save_loss_curve(
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
+    _save(path, figure)
+
+
+def _figure(width, height):
+    return matplotlib.figure.Figure((width, height), layout="constrained")
+
+
+def _save(path, figure, dpi=120):
     with files.replace_file(path) as new, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of letters that the font lacks.
-        figure.savefig(new, dpi=120)
+        figure.savefig(new, dpi=dpi)
 
 
 def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
@@ -133,9 +141,7 @@ def save_histograms(
     """
     columns = min(3, len(scores))
     rows = math.ceil(len(scores) / columns)
-    figure = matplotlib.figure.Figure(
-        figsize=(4 * columns, 2.8 * rows), layout="constrained"
-    )
+    figure = _figure(4 * columns, 2.8 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for (name, both), axes in zip(scores.items(), panels, strict=False):
         # What is far off would leave no room for the rest: it goes to an end.
@@ -154,8 +160,7 @@ def save_histograms(
     for axes in list(panels)[len(scores) :]:
         axes.set_visible(False)
     figure.axes[0].legend()
-    with files.replace_file(path) as new:
-        figure.savefig(new, dpi=120)
+    _save(path, figure)
 
 
 def save_rows(
@@ -172,17 +177,14 @@ def save_rows(
       title: What the picture is of.
       num_colors: Number of levels; the last one is shown as white.
     """
-    figure = matplotlib.figure.Figure(
-        figsize=(9, 1.2 * len(rows) + 0.4), layout="constrained"
-    )
+    figure = _figure(9, 1.2 * len(rows) + 0.4)
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(len(rows), 1, squeeze=False).flat
     for (name, images), axes in zip(rows.items(), panels, strict=True):
         axes.imshow(image_grid(images, num_colors, columns=len(images)))
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_axis_off()
-    with files.replace_file(path) as new:
-        figure.savefig(new, dpi=120)
+    _save(path, figure)
 
 
 def map_limits(maps: np.ndarray) -> tuple[float, float]:
@@ -220,9 +222,7 @@ def save_bit_maps(
     """
     columns = 2 * min(4, len(images))
     rows = math.ceil(2 * len(images) / columns)
-    figure = matplotlib.figure.Figure(
-        figsize=(1.6 * columns + 1.2, 1.7 * rows + 0.2), layout="constrained"
-    )
+    figure = _figure(1.6 * columns + 1.2, 1.7 * rows + 0.2)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels:
         axes.set_axis_off()
@@ -235,5 +235,4 @@ def save_bit_maps(
     for title, axes in zip(titles, panels[::2], strict=False):
         axes.set_title(title, fontsize=9, loc="left")
     figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
-    with files.replace_file(path) as new:
-        figure.savefig(new, dpi=100)
+    _save(path, figure, dpi=100)

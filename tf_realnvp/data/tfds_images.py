@@ -27,7 +27,7 @@ from tf_realnvp.data.image_dataset import (
     file_error,
     resize,
 )
-from tf_realnvp.errors import DataError
+from tf_realnvp.errors import DataError, reason
 
 SHUFFLE_BYTES = 128 * 2**20
 
@@ -160,7 +160,7 @@ def load(
             [builder.info.full_name]
             + [f"{part.name} {part.num_examples}" for part in (train, test)]
         ),
-        explain_damage=lambda reason: f"{reason}, in {builder.data_path}",
+        explain_damage=lambda text: f"{text}, in {builder.data_path}",
     )
     try:
         return dataset.with_labels(classes, *both) if labels else dataset
@@ -179,8 +179,8 @@ def _find(name: str, data_dir: pathlib.Path):
     except Exception as error:
         if not (data_dir / _folder(name)).exists():
             # TFDS first says how it called itself.
-            reason = _reason(error).rpartition('}": ')[-1]
-            raise _UnusableError(reason) from error
+            what = _reason(error).rpartition('}": ')[-1]
+            raise _UnusableError(what) from error
         raise DataError(
             f"the copy in {data_dir / _folder(name)} cannot be read: "
             f"{_reason(error)}"
@@ -410,7 +410,7 @@ def _quiet() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Returns an error in one line."""
-    line = (str(error).strip() or "no details").splitlines()[0].rstrip(":.")
+    line = reason(error).rstrip(":.")
     if isinstance(error, DataError):
         return line
     return f"{type(error).__name__}: {line}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tf_realnvp import runtime
-from tf_realnvp.errors import ModelError, printable
+from tf_realnvp.errors import ModelError, printable, reason
 from tf_realnvp.serving import metadata
 from tf_realnvp.serving.metadata import describe_images
 
@@ -67,10 +67,9 @@ class SavedModel:
         try:
             self._model = tf.saved_model.load(os.fspath(path))
         except Exception as error:  # TensorFlow raises nearly anything.
-            reason = (str(error).splitlines() or ["no details"])[0]
             raise ModelError(
                 f"the SavedModel in {printable(path)} cannot be loaded: "
-                f"{reason}"
+                f"{reason(error)}"
             ) from error
         signatures = getattr(self._model, "signatures", {})
         if not hasattr(self._model, "log_prob") or any(

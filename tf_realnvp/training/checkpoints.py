@@ -10,7 +10,7 @@ from dataclasses import asdict
 import tensorflow as tf
 
 from tf_realnvp import files
-from tf_realnvp.errors import CheckpointError
+from tf_realnvp.errors import CheckpointError, reason
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
 
@@ -106,10 +106,9 @@ class Checkpoints:
                 return True
             except Exception as error:  # TensorFlow raises nearly anything.
                 self._trainer.history = history  # It is read before weights.
-                reason = str(error).strip().splitlines()[0]
                 print(
                     f"warning: the checkpoint {path} is damaged or was not "
-                    f"finished ({reason}); trying the one before",
+                    f"finished ({reason(error)}); trying the one before",
                     file=sys.stderr,
                 )
         if paths and self._list.exists():
