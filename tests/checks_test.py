@@ -59,11 +59,9 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_whole_number(self):
         for value in (3, 3.0, np.uint64(3), np.float32(3)):
-            number = checks.whole_number(value, "size", 2, 5)
+            number = checks.check(value, "size", WholeNumber(2, 5))
             self.assertIs(type(number), int)
             self.assertEqual(number, 3)
-        with self.assertRaisesRegex(ValueError, "^`size` must be an even "):
-            checks.whole_number(3, "size", 2, even=True)
 
     def test_short_is_one_short_line(self):
         for value in (

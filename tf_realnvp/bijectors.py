@@ -340,7 +340,9 @@ class Squeeze(tfb.Bijector):
           ValueError: If `block_size` is not a whole number of at least 2.
         """
         parameters = dict(locals())
-        block_size = checks.whole_number(block_size, "block_size", 2)
+        block_size = checks.check(
+            block_size, "block_size", checks.WholeNumber(2)
+        )
         with tf.name_scope(name) as name:
             self._block_size = block_size
             super().__init__(

@@ -201,28 +201,6 @@ def check(value: Any, name: str, allowed: Any) -> Any:
     return allowed.convert(value)
 
 
-def whole_number(
-    value: Any,
-    name: str,
-    low: int,
-    high: int = _MAX_SIZE,
-    even: bool = False,
-) -> int:
-    """Returns an argument that has to be a whole number.
-
-    Args:
-      value: The argument.
-      name: Its name.
-      low: The least that it may be.
-      high: The most that it may be.
-      even: Whether it must be even.
-
-    Raises:
-      ValueError: If it is anything else.
-    """
-    return check(value, name, WholeNumber(low, high, even))
-
-
 def bits_of_levels(num_levels: int) -> int | None:
     """Returns how many bits have so many levels, or `None` if no number has."""
     num_bits = num_levels.bit_length() - 1

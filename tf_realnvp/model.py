@@ -22,6 +22,7 @@ from tf_realnvp import (
     rematerialization,
     variational_dequantization,
 )
+from tf_realnvp.checks import WholeNumber, check
 
 
 class RealNVP(tf.Module):
@@ -104,7 +105,7 @@ class RealNVP(tf.Module):
         """
         super().__init__(name=name)
         self.image_shape = _check_image_shape(image_shape)
-        self.num_colors = checks.whole_number(num_colors, "num_colors", 2, 256)
+        self.num_colors = check(num_colors, "num_colors", WholeNumber(2, 256))
         self.filters: int = _check("filters", filters)
         self.num_blocks: int = _check("num_blocks", num_blocks)
         self.alpha: float = _check("alpha", alpha)
@@ -115,7 +116,7 @@ class RealNVP(tf.Module):
         self.dequantization: str = _check("dequantization", dequantization)
         _check_num_scales(self.num_scales, self.image_shape)
         if num_classes is not None:
-            num_classes = checks.whole_number(num_classes, "num_classes", 1)
+            num_classes = check(num_classes, "num_classes", WholeNumber(1))
         self.num_classes = num_classes
         self.class_probs = _check_class_probs(class_probs, num_classes)
         height, width, channels = self.image_shape
@@ -780,7 +781,7 @@ def _scalars(networks_):
 
 
 def _check(name, value):
-    return checks.check(value, name, checks.ARCHITECTURE[name])
+    return check(value, name, checks.ARCHITECTURE[name])
 
 
 def _check_image_shape(image_shape) -> tuple[int, ...]:

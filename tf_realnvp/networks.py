@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import checks
+from tf_realnvp.checks import WholeNumber, check
 
 
 class Convolution(NamedTuple):
@@ -100,16 +100,14 @@ class CouplingNetwork(keras.Model):
         Raises:
           ValueError: If a number is not at least 1, or `filters` odd.
         """
-        channels = checks.whole_number(channels, "channels", 1)
-        filters = checks.whole_number(filters, "filters", 2, even=True)
-        num_blocks = checks.whole_number(num_blocks, "num_blocks", 1)
+        channels = check(channels, "channels", WholeNumber(1))
+        filters = check(filters, "filters", WholeNumber(2, even=True))
+        num_blocks = check(num_blocks, "num_blocks", WholeNumber(1))
         if num_classes is not None:
-            num_classes = checks.whole_number(num_classes, "num_classes", 1)
-        channels_out = checks.whole_number(
-            2 * channels if channels_out is None else channels_out,
-            "channels_out",
-            1,
-        )
+            num_classes = check(num_classes, "num_classes", WholeNumber(1))
+        if channels_out is None:
+            channels_out = 2 * channels
+        channels_out = check(channels_out, "channels_out", WholeNumber(1))
         super().__init__(autocast=False, **kwargs)
         self.channels = channels
         self.filters = filters

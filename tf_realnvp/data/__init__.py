@@ -77,7 +77,7 @@ def load(
     """
     size = check_image_size(image_size)
     if num_bits is not None:
-        checks.whole_number(num_bits, "num_bits", 1, 8)
+        checks.check(num_bits, "num_bits", checks.WholeNumber(1, 8))
     dataset = _load(name, data_dir, size, flip, labels)
     return dataset if num_bits is None else dataset.keep_bits(num_bits)
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from tf_realnvp import checks
+from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, check, short
 from tf_realnvp.training.config import SCHEDULES
 
 # What Keras's Adam has beside: another update, and what works only inside of
@@ -50,7 +50,7 @@ class FusedAdam(keras.optimizers.Adam):
             if value is not None and value is not False:
                 raise ValueError(
                     f"`FusedAdam` does without `{name}`, got "
-                    f"{checks.short(value)}: `keras.optimizers.Adam` has it."
+                    f"{short(value)}: `keras.optimizers.Adam` has it."
                 )
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
@@ -119,10 +119,10 @@ def learning_rate(
     Raises:
       ValueError: If an argument is out of its range.
     """
-    checks.check(peak, "peak", checks.RealNumber())
-    num_steps = checks.whole_number(num_steps, "num_steps", 1)
-    warmup_steps = checks.whole_number(warmup_steps, "warmup_steps", 0)
-    checks.check(schedule, "schedule", checks.OneOf(SCHEDULES))
+    check(peak, "peak", RealNumber())
+    num_steps = check(num_steps, "num_steps", WholeNumber(1))
+    warmup_steps = check(warmup_steps, "warmup_steps", WholeNumber(0))
+    check(schedule, "schedule", OneOf(SCHEDULES))
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=float(peak) / (warmup_steps + 1),
         decay_steps=max(1, num_steps - warmup_steps),

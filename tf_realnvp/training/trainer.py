@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from tf_realnvp import checks, runtime
+from tf_realnvp import runtime
+from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, check
 from tf_realnvp.errors import DivergedError
 from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.training.config import PRECISIONS, TrainingConfig
@@ -80,9 +81,9 @@ class Trainer(tf.Module):
         """
         super().__init__(name="trainer")
         if clip_grad is not None:
-            checks.check(clip_grad, "clip_grad", checks.RealNumber())
-        checks.check(precision, "precision", checks.OneOf(PRECISIONS))
-        accumulate = checks.whole_number(accumulate, "accumulate", 1)
+            check(clip_grad, "clip_grad", RealNumber())
+        check(precision, "precision", OneOf(PRECISIONS))
+        accumulate = check(accumulate, "accumulate", WholeNumber(1))
         self.model = model
         self.seed = seed
         self.history: list[Metrics] = []
