@@ -153,38 +153,6 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "^`num_classes` must be "):
             make_network(num_classes=0)
 
-    def test_gradients_match_finite_differences(self):
-        weights = [
-            tf.constant(weight.numpy(), tf.float64)
-            for weight in make_network().weights
-        ]
-        images = tf.constant(normal(2, 3, 4, 2))
-        projection = normal(2, 3, 4, 4, seed=2)
-
-        def loss(weights):
-            packed = tf.nest.pack_sequence_as(structure, weights)
-            outputs = networks.coupling_network(images, packed)
-            return tf.reduce_sum(projection * outputs)
-
-        structure = make_network().tensors()
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            value = loss(weights)
-        gradients = tape.gradient(value, weights)
-        for i, (weight, gradient) in enumerate(
-            zip(weights, gradients, strict=True)
-        ):
-            toward = normal(*weight.shape, seed=1)
-            expected = np.sum(gradient * toward)
-            self.assertGreater(abs(expected), 1e-3)
-            values = [
-                loss([*weights[:i], weight + step * toward, *weights[i + 1 :]])
-                for step in (1e-6, -1e-6)
-            ]
-            self.assertAllClose(
-                (values[0] - values[1]) / 2e-6, expected, rtol=1e-4
-            )
-
     def test_new_network(self):
         """It gives zeros, but these hold nothing back after the first step."""
         network = CouplingNetwork(2, filters=4, num_blocks=2)

@@ -74,20 +74,6 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
             run(again, self.gradients), run(optimizer, self.gradients)
         )
 
-    def test_formula(self):
-        """Algorithm 1 of the paper, with Keras's place for epsilon."""
-        rate, beta_1, beta_2, epsilon = 1e-2, 0.9, 0.999, 1e-7
-        weights, m, v = np.array([1.0, -2.0, 3.0, 0.5]), 0.0, 0.0
-        expected = []
-        for t, gradient in enumerate(self.gradients.astype(np.float64), 1):
-            m = beta_1 * m + (1 - beta_1) * gradient
-            v = beta_2 * v + (1 - beta_2) * gradient**2
-            scale = np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
-            weights = weights - rate * scale * m / (np.sqrt(v) + epsilon)
-            expected.append(weights)
-        result = run(FusedAdam(rate), self.gradients)
-        self.assertAllClose(result, expected, rtol=1e-5, atol=1e-5)
-
     def test_counts_steps_and_takes_new_rates(self):
         optimizer = FusedAdam(0.1)
         variable = keras.Variable([1.0])
