@@ -82,7 +82,7 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(tf_realnvp.load(path).num_scales, 2)
         del content["num_couplings"]
         file.write_text(json.dumps(content))
-        architecture = metadata.read_architecture(path)
+        architecture = metadata.architecture(metadata.read(path), path)
         self.assertEqual(architecture["num_couplings"], (3, 3, 4))
         for name, value in (
             *(("filters", 3), ("alpha", "x"), ("num_scales", 9)),
@@ -149,6 +149,24 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ModelError, "3 num_classes instead of N"):
             weights.assign_weights(without, path)
 
+    def test_says_again_what_it_is_of(self):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        model = tf_realnvp.load(small_models.saved_conditional())
+        self.assertEqual(
+            model.metadata,
+            {
+                "dataset": "digits",
+                "class_names": list(small_models.CLASS_NAMES),
+            },
+        )
+        model.save(f"{folder}/model")
+        again = metadata.read(f"{folder}/model")
+        self.assertEqual(again.class_names, small_models.CLASS_NAMES)
+        self.assertEqual(again.source, "digits")
+        # Unless it is told otherwise.
+        model.save(f"{folder}/model", {"dataset": "mnist"})
+        self.assertEqual(metadata.read(f"{folder}/model").source, "mnist")
+
     def test_no_model(self):
         with self.assertRaisesRegex(ModelError, "no SavedModel in nowhere"):
             tf_realnvp.load("nowhere")
@@ -159,6 +177,7 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
             256,
             filters=2,
             num_blocks=1,
+            alpha=small_models.ALPHA,
             num_couplings=small_models.NUM_COUPLINGS,
         )
         weights.assign_weights(model, self.path)
@@ -167,6 +186,7 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
         ({"filters": 6}, "2 filters instead of 6"),
         ({"num_blocks": 2}, "1 num_blocks instead of 2"),
+        ({"alpha": 0.5}, "0.2 alpha instead of 0.5"),
         ({"num_scales": 3}, "2 num_scales instead of 3"),
         ({"num_couplings": (4, 3, 1)}, r"\(1, 1, 2\) num_couplings instead"),
         ({"image_shape": (8, 8, 3)}, "1 channels instead of 3"),
@@ -395,9 +415,9 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(code, 0)
         return np.load(f"{run_dir}_results/realnvp_digits/means.npy")
 
-    def make_model(self, **classes):
+    def make_model(self, **config):
         keras.utils.set_random_seed(0)
-        return SmallModel((8, 8, 1), 17, filters=4, num_blocks=1, **classes)
+        return SmallModel((8, 8, 1), 17, filters=4, num_blocks=1, **config)
 
     def train(self, run_dir, model=None, **settings):
         """Trains in Python; returns the weights."""
@@ -498,6 +518,41 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(UsageError, "TensorFlow"):
             self.train(run_dir, epochs=1)
         self.assertEmpty(os.listdir())
+
+    def test_images_by_other_names(self):
+        """What counts are the images, and how they were loaded is kept."""
+        flags = ["--image_size", 4, "--num_couplings", "3,3,4"]
+        expected = self.command("all", "--epochs", 2, *flags)
+        keras.utils.set_random_seed(0)
+        model = SmallModel((4, 4, 1), 17, filters=4, num_blocks=1)
+        images = data.load("Digits", image_size=(4, 4))
+
+        def train(run_dir, epochs):
+            tf_realnvp.train(
+                *(model, images),
+                epochs=epochs,
+                batch_size=400,
+                ema=0.5,
+                run_dir=run_dir,
+                progress=False,
+            )
+            return model.means.numpy()
+
+        self.command("a", "--epochs", 1, *flags)
+        self.assertAllEqual(train("a", epochs=2), expected)
+        self.assertEqual(model.metadata["source"], "digits")
+        keras.utils.set_random_seed(0)
+        model = SmallModel((4, 4, 1), 17, filters=4, num_blocks=1)
+        train("b", epochs=1)
+        self.assertAllEqual(self.command("b", "--epochs", 2, *flags), expected)
+
+    def test_margin_of_the_logit(self):
+        model = self.make_model(alpha=0.5)
+        self.train("run", model, epochs=1)
+        with mock.patch.object(api, "RealNVP", SmallModel):
+            self.assertEqual(tf_realnvp.load("run").alpha, 0.5)
+        with self.assertRaisesRegex(UsageError, "`alpha` 0.9 instead of"):
+            self.train("run", self.make_model(alpha=0.9), epochs=2)
 
     def test_another_training(self):
         self.stop("run", 0)

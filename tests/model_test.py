@@ -1,7 +1,10 @@
 """Tests for model."""
 
+import copy
 import functools
 import math
+import pickle
+import types
 from unittest import mock
 
 import graphs
@@ -418,6 +421,30 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
         latents = model.encode(images)
         self.assertEqual(latents.shape, [0, 2, 2, 4])
         self.assertEqual(model.decode(latents).shape, [0, 4, 4, 1])
+
+    def test_other_float(self):
+        """Programs with TFP often compute in float64."""
+        keras.config.set_floatx("float64")
+        try:
+            model = make_model()
+        finally:
+            keras.config.set_floatx("float32")
+        self.assertEqual({v.dtype for v in model.variables}, {"float32"})
+        images = random_images(48, model)
+        self.assertAllEqual(model.decode(model.encode(images)), images)
+
+    def test_inside_of_a_model_of_keras_with_mixed_precision(self):
+        model = shared_model()
+        images = random_images(4, model)
+
+        class Outer(keras.Model):
+            def call(self, inputs):
+                return model.log_prob(tf.cast(inputs, tf.uint8), seed=1)
+
+        outer = Outer(dtype="mixed_bfloat16")
+        self.assertAllEqual(
+            outer(images.astype(np.float32)), model.log_prob(images, seed=1)
+        )
 
     def test_mixed_bfloat16(self):
         """Networks of little precision; density and inverse keep theirs."""
@@ -1131,6 +1158,28 @@ class CopyTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(clone.log_prob(images, seed=1), expected)
         clone.variables[0].assign_add(tf.ones_like(clone.variables[0]))
         self.assertAllEqual(model.log_prob(images, seed=1), expected)
+
+    @parameterized.parameters(
+        copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))
+    )
+    def test_copies(self, make):
+        model = conditional_model().clone()
+        model.metadata = types.MappingProxyType({"class_names": list("abc")})
+        other = make(model)
+        self.assertEqual(other.get_config(), model.get_config())
+        self.assertEqual(other.metadata, model.metadata)
+        images = random_images(2, model)
+        expected = model.log_prob(images, seed=1).numpy()
+        self.assertAllEqual(other.log_prob(images, seed=1), expected)
+        other.variables[0].assign_add(tf.ones_like(other.variables[0]))
+        self.assertAllEqual(model.log_prob(images, seed=1), expected)
+        network = make(model.networks[0])
+        features = tf.random.stateless_normal([2, 4, 4, 1], [1, 2])
+        label = tf.constant([0, 2])
+        self.assertAllEqual(
+            network(features, label=label),
+            model.networks[0](features, label=label),
+        )
 
     def test_checkpoint_restores_every_variable(self):
         model, restored = make_model(seed=0), make_model(seed=1)

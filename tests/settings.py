@@ -18,6 +18,7 @@ GIVEN = {
     "max_steps": (9, "9"),
     "filters": (4, "4"),
     "num_blocks": (1, "1"),
+    "alpha": (0.25, "0.25"),
     "num_scales": (3, "3"),
     "num_couplings": ((4, 5, 6), "4,5,6"),
     "dequantization": ("variational", "variational"),

@@ -173,6 +173,7 @@ class SmallModel:
         defaults = {
             "filters": 2,
             "num_blocks": 1,
+            "alpha": 0.1,
             "num_scales": 2,
             "num_couplings": (3, 3, 4),
             "dequantization": "uniform",
@@ -182,6 +183,7 @@ class SmallModel:
         self._config = defaults | config
         self.image_shape, self.num_colors = image_shape, num_colors
         vars(self).update(self._config)
+        self.metadata = {}
         self.couplings = range(10)
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import types
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from tf_realnvp import initialization, runtime
 from tf_realnvp.data import ImageDataset, arrays
+from tf_realnvp.data import source as find_source
 from tf_realnvp.errors import DataError, Error, ModelError, printable
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
@@ -24,6 +26,9 @@ from tf_realnvp.training.recorder import Recorder, writing
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.session import hold_out
 from tf_realnvp.training.trainer import Trainer
+
+# The settings that tell which images a run is of.
+_OF_IMAGES = ("dataset", "image_size", "num_bits")
 
 
 def load(path: str | os.PathLike) -> RealNVP:
@@ -99,12 +104,11 @@ def train(
     """Trains a model, in place, as the command does.
 
     A model that is new starts from data (`initialization.initialize`); one that
-    was loaded goes on from its weights. Within the scope of a `tf.distribute`
-    strategy, in which the model must have been made, it trains on all of its
-    replicas. With the same seed, settings and images the weights are those of
-    the command, bit for bit, if `keras.utils.set_random_seed(seed)` came before
-    the model, and TensorFlow has as many devices and threads: see
-    `runtime.fastest_cpus`.
+    was loaded goes on from its weights. A model that was made in the scope of a
+    `tf.distribute` strategy trains on all of its replicas. With the same seed,
+    settings and images the weights are those of the command, bit for bit, if
+    `keras.utils.set_random_seed(seed)` came before the model, and TensorFlow
+    has as many devices and threads: see `runtime.fastest_cpus`.
 
     #### Example
 
@@ -117,8 +121,9 @@ def train(
     Args:
       model: The model.
       data: Images, uint8 `[n, H, W]` or `[n, H, W, C]`; or a `tf.data.Dataset`
-        of them, single or in batches; or what `data.load` gives. Of the first
-        two a tenth is for testing, always the same.
+        of them, single or in batches, the same in each pass; or what
+        `data.load` gives. Of the first two a tenth is for testing, always the
+        same.
       labels: Integers `[n]`, the classes of images in an array, for a model
         that has classes. An `ImageDataset` has its own (`data.load(name,
         labels=True)`). The model keeps its `class_probs`.
@@ -140,9 +145,9 @@ def train(
       jit: See `epochs`.
       run_dir: Folder for checkpoints, metrics and TensorBoard. The same call
         goes on with what an earlier one has left there, in the place of the
-        weights that the model has; and so do the command, for a data set that
-        it knows by its name, and this call with a run of the command. Default:
-        nothing is kept.
+        weights that the model has; and so do the command, with what `data.load`
+        gave, and this call with a run of the command, but not one with
+        `--init_from` or `--deterministic`. Default: nothing is kept.
       on_epoch: Is called after every epoch, and once before the first, with
         what is known by then. Whatever it raises ends the training.
       progress: Whether to show a progress bar, or lines where there is no
@@ -151,7 +156,8 @@ def train(
     Returns:
       The metrics of all epochs. The model has then the weights of the result:
       the average with `ema`, the best with `num_validation`. So it has if
-      training ends early, by Ctrl-C or an exception, which goes on its way.
+      training ends early, by Ctrl-C or an exception, which goes on its way; the
+      best may be what it was before the first epoch.
 
     Raises:
       DataError: If `data` are no images of the model, or `labels` not those of
@@ -160,19 +166,25 @@ def train(
       FailureError: If something cannot be written to `run_dir`.
       UsageError: If `run_dir` is in use, or of another training, or if there
         are fewer training images than the settings ask for.
-      ValueError: If a setting is out of its range.
+      ValueError: If a setting is out of its range, or the model was made
+        outside of the scope of the strategy that is in use.
     """
     dataset = _dataset(data, labels, model, flip)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_scope(model))
         run = None
         if run_dir is not None:
             run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
         before = None if run is None else run.config
         if precision == "auto" and before is None:
             precision = runtime.native_precision()
+        images = {"dataset": dataset.name} | dict(dataset.load_settings)
+        if before is not None:
+            # Whatever they are called now, they are compared by themselves.
+            images = {name: getattr(before, name) for name in _OF_IMAGES}
         config = TrainingConfig.of_dataset(
-            dataset.name,
-            before,
+            before=before,
+            **images,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
@@ -185,6 +197,7 @@ def train(
             flip=dataset.flip,
             filters=model.filters,
             num_blocks=model.num_blocks,
+            alpha=model.alpha,
             num_scales=model.num_scales,
             num_couplings=model.num_couplings,
             dequantization=model.dequantization,
@@ -237,7 +250,42 @@ def train(
                     run.finish()
         finally:
             model.assign(trainer.result_model())
+            model.metadata = types.MappingProxyType(
+                _metadata(model, data, dataset)
+            )
     return trainer.history
+
+
+def _scope(model):
+    """Returns the scope of the strategy that a model was made in."""
+    own = getattr(model.variables[0].value, "distribute_strategy", None)
+    current = tf.distribute.get_strategy()
+    if own is current:
+        return contextlib.nullcontext()
+    if own is not None and not tf.distribute.has_strategy():
+        return own.scope()
+    if current.num_replicas_in_sync > 1:
+        raise ValueError(
+            "The model must be made in the scope of the `tf.distribute` "
+            "strategy that it is trained in."
+        )
+    return contextlib.nullcontext()
+
+
+def _metadata(model, data, dataset):
+    """Returns what the model, when it is saved, is to say of its data."""
+    source = dataset.load_settings.get("dataset")
+    metadata = {
+        "dataset": dataset.name,
+        "source": None if source is None else find_source(source),
+    }
+    if model.num_classes is None:
+        return metadata
+    if isinstance(data, ImageDataset):
+        names = dataset.class_names
+    else:  # An array's are nothing but numbers.
+        names = model.metadata.get("class_names", dataset.class_names)
+    return metadata | {"class_names": list(names)}
 
 
 class _Observer(loop.Observer):

@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import os
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,11 @@ class RealNVP(tf.Module):
 
     The model owns its variables (`trainable_variables`): TFP's objects do not
     see those of Keras.
+
+    Attributes:
+      metadata: What a saved model says of its data: `dataset`, its name;
+        `source`, with which `data.load` finds it; `class_names`. `train` and
+        `tf_realnvp.load` fill it.
     """
 
     def __init__(
@@ -104,6 +110,8 @@ class RealNVP(tf.Module):
           ValueError: If an argument is out of its range.
         """
         super().__init__(name=name)
+        # TensorFlow would track a dictionary, and let nobody copy it.
+        self.metadata: Mapping[str, Any] = types.MappingProxyType({})
         self.image_shape = _check_image_shape(image_shape)
         self.num_colors = check(num_colors, "num_colors", WholeNumber(2, 256))
         self.filters: int = _check("filters", filters)
@@ -259,7 +267,19 @@ class RealNVP(tf.Module):
         """Returns another model with the same weights, in its own variables."""
         clone = RealNVP(**self.get_config(), name=self.name)
         clone.assign(self)
+        clone.metadata = self.metadata
         return clone
+
+    def __copy__(self):
+        model = object.__new__(RealNVP)
+        model.__dict__.update(self.__dict__)
+        return model
+
+    def __reduce__(self):
+        # TFP's distributions can be neither pickled nor copied.
+        metadata = dict(self.metadata)
+        values = [variable.numpy() for variable in self.variables]
+        return _restore, (self.get_config(), self.name, metadata, values)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make such a model, but for its name."""
@@ -311,7 +331,8 @@ class RealNVP(tf.Module):
         Args:
           path: Directory to write. A model that is there already stays as it
             is until the new one is complete.
-          metadata: What else `metadata.json` is to say.
+          metadata: What else `metadata.json` is to say, beside `metadata` of
+            the model and in its place.
 
         Raises:
           UsageError: If TensorFlow could not read what is written there, or if
@@ -771,10 +792,24 @@ def max_num_scales(image_shape: Sequence[int]) -> int:
     return num_scales
 
 
+def _restore(config, name, metadata, values):
+    """Returns the model that was pickled."""
+    model = RealNVP(**config, name=name)
+    model.metadata = types.MappingProxyType(metadata)
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+    return model
+
+
 def _scalars(networks_):
     """Returns the variables `rescale` and `reshift` for each network."""
     return [
-        keras.Variable(value, name=f"{network.name}_{name}")
+        keras.Variable(
+            value,
+            dtype="float32",
+            autocast=False,
+            name=f"{network.name}_{name}",
+        )
         for network in networks_
         for name, value in (("rescale", 1.0), ("reshift", 0.0))
     ]

@@ -48,6 +48,7 @@ class ResidualBlocks(NamedTuple):
     expand: Convolution
 
 
+@keras.saving.register_keras_serializable(package="tf_realnvp")
 class CouplingNetwork(keras.Model):
     """The conditioner of a coupling: gives it its log-scale and shift.
 
@@ -129,6 +130,7 @@ class CouplingNetwork(keras.Model):
             self.embedding = self.add_weight(
                 shape=(num_blocks, num_classes, inner),
                 initializer="zeros",
+                dtype="float32",
                 name="embedding",
                 autocast=False,
             )
@@ -146,6 +148,7 @@ class CouplingNetwork(keras.Model):
             return self.add_weight(
                 shape=(*stack, *shape),
                 initializer=initializer,
+                dtype="float32",
                 name=f"{name}_{part}",
                 autocast=False,
             )

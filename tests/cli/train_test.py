@@ -42,7 +42,7 @@ BAD_VALUES = (
     ("seed", ("-1", "1.5", "4294967296", "")),
     ("warmup_steps", ("-1", "1.5", "9" * 20)),
     ("lr clip_grad checkpoint_minutes", ("0", "-1", "nan", "inf", "1e39", "")),
-    ("ema", ("0", "1", "-1", "nan", "")),
+    ("ema alpha", ("0", "1", "-1", "nan", "")),
     ("filters image_size", ("1", "33")),
     ("image_size num_blocks", ("4098",)),
     ("image_size", ("4x", "x4", "4x5", "4x4x4", "4,4", "4098x4")),
@@ -164,7 +164,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             if type(value) in (int, float) and name != "seed":
                 num_compared += 1
                 self.assertEqual(type(value)(shown), value, name)
-        self.assertEqual(num_compared, 11)
+        self.assertEqual(num_compared, 12)
 
     @parameterized.parameters(
         ("pictures", "runs/pictures"),

@@ -1,5 +1,7 @@
 """Tests for arrays: files of NumPy, arrays and pipelines as data sets."""
 
+import itertools
+
 import folders
 import numpy as np
 import tensorflow as tf
@@ -209,17 +211,52 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(trained(dataset), trained(same))
         self.assertAllEqual(held_out(dataset), held_out(same))
 
+    def test_fingerprint(self):
+        content = images(20, 4, 4, 1, num_colors=9)
+        fingerprints = []
+        for changed in (0, 0, 1):
+            content[3, 1, 1, 0] = changed
+            elements = tf.data.Dataset.from_tensor_slices(content)
+            dataset = arrays.from_tf_data(elements, num_colors=9)
+            fingerprints.append(dataset.fingerprint)
+        self.assertEqual(fingerprints[0], fingerprints[1])
+        self.assertNotEqual(fingerprints[0], fingerprints[2])
+
+    def test_another_order_in_each_pass(self):
+        """Else images would be for testing in one, for training in another."""
+        elements = tf.data.Dataset.from_tensor_slices(images(60, 4, 4, 1))
+        arrays.from_tf_data(elements.shuffle(60, 0).take(60).cache())
+        fixed = elements.shuffle(60, 0, reshuffle_each_iteration=False)
+        arrays.from_tf_data(fixed)
+        seeds = itertools.count()
+
+        def add_noise(image):
+            rng = np.random.default_rng(next(seeds))
+            return image ^ rng.integers(2, size=image.shape, dtype=np.uint8)
+
+        noisy = elements.map(
+            lambda image: tf.ensure_shape(
+                tf.numpy_function(add_noise, [image], tf.uint8), [4, 4, 1]
+            )
+        )
+        for changing in (elements.shuffle(60), noisy):
+            with self.assertRaisesRegex(DataError, "leave out `shuffle`"):
+                arrays.from_tf_data(changing)
+
     def test_other_pipelines(self):
-        elements = tf.data.Dataset.from_tensor_slices(images(4, 4, 4, 1))
+        content = images(4, 4, 4, 1, num_colors=100)
+        elements = tf.data.Dataset.from_tensor_slices(content)
         for other, message in (
             (elements.map(lambda image: (image, 0)), "must be images"),
             (elements.map(lambda i: tf.cast(i, tf.float32)), "uint8"),
             (elements.map(lambda image: image[..., 0]), "[H, W, C]"),
             (elements.repeat(), "repeats"),
             (elements.take(1), "got 1"),
+            (elements.take(0), "got 0"),
+            (elements.map(lambda image: image | 128), "from 0 to 99, got one"),
         ):
             with self.assertRaises(DataError) as caught:
-                arrays.from_tf_data(other)
+                arrays.from_tf_data(other, num_colors=100)
             self.assertIn(message, str(caught.exception))
 
 

@@ -91,6 +91,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
                 "max_steps": (0,),
                 "filters": (0, 3),
                 "num_blocks": (0,),
+                "alpha": (0.0, 1.0),
                 "num_scales": (1,),
                 "num_couplings": ((3, 3), (3, 0, 3), (1, 1.5, 2), 3, "333"),
                 "dequantization": ("learned", None),
@@ -160,7 +161,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             {
                 *("dataset", "image_size", "flip", "num_validation", "seed"),
                 *("batch_size", "filters", "num_blocks", "num_scales"),
-                *("num_couplings", "num_bits"),
+                *("num_couplings", "num_bits", "alpha"),
                 "dequantization",
                 *("init_from", "precision", "deterministic", "ema"),
                 "conditional",

@@ -50,18 +50,19 @@ def train(strategy, Model, path, num_classes=None):
             num_couplings=(1, 1, 1),
             num_classes=num_classes,
         )
-        history = tf_realnvp.train(
-            model,
-            dataset,
-            epochs=2,
-            batch_size=7,
-            lr=1e-2,
-            clip_grad=1.0,
-            ema=0.9,
-            seed=3,
-            precision="float32",
-            progress=False,
-        )
+    # It enters the scope of the model by itself.
+    history = tf_realnvp.train(
+        model,
+        dataset,
+        epochs=2,
+        batch_size=7,
+        lr=1e-2,
+        clip_grad=1.0,
+        ema=0.9,
+        seed=3,
+        precision="float32",
+        progress=False,
+    )
     losses = [m.test_loss for m in history]
     losses += [m.train_loss for m in history[1:]]
     np.savez(

@@ -80,6 +80,10 @@ class CountingTrainer(Trainer):
         return super().test_step(images, index, label)
 
 
+def weights_are_same(first, second):
+    return same(values(first.variables), values(second.variables))
+
+
 class KeepBestTest(tf.test.TestCase):
     """A rate that diverges makes an early epoch the best one."""
 
@@ -127,6 +131,17 @@ class KeepBestTest(tf.test.TestCase):
             strict=True,
         ):
             self.assertAllEqual(a.numpy(), b.numpy())
+
+    def test_cut_short_within_an_epoch(self):
+        """The best so far was evaluated; what came after it was not."""
+        whole, _ = self.fit(epochs=1)
+        with mock.patch.object(loop, "_calls", lambda n, unused: [1] * n):
+            asked = itertools.count()
+            cut, _ = self.fit(epochs=2, should_stop=lambda: next(asked) == 6)
+        self.assertBetween(cut.num_steps, 4, 5)
+        self.assertLen(cut.history, 2)
+        self.assertFalse(all(weights_are_same(cut.model, whole.model)))
+        self.assertTrue(all(weights_are_same(cut.result_model(), whole.model)))
 
     def test_part_of_an_epoch_can_be_the_best(self):
         trainer, _ = self.fit(epochs=2, max_steps=5)

@@ -55,6 +55,36 @@ def recorded_seeds(model):
         yield seeds
 
 
+class BatchesTest(tf.test.TestCase):
+    def test_no_levels(self):
+        """Images from 0 to 1 would train, to something without a meaning."""
+        trainer = Trainer(SmallModel())
+        images = random_images(BATCH_SIZE, seed=0) / np.float32(16)
+        batches = tf.data.Dataset.from_tensors(images)
+        with self.assertRaisesRegex(TypeError, "uint8 .* got float32"):
+            trainer.train(iter(batches))
+        with self.assertRaisesRegex(TypeError, "uint8 .* got float32"):
+            trainer.test(iter(batches.enumerate()))
+        self.assertEqual(trainer.num_steps, 0)
+
+    def test_eagerly(self):
+        """As TensorFlow's programs are debugged."""
+        batches = [random_images(BATCH_SIZE, seed=seed) for seed in range(3)]
+        losses = []
+        for is_eager in (False, True):
+            trainer = Trainer(make_model(), 1e-2, accumulate=2)
+            tf.config.run_functions_eagerly(is_eager)
+            try:
+                trainer.train(
+                    iter(tf.data.Dataset.from_tensor_slices(batches)), 3
+                )
+            finally:
+                tf.config.run_functions_eagerly(False)
+            losses.append(trainer.mean_loss)
+        self.assertEqual(trainer.num_steps, 3)
+        self.assertAllClose(*losses, rtol=1e-5)
+
+
 class StepTest(tf.test.TestCase):
     """Single steps, outside of the compiled loop."""
 

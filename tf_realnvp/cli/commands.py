@@ -487,7 +487,8 @@ def _interpolate(flags, model):
     from tf_realnvp import latents
 
     def strip(ends):
-        return latents.slerp(*ends, flags.steps)
+        start, end = ends
+        return latents.slerp(start, end, flags.steps)
 
     _draw_between(flags, model, strip, flags.steps)
 

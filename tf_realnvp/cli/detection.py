@@ -50,7 +50,8 @@ def _add_score(add):
         "score the pictures of a folder, the least likely first",
         f"""
 Writes a CSV file with the columns file, log_prob (nats for the whole picture)
-and bits_per_dim, and of a model with classes likeliest_label. Files that can't be read are named, and left out.
+and bits_per_dim, and of a model with classes likeliest_label. Files that can't
+be read are named, and left out.
 
 A picture may be likely and yet unusual. With --reference, pictures of the kind
 that is usual, there is a column more for each method of `detect`, the higher
@@ -141,7 +142,7 @@ def _add_max_images(command, default, of_what):
 
 def _load_metadata(flags):
     """Reads what the model is of, and sets up TensorFlow."""
-    metadata.read_architecture(flags.model)
+    metadata.architecture(metadata.read(flags.model), flags.model)
     result = metadata.read(flags.model)
     runtime.configure()
     return result

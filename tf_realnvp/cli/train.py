@@ -97,6 +97,10 @@ _HELP = {
     "num_blocks": (
         "residual blocks of a coupling network (default: 8, for digits 2)"
     ),
+    "alpha": (
+        "margin that keeps the logit finite: levels become numbers from X/2 to "
+        "1 - X/2 (default: 0.1)"
+    ),
     "num_scales": (
         "resolutions that couplings work at, each half the one before "
         "(default: 2)"

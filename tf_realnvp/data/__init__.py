@@ -6,6 +6,7 @@ whatever else TensorFlow Datasets (TFDS) knows by `tfds_images`; each of the
 last two is imported only when asked for.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -79,7 +80,14 @@ def load(
     if num_bits is not None:
         checks.check(num_bits, "num_bits", checks.WholeNumber(1, 8))
     dataset = _load(name, data_dir, size, flip, labels)
-    return dataset if num_bits is None else dataset.keep_bits(num_bits)
+    if num_bits is not None:
+        dataset = dataset.keep_bits(num_bits)
+    settings = {
+        "dataset": _known(name),
+        "image_size": image_size,
+        "num_bits": num_bits,
+    }
+    return dataclasses.replace(dataset, load_settings=settings)
 
 
 def _load(name, data_dir, size, flip, labels):

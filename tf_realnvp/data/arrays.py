@@ -21,6 +21,7 @@ SUFFIXES = (".npy", ".npz")
 
 _TEST_SHARE = 0.1
 _BYTES_AT_ONCE = 2**26
+_IMAGES_AT_ONCE = 256  # Of a pipeline.
 
 
 def load(
@@ -124,6 +125,8 @@ def from_tf_data(
 ) -> ImageDataset:
     """Makes a data set of a finite pipeline, a tenth of it for testing.
 
+    It is read once, to look at the images.
+
     Args:
       elements: Of images, uint8 `[H, W, C]`, or of batches of them; the same in
         each pass.
@@ -131,7 +134,8 @@ def from_tf_data(
       flip: As for `data.load`.
 
     Raises:
-      DataError: If its elements are no such images, or it never ends.
+      DataError: If its elements are no such images, it never ends, or it gives
+        others in each pass.
     """
     spec = elements.element_spec
     if not isinstance(spec, tf.TensorSpec) or spec.dtype != tf.uint8:
@@ -147,15 +151,13 @@ def from_tf_data(
             "the images of a `tf.data.Dataset` must have a known shape "
             f"[H, W, C], got {shape}"
         )
-    num_images = elements.cardinality().numpy()
-    if num_images == tf.data.INFINITE_CARDINALITY:
+    if elements.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
-    if num_images == tf.data.UNKNOWN_CARDINALITY:
-        num_images = elements.reduce(np.int64(0), lambda n, _: n + 1).numpy()
-    _, test = _split(int(num_images), "the `tf.data.Dataset`")
+    num_images, fingerprint = _look_through(elements, num_colors)
+    _, test = _split(num_images, "the `tf.data.Dataset`")
     is_test = np.zeros([num_images], bool)
     is_test[test] = True
-    images = Split(elements, int(num_images))
+    images = Split(elements, num_images)
     return ImageDataset(
         name="images",
         image_shape=tuple(shape.as_list()),
@@ -163,7 +165,30 @@ def from_tf_data(
         train=images.choose(~is_test),
         test=images.choose(is_test),
         flip=flip,
+        fingerprint=fingerprint,
     )
+
+
+def _look_through(elements, num_colors):
+    """Returns how many images a pipeline gives, and their fingerprint."""
+    digest = hashlib.sha256(f"{num_colors} levels, tf.data\n".encode())
+    batches = elements.batch(_IMAGES_AT_ONCE)
+    num_images, first = 0, None
+    for images in batches.as_numpy_iterator():
+        _check_levels(images, "the `tf.data.Dataset`", num_colors)
+        digest.update(images.tobytes())
+        num_images += len(images)
+        first = images if first is None else first
+    # Test images would be trained on, by another order in each pass.
+    if first is not None and not np.array_equal(
+        first, next(batches.as_numpy_iterator())
+    ):
+        raise DataError(
+            "a `tf.data.Dataset` must give the same images in each pass, and "
+            "this one does not: leave out `shuffle` and whatever else is "
+            "random, for training shuffles by itself, and mirrors with `flip`"
+        )
+    return num_images, digest.hexdigest()
 
 
 def _check_arrays(arrays, shown):
@@ -298,15 +323,17 @@ def _check(array, shown, num_colors):
             f"{list(array.shape)}"
         )
     step = max(1, _BYTES_AT_ONCE // array[0].size)
-    highest = max(
-        int(array[i : i + step].max()) for i in range(0, len(array), step)
-    )
-    if highest >= num_colors:
+    for i in range(0, len(array), step):
+        _check_levels(array[i : i + step], shown, num_colors)
+    return array[..., np.newaxis] if array.ndim == 3 else array
+
+
+def _check_levels(images, shown, num_colors):
+    if (highest := int(images.max())) >= num_colors:
         raise DataError(
             f"{shown} must have levels from 0 to {num_colors - 1}, got one of "
             f"{highest}"
         )
-    return array[..., np.newaxis] if array.ndim == 3 else array
 
 
 def _split(num_images, shown):

@@ -107,6 +107,8 @@ class ImageDataset:
         decoded to what helps the user: which it is, and what is wrong with it.
       class_names: Names of the classes, if the images have labels: then batches
         are pairs of images and labels, int32 `[batch_size]`.
+      load_settings: With what `data.load` made it, `dataset`, `image_size` and
+        `num_bits`, if it did.
     """
 
     name: str
@@ -122,6 +124,7 @@ class ImageDataset:
     fingerprint: str = ""
     explain_damage: Callable[[str], str] = str
     class_names: tuple[str, ...] = ()
+    load_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, Split]:

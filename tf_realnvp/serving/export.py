@@ -98,7 +98,8 @@ def save(
       model: The model.
       path: Directory to write. A model that is there already stays as it is
         until the new one is complete.
-      metadata: What else `metadata.json` is to say; values that JSON knows.
+      metadata: What else `metadata.json` is to say, beside `model.metadata` and
+        in its place; values that JSON knows.
 
     Raises:
       UsageError: If TensorFlow could not read what is written there, or if
@@ -107,7 +108,8 @@ def save(
     """
     path = pathlib.Path(os.path.abspath(path))
     check_path(path)
-    content = _metadata(model, dict(metadata or {}), path)
+    given = dict(model.metadata) | dict(metadata or {})
+    content = _metadata(model, given, path)
     module: tf.Module
     # Otherwise `tf.saved_model.save` traces all functions once more.
     with save_context.save_context(tf.saved_model.SaveOptions()):

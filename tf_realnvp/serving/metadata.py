@@ -147,16 +147,16 @@ def _classes(path, content):
     return tuple(content["class_names"]), tuple(content["class_probs"])
 
 
-def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
+def architecture(metadata: Metadata, path: str | os.PathLike) -> dict[str, Any]:
     """Returns the arguments of `RealNVP` that make such a model.
 
     Args:
-      path: The folder that `export.save` wrote.
+      metadata: Those of a SavedModel.
+      path: Its folder, for messages.
 
     Raises:
-      ModelError: As `read`.
+      ModelError: If they are damaged.
     """
-    metadata = read(path)
     others = _BEFORE | metadata.others
     for name, allowed in checks.ARCHITECTURE.items():
         _check(path, others, name, allowed.__contains__)

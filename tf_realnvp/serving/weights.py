@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import types
 
 import numpy as np
 import tensorflow as tf
@@ -18,20 +19,28 @@ def load_model(path: str | os.PathLike) -> RealNVP:
       path: The folder that `export.save` wrote, with any version.
 
     Returns:
-      A model with the same weights.
+      A model with the same weights, which when it is saved again says of its
+      data what this one says.
 
     Raises:
       ModelError: If there is no such model.
     """
-    arguments = metadata.read_architecture(path)
+    saved = metadata.read(path)
     try:
-        model = RealNVP(**arguments)
+        model = RealNVP(**metadata.architecture(saved, path))
     except ValueError as error:
         raise ModelError(
             f"{printable(pathlib.Path(path) / metadata.FILE)} is damaged: "
             f"{error}"
         ) from error
     _assign(model, path)
+    model.metadata = types.MappingProxyType(
+        {
+            name: saved.others[name]
+            for name in ("dataset", "source", "class_names")
+            if name in saved.others
+        }
+    )
     return model
 
 
@@ -70,6 +79,7 @@ def _differences(model, other):
     has_place = {
         "filters": other.filters == model.filters,
         "num_blocks": other.num_blocks == model.num_blocks,
+        "alpha": other.alpha == model.alpha,
         "num_scales": other.num_scales == model.num_scales,
         "num_couplings": all(
             its <= own

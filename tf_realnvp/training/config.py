@@ -49,7 +49,7 @@ _WITH_DEFAULT_LR: dict[str, Any] = {
 _KEPT = ("epochs", "seed", "precision", "lr", *_WITH_DEFAULT_LR)
 
 # The arguments of `RealNVP`, beside those that tell of its images.
-_ARCHITECTURE = tuple(n for n in ARCHITECTURE if n != "alpha")
+_ARCHITECTURE = tuple(ARCHITECTURE)
 
 # What a run that is resumed must have in common with its start. The others may
 # change: they are about where and how long, or how Adam goes on.
@@ -119,6 +119,7 @@ class TrainingConfig:
       max_steps: Number of steps after which training stops, if not before.
       filters: As for `RealNVP`.
       num_blocks: As for `RealNVP`.
+      alpha: As for `RealNVP`.
       num_scales: As for `RealNVP`.
       num_couplings: As for `RealNVP`.
       dequantization: As for `RealNVP`.
@@ -158,6 +159,7 @@ class TrainingConfig:
     max_steps: int | None = _setting(WholeNumber(1), None)
     filters: int = _setting(ARCHITECTURE["filters"])
     num_blocks: int = _setting(ARCHITECTURE["num_blocks"])
+    alpha: float = _setting(ARCHITECTURE["alpha"], 0.1)
     num_scales: int = _setting(ARCHITECTURE["num_scales"], 2)
     num_couplings: tuple[int, ...] = _setting(
         ARCHITECTURE["num_couplings"], (3, 3, 4)

@@ -169,11 +169,13 @@ class Trainer(tf.Module):
         """Returns the model that results from the training so far.
 
         That is `evaluated_model()`, or with `keep_best` as it was when it was
-        best.
+        best, before the first epoch at the earliest.
         """
         model = self.evaluated_model()
-        if self.history and self.result_metrics() is not self.history[-1]:
-            _assign(model.variables, self._best_weights)
+        if self._keep_best and self._best_loss.numpy() < math.inf:
+            best = self.result_metrics()
+            if best is not self.history[-1] or best.step != self.num_steps:
+                _assign(model.variables, self._best_weights)
         return model
 
     def result_metrics(self) -> Metrics:
@@ -327,7 +329,7 @@ class Trainer(tf.Module):
 
         def step(i):
             self.train_step(*_images_and_label(batches.get_next()))
-            return i + 1
+            return [i + 1]
 
         tf.while_loop(unfinished, step, [tf.constant(0)])
         return self._skipped_in_a_row.read_value()
@@ -493,7 +495,13 @@ class Trainer(tf.Module):
 
 def _images_and_label(batch):
     """Returns both of a batch; the label is `None` if it has none."""
-    return batch if isinstance(batch, tuple) else (batch, None)
+    images, label = batch if isinstance(batch, tuple) else (batch, None)
+    if not images.dtype.is_integer:
+        raise TypeError(
+            "Batches must hold levels, uint8 [n, H, W, C], got "
+            f"{images.dtype.name}."
+        )
+    return images, label
 
 
 def _assign(variables, values):
