@@ -429,9 +429,11 @@ class LockTest(RunsTestCase):
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
         ) as process:
-            self.assertEqual(process.stdout.readline(), b"open\n")
-            self.assert_cannot_open("another process")
-            process.kill()
+            try:
+                self.assertEqual(process.stdout.readline(), b"open\n")
+                self.assert_cannot_open("another process")
+            finally:
+                process.kill()
         self.assertTrue((self.path / "lock").exists())
         with runs.open_run(self.path, resume=True) as run:
             self.assertEqual(run.config, CONFIG)
