@@ -164,6 +164,7 @@ class LoadTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(again.class_names, small_models.CLASS_NAMES)
         self.assertEqual(again.source, "digits")
         # Unless it is told otherwise.
+        model.metadata = dict(model.metadata) | {"source": None}
         model.save(f"{folder}/model", {"dataset": "mnist"})
         self.assertEqual(metadata.read(f"{folder}/model").source, "mnist")
 
@@ -356,6 +357,13 @@ class TrainTest(tf.test.TestCase):
             shifts.append(model.shifts.numpy())
         self.assertNotAllClose(*shifts)
         dataset = data.arrays.from_images(self.images, 17, labels=labels)
+        # By the names of the classes, in whatever order they are.
+        model.metadata = {"class_names": ["2", "0", "1"]}
+        numbers = np.array([1, 2, 0])[labels]
+        expected = model.clone()
+        self.train(expected, self.images, labels=numbers, epochs=1)
+        self.train(model, dataset, epochs=1)
+        self.assertAllEqual(model.shifts, expected.shifts)
         plain = SmallModel()
         self.train(plain, dataset, epochs=1)
         of_two = SmallModel(num_classes=2, class_probs=[0.5, 0.5])
@@ -545,6 +553,32 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         model = SmallModel((4, 4, 1), 17, filters=4, num_blocks=1)
         train("b", epochs=1)
         self.assertAllEqual(self.command("b", "--epochs", 2, *flags), expected)
+
+    def test_what_a_run_says_of_its_data(self):
+        model = self.make_model(num_classes=10, class_probs=[0.1] * 10)
+        self.train("run", model, epochs=1)
+        names = [str(number) for number in range(10)]
+        expected = {"dataset": "digits", "source": "digits"}
+        expected["class_names"] = names
+        self.assertEqual(model.metadata, expected)
+        with mock.patch.object(api, "RealNVP", SmallModel):
+            self.assertEqual(tf_realnvp.load("run").metadata, expected)
+            images = random_images(40, seed=0)
+            tf_realnvp.train(
+                *(SmallModel(), images),
+                batch_size=16,
+                epochs=1,
+                run_dir="other",
+                progress=False,
+            )
+            self.assertIsNone(tf_realnvp.load("other").metadata["source"])
+
+    def test_labels_that_a_model_leaves_alone(self):
+        dataset = data.load("digits", labels=True)
+        settings = {"batch_size": 400, "ema": 0.5, "progress": False}
+        settings["run_dir"] = "run"
+        tf_realnvp.train(self.make_model(), dataset, epochs=1, **settings)
+        self.train("run", epochs=2)
 
     def test_margin_of_the_logit(self):
         model = self.make_model(alpha=0.5)

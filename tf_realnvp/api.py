@@ -74,7 +74,16 @@ def load(path: str | os.PathLike) -> RealNVP:
         raise ModelError(
             f"cannot load the run in {printable(path)}: {error}"
         ) from error
-    return trainer.result_model()
+    model = trainer.result_model()
+    is_of_program = config.dataset == arrays.NAME
+    stored = {
+        "dataset": config.dataset,
+        "source": None if is_of_program else find_source(config.dataset),
+    }
+    if run.data.class_names:
+        stored["class_names"] = list(run.data.class_names)
+    model.metadata = types.MappingProxyType(stored)
+    return model
 
 
 def train(
@@ -329,6 +338,9 @@ def _dataset(data, labels, model, flip):
         raise DataError(f"the images are {theirs}, those of the model {own}")
     if num_classes is None:
         return dataset.without_labels() if dataset.class_names else dataset
+    names = model.metadata.get("class_names", dataset.class_names)
+    if dataset is data and set(dataset.class_names) <= set(names):
+        dataset = dataset.with_classes(names)
     if len(dataset.class_names) != num_classes:
         raise DataError(
             f"the images have {len(dataset.class_names) or 'no'} classes, the "

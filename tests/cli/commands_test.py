@@ -174,14 +174,12 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         labels = np.repeat([0, 1, 2], 4)
         self.assert_grid(self.model.sample(12, seed=3, label=labels), 4)
 
-    def evaluate(self, *argv):
-        labels = np.arange(20) % 3
+    def evaluate(self, *argv, names=small_models.CLASS_NAMES):
+        labels = np.arange(20) % len(names)
         images = small_models.images(20)
         dataset = arrays.from_images(np.repeat(images, 10, axis=0), NUM_COLORS)
         dataset = dataset.with_labels(
-            small_models.CLASS_NAMES,
-            np.zeros(dataset.num_train, int),
-            labels,
+            names, np.zeros(dataset.num_train, int), labels
         )
         with mock.patch.object(data, "load", return_value=dataset) as load:
             stdout = self.call("evaluate", *argv)
@@ -209,6 +207,13 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
             f"accuracy as a classifier: {is_right.mean():.4f} "
             f"({is_right.sum()} of 20)",
         )
+
+    def test_evaluate_where_a_class_is_missing(self):
+        """Labels go by the names of the classes."""
+        lines, images, labels = self.evaluate(names=["dog", "cat"])
+        bits = np.mean(self.model.bits_per_dim(images, 0, 1 - labels))
+        self.assertIn("given the label", lines[-3])
+        self.assertAllClose(float(lines[-3].split()[-5]), bits, atol=1e-4)
 
     def test_evaluate_with_importance_samples(self):
         lines, _, _ = self.evaluate(

@@ -1,6 +1,7 @@
 """Tests for arrays: files of NumPy, arrays and pipelines as data sets."""
 
 import itertools
+from unittest import mock
 
 import folders
 import numpy as np
@@ -10,7 +11,7 @@ from image_arrays import images_of, labels_of
 from image_arrays import random_images as images
 
 from tf_realnvp import data
-from tf_realnvp.data import arrays
+from tf_realnvp.data import arrays, image_dataset
 from tf_realnvp.errors import DataError
 
 
@@ -57,6 +58,14 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             content |= {"test": pixels[15:], "test_labels": labels[15:]}
         path = self.save("a.npz", **content)
         plain, dataset = data.load(path), data.load(path, labels=True)
+        # The order of the arrays says nothing.
+        path = self.save("b.npz", **dict(reversed(content.items())))
+        again = data.load(path, labels=True)
+        self.assertEqual(again.fingerprint, dataset.fingerprint)
+        self.assertEqual(labels_of(again), labels_of(dataset))
+        self.assertEqual(
+            dataset.without_labels().fingerprint, plain.fingerprint
+        )
         self.assertEmpty(plain.class_names)
         self.assertEqual(dataset.class_names, ("0", "1", "2"))
         self.assertNotEqual(plain.fingerprint, dataset.fingerprint)
@@ -239,9 +248,26 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
                 tf.numpy_function(add_noise, [image], tf.uint8), [4, 4, 1]
             )
         )
-        for changing in (elements.shuffle(60), noisy):
+        late = elements.take(50).concatenate(elements.shuffle(60))
+        once = tf.data.Dataset.from_generator(
+            iter(images(9, 4, 4, 1)).__iter__,
+            output_signature=tf.TensorSpec([4, 4, 1], tf.uint8),
+        )
+        for changing in (elements.shuffle(60), noisy, late, once):
             with self.assertRaisesRegex(DataError, "leave out `shuffle`"):
                 arrays.from_tf_data(changing)
+
+    def test_memory_of_a_shuffle(self):
+        content = images(40, 4, 4, 1)
+        elements = tf.data.Dataset.from_tensor_slices(content)
+        self.assertIsNone(arrays.from_tf_data(elements).shuffle_buffer)
+        with (
+            mock.patch.object(image_dataset, "MAX_CACHE_BYTES", 639),
+            mock.patch.object(arrays, "_SHUFFLE_BYTES", 100),
+        ):
+            dataset = arrays.from_tf_data(elements)
+            self.assertEqual(dataset.shuffle_buffer, 6)
+            self.assertLen(trained(dataset), 36)
 
     def test_other_pipelines(self):
         content = images(4, 4, 4, 1, num_colors=100)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import re
 import sys
 import tempfile
@@ -82,6 +83,10 @@ class NameTest(folders.FolderTestCase, parameterized.TestCase):
         shown = re.escape(repr(size))
         with self.assertRaisesRegex(DataError, f"`image_size`.* even.*{shown}"):
             data.load(name, "/nowhere", image_size=size)
+
+    def test_paths(self):
+        with self.assertRaisesRegex(DataError, "no such folder"):
+            data.load(pathlib.Path("/nowhere"))
 
     @parameterized.parameters("/nowhere", "./nowhere", "~/nowhere", "nowhere/")
     def test_folder_that_is_not_there(self, name):

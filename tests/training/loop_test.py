@@ -15,6 +15,7 @@ from small_models import SmallModel, make_dataset, random_images, same, values
 
 from tf_realnvp.errors import DivergedError
 from tf_realnvp.training import loop
+from tf_realnvp.training import trainer as trainer_module
 from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 
 BATCH_SIZE = 4
@@ -84,7 +85,7 @@ def weights_are_same(first, second):
     return same(values(first.variables), values(second.variables))
 
 
-class KeepBestTest(tf.test.TestCase):
+class KeepBestTest(tf.test.TestCase, parameterized.TestCase):
     """A rate that diverges makes an early epoch the best one."""
 
     def fit(self, epochs, keep_best=True, **options):
@@ -142,6 +143,35 @@ class KeepBestTest(tf.test.TestCase):
         self.assertLen(cut.history, 2)
         self.assertFalse(all(weights_are_same(cut.model, whole.model)))
         self.assertTrue(all(weights_are_same(cut.result_model(), whole.model)))
+
+    @parameterized.parameters(0, 1)
+    def test_cut_short_while_the_best_is_kept(self, epoch):
+        """It is then the model as it is, and no mixture of two epochs."""
+        trainers, keep_if_best = [], Trainer.keep_if_best
+        assign = trainer_module._assign
+
+        def assign_some(variables, values):
+            assign(variables[:5], values[:5])
+            raise KeyboardInterrupt
+
+        def keep(trainer, loss):
+            trainers.append(trainer)
+            is_cut = len(trainers) == epoch + 1
+            with mock.patch.object(
+                trainer_module, "_assign", assign_some if is_cut else assign
+            ):
+                keep_if_best(trainer, loss)
+
+        with (
+            mock.patch.object(Trainer, "keep_if_best", keep),
+            self.assertRaises(KeyboardInterrupt),
+        ):
+            self.fit(epochs=2)
+        cut_short = trainers[-1]
+        self.assertEqual(cut_short.num_steps, 3 * epoch)
+        self.assertTrue(
+            all(weights_are_same(cut_short.result_model(), cut_short.model))
+        )
 
     def test_part_of_an_epoch_can_be_the_best(self):
         trainer, _ = self.fit(epochs=2, max_steps=5)

@@ -433,7 +433,7 @@ def _load_dataset(flags, model):
     dataset = picture_sets.load_dataset(
         flags, "dataset", name, model, labels=has_classes
     )
-    if has_classes and dataset.class_names != model.class_names:
+    if not set(dataset.class_names) <= set(model.class_names):
         theirs, own = (
             ", ".join(names)
             for names in (dataset.class_names, model.class_names)
@@ -444,7 +444,7 @@ def _load_dataset(flags, model):
                 f"{theirs}, those of {flags.model} {own}"
             )
         )
-    return dataset
+    return dataset.with_classes(model.class_names) if has_classes else dataset
 
 
 def _bits(model, log_prob):

@@ -31,7 +31,7 @@ _MAX_DIGITS = 256  # Pixels.
 
 
 def load(
-    name: str,
+    name: str | os.PathLike,
     data_dir: str = "datasets",
     image_size: int | Sequence[int] | None = None,
     flip: bool = False,
@@ -76,9 +76,10 @@ def load(
         or if there are no labels and some are asked for.
       ValueError: If `num_bits` is out of its range.
     """
+    name = os.fspath(name)
     size = check_image_size(image_size)
     if num_bits is not None:
-        checks.check(num_bits, "num_bits", checks.WholeNumber(1, 8))
+        num_bits = checks.check(num_bits, "num_bits", checks.WholeNumber(1, 8))
     dataset = _load(name, data_dir, size, flip, labels)
     if num_bits is not None:
         dataset = dataset.keep_bits(num_bits)

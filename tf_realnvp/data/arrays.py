@@ -1,6 +1,7 @@
 """Data sets of what Python programs have: files of NumPy, arrays, `tf.data`."""
 
 import hashlib
+import math
 import os
 import pathlib
 
@@ -8,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.checks import WholeNumber, short
+from tf_realnvp.data import image_dataset
 from tf_realnvp.data.image_dataset import (
     DECODING,
     ImageDataset,
@@ -18,10 +20,12 @@ from tf_realnvp.data.image_dataset import (
 from tf_realnvp.errors import DataError, printable
 
 SUFFIXES = (".npy", ".npz")
+NAME = "images"  # Of data sets of a program's own images.
 
 _TEST_SHARE = 0.1
 _BYTES_AT_ONCE = 2**26
 _IMAGES_AT_ONCE = 256  # Of a pipeline.
+_SHUFFLE_BYTES = 2**27
 
 
 def load(
@@ -113,7 +117,7 @@ def from_images(
     """
     arrays = {"images": np.asarray(images), "num_colors": num_colors}
     splits, num_colors = _check_arrays(arrays, "the array")
-    dataset = _from_splits("images", splits, num_colors, None, flip)
+    dataset = _from_splits(NAME, splits, num_colors, None, flip)
     if labels is None:
         return dataset
     found = dict.fromkeys(splits, np.asarray(labels))
@@ -125,7 +129,7 @@ def from_tf_data(
 ) -> ImageDataset:
     """Makes a data set of a finite pipeline, a tenth of it for testing.
 
-    It is read once, to look at the images.
+    It is read twice, to look at the images.
 
     Args:
       elements: Of images, uint8 `[H, W, C]`, or of batches of them; the same in
@@ -158,12 +162,19 @@ def from_tf_data(
     is_test = np.zeros([num_images], bool)
     is_test[test] = True
     images = Split(elements, num_images)
+    num_bytes = num_images * math.prod(shape)
     return ImageDataset(
-        name="images",
+        name=NAME,
         image_shape=tuple(shape.as_list()),
         num_colors=num_colors,
         train=images.choose(~is_test),
         test=images.choose(is_test),
+        # What it stores are the images themselves.
+        shuffle_buffer=(
+            max(1, _SHUFFLE_BYTES // math.prod(shape))
+            if num_bytes > image_dataset.MAX_CACHE_BYTES
+            else None
+        ),
         flip=flip,
         fingerprint=fingerprint,
     )
@@ -171,24 +182,23 @@ def from_tf_data(
 
 def _look_through(elements, num_colors):
     """Returns how many images a pipeline gives, and their fingerprint."""
-    digest = hashlib.sha256(f"{num_colors} levels, tf.data\n".encode())
-    batches = elements.batch(_IMAGES_AT_ONCE)
-    num_images, first = 0, None
-    for images in batches.as_numpy_iterator():
-        _check_levels(images, "the `tf.data.Dataset`", num_colors)
-        digest.update(images.tobytes())
-        num_images += len(images)
-        first = images if first is None else first
+    num_images, digests = 0, []
+    for _ in range(2):
+        num_images = 0
+        digest = hashlib.sha256(f"{num_colors} levels, tf.data\n".encode())
+        for images in elements.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
+            _check_levels(images, "the `tf.data.Dataset`", num_colors)
+            digest.update(images.tobytes())
+            num_images += len(images)
+        digests.append(digest.hexdigest())
     # Test images would be trained on, by another order in each pass.
-    if first is not None and not np.array_equal(
-        first, next(batches.as_numpy_iterator())
-    ):
+    if digests[0] != digests[1]:
         raise DataError(
             "a `tf.data.Dataset` must give the same images in each pass, and "
             "this one does not: leave out `shuffle` and whatever else is "
             "random, for training shuffles by itself, and mirrors with `flip`"
         )
-    return num_images, digest.hexdigest()
+    return num_images, digests[0]
 
 
 def _check_arrays(arrays, shown):
@@ -216,7 +226,8 @@ def _check_arrays(arrays, shown):
     if checked["train"].shape[1:] != checked["test"].shape[1:]:
         raise DataError(f"{shown}: `train` and `test` are of different shapes")
     return {
-        name: (array, np.arange(len(array))) for name, array in checked.items()
+        name: (checked[name], np.arange(len(checked[name])))
+        for name in ("train", "test")
     }, num_colors
 
 

@@ -107,6 +107,7 @@ class ImageDataset:
         decoded to what helps the user: which it is, and what is wrong with it.
       class_names: Names of the classes, if the images have labels: then batches
         are pairs of images and labels, int32 `[batch_size]`.
+      unlabelled_fingerprint: That of the images without their labels.
       load_settings: With what `data.load` made it, `dataset`, `image_size` and
         `num_bits`, if it did.
     """
@@ -124,6 +125,7 @@ class ImageDataset:
     fingerprint: str = ""
     explain_damage: Callable[[str], str] = str
     class_names: tuple[str, ...] = ()
+    unlabelled_fingerprint: str = ""
     load_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -202,6 +204,25 @@ class ImageDataset:
             train=labelled(self.train, train, "training"),
             test=labelled(self.test, test, "test"),
             fingerprint=digest.hexdigest(),
+            unlabelled_fingerprint=self.fingerprint,
+        )
+
+    def with_classes(self, class_names: Sequence[str]) -> "ImageDataset":
+        """Returns this data set with the labels that a model knows.
+
+        Args:
+          class_names: Names of the model's classes, in its order: those of the
+            images, and perhaps others.
+        """
+        numbers = np.array(
+            [class_names.index(name) for name in self.class_names], np.int32
+        )
+        splits: dict[str, Any] = {
+            name: dataclasses.replace(split, labels=numbers[split.labels])
+            for name, split in self.splits.items()
+        }
+        return dataclasses.replace(
+            self, class_names=tuple(class_names), **splits
         )
 
     def without_labels(self) -> "ImageDataset":
@@ -210,7 +231,12 @@ class ImageDataset:
             name: dataclasses.replace(split, labels=None)
             for name, split in self.splits.items()
         }
-        return dataclasses.replace(self, class_names=(), **splits)
+        return dataclasses.replace(
+            self,
+            class_names=(),
+            fingerprint=self.unlabelled_fingerprint or self.fingerprint,
+            **splits,
+        )
 
     def hold_out(self, num_validation: int, seed: int) -> "ImageDataset":
         """Returns this data set with some training images for validation.

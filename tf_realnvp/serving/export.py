@@ -108,8 +108,10 @@ def save(
     """
     path = pathlib.Path(os.path.abspath(path))
     check_path(path)
-    given = dict(model.metadata) | dict(metadata or {})
-    content = _metadata(model, given, path)
+    given, own = dict(metadata or {}), dict(model.metadata)
+    if "dataset" in given:
+        own.pop("source", None)  # It is that of another one.
+    content = _metadata(model, own | given, path)
     module: tf.Module
     # Otherwise `tf.saved_model.save` traces all functions once more.
     with save_context.save_context(tf.saved_model.SaveOptions()):

@@ -172,7 +172,7 @@ class Trainer(tf.Module):
         best, before the first epoch at the earliest.
         """
         model = self.evaluated_model()
-        if self._keep_best and self._best_loss.numpy() < math.inf:
+        if self.history and self._best_loss.numpy() < math.inf:
             best = self.result_metrics()
             if best is not self.history[-1] or best.step != self.num_steps:
                 _assign(model.variables, self._best_weights)
@@ -316,8 +316,10 @@ class Trainer(tf.Module):
           loss: Their mean loss over the validation images.
         """
         if self._keep_best and loss < float(self._best_loss.numpy()):
-            self._best_loss.assign(loss)
+            # Cut short in between, the evaluated ones are the best.
+            self._best_loss.assign(math.inf)
             _assign(self._best_weights, self._evaluated_model.variables)
+            self._best_loss.assign(loss)
 
     def _train(self, batches, num_steps):
         """Trains on some batches; returns how many were skipped in a row."""
