@@ -33,6 +33,8 @@ def main() -> None:
 
     models = {path: SavedModel(path) for path in flags.models}
     (name,) = {model.dataset for model in models.values()}
+    if any(model.num_colors != 256 for model in models.values()):
+        parser.error("the features are of images with 256 levels")
     import keras
     import tensorflow_datasets as tfds
 

@@ -19,7 +19,8 @@ def main() -> None:
     parser.add_argument("--data_dir", default="datasets")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n", type=int, default=36)
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--shown", type=int, default=36)
     parser.add_argument("--columns", type=int, default=6)
     parser.add_argument("--out", default="nearest.png")
     flags = parser.parse_args()
@@ -27,16 +28,18 @@ def main() -> None:
     from tf_realnvp.serving.saved_model import SavedModel
 
     model = SavedModel(flags.model)
-    from tf_realnvp import data, plots
+    from tf_realnvp import plots
+    from tf_realnvp.cli import picture_sets
 
-    dataset = data.load(model.dataset, flags.data_dir)
-    train = all_images(dataset.train_batches(500, seed=0, epoch=0))
-    test = all_images(dataset.test_batches(500))[: flags.n]
+    # With the size and the levels of the model's images.
+    dataset = picture_sets.load_dataset(flags, "model", model.dataset, model)
+    train = dataset.take("train", range(dataset.num_train))
+    test = dataset.take("test", range(min(flags.n, dataset.num_test)))
     samples = np.concatenate(
         list(model.sample(flags.n, flags.temperature, flags.seed))
     )
     indices, distances = nearest(samples, train)
-    pairs = np.stack([samples, train[indices]], axis=1)
+    pairs = np.stack([samples, train[indices]], axis=1)[: flags.shown]
     plots.save_image_grid(
         flags.out,
         pairs.reshape(-1, *samples.shape[1:]),
@@ -50,11 +53,6 @@ def main() -> None:
             f"of {len(train):,} training images, at least {values.min():.1f}"
         )
     print(flags.out)
-
-
-def all_images(batches) -> np.ndarray:
-    """Returns the images of all batches in one array."""
-    return np.concatenate([batch.numpy() for batch in batches])
 
 
 def nearest(

@@ -2,8 +2,8 @@
 
 Levels are integers, and the flow is a density `p` of real numbers: to each
 component noise between 0 and 1 is added. Uniform noise asks `p` to be flat
-within the cell of each level, which affine couplings cannot be. With noise `u`
-of a density `q(u | x)` that depends on the image `x`, section 3.1 of
+within the cell of each level, which affine couplings approximate badly. With
+noise `u` of a density `q(u | x)` that depends on the image `x`, section 3.1 of
 https://arxiv.org/abs/1902.00275,
 
     log P(x) >= E [log p(x + u) - log q(u | x)].

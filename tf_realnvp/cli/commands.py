@@ -370,7 +370,8 @@ def _evaluate(flags, model):
     )
 
     def show(single, joint, what=""):
-        print(f"1 draw of noise{what}: {_summary(_bits(model, single))}")
+        mean = f", mean of {num_draws} such" if num_draws > 1 else ""
+        print(f"1 draw of noise{mean}{what}: {_summary(_bits(model, single))}")
         if num_draws > 1:
             print(
                 f"{num_draws} draws of noise{what}: "
