@@ -425,7 +425,8 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         *_, title, single, joint = stdout.splitlines()
         self.assertEqual(title, "20 test images of digits, 17 levels, seed 7")
         bits = self.expected_bits(20, 8, 5, seed=7)
-        self.assert_figure(single, "1 draw of noise", bits.mean(axis=0))
+        title = "1 draw of noise, mean of 5 such"
+        self.assert_figure(single, title, bits.mean(axis=0))
         nats = -16 * math.log(2.0) * bits
         bound = np.log(np.mean(np.exp(nats - nats.max(axis=0)), axis=0))
         bound = -(bound + nats.max(axis=0)) / (16 * math.log(2.0))
@@ -538,7 +539,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
             )
         self.assertEqual((code, stderr), (0, ""))
         self.assertIn("1 test image of pictures, 256 levels, seed 0\n", stdout)
-        figure = r"draws? of noise: 8.0000 bits/dim; one image has no standard"
+        figure = r"\w: 8.0000 bits/dim; one image has no standard error"
         self.assertLen(re.findall(figure, stdout), 2)
 
     def test_evaluate_on_a_damaged_picture(self):
