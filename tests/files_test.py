@@ -139,6 +139,28 @@ class ReplaceTest(FilesTestCase):
             fill(new, "new")
         self.assert_holds("old")
 
+    def test_killed_where_the_system_cannot_exchange(self):
+        """The old one is in another place then, and no leftover."""
+        self.set_exchange(False)
+        self.make("replace_directory")
+        rename = pathlib.Path.rename
+
+        def die(path, target):
+            if target == self.path:
+                raise KeyboardInterrupt
+            return rename(path, target)
+
+        with (
+            mock.patch.object(pathlib.Path, "rename", die),
+            self.assertRaises(KeyboardInterrupt),
+            files.replace_directory(self.path) as new,
+        ):
+            fill(new, "new")
+        with files.replace_file(self.folder / "other"):
+            pass
+        (old,) = self.folder.rglob("old")
+        self.assertEqual(old.read_text(), "old")
+
     @unittest.skipUnless(sys.platform == "linux", "Linux can exchange.")
     def test_there_is_a_folder_at_every_instant(self):
         self.make("replace_directory")

@@ -424,14 +424,18 @@ class DensityTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_other_float(self):
         """Programs with TFP often compute in float64."""
+        saved = keras.config.dtype_policy()
         keras.config.set_floatx("float64")
         try:
-            model = make_model()
+            # Layers go by the policy, which is made of it but once.
+            keras.config.set_dtype_policy("float64")
+            model = make_model(num_couplings=(1, 1, 1), num_classes=2)
         finally:
             keras.config.set_floatx("float32")
+            keras.config.set_dtype_policy(saved)
         self.assertEqual({v.dtype for v in model.variables}, {"float32"})
         images = random_images(48, model)
-        self.assertAllEqual(model.decode(model.encode(images)), images)
+        self.assertAllEqual(model.decode(model.encode(images, 1), 1), images)
 
     def test_inside_of_a_model_of_keras_with_mixed_precision(self):
         model = shared_model()
@@ -822,15 +826,19 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(model.log_prob(images, 1, 2), expected, rtol=1e-6)
         self.assertAllClose(model.log_prob(images, 1), expected, rtol=1e-5)
 
-    @parameterized.parameters("float32", "bfloat16")
-    def test_for_training(self, dtype):
-        model = conditional_model()
+    @parameterized.product(
+        dtype=["float32", "bfloat16"],
+        get_model=[conditional_model, variational_model],
+    )
+    def test_for_training(self, dtype, get_model):
+        model = get_model()
+        label = None if model.num_classes is None else tf.constant(LABELS)
         points = tf.constant(random_points(4, model))
-        expected = model.log_density(points, tf.constant(LABELS))
+        expected = model.log_density(points, label)
         for recompute in (False, True):
             training = model.for_training(dtype, recompute)
             self.assertAllClose(
-                training.log_density(points, tf.constant(LABELS)),
+                training.log_density(points, label),
                 expected,
                 rtol=1e-5 if dtype == "float32" else 0.02,
             )

@@ -246,6 +246,8 @@ class SmallModel:
         return tf.random.stateless_normal([n, *self.image_shape], [seed, 0])
 
     def decode(self, latents, label=None):
+        if (label is None) != (self.num_classes is None):
+            raise ValueError("There must be a label, or no classes.")
         pixels = self._means(label) + 4.0 * latents
         return tf.cast(tf.clip_by_value(pixels, 0, 16), tf.uint8)
 

@@ -258,14 +258,23 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         surface = latents.manifold(corners, 4).reshape(-1, 2, 2, 4)
         self.assert_grid(self.model.decode(surface, label[1]), 4)
 
-        stdout = self.call("reconstruct", *self.pictures, *flags)
-        self.assertIn("4 of 4 pictures came back exactly", stdout)
-
-        own = (given + self.loaded.log_prior).argmax(axis=1)
-        if name is not None:
-            own[:] = 1
+        # Each of its own class.
+        given = 9.0 * np.eye(3)[[2, 0, 1, 1]]
+        self.enterContext(
+            mock.patch.object(
+                self.loaded, "log_prob_of_classes", return_value=given
+            )
+        )
+        own = np.array([2, 0, 1, 1] if name is None else [1] * 4)
         decode = mock.Mock(wraps=self.loaded.decode)
         with mock.patch.object(self.loaded, "decode", decode):
+            stdout = self.call(
+                "reconstruct", *self.pictures, "--draws", 2, *flags
+            )
+            self.assertIn("4 of 4 pictures came back exactly", stdout)
+            _, labels = decode.call_args.args
+            self.assertAllEqual(labels, np.repeat(own, 3))
+            decode.reset_mock()
             stdout = self.call("translate", *self.pictures, *flags)
         self.assertIn("as cat, dog, old cow\n", stdout)
         ((decoded, labels),) = (call.args for call in decode.call_args_list)

@@ -278,6 +278,11 @@ class ScoreTest(DetectionTestCase):
         self.assertLen(os.listdir("maps"), 2)
         maps, usual = standardise.call_args.args
         self.assertEqual((maps.shape, usual.shape), ((2, 4, 4), (15, 4, 4)))
+        # By the half that no method was fitted to, smoothed like the maps.
+        measure, images = measurer(small_models.model), digits("train")[:30]
+        others = detection.Reference(measure(images)).others
+        expected = bit_maps.smooth(measure.maps(images[others]))
+        self.assertAllClose(usual, expected, rtol=1e-4, atol=1e-4)
 
     def test_bad_references(self):
         for name, images in (("few", digits("train")[:19]), ("empty", [])):
@@ -426,9 +431,18 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
     def test_named_sets(self):
         self.write("good", digits("test")[:30])
         self.write("better", digits("test")[40:70])
-        stdout = self.detect("--normal", "good", "--fit", "better")
+        flags = "--normal", "good", "--fit", "better"
+        stdout = self.detect(*flags, "--out", "out")
         self.assertIn("fit: 30 readable pictures in better\n", stdout)
         self.assertIn("normal: 30 readable pictures in good\n", stdout)
+        # The methods have seen one of them alone.
+        measure = measurer(small_models.model)
+        fitted = detection.fit(measure(digits("test")[40:70], 1))
+        measured = measure(digits("test")[:30], 1)
+        _, rows = read_csv("out/scores.csv")
+        scores = np.array([row[2:] for row in rows[:30]], float).T
+        for score, values in zip(fitted.values(), scores, strict=True):
+            self.assertAllClose(values, score(measured), rtol=1e-4, atol=1e-4)
 
     @parameterized.parameters(
         (

@@ -57,7 +57,9 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
             first, rest = self.loaded.sample(70, 0.5, 3, label)
             own = self.labels[:64] if np.ndim(label) else label
             self.assertAllEqual(first, self.model.sample(64, 0.5, 3, own))
-            self.assertLen(rest, 6)
+            own = self.labels[64:] if np.ndim(label) else label
+            seed = saved_model.stream(3, 1)
+            self.assertAllEqual(rest, self.model.sample(6, 0.5, seed, own))
 
     def test_density(self):
         images = self.images[:5]

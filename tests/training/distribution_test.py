@@ -51,6 +51,7 @@ def train(strategy, Model, path, num_classes=None):
             num_classes=num_classes,
         )
     # It enters the scope of the model by itself.
+    replicas = set()
     history = tf_realnvp.train(
         model,
         dataset,
@@ -62,12 +63,16 @@ def train(strategy, Model, path, num_classes=None):
         seed=3,
         precision="float32",
         progress=False,
+        on_epoch=lambda _: replicas.add(
+            tf.distribute.get_strategy().num_replicas_in_sync
+        ),
     )
+    [num_replicas] = replicas
     losses = [m.test_loss for m in history]
     losses += [m.train_loss for m in history[1:]]
     np.savez(
         path,
-        num_replicas=strategy.num_replicas_in_sync,
+        num_replicas=num_replicas,
         losses=losses,
         weights=np.concatenate([v.numpy().ravel() for v in model.variables]),
     )

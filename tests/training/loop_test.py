@@ -183,6 +183,19 @@ class KeepBestTest(tf.test.TestCase, parameterized.TestCase):
             trainer.model.variables[0].numpy(),
         )
 
+    def test_best_part_of_an_epoch_that_goes_on(self):
+        """What is no longer in the history is not the result."""
+        whole, _ = self.fit(epochs=2)
+        # One step before it leaps, the best of all.
+        trainer, dataset = self.fit(epochs=4, max_steps=7)
+        loss = trainer.history[-1].validation_loss
+        self.assertLess(loss, trainer.history[-2].validation_loss)
+        loop.fit(trainer, dataset, 4, batch_size=16)
+        self.assertEqual(trainer.result_metrics().step, 6)
+        self.assertTrue(
+            all(weights_are_same(trainer.result_model(), whole.model))
+        )
+
     def test_loss_that_is_no_number_is_not_the_best(self):
         trainer, _ = self.fit(epochs=2)
         best = values(trainer.model.variables)

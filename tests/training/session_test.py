@@ -31,6 +31,7 @@ import odd_pictures
 import requests
 import tensorflow as tf
 from absl.testing import parameterized
+from image_arrays import read_png
 from small_models import SmallModel
 from tensorflow.core.util import event_pb2
 
@@ -358,6 +359,27 @@ class TrainTest(ExperimentTestCase):
         self.assertEqual(code, 2)
         self.assertIn("error: loaded\n", stderr)
 
+    def test_starts_from_another_model(self):
+        """Nothing is fitted to the images then, nor when it goes on."""
+
+        def assign_weights(model, path):
+            self.assertEqual(path, "other")
+            model.means.assign(tf.fill(model.means.shape, 5.0))
+
+        argv = "--init_from", "other", "--lr", 1e-6
+        with (
+            mock.patch.object(
+                serving_weights, "assign_weights", side_effect=assign_weights
+            ) as assign,
+            mock.patch.object(initialization, "initialize") as initialize,
+        ):
+            self.go_on(*argv, "--max_steps", 1)
+            means = np.load("realnvp_digits/means.npy")
+            self.assertAllClose(means, np.full([8, 8, 1], 5.0), atol=1e-3)
+            self.go_on(*argv)
+        assign.assert_called_once()
+        initialize.assert_not_called()
+
     def test_files_left_out_are_named(self):
         dataset = data.load("digits", "")
         skipped = dict.fromkeys("abcdefg", "damaged")
@@ -392,7 +414,8 @@ class TrainTest(ExperimentTestCase):
 
 class ConditionalTest(ExperimentTestCase, parameterized.TestCase):
     def test_results(self):
-        code, stdout, stderr = call("--conditional", "--seed", 0)
+        with recorded_trainers() as trainers:
+            code, stdout, stderr = call("--conditional", "--seed", 0, "--lr", 1)
         self.assertEqual(code, 0, stderr)
         self.assertIn("17 levels, 10 classes\n", stdout)
         content = json.loads(
@@ -403,8 +426,15 @@ class ConditionalTest(ExperimentTestCase, parameterized.TestCase):
         run = json.loads(pathlib.Path("runs/digits/run.json").read_text())
         self.assertAllClose(run["data"]["class_probs"], [0.1] * 10, atol=0.01)
         # A row a class.
-        height, width, _ = matplotlib.image.imread("samples_digits.png").shape
-        self.assertAllClose(height / width, 10 / 8, atol=0.02)
+        samples = (
+            trainers[0]
+            .result_model()
+            .sample(80, seed=0, label=np.repeat(range(10), 8))
+        )
+        self.assertAllEqual(
+            read_png("samples_digits.png"),
+            plots.image_grid(samples.numpy(), 17, 8),
+        )
 
     def test_resumed_bit_for_bit(self):
         flags = ("--conditional", "--seed", 0, "--num_validation", 100)
@@ -635,6 +665,14 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
             self.assert_as_never_stopped(*argv)
             saved = pathlib.Path("runs/digits/checkpoints").glob("*.index")
             self.assertLen(list(saved), num_saved)
+
+    @parameterized.parameters((1e-9, "going on from step 2"), (9, "no check"))
+    def test_checkpoints_within_an_epoch(self, minutes, message):
+        self.set_seconds_between_checkpoints(1e9)
+        flags = "--checkpoint_minutes", minutes
+        self.die_at_call(4, Progress, "update", *flags)
+        self.assertIn(message, self.go_on(*flags))
+        self.assert_as_never_stopped()
 
     def test_checkpoint_of_an_epoch_that_was_cut_short_and_goes_on(self):
         """Its metrics take the place of others: their number stays."""

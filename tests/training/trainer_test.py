@@ -7,6 +7,7 @@ import contextlib
 import math
 from unittest import mock
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,7 +20,7 @@ from small_models import (
     values,
 )
 
-from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 
 NUM_DIMS = 4 * 4 * 1
 BATCH_SIZE = 4
@@ -72,7 +73,8 @@ class BatchesTest(tf.test.TestCase):
         batches = [random_images(BATCH_SIZE, seed=seed) for seed in range(3)]
         losses = []
         for is_eager in (False, True):
-            trainer = Trainer(make_model(), 1e-2, accumulate=2)
+            keras.utils.set_random_seed(0)
+            trainer = Trainer(SmallModel(), 1e-2, accumulate=2)
             tf.config.run_functions_eagerly(is_eager)
             try:
                 trainer.train(
@@ -192,6 +194,29 @@ class StepTest(tf.test.TestCase):
             applied_gradients(unlimited), gradients, strict=True
         ):
             self.assertAllClose(result, gradient, rtol=1e-3, atol=1e-6)
+
+    def test_gradient_that_is_not_finite(self):
+        """Though the loss is: the weights stay as they are."""
+        trainer = Trainer(SmallModel(), learning_rate=0.1)
+        before = values(trainer.model.variables)
+        for bad in (math.inf, math.nan):
+            gradients = [tf.ones(v.shape) for v in trainer.model.variables]
+            gradients[1] *= bad
+            result = tf.constant(1.0), gradients
+            with mock.patch.object(
+                trainer, "_gradient_function", return_value=result
+            ):
+                trainer.train_step(random_images(BATCH_SIZE, seed=0))
+        self.assertTrue(all(same(before, values(trainer.model.variables))))
+        self.assertEqual((trainer.num_steps, trainer.num_skipped), (2, 2))
+
+    def test_many_skipped_steps_but_not_in_a_row(self):
+        batches = np.stack([random_images(BATCH_SIZE, seed=0)] * 40)
+        trainer = Trainer(SmallModel())
+        with mock.patch.object(SmallModel, "nan_below", 0.5):
+            trainer.train(iter(tf.data.Dataset.from_tensor_slices(batches)), 40)
+        self.assertEqual(trainer.num_steps, 40)
+        self.assertBetween(trainer.num_skipped, MAX_SKIPPED_IN_A_ROW + 1, 30)
 
     def test_evaluation_noise(self):
         model = SmallModel()
