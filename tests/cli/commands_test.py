@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 import os
+import pathlib
 import re
 import warnings
 from unittest import mock
@@ -390,6 +391,11 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         ]
         self.assertAllEqual(images[:64], self.model.sample(64, seed=3))
         self.assertLen(np.unique(images, axis=0), 70)
+        # Others would be mixed with them.
+        content = pathlib.Path(out, names[0]).read_bytes()
+        result = call("sample", self.path, "--n", 2, "--seed", 4, "--out", out)
+        self.assert_usage_error(result, "--out:", "samples of before")
+        self.assertEqual(pathlib.Path(out, names[0]).read_bytes(), content)
         # As large as an image, and grey.
         pixels = matplotlib.image.imread(f"{out}/{names[0]}")
         self.assertEqual(pixels.shape, (4, 4))

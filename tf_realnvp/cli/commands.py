@@ -283,6 +283,12 @@ def _write_grid(flags, model, images, columns=None):
 def _sample(flags, model):
     from tf_realnvp import pictures
 
+    folder = pathlib.Path(flags.out) if arguments.is_folder(flags.out) else None
+    if folder is not None and any(folder.glob("sample_*.png")):
+        raise UsageError(
+            f"argument --out: {printable(folder)} has samples of before, which "
+            "would be mixed with these: give another folder, or remove them"
+        )
     seed = flags.seed
     if seed is None:
         seed = random.SystemRandom().randrange(2**32)
@@ -302,10 +308,9 @@ def _sample(flags, model):
         f"{n:,} images{classes}, temperature {flags.temperature}, seed {seed}"
     )
     batches = _drawn(model.sample(n, flags.temperature, seed, label))
-    if not arguments.is_folder(flags.out):
+    if folder is None:
         _write_grid(flags, model, np.concatenate(list(batches)), columns)
         return
-    folder = pathlib.Path(flags.out)
     for index, image in enumerate(itertools.chain.from_iterable(batches)):
         pictures.write(
             folder / f"sample_{index:04d}.png", image, model.num_colors
