@@ -1,7 +1,9 @@
 """Tests for the commands score and detect."""
 
+import contextlib
 import csv
 import functools
+import io
 import math
 import os
 import re
@@ -17,6 +19,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp import bit_maps, data, detection, pictures
+from tf_realnvp.cli import detection as commands
 from tf_realnvp.cli import main
 from tf_realnvp.serving import weights
 
@@ -427,6 +430,22 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         image = pictures.read("noise/inside/007.png", (4, 4, 1), NUM_COLORS)
         log_prob = self.model.log_prob(image[np.newaxis], 1)[0]
         self.assertAllClose(scores[0, index], -log_prob, rtol=1e-5)
+
+    def test_than_chance(self):
+        """By a test that holds for few pictures, too."""
+        normal = np.arange(12.0)
+        shifts = {"a": 8.0, "b": -8.0, detection.DEFAULT: 2.0}
+        both = {name: (normal, normal + s) for name, s in shifts.items()}
+        with contextlib.redirect_stdout(io.StringIO()) as stdout:
+            commands._print_table(
+                {name: detection.compare(*of) for name, of in both.items()},
+                {name: detection.set_p_value(*of) for name, of in both.items()},
+                0.5,
+            )
+        for name, words in zip(
+            shifts, ("better", "worse", "no better"), strict=True
+        ):
+            self.assertRegex(stdout.getvalue(), rf"(?m)^{name} .*\)  {words}$")
 
     def test_named_sets(self):
         self.write("good", digits("test")[:30])
