@@ -445,7 +445,7 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         for name, words in zip(
             shifts, ("better", "worse", "no better"), strict=True
         ):
-            self.assertRegex(stdout.getvalue(), rf"(?m)^{name} .*\)  {words}$")
+            self.assertRegex(stdout.getvalue(), rf"(?m)^{name} .*\) +{words}$")
 
     def test_named_sets(self):
         self.write("good", digits("test")[:30])
