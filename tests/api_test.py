@@ -419,6 +419,8 @@ class TrainTest(tf.test.TestCase):
         self.train(expected, self.images, labels=numbers, epochs=1)
         self.train(model, dataset, epochs=1)
         self.assertAllEqual(model.shifts, expected.shifts)
+        with self.assertRaisesRegex(DataError, "have no classes, the model 3"):
+            self.train(model, dataset.without_labels(), epochs=1)
         plain = SmallModel()
         self.train(plain, dataset, epochs=1)
         of_two = SmallModel(num_classes=2, class_probs=[0.5, 0.5])

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import types
 from collections.abc import Callable
 
 import numpy as np
@@ -82,7 +81,7 @@ def load(path: str | os.PathLike) -> RealNVP:
     }
     if run.data.class_names:
         stored["class_names"] = list(run.data.class_names)
-    model.metadata = types.MappingProxyType(stored)
+    model.metadata = stored
     return model
 
 
@@ -259,9 +258,7 @@ def train(
                     run.finish()
         finally:
             model.assign(trainer.result_model())
-            model.metadata = types.MappingProxyType(
-                _metadata(model, data, dataset)
-            )
+            model.metadata = _metadata(model, data, dataset)
     return trainer.history
 
 
@@ -338,8 +335,9 @@ def _dataset(data, labels, model, flip):
         raise DataError(f"the images are {theirs}, those of the model {own}")
     if num_classes is None:
         return dataset.without_labels() if dataset.class_names else dataset
-    names = model.metadata.get("class_names", dataset.class_names)
-    if dataset is data and set(dataset.class_names) <= set(names):
+    names = model.metadata.get("class_names", ())
+    has_labels = dataset is data and dataset.class_names
+    if has_labels and set(dataset.class_names) <= set(names):
         dataset = dataset.with_classes(names)
     if len(dataset.class_names) != num_classes:
         raise DataError(

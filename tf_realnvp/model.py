@@ -57,11 +57,6 @@ class RealNVP(tf.Module):
 
     The model owns its variables (`trainable_variables`): TFP's objects do not
     see those of Keras.
-
-    Attributes:
-      metadata: What a saved model says of its data: `dataset`, its name;
-        `source`, with which `data.load` finds it; `class_names`. `train` and
-        `tf_realnvp.load` fill it.
     """
 
     def __init__(
@@ -110,8 +105,7 @@ class RealNVP(tf.Module):
           ValueError: If an argument is out of its range.
         """
         super().__init__(name=name)
-        # TensorFlow would track a dictionary, and let nobody copy it.
-        self.metadata: Mapping[str, Any] = types.MappingProxyType({})
+        self.metadata = {}
         self.image_shape = _check_image_shape(image_shape)
         self.num_colors = check(num_colors, "num_colors", WholeNumber(2, 256))
         self.filters: int = _check("filters", filters)
@@ -343,6 +337,20 @@ class RealNVP(tf.Module):
         from tf_realnvp.serving import export
 
         export.save(self, path, metadata)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What a saved model says of its data.
+
+        `dataset` is its name, `source` with what `data.load` finds it, and
+        there may be `class_names`. `train` and `tf_realnvp.load` set it.
+        """
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Mapping[str, Any]):
+        # TensorFlow would track a dictionary, and let nobody copy it.
+        self._metadata = types.MappingProxyType(dict(metadata))
 
     @property
     def couplings(self) -> tuple[bijectors.AffineCoupling, ...]:
@@ -795,7 +803,7 @@ def max_num_scales(image_shape: Sequence[int]) -> int:
 def _restore(config, name, metadata, values):
     """Returns the model that was pickled."""
     model = RealNVP(**config, name=name)
-    model.metadata = types.MappingProxyType(metadata)
+    model.metadata = metadata
     for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
     return model

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import types
 
 import numpy as np
 import tensorflow as tf
@@ -34,13 +33,11 @@ def load_model(path: str | os.PathLike) -> RealNVP:
             f"{error}"
         ) from error
     _assign(model, path)
-    model.metadata = types.MappingProxyType(
-        {
-            name: saved.others[name]
-            for name in ("dataset", "source", "class_names")
-            if name in saved.others
-        }
-    )
+    model.metadata = {
+        name: saved.others[name]
+        for name in ("dataset", "source", "class_names")
+        if name in saved.others
+    }
     return model
 
 
