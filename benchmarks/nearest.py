@@ -4,7 +4,8 @@
 grid of pairs: a sample, and to its right the training image at the least
 Euclidean distance. A model that copies would have two of the same. It prints
 how far samples are from their nearest training images, and for comparison how
-far test images are.
+far test images are. `--flip` is for models trained with it: the mirrored
+training images count as well.
 """
 
 import argparse
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--shown", type=int, default=36)
     parser.add_argument("--columns", type=int, default=6)
+    parser.add_argument("--flip", action="store_true")
     parser.add_argument("--out", default="nearest.png")
     flags = parser.parse_args()
 
@@ -34,6 +36,8 @@ def main() -> None:
     # With the size and the levels of the model's images.
     dataset = picture_sets.load_dataset(flags, "model", model.dataset, model)
     train = dataset.take("train", range(dataset.num_train))
+    if flags.flip:
+        train = np.concatenate([train, train[:, :, ::-1]])
     test = dataset.take("test", range(min(flags.n, dataset.num_test)))
     samples = np.concatenate(
         list(model.sample(flags.n, flags.temperature, flags.seed))
