@@ -145,8 +145,8 @@ def _add_max_images(command, default, of_what):
 
 def _load_metadata(flags):
     """Reads what the model is of, and sets up TensorFlow."""
-    metadata.architecture(metadata.read(flags.model), flags.model)
     result = metadata.read(flags.model)
+    metadata.architecture(result, flags.model)  # Raises if it is damaged.
     runtime.configure()
     return result
 
@@ -342,18 +342,18 @@ def _detect(flags):
     """Tells two sets of pictures apart."""
     if flags.out is not None:
         arguments.check_writable(pathlib.Path(flags.out), "--out")
-    metadata = _load_metadata(flags)
-    picture_sets.check_disjoint(flags, metadata, _SPLITS)
+    model = _load_metadata(flags)
+    picture_sets.check_disjoint(flags, model, _SPLITS)
     for flag in _SPLITS:
         if flags.out is not None and picture_sets.includes(
-            flags, flag, metadata, flags.out
+            flags, flag, model, flags.out
         ):
             raise UsageError(
                 f"argument --out: it is among the pictures of --{flag}"
             )
     sets = {
         flag: picture_sets.load(
-            *(flags, flag, metadata, split),
+            *(flags, flag, model, split),
             minimum=_MIN_PICTURES if flag == "fit" else 2,
         )
         for flag, split in _SPLITS.items()
@@ -383,7 +383,7 @@ def _detect(flags):
     }
     _print_table(comparisons, p_values, share)
     if flags.out is not None:
-        _write_results(flags, sets, scores, comparisons, measure, metadata)
+        _write_results(flags, sets, scores, comparisons, measure, model)
         print(flags.out)
 
 
@@ -417,7 +417,7 @@ def _print_table(comparisons, p_values, share):
     )
 
 
-def _write_results(flags, sets, scores, comparisons, measure, metadata):
+def _write_results(flags, sets, scores, comparisons, measure, model):
     """Writes all files into the folder; others there stay as they are."""
     from tf_realnvp import bit_maps, detection, plots
 
@@ -451,13 +451,13 @@ def _write_results(flags, sets, scores, comparisons, measure, metadata):
         folder / "pictures.png",
         rows,
         f"by the method {detection.DEFAULT}",
-        metadata.num_colors,
+        model.num_colors,
     )
     plots.save_bit_maps(
         folder / "maps.png",
         np.concatenate(images),
         np.concatenate(maps),
         "bits",
-        metadata.num_colors,
+        model.num_colors,
         titles=titles,
     )
