@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import initialization, runtime
+from tf_realnvp.checks import ARCHITECTURE
 from tf_realnvp.data import ImageDataset, arrays
 from tf_realnvp.data import source as find_source
 from tf_realnvp.errors import DataError, Error, ModelError, printable
@@ -203,12 +204,7 @@ def train(
             max_steps=max_steps,
             num_validation=num_validation,
             flip=dataset.flip,
-            filters=model.filters,
-            num_blocks=model.num_blocks,
-            alpha=model.alpha,
-            num_scales=model.num_scales,
-            num_couplings=model.num_couplings,
-            dequantization=model.dequantization,
+            **{name: getattr(model, name) for name in ARCHITECTURE},
             conditional=model.num_classes is not None,
             seed=seed,
             precision=precision,

@@ -48,9 +48,6 @@ _WITH_DEFAULT_LR: dict[str, Any] = {
 # What a run that goes on keeps where nothing else is said.
 _KEPT = ("epochs", "seed", "precision", "lr", *_WITH_DEFAULT_LR)
 
-# The arguments of `RealNVP`, beside those that tell of its images.
-_ARCHITECTURE = tuple(ARCHITECTURE)
-
 # What a run that is resumed must have in common with its start. The others may
 # change: they are about where and how long, or how Adam goes on.
 _OF_A_RUN = (
@@ -61,7 +58,7 @@ _OF_A_RUN = (
     "num_validation",
     "seed",
     "batch_size",
-    *_ARCHITECTURE,
+    *ARCHITECTURE,
     "conditional",
     "init_from",
     "precision",
@@ -238,7 +235,7 @@ class TrainingConfig:
     @property
     def architecture(self) -> dict[str, Any]:
         """The arguments of `RealNVP`, beside those that tell of its images."""
-        return {name: getattr(self, name) for name in _ARCHITECTURE}
+        return {name: getattr(self, name) for name in ARCHITECTURE}
 
     @staticmethod
     def defaults_of_dataset(dataset: str) -> dict[str, Any]:
