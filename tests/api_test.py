@@ -622,15 +622,20 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(model.metadata, expected)
         with mock.patch.object(api, "RealNVP", SmallModel):
             self.assertEqual(tf_realnvp.load("run").metadata, expected)
-            images = random_images(40, seed=0)
+            # An array has no names of classes, and the model's stay.
+            model = SmallModel(num_classes=2, class_probs=[0.5, 0.5])
+            model.metadata = {"class_names": ["cat", "dog"]}
             tf_realnvp.train(
-                *(SmallModel(), images),
+                *(model, random_images(40, seed=0)),
+                labels=np.arange(40) % 2,
                 batch_size=16,
                 epochs=1,
                 run_dir="other",
                 progress=False,
             )
-            self.assertIsNone(tf_realnvp.load("other").metadata["source"])
+            expected = {"dataset": "images", "source": None}
+            expected["class_names"] = ["cat", "dog"]
+            self.assertEqual(tf_realnvp.load("other").metadata, expected)
 
     def test_labels_that_a_model_leaves_alone(self):
         dataset = data.load("digits", labels=True)

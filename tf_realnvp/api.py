@@ -254,7 +254,7 @@ def train(
                     run.finish()
         finally:
             model.assign(trainer.result_model())
-            model.metadata = _metadata(model, data, dataset)
+            model.metadata = dataset.metadata
     return trainer.history
 
 
@@ -272,22 +272,6 @@ def _scope(model):
             "strategy that it is trained in."
         )
     return contextlib.nullcontext()
-
-
-def _metadata(model, data, dataset):
-    """Returns what the model, when it is saved, is to say of its data."""
-    source = dataset.load_settings.get("dataset")
-    metadata = {
-        "dataset": dataset.name,
-        "source": None if source is None else find_source(source),
-    }
-    if model.num_classes is None:
-        return metadata
-    if isinstance(data, ImageDataset):
-        names = dataset.class_names
-    else:  # An array's are nothing but numbers.
-        names = model.metadata.get("class_names", dataset.class_names)
-    return metadata | {"class_names": list(names)}
 
 
 class _Observer(loop.Observer):
@@ -313,6 +297,7 @@ class _Observer(loop.Observer):
 def _dataset(data, labels, model, flip):
     """Returns a data set of the model's images, and labels if it takes any."""
     num_classes = model.num_classes
+    names = model.metadata.get("class_names", ())
     if labels is not None and num_classes is None:
         raise DataError("there are labels, and the model has no classes")
     if labels is not None and isinstance(data, ImageDataset | tf.data.Dataset):
@@ -325,15 +310,17 @@ def _dataset(data, labels, model, flip):
         dataset = arrays.from_images(
             data, model.num_colors, flip, labels, num_classes
         )
+        if labels is not None and len(names) == num_classes:
+            # Those of an array are nothing but numbers.
+            names = tuple(map(str, names))
+            dataset = dataclasses.replace(dataset, class_names=names)
     own = describe_images(model.image_shape, model.num_colors)
     theirs = describe_images(dataset.image_shape, dataset.num_colors)
     if own != theirs:
         raise DataError(f"the images are {theirs}, those of the model {own}")
     if num_classes is None:
         return dataset.without_labels() if dataset.class_names else dataset
-    names = model.metadata.get("class_names", ())
-    has_labels = dataset is data and dataset.class_names
-    if has_labels and set(dataset.class_names) <= set(names):
+    if dataset.class_names and set(dataset.class_names) <= set(names):
         dataset = dataset.with_classes(names)
     if len(dataset.class_names) != num_classes:
         raise DataError(

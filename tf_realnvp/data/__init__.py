@@ -88,7 +88,9 @@ def load(
         "image_size": image_size,
         "num_bits": num_bits,
     }
-    return dataclasses.replace(dataset, load_settings=settings)
+    return dataclasses.replace(
+        dataset, load_settings=settings, source=source(name)
+    )
 
 
 def _load(name, data_dir, size, flip, labels):

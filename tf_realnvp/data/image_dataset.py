@@ -110,6 +110,7 @@ class ImageDataset:
       unlabelled_fingerprint: That of the images without their labels.
       load_settings: With what `data.load` made it, `dataset`, `image_size` and
         `num_bits`, if it did.
+      source: With what `data.load` finds it from any folder, if it made it.
     """
 
     name: str
@@ -127,6 +128,7 @@ class ImageDataset:
     class_names: tuple[str, ...] = ()
     unlabelled_fingerprint: str = ""
     load_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    source: str | None = None
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -162,6 +164,14 @@ class ImageDataset:
             if split is not None and split.labels is not None:
                 counts += np.bincount(split.labels, minlength=len(counts))
         return tuple((counts / counts.sum()).tolist())
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a model of these images says of them: `RealNVP.metadata`."""
+        metadata = {"dataset": self.name, "source": self.source}
+        if not self.class_names:
+            return metadata
+        return metadata | {"class_names": list(self.class_names)}
 
     def with_labels(
         self, class_names: Sequence[str], train: np.ndarray, test: np.ndarray

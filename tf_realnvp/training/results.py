@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tf_realnvp import data, plots, system
+from tf_realnvp import plots, system
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.errors import UsageError, printable, reason
 from tf_realnvp.model import RealNVP
@@ -93,13 +93,8 @@ def _path(output_dir, kind, dataset_name, suffix):
 def _describe(config, dataset, result):
     """Returns what the metadata of the SavedModel say of its training."""
     bits = result.bits_per_dim()
-    classes = {}
-    if dataset.class_names:
-        classes["class_names"] = dataset.class_names
     return {
-        "dataset": dataset.name,
-        "source": data.source(config.dataset),
-        **classes,
+        **dataset.metadata,
         "config": dataclasses.asdict(config),
         "metrics": {
             "epochs": result.epoch,
