@@ -282,7 +282,7 @@ class RunTest(tf.test.TestCase):
         )
         trainer = Trainer.from_config(make_model(), config, dataset.num_train)
         with open_run(path, resume=False) as run:
-            run.begin(config, DataDescription.of(dataset))
+            run.begin(config, DataDescription.of(dataset), dataset.metadata)
             with self.assertRaisesRegex(ModelError, "no checkpoint yet"):
                 tf_realnvp.load(path)
             # As two steps change them.
@@ -696,6 +696,13 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(model.means, expected)
         source = os.path.abspath("digits.npz")
         self.assertEqual(model.metadata["source"], source)
+        # Wherever it is loaded.
+        run = os.path.abspath("run")
+        with (
+            contextlib.chdir("/"),
+            mock.patch.object(api, "RealNVP", SmallModel),
+        ):
+            self.assertEqual(tf_realnvp.load(run).metadata, model.metadata)
 
     def test_another_training(self):
         self.stop("run", 0)

@@ -12,7 +12,6 @@ import tensorflow as tf
 from tf_realnvp import initialization, runtime
 from tf_realnvp.checks import ARCHITECTURE
 from tf_realnvp.data import ImageDataset, arrays
-from tf_realnvp.data import source as find_source
 from tf_realnvp.errors import DataError, Error, ModelError, printable
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
@@ -75,14 +74,7 @@ def load(path: str | os.PathLike) -> RealNVP:
             f"cannot load the run in {printable(path)}: {error}"
         ) from error
     model = trainer.result_model()
-    is_of_program = config.dataset == arrays.NAME
-    stored = {
-        "dataset": config.dataset,
-        "source": None if is_of_program else find_source(config.dataset),
-    }
-    if run.data.class_names:
-        stored["class_names"] = list(run.data.class_names)
-    model.metadata = stored
+    model.metadata = run.metadata
     return model
 
 
@@ -230,7 +222,7 @@ def train(
             restored = checkpoints.restore()
             # Before any checkpoint: else the folder is that of something else.
             with writing("the run's state", run.path):
-                run.begin(config, description)
+                run.begin(config, description, dataset.metadata)
                 if not restored and not model.is_identity():
                     checkpoints.save()  # No seed gives these weights again.
             recorder = Recorder(config, run, trainer, checkpoints)

@@ -84,7 +84,8 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
     def begin(self, config, run, unused_resume):
         """Does as `Session` does with the folder of a run."""
         if run is not None:
-            run.begin(config, DataDescription((2, 2, 1), 2, 2, 2, "none"))
+            data = DataDescription((2, 2, 1), 2, 2, 2, "none")
+            run.begin(config, data, {})
         return mock.DEFAULT
 
     def config(self, *argv):

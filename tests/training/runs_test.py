@@ -25,11 +25,13 @@ CONFIG = TrainingConfig.of_dataset(
     "digits", seed=3, lr=0.5, precision="float32"
 )
 DATA = DataDescription((8, 8, 1), 17, 1437, 360, "digits")
+METADATA = {"dataset": "digits", "source": "digits"}
 STORED = {
     "program": "tf_realnvp",
     "format": 2,
     "config": dataclasses.asdict(CONFIG),
     "data": DATA.to_json(),
+    "metadata": METADATA,
     "finished": False,
 }
 
@@ -41,7 +43,7 @@ class RunsTestCase(folders.FolderTestCase):
 
     def make_run(self, finished):
         with runs.open_run(self.path, resume=False) as run:
-            run.begin(CONFIG, DATA)
+            run.begin(CONFIG, DATA, METADATA)
             (run.path / "checkpoints").mkdir()
             (run.path / "checkpoints" / "ckpt-1.index").write_text("x")
             if finished:
@@ -135,7 +137,8 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             self.assertFalse(run.finished)
             self.assertEqual(run.config, CONFIG)
             self.assertEqual(run.data, DATA)
-            run.begin(dataclasses.replace(CONFIG, lr=0.25), DATA)
+            self.assertEqual(run.metadata, METADATA)
+            run.begin(dataclasses.replace(CONFIG, lr=0.25), DATA, METADATA)
         with runs.open_run(self.path, resume=True) as run:
             self.assertEqual(run.config, dataclasses.replace(CONFIG, lr=0.25))
 
@@ -144,7 +147,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         with runs.open_run(self.path, resume=True) as run:
             self.assertTrue(run.finished)
             self.assertEqual(run.config, CONFIG)
-            run.begin(CONFIG, DATA)
+            run.begin(CONFIG, DATA, METADATA)
             self.assertFalse(run.finished)
         with runs.open_run(self.path, resume=True) as run:
             self.assertFalse(run.finished)
@@ -185,7 +188,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         link.symlink_to(self.path)
         with runs.open_run(link, resume=False) as run:
             self.assertFalse(run.exists)
-            run.begin(CONFIG, DATA)
+            run.begin(CONFIG, DATA, METADATA)
         self.assertEqual(link.readlink(), self.path)
         self.assertEqual(self.contents(self.path.with_name("digits.1")), old)
         with runs.open_run(self.path, resume=True) as run:
@@ -200,7 +203,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             self.assertEqual(os.listdir(self.path), ["lock"])
         self.assertEqual(os.listdir(self.folder), ["link"])
         with runs.open_run(link, resume=True) as run:
-            run.begin(CONFIG, DATA)
+            run.begin(CONFIG, DATA, METADATA)
         self.assertCountEqual(os.listdir(self.path), ["lock", "run.json"])
 
     def test_link_to_itself(self):
@@ -300,6 +303,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         ("finished", 1),
         ("data", {}),
         ("data", STORED["data"] | {"image_shape": [8, 8]}),
+        ("metadata", ["digits"]),
     )
     def test_damaged_run_file(self, name, value):
         self.write(STORED | {name: value})
@@ -322,11 +326,12 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         self.write(old)
         with runs.open_run(self.path, resume=True) as run:
             self.assertEqual((run.config, run.data), (CONFIG, DATA))
+            self.assertEqual(run.metadata, {"dataset": "digits"})
         del old["data"]
         (self.path / "run.json").write_text(json.dumps(old))
         with runs.open_run(self.path, resume=True) as run:
             self.assertEqual((run.config, run.data), (CONFIG, None))
-            run.begin(CONFIG, DATA)
+            run.begin(CONFIG, DATA, METADATA)
         with runs.open_run(self.path, resume=True) as run:
             self.assertEqual(run.data, DATA)
         written = json.loads((self.path / "run.json").read_text())
@@ -374,7 +379,7 @@ class WriteTest(RunsTestCase):
             ):
                 with self.assertRaises(OSError):
                     if method == "begin":
-                        run.begin(CONFIG, DATA)
+                        run.begin(CONFIG, DATA, METADATA)
                     else:
                         run.finish()
             self.assertEqual(self.contents(), before)
@@ -390,7 +395,7 @@ class WriteTest(RunsTestCase):
 class LockTest(RunsTestCase):
     def test_second_one_is_refused(self):
         with runs.open_run(self.path, resume=True) as run:
-            run.begin(CONFIG, DATA)
+            run.begin(CONFIG, DATA, METADATA)
             for resume in (False, True):
                 self.assert_cannot_open(
                     "another process", "`run_dir`", resume=resume
@@ -420,7 +425,7 @@ class LockTest(RunsTestCase):
             "from tf_realnvp.training import runs\n"
             "from tf_realnvp.training.config import *\n"
             "with runs.open_run(pathlib.Path(sys.argv[1]), True) as run:\n"
-            f"    run.begin({CONFIG}, {DATA})\n"
+            f"    run.begin({CONFIG}, {DATA}, {METADATA})\n"
             "    print('open', flush=True)\n"
             "    time.sleep(600)\n"
         )

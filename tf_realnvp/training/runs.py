@@ -7,7 +7,8 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tf_realnvp import checks, files, system
 from tf_realnvp.errors import UsageError, printable
@@ -30,6 +31,8 @@ class Run:
         run.
       data: What the run is trained on; `None` for a new run, and for one that
         an older version started.
+      metadata: What a model of the run says of its data. Older versions did not
+        store it: then it is what the settings and `data` tell.
       finished: Whether the results of the run were written.
     """
 
@@ -44,7 +47,7 @@ class Run:
             damaged.
         """
         self.path = path
-        self.config, self.data, self.finished = self._read()
+        self.config, self.data, self.metadata, self.finished = self._read()
 
     @property
     def file(self) -> pathlib.Path:
@@ -63,7 +66,7 @@ class Run:
             names.discard(_LOCK_FILE)
             # A kill may leave the new file without its name.
             if all(map(files.is_leftover, names)):
-                return None, None, False
+                return None, None, {}, False
             is_ours = False
         except (ValueError, KeyError, TypeError, RecursionError):
             is_ours = False
@@ -98,7 +101,14 @@ class Run:
                 data = DataDescription.from_json(data)
             if not isinstance(finished, bool):
                 raise ValueError(f"finished is {checks.short(finished)}")
-            return TrainingConfig.from_json(config), data, finished
+            config = TrainingConfig.from_json(config)
+            before: dict[str, Any] = {"dataset": config.dataset}
+            if data is not None and data.class_names:
+                before["class_names"] = list(data.class_names)
+            metadata = content.get("metadata", before)
+            if not isinstance(metadata, dict):
+                raise ValueError(f"metadata are {checks.short(metadata)}")
+            return config, data, metadata, finished
         except ValueError as error:
             raise UsageError(
                 printable(
@@ -159,26 +169,34 @@ class Run:
                 )
             )
 
-    def begin(self, config: TrainingConfig, data: DataDescription) -> None:
+    def begin(
+        self,
+        config: TrainingConfig,
+        data: DataDescription,
+        metadata: Mapping[str, Any],
+    ) -> None:
         """Notes that the run starts, or goes on.
 
         Args:
           config: Its settings.
           data: What it is trained on.
+          metadata: What its model says of that: `ImageDataset.metadata`.
         """
-        self._write(config, data, finished=False)
+        self._write(config, data, metadata, finished=False)
 
     def finish(self) -> None:
         """Notes that the results are written."""
-        self._write(self.config, self.data, finished=True)
+        self._write(self.config, self.data, self.metadata, finished=True)
 
-    def _write(self, config, data, finished):
-        self.config, self.data, self.finished = config, data, finished
+    def _write(self, config, data, metadata, finished):
+        self.config, self.data = config, data
+        self.metadata, self.finished = metadata, finished
         content = {
             "program": _PROGRAM,
             "format": FORMAT,
             "config": dataclasses.asdict(config),
             "data": data.to_json(),
+            "metadata": metadata,
             "finished": finished,
         }
         with files.replace_file(self.file) as new:

@@ -103,7 +103,7 @@ class Session:
                 initialization.initialize(model, images, config.seed)
         if run is not None:
             with writing("the run's state", run.path):
-                run.begin(config, description)
+                run.begin(config, description, dataset.metadata)
                 # The process may have died between checkpoint and metrics.
                 metrics.write_csv(run.path / "metrics.csv", trainer.history)
         self._config, self._run = config, run
