@@ -339,31 +339,25 @@ def _evaluate(flags, model):
     num_batches = math.ceil(num_images / batch_size)
     batches = dataset.test_batches(batch_size).take(num_batches)
     streams = itertools.count()
-    # Of every image: the bound from single draws, and that from all of them.
-    single, joint = np.zeros(0), np.zeros(0)
-    # The same given the label, and whether that is the likeliest.
-    given: list[np.ndarray] = []
-    is_right: list[np.ndarray] = []
+    measured: list[list[np.ndarray]] = []
+    bits: list[float] = []  # Of each image so far.
     with (
         dataset.naming_damage(),
         Progress("test", num_batches) as display,
     ):
         for batch in batches:
             images, labels = batch if model.class_names else (batch, None)
-            images = images[: num_images - len(single)]
+            images = images[: num_images - len(bits)]
             if labels is not None:
                 labels = labels.numpy()[: len(images)]
             seeds = [
                 saved_model.stream(flags.seed, next(streams))
                 for _ in range(num_draws)
             ]
-            log_probs, *of_label = _log_probs(model, images, labels, seeds)
-            if of_label:
-                given.append(of_label[0])
-                is_right.append(of_label[1])
-            single = np.append(single, np.mean(log_probs, axis=0))
-            joint = np.append(joint, saved_model.importance_bound(log_probs))
-            display.update(1, len(images), np.mean(_bits(model, joint)))
+            measured.append(_log_probs(model, images, labels, seeds))
+            bound = saved_model.importance_bound(measured[-1][0])
+            bits.extend(_bits(model, bound))
+            display.update(1, len(images), np.mean(bits))
 
     title = "1 test image" if num_images == 1 else f"{num_images:,} test images"
     classes = ""
@@ -373,31 +367,36 @@ def _evaluate(flags, model):
         f"{title} of {dataset.name}, {describe_levels(model.num_colors)}"
         f"{classes}, seed {flags.seed}"
     )
-
-    def show(single, joint, what=""):
-        mean = f", mean of {num_draws} such" if num_draws > 1 else ""
-        print(f"1 draw of noise{mean}{what}: {_summary(_bits(model, single))}")
-        if num_draws > 1:
-            print(
-                f"{num_draws} draws of noise{what}: "
-                f"{_summary(_bits(model, joint))}"
-            )
-
-    if not model.class_names:
-        show(single, joint)
+    log_probs, *of_label = (
+        np.concatenate(parts, axis=-1) for parts in zip(*measured, strict=True)
+    )
+    if not of_label:
+        _print_bits(model, log_probs)
         return
-    draws = np.concatenate(given, axis=1)
-    show(
-        np.mean(draws, axis=0),
-        saved_model.importance_bound(draws),
-        ", given the label",
-    )
-    show(single, joint, ", mixture of the classes")
-    right = np.concatenate(is_right)
+    given, is_right = of_label
+    _print_bits(model, given, ", given the label")
+    _print_bits(model, log_probs, ", mixture of the classes")
     print(
-        f"accuracy as a classifier: {right.mean():.4f} ({right.sum():,} of "
-        f"{len(right):,})"
+        f"accuracy as a classifier: {is_right.mean():.4f} "
+        f"({is_right.sum():,} of {num_images:,})"
     )
+
+
+def _print_bits(model, log_probs, what=""):
+    """Prints the bound from single draws of noise, and that from all of them.
+
+    Args:
+      model: The model.
+      log_probs: Of images, nats `[num_draws, n]`.
+      what: What they are, for people.
+    """
+    num_draws = len(log_probs)
+    single = _summary(_bits(model, np.mean(log_probs, axis=0)))
+    mean = f", mean of {num_draws} such" if num_draws > 1 else ""
+    print(f"1 draw of noise{mean}{what}: {single}")
+    if num_draws > 1:
+        joint = _summary(_bits(model, saved_model.importance_bound(log_probs)))
+        print(f"{num_draws} draws of noise{what}: {joint}")
 
 
 def _log_probs(model, images, labels, seeds):
