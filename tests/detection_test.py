@@ -95,6 +95,11 @@ class MeasurerTest(tf.test.TestCase):
         self.assertEqual(nothing.costs.shape, (0, 2, 2, 2, 2))
         self.assertEqual(self.measure.maps(self.images[:0]).shape, (0, 4, 4))
 
+    def test_other_images(self):
+        for images in (self.images[:, :2], self.images.astype(np.int64)):
+            with self.assertRaisesRegex(ValueError, r"uint8 \[n, 4, 4, 1\]"):
+                self.measure(images)
+
     def test_what_float32_does_not_hold(self):
         """It is as unusual as can be, by all methods, and an error by none."""
         normal = make_measurements(60)

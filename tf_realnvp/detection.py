@@ -208,8 +208,12 @@ class Measurer:
           The images, their costs `[n, S, 2, H, W]`, their classes, and how
           much more log p(x) is than log p(x | class).
         """
-        if images.dtype != np.uint8:
-            raise ValueError(f"`images` must be uint8, got {images.dtype}.")
+        shape = self._model.image_shape
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise ValueError(
+                f"`images` must be uint8 [n, {', '.join(map(str, shape))}], "
+                f"got {images.dtype} {list(images.shape)}."
+            )
         for start in range(0, len(images), self._batch_size):
             batch = images[start : start + self._batch_size]
             costs, label, difference = (
