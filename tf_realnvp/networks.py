@@ -179,7 +179,7 @@ class CouplingNetwork(keras.Model):
           label: As for `tensors`.
 
         Returns:
-          `[N, H, W, 2 * channels]`.
+          `[N, H, W, channels_out]`.
         """
         return _shared(inputs, self.tensors(label))
 
@@ -226,8 +226,8 @@ class CouplingNetwork(keras.Model):
         and count for nothing yet.
 
         Args:
-          kernel: `[3, 3, channels, 2 * channels]`.
-          bias: `[2 * channels]`.
+          kernel: `[3, 3, channels, channels_out]`.
+          bias: `[channels_out]`.
 
         Raises:
           ValueError: If `kernel` is not zero and `filters` is less than
@@ -291,7 +291,7 @@ def coupling_network(
       apply_block: Computes a residual block. Default: `residual_block`.
 
     Returns:
-      `[N, H, W, 2 * channels]`.
+      `[N, H, W, channels_out]`.
     """
     apply_block = apply_block or residual_block
     first, blocks, last = weights

@@ -29,7 +29,7 @@ def coupling_network(
       label: As for `network.tensors`.
 
     Returns:
-      `[N, H, W, 2 * channels]`.
+      `[N, H, W, channels_out]`.
     """
     return _rematerialized(inputs, network.tensors(label))
 
