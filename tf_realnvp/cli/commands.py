@@ -245,20 +245,17 @@ def _add_pictures(command, number):
 
 def _run(command, flags):
     """Loads the model, and does with it what a command does."""
-    if "out" in flags:
+    writes_pictures = "out" in flags
+    if writes_pictures:
         arguments.check_out(
             flags.out,
             may_be_folder=command is _sample,
             pictures=getattr(flags, "pictures", ()),
         )
-    command(flags, _load(flags, needs_pictures=command is not _evaluate))
-
-
-def _load(flags, needs_pictures):
     model = saved_model.SavedModel(flags.model)
-    if needs_pictures:
+    if writes_pictures:
         arguments.check_channels(flags.model, model.image_shape[2])
-    return model
+    command(flags, model)
 
 
 def _read_pictures(flags, model):
