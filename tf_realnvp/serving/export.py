@@ -150,7 +150,13 @@ def check_path(path: str | os.PathLike) -> None:
 
 def _metadata(model, given, path):
     """Returns the content of `metadata.json`, which can be read again."""
-    own = _describe(model)
+    own = {
+        "format": metadata_format.FORMAT,
+        **model.get_config(),
+        "latent_shape": model.latent_shape,
+        "num_parameters": model.num_parameters,
+        "versions": _VERSIONS,
+    }
     if taken := own.keys() & given.keys():
         raise ValueError(f"`metadata` must not have `{min(taken)}`.")
     content = json.dumps(own | given, indent=2)
@@ -159,16 +165,6 @@ def _metadata(model, given, path):
     except ModelError as error:
         raise ValueError(f"`metadata` could not be read: {error}.") from error
     return content
-
-
-def _describe(model):
-    return {
-        "format": metadata_format.FORMAT,
-        **model.get_config(),
-        "latent_shape": model.latent_shape,
-        "num_parameters": model.num_parameters,
-        "versions": _VERSIONS,
-    }
 
 
 def _stateless_seed(seed):
