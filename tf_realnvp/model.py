@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import math
 import os
 import types
@@ -188,26 +189,14 @@ class RealNVP(tf.Module):
             )
         )
         self._couplings = couplings
-        # From image to latents, the order of the inverse; the last scale first.
-        num_checkerboards, num_channels, num_last = self.num_couplings
-        steps: list[tfb.Bijector] = list(couplings[-num_last:])
-        for scale in reversed(range(self.num_scales - 1)):
-            start = scale * (num_checkerboards + num_channels)
-            middle = start + num_checkerboards
-            checkerboards = couplings[start:middle]
-            channels = couplings[middle : middle + num_channels]
-            inner = bijectors.FactorOut(tfb.Chain(steps))
-            steps = [*checkerboards, bijectors.Squeeze(), *channels, inner]
-            if scale > 0:
-                # A scale keeps the shape of its events, as `FactorOut` asks.
-                steps.append(tfb.Invert(bijectors.Squeeze()))
+        # From image to latents, the order of the inverse.
         steps = [
             tfb.Scale(float(self.num_colors)),
             tfb.Sigmoid(
                 low=-(self.alpha / 2) / (1 - self.alpha),
                 high=(1 - self.alpha / 2) / (1 - self.alpha),
             ),
-            *steps,
+            *self._scale(0, iter(couplings)),
         ]
         # Noise within the cell of a level says nothing of the level.
         self._bijector = self._without_noise = tfb.Chain(steps, name="real_nvp")
@@ -224,6 +213,27 @@ class RealNVP(tf.Module):
             self._bijector,
             name="real_nvp",
         )
+
+    def _scale(self, scale, couplings):
+        """Returns the bijectors of a scale and of those that come after it.
+
+        Args:
+          scale: Its number.
+          couplings: Iterator of their couplings, from image to latents.
+        """
+        if scale == self.num_scales - 1:
+            return list(couplings)
+        num_checkerboards, num_channels, _ = self.num_couplings
+        steps = [
+            *itertools.islice(couplings, num_checkerboards),
+            bijectors.Squeeze(),
+            *itertools.islice(couplings, num_channels),
+            bijectors.FactorOut(tfb.Chain(self._scale(scale + 1, couplings))),
+        ]
+        if scale > 0:
+            # A scale keeps the shape of its events, as `FactorOut` asks.
+            steps.append(tfb.Invert(bijectors.Squeeze()))
+        return steps
 
     def for_training(
         self, compute_dtype: str = "float32", recompute: bool = False
