@@ -269,10 +269,9 @@ class RealNVP(tf.Module):
 
     def clone(self) -> "RealNVP":
         """Returns another model with the same weights, in its own variables."""
-        clone = RealNVP(**self.get_config(), name=self.name)
-        clone.assign(self)
-        clone.metadata = self.metadata
-        return clone
+        return _restore(
+            self.get_config(), self.name, self.metadata, self.variables
+        )
 
     def __copy__(self):
         model = object.__new__(RealNVP)
@@ -811,7 +810,7 @@ def max_num_scales(image_shape: Sequence[int]) -> int:
 
 
 def _restore(config, name, metadata, values):
-    """Returns the model that was pickled."""
+    """Returns a model like one that was cloned or pickled."""
     model = RealNVP(**config, name=name)
     model.metadata = metadata
     for variable, value in zip(model.variables, values, strict=True):

@@ -162,7 +162,7 @@ class Trainer(tf.Module):
                 self._evaluated_model.trainable_variables
             )
         elif self._evaluated_model is not self.model:
-            _assign(self._evaluated_model.variables, self.model.variables)
+            self._evaluated_model.assign(self.model)
         return self._evaluated_model
 
     def result_model(self) -> RealNVP:
