@@ -68,7 +68,7 @@ _OF_A_RUN = (
 
 # What the workers of a job need not have in common: where things are, and what
 # only the chief does. Of the data set not the name counts, but the images.
-_OF_A_WORKER = (
+_OF_EACH_WORKER = (
     "dataset",
     "data_dir",
     "output_dir",
@@ -284,7 +284,7 @@ class TrainingConfig:
             follows it.
         """
         names = [field.name for field in dataclasses.fields(self)]
-        apart = {*_OF_A_WORKER}
+        apart = {*_OF_EACH_WORKER}
         if self.precision == "auto":
             apart.add("precision")
         return self._differences(chief, [n for n in names if n not in apart])
