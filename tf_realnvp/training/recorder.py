@@ -55,7 +55,7 @@ class Recorder(loop.Observer):
     def after_epoch(self, metrics):
         # Before the checkpoint: what a kill leaves out is done again.
         self._write_metrics()
-        with writing("the metrics", self._run.path):
+        with writing("the summaries", self._run.path):
             self._summaries.write_epoch(metrics)
             if metrics.epoch % self._config.samples_every == 0:
                 self._summaries.write_samples(metrics.step)
