@@ -1205,6 +1205,14 @@ class CopyTest(tf.test.TestCase, parameterized.TestCase):
         # To the same point, which nothing may be left of.
         self.assertAllEqual(restored.distribution.log_prob(points), expected)
 
+    def test_is_part_of_a_module(self):
+        module = tf.Module()
+        module.flow = make_model(dequantization="variational")
+        module.scale = tf.Variable(1.0)
+        expected = [v.value for v in module.flow.trainable_variables]
+        found = {id(v) for v in module.trainable_variables}
+        self.assertEqual(found, {id(v) for v in [*expected, module.scale]})
+
 
 if __name__ == "__main__":
     tf.test.main()

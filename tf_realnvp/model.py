@@ -149,6 +149,11 @@ class RealNVP(tf.Module):
             if is_learned
         ]
         self._noise_variables = _scalars(self._noise_networks)
+        # A `tf.Module` that has the model as a part finds no variables but those
+        # of TensorFlow. Checkpoints have them by way of Keras's already.
+        object.__setattr__(
+            self, "_tf_variables", [v.value for v in self.trainable_variables]
+        )
         self._set_flow(self._networks, self._noise_networks)
 
     def _layout(self):
