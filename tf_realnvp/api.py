@@ -258,7 +258,7 @@ def _scope(model):
         return contextlib.nullcontext()
     if own is not None and not tf.distribute.has_strategy():
         return own.scope()
-    if current.num_replicas_in_sync > 1:
+    if tf.distribute.has_strategy():
         raise ValueError(
             "The model must be made in the scope of the `tf.distribute` "
             "strategy that it is trained in."
