@@ -389,12 +389,16 @@ class TrainTest(tf.test.TestCase):
 
     def test_model_of_another_scope(self):
         """It would train on one replica of two, or not at all."""
-        model, strategy = SmallModel(), mock.Mock(num_replicas_in_sync=2)
-        with (
-            mock.patch.object(tf.distribute, "get_strategy", lambda: strategy),
-            self.assertRaisesRegex(ValueError, "must be made in the scope"),
+        model = SmallModel()
+        for strategy in (
+            tf.distribute.OneDeviceStrategy("/cpu:0"),
+            tf.distribute.MirroredStrategy(["/cpu:0"]),
         ):
-            self.train(model, self.images, epochs=1)
+            with (
+                strategy.scope(),
+                self.assertRaisesRegex(ValueError, "must be made in the scope"),
+            ):
+                self.train(model, self.images, epochs=1)
 
     def test_labels(self):
         """Of an array, or of a data set; a model without classes has none."""

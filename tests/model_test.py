@@ -1205,6 +1205,16 @@ class CopyTest(tf.test.TestCase, parameterized.TestCase):
         # To the same point, which nothing may be left of.
         self.assertAllEqual(restored.distribution.log_prob(points), expected)
 
+    @parameterized.parameters("uniform", "variational")
+    def test_nothing(self, dequantization):
+        """TFP's objects take empty batches, as the methods do."""
+        model = make_model(dequantization=dequantization)
+        points = model.distribution.sample(0)
+        self.assertEqual(points.shape, [0, *model.image_shape])
+        self.assertEqual(model.distribution.log_prob(points).shape, [0])
+        latents = model.bijector.inverse(tf.identity(points))
+        self.assertEqual(latents.shape, [0, *model.latent_shape])
+
     def test_is_part_of_a_module(self):
         module = tf.Module()
         module.flow = make_model(dequantization="variational")

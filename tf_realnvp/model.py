@@ -100,7 +100,7 @@ class RealNVP(tf.Module):
             "variational", which is learned with the flow, see
             `VariationalDequantization`. `encode`, `decode` and `sample` do
             without.
-          name: Name of the module.
+          name: Name of the module, and of its distribution.
 
         Raises:
           ValueError: If an argument is out of its range.
@@ -149,8 +149,8 @@ class RealNVP(tf.Module):
             if is_learned
         ]
         self._noise_variables = _scalars(self._noise_networks)
-        # A `tf.Module` that has the model as a part finds no variables but those
-        # of TensorFlow. Checkpoints have them by way of Keras's already.
+        # A `tf.Module` that has the model as a part finds these, not Keras's.
+        # Set otherwise they would be in checkpoints twice.
         object.__setattr__(
             self, "_tf_variables", [v.value for v in self.trainable_variables]
         )
@@ -216,7 +216,7 @@ class RealNVP(tf.Module):
         self._distribution = tfd.TransformedDistribution(
             tfd.Sample(tfd.Normal(0.0, 1.0), self.latent_shape),
             self._bijector,
-            name="real_nvp",
+            name=self.name,
         )
 
     def _scale(self, scale, couplings):
