@@ -381,9 +381,10 @@ class TrainTest(ExperimentTestCase):
         initialize.assert_not_called()
 
     def test_files_left_out_are_named(self):
-        dataset = data.load("digits", "")
-        skipped = dict.fromkeys("abcdefg", "damaged")
-        object.__setattr__(dataset, "skipped", skipped)
+        dataset = dataclasses.replace(
+            data.load("digits", ""),
+            skipped=dict.fromkeys("abcdefg", "damaged"),
+        )
         with mock.patch.object(data, "load", return_value=dataset):
             code, _, stderr = call("--max_steps", 1)
         self.assertEqual(code, 0)
