@@ -9,10 +9,6 @@ from tf_realnvp import runtime
 
 # As the models of the tests are small; for processes that tests start, too.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-runtime.configure()
-
-import tensorflow as tf  # noqa: E402
-from tensorflow.python.framework import random_seed  # noqa: E402
 
 # Classes that take longest: most start processes. They begin first, lest one
 # process of pytest-xdist does them when the others have ended.
@@ -24,23 +20,28 @@ for signum in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(signum) == signal.SIG_IGN:
         signal.signal(signum, lambda *_: None)
 
-_set_up = tf.test.TestCase.setUp
-
-
-def set_up(test):
-    """Seeds Python and NumPy, but not TensorFlow's global generator.
-
-    That would empty TensorFlow's cache of compiled functions, so that every
-    test compiles those of its class again: a tenth of the time of all tests.
-    """
-    with mock.patch.object(random_seed, "set_random_seed"):
-        _set_up(test)
-
-
-tf.test.TestCase.setUp = set_up
-
 # No test loses power. Those of what is on the disk when patch this again.
 os.fsync = lambda descriptor: None
+
+
+def set_up_tensorflow():
+    """Imports it, which takes seconds, with the settings of the command."""
+    runtime.configure()
+    import tensorflow as tf
+    from tensorflow.python.framework import random_seed
+
+    before = tf.test.TestCase.setUp
+
+    def set_up(test):
+        """Seeds Python and NumPy, but not TensorFlow's global generator.
+
+        That would empty TensorFlow's cache of compiled functions, so that every
+        test compiles those of its class again: a tenth of the time of all.
+        """
+        with mock.patch.object(random_seed, "set_random_seed"):
+            before(test)
+
+    tf.test.TestCase.setUp = set_up
 
 
 def pytest_configure(config):
@@ -50,6 +51,10 @@ def pytest_configure(config):
         config.add_cleanup(folder.cleanup)
         os.environ["SHARED_BY_TESTS"] = folder.name
     config.option.loadscopereorder = False  # The order is that below.
+    # A process that hands out the tests to others needs no TensorFlow.
+    others = config.getoption("dist", "no") != "no" and config.option.tx
+    if config.option.collectonly or not others:
+        set_up_tensorflow()
 
 
 def pytest_collection_modifyitems(items):
