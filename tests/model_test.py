@@ -1231,6 +1231,17 @@ class CopyTest(tf.test.TestCase, parameterized.TestCase):
         found = {id(v) for v in module.trainable_variables}
         self.assertEqual(found, {id(v) for v in [*expected, module.scale]})
 
+    def test_is_part_of_a_keras_model(self):
+        """As the guide says."""
+        parent = keras.Model()
+        parent.flow = make_model()
+        self.assertEmpty(parent.trainable_variables)
+        parent.flow_variables = parent.flow.trainable_variables
+        self.assertEqual(
+            [id(v) for v in parent.trainable_variables],
+            [id(v) for v in parent.flow.trainable_variables],
+        )
+
 
 if __name__ == "__main__":
     tf.test.main()

@@ -381,8 +381,9 @@ class RealNVP(tf.Module):
         """The density of dequantized images, `[H, W, C]`.
 
         Its support reaches beyond `[0, num_colors]` by `alpha / (2 - 2 * alpha)
-        * num_colors` on both sides, ends excluded; elsewhere `log_prob` is NaN.
-        Far latents are rounded to an end.
+        * num_colors` on both sides, ends excluded; elsewhere `log_prob` is NaN,
+        not -inf: MCMC is for latents, by way of `bijector`. Far latents are
+        rounded to an end.
         """
         return self._distribution
 

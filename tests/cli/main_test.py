@@ -13,6 +13,7 @@ from absl.testing import parameterized
 
 from tf_realnvp.cli import commands, main
 from tf_realnvp.errors import DataError, FailureError, UsageError
+from tf_realnvp.serving import saved_model
 
 COMMANDS = (
     "train",
@@ -81,7 +82,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
     def call(self, work):
         """Runs a command that does what is given."""
         with mock.patch.object(commands, "_evaluate", work):
-            with mock.patch.object(commands, "_load"):
+            with mock.patch.object(saved_model, "SavedModel"):
                 return command_lines.call(main.main, *LINE)
 
     @parameterized.parameters(
@@ -124,7 +125,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
         with (
             contextlib.redirect_stdout(stdout),
             mock.patch.object(commands, "_evaluate", work),
-            mock.patch.object(commands, "_load"),
+            mock.patch.object(saved_model, "SavedModel"),
         ):
             self.assertEqual(main.main(list(LINE)), 0)
         stdout.flush()

@@ -340,6 +340,8 @@ def _list_files(folder):
 
 def _detect(flags):
     """Tells two sets of pictures apart."""
+    if flags.out is not None:
+        arguments.check_writable(pathlib.Path(flags.out), "--out")
     model = _load_metadata(flags)
     picture_sets.check_disjoint(flags, model, _SPLITS)
     for flag in _SPLITS:
@@ -356,8 +358,6 @@ def _detect(flags):
         )
         for flag, split in _SPLITS.items()
     }
-    if flags.out is not None:
-        arguments.check_writable(pathlib.Path(flags.out), "--out")
 
     from tf_realnvp import detection
 
