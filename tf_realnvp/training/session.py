@@ -50,65 +50,35 @@ class Session:
           UsageError: If the user has to change something.
           FailureError: If something went wrong that the user should know of.
         """
-        is_one_of_many = runtime.is_one_of_many()
-        if is_one_of_many:
-            strategy = workers.connect()
+        self._run = run
+        if runtime.is_one_of_many():
+            self._strategy = workers.connect()
         else:
-            strategy = runtime.make_strategy(config.devices)
-        dataset = _load(config)
-        description = DataDescription.of(dataset)
-        if run is not None:
-            run.check_same_images(description, dataset.name)
-            if run.data is not None:
-                # A model that was made in Python may have others.
-                description = dataclasses.replace(
-                    description, class_probs=run.data.class_probs
-                )
-        if is_one_of_many:
+            self._strategy = runtime.make_strategy(config.devices)
+        dataset, description = _load(config, run)
+        if runtime.is_one_of_many():
             with _explaining(dataset):
                 config = workers.agree_on_settings(
-                    strategy, config, description, resume
+                    self._strategy, config, description, resume
                 )
-        dataset = hold_out(config, dataset)
+        self._config = config
+        self._dataset = dataset = hold_out(config, dataset)
         if run is not None:
             results.check_names(config.output_dir, dataset.name, config.run_dir)
-
-        with _explaining(dataset), strategy.scope():
-            keras.utils.set_random_seed(config.seed)
-            model = RealNVP(
-                dataset.image_shape,
-                dataset.num_colors,
-                **config.architecture,
-                **description.classes,
-            )
-            trainer = Trainer.from_config(model, config, dataset.num_train)
-        _print_header(config, dataset, model)
-
-        checkpoints = Checkpoints(
-            trainer, pathlib.Path(config.run_dir) / "checkpoints"
+        self._trainer = self._make_trainer(description.classes)
+        _print_header(config, dataset, self._trainer.model)
+        self._checkpoints = Checkpoints(
+            self._trainer, pathlib.Path(config.run_dir) / "checkpoints"
         )
-        restored = resume and checkpoints.restore()
-        if restored:
-            print(f"going on from step {trainer.num_steps:,}", flush=True)
-        elif resume:
-            print("there is no checkpoint yet: starting from the beginning")
-        if is_one_of_many:
-            with _explaining(dataset):
-                workers.agree_on_checkpoint(strategy, trainer, restored)
-        if not restored and config.init_from is not None:
-            weights.assign_weights(model, config.init_from)
-        elif not restored:
-            with _explaining(dataset), strategy.scope():
-                images = dataset.initial_images(config.seed)
-                initialization.initialize(model, images, config.seed)
+        if not self._restore(resume):
+            self._set_first_weights()
         if run is not None:
             with writing("the run's state", run.path):
                 run.begin(config, description, dataset.metadata)
                 # The process may have died between checkpoint and metrics.
-                metrics.write_csv(run.path / "metrics.csv", trainer.history)
-        self._config, self._run = config, run
-        self._dataset, self._trainer = dataset, trainer
-        self._checkpoints = checkpoints
+                metrics.write_csv(
+                    run.path / "metrics.csv", self._trainer.history
+                )
 
     def fit(self, should_stop: Callable[[], bool], start: float) -> None:
         """Trains, with a checkpoint now and then, after epochs and at the end.
@@ -174,6 +144,43 @@ class Session:
         with writing("the run's state", self._run.path):
             self._run.finish()
 
+    def _make_trainer(self, classes):
+        """Makes the model and what trains it, on all devices."""
+        config, dataset = self._config, self._dataset
+        with _explaining(dataset), self._strategy.scope():
+            keras.utils.set_random_seed(config.seed)
+            model = RealNVP(
+                dataset.image_shape,
+                dataset.num_colors,
+                **config.architecture,
+                **classes,
+            )
+            return Trainer.from_config(model, config, dataset.num_train)
+
+    def _restore(self, resume):
+        """Returns whether the training goes on from a checkpoint."""
+        restored = resume and self._checkpoints.restore()
+        if restored:
+            print(f"going on from step {self._trainer.num_steps:,}", flush=True)
+        elif resume:
+            print("there is no checkpoint yet: starting from the beginning")
+        if runtime.is_one_of_many():
+            with _explaining(self._dataset):
+                workers.agree_on_checkpoint(
+                    self._strategy, self._trainer, restored
+                )
+        return restored
+
+    def _set_first_weights(self):
+        """Takes those of another model, or starts from data."""
+        config, model = self._config, self._trainer.model
+        if config.init_from is not None:
+            weights.assign_weights(model, config.init_from)
+            return
+        with _explaining(self._dataset), self._strategy.scope():
+            images = self._dataset.initial_images(config.seed)
+            initialization.initialize(model, images, config.seed)
+
 
 class _Reporter(Recorder):
     """Shows on standard output, too, how it goes."""
@@ -225,7 +232,8 @@ class _Reporter(Recorder):
             )
 
 
-def _load(config):
+def _load(config, run):
+    """Returns the data set, and its description, compared with the run's."""
     dataset = data.load(
         config.dataset,
         config.data_dir,
@@ -236,7 +244,15 @@ def _load(config):
     )
     if dataset.skipped:
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
-    return dataset
+    description = DataDescription.of(dataset)
+    if run is not None:
+        run.check_same_images(description, dataset.name)
+        if run.data is not None:
+            # A model that was made in Python may have others.
+            description = dataclasses.replace(
+                description, class_probs=run.data.class_probs
+            )
+    return dataset, description
 
 
 def hold_out(config: TrainingConfig, dataset: ImageDataset) -> ImageDataset:
