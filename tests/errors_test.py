@@ -30,6 +30,14 @@ class ErrorsTest(tf.test.TestCase, parameterized.TestCase):
         error = tf.errors.UnknownError(None, None, "")
         self.assertEqual(errors.reason(error), "UnknownError")
 
+    def test_counted(self):
+        for number, words in (
+            (0, "0 bits"),
+            (1, "1 bit"),
+            (2000, "2,000 bits"),
+        ):
+            self.assertEqual(errors.counted(number, "bit"), words)
+
     def test_printable(self):
         for name, shown in (
             ("a b.png", "a b.png"),

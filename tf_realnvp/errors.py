@@ -62,6 +62,16 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things, for people: "1 image", "2,000 images".
+
+    Args:
+      number: How many there are.
+      noun: What one of them is called.
+    """
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def reason(error: BaseException) -> str:
     """Returns what an error says, in a line.
 

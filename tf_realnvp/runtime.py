@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from tf_realnvp import system
-from tf_realnvp.errors import UsageError
+from tf_realnvp.errors import UsageError, counted
 
 # TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it or
 # not, by shape and layout alone. Without these steps of its graph optimizer,
@@ -161,8 +161,7 @@ def describe_devices() -> str:
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         return f"GPU {details.get('device_name', gpus[0].name)}"
-    num_cores = system.num_cores()
-    cores = "1 core" if num_cores == 1 else f"{num_cores} cores"
+    cores = counted(system.num_cores(), "core")
     num_cpus = len(tf.config.list_logical_devices("CPU"))
     return (
         f"{num_cpus} logical CPUs of {cores}"

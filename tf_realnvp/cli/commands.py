@@ -11,7 +11,7 @@ import numpy as np
 
 from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.cli import arguments, detection, direction, picture_sets
-from tf_realnvp.errors import UsageError, printable
+from tf_realnvp.errors import UsageError, counted, printable
 from tf_realnvp.serving import saved_model
 from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training.progress import Progress
@@ -302,7 +302,8 @@ def _sample(flags, model):
         if label is not None:
             classes = f" of {printable(flags.label)}"
     print(
-        f"{n:,} images{classes}, temperature {flags.temperature}, seed {seed}"
+        f"{counted(n, 'image')}{classes}, temperature {flags.temperature}, "
+        f"seed {seed}"
     )
     batches = _drawn(model.sample(n, flags.temperature, seed, label))
     if folder is None:
@@ -356,13 +357,12 @@ def _evaluate(flags, model):
             bits.extend(_bits(model, bound))
             display.update(1, len(images), np.mean(bits))
 
-    title = "1 test image" if num_images == 1 else f"{num_images:,} test images"
     classes = ""
     if model.class_names:
         classes = f", {len(model.class_names):,} classes"
     print(
-        f"{title} of {dataset.name}, {describe_levels(model.num_colors)}"
-        f"{classes}, seed {flags.seed}"
+        f"{counted(num_images, 'test image')} of {dataset.name}, "
+        f"{describe_levels(model.num_colors)}{classes}, seed {flags.seed}"
     )
     log_probs, *of_label = (
         np.concatenate(parts, axis=-1) for parts in zip(*measured, strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 from tf_realnvp import files, runtime, system
 from tf_realnvp.checks import WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
-from tf_realnvp.errors import UsageError, printable
+from tf_realnvp.errors import UsageError, counted, printable
 from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.training.progress import Progress
 
@@ -198,8 +198,8 @@ def _score(flags):
     files.write_csv(flags.out, [rows[0], *(row.values() for row in rows)])
     bits = sum(row["bits_per_dim"] for row in rows) / len(rows)
     print(
-        f"{len(rows):,} pictures, mean {bits:.4f} bits/dim; "
-        f"{num_unreadable:,} files could not be read"
+        f"{counted(len(rows), 'picture')}, mean {bits:.4f} bits/dim; "
+        f"{counted(num_unreadable, 'file')} could not be read"
     )
     if reference is not None:
         p_value = reference.set_p_value([row[by] for row in rows])

@@ -10,7 +10,7 @@ from typing import Any
 
 from tf_realnvp import checks, files
 from tf_realnvp.checks import RealNumber, WholeNumber
-from tf_realnvp.errors import ModelError, printable
+from tf_realnvp.errors import ModelError, counted, printable
 
 FILE = "metadata.json"
 # In format 1 there was no number, and up to 2 each weight was a variable.
@@ -196,7 +196,8 @@ def describe_levels(num_colors: int) -> str:
     """Returns how many levels there are, and what that does to bits/dim."""
     words = f"{num_colors} levels"
     if num_colors < 256 and (bits := checks.bits_of_levels(num_colors)):
-        words += f" ({bits} bits: bits/dim are not comparable with those of 8)"
+        words += f" ({counted(bits, 'bit')}: bits/dim are not comparable with "
+        words += "those of 8)"
     return words
 
 

@@ -17,6 +17,7 @@ from tf_realnvp.errors import (
     DivergedError,
     FailureError,
     UsageError,
+    counted,
     printable,
     reason,
 )
@@ -322,13 +323,12 @@ def _print_header(config, dataset, model):
     validation = ""
     if dataset.num_validation:
         validation = f", {dataset.num_validation:,} validation"
-    blocks = "block" if config.num_blocks == 1 else "blocks"
     print(
         f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training"
         f"{validation} and {dataset.num_test:,} test images of {size}, "
         f"{describe_levels(dataset.num_colors)}{classes}\n"
         f"{model.num_parameters:,} parameters ({config.filters} filters, "
-        f"{config.num_blocks} residual {blocks}, "
+        f"{counted(config.num_blocks, 'residual block')}, "
         f"{config.num_scales} scales, "
         f"{len(model.couplings)} couplings), "
         f"{runtime.describe_devices()}, {config.precision}, "
