@@ -85,11 +85,9 @@ def flow(dtype):
             tfb.Sigmoid(low=tf.constant(-0.1, dtype), high=tf.cast(1.1, dtype)),
             # Out of the sigmoid's flat ends, which cost digits.
             tfb.Scale(tf.constant(0.2, dtype)),
-            checkerboard(seed=1),
-            checkerboard(keep_odd=False, seed=2),
+            checkerboard(keep_odd=False, seed=1),
             Squeeze(),
-            channels(SQUEEZED, seed=3),
-            channels(SQUEEZED, keep_odd=False, seed=4),
+            channels(SQUEEZED, seed=2),
             factor_out(),
         ]
     )
@@ -101,10 +99,8 @@ BIJECTORS = (
     ("checkerboard", lambda dtype: checkerboard(), IMAGE, IMAGE, 1),
     ("channels", lambda dtype: channels(keep_odd=False), IMAGE, IMAGE, 1),
     ("one_pixel", lambda dtype: checkerboard((1, 1, 3)), *[(1, 1, 3)] * 2, 1),
-    ("vector", lambda dtype: coupling([True, False] * 2), [4], [4], 1),
     ("matrix", lambda dtype: coupling([[True, False]]), [1, 2], [1, 2], 1),
     ("all_kept", lambda dtype: coupling(np.ones(HALF, bool)), HALF, HALF, 1),
-    ("none_kept", lambda dtype: coupling(np.zeros(HALF, bool)), HALF, HALF, 1),
     ("squeeze", lambda dtype: Squeeze(), SQUEEZED, IMAGE, 0),
     ("squeeze_by_3", lambda dtype: Squeeze(3), (1, 2, 9), (3, 6, 1), 0),
     ("factor_out", lambda dtype: factor_out(), SQUEEZED, SQUEEZED, 2),
@@ -115,7 +111,6 @@ BIJECTORS = (
         [8],
         1,
     ),
-    ("factor_out_default", lambda dtype: FactorOut(), IMAGE, IMAGE, 0),
     (
         "factor_out_constant",
         lambda dtype: FactorOut(tfb.Scale(tf.constant(3.0, dtype))),
@@ -126,7 +121,7 @@ BIJECTORS = (
     ("factor_out_scalar", lambda dtype: FactorOut(tfb.Sinh()), [6], [6], 0),
     ("invert", lambda dtype: tfb.Invert(checkerboard()), IMAGE, IMAGE, 1),
     ("invert_squeeze", lambda dtype: tfb.Invert(Squeeze()), IMAGE, SQUEEZED, 0),
-    ("chain", flow, SQUEEZED, IMAGE, 6),
+    ("chain", flow, SQUEEZED, IMAGE, 4),
 )
 
 over_bijectors = parameterized.named_parameters(row[:4] for row in BIJECTORS)

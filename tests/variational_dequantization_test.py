@@ -1,9 +1,12 @@
 """Tests for variational_dequantization."""
 
+import functools
+
 import keras
 import numpy as np
 import reference
 import tensorflow as tf
+import untraced
 from absl.testing import parameterized
 
 from tf_realnvp import networks
@@ -13,6 +16,7 @@ SHAPE = (4, 6, 2)
 NUM_COLORS = 5
 
 
+@functools.cache
 def make_bijector(scale=0.3):
     """With weights off their first values, by `scale`; and they."""
     keras.utils.set_random_seed(0)
@@ -42,7 +46,9 @@ def some_points(n):
     return tf.constant(some_levels(n) + some_noise(n))
 
 
-class VariationalDequantizationTest(tf.test.TestCase, parameterized.TestCase):
+class VariationalDequantizationTest(
+    untraced.UntracedTestCase, parameterized.TestCase
+):
     def test_is_the_identity_at_first(self):
         bijector, *_ = make_bijector(0.0)
         points = some_points(3)

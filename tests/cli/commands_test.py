@@ -101,6 +101,10 @@ class StubModel:
 class CommandsTestCase(command_lines.CommandTestCase):
     name = r"tf-realnvp( \w+)?"
 
+    def samples(self, *arguments):
+        """Returns what the loaded model draws, whatever the batches."""
+        return np.concatenate([*self.loaded.sample(*arguments)])
+
 
 class FlagsTest(CommandsTestCase):
     def test_bad(self):
@@ -140,7 +144,6 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.path = small_models.saved_conditional()
-        cls.model = small_models.conditional()
         cls.loaded = small_models.opened_conditional()
 
     def setUp(self):
@@ -167,13 +170,13 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         flags = ("--seed", 3, "--out", self.out)
         stdout = self.call("sample", "--label", "old cow", "--n", 5, *flags)
         self.assertIn("5 images of old cow, temperature", stdout)
-        self.assert_grid(self.model.sample(5, seed=3, label=2))
+        self.assert_grid(self.samples(5, 1.0, 3, 2))
         self.call("sample", "--n", 5, *flags)
-        self.assert_grid(self.model.sample(5, seed=3))
+        self.assert_grid(self.samples(5, 1.0, 3))
         stdout = self.call("sample", "--label", "all", "--n", 4, *flags)
         self.assertIn("12 images of cat, dog, old cow, temperature", stdout)
         labels = np.repeat([0, 1, 2], 4)
-        self.assert_grid(self.model.sample(12, seed=3, label=labels), 4)
+        self.assert_grid(self.samples(12, 1.0, 3, labels), 4)
 
     def evaluate(self, *argv, names=small_models.CLASS_NAMES):
         labels = np.arange(20) % len(names)
@@ -189,20 +192,23 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         return stdout.splitlines()[-6:], images, labels
 
     def test_evaluate(self):
-        (*_, title, given, mixture, accuracy), images, labels = self.evaluate()
+        (*_, title, first, second, accuracy), images, labels = self.evaluate()
         self.assertEqual(
             title, "20 test images of images, 17 levels, 3 classes, seed 0"
         )
-        for line, what, label in (
-            (given, "given the label", labels),
-            (mixture, "mixture of the classes", None),
+        given = self.loaded.log_prob_of_classes(images, 0)
+        joint = given + self.loaded.log_prior
+        mixture = np.log(np.exp(joint).sum(axis=1))
+        for line, what, nats in (
+            (first, "given the label", given[range(20), labels]),
+            (second, "mixture of the classes", mixture),
         ):
-            bits = np.mean(self.model.bits_per_dim(images, 0, label))
+            bits = nats.mean() / (-16 * math.log(2.0))
             self.assertRegex(
                 line, rf"^1 draw of noise, {what}: \d\.\d+ bits/dim, standard"
             )
             self.assertAllClose(float(line.split()[-5]), bits, atol=1e-4)
-        is_right = np.argmax(self.model.classify(images, 0), 1) == labels
+        is_right = joint.argmax(axis=1) == labels
         self.assertEqual(
             accuracy,
             f"accuracy as a classifier: {is_right.mean():.4f} "
@@ -212,7 +218,8 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
     def test_evaluate_where_a_class_is_missing(self):
         """Labels go by the names of the classes."""
         lines, images, labels = self.evaluate(names=["dog", "cat"])
-        bits = np.mean(self.model.bits_per_dim(images, 0, 1 - labels))
+        given = self.loaded.log_prob_of_classes(images, 0)
+        bits = given[range(20), 1 - labels].mean() / (-16 * math.log(2.0))
         self.assertIn("given the label", lines[-3])
         self.assertAllClose(float(lines[-3].split()[-5]), bits, atol=1e-4)
 
@@ -249,15 +256,16 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         if name is None:
             taken = small_models.CLASS_NAMES[label[0]]
             self.assertStartsWith(stdout, f"taken for {taken}\n")
-        ends = self.model.encode(self.images[:2], label[0]).numpy()
-        strip = self.model.decode(latents.slerp(*ends, 8), label[0]).numpy()
+        of_strip, of_surface = (np.repeat(one, 16) for one in label)
+        ends = self.loaded.encode(self.images[:2], of_strip[:2])
+        strip = self.loaded.decode(latents.slerp(*ends, 8), of_strip[:8])
         self.assertAllEqual(strip[[0, -1]], self.images[:2])
         self.assert_grid(strip, 8)
 
         self.call("manifold", *self.pictures, "--size", 4, *flags)
-        corners = self.model.encode(self.images, label[1]).numpy()
+        corners = self.loaded.encode(self.images, of_surface[:4])
         surface = latents.manifold(corners, 4).reshape(-1, 2, 2, 4)
-        self.assert_grid(self.model.decode(surface, label[1]), 4)
+        self.assert_grid(self.loaded.decode(surface, of_surface), 4)
 
         # Each of its own class.
         given = 9.0 * np.eye(3)[[2, 0, 1, 1]]
@@ -279,10 +287,10 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
             stdout = self.call("translate", *self.pictures, *flags)
         self.assertIn("as cat, dog, old cow\n", stdout)
         ((decoded, labels),) = (call.args for call in decode.call_args_list)
-        kept = self.model.encode(self.images, own)
+        kept = self.loaded.encode(self.images, own)
         self.assertAllClose(decoded, np.repeat(kept, 3, axis=0))
         self.assertAllEqual(labels, [0, 1, 2] * 4)
-        rows = self.model.decode(decoded, labels).numpy().reshape(4, 3, 4, 4, 1)
+        rows = self.loaded.decode(decoded, labels).reshape(4, 3, 4, 4, 1)
         # In its own class a picture comes back.
         self.assertAllEqual(rows[range(4), own], self.images)
         rows = np.concatenate([self.images[:, None], rows], axis=1)
@@ -292,15 +300,9 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         self.call("score", ".", "--seed", 3, "--out", "scores.csv")
         with open("scores.csv", newline="") as file:
             rows = {row["file"]: row for row in csv.DictReader(file)}
-        seeds = [3] * 4
-        expected = self.model.log_prob_each(self.images, seeds)
-        given = [
-            self.model.log_prob_each(self.images, seeds, k) for k in range(3)
-        ]
-        log_prior = np.log(self.model.class_probs)[:, None]
-        likeliest = np.argmax(np.array(given) + log_prior, axis=0)
-        for path, log_prob, label in zip(
-            self.pictures, expected, likeliest, strict=True
+        expected = self.loaded.score_each(self.images, 3)
+        for path, log_prob, _, label in zip(
+            self.pictures, *expected, strict=True
         ):
             row = rows[path.name]
             self.assertEqual(
@@ -333,7 +335,6 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.path = small_models.saved()
-        cls.model = small_models.model()
         cls.loaded = small_models.opened()
 
     def setUp(self):
@@ -362,7 +363,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
             "sample",
             *("--n", 5, "--temperature", 0.5, "--seed", 3, "--out", self.out),
         )
-        self.assert_grid(self.model.sample(5, 0.5, seed=3).numpy())
+        self.assert_grid(self.samples(5, 0.5, 3))
         self.assertIn("seed 3\n", stdout)
         self.assertEndsWith(stdout, f"{self.out}\n")
 
@@ -376,7 +377,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         stdouts = [self.call("sample", "--out", self.out) for _ in range(2)]
         seeds = [int(re.search(r"seed (\d+)\n", s)[1]) for s in stdouts]
         self.assertNotEqual(*seeds)
-        self.assert_grid(self.model.sample(36, seed=seeds[1]).numpy())
+        self.assert_grid(self.samples(36, 1.0, seeds[1]))
 
     @parameterized.parameters("new/samples/", "here")
     def test_sample_to_a_folder(self, out):
@@ -389,7 +390,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
             pictures.read(f"{out}/{name}", (4, 4, 1), NUM_COLORS)
             for name in names
         ]
-        self.assertAllEqual(images[:64], self.model.sample(64, seed=3))
+        self.assertAllEqual(images, self.samples(70, 1.0, 3))
         self.assertLen(np.unique(images, axis=0), 70)
         # Others would be mixed with them.
         content = pathlib.Path(out, names[0]).read_bytes()
@@ -410,7 +411,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
             for _ in range(num_draws):
                 # The stream is the upper half of the seed.
                 noise = seed + 2**32 * stream
-                draws.append(self.model.log_prob(images, noise).numpy())
+                draws.append(self.loaded.log_prob(images, noise))
                 stream += 1
             batches.append(draws)
         log_probs = np.concatenate(batches, axis=1).astype(np.float64)
@@ -569,17 +570,17 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         self.call(
             "interpolate", *self.pictures[:2], "--steps", 5, "--out", self.out
         )
-        start, end = self.model.encode(self.images[:2]).numpy()
-        images = self.model.decode(latents.slerp(start, end, 5)).numpy()
+        start, end = self.loaded.encode(self.images[:2])
+        images = self.loaded.decode(latents.slerp(start, end, 5))
         # Its ends are the pictures.
         self.assertAllEqual(images[[0, -1]], self.images[:2])
         self.assert_grid(images, columns=5)
 
     def test_manifold(self):
         self.call("manifold", *self.pictures, "--size", 4, "--out", self.out)
-        corners = self.model.encode(self.images).numpy()
+        corners = self.loaded.encode(self.images)
         points = latents.manifold(corners, 4)
-        images = self.model.decode(points.reshape(16, 2, 2, 4)).numpy()
+        images = self.loaded.decode(points.reshape(16, 2, 2, 4))
         # The pictures are a quarter of a turn apart.
         self.assertAllEqual(images[[0, 1, 4, 5]], self.images)
         self.assert_grid(images, columns=4)
@@ -591,9 +592,9 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         )
         self.assertIn("3 of 3 pictures came back exactly\n", stdout)
         images = self.images[:3]
-        kept = self.model.encode(images).numpy()
+        kept = self.loaded.encode(images)
         drawn = latents.redraw_factored_out(kept, 2, seed=5)
-        decoded = self.model.decode(drawn.reshape(6, 2, 2, 4)).numpy()
+        decoded = self.loaded.decode(drawn.reshape(6, 2, 2, 4))
         # A row: the picture, the same from all of its latents, and the draws.
         rows = np.stack([images, images, decoded[::2], decoded[1::2]], axis=1)
         self.assert_grid(rows.reshape(12, 4, 4, 1), columns=4)
