@@ -16,7 +16,7 @@ from tf_realnvp import bijectors, bit_maps
 
 def make_model(shape, num_scales, **options):
     """A model off its initial weights."""
-    return small_models.moved(
+    return small_models.displaced(
         0.2, shape, 256, filters=2, num_scales=num_scales, **options
     )
 

@@ -38,9 +38,8 @@ def main(path: str, data: str, out: str) -> None:
     data = np.load(data)
     images, latents = data["images"], data["latents"]
     values = {}
-    for load in range(2):
-        for index, value in enumerate(draw(tf.saved_model.load(path), images)):
-            values[f"drawn {load} {index}"] = value
+    for index, value in enumerate(draw(tf.saved_model.load(path), images)):
+        values[f"drawn {index}"] = value
 
     # What must be the same in every process, as TensorFlow's determinism asks.
     tf.config.experimental.enable_op_determinism()

@@ -33,10 +33,10 @@ _FOLDER = tempfile.TemporaryDirectory()
 @functools.cache
 def model() -> RealNVP:
     """Returns the model."""
-    return moved(0.2, filters=2, alpha=ALPHA)
+    return displaced(0.2, filters=2, alpha=ALPHA)
 
 
-def moved(
+def displaced(
     scale: float, image_shape=IMAGE_SHAPE, num_colors=NUM_COLORS, **config
 ) -> RealNVP:
     """Returns a model whose weights are off their initial values, by `scale`.
@@ -55,7 +55,7 @@ def moved(
 @functools.cache
 def conditional() -> RealNVP:
     """Returns one with classes."""
-    return moved(0.3, filters=4, num_classes=3, class_probs=(0.5, 0.2, 0.3))
+    return displaced(0.3, filters=4, num_classes=3, class_probs=(0.5, 0.2, 0.3))
 
 
 @functools.cache
@@ -151,7 +151,7 @@ def make_dataset(train, test):
 
 def make_model(moved=False):
     """The same model in each call; `moved` off its initial weights if asked."""
-    model = moved(0.3 if moved else 0.0, filters=4)
+    model = displaced(0.3 if moved else 0.0, filters=4)
     # Another one each time: nothing may depend on the global seed.
     tf.random.set_seed(next(_GLOBAL_SEEDS))
     return model

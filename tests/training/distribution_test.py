@@ -17,24 +17,24 @@ from absl.testing import parameterized
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Trains a little, on a last batch that replicas cannot share evenly, and writes
-# the weights and losses that this process has in the end.
+# Imports all once, for the processes that it splits into before anything is
+# computed. Each trains a little, on a last batch that replicas cannot share
+# evenly, and writes the weights and losses that it has in the end.
 TRAIN = """
-import sys
+import contextlib, multiprocessing, os, sys
 from unittest import mock
-from tf_realnvp import runtime
-from tf_realnvp.training import workers
-paths = sys.argv[1:]
-# On a CPU this changes no bit; but what has no seed raises.
-runtime.configure(min(len(paths), 2), deterministic=len(paths) > 1)
 import fast_command, keras, numpy as np, tensorflow as tf
 import tf_realnvp
 from small_models import SmallModel
-from tf_realnvp import RealNVP, initialization
+from tf_realnvp import RealNVP, initialization, runtime
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.data.image_dataset import Split
+from tf_realnvp.errors import UsageError
+from tf_realnvp.training import workers
 
-def train(strategy, Model, path, num_classes=None):
+folder, *configs = sys.argv[1:]
+
+def train(strategy, Model, name, num_classes=None):
     images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
     images = Split(tf.data.Dataset.from_tensor_slices(images), 20)
     dataset = ImageDataset("random", (4, 4, 1), 17, images, images)
@@ -71,55 +71,71 @@ def train(strategy, Model, path, num_classes=None):
     losses = [m.test_loss for m in history]
     losses += [m.train_loss for m in history[1:]]
     np.savez(
-        path,
+        f"{folder}/{name}.npz",
         num_replicas=num_replicas,
         losses=losses,
         weights=np.concatenate([v.numpy().ravel() for v in model.variables]),
     )
 
-def train_small(strategy, path):
+# A model that takes no time: what is between workers does not depend on it.
+def train_small(strategy, name):
     with mock.patch.object(
         initialization, "initialize", fast_command.initialize
     ):
-        train(strategy, SmallModel, path)
-"""
+        train(strategy, SmallModel, name)
 
-ALONE = """
-for num_devices, path in enumerate(paths[:2], start=1):
-    train(runtime.make_strategy(num_devices), RealNVP, path, num_classes=3)
-train_small(runtime.make_strategy(1), paths[2])
-"""
+def alone():
+    # On a CPU this changes no bit; but what has no seed raises.
+    runtime.configure(2, deterministic=True)
+    # What two devices compile, one computes as it is written.
+    tf.config.run_functions_eagerly(True)
+    train(runtime.make_strategy(1), RealNVP, "one", num_classes=3)
+    train_small(runtime.make_strategy(1), "small")
+    tf.config.run_functions_eagerly(False)
+    train(runtime.make_strategy(2), RealNVP, "two", num_classes=3)
 
-# A model that takes no time: what is between workers does not depend on it.
-TOGETHER = """
-# First of all: workers connect before anything is computed.
-strategy = workers.connect()
-train_small(strategy, *paths)
-"""
+def together(name, config):
+    os.environ["TF_CONFIG"] = config
+    runtime.configure()
+    # First of all: workers connect before anything is computed.
+    strategy = workers.connect()
+    train_small(strategy, name)
+    with open(f"{folder}/{name}.txt", "w") as file:
+        with contextlib.redirect_stdout(file):
+            compare(strategy)
 
-# Then compares what the workers have, the first and the second, and writes what
-# comes of it. The second one ends before the first asks once more.
-AGREEMENT = """
-from tf_realnvp.errors import UsageError
-both = [
-    ("same", "same"),
-    ("first", "second"),
-    ("a much longer one: \\u00fc\\n\\udcff", "short"),
-    ("x", "x"),
-    ("gone", None),
-]
-for mine in [records[not workers.is_chief()] for records in both]:
-    if mine is None:
-        break
-    try:
-        chief = workers.agree(
-            strategy, mine, lambda mine, its: [mine] if mine != its else []
-        )
-        print("agreed on", chief)
-    except UsageError as error:
-        print(error)
-    except tf.errors.OpError as error:
-        print("gone")
+# What the workers have, the first and the second. The second one ends before
+# the first asks once more.
+def compare(strategy):
+    both = [
+        ("same", "same"),
+        ("first", "second"),
+        ("a much longer one: \\u00fc\\n\\udcff", "short"),
+        ("x", "x"),
+        ("gone", None),
+    ]
+    for mine in [records[not workers.is_chief()] for records in both]:
+        if mine is None:
+            break
+        try:
+            chief = workers.agree(
+                strategy, mine, lambda mine, its: [mine] if mine != its else []
+            )
+            print("agreed on", chief)
+        except UsageError as error:
+            print(error)
+        except tf.errors.OpError as error:
+            print("gone")
+
+fork = multiprocessing.get_context("fork").Process
+processes = [fork(target=alone)]
+for pair in zip(("first", "second"), configs, strict=True):
+    processes.append(fork(target=together, args=pair))
+for process in processes:
+    process.start()
+for process in processes:
+    process.join()
+sys.exit(any(process.exitcode for process in processes))
 """
 
 
@@ -164,29 +180,14 @@ class SameTrainingTest(tf.test.TestCase):
         cls.folder = pathlib.Path(
             cls.enterClassContext(tempfile.TemporaryDirectory())
         )
-        # Side by side: most of their time is start-up.
-        processes = [
-            start(["-c", TRAIN + ALONE, *cls.paths("one", "two", "small")])
-        ]
-        for name, environment in zip(
-            ("first", "second"), worker_environments(2), strict=True
-        ):
-            command = ["-c", TRAIN + TOGETHER + AGREEMENT, *cls.paths(name)]
-            processes.append(start(command, **environment))
-        cls.outputs = []
-        for process in processes:
-            stdout, stderr = process.communicate(timeout=240)
-            assert process.returncode == 0, stderr
-            cls.outputs.append(stdout)
+        configs = [each["TF_CONFIG"] for each in worker_environments(2)]
+        process = start(["-c", TRAIN, cls.folder, *configs])
+        _, stderr = process.communicate(timeout=240)
+        assert process.returncode == 0, stderr
 
-    @classmethod
-    def paths(cls, *names):
-        return [cls.folder / f"{name}.npz" for name in names]
-
-    @classmethod
-    def read(cls, name):
+    def read(self, name):
         """Returns what a process wrote."""
-        return dict(np.load(*cls.paths(name)))
+        return dict(np.load(self.folder / f"{name}.npz"))
 
     def assert_same_training(self, results, alone):
         self.assertEqual(alone["num_replicas"], 1)
@@ -208,7 +209,10 @@ class SameTrainingTest(tf.test.TestCase):
 
     def test_what_workers_agree_on(self):
         """Whatever they have, both say the same, and both go on."""
-        _, first, second = self.outputs
+        first, second = (
+            (self.folder / f"{name}.txt").read_text()
+            for name in ("first", "second")
+        )
         differs = "worker 1 differs from worker 0: {}; all workers must train"
         expected = [
             "agreed on same",

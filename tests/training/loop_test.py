@@ -10,6 +10,7 @@ from unittest import mock
 import keras
 import numpy as np
 import tensorflow as tf
+import untraced
 from absl.testing import parameterized
 from small_models import SmallModel, make_dataset, random_images, same, values
 
@@ -85,7 +86,7 @@ def weights_are_same(first, second):
     return same(values(first.variables), values(second.variables))
 
 
-class KeepBestTest(tf.test.TestCase, parameterized.TestCase):
+class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
     """A rate that diverges makes an early epoch the best one."""
 
     def fit(self, epochs, keep_best=True, **options):
@@ -256,18 +257,19 @@ class PrecisionTest(tf.test.TestCase):
             random_images(8, seed=1), random_images(NUM_TEST, seed=2)
         )
         model = make_model()
-        for around in (False, True):
+        for around, precision in (
+            (False, "tf32"),
+            (True, "tf32"),
+            (True, "float32"),
+            (True, "bfloat16"),
+        ):
             config.enable_tensor_float_32_execution(around)
-            for precision in ("float32", "bfloat16", "tf32"):
-                trainer = TensorFloat32Trainer(model, precision=precision)
-                loop.fit(trainer, dataset, 1, BATCH_SIZE)
-                self.assertEqual(
-                    config.tensor_float_32_execution_enabled(), around
-                )
-                self.assertEqual(
-                    trainer.seen,
-                    {"train": {precision == "tf32"}, "test": {False}},
-                )
+            trainer = TensorFloat32Trainer(model, precision=precision)
+            loop.fit(trainer, dataset, 1, BATCH_SIZE)
+            self.assertEqual(config.tensor_float_32_execution_enabled(), around)
+            self.assertEqual(
+                trainer.seen, {"train": {precision == "tf32"}, "test": {False}}
+            )
 
 
 class FitTest(tf.test.TestCase, parameterized.TestCase):

@@ -438,15 +438,10 @@ class ConditionalTest(ExperimentTestCase, parameterized.TestCase):
         )
 
     def test_resumed_bit_for_bit(self):
-        flags = ("--conditional", "--seed", 0, "--num_validation", 100)
-        call(*flags, "--run_dir", "a")
-        expected = results()
-        call(*flags, "--run_dir", "b", "--max_steps", 2)
-        self.assertNotEqual(results(), expected)
-        code, stdout, stderr = call(*flags, "--run_dir", "b", "--resume")
-        self.assertEqual(code, 0, stderr)
-        self.assertIn("going on from step 2", stdout)
-        self.assertEqual(results(), expected)
+        flags = "--conditional", "--num_validation", 100
+        self.go_on(*flags, "--max_steps", 2)
+        self.assertIn("going on from step 2", self.go_on(*flags))
+        self.assert_as_never_stopped(*flags)
 
     def test_other_training(self):
         call("--seed", 0, "--max_steps", 1)
@@ -499,9 +494,7 @@ class ResultsTest(ExperimentTestCase, parameterized.TestCase):
         self.assertEndsWith(stderr, "loss_digits.png: RuntimeError\n")
 
     @parameterized.parameters(
-        ("cash$5_to_$9_", "cash$5_to_$9_"),
-        ("a\udcffb", "a_b"),
-        ("-two\nlines", "-two_lines"),
+        ("-two\nlines$5_to_$9_\udcff", "-two_lines$5_to_$9__"),
         (" ü 日本 a*b?[c]\\d %s {x}", " ü 日本 a_b__c]_d %s {x}"),
     )
     def test_any_name_of_a_data_set(self, name, written):
@@ -646,17 +639,11 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assertIn("starting from the beginning", stdout)
         self.assert_as_never_stopped()
 
-    @parameterized.parameters(
-        (["--epochs", 1],),
-        (["--max_steps", 1], ["--max_steps", 4]),
-    )
-    def test_longer_runs(self, *starts):
-        self.begin(*starts[0])
-        for argv in starts[1:]:
+    def test_longer_runs(self):
+        self.begin("--max_steps", 1)
+        for argv in (("--max_steps", 4), ()):
             self.go_on(*argv)
             self.assert_as_never_stopped(*argv)
-        self.go_on()
-        self.assert_as_never_stopped()
 
     def test_short_epochs_share_a_checkpoint(self):
         """The last epoch has one in any case."""
@@ -1014,10 +1001,7 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
         self.assert_as_never_stopped()
 
     @parameterized.parameters(
-        (plots, "save_loss_curve"),
-        (plots, "save_image_grid"),
-        (np, "save"),
-        (files, "_put_in_place"),
+        (plots, "save_loss_curve"), (files, "_put_in_place")
     )
     def test_results(self, target, name):
         expected = self.model_after_failure(target)
@@ -1209,12 +1193,12 @@ class NumbersTest(ExperimentTestCase):
         self.assertNotEqual(expected, self.never_stopped())
 
     def test_divergence(self):
-        flags = ("--batch_size", 100)  # So that an epoch has 14 steps.
+        flags = ("--batch_size", 120)  # So that an epoch has 11 steps.
         self.begin(*flags, "--epochs", 1)
         with mock.patch.object(SmallModel, "nan_below", 1.0):
             result = call("--seed", 0, "--resume", *flags)
         self.assert_error(
-            result, 1, "10 steps", "step 24", "--clip_grad", "--lr", "--resume"
+            result, 1, "10 steps", "step 21", "--clip_grad", "--lr", "--resume"
         )
         # As if it had not been tried.
         self.go_on(*flags)

@@ -4,6 +4,7 @@ What does not depend on the model is tested with one that takes no time.
 """
 
 import contextlib
+import itertools
 import math
 from unittest import mock
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import untraced
 from absl.testing import parameterized
 from small_models import (
     SmallModel,
@@ -107,33 +109,6 @@ class StepTest(tf.test.TestCase):
         # And every run.
         other = Trainer(model, learning_rate=0.0, seed=2)
         self.assertNotEqual(float(losses[0]), float(other.train_step(images)))
-
-    def test_every_variable_is_trained(self):
-        model = make_model()
-        trainer = Trainer(model, learning_rate=1e-2)
-        images = random_images(BATCH_SIZE, seed=0, levels=(2, 8))
-        before = values(model.variables)
-        gains = [network.last.gain for network in model.networks]
-        self.assertLen(gains, sum(model.num_couplings))
-        self.assertFalse(np.concatenate(values(gains)).any())
-        trainer.train_step(images)
-        # A gain of zero keeps the gradient from all that lies before it, and
-        # must not stay zero.
-        for gain in values(gains):
-            self.assertTrue(gain.any())
-        for _ in range(2):
-            trainer.train_step(images)
-        self.assertEqual(int(trainer.optimizer.iterations), 3)
-        unchanged = [
-            variable.path
-            for variable, is_same in zip(
-                model.variables,
-                same(before, values(model.variables)),
-                strict=True,
-            )
-            if is_same
-        ]
-        self.assertEmpty(unchanged)
 
     def test_labels(self):
         model = SmallModel(num_classes=3, class_probs=[0.2, 0.3, 0.5])
@@ -235,7 +210,36 @@ class StepTest(tf.test.TestCase):
         self.assertEqual(float(losses[0]), float(losses[2]))
 
 
-class AccumulateTest(tf.test.TestCase, parameterized.TestCase):
+class WeightsTest(untraced.UntracedTestCase):
+    def test_every_variable_is_trained(self):
+        model = make_model()
+        trainer = Trainer(model, learning_rate=1e-2)
+        images = random_images(BATCH_SIZE, seed=0, levels=(2, 8))
+        before = values(model.variables)
+        gains = [network.last.gain for network in model.networks]
+        self.assertLen(gains, sum(model.num_couplings))
+        self.assertFalse(np.concatenate(values(gains)).any())
+        trainer.train_step(images)
+        # A gain of zero keeps the gradient from all that lies before it, and
+        # must not stay zero.
+        for gain in values(gains):
+            self.assertTrue(gain.any())
+        for _ in range(2):
+            trainer.train_step(images)
+        self.assertEqual(int(trainer.optimizer.iterations), 3)
+        unchanged = [
+            variable.path
+            for variable, is_same in zip(
+                model.variables,
+                same(before, values(model.variables)),
+                strict=True,
+            )
+            if is_same
+        ]
+        self.assertEmpty(unchanged)
+
+
+class AccumulateTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters(
         (SmallModel, 1),
         (SmallModel, 3),  # Parts of different sizes.
@@ -300,54 +304,52 @@ class EmaTest(tf.test.TestCase):
         self.assertIs(Trainer(model).evaluated_model(), model)
 
 
-class ForTrainingTest(tf.test.TestCase, parameterized.TestCase):
+class ForTrainingTest(untraced.UntracedTestCase):
     """Models that share the weights and compute in another way."""
 
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.model = make_model(moved=True)
-        cls.points = cls.model.dequantize(random_images(3, seed=0), seed=1)
-        cls.expected = cls.density_and_gradients(cls.model)
+    def test_density_and_gradients(self):
+        model = make_model(moved=True)
+        points = model.dequantize(random_images(3, seed=0), seed=1)
 
-    @classmethod
-    def density_and_gradients(cls, model):
-        with tf.GradientTape() as tape:
-            log_prob = model.distribution.log_prob(cls.points)
-        return log_prob, tape.gradient(log_prob, model.trainable_variables)
+        def density_and_gradients(model):
+            with tf.GradientTape() as tape:
+                log_prob = model.distribution.log_prob(points)
+            return log_prob, tape.gradient(log_prob, model.trainable_variables)
 
-    @parameterized.product(
-        compute_dtype=["float32", "bfloat16"], recompute=[False, True]
-    )
-    def test_density_and_gradients(self, compute_dtype, recompute):
-        other = self.model.for_training(compute_dtype, recompute)
-        for first, second in zip(
-            self.model.variables, other.variables, strict=True
+        expected, expected_gradients = density_and_gradients(model)
+        for dtype, recompute in itertools.product(
+            ("float32", "bfloat16"), (False, True)
         ):
-            self.assertIs(first, second)
-        expected, expected_gradients = self.expected
-        log_prob, gradients = self.density_and_gradients(other)
-        self.assertEqual(log_prob.dtype, tf.float32)
-        exact = compute_dtype == "float32"
-        self.assertAllClose(log_prob, expected, rtol=1e-6 if exact else 1e-2)
-        if not exact:
-            # Or the networks did not compute in bfloat16.
-            self.assertNotAllClose(log_prob, expected, rtol=1e-6)
-            # They alone did.
-            log_prob = self.model.distribution.log_prob(self.points)
-            self.assertAllClose(log_prob, expected, rtol=1e-6)
-        self.assertLen(gradients, len(self.model.variables))
-        for gradient in gradients:
-            self.assertEqual(gradient.dtype, tf.float32)
-        gradient, wanted = (
-            np.concatenate([np.ravel(part) for part in parts])
-            for parts in (gradients, expected_gradients)
-        )
-        error = np.linalg.norm(gradient - wanted) / np.linalg.norm(wanted)
-        self.assertLess(error, 1e-5 if exact else 0.1)
+            with self.subTest(dtype, recompute=recompute):
+                other = model.for_training(dtype, recompute)
+                for first, second in zip(
+                    model.variables, other.variables, strict=True
+                ):
+                    self.assertIs(first, second)
+                log_prob, gradients = density_and_gradients(other)
+                self.assertEqual(log_prob.dtype, tf.float32)
+                exact = dtype == "float32"
+                rtol = 1e-6 if exact else 1e-2
+                self.assertAllClose(log_prob, expected, rtol=rtol)
+                if not exact:
+                    # Or the networks did not compute in bfloat16.
+                    self.assertNotAllClose(log_prob, expected, rtol=1e-6)
+                    # They alone did.
+                    log_prob = model.distribution.log_prob(points)
+                    self.assertAllClose(log_prob, expected, rtol=1e-6)
+                self.assertLen(gradients, len(model.variables))
+                for gradient in gradients:
+                    self.assertEqual(gradient.dtype, tf.float32)
+                gradient, wanted = (
+                    np.concatenate([np.ravel(part) for part in parts])
+                    for parts in (gradients, expected_gradients)
+                )
+                error = np.linalg.norm(gradient - wanted)
+                error /= np.linalg.norm(wanted)
+                self.assertLess(error, 1e-5 if exact else 0.1)
 
 
-class PrecisionTest(tf.test.TestCase):
+class PrecisionTest(untraced.UntracedTestCase):
     def test_trains_in_bfloat16_and_evaluates_in_float32(self):
         model = make_model(moved=True)
         images = random_images(BATCH_SIZE, seed=1)
