@@ -21,6 +21,8 @@ class KillsTest(tf.test.TestCase):
         killed, peaceful = (
             kills.Folder(top / name, 2, program) for name in ("a", "b")
         )
+        for folder in (killed, peaceful):
+            folder.flags += ["--batch_size", "200"]  # Fewer checkpoints.
         # Of an earlier run, which has to stay until there is another.
         old = killed.model / "old"
         old.parent.mkdir()

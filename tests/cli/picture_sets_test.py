@@ -70,10 +70,14 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.write("in/train", [4, 7])
         self.write("in/test", [5])
         source = str(pathlib.Path("in").resolve())
-        for name in (None, "in", "./in", source):
-            for split, expected in (("train", [4, 7]), ("test", [5])):
-                _, levels = self.load(name, split, source)
-                self.assertEqual(levels, expected)
+        for name, split, expected in (
+            (None, "train", [4, 7]),
+            ("in", "test", [5]),
+            ("./in", "train", [4, 7]),
+            (source, "test", [5]),
+        ):
+            _, levels = self.load(name, split, source)
+            self.assertEqual(levels, expected)
         images = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)
         np.savez("in.npz", train=images[:20], test=images[20:])
         source = str(pathlib.Path("in.npz").resolve())

@@ -326,6 +326,12 @@ _WORDS = st.one_of(
 
 
 class FuzzTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.parser = arguments.Parser(prog="run.py")
+        train.add_flags(cls.parser, "python run.py")
+
     @hypothesis.settings(max_examples=500, deadline=None, derandomize=True)
     @hypothesis.given(st.lists(_WORDS, max_size=4))
     def test_any_words(self, argv):
@@ -334,9 +340,7 @@ class FuzzTest(tf.test.TestCase):
         configs = []
 
         def parse(argv):
-            parser = arguments.Parser(prog="run.py")
-            train.add_flags(parser, "python run.py")
-            configs.append(train._config(parser.parse_args(argv)))
+            configs.append(train._config(self.parser.parse_args(argv)))
             return 0
 
         try:
@@ -360,17 +364,8 @@ class RunTest(tf.test.TestCase):
     flags = (
         *("--dataset", "digits", "--image_size", "4x6", "--flip"),
         *("--filters", "2", "--num_blocks", "1", "--max_steps", "3"),
-        *(
-            "--ema",
-            "0.5",
-            "--seed",
-            "0",
-            "--output_dir",
-            "results",
-            "--run_dir",
-            "the run",
-        ),
-        *("--lr", "1e-3", "--num_couplings", "1,1,1"),
+        *("--ema", "0.5", "--seed", "0", "--output_dir", "results"),
+        *("--run_dir", "the run", "--lr", "1e-3", "--num_couplings", "1,1,1"),
     )
 
     @classmethod

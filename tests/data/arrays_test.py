@@ -206,7 +206,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(None, 3, 7)
+    @parameterized.parameters(None, 3)
     def test_pipelines(self, batch_size):
         content = images(20, 4, 4, 1, num_colors=9)
         elements = tf.data.Dataset.from_tensor_slices(content)
