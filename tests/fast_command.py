@@ -7,6 +7,8 @@ run. `PYTHONPATH=. python tests/fast_command.py FLAGS` is a process of it.
 import contextlib
 import functools
 import json
+import multiprocessing
+import os
 import pathlib
 import sys
 import warnings
@@ -121,6 +123,56 @@ def patch_model(stack: contextlib.ExitStack) -> None:
         (loop, "_SECONDS_PER_CALL", 0.0),  # One step a call.
     ):
         stack.enter_context(mock.patch.object(target, name, value))
+
+
+class Process:
+    """A process of the command, with what `subprocess.Popen` has of it.
+
+    It is forked from one that has imported TensorFlow, which takes seconds.
+    """
+
+    def __init__(self, argv: list[str], folder: pathlib.Path, output: str):
+        """Starts it.
+
+        Args:
+          argv: The flags of the command.
+          folder: Where it is to run.
+          output: Path of the file or terminal that it reads from and writes to.
+        """
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._process = context.Process(
+            target=_run, args=(argv, str(folder), str(output))
+        )
+        # Python 3.11's server does not take over `sys.path`.
+        path = os.pathsep.join(sys.path)
+        with mock.patch.dict(os.environ, PYTHONPATH=path):
+            self._process.start()
+        self.wait, self.kill = self._process.join, self._process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        """What it ended with; `None` if it has not."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Returns `returncode`."""
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        """Sends it a signal."""
+        os.kill(self._process.pid, signum)
+
+
+def _run(argv, folder, output):
+    os.chdir(folder)
+    os.setsid()  # A terminal that it opens becomes its own.
+    descriptor = os.open(output, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(descriptor, standard)
+    with contextlib.ExitStack() as patches:
+        patch_model(patches)
+        sys.exit(train_main(argv))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,6 @@ class Folder:
         self,
         path: pathlib.Path,
         epochs: int,
-        program: pathlib.Path = _RUN,
         devices: int = 1,
     ):
         """Makes the folder.
@@ -103,11 +102,9 @@ class Folder:
         Args:
           path: Where.
           epochs: Number of epochs of the run.
-          program: The training command.
           devices: Number of devices to train on.
         """
         self.path = path
-        self._program = program
         self.flags = [
             *("--dataset", "digits", "--filters", "4", "--num_blocks", "1"),
             *("--seed", "0", "--epochs", str(epochs), "--resume"),
@@ -129,19 +126,24 @@ class Folder:
         """Starts the command; gives the process and its file of output."""
         self._num_processes += 1
         log = self.path / f"log-{self._num_processes}.txt"
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, str(self._program), *self.flags],
-                cwd=self.path,
-                env=os.environ | {"PYTHONPATH": str(_RUN.parent)},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
+        log.touch()
+        process = self.start(log)
         try:
             yield process, log
         finally:
             process.kill()
             process.wait()
+
+    def start(self, log: pathlib.Path):
+        """Starts the command, whose output goes to a file."""
+        with log.open("w") as file:
+            return subprocess.Popen(
+                [sys.executable, str(_RUN), *self.flags],
+                cwd=self.path,
+                env=os.environ | {"PYTHONPATH": str(_RUN.parent)},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
 
     def progress(self):
         """Changes whenever a checkpoint is complete."""

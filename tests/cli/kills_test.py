@@ -2,7 +2,10 @@
 
 import contextlib
 import io
+import os
 import pathlib
+import pty
+import select
 import signal
 import tempfile
 
@@ -14,13 +17,17 @@ from absl.testing import parameterized
 from tf_realnvp.cli import main
 
 
+class Folder(kills.Folder):
+    """One in which the command is a fast one."""
+
+    def start(self, log):
+        return fast_command.Process(self.flags, self.path, log)
+
+
 class KillsTest(tf.test.TestCase):
     def test_where_it_is_killed_changes_nothing(self):
         top = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        program = pathlib.Path(fast_command.__file__)
-        killed, peaceful = (
-            kills.Folder(top / name, 2, program) for name in ("a", "b")
-        )
+        killed, peaceful = (Folder(top / name, 2) for name in ("a", "b"))
         for folder in (killed, peaceful):
             folder.flags += ["--batch_size", "200"]  # Fewer checkpoints.
         # Of an earlier run, which has to stay until there is another.
@@ -50,6 +57,25 @@ class KillsTest(tf.test.TestCase):
         for what, (differing, total) in kills.compare(killed, peaceful).items():
             self.assertGreater(total, 1000, what)
             self.assertEqual(differing, 0, what)
+
+    def test_terminal_is_closed(self):
+        """A training whose terminal is closed saves a checkpoint, and ends."""
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        argv = "--dataset digits --seed 0 --epochs 100000".split()
+        master, slave = pty.openpty()
+        with open(slave, "rb"), open(master, "rb", buffering=0) as terminal:
+            process = fast_command.Process(argv, folder, os.ttyname(slave))
+            self.addCleanup(process.kill)
+            seen = b""
+            while b"epoch 0/" not in seen:  # It trains then.
+                self.assertIsNone(process.poll(), seen)
+                if select.select([terminal], [], [], 1.0)[0]:
+                    seen += terminal.read(1000)
+        process.wait(300)
+        self.assertEqual(process.returncode, 129)
+        run = folder / "runs" / "digits"
+        self.assertNotEmpty(list((run / "checkpoints").glob("ckpt-*.index")))
+        self.assertFalse((folder / "realnvp_digits").exists())
 
 
 class CountBitsTest(tf.test.TestCase, parameterized.TestCase):

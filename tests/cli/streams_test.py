@@ -1,4 +1,4 @@
-"""Tests for streams, and for a command whose terminal is closed."""
+"""Tests for streams."""
 
 import contextlib
 import io
@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import command_lines
-import fast_command
 import folders
 import tensorflow as tf
 from absl.testing import parameterized
@@ -32,12 +31,6 @@ sys.exit(3)
 """
 STDOUT = b"a line\n" * 50_000 + b"from native code\nlast"
 STDERR = b"an error\nfrom native code\n"
-# Runs Python on a terminal, whose end sends SIGHUP.
-ON_TERMINAL = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
 
 
 class StreamsTestCase(folders.FolderTestCase):
@@ -150,30 +143,6 @@ class UnbreakableTest(StreamsTestCase, parameterized.TestCase):
         """
         result = self.run_python(script)
         self.assertEqual(result, (0, b"before\nwithin\nTrue\n", b""))
-
-
-class TerminalTest(StreamsTestCase):
-    def test_is_closed(self):
-        """A training whose terminal is closed saves a checkpoint, and ends."""
-        master, slave = pty.openpty()
-        with open(slave, "r+b", buffering=0) as file:
-            process = self.start(
-                *(sys.executable, "-c", ON_TERMINAL),
-                *(fast_command.__file__, "--dataset", "digits"),
-                *("--seed", "0", "--epochs", "100000"),
-                stdin=file,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-        with open(master, "rb", buffering=0) as terminal:
-            seen = b""
-            while b"epoch 0/" not in seen:  # It trains then.
-                seen += terminal.read(1000)  # Raises if the process has ended.
-        self.assertEqual(process.wait(timeout=300), 129)
-        run = self.folder / "runs" / "digits"
-        self.assertNotEmpty(list((run / "checkpoints").glob("ckpt-*.index")))
-        self.assertFalse((self.folder / "realnvp_digits").exists())
 
 
 if __name__ == "__main__":
