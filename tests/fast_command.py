@@ -11,11 +11,11 @@ import multiprocessing
 import os
 import pathlib
 import sys
-import warnings
 from unittest import mock
 
 import numpy as np
 import tensorflow as tf
+import untraced
 from small_models import SmallModel
 from tensorflow.python import pywrap_tfe
 
@@ -92,12 +92,8 @@ def patch(stack: contextlib.ExitStack) -> None:
       stack: Undoes that at its end.
     """
     patch_model(stack)
-    # To trace takes longer than a few small steps; the functions of `tf.data`
-    # are traced all the same, and it says so.
-    tf.config.run_functions_eagerly(True)
-    stack.callback(tf.config.run_functions_eagerly, False)
-    stack.enter_context(warnings.catch_warnings())
-    warnings.filterwarnings("ignore", "Even though the `tf.config")
+    # To trace takes longer than a few small steps.
+    stack.enter_context(untraced.untraced())
     for target, name, value in (
         (runtime, "configure", mock.Mock()),
         (data, "load", load),

@@ -317,7 +317,7 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
     def test_another_architecture(self, name, value):
         self.enterContext(mock.patch.object(self.model, name, value))
         for function in (pytorch.save_weights, pytorch.load_weights):
-            with self.assertRaisesRegex(ValueError, f"{name}.*, got .?{value}"):
+            with self.assertRaisesRegex(ValueError, f"{name}.*, got {value}"):
                 function(self.model, self.path)
         self.assertFalse(self.path.exists())
 

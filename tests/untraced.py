@@ -1,8 +1,23 @@
 """Tests that trace no functions."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import tensorflow as tf
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Has TensorFlow compute what functions do as it is written."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            # Those of `tf.data` are traced all the same, and it says so.
+            warnings.filterwarnings("ignore", "Even though the `tf.config")
+            yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 class UntracedTestCase(tf.test.TestCase):
@@ -14,8 +29,4 @@ class UntracedTestCase(tf.test.TestCase):
 
     def setUp(self):
         super().setUp()
-        tf.config.run_functions_eagerly(True)
-        self.addCleanup(tf.config.run_functions_eagerly, False)
-        # Those of `tf.data` are traced all the same, and it says so.
-        self.enterContext(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "Even though the `tf.config")
+        self.enterContext(untraced())

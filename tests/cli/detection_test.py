@@ -477,8 +477,16 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
             ("--unusual noise --fit few", "--fit: there are 3 ", "at least 20"),
             (f"{good} --unusual ./gone", "--unusual: cannot read", "./gone"),
             (f"{good} --unusual one", "--unusual: there are 1 ", "at least 2"),
-            (f"{good} --unusual colour.npy", "--unu", "4x4x3 with 256 levels"),
-            (f"{good} --unusual wide.npy", "--unu", "4x4x1 with 256 levels"),
+            (
+                f"{good} --unusual colour.npy",
+                "--unusual: ",
+                "4x4x3 with 256 levels",
+            ),
+            (
+                f"{good} --unusual wide.npy",
+                "--unusual: ",
+                "4x4x1 with 256 levels",
+            ),
             (f"{good} --unusual none.npy", "none.npy", "[0, 4, 4]"),
             (f"{good} --unusual=", "No data set and no folder is called ''"),
             ("--unusual noise --out noise", "--out: ", "pictures of --unusual"),
