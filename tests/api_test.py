@@ -426,6 +426,11 @@ class TrainTest(untraced.UntracedTestCase):
             self.train(model, self.images, labels=given, epochs=1)
             shifts.append(model.shifts.numpy())
         self.assertNotAllClose(*shifts)
+        pairs = tf.data.Dataset.from_tensor_slices((self.images, labels))
+        keras.utils.set_random_seed(0)
+        model = SmallModel(num_classes=3, class_probs=[0.3, 0.3, 0.4])
+        self.train(model, pairs, epochs=1)
+        self.assertAllEqual(model.shifts, shifts[0])
         dataset = data.arrays.from_images(self.images, 17, labels=labels)
         # By the names of the classes, in whatever order they are.
         model.metadata = {"class_names": ["2", "0", "1"]}
@@ -438,10 +443,12 @@ class TrainTest(untraced.UntracedTestCase):
             self.train(model, dataset.without_labels(), epochs=1)
         plain = SmallModel()
         self.train(plain, dataset, epochs=1)
+        self.train(plain, pairs, epochs=1)
         of_two = SmallModel(num_classes=2, class_probs=[0.5, 0.5])
         for other, images, given, message in (
             (plain, self.images, labels, "the model has no classes"),
             (model, dataset, labels, "`labels` are for images in an array"),
+            (model, pairs, labels, "`labels` are for images in an array"),
             (model, self.images, None, "have no classes, the model 3"),
             (model, self.images, labels + 1, "must be from 0 to 2"),
             (model, self.images, labels[1:], "labels must be integers"),
@@ -463,6 +470,7 @@ class TrainTest(untraced.UntracedTestCase):
         with self.assertRaisesRegex(ValueError, "`epochs` must be"):
             self.train(model, self.images, epochs=0)
         for settings, message in (
+            ({"precision": "tf32"}, "`precision`: .* no GPUs"),
             ({"batch_size": 64}, "`batch_size`: 64 is more than the 36"),
             ({"num_validation": 40}, "`num_validation`: 40 leaves none"),
             ({"num_validation": 30}, "`batch_size`: 16 is more than the 6"),

@@ -37,6 +37,8 @@ class ErrorsTest(tf.test.TestCase, parameterized.TestCase):
             (2000, "2,000 bits"),
         ):
             self.assertEqual(errors.counted(number, "bit"), words)
+        self.assertEqual(errors.counted(1, "class"), "1 class")
+        self.assertEqual(errors.counted(2, "class"), "2 classes")
 
     def test_printable(self):
         for name, shown in (

@@ -266,6 +266,9 @@ class DensityTest(untraced.UntracedTestCase, parameterized.TestCase):
         label = None if labels is None else tf.constant(labels)
         log_prob = model.log_density(points, label)
         self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
+        if labels is not None:
+            of_one = model.log_density(points, int(labels[0]))
+            self.assertAllClose(of_one[0], log_prob[0])
 
     @parameterized.parameters(
         (uneven_model, 1e-4),

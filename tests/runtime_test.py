@@ -152,7 +152,8 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
             )
         )
         self.assertFalse(runtime.has_tensor_float_32())
-        self.assertEqual(runtime.native_precision(), expected)
+        self.assertEqual(runtime.settle_precision("auto"), expected)
+        self.assertEqual(runtime.settle_precision("float32"), "float32")
 
 
 if __name__ == "__main__":

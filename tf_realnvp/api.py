@@ -122,12 +122,13 @@ def train(
     Args:
       model: The model.
       data: Images, uint8 `[n, H, W]` or `[n, H, W, C]`; or a `tf.data.Dataset`
-        of them, single or in batches, the same in each pass; or what
-        `data.load` gives. Of the first two a tenth is for testing, always the
-        same.
+        of them, or of pairs of images and labels, single or in batches, the
+        same in each pass; or what `data.load` gives. Of the first two a tenth
+        is for testing, always the same.
       labels: Integers `[n]`, the classes of images in an array, for a model
-        that has classes. An `ImageDataset` has its own (`data.load(name,
-        labels=True)`). The model keeps its `class_probs`.
+        that has classes. A `tf.data.Dataset` of pairs and an `ImageDataset`
+        (`data.load(name, labels=True)`) have their own, which a model without
+        classes leaves alone. The model keeps its `class_probs`.
       epochs: As the flag of the command; so are all others down to `jit`, and
         so are their defaults, but for the seed.
       batch_size: See `epochs`.
@@ -165,8 +166,9 @@ def train(
         its classes.
       DivergedError: If too many steps in a row were not finite.
       FailureError: If something cannot be written to `run_dir`.
-      UsageError: If `run_dir` is in use, or of another training, or if there
-        are fewer training images than the settings ask for.
+      UsageError: If `run_dir` is in use, or of another training, if there
+        are fewer training images than the settings ask for, or if `precision`
+        is "tf32" and there is no GPU that has it.
       ValueError: If a setting is out of its range, or the model was made
         outside of the scope of the strategy that is in use.
     """
@@ -177,8 +179,6 @@ def train(
         if run_dir is not None:
             run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
         before = None if run is None else run.config
-        if precision == "auto" and before is None:
-            precision = runtime.native_precision()
         images = {"dataset": dataset.name} | dict(dataset.load_settings)
         if before is not None:
             # Whatever they are called now, they are compared by themselves.
@@ -205,6 +205,8 @@ def train(
             jit=jit,
             run_dir=None if run is None else str(run.path),
         )
+        precision = runtime.settle_precision(config.precision)
+        config = dataclasses.replace(config, precision=precision)
         description = DataDescription.of(dataset)
         if model.class_probs is not None:
             # Which need not be the frequencies in these images.
@@ -297,15 +299,19 @@ def _dataset(data, labels, model, flip):
     if isinstance(data, ImageDataset):
         dataset = data
     elif isinstance(data, tf.data.Dataset):
-        dataset = arrays.from_tf_data(data, model.num_colors, flip)
+        dataset = arrays.from_tf_data(data, model.num_colors, flip, num_classes)
     else:
         dataset = arrays.from_images(
             data, model.num_colors, flip, labels, num_classes
         )
-        if labels is not None and len(names) == num_classes:
-            # Those of an array are nothing but numbers.
-            names = tuple(map(str, names))
-            dataset = dataclasses.replace(dataset, class_names=names)
+    if (
+        not isinstance(data, ImageDataset)
+        and dataset.class_names
+        and len(names) == num_classes
+    ):
+        # Theirs are nothing but numbers.
+        names = tuple(map(str, names))
+        dataset = dataclasses.replace(dataset, class_names=names)
     own = describe_images(model.image_shape, model.num_colors)
     theirs = describe_images(dataset.image_shape, dataset.num_colors)
     if own != theirs:
@@ -317,7 +323,7 @@ def _dataset(data, labels, model, flip):
     if len(dataset.class_names) != num_classes:
         raise DataError(
             f"the images have {len(dataset.class_names) or 'no'} classes, the "
-            f"model {num_classes}: give `labels` with an array, or "
-            "`data.load(name, labels=True)`"
+            f"model {num_classes}: give `labels` with an array, a "
+            "`tf.data.Dataset` of pairs, or `data.load(name, labels=True)`"
         )
     return dataset

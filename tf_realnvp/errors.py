@@ -63,13 +63,14 @@ def printable(text: object) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns a number of things, for people: "1 image", "2,000 images".
+    """Returns a number of things, for people: "1 image", "2,000 classes".
 
     Args:
       number: How many there are.
       noun: What one of them is called.
     """
-    return f"{number:,} {noun}" + "s" * (number != 1)
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def reason(error: BaseException) -> str:

@@ -479,7 +479,7 @@ class RealNVP(tf.Module):
         return self.log_density(points, label)
 
     def log_density(
-        self, points: tf.Tensor, label: tf.Tensor | None = None
+        self, points: tf.Tensor, label: tf.Tensor | int | None = None
     ) -> tf.Tensor:
         """Returns the log-density of dequantized images, in nats.
 
@@ -487,8 +487,7 @@ class RealNVP(tf.Module):
 
         Args:
           points: Float32 `[n, H, W, C]`, as `dequantize` gives them.
-          label: Integers `[n]`, the classes, which are not checked. Default: as
-            for `log_prob`.
+          label: As for `log_prob`, but not checked.
 
         Returns:
           Float32 `[n]`.
@@ -497,7 +496,10 @@ class RealNVP(tf.Module):
             return tf.reduce_logsumexp(self.log_joint(points), axis=-1)
         kwargs = {}
         if label is not None:
-            kwargs["bijector_kwargs"] = self._condition(_at_least_one(label))
+            labels = tf.convert_to_tensor(label)
+            if labels.shape.rank == 0:
+                labels = tf.fill(tf.shape(points)[:1], labels)
+            kwargs["bijector_kwargs"] = self._condition(_at_least_one(labels))
         log_prob = self.distribution.log_prob(_at_least_one(points), **kwargs)
         return log_prob[: tf.shape(points)[0]]
 

@@ -206,6 +206,23 @@ def native_precision() -> str:
     return "bfloat16" if has_native_bfloat16() else "float32"
 
 
+def settle_precision(precision: str) -> str:
+    """Returns a precision that the hardware has.
+
+    Args:
+      precision: As in `TrainingConfig`; "auto" is the `native_precision()`.
+
+    Raises:
+      UsageError: If it is "tf32" and there are no GPUs, or some without it.
+    """
+    if precision == "tf32" and not has_tensor_float_32():
+        raise UsageError(
+            "argument `precision`: TensorFlow finds no GPUs that all have "
+            "tf32, as NVIDIA's do since Ampere: give float32 or bfloat16"
+        )
+    return native_precision() if precision == "auto" else precision
+
+
 def make_strategy(num_devices: int | None = None):
     """Returns the `tf.distribute` strategy to train with in one process.
 

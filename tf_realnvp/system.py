@@ -88,10 +88,16 @@ def exchange(first: str | os.PathLike, second: str | os.PathLike) -> bool:
 
 
 def longest_name(folder: str | os.PathLike) -> int | None:
-    """Returns how many bytes a name in a folder can have, if it is known."""
+    """Returns how many bytes a name in a folder can have, if it is known.
+
+    Args:
+      folder: The folder, there or still to be made.
+    """
     if not hasattr(os, "pathconf"):
         return None
-    return os.pathconf(folder, "PC_NAME_MAX")
+    path = pathlib.Path(os.path.abspath(folder))
+    there = next(p for p in (path, *path.parents) if p.exists())
+    return os.pathconf(there, "PC_NAME_MAX")
 
 
 def is_too_long(name: str, folder: str | os.PathLike) -> bool:

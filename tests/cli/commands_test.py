@@ -121,6 +121,7 @@ class FlagsTest(CommandsTestCase):
         """Whatever is wrong with it is told in a line."""
         for line in (
             "sample .",
+            "sample . --out new/samples/",
             "evaluate .",
             "interpolate . a b",
             "manifold . a b c d",
@@ -130,6 +131,7 @@ class FlagsTest(CommandsTestCase):
             with self.subTest(line):
                 result = call(*line.split())
                 self.assert_usage_error(result, "no SavedModel in .")
+        self.assertEmpty(os.listdir())
 
     def test_channels_that_pictures_do_not_have(self):
         self.use(StubModel(channels=2))
@@ -369,9 +371,15 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
 
     def test_sample_of_no_images(self):
         """The model knows what is too hot, and the flag is named."""
-        code, _, stderr = call("sample", self.path, "--temperature", "3e38")
-        self.assertEqual(code, 2)
-        self.assertRegex(stderr, "error: argument --temperature: .* lower one")
+        for out in ("out.png", "new/"):
+            code, _, stderr = call(
+                *("sample", self.path, "--temperature", "3e38", "--out", out)
+            )
+            self.assertEqual(code, 2)
+            self.assertRegex(
+                stderr, "error: argument --temperature: .* lower one"
+            )
+            self.assertFalse(os.path.exists(out))
 
     def test_sample_draws_a_seed_and_prints_it(self):
         stdouts = [self.call("sample", "--out", self.out) for _ in range(2)]

@@ -307,6 +307,7 @@ class ScoreTest(DetectionTestCase):
         argv = ("score", self.path, "other", "--reference", "few")
         result = call(*argv, "--maps", "few/in/maps")
         self.assert_usage_error(result, "--maps: ", "of --reference")
+        self.assertFalse(os.path.exists("few/in/maps"))
         self.assertFalse(os.path.exists("scores.csv"))
 
 
@@ -495,6 +496,7 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
             with self.subTest(line):
                 result = call("detect", self.path, *line.split())
                 self.assert_usage_error(result, *messages)
+        self.assertFalse(os.path.exists("noise/in"))
 
 
 if __name__ == "__main__":

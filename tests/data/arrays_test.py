@@ -220,6 +220,59 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(trained(dataset), trained(same))
         self.assertAllEqual(held_out(dataset), held_out(same))
 
+    @parameterized.parameters(None, 3)
+    def test_pairs(self, batch_size):
+        content = images(20, 4, 4, 1, num_colors=9)
+        labels = np.arange(20, dtype=np.int64) % 3
+        pairs = tf.data.Dataset.from_tensor_slices((content, labels))
+        if batch_size is not None:
+            pairs = pairs.batch(batch_size)
+        dataset = arrays.from_tf_data(pairs, num_colors=9, num_classes=4)
+        same = arrays.from_images(content, 9, labels=labels, num_classes=4)
+        self.assertEqual(dataset.class_names, ("0", "1", "2", "3"))
+        self.assertEqual(dataset.class_probs, same.class_probs)
+        for own, its in zip(
+            (*dataset.train_batches(9, 0, 1), *dataset.test_batches(9)),
+            (*same.train_batches(9, 0, 1), *same.test_batches(9)),
+            strict=True,
+        ):
+            self.assertAllEqual(own[0], its[0])
+            self.assertAllEqual(own[1], its[1])
+        # Without classes they are as if they had none.
+        plain = arrays.from_tf_data(pairs, num_colors=9)
+        alone = tf.data.Dataset.from_tensor_slices(content)
+        alone = arrays.from_tf_data(alone, num_colors=9)
+        self.assertEqual(trained(plain), trained(alone))
+        self.assertEqual(
+            dataset.without_labels().fingerprint, alone.fingerprint
+        )
+        self.assertEqual(plain.fingerprint, alone.fingerprint)
+        self.assertNotEqual(dataset.fingerprint, alone.fingerprint)
+
+    def test_other_labels(self):
+        content = images(20, 4, 4, 1)
+        labels = np.arange(20) % 3
+        pairs = tf.data.Dataset.from_tensor_slices((content, labels))
+        seeds = itertools.count()
+
+        def change(image, label):
+            other = tf.numpy_function(
+                lambda: np.int64(next(seeds) % 2), [], tf.int64
+            )
+            return image, tf.ensure_shape(other, [])
+
+        for other, message in (
+            (pairs.map(lambda i, label: (i, label / 2)), "must be integers"),
+            (pairs.map(lambda i, label: (i, [label])), "one for each image"),
+            (pairs.map(lambda i, label: ([i], label)), "one for each image"),
+            (pairs.map(lambda i, label: (i, {"label": label})), "got {'label'"),
+            (pairs.map(lambda i, label: (i, label + 1)), "from 0 to 2, got"),
+            (pairs.take(19).map(change), "leave out `shuffle`"),
+        ):
+            with self.assertRaises(DataError) as caught:
+                arrays.from_tf_data(other, num_classes=3)
+            self.assertIn(message, str(caught.exception))
+
     def test_fingerprint(self):
         content = images(20, 4, 4, 1, num_colors=9)
         fingerprints = []
@@ -273,7 +326,8 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         content = images(4, 4, 4, 1, num_colors=100)
         elements = tf.data.Dataset.from_tensor_slices(content)
         for other, message in (
-            (elements.map(lambda image: (image, 0)), "must be images"),
+            (elements.map(lambda image: {"image": image}), "must be images"),
+            (elements.map(lambda image: (image, 0, 0)), "must be images"),
             (elements.map(lambda i: tf.cast(i, tf.float32)), "uint8"),
             (elements.map(lambda image: image[..., 0]), "[H, W, C]"),
             (elements.repeat(), "repeats"),

@@ -196,7 +196,7 @@ def check_out(
 
     Args:
       out: The value of `--out`.
-      may_be_folder: Whether it may be a folder, which is then made.
+      may_be_folder: Whether it may be a folder, which may still be missing.
       pictures: Files that it must not take the place of.
 
     Raises:
@@ -213,9 +213,11 @@ def check_out(
             f"argument --out: {printable(out)} is a folder, not a file"
         )
     path = pathlib.Path(out)
-    folder = path if names_folder else path.parent
-    check_writable(folder, "--out", make=names_folder)
-    if system.is_too_long(path.name, folder):
+    if names_folder:
+        check_writable(path, "--out")
+        return
+    check_writable(path.parent, "--out", make=False)
+    if system.is_too_long(path.name, path.parent):
         raise UsageError(
             f"argument --out: the name {printable(path.name)} is too long"
         )
@@ -227,11 +229,12 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
     Args:
       folder: The folder.
       flag: What it was given by, for the message.
-      make: Whether to make the folder if it is missing.
+      make: Whether it may be missing. It is made then, and goes again.
 
     Raises:
       UsageError: If it cannot be written to.
     """
+    made = files.missing(folder) if make else []
     try:
         if make:
             files.make_directory(folder)
@@ -242,6 +245,8 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
             f"argument {flag}: cannot write to {printable(folder)}: "
             f"{error.strerror}"
         ) from error
+    finally:
+        files.remove_empty(made)
 
 
 def check_channels(model: str, channels: int) -> None:

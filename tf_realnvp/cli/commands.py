@@ -9,6 +9,7 @@ import random
 
 import numpy as np
 
+from tf_realnvp import files
 from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.cli import arguments, detection, direction, picture_sets
 from tf_realnvp.errors import UsageError, counted, printable
@@ -310,6 +311,8 @@ def _sample(flags, model):
         _write_grid(flags, model, np.concatenate(list(batches)), columns)
         return
     for index, image in enumerate(itertools.chain.from_iterable(batches)):
+        if not index:
+            files.make_directory(folder)  # Not for what cannot be drawn.
         pictures.write(
             folder / f"sample_{index:04d}.png", image, model.num_colors
         )
@@ -359,7 +362,7 @@ def _evaluate(flags, model):
 
     classes = ""
     if model.class_names:
-        classes = f", {len(model.class_names):,} classes"
+        classes = f", {counted(len(model.class_names), 'class')}"
     print(
         f"{counted(num_images, 'test image')} of {dataset.name}, "
         f"{describe_levels(model.num_colors)}{classes}, seed {flags.seed}"

@@ -216,7 +216,9 @@ def _score(flags):
 def _check_maps(flags):
     folder = pathlib.Path(flags.maps)
     arguments.check_writable(folder, "--maps")
-    if os.path.isdir(flags.folder) and folder.samefile(flags.folder):
+    if all(map(os.path.isdir, (folder, flags.folder))) and folder.samefile(
+        flags.folder
+    ):
         raise UsageError("argument --maps: it is the folder of the pictures")
 
 
@@ -306,6 +308,7 @@ def _draw_maps(flags, names, model, measure, usual):
         maps = bit_maps.standardise(maps, bit_maps.smooth(its))
         label = "standard deviations"
     limits = plots.map_limits(maps)
+    files.make_directory(pathlib.Path(flags.maps))
     for (path, image), values in zip(read, maps, strict=True):
         plots.save_bit_maps(
             pathlib.Path(flags.maps) / _map_name(path),
@@ -422,6 +425,7 @@ def _write_results(flags, sets, scores, comparisons, measure, model):
     from tf_realnvp import bit_maps, detection, plots
 
     folder = pathlib.Path(flags.out)
+    files.make_directory(folder)
     figures = detection.Comparison._fields
     ends = ("", "_low", "_high")
     table = [["method", *(name + end for name in figures for end in ends)]]

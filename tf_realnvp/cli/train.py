@@ -227,14 +227,9 @@ def _run(flags, start):
     output = pathlib.Path(config.output_dir)
     with runs.open_run(pathlib.Path(config.run_dir), flags.resume) as run:
         # Now, as it may lie in the folder of the run.
-        made = files.missing(output)
-        try:
-            arguments.check_writable(output, "--output_dir")
-            config = _settle(flags, config, run)
-            _train(config, run, flags.resume, start)
-        finally:
-            if not run.exists:
-                files.remove_empty(made)
+        arguments.check_writable(output, "--output_dir")
+        config = _settle(flags, config, run)
+        _train(config, run, flags.resume, start)
 
 
 def _config(flags, before=None):
@@ -289,15 +284,8 @@ def _settle(flags, config, run):
         if config.devices is not None:
             num_cpus = config.devices
         runtime.configure(num_cpus, num_threads, config.deterministic)
-    if config.precision == "auto":
-        precision = runtime.native_precision()
-        config = dataclasses.replace(config, precision=precision)
-    if config.precision == "tf32" and not runtime.has_tensor_float_32():
-        raise UsageError(
-            "argument --precision: TensorFlow finds no GPUs that all have "
-            "tf32, as NVIDIA's do since Ampere: give float32 or bfloat16"
-        )
-    return config
+    precision = runtime.settle_precision(config.precision)
+    return dataclasses.replace(config, precision=precision)
 
 
 def _train(config, run, resume, start):

@@ -125,80 +125,113 @@ def from_images(
 
 
 def from_tf_data(
-    elements: tf.data.Dataset, num_colors: int = 256, flip: bool = False
+    elements: tf.data.Dataset,
+    num_colors: int = 256,
+    flip: bool = False,
+    num_classes: int | None = None,
 ) -> ImageDataset:
     """Makes a data set of a finite pipeline, a tenth of it for testing.
 
     It is read twice, to look at the images.
 
     Args:
-      elements: Of images, uint8 `[H, W, C]`, or of batches of them; the same in
-        each pass.
+      elements: Of images, uint8 `[H, W, C]`, of pairs of an image and its
+        label, an integer, or of batches of either; the same in each pass.
       num_colors: As for `from_images`.
       flip: As for `data.load`.
+      num_classes: Number of classes, if the labels are to be kept.
 
     Raises:
-      DataError: If its elements are no such images, it never ends, or it gives
-        others in each pass.
+      DataError: If its elements are no such images or labels, it never ends, or
+        it gives others in each pass.
     """
+    shown = "the `tf.data.Dataset`"
     spec = elements.element_spec
-    if not isinstance(spec, tf.TensorSpec) or spec.dtype != tf.uint8:
+    has_labels = isinstance(spec, tuple) and len(spec) == 2
+    image = spec[0] if has_labels else spec
+    if not isinstance(image, tf.TensorSpec) or image.dtype != tf.uint8:
         raise DataError(
             "the elements of a `tf.data.Dataset` must be images, uint8 "
-            f"[H, W, C]: map it to them, for they are {spec}"
+            "[H, W, C], or pairs of these and labels: map it to them, for they "
+            f"are {spec}"
         )
-    if spec.shape.rank == 4:
-        elements = elements.unbatch()
-    shape = elements.element_spec.shape
-    if shape.rank != 3 or not shape.is_fully_defined():
+    if image.shape.rank not in (3, 4) or None in image.shape[-3:].as_list():
         raise DataError(
             "the images of a `tf.data.Dataset` must have a known shape "
-            f"[H, W, C], got {shape}"
+            f"[H, W, C], got {image.shape}"
         )
+    takes_labels = has_labels and num_classes is not None
+    if takes_labels and not (
+        isinstance(spec[1], tf.TensorSpec)
+        and spec[1].dtype.is_integer
+        and spec[1].shape.rank == image.shape.rank - 3
+    ):
+        raise DataError(
+            "the labels of a `tf.data.Dataset` must be integers, one for each "
+            f"image, got {spec[1]}"
+        )
+    if not takes_labels:
+        elements = elements.map(lambda image, *_: (image,))
+    if image.shape.rank == 4:
+        elements = elements.unbatch()
+    image_shape = tuple(image.shape[-3:].as_list())
     if elements.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
-    num_images, fingerprint = _look_through(elements, num_colors)
-    _, test = _split(num_images, "the `tf.data.Dataset`")
+    num_images, fingerprint, labels = _look_through(elements, num_colors)
+    _, test = _split(num_images, shown)
     is_test = np.zeros([num_images], bool)
     is_test[test] = True
-    images = Split(elements, num_images)
-    num_bytes = num_images * math.prod(shape)
-    return ImageDataset(
+    images = Split(elements.map(lambda image, *_: image), num_images)
+    num_bytes = num_images * math.prod(image_shape)
+    dataset = ImageDataset(
         name=NAME,
-        image_shape=tuple(shape.as_list()),
+        image_shape=image_shape,
         num_colors=num_colors,
         train=images.choose(~is_test),
         test=images.choose(is_test),
         # What it stores are the images themselves.
         shuffle_buffer=(
-            max(1, _SHUFFLE_BYTES // math.prod(shape))
+            max(1, _SHUFFLE_BYTES // math.prod(image_shape))
             if num_bytes > image_dataset.MAX_CACHE_BYTES
             else None
         ),
         flip=flip,
         fingerprint=fingerprint,
     )
+    if num_classes is None or not takes_labels:
+        return dataset
+    return _with_numbers(
+        dataset, num_classes, labels[~is_test], labels[is_test], shown
+    )
 
 
 def _look_through(elements, num_colors):
-    """Returns how many images a pipeline gives, and their fingerprint."""
-    num_images, digests = 0, []
+    """Returns how many images a pipeline gives, their fingerprint, and labels.
+
+    Args:
+      elements: Of tuples: an image, and perhaps its label.
+      num_colors: Number of levels.
+    """
+    passes = []
     for _ in range(2):
+        of_batches = [np.zeros([0], np.int64)]
         num_images = 0
         digest = hashlib.sha256(f"{num_colors} levels, tf.data\n".encode())
-        for images in elements.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
+        for images, *its in elements.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
             _check_levels(images, "the `tf.data.Dataset`", num_colors)
             digest.update(images.tobytes())
+            of_batches += its
             num_images += len(images)
-        digests.append(digest.hexdigest())
+        passes.append((digest.hexdigest(), np.concatenate(of_batches)))
+    (fingerprint, labels), (other, other_labels) = passes
     # Test images would be trained on, by another order in each pass.
-    if digests[0] != digests[1]:
+    if fingerprint != other or not np.array_equal(labels, other_labels):
         raise DataError(
             "a `tf.data.Dataset` must give the same images in each pass, and "
             "this one does not: leave out `shuffle` and whatever else is "
             "random, for training shuffles by itself, and mirrors with `flip`"
         )
-    return num_images, digests[0]
+    return num_images, fingerprint, labels
 
 
 def _check_arrays(arrays, shown):
@@ -303,8 +336,13 @@ def _with_labels(dataset, splits, labels, shown, num_classes=None):
             f"{shown}: labels must be numbers of classes, from 0 on, got "
             f"{num_classes - 1} as the largest of {num_images:,} images"
         )
-    names = [str(label) for label in range(num_classes)]
     train, test = (labels[split][splits[split][1]] for split in splits)
+    return _with_numbers(dataset, num_classes, train, test, shown)
+
+
+def _with_numbers(dataset, num_classes, train, test, shown):
+    """Adds labels of classes that are called by their numbers."""
+    names = [str(label) for label in range(num_classes)]
     try:
         return dataset.with_labels(names, train, test)
     except DataError as error:

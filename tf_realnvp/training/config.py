@@ -16,6 +16,7 @@ from tf_realnvp.checks import (
     RealNumber,
     WholeNumber,
 )
+from tf_realnvp.errors import counted
 
 if TYPE_CHECKING:
     from tf_realnvp.data.image_dataset import ImageDataset
@@ -400,6 +401,6 @@ class DataDescription:
             f"{self.num_colors:,} levels",
             f"{self.num_train:,} training images",
             f"{self.num_test:,} test images",
-            f"{len(self.class_names):,} classes",
+            counted(len(self.class_names), "class"),
             f"fingerprint {self.fingerprint:.12}",
         )

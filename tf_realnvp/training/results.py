@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tf_realnvp import plots, system
+from tf_realnvp import files, plots, system
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.errors import UsageError, printable, reason
 from tf_realnvp.model import RealNVP
@@ -73,6 +73,7 @@ def write(
     def path(kind, suffix=""):
         return _path(config.output_dir, kind, dataset.name, suffix)
 
+    files.make_directory(pathlib.Path(config.output_dir))
     saved, table = path("realnvp"), path("metrics", ".csv")
     # First what all the training was for.
     export.save(model, saved, _describe(config, dataset, result))

@@ -319,7 +319,7 @@ def _print_header(config, dataset, model):
     size = "x".join(map(str, dataset.image_shape))
     classes = ""
     if dataset.class_names:
-        classes = f", {len(dataset.class_names):,} classes"
+        classes = f", {counted(len(dataset.class_names), 'class')}"
     validation = ""
     if dataset.num_validation:
         validation = f", {dataset.num_validation:,} validation"
