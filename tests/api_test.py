@@ -45,6 +45,19 @@ from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 
 
+class NamesTest(tf.test.TestCase):
+    def test_all_are_there(self):
+        """Also where nobody has imported them."""
+        self.enterContext(mock.patch.dict(vars(tf_realnvp)))
+        for name in {*tf_realnvp.__all__} - {"__version__"}:
+            vars(tf_realnvp).pop(name, None)
+            self.assertIn(name, dir(tf_realnvp))
+            self.assertIsNotNone(getattr(tf_realnvp, name))
+        self.assertIs(tf_realnvp.data, data)
+        with self.assertRaisesRegex(AttributeError, "no attribute 'trian'"):
+            tf_realnvp.trian  # noqa: B018
+
+
 class LoadedDensityTest(tf.test.TestCase):
     """With networks that are traced, as users have them."""
 

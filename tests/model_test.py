@@ -1158,7 +1158,9 @@ class CopyTest(untraced.UntracedTestCase, parameterized.TestCase):
     )
     def test_copies(self, make):
         model = conditional_model().clone()
-        model.metadata = types.MappingProxyType({"class_names": list("abc")})
+        model.metadata = {"class_names": list("abc")}
+        self.assertIs(type(model.metadata["class_names"]), list)
+        self.assertIsInstance(model.metadata, types.MappingProxyType)
         other = make(model)
         self.assertEqual(other.get_config(), model.get_config())
         self.assertEqual(other.metadata, model.metadata)

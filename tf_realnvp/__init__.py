@@ -4,6 +4,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tf_realnvp import (
+        bijectors,
+        bit_maps,
+        data,
+        detection,
+        errors,
+        initialization,
+        latents,
+        networks,
+        pictures,
+        plots,
+        pytorch,
+        runtime,
+    )
     from tf_realnvp.api import load, train
     from tf_realnvp.bijectors import AffineCoupling, FactorOut, Squeeze
     from tf_realnvp.model import RealNVP
@@ -14,13 +28,25 @@ __all__ = [
     "RealNVP",
     "Squeeze",
     "__version__",
+    "bijectors",
+    "bit_maps",
+    "data",
+    "detection",
+    "errors",
+    "initialization",
+    "latents",
     "load",
+    "networks",
+    "pictures",
+    "plots",
+    "pytorch",
+    "runtime",
     "train",
 ]
 
 __version__ = "0.1.0"
 
-_MODULES = {
+_OWNERS = {
     "AffineCoupling": "bijectors",
     "FactorOut": "bijectors",
     "RealNVP": "model",
@@ -32,7 +58,13 @@ _MODULES = {
 
 def __getattr__(name):
     # TensorFlow takes seconds to import: `run.py --help` does without.
-    if name in _MODULES:
-        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    if name in _OWNERS:
+        module = importlib.import_module(f"{__name__}.{_OWNERS[name]}")
         return getattr(module, name)
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

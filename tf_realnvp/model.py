@@ -363,8 +363,14 @@ class RealNVP(tf.Module):
 
     @metadata.setter
     def metadata(self, metadata: Mapping[str, Any]):
-        # TensorFlow would track a dictionary, and let nobody copy it.
         self._metadata = types.MappingProxyType(dict(metadata))
+
+    def __setattr__(self, name, value):
+        if name == "metadata":
+            # TensorFlow would track, and wrap, the lists in it.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def couplings(self) -> tuple[bijectors.AffineCoupling, ...]:
