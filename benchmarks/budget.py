@@ -1,10 +1,11 @@
 """Measures what a model of some size gives for the time that one has.
 
 `python -m benchmarks.budget --ms_per_step 308 --minutes 10 20` trains a model
-at a constant rate, with warm-up and clipping as by default. For each number of
-minutes it takes a branch after 80 % of their steps, lets the rate fall to zero
-in the other 20 %, prints the bits/dim of held-out training images, and goes on
-from before the branch. A minute is as many steps as `--ms_per_step` (from
+at a constant rate, with warm-up and clipping as by default, in the fastest
+precision that the hardware has. For each number of minutes it takes a branch
+after 80 % of their steps, lets the rate fall to zero in the other 20 %, which
+are float32, prints the bits/dim of held-out training images, and goes on from
+before the branch. A minute is as many steps as `--ms_per_step` (from
 `benchmarks.devices`) says, whatever else runs meanwhile.
 """
 
@@ -74,18 +75,20 @@ def train(flags: argparse.Namespace) -> None:
         num_couplings=flags.num_couplings,
     )
     rate = Rate()
-    trainer = Trainer(
-        model,
-        rate,
-        clip_grad=1.0,
-        seed=flags.seed,
-        precision=runtime.native_precision(),
-    )
     images = dataset.initial_images(flags.seed)
     initialization.initialize(model, images, flags.seed)
-    variables = [v for part in trainer.state.values() for v in part]
+    trunk, branch = (
+        Trainer(its, rate, clip_grad=1.0, seed=flags.seed, precision=precision)
+        for its, precision in (
+            (model, runtime.native_precision()),
+            (model.clone(), "float32"),
+        )
+    )
 
-    def train_to(step):
+    def variables(trainer):
+        return [v for part in trainer.state.values() for v in part]
+
+    def train_to(trainer, step):
         per_epoch = dataset.num_train // flags.batch_size
         while trainer.num_steps < step:
             epoch, position = divmod(trainer.num_steps, per_epoch)
@@ -108,20 +111,21 @@ def train(flags: argparse.Namespace) -> None:
     for minutes in sorted(flags.minutes):
         end = int(minutes * 60e3 / flags.ms_per_step)
         begin = int(0.8 * end)
-        train_to(begin)
-        before = [variable.numpy() for variable in variables]
+        train_to(trunk, begin)
+        for of_branch, of_trunk in zip(
+            variables(branch), variables(trunk), strict=True
+        ):
+            of_branch.assign(of_trunk)
         rate.begin.assign(begin)
         rate.end.assign(end)
-        train_to(end)
-        loss = loop.evaluate(trainer, dataset, "validation")
+        train_to(branch, end)
+        loss = loop.evaluate(branch, dataset, "validation")
         print(
             f"| {minutes:g} | {end:,} | {end * flags.batch_size:,} "
             f"| {bits_from_nats(loss):.3f} |",
             flush=True,
         )
         rate.end.assign(0.0)
-        for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
 
 
 if __name__ == "__main__":
