@@ -2,7 +2,7 @@
 
 `python -m benchmarks.detection realnvp_fashion_mnist` puts faults into test
 images (`benchmarks.faults`) and tells them from other test images, without;
-`--pairs upside_down --pairs sets --unusual DIR` tells them from test images
+`--pairs upside_down sets --unusual DIR` tells them from test images
 upside down, and from another data set. It prints AUROC, and the false alarms at
 95 % detection, by every method; beside them `pixels`, which knows no model: the
 distance from the mean of the training images (Mahalanobis, as in the method

@@ -1,10 +1,10 @@
 """Measures how a processor trains fastest: threads, or logical CPUs.
 
 `python -m benchmarks.devices` prints the milliseconds of a training step with
-all cores as threads of each operation, with one thread, and with as many
-logical CPUs as `--devices` takes by itself, one thread each. Each way is a
-process that stays; they take turns, so that all have the same machine if its
-speed drifts. Images are random, and there must be no GPU.
+all cores as threads of each operation, with one thread, and with two logical
+CPUs that have half of the cores each. Each way is a process that stays; they
+take turns, so that all have the same machine if its speed drifts. Images are
+random, and there must be no GPU.
 """
 
 import argparse

@@ -24,7 +24,7 @@ _SPLITS = {"fit": "train", "normal": "test", "unusual": "test"}
 _LABEL = "likeliest_label"  # A column for models with classes.
 _SETS = """
 A data set D is a folder of pictures, all of which are used, those in folders
-inside as well; a file of NumPy, likewise; or a name as in training, of which
+inside as well; a NumPy file, likewise; or a name as in training, of which
 the test images are used (and the training images for --fit). Of what the model
 was trained on, a folder or not, training and test images are kept apart so.
 D:CLASS is the images of D that have that label.

@@ -31,7 +31,7 @@ is printed, so that one knows whether it means anything. Of a model with classes
 pictures are moved within their class.
 
 A set D is a folder of pictures, all of which are used, those in folders inside
-as well; a file of NumPy, likewise; or a name as in training, of which the test
+as well; a NumPy file, likewise; or a name as in training, of which the test
 images are used. D:CLASS is the images of D that have that label, as in
 fashion_mnist:Pullover.""",
     )

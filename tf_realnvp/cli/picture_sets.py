@@ -49,7 +49,7 @@ def load(
 ) -> PictureSet:
     """Loads the pictures that a flag means.
 
-    A folder, or a file of NumPy, is taken whole, and a named data set the
+    A folder, or a NumPy file, is taken whole, and a named data set the
     images of one split. So is whatever the model was trained on: the images
     that it has not seen must not be mixed with those that it has.
     `NAME:CLASS` is the images of such a set that have that label.

@@ -142,8 +142,8 @@ _HELP = {
     "devices": (
         "train on so many GPUs, or logical CPUs where there is no GPU "
         "(default: all GPUs; else two CPUs where they are faster than one: "
-        "with at most 64 filters, for 500 steps or more, but not for small "
-        "models such as that of digits)"
+        "with at most 64 filters, unless --max_steps is below 500, but not for "
+        "small models such as that of digits)"
     ),
     "data_dir": "folder of TensorFlow Datasets' copies (default: datasets)",
     "output_dir": "folder for the results (default: the current one)",
@@ -185,7 +185,7 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         default="CIFAR10",
         metavar="NAME",
         help=f"{', '.join(NAMED_DATASETS)}, a folder of JPEG and PNG "
-        "pictures, a file of NumPy (.npy, .npz), or an image data set of "
+        "pictures, a NumPy file (.npy, .npz), or an image data set of "
         "TensorFlow Datasets (default: CIFAR10)",
     )
     for name, text in _HELP.items():

@@ -51,7 +51,7 @@ def load(
     Args:
       name: One of `DATASETS`, in upper or lower case; or a folder, which is
         there or whose name begins like a path (`/`, `./`, `../` or `~`); or a
-        file of NumPy; or TFDS's name of a data set with images, such as
+        NumPy file; or TFDS's name of a data set with images, such as
         `svhn_cropped`.
       data_dir: Local folder, in TFDS's layout. It is written to only when a
         copy has to be prepared.
@@ -64,7 +64,7 @@ def load(
       num_bits: Number of bits to keep of each component, the highest ones, of
         images that have 256 levels. Default: all.
       labels: Whether to load labels, too: TFDS's, by its feature `label`;
-        digits'; those of a file of NumPy; and in a folder the sub-folders that
+        digits'; those of a NumPy file; and in a folder the sub-folders that
         pictures are in.
 
     Returns:

@@ -34,7 +34,7 @@ def load(
     flip: bool,
     labels: bool = False,
 ) -> ImageDataset:
-    """Loads a file of NumPy.
+    """Loads a NumPy file.
 
     An `.npy` file holds the images; an `.npz` file (of `np.savez`) has them
     under `images`, or those for training under `train` and those for testing
@@ -408,5 +408,5 @@ def _fingerprint(splits, num_colors):
 
 
 def is_file(name: str) -> bool:
-    """Returns whether a name is one of a file of NumPy."""
+    """Returns whether a name is one of a NumPy file."""
     return os.fspath(name).lower().endswith(SUFFIXES)
