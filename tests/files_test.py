@@ -195,6 +195,24 @@ class ReplaceTest(FilesTestCase):
                     self.assertEqual(new.suffix, ".png")
         self.assertLen(names, 3)
 
+    def test_many_files(self):
+        """All of them, or none."""
+        folder = self.folder / "a" / "b"
+        with self.assertRaises(Interrupted):
+            with files.replace_files(folder) as new:
+                (new / "1").write_text("new")
+                raise Interrupted
+        self.assertEmpty(self.names())
+        folder.mkdir(parents=True)
+        for name in ("1", "other"):
+            (folder / name).write_text("old")
+        with files.replace_files(str(folder)) as new:
+            for name in ("1", "2"):
+                (new / name).write_text("new")
+            self.assertEqual((folder / "1").read_text(), "old")
+        content = {path.name: path.read_text() for path in folder.iterdir()}
+        self.assertEqual(content, {"1": "new", "2": "new", "other": "old"})
+
     def test_name_that_is_taken_after_all(self):
         target = self.folder / "target"
         target.write_text("theirs")

@@ -69,6 +69,34 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         sync(path.parent)
 
 
+@contextlib.contextmanager
+def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a folder to fill with files that go elsewhere when all are done.
+
+    Args:
+      folder: Where to put them, made if it is missing. Files of their names are
+        replaced, others stay.
+
+    Yields:
+      Path of a new, empty folder inside of it. If the body raises it is
+      removed, and `folder` stays as it was.
+    """
+    folder = pathlib.Path(folder)
+    made = missing(folder)
+    make_directory(folder)
+    try:
+        with _new_beside(folder / "files", is_folder=True) as new:
+            yield new
+            done = sorted(new.iterdir())
+            for file in done:
+                sync(file)
+            for file in done:
+                file.replace(folder / file.name)
+            sync(folder)
+    finally:
+        remove_empty(made)
+
+
 def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
     """Writes a table as a CSV file, which replaces `path` as `replace_file`.
 
@@ -79,7 +107,9 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
     with (
         replace_file(path) as new,
         # Names of files need not be text.
-        new.open("w", newline="", errors="surrogateescape") as file,
+        new.open(
+            "w", newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file,
     ):
         csv.writer(file).writerows(rows)
 

@@ -52,9 +52,34 @@ class PathsTest(folders.FolderTestCase, parameterized.TestCase):
         path = self.folder / "a" / "b"
         with self.assertRaisesRegex(UsageError, "No such file"):
             arguments.check_writable(path, "--out", make=False)
+        arguments.check_writable(path, "--out")
+        self.assertEmpty(os.listdir(self.folder))  # Left to who writes.
+        path.mkdir(parents=True)
         for make in (True, False):
             arguments.check_writable(path, "--out", make)
             self.assertEmpty(os.listdir(path))
+
+    @parameterized.parameters("model", "model/in/new", "link")
+    def test_in_a_model(self, path):
+        """Another training would replace it with all that is in it."""
+        (self.folder / "model" / "in").mkdir(parents=True)
+        (self.folder / "model" / "saved_model.pb").touch()
+        (self.folder / "link").symlink_to("model/in")
+        with self.assertRaisesRegex(UsageError, "--out: .*/model is a model"):
+            arguments.check_writable(self.folder / path, "--out")
+        with self.assertRaisesRegex(UsageError, "--out: .*/model is a model"):
+            arguments.check_out(
+                str(self.folder / "model" / "in" / "a.png"), may_be_folder=False
+            )
+
+    def test_path(self):
+        home = {"HOME": "/home/me"}
+        self.enterContext(mock.patch.dict(os.environ, home))
+        for text, expected in (("~/a", "/home/me/a"), ("a/~", "a/~")):
+            self.assertEqual(arguments.path(text), expected)
+        self.assertEqual(arguments.file(".png")("~/a.png"), "/home/me/a.png")
+        with self.assertRaisesRegex(argparse.ArgumentTypeError, "empty"):
+            arguments.path("")
 
     @parameterized.parameters((True, "File exists"), (False, "Not a directory"))
     def test_is_no_folder(self, make, reason):

@@ -139,6 +139,24 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertLen(set(some), 5)
         self.assertContainsSubset(some, range(0, 30, 2))
 
+    def test_class_of_pictures_of_other_sizes(self):
+        """They are read as those of a folder without classes are."""
+        self.write_classes()
+        self.write("in/train/1", [33], size=9)
+        self.write("in", [50])
+        (self.folder / "in" / "1").mkdir()
+        self.write("in/1/1", [51])  # Above it is `train`.
+        names, levels = self.load("in:1")
+        self.assertCountEqual(levels, [*range(1, 30, 2), 33, 51])
+        self.assertIn("train/1/33.png", names)
+
+    def test_what_the_model_was_trained_on_is_gone(self):
+        source = str(self.folder / "gone")
+        with self.assertRaisesRegex(
+            UsageError, "--normal: name some, .* M was trained on .*/gone"
+        ):
+            self.load(None, source=source)
+
     @parameterized.parameters("split.npz", "in")
     def test_class_of_what_the_model_was_trained_on(self, name):
         self.write_classes()
@@ -158,9 +176,9 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
     @parameterized.parameters(
         ("in:2", "--normal: in has no class '2', but 0, 1"),
         ("whole.npz:", "--normal: whole has no class '', but 0, 1"),
-        ("plain:1", "plain: 3.png has no label"),
+        ("plain:1", "plain has no class '1' and no folders"),
         ("plain.npz:1", "plain.npz: it has no labels"),
-        ("./no:1", "./no: there is no such folder"),
+        ("./no:1", "cannot read the folder ./no: No such file"),
         ("mnist:3.0.1", "called 'mnist:3.0.1'"),
         ("mnist:3.*.*:1", "called 'mnist:3.*.*'"),
     )

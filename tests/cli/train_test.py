@@ -94,6 +94,12 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         self.assertEqual(result, (0, "", ""))
         return self.session.call_args.args[0]
 
+    def test_slash_that_a_shell_completes(self):
+        os.mkdir("in")
+        self.config("--dataset", "in", "--init_from", "M")
+        config = self.config("--dataset", "in/", "--init_from", "M/")
+        self.assertEqual((config.dataset, config.init_from), ("in", "M"))
+
     def assert_refused(self, result, *messages):
         self.assert_usage_error(result, *messages)
         self.session.assert_not_called()

@@ -109,7 +109,9 @@ class LabelsTest(FolderTestCase):
         self.assertEqual(images.class_probs, (0.5, 0.5))
         self.assertEqual(self.labels_of(images), expected)
         write(self.root / "train" / "6.png")
-        self.assertIn("train/6.png has no label", self.failure(labels=True))
+        failure = self.failure(labels=True)
+        self.assertIn("train/6.png has no label", failure)
+        self.assertIn("inside of `train` and `test`", failure)
 
     def test_train_without_test(self):
         for i in range(6):
@@ -118,6 +120,11 @@ class LabelsTest(FolderTestCase):
         images = self.load(labels=True)
         self.assertEqual(images.class_names, ("cat", "dog"))
         self.assertEqual(images.num_train + images.num_test, 6)
+        # A class may be called so by chance.
+        self.assertEqual(
+            images.skipped,
+            {"unlabelled/6.png": "it is beside the folder `train`"},
+        )
 
 
 class PicturesTest(FolderTestCase):

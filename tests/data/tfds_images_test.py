@@ -615,7 +615,9 @@ class AnyDatasetTest(TfdsTestCase):
         self.assertLen(message.splitlines(), 1)
         self.assertIn("svhn_cropped", message)
 
-    @parameterized.parameters("svhn_croped", "x.png", "a b", "", "*", "no-no")
+    @parameterized.parameters(
+        "svhn_croped", "x.png", "a b", "a/b c", "gs://a", "", "*", "no-no"
+    )
     def test_says_what_there_is(self, name):
         message = self.failure(name)
         self.assertLen(message.splitlines(), 1)

@@ -482,6 +482,12 @@ class FilesTest(ExportTestCase, parameterized.TestCase):
             with self.assertRaisesRegex(UsageError, "give another folder$"):
                 self.model.save(folder / name)
         self.assertEqual(os.listdir(folder), [])
+        (folder / "a[1]").mkdir()
+        with (
+            contextlib.chdir(folder / "a[1]"),
+            self.assertRaisesRegex(UsageError, "give another folder$"),
+        ):
+            export.check_path("model")
 
 
 # No dtype and no value of these is a number.

@@ -692,6 +692,15 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assert_error(result, 2, "--run_dir: the model is to be written to")
         self.assertEmpty(os.listdir())
 
+    @parameterized.parameters("realnvp_digits", "./realnvp_digits/")
+    def test_model_that_it_starts_from_in_its_place(self, path):
+        os.mkdir("realnvp_digits")
+        pathlib.Path("realnvp_digits", "saved_model.pb").touch()
+        with recorded_trainers() as trainers:
+            result = call("--seed", 0, "--init_from", path)
+        self.assertEmpty(trainers)
+        self.assert_error(result, 2, "--init_from: ", "another --output_dir")
+
     def test_shorter_run_changes_nothing(self):
         self.begin()
         for argv in (["--epochs", 1], ["--max_steps", 1]):

@@ -53,6 +53,13 @@ def number(
     return parse
 
 
+def path(text: str) -> str:
+    """Parses the path of a file or folder; `~` is the home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return os.path.expanduser(text)
+
+
 def file(suffix: str) -> Callable[[str], str]:
     """Returns a parser of names of files for `argparse`.
 
@@ -65,7 +72,7 @@ def file(suffix: str) -> Callable[[str], str]:
             raise argparse.ArgumentTypeError(
                 f"{text!r} is no name that ends in {suffix}"
             )
-        return text
+        return path(text)
 
     return parse
 
@@ -86,7 +93,7 @@ def add_setting(
       text: What it is for.
     """
     allowed = field.metadata.get("allowed")
-    kind: dict[str, Any] = {"metavar": "DIR"}
+    kind: dict[str, Any] = {"metavar": "DIR", "type": path}
     if field.type is bool:
         kind = {"action": "store_true", "default": None}
     elif isinstance(allowed, OneOf):
@@ -146,6 +153,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
         "--data_dir",
         default="datasets",
         metavar="DIR",
+        type=path,
         help="folder of TensorFlow Datasets' copies (default: datasets)",
     )
 
@@ -232,8 +240,17 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
       make: Whether it may be missing. It is made then, and goes again.
 
     Raises:
-      UsageError: If it cannot be written to.
+      UsageError: If it cannot be written to, or is (in) a saved model.
     """
+    for outer in (
+        real := pathlib.Path(os.path.realpath(folder)),
+        *real.parents,
+    ):
+        if (outer / "saved_model.pb").exists():
+            raise UsageError(
+                f"argument {flag}: {printable(outer)} is a model, which as a "
+                "whole may be replaced: give another folder"
+            )
     made = files.missing(folder) if make else []
     try:
         if make:

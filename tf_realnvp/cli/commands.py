@@ -49,6 +49,7 @@ def add_commands(subparsers: "argparse._SubParsersAction") -> None:
         command.add_argument(
             "model",
             metavar="MODEL",
+            type=arguments.path,
             help="folder of the model, realnvp_DATASET",
         )
         command.set_defaults(run=lambda flags, _: run(flags), prog=command.prog)
@@ -98,7 +99,7 @@ def _add_sample(add):
         "samples.png",
         "PNG file for a grid of all images; or a folder (one that exists, or "
         "a name that ends in /) for a PNG file of each, as large as the image",
-        lambda text: text if arguments.is_folder(text) else _png(text),
+        _png_or_folder,
     )
 
 
@@ -236,6 +237,11 @@ the picture comes back.""",
     arguments.add_out(
         command, "translations.png", "PNG file for the grid", _png
     )
+
+
+def _png_or_folder(text):
+    path = arguments.path(text)
+    return path if arguments.is_folder(path) else _png(text)
 
 
 def _add_pictures(command, number):

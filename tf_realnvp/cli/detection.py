@@ -65,6 +65,7 @@ whether they have drifted from the reference, even where no single one shows it.
     command.add_argument(
         "folder",
         metavar="DIR",
+        type=arguments.path,
         help="folder of pictures; other folders inside are left alone, and so "
         "are hidden files",
     )
@@ -78,6 +79,7 @@ whether they have drifted from the reference, even where no single one shows it.
     command.add_argument(
         "--maps",
         metavar="DIR",
+        type=arguments.path,
         help="folder for heat maps of the first pictures: the bits that each "
         "position costs, or with --reference by how many standard deviations "
         "more than usual",
@@ -129,7 +131,7 @@ at 5 %. Which one is best was chosen by these very pictures.
         None,
         "folder for the table and all scores (CSV), histograms, the least and "
         "most unusual pictures, and heat maps",
-        str,
+        arguments.path,
     )
 
 
@@ -252,11 +254,9 @@ def _load_reference(flags, model, measure):
             "argument --reference: it has the pictures of "
             f"{printable(flags.folder)}"
         )
-    if flags.maps is not None and picture_sets.includes(
-        flags, "reference", model, flags.maps
-    ):
-        raise UsageError(
-            "argument --maps: it is among the pictures of --reference"
+    if flags.maps is not None:
+        picture_sets.check_apart(
+            *(flags, "maps", flags.maps, model, ["reference"])
         )
     usual = picture_sets.load(flags, "reference", model, "test", _MIN_PICTURES)
     measured = _measure(measure, "reference", usual.images, flags.seed)
@@ -308,16 +308,16 @@ def _draw_maps(flags, names, model, measure, usual):
         maps = bit_maps.standardise(maps, bit_maps.smooth(its))
         label = "standard deviations"
     limits = plots.map_limits(maps)
-    files.make_directory(pathlib.Path(flags.maps))
-    for (path, image), values in zip(read, maps, strict=True):
-        plots.save_bit_maps(
-            pathlib.Path(flags.maps) / _map_name(path),
-            image[None],
-            values[None],
-            label,
-            model.num_colors,
-            limits,
-        )
+    with files.replace_files(flags.maps) as folder:
+        for (path, image), values in zip(read, maps, strict=True):
+            plots.save_bit_maps(
+                folder / _map_name(path),
+                image[None],
+                values[None],
+                label,
+                model.num_colors,
+                limits,
+            )
 
 
 def _list_files(folder):
@@ -334,7 +334,10 @@ def _list_files(folder):
             f"cannot read the folder {name}: {error.strerror}"
         ) from error
     if not paths:
-        raise UsageError(f"there are no files in {name}")
+        raise UsageError(
+            f"there are no files in {name} (those in folders inside are left "
+            "alone)"
+        )
     return paths
 
 
@@ -347,13 +350,8 @@ def _detect(flags):
         arguments.check_writable(pathlib.Path(flags.out), "--out")
     model = _load_metadata(flags)
     picture_sets.check_disjoint(flags, model, _SPLITS)
-    for flag in _SPLITS:
-        if flags.out is not None and picture_sets.includes(
-            flags, flag, model, flags.out
-        ):
-            raise UsageError(
-                f"argument --out: it is among the pictures of --{flag}"
-            )
+    if flags.out is not None:
+        picture_sets.check_apart(flags, "out", flags.out, model, _SPLITS)
     sets = {
         flag: picture_sets.load(
             *(flags, flag, model, split),
@@ -386,7 +384,10 @@ def _detect(flags):
     }
     _print_table(comparisons, p_values, share)
     if flags.out is not None:
-        _write_results(flags, sets, scores, comparisons, measure, model)
+        with files.replace_files(flags.out) as folder:
+            _write_results(
+                folder, flags.seed, sets, scores, comparisons, measure, model
+            )
         print(flags.out)
 
 
@@ -420,12 +421,10 @@ def _print_table(comparisons, p_values, share):
     )
 
 
-def _write_results(flags, sets, scores, comparisons, measure, model):
-    """Writes all files into the folder; others there stay as they are."""
+def _write_results(folder, seed, sets, scores, comparisons, measure, model):
+    """Writes all files into a folder."""
     from tf_realnvp import bit_maps, detection, plots
 
-    folder = pathlib.Path(flags.out)
-    files.make_directory(folder)
     figures = detection.Comparison._fields
     ends = ("", "_low", "_high")
     table = [["method", *(name + end for name in figures for end in ends)]]
@@ -450,7 +449,7 @@ def _write_results(flags, sets, scores, comparisons, measure, model):
         rows[f"{flag}: the most unusual"] = pictures.images[most]
         images.append(pictures.images[most[:_NUM_MAPS]])
         titles += len(images[-1]) * [flag]
-        maps.append(bit_maps.smooth(measure.maps(images[-1], flags.seed)))
+        maps.append(bit_maps.smooth(measure.maps(images[-1], seed)))
     plots.save_rows(
         folder / "pictures.png",
         rows,

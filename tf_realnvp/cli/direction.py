@@ -1,5 +1,7 @@
 """The command that moves pictures along a direction of the latent space."""
 
+import os
+
 import numpy as np
 
 from tf_realnvp.checks import FLOAT32_MAX, RealNumber, WholeNumber
@@ -86,6 +88,8 @@ def _direction(flags):
     from tf_realnvp import latents, pictures, plots
 
     picture_sets.check_disjoint(flags, described, _SPLITS)
+    folder = os.path.dirname(flags.out) or "."
+    picture_sets.check_apart(flags, "out", folder, described, _SPLITS)
     named = [
         pictures.read(path, model.image_shape, model.num_colors)
         for path in flags.apply or ()

@@ -6,14 +6,14 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tf_realnvp import checks
 from tf_realnvp.cli import arguments
-from tf_realnvp.errors import PictureError, UsageError, printable
+from tf_realnvp.errors import DataError, PictureError, UsageError, printable
 from tf_realnvp.serving.metadata import Metadata, describe_images
 from tf_realnvp.serving.saved_model import SavedModel
 
@@ -77,8 +77,8 @@ def load(
             "not tell what it was trained on"
         )
     is_folder = is_whole(name, metadata.source) and not arrays.is_file(name)
-    if is_folder and label is None:
-        result = _from_folder(flags, flag, name, metadata)
+    if is_folder:
+        result = _from_folder(flags, flag, name, label, metadata)
     else:
         result = _from_dataset(flags, flag, name, label, metadata, split)
     if len(result) < minimum:
@@ -139,6 +139,33 @@ def includes(
     path = pathlib.Path(os.path.realpath(folder))
     folders = _folders(*_find(flags, flag, metadata))
     return any(path.is_relative_to(outer) for outer in folders)
+
+
+def check_apart(
+    flags: argparse.Namespace,
+    output: str,
+    folder: str,
+    metadata: Metadata,
+    sets: Iterable[str],
+) -> None:
+    """Refuses to write among the pictures of a set.
+
+    Args:
+      flags: As for `load`.
+      output: Name of the flag that says where to write.
+      folder: The folder that is written to.
+      metadata: As for `load`.
+      sets: Names of the flags of the sets.
+
+    Raises:
+      UsageError: If what is written there would be one of the pictures, or
+        take the place of one.
+    """
+    for flag in sets:
+        if includes(flags, flag, metadata, folder):
+            raise UsageError(
+                f"argument --{output}: it is among the pictures of --{flag}"
+            )
 
 
 def _folders(name, label):
@@ -239,7 +266,17 @@ def load_dataset(
     from tf_realnvp.data.image_dataset import describe_skipped
 
     options = {"labels": True} if labels else {}
-    dataset = data.load(name, flags.data_dir, model.image_shape[:2], **options)
+    try:
+        dataset = data.load(
+            name, flags.data_dir, model.image_shape[:2], **options
+        )
+    except DataError as error:
+        if getattr(flags, flag) is not None:
+            raise
+        raise UsageError(
+            f"argument --{flag}: name some, for what {printable(flags.model)} "
+            f"was trained on cannot be had: {error}"
+        ) from error
     if dataset.skipped:
         print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
     num_bits = checks.bits_of_levels(model.num_colors)
@@ -296,8 +333,8 @@ def _numbers(dataset, part, label):
     return np.flatnonzero(split.labels == dataset.class_names.index(label))
 
 
-def _from_folder(flags, flag, name, metadata):
-    """Reads the pictures of a folder, and of those inside."""
+def _from_folder(flags, flag, name, label, metadata):
+    """Reads the pictures of a folder and of those inside, or of a class."""
     from tf_realnvp.data import image_folder
 
     arguments.check_channels(flags.model, metadata.image_shape[2])
@@ -309,6 +346,8 @@ def _from_folder(flags, flag, name, metadata):
             f"argument --{flag}: cannot read the folder {printable(name)}: "
             f"{error.strerror}"
         ) from error
+    if label is not None:
+        paths = _of_class(paths, label, flag, name)
     paths = [paths[number] for number in _choose(flags, len(paths))]
     names, images = [], []
     for path, image in read_all([root / path for path in paths], metadata):
@@ -316,10 +355,28 @@ def _from_folder(flags, flag, name, metadata):
         images.append(image)
     shape = (0, *metadata.image_shape)
     return PictureSet(
-        f"readable pictures in {printable(name)}",
+        f"readable pictures in {printable(getattr(flags, flag))}",
         names,
         np.stack(images) if images else np.zeros(shape, np.uint8),
     )
+
+
+def _of_class(paths, label, flag, name):
+    """Returns the paths of the pictures of a class, in a folder of classes."""
+    from tf_realnvp.data import image_folder
+
+    depth = image_folder.depth_of_classes(paths)
+    found = [image_folder.class_of(path, depth) for path in paths]
+    if label not in found:
+        names = ", ".join(sorted({its for its in found if its is not None}))
+        known = f", but {printable(names)}" if names else " and no folders"
+        raise UsageError(
+            f"argument --{flag}: {printable(name)} has no class "
+            f"{label!r}{known}"
+        )
+    return [
+        path for path, its in zip(paths, found, strict=True) if its == label
+    ]
 
 
 def _choose(flags, count):

@@ -100,7 +100,7 @@ class ImageDataset:
       shuffle_buffer: Number of stored training images among which the next one
         is drawn; all of them, a uniform shuffle, if `None`.
       flip: Whether training images are mirrored left to right at random.
-      skipped: Names of the files that are no readable pictures, and why.
+      skipped: Names of the files that are left out, and why.
       fingerprint: What tells these images from others, in a line: two data sets
         with the same one hold the same images in the same splits.
       explain_damage: Maps what TensorFlow says of a stored image that can't be

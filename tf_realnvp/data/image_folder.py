@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -91,7 +92,12 @@ def load(
     except OSError as error:
         raise DataError(f"{folder}: {error}") from error
     found, skipped, faulty = _look(root, names)
-    train, test, depth = _split(found)
+    depth = depth_of_classes(picture.name for picture in found)
+    train, test = _split(found, depth)
+    used = {picture.name for picture in train + test}
+    for picture in found:
+        if picture.name not in used:
+            skipped[picture.name] = "it is beside the folder `train`"
     if not train or not test:
         raise DataError(
             f"{folder}: training and test need a JPEG or PNG picture each, and "
@@ -173,20 +179,42 @@ def _classes(split: list[_Picture], depth: int, folder: str) -> list[str]:
 
     Args:
       split: The pictures.
-      depth: How many folders there are above those of the classes.
+      depth: As for `class_of`.
       folder: The folder, for messages.
     """
     names = []
     for picture in split:
-        *folders, _ = pathlib.PurePath(picture.name).parts[depth:]
-        if not folders:
+        name = class_of(picture.name, depth)
+        if name is None:
+            inside = ", inside of `train` and `test`" if depth else ""
             raise DataError(
                 f"{folder}: {printable(picture.name)} has no label: put the "
-                "pictures of each class into a folder of its own, named after "
-                "the class"
+                f"pictures of each class into a folder of its own{inside}, "
+                "named after the class"
             )
-        names.append(folders[0])
+        names.append(name)
     return names
+
+
+def depth_of_classes(names: Iterable[str]) -> int:
+    """Returns how many folders there are above those of the classes: 1 or 0.
+
+    Args:
+      names: Paths of pictures, from the folder on.
+    """
+    parts = (pathlib.PurePath(name).parts for name in names)
+    return int(any(p[0] == "train" and len(p) > 1 for p in parts))
+
+
+def class_of(name: str, depth: int) -> str | None:
+    """Returns the class of a picture, if it is in the folder of one.
+
+    Args:
+      name: Its path, from the folder on.
+      depth: What `depth_of_classes` returned.
+    """
+    folders = pathlib.PurePath(name).parts[depth:-1]
+    return folders[0] if folders else None
 
 
 def list_files(root: pathlib.Path) -> list[str]:
@@ -262,22 +290,23 @@ def _look(
 
 
 def _split(
-    pictures: list[_Picture],
-) -> tuple[list[_Picture], list[_Picture], int]:
-    """Returns the pictures for training, those for testing, and 1 or 0.
+    pictures: list[_Picture], depth: int
+) -> tuple[list[_Picture], list[_Picture]]:
+    """Returns the pictures for training, and those for testing.
 
-    That is whether they are in folders of their own.
+    Args:
+      pictures: All of them.
+      depth: Whether they are in folders of their own.
     """
     folders: dict[str, list[_Picture]] = {}
     for picture in pictures:
         folder, *rest = pathlib.PurePath(picture.name).parts
         folders.setdefault(folder if rest else "", []).append(picture)
-    depth = int("train" in folders)
     if depth:
         pictures = folders["train"]
         for folder in TEST_FOLDERS:
             if folder in folders:
-                return pictures, folders[folder], depth
+                return pictures, folders[folder]
 
     ranked = sorted((_hash(picture.name), picture) for picture in pictures)
     num_test = sum(rank < _TEST_SHARE for rank, _ in ranked)
@@ -285,7 +314,6 @@ def _split(
     return (
         sorted(picture for _, picture in ranked[num_test:]),
         sorted(picture for _, picture in ranked[:num_test]),
-        depth,
     )
 
 

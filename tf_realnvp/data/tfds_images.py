@@ -177,6 +177,8 @@ def _find(name: str, data_dir: pathlib.Path):
     except tfds.core.registered.DatasetNotFoundError:
         raise
     except Exception as error:
+        if "Parsing builder name" in str(error):
+            raise tfds.core.registered.DatasetNotFoundError from error
         if not (data_dir / _folder(name)).exists():
             # TFDS first says how it called itself.
             what = _reason(error).rpartition('}": ')[-1]

@@ -106,8 +106,7 @@ def save(
         there is anything but a model.
       ValueError: If `metadata` contradict the model or themselves.
     """
-    path = pathlib.Path(os.path.abspath(path))
-    check_path(path)
+    path = check_path(path)
     given, own = dict(metadata or {}), dict(model.metadata)
     if "dataset" in given:
         own.pop("source", None)  # It is that of another one.
@@ -125,18 +124,21 @@ def save(
         (new / metadata_format.FILE).write_text(content + "\n")
 
 
-def check_path(path: str | os.PathLike) -> None:
+def check_path(path: str | os.PathLike) -> pathlib.Path:
     """Checks that a model can be written somewhere.
 
     Args:
       path: Directory to write.
 
+    Returns:
+      The absolute path.
+
     Raises:
       UsageError: As `save`.
     """
+    path = pathlib.Path(os.path.abspath(path))
     if reason := files.why_tensorflow_cannot(path):
         raise UsageError(f"{reason}: give another folder")
-    path = pathlib.Path(path)
     is_free = not path.exists() or (
         path.is_dir()
         and ((path / "saved_model.pb").exists() or not any(path.iterdir()))
@@ -146,6 +148,7 @@ def check_path(path: str | os.PathLike) -> None:
             f"{printable(path)} is there, and is no model that could be "
             "replaced: give another folder, or move it away"
         )
+    return path
 
 
 def _metadata(model, given, path):

@@ -19,22 +19,30 @@ from tf_realnvp.training.summaries import layout_of_samples
 from tf_realnvp.training.trainer import Trainer
 
 
-def check_names(output_dir: str, dataset_name: str, run_dir: str) -> None:
+def check_names(config: TrainingConfig, dataset_name: str) -> None:
     """Checks that the results can have their names.
 
     Args:
-      output_dir: Folder of the results.
+      config: The settings of the training.
       dataset_name: Name of the data set.
-      run_dir: Folder of the run's state.
 
     Raises:
-      UsageError: If a file system has no names that are so long, or if there is
-        anything but a model where the model is to be.
+      UsageError: If a file system has no names that are so long, if there is
+        anything but a model where the model is to be, or that from which the
+        training starts.
     """
+    output_dir = config.output_dir
     saved = _path(output_dir, "realnvp", dataset_name, "")
-    if pathlib.Path(os.path.realpath(run_dir)).is_relative_to(
-        os.path.realpath(saved)
+    real = os.path.realpath(saved)
+    if config.init_from is not None and (
+        os.path.realpath(config.init_from) == real
     ):
+        raise UsageError(
+            f"argument `init_from`: the new model is to be written to "
+            f"{printable(saved)}, in the place of this one: give another "
+            "`output_dir`"
+        )
+    if pathlib.Path(os.path.realpath(config.run_dir)).is_relative_to(real):
         raise UsageError(
             f"argument `run_dir`: the model is to be written to "
             f"{printable(saved)}, in the place of all that is there: give "

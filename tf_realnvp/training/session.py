@@ -65,7 +65,7 @@ class Session:
         self._config = config
         self._dataset = dataset = hold_out(config, dataset)
         if run is not None:
-            results.check_names(config.output_dir, dataset.name, config.run_dir)
+            results.check_names(config, dataset.name)
         self._trainer = self._make_trainer(description.classes)
         _print_header(config, dataset, self._trainer.model)
         self._checkpoints = Checkpoints(
