@@ -8,10 +8,10 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 from unittest import mock
 
 import fast_command
+import folders
 import keras
 import numpy as np
 import small_models
@@ -84,14 +84,16 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         # Not in a test that traces nothing.
         small_models.saved_conditional(), small_models.loaded()
 
+    def copy(self, path):
+        """Returns a copy of a model, to change."""
+        return shutil.copytree(path, self.folder / "model", dirs_exist_ok=True)
+
     def assert_same_weights(self, model, other):
         weights = values(model.variables), values(other.variables)
         self.assertAllEqual(same(*weights), [True] * len(model.variables))
 
     def test_all_that_makes_a_model(self):
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        path = pathlib.Path(folder, "model")
-        shutil.copytree(self.path, path)
+        path = self.copy(self.path)
         model, other = self.model, tf_realnvp.load(path)
         self.assert_same_weights(other, model)
         for name in (
@@ -127,9 +129,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     def with_weights(self, **stored):
         """Returns a model's folder with other weights in it."""
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        path = pathlib.Path(folder, "model")
-        shutil.copytree(self.path, path)
+        path = self.copy(self.path)
         checkpoint = tf.train.Checkpoint(**stored)
         checkpoint.write(str(path / "variables" / "variables"))
         return path
@@ -176,9 +176,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             weights.assign_weights(without, path)
 
     def test_says_again_what_it_is_of(self):
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        path = pathlib.Path(folder, "model")
-        shutil.copytree(small_models.saved_conditional(), path)
+        path = self.copy(small_models.saved_conditional())
         file = path / "metadata.json"
         content = json.loads(file.read_text()) | {"source": "/my/pictures"}
         file.write_text(json.dumps(content))
@@ -285,11 +283,10 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             )
 
 
-class RunTest(tf.test.TestCase):
+class RunTest(folders.FolderTestCase):
     def test_result_of_a_run(self):
         """With an average of the weights, which is not what it trains."""
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        path = pathlib.Path(folder) / "run"
+        path = self.folder / "run"
         dataset = make_dataset(random_images(8, 0), random_images(2, 1))
         config = TrainingConfig.of_dataset(
             *("random",),
@@ -331,6 +328,14 @@ class TrainTest(untraced.UntracedTestCase):
         super().setUpClass()
         cls.images = random_images(40, seed=0, levels=(5, 12))
 
+    def setUp(self):
+        super().setUp()
+        self.enterContext(
+            mock.patch.object(
+                initialization, "initialize", fast_command.initialize
+            )
+        )
+
     def train(self, model, data, **settings):
         defaults = {"batch_size": 16, "lr": 1e-2, "precision": "float32"}
         return tf_realnvp.train(
@@ -355,9 +360,6 @@ class TrainTest(untraced.UntracedTestCase):
                 raise KeyboardInterrupt
 
         with (
-            mock.patch.object(
-                initialization, "initialize", fast_command.initialize
-            ),
             mock.patch.object(Trainer, "from_config", record),
             self.assertRaises(KeyboardInterrupt),
         ):
@@ -396,11 +398,6 @@ class TrainTest(untraced.UntracedTestCase):
 
     def test_what_it_was_trained_on(self):
         """An array names no classes: those that the model has stay."""
-        self.enterContext(
-            mock.patch.object(
-                initialization, "initialize", fast_command.initialize
-            )
-        )
         labels = np.arange(len(self.images)) % 2
         dataset = make_dataset(self.images, self.images)
         dataset = dataset.with_labels(("cat", "dog"), labels, labels)
@@ -427,11 +424,6 @@ class TrainTest(untraced.UntracedTestCase):
     def test_labels(self):
         """Of an array, or of a data set; a model without classes has none."""
         labels = np.arange(len(self.images)) % 3
-        self.enterContext(
-            mock.patch.object(
-                initialization, "initialize", fast_command.initialize
-            )
-        )
         shifts = []
         for given in (labels, labels[::-1]):
             keras.utils.set_random_seed(0)
@@ -445,6 +437,10 @@ class TrainTest(untraced.UntracedTestCase):
         self.train(model, pairs, epochs=1)
         self.assertAllEqual(model.shifts, shifts[0])
         dataset = data.arrays.from_images(self.images, 17, labels=labels)
+        column = data.arrays.from_images(
+            self.images, 17, labels=labels[:, np.newaxis]
+        )
+        self.assertEqual(column.fingerprint, dataset.fingerprint)
         # By the names of the classes, in whatever order they are.
         model.metadata = {"class_names": ["2", "0", "1"]}
         numbers = np.array([1, 2, 0])[labels]
@@ -466,9 +462,18 @@ class TrainTest(untraced.UntracedTestCase):
             (model, self.images, labels + 1, "must be from 0 to 2"),
             (model, self.images, labels[1:], "labels must be integers"),
             (of_two, dataset, None, "have 3 classes, the model 2"),
+            (model, (self.images, labels), None, "give labels as `labels`"),
         ):
             with self.assertRaisesRegex(DataError, message):
                 self.train(other, images, labels=given, epochs=1)
+
+    def test_frozen_parts(self):
+        """A checkpoint of some could not be told from one of all."""
+        model = make_model()
+        model.networks[0].trainable = False
+        with self.assertRaisesRegex(ValueError, "frozen.*leave out `run_dir`"):
+            self.train(model, self.images, run_dir=self.folder / "run")
+        self.assertFalse((self.folder / "run").exists())
 
     def test_other_images(self):
         model = make_model()
@@ -493,7 +498,7 @@ class TrainTest(untraced.UntracedTestCase):
         self.assertTrue(model.is_identity())
 
 
-class RunDirTest(tf.test.TestCase, parameterized.TestCase):
+class RunDirTest(folders.FolderTestCase, parameterized.TestCase):
     """Trainings that are kept in a folder, by this and by the command."""
 
     def setUp(self):
@@ -502,8 +507,7 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         self.enterContext(
             mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         )
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.enterContext(contextlib.chdir(folder))
+        self.enterContext(contextlib.chdir(self.folder))
 
     def command(self, run_dir, *argv):
         """Trains by the command; returns the weights."""
@@ -515,17 +519,18 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(code, 0)
         return np.load(f"{run_dir}_results/realnvp_digits/means.npy")
 
-    def make_model(self, **config):
+    def make_model(self, image_shape=(8, 8, 1), **config):
         keras.utils.set_random_seed(3)
-        return SmallModel((8, 8, 1), 17, filters=4, num_blocks=1, **config)
+        return SmallModel(image_shape, 17, filters=4, num_blocks=1, **config)
 
-    def train(self, run_dir, model=None, **settings):
+    def train(self, run_dir, model=None, images=None, **settings):
         """Trains in Python; returns the weights."""
         model = model or self.make_model()
-        dataset = data.load("digits", labels=model.num_classes is not None)
+        if images is None:
+            images = data.load("digits", labels=model.num_classes is not None)
         defaults = {"batch_size": 400, "ema": 0.5, "seed": 3}
         defaults["progress"] = False
-        tf_realnvp.train(model, dataset, run_dir=run_dir, **defaults | settings)
+        tf_realnvp.train(model, images, run_dir=run_dir, **defaults | settings)
         return model.means.numpy()
 
     def stop(self, run_dir, epoch):
@@ -623,28 +628,12 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
     def test_images_by_other_names(self):
         """What counts are the images, and how they were loaded is kept."""
         flags = ["--image_size", 4, "--num_couplings", "3,3,4"]
-        keras.utils.set_random_seed(3)
-        model = SmallModel((4, 4, 1), 17, filters=4, num_blocks=1)
         images = data.load("Digits", image_size=(4, 4))
-
-        def train(run_dir, epochs):
-            tf_realnvp.train(
-                *(model, images),
-                epochs=epochs,
-                batch_size=400,
-                ema=0.5,
-                seed=3,
-                run_dir=run_dir,
-                progress=False,
-            )
-            return model.means.numpy()
-
         self.command("a", "--epochs", 1, *flags)
-        expected = train("a", epochs=2)
+        model = self.make_model((4, 4, 1))
+        expected = self.train("a", model, images, epochs=2)
         self.assertEqual(model.metadata["source"], "digits")
-        keras.utils.set_random_seed(3)
-        model = SmallModel((4, 4, 1), 17, filters=4, num_blocks=1)
-        train("b", epochs=1)
+        self.train("b", self.make_model((4, 4, 1)), images, epochs=1)
         self.assertAllEqual(self.command("b", "--epochs", 2, *flags), expected)
 
     def test_what_a_run_says_of_its_data(self):
@@ -659,23 +648,16 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
             # An array has no names of classes, and the model's stay.
             model = SmallModel(num_classes=2, class_probs=[0.5, 0.5])
             model.metadata = {"class_names": ["cat", "dog"]}
-            tf_realnvp.train(
-                *(model, random_images(40, seed=0)),
-                labels=np.arange(40) % 2,
-                batch_size=16,
-                epochs=1,
-                run_dir="other",
-                progress=False,
-            )
+            images, labels = random_images(40, seed=0), np.arange(40) % 2
+            settings = {"labels": labels, "batch_size": 16, "epochs": 1}
+            self.train("other", model, images, **settings)
             expected = {"dataset": "images", "source": None}
             expected["class_names"] = ["cat", "dog"]
             self.assertEqual(tf_realnvp.load("other").metadata, expected)
 
     def test_labels_that_a_model_leaves_alone(self):
-        dataset = data.load("digits", labels=True)
-        settings = {"batch_size": 400, "ema": 0.5, "progress": False}
-        settings |= {"run_dir": "run", "seed": 3}
-        tf_realnvp.train(self.make_model(), dataset, epochs=1, **settings)
+        images = data.load("digits", labels=True)
+        self.train("run", images=images, epochs=1)
         self.train("run", epochs=2)
 
     def test_architecture_is_kept(self):
@@ -714,21 +696,9 @@ class RunDirTest(tf.test.TestCase, parameterized.TestCase):
         flags = "--dataset", "digits.npz"
         self.command("run", "--epochs", 1, *flags)
         model = self.make_model()
-
-        def train(images):
-            tf_realnvp.train(
-                *(model, images),
-                epochs=2,
-                batch_size=400,
-                ema=0.5,
-                seed=3,
-                run_dir="run",
-                progress=False,
-            )
-
         with self.assertRaisesRegex(UsageError, "images .* have changed"):
-            train(data.load("digits"))
-        train(data.load("./digits.npz"))
+            self.train("run", model, epochs=2)
+        self.train("run", model, data.load("./digits.npz"), epochs=2)
         source = os.path.abspath("digits.npz")
         self.assertEqual(model.metadata["source"], source)
         # Wherever it is loaded.

@@ -217,6 +217,10 @@ class ConditionTest(tf.test.TestCase, parameterized.TestCase):
             },
         )
         self.assertEqual(bijectors.condition_kwargs(Squeeze(), x=1), {})
+        third, fourth = couplings_of(self.flow)[2:4]
+        twins = [FactorOut(tfb.Chain([part])) for part in (third, fourth)]
+        with self.assertRaisesRegex(ValueError, "are called `factor_out`"):
+            bijectors.condition_kwargs(tfb.Chain(twins), condition=condition)
 
     def test_inverse_and_log_dets(self):
         kwargs = self.kwargs(normal([2]))
@@ -648,6 +652,21 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
                 ValueError, rf"`network` .* \(2, 4, 6, {channels}\)"
             ):
                 function(normal([2, *IMAGE]))
+
+    def test_network_that_returns_two(self):
+        bijector = checkerboard(network=lambda events: (events, events))
+        with self.assertRaisesRegex(TypeError, "one tensor, .* got 2 of them"):
+            bijector.forward(normal([2, *IMAGE]))
+
+    def test_network_of_numpy(self):
+        """It counts as a constant."""
+
+        def network(events):
+            return np.ones([*events.shape[:-1], 2 * events.shape[-1]])
+
+        x = normal([2, *IMAGE])
+        z = checkerboard(network=network).forward(x)
+        self.assertNotAllClose(z, x)
 
     @parameterized.parameters((1, 4, 6, 3), (1, 6, 4, 2), (6, 2), (48,))
     def test_wrong_event_shape(self, *shape):

@@ -67,6 +67,8 @@ class MeasurerTest(tf.test.TestCase):
             self.assertAllClose(
                 getattr(alone, name), values[6:7], rtol=1e-5, atol=1e-5
             )
+        tensor = self.measure(tf.constant(self.images[6:7]), seed=5)
+        self.assertAllEqual(tensor.coded_bits, alone.coded_bits)
         other = self.measure(self.images, seed=6)
         self.assertNotAllClose(other.log_prob, self.measured.log_prob)
 

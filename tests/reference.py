@@ -214,3 +214,22 @@ def real_nvp(
         z = np.concatenate([unsqueeze(z), rest.pop()], axis=-1)
     normal = -0.5 * (z**2 + np.log(2 * np.pi))
     return z, normal.reshape(len(z), -1).sum(axis=1) + log_det
+
+
+def of_model(model, points, labels=None):
+    """What `real_nvp` gives of points, with the weights of a model."""
+    couplings = [
+        (network.get_weights(), coupling.rescale, coupling.reshift)
+        for network, coupling in zip(
+            model.networks, model.couplings, strict=True
+        )
+    ]
+    return real_nvp(
+        points,
+        couplings,
+        model.num_colors,
+        model.alpha,
+        model.num_scales,
+        model.num_couplings,
+        labels,
+    )

@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
+import folders
 import tensorflow as tf
 
 
@@ -20,7 +21,7 @@ def untraced() -> Iterator[None]:
         tf.config.run_functions_eagerly(False)
 
 
-class UntracedTestCase(tf.test.TestCase):
+class UntracedTestCase(folders.FolderTestCase):
     """Tests of what networks compute, as they are written.
 
     To trace them for each size of batch takes nearly all of the time of small

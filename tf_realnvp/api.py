@@ -46,13 +46,13 @@ def load(path: str | os.PathLike) -> RealNVP:
         which it loads what the run would save now.
 
     Returns:
-      The model. It computes what the SavedModel does: called eagerly the same
-      bits, and under a `tf.function` of one's own to rounding.
+      The model. It computes what the SavedModel does: the same images, and
+      densities and latents to rounding.
 
     Raises:
       ModelError: If there is no such model.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if not (path / "run.json").exists():
         return weights.load_model(path)
     try:
@@ -60,12 +60,7 @@ def load(path: str | os.PathLike) -> RealNVP:
         if run.config is None or run.data is None:
             raise ModelError("it does not tell what its images are")
         config = run.config
-        model = RealNVP(
-            run.data.image_shape,
-            run.data.num_colors,
-            **config.architecture,
-            **run.data.classes,
-        )
+        model = RealNVP(**config.architecture, **run.data.of_images)
         trainer = Trainer.from_config(model, config, run.data.num_train)
         if not Checkpoints(trainer, path / "checkpoints").restore():
             raise ModelError("there is no checkpoint yet")
@@ -169,9 +164,16 @@ def train(
       UsageError: If `run_dir` is in use, or of another training, if there
         are fewer training images than the settings ask for, or if `precision`
         is "tf32" and there is no GPU that has it.
-      ValueError: If a setting is out of its range, or the model was made
-        outside of the scope of the strategy that is in use.
+      ValueError: If a setting is out of its range, the model was made outside
+        of the scope of the strategy that is in use, or parts of it are frozen
+        (`trainable = False`) and there is a `run_dir`, or all of it is.
     """
+    is_frozen = len(model.trainable_variables) < len(model.variables)
+    if run_dir is not None and is_frozen:
+        raise ValueError(
+            "parts of the model are frozen, which a run cannot keep: leave out "
+            "`run_dir`"
+        )
     dataset = _dataset(data, labels, model, flip)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_scope(model))
@@ -207,12 +209,10 @@ def train(
         )
         precision = runtime.settle_precision(config.precision)
         config = dataclasses.replace(config, precision=precision)
-        description = DataDescription.of(dataset)
-        if model.class_probs is not None:
-            # Which need not be the frequencies in these images.
-            description = dataclasses.replace(
-                description, class_probs=model.class_probs
-            )
+        # The model's probabilities need not be the frequencies in these images.
+        description = dataclasses.replace(
+            DataDescription.of(dataset), class_probs=model.class_probs or ()
+        )
         if run is not None:
             run.check_same_settings(config)
             run.check_same_images(description, dataset.name)
@@ -255,12 +255,9 @@ def train(
 def _scope(model):
     """Returns the scope of the strategy that a model was made in."""
     own = getattr(model.variables[0].value, "distribute_strategy", None)
-    current = tf.distribute.get_strategy()
-    if own is current:
-        return contextlib.nullcontext()
-    if own is not None and not tf.distribute.has_strategy():
-        return own.scope()
-    if tf.distribute.has_strategy():
+    if not tf.distribute.has_strategy():
+        return contextlib.nullcontext() if own is None else own.scope()
+    if own is not tf.distribute.get_strategy():
         raise ValueError(
             "The model must be made in the scope of the `tf.distribute` "
             "strategy that it is trained in."
@@ -294,6 +291,8 @@ def _dataset(data, labels, model, flip):
     names = model.metadata.get("class_names", ())
     if labels is not None and num_classes is None:
         raise DataError("there are labels, and the model has no classes")
+    if isinstance(data, tuple):
+        raise DataError("the images must be one array: give labels as `labels`")
     if labels is not None and isinstance(data, ImageDataset | tf.data.Dataset):
         raise DataError("`labels` are for images in an array")
     if isinstance(data, ImageDataset):

@@ -303,6 +303,12 @@ class AffineCoupling(SinglePassBijector):
 
     def _check_outputs(self, outputs):
         """Returns what the network returned, if it has the right shape."""
+        if isinstance(outputs, tuple | list):
+            raise TypeError(
+                "`network` must return one tensor, log-scale and shift side by "
+                f"side along the last axis, got {len(outputs)} of them."
+            )
+        outputs = tf.convert_to_tensor(outputs)
         expected = self._mask.shape[:-1] + (2 * self._mask.shape[-1],)
         if not outputs.shape[1:].is_compatible_with(expected):
             raise ValueError(
@@ -517,6 +523,10 @@ def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
     Returns:
       The keyword arguments of `forward`, `inverse` and the log-dets of
       `bijector`.
+
+    Raises:
+      ValueError: If parts of a chain that take a condition have the same name,
+        and more parts inside.
     """
     if isinstance(bijector, AffineCoupling):
         return condition
@@ -524,11 +534,15 @@ def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
     if isinstance(inner, tfb.Bijector):  # `FactorOut` and `tfb.Invert`.
         return condition_kwargs(inner, **condition)
     if isinstance(bijector, tfb.Composition):
-        nested = {
-            part.name: condition_kwargs(part, **condition)
-            for part in bijector.bijectors
-        }
-        return {name: kwargs for name, kwargs in nested.items() if kwargs}
+        nested: dict[str, Any] = {}
+        for part in bijector.bijectors:
+            if kwargs := condition_kwargs(part, **condition):
+                if nested.setdefault(part.name, kwargs) != kwargs:
+                    raise ValueError(
+                        f"two parts of `{bijector.name}` are called "
+                        f"`{part.name}`: give them names that differ"
+                    )
+        return nested
     return {}
 
 

@@ -208,6 +208,7 @@ class Measurer:
           The images, their costs `[n, S, 2, H, W]`, their classes, and how
           much more log p(x) is than log p(x | class).
         """
+        images = np.asarray(images)
         shape = self._model.image_shape
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise ValueError(
@@ -259,7 +260,7 @@ def coded_bits(images: np.ndarray) -> np.ndarray:
         return 8.0 * min(lengths)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array(list(pool.map(length, images)), np.float64)
+        return np.array(list(pool.map(length, np.asarray(images))), np.float64)
 
 
 def likelihood(normal: Measurements) -> Score:

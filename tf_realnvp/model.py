@@ -56,7 +56,7 @@ class RealNVP(tf.Module):
     model.classify(sevens)                 # float32 [36, 10], log-probabilities
     ```
 
-    The model owns its variables (`trainable_variables`): TFP's objects do not
+    The model owns its variables (`variables`): TFP's objects do not
     see those of Keras.
     """
 
@@ -117,7 +117,7 @@ class RealNVP(tf.Module):
             "num_couplings", num_couplings
         )
         self.dequantization: str = _check("dequantization", dequantization)
-        _check_num_scales(self.num_scales, self.image_shape)
+        check_num_scales(self.num_scales, self.image_shape)
         if num_classes is not None:
             num_classes = check(num_classes, "num_classes", WholeNumber(1))
         self.num_classes = num_classes
@@ -152,7 +152,7 @@ class RealNVP(tf.Module):
         # A `tf.Module` that has the model as a part finds these, not Keras's.
         # Set otherwise they would be in checkpoints twice.
         object.__setattr__(
-            self, "_tf_variables", [v.value for v in self.trainable_variables]
+            self, "_tf_variables", [v.value for v in self.variables]
         )
         self._set_flow(self._networks, self._noise_networks)
 
@@ -213,9 +213,20 @@ class RealNVP(tf.Module):
                 self._noise_variables,
             )
             self._bijector = tfb.Chain([noise, *steps], name="real_nvp")
+        bijector = self._bijector
+
+        def split_kwargs(kwargs):
+            """Hands a `label` on to all couplings."""
+            kwargs = dict(kwargs)
+            of_bijector = kwargs.pop("bijector_kwargs", {})
+            of_base = kwargs.pop("distribution_kwargs", {})
+            of_label = bijectors.condition_kwargs(bijector, **kwargs)
+            return of_base, of_bijector | of_label
+
         self._distribution = tfd.TransformedDistribution(
             tfd.Sample(tfd.Normal(0.0, 1.0), self.latent_shape),
-            self._bijector,
+            bijector,
+            kwargs_split_fn=split_kwargs,
             name=self.name,
         )
 
@@ -315,7 +326,7 @@ class RealNVP(tf.Module):
         named = {
             f"{name}/{variable.name}": variable
             for name, network in parts
-            for variable in network.trainable_variables
+            for variable in network.weights
         }
         scales = (*self._log_scale_variables, *self._noise_variables)
         for index, (name, _) in enumerate(parts):
@@ -399,20 +410,22 @@ class RealNVP(tf.Module):
         return tuple(self._networks)
 
     @property
-    def trainable_variables(self) -> tuple[keras.Variable, ...]:
+    def variables(self) -> tuple[keras.Variable, ...]:
         """All weights: of networks, couplings and noise."""
-        weights = [v for n in self._networks for v in n.trainable_variables]
         return (
-            *weights,
+            *(v for n in self._networks for v in n.weights),
             *self._log_scale_variables,
-            *(v for n in self._noise_networks for v in n.trainable_variables),
+            *(v for n in self._noise_networks for v in n.weights),
             *self._noise_variables,
         )
 
     @property
-    def variables(self) -> tuple[keras.Variable, ...]:
-        """The same as `trainable_variables`: no variable is fixed."""
-        return self.trainable_variables
+    def trainable_variables(self) -> tuple[keras.Variable, ...]:
+        """Those that training changes: all whose `trainable` was left `True`.
+
+        `model.networks[0].trainable = False` freezes a network.
+        """
+        return tuple(v for v in self.variables if v.trainable)
 
     @property
     def num_dims(self) -> int:
@@ -421,8 +434,8 @@ class RealNVP(tf.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Number of trainable scalars."""
-        return sum(v.shape.num_elements() for v in self.trainable_variables)
+        """Number of scalars in `variables`."""
+        return sum(v.shape.num_elements() for v in self.variables)
 
     def log_prob(self, images: tf.Tensor, seed=None, label=None) -> tf.Tensor:
         """Returns a lower bound on the log-probability of images, in nats.
@@ -492,12 +505,27 @@ class RealNVP(tf.Module):
         It is `distribution.log_prob`, for batches that may be empty.
 
         Args:
-          points: Float32 `[n, H, W, C]`, as `dequantize` gives them.
+          points: `[n, H, W, C]`, as `dequantize` gives them.
           label: As for `log_prob`, but not checked.
 
         Returns:
           Float32 `[n]`.
+
+        Raises:
+          ValueError: If `points` are known to be of another shape.
         """
+        # Another tensor: of the caller's TFP's cache may know what it was with
+        # weights of before.
+        points = tf.identity(tf.cast(points, tf.float32))
+        rank = points.shape.rank
+        if rank is not None and (
+            rank < 4
+            or not points.shape[-3:].is_compatible_with(self.image_shape)
+        ):
+            raise ValueError(
+                f"`points` must have the shape {['n', *self.image_shape]}, got "
+                f"{points.shape}."
+            )
         if label is None and self.num_classes is not None:
             return tf.reduce_logsumexp(self.log_joint(points), axis=-1)
         kwargs = {}
@@ -505,7 +533,7 @@ class RealNVP(tf.Module):
             labels = tf.convert_to_tensor(label)
             if labels.shape.rank == 0:
                 labels = tf.fill(tf.shape(points)[:1], labels)
-            kwargs["bijector_kwargs"] = self._condition(_at_least_one(labels))
+            kwargs["label"] = _at_least_one(labels)
         log_prob = self.distribution.log_prob(_at_least_one(points), **kwargs)
         return log_prob[: tf.shape(points)[0]]
 
@@ -870,10 +898,11 @@ def _check_image_shape(image_shape) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
-def _check_num_scales(num_scales, image_shape) -> None:
+def check_num_scales(num_scales: int, image_shape: Sequence[int]) -> None:
+    """Raises `ValueError` if images of a shape cannot have so many scales."""
     largest = max_num_scales(image_shape)
     if num_scales > largest:
-        height, width, _ = image_shape
+        height, width = image_shape[:2]
         raise ValueError(
             f"`num_scales` must be at most {largest} for images of "
             f"{height}x{width}, got {num_scales}."

@@ -5,6 +5,7 @@ convolution kernel as `gain * direction / ||direction||`, with the norm over all
 axes but that of the output channels.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -166,7 +167,13 @@ class CouplingNetwork(keras.Model):
             # With oneDNN a convolution of nothing has the shape of its input.
             shape = [*inputs.shape[:-1], self.last.bias.shape[-1]]
             return tf.zeros(shape, inputs.dtype)
-        return _inlined(inputs, self.tensors(label))
+        run = _inlined
+        if tf.executing_eagerly():
+            run = _of_any_batch(
+                *(self.filters, self.num_blocks, self.num_classes),
+                *(self.channels_out, *inputs.shape[1:]),
+            )
+        return run(inputs, self.tensors(label))
 
     def shared(
         self, inputs: tf.Tensor, label: tf.Tensor | None = None
@@ -311,6 +318,16 @@ _shared = tf.function(
     autograph=False,
     experimental_attributes={"_noinline": True},
 )
+
+
+@functools.cache
+def _of_any_batch(*unused_sizes):
+    """Returns a function for networks and images of some sizes.
+
+    From the second size of a batch on it has one trace for all. Of networks of
+    other sizes the trace would be of any shape.
+    """
+    return tf.function(coupling_network, autograph=False, reduce_retracing=True)
 
 
 class BlockKernels(NamedTuple):

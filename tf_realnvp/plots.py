@@ -157,7 +157,7 @@ def save_histograms(
         axes.set_title(name)
         axes.set_yticks([])
         axes.set_xlabel("score: higher is more unusual")
-    for axes in list(panels)[len(scores) :]:
+    for axes in panels:  # Those that are left.
         axes.set_visible(False)
     figure.axes[0].legend()
     _save(path, figure)

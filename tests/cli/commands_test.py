@@ -101,9 +101,33 @@ class StubModel:
 class CommandsTestCase(command_lines.CommandTestCase):
     name = r"tf-realnvp( \w+)?"
 
+
+class ModelTestCase(CommandsTestCase):
+    """Commands on a model that is loaded, and pictures of some images."""
+
+    def setUp(self):
+        super().setUp()
+        self.load = self.use(self.loaded)
+        self.pictures = [self.folder / f"{name}.png" for name in "abcd"]
+        for path, image in zip(self.pictures, self.images, strict=True):
+            pictures.write(path, image, NUM_COLORS)
+        self.out = self.folder / "out.png"
+
+    def call(self, command, *argv):
+        """Runs a command that must succeed; returns its output."""
+        code, stdout, stderr = call(command, self.path, *argv)
+        self.assertEqual((code, stderr), (0, ""))
+        self.load.assert_called_with(str(self.path))
+        return stdout
+
     def samples(self, *arguments):
         """Returns what the loaded model draws, whatever the batches."""
         return np.concatenate([*self.loaded.sample(*arguments)])
+
+    def assert_grid(self, images, columns=None):
+        self.assertAllEqual(
+            read_png(self.out), plots.image_grid(images, NUM_COLORS, columns)
+        )
 
 
 class FlagsTest(CommandsTestCase):
@@ -139,7 +163,7 @@ class FlagsTest(CommandsTestCase):
         self.assert_usage_error(result, "my_model", "1 or 3 channels", "have 2")
 
 
-class ConditionalTest(CommandsTestCase, parameterized.TestCase):
+class ConditionalTest(ModelTestCase, parameterized.TestCase):
     """The commands on a model with classes."""
 
     @classmethod
@@ -147,26 +171,7 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         super().setUpClass()
         cls.path = small_models.saved_conditional()
         cls.loaded = small_models.opened_conditional()
-
-    def setUp(self):
-        super().setUp()
-        self.use(self.loaded)
-        self.images = small_models.images(4)
-        self.pictures = [self.folder / f"{name}.png" for name in "abcd"]
-        for path, image in zip(self.pictures, self.images, strict=True):
-            pictures.write(path, image, NUM_COLORS)
-        self.out = self.folder / "out.png"
-
-    def call(self, command, *argv):
-        code, stdout, stderr = call(command, self.path, *argv)
-        self.assertEqual((code, stderr), (0, ""))
-        return stdout
-
-    def assert_grid(self, images, columns=None):
-        self.assertAllEqual(
-            read_png(self.out),
-            plots.image_grid(np.asarray(images), NUM_COLORS, columns),
-        )
+        cls.images = small_models.images(4)
 
     def test_sample(self):
         flags = ("--seed", 3, "--out", self.out)
@@ -330,7 +335,7 @@ class ConditionalTest(CommandsTestCase, parameterized.TestCase):
         self.assert_usage_error(result, "M has no classes")
 
 
-class CommandsTest(CommandsTestCase, parameterized.TestCase):
+class CommandsTest(ModelTestCase, parameterized.TestCase):
     """All commands on one model, of images like small digits."""
 
     @classmethod
@@ -338,27 +343,7 @@ class CommandsTest(CommandsTestCase, parameterized.TestCase):
         super().setUpClass()
         cls.path = small_models.saved()
         cls.loaded = small_models.opened()
-
-    def setUp(self):
-        super().setUp()
-        self.load = self.use(self.loaded)
-        self.images = images_of_digits()[:4]
-        self.pictures = [self.folder / f"{name}.png" for name in "abcd"]
-        for path, image in zip(self.pictures, self.images, strict=True):
-            pictures.write(path, image, NUM_COLORS)
-        self.out = self.folder / "out.png"
-
-    def call(self, command, *argv):
-        """Runs a command that must succeed; returns its output."""
-        code, stdout, stderr = call(command, self.path, *argv)
-        self.assertEqual((code, stderr), (0, ""))
-        self.load.assert_called_with(str(self.path))
-        return stdout
-
-    def assert_grid(self, images, columns=None):
-        self.assertAllEqual(
-            read_png(self.out), plots.image_grid(images, NUM_COLORS, columns)
-        )
+        cls.images = images_of_digits()[:4]
 
     def test_sample(self):
         stdout = self.call(

@@ -1,9 +1,7 @@
 """Tests for main: names, exit codes, and what all commands have in common."""
 
-import contextlib
 import errno
 import functools
-import io
 import re
 import signal
 from unittest import mock
@@ -125,22 +123,6 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
         result = self.call(lambda *_: signal.raise_signal(signum))
         message = f"{NAME}: interrupted by {signum.name}\n"
         self.assertEqual(result, (code, "", f"\n{message}"))
-
-    @parameterized.parameters("ascii", "utf-8", "latin-1")
-    def test_names_that_no_terminal_can_show(self, encoding):
-        stdout = io.TextIOWrapper(io.BytesIO(), encoding)
-
-        def work(*_):
-            print("\u00fc \u65e5 \udcff")
-
-        with (
-            contextlib.redirect_stdout(stdout),
-            mock.patch.object(commands, "_evaluate", work),
-            mock.patch.object(saved_model, "SavedModel"),
-        ):
-            self.assertEqual(main.main(list(LINE)), 0)
-        stdout.flush()
-        self.assertEndsWith(stdout.buffer.getvalue(), rb"\udcff" + b"\n")
 
 
 class StartTest(command_lines.CommandTestCase):

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-import tempfile
 from concurrent import futures
 from unittest import mock
 
@@ -334,18 +333,19 @@ class SavedModelTest(ExportTestCase, parameterized.TestCase):
 class OtherProgramsTest(ExportTestCase):
     def test_without_this_package(self):
         """Another program gets the same with a seed, else what is fresh."""
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        np.savez(folder / "in.npz", images=self.images, latents=self.latents)
+        np.savez(
+            self.folder / "in.npz", images=self.images, latents=self.latents
+        )
         client = pathlib.Path(model_client.__file__)
-        (folder / client.name).write_bytes(client.read_bytes())
+        (self.folder / client.name).write_bytes(client.read_bytes())
         code, _, stderr = command_lines.run(
-            *(folder, client.name, self.path, "in.npz", "out.npz"),
+            *(self.folder, client.name, self.path, "in.npz", "out.npz"),
             PYTHONPATH="",
             # As TensorFlow is by default on the newest processors.
             TF_ENABLE_ONEDNN_OPTS="1",
         )
         self.assertEqual(code, 0, stderr)
-        with np.load(folder / "out.npz") as values:
+        with np.load(self.folder / "out.npz") as values:
             values = dict(values)
         images = self.model.sample(36, 0.5, seed=LARGE_SEED)
         self.assertAllEqual(values.pop("sample"), images)
@@ -421,8 +421,7 @@ class FilesTest(ExportTestCase, parameterized.TestCase):
         )
 
     def test_replaces_what_is_there_when_it_is_complete(self):
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        path = folder / "model"
+        path = self.folder / "model"
         (path / "assets").mkdir(parents=True)
         (path / "assets" / "old.txt").write_text("old")
         (path / "saved_model.pb").write_bytes(b"old")
@@ -446,14 +445,13 @@ class FilesTest(ExportTestCase, parameterized.TestCase):
         self.assertCountEqual(
             os.listdir(path), ["saved_model.pb", "metadata.json"]
         )
-        self.assertEqual(os.listdir(folder), ["model"])
+        self.assertEqual(os.listdir(self.folder), ["model"])
 
     def test_what_is_no_model_is_not_replaced(self):
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        self.enterContext(contextlib.chdir(folder))
-        (folder / "letters").mkdir()
-        (folder / "letters" / "to_you.txt").write_text("text")
-        (folder / "link").symlink_to("letters")
+        self.enterContext(contextlib.chdir(self.folder))
+        (self.folder / "letters").mkdir()
+        (self.folder / "letters" / "to_you.txt").write_text("text")
+        (self.folder / "link").symlink_to("letters")
         for name in ("letters", "letters/to_you.txt", "link", ".", ""):
             with self.assertRaisesRegex(UsageError, "is no model that could"):
                 self.model.save(name)
@@ -461,7 +459,7 @@ class FilesTest(ExportTestCase, parameterized.TestCase):
         self.assertEqual(os.listdir("letters"), ["to_you.txt"])
         # An empty folder is nothing that could be lost.
         for name in ("new", "empty"):
-            (folder / "empty").mkdir(exist_ok=True)
+            (self.folder / "empty").mkdir(exist_ok=True)
             export.check_path(name)
 
     @parameterized.parameters(
@@ -471,20 +469,18 @@ class FilesTest(ExportTestCase, parameterized.TestCase):
         ({"source": 5}, "source is"),
     )
     def test_metadata_that_could_not_be_read(self, metadata, message):
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         with self.assertRaisesRegex(ValueError, message):
-            self.model.save(folder / "model", metadata)
-        self.assertEqual(os.listdir(folder), [])
+            self.model.save(self.folder / "model", metadata)
+        self.assertEqual(os.listdir(self.folder), [])
 
     def test_folder_that_tensorflow_could_not_read(self):
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         for name in ("a[1]", "a\\b", "a\udcffb"):
             with self.assertRaisesRegex(UsageError, "give another folder$"):
-                self.model.save(folder / name)
-        self.assertEqual(os.listdir(folder), [])
-        (folder / "a[1]").mkdir()
+                self.model.save(self.folder / name)
+        self.assertEqual(os.listdir(self.folder), [])
+        (self.folder / "a[1]").mkdir()
         with (
-            contextlib.chdir(folder / "a[1]"),
+            contextlib.chdir(self.folder / "a[1]"),
             self.assertRaisesRegex(UsageError, "give another folder$"),
         ):
             export.check_path("model")

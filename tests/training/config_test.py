@@ -200,10 +200,9 @@ class DataDescriptionTest(tf.test.TestCase):
         self.assertEqual(self.digits.num_test, 360)
 
     def test_stored_and_read_back(self):
-        stored = json.loads(json.dumps(self.digits.to_json()))
-        self.assertNotIn("class_names", stored)
+        stored = json.loads(json.dumps(dataclasses.asdict(self.digits)))
         self.assertEqual(DataDescription.from_json(stored), self.digits)
-        self.assertEqual(self.digits.classes, {})
+        self.assertIsNone(self.digits.of_images["num_classes"])
         for changes in (
             {"image_shape": [8, 8]},
             {"image_shape": "8x8"},
@@ -219,9 +218,9 @@ class DataDescriptionTest(tf.test.TestCase):
 
     def test_classes(self):
         digits = DataDescription.of(data.load("digits", "", labels=True))
-        self.assertEqual(digits.classes["num_classes"], 10)
-        self.assertAllClose(sum(digits.classes["class_probs"]), 1.0)
-        stored = json.loads(json.dumps(digits.to_json()))
+        self.assertEqual(digits.of_images["num_classes"], 10)
+        self.assertAllClose(sum(digits.of_images["class_probs"]), 1.0)
+        stored = json.loads(json.dumps(dataclasses.asdict(digits)))
         self.assertEqual(DataDescription.from_json(stored), digits)
         for changes in (
             {"class_names": ["a"]},

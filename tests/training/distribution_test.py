@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 
+import folders
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -225,21 +226,25 @@ class SameTrainingTest(tf.test.TestCase):
 
 
 @pytest.mark.long
-class WorkersTest(tf.test.TestCase, parameterized.TestCase):
+class WorkersTest(folders.FolderTestCase, parameterized.TestCase):
     """The command, run as two workers."""
 
-    def run_workers(self, *argvs):
-        """Runs the command; returns exit code and outputs of each worker."""
-        folder = self.enterContext(tempfile.TemporaryDirectory())
+    def start_workers(self, *argvs):
+        """Starts the command; returns the process of each worker."""
         command = [ROOT / "run.py", "--filters", 4, "--num_blocks", 1]
         processes = [
-            start([*command, *argv], cwd=folder, **environment)
+            start([*command, *argv], cwd=self.folder, **environment)
             for argv, environment in zip(
                 argvs, worker_environments(len(argvs)), strict=True
             )
         ]
         for process in processes:
             self.addCleanup(process.kill)
+        return processes
+
+    def run_workers(self, *argvs):
+        """Runs the command; returns exit code and outputs of each worker."""
+        processes = self.start_workers(*argvs)
         # A minute, on a machine that has nothing else to do.
         outputs = [process.communicate(timeout=180) for process in processes]
         self.assertLen(processes, 2)
@@ -282,10 +287,9 @@ class WorkersTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_folder_that_one_does_not_see(self):
         """It does not find the checkpoint that the others go on from."""
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         flags = ["--dataset", "digits", "--seed", 0, "--resume"]
-        flags += ["--max_steps", 2, "--output_dir", folder / "out"]
-        chief = [*flags, "--run_dir", folder / "run"]
+        flags += ["--max_steps", 2, "--output_dir", "out"]
+        chief = [*flags, "--run_dir", "run"]
         # The precision of the first one counts, for all and from then on.
         results = self.run_workers(
             [*chief, "--precision", "bfloat16"], [*flags, "--run_dir", "gone"]
@@ -303,23 +307,11 @@ class WorkersTest(tf.test.TestCase, parameterized.TestCase):
         self.assertIn("bfloat16, seed 0", results[0][1])
 
     def test_lost_worker(self):
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        command = [ROOT / "run.py", "--dataset", "digits", "--seed", 0]
-        command += ["--filters", 4, "--num_blocks", 1, "--resume"]
-        command += ["--run_dir", folder / "run", "--output_dir", folder / "out"]
-        command += ["--checkpoint_minutes", 0.01]
-
-        def start_workers(epochs):
-            workers = [
-                start([*command, "--epochs", epochs], **environment)
-                for environment in worker_environments(2)
-            ]
-            for worker in workers:
-                self.addCleanup(worker.kill)
-            return workers
-
-        chief, other = start_workers(10_000)
-        metrics = folder / "run" / "metrics.csv"
+        flags = ["--dataset", "digits", "--seed", 0, "--resume"]
+        flags += ["--run_dir", "run", "--output_dir", "out"]
+        flags += ["--checkpoint_minutes", 0.01, "--epochs"]
+        chief, other = self.start_workers(*[[*flags, 10_000]] * 2)
+        metrics = self.folder / "run" / "metrics.csv"
         wait_for(lambda: metrics.exists() and len(rows(metrics)) > 3)
         other.send_signal(signal.SIGKILL)
         other.communicate()
@@ -330,14 +322,15 @@ class WorkersTest(tf.test.TestCase, parameterized.TestCase):
         self.assertContainsSubset(["--resume"], stderr.split())
 
         reached = int(rows(metrics)[-1].split(",")[0])
-        chief, other = start_workers(reached + 2)
+        chief, other = self.start_workers(*[[*flags, reached + 2]] * 2)
         stdout, stderr = chief.communicate(timeout=120)
         other_output, _ = other.communicate(timeout=120)
         self.assertEqual((chief.returncode, other.returncode), (0, 0), stderr)
         self.assertIn("going on from step", stdout)
         # Only the chief speaks, and writes.
         self.assertEmpty(other_output)
-        self.assertLen(rows(folder / "out" / "metrics_digits.csv"), reached + 4)
+        written = rows(self.folder / "out" / "metrics_digits.csv")
+        self.assertLen(written, reached + 4)
 
 
 def rows(path):

@@ -30,7 +30,7 @@ STORED = {
     "program": "tf_realnvp",
     "format": 2,
     "config": dataclasses.asdict(CONFIG),
-    "data": DATA.to_json(),
+    "data": dataclasses.asdict(DATA),
     "metadata": METADATA,
     "finished": False,
 }
@@ -58,22 +58,17 @@ class RunsTestCase(folders.FolderTestCase):
             if file.is_file()
         }
 
-    @contextlib.contextmanager
-    def assert_refused(self, *messages):
+    def assert_cannot_open(self, *messages, path=None, resume=True):
         """Asserts a message of one line, and that no file changes."""
         before = self.contents(self.folder)
         with self.assertRaises(UsageError) as raised:
-            yield
+            with runs.open_run(path or self.path, resume):
+                self.fail("It is open.")
         message = str(raised.exception)
         self.assertNotIn("\n", message)
         for expected in messages:
             self.assertIn(expected, message)
         self.assertEqual(self.contents(self.folder), before)
-
-    def assert_cannot_open(self, *messages, path=None, resume=True):
-        with self.assert_refused(*messages):
-            with runs.open_run(path or self.path, resume):
-                self.fail("It is open.")
 
 
 class OpenRunTest(RunsTestCase, parameterized.TestCase):
@@ -246,14 +241,11 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     )
     def test_folder_that_cannot_be_moved(self, number, text):
         self.make_run(finished=True)
-        with (
-            mock.patch.object(
-                pathlib.Path, "rename", side_effect=OSError(number, text)
-            ),
-            self.assert_refused("`run_dir`", str(self.path), text),
-        ):
-            with runs.open_run(self.path, resume=False):
-                self.fail("It is open.")
+        error = OSError(number, text)
+        with mock.patch.object(pathlib.Path, "rename", side_effect=error):
+            self.assert_cannot_open(
+                "`run_dir`", str(self.path), text, resume=False
+            )
 
     def test_name_that_is_too_long(self):
         self.assert_cannot_open(
@@ -340,9 +332,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_run_file_is_a_pipe(self):
         self.path.mkdir(parents=True)
         os.mkfifo(self.path / "run.json")
-        with self.assertRaisesRegex(UsageError, "cannot read .*run.json"):
-            with runs.open_run(self.path, resume=True):
-                self.fail("It is open.")
+        self.assert_cannot_open("cannot read", "run.json")
 
     def test_run_file_is_a_folder(self):
         (self.path / "run.json").mkdir(parents=True)
@@ -352,12 +342,8 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         # A mode would not keep root out.
         self.path.mkdir(parents=True)
         error = OSError(30, "Read-only file system")
-        with (
-            mock.patch.object(pathlib.Path, "open", side_effect=error),
-            self.assert_refused("cannot read", "Read-only file system"),
-        ):
-            with runs.open_run(self.path, resume=True):
-                self.fail("It is open.")
+        with mock.patch.object(pathlib.Path, "open", side_effect=error):
+            self.assert_cannot_open("cannot read", "Read-only file system")
 
     def test_below_a_file(self):
         (self.folder / "file").write_text("")
@@ -453,12 +439,8 @@ class LockTest(RunsTestCase):
     def test_file_system_without_locks(self):
         self.make_run(finished=False)
         error = OSError(37, "No locks available")
-        with (
-            mock.patch.object(fcntl, "flock", side_effect=error),
-            self.assert_refused("`run_dir`", "No locks available"),
-        ):
-            with runs.open_run(self.path, resume=True):
-                self.fail("It is open.")
+        with mock.patch.object(fcntl, "flock", side_effect=error):
+            self.assert_cannot_open("`run_dir`", "No locks available")
 
 
 if __name__ == "__main__":

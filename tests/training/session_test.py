@@ -140,9 +140,7 @@ class ExperimentTestCase(command_lines.CommandTestCase):
             folder = tempfile.TemporaryDirectory()
             with (
                 contextlib.chdir(folder.name),
-                mock.patch.object(
-                    recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0
-                ),
+                mock.patch.object(recorder, SECONDS, 0.0),
             ):
                 code, stdout, stderr = call("--seed", 0, *argv)
             self.assertEqual((code, stderr), (0, ""))
@@ -443,12 +441,6 @@ class ConditionalTest(ExperimentTestCase, parameterized.TestCase):
         self.assertIn("going on from step 2", self.go_on(*flags))
         self.assert_as_never_stopped(*flags)
 
-    def test_other_training(self):
-        call("--seed", 0, "--max_steps", 1)
-        code, _, stderr = call("--seed", 0, "--conditional", "--resume")
-        self.assertEqual(code, 2)
-        self.assertIn("--conditional instead of no --conditional", stderr)
-
     def test_no_labels(self):
         write_pictures("faces", 4, 4, 3, number=20)
         code, stdout, stderr = call(
@@ -587,15 +579,6 @@ class ValidationTest(ExperimentTestCase):
         self.go_on(*self.ARGV, "--max_steps", 4)
         self.go_on(*self.ARGV)
         self.assert_as_never_stopped(*self.ARGV)
-
-    def test_none_left_to_train_on(self):
-        self.assert_error(
-            call("--num_validation", 1437), 2, "--num_validation", "1437"
-        )
-        # The batch is to fit into those that are left.
-        self.assert_error(
-            call("--num_validation", 1400), 2, "--batch_size", " 37 "
-        )
 
 
 class DataErrorTest(ExperimentTestCase, parameterized.TestCase):

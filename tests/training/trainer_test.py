@@ -299,6 +299,33 @@ class EmaTest(tf.test.TestCase):
             log_prob, model.log_prob(images, seeds[0]), rtol=1e-4
         )
 
+    def test_frozen(self):
+        """What is not trained stays, and the rest is the same average."""
+        model = make_model(moved=True)
+        model.networks[1].trainable = False
+        model.couplings[0].rescale.trainable = False
+        is_frozen = [not v.trainable for v in model.variables]
+        frozen = sum(is_frozen)
+        self.assertBetween(frozen, 2, len(is_frozen) - 1)
+        self.assertLen(model.trainable_variables, len(is_frozen) - frozen)
+        before = values(model.variables)
+        trainer = Trainer(model, 0.1, ema=0.5)
+        batches = tf.data.Dataset.from_tensors(random_images(4, 0)).repeat(2)
+        trainer.train(iter(batches), 2)
+        average = values(trainer.evaluated_model().variables)
+        for current in (values(model.variables), average):
+            self.assertEqual(same(current, before), is_frozen)
+        self.assertFalse(any(same(average, values(model.variables))[:1]))
+        # A copy has all weights.
+        self.assertEqual(
+            same(values(model.clone().variables), values(model.variables)),
+            [True] * len(is_frozen),
+        )
+        for variable in model.variables:
+            variable.trainable = False
+        with self.assertRaisesRegex(ValueError, "no variable .* is trainable"):
+            Trainer(model)
+
     def test_without_it_the_model_itself(self):
         model = SmallModel()
         self.assertIs(Trainer(model).evaluated_model(), model)

@@ -82,9 +82,6 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
     """
     start = time.monotonic()
     flags = parser.parse_args(argv)
-    # Names of files need not be text, nor fit the encoding of a terminal.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with signals.raised():
             flags.run(flags, start)

@@ -31,12 +31,13 @@ class Request:
         self._first = None
         self._user_asked = False
 
-    def receive(self, signum: int) -> bool:
+    def receive(self, signum: int, unused_frame: object = None) -> bool:
         """Notes a signal; the second one of a user ends the process at once.
 
         Args:
           signum: The signal. SIGHUP is never the second: a terminal that is
             closed sends it more than once.
+          unused_frame: Python gives it to whatever handles a signal.
 
         Returns:
           Whether it is the first one.
@@ -91,11 +92,7 @@ def deferred() -> Iterator[Request]:
       Interrupted: At the end, if a signal came.
     """
     request = Request()
-
-    def handle(signum, unused_frame):
-        request.receive(signum)
-
-    with _handled_by(handle):
+    with _handled_by(request.receive):
         yield request
     request.check()
 

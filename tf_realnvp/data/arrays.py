@@ -109,7 +109,8 @@ def from_images(
       images: uint8 `[n, H, W]` or `[n, H, W, C]` below `num_colors`.
       num_colors: Number of levels.
       flip: As for `data.load`.
-      labels: Integers `[n]` from 0 on. Default: there are none.
+      labels: Integers `[n]`, or as Keras has them `[n, 1]`, from 0 on.
+        Default: there are none.
       num_classes: Number of classes. Default: as many as the labels show.
 
     Raises:
@@ -120,7 +121,10 @@ def from_images(
     dataset = _from_splits(NAME, splits, num_colors, None, flip)
     if labels is None:
         return dataset
-    found = dict.fromkeys(splits, np.asarray(labels))
+    labels = np.asarray(labels)
+    if labels.shape[1:] == (1,):
+        labels = labels[:, 0]
+    found = dict.fromkeys(splits, labels)
     return _with_labels(dataset, splits, found, "the array", num_classes)
 
 

@@ -100,12 +100,9 @@ def parse(content: Any, path: pathlib.Path) -> Metadata:
     if not {"image_shape", "num_colors"} <= content.keys():
         raise other_model(path)
     source = "source" if "source" in content else "dataset"
-    for name, is_good in (
-        ("image_shape", _is_image_shape),
-        ("num_colors", _is_num_colors),
-        (source, _is_source),
-    ):
-        _check(path, content, name, is_good)
+    _check(path, content, "image_shape", _is_image_shape)
+    _check(path, content, "num_colors", _is_num_colors)
+    _check(path, content, source, _is_source)
     return Metadata(
         tuple(content.pop("image_shape")),
         content.pop("num_colors"),
@@ -139,11 +136,8 @@ def _classes(path, content):
 
     numbers = [str(label) for label in range(number)]
     content = {"class_names": numbers} | content
-    for name, is_good in (
-        ("class_names", are_names),
-        ("class_probs", are_probs),
-    ):
-        _check(path, content, name, is_good)
+    _check(path, content, "class_names", are_names)
+    _check(path, content, "class_probs", are_probs)
     return tuple(content["class_names"]), tuple(content["class_probs"])
 
 

@@ -338,25 +338,18 @@ class DataDescription:
         )
 
     @property
-    def classes(self) -> dict[str, Any]:
-        """The arguments of `RealNVP` that tell of the classes, if any."""
-        if not self.class_names:
-            return {}
+    def of_images(self) -> dict[str, Any]:
+        """The arguments of `RealNVP` that tell of its images and classes."""
         return {
-            "num_classes": len(self.class_names),
-            "class_probs": self.class_probs,
+            "image_shape": self.image_shape,
+            "num_colors": self.num_colors,
+            "num_classes": len(self.class_names) or None,
+            "class_probs": self.class_probs or None,
         }
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns what is to be stored, of classes only if there are any."""
-        stored = dataclasses.asdict(self)
-        if not self.class_names:
-            del stored["class_names"], stored["class_probs"]
-        return stored
 
     @classmethod
     def from_json(cls, stored: Any) -> "DataDescription":
-        """Returns a description that was stored as `to_json` has it.
+        """Returns a description that was stored as `dataclasses.asdict` has it.
 
         Args:
           stored: What JSON gives back.

@@ -195,7 +195,7 @@ class Run:
             "program": _PROGRAM,
             "format": FORMAT,
             "config": dataclasses.asdict(config),
-            "data": data.to_json(),
+            "data": dataclasses.asdict(data),
             "metadata": metadata,
             "finished": finished,
         }

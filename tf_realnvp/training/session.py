@@ -21,7 +21,7 @@ from tf_realnvp.errors import (
     printable,
     reason,
 )
-from tf_realnvp.model import RealNVP, max_num_scales
+from tf_realnvp.model import RealNVP, check_num_scales
 from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training import loop, metrics, results, workers
@@ -66,7 +66,7 @@ class Session:
         self._dataset = dataset = hold_out(config, dataset)
         if run is not None:
             results.check_names(config, dataset.name)
-        self._trainer = self._make_trainer(description.classes)
+        self._trainer = self._make_trainer(description)
         _print_header(config, dataset, self._trainer.model)
         self._checkpoints = Checkpoints(
             self._trainer, pathlib.Path(config.run_dir) / "checkpoints"
@@ -145,17 +145,12 @@ class Session:
         with writing("the run's state", self._run.path):
             self._run.finish()
 
-    def _make_trainer(self, classes):
+    def _make_trainer(self, description):
         """Makes the model and what trains it, on all devices."""
         config, dataset = self._config, self._dataset
         with _explaining(dataset), self._strategy.scope():
             keras.utils.set_random_seed(config.seed)
-            model = RealNVP(
-                dataset.image_shape,
-                dataset.num_colors,
-                **config.architecture,
-                **classes,
-            )
+            model = RealNVP(**config.architecture, **description.of_images)
             return Trainer.from_config(model, config, dataset.num_train)
 
     def _restore(self, resume):
@@ -279,13 +274,10 @@ def hold_out(config: TrainingConfig, dataset: ImageDataset) -> ImageDataset:
             f"argument `batch_size`: {config.batch_size} is more than the "
             f"{dataset.num_train} training images of {printable(dataset.name)}"
         )
-    largest = max_num_scales(dataset.image_shape)
-    if config.num_scales > largest:
-        size = "x".join(map(str, dataset.image_shape[:2]))
-        raise UsageError(
-            f"argument `num_scales`: images of {size} have at most {largest} "
-            f"scales, got {config.num_scales}"
-        )
+    try:
+        check_num_scales(config.num_scales, dataset.image_shape)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return dataset
 
 

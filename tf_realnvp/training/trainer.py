@@ -77,7 +77,8 @@ class Trainer(tf.Module):
             the validation images, which the data set must have then.
 
         Raises:
-          ValueError: If an argument is out of its range.
+          ValueError: If an argument is out of its range, or no variable of the
+            model is trainable.
         """
         super().__init__(name="trainer")
         if clip_grad is not None:
@@ -90,7 +91,11 @@ class Trainer(tf.Module):
         self.optimizer = FusedAdam(
             learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
         )
-        self.optimizer.build(model.trainable_variables)
+        # Others may be frozen.
+        self._trained = model.trainable_variables
+        if not self._trained:
+            raise ValueError("no variable of the model is trainable.")
+        self.optimizer.build(self._trained)
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         # Sums over the epoch's steps that were not skipped.
         self._epoch_loss = tf.Variable(0.0, dtype=tf.float64, name="epoch_loss")
@@ -102,6 +107,13 @@ class Trainer(tf.Module):
         self._accumulate = accumulate
         is_apart = ema is not None or keep_best
         self._evaluated_model = model.clone() if is_apart else model
+        self._averaged = [
+            average
+            for own, average in zip(
+                model.variables, self._evaluated_model.variables, strict=True
+            )
+            if own.trainable
+        ]
         self._best_loss = tf.Variable(math.inf, dtype=tf.float64, name="best")
         self._keep_best = keep_best
         if keep_best:
@@ -158,9 +170,8 @@ class Trainer(tf.Module):
         That is `model`, or with `ema` one with the average of its weights.
         """
         if self.optimizer.use_ema and int(self.optimizer.iterations.numpy()):
-            self.optimizer.finalize_variable_values(
-                self._evaluated_model.trainable_variables
-            )
+            self._evaluated_model.assign(self.model)
+            self.optimizer.finalize_variable_values(self._averaged)
         elif self._evaluated_model is not self.model:
             self._evaluated_model.assign(self.model)
         return self._evaluated_model
@@ -372,7 +383,7 @@ class Trainer(tf.Module):
 
         def update():
             with self._strategy.scope():
-                self.optimizer.apply(gradients, self.model.trainable_variables)
+                self.optimizer.apply(gradients, self._trained)
             self._epoch_loss.assign_add(tf.cast(loss, tf.float64))
             self._epoch_norm.assign_add(tf.cast(norm, tf.float64))
             self._epoch_updates.assign_add(1)
@@ -419,7 +430,7 @@ class Trainer(tf.Module):
             new = [x + y for x, y in zip(sums, [loss, *gradients], strict=True)]
             return index + 1, *new
 
-        zeros = [tf.zeros(v.shape) for v in self.model.trainable_variables]
+        zeros = [tf.zeros(v.shape) for v in self._trained]
         _, loss, *gradients = tf.while_loop(
             lambda index, *_: index < parts,
             add,
@@ -429,11 +440,10 @@ class Trainer(tf.Module):
         return loss, gradients
 
     def _loss_and_gradients(self, points, label, batch_size):
-        variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             log_prob = self._training_model.log_density(points, label)
             loss = -tf.reduce_sum(log_prob) / batch_size / self.model.num_dims
-        return loss, tape.gradient(loss, variables)
+        return loss, tape.gradient(loss, self._trained)
 
     def test_step(
         self,

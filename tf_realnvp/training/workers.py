@@ -211,7 +211,7 @@ def agree_on_settings(
 
     record = {
         "config": dataclasses.asdict(config),
-        "data": data.to_json(),
+        "data": dataclasses.asdict(data),
         "resume": resume,
     }
     chief, *_ = parse(agree(strategy, record, differences))
