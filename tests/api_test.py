@@ -482,6 +482,7 @@ class TrainTest(untraced.UntracedTestCase):
             (self.images[:, :2], "2x4x1 with 17 levels"),
             (self.images + 9, "levels from 0 to 16"),
             (self.images[:1], "got 1"),
+            ([self.images[0], self.images[0, :2]], "no array"),
         ):
             with self.assertRaisesRegex(DataError, message):
                 self.train(model, images)

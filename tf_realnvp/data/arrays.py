@@ -116,7 +116,11 @@ def from_images(
     Raises:
       DataError: If they are no such images or labels.
     """
-    arrays = {"images": np.asarray(images), "num_colors": num_colors}
+    try:
+        images = np.asarray(images)
+    except ValueError as error:
+        raise DataError(f"the images are no array: {error}") from error
+    arrays = {"images": images, "num_colors": num_colors}
     splits, num_colors = _check_arrays(arrays, "the array")
     dataset = _from_splits(NAME, splits, num_colors, None, flip)
     if labels is None:
