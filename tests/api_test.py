@@ -58,8 +58,20 @@ class NamesTest(tf.test.TestCase):
             tf_realnvp.trian  # noqa: B018
 
 
-class LoadedDensityTest(tf.test.TestCase):
+class LoadedDensityTest(folders.FolderTestCase):
     """With networks that are traced, as users have them."""
+
+    def test_saved_with_frozen_parts(self):
+        model = tf_realnvp.RealNVP(
+            (4, 4, 1), filters=2, num_blocks=1, num_couplings=(1, 1, 1)
+        )
+        model.networks[1].trainable = False
+        for variable in model.variables:
+            variable.assign_add(tf.ones_like(variable))
+        model.save(self.folder / "model")
+        loaded = tf_realnvp.load(self.folder / "model")
+        for own, its in zip(model.variables, loaded.variables, strict=True):
+            self.assertAllEqual(own, its)
 
     def test_computes_what_the_saved_model_does(self):
         model, saved = (

@@ -210,6 +210,12 @@ class ReplaceTest(FilesTestCase):
             for name in ("1", "2"):
                 (new / name).write_text("new")
             self.assertEqual((folder / "1").read_text(), "old")
+        with self.assertRaises(IsADirectoryError):
+            with files.replace_files(folder) as new:
+                (new / "1").write_text("newer")
+                (new / "in").write_text("newer")
+                (folder / "in").mkdir()
+        (folder / "in").rmdir()
         content = {path.name: path.read_text() for path in folder.iterdir()}
         self.assertEqual(content, {"1": "new", "2": "new", "other": "old"})
 
@@ -334,6 +340,14 @@ class LockTest(FilesTestCase):
                 with files.replace_directory(self.path) as second:
                     fill(second, "second")
         self.assert_holds("new")
+
+    def test_system_that_opens_no_folders(self):
+        """As Windows does not."""
+        error = PermissionError(errno.EACCES, "Permission denied")
+        with mock.patch.object(os, "open", side_effect=error):
+            new, lock = files._make_locked(self.path, is_folder=True)
+        self.assertIsNone(lock)
+        new.rmdir()
 
     def test_system_without_locks(self):
         """As Windows is, which has no `fcntl`; nothing else is missing."""

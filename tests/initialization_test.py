@@ -64,6 +64,20 @@ class InitializeTest(untraced.UntracedTestCase, parameterized.TestCase):
             atol=1e-2,
         )
 
+    def test_frozen(self):
+        """Of a coupling that is frozen, in part or whole, nothing changes."""
+        shape = (4, 8, 1)
+        model = make_model(shape, 16)
+        model.networks[0].trainable = False
+        model.couplings[2].reshift.trainable = False
+        initialization.initialize(model, smooth_images(200, shape), seed=0)
+        for index, (coupling, network) in enumerate(
+            zip(model.couplings, model.networks, strict=True)
+        ):
+            is_fitted = bool(coupling.reshift.numpy())
+            self.assertEqual(is_fitted, index not in (0, 2))
+            self.assertEqual(np.any(network.last.gain.numpy()), is_fitted)
+
     def test_first_coupling_against_least_squares(self):
         shape = (8, 8, 2)
         model = make_model(shape, 16)

@@ -46,13 +46,12 @@ def load(path: str | os.PathLike) -> RealNVP:
         which it loads what the run would save now.
 
     Returns:
-      The model. It computes what the SavedModel does: the same images, and
-      densities and latents to rounding.
+      The model. It computes what the SavedModel does, to rounding.
 
     Raises:
       ModelError: If there is no such model.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(path)
     if not (path / "run.json").exists():
         return weights.load_model(path)
     try:

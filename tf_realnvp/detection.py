@@ -400,7 +400,7 @@ METHODS: dict[str, Method] = {
     "places": places,
     "combined": combined,
 }
-# The best in the mean over what was measured: see docs/detection.md.
+# The best in the mean over what was measured: see docs/detection_evidence.md.
 DEFAULT = "combined"
 
 

@@ -90,6 +90,10 @@ def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
             done = sorted(new.iterdir())
             for file in done:
                 sync(file)
+                if (target := folder / file.name).is_dir():
+                    raise IsADirectoryError(
+                        errno.EISDIR, os.strerror(errno.EISDIR), str(target)
+                    )
             for file in done:
                 file.replace(folder / file.name)
             sync(folder)
@@ -155,7 +159,8 @@ def _new_beside(path, is_folder):
         yield new
     finally:
         _remove(new)  # By now this may be the old folder.
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def _make_locked(path, is_folder):
@@ -172,6 +177,8 @@ def _make_locked(path, is_folder):
             lock = os.open(new, os.O_RDONLY)
         except FileNotFoundError:
             continue  # As below.
+        except PermissionError:
+            return new, None  # Windows opens no folders, and has no locks.
         # The system drops it when the process ends, even by a kill. Where there
         # are no locks nobody can take one to remove what is new.
         with contextlib.suppress(OSError):

@@ -21,7 +21,8 @@ def initialize(model: RealNVP, images: tf.Tensor, seed: int) -> None:
     any training: each coupling in turn, from image to latents, predicts what it
     changes from the 3x3 pixels of what it keeps, by least squares, takes that
     away and scales the rest to unit variance. Nothing else
-    of the model changes, and all weights are trained as before.
+    of the model changes, nor does a coupling of which something is frozen, and
+    all other weights are trained as before.
 
     With several workers it is to be called in the scope of their strategy: all
     of them get the weights of the first.
@@ -63,6 +64,8 @@ def _fit_coupling(coupling, points):
     if coupling.mask.all():
         return points  # It changes nothing, on a grid of one pixel.
     network = coupling.network
+    if not all(v.trainable for v in (*network.weights, coupling.reshift)):
+        return coupling.inverse(points)  # Somebody wants it as it is.
     kernel, bias, log_scale = _predict_changed(
         coupling.mask, points, network.can_be_linear
     )

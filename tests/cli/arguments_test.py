@@ -90,6 +90,11 @@ class PathsTest(folders.FolderTestCase, parameterized.TestCase):
         ):
             arguments.check_writable(path, "--out", make)
 
+    @parameterized.parameters(True, False)
+    def test_name_that_is_too_long(self, make):
+        with self.assertRaisesRegex(UsageError, "--out: .* name too long"):
+            arguments.check_writable(self.folder / ("x" * 300), "--out", make)
+
     def test_is_not_writable(self):
         # A mode would not keep root out.
         error = PermissionError(13, "Permission denied")

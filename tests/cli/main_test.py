@@ -1,6 +1,5 @@
 """Tests for main: names, exit codes, and what all commands have in common."""
 
-import errno
 import functools
 import re
 import signal
@@ -93,16 +92,6 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
     def test_errors(self, error, code):
         result = self.call(mock.Mock(side_effect=error))
         self.assertEqual(result, (code, "", f"{NAME}: error: {error}\n"))
-
-    def test_full_disk(self):
-        """What was being written does not come from the system."""
-        error = OSError(errno.ENOSPC, "No space left on device")
-        with mock.patch.object(saved_model, "SavedModel", side_effect=error):
-            code, _, stderr = command_lines.call(
-                *(main.main, "sample", "M", "--out", "a.png")
-            )
-        self.assertEqual(code, 1)
-        self.assertIn("write to a.png: No space left on device: ", stderr)
 
     def test_arguments_are_flags(self):
         error = UsageError("`a` has no `seed` 3: give another `dataset`")

@@ -203,6 +203,9 @@ class DataDescriptionTest(tf.test.TestCase):
         stored = json.loads(json.dumps(dataclasses.asdict(self.digits)))
         self.assertEqual(DataDescription.from_json(stored), self.digits)
         self.assertIsNone(self.digits.of_images["num_classes"])
+        # Once there was nothing of classes where there are none.
+        del stored["class_names"], stored["class_probs"]
+        self.assertEqual(DataDescription.from_json(stored), self.digits)
         for changes in (
             {"image_shape": [8, 8]},
             {"image_shape": "8x8"},

@@ -246,14 +246,15 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
         real := pathlib.Path(os.path.realpath(folder)),
         *real.parents,
     ):
-        if (outer / "saved_model.pb").exists():
+        if os.path.exists(outer / "saved_model.pb"):
             raise UsageError(
                 f"argument {flag}: {printable(outer)} is a model, which as a "
                 "whole may be replaced: give another folder"
             )
-    made = files.missing(folder) if make else []
+    made: list[pathlib.Path] = []
     try:
         if make:
+            made = files.missing(folder)
             files.make_directory(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -246,7 +246,11 @@ def _png_or_folder(text):
 
 def _add_pictures(command, number):
     command.add_argument(
-        "pictures", nargs=number, metavar="PICTURE", help="PNG or JPEG file"
+        "pictures",
+        nargs=number,
+        type=arguments.path,
+        metavar="PICTURE",
+        help="PNG or JPEG file",
     )
 
 

@@ -45,6 +45,7 @@ fashion_mnist:Pullover.""",
     command.add_argument(
         "--apply",
         nargs="+",
+        type=arguments.path,
         metavar="PICTURE",
         help=f"PNG or JPEG files (default: {_NUM_SHOWN} pictures of --without)",
     )

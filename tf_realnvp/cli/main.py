@@ -1,13 +1,12 @@
 """The command `tf-realnvp`, and what all of its commands have in common."""
 
 import argparse
-import errno
 import re
 import sys
 import time
 
 from tf_realnvp.cli import arguments, commands, signals, streams, train
-from tf_realnvp.errors import Error, printable
+from tf_realnvp.errors import Error
 
 _DESCRIPTION = """\
 RealNVP for images: trains a model, and puts it to use. MODEL is the folder
@@ -56,16 +55,6 @@ def train_main(argv: list[str] | None = None, prog: str = "run.py") -> int:
     return run(parser, argv)
 
 
-def _explain(error, flags):
-    """Returns what an error says; of a full disk, what was being written."""
-    if getattr(error, "errno", None) == errno.ENOSPC and "out" in flags:
-        return (
-            f"cannot write to {printable(flags.out)}: {error.strerror}: make "
-            "room, or give another `out`"
-        )
-    return str(error)
-
-
 @streams.unbreakable()
 def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
     """Parses a command line, and does what it says.
@@ -96,7 +85,7 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
         message = re.sub(
             r"`(\w+)`",
             lambda name: f"--{name[1]}" if name[1] in flags else name[0],
-            _explain(error, flags),
+            str(error),
         )
         print(f"{flags.prog}: error: {message}", file=sys.stderr)
         return getattr(error, "exit_code", Error.exit_code)

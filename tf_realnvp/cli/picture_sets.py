@@ -366,6 +366,9 @@ def _of_class(paths, label, flag, name):
     from tf_realnvp.data import image_folder
 
     depth = image_folder.depth_of_classes(paths)
+    if depth:  # What is beside them is of no split.
+        parts = ("train", *image_folder.TEST_FOLDERS)
+        paths = [p for p in paths if pathlib.PurePath(p).parts[0] in parts]
     found = [image_folder.class_of(path, depth) for path in paths]
     if label not in found:
         names = ", ".join(sorted({its for its in found if its is not None}))

@@ -240,11 +240,8 @@ def _config(flags, before=None):
     }
     if settings["seed"] is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
-    for name in ("dataset", "init_from"):
-        if settings[name]:  # As shells complete the names of folders.
-            settings[name] = settings[name].rstrip(os.sep) or os.sep
     if settings["run_dir"] is None:
-        name = settings["dataset"]
+        name = flags.dataset
         if os.path.exists(os.path.expanduser(name)):
             name = os.path.basename(os.path.abspath(name)) or "images"
         name = re.sub(r"[^\w.-]+", "_", name)

@@ -228,7 +228,7 @@ def _look_through(elements, num_colors):
         for images, *its in elements.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
             _check_levels(images, "the `tf.data.Dataset`", num_colors)
             digest.update(images.tobytes())
-            of_batches += its
+            of_batches += [labels.astype(np.int64) for labels in its]
             num_images += len(images)
         passes.append((digest.hexdigest(), np.concatenate(of_batches)))
     (fingerprint, labels), (other, other_labels) = passes

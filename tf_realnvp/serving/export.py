@@ -136,6 +136,7 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       UsageError: As `save`.
     """
+    shown = printable(path)
     path = pathlib.Path(os.path.abspath(path))
     if reason := files.why_tensorflow_cannot(path):
         raise UsageError(f"{reason}: give another folder")
@@ -145,7 +146,7 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
     )
     if not is_free:
         raise UsageError(
-            f"{printable(path)} is there, and is no model that could be "
+            f"{shown} is there, and is no model that could be "
             "replaced: give another folder, or move it away"
         )
     return path

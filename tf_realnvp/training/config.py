@@ -5,6 +5,7 @@ module does without TensorFlow, which takes seconds to import.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -295,8 +296,15 @@ class TrainingConfig:
             f"{_spell(name, getattr(self, name))} instead of "
             f"{_spell(name, getattr(other, name))}"
             for name in names
-            if getattr(self, name) != getattr(other, name)
+            if _comparable(self, name) != _comparable(other, name)
         ]
+
+
+def _comparable(config, name):
+    """Returns a setting, without what shells add to the names of folders."""
+    value = getattr(config, name)
+    is_path = name in ("dataset", "init_from") and value is not None
+    return value.rstrip(os.sep) if is_path else value
 
 
 def _spell(name, value):
