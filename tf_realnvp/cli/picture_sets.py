@@ -182,7 +182,7 @@ def _folders(name, label):
     root = root.resolve()
     if label is None:
         return [root]
-    parts = ("", "train", *image_folder.TEST_FOLDERS)
+    parts = ("", *image_folder.SPLIT_FOLDERS)
     return [path for part in parts if (path := root / part / label).is_dir()]
 
 
@@ -367,7 +367,7 @@ def _of_class(paths, label, flag, name):
 
     depth = image_folder.depth_of_classes(paths)
     if depth:  # What is beside them is of no split.
-        parts = ("train", *image_folder.TEST_FOLDERS)
+        parts = image_folder.SPLIT_FOLDERS
         paths = [p for p in paths if pathlib.PurePath(p).parts[0] in parts]
     found = [image_folder.class_of(path, depth) for path in paths]
     if label not in found:

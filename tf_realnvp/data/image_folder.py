@@ -23,6 +23,7 @@ from tf_realnvp.errors import DataError, PictureError, printable
 
 _TEST_SHARE = 0.1
 TEST_FOLDERS = ("test", "validation", "val")
+SPLIT_FOLDERS = ("train", *TEST_FOLDERS)
 
 
 class _Picture(NamedTuple):

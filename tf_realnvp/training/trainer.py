@@ -170,6 +170,7 @@ class Trainer(tf.Module):
         That is `model`, or with `ema` one with the average of its weights.
         """
         if self.optimizer.use_ema and int(self.optimizer.iterations.numpy()):
+            # Of what is frozen there is no average.
             self._evaluated_model.assign(self.model)
             self.optimizer.finalize_variable_values(self._averaged)
         elif self._evaluated_model is not self.model:
