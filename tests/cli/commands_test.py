@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import functools
 import math
 import os
@@ -394,12 +395,23 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
         pixels = matplotlib.image.imread(f"{out}/{names[0]}")
         self.assertEqual(pixels.shape, (4, 4))
 
+    def test_sample_to_a_folder_is_all_or_none(self):
+        error = OSError(errno.ENOSPC, "No space left on device")
+        argv = ("sample", self.path, "--n", 3, "--out", "new/samples/")
+        with mock.patch.object(pictures, "write", side_effect=[None, error]):
+            code, _, stderr = call(*argv)
+        self.assertEqual(code, 1)
+        self.assertRegex(stderr, "No space left")
+        self.assertFalse(os.path.exists("new"))
+
     def expected_bits(self, num_images, batch_size, num_draws, seed):
         """Bits/dim of images: [number of draws, number of images]."""
+        rng = np.random.default_rng(seed)
+        drawn = np.sort(rng.choice(360, num_images, replace=False))
         batches = []
         stream = 0
         for start in range(0, num_images, batch_size):
-            images = images_of_digits()[start:num_images][:batch_size]
+            images = images_of_digits()[drawn[start : start + batch_size]]
             draws = []
             for _ in range(num_draws):
                 # The stream is the upper half of the seed.

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import io
+import json
 import math
 import os
 import re
@@ -279,6 +280,24 @@ class ScoreTest(DetectionTestCase):
         others = detection.Reference(measure(images)).others
         expected = bit_maps.smooth(measure.maps(images[others]))
         self.assertAllClose(usual, expected, rtol=1e-4, atol=1e-4)
+
+    def test_pictures_that_the_model_has_seen(self):
+        shutil.copytree(self.path, "model")
+        path = self.folder / "model" / "metadata.json"
+        content = json.loads(path.read_text())
+        content["source"] = str(self.folder / "parts")
+        path.write_text(json.dumps(content))
+        self.write("parts/good", digits("train")[:1])
+        self.write("in", digits("test")[:1])
+        fit = ("--fit", "in", "--unusual", "digits")
+        for flag, argv in (
+            ("reference", ("score", "model", "in")),
+            ("normal", ("detect", "model", *fit)),
+        ):
+            with self.subTest(flag):
+                # It stops for another reason: there are too few pictures.
+                _, _, stderr = call(*argv, f"--{flag}", "parts/good")
+                self.assertIn(f"warning: --{flag} parts/good ", stderr)
 
     def test_bad_references(self):
         for name, images in (("few", digits("train")[:19]), ("empty", [])):

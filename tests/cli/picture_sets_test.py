@@ -248,6 +248,32 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             picture_sets.check_disjoint(flags, metadata, splits)
 
     @parameterized.parameters(
+        ("c/train", True),
+        ("c/new", True),
+        (".", True),
+        ("link", True),
+        (".:c", True),
+        ("c/test", False),
+        ("c", False),
+        ("c:new", False),
+        ("cd", False),
+        ("digits", False),
+        (None, False),
+    )
+    def test_seen(self, name, expected):
+        """A folder that shares pictures with what the model learned from."""
+        for path in ("c/train", "c/test", "c/new", "cd"):
+            (self.folder / path).mkdir(parents=True)
+        (self.folder / "link").symlink_to("c/train")
+        metadata = Metadata((4, 4, 1), 256, str(self.folder / "c"), {})
+        flags = argparse.Namespace(normal=name)
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            picture_sets.warn_of_seen(flags, "normal", metadata)
+        self.assertEqual(
+            stderr.getvalue().startswith("warning: --normal "), expected
+        )
+
+    @parameterized.parameters(
         ("digits", "DIGITS", True),
         ("CIFAR10", "cifar10", True),
         ("digits", "mnist", False),

@@ -64,6 +64,29 @@ class HoldOutTest(tf.test.TestCase):
         self.assertNotEqual(choices[0], list(range(10)))
 
 
+class SampleTestImagesTest(tf.test.TestCase):
+    def test_are_drawn(self):
+        """In their order, with their labels, and from all of them."""
+        labels = np.arange(100) // 50
+        images = numbered(100)[0].with_labels("ab", labels, labels)
+        some = images.sample_test(20, seed=3)
+        drawn = []
+        for batch, its in some.test_batches(8):
+            self.assertAllEqual(its, labels[batch.numpy()[:, 0, 0, 0]])
+            drawn += order([batch])
+        self.assertLen(set(drawn), 20)
+        self.assertEqual(drawn, sorted(drawn))
+        self.assertBetween(np.mean(np.array(drawn) < 50), 0.2, 0.8)
+        again, other = (
+            order(numbered(100)[0].sample_test(20, seed).test_batches(8))
+            for seed in (3, 4)
+        )
+        self.assertEqual(drawn, again)
+        self.assertNotEqual(drawn, other)
+        self.assertEqual(some.num_train, 100)
+        self.assertIs(images.sample_test(100, 0), images)
+
+
 class LabelsTest(tf.test.TestCase, parameterized.TestCase):
     def labelled(self, count=10, **options):
         """Image i is filled with i, and its label is 2 i modulo 7."""

@@ -95,6 +95,21 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
             self.loaded.decode(latents, self.labels), self.images
         )
 
+    def test_likeliest(self):
+        """As where it is scored, whatever images are beside it."""
+        latents, labels = self.loaded.encode_likeliest(self.images)
+        self.assertAllEqual(
+            labels, self.loaded.score_each(self.images, 0).label
+        )
+        self.assertGreater(len(set(labels)), 1)
+        self.assertAllClose(
+            latents, self.model.encode(self.images, labels), rtol=1e-4
+        )
+        _, together = self.loaded.encode_likeliest(
+            self.images[:9], together=True
+        )
+        self.assertLen(set(together), 1)
+
     @parameterized.parameters(
         ({"class_names": ["a", "b"]}, "damaged: class_names is"),
         ({"class_names": ["a", "b", "a"]}, "damaged: class_names is"),

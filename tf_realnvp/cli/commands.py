@@ -130,7 +130,7 @@ classes, and as a classifier.""",
         "max_images",
         WholeNumber(2),
         None,
-        "use the first N test images (default: all)",
+        "use N of the test images, drawn by the seed (default: all)",
     )
     arguments.add_number(
         command,
@@ -320,12 +320,10 @@ def _sample(flags, model):
     if folder is None:
         _write_grid(flags, model, np.concatenate(list(batches)), columns)
         return
-    for index, image in enumerate(itertools.chain.from_iterable(batches)):
-        if not index:
-            files.make_directory(folder)  # Not for what cannot be drawn.
-        pictures.write(
-            folder / f"sample_{index:04d}.png", image, model.num_colors
-        )
+    with files.replace_files(folder) as new:
+        for index, image in enumerate(itertools.chain.from_iterable(batches)):
+            path = new / f"sample_{index:04d}.png"
+            pictures.write(path, image, model.num_colors)
     print(folder)
 
 
@@ -345,10 +343,12 @@ def _drawn(batches):
 def _evaluate(flags, model):
     dataset = _load_dataset(flags, model)
     num_draws = flags.importance_samples
-    num_images = min(flags.max_images or dataset.num_test, dataset.num_test)
+    if flags.max_images is not None:
+        dataset = dataset.sample_test(flags.max_images, flags.seed)
+    num_images = dataset.num_test
     batch_size = min(flags.batch_size, num_images)
     num_batches = math.ceil(num_images / batch_size)
-    batches = dataset.test_batches(batch_size).take(num_batches)
+    batches = dataset.test_batches(batch_size)
     streams = itertools.count()
     measured: list[list[np.ndarray]] = []
     bits: list[float] = []  # Of each image so far.
@@ -358,9 +358,8 @@ def _evaluate(flags, model):
     ):
         for batch in batches:
             images, labels = batch if model.class_names else (batch, None)
-            images = images[: num_images - len(bits)]
             if labels is not None:
-                labels = labels.numpy()[: len(images)]
+                labels = labels.numpy()
             seeds = [
                 saved_model.stream(flags.seed, next(streams))
                 for _ in range(num_draws)

@@ -258,6 +258,7 @@ def _load_reference(flags, model, measure):
         picture_sets.check_apart(
             *(flags, "maps", flags.maps, model, ["reference"])
         )
+    picture_sets.warn_of_seen(flags, "reference", model)
     usual = picture_sets.load(flags, "reference", model, "test", _MIN_PICTURES)
     measured = _measure(measure, "reference", usual.images, flags.seed)
     reference = detection.Reference(measured, flags.seed)
@@ -350,6 +351,7 @@ def _detect(flags):
         arguments.check_writable(pathlib.Path(flags.out), "--out")
     model = _load_metadata(flags)
     picture_sets.check_disjoint(flags, model, _SPLITS)
+    picture_sets.warn_of_seen(flags, "normal", model)
     if flags.out is not None:
         picture_sets.check_apart(flags, "out", flags.out, model, _SPLITS)
     sets = {

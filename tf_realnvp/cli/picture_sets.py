@@ -125,6 +125,40 @@ def check_disjoint(
             )
 
 
+def warn_of_seen(
+    flags: argparse.Namespace, flag: str, metadata: Metadata
+) -> None:
+    """Warns of a folder with pictures that the model was trained on.
+
+    What the model was trained on is split, and of other folders all is taken.
+
+    Args:
+      flags: As for `load`.
+      flag: As for `load`.
+      metadata: As for `load`.
+    """
+    from tf_realnvp.data import image_folder
+
+    name, label = _find(flags, flag, metadata)
+    if name is None or same(name, metadata.source):
+        return
+    for root in _folders(metadata.source, None):
+        unseen = [root / part for part in image_folder.TEST_FOLDERS]
+        for path in _folders(name, label):
+            if not any(map(path.is_relative_to, unseen)) and (
+                path.is_relative_to(root) or root.is_relative_to(path)
+            ):
+                print(
+                    f"warning: --{flag} {printable(name)} may have pictures "
+                    "that the model was trained on, beside which others look "
+                    "unusual: to leave them out, name what it was trained on, "
+                    f"{printable(metadata.source)}, or a class of it, "
+                    "FOLDER:CLASS",
+                    file=sys.stderr,
+                )
+                return
+
+
 def includes(
     flags: argparse.Namespace, flag: str, metadata: Metadata, folder: str
 ) -> bool:

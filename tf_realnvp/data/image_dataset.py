@@ -258,17 +258,26 @@ class ImageDataset:
         """
         # No epoch's seed has two numbers.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
-        is_held_out = np.zeros([self.num_train], bool)
-        is_held_out[
-            np.random.default_rng(sequence).choice(
-                self.num_train, num_validation, replace=False
-            )
-        ] = True
+        is_held_out = _draw(self.num_train, num_validation, sequence)
         return dataclasses.replace(
             self,
             train=self.train.choose(~is_held_out),
             validation=self.train.choose(is_held_out),
         )
+
+    def sample_test(self, num_images: int, seed: int) -> "ImageDataset":
+        """Returns this data set with only some of the test images.
+
+        They are drawn, since those of one class may be stored together.
+
+        Args:
+          num_images: How many; all if there are no more.
+          seed: Seed of the choice, not negative.
+        """
+        if num_images >= self.num_test:
+            return self
+        is_chosen = _draw(self.num_test, num_images, seed)
+        return dataclasses.replace(self, test=self.test.choose(is_chosen))
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
         """Returns this data set with only the highest bits of each component.
@@ -531,6 +540,14 @@ class _Cache:
         return tf.ensure_shape(
             images, [*numbers.shape, *self._images.shape[1:]]
         )
+
+
+def _draw(total, number, seed):
+    """Returns a mask of `total` images of which `number` are drawn."""
+    is_drawn = np.zeros([total], bool)
+    rng = np.random.default_rng(seed)
+    is_drawn[rng.choice(total, number, replace=False)] = True
+    return is_drawn
 
 
 def _finish(batches: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:

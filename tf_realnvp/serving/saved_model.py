@@ -274,7 +274,7 @@ class SavedModel:
         else:
             given = np.concatenate(
                 [
-                    self.log_prob_of_classes(images[part], 0)
+                    self.log_prob_of_classes(images[part], 0, each=True)
                     for part in _parts(images)
                 ]
             )
