@@ -187,6 +187,26 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ModelError, "3 num_classes instead of N"):
             weights.assign_weights(without, path)
 
+    @parameterized.parameters(
+        (("old cow", "cat", "dog"), [2, 0, 1]),
+        (("bee", "dog", "cat"), [2, 1, 0]),
+        ((), [0, 1, 2]),
+    )
+    def test_classes_go_by_their_names(self, class_names, expected):
+        """Those of other names get what is left."""
+        self.assertEqual(small_models.CLASS_NAMES, ("cat", "dog", "old cow"))
+        old = small_models.conditional()
+        model = old.clone()
+        path = small_models.saved_conditional()
+        weights.assign_weights(model, path, class_names)
+        points = old.dequantize(small_models.images(3), 1)
+        for label, of_old in enumerate(expected):
+            self.assertAllClose(
+                model.log_density(points, label),
+                old.log_density(points, of_old),
+                rtol=1e-5,
+            )
+
     def test_says_again_what_it_is_of(self):
         path = self.copy(small_models.saved_conditional())
         file = path / "metadata.json"
@@ -212,6 +232,23 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             # Unless it is told otherwise.
             model.save(path, {"dataset": "mnist"})
             self.assertEqual(metadata.read(path).source, "mnist")
+
+    def test_save_makes_the_folders_around_it(self):
+        """Which go again where it fails."""
+
+        def save(unused_module, path, signatures):
+            pathlib.Path(path, "saved_model.pb").touch()
+
+        with mock.patch.object(export, "_ServingModule"):
+            with mock.patch.object(tf.saved_model, "save", save):
+                self.model.save("out/first/model")
+            self.assertTrue(os.path.exists("out/first/model/metadata.json"))
+            with (
+                mock.patch.object(tf.saved_model, "save", side_effect=OSError),
+                self.assertRaises(OSError),
+            ):
+                self.model.save("out/second/model")
+        self.assertEqual(os.listdir("out"), ["first"])
 
     def test_no_model(self):
         with self.assertRaisesRegex(ModelError, "no SavedModel in nowhere"):

@@ -78,6 +78,14 @@ class InitializeTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertEqual(is_fitted, index not in (0, 2))
             self.assertEqual(np.any(network.last.gain.numpy()), is_fitted)
 
+    def test_frozen_with_classes(self):
+        """It is left as it is by models that need a label, too."""
+        model = make_model((4, 8, 1), 16, num_classes=3)
+        model.networks[0].trainable = False
+        initialization.initialize(model, smooth_images(200, (4, 8, 1)), seed=0)
+        self.assertFalse(np.any(model.networks[0].last.gain.numpy()))
+        self.assertTrue(np.any(model.networks[1].last.gain.numpy()))
+
     def test_first_coupling_against_least_squares(self):
         shape = (8, 8, 2)
         model = make_model(shape, 16)

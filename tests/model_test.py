@@ -342,6 +342,17 @@ class EagerDensityTest(tf.test.TestCase):
         self.assertAllClose(after, expected, rtol=1e-5, atol=1e-3)
         self.assertNotAllClose(before, after, atol=0.1)
 
+    def test_points_of_unknown_rank(self):
+        model = make_model()
+        points = random_points(2, model)
+        log_density = tf.function(model.log_density, autograph=False)
+        log_density = log_density.get_concrete_function(tf.TensorSpec(None))
+        self.assertAllClose(
+            log_density(tf.constant(points)), model.log_density(points)
+        )
+        with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "points"):
+            log_density(tf.constant(points[0]))
+
     def test_follows_weights_where_the_latents_are_kept(self):
         """As long as they are there TFP knows them, by the weights of then."""
         model = make_model()

@@ -1,7 +1,6 @@
 """Tests for pictures."""
 
 import os
-import pathlib
 import socket
 import warnings
 from unittest import mock
@@ -186,6 +185,14 @@ class UnreadableTest(PicturesTestCase):
         self.assertIn(reason, message)
         self.assertNotIn("\n", message)
 
+    def test_file_larger_than_the_memory(self):
+        """As an archive beside pictures may be."""
+        archive = self.folder / "pictures.tar"
+        archive.touch()
+        os.truncate(archive, 2**42)  # It takes no room on the disk.
+        with self.assertRaisesRegex(PictureError, "neither PNG nor JPEG"):
+            pictures.load(archive)
+
     def test_no_file(self):
         pipe, link, circle = (
             self.folder / f"{name}.png" for name in ("pipe", "link", "circle")
@@ -211,7 +218,9 @@ class UnreadableTest(PicturesTestCase):
         self.path.touch()
         error = PermissionError(13, "Permission denied", str(self.path))
         # A mode would not keep root out.
-        with mock.patch.object(pathlib.Path, "read_bytes", side_effect=error):
+        with mock.patch.object(
+            pictures, "open", side_effect=error, create=True
+        ):
             self.assert_unreadable(self.path, "Permission denied")
 
     @parameterized.parameters("a\nb.png", "\udcff.png")

@@ -82,23 +82,18 @@ def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
       removed, and `folder` stays as it was.
     """
     folder = pathlib.Path(folder)
-    made = missing(folder)
-    make_directory(folder)
-    try:
-        with _new_beside(folder / "files", is_folder=True) as new:
-            yield new
-            done = sorted(new.iterdir())
-            for file in done:
-                sync(file)
-                if (target := folder / file.name).is_dir():
-                    raise IsADirectoryError(
-                        errno.EISDIR, os.strerror(errno.EISDIR), str(target)
-                    )
-            for file in done:
-                file.replace(folder / file.name)
-            sync(folder)
-    finally:
-        remove_empty(made)
+    with made(folder), _new_beside(folder / "files", is_folder=True) as new:
+        yield new
+        done = sorted(new.iterdir())
+        for file in done:
+            sync(file)
+            if (target := folder / file.name).is_dir():
+                raise IsADirectoryError(
+                    errno.EISDIR, os.strerror(errno.EISDIR), str(target)
+                )
+        for file in done:
+            file.replace(folder / file.name)
+        sync(folder)
 
 
 def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
@@ -116,6 +111,17 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
         ) as file,
     ):
         csv.writer(file).writerows(rows)
+
+
+@contextlib.contextmanager
+def made(path: pathlib.Path) -> Iterator[None]:
+    """Makes a folder with its parents, which go again if they stay empty."""
+    new = missing(path)
+    make_directory(path)
+    try:
+        yield
+    finally:
+        remove_empty(new)
 
 
 def make_directory(path: pathlib.Path) -> None:

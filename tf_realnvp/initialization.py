@@ -65,7 +65,11 @@ def _fit_coupling(coupling, points):
         return points  # It changes nothing, on a grid of one pixel.
     network = coupling.network
     if not all(v.trainable for v in (*network.weights, coupling.reshift)):
-        return coupling.inverse(points)  # Somebody wants it as it is.
+        # Somebody wants it as it is. Of any class: all are alike at first.
+        label = {}
+        if network.num_classes is not None:
+            label["label"] = tf.zeros(points.shape[:1], tf.int32)
+        return coupling.inverse(points, **label)
     kernel, bias, log_scale = _predict_changed(
         coupling.mask, points, network.can_be_linear
     )

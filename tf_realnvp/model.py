@@ -348,8 +348,8 @@ class RealNVP(tf.Module):
         """Writes this model as a SavedModel, see `serving.export.save`.
 
         Args:
-          path: Directory to write. A model that is there already stays as it
-            is until the new one is complete.
+          path: Directory to write, made with its parents. A model that is
+            there already stays as it is until the new one is complete.
           metadata: What else `metadata.json` is to say, beside `metadata` of
             the model and in its place.
 
@@ -390,7 +390,7 @@ class RealNVP(tf.Module):
 
     @property
     def bijector(self) -> tfb.Bijector:
-        """Maps latents to dequantized images, in `[0, num_colors)`."""
+        """Maps latents to dequantized images, the support of `distribution`."""
         return self._bijector
 
     @property
@@ -518,9 +518,10 @@ class RealNVP(tf.Module):
         # weights of before.
         points = tf.identity(tf.cast(points, tf.float32))
         rank = points.shape.rank
-        if rank is not None and (
-            rank < 4
-            or not points.shape[-3:].is_compatible_with(self.image_shape)
+        if rank is None:
+            points = assertions.batch(points, self.image_shape, "points")
+        elif rank < 4 or not points.shape[-3:].is_compatible_with(
+            self.image_shape
         ):
             raise ValueError(
                 f"`points` must have the shape {['n', *self.image_shape]}, got "

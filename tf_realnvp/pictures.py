@@ -8,7 +8,6 @@ pixel what TensorFlow decodes.
 import contextlib
 import io
 import os
-import pathlib
 import re
 import stat
 import warnings
@@ -24,6 +23,7 @@ from tf_realnvp.errors import PictureError, printable
 
 _START_OF_JPEG = b"\xff\xd8\xff"
 _START_OF_PNG = b"\x89PNG\r\n\x1a\n"
+_NO_PICTURE = "it is neither PNG nor JPEG"
 _COLOR_TYPE = 25  # Place of a byte in a PNG.
 _GREY_TYPES = (0, 4)  # Without and with an alpha channel.
 # Pillow decodes a PNG to find the orientation, so that this has to be rare.
@@ -53,20 +53,25 @@ class Header(NamedTuple):
 
 
 def load(path: str | os.PathLike) -> bytes:
-    """Returns what is in a file.
+    """Returns what is in a file of a picture.
 
     Args:
       path: A regular file, or a link to one. What may block or never end, such
-        as a named pipe, is not opened.
+        as a named pipe, is not opened. Of an archive or a video, which may be
+        larger than the memory, no more than the start is read.
 
     Raises:
-      PictureError: If it can't be read.
+      PictureError: If it can't be read, or is neither PNG nor JPEG.
     """
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise PictureError("it is not a regular file")
-        return pathlib.Path(path).read_bytes()
+        with open(path, "rb") as file:
+            start = file.read(len(_START_OF_PNG))
+            if not start.startswith((_START_OF_JPEG, _START_OF_PNG)):
+                raise PictureError(_NO_PICTURE)
+            return start + file.read()
     except OSError as error:
         raise PictureError(error.strerror) from error
 
@@ -104,7 +109,7 @@ def look(content: bytes) -> Header:
     elif content.startswith(_START_OF_PNG):
         look_at = _look_at_png
     else:
-        raise PictureError("it is neither PNG nor JPEG")
+        raise PictureError(_NO_PICTURE)
     try:
         return look_at(content)
     except PictureError:

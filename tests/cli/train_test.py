@@ -136,6 +136,15 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         self.configure.assert_called_once_with(3, 1, True)
         self.session.return_value.write_results.assert_called_once_with()
 
+    def test_parts_of_the_batch_that_is_kept(self):
+        """They may be more than the default batch has images."""
+        self.config("--batch_size", 40, "--accumulate", 33)
+        config = self.config("--accumulate", 34)
+        self.assertEqual((config.batch_size, config.accumulate), (40, 34))
+        code, _, stderr = call("--resume", "--accumulate", 41)
+        self.assertEqual(code, 2)
+        self.assertRegex(stderr, "accumulate.* 40, got 41")
+
     @parameterized.parameters(
         (["--dataset", "digits"], 1, 1),
         (["--dataset", "digits", "--devices", 2], 2, 1),

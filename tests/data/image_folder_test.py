@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import shutil
 import tempfile
 import zlib
 from unittest import mock
@@ -128,6 +129,18 @@ class LabelsTest(FolderTestCase):
 
 
 class PicturesTest(FolderTestCase):
+    @parameterized.parameters(
+        ("Train", "Test"), ("training", "validation"), ("TRAIN", "valid")
+    )
+    def test_splits_by_other_names(self, train, test):
+        """They would be mixed, and training would see the test pictures."""
+        for name in (train, test):
+            write(self.root / name / "a.png")
+            write(self.root / name / "b.png")
+        self.assertRegex(self.failure(), f"{train} and {test} would be mixed")
+        shutil.rmtree(self.root / train)  # A class may be called so.
+        self.assertEqual(self.load().num_train, 1)
+
     def test_small_pictures_stay_as_they_are(self):
         pixels = [write(self.root / f"{i}.png", (6, 4)) for i in range(20)]
         images = self.load()

@@ -250,13 +250,19 @@ class DataDescriptionTest(tf.test.TestCase):
             ],
         )
         self.assertEmpty(other.differences(other))
+        # Its end tells versions of TFDS's data sets from each other.
+        digits = dataclasses.replace(
+            self.digits, class_names=("a", "b"), fingerprint="mnist/3.0.1 train"
+        )
         for changes in (
             {"num_colors": 16},
             {"num_test": 1},
             {"fingerprint": "another"},
+            {"fingerprint": "mnist/3.0.2 train"},
+            {"class_names": ("b", "a")},
         ):
-            other = dataclasses.replace(self.digits, **changes)
-            self.assertLen(self.digits.differences(other), 1)
+            other = dataclasses.replace(digits, **changes)
+            self.assertLen(digits.differences(other), 1)
 
 
 if __name__ == "__main__":

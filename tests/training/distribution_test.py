@@ -302,7 +302,7 @@ class WorkersTest(folders.FolderTestCase, parameterized.TestCase):
         for code, _, stderr in results:
             self.assertEqual(code, 2, stderr)
             self.assertLen(stderr.splitlines(), 1)
-            self.assertIn("no checkpoint in --run_dir instead of", stderr)
+            self.assertIn("nothing in --run_dir instead of", stderr)
             self.assertIn("the checkpoint of step 2 (", stderr)
         self.assertIn("bfloat16, seed 0", results[0][1])
 

@@ -206,18 +206,37 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         link.symlink_to(link)
         self.assert_cannot_open("`run_dir`", str(link), path=link)
 
+    @parameterized.parameters(False, True)
+    def test_finished_is_back_if_none_begins(self, is_link):
+        self.make_run(finished=True)
+        old, path = self.contents(), self.path
+        if is_link:
+            path = self.folder / "link"
+            path.symlink_to(self.path)
+        for error in (UsageError("no such data"), KeyboardInterrupt()):
+            with self.assertRaises(type(error)):
+                with runs.open_run(path, resume=False):
+                    raise error
+            self.assertEqual(self.contents(), old)
+            self.assertEqual(os.listdir(self.path.parent), ["digits"])
+        with runs.open_run(path, resume=True) as run:
+            self.assertTrue(run.finished)
+
     def test_name_that_is_taken_by_a_link(self):
         self.make_run(finished=True)
         self.path.with_name("digits.1").symlink_to("nowhere")
-        with runs.open_run(self.path, resume=False):
-            pass
+        with runs.open_run(self.path, resume=False) as run:
+            run.begin(CONFIG, DATA, METADATA)
         self.assertTrue(self.path.with_name("digits.2").is_dir())
 
     def test_slash_at_the_end(self):
         self.make_run(finished=True)
-        with runs.open_run(pathlib.Path(f"{self.path}/"), resume=False):
-            pass
-        self.assertEqual(os.listdir(self.path.parent), ["digits.1"])
+        path = pathlib.Path(f"{self.path}/")
+        with runs.open_run(path, resume=False) as run:
+            run.begin(CONFIG, DATA, METADATA)
+        self.assertCountEqual(
+            os.listdir(self.path.parent), ["digits", "digits.1"]
+        )
 
     @parameterized.parameters(".", "..", "../digits", "../../runs/digits")
     def test_current_folder_is_not_moved(self, name):

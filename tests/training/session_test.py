@@ -360,8 +360,8 @@ class TrainTest(ExperimentTestCase):
     def test_starts_from_another_model(self):
         """Nothing is fitted to the images then, nor when it goes on."""
 
-        def assign_weights(model, path):
-            self.assertEqual(path, "other")
+        def assign_weights(model, path, class_names):
+            self.assertEqual((path, class_names), ("other", ()))
             model.means.assign(tf.fill(model.means.shape, 5.0))
 
         argv = "--init_from", "other", "--lr", 1e-6
@@ -579,6 +579,15 @@ class ValidationTest(ExperimentTestCase):
         self.go_on(*self.ARGV, "--max_steps", 4)
         self.go_on(*self.ARGV)
         self.assert_as_never_stopped(*self.ARGV)
+
+    def test_extended(self):
+        """What was the best of fewer epochs has no more test loss then."""
+        argv = ("--num_validation", 200, "--lr", 1e-3)
+        self.go_on(*argv, "--epochs", 1)
+        self.assertLen([r for r in self.rows() if r["test_bits_per_dim"]], 1)
+        self.go_on(*argv, "--epochs", 2)
+        tested = [r["epoch"] for r in self.rows() if r["test_bits_per_dim"]]
+        self.assertEqual(tested, ["2"])
 
 
 class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
@@ -1132,9 +1141,7 @@ class WorkersTest(ExperimentTestCase, parameterized.TestCase):
         result = call("--seed", 0, "--batch_size", 5000)
         self.assert_error(result, 2, "--batch_size 5000 instead of")
 
-    @parameterized.parameters(
-        "no checkpoint", "the checkpoint of step 9 (01234567)"
-    )
+    @parameterized.parameters("nothing", "the checkpoint of step 9 (01234567)")
     def test_other_checkpoint(self, chief):
         with mock.patch.dict(os.environ):
             del os.environ["TF_CONFIG"]
@@ -1152,6 +1159,15 @@ class WorkersTest(ExperimentTestCase, parameterized.TestCase):
             "--run_dir",
         )
         self.assertEqual(run_contents(), before)
+
+    def test_other_first_weights(self):
+        """A model of the same name may be another one on each machine."""
+        self.gathered += [None, None, lambda record: "weights (01234567)"]
+        with mock.patch.object(serving_weights, "assign_weights"):
+            result = call("--seed", 0, "--init_from", "other")
+        self.assert_error(
+            result, 2, "weights (", "in --init_from", "instead of weights (0123"
+        )
 
     def test_worker_that_is_gone(self):
         """Whenever that is."""

@@ -10,6 +10,7 @@ import folders
 import keras
 import numpy as np
 import tensorflow as tf
+from absl.testing import parameterized
 from small_models import SmallModel
 from tensorflow.core.util import event_pb2
 
@@ -35,7 +36,7 @@ class LayoutTest(tf.test.TestCase):
         self.assertEqual(layout, (36, None, None))
 
 
-class SummariesTest(folders.FolderTestCase):
+class SummariesTest(folders.FolderTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
         keras.utils.set_random_seed(0)
@@ -67,9 +68,10 @@ class SummariesTest(folders.FolderTestCase):
         return values
 
     def test_progress(self):
-        self.set_progress(4, updates=4, loss=8.0 * math.log(2.0), norm=12.0)
+        self.set_progress(3, updates=3, loss=1.0, norm=1.0)
         self.now += 9.0
         self.summaries.write_progress()  # Too soon.
+        self.set_progress(4, updates=4, loss=8.0 * math.log(2.0), norm=12.0)
         self.now += 7.0
         self.summaries.write_progress()
         self.summaries.write_progress()  # Too soon again.
@@ -88,9 +90,20 @@ class SummariesTest(folders.FolderTestCase):
             self.assertEqual(step, 4)
             self.assertAllClose(content, value)
 
-    def test_samples_that_cannot_be_drawn(self):
+    def test_evaluation_is_not_shown_as_slow_training(self):
+        self.set_progress(4, updates=4, loss=8.0, norm=12.0)
+        self.now += 9.0
+        self.summaries.write_progress()
+        self.now += 7.0
+        self.summaries.write_progress()  # No step was done since.
+        self.assertEmpty(self.read())
+
+    @parameterized.parameters(
+        tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError
+    )
+    def test_samples_that_cannot_be_drawn(self, kind):
         """Training goes on: weights may recover."""
-        error = tf.errors.InvalidArgumentError(None, None, "it overflows")
+        error = kind(None, None, "it overflows")
         stderr = io.StringIO()
         with (
             mock.patch.object(self.summaries, "_decode", side_effect=error),

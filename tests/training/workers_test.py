@@ -46,6 +46,12 @@ class JobTest(tf.test.TestCase, parameterized.TestCase):
         with config(index, kind, **cluster):
             self.assertEqual(workers.is_chief(), is_chief)
 
+    @parameterized.parameters("a..b:1", f"{'a' * 64}:1", "a", "a:0", "a:b")
+    def test_addresses_that_are_none(self, address):
+        with config(0, worker=[address]):
+            with self.assertRaisesRegex(UsageError, "TF_CONFIG is .*such as"):
+                workers._job()
+
     def test_order_is_that_of_tensorflow(self):
         with config(1, worker=["a:1", "[::1]:2"], chief=["b:3"]):
             job = workers._job()

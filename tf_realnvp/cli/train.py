@@ -238,14 +238,16 @@ def _config(flags, before=None):
         field.name: getattr(flags, field.name)
         for field in dataclasses.fields(TrainingConfig)
     }
-    if settings["seed"] is None and before is None:
-        settings["seed"] = random.SystemRandom().randrange(2**32)
     if settings["run_dir"] is None:
         name = flags.dataset
         if os.path.exists(os.path.expanduser(name)):
             name = os.path.basename(os.path.abspath(name)) or "images"
         name = re.sub(r"[^\w.-]+", "_", name)
         settings["run_dir"] = str(pathlib.Path("runs") / name)
+    if before is None and flags.resume and os.path.isdir(settings["run_dir"]):
+        before = runs.Run(pathlib.Path(settings["run_dir"])).config
+    if settings["seed"] is None and before is None:
+        settings["seed"] = random.SystemRandom().randrange(2**32)
     try:
         config = TrainingConfig.of_dataset(before=before, **settings)
     except ValueError as error:

@@ -96,8 +96,8 @@ def save(
 
     Args:
       model: The model.
-      path: Directory to write. A model that is there already stays as it is
-        until the new one is complete.
+      path: Directory to write, made with its parents. A model that is there
+        already stays as it is until the new one is complete.
       metadata: What else `metadata.json` is to say, beside `model.metadata` and
         in its place; values that JSON knows.
 
@@ -111,15 +111,15 @@ def save(
     if "dataset" in given:
         own.pop("source", None)  # It is that of another one.
     content = _metadata(model, own | given, path)
-    module: tf.Module
-    # Otherwise `tf.saved_model.save` traces all functions once more.
-    with save_context.save_context(tf.saved_model.SaveOptions()):
-        if model.num_classes is None:
-            module = _ServingModule(model)
-        else:
-            module = _ConditionalModule(model, model.num_classes)
-        signatures = module.signatures()
-    with files.replace_directory(path) as new:
+    with files.made(path.parent), files.replace_directory(path) as new:
+        # Otherwise `tf.saved_model.save` traces all functions once more.
+        with save_context.save_context(tf.saved_model.SaveOptions()):
+            module: tf.Module
+            if model.num_classes is None:
+                module = _ServingModule(model)
+            else:
+                module = _ConditionalModule(model, model.num_classes)
+            signatures = module.signatures()
         tf.saved_model.save(module, str(new), signatures=signatures)
         (new / metadata_format.FILE).write_text(content + "\n")
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -41,7 +42,11 @@ def load_model(path: str | os.PathLike) -> RealNVP:
     return model
 
 
-def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
+def assign_weights(
+    model: RealNVP,
+    path: str | os.PathLike,
+    class_names: Sequence[str] = (),
+) -> None:
     """Gives a model the weights of one that was saved, which it may exceed.
 
     What only the model has stays as it is: the last of the couplings of a
@@ -52,6 +57,9 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
     Args:
       model: The model; its images may be of another size and number of levels.
       path: The folder that `export.save` wrote.
+      class_names: Names of the model's classes. They get the embeddings of the
+        saved classes of the same names, and the others those that are left.
+        Default: it goes by numbers, as it does where the saved model has none.
 
     Raises:
       ModelError: If there is no such model, or it does not fit; the message
@@ -65,8 +73,23 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
             f"{', '.join(differences)}"
         )
     variables = model.named_variables()
-    for name, value in other.named_variables().items():
+    its_names = other.metadata.get("class_names", ())
+    for name, variable in other.named_variables().items():
+        value = variable.numpy()
+        if name.endswith("/embedding") and class_names and its_names:
+            value = value[:, _same_classes(its_names, class_names)]
         variables[name].assign(value)
+
+
+def _same_classes(names, own):
+    """Returns the numbers in `names` of its `own` classes, or of what is left.
+
+    Args:
+      names: Names of classes.
+      own: As many names.
+    """
+    left = (i for i, name in enumerate(names) if name not in own)
+    return [names.index(n) if n in names else next(left) for n in own]
 
 
 def _differences(model, other):

@@ -6,6 +6,7 @@ module does without TensorFlow, which takes seconds to import.
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -390,11 +391,18 @@ class DataDescription:
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Returns in what these images differ from others, in words."""
-        return [
+        found = [
             f"{mine} instead of {theirs}"
             for mine, theirs in zip(self._words(), other._words(), strict=True)
             if mine != theirs
         ]
+        # Of as many classes, in another order or by other names.
+        for mine, theirs in zip(
+            self.class_names, other.class_names, strict=False
+        ):
+            if mine != theirs and not found:
+                found.append(f"class {mine!r} instead of {theirs!r}")
+        return found
 
     def _words(self):
         return (
@@ -403,5 +411,10 @@ class DataDescription:
             f"{self.num_train:,} training images",
             f"{self.num_test:,} test images",
             counted(len(self.class_names), "class"),
-            f"fingerprint {self.fingerprint:.12}",
+            f"fingerprint {_short(self.fingerprint)}",
         )
+
+
+def _short(fingerprint):
+    """Shortens what is a hash, and not what names a version in words."""
+    return re.sub(r"^([0-9a-f]{12})[0-9a-f]{52}$", r"\1", fingerprint)

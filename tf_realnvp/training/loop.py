@@ -180,10 +180,17 @@ def evaluate(
 
 
 def _forget_part_of_epoch(trainer, steps_per_epoch, last_step):
-    """Makes of what was cut short by fewer steps an epoch like others."""
+    """Makes of what was cut short by fewer steps an epoch like others.
+
+    Nor is what was the result then evaluated on the test images.
+    """
     if trainer.history and trainer.history[-1].step < last_step:
         trainer.history = [
-            m for m in trainer.history if m.step % steps_per_epoch == 0
+            m
+            if m.validation_loss is None
+            else dataclasses.replace(m, test_loss=None)
+            for m in trainer.history
+            if m.step % steps_per_epoch == 0
         ]
 
 

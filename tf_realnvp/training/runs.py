@@ -210,8 +210,9 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
     What was made goes again if the run does not begin.
 
     Without `resume` a finished run that is there already is moved aside, to the
-    first free name of `path.1`, `path.2` and so on. If `path` is a link, that
-    is done where it leads to: the link goes on leading to the new run.
+    first free name of `path.1`, `path.2` and so on, and back if the new one
+    does not begin. If `path` is a link, that is done where it leads to: the
+    link goes on leading to the new run.
 
     Args:
       path: The folder.
@@ -239,13 +240,14 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
                     f"{printable(path)} holds an unfinished run: `resume` "
                     "goes on with it, another `run_dir` starts a new one"
                 )
-            _move_aside(path)
+            locks.enter_context(_moved_aside(path))
             locks.enter_context(_lock(path))
             run = Run(path)
         yield run
 
 
-def _move_aside(path):
+@contextlib.contextmanager
+def _moved_aside(path):
     """Renames the folder of a finished run, to make room for a new one."""
     target = pathlib.Path(os.path.realpath(path))
     current = pathlib.Path.cwd()
@@ -266,6 +268,14 @@ def _move_aside(path):
         f"the finished run of {printable(path)} is now in {printable(shown)}",
         flush=True,
     )
+    try:
+        yield
+    finally:
+        # By now a new run that has not begun has left nothing.
+        if not os.path.lexists(target):
+            with contextlib.suppress(OSError):
+                aside.rename(target)
+                print(f"the finished run of {printable(path)} is back there")
 
 
 @contextlib.contextmanager

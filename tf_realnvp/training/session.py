@@ -160,18 +160,26 @@ class Session:
             print(f"going on from step {self._trainer.num_steps:,}", flush=True)
         elif resume:
             print("there is no checkpoint yet: starting from the beginning")
+        found = None
+        if restored:
+            found = f"the checkpoint of step {self._trainer.num_steps:,}"
+        self._agree_on_state(found, "`run_dir`")
+        return restored
+
+    def _agree_on_state(self, found, where):
         if runtime.is_one_of_many():
             with _explaining(self._dataset):
-                workers.agree_on_checkpoint(
-                    self._strategy, self._trainer, restored
+                workers.agree_on_state(
+                    self._strategy, self._trainer, found, where
                 )
-        return restored
 
     def _set_first_weights(self):
         """Takes those of another model, or starts from data."""
         config, model = self._config, self._trainer.model
         if config.init_from is not None:
-            weights.assign_weights(model, config.init_from)
+            names = self._dataset.class_names
+            weights.assign_weights(model, config.init_from, names)
+            self._agree_on_state("weights", "`init_from`")
             return
         with _explaining(self._dataset), self._strategy.scope():
             images = self._dataset.initial_images(config.seed)

@@ -78,14 +78,18 @@ class Summaries:
 
     def _start_clock(self):
         self._time, self._step = time.monotonic(), self._trainer.num_steps
+        self._last_step = self._step
 
     def write_progress(self) -> None:
         """Writes how training goes, if ten seconds have passed."""
-        seconds = time.monotonic() - self._time
-        num_steps = self._trainer.num_steps - self._step
-        if seconds < _SECONDS_BETWEEN or not num_steps:
-            return
         trainer = self._trainer
+        seconds = time.monotonic() - self._time
+        num_steps = trainer.num_steps - self._step
+        # Of an evaluation, whose steps are not of training, it says nothing.
+        is_training = trainer.num_steps > self._last_step
+        self._last_step = trainer.num_steps
+        if seconds < _SECONDS_BETWEEN or not is_training:
+            return
         with self._writer.as_default(step=trainer.num_steps):
             tf.summary.scalar(
                 "bits_per_dim/train", bits_from_nats(trainer.mean_loss)
@@ -124,8 +128,12 @@ class Summaries:
         self._trainer.evaluated_model()  # Brings it up to date.
         try:
             images = self._decode(self._latents, self._labels).numpy()
-        except tf.errors.InvalidArgumentError as error:
-            # Weights may have become so large, and may recover.
+        except (
+            tf.errors.InvalidArgumentError,
+            tf.errors.ResourceExhaustedError,
+        ) as error:
+            # Weights may have become so large, and may recover; or the memory
+            # may be too small for the samples, which are many with classes.
             print(
                 f"warning: cannot draw samples: {reason(error)}",
                 file=sys.stderr,

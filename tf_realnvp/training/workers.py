@@ -63,6 +63,7 @@ def _job():
             for index, address in enumerate(cluster.get(kind, [])):
                 host, port = address.rsplit(":", 1)
                 workers.append((kind, index))
+                host.encode("idna")  # `socket` would fail with UnicodeError.
                 addresses.append((host.strip("[]"), int(port)))
         index = workers.index((task["type"], task["index"]))
         is_good = type(task["index"]) is int
@@ -218,32 +219,32 @@ def agree_on_settings(
     return dataclasses.replace(config, precision=chief.precision)
 
 
-def agree_on_checkpoint(
-    strategy: Any, trainer: "Trainer", restored: bool
+def agree_on_state(
+    strategy: Any, trainer: "Trainer", found: str | None, where: str
 ) -> None:
-    """Makes sure that all workers go on from the same checkpoint.
+    """Makes sure that all workers go on from the same state.
 
     Args:
       strategy: What `connect` returned.
-      trainer: What this worker has restored.
-      restored: Whether it has.
+      trainer: What has that state in this worker.
+      found: What it was restored from; `None` if there was nothing.
+      where: Where that was looked for.
 
     Raises:
       UsageError: If they do not.
       tf.errors.OpError: If a worker is gone.
     """
-    mine = "no checkpoint"
-    if restored:
+    mine = "nothing"
+    if found is not None:
         digest = hashlib.sha256()
         for variable in itertools.chain(*trainer.state.values()):
             digest.update(variable.numpy().tobytes())
-        mine = f"the checkpoint of step {trainer.num_steps:,}"
-        mine = f"{mine} ({digest.hexdigest()[:8]})"
+        mine = f"{found} ({digest.hexdigest()[:8]})"
 
     def differences(worker, chief):
         if worker == chief:
             return []
-        return [f"{worker} in `run_dir` instead of {chief}, which all must see"]
+        return [f"{worker} in {where} instead of {chief}, which all must see"]
 
     agree(strategy, mine, differences)
 
