@@ -1,5 +1,6 @@
 """Tests for detection."""
 
+import dataclasses
 import io
 import math
 from unittest import mock
@@ -238,6 +239,20 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
             score = method(normal)(seen)
             expected += (score - np.mean(held_out)) / np.std(held_out)
         self.assertAllClose(detection.combined(normal)(seen), expected)
+
+    def test_stray_among_the_normal(self):
+        """It does not decide how much each of the three counts."""
+        normal, seen = make_measurements(500), make_measurements(50, 1, 3.0)
+        stray = make_measurements(1, 2, 4000.0)
+        costs = np.concatenate([normal.costs[:-1], stray.costs])
+        with_stray = dataclasses.replace(normal, costs=costs)
+        held_out = detection._held_out_scores(detection.scales, with_stray)
+        self.assertGreater(held_out.std(), 100.0)
+        differences = [
+            np.mean(score(seen)) - np.mean(score(make_measurements(50, 3)))
+            for score in map(detection.combined, (normal, with_stray))
+        ]
+        self.assertGreater(differences[1], 0.7 * differences[0])
 
     def test_depends_on_each_image_alone(self):
         normal, seen = make_measurements(110), make_measurements(9, 1)

@@ -44,6 +44,8 @@ _IMAGES_PER_COMPONENT = 50
 _NUM_FOLDS = 5
 _OVERFLOW = 1e30  # Nats in the place of what float32 does not hold.
 _FAR = 1e6  # Standard deviations, beyond which all is as far.
+_STRAY = 10.0  # Standard deviations, beyond which a normal image is a stray.
+_QUARTILES = 1.349  # Distance of those of a normal distribution.
 _RIDGE = 1e-3  # Variance of a component, at least, where all have one.
 _CODERS: tuple[dict[str, Any], ...] = (
     {"format": "PNG", "optimize": True},
@@ -370,7 +372,9 @@ def combined(normal: Measurements) -> Score:
 
     The first two find what is wrong with the whole of an image, the third with
     a part of it. Mean and standard deviation of each are those of normal images
-    that the method was not fitted to, in five folds.
+    that the method was not fitted to, in five folds. Images whose scores are
+    then farther from the median than ten standard deviations, as the quartiles
+    tell them, are strays, and are left out.
 
     Args:
       normal: Of normal images.
@@ -378,10 +382,18 @@ def combined(normal: Measurements) -> Score:
     Returns:
       As `likelihood`; in standard deviations.
     """
-    terms = []
-    for method in (complexity, scales, places):
-        held_out = _held_out_scores(method, normal)
-        terms.append((method(normal), held_out.mean(), held_out.std()))
+    methods = (complexity, scales, places)
+    held_out = [_held_out_scores(method, normal) for method in methods]
+    is_stray = np.any([_is_stray(scores) for scores in held_out], axis=0)
+    if is_stray.any():
+        # A single one could make a deviation so large that its method counts
+        # for nothing.
+        normal = normal.take(~is_stray)
+        held_out = [_held_out_scores(method, normal) for method in methods]
+    terms = [
+        (method(normal), scores.mean(), scores.std())
+        for method, scores in zip(methods, held_out, strict=True)
+    ]
 
     def score(seen):
         return sum(
@@ -440,6 +452,13 @@ def _held_out_scores(method, normal):
         score = method(normal.take(folds != fold))
         scores[folds == fold] = score(normal.take(folds == fold))
     return scores
+
+
+def _is_stray(scores):
+    """Returns which scores are too far from the others to be of their kind."""
+    low, median, high = np.quantile(scores, [0.25, 0.5, 0.75])
+    limit = _STRAY * (high - low) / _QUARTILES or np.inf
+    return np.abs(scores - median) > limit
 
 
 def p_values(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -119,9 +119,9 @@ _HELP = {
     ),
     "init_from": (
         "start from the weights of this SavedModel, realnvp_DATASET, of the "
-        "same filters, blocks, scales and channels; more couplings, classes "
-        "and learned noise start as the identity (default: none, the weights "
-        "are fitted to images)"
+        "same filters, blocks, scales, alpha and channels; more couplings, "
+        "classes and learned noise start as the identity (default: none, the "
+        "weights are fitted to images)"
     ),
     "precision": (
         "what the coupling networks compute in while training; tf32 is float32 "

@@ -254,7 +254,8 @@ class ImageDataset:
         Args:
           num_validation: How many, at least 1 and less than `num_train`.
           seed: Seed of the choice, not negative. The same seed keeps out the
-            same images.
+            same images, as long as NumPy draws the same: it promises that for
+            patch versions.
         """
         # No epoch's seed has two numbers.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))

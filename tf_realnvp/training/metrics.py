@@ -19,7 +19,8 @@ class Metrics:
     """What is known after an epoch; all losses in nats per dimension.
 
     Attributes:
-      epoch: Number of epochs done, 0 before the first.
+      epoch: Number of epochs done, 0 before the first. One that `max_steps` cut
+        short counts.
       step: Number of training steps done.
       train_loss: Mean over the epoch's training steps, each before its update;
         `None` before the first epoch.

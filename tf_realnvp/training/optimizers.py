@@ -26,7 +26,8 @@ class FusedAdam(keras.optimizers.Adam):
 
     The moving average of the weights (`use_ema`) is warmed up: after `t`
     updates it keeps `min(ema_momentum, t / (t + 9))` of itself, as that of
-    `tf.train.ExponentialMovingAverage` with `num_updates`. Keras's own starts
+    `tf.train.ExponentialMovingAverage` with `t - 1` as `num_updates`, which
+    counts the updates before. Keras's own starts
     at the first step's weights and remembers them for thousands of steps.
 
     With several replicas it is applied to gradients that are summed already,
