@@ -239,16 +239,17 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         def save(unused_module, path, signatures):
             pathlib.Path(path, "saved_model.pb").touch()
 
+        out, error = self.folder / "out", OSError("a full disk")
         with mock.patch.object(export, "_ServingModule"):
             with mock.patch.object(tf.saved_model, "save", save):
-                self.model.save("out/first/model")
-            self.assertTrue(os.path.exists("out/first/model/metadata.json"))
+                self.model.save(out / "first" / "model")
+            self.assertTrue((out / "first/model/metadata.json").exists())
             with (
-                mock.patch.object(tf.saved_model, "save", side_effect=OSError),
-                self.assertRaises(OSError),
+                mock.patch.object(tf.saved_model, "save", side_effect=error),
+                self.assertRaisesRegex(OSError, "a full disk"),
             ):
-                self.model.save("out/second/model")
-        self.assertEqual(os.listdir("out"), ["first"])
+                self.model.save(out / "second" / "model")
+        self.assertEqual(os.listdir(out), ["first"])
 
     def test_no_model(self):
         with self.assertRaisesRegex(ModelError, "no SavedModel in nowhere"):

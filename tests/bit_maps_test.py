@@ -179,6 +179,11 @@ class StandardiseTest(tf.test.TestCase):
         usual[:, 0, 0] = 7.0  # No spread: it is not divided by zero.
         maps = bit_maps.standardise(usual[:20], usual)
         self.assertAllEqual(maps[:, 0, 0], np.zeros(20))
+        other = np.full([1, 2, 2], 7.5)
+        deviation = np.std(usual, axis=0).mean()
+        self.assertAllClose(
+            bit_maps.standardise(other, usual)[0, 0, 0], 50.0 / deviation
+        )
         for place in ((0, 1), (1, 0)):
             values = usual[:, *place]
             expected = (values[:20] - values.mean()) / values.std()

@@ -206,10 +206,13 @@ class ReplaceTest(FilesTestCase):
         folder.mkdir(parents=True)
         for name in ("1", "other"):
             (folder / name).write_text("old")
-        with files.replace_files(str(folder)) as new:
-            for name in ("1", "2"):
-                (new / name).write_text("new")
-            self.assertEqual((folder / "1").read_text(), "old")
+        with self.synced(lambda: (folder / "1").read_text()) as synced:
+            with files.replace_files(str(folder)) as new:
+                for name in ("1", "2"):
+                    (new / name).write_text("new")
+                self.assertEqual((folder / "1").read_text(), "old")
+        expected = [("1", "old"), ("2", "old"), (folder.name, "new")]
+        self.assertEqual(synced, expected)
         with self.assertRaises(IsADirectoryError):
             with files.replace_files(folder) as new:
                 (new / "1").write_text("newer")

@@ -61,6 +61,14 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
             )
         )
 
+    @parameterized.parameters(False, True)
+    def test_deterministic(self, is_given):
+        with mock.patch.object(
+            tf.config.experimental, "enable_op_determinism"
+        ) as enable:
+            runtime.configure(deterministic=is_given)
+        self.assertEqual(enable.called, is_given)
+
     @parameterized.parameters(
         (1, None, None),
         (1, 1, 1),

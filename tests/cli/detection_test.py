@@ -431,6 +431,7 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
                 stdout, rf"(?m)^{name} +{re.escape(shown)} .*(better|worse)$"
             )
         self.assertGreater(best, 0.9)
+        self.assertRegex(stdout, rf"(?m)^\w+ +{best:.3f} .*\) +better$")
         self.assertIn(f"AUROC {best:.3f}; ", stdout)
         # The noise has no seed of its own.
         index = [row[1] for row in rows].index("inside/007.png")

@@ -231,7 +231,9 @@ class ConditionalTest(command_lines.CommandTestCase, parameterized.TestCase):
             mock.patch.object(
                 self.loaded,
                 "log_prob_of_classes",
-                lambda images, _: 9.0 * np.eye(3)[images[:, 1, 1, 0] % 3],
+                lambda images, *_, each: (
+                    9.0 * np.eye(3)[images[:, 1, 1, 0] % 3]
+                ),
             )
         )
         self.images = small_models.images(140)

@@ -285,9 +285,11 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         self.session.return_value.write_results.side_effect = lambda: print(
             "training"
         )
-        code, stdout, stderr = self.start_worker(0, "--seed", 3)
+        argv = ("--seed", 3, "--deterministic")
+        code, stdout, stderr = self.start_worker(0, *argv)
         self.assertEqual((code, stderr), (0, ""))
         self.assertEqual(stdout, "waiting for the other workers\ntraining\n")
+        self.configure.assert_called_once_with(deterministic=True)
         config, run, _ = self.session.call_args.args
         self.assertEqual((config.seed, config.precision), (3, "float32"))
         self.assertEqual(str(run.path), "runs/CIFAR10")

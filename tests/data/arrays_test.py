@@ -1,5 +1,6 @@
 """Tests for arrays: files of NumPy, arrays and pipelines as data sets."""
 
+import dataclasses
 import itertools
 from unittest import mock
 
@@ -37,7 +38,9 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
     def test_train_and_test(self):
         train, test = images(5, 8, 6, 3), images(4, 8, 6, 3, seed=1)
         path = self.save("scans.npz", train=train, test=test)
+        self.assertTrue(data.load(path, flip=True).flip)
         dataset = data.load(path)
+        self.assertFalse(dataset.flip)
         self.assertEqual(dataset.name, "scans")
         self.assertEqual(dataset.image_shape, (8, 6, 3))
         self.assertEqual(dataset.num_colors, 256)
@@ -214,7 +217,9 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         elements = elements.filter(lambda image: True)
         if batch_size is not None:
             elements = elements.batch(batch_size)
-        dataset = arrays.from_tf_data(elements, num_colors=9)
+        dataset = arrays.from_tf_data(elements, num_colors=9, flip=True)
+        self.assertTrue(dataset.flip)
+        dataset = dataclasses.replace(dataset, flip=False)
         self.assertEqual((dataset.num_train, dataset.num_test), (18, 2))
         same = arrays.from_images(content, num_colors=9)
         self.assertEqual(trained(dataset), trained(same))

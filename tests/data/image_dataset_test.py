@@ -64,6 +64,24 @@ class HoldOutTest(tf.test.TestCase):
         self.assertNotEqual(choices[0], list(range(10)))
 
 
+class SameForEverTest(tf.test.TestCase):
+    """Models and runs of before must not see other images as theirs."""
+
+    def test_orders(self):
+        held_out = numbered(20)[0].hold_out(3, seed=0)
+        self.assertEqual(order(held_out.validation_batches(3)), [0, 10, 18])
+        batches = numbered(8)[0].train_batches(4, seed=0, epoch=1)
+        self.assertEqual(order(batches), [5, 3, 4, 7, 2, 6, 0, 1])
+
+    def test_splits(self):
+        digits = data.load("digits", labels=True)
+        self.assertAllEqual(digits.test.labels[:8], [7, 9, 4, 7, 0, 2, 6, 1])
+        levels = np.arange(20, dtype=np.uint8)
+        images = np.broadcast_to(levels[:, None, None, None], [20, 2, 2, 1])
+        dataset = arrays.from_images(images)
+        self.assertEqual(order(dataset.test_batches(2)), [1, 18])
+
+
 class SampleTestImagesTest(tf.test.TestCase):
     def test_are_drawn(self):
         """In their order, with their labels, and from all of them."""

@@ -123,11 +123,23 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
                 "decode": {"latents": ("float32", "<unknown>"), **label},
             },
         )
-        for name in ("serving_default", "classify"):
-            scores = signatures[name](images=tf.constant(self.images))
-            self.assertAllClose(
-                np.exp(scores["class_log_probs"]).sum(axis=1), np.ones(5)
-            )
+        # By noise of their own, so in the mean only.
+        images = np.repeat(self.images[:1], 500, axis=0)
+        points = self.model.dequantize(images, 1)
+        joint = self.model.log_joint(points)
+        density = tf.reduce_logsumexp(joint, axis=1)
+        given = tf.nn.log_softmax(joint)
+        scores = signatures["serving_default"](images=tf.constant(images))
+        for result, expected in (
+            (scores["log_prob"], density),
+            (scores["class_log_probs"], given),
+            (signatures["classify"](images=images)["class_log_probs"], given),
+        ):
+            error = np.std(expected, axis=0) * math.sqrt(2 / 500)
+            difference = np.mean(result, axis=0) - np.mean(expected, axis=0)
+            self.assertAllLess(np.abs(difference) / error, 5.0)
+        bits = -scores["log_prob"] / (NUM_DIMS * math.log(2.0))
+        self.assertAllClose(scores["bits_per_dim"], bits)
         for label, expected in ((-1, None), (2, 2), ([0, 1, 2], [0, 1, 2])):
             drawn = signatures["sample"](
                 n=tf.constant(3),

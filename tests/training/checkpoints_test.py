@@ -118,10 +118,6 @@ class CheckpointsTestCase(folders.FolderTestCase):
 
 
 class SaveTest(CheckpointsTestCase):
-    def test_newest_is_restored(self):
-        self.save(1, 2)
-        self.assert_restores(2)
-
     def test_the_last_ones_are_kept(self):
         self.save(*range(12))
         self.assertCountEqual(

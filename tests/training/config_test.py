@@ -70,6 +70,9 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
                 TrainingConfig.of_dataset("digits", before, **settings),
                 dataclasses.replace(before, **changes),
             )
+        # That the rate is the default one, and falls, is kept as well.
+        before = TrainingConfig.of_dataset("digits", seed=3)
+        self.assertEqual(TrainingConfig.of_dataset("digits", before), before)
 
     @parameterized.product(
         [

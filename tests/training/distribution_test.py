@@ -100,6 +100,10 @@ def together(name, config):
     runtime.configure()
     # First of all: workers connect before anything is computed.
     strategy = workers.connect()
+    with strategy.scope():
+        variable = keras.Variable([2.0 + workers.is_chief()])
+    initialization._agree(strategy, [variable])
+    np.save(f"{folder}/{name}.npy", variable)
     train_small(strategy, name)
     with open(f"{folder}/{name}.txt", "w") as file:
         with contextlib.redirect_stdout(file):
@@ -207,6 +211,11 @@ class SameTrainingTest(tf.test.TestCase):
         first, second = self.read("first"), self.read("second")
         self.assert_same_training([first, second], self.read("small"))
         self.assertAllEqual(first["weights"], second["weights"])
+
+    def test_first_weights_are_those_of_the_first(self):
+        for name in ("first", "second"):
+            value = np.load(self.folder / f"{name}.npy")
+            self.assertAllEqual(value, [3.0])
 
     def test_what_workers_agree_on(self):
         """Whatever they have, both say the same, and both go on."""

@@ -326,12 +326,6 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
                 self.history[epoch].train_loss, np.mean(losses), rtol=1e-4
             )
 
-    def test_same_seed_gives_the_same_run(self):
-        trainer = self.fit()
-        self.assertEqual(trainer.history, self.history)
-        weights = values(trainer.model.variables)
-        self.assertTrue(all(same(weights, self.weights)))
-
     def test_stopped_and_gone_on_with(self):
         """Again and again: the same weights and metrics in the end."""
         trainer = CountingTrainer(make_model(), learning_rate=0.1, seed=7)

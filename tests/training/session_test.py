@@ -245,19 +245,19 @@ class TrainTest(ExperimentTestCase):
         ):
             code, stdout, stderr = call(
                 *("--lr", "0.5", "--clip_grad", "3", "--seed", "7"),
-                *("--precision", "bfloat16", "--recompute"),
+                *("--precision", "bfloat16", "--recompute", "--jit"),
                 *("--accumulate", "2", "--ema", "0.9", "--warmup_steps", "3"),
                 *("--num_scales", "3", "--num_couplings", "1,2,3"),
                 *("--lr_schedule", "cosine"),
                 *("--image_size", "16", "--flip", "--data_dir", "my_data"),
-                *("--max_steps", "4"),
+                *("--num_bits", "4", "--max_steps", "5"),
             )
         self.assertEqual((code, stderr), (0, ""))
         (trainer,) = trainers
         (model, schedule), others = trainer.arguments, trainer.options
-        # Of four steps one is left for the way down.
-        rates = [float(schedule(step)) for step in range(5)]
-        self.assertAllClose(rates, [0.125, 0.25, 0.375, 0.5, 0.0])
+        # Of five steps, more than an epoch, two are left for the way down.
+        rates = [float(schedule(step)) for step in range(6)]
+        self.assertAllClose(rates, [0.125, 0.25, 0.375, 0.5, 0.25, 0.0])
         self.assertEqual(
             others,
             {
@@ -265,7 +265,7 @@ class TrainTest(ExperimentTestCase):
                 "seed": 7,
                 "precision": "bfloat16",
                 "recompute": True,
-                "jit": False,
+                "jit": True,
                 "accumulate": 2,
                 "ema": 0.9,
                 "keep_best": False,
@@ -276,12 +276,12 @@ class TrainTest(ExperimentTestCase):
         self.assertEqual(model.num_couplings, (1, 2, 3))
         self.assertEqual(model.image_shape, (8, 8, 1))
         self.assertEqual(model.num_colors, 17)
-        load.assert_called_once_with("digits", "my_data", 16, True, None, False)
+        load.assert_called_once_with("digits", "my_data", 16, True, 4, False)
         set_random_seed.assert_called_once_with(7)
         self.assertIn("bfloat16, seed 7\n", stdout)
         with open("metrics_digits.csv", newline="") as file:
             steps = [row["step"] for row in csv.DictReader(file)]
-        self.assertEqual(steps, ["0", "3", "4"])
+        self.assertEqual(steps, ["0", "3", "5"])
 
     def test_losses_before_and_after(self):
         _, stdout = self.run_in_peace()

@@ -249,8 +249,18 @@ class AccumulateTest(untraced.UntracedTestCase, parameterized.TestCase):
         model = make()
         trainer = Trainer(model, 0.0, seed=1, accumulate=parts)
         images = random_images(BATCH_SIZE, seed=0)
-        with recorded_seeds(model) as seeds:
+        with (
+            recorded_seeds(model) as seeds,
+            mock.patch.object(
+                trainer, "_gradient_function", wraps=trainer._gradient_function
+            ) as gradient_function,
+        ):
             summed_loss = trainer.train_step(images)
+        calls = gradient_function.call_args_list
+        sizes = [len(call.args[0]) for call in calls]
+        self.assertLen(sizes, parts)
+        self.assertEqual(sum(sizes), BATCH_SIZE)
+        self.assertLessEqual(max(sizes) - min(sizes), 1)
         with tf.GradientTape() as tape:
             loss = -tf.reduce_mean(model.log_prob(images, seeds[0])) / NUM_DIMS
         gradients = tape.gradient(loss, values_of(model))
@@ -401,11 +411,31 @@ class PrecisionTest(untraced.UntracedTestCase):
         ) as for_training:
             for precision in ("float32", "tf32"):
                 Trainer(SmallModel(), precision=precision)
-        of_float32, test, of_tf32, _ = (
-            call.args[1:] for call in for_training.call_args_list
+            Trainer(SmallModel(), precision="bfloat16", recompute=True)
+        calls = [call.args[1:] for call in for_training.call_args_list]
+        self.assertEqual(
+            calls,
+            [
+                *(("float32", False), (), ("float32", False), ()),
+                *(("bfloat16", True), ()),
+            ],
         )
-        self.assertEqual(of_tf32, of_float32)
-        self.assertNotEqual(of_tf32, test)
+
+    def test_what_is_compiled(self):
+        for jit in (False, True):
+            trainer = Trainer(SmallModel(), jit=jit)
+            points = tf.TensorSpec([3, *trainer.model.image_shape])
+            function = trainer._gradient_function.get_concrete_function(
+                points, None, tf.TensorSpec([])
+            )
+            attributes = function.function_def.attr
+            self.assertEqual(attributes["_XlaMustCompile"].b, jit)
+
+    def test_streams_of_noise(self):
+        """Resumed runs go on with them, also after an update of this."""
+        trainer = Trainer(SmallModel(), seed=0)
+        self.assertAllEqual(trainer._train_seed, [-409271666, 0])
+        self.assertAllEqual(trainer._test_seed, [-409271666, 1])
 
 
 @pytest.mark.long
