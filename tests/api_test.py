@@ -429,6 +429,21 @@ class TrainTest(untraced.UntracedTestCase):
         after = -np.mean(model.log_prob(self.images, seed=0)) / model.num_dims
         self.assertAllClose(after, history[-1].test_loss, atol=0.2)
 
+    def test_start_that_is_cut_short(self):
+        """The model is as new, so that the next training starts from data."""
+
+        def initialize(model, *unused):
+            fast_command.initialize(model, *unused)
+            raise KeyboardInterrupt
+
+        model = SmallModel()
+        with (
+            mock.patch.object(initialization, "initialize", initialize),
+            self.assertRaises(KeyboardInterrupt),
+        ):
+            self.train(model, self.images)
+        self.assertTrue(model.is_identity())
+
     def test_settings_arrive(self):
         names = inspect.signature(tf_realnvp.train).parameters.keys()
         names = names & GIVEN.keys() - {"run_dir"}
@@ -533,6 +548,8 @@ class TrainTest(untraced.UntracedTestCase):
             (self.images + 9, "levels from 0 to 16"),
             (self.images[:1], "got 1"),
             ([self.images[0], self.images[0, :2]], "no array"),
+            ("my_pictures", r"`data.load\('my_pictures'\)`"),
+            (pathlib.Path("digits"), r"`data.load\('digits'\)`"),
         ):
             with self.assertRaisesRegex(DataError, message):
                 self.train(model, images)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 
+import command_lines
 import graphs
 import keras
 import numpy as np
@@ -188,6 +189,18 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         for value in values:
             with self.assertRaisesRegex(ValueError, f"^`{name}` must be "):
                 CouplingNetwork(**arguments | {name: value})
+
+    def test_another_backend_of_keras(self):
+        """It is named where the package is imported; commands set their own."""
+        fake = "import keras; keras.config.backend = lambda: 'jax'"
+        script = f"{fake}; import tf_realnvp.networks"
+        code, _, stderr = command_lines.run(".", "-c", script)
+        self.assertEqual(code, 1)
+        self.assertIn("backend is jax: set the environment variable", stderr)
+        script = "from tf_realnvp import runtime; runtime.configure(); "
+        script += "import tf_realnvp.networks"
+        result = command_lines.run(".", "-c", script, KERAS_BACKEND="jax")
+        self.assertEqual(result, (0, "", ""))
 
     def test_weights(self):
         network = CouplingNetwork(2, filters=6, num_blocks=5)

@@ -69,6 +69,8 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
         images = random_images(5, 8, 8, channels)
         shown = plots.image_grid(images[..., :num_shown])
         self.assertAllEqual(plots.image_grid(images), shown)
+        # As `RealNVP.sample` gives them.
+        self.assertAllEqual(plots.image_grid(tf.constant(images)), shown)
 
     @parameterized.named_parameters(
         ("two_levels", 2, [0, 1], [0, 255]),

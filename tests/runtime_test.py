@@ -1,6 +1,8 @@
 """Tests for runtime."""
 
+import concurrent.futures
 import os
+import time
 from unittest import mock
 
 import tensorflow as tf
@@ -44,6 +46,23 @@ class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(allowed(), before)
         for name in layouts:
             self.assertTrue(options().get(name, True))
+
+
+class SilenceTest(tf.test.TestCase):
+    def test_several_threads(self):
+        """Standard error is there again when all are done."""
+        before = os.fstat(2)
+
+        def keep_silent(number):
+            with runtime.silent_stderr() as written:
+                os.write(2, b"%d" % number)
+                time.sleep(0.001)
+                return written()
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            seen = list(pool.map(keep_silent, range(40)))
+        self.assertEqual(seen, [b"%d" % number for number in range(40)])
+        self.assertTrue(os.path.samestat(os.fstat(2), before))
 
 
 class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
@@ -125,7 +144,7 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
         for target, name, value in (
             (
                 tf.config,
-                "list_physical_devices",
+                "get_visible_devices",
                 lambda kind: range(len(capabilities)),
             ),
             (tf.config.experimental, "get_device_details", details),

@@ -145,7 +145,8 @@ def train(
         gave, and this call with a run of the command, but not one with
         `--init_from` or `--deterministic`. Default: nothing is kept.
       on_epoch: Is called after every epoch, and once before the first, with
-        what is known by then. Whatever it raises ends the training.
+        what is known by then. Whatever it raises ends the training. With `ema`
+        that is known of the average, which the model has in the end only.
       progress: Whether to show a progress bar, or lines where there is no
         terminal.
 
@@ -228,9 +229,7 @@ def train(
                     checkpoints.save()  # No seed gives these weights again.
             recorder = Recorder(config, run, trainer, checkpoints)
         if model.is_identity():
-            initialization.initialize(
-                model, dataset.initial_images(config.seed), config.seed
-            )
+            _initialize(model, dataset, config.seed)
         try:
             with dataset.naming_damage():
                 loop.fit(
@@ -249,6 +248,19 @@ def train(
             model.assign(trainer.result_model())
             model.metadata = dataset.metadata
     return trainer.history
+
+
+def _initialize(model, dataset, seed):
+    """Fits the model to images; where that is cut short it stays as it was."""
+    before = [variable.numpy() for variable in model.variables]
+    try:
+        with dataset.naming_damage(), runtime.tensor_float_32(False):
+            images = dataset.initial_images(seed)
+            initialization.initialize(model, images, seed)
+    except BaseException:
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)
+        raise
 
 
 def _scope(model):
@@ -290,6 +302,8 @@ def _dataset(data, labels, model, flip):
     names = model.metadata.get("class_names", ())
     if labels is not None and num_classes is None:
         raise DataError("there are labels, and the model has no classes")
+    if isinstance(data, str | os.PathLike):
+        raise DataError(f"give what `data.load({os.fspath(data)!r})` returns")
     if isinstance(data, tuple):
         raise DataError("the images must be one array: give labels as `labels`")
     if labels is not None and isinstance(data, ImageDataset | tf.data.Dataset):

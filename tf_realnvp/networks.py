@@ -15,6 +15,13 @@ import tensorflow as tf
 
 from tf_realnvp.checks import WholeNumber, check
 
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        "tf_realnvp needs Keras with TensorFlow, and its backend is "
+        f"{keras.config.backend()}: set the environment variable "
+        "KERAS_BACKEND=tensorflow before Python starts"
+    )
+
 
 class Convolution(NamedTuple):
     """The weights of a weight-normalized convolution, or of a stack of them.

@@ -84,8 +84,8 @@ def silent() -> Iterator[Callable[[], bool]]:
       A function that tells whether libjpeg complained since its last call.
     """
     with (
+        runtime.silent_stderr() as written,  # First: it lets one thread in.
         warnings.catch_warnings(action="ignore"),
-        runtime.silent_stderr() as written,
     ):
         # TensorFlow has its log there.
         yield lambda: bool(_COMPLAINT.search(written()))

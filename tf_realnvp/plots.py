@@ -69,11 +69,13 @@ def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
     Returns:
       `uint8` of the same shape, in `0 ... 255`.
     """
-    return np.round(images * (255.0 / (num_colors - 1))).astype(np.uint8)
+    levels = np.asarray(images)  # What `RealNVP.sample` gives is a tensor.
+    return np.round(levels * (255.0 / (num_colors - 1))).astype(np.uint8)
 
 
 def _rgb(images, num_colors):
     """Returns images, or one, of any number of channels with three."""
+    images = np.asarray(images)
     if images.shape[-1] < 3:
         images = np.repeat(images[..., :1], 3, axis=-1)
     return pixels(images[..., :3], num_colors)

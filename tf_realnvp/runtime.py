@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 from tf_realnvp import system
@@ -21,34 +22,40 @@ _SMALL = 512
 _NARROW = 64
 _LONG = 500
 
+# Standard error is one, whoever keeps it silent.
+_STDERR = threading.RLock()
+
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[Callable[[], bytes]]:
     """Keeps what native code writes to standard error from being seen.
 
+    One thread at a time, for all share it.
+
     Yields:
       A function that returns what was written since its last call, or the
       beginning of that: a pipe holds some 64 KiB.
     """
-    reader, writer = os.pipe()
-    for end in (reader, writer):
-        os.set_blocking(end, False)
-    saved = os.dup(2)
-    os.dup2(writer, 2)
-    os.close(writer)
+    with _STDERR:
+        reader, writer = os.pipe()
+        for end in (reader, writer):
+            os.set_blocking(end, False)
+        saved = os.dup(2)
+        os.dup2(writer, 2)
+        os.close(writer)
 
-    def written() -> bytes:
+        def written() -> bytes:
+            try:
+                return os.read(reader, 2**20)
+            except BlockingIOError:  # Nothing was.
+                return b""
+
         try:
-            return os.read(reader, 2**20)
-        except BlockingIOError:  # Nothing was.
-            return b""
-
-    try:
-        yield written
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(reader)
+            yield written
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(reader)
 
 
 def fastest_cpus(
@@ -79,7 +86,8 @@ def configure(
 ) -> None:
     """Chooses TensorFlow's settings; to be called before it is imported.
 
-    What the user has set in the environment stays. Float32 is float32: GPUs
+    What the user has set in the environment stays, but for Keras's backend.
+    Float32 is float32: GPUs
     round nothing to TF32, but inside of `tensor_float_32`.
 
     Args:
@@ -99,12 +107,14 @@ def configure(
     # oneDNN's convolutions are twice as fast as Eigen's on x86 processors, but
     # the default only on the newest.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # Others that a user's keras.json may name are of no use here.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
 
     # While it is imported it logs all the same: tensorflow issue 100442.
     with silent_stderr() if quiet else contextlib.nullcontext():
         import tensorflow as tf
 
-        gpus = tf.config.list_physical_devices("GPU")
+        gpus = tf.config.get_visible_devices("GPU")
         cpu = tf.config.list_physical_devices("CPU")[0]
     if quiet:
         tf.get_logger().setLevel("ERROR")
@@ -157,7 +167,7 @@ def describe_devices() -> str:
     """Returns what TensorFlow computes on, for people."""
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         return f"GPU {details.get('device_name', gpus[0].name)}"
@@ -177,7 +187,7 @@ def has_native_bfloat16() -> bool:
     """
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         return _all_since_ampere(gpus)
     return not system.processor_features().isdisjoint(
@@ -189,7 +199,7 @@ def has_tensor_float_32() -> bool:
     """Returns whether the hardware has TF32, which only GPUs do."""
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     return bool(gpus) and _all_since_ampere(gpus)
 
 
@@ -235,7 +245,7 @@ def make_strategy(num_devices: int | None = None):
     """
     import tensorflow as tf
 
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    num_gpus = len(tf.config.get_visible_devices("GPU"))
     if num_gpus and (num_devices or 1) > num_gpus:
         raise UsageError(
             f"argument `devices`: {num_devices} is more than the number of "

@@ -1,8 +1,9 @@
 """What depends on the operating system: locks, exchanges, signals.
 
-Linux has all of it. Elsewhere the package works, with less of a promise:
+Linux has all of it. Elsewhere there is less of a promise, and Windows takes
+neither the paths nor the ways to write files: there WSL2 is Linux.
 
-*   Without `fcntl` (Windows) nothing locks a folder: that no two processes
+*   Without `fcntl` nothing locks a folder: that no two processes
     train in it, nor remove each other's unfinished files, is left to the user,
     and what a killed process left stays.
 *   Without `renameat2` (not Linux, or a file system that cannot) a folder is

@@ -54,6 +54,13 @@ class ProgressTest(tf.test.TestCase):
                     display.update(1, num_images, 4.0 - step / 8)
         return stdout
 
+    def test_output_that_is_no_file(self):
+        """As programs put in its place that write it to two."""
+        output = io.StringIO()
+        tee = types.SimpleNamespace(write=output.write, flush=output.flush)
+        self.show(tee, num_steps=4, seconds=2.0)
+        self.assertIn("epoch 3/50: 4/4 steps", output.getvalue())
+
     def test_one_line_where_there_is_no_terminal(self):
         output = self.show(io.StringIO(), num_steps=4, seconds=2.0)
         self.assertEqual(

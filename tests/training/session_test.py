@@ -336,7 +336,7 @@ class TrainTest(ExperimentTestCase):
     def test_more_devices_than_gpus(self):
         gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
         with mock.patch.object(
-            tf.config, "list_physical_devices", return_value=[gpu]
+            tf.config, "get_visible_devices", return_value=[gpu]
         ):
             result = call("--precision", "float32", "--devices", 2)
         self.assert_error(result, 2, "--devices", "2 is more", "finds, 1\n")

@@ -32,7 +32,8 @@ class Progress:
         self._step = 0
         self._start = self._last_line = time.monotonic()
         self._bar = None
-        if sys.stdout.isatty():
+        # What others put in its place may have no such method.
+        if getattr(sys.stdout, "isatty", bool)():
             self._bar = tqdm.tqdm(
                 desc=title,
                 total=num_steps,
