@@ -1,8 +1,9 @@
 """Measures how a processor trains fastest: threads, or logical CPUs.
 
 `python -m benchmarks.devices` prints the milliseconds of a training step with
-all cores as threads of each operation, with one thread, and with two logical
-CPUs that have half of the cores each. Each way is a process that stays; they
+all cores as threads of each operation, with one thread for each (operations
+that do not need each other still run at once), and with two logical CPUs that
+have half of the cores each. Each way is a process that stays; they
 take turns, so that all have the same machine if its speed drifts. Images are
 random, and there must be no GPU.
 """
@@ -76,6 +77,8 @@ def compare(flags: argparse.Namespace, index: int) -> None:
         print(file=process.stdin, flush=True)
         return float(process.stdout.readline())
 
+    for process in processes:
+        process.stdout.readline()
     firsts = [ask(process) for process in processes]
     bursts = [list(map(ask, processes)) for _ in range(flags.rounds)]
     for process in processes:
@@ -122,10 +125,12 @@ def measure(flags: argparse.Namespace) -> None:
         )
     train = training_steps(trainer, batch)
     steps = 0
+    print(flush=True)  # All are ready before any takes its first step.
     for _ in sys.stdin:
         if not steps:
-            print(once(lambda: train(1)), flush=True)
+            first = once(lambda: train(1))
             steps = max(1, round(flags.seconds / once(lambda: train(1))))
+            print(first, flush=True)
             continue
         start = time.perf_counter()
         train(steps)
