@@ -3,9 +3,9 @@
 `python -m benchmarks.input_pipeline` prints one table: how soon the first batch
 is there, images a second in the first epoch, which decodes them, and in later
 ones, how long it takes a new data set in the same process to resume an epoch
-near its end, the decoded images in memory, and the peak memory of the process with and without
-TensorFlow itself. The images are made up; they are stored in a temporary
-folder, and read as a user's own are.
+near its end, the decoded images in memory, and the peak memory of the process
+with and without TensorFlow itself. The images are made up; they are stored in a
+temporary folder, and read as a user's own are.
 """
 
 import argparse

@@ -91,6 +91,38 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         super().setUp()
         self.path = self.folder / "picture.png"
 
+    def figure_of(self, draw, *arguments):
+        """Returns the figure that a function of plots has drawn."""
+        figures = []
+        with mock.patch.object(
+            plots, "_save", lambda path, figure, **_: figures.append(figure)
+        ):
+            draw(self.path, *arguments)
+        return figures[0]
+
+    def test_histograms(self):
+        """Each set under its own name."""
+        scores = {"a": (np.zeros(9), np.ones(7)), "b": (np.ones(9), np.ones(7))}
+        figure = self.figure_of(plots.save_histograms, scores, ("good", "bad"))
+        first = figure.axes[0]
+        self.assertEqual(first.get_title(), "a")
+        labels = [bars.get_label() for bars in first.containers]
+        self.assertEqual(labels, ["good", "bad"])
+        for bars, place in zip(first.containers, (0, -1), strict=True):
+            heights = [bar.get_height() for bar in bars]
+            self.assertGreater(heights[place], 0.0)
+            self.assertEqual(np.count_nonzero(heights), 1)
+
+    def test_maps_are_beside_their_images(self):
+        images = random_images(3, 8, 8, 1)
+        maps = np.arange(3 * 64.0).reshape(3, 8, 8)
+        figure = self.figure_of(plots.save_bit_maps, images, maps, "bits")
+        shown = [axes.images[0].get_array() for axes in figure.axes[:6]]
+        for index in range(3):
+            left, right = shown[2 * index : 2 * index + 2]
+            self.assertAllEqual(left[..., :1], images[index])
+            self.assertAllEqual(right, maps[index])
+
     def save_curves(self, curves, title="RealNVP on digits"):
         """Saves loss curves, and returns the axes that were drawn."""
         figures = []

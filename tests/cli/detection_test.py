@@ -19,7 +19,7 @@ import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import bit_maps, data, detection, pictures
+from tf_realnvp import bit_maps, data, detection, pictures, plots
 from tf_realnvp.cli import detection as commands
 from tf_realnvp.cli import main
 from tf_realnvp.serving import weights
@@ -260,8 +260,18 @@ class ScoreTest(DetectionTestCase):
         names = ["b, \u00e9.png", "a.png", "c.png"]
         folder = self.write("in", self.images[:3], names)
         argv = ("--maps", "maps", "--max_maps", 2)
-        stdout, _, scores = self.score(folder, *argv)
+        with mock.patch.object(
+            plots, "save_bit_maps", wraps=plots.save_bit_maps
+        ) as save:
+            stdout, _, scores = self.score(folder, *argv)
         self.assertIn("maps\n", stdout)
+        # Each beside its own picture, and under its name.
+        for call_, name in zip(save.call_args_list, scores, strict=False):
+            path, (image,), (values,), *_ = call_.args
+            self.assertEqual(path.name, f"map_{name}.png")
+            self.assertAllEqual(image, self.images[names.index(name)])
+            own = measurer(small_models.model).maps(image[None], 0)
+            self.assertAllClose(values, bit_maps.smooth(own)[0], atol=1e-3)
         first = [f"map_{name}.png" for name in list(scores)[:2]]
         self.assertCountEqual(os.listdir("maps"), first)
         pixels = matplotlib.image.imread(f"maps/{first[0]}")
@@ -392,7 +402,15 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
     def test_detect(self):
         os.mkdir("out")
         (self.folder / "out" / "notes.txt").write_text("words")
-        stdout = self.detect("--out", "out")
+        with (
+            mock.patch.object(
+                plots, "save_rows", wraps=plots.save_rows
+            ) as rows,
+            mock.patch.object(
+                plots, "save_bit_maps", wraps=plots.save_bit_maps
+            ) as maps,
+        ):
+            stdout = self.detect("--out", "out")
         for line in (
             "fit: 60 training images of digits",
             "normal: 60 test images of digits",
@@ -410,13 +428,13 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
             pixels = matplotlib.image.imread(f"out/{name}.png")
             self.assertGreater(np.std(pixels), 0.05)
 
-        header, rows = read_csv("out/scores.csv")
+        header, rows_of_scores = read_csv("out/scores.csv")
         self.assertEqual(header, ["set", "picture", *detection.METHODS])
-        sets = [row[0] for row in rows]
+        sets = [row[0] for row in rows_of_scores]
         self.assertEqual(sets, 60 * ["normal"] + 50 * ["unusual"])
-        self.assertLen({row[1] for row in rows}, 110)
-        self.assertIn("inside/007.png", [row[1] for row in rows])
-        scores = np.array([row[2:] for row in rows], float).T
+        self.assertLen({row[1] for row in rows_of_scores}, 110)
+        self.assertIn("inside/007.png", [row[1] for row in rows_of_scores])
+        scores = np.array([row[2:] for row in rows_of_scores], float).T
         header, table = read_csv("out/table.csv")
         self.assertEqual([row[0] for row in table], [*detection.METHODS])
         best = 0.0
@@ -431,10 +449,23 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
                 stdout, rf"(?m)^{name} +{re.escape(shown)} .*(better|worse)$"
             )
         self.assertGreater(best, 0.9)
+        # By the order of the scores, and by their own maps.
+        combined = scores[list(detection.METHODS).index(detection.DEFAULT)]
+        shown = rows.call_args.args[1]
+        read = [row[1] for row in rows_of_scores[60:]]
+        order = np.argsort(combined[60:])
+        for title, index in (("least", order[0]), ("most", order[-1])):
+            image = pictures.read(f"noise/{read[index]}", (4, 4, 1), NUM_COLORS)
+            self.assertAllEqual(
+                shown[f"unusual: the {title} unusual"][0], image
+            )
+        _, images, drawn, *_ = maps.call_args.args
+        own = measurer(small_models.model).maps(images, 1)
+        self.assertAllClose(drawn, bit_maps.smooth(own), atol=1e-3)
         self.assertRegex(stdout, rf"(?m)^\w+ +{best:.3f} .*\) +better$")
         self.assertIn(f"AUROC {best:.3f}; ", stdout)
         # The noise has no seed of its own.
-        index = [row[1] for row in rows].index("inside/007.png")
+        index = [row[1] for row in rows_of_scores].index("inside/007.png")
         image = pictures.read("noise/inside/007.png", (4, 4, 1), NUM_COLORS)
         log_prob = self.model.log_prob(image[np.newaxis], 1)[0]
         self.assertAllClose(scores[0, index], -log_prob, rtol=1e-5)
