@@ -106,7 +106,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         figure = self.figure_of(plots.save_histograms, scores, ("good", "bad"))
         first = figure.axes[0]
         self.assertEqual(first.get_title(), "a")
-        labels = [bars.get_label() for bars in first.containers]
+        labels = [bars[0].get_label() for bars in first.containers]
         self.assertEqual(labels, ["good", "bad"])
         for bars, place in zip(first.containers, (0, -1), strict=True):
             heights = [bar.get_height() for bar in bars]
