@@ -272,7 +272,7 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_stray_among_the_normal(self):
         """It does not decide how much each of the three counts."""
-        normal, seen = make_measurements(500), make_measurements(50, 1, 3.0)
+        normal, seen = make_measurements(150), make_measurements(50, 1, 3.0)
         stray = make_measurements(1, 2, 4000.0)
         costs = np.concatenate([normal.costs[:-1], stray.costs])
         with_stray = dataclasses.replace(normal, costs=costs)

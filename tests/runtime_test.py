@@ -80,6 +80,12 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
             )
         )
 
+    def test_backend_of_keras(self):
+        """No other will do, whatever a user has set for other programs."""
+        with mock.patch.dict(os.environ, KERAS_BACKEND="jax"):
+            runtime.configure()
+            self.assertEqual(os.environ["KERAS_BACKEND"], "tensorflow")
+
     @parameterized.parameters(False, True)
     def test_deterministic(self, is_given):
         with mock.patch.object(
