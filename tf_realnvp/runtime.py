@@ -87,8 +87,8 @@ def configure(
     """Chooses TensorFlow's settings; to be called before it is imported.
 
     What the user has set in the environment stays, but for Keras's backend.
-    Float32 is float32: GPUs
-    round nothing to TF32, but inside of `tensor_float_32`.
+    Float32 is float32: GPUs round nothing to TF32, but inside of
+    `tensor_float_32`.
 
     Args:
       num_cpus: Number of logical CPU devices, where there is no GPU. They

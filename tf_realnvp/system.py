@@ -3,9 +3,9 @@
 Linux has all of it. Elsewhere there is less of a promise, and Windows takes
 neither the paths nor the ways to write files: there WSL2 is Linux.
 
-*   Without `fcntl` nothing locks a folder: that no two processes
-    train in it, nor remove each other's unfinished files, is left to the user,
-    and what a killed process left stays.
+*   Without `fcntl` nothing locks a folder: that no two processes train in it,
+    nor remove each other's unfinished files, is left to the user, and what a
+    killed process left stays.
 *   Without `renameat2` (not Linux, or a file system that cannot) a folder is
     replaced in two steps, with nothing in its place between them.
 *   Without SIGHUP a terminal that is closed ends a training without a
