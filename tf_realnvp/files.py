@@ -126,9 +126,9 @@ def made(path: pathlib.Path) -> Iterator[None]:
 
 def make_directory(path: pathlib.Path) -> None:
     """Makes a folder with its parents, which outlast a loss of power."""
-    made = missing(path)
+    new = missing(path)
     path.mkdir(parents=True, exist_ok=True)
-    for folder in made:
+    for folder in new:
         sync(folder.parent)
 
 

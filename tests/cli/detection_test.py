@@ -405,10 +405,10 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         with (
             mock.patch.object(
                 plots, "save_rows", wraps=plots.save_rows
-            ) as rows,
+            ) as save_rows,
             mock.patch.object(
                 plots, "save_bit_maps", wraps=plots.save_bit_maps
-            ) as maps,
+            ) as save_maps,
         ):
             stdout = self.detect("--out", "out")
         for line in (
@@ -428,13 +428,13 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
             pixels = matplotlib.image.imread(f"out/{name}.png")
             self.assertGreater(np.std(pixels), 0.05)
 
-        header, rows_of_scores = read_csv("out/scores.csv")
+        header, rows = read_csv("out/scores.csv")
         self.assertEqual(header, ["set", "picture", *detection.METHODS])
-        sets = [row[0] for row in rows_of_scores]
+        sets = [row[0] for row in rows]
         self.assertEqual(sets, 60 * ["normal"] + 50 * ["unusual"])
-        self.assertLen({row[1] for row in rows_of_scores}, 110)
-        self.assertIn("inside/007.png", [row[1] for row in rows_of_scores])
-        scores = np.array([row[2:] for row in rows_of_scores], float).T
+        self.assertLen({row[1] for row in rows}, 110)
+        self.assertIn("inside/007.png", [row[1] for row in rows])
+        scores = np.array([row[2:] for row in rows], float).T
         header, table = read_csv("out/table.csv")
         self.assertEqual([row[0] for row in table], [*detection.METHODS])
         best = 0.0
@@ -451,21 +451,21 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         self.assertGreater(best, 0.9)
         # By the order of the scores, and by their own maps.
         combined = scores[list(detection.METHODS).index(detection.DEFAULT)]
-        shown = rows.call_args.args[1]
-        read = [row[1] for row in rows_of_scores[60:]]
+        shown = save_rows.call_args.args[1]
+        read = [row[1] for row in rows[60:]]
         order = np.argsort(combined[60:])
         for title, index in (("least", order[0]), ("most", order[-1])):
             image = pictures.read(f"noise/{read[index]}", (4, 4, 1), NUM_COLORS)
             self.assertAllEqual(
                 shown[f"unusual: the {title} unusual"][0], image
             )
-        _, images, drawn, *_ = maps.call_args.args
+        _, images, drawn, *_ = save_maps.call_args.args
         own = measurer(small_models.model).maps(images, 1)
         self.assertAllClose(drawn, bit_maps.smooth(own), atol=1e-3)
         self.assertRegex(stdout, rf"(?m)^\w+ +{best:.3f} .*\) +better$")
         self.assertIn(f"AUROC {best:.3f}; ", stdout)
         # The noise has no seed of its own.
-        index = [row[1] for row in rows_of_scores].index("inside/007.png")
+        index = [row[1] for row in rows].index("inside/007.png")
         image = pictures.read("noise/inside/007.png", (4, 4, 1), NUM_COLORS)
         log_prob = self.model.log_prob(image[np.newaxis], 1)[0]
         self.assertAllClose(scores[0, index], -log_prob, rtol=1e-5)

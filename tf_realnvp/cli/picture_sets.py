@@ -115,7 +115,7 @@ def check_disjoint(
             )
         else:
             overlap = any(
-                one.is_relative_to(another) or another.is_relative_to(one)
+                _overlap(one, another)
                 for one in _folders(name, label)
                 for another in _folders(other, other_label)
             )
@@ -142,21 +142,22 @@ def warn_of_seen(
     name, label = _find(flags, flag, metadata)
     if name is None or same(name, metadata.source):
         return
-    for root in _folders(metadata.source, None):
-        unseen = [root / part for part in image_folder.TEST_FOLDERS]
-        for path in _folders(name, label):
-            if not any(map(path.is_relative_to, unseen)) and (
-                path.is_relative_to(root) or root.is_relative_to(path)
-            ):
-                print(
-                    f"warning: --{flag} {printable(name)} may have pictures "
-                    "that the model was trained on, beside which others look "
-                    "unusual: to leave them out, name what it was trained on, "
-                    f"{printable(metadata.source)}, or a class of it, "
-                    "FOLDER:CLASS",
-                    file=sys.stderr,
-                )
-                return
+    roots = _folders(metadata.source, None)
+    unseen = [
+        root / part for root in roots for part in image_folder.TEST_FOLDERS
+    ]
+    if any(
+        _overlap(path, root) and not any(map(path.is_relative_to, unseen))
+        for path in _folders(name, label)
+        for root in roots
+    ):
+        print(
+            f"warning: --{flag} {printable(name)} may have pictures that the "
+            "model was trained on, beside which others look unusual: to leave "
+            "them out, name what it was trained on, "
+            f"{printable(metadata.source)}, or a class of it, FOLDER:CLASS",
+            file=sys.stderr,
+        )
 
 
 def includes(
@@ -218,6 +219,11 @@ def _folders(name, label):
         return [root]
     parts = ("", *image_folder.SPLIT_FOLDERS)
     return [path for part in parts if (path := root / part / label).is_dir()]
+
+
+def _overlap(one, another):
+    """Returns whether one of two folders is, or is inside, the other."""
+    return one.is_relative_to(another) or another.is_relative_to(one)
 
 
 def _find(flags, flag, metadata):

@@ -397,12 +397,13 @@ class DataDescription:
             if mine != theirs
         ]
         # Of as many classes, in another order or by other names.
-        for mine, theirs in zip(
-            self.class_names, other.class_names, strict=False
-        ):
-            if mine != theirs and not found:
-                found.append(f"class {mine!r} instead of {theirs!r}")
-        return found
+        classes = zip(self.class_names, other.class_names, strict=False)
+        others = [
+            f"class {mine!r} instead of {theirs!r}"
+            for mine, theirs in classes
+            if mine != theirs
+        ]
+        return found or others[:1]
 
     def _words(self):
         return (
