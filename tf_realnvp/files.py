@@ -117,8 +117,8 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
 def made(path: pathlib.Path) -> Iterator[None]:
     """Makes a folder with its parents, which go again if they stay empty."""
     new = missing(path)
-    make_directory(path)
     try:
+        make_directory(path)
         yield
     finally:
         remove_empty(new)

@@ -1,6 +1,7 @@
 """What the commands share: values of flags, and checks before work begins."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -251,20 +252,15 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
                 f"argument {flag}: {printable(outer)} is a model, which as a "
                 "whole may be replaced: give another folder"
             )
-    made: list[pathlib.Path] = []
     try:
-        if make:
-            made = files.missing(folder)
-            files.make_directory(folder)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with files.made(folder) if make else contextlib.nullcontext():
+            with tempfile.TemporaryFile(dir=folder):
+                pass
     except OSError as error:
         raise UsageError(
             f"argument {flag}: cannot write to {printable(folder)}: "
             f"{error.strerror}"
         ) from error
-    finally:
-        files.remove_empty(made)
 
 
 def check_channels(model: str, channels: int) -> None:
