@@ -39,13 +39,8 @@ from tf_realnvp import data, latents, plots
 
 # %%
 digits = data.load("digits")
-train_images, test_images = (
-    np.concatenate([batch.numpy() for batch in batches])
-    for batches in (
-        digits.train_batches(digits.num_train, seed=0, epoch=0),
-        digits.test_batches(digits.num_test),
-    )
-)
+train_images = digits.take("train", range(digits.num_train))
+test_images = digits.take("test", range(digits.num_test))
 print(train_images.shape, train_images.dtype, "up to", train_images.max())
 print(test_images.shape)
 

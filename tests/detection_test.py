@@ -270,17 +270,17 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
             scores.append(detection.scales(normal)(seen))
         self.assertAllEqual(*scores)
 
-    def test_stray_among_the_normal(self):
+    def test_outlier_among_the_normal(self):
         """It does not decide how much each of the three counts."""
         normal, seen = make_measurements(150), make_measurements(50, 1, 3.0)
-        stray = make_measurements(1, 2, 4000.0)
-        costs = np.concatenate([normal.costs[:-1], stray.costs])
-        with_stray = dataclasses.replace(normal, costs=costs)
-        held_out = detection._held_out_scores(detection.scales, with_stray)
+        outlier = make_measurements(1, 2, 4000.0)
+        costs = np.concatenate([normal.costs[:-1], outlier.costs])
+        with_outlier = dataclasses.replace(normal, costs=costs)
+        held_out = detection._held_out_scores(detection.scales, with_outlier)
         self.assertGreater(held_out.std(), 100.0)
         differences = [
             np.mean(score(seen)) - np.mean(score(make_measurements(50, 3)))
-            for score in map(detection.combined, (normal, with_stray))
+            for score in map(detection.combined, (normal, with_outlier))
         ]
         self.assertGreater(differences[1], 0.7 * differences[0])
 

@@ -44,7 +44,7 @@ _IMAGES_PER_COMPONENT = 50
 _NUM_FOLDS = 5
 _OVERFLOW = 1e30  # Nats in the place of what float32 does not hold.
 _FAR = 1e6  # Standard deviations, beyond which all is as far.
-_STRAY = 10.0  # Standard deviations, beyond which a normal image is a stray.
+_OUTLIER = 10.0  # Standard deviations, beyond which a normal image is an outlier.
 _QUARTILES = 1.349  # Distance of those of a normal distribution.
 _RIDGE = 1e-3  # Variance of a component, at least, where all have one.
 _CODERS: tuple[dict[str, Any], ...] = (
@@ -374,7 +374,7 @@ def combined(normal: Measurements) -> Score:
     a part of it. Mean and standard deviation of each are those of normal images
     that the method was not fitted to, in five folds. Images whose scores are
     then farther from the median than ten standard deviations, as the quartiles
-    tell them, are strays, and are left out.
+    tell them, are outliers, and are left out.
 
     Args:
       normal: Of normal images.
@@ -384,11 +384,11 @@ def combined(normal: Measurements) -> Score:
     """
     methods = (complexity, scales, places)
     held_out = [_held_out_scores(method, normal) for method in methods]
-    is_stray = np.any([_is_stray(scores) for scores in held_out], axis=0)
-    if is_stray.any():
+    is_outlier = np.any([_is_outlier(scores) for scores in held_out], axis=0)
+    if is_outlier.any():
         # A single one could make a deviation so large that its method counts
         # for nothing.
-        normal = normal.take(~is_stray)
+        normal = normal.take(~is_outlier)
         held_out = [_held_out_scores(method, normal) for method in methods]
     terms = [
         (method(normal), scores.mean(), scores.std())
@@ -454,10 +454,10 @@ def _held_out_scores(method, normal):
     return scores
 
 
-def _is_stray(scores):
+def _is_outlier(scores):
     """Returns which scores are too far from the others to be of their kind."""
     low, median, high = np.quantile(scores, [0.25, 0.5, 0.75])
-    limit = _STRAY * (high - low) / _QUARTILES or np.inf
+    limit = _OUTLIER * (high - low) / _QUARTILES or np.inf
     return np.abs(scores - median) > limit
 
 

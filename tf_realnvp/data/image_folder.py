@@ -94,8 +94,7 @@ def load(
         raise DataError(f"{folder}: {error}") from error
     found, skipped, faulty = _look(root, names)
     depth = depth_of_classes(picture.name for picture in found)
-    if not depth:
-        _check_folders(folder, found)
+    _check_folders(folder, found)
     train, test = _split(found, depth)
     used = {picture.name for picture in train + test}
     for picture in found:
@@ -180,15 +179,17 @@ def load(
 def _check_folders(folder: str, pictures: list[_Picture]) -> None:
     """Refuses splits by names that are not taken for such."""
     parts = (pathlib.PurePath(picture.name).parts for picture in pictures)
-    names = sorted({p[0] for p in parts if len(p) > 1})
+    names = {p[0] for p in parts if len(p) > 1}
+    if "train" in names and names.intersection(TEST_FOLDERS):
+        return
     train = [n for n in names if n.casefold() in ("train", "training")]
     others = ("testing", "valid", *TEST_FOLDERS)
     test = [n for n in names if n.casefold() in others]
     if train and test:
         raise DataError(
-            f"{folder}: the pictures of {printable(train[0])} and "
-            f"{printable(test[0])} would be mixed: call the folders train and "
-            "test (or validation, or val)"
+            f"{folder}: {printable(min(train))} and {printable(min(test))} are "
+            "not taken for training and test images: call the folders train "
+            "and test (or validation, or val)"
         )
 
 
