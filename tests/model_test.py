@@ -253,8 +253,8 @@ class DensityTest(untraced.UntracedTestCase, parameterized.TestCase):
         def condition(*batch_shape):
             if label is None:
                 return {}
-            labels = np.full(batch_shape, label)
-            return model._condition(tf.constant(labels))
+            labels = tf.constant(np.full(batch_shape, label))
+            return bijectors.condition_kwargs(model.bijector, label=labels)
 
         expected = jacobians.log_abs_det(
             lambda x: model.bijector.inverse(x, **condition(len(x))), point

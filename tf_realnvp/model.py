@@ -512,21 +512,13 @@ class RealNVP(tf.Module):
           Float32 `[n]`.
 
         Raises:
-          ValueError: If `points` are known to be of another shape.
+          ValueError: If `points` are of another shape.
+          tf.errors.InvalidArgumentError: If only a run shows that.
         """
         # Another tensor: of the caller's TFP's cache may know what it was with
         # weights of before.
         points = tf.identity(tf.cast(points, tf.float32))
-        rank = points.shape.rank
-        if rank is None:
-            points = assertions.batch(points, self.image_shape, "points")
-        elif rank < 4 or not points.shape[-3:].is_compatible_with(
-            self.image_shape
-        ):
-            raise ValueError(
-                f"`points` must have the shape {['n', *self.image_shape]}, got "
-                f"{points.shape}."
-            )
+        points = assertions.batch(points, self.image_shape, "points")
         if label is None and self.num_classes is not None:
             return tf.reduce_logsumexp(self.log_joint(points), axis=-1)
         kwargs = {}
@@ -581,10 +573,6 @@ class RealNVP(tf.Module):
             tf.constant(self.class_probs, tf.float32)
         )
 
-    def _condition(self, label):
-        """Returns what brings labels to the networks, through the bijector."""
-        return bijectors.condition_kwargs(self.bijector, label=label)
-
     def _labels(self, label, n):
         """Returns labels that a caller gave, int32 `[n]`."""
         if self.num_classes is None:
@@ -594,7 +582,7 @@ class RealNVP(tf.Module):
         return assertions.labels(label, self.num_classes, n)
 
     def _condition_of_latents(self, label, batch):
-        """Returns what `_condition` does, of labels that have to be given."""
+        """Returns what brings labels to the networks, through the bijector."""
         if label is None:
             if self.num_classes is None:
                 return {}
@@ -603,7 +591,9 @@ class RealNVP(tf.Module):
                 f"model has {self.num_classes}."
             )
         label = self._labels(label, tf.shape(batch)[0])
-        return self._condition(_at_least_one(label))
+        return bijectors.condition_kwargs(
+            self.bijector, label=_at_least_one(label)
+        )
 
     def classify(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Returns the log-probabilities of all classes, given images.

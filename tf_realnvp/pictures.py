@@ -99,19 +99,14 @@ def look(content: bytes) -> Header:
     complain: it is to be called inside of `silent`.
 
     Args:
-      content: What is in the file.
+      content: What `load` returned.
 
     Raises:
       PictureError: If it is no such picture; the message says why.
     """
-    if content.startswith(_START_OF_JPEG):
-        look_at = _look_at_jpeg
-    elif content.startswith(_START_OF_PNG):
-        look_at = _look_at_png
-    else:
-        raise PictureError(_NO_PICTURE)
+    is_jpeg = content.startswith(_START_OF_JPEG)
     try:
-        return look_at(content)
+        return (_look_at_jpeg if is_jpeg else _look_at_png)(content)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:

@@ -4,9 +4,7 @@ import contextlib
 import os
 import pathlib
 import re
-import sys
 import tempfile
-from unittest import mock
 
 import folders
 import numpy as np
@@ -97,16 +95,6 @@ class NameTest(folders.FolderTestCase, parameterized.TestCase):
         with tempfile.NamedTemporaryFile(suffix=".png") as file:
             with self.assertRaisesRegex(DataError, "is a file.*a folder of"):
                 data.load(file.name, "")
-
-    @parameterized.parameters(
-        ("digits", "sklearn", "scikit-learn"),
-        ("CelebA", "tensorflow_datasets", "tensorflow-datasets"),
-        ("mnist", "tensorflow_datasets", "tensorflow-datasets"),
-    )
-    def test_package_that_is_not_there(self, name, module, package):
-        with mock.patch.dict(sys.modules, {module: None}):
-            with self.assertRaisesRegex(DataError, f"pip install {package}"):
-                data.load(name, "")
 
     def test_folders(self):
         self.enterContext(contextlib.chdir(self.folder))

@@ -52,6 +52,18 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(np.exp(self.loaded.log_prior), [0.5, 0.2, 0.3])
         self.assertEqual(small_models.opened().class_names, ())
 
+    def test_older_model(self):
+        """It has no function with a seed for each image."""
+        images = self.images[:3]
+        each = self.loaded.score_each(images, 5)
+        with mock.patch.object(
+            self.loaded, "_log_prob_each", self.loaded._one_by_one
+        ):
+            for ours, expected in zip(
+                self.loaded.score_each(images, 5), each, strict=True
+            ):
+                self.assertAllClose(ours, expected, rtol=1e-5)
+
     def test_sample(self):
         for label in (1, None, self.labels):
             first, rest = self.loaded.sample(70, 0.5, 3, label)

@@ -107,11 +107,11 @@ def together(name, config):
     train_small(strategy, name)
     with open(f"{folder}/{name}.txt", "w") as file:
         with contextlib.redirect_stdout(file):
-            compare(strategy)
+            compare()
 
 # What the workers have, the first and the second. The second one ends before
 # the first asks once more.
-def compare(strategy):
+def compare():
     both = [
         ("same", "same"),
         ("first", "second"),
@@ -124,7 +124,7 @@ def compare(strategy):
             break
         try:
             chief = workers.agree(
-                strategy, mine, lambda mine, its: [mine] if mine != its else []
+                mine, lambda mine, its: [mine] if mine != its else []
             )
             print("agreed on", chief)
         except UsageError as error:

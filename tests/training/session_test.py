@@ -1065,7 +1065,7 @@ class WorkersTest(ExperimentTestCase, parameterized.TestCase):
         self.enterContext(mock.patch.object(workers, "_gather", self.gather))
         self.gathered = collections.deque()
 
-    def gather(self, unused_strategy, record):
+    def gather(self, record):
         """Gives what three workers have, of which this one is the second."""
         change = self.gathered.popleft() if self.gathered else None
         record = json.loads(json.dumps(record))

@@ -103,13 +103,6 @@ def _load(name, data_dir, size, flip, labels):
         from tf_realnvp.data import image_folder
 
         return image_folder.load(name, size, flip, labels)
-    try:
-        import tensorflow_datasets  # noqa: F401
-    except ImportError as error:
-        raise DataError(
-            f"{name} needs tensorflow-datasets: "
-            f"pip install tensorflow-datasets ({error})"
-        ) from error
     from tf_realnvp.data import tfds_images
 
     return tfds_images.load(name, data_dir, size, flip, labels)
@@ -151,12 +144,8 @@ def is_folder(name: str) -> bool:
 
 def _load_digits(size, flip, labels):
     """Returns scikit-learn's 8x8 digits, 80 % of them for training."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise DataError(
-            f"digits needs scikit-learn: pip install scikit-learn ({error})"
-        ) from error
+    from sklearn import datasets
+
     digits = datasets.load_digits()
     images = digits.images.astype(np.uint8)[..., np.newaxis]
     # RandomState, since NumPy promises never to change its streams.

@@ -78,7 +78,7 @@ class SavedModel:
             raise metadata.other_model(path)
         self._compare_metadata(path)
         self._log_prob = self._traced("log_prob", [])
-        self._log_prob_each = None
+        self._log_prob_each = self._one_by_one
         if hasattr(self._model, "log_prob_each"):  # Older models have none.
             self._log_prob_each = self._traced("log_prob_each", [None])
 
@@ -97,6 +97,18 @@ class SavedModel:
             input_signature=specs,
             autograph=False,
         )
+
+    def _one_by_one(self, images, seeds, *labels):
+        """Does what `log_prob_each` of the model does, and takes longer."""
+        import tensorflow as tf
+
+        parts = [
+            self._log_prob(
+                images[i : i + 1], seed, *(label[i : i + 1] for label in labels)
+            )
+            for i, seed in enumerate(seeds)
+        ]
+        return tf.concat([tf.zeros([0]), *parts], axis=0)
 
     def _compare_metadata(self, path):
         """Checks that the metadata are those of this SavedModel."""
@@ -202,9 +214,6 @@ class SavedModel:
             joint = given + self.log_prior
             log_prob = np.logaddexp.reduce(joint, axis=1)
             label = joint.argmax(axis=1)
-        elif self._log_prob_each is None:
-            one_by_one = [self.log_prob(image[None], seed) for image in images]
-            log_prob = np.concatenate([np.zeros(0), *one_by_one])
         else:
             seeds = np.full(len(images), seed)
             log_prob = _run(self._log_prob_each, images, seeds)
@@ -227,7 +236,7 @@ class SavedModel:
           Float64 `[n, len(class_names)]`, nats. With `log_prior` added it is
           the log-probability of images and classes together.
         """
-        function: Callable | None = self._log_prob
+        function: Callable = self._log_prob
         seeds: int | np.ndarray = seed
         if each:
             function = self._log_prob_each

@@ -27,9 +27,9 @@ def check_names(config: TrainingConfig, dataset_name: str) -> None:
       dataset_name: Name of the data set.
 
     Raises:
-      UsageError: If a file system has no names that are so long, if there is
-        anything but a model where the model is to be, or that from which the
-        training starts.
+      UsageError: If a file system has no names that are so long; if where the
+        model is to be there is anything but a model, the one from which the
+        training starts, or the folder of the run.
     """
     output_dir = config.output_dir
     saved = _path(output_dir, "realnvp", dataset_name, "")

@@ -24,7 +24,7 @@ from tf_realnvp.errors import (
 from tf_realnvp.model import RealNVP, check_num_scales
 from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import describe_levels
-from tf_realnvp.training import loop, metrics, results, workers
+from tf_realnvp.training import loop, results, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.config import DataDescription, TrainingConfig
 from tf_realnvp.training.metrics import Metrics
@@ -59,9 +59,7 @@ class Session:
         dataset, description = _load(config, run)
         if runtime.is_one_of_many():
             with _explaining(dataset):
-                config = workers.agree_on_settings(
-                    self._strategy, config, description, resume
-                )
+                config = workers.agree_on_settings(config, description, resume)
         self._config = config
         self._dataset = dataset = hold_out(config, dataset)
         if run is not None:
@@ -76,10 +74,6 @@ class Session:
         if run is not None:
             with writing("the run's state", run.path):
                 run.begin(config, description, dataset.metadata)
-                # The process may have died between checkpoint and metrics.
-                metrics.write_csv(
-                    run.path / "metrics.csv", self._trainer.history
-                )
 
     def fit(self, should_stop: Callable[[], bool], start: float) -> None:
         """Trains, with a checkpoint now and then, after epochs and at the end.
@@ -169,9 +163,7 @@ class Session:
     def _agree_on_state(self, found, where):
         if runtime.is_one_of_many():
             with _explaining(self._dataset):
-                workers.agree_on_state(
-                    self._strategy, self._trainer, found, where
-                )
+                workers.agree_on_state(self._trainer, found, where)
 
     def _set_first_weights(self):
         """Takes those of another model, or starts from data."""

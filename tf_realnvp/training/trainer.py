@@ -169,12 +169,11 @@ class Trainer(tf.Module):
 
         That is `model`, or with `ema` one with the average of its weights.
         """
+        if self._evaluated_model is not self.model:
+            self._evaluated_model.assign(self.model)
         if self.optimizer.use_ema and int(self.optimizer.iterations.numpy()):
             # Of what is frozen there is no average.
-            self._evaluated_model.assign(self.model)
             self.optimizer.finalize_variable_values(self._averaged)
-        elif self._evaluated_model is not self.model:
-            self._evaluated_model.assign(self.model)
         return self._evaluated_model
 
     def result_model(self) -> RealNVP:

@@ -139,15 +139,10 @@ def _listens(address):
     return False
 
 
-def agree(
-    strategy: Any,
-    record: Any,
-    differences: Callable[[Any, Any], list[str]],
-) -> Any:
+def agree(record: Any, differences: Callable[[Any, Any], list[str]]) -> Any:
     """Compares something that all workers must have alike.
 
     Args:
-      strategy: What `connect` returned.
       record: What this worker has; values that JSON knows.
       differences: Says in what the first record differs from the second, which
         is the chief's.
@@ -160,7 +155,7 @@ def agree(
       tf.errors.OpError: If a worker is gone.
     """
     names = _job().names
-    chief, *others = _gather(strategy, record)
+    chief, *others = _gather(record)
     found = [
         f"{name} differs from {names[0]}: {', '.join(words)}"
         for name, other in zip(names[1:], others, strict=True)
@@ -174,12 +169,11 @@ def agree(
 
 
 def agree_on_settings(
-    strategy: Any, config: TrainingConfig, data: DataDescription, resume: bool
+    config: TrainingConfig, data: DataDescription, resume: bool
 ) -> TrainingConfig:
     """Makes sure that all workers train alike, in the chief's precision.
 
     Args:
-      strategy: What `connect` returned.
       config: The settings of this worker.
       data: Its images.
       resume: Whether it is to go on from a checkpoint.
@@ -215,17 +209,14 @@ def agree_on_settings(
         "data": dataclasses.asdict(data),
         "resume": resume,
     }
-    chief, *_ = parse(agree(strategy, record, differences))
+    chief, *_ = parse(agree(record, differences))
     return dataclasses.replace(config, precision=chief.precision)
 
 
-def agree_on_state(
-    strategy: Any, trainer: "Trainer", found: str | None, where: str
-) -> None:
+def agree_on_state(trainer: "Trainer", found: str | None, where: str) -> None:
     """Makes sure that all workers go on from the same state.
 
     Args:
-      strategy: What `connect` returned.
       trainer: What has that state in this worker.
       found: What it was restored from; `None` if there was nothing.
       where: Where that was looked for.
@@ -246,15 +237,16 @@ def agree_on_state(
             return []
         return [f"{worker} in {where} instead of {chief}, which all must see"]
 
-    agree(strategy, mine, differences)
+    agree(mine, differences)
 
 
-def _gather(strategy, record):
+def _gather(record):
     """Returns the records of all workers, in their order."""
     import tensorflow as tf
 
     # Gathered numbers may be 32 bits wide, not 8, and be of any length.
     line = tf.constant(list(f"{json.dumps(record)}\n".encode()), tf.int32)
+    strategy = connect()
     gathered = _interruptible(lambda: strategy.gather(line, axis=0).numpy())
     return [json.loads(line) for line in bytes(gathered.tolist()).splitlines()]
 
