@@ -725,6 +725,18 @@ class RunDirTest(folders.FolderTestCase, parameterized.TestCase):
             expected["class_names"] = ["cat", "dog"]
             self.assertEqual(tf_realnvp.load("other").metadata, expected)
 
+    def test_classes_that_get_names(self):
+        """Those of arrays are the model's: the run is of the same images."""
+        images, labels = random_images(40, seed=0), np.arange(40) % 2
+        settings = {"labels": labels, "batch_size": 16}
+        for epochs, names in enumerate(([], ["cat", "dog"], ["a", "b"]), 1):
+            model = SmallModel(num_classes=2, class_probs=[0.5, 0.5])
+            model.metadata = {"class_names": names}
+            self.train("run", model, images, epochs=epochs, **settings)
+        settings["labels"] = 1 - labels
+        with self.assertRaisesRegex(UsageError, "images .* have changed"):
+            self.train("run", model, images, epochs=4, **settings)
+
     def test_labels_that_a_model_leaves_alone(self):
         images = data.load("digits", labels=True)
         self.train("run", images=images, epochs=1)

@@ -278,11 +278,24 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
         with_outlier = dataclasses.replace(normal, costs=costs)
         held_out = detection._held_out_scores(detection.scales, with_outlier)
         self.assertGreater(held_out.std(), 100.0)
+        is_outlier = detection._is_outlier(held_out)
+        self.assertAllEqual(np.flatnonzero(is_outlier), [149])
         differences = [
             np.mean(score(seen)) - np.mean(score(make_measurements(50, 3)))
             for score in map(detection.combined, (normal, with_outlier))
         ]
         self.assertGreater(differences[1], 0.7 * differences[0])
+
+    def test_many_of_one_kind(self):
+        """Four fifths are alike: all others would be outliers."""
+        normal = make_measurements(200)
+        alike = normal.take(np.where(np.arange(200) % 5, 0, np.arange(200)))
+        score = detection.combined(alike)
+        self.assertLess(np.median(score(normal)), 1e3)
+        unusual = make_measurements(50, 1, 30.0)
+        self.assertGreater(
+            detection.compare(score(normal), score(unusual)).auroc.value, 0.9
+        )
 
     def test_depends_on_each_image_alone(self):
         normal, seen = make_measurements(110), make_measurements(9, 1)

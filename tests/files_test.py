@@ -443,6 +443,15 @@ class SyncTest(FilesTestCase):
             self.assertCountEqual([name for name, _ in synced], expected)
 
 
+class MadeTest(FilesTestCase):
+    @parameterized.parameters("a/b/c", f"a/b/{'c' * 300}")
+    def test_goes_again(self, path):
+        """Also the parents of what could not be made."""
+        with contextlib.suppress(OSError), files.made(self.folder / path):
+            self.assertTrue((self.folder / path).is_dir())
+        self.assertEmpty(os.listdir(self.folder))
+
+
 class TensorFlowTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters("-a", "ü ñ", "two\nlines", "$a_b$", "{a}]")
     def test_what_it_can(self, path):

@@ -215,7 +215,12 @@ def train(
         )
         if run is not None:
             run.check_same_settings(config)
-            run.check_same_images(description, dataset.name)
+            run.check_same_images(
+                description
+                if isinstance(data, ImageDataset)
+                else _with_names_of(run.data, description),
+                dataset.name,
+            )
         dataset = hold_out(config, dataset)
         trainer = Trainer.from_config(model, config, dataset.num_train)
         recorder = None
@@ -294,6 +299,17 @@ class _Observer(loop.Observer):
         self._recorder.after_epoch(metrics)
         if self._on_epoch is not None:
             self._on_epoch(metrics)
+
+
+def _with_names_of(known, description):
+    """Returns a description with the names of classes that a run has.
+
+    Those of arrays are the model's, which may have got others.
+    """
+    names = () if known is None else known.class_names
+    if len(names) != len(description.class_names):
+        return description
+    return dataclasses.replace(description, class_names=names)
 
 
 def _dataset(data, labels, model, flip):

@@ -45,6 +45,7 @@ _NUM_FOLDS = 5
 _OVERFLOW = 1e30  # Nats in the place of what float32 does not hold.
 _FAR = 1e6  # Standard deviations, beyond which all is as far.
 _OUTLIER = 10.0  # Standard deviations, beyond which a normal image is one.
+_MOST_OUTLIERS = 0.05  # Share of the images; if more are, they are a kind.
 _QUARTILES = 1.349  # Distance of those of a normal distribution.
 _RIDGE = 1e-3  # Variance of a component, at least, where all have one.
 _CODERS: tuple[dict[str, Any], ...] = (
@@ -373,8 +374,9 @@ def combined(normal: Measurements) -> Score:
     The first two find what is wrong with the whole of an image, the third with
     a part of it. Mean and standard deviation of each are those of normal images
     that the method was not fitted to, in five folds. Images whose scores are
-    then farther from the median than ten standard deviations, as the quartiles
-    tell them, are outliers, and are left out.
+    then farther from the median of their fold than ten standard deviations, as
+    the quartiles tell them, are outliers, and are left out if they are at most
+    5 %.
 
     Args:
       normal: Of normal images.
@@ -385,7 +387,7 @@ def combined(normal: Measurements) -> Score:
     methods = (complexity, scales, places)
     held_out = [_held_out_scores(method, normal) for method in methods]
     is_outlier = np.any([_is_outlier(scores) for scores in held_out], axis=0)
-    if is_outlier.any():
+    if 0 < is_outlier.mean() <= _MOST_OUTLIERS:
         # A single one could make a deviation so large that its method counts
         # for nothing.
         normal = normal.take(~is_outlier)
@@ -455,10 +457,17 @@ def _held_out_scores(method, normal):
 
 
 def _is_outlier(scores):
-    """Returns which scores are too far from the others to be of their kind."""
-    low, median, high = np.quantile(scores, [0.25, 0.5, 0.75])
-    limit = _OUTLIER * (high - low) / _QUARTILES or np.inf
-    return np.abs(scores - median) > limit
+    """Returns which scores are too far from others of their fold.
+
+    What the other folds were fitted to is not the same.
+    """
+    is_outlier = np.zeros(len(scores), bool)
+    for fold in range(_NUM_FOLDS):
+        own = scores[fold::_NUM_FOLDS]
+        low, median, high = np.quantile(own, [0.25, 0.5, 0.75])
+        limit = _OUTLIER * (high - low) / _QUARTILES or np.inf
+        is_outlier[fold::_NUM_FOLDS] = np.abs(own - median) > limit
+    return is_outlier
 
 
 def p_values(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:

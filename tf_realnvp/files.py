@@ -229,10 +229,15 @@ def missing(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def remove_empty(folders: Iterable[pathlib.Path]) -> None:
-    """Removes folders, the innermost first, up to one that is not empty."""
+    """Removes folders, the innermost first, up to one that is not empty.
+
+    Args:
+      folders: Their paths; of some of them there may be nothing.
+    """
     with contextlib.suppress(OSError):
         for folder in folders:
-            folder.rmdir()
+            if os.path.lexists(folder):
+                folder.rmdir()
 
 
 def _put_in_place(new, path):

@@ -41,8 +41,6 @@ def silent_stderr() -> Iterator[Callable[[], bytes]]:
         for end in (reader, writer):
             os.set_blocking(end, False)
         saved = os.dup(2)
-        os.dup2(writer, 2)
-        os.close(writer)
 
         def written() -> bytes:
             try:
@@ -50,7 +48,9 @@ def silent_stderr() -> Iterator[Callable[[], bytes]]:
             except BlockingIOError:  # Nothing was.
                 return b""
 
-        try:
+        try:  # Around all that a signal may cut short.
+            os.dup2(writer, 2)
+            os.close(writer)
             yield written
         finally:
             os.dup2(saved, 2)

@@ -273,6 +273,14 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             stderr.getvalue().startswith("warning: --normal "), expected
         )
 
+    def test_seen_where_nothing_is_split_by_folders(self):
+        (self.folder / "c" / "test").mkdir(parents=True)
+        metadata = Metadata((4, 4, 1), 256, str(self.folder / "c"), {})
+        flags = argparse.Namespace(normal="c/test")
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            picture_sets.warn_of_seen(flags, "normal", metadata)
+        self.assertStartsWith(stderr.getvalue(), "warning: --normal ")
+
     @parameterized.parameters(
         ("digits", "DIGITS", True),
         ("CIFAR10", "cifar10", True),

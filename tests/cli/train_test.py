@@ -281,6 +281,17 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         ):
             return call(*argv)
 
+    def test_workers_meet_before_one_of_them_is_refused(self):
+        """Else the others would wait for it."""
+        pathlib.Path("other").mkdir()
+        pathlib.Path("other", "run.json").write_text("{}")
+        argv = ("--seed", 3, "--resume", "--run_dir", "other")
+        with mock.patch.object(runtime, "configure") as configure:
+            result = self.start_worker(0, *argv)
+        self.assertEqual(result[0], 2)
+        self.assertIn("something else than a run", result[2])
+        configure.assert_called_once()
+
     def test_workers(self):
         self.session.return_value.write_results.side_effect = lambda: print(
             "training"

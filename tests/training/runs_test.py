@@ -15,7 +15,7 @@ import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import files
+from tf_realnvp import files, system
 from tf_realnvp.errors import UsageError
 from tf_realnvp.training import runs
 from tf_realnvp.training.config import DataDescription, TrainingConfig
@@ -221,6 +221,23 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             self.assertEqual(os.listdir(self.path.parent), ["digits"])
         with runs.open_run(path, resume=True) as run:
             self.assertTrue(run.finished)
+
+    def test_finished_is_back_if_it_cannot_be_locked_anew(self):
+        """As on a disk that takes a folder more, and no file."""
+        self.make_run(finished=True)
+        old = self.contents()
+        opened = [system.open_no_link, mock.Mock(side_effect=OSError(28, ""))]
+        with (
+            mock.patch.object(
+                system, "open_no_link", lambda *args: opened.pop(0)(*args)
+            ),
+            self.assertRaisesRegex(UsageError, "cannot write to"),
+            runs.open_run(self.path, resume=False),
+        ):
+            pass
+        self.assertEmpty(opened)
+        self.assertEqual(self.contents(), old)
+        self.assertEqual(os.listdir(self.path.parent), ["digits"])
 
     def test_name_that_is_taken_by_a_link(self):
         self.make_run(finished=True)

@@ -142,7 +142,9 @@ classes, and as a classifier.""",
     arguments.add_number(
         command, "batch_size", WholeNumber(1), 64, "images evaluated at once"
     )
-    arguments.add_seed(command, 0, "of the noise")
+    arguments.add_seed(
+        command, 0, "of the noise, and of the images of --max_images"
+    )
 
 
 def _add_interpolate(add):

@@ -144,7 +144,10 @@ def warn_of_seen(
         return
     roots = _folders(metadata.source, None)
     unseen = [
-        root / part for root in roots for part in image_folder.TEST_FOLDERS
+        root / part
+        for root in roots
+        if (root / "train").is_dir()  # Else they are trained on like others.
+        for part in image_folder.TEST_FOLDERS
     ]
     if any(
         _overlap(path, root) and not any(map(path.is_relative_to, unseen))

@@ -245,7 +245,9 @@ def _config(flags, before=None):
         name = re.sub(r"[^\w.-]+", "_", name)
         settings["run_dir"] = str(pathlib.Path("runs") / name)
     if before is None and flags.resume and os.path.isdir(settings["run_dir"]):
-        before = runs.Run(pathlib.Path(settings["run_dir"])).config
+        # What is wrong with it `open_run` says, when all workers are there.
+        with contextlib.suppress(UsageError, OSError):
+            before = runs.Run(pathlib.Path(settings["run_dir"])).config
     if settings["seed"] is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
     try:

@@ -263,12 +263,13 @@ def _moved_aside(path):
             f"{printable(path)} aside: {error.strerror}; give another folder, "
             "or go on with it by `resume`"
         ) from error
-    shown = aside if path.is_absolute() else os.path.relpath(aside)
-    print(
-        f"the finished run of {printable(path)} is now in {printable(shown)}",
-        flush=True,
-    )
     try:
+        shown = aside if path.is_absolute() else os.path.relpath(aside)
+        print(
+            f"the finished run of {printable(path)} is now in "
+            f"{printable(shown)}",
+            flush=True,
+        )
         yield
     finally:
         # By now a new run that has not begun has left nothing.
@@ -283,12 +284,14 @@ def _lock(path):
     # A link may lead to a folder that is still to be made.
     folder = pathlib.Path(os.path.realpath(path))
     lock = folder / _LOCK_FILE
+    made: list[pathlib.Path] = []
     try:
         made = files.missing(folder)
         makes_lock = not lock.exists()
         files.make_directory(folder)
         file = open(lock, "a", opener=system.open_no_link)
     except OSError as error:
+        files.remove_empty(made)
         raise UsageError(
             f"argument `run_dir`: cannot write to {printable(path)}: "
             f"{error.strerror}"
