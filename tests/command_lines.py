@@ -2,11 +2,13 @@
 
 import contextlib
 import io
+import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import folders
@@ -74,6 +76,53 @@ def run(
         timeout=300,
     )
     return result.returncode, result.stdout, result.stderr
+
+
+@contextlib.contextmanager
+def sleeping(script: str, *arguments) -> Iterator[str]:
+    """Starts Python in a process of its own, which is killed at the end.
+
+    Args:
+      script: What prints a line, and then sleeps.
+      *arguments: Those of the script, as anything that `str` makes words of.
+
+    Yields:
+      The line.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process.stdout.readline().rstrip("\n")
+        finally:
+            process.kill()
+
+
+def tf_config(
+    index: int, kind: str = "worker", **cluster: list[str]
+) -> dict[str, str]:
+    """Returns the variable that makes a process one of several workers.
+
+    Args:
+      index: Its number.
+      kind: What it is.
+      **cluster: The addresses of all workers of each kind.
+    """
+    task = {"type": kind, "index": index}
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
+
+
+def free_ports(number: int) -> list[int]:
+    """Returns ports of this machine that nobody uses."""
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("", 0)))
+            for _ in range(number)
+        ]
+        return [free.getsockname()[1] for free in sockets]
 
 
 class CommandTestCase(folders.FolderTestCase):

@@ -54,7 +54,7 @@ class MeasurerTest(tf.test.TestCase):
         super().setUpClass()
         cls.model = small_models.model()
         cls.images = small_models.images(11)
-        cls.measure = detection.Measurer(cls.model, batch_size=4)
+        cls.measure = small_models.measurer(small_models.model)
         cls.measured = cls.measure(cls.images, seed=5)
 
     def test_is_of_each_image_alone(self):
@@ -90,7 +90,7 @@ class MeasurerTest(tf.test.TestCase):
     def test_batches(self):
         sizes = []
         self.measure(self.images, 5, lambda batch: sizes.append(len(batch)))
-        self.assertEqual(sizes, [4, 4, 3])
+        self.assertEqual(sizes, [8, 3])
 
     def test_no_images(self):
         nothing = self.measure(self.images[:0])
@@ -105,18 +105,17 @@ class MeasurerTest(tf.test.TestCase):
 
     def test_what_float32_does_not_hold(self):
         """It is as unusual as can be, by all methods, and an error by none."""
-        measure = detection.Measurer(self.model)
-        normal = measure(small_models.images(60))
+        normal = self.measure(small_models.images(60))
         for value in (np.nan, np.inf):
             costs = np.full([2, 2, 2, 4, 4], 3.0, np.float32)
             costs[1, 0, 1, 2, 3] = value
             found = costs, np.zeros(2, int), np.zeros(2)
             with mock.patch.object(
-                measure,
+                self.measure,
                 "_measure",
                 return_value=[tf.constant(values) for values in found],
             ):
-                wild = measure(self.images[:2]).take(np.array([1]))
+                wild = self.measure(self.images[:2]).take(np.array([1]))
             for name, score in detection.fit(normal).items():
                 worst = score(normal).max()
                 self.assertAllGreater(score(wild), worst)
@@ -143,7 +142,7 @@ class ConditionalTest(tf.test.TestCase):
     def test_against_the_model(self):
         model, images = small_models.distinct(), small_models.images(11)
         seeds = np.full(11, 5)
-        measure = detection.Measurer(model, batch_size=4)
+        measure = small_models.measurer(small_models.distinct)
         measured = measure(images, seed=5)
         given = [model.log_prob_each(images, seeds, k) for k in range(3)]
         joint = np.array(given) + np.log(model.class_probs)[:, None]

@@ -1,7 +1,7 @@
 """The training command with a model that takes no time.
 
 All around the model is as it is: data, loop, checkpoints, the folder of the
-run. `PYTHONPATH=. python tests/fast_command.py FLAGS` is a process of it.
+run.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from tf_realnvp.training import loop, session
 _load = data.load
 
 
-def _with_pipelines(dataset):
+def with_pipelines(dataset):
     """Lets a data set make the same batches, which takes time, but once."""
     hold_out = dataset.hold_out
     for name, make in (
         ("train_batches", dataset.train_batches),
         ("validation_batches", dataset.validation_batches),
         ("test_batches", dataset.test_batches),
-        ("hold_out", lambda *split: _with_pipelines(hold_out(*split))),
+        ("hold_out", lambda *split: with_pipelines(hold_out(*split))),
     ):
         object.__setattr__(dataset, name, functools.cache(make))
     return dataset
@@ -42,7 +42,7 @@ def _with_pipelines(dataset):
 
 @functools.cache
 def _digits(*arguments, **settings):
-    return _with_pipelines(_load("digits", *arguments, **settings))
+    return with_pipelines(_load("digits", *arguments, **settings))
 
 
 def load(name, *arguments, **settings):
@@ -80,7 +80,7 @@ def _save_array(model, path, content):
 def _save_curve(path, curves, title):
     """A curve as text, since drawing one takes a second."""
     with files.replace_file(path) as new:
-        new.write_text(f"{title}: {dict(curves)}")
+        new.write_text(ascii((title, dict(curves))))
 
 
 def patch(stack: contextlib.ExitStack) -> None:
@@ -127,18 +127,24 @@ class Process:
     It is forked from one that has imported TensorFlow, which takes seconds.
     """
 
-    def __init__(self, argv: list[str], folder: pathlib.Path, output: str):
+    def __init__(
+        self,
+        argv: list[str],
+        folder: pathlib.Path,
+        output: str | os.PathLike | None = None,
+    ):
         """Starts it.
 
         Args:
           argv: The flags of the command.
           folder: Where it is to run.
           output: Path of the file or terminal that it reads from and writes to.
+            Default: its standard streams are closed.
         """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         self._process = context.Process(
-            target=_run, args=(argv, str(folder), str(output))
+            target=_run, args=(argv, str(folder), output and str(output))
         )
         # Python 3.11's server does not take over `sys.path`.
         path = os.pathsep.join(sys.path)
@@ -163,15 +169,31 @@ class Process:
 def _run(argv, folder, output):
     os.chdir(folder)
     os.setsid()  # A terminal that it opens becomes its own.
-    descriptor = os.open(output, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(descriptor, standard)
     with contextlib.ExitStack() as patches:
         patch_model(patches)
+        if output is None:
+            _close_streams(patches)
+        else:
+            descriptor = os.open(output, os.O_RDWR)
+            for standard in range(3):
+                os.dup2(descriptor, standard)
         sys.exit(train_main(argv))
 
 
-if __name__ == "__main__":
-    with contextlib.ExitStack() as patches:
-        patch_model(patches)
-        sys.exit(train_main())
+def _close_streams(stack):
+    """Leaves the process as one is that starts without standard streams."""
+    os.closerange(0, 3)
+    nowhere = os.stat(os.devnull)
+    for name in ("stdin", "stdout", "stderr"):
+        setattr(sys, name, None)
+        setattr(sys, f"__{name}__", None)
+
+    def initialize_there(*arguments):
+        # Native code logs to a descriptor, whatever file has its number.
+        for standard in range(3):
+            assert os.path.samestat(os.fstat(standard), nowhere), standard
+        initialize(*arguments)
+
+    stack.enter_context(
+        mock.patch.object(initialization, "initialize", initialize_there)
+    )

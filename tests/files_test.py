@@ -6,19 +6,18 @@ import os
 import pathlib
 import secrets
 import stat
-import subprocess
 import sys
 import tempfile
 import unittest
 from unittest import mock
 
+import command_lines
 import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp import files, system
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
 REPLACE = ("replace_file", "replace_directory")
 
 over_both = parameterized.parameters(*REPLACE)
@@ -283,7 +282,6 @@ class ReplaceTest(FilesTestCase):
 
 
 class LockTest(FilesTestCase):
-    @contextlib.contextmanager
     def another_process(self, function):
         """Gives the name of what another process has begun to write."""
         script = (
@@ -293,16 +291,7 @@ class LockTest(FilesTestCase):
             "    print(new.name, flush=True)\n"
             "    time.sleep(600)\n"
         )
-        with subprocess.Popen(
-            [sys.executable, "-c", script, str(self.folder / "other.csv")],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process.stdout.readline().strip()
-            finally:
-                process.kill()
+        return command_lines.sleeping(script, self.folder / "other.csv")
 
     @parameterized.product(left=REPLACE, written=REPLACE)
     def test_leftover_of_another_process(self, left, written):
@@ -354,7 +343,7 @@ class LockTest(FilesTestCase):
 
     def test_system_without_locks(self):
         """As Windows is, which has no `fcntl`; nothing else is missing."""
-        package = REPOSITORY / "tf_realnvp"
+        package = command_lines.REPOSITORY / "tf_realnvp"
         users = [
             path.name
             for path in package.rglob("*.py")
@@ -381,12 +370,8 @@ for _ in range(2):
     with runs.open_run(pathlib.Path("run"), resume=False) as run:
         assert not run.exists
 """
-        subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-            check=True,
-        )
+        result = command_lines.run(self.folder, "-c", script)
+        self.assertEqual(result, (0, "", ""))
         self.assertEqual(self.names(), ["file", "folder"])
         self.assertEqual(os.listdir(self.folder / "folder"), ["new"])
 

@@ -1,13 +1,29 @@
 """Images as arrays, for the tests that only need some."""
 
+import functools
+
 import matplotlib.image
 import numpy as np
+
+from tf_realnvp import data
 
 
 def random_images(*shape, num_colors=256, seed=0):
     """Noise, `uint8` in `0 ... num_colors - 1`."""
     rng = np.random.default_rng(seed)
     return rng.integers(num_colors, size=shape, dtype=np.uint8)
+
+
+@functools.cache
+def digits():
+    """The data set of digits, 4x4 pixels with 17 levels."""
+    return data.load("digits", "", image_size=4)
+
+
+@functools.cache
+def images_of_digits(split="test"):
+    """All of its images of a split, `[n, 4, 4, 1]`."""
+    return np.stack(list(digits().splits[split].stored))
 
 
 def images_of(batches):

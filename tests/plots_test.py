@@ -154,7 +154,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         images = random_images(3, 8, 8, channels)
         other = images.copy()
         other[..., 3 if channels > 2 else 1 :] = 0
-        maps = np.linspace(0, 5, 3 * 64).reshape(3, 8, 8)
+        maps = np.linspace(-2, 5, 3 * 64).reshape(3, 8, 8)
         drawn = []
         for shown in (images, other):
             plots.save_bit_maps(self.path, shown, maps, "bits")

@@ -6,6 +6,7 @@ from unittest import mock
 
 import folders
 import numpy as np
+import reference
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
@@ -73,70 +74,37 @@ def torch_arrays(
 
 
 def torch_log_prob(arrays, points, num_colors, alpha):
-    """The density that PyTorch computes, in NumPy and in float64.
+    """The density that PyTorch computes of dequantized images `[n, H, W, C]`.
 
-    Args:
-      arrays: The `state_dict`.
-      points: Dequantized images `[n, C, H, W]`.
-      num_colors: Number of levels.
-      alpha: The margin of the logit.
-
-    Returns:
-      Log-density `[n]`.
+    The reference, with kernels whose axes are in the order of TensorFlow.
     """
 
-    def relu(x):
-        return np.maximum(x, 0.0)
+    def convolution(name):
+        names = ("weight_v", "weight_g", "bias")
+        v, g, bias = (arrays[f"{name}.conv.{part}"] for part in names)
+        return v.transpose(2, 3, 1, 0), g.ravel(), bias
 
-    def convolve(name, x):
-        v = arrays[f"{name}.conv.weight_v"].astype(np.float64)
-        norm = np.sqrt(np.sum(v * v, axis=(1, 2, 3), keepdims=True))
-        kernel = arrays[f"{name}.conv.weight_g"] * v / norm
-        border = v.shape[-1] // 2
-        height, width = x.shape[2:]
-        x = np.pad(x, [(0, 0), (0, 0), (border, border), (border, border)])
-        y = arrays[f"{name}.conv.bias"].astype(np.float64)[:, None, None]
-        for row in range(v.shape[2]):
-            for column in range(v.shape[3]):
-                moved = x[:, :, row : row + height, column : column + width]
-                y = y + np.einsum(
-                    "oi,nihw->nohw", kernel[:, :, row, column], moved
-                )
-        return y
-
-    def network(name, x):
-        x = relu(convolve(f"{name}.0", x))
-        for block in range(2, 2 + NUM_BLOCKS):
-            hidden = relu(convolve(f"{name}.{block}.block.0", x))
-            hidden = relu(convolve(f"{name}.{block}.block.2", hidden))
-            x = x + convolve(f"{name}.{block}.block.4", hidden)
-        return convolve(f"{name}.{NUM_BLOCKS + 3}", relu(x))
-
-    def normal(z):
-        return (-0.5 * (z * z + np.log(2.0 * np.pi))).sum(axis=(1, 2, 3))
-
-    p = alpha / 2 + (1 - alpha) * points / num_colors
-    z = np.log(p) - np.log(1 - p)
-    density = np.log((1 - alpha) / num_colors) - np.log(p) - np.log(1 - p)
-    density = density.sum(axis=(1, 2, 3))
+    couplings = []
     for index in COUPLINGS:
-        if index == 6:
-            n, c, h, w = z.shape
-            z = z.reshape(n, c, h // 2, 2, w // 2, 2)
-            z = z.transpose(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
-        if index == 10:
-            z, latents = np.split(z, 2, axis=1)
-            density += normal(latents)
-        name = f"flow.flows.{index}"
-        kept = arrays[f"{name}.mask"]
-        scale, shift = np.split(network(f"{name}.net.net", z * kept), 2, axis=1)
-        log_scale = ~kept * (
-            arrays[f"{name}.rescale"] * np.tanh(scale)
-            + arrays[f"{name}.reshift"]
-        )
-        z = z * np.exp(log_scale) + ~kept * shift
-        density += log_scale.sum(axis=(1, 2, 3))
-    return density + normal(z)
+        prefix = f"flow.flows.{index}"
+        net = f"{prefix}.net.net"
+        blocks = [
+            [
+                weight
+                for part in (0, 2, 4)
+                for weight in convolution(f"{net}.{block + 2}.block.{part}")
+            ]
+            for block in range(NUM_BLOCKS)
+        ]
+        weights = [
+            *convolution(f"{net}.0"),
+            *map(np.stack, zip(*blocks, strict=True)),
+            *convolution(f"{net}.{NUM_BLOCKS + 3}"),
+        ]
+        scalars = arrays[f"{prefix}.rescale"], arrays[f"{prefix}.reshift"]
+        couplings.append((weights, *scalars))
+    _, log_prob = reference.real_nvp(points, couplings, num_colors, alpha)
+    return log_prob
 
 
 class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
@@ -216,9 +184,9 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(model.filters, FILTERS)
         self.assertEqual(model.num_blocks, NUM_BLOCKS)
         rng = np.random.default_rng(2)
-        points = rng.uniform(0, num_colors, size=(2, channels, height, width))
+        points = rng.uniform(0, num_colors, size=(2, *shape))
         points = points.astype(np.float32)
-        log_prob = model.distribution.log_prob(points.transpose(0, 2, 3, 1))
+        log_prob = model.distribution.log_prob(points)
         expected = torch_log_prob(arrays, points, num_colors, alpha)
         self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
 

@@ -12,6 +12,7 @@ from unittest import mock
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe
 
 from tf_realnvp import RealNVP, data
 from tf_realnvp.data.image_dataset import Split
@@ -29,6 +30,18 @@ METADATA = {"dataset": "digits", "lr": 3e-4}
 # Goes with the process.
 _FOLDER = tempfile.TemporaryDirectory()
 
+# For a global seed TensorFlow drops what it has compiled, to start operations
+# that keep a state anew. Nothing here goes by those.
+_keeping_kernels = mock.patch.object(
+    pywrap_tfe, "TFE_ContextClearCaches", lambda *_: None
+)
+
+
+@_keeping_kernels
+def set_seed(seed: int) -> None:
+    """Does what `keras.utils.set_random_seed` does, and compiles nothing."""
+    keras.utils.set_random_seed(seed)
+
 
 @functools.cache
 def model() -> RealNVP:
@@ -43,7 +56,7 @@ def displaced(
 
     With those every coupling is the identity.
     """
-    keras.utils.set_random_seed(0)
+    set_seed(0)
     config = {"num_blocks": 1, "num_couplings": NUM_COUPLINGS} | config
     result = RealNVP(image_shape, num_colors, **config)
     rng = np.random.default_rng(0)
@@ -54,8 +67,11 @@ def displaced(
 
 @functools.cache
 def conditional() -> RealNVP:
-    """Returns one with classes."""
-    return displaced(0.3, filters=4, num_classes=3, class_probs=(0.5, 0.2, 0.3))
+    """Returns one with classes, of which a part is frozen."""
+    probs = (0.5, 0.2, 0.3)
+    result = displaced(0.3, filters=4, num_classes=3, class_probs=probs)
+    result.networks[1].trainable = False  # It is saved as all others are.
+    return result
 
 
 @functools.cache
@@ -77,7 +93,9 @@ def opened() -> saved_model.SavedModel:
 @functools.cache
 def opened_conditional() -> saved_model.SavedModel:
     """Returns the same of the model with classes."""
-    return saved_model.SavedModel(saved_conditional())
+    raw = loaded_conditional()
+    with mock.patch.object(tf.saved_model, "load", return_value=raw):
+        return saved_model.SavedModel(saved_conditional())
 
 
 CLASS_NAMES = ("cat", "dog", "old cow")
@@ -109,6 +127,24 @@ def _saved(make, **metadata):
 def loaded() -> tf.Module:
     """Returns what TensorFlow loads from it."""
     return tf.saved_model.load(str(saved()))
+
+
+@functools.cache
+def loaded_conditional() -> tf.Module:
+    """Returns the same of the model with classes."""
+    return tf.saved_model.load(str(saved_conditional()))
+
+
+@functools.cache
+def measurer(make):
+    """Returns what measures images by a model, which takes seconds to trace.
+
+    Args:
+      make: Makes the model.
+    """
+    from tf_realnvp import detection  # Few need it, and it takes a while.
+
+    return detection.Measurer(make(), batch_size=8)
 
 
 def images(n: int, seed: int = 0) -> np.ndarray:
@@ -153,7 +189,8 @@ def make_model(moved=False):
     """The same model in each call; `moved` off its initial weights if asked."""
     model = displaced(0.3 if moved else 0.0, filters=4)
     # Another one each time: nothing may depend on the global seed.
-    tf.random.set_seed(next(_GLOBAL_SEEDS))
+    with _keeping_kernels:
+        tf.random.set_seed(next(_GLOBAL_SEEDS))
     return model
 
 

@@ -18,7 +18,7 @@ import odd_pictures
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
-from image_arrays import read_png
+from image_arrays import digits, images_of_digits, read_png
 
 from tf_realnvp import data, latents, pictures, plots
 from tf_realnvp.cli import main
@@ -72,16 +72,6 @@ BAD_LINES = (
 
 
 call = functools.partial(command_lines.call, main.main)
-
-
-@functools.cache
-def digits():
-    return data.load("digits", "", image_size=4)
-
-
-@functools.cache
-def images_of_digits():
-    return np.stack(list(digits().test.stored))
 
 
 class StubModel:

@@ -18,8 +18,10 @@ import odd_pictures
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
+from image_arrays import images_of_digits as digits
+from small_models import measurer
 
-from tf_realnvp import bit_maps, data, detection, pictures, plots
+from tf_realnvp import bit_maps, detection, pictures, plots
 from tf_realnvp.cli import detection as commands
 from tf_realnvp.cli import main
 from tf_realnvp.serving import weights
@@ -53,18 +55,6 @@ BAD_LINES = (
 )
 
 call = functools.partial(command_lines.call, main.main)
-
-
-@functools.cache
-def digits(split):
-    dataset = data.load("digits", "", image_size=4)
-    return np.stack(list(dataset.splits[split].stored))
-
-
-@functools.cache
-def measurer(make):
-    """To trace one takes seconds."""
-    return detection.Measurer(make())
 
 
 def read_csv(path):
@@ -277,12 +267,14 @@ class ScoreTest(DetectionTestCase):
         pixels = matplotlib.image.imread(f"maps/{first[0]}")
         self.assertGreater(np.std(pixels), 0.1)
         self.write("usual", digits("train")[:30])
-        shutil.rmtree("maps")
-        with mock.patch.object(
-            bit_maps, "standardise", wraps=bit_maps.standardise
-        ) as standardise:
+        with (
+            mock.patch.object(plots, "save_bit_maps") as save,
+            mock.patch.object(
+                bit_maps, "standardise", wraps=bit_maps.standardise
+            ) as standardise,
+        ):
             self.score_with_reference("in", *argv)
-        self.assertLen(os.listdir("maps"), 2)
+        self.assertEqual(save.call_count, 2)
         maps, usual = standardise.call_args.args
         self.assertEqual((maps.shape, usual.shape), ((2, 4, 4), (15, 4, 4)))
         # By the half that no method was fitted to, smoothed like the maps.
@@ -362,6 +354,7 @@ class ConditionalTest(DetectionTestCase):
         return stdout
 
     def test_score(self):
+        save = self.enterContext(mock.patch.object(plots, "save_bit_maps"))
         flags = ("--reference", "usual", "--maps", "maps", "--max_maps", 2)
         self.call("score", self.path, "in", "--seed", 5, *flags)
         header, rows = read_csv("scores.csv")
@@ -376,12 +369,13 @@ class ConditionalTest(DetectionTestCase):
             self.assertEqual(
                 label, small_models.CLASS_NAMES[measured.label[index]]
             )
-        self.assertLen(os.listdir("maps"), 2)
+        self.assertEqual(save.call_count, 2)
 
         maps = ("--maps", "maps", "--max_maps", 1)
         self.call("score", self.path, "in", *maps)
         header, _ = read_csv("scores.csv")
         self.assertEqual(header, ["file", *LIKELY, "likeliest_label"])
+        self.assertEqual(save.call_count, 3)
 
 
 class DetectTest(DetectionTestCase, parameterized.TestCase):
@@ -390,6 +384,8 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         rng = np.random.default_rng(0)
         noise = rng.integers(NUM_COLORS, size=(50, 4, 4, 1)).astype(np.uint8)
         self.write("noise/inside", noise)
+        fewer_draws = functools.partial(detection.compare, num_draws=50)
+        self.enterContext(mock.patch.object(detection, "compare", fewer_draws))
 
     def detect(self, *argv):
         code, stdout, stderr = call(

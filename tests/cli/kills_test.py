@@ -3,14 +3,14 @@
 import contextlib
 import io
 import os
-import pathlib
 import pty
 import select
 import signal
-import tempfile
 
 import fast_command
+import folders
 import kills
+import matplotlib.image
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -24,10 +24,9 @@ class Folder(kills.Folder):
         return fast_command.Process(self.flags, self.path, log)
 
 
-class KillsTest(tf.test.TestCase):
+class KillsTest(folders.FolderTestCase):
     def test_where_it_is_killed_changes_nothing(self):
-        top = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        killed, peaceful = (Folder(top / name, 2) for name in ("a", "b"))
+        killed, peaceful = (Folder(self.folder / name, 2) for name in "ab")
         for folder in (killed, peaceful):
             folder.flags += ["--batch_size", "200"]  # Fewer checkpoints.
         # Of an earlier run, which has to stay until there is another.
@@ -60,11 +59,10 @@ class KillsTest(tf.test.TestCase):
 
     def test_terminal_is_closed(self):
         """A training whose terminal is closed saves a checkpoint, and ends."""
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         argv = "--dataset digits --seed 0 --epochs 100000".split()
         master, slave = pty.openpty()
         with open(slave, "rb"), open(master, "rb", buffering=0) as terminal:
-            process = fast_command.Process(argv, folder, os.ttyname(slave))
+            process = fast_command.Process(argv, self.folder, os.ttyname(slave))
             self.addCleanup(process.kill)
             seen = b""
             while b"epoch 0/" not in seen:  # It trains then.
@@ -73,9 +71,24 @@ class KillsTest(tf.test.TestCase):
                     seen += terminal.read(1000)
         process.wait(300)
         self.assertEqual(process.returncode, 129)
-        run = folder / "runs" / "digits"
+        run = self.folder / "runs" / "digits"
         self.assertNotEmpty(list((run / "checkpoints").glob("ckpt-*.index")))
-        self.assertFalse((folder / "realnvp_digits").exists())
+        self.assertFalse((self.folder / "realnvp_digits").exists())
+
+    def test_all_streams_are_closed(self):
+        argv = "--dataset digits --seed 0 --deterministic --max_steps 3".split()
+        process = fast_command.Process(argv, self.folder)
+        self.addCleanup(process.kill)
+        process.wait(300)
+        self.assertEqual(process.returncode, 0)
+        self.assertCountEqual(
+            os.listdir(self.folder),
+            [
+                *("runs", "realnvp_digits", "samples_digits.png"),
+                *("loss_digits.png", "metrics_digits.csv"),
+            ],
+        )
+        matplotlib.image.imread(self.folder / "samples_digits.png")
 
 
 class CountBitsTest(tf.test.TestCase, parameterized.TestCase):

@@ -17,6 +17,9 @@ from tf_realnvp.data import tfds_images
 from tf_realnvp.errors import DataError, UsageError
 from tf_realnvp.serving.metadata import Metadata
 
+# Of one level each.
+IMAGES = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)
+
 
 class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
     """Each image has a level of its own."""
@@ -56,9 +59,8 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertIn("notes.txt", stderr.getvalue())
 
     def test_all_of_a_file(self):
-        images = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)
-        np.save("in.npy", images)
-        np.savez("in.npz", train=images[:20], test=images[20:])
+        np.save("in.npy", IMAGES)
+        np.savez("in.npz", train=IMAGES[:20], test=IMAGES[20:])
         for name in ("in.npy", "in.npz"):
             names, levels = self.load(name)
             self.assertCountEqual(levels, range(30))
@@ -78,8 +80,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         ):
             _, levels = self.load(name, split, source)
             self.assertEqual(levels, expected)
-        images = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)
-        np.savez("in.npz", train=images[:20], test=images[20:])
+        np.savez("in.npz", train=IMAGES[:20], test=IMAGES[20:])
         source = str(pathlib.Path("in.npz").resolve())
         _, levels = self.load("in.npz", "test", source)
         self.assertEqual(levels, [*range(20, 30)])
@@ -95,8 +96,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertNotEqual(first, other)
         for name, level in zip(*first, strict=True):
             self.assertEqual(name, f"{level}.png")
-        images = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)
-        np.savez("in.npz", train=images[:20], test=images[20:])
+        np.savez("in.npz", train=IMAGES[:20], test=IMAGES[20:])
         names, levels = self.load("in.npz", maximum=9)
         expected = [
             f"train {level}" if level < 20 else f"test {level - 20}"
@@ -117,11 +117,10 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
     def write_classes(self):
         """Writes files and folders of two classes; those of "1" are odd."""
         levels = np.arange(30)
-        images = np.full([30, 4, 4], levels[:, None, None], np.uint8)
-        np.savez("whole.npz", images=images, labels=levels % 2)
+        np.savez("whole.npz", images=IMAGES, labels=levels % 2)
         np.savez(
             "split.npz",
-            **{"train": images[:20], "test": images[20:]},
+            **{"train": IMAGES[:20], "test": IMAGES[20:]},
             **{"train_labels": levels[:20] % 2, "test_labels": levels[20:] % 2},
         )
         for number in (0, 1):

@@ -9,15 +9,11 @@ import os
 import pathlib
 import re
 import stat
-import subprocess
-import sys
 import tempfile
 from unittest import mock
 
 import command_lines
-import fast_command
 import hypothesis
-import matplotlib.image
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
@@ -270,13 +266,9 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
 
     def start_worker(self, index, *argv):
         """Calls the command as one of two workers that have met."""
-        config = {
-            "cluster": {"worker": ["a:1", "b:1"]},
-            "task": {"type": "worker", "index": index},
-        }
-        value = {"TF_CONFIG": json.dumps(config)}
+        config = command_lines.tf_config(index, worker=["a:1", "b:1"])
         with (
-            mock.patch.dict(os.environ, value),
+            mock.patch.dict(os.environ, config),
             mock.patch.object(workers, "connect"),
         ):
             return call(*argv)
@@ -506,32 +498,6 @@ class RunTest(tf.test.TestCase):
                 "test_bits_per_dim": float(last["test_bits_per_dim"]),
             },
         )
-
-
-class ClosedStreamsTest(tf.test.TestCase):
-    def test_all_of_them(self):
-        """TensorFlow logs to the second descriptor, whatever that is."""
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        code = subprocess.call(
-            [
-                *("sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', sys.executable),
-                *(fast_command.__file__, "--dataset", "digits", "--seed", "0"),
-                *("--deterministic", "--max_steps", "3"),
-            ],
-            cwd=folder,
-            env=command_lines.environment(TF_CPP_MIN_LOG_LEVEL="0"),
-            timeout=300,
-        )
-        self.assertEqual(code, 0)
-        self.assertCountEqual(
-            os.listdir(folder),
-            [
-                *("runs", "realnvp_digits", "samples_digits.png"),
-                *("loss_digits.png", "metrics_digits.csv"),
-            ],
-        )
-        self.assertEqual((folder / "runs/digits/lock").read_bytes(), b"")
-        matplotlib.image.imread(folder / "samples_digits.png")
 
 
 if __name__ == "__main__":

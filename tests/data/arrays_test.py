@@ -197,8 +197,8 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 
     def test_labels_that_are_no_classes(self):
         labels = np.arange(4) * 10**12
-        path = self.save("a.npz", images=np.zeros([4, 4, 4], np.uint8))
-        np.savez(path, images=np.zeros([4, 4, 4], np.uint8), labels=labels)
+        pixels = np.zeros([4, 4, 4], np.uint8)
+        path = self.save("a.npz", images=pixels, labels=labels)
         self.assertEqual(data.load(path).num_train, 3)
         with self.assertRaisesRegex(DataError, "numbers of classes.*300000"):
             data.load(path, labels=True)

@@ -5,10 +5,10 @@ import hashlib
 import os
 import pathlib
 import shutil
-import tempfile
 import zlib
 from unittest import mock
 
+import folders
 import numpy as np
 import odd_pictures
 import tensorflow as tf
@@ -44,11 +44,10 @@ def names_of(stored):
     }
 
 
-class FolderTestCase(tf.test.TestCase, parameterized.TestCase):
+class FolderTestCase(folders.FolderTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        folder = self.enter_context(tempfile.TemporaryDirectory())
-        self.root = pathlib.Path(folder).resolve() / "pictures"
+        self.root = self.folder.resolve() / "pictures"
         self.root.mkdir()
 
     def load(self, **options):
@@ -393,9 +392,9 @@ class FingerprintTest(FolderTestCase):
         walk = os.walk
 
         def backwards(*arguments, **options):
-            for folder, folders, files in walk(*arguments, **options):
-                folders.reverse()
-                yield folder, folders, files[::-1]
+            for folder, inside, files in walk(*arguments, **options):
+                inside.reverse()
+                yield folder, inside, files[::-1]
 
         other = self.root.rename(self.root.parent / "other")
         os.utime(other / "train" / "0.png", (1, 1))

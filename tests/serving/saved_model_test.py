@@ -148,7 +148,7 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         (folder / "saved_model.pb").touch()
         (folder / "metadata.json").write_text(json.dumps(content))
-        raw = self.loaded._model  # To load it again takes seconds.
+        raw = small_models.loaded_conditional()
         with mock.patch.object(tf.saved_model, "load", return_value=raw):
             return saved_model.SavedModel(folder)
 

@@ -1,22 +1,21 @@
 """Tests for training on several devices and in several processes."""
 
-import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
+import command_lines
 import folders
 import numpy as np
 import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = command_lines.REPOSITORY
 
 # Imports all once, for the processes that it splits into before anything is
 # computed. Each trains a little, on a last batch that replicas cannot share
@@ -157,21 +156,10 @@ def start(command, cwd=None, **environment):
 
 def worker_environments(num_workers):
     """What makes processes the workers of one job."""
-    sockets = [socket.socket() for _ in range(num_workers)]
-    for free in sockets:
-        free.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
-    for free in sockets:
-        free.close()
+    ports = command_lines.free_ports(num_workers)
+    addresses = [f"127.0.0.1:{port}" for port in ports]
     return [
-        {
-            "TF_CONFIG": json.dumps(
-                {
-                    "cluster": {"worker": addresses},
-                    "task": {"type": "worker", "index": index},
-                }
-            )
-        }
+        command_lines.tf_config(index, worker=addresses)
         for index in range(num_workers)
     ]
 

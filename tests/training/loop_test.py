@@ -2,17 +2,26 @@
 
 import collections
 import contextlib
+import functools
 import io
 import itertools
 import math
 from unittest import mock
 
+import fast_command
 import keras
 import numpy as np
 import tensorflow as tf
 import untraced
 from absl.testing import parameterized
-from small_models import SmallModel, make_dataset, random_images, same, values
+from small_models import (
+    SmallModel,
+    make_dataset,
+    random_images,
+    same,
+    set_seed,
+    values,
+)
 
 from tf_realnvp.errors import DivergedError
 from tf_realnvp.training import loop
@@ -26,7 +35,7 @@ NUM_TEST = 7  # A batch, and three images that count as well.
 
 def make_model():
     """Returns the same model in each call."""
-    keras.utils.set_random_seed(0)
+    set_seed(0)
     return SmallModel()
 
 
@@ -86,23 +95,35 @@ def weights_are_same(first, second):
     return same(values(first.variables), values(second.variables))
 
 
+@functools.cache
+def held_out():
+    """Returns a data set with images for validation."""
+    train = random_images(60, seed=0, levels=(5, 12))
+    dataset = make_dataset(train, random_images(9, seed=1, levels=(5, 12)))
+    return fast_command.with_pipelines(dataset).hold_out(12, 0)
+
+
 class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
     """A rate that diverges makes an early epoch the best one."""
 
-    def fit(self, epochs, keep_best=True, **options):
-        train = random_images(60, seed=0, levels=(5, 12))
-        dataset = make_dataset(train, random_images(9, seed=1, levels=(5, 12)))
-        dataset = dataset.hold_out(12, seed=0)
+    @staticmethod
+    def fit(epochs, keep_best=True, **options):
         # After two epochs it leaps.
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             [6], [0.5, 30.0]
         )
         trainer = Trainer(make_model(), rate, keep_best=keep_best)
-        loop.fit(trainer, dataset, epochs, batch_size=16, **options)
-        return trainer, dataset
+        loop.fit(trainer, held_out(), epochs, batch_size=16, **options)
+        return trainer
+
+    @classmethod
+    @functools.cache
+    def whole(cls, epochs, **options):
+        """Returns a trainer that no test changes."""
+        return cls.fit(epochs, **options)
 
     def test_result_is_the_best_epoch(self):
-        trainer, dataset = self.fit(epochs=4)
+        trainer = self.fit(epochs=4)
         losses = [m.validation_loss for m in trainer.history]
         test_losses = [m.test_loss for m in trainer.history]
         self.assertEqual(test_losses[:2] + test_losses[3:], [None] * 4)
@@ -110,31 +131,36 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertGreater(losses[-1], losses[2] + 0.1)
         self.assertEqual(trainer.result_metrics(), trainer.history[2])
         # The same weights as of a training that ends there.
-        whole, result = self.fit(epochs=2)[0].model, trainer.result_model()
+        whole, result = self.whole(2).model, trainer.result_model()
         self.assertTrue(all(weights_are_same(result, whole)))
         # The training itself goes on from its last step.
         self.assertIsNot(result, trainer.model)
         self.assertNotAllClose(trainer.model.variables[0], whole.variables[0])
         # The test images are for the result, the validation images are not.
         self.assertAllClose(
-            loop.evaluate(trainer, dataset, "validation", 16), losses[-1]
+            loop.evaluate(trainer, held_out(), "validation", 16), losses[-1]
         )
-        loss = loop.evaluate(trainer, dataset, "test", 16)
+        loss = loop.evaluate(trainer, held_out(), "test", 16)
         self.assertEqual(loss, test_losses[2])
 
-    def test_last_epoch_is_the_best(self):
-        trainer, _ = self.fit(epochs=2)
-        self.assertEqual(trainer.result_metrics(), trainer.history[-1])
+    @parameterized.parameters({}, {"max_steps": 5})
+    def test_last_epoch_is_the_best(self, **options):
+        """Or what there is of it."""
+        trainer = self.whole(2, **options)
+        last = trainer.history[-1]
+        step = options.get("max_steps", 6)
+        self.assertEqual((last.epoch, last.step), (2, step))
+        self.assertEqual(trainer.result_metrics(), last)
         self.assertTrue(
             all(weights_are_same(trainer.result_model(), trainer.model))
         )
 
     def test_cut_short_within_an_epoch(self):
         """The best so far was evaluated; what came after it was not."""
-        whole, _ = self.fit(epochs=1)
+        whole = self.whole(1)
         with mock.patch.object(loop, "_calls", lambda n, unused: [1] * n):
             asked = itertools.count()
-            cut, _ = self.fit(epochs=2, should_stop=lambda: next(asked) == 6)
+            cut = self.fit(epochs=2, should_stop=lambda: next(asked) == 6)
         self.assertBetween(cut.num_steps, 4, 5)
         self.assertLen(cut.history, 2)
         self.assertFalse(all(weights_are_same(cut.model, whole.model)))
@@ -169,31 +195,21 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
             all(weights_are_same(cut_short.result_model(), cut_short.model))
         )
 
-    def test_part_of_an_epoch_can_be_the_best(self):
-        trainer, _ = self.fit(epochs=2, max_steps=5)
-        last = trainer.history[-1]
-        self.assertEqual((last.epoch, last.step), (2, 5))
-        self.assertEqual(trainer.result_metrics(), last)
-        self.assertAllEqual(
-            trainer.result_model().variables[0].numpy(),
-            trainer.model.variables[0].numpy(),
-        )
-
     def test_best_part_of_an_epoch_that_goes_on(self):
         """What is no longer in the history is not the result."""
-        whole, _ = self.fit(epochs=2)
+        whole = self.whole(2)
         # One step before it leaps, the best of all.
-        trainer, dataset = self.fit(epochs=4, max_steps=7)
+        trainer = self.fit(epochs=4, max_steps=7)
         loss = trainer.history[-1].validation_loss
         self.assertLess(loss, trainer.history[-2].validation_loss)
-        loop.fit(trainer, dataset, 4, batch_size=16)
+        loop.fit(trainer, held_out(), 4, batch_size=16)
         self.assertEqual(trainer.result_metrics().step, 6)
         self.assertTrue(
             all(weights_are_same(trainer.result_model(), whole.model))
         )
 
     def test_loss_that_is_no_number_is_not_the_best(self):
-        trainer, _ = self.fit(epochs=2)
+        trainer = self.fit(epochs=2)
         best = values(trainer.model.variables)
         trainer.model.variables[0].assign_add(
             tf.ones_like(trainer.model.variables[0])
@@ -209,8 +225,7 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(trainer.result_metrics().epoch, 2)
 
     def test_same_training_as_without(self):
-        kept, _ = self.fit(epochs=1)
-        other, _ = self.fit(epochs=1, keep_best=False)
+        kept, other = self.whole(1), self.fit(epochs=1, keep_best=False)
         self.assertTrue(all(weights_are_same(kept.model, other.model)))
 
 
@@ -268,8 +283,11 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.dataset = make_dataset(
-            random_images(NUM_TRAIN, seed=1), random_images(NUM_TEST, seed=2)
+        cls.dataset = fast_command.with_pipelines(
+            make_dataset(
+                random_images(NUM_TRAIN, seed=1),
+                random_images(NUM_TEST, seed=2),
+            )
         )
         cls.recorder = Recorder()
         cls.trainer = cls.fit(cls.recorder)

@@ -95,19 +95,6 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         optimizer.finalize_variable_values([variable])
         self.assertAllClose(variable.numpy(), expected, rtol=1e-6)
 
-    def test_in_a_graph(self):
-        optimizer = FusedAdam(0.1)
-        variable = keras.Variable([1.0])
-        optimizer.build([variable])
-
-        @tf.function(autograph=False)
-        def step():
-            optimizer.apply([tf.constant([2.0])], [variable])
-
-        step()
-        step()
-        self.assertAllClose(variable.numpy(), [0.8], atol=1e-6)
-
 
 class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
     def rates(self, *args, steps):

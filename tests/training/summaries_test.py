@@ -7,11 +7,10 @@ import math
 from unittest import mock
 
 import folders
-import keras
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from small_models import SmallModel
+from small_models import SmallModel, set_seed
 from tensorflow.core.util import event_pb2
 
 from tf_realnvp import plots
@@ -39,7 +38,7 @@ class LayoutTest(tf.test.TestCase):
 class SummariesTest(folders.FolderTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        keras.utils.set_random_seed(0)
+        set_seed(0)
         self.trainer = Trainer(SmallModel(), learning_rate=0.5)
         self.now = 100.0
         clock = mock.Mock(monotonic=lambda: self.now)

@@ -8,7 +8,6 @@ import itertools
 import math
 from unittest import mock
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -69,24 +68,6 @@ class BatchesTest(tf.test.TestCase):
         with self.assertRaisesRegex(TypeError, "uint8 .* got float32"):
             trainer.test(iter(batches.enumerate()))
         self.assertEqual(trainer.num_steps, 0)
-
-    def test_eagerly(self):
-        """As TensorFlow's programs are debugged."""
-        batches = [random_images(BATCH_SIZE, seed=seed) for seed in range(3)]
-        losses = []
-        for is_eager in (False, True):
-            keras.utils.set_random_seed(0)
-            trainer = Trainer(SmallModel(), 1e-2, accumulate=2)
-            tf.config.run_functions_eagerly(is_eager)
-            try:
-                trainer.train(
-                    iter(tf.data.Dataset.from_tensor_slices(batches)), 3
-                )
-            finally:
-                tf.config.run_functions_eagerly(False)
-            losses.append(trainer.mean_loss)
-        self.assertEqual(trainer.num_steps, 3)
-        self.assertAllClose(*losses, rtol=1e-5)
 
 
 class StepTest(tf.test.TestCase):
@@ -238,6 +219,33 @@ class WeightsTest(untraced.UntracedTestCase):
         ]
         self.assertEmpty(unchanged)
 
+    def test_frozen(self):
+        """What is not trained stays, and the rest is the same average."""
+        model = make_model(moved=True)
+        model.networks[1].trainable = False
+        model.couplings[0].rescale.trainable = False
+        is_frozen = [not v.trainable for v in model.variables]
+        frozen = sum(is_frozen)
+        self.assertBetween(frozen, 2, len(is_frozen) - 1)
+        self.assertLen(model.trainable_variables, len(is_frozen) - frozen)
+        before = values(model.variables)
+        trainer = Trainer(model, 0.1, ema=0.5)
+        batches = tf.data.Dataset.from_tensors(random_images(4, 0)).repeat(2)
+        trainer.train(iter(batches), 2)
+        average = values(trainer.evaluated_model().variables)
+        for current in (values(model.variables), average):
+            self.assertEqual(same(current, before), is_frozen)
+        self.assertFalse(any(same(average, values(model.variables))[:1]))
+        # A copy has all weights.
+        self.assertEqual(
+            same(values(model.clone().variables), values(model.variables)),
+            [True] * len(is_frozen),
+        )
+        for variable in model.variables:
+            variable.trainable = False
+        with self.assertRaisesRegex(ValueError, "no variable .* is trainable"):
+            Trainer(model)
+
 
 class AccumulateTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters(
@@ -308,33 +316,6 @@ class EmaTest(tf.test.TestCase):
         self.assertNotAllClose(
             log_prob, model.log_prob(images, seeds[0]), rtol=1e-4
         )
-
-    def test_frozen(self):
-        """What is not trained stays, and the rest is the same average."""
-        model = make_model(moved=True)
-        model.networks[1].trainable = False
-        model.couplings[0].rescale.trainable = False
-        is_frozen = [not v.trainable for v in model.variables]
-        frozen = sum(is_frozen)
-        self.assertBetween(frozen, 2, len(is_frozen) - 1)
-        self.assertLen(model.trainable_variables, len(is_frozen) - frozen)
-        before = values(model.variables)
-        trainer = Trainer(model, 0.1, ema=0.5)
-        batches = tf.data.Dataset.from_tensors(random_images(4, 0)).repeat(2)
-        trainer.train(iter(batches), 2)
-        average = values(trainer.evaluated_model().variables)
-        for current in (values(model.variables), average):
-            self.assertEqual(same(current, before), is_frozen)
-        self.assertFalse(any(same(average, values(model.variables))[:1]))
-        # A copy has all weights.
-        self.assertEqual(
-            same(values(model.clone().variables), values(model.variables)),
-            [True] * len(is_frozen),
-        )
-        for variable in model.variables:
-            variable.trainable = False
-        with self.assertRaisesRegex(ValueError, "no variable .* is trainable"):
-            Trainer(model)
 
     def test_without_it_the_model_itself(self):
         model = SmallModel()

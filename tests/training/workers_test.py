@@ -1,14 +1,13 @@
 """Tests for workers: how they meet; `distribution_test` has real ones."""
 
 import contextlib
-import json
 import os
 import signal
-import socket
 import threading
 import time
 from unittest import mock
 
+import command_lines
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -17,20 +16,9 @@ from tf_realnvp.errors import FailureError, UsageError
 from tf_realnvp.training import workers
 
 
-def config(index, kind="worker", **cluster):
-    text = json.dumps(
-        {"cluster": cluster, "task": {"type": kind, "index": index}}
-    )
-    return mock.patch.dict(os.environ, {"TF_CONFIG": text})
-
-
-def free_ports(number):
-    with contextlib.ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server(("", 0)))
-            for _ in range(number)
-        ]
-        return [free.getsockname()[1] for free in sockets]
+def config(*arguments, **cluster):
+    variables = command_lines.tf_config(*arguments, **cluster)
+    return mock.patch.dict(os.environ, variables)
 
 
 class JobTest(tf.test.TestCase, parameterized.TestCase):
@@ -64,7 +52,7 @@ class JobTest(tf.test.TestCase, parameterized.TestCase):
 class MeetTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()
-        self.ports = free_ports(3)
+        self.ports = command_lines.free_ports(3)
         self.addresses = [f"127.0.0.1:{port}" for port in self.ports]
         self.jobs = []
         for index in range(3):
