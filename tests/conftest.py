@@ -5,6 +5,8 @@ import signal
 import tempfile
 from unittest import mock
 
+from xdist.scheduler import LoadScopeScheduling
+
 from tf_realnvp import runtime
 
 # As the models of the tests are small; for processes that tests start, too.
@@ -13,6 +15,8 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 # Classes that take longest: most start processes. They begin first, lest one
 # process of pytest-xdist does them when the others have ended.
 LONGEST = ("SameTrainingTest", "KillsTest", "OtherProgramsTest", "RunTest")
+# Whose processes are forked from one that has imported TensorFlow.
+FORKED = ("SameTrainingTest", "KillsTest")
 
 # The commands leave alone what is ignored, as SIGINT is in a background job of
 # a shell's script and SIGHUP after `nohup`. These tests may be run so as well.
@@ -55,6 +59,19 @@ def pytest_configure(config):
     others = config.getoption("dist", "no") != "no" and config.option.tx
     if config.option.collectonly or not others:
         set_up_tensorflow()
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Lets one process have all tests that fork theirs from the same one."""
+    if config.getoption("dist") != "loadscope":
+        return None
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            scope = super()._split_scope(nodeid)
+            return "forked" if scope.endswith(FORKED) else scope
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items):

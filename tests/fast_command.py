@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import pathlib
 import sys
+from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -121,11 +123,28 @@ def patch_model(stack: contextlib.ExitStack) -> None:
         stack.enter_context(mock.patch.object(target, name, value))
 
 
-class Process:
-    """A process of the command, with what `subprocess.Popen` has of it.
+def fork(function: Callable, *arguments: Any) -> multiprocessing.Process:
+    """Calls a function in a process of its own.
 
-    It is forked from one that has imported TensorFlow, which takes seconds.
+    It is forked from one that has imported TensorFlow, which takes seconds, and
+    has not computed anything yet.
+
+    Args:
+      function: One of a module.
+      *arguments: What `pickle` knows.
     """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=function, args=arguments)
+    # Python 3.11's server does not take over `sys.path`.
+    path = os.pathsep.join(sys.path)
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
+        process.start()
+    return process
+
+
+class Process:
+    """A process of the command, with what `subprocess.Popen` has of it."""
 
     def __init__(
         self,
@@ -141,15 +160,7 @@ class Process:
           output: Path of the file or terminal that it reads from and writes to.
             Default: its standard streams are closed.
         """
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        self._process = context.Process(
-            target=_run, args=(argv, str(folder), output and str(output))
-        )
-        # Python 3.11's server does not take over `sys.path`.
-        path = os.pathsep.join(sys.path)
-        with mock.patch.dict(os.environ, PYTHONPATH=path):
-            self._process.start()
+        self._process = fork(_run, argv, str(folder), output and str(output))
         self.wait, self.kill = self._process.join, self._process.kill
 
     @property

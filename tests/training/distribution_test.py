@@ -9,138 +9,15 @@ import tempfile
 import time
 
 import command_lines
+import fast_command
 import folders
 import numpy as np
 import pytest
+import replicas
 import tensorflow as tf
 from absl.testing import parameterized
 
 ROOT = command_lines.REPOSITORY
-
-# Imports all once, for the processes that it splits into before anything is
-# computed. Each trains a little, on a last batch that replicas cannot share
-# evenly, and writes the weights and losses that it has in the end.
-TRAIN = """
-import contextlib, multiprocessing, os, sys
-from unittest import mock
-import fast_command, keras, numpy as np, tensorflow as tf
-import tf_realnvp
-from small_models import SmallModel
-from tf_realnvp import RealNVP, initialization, runtime
-from tf_realnvp.data import ImageDataset
-from tf_realnvp.data.image_dataset import Split
-from tf_realnvp.errors import UsageError
-from tf_realnvp.training import workers
-
-folder, *configs = sys.argv[1:]
-
-def train(strategy, Model, name, num_classes=None):
-    images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
-    images = Split(tf.data.Dataset.from_tensor_slices(images), 20)
-    dataset = ImageDataset("random", (4, 4, 1), 17, images, images)
-    labels = np.arange(20) % 3
-    dataset = dataset.with_labels("abc", labels, labels)
-    with strategy.scope():
-        keras.utils.set_random_seed(0)
-        model = Model(
-            (4, 4, 1),
-            17,
-            filters=4,
-            num_blocks=1,
-            num_couplings=(1, 1, 1),
-            num_classes=num_classes,
-        )
-    # It enters the scope of the model by itself.
-    replicas = set()
-    history = tf_realnvp.train(
-        model,
-        dataset,
-        epochs=2,
-        batch_size=7,
-        lr=1e-2,
-        clip_grad=1.0,
-        ema=0.9,
-        seed=3,
-        precision="float32",
-        progress=False,
-        on_epoch=lambda _: replicas.add(
-            tf.distribute.get_strategy().num_replicas_in_sync
-        ),
-    )
-    [num_replicas] = replicas
-    losses = [m.test_loss for m in history]
-    losses += [m.train_loss for m in history[1:]]
-    np.savez(
-        f"{folder}/{name}.npz",
-        num_replicas=num_replicas,
-        losses=losses,
-        weights=np.concatenate([v.numpy().ravel() for v in model.variables]),
-    )
-
-# A model that takes no time: what is between workers does not depend on it.
-def train_small(strategy, name):
-    with mock.patch.object(
-        initialization, "initialize", fast_command.initialize
-    ):
-        train(strategy, SmallModel, name)
-
-def alone():
-    # On a CPU this changes no bit; but what has no seed raises.
-    runtime.configure(2, deterministic=True)
-    # What two devices compile, one computes as it is written.
-    tf.config.run_functions_eagerly(True)
-    train(runtime.make_strategy(1), RealNVP, "one", num_classes=3)
-    train_small(runtime.make_strategy(1), "small")
-    tf.config.run_functions_eagerly(False)
-    train(runtime.make_strategy(2), RealNVP, "two", num_classes=3)
-
-def together(name, config):
-    os.environ["TF_CONFIG"] = config
-    runtime.configure()
-    # First of all: workers connect before anything is computed.
-    strategy = workers.connect()
-    with strategy.scope():
-        variable = keras.Variable([2.0 + workers.is_chief()])
-    initialization._agree(strategy, [variable])
-    np.save(f"{folder}/{name}.npy", variable)
-    train_small(strategy, name)
-    with open(f"{folder}/{name}.txt", "w") as file:
-        with contextlib.redirect_stdout(file):
-            compare()
-
-# What the workers have, the first and the second. The second one ends before
-# the first asks once more.
-def compare():
-    both = [
-        ("same", "same"),
-        ("first", "second"),
-        ("a much longer one: \\u00fc\\n\\udcff", "short"),
-        ("x", "x"),
-        ("gone", None),
-    ]
-    for mine in [records[not workers.is_chief()] for records in both]:
-        if mine is None:
-            break
-        try:
-            chief = workers.agree(
-                mine, lambda mine, its: [mine] if mine != its else []
-            )
-            print("agreed on", chief)
-        except UsageError as error:
-            print(error)
-        except tf.errors.OpError as error:
-            print("gone")
-
-fork = multiprocessing.get_context("fork").Process
-processes = [fork(target=alone)]
-for pair in zip(("first", "second"), configs, strict=True):
-    processes.append(fork(target=together, args=pair))
-for process in processes:
-    process.start()
-for process in processes:
-    process.join()
-sys.exit(any(process.exitcode for process in processes))
-"""
 
 
 def start(command, cwd=None, **environment):
@@ -173,10 +50,18 @@ class SameTrainingTest(tf.test.TestCase):
         cls.folder = pathlib.Path(
             cls.enterClassContext(tempfile.TemporaryDirectory())
         )
-        configs = [each["TF_CONFIG"] for each in worker_environments(2)]
-        process = start(["-c", TRAIN, cls.folder, *configs])
-        _, stderr = process.communicate(timeout=240)
-        assert process.returncode == 0, stderr
+        processes = [fast_command.fork(replicas.alone, cls.folder)]
+        for name, environment in zip(
+            ("first", "second"), worker_environments(2), strict=True
+        ):
+            processes.append(
+                fast_command.fork(
+                    replicas.together, cls.folder, name, environment
+                )
+            )
+        for process in processes:
+            process.join(240)
+        assert [process.exitcode for process in processes] == [0, 0, 0]
 
     def read(self, name):
         """Returns what a process wrote."""

@@ -1,0 +1,128 @@
+"""Trainings on several devices and in several processes, to be compared.
+
+Each trains a little, on a last batch that replicas cannot share evenly, and
+writes the weights and losses that it has in the end.
+"""
+
+import contextlib
+import os
+import pathlib
+from unittest import mock
+
+import fast_command
+import keras
+import numpy as np
+import tensorflow as tf
+from small_models import SmallModel
+
+import tf_realnvp
+from tf_realnvp import RealNVP, initialization, runtime
+from tf_realnvp.data import ImageDataset
+from tf_realnvp.data.image_dataset import Split
+from tf_realnvp.errors import UsageError
+from tf_realnvp.training import workers
+
+# What the first worker has, and the second. That one ends before the first
+# asks once more.
+RECORDS = (
+    ("same", "same"),
+    ("first", "second"),
+    ("a much longer one: \u00fc\n\udcff", "short"),
+    ("x", "x"),
+    ("gone", None),
+)
+
+
+def alone(folder: pathlib.Path) -> None:
+    """Trains on one device, as the others are to, and on two."""
+    # On a CPU this changes no bit; but what has no seed raises.
+    runtime.configure(2, deterministic=True)
+    # What two devices compile, one computes as it is written.
+    tf.config.run_functions_eagerly(True)
+    _train(runtime.make_strategy(1), RealNVP, folder / "one", num_classes=3)
+    _train_small(runtime.make_strategy(1), folder / "small")
+    tf.config.run_functions_eagerly(False)
+    _train(runtime.make_strategy(2), RealNVP, folder / "two", num_classes=3)
+
+
+def together(folder: pathlib.Path, name: str, environment: dict) -> None:
+    """Trains as one of several workers, and compares records with them."""
+    os.environ.update(environment)
+    runtime.configure()
+    # First of all: workers connect before anything is computed.
+    strategy = workers.connect()
+    with strategy.scope():
+        variable = keras.Variable([2.0 + workers.is_chief()])
+    initialization._agree(strategy, [variable])
+    np.save(folder / f"{name}.npy", variable)
+    _train_small(strategy, folder / name)
+    with open(folder / f"{name}.txt", "w") as file:
+        with contextlib.redirect_stdout(file):
+            _compare()
+
+
+def _train(strategy, Model, path, num_classes=None):
+    images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
+    images = Split(tf.data.Dataset.from_tensor_slices(images), 20)
+    dataset = ImageDataset("random", (4, 4, 1), 17, images, images)
+    labels = np.arange(20) % 3
+    dataset = dataset.with_labels("abc", labels, labels)
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = Model(
+            (4, 4, 1),
+            17,
+            filters=4,
+            num_blocks=1,
+            num_couplings=(1, 1, 1),
+            num_classes=num_classes,
+        )
+    # It enters the scope of the model by itself.
+    replicas = set()
+    history = tf_realnvp.train(
+        model,
+        dataset,
+        epochs=2,
+        batch_size=7,
+        lr=1e-2,
+        clip_grad=1.0,
+        ema=0.9,
+        seed=3,
+        precision="float32",
+        progress=False,
+        on_epoch=lambda _: replicas.add(
+            tf.distribute.get_strategy().num_replicas_in_sync
+        ),
+    )
+    [num_replicas] = replicas
+    losses = [m.test_loss for m in history]
+    losses += [m.train_loss for m in history[1:]]
+    np.savez(
+        path,
+        num_replicas=num_replicas,
+        losses=losses,
+        weights=np.concatenate([v.numpy().ravel() for v in model.variables]),
+    )
+
+
+def _train_small(strategy, path):
+    """A model that takes no time: what is between workers does not see it."""
+    with mock.patch.object(
+        initialization, "initialize", fast_command.initialize
+    ):
+        _train(strategy, SmallModel, path)
+
+
+def _compare():
+    for mine in [records[not workers.is_chief()] for records in RECORDS]:
+        if mine is None:
+            break
+        try:
+            chief = workers.agree(
+                mine, lambda mine, its: [mine] if mine != its else []
+            )
+            print("agreed on", chief)
+        except UsageError as error:
+            print(error)
+        except tf.errors.OpError:
+            print("gone")
