@@ -1,6 +1,7 @@
 """Tests for api: models that are loaded, trained and saved from Python."""
 
 import contextlib
+import dataclasses
 import errno
 import inspect
 import io
@@ -454,6 +455,12 @@ class TrainTest(untraced.UntracedTestCase):
             ):
                 self.train(model, self.images, epochs=1)
 
+    def test_one_device(self):
+        with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+            model = SmallModel()
+            self.train(model, self.images, epochs=1)
+        self.assertFalse(model.is_identity())
+
     def test_labels(self):
         """Of an array, or of a data set; a model without classes has none."""
         labels = np.arange(len(self.images)) % 3
@@ -674,6 +681,29 @@ class RunDirTest(folders.FolderTestCase, parameterized.TestCase):
         self.train("b", self.make_model((4, 4, 1)), images, epochs=1)
         self.assertAllEqual(self.command("b", "--epochs", 2, *flags), expected)
 
+    def test_interrupted(self):
+        """A checkpoint is saved, also in the middle of an epoch."""
+        expected = self.train("never_stopped", epochs=2)
+        calls = []
+        train = Trainer.train
+
+        def interrupted(*arguments):
+            train(*arguments)
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+
+        with (
+            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9),
+            mock.patch.object(Trainer, "train", interrupted),
+            self.assertRaises(KeyboardInterrupt),
+        ):
+            self.train("run", epochs=2)
+        with contextlib.redirect_stdout(io.StringIO()) as stdout:
+            weights = self.train("run", epochs=2, progress=True)
+        self.assertStartsWith(stdout.getvalue(), "going on from step 2 of run")
+        self.assertAllEqual(weights, expected)
+
     def test_what_a_run_says_of_its_data(self):
         model = self.make_model(num_classes=10, class_probs=[0.1] * 10)
         self.train("run", model, epochs=1)
@@ -704,10 +734,27 @@ class RunDirTest(folders.FolderTestCase, parameterized.TestCase):
         with self.assertRaisesRegex(UsageError, "images .* have changed"):
             self.train("run", model, images, epochs=4, **settings)
 
+    def test_other_classes(self):
+        images = data.load("digits", labels=True)
+        model = self.make_model(num_classes=10, class_probs=[0.1] * 10)
+        model.metadata = {"class_names": [*"abcdefghi", "0"]}
+        with self.assertRaisesRegex(DataError, "of 0, 1.* need the same label"):
+            self.train("run", model, images, epochs=1)
+        model.metadata = {"class_names": [*"abcdefghij"]}
+        self.train("run", model, images, epochs=1)
+
     def test_labels_that_a_model_leaves_alone(self):
         images = data.load("digits", labels=True)
         self.train("run", images=images, epochs=1)
         self.train("run", epochs=2)
+
+    def test_what_images_have_of_their_own(self):
+        images = data.load("digits")
+        with self.assertRaisesRegex(DataError, "`data.load` takes it, too"):
+            self.train("run", images=images, flip=True)
+        images = dataclasses.replace(images, skipped={"a.bmp": "it is none"})
+        with self.assertWarnsRegex(UserWarning, "1 file is left out: a.bmp"):
+            self.train("run", images=images, epochs=1)
 
     def test_architecture_is_kept(self):
         others = {

@@ -445,6 +445,8 @@ class TensorFlowTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
         ("a\udcffb", "UTF-8"),
         *((path, path[1]) for path in ("a*/b", "a?", "a[b]", "a\\b\n")),
+        ("gs://bucket/runs", "gs:/… is no path on this machine"),
+        (pathlib.Path("s3://bucket"), "s3:/… is no path"),
     )
     def test_what_it_cannot(self, path, reason):
         message = files.why_tensorflow_cannot(path)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tf_realnvp import initialization, runtime
 from tf_realnvp.checks import ARCHITECTURE
 from tf_realnvp.data import ImageDataset, arrays
+from tf_realnvp.data.image_dataset import describe_skipped
 from tf_realnvp.errors import DataError, Error, ModelError, printable
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
@@ -141,9 +143,10 @@ def train(
       jit: See `epochs`.
       run_dir: Folder for checkpoints, metrics and TensorBoard. The same call
         goes on with what an earlier one has left there, in the place of the
-        weights that the model has; and so do the command, with what `data.load`
-        gave, and this call with a run of the command, but not one with
-        `--init_from` or `--deterministic`. Default: nothing is kept.
+        weights that the model has, and with `progress` says so; and so do the
+        command, with what `data.load` gave, and this call with a run of the
+        command, but not one with `--init_from` or `--deterministic`. Default:
+        nothing is kept.
       on_epoch: Is called after every epoch, and once before the first, with
         what is known by then. Whatever it raises ends the training. With `ema`
         that is known of the average, which the model has in the end only.
@@ -175,6 +178,8 @@ def train(
             "`run_dir`"
         )
     dataset = _dataset(data, labels, model, flip)
+    if dataset.skipped:
+        warnings.warn(describe_skipped(dataset.skipped), stacklevel=2)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_scope(model))
         run = None
@@ -227,6 +232,12 @@ def train(
         if run is not None:
             checkpoints = Checkpoints(trainer, run.path / "checkpoints")
             restored = checkpoints.restore()
+            if restored and progress:
+                print(
+                    f"going on from step {trainer.num_steps:,} of "
+                    f"{printable(run.path)}",
+                    flush=True,
+                )
             # Before any checkpoint: else the folder is that of something else.
             with writing("the run's state", run.path):
                 run.begin(config, description, dataset.metadata)
@@ -249,6 +260,10 @@ def train(
                 recorder.finish(is_done=True)
                 with writing("the run's state", run.path):
                     run.finish()
+        except KeyboardInterrupt:
+            if recorder is not None:
+                recorder.finish(is_done=False)
+            raise
         finally:
             model.assign(trainer.result_model())
             model.metadata = dataset.metadata
@@ -270,10 +285,12 @@ def _initialize(model, dataset, seed):
 
 def _scope(model):
     """Returns the scope of the strategy that a model was made in."""
-    own = getattr(model.variables[0].value, "distribute_strategy", None)
+    variable = model.variables[0].value
     if not tf.distribute.has_strategy():
+        own = getattr(variable, "distribute_strategy", None)
         return contextlib.nullcontext() if own is None else own.scope()
-    if own is not tf.distribute.get_strategy():
+    extended = tf.distribute.get_strategy().extended
+    if not extended.variable_created_in_scope(variable):
         raise ValueError(
             "The model must be made in the scope of the `tf.distribute` "
             "strategy that it is trained in."
@@ -301,6 +318,10 @@ class _Observer(loop.Observer):
             self._on_epoch(metrics)
 
 
+def _listed(names):
+    return ", ".join(printable(name) for name in names)
+
+
 def _with_names_of(known, description):
     """Returns a description with the names of classes that a run has.
 
@@ -324,6 +345,8 @@ def _dataset(data, labels, model, flip):
         raise DataError("the images must be one array: give labels as `labels`")
     if labels is not None and isinstance(data, ImageDataset | tf.data.Dataset):
         raise DataError("`labels` are for images in an array")
+    if flip and isinstance(data, ImageDataset):
+        raise DataError("`flip` is for arrays: `data.load` takes it, too")
     if isinstance(data, ImageDataset):
         dataset = data
     elif isinstance(data, tf.data.Dataset):
@@ -348,6 +371,11 @@ def _dataset(data, labels, model, flip):
         return dataset.without_labels() if dataset.class_names else dataset
     if dataset.class_names and set(dataset.class_names) <= set(names):
         dataset = dataset.with_classes(names)
+    elif set(dataset.class_names) & set(names):
+        raise DataError(
+            f"the images are of {_listed(dataset.class_names)}, the model of "
+            f"{_listed(names)}: classes that both have need the same label"
+        )
     if len(dataset.class_names) != num_classes:
         raise DataError(
             f"the images have {len(dataset.class_names) or 'no'} classes, the "

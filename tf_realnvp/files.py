@@ -5,6 +5,7 @@ import csv
 import errno
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import stat
@@ -273,6 +274,8 @@ def why_tensorflow_cannot(path: str | os.PathLike) -> str | None:
         text.encode()
     except UnicodeEncodeError:
         return f"{text!a} is not UTF-8, which TensorFlow needs"
+    if scheme := re.match(r"[A-Za-z][\w+.-]+:/", text):
+        return f"{scheme[0]}… is no path on this machine"
     patterns = sorted(set(text) & set("*?[\\"))
     if patterns:
         return (

@@ -655,6 +655,27 @@ class ResumeTest(ExperimentTestCase, parameterized.TestCase):
         self.assertEmpty(trainers)
         self.assert_error(result, 2, "--init_from: ", "another --output_dir")
 
+    @parameterized.parameters("faces", "faces/out", "faces/train/out")
+    def test_results_among_the_pictures(self, output_dir):
+        """A run that goes on would find other images."""
+        write_pictures("faces/train", 4, 4, 3, number=4)
+        argv = ("--dataset", "faces", "--seed", 0, "--batch_size", 1)
+        argv += ("--max_steps", 1, "--output_dir", output_dir)
+        if output_dir == "faces/train/out":
+            result = call(*argv)
+            self.assert_error(result, 2, "--output_dir: ", "pictures to train")
+            return
+        self.assertEqual(call(*argv)[0], 0)
+        os.rename("faces/train", "faces/all")
+        result = call(*argv, "--run_dir", "other")
+        self.assert_error(result, 2, "--output_dir: ", "pictures to train on")
+
+    def test_model_that_is_replaced(self):
+        for is_there in (False, True):
+            _, stdout, _ = call("--seed", 0, "--max_steps", 1)
+            line = "realnvp_digits is there, and will be replaced in the end"
+            self.assertEqual(line in stdout.splitlines(), is_there)
+
     def test_shorter_run_changes_nothing(self):
         self.begin()
         for argv in (["--epochs", 1], ["--max_steps", 1]):

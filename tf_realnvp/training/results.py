@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tf_realnvp import files, plots, system
-from tf_realnvp.data import ImageDataset
+from tf_realnvp import data, files, plots, system
+from tf_realnvp.data import ImageDataset, image_folder
 from tf_realnvp.errors import UsageError, printable, reason
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import export
@@ -19,8 +19,31 @@ from tf_realnvp.training.summaries import layout_of_samples
 from tf_realnvp.training.trainer import Trainer
 
 
+def check_folder(config: TrainingConfig) -> None:
+    """Checks that the results do not come among the pictures to train on.
+
+    Args:
+      config: The settings of the training.
+
+    Raises:
+      UsageError: If the samples would be some of these pictures.
+    """
+    folder = pathlib.Path(data.source(config.dataset))
+    if not folder.is_absolute() or not folder.is_dir():
+        return
+    splits = [folder / name for name in image_folder.SPLIT_FOLDERS]
+    roots = splits if splits[0].is_dir() else [folder]
+    output = pathlib.Path(os.path.realpath(config.output_dir))
+    if any(map(output.is_relative_to, map(os.path.realpath, roots))):
+        raise UsageError(
+            f"argument `output_dir`: {printable(config.output_dir)} is among "
+            "the pictures to train on, and the samples would be some of them: "
+            "give another folder"
+        )
+
+
 def check_names(config: TrainingConfig, dataset_name: str) -> None:
-    """Checks that the results can have their names.
+    """Checks that the results can have their names, and says what they replace.
 
     Args:
       config: The settings of the training.
@@ -57,6 +80,8 @@ def check_names(config: TrainingConfig, dataset_name: str) -> None:
             "shorter one"
         )
     export.check_path(saved)
+    if saved.exists():
+        print(f"{printable(saved)} is there, and will be replaced in the end")
 
 
 def write(

@@ -56,6 +56,8 @@ class Session:
             self._strategy = workers.connect()
         else:
             self._strategy = runtime.make_strategy(config.devices)
+        if run is not None:
+            results.check_folder(config)
         dataset, description = _load(config, run)
         if runtime.is_one_of_many():
             with _explaining(dataset):
