@@ -235,6 +235,8 @@ class DensityTest(untraced.UntracedTestCase, parameterized.TestCase):
         log_prob = model.log_density(points, label)
         self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
         if labels is not None:
+            small = tf.cast(label, tf.uint8)
+            self.assertAllEqual(model.log_density(points, small), log_prob)
             of_one = model.log_density(points, int(labels[0]))
             self.assertAllClose(of_one[0], log_prob[0])
 

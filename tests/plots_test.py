@@ -148,6 +148,28 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             )
             self.assertEqual(os.listdir(self.folder), ["picture.png"])
 
+    def test_settings_of_users(self):
+        """Astronomers have images begin at the bottom."""
+        images = random_images(4, 8, 8, 1)
+        maps = np.linspace(0, 5, 4 * 64).reshape(4, 8, 8)
+        drawn = []
+        for origin in ("upper", "lower"):
+            with matplotlib.rc_context({"image.origin": origin}):
+                plots.save_image_grid(self.path, images)
+                drawn.append(read_png(self.path))
+                plots.save_bit_maps(self.path, images, maps, "bits")
+                drawn.append(read_png(self.path))
+        self.assertAllEqual(drawn[0], drawn[2])
+        self.assertAllEqual(drawn[1], drawn[3])
+
+    def test_grid_of_many(self):
+        """It is magnified less, lest nothing can open it."""
+        images = random_images(9, 8, 8, 1)
+        with mock.patch.object(plots, "_MAX_PIXELS", 4 * 28**2):
+            self.assertEqual(plots.image_grid(images).shape, (56, 56, 3))
+        with mock.patch.object(plots, "_MAX_PIXELS", 1):
+            self.assertEqual(plots.image_grid(images).shape, (28, 28, 3))
+
     @parameterized.parameters(2, 4)
     def test_bit_maps(self, channels):
         """Of any number of channels; those that are not shown do not matter."""

@@ -225,7 +225,9 @@ class CouplingNetwork(keras.Model):
         if label is not None:
             # Along the second axis, whose gradient is dense.
             shift = tf.gather(
-                tf.convert_to_tensor(self.embedding), label, axis=1
+                tf.convert_to_tensor(self.embedding),
+                tf.cast(label, tf.int32),
+                axis=1,
             )
             bias = blocks.reduce.bias[:, tf.newaxis] + shift
             blocks = blocks._replace(reduce=blocks.reduce._replace(bias=bias))

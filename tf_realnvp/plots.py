@@ -14,6 +14,7 @@ from tf_realnvp.errors import printable
 
 _MAX_TITLE = 70  # Letters, as many as there is room for.
 _TILE_SIZE = 96  # Pixels, about; an image is magnified by a whole number.
+_MAX_PIXELS = 2**26  # Of a grid: larger ones are not magnified.
 
 
 def save_loss_curve(
@@ -107,7 +108,11 @@ def image_grid(
         top = index // columns * (height + 1) + 1
         left = index % columns * (width + 1) + 1
         grid[top : top + height, left : left + width] = image
-    zoom = max(1, _TILE_SIZE // max(height, width))
+    zoom = min(
+        _TILE_SIZE // max(height, width),
+        math.isqrt(_MAX_PIXELS // (grid.shape[0] * grid.shape[1])),
+    )
+    zoom = max(1, zoom)
     return grid.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
@@ -125,8 +130,9 @@ def save_image_grid(
       num_colors: As for `image_grid`.
       columns: As for `image_grid`.
     """
+    grid = image_grid(images, num_colors, columns)
     with files.replace_file(path) as new:
-        matplotlib.image.imsave(new, image_grid(images, num_colors, columns))
+        matplotlib.image.imsave(new, grid, origin="upper")
 
 
 def save_histograms(
@@ -183,7 +189,8 @@ def save_rows(
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(len(rows), 1, squeeze=False).flat
     for (name, images), axes in zip(rows.items(), panels, strict=True):
-        axes.imshow(image_grid(images, num_colors, columns=len(images)))
+        grid = image_grid(images, num_colors, columns=len(images))
+        axes.imshow(grid, origin="upper")
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_axis_off()
     _save(path, figure)
@@ -230,9 +237,9 @@ def save_bit_maps(
         axes.set_axis_off()
     low, high = limits or map_limits(maps)
     for index, (image, values) in enumerate(zip(images, maps, strict=True)):
-        panels[2 * index].imshow(_rgb(image, num_colors))
+        panels[2 * index].imshow(_rgb(image, num_colors), origin="upper")
         shown = panels[2 * index + 1].imshow(
-            values, cmap="inferno", vmin=low, vmax=high
+            values, cmap="inferno", vmin=low, vmax=high, origin="upper"
         )
     for title, axes in zip(titles, panels[::2], strict=False):
         axes.set_title(title, fontsize=9, loc="left")

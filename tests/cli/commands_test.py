@@ -21,7 +21,7 @@ from absl.testing import parameterized
 from image_arrays import digits, images_of_digits, read_png
 
 from tf_realnvp import data, latents, pictures, plots
-from tf_realnvp.cli import main
+from tf_realnvp.cli import arguments, main
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import Split
 from tf_realnvp.errors import DataError
@@ -309,6 +309,12 @@ class ConditionalTest(ModelTestCase, parameterized.TestCase):
             self.assertAllClose(float(row["log_prob"]), log_prob, rtol=1e-5)
             name = small_models.CLASS_NAMES[label]
             self.assertEqual(row["likeliest_label"], name)
+
+    def test_accents_that_are_encoded_otherwise(self):
+        self.assertEqual(
+            arguments.find_class("caf\u00e9", ["x", "cafe\u0301"]),
+            "cafe\u0301",
+        )
 
     def test_class_that_is_not_there(self):
         for line in ("sample M", "interpolate M a.png b.png"):

@@ -246,6 +246,15 @@ class ScoreTest(DetectionTestCase):
         for name, row in rows.items():
             self.assertAllClose(np.float64(row[:2]), scores[name], rtol=1e-5)
 
+    def test_copies_in_the_reference(self):
+        images = digits("train")[:41]
+        self.write("usual", np.concatenate([images, images[:3]]))
+        self.write("in", digits("test")[:2])
+        argv = ("score", self.path, "in", "--reference", "usual")
+        code, _, stderr = call(*argv)
+        self.assertEqual(code, 0)
+        self.assertIn("warning: 3 of the 44 readable pictures in u", stderr)
+
     def test_score_draws_maps(self):
         names = ["b, \u00e9.png", "a.png", "c.png"]
         folder = self.write("in", self.images[:3], names)
@@ -273,6 +282,10 @@ class ScoreTest(DetectionTestCase):
                 bit_maps, "standardise", wraps=bit_maps.standardise
             ) as standardise,
         ):
+            result = call("score", self.path, folder, *argv)
+            self.assert_usage_error(result, "--maps: maps has maps of before")
+            save.assert_not_called()
+            shutil.rmtree("maps")
             self.score_with_reference("in", *argv)
         self.assertEqual(save.call_count, 2)
         maps, usual = standardise.call_args.args

@@ -105,6 +105,22 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(names, expected)
         self.assertLen(set(levels), 9)
 
+    def test_what_is_no_picture_takes_no_place(self):
+        self.write("in", range(12))
+        for number in range(30):
+            (self.folder / "in" / f"{number}.txt").write_text("a label")
+        _, levels = self.load("in", maximum=12)
+        self.assertCountEqual(levels, range(12))
+        _, levels = self.load("in", maximum=5)
+        self.assertLen(set(levels), 5)
+
+    def test_accents_that_are_encoded_otherwise(self):
+        """As on a Mac, of which a folder may be a copy."""
+        self.write("in/Cafe\u0301", range(9))
+        self.write("in/The\u0301", range(9, 20))
+        _, levels = self.load("in:Caf\u00e9")
+        self.assertCountEqual(levels, range(9))
+
     def test_none(self):
         with self.assertRaisesRegex(UsageError, "--normal: name some.* M "):
             self.load(None)

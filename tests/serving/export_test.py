@@ -159,6 +159,15 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
                 self.loaded.encode(self.images, label)
         with self.assertRaisesRegex(TypeError, "label"):
             self.loaded.encode(self.images)
+        with self.assertRaisesRegex(
+            tf.errors.InvalidArgumentError, "`label` must be an integer in"
+        ):
+            self.loaded.signatures["sample"](
+                n=tf.constant(3),
+                temperature=tf.constant(1.0),
+                seed=tf.constant(3, tf.int64),
+                label=tf.constant([-1, 0]),
+            )
 
 
 class SavedModelTest(ExportTestCase, parameterized.TestCase):
@@ -209,6 +218,12 @@ class SavedModelTest(ExportTestCase, parameterized.TestCase):
             self.assertAllClose(log_prob, alone, rtol=1e-5)
         self.assertAllClose(
             self.loaded.log_prob(self.images[:1], seed=5), alone[:1], rtol=1e-5
+        )
+        by_xla = tf.function(self.loaded.log_prob_each, jit_compile=True)
+        self.assertAllClose(
+            by_xla(tf.constant(self.images), tf.constant(seeds)),
+            alone,
+            rtol=1e-4,
         )
         nothing = self.loaded.log_prob_each(self.images[:0], seeds[:0])
         self.assertEqual(nothing.shape, (0,))

@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from tf_realnvp import files, system
@@ -297,9 +299,23 @@ def find_label(
     of = printable(flags.model)
     if not class_names:
         raise UsageError(f"argument --label: {of} has no classes")
-    if flags.label not in class_names:
+    found = find_class(flags.label, class_names)
+    if found is None:
         names = printable(", ".join(class_names))
         raise UsageError(
             f"argument --label: {of} has no class {flags.label!r}, but {names}"
         )
-    return class_names.index(flags.label)
+    return class_names.index(found)
+
+
+def find_class(label: str, names: Collection[str]) -> str | None:
+    """Returns which of some names a user means; `None` if it is none of them.
+
+    Args:
+      label: The name, whose accents may be encoded otherwise than there.
+      names: Names of classes.
+    """
+    if label in names:
+        return label
+    composed = functools.partial(unicodedata.normalize, "NFC")
+    return next((n for n in names if composed(n) == composed(label)), None)

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import sys
 
 import numpy as np
 
@@ -222,6 +223,11 @@ def _check_maps(flags):
         flags.folder
     ):
         raise UsageError("argument --maps: it is the folder of the pictures")
+    if any(folder.glob("map_*.png")):
+        raise UsageError(
+            f"argument --maps: {printable(folder)} has maps of before, which "
+            "would be mixed with these: give another folder, or remove them"
+        )
 
 
 def _check_names(flags, paths):
@@ -260,6 +266,13 @@ def _load_reference(flags, model, measure):
         )
     picture_sets.warn_of_seen(flags, "reference", model)
     usual = picture_sets.load(flags, "reference", model, "test", _MIN_PICTURES)
+    _, distinct = np.unique(usual.images, axis=0, return_index=True)
+    if num_copies := len(usual) - len(distinct):
+        print(
+            f"warning: {num_copies:,} of the {len(usual):,} {usual.title} are "
+            "copies of others: p-values are too small by them",
+            file=sys.stderr,
+        )
     measured = _measure(measure, "reference", usual.images, flags.seed)
     reference = detection.Reference(measured, flags.seed)
     num_others = len(reference.others)

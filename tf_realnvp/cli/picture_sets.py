@@ -340,7 +340,8 @@ def _from_dataset(flags, flag, name, label, metadata, split):
     has_label = label is not None
     dataset = load_dataset(flags, flag, name, metadata, labels=has_label)
     title = f"{dataset.name}:{label}" if has_label else dataset.name
-    if has_label and label not in dataset.class_names:
+    known = arguments.find_class(label or "", dataset.class_names)
+    if has_label and known is None:
         names = printable(", ".join(dataset.class_names))
         raise UsageError(
             f"argument --{flag}: {printable(dataset.name)} has no class "
@@ -354,7 +355,7 @@ def _from_dataset(flags, flag, name, label, metadata, split):
     numbered = [
         (part, number)
         for part in parts
-        for number in _numbers(dataset, part, label)
+        for number in _numbers(dataset, part, known)
     ]
     chosen = [numbered[index] for index in _choose(flags, len(numbered))]
     images = [
@@ -391,9 +392,15 @@ def _from_folder(flags, flag, name, label, metadata):
         ) from error
     if label is not None:
         paths = _of_class(paths, label, flag, name)
-    paths = [paths[number] for number in _choose(flags, len(paths))]
+    chosen = _choose(flags, len(paths))
+    # Others take the places of those that are no pictures.
+    others = np.setdiff1d(np.arange(len(paths)), chosen)
+    others = np.random.default_rng(flags.seed).permutation(others)
+    order = [root / paths[number] for number in (*chosen, *others)]
     names, images = [], []
-    for path, image in read_all([root / path for path in paths], metadata):
+    for path, image in itertools.islice(
+        read_all(order, metadata), flags.max_images
+    ):
         names.append(os.path.relpath(path, root))
         images.append(image)
     shape = (0, *metadata.image_shape)
@@ -413,15 +420,16 @@ def _of_class(paths, label, flag, name):
         parts = image_folder.SPLIT_FOLDERS
         paths = [p for p in paths if pathlib.PurePath(p).parts[0] in parts]
     found = [image_folder.class_of(path, depth) for path in paths]
-    if label not in found:
-        names = ", ".join(sorted({its for its in found if its is not None}))
-        known = f", but {printable(names)}" if names else " and no folders"
+    names = sorted({its for its in found if its is not None})
+    known = arguments.find_class(label, names)
+    if known is None:
+        listed = f", but {printable(', '.join(names))}" if names else ""
         raise UsageError(
             f"argument --{flag}: {printable(name)} has no class "
-            f"{label!r}{known}"
+            f"{label!r}{listed or ' and no folders'}"
         )
     return [
-        path for path, its in zip(paths, found, strict=True) if its == label
+        path for path, its in zip(paths, found, strict=True) if its == known
     ]
 
 

@@ -351,6 +351,7 @@ class _ConditionalModule(_Module):
 
     def __init__(self, model: RealNVP, num_classes: int):
         super().__init__(model)
+        self._num_classes = num_classes
         flow = functools.partial(self._concrete_flow, model)
         self._sample_labels = _concrete(model.sample_labels, _INT64, _SEED)
         points = tf.TensorSpec([None, *model.image_shape])
@@ -430,6 +431,7 @@ class _ConditionalModule(_Module):
 
     def signatures(self) -> dict[str, Callable]:
         """Returns the functions with named inputs and outputs."""
+        num_classes = self._num_classes
 
         def score(images):
             joint = self._log_joint(self._dequantize(images, None))
@@ -443,6 +445,8 @@ class _ConditionalModule(_Module):
 
         def sample(n, temperature, seed, label):
             drawn = self._draw_labels(n, _stateless_seed(seed))
+            # Checks the shape; of the values -1 is no class.
+            label += assertions.labels(tf.zeros_like(label), num_classes, n)
             label = tf.where(label == -1, drawn, label)
             return {"images": self.sample(n, temperature, seed, label)}
 
