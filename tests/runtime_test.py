@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import subprocess
 import time
 from unittest import mock
 
@@ -63,6 +64,16 @@ class SilenceTest(tf.test.TestCase):
             seen = list(pool.map(keep_silent, range(40)))
         self.assertEqual(seen, [b"%d" % number for number in range(40)])
         self.assertTrue(os.path.samestat(os.fstat(2), before))
+
+    def test_process_that_is_started_meanwhile(self):
+        """It may write for longer."""
+        command = "read line; echo $line >&2"
+        with runtime.silent_stderr():
+            process = subprocess.Popen(
+                ["sh", "-c", command], stdin=subprocess.PIPE
+            )
+        process.communicate(b"hello\n")
+        self.assertEqual(process.returncode, 0)
 
 
 class ProcessorTest(tf.test.TestCase, parameterized.TestCase):

@@ -33,29 +33,24 @@ def silent_stderr() -> Iterator[Callable[[], bytes]]:
     One thread at a time, for all share it.
 
     Yields:
-      A function that returns what was written since its last call, or the
-      beginning of that: a pipe holds some 64 KiB.
+      A function that returns what was written since its last call.
     """
-    with _STDERR:
-        reader, writer = os.pipe()
-        for end in (reader, writer):
-            os.set_blocking(end, False)
-        saved = os.dup(2)
+    # A pipe would kill processes that are started meanwhile and write later.
+    with _STDERR, system.unnamed_file() as file:
+        saved, position = os.dup(2), 0
 
         def written() -> bytes:
-            try:
-                return os.read(reader, 2**20)
-            except BlockingIOError:  # Nothing was.
-                return b""
+            nonlocal position
+            new = os.pread(file.fileno(), 2**20, position)
+            position += len(new)
+            return new
 
         try:  # Around all that a signal may cut short.
-            os.dup2(writer, 2)
-            os.close(writer)
+            os.dup2(file.fileno(), 2)
             yield written
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            os.close(reader)
 
 
 def fastest_cpus(

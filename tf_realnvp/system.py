@@ -17,6 +17,8 @@ import ctypes
 import os
 import pathlib
 import signal
+import tempfile
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -68,6 +70,13 @@ def open_no_link(path: str | os.PathLike, flags: int) -> int:
     """
     safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     return os.open(path, flags | safe, 0o666)
+
+
+def unnamed_file() -> BinaryIO:
+    """Opens a new file that has no name: in memory on Linux."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("unnamed"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def exchange(first: str | os.PathLike, second: str | os.PathLike) -> bool:
