@@ -84,6 +84,13 @@ class ReadTest(PicturesTestCase):
         self.assertAllEqual(
             pictures.read(self.path, (1, 3, 1)), [[[0], [255], [128]]]
         )
+        self.assertTrue(pictures.look(self.path.read_bytes()).has_16_bits)
+
+    @parameterized.parameters("JPEG RGB", "PNG RGB", "PNG P", "PNG 1")
+    def test_eight_bits_or_less(self, kind):
+        kind, mode = kind.split()
+        content = odd_pictures.encode(odd_pictures.noise(mode), kind)
+        self.assertFalse(pictures.look(content).has_16_bits)
 
     @parameterized.named_parameters(
         # Shape of the picture and of the image, and the middle in the picture:

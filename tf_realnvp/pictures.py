@@ -24,7 +24,9 @@ from tf_realnvp.errors import PictureError, printable
 _START_OF_JPEG = b"\xff\xd8\xff"
 _START_OF_PNG = b"\x89PNG\r\n\x1a\n"
 _NO_PICTURE = "it is neither PNG nor JPEG"
-_COLOR_TYPE = 25  # Place of a byte in a PNG.
+# Places of bytes in a PNG.
+_BIT_DEPTH = 24
+_COLOR_TYPE = 25
 _GREY_TYPES = (0, 4)  # Without and with an alpha channel.
 # Pillow decodes a PNG to find the orientation, so that this has to be rare.
 _EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
@@ -41,6 +43,8 @@ class Header(NamedTuple):
       is_grey: Whether it has one channel, or one and an alpha channel.
       is_jpeg: Whether it is a JPEG.
       is_cmyk: Whether its colours are those of print.
+      has_16_bits: Whether its components have 16 bits, of which decoding keeps
+        the 8 highest.
       orientation: EXIF's number, from 1 (upright) to 8.
     """
 
@@ -49,6 +53,7 @@ class Header(NamedTuple):
     is_grey: bool
     is_jpeg: bool = False
     is_cmyk: bool = False
+    has_16_bits: bool = False
     orientation: int = 1
 
 
@@ -135,7 +140,8 @@ def _look_at_png(content):
     if any(mark in content for mark in _EXIF_IN_PNG):
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             orientation = _orientation(image)
-    return _header(image, content[_COLOR_TYPE] in _GREY_TYPES, orientation)
+    header = _header(image, content[_COLOR_TYPE] in _GREY_TYPES, orientation)
+    return header._replace(has_16_bits=content[_BIT_DEPTH] == 16)
 
 
 def _orientation(image):

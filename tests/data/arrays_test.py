@@ -147,6 +147,10 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             "different shapes",
         ),
         (
+            {"images": np.zeros([4, 3, 32, 32], np.uint8)},
+            "`images`: are these [n, C, H, W]? Give [n, H, W, C], images.trans",
+        ),
+        (
             {"images": np.full([4, 4, 4], 5, np.uint8), "num_colors": 5},
             "one of 5",
         ),
@@ -206,6 +210,18 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
     def test_no_file(self):
         with self.assertRaisesRegex(DataError, "no such file"):
             data.load(str(self.folder / "a.npz"))
+
+    def test_levels_that_cannot_be_wrong(self):
+        """A file is not read for them once more."""
+
+        class Array(np.ndarray):
+            def max(self, *_, **__):
+                raise AssertionError
+
+        content = images(9, 4, 4)
+        path = self.save("a.npy", images=content)
+        with mock.patch.object(np, "load", return_value=content.view(Array)):
+            self.assertEqual(data.load(path).num_colors, 256)
 
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
@@ -314,6 +330,35 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         for changing in (elements.shuffle(60), noisy, late, once):
             with self.assertRaisesRegex(DataError, "leave out `shuffle`"):
                 arrays.from_tf_data(changing)
+
+    @parameterized.parameters((1, 28, 28), (3, 8, 6), (4, 6, 8))
+    def test_order_of_pytorch(self, *shape):
+        """It would train on nonsense."""
+        content = images(20, *shape)
+        elements = tf.data.Dataset.from_tensor_slices(content)
+        for make, pixels, remedy in (
+            (arrays.from_images, content, "images.transpose"),
+            (arrays.from_tf_data, elements, "a `map` with"),
+            (arrays.from_tf_data, elements.batch(3), "a `map` with"),
+        ):
+            with self.assertRaises(DataError) as caught:
+                make(pixels)
+            message = str(caught.exception)
+            self.assertIn("are these [n, C, H, W]? Give", message)
+            self.assertIn(remedy, message)
+        right = elements.map(
+            lambda image: tf.experimental.numpy.moveaxis(image, -3, -1)
+        )
+        self.assertEqual(
+            trained(arrays.from_images(content.transpose(0, 2, 3, 1))),
+            trained(arrays.from_tf_data(right)),
+        )
+
+    @parameterized.parameters((4, 6, 3), (8, 8, 8), (2, 8, 8), (4, 4, 8))
+    def test_other_orders_and_many_channels(self, *shape):
+        self.assertEqual(
+            arrays.from_images(images(20, *shape)).image_shape, shape
+        )
 
     def test_memory_of_a_shuffle(self):
         content = images(40, 4, 4, 1)

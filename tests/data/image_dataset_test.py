@@ -1,6 +1,8 @@
 """Tests for image_dataset."""
 
 import dataclasses
+import gc
+import weakref
 from unittest import mock
 
 import numpy as np
@@ -287,6 +289,30 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual([len(batch) for batch in batches], sizes)
         self.assertEqual(order(batches), list(range(100)))
 
+    @parameterized.parameters(
+        # Height and width of the images, and how many there are.
+        (2, 2, 128),
+        (64, 64, 128),
+        (32, 128, 128),
+        (64, 66, 124),
+        (128, 128, 32),
+        (256, 256, 8),
+        (512, 512, 8),
+    )
+    def test_initial_images(self, height, width, number):
+        """As many up to 64x64; more would take too much memory of larger."""
+        images = image_dataset.Split(tf.data.Dataset.range(200), 200)
+        dataset = image_dataset.ImageDataset(
+            "black",
+            (height, width, 1),
+            256,
+            images,
+            images,
+            decode=lambda i: tf.zeros([height, width, 1], tf.uint8),
+        )
+        shape = dataset.initial_images(0).shape
+        self.assertEqual(shape, (number, height, width, 1))
+
     def test_no_autotuning(self):
         # For seconds, its thread would keep an iterator from being deleted.
         images, _ = numbered(100)
@@ -330,6 +356,31 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         again = order(images.train_batches(8, seed=0, epoch=0))
         self.assertEqual(again, first)
         self.assertEqual(decoded, expected)
+
+    @parameterized.parameters((2**30, False), (2**30, True), (0, False))
+    def test_is_freed(self, cache_bytes, is_decoded):
+        """After the last pipeline and iterator: TensorFlow keeps nothing."""
+        self.enter_context(
+            mock.patch.object(image_dataset, "MAX_CACHE_BYTES", cache_bytes)
+        )
+        content = random_images(40, 4, 4, 1)
+        images = arrays.from_images(content).keep_bits(5)
+        batches = images.train_batches(9, seed=0, epoch=1)
+        expected = images_of(batches)
+        if is_decoded:
+            batches = images.train_batches(9, seed=0, epoch=1)
+        alive = [weakref.ref(content)]
+        alive += [weakref.ref(cache) for cache in images._caches.values()]
+        del images, content
+        gc.collect()
+        self.assertAllEqual(images_of(batches), expected)
+        iterator = iter(batches)
+        del batches
+        gc.collect()
+        self.assertAllEqual(images_of(iterator), expected)
+        del iterator
+        gc.collect()
+        self.assertTrue(all(at() is None for at in alive))
 
     def test_decoded_images_have_the_promised_shape(self):
         images, _ = numbered(4)

@@ -1,7 +1,10 @@
 """Tests for image_folder."""
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
+import io
 import os
 import pathlib
 import shutil
@@ -17,7 +20,7 @@ from image_arrays import as_set, images_of
 from PIL import Image
 
 from tf_realnvp import data, pictures, runtime
-from tf_realnvp.data import image_dataset
+from tf_realnvp.data import image_dataset, image_folder
 from tf_realnvp.errors import DamagedImageError, DataError
 
 GREY = ("PNG L", "PNG LA", "JPEG L", "PNG 1", "PNG I;16")
@@ -133,6 +136,12 @@ class PicturesTest(FolderTestCase):
         ("training", "validation"),
         ("TRAIN", "valid"),
         ("train", "Test"),
+        ("training_set", "test_set"),
+        ("train", "test_set"),
+        ("Training Data", "Validation Data"),
+        ("trainset", "testset"),
+        ("train-images", "val-images"),
+        ("train2017", "val2017"),
     )
     def test_splits_by_other_names(self, train, test):
         """Training would see the test pictures, or they would be left out."""
@@ -142,6 +151,29 @@ class PicturesTest(FolderTestCase):
         self.assertRegex(self.failure(), f"{train} and {test} are not taken")
         shutil.rmtree(self.root / train)  # A class may be called so.
         self.assertEqual(self.load().num_train, 1)
+
+    @parameterized.parameters(
+        ("train", "vase"),
+        ("train", "valley"),
+        ("train_set", "validator"),
+        ("trainer", "test"),
+        ("training shoes", "tests"),
+        ("trainspotting", "testament"),
+    )
+    def test_classes_with_names_like_splits(self, first, second):
+        for name in (first, second):
+            write(self.root / name / "a.png")
+            write(self.root / name / "b.png")
+        images = self.load()
+        self.assertEqual(
+            images.num_train + images.num_test, 2 if first == "train" else 4
+        )
+
+    @parameterized.parameters("test", "validation", "val")
+    def test_splits_beside_others(self, split):
+        for name in ("train", split, "training_set", "Test"):
+            write(self.root / name / "a.png")
+        self.assertLen(self.load().skipped, 2)
 
     def test_small_pictures_stay_as_they_are(self):
         pixels = [write(self.root / f"{i}.png", (6, 4)) for i in range(20)]
@@ -237,6 +269,58 @@ class PicturesTest(FolderTestCase):
             self.assert_as_commands_read(images)
             self.assertEqual(written(), b"")
         self.assertEmpty(images.skipped)
+
+    def test_complaints_of_few(self):
+        """Not all pictures are looked at again for them."""
+        for i in range(8):
+            picture = odd_pictures.noise("RGB", 8, 8)
+            (self.root / f"{i}.jpg").write_bytes(
+                odd_pictures.faulty_jpeg(picture)
+                if i == 3
+                else odd_pictures.encode(picture, "JPEG")
+            )
+        looks = []
+        look = pictures.look
+        with (
+            mock.patch.object(image_folder, "_LOOKED_AT_ONCE", 2),
+            mock.patch.object(
+                pictures,
+                "look",
+                lambda content: looks.append(0) or look(content),
+            ),
+        ):
+            images = self.load()
+        self.assertLen(looks, 8 + 2)
+        self.assertEqual(
+            [
+                os.path.basename(path)
+                for split in (images.train, images.test)
+                for path, _, is_faulty in split.stored.as_numpy_iterator()
+                if is_faulty
+            ],
+            [b"3.jpg"],
+        )
+        self.assert_as_commands_read(images)
+
+    @parameterized.parameters(
+        (0, ""),
+        (1, "1 picture has 16 bits"),
+        (2, "2 pictures have 16 bits"),
+    )
+    def test_sixteen_bits(self, number, warning):
+        for i in range(4):
+            mode = "I;16" if i < number else "L"
+            (self.root / f"{i}.png").write_bytes(
+                odd_pictures.encode(odd_pictures.noise(mode), "PNG")
+            )
+        with contextlib.redirect_stderr(io.StringIO()) as written:
+            self.load()
+        if warning:
+            warning = (
+                f"warning: {warning} a component, of which the 8 highest are "
+                "kept\n"
+            )
+        self.assertEqual(written.getvalue(), warning)
 
     def test_ways_to_write_a_picture(self):
         write(self.root / "progressive.jpg", progressive=True)
@@ -335,6 +419,31 @@ class UnreadableTest(FolderTestCase):
         ):
             self.assertIn(part, line)
 
+    def fail_once(self, number):
+        """Makes the system fail to open 1.png, once."""
+        errors = [OSError(number, os.strerror(number))]
+
+        def fail(path, *arguments):
+            if os.path.basename(path) == "1.png" and errors:
+                raise errors.pop()
+            return open(path, *arguments)
+
+        return mock.patch.object(pictures, "open", fail, create=True)
+
+    @parameterized.parameters("EIO", "ESTALE", "ETIMEDOUT", "EMFILE")
+    def test_errors_that_pass(self, name):
+        """Without the picture a run could not be resumed."""
+        with self.fail_once(getattr(errno, name)):
+            message = self.failure()
+        self.assertStartsWith(message, f"{self.root}/1.png: ")
+        self.assertEndsWith(message, ": try again later")
+        self.check()
+
+    @parameterized.parameters("EACCES", "ENOENT")
+    def test_errors_that_stay(self, name):
+        with self.fail_once(getattr(errno, name)):
+            self.assertCountEqual(self.load().skipped, ["1.png"])
+
     @parameterized.parameters(0, 1)
     def test_too_few(self, count):
         for name in self.good[count:]:
@@ -377,6 +486,22 @@ class DamageTest(FolderTestCase):
         self.assertLen(message.splitlines(), 1)
         for part in ("image of pictures", f"{self.root}/{name}", reason):
             self.assertIn(part, message)
+
+    def test_is_found_without_decoding_all(self):
+        for i in range(4):
+            write(self.root / f"{i}.png", (8, 8))
+        images = self.load()
+        (self.root / "3.png").write_bytes(b"words")
+        with (
+            mock.patch.object(pictures, "load_image") as decode,
+            mock.patch.object(pictures, "look", wraps=pictures.look) as look,
+        ):
+            self.assertIn("3.png: it is neither", images.explain_damage(""))
+            look.reset_mock()
+            (self.root / "2.png").unlink()
+            self.assertIn("2.png: No such file", images.explain_damage(""))
+            look.assert_not_called()
+            decode.assert_not_called()
 
 
 class FingerprintTest(FolderTestCase):

@@ -14,6 +14,7 @@ from tf_realnvp.data.image_dataset import (
     DECODING,
     ImageDataset,
     Split,
+    call_method,
     default_size,
     resize,
 )
@@ -168,6 +169,11 @@ def from_tf_data(
             "the images of a `tf.data.Dataset` must have a known shape "
             f"[H, W, C], got {image.shape}"
         )
+    _check_order(
+        image.shape[-3:],
+        shown,
+        "by a `map` with tf.experimental.numpy.moveaxis(image, -3, -1)",
+    )
     takes_labels = has_labels and num_classes is not None
     if takes_labels and not (
         isinstance(spec[1], tf.TensorSpec)
@@ -292,13 +298,11 @@ def _from_splits(name, splits, num_colors, size, flip):
         elements = tf.data.Dataset.from_tensor_slices((numbers, is_test))
         return Split(elements, len(numbers))
 
-    def read(number, is_test):
-        images, _ = splits["test" if is_test else "train"]
-        return images[number]
+    source = _Source(splits)
 
     def decode(element):
         with tf.name_scope(DECODING):
-            image = tf.numpy_function(read, element, tf.uint8)
+            image = call_method(source.read, element, tf.uint8)
             image = tf.ensure_shape(image, [None, None, shape[2]])
             return image if size is None else resize(image, size)
 
@@ -312,6 +316,21 @@ def _from_splits(name, splits, num_colors, size, flip):
         flip=flip,
         fingerprint=_fingerprint(splits, num_colors),
     )
+
+
+class _Source:
+    """Where a data set reads its images.
+
+    Args:
+      splits: As for `_from_splits`.
+    """
+
+    def __init__(self, splits):
+        self._splits = splits
+
+    def read(self, number, is_test):
+        images, _ = self._splits["test" if is_test else "train"]
+        return images[number]
 
 
 def _with_labels(dataset, splits, labels, shown, num_classes=None):
@@ -379,13 +398,26 @@ def _check(array, shown, num_colors):
             f"{shown} must have the shape [n, H, W] or [n, H, W, C], got "
             f"{list(array.shape)}"
         )
+    if array.ndim == 4:
+        _check_order(array.shape[1:], shown, "images.transpose(0, 2, 3, 1)")
     step = max(1, _BYTES_AT_ONCE // array[0].size)
     for i in range(0, len(array), step):
         _check_levels(array[i : i + step], shown, num_colors)
     return array[..., np.newaxis] if array.ndim == 3 else array
 
 
+def _check_order(image_shape, shown, remedy):
+    """Refuses images in PyTorch's order."""
+    channels, *sides = image_shape
+    if channels in (1, 3, 4) and min(sides) > 4:
+        raise DataError(
+            f"{shown}: are these [n, C, H, W]? Give [n, H, W, C], {remedy}"
+        )
+
+
 def _check_levels(images, shown, num_colors):
+    if num_colors == 256:  # There are no others. To read a file takes long.
+        return
     if (highest := int(images.max())) >= num_colors:
         raise DataError(
             f"{shown} must have levels from 0 to {num_colors - 1}, got one of "

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import math
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,11 @@ MAX_CACHE_BYTES = 4 * 2**30
 DECODING = "tf_realnvp_decodes_stored_image"
 
 _PREFETCHED_BATCHES = 4
-_NUM_INITIAL_IMAGES = 128  # More of them make no better start.
+# Images that a model starts from: more of 64x64 make no better start, and as
+# many that are larger take too much memory.
+_NUM_INITIAL_IMAGES = 128
+_MIN_INITIAL_IMAGES = 8
+_INITIAL_PIXELS = _NUM_INITIAL_IMAGES * 64 * 64
 _TAKEN_AT_ONCE = 256
 _DEFAULT_SIZE = (32, 32)
 _NUM_NAMED = 5  # Of files that are left out.
@@ -374,9 +379,14 @@ class ImageDataset:
           seed: Seed of the choice.
 
         Returns:
-          uint8 `[n, H, W, C]`.
+          uint8 `[n, H, W, C]`: 128 up to 64x64, fewer of larger ones.
         """
-        num_images = min(_NUM_INITIAL_IMAGES, self.num_train)
+        height, width, _ = self.image_shape
+        num_images = min(
+            _NUM_INITIAL_IMAGES,
+            max(_MIN_INITIAL_IMAGES, _INITIAL_PIXELS // (height * width)),
+            self.num_train,
+        )
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
         return batch if self.train.labels is None else batch[0]
 
@@ -522,25 +532,51 @@ class _Cache:
 
     def put(self, numbers: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """Keeps the images of these numbers, and returns them."""
-
-        def write(numbers, images):
-            self._images[numbers] = images
-            self._present[numbers] = True
-
-        written = tf.numpy_function(write, [numbers, images], Tout=[])
+        written = call_method(self._write, [numbers, images], [])
         with tf.control_dependencies([written]):
             return tf.identity(images)
 
     def get(self, numbers: tf.Tensor) -> tf.Tensor:
         """Returns the images of these numbers."""
-
-        def read(numbers):
-            return self._images[numbers]
-
-        images = tf.numpy_function(read, [numbers], tf.uint8)
+        images = call_method(self._read, [numbers], tf.uint8)
         return tf.ensure_shape(
             images, [*numbers.shape, *self._images.shape[1:]]
         )
+
+    def _write(self, numbers, images):
+        self._images[numbers] = images
+        self._present[numbers] = True
+
+    def _read(self, numbers):
+        return self._images[numbers]
+
+
+@tf.autograph.experimental.do_not_convert
+def call_method(
+    method: Callable[..., Any], values: Sequence[tf.Tensor], dtypes: Any
+) -> Any:
+    """Returns what a method gives, in a graph: `tf.numpy_function`.
+
+    TensorFlow keeps for ever what that calls, and this only while there is the
+    object. What maps a pipeline has to hold it; the pipeline and its iterators
+    hold what maps them.
+
+    Args:
+      method: Of the object; it gets and gives arrays.
+      values: What it gets.
+      dtypes: Of what it gives.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call(*arrays):
+        method = reference()
+        if method is None:
+            # By an iterator that runs ahead while it is deleted. Of this alone
+            # TensorFlow's log says nothing.
+            raise StopIteration("the data set is gone")
+        return method(*arrays)
+
+    return tf.numpy_function(call, values, dtypes)
 
 
 def _draw(total, number, seed):

@@ -1,9 +1,12 @@
 """Folders of pictures as data sets."""
 
 import concurrent.futures
+import errno
 import hashlib
 import os
 import pathlib
+import re
+import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,11 +22,24 @@ from tf_realnvp.data.image_dataset import (
     file_error,
     resize,
 )
-from tf_realnvp.errors import DataError, PictureError, printable
+from tf_realnvp.errors import DataError, PictureError, counted, printable
 
 _TEST_SHARE = 0.1
 TEST_FOLDERS = ("test", "validation", "val")
 SPLIT_FOLDERS = ("train", *TEST_FOLDERS)
+_LOOKED_AT_ONCE = 256
+# Other names of splits, in lower case. Few classes are called so.
+_ENDING = r"([_ .-]?(sets?|split|data|images?|pictures?|\d))*"
+_TRAIN_NAME = re.compile(rf"train(ing)?{_ENDING}")
+_TEST_NAME = re.compile(rf"(test(ing)?|val(id(ation)?)?){_ENDING}")
+# Errors of disks, networks and full systems, which say nothing of the file.
+_PASSING = (
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOLINK),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+    *(errno.ENOTCONN, errno.ESHUTDOWN),
+    *(errno.ENOMEM, errno.ENFILE, errno.EMFILE),
+)
 
 
 class _Picture(NamedTuple):
@@ -64,7 +80,8 @@ def load(
     test images, the picture with the lowest, or highest, hash changes sides.
 
     Images are grey, with one channel, if all pictures are, and else have three.
-    Alpha channels are dropped. Pictures are upright as their EXIF data say.
+    Alpha channels are dropped. Pictures are upright as their EXIF data say. Of
+    16 bits a component the 8 highest are kept; standard error says so.
 
     The class of a picture is the sub-folder that it is in, of the folder, or of
     `train` or `test`; folders inside of that do not matter.
@@ -80,7 +97,8 @@ def load(
 
     Raises:
       DataError: If there is no such folder, or fewer than two pictures in it,
-        or if a picture has no label and some are asked for.
+        or if a picture has no label and some are asked for; or if a disk or a
+        network fails.
     """
     root = pathlib.Path(os.path.expanduser(folder)).resolve()
     folder = printable(folder)
@@ -108,6 +126,13 @@ def load(
         )
 
     headers = [picture.header for picture in train + test]
+    if num_cut := sum(header.has_16_bits for header in headers):
+        have = "has" if num_cut == 1 else "have"
+        print(
+            f"warning: {counted(num_cut, 'picture')} {have} 16 bits a "
+            "component, of which the 8 highest are kept",
+            file=sys.stderr,
+        )
     if size is None:
         sizes = {(header.height, header.width) for header in headers}
         size = default_size(*(sizes.pop() if len(sizes) == 1 else (0, 0)))
@@ -143,15 +168,22 @@ def load(
         return image if size is None else resize(image, size)
 
     def explain_damage(reason):
-        for picture in train + test:
-            path = root / picture.name
-            name = printable(str(path))
+        def named(name, what):
+            return f"{printable(str(root / name))}: {what}"
+
+        names = [picture.name for picture in train + test]
+        gone = [name for name in names if not os.path.exists(root / name)]
+        found, unreadable, _ = _look(root, gone[:1] or names)
+        for name, what in unreadable.items():
+            return named(name, what)
+        for name, header, _ in found:
+            if size is None and (header.height, header.width) != shape[:2]:
+                return named(name, "its size has changed")
+        for name in names:  # What takes the longest comes last.
             try:
-                image = pictures.load_image(path, channels)
+                pictures.load_image(root / name, channels)
             except PictureError as error:
-                return f"{name}: {error}"
-            if size is None and image.shape != shape:
-                return f"{name}: its size has changed"
+                return named(name, error)
         return reason
 
     dataset = ImageDataset(
@@ -182,9 +214,8 @@ def _check_folders(folder: str, pictures: list[_Picture]) -> None:
     names = {p[0] for p in parts if len(p) > 1}
     if "train" in names and names.intersection(TEST_FOLDERS):
         return
-    train = [n for n in names if n.casefold() in ("train", "training")]
-    others = ("testing", "valid", *TEST_FOLDERS)
-    test = [n for n in names if n.casefold() in others]
+    train = [n for n in names if _TRAIN_NAME.fullmatch(n.casefold())]
+    test = [n for n in names if _TEST_NAME.fullmatch(n.casefold())]
     if train and test:
         raise DataError(
             f"{folder}: {printable(min(train))} and {printable(min(test))} are "
@@ -281,6 +312,9 @@ def _look(
     Returns:
       The pictures; why each of the other files is none; and the names of those
       pictures of which libjpeg complains.
+
+    Raises:
+      DataError: If a file that can't be read may be read a while later.
     """
 
     def look(name):
@@ -288,23 +322,36 @@ def _look(
             content = pictures.load(root / name)
             header = pictures.look(content)
         except PictureError as error:
+            # Left out now and read later, it would change a run's images.
+            if getattr(error.__cause__, "errno", None) in _PASSING:
+                raise DataError(
+                    f"{printable(str(root / name))}: {error}: try again later"
+                ) from error
             return str(error)
         return _Picture(name, header, hashlib.sha256(content).digest())
 
-    with pictures.silent() as has_complained:
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            looks = dict(zip(names, pool.map(look, names), strict=True))
-        found = [look for look in looks.values() if isinstance(look, _Picture)]
-        faulty = set()
-        if has_complained():  # It does not say of which.
-            for picture in found:
-                if picture.header.is_jpeg:
-                    look(picture.name)
+    found: list[_Picture] = []
+    skipped = {}
+    faulty = set()
+    with (
+        pictures.silent() as has_complained,
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for start in range(0, len(names), _LOOKED_AT_ONCE):
+            some = names[start : start + _LOOKED_AT_ONCE]
+            jpegs = []
+            for name, seen in zip(some, pool.map(look, some), strict=True):
+                if isinstance(seen, str):
+                    skipped[name] = seen
+                else:
+                    found.append(seen)
+                    if seen.header.is_jpeg:
+                        jpegs.append(name)
+            if has_complained():  # It does not say of which.
+                for name in jpegs:
+                    look(name)
                     if has_complained():
-                        faulty.add(picture.name)
-    skipped = {
-        name: look for name, look in looks.items() if isinstance(look, str)
-    }
+                        faulty.add(name)
     return found, skipped, faulty
 
 
