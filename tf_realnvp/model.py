@@ -975,7 +975,7 @@ def _stateless_seeds(seeds, count):
         [f"`seeds` must be {kind}, got", tf.shape(tensor)[0], "for", count],
     )
     with tf.control_dependencies([check]):
-        wide = _int64(tensor, "seeds", kind)
+        wide = tf.identity(_int64(tensor, "seeds", kind))
     # As `tf.bitcast`, which XLA cannot do where the size is not known.
     halves = [wide, tf.bitwise.right_shift(wide, 32)]
     return tf.stack([tf.cast(half, tf.int32) for half in halves], axis=-1)
