@@ -220,12 +220,10 @@ def train(
         )
         if run is not None:
             run.check_same_settings(config)
-            run.check_same_images(
-                description
-                if isinstance(data, ImageDataset)
-                else _with_names_of(run.data, description),
-                dataset.name,
-            )
+            compared = description
+            if not isinstance(data, ImageDataset):
+                compared = _with_names_of(run.data, description)
+            run.check_same_images(compared, dataset.name)
         dataset = hold_out(config, dataset)
         trainer = Trainer.from_config(model, config, dataset.num_train)
         recorder = None
@@ -318,10 +316,6 @@ class _Observer(loop.Observer):
             self._on_epoch(metrics)
 
 
-def _listed(names):
-    return ", ".join(printable(name) for name in names)
-
-
 def _with_names_of(known, description):
     """Returns a description with the names of classes that a run has.
 
@@ -373,8 +367,9 @@ def _dataset(data, labels, model, flip):
         dataset = dataset.with_classes(names)
     elif set(dataset.class_names) & set(names):
         raise DataError(
-            f"the images are of {_listed(dataset.class_names)}, the model of "
-            f"{_listed(names)}: classes that both have need the same label"
+            f"the images are of {printable(', '.join(dataset.class_names))}, "
+            f"the model of {printable(', '.join(names))}: classes that both "
+            "have need the same label"
         )
     if len(dataset.class_names) != num_classes:
         raise DataError(

@@ -266,7 +266,7 @@ def _load_reference(flags, model, measure):
         )
     picture_sets.warn_of_seen(flags, "reference", model)
     usual = picture_sets.load(flags, "reference", model, "test", _MIN_PICTURES)
-    _, distinct = np.unique(usual.images, axis=0, return_index=True)
+    distinct = {image.tobytes() for image in usual.images}
     if num_copies := len(usual) - len(distinct):
         print(
             f"warning: {num_copies:,} of the {len(usual):,} {usual.title} are "

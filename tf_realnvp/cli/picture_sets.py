@@ -340,12 +340,12 @@ def _from_dataset(flags, flag, name, label, metadata, split):
     has_label = label is not None
     dataset = load_dataset(flags, flag, name, metadata, labels=has_label)
     title = f"{dataset.name}:{label}" if has_label else dataset.name
-    known = arguments.find_class(label or "", dataset.class_names)
+    names = dataset.class_names
+    known = arguments.find_class(label, names) if has_label else None
     if has_label and known is None:
-        names = printable(", ".join(dataset.class_names))
         raise UsageError(
             f"argument --{flag}: {printable(dataset.name)} has no class "
-            f"{label!r}, but {names}"
+            f"{label!r}, but {printable(', '.join(names))}"
         )
     if is_whole(name, metadata.source):
         parts, kind = ["train", "test"], "images"
