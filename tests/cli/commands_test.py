@@ -77,10 +77,10 @@ call = functools.partial(command_lines.call, main.main)
 class StubModel:
     """A model to which all images are equally likely."""
 
-    def __init__(self, dataset=None, channels=1):
+    def __init__(self, source=None, channels=1):
         self.image_shape, self.num_colors = (4, 6, channels), 256
         self.num_dims = 24 * channels
-        self.dataset = dataset
+        self.source = source
         self.class_names = ()
         self.seen = []
 

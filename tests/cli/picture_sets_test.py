@@ -264,7 +264,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         ("c/train", True),
-        ("c/new", True),
+        ("c/new", False),  # Beside `train`, it was left out.
         (".", True),
         ("link", True),
         (".:c", True),

@@ -166,7 +166,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(self.loaded.image_shape, (4, 4, 1))
         self.assertEqual(self.loaded.num_colors, 17)
         self.assertEqual(self.loaded.num_dims, 16)
-        self.assertEqual(self.loaded.dataset, "digits")
+        self.assertEqual(self.loaded.source, "digits")
 
     @parameterized.parameters(1, 64, 130)
     def test_sample(self, n):
@@ -220,7 +220,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         with mock.patch.object(tf.saved_model, "load", return_value=older):
             loaded = saved_model.SavedModel(path)
         self.assertEqual(loaded.num_colors, 17)
-        self.assertIsNone(loaded.dataset)
+        self.assertIsNone(loaded.source)
         images = self.images[:3]
         self.assertAllEqual(loaded.encode(images), self.loaded.encode(images))
         # Nor a function with a seed for each image.

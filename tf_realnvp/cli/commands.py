@@ -439,7 +439,7 @@ def _log_probs(model, images, labels, seeds):
 
 def _load_dataset(flags, model):
     """Loads the data set that is to be evaluated."""
-    name = model.dataset if flags.dataset is None else flags.dataset
+    name = model.source if flags.dataset is None else flags.dataset
     if name is None:
         raise UsageError(
             f"argument --dataset: name one, for {printable(flags.model)} does "

@@ -142,17 +142,15 @@ def warn_of_seen(
     name, label = _find(flags, flag, metadata)
     if name is None or same(name, metadata.source):
         return
-    roots = _folders(metadata.source, None)
-    unseen = [
-        root / part
-        for root in roots
-        if (root / "train").is_dir()  # Else they are trained on like others.
-        for part in image_folder.TEST_FOLDERS
+    seen = [
+        folder
+        for root in _folders(metadata.source, None)
+        for folder in image_folder.folders_of(root, ["train"])
     ]
     if any(
-        _overlap(path, root) and not any(map(path.is_relative_to, unseen))
+        _overlap(path, folder)
         for path in _folders(name, label)
-        for root in roots
+        for folder in seen
     ):
         print(
             f"warning: --{flag} {printable(name)} may have pictures that the "

@@ -25,8 +25,8 @@ from tf_realnvp.data.image_dataset import (
 from tf_realnvp.errors import DataError, PictureError, counted, printable
 
 _TEST_SHARE = 0.1
-TEST_FOLDERS = ("test", "validation", "val")
-SPLIT_FOLDERS = ("train", *TEST_FOLDERS)
+_TEST_FOLDERS = ("test", "validation", "val")
+SPLIT_FOLDERS = ("train", *_TEST_FOLDERS)
 _LOOKED_AT_ONCE = 256
 # Other names of splits, in lower case. Few classes are called so.
 _ENDING = r"([_ .-]?(sets?|split|data|images?|pictures?|\d))*"
@@ -212,7 +212,7 @@ def _check_folders(folder: str, pictures: list[_Picture]) -> None:
     """Refuses splits by names that are not taken for such."""
     parts = (pathlib.PurePath(picture.name).parts for picture in pictures)
     names = {p[0] for p in parts if len(p) > 1}
-    if "train" in names and names.intersection(TEST_FOLDERS):
+    if "train" in names and names.intersection(_TEST_FOLDERS):
         return
     train = [n for n in names if _TRAIN_NAME.fullmatch(n.casefold())]
     test = [n for n in names if _TEST_NAME.fullmatch(n.casefold())]
@@ -244,6 +244,23 @@ def _classes(split: list[_Picture], depth: int, folder: str) -> list[str]:
             )
         names.append(name)
     return names
+
+
+def folders_of(
+    root: pathlib.Path, splits: Iterable[str] = SPLIT_FOLDERS
+) -> list[pathlib.Path]:
+    """Returns the folders from which the pictures of splits are taken.
+
+    Args:
+      root: The folder of the data set.
+      splits: Some of `SPLIT_FOLDERS`.
+
+    Returns:
+      Those of the splits, which need not be there; where there is no `train`,
+      the whole folder, of which the pictures are drawn.
+    """
+    has_splits = (root / "train").is_dir()
+    return [root / name for name in splits] if has_splits else [root]
 
 
 def depth_of_classes(names: Iterable[str]) -> int:
@@ -370,7 +387,7 @@ def _split(
         folders.setdefault(folder if rest else "", []).append(picture)
     if depth:
         pictures = folders["train"]
-        for folder in TEST_FOLDERS:
+        for folder in _TEST_FOLDERS:
             if folder in folders:
                 return pictures, folders[folder]
 

@@ -36,7 +36,7 @@ class SavedModel:
     Attributes:
       image_shape: `(H, W, C)`.
       num_colors: Number of levels of a component.
-      dataset: The data set that it was trained on, as `data.load` finds it, or
+      source: The data set that it was trained on, as `data.load` finds it, or
         `None` if its metadata do not tell.
       class_names: Names of its classes; empty if it has none.
       log_prior: Logarithms of their probabilities, `[len(class_names)]`.
@@ -57,7 +57,7 @@ class SavedModel:
         content = metadata.read(path)
         self.image_shape = content.image_shape
         self.num_colors = content.num_colors
-        self.dataset = content.source
+        self.source = content.source
         self.class_names = content.class_names
         with np.errstate(divide="ignore"):  # A class may have no chance.
             self.log_prior = np.log(np.array(content.class_probs))

@@ -31,10 +31,9 @@ def check_folder(config: TrainingConfig) -> None:
     folder = pathlib.Path(data.source(config.dataset))
     if not folder.is_absolute() or not folder.is_dir():
         return
-    splits = [folder / name for name in image_folder.SPLIT_FOLDERS]
-    roots = splits if splits[0].is_dir() else [folder]
     output = pathlib.Path(os.path.realpath(config.output_dir))
-    if any(map(output.is_relative_to, map(os.path.realpath, roots))):
+    used = map(os.path.realpath, image_folder.folders_of(folder))
+    if any(map(output.is_relative_to, used)):
         raise UsageError(
             f"argument `output_dir`: {printable(config.output_dir)} is among "
             "the pictures to train on, and the samples would be some of them: "
