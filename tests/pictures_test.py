@@ -212,7 +212,7 @@ class UnreadableTest(PicturesTestCase):
         server.bind(f"{self.folder}/socket")
         for path, reason in (
             (self.folder / "x.png", "No such file"),
-            (self.folder, "Is a directory"),
+            (self.folder, "it is a folder"),
             (link, "No such file"),
             (circle, "symbolic links"),
             (pipe, "not a regular file"),

@@ -151,12 +151,13 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class HardwareTest(tf.test.TestCase, parameterized.TestCase):
-    def set_gpus(self, capabilities):
+    def set_gpus(self, capabilities, **others):
         """Makes TensorFlow find GPUs of these compute capabilities."""
 
         def details(gpu):
             capability = capabilities[gpu]
-            return {"compute_capability": capability} if capability else {}
+            found = {"compute_capability": capability} if capability else {}
+            return found | others
 
         for target, name, value in (
             (
@@ -181,6 +182,13 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(runtime.has_native_bfloat16(), expected)
         with self.assertRaisesRegex(UsageError, f"{len(capabilities)}$"):
             runtime.make_strategy(len(capabilities) + 1)
+
+    @parameterized.parameters(
+        (1, None, "GPU H"), (3, None, "3 GPUs H"), (3, 2, "2 GPUs H")
+    )
+    def test_description(self, number, num_devices, expected):
+        self.set_gpus(number * [(9, 0)], device_name="H")
+        self.assertEqual(runtime.describe_devices(num_devices), expected)
 
     @parameterized.parameters(
         ({"avx512f", "amx_bf16"}, "bfloat16"),

@@ -70,7 +70,14 @@ def load(path: str | os.PathLike) -> bytes:
     """
     try:
         mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        if stat.S_ISDIR(mode):
+            is_link = os.path.islink(path)
+            raise PictureError(
+                "links to folders are not followed"
+                if is_link
+                else "it is a folder"
+            )
+        if not stat.S_ISREG(mode):
             raise PictureError("it is not a regular file")
         with open(path, "rb") as file:
             start = file.read(len(_START_OF_PNG))

@@ -158,14 +158,20 @@ def tensor_float_32(enabled: bool) -> Iterator[None]:
             )
 
 
-def describe_devices() -> str:
-    """Returns what TensorFlow computes on, for people."""
+def describe_devices(num_devices: int | None = None) -> str:
+    """Returns what TensorFlow computes on, for people.
+
+    Args:
+      num_devices: As for `make_strategy`.
+    """
     import tensorflow as tf
 
     gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
-        return f"GPU {details.get('device_name', gpus[0].name)}"
+        name = details.get("device_name") or gpus[0].name
+        number = num_devices or len(gpus)
+        return f"{number} GPUs {name}" if number > 1 else f"GPU {name}"
     cores = counted(system.num_cores(), "core")
     num_cpus = len(tf.config.list_logical_devices("CPU"))
     return (

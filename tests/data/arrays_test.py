@@ -1,6 +1,7 @@
 """Tests for arrays: files of NumPy, arrays and pipelines as data sets."""
 
 import dataclasses
+import errno
 import itertools
 from unittest import mock
 
@@ -50,10 +51,10 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         for _ in range(2):
             self.assertEqual(trained(dataset), expected)
 
-    @parameterized.parameters(1, 2)
-    def test_labels(self, num_arrays):
+    @parameterized.parameters((1, ()), (2, ()), (1, (1,)), (2, (1,)))
+    def test_labels(self, num_arrays, as_keras):
         pixels = images(20, 4, 4, 1)
-        labels = np.arange(20) % 3
+        labels = (np.arange(20) % 3).reshape(20, *as_keras)
         if num_arrays == 1:
             content = {"images": pixels, "labels": labels}
         else:
@@ -74,7 +75,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertNotEqual(plain.fingerprint, dataset.fingerprint)
         expected = {
             image.tobytes(): label
-            for image, label in zip(pixels, labels, strict=True)
+            for image, label in zip(pixels, labels.ravel(), strict=True)
         }
         self.assertEqual(labels_of(dataset), expected)
 
@@ -83,7 +84,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         ({"train_labels": np.zeros(20, int)}, "it has no labels"),
         ({"labels": np.zeros(19, int)}, r"one for each of 20 .* int64 \[19\]"),
         ({"labels": np.zeros(20)}, "must be integers .* float64"),
-        ({"labels": np.full(20, -1)}, "must be from 0 to .* from -1 to -1"),
+        ({"labels": np.full(20, -1)}, "must be from 0 on, got -1"),
     )
     def test_no_labels(self, labels, message):
         path = self.save("a.npz", images=images(20, 4, 4), **labels)
@@ -177,6 +178,16 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             with self.assertRaisesRegex(DataError, f"{name}.*damaged"):
                 data.load(str(path))
 
+    @parameterized.parameters(
+        (OSError(errno.ESTALE, "Stale file handle"), DataError, "npz: Stale"),
+        (MemoryError(), MemoryError, ""),
+    )
+    def test_what_is_no_damage(self, error, kind, message):
+        path = self.save("a.npz", images=images(4, 4, 4, 1))
+        self.enterContext(mock.patch.object(np, "load", side_effect=error))
+        with self.assertRaisesRegex(kind, message):
+            data.load(path)
+
     @parameterized.parameters(".npz", ".npy")
     def test_any_bit_that_is_damaged(self, suffix):
         """It is noticed, or changes an image and no more."""
@@ -241,10 +252,10 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(trained(dataset), trained(same))
         self.assertAllEqual(held_out(dataset), held_out(same))
 
-    @parameterized.parameters(None, 3)
-    def test_pairs(self, batch_size):
+    @parameterized.parameters((None, ()), (3, ()), (None, (1,)), (3, (1,)))
+    def test_pairs(self, batch_size, as_keras):
         content = images(20, 4, 4, 1, num_colors=9)
-        labels = np.arange(20, dtype=np.int64) % 3
+        labels = (np.arange(20) % 3).reshape(20, *as_keras)
         pairs = tf.data.Dataset.from_tensor_slices((content, labels))
         if batch_size is not None:
             pairs = pairs.batch(batch_size)
@@ -284,7 +295,10 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
 
         for other, message in (
             (pairs.map(lambda i, label: (i, label / 2)), "must be integers"),
-            (pairs.map(lambda i, label: (i, [label])), "one for each image"),
+            (
+                pairs.map(lambda i, label: (i, 2 * [label])),
+                "one for each image",
+            ),
             (pairs.map(lambda i, label: ([i], label)), "one for each image"),
             (pairs.map(lambda i, label: (i, {"label": label})), "got {'label'"),
             (pairs.map(lambda i, label: (i, label + 1)), "from 0 to 2, got"),

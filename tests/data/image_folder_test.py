@@ -142,6 +142,8 @@ class PicturesTest(FolderTestCase):
         ("trainset", "testset"),
         ("train-images", "val-images"),
         ("train2017", "val2017"),
+        ("seg_train", "seg_test"),
+        ("inside/train", "inside/test"),
     )
     def test_splits_by_other_names(self, train, test):
         """Training would see the test pictures, or they would be left out."""
@@ -149,8 +151,19 @@ class PicturesTest(FolderTestCase):
             write(self.root / name / "a.png")
             write(self.root / name / "b.png")
         self.assertRegex(self.failure(), f"{train} and {test} are not taken")
-        shutil.rmtree(self.root / train)  # A class may be called so.
+        shutil.rmtree(self.root / test)  # A class may be called so.
         self.assertEqual(self.load().num_train, 1)
+
+    @parameterized.parameters("test", "inside/val", "seg_test")
+    def test_test_images_alone(self, test):
+        """They are trained on as others are, and whoever named them is told."""
+        for name in ("a.png", "b.png"):
+            write(self.root / test / name)
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            self.assertEqual(self.load().num_train, 1)
+        self.assertRegex(
+            stderr.getvalue(), f"^warning: the pictures in {test} are not kept"
+        )
 
     @parameterized.parameters(
         ("train", "vase"),

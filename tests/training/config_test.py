@@ -176,6 +176,13 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             ["`flip` instead of no `flip`", "`seed` 3 instead of `seed` 0"],
         )
 
+    def test_pictures_that_are_elsewhere_now(self):
+        """They are compared by themselves."""
+        config = dataclasses.replace(SETTINGS, dataset="pictures")
+        for moved in ("./pictures", "/data/pictures/", "../pictures"):
+            other = dataclasses.replace(config, dataset=moved)
+            self.assertEqual(other.differences(config), [])
+
     def test_what_workers_may_have_apart(self):
         found = self.names_that_differ(
             lambda c: c.differences_of_worker(SETTINGS)

@@ -35,44 +35,12 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         self.gradients = np.float32(rng.normal(size=(10, 4)) * scales)
         self.gradients[3] = 0.0
 
-    @parameterized.parameters(
-        {},
-        {"learning_rate": 0.1, "beta_1": 0.5, "beta_2": 0.9},
-        {"epsilon": 1e-2},
-        {"clipnorm": 0.5},
-        {"clipvalue": 0.5},
-        {"global_clipnorm": 0.5},
-        {"loss_scale_factor": 8.0},
-    )
-    def test_same_as_keras(self, **settings):
-        expected = run(keras.optimizers.Adam(**settings), self.gradients)
-        result = run(FusedAdam(**settings), self.gradients)
+    @parameterized.parameters(1e-3, 0.1)
+    def test_same_as_keras(self, rate):
+        expected = run(keras.optimizers.Adam(rate), self.gradients)
+        result = run(FusedAdam(rate), self.gradients)
         self.assertAllClose(result, expected, rtol=1e-6, atol=1e-6)
         self.assertNotAllClose(result[0], result[-1])
-
-    @parameterized.parameters(
-        {"amsgrad": True},
-        {"weight_decay": 0.1},
-        {"weight_decay": 0.0},  # It would fail on several devices.
-        {"use_ema": True, "ema_overwrite_frequency": 2},
-        {"gradient_accumulation_steps": 2},
-    )
-    def test_what_it_does_not_do(self, **settings):
-        *_, name = settings
-        with self.assertRaisesRegex(ValueError, f"`{name}`"):
-            FusedAdam(**settings)
-
-    def test_amsgrad_by_position(self):
-        with self.assertRaisesRegex(ValueError, "`amsgrad`"):
-            FusedAdam(0.1, 0.9, 0.999, 1e-7, True)
-
-    def test_from_its_config(self):
-        settings = {"learning_rate": 0.1, "use_ema": True, "clipnorm": 0.5}
-        optimizer = FusedAdam(**settings)
-        again = FusedAdam.from_config(optimizer.get_config())
-        self.assertAllEqual(
-            run(again, self.gradients), run(optimizer, self.gradients)
-        )
 
     def test_counts_steps_and_takes_new_rates(self):
         optimizer = FusedAdam(0.1)
@@ -85,7 +53,7 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(int(optimizer.iterations.numpy()), 2)
 
     def test_average_is_warmed_up(self):
-        optimizer = FusedAdam(0.1, use_ema=True, ema_momentum=0.3)
+        optimizer = FusedAdam(0.1, ema=0.3)
         variable = keras.Variable([5.0])
         optimizer.build([variable])
         expected = 0.0

@@ -8,6 +8,7 @@ last two is imported only when asked for.
 
 import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,8 +95,14 @@ def load(
 
 
 def _load(name, data_dir, size, flip, labels):
-    name = _known(name)
+    is_folder_too, name = os.path.isdir(name), _known(name)
     if name == "digits":
+        if is_folder_too:
+            print(
+                "warning: digits are scikit-learn's: for the folder of this "
+                "name give ./digits",
+                file=sys.stderr,
+            )
         return _load_digits(size, flip, labels)
     if arrays.is_file(name) and not os.path.isdir(os.path.expanduser(name)):
         return arrays.load(name, size, flip, labels)

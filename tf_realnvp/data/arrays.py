@@ -44,7 +44,8 @@ def load(
     for testing, a tenth is, at random but always the same. An `.npy` file is
     mapped into memory, and read as it is needed.
 
-    Labels are integers from 0 on, under `labels`, or under `train_labels` and
+    Labels are integers `[n]`, or as Keras has them `[n, 1]`, from 0 on, under
+    `labels`, or under `train_labels` and
     `test_labels`, which are left alone unless they are asked for. The classes
     are called by their numbers.
 
@@ -62,7 +63,7 @@ def load(
     """
     file = pathlib.Path(os.path.expanduser(path))
     shown = printable(path)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise DataError(f"{shown}: there is no such file")
     try:
         content = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -71,7 +72,11 @@ def load(
         else:
             with content:
                 arrays = {name: content[name] for name in content.files}
+    except MemoryError:
+        raise
     except Exception as error:  # NumPy raises nearly anything.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DataError(f"{shown}: {error.strerror}") from error
         raise DataError(
             f"{shown}: it is no file of NumPy arrays, or damaged: give what "
             "np.save or np.savez writes, without objects"
@@ -126,10 +131,7 @@ def from_images(
     dataset = _from_splits(NAME, splits, num_colors, None, flip)
     if labels is None:
         return dataset
-    labels = np.asarray(labels)
-    if labels.shape[1:] == (1,):
-        labels = labels[:, 0]
-    found = dict.fromkeys(splits, labels)
+    found = dict.fromkeys(splits, np.asarray(labels))
     return _with_labels(dataset, splits, found, "the array", num_classes)
 
 
@@ -175,17 +177,20 @@ def from_tf_data(
         "by a `map` with tf.experimental.numpy.moveaxis(image, -3, -1)",
     )
     takes_labels = has_labels and num_classes is not None
-    if takes_labels and not (
-        isinstance(spec[1], tf.TensorSpec)
-        and spec[1].dtype.is_integer
-        and spec[1].shape.rank == image.shape.rank - 3
-    ):
+    if not takes_labels:
+        elements = elements.map(lambda image, *_: (image,))
+    elif _are_labels(spec[1], image.shape.rank - 3):
+        elements = elements.map(
+            lambda image, label: (
+                image,
+                tf.reshape(label, tf.shape(image)[:-3]),
+            )
+        )
+    else:
         raise DataError(
             "the labels of a `tf.data.Dataset` must be integers, one for each "
             f"image, got {spec[1]}"
         )
-    if not takes_labels:
-        elements = elements.map(lambda image, *_: (image,))
     if image.shape.rank == 4:
         elements = elements.unbatch()
     image_shape = tuple(image.shape[-3:].as_list())
@@ -216,6 +221,16 @@ def from_tf_data(
         return dataset
     return _with_numbers(
         dataset, num_classes, labels[~is_test], labels[is_test], shown
+    )
+
+
+def _are_labels(spec, rank):
+    """Returns whether a pipeline's labels are some, perhaps as Keras's."""
+    return (
+        isinstance(spec, tf.TensorSpec)
+        and spec.dtype.is_integer
+        and spec.shape.rank in (rank, rank + 1)
+        and (spec.shape.rank == rank or spec.shape[-1] == 1)
     )
 
 
@@ -350,10 +365,16 @@ def _with_labels(dataset, splits, labels, shown, num_classes=None):
                 f"{shown}: it has no labels: add `labels` beside `images`, or "
                 "`train_labels` and `test_labels` beside `train` and `test`"
             )
+        if own.shape[1:] == (1,):
+            labels[split] = own = own[:, 0]
         if own.shape != images.shape[:1] or own.dtype.kind not in "iu":
             raise DataError(
                 f"{shown}: labels must be integers [n], one for each of "
                 f"{len(images):,} images, got {own.dtype} {list(own.shape)}"
+            )
+        if own.min() < 0:
+            raise DataError(
+                f"{shown}: labels must be from 0 on, got {own.min()}"
             )
     if num_classes is None:
         num_classes = 1 + max(int(own.max()) for own in labels.values())

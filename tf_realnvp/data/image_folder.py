@@ -29,9 +29,10 @@ _TEST_FOLDERS = ("test", "validation", "val")
 SPLIT_FOLDERS = ("train", *_TEST_FOLDERS)
 _LOOKED_AT_ONCE = 256
 # Other names of splits, in lower case. Few classes are called so.
+_START = r"([a-z\d]+[_ .-])?"
 _ENDING = r"([_ .-]?(sets?|split|data|images?|pictures?|\d))*"
-_TRAIN_NAME = re.compile(rf"train(ing)?{_ENDING}")
-_TEST_NAME = re.compile(rf"(test(ing)?|val(id(ation)?)?){_ENDING}")
+_TRAIN_NAME = re.compile(rf"{_START}train(ing)?{_ENDING}")
+_TEST_NAME = re.compile(rf"{_START}(test(ing)?|val(id(ation)?)?){_ENDING}")
 # Errors of disks, networks and full systems, which say nothing of the file.
 _PASSING = (
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOLINK),
@@ -100,11 +101,13 @@ def load(
         or if a picture has no label and some are asked for; or if a disk or a
         network fails.
     """
-    root = pathlib.Path(os.path.expanduser(folder)).resolve()
+    root = pathlib.Path(os.path.expanduser(folder))
+    name = os.path.basename(os.path.abspath(root)) or "images"
+    root = root.resolve()
     folder = printable(folder)
-    if root.is_file():
+    if os.path.isfile(root):
         raise file_error(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"{folder}: there is no such folder")
     try:
         names = list_files(root)
@@ -187,7 +190,7 @@ def load(
         return reason
 
     dataset = ImageDataset(
-        name=root.name or "images",
+        name=name,
         image_shape=shape,
         num_colors=256,
         train=stored(train),
@@ -202,25 +205,35 @@ def load(
         return dataset
     classes = [_classes(split, depth, folder) for split in (train, test)]
     names = sorted({name for split in classes for name in split})
+    numbers = {name: number for number, name in enumerate(names)}
     return dataset.with_labels(
         names,
-        *(np.array([names.index(n) for n in split]) for split in classes),
+        *(np.array([numbers[n] for n in split]) for split in classes),
     )
 
 
 def _check_folders(folder: str, pictures: list[_Picture]) -> None:
-    """Refuses splits by names that are not taken for such."""
-    parts = (pathlib.PurePath(picture.name).parts for picture in pictures)
-    names = {p[0] for p in parts if len(p) > 1}
-    if "train" in names and names.intersection(_TEST_FOLDERS):
+    """Refuses splits that are not taken for such; warns of test images."""
+    names = [pathlib.PurePath(picture.name) for picture in pictures]
+    folders = {parent for name in names for parent in name.parents[:-1]}
+    top = {path.name for path in folders if len(path.parts) == 1}
+    if "train" in top and top.intersection(_TEST_FOLDERS):
         return
-    train = [n for n in names if _TRAIN_NAME.fullmatch(n.casefold())]
-    test = [n for n in names if _TEST_NAME.fullmatch(n.casefold())]
+    train, test = (
+        [path for path in folders if pattern.fullmatch(path.name.casefold())]
+        for pattern in (_TRAIN_NAME, _TEST_NAME)
+    )
     if train and test:
         raise DataError(
             f"{folder}: {printable(min(train))} and {printable(min(test))} are "
-            "not taken for training and test images: call the folders train "
-            "and test (or validation, or val)"
+            "not taken for training and test images: name the folder that "
+            "they are in, and call them train and test (or validation, or val)"
+        )
+    if test:
+        print(
+            f"warning: the pictures in {printable(min(test))} are not kept for "
+            "testing, for there is no folder `train` beside it",
+            file=sys.stderr,
         )
 
 

@@ -269,6 +269,8 @@ class TrainingConfig:
         for name in _ALWAYS_STORED:
             if stored.get(name) is None:
                 raise ValueError(f"there is no `{name}`")
+        if not isinstance(stored["dataset"], str):
+            raise ValueError(f"`dataset` is {checks.short(stored['dataset'])}")
         return cls.of_dataset(**stored)
 
     def differences(self, before: "TrainingConfig") -> list[str]:
@@ -302,10 +304,13 @@ class TrainingConfig:
 
 
 def _comparable(config, name):
-    """Returns a setting, without what shells add to the names of folders."""
+    """Returns a setting; of a path what stays when all moves elsewhere."""
     value = getattr(config, name)
-    is_path = name in ("dataset", "init_from") and value is not None
-    return value.rstrip(os.sep) if is_path else value
+    if name == "dataset":  # Its images are compared by themselves.
+        return os.path.basename(os.path.abspath(os.path.expanduser(value)))
+    if name == "init_from" and value is not None:
+        return value.rstrip(os.sep)  # Shells add some.
+    return value
 
 
 def _spell(name, value):

@@ -4,17 +4,8 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, check, short
+from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, check
 from tf_realnvp.training.config import SCHEDULES
-
-# What Keras's Adam has beside: another update, and what works only inside of
-# `tf.distribute.Strategy.run` or with Keras's own moving average.
-_NOT_DONE = (
-    "amsgrad",
-    "weight_decay",
-    "ema_overwrite_frequency",
-    "gradient_accumulation_steps",
-)
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -24,8 +15,8 @@ class FusedAdam(keras.optimizers.Adam):
     `epsilon` where Keras has it), by TensorFlow's own kernel: a graph of half
     the size, which is traced and started in half the time.
 
-    The moving average of the weights (`use_ema`) is warmed up: after `t`
-    updates it keeps `min(ema_momentum, t / (t + 9))` of itself, as that of
+    The moving average of the weights is warmed up: after `t` updates it keeps
+    `min(ema, t / (t + 9))` of itself, as that of
     `tf.train.ExponentialMovingAverage` with `t - 1` as `num_updates`, which
     counts the updates before. Keras's own starts
     at the first step's weights and remembers them for thousands of steps.
@@ -35,24 +26,21 @@ class FusedAdam(keras.optimizers.Adam):
     inside, where an update cannot be left out.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule,
+        ema: float | None = None,
+    ):
         """Makes an optimizer.
 
         Args:
-          *args: Those of `keras.optimizers.Adam`.
-          **kwargs: Likewise.
-
-        Raises:
-          ValueError: If one of them is for what this optimizer does not do.
+          learning_rate: As Keras's.
+          ema: What the moving average of the weights keeps of itself at each
+            update; there is none if `None`.
         """
-        super().__init__(*args, **kwargs)
-        for name in _NOT_DONE:
-            value = getattr(self, name)
-            if value is not None and value is not False:
-                raise ValueError(
-                    f"`FusedAdam` does without `{name}`, got "
-                    f"{short(value)}: `keras.optimizers.Adam` has it."
-                )
+        super().__init__(
+            learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
+        )
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         step = tf.cast(self.iterations.value + 1, tf.float32)

@@ -39,11 +39,12 @@ class Recorder(loop.Observer):
         """
         self._config, self._run = config, run
         self._trainer, self._checkpoints = trainer, checkpoints
-        self._summaries = Summaries(
-            trainer, run.path / "logs", config.batch_size, config.seed
-        )
+        with writing("the summaries", run.path):
+            self._summaries = Summaries(
+                trainer, run.path / "logs", config.batch_size, config.seed
+            )
         self._last_save = time.monotonic()
-        self._saved = trainer.history[-1:]
+        self._saved = list(trainer.history)
 
     def after_steps(self):
         with writing("the summaries", self._run.path):
@@ -75,9 +76,9 @@ class Recorder(loop.Observer):
         # trained it.
         with writing("the summaries", self._run.path):
             self._summaries.write_samples(self._trainer.history[-1].step)
-        # The result may have been evaluated on the test images.
+        # The best epoch may have been evaluated on the test images.
         self._write_metrics()
-        if self._trainer.history[-1:] != self._saved:
+        if self._trainer.history != self._saved:
             self._save()
 
     def _write_metrics(self):
@@ -90,7 +91,7 @@ class Recorder(loop.Observer):
         with writing("a checkpoint", self._run.path):
             self._checkpoints.save()
         self._last_save = time.monotonic()
-        self._saved = self._trainer.history[-1:]
+        self._saved = list(self._trainer.history)
 
 
 @contextlib.contextmanager

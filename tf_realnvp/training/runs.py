@@ -14,8 +14,7 @@ from tf_realnvp import checks, files, system
 from tf_realnvp.errors import UsageError, printable
 from tf_realnvp.training.config import DataDescription, TrainingConfig
 
-# Of `run.json`. In format 1 there was no number, and `config` was `flags`.
-FORMAT = 2
+FORMAT = 2  # Of `run.json`. What had no number was before all releases.
 
 _RUN_FILE = "run.json"
 _LOCK_FILE = "lock"
@@ -29,10 +28,8 @@ class Run:
       path: The folder.
       config: The settings that the run was last started with; `None` for a new
         run.
-      data: What the run is trained on; `None` for a new run, and for one that
-        an older version started.
-      metadata: What a model of the run says of its data. Older versions did not
-        store it: then it is what the settings and `data` tell.
+      data: What the run is trained on; `None` for a new run.
+      metadata: What a model of the run says of its data.
       finished: Whether the results of the run were written.
     """
 
@@ -82,30 +79,19 @@ class Run:
         return self._parse(content)
 
     def _parse(self, content):
-        version = content.get("format", 1)
-        if version != FORMAT and version != 1:
+        version = content.get("format")
+        if version != FORMAT:
             raise UsageError(
                 f"{printable(self.file)} is of another version of this program "
                 f"(format {checks.short(version)}, not {FORMAT}): go on with "
                 "that version, or give another `run_dir`"
             )
-        config = content.get("config")
-        if version == 1:
-            # It had all flags of the command, this one too.
-            config = content.get("flags")
-            if isinstance(config, dict):
-                config = {k: v for k, v in config.items() if k != "resume"}
-        data, finished = content.get("data"), content.get("finished")
+        metadata, finished = content.get("metadata"), content.get("finished")
         try:
-            if data is not None:
-                data = DataDescription.from_json(data)
+            config = TrainingConfig.from_json(content.get("config"))
+            data = DataDescription.from_json(content.get("data"))
             if not isinstance(finished, bool):
                 raise ValueError(f"finished is {checks.short(finished)}")
-            config = TrainingConfig.from_json(config)
-            before: dict[str, Any] = {"dataset": config.dataset}
-            if data is not None and data.class_names:
-                before["class_names"] = list(data.class_names)
-            metadata = content.get("metadata", before)
             if not isinstance(metadata, dict):
                 raise ValueError(f"metadata are {checks.short(metadata)}")
             return config, data, metadata, finished
@@ -150,16 +136,7 @@ class Run:
         Raises:
           UsageError: If they are others; the message names what differs.
         """
-        if not self.exists:
-            return
-        if self.data is None:
-            print(
-                f"{printable(self.file)} is of an older version and does not "
-                "say what images the run was started with: they cannot be "
-                "compared"
-            )
-            return
-        differences = data.differences(self.data)
+        differences = data.differences(self.data) if self.data else []
         if differences:
             raise UsageError(
                 printable(

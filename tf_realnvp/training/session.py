@@ -325,7 +325,7 @@ def _print_header(config, dataset, model):
         f"{counted(config.num_blocks, 'residual block')}, "
         f"{config.num_scales} scales, "
         f"{len(model.couplings)} couplings), "
-        f"{runtime.describe_devices()}, {config.precision}, "
+        f"{runtime.describe_devices(config.devices)}, {config.precision}, "
         f"seed {config.seed}",
         flush=True,
     )

@@ -88,9 +88,7 @@ class Trainer(tf.Module):
         self.model = model
         self.seed = seed
         self.history: list[Metrics] = []
-        self.optimizer = FusedAdam(
-            learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
-        )
+        self.optimizer = FusedAdam(learning_rate, ema)
         # Others may be frozen.
         self._trained = model.trainable_variables
         if not self._trained:
