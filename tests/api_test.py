@@ -577,12 +577,12 @@ class RunDirTest(folders.FolderTestCase, parameterized.TestCase):
         tf_realnvp.train(model, images, run_dir=run_dir, **defaults | settings)
         return model.means.numpy()
 
-    def stop(self, run_dir, epoch):
+    def stop(self, run_dir, epoch, error=KeyboardInterrupt):
         def stop(metrics):
             if metrics.epoch == epoch:
-                raise KeyboardInterrupt
+                raise error
 
-        with self.assertRaises(KeyboardInterrupt):
+        with self.assertRaises(error):
             self.train(run_dir, epochs=2, on_epoch=stop)
 
     def test_goes_on_wherever_it_began(self):
@@ -594,7 +594,8 @@ class RunDirTest(folders.FolderTestCase, parameterized.TestCase):
         )
         self.assertAllEqual(weights, expected)
         self.assertEqual(epochs, [2])
-        self.stop("b", 1)
+        self.stop("b", 1, TimeoutError)
+        tf_realnvp.load("b")  # It left a checkpoint.
         self.assertAllEqual(self.command("b", "--epochs", 2), expected)
         self.command("c", "--epochs", 1)
         self.assertAllEqual(self.train("c", epochs=2), expected)

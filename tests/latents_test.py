@@ -93,6 +93,8 @@ class RedrawTest(tf.test.TestCase):
         for draw in range(5):
             self.assertAllEqual(points[:, draw, ..., :6], z[..., :6])
         self.assertAllEqual(z, before)
+        of_integers = latents.redraw_factored_out(np.zeros_like(z, int), 5, 1)
+        self.assertAllEqual(of_integers[..., 6:], points[..., 6:])
 
     def test_draws(self):
         z = random_latents(40, 4, 4, 4) + 10.0

@@ -171,7 +171,7 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
         ("num_colors", 1, 257, 2.5, math.nan, True, "8"),
         ("filters", 0, 3, 4.5, None),
         ("num_blocks", 0, -1, 1.5, [1]),
-        ("alpha", "a", None, 0.0, 1.0, -0.1, math.nan),
+        ("alpha", "a", None, 0.0, 9e-7, 0.999, 1.0, -0.1, math.nan),
         ("num_scales", 1, 2.5, None, 6),
         ("num_couplings", (3, 3), (3, 3, 0), (3, 3, 2.5), 3, None, "334"),
         ("dequantization", "learned", None, 1),
@@ -806,6 +806,9 @@ class ConditionalTest(untraced.UntracedTestCase):
         images = random_images(2, plain)
         self.assertEqual(model.class_probs, (1 / 3,) * 3)
         self.assertTrue(model.is_identity())
+        model.couplings[0].reshift.assign(0.5)
+        self.assertFalse(model.is_identity())
+        model.couplings[0].reshift.assign(0.0)
         embedded = [n.embedding for n in model.networks]
         others = [
             v for v in model.variables if all(v is not e for e in embedded)

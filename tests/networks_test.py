@@ -53,9 +53,6 @@ class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):
         kernel = normal(3, 3, channels, 2 * channels)
         kernel[..., 0] = 0.0  # An output that only has a bias.
         bias = normal(2 * channels, seed=1)
-        for bias_variable in (network.first.bias, network.blocks.expand.bias):
-            bias_variable.assign(tf.zeros_like(bias_variable))
-        network.first.gain.assign(tf.ones_like(network.first.gain))
         network.assign_linear(kernel, bias)
         images = normal(2, 5, 4, channels, seed=2).astype(np.float32)
         expected = tf.nn.conv2d(images, kernel, 1, "SAME") + bias

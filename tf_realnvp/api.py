@@ -258,8 +258,9 @@ def train(
                 recorder.finish(is_done=True)
                 with writing("the run's state", run.path):
                     run.finish()
-        except KeyboardInterrupt:
-            if recorder is not None:
+        except BaseException as error:
+            # Ctrl-C, or what `on_epoch` raises, and no failure to save.
+            if recorder is not None and not isinstance(error, Error):
                 recorder.finish(is_done=False)
             raise
         finally:

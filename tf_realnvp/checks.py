@@ -175,7 +175,8 @@ class OneOf:
 ARCHITECTURE: dict[str, Any] = {
     "filters": WholeNumber(2, even=True),
     "num_blocks": WholeNumber(1, 1000),
-    "alpha": RealNumber(below=1.0),
+    # Beyond float32 takes the highest levels for 1, or levels for each other.
+    "alpha": RealNumber(1e-6, includes_low=True, below=0.999),
     "num_scales": WholeNumber(2),
     "num_couplings": WholeNumbers(3, 1, 1000),
     "dequantization": OneOf(DEQUANTIZATIONS),

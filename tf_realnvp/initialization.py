@@ -147,7 +147,7 @@ def _predict_changed(mask, points, use_kept):
     for kept in np.unique(mask, axis=-1).transpose(2, 0, 1):
         inputs = patches[:, ~kept].reshape(-1, len(kernel)).astype(np.float64)
         num_unknowns = len(inputs) // _POSITIONS_PER_UNKNOWN
-        predicts = use_kept and num_unknowns >= len(kernel)
+        predicts = use_kept and mask.any() and num_unknowns >= len(kernel)
         if predicts:
             mean_input = inputs.mean(axis=0)
             inputs -= mean_input

@@ -98,19 +98,20 @@ def separation(
 def redraw_factored_out(
     latents: np.ndarray, num_draws: int, seed: int
 ) -> np.ndarray:
-    """Draws anew the latents that were factored out, and keeps the others.
+    """Draws anew what the first scale factored out, and keeps the others.
 
     Args:
-      latents: `[n, H / 2, W / 2, 4 * C]`; the last `2 * C` channels were
-        factored out.
+      latents: `[n, H / 2, W / 2, 4 * C]`; the last `2 * C` channels are what
+        the first scale factored out.
       num_draws: Number of draws for each image.
       seed: The same seed gives the same draws.
 
     Returns:
       Float32 `[n, num_draws, H / 2, W / 2, 4 * C]`.
     """
+    latents = np.asarray(latents, np.float32)
     points = np.repeat(latents[:, np.newaxis], num_draws, axis=1)
     factored_out = points[..., latents.shape[-1] // 2 :]
     rng = np.random.default_rng(seed)
     factored_out[...] = rng.standard_normal(factored_out.shape)
-    return points.astype(np.float32)
+    return points

@@ -338,7 +338,8 @@ class RealNVP(tf.Module):
         """Returns whether it changes no logits, as a new model does not."""
         gains = [network.last.gain for network in self._networks]
         biases = [network.last.bias for network in self._networks]
-        return not any(np.any(v.numpy()) for v in (*gains, *biases))
+        shifts = [coupling.reshift for coupling in self._couplings]
+        return not any(np.any(v.numpy()) for v in (*gains, *biases, *shifts))
 
     def save(
         self,
@@ -778,7 +779,7 @@ class RealNVP(tf.Module):
 
         Returns:
           Float32 latents `[n, H / 2, W / 2, 4 * C]`. The last `2 * C` channels
-          were factored out, and hold the finer detail.
+          are what the first scale factored out, and hold the finest detail.
 
         Raises:
           ValueError: If there is no `label` and the model has classes, or as
@@ -829,7 +830,7 @@ def max_num_scales(image_shape: Sequence[int]) -> int:
 
     Each scale beyond the second needs sides that can be halved once more, and
     the last one two pixels, for its checkerboard masks to keep something and to
-    change something.
+    change something. Two scales are always possible, if the last is of a pixel.
 
     Args:
       image_shape: `(H, W, C)` in pixels and channels; `H` and `W` even.

@@ -283,10 +283,16 @@ class CouplingNetwork(keras.Model):
         first[..., :num_signs] = 0.0
         first[1, 1, :, :num_signs] = signs
         self.first.direction.assign(first)
-        # So that the residual blocks add nothing to them.
-        expand_gain = self.blocks.expand.gain.numpy()
-        expand_gain[:, :num_signs] = 0.0
-        self.blocks.expand.gain.assign(expand_gain)
+        for variable, value in (
+            (self.first.gain, 1.0),
+            (self.first.bias, 0.0),
+            # So that the residual blocks add nothing to them.
+            (self.blocks.expand.gain, 0.0),
+            (self.blocks.expand.bias, 0.0),
+        ):
+            values = variable.numpy()
+            values[..., :num_signs] = value
+            variable.assign(values)
 
     def get_config(self):
         return super().get_config() | {

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 from concurrent import futures
 from unittest import mock
 
@@ -442,6 +443,9 @@ class FilesTest(ExportTestCase, parameterized.TestCase):
         (path / "assets").mkdir(parents=True)
         (path / "assets" / "old.txt").write_text("old")
         (path / "saved_model.pb").write_bytes(b"old")
+        (path / "metadata.json").touch()
+        link = self.folder / "link"
+        link.symlink_to("model")
         error = OSError("No space left on device")
 
         def save(unused_module, new, **unused_kwargs):
@@ -458,11 +462,12 @@ class FilesTest(ExportTestCase, parameterized.TestCase):
             self.assertEqual((path / "saved_model.pb").read_bytes(), b"old")
             self.assertTrue((path / "assets" / "old.txt").exists())
             error = None
-            export.save(self.model, path)
+            export.save(self.model, link)
         self.assertCountEqual(
             os.listdir(path), ["saved_model.pb", "metadata.json"]
         )
-        self.assertEqual(os.listdir(self.folder), ["model"])
+        self.assertTrue(link.is_symlink())
+        self.assertCountEqual(os.listdir(self.folder), ["model", "link"])
 
     def test_what_is_no_model_is_not_replaced(self):
         self.enterContext(contextlib.chdir(self.folder))
@@ -474,6 +479,15 @@ class FilesTest(ExportTestCase, parameterized.TestCase):
                 self.model.save(name)
         self.assertCountEqual(os.listdir("."), ["letters", "link"])
         self.assertEqual(os.listdir("letters"), ["to_you.txt"])
+        # Another program's, and one with something of its user.
+        os.mkdir("keras")
+        (self.folder / "keras" / "saved_model.pb").touch()
+        with self.assertRaisesRegex(UsageError, "is no model that could"):
+            self.model.save("keras")
+        shutil.copytree(small_models.saved(), "model")
+        (self.folder / "model" / "notes.txt").touch()
+        with self.assertRaisesRegex(UsageError, "model has notes.txt in it"):
+            self.model.save("model")
         # An empty folder is nothing that could be lost.
         for name in ("new", "empty"):
             (self.folder / "empty").mkdir(exist_ok=True)
@@ -484,6 +498,8 @@ class FilesTest(ExportTestCase, parameterized.TestCase):
         ({"format": 1}, "must not have `format`"),
         ({"dataset": ["a"]}, "dataset is"),
         ({"source": 5}, "source is"),
+        ({"names": {"a"}}, "what JSON knows: .* set"),
+        ({"loss": np.nan}, "what JSON knows: .* float"),
     )
     def test_metadata_that_could_not_be_read(self, metadata, message):
         with self.assertRaisesRegex(ValueError, message):

@@ -236,7 +236,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         path = self.copy(METADATA | {"dataset": "pebbles", "source": folder})
         raw = small_models.loaded()
         with mock.patch.object(tf.saved_model, "load", return_value=raw):
-            self.assertEqual(saved_model.SavedModel(path).dataset, folder)
+            self.assertEqual(saved_model.SavedModel(path).source, folder)
 
     def copy(self, metadata=None):
         """A copy of the model, to break."""

@@ -24,6 +24,11 @@ _VERSIONS = {
     "keras": keras.__version__,
     "tensorflow-probability": tfp.__version__,
 }
+# What is in the folder of a model.
+_WRITTEN = {
+    *("assets", "fingerprint.pb", "saved_model.pb", "variables"),
+    metadata_format.FILE,
+}
 _AS_IS = {"autograph": False}  # There is no control flow to convert.
 _INT64 = tf.TensorSpec(None, tf.int64)
 _SEED = tf.TensorSpec([2], tf.int32)  # As `stateless_seed` makes it.
@@ -131,23 +136,28 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
       path: Directory to write.
 
     Returns:
-      The absolute path.
+      The absolute path, of a link that where it leads to.
 
     Raises:
       UsageError: As `save`.
     """
     shown = printable(path)
-    path = pathlib.Path(os.path.abspath(path))
+    path = pathlib.Path(os.path.realpath(path))
     if reason := files.why_tensorflow_cannot(path):
         raise UsageError(f"{reason}: give another folder")
-    is_free = not path.exists() or (
-        path.is_dir()
-        and ((path / "saved_model.pb").exists() or not any(path.iterdir()))
-    )
-    if not is_free:
+    if not path.exists():
+        return path
+    found = set(os.listdir(path)) if path.is_dir() else {""}
+    others = {name for name in found - _WRITTEN if not name.startswith(".")}
+    if found and not {"saved_model.pb", metadata_format.FILE} <= found:
         raise UsageError(
             f"{shown} is there, and is no model that could be "
             "replaced: give another folder, or move it away"
+        )
+    if others:
+        raise UsageError(
+            f"{shown} has {printable(min(others))} in it, which would go with "
+            "the model that is replaced: give another folder, or move it away"
         )
     return path
 
@@ -163,7 +173,12 @@ def _metadata(model, given, path):
     }
     if taken := own.keys() & given.keys():
         raise ValueError(f"`metadata` must not have `{min(taken)}`.")
-    content = json.dumps(own | given, indent=2)
+    try:
+        content = json.dumps(own | given, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`metadata` must be what JSON knows: {error}."
+        ) from error
     try:
         metadata_format.parse(json.loads(content), path)
     except ModelError as error:
