@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import re
 import subprocess
 import time
 from unittest import mock
@@ -64,6 +65,13 @@ class SilenceTest(tf.test.TestCase):
             seen = list(pool.map(keep_silent, range(40)))
         self.assertEqual(seen, [b"%d" % number for number in range(40)])
         self.assertTrue(os.path.samestat(os.fstat(2), before))
+
+    def test_what_is_no_noise(self):
+        with runtime.silent_stderr() as written:
+            with runtime.silent_stderr(re.compile(b"JPEG")):
+                os.write(2, b"of a JPEG\nof the program\nJPEG\n")
+                self.assertEqual(written(), b"")
+            self.assertEqual(written(), b"of the program\n")
 
     def test_process_that_is_started_meanwhile(self):
         """It may write for longer."""

@@ -32,6 +32,9 @@ _GREY_TYPES = (0, 4)  # Without and with an alpha channel.
 _EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 # In each of the warnings of libjpeg.
 _COMPLAINT = re.compile(rb"JPEG|JFIF|Adobe|progression|scanlines")
+_LOG = re.compile(
+    rb"%s|tensorflow/|^[IWEF]\d{4} |InitializeLog" % _COMPLAINT.pattern
+)
 
 
 class Header(NamedTuple):
@@ -96,7 +99,7 @@ def silent() -> Iterator[Callable[[], bool]]:
       A function that tells whether libjpeg complained since its last call.
     """
     with (
-        runtime.silent_stderr() as written,  # First: it lets one thread in.
+        runtime.silent_stderr(_LOG) as written,  # First: it lets one thread in.
         warnings.catch_warnings(action="ignore"),
     ):
         # TensorFlow has its log there.

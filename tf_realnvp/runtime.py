@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 
@@ -27,10 +28,16 @@ _STDERR = threading.RLock()
 
 
 @contextlib.contextmanager
-def silent_stderr() -> Iterator[Callable[[], bytes]]:
+def silent_stderr(
+    noise: re.Pattern[bytes] | None = None,
+) -> Iterator[Callable[[], bytes]]:
     """Keeps what native code writes to standard error from being seen.
 
     One thread at a time, for all share it.
+
+    Args:
+      noise: What is in the lines to keep from it. Others, which may be of the
+        program's other threads, are written in the end. Default: all is noise.
 
     Yields:
       A function that returns what was written since its last call.
@@ -51,6 +58,12 @@ def silent_stderr() -> Iterator[Callable[[], bytes]]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+            if noise is not None:
+                size = os.fstat(file.fileno()).st_size
+                lines = os.pread(file.fileno(), size, 0).splitlines(True)
+                others = [line for line in lines if not noise.search(line)]
+                with contextlib.suppress(OSError):  # It may be closed.
+                    os.write(2, b"".join(others))
 
 
 def fastest_cpus(
