@@ -446,6 +446,21 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
         # 2 * 1.96 times the formula of Hanley and McNeil.
         self.assertAllClose(np.mean(widths), 0.148, atol=0.02)
 
+    def test_copies_that_are_drawn(self):
+        """They are no equal scores, which would make the average too high."""
+        rng = np.random.default_rng(0)
+        truth = 0.0284  # Of 420,000 scores.
+        held, offsets = 0, []
+        for seed in range(40):
+            sets = rng.normal(size=1000), rng.normal(-1.0, size=50)
+            aupr = detection.compare(*sets, seed, 100).aupr
+            held += aupr.low <= truth <= aupr.high
+            middle = (aupr.low + aupr.high) / 2
+            offsets.append((middle - aupr.value) / (aupr.high - aupr.low))
+            self.assertBetween(aupr.value, aupr.low, aupr.high)
+        self.assertGreater(held, 30)
+        self.assertLess(np.mean(offsets), 0.2)
+
     def test_seed(self):
         rng = np.random.default_rng(0)
         sets = rng.normal(size=30), rng.normal(size=30)

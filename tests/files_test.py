@@ -259,6 +259,15 @@ class ReplaceTest(FilesTestCase):
             mode = 0o777 if path.is_dir() else 0o666
             self.assertEqual(stat.S_IMODE(path.stat().st_mode), mode & ~umask)
 
+    def test_whom_it_may_be_read_by(self):
+        self.path.touch()
+        self.path.chmod(0o600)
+        with files.replace_file(self.path) as new:
+            fill(new, "new")
+        with files.replace_files(self.folder) as new:
+            (new / self.path.name).touch()
+        self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
+
     @parameterized.product(function=REPLACE, can_exchange=[True, False])
     def test_is_on_the_disk_when_it_is_done(self, function, can_exchange):
         self.set_exchange(can_exchange)

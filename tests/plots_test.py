@@ -95,7 +95,8 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         """Returns the figure that a function of plots has drawn."""
         figures = []
         with mock.patch.object(
-            plots, "_save", lambda path, figure, **_: figures.append(figure)
+            *(matplotlib.figure.Figure, "savefig"),
+            lambda figure, *_, **__: figures.append(figure),
         ):
             draw(self.path, *arguments)
         return figures[0]
@@ -149,12 +150,20 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             self.assertEqual(os.listdir(self.folder), ["picture.png"])
 
     def test_settings_of_users(self):
-        """Astronomers have images begin at the bottom."""
+        """Astronomers have images begin at the bottom, and write in TeX."""
         images = random_images(4, 8, 8, 1)
         maps = np.linspace(0, 5, 4 * 64).reshape(4, 8, 8)
         drawn = []
-        for origin in ("upper", "lower"):
-            with matplotlib.rc_context({"image.origin": origin}):
+        for settings in (
+            {},
+            {
+                "image.origin": "lower",
+                "image.interpolation": "bicubic",
+                "text.usetex": True,
+                "axes.grid": True,
+            },
+        ):
+            with matplotlib.rc_context(settings):
                 plots.save_image_grid(self.path, images)
                 drawn.append(read_png(self.path))
                 plots.save_bit_maps(self.path, images, maps, "bits")

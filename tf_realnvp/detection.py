@@ -619,10 +619,12 @@ def compare(
     )
     sets = ranks[: len(normal)], ranks[len(normal) :]
 
+    def count(sample):
+        return np.bincount(sample, minlength=len(thresholds))
+
     def figures(samples):
-        return _figures(
-            *(np.bincount(s, minlength=len(thresholds)) for s in samples)
-        )
+        normal, unusual = map(count, samples)
+        return _figures(normal, unusual, once=count(sets[1]))
 
     rng = np.random.default_rng(seed)
     draws = [
@@ -634,17 +636,20 @@ def compare(
     return Comparison(*(Estimate(*map(float, column)) for column in columns))
 
 
-def _figures(normal, unusual):
+def _figures(normal, unusual, once):
     """Returns AUROC, AUPR and FPR of a sample.
 
     Args:
       normal: Number of normal images at each threshold, the highest first.
       unusual: Likewise of the unusual ones.
+      once: Likewise of those that the sample is drawn from.
     """
     false, true = np.cumsum(normal), np.cumsum(unusual)
     # Normal images that are lower, and half of those that are equal.
     lower = false[-1] - false + normal / 2.0
     auroc = unusual @ lower / (true[-1] * false[-1])
-    aupr = unusual @ (true / np.maximum(true + false, 1)) / true[-1]
+    # Copies that were drawn are no ties: each is as far down as their mean.
+    found = true - np.maximum(unusual - once, 0) / 2.0
+    aupr = unusual @ (found / np.maximum(found + false, 1)) / true[-1]
     first = np.argmax(true >= 0.95 * true[-1])
     return auroc, aupr, false[first] / false[-1]

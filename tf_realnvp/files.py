@@ -38,6 +38,7 @@ def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with _new_beside(path, is_folder=False) as new:
         yield new
         sync(new)
+        _keep_mode(path, new)
         new.replace(path)
         sync(path.parent)
 
@@ -93,6 +94,7 @@ def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
                     errno.EISDIR, os.strerror(errno.EISDIR), str(target)
                 )
         for file in done:
+            _keep_mode(folder / file.name, file)
             file.replace(folder / file.name)
         sync(folder)
 
@@ -239,6 +241,13 @@ def remove_empty(folders: Iterable[pathlib.Path]) -> None:
         for folder in folders:
             if os.path.lexists(folder):
                 folder.rmdir()
+
+
+def _keep_mode(path, new):
+    """Lets as many people read a new file as the one that it replaces."""
+    with contextlib.suppress(OSError):
+        if not path.is_symlink():  # A link's own says nothing.
+            new.chmod(stat.S_IMODE(path.stat().st_mode))
 
 
 def _put_in_place(new, path):

@@ -305,6 +305,15 @@ def write(
       image: `uint8` `[H, W, C]` in `0 ... num_colors - 1`, with `C` 1 or 3.
       num_colors: Number of levels; the last one is shown as white.
     """
-    content = tf.io.encode_png(plots.pixels(image, num_colors))
     with files.replace_file(path) as new:
-        new.write_bytes(content.numpy())
+        new.write_bytes(encode(image, num_colors))
+
+
+def encode(image: np.ndarray, num_colors: int = 256) -> bytes:
+    """Returns the content of the file that `write` writes.
+
+    Args:
+      image: As for `write`.
+      num_colors: As for `write`.
+    """
+    return tf.io.encode_png(plots.pixels(image, num_colors)).numpy()

@@ -1,5 +1,6 @@
 """Pictures of a run: the loss curve, and grids of images."""
 
+import contextlib
 import math
 import os
 import warnings
@@ -7,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.figure
 import matplotlib.image
+import matplotlib.style
+import matplotlib.ticker
 import numpy as np
 
 from tf_realnvp import files
@@ -29,34 +32,43 @@ def save_loss_curve(
       curves: Label of each curve, and its points: epoch and bits/dim.
       title: What the picture is of, in any characters; a long one is cut.
     """
-    figure = _figure(7, 4.5)
-    axes = figure.subplots()
-    for label, points in curves.items():
-        epochs, bits_per_dim = zip(*points, strict=True) if points else ([], [])
-        marker = "o" if len(epochs) < 30 else None
-        axes.plot(
-            epochs, bits_per_dim, marker=marker, markersize=4, label=label
-        )
-    # Not as mathematics: names of data sets may have dollar signs in them.
     title = printable(title)
     if len(title) > _MAX_TITLE:
         title = title[:_MAX_TITLE] + "..."
-    axes.set_title(title, parse_math=False)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("negative log-likelihood (bits/dim)")
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    _save(path, figure)
+    with _figure(path, 7, 4.5) as figure:
+        axes = figure.subplots()
+        for label, points in curves.items():
+            epochs, bits = zip(*points, strict=True) if points else ([], [])
+            marker = "o" if len(epochs) < 30 else None
+            axes.plot(epochs, bits, marker=marker, markersize=4, label=label)
+        # Not as mathematics: names of data sets may have dollar signs in them.
+        axes.set_title(title, parse_math=False)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("negative log-likelihood (bits/dim)")
+        axes.xaxis.set_major_locator(
+            matplotlib.ticker.MaxNLocator(integer=True)
+        )
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
-def _figure(width, height):
-    return matplotlib.figure.Figure((width, height), layout="constrained")
+@contextlib.contextmanager
+def _figure(path, width, height, dpi=120):
+    """Gives a figure to draw, and writes it, whatever `matplotlibrc` says.
 
-
-def _save(path, figure, dpi=120):
-    with files.replace_file(path) as new, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of letters that the font lacks.
+    Args:
+      path: PNG file to write.
+      width: In inches.
+      height: In inches.
+      dpi: Pixels an inch.
+    """
+    with (
+        files.replace_file(path) as new,
+        matplotlib.style.context("default"),
+        warnings.catch_warnings(action="ignore"),  # Letters the font lacks.
+    ):
+        figure = matplotlib.figure.Figure((width, height), layout="constrained")
+        yield figure
         figure.savefig(new, dpi=dpi)
 
 
@@ -149,26 +161,25 @@ def save_histograms(
     """
     columns = min(3, len(scores))
     rows = math.ceil(len(scores) / columns)
-    figure = _figure(4 * columns, 2.8 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for (name, both), axes in zip(scores.items(), panels, strict=False):
-        # What is far off would leave no room for the rest: it goes to an end.
-        edges = np.linspace(*map_limits(np.concatenate(both)), 41)
-        for values, label in zip(both, labels, strict=True):
-            axes.hist(
-                np.clip(values, edges[0], edges[-1]),
-                edges,
-                alpha=0.6,
-                density=True,
-                label=label,
-            )
-        axes.set_title(name)
-        axes.set_yticks([])
-        axes.set_xlabel("score: higher is more unusual")
-    for axes in panels:  # Those that are left.
-        axes.set_visible(False)
-    figure.axes[0].legend()
-    _save(path, figure)
+    with _figure(path, 4 * columns, 2.8 * rows) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for (name, both), axes in zip(scores.items(), panels, strict=False):
+            # What is far off would leave no room for the rest: to an end.
+            edges = np.linspace(*map_limits(np.concatenate(both)), 41)
+            for values, label in zip(both, labels, strict=True):
+                axes.hist(
+                    np.clip(values, edges[0], edges[-1]),
+                    edges,
+                    alpha=0.6,
+                    density=True,
+                    label=label,
+                )
+            axes.set_title(name)
+            axes.set_yticks([])
+            axes.set_xlabel("score: higher is more unusual")
+        for axes in panels:  # Those that are left.
+            axes.set_visible(False)
+        figure.axes[0].legend()
 
 
 def save_rows(
@@ -185,15 +196,13 @@ def save_rows(
       title: What the picture is of.
       num_colors: Number of levels; the last one is shown as white.
     """
-    figure = _figure(9, 1.2 * len(rows) + 0.4)
-    figure.suptitle(title, fontsize=10)
-    panels = figure.subplots(len(rows), 1, squeeze=False).flat
-    for (name, images), axes in zip(rows.items(), panels, strict=True):
-        grid = image_grid(images, num_colors, columns=len(images))
-        axes.imshow(grid, origin="upper")
-        axes.set_title(name, fontsize=9, loc="left")
-        axes.set_axis_off()
-    _save(path, figure)
+    with _figure(path, 9, 1.2 * len(rows) + 0.4) as figure:
+        figure.suptitle(title, fontsize=10)
+        panels = figure.subplots(len(rows), 1, squeeze=False).flat
+        for (name, images), axes in zip(rows.items(), panels, strict=True):
+            axes.imshow(image_grid(images, num_colors, columns=len(images)))
+            axes.set_title(name, fontsize=9, loc="left")
+            axes.set_axis_off()
 
 
 def map_limits(maps: np.ndarray) -> tuple[float, float]:
@@ -231,17 +240,17 @@ def save_bit_maps(
     """
     columns = 2 * min(4, len(images))
     rows = math.ceil(2 * len(images) / columns)
-    figure = _figure(1.6 * columns + 1.2, 1.7 * rows + 0.2)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels:
-        axes.set_axis_off()
     low, high = limits or map_limits(maps)
-    for index, (image, values) in enumerate(zip(images, maps, strict=True)):
-        panels[2 * index].imshow(_rgb(image, num_colors), origin="upper")
-        shown = panels[2 * index + 1].imshow(
-            values, cmap="inferno", vmin=low, vmax=high, origin="upper"
-        )
-    for title, axes in zip(titles, panels[::2], strict=False):
-        axes.set_title(title, fontsize=9, loc="left")
-    figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
-    _save(path, figure, dpi=100)
+    size = 1.6 * columns + 1.2, 1.7 * rows + 0.2
+    with _figure(path, *size, dpi=100) as figure:
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axes in panels:
+            axes.set_axis_off()
+        for index, (image, values) in enumerate(zip(images, maps, strict=True)):
+            panels[2 * index].imshow(_rgb(image, num_colors))
+            shown = panels[2 * index + 1].imshow(
+                values, cmap="inferno", vmin=low, vmax=high
+            )
+        for title, axes in zip(titles, panels[::2], strict=False):
+            axes.set_title(title, fontsize=9, loc="left")
+        figure.colorbar(shown, ax=panels, label=label, shrink=0.9)

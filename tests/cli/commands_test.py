@@ -21,7 +21,7 @@ from absl.testing import parameterized
 from image_arrays import digits, images_of_digits, read_png
 
 from tf_realnvp import data, latents, pictures, plots
-from tf_realnvp.cli import arguments, main
+from tf_realnvp.cli import arguments, commands, main
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import Split
 from tf_realnvp.errors import DataError
@@ -229,6 +229,13 @@ class ConditionalTest(ModelTestCase, parameterized.TestCase):
         self.assertLess(values[1], values[0])
         self.assertLess(values[3], values[2])
 
+    def test_evaluate_where_accents_are_encoded_otherwise(self):
+        names = ("cat", "dog", "caf\u00e9")
+        with mock.patch.object(self.loaded, "class_names", names):
+            lines, _, _ = self.evaluate(names=["cat", "dog", "cafe\u0301"])
+        expected, _, _ = self.evaluate()
+        self.assertEqual(lines[-4:], expected[-4:])
+
     def test_evaluate_on_other_classes(self):
         labels = np.zeros(digits().num_train, int), np.zeros(360, int)
         dataset = digits().with_labels("a", *labels)
@@ -372,7 +379,9 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
     @parameterized.parameters("new/samples/", "here")
     def test_sample_to_a_folder(self, out):
         os.mkdir("here")
-        self.call("sample", "--n", 70, "--seed", 3, "--out", out)
+        with mock.patch.object(commands, "_MANY_BATCHES", 2):
+            stdout = self.call("sample", "--n", 70, "--seed", 3, "--out", out)
+        self.assertRegex(stdout, r"\nsample: 2/2 steps, [\d,]+ images/s, ")
         names = sorted(os.listdir(out))
         self.assertEqual(names, [f"sample_{i:04d}.png" for i in range(70)])
         # The levels of the samples, exactly, and of more than one batch.
@@ -394,7 +403,7 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
     def test_sample_to_a_folder_is_all_or_none(self):
         error = OSError(errno.ENOSPC, "No space left on device")
         argv = ("sample", self.path, "--n", 3, "--out", "new/samples/")
-        with mock.patch.object(pictures, "write", side_effect=[None, error]):
+        with mock.patch.object(pictures, "encode", side_effect=[b"", error]):
             code, _, stderr = call(*argv)
         self.assertEqual(code, 1)
         self.assertRegex(stderr, "No space left")

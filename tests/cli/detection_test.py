@@ -52,6 +52,8 @@ BAD_LINES = (
     ("score M d --maps d", "--maps: it is the folder of the pictures"),
     ("detect M --unusual a --out f.png", "--out: cannot write to f.png"),
     ("detect M --unusual a --out f.png/d", "--out: cannot write to f.png/d"),
+    ("score M d --max_images 30", "--max_images: it is for --reference"),
+    ("score M d --max_maps 3 --reference d", "--max_maps: it is for --maps"),
 )
 
 call = functools.partial(command_lines.call, main.main)
@@ -178,6 +180,7 @@ class ScoreTest(DetectionTestCase):
         self.assertEqual(stderr.count("\n"), 5)
         for name in "broken.png notes.txt other.png pipe.png gone.png".split():
             self.assertIn(str(folder / name), stderr)
+        self.assertIn("score: 9/9 steps", stdout)
         self.assertIn("4 pictures", stdout)
         self.assertIn("5 files could not be read", stdout)
         self.assertIn(f"mean {np.mean(order):.4f} bits/dim", stdout)

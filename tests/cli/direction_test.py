@@ -86,7 +86,7 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
         present, absent = self.folders(20, 1.0, -1.0)
         (absent / "notes.txt").write_text("words")
         code, stdout, stderr = self.direction(
-            *(present, absent, "--strength", -0.5, 1, "--steps", 4),
+            *(present, absent, "--strength", "-5e-1", 1, "--steps", 4),
             *("--apply", self.picture),
         )
         self.assertEqual(code, 0)

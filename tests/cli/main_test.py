@@ -93,6 +93,14 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
         result = self.call(mock.Mock(side_effect=error))
         self.assertEqual(result, (code, "", f"{NAME}: error: {error}\n"))
 
+    def test_memory_of_tensorflow(self):
+        error = tf.errors.ResourceExhaustedError(None, None, "OOM\nhere")
+        code, _, stderr = self.call(mock.Mock(side_effect=error))
+        self.assertEqual(code, 1)
+        self.assertRegex(
+            stderr, r"error: out of memory: OOM.*; a smaller --batch_size .*\n$"
+        )
+
     def test_arguments_are_flags(self):
         error = UsageError("`a` has no `seed` 3: give another `dataset`")
         _, _, stderr = self.call(mock.Mock(side_effect=error))

@@ -232,6 +232,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         (None, "c:1", False, "train"),
         ("a", "a", True, "train"),
         ("a:1", "a:1", True, "train"),
+        ("a:caf\u00e9", "a:cafe\u0301", True),
         # Folders that are in one another.
         ("a", "a/1", True),
         ("a/1", "a", True),

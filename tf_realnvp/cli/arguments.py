@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import tempfile
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
@@ -24,6 +25,11 @@ from tf_realnvp.errors import UsageError, printable
 
 class Parser(argparse.ArgumentParser):
     """Reports a bad command line in one line."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Before Python 3.14 it takes -1e3 and -2. for flags.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message):
         # It quotes words that may hold line breaks.

@@ -1,6 +1,7 @@
 """The commands on a saved model: flags, messages and exit codes."""
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import math
@@ -15,7 +16,7 @@ from tf_realnvp.cli import arguments, detection, direction, picture_sets
 from tf_realnvp.errors import UsageError, counted, printable
 from tf_realnvp.serving import saved_model
 from tf_realnvp.serving.metadata import describe_levels
-from tf_realnvp.training.progress import Progress
+from tf_realnvp.training.progress import Progress, Silent
 
 # TensorFlow takes seconds to import: this module leaves it to the commands,
 # when it is clear that the command line makes sense.
@@ -26,6 +27,7 @@ _OF_ALL_PICTURES = (
     "class that the pictures are taken for, of a model that has classes "
     "(default: the likeliest one of all together)"
 )
+_MANY_BATCHES = 10
 _EACH_OF_ALL = 8  # Images of a class, where there are some of all.
 
 
@@ -243,7 +245,12 @@ the picture comes back.""",
 
 def _png_or_folder(text):
     path = arguments.path(text)
-    return path if arguments.is_folder(path) else _png(text)
+    is_png = pathlib.PurePath(path).suffix.lower() == ".png"
+    if not is_png and not arguments.is_folder(path):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} ends neither in .png nor, as a new folder, in /"
+        )
+    return path
 
 
 def _add_pictures(command, number):
@@ -318,23 +325,30 @@ def _sample(flags, model):
         f"{counted(n, 'image')}{classes}, temperature {flags.temperature}, "
         f"seed {seed}"
     )
-    batches = _drawn(model.sample(n, flags.temperature, seed, label))
+    batches = _drawn(model.sample(n, flags.temperature, seed, label), n)
     if folder is None:
         _write_grid(flags, model, np.concatenate(list(batches)), columns)
         return
     with files.replace_files(folder) as new:
+        width = max(4, len(str(n - 1)))  # So that names sort as numbers.
         for index, image in enumerate(itertools.chain.from_iterable(batches)):
-            path = new / f"sample_{index:04d}.png"
-            pictures.write(path, image, model.num_colors)
+            content = pictures.encode(image, model.num_colors)
+            (new / f"sample_{index:0{width}d}.png").write_bytes(content)
     print(folder)
 
 
-def _drawn(batches):
-    """Yields batches of images; explains where there are none."""
+def _drawn(batches, n):
+    """Yields batches of `n` images in all; explains where there are none."""
     import tensorflow as tf
 
+    num_batches = math.ceil(n / saved_model.BATCH_SIZE)
+    # Few are there before one could read how far it is.
+    show = Progress if num_batches >= _MANY_BATCHES else Silent
     try:
-        yield from batches
+        with show("sample", num_batches) as display:
+            for images in batches:
+                yield images
+                display.update(1, len(images))
     except tf.errors.InvalidArgumentError as error:
         raise UsageError(
             "argument --temperature: what is drawn at it is no image, for the "
@@ -375,7 +389,7 @@ def _evaluate(flags, model):
     if model.class_names:
         classes = f", {counted(len(model.class_names), 'class')}"
     print(
-        f"{counted(num_images, 'test image')} of {dataset.name}, "
+        f"{counted(num_images, 'test image')} of {printable(dataset.name)}, "
         f"{describe_levels(model.num_colors)}{classes}, seed {flags.seed}"
     )
     log_probs, *of_label = (
@@ -449,7 +463,12 @@ def _load_dataset(flags, model):
     dataset = picture_sets.load_dataset(
         flags, "dataset", name, model, labels=has_classes
     )
-    if not set(dataset.class_names) <= set(model.class_names):
+    known = [
+        found
+        for name in dataset.class_names
+        if (found := arguments.find_class(name, model.class_names)) is not None
+    ]
+    if len(known) < len(dataset.class_names):
         theirs, own = (
             ", ".join(names)
             for names in (dataset.class_names, model.class_names)
@@ -460,7 +479,10 @@ def _load_dataset(flags, model):
                 f"{theirs}, those of {flags.model} {own}"
             )
         )
-    return dataset.with_classes(model.class_names) if has_classes else dataset
+    if not has_classes:
+        return dataset
+    dataset = dataclasses.replace(dataset, class_names=tuple(known))
+    return dataset.with_classes(model.class_names)
 
 
 def _bits(model, log_prob):

@@ -18,18 +18,13 @@ from tf_realnvp.training.progress import Progress
 # leaves them to the commands, when it is clear that the line makes sense.
 
 _MIN_PICTURES = 20  # Half of a reference is what the methods are fitted to.
+_MAX_REFERENCES = 4000  # By default, as the next.
+_MAX_MAPS = 100
 _NUM_SHOWN = 12  # Pictures in a row of the grids.
 _NUM_MAPS = 8  # Of each set, in the picture of `detect`.
 _NUM_MAP_REFERENCES = 1000
 _SPLITS = {"fit": "train", "normal": "test", "unusual": "test"}
 _LABEL = "likeliest_label"  # A column for models with classes.
-_SETS = """
-A data set D is a folder of pictures, all of which are used, those in folders
-inside as well; a NumPy file, likewise; or a name as in training, of which
-the test images are used (and the training images for --fit). Of what the model
-was trained on, a folder or not, training and test images are kept apart so.
-D:CLASS is the images of D that have that label.
-"""
 
 
 def add_commands(add) -> None:
@@ -61,7 +56,7 @@ as this, by one of the methods, which is printed. It goes by half of the
 reference, and the methods are fitted to the other half. The most unusual come
 first then. For all pictures of DIR together a p-value is printed, which tells
 whether they have drifted from the reference, even where no single one shows it.
-{_SETS}""",
+{picture_sets.HELP}""",
     )
     command.add_argument(
         "folder",
@@ -76,7 +71,9 @@ whether they have drifted from the reference, even where no single one shows it.
         help="usual pictures, which the model was not trained on: at least "
         f"{_MIN_PICTURES}",
     )
-    _add_max_images(command, 4000, "of the reference")
+    _add_max_images(
+        command, None, f"of the reference (default: {_MAX_REFERENCES})"
+    )
     command.add_argument(
         "--maps",
         metavar="DIR",
@@ -86,10 +83,13 @@ whether they have drifted from the reference, even where no single one shows it.
         "more than usual",
     )
     arguments.add_number(
-        command, "max_maps", WholeNumber(1), 100, "number of heat maps"
+        *(command, "max_maps", WholeNumber(1), None),
+        f"number of heat maps (default: {_MAX_MAPS})",
     )
     arguments.add_data_dir(command)
-    arguments.add_seed(command, 0, "of the noise that is added to the pictures")
+    arguments.add_seed(
+        command, 0, "of the noise, and of the choice and halves of a reference"
+    )
     arguments.add_out(command, "scores.csv", "CSV file", arguments.file(".csv"))
 
 
@@ -107,7 +107,7 @@ found, each with the interval of 95 % that a bootstrap gives: too narrow below
 some hundred pictures, and without width where all scores of one set are higher.
 Whether a method is better than chance is told by the test of Mann and Whitney,
 at 5 %. Which one is best was chosen by these very pictures.
-{_SETS}""",
+{picture_sets.HELP}""",
     )
     command.add_argument(
         "--normal",
@@ -122,7 +122,8 @@ at 5 %. Which one is best was chosen by these very pictures.
         "--fit",
         metavar="D",
         help="normal pictures that the methods are fitted to (default: "
-        "training images of what the model was trained on)",
+        "training images of what the model was trained on); of a named data "
+        "set the training images are used",
     )
     _add_max_images(command, 2000, "of each set")
     arguments.add_data_dir(command)
@@ -171,6 +172,16 @@ def _measure(measure, title, images, seed):
 
 def _score(flags):
     """Scores the pictures of a folder."""
+    for name, default, of in (
+        ("max_images", _MAX_REFERENCES, "reference"),
+        ("max_maps", _MAX_MAPS, "maps"),
+    ):
+        if getattr(flags, name) is None:
+            setattr(flags, name, default)
+        elif getattr(flags, of) is None:
+            raise UsageError(
+                f"argument --{name}: it is for --{of}, which is not given"
+            )
     arguments.check_out(flags.out, may_be_folder=False)
     if flags.maps is not None:
         _check_maps(flags)
@@ -287,8 +298,11 @@ def _rows(flags, paths, model, measure, reference):
     """Returns a row of the table for each picture, by the names of columns."""
     rows, total = [], 0.0
     with Progress("score", len(paths)) as display:
-        readable = picture_sets.read_all(paths, model)
-        while batch := list(itertools.islice(readable, saved_model.BATCH_SIZE)):
+        for start in range(0, len(paths), saved_model.BATCH_SIZE):
+            part = paths[start : start + saved_model.BATCH_SIZE]
+            batch = list(picture_sets.read_all(part, model))
+            if not batch:
+                continue
             images = np.stack([image for _, image in batch])
             measured = measure(images, flags.seed)
             columns = {
@@ -305,7 +319,7 @@ def _rows(flags, paths, model, measure, reference):
                 for (path, _), row in zip(batch, values, strict=True)
             ]
             total += measured.bits_per_dim.sum()
-            display.update(len(batch), len(batch), total / len(rows))
+            display.update(len(part), len(batch), total / len(rows))
     return rows
 
 

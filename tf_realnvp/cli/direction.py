@@ -25,17 +25,13 @@ def add_command(add) -> None:
         "direction",
         "realnvp_faces --with smiling --without serious --apply face.jpg",
         "move pictures along what two sets of pictures differ in",
-        """
+        f"""
 The direction is the difference of the mean latents of the two sets. Draws a row
 for each picture, moved by some strengths: 1 is from one mean to the other, 0 is
 the picture. How well the direction tells pictures apart that had no part in it
 is printed, so that one knows whether it means anything. Of a model with classes
 pictures are moved within their class.
-
-A set D is a folder of pictures, all of which are used, those in folders inside
-as well; a NumPy file, likewise; or a name as in training, of which the test
-images are used. D:CLASS is the images of D that have that label, as in
-fashion_mnist:Pullover.""",
+{picture_sets.HELP}""",
     )
     for flag, text in (
         ("with", "pictures that have something"),

@@ -6,7 +6,7 @@ import sys
 import time
 
 from tf_realnvp.cli import arguments, commands, signals, streams, train
-from tf_realnvp.errors import Error
+from tf_realnvp.errors import Error, reason
 
 _DESCRIPTION = """\
 RealNVP for images: trains a model, and puts it to use. MODEL is the folder
@@ -89,4 +89,16 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
         )
         print(f"{flags.prog}: error: {message}", file=sys.stderr)
         return getattr(error, "exit_code", Error.exit_code)
+    except Exception as error:
+        # TensorFlow's, which is not imported for this.
+        if type(error).__name__ != "ResourceExhaustedError":
+            raise
+        less = ""
+        if "batch_size" in flags:
+            less = "; a smaller --batch_size takes less"
+        print(
+            f"{flags.prog}: error: out of memory: {reason(error)}{less}",
+            file=sys.stderr,
+        )
+        return Error.exit_code
     return 0

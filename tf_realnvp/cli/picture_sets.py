@@ -20,6 +20,14 @@ from tf_realnvp.serving.saved_model import SavedModel
 if TYPE_CHECKING:
     from tf_realnvp.data import ImageDataset
 
+HELP = """
+A set D is a folder of pictures, all of which are used, those in folders inside
+as well; a NumPy file, likewise; or a name as in training, of which the test
+images are used. Of what the model was trained on, a folder or not, training and
+test images are kept apart so. D:CLASS is the images of D that have that label,
+as in fashion_mnist:Pullover.
+"""
+
 _VERSION = re.compile(r"[\d*]+(\.[\d*]+){2}")  # As TFDS writes them.
 
 
@@ -111,7 +119,8 @@ def check_disjoint(
                 name, metadata.source
             )
             overlap = have_same_split and (
-                label == other_label or None in (label, other_label)
+                None in (label, other_label)
+                or arguments.find_class(label, [other_label]) is not None
             )
         else:
             overlap = any(

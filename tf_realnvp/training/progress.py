@@ -51,20 +51,25 @@ class Progress:
             self._bar.close()
 
     def update(
-        self, num_steps: int, num_images: int, bits_per_dim: float
+        self,
+        num_steps: int,
+        num_images: int,
+        bits_per_dim: float | None = None,
     ) -> None:
         """Tells that more batches are done.
 
         Args:
           num_steps: Number of batches.
           num_images: Number of images in them.
-          bits_per_dim: Mean over the pass so far.
+          bits_per_dim: Mean over the pass so far, if it is measured.
         """
         self._step += num_steps
         self._num_images += num_images
         now = time.monotonic()
         rate = self._num_images / max(now - self._start, 1e-9)
-        status = f"{bits_per_dim:.3f} bits/dim, {rate:,.0f} images/s"
+        status = f"{rate:,.0f} images/s"
+        if bits_per_dim is not None:
+            status = f"{bits_per_dim:.3f} bits/dim, {status}"
         if self._bar is not None:
             self._bar.set_postfix_str(status, refresh=False)
             self._bar.update(num_steps)
@@ -91,6 +96,9 @@ class Silent(Progress):
         pass
 
     def update(
-        self, num_steps: int, num_images: int, bits_per_dim: float
+        self,
+        num_steps: int,
+        num_images: int,
+        bits_per_dim: float | None = None,
     ) -> None:
         """Takes what `Progress.update` takes."""
