@@ -561,7 +561,7 @@ class RunDirTest(folders.FolderTestCase, parameterized.TestCase):
         with contextlib.redirect_stdout(io.StringIO()):
             code = train_main([*map(str, flags), *map(str, argv)])
         self.assertEqual(code, 0)
-        return np.load(f"{run_dir}_results/realnvp_digits/means.npy")
+        return np.load(f"{run_dir}_results/realnvp_digits/variables/means.npy")
 
     def make_model(self, image_shape=(8, 8, 1), **config):
         small_models.set_seed(3)

@@ -73,7 +73,8 @@ def _save_array(model, path, content):
     """The same without a graph, which takes a while to make."""
 
     def save(module, new):
-        np.save(f"{new}/means.npy", module.means.numpy())
+        os.mkdir(f"{new}/variables")
+        np.save(f"{new}/variables/means.npy", module.means.numpy())
         pathlib.Path(new, "saved_model.pb").touch()
 
     save_model(model, path, content, save)

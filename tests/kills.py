@@ -299,7 +299,8 @@ def kill_and_compare(
         show(f"the run that is not killed exports in {export_seconds:.1f} s")
         # A model of before, which has to stay until there is another.
         shutil.copytree(whole.model, killed.model)
-        (killed.model / "old").touch()
+        old = killed.model / "variables" / "old"
+        old.touch()
         while (count := counts.total()) < kills:
             (signum,) = rng.choices(
                 list(_SIGNALS), weights=list(_SIGNALS.values())
@@ -335,7 +336,7 @@ def kill_and_compare(
                 line += ", some results are not finished"
             show(line)
         run_in_peace(killed)
-        if (killed.model / "old").exists():
+        if old.exists():
             raise RuntimeError("the model was not replaced")
         _load(killed.model)
         bits = compare(whole, killed)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.cli import main
+from tf_realnvp.serving.metadata import FILE
 
 
 class Folder(kills.Folder):
@@ -30,10 +31,13 @@ class KillsTest(folders.FolderTestCase):
         for folder in (killed, peaceful):
             folder.flags += ["--batch_size", "200"]  # Fewer checkpoints.
         # Of an earlier run, which has to stay until there is another.
-        old = killed.model / "old"
-        old.parent.mkdir()
-        old.touch()
-        (killed.model / "saved_model.pb").touch()
+        old = killed.model / "variables" / "old"
+        old.parent.mkdir(parents=True)
+        for path in (
+            old,
+            *map(killed.model.joinpath, ("saved_model.pb", FILE)),
+        ):
+            path.touch()
         for aim, expected in (
             ("checkpoint", (True, False)),
             ("results", (True, True)),

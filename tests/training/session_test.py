@@ -60,7 +60,7 @@ call = functools.partial(command_lines.call, train_main, *FLAGS)
 
 def weights():
     """Returns the weights among the results in the current folder."""
-    return np.load("realnvp_digits/means.npy").tobytes()
+    return np.load("realnvp_digits/variables/means.npy").tobytes()
 
 
 def results():
@@ -372,7 +372,7 @@ class TrainTest(ExperimentTestCase):
             mock.patch.object(initialization, "initialize") as initialize,
         ):
             self.go_on(*argv, "--max_steps", 1)
-            means = np.load("realnvp_digits/means.npy")
+            means = np.load("realnvp_digits/variables/means.npy")
             self.assertAllClose(means, np.full([8, 8, 1], 5.0), atol=1e-3)
             self.go_on(*argv)
         assign.assert_called_once()
