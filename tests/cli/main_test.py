@@ -93,8 +93,11 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
         result = self.call(mock.Mock(side_effect=error))
         self.assertEqual(result, (code, "", f"{NAME}: error: {error}\n"))
 
-    def test_memory_of_tensorflow(self):
-        error = tf.errors.ResourceExhaustedError(None, None, "OOM\nhere")
+    @parameterized.parameters(
+        tf.errors.ResourceExhaustedError(None, None, "OOM\nhere"),
+        MemoryError("OOM of NumPy"),
+    )
+    def test_out_of_memory(self, error):
         code, _, stderr = self.call(mock.Mock(side_effect=error))
         self.assertEqual(code, 1)
         self.assertRegex(

@@ -69,19 +69,24 @@ def path(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def file(suffix: str) -> Callable[[str], str]:
+def file(suffix: str, or_folder: bool = False) -> Callable[[str], str]:
     """Returns a parser of names of files for `argparse`.
 
     Args:
       suffix: What they have to end in.
+      or_folder: Whether folders will do, too.
     """
+    others = " nor, as a new folder, in /" if or_folder else ""
 
     def parse(text):
+        result = path(text)
+        if or_folder and is_folder(result):
+            return result
         if pathlib.Path(text).suffix.lower() != suffix:
             raise argparse.ArgumentTypeError(
-                f"{text!r} is no name that ends in {suffix}"
+                f"{text!r} is no name that ends in {suffix}{others}"
             )
-        return path(text)
+        return result
 
     return parse
 

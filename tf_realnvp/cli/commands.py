@@ -101,7 +101,7 @@ def _add_sample(add):
         "samples.png",
         "PNG file for a grid of all images; or a folder (one that exists, or "
         "a name that ends in /) for a PNG file of each, as large as the image",
-        _png_or_folder,
+        arguments.file(".png", or_folder=True),
     )
 
 
@@ -241,16 +241,6 @@ the picture comes back.""",
     arguments.add_out(
         command, "translations.png", "PNG file for the grid", _png
     )
-
-
-def _png_or_folder(text):
-    path = arguments.path(text)
-    is_png = pathlib.PurePath(path).suffix.lower() == ".png"
-    if not is_png and not arguments.is_folder(path):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} ends neither in .png nor, as a new folder, in /"
-        )
-    return path
 
 
 def _add_pictures(command, number):

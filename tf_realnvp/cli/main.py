@@ -77,9 +77,6 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
     except signals.Interrupted as interrupted:
         print(f"\n{flags.prog}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
-    except MemoryError as error:
-        print(f"{flags.prog}: error: out of memory: {error}", file=sys.stderr)
-        return Error.exit_code
     except (OSError, Error) as error:
         # The package names arguments as Python does, and commands have flags.
         message = re.sub(
@@ -90,12 +87,12 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
         print(f"{flags.prog}: error: {message}", file=sys.stderr)
         return getattr(error, "exit_code", Error.exit_code)
     except Exception as error:
-        # TensorFlow's, which is not imported for this.
-        if type(error).__name__ != "ResourceExhaustedError":
+        # TensorFlow has another, and is not imported for this.
+        is_memory = isinstance(error, MemoryError)
+        if not is_memory and type(error).__name__ != "ResourceExhaustedError":
             raise
-        less = ""
-        if "batch_size" in flags:
-            less = "; a smaller --batch_size takes less"
+        less = "; a smaller --batch_size takes less"
+        less = less if "batch_size" in flags else ""
         print(
             f"{flags.prog}: error: out of memory: {reason(error)}{less}",
             file=sys.stderr,
