@@ -35,6 +35,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tf_realnvp import bit_maps
 from tf_realnvp.model import RealNVP
+from tf_realnvp.overlap import overlapped
 
 MIN_NORMAL = 10  # Images: with fewer there is nothing to fit.
 
@@ -205,11 +206,11 @@ class Measurer:
         return np.concatenate(maps)
 
     def _batches(self, images, seed):
-        """Yields batches, and what of them is measured, made finite.
+        """Returns batches, and what of them is measured, made finite.
 
-        Yields:
-          The images, their costs `[n, S, 2, H, W]`, their classes, and how
-          much more log p(x) is than log p(x | class).
+        Returns:
+          For each the images, their costs `[n, S, 2, H, W]`, their classes,
+          and how much more log p(x) is than log p(x | class).
         """
         images = np.asarray(images)
         shape = self._model.image_shape
@@ -218,7 +219,8 @@ class Measurer:
                 f"`images` must be uint8 [n, {', '.join(map(str, shape))}], "
                 f"got {images.dtype} {list(images.shape)}."
             )
-        for start in range(0, len(images), self._batch_size):
+
+        def measure(start):
             batch = images[start : start + self._batch_size]
             costs, label, difference = (
                 value.numpy()
@@ -228,7 +230,9 @@ class Measurer:
             costs = np.nan_to_num(
                 costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
             )
-            yield batch, costs, label, np.nan_to_num(difference)
+            return batch, costs, label, np.nan_to_num(difference)
+
+        return overlapped(measure, range(0, len(images), self._batch_size))
 
 
 def _sum_over_cells(values, cells):

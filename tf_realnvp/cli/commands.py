@@ -14,6 +14,7 @@ from tf_realnvp import files
 from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.cli import arguments, detection, direction, picture_sets
 from tf_realnvp.errors import UsageError, counted, printable
+from tf_realnvp.overlap import overlapped
 from tf_realnvp.serving import saved_model
 from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training.progress import Progress, Silent
@@ -142,7 +143,11 @@ classes, and as a classifier.""",
         "draws of noise for each image",
     )
     arguments.add_number(
-        command, "batch_size", WholeNumber(1), 64, "images evaluated at once"
+        command,
+        "batch_size",
+        WholeNumber(1),
+        64,
+        "images in a batch, two of which are evaluated at once",
     )
     arguments.add_seed(
         command, 0, "of the noise, and of the images of --max_images"
@@ -354,26 +359,28 @@ def _evaluate(flags, model):
     num_images = dataset.num_test
     batch_size = min(flags.batch_size, num_images)
     num_batches = math.ceil(num_images / batch_size)
-    batches = dataset.test_batches(batch_size)
-    streams = itertools.count()
+    batches = enumerate(dataset.test_batches(batch_size))
     measured: list[list[np.ndarray]] = []
     bits: list[float] = []  # Of each image so far.
+
+    def measure(numbered):
+        index, batch = numbered
+        images, labels = batch if model.class_names else (batch, None)
+        if labels is not None:
+            labels = labels.numpy()
+        streams = range(index * num_draws, (index + 1) * num_draws)
+        seeds = [saved_model.stream(flags.seed, number) for number in streams]
+        return _log_probs(model, images, labels, seeds)
+
     with (
         dataset.naming_damage(),
         Progress("test", num_batches) as display,
     ):
-        for batch in batches:
-            images, labels = batch if model.class_names else (batch, None)
-            if labels is not None:
-                labels = labels.numpy()
-            seeds = [
-                saved_model.stream(flags.seed, next(streams))
-                for _ in range(num_draws)
-            ]
-            measured.append(_log_probs(model, images, labels, seeds))
-            bound = saved_model.importance_bound(measured[-1][0])
+        for result in overlapped(measure, batches):
+            measured.append(result)
+            bound = saved_model.importance_bound(result[0])
             bits.extend(_bits(model, bound))
-            display.update(1, len(images), np.mean(bits))
+            display.update(1, len(bound), np.mean(bits))
 
     classes = ""
     if model.class_names:

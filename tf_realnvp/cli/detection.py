@@ -11,6 +11,7 @@ from tf_realnvp import files, runtime, system
 from tf_realnvp.checks import WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
 from tf_realnvp.errors import UsageError, counted, printable
+from tf_realnvp.overlap import overlapped
 from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.training.progress import Progress
 
@@ -297,14 +298,20 @@ def _load_reference(flags, model, measure):
 def _rows(flags, paths, model, measure, reference):
     """Returns a row of the table for each picture, by the names of columns."""
     rows, total = [], 0.0
-    with Progress("score", len(paths)) as display:
+
+    def batches():
         for start in range(0, len(paths), saved_model.BATCH_SIZE):
             part = paths[start : start + saved_model.BATCH_SIZE]
-            batch = list(picture_sets.read_all(part, model))
-            if not batch:
-                continue
-            images = np.stack([image for _, image in batch])
-            measured = measure(images, flags.seed)
+            if batch := list(picture_sets.read_all(part, model)):
+                yield len(part), batch
+
+    def score(read):
+        num_files, batch = read
+        images = np.stack([image for _, image in batch])
+        return num_files, batch, measure(images, flags.seed)
+
+    with Progress("score", len(paths)) as display:
+        for num_files, batch, measured in overlapped(score, batches()):
             columns = {
                 "log_prob": measured.log_prob,
                 "bits_per_dim": measured.bits_per_dim,
@@ -319,7 +326,7 @@ def _rows(flags, paths, model, measure, reference):
                 for (path, _), row in zip(batch, values, strict=True)
             ]
             total += measured.bits_per_dim.sum()
-            display.update(len(part), len(batch), total / len(rows))
+            display.update(num_files, len(batch), total / len(rows))
     return rows
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tf_realnvp import runtime
 from tf_realnvp.errors import ModelError, printable, reason
+from tf_realnvp.overlap import overlapped
 from tf_realnvp.serving import metadata
 from tf_realnvp.serving.metadata import describe_images
 
@@ -162,14 +163,18 @@ class SavedModel:
         import tensorflow as tf
 
         labels = np.broadcast_to(-1 if label is None else label, [n])
-        for index, start in enumerate(range(0, n, BATCH_SIZE)):
-            size = min(BATCH_SIZE, n - start)
-            yield self._model.signatures["sample"](
-                n=tf.constant(size),
+
+        def draw(start):
+            part = labels[start : start + BATCH_SIZE]
+            index = start // BATCH_SIZE
+            return self._model.signatures["sample"](
+                n=tf.constant(len(part)),
                 temperature=tf.constant(temperature, tf.float32),
                 seed=tf.constant(stream(seed, index), tf.int64),
-                **self._labels(labels[start : start + size]),
+                **self._labels(part),
             )["images"].numpy()
+
+        return overlapped(draw, range(0, n, BATCH_SIZE))
 
     def _labels(self, labels):
         """Returns labels as the signatures take them."""
@@ -281,12 +286,11 @@ class SavedModel:
         if label is not None or not self.class_names:
             labels = np.full(len(images), label or 0)
         else:
-            given = np.concatenate(
-                [
-                    self.log_prob_of_classes(images[part], 0, each=True)
-                    for part in _parts(images)
-                ]
-            )
+
+            def measure(part):
+                return self.log_prob_of_classes(images[part], 0, each=True)
+
+            given = np.concatenate(list(overlapped(measure, _parts(images))))
             if together:
                 given[:] = given.sum(axis=0)
             labels = (given + self.log_prior).argmax(axis=1)
@@ -310,12 +314,13 @@ class SavedModel:
         import tensorflow as tf
 
         function = self._model.signatures[signature]
-        parts = []
-        for part in _parts(values):
+
+        def compute(part):
             labels = {} if label is None else self._labels(label[part])
             inputs = {name: tf.constant(values[part])} | labels
-            parts.append(function(**inputs)[result])
-        return np.concatenate(parts)
+            return function(**inputs)[result].numpy()
+
+        return np.concatenate(list(overlapped(compute, _parts(values))))
 
 
 def _parts(values):
