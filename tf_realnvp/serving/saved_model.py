@@ -157,8 +157,9 @@ class SavedModel:
           label: Class of all images, or of each, `[n]`, for a model with
             classes; each is drawn if `None`.
 
-        Yields:
-          `uint8` images `[m, H, W, C]`.
+        Returns:
+          Batches of `uint8` images `[m, H, W, C]`, which are drawn as they are
+          asked for, but for two ahead.
         """
         import tensorflow as tf
 
