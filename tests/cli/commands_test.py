@@ -1,9 +1,11 @@
 """Tests for commands."""
 
+import contextlib
 import csv
 import dataclasses
 import errno
 import functools
+import io
 import math
 import os
 import pathlib
@@ -21,7 +23,7 @@ from absl.testing import parameterized
 from image_arrays import digits, images_of_digits, read_png
 
 from tf_realnvp import data, latents, pictures, plots
-from tf_realnvp.cli import arguments, commands, main
+from tf_realnvp.cli import arguments, commands, main, streams
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import Split
 from tf_realnvp.errors import DataError
@@ -512,6 +514,19 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
         self.use_data(test=Split(test, 4))
         result = call("evaluate", self.path)
         self.assert_usage_error(result, "digits", "truncated")
+
+    def test_figures_that_a_full_disk_does_not_take(self):
+        full = io.BufferedWriter(streams._Output("/dev/full", "w"))
+        with (
+            contextlib.redirect_stdout(io.TextIOWrapper(full)),
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
+            code = main.main(["evaluate", str(self.path)])
+        self.assertEqual(code, 1)
+        self.assertRegex(
+            stderr.getvalue(),
+            r"^tf-realnvp evaluate: error: .*No space .*standard output.*\n$",
+        )
 
     def test_evaluate_without_data(self):
         result = call("evaluate", self.path, "--dataset", "moons")

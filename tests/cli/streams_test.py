@@ -145,5 +145,46 @@ class UnbreakableTest(StreamsTestCase, parameterized.TestCase):
         self.assertEqual(result, (0, b"before\nwithin\nTrue\n", b""))
 
 
+class CheckWrittenTest(StreamsTestCase, parameterized.TestCase):
+    """What is lost on a full disk is an error to commands that only print."""
+
+    script = """if True:
+        from tf_realnvp.cli import streams
+        with streams.unbreakable():
+            print('a figure')
+            streams.check_written()
+    """
+
+    @parameterized.parameters("", ">&-", ">/dev/null", "| true", "2>/dev/full")
+    def test_nothing_is_lost(self, redirections):
+        code, _, stderr = self.run_python(self.script, redirections)
+        self.assertEqual((code, stderr), (0, b""))
+
+    def test_full_disk(self):
+        code, _, stderr = self.run_python(self.script, ">/dev/full")
+        self.assertEqual(code, 1)
+        self.assertRegex(
+            stderr.splitlines()[-1],
+            rb"OSError: .*No space left on device: 'standard output'$",
+        )
+
+    def test_reader_has_gone(self):
+        script = f"import os; os.read(0, 1)\n{self.script}"
+        process = self.start(
+            *(sys.executable, "-c", script),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        process.stdout.close()
+        _, stderr = process.communicate(b"x", timeout=300)
+        self.assertEqual((process.returncode, stderr), (0, b""))
+
+    def test_output_of_a_caller(self):
+        for output in (io.StringIO(), io.TextIOWrapper(io.BytesIO())):
+            with contextlib.redirect_stdout(output):
+                streams.check_written()
+
+
 if __name__ == "__main__":
     tf.test.main()

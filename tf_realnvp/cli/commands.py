@@ -12,7 +12,13 @@ import numpy as np
 
 from tf_realnvp import files
 from tf_realnvp.checks import RealNumber, WholeNumber
-from tf_realnvp.cli import arguments, detection, direction, picture_sets
+from tf_realnvp.cli import (
+    arguments,
+    detection,
+    direction,
+    picture_sets,
+    streams,
+)
 from tf_realnvp.errors import UsageError, counted, printable
 from tf_realnvp.overlap import overlapped
 from tf_realnvp.serving import saved_model
@@ -55,7 +61,12 @@ def add_commands(subparsers: "argparse._SubParsersAction") -> None:
             type=arguments.path,
             help="folder of the model, realnvp_DATASET",
         )
-        command.set_defaults(run=lambda flags, _: run(flags), prog=command.prog)
+
+        def run_and_check(flags, _):
+            run(flags)
+            streams.check_written()
+
+        command.set_defaults(run=run_and_check, prog=command.prog)
         return command
 
     _add_sample(add)

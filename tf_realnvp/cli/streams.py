@@ -1,20 +1,32 @@
 """Standard streams that may be closed, or break, while a command works."""
 
 import contextlib
+import errno
 import io
 import os
 import sys
 from collections.abc import Iterator
 
+# A pipe or terminal, whose other end has gone.
+_NOBODY_READS = (errno.EPIPE, errno.EIO)
+
 
 class _Output(io.FileIO):
-    """A file that drops what it cannot write."""
+    """A file that drops what it cannot write.
+
+    Attributes:
+      error: Why it did, if somebody may have wanted to read it.
+    """
+
+    error: OSError | None = None
 
     def write(self, data):
         try:
             # None of it is written where that would block.
             return super().write(data) or len(data)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NOBODY_READS:
+                self.error = error
             return len(data)
 
 
@@ -36,6 +48,20 @@ def unbreakable() -> Iterator[None]:
             output = stack.enter_context(_dropping(sys.stderr, 2))
             stack.enter_context(contextlib.redirect_stderr(output))
         yield
+
+
+def check_written() -> None:
+    """Checks that standard output has taken what was printed.
+
+    Raises:
+      OSError: If it has not, as on a full disk. That nobody reads it is no
+        error.
+    """
+    sys.stdout.flush()
+    # What a caller has put in its place may have neither.
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Output) and raw.error is not None:
+        raise OSError(raw.error.errno, raw.error.strerror, "standard output")
 
 
 def _open_missing():
