@@ -1,6 +1,7 @@
 """The commands on a saved model: flags, messages and exit codes."""
 
 import argparse
+import collections
 import dataclasses
 import functools
 import itertools
@@ -370,26 +371,16 @@ def _evaluate(flags, model):
     num_images = dataset.num_test
     batch_size = min(flags.batch_size, num_images)
     num_batches = math.ceil(num_images / batch_size)
-    batches = enumerate(dataset.test_batches(batch_size))
     measured: list[list[np.ndarray]] = []
     bits: list[float] = []  # Of each image so far.
-
-    def measure(numbered):
-        index, batch = numbered
-        images, labels = batch if model.class_names else (batch, None)
-        if labels is not None:
-            labels = labels.numpy()
-        streams = range(index * num_draws, (index + 1) * num_draws)
-        seeds = [saved_model.stream(flags.seed, number) for number in streams]
-        return _log_probs(model, images, labels, seeds)
-
     with (
         dataset.naming_damage(),
         Progress("test", num_batches) as display,
     ):
-        for result in overlapped(measure, batches):
-            measured.append(result)
-            bound = saved_model.importance_bound(result[0])
+        batches = dataset.test_batches(batch_size)
+        for of_batch in _log_probs(model, batches, flags.seed, num_draws):
+            measured.append(of_batch)
+            bound = saved_model.importance_bound(of_batch[0])
             bits.extend(_bits(model, bound))
             display.update(1, len(bound), np.mean(bits))
 
@@ -432,31 +423,49 @@ def _print_bits(model, log_probs, what=""):
         print(f"{num_draws} draws of noise{what}: {joint}")
 
 
-def _log_probs(model, images, labels, seeds):
-    """Returns log-probabilities of images, for each seed of the noise.
+def _log_probs(model, batches, seed, num_draws):
+    """Yields log-probabilities of the images of each batch.
 
     Args:
       model: The model.
-      images: The images.
-      labels: Their classes; `None` if the model has none.
-      seeds: The seeds.
+      batches: The images, with their labels if the model has classes.
+      seed: Seed of the noise.
+      num_draws: Draws of noise for each image.
 
-    Returns:
-      Float64 `[len(seeds), n]`, nats. With labels also the same given the
-      label, and whether that is the likeliest, boolean `[n]`.
+    Yields:
+      Float64 `[num_draws, n]`, nats. With labels also the same given the label,
+      and whether that is the likeliest, boolean `[n]`.
     """
-    if labels is None:
-        return [np.stack([model.log_prob(images, seed) for seed in seeds])]
-    given = np.stack(
-        [model.log_prob_of_classes(images, seed) for seed in seeds]
-    )
-    joint = given + model.log_prior
-    likeliest = saved_model.importance_bound(joint).argmax(axis=-1)
-    return [
-        np.logaddexp.reduce(joint, axis=-1),
-        given[:, range(len(labels)), labels],
-        likeliest == labels,
-    ]
+    # One draw and one class a call: an interruption waits for two calls.
+    classes = range(len(model.class_names))
+    conditions: list[tuple[int, ...]] = [(label,) for label in classes] or [()]
+    labels: collections.deque[np.ndarray] = collections.deque()
+
+    def calls():
+        streams = itertools.count()
+        for images in batches:
+            if classes:
+                images, its = images
+                labels.append(its.numpy())
+            for stream in itertools.islice(streams, num_draws):
+                draw = saved_model.stream(seed, stream)
+                for condition in conditions:
+                    yield images, draw, *condition
+
+    results = overlapped(lambda call: model.log_prob(*call), calls())
+    num_calls = num_draws * len(conditions)
+    while of_batch := list(itertools.islice(results, num_calls)):
+        given = np.reshape(of_batch, [num_draws, len(conditions), -1])
+        if not classes:
+            yield [given[:, 0]]
+            continue
+        label = labels.popleft()
+        joint = given + model.log_prior[:, np.newaxis]
+        yield [
+            np.logaddexp.reduce(joint, axis=1),
+            given[:, label, range(len(label))],
+            saved_model.importance_bound(joint).argmax(axis=0) == label,
+        ]
 
 
 def _load_dataset(flags, model):

@@ -185,17 +185,23 @@ class SavedModel:
             return {}
         return {"label": tf.constant(labels, tf.int32)}
 
-    def log_prob(self, images: np.ndarray, seed: int) -> np.ndarray:
+    def log_prob(
+        self, images: np.ndarray, seed: int, label: int | None = None
+    ) -> np.ndarray:
         """Returns a lower bound on the log-probability of images, in nats.
 
         Args:
           images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
           seed: Seed of the dequantization noise, of 64 bits.
+          label: Class of all images, for a model with classes. Default: it is
+            that of the mixture of all classes.
 
         Returns:
-          Float64 `[n]`, nats for a whole image; of a model with classes that of
-          their mixture.
+          Float64 `[n]`, nats for a whole image.
         """
+        if label is not None:
+            labels = np.full(len(images), label)
+            return _run(self._log_prob, images, seed, labels)
         if self.class_names:
             joint = self.log_prob_of_classes(images, seed) + self.log_prior
             return np.logaddexp.reduce(joint, axis=1)
