@@ -39,7 +39,7 @@ def train(flags: argparse.Namespace) -> None:
     Args:
       flags: The command's flags.
     """
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure(num_threads=1)
     import keras

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--saves", type=int, default=9)
     flags = parser.parse_args()
 
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     from tf_realnvp import RealNVP

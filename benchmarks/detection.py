@@ -53,7 +53,7 @@ def main() -> None:
         write_without_a_class(flags)
         return
 
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     from benchmarks import faults

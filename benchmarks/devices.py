@@ -104,7 +104,7 @@ def measure(flags: argparse.Namespace) -> None:
     Args:
       flags: The command's flags.
     """
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     num_cpus, num_threads = _WAYS[flags.way]
     runtime.configure(num_cpus, num_threads)

@@ -29,9 +29,9 @@ def main() -> None:
     import tensorflow as tf
 
     import tf_realnvp
-    from tf_realnvp import runtime
-    from tf_realnvp.overlap import overlapped
     from tf_realnvp.training.trainer import Trainer
+    from tf_realnvp.utils import runtime
+    from tf_realnvp.utils.overlap import overlapped
 
     (images,) = served.sample(saved_model.BATCH_SIZE, 1.0, seed=0)
     trainer = Trainer(

@@ -129,7 +129,7 @@ def write_folder(folder: str, picture, count: int) -> None:
 
 def measure(title: str, name: str, data_dir: str) -> None:
     """Prints a row of the table."""
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     import tensorflow as tf

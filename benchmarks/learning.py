@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--save", help="folder for a SavedModel")
     flags = parser.parse_args()
 
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     import keras

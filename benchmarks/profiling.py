@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     flags = parser.parse_args()
 
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     import tensorflow as tf

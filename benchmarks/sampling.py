@@ -44,7 +44,7 @@ def compare(flags: argparse.Namespace) -> None:
     Args:
       flags: The command's flags.
     """
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     from tf_realnvp import RealNVP

@@ -45,7 +45,7 @@ def measure(case: tuple[int, int, int], steps: int) -> None:
       case: Batch size, image size and number of replicas.
       steps: Number of training steps, of which the median counts.
     """
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     batch_size, image_size, num_replicas = case
     runtime.configure(num_replicas)

@@ -71,7 +71,7 @@ def measure(flags: argparse.Namespace) -> None:
     Args:
       flags: The command's flags; `start` is the time when it was started.
     """
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     import tensorflow as tf
@@ -130,7 +130,7 @@ def measure(flags: argparse.Namespace) -> None:
 
 def compare_precisions(flags: argparse.Namespace) -> None:
     """Prints how many times as fast as float32 bfloat16 is."""
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     from tf_realnvp import RealNVP
@@ -161,7 +161,7 @@ def compare_precisions(flags: argparse.Namespace) -> None:
 
 def measure_host() -> None:
     """Prints what Python costs, on a model with next to nothing to compute."""
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     from tf_realnvp import RealNVP

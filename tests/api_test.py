@@ -29,20 +29,21 @@ from small_models import (
 )
 
 import tf_realnvp
-from tf_realnvp import api, data, files, initialization
+from tf_realnvp import api, data, initialization
 from tf_realnvp.cli.main import train_main
-from tf_realnvp.errors import (
+from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.serving import export, metadata, weights
+from tf_realnvp.training import recorder
+from tf_realnvp.training.checkpoints import Checkpoints
+from tf_realnvp.training.runs import Run, open_run
+from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils import files
+from tf_realnvp.utils.errors import (
     DataError,
     FailureError,
     ModelError,
     UsageError,
 )
-from tf_realnvp.serving import export, metadata, weights
-from tf_realnvp.training import recorder
-from tf_realnvp.training.checkpoints import Checkpoints
-from tf_realnvp.training.config import DataDescription, TrainingConfig
-from tf_realnvp.training.runs import Run, open_run
-from tf_realnvp.training.trainer import Trainer
 
 
 class NamesTest(tf.test.TestCase):

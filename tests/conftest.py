@@ -7,7 +7,7 @@ from unittest import mock
 
 from xdist.scheduler import LoadScopeScheduling
 
-from tf_realnvp import runtime
+from tf_realnvp.utils import runtime
 
 # As the models of the tests are small; for processes that tests start, too.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")

@@ -21,10 +21,11 @@ import untraced
 from small_models import SmallModel
 from tensorflow.python import pywrap_tfe
 
-from tf_realnvp import data, files, initialization, plots, runtime
+from tf_realnvp import data, initialization, plots
 from tf_realnvp.cli.main import train_main
 from tf_realnvp.serving import export, metadata
 from tf_realnvp.training import loop, session
+from tf_realnvp.utils import files, runtime
 
 _load = data.load
 

@@ -417,7 +417,7 @@ def main() -> int:
         if signal.getsignal(signum) == signal.SIG_IGN:
             signal.signal(signum, lambda *_: None)
     sys.path.append(str(_RUN.parent))
-    from tf_realnvp import runtime
+    from tf_realnvp.utils import runtime
 
     runtime.configure()
     epochs = flags.epochs or max(2, round(0.6 * flags.kills))

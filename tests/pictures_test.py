@@ -14,8 +14,9 @@ from absl.testing import parameterized
 from image_arrays import random_images
 from PIL import ExifTags, Image, ImageOps
 
-from tf_realnvp import pictures, runtime
-from tf_realnvp.errors import PictureError
+from tf_realnvp import pictures
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.errors import PictureError
 
 
 class PicturesTestCase(folders.FolderTestCase, parameterized.TestCase):

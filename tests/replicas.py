@@ -16,11 +16,12 @@ import tensorflow as tf
 from small_models import SmallModel
 
 import tf_realnvp
-from tf_realnvp import RealNVP, initialization, runtime
+from tf_realnvp import RealNVP, initialization
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.data.image_dataset import Split
-from tf_realnvp.errors import UsageError
 from tf_realnvp.training import workers
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.errors import UsageError
 
 # What the first worker has, and the second. That one ends before the first
 # asks once more.

@@ -9,18 +9,17 @@ if TYPE_CHECKING:
         bit_maps,
         data,
         detection,
-        errors,
         initialization,
         latents,
         networks,
         pictures,
         plots,
         pytorch,
-        runtime,
     )
     from tf_realnvp.api import load, train
     from tf_realnvp.bijectors import AffineCoupling, FactorOut, Squeeze
     from tf_realnvp.model import RealNVP
+    from tf_realnvp.utils import errors, runtime
 
 __all__ = [
     "AffineCoupling",
@@ -46,7 +45,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_OWNERS = {
+_HOMES = {
     "AffineCoupling": "bijectors",
     "FactorOut": "bijectors",
     "RealNVP": "model",
@@ -54,15 +53,17 @@ _OWNERS = {
     "load": "api",
     "train": "api",
 }
+_MODULES = {"errors": "utils.errors", "runtime": "utils.runtime"}
 
 
 def __getattr__(name):
     # TensorFlow takes seconds to import: `run.py --help` does without.
-    if name in _OWNERS:
-        module = importlib.import_module(f"{__name__}.{_OWNERS[name]}")
-        return getattr(module, name)
+    if name in _HOMES:
+        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+        return getattr(home, name)
     if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
+        path = _MODULES.get(name, name)
+        return importlib.import_module(f"{__name__}.{path}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

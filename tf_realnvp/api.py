@@ -10,23 +10,25 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import initialization, runtime
-from tf_realnvp.checks import ARCHITECTURE
+from tf_realnvp import initialization
+from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.data import ImageDataset, arrays
 from tf_realnvp.data.image_dataset import describe_skipped
-from tf_realnvp.errors import DataError, Error, ModelError, printable
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import describe_images
 from tf_realnvp.training import loop
 from tf_realnvp.training.checkpoints import Checkpoints
-from tf_realnvp.training.config import DataDescription, TrainingConfig
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.progress import Progress, Silent
 from tf_realnvp.training.recorder import Recorder, writing
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.session import hold_out
 from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.checks import ARCHITECTURE
+from tf_realnvp.utils.errors import DataError, Error, ModelError
+from tf_realnvp.utils.messages import printable
 
 # The settings that tell which images a run is of.
 _OF_IMAGES = ("dataset", "image_size", "num_bits")

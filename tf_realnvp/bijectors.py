@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_realnvp import checks
+from tf_realnvp.utils import checks
 
 
 def checkerboard_mask(

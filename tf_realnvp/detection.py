@@ -35,7 +35,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tf_realnvp import bit_maps
 from tf_realnvp.model import RealNVP
-from tf_realnvp.overlap import overlapped
+from tf_realnvp.utils.overlap import overlapped
 
 MIN_NORMAL = 10  # Images: with fewer there is nothing to fit.
 

@@ -17,14 +17,13 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tf_realnvp import (
-    assertions,
     bijectors,
-    checks,
     networks,
     rematerialization,
     variational_dequantization,
 )
-from tf_realnvp.checks import WholeNumber, check
+from tf_realnvp.utils import assertions, checks
+from tf_realnvp.utils.checks import WholeNumber, check
 
 
 class RealNVP(tf.Module):

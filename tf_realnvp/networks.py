@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.checks import WholeNumber, check
+from tf_realnvp.utils.checks import WholeNumber, check
 
 if keras.config.backend() != "tensorflow":
     raise ImportError(

@@ -18,8 +18,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from tf_realnvp import checks, files, plots, runtime
-from tf_realnvp.errors import PictureError, printable
+from tf_realnvp import plots
+from tf_realnvp.utils import checks, files, runtime
+from tf_realnvp.utils.errors import PictureError
+from tf_realnvp.utils.messages import printable
 
 _START_OF_JPEG = b"\xff\xd8\xff"
 _START_OF_PNG = b"\x89PNG\r\n\x1a\n"

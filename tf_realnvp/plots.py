@@ -12,8 +12,8 @@ import matplotlib.style
 import matplotlib.ticker
 import numpy as np
 
-from tf_realnvp import files
-from tf_realnvp.errors import printable
+from tf_realnvp.utils import files
+from tf_realnvp.utils.messages import printable
 
 _MAX_TITLE = 70  # Letters, as many as there is room for.
 _TILE_SIZE = 96  # Pixels, about; an image is magnified by a whole number.

@@ -46,8 +46,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from tf_realnvp import files
 from tf_realnvp.model import RealNVP
+from tf_realnvp.utils import files
 
 # Where the couplings are among the steps.
 _POSITIONS = (2, 3, 4, 6, 7, 8, 10, 11, 12, 13)

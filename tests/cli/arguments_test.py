@@ -9,9 +9,9 @@ import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.cli import arguments
-from tf_realnvp.errors import UsageError
+from tf_realnvp.utils.checks import RealNumber, WholeNumber
+from tf_realnvp.utils.errors import UsageError
 
 ANY = WholeNumber(0)
 EVEN = WholeNumber(2, 4, even=True)

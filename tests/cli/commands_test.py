@@ -26,7 +26,7 @@ from tf_realnvp import data, latents, pictures, plots
 from tf_realnvp.cli import arguments, commands, main, streams
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import Split
-from tf_realnvp.errors import DataError
+from tf_realnvp.utils.errors import DataError
 
 NUM_COLORS = small_models.NUM_COLORS
 # Command lines, and what the message names.

@@ -10,8 +10,8 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.cli import commands, main
-from tf_realnvp.errors import DataError, FailureError, UsageError
 from tf_realnvp.serving import saved_model
+from tf_realnvp.utils.errors import DataError, FailureError, UsageError
 
 COMMANDS = (
     "train",

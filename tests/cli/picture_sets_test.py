@@ -14,8 +14,8 @@ from absl.testing import parameterized
 from tf_realnvp import pictures
 from tf_realnvp.cli import picture_sets
 from tf_realnvp.data import tfds_images
-from tf_realnvp.errors import DataError, UsageError
 from tf_realnvp.serving.metadata import Metadata
+from tf_realnvp.utils.errors import DataError, UsageError
 
 # Of one level each.
 IMAGES = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)

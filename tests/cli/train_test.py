@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from image_arrays import read_png
 from settings import GIVEN
 
-from tf_realnvp import data, plots, runtime, system
+from tf_realnvp import data, plots
 from tf_realnvp.cli import arguments, main, train
-from tf_realnvp.errors import UsageError
+from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.training import session, workers
-from tf_realnvp.training.config import DataDescription, TrainingConfig
+from tf_realnvp.utils import runtime, system
+from tf_realnvp.utils.errors import UsageError
 
 SWITCHES = [name for name, (_, text) in GIVEN.items() if text is None]
 # Flags, and what they do not take.

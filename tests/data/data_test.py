@@ -13,7 +13,7 @@ from absl.testing import parameterized
 from image_arrays import as_set, images_of, labels_of
 
 from tf_realnvp import data
-from tf_realnvp.errors import DataError
+from tf_realnvp.utils.errors import DataError
 
 
 class DigitsTest(tf.test.TestCase, parameterized.TestCase):

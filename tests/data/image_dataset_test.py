@@ -12,7 +12,7 @@ from image_arrays import images_of, random_images
 
 from tf_realnvp import data
 from tf_realnvp.data import arrays, image_dataset
-from tf_realnvp.errors import DamagedImageError, DataError
+from tf_realnvp.utils.errors import DamagedImageError, DataError
 
 
 def numbered(count, **options):

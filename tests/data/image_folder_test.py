@@ -19,9 +19,10 @@ from absl.testing import parameterized
 from image_arrays import as_set, images_of
 from PIL import Image
 
-from tf_realnvp import data, pictures, runtime
+from tf_realnvp import data, pictures
 from tf_realnvp.data import image_dataset, image_folder
-from tf_realnvp.errors import DamagedImageError, DataError
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.errors import DamagedImageError, DataError
 
 GREY = ("PNG L", "PNG LA", "JPEG L", "PNG 1", "PNG I;16")
 COLOUR = ("PNG RGB", "PNG P", "PNG RGBA", "JPEG RGB", "JPEG CMYK")

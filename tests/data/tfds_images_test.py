@@ -25,7 +25,7 @@ from tensorflow_datasets.core.download import checksums, downloader
 from tf_realnvp import data
 from tf_realnvp.data import tfds_images
 from tf_realnvp.data.image_dataset import resize
-from tf_realnvp.errors import DamagedImageError, DataError
+from tf_realnvp.utils.errors import DamagedImageError, DataError
 
 CIFAR_FILES = ("cifar-10-binary.tar.gz",)
 CELEBA_FILES = (

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import export, metadata
+from tf_realnvp.utils.errors import UsageError
 
 NUM_DIMS = math.prod(small_models.IMAGE_SHAPE)
 MAX = small_models.NUM_COLORS - 1

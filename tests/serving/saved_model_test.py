@@ -13,8 +13,8 @@ import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp.errors import ModelError
 from tf_realnvp.serving import saved_model
+from tf_realnvp.utils.errors import ModelError
 
 METADATA = {"image_shape": [4, 4, 1], "num_colors": 17}
 # Values that no model has, of any that JSON knows.

@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp.errors import CheckpointError
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.trainer import Metrics
+from tf_realnvp.utils.errors import CheckpointError
 
 DATA = "data-00000-of-00001"
 

@@ -23,10 +23,10 @@ from small_models import (
     values,
 )
 
-from tf_realnvp.errors import DivergedError
 from tf_realnvp.training import loop
 from tf_realnvp.training import trainer as trainer_module
 from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
+from tf_realnvp.utils.errors import DivergedError
 
 BATCH_SIZE = 4
 NUM_TRAIN = 10  # Two batches, and two images that make none.

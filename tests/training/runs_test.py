@@ -14,10 +14,10 @@ import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import files, system
-from tf_realnvp.errors import UsageError
+from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.training import runs
-from tf_realnvp.training.config import DataDescription, TrainingConfig
+from tf_realnvp.utils import files, system
+from tf_realnvp.utils.errors import UsageError
 
 CONFIG = TrainingConfig.of_dataset(
     "digits", seed=3, lr=0.5, precision="float32"
@@ -437,7 +437,7 @@ class LockTest(RunsTestCase):
         script = (
             "import pathlib, sys, time\n"
             "from tf_realnvp.training import runs\n"
-            "from tf_realnvp.training.config import *\n"
+            "from tf_realnvp.config import *\n"
             "with runs.open_run(pathlib.Path(sys.argv[1]), True) as run:\n"
             f"    run.begin({CONFIG}, {DATA}, {METADATA})\n"
             "    print('open', flush=True)\n"

@@ -34,9 +34,8 @@ from image_arrays import read_png
 from small_models import SmallModel
 from tensorflow.core.util import event_pb2
 
-from tf_realnvp import data, files, initialization, pictures, plots, runtime
+from tf_realnvp import data, initialization, pictures, plots
 from tf_realnvp.cli.main import train_main
-from tf_realnvp.errors import DataError, ModelError
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
 from tf_realnvp.serving import weights as serving_weights
@@ -44,6 +43,8 @@ from tf_realnvp.training import loop, metrics, recorder, session, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils import files, runtime
+from tf_realnvp.utils.errors import DataError, ModelError
 
 METADATA = serving_metadata.FILE
 SECONDS = "_SECONDS_BETWEEN_CHECKPOINTS"

@@ -12,15 +12,16 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from tf_realnvp import files, system
-from tf_realnvp.checks import (
+from tf_realnvp.utils import files, system
+from tf_realnvp.utils.checks import (
     ImageSize,
     OneOf,
     RealNumber,
     WholeNumber,
     WholeNumbers,
 )
-from tf_realnvp.errors import UsageError, printable
+from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils.messages import printable
 
 
 class Parser(argparse.ArgumentParser):

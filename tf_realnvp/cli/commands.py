@@ -11,8 +11,6 @@ import random
 
 import numpy as np
 
-from tf_realnvp import files
-from tf_realnvp.checks import RealNumber, WholeNumber
 from tf_realnvp.cli import (
     arguments,
     detection,
@@ -20,11 +18,14 @@ from tf_realnvp.cli import (
     picture_sets,
     streams,
 )
-from tf_realnvp.errors import UsageError, counted, printable
-from tf_realnvp.overlap import overlapped
 from tf_realnvp.serving import saved_model
 from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training.progress import Progress, Silent
+from tf_realnvp.utils import files
+from tf_realnvp.utils.checks import RealNumber, WholeNumber
+from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils.messages import counted, printable
+from tf_realnvp.utils.overlap import overlapped
 
 # TensorFlow takes seconds to import: this module leaves it to the commands,
 # when it is clear that the command line makes sense.

@@ -7,13 +7,14 @@ import sys
 
 import numpy as np
 
-from tf_realnvp import files, runtime, system
-from tf_realnvp.checks import WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
-from tf_realnvp.errors import UsageError, counted, printable
-from tf_realnvp.overlap import overlapped
 from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.training.progress import Progress
+from tf_realnvp.utils import files, runtime, system
+from tf_realnvp.utils.checks import WholeNumber
+from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils.messages import counted, printable
+from tf_realnvp.utils.overlap import overlapped
 
 # TensorFlow takes seconds to import, and so does scikit-learn: this module
 # leaves them to the commands, when it is clear that the line makes sense.

@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 
-from tf_realnvp.checks import FLOAT32_MAX, RealNumber, WholeNumber
 from tf_realnvp.cli import arguments, picture_sets
-from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import metadata, saved_model
+from tf_realnvp.utils.checks import FLOAT32_MAX, RealNumber, WholeNumber
+from tf_realnvp.utils.errors import UsageError
 
 _MAX_IMAGES = 2000
 _NUM_SHOWN = 4  # Rows of the grid where no pictures are named.

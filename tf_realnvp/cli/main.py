@@ -6,7 +6,8 @@ import sys
 import time
 
 from tf_realnvp.cli import arguments, commands, signals, streams, train
-from tf_realnvp.errors import Error, reason
+from tf_realnvp.utils.errors import Error, reason
+from tf_realnvp.utils.messages import printable
 
 _DESCRIPTION = """\
 RealNVP for images: trains a model, and puts it to use. MODEL is the folder
@@ -84,7 +85,7 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
             lambda name: f"--{name[1]}" if name[1] in flags else name[0],
             str(error),
         )
-        print(f"{flags.prog}: error: {message}", file=sys.stderr)
+        print(printable(f"{flags.prog}: error: {message}"), file=sys.stderr)
         return getattr(error, "exit_code", Error.exit_code)
     except Exception as error:
         # TensorFlow has another, and is not imported for this.

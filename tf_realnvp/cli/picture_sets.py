@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tf_realnvp import checks
 from tf_realnvp.cli import arguments
-from tf_realnvp.errors import DataError, PictureError, UsageError, printable
 from tf_realnvp.serving.metadata import Metadata, describe_images
 from tf_realnvp.serving.saved_model import SavedModel
+from tf_realnvp.utils import checks
+from tf_realnvp.utils.errors import DataError, PictureError, UsageError
+from tf_realnvp.utils.messages import printable
 
 if TYPE_CHECKING:
     from tf_realnvp.data import ImageDataset

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-from tf_realnvp import system
+from tf_realnvp.utils import system
 
 
 class Interrupted(BaseException):

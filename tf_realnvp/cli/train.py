@@ -8,11 +8,11 @@ import pathlib
 import random
 import re
 
-from tf_realnvp import checks, files, runtime
 from tf_realnvp.cli import arguments, signals
-from tf_realnvp.errors import UsageError
+from tf_realnvp.config import NAMED_DATASETS, TrainingConfig
 from tf_realnvp.training import runs, workers
-from tf_realnvp.training.config import NAMED_DATASETS, TrainingConfig
+from tf_realnvp.utils import checks, files, runtime
+from tf_realnvp.utils.errors import UsageError
 
 # TensorFlow takes seconds to import: `session` does so, which is imported when
 # it is clear that the command line makes sense.

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import checks
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import (
     ImageDataset,
@@ -22,7 +21,8 @@ from tf_realnvp.data.image_dataset import (
     check_image_size,
     resize,
 )
-from tf_realnvp.errors import DataError
+from tf_realnvp.utils import checks
+from tf_realnvp.utils.errors import DataError
 
 __all__ = ["DATASETS", "ImageDataset", "Split", "load"]
 

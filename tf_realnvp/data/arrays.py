@@ -8,7 +8,6 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.checks import WholeNumber, short
 from tf_realnvp.data import image_dataset
 from tf_realnvp.data.image_dataset import (
     DECODING,
@@ -18,7 +17,9 @@ from tf_realnvp.data.image_dataset import (
     default_size,
     resize,
 )
-from tf_realnvp.errors import DataError, printable
+from tf_realnvp.utils.checks import WholeNumber, short
+from tf_realnvp.utils.errors import DataError
+from tf_realnvp.utils.messages import printable
 
 SUFFIXES = (".npy", ".npz")
 NAME = "images"  # Of data sets of a program's own images.

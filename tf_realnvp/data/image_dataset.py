@@ -20,13 +20,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import checks, pictures
-from tf_realnvp.errors import (
-    DamagedImageError,
-    DataError,
-    printable,
-    reason,
-)
+from tf_realnvp import pictures
+from tf_realnvp.utils import checks
+from tf_realnvp.utils.errors import DamagedImageError, DataError, reason
+from tf_realnvp.utils.messages import printable
 
 MAX_CACHE_BYTES = 4 * 2**30
 # Name scope of what decodes images: TensorFlow's errors tell in which operation

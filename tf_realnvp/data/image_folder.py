@@ -22,7 +22,8 @@ from tf_realnvp.data.image_dataset import (
     file_error,
     resize,
 )
-from tf_realnvp.errors import DataError, PictureError, counted, printable
+from tf_realnvp.utils.errors import DataError, PictureError
+from tf_realnvp.utils.messages import counted, printable
 
 _TEST_SHARE = 0.1
 _TEST_FOLDERS = ("test", "validation", "val")

@@ -27,7 +27,7 @@ from tf_realnvp.data.image_dataset import (
     file_error,
     resize,
 )
-from tf_realnvp.errors import DataError, reason
+from tf_realnvp.utils.errors import DataError, reason
 
 SHUFFLE_BYTES = 128 * 2**20
 

@@ -14,10 +14,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow.python.saved_model import save_context
 
-from tf_realnvp import assertions, files
-from tf_realnvp.errors import ModelError, UsageError, printable
 from tf_realnvp.model import RealNVP, stateless_seed
 from tf_realnvp.serving import metadata as metadata_format
+from tf_realnvp.utils import assertions, files
+from tf_realnvp.utils.errors import ModelError, UsageError
+from tf_realnvp.utils.messages import printable
 
 _VERSIONS = {
     "tensorflow": tf.__version__,

@@ -8,9 +8,10 @@ import pathlib
 import reprlib
 from typing import Any
 
-from tf_realnvp import checks, files
-from tf_realnvp.checks import RealNumber, WholeNumber
-from tf_realnvp.errors import ModelError, counted, printable
+from tf_realnvp.utils import checks, files
+from tf_realnvp.utils.checks import RealNumber, WholeNumber
+from tf_realnvp.utils.errors import ModelError
+from tf_realnvp.utils.messages import counted, printable
 
 FILE = "metadata.json"
 # In format 1 there was no number, and up to 2 each weight was a variable.

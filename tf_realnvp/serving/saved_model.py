@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_realnvp import runtime
-from tf_realnvp.errors import ModelError, printable, reason
-from tf_realnvp.overlap import overlapped
 from tf_realnvp.serving import metadata
 from tf_realnvp.serving.metadata import describe_images
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.errors import ModelError, reason
+from tf_realnvp.utils.messages import printable
+from tf_realnvp.utils.overlap import overlapped
 
 BATCH_SIZE = 64  # Limits the memory where a caller asks for many images.
 _SIGNATURES = ("sample", "encode", "decode")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.errors import ModelError, printable, reason
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import metadata
+from tf_realnvp.utils.errors import ModelError, reason
+from tf_realnvp.utils.messages import printable
 
 
 def load_model(path: str | os.PathLike) -> RealNVP:

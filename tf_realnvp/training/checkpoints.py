@@ -9,10 +9,10 @@ from dataclasses import asdict
 
 import tensorflow as tf
 
-from tf_realnvp import files
-from tf_realnvp.errors import CheckpointError, reason
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils import files
+from tf_realnvp.utils.errors import CheckpointError, reason
 
 _NUM_KEPT = 3
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from tf_realnvp import files
+from tf_realnvp.utils import files
 
 
 def bits_from_nats(nats: float) -> float:

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from tf_realnvp.checks import OneOf, RealNumber, WholeNumber, check
-from tf_realnvp.training.config import SCHEDULES
+from tf_realnvp.config import SCHEDULES
+from tf_realnvp.utils.checks import OneOf, RealNumber, WholeNumber, check
 
 
 class FusedAdam(keras.optimizers.Adam):

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from tf_realnvp.errors import FailureError, printable, reason
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.training import loop, metrics
 from tf_realnvp.training.checkpoints import Checkpoints
-from tf_realnvp.training.config import TrainingConfig
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils.errors import FailureError, reason
+from tf_realnvp.utils.messages import printable
 
 # A checkpoint after each of many short epochs would cost more than a hundredth
 # of the time.

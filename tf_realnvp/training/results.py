@@ -7,16 +7,18 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tf_realnvp import data, files, plots, system
+from tf_realnvp import data, plots
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset, image_folder
-from tf_realnvp.errors import UsageError, printable, reason
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import export
 from tf_realnvp.training import metrics
-from tf_realnvp.training.config import TrainingConfig
 from tf_realnvp.training.metrics import Metrics, bits_from_nats
 from tf_realnvp.training.summaries import layout_of_samples
 from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils import files, system
+from tf_realnvp.utils.errors import UsageError, reason
+from tf_realnvp.utils.messages import printable
 
 
 def check_folder(config: TrainingConfig) -> None:

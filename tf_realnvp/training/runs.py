@@ -10,9 +10,10 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tf_realnvp import checks, files, system
-from tf_realnvp.errors import UsageError, printable
-from tf_realnvp.training.config import DataDescription, TrainingConfig
+from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.utils import checks, files, system
+from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils.messages import printable
 
 FORMAT = 2  # Of `run.json`. What had no number was before all releases.
 

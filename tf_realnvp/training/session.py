@@ -10,28 +10,28 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
-from tf_realnvp import data, initialization, runtime
+from tf_realnvp import data, initialization
+from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.data.image_dataset import describe_skipped
-from tf_realnvp.errors import (
-    DivergedError,
-    FailureError,
-    UsageError,
-    counted,
-    printable,
-    reason,
-)
 from tf_realnvp.model import RealNVP, check_num_scales
 from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training import loop, results, workers
 from tf_realnvp.training.checkpoints import Checkpoints
-from tf_realnvp.training.config import DataDescription, TrainingConfig
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.recorder import Recorder, writing
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.errors import (
+    DivergedError,
+    FailureError,
+    UsageError,
+    reason,
+)
+from tf_realnvp.utils.messages import counted, printable
 
 
 class Session:

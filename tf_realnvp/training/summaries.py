@@ -8,11 +8,12 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import files, plots
-from tf_realnvp.errors import reason
+from tf_realnvp import plots
 from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics, bits_from_nats
 from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils import files
+from tf_realnvp.utils.errors import reason
 
 _NUM_SAMPLES = 36
 _NUM_COLUMNS, _MAX_ROWS = 8, 20  # Of samples of classes.

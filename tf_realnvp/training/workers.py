@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tf_realnvp.errors import FailureError, UsageError, printable
-from tf_realnvp.training.config import DataDescription, TrainingConfig
+from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.utils.errors import FailureError, UsageError
+from tf_realnvp.utils.messages import printable
 
 if TYPE_CHECKING:
     from tf_realnvp.training.trainer import Trainer

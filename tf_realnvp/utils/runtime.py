@@ -6,8 +6,9 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 
-from tf_realnvp import system
-from tf_realnvp.errors import UsageError, counted
+from tf_realnvp.utils import system
+from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils.messages import counted
 
 # TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it or
 # not, by shape and layout alone. Without these steps of its graph optimizer,

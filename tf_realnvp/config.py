@@ -10,15 +10,15 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tf_realnvp import checks
-from tf_realnvp.checks import (
+from tf_realnvp.utils import checks
+from tf_realnvp.utils.checks import (
     ARCHITECTURE,
     ImageSize,
     OneOf,
     RealNumber,
     WholeNumber,
 )
-from tf_realnvp.errors import counted
+from tf_realnvp.utils.messages import counted
 
 if TYPE_CHECKING:
     from tf_realnvp.data.image_dataset import ImageDataset

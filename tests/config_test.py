@@ -9,7 +9,7 @@ from absl.testing import parameterized
 from settings import GIVEN
 
 from tf_realnvp import data
-from tf_realnvp.training.config import (
+from tf_realnvp.config import (
     NAMED_DATASETS,
     DataDescription,
     TrainingConfig,

@@ -53,26 +53,6 @@ class DivergedError(FailureError):
     """Training that gives no finite numbers any more."""
 
 
-def printable(text: object) -> str:
-    """Returns a name for people: line breaks and what is no text as escapes.
-
-    Args:
-      text: The name, or a path.
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
-def counted(number: int, noun: str) -> str:
-    """Returns a number of things, for people: "1 image", "2,000 classes".
-
-    Args:
-      number: How many there are.
-      noun: What one of them is called.
-    """
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def reason(error: BaseException) -> str:
     """Returns what an error says, in a line.
 

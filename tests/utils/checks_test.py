@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import checks
-from tf_realnvp.checks import OneOf, RealNumber, WholeNumber
+from tf_realnvp.utils import checks
+from tf_realnvp.utils.checks import OneOf, RealNumber, WholeNumber
 
 
 class ChecksTest(tf.test.TestCase, parameterized.TestCase):

@@ -10,8 +10,8 @@ from unittest import mock
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import runtime, system
-from tf_realnvp.errors import UsageError
+from tf_realnvp.utils import runtime, system
+from tf_realnvp.utils.errors import UsageError
 
 
 def allowed():

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tf_realnvp import system
-from tf_realnvp.errors import printable
+from tf_realnvp.utils import system
+from tf_realnvp.utils.messages import printable
 
 # What the names begin with of what is not complete yet.
 _NEW = ".tf_realnvp.new-"

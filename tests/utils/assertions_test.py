@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import assertions, checks
+from tf_realnvp.utils import assertions, checks
 
 IMAGES = np.zeros([2, 4, 4, 1], np.uint8)
 LATENTS = np.zeros([2, 2, 2, 4], np.float32)

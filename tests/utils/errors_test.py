@@ -3,7 +3,7 @@
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import errors
+from tf_realnvp.utils import errors, messages
 
 
 class ErrorsTest(tf.test.TestCase, parameterized.TestCase):
@@ -36,18 +36,18 @@ class ErrorsTest(tf.test.TestCase, parameterized.TestCase):
             (1, "1 bit"),
             (2000, "2,000 bits"),
         ):
-            self.assertEqual(errors.counted(number, "bit"), words)
-        self.assertEqual(errors.counted(1, "class"), "1 class")
-        self.assertEqual(errors.counted(2, "class"), "2 classes")
+            self.assertEqual(messages.counted(number, "bit"), words)
+        self.assertEqual(messages.counted(1, "class"), "1 class")
+        self.assertEqual(messages.counted(2, "class"), "2 classes")
 
     def test_printable(self):
         for name, shown in (
             ("a b.png", "a b.png"),
             ("日本", "日本"),
-            ("a\nb", r"a\nb"),
+            ("a\nb\x1b", "a\n\\x1b"),
             ("\udcff", r"\udcff"),
         ):
-            self.assertEqual(errors.printable(name), shown)
+            self.assertEqual(messages.printable(name), shown)
 
 
 if __name__ == "__main__":

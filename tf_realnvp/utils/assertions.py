@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_realnvp.checks import short
+from tf_realnvp.utils.checks import short
 
 
 def tensor(value: Any, name: str, kind: str, integer: bool) -> tf.Tensor:

@@ -16,7 +16,7 @@ import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import files, system
+from tf_realnvp.utils import files, system
 
 REPLACE = ("replace_file", "replace_directory")
 
@@ -364,7 +364,7 @@ import pathlib
 import sys
 
 sys.modules["fcntl"] = None
-from tf_realnvp import files, system
+from tf_realnvp.utils import files, system
 from tf_realnvp.training import runs
 
 assert not system.has_locks()

@@ -5,7 +5,7 @@ import threading
 
 import tensorflow as tf
 
-from tf_realnvp.overlap import overlapped
+from tf_realnvp.utils.overlap import overlapped
 
 
 class OverlappedTest(tf.test.TestCase):

@@ -1,0 +1,1 @@
+"""What serves all of the package: errors, checks, files, threads."""
