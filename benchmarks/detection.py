@@ -58,7 +58,7 @@ def main() -> None:
     runtime.configure()
     from benchmarks import faults
     from tf_realnvp import detection
-    from tf_realnvp.cli import picture_sets
+    from tf_realnvp.cli import image_sets
     from tf_realnvp.serving import metadata, weights
 
     content = metadata.read(flags.model)
@@ -67,8 +67,8 @@ def main() -> None:
     both = argparse.Namespace(
         **vars(flags) | {"max_images": 2 * flags.max_images}
     )
-    fitted = picture_sets.load(both, "fit", content, "train", 20).images
-    images = picture_sets.load(both, "normal", content, "test", 2).images
+    fitted = image_sets.load(both, "fit", content, "train", 20).images
+    images = image_sets.load(both, "normal", content, "test", 2).images
     images = np.random.default_rng(flags.seed).permutation(images)
     normal, others = np.array_split(images, 2)
     known = measure(fitted, flags.seed)
@@ -103,7 +103,7 @@ def main() -> None:
         if pair == "sets":
             for name in flags.unusual:
                 flags.other = name
-                unusual = picture_sets.load(flags, "other", content, "test", 2)
+                unusual = image_sets.load(flags, "other", content, "test", 2)
                 add(pathlib.Path(name).name, unusual.images)
         elif pair == "upside_down":
             add(pair, others[:, ::-1, ::-1])

@@ -30,11 +30,11 @@ def main() -> None:
     from tf_realnvp.serving.saved_model import SavedModel
 
     model = SavedModel(flags.model)
-    from tf_realnvp import plots
-    from tf_realnvp.cli import picture_sets
+    from tf_realnvp.cli import image_sets
+    from tf_realnvp.images import plots
 
     # With the size and the levels of the model's images.
-    dataset = picture_sets.load_dataset(flags, "model", model.dataset, model)
+    dataset = image_sets.load_dataset(flags, "model", model.dataset, model)
     train = dataset.take("train", range(dataset.num_train))
     if flags.flip:
         train = np.concatenate([train, train[:, :, ::-1]])

@@ -27,7 +27,8 @@ import numpy as np
 import tensorflow as tf
 
 import tf_realnvp
-from tf_realnvp import data, latents, plots
+from tf_realnvp import data, latents
+from tf_realnvp.images import plots
 
 # %% [markdown]
 # ## Data

@@ -21,8 +21,9 @@ import untraced
 from small_models import SmallModel
 from tensorflow.python import pywrap_tfe
 
-from tf_realnvp import data, initialization, plots
+from tf_realnvp import data, initialization
 from tf_realnvp.cli.main import train_main
+from tf_realnvp.images import plots
 from tf_realnvp.serving import export, metadata
 from tf_realnvp.training import loop, session
 from tf_realnvp.utils import files, runtime

@@ -16,16 +16,18 @@ from unittest import mock
 import command_lines
 import matplotlib.image
 import numpy as np
-import odd_pictures
+import odd_images
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import digits, images_of_digits, read_png
 
-from tf_realnvp import data, latents, pictures, plots
+from tf_realnvp import data, latents
 from tf_realnvp.cli import arguments, commands, main, streams
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import Split
+from tf_realnvp.images import files as image_files
+from tf_realnvp.images import plots
 from tf_realnvp.utils.errors import DataError
 
 NUM_COLORS = small_models.NUM_COLORS
@@ -103,7 +105,7 @@ class ModelTestCase(CommandsTestCase):
         self.load = self.use(self.loaded)
         self.pictures = [self.folder / f"{name}.png" for name in "abcd"]
         for path, image in zip(self.pictures, self.images, strict=True):
-            pictures.write(path, image, NUM_COLORS)
+            image_files.write(path, image, NUM_COLORS)
         self.out = self.folder / "out.png"
 
     def call(self, command, *argv):
@@ -388,7 +390,7 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
         self.assertEqual(names, [f"sample_{i:04d}.png" for i in range(70)])
         # The levels of the samples, exactly, and of more than one batch.
         images = [
-            pictures.read(f"{out}/{name}", (4, 4, 1), NUM_COLORS)
+            image_files.read(f"{out}/{name}", (4, 4, 1), NUM_COLORS)
             for name in names
         ]
         self.assertAllEqual(images, self.samples(70, 1.0, 3))
@@ -405,7 +407,7 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
     def test_sample_to_a_folder_is_all_or_none(self):
         error = OSError(errno.ENOSPC, "No space left on device")
         argv = ("sample", self.path, "--n", 3, "--out", "new/samples/")
-        with mock.patch.object(pictures, "encode", side_effect=[b"", error]):
+        with mock.patch.object(image_files, "encode", side_effect=[b"", error]):
             code, _, stderr = call(*argv)
         self.assertEqual(code, 1)
         self.assertRegex(stderr, "No space left")
@@ -554,7 +556,7 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             image = rng.integers(256, size=(20, 16, 1)).astype(np.uint8)
-            pictures.write(folder / name, image)
+            image_files.write(folder / name, image)
         model = StubModel(str(folder))
         self.use(model)
         return folder, model
@@ -586,7 +588,7 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
     def test_evaluate_on_a_damaged_picture(self):
         folder, _ = self.folder_of_pictures("train/a.png", "test/b.png")
         damaged = folder / "test" / "c.png"
-        damaged.write_bytes(odd_pictures.undecodable_png())
+        damaged.write_bytes(odd_images.undecodable_png())
         code, _, stderr = call("evaluate", "M")
         self.assertEqual(code, 2)
         self.assertRegex(stderr, rf"^{self.name}: error: .*{damaged}.*\n$")

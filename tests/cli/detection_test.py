@@ -14,16 +14,18 @@ from unittest import mock
 import command_lines
 import matplotlib.image
 import numpy as np
-import odd_pictures
+import odd_images
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import images_of_digits as digits
 from small_models import measurer
 
-from tf_realnvp import bit_maps, detection, pictures, plots
+from tf_realnvp import bit_maps, detection
 from tf_realnvp.cli import detection as commands
 from tf_realnvp.cli import main
+from tf_realnvp.images import files as image_files
+from tf_realnvp.images import plots
 from tf_realnvp.serving import weights
 
 NUM_COLORS = small_models.NUM_COLORS
@@ -114,7 +116,7 @@ class DetectionTestCase(command_lines.CommandTestCase):
         folder.mkdir(parents=True, exist_ok=True)
         names = names or [f"{index:03d}.png" for index in range(len(images))]
         for name, image in zip(names, images, strict=True):
-            pictures.write(folder / name, image, NUM_COLORS)
+            image_files.write(folder / name, image, NUM_COLORS)
         return folder
 
 
@@ -156,10 +158,10 @@ class ScoreTest(DetectionTestCase):
         names = ["b, \u00e9\udcff.png", "a.png", "c.png", "same.png"]
         images = [*self.images[:3], self.images[2]]
         for name, image in zip(names, images, strict=True):
-            pictures.write(folder / name, image, NUM_COLORS)
+            image_files.write(folder / name, image, NUM_COLORS)
         (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
         (folder / "notes.txt").write_text("words")
-        odd_pictures.noise("L").save(folder / "other.png", "BMP")
+        odd_images.noise("L").save(folder / "other.png", "BMP")
         os.mkfifo(folder / "pipe.png")
         (folder / "gone.png").symlink_to("nowhere")
 
@@ -467,7 +469,9 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         read = [row[1] for row in rows[60:]]
         order = np.argsort(combined[60:])
         for title, index in (("least", order[0]), ("most", order[-1])):
-            image = pictures.read(f"noise/{read[index]}", (4, 4, 1), NUM_COLORS)
+            image = image_files.read(
+                f"noise/{read[index]}", (4, 4, 1), NUM_COLORS
+            )
             self.assertAllEqual(
                 shown[f"unusual: the {title} unusual"][0], image
             )
@@ -478,7 +482,7 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         self.assertIn(f"AUROC {best:.3f}; ", stdout)
         # The noise has no seed of its own.
         index = [row[1] for row in rows].index("inside/007.png")
-        image = pictures.read("noise/inside/007.png", (4, 4, 1), NUM_COLORS)
+        image = image_files.read("noise/inside/007.png", (4, 4, 1), NUM_COLORS)
         log_prob = self.model.log_prob(image[np.newaxis], 1)[0]
         self.assertAllClose(scores[0, index], -log_prob, rtol=1e-5)
 

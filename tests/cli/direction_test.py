@@ -12,8 +12,10 @@ import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import read_png
 
-from tf_realnvp import data, latents, pictures, plots
+from tf_realnvp import data, latents
 from tf_realnvp.cli import main
+from tf_realnvp.images import files as image_files
+from tf_realnvp.images import plots
 
 NUM_COLORS = small_models.NUM_COLORS
 
@@ -33,7 +35,7 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.use(self.loaded)
         (self.image,) = small_models.images(1)
         self.picture = self.folder / "picture.png"
-        pictures.write(self.picture, self.image, NUM_COLORS)
+        image_files.write(self.picture, self.image, NUM_COLORS)
         self.out = self.folder / "out.png"
 
     @parameterized.parameters(
@@ -63,7 +65,9 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
             points = 0.3 * (rng.normal(size=shape) + sign)
             images = self.loaded.decode(points.astype(np.float32))
             for number, image in enumerate(images):
-                pictures.write(names[-1] / f"{number}.png", image, NUM_COLORS)
+                image_files.write(
+                    names[-1] / f"{number}.png", image, NUM_COLORS
+                )
         return names
 
     def direction(self, *folders_and_flags):
@@ -98,7 +102,7 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.loaded.encode(
                 np.stack(
                     [
-                        pictures.read(path, (4, 4, 1), NUM_COLORS)
+                        image_files.read(path, (4, 4, 1), NUM_COLORS)
                         for path in folder.glob("*.png")
                     ]
                 )
@@ -118,7 +122,7 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
         (*images,) = small_models.images(3)
         paths = [self.folder / f"{number}.png" for number in range(3)]
         for path, image in zip(paths, images, strict=True):
-            pictures.write(path, image, NUM_COLORS)
+            image_files.write(path, image, NUM_COLORS)
         flags = ("--steps", 3, "--apply")
         rows = self.rows(*folders, *flags, *paths)
         self.assertLen(rows, 3)
@@ -133,7 +137,9 @@ class DirectionTest(command_lines.CommandTestCase, parameterized.TestCase):
         rows = self.rows(present, absent, "--steps", 3)
         self.assertLen(rows, num_rows)
         images = {
-            pictures.read(path, small_models.IMAGE_SHAPE, NUM_COLORS).tobytes()
+            image_files.read(
+                path, small_models.IMAGE_SHAPE, NUM_COLORS
+            ).tobytes()
             for path in absent.glob("*.png")
         }
         shown = {row[1].tobytes() for row in rows}
@@ -240,7 +246,7 @@ class ConditionalTest(command_lines.CommandTestCase, parameterized.TestCase):
         for index, image in enumerate(self.images):
             folder = self.folder / ("present" if index % 2 else "absent")
             folder.mkdir(exist_ok=True)
-            pictures.write(folder / f"{index}.png", image, NUM_COLORS)
+            image_files.write(folder / f"{index}.png", image, NUM_COLORS)
 
     def direction(self, *argv):
         return call(

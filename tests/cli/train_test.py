@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from image_arrays import read_png
 from settings import GIVEN
 
-from tf_realnvp import data, plots
+from tf_realnvp import data
 from tf_realnvp.cli import arguments, main, train
 from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.images import plots
 from tf_realnvp.training import session, workers
 from tf_realnvp.utils import runtime, system
 from tf_realnvp.utils.errors import UsageError

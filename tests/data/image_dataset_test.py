@@ -12,7 +12,7 @@ from image_arrays import images_of, random_images
 
 from tf_realnvp import data
 from tf_realnvp.data import arrays, image_dataset
-from tf_realnvp.utils.errors import DamagedImageError, DataError
+from tf_realnvp.utils.errors import DataError
 
 
 def numbered(count, **options):
@@ -427,7 +427,7 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
             # As training reads.
             lambda: loop(iter(dataset.test_batches(2))),
         ):
-            with self.assertRaises(DamagedImageError) as caught:
+            with self.assertRaises(DataError) as caught:
                 with dataset.naming_damage():
                     read()
             message = str(caught.exception)

@@ -13,16 +13,17 @@ from unittest import mock
 
 import folders
 import numpy as np
-import odd_pictures
+import odd_images
 import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import as_set, images_of
 from PIL import Image
 
-from tf_realnvp import data, pictures
+from tf_realnvp import data
 from tf_realnvp.data import image_dataset, image_folder
+from tf_realnvp.images import files as image_files
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import DamagedImageError, DataError
+from tf_realnvp.utils.errors import DataError
 
 GREY = ("PNG L", "PNG LA", "JPEG L", "PNG 1", "PNG I;16")
 COLOUR = ("PNG RGB", "PNG P", "PNG RGBA", "JPEG RGB", "JPEG CMYK")
@@ -227,10 +228,10 @@ class PicturesTest(FolderTestCase):
             kind, mode = kind.split()
             for orientation in (1, 6):
                 size = (12, 12 + i) if orientation == 1 else (12 + i, 12)
-                picture = odd_pictures.noise(mode, *size)
+                picture = odd_images.noise(mode, *size)
                 # Names say nothing of what is in a file.
                 (self.root / f"{i} {orientation}.picture").write_bytes(
-                    odd_pictures.encode(picture, kind, orientation)
+                    odd_images.encode(picture, kind, orientation)
                 )
 
     @parameterized.parameters(*COLOUR)
@@ -250,7 +251,7 @@ class PicturesTest(FolderTestCase):
 
     def assert_as_commands_read(self, images):
         expected = [
-            pictures.read(path, images.image_shape)
+            image_files.read(path, images.image_shape)
             for path in self.root.iterdir()
         ]
         self.assertNotEmpty(expected)
@@ -260,9 +261,9 @@ class PicturesTest(FolderTestCase):
     def test_pictures_that_were_turned_are_of_one_size(self, kind):
         for orientation in range(1, 9):
             shape = (4, 6) if orientation < 5 else (6, 4)
-            picture = odd_pictures.noise("RGB", *shape)
+            picture = odd_images.noise("RGB", *shape)
             (self.root / f"{orientation}").write_bytes(
-                odd_pictures.encode(picture, kind, orientation)
+                odd_images.encode(picture, kind, orientation)
             )
         images = self.load()
         self.assertEqual(images.image_shape, (4, 6, 3))
@@ -272,11 +273,11 @@ class PicturesTest(FolderTestCase):
     def test_faults_that_are_recovered_from(self, mode):
         """They are trained on, without a word from the JPEG library."""
         for i in range(3):
-            picture = odd_pictures.noise(mode, 12, 12)
+            picture = odd_images.noise(mode, 12, 12)
             (self.root / f"{i}.jpg").write_bytes(
-                odd_pictures.encode(picture, "JPEG")
+                odd_images.encode(picture, "JPEG")
                 if i
-                else odd_pictures.faulty_jpeg(picture)
+                else odd_images.faulty_jpeg(picture)
             )
         with runtime.silent_stderr() as written:
             images = self.load()
@@ -287,18 +288,18 @@ class PicturesTest(FolderTestCase):
     def test_complaints_of_few(self):
         """Not all pictures are looked at again for them."""
         for i in range(8):
-            picture = odd_pictures.noise("RGB", 8, 8)
+            picture = odd_images.noise("RGB", 8, 8)
             (self.root / f"{i}.jpg").write_bytes(
-                odd_pictures.faulty_jpeg(picture)
+                odd_images.faulty_jpeg(picture)
                 if i == 3
-                else odd_pictures.encode(picture, "JPEG")
+                else odd_images.encode(picture, "JPEG")
             )
         looks = []
-        look = pictures.look
+        look = image_files.look
         with (
             mock.patch.object(image_folder, "_LOOKED_AT_ONCE", 2),
             mock.patch.object(
-                pictures,
+                image_files,
                 "look",
                 lambda content: looks.append(0) or look(content),
             ),
@@ -325,7 +326,7 @@ class PicturesTest(FolderTestCase):
         for i in range(4):
             mode = "I;16" if i < number else "L"
             (self.root / f"{i}.png").write_bytes(
-                odd_pictures.encode(odd_pictures.noise(mode), "PNG")
+                odd_images.encode(odd_images.noise(mode), "PNG")
             )
         with contextlib.redirect_stderr(io.StringIO()) as written:
             self.load()
@@ -368,7 +369,7 @@ class UnreadableTest(FolderTestCase):
         (self.root / "text.jpg").write_text("<html>Not found</html>")
         write(self.root / "3.webp")
         write(self.root / "4.png", format="GIF")
-        (self.root / "moving.png").write_bytes(odd_pictures.animation())
+        (self.root / "moving.png").write_bytes(odd_images.animation())
         # What may not be there, and what may never end.
         (self.root / "gone.png").symlink_to(self.root / "nothing")
         (self.root / "circle.png").symlink_to("circle.png")
@@ -442,7 +443,7 @@ class UnreadableTest(FolderTestCase):
                 raise errors.pop()
             return open(path, *arguments)
 
-        return mock.patch.object(pictures, "open", fail, create=True)
+        return mock.patch.object(image_files, "open", fail, create=True)
 
     @parameterized.parameters("EIO", "ESTALE", "ETIMEDOUT", "EMFILE")
     def test_errors_that_pass(self, name):
@@ -486,14 +487,14 @@ class DamageTest(FolderTestCase):
         for i in range(4):
             write(self.root / f"{i}.png", (8, 8))
         if damage == "undecodable":
-            content = odd_pictures.undecodable_png()
+            content = odd_images.undecodable_png()
             (self.root / "a\nb.png").write_bytes(content)
         images = self.load()
         if damage == "gone":
             (self.root / "2.png").unlink()
         elif damage == "changed":
             write(self.root / "2.png", (8, 10))
-        with self.assertRaises(DamagedImageError) as caught:
+        with self.assertRaises(DataError) as caught:
             with images.naming_damage():
                 self.read_all(images)
         message = str(caught.exception)
@@ -507,8 +508,10 @@ class DamageTest(FolderTestCase):
         images = self.load()
         (self.root / "3.png").write_bytes(b"words")
         with (
-            mock.patch.object(pictures, "load_image") as decode,
-            mock.patch.object(pictures, "look", wraps=pictures.look) as look,
+            mock.patch.object(image_files, "load_image") as decode,
+            mock.patch.object(
+                image_files, "look", wraps=image_files.look
+            ) as look,
         ):
             self.assertIn("3.png: it is neither", images.explain_damage(""))
             look.reset_mock()
@@ -566,7 +569,7 @@ class FingerprintTest(FolderTestCase):
 class SplitTest(FolderTestCase):
     def test_is_by_the_hash_of_the_name(self):
         """As in former versions: what was trained on must not be tested on."""
-        content = odd_pictures.encode(odd_pictures.noise("L", 2, 2), "PNG")
+        content = odd_images.encode(odd_images.noise("L", 2, 2), "PNG")
         (self.root / "cats").mkdir()
         names = [f"cats/{i}.png" for i in range(200)]
         for name in names:
@@ -590,7 +593,7 @@ class SplitTest(FolderTestCase):
         self.assertEqual(names_of(self.load().test.stored), expected & left)
 
     def test_each_side_has_a_picture(self):
-        content = odd_pictures.encode(odd_pictures.noise("L", 2, 2), "PNG")
+        content = odd_images.encode(odd_images.noise("L", 2, 2), "PNG")
         for number in range(20):
             folder = self.root / str(number)
             folder.mkdir()

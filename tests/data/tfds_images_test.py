@@ -14,7 +14,7 @@ import zipfile
 from unittest import mock
 
 import numpy as np
-import odd_pictures
+import odd_images
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -25,7 +25,7 @@ from tensorflow_datasets.core.download import checksums, downloader
 from tf_realnvp import data
 from tf_realnvp.data import tfds_images
 from tf_realnvp.data.image_dataset import resize
-from tf_realnvp.utils.errors import DamagedImageError, DataError
+from tf_realnvp.utils.errors import DataError
 
 CIFAR_FILES = ("cifar-10-binary.tar.gz",)
 CELEBA_FILES = (
@@ -201,7 +201,7 @@ class CifarTest(TfdsTestCase):
         content[len(content) // 2] ^= 1
         record.write_bytes(content)
         loaded = data.load("CIFAR10", str(self.data_dir))
-        with self.assertRaises(DamagedImageError) as caught:
+        with self.assertRaises(DataError) as caught:
             with loaded.naming_damage():
                 list(loaded.train_batches(5, seed=0, epoch=0))
         copy = self.data_dir / "cifar10" / "3.0.2"
@@ -581,7 +581,7 @@ class AnyDatasetTest(TfdsTestCase):
 
     def test_picture_that_cannot_be_decoded(self):
         good = tf.io.encode_png(random_images(1, 8, 8, 1)[0]).numpy()
-        pictures = np.array([good, odd_pictures.undecodable_png(), good, good])
+        pictures = np.array([good, odd_images.undecodable_png(), good, good])
         store(
             self.data_dir,
             "mine",
@@ -589,7 +589,7 @@ class AnyDatasetTest(TfdsTestCase):
             tfds.features.Image(shape=(8, 8, 1)),
         )
         loaded = self.load()
-        with self.assertRaises(DamagedImageError) as caught:
+        with self.assertRaises(DataError) as caught:
             with loaded.naming_damage():
                 list(loaded.train_batches(1, seed=0, epoch=0))
                 list(loaded.test_batches(1))

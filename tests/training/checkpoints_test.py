@@ -17,7 +17,7 @@ from absl.testing import parameterized
 
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.trainer import Metrics
-from tf_realnvp.utils.errors import CheckpointError
+from tf_realnvp.utils.errors import UsageError
 
 DATA = "data-00000-of-00001"
 
@@ -234,7 +234,7 @@ class DamageTest(CheckpointsTestCase, parameterized.TestCase):
         del trainer.state["weights"][1]
         checkpoints = Checkpoints(trainer, self.path)
         with contextlib.redirect_stderr(io.StringIO()):
-            with self.assertRaises(CheckpointError):
+            with self.assertRaises(UsageError):
                 checkpoints.restore()
 
     def test_all(self):
@@ -242,7 +242,7 @@ class DamageTest(CheckpointsTestCase, parameterized.TestCase):
             self.file(f"ckpt-{number}.{DATA}").write_bytes(b"")
         before = self.contents()
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            with self.assertRaises(CheckpointError) as raised:
+            with self.assertRaises(UsageError) as raised:
                 Checkpoints(make_trainer(), self.path).restore()
         self.assertEqual(stderr.getvalue().count("\n"), 3)
         message = str(raised.exception)

@@ -27,15 +27,17 @@ import fast_command
 import keras
 import matplotlib.image
 import numpy as np
-import odd_pictures
+import odd_images
 import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import read_png
 from small_models import SmallModel
 from tensorflow.core.util import event_pb2
 
-from tf_realnvp import data, initialization, pictures, plots
+from tf_realnvp import data, initialization
 from tf_realnvp.cli.main import train_main
+from tf_realnvp.images import files as image_files
+from tf_realnvp.images import plots
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
 from tf_realnvp.serving import weights as serving_weights
@@ -106,7 +108,7 @@ def write_pictures(folder, *shape, number=4):
     rng = np.random.default_rng(number)
     for index in range(number):
         image = rng.integers(0, 256, shape, np.uint8)
-        pictures.write(f"{folder}/{index}.png", image)
+        image_files.write(f"{folder}/{index}.png", image)
 
 
 @contextlib.contextmanager
@@ -569,9 +571,9 @@ class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
             path = pathlib.Path("pictures", "train" if i < 2 else "test")
             path.mkdir(parents=True, exist_ok=True)
             image = np.zeros((8, 8, 1), np.uint8)
-            pictures.write(path / f"{i}.png", image)
+            image_files.write(path / f"{i}.png", image)
         path = pathlib.Path("pictures", split, "damaged.png")
-        path.write_bytes(odd_pictures.undecodable_png())
+        path.write_bytes(odd_images.undecodable_png())
         result = call("--dataset", "pictures", "--batch_size", 1)
         self.assert_error(
             result,

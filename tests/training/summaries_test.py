@@ -13,7 +13,7 @@ from absl.testing import parameterized
 from small_models import SmallModel, set_seed
 from tensorflow.core.util import event_pb2
 
-from tf_realnvp import plots
+from tf_realnvp.images import plots
 from tf_realnvp.training import summaries
 from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Metrics, Trainer

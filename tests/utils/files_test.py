@@ -295,7 +295,7 @@ class LockTest(FilesTestCase):
         """Gives the name of what another process has begun to write."""
         script = (
             "import sys, time\n"
-            "from tf_realnvp import files\n"
+            "from tf_realnvp.utils import files\n"
             f"with files.{function}(sys.argv[1]) as new:\n"
             "    print(new.name, flush=True)\n"
             "    time.sleep(600)\n"

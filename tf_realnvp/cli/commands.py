@@ -15,7 +15,7 @@ from tf_realnvp.cli import (
     arguments,
     detection,
     direction,
-    picture_sets,
+    image_sets,
     streams,
 )
 from tf_realnvp.serving import saved_model
@@ -288,25 +288,25 @@ def _run(command, flags):
 
 def _read_pictures(flags, model):
     """Returns all pictures of the command line as images of the model."""
-    from tf_realnvp import pictures
+    from tf_realnvp.images import files as image_files
 
     return np.stack(
         [
-            pictures.read(path, model.image_shape, model.num_colors)
+            image_files.read(path, model.image_shape, model.num_colors)
             for path in flags.pictures
         ]
     )
 
 
 def _write_grid(flags, model, images, columns=None):
-    from tf_realnvp import plots
+    from tf_realnvp.images import plots
 
     plots.save_image_grid(flags.out, images, model.num_colors, columns)
     print(flags.out)
 
 
 def _sample(flags, model):
-    from tf_realnvp import pictures
+    from tf_realnvp.images import files as image_files
 
     folder = pathlib.Path(flags.out) if arguments.is_folder(flags.out) else None
     if folder is not None and any(folder.glob("sample_*.png")):
@@ -340,7 +340,7 @@ def _sample(flags, model):
     with files.replace_files(folder) as new:
         width = max(4, len(str(n - 1)))  # So that names sort as numbers.
         for index, image in enumerate(itertools.chain.from_iterable(batches)):
-            content = pictures.encode(image, model.num_colors)
+            content = image_files.encode(image, model.num_colors)
             (new / f"sample_{index:0{width}d}.png").write_bytes(content)
     print(folder)
 
@@ -478,7 +478,7 @@ def _load_dataset(flags, model):
             "not tell what it was trained on"
         )
     has_classes = bool(model.class_names)
-    dataset = picture_sets.load_dataset(
+    dataset = image_sets.load_dataset(
         flags, "dataset", name, model, labels=has_classes
     )
     known = [

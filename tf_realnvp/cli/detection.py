@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from tf_realnvp.cli import arguments, picture_sets
+from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.training.progress import Progress
 from tf_realnvp.utils import files, runtime, system
@@ -58,7 +58,7 @@ as this, by one of the methods, which is printed. It goes by half of the
 reference, and the methods are fitted to the other half. The most unusual come
 first then. For all pictures of DIR together a p-value is printed, which tells
 whether they have drifted from the reference, even where no single one shows it.
-{picture_sets.HELP}""",
+{image_sets.HELP}""",
     )
     command.add_argument(
         "folder",
@@ -109,7 +109,7 @@ found, each with the interval of 95 % that a bootstrap gives: too narrow below
 some hundred pictures, and without width where all scores of one set are higher.
 Whether a method is better than chance is told by the test of Mann and Whitney,
 at 5 %. Which one is best was chosen by these very pictures.
-{picture_sets.HELP}""",
+{image_sets.HELP}""",
     )
     command.add_argument(
         "--normal",
@@ -268,17 +268,17 @@ def _load_reference(flags, model, measure):
     """Returns the reference, and its images that p-values go by."""
     from tf_realnvp import detection
 
-    if picture_sets.includes(flags, "reference", model, flags.folder):
+    if image_sets.includes(flags, "reference", model, flags.folder):
         raise UsageError(
             "argument --reference: it has the pictures of "
             f"{printable(flags.folder)}"
         )
     if flags.maps is not None:
-        picture_sets.check_apart(
+        image_sets.check_apart(
             *(flags, "maps", flags.maps, model, ["reference"])
         )
-    picture_sets.warn_of_seen(flags, "reference", model)
-    usual = picture_sets.load(flags, "reference", model, "test", _MIN_PICTURES)
+    image_sets.warn_of_seen(flags, "reference", model)
+    usual = image_sets.load(flags, "reference", model, "test", _MIN_PICTURES)
     distinct = {image.tobytes() for image in usual.images}
     if num_copies := len(usual) - len(distinct):
         print(
@@ -303,7 +303,7 @@ def _rows(flags, paths, model, measure, reference):
     def batches():
         for start in range(0, len(paths), saved_model.BATCH_SIZE):
             part = paths[start : start + saved_model.BATCH_SIZE]
-            if batch := list(picture_sets.read_all(part, model)):
+            if batch := list(image_sets.read_all(part, model)):
                 yield len(part), batch
 
     def score(read):
@@ -333,10 +333,11 @@ def _rows(flags, paths, model, measure, reference):
 
 def _draw_maps(flags, names, model, measure, usual):
     """Draws maps of pictures; against those of usual images, if there are."""
-    from tf_realnvp import bit_maps, plots
+    from tf_realnvp import bit_maps
+    from tf_realnvp.images import plots
 
     paths = [pathlib.Path(flags.folder) / name for name in names]
-    read = list(picture_sets.read_all(paths, model))
+    read = list(image_sets.read_all(paths, model))
     images = np.stack([image for _, image in read])
     maps, label = bit_maps.smooth(measure.maps(images, flags.seed)), "bits"
     if usual is not None:
@@ -385,12 +386,12 @@ def _detect(flags):
     if flags.out is not None:
         arguments.check_writable(pathlib.Path(flags.out), "--out")
     model = _load_metadata(flags)
-    picture_sets.check_disjoint(flags, model, _SPLITS)
-    picture_sets.warn_of_seen(flags, "normal", model)
+    image_sets.check_disjoint(flags, model, _SPLITS)
+    image_sets.warn_of_seen(flags, "normal", model)
     if flags.out is not None:
-        picture_sets.check_apart(flags, "out", flags.out, model, _SPLITS)
+        image_sets.check_apart(flags, "out", flags.out, model, _SPLITS)
     sets = {
-        flag: picture_sets.load(
+        flag: image_sets.load(
             *(flags, flag, model, split),
             minimum=_MIN_PICTURES if flag == "fit" else 2,
         )
@@ -460,7 +461,8 @@ def _print_table(comparisons, p_values, share):
 
 def _write_results(folder, seed, sets, scores, comparisons, measure, model):
     """Writes all files into a folder."""
-    from tf_realnvp import bit_maps, detection, plots
+    from tf_realnvp import bit_maps, detection
+    from tf_realnvp.images import plots
 
     figures = detection.Comparison._fields
     ends = ("", "_low", "_high")

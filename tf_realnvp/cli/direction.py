@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from tf_realnvp.cli import arguments, picture_sets
+from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.utils.checks import FLOAT32_MAX, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
@@ -31,7 +31,7 @@ for each picture, moved by some strengths: 1 is from one mean to the other, 0 is
 the picture. How well the direction tells pictures apart that had no part in it
 is printed, so that one knows whether it means anything. Of a model with classes
 pictures are moved within their class.
-{picture_sets.HELP}""",
+{image_sets.HELP}""",
     )
     for flag, text in (
         ("with", "pictures that have something"),
@@ -82,19 +82,21 @@ def _direction(flags):
     arguments.check_channels(flags.model, model.image_shape[2])
     import tensorflow as tf
 
-    from tf_realnvp import latents, pictures, plots
+    from tf_realnvp import latents
+    from tf_realnvp.images import files as image_files
+    from tf_realnvp.images import plots
 
-    picture_sets.check_disjoint(flags, described, _SPLITS)
+    image_sets.check_disjoint(flags, described, _SPLITS)
     folder = os.path.dirname(flags.out) or "."
-    picture_sets.check_apart(flags, "out", folder, described, _SPLITS)
+    image_sets.check_apart(flags, "out", folder, described, _SPLITS)
     named = [
-        pictures.read(path, model.image_shape, model.num_colors)
+        image_files.read(path, model.image_shape, model.num_colors)
         for path in flags.apply or ()
     ]
     rng = np.random.default_rng(flags.seed)
     sides = []
     for flag, split in _SPLITS.items():
-        loaded = picture_sets.load(flags, flag, described, split, 2)
+        loaded = image_sets.load(flags, flag, described, split, 2)
         images = rng.permutation(loaded.images)
         sides.append(model.encode_likeliest(images, label)[0])
     # The last ones are those without.

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import pictures
+from tf_realnvp.images import files as image_files
 from tf_realnvp.utils import checks
-from tf_realnvp.utils.errors import DamagedImageError, DataError, reason
+from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.messages import printable
 
 MAX_CACHE_BYTES = 4 * 2**30
@@ -432,7 +432,7 @@ class ImageDataset:
         """Names the stored image where one can't be decoded.
 
         Raises:
-          DamagedImageError: If there was an error of TensorFlow that comes from
+          DataError: If there was an error of TensorFlow that comes from
             reading or decoding a stored image. All others go through.
         """
         try:
@@ -444,7 +444,7 @@ class ImageDataset:
             )
             if not is_damage:
                 raise
-            raise DamagedImageError(
+            raise DataError(
                 f"an image of {printable(self.name)} cannot be read: "
                 f"{self.explain_damage(reason(error))}"
             ) from error
@@ -677,6 +677,6 @@ def resize(
         height, width = tf.unstack(tf.shape(image)[-3:-1])
         top, left = (height - square) // 2, (width - square) // 2
         image = image[..., top : top + square, left : left + square, :]
-    image = pictures.crop(image, *size)
+    image = image_files.crop(image, *size)
     image = tf.image.resize(image, size, antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import pictures
 from tf_realnvp.data.image_dataset import (
     ImageDataset,
     Split,
@@ -22,7 +21,8 @@ from tf_realnvp.data.image_dataset import (
     file_error,
     resize,
 )
-from tf_realnvp.utils.errors import DataError, PictureError
+from tf_realnvp.images import files as image_files
+from tf_realnvp.utils.errors import DataError, ImageError
 from tf_realnvp.utils.messages import counted, printable
 
 _TEST_SHARE = 0.1
@@ -54,7 +54,7 @@ class _Picture(NamedTuple):
     """
 
     name: str
-    header: pictures.Header
+    header: image_files.Header
     digest: bytes
 
 
@@ -163,7 +163,7 @@ def load(
                 content, channels, expand_animations=False
             ),
             lambda: tf.numpy_function(
-                pictures.decode,
+                image_files.decode,
                 [content, channels, orientation, is_faulty],
                 tf.uint8,
             ),
@@ -185,8 +185,8 @@ def load(
                 return named(name, "its size has changed")
         for name in names:  # What takes the longest comes last.
             try:
-                pictures.load_image(root / name, channels)
-            except PictureError as error:
+                image_files.load_image(root / name, channels)
+            except ImageError as error:
                 return named(name, error)
         return reason
 
@@ -350,9 +350,9 @@ def _look(
 
     def look(name):
         try:
-            content = pictures.load(root / name)
-            header = pictures.look(content)
-        except PictureError as error:
+            content = image_files.load(root / name)
+            header = image_files.look(content)
+        except ImageError as error:
             # Left out now and read later, it would change a run's images.
             if getattr(error.__cause__, "errno", None) in _PASSING:
                 raise DataError(
@@ -365,7 +365,7 @@ def _look(
     skipped = {}
     faulty = set()
     with (
-        pictures.silent() as has_complained,
+        image_files.silent() as has_complained,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         for start in range(0, len(names), _LOOKED_AT_ONCE):

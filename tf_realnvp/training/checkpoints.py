@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
-from tf_realnvp.utils.errors import CheckpointError, reason
+from tf_realnvp.utils.errors import UsageError, reason
 
 _NUM_KEPT = 3
 
@@ -96,7 +96,7 @@ class Checkpoints:
           Whether there is any. The first one may not have been finished.
 
         Raises:
-          CheckpointError: If there are checkpoints and all are damaged.
+          UsageError: If there are checkpoints and all are damaged.
         """
         paths, history = self._paths(), self._trainer.history
         for path in paths:
@@ -112,7 +112,7 @@ class Checkpoints:
                     file=sys.stderr,
                 )
         if paths and self._list.exists():
-            raise CheckpointError(
+            raise UsageError(
                 f"none of the {len(paths)} checkpoints in {self._directory} "
                 "can be used; start anew with another `run_dir`, or delete "
                 "this one"

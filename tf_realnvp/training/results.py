@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tf_realnvp import data, plots
+from tf_realnvp import data
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset, image_folder
+from tf_realnvp.images import plots
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import export
 from tf_realnvp.training import metrics

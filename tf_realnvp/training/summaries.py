@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import plots
+from tf_realnvp.images import plots
 from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics, bits_from_nats
 from tf_realnvp.training.trainer import Trainer

@@ -33,20 +33,12 @@ class DataError(UsageError):
     """A data set that cannot be had; the message may have several lines."""
 
 
-class DamagedImageError(UsageError):
-    """A stored image that cannot be decoded."""
-
-
-class PictureError(UsageError):
+class ImageError(UsageError):
     """A picture file that cannot be read."""
 
 
 class ModelError(UsageError):
     """A folder that holds no model of this package."""
-
-
-class CheckpointError(UsageError):
-    """Checkpoints none of which can be used."""
 
 
 class DivergedError(FailureError):

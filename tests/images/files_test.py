@@ -8,15 +8,15 @@ from unittest import mock
 import folders
 import matplotlib.image
 import numpy as np
-import odd_pictures
+import odd_images
 import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import random_images
 from PIL import ExifTags, Image, ImageOps
 
-from tf_realnvp import pictures
+from tf_realnvp.images import files as image_files
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import PictureError
+from tf_realnvp.utils.errors import ImageError
 
 
 class PicturesTestCase(folders.FolderTestCase, parameterized.TestCase):
@@ -32,9 +32,9 @@ class WriteTest(PicturesTestCase):
     @parameterized.parameters(2, 3, 17, 100, 255, 256)
     def test_every_level_comes_back(self, num_colors):
         image = np.arange(num_colors, dtype=np.uint8).reshape(1, -1, 1)
-        pictures.write(self.path, image, num_colors)
+        image_files.write(self.path, image, num_colors)
         self.assertAllEqual(
-            pictures.read(self.path, image.shape, num_colors), image
+            image_files.read(self.path, image.shape, num_colors), image
         )
         # Another library sees black and white at the ends.
         pixels = matplotlib.image.imread(self.path)
@@ -43,7 +43,7 @@ class WriteTest(PicturesTestCase):
     @parameterized.parameters(1, 3)
     def test_pixel_for_pixel(self, channels):
         image = random_images(6, 4, channels)
-        pictures.write(self.path, image)
+        image_files.write(self.path, image)
         # No colour for grey, no magnification.
         pixels = matplotlib.image.imread(self.path)
         self.assertAllEqual(
@@ -59,7 +59,7 @@ class ReadTest(PicturesTestCase):
         pixels = random_images(4, 4, of_picture)
         self.write_pixels(pixels)
         colours = pixels[..., : of_picture - (of_picture % 2 == 0)]
-        image = pictures.read(self.path, (4, 4, of_model))
+        image = image_files.read(self.path, (4, 4, of_model))
         self.assertEqual(image.dtype, np.uint8)
         if colours.shape[-1] > of_model:
             # Rec. 601, as JPEG has it.
@@ -73,25 +73,25 @@ class ReadTest(PicturesTestCase):
         """The highest ones; and what was written comes back."""
         pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
         self.write_pixels(pixels)
-        image = pictures.read(self.path, (16, 16, 1), 2**num_bits)
+        image = image_files.read(self.path, (16, 16, 1), 2**num_bits)
         self.assertAllEqual(image, pixels // 2 ** (8 - num_bits))
-        pictures.write(self.path, image, 2**num_bits)
-        again = pictures.read(self.path, (16, 16, 1), 2**num_bits)
+        image_files.write(self.path, image, 2**num_bits)
+        again = image_files.read(self.path, (16, 16, 1), 2**num_bits)
         self.assertAllEqual(again, image)
 
     def test_sixteen_bits(self):
         pixels = np.array([[[0], [65535], [128 * 257]]], np.uint16)
         self.write_pixels(pixels)
         self.assertAllEqual(
-            pictures.read(self.path, (1, 3, 1)), [[[0], [255], [128]]]
+            image_files.read(self.path, (1, 3, 1)), [[[0], [255], [128]]]
         )
-        self.assertTrue(pictures.look(self.path.read_bytes()).has_16_bits)
+        self.assertTrue(image_files.look(self.path.read_bytes()).has_16_bits)
 
     @parameterized.parameters("JPEG RGB", "PNG RGB", "PNG P", "PNG 1")
     def test_eight_bits_or_less(self, kind):
         kind, mode = kind.split()
-        content = odd_pictures.encode(odd_pictures.noise(mode), kind)
-        self.assertFalse(pictures.look(content).has_16_bits)
+        content = odd_images.encode(odd_images.noise(mode), kind)
+        self.assertFalse(image_files.look(content).has_16_bits)
 
     @parameterized.named_parameters(
         # Shape of the picture and of the image, and the middle in the picture:
@@ -107,7 +107,7 @@ class ReadTest(PicturesTestCase):
         self.write_pixels(pixels)
         top, left, height, width = middle
         self.assertAllEqual(
-            pictures.read(self.path, (*shape, 3)),
+            image_files.read(self.path, (*shape, 3)),
             pixels[top : top + height, left : left + width],
         )
 
@@ -116,51 +116,53 @@ class ReadTest(PicturesTestCase):
         pixels = np.zeros((64, 96, 1), np.uint8)
         pixels[:, ::2] = 255
         self.write_pixels(pixels)
-        image = pictures.read(self.path, (8, 8, 1))
+        image = image_files.read(self.path, (8, 8, 1))
         self.assertEqual(image.shape, (8, 8, 1))
         self.assertAllInRange(image, 112, 143)
         # With fewer levels the middle one: rounded, not cut off.
         self.assertAllEqual(
-            pictures.read(self.path, (8, 8, 1), 17), np.full((8, 8, 1), 8)
+            image_files.read(self.path, (8, 8, 1), 17), np.full((8, 8, 1), 8)
         )
 
     @parameterized.product(
         kind=("PNG", "JPEG"), orientation=(0, *range(1, 9), 9)
     )
     def test_orientation(self, kind, orientation):
-        picture = odd_pictures.noise("RGB", 4, 6)
-        content = odd_pictures.encode(picture, kind, orientation)
+        picture = odd_images.noise("RGB", 4, 6)
+        content = odd_images.encode(picture, kind, orientation)
         self.path.write_bytes(content)
         # Pillow turns what TensorFlow decoded.
         pixels = Image.fromarray(tf.io.decode_image(content).numpy())
         pixels.getexif()[ExifTags.Base.Orientation] = orientation
         expected = np.asarray(ImageOps.exif_transpose(pixels))
-        self.assertAllEqual(pictures.read(self.path, expected.shape), expected)
+        self.assertAllEqual(
+            image_files.read(self.path, expected.shape), expected
+        )
 
     def test_exif_data_that_are_damaged(self):
-        picture = odd_pictures.noise("RGB", 4, 6)
-        content = odd_pictures.encode(picture, "JPEG", 6)
+        picture = odd_images.noise("RGB", 4, 6)
+        content = odd_images.encode(picture, "JPEG", 6)
         start = content.index(b"Exif") + 6
         damaged = content[:start] + b"\xff" * 8 + content[start + 8 :]
         self.path.write_bytes(damaged)
         self.assertAllEqual(
-            pictures.read(self.path, (4, 6, 3)), tf.io.decode_image(content)
+            image_files.read(self.path, (4, 6, 3)), tf.io.decode_image(content)
         )
 
     @parameterized.product(mode=("L", "RGB", "CMYK"), channels=(1, 3))
     def test_jpeg(self, mode, channels):
         """Of print as well; and with a fault that is recovered from."""
-        picture = odd_pictures.noise(mode)
-        self.path.write_bytes(odd_pictures.encode(picture, "JPEG"))
+        picture = odd_images.noise(mode)
+        self.path.write_bytes(odd_images.encode(picture, "JPEG"))
         shape = (12, 12, channels)
-        image = pictures.read(self.path, shape)
+        image = image_files.read(self.path, shape)
         decoded = Image.open(self.path).convert("L" if channels == 1 else "RGB")
         # The colours of noise are not coded well.
         self.assertAllClose(image, np.asarray(decoded).reshape(shape), atol=20)
 
-        self.path.write_bytes(odd_pictures.faulty_jpeg(picture))
+        self.path.write_bytes(odd_images.faulty_jpeg(picture))
         with runtime.silent_stderr() as written:
-            again = pictures.read(self.path, shape)
+            again = image_files.read(self.path, shape)
             self.assertEqual(written(), b"")
         # What is at fault comes behind the pixels.
         self.assertAllClose(again, image, atol=20)
@@ -173,21 +175,21 @@ class ReadTest(PicturesTestCase):
             self.assertNoLogs(),
             warnings.catch_warnings(action="error"),
         ):
-            pictures.read(self.path, (8, 8, 3))
+            image_files.read(self.path, (8, 8, 3))
 
     @parameterized.parameters((1, 1), (3, 5), (20, 1), (1, 20))
     def test_any_size(self, *size):
         self.write_pixels(np.full((*size, 3), 255, np.uint8))
         self.assertAllEqual(
-            pictures.read(self.path, (4, 6, 3), 17),
+            image_files.read(self.path, (4, 6, 3), 17),
             np.full((4, 6, 3), 16),
         )
 
 
 class UnreadableTest(PicturesTestCase):
     def assert_unreadable(self, path, reason):
-        with self.assertRaises(PictureError) as context:
-            pictures.read(path, (8, 8, 1))
+        with self.assertRaises(ImageError) as context:
+            image_files.read(path, (8, 8, 1))
         message = str(context.exception)
         self.assertIn(f"picture {path}: ", message)
         self.assertIn(reason, message)
@@ -198,8 +200,8 @@ class UnreadableTest(PicturesTestCase):
         archive = self.folder / "pictures.tar"
         archive.touch()
         os.truncate(archive, 2**42)  # It takes no room on the disk.
-        with self.assertRaisesRegex(PictureError, "neither PNG nor JPEG"):
-            pictures.load(archive)
+        with self.assertRaisesRegex(ImageError, "neither PNG nor JPEG"):
+            image_files.load(archive)
 
     def test_no_file(self):
         pipe, link, circle = (
@@ -227,14 +229,14 @@ class UnreadableTest(PicturesTestCase):
         error = PermissionError(13, "Permission denied", str(self.path))
         # A mode would not keep root out.
         with mock.patch.object(
-            pictures, "open", side_effect=error, create=True
+            image_files, "open", side_effect=error, create=True
         ):
             self.assert_unreadable(self.path, "Permission denied")
 
     @parameterized.parameters("a\nb.png", "\udcff.png")
     def test_name_that_is_no_line_of_text(self, name):
-        with self.assertRaises(PictureError) as context:
-            pictures.read(self.folder / name, (8, 8, 1))
+        with self.assertRaises(ImageError) as context:
+            image_files.read(self.folder / name, (8, 8, 1))
         self.assertNotIn("\n", str(context.exception))
         str(context.exception).encode()
 
@@ -245,11 +247,11 @@ class UnreadableTest(PicturesTestCase):
 
     @parameterized.parameters("BMP", "GIF", "WEBP", "TIFF")
     def test_other_formats(self, kind):
-        odd_pictures.noise("RGB").save(self.path, kind)
+        odd_images.noise("RGB").save(self.path, kind)
         self.assert_unreadable(self.path, "neither PNG nor JPEG")
 
     def test_animation(self):
-        self.path.write_bytes(odd_pictures.animation())
+        self.path.write_bytes(odd_images.animation())
         self.assert_unreadable(self.path, "animated")
 
     @parameterized.parameters(
@@ -258,7 +260,7 @@ class UnreadableTest(PicturesTestCase):
         (b"\x89PNG\n", "neither PNG nor JPEG"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff\xd9", "damaged"),
-        (odd_pictures.undecodable_png(), "damaged"),
+        (odd_images.undecodable_png(), "damaged"),
     )
     def test_content(self, content, reason):
         self.path.write_bytes(content)

@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from tf_realnvp import plots
+from tf_realnvp.images import plots
 from tf_realnvp.utils import checks, files, runtime
-from tf_realnvp.utils.errors import PictureError
+from tf_realnvp.utils.errors import ImageError
 from tf_realnvp.utils.messages import printable
 
 _START_OF_JPEG = b"\xff\xd8\xff"
@@ -71,26 +71,26 @@ def load(path: str | os.PathLike) -> bytes:
         larger than the memory, no more than the start is read.
 
     Raises:
-      PictureError: If it can't be read, or is neither PNG nor JPEG.
+      ImageError: If it can't be read, or is neither PNG nor JPEG.
     """
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             is_link = os.path.islink(path)
-            raise PictureError(
+            raise ImageError(
                 "links to folders are not followed"
                 if is_link
                 else "it is a folder"
             )
         if not stat.S_ISREG(mode):
-            raise PictureError("it is not a regular file")
+            raise ImageError("it is not a regular file")
         with open(path, "rb") as file:
             start = file.read(len(_START_OF_PNG))
             if not start.startswith((_START_OF_JPEG, _START_OF_PNG)):
-                raise PictureError(_NO_PICTURE)
+                raise ImageError(_NO_PICTURE)
             return start + file.read()
     except OSError as error:
-        raise PictureError(error.strerror) from error
+        raise ImageError(error.strerror) from error
 
 
 @contextlib.contextmanager
@@ -119,20 +119,20 @@ def look(content: bytes) -> Header:
       content: What `load` returned.
 
     Raises:
-      PictureError: If it is no such picture; the message says why.
+      ImageError: If it is no such picture; the message says why.
     """
     is_jpeg = content.startswith(_START_OF_JPEG)
     try:
         return (_look_at_jpeg if is_jpeg else _look_at_png)(content)
-    except PictureError:
+    except ImageError:
         raise
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's own.
-        raise PictureError(
+        raise ImageError(
             f"it is too large: more than {limit:,} pixels"
         ) from error
     except Exception as error:  # Pillow raises nearly anything.
-        raise PictureError("it is damaged") from error
+        raise ImageError("it is damaged") from error
 
 
 def _look_at_jpeg(content):
@@ -147,7 +147,7 @@ def _look_at_png(content):
     orientation = 1
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         if getattr(image, "is_animated", False):
-            raise PictureError("it is animated")
+            raise ImageError("it is animated")
         image.verify()
     if any(mark in content for mark in _EXIF_IN_PNG):
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
@@ -214,7 +214,7 @@ def load_image(path: str | os.PathLike, channels: int) -> np.ndarray:
       `uint8` `[H, W, channels]`, upright.
 
     Raises:
-      PictureError: If it can't be read; the message says why, not which it is.
+      ImageError: If it can't be read; the message says why, not which it is.
     """
     content = load(path)
     with silent() as has_complained:
@@ -225,7 +225,7 @@ def load_image(path: str | os.PathLike, channels: int) -> np.ndarray:
         try:
             return decode(content, channels, header.orientation, by_pillow)
         except tf.errors.OpError as error:
-            raise PictureError("it is damaged") from error
+            raise ImageError("it is damaged") from error
 
 
 def read(
@@ -246,16 +246,14 @@ def read(
       `uint8` `[H, W, C]` in `0 ... num_colors - 1`.
 
     Raises:
-      PictureError: If the file can't be read, or holds no such picture.
+      ImageError: If the file can't be read, or holds no such picture.
     """
     height, width, channels = image_shape
     try:
         pixels = load_image(path, channels)
-    except PictureError as error:
+    except ImageError as error:
         name = printable(os.fspath(path))
-        raise PictureError(
-            f"cannot read the picture {name}: {error}"
-        ) from error
+        raise ImageError(f"cannot read the picture {name}: {error}") from error
     if pixels.shape[:2] != (height, width):
         pixels = tf.image.resize(
             crop(pixels, height, width), [height, width], antialias=True

@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import random_images, read_png
 
-from tf_realnvp import plots
+from tf_realnvp.images import plots
 
 
 def count_colours(pixels):

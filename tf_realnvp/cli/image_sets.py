@@ -15,7 +15,7 @@ from tf_realnvp.cli import arguments
 from tf_realnvp.serving.metadata import Metadata, describe_images
 from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import checks
-from tf_realnvp.utils.errors import DataError, PictureError, UsageError
+from tf_realnvp.utils.errors import DataError, ImageError, UsageError
 from tf_realnvp.utils.messages import printable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ as in fashion_mnist:Pullover.
 _VERSION = re.compile(r"[\d*]+(\.[\d*]+){2}")  # As TFDS writes them.
 
 
-class PictureSet(NamedTuple):
+class ImageSet(NamedTuple):
     """Some pictures, as images of a model.
 
     Attributes:
@@ -55,7 +55,7 @@ def load(
     metadata: Metadata,
     split: str,
     minimum: int,
-) -> PictureSet:
+) -> ImageSet:
     """Loads the pictures that a flag means.
 
     A folder, or a NumPy file, is taken whole, and a named data set the
@@ -370,7 +370,7 @@ def _from_dataset(flags, flag, name, label, metadata, split):
         dataset.take(part, [number for of, number in chosen if of == part])
         for part in parts
     ]
-    return PictureSet(
+    return ImageSet(
         f"{kind} of {printable(title)}",
         [f"{part} {number}" for part, number in chosen],
         np.concatenate(images),
@@ -412,7 +412,7 @@ def _from_folder(flags, flag, name, label, metadata):
         names.append(os.path.relpath(path, root))
         images.append(image)
     shape = (0, *metadata.image_shape)
-    return PictureSet(
+    return ImageSet(
         f"readable pictures in {printable(getattr(flags, flag))}",
         names,
         np.stack(images) if images else np.zeros(shape, np.uint8),
@@ -458,13 +458,13 @@ def read_all(paths, model):
     Yields:
       The path of each picture, and the image `uint8` `[H, W, C]`.
     """
-    from tf_realnvp import pictures
+    from tf_realnvp.images import files as image_files
 
     for path in paths:
         try:
             yield (
                 path,
-                pictures.read(path, model.image_shape, model.num_colors),
+                image_files.read(path, model.image_shape, model.num_colors),
             )
-        except PictureError as error:
+        except ImageError as error:
             print(error, file=sys.stderr)

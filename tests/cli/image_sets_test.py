@@ -1,4 +1,4 @@
-"""Tests for picture_sets."""
+"""Tests for image_sets."""
 
 import argparse
 import contextlib
@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import pictures
-from tf_realnvp.cli import picture_sets
+from tf_realnvp.cli import image_sets
 from tf_realnvp.data import tfds_images
+from tf_realnvp.images import files as image_files
 from tf_realnvp.serving.metadata import Metadata
 from tf_realnvp.utils.errors import DataError, UsageError
 
@@ -29,7 +29,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         path.mkdir(parents=True, exist_ok=True)
         for level in levels:
             image = np.full([size, size, 1], level, np.uint8)
-            pictures.write(path / f"{level}.png", image)
+            image_files.write(path / f"{level}.png", image)
 
     def load(self, name, split="test", source=None, maximum=1000, seed=0):
         """Returns the names and the levels."""
@@ -37,7 +37,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             model="M", data_dir="", max_images=maximum, seed=seed, normal=name
         )
         metadata = Metadata((4, 4, 1), 256, source, {})
-        result = picture_sets.load(flags, "normal", metadata, split, 1)
+        result = image_sets.load(flags, "normal", metadata, split, 1)
         self.assertEqual(result.images.dtype, np.uint8)
         self.assertEqual(result.images.shape, (len(result), 4, 4, 1))
         for image in result.images:
@@ -258,10 +258,10 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         flags = argparse.Namespace(first=name, second=other)
         splits = {"first": split, "second": "test"}
         if not expected:
-            picture_sets.check_disjoint(flags, metadata, splits)
+            image_sets.check_disjoint(flags, metadata, splits)
             return
         with self.assertRaisesRegex(UsageError, "--second: .* of --first$"):
-            picture_sets.check_disjoint(flags, metadata, splits)
+            image_sets.check_disjoint(flags, metadata, splits)
 
     @parameterized.parameters(
         ("c/train", True),
@@ -284,7 +284,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         metadata = Metadata((4, 4, 1), 256, str(self.folder / "c"), {})
         flags = argparse.Namespace(normal=name)
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            picture_sets.warn_of_seen(flags, "normal", metadata)
+            image_sets.warn_of_seen(flags, "normal", metadata)
         self.assertEqual(
             stderr.getvalue().startswith("warning: --normal "), expected
         )
@@ -294,7 +294,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         metadata = Metadata((4, 4, 1), 256, str(self.folder / "c"), {})
         flags = argparse.Namespace(normal="c/test")
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            picture_sets.warn_of_seen(flags, "normal", metadata)
+            image_sets.warn_of_seen(flags, "normal", metadata)
         self.assertStartsWith(stderr.getvalue(), "warning: --normal ")
 
     @parameterized.parameters(
@@ -312,7 +312,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         (self.folder / "a").mkdir()
         (self.folder / "A").mkdir()
         (self.folder / "link").symlink_to("a")
-        self.assertEqual(picture_sets.same(name, other), expected)
+        self.assertEqual(image_sets.same(name, other), expected)
 
 
 if __name__ == "__main__":
