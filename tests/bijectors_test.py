@@ -20,6 +20,7 @@ SQUEEZED = (2, 3, 8)
 HALF = (2, 3, 4)
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
+REFUSED = (ValueError, tf.errors.InvalidArgumentError)
 
 
 class Network:
@@ -218,8 +219,10 @@ class ConditionTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(bijectors.condition_kwargs(Squeeze(), x=1), {})
         third, fourth = couplings_of(self.flow)[2:4]
         twins = [FactorOut(tfb.Chain([part])) for part in (third, fourth)]
-        with self.assertRaisesRegex(ValueError, "are called `factor_out`"):
-            bijectors.condition_kwargs(tfb.Chain(twins), condition=condition)
+        self.assertEqual(
+            bijectors.condition_kwargs(tfb.Chain(twins), condition=condition),
+            {"factor_out": {"third": given, "fourth": given}},
+        )
 
     def test_inverse_and_log_dets(self):
         kwargs = self.kwargs(normal([2]))
@@ -304,16 +307,6 @@ class ConditionTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllClose(y, z[index], **CLOSE)
             value = self.flow.inverse_log_det_jacobian(x[index], 3, **kwargs)
             self.assertAllClose(value, log_det[index], **CLOSE)
-
-        def inverse(x, condition):
-            return self.flow.inverse(x, **self.kwargs(condition))
-
-        specs = [tf.TensorSpec([None, None, *IMAGE], tf.float64)]
-        specs.append(tf.TensorSpec([None, None, 2], tf.float64))
-        graph = tf.function(inverse, specs, autograph=False)
-        self.assertAllClose(graph(x, condition), z, **CLOSE)
-        for network in self.networks:
-            network.inputs.clear()  # Of a graph.
 
     def test_wrong_conditions(self):
         x = normal([2, *IMAGE])
@@ -408,7 +401,7 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
 
     @over_bijectors
     def test_unknown_shapes(self, make, latent, image):
-        """Of a batch, and of all axes and even their number."""
+        """Of a batch, which is all that a graph may not know."""
         bijector = make(tf.float64)
         z = normal([3, *latent])
         x = uncached(bijector.forward(z))
@@ -422,20 +415,15 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
                 bijector.inverse_log_det_jacobian(x, len(image)),
             )
 
-        for shapes in (
-            ([None, *latent], [None, *image]),
-            (None, None),
-        ):
-            specs = [tf.TensorSpec(shape, tf.float64) for shape in shapes]
-            graph = tf.function(transform, specs, autograph=False)
-            self.assertAllClose(graph(z, x), (x, z, log_det, -log_det), **CLOSE)
-            static = graph.get_concrete_function().structured_outputs
-            static = [output.shape for output in static[:2]]
-            if shapes[0] is not None:
-                self.assertEqual(
-                    [shape.as_list() for shape in static],
-                    [[None, *image], [None, *latent]],
-                )
+        specs = [
+            tf.TensorSpec([None, *shape], tf.float64)
+            for shape in (latent, image)
+        ]
+        graph = tf.function(transform, specs, autograph=False)
+        self.assertAllClose(graph(z, x), (x, z, log_det, -log_det), **CLOSE)
+        static = graph.get_concrete_function().structured_outputs
+        self.assertEqual(static[0].shape.as_list(), [None, *image])
+        self.assertEqual(static[1].shape.as_list(), [None, *latent])
 
     @over_bijectors
     def test_event_shapes(self, make, latent, image):
@@ -444,9 +432,6 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(bijector.inverse_event_shape(image), latent)
         self.assertAllEqual(bijector.forward_event_shape_tensor(latent), image)
         self.assertAllEqual(bijector.inverse_event_shape_tensor(image), latent)
-        unknown = tf.TensorShape(None)
-        self.assertIsNone(bijector.forward_event_shape(unknown).rank)
-        self.assertIsNone(bijector.inverse_event_shape(unknown).rank)
 
     @over_bijectors
     def test_dtype_is_that_of_the_event(self, make, latent, image):
@@ -616,29 +601,12 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
             # With one axis for the batch.
             self.assertAllEqual(events, kept)
 
-    def test_properties(self):
-        network = Network([2])
-        bijector = AffineCoupling([True, False], network, 2.0, 3.0)
+    def test_copy(self):
+        bijector = AffineCoupling([1, 0], Network([2]), 2.0, 3.0)
         self.assertAllEqual(bijector.mask, [True, False])
-        self.assertIs(bijector.network, network)
-        self.assertEqual((bijector.rescale, bijector.reshift), (2.0, 3.0))
         copy = bijector.copy(rescale=5.0)
         self.assertEqual((copy.rescale, copy.reshift), (5.0, 3.0))
-        self.assertIs(copy.network, network)
-
-    @parameterized.parameters(
-        (TypeError, "mask", [1, 0]),
-        (ValueError, "mask", True),
-        (TypeError, "network", None),
-        (TypeError, "network", "network"),
-        (ValueError, "rescale", [1.0, 2.0]),
-        (ValueError, "reshift", np.ones([1])),
-        (ValueError, "reshift", tf.Variable(tf.ones([2, 1]))),
-    )
-    def test_wrong_arguments(self, error, name, value):
-        arguments = {"mask": [True, False], "network": Network([2])}
-        with self.assertRaisesRegex(error, f"^`{name}` must "):
-            AffineCoupling(**arguments | {name: value})
+        self.assertIs(copy.network, bijector.network)
 
     @parameterized.parameters(2, 8)
     def test_wrong_network_output(self, channels):
@@ -650,11 +618,6 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
                 ValueError, rf"`network` .* \(2, 4, 6, {channels}\)"
             ):
                 function(normal([2, *IMAGE]))
-
-    def test_network_that_returns_two(self):
-        bijector = checkerboard(network=lambda events: (events, events))
-        with self.assertRaisesRegex(TypeError, "one tensor, .* got 2 of them"):
-            bijector.forward(normal([2, *IMAGE]))
 
     def test_network_of_numpy(self):
         """It counts as a constant."""
@@ -668,6 +631,7 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters((1, 4, 6, 3), (1, 6, 4, 2), (6, 2), (48,))
     def test_wrong_event_shape(self, *shape):
+        """TensorFlow refuses it; nothing is broadcast."""
         bijector = checkerboard()
         for function in (
             bijector.forward,
@@ -675,18 +639,8 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
             bijector.forward_log_det_jacobian,
             bijector.inverse_log_det_jacobian,
         ):
-            with self.assertRaises(ValueError):
+            with self.assertRaises(REFUSED):
                 function(normal(shape))
-
-    def test_validate_args_checks_event_shape_at_run_time(self):
-        bijector = checkerboard(validate_args=True)
-        spec = tf.TensorSpec([None] * 4, tf.float64)
-        for function in (bijector.forward, bijector.inverse):
-            graph = tf.function(function, [spec], autograph=False)
-            self.assertEqual(graph(normal([2, *IMAGE])).shape, [2, *IMAGE])
-            # As many components, so that nothing else would fail.
-            with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "mask"):
-                graph(normal([2, 6, 4, 2]))
 
 
 class SqueezeTest(tf.test.TestCase, parameterized.TestCase):
@@ -707,13 +661,6 @@ class SqueezeTest(tf.test.TestCase, parameterized.TestCase):
             bijector.forward_event_shape([2, None, None]).as_list(),
             [6, None, None],
         )
-
-    def test_block_size(self):
-        self.assertEqual(Squeeze().block_size, 2)
-        self.assertEqual(Squeeze(3.0).copy().block_size, 3)
-        for wrong in (1, -2, 2.5, "a", None, True, math.nan):
-            with self.assertRaisesRegex(ValueError, "^`block_size` must "):
-                Squeeze(wrong)
 
     def test_indivisible_shapes(self):
         for function, shape in (
@@ -765,28 +712,14 @@ class FactorOutTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(bijector.inverse_min_event_ndims, event_ndims)
             self.assertEqual(bijector.is_constant_jacobian, is_constant)
 
-    def test_odd_channels(self):
-        for function in (FactorOut().forward, FactorOut().inverse):
-            with self.assertRaisesRegex(ValueError, r"even, .*\(2, 3\)"):
-                function(normal([2, 3]))
-
-    @parameterized.parameters(
-        (TypeError, 3), (TypeError, Network), (ValueError, tfb.Reshape([2, 2]))
-    )
-    def test_wrong_bijector(self, error, value):
-        with self.assertRaisesRegex(error, "^`bijector` must "):
-            FactorOut(value)
-
-    def test_bijector_that_changes_shape(self):
-        bijector = FactorOut(Squeeze())
-        image = normal([3, 4, 6, 8])
-        for function in (
-            bijector.forward,
-            bijector.inverse,
-            lambda x: bijector.forward_log_det_jacobian(x, event_ndims=3),
+    def test_wrong_shapes(self):
+        for bijector, shape in (
+            (FactorOut(), [2, 3]),
+            (FactorOut(Squeeze()), [3, 4, 6, 8]),
         ):
-            with self.assertRaisesRegex(ValueError, "^`bijector` must keep"):
-                function(image)
+            for function in (bijector.forward, bijector.inverse):
+                with self.assertRaises(REFUSED):
+                    function(normal(shape))
 
 
 if __name__ == "__main__":

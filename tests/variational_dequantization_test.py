@@ -25,8 +25,9 @@ def make_bijector(scale=0.3):
     functions = [
         networks.CouplingNetwork(4, 8, 1, channels_out=4) for _ in range(3)
     ]
-    scalars = [keras.Variable(value) for value in 3 * (1.0, 0.0)]
-    weights = [w for network in functions for w in network.weights] + scalars
+    scalars = [(keras.Variable(1.0), keras.Variable(0.0)) for _ in range(3)]
+    weights = [w for network in functions for w in network.weights]
+    weights += [scalar for pair in scalars for scalar in pair]
     for weight in weights:
         weight.assign_add(scale * rng.normal(size=weight.shape))
     bijector = VariationalDequantization(SHAPE, NUM_COLORS, functions, scalars)
@@ -71,8 +72,7 @@ class VariationalDequantizationTest(
                 lambda kept, weights=weights: reference.coupling_network(
                     np.concatenate([kept, seen], axis=-1), weights
                 ),
-                scalars[2 * index].numpy(),
-                scalars[2 * index + 1].numpy(),
+                *(scalar.numpy() for scalar in scalars[index]),
             )
             expected += log_det
         u = reference.sigmoid(z)

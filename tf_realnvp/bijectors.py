@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_realnvp.utils import checks
+from tf_realnvp.utils import private
 
 
 def checkerboard_mask(
@@ -77,18 +77,14 @@ class SinglePassBijector(tfb.Bijector):
         """Returns `inverse(y)` and the log-det of `inverse` at `y`."""
         raise NotImplementedError
 
-    # TFP's cache files the log-det of the inverse as 'ildj', whichever
-    # direction was computed, and finds it by either end of the pair (x, y) and
-    # the condition: one tensor under two conditions has two entries.
-
     def _forward(self, x, **condition):
         y, fldj = self._forward_and_log_det(x, **condition)
-        self._cache.forward_attributes(x, **condition)["ildj"] = -fldj
+        private.remember_fldj(self, x, fldj, condition)
         return y
 
     def _inverse(self, y, **condition):
         x, ildj = self._inverse_and_log_det(y, **condition)
-        self._cache.inverse_attributes(y, **condition)["ildj"] = ildj
+        private.remember_ildj(self, y, ildj, condition)
         return x
 
     def _forward_log_det_jacobian(self, x, **condition):
@@ -142,6 +138,12 @@ class AffineCoupling(SinglePassBijector):
     flow = tfd.TransformedDistribution(
         tfd.Sample(tfd.Normal(0.0, 1.0), [4]), coupling)
     ```
+
+    Attributes:
+      mask: Boolean array with an event's shape, `True` where it is kept.
+      network: The conditioner, which is given the kept components.
+      rescale: Scalar, the amplitude of the log-scale.
+      reshift: Scalar, the offset of the log-scale.
     """
 
     def __init__(
@@ -165,52 +167,25 @@ class AffineCoupling(SinglePassBijector):
             is flattened to `N`. It is given conditions as keywords.
           rescale: Scalar, the amplitude of the log-scale.
           reshift: Scalar, the offset of the log-scale.
-          validate_args: Whether to check shapes at run time where they are not
-            known before.
+          validate_args: Unused: shapes are checked when they are known.
           name: Name of the bijector's operations.
-
-        Raises:
-          TypeError: If `mask` is not boolean or `network` is not callable.
-          ValueError: If `mask`, `rescale` or `reshift` is of a wrong rank.
         """
         parameters = dict(locals())
-        mask = np.asarray(mask)
-        _check_coupling(mask, network, rescale, reshift)
         with tf.name_scope(name) as name:
-            self._mask = mask
-            self._network = network
-            self._rescale = rescale
-            self._reshift = reshift
+            self.mask = np.asarray(mask, bool)
+            self.network = network
+            self.rescale = rescale
+            self.reshift = reshift
             super().__init__(
-                forward_min_event_ndims=mask.ndim,
+                forward_min_event_ndims=self.mask.ndim,
                 validate_args=validate_args,
                 parameters=parameters,
                 name=name,
             )
 
-    @property
-    def mask(self) -> np.ndarray:
-        """Boolean array with an event's shape, `True` where it is kept."""
-        return self._mask
-
-    @property
-    def network(self) -> Callable[..., tf.Tensor]:
-        """The conditioner, which is given the kept components."""
-        return self._network
-
-    @property
-    def rescale(self):
-        """Scalar, the amplitude of the log-scale."""
-        return self._rescale
-
-    @property
-    def reshift(self):
-        """Scalar, the offset of the log-scale."""
-        return self._reshift
-
     def _forward_and_log_det(self, x, **condition):
         log_scale, shift = self._log_scale_and_shift(x, condition)
-        y = tf.where(self._mask, x, (x - shift) * tf.exp(-log_scale))
+        y = tf.where(self.mask, x, (x - shift) * tf.exp(-log_scale))
         return y, -self._sum_over_event(log_scale)
 
     def inverse_and_log_scale(
@@ -230,7 +205,7 @@ class AffineCoupling(SinglePassBijector):
           it is 0 where a component is kept.
         """
         log_scale, shift = self._log_scale_and_shift(y, condition)
-        x = tf.where(self._mask, y, y * tf.exp(log_scale) + shift)
+        x = tf.where(self.mask, y, y * tf.exp(log_scale) + shift)
         return x, log_scale
 
     def _inverse_and_log_det(self, y, **condition):
@@ -240,10 +215,9 @@ class AffineCoupling(SinglePassBijector):
     def _log_scale_and_shift(self, event, condition):
         """Runs the network on the kept part of `event`, once."""
         zero = tf.zeros([], event.dtype)
-        with tf.control_dependencies(self._event_shape_assertions(event)):
-            kept = tf.where(self._mask, event, zero)
-        outputs = self._network(
-            tf.reshape(kept, (-1,) + self._mask.shape),
+        kept = tf.where(self.mask, event, zero)
+        outputs = self.network(
+            tf.reshape(kept, (-1,) + self.mask.shape),
             **{
                 name: self._flatten_condition(value, name, event)
                 for name, value in condition.items()
@@ -253,10 +227,10 @@ class AffineCoupling(SinglePassBijector):
         scale, shift = tf.split(outputs, 2, axis=-1)
         rescale, reshift = (
             tf.cast(value, event.dtype)
-            for value in (self._rescale, self._reshift)
+            for value in (self.rescale, self.reshift)
         )
         log_scale = tf.where(
-            self._mask, zero, rescale * tf.tanh(scale) + reshift
+            self.mask, zero, rescale * tf.tanh(scale) + reshift
         )
         shape = tf.shape(event)
         return tf.reshape(log_scale, shape), tf.reshape(shift, shape)
@@ -264,58 +238,30 @@ class AffineCoupling(SinglePassBijector):
     def _flatten_condition(self, value, name, event):
         """Flattens the batch shape, which a condition begins with."""
         value = tf.convert_to_tensor(value)
-        batch_shape = event.shape[: -self._mask.ndim]
-        if batch_shape.rank is not None and value.shape.rank is not None:
-            if not value.shape[: batch_shape.rank].is_compatible_with(
-                batch_shape
-            ):
-                raise ValueError(
-                    f"The shape of the condition `{name}` must begin with that "
-                    f"of the batch, {batch_shape}, got {value.shape}."
-                )
+        batch_shape = event.shape[: -self.mask.ndim]
         rank = batch_shape.rank
-        if rank is None:
-            rank = tf.rank(event) - self._mask.ndim
+        if not value.shape[:rank].is_compatible_with(batch_shape):
+            raise ValueError(
+                f"The shape of the condition `{name}` must begin with that of "
+                f"the batch, {batch_shape}, got {value.shape}."
+            )
         return tf.reshape(
             value, tf.concat([[-1], tf.shape(value)[rank:]], axis=0)
         )
 
-    def _sum_over_event(self, value):
-        return tf.reduce_sum(value, axis=range(-self._mask.ndim, 0))
-
-    def _event_shape_assertions(self, event):
-        """Checks the event's shape now if it is known, else at run time."""
-        event_shape = event.shape[-self._mask.ndim :]
-        if not event_shape.is_compatible_with(self._mask.shape):
-            raise ValueError(
-                f"The event's shape must be that of the mask, "
-                f"{self._mask.shape}, got an event of shape {event_shape}."
-            )
-        if not self.validate_args or event_shape.is_fully_defined():
-            return []
-        return [
-            tf.debugging.assert_equal(
-                tf.shape(event)[-self._mask.ndim :],
-                self._mask.shape,
-                message="The event's shape must be that of the mask.",
-            )
-        ]
-
     def _check_outputs(self, outputs):
         """Returns what the network returned, if it has the right shape."""
-        if isinstance(outputs, tuple | list):
-            raise TypeError(
-                "`network` must return one tensor, log-scale and shift side by "
-                f"side along the last axis, got {len(outputs)} of them."
-            )
         outputs = tf.convert_to_tensor(outputs)
-        expected = self._mask.shape[:-1] + (2 * self._mask.shape[-1],)
-        if not outputs.shape[1:].is_compatible_with(expected):
+        expected = (None, *self.mask.shape[:-1], 2 * self.mask.shape[-1])
+        if not outputs.shape.is_compatible_with(expected):
             raise ValueError(
-                f"`network` must return a tensor of shape {(None,) + expected}"
-                f" for events of shape {self._mask.shape}, got {outputs.shape}."
+                f"`network` must return a tensor of shape {expected} for "
+                f"events of shape {self.mask.shape}, got {outputs.shape}."
             )
         return outputs
+
+    def _sum_over_event(self, value):
+        return tf.reduce_sum(value, axis=range(-self.mask.ndim, 0))
 
 
 class Squeeze(tfb.Bijector):
@@ -326,6 +272,10 @@ class Squeeze(tfb.Bijector):
     operation of section 3.6 of https://arxiv.org/abs/1605.08803, in the order
     of `tf.nn.space_to_depth`; `forward` maps it back. Only the order of the
     components changes, so the log-det is 0.
+
+    Attributes:
+      block_size: Height and width in pixels of the blocks that become one pixel
+        each.
     """
 
     def __init__(
@@ -341,16 +291,10 @@ class Squeeze(tfb.Bijector):
             pixel each, at least 2.
           validate_args: Unused: `tf.nn.space_to_depth` always checks shapes.
           name: Name of the bijector's operations.
-
-        Raises:
-          ValueError: If `block_size` is not a whole number of at least 2.
         """
         parameters = dict(locals())
-        block_size = checks.check(
-            block_size, "block_size", checks.WholeNumber(2)
-        )
         with tf.name_scope(name) as name:
-            self._block_size = block_size
+            self.block_size = block_size
             super().__init__(
                 forward_min_event_ndims=3,
                 is_constant_jacobian=True,
@@ -358,11 +302,6 @@ class Squeeze(tfb.Bijector):
                 parameters=parameters,
                 name=name,
             )
-
-    @property
-    def block_size(self) -> int:
-        """Height and width in pixels of the blocks that become one pixel."""
-        return self._block_size
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -373,14 +312,10 @@ class Squeeze(tfb.Bijector):
         return True
 
     def _forward(self, x):
-        y = tf.nn.depth_to_space(_flatten_batch(x), self._block_size)
-        y = tf.reshape(y, self._forward_event_shape_tensor(tf.shape(x)))
-        return tf.ensure_shape(y, self._forward_event_shape(x.shape))
+        return _apply_to_images(tf.nn.depth_to_space, x, self.block_size)
 
     def _inverse(self, y):
-        x = tf.nn.space_to_depth(_flatten_batch(y), self._block_size)
-        x = tf.reshape(x, self._inverse_event_shape_tensor(tf.shape(y)))
-        return tf.ensure_shape(x, self._inverse_event_shape(y.shape))
+        return _apply_to_images(tf.nn.space_to_depth, y, self.block_size)
 
     def _forward_log_det_jacobian(self, x):
         return tf.zeros([], x.dtype)
@@ -388,33 +323,27 @@ class Squeeze(tfb.Bijector):
     def _inverse_log_det_jacobian(self, y):
         return tf.zeros([], y.dtype)
 
-    # The four functions below take shapes of whole batches too.
-
     def _forward_event_shape(self, input_shape):
-        if input_shape.rank is None:
-            return input_shape
-        block = self._block_size
+        block = self.block_size
         *batch, height, width, channels = input_shape.dims
         return tf.TensorShape(
             [*batch, height * block, width * block, channels // block**2]
         )
 
     def _inverse_event_shape(self, output_shape):
-        if output_shape.rank is None:
-            return output_shape
-        block = self._block_size
+        block = self.block_size
         *batch, height, width, channels = output_shape.dims
         return tf.TensorShape(
             [*batch, height // block, width // block, channels * block**2]
         )
 
     def _forward_event_shape_tensor(self, input_shape):
-        block = self._block_size
+        block = self.block_size
         batch, size, channels = tf.split(input_shape, [-1, 2, 1])
         return tf.concat([batch, size * block, channels // block**2], axis=0)
 
     def _inverse_event_shape_tensor(self, output_shape):
-        block = self._block_size
+        block = self.block_size
         batch, size, channels = tf.split(output_shape, [-1, 2, 1])
         return tf.concat([batch, size // block, channels * block**2], axis=0)
 
@@ -426,6 +355,9 @@ class FactorOut(SinglePassBijector):
     https://arxiv.org/abs/1605.08803: in the inverse the second half of the
     channels are latents already, and the first half go on through `bijector`.
     The log-det is that of `bijector`, which gets all keyword arguments.
+
+    Attributes:
+      bijector: The bijector of the first half of the channels.
     """
 
     def __init__(
@@ -441,66 +373,36 @@ class FactorOut(SinglePassBijector):
             shape. Default: `tfb.Identity()`.
           validate_args: Unused: `bijector` checks what it is given.
           name: Name of the bijector's operations.
-
-        Raises:
-          TypeError: If `bijector` is no `tfb.Bijector`.
-          ValueError: If `bijector` changes the rank of an event. One that
-            changes its shape shows when it is first used.
         """
         parameters = dict(locals())
-        bijector = tfb.Identity() if bijector is None else bijector
-        if not isinstance(bijector, tfb.Bijector):
-            raise TypeError(
-                f"`bijector` must be a `tfb.Bijector`, got {bijector!r}."
-            )
-        event_ndims = bijector.forward_min_event_ndims
-        if event_ndims != bijector.inverse_min_event_ndims:
-            raise ValueError(
-                "`bijector` must keep the rank of an event, got one that maps "
-                f"rank {event_ndims} to {bijector.inverse_min_event_ndims}."
-            )
         with tf.name_scope(name) as name:
-            self._bijector = bijector
+            self.bijector = tfb.Identity() if bijector is None else bijector
             super().__init__(
-                forward_min_event_ndims=max(event_ndims, 1),
-                is_constant_jacobian=bijector.is_constant_jacobian,
+                forward_min_event_ndims=max(
+                    self.bijector.forward_min_event_ndims, 1
+                ),
+                is_constant_jacobian=self.bijector.is_constant_jacobian,
                 validate_args=validate_args,
                 parameters=parameters,
                 name=name,
             )
 
-    @property
-    def bijector(self) -> tfb.Bijector:
-        """The bijector of the first half of the channels."""
-        return self._bijector
-
     def _forward_and_log_det(self, x, **kwargs):
-        first, second = _halve_channels(x)
+        first, second = tf.split(x, 2, axis=-1)
         # The cache forgets what nothing refers to: `new_first` keeps it.
-        new_first = self._bijector.forward(first, **kwargs)
-        new_first = self._same_shape(new_first, first)
-        fldj = self._bijector.forward_log_det_jacobian(
+        new_first = self.bijector.forward(first, **kwargs)
+        fldj = self.bijector.forward_log_det_jacobian(
             first, event_ndims=self.forward_min_event_ndims, **kwargs
         )
         return tf.concat([new_first, second], axis=-1), fldj
 
     def _inverse_and_log_det(self, y, **kwargs):
-        first, second = _halve_channels(y)
-        new_first = self._bijector.inverse(first, **kwargs)
-        new_first = self._same_shape(new_first, first)
-        ildj = self._bijector.inverse_log_det_jacobian(
+        first, second = tf.split(y, 2, axis=-1)
+        new_first = self.bijector.inverse(first, **kwargs)
+        ildj = self.bijector.inverse_log_det_jacobian(
             first, event_ndims=self.inverse_min_event_ndims, **kwargs
         )
         return tf.concat([new_first, second], axis=-1), ildj
-
-    def _same_shape(self, new_first, first):
-        if not new_first.shape.is_compatible_with(first.shape):
-            raise ValueError(
-                "`bijector` must keep the shape of an event, but "
-                f"{self._bijector.name} maps {first.shape} to "
-                f"{new_first.shape}."
-            )
-        return new_first
 
 
 def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
@@ -523,57 +425,23 @@ def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
     Returns:
       The keyword arguments of `forward`, `inverse` and the log-dets of
       `bijector`.
-
-    Raises:
-      ValueError: If parts of a chain that take a condition have the same name,
-        and more parts inside.
     """
     if isinstance(bijector, AffineCoupling):
         return condition
-    inner = getattr(bijector, "bijector", None)
-    if isinstance(inner, tfb.Bijector):  # `FactorOut` and `tfb.Invert`.
-        return condition_kwargs(inner, **condition)
-    if isinstance(bijector, tfb.Composition):
-        nested: dict[str, Any] = {}
-        for part in bijector.bijectors:
-            if kwargs := condition_kwargs(part, **condition):
-                if nested.setdefault(part.name, kwargs) != kwargs:
-                    raise ValueError(
-                        f"two parts of `{bijector.name}` are called "
-                        f"`{part.name}`: give them names that differ"
-                    )
-        return nested
-    return {}
+    if hasattr(bijector, "bijector"):  # `FactorOut` and `tfb.Invert`.
+        return condition_kwargs(bijector.bijector, **condition)
+    nested: dict[str, Any] = {}
+    for part in getattr(bijector, "bijectors", []):  # Of `tfb.Chain`.
+        if kwargs := condition_kwargs(part, **condition):
+            nested[part.name] = nested.get(part.name, {}) | kwargs
+    return nested
 
 
-def _check_coupling(mask, network, rescale, reshift):
-    """Checks the arguments of an `AffineCoupling`."""
-    if mask.dtype != np.bool_:
-        raise TypeError(f"`mask` must be boolean, got dtype {mask.dtype}.")
-    if mask.ndim < 1:
-        raise ValueError("`mask` must have at least one axis, got a scalar.")
-    if not callable(network):
-        raise TypeError(f"`network` must be callable, got {network!r}.")
-    for name, value in (("rescale", rescale), ("reshift", reshift)):
-        shape = tf.TensorShape(getattr(value, "shape", np.shape(value)))
-        if not shape.is_compatible_with([]):
-            raise ValueError(f"`{name}` must be a scalar, got shape {shape}.")
-
-
-def _flatten_batch(images):
-    """Reshapes `[..., H, W, C]` to `[N, H, W, C]`."""
-    flat = tf.reshape(images, tf.concat([[-1], tf.shape(images)[-3:]], axis=0))
-    if images.shape.rank is not None:
-        flat = tf.ensure_shape(flat, [None, *images.shape[-3:]])
-    return flat
-
-
-def _halve_channels(value):
-    """Splits the last axis in two halves."""
-    channels = value.shape[-1]
-    if channels is not None and channels % 2:
-        raise ValueError(
-            "The number of channels must be even, "
-            f"got an event of shape {value.shape}."
-        )
-    return tf.split(value, 2, axis=-1)
+def _apply_to_images(function, images, *args):
+    """Applies a function of `[N, H, W, C]` to `[..., H, W, C]`."""
+    shape = tf.shape(images)
+    flat = tf.reshape(images, tf.concat([[-1], shape[-3:]], axis=0))
+    outputs = function(flat, *args)
+    return tf.reshape(
+        outputs, tf.concat([shape[:-3], tf.shape(outputs)[1:]], axis=0)
+    )

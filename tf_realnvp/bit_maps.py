@@ -15,6 +15,7 @@ from tensorflow_probability import distributions as tfd
 
 from tf_realnvp.bijectors import FactorOut
 from tf_realnvp.model import RealNVP
+from tf_realnvp.utils import private
 
 # What costs come from, in the order of `costs`.
 KINDS = ("log_det", "latents")
@@ -145,7 +146,7 @@ def _steps(bijector) -> list[tfb.Bijector]:
 
 def _only_moves(bijector):
     """Returns whether a bijector changes the order of components alone."""
-    return bijector._is_permutation
+    return private.is_permutation(bijector)
 
 
 def _base(latents):

@@ -22,8 +22,14 @@ from tf_realnvp import (
     rematerialization,
     variational_dequantization,
 )
-from tf_realnvp.utils import assertions, checks
-from tf_realnvp.utils.checks import WholeNumber, check
+from tf_realnvp.utils import assertions, checks, units
+from tf_realnvp.utils.assertions import stateless_seed
+from tf_realnvp.utils.checks import (
+    ARCHITECTURE,
+    WholeNumber,
+    WholeNumbers,
+    check,
+)
 
 
 class RealNVP(tf.Module):
@@ -57,7 +63,26 @@ class RealNVP(tf.Module):
 
     The model owns its variables (`variables`): TFP's objects do not
     see those of Keras.
+
+    Attributes:
+      metadata: What a saved model says of its data, a read-only mapping.
+        `dataset` is its name, `source` with what `data.load` finds it, and
+        there may be `class_names`. `train` and `tf_realnvp.load` set it.
+      couplings: The couplings, from image to latents, in the order of
+        `networks`.
+      networks: The coupling networks, from image to latents.
+      bijector: Maps latents to dequantized images, the support of
+        `distribution`.
+      distribution: The density of dequantized images, `[H, W, C]`, a
+        `tfd.TransformedDistribution`; with classes it takes `label=…`. Its
+        support reaches beyond `[0, num_colors]` by `alpha / (2 - 2 * alpha) *
+        num_colors` on both sides, ends excluded; elsewhere `log_prob` is NaN,
+        not -inf: MCMC is for latents, by way of `bijector`. Far latents are
+        rounded to an end.
+      latent_shape: `(H / 2, W / 2, 4 * C)`.
     """
+
+    metadata: Mapping[str, Any]
 
     def __init__(
         self,
@@ -116,7 +141,11 @@ class RealNVP(tf.Module):
             "num_couplings", num_couplings
         )
         self.dequantization: str = _check("dequantization", dequantization)
-        check_num_scales(self.num_scales, self.image_shape)
+        if self.num_scales > (largest := max_num_scales(self.image_shape)):
+            raise ValueError(
+                f"`num_scales` must be at most {largest} for images of shape "
+                f"{self.image_shape}, got {num_scales}."
+            )
         if num_classes is not None:
             num_classes = check(num_classes, "num_classes", WholeNumber(1))
         self.num_classes = num_classes
@@ -124,7 +153,7 @@ class RealNVP(tf.Module):
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
 
-        self._networks = [
+        self.networks = [
             networks.CouplingNetwork(
                 mask.shape[-1],
                 self.filters,
@@ -134,7 +163,7 @@ class RealNVP(tf.Module):
             )
             for index, (_, mask) in enumerate(self._layout())
         ]
-        self._log_scale_variables = _scalars(self._networks)
+        self._scalars = _scalars(self.networks)
         is_learned = self.dequantization == "variational"
         self._noise_networks = [
             networks.CouplingNetwork(
@@ -147,13 +176,20 @@ class RealNVP(tf.Module):
             for index in range(variational_dequantization.NUM_COUPLINGS)
             if is_learned
         ]
-        self._noise_variables = _scalars(self._noise_networks)
+        self._noise_scalars = _scalars(self._noise_networks)
         # A `tf.Module` that has the model as a part finds these, not Keras's.
-        # Set otherwise they would be in checkpoints twice.
-        object.__setattr__(
-            self, "_tf_variables", [v.value for v in self.variables]
-        )
-        self._set_flow(self._networks, self._noise_networks)
+        self._tf_variables = [v.value for v in self.variables]
+        self._set_flow(self.networks, self._noise_networks)
+
+    def __setattr__(self, name, value):
+        if name == "metadata":
+            value = types.MappingProxyType(dict(value))
+        if name in ("metadata", "_tf_variables"):
+            # TensorFlow would wrap the lists in it, and have the variables in
+            # checkpoints twice.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _layout(self):
         """Yields name and mask of each coupling, from image to latents."""
@@ -180,19 +216,19 @@ class RealNVP(tf.Module):
           functions: What the couplings call, from image to latents.
           noise_functions: What those of the dequantization call.
         """
-        couplings = tuple(
+        self.couplings = tuple(
             bijectors.AffineCoupling(
-                mask,
-                function,
-                rescale=self._log_scale_variables[2 * index],
-                reshift=self._log_scale_variables[2 * index + 1],
-                name=f"coupling_{index}",
+                mask, function, rescale, reshift, name=f"coupling_{index}"
             )
-            for index, ((_, mask), function) in enumerate(
-                zip(self._layout(), functions, strict=True)
+            for index, ((_, mask), function, (rescale, reshift)) in enumerate(
+                zip(
+                    self._layout(),
+                    functions,
+                    _pairs(self._scalars),
+                    strict=True,
+                )
             )
         )
-        self._couplings = couplings
         # From image to latents, the order of the inverse.
         steps = [
             tfb.Scale(float(self.num_colors)),
@@ -200,34 +236,29 @@ class RealNVP(tf.Module):
                 low=-(self.alpha / 2) / (1 - self.alpha),
                 high=(1 - self.alpha / 2) / (1 - self.alpha),
             ),
-            *self._scale(0, iter(couplings)),
+            *self._scale(0, iter(self.couplings)),
         ]
         # Noise within the cell of a level says nothing of the level.
-        self._bijector = self._without_noise = tfb.Chain(steps, name="real_nvp")
+        self._without_noise = tfb.Chain(steps, name="real_nvp")
+        self.bijector = self._without_noise
         if noise_functions:
             noise = variational_dequantization.VariationalDequantization(
                 self.image_shape,
                 self.num_colors,
                 noise_functions,
-                self._noise_variables,
+                _pairs(self._noise_scalars),
             )
-            self._bijector = tfb.Chain([noise, *steps], name="real_nvp")
-        bijector = self._bijector
-
-        def split_kwargs(kwargs):
-            """Hands a `label` on to all couplings."""
-            kwargs = dict(kwargs)
-            of_bijector = kwargs.pop("bijector_kwargs", {})
-            of_base = kwargs.pop("distribution_kwargs", {})
-            of_label = bijectors.condition_kwargs(bijector, **kwargs)
-            return of_base, of_bijector | of_label
-
-        self._distribution = tfd.TransformedDistribution(
+            self.bijector = tfb.Chain([noise, *steps], name="real_nvp")
+        self.distribution = tfd.TransformedDistribution(
             tfd.Sample(tfd.Normal(0.0, 1.0), self.latent_shape),
-            bijector,
-            kwargs_split_fn=split_kwargs,
+            self.bijector,
+            kwargs_split_fn=lambda condition: ({}, self._kwargs(condition)),
             name=self.name,
         )
+
+    def _kwargs(self, condition):
+        """Returns what brings a condition to all couplings of `bijector`."""
+        return bijectors.condition_kwargs(self.bijector, **condition)
 
     def _scale(self, scale, couplings):
         """Returns the bijectors of a scale and of those that come after it.
@@ -275,23 +306,17 @@ class RealNVP(tf.Module):
                 tf.cast(inputs, compute_dtype), **label
             )
 
-        model = copy.copy(self)
+        model = object.__new__(RealNVP)
+        model.__dict__.update(self.__dict__)
         model._set_flow(
-            [function(network) for network in self._networks],
+            [function(network) for network in self.networks],
             [function(network) for network in self._noise_networks],
         )
         return model
 
     def clone(self) -> "RealNVP":
         """Returns another model with the same weights, in its own variables."""
-        return _restore(
-            self.get_config(), self.name, self.metadata, self.variables
-        )
-
-    def __copy__(self):
-        model = object.__new__(RealNVP)
-        model.__dict__.update(self.__dict__)
-        return model
+        return copy.deepcopy(self)
 
     def __reduce__(self):
         # TFP's distributions can be neither pickled nor copied.
@@ -301,7 +326,7 @@ class RealNVP(tf.Module):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make such a model, but for its name."""
-        names = ["image_shape", "num_colors", *checks.ARCHITECTURE]
+        names = ["image_shape", "num_colors", *ARCHITECTURE]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
         return {name: getattr(self, name) for name in names}
@@ -317,28 +342,29 @@ class RealNVP(tf.Module):
         A model with more couplings at a scale, with classes or learned noise
         has the names of one without, and others.
         """
-        names = [name for name, _ in self._layout()]
-        parts = [
-            *zip(names, self._networks, strict=True),
-            *((network.name, network) for network in self._noise_networks),
-        ]
-        named = {
-            f"{name}/{variable.name}": variable
-            for name, network in parts
-            for variable in network.weights
-        }
-        scales = (*self._log_scale_variables, *self._noise_variables)
-        for index, (name, _) in enumerate(parts):
-            named[f"{name}/rescale"] = scales[2 * index]
-            named[f"{name}/reshift"] = scales[2 * index + 1]
+        layout = [name for name, _ in self._layout()]
+        names = layout + [network.name for network in self._noise_networks]
+        named = {}
+        for name, network, (rescale, reshift) in zip(
+            names,
+            [*self.networks, *self._noise_networks],
+            _pairs([*self._scalars, *self._noise_scalars]),
+            strict=True,
+        ):
+            for variable in network.weights:
+                named[f"{name}/{variable.name}"] = variable
+            named[f"{name}/rescale"] = rescale
+            named[f"{name}/reshift"] = reshift
         return named
 
     def is_identity(self) -> bool:
         """Returns whether it changes no logits, as a new model does not."""
-        gains = [network.last.gain for network in self._networks]
-        biases = [network.last.bias for network in self._networks]
-        shifts = [coupling.reshift for coupling in self._couplings]
-        return not any(np.any(v.numpy()) for v in (*gains, *biases, *shifts))
+        changes = [
+            *(network.last.gain for network in self.networks),
+            *(network.last.bias for network in self.networks),
+            *(coupling.reshift for coupling in self.couplings),
+        ]
+        return not any(np.any(variable.numpy()) for variable in changes)
 
     def save(
         self,
@@ -364,64 +390,18 @@ class RealNVP(tf.Module):
         export.save(self, path, metadata)
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
-        """What a saved model says of its data.
-
-        `dataset` is its name, `source` with what `data.load` finds it, and
-        there may be `class_names`. `train` and `tf_realnvp.load` set it.
-        """
-        return self._metadata
-
-    @metadata.setter
-    def metadata(self, metadata: Mapping[str, Any]):
-        self._metadata = types.MappingProxyType(dict(metadata))
-
-    def __setattr__(self, name, value):
-        if name == "metadata":
-            # TensorFlow would track, and wrap, the lists in it.
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    @property
-    def couplings(self) -> tuple[bijectors.AffineCoupling, ...]:
-        """The couplings, from image to latents, in the order of `networks`."""
-        return self._couplings
-
-    @property
-    def bijector(self) -> tfb.Bijector:
-        """Maps latents to dequantized images, the support of `distribution`."""
-        return self._bijector
-
-    @property
-    def distribution(self) -> tfd.TransformedDistribution:
-        """The density of dequantized images, `[H, W, C]`.
-
-        Its support reaches beyond `[0, num_colors]` by `alpha / (2 - 2 * alpha)
-        * num_colors` on both sides, ends excluded; elsewhere `log_prob` is NaN,
-        not -inf: MCMC is for latents, by way of `bijector`. Far latents are
-        rounded to an end.
-        """
-        return self._distribution
-
-    @property
-    def networks(self) -> tuple[keras.Model, ...]:
-        """The coupling networks, from image to latents."""
-        return tuple(self._networks)
-
-    @property
     def variables(self) -> tuple[keras.Variable, ...]:
         """All weights: of networks, couplings and noise."""
         return (
-            *(v for n in self._networks for v in n.weights),
-            *self._log_scale_variables,
+            *(v for n in self.networks for v in n.weights),
+            *self._scalars,
             *(v for n in self._noise_networks for v in n.weights),
-            *self._noise_variables,
+            *self._noise_scalars,
         )
 
     @property
     def trainable_variables(self) -> tuple[keras.Variable, ...]:
-        """Those that training changes: all whose `trainable` was left `True`.
+        """Trainable variables: all whose `trainable` was left `True`.
 
         `model.networks[0].trainable = False` freezes a network.
         """
@@ -460,10 +440,10 @@ class RealNVP(tf.Module):
           ValueError: If `images`, `seed` or `label` are of another shape, or
             the model has no classes and there is a `label`.
           tf.errors.InvalidArgumentError: If a component, `seed` or a label is
-            out of range, or if a shape that only a run shows is wrong.
+            out of range.
         """
         points = self.dequantize(images, seed)
-        return self._checked_log_density(points, label)
+        return self.log_density(points, self._labels(label, points))
 
     def log_prob_each(
         self, images: tf.Tensor, seeds: tf.Tensor, label=None
@@ -486,16 +466,10 @@ class RealNVP(tf.Module):
           ValueError: If they are of another shape, or the model has no classes
             and there is a `label`.
           tf.errors.InvalidArgumentError: If a component, a seed or a label is
-            out of range, or if a shape that only a run shows is wrong.
+            out of range, or there is another number of seeds or labels.
         """
         points = self.dequantize_each(images, seeds)
-        return self._checked_log_density(points, label)
-
-    def _checked_log_density(self, points, label):
-        """Returns the log-density of points, and checks the label."""
-        if label is not None:
-            label = self._labels(label, tf.shape(points)[0])
-        return self.log_density(points, label)
+        return self.log_density(points, self._labels(label, points))
 
     def log_density(
         self, points: tf.Tensor, label: tf.Tensor | int | None = None
@@ -510,25 +484,15 @@ class RealNVP(tf.Module):
 
         Returns:
           Float32 `[n]`.
-
-        Raises:
-          ValueError: If `points` are of another shape.
-          tf.errors.InvalidArgumentError: If only a run shows that.
         """
+        if label is None and self.num_classes is not None:
+            return tf.reduce_logsumexp(self.log_joint(points), axis=-1)
         # Another tensor: of the caller's TFP's cache may know what it was with
         # weights of before.
         points = tf.identity(tf.cast(points, tf.float32))
-        points = assertions.batch(points, self.image_shape, "points")
-        if label is None and self.num_classes is not None:
-            return tf.reduce_logsumexp(self.log_joint(points), axis=-1)
-        kwargs = {}
         if label is not None:
-            labels = tf.convert_to_tensor(label)
-            if labels.shape.rank == 0:
-                labels = tf.fill(tf.shape(points)[:1], labels)
-            kwargs["label"] = _at_least_one(labels)
-        log_prob = self.distribution.log_prob(_at_least_one(points), **kwargs)
-        return log_prob[: tf.shape(points)[0]]
+            label = tf.broadcast_to(label, tf.shape(points)[:1])
+        return _apply(self.distribution.log_prob, points, label)
 
     def log_joint(
         self,
@@ -573,26 +537,27 @@ class RealNVP(tf.Module):
             tf.constant(self.class_probs, tf.float32)
         )
 
-    def _labels(self, label, n):
-        """Returns labels that a caller gave, int32 `[n]`."""
+    def _labels(self, label, batch):
+        """Returns the labels that a caller gave for a batch, int32 `[n]`."""
+        if label is None:
+            return None
         if self.num_classes is None:
             raise ValueError(
                 "`label` must not be given: the model has no classes."
             )
-        return assertions.labels(label, self.num_classes, n)
+        return assertions.labels(label, self.num_classes, tf.shape(batch)[0])
 
-    def _condition_of_latents(self, label, batch):
-        """Returns what brings labels to the networks, through the bijector."""
-        if label is None:
-            if self.num_classes is None:
-                return {}
+    def _through_flow(self, function, batch, label):
+        """Applies a direction of the flow without noise to a batch."""
+        if label is None and self.num_classes is not None:
             raise ValueError(
                 "`label` must be given: latents are those of a class, and the "
                 f"model has {self.num_classes}."
             )
-        label = self._labels(label, tf.shape(batch)[0])
-        return bijectors.condition_kwargs(
-            self.bijector, label=_at_least_one(label)
+        return _apply(
+            lambda batch, **label: function(batch, **self._kwargs(label)),
+            batch,
+            self._labels(label, batch),
         )
 
     def classify(self, images: tf.Tensor, seed=None) -> tf.Tensor:
@@ -646,7 +611,7 @@ class RealNVP(tf.Module):
             `log_prob_each`.
         """
         images = assertions.images(images, self.image_shape, self.num_colors)
-        seeds = _stateless_seeds(seeds, tf.shape(images)[0])
+        seeds = assertions.stateless_seeds(seeds, tf.shape(images)[0])
         # One after another: no operation of TensorFlow takes many seeds.
         return tf.map_fn(
             lambda pair: self.add_noise(*pair),
@@ -685,7 +650,7 @@ class RealNVP(tf.Module):
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
         log_prob = self.log_prob(images, seed, label)
-        return -log_prob / (self.num_dims * math.log(2.0))
+        return units.bits_per_dim(log_prob, self.num_dims)
 
     def sample(self, n, temperature=1.0, seed=None, label=None) -> tf.Tensor:
         """Draws images.
@@ -786,10 +751,8 @@ class RealNVP(tf.Module):
           TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
         images = assertions.images(images, self.image_shape, self.num_colors)
-        condition = self._condition_of_latents(label, images)
-        points = _at_least_one(tf.cast(images, tf.float32) + 0.5)
-        latents = self._without_noise.inverse(points, **condition)
-        return latents[: tf.shape(images)[0]]
+        points = tf.cast(images, tf.float32) + 0.5
+        return self._through_flow(self._without_noise.inverse, points, label)
 
     def decode(self, latents: tf.Tensor, label=None) -> tf.Tensor:
         """Returns the images of latents.
@@ -809,10 +772,7 @@ class RealNVP(tf.Module):
             that float32 overflows, or a label is out of range.
         """
         latents = assertions.latents(latents, self.latent_shape)
-        condition = self._condition_of_latents(label, latents)
-        points = self._without_noise.forward(
-            _at_least_one(latents), **condition
-        )
+        points = self._through_flow(self._without_noise.forward, latents, label)
         # Where float32 overflows, infinities meet.
         points = tf.debugging.check_numerics(
             points,
@@ -821,7 +781,7 @@ class RealNVP(tf.Module):
         )
         # The inverse of the logit step reaches beyond the levels on both sides.
         images = tf.clip_by_value(tf.floor(points), 0.0, self.num_colors - 1.0)
-        return tf.cast(images, tf.uint8)[: tf.shape(latents)[0]]
+        return tf.cast(images, tf.uint8)
 
 
 def max_num_scales(image_shape: Sequence[int]) -> int:
@@ -852,7 +812,7 @@ def _restore(config, name, metadata, values):
 
 
 def _scalars(networks_):
-    """Returns the variables `rescale` and `reshift` for each network."""
+    """Returns the variables `rescale` and `reshift`, in turn, of networks."""
     return [
         keras.Variable(
             value,
@@ -865,132 +825,56 @@ def _scalars(networks_):
     ]
 
 
+def _pairs(scalars):
+    """Returns `rescale` and `reshift` of each network."""
+    return list(zip(scalars[::2], scalars[1::2], strict=True))
+
+
 def _check(name, value):
-    return check(value, name, checks.ARCHITECTURE[name])
+    return check(value, name, ARCHITECTURE[name])
 
 
 def _check_image_shape(image_shape) -> tuple[int, ...]:
-    try:
-        sizes = tuple(image_shape)
-    except TypeError:
-        sizes = ()
-    if len(sizes) != 3 or not all(
-        checks.is_whole(size) and size >= 1 for size in sizes
-    ):
+    sizes = WholeNumbers(3, 1, 2**31 - 1)
+    height, width, channels = check(tuple(image_shape), "image_shape", sizes)
+    if height % 2 or width % 2:
         raise ValueError(
-            "`image_shape` must be (height, width, channels), whole numbers of "
-            f"at least 1, got {checks.short(image_shape)}."
+            "`image_shape` must have an even height and width, got "
+            f"{checks.short(image_shape)}."
         )
-    if sizes[0] % 2 or sizes[1] % 2:
-        raise ValueError(
-            "`image_shape` must have an even height and width, "
-            f"got {checks.short(image_shape)}."
-        )
-    return tuple(map(int, sizes))
-
-
-def check_num_scales(num_scales: int, image_shape: Sequence[int]) -> None:
-    """Raises `ValueError` if images of a shape cannot have so many scales."""
-    largest = max_num_scales(image_shape)
-    if num_scales > largest:
-        height, width = image_shape[:2]
-        raise ValueError(
-            f"`num_scales` must be at most {largest} for images of "
-            f"{height}x{width}, got {num_scales}."
-        )
+    return height, width, channels
 
 
 def _check_class_probs(class_probs, num_classes) -> tuple[float, ...] | None:
     """Returns the probabilities of the classes, `None` if there are none."""
-    if num_classes is None:
-        if class_probs is not None:
-            raise ValueError(
-                "`class_probs` must be left out where there is no "
-                f"`num_classes`, got {checks.short(class_probs)}."
-            )
-        return None
     if class_probs is None:
-        return (1.0 / num_classes,) * num_classes
-    try:
-        probs = np.asarray(class_probs, np.float64)
-    except (TypeError, ValueError):
-        probs = np.zeros(0)
+        return None if num_classes is None else (1 / num_classes,) * num_classes
+    probs = np.asarray(class_probs, np.float64)
     if (
         probs.shape != (num_classes,)
         or not np.all(probs >= 0.0)
         or not math.isclose(probs.sum(), 1.0, abs_tol=1e-6)
     ):
         raise ValueError(
-            f"`class_probs` must be {num_classes} numbers of at least 0, with "
-            f"a sum of 1, got {checks.short(class_probs)}."
+            "`class_probs` must be `num_classes` numbers of at least 0, with a "
+            f"sum of 1, got {checks.short(class_probs)}."
         )
     return tuple(probs.tolist())
 
 
-def stateless_seed(seed=None) -> tf.Tensor:
-    """Returns the seed that TensorFlow's stateless random operations take.
-
-    TFP's `sanitize_seed` is no substitute: it draws the stateless seed of an
-    `int` from a stateful generator, so that the same `int` gives other numbers
-    in each call.
+def _apply(function, batch, label):
+    """Applies a function of networks to a batch that may be empty.
 
     Args:
-      seed: Integer of 64 bits with sign, a scalar, or two, of shape `[2]`, of
-        which the lowest 32 bits count, or `None` for a fresh seed.
+      function: Called with a batch and, if there is one, `label`.
+      batch: `[n, ...]`.
+      label: `[n]`, or `None`.
 
     Returns:
-      Int32 `Tensor` of shape `[2]`.
-
-    Raises:
-      TypeError: If `seed` is no integer.
-      ValueError: If it is of another shape.
-      tf.errors.InvalidArgumentError: If it needs more than 64 bits with sign.
+      What `function` returns, `[n, ...]`.
     """
-    if seed is None:
-        limits = tf.int32
-        return tf.random.uniform([2], limits.min, limits.max, tf.int32)
-    kind = "an integer of 64 bits with sign, or two integers, or None"
-    tensor = assertions.tensor(seed, "seed", kind, integer=True)
-    if tensor.shape.rank == 0:
-        return tf.bitcast(_int64(tensor, "seed", kind), tf.int32)
-    if not tensor.shape.is_compatible_with([2]):
-        raise ValueError(
-            f"`seed` must be {kind}, got shape {tensor.shape}: "
-            f"{checks.short(seed)}."
-        )
-    return tf.cast(tensor, tf.int32)
-
-
-def _stateless_seeds(seeds, count):
-    """Returns what `stateless_seed` gives for each of `count` seeds.
-
-    Returns:
-      Int32 `[count, 2]`.
-    """
-    kind = "integers of 64 bits with sign, one for each image"
-    tensor = assertions.tensor(seeds, "seeds", kind, integer=True)
-    tensor = assertions.batch(tensor, [], "seeds")
-    check = tf.debugging.Assert(
-        tf.shape(tensor)[0] == count,
-        [f"`seeds` must be {kind}, got", tf.shape(tensor)[0], "for", count],
-    )
-    with tf.control_dependencies([check]):
-        wide = tf.identity(_int64(tensor, "seeds", kind))
-    # As `tf.bitcast`, which XLA cannot do where the size is not known.
-    halves = [wide, tf.bitwise.right_shift(wide, 32)]
-    return tf.stack([tf.cast(half, tf.int32) for half in halves], axis=-1)
-
-
-def _int64(seeds, name, kind):
-    """Returns integers as int64, unless they are too large for it."""
-    if seeds.dtype == tf.uint64:
-        check = tf.debugging.Assert(
-            tf.reduce_all(seeds <= tf.int64.max),
-            [f"`{name}` must be {kind}, got", seeds],
-        )
-        with tf.control_dependencies([check]):
-            seeds = tf.identity(seeds)
-    return tf.cast(seeds, tf.int64)
+    condition = {} if label is None else {"label": _at_least_one(label)}
+    return function(_at_least_one(batch), **condition)[: tf.shape(batch)[0]]
 
 
 def _at_least_one(batch):

@@ -13,8 +13,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.utils.checks import WholeNumber, check
-
 if keras.config.backend() != "tensorflow":
     raise ImportError(
         "tf_realnvp needs Keras with TensorFlow, and its backend is "
@@ -105,24 +103,13 @@ class CouplingNetwork(keras.Model):
           num_classes: Number of classes. Default: the network takes no labels.
           channels_out: Number of output channels. Default: `2 * channels`.
           **kwargs: Passed to `keras.Model`.
-
-        Raises:
-          ValueError: If a number is not at least 1, or `filters` odd.
         """
-        channels = check(channels, "channels", WholeNumber(1))
-        filters = check(filters, "filters", WholeNumber(2, even=True))
-        num_blocks = check(num_blocks, "num_blocks", WholeNumber(1))
-        if num_classes is not None:
-            num_classes = check(num_classes, "num_classes", WholeNumber(1))
-        if channels_out is None:
-            channels_out = 2 * channels
-        channels_out = check(channels_out, "channels_out", WholeNumber(1))
         super().__init__(autocast=False, **kwargs)
         self.channels = channels
         self.filters = filters
         self.num_blocks = num_blocks
         self.num_classes = num_classes
-        self.channels_out = channels_out
+        self.channels_out = channels_out = channels_out or 2 * channels
         inner = filters // 2
         self.first = self._add_convolution("first", 3, channels, filters)
         self.blocks = ResidualBlocks(
@@ -246,23 +233,14 @@ class CouplingNetwork(keras.Model):
         and count for nothing yet.
 
         Args:
-          kernel: `[3, 3, channels, channels_out]`.
+          kernel: `[3, 3, channels, channels_out]`; zero unless
+            `can_be_linear`.
           bias: `[channels_out]`.
-
-        Raises:
-          ValueError: If `kernel` is not zero and `filters` is less than
-            `2 * channels`.
         """
         last = self.last.direction.numpy()
         norm = np.sqrt(np.square(last).sum(axis=(0, 1, 2)))
         signed = np.zeros_like(last)
         if np.any(kernel):
-            if not self.can_be_linear:
-                raise ValueError(
-                    f"A network of {self.channels} channels needs "
-                    f"{2 * self.channels} filters to be a convolution, got "
-                    f"{self.filters}."
-                )
             self._let_inputs_through()
             both = np.concatenate([kernel, -kernel], axis=2)
             signed[:, :, : 2 * self.channels] = both
@@ -275,13 +253,10 @@ class CouplingNetwork(keras.Model):
 
     def _let_inputs_through(self):
         """Makes the first channels inside `relu(x)` and `relu(-x)`."""
-        signs = np.concatenate(
-            [np.eye(self.channels), -np.eye(self.channels)], axis=1
-        )
-        num_signs = 2 * self.channels
+        eye, num_signs = np.eye(self.channels), 2 * self.channels
         first = self.first.direction.numpy()
         first[..., :num_signs] = 0.0
-        first[1, 1, :, :num_signs] = signs
+        first[1, 1, :, :num_signs] = np.concatenate([eye, -eye], axis=1)
         self.first.direction.assign(first)
         for variable, value in (
             (self.first.gain, 1.0),

@@ -42,7 +42,7 @@ class VariationalDequantization(bijectors.SinglePassBijector):
         image_shape: Sequence[int],
         num_colors: int,
         networks: Sequence[Callable[[tf.Tensor], tf.Tensor]],
-        scalars: Sequence[keras.Variable],
+        scalars: Sequence[tuple[keras.Variable, keras.Variable]],
         name: str = "variational_dequantization",
     ):
         """Makes the bijector.
@@ -52,7 +52,7 @@ class VariationalDequantization(bijectors.SinglePassBijector):
           num_colors: Number of levels of a component.
           networks: Each maps what a coupling keeps and the image, together
             `[n, H, W, 2 * C]`, to `[n, H, W, 2 * C]`.
-          scalars: `rescale` and `reshift` of each coupling, one after another.
+          scalars: `rescale` and `reshift` of each coupling.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -62,11 +62,13 @@ class VariationalDequantization(bijectors.SinglePassBijector):
                 bijectors.AffineCoupling(
                     bijectors.checkerboard_mask(image_shape, index % 2 == 0),
                     _beside_image(network),
-                    rescale=scalars[2 * index],
-                    reshift=scalars[2 * index + 1],
+                    rescale,
+                    reshift,
                     name=f"noise_{index}",
                 )
-                for index, network in enumerate(networks)
+                for index, (network, (rescale, reshift)) in enumerate(
+                    zip(networks, scalars, strict=True)
+                )
             )
             super().__init__(
                 forward_min_event_ndims=3, parameters=parameters, name=name

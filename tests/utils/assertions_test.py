@@ -10,32 +10,17 @@ from tf_realnvp.utils import assertions, checks
 
 IMAGES = np.zeros([2, 4, 4, 1], np.uint8)
 LATENTS = np.zeros([2, 2, 2, 4], np.float32)
-# What TensorFlow makes no tensor of numbers of.
-NO_NUMBERS = (
-    None,
-    "a",
-    b"a",
-    True,
-    {},
-    1j,
-    2**70,
-    [[1], [1, 2]],
-    np.array([1, None]),
-    np.array("2020-01-01", "M8"),
-    tf.ragged.constant([[1], [1, 2]]),
-    tf.sparse.from_dense([[0, 1]]),
-)
-
+INVALID = tf.errors.InvalidArgumentError
 
 # The checks by the name of the argument that each is for.
 CHECKS = {
-    "real": lambda value: assertions.scalar(value, "real", "real", False),
-    "whole": lambda value: assertions.scalar(value, "whole", "whole", True),
     "count": lambda value: assertions.count(value, "count", 100),
     "size": lambda value: assertions.non_negative(value, "size"),
     "images": lambda value: assertions.images(value, (4, 4, 1), 17),
     "latents": lambda value: assertions.latents(value, (2, 2, 4)),
     "label": lambda value: assertions.labels(value, 10, tf.constant(2)),
+    "seed": assertions.stateless_seed,
+    "seeds": lambda value: assertions.stateless_seeds(value, tf.constant(2)),
 }
 
 
@@ -47,30 +32,20 @@ def with_value(array, value, dtype=None):
 
 
 class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
-    def assert_refused(self, error, name, value):
-        with self.subTest(name=name, value=checks.short(value)):
-            with self.assertRaisesRegex(error, f"`{name}` must "):
-                CHECKS[name](value)
-
     @parameterized.parameters(
-        ("real", 3, "int32"),
-        ("real", 2**31, "int64"),
-        ("real", np.float64(2.5), "float64"),
-        ("whole", np.uint8(3), "uint8"),
         ("count", 0, "int64"),
         ("count", np.int8(100), "int64"),
         ("size", 0, "float32"),
         ("size", np.float16(1.5), "float32"),
-        ("size", np.array(1.5), "float32"),
         ("images", IMAGES + 16, "uint8"),
         ("images", IMAGES.astype(np.int64), "int64"),
         ("images", IMAGES[:0], "uint8"),
-        ("latents", LATENTS, "float32"),
         ("latents", IMAGES.reshape(2, 2, 2, 4), "float32"),
         ("latents", LATENTS.astype(np.float64), "float32"),
         ("latents", LATENTS[:0], "float32"),
         ("label", np.array([0, 9], np.int64), "int32"),
         ("label", np.array([3, 1], np.uint8), "int32"),
+        ("seed", np.array([1, -2]), "int32"),
     )
     def test_what_is_allowed(self, name, value, dtype):
         result = CHECKS[name](value)
@@ -78,110 +53,103 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(result, value)
 
     def test_one_label_for_all(self):
-        self.assertAllEqual(CHECKS["label"](np.uint8(9)), [9, 9])
         for n in (0, 3):
-            labels = assertions.labels(1, 2, tf.constant(n, tf.int64))
-            self.assertAllEqual(labels, [1] * n)
+            labels = assertions.labels(np.uint8(9), 10, tf.constant(n))
+            self.assertAllEqual(labels, [9] * n)
+
+    def test_halves_of_seeds(self):
+        """Both functions, known sizes or not, cut 64 bits into two."""
+        seeds = np.array([-(2**63), 2**40 + 3])
+        expected = seeds.view(np.int32).reshape(2, 2)
+        in_graph = tf.function(
+            CHECKS["seeds"], [tf.TensorSpec([None], tf.int64)]
+        )
+        for function in (CHECKS["seeds"], in_graph):
+            self.assertAllEqual(function(seeds), expected)
+        for seed, pair in zip(seeds, expected, strict=True):
+            self.assertAllEqual(assertions.stateless_seed(seed), pair)
+        unsigned = np.array([1, 2**63 - 1], np.uint64)
+        self.assertAllEqual(CHECKS["seeds"](unsigned)[1], [-1, 2**31 - 1])
 
     @parameterized.parameters(*CHECKS)
     def test_no_numbers(self, name):
-        for value in NO_NUMBERS:
-            self.assert_refused(TypeError, name, value)
+        no_numbers = "a", True, {}, 2**70, [[1], [1, 2]], np.array([1, None])
+        for value in no_numbers:
+            with self.assertRaisesRegex(TypeError, f"`{name}` must "):
+                CHECKS[name](value)
 
     def test_message(self):
         for value, shown in (
             (2.5, "dtype float32: 2.5"),
-            (None, "None"),
+            ("a", "'a'"),
             ([[1]], "shape (1, 1): [[1]]"),
         ):
             with self.assertRaises((TypeError, ValueError)) as caught:
-                CHECKS["whole"](value)
+                CHECKS["count"](value)
             self.assertEqual(
-                str(caught.exception), f"`whole` must be whole, got {shown}."
+                str(caught.exception),
+                f"`count` must be a whole number from 0 to 100, got {shown}.",
             )
 
-    def test_real_numbers_where_whole_ones_are_needed(self):
-        for name, values in (
-            ("whole", (2.5, 2.0, math.nan, np.float32(2))),
-            ("count", (2.5, 2.0, math.nan, np.float32(2))),
-            ("images", (IMAGES.astype(np.float32), IMAGES.astype(np.double))),
-            ("label", (2.0, [1.0, 2.0])),
-        ):
-            for value in values:
-                self.assert_refused(TypeError, name, value)
-
-    def test_shapes(self):
-        for name in ("real", "whole", "count", "size"):
-            for value in ([1, 2], [2], [[1]]):
-                self.assert_refused(ValueError, name, np.array(value))
-        for name, array in (("images", IMAGES), ("latents", LATENTS)):
-            for value in (
-                array[0],
-                array[..., 0],
-                array[:, :1],
-                array[0, 0, 0],
-            ):
-                self.assert_refused(ValueError, name, value)
-            self.assert_refused(ValueError, name, array.dtype.type(3))
-        self.assert_refused(TypeError, "size", 1e39)
-        for value in ([1], [1, 2, 3], [[1, 2]], [[1], [2]]):
-            self.assert_refused(ValueError, "label", np.array(value))
+    @parameterized.parameters(
+        # Of real numbers.
+        (TypeError, "count", 2.5, 2.0, math.nan),
+        (TypeError, "images", IMAGES.astype(np.float32)),
+        (TypeError, "label", 2.0, [1.0, 2.0]),
+        (TypeError, "seed", 1.5, [1.0, 2.0]),
+        (TypeError, "seeds", [0.0, 1.0]),
+        # Of shapes.
+        (ValueError, "count", [1, 2], [2]),
+        (ValueError, "size", [2], [[1]]),
+        (ValueError, "images", IMAGES[0], IMAGES[:, :1], IMAGES[0, 0, 0], 3),
+        (ValueError, "latents", LATENTS[0], LATENTS.reshape(2, 4, 2, 2), 3),
+        (ValueError, "label", [1], [1, 2, 3], [[1, 2]], [[1], [2]]),
+        (ValueError, "seed", [1], [1, 2, 3], [[1, 2]]),
+        (ValueError, "seeds", 0, [[0], [1]]),
+        # Of a number that only a run shows.
+        (INVALID, "seeds", [0, 1, 2]),
+    )
+    def test_types_and_shapes(self, error, name, *values):
+        for value in values:
+            with self.subTest(value=checks.short(value)):
+                with self.assertRaisesRegex(error, f"`{name}` must "):
+                    CHECKS[name](value)
 
     @parameterized.parameters(
-        ("count", -1, -2, 101, 2**31 - 1, 2**31, 2**32 + 1, 2**62),
-        ("size", -1.0, math.nan, math.inf, -math.inf),
+        ("count", -1, 101, 2**31, 2**62),
+        ("size", -1.0, math.nan, math.inf),
         ("images", *(with_value(IMAGES, i, np.int64) for i in (-1, 17, 2**40))),
         ("images", with_value(IMAGES, 255)),
         ("latents", *(with_value(LATENTS, i) for i in (math.nan, -math.inf))),
         ("latents", with_value(LATENTS, 1e300, np.float64)),
         ("label", -1, 10, [0, 10], [-1, 0], [2**40, 0]),
+        # They would be the same as negative ones.
+        ("seed", np.uint64(2**63)),
+        ("seeds", np.array([0, 2**63], np.uint64)),
     )
     def test_values(self, name, *values):
         """They are seen in a run, be they known when it is traced or not."""
-        error = tf.errors.InvalidArgumentError
         for value in values:
-            self.assert_refused(error, name, value)
             value = tf.constant(value)
             for function in (
+                lambda v=value: CHECKS[name](v),
                 tf.function(lambda v=value: CHECKS[name](v), autograph=False),
                 lambda v=value: tf.function(CHECKS[name], autograph=False)(v),
             ):
-                with self.assertRaisesRegex(error, f"`{name}` must "):
+                with self.assertRaisesRegex(INVALID, f"`{name}` must "):
                     function()
 
-    @parameterized.parameters(
-        ("real", np.uint8(3), ([], [1], [1, 2], [[1]])),
-        ("real", np.float64(2.5), ([], [1], [1, 2], [[1]])),
-        ("count", np.int64(3), ([1], [1, 2])),
-        ("size", np.float32(3), ([1], [[1]])),
-        (
-            "images",
-            IMAGES,
-            (
-                IMAGES[0],
-                IMAGES[:, :2],
-                IMAGES.reshape(4, 2, 4, 1),
-                IMAGES.reshape(2, 1, 4, 4),
-                IMAGES[..., np.newaxis],
-                IMAGES[np.newaxis],
-                3,
-            ),
-        ),
-        ("latents", LATENTS, (LATENTS[0], LATENTS.reshape(2, 4, 2, 2), 3)),
-        ("label", np.array([3, 1]), ([1], [1, 2, 3], [[1, 2]])),
-    )
-    def test_shape_that_only_a_run_shows(self, name, good, wrong):
-        spec = tf.TensorSpec(None, good.dtype)
-        function = tf.function(CHECKS[name], [spec], autograph=False)
-        self.assertAllEqual(function(good), good)
-        static = function.get_concrete_function().structured_outputs.shape
-        self.assertEqual(static.rank, good.ndim)
-        self.assertEqual(static[1:], good.shape[1:])
-        for value in wrong:
-            with self.assertRaisesRegex(
-                tf.errors.InvalidArgumentError, f"`{name}` must "
-            ):
-                function(tf.constant(value, good.dtype))
+    def test_number_of_labels_that_only_a_run_shows(self):
+        specs = tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int32)
+        function = tf.function(
+            lambda value, n: assertions.labels(value, 10, n), specs
+        )
+        self.assertAllEqual(function([3, 1], 2), [3, 1])
+        for n in (1, 3):
+            with self.assertRaisesRegex(INVALID, "`label` must be an integer"):
+                function([3, 1], n)
+        with self.assertRaisesRegex(INVALID, "`label` must be an integer"):
+            function([3], 2)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow.python.saved_model import save_context
 
-from tf_realnvp.model import RealNVP, stateless_seed
+from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import metadata as metadata_format
 from tf_realnvp.utils import assertions, files
 from tf_realnvp.utils.errors import ModelError, UsageError
@@ -190,10 +190,7 @@ def _metadata(model, given, path):
 def _stateless_seed(seed):
     """Returns what `stateless_seed` does, of any seed in a loaded model."""
     if seed is not None:
-        kind = "an integer of 64 bits with sign, or None"
-        return stateless_seed(
-            assertions.scalar(seed, "seed", kind, integer=True)
-        )
+        return assertions.stateless_seed(seed)
     # `tf.random.uniform` would write this process's seed into the graph, and
     # what it draws would be the same wherever the model is loaded. With these
     # zeros TensorFlow seeds the operation anew each time that it loads it.

@@ -14,7 +14,7 @@ from tf_realnvp import data, initialization
 from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.data.image_dataset import describe_skipped
-from tf_realnvp.model import RealNVP, check_num_scales
+from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training import loop, results, workers
@@ -276,10 +276,6 @@ def hold_out(config: TrainingConfig, dataset: ImageDataset) -> ImageDataset:
             f"argument `batch_size`: {config.batch_size} is more than the "
             f"{dataset.num_train} training images of {printable(dataset.name)}"
         )
-    try:
-        check_num_scales(config.num_scales, dataset.image_shape)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     return dataset
 
 

@@ -8,10 +8,11 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from tf_realnvp.config import PRECISIONS, TrainingConfig
-from tf_realnvp.model import RealNVP, stateless_seed
+from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.optimizers import FusedAdam, learning_rate
 from tf_realnvp.utils import runtime
+from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import OneOf, RealNumber, WholeNumber, check
 from tf_realnvp.utils.errors import DivergedError
 
