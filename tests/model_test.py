@@ -215,9 +215,11 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
         images, labels = random_images(4, model), some_labels(4, model)
         seeds = np.array([5, 5, -(2**63), 2**40])
         alone = [
-            model.log_prob(images[i : i + 1], seeds[i], labels and labels[i])
-            if labels is None
-            else model.log_prob(images[i : i + 1], seeds[i], labels[i])
+            model.log_prob(
+                images[i : i + 1],
+                seeds[i],
+                None if labels is None else labels[i],
+            )
             for i in range(4)
         ]
         self.assertAllClose(
@@ -231,7 +233,9 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
         model = shared(name)
         images, labels = random_images(0, model), some_labels(0, model)
         self.assertEqual(model.log_prob(images).shape, [0])
-        self.assertEqual(model.log_prob_each(images, [], labels).shape, [0])
+        self.assertEqual(
+            model.log_prob_each(images, np.zeros(0, int), labels).shape, [0]
+        )
         latents = model.encode(images, labels)
         self.assertEqual(latents.shape, [0, *model.latent_shape])
         self.assertEqual(model.decode(latents, labels).shape, images.shape)

@@ -73,40 +73,6 @@ def torch_arrays(
     return arrays
 
 
-def torch_log_prob(arrays, points, num_colors, alpha):
-    """The density that PyTorch computes of dequantized images `[n, H, W, C]`.
-
-    The reference, with kernels whose axes are in the order of TensorFlow.
-    """
-
-    def convolution(name):
-        names = ("weight_v", "weight_g", "bias")
-        v, g, bias = (arrays[f"{name}.conv.{part}"] for part in names)
-        return v.transpose(2, 3, 1, 0), g.ravel(), bias
-
-    couplings = []
-    for index in COUPLINGS:
-        prefix = f"flow.flows.{index}"
-        net = f"{prefix}.net.net"
-        blocks = [
-            [
-                weight
-                for part in (0, 2, 4)
-                for weight in convolution(f"{net}.{block + 2}.block.{part}")
-            ]
-            for block in range(NUM_BLOCKS)
-        ]
-        weights = [
-            *convolution(f"{net}.0"),
-            *map(np.stack, zip(*blocks, strict=True)),
-            *convolution(f"{net}.{NUM_BLOCKS + 3}"),
-        ]
-        scalars = arrays[f"{prefix}.rescale"], arrays[f"{prefix}.reshift"]
-        couplings.append((weights, *scalars))
-    _, log_prob = reference.real_nvp(points, couplings, num_colors, alpha)
-    return log_prob
-
-
 class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -146,21 +112,15 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             self.assertEqual(saved[name].dtype, array.dtype, msg=name)
 
     def assert_refused(self, *faults):
-        """Checks the lines of the message, and that no weight has changed.
-
-        Args:
-          *faults: What each line must begin with.
-        """
+        """Checks the lines of the message, and that no weight has changed."""
         message = self.failure(
             lambda: pytorch.load_weights(self.model, self.path)
         )
-        self.assertStartsWith(message, str(self.path))
+        self.assertStartsWith(message, f"{self.path} does not hold the weights")
         lines = [line.strip() for line in message.splitlines()[1:]]
         self.assertLen(lines, len(faults))
-        for fault in faults:
-            self.assertTrue(
-                any(line.startswith(fault) for line in lines), (fault, lines)
-            )
+        for line, fault in zip(lines, faults, strict=True):
+            self.assertStartsWith(line, fault)
 
     def failure(self, function):
         """What the `ValueError` of a function says; no weight has changed."""
@@ -187,7 +147,33 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
         points = rng.uniform(0, num_colors, size=(2, *shape))
         points = points.astype(np.float32)
         log_prob = model.distribution.log_prob(points)
-        expected = torch_log_prob(arrays, points, num_colors, alpha)
+        # Kernels with the axes of TensorFlow, in the order of the names.
+        couplings = []
+        for index in COUPLINGS:
+            prefix = f"flow.flows.{index}"
+            blocks = [
+                f"{block + 2}.block.{part}"
+                for block in range(NUM_BLOCKS)
+                for part in (0, 2, 4)
+            ]
+            first, *inner, last = (
+                [
+                    arrays[f"{prefix}.net.net.{name}.conv.weight_v"].transpose(
+                        2, 3, 1, 0
+                    ),
+                    arrays[f"{prefix}.net.net.{name}.conv.weight_g"].ravel(),
+                    arrays[f"{prefix}.net.net.{name}.conv.bias"],
+                ]
+                for name in ("0", *blocks, f"{NUM_BLOCKS + 3}")
+            )
+            stacked = [
+                np.stack(weights)
+                for part in range(3)
+                for weights in zip(*inner[part::3], strict=True)
+            ]
+            scalars = arrays[f"{prefix}.rescale"], arrays[f"{prefix}.reshift"]
+            couplings.append(([*first, *stacked, *last], *scalars))
+        _, expected = reference.real_nvp(points, couplings, num_colors, alpha)
         self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
 
     # There and back.
@@ -212,10 +198,6 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             pytorch.save_weights(self.model, path)
             self.assertLen(np.load(path).files, len(self.arrays))
         self.assertLen(list(self.path.parent.iterdir()), 3)
-
-    def test_save_into_a_missing_folder(self):
-        with self.assertRaises(FileNotFoundError):
-            pytorch.save_weights(self.model, self.path / "missing" / "file")
 
     # Other ways to write the same.
 
@@ -261,11 +243,6 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             }
         )
 
-    def test_compressed_file(self):
-        np.savez_compressed(self.path, **self.arrays)
-        pytorch.load_weights(self.model, self.path)
-        self.assert_saves(self.model)
-
     def test_without_masks(self):
         arrays = {
             name: array
@@ -289,136 +266,74 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
                 function(self.model, self.path)
         self.assertFalse(self.path.exists())
 
-    def test_names_every_fault(self):
-        block = "flow.flows.13.net.net.3.block.2.conv"
-        same = f"{FIRST}.parametrizations.weight.original1"
-        self.write(
-            {
-                "flow.flows.4.rescale": np.ones(2, np.float32),
-                "flow.flows.6.reshift": None,
-                f"{FIRST}.bias": None,
-                f"{FIRST}.weight": np.ones([6, 1, 3, 3], np.float32),
-                same: self.arrays[f"{FIRST}.weight_v"],
-                f"{block}.weight_v": np.ones([3, 3, 1, 1], np.float32),
-                f"{block}.weight_g": np.ones(3, np.float32),
-                f"{block}.bias": np.ones(3, np.int64),
-                "flow.flows.5.bias": np.ones(3, np.float32),
-                "flow.flows.7.reshift": np.array([np.nan], np.float32),
-                "flow.flows.8.mask": ~self.arrays["flow.flows.8.mask"],
-                "flow.flows.10.mask": self.arrays["flow.flows.2.mask"],
-                "step": np.array(5),
-            }
-        )
-        self.assert_refused(
-            "`flow.flows.4.rescale` must have one element, got shape (2,)",
-            "`flow.flows.6.reshift` is missing",
-            f"`{FIRST}.bias` is missing",
-            f"`{FIRST}.weight` is superfluous",
-            f"`{same}` is superfluous",
-            f"`{block}.weight_v` must have shape (3, 3, 3, 3), "
-            "got (3, 3, 1, 1)",
-            f"`{block}.weight_g` must have shape (3, 1, 1, 1), got (3,)",
-            f"`{block}.bias` must hold floats, got int64",
-            "`flow.flows.5.bias` is superfluous",
-            "`flow.flows.7.reshift` must be finite",
-            "`flow.flows.8.mask` is not the mask",
-            "`flow.flows.10.mask` is not the mask",
-            "`step` is superfluous",
-        )
+    @parameterized.parameters(
+        ("4.rescale", np.ones(2, np.float32), "must be finite floats of shape"),
+        ("6.reshift", None, "is missing"),
+        (
+            "7.reshift",
+            np.array([np.nan]),
+            "must be finite floats of shape (1,)",
+        ),
+        ("8.mask", np.ones([4, 1, 1], bool), "is not the mask"),
+        ("13.mask", np.ones([1, 3, 5], bool), "is not the mask"),
+        ("2.net.net.0.conv.bias", None, "is missing"),
+        ("13.net.net.3.block.2.conv.weight_g", np.ones(3), "must be finite fl"),
+        (
+            "13.net.net.3.block.2.conv.bias",
+            np.ones(3, int),
+            "must be finite fl",
+        ),
+        ("5.bias", np.ones(3), "is superfluous"),
+        ("2.net.net.0.conv.weight", np.ones([6, 1, 3, 3]), "is superfluous"),
+        ("1.alpha", np.ones([]), "is superfluous"),
+    )
+    def test_one_wrong_array(self, name, array, fault):
+        name = f"flow.flows.{name}"
+        self.write({name: array})
+        self.assert_refused(f"`{name}` {fault}")
         # The same in making a model of it.
-        with self.assertRaisesRegex(ValueError, "`step` is superfluous"):
+        with self.assertRaisesRegex(ValueError, re.escape(f"`{name}` {fault}")):
             pytorch.load_model(self.path)
+
+    def test_names_the_first_of_many_faults(self):
+        self.write({f"more_{i}": np.ones(1) for i in range(9)})
+        faults = [f"`more_{i}` is superfluous" for i in range(5)]
+        self.assert_refused(*faults, "and 4 more")
 
     @parameterized.parameters(
         ("flow.flows.12.net.net.3.block.0.", "`flow.flows.12` has 7 convo"),
-        ("flow.flows.13.", "it has 9 couplings"),
+        ("flow.flows.13.", "it has 9 couplings, not 10"),
         ("", "it has 0 couplings"),
     )
     def test_missing_part(self, prefix, fault):
         missing = [name for name in self.arrays if name.startswith(prefix)]
         self.write(dict.fromkeys(missing))
         self.assert_refused(fault)
-
-    @parameterized.parameters(
-        ("weight_v", None),
-        ("weight_v", np.ones([3, 3, 1, 6])),
-        ("weight_v", np.ones([6, 1])),
-        ("weight_v", np.ones([5, 1, 3, 3])),
-    )
-    def test_no_sizes(self, part, array):
-        self.write({f"{FIRST}.{part}": array})
-        with self.assertRaisesRegex(ValueError, "its first coupling must have"):
+        with self.assertRaisesRegex(ValueError, fault):
             pytorch.load_model(self.path)
 
-    def test_no_model(self):
-        np.savez(self.path, weight=np.ones([3, 3]))
-        message = self.failure(lambda: pytorch.load_model(self.path))
-        self.assertIn("its first coupling must have", message)
-        self.assertIn("`weight` is superfluous", message)
-
-    @parameterized.parameters((8, 2, 1), (6, 1, 1), (6, 2, 3))
-    def test_other_sizes(self, filters, num_blocks, channels):
-        other = torch_arrays(channels, filters=filters, num_blocks=num_blocks)
-        np.savez(self.path, **other)
+    @parameterized.parameters(
+        {"filters": 8}, {"num_blocks": 1}, {"channels": 3}, {"height": 8}
+    )
+    def test_other_sizes(self, **sizes):
+        np.savez(self.path, **torch_arrays(**sizes))
         message = self.failure(
             lambda: pytorch.load_weights(self.model, self.path)
         )
-        self.assertIn(
-            f"{filters} filters, {num_blocks} residual blocks and {channels} c",
-            message,
-        )
-
-    def test_other_image_size(self):
-        np.savez(self.path, **torch_arrays(height=8, width=4))
-        self.assert_refused(
-            *(
-                f"`flow.flows.{index}.mask` is not the mask"
-                for index in (2, 3, 4, 10, 11, 12, 13)
-            )
-        )
+        self.assertIn("more", message.splitlines()[-1])
 
     # Files that are none.
 
-    def test_no_file(self):
-        for load in (
-            pytorch.load_model,
-            lambda path: pytorch.load_weights(self.model, path),
-        ):
-            with self.assertRaises(FileNotFoundError):
-                load(self.path)
-
-    @parameterized.parameters(
-        "empty",
-        "text",
-        "npy",
-        "cut",
-        "damaged",
-        "compressed",
-        "pickle",
-        "torch",
-    )
+    @parameterized.parameters("empty", "text", "npy", "cut", "pickle", "torch")
     def test_no_npz(self, fault):
-        kernel = f"{FIRST}.weight_v"
         if fault in ("empty", "text"):
             self.path.write_text("" if fault == "empty" else "text")
         elif fault == "npy":
             with self.path.open("wb") as file:
                 np.save(file, np.ones(3))
-        elif fault in ("cut", "damaged"):
+        elif fault == "cut":
             self.write({})
-            whole = self.path.read_bytes()
-            data = self.arrays[kernel].tobytes()
-            self.assertIn(data, whole)
-            damaged = whole.replace(data, data[::-1])
-            content = whole[:-100] if fault == "cut" else damaged
-            self.path.write_bytes(content)
-        elif fault == "compressed":
-            np.savez_compressed(self.path, **self.arrays)
-            with zipfile.ZipFile(self.path) as archive:
-                start = archive.getinfo(f"{kernel}.npy").header_offset
-            whole = bytearray(self.path.read_bytes())
-            whole[start + 100 : start + 200] = bytes(100)
-            self.path.write_bytes(whole)
+            self.path.write_bytes(self.path.read_bytes()[:-100])
         elif fault == "pickle":
             objects = np.array([{"a": 1}], dtype=object)
             self.write({"flow.flows.2.rescale": objects})
@@ -427,13 +342,9 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             with zipfile.ZipFile(self.path, "w") as archive:
                 archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
                 archive.writestr("archive/version", b"3")
-        for load in (
-            lambda: pytorch.load_model(self.path),
-            lambda: pytorch.load_weights(self.model, self.path),
-        ):
-            message = self.failure(load)
-            self.assertStartsWith(message, f"{self.path} is no .npz file of ")
-            self.assertIn("write it with `np.savez`", message)
+        message = self.failure(lambda: pytorch.load_model(self.path))
+        self.assertStartsWith(message, f"{self.path} is no .npz file of ")
+        self.assertIn("write it with `np.savez`", message)
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def _read(path) -> dict[str, Any]:
     result = {}
     for name, array in arrays.items():
         module, _, part = name.rpartition(".")
-        result[f"{renamed.get(module, module)}.{part}"] = array
+        result[f"{renamed.get(module, module)}.{part}".strip(".")] = array
     return result
 
 
@@ -276,7 +276,7 @@ def _assign(model: RealNVP, arrays: dict[str, Any], path) -> None:
     if problems := list(_problems(_state_dict(model), arrays)):
         raise _error(path, problems)
     for name, variable, index in _weights(model):
-        array, values = arrays[name], np.array(variable)
+        array, values = arrays[name], np.array(variable.numpy())
         if name.endswith("weight_v"):
             array = array.transpose(2, 3, 1, 0)
         values[index] = array.reshape(values[index].shape)

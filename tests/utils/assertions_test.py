@@ -81,7 +81,7 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
     def test_message(self):
         for value, shown in (
             (2.5, "dtype float32: 2.5"),
-            ("a", "'a'"),
+            (None, "None"),
             ([[1]], "shape (1, 1): [[1]]"),
         ):
             with self.assertRaises((TypeError, ValueError)) as caught:
