@@ -9,7 +9,6 @@ import graphs
 import keras
 import numpy as np
 import reference
-import small_models
 import tensorflow as tf
 import untraced
 from absl.testing import parameterized
@@ -111,23 +110,6 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
             images, network.get_weights(), labels
         )
         self.assertAllClose(outputs, expected, rtol=1e-4, atol=1e-4)
-
-    def test_new_network_with_classes(self):
-        """Its other weights are those of a network without, by the seed."""
-        networks_ = []
-        for num_classes in (None, 3):
-            small_models.set_seed(0)
-            networks_.append(CouplingNetwork(2, 4, 2, num_classes))
-        plain, network = networks_
-        *others, embedding = network.get_weights()
-        for weight, other in zip(plain.get_weights(), others, strict=True):
-            self.assertAllEqual(weight, other)
-        self.assertAllEqual(embedding, np.zeros([2, 3, 2]))
-        network.last.gain.assign(normal(4))
-        plain.last.gain.assign(network.last.gain)
-        images = tf.constant(normal(3, 4, 6, 2), tf.float32)
-        label = tf.constant([2, 0, 2])
-        self.assertAllClose(network(images, label=label), plain(images))
 
     def test_label_where_there_are_no_classes(self):
         images, label = tf.constant(normal(3, 4, 6, 2), tf.float32), [0, 0, 0]

@@ -163,7 +163,7 @@ class RealNVP(tf.Module):
             )
             for index, (_, mask) in enumerate(self._layout())
         ]
-        self._scalars = _scalars(self.networks)
+        self._log_scale_variables = _scalars(self.networks)
         is_learned = self.dequantization == "variational"
         self._noise_networks = [
             networks.CouplingNetwork(
@@ -176,7 +176,7 @@ class RealNVP(tf.Module):
             for index in range(variational_dequantization.NUM_COUPLINGS)
             if is_learned
         ]
-        self._noise_scalars = _scalars(self._noise_networks)
+        self._noise_variables = _scalars(self._noise_networks)
         # A `tf.Module` that has the model as a part finds these, not Keras's.
         self._tf_variables = [v.value for v in self.variables]
         self._set_flow(self.networks, self._noise_networks)
@@ -224,7 +224,7 @@ class RealNVP(tf.Module):
                 zip(
                     self._layout(),
                     functions,
-                    _pairs(self._scalars),
+                    _pairs(self._log_scale_variables),
                     strict=True,
                 )
             )
@@ -246,19 +246,18 @@ class RealNVP(tf.Module):
                 self.image_shape,
                 self.num_colors,
                 noise_functions,
-                _pairs(self._noise_scalars),
+                _pairs(self._noise_variables),
             )
             self.bijector = tfb.Chain([noise, *steps], name="real_nvp")
+        condition_kwargs = functools.partial(
+            bijectors.condition_kwargs, self.bijector
+        )
         self.distribution = tfd.TransformedDistribution(
             tfd.Sample(tfd.Normal(0.0, 1.0), self.latent_shape),
             self.bijector,
-            kwargs_split_fn=lambda condition: ({}, self._kwargs(condition)),
+            kwargs_split_fn=lambda label: ({}, condition_kwargs(**label)),
             name=self.name,
         )
-
-    def _kwargs(self, condition):
-        """Returns what brings a condition to all couplings of `bijector`."""
-        return bijectors.condition_kwargs(self.bijector, **condition)
 
     def _scale(self, scale, couplings):
         """Returns the bijectors of a scale and of those that come after it.
@@ -348,7 +347,7 @@ class RealNVP(tf.Module):
         for name, network, (rescale, reshift) in zip(
             names,
             [*self.networks, *self._noise_networks],
-            _pairs([*self._scalars, *self._noise_scalars]),
+            _pairs([*self._log_scale_variables, *self._noise_variables]),
             strict=True,
         ):
             for variable in network.weights:
@@ -394,9 +393,9 @@ class RealNVP(tf.Module):
         """All weights: of networks, couplings and noise."""
         return (
             *(v for n in self.networks for v in n.weights),
-            *self._scalars,
+            *self._log_scale_variables,
             *(v for n in self._noise_networks for v in n.weights),
-            *self._noise_scalars,
+            *self._noise_variables,
         )
 
     @property
@@ -554,11 +553,12 @@ class RealNVP(tf.Module):
                 "`label` must be given: latents are those of a class, and the "
                 f"model has {self.num_classes}."
             )
-        return _apply(
-            lambda batch, **label: function(batch, **self._kwargs(label)),
-            batch,
-            self._labels(label, batch),
-        )
+
+        def apply(batch, **label):
+            kwargs = bijectors.condition_kwargs(self.bijector, **label)
+            return function(batch, **kwargs)
+
+        return _apply(apply, batch, self._labels(label, batch))
 
     def classify(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Returns the log-probabilities of all classes, given images.

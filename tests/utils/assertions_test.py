@@ -68,6 +68,9 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllEqual(function(seeds), expected)
         for seed, pair in zip(seeds, expected, strict=True):
             self.assertAllEqual(assertions.stateless_seed(seed), pair)
+        # As TensorFlow makes pairs, of more bits than its users give it.
+        pair = assertions.stateless_seed([2**32 + 1, -5])
+        self.assertAllEqual(pair, [1, -5])
         unsigned = np.array([1, 2**63 - 1], np.uint64)
         self.assertAllEqual(CHECKS["seeds"](unsigned)[1], [-1, 2**31 - 1])
 

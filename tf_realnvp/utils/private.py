@@ -47,6 +47,6 @@ def saving() -> contextlib.AbstractContextManager[None]:
     """Returns a context in which functions are traced as for a SavedModel.
 
     Otherwise `tf.saved_model.save` traces each of them once more. First to
-    fail: the count of traces in `tests/serving/export_test.py`.
+    fail: the import of this module.
     """
     return save_context.save_context(tf.saved_model.SaveOptions())
