@@ -223,7 +223,7 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
         if labels is not None:
             self.assertEqual(model.classify(images).shape[0], 0)
 
-    @over_models
+    @parameterized.parameters("deep", "classes", "variational")
     def test_copies(self, name):
         original = make_model(**MODELS[name])
         original.metadata = {"class_names": list("abc")}
@@ -259,7 +259,7 @@ class EveryGraphTest(tf.test.TestCase, parameterized.TestCase):
             concrete = graph.get_concrete_function()
             self.assertEqual(graphs.count_ops(concrete, "Conv2D"), expected)
 
-    @parameterized.parameters("small", "classes", "variational")
+    @parameterized.parameters("classes", "variational")
     def test_same_as_in_eager_mode(self, name):
         """In a graph the cache must not hand tensors out of a loop."""
         model = shared(name)
