@@ -220,6 +220,9 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(latents.shape, [0, *model.latent_shape])
         self.assertEqual(model.decode(latents, labels).shape, images.shape)
         self.assertEqual(model.sample(0).shape, images.shape)
+        points = tf.zeros(images.shape)
+        log_density = model.for_training(recompute=True).log_density
+        self.assertEqual(log_density(points, labels).shape, [0])
         if labels is not None:
             self.assertEqual(model.classify(images).shape[0], 0)
 
@@ -263,7 +266,8 @@ class EveryGraphTest(tf.test.TestCase, parameterized.TestCase):
     def test_same_as_in_eager_mode(self, name):
         """In a graph the cache must not hand tensors out of a loop."""
         model = shared(name)
-        images, labels = random_images(4, model), some_labels(4, model)
+        images = random_images(4, model)
+        labels = None if model.num_classes is None else 1
 
         @tf.function(
             input_signature=[
@@ -286,6 +290,8 @@ class EveryGraphTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(given, model.log_prob(images, 1, labels), rtol=1e-5)
         self.assertAllClose(latents, model.encode(images, labels), atol=1e-4)
         self.assertAllEqual(decoded, images)
+        for of_nothing in run(images[:0]):
+            self.assertEqual(of_nothing.shape[0], 0)
 
 
 class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
