@@ -77,13 +77,11 @@ def parse(content: Any, path: pathlib.Path) -> Metadata:
     Raises:
       ModelError: As `read`.
     """
-    if not isinstance(content, dict) or "format" not in content:
-        raise ModelError(f"{path} holds a SavedModel of another program")
-    content = dict(content)
-    if (version := content.pop("format")) != FORMAT:
+    content = dict(content) if isinstance(content, dict) else {}
+    if (version := content.pop("format", None)) != FORMAT:
         raise ModelError(
-            f"{path} is of another version of this program (format "
-            f"{checks.short(version)}, not {FORMAT}): use it with that version"
+            f"{path} is of another program, or of another version of this one "
+            f"(format {checks.short(version)}, not {FORMAT})"
         )
     try:
         image_shape = check(

@@ -71,17 +71,12 @@ class SavedModel:
                 name: signature.structured_outputs
                 for name, signature in self._model.signatures.items()
             }
-            its = _describe(
-                outputs["decode"]["images"].shape[1:],
-                int(self._model._num_colors()),
-                outputs["classify"]["class_log_probs"].shape[1]
-                if "classify" in outputs
-                else 0,
-            )
-            self._log_prob = self._traced(self._model.log_prob, [])
-            self._log_prob_each = self._traced(
-                self._model.log_prob_each, [None]
-            )
+            shape = outputs["decode"]["images"].shape[1:]
+            given = outputs.get("classify", {}).get("class_log_probs")
+            num_classes = 0 if given is None else given.shape[1]
+            its = _describe(shape, int(self._model._num_colors()), num_classes)
+            self._log_prob = self._traced("log_prob", [])
+            self._log_prob_each = self._traced("log_prob_each", [None])
         except Exception as error:  # TensorFlow raises nearly anything.
             raise ModelError(
                 f"the SavedModel in {path} cannot be loaded: {reason(error)}"
@@ -95,10 +90,11 @@ class SavedModel:
                 f"{own}, by its SavedModel {its}"
             )
 
-    def _traced(self, function, seed_shape):
+    def _traced(self, name, seed_shape):
         """Returns a function of the model, traced for batches of all sizes."""
         import tensorflow as tf
 
+        function = getattr(self._model, name)
         specs = [
             tf.TensorSpec([None, *self.image_shape], tf.uint8),
             tf.TensorSpec(seed_shape, tf.int64),
