@@ -89,17 +89,8 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             *("alpha", "num_scales", "num_couplings"),
         ):
             self.assertEqual(getattr(other, name), getattr(model, name))
-        # As versions wrote it that knew of one architecture only.
         file = path / "metadata.json"
         content = json.loads(file.read_text())
-        del content["num_scales"], content["format"]
-        file.write_text(json.dumps(content))
-        self.assertEqual(tf_realnvp.load(path).num_scales, 2)
-        del content["num_couplings"], content["dequantization"]
-        file.write_text(json.dumps(content))
-        architecture = metadata.architecture(metadata.read(path), path)
-        self.assertEqual(architecture["num_couplings"], (3, 3, 4))
-        self.assertEqual(architecture["dequantization"], "uniform")
         for name, value in (
             *(("filters", 3), ("alpha", "x"), ("num_scales", 9)),
             *(("num_couplings", [3, 3]), ("dequantization", 1)),
@@ -122,32 +113,13 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         checkpoint.write(str(path / "variables" / "variables"))
         return path
 
-    @parameterized.parameters(1, 2)
-    def test_older_format(self, version):
-        """Each weight was a variable."""
-        values = [tf.Variable(v.value + 1.0) for v in self.model.variables]
-        path = self.with_weights(_model_variables=values)
-        file = path / "metadata.json"
-        content = json.loads(file.read_text()) | {"format": version}
-        file.write_text(json.dumps(content))
-        loaded = tf_realnvp.load(path)
-        for own, expected in zip(loaded.variables, values, strict=True):
-            self.assertAllEqual(own, expected)
-
     @parameterized.parameters(-1, 1)
     def test_more_or_fewer_weights_than_the_model_has(self, difference):
         """They have a meaning that this version does not know."""
         number = self.model.num_parameters + difference
-        variables = [tf.Variable(0.0)] * (
-            len(self.model.variables) + difference
-        )
-        for stored in (
-            {"weights": tf.Variable(tf.zeros(number))},
-            {"_model_variables": variables},
-        ):
-            path = self.with_weights(**stored)
-            with self.assertRaisesRegex(ModelError, "weights in .* cannot be "):
-                tf_realnvp.load(path)
+        path = self.with_weights(weights=tf.Variable(tf.zeros(number)))
+        with self.assertRaisesRegex(ModelError, "weights in .* cannot be "):
+            tf_realnvp.load(path)
 
     def test_classes(self):
         """Of a model that was saved with a part of it frozen, too."""
@@ -196,7 +168,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(model.metadata, expected)
         self.assertEqual(model.clone().metadata, expected)
         with (
-            mock.patch.object(export, "_ConditionalModule"),
+            mock.patch.object(export, "_ServingModule"),
             mock.patch.object(tf.saved_model, "save", touch),
         ):
             model.save(path)

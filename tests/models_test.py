@@ -1,105 +1,95 @@
 """Tests for the models in the repository, at weights of a long training."""
 
+import functools
 import pathlib
 
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from absl.testing import parameterized
 
 import tf_realnvp
 from tf_realnvp.serving import metadata
 
 MODELS = pathlib.Path(__file__).parents[1] / "models"
+PLAIN = MODELS / "realnvp_fashion_mnist"
+CLASSES = MODELS / "realnvp_fashion_mnist_classes"
+LABELS = np.arange(10)
 
 
-class FashionMnistTest(tf.test.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.path = MODELS / "realnvp_fashion_mnist"
-        cls.model = tf_realnvp.load(cls.path)
-        cls.samples = cls.model.sample(4, temperature=0.8, seed=0)
+@functools.cache
+def load(path):
+    """Returns a model, what it takes as labels, and samples of it."""
+    model = tf_realnvp.load(path)
+    label = {"label": LABELS} if path == CLASSES else {}
+    return model, label, model.sample(10, temperature=0.8, seed=0, **label)
 
-    def test_metadata(self):
-        content = metadata.read(self.path)
+
+class ModelsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(PLAIN, CLASSES)
+    def test_metadata(self, path):
+        model, label, samples = load(path)
+        content = metadata.read(path)
         self.assertEqual(content.source, "fashion_mnist")
+        if path == CLASSES:
+            self.assertLen(content.class_names, 10)
+            self.assertEqual(content.class_names[7], "Sneaker")
         bits = content.others["metrics"]["test_bits_per_dim"]
-        own = np.mean(self.model.bits_per_dim(self.samples, seed=0))
+        own = np.mean(model.bits_per_dim(samples, seed=0, **label))
         self.assertBetween(own, 0.5 * bits, 1.5 * bits)
 
     def test_against_reference(self):
-        points = self.model.dequantize(self.samples[:1], seed=0)
-        _, expected = reference.of_model(self.model, points)
-        log_prob = self.model.distribution.log_prob(points)
+        model, _, samples = load(PLAIN)
+        points = model.dequantize(samples[:1], seed=0)
+        _, expected = reference.of_model(model, points)
+        log_prob = model.distribution.log_prob(points)
         self.assertAllClose(log_prob, expected, rtol=1e-5)
 
     def test_inverse(self):
-        latents = self.model.encode(self.samples)
-        self.assertAllEqual(self.model.decode(latents), self.samples)
-        points = self.model.bijector.forward(latents)
+        model, _, samples = load(PLAIN)
+        latents = model.encode(samples[:4])
+        self.assertAllEqual(model.decode(latents), samples[:4])
+        points = model.bijector.forward(latents)
         self.assertAllClose(
-            self.model.bijector.forward_log_det_jacobian(latents),
-            -self.model.bijector.inverse_log_det_jacobian(tf.identity(points)),
+            model.bijector.forward_log_det_jacobian(latents),
+            -model.bijector.inverse_log_det_jacobian(tf.identity(points)),
             rtol=1e-4,
         )
 
     def test_served_by_tensorflow_alone(self):
-        saved = tf.saved_model.load(str(self.path))
-        same = saved.sample(4, 0.8, seed=0) == self.samples
+        model, _, samples = load(PLAIN)
+        saved = tf.saved_model.load(str(PLAIN))
+        same = saved.sample(10, 0.8, seed=0) == samples
         self.assertGreater(np.mean(same), 0.99)  # But for rounding.
         self.assertAllClose(
-            saved.log_prob(self.samples, seed=1),
-            self.model.log_prob(self.samples, seed=1),
+            saved.log_prob(samples, seed=1),
+            model.log_prob(samples, seed=1),
             rtol=1e-5,
         )
 
-
-class FashionMnistClassesTest(tf.test.TestCase):
-    """The model with classes, which has learned noise as well."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.path = MODELS / "realnvp_fashion_mnist_classes"
-        cls.model = tf_realnvp.load(cls.path)
-        cls.labels = np.arange(10)
-        cls.samples = cls.model.sample(10, 0.8, seed=0, label=cls.labels)
-
-    def test_metadata(self):
-        content = metadata.read(self.path)
-        self.assertEqual(content.source, "fashion_mnist")
-        self.assertLen(content.class_names, 10)
-        self.assertEqual(content.class_names[7], "Sneaker")
-        bits = content.others["metrics"]["test_bits_per_dim"]
-        own = self.model.bits_per_dim(self.samples, seed=0, label=self.labels)
-        self.assertBetween(np.mean(own), 0.5 * bits, 1.5 * bits)
-
     @pytest.mark.long  # To load so many functions takes a while.
-    def test_served_by_tensorflow_alone(self):
-        saved = tf.saved_model.load(str(self.path))
+    def test_classes_served_by_tensorflow_alone(self):
         # Unlike the functions they need no new trace.
-        sample, encode, decode, classify = (
-            saved.signatures[name]
-            for name in ("sample", "encode", "decode", "classify")
-        )
-        labels = tf.constant(self.labels, tf.int32)
-        drawn = sample(
+        signatures = tf.saved_model.load(str(CLASSES)).signatures
+        encode, decode = signatures["encode"], signatures["decode"]
+        labels = tf.constant(LABELS, tf.int32)
+        drawn = signatures["sample"](
             n=tf.constant(10),
             temperature=tf.constant(0.8),
             seed=tf.constant(0, tf.int64),
             label=labels,
         )["images"]
-        same = drawn == self.samples
-        self.assertGreater(np.mean(same), 0.99)  # But for rounding.
+        _, _, samples = load(CLASSES)
+        self.assertGreater(np.mean(drawn == samples), 0.99)
         latents = encode(images=drawn, label=labels)["latents"]
         back = decode(latents=latents, label=labels)["images"]
         self.assertAllEqual(back, drawn)
         others = (labels + 5) % 10
         translated = decode(latents=latents, label=others)["images"]
-        log_probs = classify(images=tf.concat([drawn, translated], axis=0))
-        likeliest = np.argmax(log_probs["class_log_probs"], axis=1)
-        right = likeliest == [*labels, *others]
+        images = tf.concat([drawn, translated], axis=0)
+        log_probs = signatures["classify"](images=images)["class_log_probs"]
+        right = np.argmax(log_probs, axis=1) == [*labels, *others]
         self.assertGreaterEqual(np.sum(right[:10]), 7)
         self.assertGreaterEqual(np.sum(right[10:]), 5)
 

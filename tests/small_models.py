@@ -83,56 +83,58 @@ def distinct() -> RealNVP:
     return result
 
 
-@functools.cache
-def opened() -> saved_model.SavedModel:
-    """Returns what the commands open of its SavedModel, which takes seconds."""
-    with mock.patch.object(tf.saved_model, "load", return_value=loaded()):
-        return saved_model.SavedModel(saved())
-
-
-@functools.cache
-def opened_conditional() -> saved_model.SavedModel:
-    """Returns the same of the model with classes."""
-    raw = loaded_conditional()
-    with mock.patch.object(tf.saved_model, "load", return_value=raw):
-        return saved_model.SavedModel(saved_conditional())
-
-
 CLASS_NAMES = ("cat", "dog", "old cow")
 
 
-def saved() -> pathlib.Path:
-    """Returns the folder of its SavedModel; change no more than a copy."""
-    return _saved(model)
+def opened() -> saved_model.SavedModel:
+    """Returns what the commands open of its SavedModel, which takes seconds."""
+    return _opened(model)
 
 
-def saved_conditional() -> pathlib.Path:
-    """Returns the folder of that of the model with classes."""
-    return _saved(conditional, class_names=CLASS_NAMES)
+def opened_conditional() -> saved_model.SavedModel:
+    """Returns the same of the model with classes."""
+    return _opened(conditional)
 
 
 @functools.cache
-def _saved(make, **metadata):
+def _opened(make):
+    raw = loaded(make)
+    with mock.patch.object(tf.saved_model, "load", return_value=raw):
+        return saved_model.SavedModel(saved(make))
+
+
+@functools.cache
+def saved(make=model) -> pathlib.Path:
+    """Returns the folder of its SavedModel; change no more than a copy."""
     folder = os.environ.get("SHARED_BY_TESTS", _FOLDER.name)
     path = pathlib.Path(folder, make.__name__)
     # It takes seconds: the first process that needs it makes it for all.
     with open(f"{folder}/lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            export.save(make(), path, METADATA | metadata)
+            names = {"class_names": CLASS_NAMES} if make is conditional else {}
+            export.save(make(), path, METADATA | names)
     return path
 
 
-@functools.cache
-def loaded() -> tf.Module:
+def saved_conditional() -> pathlib.Path:
+    """Returns the folder of that of the model with classes."""
+    return saved(conditional)
+
+
+def loaded(make=model) -> tf.Module:
     """Returns what TensorFlow loads from it."""
-    return tf.saved_model.load(str(saved()))
+    return _loaded(make)
 
 
 @functools.cache
+def _loaded(make):
+    return tf.saved_model.load(str(saved(make)))
+
+
 def loaded_conditional() -> tf.Module:
     """Returns the same of the model with classes."""
-    return tf.saved_model.load(str(saved_conditional()))
+    return loaded(conditional)
 
 
 @functools.cache

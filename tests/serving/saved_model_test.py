@@ -1,95 +1,84 @@
-"""Tests for saved_model."""
+"""Tests for saved_model, and for the metadata that it reads."""
 
 import json
 import math
-import os
 import pathlib
 import shutil
-import tempfile
+import subprocess
+import sys
 from unittest import mock
 
+import folders
 import numpy as np
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp.serving import saved_model
+from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.utils.errors import ModelError
 
-METADATA = {"image_shape": [4, 4, 1], "num_colors": 17}
-# Values that no model has, of any that JSON knows.
-NEVER = (
-    *(True, -1, 0, 1e9, 10**4000, math.nan, -math.inf),
-    *("", [], [[4, 4, 1]], {}, {"4": 4}),
-)
-DAMAGED = {
-    "image_shape": (
-        *(None, 4, "4x4", "441", ["4", "4", "1"], [4, 4], [4, 4, 1, 1]),
-        *([4.0, 4, 1], [[4], [4], [1]], {"H": 4, "W": 4, "C": 1}),
-        [2**11, 2**11, 2**9],
-        *([value, 4, 1] for value in NEVER),
-        *([4, 4, value] for value in NEVER),
-    ),
-    "num_colors": (None, 1, 257, 10**9, 256.0, "256", [256]),
-    "source": (3, ["digits"], "di\0gits", "di\ud800gits"),
-    "dataset": (3,),
-}
+PLAIN, CLASSES = small_models.model, small_models.conditional
+OPENED = {PLAIN: small_models.opened, CLASSES: small_models.opened_conditional}
 
 
-class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.path = small_models.saved_conditional()
-        cls.model = small_models.conditional()
-        cls.loaded = small_models.opened_conditional()
-        cls.content = json.loads((cls.path / "metadata.json").read_text())
-        cls.images = small_models.images(70)
-        cls.labels = np.arange(70) % 3
+class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
+    """It gives what the model gives."""
 
     def test_attributes(self):
-        self.assertEqual(self.loaded.class_names, small_models.CLASS_NAMES)
-        self.assertAllClose(np.exp(self.loaded.log_prior), [0.5, 0.2, 0.3])
-        self.assertEqual(small_models.opened().class_names, ())
+        plain, classes = small_models.opened(), OPENED[CLASSES]()
+        self.assertEqual(plain.image_shape, (4, 4, 1))
+        self.assertEqual(plain.num_colors, 17)
+        self.assertEqual(plain.num_dims, 16)
+        self.assertEqual(plain.source, "digits")
+        self.assertEqual(plain.class_names, ())
+        self.assertAllEqual(plain.log_prior, [0.0])
+        self.assertEqual(classes.class_names, small_models.CLASS_NAMES)
+        self.assertAllClose(np.exp(classes.log_prior), [0.5, 0.2, 0.3])
 
-    def test_older_model(self):
-        """It has no function with a seed for each image."""
-        images = self.images[:3]
-        each = self.loaded.score_each(images, 5)
-        with mock.patch.object(
-            self.loaded, "_log_prob_each", self.loaded._one_by_one
-        ):
-            for ours, expected in zip(
-                self.loaded.score_each(images, 5), each, strict=True
-            ):
-                self.assertAllClose(ours, expected, rtol=1e-5)
+    @parameterized.parameters(
+        *((PLAIN, n, None) for n in (1, 64, 70)),
+        *((CLASSES, 70, label) for label in (1, None, np.arange(70) % 3)),
+    )
+    def test_sample(self, make, n, label):
+        seed = 2**32 - 1
+        loaded = OPENED[make]()
+        first, *rest = loaded.sample(n, 0.5, seed, label)
+        own, others = label, label
+        if np.ndim(label):
+            own, others = label[:64], label[64:]
+        self.assertAllEqual(first, make().sample(min(n, 64), 0.5, seed, own))
+        for images in rest:
+            stream = saved_model.stream(seed, 1)
+            self.assertAllEqual(images, make().sample(6, 0.5, stream, others))
+        # No image repeats another, nor one of the next seed.
+        again = loaded.sample(n, 0.5, 0, label)
+        images = np.concatenate([first, *rest, *again])
+        self.assertLen(np.unique(images, axis=0), 2 * n)
 
-    def test_sample(self):
-        for label in (1, None, self.labels):
-            first, rest = self.loaded.sample(70, 0.5, 3, label)
-            own = self.labels[:64] if np.ndim(label) else label
-            self.assertAllEqual(first, self.model.sample(64, 0.5, 3, own))
-            own = self.labels[64:] if np.ndim(label) else label
-            seed = saved_model.stream(3, 1)
-            self.assertAllEqual(rest, self.model.sample(6, 0.5, seed, own))
-
-    def test_density(self):
-        images = self.images[:5]
-        joint = self.model.log_joint(self.model.dequantize(images, 3)).numpy()
+    @parameterized.parameters(PLAIN, CLASSES)
+    def test_density(self, make):
+        model, loaded = make(), OPENED[make]()
+        images = small_models.images(5)
+        for seed in (5, 5 + (7 << 32)):
+            log_prob = loaded.log_prob(images, seed)
+            self.assertEqual(log_prob.dtype, np.float64)
+            expected = model.log_prob(images, seed)
+            self.assertAllClose(log_prob, expected, rtol=1e-5)
+        labels = range(3) if make is CLASSES else [None]
+        given = [model.log_prob(images, 3, label) for label in labels]
+        joint = np.stack(given, axis=1) + loaded.log_prior
         self.assertAllClose(
-            self.loaded.log_prob(images, 3),
-            np.logaddexp.reduce(joint, axis=1),
+            loaded.log_prob_of_classes(images, 3) + loaded.log_prior,
+            joint,
             rtol=1e-5,
         )
-        given = self.loaded.log_prob_of_classes(images, 3)
-        self.assertEqual((given.dtype, given.shape), (np.float64, (5, 3)))
-        self.assertAllClose(given + self.loaded.log_prior, joint, rtol=1e-5)
-        given = [
-            self.model.log_prob_each(images, [3] * 5, label)
-            for label in range(3)
-        ]
-        joint = np.stack(given, axis=1) + self.loaded.log_prior
-        scores = self.loaded.score_each(images, 3)
+        if make is CLASSES:
+            self.assertAllClose(
+                loaded.log_prob(images, 3, 1), given[1], rtol=1e-5
+            )
+        each = [model.log_prob_each(images, [3] * 5, label) for label in labels]
+        joint = np.stack(each, axis=1) + loaded.log_prior
+        scores = loaded.score_each(images, 3)
         self.assertAllClose(
             scores.log_prob, np.logaddexp.reduce(joint, axis=1), rtol=1e-5
         )
@@ -98,153 +87,47 @@ class ConditionalTest(tf.test.TestCase, parameterized.TestCase):
         )
         self.assertAllEqual(scores.label, joint.argmax(axis=1))
 
-    def test_latents(self):
-        latents = self.loaded.encode(self.images, self.labels)
-        self.assertAllClose(
-            latents, self.model.encode(self.images, self.labels), rtol=1e-4
-        )
-        self.assertAllEqual(
-            self.loaded.decode(latents, self.labels), self.images
-        )
+    @parameterized.parameters(PLAIN, CLASSES)
+    def test_latents(self, make):
+        """In batches, as whole ones; labels are those of the scores."""
+        loaded, images = OPENED[make](), small_models.images(70)
+        latents, labels = loaded.encode_likeliest(images)
+        self.assertAllEqual(labels, loaded.score_each(images, 0).label)
+        self.assertAllClose(latents, loaded.encode(images, labels))
+        self.assertAllEqual(loaded.decode(latents, labels), images)
+        condition = [labels] if make is CLASSES else []
+        expected = make().encode(images, *condition)
+        self.assertAllClose(latents, expected, rtol=1e-4, atol=1e-4)
 
-    def test_likeliest(self):
-        """As where it is scored, whatever images are beside it."""
-        latents, labels = self.loaded.encode_likeliest(self.images)
-        self.assertAllEqual(
-            labels, self.loaded.score_each(self.images, 0).label
-        )
-        self.assertGreater(len(set(labels)), 1)
-        self.assertAllClose(
-            latents, self.model.encode(self.images, labels), rtol=1e-4
-        )
-        _, together = self.loaded.encode_likeliest(
-            self.images[:9], together=True
-        )
-        given = self.loaded.log_prob_of_classes(self.images[:9], 0, each=True)
-        joint = given.sum(axis=0) + self.loaded.log_prior
-        self.assertAllEqual(together, np.full(9, joint.argmax()))
-
-    @parameterized.parameters(
-        ({"class_names": ["a", "b"]}, "damaged: class_names is"),
-        ({"class_names": ["a", "b", "a"]}, "damaged: class_names is"),
-        ({"class_names": "abc"}, "damaged: class_names is"),
-        ({"num_classes": "3"}, "damaged: num_classes is '3'"),
-        ({"num_classes": None}, "there are 0 classes, by its SavedModel 3"),
-        ({"class_probs": [1.0]}, "damaged: class_probs is"),
-        ({"class_probs": None}, "damaged: class_probs is"),
-    )
-    def test_damaged(self, changes, message):
-        with self.assertRaisesRegex(ModelError, message):
-            self.open_with(self.content | changes)
-
-    def test_names_that_are_not_told(self):
-        content = dict(self.content)
-        del content["class_names"]
-        names = self.open_with(content).class_names
-        self.assertEqual(names, ("0", "1", "2"))
-
-    def open_with(self, content):
-        """Opens the model with other metadata."""
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        (folder / "saved_model.pb").touch()
-        (folder / "metadata.json").write_text(json.dumps(content))
-        raw = small_models.loaded_conditional()
-        with mock.patch.object(tf.saved_model, "load", return_value=raw):
-            return saved_model.SavedModel(folder)
+    def test_likeliest_together(self):
+        loaded, images = OPENED[CLASSES](), small_models.images(9)
+        self.assertGreater(len(set(loaded.score_each(images, 0).label)), 1)
+        _, labels = loaded.encode_likeliest(images, together=True)
+        given = loaded.log_prob_of_classes(images, 0, each=True)
+        joint = given.sum(axis=0) + loaded.log_prior
+        self.assertAllEqual(labels, np.full(9, joint.argmax()))
 
 
-class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.path = small_models.saved()
-        cls.model = small_models.model()
-        cls.loaded = small_models.opened()
-        cls.images = small_models.images(130)
+DAMAGED = {
+    "image_shape": (None, 4, "4x4", ["4", "4", "1"], [4, 4], [4, 4, -1]),
+    "num_colors": (None, 1, 257, "256", [256], math.nan),
+    "source": (3, ["digits"]),
+    "class_names": (["a", "b"], ["a", "b", "a"], 3),
+    "class_probs": (None, [1.0], [0.5, 0.4, 0.2], [-0.5, 1.0, 0.5], ["1"] * 3),
+    "num_classes": ("3", 2),
+}
 
-    def test_attributes(self):
-        self.assertEqual(self.loaded.image_shape, (4, 4, 1))
-        self.assertEqual(self.loaded.num_colors, 17)
-        self.assertEqual(self.loaded.num_dims, 16)
-        self.assertEqual(self.loaded.source, "digits")
 
-    @parameterized.parameters(1, 64, 130)
-    def test_sample(self, n):
-        last = 2**32 - 1
-        batches = list(self.loaded.sample(n, 0.5, seed=last))
-        self.assertLessEqual(max(map(len, batches)), saved_model.BATCH_SIZE)
-        images = np.concatenate(batches)
-        self.assertEqual(images.dtype, np.uint8)
-        self.assertEqual(images.shape, (n, 4, 4, 1))
-        first = min(n, saved_model.BATCH_SIZE)
-        self.assertAllEqual(
-            images[:first], self.model.sample(first, 0.5, seed=last)
-        )
-        # No batch repeats another, nor one of the next seed.
-        others = np.concatenate(list(self.loaded.sample(n, 0.5, seed=0)))
-        both = np.concatenate([images, others])
-        self.assertLen(np.unique(both, axis=0), 2 * n)
+class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
+    """What is no model, or damaged, is an error of one line."""
 
-    def test_log_prob(self):
-        for n, seed in ((3, 5), (1, 5), (3, 5 + (7 << 32))):
-            images = self.images[:n]
-            log_prob = self.loaded.log_prob(images, seed)
-            self.assertEqual(log_prob.dtype, np.float64)
-            self.assertAllClose(
-                log_prob, self.model.log_prob(images, seed), rtol=1e-5
-            )
-
-    def test_score_each(self):
-        for seed in (5, 5 + (7 << 32)):
-            log_prob = self.loaded.score_each(self.images[:3], seed).log_prob
-            self.assertEqual(log_prob.dtype, np.float64)
-            alone = [
-                self.model.log_prob(self.images[i : i + 1], seed)[0]
-                for i in range(3)
-            ]
-            self.assertAllClose(log_prob, alone, rtol=1e-5)
-
-    def test_latents(self):
-        latents = self.loaded.encode(self.images)
-        self.assertAllClose(
-            latents, self.model.encode(self.images), rtol=1e-4, atol=1e-4
-        )
-        self.assertAllEqual(self.loaded.decode(latents), self.images)
-
-    def test_older_model(self):
-        """It had no format, and its SavedModel no number of levels."""
-        path = self.copy(METADATA | {"flags": {"filters": 2}})
-        raw = small_models.loaded()
-        older = mock.Mock(spec=["log_prob", "signatures"])
-        older.log_prob, older.signatures = raw.log_prob, raw.signatures
-        with mock.patch.object(tf.saved_model, "load", return_value=older):
-            loaded = saved_model.SavedModel(path)
-        self.assertEqual(loaded.num_colors, 17)
-        self.assertIsNone(loaded.source)
-        images = self.images[:3]
-        self.assertAllEqual(loaded.encode(images), self.loaded.encode(images))
-        # Nor a function with a seed for each image.
-        self.assertAllClose(
-            loaded.score_each(images, 5).log_prob,
-            self.loaded.score_each(images, 5).log_prob,
-            rtol=1e-5,
-        )
-        self.assertEqual(loaded.score_each(images[:0], 5).log_prob.shape, (0,))
-
-    @parameterized.parameters("/my/pebbles", "/caf\udce9")
-    def test_trained_on_a_folder(self, folder):
-        path = self.copy(METADATA | {"dataset": "pebbles", "source": folder})
-        raw = small_models.loaded()
-        with mock.patch.object(tf.saved_model, "load", return_value=raw):
-            self.assertEqual(saved_model.SavedModel(path).source, folder)
-
-    def copy(self, metadata=None):
-        """A copy of the model, to break."""
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        path = pathlib.Path(shutil.copytree(self.path, f"{folder}/copy"))
-        if metadata is not None:
-            (path / "metadata.json").write_text(json.dumps(metadata))
-        return path
+    def copy(self, make=CLASSES, **changes):
+        """Returns a copy of a model, with other metadata."""
+        source = small_models.saved(make)
+        path = shutil.copytree(source, self.folder / "copy", dirs_exist_ok=True)
+        content = json.loads((source / metadata.FILE).read_text()) | changes
+        (path / metadata.FILE).write_text(json.dumps(content))
+        return pathlib.Path(path)
 
     def assert_error(self, path, *messages):
         with self.assertRaises(ModelError) as context:
@@ -255,76 +138,55 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
             self.assertIn(part, message)
 
     def test_no_model(self):
-        self.assert_error(self.path / "missing", "realnvp_DATASET")
-        self.assert_error(self.path / "saved_model.pb", "realnvp_DATASET")
+        self.assert_error(self.folder, "realnvp_DATASET")
+        self.assert_error(self.folder / "missing", "realnvp_DATASET")
         path = self.copy()
-        (path / "metadata.json").unlink()
-        self.assert_error(path, "no metadata.json")
-        # Nobody writes into it: reading would wait for ever.
-        os.mkfifo(path / "metadata.json")
-        self.assert_error(path, "no metadata.json")
-
-    @parameterized.parameters(
-        b"",
-        b'{"image_shape": [4, 4',
-        b"\xff",
-        b"[" * 100_000,
-        b'{"num_colors": 1' + 5000 * b"0" + b"}",
-    )
-    def test_unreadable_metadata(self, content):
-        path = self.copy()
-        (path / "metadata.json").write_bytes(content)
-        self.assert_error(path, "cannot read", "metadata.json")
-
-    def test_folder_that_tensorflow_takes_for_a_pattern(self):
-        path = self.copy().rename(self.path.with_name("a[b]"))
-        self.addCleanup(shutil.rmtree, path)
+        (path / metadata.FILE).unlink()
+        self.assert_error(path, "cannot read", "was not copied whole")
+        for content in (b"", b'{"image_shape": [4, 4', b"\xff"):
+            (path / metadata.FILE).write_bytes(content)
+            self.assert_error(path, "cannot read", metadata.FILE)
+        for content in ("3", '"text"', "[[]]", "{}", '{"num_colors": 17}'):
+            (path / metadata.FILE).write_text(content)
+            self.assert_error(path, "another program")
+        path = path.rename(self.folder / "a[b]")
         self.assert_error(path, "[", "pattern")
 
-    def test_other_metadata(self):
-        for metadata in (
-            *(3, "text", [[]], [["image_shape", "num_colors"]], {}),
-            {"image_shape": [4, 4, 1]},
-            {"num_colors": 17},
-        ):
-            self.assert_error(self.copy(metadata), "another program")
+    def test_other_versions(self):
+        """Whatever else they say."""
+        for version in (1, 2, 4, "two\nlines", [2], None, 10**400):
+            path = self.copy(format=version, num_colors="any")
+            self.assert_error(path, "another version", "format")
 
-    def test_version_to_come(self):
-        """Whatever else it says."""
-        for version in (4, 0, "two\nlines", [2], None, 10**400):
-            metadata = METADATA | {"format": version, "num_colors": "any"}
-            self.assert_error(self.copy(metadata), "another version", "format")
+    @parameterized.parameters(*DAMAGED)
+    def test_damaged_metadata(self, key):
+        for value in DAMAGED[key]:
+            with self.subTest(value=value):
+                path = self.copy(**{key: value})
+                self.assert_error(path, f"{metadata.FILE} is damaged: ")
 
-    def test_damaged_metadata(self):
-        path = self.copy()
-        for key, values in DAMAGED.items():
-            for value in (*values, *NEVER):
-                with self.subTest(key, value=str(value)[:20]):
-                    metadata = METADATA | {key: value}
-                    (path / "metadata.json").write_text(json.dumps(metadata))
-                    self.assert_error(
-                        path, f"metadata.json is damaged: {key} is "
-                    )
+    @parameterized.parameters(
+        (PLAIN, {"image_shape": [4, 8, 1]}, "4x8x1 with 17 levels and 0"),
+        (PLAIN, {"num_colors": 2}, "4x4x1 with 2 levels and 0 classes"),
+        (CLASSES, {"num_classes": None}, "4x4x1 with 17 levels and 0 classes"),
+    )
+    def test_metadata_of_another_model(self, make, changes, message):
+        path = self.copy(make, **changes)
+        raw = small_models.loaded(make)
+        with mock.patch.object(tf.saved_model, "load", return_value=raw):
+            self.assert_error(path, message, "its SavedModel 4x4x1 with 17")
 
-    def test_another_model(self):
-        for values, message in (
-            ({"image_shape": [4, 8, 1]}, "4x8x1 with 17 levels"),
-            ({"image_shape": [2**30, 1, 1]}, "1073741824x1x1"),
-            ({"num_colors": 2}, "4x4x1 with 2 levels"),
-        ):
-            path = self.copy(METADATA | values)
-            raw = small_models.loaded()
-            with mock.patch.object(tf.saved_model, "load", return_value=raw):
-                self.assert_error(path, message, "4x4x1 with 17 levels")
+    def test_optional_metadata(self):
+        path = self.copy(source="/caf\udce9")
+        content = json.loads((path / metadata.FILE).read_text())
+        del content["class_names"]
+        (path / metadata.FILE).write_text(json.dumps(content))
+        read = metadata.read(path)
+        self.assertEqual(read.source, "/caf\udce9")
+        self.assertEqual(read.class_names, ("0", "1", "2"))
+        self.assertEqual(read.others["lr"], 3e-4)
 
-    def test_another_program(self):
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        tf.saved_model.save(tf.Module(), str(folder))
-        self.assert_error(folder, "no metadata.json")
-        (folder / "metadata.json").write_text(json.dumps(METADATA))
-        self.assert_error(folder, "another program")
-
-    @parameterized.parameters("graph", "some_weights", "variables")
+    @parameterized.parameters("graph", "some_weights", "variables", "foreign")
     def test_damaged(self, what):
         path = self.copy()
         (weights,) = path.glob("variables/variables.data-*")
@@ -332,9 +194,28 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
             (path / "saved_model.pb").write_bytes(b"half of it")
         elif what == "variables":
             shutil.rmtree(path / "variables")
+        elif what == "foreign":
+            tf.saved_model.save(tf.Module(), str(path))
         else:
             weights.write_bytes(weights.read_bytes()[:500])
         self.assert_error(path, "cannot be loaded")
+
+    def test_before_tensorflow_is_imported(self):
+        """Which takes seconds."""
+        code = (
+            "import sys\n"
+            "from tf_realnvp.serving.saved_model import SavedModel\n"
+            "try:\n    SavedModel('missing')\n"
+            "except Exception as error:\n    print(type(error).__name__)\n"
+            "print('tensorflow' in sys.modules)"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=pathlib.Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(result.stdout.split(), ["ModelError", "False"])
 
 
 class StreamTest(tf.test.TestCase):
@@ -357,13 +238,11 @@ class ImportanceBoundTest(tf.test.TestCase):
             saved_model.importance_bound(np.log(densities)),
             [math.log(0.875 / 3), math.log(0.25)],
         )
-
-    def test_small_densities(self):
-        """Densities that floats don't hold."""
-        log_probs = np.array([[-8000.0], [-8001.0]])
-        expected = -8000.0 + math.log((1.0 + math.exp(-1.0)) / 2.0)
+        # Densities that floats don't hold.
         self.assertAllClose(
-            saved_model.importance_bound(log_probs), [expected], rtol=1e-12
+            saved_model.importance_bound(np.array([[-8000.0], [-8001.0]])),
+            [-8000.0 + math.log((1.0 + math.exp(-1.0)) / 2.0)],
+            rtol=1e-12,
         )
 
 

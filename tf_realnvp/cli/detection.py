@@ -152,7 +152,6 @@ def _add_max_images(command, default, of_what):
 def _load_metadata(flags):
     """Reads what the model is of, and sets up TensorFlow."""
     result = metadata.read(flags.model)
-    metadata.architecture(result, flags.model)  # Raises if it is damaged.
     runtime.configure()
     return result
 

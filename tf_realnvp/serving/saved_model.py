@@ -2,20 +2,18 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from tf_realnvp.serving import metadata
-from tf_realnvp.serving.metadata import describe_images
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import ModelError, reason
-from tf_realnvp.utils.messages import printable
+from tf_realnvp.utils.messages import counted
 from tf_realnvp.utils.overlap import overlapped
 
 BATCH_SIZE = 64  # Limits the memory where a caller asks for many images.
-_SIGNATURES = ("sample", "encode", "decode")
 
 
 class Scores(NamedTuple):
@@ -41,7 +39,8 @@ class SavedModel:
       source: The data set that it was trained on, as `data.load` finds it, or
         `None` if its metadata do not tell.
       class_names: Names of its classes; empty if it has none.
-      log_prior: Logarithms of their probabilities, `[len(class_names)]`.
+      log_prior: Logarithms of their probabilities, `[len(class_names)]`, or
+        `[1]`, as of a single class, if it has none.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -62,79 +61,47 @@ class SavedModel:
         self.source = content.source
         self.class_names = content.class_names
         with np.errstate(divide="ignore"):  # A class may have no chance.
-            self.log_prior = np.log(np.array(content.class_probs))
+            self.log_prior = np.log(np.array(content.class_probs or (1.0,)))
         runtime.configure()
         import tensorflow as tf
 
         try:
             self._model = tf.saved_model.load(os.fspath(path))
+            outputs = {
+                name: signature.structured_outputs
+                for name, signature in self._model.signatures.items()
+            }
+            shape = outputs["decode"]["images"].shape[1:]
+            given = outputs.get("classify", {}).get("class_log_probs")
+            num_classes = 0 if given is None else given.shape[1]
+            its = _describe(shape, int(self._model._num_colors()), num_classes)
+            self._log_prob = self._traced("log_prob", [])
+            self._log_prob_each = self._traced("log_prob_each", [None])
         except Exception as error:  # TensorFlow raises nearly anything.
             raise ModelError(
-                f"the SavedModel in {printable(path)} cannot be loaded: "
-                f"{reason(error)}"
+                f"the SavedModel in {path} cannot be loaded: {reason(error)}"
             ) from error
-        signatures = getattr(self._model, "signatures", {})
-        if not hasattr(self._model, "log_prob") or any(
-            name not in signatures for name in _SIGNATURES
-        ):
-            raise metadata.other_model(path)
-        self._compare_metadata(path)
-        self._log_prob = self._traced("log_prob", [])
-        self._log_prob_each = self._one_by_one
-        if hasattr(self._model, "log_prob_each"):  # Older models have none.
-            self._log_prob_each = self._traced("log_prob_each", [None])
+        own = _describe(
+            self.image_shape, self.num_colors, len(self.class_names)
+        )
+        if its != own:
+            raise ModelError(
+                f"{path} is damaged: by its {metadata.FILE} the images are "
+                f"{own}, by its SavedModel {its}"
+            )
 
     def _traced(self, name, seed_shape):
         """Returns a function of the model, traced for batches of all sizes."""
         import tensorflow as tf
 
+        function = getattr(self._model, name)
         specs = [
             tf.TensorSpec([None, *self.image_shape], tf.uint8),
             tf.TensorSpec(seed_shape, tf.int64),
         ]
         if self.class_names:
             specs.append(tf.TensorSpec([None], tf.int64))
-        return tf.function(
-            getattr(self._model, name),
-            input_signature=specs,
-            autograph=False,
-        )
-
-    def _one_by_one(self, images, seeds, *labels):
-        """Does what `log_prob_each` of the model does, and takes longer."""
-        import tensorflow as tf
-
-        parts = [
-            self._log_prob(
-                images[i : i + 1], seed, *(label[i : i + 1] for label in labels)
-            )
-            for i, seed in enumerate(seeds)
-        ]
-        return tf.concat([tf.zeros([0]), *parts], axis=0)
-
-    def _compare_metadata(self, path):
-        """Checks that the metadata are those of this SavedModel."""
-        decoded = self._model.signatures["decode"].structured_outputs["images"]
-        image_shape, num_colors = tuple(decoded.shape[1:]), self.num_colors
-        if hasattr(self._model, "_num_colors"):  # Older models do not tell.
-            num_colors = int(self._model._num_colors())
-        classes = 0
-        if "classify" in self._model.signatures:
-            outputs = self._model.signatures["classify"].structured_outputs
-            classes = outputs["class_log_probs"].shape[1]
-        if classes != len(self.class_names):
-            raise ModelError(
-                f"{printable(path)} is damaged: by its {metadata.FILE} there "
-                f"are {len(self.class_names)} classes, by its SavedModel "
-                f"{classes}"
-            )
-        if (image_shape, num_colors) != (self.image_shape, self.num_colors):
-            mine = describe_images(self.image_shape, self.num_colors)
-            its = describe_images(image_shape, num_colors)
-            raise ModelError(
-                f"{printable(path)} is damaged: by its {metadata.FILE} the "
-                f"images are {mine}, by its SavedModel {its}"
-            )
+        return tf.function(function, input_signature=specs, autograph=False)
 
     @property
     def num_dims(self) -> int:
@@ -162,29 +129,17 @@ class SavedModel:
           Batches of `uint8` images `[m, H, W, C]`, which are drawn as they are
           asked for, but for two ahead.
         """
-        import tensorflow as tf
-
         labels = np.broadcast_to(-1 if label is None else label, [n])
 
-        def draw(start):
-            part = labels[start : start + BATCH_SIZE]
-            index = start // BATCH_SIZE
-            return self._model.signatures["sample"](
-                n=tf.constant(len(part)),
-                temperature=tf.constant(temperature, tf.float32),
-                seed=tf.constant(stream(seed, index), tf.int64),
-                **self._labels(part),
-            )["images"].numpy()
+        def draw(part):
+            inputs = {
+                "n": np.int32(len(labels[part])),
+                "temperature": np.float32(temperature),
+                "seed": np.int64(stream(seed, part.start // BATCH_SIZE)),
+            }
+            return self._call("sample", inputs, labels, part)["images"].numpy()
 
-        return overlapped(draw, range(0, n, BATCH_SIZE))
-
-    def _labels(self, labels):
-        """Returns labels as the signatures take them."""
-        import tensorflow as tf
-
-        if not self.class_names:
-            return {}
-        return {"label": tf.constant(labels, tf.int32)}
+        return overlapped(draw, _parts(labels))
 
     def log_prob(
         self, images: np.ndarray, seed: int, label: int | None = None
@@ -200,19 +155,14 @@ class SavedModel:
         Returns:
           Float64 `[n]`, nats for a whole image.
         """
-        if label is not None:
-            labels = np.full(len(images), label)
-            return _run(self._log_prob, images, seed, labels)
-        if self.class_names:
-            joint = self.log_prob_of_classes(images, seed) + self.log_prior
-            return np.logaddexp.reduce(joint, axis=1)
-        return _run(self._log_prob, images, seed)
+        if label is None:
+            return self.mixture(self.log_prob_of_classes(images, seed))
+        return self._density(images, seed, label)
 
     def score_each(self, images: np.ndarray, seed: int) -> Scores:
         """Scores each image as `log_prob` does one alone.
 
-        All get the same noise, and none depends on those beside it. Models that
-        were saved by older versions take one at a time, which is slower.
+        All get the same noise, and none depends on those beside it.
 
         Args:
           images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
@@ -221,24 +171,27 @@ class SavedModel:
         Returns:
           Log-probabilities, bits/dim and classes.
         """
-        label = np.zeros(len(images), np.int64)
-        if self.class_names:
-            given = self.log_prob_of_classes(images, seed, each=True)
-            joint = given + self.log_prior
-            log_prob = np.logaddexp.reduce(joint, axis=1)
-            label = joint.argmax(axis=1)
-        else:
-            seeds = np.full(len(images), seed)
-            log_prob = _run(self._log_prob_each, images, seeds)
+        given = self.log_prob_of_classes(images, seed, each=True)
+        log_prob = self.mixture(given)
         bits_per_dim = -log_prob / (self.num_dims * math.log(2.0))
+        label = (given + self.log_prior).argmax(axis=1)
         return Scores(log_prob, bits_per_dim, label)
+
+    def mixture(self, given: np.ndarray) -> np.ndarray:
+        """Returns the log-probabilities of the mixture of the classes.
+
+        Args:
+          given: Those given each class, `[..., len(log_prior)]`.
+
+        Returns:
+          Float64 `[...]`.
+        """
+        return np.logaddexp.reduce(given + self.log_prior, axis=-1)
 
     def log_prob_of_classes(
         self, images: np.ndarray, seed: int, each: bool = False
     ) -> np.ndarray:
         """Returns the log-probability of images, given each of the classes.
-
-        For a model with classes.
 
         Args:
           images: As for `log_prob`.
@@ -246,19 +199,24 @@ class SavedModel:
           each: Whether each image gets the same noise, as in `score_each`.
 
         Returns:
-          Float64 `[n, len(class_names)]`, nats. With `log_prior` added it is
-          the log-probability of images and classes together.
+          Float64 `[n, len(log_prior)]`, nats. With `log_prior` added it is the
+          log-probability of images and classes together. A model without
+          classes counts as one with a single class.
         """
-        function: Callable = self._log_prob
-        seeds: int | np.ndarray = seed
-        if each:
-            function = self._log_prob_each
-            seeds = np.full(len(images), seed)
-        given = [
-            _run(function, images, seeds, np.full(len(images), label))
-            for label in range(len(self.class_names))
-        ]
+        seeds = np.full(len(images), seed) if each else seed
+        labels = range(len(self.log_prior))
+        given = [self._density(images, seeds, label) for label in labels]
         return np.stack(given, axis=1)
+
+    def _density(self, images, seeds, label):
+        """Returns the log-probabilities of images, given a class of all."""
+        import tensorflow as tf
+
+        function = self._log_prob_each if np.ndim(seeds) else self._log_prob
+        inputs = [images, tf.constant(seeds, tf.int64)]
+        if self.class_names:
+            inputs.append(np.full(len(images), label))
+        return function(*inputs).numpy().astype(np.float64)
 
     def encode(
         self, images: np.ndarray, label: np.ndarray | None = None
@@ -298,7 +256,7 @@ class SavedModel:
             def measure(part):
                 return self.log_prob_of_classes(images[part], 0, each=True)
 
-            given = np.concatenate(list(overlapped(measure, _parts(images))))
+            given = np.concatenate([*overlapped(measure, _parts(images))])
             if together:
                 given[:] = given.sum(axis=0)
             labels = (given + self.log_prior).argmax(axis=1)
@@ -318,17 +276,21 @@ class SavedModel:
         """
         return self._in_batches("decode", "latents", latents, "images", label)
 
-    def _in_batches(self, signature, name, values, result, label):
+    def _in_batches(self, signature, name, values, output, label):
+        def compute(part):
+            inputs = {name: values[part]}
+            return self._call(signature, inputs, label, part)[output].numpy()
+
+        return np.concatenate([*overlapped(compute, _parts(values))])
+
+    def _call(self, signature, inputs, labels, part):
+        """Calls a signature, with a part of the labels if it takes any."""
         import tensorflow as tf
 
-        function = self._model.signatures[signature]
-
-        def compute(part):
-            labels = {} if label is None else self._labels(label[part])
-            inputs = {name: tf.constant(values[part])} | labels
-            return function(**inputs)[result].numpy()
-
-        return np.concatenate(list(overlapped(compute, _parts(values))))
+        if self.class_names:
+            inputs["label"] = labels[part].astype(np.int32)
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        return self._model.signatures[signature](**tensors)
 
 
 def _parts(values):
@@ -337,12 +299,9 @@ def _parts(values):
         yield slice(start, start + BATCH_SIZE)
 
 
-def _run(log_prob, images, seed, *label):
-    """Returns what a traced function gives, float64."""
-    import tensorflow as tf
-
-    seed = tf.constant(seed, tf.int64)
-    return log_prob(images, seed, *label).numpy().astype(np.float64)
+def _describe(image_shape, num_colors, num_classes):
+    images = metadata.describe_images(image_shape, num_colors)
+    return f"{images} and {counted(num_classes, 'class')}"
 
 
 def stream(seed: int, index: int) -> int:

@@ -1,23 +1,23 @@
 """Weights of a SavedModel, for models that are trained or changed."""
 
 import os
-import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import metadata
+from tf_realnvp.utils import checks
 from tf_realnvp.utils.errors import ModelError, reason
-from tf_realnvp.utils.messages import printable
 
 
 def load_model(path: str | os.PathLike) -> RealNVP:
     """Makes the model that was saved, to be trained or changed.
 
     Args:
-      path: The folder that `export.save` wrote, with any version.
+      path: The folder that `export.save` wrote.
 
     Returns:
       A model with the same weights, which when it is saved again says of its
@@ -27,13 +27,12 @@ def load_model(path: str | os.PathLike) -> RealNVP:
       ModelError: If there is no such model.
     """
     saved = metadata.read(path)
+    names = (*checks.ARCHITECTURE, "num_classes", "class_probs")
+    config: dict[str, Any] = {name: saved.others.get(name) for name in names}
     try:
-        model = RealNVP(**metadata.architecture(saved, path))
-    except ValueError as error:
-        raise ModelError(
-            f"{printable(pathlib.Path(path) / metadata.FILE)} is damaged: "
-            f"{error}"
-        ) from error
+        model = RealNVP(saved.image_shape, saved.num_colors, **config)
+    except (TypeError, ValueError) as error:
+        raise metadata.damaged(path, error) from error
     _assign(model, path)
     model.metadata = {
         name: saved.others[name]
@@ -48,12 +47,11 @@ def assign_weights(
     path: str | os.PathLike,
     class_names: Sequence[str] = (),
 ) -> None:
-    """Gives a model the weights of one that was saved, which it may exceed.
+    """Gives a model the weights of a saved one: a warm start.
 
     What only the model has stays as it is: the last of the couplings of a
-    scale, classes and learned noise. All of them start as the
-    identity, so a trained model can grow, and is at first the density that it
-    was.
+    scale, classes and the variational dequantization. All of them start as the
+    identity, so that after a warm start a larger model is the same density.
 
     Args:
       model: The model; its images may be of another size and number of levels.
@@ -70,8 +68,7 @@ def assign_weights(
     differences = [*_differences(model, other)]
     if differences:
         raise ModelError(
-            f"the model in {printable(path)} does not fit: it has "
-            f"{', '.join(differences)}"
+            f"the model in {path} does not fit: it has {', '.join(differences)}"
         )
     variables = model.named_variables()
     its_names = other.metadata.get("class_names", ())
@@ -95,64 +92,43 @@ def _same_classes(names, own):
 
 def _differences(model, other):
     """Yields what of another model has no place in a model, a phrase each."""
-    # Convolutions know no height and width.
-    channels, its_channels = model.image_shape[2], other.image_shape[2]
-    has_place = {
-        "filters": other.filters == model.filters,
-        "num_blocks": other.num_blocks == model.num_blocks,
-        "alpha": other.alpha == model.alpha,
-        "num_scales": other.num_scales == model.num_scales,
-        "num_couplings": all(
-            its <= own
-            for its, own in zip(
-                other.num_couplings, model.num_couplings, strict=True
-            )
-        ),
-        "num_classes": other.num_classes in (None, model.num_classes),
-        "dequantization": other.dequantization
-        in ("uniform", model.dequantization),
+    fits = {
+        name: getattr(other, name) == getattr(model, name)
+        for name in ("filters", "num_blocks", "alpha", "num_scales")
     }
-    for name, is_good in has_place.items():
-        if not is_good:
+    pairs = zip(other.num_couplings, model.num_couplings, strict=True)
+    fits["num_couplings"] = all(its <= own for its, own in pairs)
+    fits["num_classes"] = other.num_classes in (None, model.num_classes)
+    fits["dequantization"] = other.dequantization in (
+        "uniform",
+        model.dequantization,
+    )
+    for name, does_fit in fits.items():
+        if not does_fit:
             yield (
                 f"{getattr(other, name)} {name} instead of "
                 f"{getattr(model, name)}"
             )
+    # Convolutions know no height and width.
+    channels, its_channels = model.image_shape[2], other.image_shape[2]
     if its_channels != channels:
         yield f"{its_channels} channels instead of {channels}"
 
 
 def _assign(model, path):
+    """Gives a model the weights that `export.save` wrote."""
     file = os.path.join(path, "variables", "variables")
     try:
-        values = _read(tf.train.load_checkpoint(file), model.variables)
-        for variable, value in zip(model.variables, values, strict=True):
-            variable.assign(value)
+        weights = tf.train.load_checkpoint(file).get_tensor(
+            "weights/.ATTRIBUTES/VARIABLE_VALUE"
+        )
+        sizes = [v.shape.num_elements() for v in model.variables]
+        *parts, rest = np.split(weights, np.cumsum(sizes))
+        if rest.size:
+            raise ValueError(f"they are {weights.size}, not {sum(sizes)}")
+        for variable, part in zip(model.variables, parts, strict=True):
+            variable.assign(part.reshape(variable.shape))
     except Exception as error:  # TensorFlow raises nearly anything.
         raise ModelError(
-            f"the weights in {printable(path)} cannot be read: "
-            f"{printable(reason(error))}"
+            f"the weights in {path} cannot be read: {reason(error)}"
         ) from error
-
-
-def _read(reader, variables):
-    """Returns the values of a model's variables."""
-    value = "{}/.ATTRIBUTES/VARIABLE_VALUE".format
-    if reader.has_tensor(value("weights")):
-        weights = reader.get_tensor(value("weights"))
-        sizes = [variable.shape.num_elements() for variable in variables]
-        if weights.shape != (sum(sizes),):
-            raise ValueError(f"they are {weights.size}, not {sum(sizes)}")
-        return [
-            part.reshape(variable.shape)
-            for variable, part in zip(
-                variables, np.split(weights, np.cumsum(sizes[:-1])), strict=True
-            )
-        ]
-    # Formats 1 and 2.
-    name, number = "_model_variables/{}", len(variables)
-    if reader.has_tensor(value(name.format(number))):
-        raise ValueError(f"there are more than {number}")
-    return [
-        reader.get_tensor(value(name.format(index))) for index in range(number)
-    ]
