@@ -86,26 +86,22 @@ def fit(
             kept = [dataclasses.replace(m, test_loss=None) for m in kept]
         trainer.history = kept
 
+    options = batch_size, observer, should_stop
     while True:
         step = trainer.num_steps
         epoch, position = divmod(step, steps_per_epoch)
         is_done = step >= last_step
         is_evaluated = trainer.history and trainer.history[-1].step == step
         if (position == 0 or is_done) and not is_evaluated:
-            loss = evaluate(
-                trainer, dataset, split, batch_size, observer, should_stop
-            )
+            loss = evaluate(trainer, dataset, split, *options)
             if loss is None:
                 return False
             # A longer training forgets an epoch that was cut short.
             if position == 0:
                 trainer.keep_if_best(loss)
-            metrics = Metrics(
-                epoch + (position > 0),
-                step,
-                trainer.mean_loss if step else None,
-                **{f"{split}_loss": loss},
-            )
+            train_loss = trainer.mean_loss if step else None
+            losses = {"train_loss": train_loss, f"{split}_loss": loss}
+            metrics = Metrics(epoch + (position > 0), step, **losses)
             trainer.history.append(metrics)
             observer.after_epoch(metrics)
         if is_done:
@@ -113,17 +109,16 @@ def fit(
 
         if position == 0:
             trainer.begin_epoch()
-        batches = iter(
-            dataset.train_batches(
-                batch_size, trainer.seed, epoch + 1, skip=position
-            )
+        batches = dataset.train_batches(
+            batch_size, trainer.seed, epoch + 1, skip=position
         )
+        iterator = iter(batches)
         bits = bits_from_nats(trainer.history[-1].held_out_loss)
         title = f"epoch {epoch + 1}/{epochs} ({split} {bits:.3f})"
         num_steps = min(steps_per_epoch - position, last_step - step)
         with observer.progress(title, num_steps) as display:
             for part in _calls(num_steps, trainer.max_steps_per_call):
-                trainer.train(batches, part)
+                trainer.train(iterator, part)
                 bits = bits_from_nats(trainer.mean_loss)
                 display.update(part, part * batch_size, bits)
                 observer.after_steps()
@@ -132,9 +127,7 @@ def fit(
 
     result = trainer.result_metrics()
     if result.test_loss is None:
-        loss = evaluate(
-            trainer, dataset, "test", batch_size, observer, should_stop
-        )
+        loss = evaluate(trainer, dataset, "test", *options)
         if loss is None:
             return False
         index = trainer.history.index(result)

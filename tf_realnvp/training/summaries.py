@@ -25,7 +25,7 @@ _SECONDS_BETWEEN = 10.0
 def layout_of_samples(
     model: RealNVP,
 ) -> tuple[int, np.ndarray | None, int | None]:
-    """Returns the layout of a grid of samples: a row for each class.
+    """Returns the layout of a grid of samples: a row a class, of the first 20.
 
     Args:
       model: The model.

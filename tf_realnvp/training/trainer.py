@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
@@ -104,9 +103,8 @@ class Trainer(tf.Module):
         is_apart = ema is not None or keep_best
         self._evaluated_model = model.clone() if is_apart else model
         self._best_loss = tf.Variable(math.inf, dtype=tf.float64, name="best")
-        self._best_weights = (
-            [tf.Variable(v.value) for v in model.variables] if keep_best else []
-        )
+        kept = model.variables if keep_best else ()
+        self._best_weights = [tf.Variable(v.value) for v in kept]
         self._strategy = tf.distribute.get_strategy()
         # Workers find each other by the number of the step inside of a call,
         # and must all put the same number of steps into it.
@@ -232,7 +230,7 @@ class Trainer(tf.Module):
             state["best"] = [self._best_loss, *self._best_weights]
         return state
 
-    def train(self, batches: Iterator[tf.Tensor], num_steps: int = 1) -> None:
+    def train(self, batches: Iterator, num_steps: int = 1) -> None:
         """Trains on some batches, in one call of TensorFlow.
 
         Args:
@@ -254,16 +252,13 @@ class Trainer(tf.Module):
             )
 
     def test(
-        self,
-        batches: Iterator[tuple[tf.Tensor, Any]],
-        num_steps: int = 1,
-        total: float = 0.0,
+        self, batches: Iterator, num_steps: int = 1, total: float = 0.0
     ) -> tuple[float, int]:
         """Evaluates some batches, in one call of TensorFlow.
 
         Args:
           batches: Iterator of a `tf.data.Dataset` such as `train` takes,
-            enumerated.
+            enumerated: each batch has its own noise, the same every time.
           num_steps: Number of batches.
           total: Sum of the losses of the images before them: one after the
             other they are added the same way, however many a call takes.
@@ -317,8 +312,7 @@ class Trainer(tf.Module):
         def step(i, total, num_images):
             index, batch = batches.get_next()
             images, label, _ = unpack_x_y_sample_weight(batch)
-            loss = self._test_step(images, index, label)
-            total += tf.cast(loss, tf.float64)
+            total += tf.cast(self._test_step(images, index, label), tf.float64)
             return i + 1, total, num_images + tf.shape(images)[0]
 
         _, total, num_images = tf.while_loop(
@@ -388,10 +382,7 @@ class Trainer(tf.Module):
         return loss, tape.gradient(loss, self._trained)
 
     def _test_step(self, images, index, label):
-        """Returns the sum of the losses of a batch of all replicas.
-
-        Each batch has its own noise, the same in every evaluation.
-        """
+        """Returns the sum of the losses of a batch, of all replicas."""
         return self._first_replica(
             self._strategy.run(self._replica_test_loss, [images, index, label])
         )
