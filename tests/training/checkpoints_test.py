@@ -120,15 +120,15 @@ class CheckpointsTestCase(folders.FolderTestCase, parameterized.TestCase):
 
 class SaveTest(CheckpointsTestCase):
     def test_the_last_ones_are_kept(self):
-        self.save(*range(12))
+        self.save(*range(11))
         names = [
             f"ckpt-{number}.{suffix}"
-            for number in (10, 11, 12)
+            for number in (9, 10, 11)
             for suffix in ("index", DATA)
         ]
         self.assertCountEqual(os.listdir(self.path), ["checkpoint", *names])
         # By number, not by name.
-        self.assert_restores(11)
+        self.assert_restores(10)
 
     def test_a_later_process_goes_on(self):
         self.save(1, 2)

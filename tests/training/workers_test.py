@@ -39,7 +39,7 @@ class JobTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
         {"worker": ["a"]}, {"worker": ["a:b"]}, {"worker": [1]}, {"chief": []}
     )
-    def test_damaged(self, **cluster):
+    def test_addresses_that_are_none(self, **cluster):
         with self.assertRaisesRegex(UsageError, "TF_CONFIG is .*such as"):
             job(0, **cluster)
 
@@ -103,7 +103,7 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
         with workers._listening(self.ports[1]):
             pass
 
-    def test_port_that_cannot_be_had(self):
+    def test_port_is_in_use(self):
         with (
             workers._listening(self.ports[1]),
             self.assertRaisesRegex(UsageError, f"{self.ports[1]} .*in use"),
