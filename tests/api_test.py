@@ -35,6 +35,7 @@ from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.serving import export, metadata, weights
 from tf_realnvp.training import recorder
 from tf_realnvp.training.checkpoints import Checkpoints
+from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
@@ -303,7 +304,7 @@ class RunTest(folders.FolderTestCase):
                 variables = trainer.model.trainable_variables
                 gradients = [tf.fill(v.shape, change) for v in variables]
                 trainer.optimizer.apply(gradients, variables)
-            trainer.end_epoch(1, "test", 3.0)
+            trainer.history.append(Metrics(1, 2, 3.0, 3.0))
             Checkpoints(trainer, path / "checkpoints").save()
         loaded = values(tf_realnvp.load(path).variables)
         result = values(trainer.result_model().variables)

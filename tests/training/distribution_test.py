@@ -18,6 +18,8 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 ROOT = command_lines.REPOSITORY
+GONE = "run.py: error: a worker of the job has gone"
+BFLOAT16 = ["--precision", "bfloat16"]
 
 
 def start(command, cwd=None, **environment):
@@ -63,39 +65,31 @@ class SameTrainingTest(tf.test.TestCase):
             process.join(240)
         assert [process.exitcode for process in processes] == [0, 0, 0]
 
-    def read(self, name):
-        """Returns what a process wrote."""
-        return dict(np.load(self.folder / f"{name}.npz"))
-
-    def assert_same_training(self, results, alone):
+    def assert_same_training(self, name, alone):
+        result, alone = (
+            np.load(self.folder / f"{name}.npz") for name in (name, alone)
+        )
         self.assertEqual(alone["num_replicas"], 1)
+        self.assertEqual(result["num_replicas"], 2)
         self.assertTrue(np.isfinite(alone["weights"]).all())
-        for result in results:
-            self.assertEqual(result["num_replicas"], 2)
-            self.assertAllClose(result["losses"], alone["losses"], rtol=1e-6)
-            self.assertAllClose(
-                result["weights"], alone["weights"], rtol=1e-4, atol=1e-5
-            )
+        self.assertAllClose(result["losses"], alone["losses"], rtol=1e-6)
+        self.assertAllClose(
+            result["weights"], alone["weights"], rtol=1e-4, atol=1e-5
+        )
+        return result["weights"]
 
     def test_two_devices(self):
-        self.assert_same_training([self.read("two")], self.read("one"))
+        self.assert_same_training("two", "one")
 
     def test_two_workers(self):
-        first, second = self.read("first"), self.read("second")
-        self.assert_same_training([first, second], self.read("small"))
-        self.assertAllEqual(first["weights"], second["weights"])
-
-    def test_first_weights_are_those_of_the_first(self):
-        for name in ("first", "second"):
-            value = np.load(self.folder / f"{name}.npy")
-            self.assertAllEqual(value, [3.0])
+        first, second = (
+            self.assert_same_training(name, "small")
+            for name in ("first", "second")
+        )
+        self.assertAllEqual(first, second)
 
     def test_what_workers_agree_on(self):
         """Whatever they have, both say the same, and both go on."""
-        first, second = (
-            (self.folder / f"{name}.txt").read_text()
-            for name in ("first", "second")
-        )
         differs = "worker 1 differs from worker 0: {}; all workers must train"
         expected = [
             "agreed on same",
@@ -103,8 +97,11 @@ class SameTrainingTest(tf.test.TestCase):
             f"{differs.format('short')} alike",
             "agreed on x",
         ]
-        self.assertEqual(first.splitlines(), [*expected, "gone"])
-        self.assertEqual(second.splitlines(), expected)
+        for name, lines in (("first", ["gone"]), ("second", [])):
+            text = (self.folder / f"{name}.txt").read_text()
+            self.assertEqual(text.splitlines(), expected + lines)
+            # The first weights are those of the chief.
+            self.assertAllEqual(np.load(self.folder / f"{name}.npy"), [3.0])
 
 
 @pytest.mark.long
@@ -124,69 +121,48 @@ class WorkersTest(folders.FolderTestCase, parameterized.TestCase):
             self.addCleanup(process.kill)
         return processes
 
-    def run_workers(self, *argvs):
-        """Runs the command; returns exit code and outputs of each worker."""
-        processes = self.start_workers(*argvs)
+    def finish(self, processes, *codes):
+        """Returns the outputs of processes, which end with these codes."""
         # A minute, on a machine that has nothing else to do.
         outputs = [process.communicate(timeout=180) for process in processes]
-        self.assertLen(processes, 2)
-        return [
-            (process.returncode, *output)
-            for process, output in zip(processes, outputs, strict=True)
-        ]
+        ended_with = [process.returncode for process in processes]
+        self.assertEqual(ended_with, list(codes), outputs)
+        for code, (_, stderr) in zip(codes, outputs, strict=True):
+            self.assertLen(stderr.splitlines(), bool(code), stderr)
+        return outputs
 
     @parameterized.parameters(
-        (["--seed", 1, "--resume"], ["--seed", 1], "no --resume instead of"),
-        (
-            ["--seed", 1],
-            ["--seed", 1, "--image_size", 4],
-            "4x4x1 instead of 8x8x1",
-        ),
+        (["--resume"], [], (2, 2), "no --resume instead of"),
+        ([], ["--image_size", 4], (2, 2), "4x4x1 instead of 8x8x1"),
+        # The other one learns of it.
+        ([], ["--dataset", "./nowhere"], (1, 2), "no such folder"),
+        (["--dataset", "./nowhere"], [], (2, 1), "no such folder"),
     )
-    def test_workers_that_differ(self, first, second, message):
-        results = self.run_workers(
-            ["--dataset", "digits", *first], ["--dataset", "digits", *second]
-        )
-        for code, _, stderr in results:
-            self.assertEqual(code, 2, stderr)
-            self.assertLen(stderr.splitlines(), 1)
-            self.assertIn("worker 1 differs from worker 0: ", stderr)
-            self.assertIn(message, stderr)
-
-    @parameterized.parameters(0, 1)
-    def test_worker_that_cannot_begin(self, index):
-        """The other one learns of it."""
-        argvs = [["--dataset", "digits", "--seed", 0]] * 2
-        argvs[index] = ["--dataset", "./nowhere", "--seed", 0]
-        results = self.run_workers(*argvs)
-        code, _, stderr = results[index]
-        self.assertEqual(code, 2, stderr)
-        self.assertIn("there is no such folder", stderr)
-        code, _, stderr = results[1 - index]
-        self.assertEqual(code, 1, stderr)
-        self.assertStartsWith(stderr, "run.py: error: a worker of the job has")
-        self.assertLen(stderr.splitlines(), 1)
+    def test_workers_that_do_not_begin(self, first, second, codes, message):
+        flags = ["--dataset", "digits", "--seed", 1]
+        processes = self.start_workers([*flags, *first], [*flags, *second])
+        outputs = self.finish(processes, *codes)
+        for code, (_, stderr) in zip(codes, outputs, strict=True):
+            self.assertIn(message if code == 2 else GONE, stderr)
+            if codes == (2, 2):
+                self.assertIn("worker 1 differs from worker 0: ", stderr)
 
     def test_folder_that_one_does_not_see(self):
         """It does not find the checkpoint that the others go on from."""
         flags = ["--dataset", "digits", "--seed", 0, "--resume"]
         flags += ["--max_steps", 2, "--output_dir", "out"]
         chief = [*flags, "--run_dir", "run"]
+        other = [*flags, "--run_dir", "gone"]
         # The precision of the first one counts, for all and from then on.
-        results = self.run_workers(
-            [*chief, "--precision", "bfloat16"], [*flags, "--run_dir", "gone"]
-        )
-        for code, _, stderr in results:
-            self.assertEqual((code, stderr), (0, ""))
-        self.assertIn("bfloat16, seed 0", results[0][1])
+        processes = self.start_workers([*chief, *BFLOAT16], other)
+        (stdout, _), _ = self.finish(processes, 0, 0)
+        self.assertIn("bfloat16, seed 0", stdout)
 
-        results = self.run_workers(chief, [*flags, "--run_dir", "gone"])
-        for code, _, stderr in results:
-            self.assertEqual(code, 2, stderr)
-            self.assertLen(stderr.splitlines(), 1)
+        outputs = self.finish(self.start_workers(chief, other), 2, 2)
+        for _, stderr in outputs:
             self.assertIn("nothing in --run_dir instead of", stderr)
             self.assertIn("the checkpoint of step 2 (", stderr)
-        self.assertIn("bfloat16, seed 0", results[0][1])
+        self.assertIn("bfloat16, seed 0", outputs[0][0])
 
     def test_lost_worker(self):
         flags = ["--dataset", "digits", "--seed", 0, "--resume"]
@@ -197,20 +173,16 @@ class WorkersTest(folders.FolderTestCase, parameterized.TestCase):
         wait_for(lambda: metrics.exists() and len(rows(metrics)) > 3)
         other.send_signal(signal.SIGKILL)
         other.communicate()
-        _, stderr = chief.communicate(timeout=120)
-        self.assertEqual(chief.returncode, 1)
-        self.assertStartsWith(stderr, "run.py: error: a worker of the job has")
-        self.assertLen(stderr.splitlines(), 1)
+        [(_, stderr)] = self.finish([chief], 1)
+        self.assertIn(GONE, stderr)
         self.assertContainsSubset(["--resume"], stderr.split())
 
         reached = int(rows(metrics)[-1].split(",")[0])
-        chief, other = self.start_workers(*[[*flags, reached + 2]] * 2)
-        stdout, stderr = chief.communicate(timeout=120)
-        other_output, _ = other.communicate(timeout=120)
-        self.assertEqual((chief.returncode, other.returncode), (0, 0), stderr)
+        processes = self.start_workers(*[[*flags, reached + 2]] * 2)
+        (stdout, _), (other_stdout, _) = self.finish(processes, 0, 0)
         self.assertIn("going on from step", stdout)
         # Only the chief speaks, and writes.
-        self.assertEmpty(other_output)
+        self.assertEmpty(other_stdout)
         written = rows(self.folder / "out" / "metrics_digits.csv")
         self.assertLen(written, reached + 4)
 

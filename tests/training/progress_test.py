@@ -6,6 +6,7 @@ import types
 from unittest import mock
 
 import tensorflow as tf
+from absl.testing import parameterized
 
 from tf_realnvp.training import progress
 from tf_realnvp.training.progress import Progress, Silent
@@ -32,7 +33,7 @@ class Terminal(io.StringIO):
         return lines
 
 
-class ProgressTest(tf.test.TestCase):
+class ProgressTest(tf.test.TestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.now = 1000.0
@@ -45,70 +46,55 @@ class ProgressTest(tf.test.TestCase):
         # tqdm draws a bar again only when some time has passed.
         self.enterContext(mock.patch("tqdm.std.time", clock))
 
-    def show(self, stdout, num_steps, seconds, num_images=64):
-        """Runs a pass whose steps take `seconds` each."""
+    def show(self, stdout, seconds, num_images, kind=Progress):
+        """Runs a pass with these images in its steps of so many seconds."""
+        num_steps = len(num_images)
         with contextlib.redirect_stdout(stdout):
-            with Progress("epoch 3/50", num_steps) as display:
-                for step in range(num_steps):
+            with kind("epoch 3/50", num_steps) as display:
+                for step, count in enumerate(num_images):
                     self.now += seconds
-                    display.update(1, num_images, 4.0 - step / 8)
+                    display.update(1, count, 4.0 - step / 8)
         return stdout
 
-    def test_output_that_is_no_file(self):
-        """As programs put in its place that write it to two."""
-        output = io.StringIO()
-        tee = types.SimpleNamespace(write=output.write, flush=output.flush)
-        self.show(tee, num_steps=4, seconds=2.0)
-        self.assertIn("epoch 3/50: 4/4 steps", output.getvalue())
-
-    def test_one_line_where_there_is_no_terminal(self):
-        output = self.show(io.StringIO(), num_steps=4, seconds=2.0)
-        self.assertEqual(
-            output.getvalue(),
-            "epoch 3/50: 4/4 steps, 3.625 bits/dim, 32 images/s, 00:00 left\n",
-        )
-
-    def test_a_line_now_and_then_in_a_long_pass(self):
-        output = self.show(
-            io.StringIO(), num_steps=5, seconds=20.0, num_images=30_000
-        )
-        self.assertEqual(
-            output.getvalue().splitlines(),
-            [
-                "epoch 3/50: 2/5 steps, 3.875 bits/dim, 1,500 images/s, "
-                "01:00 left",
-                "epoch 3/50: 4/5 steps, 3.625 bits/dim, 1,500 images/s, "
-                "00:20 left",
-                "epoch 3/50: 5/5 steps, 3.500 bits/dim, 1,500 images/s, "
-                "00:00 left",
-            ],
-        )
-
-    def test_images_are_counted(self):
-        # The last batch of the test images is smaller than the others.
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            with Progress("test", 2) as display:
-                for num_images in (64, 16):
-                    self.now += 1.0
-                    display.update(1, num_images, 1.0)
-        self.assertIn(" 40 images/s", output.getvalue())
-
-    def test_clock_that_stands_still(self):
-        output = self.show(io.StringIO(), num_steps=1, seconds=0.0)
-        self.assertIn("1/1 steps", output.getvalue())
-
-    def test_pass_that_fails_prints_nothing(self):
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
+    def interrupt(self, stdout):
+        """Interrupts a pass, and returns what is then seen."""
+        with contextlib.redirect_stdout(stdout):
             with self.assertRaises(KeyboardInterrupt):
                 with Progress("test", 2) as display:
-                    display.update(1, 64, 1.0)
+                    self.now += 2.0
+                    display.update(1, 64)
+                    seen = stdout.getvalue()
                     raise KeyboardInterrupt
-        self.assertEqual(output.getvalue(), "")
+        return seen
+
+    @parameterized.parameters(
+        (2.0, [64] * 4, ["4/4 steps, 3.625 bits/dim, 32 images/s, 00:00"]),
+        (
+            20.0,
+            [30_000] * 5,
+            [
+                "2/5 steps, 3.875 bits/dim, 1,500 images/s, 01:00",
+                "4/5 steps, 3.625 bits/dim, 1,500 images/s, 00:20",
+                "5/5 steps, 3.500 bits/dim, 1,500 images/s, 00:00",
+            ],
+        ),
+        # The last batch of an evaluation is smaller than the others.
+        (1.0, [64, 16], ["2/2 steps, 3.875 bits/dim, 40 images/s, 00:00"]),
+        # A clock that stands still.
+        (0.0, [0], ["1/1 steps, 4.000 bits/dim, 0 images/s, 00:00"]),
+    )
+    def test_lines(self, seconds, num_images, expected):
+        output = io.StringIO()
+        # As programs put in its place that write it to two.
+        tee = types.SimpleNamespace(write=output.write, flush=output.flush)
+        self.show(tee, seconds, num_images)
+        self.assertEqual(
+            output.getvalue().splitlines(),
+            [f"epoch 3/50: {line} left" for line in expected],
+        )
 
     def test_bar_on_a_terminal(self):
-        output = self.show(Terminal(), num_steps=4, seconds=2.0)
+        output = self.show(Terminal(), 2.0, [64] * 4)
         self.assertNotIn("\n", output.getvalue())
         drawn = [line.rstrip() for line in output.getvalue().split("\r")]
         half = next(line for line in drawn if "2/4" in line)
@@ -117,30 +103,20 @@ class ProgressTest(tf.test.TestCase):
             r"^epoch 3/50  50% \|.+\| 2/4 steps, "
             r"3.875 bits/dim, 32 images/s, 00:04 left$",
         )
-
-    def test_bar_goes_away(self):
-        output = self.show(Terminal(), num_steps=4, seconds=2.0)
+        # It goes away.
         print("epoch 3/50: done", file=output)
         self.assertEqual(output.screen(), ["epoch 3/50: done", ""])
 
-    def test_bar_goes_away_when_a_pass_fails(self):
+    def test_pass_that_is_interrupted(self):
         output = Terminal()
-        with contextlib.redirect_stdout(output):
-            with self.assertRaises(KeyboardInterrupt):
-                with Progress("test", 2) as display:
-                    self.now += 2.0
-                    display.update(1, 64, 1.0)
-                    self.assertIn("1/2 steps", output.screen()[-1])
-                    raise KeyboardInterrupt
+        self.assertIn("1/2 steps, 32 images/s", self.interrupt(output))
         self.assertEqual(output.screen(), [""])
+        output = io.StringIO()
+        self.interrupt(output)
+        self.assertEqual(output.getvalue(), "")
 
-
-class SilentTest(tf.test.TestCase):
-    def test_shows_nothing(self):
-        output = Terminal()
-        with contextlib.redirect_stdout(output):
-            with Silent("test", 2) as display:
-                display.update(1, 64, 1.0)
+    def test_silent(self):
+        output = self.show(Terminal(), 40.0, [64] * 2, Silent)
         self.assertEqual(output.getvalue(), "")
 
 

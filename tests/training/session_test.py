@@ -587,14 +587,14 @@ class DataErrorTest(ExperimentTestCase, parameterized.TestCase):
             None, None, "Incompatible shapes"
         )
         with (
-            mock.patch.object(Trainer, "train_step", side_effect=error),
+            mock.patch.object(Trainer, "train", side_effect=error),
             self.assertRaises(tf.errors.InvalidArgumentError),
         ):
             call()
 
     def test_memory(self):
         error = tf.errors.ResourceExhaustedError(None, None, "OOM: [9, 9]\nx")
-        with mock.patch.object(Trainer, "train_step", side_effect=error):
+        with mock.patch.object(Trainer, "train", side_effect=error):
             result = call()
         self.assert_error(result, 1, "OOM", "--accumulate", "--recompute")
 
@@ -1167,7 +1167,7 @@ class WorkersTest(ExperimentTestCase, parameterized.TestCase):
             (workers, "_gather"),
             (session, "RealNVP"),
             (initialization, "initialize"),
-            (Trainer, "train_step"),
+            (Trainer, "train"),
         ):
             with mock.patch.object(target, name, side_effect=error):
                 result = call("--seed", 0)

@@ -16,9 +16,11 @@ from tf_realnvp.training import workers
 from tf_realnvp.utils.errors import FailureError, UsageError
 
 
-def config(*arguments, **cluster):
+def job(*arguments, **cluster):
+    """Returns what a worker reads from its `TF_CONFIG`."""
     variables = command_lines.tf_config(*arguments, **cluster)
-    return mock.patch.dict(os.environ, variables)
+    with mock.patch.dict(os.environ, variables):
+        return workers._job()
 
 
 class JobTest(tf.test.TestCase, parameterized.TestCase):
@@ -28,43 +30,45 @@ class JobTest(tf.test.TestCase, parameterized.TestCase):
         (0, "chief", {"worker": ["a:1"], "chief": ["b:1"]}, True),
         (0, "worker", {"worker": ["a:1"], "chief": ["b:1"]}, False),
         (0, "worker", {"worker": ["a:1"], "evaluator": ["b:1"]}, True),
-        (0, "worker", {"worker": ["[::1]:1"]}, True),
     )
     def test_chief(self, index, kind, cluster, is_chief):
-        with config(index, kind, **cluster):
+        variables = command_lines.tf_config(index, kind, **cluster)
+        with mock.patch.dict(os.environ, variables):
             self.assertEqual(workers.is_chief(), is_chief)
 
-    @parameterized.parameters("a..b:1", f"{'a' * 64}:1", "a", "a:0", "a:b")
-    def test_addresses_that_are_none(self, address):
-        with config(0, worker=[address]):
-            with self.assertRaisesRegex(UsageError, "TF_CONFIG is .*such as"):
-                workers._job()
+    @parameterized.parameters(
+        {"worker": ["a"]}, {"worker": ["a:b"]}, {"worker": [1]}, {"chief": []}
+    )
+    def test_addresses_that_are_none(self, **cluster):
+        with self.assertRaisesRegex(UsageError, "TF_CONFIG is .*such as"):
+            job(0, **cluster)
 
     def test_order_is_that_of_tensorflow(self):
-        with config(1, worker=["a:1", "[::1]:2"], chief=["b:3"]):
-            job = workers._job()
-            names, addresses, index = job.names, job.addresses, job.index
-        self.assertEqual(names, ["chief 0", "worker 0", "worker 1"])
-        self.assertEqual(addresses, [("b", 3), ("a", 1), ("::1", 2)])
+        addresses, index = job(1, worker=["a:1", "[::1]:2"], chief=["b:3"])
+        self.assertEqual(
+            list(addresses.items()),
+            [
+                ("chief 0", ("b", 3)),
+                ("worker 0", ("a", 1)),
+                ("worker 1", ("::1", 2)),
+            ],
+        )
         self.assertEqual(index, 2)
 
 
-class MeetTest(tf.test.TestCase):
+class MeetTest(tf.test.TestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.ports = command_lines.free_ports(3)
-        self.addresses = [f"127.0.0.1:{port}" for port in self.ports]
-        self.jobs = []
-        for index in range(3):
-            with config(index, worker=self.addresses):
-                self.jobs.append(workers._job())
+        addresses = [f"127.0.0.1:{port}" for port in self.ports]
+        self.jobs = [job(index, worker=addresses) for index in range(3)]
 
     def test_all_meet(self):
         """In any order; who has seen all goes on, and listens otherwise."""
         met = []
 
         def come(index):
-            workers._wait_for_all(self.jobs[index])
+            workers._wait_for_all(*self.jobs[index])
             met.append(index)
             # As TensorFlow does.
             servers.enter_context(workers._listening(self.ports[index]))
@@ -83,15 +87,18 @@ class MeetTest(tf.test.TestCase):
                 thread.join(60.0)
             self.assertCountEqual(met, [0, 1, 2])
 
-    def test_one_does_not_come(self):
+    @parameterized.parameters(None, "a..b:1", f"{'a' * 64}:1", "a:99999")
+    def test_one_does_not_come(self, address):
+        """Nor does one whose address is none."""
+        own = f"127.0.0.1:{self.ports[1]}"
+        address = address or f"127.0.0.1:{self.ports[2]}"
         with (
-            workers._listening(self.ports[0]),
             mock.patch.object(workers, "_MAX_MINUTES", 0.01),
             self.assertRaisesRegex(
-                FailureError, f"^worker 2 of .*{self.addresses[2]}, did not "
+                FailureError, f"^worker 1 of .*{address}, did not "
             ),
         ):
-            workers._wait_for_all(self.jobs[1])
+            workers._wait_for_all(*job(0, worker=[own, address]))
         # It does not go on listening.
         with workers._listening(self.ports[1]):
             pass
@@ -101,30 +108,26 @@ class MeetTest(tf.test.TestCase):
             workers._listening(self.ports[1]),
             self.assertRaisesRegex(UsageError, f"{self.ports[1]} .*in use"),
         ):
-            workers._wait_for_all(self.jobs[1])
+            workers._wait_for_all(*self.jobs[1])
+        with self.assertRaisesRegex(UsageError, "port 99999 .*0-65535"):
+            workers._wait_for_all(*job(0, worker=["127.0.0.1:99999"]))
 
-    def test_signal_while_it_waits(self):
-        self.assert_interruptible(lambda: workers._wait_for_all(self.jobs[0]))
+    def test_signal(self):
+        """While it waits, and while TensorFlow does."""
+        for wait in (
+            lambda: workers._wait_for_all(*self.jobs[0]),
+            lambda: workers._interruptible(lambda: time.sleep(600.0)),
+        ):
+            timer = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM])
+            with self.assertRaises(signals.Interrupted), signals.raised():
+                timer.start()
+                try:
+                    wait()
+                finally:
+                    timer.join()
 
-    def test_signal_while_tensorflow_waits(self):
-        self.assert_interruptible(
-            lambda: workers._interruptible(lambda: time.sleep(600.0))
-        )
-
-    def assert_interruptible(self, function):
-        timer = threading.Timer(
-            0.5, lambda: os.kill(os.getpid(), signal.SIGTERM)
-        )
-        with self.assertRaises(signals.Interrupted), signals.raised():
-            timer.start()
-            function()
-        timer.join()
-
-
-class InterruptibleTest(tf.test.TestCase):
     def test_result_and_error(self):
         self.assertEqual(workers._interruptible(lambda: 3), 3)
-        self.assertIsNone(workers._interruptible(lambda: None))
         with self.assertRaises(ZeroDivisionError):
             workers._interruptible(lambda: 1 // 0)
 

@@ -5,15 +5,16 @@ import time
 from collections.abc import Callable, Iterator
 
 from tf_realnvp.data import ImageDataset
-from tf_realnvp.training.metrics import Metrics, bits_from_nats
+from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.progress import Progress, Silent
 from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils.units import bits_from_nats
 
 _SECONDS_PER_CALL = 0.5
 
 
 class Observer:
-    """What is told how a training goes on. This one does nothing."""
+    """Is notified of the progress of a training; does nothing by itself."""
 
     def progress(self, title: str, num_steps: int) -> Progress:
         """Returns the display of one pass over batches.
@@ -25,16 +26,16 @@ class Observer:
         return Silent(title, num_steps)
 
     def after_steps(self) -> None:
-        """Is called whenever some steps are done, of training or evaluation.
+        """Called whenever some steps of training or evaluation are done.
 
         That is every half a second, or after every step that takes longer.
         """
 
     def after_epoch(self, metrics: Metrics) -> None:
-        """Is called after every epoch, and once before the first.
+        """Called after every epoch, and once before the first.
 
         Args:
-          metrics: What is known by now.
+          metrics: The metrics of the epoch.
         """
 
 
@@ -47,13 +48,13 @@ def fit(
     observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Trains for some epochs, or goes on with a training of so many.
+    """Trains for some epochs, or resumes an unfinished training.
 
-    The images are evaluated before the first epoch and after each: those for
-    validation, and at last the result on the test images; without validation
-    images the test images each time. The metrics are in `trainer.history`. A
-    trainer whose `step` and `history` tell of an unfinished training goes on
-    with it.
+    The held-out images are evaluated before the first epoch and after each:
+    the validation images if there are any, else the test images. With
+    validation images the best epoch is evaluated on the test images in the end.
+    The metrics are in `trainer.history`. A trainer whose `step` and `history`
+    are those of an unfinished training resumes it.
 
     Args:
       trainer: The trainer.
@@ -63,71 +64,70 @@ def fit(
         `dataset.num_train`.
       max_steps: Number of steps after which to stop, if not before. Default: no
         limit.
-      observer: Is told how it goes on. Default: nobody is.
-      should_stop: Is asked whenever some steps are done.
+      observer: Observer notified of progress; optional.
+      should_stop: Called after every few steps; ends the training if true.
 
     Returns:
       Whether the training is done: `False` if `should_stop` ended it.
 
     Raises:
       DivergedError: If too many steps were not finite.
-      ValueError: If `batch_size` is more than `dataset.num_train`.
     """
-    if batch_size > dataset.num_train:
-        raise ValueError(
-            f"`batch_size` is {batch_size}, more than the "
-            f"{dataset.num_train} training images of {dataset.name}."
-        )
     observer = observer or Observer()
     split = "validation" if dataset.num_validation else "test"
     steps_per_epoch = dataset.num_train // batch_size
     last_step = epochs * steps_per_epoch
-    if max_steps is not None:
-        last_step = min(last_step, max_steps)
-    _forget_part_of_epoch(trainer, steps_per_epoch, last_step)
+    last_step = min(last_step, max_steps or last_step)
+    if trainer.history and trainer.history[-1].step < last_step:
+        # As if the training had been as long from the start: without a part of
+        # an epoch, and without a result on the test images.
+        kept = [m for m in trainer.history if m.step % steps_per_epoch == 0]
+        if dataset.num_validation:
+            kept = [dataclasses.replace(m, test_loss=None) for m in kept]
+        trainer.history = kept
 
+    options = batch_size, observer, should_stop
     while True:
         step = trainer.num_steps
         epoch, position = divmod(step, steps_per_epoch)
-        is_new = not trainer.history or step > trainer.history[-1].step
-        if is_new and (position == 0 or step >= last_step):
-            loss = evaluate(
-                trainer, dataset, split, batch_size, observer, should_stop
-            )
+        is_done = step >= last_step
+        is_evaluated = trainer.history and trainer.history[-1].step == step
+        if (position == 0 or is_done) and not is_evaluated:
+            loss = evaluate(trainer, dataset, split, *options)
             if loss is None:
                 return False
-            # What a longer training leaves out of its history is not kept.
+            # A longer training forgets an epoch that was cut short.
             if position == 0:
                 trainer.keep_if_best(loss)
-            metrics = trainer.end_epoch(epoch + (position > 0), split, loss)
+            train_loss = trainer.mean_loss if step else None
+            losses = {"train_loss": train_loss, f"{split}_loss": loss}
+            metrics = Metrics(epoch + (position > 0), step, **losses)
+            trainer.history.append(metrics)
             observer.after_epoch(metrics)
-        elif step < last_step:
-            if position == 0:
-                trainer.begin_epoch()
-            batches = iter(
-                dataset.train_batches(
-                    batch_size, trainer.seed, epoch + 1, skip=position
-                )
-            )
-            bits = bits_from_nats(trainer.history[-1].held_out_loss)
-            title = f"epoch {epoch + 1}/{epochs} ({split} {bits:.3f})"
-            num_steps = min(steps_per_epoch - position, last_step - step)
-            with observer.progress(title, num_steps) as display:
-                for part in _calls(num_steps, trainer.max_steps_per_call):
-                    trainer.train(batches, part)
-                    bits = bits_from_nats(trainer.mean_loss)
-                    display.update(part, part * batch_size, bits)
-                    observer.after_steps()
-                    if should_stop():
-                        return False
-        else:
+        if is_done:
             break
+
+        if position == 0:
+            trainer.begin_epoch()
+        batches = dataset.train_batches(
+            batch_size, trainer.seed, epoch + 1, skip=position
+        )
+        iterator = iter(batches)
+        bits = bits_from_nats(trainer.history[-1].held_out_loss)
+        title = f"epoch {epoch + 1}/{epochs} ({split} {bits:.3f})"
+        num_steps = min(steps_per_epoch - position, last_step - step)
+        with observer.progress(title, num_steps) as display:
+            for part in _calls(num_steps, trainer.max_steps_per_call):
+                trainer.train(iterator, part)
+                bits = bits_from_nats(trainer.mean_loss)
+                display.update(part, part * batch_size, bits)
+                observer.after_steps()
+                if should_stop():
+                    return False
 
     result = trainer.result_metrics()
     if result.test_loss is None:
-        loss = evaluate(
-            trainer, dataset, "test", batch_size, observer, should_stop
-        )
+        loss = evaluate(trainer, dataset, "test", *options)
         if loss is None:
             return False
         index = trainer.history.index(result)
@@ -148,8 +148,8 @@ def evaluate(
     Args:
       trainer: The trainer.
       dataset: The data set.
-      split: "test": all test images, by the `result_model()`; or "validation":
-        all validation images, by the `evaluated_model()`.
+      split: "test", for the `result_model()` on all test images; or
+        "validation", for the `evaluated_model()` on all validation images.
       batch_size: Images in a batch.
       observer: As for `fit`.
       should_stop: As for `fit`.
@@ -158,7 +158,7 @@ def evaluate(
       The loss; `None` if `should_stop` ended it.
     """
     observer = observer or Observer()
-    # Either brings the model up to date that is evaluated.
+    # `trainer.test` uses the weights that these methods set.
     if split == "validation":
         batches = dataset.validation_batches(batch_size)
         trainer.evaluated_model()
@@ -177,21 +177,6 @@ def evaluate(
             if should_stop():
                 return None
     return total / num_images
-
-
-def _forget_part_of_epoch(trainer, steps_per_epoch, last_step):
-    """Makes of what was cut short by fewer steps an epoch like others.
-
-    Nor is what was the result then evaluated on the test images.
-    """
-    if trainer.history and trainer.history[-1].step < last_step:
-        trainer.history = [
-            m
-            if m.validation_loss is None
-            else dataclasses.replace(m, test_loss=None)
-            for m in trainer.history
-            if m.step % steps_per_epoch == 0
-        ]
 
 
 def _calls(num_steps: int, maximum: int | None) -> Iterator[int]:

@@ -2,16 +2,11 @@
 
 import dataclasses
 import itertools
-import math
 import os
 from collections.abc import Sequence
 
 from tf_realnvp.utils import files
-
-
-def bits_from_nats(nats: float) -> float:
-    """Returns an amount of information in bits, given in nats."""
-    return nats / math.log(2.0)
+from tf_realnvp.utils.units import bits_from_nats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +56,14 @@ def write_csv(path: str | os.PathLike, history: Sequence[Metrics]) -> None:
       path: The file to write.
       history: The metrics of all epochs.
     """
-    splits = ["train", "test"]
-    if any(m.validation_loss is not None for m in history):
-        splits.insert(1, "validation")
+    splits = ["train", "validation", "test"]
+    if all(m.validation_loss is None for m in history):
+        splits.remove("validation")
     units = ("loss_nats_per_dim", "bits_per_dim")
     header = [f"{split}_{unit}" for split in splits for unit in units]
-
-    def columns(loss):
-        return ["", ""] if loss is None else [loss, bits_from_nats(loss)]
-
     rows: list[list] = [["epoch", "step", *header]]
     for m in history:
-        losses = [columns(getattr(m, f"{split}_loss")) for split in splits]
+        bits = m.bits_per_dim()
+        losses = ((getattr(m, f"{s}_loss"), bits.get(s)) for s in splits)
         rows.append([m.epoch, m.step, *itertools.chain(*losses)])
     files.write_csv(path, rows)

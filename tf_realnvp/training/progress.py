@@ -5,6 +5,8 @@ import time
 
 import tqdm
 
+from tf_realnvp.utils.messages import say
+
 _SECONDS_BETWEEN_LINES = 30.0
 _BAR = (
     "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps"
@@ -31,32 +33,27 @@ class Progress:
         self._num_images = 0
         self._step = 0
         self._start = self._last_line = time.monotonic()
-        self._bar = None
-        # What others put in its place may have no such method.
-        if getattr(sys.stdout, "isatty", bool)():
-            self._bar = tqdm.tqdm(
-                desc=title,
-                total=num_steps,
-                bar_format=_BAR,
-                file=sys.stdout,
-                leave=False,
-                dynamic_ncols=True,
-            )
+        self._bar = tqdm.tqdm(
+            desc=title,
+            total=num_steps,
+            bar_format=_BAR,
+            file=sys.stdout,
+            leave=False,
+            dynamic_ncols=True,
+            # A replacement of `sys.stdout` may have no such method.
+            disable=not getattr(sys.stdout, "isatty", bool)(),
+        )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *unused_exception):
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def update(
-        self,
-        num_steps: int,
-        num_images: int,
-        bits_per_dim: float | None = None,
+        self, num_steps: int, num_images: int, bits_per_dim: float | None = None
     ) -> None:
-        """Tells that more batches are done.
+        """Shows that more batches are done.
 
         Args:
           num_steps: Number of batches.
@@ -70,35 +67,23 @@ class Progress:
         status = f"{rate:,.0f} images/s"
         if bits_per_dim is not None:
             status = f"{bits_per_dim:.3f} bits/dim, {status}"
-        if self._bar is not None:
-            self._bar.set_postfix_str(status, refresh=False)
-            self._bar.update(num_steps)
-        elif (
-            self._step == self._num_steps
-            or now - self._last_line >= _SECONDS_BETWEEN_LINES
-        ):
+        self._bar.set_postfix_str(status, refresh=False)
+        self._bar.update(num_steps)
+        is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES
+        if self._bar.disable and (is_due or self._step == self._num_steps):
             self._last_line = now
             left = (now - self._start) * (self._num_steps / self._step - 1)
-            print(
+            say(
                 f"{self._title}: {self._step}/{self._num_steps} steps, "
-                f"{status}, {tqdm.tqdm.format_interval(left)} left",
-                flush=True,
+                f"{status}, {tqdm.tqdm.format_interval(left)} left"
             )
 
 
 class Silent(Progress):
-    """Shows nothing, for programs that say themselves how far they are."""
+    """Shows nothing."""
 
-    def __init__(self, title: str, num_steps: int):
-        """Takes what `Progress` takes."""
+    def __init__(self, *unused_arguments):
+        self._bar = tqdm.tqdm(disable=True)
 
-    def __exit__(self, *unused_exception):
+    def update(self, *unused_arguments):
         pass
-
-    def update(
-        self,
-        num_steps: int,
-        num_images: int,
-        bits_per_dim: float | None = None,
-    ) -> None:
-        """Takes what `Progress.update` takes."""

@@ -2,18 +2,20 @@
 
 import os
 import pathlib
-import sys
 import time
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.errors import InvalidArgumentError, ResourceExhaustedError
 
 from tf_realnvp.images import plots
 from tf_realnvp.model import RealNVP
-from tf_realnvp.training.metrics import Metrics, bits_from_nats
+from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import reason
+from tf_realnvp.utils.messages import warn
+from tf_realnvp.utils.units import bits_from_nats
 
 _NUM_SAMPLES = 36
 _NUM_COLUMNS, _MAX_ROWS = 8, 20  # Of samples of classes.
@@ -23,7 +25,7 @@ _SECONDS_BETWEEN = 10.0
 def layout_of_samples(
     model: RealNVP,
 ) -> tuple[int, np.ndarray | None, int | None]:
-    """Returns what a grid of samples is of: a row a class, of the first twenty.
+    """Returns the layout of a grid of samples: a row a class, of the first 20.
 
     Args:
       model: The model.
@@ -43,10 +45,11 @@ class Summaries:
     """Writes the course of a training run as TensorBoard's event files.
 
     Scalars over the number of steps are `bits_per_dim/train` (the mean over the
-    epoch so far), `bits_per_dim/test`, `gradient_norm` (likewise a mean),
-    `learning_rate` and `images_per_second`. `samples` is a grid of 36 images
-    from latents that stay the same, so that one sees the same pictures form; of
-    a model with classes it has a row for each.
+    epoch so far), `bits_per_dim/validation`, `bits_per_dim/test`,
+    `gradient_norm` (likewise a mean), `learning_rate` and `images_per_second`.
+    `samples` is a grid of 36 images from latents that stay the same, so that
+    one sees the same images form; for a model with classes it has a row for
+    each.
     """
 
     def __init__(
@@ -81,44 +84,42 @@ class Summaries:
         self._time, self._step = time.monotonic(), self._trainer.num_steps
         self._last_step = self._step
 
+    def _write(self, step, scalars):
+        with self._writer.as_default(step=step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+
     def write_progress(self) -> None:
-        """Writes how training goes, if ten seconds have passed."""
+        """Writes the progress of training, if ten seconds have passed."""
         trainer = self._trainer
         seconds = time.monotonic() - self._time
         num_steps = trainer.num_steps - self._step
-        # Of an evaluation, whose steps are not of training, it says nothing.
+        # The time of an evaluation, which adds no steps, is not of training.
         is_training = trainer.num_steps > self._last_step
         self._last_step = trainer.num_steps
         if seconds < _SECONDS_BETWEEN or not is_training:
             return
-        with self._writer.as_default(step=trainer.num_steps):
-            tf.summary.scalar(
-                "bits_per_dim/train", bits_from_nats(trainer.mean_loss)
-            )
-            tf.summary.scalar("gradient_norm", trainer.mean_gradient_norm)
-            tf.summary.scalar(
-                "learning_rate", trainer.optimizer.learning_rate.numpy()
-            )
-            tf.summary.scalar(
-                "images_per_second", num_steps * self._batch_size / seconds
-            )
+        scalars = {
+            "bits_per_dim/train": bits_from_nats(trainer.mean_loss),
+            "gradient_norm": trainer.mean_gradient_norm,
+            "learning_rate": trainer.optimizer.learning_rate.numpy(),
+            "images_per_second": num_steps * self._batch_size / seconds,
+        }
+        self._write(trainer.num_steps, scalars)
         self._start_clock()
 
     def write_epoch(self, metrics: Metrics) -> None:
-        """Writes what is known after an epoch."""
-        with self._writer.as_default(step=metrics.step):
-            for split, bits in metrics.bits_per_dim().items():
-                tf.summary.scalar(f"bits_per_dim/{split}", bits)
-            if metrics.train_loss is not None:
-                tf.summary.scalar(
-                    "gradient_norm", self._trainer.mean_gradient_norm
-                )
+        """Writes the metrics of an epoch."""
+        bits = metrics.bits_per_dim()
+        scalars = {f"bits_per_dim/{split}": bits[split] for split in bits}
+        if metrics.train_loss is not None:
+            scalars["gradient_norm"] = self._trainer.mean_gradient_norm
+        self._write(metrics.step, scalars)
         self._writer.flush()
-        # Evaluation does not count as time of training.
         self._start_clock()
 
     def write_samples(self, step: int) -> None:
-        """Draws the samples, unless that was done at this step already.
+        """Draws samples of the current model, once a step.
 
         Args:
           step: Number of training steps done.
@@ -129,16 +130,10 @@ class Summaries:
         self._trainer.evaluated_model()  # Brings it up to date.
         try:
             images = self._decode(self._latents, self._labels).numpy()
-        except (
-            tf.errors.InvalidArgumentError,
-            tf.errors.ResourceExhaustedError,
-        ) as error:
-            # Weights may have become so large, and may recover; or the memory
-            # may be too small for the samples, which are many with classes.
-            print(
-                f"warning: cannot draw samples: {reason(error)}",
-                file=sys.stderr,
-            )
+        except (InvalidArgumentError, ResourceExhaustedError) as error:
+            # The weights may be too large, and may recover; or the memory may
+            # be too small for the samples, which are many with classes.
+            warn(f"cannot draw samples: {reason(error)}")
             return
         grid = plots.image_grid(
             images, self._trainer.model.num_colors, self._columns

@@ -1,6 +1,5 @@
 """Several processes that train one model: how they meet, and agree."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -12,16 +11,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 from tf_realnvp.config import DataDescription, TrainingConfig
-from tf_realnvp.utils.errors import FailureError, UsageError
-from tf_realnvp.utils.messages import printable
+from tf_realnvp.utils.errors import FailureError, UsageError, reason
 
 if TYPE_CHECKING:
     from tf_realnvp.training.trainer import Trainer
 
-_KINDS = ("chief", "worker")  # In the order that TensorFlow gives them.
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
@@ -30,122 +28,106 @@ _MAX_MINUTES = 10  # From the first worker's start to the last one's.
 _SECONDS_BETWEEN_TRIES = 0.2
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What `TF_CONFIG` says.
-
-    Attributes:
-      names: Of all workers, such as "worker 0"; the first one is the chief.
-      addresses: Host and port of each.
-      index: Which of them this process is.
-    """
-
-    names: list[str]
-    addresses: list[tuple[str, int]]
-    index: int
-
-
 def is_chief() -> bool:
     """Returns whether this process is the worker that writes the results.
 
     Raises:
-      UsageError: If `TF_CONFIG` is not what TensorFlow takes.
+      UsageError: If `TF_CONFIG` does not name this worker and all others.
     """
-    return _job().index == 0
+    _, index = _job()
+    return index == 0
 
 
 def _job():
+    """Reads `TF_CONFIG`; TensorFlow, which could, takes seconds to import.
+
+    Returns:
+      Host and port of all workers, by names such as "worker 0", of which the
+      first is the chief; and which of them this process is.
+    """
     text = os.environ["TF_CONFIG"]
+    addresses = {}
     try:
         config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        workers, addresses = [], []
-        for kind in _KINDS:
-            for index, address in enumerate(cluster.get(kind, [])):
+        for kind in ("chief", "worker"):  # TensorFlow's order.
+            for index, address in enumerate(config["cluster"].get(kind, [])):
                 host, port = address.rsplit(":", 1)
-                workers.append((kind, index))
-                host.encode("idna")  # `socket` would fail with UnicodeError.
-                addresses.append((host.strip("[]"), int(port)))
-        index = workers.index((task["type"], task["index"]))
-        is_good = type(task["index"]) is int
-        is_good = is_good and all(0 < port < 2**16 for _, port in addresses)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        is_good = False
-    if not is_good:
+                addresses[f"{kind} {index}"] = host.strip("[]"), int(port)
+        own = f"{config['task']['type']} {config['task']['index']}"
+        return addresses, list(addresses).index(own)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"the environment variable TF_CONFIG is {text!r}: give each worker "
             f"one such as {_EXAMPLE}, or unset it to train on this machine "
             "alone"
-        )
-    names = [f"{kind} {number}" for kind, number in workers]
-    return _Job(names, addresses, index)
+        ) from error
 
 
 @functools.cache
 def connect():
     """Returns the `tf.distribute` strategy of all workers, once all are there.
 
-    That is to come before anything is computed. From then on TensorFlow finds
-    out within seconds when a worker is gone, and what the others compute
-    together with it fails.
+    That must come before anything is computed. From then on TensorFlow notices
+    within seconds when a worker is gone, and the collective operations of the
+    others fail.
 
     Raises:
-      UsageError: If `TF_CONFIG` is not what TensorFlow takes.
+      UsageError: If `TF_CONFIG` does not name this worker and all others.
       FailureError: If the others do not come in ten minutes.
     """
     import tensorflow as tf
 
-    _wait_for_all(_job())
+    _wait_for_all(*_job())
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def _wait_for_all(job):
+def _wait_for_all(addresses, index):
     """Waits until all workers listen.
 
-    TensorFlow would do so by itself, but for ever and deaf to signals.
+    TensorFlow would wait as well, but forever and without handling signals.
     """
     give_up = time.monotonic() + 60.0 * _MAX_MINUTES
-    own = job.addresses[job.index]
+    own = list(addresses.values())[index]
     with _listening(own[1]):
-        for name, address in zip(job.names, job.addresses, strict=True):
-            while address != own and not _listens(address):
+        for name, (host, port) in addresses.items():
+            while (host, port) != own and not _listens(host, port):
                 if time.monotonic() > give_up:
                     raise FailureError(
-                        f"{name} of TF_CONFIG, {address[0]}:{address[1]}, did "
-                        f"not come in {_MAX_MINUTES} minutes: start the same "
-                        "command there"
+                        f"{name} of TF_CONFIG, {host}:{port}, did not come in "
+                        f"{_MAX_MINUTES} minutes: start the same command there"
                     )
                 time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def _listening(port):
-    """Listens where TensorFlow is going to, for as long as it is entered."""
+    """Listens where TensorFlow is going to, while it is entered."""
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
         return socket.create_server(
             ("", port), family=family, dualstack_ipv6=dual
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise UsageError(
             f"the environment variable TF_CONFIG: cannot listen on port {port} "
-            f"of this machine: {error.strerror}"
+            f"of this machine: {reason(error)}"
         ) from error
 
 
-def _listens(address):
-    with contextlib.suppress(OSError):
-        socket.create_connection(address, timeout=5.0).close()
+def _listens(host, port):
+    # What is no address at all does not listen either.
+    with contextlib.suppress(OSError, OverflowError, UnicodeError):
+        socket.create_connection((host, port), timeout=5.0).close()
         return True
     return False
 
 
 def agree(record: Any, differences: Callable[[Any, Any], list[str]]) -> Any:
-    """Compares something that all workers must have alike.
+    """Compares records that must be alike on all workers.
 
     Args:
-      record: What this worker has; values that JSON knows.
-      differences: Says in what the first record differs from the second, which
+      record: The record of this worker, which JSON can represent.
+      differences: Describes how the first record differs from the second, which
         is the chief's.
 
     Returns:
@@ -155,17 +137,16 @@ def agree(record: Any, differences: Callable[[Any, Any], list[str]]) -> Any:
       UsageError: If anything differs, for all workers alike.
       tf.errors.OpError: If a worker is gone.
     """
-    names = _job().names
+    addresses, _ = _job()
+    first, *names = addresses
     chief, *others = _gather(record)
     found = [
-        f"{name} differs from {names[0]}: {', '.join(words)}"
-        for name, other in zip(names[1:], others, strict=True)
+        f"{name} differs from {first}: {', '.join(words)}"
+        for name, other in zip(names, others, strict=True)
         if (words := differences(other, chief))
     ]
     if found:
-        raise UsageError(
-            printable(f"{'; '.join(found)}; all workers must train alike")
-        )
+        raise UsageError(f"{'; '.join(found)}; all workers must train alike")
     return chief
 
 
@@ -210,15 +191,15 @@ def agree_on_settings(
         "data": dataclasses.asdict(data),
         "resume": resume,
     }
-    chief, *_ = parse(agree(record, differences))
-    return dataclasses.replace(config, precision=chief.precision)
+    chief = agree(record, differences)
+    return dataclasses.replace(config, precision=chief["config"]["precision"])
 
 
 def agree_on_state(trainer: "Trainer", found: str | None, where: str) -> None:
-    """Makes sure that all workers go on from the same state.
+    """Makes sure that all workers start from the same state.
 
     Args:
-      trainer: What has that state in this worker.
+      trainer: The trainer of this worker.
       found: What it was restored from; `None` if there was nothing.
       where: Where that was looked for.
 
@@ -253,11 +234,11 @@ def _gather(record):
 
 
 def _interruptible(function):
-    """Returns what a function does, unless a signal comes meanwhile.
+    """Returns the result of a function, and handles signals meanwhile.
 
-    Python handles signals in the main thread, when that is not in TensorFlow.
+    Python handles them in the main thread, when that is not in TensorFlow.
     """
-    future: concurrent.futures.Future = concurrent.futures.Future()
+    future: futures.Future = futures.Future()
 
     def run():
         try:
@@ -265,6 +246,6 @@ def _interruptible(function):
         except BaseException as error:
             future.set_exception(error)
 
-    # It is no reason for the process to stay.
+    # A daemon, or the process would wait for it when it exits.
     threading.Thread(target=run, daemon=True).start()
     return future.result()
