@@ -330,7 +330,7 @@ def _draw_maps(flags, names, model, measure, usual):
     maps, label = bit_maps.smooth(measure.maps(images, flags.seed)), "bits"
     if usual is not None:
         its = measure.maps(usual[:_NUM_MAP_REFERENCES], flags.seed)
-        maps = bit_maps.standardise(maps, bit_maps.smooth(its))
+        maps = bit_maps.standardize(maps, bit_maps.smooth(its))
         label = "standard deviations"
     limits = plots.map_limits(maps)
     with files.replace_files(flags.maps) as folder:
