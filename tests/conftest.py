@@ -1,6 +1,7 @@
 """Runs the tests with the settings of the command."""
 
 import os
+import shutil
 import signal
 import tempfile
 
@@ -17,11 +18,19 @@ LONGEST = ("SameTrainingTest", "KillsTest", "OtherProgramsTest", "RunTest")
 # Whose processes are forked from one that has imported TensorFlow.
 FORKED = ("SameTrainingTest", "KillsTest")
 
+# A folder in memory, on Linux.
+MEMORY = "/dev/shm"
+
 # The commands leave alone what is ignored, as SIGINT is in a background job of
 # a shell's script and SIGHUP after `nohup`. These tests may be run so as well.
 for signum in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(signum) == signal.SIG_IGN:
         signal.signal(signum, lambda *_: None)
+
+# Where nothing has to be written through to a disk, which takes time.
+if "TMPDIR" not in os.environ and os.path.isdir(MEMORY):
+    if shutil.disk_usage(MEMORY).free > 2**30:
+        tempfile.tempdir = os.environ["TMPDIR"] = MEMORY
 
 
 def set_up_tensorflow():
