@@ -151,23 +151,35 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
             self.enterContext(mock.patch.object(target, name, function))
 
     @parameterized.parameters(
-        ([(8, 0)], True),
-        ([(9, 0), (8, 6)], True),
-        ([(7, 5)], False),
-        ([(9, 0), (7, 5)], False),  # All train, so all must have it.
-        ([None], False),  # Another maker's.
+        # GPUs, and what the processor has.
+        ([(8, 0)], (), "bfloat16"),
+        ([(9, 0), (8, 6)], (), "bfloat16"),
+        ([(7, 5)], ["avx512_bf16"], "float32"),
+        ([(9, 0), (7, 5)], (), "float32"),  # All train, so all must have it.
+        ([None], (), "float32"),  # Another maker's.
+        ([], ["avx512f", "amx_bf16"], "bfloat16"),
+        ([], ["avx512_bf16"], "bfloat16"),
+        ([], ["avx512f"], "float32"),
     )
-    def test_gpus(self, capabilities, is_native):
+    def test_precision(self, capabilities, features, native):
         self.set_gpus(capabilities)
-        expected = "bfloat16" if is_native else "float32"
-        self.assertEqual(runtime.settle_precision("auto"), expected)
-        if is_native:
+        self.enterContext(
+            mock.patch.object(
+                system, "processor_features", lambda: frozenset(features)
+            )
+        )
+        self.assertEqual(runtime.settle_precision("auto"), native)
+        self.assertEqual(runtime.settle_precision("float32"), "float32")
+        if capabilities and native == "bfloat16":
             self.assertEqual(runtime.settle_precision("tf32"), "tf32")
         else:
             with self.assertRaisesRegex(UsageError, "tf32"):
                 runtime.settle_precision("tf32")
-        with self.assertRaisesRegex(UsageError, f"{len(capabilities)}$"):
-            runtime.make_strategy(len(capabilities) + 1)
+
+    def test_more_than_there_are(self):
+        self.set_gpus([(9, 0), (9, 0)])
+        with self.assertRaisesRegex(UsageError, "`devices`: 3 .*, 2$"):
+            runtime.make_strategy(3)
 
     @parameterized.parameters(
         (1, None, "GPU H"), (3, None, "3 GPUs H"), (3, 2, "2 GPUs H")
@@ -175,24 +187,6 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
     def test_description(self, number, num_devices, expected):
         self.set_gpus(number * [(9, 0)])
         self.assertEqual(runtime.describe_devices(num_devices), expected)
-
-    @parameterized.parameters(
-        ({"avx512f", "amx_bf16"}, "bfloat16"),
-        ({"avx512_bf16"}, "bfloat16"),
-        ({"avx512f"}, "float32"),
-        ((), "float32"),  # Not on Linux.
-    )
-    def test_processor(self, features, expected):
-        self.set_gpus([])
-        self.enterContext(
-            mock.patch.object(
-                system, "processor_features", lambda: frozenset(features)
-            )
-        )
-        self.assertEqual(runtime.settle_precision("auto"), expected)
-        self.assertEqual(runtime.settle_precision("float32"), "float32")
-        with self.assertRaisesRegex(UsageError, "tf32"):
-            runtime.settle_precision("tf32")
 
 
 if __name__ == "__main__":
