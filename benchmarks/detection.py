@@ -297,7 +297,7 @@ def pixel_rocs(images, where, maps, usual) -> dict[str, float]:
             ("bits, smoothed", smooth(maps)),
             (
                 "bits, smoothed, against the usual",
-                bit_maps.standardise(smooth(maps), smooth(usual)),
+                bit_maps.standardize(smooth(maps), smooth(usual)),
             ),
         )
     }

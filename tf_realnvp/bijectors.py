@@ -307,10 +307,6 @@ class Squeeze(tfb.Bijector):
     def _parameter_properties(cls, dtype):
         return {}
 
-    @property
-    def _is_permutation(self):
-        return True
-
     def _forward(self, x):
         return _apply_to_images(tf.nn.depth_to_space, x, self.block_size)
 

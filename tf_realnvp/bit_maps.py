@@ -13,9 +13,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_realnvp.bijectors import FactorOut
+from tf_realnvp.bijectors import FactorOut, Squeeze
 from tf_realnvp.model import RealNVP
-from tf_realnvp.utils import private
 
 # What costs come from, in the order of `costs`.
 KINDS = ("log_det", "latents")
@@ -38,9 +37,6 @@ def costs(
       the logit as well; `[:, s, 1]` is the negative log-density of the latents
       that leave the flow at scale `s`. The sum over all axes but the first is
       `-log_density(points, label)`.
-
-    Raises:
-      ValueError: If the flow has a bijector whose log-det has no place.
     """
     height = model.image_shape[0]
     condition = {} if label is None else {"label": label}
@@ -80,20 +76,20 @@ def smooth(maps: np.ndarray) -> np.ndarray:
     return sums / 16.0
 
 
-def standardise(maps: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """Returns by how many standard deviations maps differ from usual ones.
+def standardize(maps: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Returns by how many standard deviations maps differ from normal ones.
 
     Args:
       maps: `[n, H, W]`, bits.
-      usual: Maps of normal images, `[m, H, W]`, smoothed if `maps` are.
+      normal: Maps of normal images, `[m, H, W]`, smoothed if `maps` are.
 
     Returns:
-      `[n, H, W]`. Where the usual costs hardly differ, a hundredth of their
-      mean deviation is taken for theirs.
+      `[n, H, W]`. Where normal costs hardly differ, a hundredth of their mean
+      deviation is taken for theirs.
     """
-    deviation = usual.std(axis=0)
+    deviation = normal.std(axis=0)
     floor = max(0.01 * float(deviation.mean()), 1e-9)
-    return (maps - usual.mean(axis=0)) / np.maximum(deviation, floor)
+    return (maps - normal.mean(axis=0)) / np.maximum(deviation, floor)
 
 
 def _parts(steps, points, scale, height, condition):
@@ -110,29 +106,23 @@ def _parts(steps, points, scale, height, condition):
       Scale and kind of some of the costs, and they, nats `[n, h, w]` on the
       grid of their scale.
     """
-    for index, step in enumerate(steps):
+    for step in steps:
         if isinstance(step, FactorOut):
-            if not all(map(_only_moves, steps[index + 1 :])):
-                raise ValueError(
-                    "The flow changes latents that were factored out."
-                )
             kept, latents = tf.split(points, 2, axis=-1)
             values = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
             yield (scale, "latents"), _on_grid(values, height)
             inner, height = _steps(step.bijector), kept.shape[1]
             yield from _parts(inner, kept, scale + 1, height, condition)
-            return
-        if _only_moves(step):
+            return  # What follows only moves latents.
+        if isinstance(step, Squeeze):
             points = step.inverse(points)
             continue
         if hasattr(step, "inverse_and_log_scale"):
             points, log_det = step.inverse_and_log_scale(points, **condition)
-        elif step.inverse_min_event_ndims == 0:
+        else:  # Elementwise.
             log_det = step.inverse_log_det_jacobian(points, event_ndims=0)
             log_det = tf.broadcast_to(log_det, tf.shape(points))
             points = step.inverse(points)
-        else:
-            raise ValueError(f"The log-det of `{step.name}` has no place.")
         yield (scale, "log_det"), _on_grid(-log_det, height)
     yield (scale, "latents"), _on_grid(_base(points), height)
 
@@ -142,11 +132,6 @@ def _steps(bijector) -> list[tfb.Bijector]:
     if isinstance(bijector, tfb.Composition):
         return [step for part in bijector.bijectors for step in _steps(part)]
     return [bijector]
-
-
-def _only_moves(bijector):
-    """Returns whether a bijector changes the order of components alone."""
-    return private.is_permutation(bijector)
 
 
 def _base(latents):

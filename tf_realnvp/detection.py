@@ -1,15 +1,15 @@
-"""Unusual pictures: is an image like those that a model was trained on?
+"""Out-of-distribution detection: is an image like a model's training images?
 
 The likelihood alone does not tell: a flow finds many images that are nothing
 like its training images more likely than those (https://arxiv.org/abs/1810.09136).
-The methods here correct it. All have one form: of the measurements of normal
-images a method makes a score, and the score gives of the measurements of any
-images how unusual each of them is. No method sees an unusual image before.
+The methods here correct it. All have one form: from measurements of normal
+images a method makes a score, and the score maps measurements of any images to
+how anomalous each of them is. No method sees an anomalous image before.
 
 ```python
 measure = detection.Measurer(model)
 score = detection.combined(measure(training_images))
-scores = score(measure(images))  # float64 [n], higher is more unusual
+scores = score(measure(images))  # float64 [n], higher: more anomalous
 reference = score(measure(other_images))
 detection.p_values(scores, reference)
 detection.set_p_value(scores, reference)
@@ -39,6 +39,7 @@ from tf_realnvp.utils.overlap import overlapped
 
 MIN_NORMAL = 10  # Images: with fewer there is nothing to fit.
 
+_BIT = math.log(2.0)  # Nats.
 _MAX_CELLS = 8  # Along a side, of the grid that costs are summed over.
 _MAX_COMPONENTS = 5  # Of the mixture of Gaussians.
 _IMAGES_PER_COMPONENT = 50
@@ -60,8 +61,8 @@ class Measurements:
     """What the methods need to know of images.
 
     Attributes:
-      log_prob: Float64 `[n]`, nats, as `RealNVP.log_prob_each` gives.
       num_dims: Number of components of an image.
+      log_prob: Float64 `[n]`, nats, as `RealNVP.log_prob_each` gives.
       costs: Float32 `[n, S, 2, rows, columns]`, nats: `bit_maps.costs`, summed
         over the cells of a grid of at most 8 x 8.
       coded_bits: Float64 `[n]`, bits that a lossless coder takes.
@@ -69,8 +70,8 @@ class Measurements:
         model has no classes.
     """
 
-    log_prob: np.ndarray
     num_dims: int
+    log_prob: np.ndarray
     costs: np.ndarray
     coded_bits: np.ndarray
     label: np.ndarray
@@ -84,18 +85,23 @@ class Measurements:
         Args:
           which: Their numbers, or boolean `[n]`.
         """
-        return dataclasses.replace(
-            self,
-            log_prob=self.log_prob[which],
-            costs=self.costs[which],
-            coded_bits=self.coded_bits[which],
-            label=self.label[which],
+        return Measurements(
+            self.num_dims, *(values[which] for values in self._arrays())
         )
+
+    @staticmethod
+    def concatenate(parts: Sequence["Measurements"]) -> "Measurements":
+        """Returns the measurements of several sets of images as one."""
+        columns = zip(*(part._arrays() for part in parts), strict=True)
+        return Measurements(parts[0].num_dims, *map(np.concatenate, columns))
+
+    def _arrays(self):
+        return self.log_prob, self.costs, self.coded_bits, self.label
 
     @property
     def bits(self) -> np.ndarray:
         """Float64 `[n]`, the code length that the model gives, in bits."""
-        return -self.log_prob / math.log(2.0)
+        return -self.log_prob / _BIT
 
     @property
     def bits_per_dim(self) -> np.ndarray:
@@ -161,31 +167,32 @@ class Measurer:
         """Measures images.
 
         Args:
-          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`, at least
+            one.
           seed: Seed of the dequantization noise, of 64 bits, the same for each
             image: what is measured depends on that image alone.
           on_batch: Is called with the measurements of each batch.
 
+        Returns:
+          Their measurements.
+
         Raises:
           ValueError: If the images are of another shape or dtype.
         """
-        model = self._model
-        cells = [min(_MAX_CELLS, size // 2) for size in model.image_shape[:2]]
-        shape = [0, model.num_scales, len(bit_maps.KINDS), *cells]
-        none = np.zeros(0)
-
-        def measurements(log_prob, *others):
-            return Measurements(log_prob, model.num_dims, *others)
-
-        parts = [(none, np.zeros(shape, np.float32), none, none.astype(int))]
+        parts = []
         for batch, costs, label, difference in self._batches(images, seed):
             given = -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
-            summed = _sum_over_cells(costs, cells)
-            parts.append((given + difference, summed, coded_bits(batch), label))
+            part = Measurements(
+                num_dims=self._model.num_dims,
+                log_prob=given + difference,
+                costs=_sum_over_cells(costs),
+                coded_bits=coded_bits(batch),
+                label=label,
+            )
             if on_batch is not None:
-                on_batch(measurements(*parts[-1]))
-        columns = zip(*parts, strict=True)
-        return measurements(*map(np.concatenate, columns))
+                on_batch(part)
+            parts.append(part)
+        return Measurements.concatenate(parts)
 
     def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
         """Returns bit maps: what each position of images costs.
@@ -199,11 +206,12 @@ class Measurer:
           length, `-log_prob / log(2)`; if the model has classes, that given the
           likeliest of them.
         """
-        maps = [np.zeros([0, *self._model.image_shape[:2]], np.float32)]
-        for _, costs, *_ in self._batches(images, seed):
-            nats = costs.sum(axis=(1, 2), dtype=np.float64)
-            maps.append((nats / math.log(2.0)).astype(np.float32))
-        return np.concatenate(maps)
+        return np.concatenate(
+            [
+                costs.sum(axis=(1, 2), dtype=np.float64) / _BIT
+                for _, costs, *_ in self._batches(images, seed)
+            ]
+        ).astype(np.float32)
 
     def _batches(self, images, seed):
         """Returns batches, and what of them is measured, made finite.
@@ -212,20 +220,18 @@ class Measurer:
           For each the images, their costs `[n, S, 2, H, W]`, their classes,
           and how much more log p(x) is than log p(x | class).
         """
-        images = np.asarray(images)
-        shape = self._model.image_shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
+        images, shape = np.asarray(images), list(self._model.image_shape)
+        if images.dtype != np.uint8 or list(images.shape[1:]) != shape:
+            # TensorFlow would cast them, or never return from its next call.
             raise ValueError(
-                f"`images` must be uint8 [n, {', '.join(map(str, shape))}], "
+                f"`images` must be uint8 [n, {str(shape)[1:]}, "
                 f"got {images.dtype} {list(images.shape)}."
             )
 
         def measure(start):
             batch = images[start : start + self._batch_size]
-            costs, label, difference = (
-                value.numpy()
-                for value in self._measure(batch, tf.constant(seed, tf.int64))
-            )
+            tensors = self._measure(batch, tf.constant(seed, tf.int64))
+            costs, label, difference = (tensor.numpy() for tensor in tensors)
             # What float32 does not hold is as unlikely as can be.
             costs = np.nan_to_num(
                 costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
@@ -235,13 +241,14 @@ class Measurer:
         return overlapped(measure, range(0, len(images), self._batch_size))
 
 
-def _sum_over_cells(values, cells):
+def _sum_over_cells(costs):
     """Sums the last two axes over the cells of a grid."""
-    for axis, count in zip((-2, -1), cells, strict=True):
-        size = values.shape[axis]
+    for axis in (-2, -1):
+        size = costs.shape[axis]
+        count = min(_MAX_CELLS, size // 2)
         starts = np.arange(count) * size // count
-        values = np.add.reduceat(values, starts, axis=axis)
-    return values
+        costs = np.add.reduceat(costs, starts, axis=axis)
+    return costs
 
 
 def coded_bits(images: np.ndarray) -> np.ndarray:
@@ -258,11 +265,10 @@ def coded_bits(images: np.ndarray) -> np.ndarray:
     def length(image):
         if image.shape[-1] != 3:
             image = image.transpose(0, 2, 1).reshape(len(image), -1)
-        picture = Image.fromarray(image)
         lengths = []
         for options in _CODERS:
             with io.BytesIO() as file:
-                picture.save(file, **options)
+                Image.fromarray(image).save(file, **options)
                 lengths.append(file.tell())
         return 8.0 * min(lengths)
 
@@ -315,11 +321,11 @@ def complexity(normal: Measurements) -> Score:
 
 
 def scales(normal: Measurements) -> Score:
-    """What each scale of the flow finds unusual.
+    """What each scale of the flow finds anomalous.
 
     For each scale the log-density of its latents, which is their squared norm
     but for constants, and its part of the log-det; under a mixture of up to
-    five Gaussians that is fitted to normal images, standardised.
+    five Gaussians that is fitted to normal images, standardized.
 
     Args:
       normal: Of normal images, to which the mixture is fitted.
@@ -327,12 +333,8 @@ def scales(normal: Measurements) -> Score:
     Returns:
       As `likelihood`; the negative log-density under the mixture, in nats.
     """
-
-    def features(seen):
-        return seen.costs.sum(axis=(3, 4)).reshape(len(seen), -1)
-
+    features = _standardize(lambda seen: seen.costs.sum(axis=(3, 4)), normal)
     components = len(normal) // _IMAGES_PER_COMPONENT
-    standardise = _standardiser(features(normal))
     mixture = GaussianMixture(
         min(max(components, 1), _MAX_COMPONENTS),
         reg_covar=_RIDGE,
@@ -340,12 +342,12 @@ def scales(normal: Measurements) -> Score:
         random_state=0,
     )
     with warnings.catch_warnings(action="ignore"):  # That it goes on rising.
-        mixture.fit(standardise(features(normal)))
-    return lambda seen: -mixture.score_samples(standardise(features(seen)))
+        mixture.fit(features(normal))
+    return lambda seen: -mixture.score_samples(features(seen))
 
 
 def places(normal: Measurements) -> Score:
-    """What each scale of the flow finds unusual, and where.
+    """What each scale of the flow finds anomalous, and where.
 
     The same as for `scales`, but by the cells of a grid of at most 8 x 8: the
     distance from the mean of normal images (Mahalanobis), with the covariance
@@ -358,15 +360,11 @@ def places(normal: Measurements) -> Score:
     Returns:
       As `likelihood`; the logarithm of the squared distance.
     """
-
-    def features(seen):
-        return seen.costs.reshape(len(seen), -1)
-
-    standardise = _standardiser(features(normal))
-    covariance = LedoitWolf().fit(standardise(features(normal)))
+    features = _standardize(lambda seen: seen.costs, normal)
+    covariance = LedoitWolf().fit(features(normal))
 
     def score(seen):
-        squares = covariance.mahalanobis(standardise(features(seen)))
+        squares = covariance.mahalanobis(features(seen))
         return np.log(np.maximum(squares, np.finfo(np.float64).tiny))
 
     return score
@@ -389,25 +387,20 @@ def combined(normal: Measurements) -> Score:
       As `likelihood`; in standard deviations.
     """
     methods = (complexity, scales, places)
-    held_out = [_held_out_scores(method, normal) for method in methods]
-    is_outlier = np.any([_is_outlier(scores) for scores in held_out], axis=0)
+    held_out = [_held_out(method, normal) for method in methods]
+    is_outlier = np.any([outliers for _, outliers in held_out], axis=0)
     if 0 < is_outlier.mean() <= _MOST_OUTLIERS:
         # A single one could make a deviation so large that its method counts
         # for nothing.
         normal = normal.take(~is_outlier)
-        held_out = [_held_out_scores(method, normal) for method in methods]
+        held_out = [_held_out(method, normal) for method in methods]
     terms = [
-        (method(normal), scores.mean(), scores.std())
-        for method, scores in zip(methods, held_out, strict=True)
+        (method(normal), scores.mean(), max(scores.std(), 1e-9))
+        for method, (scores, _) in zip(methods, held_out, strict=True)
     ]
-
-    def score(seen):
-        return sum(
-            (term(seen) - mean) / max(deviation, 1e-9)
-            for term, mean, deviation in terms
-        )
-
-    return score
+    return lambda seen: sum(
+        (term(seen) - mean) / deviation for term, mean, deviation in terms
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -439,43 +432,35 @@ def fit(normal: Measurements) -> dict[str, Score]:
     return {name: method(normal) for name, method in METHODS.items()}
 
 
-def _standardiser(features):
-    """Returns what gives features zero mean and unit variance."""
-    scaler = StandardScaler().fit(features.astype(np.float64))
+def _standardize(features, normal):
+    """Returns features with zero mean and unit variance over normal images."""
 
-    def standardise(features):
-        values = scaler.transform(features.astype(np.float64))
-        return np.clip(values, -_FAR, _FAR)
+    def flat(seen):
+        return features(seen).reshape(len(seen), -1).astype(np.float64)
 
-    return standardise
-
-
-def _held_out_scores(method, normal):
-    """Returns the scores of all images by fits to four fifths of the others."""
-    folds = np.arange(len(normal)) % _NUM_FOLDS
-    scores = np.zeros(len(normal))
-    for fold in range(_NUM_FOLDS):
-        score = method(normal.take(folds != fold))
-        scores[folds == fold] = score(normal.take(folds == fold))
-    return scores
+    scaler = StandardScaler().fit(flat(normal))
+    return lambda seen: np.clip(scaler.transform(flat(seen)), -_FAR, _FAR)
 
 
-def _is_outlier(scores):
-    """Returns which scores are too far from others of their fold.
+def _held_out(method, normal):
+    """Scores normal images by fits to the other folds.
 
-    What the other folds were fitted to is not the same.
+    Returns:
+      The scores, and which are too far from others of their fold: what another
+      fold is scored by was fitted to other images.
     """
-    is_outlier = np.zeros(len(scores), bool)
+    scores, is_outlier = np.zeros(len(normal)), np.zeros(len(normal), bool)
     for fold in range(_NUM_FOLDS):
-        own = scores[fold::_NUM_FOLDS]
-        low, median, high = np.quantile(own, [0.25, 0.5, 0.75])
+        own = np.arange(len(normal)) % _NUM_FOLDS == fold
+        scores[own] = method(normal.take(~own))(normal.take(own))
+        low, median, high = np.quantile(scores[own], [0.25, 0.5, 0.75])
         limit = _OUTLIER * (high - low) / _QUARTILES or np.inf
-        is_outlier[fold::_NUM_FOLDS] = np.abs(own - median) > limit
-    return is_outlier
+        is_outlier[own] = np.abs(scores[own] - median) > limit
+    return scores, is_outlier
 
 
 def p_values(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Returns how often normal images are as unusual as these.
+    """Returns how often normal images are as anomalous as these.
 
     If an image is of the same kind as the reference, its p-value is at most `p`
     with a probability of at most `p`: a threshold on it is a rate of false
@@ -509,12 +494,7 @@ def set_p_value(scores: np.ndarray, reference: np.ndarray) -> float:
 
     Returns:
       The p-value.
-
-    Raises:
-      ValueError: If there are no scores.
     """
-    if not len(scores) or not len(reference):
-        raise ValueError("`scores` and `reference` must have a score at least.")
     return float(scipy.stats.mannwhitneyu(scores, reference).pvalue)
 
 
@@ -577,16 +557,16 @@ class Estimate(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How well scores tell unusual images from normal ones.
+    """How well scores tell anomalous images from normal ones.
 
     Attributes:
-      auroc: Chance that an unusual image has a higher score than a normal one;
-        equal scores count a half. Without any skill it is 0.5.
-      aupr: Average precision of finding the unusual ones. Without any skill it
-        is their share.
+      auroc: Chance that an anomalous image has a higher score than a normal
+        one; equal scores count a half. Without any skill it is 0.5.
+      aupr: Average precision of finding the anomalous ones. Without any skill
+        it is their share.
       fpr95: False alarms at 95 % detection: the share of normal images that
-        score at least as high as the threshold that finds 95 % of the unusual
-        ones. Without any skill it is 0.95.
+        score at least as high as the threshold that finds 95 % of the
+        anomalous ones. Without any skill it is 0.95.
     """
 
     auroc: Estimate
@@ -596,64 +576,59 @@ class Comparison(NamedTuple):
 
 def compare(
     normal: Sequence[float] | np.ndarray,
-    unusual: Sequence[float] | np.ndarray,
+    anomalous: Sequence[float] | np.ndarray,
     seed: int = 0,
     num_draws: int = 1000,
 ) -> Comparison:
-    """Measures how well scores tell unusual images from normal ones.
+    """Measures how well scores tell anomalous images from normal ones.
 
     Args:
       normal: Scores of normal images, `[n]`.
-      unusual: Scores of unusual images, `[m]`.
+      anomalous: Scores of anomalous images, `[m]`.
       seed: Seed of the bootstrap.
       num_draws: Number of its samples, in each of which both sets are drawn
         anew, with replacement.
 
     Raises:
-      ValueError: If there are no scores in one of them, or some are NaN.
+      ValueError: If one of them is empty, or has a NaN.
     """
-    normal, unusual = np.asarray(normal), np.asarray(unusual)
-    if not len(normal) or not len(unusual):
-        raise ValueError("`normal` and `unusual` must have a score at least.")
-    if np.isnan(normal).any() or np.isnan(unusual).any():
-        raise ValueError("`normal` and `unusual` must be scores, got NaN.")
+    sets = np.asarray(normal), np.asarray(anomalous)
+    if any(len(scores) == 0 or np.isnan(scores).any() for scores in sets):
+        raise ValueError("`normal` and `anomalous` must be scores, none NaN.")
     # All thresholds, the highest first, and which of them each score is.
-    thresholds, ranks = np.unique(
-        -np.concatenate([normal, unusual]), return_inverse=True
-    )
-    sets = ranks[: len(normal)], ranks[len(normal) :]
+    thresholds, both = np.unique(-np.concatenate(sets), return_inverse=True)
+    ranks = np.split(both, [len(normal)])
 
     def count(sample):
         return np.bincount(sample, minlength=len(thresholds))
 
-    def figures(samples):
-        normal, unusual = map(count, samples)
-        return _figures(normal, unusual, once=count(sets[1]))
+    def draw(sample):
+        return sample[rng.integers(len(sample), size=len(sample))]
 
-    rng = np.random.default_rng(seed)
+    once, rng = count(ranks[1]), np.random.default_rng(seed)
     draws = [
-        figures([s[rng.integers(len(s), size=len(s))] for s in sets])
+        _figures(once, *(count(draw(sample)) for sample in ranks))
         for _ in range(num_draws)
     ]
     ends = np.quantile(draws, (0.025, 0.975), axis=0)
-    columns = zip(figures(sets), *ends, strict=True)
+    columns = zip(_figures(once, *map(count, ranks)), *ends, strict=True)
     return Comparison(*(Estimate(*map(float, column)) for column in columns))
 
 
-def _figures(normal, unusual, once):
+def _figures(once, normal, anomalous):
     """Returns AUROC, AUPR and FPR of a sample.
 
     Args:
-      normal: Number of normal images at each threshold, the highest first.
-      unusual: Likewise of the unusual ones.
-      once: Likewise of those that the sample is drawn from.
+      once: Number of anomalous images at each threshold, the highest first.
+      normal: Of normal images in the sample, likewise.
+      anomalous: Of anomalous images in it, likewise.
     """
-    false, true = np.cumsum(normal), np.cumsum(unusual)
+    false, true = np.cumsum(normal), np.cumsum(anomalous)
     # Normal images that are lower, and half of those that are equal.
     lower = false[-1] - false + normal / 2.0
-    auroc = unusual @ lower / (true[-1] * false[-1])
+    auroc = anomalous @ lower / (true[-1] * false[-1])
     # Copies that were drawn are no ties: each is as far down as their mean.
-    found = true - np.maximum(unusual - once, 0) / 2.0
-    aupr = unusual @ (found / np.maximum(found + false, 1)) / true[-1]
+    found = true - np.maximum(anomalous - once, 0) / 2.0
+    aupr = anomalous @ (found / np.maximum(found + false, 1)) / true[-1]
     first = np.argmax(true >= 0.95 * true[-1])
     return auroc, aupr, false[first] / false[-1]

@@ -284,8 +284,8 @@ class ScoreTest(DetectionTestCase):
         with (
             mock.patch.object(plots, "save_bit_maps") as save,
             mock.patch.object(
-                bit_maps, "standardise", wraps=bit_maps.standardise
-            ) as standardise,
+                bit_maps, "standardize", wraps=bit_maps.standardize
+            ) as standardize,
         ):
             result = call("score", self.path, folder, *argv)
             self.assert_usage_error(result, "--maps: maps has maps of before")
@@ -293,7 +293,7 @@ class ScoreTest(DetectionTestCase):
             shutil.rmtree("maps")
             self.score_with_reference("in", *argv)
         self.assertEqual(save.call_count, 2)
-        maps, usual = standardise.call_args.args
+        maps, usual = standardize.call_args.args
         self.assertEqual((maps.shape, usual.shape), ((2, 4, 4), (15, 4, 4)))
         # By the half that no method was fitted to, smoothed like the maps.
         measure, images = measurer(small_models.model), digits("train")[:30]

@@ -1,4 +1,7 @@
-"""Tests for errors."""
+"""Tests for errors and messages."""
+
+import contextlib
+import io
 
 import tensorflow as tf
 from absl.testing import parameterized
@@ -30,24 +33,25 @@ class ErrorsTest(tf.test.TestCase, parameterized.TestCase):
         error = tf.errors.UnknownError(None, None, "")
         self.assertEqual(errors.reason(error), "UnknownError")
 
-    def test_counted(self):
-        for number, words in (
-            (0, "0 bits"),
-            (1, "1 bit"),
-            (2000, "2,000 bits"),
-        ):
-            self.assertEqual(messages.counted(number, "bit"), words)
-        self.assertEqual(messages.counted(1, "class"), "1 class")
-        self.assertEqual(messages.counted(2, "class"), "2 classes")
+    @parameterized.parameters(
+        (0, "bit", "0 bits"),
+        (1, "class", "1 class"),
+        (2000, "class", "2,000 classes"),
+    )
+    def test_counted(self, number, noun, words):
+        self.assertEqual(messages.counted(number, noun), words)
 
     def test_printable(self):
-        for name, shown in (
-            ("a b.png", "a b.png"),
-            ("日本", "日本"),
-            ("a\nb\x1b", "a\n\\x1b"),
-            ("\udcff", r"\udcff"),
-        ):
-            self.assertEqual(messages.printable(name), shown)
+        name = "a b.png 日本\n\x1b\udcff"
+        shown = "a b.png 日本\n\\x1b\\udcff"
+        self.assertEqual(messages.printable(name), shown)
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(stdout):
+            messages.say(name)
+        with contextlib.redirect_stderr(stderr):
+            messages.warn(name)
+        self.assertEqual(stdout.getvalue(), f"{shown}\n")
+        self.assertEqual(stderr.getvalue(), f"warning: {shown}\n")
 
 
 if __name__ == "__main__":

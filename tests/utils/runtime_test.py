@@ -1,12 +1,10 @@
 """Tests for runtime."""
 
-import concurrent.futures
 import os
-import re
-import subprocess
-import time
 from unittest import mock
 
+import command_lines
+import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -50,38 +48,25 @@ class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
             self.assertTrue(options().get(name, True))
 
 
-class SilenceTest(tf.test.TestCase):
-    def test_several_threads(self):
-        """Standard error is there again when all are done."""
-        before = os.fstat(2)
-
-        def keep_silent(number):
-            with runtime.silent_stderr() as written:
-                os.write(2, b"%d" % number)
-                time.sleep(0.001)
-                return written()
-
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            seen = list(pool.map(keep_silent, range(40)))
-        self.assertEqual(seen, [b"%d" % number for number in range(40)])
-        self.assertTrue(os.path.samestat(os.fstat(2), before))
-
-    def test_what_is_no_noise(self):
-        with runtime.silent_stderr() as written:
-            with runtime.silent_stderr(re.compile(b"JPEG")):
-                os.write(2, b"of a JPEG\nof the program\nJPEG\n")
-                self.assertEqual(written(), b"")
-            self.assertEqual(written(), b"of the program\n")
-
-    def test_process_that_is_started_meanwhile(self):
-        """It may write for longer."""
-        command = "read line; echo $line >&2"
-        with runtime.silent_stderr():
-            process = subprocess.Popen(
-                ["sh", "-c", command], stdin=subprocess.PIPE
+class SilenceTest(folders.FolderTestCase):
+    def test_import(self):
+        """Is silent, and what is written afterwards is seen."""
+        (self.folder / "tensorflow.py").write_text(
+            "import os\nos.write(2, b'noise')\nraise ImportError"
+        )
+        script = (
+            "import sys\n"
+            "from tf_realnvp.utils import runtime\n"
+            "try:\n    runtime.configure()\n"
+            "except ImportError:\n    sys.exit('seen')"
+        )
+        path = f"{self.folder}:{command_lines.REPOSITORY}"
+        for level, expected in (("3", "seen\n"), ("0", "noiseseen\n")):
+            result = command_lines.run(
+                *(self.folder, "-c", script),
+                **{"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": level},
             )
-        process.communicate(b"hello\n")
-        self.assertEqual(process.returncode, 0)
+            self.assertEqual(result, (1, "", expected))
 
 
 class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
@@ -91,27 +76,21 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         self.enterContext(mock.patch.dict(os.environ))
         os.environ.pop("TF_NUM_INTRAOP_THREADS", None)
         # TensorFlow is at work by now.
-        self.set_devices, self.set_threads = (
+        self.set_devices, self.set_threads, self.set_determinism = (
             self.enterContext(mock.patch.object(module, name))
             for module, name in (
                 (tf.config, "set_logical_device_configuration"),
                 (tf.config.threading, "set_intra_op_parallelism_threads"),
+                (tf.config.experimental, "enable_op_determinism"),
             )
         )
 
-    def test_backend_of_keras(self):
-        """No other will do, whatever a user has set for other programs."""
-        with mock.patch.dict(os.environ, KERAS_BACKEND="jax"):
-            runtime.configure()
-            self.assertEqual(os.environ["KERAS_BACKEND"], "tensorflow")
-
-    @parameterized.parameters(False, True)
-    def test_deterministic(self, is_given):
-        with mock.patch.object(
-            tf.config.experimental, "enable_op_determinism"
-        ) as enable:
-            runtime.configure(deterministic=is_given)
-        self.assertEqual(enable.called, is_given)
+    def test_environment(self):
+        """Stays, but no other backend of Keras will do."""
+        os.environ |= {"TF_NUM_INTRAOP_THREADS": "8", "KERAS_BACKEND": "jax"}
+        runtime.configure(2, 1)
+        self.set_threads.assert_not_called()
+        self.assertEqual(os.environ["KERAS_BACKEND"], "tensorflow")
 
     @parameterized.parameters(
         (1, None, None),
@@ -122,7 +101,8 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         (8, None, 1),
     )
     def test_logical_cpus_share_the_cores(self, num_cpus, given, expected):
-        runtime.configure(num_cpus, given)
+        is_deterministic = num_cpus == 3
+        runtime.configure(num_cpus, given, is_deterministic)
         self.assertEqual(
             [call.args for call in self.set_threads.call_args_list],
             [] if expected is None else [(expected,)],
@@ -131,11 +111,7 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
             [len(call.args[1]) for call in self.set_devices.call_args_list],
             [num_cpus] if num_cpus > 1 else [],
         )
-
-    def test_environment_stays(self):
-        os.environ["TF_NUM_INTRAOP_THREADS"] = "8"
-        runtime.configure(2, 1)
-        self.set_threads.assert_not_called()
+        self.assertEqual(self.set_determinism.called, is_deterministic)
 
     def test_more_than_the_cores(self):
         with self.assertRaisesRegex(UsageError, "`devices`: 9 .* 8, .* no GPU"):
@@ -159,61 +135,58 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class HardwareTest(tf.test.TestCase, parameterized.TestCase):
-    def set_gpus(self, capabilities, **others):
+    def set_gpus(self, capabilities):
         """Makes TensorFlow find GPUs of these compute capabilities."""
 
         def details(gpu):
             capability = capabilities[gpu]
             found = {"compute_capability": capability} if capability else {}
-            return found | others
+            return found | {"device_name": "H"}
 
-        for target, name, value in (
-            (
-                tf.config,
-                "get_visible_devices",
-                lambda kind: range(len(capabilities)),
-            ),
+        gpus = range(len(capabilities))
+        for target, name, function in (
+            (tf.config, "get_visible_devices", lambda kind: gpus),
             (tf.config.experimental, "get_device_details", details),
         ):
-            self.enterContext(mock.patch.object(target, name, value))
+            self.enterContext(mock.patch.object(target, name, function))
 
     @parameterized.parameters(
-        ([(8, 0)], True),
-        ([(9, 0), (8, 6)], True),
-        ([(7, 5)], False),
-        ([(9, 0), (7, 5)], False),  # All train, so all must have it.
-        ([None], False),  # Another maker's.
+        # GPUs, and what the processor has.
+        ([(8, 0)], (), "bfloat16"),
+        ([(9, 0), (8, 6)], (), "bfloat16"),
+        ([(7, 5)], ["avx512_bf16"], "float32"),
+        ([(9, 0), (7, 5)], (), "float32"),  # All train, so all must have it.
+        ([None], (), "float32"),  # Another maker's.
+        ([], ["avx512f", "amx_bf16"], "bfloat16"),
+        ([], ["avx512_bf16"], "bfloat16"),
+        ([], ["avx512f"], "float32"),
     )
-    def test_gpus(self, capabilities, expected):
+    def test_precision(self, capabilities, features, native):
         self.set_gpus(capabilities)
-        self.assertEqual(runtime.has_tensor_float_32(), expected)
-        self.assertEqual(runtime.has_native_bfloat16(), expected)
-        with self.assertRaisesRegex(UsageError, f"{len(capabilities)}$"):
-            runtime.make_strategy(len(capabilities) + 1)
-
-    @parameterized.parameters(
-        (1, None, "GPU H"), (3, None, "3 GPUs H"), (3, 2, "2 GPUs H")
-    )
-    def test_description(self, number, num_devices, expected):
-        self.set_gpus(number * [(9, 0)], device_name="H")
-        self.assertEqual(runtime.describe_devices(num_devices), expected)
-
-    @parameterized.parameters(
-        ({"avx512f", "amx_bf16"}, "bfloat16"),
-        ({"avx512_bf16"}, "bfloat16"),
-        ({"avx512f"}, "float32"),
-        ((), "float32"),  # Not on Linux.
-    )
-    def test_processor(self, features, expected):
-        self.set_gpus([])
         self.enterContext(
             mock.patch.object(
                 system, "processor_features", lambda: frozenset(features)
             )
         )
-        self.assertFalse(runtime.has_tensor_float_32())
-        self.assertEqual(runtime.settle_precision("auto"), expected)
+        self.assertEqual(runtime.settle_precision("auto"), native)
         self.assertEqual(runtime.settle_precision("float32"), "float32")
+        if capabilities and native == "bfloat16":
+            self.assertEqual(runtime.settle_precision("tf32"), "tf32")
+        else:
+            with self.assertRaisesRegex(UsageError, "tf32"):
+                runtime.settle_precision("tf32")
+
+    def test_more_than_there_are(self):
+        self.set_gpus([(9, 0), (9, 0)])
+        with self.assertRaisesRegex(UsageError, "`devices`: 3 .*, 2$"):
+            runtime.make_strategy(3)
+
+    @parameterized.parameters(
+        (1, None, "GPU H"), (3, None, "3 GPUs H"), (3, 2, "2 GPUs H")
+    )
+    def test_description(self, number, num_devices, expected):
+        self.set_gpus(number * [(9, 0)])
+        self.assertEqual(runtime.describe_devices(num_devices), expected)
 
 
 if __name__ == "__main__":

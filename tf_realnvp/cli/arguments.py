@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from tf_realnvp.utils import files, system
+from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import (
     ImageSize,
     OneOf,
@@ -240,10 +240,6 @@ def check_out(
         check_writable(path, "--out")
         return
     check_writable(path.parent, "--out", make=False)
-    if system.is_too_long(path.name, path.parent):
-        raise UsageError(
-            f"argument --out: the name {printable(path.name)} is too long"
-        )
 
 
 def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.training.progress import Progress
-from tf_realnvp.utils import files, runtime, system
+from tf_realnvp.utils import files, runtime
 from tf_realnvp.utils.checks import WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, printable
@@ -194,8 +194,6 @@ def _score(flags):
         model = _load_metadata(flags)
     arguments.check_channels(flags.model, model.image_shape[2])
     paths = _list_files(flags.folder)  # Before the long work.
-    if flags.maps is not None:
-        _check_names(flags, paths)
     measure = model.score_each if is_plain else _load_measurer(flags)
     reference, usual, by = None, None, "bits_per_dim"
     if flags.reference is not None:
@@ -240,16 +238,6 @@ def _check_maps(flags):
             f"argument --maps: {printable(folder)} has maps of before, which "
             "would be mixed with these: give another folder, or remove them"
         )
-
-
-def _check_names(flags, paths):
-    """Refuses pictures with names that those of their maps are too long for."""
-    for path in paths:
-        if system.is_too_long(_map_name(path), flags.maps):
-            raise UsageError(
-                f"argument --maps: the name of {printable(path)} is too long "
-                "for that of a map: rename it"
-            )
 
 
 def _map_name(path):
@@ -341,7 +329,7 @@ def _draw_maps(flags, names, model, measure, usual):
     maps, label = bit_maps.smooth(measure.maps(images, flags.seed)), "bits"
     if usual is not None:
         its = measure.maps(usual[:_NUM_MAP_REFERENCES], flags.seed)
-        maps = bit_maps.standardise(maps, bit_maps.smooth(its))
+        maps = bit_maps.standardize(maps, bit_maps.smooth(its))
         label = "standard deviations"
     limits = plots.map_limits(maps)
     with files.replace_files(flags.maps) as folder:

@@ -17,7 +17,7 @@ from tf_realnvp.training import metrics
 from tf_realnvp.training.metrics import Metrics, bits_from_nats
 from tf_realnvp.training.summaries import layout_of_samples
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils import files, system
+from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import UsageError, reason
 from tf_realnvp.utils.messages import printable
 
@@ -72,14 +72,6 @@ def check_names(config: TrainingConfig, dataset_name: str) -> None:
             f"argument `run_dir`: the model is to be written to "
             f"{printable(saved)}, in the place of all that is there: give "
             "another folder"
-        )
-    name = _path(output_dir, "samples", dataset_name, ".png").name
-    if system.is_too_long(name, output_dir):
-        raise UsageError(
-            f"the name of the data set is too long for those of the results: "
-            f"{len(os.fsencode(name)):,} bytes, where "
-            f"{system.longest_name(output_dir)} are possible. Give it a "
-            "shorter one"
         )
     export.check_path(saved)
     if saved.exists():

@@ -262,19 +262,18 @@ def _lock(path):
     # A link may lead to a folder that is still to be made.
     folder = pathlib.Path(os.path.realpath(path))
     lock = folder / _LOCK_FILE
-    made: list[pathlib.Path] = []
-    try:
-        made = files.missing(folder)
-        makes_lock = not lock.exists()
-        files.make_directory(folder)
-        file = open(lock, "a", opener=system.open_no_link)
-    except OSError as error:
-        files.remove_empty(made)
-        raise UsageError(
-            f"argument `run_dir`: cannot write to {printable(path)}: "
-            f"{error.strerror}"
-        ) from error
-    with file:
+    with contextlib.ExitStack() as stack:
+        try:
+            makes_lock = not lock.exists()
+            stack.enter_context(files.made(folder))
+            file = stack.enter_context(
+                open(lock, "a", opener=system.open_no_link)
+            )
+        except OSError as error:
+            raise UsageError(
+                f"argument `run_dir`: cannot write to {printable(path)}: "
+                f"{error.strerror}"
+            ) from error
         try:
             # The system drops it when the process ends, even by a kill.
             system.lock(file.fileno(), wait=False)
@@ -300,7 +299,6 @@ def _lock(path):
             if not (folder / _RUN_FILE).exists() and _is_at(file, lock):
                 if makes_lock:
                     lock.unlink()
-                files.remove_empty(made)
 
 
 def _is_at(file, path):

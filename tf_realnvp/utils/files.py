@@ -1,4 +1,10 @@
-"""Files and folders that are replaced as a whole, or stay as they were."""
+"""Files and folders that are replaced as a whole, or stay as they were.
+
+What is new is written beside the old under a name of its own, locked, written
+through to the disk, and only then put in place. A kill, a full disk or a loss
+of power leaves either the old or the new, and what a killed process left is
+removed by the next one that writes there.
+"""
 
 import contextlib
 import csv
@@ -13,7 +19,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tf_realnvp.utils import system
-from tf_realnvp.utils.messages import printable
 
 # What the names begin with of what is not complete yet.
 _NEW = ".tf_realnvp.new-"
@@ -38,9 +43,31 @@ def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with _new_beside(path, is_folder=False) as new:
         yield new
         sync(new)
-        _keep_mode(path, new)
-        new.replace(path)
+        _move_file(new, path)
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a folder to fill with files that go elsewhere when all are done.
+
+    Args:
+      folder: Where to put them, made if it is missing. Files of their names are
+        replaced, others stay.
+
+    Yields:
+      Path of a new, empty folder inside of it. If the body raises it is
+      removed, and `folder` stays as it was.
+    """
+    folder = pathlib.Path(folder)
+    with made(folder), _new_beside(folder / "files", is_folder=True) as new:
+        yield new
+        done = sorted(new.iterdir())
+        for file in done:
+            sync(file)
+        for file in done:
+            _move_file(file, folder / file.name)
+        sync(folder)
 
 
 @contextlib.contextmanager
@@ -67,36 +94,8 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             for name in names:
                 sync(os.path.join(folder, name))
             sync(folder)
-        _put_in_place(new, path)
+        _move_folder(new, path)
         sync(path.parent)
-
-
-@contextlib.contextmanager
-def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a folder to fill with files that go elsewhere when all are done.
-
-    Args:
-      folder: Where to put them, made if it is missing. Files of their names are
-        replaced, others stay.
-
-    Yields:
-      Path of a new, empty folder inside of it. If the body raises it is
-      removed, and `folder` stays as it was.
-    """
-    folder = pathlib.Path(folder)
-    with made(folder), _new_beside(folder / "files", is_folder=True) as new:
-        yield new
-        done = sorted(new.iterdir())
-        for file in done:
-            sync(file)
-            if (target := folder / file.name).is_dir():
-                raise IsADirectoryError(
-                    errno.EISDIR, os.strerror(errno.EISDIR), str(target)
-                )
-        for file in done:
-            _keep_mode(folder / file.name, file)
-            file.replace(folder / file.name)
-        sync(folder)
 
 
 def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
@@ -119,17 +118,19 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
 @contextlib.contextmanager
 def made(path: pathlib.Path) -> Iterator[None]:
     """Makes a folder with its parents, which go again if they stay empty."""
-    new = missing(path)
+    new = _missing(path)
     try:
         make_directory(path)
         yield
     finally:
-        remove_empty(new)
+        for folder in new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def make_directory(path: pathlib.Path) -> None:
     """Makes a folder with its parents, which outlast a loss of power."""
-    new = missing(path)
+    new = _missing(path)
     path.mkdir(parents=True, exist_ok=True)
     for folder in new:
         sync(folder.parent)
@@ -137,26 +138,36 @@ def make_directory(path: pathlib.Path) -> None:
 
 def sync(path: str | os.PathLike) -> None:
     """Writes a file, or the names in a folder, through to the disk."""
-    is_folder = os.path.isdir(path)
+    # Some file systems cannot do that for folders, and some folders may be
+    # written to but not read.
+    allowed = (errno.EACCES, errno.EBADF, errno.EINVAL)
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        if is_folder:
-            return  # One may be allowed to write there, and not to read.
-        raise
-    try:
-        os.fsync(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        # There are file systems that do not know of it for folders.
-        if not (is_folder and error.errno in (errno.EINVAL, errno.EBADF)):
+        if not (os.path.isdir(path) and error.errno in allowed):
             raise
-    finally:
-        os.close(descriptor)
 
 
 def is_leftover(name: str) -> bool:
     """Returns whether something is named as what a killed process leaves."""
     return name.startswith(_NEW)
+
+
+def why_tensorflow_cannot(path: str | os.PathLike) -> str | None:
+    """Returns why TensorFlow cannot use a path; `None` if it can.
+
+    It would say so too late. What it takes for a pattern it writes and cannot
+    read, names must be UTF-8, and `gs:/...` is on another machine.
+
+    Args:
+      path: The path of a folder to write or to read.
+    """
+    bad = re.search(r"^[A-Za-z][\w+.-]+:/|[*?[\\\ud800-\udfff]", str(path))
+    return f"TensorFlow cannot use paths with {bad[0]!a}" if bad else None
 
 
 @contextlib.contextmanager
@@ -168,8 +179,7 @@ def _new_beside(path, is_folder):
         yield new
     finally:
         _remove(new)  # By now this may be the old folder.
-        if lock is not None:
-            os.close(lock)
+        os.close(lock)
 
 
 def _make_locked(path, is_folder):
@@ -178,116 +188,64 @@ def _make_locked(path, is_folder):
     while True:
         # Nobody can foresee the name, and lay a symlink there.
         new = path.with_name(f"{_NEW}{secrets.token_hex(8)}{suffix}")
-        if is_folder:
-            new.mkdir()
-        else:
-            new.touch(exist_ok=False)
-        try:
+        make = new.mkdir if is_folder else new.touch
+        make(exist_ok=False)
+        # Until it is locked another process may take it for a leftover.
+        with contextlib.suppress(FileNotFoundError):
             lock = os.open(new, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # As below.
-        except PermissionError:
-            return new, None  # Windows opens no folders, and has no locks.
-        # The system drops it when the process ends, even by a kill. Where there
-        # are no locks nobody can take one to remove what is new.
-        with contextlib.suppress(OSError):
-            system.lock(lock, wait=True)
-        if new.exists():
-            return new, lock
-        # Another process took it for a leftover before it was locked.
-        os.close(lock)
+            # Where there are no locks nobody can take one to remove it.
+            with contextlib.suppress(OSError):
+                system.lock(lock, wait=True)
+            if new.exists():
+                return new, lock
+            os.close(lock)
 
 
 def _remove_leftovers(folder):
     """Removes what is new in a folder and no process has locked."""
-    if not system.has_locks():
-        return
-    with contextlib.suppress(OSError):
-        for name in filter(is_leftover, os.listdir(folder)):
-            _remove_unlocked(folder / name)
-
-
-def _remove_unlocked(path):
-    with contextlib.suppress(OSError):
-        lock = system.open_no_link(path, os.O_RDONLY)
-        try:
-            system.lock(lock, wait=False)
-            _remove(path)
-        finally:
-            os.close(lock)
+    for path in pathlib.Path(folder).glob(f"{_NEW}*"):
+        with contextlib.suppress(OSError):
+            lock = system.open_no_link(path, os.O_RDONLY)
+            try:
+                system.lock(lock, wait=False)
+                _remove(path)
+            finally:
+                os.close(lock)
 
 
 def _remove(path):
     """Removes a file or a folder, as far as that is possible."""
-    if path.is_dir() and not path.is_symlink():
+    try:
+        path.unlink()
+    except OSError:
         shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
-def missing(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns what making a folder would make: it, and its parents."""
+def _missing(path):
+    """Returns what making a folder makes, the innermost first."""
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
-def remove_empty(folders: Iterable[pathlib.Path]) -> None:
-    """Removes folders, the innermost first, up to one that is not empty.
-
-    Args:
-      folders: Their paths; of some of them there may be nothing.
-    """
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            if os.path.lexists(folder):
-                folder.rmdir()
-
-
-def _keep_mode(path, new):
-    """Lets as many people read a new file as the one that it replaces."""
+def _move_file(new, path):
+    """Puts a file in place, for as many people to read as what was there."""
     with contextlib.suppress(OSError):
         if not path.is_symlink():  # A link's own says nothing.
             new.chmod(stat.S_IMODE(path.stat().st_mode))
+    new.replace(path)
 
 
-def _put_in_place(new, path):
-    """Gives `path` the content of `new`, and `new` that of `path`, if any."""
+def _move_folder(new, path):
+    """Puts a folder in place; what was there, if anything, is then at `new`."""
     if not os.path.lexists(path):
         new.rename(path)
-        return
-    # At no instant is there nothing at `path`.
-    if system.exchange(new, path):
-        return
-    # Not on Linux, or a file system that cannot: the gap is a short one. If the
-    # process dies in it, the old one must not be taken for a leftover.
-    old = new.with_name(new.name.replace("new", "old", 1))
-    path.rename(old)
-    try:
-        new.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    old.rename(new)
-
-
-def why_tensorflow_cannot(path: str | os.PathLike) -> str | None:
-    """Returns why TensorFlow cannot deal with a path; `None` if it can.
-
-    It would say so too late, or in words that do not name the reason.
-
-    Args:
-      path: The path of a folder to write or to read.
-    """
-    text = os.fspath(path)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return f"{text!a} is not UTF-8, which TensorFlow needs"
-    if scheme := re.match(r"[A-Za-z][\w+.-]+:/", text):
-        return f"{scheme[0]}… is no path on this machine"
-    patterns = sorted(set(text) & set("*?[\\"))
-    if patterns:
-        return (
-            f"TensorFlow takes {patterns[0]} in {printable(text)} for a pattern"
-        )
-    return None
+    elif not system.exchange(new, path):
+        # The gap is a short one. If the process dies in it, the old one must
+        # not be taken for a leftover.
+        old = new.with_name(new.name.replace("new", "old", 1))
+        path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        old.rename(new)

@@ -34,15 +34,6 @@ def remember_ildj(bijector: tfb.Bijector, y, ildj, condition: dict) -> None:
     bijector._cache.inverse_attributes(y, **condition)["ildj"] = ildj
 
 
-def is_permutation(bijector: tfb.Bijector) -> bool:
-    """Returns whether a bijector changes nothing but the order of components.
-
-    TFP knows, and does not tell. `Squeeze` overrides it. First to fail:
-    `tests/bit_maps_test.py`.
-    """
-    return bijector._is_permutation
-
-
 def saving() -> contextlib.AbstractContextManager[None]:
     """Returns a context in which functions are traced as for a SavedModel.
 

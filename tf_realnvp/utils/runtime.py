@@ -1,20 +1,12 @@
-"""How TensorFlow is set up for the commands."""
+"""How TensorFlow is set up: devices, threads, precision."""
 
 import contextlib
 import os
-import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from tf_realnvp.utils import system
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted
-
-# TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it or
-# not, by shape and layout alone. Without these steps of its graph optimizer,
-# which choose the layout, that is NHWC with TF32 and NCHW without: what is made
-# for the one never serves the other.
-_LAYOUT_OPTIONS = ("layout_optimizer", "remapping")
 
 # docs/measurements.md, "Devices and threads". Side of the images times filters,
 # up to which one thread is the fastest; filters, up to which two logical CPUs
@@ -23,48 +15,6 @@ _LAYOUT_OPTIONS = ("layout_optimizer", "remapping")
 _SMALL = 512
 _NARROW = 64
 _LONG = 500
-
-# Standard error is one, whoever keeps it silent.
-_STDERR = threading.RLock()
-
-
-@contextlib.contextmanager
-def silent_stderr(
-    noise: re.Pattern[bytes] | None = None,
-) -> Iterator[Callable[[], bytes]]:
-    """Keeps what native code writes to standard error from being seen.
-
-    One thread at a time, for all share it.
-
-    Args:
-      noise: What is in the lines to keep from it. Others, which may be of the
-        program's other threads, are written in the end. Default: all is noise.
-
-    Yields:
-      A function that returns what was written since its last call.
-    """
-    # A pipe would kill processes that are started meanwhile and write later.
-    with _STDERR, system.unnamed_file() as file:
-        saved, position = os.dup(2), 0
-
-        def written() -> bytes:
-            nonlocal position
-            new = os.pread(file.fileno(), 2**20, position)
-            position += len(new)
-            return new
-
-        try:  # Around all that a signal may cut short.
-            os.dup2(file.fileno(), 2)
-            yield written
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            if noise is not None:
-                size = os.fstat(file.fileno()).st_size
-                lines = os.pread(file.fileno(), size, 0).splitlines(True)
-                others = [line for line in lines if not noise.search(line)]
-                with contextlib.suppress(OSError):  # It may be closed.
-                    os.write(2, b"".join(others))
 
 
 def fastest_cpus(
@@ -120,10 +70,10 @@ def configure(
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
     # While it is imported it logs all the same: tensorflow issue 100442.
-    with silent_stderr() if quiet else contextlib.nullcontext():
+    with _silent_stderr() if quiet else contextlib.nullcontext():
         import tensorflow as tf
 
-        gpus = tf.config.get_visible_devices("GPU")
+        gpus = _gpus()
         cpu = tf.config.list_physical_devices("CPU")[0]
     if quiet:
         tf.get_logger().setLevel("ERROR")
@@ -155,80 +105,58 @@ def tensor_float_32(enabled: bool) -> Iterator[None]:
     """
     import tensorflow as tf
 
+    allow = tf.config.experimental.enable_tensor_float_32_execution
     before = tf.config.experimental.tensor_float_32_execution_enabled()
-    options = tf.config.optimizer.get_experimental_options()
-    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+    optimizer = tf.config.optimizer
+    # TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it
+    # or not, by shape and layout alone. Without these steps of its graph
+    # optimizer, which choose the layout, that is NHWC with TF32 and NCHW
+    # without: what is made for the one never serves the other.
+    steps = {"layout_optimizer": True, "remapping": True}
+    options = steps | optimizer.get_experimental_options()
+    allow(enabled)
     if enabled:
-        tf.config.optimizer.set_experimental_options(
-            dict.fromkeys(_LAYOUT_OPTIONS, False)
-        )
+        optimizer.set_experimental_options(dict.fromkeys(steps, False))
     try:
         yield
     finally:
-        tf.config.experimental.enable_tensor_float_32_execution(before)
+        allow(before)
         if enabled:
-            tf.config.optimizer.set_experimental_options(
-                {name: options.get(name, True) for name in _LAYOUT_OPTIONS}
-            )
+            optimizer.set_experimental_options(options)
 
 
 def describe_devices(num_devices: int | None = None) -> str:
-    """Returns what TensorFlow computes on, for people.
+    """Returns what TensorFlow computes on, human-readable.
 
     Args:
       num_devices: As for `make_strategy`.
     """
     import tensorflow as tf
 
-    gpus = tf.config.get_visible_devices("GPU")
-    if gpus:
+    if gpus := _gpus():
         details = tf.config.experimental.get_device_details(gpus[0])
         name = details.get("device_name") or gpus[0].name
         number = num_devices or len(gpus)
         return f"{number} GPUs {name}" if number > 1 else f"GPU {name}"
     cores = counted(system.num_cores(), "core")
     num_cpus = len(tf.config.list_logical_devices("CPU"))
-    return (
-        f"{num_cpus} logical CPUs of {cores}"
-        if num_cpus > 1
-        else f"CPU with {cores}"
-    )
-
-
-def has_native_bfloat16() -> bool:
-    """Returns whether the hardware multiplies bfloat16 numbers itself.
-
-    Elsewhere they are converted to and fro, which is slower than float32.
-    """
-    import tensorflow as tf
-
-    gpus = tf.config.get_visible_devices("GPU")
-    if gpus:
-        return _all_since_ampere(gpus)
-    return not system.processor_features().isdisjoint(
-        ("avx512_bf16", "amx_bf16")
-    )
-
-
-def has_tensor_float_32() -> bool:
-    """Returns whether the hardware has TF32, which only GPUs do."""
-    import tensorflow as tf
-
-    gpus = tf.config.get_visible_devices("GPU")
-    return bool(gpus) and _all_since_ampere(gpus)
-
-
-def _all_since_ampere(gpus):
-    """Returns whether all are as NVIDIA's Ampere or newer."""
-    import tensorflow as tf
-
-    details = map(tf.config.experimental.get_device_details, gpus)
-    return all(d.get("compute_capability", (0, 0)) >= (8, 0) for d in details)
+    if num_cpus > 1:
+        return f"{num_cpus} logical CPUs of {cores}"
+    return f"CPU with {cores}"
 
 
 def native_precision() -> str:
-    """Returns the fastest of the precisions that the hardware has."""
-    return "bfloat16" if has_native_bfloat16() else "float32"
+    """Returns the fastest of the precisions that the hardware has.
+
+    That is "bfloat16" where it multiplies such numbers itself: elsewhere they
+    are converted to and fro, which is slower than "float32".
+    """
+    if gpus := _gpus():
+        is_native = _are_since_ampere(gpus)
+    else:
+        features = system.processor_features()
+        is_native = bool(features & {"avx512_bf16", "amx_bf16"})
+    return "bfloat16" if is_native else "float32"
 
 
 def settle_precision(precision: str) -> str:
@@ -240,12 +168,14 @@ def settle_precision(precision: str) -> str:
     Raises:
       UsageError: If it is "tf32" and there are no GPUs, or some without it.
     """
-    if precision == "tf32" and not has_tensor_float_32():
+    if precision == "auto":
+        return native_precision()
+    if precision == "tf32" and not _are_since_ampere(_gpus()):
         raise UsageError(
             "argument `precision`: TensorFlow finds no GPUs that all have "
             "tf32, as NVIDIA's do since Ampere: give float32 or bfloat16"
         )
-    return native_precision() if precision == "auto" else precision
+    return precision
 
 
 def make_strategy(num_devices: int | None = None):
@@ -260,7 +190,7 @@ def make_strategy(num_devices: int | None = None):
     """
     import tensorflow as tf
 
-    num_gpus = len(tf.config.get_visible_devices("GPU"))
+    num_gpus = len(_gpus())
     if num_gpus and (num_devices or 1) > num_gpus:
         raise UsageError(
             f"argument `devices`: {num_devices} is more than the number of "
@@ -276,3 +206,33 @@ def make_strategy(num_devices: int | None = None):
 def is_one_of_many() -> bool:
     """Returns whether `TF_CONFIG` makes this process one of several workers."""
     return "TF_CONFIG" in os.environ
+
+
+@contextlib.contextmanager
+def _silent_stderr():
+    """Keeps what native code writes to standard error from being seen."""
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _gpus():
+    import tensorflow as tf
+
+    return tf.config.get_visible_devices("GPU")
+
+
+def _are_since_ampere(gpus):
+    """Returns whether there are any, all as NVIDIA's Ampere or newer."""
+    import tensorflow as tf
+
+    def capability(gpu):
+        details = tf.config.experimental.get_device_details(gpu)
+        return details.get("compute_capability", (0, 0))
+
+    return min(map(capability, gpus), default=(0, 0)) >= (8, 0)

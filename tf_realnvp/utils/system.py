@@ -1,35 +1,18 @@
-"""What depends on the operating system: locks, exchanges, signals.
+"""System calls: locks, exchanges, signals, processors.
 
-Linux has all of it. Elsewhere there is less of a promise, and Windows takes
-neither the paths nor the ways to write files: there WSL2 is Linux.
-
-*   Without `fcntl` nothing locks a folder: that no two processes train in it,
-    nor remove each other's unfinished files, is left to the user, and what a
-    killed process left stays.
-*   Without `renameat2` (not Linux, or a file system that cannot) a folder is
-    replaced in two steps, with nothing in its place between them.
-*   Without SIGHUP a terminal that is closed ends a training without a
-    checkpoint.
+They are Linux's. Elsewhere `exchange` does nothing, and `files` replaces a
+folder in two steps, with nothing in its place between them.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import pathlib
 import signal
-import tempfile
-from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
-
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)
-)
+# What ends a training with a checkpoint.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Of renameat2: relative to the current folder; exchange.
 _CWD = -100
@@ -47,13 +30,7 @@ def lock(descriptor: int, wait: bool) -> None:
       BlockingIOError: If another process has locked it.
       OSError: If the file system has no locks.
     """
-    if fcntl is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-
-
-def has_locks() -> bool:
-    """Returns whether `lock` locks anything."""
-    return fcntl is not None
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def open_no_link(path: str | os.PathLike, flags: int) -> int:
@@ -68,15 +45,7 @@ def open_no_link(path: str | os.PathLike, flags: int) -> int:
     Returns:
       The descriptor.
     """
-    safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    return os.open(path, flags | safe, 0o666)
-
-
-def unnamed_file() -> BinaryIO:
-    """Opens a new file that has no name: in memory on Linux."""
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("unnamed"), "r+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def exchange(first: str | os.PathLike, second: str | os.PathLike) -> bool:
@@ -91,34 +60,10 @@ def exchange(first: str | os.PathLike, second: str | os.PathLike) -> bool:
     """
     try:
         renameat2 = ctypes.CDLL(None).renameat2
-    except (AttributeError, OSError, TypeError):
+    except AttributeError:
         return False
     names = os.fsencode(first), os.fsencode(second)
     return renameat2(_CWD, names[0], _CWD, names[1], _EXCHANGE) == 0
-
-
-def longest_name(folder: str | os.PathLike) -> int | None:
-    """Returns how many bytes a name in a folder can have, if it is known.
-
-    Args:
-      folder: The folder, there or still to be made.
-    """
-    if not hasattr(os, "pathconf"):
-        return None
-    path = pathlib.Path(os.path.abspath(folder))
-    there = next(p for p in (path, *path.parents) if p.exists())
-    return os.pathconf(there, "PC_NAME_MAX")
-
-
-def is_too_long(name: str, folder: str | os.PathLike) -> bool:
-    """Returns whether a folder can have nothing of that name, if it is known.
-
-    Args:
-      name: The name.
-      folder: The folder.
-    """
-    maximum = longest_name(folder)
-    return maximum is not None and len(os.fsencode(name)) > maximum
 
 
 def num_cores() -> int:
