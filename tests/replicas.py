@@ -12,13 +12,12 @@ from unittest import mock
 import fast_command
 import keras
 import numpy as np
+import small_models
 import tensorflow as tf
 from small_models import SmallModel
 
 import tf_realnvp
 from tf_realnvp import RealNVP, initialization
-from tf_realnvp.data import ImageDataset
-from tf_realnvp.data.image_dataset import Split
 from tf_realnvp.training import workers
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import UsageError
@@ -64,10 +63,11 @@ def together(folder: pathlib.Path, name: str, environment: dict) -> None:
 
 def _train(strategy, Model, path, num_classes=None):
     images = np.random.default_rng(0).integers(0, 17, [20, 4, 4, 1], np.uint8)
-    images = Split(tf.data.Dataset.from_tensor_slices(images), 20)
-    dataset = ImageDataset("random", (4, 4, 1), 17, images, images)
+    images = np.concatenate([images, images])
     labels = np.arange(20) % 3
-    dataset = dataset.with_labels("abc", labels, labels)
+    dataset = small_models.make_dataset(
+        images[:20], images[20:], np.concatenate([labels, labels]), "abc"
+    )
     with strategy.scope():
         keras.utils.set_random_seed(0)
         model = Model(
