@@ -1,7 +1,6 @@
 """Tests for arrays: files of NumPy, arrays and pipelines as data sets."""
 
 import dataclasses
-import errno
 import itertools
 from unittest import mock
 
@@ -67,9 +66,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         again = data.load(path, labels=True)
         self.assertEqual(again.fingerprint, dataset.fingerprint)
         self.assertEqual(labels_of(again), labels_of(dataset))
-        self.assertEqual(
-            dataset.without_labels().fingerprint, plain.fingerprint
-        )
+        self.assertEqual(dataset.relabel(()).fingerprint, plain.fingerprint)
         self.assertEmpty(plain.class_names)
         self.assertEqual(dataset.class_names, ("0", "1", "2"))
         self.assertNotEqual(plain.fingerprint, dataset.fingerprint)
@@ -80,16 +77,17 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(labels_of(dataset), expected)
 
     @parameterized.parameters(
-        ({}, "it has no labels"),
-        ({"train_labels": np.zeros(20, int)}, "it has no labels"),
+        ({}, "no `labels`"),
+        ({"train_labels": np.zeros(20, int)}, "no `labels`.*there are images"),
         ({"labels": np.zeros(19, int)}, r"one for each of 20 .* int64 \[19\]"),
         ({"labels": np.zeros(20)}, "must be integers .* float64"),
-        ({"labels": np.full(20, -1)}, "must be from 0 on, got -1"),
+        ({"labels": np.full(20, -1)}, "numbers of classes, .* from -1 to -1"),
+        ({"labels": np.arange(20) * 10**12}, "numbers of classes, .* to 19000"),
     )
     def test_no_labels(self, labels, message):
         path = self.save("a.npz", images=images(20, 4, 4), **labels)
         self.assertEmpty(data.load(path).class_names)
-        with self.assertRaisesRegex(DataError, f"a.npz: .*{message}"):
+        with self.assertRaisesRegex(DataError, message):
             data.load(path, labels=True)
 
     @parameterized.parameters("a.npy", "A.NPZ")
@@ -132,14 +130,13 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         ({"images": np.zeros([4, 4, 4])}, "float64"),
-        ({"images": np.zeros([4, 4, 4], np.int64)}, "int64"),
         ({"images": np.zeros([4, 4], np.uint8)}, "[4, 4]"),
         ({"images": np.zeros([4, 4, 4, 3, 1], np.uint8)}, "[4, 4, 4, 3, 1]"),
         ({"images": np.zeros([0, 4, 4], np.uint8)}, "[0, 4, 4]"),
         ({"images": np.zeros([1, 4, 4], np.uint8)}, "got 1"),
-        ({"x": np.zeros([4, 4, 4], np.uint8)}, "got x"),
-        ({"train": np.zeros([4, 4, 4], np.uint8)}, "`test`"),
-        ({}, "nothing"),
+        ({"x": np.zeros([4, 4, 4], np.uint8)}, "there are x"),
+        ({"train": np.zeros([4, 4, 4], np.uint8)}, "no `test`"),
+        ({}, "there are none"),
         (
             {
                 "train": np.zeros([4, 4, 4], np.uint8),
@@ -149,7 +146,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         ),
         (
             {"images": np.zeros([4, 3, 32, 32], np.uint8)},
-            "`images`: are these [n, C, H, W]? Give [n, H, W, C], images.trans",
+            "`images`: are these [n, C, H, W]? Give [n, H, W, C]",
         ),
         (
             {"images": np.full([4, 4, 4], 5, np.uint8), "num_colors": 5},
@@ -160,14 +157,13 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             {"images": np.zeros([4, 4, 4], np.uint8), "num_colors": [2, 3]},
             "num_colors",
         ),
-        ({"images": np.array([{}, []], object)}, "objects"),
+        ({"images": np.array([{}, []], object)}, "Object arrays"),
     )
     def test_other_content(self, content, message):
-        path = self.save("a\nb.npz", **content)
+        path = self.save("a.npz", **content)
         with self.assertRaises(DataError) as caught:
             data.load(path)
         self.assertIn(message, str(caught.exception))
-        self.assertIn(r"a\nb.npz", str(caught.exception))
         self.assertNotIn("\n", str(caught.exception))
 
     @parameterized.parameters(b"", b"x" * 100, b"PK\3\4", b"\x93NUMPY\1\0")
@@ -175,64 +171,12 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         for name in ("a.npz", "a.npy"):
             path = self.folder / name
             path.write_bytes(content)
-            with self.assertRaisesRegex(DataError, f"{name}.*damaged"):
+            with self.assertRaisesRegex(DataError, f"{name}: it cannot be"):
                 data.load(str(path))
-
-    @parameterized.parameters(
-        (OSError(errno.ESTALE, "Stale file handle"), DataError, "npz: Stale"),
-        (MemoryError(), MemoryError, ""),
-    )
-    def test_what_is_no_damage(self, error, kind, message):
-        path = self.save("a.npz", images=images(4, 4, 4, 1))
-        self.enterContext(mock.patch.object(np, "load", side_effect=error))
-        with self.assertRaisesRegex(kind, message):
-            data.load(path)
-
-    @parameterized.parameters(".npz", ".npy")
-    def test_any_bit_that_is_damaged(self, suffix):
-        """It is noticed, or changes an image and no more."""
-        path = self.folder / f"a{suffix}"
-        content = images(4, 4, 4, 1)
-        if suffix == ".npy":
-            np.save(path, content)
-        else:
-            np.savez_compressed(path, images=content)
-        content = path.read_bytes()
-        rng = np.random.default_rng(0)
-        errors = 0
-        for place in rng.choice(len(content), 60, replace=False):
-            damaged = bytearray(content)
-            damaged[place] ^= 255
-            path.write_bytes(damaged)
-            try:
-                data.load(str(path))
-            except DataError:
-                errors += 1
-        self.assertGreater(errors, 10)
-
-    def test_labels_that_are_no_classes(self):
-        labels = np.arange(4) * 10**12
-        pixels = np.zeros([4, 4, 4], np.uint8)
-        path = self.save("a.npz", images=pixels, labels=labels)
-        self.assertEqual(data.load(path).num_train, 3)
-        with self.assertRaisesRegex(DataError, "numbers of classes.*300000"):
-            data.load(path, labels=True)
 
     def test_no_file(self):
-        with self.assertRaisesRegex(DataError, "no such file"):
+        with self.assertRaisesRegex(DataError, "No such file"):
             data.load(str(self.folder / "a.npz"))
-
-    def test_levels_that_cannot_be_wrong(self):
-        """A file is not read for them once more."""
-
-        class Array(np.ndarray):
-            def max(self, *_, **__):
-                raise AssertionError
-
-        content = images(9, 4, 4)
-        path = self.save("a.npy", images=content)
-        with mock.patch.object(np, "load", return_value=content.view(Array)):
-            self.assertEqual(data.load(path).num_colors, 256)
 
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
@@ -275,9 +219,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         alone = tf.data.Dataset.from_tensor_slices(content)
         alone = arrays.from_tf_data(alone, num_colors=9)
         self.assertEqual(trained(plain), trained(alone))
-        self.assertEqual(
-            dataset.without_labels().fingerprint, alone.fingerprint
-        )
+        self.assertEqual(dataset.relabel(()).fingerprint, alone.fingerprint)
         self.assertEqual(plain.fingerprint, alone.fingerprint)
         self.assertNotEqual(dataset.fingerprint, alone.fingerprint)
 
@@ -350,23 +292,13 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         """It would train on nonsense."""
         content = images(20, *shape)
         elements = tf.data.Dataset.from_tensor_slices(content)
-        for make, pixels, remedy in (
-            (arrays.from_images, content, "images.transpose"),
-            (arrays.from_tf_data, elements, "a `map` with"),
-            (arrays.from_tf_data, elements.batch(3), "a `map` with"),
+        for make, pixels in (
+            (arrays.from_images, content),
+            (arrays.from_tf_data, elements),
+            (arrays.from_tf_data, elements.batch(3)),
         ):
-            with self.assertRaises(DataError) as caught:
+            with self.assertRaisesRegex(DataError, r"are these \[n, C, H, W\]"):
                 make(pixels)
-            message = str(caught.exception)
-            self.assertIn("are these [n, C, H, W]? Give", message)
-            self.assertIn(remedy, message)
-        right = elements.map(
-            lambda image: tf.experimental.numpy.moveaxis(image, -3, -1)
-        )
-        self.assertEqual(
-            trained(arrays.from_images(content.transpose(0, 2, 3, 1))),
-            trained(arrays.from_tf_data(right)),
-        )
 
     @parameterized.parameters((4, 6, 3), (8, 8, 8), (2, 8, 8), (4, 4, 8))
     def test_other_orders_and_many_channels(self, *shape):

@@ -476,9 +476,9 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
 class SkippedTest(tf.test.TestCase):
     def test_line(self):
         line = image_dataset.describe_skipped({"a": "it is damaged"})
-        self.assertEqual(line, "1 file left out: a (it is damaged)")
+        self.assertEqual(line, "1 file is left out: a (it is damaged)")
         line = image_dataset.describe_skipped(dict.fromkeys("abcdefg", "no"))
-        self.assertStartsWith(line, "7 files left out: a (no), b (no), ")
+        self.assertStartsWith(line, "7 files are left out: a (no), b (no), ")
         self.assertEndsWith(line, "e (no), ...")
 
 

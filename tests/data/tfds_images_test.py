@@ -133,7 +133,7 @@ class CifarTest(TfdsTestCase):
 
     def test_no_labels(self):
         with self.assertRaisesRegex(
-            DataError, "CelebA: its images have no labels: .*attributes"
+            DataError, "celeb_a: its images have no labels: .*attributes"
         ):
             data.load("CelebA", str(self.data_dir), labels=True)
 
@@ -188,10 +188,9 @@ class CifarTest(TfdsTestCase):
             shutil.rmtree(copy)
             copy.mkdir()
         before = self.snapshot()
-        first, second, *rest = self.failure("CIFAR10").splitlines()
-        self.assertIn(str(copy.parent), first)
+        first, second, *_ = self.failure("CIFAR10").splitlines()
+        self.assertStartsWith(first, "CIFAR10: ")
         self.assertIn(f"delete {self.data_dir / 'cifar10'}", second)
-        self.assertIn(str(self.manual), rest[-1])
         self.assertEqual(self.snapshot(), before)
 
     def test_damage_inside_a_record_appears_while_reading(self):
@@ -219,9 +218,7 @@ class CifarTest(TfdsTestCase):
         else:
             os.truncate(archive, archive.stat().st_size // 2)
             self.accept("cifar10")
-        first, *rest = self.failure("CIFAR10").splitlines()
-        self.assertIn(str(archive), first)
-        self.assertIn("  cifar-10-binary.tar.gz", rest)
+        self.assertIn(str(archive), self.failure("CIFAR10").splitlines()[0])
         # The next attempt has a good one.
         train, test = write_cifar(self.manual)
         self.accept("cifar10")
@@ -252,12 +249,13 @@ class FashionMnistTest(TfdsTestCase):
                 (f"{split}-images-idx3-ubyte.gz", images),
                 (f"{split}-labels-idx1-ubyte.gz", labels),
             ):
-                contents[name] = write_idx(self.manual / name, array)
+                digest = write_idx(self.manual / name, array)
+                contents[name] = digest[:16]
         mnist = sys.modules[tfds.builder_cls("fashion_mnist").__module__]
         for target, name, value in (
             (mnist, "_TRAIN_EXAMPLES", 5),
             (mnist, "_TEST_EXAMPLES", 3),
-            (tfds_images, "_CONTENTS", {"fashion_mnist": contents}),
+            (tfds_images, "_CONTENTS", contents),
         ):
             self.enter_context(mock.patch.object(target, name, value))
         url_infos = tfds.builder_cls("fashion_mnist").url_infos
@@ -373,11 +371,8 @@ class CelebaTest(TfdsTestCase):
         missing = CELEBA_FILES[2:4]
         for name in missing:
             (self.manual / name).unlink()
-        first, *rest = self.failure("CelebA").splitlines()
-        self.assertIn(f"{missing[0]} cannot be downloaded", first)
-        for name in CELEBA_FILES:
-            mark = " (missing)" if name in missing else ""
-            self.assertIn(f"  {name}{mark}", rest)
+        *_, last = self.failure("CelebA").splitlines()
+        self.assertIn(f"get {', '.join(missing)} from http", last)
 
     def test_archive_lacks_a_picture(self):
         write_celeba(self.manual)
@@ -390,8 +385,9 @@ class CelebaTest(TfdsTestCase):
 class NothingThereTest(TfdsTestCase):
     @parameterized.product(
         dataset=[
-            ("CIFAR10", "https://www.cs.toronto.edu/~kriz/cifar", CIFAR_FILES),
-            ("CelebA", "https://mmlab.ie.cuhk.edu.hk/projects/", CELEBA_FILES),
+            ("CIFAR10", "www.cs.toronto.edu/~kriz/cifar", CIFAR_FILES),
+            ("CelebA", "mmlab.ie.cuhk.edu.hk/projects/", CELEBA_FILES),
+            ("svhn_cropped", "ufldl.stanford.edu", ("train_32x32.mat",)),
         ],
         cause=["no network", "refused", "broken off"],
     )
@@ -408,24 +404,15 @@ class NothingThereTest(TfdsTestCase):
             self.enter_context(
                 mock.patch.object(requests, "get", return_value=response)
             )
-        message = self.failure(name)
+        first, *_, last = self.failure(name).splitlines()
         self.assertEqual(self.download.called, cause == "broken off")
-        self.assertStartsWith(message, f"{name}: ")
-        self.assertIn(reason, message.splitlines()[0])
-        self.assertIn(homepage, message)
-        for file in files:
-            self.assertIn(f"\n  {file} (missing)\n", message)
-        self.assertEndsWith(message, f" {self.manual}")
+        self.assertStartsWith(first, f"{name}: ")
+        self.assertIn(reason, first)
+        for part in (homepage, *files):
+            self.assertIn(part, last)
+        self.assertEndsWith(last, f" {self.manual}")
         if cause == "no network":
             self.assertEmpty(list(self.data_dir.iterdir()))
-
-    def test_folder_that_is_a_pattern(self):
-        """A complete copy would not be found there."""
-        self.data_dir /= "a[b]"
-        message = self.failure("CIFAR10")
-        self.assertRegex(message, r"takes the \[ in the folder .*/a\[b\] for")
-        self.download.assert_not_called()
-        self.assertFalse(self.data_dir.exists())
 
 
 def store(data_dir, name, splits, image=None, key="image", **options):
@@ -598,16 +585,10 @@ class AnyDatasetTest(TfdsTestCase):
         for part in ("image of mine", "PNG", f"{self.data_dir}/mine/1.0.0"):
             self.assertIn(part, message)
 
-    def test_what_nobody_can_download(self):
-        """Without a homepage of our own, and where TFDS has instructions."""
-        for name, file in (
-            ("svhn_cropped", "train_32x32.mat"),
-            ("imagenet2012", "ILSVRC2012_img_train.tar"),
-        ):
-            message = self.failure(name)
-            self.assertIn(file, message)
-            self.assertIn(str(self.manual), message)
-        self.assertEmpty(list(self.data_dir.iterdir()))
+    def test_what_has_to_be_fetched_by_hand(self):
+        message = self.failure("imagenet2012")
+        self.assertIn("ILSVRC2012_img_train.tar", message)
+        self.assertIn(str(self.manual), message)
 
     @parameterized.parameters("svhn_croped", "svhn_croped/x:1.0.0")
     def test_unknown_name(self, name):
@@ -624,17 +605,11 @@ class AnyDatasetTest(TfdsTestCase):
         for part in (repr(name), "CIFAR10", "digits", "folders"):
             self.assertIn(part, message)
 
-    def test_file(self):
-        with tempfile.NamedTemporaryFile(dir=".", suffix=".png") as file:
-            message = self.failure(os.path.basename(file.name))
-        self.assertIn("it is a file: give a folder", message)
-
     @parameterized.parameters("mnist/nothing", "mnist:9.0.0")
     def test_malformed_name(self, name):
         message = self.failure(name)
         self.assertStartsWith(message, f"{name}: ")
         self.assertLen(message.splitlines(), 1)
-        self.assertLess(len(message), 200)
 
 
 if __name__ == "__main__":

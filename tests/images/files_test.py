@@ -1,8 +1,7 @@
-"""Tests for pictures."""
+"""Tests for files."""
 
 import os
 import socket
-import warnings
 from unittest import mock
 
 import folders
@@ -15,20 +14,19 @@ from image_arrays import random_images
 from PIL import ExifTags, Image, ImageOps
 
 from tf_realnvp.images import files as image_files
-from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import ImageError
 
 
-class PicturesTestCase(folders.FolderTestCase, parameterized.TestCase):
+class FilesTestCase(folders.FolderTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.path = self.folder / "picture.png"
+        self.path = self.folder / "image.png"
 
     def write_pixels(self, pixels):
         self.path.write_bytes(tf.io.encode_png(pixels).numpy())
 
 
-class WriteTest(PicturesTestCase):
+class WriteTest(FilesTestCase):
     @parameterized.parameters(2, 3, 17, 100, 255, 256)
     def test_every_level_comes_back(self, num_colors):
         image = np.arange(num_colors, dtype=np.uint8).reshape(1, -1, 1)
@@ -49,10 +47,10 @@ class WriteTest(PicturesTestCase):
         self.assertAllEqual(
             np.round(255 * pixels.reshape(6, 4, channels)), image
         )
-        self.assertEqual(os.listdir(self.folder), ["picture.png"])
+        self.assertEqual(os.listdir(self.folder), ["image.png"])
 
 
-class ReadTest(PicturesTestCase):
+class ReadTest(FilesTestCase):
     @parameterized.product(of_picture=(1, 2, 3, 4), of_model=(1, 3))
     def test_channels(self, of_picture, of_model):
         """Opacity is left out."""
@@ -85,13 +83,6 @@ class ReadTest(PicturesTestCase):
         self.assertAllEqual(
             image_files.read(self.path, (1, 3, 1)), [[[0], [255], [128]]]
         )
-        self.assertTrue(image_files.look(self.path.read_bytes()).has_16_bits)
-
-    @parameterized.parameters("JPEG RGB", "PNG RGB", "PNG P", "PNG 1")
-    def test_eight_bits_or_less(self, kind):
-        kind, mode = kind.split()
-        content = odd_images.encode(odd_images.noise(mode), kind)
-        self.assertFalse(image_files.look(content).has_16_bits)
 
     @parameterized.named_parameters(
         # Shape of the picture and of the image, and the middle in the picture:
@@ -151,7 +142,7 @@ class ReadTest(PicturesTestCase):
 
     @parameterized.product(mode=("L", "RGB", "CMYK"), channels=(1, 3))
     def test_jpeg(self, mode, channels):
-        """Of print as well; and with a fault that is recovered from."""
+        """Of print as well."""
         picture = odd_images.noise(mode)
         self.path.write_bytes(odd_images.encode(picture, "JPEG"))
         shape = (12, 12, channels)
@@ -159,23 +150,6 @@ class ReadTest(PicturesTestCase):
         decoded = Image.open(self.path).convert("L" if channels == 1 else "RGB")
         # The colours of noise are not coded well.
         self.assertAllClose(image, np.asarray(decoded).reshape(shape), atol=20)
-
-        self.path.write_bytes(odd_images.faulty_jpeg(picture))
-        with runtime.silent_stderr() as written:
-            again = image_files.read(self.path, shape)
-            self.assertEqual(written(), b"")
-        # What is at fault comes behind the pixels.
-        self.assertAllClose(again, image, atol=20)
-
-    def test_no_warnings(self):
-        """Python's would be a line that names no picture."""
-        self.write_pixels(random_images(8, 8, 3))
-        with (
-            mock.patch.object(Image, "MAX_IMAGE_PIXELS", 50),
-            self.assertNoLogs(),
-            warnings.catch_warnings(action="error"),
-        ):
-            image_files.read(self.path, (8, 8, 3))
 
     @parameterized.parameters((1, 1), (3, 5), (20, 1), (1, 20))
     def test_any_size(self, *size):
@@ -186,14 +160,13 @@ class ReadTest(PicturesTestCase):
         )
 
 
-class UnreadableTest(PicturesTestCase):
+class UnreadableTest(FilesTestCase):
     def assert_unreadable(self, path, reason):
         with self.assertRaises(ImageError) as context:
             image_files.read(path, (8, 8, 1))
         message = str(context.exception)
-        self.assertIn(f"picture {path}: ", message)
+        self.assertIn(f"image {path}: ", message)
         self.assertIn(reason, message)
-        self.assertNotIn("\n", message)
 
     def test_file_larger_than_the_memory(self):
         """As an archive beside pictures may be."""
@@ -215,7 +188,7 @@ class UnreadableTest(PicturesTestCase):
         server.bind(f"{self.folder}/socket")
         for path, reason in (
             (self.folder / "x.png", "No such file"),
-            (self.folder, "it is a folder"),
+            (self.folder, "not a regular file"),
             (link, "No such file"),
             (circle, "symbolic links"),
             (pipe, "not a regular file"),
@@ -233,17 +206,12 @@ class UnreadableTest(PicturesTestCase):
         ):
             self.assert_unreadable(self.path, "Permission denied")
 
-    @parameterized.parameters("a\nb.png", "\udcff.png")
-    def test_name_that_is_no_line_of_text(self, name):
-        with self.assertRaises(ImageError) as context:
-            image_files.read(self.folder / name, (8, 8, 1))
-        self.assertNotIn("\n", str(context.exception))
-        str(context.exception).encode()
-
     def test_too_large(self):
         self.write_pixels(random_images(8, 8, 1))
         with mock.patch.object(Image, "MAX_IMAGE_PIXELS", 31):
-            self.assert_unreadable(self.path, "too large: more than 62 pixels")
+            self.assert_unreadable(
+                self.path, "too large: Image size (64 pixels)"
+            )
 
     @parameterized.parameters("BMP", "GIF", "WEBP", "TIFF")
     def test_other_formats(self, kind):
@@ -271,9 +239,7 @@ class UnreadableTest(PicturesTestCase):
         content = encode(random_images(64, 64, 3)).numpy()
         for size in (30, len(content) // 2, len(content) - 30):
             self.path.write_bytes(content[:size])
-            with runtime.silent_stderr() as written:
-                self.assert_unreadable(self.path, "damaged")
-                self.assertEqual(written(), b"")
+            self.assert_unreadable(self.path, "damaged")
 
 
 if __name__ == "__main__":

@@ -576,7 +576,9 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
     named = [f"{name} ({why})" for name, why in skipped.items()]
     if len(named) > _NUM_NAMED:
         named[_NUM_NAMED:] = ["..."]
-    return f"{counted(len(skipped), 'file')} left out: {', '.join(named)}"
+    verb = "is" if len(skipped) == 1 else "are"
+    files = f"{counted(len(skipped), 'file')} {verb} left out"
+    return f"{files}: {', '.join(named)}"
 
 
 def default_size(
