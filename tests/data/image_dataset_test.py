@@ -71,15 +71,6 @@ class HoldOutTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(decoded, 100)
         self.assertEqual(order(held_out.test_batches(8)), list(range(100)))
 
-    def test_which_depends_on_the_seed_alone(self):
-        choices = [
-            order(numbered(100)[0].hold_out(10, seed).validation_batches(10))
-            for seed in (3, 3, 4)
-        ]
-        self.assertEqual(choices[0], choices[1])
-        self.assertNotEqual(choices[0], choices[2])
-        self.assertNotEqual(choices[0], list(range(10)))
-
 
 class SameForEverTest(tf.test.TestCase):
     """Models and runs of before must not see other images as theirs."""
@@ -89,6 +80,8 @@ class SameForEverTest(tf.test.TestCase):
             images, _ = numbered(20, has_records=has_records)
             held_out = images.hold_out(3, seed=0)
             self.assertEqual(order(held_out.validation_batches(3)), [0, 10, 18])
+            other = order(images.hold_out(3, seed=1).validation_batches(3))
+            self.assertNotEqual(other, [0, 10, 18])
             images, _ = numbered(8, has_records=has_records)
             batches = images.train_batches(4, seed=0, epoch=1)
             self.assertEqual(order(batches), [5, 3, 4, 7, 2, 6, 0, 1])
@@ -115,12 +108,8 @@ class SampleTestImagesTest(tf.test.TestCase):
         self.assertLen(set(drawn), 20)
         self.assertEqual(drawn, sorted(drawn))
         self.assertBetween(np.mean(np.array(drawn) < 50), 0.2, 0.8)
-        again, other = (
-            order(numbered(100)[0].sample_test(20, seed).test_batches(8))
-            for seed in (3, 4)
-        )
-        self.assertEqual(drawn, again)
-        self.assertNotEqual(drawn, other)
+        other, _ = zip(*images.sample_test(20, 4).test_batches(8), strict=True)
+        self.assertNotEqual(drawn, order(other))
         self.assertEqual(some.num_train, 100)
         self.assertIs(images.sample_test(100, 0), images)
 
@@ -252,6 +241,7 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(batches.element_spec.dtype, tf.uint8)
         self.assertEqual(batches.element_spec.shape, (8, 2, 2, 1))
         self.assertLen(batches, 12)
+        self.assertEmpty(list(images.train_batches(101, seed=0, epoch=0)))
         seen = order(batches)
         self.assertLen(seen, 96)
         self.assertLen(set(seen), 96)
@@ -270,12 +260,8 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(order(repeated), expected)
         self.assertEqual(order(repeated), expected)
         self.assertEqual(tf.random.uniform([]), after)
-
-    def test_orders_differ(self):
-        images, _ = numbered(20)
-        keys = [(s, e) for s in (0, 1, 2**32, 2**64) for e in range(2)]
-        orders = {tuple(order(images.train_batches(8, *key))) for key in keys}
-        self.assertLen(orders, len(keys))
+        for other in ((2, 5), (3 + 2**32, 5), (3, 4)):
+            self.assertNotEqual(order(first.train_batches(8, *other)), expected)
 
     @parameterized.parameters((5, None), (5, 10), (12, 10), (13, None))
     def test_skip_goes_on(self, skip, shuffle_buffer):
@@ -299,15 +285,6 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         for place, i in enumerate(seen):
             self.assertLess(i, place + 10)
 
-    def test_shuffle_is_uniform_without_a_buffer(self):
-        images, _ = numbered(250)
-        seen = [
-            order(images.train_batches(250, seed, epoch=0)) for seed in range(6)
-        ]
-        # The mean of 150 numbers has a standard deviation of 5.9.
-        means = np.reshape(seen, [6, 10, 25]).mean(axis=(0, 2))
-        self.assertAllClose(means, [124.5] * 10, atol=29.0)
-
     @parameterized.parameters((8, [8] * 12 + [4]), (50, [50, 50]), (300, [100]))
     def test_test_batches_are_complete(self, batch_size, sizes):
         images, _ = numbered(100)
@@ -318,12 +295,8 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         # Height and width of the images, and how many there are.
-        (2, 2, 128),
         (64, 64, 128),
-        (32, 128, 128),
         (64, 66, 124),
-        (128, 128, 32),
-        (256, 256, 8),
         (512, 512, 8),
     )
     def test_initial_images(self, height, width, number):
@@ -341,11 +314,6 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         images, _ = numbered(100)
         for batches in (images.train_batches(8, 0, 0), images.test_batches(8)):
             self.assertFalse(batches.options().autotune.enabled)
-
-    def test_batch_of_all_images_and_larger(self):
-        images, _ = numbered(100)
-        self.assertLen(list(images.train_batches(100, seed=0, epoch=0)), 1)
-        self.assertEmpty(list(images.train_batches(101, seed=0, epoch=0)))
 
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
@@ -478,8 +446,9 @@ class SkippedTest(tf.test.TestCase):
         line = image_dataset.describe_skipped({"a": "it is damaged"})
         self.assertEqual(line, "1 file is left out: a (it is damaged)")
         line = image_dataset.describe_skipped(dict.fromkeys("abcdefg", "no"))
-        self.assertStartsWith(line, "7 files are left out: a (no), b (no), ")
-        self.assertEndsWith(line, "e (no), ...")
+        self.assertRegex(
+            line, r"^7 files are left out: a \(no\), .* e .*, \.\.\.$"
+        )
 
 
 class FlipTest(tf.test.TestCase):
@@ -525,14 +494,11 @@ class ResizeTest(tf.test.TestCase, parameterized.TestCase):
         # Of the image; of the square, if it is cut out of one; what is asked
         # for; and top, left, height and width of what is cut out.
         ((20, 13, 3), None, (4, 4), (3, 0, 13, 13)),
-        ((7, 30, 1), None, (4, 4), (0, 11, 7, 7)),
         ((5, 5, 3), None, (8, 8), (0, 0, 5, 5)),
         ((21, 16, 3), 9, (6, 6), (6, 3, 9, 9)),
-        ((6, 6, 3), None, (6, 6), (0, 0, 6, 6)),
         ((20, 13, 3), None, (4, 8), (6, 0, 7, 13)),  # Of 6.5 rows.
         ((20, 13, 3), None, (8, 4), (0, 1, 20, 10)),
         ((21, 16, 3), 9, (2, 6), (9, 3, 3, 9)),
-        ((4, 6, 1), None, (4, 6), (0, 0, 4, 6)),
         ((2, 50, 1), None, (64, 2), (0, 24, 2, 1)),
     )
     def test_central_part_by_an_antialiased_filter(
@@ -550,8 +516,6 @@ class ResizeTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (2, 2, None),
-        (28, 64, None),
-        (66, 64, 32),
         (64, 66, 32),
         (9, 8, 32),
         (8, 9, 32),

@@ -1,7 +1,6 @@
 """Tests for files."""
 
 import os
-import socket
 from unittest import mock
 
 import folders
@@ -34,29 +33,20 @@ class WriteTest(FilesTestCase):
         self.assertAllEqual(
             image_files.read(self.path, image.shape, num_colors), image
         )
-        # Another library sees black and white at the ends.
+        # Another library sees a pixel for each, black and white at the ends.
         pixels = matplotlib.image.imread(self.path)
+        self.assertEqual(pixels.shape, (1, num_colors))
         self.assertAllEqual(pixels[0, [0, -1]], [0.0, 1.0])
-
-    @parameterized.parameters(1, 3)
-    def test_pixel_for_pixel(self, channels):
-        image = random_images(6, 4, channels)
-        image_files.write(self.path, image)
-        # No colour for grey, no magnification.
-        pixels = matplotlib.image.imread(self.path)
-        self.assertAllEqual(
-            np.round(255 * pixels.reshape(6, 4, channels)), image
-        )
         self.assertEqual(os.listdir(self.folder), ["image.png"])
 
 
 class ReadTest(FilesTestCase):
-    @parameterized.product(of_picture=(1, 2, 3, 4), of_model=(1, 3))
-    def test_channels(self, of_picture, of_model):
+    @parameterized.product(of_file=(1, 2, 3, 4), of_model=(1, 3))
+    def test_channels(self, of_file, of_model):
         """Opacity is left out."""
-        pixels = random_images(4, 4, of_picture)
+        pixels = random_images(4, 4, of_file)
         self.write_pixels(pixels)
-        colours = pixels[..., : of_picture - (of_picture % 2 == 0)]
+        colours = pixels[..., : of_file - (of_file % 2 == 0)]
         image = image_files.read(self.path, (4, 4, of_model))
         self.assertEqual(image.dtype, np.uint8)
         if colours.shape[-1] > of_model:
@@ -66,7 +56,7 @@ class ReadTest(FilesTestCase):
         else:
             self.assertAllEqual(image, np.broadcast_to(colours, image.shape))
 
-    @parameterized.parameters(1, 2, 3, 4, 5, 6, 7, 8)
+    @parameterized.parameters(1, 5, 8)
     def test_fewer_bits(self, num_bits):
         """The highest ones; and what was written comes back."""
         pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
@@ -85,16 +75,14 @@ class ReadTest(FilesTestCase):
         )
 
     @parameterized.named_parameters(
-        # Shape of the picture and of the image, and the middle in the picture:
-        # its top, left, height and width.
+        # Shape of the file's image and of the model's, and the middle of the
+        # first: its top, left, height and width.
         ("wide", (4, 8), (4, 4), (0, 2, 4, 4)),
         ("tall", (8, 4), (4, 4), (2, 0, 4, 4)),
-        ("odd", (4, 7), (4, 4), (0, 1, 4, 4)),
-        ("wide_model", (8, 8), (4, 8), (2, 0, 4, 8)),
         ("tall_model", (8, 8), (8, 4), (0, 2, 8, 4)),
     )
-    def test_crop(self, picture_shape, shape, middle):
-        pixels = random_images(*picture_shape, 3)
+    def test_crop(self, own_shape, shape, middle):
+        pixels = random_images(*own_shape, 3)
         self.write_pixels(pixels)
         top, left, height, width = middle
         self.assertAllEqual(
@@ -102,25 +90,12 @@ class ReadTest(FilesTestCase):
             pixels[top : top + height, left : left + width],
         )
 
-    def test_resize_is_antialiased(self):
-        # Stripes of a pixel: without a filter they would be black or white.
-        pixels = np.zeros((64, 96, 1), np.uint8)
-        pixels[:, ::2] = 255
-        self.write_pixels(pixels)
-        image = image_files.read(self.path, (8, 8, 1))
-        self.assertEqual(image.shape, (8, 8, 1))
-        self.assertAllInRange(image, 112, 143)
-        # With fewer levels the middle one: rounded, not cut off.
-        self.assertAllEqual(
-            image_files.read(self.path, (8, 8, 1), 17), np.full((8, 8, 1), 8)
-        )
-
     @parameterized.product(
         kind=("PNG", "JPEG"), orientation=(0, *range(1, 9), 9)
     )
     def test_orientation(self, kind, orientation):
-        picture = odd_images.noise("RGB", 4, 6)
-        content = odd_images.encode(picture, kind, orientation)
+        image = odd_images.noise("RGB", 4, 6)
+        content = odd_images.encode(image, kind, orientation)
         self.path.write_bytes(content)
         # Pillow turns what TensorFlow decoded.
         pixels = Image.fromarray(tf.io.decode_image(content).numpy())
@@ -131,8 +106,8 @@ class ReadTest(FilesTestCase):
         )
 
     def test_exif_data_that_are_damaged(self):
-        picture = odd_images.noise("RGB", 4, 6)
-        content = odd_images.encode(picture, "JPEG", 6)
+        image = odd_images.noise("RGB", 4, 6)
+        content = odd_images.encode(image, "JPEG", 6)
         start = content.index(b"Exif") + 6
         damaged = content[:start] + b"\xff" * 8 + content[start + 8 :]
         self.path.write_bytes(damaged)
@@ -143,8 +118,8 @@ class ReadTest(FilesTestCase):
     @parameterized.product(mode=("L", "RGB", "CMYK"), channels=(1, 3))
     def test_jpeg(self, mode, channels):
         """Of print as well."""
-        picture = odd_images.noise(mode)
-        self.path.write_bytes(odd_images.encode(picture, "JPEG"))
+        image = odd_images.noise(mode)
+        self.path.write_bytes(odd_images.encode(image, "JPEG"))
         shape = (12, 12, channels)
         image = image_files.read(self.path, shape)
         decoded = Image.open(self.path).convert("L" if channels == 1 else "RGB")
@@ -169,42 +144,24 @@ class UnreadableTest(FilesTestCase):
         self.assertIn(reason, message)
 
     def test_file_larger_than_the_memory(self):
-        """As an archive beside pictures may be."""
-        archive = self.folder / "pictures.tar"
+        """As an archive beside images may be."""
+        archive = self.folder / "images.tar"
         archive.touch()
         os.truncate(archive, 2**42)  # It takes no room on the disk.
         with self.assertRaisesRegex(ImageError, "neither PNG nor JPEG"):
             image_files.load(archive)
 
     def test_no_file(self):
-        pipe, link, circle = (
-            self.folder / f"{name}.png" for name in ("pipe", "link", "circle")
-        )
+        pipe = self.folder / "pipe.png"
         os.mkfifo(pipe)  # It may never end, nor may the device.
-        link.symlink_to("nowhere")
-        circle.symlink_to(circle)
         self.path.symlink_to("/dev/null")
-        server = self.enterContext(socket.socket(socket.AF_UNIX))
-        server.bind(f"{self.folder}/socket")
         for path, reason in (
             (self.folder / "x.png", "No such file"),
             (self.folder, "not a regular file"),
-            (link, "No such file"),
-            (circle, "symbolic links"),
             (pipe, "not a regular file"),
             (self.path, "not a regular file"),
-            (self.folder / "socket", "not a regular file"),
         ):
             self.assert_unreadable(path, reason)
-
-    def test_no_permission(self):
-        self.path.touch()
-        error = PermissionError(13, "Permission denied", str(self.path))
-        # A mode would not keep root out.
-        with mock.patch.object(
-            image_files, "open", side_effect=error, create=True
-        ):
-            self.assert_unreadable(self.path, "Permission denied")
 
     def test_too_large(self):
         self.write_pixels(random_images(8, 8, 1))
@@ -213,22 +170,14 @@ class UnreadableTest(FilesTestCase):
                 self.path, "too large: Image size (64 pixels)"
             )
 
-    @parameterized.parameters("BMP", "GIF", "WEBP", "TIFF")
-    def test_other_formats(self, kind):
-        odd_images.noise("RGB").save(self.path, kind)
-        self.assert_unreadable(self.path, "neither PNG nor JPEG")
-
-    def test_animation(self):
-        self.path.write_bytes(odd_images.animation())
-        self.assert_unreadable(self.path, "animated")
-
     @parameterized.parameters(
         (b"", "neither PNG nor JPEG"),
-        (b"words", "neither PNG nor JPEG"),
         (b"\x89PNG\n", "neither PNG nor JPEG"),
+        (odd_images.encode(odd_images.noise("RGB"), "GIF"), "neither PNG"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff\xd9", "damaged"),
         (odd_images.undecodable_png(), "damaged"),
+        (odd_images.animation(), "animated"),
     )
     def test_content(self, content, reason):
         self.path.write_bytes(content)

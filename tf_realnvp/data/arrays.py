@@ -183,10 +183,9 @@ def from_tf_data(
     if pairs.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
     fingerprint, labels = _look_through(pairs, num_colors)
-    train, test = (
-        Split(numbers, labels[numbers] if has_labels else None, records)
-        for numbers in _split(len(labels), _PIPELINE)
-    )
+    numbers = np.arange(len(labels))
+    whole = Split(numbers, labels if has_labels else None, records)
+    train, test = map(whole.choose, _split(len(labels), _PIPELINE))
     # What a shuffle holds are the images themselves.
     is_large = len(labels) * math.prod(shape) > image_dataset.MAX_CACHE_BYTES
     return ImageDataset(
@@ -299,10 +298,8 @@ def make(
         image = tf.ensure_shape(image, [height, width, channels])
         return image if size is None else resize(image, size)
 
-    train, test = (
-        Split(numbers, None if of_all is None else of_all[numbers])
-        for numbers in splits
-    )
+    whole = Split(np.arange(source.num_images), of_all)
+    train, test = map(whole.choose, splits)
     return ImageDataset(
         name=name,
         image_shape=(*(size or (height, width)), channels),

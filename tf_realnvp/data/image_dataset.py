@@ -76,11 +76,11 @@ class Split:
         numbered = records.enumerate().filter(lambda i, _: mask[i])
         return numbered.map(lambda _, record: record)
 
-    def choose(self, places: np.ndarray) -> "Split":
+    def choose(self, places: np.ndarray | slice) -> "Split":
         """Returns some of the images.
 
         Args:
-          places: Their places in this split, integers.
+          places: Their places in this split.
         """
         labels = None if self.labels is None else self.labels[places]
         return dataclasses.replace(
@@ -341,15 +341,8 @@ class ImageDataset:
             reversed_ = tf.reverse(images, [2])
             return tf.where(draws[:, None, None, None] < 0.5, reversed_, images)
 
-        batches = self._batches(self.train, "train", batch_size, arrange)
-        # What remains is decoded and kept all the same.
-        batches = batches.filter(
-            lambda numbers, _: tf.size(numbers) == batch_size
-        ).map(
-            lambda numbers, images: (
-                tf.ensure_shape(numbers, [batch_size]),
-                tf.ensure_shape(images, [batch_size, *self.image_shape]),
-            )
+        batches = self._batches(
+            self.train, "train", batch_size, arrange, drop_remainder=True
         )
         if self.flip:
             batches = batches.enumerate(skip).map(
@@ -438,7 +431,12 @@ class ImageDataset:
             ) from error
 
     def _batches(
-        self, split, name, batch_size, arrange=lambda elements: elements
+        self,
+        split,
+        name,
+        batch_size,
+        arrange=lambda elements: elements,
+        drop_remainder=False,
     ):
         """Returns batches of images, each with their places in a split.
 
@@ -447,23 +445,26 @@ class ImageDataset:
           name: Its name, if its images may come from memory and go there.
           batch_size: Images in a batch.
           arrange: Maps a dataset to a rearranged one, whatever its elements.
+          drop_remainder: Whether the last partial batch is left out.
         """
         cache = self._caches.get(name)
         if cache is not None and cache.is_complete():
-            places = tf.data.Dataset.range(split.num_images)
-            return arrange(places).batch(batch_size).map(cache.get)
+            places = arrange(tf.data.Dataset.range(split.num_images))
+            return places.batch(batch_size, drop_remainder).map(cache.get)
 
         def decoded(place, element):
             with tf.name_scope(DECODING):
                 image = self.decode(element)
                 return place, tf.ensure_shape(image, self.image_shape)
 
-        batches = (
-            arrange(split.stored().enumerate())
-            .map(decoded, num_parallel_calls=os.cpu_count())
-            .batch(batch_size)
+        images = arrange(split.stored().enumerate()).map(
+            decoded, num_parallel_calls=os.cpu_count()
         )
-        return batches if cache is None else batches.map(cache.put)
+        if cache is not None:
+            # In batches, since each call of Python takes its time; and before
+            # any remainder is dropped, which is to be kept as well.
+            images = images.batch(batch_size).map(cache.put).unbatch()
+        return images.batch(batch_size, drop_remainder)
 
     @functools.cached_property
     def _caches(self) -> dict[str, "_Cache"]:
@@ -498,7 +499,8 @@ class _Cache:
     def get(self, places):
         """Returns these places and their images, in a graph."""
         images = call_method(self._read, [places], tf.uint8)
-        return places, tf.ensure_shape(images, [None, *self._images.shape[1:]])
+        shape = [*places.shape, *self._images.shape[1:]]
+        return places, tf.ensure_shape(images, shape)
 
     def _write(self, places, images):
         self._images[places] = images
@@ -550,18 +552,17 @@ def _finish(batches, labels, num_batches):
       labels: Those of the split, which take the places' place; or `None`.
       num_batches: The length.
     """
-    if labels is None:
-        batches = batches.map(lambda places, images: images)
-    else:
-        batches = batches.map(
-            lambda places, images: (images, tf.gather(labels, places))
-        )
+
+    def labelled(places, images):
+        return images if labels is None else (images, tf.gather(labels, places))
+
     options = tf.data.Options()
     # Deleting an iterator waits for its autotuning thread, which at times
     # sleeps on for seconds (TensorFlow 2.21): the end of an epoch would hang.
     options.autotune.enabled = False
     return (
-        batches.apply(tf.data.experimental.assert_cardinality(num_batches))
+        batches.map(labelled)
+        .apply(tf.data.experimental.assert_cardinality(num_batches))
         .prefetch(_PREFETCHED_BATCHES)
         .with_options(options)
     )

@@ -113,8 +113,9 @@ def load(
     class_names: tuple[str, ...] = ()
     if labels:
         classes = [_class_of(image.name, depth, folder) for image in used]
-        names_of_all, numbers = np.unique(classes, return_inverse=True)
-        class_names = tuple(names_of_all.tolist())
+        found_names, numbers = np.unique(classes, return_inverse=True)
+        class_names = tuple(found_names.tolist())
+        numbers = numbers.astype(np.int32)
 
     headers = [image.header for image in used]
     if num_cut := sum(header.has_16_bits for header in headers):
@@ -145,16 +146,13 @@ def load(
                 return f"{path}: its size has changed"
         return reason
 
-    def split(first, last):
-        own = None if numbers is None else numbers[first:last].astype(np.int32)
-        return Split(np.arange(first, last), own)
-
+    whole = Split(np.arange(len(used)), numbers)
     return ImageDataset(
         name=name,
         image_shape=shape,
         num_colors=256,
-        train=split(0, len(train)),
-        test=split(len(train), len(used)),
+        train=whole.choose(slice(len(train))),
+        test=whole.choose(slice(len(train), None)),
         decode=decode,
         skipped=skipped,
         image_fingerprint=_fingerprint(train, test),

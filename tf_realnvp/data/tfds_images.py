@@ -338,12 +338,13 @@ def _explain(name: str, builder, folder: pathlib.Path, error: Exception) -> str:
         manual = folder / "manual"
         files = [_filename(*item) for item in cls.url_infos.items()]
         missing = [file for file in files if not (manual / file).exists()]
-        if builder is not None and (
-            missing or cls.MANUAL_DOWNLOAD_INSTRUCTIONS
-        ):
+        if builder is not None and missing:
             lines.append(
                 f"Without a network: get {', '.join(missing[:_MAX_FILES])} "
                 f"from {builder.info.homepage} and put them, as they are, "
                 f"into the folder {manual}"
             )
+        elif instructions := cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            instructions = " ".join(instructions.split())
+            lines.append(f"TFDS says about {manual}: {instructions}")
     return "\n".join(lines)
