@@ -1,4 +1,4 @@
-"""Picture files such as damage, cameras and scanners make them."""
+"""Image files such as damage, cameras and scanners make them."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def noise(mode: str, height: int = 12, width: int = 12) -> Image.Image:
-    """Returns a picture of noise of one of Pillow's modes."""
+    """Returns an image of noise of one of Pillow's modes."""
     channels = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 4}
     rng = np.random.default_rng(height * width)
     if mode == "I;16":
@@ -24,19 +24,13 @@ def noise(mode: str, height: int = 12, width: int = 12) -> Image.Image:
     return Image.fromarray(pixels, mode)
 
 
-def encode(picture: Image.Image, kind: str, orientation: int = 1) -> bytes:
-    """Returns a picture as a file, with an orientation in its EXIF data."""
+def encode(image: Image.Image, kind: str, orientation: int = 1) -> bytes:
+    """Returns an image as a file, with an orientation in its EXIF data."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    picture.save(file, kind, exif=exif)
+    image.save(file, kind, exif=exif)
     return file.getvalue()
-
-
-def faulty_jpeg(picture: Image.Image) -> bytes:
-    """Returns a JPEG of which libjpeg complains, but which it decodes."""
-    content = encode(picture, "JPEG")
-    return content[:-2] + b"some bytes" + content[-2:]
 
 
 def undecodable_png() -> bytes:

@@ -171,19 +171,30 @@ def random_images(count, seed, levels=(0, 17)):
     return rng.integers(*levels, size=(count, 4, 4, 1)).astype(np.uint8)
 
 
-def make_dataset(train, test):
-    """Returns a data set of such images."""
+def make_dataset(train, test, labels=None, class_names=()):
+    """Returns a data set of such images.
 
-    def split(images):
-        elements = tf.data.Dataset.from_tensor_slices(images)
-        return Split(elements, len(images))
+    Args:
+      train: Those for training.
+      test: Those for testing.
+      labels: Of all of them, the first ones for training. Default: none.
+      class_names: Names of the classes.
+    """
+    images = np.concatenate([train, test])
+
+    def split(*ends):
+        numbers = np.arange(*ends)
+        own = None if labels is None else np.int32(labels)[numbers]
+        return Split(numbers, own)
 
     return data.ImageDataset(
         name="random",
-        image_shape=(4, 4, 1),
-        num_colors=17,
-        train=split(train),
-        test=split(test),
+        image_shape=images.shape[1:],
+        num_colors=NUM_COLORS,
+        train=split(len(train)),
+        test=split(len(train), len(images)),
+        decode=lambda number: tf.gather(images, number),
+        class_names=tuple(class_names),
     )
 
 

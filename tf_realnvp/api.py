@@ -365,9 +365,9 @@ def _dataset(data, labels, model, flip):
     if own != theirs:
         raise DataError(f"the images are {theirs}, those of the model {own}")
     if num_classes is None:
-        return dataset.without_labels() if dataset.class_names else dataset
+        return dataset.relabel(())
     if dataset.class_names and set(dataset.class_names) <= set(names):
-        dataset = dataset.with_classes(names)
+        dataset = dataset.relabel(names)
     elif set(dataset.class_names) & set(names):
         raise DataError(
             f"the images are of {printable(', '.join(dataset.class_names))}, "

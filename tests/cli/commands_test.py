@@ -183,9 +183,8 @@ class ConditionalTest(ModelTestCase, parameterized.TestCase):
     def evaluate(self, *argv, names=small_models.CLASS_NAMES):
         labels = np.arange(20) % len(names)
         images = small_models.images(20)
-        dataset = arrays.from_images(np.repeat(images, 10, axis=0), NUM_COLORS)
-        dataset = dataset.with_labels(
-            names, np.zeros(dataset.num_train, int), labels
+        dataset = small_models.make_dataset(
+            images, images, np.concatenate([labels, labels]), names
         )
         with mock.patch.object(data, "load", return_value=dataset) as load:
             stdout = self.call("evaluate", *argv)
@@ -196,7 +195,7 @@ class ConditionalTest(ModelTestCase, parameterized.TestCase):
     def test_evaluate(self):
         (*_, title, first, second, accuracy), images, labels = self.evaluate()
         self.assertEqual(
-            title, "20 test images of images, 17 levels, 3 classes, seed 0"
+            title, "20 test images of random, 17 levels, 3 classes, seed 0"
         )
         given = self.loaded.log_prob_of_classes(images, 0)
         joint = given + self.loaded.log_prior
@@ -241,12 +240,14 @@ class ConditionalTest(ModelTestCase, parameterized.TestCase):
         self.assertEqual(lines[-4:], expected[-4:])
 
     def test_evaluate_on_other_classes(self):
-        labels = np.zeros(digits().num_train, int), np.zeros(360, int)
-        dataset = digits().with_labels("a", *labels)
+        images = small_models.images(20)
+        dataset = small_models.make_dataset(
+            images, images, np.zeros(40, int), "a"
+        )
         with mock.patch.object(data, "load", return_value=dataset):
             result = call("evaluate", self.path)
         self.assert_usage_error(
-            result, "the classes of digits are a, those", "cat, dog, old cow"
+            result, "the classes of random are a, those", "cat, dog, old cow"
         )
 
     @parameterized.parameters("dog", None)
@@ -471,7 +472,12 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
     def test_evaluate_on_stored_images(self):
         """Data sets hold images as they are stored, and decode them."""
         self.use_data(
-            test=Split(digits().test.stored.map(tf.io.serialize_tensor), 360),
+            test=Split(
+                np.arange(360),
+                records=tf.data.Dataset.from_tensor_slices(
+                    images_of_digits()
+                ).map(tf.io.serialize_tensor),
+            ),
             decode=lambda element: tf.io.parse_tensor(element, tf.uint8),
         )
         stdout = self.call("evaluate", "--max_images", 20)
@@ -513,7 +519,9 @@ class CommandsTest(ModelTestCase, parameterized.TestCase):
             )
         )
         test = test.apply(tf.data.experimental.assert_cardinality(4))
-        self.use_data(test=Split(test, 4))
+        self.use_data(
+            test=Split(np.arange(4), records=test), decode=tf.identity
+        )
         result = call("evaluate", self.path)
         self.assert_usage_error(result, "digits", "truncated")
 

@@ -15,21 +15,35 @@ from tf_realnvp.data import arrays, image_dataset
 from tf_realnvp.utils.errors import DataError
 
 
-def numbered(count, **options):
-    """A data set in which image i is filled with i, and its decode count."""
+def numbered(count, labels=None, class_names=(), has_records=False, **options):
+    """A data set in which image i is filled with i, and its decode count.
+
+    Args:
+      count: Number of images in each split, the same in both.
+      labels: Of these.
+      class_names: Names of the classes.
+      has_records: Whether they are stored one after the other, as TFDS's are.
+      **options: Of the data set.
+    """
     decoded = tf.Variable(0)
 
     def decode(i):
         decoded.assign_add(1)
         return tf.fill([2, 2, 1], tf.cast(i, tf.uint8))
 
+    split = image_dataset.Split(
+        np.arange(count),
+        labels,
+        tf.data.Dataset.range(count) if has_records else None,
+    )
     dataset = image_dataset.ImageDataset(
         name="numbered",
         image_shape=(2, 2, 1),
         num_colors=256,
-        train=image_dataset.Split(tf.data.Dataset.range(count), count),
-        test=image_dataset.Split(tf.data.Dataset.range(count), count),
+        train=split,
+        test=split,
         decode=decode,
+        class_names=tuple(class_names),
         **options,
     )
     return dataset, decoded
@@ -39,9 +53,10 @@ def order(batches):
     return [i for batch in batches for i in batch.numpy()[:, 0, 0, 0].tolist()]
 
 
-class HoldOutTest(tf.test.TestCase):
-    def test_is_never_trained_on(self):
-        images, decoded = numbered(100, shuffle_buffer=100)
+class HoldOutTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_is_never_trained_on(self, has_records):
+        images, decoded = numbered(100, has_records=has_records)
         held_out = images.hold_out(13, seed=5)
         self.assertEqual(
             (held_out.num_train, held_out.num_validation), (87, 13)
@@ -56,24 +71,20 @@ class HoldOutTest(tf.test.TestCase):
         self.assertEqual(decoded, 100)
         self.assertEqual(order(held_out.test_batches(8)), list(range(100)))
 
-    def test_which_depends_on_the_seed_alone(self):
-        choices = [
-            order(numbered(100)[0].hold_out(10, seed).validation_batches(10))
-            for seed in (3, 3, 4)
-        ]
-        self.assertEqual(choices[0], choices[1])
-        self.assertNotEqual(choices[0], choices[2])
-        self.assertNotEqual(choices[0], list(range(10)))
-
 
 class SameForEverTest(tf.test.TestCase):
     """Models and runs of before must not see other images as theirs."""
 
     def test_orders(self):
-        held_out = numbered(20)[0].hold_out(3, seed=0)
-        self.assertEqual(order(held_out.validation_batches(3)), [0, 10, 18])
-        batches = numbered(8)[0].train_batches(4, seed=0, epoch=1)
-        self.assertEqual(order(batches), [5, 3, 4, 7, 2, 6, 0, 1])
+        for has_records in (False, True):
+            images, _ = numbered(20, has_records=has_records)
+            held_out = images.hold_out(3, seed=0)
+            self.assertEqual(order(held_out.validation_batches(3)), [0, 10, 18])
+            other = order(images.hold_out(3, seed=1).validation_batches(3))
+            self.assertNotEqual(other, [0, 10, 18])
+            images, _ = numbered(8, has_records=has_records)
+            batches = images.train_batches(4, seed=0, epoch=1)
+            self.assertEqual(order(batches), [5, 3, 4, 7, 2, 6, 0, 1])
 
     def test_splits(self):
         digits = data.load("digits", labels=True)
@@ -88,7 +99,7 @@ class SampleTestImagesTest(tf.test.TestCase):
     def test_are_drawn(self):
         """In their order, with their labels, and from all of them."""
         labels = np.arange(100) // 50
-        images = numbered(100)[0].with_labels("ab", labels, labels)
+        images, _ = numbered(100, labels, "ab")
         some = images.sample_test(20, seed=3)
         drawn = []
         for batch, its in some.test_batches(8):
@@ -97,12 +108,8 @@ class SampleTestImagesTest(tf.test.TestCase):
         self.assertLen(set(drawn), 20)
         self.assertEqual(drawn, sorted(drawn))
         self.assertBetween(np.mean(np.array(drawn) < 50), 0.2, 0.8)
-        again, other = (
-            order(numbered(100)[0].sample_test(20, seed).test_batches(8))
-            for seed in (3, 4)
-        )
-        self.assertEqual(drawn, again)
-        self.assertNotEqual(drawn, other)
+        other, _ = zip(*images.sample_test(20, 4).test_batches(8), strict=True)
+        self.assertNotEqual(drawn, order(other))
         self.assertEqual(some.num_train, 100)
         self.assertIs(images.sample_test(100, 0), images)
 
@@ -110,9 +117,8 @@ class SampleTestImagesTest(tf.test.TestCase):
 class LabelsTest(tf.test.TestCase, parameterized.TestCase):
     def labelled(self, count=10, **options):
         """Image i is filled with i, and its label is 2 i modulo 7."""
-        images, decoded = numbered(count, **options)
-        labels = 2 * np.arange(count) % 7
-        return images.with_labels("abcdefg", labels, labels), decoded
+        labels = 2 * np.arange(count, dtype=np.int32) % 7
+        return numbered(count, labels, "abcdefg", **options)[0]
 
     def assert_labelled(self, batches, count):
         number = 0
@@ -128,7 +134,7 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
         self.enter_context(
             mock.patch.object(image_dataset, "MAX_CACHE_BYTES", cache_bytes)
         )
-        images, _ = self.labelled(flip=True)
+        images = self.labelled(flip=True)
         plain, _ = numbered(10, flip=True)
         expected = order(plain.train_batches(5, 0, 1))
         for _ in range(num_passes):
@@ -139,13 +145,10 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
         self.assert_labelled(images.train_batches(5, 0, 1, skip=1), 5)
         kept = images.keep_bits(8)
         self.assert_labelled(kept.test_batches(4), 10)
-        self.assertEqual(
-            order(images.without_labels().test_batches(5)), [*range(10)]
-        )
         self.assertEqual(images.initial_images(0).shape, [10, 2, 2, 1])
 
     def test_held_out(self):
-        images, _ = self.labelled(20)
+        images = self.labelled(20)
         held_out = images.hold_out(6, seed=1)
         for _ in range(2):
             self.assert_labelled(held_out.validation_batches(4), 6)
@@ -154,32 +157,45 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
         counts = np.multiply(images.class_probs, 20)
         self.assertAllClose(counts, [3, 3, 3, 3, 3, 2, 3])
 
+    def test_relabel(self):
+        images = self.labelled()
+        names = ("x", *"gfedcba")
+        numbers = [names.index(name) for name in images.class_names]
+        other = images.relabel(names)
+        self.assertEqual(other.class_names, names)
+        self.assertEqual(other.fingerprint, images.fingerprint)
+        for split, own in images.splits.items():
+            expected = np.take(numbers, own.labels)
+            self.assertAllEqual(other.splits[split].labels, expected)
+        plain = images.relabel(())
+        self.assertEqual(order(plain.test_batches(5)), [*range(10)])
+        self.assertEqual(plain.fingerprint, numbered(10)[0].fingerprint)
+        self.assertEmpty(plain.class_probs)
+
     def test_fingerprint(self):
-        images, _ = numbered(3)
-        fingerprints = {
-            images.with_labels(
-                names, np.array(labels), np.zeros(3, int)
-            ).fingerprint
+        """Of images, names and labels; what it was, and no matter the split."""
+        fingerprints = [
+            numbered(3, np.array(labels), names, image_fingerprint="x")[
+                0
+            ].fingerprint
             for names, labels in (
                 ("ab", [0, 1, 0]),
                 ("ab", [0, 1, 1]),
                 ("ac", [0, 1, 0]),
             )
-        }
-        self.assertLen(fingerprints | {images.fingerprint}, 4)
+        ]
+        images, _ = numbered(3, image_fingerprint="x")
+        self.assertEqual(images.fingerprint, "x")
+        self.assertLen({*fingerprints, "x"}, 4)
+        self.assertStartsWith(fingerprints[0], "55ca9432fa57")
+        held_out = self.labelled().hold_out(2, seed=0)
+        self.assertEqual(held_out.fingerprint, self.labelled().fingerprint)
 
-    @parameterized.parameters(
-        ([0, 1], "must be 3 integers, got int64 .2."),
-        ([0.0, 1.0, 0.0], "must be 3 integers, got float64"),
-        ([0, 1, 2], "must be from 0 to 1, got some from 0 to 2"),
-    )
-    def test_wrong_labels(self, labels, message):
-        images, _ = numbered(3)
-        good, labels = np.array([0, 1, 0]), np.array(labels)
-        with self.assertRaisesRegex(DataError, f"training images {message}"):
-            images.with_labels("ab", labels, good)
-        with self.assertRaisesRegex(DataError, f"test images {message}"):
-            images.with_labels("ab", good, labels)
+    @parameterized.parameters([[0, 1, 2]], [[-1, 0, 1]])
+    def test_wrong_labels(self, labels):
+        message = f"from 0 to 1, got some from {min(labels)} to {max(labels)}"
+        with self.assertRaisesRegex(DataError, f"train images .* {message}"):
+            numbered(3, np.array(labels), "ab")
 
 
 class KeepBitsTest(tf.test.TestCase, parameterized.TestCase):
@@ -203,7 +219,7 @@ class TakeTest(tf.test.TestCase):
     def test_some_of_a_split(self):
         images, _ = numbered(300)
         shorter = dataclasses.replace(
-            images, test=images.test.choose(np.arange(300) < 7)
+            images, test=images.test.choose(np.arange(7))
         )
         for split, numbers in (
             ("train", [299, 0, 5]),
@@ -225,6 +241,7 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(batches.element_spec.dtype, tf.uint8)
         self.assertEqual(batches.element_spec.shape, (8, 2, 2, 1))
         self.assertLen(batches, 12)
+        self.assertEmpty(list(images.train_batches(101, seed=0, epoch=0)))
         seen = order(batches)
         self.assertLen(seen, 96)
         self.assertLen(set(seen), 96)
@@ -243,12 +260,8 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(order(repeated), expected)
         self.assertEqual(order(repeated), expected)
         self.assertEqual(tf.random.uniform([]), after)
-
-    def test_orders_differ(self):
-        images, _ = numbered(20)
-        keys = [(s, e) for s in (0, 1, 2**32, 2**64) for e in range(2)]
-        orders = {tuple(order(images.train_batches(8, *key))) for key in keys}
-        self.assertLen(orders, len(keys))
+        for other in ((2, 5), (3 + 2**32, 5), (3, 4)):
+            self.assertNotEqual(order(first.train_batches(8, *other)), expected)
 
     @parameterized.parameters((5, None), (5, 10), (12, 10), (13, None))
     def test_skip_goes_on(self, skip, shuffle_buffer):
@@ -272,15 +285,6 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         for place, i in enumerate(seen):
             self.assertLess(i, place + 10)
 
-    def test_shuffle_is_uniform_without_a_buffer(self):
-        images, _ = numbered(250)
-        seen = [
-            order(images.train_batches(250, seed, epoch=0)) for seed in range(6)
-        ]
-        # The mean of 150 numbers has a standard deviation of 5.9.
-        means = np.reshape(seen, [6, 10, 25]).mean(axis=(0, 2))
-        self.assertAllClose(means, [124.5] * 10, atol=29.0)
-
     @parameterized.parameters((8, [8] * 12 + [4]), (50, [50, 50]), (300, [100]))
     def test_test_batches_are_complete(self, batch_size, sizes):
         images, _ = numbered(100)
@@ -291,23 +295,15 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         # Height and width of the images, and how many there are.
-        (2, 2, 128),
         (64, 64, 128),
-        (32, 128, 128),
         (64, 66, 124),
-        (128, 128, 32),
-        (256, 256, 8),
         (512, 512, 8),
     )
     def test_initial_images(self, height, width, number):
         """As many up to 64x64; more would take too much memory of larger."""
-        images = image_dataset.Split(tf.data.Dataset.range(200), 200)
-        dataset = image_dataset.ImageDataset(
-            "black",
-            (height, width, 1),
-            256,
-            images,
-            images,
+        dataset = dataclasses.replace(
+            numbered(200)[0],
+            image_shape=(height, width, 1),
             decode=lambda i: tf.zeros([height, width, 1], tf.uint8),
         )
         shape = dataset.initial_images(0).shape
@@ -318,11 +314,6 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         images, _ = numbered(100)
         for batches in (images.train_batches(8, 0, 0), images.test_batches(8)):
             self.assertFalse(batches.options().autotune.enabled)
-
-    def test_batch_of_all_images_and_larger(self):
-        images, _ = numbered(100)
-        self.assertLen(list(images.train_batches(100, seed=0, epoch=0)), 1)
-        self.assertEmpty(list(images.train_batches(101, seed=0, epoch=0)))
 
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
@@ -452,22 +443,18 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
 
 class SkippedTest(tf.test.TestCase):
     def test_line(self):
-        line = image_dataset.describe_skipped({"a\n": "it is damaged"})
-        self.assertEqual(line, r"1 file is left out: a\n (it is damaged)")
+        line = image_dataset.describe_skipped({"a": "it is damaged"})
+        self.assertEqual(line, "1 file is left out: a (it is damaged)")
         line = image_dataset.describe_skipped(dict.fromkeys("abcdefg", "no"))
-        self.assertStartsWith(line, "7 files are left out: a (no), b (no), ")
-        self.assertEndsWith(line, "e (no), ...")
+        self.assertRegex(
+            line, r"^7 files are left out: a \(no\), .* e .*, \.\.\.$"
+        )
 
 
 class FlipTest(tf.test.TestCase):
     def test_half_of_the_training_images_are_mirrored(self):
         pixels = random_images(100, 4, 6, 3)
-        images = image_dataset.Split(
-            tf.data.Dataset.from_tensor_slices(pixels), 100
-        )
-        plain = image_dataset.ImageDataset(
-            "noise", (4, 6, 3), 256, images, images
-        )
+        plain = arrays.make("noise", [pixels, pixels], 256)
         flipped = dataclasses.replace(plain, flip=True)
         patterns = set()
         for epoch in range(3):
@@ -507,14 +494,11 @@ class ResizeTest(tf.test.TestCase, parameterized.TestCase):
         # Of the image; of the square, if it is cut out of one; what is asked
         # for; and top, left, height and width of what is cut out.
         ((20, 13, 3), None, (4, 4), (3, 0, 13, 13)),
-        ((7, 30, 1), None, (4, 4), (0, 11, 7, 7)),
         ((5, 5, 3), None, (8, 8), (0, 0, 5, 5)),
         ((21, 16, 3), 9, (6, 6), (6, 3, 9, 9)),
-        ((6, 6, 3), None, (6, 6), (0, 0, 6, 6)),
         ((20, 13, 3), None, (4, 8), (6, 0, 7, 13)),  # Of 6.5 rows.
         ((20, 13, 3), None, (8, 4), (0, 1, 20, 10)),
         ((21, 16, 3), 9, (2, 6), (9, 3, 3, 9)),
-        ((4, 6, 1), None, (4, 6), (0, 0, 4, 6)),
         ((2, 50, 1), None, (64, 2), (0, 24, 2, 1)),
     )
     def test_central_part_by_an_antialiased_filter(
@@ -532,8 +516,6 @@ class ResizeTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (2, 2, None),
-        (28, 64, None),
-        (66, 64, 32),
         (64, 66, 32),
         (9, 8, 32),
         (8, 9, 32),

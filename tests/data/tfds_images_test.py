@@ -133,7 +133,7 @@ class CifarTest(TfdsTestCase):
 
     def test_no_labels(self):
         with self.assertRaisesRegex(
-            DataError, "CelebA: its images have no labels: .*attributes"
+            DataError, "celeb_a: its images have no labels: .*attributes"
         ):
             data.load("CelebA", str(self.data_dir), labels=True)
 
@@ -156,22 +156,19 @@ class CifarTest(TfdsTestCase):
         self.check(data.load("CIFAR10", str(self.data_dir)), train, test)
         self.assertEqual(self.snapshot(), before)
 
-    def test_other_places_and_versions(self):
+    def test_older_version_and_home_folder(self):
         images = self.prepare()
         shutil.rmtree(self.manual)
-        self.enter_context(contextlib.chdir(self.data_dir.parent))
-        self.check(data.load("CIFAR10", self.data_dir.name), *images)
-        with mock.patch.dict(os.environ, {"HOME": str(self.data_dir.parent)}):
-            self.check(data.load("CIFAR10", f"~/{self.data_dir.name}"), *images)
         copy = (self.data_dir / "cifar10" / "3.0.2").rename(
             self.data_dir / "cifar10" / "3.0.1"
         )
         info = copy / "dataset_info.json"
         info.write_text(info.read_text().replace("3.0.2", "3.0.1"))
-        loaded = data.load("CIFAR10", str(self.data_dir))
+        with mock.patch.dict(os.environ, {"HOME": str(self.data_dir.parent)}):
+            loaded = data.load("CIFAR10", f"~/{self.data_dir.name}")
         self.check(loaded, *images, version="3.0.1")
 
-    @parameterized.parameters("cut", "record", "info", "no info", "empty")
+    @parameterized.parameters("cut", "record", "info", "empty")
     def test_damaged_copy(self, damage):
         self.prepare()
         copy = self.data_dir / "cifar10" / "3.0.2"
@@ -182,16 +179,13 @@ class CifarTest(TfdsTestCase):
             record.unlink()
         elif damage == "info":
             (copy / "dataset_info.json").write_text("{")
-        elif damage == "no info":
-            (copy / "dataset_info.json").unlink()
-        elif damage == "empty":
+        else:
             shutil.rmtree(copy)
             copy.mkdir()
         before = self.snapshot()
-        first, second, *rest = self.failure("CIFAR10").splitlines()
-        self.assertIn(str(copy.parent), first)
+        first, second, *_ = self.failure("CIFAR10").splitlines()
+        self.assertStartsWith(first, "CIFAR10: ")
         self.assertIn(f"delete {self.data_dir / 'cifar10'}", second)
-        self.assertIn(str(self.manual), rest[-1])
         self.assertEqual(self.snapshot(), before)
 
     def test_damage_inside_a_record_appears_while_reading(self):
@@ -219,13 +213,7 @@ class CifarTest(TfdsTestCase):
         else:
             os.truncate(archive, archive.stat().st_size // 2)
             self.accept("cifar10")
-        first, *rest = self.failure("CIFAR10").splitlines()
-        self.assertIn(str(archive), first)
-        self.assertIn("  cifar-10-binary.tar.gz", rest)
-        # The next attempt has a good one.
-        train, test = write_cifar(self.manual)
-        self.accept("cifar10")
-        self.check(data.load("CIFAR10", str(self.data_dir)), train, test)
+        self.assertIn(str(archive), self.failure("CIFAR10").splitlines()[0])
 
 
 def write_idx(path, array):
@@ -241,76 +229,66 @@ def write_idx(path, array):
 class FashionMnistTest(TfdsTestCase):
     """Archives whose contents are right, though their own hashes are not."""
 
-    def write(self):
-        rng = np.random.default_rng(0)
-        self.images, contents = {}, {}
-        for split, count in (("train", 5), ("t10k", 3)):
-            images = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
-            self.images[split] = images[..., np.newaxis]
-            labels = np.zeros(count, np.uint8)
+    @parameterized.parameters(None, "other", "cut")
+    def test_compressed_anew(self, fault):
+        pixels = random_images(8, 28, 28, 1)
+        splits = {"train": pixels[:5], "t10k": pixels[5:]}
+        contents = {}
+        for split, images in splits.items():
             for name, array in (
-                (f"{split}-images-idx3-ubyte.gz", images),
-                (f"{split}-labels-idx1-ubyte.gz", labels),
+                (f"{split}-images-idx3-ubyte.gz", images[..., 0]),
+                (f"{split}-labels-idx1-ubyte.gz", images[:, 0, 0, 0] % 10),
             ):
-                contents[name] = write_idx(self.manual / name, array)
+                digest = write_idx(self.manual / name, array)
+                contents[name] = digest[:16]
         mnist = sys.modules[tfds.builder_cls("fashion_mnist").__module__]
         for target, name, value in (
             (mnist, "_TRAIN_EXAMPLES", 5),
             (mnist, "_TEST_EXAMPLES", 3),
-            (tfds_images, "_CONTENTS", {"fashion_mnist": contents}),
+            (tfds_images, "_CONTENTS", contents),
         ):
             self.enter_context(mock.patch.object(target, name, value))
         url_infos = tfds.builder_cls("fashion_mnist").url_infos
         self.enter_context(mock.patch.dict(url_infos))
-
-    def test_compressed_anew(self):
-        self.write()
+        path = self.manual / "train-images-idx3-ubyte.gz"
+        if fault is not None:
+            content = path.read_bytes()[:-20]
+            if fault == "other":
+                content = gzip.compress(b"other")
+            path.write_bytes(content)
+            self.assertIn("wrong checksum", self.failure("fashion_mnist"))
+            return
         dataset = data.load("Fashion_MNIST", self.data_dir)
         self.assertEqual(dataset.name, "fashion_mnist")
-        self.assertEqual(dataset.image_shape, (28, 28, 1))
-        self.assertEqual(
-            as_set(images_of(dataset.test_batches(2))),
-            as_set(self.images["t10k"]),
-        )
-        self.assertEqual(
-            as_set(images_of(dataset.train_batches(5, seed=0, epoch=0))),
-            as_set(self.images["train"]),
-        )
+        for images, batches in (
+            (splits["train"], dataset.train_batches(5, seed=0, epoch=0)),
+            (splits["t10k"], dataset.test_batches(2)),
+        ):
+            self.assertEqual(as_set(images_of(batches)), as_set(images))
         self.download.assert_not_called()
-
-    @parameterized.parameters("other", "cut")
-    def test_other_contents(self, fault):
-        self.write()
-        path = self.manual / "train-images-idx3-ubyte.gz"
-        if fault == "other":
-            path.write_bytes(gzip.compress(b"other"))
-        else:
-            path.write_bytes(path.read_bytes()[:-20])
-        with self.assertRaisesRegex(DataError, "wrong checksum"):
-            data.load("fashion_mnist", self.data_dir)
 
 
 def write_celeba(manual):
-    """Writes CelebA's files with 6 pictures; returns those for train, test."""
+    """Writes CelebA's files with 6 images; returns those for train, test."""
     manual.mkdir(parents=True, exist_ok=True)
     module = sys.modules[tfds.builder_cls("celeb_a").__module__]
     random = np.random.RandomState(0)
-    pictures = {}
+    images = {}
     with zipfile.ZipFile(manual / CELEBA_FILES[0], "w") as archive:
         for i in range(1, 7):
             coarse = random.randint(256, size=[28, 23, 3])
-            picture = tf.image.resize(coarse, [218, 178], "bicubic")
-            picture = tf.cast(tf.clip_by_value(picture, 0, 255), tf.uint8)
-            jpeg = tf.io.encode_jpeg(picture).numpy()
+            image = tf.image.resize(coarse, [218, 178], "bicubic")
+            image = tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8)
+            jpeg = tf.io.encode_jpeg(image).numpy()
             archive.writestr(f"img_align_celeba/{i:06}.jpg", jpeg)
-            pictures[f"{i:06}.jpg"] = tf.io.decode_jpeg(jpeg).numpy()
+            images[f"{i:06}.jpg"] = tf.io.decode_jpeg(jpeg).numpy()
 
-    partitions = dict(zip(pictures, (0, 0, 0, 1, 2, 2), strict=True))
+    partitions = dict(zip(images, (0, 0, 0, 1, 2, 2), strict=True))
 
     def write(name, headings, values):
-        lines = [f"{picture} {values}" for picture in pictures]
+        lines = [f"{image} {values}" for image in images]
         if headings:
-            lines = [str(len(pictures)), " ".join(headings), *lines]
+            lines = [str(len(images)), " ".join(headings), *lines]
         (manual / name).write_text("\n".join(lines) + "\n")
 
     (manual / CELEBA_FILES[1]).write_text(
@@ -320,51 +298,26 @@ def write_celeba(manual):
     write(CELEBA_FILES[3], module.LANDMARK_HEADINGS, " ".join(["9"] * 10))
     write(CELEBA_FILES[4], None, "17")
     return (
-        [pictures[n] for n, part in partitions.items() if part == 0],
-        [pictures[n] for n, part in partitions.items() if part == 2],
+        [images[n] for n, part in partitions.items() if part == 0],
+        [images[n] for n, part in partitions.items() if part == 2],
     )
 
 
-def shrunk(picture):
-    """The 32x32 image of a CelebA picture, in NumPy."""
-    crop = picture[35:183, 15:163].astype(np.float64)
-    scale = 148 / 32
-    centers = (np.arange(32) + 0.5) * scale
-    distance = np.abs(np.arange(148) + 0.5 - centers[:, np.newaxis]) / scale
-    weights = np.maximum(0, 1 - distance)
-    weights /= weights.sum(axis=1, keepdims=True)
-    rows = np.tensordot(weights, crop, axes=(1, 0))
-    return np.rint(np.einsum("jw,iwc->ijc", weights, rows))
-
-
 class CelebaTest(TfdsTestCase):
-    def check(self, loaded, train, test):
-        self.assertEqual(loaded.name, "CelebA")
-        self.assertEqual(loaded.image_shape, (32, 32, 3))
-        self.assertEqual(loaded.num_colors, 256)
-        self.assertEqual((loaded.num_train, loaded.num_test), (3, 2))
-        for batch, pictures in (
-            (images_of(loaded.train_batches(3, seed=0, epoch=0)), train),
-            (images_of(loaded.test_batches(10)), test),
-        ):
-            self.assertEqual(batch.dtype, np.uint8)
-            self.assertEqual(batch.shape, (len(pictures), 32, 32, 3))
-            matches = []
-            for image in batch:
-                errors = [np.abs(image - shrunk(p)).max() for p in pictures]
-                self.assertLessEqual(min(errors), 1)
-                matches.append(np.argmin(errors))
-            self.assertCountEqual(matches, range(len(pictures)))
-
-    def test_archive_then_prepared_copy(self):
+    def test_archive(self):
         train, test = write_celeba(self.manual)
         self.accept("celeb_a")
-        self.check(data.load("celeba", str(self.data_dir)), train, test)
-        shutil.rmtree(self.manual)
-        shutil.rmtree(self.data_dir / "downloads")
-        before = self.snapshot()
-        self.check(data.load("CelebA", str(self.data_dir)), train, test)
-        self.assertEqual(self.snapshot(), before)
+        loaded = data.load("celeba", str(self.data_dir))
+        self.assertEqual(loaded.name, "CelebA")
+        self.assertEqual(loaded.image_shape, (32, 32, 3))
+        for batches, images in (
+            (loaded.train_batches(3, seed=0, epoch=0), train),
+            (loaded.test_batches(10), test),
+        ):
+            expected = [
+                resize(image, (32, 32), 148).numpy() for image in images
+            ]
+            self.assertEqual(as_set(images_of(batches)), as_set(expected))
         self.download.assert_not_called()
 
     def test_some_files_are_missing(self):
@@ -373,13 +326,10 @@ class CelebaTest(TfdsTestCase):
         missing = CELEBA_FILES[2:4]
         for name in missing:
             (self.manual / name).unlink()
-        first, *rest = self.failure("CelebA").splitlines()
-        self.assertIn(f"{missing[0]} cannot be downloaded", first)
-        for name in CELEBA_FILES:
-            mark = " (missing)" if name in missing else ""
-            self.assertIn(f"  {name}{mark}", rest)
+        *_, last = self.failure("CelebA").splitlines()
+        self.assertIn(f"get {', '.join(missing)} from http", last)
 
-    def test_archive_lacks_a_picture(self):
+    def test_archive_lacks_an_image(self):
         write_celeba(self.manual)
         with open(self.manual / CELEBA_FILES[1], "a") as partitions:
             partitions.write("000007.jpg 0\n")
@@ -390,8 +340,9 @@ class CelebaTest(TfdsTestCase):
 class NothingThereTest(TfdsTestCase):
     @parameterized.product(
         dataset=[
-            ("CIFAR10", "https://www.cs.toronto.edu/~kriz/cifar", CIFAR_FILES),
-            ("CelebA", "https://mmlab.ie.cuhk.edu.hk/projects/", CELEBA_FILES),
+            ("CIFAR10", "www.cs.toronto.edu/~kriz/cifar", CIFAR_FILES),
+            ("CelebA", "mmlab.ie.cuhk.edu.hk/projects/", CELEBA_FILES),
+            ("svhn_cropped", "ufldl.stanford.edu", ("train_32x32.mat",)),
         ],
         cause=["no network", "refused", "broken off"],
     )
@@ -408,24 +359,15 @@ class NothingThereTest(TfdsTestCase):
             self.enter_context(
                 mock.patch.object(requests, "get", return_value=response)
             )
-        message = self.failure(name)
+        first, *_, last = self.failure(name).splitlines()
         self.assertEqual(self.download.called, cause == "broken off")
-        self.assertStartsWith(message, f"{name}: ")
-        self.assertIn(reason, message.splitlines()[0])
-        self.assertIn(homepage, message)
-        for file in files:
-            self.assertIn(f"\n  {file} (missing)\n", message)
-        self.assertEndsWith(message, f" {self.manual}")
+        self.assertStartsWith(first, f"{name}: ")
+        self.assertIn(reason, first)
+        for part in (homepage, *files):
+            self.assertIn(part, last)
+        self.assertEndsWith(last, f" {self.manual}")
         if cause == "no network":
             self.assertEmpty(list(self.data_dir.iterdir()))
-
-    def test_folder_that_is_a_pattern(self):
-        """A complete copy would not be found there."""
-        self.data_dir /= "a[b]"
-        message = self.failure("CIFAR10")
-        self.assertRegex(message, r"takes the \[ in the folder .*/a\[b\] for")
-        self.download.assert_not_called()
-        self.assertFalse(self.data_dir.exists())
 
 
 def store(data_dir, name, splits, image=None, key="image", **options):
@@ -470,49 +412,48 @@ class AnyDatasetTest(TfdsTestCase):
         self.assertEqual(seen, (as_set(train), as_set(test)))
         self.assertTrue(self.load(flip=True).flip)
 
-    def test_registered_name(self):
-        train, test = random_images(3, 28, 28, 1), random_images(2, 28, 28, 1)
-        store(self.data_dir, "mnist", {"train": train, "test": test})
-        seen = self.check(self.load("mnist"), 3, 2)
-        self.assertEqual(seen, (as_set(train), as_set(test)))
-
-    @parameterized.parameters("mine/small", "mine/small:1.0.0")
-    def test_configuration(self, name):
+    def test_configuration(self):
         config = tfds.core.BuilderConfig(name="small")
-        store(
-            self.data_dir,
-            "mine",
-            {"train": random_images(4, 2, 2, 1)},
-            config=config,
-        )
-        loaded = self.load(name)
-        self.assertEqual((loaded.num_train, loaded.num_test), (3, 1))
-        self.assertEqual(
-            loaded.fingerprint, "mine/small/1.0.0 train[:-1] 3 train[-1:] 1"
-        )
-        self.assertNotIn("/", loaded.name)
-        self.assertStartsWith(loaded.name, "mine_small")
+        splits = {"train": random_images(4, 2, 2, 1)}
+        store(self.data_dir, "mine", splits, config=config)
+        for name in ("mine/small", "mine/small:1.0.0"):
+            loaded = self.load(name)
+            self.assertEqual(
+                loaded.fingerprint, "mine/small/1.0.0 train[:-1] 3 train[-1:] 1"
+            )
+            self.assertRegex(loaded.name, "^mine_small[^/]*$")
 
-    def test_validation_takes_the_place_of_test(self):
-        train, validation = random_images(4, 2, 2, 1), random_images(3, 2, 2, 1)
-        store(self.data_dir, "mine", {"train": train, "validation": validation})
+    @parameterized.parameters(
+        # Images in each split, and what is for training and for testing.
+        ({"train": 4, "validation": 3}, "train 4 validation 3"),
+        ({"train": 4, "test": 2, "validation": 3}, "train 4 test 2"),
+        ({"train": 2}, "train[:-1] 1 train[-1:] 1"),
+        ({"train": 25}, "train[:-2] 23 train[-2:] 2"),
+    )
+    def test_splits(self, sizes, parts):
+        splits = {
+            name: random_images(size, 2, 2, 3) for name, size in sizes.items()
+        }
+        store(self.data_dir, "mine", splits, disable_shuffling=True)
         loaded = self.load()
-        seen = self.check(loaded, 4, 3)
-        self.assertEqual(seen, (as_set(train), as_set(validation)))
-        self.assertEqual(loaded.fingerprint, "mine/1.0.0 train 4 validation 3")
-
-    @parameterized.parameters((2, 1), (25, 2))
-    def test_last_tenth_of_train_is_held_out(self, count, held_out):
-        images = random_images(count, 2, 2, 3)
-        store(self.data_dir, "mine", {"train": images}, disable_shuffling=True)
-        train, test = self.check(self.load(), count - held_out, held_out)
-        self.assertEqual(train, as_set(images[:-held_out]))
-        self.assertEqual(test, as_set(images[-held_out:]))
+        self.assertEqual(loaded.fingerprint, f"mine/1.0.0 {parts}")
+        expected = splits["train"], splits.get("test", splits.get("validation"))
+        if len(splits) == 1:
+            expected = np.split(splits["train"], [loaded.num_train])
+        train, test = map(len, expected)
+        seen = self.check(loaded, train, test)
+        self.assertEqual(seen, tuple(map(as_set, expected)))
 
     def test_several_files(self):
         images = random_images(40, 2, 2, 3)
         config = tfds.download.DownloadConfig(num_shards=4)
-        store(self.data_dir, "mine", {"train": images}, download_config=config)
+        store(
+            self.data_dir,
+            "mine",
+            {"train": images},
+            key="photo",
+            download_config=config,
+        )
         self.assertLen(list(self.data_dir.rglob("*.tfrecord-*-of-*4")), 4)
         train, test = self.check(self.load(), 36, 4)
         self.assertEqual(train | test, as_set(images))
@@ -545,11 +486,6 @@ class AnyDatasetTest(TfdsTestCase):
         with mock.patch.object(tfds_images, "SHUFFLE_BYTES", 1):
             self.assertEqual(self.load().shuffle_buffer, 1)
 
-    def test_image_by_another_name(self):
-        splits = {"train": random_images(4, 2, 2, 1)}
-        store(self.data_dir, "mine", splits, key="photo")
-        self.check(self.load(), 3, 1)
-
     @parameterized.parameters(
         tfds.features.Tensor(shape=(2, 2, 1), dtype=np.uint8),
         tfds.features.Image(shape=(2, 2, 1), dtype=np.uint16),
@@ -564,28 +500,19 @@ class AnyDatasetTest(TfdsTestCase):
     def test_no_image_is_found_before_any_download(self):
         message = self.failure("imdb_reviews")
         self.assertStartsWith(message, "imdb_reviews: there is no image")
-        self.assertLen(message.splitlines(), 1)
         requests.get.assert_not_called()
 
     def test_no_training_images(self):
         store(self.data_dir, "mine", {"test": random_images(3, 2, 2, 1)})
         self.assertIn("no training images", self.failure("mine"))
 
-    def test_damaged_copy(self):
-        store(self.data_dir, "mine", {"train": random_images(3, 2, 2, 1)})
-        record = next(self.data_dir.rglob("*.tfrecord*"))
-        os.truncate(record, record.stat().st_size - 1)
-        first, second = self.failure("mine").splitlines()
-        self.assertIn("is damaged: its train split", first)
-        self.assertIn(f"delete {self.data_dir / 'mine'}", second)
-
-    def test_picture_that_cannot_be_decoded(self):
+    def test_image_that_cannot_be_decoded(self):
         good = tf.io.encode_png(random_images(1, 8, 8, 1)[0]).numpy()
-        pictures = np.array([good, odd_images.undecodable_png(), good, good])
+        images = np.array([good, odd_images.undecodable_png(), good, good])
         store(
             self.data_dir,
             "mine",
-            {"train": pictures},
+            {"train": images},
             tfds.features.Image(shape=(8, 8, 1)),
         )
         loaded = self.load()
@@ -598,43 +525,26 @@ class AnyDatasetTest(TfdsTestCase):
         for part in ("image of mine", "PNG", f"{self.data_dir}/mine/1.0.0"):
             self.assertIn(part, message)
 
-    def test_what_nobody_can_download(self):
-        """Without a homepage of our own, and where TFDS has instructions."""
-        for name, file in (
-            ("svhn_cropped", "train_32x32.mat"),
-            ("imagenet2012", "ILSVRC2012_img_train.tar"),
-        ):
-            message = self.failure(name)
-            self.assertIn(file, message)
-            self.assertIn(str(self.manual), message)
-        self.assertEmpty(list(self.data_dir.iterdir()))
-
-    @parameterized.parameters("svhn_croped", "svhn_croped/x:1.0.0")
-    def test_unknown_name(self, name):
-        message = self.failure(name)
-        self.assertLen(message.splitlines(), 1)
-        self.assertIn("svhn_cropped", message)
+    def test_what_has_to_be_fetched_by_hand(self):
+        message = self.failure("imagenet2012")
+        self.assertIn("ILSVRC2012_img_train.tar", message)
+        self.assertIn(str(self.manual), message)
 
     @parameterized.parameters(
-        "svhn_croped", "x.png", "a b", "a/b c", "gs://a", "", "*", "no-no"
+        *("svhn_croped", "svhn_croped/x:1.0.0", "x.png", "a b", "gs://a", ""),
+        *("*", "no-no", "a/b c"),
     )
-    def test_says_what_there_is(self, name):
+    def test_unknown_name(self, name):
         message = self.failure(name)
-        self.assertLen(message.splitlines(), 1)
         for part in (repr(name), "CIFAR10", "digits", "folders"):
             self.assertIn(part, message)
-
-    def test_file(self):
-        with tempfile.NamedTemporaryFile(dir=".", suffix=".png") as file:
-            message = self.failure(os.path.basename(file.name))
-        self.assertIn("it is a file: give a folder", message)
+        self.assertEqual("svhn_cropped" in message, "svhn" in name)
 
     @parameterized.parameters("mnist/nothing", "mnist:9.0.0")
-    def test_malformed_name(self, name):
+    def test_unknown_version(self, name):
         message = self.failure(name)
         self.assertStartsWith(message, f"{name}: ")
         self.assertLen(message.splitlines(), 1)
-        self.assertLess(len(message), 200)
 
 
 if __name__ == "__main__":

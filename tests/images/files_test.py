@@ -1,8 +1,6 @@
-"""Tests for pictures."""
+"""Tests for files."""
 
 import os
-import socket
-import warnings
 from unittest import mock
 
 import folders
@@ -15,20 +13,19 @@ from image_arrays import random_images
 from PIL import ExifTags, Image, ImageOps
 
 from tf_realnvp.images import files as image_files
-from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import ImageError
 
 
-class PicturesTestCase(folders.FolderTestCase, parameterized.TestCase):
+class FilesTestCase(folders.FolderTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.path = self.folder / "picture.png"
+        self.path = self.folder / "image.png"
 
     def write_pixels(self, pixels):
         self.path.write_bytes(tf.io.encode_png(pixels).numpy())
 
 
-class WriteTest(PicturesTestCase):
+class WriteTest(FilesTestCase):
     @parameterized.parameters(2, 3, 17, 100, 255, 256)
     def test_every_level_comes_back(self, num_colors):
         image = np.arange(num_colors, dtype=np.uint8).reshape(1, -1, 1)
@@ -36,29 +33,20 @@ class WriteTest(PicturesTestCase):
         self.assertAllEqual(
             image_files.read(self.path, image.shape, num_colors), image
         )
-        # Another library sees black and white at the ends.
+        # Another library sees a pixel for each, black and white at the ends.
         pixels = matplotlib.image.imread(self.path)
+        self.assertEqual(pixels.shape, (1, num_colors))
         self.assertAllEqual(pixels[0, [0, -1]], [0.0, 1.0])
-
-    @parameterized.parameters(1, 3)
-    def test_pixel_for_pixel(self, channels):
-        image = random_images(6, 4, channels)
-        image_files.write(self.path, image)
-        # No colour for grey, no magnification.
-        pixels = matplotlib.image.imread(self.path)
-        self.assertAllEqual(
-            np.round(255 * pixels.reshape(6, 4, channels)), image
-        )
-        self.assertEqual(os.listdir(self.folder), ["picture.png"])
+        self.assertEqual(os.listdir(self.folder), ["image.png"])
 
 
-class ReadTest(PicturesTestCase):
-    @parameterized.product(of_picture=(1, 2, 3, 4), of_model=(1, 3))
-    def test_channels(self, of_picture, of_model):
+class ReadTest(FilesTestCase):
+    @parameterized.product(of_file=(1, 2, 3, 4), of_model=(1, 3))
+    def test_channels(self, of_file, of_model):
         """Opacity is left out."""
-        pixels = random_images(4, 4, of_picture)
+        pixels = random_images(4, 4, of_file)
         self.write_pixels(pixels)
-        colours = pixels[..., : of_picture - (of_picture % 2 == 0)]
+        colours = pixels[..., : of_file - (of_file % 2 == 0)]
         image = image_files.read(self.path, (4, 4, of_model))
         self.assertEqual(image.dtype, np.uint8)
         if colours.shape[-1] > of_model:
@@ -68,7 +56,7 @@ class ReadTest(PicturesTestCase):
         else:
             self.assertAllEqual(image, np.broadcast_to(colours, image.shape))
 
-    @parameterized.parameters(1, 2, 3, 4, 5, 6, 7, 8)
+    @parameterized.parameters(1, 5, 8)
     def test_fewer_bits(self, num_bits):
         """The highest ones; and what was written comes back."""
         pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
@@ -85,25 +73,16 @@ class ReadTest(PicturesTestCase):
         self.assertAllEqual(
             image_files.read(self.path, (1, 3, 1)), [[[0], [255], [128]]]
         )
-        self.assertTrue(image_files.look(self.path.read_bytes()).has_16_bits)
-
-    @parameterized.parameters("JPEG RGB", "PNG RGB", "PNG P", "PNG 1")
-    def test_eight_bits_or_less(self, kind):
-        kind, mode = kind.split()
-        content = odd_images.encode(odd_images.noise(mode), kind)
-        self.assertFalse(image_files.look(content).has_16_bits)
 
     @parameterized.named_parameters(
-        # Shape of the picture and of the image, and the middle in the picture:
-        # its top, left, height and width.
+        # Shape of the file's image and of the model's, and the middle of the
+        # first: its top, left, height and width.
         ("wide", (4, 8), (4, 4), (0, 2, 4, 4)),
         ("tall", (8, 4), (4, 4), (2, 0, 4, 4)),
-        ("odd", (4, 7), (4, 4), (0, 1, 4, 4)),
-        ("wide_model", (8, 8), (4, 8), (2, 0, 4, 8)),
         ("tall_model", (8, 8), (8, 4), (0, 2, 8, 4)),
     )
-    def test_crop(self, picture_shape, shape, middle):
-        pixels = random_images(*picture_shape, 3)
+    def test_crop(self, own_shape, shape, middle):
+        pixels = random_images(*own_shape, 3)
         self.write_pixels(pixels)
         top, left, height, width = middle
         self.assertAllEqual(
@@ -111,25 +90,12 @@ class ReadTest(PicturesTestCase):
             pixels[top : top + height, left : left + width],
         )
 
-    def test_resize_is_antialiased(self):
-        # Stripes of a pixel: without a filter they would be black or white.
-        pixels = np.zeros((64, 96, 1), np.uint8)
-        pixels[:, ::2] = 255
-        self.write_pixels(pixels)
-        image = image_files.read(self.path, (8, 8, 1))
-        self.assertEqual(image.shape, (8, 8, 1))
-        self.assertAllInRange(image, 112, 143)
-        # With fewer levels the middle one: rounded, not cut off.
-        self.assertAllEqual(
-            image_files.read(self.path, (8, 8, 1), 17), np.full((8, 8, 1), 8)
-        )
-
     @parameterized.product(
         kind=("PNG", "JPEG"), orientation=(0, *range(1, 9), 9)
     )
     def test_orientation(self, kind, orientation):
-        picture = odd_images.noise("RGB", 4, 6)
-        content = odd_images.encode(picture, kind, orientation)
+        image = odd_images.noise("RGB", 4, 6)
+        content = odd_images.encode(image, kind, orientation)
         self.path.write_bytes(content)
         # Pillow turns what TensorFlow decoded.
         pixels = Image.fromarray(tf.io.decode_image(content).numpy())
@@ -140,8 +106,8 @@ class ReadTest(PicturesTestCase):
         )
 
     def test_exif_data_that_are_damaged(self):
-        picture = odd_images.noise("RGB", 4, 6)
-        content = odd_images.encode(picture, "JPEG", 6)
+        image = odd_images.noise("RGB", 4, 6)
+        content = odd_images.encode(image, "JPEG", 6)
         start = content.index(b"Exif") + 6
         damaged = content[:start] + b"\xff" * 8 + content[start + 8 :]
         self.path.write_bytes(damaged)
@@ -151,31 +117,14 @@ class ReadTest(PicturesTestCase):
 
     @parameterized.product(mode=("L", "RGB", "CMYK"), channels=(1, 3))
     def test_jpeg(self, mode, channels):
-        """Of print as well; and with a fault that is recovered from."""
-        picture = odd_images.noise(mode)
-        self.path.write_bytes(odd_images.encode(picture, "JPEG"))
+        """Of print as well."""
+        image = odd_images.noise(mode)
+        self.path.write_bytes(odd_images.encode(image, "JPEG"))
         shape = (12, 12, channels)
         image = image_files.read(self.path, shape)
         decoded = Image.open(self.path).convert("L" if channels == 1 else "RGB")
         # The colours of noise are not coded well.
         self.assertAllClose(image, np.asarray(decoded).reshape(shape), atol=20)
-
-        self.path.write_bytes(odd_images.faulty_jpeg(picture))
-        with runtime.silent_stderr() as written:
-            again = image_files.read(self.path, shape)
-            self.assertEqual(written(), b"")
-        # What is at fault comes behind the pixels.
-        self.assertAllClose(again, image, atol=20)
-
-    def test_no_warnings(self):
-        """Python's would be a line that names no picture."""
-        self.write_pixels(random_images(8, 8, 3))
-        with (
-            mock.patch.object(Image, "MAX_IMAGE_PIXELS", 50),
-            self.assertNoLogs(),
-            warnings.catch_warnings(action="error"),
-        ):
-            image_files.read(self.path, (8, 8, 3))
 
     @parameterized.parameters((1, 1), (3, 5), (20, 1), (1, 20))
     def test_any_size(self, *size):
@@ -186,81 +135,49 @@ class ReadTest(PicturesTestCase):
         )
 
 
-class UnreadableTest(PicturesTestCase):
+class UnreadableTest(FilesTestCase):
     def assert_unreadable(self, path, reason):
         with self.assertRaises(ImageError) as context:
             image_files.read(path, (8, 8, 1))
         message = str(context.exception)
-        self.assertIn(f"picture {path}: ", message)
+        self.assertIn(f"image {path}: ", message)
         self.assertIn(reason, message)
-        self.assertNotIn("\n", message)
 
     def test_file_larger_than_the_memory(self):
-        """As an archive beside pictures may be."""
-        archive = self.folder / "pictures.tar"
+        """As an archive beside images may be."""
+        archive = self.folder / "images.tar"
         archive.touch()
         os.truncate(archive, 2**42)  # It takes no room on the disk.
         with self.assertRaisesRegex(ImageError, "neither PNG nor JPEG"):
             image_files.load(archive)
 
     def test_no_file(self):
-        pipe, link, circle = (
-            self.folder / f"{name}.png" for name in ("pipe", "link", "circle")
-        )
+        pipe = self.folder / "pipe.png"
         os.mkfifo(pipe)  # It may never end, nor may the device.
-        link.symlink_to("nowhere")
-        circle.symlink_to(circle)
         self.path.symlink_to("/dev/null")
-        server = self.enterContext(socket.socket(socket.AF_UNIX))
-        server.bind(f"{self.folder}/socket")
         for path, reason in (
             (self.folder / "x.png", "No such file"),
-            (self.folder, "it is a folder"),
-            (link, "No such file"),
-            (circle, "symbolic links"),
+            (self.folder, "not a regular file"),
             (pipe, "not a regular file"),
             (self.path, "not a regular file"),
-            (self.folder / "socket", "not a regular file"),
         ):
             self.assert_unreadable(path, reason)
-
-    def test_no_permission(self):
-        self.path.touch()
-        error = PermissionError(13, "Permission denied", str(self.path))
-        # A mode would not keep root out.
-        with mock.patch.object(
-            image_files, "open", side_effect=error, create=True
-        ):
-            self.assert_unreadable(self.path, "Permission denied")
-
-    @parameterized.parameters("a\nb.png", "\udcff.png")
-    def test_name_that_is_no_line_of_text(self, name):
-        with self.assertRaises(ImageError) as context:
-            image_files.read(self.folder / name, (8, 8, 1))
-        self.assertNotIn("\n", str(context.exception))
-        str(context.exception).encode()
 
     def test_too_large(self):
         self.write_pixels(random_images(8, 8, 1))
         with mock.patch.object(Image, "MAX_IMAGE_PIXELS", 31):
-            self.assert_unreadable(self.path, "too large: more than 62 pixels")
-
-    @parameterized.parameters("BMP", "GIF", "WEBP", "TIFF")
-    def test_other_formats(self, kind):
-        odd_images.noise("RGB").save(self.path, kind)
-        self.assert_unreadable(self.path, "neither PNG nor JPEG")
-
-    def test_animation(self):
-        self.path.write_bytes(odd_images.animation())
-        self.assert_unreadable(self.path, "animated")
+            self.assert_unreadable(
+                self.path, "too large: Image size (64 pixels)"
+            )
 
     @parameterized.parameters(
         (b"", "neither PNG nor JPEG"),
-        (b"words", "neither PNG nor JPEG"),
         (b"\x89PNG\n", "neither PNG nor JPEG"),
+        (odd_images.encode(odd_images.noise("RGB"), "GIF"), "neither PNG"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff\xd9", "damaged"),
         (odd_images.undecodable_png(), "damaged"),
+        (odd_images.animation(), "animated"),
     )
     def test_content(self, content, reason):
         self.path.write_bytes(content)
@@ -271,9 +188,7 @@ class UnreadableTest(PicturesTestCase):
         content = encode(random_images(64, 64, 3)).numpy()
         for size in (30, len(content) // 2, len(content) - 30):
             self.path.write_bytes(content[:size])
-            with runtime.silent_stderr() as written:
-                self.assert_unreadable(self.path, "damaged")
-                self.assertEqual(written(), b"")
+            self.assert_unreadable(self.path, "damaged")
 
 
 if __name__ == "__main__":

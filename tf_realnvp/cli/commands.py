@@ -500,7 +500,7 @@ def _load_dataset(flags, model):
     if not has_classes:
         return dataset
     dataset = dataclasses.replace(dataset, class_names=tuple(known))
-    return dataset.with_classes(model.class_names)
+    return dataset.relabel(model.class_names)
 
 
 def _bits(model, log_prob):

@@ -8,27 +8,19 @@ last two is imported only when asked for.
 
 import dataclasses
 import os
-import sys
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from tf_realnvp.data import arrays
-from tf_realnvp.data.image_dataset import (
-    ImageDataset,
-    Split,
-    check_image_size,
-    resize,
-)
+from tf_realnvp.data.image_dataset import ImageDataset, Split
 from tf_realnvp.utils import checks
 from tf_realnvp.utils.errors import DataError
+from tf_realnvp.utils.messages import warn
 
 __all__ = ["DATASETS", "ImageDataset", "Split", "load"]
 
 DATASETS = ("CIFAR10", "CelebA", "digits", "fashion_mnist")
-
-_MAX_DIGITS = 256  # Pixels.
 
 
 def load(
@@ -41,7 +33,7 @@ def load(
 ) -> ImageDataset:
     """Loads a data set, and prepares it first if `data_dir` has none.
 
-    A folder is a folder of JPEG and PNG pictures, with sub-folders or without:
+    A folder is a folder of JPEG and PNG images, with sub-folders or without:
     see `image_folder.load`. A file whose name ends in `.npy` or `.npz` holds
     arrays of images: see `arrays.load`. All other data sets but digits are
     TFDS's. They are looked for in this order: a copy that TFDS prepared in
@@ -66,7 +58,7 @@ def load(
         images that have 256 levels. Default: all.
       labels: Whether to load labels, too: TFDS's, by its feature `label`;
         digits'; those of a NumPy file; and in a folder the sub-folders that
-        pictures are in.
+        images are in.
 
     Returns:
       The data set. Images are read and decoded as they are asked for.
@@ -78,10 +70,18 @@ def load(
       ValueError: If `num_bits` is out of its range.
     """
     name = os.fspath(name)
-    size = check_image_size(image_size)
+    size = None
+    if image_size is not None:
+        allowed = checks.ImageSize(2)
+        if image_size not in allowed:
+            raise DataError(
+                f"`image_size` must be {allowed}, got "
+                f"{checks.short(image_size)}"
+            )
+        size = checks.sides(allowed.convert(image_size))
     if num_bits is not None:
         num_bits = checks.check(num_bits, "num_bits", checks.WholeNumber(1, 8))
-    dataset = _load(name, data_dir, size, flip, labels)
+    dataset = _load(name, data_dir, size, labels)
     if num_bits is not None:
         dataset = dataset.keep_bits(num_bits)
     settings = {
@@ -90,29 +90,34 @@ def load(
         "num_bits": num_bits,
     }
     return dataclasses.replace(
-        dataset, load_settings=settings, source=source(name)
+        dataset, flip=flip, load_settings=settings, source=source(name)
     )
 
 
-def _load(name, data_dir, size, flip, labels):
-    is_folder_too, name = os.path.isdir(name), _known(name)
-    if name == "digits":
-        if is_folder_too:
-            print(
-                "warning: digits are scikit-learn's: for the folder of this "
-                "name give ./digits",
-                file=sys.stderr,
+def _load(name, data_dir, size, labels):
+    path, known = os.path.expanduser(name), _known(name)
+    if known == "digits":
+        if os.path.isdir(name):
+            warn(
+                "digits are scikit-learn's: for the folder of this name give "
+                "./digits"
             )
-        return _load_digits(size, flip, labels)
-    if arrays.is_file(name) and not os.path.isdir(os.path.expanduser(name)):
-        return arrays.load(name, size, flip, labels)
-    if name not in DATASETS and is_folder(name):
-        from tf_realnvp.data import image_folder
+        return _load_digits(size, labels)
+    if known not in DATASETS:
+        if arrays.is_file(name) and not os.path.isdir(path):
+            return arrays.load(name, size, labels)
+        if os.path.isfile(path):
+            raise DataError(
+                f"{name}: it is a file: give a folder of images, or a file of "
+                "NumPy (.npy, .npz)"
+            )
+        if is_folder(name):
+            from tf_realnvp.data import image_folder
 
-        return image_folder.load(name, size, flip, labels)
+            return image_folder.load(name, size, labels)
     from tf_realnvp.data import tfds_images
 
-    return tfds_images.load(name, data_dir, size, flip, labels)
+    return tfds_images.load(known, data_dir, size, labels)
 
 
 def _known(name):
@@ -149,7 +154,7 @@ def is_folder(name: str) -> bool:
     )
 
 
-def _load_digits(size, flip, labels):
+def _load_digits(size, labels):
     """Returns scikit-learn's 8x8 digits, 80 % of them for training."""
     from sklearn import datasets
 
@@ -157,33 +162,13 @@ def _load_digits(size, flip, labels):
     images = digits.images.astype(np.uint8)[..., np.newaxis]
     # RandomState, since NumPy promises never to change its streams.
     order = np.random.RandomState(0).permutation(len(images))
-    images = images[order]
-    if size not in (None, images.shape[1:3]):
-        if max(size) > _MAX_DIGITS:  # All of them are kept in memory.
-            raise DataError(
-                f"digits: `image_size` must be at most {_MAX_DIGITS}, got "
-                f"{max(size)}"
-            )
-        images = resize(images, size).numpy()
-    num_train = int(0.8 * len(images))
-
-    def stored(images):
-        elements = tf.data.Dataset.from_tensor_slices(images)
-        return Split(elements, len(images))
-
-    dataset = ImageDataset(
-        name="digits",
-        image_shape=images.shape[1:],
+    train, test = np.split(order, [int(0.8 * len(images))])
+    return arrays.make(
+        "digits",
+        [images],
         num_colors=17,
-        train=stored(images[:num_train]),
-        test=stored(images[num_train:]),
-        flip=flip,
-        fingerprint=f"digits train {num_train} test {len(images) - num_train}",
+        size=size,
+        labels=[digits.target] if labels else None,
+        splits=(train, test),
+        fingerprint=f"digits train {len(train)} test {len(test)}",
     )
-    if labels:
-        target = digits.target[order]
-        names = [str(name) for name in digits.target_names]
-        dataset = dataset.with_labels(
-            names, target[:num_train], target[num_train:]
-        )
-    return dataset

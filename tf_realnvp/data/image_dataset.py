@@ -1,16 +1,16 @@
-"""`ImageDataset`: batches of images, decoded once and shuffled the same way.
+"""`ImageDataset`: splits of images, and the batches that are made of them.
 
-An epoch shuffles the images as they are stored, compressed records or names of
-files, and decodes them after that. So its first batch comes soon, and an epoch
-that is resumed decodes nothing of what it leaves out. Once all images have been
-decoded, the same shuffle runs over their numbers.
+An epoch shuffles the numbers of the images, or compressed records where images
+cannot be read by number, and decodes them after that. So its first batch comes
+soon, and an epoch that is resumed decodes nothing of what it leaves out. Once
+all images of a split have been decoded, they come from memory, in the same
+order.
 """
 
 import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import math
 import os
 import weakref
@@ -21,9 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.images import files as image_files
-from tf_realnvp.utils import checks
 from tf_realnvp.utils.errors import DataError, reason
-from tf_realnvp.utils.messages import printable
+from tf_realnvp.utils.messages import counted
 
 MAX_CACHE_BYTES = 4 * 2**30
 # Name scope of what decodes images: TensorFlow's errors tell in which operation
@@ -48,27 +47,44 @@ class Split:
     """Images for one purpose, in a fixed order.
 
     Attributes:
-      stored: The images as they are stored, single.
-      num_images: How many there are.
+      numbers: Which images of the source they are, integers `[num_images]`; in
+        increasing order if the source has `records`.
       labels: Their classes, int32 `[num_images]`, if they have any.
+      records: All images of the source as they are stored, single, if it cannot
+        read them by number.
     """
 
-    stored: tf.data.Dataset
-    num_images: int
+    numbers: np.ndarray
     labels: np.ndarray | None = None
+    records: tf.data.Dataset | None = None
 
-    def choose(self, is_chosen: np.ndarray) -> "Split":
-        """Returns some of the images, in their order.
+    @property
+    def num_images(self) -> int:
+        """How many there are."""
+        return len(self.numbers)
+
+    def stored(self) -> tf.data.Dataset:
+        """Returns what is decoded to these images: records, or numbers."""
+        if self.records is None:
+            return tf.data.Dataset.from_tensor_slices(self.numbers)
+        is_chosen = np.zeros([1 + self.numbers.max(initial=-1)], bool)
+        is_chosen[self.numbers] = True
+        records = self.records.take(len(is_chosen))
+        if is_chosen.all():
+            return records
+        mask = tf.constant(is_chosen)
+        numbered = records.enumerate().filter(lambda i, _: mask[i])
+        return numbered.map(lambda _, record: record)
+
+    def choose(self, places: np.ndarray | slice) -> "Split":
+        """Returns some of the images.
 
         Args:
-          is_chosen: For each image whether it is one of them.
+          places: Their places in this split.
         """
-        chosen = tf.constant(is_chosen)
-        numbered = self.stored.enumerate()
-        return Split(
-            numbered.filter(lambda i, _: chosen[i]).map(lambda _, image: image),
-            int(np.count_nonzero(is_chosen)),
-            None if self.labels is None else self.labels[is_chosen],
+        labels = None if self.labels is None else self.labels[places]
+        return dataclasses.replace(
+            self, numbers=self.numbers[places], labels=labels
         )
 
 
@@ -89,30 +105,34 @@ class ImageDataset:
     all others.
 
     Attributes:
-      name: For people and for the names of files: no path separators.
+      name: Human-readable, and part of the names of files: no path separators.
       image_shape: `(H, W, C)`.
       num_colors: Number of values that a component can take; they are
         `0 ... num_colors - 1`.
       train: Training images.
       test: Test images.
       validation: Images that `hold_out` kept out of the training, if any.
-      decode: Maps a stored image to an image, uint8 `[H, W, C]`, in a graph. By
-        default they are such images themselves. A traced function has to be in
-        the name scope `DECODING`.
+      decode: Maps the number of an image, or its record, to the image, uint8
+        `[H, W, C]`, in a graph. A traced function has to be in the name scope
+        `DECODING`.
       shuffle_buffer: Number of stored training images among which the next one
         is drawn; all of them, a uniform shuffle, if `None`.
       flip: Whether training images are mirrored left to right at random.
       skipped: Names of the files that are left out, and why.
-      fingerprint: What tells these images from others, in a line: two data sets
-        with the same one hold the same images in the same splits.
-      explain_damage: Maps what TensorFlow says of a stored image that can't be
-        decoded to what helps the user: which it is, and what is wrong with it.
+      image_fingerprint: What tells these images from others, in a line: two
+        data sets with the same one hold the same images in the same splits.
       class_names: Names of the classes, if the images have labels: then batches
         are pairs of images and labels, int32 `[batch_size]`.
-      unlabelled_fingerprint: That of the images without their labels.
+      fingerprint: The same of the images and the labels with which the data set
+        was made. Computed where it is not given.
+      explain_damage: Maps what TensorFlow says of a stored image that can't be
+        decoded to what helps the user: which it is, and what is wrong with it.
       load_settings: With what `data.load` made it, `dataset`, `image_size` and
         `num_bits`, if it did.
       source: With what `data.load` finds it from any folder, if it made it.
+
+    Raises:
+      DataError: If labels are not from 0 to the number of classes less one.
     """
 
     name: str
@@ -120,17 +140,38 @@ class ImageDataset:
     num_colors: int
     train: Split
     test: Split
+    decode: Callable[[tf.Tensor], tf.Tensor]
     validation: Split | None = None
-    decode: Callable[[tf.Tensor], tf.Tensor] = tf.identity
     shuffle_buffer: int | None = None
     flip: bool = False
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    image_fingerprint: str = ""
+    class_names: tuple[str, ...] = ()
     fingerprint: str = ""
     explain_damage: Callable[[str], str] = str
-    class_names: tuple[str, ...] = ()
-    unlabelled_fingerprint: str = ""
     load_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source: str | None = None
+
+    def __post_init__(self):
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", self._fingerprint())
+
+    def _fingerprint(self):
+        if not self.class_names:
+            return self.image_fingerprint
+        digest = hashlib.sha256(self.image_fingerprint.encode())
+        digest.update(repr(self.class_names).encode())
+        for name, split in self.splits.items():
+            labels = np.asarray(split.labels)
+            low, high = labels.min(), labels.max()
+            if low < 0 or high >= len(self.class_names):
+                raise DataError(
+                    f"{self.name}: the labels of the {name} images must be "
+                    f"from 0 to {len(self.class_names) - 1}, got some from "
+                    f"{low} to {high}"
+                )
+            digest.update(labels.astype(np.int64).tobytes())
+        return digest.hexdigest()
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -175,78 +216,26 @@ class ImageDataset:
             return metadata
         return metadata | {"class_names": list(self.class_names)}
 
-    def with_labels(
-        self, class_names: Sequence[str], train: np.ndarray, test: np.ndarray
-    ) -> "ImageDataset":
-        """Returns this data set with labels, which its fingerprint covers.
+    def relabel(self, class_names: Sequence[str]) -> "ImageDataset":
+        """Returns this data set with labels as a model knows them, or none.
 
         Args:
-          class_names: Names of the classes.
-          train: Integers `[num_train]` below their number, in the order in
-            which the training images are stored.
-          test: Integers `[num_test]`, likewise.
-
-        Raises:
-          DataError: If they are no such integers.
+          class_names: Names of the classes, in the order of their labels: those
+            of the images, and perhaps others. Empty for no labels.
         """
-        digest = hashlib.sha256(self.fingerprint.encode())
-        digest.update(repr(tuple(class_names)).encode())
-
-        def labelled(split, labels, name):
-            number = split.num_images
-            if labels.shape != (number,) or not np.issubdtype(
-                labels.dtype, np.integer
-            ):
-                raise DataError(
-                    f"the labels of the {name} images must be {number:,} "
-                    f"integers, got {labels.dtype} {list(labels.shape)}"
-                )
-            if labels.min() < 0 or labels.max() >= len(class_names):
-                raise DataError(
-                    f"the labels of the {name} images must be from 0 to "
-                    f"{len(class_names) - 1}, got some from {labels.min()} to "
-                    f"{labels.max()}"
-                )
-            digest.update(labels.astype(np.int64).tobytes())
-            return dataclasses.replace(split, labels=labels.astype(np.int32))
-
+        splits: dict[str, Any] = {}
+        for name, split in self.splits.items():
+            labels = None
+            if class_names:
+                numbers = [class_names.index(own) for own in self.class_names]
+                labels = np.array(numbers, np.int32)[split.labels]
+            splits[name] = dataclasses.replace(split, labels=labels)
         return dataclasses.replace(
             self,
             class_names=tuple(class_names),
-            train=labelled(self.train, train, "training"),
-            test=labelled(self.test, test, "test"),
-            fingerprint=digest.hexdigest(),
-            unlabelled_fingerprint=self.fingerprint,
-        )
-
-    def with_classes(self, class_names: Sequence[str]) -> "ImageDataset":
-        """Returns this data set with the labels that a model knows.
-
-        Args:
-          class_names: Names of the model's classes, in its order: those of the
-            images, and perhaps others.
-        """
-        numbers = np.array(
-            [class_names.index(name) for name in self.class_names], np.int32
-        )
-        splits: dict[str, Any] = {
-            name: dataclasses.replace(split, labels=numbers[split.labels])
-            for name, split in self.splits.items()
-        }
-        return dataclasses.replace(
-            self, class_names=tuple(class_names), **splits
-        )
-
-    def without_labels(self) -> "ImageDataset":
-        """Returns this data set with batches of nothing but images."""
-        splits: dict[str, Any] = {
-            name: dataclasses.replace(split, labels=None)
-            for name, split in self.splits.items()
-        }
-        return dataclasses.replace(
-            self,
-            class_names=(),
-            fingerprint=self.unlabelled_fingerprint or self.fingerprint,
+            fingerprint=(
+                self.fingerprint if class_names else self.image_fingerprint
+            ),
             **splits,
         )
 
@@ -261,11 +250,12 @@ class ImageDataset:
         """
         # No epoch's seed has two numbers.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
-        is_held_out = _draw(self.num_train, num_validation, sequence)
+        held_out = _draw(self.num_train, num_validation, sequence)
+        others = np.setdiff1d(np.arange(self.num_train), held_out)
         return dataclasses.replace(
             self,
-            train=self.train.choose(~is_held_out),
-            validation=self.train.choose(is_held_out),
+            train=self.train.choose(others),
+            validation=self.train.choose(held_out),
         )
 
     def sample_test(self, num_images: int, seed: int) -> "ImageDataset":
@@ -279,8 +269,8 @@ class ImageDataset:
         """
         if num_images >= self.num_test:
             return self
-        is_chosen = _draw(self.num_test, num_images, seed)
-        return dataclasses.replace(self, test=self.test.choose(is_chosen))
+        drawn = _draw(self.num_test, num_images, seed)
+        return dataclasses.replace(self, test=self.test.choose(drawn))
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
         """Returns this data set with only the highest bits of each component.
@@ -293,7 +283,7 @@ class ImageDataset:
         """
         if self.num_colors != 256:
             raise DataError(
-                f"the images of {printable(self.name)} have {self.num_colors} "
+                f"the images of {self.name} have {self.num_colors} "
                 "levels, and bits can only be left out of 256"
             )
 
@@ -351,23 +341,15 @@ class ImageDataset:
             reversed_ = tf.reverse(images, [2])
             return tf.where(draws[:, None, None, None] < 0.5, reversed_, images)
 
-        def flipped(number, batch):
-            if self.train.labels is None:
-                return mirrored(number, batch)
-            images, labels = batch
-            return mirrored(number, images), labels
-
         batches = self._batches(
-            self.train,
-            self._caches.get("train"),
-            batch_size,
-            arrange,
-            drop_remainder=True,
+            self.train, "train", batch_size, arrange, drop_remainder=True
         )
         if self.flip:
-            batches = batches.enumerate(skip).map(flipped)
+            batches = batches.enumerate(skip).map(
+                lambda number, batch: (batch[0], mirrored(number, batch[1]))
+            )
         num_batches = max(0, self.num_train // batch_size - skip)
-        return _finish(batches, num_batches)
+        return _finish(batches, self.train.labels, num_batches)
 
     def initial_images(self, seed: int) -> tf.Tensor:
         """Returns the training images that a model is initialized with.
@@ -405,8 +387,9 @@ class ImageDataset:
 
     def _in_order(self, name, batch_size):
         split = self.splits[name]
-        batches = self._batches(split, self._caches.get(name), batch_size)
-        return _finish(batches, math.ceil(split.num_images / batch_size))
+        num_batches = math.ceil(split.num_images / batch_size)
+        batches = self._batches(split, name, batch_size)
+        return _finish(batches, split.labels, num_batches)
 
     def take(self, split: str, numbers: Sequence[int]) -> np.ndarray:
         """Returns some images of a split.
@@ -418,12 +401,10 @@ class ImageDataset:
         Returns:
           uint8 `[n, H, W, C]`, in the order in which they are stored.
         """
-        whole = dataclasses.replace(self.splits[split], labels=None)
-        is_chosen = np.zeros([whole.num_images], bool)
-        is_chosen[list(numbers)] = True
-        batches = self._batches(whole.choose(is_chosen), None, _TAKEN_AT_ONCE)
+        chosen = self.splits[split].choose(np.unique(np.array(numbers, int)))
+        batches = self._batches(chosen, None, _TAKEN_AT_ONCE)
         with self.naming_damage():
-            images = [batch.numpy() for batch in batches]
+            images = [batch.numpy() for _, batch in batches]
         none = np.zeros([0, *self.image_shape], np.uint8)
         return np.concatenate([none, *images])
 
@@ -445,57 +426,44 @@ class ImageDataset:
             if not is_damage:
                 raise
             raise DataError(
-                f"an image of {printable(self.name)} cannot be read: "
+                f"an image of {self.name} cannot be read: "
                 f"{self.explain_damage(reason(error))}"
             ) from error
 
     def _batches(
         self,
         split,
-        cache,
+        name,
         batch_size,
         arrange=lambda elements: elements,
         drop_remainder=False,
     ):
-        """Returns batches of the images that `arrange` picks and orders.
+        """Returns batches of images, each with their places in a split.
 
         Args:
-          split: The split that they are of.
-          cache: Its cache, or `None`.
+          split: The split.
+          name: Its name, if its images may come from memory and go there.
           batch_size: Images in a batch.
           arrange: Maps a dataset to a rearranged one, whatever its elements.
           drop_remainder: Whether the last partial batch is left out.
         """
-
-        def labelled(numbers, images):
-            if split.labels is None:
-                return images
-            return images, tf.gather(split.labels, numbers)
-
+        cache = self._caches.get(name)
         if cache is not None and cache.is_complete():
-            numbers = arrange(tf.data.Dataset.range(cache.num_images))
-            return numbers.batch(batch_size, drop_remainder).map(
-                lambda numbers: labelled(numbers, cache.get(numbers))
-            )
+            places = arrange(tf.data.Dataset.range(split.num_images))
+            return places.batch(batch_size, drop_remainder).map(cache.get)
 
-        def decoded(number, element):
+        def decoded(place, element):
             with tf.name_scope(DECODING):
                 image = self.decode(element)
-                return number, tf.ensure_shape(image, self.image_shape)
+                return place, tf.ensure_shape(image, self.image_shape)
 
-        images = arrange(split.stored.enumerate()).map(
+        images = arrange(split.stored().enumerate()).map(
             decoded, num_parallel_calls=os.cpu_count()
         )
-        if cache is None:
-            images = images.map(labelled)
-        else:
+        if cache is not None:
             # In batches, since each call of Python takes its time; and before
             # any remainder is dropped, which is to be kept as well.
-            images = (
-                images.batch(batch_size)
-                .map(lambda n, images: labelled(n, cache.put(n, images)))
-                .unbatch()
-            )
+            images = images.batch(batch_size).map(cache.put).unbatch()
         return images.batch(batch_size, drop_remainder)
 
     @functools.cached_property
@@ -512,14 +480,9 @@ class ImageDataset:
 
 
 class _Cache:
-    """Decoded images in memory, which come in any order.
-
-    Attributes:
-      num_images: How many images there will be.
-    """
+    """Decoded images of a split in memory, which come in any order."""
 
     def __init__(self, num_images: int, image_shape: tuple[int, int, int]):
-        self.num_images = num_images
         # It takes memory as it is written to, page by page.
         self._images = np.empty([num_images, *image_shape], np.uint8)
         self._present = np.zeros([num_images], bool)
@@ -527,25 +490,24 @@ class _Cache:
     def is_complete(self) -> bool:
         return bool(self._present.all())
 
-    def put(self, numbers: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-        """Keeps the images of these numbers, and returns them."""
-        written = call_method(self._write, [numbers, images], [])
+    def put(self, places, images):
+        """Keeps the images of these places, in a graph; returns both."""
+        written = call_method(self._write, [places, images], [])
         with tf.control_dependencies([written]):
-            return tf.identity(images)
+            return places, tf.identity(images)
 
-    def get(self, numbers: tf.Tensor) -> tf.Tensor:
-        """Returns the images of these numbers."""
-        images = call_method(self._read, [numbers], tf.uint8)
-        return tf.ensure_shape(
-            images, [*numbers.shape, *self._images.shape[1:]]
-        )
+    def get(self, places):
+        """Returns these places and their images, in a graph."""
+        images = call_method(self._read, [places], tf.uint8)
+        shape = [*places.shape, *self._images.shape[1:]]
+        return places, tf.ensure_shape(images, shape)
 
-    def _write(self, numbers, images):
-        self._images[numbers] = images
-        self._present[numbers] = True
+    def _write(self, places, images):
+        self._images[places] = images
+        self._present[places] = True
 
-    def _read(self, numbers):
-        return self._images[numbers]
+    def _read(self, places):
+        return self._images[places]
 
 
 @tf.autograph.experimental.do_not_convert
@@ -577,21 +539,30 @@ def call_method(
 
 
 def _draw(total, number, seed):
-    """Returns a mask of `total` images of which `number` are drawn."""
-    is_drawn = np.zeros([total], bool)
+    """Returns which of `total` images are drawn, in increasing order."""
     rng = np.random.default_rng(seed)
-    is_drawn[rng.choice(total, number, replace=False)] = True
-    return is_drawn
+    return np.sort(rng.choice(total, number, replace=False))
 
 
-def _finish(batches: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
-    """Returns a pipeline whose length is known and which runs ahead."""
+def _finish(batches, labels, num_batches):
+    """Returns a pipeline whose length is known and which runs ahead.
+
+    Args:
+      batches: What `ImageDataset._batches` returned.
+      labels: Those of the split, which take the places' place; or `None`.
+      num_batches: The length.
+    """
+
+    def labelled(places, images):
+        return images if labels is None else (images, tf.gather(labels, places))
+
     options = tf.data.Options()
     # Deleting an iterator waits for its autotuning thread, which at times
     # sleeps on for seconds (TensorFlow 2.21): the end of an epoch would hang.
     options.autotune.enabled = False
     return (
-        batches.apply(tf.data.experimental.assert_cardinality(num_batches))
+        batches.map(labelled)
+        .apply(tf.data.experimental.assert_cardinality(num_batches))
         .prefetch(_PREFETCHED_BATCHES)
         .with_options(options)
     )
@@ -603,43 +574,12 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
     Args:
       skipped: Their names, and what is wrong with each.
     """
-    files = "1 file is" if len(skipped) == 1 else f"{len(skipped):,} files are"
-    named = [
-        f"{printable(name)} ({reason})"
-        for name, reason in itertools.islice(skipped.items(), _NUM_NAMED)
-    ]
-    if len(skipped) > _NUM_NAMED:
-        named.append("...")
-    return f"{files} left out: {', '.join(named)}"
-
-
-def file_error(name: str) -> DataError:
-    """Returns the error of a file that is given as a data set and is none."""
-    return DataError(
-        f"{printable(name)}: it is a file: give a folder of pictures, or a "
-        "file of NumPy (.npy, .npz)"
-    )
-
-
-def check_image_size(
-    image_size: int | Sequence[int] | None,
-) -> tuple[int, int] | None:
-    """Returns the height and width that images are to get, if any.
-
-    Args:
-      image_size: As for `data.load`.
-
-    Raises:
-      DataError: Unless images of that size can be modelled.
-    """
-    if image_size is None:
-        return None
-    allowed = checks.ImageSize(2)
-    if image_size not in allowed:
-        raise DataError(
-            f"`image_size` must be {allowed}, got {checks.short(image_size)}"
-        )
-    return checks.sides(allowed.convert(image_size))
+    named = [f"{name} ({why})" for name, why in skipped.items()]
+    if len(named) > _NUM_NAMED:
+        named[_NUM_NAMED:] = ["..."]
+    verb = "is" if len(skipped) == 1 else "are"
+    files = f"{counted(len(skipped), 'file')} {verb} left out"
+    return f"{files}: {', '.join(named)}"
 
 
 def default_size(

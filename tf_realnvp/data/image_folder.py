@@ -1,12 +1,10 @@
-"""Folders of pictures as data sets."""
+"""Folders of images as data sets."""
 
 import concurrent.futures
-import errno
 import hashlib
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -18,34 +16,22 @@ from tf_realnvp.data.image_dataset import (
     Split,
     default_size,
     describe_skipped,
-    file_error,
     resize,
 )
 from tf_realnvp.images import files as image_files
 from tf_realnvp.utils.errors import DataError, ImageError
-from tf_realnvp.utils.messages import counted, printable
+from tf_realnvp.utils.messages import counted, warn
 
 _TEST_SHARE = 0.1
 _TEST_FOLDERS = ("test", "validation", "val")
 SPLIT_FOLDERS = ("train", *_TEST_FOLDERS)
-_LOOKED_AT_ONCE = 256
-# Other names of splits, in lower case. Few classes are called so.
-_START = r"([a-z\d]+[_ .-])?"
-_ENDING = r"([_ .-]?(sets?|split|data|images?|pictures?|\d))*"
-_TRAIN_NAME = re.compile(rf"{_START}train(ing)?{_ENDING}")
-_TEST_NAME = re.compile(rf"{_START}(test(ing)?|val(id(ation)?)?){_ENDING}")
-# Errors of disks, networks and full systems, which say nothing of the file.
-_PASSING = (
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOLINK),
-    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
-    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
-    *(errno.ENOTCONN, errno.ESHUTDOWN),
-    *(errno.ENOMEM, errno.ENFILE, errno.EMFILE),
-)
+# Other names of splits, in lower case and without what are no letters.
+_TRAIN_NAMES = {"train", "training", "trainset", "trainingset"}
+_TEST_NAMES = {"test", "testing", "testset", "val", "valid", "validation"}
 
 
-class _Picture(NamedTuple):
-    """A picture that can be read.
+class _Image(NamedTuple):
+    """An image that can be read.
 
     Attributes:
       name: Its path, from the folder on.
@@ -59,211 +45,163 @@ class _Picture(NamedTuple):
 
 
 def load(
-    folder: str,
-    size: tuple[int, int] | None,
-    flip: bool,
-    labels: bool = False,
+    folder: str, size: tuple[int, int] | None, labels: bool = False
 ) -> ImageDataset:
-    """Loads a folder of JPEG and PNG pictures.
+    """Loads a folder of JPEG and PNG images.
 
-    What a file is, its content says. Animated pictures, other formats and
-    damaged files are left out, and named in `ImageDataset.skipped`; what has a
-    name that starts with a dot is not looked at. All files are read for that,
-    but not all is decoded, see `pictures.look`: it takes some 0.3 ms of one
+    What a file is, its content says. Animated images, other formats and damaged
+    files are left out, and named in `ImageDataset.skipped`; what has a name
+    that starts with a dot is not looked at. All files are read for that, but
+    not all is decoded, see `images.files.look`: it takes some 0.3 ms of one
     processor for a small JPEG, and less for a PNG, once it has come from the
     disk. Links to files are followed, and those to folders left out.
 
     Where the folder has sub-folders `train` and `test` (or `validation`, or
     `val`), as `tfds.ImageFolder` wants them, these are the training and test
-    images, and other pictures are ignored; so they are if there is only
-    `train`, which is then split. Else, and then, each picture is a test image
-    with a chance of 10 %, which a hash of its path in the folder decides: other
-    pictures have no say in it. Only if that left no test image, or nothing but
-    test images, the picture with the lowest, or highest, hash changes sides.
+    images, and other images are ignored; so they are if there is only `train`,
+    which is then split. Else, and then, each image is a test image with a
+    chance of 10 %, which a hash of its path in the folder decides: other images
+    have no say in it. Only if that left no test image, or nothing but test
+    images, the image with the lowest, or highest, hash changes sides.
 
-    Images are grey, with one channel, if all pictures are, and else have three.
-    Alpha channels are dropped. Pictures are upright as their EXIF data say. Of
-    16 bits a component the 8 highest are kept; standard error says so.
+    Images are grey, with one channel, if all are, and else have three. Alpha
+    channels are dropped. Images are upright as their EXIF data say. Of 16 bits
+    a component the 8 highest are kept; standard error says so.
 
-    The class of a picture is the sub-folder that it is in, of the folder, or of
+    The class of an image is the sub-folder that it is in, of the folder, or of
     `train` or `test`; folders inside of that do not matter.
 
     Args:
       folder: Its path; `~` is the home folder.
       size: Height and width that `data.load` gives the images, if any.
-      flip: As for `data.load`.
       labels: As for `data.load`.
 
     Returns:
       The data set, named after the folder.
 
     Raises:
-      DataError: If there is no such folder, or fewer than two pictures in it,
-        or if a picture has no label and some are asked for; or if a disk or a
+      DataError: If there is no such folder, or fewer than two images in it, or
+        if an image has no label and some are asked for; or if a disk or a
         network fails.
     """
     root = pathlib.Path(os.path.expanduser(folder))
     name = os.path.basename(os.path.abspath(root)) or "images"
     root = root.resolve()
-    folder = printable(folder)
-    if os.path.isfile(root):
-        raise file_error(folder)
     if not os.path.isdir(root):
         raise DataError(f"{folder}: there is no such folder")
     try:
         names = list_files(root)
+        found, skipped = _look(root, names)
     except OSError as error:
         raise DataError(f"{folder}: {error}") from error
-    found, skipped, faulty = _look(root, names)
-    depth = depth_of_classes(picture.name for picture in found)
-    _check_folders(folder, found)
+    depth = depth_of_classes(image.name for image in found)
+    if not depth:
+        _check_folders(folder, found)
     train, test = _split(found, depth)
-    used = {picture.name for picture in train + test}
-    for picture in found:
-        if picture.name not in used:
-            skipped[picture.name] = "it is beside the folder `train`"
+    used = train + test
+    used_names = {image.name for image in used}
+    for image in found:
+        if image.name not in used_names:
+            skipped[image.name] = "it is beside the folder `train`"
     if not train or not test:
         raise DataError(
-            f"{folder}: training and test need a JPEG or PNG picture each, and "
+            f"{folder}: training and test need a JPEG or PNG image each, and "
             f"{len(found)} of the {len(names)} files there can be read"
             + (f"; {describe_skipped(skipped)}" if skipped else "")
         )
+    numbers: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+    if labels:
+        classes = [_class_of(image.name, depth, folder) for image in used]
+        found_names, numbers = np.unique(classes, return_inverse=True)
+        class_names = tuple(found_names.tolist())
+        numbers = numbers.astype(np.int32)
 
-    headers = [picture.header for picture in train + test]
+    headers = [image.header for image in used]
     if num_cut := sum(header.has_16_bits for header in headers):
-        have = "has" if num_cut == 1 else "have"
-        print(
-            f"warning: {counted(num_cut, 'picture')} {have} 16 bits a "
-            "component, of which the 8 highest are kept",
-            file=sys.stderr,
-        )
+        warn(f"{counted(num_cut, 'image')} of 16 bits: the 8 highest are kept")
     if size is None:
         sizes = {(header.height, header.width) for header in headers}
         size = default_size(*(sizes.pop() if len(sizes) == 1 else (0, 0)))
     channels = 1 if all(header.is_grey for header in headers) else 3
     shape = (*(size or (headers[0].height, headers[0].width)), channels)
+    paths = tf.constant([os.fsencode(root / image.name) for image in used])
+    orientations = [header.orientation for header in headers]
 
-    def stored(found):
-        elements = tf.data.Dataset.from_tensor_slices(
-            (
-                [os.fsencode(root / picture.name) for picture in found],
-                [picture.header.orientation for picture in found],
-                [picture.name in faulty for picture in found],
-            )
+    def decode(number):
+        content = tf.io.read_file(tf.gather(paths, number))
+        image = image_files.decode(
+            content, channels, tf.gather(orientations, number)
         )
-        return Split(elements, len(found))
-
-    def decode(element):
-        path, orientation, is_faulty = element
-        content = tf.io.read_file(path)
-        # The others are few, or else large.
-        image = tf.cond(
-            (orientation == 1) & ~is_faulty,
-            lambda: tf.io.decode_image(
-                content, channels, expand_animations=False
-            ),
-            lambda: tf.numpy_function(
-                image_files.decode,
-                [content, channels, orientation, is_faulty],
-                tf.uint8,
-            ),
-        )
-        image = tf.ensure_shape(image, [None, None, channels])
         return image if size is None else resize(image, size)
 
     def explain_damage(reason):
-        def named(name, what):
-            return f"{printable(str(root / name))}: {what}"
-
-        names = [picture.name for picture in train + test]
-        gone = [name for name in names if not os.path.exists(root / name)]
-        found, unreadable, _ = _look(root, gone[:1] or names)
-        for name, what in unreadable.items():
-            return named(name, what)
-        for name, header, _ in found:
-            if size is None and (header.height, header.width) != shape[:2]:
-                return named(name, "its size has changed")
-        for name in names:  # What takes the longest comes last.
+        for image in used:  # It takes long, and is the end of all.
+            path = root / image.name
             try:
-                image_files.load_image(root / name, channels)
-            except ImageError as error:
-                return named(name, error)
+                pixels = image_files.read_pixels(path, channels)
+            except (ImageError, OSError) as error:
+                return f"{path}: {getattr(error, 'strerror', None) or error}"
+            if size is None and pixels.shape != shape:
+                return f"{path}: its size has changed"
         return reason
 
-    dataset = ImageDataset(
+    whole = Split(np.arange(len(used)), numbers)
+    return ImageDataset(
         name=name,
         image_shape=shape,
         num_colors=256,
-        train=stored(train),
-        test=stored(test),
+        train=whole.choose(slice(len(train))),
+        test=whole.choose(slice(len(train), None)),
         decode=decode,
-        flip=flip,
         skipped=skipped,
-        fingerprint=_fingerprint(train, test),
+        image_fingerprint=_fingerprint(train, test),
+        class_names=class_names,
         explain_damage=explain_damage,
     )
-    if not labels:
-        return dataset
-    classes = [_classes(split, depth, folder) for split in (train, test)]
-    names = sorted({name for split in classes for name in split})
-    numbers = {name: number for number, name in enumerate(names)}
-    return dataset.with_labels(
-        names,
-        *(np.array([numbers[n] for n in split]) for split in classes),
-    )
 
 
-def _check_folders(folder: str, pictures: list[_Picture]) -> None:
-    """Refuses splits that are not taken for such; warns of test images."""
-    names = [pathlib.PurePath(picture.name) for picture in pictures]
-    folders = {parent for name in names for parent in name.parents[:-1]}
-    top = {path.name for path in folders if len(path.parts) == 1}
-    if "train" in top and top.intersection(_TEST_FOLDERS):
-        return
+def _check_folders(folder: str, images: list[_Image]) -> None:
+    """Refuses folders of splits that would be taken for any others."""
+    paths = {
+        path
+        for image in images
+        for path in pathlib.PurePath(image.name).parents[:-1]
+    }
     train, test = (
-        [path for path in folders if pattern.fullmatch(path.name.casefold())]
-        for pattern in (_TRAIN_NAME, _TEST_NAME)
+        [p for p in paths if re.sub("[^a-z]", "", p.name.casefold()) in names]
+        for names in (_TRAIN_NAMES, _TEST_NAMES)
     )
     if train and test:
         raise DataError(
-            f"{folder}: {printable(min(train))} and {printable(min(test))} are "
-            "not taken for training and test images: name the folder that "
-            "they are in, and call them train and test (or validation, or val)"
-        )
-    if test:
-        print(
-            f"warning: the pictures in {printable(min(test))} are not kept for "
-            "testing, for there is no folder `train` beside it",
-            file=sys.stderr,
+            f"{folder}: {min(train)} and {min(test)} are not taken for "
+            "training and test images: name the folder that they are in, and "
+            "call them train and test (or validation, or val)"
         )
 
 
-def _classes(split: list[_Picture], depth: int, folder: str) -> list[str]:
-    """Returns the names of the classes of pictures.
+def _class_of(name, depth, folder):
+    """Returns the class of an image.
 
     Args:
-      split: The pictures.
+      name: Its path, from the folder on.
       depth: As for `class_of`.
       folder: The folder, for messages.
     """
-    names = []
-    for picture in split:
-        name = class_of(picture.name, depth)
-        if name is None:
-            inside = ", inside of `train` and `test`" if depth else ""
-            raise DataError(
-                f"{folder}: {printable(picture.name)} has no label: put the "
-                f"pictures of each class into a folder of its own{inside}, "
-                "named after the class"
-            )
-        names.append(name)
-    return names
+    found = class_of(name, depth)
+    if found is None:
+        raise DataError(
+            f"{folder}: {name} has no label: put the images of each class into "
+            f"a folder of its own, named after the class"
+            + (", inside of `train` and `test`" if depth else "")
+        )
+    return found
 
 
 def folders_of(
     root: pathlib.Path, splits: Iterable[str] = SPLIT_FOLDERS
 ) -> list[pathlib.Path]:
-    """Returns the folders from which the pictures of splits are taken.
+    """Returns the folders from which the images of splits are taken.
 
     Args:
       root: The folder of the data set.
@@ -271,7 +209,7 @@ def folders_of(
 
     Returns:
       Those of the splits, which need not be there; where there is no `train`,
-      the whole folder, of which the pictures are drawn.
+      the whole folder, of which the images are drawn.
     """
     has_splits = (root / "train").is_dir()
     return [root / name for name in splits] if has_splits else [root]
@@ -281,14 +219,14 @@ def depth_of_classes(names: Iterable[str]) -> int:
     """Returns how many folders there are above those of the classes: 1 or 0.
 
     Args:
-      names: Paths of pictures, from the folder on.
+      names: Paths of images, from the folder on.
     """
     parts = (pathlib.PurePath(name).parts for name in names)
     return int(any(p[0] == "train" and len(p) > 1 for p in parts))
 
 
 def class_of(name: str, depth: int) -> str | None:
-    """Returns the class of a picture, if it is in the folder of one.
+    """Returns the class of an image, if it is in the folder of one.
 
     Args:
       name: Its path, from the folder on.
@@ -333,7 +271,7 @@ def list_files(root: pathlib.Path) -> list[str]:
 
 def _look(
     root: pathlib.Path, names: list[str]
-) -> tuple[list[_Picture], dict[str, str], set[str]]:
+) -> tuple[list[_Image], dict[str, str]]:
     """Looks at all files.
 
     Args:
@@ -341,76 +279,58 @@ def _look(
       names: Their paths, from the folder on.
 
     Returns:
-      The pictures; why each of the other files is none; and the names of those
-      pictures of which libjpeg complains.
+      The images, and why each of the other files is none.
 
     Raises:
-      DataError: If a file that can't be read may be read a while later.
+      OSError: If a file is there and cannot be read now: left out, and read
+        later, it would change a run's images.
     """
 
     def look(name):
         try:
             content = image_files.load(root / name)
             header = image_files.look(content)
+        except (FileNotFoundError, PermissionError) as error:
+            return error.strerror
         except ImageError as error:
-            # Left out now and read later, it would change a run's images.
-            if getattr(error.__cause__, "errno", None) in _PASSING:
-                raise DataError(
-                    f"{printable(str(root / name))}: {error}: try again later"
-                ) from error
             return str(error)
-        return _Picture(name, header, hashlib.sha256(content).digest())
+        return _Image(name, header, hashlib.sha256(content).digest())
 
-    found: list[_Picture] = []
-    skipped = {}
-    faulty = set()
-    with (
-        image_files.silent() as has_complained,
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        for start in range(0, len(names), _LOOKED_AT_ONCE):
-            some = names[start : start + _LOOKED_AT_ONCE]
-            jpegs = []
-            for name, seen in zip(some, pool.map(look, some), strict=True):
-                if isinstance(seen, str):
-                    skipped[name] = seen
-                else:
-                    found.append(seen)
-                    if seen.header.is_jpeg:
-                        jpegs.append(name)
-            if has_complained():  # It does not say of which.
-                for name in jpegs:
-                    look(name)
-                    if has_complained():
-                        faulty.add(name)
-    return found, skipped, faulty
+    found, skipped = [], {}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, seen in zip(names, pool.map(look, names), strict=True):
+            if isinstance(seen, str):
+                skipped[name] = seen
+            else:
+                found.append(seen)
+    return found, skipped
 
 
 def _split(
-    pictures: list[_Picture], depth: int
-) -> tuple[list[_Picture], list[_Picture]]:
-    """Returns the pictures for training, and those for testing.
+    images: list[_Image], depth: int
+) -> tuple[list[_Image], list[_Image]]:
+    """Returns the images for training, and those for testing.
 
     Args:
-      pictures: All of them.
+      images: All of them.
       depth: Whether they are in folders of their own.
     """
-    folders: dict[str, list[_Picture]] = {}
-    for picture in pictures:
-        folder, *rest = pathlib.PurePath(picture.name).parts
-        folders.setdefault(folder if rest else "", []).append(picture)
+    folders: dict[str, list[_Image]] = {}
+    for image in images:
+        folder, *rest = pathlib.PurePath(image.name).parts
+        folders.setdefault(folder if rest else "", []).append(image)
     if depth:
-        pictures = folders["train"]
+        images = folders["train"]
         for folder in _TEST_FOLDERS:
             if folder in folders:
-                return pictures, folders[folder]
+                return images, folders[folder]
 
-    ranked = sorted((_hash(picture.name), picture) for picture in pictures)
+    ranked = sorted((_hash(image.name), image) for image in images)
     num_test = sum(rank < _TEST_SHARE for rank, _ in ranked)
     num_test = max(1, min(num_test, len(ranked) - 1))
     return (
-        sorted(picture for _, picture in ranked[num_test:]),
-        sorted(picture for _, picture in ranked[:num_test]),
+        sorted(image for _, image in ranked[num_test:]),
+        sorted(image for _, image in ranked[:num_test]),
     )
 
 
@@ -420,7 +340,7 @@ def _hash(name: str) -> float:
     return int.from_bytes(digest[:4], "big") / 2**32
 
 
-def _fingerprint(train: list[_Picture], test: list[_Picture]) -> str:
+def _fingerprint(train: list[_Image], test: list[_Image]) -> str:
     """Returns a hash of names, contents and splits, in any order."""
     digest = hashlib.sha256()
     for split in (train, test):

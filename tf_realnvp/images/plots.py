@@ -1,4 +1,4 @@
-"""Pictures of a run: the loss curve, and grids of images."""
+"""Figures: loss curves, grids of images, histograms and bit maps."""
 
 import contextlib
 import math
@@ -30,7 +30,7 @@ def save_loss_curve(
     Args:
       path: PNG file to write.
       curves: Label of each curve, and its points: epoch and bits/dim.
-      title: What the picture is of, in any characters; a long one is cut.
+      title: What the figure is of, in any characters; a long one is cut.
     """
     title = printable(title)
     if len(title) > _MAX_TITLE:
@@ -76,11 +76,11 @@ def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
     """Returns images as they are shown, black to white.
 
     Args:
-      images: `uint8`, of any shape, in `0 ... num_colors - 1`.
+      images: uint8, of any shape, in `0 ... num_colors - 1`.
       num_colors: Number of levels; the last one is shown as white.
 
     Returns:
-      `uint8` of the same shape, in `0 ... 255`.
+      uint8 of the same shape, in `0 ... 255`.
     """
     levels = np.asarray(images)  # What `RealNVP.sample` gives is a tensor.
     return np.round(levels * (255.0 / (num_colors - 1))).astype(np.uint8)
@@ -100,26 +100,23 @@ def image_grid(
     """Lays out images in a grid, with a gap of a pixel between them.
 
     Args:
-      images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`. Of two channels
+      images: uint8 `[n, H, W, C]` in `0 ... num_colors - 1`. Of two channels
         the first is shown, in grey, and of more than three the first three.
       num_colors: Number of levels; the last one is shown as white.
       columns: Number of images in a row. Default: as many as make a square.
 
     Returns:
-      `uint8` `[height, width, 3]` in `0 ... 255`. Every pixel of an image is a
+      uint8 `[height, width, 3]` in `0 ... 255`. Every pixel of an image is a
       square of one colour; places for which there is no image are white.
     """
     num_images, height, width, _ = images.shape
     columns = columns or math.ceil(math.sqrt(num_images))
     rows = math.ceil(num_images / columns)
-    levels = _rgb(images, num_colors)
-    grid = np.full(
-        (rows * (height + 1) + 1, columns * (width + 1) + 1, 3), 255, np.uint8
-    )
-    for index, image in enumerate(levels):
-        top = index // columns * (height + 1) + 1
-        left = index % columns * (width + 1) + 1
-        grid[top : top + height, left : left + width] = image
+    tiles = np.full((rows, columns, height + 1, width + 1, 3), 255, np.uint8)
+    flat = tiles.reshape(-1, *tiles.shape[2:])
+    flat[:num_images, 1:, 1:] = _rgb(images, num_colors)
+    grid = np.vstack([np.hstack(row) for row in tiles])
+    grid = np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=255)
     zoom = min(
         _TILE_SIZE // max(height, width),
         math.isqrt(_MAX_PIXELS // (grid.shape[0] * grid.shape[1])),
@@ -162,23 +159,18 @@ def save_histograms(
     columns = min(3, len(scores))
     rows = math.ceil(len(scores) / columns)
     with _figure(path, 4 * columns, 2.8 * rows) as figure:
-        panels = figure.subplots(rows, columns, squeeze=False).flat
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels[len(scores) :]:
+            axes.set_visible(False)
         for (name, both), axes in zip(scores.items(), panels, strict=False):
             # What is far off would leave no room for the rest: to an end.
             edges = np.linspace(*map_limits(np.concatenate(both)), 41)
             for values, label in zip(both, labels, strict=True):
-                axes.hist(
-                    np.clip(values, edges[0], edges[-1]),
-                    edges,
-                    alpha=0.6,
-                    density=True,
-                    label=label,
-                )
+                values = np.clip(values, edges[0], edges[-1])
+                axes.hist(values, edges, alpha=0.6, density=True, label=label)
             axes.set_title(name)
             axes.set_yticks([])
             axes.set_xlabel("score: higher is more unusual")
-        for axes in panels:  # Those that are left.
-            axes.set_visible(False)
         figure.axes[0].legend()
 
 
@@ -193,7 +185,7 @@ def save_rows(
     Args:
       path: PNG file to write.
       rows: Title of each row, and its images, as for `image_grid`.
-      title: What the picture is of.
+      title: What the figure is of.
       num_colors: Number of levels; the last one is shown as white.
     """
     with _figure(path, 9, 1.2 * len(rows) + 0.4) as figure:
@@ -243,14 +235,13 @@ def save_bit_maps(
     low, high = limits or map_limits(maps)
     size = 1.6 * columns + 1.2, 1.7 * rows + 0.2
     with _figure(path, *size, dpi=100) as figure:
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels:
             axes.set_axis_off()
-        for index, (image, values) in enumerate(zip(images, maps, strict=True)):
-            panels[2 * index].imshow(_rgb(image, num_colors))
-            shown = panels[2 * index + 1].imshow(
-                values, cmap="inferno", vmin=low, vmax=high
-            )
+        for image, axes in zip(images, panels[::2], strict=False):
+            axes.imshow(_rgb(image, num_colors))
+        for values, axes in zip(maps, panels[1::2], strict=False):
+            shown = axes.imshow(values, cmap="inferno", vmin=low, vmax=high)
         for title, axes in zip(titles, panels[::2], strict=False):
             axes.set_title(title, fontsize=9, loc="left")
         figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
