@@ -22,6 +22,7 @@ from tf_realnvp import (
     rematerialization,
     variational_dequantization,
 )
+from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.utils import assertions, checks
 from tf_realnvp.utils.checks import WholeNumber, check
 
@@ -301,7 +302,7 @@ class RealNVP(tf.Module):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make such a model, but for its name."""
-        names = ["image_shape", "num_colors", *checks.ARCHITECTURE]
+        names = ["image_shape", "num_colors", *ARCHITECTURE]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
         return {name: getattr(self, name) for name in names}
@@ -866,7 +867,7 @@ def _scalars(networks_):
 
 
 def _check(name, value):
-    return check(value, name, checks.ARCHITECTURE[name])
+    return check(value, name, ARCHITECTURE[name])
 
 
 def _check_image_shape(image_shape) -> tuple[int, ...]:

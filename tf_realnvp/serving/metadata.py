@@ -8,6 +8,7 @@ import pathlib
 import reprlib
 from typing import Any
 
+from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.utils import checks, files
 from tf_realnvp.utils.checks import RealNumber, WholeNumber
 from tf_realnvp.utils.errors import ModelError
@@ -153,12 +154,12 @@ def architecture(metadata: Metadata, path: str | os.PathLike) -> dict[str, Any]:
       ModelError: If they are damaged.
     """
     others = _BEFORE | metadata.others
-    for name, allowed in checks.ARCHITECTURE.items():
+    for name, allowed in ARCHITECTURE.items():
         _check(path, others, name, allowed.__contains__)
     return {
         "image_shape": metadata.image_shape,
         "num_colors": metadata.num_colors,
-        **{name: others[name] for name in checks.ARCHITECTURE},
+        **{name: others[name] for name in ARCHITECTURE},
         "num_couplings": tuple(others["num_couplings"]),
         "num_classes": others["num_classes"],
         "class_probs": metadata.class_probs or None,
