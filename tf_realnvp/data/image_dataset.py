@@ -250,6 +250,12 @@ class ImageDataset:
             **splits,
         )
 
+    def relabel(self, class_names: Sequence[str]) -> "ImageDataset":
+        """Returns this data set with labels numbered by names, or with none."""
+        if class_names:
+            return self.with_classes(class_names)
+        return self.without_labels() if self.class_names else self
+
     def hold_out(self, num_validation: int, seed: int) -> "ImageDataset":
         """Returns this data set with some training images for validation.
 
