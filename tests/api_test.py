@@ -33,7 +33,7 @@ from tf_realnvp import api, data, initialization
 from tf_realnvp.cli.main import train_main
 from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.serving import export, metadata, weights
-from tf_realnvp.training import recorder
+from tf_realnvp.training import session
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
@@ -549,7 +549,7 @@ class RunDirTest(folders.FolderTestCase, parameterized.TestCase):
         fast_command.patch(self.enterContext(contextlib.ExitStack()))
         for target, name, value in (
             (api, "RealNVP", SmallModel),
-            (recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0),
+            (session, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0),
         ):
             self.enterContext(mock.patch.object(target, name, value))
         self.enterContext(contextlib.chdir(self.folder))
@@ -696,7 +696,7 @@ class RunDirTest(folders.FolderTestCase, parameterized.TestCase):
                 raise KeyboardInterrupt
 
         with (
-            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9),
+            mock.patch.object(session, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9),
             mock.patch.object(Trainer, "train", interrupted),
             self.assertRaises(KeyboardInterrupt),
         ):

@@ -472,18 +472,20 @@ class DataDescription:
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Returns in what these images differ from others, in words."""
+        mine, its = self._words(), other._words()
         return [
-            f"{mine} instead of {its}"
-            for mine, its in zip(self._words(), other._words(), strict=True)
-            if mine != its
+            f"{mine[name]} instead of {its[name]}"
+            for name in mine
+            if getattr(self, name) != getattr(other, name)
         ]
 
     def _words(self):
-        return (
-            "x".join(map(str, self.image_shape)),
-            f"{self.num_colors:,} levels",
-            f"{self.num_train:,} training images",
-            f"{self.num_test:,} test images",
-            f"classes {', '.join(self.class_names) or 'none'}",
-            f"fingerprint {self.fingerprint}",
-        )
+        classes = ", ".join(self.class_names)
+        return {
+            "image_shape": "x".join(map(str, self.image_shape)),
+            "num_colors": f"{self.num_colors:,} levels",
+            "num_train": f"{self.num_train:,} training images",
+            "num_test": f"{self.num_test:,} test images",
+            "class_names": f"classes {checks.short(classes)}",
+            "fingerprint": f"fingerprint {checks.short(self.fingerprint)}",
+        }

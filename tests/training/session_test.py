@@ -35,13 +35,14 @@ from small_models import SmallModel
 from tensorflow.core.util import event_pb2
 
 from tf_realnvp import data, initialization
+from tf_realnvp.cli import reporter
 from tf_realnvp.cli.main import train_main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
 from tf_realnvp.serving import weights as serving_weights
-from tf_realnvp.training import loop, metrics, recorder, session, workers
+from tf_realnvp.training import loop, metrics, session, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.trainer import Trainer
@@ -138,7 +139,7 @@ class ExperimentTestCase(command_lines.CommandTestCase):
 
     def set_seconds_between_checkpoints(self, seconds):
         """Epochs are short here, and most tests want one after each."""
-        return self.enterContext(mock.patch.object(recorder, SECONDS, seconds))
+        return self.enterContext(mock.patch.object(session, SECONDS, seconds))
 
     def run_in_peace(self, *argv):
         """Returns the folder and the standard output of a whole run."""
@@ -147,7 +148,7 @@ class ExperimentTestCase(command_lines.CommandTestCase):
             folder = tempfile.TemporaryDirectory()
             with (
                 contextlib.chdir(folder.name),
-                mock.patch.object(recorder, SECONDS, 0.0),
+                mock.patch.object(session, SECONDS, 0.0),
             ):
                 code, stdout, stderr = call("--seed", 0, *argv)
             self.assertEqual((code, stderr), (0, ""))
@@ -548,7 +549,7 @@ class ValidationTest(ExperimentTestCase):
         self.assert_as_never_stopped(*self.ARGV)
 
     def test_test_images_are_looked_at_once(self):
-        now = mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        now = mock.patch.object(session, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         self.enterContext(now)
         self.go_on(*self.ARGV)
         with mock.patch.object(loop, "evaluate", side_effect=AssertionError):
@@ -904,7 +905,7 @@ class SignalTest(ExperimentTestCase, parameterized.TestCase):
     @parameterized.parameters(
         (data, "load"),
         (session, "RealNVP"),
-        (session, "_print_header"),
+        (reporter, "say_header"),
     )
     def test_before_training(self, target, name):
         with self.signal_at(signal.SIGINT, target, name):
@@ -989,7 +990,7 @@ class FullDiskTest(ExperimentTestCase, parameterized.TestCase):
 
     def test_summaries(self):
         error = tf.errors.ResourceExhaustedError(None, None, "disk full")
-        with mock.patch.object(recorder, "Summaries", side_effect=error):
+        with mock.patch.object(session, "Summaries", side_effect=error):
             result = call("--seed", 0)
         self.assert_error(result, 1, "the summaries to runs/digits: disk full")
         self.go_on()

@@ -176,7 +176,7 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
     if reason := files.why_tensorflow_cannot(path):
         # It would write what it cannot read.
         raise UsageError(f"argument `run_dir`: {reason}: give another folder")
-    if path.is_dir():
+    if os.path.isdir(path):
         Run(path)  # Not even a lock is put into another program's folder.
     with contextlib.ExitStack() as locks:
         locks.enter_context(_lock(path))
