@@ -61,7 +61,6 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
         ),
         (WholeNumbers(3, 1, 9), "1,2,3", (1, 2, 3), "3 whole numbers from 1 "),
         (ImageSize(2, 8), "4x6", (4, 6), "an even number from 2 to 8, or two "),
-        (Folder(), "a b", "a b", "a name"),
         (RealNumber(), "0.5", 0.5, "a finite number above 0"),
         (
             RealNumber(below=1.0),
