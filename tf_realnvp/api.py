@@ -174,7 +174,7 @@ def train(
     dataset = _dataset(data, labels, model, flip)
     if dataset.skipped:
         warnings.warn(describe_skipped(dataset.skipped), stacklevel=2)
-    opened = contextlib.nullcontext()
+    opened: contextlib.AbstractContextManager = contextlib.nullcontext()
     if run_dir is not None:
         opened = open_run(pathlib.Path(run_dir), resume=True)
     with opened as run:

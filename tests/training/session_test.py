@@ -514,7 +514,7 @@ class CommandTest(SessionTestCase, parameterized.TestCase):
             with self.assertRaises(AttributeError):
                 command(**settings, num_couplings="1,2,3")
         (model, rate), options = init.call_args
-        self.assertEqual(rate, settings.pop("lr"))
+        self.assertEqual(float(rate(9)), settings.pop("lr"))
         self.assertEqual(model.num_couplings, (1, 2, 3))
         self.assertContainsSubset(settings.items(), options.items())
         error = DataError("none")

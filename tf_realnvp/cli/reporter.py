@@ -43,7 +43,8 @@ class Reporter(loop.Observer):
           session: The training.
           start: `time.monotonic()` when the command was started.
         """
-        self._trainer, self._first_step = session.trainer, None
+        self._trainer = session.trainer
+        self._first_step: float | None = None
         self._step = session.trainer.num_steps
         self._epochs, self._verbose = (
             session.config.epochs,

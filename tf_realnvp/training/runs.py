@@ -129,21 +129,21 @@ class Run:
           data: What it is trained on.
           metadata: What its model says of that: `ImageDataset.metadata`.
         """
-        self.config, self.data, self.metadata = config, data, metadata
-        self._write(finished=False)
+        self._write(config, data, metadata, finished=False)
 
     def finish(self) -> None:
         """Notes that the results are written."""
-        self._write(finished=True)
+        self._write(self.config, self.data, self.metadata, finished=True)
 
-    def _write(self, finished):
-        self.finished = finished
+    def _write(self, config, data, metadata, finished):
+        self.config, self.data = config, data
+        self.metadata, self.finished = metadata, finished
         content = {
             "program": _PROGRAM,
             "format": FORMAT,
-            "config": dataclasses.asdict(self.config),
-            "data": dataclasses.asdict(self.data),
-            "metadata": self.metadata,
+            "config": dataclasses.asdict(config),
+            "data": dataclasses.asdict(data),
+            "metadata": metadata,
             "finished": finished,
         }
         with files.replace_file(self.path / _RUN_FILE) as new:

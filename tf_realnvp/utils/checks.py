@@ -192,8 +192,11 @@ class OneOf:
 class Name:
     """Names and paths: any string but the empty one."""
 
-    convert = parse = format = str
+    convert = format = str
     metavar = "NAME"
+
+    def parse(self, text):
+        return text
 
     def __str__(self):
         return "a name"
