@@ -71,7 +71,7 @@ def _run(flags, start):
         # What is wrong with it `open_run` says, when all workers are there.
         with contextlib.suppress(UsageError, OSError):
             before = runs.Run(_run_dir(flags)).config
-    config = _config(flags, before)
+    config = read_settings(flags, before)
     is_one_of_many = runtime.is_one_of_many()
     if is_one_of_many:
         if flags.seed is None or flags.devices is not None:
@@ -90,7 +90,7 @@ def _run(flags, start):
                 open(os.devnull, "w") as nowhere,
                 contextlib.redirect_stdout(nowhere),
             ):
-                _train(config, None, flags.resume, start)
+                train(config, None, flags.resume, start)
             return
     with runs.open_run(_run_dir(flags), flags.resume) as run:
         # Now, as it may lie in the folder of the run.
@@ -102,7 +102,7 @@ def _run(flags, start):
             _configure(config)
         precision = runtime.settle_precision(config.precision)
         config = dataclasses.replace(config, precision=precision)
-        _train(config, run, flags.resume, start)
+        train(config, run, flags.resume, start)
 
 
 def _run_dir(flags):
@@ -115,8 +115,18 @@ def _run_dir(flags):
     return pathlib.Path("runs", re.sub(r"[^\w.-]+", "_", name))
 
 
-def _config(flags, before):
-    """Returns the settings of a command line, and of the run that goes on."""
+def read_settings(
+    flags: argparse.Namespace, before: TrainingConfig | None = None
+) -> TrainingConfig:
+    """Returns the settings of a command line.
+
+    Args:
+      flags: What was parsed.
+      before: The settings of the run that is resumed, if one is.
+
+    Raises:
+      UsageError: If one of them is out of its range.
+    """
     settings = {
         field.name: getattr(flags, field.name)
         for field in dataclasses.fields(TrainingConfig)
@@ -143,7 +153,22 @@ def _configure(config):
     )
 
 
-def _train(config, run, resume, start):
+def train(
+    config: TrainingConfig, run: runs.Run | None, resume: bool, start: float
+) -> None:
+    """Trains, and writes the results.
+
+    Args:
+      config: The settings.
+      run: The folder of the run. Default: this is a worker that writes nothing.
+      resume: Whether to resume the run.
+      start: `time.monotonic()` when the command was started.
+
+    Raises:
+      UsageError: If the user has to change something.
+      FailureError: If something went wrong that the user should know of.
+      signals.Interrupted: If a signal came; a checkpoint is saved.
+    """
     from tf_realnvp.cli.reporter import Reporter, say_header
     from tf_realnvp.training.session import Session
 
