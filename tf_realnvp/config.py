@@ -7,6 +7,7 @@ with a run. This module does without TensorFlow, which takes seconds to import.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,16 +60,16 @@ _EPOCHS = ", ".join(
 )
 
 
-def _setting(allowed, help, default=dataclasses.MISSING, same="job"):
+def _setting(same, allowed, help, default=dataclasses.MISSING):
     """Returns a field of `TrainingConfig`.
 
     Args:
-      allowed: Its range. `None` is allowed, too, if it is the default.
-      help: What it is for. The default is added, if it does not say it.
-      default: Its default. By default it depends on the data set.
       same: Where it must be the same: in the "model", which makes it an
         argument of `RealNVP`, and so in the whole run; in the "run", whenever
         it is resumed; or in all workers of a "job"; "" if it may differ.
+      allowed: Its range. `None` is allowed, too, if it is the default.
+      help: What it is for. The default is added, if it does not say it.
+      default: Its default. By default it depends on the data set.
     """
     if type(default) in (int, float, str, tuple) and "(default:" not in help:
         help = f"{help} (default: {allowed.format(default)})"
@@ -76,8 +77,10 @@ def _setting(allowed, help, default=dataclasses.MISSING, same="job"):
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _switch(help, same="job"):
-    return _setting(Switch(), help, False, same)
+_of_model = functools.partial(_setting, "model")
+_of_run = functools.partial(_setting, "run")
+_of_job = functools.partial(_setting, "job")
+_of_process = functools.partial(_setting, "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,173 +92,164 @@ class TrainingConfig:
 
     # Not the name, the size and the levels have to be the same in a run, but
     # the images, which are compared by themselves.
-    dataset: str = _setting(
+    dataset: str = _of_process(
         Name(),
         f"{', '.join(NAMED_DATASETS)}, a folder of JPEG and PNG images, a "
         "NumPy file (.npy, .npz), or an image data set of TensorFlow Datasets "
         "(default: CIFAR10)",
-        same="",
     )
-    image_size: int | tuple[int, int] | None = _setting(
+    image_size: int | tuple[int, int] | None = _of_process(
         ImageSize(2, 4096),
         "crop images to their central square and resize that to N x N, an even "
         "number; 32x48 is a height of 32 and a width of 48 (default: as they "
         "are if all are alike and at most 64, else 32)",
         None,
-        same="",
     )
-    num_bits: int | None = _setting(
+    num_bits: int | None = _of_process(
         WholeNumber(1, 8),
         "keep the N highest bits of the eight of each component: bits/dim of "
         "fewer bits are not comparable with those of eight (default: all)",
         None,
-        same="",
     )
-    flip: bool = _switch(
-        "mirror training images left to right at random", same="run"
+    flip: bool = _of_run(
+        Switch(), "mirror training images left to right at random", False
     )
-    num_validation: int | None = _setting(
+    num_validation: int | None = _of_run(
         WholeNumber(1),
         "keep N training images out, save the model of the epoch that was best "
         "on them, and evaluate only that on the test images (default: train on "
         "all, evaluate on the test images after every epoch)",
         None,
-        same="run",
     )
-    epochs: int = _setting(
+    epochs: int = _of_job(
         WholeNumber(1), f"passes over the training images (default: {_EPOCHS})"
     )
-    lr: float = _setting(
+    lr: float = _of_job(
         RealNumber(),
         "learning rate of the Adam optimizer, the largest if it changes "
         "(default: 3e-3, for digits 1e-2, and with it a schedule, a warm-up, a "
         "batch and clipping that suit it)",
     )
-    lr_schedule: str = _setting(
+    lr_schedule: str = _of_job(
         OneOf(SCHEDULES),
         "cosine lowers the learning rate to zero by the last step (default: "
         "cosine, with --lr constant)",
         "constant",
     )
-    warmup_steps: int = _setting(
+    warmup_steps: int = _of_job(
         WholeNumber(0),
         "raise the learning rate over the first N steps (default: 100, with "
         "--lr 0)",
         0,
     )
-    ema: float | None = _setting(
+    ema: float | None = _of_run(
         RealNumber(below=1.0),
         "evaluate and save a moving average of the weights, which keeps this "
         "part of itself in each step, such as 0.999 (default: none)",
         None,
-        same="run",
     )
-    batch_size: int = _setting(
+    batch_size: int = _of_run(
         WholeNumber(1),
         "images in a training step, on all devices together (default: 32, "
         "with --lr 64)",
         64,
-        same="run",
     )
-    clip_grad: float | None = _setting(
+    clip_grad: float | None = _of_job(
         RealNumber(),
         "scale gradients down to this global norm (default: 1, with --lr "
         "never)",
         None,
     )
-    seed: int = _setting(
+    seed: int = _of_run(
         WholeNumber(0, 2**32 - 1),
         "seed of the weights, the order of the images and the noise; the same "
         "seed gives the same run (default: one is drawn and printed)",
         0,
-        same="run",
     )
-    max_steps: int | None = _setting(
+    max_steps: int | None = _of_job(
         WholeNumber(1),
         "stop after so many training steps, evaluate and save (default: train "
         "all epochs)",
         None,
     )
-    filters: int = _setting(
+    filters: int = _of_model(
         WholeNumber(2, even=True),
         "channels inside the coupling networks, an even number (default: 128, "
         "for digits 32)",
-        same="model",
     )
-    num_blocks: int = _setting(
+    num_blocks: int = _of_model(
         WholeNumber(1, 1000),
         "residual blocks of a coupling network (default: 8, for digits 2)",
-        same="model",
     )
-    alpha: float = _setting(
+    alpha: float = _of_model(
         # Beyond, float32 takes the highest levels for 1, or for each other.
         RealNumber(1e-6, includes_low=True, below=0.999),
         "margin that keeps the logit finite: levels become numbers from X/2 to "
         "1 - X/2",
         0.1,
-        same="model",
     )
-    num_scales: int = _setting(
+    num_scales: int = _of_model(
         WholeNumber(2),
         "resolutions that couplings work at, each half the one before",
         2,
-        same="model",
     )
-    num_couplings: tuple[int, ...] = _setting(
+    num_couplings: tuple[int, ...] = _of_model(
         WholeNumbers(3, 1, 1000),
         "numbers of couplings: with checkerboard masks and with channel masks "
         "at each scale but the last, and at the last scale",
         (3, 3, 4),
-        same="model",
     )
-    dequantization: str = _setting(
+    dequantization: str = _of_model(
         OneOf(("uniform", "variational")),
         "noise that is added to the levels; variational is learned with the "
         "flow, and takes longer a step",
         "uniform",
-        same="model",
     )
-    conditional: bool = _switch(
+    conditional: bool = _of_run(
+        Switch(),
         "model the images of each class, by the labels that the data set has: "
         "samples of one class, and a classifier (default: no classes)",
-        same="run",
+        False,
     )
-    init_from: str | None = _setting(
+    init_from: str | None = _of_run(
         Folder(),
         "start from the weights of this SavedModel, realnvp_DATASET, of the "
         "same filters, blocks, scales, alpha and channels; more couplings, "
         "classes and variational dequantization start as the identity "
         "(default: none, the weights are fitted to images)",
         None,
-        same="run",
     )
-    precision: str = _setting(
+    precision: str = _of_run(
         OneOf(("auto", *PRECISIONS)),
         "what the coupling networks compute in while training; tf32 is float32 "
         "that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is bfloat16 "
         "where the hardware computes it natively, else float32; evaluation and "
         "the saved model are always float32",
         "auto",
-        same="run",
     )
-    deterministic: bool = _switch(
+    deterministic: bool = _of_run(
+        Switch(),
         "use only operations that give the same bits each time, on GPUs as "
         "well, where some are slower; CPUs give the same bits without",
-        same="run",  # What is recorded holds of the whole run.
+        False,
     )
-    accumulate: int = _setting(
+    accumulate: int = _of_job(
         WholeNumber(1),
         "compute the gradient in N parts of the batch, one after another, to "
         "train in less memory",
         1,
     )
-    recompute: bool = _switch(
-        "compute parts of the networks twice, to train in less memory"
+    recompute: bool = _of_job(
+        Switch(),
+        "compute parts of the networks twice, to train in less memory",
+        False,
     )
-    jit: bool = _switch(
-        "compile the gradient with XLA; for GPUs, slower on CPUs"
+    jit: bool = _of_job(
+        Switch(),
+        "compile the gradient with XLA; for GPUs, slower on CPUs",
+        False,
     )
-    devices: int | None = _setting(
+    devices: int | None = _of_job(
         WholeNumber(1),
         "train on so many GPUs, or logical CPUs where there is no GPU "
         "(default: all GPUs; else two CPUs where they are faster than one: "
@@ -263,37 +257,29 @@ class TrainingConfig:
         "small models such as that of digits)",
         None,
     )
-    data_dir: str = _setting(
-        Folder(), "folder of TensorFlow Datasets' copies", "datasets", same=""
+    data_dir: str = _of_process(
+        Folder(), "folder of TensorFlow Datasets' copies", "datasets"
     )
-    output_dir: str = _setting(
-        Folder(),
-        "folder for the results (default: the current one)",
-        ".",
-        same="",
+    output_dir: str = _of_process(
+        Folder(), "folder for the results (default: the current one)", "."
     )
-    run_dir: str = _setting(
+    run_dir: str = _of_process(
         Folder(),
         "folder of the run's state: checkpoints, flags, metrics (default: "
         "runs/DATASET)",
         "runs",
-        same="",
     )
-    checkpoint_minutes: float = _setting(
+    checkpoint_minutes: float = _of_process(
         RealNumber(),
         "save a checkpoint so often, and after every epoch, but not twice in "
         "thirty seconds",
         10.0,
-        same="",
     )
-    samples_every: int = _setting(
-        WholeNumber(1),
-        "draw samples for TensorBoard after every N epochs",
-        1,
-        same="",
+    samples_every: int = _of_process(
+        WholeNumber(1), "draw samples for TensorBoard after every N epochs", 1
     )
-    verbose: bool = _switch(
-        "print a line with the losses after every epoch", same=""
+    verbose: bool = _of_process(
+        Switch(), "print a line with the losses after every epoch", False
     )
 
     def __post_init__(self):

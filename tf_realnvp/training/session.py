@@ -63,25 +63,22 @@ class Session:
           ValueError: If all of the model is frozen, or it was made outside of
             the scope that is in use.
         """
-        self.config = config
-        self._run = run
         # The probabilities need not be the frequencies in these images.
-        self._description = dataclasses.replace(
+        description = dataclasses.replace(
             DataDescription.of(dataset), class_probs=model.class_probs or ()
         )
         if run is not None:
-            run.check_same_images(self._description, dataset.name)
-        self.dataset = _hold_out(
+            run.check_same_images(description, dataset.name)
+        held_out = _hold_out(
             dataset, config.num_validation or 0, config.batch_size, config.seed
         )
-        self._scope = _strategy_of(model).scope
-        with explained(dataset), self._scope():
-            self.trainer = Trainer.from_config(
-                model, config, self.dataset.num_train
-            )
-        self._checkpoints = Checkpoints(
-            self.trainer, pathlib.Path(config.run_dir) / "checkpoints"
-        )
+        scope = _strategy_of(model).scope
+        with explained(dataset), scope():
+            trainer = Trainer.from_config(model, config, held_out.num_train)
+        folder = pathlib.Path(config.run_dir) / "checkpoints"
+        self.config, self.dataset, self.trainer = config, held_out, trainer
+        self._run, self._description, self._scope = run, description, scope
+        self._checkpoints = Checkpoints(trainer, folder)
 
     @classmethod
     def from_config(
