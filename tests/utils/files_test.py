@@ -377,7 +377,7 @@ for _ in range(2):
             (second / "second").touch()
         (new / "new").touch()
     with runs.open_run(pathlib.Path("run"), resume=False) as run:
-        assert not run.exists
+        assert not run.config
 """
         result = command_lines.run(self.folder, "-c", script)
         self.assertEqual(result, (0, "", ""))
