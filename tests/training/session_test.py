@@ -493,6 +493,7 @@ class FailureTest(SessionTestCase, parameterized.TestCase):
 
     @both_doors(
         ({"batch_size": 1438}, "batch_size: 1438", "1437 training images"),
+        ({"batch_size": 1400, "num_validation": 38}, "1400, beside 38 images"),
         ({"num_validation": 1437}, "1437 images for validation"),
         ({"precision": "tf32"}, "precision: TensorFlow finds no GPUs"),
         ({"run_dir": "run?"}, "run_dir: TensorFlow takes ?"),
@@ -500,6 +501,10 @@ class FailureTest(SessionTestCase, parameterized.TestCase):
     def test_refused(self, door, settings, *messages):
         self.assert_refused(self.train(door, **settings), *messages)
         self.assertEmpty(os.listdir())
+
+    @both_doors()
+    def test_one_batch_of_all_images(self, door):
+        self.go_on(door, batch_size=1400, num_validation=37, epochs=1)
 
 
 class CommandTest(SessionTestCase, parameterized.TestCase):
