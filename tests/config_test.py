@@ -18,261 +18,206 @@ from tf_realnvp.config import (
 SETTINGS = TrainingConfig.of_dataset(
     "digits", lr=1e-3, seed=0, precision="float32"
 )
+DATA = DataDescription((8, 8, 1), 17, 1437, 360, "digits", ("a", "b"), (0.5,))
+# What only the first or another worker may have, and what may change.
+OF_EACH_WORKER = {
+    *("dataset", "image_size", "num_bits", "data_dir", "output_dir"),
+    *("run_dir", "checkpoint_minutes", "samples_every", "verbose"),
+}
+MAY_CHANGE = OF_EACH_WORKER | {
+    *("epochs", "lr", "lr_schedule", "warmup_steps", "clip_grad", "max_steps"),
+    *("accumulate", "recompute", "jit", "devices"),
+}
+OUT_OF_RANGE = {
+    "dataset": ("", None, 1),
+    "image_size": (0, 3, "8", True, math.nan, (4, 3), (4,)),
+    "num_bits": (0, 9),
+    "flip": (1, "yes", None),
+    "num_validation": (0, -1),
+    "epochs": (0, 1.5, None),
+    "lr": (0, -1.0, math.inf, math.nan, 1e39, "0.1", True),
+    "lr_schedule": ("linear", None, ["cosine"]),
+    "warmup_steps": (-1,),
+    "ema": (0.0, 1.0),
+    "batch_size": (0,),
+    "clip_grad": (0.0,),
+    "seed": (-1, 2**32),
+    "max_steps": (0,),
+    "filters": (0, 3),
+    "num_blocks": (0,),
+    "alpha": (0.0, 1.0),
+    "num_scales": (1,),
+    "num_couplings": ((3, 3), (3, 0, 3), (1, 1.5, 2), 3, "333"),
+    "dequantization": ("learned", None),
+    "precision": ("float16",),
+    "accumulate": (0, 65),  # Of a batch of 64.
+    "devices": (0,),
+    "run_dir": (None, 1),
+    "checkpoint_minutes": (0.0,),
+    "samples_every": (0,),
+}
+
+
+def through_json(record):
+    return json.loads(json.dumps(dataclasses.asdict(record)))
 
 
 class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
-    def test_defaults_of_data_sets(self):
-        self.assertEqual(NAMED_DATASETS, data.DATASETS)
-        for name, expected in (
-            ("CIFAR10", (350, 128, 8)),
-            ("CelebA", (50, 128, 8)),
-            ("digits", (15, 32, 2)),
-            ("fashion_mnist", (50, 128, 8)),
-            ("my_pictures", (100, 128, 8)),
-        ):
-            config = TrainingConfig.of_dataset(name, epochs=None)
-            self.assertEqual(
-                (config.epochs, config.filters, config.num_blocks), expected
-            )
-        self.assertEqual(TrainingConfig.of_dataset("digits", lr=0.5).lr, 0.5)
-
-    def test_defaults_without_a_rate(self):
-        """Documented commands, which give one, are what they always were."""
-        names = "lr", "lr_schedule", "warmup_steps", "clip_grad", "batch_size"
-
-        def defaults(**settings):
-            config = TrainingConfig.of_dataset("CelebA", **settings)
-            return tuple(getattr(config, name) for name in names)
-
-        self.assertEqual(defaults(lr=3e-4), (3e-4, "constant", 0, None, 64))
-        self.assertEqual(defaults(), (3e-3, "cosine", 100, 1.0, 32))
-        self.assertEqual(TrainingConfig.of_dataset("digits").lr, 1e-2)
+    @parameterized.parameters(
+        ("CIFAR10", {}, (350, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
+        ("celeba", {}, (50, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
+        ("digits", {}, (15, 1e-2, "cosine", 100, 1.0, 32, 32, 2)),
+        ("my_images", {}, (100, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
+        # Documented commands give a rate.
+        ("CelebA", {"lr": 3e-4}, (50, 3e-4, "constant", 0, None, 64, 128, 8)),
+        (
+            "CelebA",
+            {"batch_size": 8, "warmup_steps": 0, "epochs": None},
+            (50, 3e-3, "cosine", 0, 1.0, 8, 128, 8),
+        ),
+    )
+    def test_defaults(self, dataset, given, expected):
+        config = TrainingConfig.of_dataset(dataset, **given)
+        names = ("epochs", "lr", "lr_schedule", "warmup_steps", "clip_grad")
+        names += ("batch_size", "filters", "num_blocks")
         self.assertEqual(
-            defaults(batch_size=8, warmup_steps=0),
-            (3e-3, "cosine", 0, 1.0, 8),
+            tuple(getattr(config, name) for name in names), expected
         )
 
-    def test_what_a_run_keeps(self):
-        """How it began decides, where nothing is said when it goes on."""
+    def test_named_data_sets(self):
+        self.assertEqual(NAMED_DATASETS, data.DATASETS)
+
+    @parameterized.parameters(
+        ({"precision": "auto"}, {}),
+        ({"lr": 0.25}, {"lr": 0.25}),
+        ({"clip_grad": 1.0, "seed": 4}, {"clip_grad": 1.0, "seed": 4}),
+        ({"ema": 0.5}, {"ema": 0.5}),
+    )
+    def test_what_a_run_keeps(self, given, changes):
         before = TrainingConfig.of_dataset(
             "digits",
             **{"epochs": 50, "lr": 0.5, "clip_grad": 2.0, "seed": 3},
             precision="bfloat16",
         )
-        for settings, changes in (
-            ({"precision": "auto"}, {}),
-            ({"lr": 0.25}, {"lr": 0.25}),
-            ({"clip_grad": 1.0, "seed": 4}, {"clip_grad": 1.0, "seed": 4}),
-            # All else is said anew each time.
-            ({"ema": 0.5}, {"ema": 0.5}),
-        ):
-            self.assertEqual(
-                TrainingConfig.of_dataset("digits", before, **settings),
-                dataclasses.replace(before, **changes),
-            )
-        # That the rate is the default one, and falls, is kept as well.
-        before = TrainingConfig.of_dataset("digits", seed=3)
-        self.assertEqual(TrainingConfig.of_dataset("digits", before), before)
+        self.assertEqual(
+            TrainingConfig.of_dataset("digits", before, **given),
+            dataclasses.replace(before, **changes),
+        )
 
-    @parameterized.product(
-        [
-            {"name": name, "value": value}
-            for name, values in {
-                "dataset": ("", None, 1),
-                "image_size": (0, 3, "8", True, math.nan, (4, 3), (4,)),
-                "num_bits": (0, 9),
-                "flip": (1, "yes", None),
-                "num_validation": (0, -1),
-                "epochs": (0, 1.5, None),
-                "lr": (0, -1.0, math.inf, math.nan, 1e39, "0.1", True),
-                "lr_schedule": ("linear", None, ["cosine"]),
-                "warmup_steps": (-1,),
-                "ema": (0.0, 1.0),
-                "batch_size": (0,),
-                "clip_grad": (0.0,),
-                "seed": (-1, 2**32),
-                "max_steps": (0,),
-                "filters": (0, 3),
-                "num_blocks": (0,),
-                "alpha": (0.0, 1.0),
-                "num_scales": (1,),
-                "num_couplings": ((3, 3), (3, 0, 3), (1, 1.5, 2), 3, "333"),
-                "dequantization": ("learned", None),
-                "precision": ("float16",),
-                "accumulate": (0, 65),  # Of a batch of 64.
-                "devices": (0,),
-                "run_dir": (None, 1),
-                "checkpoint_minutes": (0.0,),
-                "samples_every": (0,),
-            }.items()
-            for value in values
-        ]
+    @parameterized.parameters(
+        (name, value)
+        for name, values in OUT_OF_RANGE.items()
+        for value in values
     )
     def test_out_of_range(self, name, value):
         with self.assertRaisesRegex(ValueError, f"`{name}` must be"):
             dataclasses.replace(SETTINGS, **{name: value})
 
+    def test_help(self):
+        """Each setting says what it is for, and its default."""
+        for field in dataclasses.fields(TrainingConfig):
+            text = field.metadata["help"]
+            if type(field.default) in (int, float, str):
+                self.assertIn("(default: ", text, field.name)
+        (alpha,) = (
+            field
+            for field in dataclasses.fields(TrainingConfig)
+            if field.name == "alpha"
+        )
+        self.assertEndsWith(alpha.metadata["help"], "(default: 0.1)")
+
     def test_stored_and_read_back(self):
         config = dataclasses.replace(
             SETTINGS, ema=0.9, flip=True, lr=0.1 + 0.2, num_couplings=[4, 5, 6]
         )
-        stored = json.loads(json.dumps(dataclasses.asdict(config)))
+        stored = through_json(config)
         self.assertEqual(TrainingConfig.from_json(stored), config)
-        # What an older version did not know was as the default is.
-        config = dataclasses.replace(config, num_couplings=(3, 3, 4))
-        for name in ("flip", "num_couplings", "deterministic", "epochs"):
-            del stored[name]
-        older = TrainingConfig.from_json(stored)
-        self.assertEqual(older, dataclasses.replace(config, flip=False))
+        # An older version did not know all of them.
+        del stored["flip"], stored["num_couplings"]
+        self.assertEqual(
+            TrainingConfig.from_json(stored),
+            dataclasses.replace(config, flip=False, num_couplings=(3, 3, 4)),
+        )
 
     @parameterized.parameters(
-        ({"of_a_version_to_come": 1}, "of_a_version_to_come"),
-        ({"seed": None}, "seed"),
-        ({"filters": None}, "filters"),
-        ({"lr": "fast"}, "lr"),
+        dataclasses.asdict(SETTINGS) | {"of_a_version_to_come": 1},
+        dataclasses.asdict(SETTINGS) | {"filters": None},
+        dataclasses.asdict(SETTINGS) | {"lr": "fast"},
+        {},
     )
-    def test_damaged(self, changes, name):
-        stored = dataclasses.asdict(SETTINGS) | changes
-        with self.assertRaisesRegex(ValueError, name):
+    def test_damaged(self, **stored):
+        with self.assertRaises(ValueError):
             TrainingConfig.from_json(stored)
-        for other in (None, [], "x", 1):
-            with self.assertRaises(ValueError):
-                TrainingConfig.from_json(other)
 
-    # Values other than those of `SETTINGS`.
-    OTHERS = {name: value for name, (value, _) in GIVEN.items()}
-    OTHERS["dataset"] = "CIFAR10"
-
-    def names_that_differ(self, differences):
-        """Returns the settings that are compared, each with its own words."""
-        found = set()
-        for name, value in self.OTHERS.items():
+    @parameterized.parameters(
+        ("differences", MAY_CHANGE), ("differences_of_worker", OF_EACH_WORKER)
+    )
+    def test_what_must_be_the_same(self, method, may_differ):
+        others = {name: value for name, (value, _) in GIVEN.items()}
+        others["dataset"] = "CIFAR10"
+        self.assertLen(others, len(dataclasses.fields(TrainingConfig)))
+        for name, value in others.items():
             other = dataclasses.replace(SETTINGS, **{name: value})
-            words = differences(other)
-            if words:
-                self.assertLen(words, 1)
-                self.assertContainsSubset(["instead", "of"], words[0].split())
-                self.assertEqual(words[0].count(f"`{name}`"), 2)
-                found.add(name)
-        return found
+            words = getattr(other, method)(SETTINGS)
+            self.assertLen(words, name not in may_differ, name)
+            for phrase in words:
+                self.assertIn(" instead of ", phrase)
+                self.assertEqual(phrase.count(f"`{name}`"), 2)
 
-    def test_what_a_run_must_keep(self):
-        self.assertLen(self.OTHERS, len(dataclasses.fields(TrainingConfig)))
-        found = self.names_that_differ(lambda c: c.differences(SETTINGS))
-        self.assertEqual(
-            found,
-            {
-                *("dataset", "image_size", "flip", "num_validation", "seed"),
-                *("batch_size", "filters", "num_blocks", "num_scales"),
-                *("num_couplings", "num_bits", "alpha"),
-                "dequantization",
-                *("init_from", "precision", "deterministic", "ema"),
-                "conditional",
-            },
+    def test_differences_in_words(self):
+        other = dataclasses.replace(
+            SETTINGS, flip=True, seed=3, num_couplings=(1, 2, 3)
         )
-        other = dataclasses.replace(SETTINGS, flip=True, seed=3)
         self.assertEqual(
             other.differences(SETTINGS),
-            ["`flip` instead of no `flip`", "`seed` 3 instead of `seed` 0"],
-        )
-
-    def test_pictures_that_are_elsewhere_now(self):
-        """They are compared by themselves."""
-        config = dataclasses.replace(SETTINGS, dataset="pictures")
-        for moved in ("./pictures", "/data/pictures/", "../pictures"):
-            other = dataclasses.replace(config, dataset=moved)
-            self.assertEqual(other.differences(config), [])
-
-    def test_what_workers_may_have_apart(self):
-        found = self.names_that_differ(
-            lambda c: c.differences_of_worker(SETTINGS)
-        )
-        self.assertEqual(
-            self.OTHERS.keys() - found,
-            {
-                *("dataset", "data_dir", "output_dir", "run_dir"),
-                *("checkpoint_minutes", "samples_every", "verbose"),
-            },
+            [
+                "`flip` instead of no `flip`",
+                "`seed` 3 instead of `seed` 0",
+                "`num_couplings` 1,2,3 instead of `num_couplings` 3,3,4",
+            ],
         )
         follower = dataclasses.replace(SETTINGS, precision="auto")
         self.assertEmpty(follower.differences_of_worker(SETTINGS))
 
 
-class DataDescriptionTest(tf.test.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.digits = DataDescription.of(data.load("digits", ""))
-
-    def test_digits(self):
-        self.assertEqual(self.digits.image_shape, (8, 8, 1))
-        self.assertEqual(self.digits.num_colors, 17)
-        self.assertEqual(self.digits.num_train, 1437)
-        self.assertEqual(self.digits.num_test, 360)
-
-    def test_stored_and_read_back(self):
-        stored = json.loads(json.dumps(dataclasses.asdict(self.digits)))
-        self.assertEqual(DataDescription.from_json(stored), self.digits)
-        self.assertIsNone(self.digits.of_images["num_classes"])
-        # Once there was nothing of classes where there are none.
-        del stored["class_names"], stored["class_probs"]
-        self.assertEqual(DataDescription.from_json(stored), self.digits)
-        for changes in (
-            {"image_shape": [8, 8]},
-            {"image_shape": "8x8"},
-            {"num_train": True},
-            {"num_test": "9"},
-            {"fingerprint": None},
-            {"more": 1},
-        ):
-            with self.assertRaises(ValueError):
-                DataDescription.from_json(stored | changes)
-        with self.assertRaises(ValueError):
-            DataDescription.from_json(None)
-
-    def test_classes(self):
-        digits = DataDescription.of(data.load("digits", "", labels=True))
-        self.assertEqual(digits.of_images["num_classes"], 10)
-        self.assertAllClose(sum(digits.of_images["class_probs"]), 1.0)
-        stored = json.loads(json.dumps(dataclasses.asdict(digits)))
+class DataDescriptionTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_digits(self, labels):
+        digits = DataDescription.of(data.load("digits", labels=labels))
+        self.assertEqual(digits.image_shape, (8, 8, 1))
+        self.assertEqual((digits.num_train, digits.num_test), (1437, 360))
+        self.assertEqual(digits.num_colors, 17)
+        num_classes = 10 if labels else None
+        self.assertEqual(digits.of_images["num_classes"], num_classes)
+        self.assertAllClose(sum(digits.class_probs), float(labels))
+        stored = through_json(digits)
         self.assertEqual(DataDescription.from_json(stored), digits)
-        for changes in (
-            {"class_names": ["a"]},
-            {"class_names": list(range(10))},
-            {"class_probs": ["1"] * 10},
-            {"class_probs": None},
-        ):
-            with self.assertRaises(ValueError):
-                DataDescription.from_json(stored | changes)
-        self.assertEqual(
-            [words.split()[:2] for words in digits.differences(self.digits)],
-            [["10", "classes"], ["fingerprint", digits.fingerprint[:12]]],
-        )
 
-    def test_differences(self):
-        other = dataclasses.replace(
-            self.digits, image_shape=(32, 32, 3), num_train=50000
-        )
-        self.assertEqual(
-            self.digits.differences(other),
-            [
-                "8x8x1 instead of 32x32x3",
-                "1,437 training images instead of 50,000 training images",
-            ],
-        )
-        self.assertEmpty(other.differences(other))
-        # Its end tells versions of TFDS's data sets from each other.
-        digits = dataclasses.replace(
-            self.digits, class_names=("a", "b"), fingerprint="mnist/3.0.1 train"
-        )
-        for changes in (
-            {"num_colors": 16},
-            {"num_test": 1},
-            {"fingerprint": "another"},
-            {"fingerprint": "mnist/3.0.2 train"},
+    def test_damaged(self):
+        for stored in (None, {}, through_json(DATA) | {"more": 1}):
+            with self.assertRaises(ValueError):
+                DataDescription.from_json(stored)
+
+    @parameterized.parameters(
+        ({"image_shape": (4, 6, 3)}, "8x8x1 instead of 4x6x3"),
+        ({"num_colors": 16}, "17 levels instead of 16 levels"),
+        ({"num_train": 2000}, "1,437 training images instead of 2,000 "),
+        ({"num_test": 1}, "360 test images instead of 1 test images"),
+        (
+            {"fingerprint": "b"},
+            "fingerprint 'digits' instead of fingerprint 'b'",
+        ),
+        (
             {"class_names": ("b", "a")},
-        ):
-            other = dataclasses.replace(digits, **changes)
-            self.assertLen(digits.differences(other), 1)
+            "classes 'a, b' instead of classes 'b, a'",
+        ),
+        ({"class_names": ()}, "classes 'a, b' instead of classes ''"),
+    )
+    def test_differences(self, changes, message):
+        found = DATA.differences(dataclasses.replace(DATA, **changes))
+        self.assertLen(found, 1)
+        self.assertStartsWith(found[0], message)
+        self.assertEmpty(DATA.differences(DATA))
 
 
 if __name__ == "__main__":

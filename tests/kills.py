@@ -12,7 +12,6 @@ counts the bits in which weights, metrics and samples differ.
 import argparse
 import collections
 import contextlib
-import dataclasses
 import os
 import pathlib
 import random
@@ -40,47 +39,6 @@ _SHARE_OF_EXPORT = 0.25  # Of the kills, those that wait for the export.
 _CHECKPOINT_EVERY = 3  # Of the other kills, that wait for a checkpoint.
 _EXPORT = "writing the results"
 _RUN = pathlib.Path(__file__).resolve().parents[1] / "run.py"
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What came of a run that was killed.
-
-    Attributes:
-      kills: Number of kills by each signal.
-      in_checkpoint: Number of kills that left an unfinished checkpoint.
-      in_export: Number of kills while the results were written.
-      in_results: Number of those that left an unfinished file or folder.
-      bits: Number of bits that differ from the run that was never killed, and
-        number of bits in all, for weights, metrics and samples.
-    """
-
-    kills: dict[signal.Signals, int]
-    in_checkpoint: int
-    in_export: int
-    in_results: int
-    bits: dict[str, tuple[int, int]]
-
-    @property
-    def differing_bits(self) -> int:
-        """Number of bits that differ in all."""
-        return sum(differing for differing, _ in self.bits.values())
-
-    def __str__(self):
-        signals = ", ".join(
-            f"{count} {signum.name}" for signum, count in self.kills.items()
-        )
-        bits = ", ".join(
-            f"{differing} of {total:,} in the {what}"
-            for what, (differing, total) in self.bits.items()
-        )
-        return (
-            f"{sum(self.kills.values())} kills ({signals}; "
-            f"{self.in_checkpoint} left an unfinished checkpoint; "
-            f"{self.in_export} came while the results were written, "
-            f"{self.in_results} left some unfinished), bits that differ: "
-            f"{self.differing_bits} ({bits})"
-        )
 
 
 class Folder:
@@ -267,12 +225,8 @@ def kill(
 
 
 def kill_and_compare(
-    kills: int,
-    seed: int,
-    epochs: int,
-    devices: int = 1,
-    show=lambda line: None,
-) -> Result:
+    kills: int, seed: int, epochs: int, devices: int
+) -> tuple[collections.Counter, dict[str, tuple[int, int]]]:
     """Runs the command in peace and killed, and compares the results.
 
     Args:
@@ -280,15 +234,16 @@ def kill_and_compare(
       seed: Seed of the instants and of the signals.
       epochs: Number of epochs of the run.
       devices: Number of devices to train on.
-      show: Called with a line for people after every kill.
+
+    Returns:
+      The number of kills by what they were and left, and what `compare` does.
 
     Raises:
       RuntimeError: If the command fails, or an exported model that was there
         before a kill cannot be loaded after it.
     """
     rng = random.Random(seed)
-    counts = collections.Counter({signum: 0 for signum in _SIGNALS})
-    in_checkpoint = in_export = in_results = 0
+    counts: collections.Counter = collections.Counter()
     kills_in_export = max(1, round(_SHARE_OF_EXPORT * kills))
     with tempfile.TemporaryDirectory() as name:
         whole, killed = (
@@ -296,51 +251,46 @@ def kill_and_compare(
             for folder in ("whole", "killed")
         )
         export_seconds = run_in_peace(whole)
-        show(f"the run that is not killed exports in {export_seconds:.1f} s")
         # A model of before, which has to stay until there is another.
         shutil.copytree(whole.model, killed.model)
         old = killed.model / "variables" / "old"
         old.touch()
-        while (count := counts.total()) < kills:
-            (signum,) = rng.choices(
-                list(_SIGNALS), weights=list(_SIGNALS.values())
-            )
+        while counts["all"] < kills:
+            (signum,) = rng.choices([*_SIGNALS], weights=_SIGNALS.values())
             instant = rng.random()
             results_before = killed.unfinished_results()
             aim = "training"
-            if count >= kills - kills_in_export:
+            if counts["all"] >= kills - kills_in_export:
                 aim = "export"
-            elif count % _CHECKPOINT_EVERY == 0:
+            elif counts["all"] % _CHECKPOINT_EVERY == 0:
                 aim = "checkpoint"
-            died, exported = kill(
-                killed,
-                signum,
-                aim,
-                lambda exports, instant=instant: (
-                    instant * (export_seconds if exports else _TRAINING_SECONDS)
-                ),
-            )
+
+            def delay(exports, instant=instant):
+                return instant * (
+                    export_seconds if exports else _TRAINING_SECONDS
+                )
+
+            died, exported = kill(killed, signum, aim, delay)
             if not died:
                 continue
-            counts[signum] += 1
-            line = f"kill {counts.total()} by {signum.name}"
-            if killed.has_unfinished_checkpoint():
-                in_checkpoint += 1
-                line += ", a checkpoint is not finished"
+            what = {
+                "all": True,
+                signum.name: True,
+                "unfinished checkpoint": killed.has_unfinished_checkpoint(),
+                "in the export": exported,
+                "unfinished results": bool(
+                    killed.unfinished_results() - results_before
+                ),
+            }
+            counts.update(name for name, is_so in what.items() if is_so)
+            print(*(name for name in what if what[name]), sep=", ", flush=True)
             if exported:
-                in_export += 1
-                line += " in the export"
                 _load(killed.model)
-            if killed.unfinished_results() - results_before:
-                in_results += 1
-                line += ", some results are not finished"
-            show(line)
         run_in_peace(killed)
         if old.exists():
             raise RuntimeError("the model was not replaced")
         _load(killed.model)
-        bits = compare(whole, killed)
-    return Result(dict(counts), in_checkpoint, in_export, in_results, bits)
+        return counts, compare(whole, killed)
 
 
 def compare(first: Folder, second: Folder) -> dict[str, tuple[int, int]]:
@@ -354,11 +304,9 @@ def compare(first: Folder, second: Folder) -> dict[str, tuple[int, int]]:
       The numbers for weights, metrics and samples.
     """
     return {
-        what: _count_bits(read(first), read(second))
-        for what, read in (
-            ("weights", _weights),
-            ("metrics", _metrics),
-            ("samples", _samples),
+        what: _count_bits(mine, its)
+        for (what, mine), its in zip(
+            _results(first).items(), _results(second).values(), strict=True
         )
     }
 
@@ -370,24 +318,22 @@ def _load(model):
     tf.saved_model.load(str(model))
 
 
-def _weights(folder):
-    """Returns the bytes of all variables of the model."""
+def _results(folder):
+    """Returns the bytes of what a run has come to."""
     import tensorflow as tf
 
     variables = folder.model / "variables" / "variables"
     reader = tf.train.load_checkpoint(str(variables))
     # The graph of the objects is no variable.
     names = [n for n in reader.get_variable_to_shape_map() if "VALUE" in n]
-    return b"".join(reader.get_tensor(name).tobytes() for name in sorted(names))
-
-
-def _metrics(folder):
-    return (folder.path / "metrics_digits.csv").read_bytes()
-
-
-def _samples(folder):
-    path = folder.path / "samples_digits.png"
-    return matplotlib.image.imread(path).tobytes()
+    samples = matplotlib.image.imread(folder.path / "samples_digits.png")
+    return {
+        "weights": b"".join(
+            reader.get_tensor(name).tobytes() for name in sorted(names)
+        ),
+        "metrics": (folder.path / "metrics_digits.csv").read_bytes(),
+        "samples": samples.tobytes(),
+    }
 
 
 def _count_bits(first, second):
@@ -421,15 +367,13 @@ def main() -> int:
 
     runtime.configure()
     epochs = flags.epochs or max(2, round(0.6 * flags.kills))
-    result = kill_and_compare(
-        flags.kills,
-        flags.seed,
-        epochs,
-        flags.devices,
-        lambda line: print(line, flush=True),
+    counts, bits = kill_and_compare(
+        flags.kills, flags.seed, epochs, flags.devices
     )
-    print(f"{epochs} epochs: {result}")
-    return 1 if result.differing_bits else 0
+    print(f"{epochs} epochs, kills: {dict(counts)}")
+    for what, (differing, total) in bits.items():
+        print(f"{differing} of {total:,} bits differ in the {what}")
+    return int(any(differing for differing, _ in bits.values()))
 
 
 if __name__ == "__main__":

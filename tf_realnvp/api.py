@@ -10,8 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import initialization
-from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.config import ARCHITECTURE, TrainingConfig
 from tf_realnvp.data import ImageDataset, arrays
 from tf_realnvp.data.image_dataset import describe_skipped
 from tf_realnvp.model import RealNVP
@@ -21,17 +20,12 @@ from tf_realnvp.training import loop
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.progress import Progress, Silent
-from tf_realnvp.training.recorder import Recorder, writing
 from tf_realnvp.training.runs import Run, open_run
-from tf_realnvp.training.session import hold_out
+from tf_realnvp.training.session import Session
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.checks import ARCHITECTURE
 from tf_realnvp.utils.errors import DataError, Error, ModelError
-from tf_realnvp.utils.messages import printable
-
-# The settings that tell which images a run is of.
-_OF_IMAGES = ("dataset", "image_size", "num_bits")
+from tf_realnvp.utils.messages import say
 
 
 def load(path: str | os.PathLike) -> RealNVP:
@@ -68,9 +62,7 @@ def load(path: str | os.PathLike) -> RealNVP:
         if not Checkpoints(trainer, path / "checkpoints").restore():
             raise ModelError("there is no checkpoint yet")
     except (Error, ValueError) as error:
-        raise ModelError(
-            f"cannot load the run in {printable(path)}: {error}"
-        ) from error
+        raise ModelError(f"cannot load the run in {path}: {error}") from error
     model = trainer.result_model()
     model.metadata = run.metadata
     return model
@@ -182,19 +174,16 @@ def train(
     dataset = _dataset(data, labels, model, flip)
     if dataset.skipped:
         warnings.warn(describe_skipped(dataset.skipped), stacklevel=2)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_scope(model))
-        run = None
-        if run_dir is not None:
-            run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
-        before = None if run is None else run.config
-        images = {"dataset": dataset.name} | dict(dataset.load_settings)
-        if before is not None:
-            # Whatever they are called now, they are compared by themselves.
-            images = {name: getattr(before, name) for name in _OF_IMAGES}
+    opened: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if run_dir is not None:
+        opened = open_run(pathlib.Path(run_dir), resume=True)
+    with opened as run:
         config = TrainingConfig.of_dataset(
-            before=before,
-            **images,
+            before=run.config if run else None,
+            **{"dataset": dataset.name, **dataset.load_settings},
+            **{name: getattr(model, name) for name in ARCHITECTURE},
+            conditional=model.num_classes is not None,
+            flip=dataset.flip,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
@@ -204,176 +193,83 @@ def train(
             ema=ema,
             max_steps=max_steps,
             num_validation=num_validation,
-            flip=dataset.flip,
-            **{name: getattr(model, name) for name in ARCHITECTURE},
-            conditional=model.num_classes is not None,
             seed=seed,
             precision=precision,
             accumulate=accumulate,
             recompute=recompute,
             jit=jit,
-            run_dir=None if run is None else str(run.path),
+            run_dir=run_dir and str(run_dir),
         )
         precision = runtime.settle_precision(config.precision)
         config = dataclasses.replace(config, precision=precision)
-        # The model's probabilities need not be the frequencies in these images.
-        description = dataclasses.replace(
-            DataDescription.of(dataset), class_probs=model.class_probs or ()
-        )
         if run is not None:
             run.check_same_settings(config)
-            compared = description
-            if not isinstance(data, ImageDataset):
-                compared = _with_names_of(run.data, description)
-            run.check_same_images(compared, dataset.name)
-        dataset = hold_out(config, dataset)
-        trainer = Trainer.from_config(model, config, dataset.num_train)
-        recorder = None
-        if run is not None:
-            checkpoints = Checkpoints(trainer, run.path / "checkpoints")
-            restored = checkpoints.restore()
-            if restored and progress:
-                print(
-                    f"going on from step {trainer.num_steps:,} of "
-                    f"{printable(run.path)}",
-                    flush=True,
-                )
-            # Before any checkpoint: else the folder is that of something else.
-            with writing("the run's state", run.path):
-                run.begin(config, description, dataset.metadata)
-                if not restored and not model.is_identity():
-                    checkpoints.save()  # No seed gives these weights again.
-            recorder = Recorder(config, run, trainer, checkpoints)
-        if model.is_identity():
-            _initialize(model, dataset, config.seed)
+        session = Session(config, model, dataset, run)
+        if session.begin(resume=run is not None) and progress:
+            say(
+                f"going on from step {session.trainer.num_steps:,} of {run_dir}"
+            )
         try:
-            with dataset.naming_damage():
-                loop.fit(
-                    trainer,
-                    dataset,
-                    config.epochs,
-                    config.batch_size,
-                    config.max_steps,
-                    _Observer(on_epoch, progress, recorder),
-                )
-            if run is not None and recorder is not None:
-                recorder.finish(is_done=True)
-                with writing("the run's state", run.path):
-                    run.finish()
-        except BaseException as error:
-            # Ctrl-C, or what `on_epoch` raises, and no failure to save.
-            if recorder is not None and not isinstance(error, Error):
-                recorder.finish(is_done=False)
-            raise
+            session.fit(_Observer(on_epoch, progress))
+            session.finish(write_results=False)
         finally:
-            model.assign(trainer.result_model())
+            model.assign(session.trainer.result_model())
             model.metadata = dataset.metadata
-    return trainer.history
-
-
-def _initialize(model, dataset, seed):
-    """Fits the model to images; where that is cut short it stays as it was."""
-    before = [variable.numpy() for variable in model.variables]
-    try:
-        with dataset.naming_damage(), runtime.tensor_float_32(False):
-            images = dataset.initial_images(seed)
-            initialization.initialize(model, images, seed)
-    except BaseException:
-        for variable, value in zip(model.variables, before, strict=True):
-            variable.assign(value)
-        raise
-
-
-def _scope(model):
-    """Returns the scope of the strategy that a model was made in."""
-    variable = model.variables[0].value
-    if not tf.distribute.has_strategy():
-        own = getattr(variable, "distribute_strategy", None)
-        return contextlib.nullcontext() if own is None else own.scope()
-    extended = tf.distribute.get_strategy().extended
-    if not extended.variable_created_in_scope(variable):
-        raise ValueError(
-            "The model must be made in the scope of the `tf.distribute` "
-            "strategy that it is trained in."
-        )
-    return contextlib.nullcontext()
+    return session.trainer.history
 
 
 class _Observer(loop.Observer):
-    """Records the run if there is one, shows progress, and calls back."""
+    """Shows progress, and calls back."""
 
-    def __init__(self, on_epoch, shows_progress, recorder):
-        self._recorder = recorder or loop.Observer()
+    def __init__(self, on_epoch, shows_progress):
         self._on_epoch = on_epoch
         self._display = Progress if shows_progress else Silent
 
     def progress(self, title, num_steps):
         return self._display(title, num_steps)
 
-    def after_steps(self):
-        self._recorder.after_steps()
-
     def after_epoch(self, metrics):
-        self._recorder.after_epoch(metrics)
         if self._on_epoch is not None:
             self._on_epoch(metrics)
-
-
-def _with_names_of(known, description):
-    """Returns a description with the names of classes that a run has.
-
-    Those of arrays are the model's, which may have got others.
-    """
-    names = () if known is None else known.class_names
-    if len(names) != len(description.class_names):
-        return description
-    return dataclasses.replace(description, class_names=names)
 
 
 def _dataset(data, labels, model, flip):
     """Returns a data set of the model's images, and labels if it takes any."""
     num_classes = model.num_classes
-    names = model.metadata.get("class_names", ())
-    if labels is not None and num_classes is None:
-        raise DataError("there are labels, and the model has no classes")
-    if isinstance(data, str | os.PathLike):
-        raise DataError(f"give what `data.load({os.fspath(data)!r})` returns")
-    if isinstance(data, tuple):
-        raise DataError("the images must be one array: give labels as `labels`")
-    if labels is not None and isinstance(data, ImageDataset | tf.data.Dataset):
-        raise DataError("`labels` are for images in an array")
-    if flip and isinstance(data, ImageDataset):
-        raise DataError("`flip` is for arrays: `data.load` takes it, too")
     if isinstance(data, ImageDataset):
+        if labels is not None or flip:
+            raise DataError(
+                "`labels` and `flip` are for arrays: `data.load` has both, too"
+            )
         dataset = data
     elif isinstance(data, tf.data.Dataset):
+        if labels is not None:
+            raise DataError("give a `tf.data.Dataset` of images and labels")
         dataset = arrays.from_tf_data(data, model.num_colors, flip, num_classes)
     else:
+        if labels is not None and num_classes is None:
+            raise DataError("there are labels, and the model has no classes")
         dataset = arrays.from_images(
             data, model.num_colors, flip, labels, num_classes
         )
-    if (
-        not isinstance(data, ImageDataset)
-        and dataset.class_names
-        and len(names) == num_classes
-    ):
-        # Theirs are nothing but numbers.
-        names = tuple(map(str, names))
-        dataset = dataclasses.replace(dataset, class_names=names)
     own = describe_images(model.image_shape, model.num_colors)
-    theirs = describe_images(dataset.image_shape, dataset.num_colors)
-    if own != theirs:
-        raise DataError(f"the images are {theirs}, those of the model {own}")
+    its = describe_images(dataset.image_shape, dataset.num_colors)
+    if own != its:
+        raise DataError(f"the images are {its}, those of the model {own}")
     if num_classes is None:
         return dataset.relabel(())
-    if dataset.class_names and set(dataset.class_names) <= set(names):
+    names = tuple(map(str, model.metadata.get("class_names", ())))
+    if not isinstance(data, ImageDataset) and len(names) == num_classes:
+        # Labels of arrays are numbers of the model's classes.
+        dataset = dataclasses.replace(dataset, class_names=names)
+    if both := set(dataset.class_names) & set(names):
+        if len(both) < len(dataset.class_names):
+            raise DataError(
+                f"the images are of {', '.join(dataset.class_names)}, the "
+                f"model of {', '.join(names)}: classes that both have need the "
+                "same label"
+            )
         dataset = dataset.relabel(names)
-    elif set(dataset.class_names) & set(names):
-        raise DataError(
-            f"the images are of {printable(', '.join(dataset.class_names))}, "
-            f"the model of {printable(', '.join(names))}: classes that both "
-            "have need the same label"
-        )
     if len(dataset.class_names) != num_classes:
         raise DataError(
             f"the images have {len(dataset.class_names) or 'no'} classes, the "

@@ -1,24 +1,27 @@
 """What a training is: its settings, and a description of its images.
 
-Both are stored with a run, and two of them can be compared in words. This
-module does without TensorFlow, which takes seconds to import.
+`TrainingConfig` says each setting once. Its fields hold the type, the range,
+the default and the help; the flags of the command, `--help`, the documentation
+and the comparisons of `run.json` are made from them. Both classes are stored
+with a run. This module does without TensorFlow, which takes seconds to import.
 """
 
 import dataclasses
-import os
-import re
-from collections.abc import Iterable
+import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_realnvp.utils import checks
 from tf_realnvp.utils.checks import (
-    ARCHITECTURE,
+    Folder,
     ImageSize,
+    Name,
     OneOf,
     RealNumber,
+    Switch,
     WholeNumber,
+    WholeNumbers,
 )
-from tf_realnvp.utils.messages import counted
 
 if TYPE_CHECKING:
     from tf_realnvp.data.image_dataset import ImageDataset
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SCHEDULES = ("constant", "cosine")
 
-# What depends on the data set where nothing is said.
+# Defaults that depend on the data set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "CIFAR10": {"epochs": 350},
     "CelebA": {"epochs": 50},
@@ -40,145 +43,244 @@ _DEFAULTS_OF_OTHERS: dict[str, Any] = {
     "filters": 128,
     "num_blocks": 8,
 }
-# Where no rate is given the others are chosen with it, as what was best at
-# equal time: docs/measurements.md. With a rate they are as they always were.
+# Defaults that suit the default learning rate, the best at equal time
+# (docs/measurements.md). With another rate those of the fields hold.
 _WITH_DEFAULT_LR: dict[str, Any] = {
     "lr_schedule": "cosine",
     "warmup_steps": 100,
     "clip_grad": 1.0,
     "batch_size": 32,
 }
-# What a run that goes on keeps where nothing else is said.
+# What a run that is resumed keeps where nothing else is given.
 _KEPT = ("epochs", "seed", "precision", "lr", *_WITH_DEFAULT_LR)
 
-# What a run that is resumed must have in common with its start. The others may
-# change: they are about where and how long, or how Adam goes on.
-_OF_A_RUN = (
-    "dataset",
-    "image_size",
-    "num_bits",
-    "flip",
-    "num_validation",
-    "seed",
-    "batch_size",
-    *ARCHITECTURE,
-    "conditional",
-    "init_from",
-    "precision",
-    "deterministic",  # What is recorded is to hold of the whole run.
-    "ema",
-)
-
-# What the workers of a job need not have in common: where things are, and what
-# only the chief does. Of the data set not the name counts, but the images.
-_OF_EACH_WORKER = (
-    "dataset",
-    "data_dir",
-    "output_dir",
-    "run_dir",
-    "checkpoint_minutes",
-    "samples_every",
-    "verbose",
-)
-
-# Without these no run was ever stored. For the others their defaults are what
-# came before them.
-_ALWAYS_STORED = (
-    "dataset",
-    "seed",
-    "batch_size",
-    "filters",
-    "num_blocks",
-    "precision",
+_EPOCHS = ", ".join(
+    f"{defaults['epochs']} for {name}"
+    for name, defaults in (_DEFAULTS | {"others": _DEFAULTS_OF_OTHERS}).items()
 )
 
 
-def _setting(allowed, default=dataclasses.MISSING):
-    """Returns a field that takes `allowed`, and `None` if it is the default."""
-    return dataclasses.field(default=default, metadata={"allowed": allowed})
+def _setting(same, allowed, help, default=dataclasses.MISSING):
+    """Returns a field of `TrainingConfig`.
+
+    Args:
+      same: Where it must be the same: in the "model", which makes it an
+        argument of `RealNVP`, and so in the whole run; in the "run", whenever
+        it is resumed; or in all workers of a "job"; "" if it may differ.
+      allowed: Its range. `None` is allowed, too, if it is the default.
+      help: What it is for. The default is added, if it does not say it.
+      default: Its default. By default it depends on the data set.
+    """
+    if type(default) in (int, float, str, tuple) and "(default:" not in help:
+        help = f"{help} (default: {allowed.format(default)})"
+    metadata = {"allowed": allowed, "help": help, "same": same}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_of_model = functools.partial(_setting, "model")
+_of_run = functools.partial(_setting, "run")
+_of_job = functools.partial(_setting, "job")
+_of_process = functools.partial(_setting, "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """All settings of a training, as the flags of the command name them.
 
-    Attributes:
-      dataset: The data set, as `data.load` finds it.
-      image_size: As for `data.load`.
-      num_bits: As for `data.load`.
-      flip: As for `data.load`.
-      num_validation: Number of training images that are kept out.
-      epochs: Number of passes over the training images.
-      lr: Adam's learning rate, the largest if it changes.
-      lr_schedule: As for `optimizers.learning_rate`.
-      warmup_steps: As for `optimizers.learning_rate`.
-      ema: As for `Trainer`.
-      batch_size: Images in a step, on all devices together.
-      clip_grad: As for `Trainer`.
-      seed: Of the weights, the order of the images and the noise.
-      max_steps: Number of steps after which training stops, if not before.
-      filters: As for `RealNVP`.
-      num_blocks: As for `RealNVP`.
-      alpha: As for `RealNVP`.
-      num_scales: As for `RealNVP`.
-      num_couplings: As for `RealNVP`.
-      dequantization: As for `RealNVP`.
-      conditional: Whether the model is to have the classes of the images.
-      init_from: Folder of a SavedModel whose weights training starts from, in
-        place of those that are fitted to images.
-      precision: As for `Trainer`; "auto" if the hardware is still to decide.
-      deterministic: Whether to use only operations that give the same bits each
-        time.
-      accumulate: As for `Trainer`.
-      recompute: As for `Trainer`.
-      jit: As for `Trainer`.
-      devices: As for `runtime.make_strategy`.
-      data_dir: As for `data.load`.
-      output_dir: Folder of the results.
-      run_dir: Folder of the run's state.
-      checkpoint_minutes: Time between checkpoints.
-      samples_every: Number of epochs between samples for TensorBoard.
-      verbose: Whether to print the losses after every epoch.
+    `--help` tells what each is for; so does `field.metadata["help"]`.
     """
 
-    dataset: str
-    image_size: int | tuple[int, int] | None = _setting(
-        ImageSize(2, 4096), None
+    # Not the name, the size and the levels have to be the same in a run, but
+    # the images, which are compared by themselves.
+    dataset: str = _of_process(
+        Name(),
+        f"{', '.join(NAMED_DATASETS)}, a folder of JPEG and PNG images, a "
+        "NumPy file (.npy, .npz), or an image data set of TensorFlow Datasets "
+        "(default: CIFAR10)",
     )
-    num_bits: int | None = _setting(WholeNumber(1, 8), None)
-    flip: bool = False
-    num_validation: int | None = _setting(WholeNumber(1), None)
-    epochs: int = _setting(WholeNumber(1))
-    lr: float = _setting(RealNumber())
-    lr_schedule: str = _setting(OneOf(SCHEDULES), "constant")
-    warmup_steps: int = _setting(WholeNumber(0), 0)
-    ema: float | None = _setting(RealNumber(below=1.0), None)
-    batch_size: int = _setting(WholeNumber(1), 64)
-    clip_grad: float | None = _setting(RealNumber(), None)
-    seed: int = _setting(WholeNumber(0, 2**32 - 1), 0)
-    max_steps: int | None = _setting(WholeNumber(1), None)
-    filters: int = _setting(ARCHITECTURE["filters"])
-    num_blocks: int = _setting(ARCHITECTURE["num_blocks"])
-    alpha: float = _setting(ARCHITECTURE["alpha"], 0.1)
-    num_scales: int = _setting(ARCHITECTURE["num_scales"], 2)
-    num_couplings: tuple[int, ...] = _setting(
-        ARCHITECTURE["num_couplings"], (3, 3, 4)
+    image_size: int | tuple[int, int] | None = _of_process(
+        ImageSize(2, 4096),
+        "crop images to their central square and resize that to N x N, an even "
+        "number; 32x48 is a height of 32 and a width of 48 (default: as they "
+        "are if all are alike and at most 64, else 32)",
+        None,
     )
-    dequantization: str = _setting(ARCHITECTURE["dequantization"], "uniform")
-    conditional: bool = False
-    init_from: str | None = None
-    precision: str = _setting(OneOf(("auto", *PRECISIONS)), "auto")
-    deterministic: bool = False
-    accumulate: int = _setting(WholeNumber(1), 1)
-    recompute: bool = False
-    jit: bool = False
-    devices: int | None = _setting(WholeNumber(1), None)
-    data_dir: str = "datasets"
-    output_dir: str = "."
-    run_dir: str = "runs"
-    checkpoint_minutes: float = _setting(RealNumber(), 10.0)
-    samples_every: int = _setting(WholeNumber(1), 1)
-    verbose: bool = False
+    num_bits: int | None = _of_process(
+        WholeNumber(1, 8),
+        "keep the N highest bits of the eight of each component: bits/dim of "
+        "fewer bits are not comparable with those of eight (default: all)",
+        None,
+    )
+    flip: bool = _of_run(
+        Switch(), "mirror training images left to right at random", False
+    )
+    num_validation: int | None = _of_run(
+        WholeNumber(1),
+        "keep N training images out, save the model of the epoch that was best "
+        "on them, and evaluate only that on the test images (default: train on "
+        "all, evaluate on the test images after every epoch)",
+        None,
+    )
+    epochs: int = _of_job(
+        WholeNumber(1), f"passes over the training images (default: {_EPOCHS})"
+    )
+    lr: float = _of_job(
+        RealNumber(),
+        "learning rate of the Adam optimizer, the largest if it changes "
+        "(default: 3e-3, for digits 1e-2, and with it a schedule, a warm-up, a "
+        "batch and clipping that suit it)",
+    )
+    lr_schedule: str = _of_job(
+        OneOf(SCHEDULES),
+        "cosine lowers the learning rate to zero by the last step (default: "
+        "cosine, with --lr constant)",
+        "constant",
+    )
+    warmup_steps: int = _of_job(
+        WholeNumber(0),
+        "raise the learning rate over the first N steps (default: 100, with "
+        "--lr 0)",
+        0,
+    )
+    ema: float | None = _of_run(
+        RealNumber(below=1.0),
+        "evaluate and save a moving average of the weights, which keeps this "
+        "part of itself in each step, such as 0.999 (default: none)",
+        None,
+    )
+    batch_size: int = _of_run(
+        WholeNumber(1),
+        "images in a training step, on all devices together (default: 32, "
+        "with --lr 64)",
+        64,
+    )
+    clip_grad: float | None = _of_job(
+        RealNumber(),
+        "scale gradients down to this global norm (default: 1, with --lr "
+        "never)",
+        None,
+    )
+    seed: int = _of_run(
+        WholeNumber(0, 2**32 - 1),
+        "seed of the weights, the order of the images and the noise; the same "
+        "seed gives the same run (default: one is drawn and printed)",
+        0,
+    )
+    max_steps: int | None = _of_job(
+        WholeNumber(1),
+        "stop after so many training steps, evaluate and save (default: train "
+        "all epochs)",
+        None,
+    )
+    filters: int = _of_model(
+        WholeNumber(2, even=True),
+        "channels inside the coupling networks, an even number (default: 128, "
+        "for digits 32)",
+    )
+    num_blocks: int = _of_model(
+        WholeNumber(1, 1000),
+        "residual blocks of a coupling network (default: 8, for digits 2)",
+    )
+    alpha: float = _of_model(
+        # Beyond, float32 takes the highest levels for 1, or for each other.
+        RealNumber(1e-6, includes_low=True, below=0.999),
+        "margin that keeps the logit finite: levels become numbers from X/2 to "
+        "1 - X/2",
+        0.1,
+    )
+    num_scales: int = _of_model(
+        WholeNumber(2),
+        "resolutions that couplings work at, each half the one before",
+        2,
+    )
+    num_couplings: tuple[int, ...] = _of_model(
+        WholeNumbers(3, 1, 1000),
+        "numbers of couplings: with checkerboard masks and with channel masks "
+        "at each scale but the last, and at the last scale",
+        (3, 3, 4),
+    )
+    dequantization: str = _of_model(
+        OneOf(("uniform", "variational")),
+        "noise that is added to the levels; variational is learned with the "
+        "flow, and takes longer a step",
+        "uniform",
+    )
+    conditional: bool = _of_run(
+        Switch(),
+        "model the images of each class, by the labels that the data set has: "
+        "samples of one class, and a classifier (default: no classes)",
+        False,
+    )
+    init_from: str | None = _of_run(
+        Folder(),
+        "start from the weights of this SavedModel, realnvp_DATASET, of the "
+        "same filters, blocks, scales, alpha and channels; more couplings, "
+        "classes and variational dequantization start as the identity "
+        "(default: none, the weights are fitted to images)",
+        None,
+    )
+    precision: str = _of_run(
+        OneOf(("auto", *PRECISIONS)),
+        "what the coupling networks compute in while training; tf32 is float32 "
+        "that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is bfloat16 "
+        "where the hardware computes it natively, else float32; evaluation and "
+        "the saved model are always float32",
+        "auto",
+    )
+    deterministic: bool = _of_run(
+        Switch(),
+        "use only operations that give the same bits each time, on GPUs as "
+        "well, where some are slower; CPUs give the same bits without",
+        False,
+    )
+    accumulate: int = _of_job(
+        WholeNumber(1),
+        "compute the gradient in N parts of the batch, one after another, to "
+        "train in less memory",
+        1,
+    )
+    recompute: bool = _of_job(
+        Switch(),
+        "compute parts of the networks twice, to train in less memory",
+        False,
+    )
+    jit: bool = _of_job(
+        Switch(),
+        "compile the gradient with XLA; for GPUs, slower on CPUs",
+        False,
+    )
+    devices: int | None = _of_job(
+        WholeNumber(1),
+        "train on so many GPUs, or logical CPUs where there is no GPU "
+        "(default: all GPUs; else two CPUs where they are faster than one: "
+        "with at most 64 filters, unless --max_steps is below 500, but not for "
+        "small models such as that of digits)",
+        None,
+    )
+    data_dir: str = _of_process(
+        Folder(), "folder of TensorFlow Datasets' copies", "datasets"
+    )
+    output_dir: str = _of_process(
+        Folder(), "folder for the results (default: the current one)", "."
+    )
+    run_dir: str = _of_process(
+        Folder(),
+        "folder of the run's state: checkpoints, flags, metrics (default: "
+        "runs/DATASET)",
+        "runs",
+    )
+    checkpoint_minutes: float = _of_process(
+        RealNumber(),
+        "save a checkpoint so often, and after every epoch, but not twice in "
+        "thirty seconds",
+        10.0,
+    )
+    samples_every: int = _of_process(
+        WholeNumber(1), "draw samples for TensorBoard after every N epochs", 1
+    )
+    verbose: bool = _of_process(
+        Switch(), "print a line with the losses after every epoch", False
+    )
 
     def __post_init__(self):
         """Checks all settings.
@@ -188,19 +290,10 @@ class TrainingConfig:
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None and field.default is None:
-                continue
-            allowed = field.metadata.get("allowed")
-            if allowed is not None:
+            if value is not None or field.default is not None:
+                allowed = field.metadata["allowed"]
                 value = checks.check(value, field.name, allowed)
                 object.__setattr__(self, field.name, value)
-            elif type(value) is not (bool if field.type is bool else str):
-                kind = "`True` or `False`" if field.type is bool else "a string"
-                raise ValueError(
-                    f"`{field.name}` must be {kind}, got {checks.short(value)}."
-                )
-        if not self.dataset:
-            raise ValueError("`dataset` must be a name, got an empty one.")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"`accumulate` must be at most the batch size, "
@@ -217,16 +310,18 @@ class TrainingConfig:
         """Returns settings with the defaults that suit a data set.
 
         Args:
-          dataset: The data set.
-          before: Those of the run that is to go on, if one is. It keeps its
+          dataset: The data set. Named ones are found in upper and lower case.
+          before: Those of the run that is resumed, if one is. It keeps its
             epochs, its seed, its precision, and how Adam goes on.
           **settings: The other settings; those that are `None` get the default.
 
         Raises:
           ValueError: If one of them is out of its range.
         """
+        named = {name.lower(): name for name in NAMED_DATASETS}
+        dataset = named.get(dataset.lower(), dataset)
         given = {k: v for k, v in settings.items() if v is not None}
-        defaults = cls.defaults_of_dataset(dataset)
+        defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(dataset, {})
         if before is not None:
             defaults |= {name: getattr(before, name) for name in _KEPT}
             if given.get("precision") == "auto":
@@ -240,20 +335,11 @@ class TrainingConfig:
         """The arguments of `RealNVP`, beside those that tell of its images."""
         return {name: getattr(self, name) for name in ARCHITECTURE}
 
-    @staticmethod
-    def defaults_of_dataset(dataset: str) -> dict[str, Any]:
-        """Returns the defaults that depend on the data set.
-
-        Args:
-          dataset: Its name, as `data.DATASETS` has it.
-        """
-        return _DEFAULTS_OF_OTHERS | _DEFAULTS.get(dataset, {})
-
     @classmethod
     def from_json(cls, stored: Any) -> "TrainingConfig":
         """Returns settings that were stored as `dataclasses.asdict` gives them.
 
-        What an older version did not store gets its default.
+        Those that an older version did not have get their defaults.
 
         Args:
           stored: What JSON gives back.
@@ -261,65 +347,55 @@ class TrainingConfig:
         Raises:
           ValueError: If they are damaged, or of a version to come.
         """
-        if not isinstance(stored, dict):
-            raise ValueError(f"there are none, but {checks.short(stored)}")
-        names = {field.name for field in dataclasses.fields(cls)}
-        if unknown := stored.keys() - names:
-            raise ValueError(f"this version knows no `{min(unknown)}`")
-        for name in _ALWAYS_STORED:
-            if stored.get(name) is None:
-                raise ValueError(f"there is no `{name}`")
-        if not isinstance(stored["dataset"], str):
-            raise ValueError(f"`dataset` is {checks.short(stored['dataset'])}")
-        return cls.of_dataset(**stored)
+        try:
+            return cls(**stored)
+        except TypeError as error:
+            raise ValueError(f"these are no settings: {error}") from error
 
     def differences(self, before: "TrainingConfig") -> list[str]:
-        """Returns in what a run cannot go on with these settings.
+        """Returns the settings with which a run cannot be resumed, in words.
 
         Args:
           before: The settings that it was started with.
         """
-        return self._differences(before, _OF_A_RUN)
+        return self._differences(before, ("model", "run"))
 
     def differences_of_worker(self, chief: "TrainingConfig") -> list[str]:
-        """Returns in what a worker would not compute as the chief does.
+        """Returns the settings by which a worker would not train as the chief.
 
         Args:
           chief: The chief's settings. A worker whose precision is "auto"
             follows it.
         """
-        names = [field.name for field in dataclasses.fields(self)]
-        apart = {*_OF_EACH_WORKER}
         if self.precision == "auto":
-            apart.add("precision")
-        return self._differences(chief, [n for n in names if n not in apart])
+            chief = dataclasses.replace(chief, precision="auto")
+        return self._differences(chief, ("model", "run", "job"))
 
-    def _differences(self, other, names: Iterable[str]) -> list[str]:
+    def _differences(self, other, same: Sequence[str]) -> list[str]:
         return [
-            f"{_spell(name, getattr(self, name))} instead of "
-            f"{_spell(name, getattr(other, name))}"
-            for name in names
-            if _comparable(self, name) != _comparable(other, name)
+            f"{_spell(field, mine)} instead of {_spell(field, its)}"
+            for field in dataclasses.fields(self)
+            if field.metadata["same"] in same
+            and (mine := getattr(self, field.name))
+            != (its := getattr(other, field.name))
         ]
 
 
-def _comparable(config, name):
-    """Returns a setting; of a path what stays when all moves elsewhere."""
-    value = getattr(config, name)
-    if name == "dataset":  # Its images are compared by themselves.
-        return os.path.basename(os.path.abspath(os.path.expanduser(value)))
-    if name == "init_from" and value is not None:
-        return value.rstrip(os.sep)  # Shells add some.
-    return value
+# The arguments of `RealNVP`, beside those that tell of its images.
+ARCHITECTURE: dict[str, Any] = {
+    field.name: field.metadata["allowed"]
+    for field in dataclasses.fields(TrainingConfig)
+    if field.metadata["same"] == "model"
+}
 
 
-def _spell(name, value):
+def _spell(field, value):
     """Returns a setting and its name as an argument."""
     if value is None or value is False:
-        return f"no `{name}`"
-    if isinstance(value, tuple):
-        value = ("x" if name == "image_size" else ",").join(map(str, value))
-    return f"`{name}`" if value is True else f"`{name}` {value}"
+        return f"no `{field.name}`"
+    if value is True:
+        return f"`{field.name}`"
+    return f"`{field.name}` {field.metadata['allowed'].format(value)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,6 +419,10 @@ class DataDescription:
     fingerprint: str
     class_names: tuple[str, ...] = ()
     class_probs: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        for name in ("image_shape", "class_names", "class_probs"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @classmethod
     def of(cls, dataset: "ImageDataset") -> "DataDescription":
@@ -371,56 +451,27 @@ class DataDescription:
         Raises:
           ValueError: If it is damaged.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        classes: dict[str, Any] = {"class_names": [], "class_probs": []}
-        if not isinstance(stored, dict) or (classes | stored).keys() != fields:
-            raise ValueError(f"no description: {checks.short(stored)}")
-        stored = classes | stored
-        shape = stored["image_shape"]
-        numbers = [stored[n] for n in ("num_colors", "num_train", "num_test")]
-        names, probs = stored["class_names"], stored["class_probs"]
-        if not (
-            isinstance(shape, list)
-            and len(shape) == 3
-            and all(type(number) is int for number in shape + numbers)
-            and isinstance(names, list)
-            and all(isinstance(name, str) for name in names)
-            and isinstance(probs, list)
-            and all(type(prob) is float for prob in probs)
-            and len(names) == len(probs)
-            and isinstance(stored["fingerprint"], str)
-        ):
-            raise ValueError(f"no description: {checks.short(stored)}")
-        tuples = ("image_shape", "class_names", "class_probs")
-        return cls(**stored | {name: tuple(stored[name]) for name in tuples})
+        try:
+            return cls(**stored)
+        except TypeError as error:
+            raise ValueError(f"this describes no images: {error}") from error
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Returns in what these images differ from others, in words."""
-        found = [
-            f"{mine} instead of {theirs}"
-            for mine, theirs in zip(self._words(), other._words(), strict=True)
-            if mine != theirs
+        mine, its = self._words(), other._words()
+        return [
+            f"{mine[name]} instead of {its[name]}"
+            for name in mine
+            if getattr(self, name) != getattr(other, name)
         ]
-        # Of as many classes, in another order or by other names.
-        classes = zip(self.class_names, other.class_names, strict=False)
-        others = [
-            f"class {mine!r} instead of {theirs!r}"
-            for mine, theirs in classes
-            if mine != theirs
-        ]
-        return found or others[:1]
 
     def _words(self):
-        return (
-            "x".join(map(str, self.image_shape)),
-            f"{self.num_colors:,} levels",
-            f"{self.num_train:,} training images",
-            f"{self.num_test:,} test images",
-            counted(len(self.class_names), "class"),
-            f"fingerprint {_short(self.fingerprint)}",
-        )
-
-
-def _short(fingerprint):
-    """Shortens what is a hash, and not what names a version in words."""
-    return re.sub(r"^([0-9a-f]{12})[0-9a-f]{52}$", r"\1", fingerprint)
+        classes = ", ".join(self.class_names)
+        return {
+            "image_shape": "x".join(map(str, self.image_shape)),
+            "num_colors": f"{self.num_colors:,} levels",
+            "num_train": f"{self.num_train:,} training images",
+            "num_test": f"{self.num_test:,} test images",
+            "class_names": f"classes {checks.short(classes)}",
+            "fingerprint": f"fingerprint {checks.short(self.fingerprint)}",
+        }

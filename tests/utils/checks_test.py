@@ -7,7 +7,16 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.utils import checks
-from tf_realnvp.utils.checks import OneOf, RealNumber, WholeNumber
+from tf_realnvp.utils.checks import (
+    Folder,
+    ImageSize,
+    Name,
+    OneOf,
+    RealNumber,
+    Switch,
+    WholeNumber,
+    WholeNumbers,
+)
 
 
 class ChecksTest(tf.test.TestCase, parameterized.TestCase):
@@ -20,6 +29,8 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
         ),
         (WholeNumber(2), (2, 2**31 - 1), (1, 2**31, 10**400, math.inf)),
         (WholeNumber(2, even=True), (2, 4.0), (3, 0)),
+        (WholeNumbers(2, 1, 9), ((1, 9), [2.0, 3]), ((1,), (0, 1), 3, "12")),
+        (ImageSize(2, 8), (4, 8.0, (4, 6), [2, 2]), (3, 10, (4,), (4, 5))),
         (
             RealNumber(),
             (1e-30, 1, np.float32(2.5), 3.4e38),
@@ -28,53 +39,66 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
         (RealNumber(1.0, includes_low=True), (1, 1.5), (0.99,)),
         (RealNumber(below=1.0), (0.5,), (0.0, 1.0, math.nan)),
         (OneOf(("a", "b")), ("a", "b"), ("c", "", None, 1, ["a"])),
+        (Name(), ("a", "\udcff"), ("", None, 1)),
+        (Switch(), (True, False), (0, 1, None, "yes")),
     )
-    def test_kind(self, kind, good, wrong):
+    def test_range(self, allowed, good, wrong):
         for value in good:
-            checks.check(value, "size", kind)
+            checks.check(value, "size", allowed)
         for value in wrong:
             with self.assertRaises(ValueError) as caught:
-                checks.check(value, "size", kind)
+                checks.check(value, "size", allowed)
             self.assertEqual(
                 str(caught.exception),
-                f"`size` must be {kind}, got {checks.short(value)}.",
+                f"`size` must be {allowed}, got {checks.short(value)}.",
             )
 
-    def test_kinds_in_words(self):
-        for kind, words in (
-            (WholeNumber(2, 5), "a whole number from 2 to 5"),
-            (
-                WholeNumber(2, even=True),
-                "an even number of at least 2 and below 2**31",
-            ),
-            (RealNumber(), "a finite number above 0"),
-            (RealNumber(below=1.0), "a finite number above 0 and below 1"),
-            (
-                RealNumber(1.5, includes_low=True),
-                "a finite number of at least 1.5",
-            ),
-            (OneOf(("a", "b")), "one of 'a', 'b'"),
-        ):
-            self.assertEqual(str(kind), words)
+    @parameterized.parameters(
+        (WholeNumber(2, 5), "3", 3, "a whole number from 2 to 5"),
+        (
+            *(WholeNumber(2, even=True), "4", 4),
+            "an even number of at least 2 and below 2**31",
+        ),
+        (WholeNumbers(3, 1, 9), "1,2,3", (1, 2, 3), "3 whole numbers from 1 "),
+        (ImageSize(2, 8), "4x6", (4, 6), "an even number from 2 to 8, or two "),
+        (RealNumber(), "0.5", 0.5, "a finite number above 0"),
+        (
+            RealNumber(below=1.0),
+            "0.5",
+            0.5,
+            "a finite number above 0 and below",
+        ),
+        (
+            *(RealNumber(1.5, includes_low=True), "2", 2.0),
+            "a finite number of at least 1.5",
+        ),
+        (Folder(), "a b", "a b", "a name"),
+    )
+    def test_text(self, allowed, text, value, words):
+        """Flags give the values that messages show."""
+        parsed = allowed.parse(text)
+        self.assertEqual(parsed, value)
+        self.assertIs(type(parsed), type(value))
+        self.assertEqual(allowed.format(value), text)
+        self.assertStartsWith(str(allowed), words)
 
-    def test_whole_number(self):
+    @parameterized.parameters("a/", "a//", "a")
+    def test_folders_have_no_slash_at_the_end(self, text):
+        self.assertEqual(Folder().parse(text), "a")
+        self.assertEqual(Folder().parse("/"), "/")
+
+    def test_numbers_are_those_of_python(self):
         for value in (3, 3.0, np.uint64(3), np.float32(3)):
             number = checks.check(value, "size", WholeNumber(2, 5))
             self.assertIs(type(number), int)
             self.assertEqual(number, 3)
+        self.assertEqual(ImageSize(2).convert([4, np.int64(4)]), 4)
 
     def test_short_is_one_short_line(self):
-        for value in (
-            np.zeros([100, 3]),
-            tf.zeros([100, 3]),
-            "a" * 1000,
-            list(range(1000)),
-            object(),
-        ):
+        for value in (np.zeros([100, 3]), "a" * 1000, list(range(1000))):
             text = checks.short(value)
             self.assertBetween(len(text), 1, 60)
             self.assertNotIn("\n", text)
-        self.assertEqual(checks.short((4, 4)), "(4, 4)")
         self.assertIn("2.5", checks.short(tf.constant(2.5)))
 
 

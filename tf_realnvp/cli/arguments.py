@@ -13,13 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from tf_realnvp.utils import files
-from tf_realnvp.utils.checks import (
-    ImageSize,
-    OneOf,
-    RealNumber,
-    WholeNumber,
-    WholeNumbers,
-)
+from tf_realnvp.utils.checks import OneOf, RealNumber, Switch, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import printable
 
@@ -38,13 +32,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
 
 
-def number(
-    allowed: WholeNumber | WholeNumbers | ImageSize | RealNumber,
-) -> Callable[[str], Any]:
-    """Returns a parser of numbers for `argparse`.
+def number(allowed: Any) -> Callable[[str], Any]:
+    """Returns a parser of values for `argparse`.
 
     Args:
-      allowed: The numbers that it takes.
+      allowed: Their range: see `utils.checks`.
     """
 
     def parse(text):
@@ -98,24 +90,22 @@ def is_folder(text: str) -> bool:
 
 
 def add_setting(
-    parser: argparse.ArgumentParser, field: dataclasses.Field, text: str
+    parser: argparse.ArgumentParser, field: dataclasses.Field
 ) -> None:
     """Adds the flag of a setting, which is `None` where it is not given.
 
     Args:
       parser: The parser.
       field: The setting's field of `TrainingConfig`.
-      text: What it is for.
     """
-    allowed = field.metadata.get("allowed")
-    kind: dict[str, Any] = {"metavar": "DIR", "type": path}
-    if field.type is bool:
-        kind = {"action": "store_true", "default": None}
+    allowed = field.metadata["allowed"]
+    if isinstance(allowed, Switch):
+        kind: dict[str, Any] = {"action": "store_true", "default": None}
     elif isinstance(allowed, OneOf):
         kind = {"choices": allowed.choices}
-    elif allowed is not None:
+    else:
         kind = {"metavar": allowed.metavar, "type": number(allowed)}
-    parser.add_argument(f"--{field.name}", help=text, **kind)
+    parser.add_argument(f"--{field.name}", help=field.metadata["help"], **kind)
 
 
 def add_number(

@@ -9,10 +9,11 @@ import random
 import re
 
 from tf_realnvp.cli import arguments, signals
-from tf_realnvp.config import NAMED_DATASETS, TrainingConfig
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.training import runs, workers
-from tf_realnvp.utils import checks, files, runtime
+from tf_realnvp.utils import checks, runtime
 from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils.messages import say
 
 # TensorFlow takes seconds to import: `session` does so, which is imported when
 # it is clear that the command line makes sense.
@@ -33,133 +34,12 @@ examples:
   {command} --dataset digits
   {command} --dataset CIFAR10 --epochs 350 --lr 3e-4 --seed 0
   {command} --dataset CelebA --epochs 50 --lr 3e-4 --seed 0
-  {command} --dataset my_pictures --image_size 32 --filters 64 --num_blocks 2
+  {command} --dataset my_images --image_size 32 --filters 64 --num_blocks 2
 
 CIFAR10 and CelebA are downloaded into --data_dir by TensorFlow Datasets, or
 read from a copy that it prepared there before, or built from archives in
 --data_dir/manual. digits comes with scikit-learn and needs no network.
 """
-
-# What the settings are for, in the order of `--help`.
-_HELP = {
-    "image_size": (
-        "crop images to their central square and resize that to N x N, an even "
-        "number; 32x48 is a height of 32 and a width of 48 (default: as they "
-        "are if all are alike and at most 64, else 32)"
-    ),
-    "num_bits": (
-        "keep the N highest bits of the eight of each component: bits/dim of "
-        "fewer bits are not comparable with those of eight (default: all)"
-    ),
-    "flip": "mirror training images left to right at random",
-    "num_validation": (
-        "keep N training images out, save the model of the epoch that was best "
-        "on them, and evaluate only that on the test images (default: train on "
-        "all, evaluate on the test images after every epoch)"
-    ),
-    "epochs": "passes over the training images (default: {epochs})",
-    "lr": (
-        "learning rate of the Adam optimizer, the largest if it changes "
-        "(default: 3e-3, for digits 1e-2, and with it a schedule, a warm-up, a "
-        "batch and clipping that suit it)"
-    ),
-    "lr_schedule": (
-        "cosine lowers the learning rate to zero by the last step (default: "
-        "cosine, with --lr constant)"
-    ),
-    "warmup_steps": (
-        "raise the learning rate over the first N steps (default: 100, with "
-        "--lr 0)"
-    ),
-    "ema": (
-        "evaluate and save a moving average of the weights, which keeps this "
-        "part of itself in each step, such as 0.999 (default: none)"
-    ),
-    "batch_size": (
-        "images in a training step, on all devices together (default: 32, "
-        "with --lr 64)"
-    ),
-    "clip_grad": (
-        "scale gradients down to this global norm (default: 1, with --lr never)"
-    ),
-    "seed": (
-        "seed of the weights, the order of the images and the noise; the same "
-        "seed gives the same run (default: one is drawn and printed)"
-    ),
-    "max_steps": (
-        "stop after so many training steps, evaluate and save (default: train "
-        "all epochs)"
-    ),
-    "filters": (
-        "channels inside the coupling networks, an even number (default: 128, "
-        "for digits 32)"
-    ),
-    "num_blocks": (
-        "residual blocks of a coupling network (default: 8, for digits 2)"
-    ),
-    "alpha": (
-        "margin that keeps the logit finite: levels become numbers from X/2 to "
-        "1 - X/2 (default: 0.1)"
-    ),
-    "num_scales": (
-        "resolutions that couplings work at, each half the one before "
-        "(default: 2)"
-    ),
-    "num_couplings": (
-        "numbers of couplings: with checkerboard masks and with channel masks "
-        "at each scale but the last, and at the last scale (default: 3,3,4)"
-    ),
-    "conditional": (
-        "model the images of each class, by the labels that the data set has: "
-        "samples of one class, and a classifier (default: no classes)"
-    ),
-    "dequantization": (
-        "noise that is added to the levels; variational is learned with the "
-        "flow, and takes longer a step (default: uniform)"
-    ),
-    "init_from": (
-        "start from the weights of this SavedModel, realnvp_DATASET, of the "
-        "same filters, blocks, scales, alpha and channels; more couplings, "
-        "classes and learned noise start as the identity (default: none, the "
-        "weights are fitted to images)"
-    ),
-    "precision": (
-        "what the coupling networks compute in while training; tf32 is float32 "
-        "that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is bfloat16 "
-        "where the hardware computes it natively, else float32; evaluation and "
-        "the saved model are always float32 (default: auto)"
-    ),
-    "deterministic": (
-        "use only operations that give the same bits each time, on GPUs as "
-        "well, where some are slower; CPUs give the same bits without"
-    ),
-    "accumulate": (
-        "compute the gradient in N parts of the batch, one after another, to "
-        "train in less memory (default: 1)"
-    ),
-    "recompute": "compute parts of the networks twice, to train in less memory",
-    "jit": "compile the gradient with XLA; for GPUs, slower on CPUs",
-    "devices": (
-        "train on so many GPUs, or logical CPUs where there is no GPU "
-        "(default: all GPUs; else two CPUs where they are faster than one: "
-        "with at most 64 filters, unless --max_steps is below 500, but not for "
-        "small models such as that of digits)"
-    ),
-    "data_dir": "folder of TensorFlow Datasets' copies (default: datasets)",
-    "output_dir": "folder for the results (default: the current one)",
-    "run_dir": (
-        "folder of the run's state: checkpoints, flags, metrics (default: "
-        "runs/DATASET)"
-    ),
-    "checkpoint_minutes": (
-        "save a checkpoint so often, and after every epoch, but not twice in "
-        "thirty seconds (default: 10)"
-    ),
-    "samples_every": (
-        "draw samples for TensorBoard after every N epochs (default: 1)"
-    ),
-    "verbose": "print a line with the losses after every epoch",
-}
 
 
 def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
@@ -174,129 +54,151 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.allow_abbrev = False
     parser.set_defaults(run=_run, prog=parser.prog)
-    fields = {field.name: field for field in dataclasses.fields(TrainingConfig)}
-    epochs = ", ".join(
-        f"{TrainingConfig.defaults_of_dataset(name)['epochs']} for {name}"
-        for name in (*NAMED_DATASETS, "others")
-    )
-    parser.add_argument(
-        "--dataset",
-        type=_dataset,
-        default="CIFAR10",
-        metavar="NAME",
-        help=f"{', '.join(NAMED_DATASETS)}, a folder of JPEG and PNG "
-        "pictures, a NumPy file (.npy, .npz), or an image data set of "
-        "TensorFlow Datasets (default: CIFAR10)",
-    )
-    for name, text in _HELP.items():
-        text = text.format(epochs=epochs)
-        arguments.add_setting(parser, fields[name], text)
+    for field in dataclasses.fields(TrainingConfig):
+        arguments.add_setting(parser, field)
     parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with the run in --run_dir, or start it if there is none",
     )
-
-
-def _dataset(text):
-    if not text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a data set")
-    names = {name.lower(): name for name in NAMED_DATASETS}
-    return names.get(text.lower(), text)
+    parser.set_defaults(dataset="CIFAR10")
 
 
 def _run(flags, start):
     """Does what the command does: checks, trains, writes the results."""
-    config = _config(flags)
-    if runtime.is_one_of_many():
-        _check_workers(flags)
-        is_chief = workers.is_chief()
-        if is_chief:
-            print("waiting for the other workers", flush=True)
+    before = None
+    if flags.resume:
+        # What is wrong with it `open_run` says, when all workers are there.
+        with contextlib.suppress(UsageError, OSError):
+            before = runs.Run(_run_dir(flags)).config
+    config = read_settings(flags, before)
+    is_one_of_many = runtime.is_one_of_many()
+    if is_one_of_many:
+        if flags.seed is None or flags.devices is not None:
+            raise UsageError(
+                "several workers need the same `seed` and take no `devices`: "
+                "each trains on all GPUs that it sees, or on one CPU"
+            )
         # First of all: so the others learn of it if this one ends.
+        if workers.is_chief():
+            say("waiting for the other workers")
         runtime.configure(deterministic=config.deterministic)
         workers.connect()
-        if not is_chief:
+        if not workers.is_chief():
             # It computes as the chief does, and writes nothing.
             with (
                 open(os.devnull, "w") as nowhere,
                 contextlib.redirect_stdout(nowhere),
             ):
-                _train(config, None, flags.resume, start)
+                train(config, None, flags.resume, start)
             return
-    output = pathlib.Path(config.output_dir)
-    with runs.open_run(pathlib.Path(config.run_dir), flags.resume) as run:
+    with runs.open_run(_run_dir(flags), flags.resume) as run:
         # Now, as it may lie in the folder of the run.
-        arguments.check_writable(output, "--output_dir")
-        config = _settle(flags, config, run)
-        _train(config, run, flags.resume, start)
+        arguments.check_writable(
+            pathlib.Path(config.output_dir), "--output_dir"
+        )
+        run.check_same_settings(config)
+        if not is_one_of_many:
+            _configure(config)
+        precision = runtime.settle_precision(config.precision)
+        config = dataclasses.replace(config, precision=precision)
+        train(config, run, flags.resume, start)
 
 
-def _config(flags, before=None):
-    """Returns the settings of a command line, and of the run that goes on."""
+def _run_dir(flags):
+    """Returns the folder of the run; by default it is named after the data."""
+    if flags.run_dir is not None:
+        return pathlib.Path(flags.run_dir)
+    name = TrainingConfig.of_dataset(flags.dataset).dataset
+    if os.path.exists(os.path.expanduser(name)):
+        name = os.path.basename(os.path.abspath(name)) or "images"
+    return pathlib.Path("runs", re.sub(r"[^\w.-]+", "_", name))
+
+
+def read_settings(
+    flags: argparse.Namespace, before: TrainingConfig | None = None
+) -> TrainingConfig:
+    """Returns the settings of a command line.
+
+    Args:
+      flags: What was parsed.
+      before: The settings of the run that is resumed, if one is.
+
+    Raises:
+      UsageError: If one of them is out of its range.
+    """
     settings = {
         field.name: getattr(flags, field.name)
         for field in dataclasses.fields(TrainingConfig)
     }
-    if settings["run_dir"] is None:
-        name = flags.dataset
-        if os.path.exists(os.path.expanduser(name)):
-            name = os.path.basename(os.path.abspath(name)) or "images"
-        name = re.sub(r"[^\w.-]+", "_", name)
-        settings["run_dir"] = str(pathlib.Path("runs") / name)
-    if before is None and flags.resume and os.path.isdir(settings["run_dir"]):
-        # What is wrong with it `open_run` says, when all workers are there.
-        with contextlib.suppress(UsageError, OSError):
-            before = runs.Run(pathlib.Path(settings["run_dir"])).config
-    if settings["seed"] is None and before is None:
+    settings["run_dir"] = str(_run_dir(flags))
+    if flags.seed is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
     try:
-        config = TrainingConfig.of_dataset(before=before, **settings)
+        return TrainingConfig.of_dataset(before=before, **settings)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    for name in ("run_dir", "output_dir"):
-        if reason := files.why_tensorflow_cannot(getattr(config, name)):
-            raise UsageError(
-                f"argument --{name}: {reason}: give another folder"
-            )
-    return config
 
 
-def _check_workers(flags):
-    """Checks what several workers cannot do as one process can."""
-    if flags.seed is None:
-        raise UsageError("argument --seed: several workers need the same seed")
-    if flags.devices is not None:
-        raise UsageError(
-            "argument --devices: each of several workers trains on all GPUs "
-            "that it sees (CUDA_VISIBLE_DEVICES), or on one CPU"
-        )
+def _configure(config):
+    """Sets up TensorFlow as it is fastest for such images and networks."""
+    default = 8 if config.dataset == "digits" else 32
+    num_cpus, num_threads = runtime.fastest_cpus(
+        max(checks.sides(config.image_size or default)),
+        config.filters,
+        config.max_steps,
+    )
+    runtime.configure(
+        config.devices or num_cpus, num_threads, config.deterministic
+    )
 
 
-def _settle(flags, config, run):
-    """Decides what the command line leaves open, and sets up TensorFlow."""
-    if run.exists:
-        config = _config(flags, run.config)
-        run.check_same_settings(config)
-    if not runtime.is_one_of_many():  # Else it was done before.
-        default = 8 if config.dataset == "digits" else 32
-        num_cpus, num_threads = runtime.fastest_cpus(
-            max(checks.sides(config.image_size or default)),
-            config.filters,
-            config.max_steps,
-        )
-        if config.devices is not None:
-            num_cpus = config.devices
-        runtime.configure(num_cpus, num_threads, config.deterministic)
-    precision = runtime.settle_precision(config.precision)
-    return dataclasses.replace(config, precision=precision)
+def train(
+    config: TrainingConfig, run: runs.Run | None, resume: bool, start: float
+) -> None:
+    """Trains, and writes the results.
 
+    Args:
+      config: The settings.
+      run: The folder of the run. Default: this is a worker that writes nothing.
+      resume: Whether to resume the run.
+      start: `time.monotonic()` when the command was started.
 
-def _train(config, run, resume, start):
+    Raises:
+      UsageError: If the user has to change something.
+      FailureError: If something went wrong that the user should know of.
+      signals.Interrupted: If a signal came; a checkpoint is saved.
+    """
+    from tf_realnvp.cli.reporter import Reporter, say_header
     from tf_realnvp.training.session import Session
 
-    session = Session(config, run, resume)
+    session = Session.from_config(config, run, resume)
+    say_header(session)
+    if session.begin(resume):
+        say(f"going on from step {session.trainer.num_steps:,}")
+    elif resume:
+        say("there is no checkpoint yet: starting from the beginning")
+    reporter = Reporter(session, start)
     with signals.deferred() as request:
-        session.fit(request.received, start)
+        session.fit(reporter, request.received)
+        if request.received():
+            say(
+                f"\nsaved a checkpoint at step {session.trainer.num_steps:,}: "
+                "the same command with --resume goes on from it"
+            )
+        elif run is not None:
+            reporter.say_summary()
     # If a signal came, that has raised by now.
-    session.write_results()
+    if run is None:
+        return
+    say("writing the results")
+    try:
+        written = session.finish(write_results=True)
+    except signals.Interrupted:
+        say(
+            "the results are not complete: the same command with --resume "
+            "writes them"
+        )
+        raise
+    for path in written:
+        say(f"  {path}")

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import metadata
-from tf_realnvp.utils import checks
 from tf_realnvp.utils.errors import ModelError, reason
 
 
@@ -27,7 +27,7 @@ def load_model(path: str | os.PathLike) -> RealNVP:
       ModelError: If there is no such model.
     """
     saved = metadata.read(path)
-    names = (*checks.ARCHITECTURE, "num_classes", "class_probs")
+    names = (*ARCHITECTURE, "num_classes", "class_probs")
     config: dict[str, Any] = {name: saved.others.get(name) for name in names}
     try:
         model = RealNVP(saved.image_shape, saved.num_colors, **config)

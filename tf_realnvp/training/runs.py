@@ -1,4 +1,4 @@
-"""The folder of a training run, from which it can go on."""
+"""The folder of a training run, from which it can be resumed."""
 
 import contextlib
 import dataclasses
@@ -13,9 +13,9 @@ from typing import Any
 from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.utils import checks, files, system
 from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import printable
+from tf_realnvp.utils.messages import say
 
-FORMAT = 2  # Of `run.json`. What had no number was before all releases.
+FORMAT = 2  # Of `run.json`.
 
 _RUN_FILE = "run.json"
 _LOCK_FILE = "lock"
@@ -45,72 +45,45 @@ class Run:
             damaged.
         """
         self.path = path
-        self.config, self.data, self.metadata, self.finished = self._read()
-
-    @property
-    def file(self) -> pathlib.Path:
-        """The file of the run's state."""
-        return self.path / _RUN_FILE
-
-    def _read(self):
+        self.config: TrainingConfig | None = None
+        self.data: DataDescription | None = None
+        self.metadata: Mapping[str, Any] = {}
+        self.finished = False
         try:
-            if self.file.exists() and not self.file.is_file():
-                # To read a pipe would wait for ever.
-                raise OSError(errno.EINVAL, "it is no file")
-            content = json.loads(self.file.read_bytes())
+            content = json.loads((path / _RUN_FILE).read_bytes())
             is_ours = content["program"] == _PROGRAM
         except FileNotFoundError:
-            names = {path.name for path in self.path.iterdir()}
-            names.discard(_LOCK_FILE)
             # A kill may leave the new file without its name.
-            if all(map(files.is_leftover, names)):
-                return None, None, {}, False
+            others = {file.name for file in path.iterdir()} - {_LOCK_FILE}
+            if all(map(files.is_leftover, others)):
+                return
             is_ours = False
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             is_ours = False
-        except OSError as error:
-            raise UsageError(
-                f"cannot read {printable(self.file)}: {error.strerror}"
-            ) from error
         if not is_ours:
             raise UsageError(
-                f"{printable(self.path)} holds something else than a run of "
-                "this program: give another `run_dir`"
+                f"{path} holds something else than a run of this program: give "
+                "another `run_dir`"
             )
-        return self._parse(content)
-
-    def _parse(self, content):
-        version = content.get("format")
-        if version != FORMAT:
+        if (version := content.get("format")) != FORMAT:
             raise UsageError(
-                f"{printable(self.file)} is of another version of this program "
-                f"(format {checks.short(version)}, not {FORMAT}): go on with "
-                "that version, or give another `run_dir`"
+                f"{path} is of another version of this program (format "
+                f"{checks.short(version)}, not {FORMAT}): resume it with that "
+                "version, or give another `run_dir`"
             )
-        metadata, finished = content.get("metadata"), content.get("finished")
         try:
-            config = TrainingConfig.from_json(content.get("config"))
-            data = DataDescription.from_json(content.get("data"))
-            if not isinstance(finished, bool):
-                raise ValueError(f"finished is {checks.short(finished)}")
-            if not isinstance(metadata, dict):
-                raise ValueError(f"metadata are {checks.short(metadata)}")
-            return config, data, metadata, finished
-        except ValueError as error:
+            self.config = TrainingConfig.from_json(content["config"])
+            self.data = DataDescription.from_json(content["data"])
+            self.metadata = dict(content["metadata"])
+            self.finished = bool(content["finished"])
+        except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                printable(
-                    f"{self.file} makes no sense ({error}): give another "
-                    "`run_dir`"
-                )
+                f"{path / _RUN_FILE} is damaged ({error}): give another "
+                "`run_dir`"
             ) from error
 
-    @property
-    def exists(self) -> bool:
-        """Whether a run was started here before."""
-        return self.config is not None
-
     def check_same_settings(self, config: TrainingConfig) -> None:
-        """Makes sure that a run can go on with these settings.
+        """Makes sure that the run can be resumed with these settings.
 
         Args:
           config: The settings.
@@ -121,14 +94,12 @@ class Run:
         differences = config.differences(self.config) if self.config else []
         if differences:
             raise UsageError(
-                printable(
-                    f"the run in {self.path} cannot be resumed with other "
-                    f"settings: {', '.join(differences)}"
-                )
+                f"the run in {self.path} cannot be resumed with other "
+                f"settings: {', '.join(differences)}"
             )
 
     def check_same_images(self, data: DataDescription, name: str) -> None:
-        """Makes sure that a run goes on with the images that it began with.
+        """Makes sure that the run is resumed with its own images.
 
         Args:
           data: The images.
@@ -140,11 +111,9 @@ class Run:
         differences = data.differences(self.data) if self.data else []
         if differences:
             raise UsageError(
-                printable(
-                    f"the images of {name} have changed since the run in "
-                    f"{self.path} was started: {', '.join(differences)}. Put "
-                    "them back, or start anew with another `run_dir`"
-                )
+                f"the images of {name} are not those that the run in "
+                f"{self.path} was started with: {', '.join(differences)}. Put "
+                "them back, or start anew with another `run_dir`"
             )
 
     def begin(
@@ -153,7 +122,7 @@ class Run:
         data: DataDescription,
         metadata: Mapping[str, Any],
     ) -> None:
-        """Notes that the run starts, or goes on.
+        """Notes that the run starts, or is resumed.
 
         Args:
           config: Its settings.
@@ -177,7 +146,7 @@ class Run:
             "metadata": metadata,
             "finished": finished,
         }
-        with files.replace_file(self.file) as new:
+        with files.replace_file(self.path / _RUN_FILE) as new:
             new.write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -207,16 +176,16 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
     if reason := files.why_tensorflow_cannot(path):
         # It would write what it cannot read.
         raise UsageError(f"argument `run_dir`: {reason}: give another folder")
+    if os.path.isdir(path):
+        Run(path)  # Not even a lock is put into another program's folder.
     with contextlib.ExitStack() as locks:
-        if os.path.isdir(path):
-            Run(path)  # Not even a lock is put into another program's folder.
         locks.enter_context(_lock(path))
         run = Run(path)
-        if run.exists and not resume:
+        if run.config is not None and not resume:
             if not run.finished:
                 raise UsageError(
-                    f"{printable(path)} holds an unfinished run: `resume` "
-                    "goes on with it, another `run_dir` starts a new one"
+                    f"{path} holds an unfinished run: `resume` goes on with "
+                    "it, another `run_dir` starts a new one"
                 )
             locks.enter_context(_moved_aside(path))
             locks.enter_context(_lock(path))
@@ -228,77 +197,67 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
 def _moved_aside(path):
     """Renames the folder of a finished run, to make room for a new one."""
     target = pathlib.Path(os.path.realpath(path))
-    current = pathlib.Path.cwd()
+    names = (f"{target.name}.{number}" for number in itertools.count(1))
+    aside = next(
+        free
+        for free in map(target.with_name, names)
+        if not os.path.lexists(free)
+    )
     try:
-        if current.is_relative_to(target):
+        if pathlib.Path.cwd().is_relative_to(target):
             # All relative paths would lead elsewhere.
             raise OSError(errno.EBUSY, "the current folder is in it")
-        aside = _free_name(target)
         target.rename(aside)
     except OSError as error:
         raise UsageError(
-            f"argument `run_dir`: cannot move the finished run of "
-            f"{printable(path)} aside: {error.strerror}; give another folder, "
-            "or go on with it by `resume`"
+            f"argument `run_dir`: cannot move the finished run of {path} "
+            f"aside: {error.strerror}; give another folder, or go on with it "
+            "by `resume`"
         ) from error
     try:
         shown = aside if path.is_absolute() else os.path.relpath(aside)
-        print(
-            f"the finished run of {printable(path)} is now in "
-            f"{printable(shown)}",
-            flush=True,
-        )
+        say(f"the finished run of {path} is now in {shown}")
         yield
     finally:
         # By now a new run that has not begun has left nothing.
         if not os.path.lexists(target):
             with contextlib.suppress(OSError):
                 aside.rename(target)
-                print(f"the finished run of {printable(path)} is back there")
+                say(f"the finished run of {path} is back there")
 
 
 @contextlib.contextmanager
 def _lock(path):
+    """Makes and locks a folder; takes back what it made if no run begins."""
     # A link may lead to a folder that is still to be made.
     folder = pathlib.Path(os.path.realpath(path))
     lock = folder / _LOCK_FILE
     with contextlib.ExitStack() as stack:
         try:
-            makes_lock = not lock.exists()
             stack.enter_context(files.made(folder))
-            file = stack.enter_context(
-                open(lock, "a", opener=system.open_no_link)
-            )
-        except OSError as error:
-            raise UsageError(
-                f"argument `run_dir`: cannot write to {printable(path)}: "
-                f"{error.strerror}"
-            ) from error
-        try:
+            makes_lock = not lock.exists()
+            file = open(lock, "a", opener=system.open_no_link)
+            stack.enter_context(file)
             # The system drops it when the process ends, even by a kill.
             system.lock(file.fileno(), wait=False)
         except BlockingIOError as error:
             raise UsageError(
-                f"another process trains in {printable(path)}: give another "
-                "`run_dir`"
+                f"another process trains in {path}: give another `run_dir`"
             ) from error
         except OSError as error:
             raise UsageError(
-                f"argument `run_dir`: cannot lock {printable(path)}: "
-                f"{error.strerror}"
+                f"argument `run_dir`: cannot lock {path}: {error.strerror}"
             ) from error
         if not _is_at(file, lock):
             # The other one has removed it in the meantime.
-            raise UsageError(
-                f"another process used {printable(path)} just now: try again"
-            )
+            raise UsageError(f"another process used {path} just now: try again")
         try:
             yield
         finally:
             # While it is locked. It may have been moved aside.
-            if not (folder / _RUN_FILE).exists() and _is_at(file, lock):
-                if makes_lock:
-                    lock.unlink()
+            has_begun = (folder / _RUN_FILE).exists()
+            if makes_lock and not has_begun and _is_at(file, lock):
+                lock.unlink()
 
 
 def _is_at(file, path):
@@ -307,9 +266,3 @@ def _is_at(file, path):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _free_name(path):
-    names = (f"{path.name}.{number}" for number in itertools.count(1))
-    candidates = map(path.with_name, names)
-    return next(free for free in candidates if not os.path.lexists(free))

@@ -1,9 +1,8 @@
-"""A run of the training command, from the data set to the results."""
+"""One training, from its images to its result: `Session`."""
 
 import contextlib
 import dataclasses
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,285 +15,356 @@ from tf_realnvp.data import ImageDataset
 from tf_realnvp.data.image_dataset import describe_skipped
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
-from tf_realnvp.serving.metadata import describe_levels
-from tf_realnvp.training import loop, results, workers
+from tf_realnvp.training import loop, metrics, results, workers
 from tf_realnvp.training.checkpoints import Checkpoints
-from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.progress import Progress
-from tf_realnvp.training.recorder import Recorder, writing
 from tf_realnvp.training.runs import Run
+from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import (
     DivergedError,
+    Error,
     FailureError,
     UsageError,
     reason,
 )
-from tf_realnvp.utils.messages import counted, printable
+from tf_realnvp.utils.messages import warn
+
+# Checkpoints after many short epochs would cost more than 1 % of the time.
+_SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 class Session:
-    """A run that is ready to train: `fit` it, then `write_results`."""
+    """A training, of the command or of Python: `begin`, `fit`, `finish`.
+
+    Attributes:
+      config: The settings.
+      dataset: The images, of which some may be held out.
+      trainer: The trainer.
+    """
 
     def __init__(
-        self, config: TrainingConfig, run: Run | None, resume: bool = False
+        self,
+        config: TrainingConfig,
+        model: RealNVP,
+        dataset: ImageDataset,
+        run: Run | None = None,
     ):
-        """Loads the images and makes, or restores, what is trained on them.
+        """Makes what trains a model, in the scope that the model was made in.
 
         Args:
           config: The settings.
-          run: The folder of the run; `None` for a worker that writes nothing.
-          resume: Whether to go on from the last checkpoint, if there is one.
+          model: The model.
+          dataset: Its images.
+          run: The folder of the run. Default: nothing is written.
 
         Raises:
-          UsageError: If the user has to change something.
-          FailureError: If something went wrong that the user should know of.
+          UsageError: If the run is of other images, or there are too few.
+          ValueError: If all of the model is frozen, or it was made outside of
+            the scope that is in use.
         """
-        self._run = run
-        if runtime.is_one_of_many():
-            self._strategy = workers.connect()
-        else:
-            self._strategy = runtime.make_strategy(config.devices)
-        if run is not None:
-            results.check_folder(config)
-        dataset, description = _load(config, run)
-        if runtime.is_one_of_many():
-            with _explaining(dataset):
-                config = workers.agree_on_settings(config, description, resume)
-        self._config = config
-        self._dataset = dataset = hold_out(config, dataset)
-        if run is not None:
-            results.check_names(config, dataset.name)
-        self._trainer = self._make_trainer(description)
-        _print_header(config, dataset, self._trainer.model)
-        self._checkpoints = Checkpoints(
-            self._trainer, pathlib.Path(config.run_dir) / "checkpoints"
+        # The probabilities need not be the frequencies in these images.
+        description = dataclasses.replace(
+            DataDescription.of(dataset), class_probs=model.class_probs or ()
         )
-        if not self._restore(resume):
-            self._set_first_weights()
         if run is not None:
-            with writing("the run's state", run.path):
-                run.begin(config, description, dataset.metadata)
+            run.check_same_images(description, dataset.name)
+        held_out = _hold_out(
+            dataset, config.num_validation or 0, config.batch_size, config.seed
+        )
+        scope = _strategy_of(model).scope
+        with explained(dataset), scope():
+            trainer = Trainer.from_config(model, config, held_out.num_train)
+        folder = pathlib.Path(config.run_dir) / "checkpoints"
+        self.config, self.dataset, self.trainer = config, held_out, trainer
+        self._run, self._description, self._scope = run, description, scope
+        self._checkpoints = Checkpoints(trainer, folder)
 
-    def fit(self, should_stop: Callable[[], bool], start: float) -> None:
-        """Trains, with a checkpoint now and then, after epochs and at the end.
+    @classmethod
+    def from_config(
+        cls, config: TrainingConfig, run: Run | None, resume: bool
+    ) -> "Session":
+        """Loads the images that the settings name, and makes a model of them.
 
         Args:
-          should_stop: Is asked whenever some steps are done.
-          start: `time.monotonic()` when the command was started.
+          config: The settings.
+          run: The folder of the run. Default: this is a worker that writes
+            nothing.
+          resume: Whether the run is to be resumed; all workers must agree.
 
         Raises:
-          UsageError: If the user has to change something.
-          FailureError: If something went wrong that the user should know of.
+          UsageError: If there are no such images, they cannot be trained on
+            with these settings, or the results cannot be written.
         """
-        config, trainer = self._config, self._trainer
-        recorder = None
+        is_one_of_many = runtime.is_one_of_many()
+        if is_one_of_many:
+            strategy = workers.connect()
+        else:
+            strategy = runtime.make_strategy(config.devices)
+        if run is not None:
+            results.check_folder(config.dataset, config.output_dir)
+        dataset = data.load(
+            config.dataset,
+            config.data_dir,
+            config.image_size,
+            config.flip,
+            config.num_bits,
+            config.conditional,
+        )
+        if dataset.skipped:
+            warn(describe_skipped(dataset.skipped))
+        description = DataDescription.of(dataset)
+        if run is not None:
+            results.check_model_path(config, dataset.name)
+            run.check_same_images(description, dataset.name)
+            description = run.data or description
+        with explained(dataset):
+            if is_one_of_many:
+                config = workers.agree_on_settings(config, description, resume)
+            with strategy.scope():
+                keras.utils.set_random_seed(config.seed)
+                try:
+                    model = RealNVP(
+                        **config.architecture, **description.of_images
+                    )
+                except ValueError as error:  # Too many scales.
+                    raise UsageError(str(error)) from error
+        return cls(config, model, dataset, run)
+
+    def begin(self, resume: bool) -> bool:
+        """Restores the last checkpoint, or sets the first weights.
+
+        Those are the model's own, if it is not new; or those of `init_from`; or
+        those of data-dependent initialization.
+
+        Args:
+          resume: Whether to restore a checkpoint, if there is one.
+
+        Returns:
+          Whether there was one.
+
+        Raises:
+          UsageError: If no checkpoint can be read, the model of `init_from`
+            cannot be used, or the workers of a job differ.
+          FailureError: If the run's state cannot be written.
+        """
+        config, trainer, dataset = self.config, self.trainer, self.dataset
+        with explained(dataset):
+            restored = resume and self._checkpoints.restore()
+            step = f"the checkpoint of step {trainer.num_steps:,}"
+            self._agree_on_state(step if restored else None, "`run_dir`")
+            is_given = not restored and not trainer.model.is_identity()
+            if config.init_from is not None and not restored:
+                weights.assign_weights(
+                    trainer.model, config.init_from, dataset.class_names
+                )
+                self._agree_on_state("weights", "`init_from`")
+            elif not restored and not is_given:
+                self._initialize()
         if self._run is not None:
-            recorder = _Reporter(config, self._run, trainer, self._checkpoints)
-        with _explaining(self._dataset):
-            is_done = loop.fit(
-                trainer,
-                self._dataset,
-                config.epochs,
-                config.batch_size,
-                config.max_steps,
-                recorder,
-                should_stop,
+            # Before any checkpoint: without this it is nobody's folder.
+            with writing("the run's state", self._run.path):
+                self._run.begin(config, self._description, dataset.metadata)
+                if is_given:  # No seed gives these weights again.
+                    self._checkpoints.save()
+        return restored
+
+    def fit(
+        self,
+        observer: loop.Observer,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Trains to the end, and saves what it has come to in any case.
+
+        Args:
+          observer: Observer notified of progress.
+          should_stop: Called after every few steps; ends the training if true.
+
+        Raises:
+          DataError: If an image cannot be read.
+          FailureError: If training diverges, the memory does not suffice,
+            something cannot be written, or another worker is gone.
+        """
+        config, recorder = self.config, None
+        if self._run is not None:
+            recorder = _Recorder(
+                self.trainer,
+                self._checkpoints,
+                self._run.path,
+                config,
+                observer,
             )
+        with explained(self.dataset), self._scope():
+            try:
+                is_done = loop.fit(
+                    self.trainer,
+                    self.dataset,
+                    config.epochs,
+                    config.batch_size,
+                    config.max_steps,
+                    recorder or observer,
+                    should_stop,
+                )
+            except (Error, tf.errors.OpError):
+                raise  # A step may be half done.
+            except BaseException:  # Ctrl-C, or what the observer raised.
+                if recorder is not None:
+                    recorder.save()
+                raise
             if recorder is not None:
                 recorder.finish(is_done)
-        if should_stop():
-            print(
-                f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
-                "command with --resume goes on from it",
-                flush=True,
-            )
-        elif recorder is not None:
-            recorder.print_summary(start)
 
-    def write_results(self) -> None:
-        """Writes the SavedModel, the metrics and the pictures.
+    def finish(self, write_results: bool) -> list[pathlib.Path]:
+        """Ends a run whose training is done.
+
+        Args:
+          write_results: Whether to write SavedModel, metrics and figures.
+
+        Returns:
+          What was written.
 
         Raises:
           FailureError: If something cannot be written.
         """
+        written: list[pathlib.Path] = []
         if self._run is None:
-            return
-        print("writing the results", flush=True)
-        try:
-            with writing("the results", self._config.output_dir):
-                written = results.write(
-                    self._config, self._dataset, self._trainer
-                )
-        except Exception:
-            raise
-        except BaseException:  # A signal.
-            print(
-                "the results are not complete: the same command with --resume "
-                "writes them",
-                flush=True,
-            )
-            raise
-        for path in written:
-            print(f"  {printable(path)}")
+            return written
+        if write_results:
+            with writing("the results", self.config.output_dir):
+                written = results.write(self.config, self.dataset, self.trainer)
         with writing("the run's state", self._run.path):
             self._run.finish()
+        return written
 
-    def _make_trainer(self, description):
-        """Makes the model and what trains it, on all devices."""
-        config, dataset = self._config, self._dataset
-        with _explaining(dataset), self._strategy.scope():
-            keras.utils.set_random_seed(config.seed)
-            model = RealNVP(**config.architecture, **description.of_images)
-            return Trainer.from_config(model, config, dataset.num_train)
-
-    def _restore(self, resume):
-        """Returns whether the training goes on from a checkpoint."""
-        restored = resume and self._checkpoints.restore()
-        if restored:
-            print(f"going on from step {self._trainer.num_steps:,}", flush=True)
-        elif resume:
-            print("there is no checkpoint yet: starting from the beginning")
-        found = None
-        if restored:
-            found = f"the checkpoint of step {self._trainer.num_steps:,}"
-        self._agree_on_state(found, "`run_dir`")
-        return restored
+    def _initialize(self):
+        """Fits the model to images; cut short, it stays as it was."""
+        model, seed = self.trainer.model, self.config.seed
+        before = [variable.numpy() for variable in model.variables]
+        try:
+            with runtime.tensor_float_32(False), self._scope():
+                images = self.dataset.initial_images(seed)
+                initialization.initialize(model, images, seed)
+        except BaseException:
+            for variable, value in zip(model.variables, before, strict=True):
+                variable.assign(value)
+            raise
 
     def _agree_on_state(self, found, where):
         if runtime.is_one_of_many():
-            with _explaining(self._dataset):
-                workers.agree_on_state(self._trainer, found, where)
-
-    def _set_first_weights(self):
-        """Takes those of another model, or starts from data."""
-        config, model = self._config, self._trainer.model
-        if config.init_from is not None:
-            names = self._dataset.class_names
-            weights.assign_weights(model, config.init_from, names)
-            self._agree_on_state("weights", "`init_from`")
-            return
-        with _explaining(self._dataset), self._strategy.scope():
-            images = self._dataset.initial_images(config.seed)
-            initialization.initialize(model, images, config.seed)
+            workers.agree_on_state(self.trainer, found, where)
 
 
-class _Reporter(Recorder):
-    """Shows on standard output, too, how it goes."""
+class _Recorder(loop.Observer):
+    """Writes checkpoints, metrics and summaries, and notifies another one."""
 
-    def __init__(self, config, run, trainer, checkpoints):
-        super().__init__(config, run, trainer, checkpoints)
-        self._begin = time.monotonic()
-        self._evaluation_seconds = 0.0
-        self._step = trainer.num_steps
-        self._first_step_done: float | None = None
+    def __init__(self, trainer, checkpoints, path, config, observer):
+        self._trainer, self._checkpoints = trainer, checkpoints
+        self._path, self._config, self._observer = path, config, observer
+        with writing("the summaries", path):
+            self._summaries = Summaries(
+                trainer, path / "logs", config.batch_size, config.seed
+            )
+        self._last_save = time.monotonic()
+        self._saved = list(trainer.history)
 
     def progress(self, title, num_steps):
-        return Progress(title, num_steps)
+        return self._observer.progress(title, num_steps)
 
     def after_steps(self):
-        if self._first_step_done is None and (
-            self._trainer.num_steps > self._step
-        ):
-            self._first_step_done = time.monotonic()
-        super().after_steps()
+        with writing("the summaries", self._path):
+            self._summaries.write_progress()
+        self._save_after(60.0 * self._config.checkpoint_minutes)
+        self._observer.after_steps()
 
     def after_epoch(self, metrics):
-        if metrics.epoch == 0:
-            self._evaluation_seconds = time.monotonic() - self._begin
-        super().after_epoch(metrics)
-        if self._config.verbose or metrics.epoch == 0:
-            _print_metrics(metrics, self._config.epochs)
+        # Before the checkpoint: what a kill leaves out is done again.
+        self._write_metrics()
+        with writing("the summaries", self._path):
+            self._summaries.write_epoch(metrics)
+            if metrics.epoch % self._config.samples_every == 0:
+                self._summaries.write_samples(metrics.step)
+        self._save_after(_SECONDS_BETWEEN_CHECKPOINTS)
+        self._observer.after_epoch(metrics)
 
-    def print_summary(self, start: float) -> None:
-        """Prints what has come out.
+    def finish(self, is_done):
+        """Saves what is not saved yet."""
+        if not is_done:
+            self.save()
+            return
+        # Of the last epoch, whatever its number and whoever trained it.
+        with writing("the summaries", self._path):
+            self._summaries.write_samples(self._trainer.history[-1].step)
+        # The best epoch may have been evaluated on the test images.
+        self._write_metrics()
+        if self._trainer.history != self._saved:
+            self.save()
 
-        Args:
-          start: `time.monotonic()` when the command was started.
-        """
-        trainer, result = self._trainer, self._trainer.result_metrics()
-        if not self._config.verbose or result.validation_loss is not None:
-            _print_metrics(result, self._config.epochs)
-        if trainer.num_skipped:
-            print(
-                f"{trainer.num_skipped:,} steps were skipped, since their loss "
-                "or gradient was not finite"
-            )
-        if self._first_step_done is not None:
-            startup = self._first_step_done - start - self._evaluation_seconds
-            print(
-                f"the first training step was done {startup:.1f} s after the "
-                f"start, not counting {self._evaluation_seconds:.1f} s of "
-                "evaluation before it"
-            )
+    def save(self):
+        """Saves a checkpoint."""
+        with writing("a checkpoint", self._path):
+            self._checkpoints.save()
+        self._last_save = time.monotonic()
+        self._saved = list(self._trainer.history)
 
+    def _save_after(self, seconds):
+        if time.monotonic() - self._last_save >= seconds:
+            self.save()
 
-def _load(config, run):
-    """Returns the data set, and its description, compared with the run's."""
-    dataset = data.load(
-        config.dataset,
-        config.data_dir,
-        config.image_size,
-        config.flip,
-        config.num_bits,
-        config.conditional,
-    )
-    if dataset.skipped:
-        print(f"warning: {describe_skipped(dataset.skipped)}", file=sys.stderr)
-    description = DataDescription.of(dataset)
-    if run is not None:
-        run.check_same_images(description, dataset.name)
-        if run.data is not None:
-            # A model that was made in Python may have others.
-            description = dataclasses.replace(
-                description, class_probs=run.data.class_probs
-            )
-    return dataset, description
+    def _write_metrics(self):
+        with writing("the metrics", self._path):
+            metrics.write_csv(self._path / "metrics.csv", self._trainer.history)
 
 
-def hold_out(config: TrainingConfig, dataset: ImageDataset) -> ImageDataset:
-    """Returns a data set with what is held out, and checks what is asked of it.
-
-    Args:
-      config: The settings.
-      dataset: The data set.
-
-    Raises:
-      UsageError: If it has too few training images, or too small ones.
-    """
-    if config.num_validation:
-        if config.num_validation >= dataset.num_train:
-            raise UsageError(
-                f"argument `num_validation`: {config.num_validation} leaves "
-                f"none of the {dataset.num_train} training images of "
-                f"{printable(dataset.name)}"
-            )
-        dataset = dataset.hold_out(config.num_validation, config.seed)
-    if config.batch_size > dataset.num_train:
+def _hold_out(dataset, num_validation, batch_size, seed):
+    """Returns a data set with what is held out, if it has enough images."""
+    if num_validation + batch_size > dataset.num_train:
         raise UsageError(
-            f"argument `batch_size`: {config.batch_size} is more than the "
-            f"{dataset.num_train} training images of {printable(dataset.name)}"
+            f"argument `batch_size`: {batch_size}, beside {num_validation} "
+            f"images for validation, is more than the {dataset.num_train} "
+            f"training images of {dataset.name}"
         )
-    return dataset
+    return dataset.hold_out(num_validation, seed) if num_validation else dataset
+
+
+def _strategy_of(model):
+    """Returns the `tf.distribute` strategy that a model was made in."""
+    variable = model.variables[0].value
+    current = tf.distribute.get_strategy()
+    if not tf.distribute.has_strategy():
+        return getattr(variable, "distribute_strategy", None) or current
+    if not current.extended.variable_created_in_scope(variable):
+        raise ValueError(
+            "The model must be made in the scope of the `tf.distribute` "
+            "strategy that it is trained in."
+        )
+    return current
 
 
 @contextlib.contextmanager
-def _explaining(dataset: ImageDataset) -> Iterator[None]:
-    """Tells users what the errors of training mean."""
+def explained(dataset: ImageDataset) -> Iterator[None]:
+    """Tells users what the errors of training mean.
+
+    Args:
+      dataset: What is trained on.
+
+    Raises:
+      DataError: If an image cannot be read.
+      FailureError: If training diverges, the memory does not suffice, or a
+        worker is gone.
+    """
     try:
         with dataset.naming_damage():
             yield
     except DivergedError as error:
-        raise FailureError(
-            f"training diverged: {error}. Try --clip_grad 1 or a smaller "
-            "--lr, with --resume from the last checkpoint or in another "
-            "--run_dir"
+        raise DivergedError(
+            f"training diverged: {error}. Try `clip_grad` 1 or a smaller `lr`, "
+            "from the last checkpoint (the command with --resume) or in "
+            "another `run_dir`"
         ) from error
     except tf.errors.ResourceExhaustedError as error:
         raise FailureError(
-            f"out of memory: {reason(error)}. Try --accumulate 4, or "
-            "--recompute as well"
+            f"out of memory: {reason(error)}. Try `accumulate` 4, or "
+            "`recompute` as well"
         ) from error
     except tf.errors.OpError as error:
         if not runtime.is_one_of_many():
@@ -305,35 +375,22 @@ def _explaining(dataset: ImageDataset) -> Iterator[None]:
         ) from error
 
 
-def _print_header(config, dataset, model):
-    size = "x".join(map(str, dataset.image_shape))
-    classes = ""
-    if dataset.class_names:
-        classes = f", {counted(len(dataset.class_names), 'class')}"
-    validation = ""
-    if dataset.num_validation:
-        validation = f", {dataset.num_validation:,} validation"
-    print(
-        f"RealNVP on {printable(dataset.name)}: {dataset.num_train:,} training"
-        f"{validation} and {dataset.num_test:,} test images of {size}, "
-        f"{describe_levels(dataset.num_colors)}{classes}\n"
-        f"{model.num_parameters:,} parameters ({config.filters} filters, "
-        f"{counted(config.num_blocks, 'residual block')}, "
-        f"{config.num_scales} scales, "
-        f"{len(model.couplings)} couplings), "
-        f"{runtime.describe_devices(config.devices)}, {config.precision}, "
-        f"seed {config.seed}",
-        flush=True,
-    )
+@contextlib.contextmanager
+def writing(what: str, where: object) -> Iterator[None]:
+    """Explains what was being written when that fails.
 
+    Args:
+      what: What is written.
+      where: Its path.
 
-def _print_metrics(metrics: Metrics, epochs: int):
-    bits = metrics.bits_per_dim()
-    losses = [f"{split} {value:.3f}" for split, value in bits.items()]
-    if "train" not in bits:
-        losses.insert(0, "before training")
-    print(
-        f"epoch {metrics.epoch}/{epochs}, step {metrics.step:,}: "
-        f"{', '.join(losses)} bits/dim",
-        flush=True,
-    )
+    Raises:
+      FailureError: If it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        raise FailureError(
+            f"cannot write {what} to {where}: {reason(error)}. What was there "
+            "before still is: make room, then go on: the same call, or the "
+            "command with --resume"
+        ) from error

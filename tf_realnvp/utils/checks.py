@@ -1,12 +1,22 @@
-"""Checks of arguments: errors that name the argument and what it must be."""
+"""Ranges of arguments: each tests, parses and describes its values.
+
+A range has these members:
+
+*   `value in allowed`: whether it is one of them.
+*   `str(allowed)`: what they are, in words.
+*   `allowed.convert(value)`: the value as Python and JSON have it.
+*   `allowed.parse(text)`: the value of a flag; `ValueError` if it has none.
+*   `allowed.format(value)`: the text that gives the value.
+*   `allowed.metavar`: what stands for the value in `--help`.
+"""
 
 import dataclasses
 import numbers
+import os
 import reprlib
 from collections.abc import Sequence
 from typing import Any
 
-DEQUANTIZATIONS = ("uniform", "variational")
 _MAX_SIZE = 2**31 - 1
 FLOAT32_MAX = 3.4028234e38  # What is larger is infinite to the models.
 
@@ -22,6 +32,7 @@ class WholeNumber:
     """
 
     convert = parse = int
+    format = str
     metavar = "N"
 
     low: int
@@ -66,14 +77,17 @@ class WholeNumbers:
     def parse(self, text):
         return self.convert(text.split(","))
 
+    def format(self, values):
+        return ",".join(map(str, values))
+
     def __str__(self):
         return f"{self.length} whole numbers from {self.low} to {self.high}"
 
-    def __contains__(self, value):
+    def __contains__(self, values):
         return (
-            isinstance(value, (tuple, list))
-            and len(value) == self.length
-            and all(n in WholeNumber(self.low, self.high) for n in value)
+            isinstance(values, (tuple, list))
+            and len(values) == self.length
+            and all(n in WholeNumber(self.low, self.high) for n in values)
         )
 
 
@@ -93,12 +107,15 @@ class ImageSize:
 
     def convert(self, value):
         """Returns one number for squares, however they are given."""
-        height, width = sides(value)
-        return int(height) if height == width else (int(height), int(width))
+        height, width = map(int, sides(value))
+        return height if height == width else (height, width)
 
     def parse(self, text):
         height, by, width = text.partition("x")
         return int(height) if not by else (int(height), int(width))
+
+    def format(self, value):
+        return "x".join(map(str, sides(value)))
 
     def __str__(self):
         number = WholeNumber(self.low, self.high, even=True)
@@ -131,6 +148,7 @@ class RealNumber:
     """
 
     convert = parse = float
+    format = "{:.12g}".format
     metavar = "X"
 
     low: float = 0.0
@@ -157,10 +175,10 @@ class OneOf:
     """Some strings.
 
     Attributes:
-      choices: They.
+      choices: The allowed strings.
     """
 
-    convert = str
+    convert = format = str
 
     choices: tuple[str, ...]
 
@@ -171,16 +189,42 @@ class OneOf:
         return isinstance(value, str) and value in self.choices
 
 
-# The arguments of `RealNVP`, beside those that tell of its images.
-ARCHITECTURE: dict[str, Any] = {
-    "filters": WholeNumber(2, even=True),
-    "num_blocks": WholeNumber(1, 1000),
-    # Beyond float32 takes the highest levels for 1, or levels for each other.
-    "alpha": RealNumber(1e-6, includes_low=True, below=0.999),
-    "num_scales": WholeNumber(2),
-    "num_couplings": WholeNumbers(3, 1, 1000),
-    "dequantization": OneOf(DEQUANTIZATIONS),
-}
+class Name:
+    """Names and paths: any string but the empty one."""
+
+    convert = format = str
+    metavar = "NAME"
+
+    def parse(self, text):
+        return text
+
+    def __str__(self):
+        return "a name"
+
+    def __contains__(self, value):
+        return isinstance(value, str) and value != ""
+
+
+class Folder(Name):
+    """Paths of folders."""
+
+    metavar = "DIR"
+
+    def parse(self, text):
+        """Returns a path without the slash that shells add at its end."""
+        return os.path.expanduser(text.rstrip(os.sep) or text)
+
+
+class Switch:
+    """What is so or not: a flag without a value."""
+
+    convert = bool
+
+    def __str__(self):
+        return "`True` or `False`"
+
+    def __contains__(self, value):
+        return isinstance(value, bool)
 
 
 def check(value: Any, name: str, allowed: Any) -> Any:
