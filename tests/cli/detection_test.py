@@ -180,10 +180,7 @@ class ScoreTest(DetectionTestCase):
         names = [f"{index:03d}.png" for index in range(70)]
         values = np.array([rows[name][-len(methods) :] for name in names])
         self.assertAllClose(
-            values.astype(float).T,
-            [*expected.values()],
-            rtol=1e-4,
-            atol=1e-4,
+            values.astype(float).T, [*expected.values()], rtol=1e-4, atol=1e-4
         )
         self.assertAllClose(
             [float(rows[name][0]) for name in names], measured.log_prob

@@ -226,10 +226,7 @@ def seed(of_what: str, default: int | None = 0) -> Argument:
     """Declares the flag `--seed`."""
     drawn = " (default: one is drawn and printed)" if default is None else ""
     return argument(
-        "--seed",
-        f"seed {of_what}{drawn}",
-        WholeNumber(0, 2**32 - 1),
-        default,
+        "--seed", f"seed {of_what}{drawn}", WholeNumber(0, 2**32 - 1), default
     )
 
 
