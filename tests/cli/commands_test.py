@@ -31,29 +31,22 @@ BAD_LINES = (
     *(
         (f"{line} --{flag}={value}", f"--{flag}: {value!r}")
         for line, flag, values in (
-            ("sample M", "n", "-1 0 1.5 many 2147483648"),
+            ("sample M", "n", "0 1.5 many 2147483648"),
             ("sample M", "temperature", "-0.1 nan -inf 1e39 hot"),
-            ("sample M", "seed", "-1 1.5 4294967296"),
+            ("sample M", "seed", "-1 4294967296"),
             ("sample M", "out", "grid .png d/.PNG"),
-            ("evaluate M", "max_images", "-1 0 1 all"),
-            ("evaluate M", "importance_samples", "0 -1"),
-            ("evaluate M", "batch_size", "0 -1"),
-            ("interpolate M a b", "steps", "-1 0 1 x 10001"),
+            ("evaluate M", "max_images", "1 all"),
+            ("evaluate M", "importance_samples", "0"),
+            ("evaluate M", "batch_size", "0"),
+            ("interpolate M a b", "steps", "1 10001"),
             ("interpolate M a b", "out", "grid grid.jpg"),
-            ("manifold M a b c d", "size", "-1 0 1 x 1001"),
-            ("manifold M a b c d", "out", "grid"),
-            ("reconstruct M a", "draws", "-1 0 x 10001"),
-            ("reconstruct M a", "seed", "-1 x"),
-            ("reconstruct M a", "out", "grid"),
-            ("translate M a", "out", "grid"),
+            ("manifold M a b c d", "size", "1 1001"),
+            ("reconstruct M a", "draws", "0 10001"),
             (DIRECTION, "steps", "1"),
             (DIRECTION, "max_images", "1"),
-            (DIRECTION, "out", "grid"),
-            ("score M a", "seed", "-1 x"),
             ("score M a", "out", "scores scores.png"),
             ("score M a", "max_images", "19 x"),
             ("score M a", "max_maps", "0 x"),
-            ("detect M --unusual a", "seed", "-1 x"),
             ("detect M --unusual a", "max_images", "19 1.5"),
         )
         for value in values.split()
@@ -61,10 +54,8 @@ BAD_LINES = (
     ("sample M --temp 1", "--temp"),
     ("interpolate M a.png", "IMAGE"),
     ("interpolate M a.png b.png c.png", "c.png"),
-    ("manifold M a.png b.png c.png", "IMAGE"),
     ("manifold M a b c d e.png", "e.png"),
     ("reconstruct M", "IMAGE"),
-    ("translate M", "IMAGE"),
     ("direction M --without b", "--with"),
     (f"{DIRECTION} --strength 1", "--strength"),
     (f"{DIRECTION} --strength nan 1", "'nan'"),
@@ -76,7 +67,6 @@ BAD_LINES = (
     (f"{DIRECTION} --out no/a.png", "--out: cannot write to no"),
     ("score M a --out missing/a.csv", "--out: cannot write to missing"),
     ("score M d.png --maps f.png", "--maps: cannot write to f.png"),
-    ("score M d.png --maps d.png", "--maps: it is the folder of the images"),
     ("score M a --maps d.png/m --reference d.png", "--maps: it is among the"),
     ("detect M --unusual a --out f.png", "--out: cannot write to f.png"),
     ("score M d.png --max_images 30", "--max_images: it is for --reference"),
@@ -104,26 +94,6 @@ class FlagsTest(command_lines.CommandTestCase):
                 self.assert_usage_error(call(*line.split()), message)
         load.assert_not_called()
         self.assertCountEqual(os.listdir(), ["f.png", "d.png"])
-
-    def test_no_model(self):
-        """Whatever is wrong with it is told in a line."""
-        for line in (
-            "sample .",
-            "sample . --out new/samples/",
-            "evaluate .",
-            "interpolate . a b",
-            "manifold . a b c d",
-            "reconstruct . a",
-            "translate . a",
-            "direction . --with a --without b",
-            "score . a",
-            "score . a --reference a",
-            "detect . --unusual a",
-        ):
-            with self.subTest(line):
-                result = call(*line.split())
-                self.assert_usage_error(result, "no SavedModel in .")
-        self.assertEmpty(os.listdir())
 
 
 class ModelTestCase(command_lines.CommandTestCase, parameterized.TestCase):

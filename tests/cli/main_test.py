@@ -1,6 +1,7 @@
 """Tests for main: names, exit codes, and what all commands have in common."""
 
 import functools
+import os
 import re
 import signal
 from unittest import mock
@@ -127,9 +128,15 @@ class StartTest(command_lines.CommandTestCase):
             ("2", "sample . --n 0"),
             ("2", "sample . --out missing/grid.png"),
             ("2", "sample ."),
-            ("2", "evaluate missing"),
+            ("2", "sample . --out new/samples/"),
+            ("2", "evaluate ."),
+            ("2", "interpolate . a b"),
+            ("2", "manifold . a b c d"),
+            ("2", "reconstruct . a"),
+            ("2", "translate . a"),
             ("2", "direction . --with a --without b"),
-            ("2", "score . a --reference a --maps a/maps"),
+            ("2", "score . a"),
+            ("2", "score . a --reference a --maps maps"),
             ("2", "detect . --unusual a"),
         )
         script = f"""if True:
@@ -149,6 +156,8 @@ class StartTest(command_lines.CommandTestCase):
         self.assertEqual(codes, [code for code, _ in lines])
         self.assertIn("\nslow []\n", stdout)
         self.assertEqual(stderr.count("\n"), codes.count("2"))
+        self.assertEqual(stderr.count("no SavedModel in .: "), 11)
+        self.assertCountEqual(os.listdir(), ["file", "other"])
 
     def test_programs(self):
         for name, *argv in (

@@ -230,8 +230,9 @@ def seed(of_what: str, default: int | None = 0) -> Argument:
     )
 
 
-def out(text: str, default: str | None, kind: Callable[[str], str]) -> Argument:
-    """Declares the flag `--out`."""
+def out(text: str, default: str) -> Argument:
+    """Declares the flag `--out` of a file, with the suffix of its default."""
+    kind = file(pathlib.Path(default).suffix)
     return argument("--out", text, kind, default, metavar="PATH")
 
 

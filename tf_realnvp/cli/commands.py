@@ -24,7 +24,6 @@ from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
 from tf_realnvp.utils.overlap import overlapped
 
-_PNG = arguments.file(".png")
 _LABEL_OF_ALL = argument(
     "--label",
     "class that the images are taken for, of a model that has classes "
@@ -57,11 +56,13 @@ _EACH_OF_ALL = 8  # Images of a class, where there are some of all.
         metavar="NAME",
     ),
     arguments.seed("of the images", None),
-    arguments.out(
+    argument(
+        "--out",
         "PNG file for a grid of all images; or a folder (one that exists, or a "
         "name that ends in /) for a PNG file of each, as large as the image",
-        "samples.png",
         arguments.file(".png", or_folder=True),
+        "samples.png",
+        metavar="PATH",
     ),
 )
 def sample(flags: argparse.Namespace) -> None:
@@ -304,7 +305,7 @@ def _summary(bits):
         WholeNumber(2, 10_000),
         8,
     ),
-    arguments.out("PNG file for the strip", "interpolation.png", _PNG),
+    arguments.out("PNG file for the strip", "interpolation.png"),
 )
 def interpolate(flags: argparse.Namespace) -> None:
     """Go from one image to another through the latent space.
@@ -325,7 +326,7 @@ def interpolate(flags: argparse.Namespace) -> None:
     arguments.images(4),
     _LABEL_OF_ALL,
     argument("--size", "rows and columns of the grid", WholeNumber(2, 1000), 8),
-    arguments.out("PNG file for the grid", "manifold.png", _PNG),
+    arguments.out("PNG file for the grid", "manifold.png"),
 )
 def manifold(flags: argparse.Namespace) -> None:
     """Draw the surface that four images span in the latent space.
@@ -356,7 +357,7 @@ def manifold(flags: argparse.Namespace) -> None:
         "--draws", "number of draws for each image", WholeNumber(1, 10_000), 6
     ),
     arguments.seed("of the draws"),
-    arguments.out("PNG file for the grid", "reconstructions.png", _PNG),
+    arguments.out("PNG file for the grid", "reconstructions.png"),
 )
 def reconstruct(flags: argparse.Namespace) -> None:
     """Show what is left of images when the fine latents are drawn anew.
@@ -381,7 +382,7 @@ def reconstruct(flags: argparse.Namespace) -> None:
     "models/realnvp_fashion_mnist_classes a.png b.png --out grid.png",
     arguments.images("+"),
     arguments.LABEL,
-    arguments.out("PNG file for the grid", "translations.png", _PNG),
+    arguments.out("PNG file for the grid", "translations.png"),
 )
 def translate(flags: argparse.Namespace) -> None:
     """Show images as they would be, were they of other classes.

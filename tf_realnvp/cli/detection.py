@@ -6,7 +6,6 @@ when it is clear that the command line makes sense.
 
 import argparse
 import itertools
-import os
 import pathlib
 
 import numpy as np
@@ -65,7 +64,7 @@ _SPLITS = {"fit": "train", "normal": "test", "unusual": "test"}
     ),
     arguments.DATA_DIR,
     arguments.seed("of the noise, and of the choice and halves of a reference"),
-    arguments.out("CSV file", "scores.csv", arguments.file(".csv")),
+    arguments.out("CSV file", "scores.csv"),
     notes=image_sets.HELP,
 )
 def score(flags: argparse.Namespace) -> None:
@@ -93,8 +92,6 @@ def score(flags: argparse.Namespace) -> None:
     if flags.maps is not None:
         arguments.check_new_files(flags.maps, "--maps", "map_*.png")
         image_sets.check_apart("maps", flags.maps, flags.reference)
-        if os.path.realpath(flags.maps) == os.path.realpath(flags.folder):
-            raise UsageError("argument --maps: it is the folder of the images")
     # For the likelihood alone, what TensorFlow loads is enough.
     if flags.reference is None and flags.maps is None:
         model = saved_model.SavedModel(flags.model)
@@ -158,11 +155,12 @@ def score(flags: argparse.Namespace) -> None:
     ),
     arguments.DATA_DIR,
     arguments.seed("of the noise, the choice and the bootstrap"),
-    arguments.out(
+    argument(
+        "--out",
         "folder for the table and all scores (CSV), histograms, the least and "
         "most anomalous images, and heat maps",
-        None,
         arguments.path,
+        metavar="PATH",
     ),
     notes=image_sets.HELP,
 )

@@ -42,9 +42,7 @@ _NUM_SHOWN = 4  # Rows of the grid where no images are named.
     arguments.LABEL,
     arguments.DATA_DIR,
     arguments.seed("of the choice of images"),
-    arguments.out(
-        "PNG file for the rows", "direction.png", arguments.file(".png")
-    ),
+    arguments.out("PNG file for the rows", "direction.png"),
     notes=image_sets.HELP,
 )
 def direction(flags: argparse.Namespace) -> None:
