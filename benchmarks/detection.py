@@ -22,6 +22,7 @@ its test images of that class.
 """
 
 import argparse
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -64,11 +65,11 @@ def main() -> None:
     content = metadata.read(flags.model)
     model = weights.load_model(flags.model)
     measure = detection.Measurer(model)
-    both = argparse.Namespace(
-        **vars(flags) | {"max_images": 2 * flags.max_images}
-    )
-    fitted = image_sets.load(both, "fit", content, "train", 20).images
-    images = image_sets.load(both, "normal", content, "test", 2).images
+    sizes = flags.max_images, flags.seed
+    loader = image_sets.Loader(content, flags.data_dir, *sizes)
+    both = dataclasses.replace(loader, max_images=2 * flags.max_images)
+    fitted = both.load("fit", flags.fit, "train", 20).images
+    images = both.load("normal", flags.normal, "test").images
     images = np.random.default_rng(flags.seed).permutation(images)
     normal, others = np.array_split(images, 2)
     known = measure(fitted, flags.seed)
@@ -102,8 +103,7 @@ def main() -> None:
     for pair in pairs:
         if pair == "sets":
             for name in flags.unusual:
-                flags.other = name
-                unusual = image_sets.load(flags, "other", content, "test", 2)
+                unusual = loader.load("unusual", name, "test")
                 add(pathlib.Path(name).name, unusual.images)
         elif pair == "upside_down":
             add(pair, others[:, ::-1, ::-1])

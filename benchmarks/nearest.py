@@ -34,7 +34,7 @@ def main() -> None:
     from tf_realnvp.images import plots
 
     # With the size and the levels of the model's images.
-    dataset = image_sets.load_dataset(flags, "model", model.dataset, model)
+    dataset = image_sets.Loader(model, flags.data_dir).load_dataset(None)
     train = dataset.take("train", range(dataset.num_train))
     if flags.flip:
         train = np.concatenate([train, train[:, :, ::-1]])

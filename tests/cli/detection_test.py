@@ -1,14 +1,10 @@
 """Tests for the commands score and detect."""
 
-import contextlib
 import csv
 import functools
-import io
-import json
 import math
 import os
 import re
-import shutil
 from unittest import mock
 
 import command_lines
@@ -22,41 +18,13 @@ from image_arrays import images_of_digits as digits
 from small_models import measurer
 
 from tf_realnvp import bit_maps, detection
-from tf_realnvp.cli import detection as commands
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.serving import weights
 
 NUM_COLORS = small_models.NUM_COLORS
-LIKELY = ["log_prob", "bits_per_dim"]
-# Command lines, and what the message names.
-BAD_LINES = (
-    ("score", "MODEL"),
-    ("score M", "DIR"),
-    ("detect", "MODEL"),
-    ("detect M", "--unusual"),
-    *(
-        (f"{line} --{flag}={value}", f"--{flag}: {value!r}")
-        for line, flag, values in (
-            ("score M a", "seed", "-1 x"),
-            ("score M a", "out", "scores scores.png"),
-            ("score M a", "max_images", "19 x"),
-            ("score M a", "max_maps", "0 x"),
-            ("detect M --unusual a", "seed", "-1 x"),
-            ("detect M --unusual a", "max_images", "19 1.5"),
-        )
-        for value in values.split()
-    ),
-    # What is in the folder: a file `f.png` and a folder `d`.
-    ("score M a --out missing/a.csv", "--out: cannot write to missing"),
-    ("score M d --maps f.png", "--maps: cannot write to f.png"),
-    ("score M d --maps d", "--maps: it is the folder of the pictures"),
-    ("detect M --unusual a --out f.png", "--out: cannot write to f.png"),
-    ("detect M --unusual a --out f.png/d", "--out: cannot write to f.png/d"),
-    ("score M d --max_images 30", "--max_images: it is for --reference"),
-    ("score M d --max_maps 3 --reference d", "--max_maps: it is for --maps"),
-)
+LIKELY = ["file", "log_prob", "bits_per_dim"]
 
 call = functools.partial(command_lines.call, main.main)
 
@@ -68,50 +36,40 @@ def read_csv(path):
     return header, rows
 
 
-class FlagsTest(command_lines.CommandTestCase):
-    name = r"tf-realnvp( \w+)?"
-
-    def test_bad(self):
-        (self.folder / "f.png").touch()
-        (self.folder / "d").mkdir()
-        for line, message in BAD_LINES:
-            with self.subTest(line):
-                self.assert_usage_error(call(*line.split()), message)
-        self.assertCountEqual(os.listdir(), ["f.png", "d"])
-
-    def test_no_model(self):
-        for line in (
-            "score . a",
-            "score . a --reference a",
-            "detect . --unusual a",
-        ):
-            with self.subTest(line):
-                result = call(*line.split())
-                self.assert_usage_error(result, "no SavedModel in .")
-
-
-class DetectionTestCase(command_lines.CommandTestCase):
+class DetectionTestCase(command_lines.CommandTestCase, parameterized.TestCase):
     name = r"tf-realnvp( \w+)?"
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.path = small_models.saved()
-        cls.model = small_models.model()
+        cls.loaded = {
+            "plain": (small_models.saved(), small_models.opened()),
+            "classes": (
+                small_models.saved_conditional(),
+                small_models.opened_conditional(),
+            ),
+        }
 
     def setUp(self):
         super().setUp()
-        self.use(small_models.opened())
+        self.use_model("plain")
+
+    def use_model(self, kind):
+        """Lets the commands load what takes seconds."""
+        self.path, self.opened = self.loaded[kind]
+        self.use(self.opened)
+        make = small_models.model if kind == "plain" else small_models.distinct
+        self.measure = measurer(make)
         for module, name, value in (
-            (weights, "load_model", self.model),
-            (detection, "Measurer", measurer(small_models.model)),
+            (weights, "load_model", make()),
+            (detection, "Measurer", self.measure),
         ):
             self.enterContext(
                 mock.patch.object(module, name, return_value=value)
             )
 
     def write(self, folder, images, names=None):
-        """Writes pictures into a folder."""
+        """Writes images into a folder."""
         folder = self.folder / folder
         folder.mkdir(parents=True, exist_ok=True)
         names = names or [f"{index:03d}.png" for index in range(len(images))]
@@ -119,316 +77,218 @@ class DetectionTestCase(command_lines.CommandTestCase):
             image_files.write(folder / name, image, NUM_COLORS)
         return folder
 
+    def saved_maps(self):
+        """Returns the mock of what draws maps."""
+        return self.enterContext(
+            mock.patch.object(plots, "save_bit_maps", wraps=plots.save_bit_maps)
+        )
+
 
 class ScoreTest(DetectionTestCase):
-    def setUp(self):
-        super().setUp()
-        self.images = digits("test")[:4]
-        self.write(".", self.images, [f"{name}.png" for name in "abcd"])
-        self.pictures = [self.folder / f"{name}.png" for name in "abcd"]
-
-    def score(self, folder, *argv):
-        """Scores a folder; returns standard output and error, and the rows."""
-        out = self.folder / "scores.csv"
+    def score(self, *argv):
+        """Returns standard output and error, the header and the rows."""
         code, stdout, stderr = call(
-            "score", self.path, folder, "--out", out, *argv
+            "score", self.path, "in", "--out", "scores.csv", *argv
         )
         self.assertEqual(code, 0, stderr)
-        self.assertEndsWith(stdout, f"{out}\n")
-        header, rows = read_csv(out)
-        self.assertEqual(header, ["file", *LIKELY])
-        scores = {name: (float(p), float(b)) for name, p, b in rows}
-        self.assertLen(scores, len(rows))
-        return stdout, stderr, scores
+        self.assertEndsWith(stdout, "\nscores.csv\n")
+        header, rows = read_csv("scores.csv")
+        self.assertLen({row[0] for row in rows}, len(rows))
+        return stdout, stderr, header, {row[0]: row[1:] for row in rows}
 
-    def test_name_too_long_for_a_map(self):
-        name = "x" * 245 + ".png"
-        self.write("in", self.images[:1], [name])
-        result = call(
-            *("score", self.path, self.folder / "in", "--maps", "maps"),
-        )
-        self.assert_usage_error(result, "--maps", "too long", "rename it")
-
-    def test_score(self):
-        folder = self.folder / "in"
-        folder.mkdir()
-        (folder / "inside").mkdir()
-        (folder / ".hidden.png").write_text("")
+    @parameterized.parameters("plain", "classes")
+    def test_score(self, kind):
+        self.use_model(kind)
         # Names need not be text.
         names = ["b, \u00e9\udcff.png", "a.png", "c.png", "same.png"]
-        images = [*self.images[:3], self.images[2]]
-        for name, image in zip(names, images, strict=True):
-            image_files.write(folder / name, image, NUM_COLORS)
+        images = small_models.images(20)[[0, 8, 1, 1]]
+        folder = self.write("in", images, names)
+        (folder / "inside").mkdir()
+        (folder / ".hidden.png").write_text("")
         (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
         (folder / "notes.txt").write_text("words")
         odd_images.noise("L").save(folder / "other.png", "BMP")
         os.mkfifo(folder / "pipe.png")
         (folder / "gone.png").symlink_to("nowhere")
 
-        stdout, stderr, scores = self.score(folder)
-        self.assertCountEqual(scores, names)
-        for name, image in zip(names, images, strict=True):
-            log_prob, bits = scores[name]
-            expected = self.model.log_prob(image[np.newaxis], 0)[0]
-            self.assertAllClose(log_prob, expected, rtol=1e-5)
-            self.assertAllClose(bits, -log_prob / (16 * math.log(2.0)))
-        order = [bits for _, bits in scores.values()]
+        stdout, stderr, header, rows = self.score("--seed", 3)
+        labels = ["likeliest_label"] if kind == "classes" else []
+        self.assertEqual(header, LIKELY + labels)
+        self.assertCountEqual(rows, names)
+        expected = self.opened.score_each(images, 3)
+        for name, log_prob, label in zip(
+            names, expected.log_prob, expected.label, strict=True
+        ):
+            found, bits, *found_label = rows[name]
+            self.assertAllClose(float(found), log_prob, rtol=1e-5)
+            self.assertAllClose(
+                float(bits), -log_prob / (16 * math.log(2.0)), rtol=1e-5
+            )
+            if labels:
+                name = small_models.CLASS_NAMES[label]
+                self.assertEqual(found_label, [name])
+        order = [float(bits) for _, bits, *_ in rows.values()]
         self.assertEqual(order, sorted(order, reverse=True))
         self.assertGreater(order[0], order[-1])
         # Those that are equally likely, by their names.
-        place = list(scores).index("c.png")
-        self.assertEqual(list(scores)[place + 1], "same.png")
+        place = list(rows).index("c.png")
+        self.assertEqual(list(rows)[place + 1], "same.png")
 
         self.assertEqual(stderr.count("\n"), 5)
         for name in "broken.png notes.txt other.png pipe.png gone.png".split():
-            self.assertIn(str(folder / name), stderr)
+            self.assertIn(f"in/{name}", stderr)
         self.assertIn("score: 9/9 steps", stdout)
-        self.assertIn("4 pictures", stdout)
-        self.assertIn("5 files could not be read", stdout)
-        self.assertIn(f"mean {np.mean(order):.4f} bits/dim", stdout)
-
-    def test_score_does_not_depend_on_other_pictures(self):
-        _, _, together = self.score(self.folder)
-        alone = self.folder / "alone"
-        alone.mkdir()
-        shutil.copy(self.pictures[3], alone)
-        _, _, scores = self.score(alone)
-        self.assertEqual(scores["d.png"], together["d.png"])
-        _, _, other = self.score(alone, "--seed", 1)
-        self.assertNotEqual(other, scores)
-
-    def test_score_of_nothing(self):
-        folder = self.folder / "in"
-        argv = ("score", self.path, folder, "--out", "scores.csv")
-        self.assert_usage_error(call(*argv), str(folder), "No such file")
-        folder.mkdir()
-        self.assert_usage_error(call(*argv), str(folder), "no files")
-        (folder / "notes.txt").write_text("words")
-        code, stdout, stderr = call(*argv)
-        self.assertEqual((code, stdout), (2, ""))
-        self.assertEqual(stderr.count("\n"), 2)
-        self.assertIn("none of the 1 files", stderr)
-        self.assertFalse(os.path.exists("scores.csv"))
-
-    def score_with_reference(self, folder, *argv):
-        """Returns standard output, the header, and the rows by their names."""
-        code, stdout, stderr = call(
-            *("score", self.path, folder, "--reference", "usual", *argv)
+        self.assertIn(
+            f"4 images, mean {np.mean(order):.4f} bits/dim; 5 files could not",
+            stdout,
         )
-        self.assertEqual((code, stderr), (0, ""))
-        header, rows = read_csv("scores.csv")
-        return stdout, header, {row[0]: row[1:] for row in rows}
 
-    def test_score_with_reference(self):
-        self.write("usual", digits("train")[:41])
-        self.write("in", digits("test")[:70])
-        stdout, header, rows = self.score_with_reference("in", "--seed", 3)
-        self.assertEqual(
-            header,
-            ["file", *LIKELY, *detection.METHODS, "p_value"],
+    def test_does_not_depend_on_other_images(self):
+        self.write("in", digits()[:4])
+        *_, together = self.score()
+        for name in ("000.png", "001.png", "002.png"):
+            os.remove(f"in/{name}")
+        *_, alone = self.score()
+        self.assertEqual(alone["003.png"], together["003.png"])
+        *_, other = self.score("--seed", 1)
+        self.assertNotEqual(other, alone)
+
+    @parameterized.parameters("plain", "classes")
+    def test_reference(self, kind):
+        """With maps, in standard deviations of the half that is not fitted."""
+        self.use_model(kind)
+        normal, images = digits("train")[:41], digits("test")[:70]
+        self.write("normal", normal)
+        self.write("in", images)
+        save = self.saved_maps()
+        maps = ("--maps", "maps", "--max_maps", 2)
+        stdout, stderr, header, rows = self.score(
+            "--reference", "normal", "--seed", 3, *maps
         )
-        self.assertLen(rows, 70)
-        self.assertRegex(stdout, rf"(?m)^p_value: .*\b{detection.DEFAULT}\b")
-        measure = measurer(small_models.model)
-        reference = detection.Reference(measure(digits("train")[:41], 3), 3)
-        expected = reference(measure(digits("test")[:70], 3))
-        values = np.array(
-            [rows[f"{index:03d}.png"] for index in range(70)], float
+        self.assertEqual(stderr, "")
+        labels = ["likeliest_label"] if kind == "classes" else []
+        methods = [*detection.METHODS, "p_value"]
+        self.assertEqual(header, LIKELY + labels + methods)
+        self.assertRegex(
+            stdout,
+            rf"(?m)^p_value: of the method {detection.DEFAULT}, by 21 readable "
+            "images in normal; fitted to 20 others of them$",
+        )
+        reference = detection.Reference(self.measure(normal, 3), 3)
+        measured = self.measure(images, 3)
+        expected = reference(measured)
+        names = [f"{index:03d}.png" for index in range(70)]
+        values = np.array([rows[name][-len(methods) :] for name in names])
+        self.assertAllClose(
+            values.astype(float).T, [*expected.values()], rtol=1e-4, atol=1e-4
         )
         self.assertAllClose(
-            values[:, 2:].T, list(expected.values()), rtol=1e-4, atol=1e-4
+            [float(rows[name][0]) for name in names], measured.log_prob
         )
         together = reference.set_p_value(expected[detection.DEFAULT])
         self.assertIn(
-            f"\np-value of all pictures together: {together:.2g}\n", stdout
+            f"\np-value of all images together: {together:.2g}\n", stdout
         )
-        # The most unusual come first.
+        # The most anomalous come first.
         column = header.index(detection.DEFAULT) - 1
         order = [float(row[column]) for row in rows.values()]
         self.assertEqual(order, sorted(order, reverse=True))
-        # As without a reference.
-        _, _, scores = self.score(self.folder / "in", "--seed", 3)
-        for name, row in rows.items():
-            self.assertAllClose(np.float64(row[:2]), scores[name], rtol=1e-5)
-
-    def test_copies_in_the_reference(self):
-        images = digits("train")[:41]
-        self.write("usual", np.concatenate([images, images[:3]]))
-        self.write("in", digits("test")[:2])
-        argv = ("score", self.path, "in", "--reference", "usual")
-        code, _, stderr = call(*argv)
-        self.assertEqual(code, 0)
-        self.assertIn("warning: 3 of the 44 readable pictures in u", stderr)
-
-    def test_score_draws_maps(self):
-        names = ["b, \u00e9.png", "a.png", "c.png"]
-        folder = self.write("in", self.images[:3], names)
-        argv = ("--maps", "maps", "--max_maps", 2)
-        with mock.patch.object(
-            plots, "save_bit_maps", wraps=plots.save_bit_maps
-        ) as save:
-            stdout, _, scores = self.score(folder, *argv)
-        self.assertIn("maps\n", stdout)
-        # Each beside its own picture, and under its name.
-        for call_, name in zip(save.call_args_list, scores, strict=False):
-            path, (image,), (values,), *_ = call_.args
+        first = images[[int(name[:3]) for name in [*rows][:2]]]
+        drawn = bit_maps.smooth(self.measure.maps(first, 3))
+        others = self.measure.maps(normal[reference.others], 3)
+        drawn = bit_maps.standardise(drawn, bit_maps.smooth(others))
+        for call_, name, image, values in zip(
+            save.call_args_list, rows, first, drawn, strict=False
+        ):
+            path, (shown,), (its,), label, *_ = call_.args
             self.assertEqual(path.name, f"map_{name}.png")
-            self.assertAllEqual(image, self.images[names.index(name)])
-            own = measurer(small_models.model).maps(image[None], 0)
+            self.assertAllEqual(shown, image)
+            self.assertAllClose(its, values, rtol=1e-3, atol=1e-3)
+            self.assertEqual(label, "standard deviations")
+
+    def test_maps(self):
+        """Each beside its own image, and under its name."""
+        names = ["b, \u00e9.png", "a.png", "c.png"]
+        images = digits()[:3]
+        self.write("in", images, names)
+        save = self.saved_maps()
+        stdout, *_, rows = self.score("--maps", "maps", "--max_maps", 2)
+        self.assertIn("\nmaps\n", stdout)
+        first = [*rows][:2]
+        for call_, name in zip(save.call_args_list, first, strict=True):
+            path, (image,), (values,), label, *_ = call_.args
+            self.assertEqual((path.name, label), (f"map_{name}.png", "bits"))
+            self.assertAllEqual(image, images[names.index(name)])
+            own = self.measure.maps(image[None], 0)
             self.assertAllClose(values, bit_maps.smooth(own)[0], atol=1e-3)
-        first = [f"map_{name}.png" for name in list(scores)[:2]]
-        self.assertCountEqual(os.listdir("maps"), first)
-        pixels = matplotlib.image.imread(f"maps/{first[0]}")
-        self.assertGreater(np.std(pixels), 0.1)
-        self.write("usual", digits("train")[:30])
-        with (
-            mock.patch.object(plots, "save_bit_maps") as save,
-            mock.patch.object(
-                bit_maps, "standardize", wraps=bit_maps.standardize
-            ) as standardize,
-        ):
-            result = call("score", self.path, folder, *argv)
-            self.assert_usage_error(result, "--maps: maps has maps of before")
-            save.assert_not_called()
-            shutil.rmtree("maps")
-            self.score_with_reference("in", *argv)
-        self.assertEqual(save.call_count, 2)
-        maps, usual = standardize.call_args.args
-        self.assertEqual((maps.shape, usual.shape), ((2, 4, 4), (15, 4, 4)))
-        # By the half that no method was fitted to, smoothed like the maps.
-        measure, images = measurer(small_models.model), digits("train")[:30]
-        others = detection.Reference(measure(images)).others
-        expected = bit_maps.smooth(measure.maps(images[others]))
-        self.assertAllClose(usual, expected, rtol=1e-4, atol=1e-4)
+        self.assertCountEqual(
+            os.listdir("maps"), [f"map_{name}.png" for name in first]
+        )
+        result = call("score", self.path, "in", "--maps", "maps")
+        self.assert_usage_error(result, "--maps: maps has map_*.png of before")
 
-    def test_pictures_that_the_model_has_seen(self):
-        shutil.copytree(self.path, "model")
-        path = self.folder / "model" / "metadata.json"
-        content = json.loads(path.read_text())
-        content["source"] = str(self.folder / "parts")
-        path.write_text(json.dumps(content))
-        self.write("parts/good", digits("train")[:1])
-        self.write("in", digits("test")[:1])
-        fit = ("--fit", "in", "--unusual", "digits")
-        for flag, argv in (
-            ("reference", ("score", "model", "in")),
-            ("normal", ("detect", "model", *fit)),
-        ):
-            with self.subTest(flag):
-                # It stops for another reason: there are too few pictures.
-                _, _, stderr = call(*argv, f"--{flag}", "parts/good")
-                self.assertIn(f"warning: --{flag} parts/good ", stderr)
-
-    def test_bad_references(self):
-        for name, images in (("few", digits("train")[:19]), ("empty", [])):
-            self.write(name, images)
-        (self.folder / "text").mkdir()
-        (self.folder / "text" / "notes.txt").write_text("words")
-        for name, message in (
-            ("few", "there are 19 readable pictures in few, and at least 20"),
-            ("empty", "there are 0 "),
-            ("./missing", "cannot read the folder ./missing"),
-        ):
-            with self.subTest(name):
-                result = call("score", self.path, ".", "--reference", name)
-                self.assert_usage_error(result, message)
-        code, _, stderr = call("score", self.path, ".", "--reference", "text")
+    def test_copies(self):
+        images = digits("train")[:41]
+        self.write("normal", np.concatenate([images, images[:3]]))
+        self.write("in", [*digits()[:3], images[0], images[9]])
+        _, stderr, *_ = self.score("--reference", "normal")
+        self.assertIn("warning: 3 of the 44 readable images in n", stderr)
+        self.assertIn("warning: 2 images of the reference are among", stderr)
+        (self.folder / "scores.csv").unlink()
+        for index in range(3):
+            (self.folder / "in" / f"{index:03d}.png").unlink()
+        code, _, stderr = call(
+            "score", self.path, "in", "--reference", "normal"
+        )
         self.assertEqual(code, 2)
-        self.assertIn("text/notes.txt: it is neither PNG nor JPEG", stderr)
-        self.assertIn("there are 0 ", stderr)
-        for folder, name in (("few", "few"), ("few", "."), ("few/in", "few")):
-            self.write("few/in", digits("train")[:2])
-            result = call("score", self.path, folder, "--reference", name)
-            self.assert_usage_error(result, f"has the pictures of {folder}")
-        result = call("score", self.path, "empty", "--reference", "few")
-        self.assert_usage_error(result, "no files in empty")
-        self.write("other", digits("train")[:1])
-        argv = ("score", self.path, "other", "--reference", "few")
-        result = call(*argv, "--maps", "few/in/maps")
-        self.assert_usage_error(result, "--maps: ", "of --reference")
-        self.assertFalse(os.path.exists("few/in/maps"))
+        self.assertIn("argument --reference: it has most of the", stderr)
+        self.assertFalse(os.path.exists("scores.csv"))
+
+    @parameterized.parameters(
+        ("gone", "cannot read the folder gone: No such file"),
+        ("empty", "no files in empty"),
+        ("text", "none of the 1 files in text can be read"),
+        ("in --reference few", "there are 19 readable images in few, and at l"),
+        ("in --reference empty", "there are 0 "),
+        ("in --reference text", "there are 0 "),
+        ("in --reference ./gone", "cannot read the folder ./gone"),
+    )
+    def test_bad(self, line, message):
+        for name, number in (("in", 1), ("few", 19), ("empty", 0), ("text", 0)):
+            self.write(name, digits("train")[:number])
+        (self.folder / "text" / "notes.txt").write_text("words")
+        code, stdout, stderr = call("score", self.path, *line.split())
+        self.assertEqual((code, stdout), (2, ""))
+        self.assertIn(message, stderr)
+        if "text" in line:
+            self.assertIn("text/notes.txt: it is neither PNG nor", stderr)
         self.assertFalse(os.path.exists("scores.csv"))
 
 
-class ConditionalTest(DetectionTestCase):
-    """With a model that has classes."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.path = small_models.saved_conditional()
-
-    def setUp(self):
-        self.measure = measurer(small_models.distinct)
-        super().setUp()
-        detection.Measurer.return_value = self.measure
-        self.write("usual", digits("train")[:30])
-        self.images = small_models.images(11)
-        self.write("in", self.images)
-
-    def call(self, *argv):
-        code, stdout, stderr = call(*argv)
-        self.assertEqual((code, stderr), (0, ""))
-        return stdout
-
-    def test_score(self):
-        save = self.enterContext(mock.patch.object(plots, "save_bit_maps"))
-        flags = ("--reference", "usual", "--maps", "maps", "--max_maps", 2)
-        self.call("score", self.path, "in", "--seed", 5, *flags)
-        header, rows = read_csv("scores.csv")
-        self.assertEqual(header[:4], ["file", *LIKELY, "likeliest_label"])
-        self.assertEqual(header[4:], [*detection.METHODS, "p_value"])
-        measured = self.measure(self.images, 5)
-        self.assertGreater(len(set(measured.label)), 1)
-        for name, log_prob, _, label, likelihood, *_ in rows:
-            index = int(name.removesuffix(".png"))
-            self.assertAllClose(float(log_prob), measured.log_prob[index])
-            self.assertAllClose(float(likelihood), -measured.log_prob[index])
-            self.assertEqual(
-                label, small_models.CLASS_NAMES[measured.label[index]]
-            )
-        self.assertEqual(save.call_count, 2)
-
-        maps = ("--maps", "maps", "--max_maps", 1)
-        self.call("score", self.path, "in", *maps)
-        header, _ = read_csv("scores.csv")
-        self.assertEqual(header, ["file", *LIKELY, "likeliest_label"])
-        self.assertEqual(save.call_count, 3)
-
-
-class DetectTest(DetectionTestCase, parameterized.TestCase):
+class DetectTest(DetectionTestCase):
     def setUp(self):
         super().setUp()
-        rng = np.random.default_rng(0)
-        noise = rng.integers(NUM_COLORS, size=(50, 4, 4, 1)).astype(np.uint8)
-        self.write("noise/inside", noise)
+        self.noise = small_models.images(50, seed=1)
+        self.write("noise/inside", self.noise)
         fewer_draws = functools.partial(detection.compare, num_draws=50)
         self.enterContext(mock.patch.object(detection, "compare", fewer_draws))
-
-    def detect(self, *argv):
-        code, stdout, stderr = call(
-            *("detect", self.path, "--unusual", "noise"),
-            *("--max_images", 60, "--seed", 1, *argv),
-        )
-        self.assertEqual((code, stderr), (0, ""))
-        return stdout
 
     def test_detect(self):
         os.mkdir("out")
         (self.folder / "out" / "notes.txt").write_text("words")
-        with (
-            mock.patch.object(
-                plots, "save_rows", wraps=plots.save_rows
-            ) as save_rows,
-            mock.patch.object(
-                plots, "save_bit_maps", wraps=plots.save_bit_maps
-            ) as save_maps,
-        ):
-            stdout = self.detect("--out", "out")
+        save_maps = self.saved_maps()
+        with mock.patch.object(
+            plots, "save_rows", wraps=plots.save_rows
+        ) as save_rows:
+            code, stdout, _ = call(
+                *("detect", self.path, "--unusual", "noise", "--seed", 1),
+                *("--max_images", 60, "--out", "out"),
+            )
+        self.assertEqual(code, 0)
         for line in (
             "fit: 60 training images of digits",
             "normal: 60 test images of digits",
-            "unusual: 50 readable pictures in noise",
+            "unusual: 50 readable images in noise",
         ):
             self.assertIn(f"\n{line}\n", f"\n{stdout}")
         self.assertCountEqual(
@@ -446,124 +306,99 @@ class DetectTest(DetectionTestCase, parameterized.TestCase):
         self.assertEqual(header, ["set", "picture", *detection.METHODS])
         sets = [row[0] for row in rows]
         self.assertEqual(sets, 60 * ["normal"] + 50 * ["unusual"])
-        self.assertLen({row[1] for row in rows}, 110)
-        self.assertIn("inside/007.png", [row[1] for row in rows])
+        names = [row[1] for row in rows]
+        numbers = [int(name.removeprefix("test ")) for name in names[:60]]
+        normal = digits("test")[numbers]
+        rng = np.random.default_rng(1)
+        fit = digits("train")[
+            np.sort(rng.choice(len(digits("train")), 60, replace=False))
+        ]
+        fitted = detection.fit(self.measure(fit, 1))
+        measured = [self.measure(its, 1) for its in (normal, self.noise)]
+        expected = {
+            name: [method(its) for its in measured]
+            for name, method in fitted.items()
+        }
         scores = np.array([row[2:] for row in rows], float).T
+        for found, both in zip(scores, expected.values(), strict=True):
+            self.assertAllClose(
+                found, np.concatenate(both), rtol=1e-4, atol=1e-4
+            )
         header, table = read_csv("out/table.csv")
         self.assertEqual([row[0] for row in table], [*detection.METHODS])
         best = 0.0
         for (name, *values), score in zip(table, scores, strict=True):
-            comparison = detection.compare(score[:60], score[60:], seed=1)
-            figures = np.ravel(comparison)
-            self.assertAllClose(np.float64(values), figures, atol=1e-6)
+            normal, unusual = score[:60], score[60:]
+            comparison = detection.compare(normal, unusual, seed=1)
+            self.assertAllClose(
+                np.float64(values), np.ravel(comparison), atol=1e-6
+            )
             auroc = comparison.auroc
             best = max(best, auroc.value)
             shown = f"{auroc.value:.3f} ({auroc.low:.3f}-{auroc.high:.3f})"
+            words = "better" if auroc.value > 0.5 else "worse"
+            if detection.set_p_value(unusual, normal) > 0.05:
+                words = "no better"
             self.assertRegex(
-                stdout, rf"(?m)^{name} +{re.escape(shown)} .*(better|worse)$"
+                stdout, rf"(?m)^{name} +{re.escape(shown)} .*\) +{words}$"
             )
         self.assertGreater(best, 0.9)
-        # By the order of the scores, and by their own maps.
-        combined = scores[list(detection.METHODS).index(detection.DEFAULT)]
-        shown = save_rows.call_args.args[1]
-        read = [row[1] for row in rows[60:]]
-        order = np.argsort(combined[60:])
-        for title, index in (("least", order[0]), ("most", order[-1])):
-            image = image_files.read(
-                f"noise/{read[index]}", (4, 4, 1), NUM_COLORS
-            )
-            self.assertAllEqual(
-                shown[f"unusual: the {title} unusual"][0], image
-            )
-        _, images, drawn, *_ = save_maps.call_args.args
-        own = measurer(small_models.model).maps(images, 1)
-        self.assertAllClose(drawn, bit_maps.smooth(own), atol=1e-3)
-        self.assertRegex(stdout, rf"(?m)^\w+ +{best:.3f} .*\) +better$")
+        self.assertRegex(stdout, r"(?m)^\(chance\) +0.500 +0.455 +0.950$")
         self.assertIn(f"AUROC {best:.3f}; ", stdout)
-        # The noise has no seed of its own.
-        index = [row[1] for row in rows].index("inside/007.png")
-        image = image_files.read("noise/inside/007.png", (4, 4, 1), NUM_COLORS)
-        log_prob = self.model.log_prob(image[np.newaxis], 1)[0]
-        self.assertAllClose(scores[0, index], -log_prob, rtol=1e-5)
+        # By the order of the scores, and by their own maps.
+        default = [*detection.METHODS].index(detection.DEFAULT)
+        order = np.argsort(scores[default][60:])
+        shown = save_rows.call_args.args[1]
+        least, most = self.noise[order], self.noise[order[::-1]]
+        self.assertAllEqual(shown["unusual: the least anomalous"], least[:12])
+        self.assertAllEqual(shown["unusual: the most anomalous"], most[:12])
+        _, images, drawn, *_ = save_maps.call_args.args
+        self.assertAllEqual(images[8:], most[:8])
+        own = bit_maps.smooth(self.measure.maps(images, 1))
+        self.assertAllClose(drawn, own, atol=1e-3)
+        self.assertEqual(
+            save_maps.call_args.kwargs["titles"],
+            8 * ["normal"] + 8 * ["unusual"],
+        )
 
-    def test_than_chance(self):
-        """By a test that holds for few pictures, too."""
-        normal = np.arange(12.0)
-        shifts = {"a": 8.0, "b": -8.0, detection.DEFAULT: 2.0}
-        both = {name: (normal, normal + s) for name, s in shifts.items()}
-        with contextlib.redirect_stdout(io.StringIO()) as stdout:
-            commands._print_table(
-                {name: detection.compare(*of) for name, of in both.items()},
-                {name: detection.set_p_value(*of) for name, of in both.items()},
-                0.5,
+    @parameterized.parameters(
+        (8.0, "better"), (-8.0, "worse"), (2.0, "no better")
+    )
+    def test_than_chance(self, shift, words):
+        """By a test that holds for few images, too."""
+        self.write("normal", digits("test")[:13])
+        self.write("odd", small_models.images(12, seed=2))
+
+        def method(measured):
+            n = len(measured)
+            return np.arange(float(n)) + (shift if n == 12 else 0.0)
+
+        methods = {detection.DEFAULT: method}
+        with mock.patch.object(detection, "fit", return_value=methods):
+            code, stdout, stderr = call(
+                *("detect", self.path, "--fit", "noise", "--normal", "normal"),
+                *("--unusual", "odd"),
             )
-        for name, words in zip(
-            shifts, ("better", "worse", "no better"), strict=True
-        ):
-            self.assertRegex(stdout.getvalue(), rf"(?m)^{name} .*\) +{words}$")
+        self.assertEqual(code, 0, stderr)
+        self.assertRegex(stdout, rf"(?m)^{detection.DEFAULT} .*\) +{words}$")
 
-    def test_named_sets(self):
-        self.write("good", digits("test")[:30])
-        self.write("better", digits("test")[40:70])
-        with mock.patch.object(
-            detection, "compare", wraps=detection.compare
-        ) as compare:
-            stdout = self.detect("--normal", "good", "--fit", "better")
-        self.assertIn("fit: 30 readable pictures in better\n", stdout)
-        self.assertIn("normal: 30 readable pictures in good\n", stdout)
-        # The methods have seen one of them alone.
-        measure = measurer(small_models.model)
-        fitted = detection.fit(measure(digits("test")[40:70], 1))
-        measured = measure(digits("test")[:30], 1)
-        for score, called in zip(
-            fitted.values(), compare.call_args_list, strict=True
-        ):
-            self.assertAllClose(
-                called.args[0], score(measured), rtol=1e-4, atol=1e-4
-            )
-
-    def test_bad_sets(self):
+    @parameterized.parameters(
+        ("noise --normal noise", "--unusual: 50 images of --normal in it"),
+        ("noise --fit ./noise", "--unusual: 50 images of --fit in it"),
+        ("DIGITS", "--unusual: 360 images of --normal in it"),
+        ("digits:3", "--unusual: \\d+ images of --normal in it"),
+        ("noise --fit few", "--fit: there are 3 .*at least 20"),
+        ("./gone", "--unusual: cannot read the folder ./gone"),
+        ("one", "--unusual: there are 1 .*at least 2"),
+        ("none.npy", "--unusual: none.npy.*\\[0, 4, 4\\]"),
+    )
+    def test_bad_sets(self, line, message):
         self.write("one", digits("test")[:1])
         self.write("few", digits("test")[:3])
-        np.save("colour.npy", np.zeros([30, 4, 4, 3], np.uint8))
-        np.save("wide.npy", np.zeros([30, 8, 12], np.uint8))
         np.save("none.npy", np.zeros([0, 4, 4], np.uint8))
-        good = "--fit noise --normal few"
-        for line, *messages in (
-            (
-                "--unusual noise --normal noise",
-                "--unusual: ",
-                "pictures of --normal",
-            ),
-            (
-                "--unusual noise --fit ./noise",
-                "--unusual: ",
-                "pictures of --fit",
-            ),
-            ("--unusual DIGITS", "--unusual: ", "pictures of --normal"),
-            ("--unusual digits:3", "--unusual: ", "pictures of --normal"),
-            ("--unusual noise --fit few", "--fit: there are 3 ", "at least 20"),
-            (f"{good} --unusual ./gone", "--unusual: cannot read", "./gone"),
-            (f"{good} --unusual one", "--unusual: there are 1 ", "at least 2"),
-            (
-                f"{good} --unusual colour.npy",
-                "--unusual: ",
-                "4x4x3 with 256 levels",
-            ),
-            (
-                f"{good} --unusual wide.npy",
-                "--unusual: ",
-                "4x4x1 with 256 levels",
-            ),
-            (f"{good} --unusual none.npy", "none.npy", "[0, 4, 4]"),
-            (f"{good} --unusual=", "No data set and no folder is called ''"),
-            ("--unusual noise --out noise", "--out: ", "pictures of --unusual"),
-            ("--unusual few --fit noise --out noise/in", "--out: ", "of --fit"),
-        ):
-            with self.subTest(line):
-                result = call("detect", self.path, *line.split())
-                self.assert_usage_error(result, *messages)
-        self.assertFalse(os.path.exists("noise/in"))
+        result = call("detect", self.path, "--unusual", *line.split())
+        self.assert_usage_error(result)
+        self.assertRegex(result[2], message)
 
 
 if __name__ == "__main__":

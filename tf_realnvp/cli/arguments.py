@@ -1,9 +1,10 @@
-"""What the commands share: values of flags, and checks before work begins."""
+"""What the commands share: how they are declared, and early checks."""
 
 import argparse
 import contextlib
 import dataclasses
 import functools
+import inspect
 import os
 import pathlib
 import re
@@ -12,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from tf_realnvp.cli import streams
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import OneOf, RealNumber, Switch, WholeNumber
 from tf_realnvp.utils.errors import UsageError
@@ -19,7 +21,7 @@ from tf_realnvp.utils.messages import printable
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a bad command line in one line."""
+    """Reports a bad command line without its usage."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -27,9 +29,87 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message):
-        # It quotes words that may hold line breaks.
-        message = printable(message)
-        self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
+        text = printable(f"{self.prog}: error: {message}")
+        self.exit(UsageError.exit_code, f"{text}\n")
+
+
+# The name of an argument, and what `argparse` is to know of it.
+Argument = tuple[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command on a saved model.
+
+    Attributes:
+      run: Does the work, given the flags. Its docstring is what `--help` says.
+      example: Arguments to show.
+      arguments: What it takes beside the model.
+      notes: More for `--help`.
+    """
+
+    run: Callable[[argparse.Namespace], None]
+    example: str
+    arguments: tuple[Argument, ...]
+    notes: str
+
+    def add_to(self, subparsers: "argparse._SubParsersAction") -> None:
+        """Adds the command to those of a program."""
+        text = inspect.getdoc(self.run) or ""
+        title = text.partition("\n")[0].removesuffix(".")
+        parser = subparsers.add_parser(
+            self.run.__name__,
+            help=title[:1].lower() + title[1:],
+            description=f"{text}\n{self.notes}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        parser.epilog = f"example:\n  {parser.prog} {self.example}"
+        for name, options in (_MODEL, *self.arguments):
+            parser.add_argument(name, **options)
+
+        def run_and_check(flags, _):
+            self.run(flags)
+            streams.check_written()
+
+        parser.set_defaults(run=run_and_check, prog=parser.prog)
+
+
+def command(
+    example: str, *arguments: Argument, notes: str = ""
+) -> Callable[[Callable[[argparse.Namespace], None]], Command]:
+    """Makes a command of a function, which has its name.
+
+    Args:
+      example: As for `Command`.
+      *arguments: As for `Command`.
+      notes: As for `Command`.
+    """
+    return lambda run: Command(run, example, arguments, notes)
+
+
+def argument(
+    name: str,
+    text: str,
+    kind: Callable[[str], Any] | WholeNumber | RealNumber = str,
+    default: Any = None,
+    **options: Any,
+) -> Argument:
+    """Declares an argument of a command.
+
+    Args:
+      name: Its name; that of a flag begins with `--`.
+      text: What it is for.
+      kind: Parses its value, or the numbers that it takes.
+      default: Its default, which `text` need not mention.
+      **options: Others of `argparse`.
+    """
+    if default is not None:
+        text = f"{text} (default: {default})"
+    if isinstance(kind, (WholeNumber, RealNumber)):
+        options = {"metavar": kind.metavar} | options
+        kind = number(kind)
+    return name, {"type": kind, "default": default, "help": text, **options}
 
 
 def number(allowed: Any) -> Callable[[str], Any]:
@@ -73,9 +153,8 @@ def file(suffix: str, or_folder: bool = False) -> Callable[[str], str]:
 
     def parse(text):
         result = path(text)
-        if or_folder and is_folder(result):
-            return result
-        if pathlib.Path(text).suffix.lower() != suffix:
+        is_right = pathlib.Path(text).suffix.lower() == suffix
+        if not is_right and not (or_folder and is_folder(result)):
             raise argparse.ArgumentTypeError(
                 f"{text!r} is no name that ends in {suffix}{others}"
             )
@@ -108,128 +187,79 @@ def add_setting(
     parser.add_argument(f"--{field.name}", help=field.metadata["help"], **kind)
 
 
-def add_number(
-    parser: argparse.ArgumentParser,
-    name: str,
-    allowed: WholeNumber | RealNumber,
-    default: int | float | None,
-    text: str,
-) -> None:
-    """Adds the flag of a number.
+_MODEL = argument(
+    "model", "folder of the model, realnvp_DATASET", path, metavar="MODEL"
+)
+DATA_DIR = argument(
+    "--data_dir",
+    "folder of TensorFlow Datasets' copies",
+    path,
+    "datasets",
+    metavar="DIR",
+)
+LABEL = argument(
+    "--label",
+    "class of the images, of a model that has classes (default: the likeliest "
+    "of each)",
+    metavar="NAME",
+)
 
-    Args:
-      parser: The parser.
-      name: Name of the flag.
-      allowed: The numbers that it takes.
-      default: Its default, if it has one.
-      text: What it is for.
-    """
-    parser.add_argument(
-        f"--{name}",
-        type=number(allowed),
-        default=default,
-        metavar=allowed.metavar,
-        help=text if default is None else f"{text} (default: {default:g})",
+
+def images(number: int | str) -> Argument:
+    """Declares the image files that a command takes."""
+    return argument(
+        "images", "PNG or JPEG file", path, nargs=number, metavar="IMAGE"
     )
 
 
-def add_seed(
-    parser: argparse.ArgumentParser, default: int | None, of_what: str
-) -> None:
-    """Adds the flag `--seed`.
-
-    Args:
-      parser: The parser.
-      default: Its default; `None` for one that is drawn.
-      of_what: What it is the seed of.
-    """
+def seed(of_what: str, default: int | None = 0) -> Argument:
+    """Declares the flag `--seed`."""
     drawn = " (default: one is drawn and printed)" if default is None else ""
-    seeds = WholeNumber(0, 2**32 - 1)
-    add_number(parser, "seed", seeds, default, f"seed {of_what}{drawn}")
-
-
-def add_data_dir(parser: argparse.ArgumentParser) -> None:
-    """Adds the flag `--data_dir`.
-
-    Args:
-      parser: The parser.
-    """
-    parser.add_argument(
-        "--data_dir",
-        default="datasets",
-        metavar="DIR",
-        type=path,
-        help="folder of TensorFlow Datasets' copies (default: datasets)",
+    return argument(
+        "--seed", f"seed {of_what}{drawn}", WholeNumber(0, 2**32 - 1), default
     )
 
 
-def add_label(
-    parser: argparse.ArgumentParser,
-    text: str = (
-        "class of the pictures, of a model that has classes (default: the "
-        "likeliest of each)"
-    ),
-) -> None:
-    """Adds the flag `--label`.
-
-    Args:
-      parser: The parser.
-      text: What it is the class of.
-    """
-    parser.add_argument("--label", metavar="NAME", help=text)
+def out(text: str, default: str) -> Argument:
+    """Declares the flag `--out` of a file, with the suffix of its default."""
+    kind = file(pathlib.Path(default).suffix)
+    return argument("--out", text, kind, default, metavar="PATH")
 
 
-def add_out(
-    parser: argparse.ArgumentParser,
-    default: str | None,
-    text: str,
-    parse: Callable[[str], str],
-) -> None:
-    """Adds the flag `--out`.
-
-    Args:
-      parser: The parser.
-      default: Its default, if it has one.
-      text: What is written there.
-      parse: Parses its value.
-    """
-    parser.add_argument(
-        "--out",
-        type=parse,
-        default=default,
-        metavar="PATH",
-        help=text if default is None else f"{text} (default: {default})",
-    )
-
-
-def check_out(
-    out: str, may_be_folder: bool, pictures: Iterable[str] | None = None
-) -> None:
-    """Finds out whether a result can be written before it is computed.
+def check_out(out: str, images: Iterable[str] = ()) -> None:
+    """Finds out whether a file can be written before it is computed.
 
     Args:
       out: The value of `--out`.
-      may_be_folder: Whether it may be a folder, which may still be missing.
-      pictures: Files that it must not take the place of.
+      images: Files that it must not take the place of.
 
     Raises:
       UsageError: If it cannot.
     """
-    for picture in pictures or ():
-        if os.path.realpath(picture) == os.path.realpath(out):
-            raise UsageError(
-                f"argument --out: {printable(out)} is one of the pictures"
-            )
-    names_folder = is_folder(out)
-    if names_folder and not may_be_folder:
+    if os.path.realpath(out) in map(os.path.realpath, images):
+        raise UsageError(f"argument --out: {out} is one of the images")
+    if is_folder(out):
+        raise UsageError(f"argument --out: {out} is a folder, not a file")
+    check_writable(pathlib.Path(out).parent, "--out", make=False)
+
+
+def check_new_files(folder: str, flag: str, pattern: str) -> None:
+    """Finds out whether files can be written to a folder that has none of them.
+
+    Args:
+      folder: The folder, there or still to be made.
+      flag: What it was given by, for the message.
+      pattern: The names of the files, for `glob`.
+
+    Raises:
+      UsageError: If they cannot, or some are there.
+    """
+    check_writable(pathlib.Path(folder), flag)
+    if any(pathlib.Path(folder).glob(pattern)):
         raise UsageError(
-            f"argument --out: {printable(out)} is a folder, not a file"
+            f"argument {flag}: {folder} has {pattern} of before, which would "
+            "be mixed with these: give another folder, or remove them"
         )
-    path = pathlib.Path(out)
-    if names_folder:
-        check_writable(path, "--out")
-        return
-    check_writable(path.parent, "--out", make=False)
 
 
 def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
@@ -243,14 +273,12 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
     Raises:
       UsageError: If it cannot be written to, or is (in) a saved model.
     """
-    for outer in (
-        real := pathlib.Path(os.path.realpath(folder)),
-        *real.parents,
-    ):
+    real = pathlib.Path(os.path.realpath(folder))
+    for outer in (real, *real.parents):
         if os.path.exists(outer / "saved_model.pb"):
             raise UsageError(
-                f"argument {flag}: {printable(outer)} is a model, which as a "
-                "whole may be replaced: give another folder"
+                f"argument {flag}: {outer} is a model, which as a whole may be "
+                "replaced: give another folder"
             )
     try:
         with files.made(folder) if make else contextlib.nullcontext():
@@ -258,62 +286,43 @@ def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
                 pass
     except OSError as error:
         raise UsageError(
-            f"argument {flag}: cannot write to {printable(folder)}: "
-            f"{error.strerror}"
+            f"argument {flag}: cannot write to {folder}: {error.strerror}"
         ) from error
 
 
-def check_channels(model: str, channels: int) -> None:
-    """Finds out whether pictures can be images of a model.
+def find_label(label: str | None, class_names: tuple[str, ...]) -> int | None:
+    """Returns the number of the class that `--label` names, if any.
 
     Args:
-      model: Folder of the model, for the message.
-      channels: Number of channels of its images.
-
-    Raises:
-      UsageError: If they cannot.
-    """
-    if channels not in (1, 3):
-        raise UsageError(
-            "pictures have 1 or 3 channels, and the images of "
-            f"{printable(model)} have {channels}"
-        )
-
-
-def find_label(
-    flags: argparse.Namespace, class_names: tuple[str, ...]
-) -> int | None:
-    """Returns the label that `--label` names; `None` if there is no such flag.
-
-    Args:
-      flags: Of the command: `model`, `label`.
+      label: The value of the flag.
       class_names: Names of the classes of the model.
 
     Raises:
       UsageError: If the model has no such class.
     """
-    if flags.label is None:
+    if label is None:
         return None
-    of = printable(flags.model)
     if not class_names:
-        raise UsageError(f"argument --label: {of} has no classes")
-    found = find_class(flags.label, class_names)
-    if found is None:
-        names = printable(", ".join(class_names))
-        raise UsageError(
-            f"argument --label: {of} has no class {flags.label!r}, but {names}"
-        )
-    return class_names.index(found)
+        raise UsageError("argument --label: the model has no classes")
+    try:
+        return class_names.index(find_class(label, class_names))
+    except UsageError as error:
+        raise UsageError(f"argument --label: the model has {error}") from error
 
 
-def find_class(label: str, names: Collection[str]) -> str | None:
-    """Returns which of some names a user means; `None` if it is none of them.
+def find_class(label: str, names: Collection[str]) -> str:
+    """Returns which of some names of classes a user means.
 
     Args:
-      label: The name, whose accents may be encoded otherwise than there.
+      label: The name, whose accents may be encoded otherwise than there, as in
+        a folder's that a Mac has copied.
       names: Names of classes.
+
+    Raises:
+      UsageError: If it is none of them.
     """
-    if label in names:
-        return label
     composed = functools.partial(unicodedata.normalize, "NFC")
-    return next((n for n in names if composed(n) == composed(label)), None)
+    for name in names:
+        if composed(name) == composed(label):
+            return name
+    raise UsageError(f"no class {label!r}, but {', '.join(names) or 'none'}")

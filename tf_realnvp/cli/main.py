@@ -5,7 +5,15 @@ import re
 import sys
 import time
 
-from tf_realnvp.cli import arguments, commands, signals, streams, train
+from tf_realnvp.cli import (
+    arguments,
+    commands,
+    detection,
+    direction,
+    signals,
+    streams,
+    train,
+)
 from tf_realnvp.utils.errors import Error, reason
 from tf_realnvp.utils.messages import printable
 
@@ -13,6 +21,7 @@ _DESCRIPTION = """\
 RealNVP for images: trains a model, and puts it to use. MODEL is the folder
 realnvp_DATASET that training wrote.
 """
+_COMMANDS = (*commands.COMMANDS, *direction.COMMANDS, *detection.COMMANDS)
 
 
 def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
@@ -37,7 +46,8 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     )
     training = subparsers.add_parser("train", help="train a model on images")
     train.add_flags(training, training.prog)
-    commands.add_commands(subparsers)
+    for command in _COMMANDS:
+        command.add_to(subparsers)
     return run(parser, argv)
 
 
@@ -75,6 +85,7 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
     try:
         with signals.raised():
             flags.run(flags, start)
+        return 0
     except signals.Interrupted as interrupted:
         print(f"\n{flags.prog}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
@@ -85,18 +96,15 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
             lambda name: f"--{name[1]}" if name[1] in flags else name[0],
             str(error),
         )
-        print(printable(f"{flags.prog}: error: {message}"), file=sys.stderr)
-        return getattr(error, "exit_code", Error.exit_code)
+        exit_code = getattr(error, "exit_code", Error.exit_code)
     except Exception as error:
         # TensorFlow has another, and is not imported for this.
         is_memory = isinstance(error, MemoryError)
         if not is_memory and type(error).__name__ != "ResourceExhaustedError":
             raise
-        less = "; a smaller --batch_size takes less"
-        less = less if "batch_size" in flags else ""
-        print(
-            f"{flags.prog}: error: out of memory: {reason(error)}{less}",
-            file=sys.stderr,
-        )
-        return Error.exit_code
-    return 0
+        message = f"out of memory: {reason(error)}"
+        if "batch_size" in flags:
+            message += "; a smaller --batch_size takes less"
+        exit_code = Error.exit_code
+    print(printable(f"{flags.prog}: error: {message}"), file=sys.stderr)
+    return exit_code

@@ -31,34 +31,24 @@ class Request:
         self._first = None
         self._user_asked = False
 
-    def receive(self, signum: int, unused_frame: object = None) -> bool:
+    def received(self) -> bool:
+        """Returns whether a signal was received."""
+        return self._first is not None
+
+    def _receive(self, signum, at_once):
         """Notes a signal; the second one of a user ends the process at once.
 
-        Args:
-          signum: The signal. SIGHUP is never the second: a terminal that is
-            closed sends it more than once.
-          unused_frame: Python gives it to whatever handles a signal.
-
-        Returns:
-          Whether it is the first one.
+        SIGHUP is never the second: a terminal that is closed sends it more than
+        once.
         """
         if signum in (signal.SIGINT, signal.SIGTERM):
             if self._user_asked:
                 os._exit(128 + signum)
             self._user_asked = True
-        is_first = self._first is None
-        if is_first:
+        if self._first is None:
             self._first = signum
-        return is_first
-
-    def received(self) -> bool:
-        """Returns whether a signal was received."""
-        return self._first is not None
-
-    def check(self) -> None:
-        """Raises `Interrupted` if a signal was received."""
-        if self._first is not None:
-            raise Interrupted(self._first)
+            if at_once:
+                raise Interrupted(signum)
 
 
 @contextlib.contextmanager
@@ -68,22 +58,13 @@ def raised() -> Iterator[None]:
     The second SIGINT or SIGTERM ends the process at once. A signal that is
     ignored already stays so.
     """
-    request = Request()
-
-    def handle(signum, unused_frame):
-        if request.receive(signum):
-            request.check()
-
-    with _handled_by(handle):
+    with _handled(at_once=True):
         yield
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Request]:
-    """Within this, the first signal is noted.
-
-    The second SIGINT or SIGTERM ends the process at once. A signal that is
-    ignored already stays so.
+    """Within this, the first signal is noted; all else is as with `raised`.
 
     Yields:
       Where to ask whether a signal came.
@@ -91,14 +72,15 @@ def deferred() -> Iterator[Request]:
     Raises:
       Interrupted: At the end, if a signal came.
     """
-    request = Request()
-    with _handled_by(request.receive):
+    with _handled(at_once=False) as request:
         yield request
-    request.check()
+    if request.received():
+        raise Interrupted(request._first)
 
 
 @contextlib.contextmanager
-def _handled_by(handler):
+def _handled(at_once):
+    request = Request()
     # `nohup` lets what it starts ignore SIGHUP, and a shell SIGINT.
     before = {
         signum: previous
@@ -106,9 +88,9 @@ def _handled_by(handler):
         if (previous := signal.getsignal(signum)) != signal.SIG_IGN
     }
     for signum in before:
-        signal.signal(signum, handler)
+        signal.signal(signum, lambda its, _: request._receive(its, at_once))
     try:
-        yield
+        yield request
     finally:
         for signum, previous in before.items():
             signal.signal(signum, previous)

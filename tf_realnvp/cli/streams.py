@@ -39,14 +39,15 @@ def unbreakable() -> Iterator[None]:
     this is a reason to end work that takes days. What a caller has put in the
     place of these streams stays as it is.
     """
-    _open_missing()
-    with contextlib.ExitStack() as stack:
-        if sys.stdout is sys.__stdout__:
-            output = stack.enter_context(_dropping(sys.stdout, 1))
-            stack.enter_context(contextlib.redirect_stdout(output))
-        if sys.stderr is sys.__stderr__:
-            output = stack.enter_context(_dropping(sys.stderr, 2))
-            stack.enter_context(contextlib.redirect_stderr(output))
+    # Else the next file to be opened would get the number of a closed one, and
+    # what native code logs would be written into it.
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The system gives it the lowest number that is free, this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    with _dropping("stdout", 1), _dropping("stderr", 2):
         yield
 
 
@@ -64,23 +65,13 @@ def check_written() -> None:
         raise OSError(raw.error.errno, raw.error.strerror, "standard output")
 
 
-def _open_missing():
-    """Leads the standard streams that are closed to nowhere.
-
-    Else the next file to be opened would get the number of one of them, and
-    what native code logs would be written into it.
-    """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            # The system gives it the lowest number that is free, this one.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-
-
 @contextlib.contextmanager
-def _dropping(stream, descriptor):
-    """Gives a stream to the same place, which drops what it cannot write."""
+def _dropping(name, descriptor):
+    """Lets a stream drop what it cannot write, unless it is a caller's."""
+    stream = getattr(sys, name)
+    if stream is not getattr(sys, f"__{name}__"):
+        yield
+        return
     if stream is not None:
         with contextlib.suppress(OSError):
             stream.flush()  # What was printed before comes first.
@@ -90,7 +81,9 @@ def _dropping(stream, descriptor):
         errors="backslashreplace",  # Names of files need not be text.
         line_buffering=True,
     )
+    setattr(sys, name, output)
     try:
-        yield output
+        yield
     finally:
+        setattr(sys, name, stream)
         output.flush()  # Loggers may hold it: it stays open.
