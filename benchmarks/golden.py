@@ -83,6 +83,8 @@ MODELS = table("""
 plain: --num_couplings 3,3,4
 classes: --num_couplings 1,1,2 --conditional --dequantization variational
 """)
+# Those in the repository.
+PUBLISHED = ("realnvp_fashion_mnist", "realnvp_fashion_mnist_classes")
 # Settings of the training command; TINY comes before all but the first.
 TRAININGS = table("""
 documented: --dataset digits --seed 0 --max_steps 20 --devices 1 --precision float32
@@ -197,13 +199,18 @@ def digest(*arrays) -> str:
     return f"{shapes}{more}, sum {total:.10g}, {content.hexdigest()[:16]}"
 
 
+def spell(value) -> str:
+    """Returns what JSON knows as a line."""
+    return json.dumps(value, sort_keys=True, default=dict)
+
+
 def flat(value, name=""):
     """Yields the leaves of what JSON knows, with their paths."""
     if isinstance(value, dict):
         for key, inner in sorted(value.items()):
             yield from flat(inner, f"{name}.{key}" if name else key)
     else:
-        yield name, json.dumps(value)
+        yield name, spell(value)
 
 
 class Record:
@@ -226,6 +233,14 @@ class Record:
         return not self.only or any(
             name.startswith(some) or some.startswith(name) for some in self.only
         )
+
+    def item(self, function, name, *arguments):
+        """Lets a function add what begins with a name, if that is wanted."""
+        if self.wants(name):
+            try:
+                function(self, name, *arguments)
+            except Exception as error:
+                self.add(f"{name}/raised", f"{type(error).__name__}: {error}")
 
     def add(self, name, value):
         """Adds a result; of arrays, or a list of them, their hash."""
@@ -373,8 +388,6 @@ def make_inputs():
 
 def batches(record: Record):
     """Batches, fingerprints and descriptions of data sets."""
-    from tf_realnvp import data
-
     sources = {
         "digits": {"name": "digits"},
         "digits_all": {
@@ -408,22 +421,19 @@ def batches(record: Record):
             "tfds_cifar": {"name": "cifar10", "num_bits": 5} | tfds,
         }
     for name, arguments in sources.items():
-        name = f"batches/{name}"
-        if record.wants(name):
-            dataset = data.load(**arguments)
-            _add_dataset(record, name, dataset)
+        record.item(_add_dataset, f"batches/{name}", arguments)
 
 
-def _add_dataset(record, name, dataset):
+def _add_dataset(record, name, arguments):
+    from tf_realnvp import data
+
+    dataset = data.load(**arguments)
     for field in ("name", "fingerprint", "source", "flip"):
         record.add(f"{name}/{field}", getattr(dataset, field))
     for field in ("image_shape", "num_colors", "num_train", "num_test"):
         record.add(f"{name}/{field}", str(getattr(dataset, field)))
     for field in ("class_names", "class_probs", "metadata", "load_settings"):
-        value = getattr(dataset, field)
-        value = dict(value) if field == "load_settings" else value
-        value.pop("data_dir", 0) if isinstance(value, dict) else None
-        record.add(f"{name}/{field}", json.dumps(value))
+        record.add(f"{name}/{field}", spell(getattr(dataset, field)))
     record.add(f"{name}/skipped", str(sorted(dataset.skipped)))
     record.add_text(
         f"{name}/skipped", str(dict(sorted(dataset.skipped.items())))
@@ -463,23 +473,23 @@ def _add_dataset(record, name, dataset):
 def weights(record: Record):
     """What the training command writes."""
     for name, flags in TRAININGS.items():
-        if record.wants(f"weights/{name}"):
-            if name != "documented":
-                flags = f"{TINY} {flags}"
-            _train(record, f"weights/{name}", flags)
-    name = "weights/all"
-    if record.wants(name):
-        # In two parts, the second of which starts in the middle of an epoch.
-        folder = "results/weights/in_parts"
-        flags = f"{TINY} {TRAININGS['all']} "
-        _train(record, "weights/in_parts", flags + "--max_steps 7")
-        shutil.rmtree(folder)
-        _train(record, "weights/in_parts", flags + "--resume")
-        for key in [k for k in record.results if k.startswith(name)]:
-            other = key.replace(name, "weights/in_parts")
-            if "weights" in key[len(name) :] or "metrics" in key:
-                is_same = record.results[key] == record.results[other]
-                record.add(f"{name}: same in parts: {key}", is_same)
+        if name != "documented":
+            flags = f"{TINY} {flags}"
+        record.item(_train, f"weights/{name}", flags)
+    record.item(_train_in_parts, "weights/in_parts")
+
+
+def _train_in_parts(record, name):
+    """Trains as "all", the second part from the middle of an epoch on."""
+    flags = f"{TINY} {TRAININGS['all']}"
+    _train(record, name, f"{flags} --max_steps 7")
+    shutil.rmtree(f"results/{name}")
+    _train(record, name, f"{flags} --resume")
+    for key, value in list(record.results.items()):
+        other = key.replace(name, "weights/all")
+        if other in record.results and ("weights of" in key or ".csv" in key):
+            is_same = value == record.results[other]
+            record.add(f"{key} same as in one part", is_same)
 
 
 def _train(record, name, flags):
@@ -531,145 +541,163 @@ def _values(model):
     return [variable.numpy() for variable in model.variables]
 
 
+def _make(**settings):
+    import keras
+
+    import tf_realnvp
+
+    keras.utils.set_random_seed(0)
+    small = {"filters": 4, "num_blocks": 1, "num_couplings": (1, 1, 2)}
+    return tf_realnvp.RealNVP((8, 8, 1), 17, **small | settings)
+
+
+def _load_levels():
+    """Returns images of digits, and labels of three classes."""
+    levels = np.load("digits.npz")["images"]
+    return levels, np.arange(len(levels)) % 3
+
+
 def python(record: Record):
     """What a Python program does with models and arrays."""
-    import keras
     import tensorflow as tf
 
     import tf_realnvp
 
-    levels = np.load("digits.npz")["images"]
-    labels = np.arange(len(levels)) % 3
-    kwargs = {"filters": 4, "num_blocks": 1, "num_couplings": (1, 1, 2)}
+    levels, labels = _load_levels()
     pairs = tf.data.Dataset.from_tensor_slices((levels[..., None], labels))
-    settings = {"epochs": 2, "batch_size": 8, "progress": False, "seed": 3}
-    settings |= {"precision": "float32"}
+    digits = tf_realnvp.data.load("digits", labels=True)
     classes = {"num_classes": 3, "class_probs": (0.5, 0.25, 0.25)}
     variational = {"dequantization": "variational"}
-
-    def make(**more):
-        keras.utils.set_random_seed(0)
-        return tf_realnvp.RealNVP((8, 8, 1), 17, **kwargs | more)
-
-    def load_digits(**more):
-        return tf_realnvp.data.load("digits", **more)
-
-    for name, model, data, more in (
-        ("array", {}, lambda: levels, {"flip": True}),
-        (
-            "array_with_labels",
-            classes | variational,
-            lambda: levels,
-            {"labels": labels, "ema": 0.9, "num_validation": 9},
-        ),
-        ("tf_data", {}, lambda: pairs, {"lr": 1e-3, "accumulate": 2}),
-        ("tf_data_batches", classes, lambda: pairs.batch(7), {"epochs": 1}),
-        (
-            "data_set",
-            {"num_classes": 10},
-            lambda: load_digits(labels=True),
-            {"max_steps": 9},
-        ),
-        (
-            "recompute",
-            variational | {"num_scales": 3, "num_couplings": (1, 1, 1)},
-            lambda: levels,
-            {"recompute": True, "precision": "bfloat16"},
-        ),
+    scales = {"num_scales": 3, "num_couplings": (1, 1, 1)}
+    average = {"labels": labels, "ema": 0.9, "num_validation": 9}
+    bfloat16 = {"recompute": True, "precision": "bfloat16"}
+    for name, model, data, settings in (
+        ("array", {}, levels, {"flip": True}),
+        ("array_with_labels", classes | variational, levels, average),
+        ("tf_data", {}, pairs, {"lr": 1e-3, "accumulate": 2}),
+        ("tf_data_batches", classes, pairs.batch(7), {"epochs": 1}),
+        ("data_set", {"num_classes": 10}, digits, {"max_steps": 9}),
+        ("recompute", variational | scales, levels, bfloat16),
     ):
-        name = f"python/train/{name}"
-        if not record.wants(name):
-            continue
-        model = make(**model)
-        record.add(f"{name}/made", _values(model))
-
-        def on_epoch(metrics, model=model, name=name):
-            record.add(f"{name}/weights {metrics.epoch}", _values(model))
-
-        history = tf_realnvp.train(
-            model, data(), on_epoch=on_epoch, **settings | more
+        record.item(
+            _add_training, f"python/train/{name}", model, data, settings
         )
-        for metrics in history:
-            record.add(f"{name}/history {metrics.epoch}", repr(metrics))
-            bits = repr(metrics.bits_per_dim())
-            record.add(f"{name}/bits {metrics.epoch}", bits)
-        record.add(f"{name}/trained", _values(model))
-        record.add(f"{name}/metadata", json.dumps(model.metadata))
-
-    name = "python/run_dir"
-    if record.wants(name):
-        whole = make()
-        for max_steps in (5, 12):
-            model = make()
-            history = tf_realnvp.train(
-                *(model, levels),
-                **settings | {"max_steps": max_steps, "run_dir": "a run"},
-            )
-        tf_realnvp.train(whole, levels, **settings | {"max_steps": 12})
-        for metrics in history:
-            record.add(f"{name}/history {metrics.epoch}", repr(metrics))
-        record.add(f"{name}/trained", _values(model))
-        record.add(f"{name}/same at once", digest(*_values(whole)))
-        record.add_file(f"{name}/run.json", pathlib.Path("a run/run.json"))
-
-    name = "python/pytorch"
-    if record.wants(name):
-        model = tf_realnvp.load("models/plain")
-        tf_realnvp.pytorch.save_weights(model, "torch.npz")
-        for key, value in np.load("torch.npz").items():
-            record.add(f"{name}/{key}", value)
-        again = tf_realnvp.pytorch.load_model("torch.npz", (8, 8, 1), 17)
-        record.add(f"{name}/again", _values(again))
-
+    record.item(_add_run_dir, "python/run_dir")
+    record.item(_add_pytorch, "python/pytorch")
     for saved in MODELS:
-        name = f"python/model/{saved}"
-        if record.wants(name):
-            _add_model(record, name, tf_realnvp.load(f"models/{saved}"), levels)
-    for saved in ("realnvp_fashion_mnist", "realnvp_fashion_mnist_classes"):
-        name = f"python/model/{saved}"
-        if record.wants(name):
-            model = tf_realnvp.load(CHECKOUT / "models" / saved)
-            images = model.sample(3, seed=1).numpy()
-            record.add(f"{name}/sample", images)
-            record.add(f"{name}/log_prob", model.log_prob(images, 2).numpy())
+        record.item(_add_model, f"python/model/{saved}", f"models/{saved}")
+    for saved in PUBLISHED:
+        record.item(_add_published_model, f"python/model/{saved}", saved)
 
-    train, nothing = tf_realnvp.train, {"progress": False}
+    RealNVP, train = tf_realnvp.RealNVP, tf_realnvp.train
     for name, function in {
-        "odd shape": lambda: tf_realnvp.RealNVP((7, 8, 1)),
-        "odd filters": lambda: tf_realnvp.RealNVP((8, 8, 1), filters=3),
-        "colors": lambda: tf_realnvp.RealNVP((8, 8, 1), num_colors=300),
-        "alpha": lambda: tf_realnvp.RealNVP((8, 8, 1), alpha=1.0),
-        "scales": lambda: tf_realnvp.RealNVP((8, 8, 1), num_scales=6),
-        "probabilities": lambda: make(num_classes=2, class_probs=(0.5, 0.6)),
+        "odd shape": lambda: RealNVP((7, 8, 1)),
+        "odd filters": lambda: RealNVP((8, 8, 1), filters=3),
+        "colors": lambda: RealNVP((8, 8, 1), num_colors=300),
+        "alpha": lambda: RealNVP((8, 8, 1), alpha=1.0),
+        "scales": lambda: RealNVP((8, 8, 1), num_scales=6),
+        "probabilities": lambda: _make(num_classes=2, class_probs=(0.5, 0.6)),
         "no model": lambda: tf_realnvp.load("missing"),
         "no data set": lambda: tf_realnvp.data.load("./missing"),
-        "floats": lambda: train(make(), levels / 17, **nothing),
-        "other shape": lambda: train(make(), levels[:, :4], **nothing),
-        "high levels": lambda: train(make(), levels + 9, **nothing),
-        "labels": lambda: train(make(), levels, labels=labels, **nothing),
-        "epochs": lambda: train(make(), levels, epochs=0, **nothing),
-        "batch": lambda: train(make(), levels, batch_size=99, **nothing),
-        "levels": lambda: make().log_prob(levels[:2, ..., None] + 9),
-        "no label": lambda: make(**classes).encode(levels[:2, ..., None]),
+        "floats": lambda: train(_make(), levels / 17),
+        "other shape": lambda: train(_make(), levels[:, :4]),
+        "high levels": lambda: train(_make(), levels + 9),
+        "labels": lambda: train(_make(), levels, labels=labels),
+        "epochs": lambda: train(_make(), levels, epochs=0),
+        "batch": lambda: train(_make(), levels, batch_size=99),
+        "levels": lambda: _make().log_prob(levels[:2, ..., None] + 9),
+        "no label": lambda: _make(**classes).encode(levels[:2, ..., None]),
     }.items():
-        name = f"python/errors/{name}"
-        if record.wants(name):
-            try:
-                function()
-            except Exception as error:
-                record.add(name, type(error).__name__)
-                record.add_text(name, str(error))
-            else:
-                record.add(name, "no error")
+        record.item(_add_error, f"python/errors/{name}", function)
 
 
-def _add_model(record, name, model, levels):
+def _add_error(record, name, function):
+    try:
+        function()
+    except Exception as error:
+        record.add(name, type(error).__name__)
+        record.add_text(name, str(error))
+    else:
+        record.add(name, "no error")
+
+
+_SETTINGS = {
+    "epochs": 2,
+    "batch_size": 8,
+    "progress": False,
+    "seed": 3,
+    "precision": "float32",
+}
+
+
+def _add_training(record, name, model, data, settings):
+    import tf_realnvp
+
+    model = _make(**model)
+    record.add(f"{name}/made", _values(model))
+
+    def on_epoch(metrics):
+        record.add(f"{name}/weights {metrics.epoch}", _values(model))
+
+    history = tf_realnvp.train(
+        model, data, on_epoch=on_epoch, **_SETTINGS | settings
+    )
+    for metrics in history:
+        record.add(f"{name}/history {metrics.epoch}", repr(metrics))
+        bits = spell(metrics.bits_per_dim())
+        record.add(f"{name}/bits {metrics.epoch}", bits)
+    record.add(f"{name}/trained", _values(model))
+    record.add(f"{name}/metadata", spell(model.metadata))
+
+
+def _add_run_dir(record, name):
+    """Trains in two calls, the second of which goes on with the first."""
+    import tf_realnvp
+
+    levels, _ = _load_levels()
+    for max_steps in (5, 12):
+        model = _make()
+        settings = {"max_steps": max_steps, "run_dir": "a run"}
+        history = tf_realnvp.train(model, levels, **_SETTINGS | settings)
+    for metrics in history:
+        record.add(f"{name}/history {metrics.epoch}", repr(metrics))
+    record.add(f"{name}/trained", _values(model))
+    record.add_file(f"{name}/run.json", pathlib.Path("a run/run.json"))
+    at_once = _make()
+    tf_realnvp.train(at_once, levels, **_SETTINGS | {"max_steps": 12})
+    record.add(f"{name}/trained at once", _values(at_once))
+
+
+def _add_pytorch(record, name):
+    import tf_realnvp
+
+    model = tf_realnvp.load("models/plain")
+    tf_realnvp.pytorch.save_weights(model, "torch.npz")
+    for key, value in np.load("torch.npz").items():
+        record.add(f"{name}/{key}", value)
+    again = tf_realnvp.pytorch.load_model("torch.npz", (8, 8, 1), 17)
+    record.add(f"{name}/again", _values(again))
+
+
+def _add_published_model(record, name, saved):
+    import tf_realnvp
+
+    model = tf_realnvp.load(CHECKOUT / "models" / saved)
+    images = model.sample(3, seed=1).numpy()
+    record.add(f"{name}/sample", images)
+    record.add(f"{name}/log_prob", model.log_prob(images, 2).numpy())
+
+
+def _add_model(record, name, path):
     """Adds what a model computes."""
-    images = levels[:5, ..., None]
+    import tf_realnvp
+
+    model = tf_realnvp.load(path)
+    images = _load_levels()[0][:5, ..., None]
     has_classes = model.num_classes is not None
     label = {"label": np.array([3, 1, 4, 1, 5])} if has_classes else {}
-    record.add(f"{name}/config", json.dumps(model.get_config()))
-    record.add(f"{name}/metadata", json.dumps(model.metadata, sort_keys=True))
+    record.add(f"{name}/config", spell(model.get_config()))
+    record.add(f"{name}/metadata", spell(model.metadata))
     record.add(f"{name}/weights", _values(model))
     for what, value in {
         "log_prob": model.log_prob(images, seed=1),
@@ -698,58 +726,62 @@ def _add_model(record, name, model, levels):
 
 def serving(record: Record):
     """Functions and signatures of a SavedModel that is written anew."""
+    for saved in MODELS:
+        record.item(_add_saved, f"serving/{saved}", saved)
+    for saved in PUBLISHED:
+        record.item(_add_published, f"serving/{saved}", saved)
+
+
+def _add_saved(record, name, saved):
     import tensorflow as tf
 
     import tf_realnvp
 
-    images = np.load("digits.npz")["images"][:5, ..., None]
-    for saved in MODELS:
-        name = f"serving/{saved}"
-        if not record.wants(name):
-            continue
-        path = pathlib.Path("saved", saved)
-        tf_realnvp.load(f"models/{saved}").save(path)
-        record.add_file(f"{name}/metadata.json", path / "metadata.json")
-        model = tf.saved_model.load(str(path))
-        label = (np.array([3, 1, 4, 1, 5]),) if saved == "classes" else ()
-        latents = model.encode(images, *label)
-        results = {
-            "log_prob": model.log_prob(images, 7),
-            "log_prob, lists": model.log_prob(images.tolist(), 7),
-            "log_prob, tensor": model.log_prob(tf.constant(images), 2**63 + 5),
-            "log_prob_each": model.log_prob_each(images, list(range(5))),
-            "bits_per_dim": model.bits_per_dim(images, 7),
-            "encode": latents,
-            "decode": model.decode(latents, *label),
-            "decode, moved": model.decode(1.5 * latents, *label),
-            "sample": model.sample(4, seed=1),
-            "sample, all": model.sample(5, 0.7, 3, *label),
+    path = pathlib.Path("saved", saved)
+    tf_realnvp.load(f"models/{saved}").save(path)
+    record.add_file(f"{name}/metadata.json", path / "metadata.json")
+    model = tf.saved_model.load(str(path))
+    images = _load_levels()[0][:5, ..., None]
+    label = (np.array([3, 1, 4, 1, 5]),) if saved == "classes" else ()
+    latents = model.encode(images, *label)
+    results = {
+        "log_prob": model.log_prob(images, 7),
+        "log_prob, lists": model.log_prob(images.tolist(), 7),
+        "log_prob, large seed": model.log_prob(images, 2**63 + 5),
+        "log_prob_each": model.log_prob_each(images, list(range(5))),
+        "bits_per_dim": model.bits_per_dim(images, 7),
+        "encode": latents,
+        "decode": model.decode(latents, *label),
+        "decode, moved": model.decode(1.5 * latents, *label),
+        "sample": model.sample(4, seed=1),
+        "sample, all": model.sample(5, 0.7, 3, *label),
+    }
+    if label:
+        results |= {
+            "classify": model.classify(images, 7),
+            "classify, other": model.classify(images, 8),
+            "log_prob, label": model.log_prob(images, 7, *label),
+            "log_prob, one label": model.log_prob(images, 7, 3),
+            "bits_per_dim, label": model.bits_per_dim(images, 7, *label),
+            "each, label": model.log_prob_each(images, [1] * 5, *label),
         }
-        if label:
-            results |= {
-                "classify": model.classify(images, 7),
-                "classify, other": model.classify(images, 8),
-                "log_prob, label": model.log_prob(images, 7, *label),
-                "log_prob, one": model.log_prob(images, 7, 3),
-                "bits, label": model.bits_per_dim(images, 7, *label),
-                "each, label": model.log_prob_each(images, [1] * 5, *label),
-            }
-        for what, value in results.items():
-            record.add(f"{name}/{what}", value.numpy())
-        once, twice = (model.log_prob(images).numpy() for _ in range(2))
-        record.add(f"{name}/fresh noise", not np.array_equal(once, twice))
-        _add_signatures(record, name, model, images, latents, label)
-        del model
-    for saved in ("realnvp_fashion_mnist", "realnvp_fashion_mnist_classes"):
-        name = f"serving/{saved}"
-        if record.wants(name):
-            path = CHECKOUT / "models" / saved
-            record.add_file(f"{name}/metadata.json", path / "metadata.json")
-            model = tf.saved_model.load(str(path))
-            record.add(f"{name}/signatures", str(sorted(model.signatures)))
-            some = model.sample(2, seed=1)
-            record.add(f"{name}/sample", some.numpy())
-            record.add(f"{name}/log_prob", model.log_prob(some, 1).numpy())
+    for what, value in results.items():
+        record.add(f"{name}/{what}", value.numpy())
+    once, twice = (model.log_prob(images).numpy() for _ in range(2))
+    record.add(f"{name}/fresh noise", not np.array_equal(once, twice))
+    _add_signatures(record, name, model, images, latents, label)
+
+
+def _add_published(record, name, saved):
+    import tensorflow as tf
+
+    path = CHECKOUT / "models" / saved
+    record.add_file(f"{name}/metadata.json", path / "metadata.json")
+    model = tf.saved_model.load(str(path))
+    record.add(f"{name}/signatures", str(sorted(model.signatures)))
+    images = model.sample(2, seed=1)
+    record.add(f"{name}/sample", images.numpy())
+    record.add(f"{name}/log_prob", model.log_prob(images, 1).numpy())
 
 
 def _add_signatures(record, name, model, images, latents, label):
@@ -792,24 +824,23 @@ def _add_signatures(record, name, model, images, latents, label):
 
 def commands(record: Record):
     """What the commands on a model write and print."""
+    for name, line in COMMANDS.items():
+        record.item(_add_command, f"commands/{name}", line)
+
+
+def _add_command(record, name, line):
     from tf_realnvp.cli.main import main
 
-    for name, line in COMMANDS.items():
-        name = f"commands/{name}"
-        if not record.wants(name):
-            continue
-        folder = pathlib.Path(name)
-        folder.mkdir(parents=True)
-        for path in record.workspace.iterdir():
-            if path.name not in ("commands", "runs", "results", "saved"):
-                (folder / path.name).symlink_to(path)
-        before = set(folder.iterdir())
-        with contextlib.chdir(folder):
-            record.call(name, main, line.format(checkout=CHECKOUT))
-        made = sorted(set(folder.iterdir()) - before)
-        for path in made:
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            for file in files:
+    folder = pathlib.Path(name)
+    folder.mkdir(parents=True)
+    inputs = set(record.workspace.iterdir()) - {folder.absolute().parent}
+    for path in inputs:
+        (folder / path.name).symlink_to(path)
+    with contextlib.chdir(folder):
+        record.call(name, main, line.format(checkout=CHECKOUT))
+    for path in sorted(folder.iterdir()):
+        if not path.is_symlink():
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 file_name = f"{name}/{file.relative_to(folder)}"
                 record.add(f"{file_name} is there", True)
                 record.add_file(file_name, file)
