@@ -833,7 +833,7 @@ def _add_command(record, name, line):
 
     folder = pathlib.Path(name)
     folder.mkdir(parents=True)
-    inputs = set(record.workspace.iterdir()) - {folder.absolute().parent}
+    inputs = set(record.workspace.iterdir()) - {record.workspace / "commands"}
     for path in inputs:
         (folder / path.name).symlink_to(path)
     with contextlib.chdir(folder):
