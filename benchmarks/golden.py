@@ -231,7 +231,8 @@ class Record:
     def wants(self, name: str) -> bool:
         """Returns whether a result, or some that begin so, are asked for."""
         return not self.only or any(
-            name.startswith(some) or some.startswith(name) for some in self.only
+            name.startswith(some) or some.startswith(f"{name}/")
+            for some in self.only
         )
 
     def item(self, function, name, *arguments):
@@ -485,11 +486,6 @@ def _train_in_parts(record, name):
     _train(record, name, f"{flags} --max_steps 7")
     shutil.rmtree(f"results/{name}")
     _train(record, name, f"{flags} --resume")
-    for key, value in list(record.results.items()):
-        other = key.replace(name, "weights/all")
-        if other in record.results and ("weights of" in key or ".csv" in key):
-            is_same = value == record.results[other]
-            record.add(f"{key} same as in one part", is_same)
 
 
 def _train(record, name, flags):
@@ -563,6 +559,7 @@ def python(record: Record):
 
     import tf_realnvp
 
+    tf.get_logger().setLevel("ERROR")  # It warns of retracing.
     levels, labels = _load_levels()
     pairs = tf.data.Dataset.from_tensor_slices((levels[..., None], labels))
     digits = tf_realnvp.data.load("digits", labels=True)
@@ -914,15 +911,16 @@ def make_models(folder):
     return section
 
 
-def write_texts(path, texts):
-    lines = [f"=== {name}\n{text}\n" for name, text in texts.items()]
-    path.write_text("\n".join(lines))
-
-
-def read_texts(path):
-    parts = re.split(r"(?m)^=== (.*)\n", path.read_text())
-    contents = (text.strip("\n") for text in parts[2::2])
-    return dict(zip(parts[1::2], contents, strict=True))
+def read(folder, section):
+    """Returns the results and the texts of a section of a record."""
+    path = folder / f"{section}.json"
+    if not path.exists():
+        return {}, {}
+    text = path.with_suffix(".txt").read_text()
+    parts = re.split(r"(?m)^=== (.*)\n", text)
+    contents = (content.strip("\n") for content in parts[2::2])
+    texts = dict(zip(parts[1::2], contents, strict=True))
+    return json.loads(path.read_text()), texts
 
 
 def of_section(values, section):
@@ -937,12 +935,27 @@ def record_command(flags):
         settings = {"data_dir": flags.data_dir}
         (flags.folder / "settings.json").write_text(json.dumps(settings))
         observe(None, None, (), {"models": make_models(models)})
-    for section in flags.only or SECTIONS:
-        record = observe(models, flags.data_dir, [section])
+    for section in SECTIONS:
+        only = [
+            name
+            for name in flags.only or SECTIONS
+            if name.split("/")[0] == section
+        ]
+        if not only:
+            continue
+        record = observe(models, flags.data_dir, only)
+        before = read(flags.folder, section)
+        results, texts = (
+            {name: old[name] for name in old if not record.wants(name)} | new
+            for old, new in zip(
+                before, (record.results, record.texts), strict=True
+            )
+        )
         path = flags.folder / f"{section}.json"
-        path.write_text(json.dumps(record.results, indent=1))
-        write_texts(flags.folder / f"{section}.txt", record.texts)
-        print(f"{len(record.results):,} results, {len(record.texts):,} texts")
+        path.write_text(json.dumps(results, indent=1))
+        lines = [f"=== {name}\n{text}\n" for name, text in texts.items()]
+        (flags.folder / f"{section}.txt").write_text("\n".join(lines))
+        print(f"{len(results):,} results, {len(texts):,} texts")
     return 0
 
 
@@ -956,7 +969,7 @@ def compare_command(flags):
     for section in SECTIONS:
         if not record.wants(section):
             continue
-        before = json.loads((flags.folder / f"{section}.json").read_text())
+        before, texts = read(flags.folder, section)
         after = of_section(record.results, section)
         for name in [*before, *(after.keys() - before.keys())]:
             if not record.wants(name):
@@ -966,10 +979,9 @@ def compare_command(flags):
             if was != is_:
                 num_results += 1
                 print(f"{name}\n  was {was}\n  is  {is_}")
-        before = read_texts(flags.folder / f"{section}.txt")
         after = of_section(record.texts, section)
-        for name in [*before, *(after.keys() - before.keys())]:
-            was, is_ = before.get(name, ""), after.get(name, "")
+        for name in [*texts, *(after.keys() - texts.keys())]:
+            was, is_ = texts.get(name, ""), after.get(name, "")
             if was != is_ and record.wants(name):
                 num_texts += 1
                 lines = difflib.unified_diff(
@@ -992,7 +1004,7 @@ def main():
     command = commands.add_parser("record")
     command.add_argument("folder", type=pathlib.Path)
     command.add_argument("--data_dir", type=os.path.abspath)
-    command.add_argument("--only", nargs="+", choices=SECTIONS)
+    command.add_argument("--only", nargs="+", metavar="NAME")
     command.set_defaults(run=record_command)
     command = commands.add_parser("compare")
     command.add_argument("folder", type=pathlib.Path)
