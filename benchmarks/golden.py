@@ -26,7 +26,8 @@ The sections are
     errors     exit codes and messages of bad command lines
 
 `--only` takes the name of a section, or the beginning of a result's name, such
-as `weights/ema`. Commands and serving start from models in the record's folder,
+as `weights/ema`; of a record that is there, `record` then replaces that part.
+Commands and serving start from models in the record's folder,
 so a change in training does not show in them.
 
 A record holds on the machine where it was made, and with the same versions of
@@ -935,6 +936,7 @@ def record_command(flags):
         settings = {"data_dir": flags.data_dir}
         (flags.folder / "settings.json").write_text(json.dumps(settings))
         observe(None, None, (), {"models": make_models(models)})
+    settings = json.loads((flags.folder / "settings.json").read_text())
     for section in SECTIONS:
         only = [
             name
@@ -943,7 +945,7 @@ def record_command(flags):
         ]
         if not only:
             continue
-        record = observe(models, flags.data_dir, only)
+        record = observe(models, settings["data_dir"], only)
         before = read(flags.folder, section)
         results, texts = (
             {name: old[name] for name in old if not record.wants(name)} | new
