@@ -27,8 +27,8 @@ The sections are
 
 `--only` takes the name of a section, or the beginning of a result's name, such
 as `weights/ema`; of a record that is there, `record` then replaces that part.
-Commands and serving start from models in the record's folder,
-so a change in training does not show in them.
+Commands and serving start from models in the record's folder, so a change in
+training does not show in them.
 
 A record holds on the machine where it was made, and with the same versions of
 all packages: other processors round differently. Everything runs with one
