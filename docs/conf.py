@@ -1,5 +1,6 @@
 """How the documentation is built: `python -m sphinx -W docs docs/_build`."""
 
+import dataclasses
 import inspect
 import os
 import pathlib
@@ -15,6 +16,7 @@ sys.path.insert(0, str(ROOT))  # The API reference is that of this checkout.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tf_realnvp  # noqa: E402
+from tf_realnvp.config import TrainingConfig  # noqa: E402
 
 project = "tf_realnvp"
 author = copyright = "The tf_realnvp authors"
@@ -130,8 +132,31 @@ def _write_math(translator, node):
     raise nodes.SkipNode
 
 
+def _insert_flags(app, page, source):
+    """Puts a table of the flags where a page has `<!-- flags -->`."""
+    rows = ["| flag | meaning | default |", "| --- | --- | --- |"]
+    for field in dataclasses.fields(TrainingConfig):
+        allowed, text = (field.metadata[key] for key in ("allowed", "help"))
+        flag = f"--{field.name}"
+        if choices := getattr(allowed, "choices", None):
+            flag += f" {{{','.join(choices)}}}"
+        elif metavar := getattr(allowed, "metavar", None):
+            flag += f" {metavar}"
+        meaning, default = re.fullmatch(
+            r"(.*?)(?: \(default: (.*)\))?", text, re.DOTALL
+        ).groups(default="")
+        meaning, default = (
+            # Other flags, and names such as realnvp_DATASET, are code.
+            re.sub(r"--\w+|\b[a-z]+_[A-Z]+\b", r"`\g<0>`", cell)
+            for cell in (meaning, default)
+        )
+        rows.append(f"| `{flag}` | {meaning} | {default} |")
+    source[0] = source[0].replace("<!-- flags -->", "\n".join(rows))
+
+
 def setup(app):
     """Called by Sphinx."""
+    app.connect("source-read", _insert_flags)
     # Before napoleon, which has priority 500.
     app.connect(
         "autodoc-process-docstring", _to_restructured_text, priority=100
