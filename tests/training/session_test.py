@@ -648,6 +648,8 @@ class CommandTest(SessionTestCase, parameterized.TestCase):
             outcome = self.train(COMMAND, run_dir=run_dir)
             self.assert_refused(outcome, "run_dir: the model is to be written")
             self.assertEmpty(os.listdir())
+            outcome = self.train(COMMAND, output_dir="what?")
+            self.assert_refused(outcome, "what?/realnvp_digits for a pattern")
             outcome = self.train(COMMAND, init_from="./realnvp_digits/")
             self.assert_refused(outcome, "init_from: the model is to be writte")
             os.mkdir("realnvp_digits")

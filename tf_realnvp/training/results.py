@@ -30,11 +30,10 @@ def check_folder(dataset: str, output_dir: str) -> None:
       UsageError: If the samples would be some of these images.
     """
     folder = pathlib.Path(data.source(dataset))
-    if not folder.is_absolute() or not folder.is_dir():
-        return
+    is_folder = folder.is_absolute() and folder.is_dir()
+    used = image_folder.folders_of(folder) if is_folder else ()
     output = pathlib.Path(os.path.realpath(output_dir))
-    used = map(os.path.realpath, image_folder.folders_of(folder))
-    if any(map(output.is_relative_to, used)):
+    if any(map(output.is_relative_to, map(os.path.realpath, used))):
         raise UsageError(
             f"argument `output_dir`: {output_dir} is among the images to train "
             "on, and the samples would be some of them: give another folder"

@@ -159,7 +159,7 @@ class Session:
                     trainer.model, config.init_from, dataset.class_names
                 )
                 self._agree_on_state("weights", "`init_from`")
-            elif not restored and not is_given:
+            elif not (restored or is_given):
                 self._initialize()
         if self._run is not None:
             # Before any checkpoint: without this it is nobody's folder.
@@ -227,13 +227,12 @@ class Session:
           FailureError: If something cannot be written.
         """
         written: list[pathlib.Path] = []
-        if self._run is None:
-            return written
         if write_results:
             with writing("the results", self.config.output_dir):
                 written = results.write(self.config, self.dataset, self.trainer)
-        with writing("the run's state", self._run.path):
-            self._run.finish()
+        if self._run is not None:
+            with writing("the run's state", self._run.path):
+                self._run.finish()
         return written
 
     def _initialize(self):
