@@ -232,6 +232,7 @@ class ReplaceTest(FilesTestCase):
         target.parent.mkdir()
         if content:
             target.write_text(content)
+            target.chmod(0o400)
         self.path.symlink_to(target)
         with replace(self.path) as new:
             fill(new, "new")
@@ -241,6 +242,8 @@ class ReplaceTest(FilesTestCase):
         self.assertEqual(target.exists(), content is not None)
         if content:
             self.assertEqual(target.read_text(), content)
+            mode = stat.S_IMODE(self.path.stat().st_mode)
+            self.assertNotEqual(mode, 0o400)  # Nor are its rights the link's.
 
     @parameterized.product(replace=REPLACE, umask=[0o077, 0o002])
     def test_umask(self, replace, umask):
@@ -294,6 +297,7 @@ class LockTest(FilesTestCase):
 
         with mock.patch.object(system, "lock", remove):
             with files.replace_directory(self.path) as new:
+                self.assertTrue(new.is_dir())
                 fill(new, "new")
         self.assert_holds("new")
 
