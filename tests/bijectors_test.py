@@ -276,26 +276,6 @@ class ConditionTest(tf.test.TestCase, parameterized.TestCase):
             self.assertIs(self.flow.inverse(x, **kwargs), value)
         self.assertEqual(self.num_runs(), [0, 0, 0, 0])
 
-    def test_density_runs_each_network_once(self):
-        distribution = distribution_of(self.flow, SQUEEZED)
-        x, condition = normal([3, *IMAGE]), normal([3, 2])
-        bijector_kwargs = self.kwargs(condition)
-        log_prob = distribution.log_prob(x, bijector_kwargs=bijector_kwargs)
-        self.assertEqual(self.num_runs(), [1, 1, 1, 1])
-        for i in range(3):
-            kwargs = self.kwargs(condition[i])
-            z = self.flow.inverse(uncached(x[i]), **kwargs).numpy()
-            log_det = self.flow.inverse_log_det_jacobian(x[i], 3, **kwargs)
-            normal_log_prob = -0.5 * np.sum(z**2 + np.log(2 * np.pi))
-            self.assertAllClose(log_prob[i], normal_log_prob + log_det, **CLOSE)
-        sample = distribution.sample(
-            3, seed=(0, 1), bijector_kwargs=bijector_kwargs
-        )
-        z = self.flow.inverse(uncached(sample), **bijector_kwargs)
-        self.assertAllClose(
-            z, distribution.distribution.sample(3, seed=(0, 1)), **CLOSE
-        )
-
     def test_wrong_conditions(self):
         x = normal([2, *IMAGE])
         bijector = self.flow.bijectors[1]
