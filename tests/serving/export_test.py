@@ -464,17 +464,19 @@ class GraphTest(tf.test.TestCase, parameterized.TestCase):
         ("decode", "latents", (5, 1, 2, 4)),
     )
     def test_shapes_that_only_a_run_shows(self, name, argument, shape):
-        """They are errors, though the flow could broadcast some."""
+        """They are errors before the flow, which could broadcast some."""
         loaded = small_models.loaded()
         dtype = tf.float32 if argument == "latents" else tf.uint8
         value = tf.zeros(shape, dtype)
-        with self.assertRaises(tf.errors.InvalidArgumentError):
+        error = tf.errors.InvalidArgumentError
+        message = "is not compatible with expected shape"
+        with self.assertRaisesRegex(error, message):
             loaded.signatures[name](**{argument: value})
         if name == "serving_default":
             name = "log_prob"
         spec = tf.TensorSpec(None, dtype)
         function = tf.function(getattr(loaded, name), input_signature=[spec])
-        with self.assertRaises(tf.errors.InvalidArgumentError):
+        with self.assertRaisesRegex(error, message):
             function(value)
 
 
