@@ -19,7 +19,6 @@ detection.set_p_value(scores, reference)
 import concurrent.futures
 import dataclasses
 import io
-import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,10 +35,10 @@ from sklearn.preprocessing import StandardScaler
 from tf_realnvp import bit_maps
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils.overlap import overlapped
+from tf_realnvp.utils.units import bits_from_nats
 
 MIN_NORMAL = 10  # Images: with fewer there is nothing to fit.
 
-_BIT = math.log(2.0)  # Nats.
 _MAX_CELLS = 8  # Along a side, of the grid that costs are summed over.
 _MAX_COMPONENTS = 5  # Of the mixture of Gaussians.
 _IMAGES_PER_COMPONENT = 50
@@ -101,7 +100,7 @@ class Measurements:
     @property
     def bits(self) -> np.ndarray:
         """Float64 `[n]`, the code length that the model gives, in bits."""
-        return -self.log_prob / _BIT
+        return bits_from_nats(-self.log_prob)
 
     @property
     def bits_per_dim(self) -> np.ndarray:
@@ -208,7 +207,7 @@ class Measurer:
         """
         return np.concatenate(
             [
-                costs.sum(axis=(1, 2), dtype=np.float64) / _BIT
+                bits_from_nats(costs.sum(axis=(1, 2), dtype=np.float64))
                 for _, costs, *_ in self._batches(images, seed)
             ]
         ).astype(np.float32)
