@@ -196,7 +196,7 @@ class ScoreTest(DetectionTestCase):
         first = images[[int(name[:3]) for name in [*rows][:2]]]
         drawn = bit_maps.smooth(self.measure.maps(first, 3))
         others = self.measure.maps(normal[reference.others], 3)
-        drawn = bit_maps.standardise(drawn, bit_maps.smooth(others))
+        drawn = bit_maps.standardize(drawn, bit_maps.smooth(others))
         for call_, name, image, values in zip(
             save.call_args_list, rows, first, drawn, strict=False
         ):
