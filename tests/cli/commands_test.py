@@ -22,6 +22,7 @@ from tf_realnvp import latents
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
+from tf_realnvp.serving.saved_model import SavedModel
 
 NUM_COLORS = small_models.NUM_COLORS
 DIRECTION = "direction M --with a --without b"
@@ -306,6 +307,8 @@ class StubModel:
 
     image_shape, num_colors, num_dims = (4, 6, 1), 32, 24
     class_names = ()
+    log_prior = np.zeros(1)
+    mixture = SavedModel.mixture
 
     def __init__(self, source=None):
         self.source = source

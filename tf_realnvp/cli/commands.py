@@ -174,8 +174,6 @@ def evaluate(flags: argparse.Namespace) -> None:
         dataset = dataset.sample_test(flags.max_images, flags.seed)
     num_images, num_draws = dataset.num_test, flags.importance_samples
     batch_size = min(flags.batch_size, num_images)
-    # Without classes the mixture is of a single one.
-    log_prior = model.log_prior if model.class_names else np.zeros(1)
     measured: list[tuple[np.ndarray, ...]] = []
     bits: list[float] = []  # Of each image so far.
     with (
@@ -184,9 +182,9 @@ def evaluate(flags: argparse.Namespace) -> None:
     ):
         batches = dataset.test_batches(batch_size)
         for given, labels in _log_probs(model, batches, flags.seed, num_draws):
-            joint = given + log_prior[:, np.newaxis]
+            joint = given + model.log_prior[:, np.newaxis]
             likeliest = saved_model.importance_bound(joint).argmax(axis=0)
-            mixture = np.logaddexp.reduce(joint, axis=1)
+            mixture = model.mixture(np.swapaxes(given, 1, 2))
             of_label = given[:, labels, range(len(labels))]
             measured.append((mixture, of_label, likeliest == labels))
             bits.extend(_bits(model, saved_model.importance_bound(mixture)))
