@@ -4,10 +4,10 @@
 # `AffineCoupling` is a bijector like those of TensorFlow Probability (TFP). It
 # takes any Keras model, or any other function, that gives two numbers for each
 # component: a log-scale and a shift. Here it becomes a small flow on points in
-# the plane: a component is a coordinate, and each coupling moves one of them as
-# the other one tells.
+# the plane: a component is a coordinate, and each coupling moves one coordinate
+# depending on the other.
 #
-# This page is the program `docs/own_flow.py`, with what it printed and drew.
+# This page is the program `docs/own_flow.py`, with its output.
 
 # %%
 from tf_realnvp import runtime
@@ -44,7 +44,8 @@ for index in range(8):
     )
     mask = [index % 2 == 0, index % 2 == 1]
     couplings.append(bijectors.AffineCoupling(mask, network))
-# From latents to points the last comes first. Outermost, what scales the data.
+# From latents to points the last bijector comes first; the scale of the data is
+# the outermost.
 bijector = tfb.Chain(
     [
         tfb.Shift(train_points.mean(axis=0)),
@@ -55,7 +56,7 @@ bijector = tfb.Chain(
 base = tfd.Sample(tfd.Normal(0.0, 1.0), [2])
 flow = tfd.TransformedDistribution(base, bijector)
 
-# TFP's objects do not see variables of Keras: ask the networks.
+# TFP's objects do not track Keras variables: ask the networks.
 variables = [v for c in couplings for v in c.network.trainable_variables]
 optimizer = keras.optimizers.Adam(
     keras.optimizers.schedules.CosineDecay(3e-3, NUM_STEPS)
@@ -65,14 +66,14 @@ optimizer.build(variables)
 
 @tf.function
 def train_step(batch):
-    """Goes one step towards the maximum likelihood."""
+    """Takes a gradient step on the negative log-likelihood."""
     with tf.GradientTape() as tape:
         loss = -tf.reduce_mean(flow.log_prob(batch))
     optimizer.apply(tape.gradient(loss, variables), variables)
 
 
 def test_log_density():
-    """Returns the mean over the points that are held out, in nats."""
+    """Returns the mean over the held-out points, in nats."""
     return float(tf.reduce_mean(flow.log_prob(test_points)))
 
 
@@ -84,8 +85,8 @@ for batch in batches.take(NUM_STEPS):
 print(f"after training: {test_log_density():.3f} nats a point")
 
 # %% [markdown]
-# The density is normalised: added up over the plane it gives one. The thin
-# bridge between the moons has to be: a flow cannot tear the plane apart.
+# The density is normalized: its integral over the plane is one. The thin bridge
+# between the moons is unavoidable: a flow cannot tear the plane apart.
 
 # %%
 x, y = np.meshgrid(np.linspace(-2, 3, 250), np.linspace(-1.5, 2, 175))

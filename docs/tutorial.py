@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Tutorial
 #
-# From images to a model in use: train it on scikit-learn's 8×8 digits, draw new
-# digits, score images, look into the latent space, save the model, load it with
-# TensorFlow alone, and train it further. That takes two or three minutes on a
-# laptop, and downloads nothing.
+# Train a model on scikit-learn's 8×8 digits, draw new digits, score images,
+# explore the latent space, save the model, load it with TensorFlow alone, and
+# train it further. That takes two or three minutes on a laptop, and downloads
+# nothing.
 #
-# This page is the program `docs/tutorial.py`, with what it printed and drew.
-# VS Code and Jupyter (by Jupytext) run its cells one by one; in a checkout this
-# runs them all, and leaves the pictures in the current folder:
+# This page is the program `docs/tutorial.py`, with its output. VS Code and
+# Jupyter (by Jupytext) run its cells one by one. In a checkout this command runs
+# them all, and writes the figures to the current folder:
 #
 # ```sh
 # PYTHONPATH=. python docs/tutorial.py
@@ -17,8 +17,8 @@
 # %%
 from tf_realnvp import runtime
 
-# Faster kernels and no log on the screen; before TensorFlow is imported. Small
-# models train faster with one thread.
+# Faster kernels and no log messages. This comes before TensorFlow is imported.
+# Small models train faster with one thread.
 runtime.configure(num_threads=1)
 
 import keras
@@ -34,7 +34,7 @@ from tf_realnvp.images import plots
 # ## Data
 #
 # Images are unsigned bytes: an array `[n, H, W]` or `[n, H, W, C]`, a
-# `tf.data.Dataset` of them, a folder of pictures, or an image data set of
+# `tf.data.Dataset` of them, a folder of images, or an image data set of
 # TensorFlow Datasets. The digits come from scikit-learn, and have 17 levels of
 # grey instead of 256.
 
@@ -59,13 +59,13 @@ show("tutorial_data", test_images[:36])
 # %% [markdown]
 # ## Training
 #
-# `train` starts a new model from data: each coupling begins as the linear
-# prediction that suits some images best. Then it follows the gradient of the
-# likelihood. Every setting is a flag of the command `run.py` too, and does the
-# same there.
+# `train` begins a new model with data-dependent initialization: each coupling
+# starts as the linear prediction that fits some of the images best. Then it
+# follows the gradient of the likelihood. Every setting is also a flag of the
+# command `run.py`.
 #
-# Losses are in bits per dimension: what a pixel costs in a file that the model
-# compresses. If all 17 levels were equally likely, that would be
+# Losses are in bits per dimension: what a pixel would cost in a file that the
+# model compresses. If all 17 levels were equally likely, that would be
 # $\log_2 17 \approx 4.09$ bits.
 
 # %%
@@ -83,8 +83,9 @@ figure.savefig("tutorial_loss.png")
 # %% [markdown]
 # ## Samples
 #
-# A sample is what the flow makes of a draw from a normal distribution. A lower
-# temperature narrows that: images vary less, and look more like digits.
+# A sample is a draw from a normal distribution that went through the flow. A
+# lower temperature narrows that distribution: images vary less, and look more
+# like digits.
 
 # %%
 show("tutorial_samples", model.sample(36, temperature=0.8, seed=0).numpy())
@@ -92,9 +93,9 @@ show("tutorial_samples", model.sample(36, temperature=0.8, seed=0).numpy())
 # %% [markdown]
 # ## Scores
 #
-# How likely does the model think images are that it never saw? Digits should
-# cost the fewest bits. The density is one of continuous values, so noise is
-# added to the levels first; with a seed scores can be compared.
+# How likely are images that the model has never seen? Digits should cost the
+# fewest bits. The density is of continuous values, so noise is added to the
+# levels first; with the same seed scores can be compared.
 
 # %%
 kinds = {
@@ -127,7 +128,7 @@ extremes = np.concatenate([order[:10], order[-10:]])
 show("tutorial_extremes", test_images[extremes], columns=10)
 
 # %% [markdown]
-# Likely is not the same as usual: no digit is blank, and yet some digits cost
+# Likely is not the same as typical: no digit is blank, and yet some digits cost
 # more bits than a blank image.
 
 # %%
@@ -140,7 +141,7 @@ print(f"blank: {blank_bits:.2f} bits/dim; {share:.0%} of the digits cost more")
 # ## Latents
 #
 # The flow is invertible: an image has latents, and each point of the latent
-# space an image. So all of an image can be had back.
+# space has an image. So an image can be recovered exactly.
 
 # %%
 codes = model.encode(test_images)
@@ -149,7 +150,7 @@ print(f"latents: mean {np.mean(codes):.2f}, std {np.std(codes):.2f}")
 
 # %% [markdown]
 # The mean of two images is a double exposure. Between two points of the latent
-# space there are images: `slerp` goes along an arc, which stays as far from the
+# space there are images: `slerp` follows an arc, which stays as far from the
 # origin as the latents of images are.
 
 # %%
@@ -186,13 +187,13 @@ for name, signature in saved.signatures.items():
 #
 # ```sh
 # python -m tf_realnvp sample realnvp_tutorial --n 36 --out grid.png
-# python -m tf_realnvp score realnvp_tutorial my_pictures --out scores.csv
+# python -m tf_realnvp score realnvp_tutorial my_images --out scores.csv
 # ```
 #
-# ## Going on
+# ## Further training
 #
-# `load` gives the model back, to be trained further, on other images too. Here
-# it goes on with mirrored digits, of which a tenth is kept for testing.
+# `load` returns the model, which can be trained further, also on other images.
+# Here these are mirrored digits, of which a tenth is kept for testing.
 
 # %%
 model = tf_realnvp.load("realnvp_tutorial")
@@ -204,7 +205,7 @@ print(f"mirrored digits: {first:.2f} bits/dim before, {last:.2f} after")
 show("tutorial_mirrored", model.sample(36, temperature=0.8, seed=0).numpy())
 
 # %% [markdown]
-# ## From here
+# ## Next steps
 #
 # * [Training](training.md) on images of your own, and for longer.
 # * [Using a trained model](using_a_model.md): all functions and commands.
