@@ -1,12 +1,12 @@
-"""Measures what a model of some size gives for the time that one has.
+"""Measures what a model of some size reaches in a given time.
 
 `python -m benchmarks.budget --ms_per_step 308 --minutes 10 20` trains a model
 at a constant rate, with warm-up and clipping as by default, in the fastest
 precision that the hardware has. For each number of minutes it takes a branch
 after 80 % of their steps, lets the rate fall to zero in the other 20 %, which
-are float32, prints the bits/dim of held-out training images, and goes on from
-before the branch. A minute is as many steps as `--ms_per_step` (from
-`benchmarks.devices`) says, whatever else runs meanwhile.
+are float32, prints the bits/dim of held-out training images, and returns to the
+weights before the branch. A minute is as many steps as `--ms_per_step` (from
+`benchmarks.devices`) says, whatever else runs at the time.
 """
 
 import argparse

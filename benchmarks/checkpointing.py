@@ -1,9 +1,9 @@
 """Measures what checkpoints cost.
 
 `python -m benchmarks.checkpointing` prints one table, for the default models of
-CIFAR10 and of digits: the size of a checkpoint and the time to save one, and
-that time's share of the least that lies between two checkpoints: ten minutes of
-training, or an epoch where that is shorter, but thirty seconds at least.
+CIFAR10 and of digits: the size of a checkpoint, the time to save one, and that
+time as a share of the least time between two checkpoints: ten minutes of
+training, or an epoch where that is shorter, but at least thirty seconds.
 """
 
 import argparse

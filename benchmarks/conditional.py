@@ -1,18 +1,18 @@
 """Measures what labels are worth to a model, and what they cost.
 
 `python -m benchmarks.conditional --plain realnvp_digits … --conditional
-conditional/realnvp_digits …` compares models that were trained alike, in pairs:
+conditional/realnvp_digits …` compares pairs of models that were trained alike:
 bits/dim of the test images without classes, given the label, and of the mixture
-of all classes, all with the same noise; how often the likeliest class is right;
-and how often a classifier that was trained on the real training images sees in
-samples the class that was asked for, beside its accuracy on the test images.
-It looks as well at test images that were translated to another class: encoded
-with their own label, and decoded with one drawn from the others. How far these
-keep the brightness of the image is the correlation of both mean levels, each
-less the mean of its class. The classifier is scikit-learn's SVC, or with
-`--classifier cnn` a small convolutional network.
+of all classes, all with the same noise; and how often the likeliest class is
+right. A classifier that was trained on the real training images measures how
+many samples are of the requested class; its own accuracy on the test images is
+printed, too. It also classifies test images that were translated to another
+class: encoded with their own label, and decoded with one that is drawn from the
+other classes. How far they keep the brightness of the image is the correlation
+of both mean levels, each less the mean of its class. The classifier is
+scikit-learn's SVC, or with `--classifier cnn` a small convolutional network.
 
-`--steps 20` measures instead the time of a training step of either model, in
+`--steps 20` measures the time of a training step of both models instead, in
 turn, on random images, and prints the ratio.
 """
 
@@ -66,7 +66,7 @@ def compare_models(flags: argparse.Namespace) -> None:
             flags.plain, flags.conditional, strict=True
         )
     ]
-    (name,) = {model.dataset for pair in pairs for model in pair}
+    (name,) = {model.source for pair in pairs for model in pair}
     dataset = data.load(name, flags.data_dir, labels=True)
     batches = list(dataset.test_batches(_BATCH_SIZE).as_numpy_iterator())
     classify = train_classifier(dataset, flags.classifier)
@@ -146,11 +146,11 @@ def judge_translations(conditional, batches, classify, flags):
     """Translates as many test images as there are samples, each to a class.
 
     Args:
-      conditional: As for `compare_pair`, and so are the others.
+      conditional: As for `compare_pair`, as are the other arguments.
 
     Returns:
-      In how many the classifier sees that class, and how far they keep the
-      brightness.
+      The share that the classifier assigns to that class, and how far
+      translations keep the brightness.
     """
     num_classes = len(conditional.class_names)
     number = flags.samples * num_classes
@@ -174,7 +174,7 @@ def _less_class_mean(images, labels):
 
 
 def train_classifier(dataset, kind: str):
-    """Returns what tells the classes of images, trained on real ones.
+    """Returns a function that classifies images, trained on real ones.
 
     Args:
       dataset: The `ImageDataset`, with labels.

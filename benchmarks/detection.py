@@ -1,24 +1,26 @@
-"""Measures how well unusual pictures are told, and where in them the fault is.
+"""Measures how well anomalous images, and the faults in them, are found.
 
 `python -m benchmarks.detection realnvp_fashion_mnist` puts faults into test
-images (`benchmarks.faults`) and tells them from other test images, without;
-`--pairs upside_down sets --unusual DIR` tells them from test images
-upside down, and from another data set. It prints AUROC, and the false alarms at
-95 % detection, by every method; beside them `pixels`, which knows no model: the
-distance from the mean of the training images (Mahalanobis, as in the method
-`places`) of what a grid holds of levels and of local contrast. For the faults
-that have a place it prints the AUROC over all pixels of the bit maps, and of
-local contrast. `--pairs p_values` measures whether p-values of test images are
-uniform, and `--num_fitted 10 100 1000` how many images the methods need to be
-fitted to: it prints the mean AUROC over the pairs. `--groups 10 50` prints how
-often groups of so many images are told by their p-value together, at 5 % false
-alarms, and with `p_values` how many of these there are. `--gradients` adds a
-method that has not proved itself: the norms of the gradients of the
-log-likelihood for each tensor of weights (https://arxiv.org/abs/2403.01485).
+images (`benchmarks.faults`) and tells them from other test images without
+faults. `--pairs upside_down sets --unusual DIR` tells test images from others
+that are upside down, and from another data set. It prints AUROC, and the false
+alarms at 95 % detection, by every method, and by `pixels`, which uses no model:
+the distance from the mean of the training images (Mahalanobis, as in the method
+`places`) of levels and local contrast in the cells of a grid. For faults at a
+known place it prints the AUROC over all pixels of the bit maps, and of local
+contrast.
+
+`--pairs p_values` measures whether p-values of test images are uniform.
+`--num_fitted 10 100 1000` measures how many images the methods must be fitted
+to: it prints the mean AUROC over the pairs. `--groups 10 50` prints how often
+groups of so many images are found by their joint p-value, at 5 % false alarms,
+and with `p_values` how many false alarms there are. `--gradients` adds a method
+that did not prove useful: the norms of the gradients of the log-likelihood for
+each tensor of weights (https://arxiv.org/abs/2403.01485).
 
 `--write DIR --left_out CLASS` writes a data set of TensorFlow Datasets as
-folders of pictures: DIR/normal without a class, to train on, and DIR/unusual,
-its test images of that class.
+folders of images: DIR/normal without a class, to train on, and DIR/unusual, its
+test images of that class.
 """
 
 import argparse
@@ -201,7 +203,7 @@ def contrast(images: np.ndarray) -> np.ndarray:
 
 
 def fit_pixels(images: np.ndarray):
-    """Returns a score of images that knows no model.
+    """Returns a score of images that uses no model.
 
     Args:
       images: Normal ones, uint8 `[n, H, W, C]`.
@@ -229,8 +231,8 @@ def fit_pixels(images: np.ndarray):
 def fit_gradients(model, images: np.ndarray):
     """Returns a score by the norms of the gradients of the log-likelihood.
 
-    Their squares for each tensor of weights, of which the logarithms are taken
-    for independent normals.
+    These are the squared norms for each tensor of weights; their logarithms are
+    modelled as independent normals.
 
     Args:
       model: The model.
@@ -258,12 +260,12 @@ def fit_gradients(model, images: np.ndarray):
 
 
 def find_groups(detection, normal, unusual, size: int) -> float:
-    """Returns how many groups of images are told by their p-value.
+    """Returns the share of groups of images that their p-value finds.
 
     Args:
       detection: The module.
       normal: Scores of normal images `[n]`, the reference.
-      unusual: Scores of others `[m]`, of which groups are drawn.
+      unusual: Scores of anomalous images `[m]`, of which groups are drawn.
       size: Number of images in a group.
     """
     rng = np.random.default_rng(0)
@@ -275,7 +277,7 @@ def find_groups(detection, normal, unusual, size: int) -> float:
 
 
 def pixel_rocs(images, where, maps, usual) -> dict[str, float]:
-    """Returns the AUROC over all pixels of what may show where a fault is.
+    """Returns the AUROC over all pixels of maps that may show a fault.
 
     Args:
       images: uint8 `[n, H, W, C]`.
@@ -296,7 +298,7 @@ def pixel_rocs(images, where, maps, usual) -> dict[str, float]:
             ("bits", maps),
             ("bits, smoothed", smooth(maps)),
             (
-                "bits, smoothed, against the usual",
+                "bits, smoothed, relative to normal images",
                 bit_maps.standardize(smooth(maps), smooth(usual)),
             ),
         )
@@ -309,8 +311,8 @@ def print_uniformity(detection, measured, groups) -> None:
     Args:
       detection: The module.
       measured: Of normal images that the model was not trained on.
-      groups: Sizes of groups, of which each split is cut into as many as it
-        gives: how many of them are false alarms.
+      groups: Sizes of groups. Each split is cut into groups, to count false
+        alarms.
     """
     from scipy.stats import ks_2samp
 

@@ -1,11 +1,11 @@
 """Measures how a processor trains fastest: threads, or logical CPUs.
 
 `python -m benchmarks.devices` prints the milliseconds of a training step with
-all cores as threads of each operation, with one thread for each (operations
-that do not need each other still run at once), and with two logical CPUs that
-have half of the cores each. Each way is a process that stays; they take turns,
-so that all have the same machine if its speed drifts. Images are random, and
-there must be no GPU.
+all cores as threads of each operation, with one thread for each (independent
+operations still run at once), and with two logical CPUs that have half of the
+cores each. Each way has its own process; they take turns, so that all are
+affected alike if the speed of the machine drifts. Images are random, and there
+must be no GPU.
 """
 
 import argparse

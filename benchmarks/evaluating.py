@@ -1,10 +1,10 @@
-"""Measures how fast a saved model measures images, and draws them.
+"""Measures how fast a saved model scores images, and draws them.
 
 `python -m benchmarks.evaluating MODEL` prints milliseconds for a batch of 64:
-of the float32 test step that training evaluates with, ten steps a call; and of
+of the float32 test step with which training evaluates, ten steps a call; and of
 the calls that `evaluate` and `sample` make, one batch after the other and two
-at once, as those commands do. The images are drawn from the model. All are
-measured in turn, and the ratios of speeds are medians of those of each round.
+at once, as those commands do. The images are drawn from the model. All ways are
+measured in turn, and ratios of speeds are medians of the ratios of each round.
 """
 
 import argparse

@@ -1,15 +1,14 @@
-"""Measures how far samples are from images in the eyes of a small classifier.
+"""Measures the Fréchet distance of samples, by a small classifier's features.
 
 `python -m benchmarks.frechet realnvp_fashion_mnist` trains a convolutional
-network to tell the classes of the data set, for two minutes, takes its last
-hidden layer for features, and prints the Fréchet distance between the normal
+network to classify the images of the data set, for two minutes, and takes its
+last hidden layer as features. It prints the Fréchet distance between the normal
 distributions that fit the features of the test images and those of as many
-samples. It also prints that of as many training images, which is what a perfect
-model would have.
+samples; and that of as many training images, which a perfect model would have.
 
-It is *not* the FID, whose network is another one and was trained on
-photographs: figures are to be compared with those of this program only, for the
-same data set, seed and number of images.
+It is *not* the FID, whose network is another one, trained on photographs:
+compare figures with those of this program only, for the same data set, seed and
+number of images.
 """
 
 import argparse
@@ -32,7 +31,7 @@ def main() -> None:
     from tf_realnvp.serving.saved_model import SavedModel
 
     models = {path: SavedModel(path) for path in flags.models}
-    (name,) = {model.dataset for model in models.values()}
+    (name,) = {model.source for model in models.values()}
     if any(model.num_colors != 256 for model in models.values()):
         parser.error("the features are of images with 256 levels")
     import keras

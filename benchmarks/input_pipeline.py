@@ -1,11 +1,11 @@
 """Measures the speed and the memory of the input pipeline.
 
-`python -m benchmarks.input_pipeline` prints one table: how soon the first batch
-is there, images a second in the first epoch, which decodes them, and in later
-ones, how long it takes a new data set in the same process to resume an epoch
-near its end, the decoded images in memory, and the peak memory of the process
-with and without TensorFlow itself. The images are made up; they are stored in a
-temporary folder, and read as a user's own are.
+`python -m benchmarks.input_pipeline` prints one table: the time to the first
+batch; images a second in the first epoch, which decodes them, and later; how
+long it takes a new data set in the same process to resume an epoch near its
+end; the size of the decoded images in memory; and the peak memory of the
+process with and without TensorFlow itself. The images are synthetic; they are
+stored in a temporary folder, and read as a user's own are.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import time
 
 BATCH_SIZE = 64
 EPOCHS = 4
-# Height, width and format of stored pictures.
+# Height, width and format of stored images.
 CIFAR10, CELEBA = (32, 32, "PNG"), (218, 178, "JPEG")
 
 
@@ -75,7 +75,7 @@ def in_new_process(function, *args) -> None:
 
 
 def encode_pictures(height: int, width: int, kind: str) -> list[bytes]:
-    """Returns 200 encoded pictures, about as smooth as photographs."""
+    """Returns 200 encoded images, about as smooth as photographs."""
     import numpy as np
     from PIL import Image
 
@@ -119,7 +119,7 @@ def write_copy(data_dir: str, picture, count: int) -> None:
 
 
 def write_folder(folder: str, picture, count: int) -> None:
-    """Writes a folder of pictures."""
+    """Writes a folder of images."""
     pathlib.Path(folder).mkdir()
     pictures = encode_pictures(*picture)
     for i in range(count):
@@ -136,7 +136,7 @@ def measure(title: str, name: str, data_dir: str) -> None:
 
     from tf_realnvp import data
 
-    # What TensorFlow takes for its first pipeline is no matter of this one.
+    # The memory of TensorFlow's first pipeline is not counted.
     list(tf.data.Dataset.range(10).shuffle(10).map(tf.identity).batch(2))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 

@@ -1,8 +1,8 @@
 """Measures how fast the default model learns.
 
 `python -m benchmarks.learning` trains on real images as `run.py --lr 3e-4`
-does, with some of its flags, and prints the bits/dim of test images against the
-time since the start of the command, evaluation not counted.
+does, with some of its flags, and prints the bits/dim of test images by the time
+since the start of the command, without evaluation.
 """
 
 import argparse

@@ -1,11 +1,11 @@
 """Shows samples of a model beside the training images that are nearest to them.
 
 `python -m benchmarks.nearest realnvp_fashion_mnist --out nearest.png` draws a
-grid of pairs: a sample, and to its right the training image at the least
-Euclidean distance. A model that copies would have two of the same. It prints
-how far samples are from their nearest training images, and for comparison how
-far test images are. `--flip` is for models trained with it: the mirrored
-training images count as well.
+grid of pairs: a sample, and to its right the training image at the smallest
+Euclidean distance. If the model copied training images, both would be the same.
+It prints how far samples are from their nearest training images, and for
+comparison how far test images are. `--flip` is for models trained with it: it
+includes the mirrored training images.
 """
 
 import argparse

@@ -1,11 +1,11 @@
 """Measures a model in use: its export, its loading and its sampling.
 
-`python -m benchmarks.sampling` prints one table. What comes after the export is
+`python -m benchmarks.sampling` prints one table. Everything after the export is
 measured in a process that imports TensorFlow alone, with its default settings
 but for oneDNN, as another program would use the model. To tell a slow machine
-from a slow model, the table has the time that the same convolutions take alone,
-and that of as many operations at the rate of a large matrix product, which is
-about the most that a processor does. The weights are those of a new model.
+from a slow model, the table has the time of the same convolutions alone, and
+that of as many operations at the rate of a large matrix product, which is about
+the peak of the processor. The weights are those of a new model.
 """
 
 import argparse

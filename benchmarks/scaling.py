@@ -1,4 +1,4 @@
-"""Measures what training costs against batch, image size and replicas.
+"""Measures the cost of training by batch size, image size and replicas.
 
 `python -m benchmarks.scaling` prints one table for the default model. Replicas
 are logical CPUs, which share the cores of the machine: they show what the

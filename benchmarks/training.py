@@ -1,11 +1,11 @@
 """Measures the speed and the memory of training.
 
 `python -m benchmarks.training` prints a table, with a row for each way to
-train: images a second; floating point operations a second, those of
-recomputation not counted, and their share of what the model's convolutions
+train: images a second; floating point operations a second, without those of
+rematerialization, and their share of the rate that the model's convolutions
 reach alone in the same process, in turn with the steps; peak memory; and the
 time from the start of the process to the end of its first training step. Below
-it stand the speed of bfloat16 against float32, step for step in one process,
+the table are the speed of bfloat16 relative to float32, in turn in one process,
 and the time that Python takes for a step. Images are random.
 """
 

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.training_options` trains a small model on real images with
 each set of options and with several seeds (by `benchmarks.learning`), and
-prints the bits/dim of test images that follow: mean and standard deviation over
+prints the resulting bits/dim of test images: mean and standard deviation over
 the seeds.
 """
 

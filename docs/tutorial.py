@@ -7,8 +7,8 @@
 # nothing.
 #
 # This page is the program `docs/tutorial.py`, with its output. VS Code and
-# Jupyter (by Jupytext) run its cells one by one. In a checkout this command runs
-# them all, and writes the figures to the current folder:
+# Jupyter (by Jupytext) run its cells one by one. In a checkout this command
+# runs them all, and writes the figures to the current folder:
 #
 # ```sh
 # PYTHONPATH=. python docs/tutorial.py
