@@ -10,7 +10,6 @@ import shutil
 import sys
 import tarfile
 import tempfile
-import zipfile
 from unittest import mock
 
 import numpy as np
@@ -28,13 +27,7 @@ from tf_realnvp.data.image_dataset import resize
 from tf_realnvp.utils.errors import DataError
 
 CIFAR_FILES = ("cifar-10-binary.tar.gz",)
-CELEBA_FILES = (
-    "img_align_celeba.zip",
-    "list_eval_partition.txt",
-    "list_attr_celeba.txt",
-    "list_landmarks_align_celeba.txt",
-    "identity_CelebA.txt",
-)
+CELEBA_FILES = ("img_align_celeba.zip", "list_eval_partition.txt")
 
 
 class TfdsTestCase(tf.test.TestCase, parameterized.TestCase):
@@ -76,7 +69,7 @@ class TfdsTestCase(tf.test.TestCase, parameterized.TestCase):
 
     def snapshot(self):
         paths = [self.data_dir, *self.data_dir.rglob("*")]
-        return {path: path.stat().st_mtime_ns for path in sorted(paths)}
+        return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def write_cifar(manual):
@@ -113,9 +106,8 @@ class CifarTest(TfdsTestCase):
         )
         self.assertEqual(loaded.image_shape, (32, 32, 3))
         self.assertEqual(loaded.num_colors, 256)
-        self.assertEqual((loaded.num_train, loaded.num_test), (10, 3))
         seen = images_of(loaded.train_batches(5, seed=0, epoch=0))
-        self.assertEqual(seen.dtype, np.uint8)
+        self.assertLen(seen, 10)
         self.assertEqual(as_set(seen), as_set(train))
         seen = images_of(loaded.test_batches(2))
         self.assertLen(seen, 3)
@@ -130,12 +122,6 @@ class CifarTest(TfdsTestCase):
             for number, image in enumerate([*train, *test])
         }
         self.assertEqual(labels_of(loaded), expected)
-
-    def test_no_labels(self):
-        with self.assertRaisesRegex(
-            DataError, "celeb_a: its images have no labels: .*attributes"
-        ):
-            data.load("CelebA", str(self.data_dir), labels=True)
 
     def test_archive_then_prepared_copy(self):
         train, test = write_cifar(self.manual)
@@ -199,20 +185,15 @@ class CifarTest(TfdsTestCase):
             with loaded.naming_damage():
                 list(loaded.train_batches(5, seed=0, epoch=0))
         copy = self.data_dir / "cifar10" / "3.0.2"
-        message = str(caught.exception)
-        self.assertLen(message.splitlines(), 1)
-        for part in ("CIFAR10", "corrupted", f", in {copy}"):
-            self.assertIn(part, message)
+        self.assertRegex(
+            str(caught.exception),
+            f"^an image of CIFAR10.*corrupted.*, in {copy}$",
+        )
 
-    @parameterized.parameters("other", "cut")
-    def test_wrong_archive(self, fault):
+    def test_wrong_archive(self):
         write_cifar(self.manual)
         archive = self.manual / CIFAR_FILES[0]
-        if fault == "other":
-            archive.write_bytes(b"<html>Not found</html>")
-        else:
-            os.truncate(archive, archive.stat().st_size // 2)
-            self.accept("cifar10")
+        archive.write_bytes(b"<html>Not found</html>")
         self.assertIn(str(archive), self.failure("CIFAR10").splitlines()[0])
 
 
@@ -223,14 +204,14 @@ def write_idx(path, array):
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(header + array.tobytes()))
-    return hashlib.sha256(header + array.tobytes()).hexdigest()
+    return hashlib.sha256(header + array.tobytes()).hexdigest()[:16]
 
 
 class FashionMnistTest(TfdsTestCase):
     """Archives whose contents are right, though their own hashes are not."""
 
-    @parameterized.parameters(None, "other", "cut")
-    def test_compressed_anew(self, fault):
+    @parameterized.parameters(False, True)
+    def test_compressed_anew(self, is_other):
         pixels = random_images(8, 28, 28, 1)
         splits = {"train": pixels[:5], "t10k": pixels[5:]}
         contents = {}
@@ -239,103 +220,28 @@ class FashionMnistTest(TfdsTestCase):
                 (f"{split}-images-idx3-ubyte.gz", images[..., 0]),
                 (f"{split}-labels-idx1-ubyte.gz", images[:, 0, 0, 0] % 10),
             ):
-                digest = write_idx(self.manual / name, array)
-                contents[name] = digest[:16]
-        mnist = sys.modules[tfds.builder_cls("fashion_mnist").__module__]
-        for target, name, value in (
-            (mnist, "_TRAIN_EXAMPLES", 5),
-            (mnist, "_TEST_EXAMPLES", 3),
-            (tfds_images, "_CONTENTS", contents),
+                contents[name] = write_idx(self.manual / name, array)
+        if is_other:
+            name = "train-images-idx3-ubyte.gz"
+            (self.manual / name).write_bytes(gzip.compress(b"other"))
+        builder = tfds.builder_cls("fashion_mnist")
+        mnist = sys.modules[builder.__module__]
+        with (
+            mock.patch.object(mnist, "_TRAIN_EXAMPLES", 5),
+            mock.patch.object(mnist, "_TEST_EXAMPLES", 3),
+            mock.patch.object(tfds_images, "_CONTENTS", contents),
+            mock.patch.dict(builder.url_infos),
         ):
-            self.enter_context(mock.patch.object(target, name, value))
-        url_infos = tfds.builder_cls("fashion_mnist").url_infos
-        self.enter_context(mock.patch.dict(url_infos))
-        path = self.manual / "train-images-idx3-ubyte.gz"
-        if fault is not None:
-            content = path.read_bytes()[:-20]
-            if fault == "other":
-                content = gzip.compress(b"other")
-            path.write_bytes(content)
-            self.assertIn("wrong checksum", self.failure("fashion_mnist"))
-            return
-        dataset = data.load("Fashion_MNIST", self.data_dir)
+            if is_other:
+                self.assertIn("wrong checksum", self.failure("fashion_mnist"))
+                return
+            dataset = data.load("Fashion_MNIST", self.data_dir)
         self.assertEqual(dataset.name, "fashion_mnist")
-        for images, batches in (
-            (splits["train"], dataset.train_batches(5, seed=0, epoch=0)),
-            (splits["t10k"], dataset.test_batches(2)),
-        ):
-            self.assertEqual(as_set(images_of(batches)), as_set(images))
+        for split, found in (("train", "train"), ("t10k", "test")):
+            size = dataset.splits[found].num_images
+            images = dataset.take(found, range(size))
+            self.assertEqual(as_set(images), as_set(splits[split]))
         self.download.assert_not_called()
-
-
-def write_celeba(manual):
-    """Writes CelebA's files with 6 images; returns those for train, test."""
-    manual.mkdir(parents=True, exist_ok=True)
-    module = sys.modules[tfds.builder_cls("celeb_a").__module__]
-    random = np.random.RandomState(0)
-    images = {}
-    with zipfile.ZipFile(manual / CELEBA_FILES[0], "w") as archive:
-        for i in range(1, 7):
-            coarse = random.randint(256, size=[28, 23, 3])
-            image = tf.image.resize(coarse, [218, 178], "bicubic")
-            image = tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8)
-            jpeg = tf.io.encode_jpeg(image).numpy()
-            archive.writestr(f"img_align_celeba/{i:06}.jpg", jpeg)
-            images[f"{i:06}.jpg"] = tf.io.decode_jpeg(jpeg).numpy()
-
-    partitions = dict(zip(images, (0, 0, 0, 1, 2, 2), strict=True))
-
-    def write(name, headings, values):
-        lines = [f"{image} {values}" for image in images]
-        if headings:
-            lines = [str(len(images)), " ".join(headings), *lines]
-        (manual / name).write_text("\n".join(lines) + "\n")
-
-    (manual / CELEBA_FILES[1]).write_text(
-        "".join(f"{name} {part}\n" for name, part in partitions.items())
-    )
-    write(CELEBA_FILES[2], module.ATTR_HEADINGS, " ".join(["1", "-1"] * 20))
-    write(CELEBA_FILES[3], module.LANDMARK_HEADINGS, " ".join(["9"] * 10))
-    write(CELEBA_FILES[4], None, "17")
-    return (
-        [images[n] for n, part in partitions.items() if part == 0],
-        [images[n] for n, part in partitions.items() if part == 2],
-    )
-
-
-class CelebaTest(TfdsTestCase):
-    def test_archive(self):
-        train, test = write_celeba(self.manual)
-        self.accept("celeb_a")
-        loaded = data.load("celeba", str(self.data_dir))
-        self.assertEqual(loaded.name, "CelebA")
-        self.assertEqual(loaded.image_shape, (32, 32, 3))
-        for batches, images in (
-            (loaded.train_batches(3, seed=0, epoch=0), train),
-            (loaded.test_batches(10), test),
-        ):
-            expected = [
-                resize(image[35:-35, 15:-15], (32, 32)).numpy()
-                for image in images
-            ]
-            self.assertEqual(as_set(images_of(batches)), as_set(expected))
-        self.download.assert_not_called()
-
-    def test_some_files_are_missing(self):
-        write_celeba(self.manual)
-        self.accept("celeb_a")
-        missing = CELEBA_FILES[2:4]
-        for name in missing:
-            (self.manual / name).unlink()
-        *_, last = self.failure("CelebA").splitlines()
-        self.assertIn(f"get {', '.join(missing)} from http", last)
-
-    def test_archive_lacks_an_image(self):
-        write_celeba(self.manual)
-        with open(self.manual / CELEBA_FILES[1], "a") as partitions:
-            partitions.write("000007.jpg 0\n")
-        self.accept("celeb_a")
-        self.assertIn("000007.jpg", self.failure("CelebA").splitlines()[0])
 
 
 class NothingThereTest(TfdsTestCase):
@@ -349,10 +255,13 @@ class NothingThereTest(TfdsTestCase):
     )
     def test_help(self, dataset, cause):
         name, homepage, files = dataset
+        there = self.manual / "list_attr_celeba.txt"
+        self.manual.mkdir()
+        there.touch()
+        self.accept("celeb_a")
         reason = "Name or service not known"
         if cause != "no network":
             response = requests.Response()
-            response.raw = io.BytesIO()
             response.status_code = 200
             if cause == "refused":
                 response.status_code, response.reason = 403, "Quota exceeded"
@@ -366,57 +275,78 @@ class NothingThereTest(TfdsTestCase):
         self.assertIn(reason, first)
         for part in (homepage, *files):
             self.assertIn(part, last)
+        self.assertNotIn(there.name, last)
         self.assertEndsWith(last, f" {self.manual}")
         if cause == "no network":
-            self.assertEmpty(list(self.data_dir.iterdir()))
-
-
-def store(data_dir, name, splits, image=None, key="image", **options):
-    """Has TFDS write a data set; `splits` are arrays of images."""
-    shape = next(iter(splits.values())).shape[1:]
-    image = image or tfds.features.Image(shape=shape)
-    with contextlib.redirect_stdout(io.StringIO()):
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name=name,
-            version="1.0.0",
-            features=tfds.features.FeaturesDict({key: image, "id": np.int64}),
-            split_datasets={
-                split: [(i, {key: x, "id": i}) for i, x in enumerate(images)]
-                for split, images in splits.items()
-            },
-            data_dir=data_dir,
-            **options,
-        )
+            self.assertLen(list(self.data_dir.iterdir()), 1)
 
 
 class AnyDatasetTest(TfdsTestCase):
+    def store(self, splits, image=None, key="image", name="mine", **options):
+        """Has TFDS write a data set; `splits` are arrays of images."""
+        shape = next(iter(splits.values())).shape[1:]
+        image = image or tfds.features.Image(shape=shape)
+        features = {key: image, "id": np.int64}
+        with contextlib.redirect_stdout(io.StringIO()):
+            tfds.dataset_builders.store_as_tfds_dataset(
+                name=name,
+                version="1.0.0",
+                features=tfds.features.FeaturesDict(features),
+                split_datasets={
+                    split: [
+                        (i, {key: x, "id": i}) for i, x in enumerate(images)
+                    ]
+                    for split, images in splits.items()
+                },
+                data_dir=self.data_dir,
+                **options,
+            )
+
     def load(self, name="mine", **options):
         return data.load(name, str(self.data_dir), **options)
 
     def check(self, loaded, train, test):
-        self.assertEqual((loaded.num_train, loaded.num_test), (train, test))
-        seen = images_of(loaded.train_batches(1, seed=0, epoch=0))
-        self.assertEqual(seen.shape, (train, *loaded.image_shape))
-        rest = images_of(loaded.test_batches(2))
-        self.assertEqual(rest.shape, (test, *loaded.image_shape))
-        return as_set(seen), as_set(rest)
+        """Checks that its images are these."""
+        for split, expected in (("train", train), ("test", test)):
+            size = loaded.splits[split].num_images
+            self.assertLen(expected, size)
+            images = loaded.take(split, range(size))
+            self.assertEqual(images.shape[1:], loaded.image_shape)
+            self.assertEqual(as_set(images), as_set(expected))
 
     def test_prepared_copy(self):
         train, test = random_images(7, 4, 6, 1), random_images(3, 4, 6, 1)
-        store(self.data_dir, "mine", {"train": train, "test": test})
+        self.store({"train": train, "test": test})
         with self.assertNoLogs("absl", "WARNING"):
             loaded = self.load()
-            seen = self.check(loaded, 7, 3)
+            self.check(loaded, train, test)
         self.assertEqual(loaded.name, "mine")
         self.assertEqual(loaded.num_colors, 256)
-        self.assertEqual(loaded.image_shape, (4, 6, 1))
-        self.assertEqual(seen, (as_set(train), as_set(test)))
         self.assertTrue(self.load(flip=True).flip)
+        with self.assertRaisesRegex(DataError, "mine: its images have no lab"):
+            self.load(labels=True)
+
+    def test_celeba(self):
+        """Of which the middle is used."""
+        train, test = (
+            random_images(3, 218, 178, 3),
+            random_images(2, 218, 178, 3),
+        )
+        self.store({"train": train, "test": test}, name="celeb_a")
+        loaded = self.load("celeba")
+        self.assertEqual(loaded.name, "CelebA")
+        expected = (
+            [
+                resize(image[35:-35, 15:-15], (32, 32)).numpy()
+                for image in images
+            ]
+            for images in (train, test)
+        )
+        self.check(loaded, *expected)
 
     def test_configuration(self):
         config = tfds.core.BuilderConfig(name="small")
-        splits = {"train": random_images(4, 2, 2, 1)}
-        store(self.data_dir, "mine", splits, config=config)
+        self.store({"train": random_images(4, 2, 2, 1)}, config=config)
         for name in ("mine/small", "mine/small:1.0.0"):
             loaded = self.load(name)
             self.assertEqual(
@@ -435,29 +365,25 @@ class AnyDatasetTest(TfdsTestCase):
         splits = {
             name: random_images(size, 2, 2, 3) for name, size in sizes.items()
         }
-        store(self.data_dir, "mine", splits, disable_shuffling=True)
+        self.store(splits, disable_shuffling=True)
         loaded = self.load()
         self.assertEqual(loaded.fingerprint, f"mine/1.0.0 {parts}")
         expected = splits["train"], splits.get("test", splits.get("validation"))
         if len(splits) == 1:
             expected = np.split(splits["train"], [loaded.num_train])
-        train, test = map(len, expected)
-        seen = self.check(loaded, train, test)
-        self.assertEqual(seen, tuple(map(as_set, expected)))
+        self.check(loaded, *expected)
 
     def test_several_files(self):
         images = random_images(40, 2, 2, 3)
         config = tfds.download.DownloadConfig(num_shards=4)
-        store(
-            self.data_dir,
-            "mine",
-            {"train": images},
-            key="photo",
-            download_config=config,
-        )
+        self.store({"train": images}, key="photo", download_config=config)
         self.assertLen(list(self.data_dir.rglob("*.tfrecord-*-of-*4")), 4)
-        train, test = self.check(self.load(), 36, 4)
-        self.assertEqual(train | test, as_set(images))
+        loaded = self.load()
+        found = [
+            *loaded.take("train", range(36)),
+            *loaded.take("test", range(4)),
+        ]
+        self.assertEqual(as_set(found), as_set(images))
 
     @parameterized.parameters(
         # Shape in the copy, what it tells of it, what is asked for, shape.
@@ -468,24 +394,21 @@ class AnyDatasetTest(TfdsTestCase):
     )
     def test_size(self, shape, told, size, expected):
         images = random_images(3, *shape)
-        feature = tfds.features.Image(shape=told)
-        store(self.data_dir, "mine", {"train": images}, feature)
+        splits = {"train": images[:2], "test": images[2:]}
+        self.store(splits, tfds.features.Image(shape=told))
         loaded = self.load(image_size=size)
         self.assertEqual(loaded.image_shape, expected)
         images = images[..., :3]
         if expected != images.shape[1:]:
             images = [resize(image, expected[:2]).numpy() for image in images]
-        train, test = self.check(loaded, 2, 1)
-        self.assertEqual(train | test, as_set(images))
+        self.check(loaded, images[:2], images[2:])
 
     def test_shuffle_buffer_is_bounded_in_bytes(self):
-        store(self.data_dir, "mine", {"train": random_images(100, 16, 16, 3)})
-        self.assertEqual(self.load().shuffle_buffer, 90)
+        self.store({"train": random_images(100, 16, 16, 3)})
         # Noise does not shrink: a record has some 850 bytes.
-        with mock.patch.object(tfds_images, "SHUFFLE_BYTES", 20_000):
-            self.assertBetween(self.load().shuffle_buffer, 18, 26)
-        with mock.patch.object(tfds_images, "SHUFFLE_BYTES", 1):
-            self.assertEqual(self.load().shuffle_buffer, 1)
+        for limit, low, high in ((2**27, 90, 90), (20_000, 18, 26), (1, 1, 1)):
+            with mock.patch.object(tfds_images, "SHUFFLE_BYTES", limit):
+                self.assertBetween(self.load().shuffle_buffer, low, high)
 
     @parameterized.parameters(
         tfds.features.Tensor(shape=(2, 2, 1), dtype=np.uint8),
@@ -493,10 +416,8 @@ class AnyDatasetTest(TfdsTestCase):
     )
     def test_no_image(self, feature):
         images = random_images(3, 2, 2, 1).astype(feature.np_dtype)
-        store(self.data_dir, "mine", {"train": images}, feature, key="numbers")
-        first = self.failure("mine").splitlines()[0]
-        self.assertIn("mine: there is no image", first)
-        self.assertIn("numbers", first)
+        self.store({"train": images}, feature, key="numbers")
+        self.assertRegex(self.failure("mine"), "there is no image.* numbers")
 
     def test_no_image_is_found_before_any_download(self):
         message = self.failure("imdb_reviews")
@@ -504,37 +425,25 @@ class AnyDatasetTest(TfdsTestCase):
         requests.get.assert_not_called()
 
     def test_no_training_images(self):
-        store(self.data_dir, "mine", {"test": random_images(3, 2, 2, 1)})
+        self.store({"test": random_images(3, 2, 2, 1)})
         self.assertIn("no training images", self.failure("mine"))
 
     def test_image_that_cannot_be_decoded(self):
         good = tf.io.encode_png(random_images(1, 8, 8, 1)[0]).numpy()
         images = np.array([good, odd_images.undecodable_png(), good, good])
-        store(
-            self.data_dir,
-            "mine",
-            {"train": images},
-            tfds.features.Image(shape=(8, 8, 1)),
-        )
-        loaded = self.load()
-        with self.assertRaises(DataError) as caught:
-            with loaded.naming_damage():
-                list(loaded.train_batches(1, seed=0, epoch=0))
-                list(loaded.test_batches(1))
-        message = str(caught.exception)
-        self.assertLen(message.splitlines(), 1)
-        for part in ("image of mine", "PNG", f"{self.data_dir}/mine/1.0.0"):
-            self.assertIn(part, message)
+        feature = tfds.features.Image(shape=(8, 8, 1))
+        self.store({"train": images, "test": images}, feature)
+        with self.assertRaisesRegex(
+            DataError, f"^an image of mine .*PNG.*{self.data_dir}/mine/1.0.0$"
+        ):
+            self.load().take("train", range(4))
 
     def test_what_has_to_be_fetched_by_hand(self):
         message = self.failure("imagenet2012")
         self.assertIn("ILSVRC2012_img_train.tar", message)
         self.assertIn(str(self.manual), message)
 
-    @parameterized.parameters(
-        *("svhn_croped", "svhn_croped/x:1.0.0", "x.png", "a b", "gs://a", ""),
-        *("*", "no-no", "a/b c"),
-    )
+    @parameterized.parameters("svhn_croped/x:1.0.0", "x.png", "", "*", "a/b c")
     def test_unknown_name(self, name):
         message = self.failure(name)
         for part in (repr(name), "CIFAR10", "digits", "folders"):
