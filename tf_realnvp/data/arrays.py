@@ -114,9 +114,7 @@ def from_images(
     """
     images = _check(np.asarray(images), num_colors, "the array")
     own = None if labels is None else [np.asarray(labels)]
-    dataset = make(
-        NAME, [images], num_colors, labels=own, num_classes=num_classes
-    )
+    dataset = make(NAME, [images], num_colors, None, own, num_classes)
     return dataclasses.replace(dataset, flip=flip)
 
 
@@ -145,7 +143,13 @@ def from_tf_data(
     is_pair = isinstance(spec, tuple) and len(spec) == 2
     image, label = spec if is_pair else (spec, None)
     has_labels = is_pair and num_classes is not None
-    if not _are_images(image) or (has_labels and not _is_integer(label)):
+    if (
+        not isinstance(image, tf.TensorSpec)
+        or image.dtype != tf.uint8
+        or image.shape.rank not in (3, 4)
+        or not image.shape[-3:].is_fully_defined()
+        or (has_labels and not getattr(label, "dtype", tf.string).is_integer)
+    ):
         raise DataError(
             "the elements of a `tf.data.Dataset` must be images, uint8 "
             "[H, W, C] of a known shape, or pairs of these and labels, "
@@ -162,9 +166,11 @@ def from_tf_data(
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
     fingerprint, labels = _look_through(pairs, num_colors)
     shape = tuple(image.shape[-3:].as_list())
-    # What a shuffle holds are the images themselves.
     num_bytes = math.prod(shape)
-    is_large = len(labels) * num_bytes > image_dataset.MAX_CACHE_BYTES
+    shuffle_buffer = None
+    # What a shuffle holds are the images themselves.
+    if len(labels) * num_bytes > image_dataset.MAX_CACHE_BYTES:
+        shuffle_buffer = max(1, _SHUFFLE_BYTES // num_bytes)
     own = labels if has_labels else None
     records = elements.map(lambda image, *_: image)
     return ImageDataset(
@@ -173,26 +179,11 @@ def from_tf_data(
         num_colors=num_colors,
         splits=_make_splits(_split(len(labels)), own, records),
         decode=tf.identity,
-        shuffle_buffer=(
-            max(1, _SHUFFLE_BYTES // num_bytes) if is_large else None
-        ),
+        shuffle_buffer=shuffle_buffer,
         flip=flip,
         image_fingerprint=fingerprint,
         class_names=_names(own, num_classes),
     )
-
-
-def _are_images(spec):
-    return (
-        isinstance(spec, tf.TensorSpec)
-        and spec.dtype == tf.uint8
-        and spec.shape.rank in (3, 4)
-        and spec.shape[-3:].is_fully_defined()
-    )
-
-
-def _is_integer(spec):
-    return isinstance(spec, tf.TensorSpec) and spec.dtype.is_integer
 
 
 def _look_through(pairs, num_colors):
@@ -267,11 +258,10 @@ def make(
         )
     if fingerprint is None:
         digest = hashlib.sha256(f"{num_colors} levels\n".encode())
-        for split, numbers, array in (
-            ("train", splits[0], first),
-            ("test", splits[1], last),
+        for split, numbers, shape in zip(
+            ("train", "test"), splits, (first.shape, last.shape), strict=True
         ):
-            digest.update(f"{split} {len(numbers)} {array.shape}\n".encode())
+            digest.update(f"{split} {len(numbers)} {shape}\n".encode())
             for number in numbers:
                 digest.update(images[number].tobytes())
         fingerprint = digest.hexdigest()

@@ -145,11 +145,9 @@ def load(
         for image in used:  # It takes long, and is the end of all.
             path = root / image.name
             try:
-                pixels = image_files.read_pixels(path, channels)
+                image_files.read_pixels(path, channels)
             except (ImageError, OSError) as error:
-                return f"{path}: {getattr(error, 'strerror', None) or error}"
-            if size is None and pixels.shape != shape:
-                return f"{path}: its size has changed"
+                return f"{path}: {error}"
         return reason
 
     whole = Split(np.arange(len(used)), numbers)

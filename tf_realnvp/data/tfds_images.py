@@ -5,7 +5,6 @@ import difflib
 import gzip
 import hashlib
 import io
-import itertools
 import logging
 import os
 import pathlib
@@ -32,7 +31,6 @@ from tf_realnvp.utils.errors import DataError, reason
 SHUFFLE_BYTES = 128 * 2**20
 
 _CONNECT_TIMEOUT = 10  # Seconds.
-_MAX_FILES = 10  # That are looked for, or named: some data sets have thousands.
 _TEST_SHARE = 0.1
 _LABEL = "label"  # The feature that nearly all data sets with classes have.
 _BUILDERS = {"CIFAR10": "cifar10", "CelebA": "celeb_a"}
@@ -181,11 +179,6 @@ def _accept_same_contents(builder, manual: pathlib.Path):
                 builder.url_infos[url] = checksums.compute_url_info(archive)
 
 
-def _filename(url: str, info) -> str:
-    """Returns the name of an archive; TFDS knows it for most."""
-    return info.filename or url.rsplit("/", 1)[-1]
-
-
 def _missing(url_infos, manual: pathlib.Path) -> dict[str, str]:
     """Returns URLs and names of the archives that are not in a folder."""
     names = {
@@ -193,11 +186,7 @@ def _missing(url_infos, manual: pathlib.Path) -> dict[str, str]:
         url: info.filename or url.rsplit("/", 1)[-1]
         for url, info in url_infos.items()
     }
-    return {
-        url: name
-        for url, name in itertools.islice(names.items(), _MAX_FILES)
-        if not (manual / name).exists()
-    }
+    return {u: n for u, n in names.items() if not (manual / n).exists()}
 
 
 def _parts(builder) -> tuple[str, str]:
@@ -229,13 +218,7 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
             f"{size} bytes instead of {expected}"
         )
     selected = builder.info.splits[part]
-    paths, skips, takes = zip(
-        *(
-            (os.fspath(file.filename), file.skip, file.take)
-            for file in selected.file_instructions
-        ),
-        strict=True,
-    )
+    files = selected.file_instructions
 
     def records_of(path, skip, take):
         file = tf.data.TFRecordDataset(path, buffer_size=2**20)
@@ -243,7 +226,11 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
 
     # Not by as_dataset, which parses as it reads: 20 times as slow.
     records = tf.data.Dataset.from_tensor_slices(
-        (list(paths), np.array(skips, np.int64), np.array(takes, np.int64))
+        (
+            [os.fspath(file.filename) for file in files],
+            tf.constant([file.skip for file in files], tf.int64),
+            tf.constant([file.take for file in files], tf.int64),
+        )
     ).flat_map(records_of)
     split = Split(
         np.arange(selected.num_examples),
@@ -253,14 +240,18 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
     return split, size / whole.num_examples
 
 
-def _read_labels(builder, records: tf.data.Dataset) -> np.ndarray:
-    """Returns the labels of records; no image is decoded."""
-    features = tfds.decode.PartialDecoding({_LABEL: True}).extract_features(
+def _parser(builder, key: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the map from a record to one of its features."""
+    features = tfds.decode.PartialDecoding({key: True}).extract_features(
         builder.info.features
     )
+    return lambda record: features.deserialize_example(record)[key]
+
+
+def _read_labels(builder, records: tf.data.Dataset) -> np.ndarray:
+    """Returns the labels of records; no image is decoded."""
     labels = records.map(
-        lambda record: features.deserialize_example(record)[_LABEL],
-        num_parallel_calls=os.cpu_count(),
+        _parser(builder, _LABEL), num_parallel_calls=os.cpu_count()
     ).batch(4096)
     return np.concatenate(list(labels.as_numpy_iterator())).astype(np.int32)
 
@@ -269,20 +260,16 @@ def _decoder(
     builder, key: str, size: tuple[int, int] | None
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tuple[int, int, int]]:
     """Returns the map from a record to its image, and that image's shape."""
-    features = tfds.decode.PartialDecoding({key: True}).extract_features(
-        builder.info.features
-    )
-    height, width, channels = features[key].shape
-    if size is None:
-        size = default_size(height, width)
+    parse = _parser(builder, key)
+    height, width, channels = builder.info.features[key].shape
+    size = size or default_size(height, width)
+    height, width = size or (height, width)
     channels = min(channels, 3)
-    if size is not None:
-        height, width = size
 
     @tf.function(autograph=False)
     def decode(record):
         with tf.name_scope(DECODING):
-            image = features.deserialize_example(record)[key][..., :channels]
+            image = parse(record)[..., :channels]
             if builder.name == "celeb_a":
                 image = tf.image.resize_with_crop_or_pad(
                     image, _CELEBA_SIDE, _CELEBA_SIDE
@@ -328,10 +315,11 @@ def _explain(name: str, builder, folder: pathlib.Path, error: Exception) -> str:
         cls, manual = tfds.builder_cls(stem), folder / "manual"
         missing = _missing(cls.url_infos, manual)
         if builder is not None and missing:
+            # Some data sets have thousands.
+            names = ", ".join([*missing.values()][:10])
             lines.append(
-                f"Without a network: get {', '.join(missing.values())} from "
-                f"{builder.info.homepage} and put them, as they are, into the "
-                f"folder {manual}"
+                f"Without a network: get {names} from {builder.info.homepage} "
+                f"and put them, as they are, into the folder {manual}"
             )
         elif instructions := cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
             instructions = " ".join(instructions.split())
