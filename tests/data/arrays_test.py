@@ -42,22 +42,9 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             np.savez(path, **content)
         return str(path)
 
-    def test_train_and_test(self):
-        train, test = images(5, 8, 6, 3), images(4, 8, 6, 3, seed=1)
-        path = self.save("scans.npz", train=train, test=test)
-        dataset = data.load(path)
-        self.assertEqual(dataset.name, "scans")
-        self.assertEqual(dataset.image_shape, (8, 6, 3))
-        self.assertEqual(dataset.num_colors, 256)
-        self.assertAllEqual(held_out(dataset), test)
-        expected = sorted(image.tobytes() for image in train)
-        # Read, then from memory.
-        for _ in range(2):
-            self.assertEqual(trained(dataset), expected)
-
     @parameterized.product(num_arrays=(1, 2), as_keras=((), (1,)))
-    def test_labels(self, num_arrays, as_keras):
-        pixels = images(20, 4, 4, 1)
+    def test_images_and_labels(self, num_arrays, as_keras):
+        pixels = images(20, 8, 6, 3)
         labels = (np.arange(20) % 3).reshape(20, *as_keras)
         if num_arrays == 1:
             content = {"images": pixels, "labels": labels}
@@ -66,15 +53,23 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             content |= {"test": pixels[15:], "test_labels": labels[15:]}
         path = self.save("a.npz", **content)
         plain, dataset = data.load(path), data.load(path, labels=True)
+        self.assertEqual(plain.name, "a")
+        self.assertEqual(plain.image_shape, (8, 6, 3))
+        self.assertEqual(plain.num_colors, 256)
         self.assertEmpty(plain.class_names)
         self.assertEqual(dataset.class_names, ("0", "1", "2"))
         self.assertNotEqual(plain.fingerprint, dataset.fingerprint)
         self.assertEqual(dataset.relabel(()).fingerprint, plain.fingerprint)
+        self.assertEqual(dataset.num_test, 2 if num_arrays == 1 else 5)
+        if num_arrays == 2:
+            self.assertAllEqual(held_out(plain), pixels[15:])
         expected = {
             image.tobytes(): label
             for image, label in zip(pixels, labels.ravel(), strict=True)
         }
-        self.assertEqual(labels_of(dataset), expected)
+        # Read, then from memory.
+        for _ in range(2):
+            self.assertEqual(labels_of(dataset), expected)
 
     @parameterized.parameters("a.npy", "a.npz")
     def test_a_tenth_is_for_testing(self, name):
