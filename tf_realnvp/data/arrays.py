@@ -112,7 +112,11 @@ def from_images(
     Raises:
       DataError: If they are no such images or labels.
     """
-    images = _check(np.asarray(images), num_colors, "the array")
+    try:
+        images = np.asarray(images)
+    except ValueError as error:  # Images and labels, perhaps.
+        raise DataError(f"the images are no array: {error}") from error
+    images = _check(images, num_colors, "the array")
     own = None if labels is None else [np.asarray(labels)]
     dataset = make(NAME, [images], num_colors, None, own, num_classes)
     return dataclasses.replace(dataset, flip=flip)

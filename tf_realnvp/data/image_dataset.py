@@ -558,7 +558,9 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
     named = [f"{name} ({why})" for name, why in skipped.items()]
     if len(named) > _NUM_NAMED:
         named[_NUM_NAMED:] = ["..."]
-    return f"{counted(len(skipped), 'file')} left out: {', '.join(named)}"
+    verb = "is" if len(skipped) == 1 else "are"
+    files = counted(len(skipped), "file")
+    return f"{files} {verb} left out: {', '.join(named)}"
 
 
 def default_size(
