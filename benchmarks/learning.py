@@ -73,7 +73,11 @@ def main() -> None:
         initialization.initialize(model, images, flags.seed)
     num_test = min(flags.test_images, dataset.num_test)
     is_chosen = np.arange(dataset.num_test) < num_test
-    test_set = dataclasses.replace(dataset, test=dataset.test.choose(is_chosen))
+    splits = {
+        **dataset.splits,
+        "test": dataset.splits["test"].choose(is_chosen),
+    }
+    test_set = dataclasses.replace(dataset, splits=splits)
     evaluation = 0.0
 
     def seconds():

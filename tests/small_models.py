@@ -191,8 +191,10 @@ def make_dataset(train, test, labels=None, class_names=()):
         name="random",
         image_shape=images.shape[1:],
         num_colors=NUM_COLORS,
-        train=split(len(train)),
-        test=split(len(train), len(images)),
+        splits={
+            "train": split(len(train)),
+            "test": split(len(train), len(images)),
+        },
         decode=lambda number: tf.gather(images, number),
         class_names=tuple(class_names),
     )

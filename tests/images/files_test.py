@@ -74,21 +74,27 @@ class ReadTest(FilesTestCase):
             image_files.read(self.path, (1, 3, 1)), [[[0], [255], [128]]]
         )
 
-    @parameterized.named_parameters(
+    @parameterized.parameters(
         # Shape of the file's image and of the model's, and the middle of the
         # first: its top, left, height and width.
-        ("wide", (4, 8), (4, 4), (0, 2, 4, 4)),
-        ("tall", (8, 4), (4, 4), (2, 0, 4, 4)),
-        ("tall_model", (8, 8), (8, 4), (0, 2, 8, 4)),
+        ((4, 8), (4, 4), (0, 2, 4, 4)),
+        ((8, 4), (4, 4), (2, 0, 4, 4)),
+        ((8, 8), (8, 4), (0, 2, 8, 4)),
+        ((3, 5), (4, 6), None),
+        ((1, 20), (4, 6), None),
     )
-    def test_crop(self, own_shape, shape, middle):
-        pixels = random_images(*own_shape, 3)
-        self.write_pixels(pixels)
-        top, left, height, width = middle
-        self.assertAllEqual(
-            image_files.read(self.path, (*shape, 3)),
-            pixels[top : top + height, left : left + width],
-        )
+    def test_other_sizes(self, own_shape, shape, middle):
+        self.write_pixels(np.full((*own_shape, 3), 255, np.uint8))
+        image = image_files.read(self.path, (*shape, 3), 17)
+        self.assertAllEqual(image, np.full((*shape, 3), 16))
+        if middle is not None:
+            pixels = random_images(*own_shape, 3)
+            self.write_pixels(pixels)
+            top, left, height, width = middle
+            self.assertAllEqual(
+                image_files.read(self.path, (*shape, 3)),
+                pixels[top : top + height, left : left + width],
+            )
 
     @parameterized.product(
         kind=("PNG", "JPEG"), orientation=(0, *range(1, 9), 9)
@@ -115,7 +121,9 @@ class ReadTest(FilesTestCase):
             image_files.read(self.path, (4, 6, 3)), tf.io.decode_image(content)
         )
 
-    @parameterized.product(mode=("L", "RGB", "CMYK"), channels=(1, 3))
+    @parameterized.parameters(
+        ("L", 1), ("L", 3), ("RGB", 1), ("RGB", 3), ("CMYK", 3)
+    )
     def test_jpeg(self, mode, channels):
         """Of print as well."""
         image = odd_images.noise(mode)
@@ -126,69 +134,44 @@ class ReadTest(FilesTestCase):
         # The colours of noise are not coded well.
         self.assertAllClose(image, np.asarray(decoded).reshape(shape), atol=20)
 
-    @parameterized.parameters((1, 1), (3, 5), (20, 1), (1, 20))
-    def test_any_size(self, *size):
-        self.write_pixels(np.full((*size, 3), 255, np.uint8))
-        self.assertAllEqual(
-            image_files.read(self.path, (4, 6, 3), 17),
-            np.full((4, 6, 3), 16),
-        )
-
 
 class UnreadableTest(FilesTestCase):
     def assert_unreadable(self, path, reason):
-        with self.assertRaises(ImageError) as context:
+        with self.assertRaisesRegex(ImageError, f"image {path}: .*{reason}"):
             image_files.read(path, (8, 8, 1))
-        message = str(context.exception)
-        self.assertIn(f"image {path}: ", message)
-        self.assertIn(reason, message)
 
     def test_file_larger_than_the_memory(self):
         """As an archive beside images may be."""
-        archive = self.folder / "images.tar"
-        archive.touch()
-        os.truncate(archive, 2**42)  # It takes no room on the disk.
-        with self.assertRaisesRegex(ImageError, "neither PNG nor JPEG"):
-            image_files.load(archive)
+        self.path.touch()
+        os.truncate(self.path, 2**42)  # It takes no room on the disk.
+        self.assert_unreadable(self.path, "neither PNG nor JPEG")
 
     def test_no_file(self):
         pipe = self.folder / "pipe.png"
         os.mkfifo(pipe)  # It may never end, nor may the device.
         self.path.symlink_to("/dev/null")
-        for path, reason in (
-            (self.folder / "x.png", "No such file"),
-            (self.folder, "not a regular file"),
-            (pipe, "not a regular file"),
-            (self.path, "not a regular file"),
-        ):
-            self.assert_unreadable(path, reason)
+        self.assert_unreadable(self.folder / "x.png", "No such file")
+        for path in (self.folder, pipe, self.path):
+            self.assert_unreadable(path, "not a regular file")
 
     def test_too_large(self):
         self.write_pixels(random_images(8, 8, 1))
         with mock.patch.object(Image, "MAX_IMAGE_PIXELS", 31):
-            self.assert_unreadable(
-                self.path, "too large: Image size (64 pixels)"
-            )
+            self.assert_unreadable(self.path, "too large: Image size .64 pixel")
 
     @parameterized.parameters(
         (b"", "neither PNG nor JPEG"),
-        (b"\x89PNG\n", "neither PNG nor JPEG"),
         (odd_images.encode(odd_images.noise("RGB"), "GIF"), "neither PNG"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff\xd9", "damaged"),
-        (odd_images.undecodable_png(), "damaged"),
+        (odd_images.encode(odd_images.noise("RGB"), "PNG")[:-30], "damaged"),
+        (odd_images.encode(odd_images.noise("RGB"), "JPEG")[:-30], "damaged"),
+        (odd_images.undecodable_png(), "cannot be decoded"),
         (odd_images.animation(), "animated"),
     )
     def test_content(self, content, reason):
         self.path.write_bytes(content)
         self.assert_unreadable(self.path, reason)
-
-    @parameterized.parameters(tf.io.encode_png, tf.io.encode_jpeg)
-    def test_cut_off(self, encode):
-        content = encode(random_images(64, 64, 3)).numpy()
-        for size in (30, len(content) // 2, len(content) - 30):
-            self.path.write_bytes(content[:size])
-            self.assert_unreadable(self.path, "damaged")
 
 
 if __name__ == "__main__":

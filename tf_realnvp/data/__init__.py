@@ -15,8 +15,6 @@ import numpy as np
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import ImageDataset, Split
 from tf_realnvp.utils import checks
-from tf_realnvp.utils.errors import DataError
-from tf_realnvp.utils.messages import warn
 
 __all__ = ["DATASETS", "ImageDataset", "Split", "load"]
 
@@ -64,60 +62,40 @@ def load(
       The data set. Images are read and decoded as they are asked for.
 
     Raises:
-      DataError: If there is no such data set, or no way to its images, if
-        `image_size` is not of even numbers, if there are no bits to leave out,
-        or if there are no labels and some are asked for.
-      ValueError: If `num_bits` is out of its range.
+      DataError: If there is no such data set, or no way to its images, if there
+        are no bits to leave out, or if there are no labels and some are asked
+        for.
+      ValueError: If `image_size` or `num_bits` is out of its range.
     """
-    name = os.fspath(name)
-    size = None
+    name, size = os.fspath(name), None
     if image_size is not None:
         allowed = checks.ImageSize(2)
-        if image_size not in allowed:
-            raise DataError(
-                f"`image_size` must be {allowed}, got "
-                f"{checks.short(image_size)}"
-            )
-        size = checks.sides(allowed.convert(image_size))
+        size = checks.sides(checks.check(image_size, "image_size", allowed))
     if num_bits is not None:
         num_bits = checks.check(num_bits, "num_bits", checks.WholeNumber(1, 8))
-    dataset = _load(name, data_dir, size, labels)
+    known = _known(name)
+    if known == "digits":
+        dataset = _load_digits(size, labels)
+    elif known not in DATASETS and arrays.is_file(name):
+        dataset = arrays.load(name, size, labels)
+    elif known not in DATASETS and is_folder(name):
+        from tf_realnvp.data import image_folder
+
+        dataset = image_folder.load(name, size, labels)
+    else:
+        from tf_realnvp.data import tfds_images
+
+        dataset = tfds_images.load(known, data_dir, size, labels)
     if num_bits is not None:
         dataset = dataset.keep_bits(num_bits)
     settings = {
-        "dataset": _known(name),
+        "dataset": known,
         "image_size": image_size,
         "num_bits": num_bits,
     }
     return dataclasses.replace(
         dataset, flip=flip, load_settings=settings, source=source(name)
     )
-
-
-def _load(name, data_dir, size, labels):
-    path, known = os.path.expanduser(name), _known(name)
-    if known == "digits":
-        if os.path.isdir(name):
-            warn(
-                "digits are scikit-learn's: for the folder of this name give "
-                "./digits"
-            )
-        return _load_digits(size, labels)
-    if known not in DATASETS:
-        if arrays.is_file(name) and not os.path.isdir(path):
-            return arrays.load(name, size, labels)
-        if os.path.isfile(path):
-            raise DataError(
-                f"{name}: it is a file: give a folder of images, or a file of "
-                "NumPy (.npy, .npz)"
-            )
-        if is_folder(name):
-            from tf_realnvp.data import image_folder
-
-            return image_folder.load(name, size, labels)
-    from tf_realnvp.data import tfds_images
-
-    return tfds_images.load(known, data_dir, size, labels)
 
 
 def _known(name):
@@ -162,13 +140,12 @@ def _load_digits(size, labels):
     images = digits.images.astype(np.uint8)[..., np.newaxis]
     # RandomState, since NumPy promises never to change its streams.
     order = np.random.RandomState(0).permutation(len(images))
-    train, test = np.split(order, [int(0.8 * len(images))])
+    splits = np.split(order, [int(0.8 * len(images))])
     return arrays.make(
         "digits",
-        [images],
+        [images[split] for split in splits],
         num_colors=17,
         size=size,
-        labels=[digits.target] if labels else None,
-        splits=(train, test),
-        fingerprint=f"digits train {len(train)} test {len(test)}",
+        labels=[digits.target[split] for split in splits] if labels else None,
+        fingerprint="digits train 1437 test 360",
     )

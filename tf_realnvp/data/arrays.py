@@ -14,11 +14,11 @@ from tf_realnvp.data import image_dataset
 from tf_realnvp.data.image_dataset import (
     ImageDataset,
     Split,
-    call_method,
+    call,
     default_size,
     resize,
 )
-from tf_realnvp.utils.checks import WholeNumber, short
+from tf_realnvp.utils.checks import WholeNumber, check
 from tf_realnvp.utils.errors import DataError, reason
 
 SUFFIXES = (".npy", ".npz")
@@ -27,7 +27,7 @@ NAME = "images"  # Of data sets of a program's own images.
 _TEST_SHARE = 0.1
 _IMAGES_AT_ONCE = 256  # Of a pipeline.
 _SHUFFLE_BYTES = 2**27
-_PIPELINE = "the `tf.data.Dataset`"
+_MAX_CLASSES = 2**16  # What is more is no label.
 
 
 def load(
@@ -60,20 +60,15 @@ def load(
     file = pathlib.Path(os.path.expanduser(path))
     try:
         content = np.load(file, mmap_mode="r", allow_pickle=False)
-        found = {"images": content}
-        if not isinstance(content, np.ndarray):
-            found = {name: content[name] for name in content.files}
+        is_npy = isinstance(content, np.ndarray)
+        found = {"images": content} if is_npy else dict(content)
+        num_colors = found.get("num_colors", np.array(256)).tolist()
+        num_colors = check(num_colors, "num_colors", WholeNumber(2, 256))
     except Exception as error:  # NumPy raises nearly anything.
         raise DataError(
             f"{path}: it cannot be read as a file of NumPy arrays: "
             f"{reason(error)}"
         ) from error
-    num_colors = found.get("num_colors", np.array(256)).tolist()
-    if num_colors not in WholeNumber(2, 256):
-        raise DataError(
-            f"{path}: `num_colors` must be {WholeNumber(2, 256)}, got "
-            f"{short(num_colors)}"
-        )
     parts = {"train": "train_labels", "test": "test_labels"}
     if "images" in found:
         parts = {"images": "labels"}
@@ -119,7 +114,7 @@ def from_images(
     """
     try:
         images = np.asarray(images)
-    except ValueError as error:
+    except ValueError as error:  # Images and labels, perhaps.
         raise DataError(f"the images are no array: {error}") from error
     images = _check(images, num_colors, "the array")
     own = None if labels is None else [np.asarray(labels)]
@@ -151,65 +146,48 @@ def from_tf_data(
     spec = elements.element_spec
     is_pair = isinstance(spec, tuple) and len(spec) == 2
     image, label = spec if is_pair else (spec, None)
+    has_labels = is_pair and num_classes is not None
     if (
         not isinstance(image, tf.TensorSpec)
         or image.dtype != tf.uint8
         or image.shape.rank not in (3, 4)
-        or None in image.shape[-3:].as_list()
+        or not image.shape[-3:].is_fully_defined()
+        or (has_labels and not getattr(label, "dtype", tf.string).is_integer)
     ):
         raise DataError(
             "the elements of a `tf.data.Dataset` must be images, uint8 "
-            "[H, W, C] of a known shape, or pairs of these and labels, or "
-            f"batches: map it to them, for they are {spec}"
+            "[H, W, C] of a known shape, or pairs of these and labels, "
+            f"integers, or batches: map it to them, for they are {spec}"
         )
-    shape = tuple(image.shape[-3:].as_list())
-    _check_order(shape, _PIPELINE)
-    has_labels = is_pair and num_classes is not None
-    batch_rank = image.shape.rank - 3
-    if has_labels and not _are_labels(label, batch_rank):
-        raise DataError(
-            "the labels of a `tf.data.Dataset` must be integers, one for each "
-            f"image, got {label}"
-        )
-    if batch_rank == 1:
+    if image.shape.rank == 4:
         elements = elements.unbatch()
-    records = elements.map(lambda image, *_: image)
-    if has_labels:
-        pairs = elements.map(
-            lambda image, label: (image, tf.reshape(label, []))
-        )
-    else:
-        pairs = records.map(lambda image: (image, 0))
+
+    def pair(image, *label):
+        return image, tf.reshape(label[0], []) if has_labels else 0
+
+    pairs = elements.map(pair)
     if pairs.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
     fingerprint, labels = _look_through(pairs, num_colors)
-    numbers = np.arange(len(labels))
-    whole = Split(numbers, labels if has_labels else None, records)
-    train, test = map(whole.choose, _split(len(labels), _PIPELINE))
+    shape = tuple(image.shape[-3:].as_list())
+    num_bytes = math.prod(shape)
+    shuffle_buffer = None
     # What a shuffle holds are the images themselves.
-    is_large = len(labels) * math.prod(shape) > image_dataset.MAX_CACHE_BYTES
+    if len(labels) * num_bytes > image_dataset.MAX_CACHE_BYTES:
+        shuffle_buffer = max(1, _SHUFFLE_BYTES // num_bytes)
+    own = labels if has_labels else None
+    records = elements.map(lambda image, *_: image)
     return ImageDataset(
         name=NAME,
         image_shape=shape,
         num_colors=num_colors,
-        train=train,
-        test=test,
+        splits=_make_splits(_split(len(labels)), own, records),
         decode=tf.identity,
-        shuffle_buffer=(
-            max(1, _SHUFFLE_BYTES // math.prod(shape)) if is_large else None
-        ),
+        shuffle_buffer=shuffle_buffer,
         flip=flip,
         image_fingerprint=fingerprint,
-        class_names=_names(num_classes if has_labels else 0),
+        class_names=_names(own, num_classes),
     )
-
-
-def _are_labels(spec, batch_rank):
-    """Returns whether a pipeline's labels are some, perhaps as Keras's."""
-    if not isinstance(spec, tf.TensorSpec) or not spec.dtype.is_integer:
-        return False
-    shape = spec.shape.as_list()
-    return len(shape) >= batch_rank and shape[batch_rank:] in ([], [1])
 
 
 def _look_through(pairs, num_colors):
@@ -221,22 +199,22 @@ def _look_through(pairs, num_colors):
     """
     passes = []
     for _ in range(2):
-        of_batches = [np.zeros([0], np.int64)]
+        labels = [np.zeros([0], np.int32)]
         digest = hashlib.sha256(f"{num_colors} levels, tf.data\n".encode())
-        for images, its in pairs.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
-            _check_levels(images, num_colors, _PIPELINE)
+        for images, own in pairs.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
+            _check(images, num_colors, "the elements of a `tf.data.Dataset`")
             digest.update(images.tobytes())
-            of_batches.append(its.astype(np.int64))
-        passes.append((digest.hexdigest(), np.concatenate(of_batches)))
-    (fingerprint, labels), (other, other_labels) = passes
+            labels.append(own.astype(np.int32))
+        passes.append((digest.hexdigest(), np.concatenate(labels)))
+    (fingerprint, first), (other, second) = passes
     # Test images would be trained on, by another order in each pass.
-    if fingerprint != other or not np.array_equal(labels, other_labels):
+    if fingerprint != other or not np.array_equal(first, second):
         raise DataError(
             "a `tf.data.Dataset` must give the same images in each pass, and "
             "this one does not: leave out `shuffle` and whatever else is "
             "random, for training shuffles by itself, and mirrors with `flip`"
         )
-    return fingerprint, labels.astype(np.int32)
+    return fingerprint, first
 
 
 def make(
@@ -246,7 +224,6 @@ def make(
     size: tuple[int, int] | None = None,
     labels: Sequence[np.ndarray] | None = None,
     num_classes: int | None = None,
-    splits: Sequence[np.ndarray] | None = None,
     fingerprint: str | None = None,
 ) -> ImageDataset:
     """Makes a data set of arrays of images.
@@ -254,14 +231,12 @@ def make(
     Args:
       name: Its name.
       arrays: The images for training and those for testing, uint8
-        `[n, H, W, C]`; or one array of both.
+        `[n, H, W, C]`; or one array of both, of which a tenth is for testing.
       num_colors: Number of levels.
       size: Height and width that they are resized to. Default: as they are.
       labels: For each array its labels, integers from 0 on. Default: there are
         none.
       num_classes: Number of classes. Default: as many as the labels show.
-      splits: For one array the numbers of the images for training and for
-        testing. Default: a tenth is for testing.
       fingerprint: That of the images. Default: a hash of their splits.
 
     Raises:
@@ -271,125 +246,109 @@ def make(
     first, last = arrays[0], arrays[-1]
     if first.shape[1:] != last.shape[1:]:
         raise DataError(f"{name}: `train` and `test` are of different shapes")
-    source = _Source(arrays)
     if len(arrays) == 2:
-        splits = np.split(np.arange(source.num_images), [len(first)])
-    elif splits is None:
-        splits = _split(len(first), name)
+        images = np.concatenate(arrays)
+        splits = np.split(np.arange(len(images)), [len(first)])
+    else:
+        images = first
+        splits = _split(len(images))
+    own = None
+    if labels is not None:
+        own = np.concatenate(
+            [
+                _check_labels(of_array, len(array), name)
+                for of_array, array in zip(labels, arrays, strict=True)
+            ]
+        )
     if fingerprint is None:
         digest = hashlib.sha256(f"{num_colors} levels\n".encode())
-        for split, array, numbers in (
-            ("train", first, splits[0]),
-            ("test", last, splits[1]),
+        for split, numbers, shape in zip(
+            ("train", "test"), splits, (first.shape, last.shape), strict=True
         ):
-            digest.update(f"{split} {len(numbers)} {array.shape}\n".encode())
+            digest.update(f"{split} {len(numbers)} {shape}\n".encode())
             for number in numbers:
-                digest.update(source.read(number).tobytes())
+                digest.update(images[number].tobytes())
         fingerprint = digest.hexdigest()
-    of_all = None
-    if labels is not None:
-        of_all = _check_labels(labels, arrays, name)
-        num_classes = num_classes or 1 + int(of_all.max())
-
-    height, width, channels = first.shape[1:]
 
     def decode(number):
-        image = call_method(source.read, [number], tf.uint8)
-        image = tf.ensure_shape(image, [height, width, channels])
+        image = call(np.ndarray.__getitem__, images, [number], tf.uint8)
+        image = tf.ensure_shape(image, images.shape[1:])
         return image if size is None else resize(image, size)
 
-    whole = Split(np.arange(source.num_images), of_all)
-    train, test = map(whole.choose, splits)
     return ImageDataset(
         name=name,
-        image_shape=(*(size or (height, width)), channels),
+        image_shape=(*(size or images.shape[1:3]), images.shape[3]),
         num_colors=num_colors,
-        train=train,
-        test=test,
+        splits=_make_splits(splits, own),
         decode=decode,
         image_fingerprint=fingerprint,
-        class_names=_names(0 if labels is None else num_classes),
+        class_names=_names(own, num_classes),
     )
 
 
-class _Source:
-    """Reads images by their numbers, through one array after the other."""
+def _make_splits(numbers, labels, records=None):
+    """Returns splits of numbered images.
 
-    def __init__(self, arrays):
-        self._arrays = arrays
-        self.num_images = sum(map(len, arrays))
-
-    def read(self, number):
-        first, last = self._arrays[0], self._arrays[-1]
-        return (
-            first[number] if number < len(first) else last[number - len(first)]
+    Args:
+      numbers: Those for training, and those for testing.
+      labels: Of all images, if they have any.
+      records: As for `Split`.
+    """
+    whole = Split(np.arange(sum(map(len, numbers))), labels, records)
+    train, test = map(whole.choose, numbers)
+    if not train.num_images or not test.num_images:
+        raise DataError(
+            f"training and test need an image each, got {whole.num_images}"
         )
+    return {"train": train, "test": test}
 
 
-def _names(num_classes):
-    return tuple(map(str, range(num_classes)))
+def _names(labels, num_classes):
+    """Returns the names of the classes: their numbers."""
+    if labels is None:
+        return ()
+    return tuple(map(str, range(num_classes or 1 + labels.max())))
 
 
-def _check(array, num_colors, shown):
+def _check(images, num_colors, shown):
     """Returns images as `[n, H, W, C]`."""
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
+        found = f"{images.dtype} {list(images.shape)}"
+    elif images.shape[1] in (1, 3, 4) and min(images.shape[2:]) > 4:
+        found = "what seems to be [n, C, H, W]: np.moveaxis(images, -3, -1)?"
+    # Of 256 levels there are no others, and to read a file takes long.
+    elif num_colors < 256 and (highest := images.max()) >= num_colors:
+        found = f"one of {highest}"
+    else:
+        return images
+    raise DataError(
+        f"{shown} must be uint8 [n, H, W] or [n, H, W, C], levels from 0 to "
+        f"{num_colors - 1}, got {found}"
+    )
+
+
+def _check_labels(labels, num_images, shown):
+    """Returns labels as int32 `[n]`."""
+    if labels.shape[1:] == (1,):
+        labels = labels[:, 0]
+    if (
+        labels.dtype.kind not in "iu"
+        or labels.shape != (num_images,)
+        or labels.min() < 0
+        or labels.max() > _MAX_CLASSES
+    ):
         raise DataError(
-            f"{shown} must be uint8 [n, H, W] or [n, H, W, C], levels from 0 "
-            f"to {num_colors - 1}, got {array.dtype} {list(array.shape)}"
+            f"{shown}: labels must be integers [n] from 0 to {_MAX_CLASSES}, "
+            f"one for each of {num_images:,} images, got "
+            f"{labels.dtype} {list(labels.shape)}"
         )
-    if array.ndim == 4:
-        _check_order(array.shape[1:], shown)
-    _check_levels(array, num_colors, shown)
-    return array[..., np.newaxis] if array.ndim == 3 else array
+    return labels.astype(np.int32)
 
 
-def _check_order(image_shape, shown):
-    """Refuses images in PyTorch's order."""
-    channels, *sides = image_shape
-    if channels in (1, 3, 4) and min(sides) > 4:
-        raise DataError(
-            f"{shown}: are these [n, C, H, W]? Give [n, H, W, C], as by "
-            "np.moveaxis(images, -3, -1)"
-        )
-
-
-def _check_levels(images, num_colors, shown):
-    if num_colors == 256:  # There are no others. To read a file takes long.
-        return
-    if (highest := int(images.max())) >= num_colors:
-        raise DataError(
-            f"{shown} must have levels from 0 to {num_colors - 1}, got one of "
-            f"{highest}"
-        )
-
-
-def _check_labels(labels, arrays, shown):
-    """Returns the labels of all arrays as integers `[n]`."""
-    checked = []
-    for own, images in zip(labels, arrays, strict=True):
-        if own.shape[1:] == (1,):
-            own = own[:, 0]
-        if own.shape != images.shape[:1] or own.dtype.kind not in "iu":
-            raise DataError(
-                f"{shown}: labels must be integers [n], one for each of "
-                f"{len(images):,} images, got {own.dtype} {list(own.shape)}"
-            )
-        checked.append(own)
-    result = np.concatenate(checked)
-    if result.min() < 0 or result.max() >= max(1000, len(result)):
-        raise DataError(
-            f"{shown}: labels must be numbers of classes, from 0 on, got some "
-            f"from {result.min()} to {result.max()}"
-        )
-    return result.astype(np.int32)
-
-
-def _split(num_images, shown):
+def _split(num_images):
     """Returns the numbers of the images for training, and for testing."""
-    if num_images < 2:
-        raise DataError(
-            f"{shown}: training and test need an image each, got {num_images}"
-        )
     # RandomState, since NumPy promises never to change its streams.
     order = np.random.RandomState(0).permutation(num_images)
     num_test = max(1, int(_TEST_SHARE * num_images))

@@ -30,11 +30,6 @@ MAX_CACHE_BYTES = 4 * 2**30
 DECODING = "tf_realnvp_decodes_stored_image"
 
 _PREFETCHED_BATCHES = 4
-# Images that a model starts from: more of 64x64 make no better start, and as
-# many that are larger take too much memory.
-_NUM_INITIAL_IMAGES = 128
-_MIN_INITIAL_IMAGES = 8
-_INITIAL_PIXELS = _NUM_INITIAL_IMAGES * 64 * 64
 _TAKEN_AT_ONCE = 256
 _DEFAULT_SIZE = (32, 32)
 _NUM_NAMED = 5  # Of files that are left out.
@@ -109,9 +104,8 @@ class ImageDataset:
       image_shape: `(H, W, C)`.
       num_colors: Number of values that a component can take; they are
         `0 ... num_colors - 1`.
-      train: Training images.
-      test: Test images.
-      validation: Images that `hold_out` kept out of the training, if any.
+      splits: Images for training, `train`, and for testing, `test`; and
+        `validation`, those that `hold_out` kept out of the training, if any.
       decode: Maps the number of an image, or its record, to the image, uint8
         `[H, W, C]`, in a graph. A traced function has to be in the name scope
         `DECODING`.
@@ -138,10 +132,8 @@ class ImageDataset:
     name: str
     image_shape: tuple[int, int, int]
     num_colors: int
-    train: Split
-    test: Split
+    splits: Mapping[str, Split]
     decode: Callable[[tf.Tensor], tf.Tensor]
-    validation: Split | None = None
     shuffle_buffer: int | None = None
     flip: bool = False
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -174,27 +166,20 @@ class ImageDataset:
         return digest.hexdigest()
 
     @property
-    def splits(self) -> dict[str, Split]:
-        """The splits that there are, by name."""
-        splits = {"train": self.train, "test": self.test}
-        if self.validation is not None:
-            splits["validation"] = self.validation
-        return splits
-
-    @property
     def num_train(self) -> int:
         """Number of training images, without those held out."""
-        return self.train.num_images
+        return self.splits["train"].num_images
 
     @property
     def num_test(self) -> int:
         """Number of test images."""
-        return self.test.num_images
+        return self.splits["test"].num_images
 
     @property
     def num_validation(self) -> int:
         """Number of images that are held out."""
-        return 0 if self.validation is None else self.validation.num_images
+        split = self.splits.get("validation")
+        return 0 if split is None else split.num_images
 
     @property
     def class_probs(self) -> tuple[float, ...]:
@@ -203,8 +188,8 @@ class ImageDataset:
         Those held out are included. Empty if the images have no labels.
         """
         counts = np.zeros([len(self.class_names)], int)
-        for split in (self.train, self.validation):
-            if split is not None and split.labels is not None:
+        for name, split in self.splits.items():
+            if name != "test" and split.labels is not None:
                 counts += np.bincount(split.labels, minlength=len(counts))
         return tuple((counts / counts.sum()).tolist())
 
@@ -223,7 +208,7 @@ class ImageDataset:
           class_names: Names of the classes, in the order of their labels: those
             of the images, and perhaps others. Empty for no labels.
         """
-        splits: dict[str, Any] = {}
+        splits = {}
         for name, split in self.splits.items():
             labels = None
             if class_names:
@@ -232,11 +217,9 @@ class ImageDataset:
             splits[name] = dataclasses.replace(split, labels=labels)
         return dataclasses.replace(
             self,
+            splits=splits,
             class_names=tuple(class_names),
-            fingerprint=(
-                self.fingerprint if class_names else self.image_fingerprint
-            ),
-            **splits,
+            fingerprint=self.fingerprint if class_names else "",
         )
 
     def hold_out(self, num_validation: int, seed: int) -> "ImageDataset":
@@ -252,10 +235,9 @@ class ImageDataset:
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
         held_out = _draw(self.num_train, num_validation, sequence)
         others = np.setdiff1d(np.arange(self.num_train), held_out)
-        return dataclasses.replace(
-            self,
-            train=self.train.choose(others),
-            validation=self.train.choose(held_out),
+        train = self.splits["train"]
+        return self._replace_splits(
+            train=train.choose(others), validation=train.choose(held_out)
         )
 
     def sample_test(self, num_images: int, seed: int) -> "ImageDataset":
@@ -270,7 +252,10 @@ class ImageDataset:
         if num_images >= self.num_test:
             return self
         drawn = _draw(self.num_test, num_images, seed)
-        return dataclasses.replace(self, test=self.test.choose(drawn))
+        return self._replace_splits(test=self.splits["test"].choose(drawn))
+
+    def _replace_splits(self, **splits):
+        return dataclasses.replace(self, splits={**self.splits, **splits})
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
         """Returns this data set with only the highest bits of each component.
@@ -314,8 +299,8 @@ class ImageDataset:
         """
         # spawn_key, since joining (seed, epoch) maps some pairs to one seed.
         sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
-        seeds = [int(word) for word in sequence.generate_state(4)]
-        graph_seed, op_seed, flip_seed = seeds[0], seeds[1], seeds[2:]
+        seeds = sequence.generate_state(4).tolist()
+        graph_seed, op_seed, *flip_seed = seeds
 
         def arrange(elements):
             def shuffled(_):
@@ -333,23 +318,22 @@ class ImageDataset:
                 .skip(skip * batch_size)
             )
 
-        def mirrored(number, images):
+        def mirrored(number, batch):
+            places, images = batch
             draws = tf.random.stateless_uniform(
                 [batch_size],
                 tf.random.experimental.stateless_fold_in(flip_seed, number),
             )
-            reversed_ = tf.reverse(images, [2])
-            return tf.where(draws[:, None, None, None] < 0.5, reversed_, images)
+            is_kept = draws[:, None, None, None] < 0.5
+            return places, tf.where(is_kept, tf.reverse(images, [2]), images)
 
         batches = self._batches(
-            self.train, "train", batch_size, arrange, drop_remainder=True
+            "train", batch_size, arrange, drop_remainder=True
         )
         if self.flip:
-            batches = batches.enumerate(skip).map(
-                lambda number, batch: (batch[0], mirrored(number, batch[1]))
-            )
+            batches = batches.enumerate(skip).map(mirrored)
         num_batches = max(0, self.num_train // batch_size - skip)
-        return _finish(batches, self.train.labels, num_batches)
+        return self._finish(batches, "train", num_batches)
 
     def initial_images(self, seed: int) -> tf.Tensor:
         """Returns the training images that a model is initialized with.
@@ -361,13 +345,11 @@ class ImageDataset:
           uint8 `[n, H, W, C]`: 128 up to 64x64, fewer of larger ones.
         """
         height, width, _ = self.image_shape
-        num_images = min(
-            _NUM_INITIAL_IMAGES,
-            max(_MIN_INITIAL_IMAGES, _INITIAL_PIXELS // (height * width)),
-            self.num_train,
-        )
+        # More of 64x64 make no better start; of larger ones they take too much.
+        num_images = min(128, max(8, 128 * 64**2 // (height * width)))
+        num_images = min(num_images, self.num_train)
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
-        return batch if self.train.labels is None else batch[0]
+        return batch[0] if self.class_names else batch
 
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
         """Returns all test images in batches, in a fixed order.
@@ -386,10 +368,9 @@ class ImageDataset:
         return self._in_order("validation", batch_size)
 
     def _in_order(self, name, batch_size):
-        split = self.splits[name]
-        num_batches = math.ceil(split.num_images / batch_size)
-        batches = self._batches(split, name, batch_size)
-        return _finish(batches, split.labels, num_batches)
+        num_batches = math.ceil(self.splits[name].num_images / batch_size)
+        batches = self._batches(name, batch_size)
+        return self._finish(batches, name, num_batches)
 
     def take(self, split: str, numbers: Sequence[int]) -> np.ndarray:
         """Returns some images of a split.
@@ -402,7 +383,7 @@ class ImageDataset:
           uint8 `[n, H, W, C]`, in the order in which they are stored.
         """
         chosen = self.splits[split].choose(np.unique(np.array(numbers, int)))
-        batches = self._batches(chosen, None, _TAKEN_AT_ONCE)
+        batches = self._decode(chosen.stored()).batch(_TAKEN_AT_ONCE)
         with self.naming_damage():
             images = [batch.numpy() for _, batch in batches]
         none = np.zeros([0, *self.image_shape], np.uint8)
@@ -431,52 +412,70 @@ class ImageDataset:
             ) from error
 
     def _batches(
-        self,
-        split,
-        name,
-        batch_size,
-        arrange=lambda elements: elements,
-        drop_remainder=False,
+        self, name, batch_size, arrange=lambda x: x, drop_remainder=False
     ):
         """Returns batches of images, each with their places in a split.
 
         Args:
-          split: The split.
-          name: Its name, if its images may come from memory and go there.
+          name: Name of the split.
           batch_size: Images in a batch.
           arrange: Maps a dataset to a rearranged one, whatever its elements.
           drop_remainder: Whether the last partial batch is left out.
         """
-        cache = self._caches.get(name)
+        split, cache = self.splits[name], self._caches.get(name)
         if cache is not None and cache.is_complete():
             places = arrange(tf.data.Dataset.range(split.num_images))
-            return places.batch(batch_size, drop_remainder).map(cache.get)
+            return places.batch(batch_size, drop_remainder).map(cache.read)
+        images = self._decode(split.stored(), arrange)
+        if cache is not None:
+            # In batches, since each call of Python takes its time; and before
+            # any remainder is dropped, which is to be kept as well.
+            images = images.batch(batch_size).map(cache.write).unbatch()
+        return images.batch(batch_size, drop_remainder)
 
-        def decoded(place, element):
+    def _decode(self, stored, arrange=lambda x: x):
+        """Returns images and their places, which are in order at first."""
+
+        def decode(place, element):
             with tf.name_scope(DECODING):
                 image = self.decode(element)
                 return place, tf.ensure_shape(image, self.image_shape)
 
-        images = arrange(split.stored().enumerate()).map(
-            decoded, num_parallel_calls=os.cpu_count()
+        return arrange(stored.enumerate()).map(
+            decode, num_parallel_calls=os.cpu_count()
         )
-        if cache is not None:
-            # In batches, since each call of Python takes its time; and before
-            # any remainder is dropped, which is to be kept as well.
-            images = images.batch(batch_size).map(cache.put).unbatch()
-        return images.batch(batch_size, drop_remainder)
+
+    def _finish(self, batches, name, num_batches):
+        """Returns a pipeline whose length is known and which runs ahead."""
+        labels = self.splits[name].labels
+        options = tf.data.Options()
+        # Deleting an iterator waits for its autotuning thread, which at times
+        # sleeps on for seconds (TensorFlow 2.21): the end of an epoch would
+        # hang.
+        options.autotune.enabled = False
+
+        def labelled(places, images):
+            return (
+                images
+                if labels is None
+                else (images, tf.gather(labels, places))
+            )
+
+        return (
+            batches.map(labelled)
+            .apply(tf.data.experimental.assert_cardinality(num_batches))
+            .prefetch(_PREFETCHED_BATCHES)
+            .with_options(options)
+        )
 
     @functools.cached_property
     def _caches(self) -> dict[str, "_Cache"]:
         """Those of the splits, by name; none if they would be too large."""
-        splits = self.splits
-        num_images = sum(split.num_images for split in splits.values())
-        if num_images * math.prod(self.image_shape) > MAX_CACHE_BYTES:
+        sizes = {name: split.num_images for name, split in self.splits.items()}
+        num_bytes = sum(sizes.values()) * math.prod(self.image_shape)
+        if num_bytes > MAX_CACHE_BYTES:
             return {}
-        return {
-            name: _Cache(split.num_images, self.image_shape)
-            for name, split in splits.items()
-        }
+        return {n: _Cache(size, self.image_shape) for n, size in sizes.items()}
 
 
 class _Cache:
@@ -490,82 +489,64 @@ class _Cache:
     def is_complete(self) -> bool:
         return bool(self._present.all())
 
-    def put(self, places, images):
+    def write(self, places, images):
         """Keeps the images of these places, in a graph; returns both."""
-        written = call_method(self._write, [places, images], [])
-        with tf.control_dependencies([written]):
-            return places, tf.identity(images)
+        return self._call(_Cache._write, places, images)
 
-    def get(self, places):
+    def read(self, places):
         """Returns these places and their images, in a graph."""
-        images = call_method(self._read, [places], tf.uint8)
+        return self._call(_Cache._read, places)
+
+    def _call(self, function, places, *images):
+        images = call(function, self, [places, *images], tf.uint8)
         shape = [*places.shape, *self._images.shape[1:]]
         return places, tf.ensure_shape(images, shape)
 
     def _write(self, places, images):
         self._images[places] = images
         self._present[places] = True
+        return images
 
     def _read(self, places):
         return self._images[places]
 
 
 @tf.autograph.experimental.do_not_convert
-def call_method(
-    method: Callable[..., Any], values: Sequence[tf.Tensor], dtypes: Any
-) -> Any:
-    """Returns what a method gives, in a graph: `tf.numpy_function`.
+def call(
+    function: Callable[..., np.ndarray],
+    owner: Any,
+    values: Sequence[tf.Tensor],
+    dtype: tf.DType,
+) -> tf.Tensor:
+    """Returns `function(owner, *values)`, in a graph: `tf.numpy_function`.
 
     TensorFlow keeps for ever what that calls, and this only while there is the
-    object. What maps a pipeline has to hold it; the pipeline and its iterators
+    owner. What maps a pipeline has to hold it; the pipeline and its iterators
     hold what maps them.
 
     Args:
-      method: Of the object; it gets and gives arrays.
+      function: Gets and gives arrays.
+      owner: Any object that can be referred to weakly.
       values: What it gets.
-      dtypes: Of what it gives.
+      dtype: Of what it gives.
     """
-    reference = weakref.WeakMethod(method)
+    reference = weakref.ref(owner)
 
-    def call(*arrays):
-        method = reference()
-        if method is None:
+    def call_owner(*arrays):
+        owner = reference()
+        if owner is None:
             # By an iterator that runs ahead while it is deleted. Of this alone
             # TensorFlow's log says nothing.
             raise StopIteration("the data set is gone")
-        return method(*arrays)
+        return function(owner, *arrays)
 
-    return tf.numpy_function(call, values, dtypes)
+    return tf.numpy_function(call_owner, values, dtype)
 
 
 def _draw(total, number, seed):
     """Returns which of `total` images are drawn, in increasing order."""
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(total, number, replace=False))
-
-
-def _finish(batches, labels, num_batches):
-    """Returns a pipeline whose length is known and which runs ahead.
-
-    Args:
-      batches: What `ImageDataset._batches` returned.
-      labels: Those of the split, which take the places' place; or `None`.
-      num_batches: The length.
-    """
-
-    def labelled(places, images):
-        return images if labels is None else (images, tf.gather(labels, places))
-
-    options = tf.data.Options()
-    # Deleting an iterator waits for its autotuning thread, which at times
-    # sleeps on for seconds (TensorFlow 2.21): the end of an epoch would hang.
-    options.autotune.enabled = False
-    return (
-        batches.map(labelled)
-        .apply(tf.data.experimental.assert_cardinality(num_batches))
-        .prefetch(_PREFETCHED_BATCHES)
-        .with_options(options)
-    )
 
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:
@@ -578,8 +559,8 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
     if len(named) > _NUM_NAMED:
         named[_NUM_NAMED:] = ["..."]
     verb = "is" if len(skipped) == 1 else "are"
-    files = f"{counted(len(skipped), 'file')} {verb} left out"
-    return f"{files}: {', '.join(named)}"
+    files = counted(len(skipped), "file")
+    return f"{files} {verb} left out: {', '.join(named)}"
 
 
 def default_size(
@@ -599,24 +580,17 @@ def default_size(
     return None if max(height, width) <= 64 else _DEFAULT_SIZE
 
 
-def resize(
-    image: tf.Tensor, size: tuple[int, int], square: int | None = None
-) -> tf.Tensor:
+def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Cuts the largest central part out of images and resizes that.
 
     Args:
       image: uint8 `[H, W, C]`, or `[n, H, W, C]`.
       size: Height and width of the result, in pixels, and the proportions of
         what is cut out.
-      square: Side of the central square that it is cut out of, if not of all.
 
     Returns:
       uint8 `[..., *size, C]`, by an antialiased bilinear filter.
     """
-    if square is not None:
-        height, width = tf.unstack(tf.shape(image)[-3:-1])
-        top, left = (height - square) // 2, (width - square) // 2
-        image = image[..., top : top + square, left : left + square, :]
     image = image_files.crop(image, *size)
     image = tf.image.resize(image, size, antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)

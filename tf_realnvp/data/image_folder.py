@@ -24,7 +24,6 @@ from tf_realnvp.utils.messages import counted, warn
 
 _TEST_SHARE = 0.1
 _TEST_FOLDERS = ("test", "validation", "val")
-SPLIT_FOLDERS = ("train", *_TEST_FOLDERS)
 # Other names of splits, in lower case and without what are no letters.
 _TRAIN_NAMES = {"train", "training", "trainset", "trainingset"}
 _TEST_NAMES = {"test", "testing", "testset", "val", "valid", "validation"}
@@ -88,7 +87,7 @@ def load(
     name = os.path.basename(os.path.abspath(root)) or "images"
     root = root.resolve()
     if not os.path.isdir(root):
-        raise DataError(f"{folder}: there is no such folder")
+        raise DataError(f"{folder}: there is no such folder of images")
     try:
         names = list_files(root)
         found, skipped = _look(root, names)
@@ -112,7 +111,14 @@ def load(
     numbers: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     if labels:
-        classes = [_class_of(image.name, depth, folder) for image in used]
+        classes = [class_of(image.name, depth) or "" for image in used]
+        if "" in classes:
+            raise DataError(
+                f"{folder}: {used[classes.index('')].name} has no label: put "
+                "the images of each class into a folder of its own, named "
+                "after the class"
+                + (", inside of `train` and `test`" if depth else "")
+            )
         found_names, numbers = np.unique(classes, return_inverse=True)
         class_names = tuple(found_names.tolist())
         numbers = numbers.astype(np.int32)
@@ -139,20 +145,21 @@ def load(
         for image in used:  # It takes long, and is the end of all.
             path = root / image.name
             try:
-                pixels = image_files.read_pixels(path, channels)
+                image_files.read_pixels(path, channels)
             except (ImageError, OSError) as error:
-                return f"{path}: {getattr(error, 'strerror', None) or error}"
-            if size is None and pixels.shape != shape:
-                return f"{path}: its size has changed"
+                return f"{path}: {error}"
         return reason
 
     whole = Split(np.arange(len(used)), numbers)
+    splits = {
+        "train": whole.choose(slice(len(train))),
+        "test": whole.choose(slice(len(train), None)),
+    }
     return ImageDataset(
         name=name,
         image_shape=shape,
         num_colors=256,
-        train=whole.choose(slice(len(train))),
-        test=whole.choose(slice(len(train), None)),
+        splits=splits,
         decode=decode,
         skipped=skipped,
         image_fingerprint=_fingerprint(train, test),
@@ -163,15 +170,14 @@ def load(
 
 def _check_folders(folder: str, images: list[_Image]) -> None:
     """Refuses folders of splits that would be taken for any others."""
-    paths = {
-        path
-        for image in images
-        for path in pathlib.PurePath(image.name).parents[:-1]
+    paths = [pathlib.PurePath(image.name).parent for image in images]
+    named = {
+        re.sub("[^a-z]", "", path.name.casefold()): path
+        for of_image in paths
+        for path in (of_image, *of_image.parents)
     }
-    train, test = (
-        [p for p in paths if re.sub("[^a-z]", "", p.name.casefold()) in names]
-        for names in (_TRAIN_NAMES, _TEST_NAMES)
-    )
+    train = [named[name] for name in _TRAIN_NAMES & named.keys()]
+    test = [named[name] for name in _TEST_NAMES & named.keys()]
     if train and test:
         raise DataError(
             f"{folder}: {min(train)} and {min(test)} are not taken for "
@@ -180,39 +186,19 @@ def _check_folders(folder: str, images: list[_Image]) -> None:
         )
 
 
-def _class_of(name, depth, folder):
-    """Returns the class of an image.
-
-    Args:
-      name: Its path, from the folder on.
-      depth: As for `class_of`.
-      folder: The folder, for messages.
-    """
-    found = class_of(name, depth)
-    if found is None:
-        raise DataError(
-            f"{folder}: {name} has no label: put the images of each class into "
-            f"a folder of its own, named after the class"
-            + (", inside of `train` and `test`" if depth else "")
-        )
-    return found
-
-
-def folders_of(
-    root: pathlib.Path, splits: Iterable[str] = SPLIT_FOLDERS
-) -> list[pathlib.Path]:
-    """Returns the folders from which the images of splits are taken.
+def folders_of(root: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders from which the images are taken.
 
     Args:
       root: The folder of the data set.
-      splits: Some of `SPLIT_FOLDERS`.
 
     Returns:
       Those of the splits, which need not be there; where there is no `train`,
       the whole folder, of which the images are drawn.
     """
-    has_splits = (root / "train").is_dir()
-    return [root / name for name in splits] if has_splits else [root]
+    if not (root / "train").is_dir():
+        return [root]
+    return [root / name for name in ("train", *_TEST_FOLDERS)]
 
 
 def depth_of_classes(names: Iterable[str]) -> int:
@@ -255,15 +241,11 @@ def list_files(root: pathlib.Path) -> list[str]:
     names = []
     for folder, folders, files in os.walk(root, onerror=fail):
         # Links to folders may go in circles: they are files that can't be read.
-        links = [
-            name
-            for name in folders
-            if os.path.islink(os.path.join(folder, name))
-        ]
+        files += [n for n in folders if os.path.islink(f"{folder}/{n}")]
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [
             os.path.relpath(os.path.join(folder, name), root)
-            for name in files + links
+            for name in files
             if not name.startswith(".")
         ]
     return sorted(names)

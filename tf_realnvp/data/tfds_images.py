@@ -5,15 +5,16 @@ import difflib
 import gzip
 import hashlib
 import io
-import itertools
 import logging
 import os
 import pathlib
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
@@ -30,11 +31,10 @@ from tf_realnvp.utils.errors import DataError, reason
 SHUFFLE_BYTES = 128 * 2**20
 
 _CONNECT_TIMEOUT = 10  # Seconds.
-_MAX_FILES = 10  # That are looked for, or named: some data sets have thousands.
 _TEST_SHARE = 0.1
 _LABEL = "label"  # The feature that nearly all data sets with classes have.
 _BUILDERS = {"CIFAR10": "cifar10", "CelebA": "celeb_a"}
-_SQUARES = {"CelebA": 148}  # Pixels.
+_CELEBA_SIDE = 148  # Pixels of the central square that is used.
 # Of Fashion-MNIST's archives, how the SHA-256 of their contents begins. They
 # are also offered compressed anew, as by Debian's package
 # dataset-fashion-mnist, and TFDS knows the hashes of the original ones.
@@ -91,85 +91,60 @@ def load(
             (train, num_bytes), (test, _) = (
                 _read(builder, part, labels) for part in parts
             )
-            decode, image_shape = _decoder(
-                builder, key, size, _SQUARES.get(name)
-            )
+            decode, image_shape = _decoder(builder, key, size)
     except DataError:
         raise
     except Exception as error:  # TFDS raises nearly anything.
-        is_unknown = isinstance(
-            error, tfds.core.registered.DatasetNotFoundError
-        ) or "Parsing builder name" in str(error)
-        if is_unknown:
-            raise _unknown(name) from error
         raise DataError(_explain(name, builder, folder, error)) from error
-    sizes = [
-        f"{part} {split.num_images}"
-        for part, split in zip(parts, (train, test), strict=True)
-    ]
+    sizes = f"{parts[0]} {train.num_images} {parts[1]} {test.num_images}"
     return ImageDataset(
         name=re.sub(r"[^\w.-]+", "_", name),
         image_shape=image_shape,
         num_colors=256,
-        train=train,
-        test=test,
+        splits={"train": train, "test": test},
         decode=decode,
         shuffle_buffer=max(
             1, min(train.num_images, int(SHUFFLE_BYTES / num_bytes))
         ),
-        image_fingerprint=" ".join([builder.info.full_name, *sizes]),
+        image_fingerprint=f"{builder.info.full_name} {sizes}",
         class_names=class_names,
         explain_damage=lambda text: f"{text}, in {builder.data_path}",
     )
 
 
-def _unknown(name: str) -> DataError:
-    """Returns the error of a name that TFDS does not know."""
-    known = [*_BUILDERS, *tfds.list_builders(with_community_datasets=False)]
-    close = difflib.get_close_matches(_stem(name), known, cutoff=0.7)
-    like = f"Names like it: {', '.join(close)}. " if close else ""
-    return DataError(
-        f"No data set and no folder is called {name!r}. {like}There are "
-        f"{', '.join(_BUILDERS)}, fashion_mnist and digits, folders of images, "
-        "files of NumPy, and the image data sets of "
-        "https://www.tensorflow.org/datasets"
-    )
-
-
-def _stem(name: str) -> str:
-    """Returns a builder's name without its configuration and version."""
-    return re.split("[/:]", name)[0]
+def _features(builder) -> dict[str, Any]:
+    return dict((builder.info.features or {}).items())
 
 
 def _image_key(builder) -> str:
     """Returns the name of the feature that holds the image."""
-    features = {
-        key: feature
-        for key, feature in (builder.info.features or {}).items()
+    features = _features(builder)
+    keys = [
+        key
+        for key, feature in features.items()
         if type(feature) is tfds.features.Image
         and feature.np_dtype == np.uint8
         and feature.shape[-1] in (1, 3, 4)
-    }
-    if "image" in features:
+    ]
+    if "image" in keys:
         return "image"
-    if len(features) == 1:
-        return next(iter(features))
+    if len(keys) == 1:
+        return keys[0]
     raise DataError(
         f"{builder.name}: there is no image in its examples, or more than one: "
-        f"they have {', '.join(builder.info.features or ['nothing'])}"
+        f"they have {', '.join(features) or 'nothing'}"
     )
 
 
 def _class_names(builder) -> tuple[str, ...]:
     """Returns the names of the classes, of which `label` tells."""
-    features = dict((builder.info.features or {}).items())
-    feature = features.get(_LABEL)
-    if not isinstance(feature, tfds.features.ClassLabel):
+    features = _features(builder)
+    if not isinstance(features.get(_LABEL), tfds.features.ClassLabel):
         raise DataError(
             f"{builder.name}: its images have no labels: there is no feature "
             f"{_LABEL!r} that names a class, but {', '.join(features)}"
         )
-    return tuple(feature.names)
+    return tuple(features[_LABEL].names)
 
 
 def _prepare(builder, data_dir: pathlib.Path):
@@ -180,7 +155,12 @@ def _prepare(builder, data_dir: pathlib.Path):
     manual = data_dir / "manual"
     if builder.name == "fashion_mnist":
         _accept_same_contents(builder, manual)
-    _check_network(builder, data_dir)
+    missing = _missing(builder.url_infos, manual)
+    if missing and not (data_dir / "downloads").exists():
+        # At once, where TFDS would try again for minutes.
+        requests.get(
+            next(iter(missing)), stream=True, timeout=_CONNECT_TIMEOUT
+        ).raise_for_status()
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(
             manual_dir=manual, try_download_gcs=False
@@ -199,29 +179,14 @@ def _accept_same_contents(builder, manual: pathlib.Path):
                 builder.url_infos[url] = checksums.compute_url_info(archive)
 
 
-def _filename(url: str, info) -> str:
-    """Returns the name of an archive; TFDS knows it for most."""
-    return info.filename or url.rsplit("/", 1)[-1]
-
-
-def _check_network(builder, data_dir: pathlib.Path):
-    """Raises at once where TFDS would retry for minutes."""
-    import requests
-    from tensorflow_datasets.core.download import resource
-
-    downloads = data_dir / "downloads"
-    for url, info in itertools.islice(builder.url_infos.items(), _MAX_FILES):
-        cached = resource.get_dl_fname(url, info.checksum)
-        places = (
-            data_dir / "manual" / _filename(url, info),
-            downloads / builder.name / cached,
-            downloads / cached,
-        )
-        if not any(place.exists() for place in places):
-            with requests.get(
-                url, stream=True, timeout=_CONNECT_TIMEOUT
-            ) as response:
-                response.raise_for_status()
+def _missing(url_infos, manual: pathlib.Path) -> dict[str, str]:
+    """Returns URLs and names of the archives that are not in a folder."""
+    names = {
+        # TFDS knows the names of most.
+        url: info.filename or url.rsplit("/", 1)[-1]
+        for url, info in url_infos.items()
+    }
+    return {u: n for u, n in names.items() if not (manual / n).exists()}
 
 
 def _parts(builder) -> tuple[str, str]:
@@ -253,13 +218,7 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
             f"{size} bytes instead of {expected}"
         )
     selected = builder.info.splits[part]
-    paths, skips, takes = zip(
-        *(
-            (os.fspath(file.filename), file.skip, file.take)
-            for file in selected.file_instructions
-        ),
-        strict=True,
-    )
+    files = selected.file_instructions
 
     def records_of(path, skip, take):
         file = tf.data.TFRecordDataset(path, buffer_size=2**20)
@@ -267,7 +226,11 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
 
     # Not by as_dataset, which parses as it reads: 20 times as slow.
     records = tf.data.Dataset.from_tensor_slices(
-        (list(paths), np.array(skips, np.int64), np.array(takes, np.int64))
+        (
+            [os.fspath(file.filename) for file in files],
+            tf.constant([file.skip for file in files], tf.int64),
+            tf.constant([file.take for file in files], tf.int64),
+        )
     ).flat_map(records_of)
     split = Split(
         np.arange(selected.num_examples),
@@ -277,37 +240,41 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
     return split, size / whole.num_examples
 
 
-def _read_labels(builder, records: tf.data.Dataset) -> np.ndarray:
-    """Returns the labels of records; no image is decoded."""
-    features = tfds.decode.PartialDecoding({_LABEL: True}).extract_features(
+def _parser(builder, key: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the map from a record to one of its features."""
+    features = tfds.decode.PartialDecoding({key: True}).extract_features(
         builder.info.features
     )
+    return lambda record: features.deserialize_example(record)[key]
+
+
+def _read_labels(builder, records: tf.data.Dataset) -> np.ndarray:
+    """Returns the labels of records; no image is decoded."""
     labels = records.map(
-        lambda record: features.deserialize_example(record)[_LABEL],
-        num_parallel_calls=os.cpu_count(),
+        _parser(builder, _LABEL), num_parallel_calls=os.cpu_count()
     ).batch(4096)
     return np.concatenate(list(labels.as_numpy_iterator())).astype(np.int32)
 
 
 def _decoder(
-    builder, key: str, size: tuple[int, int] | None, square: int | None
+    builder, key: str, size: tuple[int, int] | None
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tuple[int, int, int]]:
     """Returns the map from a record to its image, and that image's shape."""
-    features = tfds.decode.PartialDecoding({key: True}).extract_features(
-        builder.info.features
-    )
-    height, width, channels = features[key].shape
-    if size is None:
-        size = default_size(height, width)
+    parse = _parser(builder, key)
+    height, width, channels = builder.info.features[key].shape
+    size = size or default_size(height, width)
+    height, width = size or (height, width)
     channels = min(channels, 3)
-    if size is not None:
-        height, width = size
 
     @tf.function(autograph=False)
     def decode(record):
         with tf.name_scope(DECODING):
-            image = features.deserialize_example(record)[key][..., :channels]
-            return image if size is None else resize(image, size, square)
+            image = parse(record)[..., :channels]
+            if builder.name == "celeb_a":
+                image = tf.image.resize_with_crop_or_pad(
+                    image, _CELEBA_SIDE, _CELEBA_SIDE
+                )
+            return image if size is None else resize(image, size)
 
     # Traced now, since TFDS warns meanwhile, and once for all epochs.
     decode = decode.get_concrete_function(tf.TensorSpec([], tf.string))
@@ -329,20 +296,30 @@ def _quiet() -> Iterator[None]:
 
 def _explain(name: str, builder, folder: pathlib.Path, error: Exception) -> str:
     """Returns what went wrong, and what the user can do about it."""
+    stem = re.split("[/:]", _BUILDERS.get(name, name))[0]
+    is_unknown = isinstance(error, tfds.core.registered.DatasetNotFoundError)
+    if is_unknown or "Parsing builder name" in str(error):
+        known = [*_BUILDERS, *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(stem, known, cutoff=0.7)
+        like = f"Names like it: {', '.join(close)}. " if close else ""
+        return (
+            f"No data set and no folder is called {name!r}. {like}There are "
+            f"{', '.join(_BUILDERS)}, fashion_mnist and digits, folders of "
+            "images, files of NumPy, and the image data sets of "
+            "https://www.tensorflow.org/datasets"
+        )
     lines = [f"{name}: {type(error).__name__}: {reason(error)}"]
-    stem = _stem(_BUILDERS.get(name, name))
     if (folder / stem).exists():
         lines.append(f"If the prepared copy is damaged, delete {folder / stem}")
     with contextlib.suppress(ValueError):  # The copy is somebody's own.
-        cls = tfds.builder_cls(stem)
-        manual = folder / "manual"
-        files = [_filename(*item) for item in cls.url_infos.items()]
-        missing = [file for file in files if not (manual / file).exists()]
+        cls, manual = tfds.builder_cls(stem), folder / "manual"
+        missing = _missing(cls.url_infos, manual)
         if builder is not None and missing:
+            # Some data sets have thousands.
+            names = ", ".join([*missing.values()][:10])
             lines.append(
-                f"Without a network: get {', '.join(missing[:_MAX_FILES])} "
-                f"from {builder.info.homepage} and put them, as they are, "
-                f"into the folder {manual}"
+                f"Without a network: get {names} from {builder.info.homepage} "
+                f"and put them, as they are, into the folder {manual}"
             )
         elif instructions := cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
             instructions = " ".join(instructions.split())

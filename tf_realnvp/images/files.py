@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from tf_realnvp.images import plots
 from tf_realnvp.utils import checks, files
-from tf_realnvp.utils.errors import ImageError
+from tf_realnvp.utils.errors import ImageError, reason
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # Of JPEG and of PNG.
 # Places of bytes in a PNG.
@@ -41,7 +41,6 @@ class Header(NamedTuple):
       height: In pixels, when it is upright.
       width: Likewise.
       is_grey: Whether it has one channel, or one and an alpha channel.
-      is_cmyk: Whether its colours are those of print.
       has_16_bits: Whether its components have 16 bits, of which decoding keeps
         the 8 highest.
       orientation: EXIF's number, from 1 (upright) to 8.
@@ -50,7 +49,6 @@ class Header(NamedTuple):
     height: int
     width: int
     is_grey: bool
-    is_cmyk: bool
     has_16_bits: bool
     orientation: int
 
@@ -91,31 +89,27 @@ def look(content: bytes) -> Header:
     try:
         image = _open(content)
         is_png = image.format == "PNG"
-        if is_png and getattr(image, "is_animated", False):
-            raise ImageError("it is animated")
+        is_animated = is_png and getattr(image, "is_animated", False)
         if is_png:
             image.verify()
         else:
             tf.io.decode_jpeg(content, ratio=8)
-    except ImageError:
-        raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"it is too large: {error}") from error
     except Exception as error:  # Pillow raises nearly anything.
         raise ImageError("it is damaged") from error
-    orientation = 1
-    if not is_png or any(mark in content for mark in _EXIF_IN_PNG):
-        orientation = _orientation(content)
-    width, height = image.size
-    if orientation > 4:  # It lies on its side.
-        width, height = height, width
+    if is_animated:
+        raise ImageError("it is animated")
+    has_exif = not is_png or any(mark in content for mark in _EXIF_IN_PNG)
+    orientation = _orientation(content) if has_exif else 1
+    # It lies on its side if that is more than 4.
+    height, width = image.size if orientation > 4 else image.size[::-1]
     return Header(
         height,
         width,
         is_grey=(
             content[_COLOR_TYPE] in _GREY_TYPES if is_png else image.mode == "L"
         ),
-        is_cmyk=image.mode == "CMYK",
         has_16_bits=is_png and content[_BIT_DEPTH] == 16,
         orientation=orientation,
     )
@@ -171,13 +165,10 @@ def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
     """
     content = load(path)
     header = look(content)
-    if header.is_cmyk and channels == 1:  # TensorFlow makes no grey of it.
-        grey = ImageOps.exif_transpose(_open(content)).convert("L")
-        return np.asarray(grey)[..., np.newaxis]
     try:
         return decode(content, channels, header.orientation).numpy()
     except tf.errors.OpError as error:
-        raise ImageError("it is damaged") from error
+        raise ImageError(f"it cannot be decoded: {reason(error)}") from error
 
 
 def read(
@@ -212,11 +203,6 @@ def read(
         pixels = tf.image.resize(
             crop(pixels, height, width), [height, width], antialias=True
         ).numpy()
-    return _levels(pixels, num_colors)
-
-
-def _levels(pixels, num_colors):
-    """Returns what `plots.pixels` maps to some pixels, or near them."""
     num_bits = checks.bits_of_levels(num_colors)
     if num_bits is not None:  # As training leaves bits out.
         return np.round(pixels).astype(np.uint8) >> (8 - num_bits)

@@ -15,7 +15,6 @@ import numpy as np
 from tf_realnvp.utils import files
 from tf_realnvp.utils.messages import printable
 
-_MAX_TITLE = 70  # Letters, as many as there is room for.
 _TILE_SIZE = 96  # Pixels, about; an image is magnified by a whole number.
 _MAX_PIXELS = 2**26  # Of a grid: larger ones are not magnified.
 
@@ -30,19 +29,15 @@ def save_loss_curve(
     Args:
       path: PNG file to write.
       curves: Label of each curve, and its points: epoch and bits/dim.
-      title: What the figure is of, in any characters; a long one is cut.
+      title: What the figure is of, in any characters.
     """
-    title = printable(title)
-    if len(title) > _MAX_TITLE:
-        title = title[:_MAX_TITLE] + "..."
-    with _figure(path, 7, 4.5) as figure:
-        axes = figure.subplots()
+    with _figure(path, 7, 4.5) as [axes]:
         for label, points in curves.items():
-            epochs, bits = zip(*points, strict=True) if points else ([], [])
+            epochs, bits = np.reshape(points, [-1, 2]).T
             marker = "o" if len(epochs) < 30 else None
             axes.plot(epochs, bits, marker=marker, markersize=4, label=label)
         # Not as mathematics: names of data sets may have dollar signs in them.
-        axes.set_title(title, parse_math=False)
+        axes.set_title(printable(title), parse_math=False, wrap=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel("negative log-likelihood (bits/dim)")
         axes.xaxis.set_major_locator(
@@ -53,13 +48,15 @@ def save_loss_curve(
 
 
 @contextlib.contextmanager
-def _figure(path, width, height, dpi=120):
-    """Gives a figure to draw, and writes it, whatever `matplotlibrc` says.
+def _figure(path, width, height, rows=1, columns=1, dpi=120):
+    """Gives panels to draw on, and writes them, whatever `matplotlibrc` says.
 
     Args:
       path: PNG file to write.
-      width: In inches.
-      height: In inches.
+      width: In inches, of all of them.
+      height: Likewise.
+      rows: Number of rows of panels.
+      columns: Number of panels in a row.
       dpi: Pixels an inch.
     """
     with (
@@ -68,7 +65,7 @@ def _figure(path, width, height, dpi=120):
         warnings.catch_warnings(action="ignore"),  # Letters the font lacks.
     ):
         figure = matplotlib.figure.Figure((width, height), layout="constrained")
-        yield figure
+        yield figure.subplots(rows, columns, squeeze=False).ravel()
         figure.savefig(new, dpi=dpi)
 
 
@@ -117,11 +114,8 @@ def image_grid(
     flat[:num_images, 1:, 1:] = _rgb(images, num_colors)
     grid = np.vstack([np.hstack(row) for row in tiles])
     grid = np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=255)
-    zoom = min(
-        _TILE_SIZE // max(height, width),
-        math.isqrt(_MAX_PIXELS // (grid.shape[0] * grid.shape[1])),
-    )
-    zoom = max(1, zoom)
+    most = math.isqrt(_MAX_PIXELS // (grid.shape[0] * grid.shape[1]))
+    zoom = max(1, min(most, _TILE_SIZE // max(height, width)))
     return grid.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
@@ -158,8 +152,7 @@ def save_histograms(
     """
     columns = min(3, len(scores))
     rows = math.ceil(len(scores) / columns)
-    with _figure(path, 4 * columns, 2.8 * rows) as figure:
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    with _figure(path, 4 * columns, 2.8 * rows, rows, columns) as panels:
         for axes in panels[len(scores) :]:
             axes.set_visible(False)
         for (name, both), axes in zip(scores.items(), panels, strict=False):
@@ -171,7 +164,7 @@ def save_histograms(
             axes.set_title(name)
             axes.set_yticks([])
             axes.set_xlabel("score: higher is more unusual")
-        figure.axes[0].legend()
+        panels[0].legend()
 
 
 def save_rows(
@@ -188,9 +181,8 @@ def save_rows(
       title: What the figure is of.
       num_colors: Number of levels; the last one is shown as white.
     """
-    with _figure(path, 9, 1.2 * len(rows) + 0.4) as figure:
-        figure.suptitle(title, fontsize=10)
-        panels = figure.subplots(len(rows), 1, squeeze=False).flat
+    with _figure(path, 9, 1.2 * len(rows) + 0.4, len(rows)) as panels:
+        panels[0].figure.suptitle(title, fontsize=10)
         for (name, images), axes in zip(rows.items(), panels, strict=True):
             axes.imshow(image_grid(images, num_colors, columns=len(images)))
             axes.set_title(name, fontsize=9, loc="left")
@@ -207,7 +199,7 @@ def map_limits(maps: np.ndarray) -> tuple[float, float]:
       What 0.5 % are below and 0.5 % above, so that a few do not take it all.
     """
     low, high = np.quantile(maps, (0.005, 0.995))
-    return float(low), float(max(high, low + 1e-9))
+    return low, max(high, low + 1e-9)
 
 
 def save_bit_maps(
@@ -234,8 +226,7 @@ def save_bit_maps(
     rows = math.ceil(2 * len(images) / columns)
     low, high = limits or map_limits(maps)
     size = 1.6 * columns + 1.2, 1.7 * rows + 0.2
-    with _figure(path, *size, dpi=100) as figure:
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    with _figure(path, *size, rows, columns, dpi=100) as panels:
         for axes in panels:
             axes.set_axis_off()
         for image, axes in zip(images, panels[::2], strict=False):
@@ -244,4 +235,4 @@ def save_bit_maps(
             shown = axes.imshow(values, cmap="inferno", vmin=low, vmax=high)
         for title, axes in zip(titles, panels[::2], strict=False):
             axes.set_title(title, fontsize=9, loc="left")
-        figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
+        panels[0].figure.colorbar(shown, ax=panels, label=label, shrink=0.9)

@@ -34,7 +34,7 @@ class DataError(UsageError):
 
 
 class ImageError(UsageError):
-    """A picture file that cannot be read."""
+    """An image file that cannot be read."""
 
 
 class ModelError(UsageError):
