@@ -73,9 +73,9 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             mock.patch.object(runtime, "configure")
         )
         self.enterContext(mock.patch.object(system, "num_cores", lambda: 8))
-        self.bfloat16 = self.enterContext(
+        self.precision = self.enterContext(
             mock.patch.object(
-                runtime, "has_native_bfloat16", return_value=False
+                runtime, "native_precision", return_value="float32"
             )
         )
 
@@ -197,7 +197,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         self.assertEqual(self.config("--dataset", dataset).run_dir, run_dir)
 
     def test_precision(self):
-        self.bfloat16.return_value = True
+        self.precision.return_value = "bfloat16"
         self.assertEqual(self.config().precision, "bfloat16")
         self.train.reset_mock()
         self.assert_refused(
