@@ -156,7 +156,7 @@ BAD_TRAININGS = """
 """
 BAD_COMMANDS = """
 |unknown|sample|sample missing|sample normal|sample models/plain --n 0|sample models/plain --n x
-sample models/plain --temperature -1|sample models/plain --temperature 3e38|sample models/plain --label 3
+sample models/plain --temperature -1|sample models/plain --temperature 3e38 --seed 1|sample models/plain --label 3
 sample models/classes --label cat|sample models/plain --out a.jpg|sample models/plain --out missing/a.png
 sample models/plain --out 0.png/a.png|sample models/plain --out models/plain/a.png|sample models/plain --seed -1
 sample models/plain --temp 1|sample damaged_model|evaluate models/plain --x|evaluate models/plain --dataset colors.npz

@@ -30,6 +30,7 @@ from tf_realnvp import api, data, initialization
 from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.serving import export, metadata, weights
 from tf_realnvp.training.checkpoints import Checkpoints
+from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.runs import open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.errors import DataError, ModelError, UsageError
@@ -150,7 +151,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(model.metadata, expected)
         self.assertEqual(model.clone().metadata, expected)
         with (
-            mock.patch.object(export, "_ConditionalModule"),
+            mock.patch.object(export, "_ServingModule"),
             mock.patch.object(tf.saved_model, "save", touch),
         ):
             model.save(path)
@@ -279,7 +280,7 @@ class RunTest(folders.FolderTestCase):
                 variables = trainer.model.trainable_variables
                 gradients = [tf.fill(v.shape, change) for v in variables]
                 trainer.optimizer.apply(gradients, variables)
-            trainer.end_epoch(1, "test", 3.0)
+            trainer.history.append(Metrics(1, 2, 3.0, 3.0))
             Checkpoints(trainer, path / "checkpoints").save()
         loaded = values(tf_realnvp.load(path).variables)
         result = values(trainer.result_model().variables)

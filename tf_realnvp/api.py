@@ -257,7 +257,7 @@ def _dataset(data, labels, model, flip):
     if own != its:
         raise DataError(f"the images are {its}, those of the model {own}")
     if num_classes is None:
-        return dataset.relabel(())
+        return dataset.relabel(()) if dataset.class_names else dataset
     names = tuple(map(str, model.metadata.get("class_names", ())))
     if not isinstance(data, ImageDataset) and len(names) == num_classes:
         # Labels of arrays are numbers of the model's classes.

@@ -26,9 +26,6 @@ from tf_realnvp.utils.checks import (
 if TYPE_CHECKING:
     from tf_realnvp.data.image_dataset import ImageDataset
 
-PRECISIONS = ("float32", "tf32", "bfloat16")
-SCHEDULES = ("constant", "cosine")
-
 # Defaults that depend on the data set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "CIFAR10": {"epochs": 350},
@@ -131,7 +128,7 @@ class TrainingConfig:
         "batch and clipping that suit it)",
     )
     lr_schedule: str = _of_job(
-        OneOf(SCHEDULES),
+        OneOf(("constant", "cosine")),
         "cosine lowers the learning rate to zero by the last step (default: "
         "cosine, with --lr constant)",
         "constant",
@@ -220,7 +217,7 @@ class TrainingConfig:
         None,
     )
     precision: str = _of_run(
-        OneOf(("auto", *PRECISIONS)),
+        OneOf(("auto", "float32", "tf32", "bfloat16")),
         "what the coupling networks compute in while training; tf32 is float32 "
         "that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is bfloat16 "
         "where the hardware computes it natively, else float32; evaluation and "

@@ -21,6 +21,7 @@ from model_commands import ModelTestCase, call
 from tf_realnvp import latents
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
+from tf_realnvp.serving.saved_model import SavedModel
 
 NUM_COLORS = small_models.NUM_COLORS
 DIRECTION = "direction M --with a --without b"
@@ -273,6 +274,7 @@ class StubModel:
 
     image_shape, num_colors, num_dims = (4, 6, 1), 32, 24
     class_names, log_prior = (), np.zeros(1)
+    mixture = SavedModel.mixture
 
     def __init__(self, source=None):
         self.source = source
@@ -281,9 +283,6 @@ class StubModel:
     def log_prob_of_classes(self, images, unused_seed):
         self.seen.extend(np.asarray(images))
         return np.full([len(images), 1], -self.num_dims * math.log(32.0))
-
-    def mixture(self, given):
-        return given[..., 0]
 
 
 class EvaluateTest(CommandsTestCase):

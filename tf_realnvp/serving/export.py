@@ -381,7 +381,7 @@ def _labels(label, batch):
 def _stateless_seed(seed):
     """Returns the seed of stateless operations, of one of 64 bits or none."""
     if seed is not None:
-        return tf.bitcast(seed, tf.int32)  # As `RealNVP` does.
+        return assertions.stateless_seed(seed)
     # `tf.random.uniform` would write this process's seed into the graph, and
     # what it draws would be the same wherever the model is loaded. With these
     # zeros TensorFlow seeds the operation anew each time that it loads it.

@@ -56,7 +56,7 @@ def read(path: str | os.PathLike) -> Metadata:
             "realnvp_DATASET that training wrote"
         )
     if reason := files.why_tensorflow_cannot(path):
-        raise ModelError(f"{reason}: rename the folder of the model")
+        raise ModelError(f"cannot read {path}: {reason}")
     try:
         content = json.loads((path / FILE).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tf_realnvp.serving import metadata
-from tf_realnvp.utils import runtime
+from tf_realnvp.utils import runtime, units
 from tf_realnvp.utils.errors import ModelError, reason
 from tf_realnvp.utils.messages import counted
 from tf_realnvp.utils.overlap import overlapped
@@ -173,7 +173,7 @@ class SavedModel:
         """
         given = self.log_prob_of_classes(images, seed, each=True)
         log_prob = self.mixture(given)
-        bits_per_dim = -log_prob / (self.num_dims * math.log(2.0))
+        bits_per_dim = units.bits_per_dim(log_prob, self.num_dims)
         label = (given + self.log_prior).argmax(axis=1)
         return Scores(log_prob, bits_per_dim, label)
 
