@@ -194,11 +194,10 @@ class SampleTest(CommandsTestCase):
 class LatentsTest(CommandsTestCase):
     """The commands that go through the latent space."""
 
-    @parameterized.product(
-        case=(("plain", None), ("classes", None), ("classes", "dog"))
+    @parameterized.parameters(
+        ("plain", None), ("classes", None), ("classes", "dog")
     )
-    def test_images(self, case):
-        kind, name = case
+    def test_images(self, kind, name):
         self.use_model(kind)
         model, images = self.model, self.images
         label = None if name is None else 1
@@ -326,19 +325,15 @@ class EvaluateTest(CommandsTestCase):
             self.assert_figure(lines.pop(0), title, bound)
 
     @parameterized.parameters(
-        ("", 360, 64, 1, 0),
-        (
-            "--dataset DIGITS --max_images 20 --batch_size 8 "
-            "--importance_samples 5 --seed 7",
-            20,
-            8,
-            5,
-            7,
-        ),
+        ((), 360, 64, 1, 0),
+        (("--dataset", "DIGITS"), 20, 8, 5, 7),
     )
     def test_bits(self, flags, num_images, batch_size, num_draws, seed):
         """On test images of what the model was trained on, by default."""
-        stdout = self.call("evaluate", *flags.split())
+        if flags:
+            flags += ("--max_images", num_images, "--batch_size", batch_size)
+            flags += ("--importance_samples", num_draws, "--seed", seed)
+        stdout = self.call("evaluate", *flags)
         _, title, *lines = stdout.splitlines()
         self.assertEqual(
             title, f"{num_images} test images of digits, 17 levels, seed {seed}"
@@ -358,14 +353,9 @@ class EvaluateTest(CommandsTestCase):
         self.use_model("classes")
         self.enterContext(mock.patch.object(self.model, "class_names", names))
         images = small_models.images(20)
-        np.savez(
-            "in.npz",
-            train=images,
-            test=images,
-            train_labels=np.arange(20) % 2,
-            test_labels=np.arange(20) % 2,
-            num_colors=NUM_COLORS,
-        )
+        both = np.arange(20) % 2
+        content = {"train": images, "test": images, "num_colors": NUM_COLORS}
+        np.savez("in.npz", train_labels=both, test_labels=both, **content)
         stdout = self.call(
             *("evaluate", "--dataset", "in.npz", "--batch_size", 8),
             *("--importance_samples", num_draws, "--seed", 4),
