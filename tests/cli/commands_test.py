@@ -1,7 +1,6 @@
 """Tests for commands: bad command lines of all, and what those here do."""
 
 import errno
-import functools
 import math
 import os
 import pathlib
@@ -17,9 +16,9 @@ import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import images_of_digits, read_png
+from model_commands import ModelTestCase, call
 
 from tf_realnvp import latents
-from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.serving.saved_model import SavedModel
@@ -32,23 +31,23 @@ BAD_LINES = (
     *(
         (f"{line} --{flag}={value}", f"--{flag}: {value!r}")
         for line, flag, values in (
-            ("sample M", "n", "0 1.5 many 2147483648"),
-            ("sample M", "temperature", "-0.1 nan -inf 1e39 hot"),
+            ("sample M", "n", "0 many 2147483648"),
+            ("sample M", "temperature", "-0.1 nan 1e39"),
             ("sample M", "seed", "-1 4294967296"),
             ("sample M", "out", "grid .png d/.PNG"),
-            ("evaluate M", "max_images", "1 all"),
+            ("evaluate M", "max_images", "1"),
             ("evaluate M", "importance_samples", "0"),
             ("evaluate M", "batch_size", "0"),
             ("interpolate M a b", "steps", "1 10001"),
-            ("interpolate M a b", "out", "grid grid.jpg"),
+            ("interpolate M a b", "out", "grid.jpg d.png"),
             ("manifold M a b c d", "size", "1 1001"),
             ("reconstruct M a", "draws", "0 10001"),
             (DIRECTION, "steps", "1"),
             (DIRECTION, "max_images", "1"),
-            ("score M a", "out", "scores scores.png"),
-            ("score M a", "max_images", "19 x"),
-            ("score M a", "max_maps", "0 x"),
-            ("detect M --unusual a", "max_images", "19 1.5"),
+            ("score M a", "out", "scores.png"),
+            ("score M a", "max_images", "19"),
+            ("score M a", "max_maps", "0"),
+            ("detect M --unusual a", "max_images", "19"),
         )
         for value in values.split()
     ),
@@ -68,19 +67,16 @@ BAD_LINES = (
     (f"{DIRECTION} --out no/a.png", "--out: cannot write to no"),
     ("score M a --out missing/a.csv", "--out: cannot write to missing"),
     ("score M d.png --maps f.png", "--maps: cannot write to f.png"),
-    ("score M a --maps d.png/m --reference d.png", "--maps: it is among the"),
     ("detect M --unusual a --out f.png", "--out: cannot write to f.png"),
-    ("score M d.png --max_images 30", "--max_images: it is for --reference"),
-    ("score M a --max_maps 3 --reference d", "--max_maps: it is for --maps"),
     # It would be lost.
-    ("interpolate M a.png f.png --out f.png", "f.png is one of the images"),
-    ("translate M f.png --out ./f.png", "f.png is one of the images"),
-    (f"{DIRECTION} --apply f.png --out f.png", "f.png is one of the images"),
-    ("direction M --with d.png --without b --out d.png/0.png", "in d.png"),
-    ("detect M --unusual a --fit d.png --out d.png/new", "images in d.png"),
+    ("interpolate M a.png f.png --out f.png", "among the images: f.png"),
+    ("translate M f.png --out ./f.png", "among the images: f.png"),
+    (f"{DIRECTION} --apply f.png --out f.png", "among the images: f.png"),
+    ("direction M --with d.png --without b --out d.png/0.png", "es: d.png"),
+    ("score M d.png --maps d.png/m", "--maps: d.png/m is among the"),
+    ("score M a --maps d.png/m --reference d.png", "--maps: d.png/m is among"),
+    ("detect M --unusual a --fit d.png --out d.png/new", "images: d.png"),
 )
-
-call = functools.partial(command_lines.call, main.main)
 
 
 class FlagsTest(command_lines.CommandTestCase):
@@ -97,35 +93,16 @@ class FlagsTest(command_lines.CommandTestCase):
         self.assertCountEqual(os.listdir(), ["f.png", "d.png"])
 
 
-class ModelTestCase(command_lines.CommandTestCase, parameterized.TestCase):
-    """Commands on models that are loaded already."""
-
-    name = r"tf-realnvp( \w+)?"
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        small_models.opened()
-        small_models.opened_conditional()
-
-    def setUp(self):
-        super().setUp()
-        self.out = self.folder / "out.png"
-        self.use_model("plain")
+class CommandsTestCase(ModelTestCase):
+    """Commands on a model, and four images."""
 
     def use_model(self, kind):
-        """Chooses one, without classes or with them, and writes images."""
-        self.path, self.model = small_models.saved(), small_models.opened()
+        super().use_model(kind)
         self.images = images_of_digits()[:4]
-        if kind == "classes":
-            self.path = small_models.saved_conditional()
-            self.model = small_models.opened_conditional()
-            # Not all are of the same class.
+        if kind == "classes":  # Not all are of the same class.
             self.images = small_models.images(20)[[0, 8, 1, 19]]
-        self.use(self.model)
         self.files = [self.folder / f"{name}.png" for name in "abcd"]
-        for path, image in zip(self.files, self.images, strict=True):
-            image_files.write(path, image, NUM_COLORS)
+        self.write(".", self.images, self.files)
 
     def call(self, command, *argv):
         """Runs a command that must succeed; returns its output."""
@@ -139,7 +116,7 @@ class ModelTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         )
 
 
-class SampleTest(ModelTestCase):
+class SampleTest(CommandsTestCase):
     def samples(self, *arguments):
         """Returns what the model draws, whatever the batches."""
         return np.concatenate([*self.model.sample(*arguments)])
@@ -159,11 +136,9 @@ class SampleTest(ModelTestCase):
         flags = (*flags.split(), "--seed", 3, "--out", self.out)
         stdout = self.call("sample", *flags)
         n, temperature, *_ = arguments
-        self.assertEqual(
-            stdout,
-            f"{n} images{words}, temperature {temperature}, seed 3\n"
-            f"{self.out}\n",
-        )
+        title = f"{n} images{words}, temperature {temperature}, seed 3\n"
+        self.assertStartsWith(stdout, f"{title}sample: 1/1 steps, ")
+        self.assertEndsWith(stdout, f"\n{self.out}\n")
         columns = 4 if "all" in flags else None
         self.assert_grid(self.samples(*arguments), columns)
 
@@ -191,12 +166,8 @@ class SampleTest(ModelTestCase):
         self.assert_usage_error(result, "--out:", "sample_*.png of before")
         self.assertEqual(pathlib.Path(out, names[0]).read_bytes(), content)
         # As large as an image, and grey.
-        pixels = matplotlib.image.imread(f"{out}/{names[0]}")
-        self.assertEqual(pixels.shape, (4, 4))
-
-    def test_many_show_how_far_it_is(self):
-        stdout = self.call("sample", "--n", 577, "--out", self.out)
-        self.assertRegex(stdout, r"\nsample: 10/10 steps, [\d,]+ images/s, ")
+        shape = matplotlib.image.imread(f"{out}/{names[0]}").shape
+        self.assertEqual(shape, (4, 4))
 
     def test_all_or_none(self):
         error = OSError(errno.ENOSPC, "No space left on device")
@@ -210,8 +181,7 @@ class SampleTest(ModelTestCase):
     @parameterized.parameters(
         ("plain", "--temperature 3e38", "--temperature: .* lower one"),
         ("plain", "--temperature 3e38 --out new/", "--temperature: .*"),
-        ("plain", "--label dog", "--label: the model has no classes"),
-        ("classes", "--label bird", "no class 'bird', but cat, dog, old cow"),
+        ("classes", "--label bird", "--label: no class 'bird', but cat, dog,"),
     )
     def test_bad(self, kind, flags, message):
         self.use_model(kind)
@@ -221,14 +191,13 @@ class SampleTest(ModelTestCase):
         self.assertLen(os.listdir(), 4)
 
 
-class LatentsTest(ModelTestCase):
+class LatentsTest(CommandsTestCase):
     """The commands that go through the latent space."""
 
-    @parameterized.product(
-        case=(("plain", None), ("classes", None), ("classes", "dog"))
+    @parameterized.parameters(
+        ("plain", None), ("classes", None), ("classes", "dog")
     )
-    def test_images(self, case):
-        kind, name = case
+    def test_images(self, kind, name):
         self.use_model(kind)
         model, images = self.model, self.images
         label = None if name is None else 1
@@ -281,11 +250,8 @@ class LatentsTest(ModelTestCase):
         self.assertAllEqual(rows[range(4), labels + 1], images)
         self.assert_grid(np.concatenate(rows), 4)
 
-    @parameterized.parameters(
-        ("interpolate", 1), ("manifold", 3), ("reconstruct", 0)
-    )
-    def test_unreadable_image(self, command, num_others):
-        argv = command, self.path, *self.files[:num_others], "x.png"
+    def test_unreadable_image(self):
+        argv = "interpolate", self.path, "a.png", "x.png"
         self.assert_usage_error(call(*argv), "x.png", "No such file")
         (self.folder / "x.png").write_text("words")
         self.assert_usage_error(call(*argv), "x.png", "neither PNG nor JPEG")
@@ -306,20 +272,19 @@ class StubModel:
     """A model to which all images are equally likely."""
 
     image_shape, num_colors, num_dims = (4, 6, 1), 32, 24
-    class_names = ()
-    log_prior = np.zeros(1)
+    class_names, log_prior = (), np.zeros(1)
     mixture = SavedModel.mixture
 
     def __init__(self, source=None):
         self.source = source
         self.seen = []
 
-    def log_prob(self, images, unused_seed):
+    def log_prob_of_classes(self, images, unused_seed):
         self.seen.extend(np.asarray(images))
-        return np.full(len(images), -self.num_dims * math.log(32.0))
+        return np.full([len(images), 1], -self.num_dims * math.log(32.0))
 
 
-class EvaluateTest(ModelTestCase):
+class EvaluateTest(CommandsTestCase):
     def assert_figure(self, line, title, nats):
         """Asserts that a line is of log-probabilities `[n]`."""
         bits = nats / (-16 * math.log(2.0))
@@ -332,23 +297,20 @@ class EvaluateTest(ModelTestCase):
 
     def measure(self, images, batch_size, num_draws, seed):
         """Returns nats given each class, `[num_draws, num_classes, n]`."""
-        num_classes = len(self.model.class_names)
-        conditions = [[k] for k in range(num_classes)] or [[]]
-        batches = []
-        for start in range(0, len(images), batch_size):
+        classes = [[k] for k in range(len(self.model.class_names))] or [[]]
+
+        def given(start, number):
             part = images[start : start + batch_size]
             # The stream is the upper half of the seed.
-            first = seed + 2**32 * num_draws * (start // batch_size)
-            batches.append(
-                [
-                    [
-                        self.model.log_prob(part, first + 2**32 * k, *label)
-                        for label in conditions
-                    ]
-                    for k in range(num_draws)
-                ]
-            )
-        return np.concatenate(batches, axis=-1)
+            stream = num_draws * (start // batch_size) + number
+            its = seed + 2**32 * stream
+            return [self.model.log_prob(part, its, *label) for label in classes]
+
+        starts = range(0, len(images), batch_size)
+        return np.concatenate(
+            [[given(start, k) for k in range(num_draws)] for start in starts],
+            axis=-1,
+        )
 
     def assert_figures(self, lines, nats, words=""):
         """Asserts that lines are of log-probabilities `[num_draws, n]`."""
@@ -363,19 +325,15 @@ class EvaluateTest(ModelTestCase):
             self.assert_figure(lines.pop(0), title, bound)
 
     @parameterized.parameters(
-        ("", 360, 64, 1, 0),
-        (
-            "--dataset DIGITS --max_images 20 --batch_size 8 "
-            "--importance_samples 5 --seed 7",
-            20,
-            8,
-            5,
-            7,
-        ),
+        ((), 360, 64, 1, 0),
+        (("--dataset", "DIGITS"), 20, 8, 5, 7),
     )
     def test_bits(self, flags, num_images, batch_size, num_draws, seed):
         """On test images of what the model was trained on, by default."""
-        stdout = self.call("evaluate", *flags.split())
+        if flags:
+            flags += ("--max_images", num_images, "--batch_size", batch_size)
+            flags += ("--importance_samples", num_draws, "--seed", seed)
+        stdout = self.call("evaluate", *flags)
         _, title, *lines = stdout.splitlines()
         self.assertEqual(
             title, f"{num_images} test images of digits, 17 levels, seed {seed}"
@@ -395,14 +353,9 @@ class EvaluateTest(ModelTestCase):
         self.use_model("classes")
         self.enterContext(mock.patch.object(self.model, "class_names", names))
         images = small_models.images(20)
-        np.savez(
-            "in.npz",
-            train=images,
-            test=images,
-            train_labels=np.arange(20) % 2,
-            test_labels=np.arange(20) % 2,
-            num_colors=NUM_COLORS,
-        )
+        both = np.arange(20) % 2
+        content = {"train": images, "test": images, "num_colors": NUM_COLORS}
+        np.savez("in.npz", train_labels=both, test_labels=both, **content)
         stdout = self.call(
             *("evaluate", "--dataset", "in.npz", "--batch_size", 8),
             *("--importance_samples", num_draws, "--seed", 4),
@@ -430,12 +383,12 @@ class EvaluateTest(ModelTestCase):
         ("plain", "moons", "moons"),
         ("plain", "colour.npy", "are 4x4x3 with 256 levels, those of the"),
         ("classes", "digits", "no class '0', but cat, dog, old cow"),
-        ("stub", None, "name one, for the model does not tell"),
+        ("plain", None, "name one, for the model does not tell"),
     )
     def test_bad_data(self, kind, name, message):
         np.save("colour.npy", np.zeros([30, 4, 4, 3], np.uint8))
         self.use_model(kind)
-        if kind == "stub":
+        if name is None:
             self.use(StubModel())
         flags = () if name is None else ("--dataset", name)
         code, stdout, stderr = call("evaluate", self.path, *flags)
@@ -448,7 +401,9 @@ class EvaluateTest(ModelTestCase):
     def test_errors_of_the_model_are_no_damage(self):
         error = tf.errors.InvalidArgumentError(None, None, "no such shapes")
         with (
-            mock.patch.object(self.model, "log_prob", side_effect=error),
+            mock.patch.object(
+                self.model, "log_prob_of_classes", side_effect=error
+            ),
             self.assertRaises(tf.errors.InvalidArgumentError),
         ):
             call("evaluate", self.path)

@@ -30,25 +30,21 @@ from tf_realnvp.utils import runtime, system
 from tf_realnvp.utils.errors import UsageError
 
 SWITCHES = [name for name, (_, text) in GIVEN.items() if text is None]
-# Flags, and what they do not take.
+# Flags, and what they do not take, beside nothing; config_test has all ranges.
 BAD_VALUES = (
-    (
-        "epochs batch_size max_steps filters num_blocks num_scales "
-        "num_validation image_size devices accumulate samples_every",
-        ("0", "-1", "1.5", "1e3", "nan", "many", "", "2147483648"),
-    ),
-    ("seed", ("-1", "1.5", "4294967296", "")),
-    ("warmup_steps", ("-1", "1.5", "9" * 20)),
-    ("lr clip_grad checkpoint_minutes", ("0", "-1", "nan", "inf", "1e39", "")),
-    ("ema alpha", ("0", "1", "-1", "nan", "")),
-    ("filters image_size", ("1", "33")),
-    ("image_size num_blocks", ("4098",)),
-    ("image_size", ("4x", "x4", "4x5", "4x4x4", "4,4", "4098x4")),
-    ("num_scales", ("1",)),
-    ("num_bits", ("0", "9", "5.0")),
-    ("num_couplings", ("3", "3,3,0", "3,3,x", "3,3,4,4", "", "3,3,1001")),
-    ("precision lr_schedule dequantization", ("float16", "")),
-    ("dataset", ("",)),
+    ("epochs batch_size max_steps filters num_blocks devices", "0 1.5 many"),
+    ("accumulate num_validation samples_every", "0 2147483648"),
+    ("seed", "-1 4294967296"),
+    ("warmup_steps", "-1"),
+    ("lr clip_grad checkpoint_minutes", "0 nan 1e39"),
+    ("ema alpha", "0 1"),
+    ("filters image_size", "33"),
+    ("image_size", "4x 4x4x4 4098x4"),
+    ("num_scales", "1"),
+    ("num_bits", "9"),
+    ("num_couplings", "3 3,3,0 3,3,4,4"),
+    ("precision lr_schedule dequantization", "float16"),
+    ("dataset", ""),
 )
 
 
@@ -56,12 +52,10 @@ def call(*argv):
     return command_lines.call(main.train_main, *argv)
 
 
-class TrainTestCase(command_lines.CommandTestCase):
-    name = "run.py"
-
-
-class FlagsTest(TrainTestCase, parameterized.TestCase):
+class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
     """All but the training itself."""
+
+    name = "run.py"
 
     def setUp(self):
         super().setUp()
@@ -73,7 +67,7 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             mock.patch.object(runtime, "configure")
         )
         self.enterContext(mock.patch.object(system, "num_cores", lambda: 8))
-        self.native = self.enterContext(
+        self.precision = self.enterContext(
             mock.patch.object(
                 runtime, "native_precision", return_value="float32"
             )
@@ -107,21 +101,14 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         self.assertEqual(getattr(self.config(flag, text), name), value)
 
     def test_defaults(self):
-        first, second = (
-            self.config(*argv) for argv in ((), ("--run_dir", "another"))
-        )
+        first, second = self.config(), self.config("--run_dir", "another")
         # A seed is drawn. The rest is as in Python.
-        self.assertIn(first.seed, range(2**32))
         self.assertNotEqual(first.seed, second.seed)
-        self.assertEqual(
-            first,
-            TrainingConfig.of_dataset(
-                "CIFAR10",
-                seed=first.seed,
-                precision="float32",
-                run_dir="runs/CIFAR10",
-            ),
+        others = {"precision": "float32", "run_dir": "runs/CIFAR10"}
+        expected = TrainingConfig.of_dataset(
+            "CIFAR10", seed=first.seed, **others
         )
+        self.assertEqual(first, expected)
         self.configure.assert_called_with(1, None, False)
 
     def test_all_flags(self):
@@ -145,15 +132,10 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
     @parameterized.parameters(
         (["--dataset", "digits"], 1, 1),
         (["--dataset", "digits", "--devices", 2], 2, 1),
-        (["--dataset", "digits", "--filters", 128], 1, None),
         (["--dataset", "digits", "--image_size", 32], 2, None),
-        (["--image_size", 8, "--filters", 64], 1, 1),
         (["--image_size", "8x32", "--filters", 64], 2, None),
-        (["--filters", 64], 2, None),
         (["--filters", 64, "--max_steps", 499], 1, None),
-        (["--filters", 64, "--max_steps", 500], 2, None),
         (["--filters", 64, "--devices", 1], 1, None),
-        ([], 1, None),
     )
     def test_processors(self, argv, num_cpus, num_threads):
         """Small models are fastest with one thread, others in two parts."""
@@ -175,9 +157,8 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
             special = re.search(rf"([\d.e-]+) for {dataset}\b", text)
             special = special or re.search(rf"for {dataset} ([\d.e-]+)", text)
             shown = (special or default or [None, "none"])[1]
-            value = getattr(
-                TrainingConfig.of_dataset(dataset), name, None
-            )  # Not of `resume`.
+            config = TrainingConfig.of_dataset(dataset)
+            value = getattr(config, name, None)  # Not of `resume`.
             if type(value) in (int, float) and name != "seed":
                 num_compared += 1
                 self.assertEqual(type(value)(shown), value, name)
@@ -186,10 +167,8 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
     @parameterized.parameters(
         ("pictures", "runs/pictures"),
         ("pictures/of cats/", "runs/of_cats"),
-        ("./pictures/../pictures", "runs/pictures"),
         # Not folders, but names of TFDS.
         ("lsun/bedroom", "runs/lsun_bedroom"),
-        ("coco:1.1.0", "runs/coco_1.1.0"),
         ("celeba", "runs/CelebA"),
     )
     def test_run_dir_of_data_set(self, dataset, run_dir):
@@ -197,18 +176,17 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
         self.assertEqual(self.config("--dataset", dataset).run_dir, run_dir)
 
     def test_precision(self):
-        self.native.return_value = "bfloat16"
+        self.precision.return_value = "bfloat16"
         self.assertEqual(self.config().precision, "bfloat16")
         self.train.reset_mock()
-        self.assert_refused(
-            call("--precision", "tf32", "--run_dir", "run"), "--precision"
-        )
+        result = call("--precision", "tf32", "--run_dir", "run")
+        self.assert_refused(result, "--precision")
         self.assertFalse(os.path.exists("run"))
 
     def test_bad_values(self):
         for names, values in BAD_VALUES:
             for name in names.split():
-                for value in values:
+                for value in (*values.split(), ""):
                     with self.subTest(name, value=value):
                         result = call(f"--{name}={value}")
                         self.assert_refused(
@@ -220,7 +198,6 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
                 self.assert_refused(call(flag), f"--{name}: ")
         for argv, message in (
             (["--batch_size", "8", "--accumulate", "9"], "accumulate"),
-            (["--learning_rate", "1"], "--learning_rate"),
             (["--epoch", "3"], "--epoch"),
             (["digits"], "digits"),
         ):
@@ -249,13 +226,9 @@ class FlagsTest(TrainTestCase, parameterized.TestCase):
     @parameterized.parameters("out", "run/out", "run")
     def test_nothing_is_left_if_it_does_not_begin(self, output):
         self.train.side_effect = UsageError("no such data set")
-        for before in ([], ["run"]):
-            for name in before:
-                os.mkdir(name)
-            result = call("--run_dir", "run", "--output_dir", f"{output}/in")
-            self.assert_usage_error(result, "no such data set")
-            self.assertEqual(os.listdir(), before)
-        self.assertEmpty(os.listdir("run"))
+        result = call("--run_dir", "run", "--output_dir", f"{output}/in")
+        self.assert_usage_error(result, "no such data set")
+        self.assertEmpty(os.listdir())
 
     def start_worker(self, index, *argv):
         """Calls the command as one of two workers that have met."""
@@ -396,11 +369,9 @@ class RunTest(tf.test.TestCase):
         self.assertIn("1,437 training and 360 test images of 4x6x1", lines[0])
         self.assertEndsWith(lines[1], ", seed 0")
         # 360 images are five batches of 64, and 40 images that count too.
-        tests = [line for line in lines if line.startswith("test: 6/6 steps")]
-        self.assertLen(tests, 2)
+        self.assertEqual(self.stdout.count("\ntest: 6/6 steps"), 2)
         self.assertRegex(
-            self.stdout,
-            r"(?m)^epoch 1/\d+.* 3/3 steps.* \d+\.\d+ bits/dim, [\d,]+ images",
+            self.stdout, r"(?m)^epoch 1/\d+.* 3/3 steps.* bits/dim"
         )
         written = [f"  results/{name}" for name in os.listdir(self.output)]
         self.assertLen(written, 4)
@@ -457,17 +428,12 @@ class RunTest(tf.test.TestCase):
         path = self.output / "realnvp_digits" / "metadata.json"
         metadata = json.loads(path.read_text())
         run = json.loads((self.run_dir / "run.json").read_text())
-        splits = ("train", "test")
-        metrics = {
-            f"{s}_bits_per_dim": last[f"{s}_bits_per_dim"] for s in splits
-        }
-        metrics = {name: float(value) for name, value in metrics.items()}
-        expected = {
-            **{"dataset": "digits", "image_shape": [4, 6, 1], "num_colors": 17},
-            **{"format": 3, "config": run["config"]},
-            "metrics": {"epochs": 1, "steps": 3} | metrics,
-        }
-        self.assertEqual({name: metadata[name] for name in expected}, expected)
+        self.assertEqual(metadata["config"], run["config"])
+        self.assertEqual(metadata["image_shape"], [4, 6, 1])
+        metrics = {"epochs": 1, "steps": 3}
+        for name in ("train_bits_per_dim", "test_bits_per_dim"):
+            metrics[name] = float(last[name])
+        self.assertEqual(metadata["metrics"], metrics)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import inspect
 import os
@@ -10,21 +9,31 @@ import pathlib
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tf_realnvp.cli import streams
 from tf_realnvp.utils import files
-from tf_realnvp.utils.checks import OneOf, RealNumber, Switch, WholeNumber
+from tf_realnvp.utils.checks import Folder, Name, OneOf, Switch, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import printable
 
+# The name of an argument, and what `argparse` is to know of it.
+Argument = tuple[str, dict[str, Any]]
+Run = Callable[[argparse.Namespace], None]
+Subparsers = argparse._SubParsersAction
+_NAME = Name()
+
 
 class Parser(argparse.ArgumentParser):
-    """Reports a bad command line without its usage."""
+    """Takes no abbreviations; reports a bad command line without its usage."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, **options):
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
         # Before Python 3.14 it takes -1e3 and -2. for flags.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
@@ -33,65 +42,79 @@ class Parser(argparse.ArgumentParser):
         self.exit(UsageError.exit_code, f"{text}\n")
 
 
-# The name of an argument, and what `argparse` is to know of it.
-Argument = tuple[str, dict[str, Any]]
+class File(Name):
+    """Files whose names end in a suffix, perhaps also folders."""
+
+    metavar = "PATH"
+
+    def __init__(self, suffix: str, or_folder: bool = False):
+        """Makes the range.
+
+        Args:
+          suffix: What the files end in.
+          or_folder: Whether folders will do, too.
+        """
+        self._suffix, self._or_folder = suffix, or_folder
+
+    def parse(self, text):
+        return os.path.expanduser(text)
+
+    def __str__(self):
+        kinds = "a folder, or a file" if self._or_folder else "a file"
+        return f"{kinds} whose name ends in {self._suffix}"
+
+    def __contains__(self, value):
+        if is_folder(value):
+            return self._or_folder
+        return pathlib.Path(value).suffix.lower() == self._suffix
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """A command on a saved model.
-
-    Attributes:
-      run: Does the work, given the flags. Its docstring is what `--help` says.
-      example: Arguments to show.
-      arguments: What it takes beside the model.
-      notes: More for `--help`.
-    """
-
-    run: Callable[[argparse.Namespace], None]
-    example: str
-    arguments: tuple[Argument, ...]
-    notes: str
-
-    def add_to(self, subparsers: "argparse._SubParsersAction") -> None:
-        """Adds the command to those of a program."""
-        text = inspect.getdoc(self.run) or ""
-        title = text.partition("\n")[0].removesuffix(".")
-        parser = subparsers.add_parser(
-            self.run.__name__,
-            help=title[:1].lower() + title[1:],
-            description=f"{text}\n{self.notes}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        parser.epilog = f"example:\n  {parser.prog} {self.example}"
-        for name, options in (_MODEL, *self.arguments):
-            parser.add_argument(name, **options)
-
-        def run_and_check(flags, _):
-            self.run(flags)
-            streams.check_written()
-
-        parser.set_defaults(run=run_and_check, prog=parser.prog)
+def is_folder(text: str) -> bool:
+    """Returns whether a name is one of a folder, there or still to be made."""
+    return text.endswith(("/", os.sep)) or os.path.isdir(text)
 
 
 def command(
     example: str, *arguments: Argument, notes: str = ""
-) -> Callable[[Callable[[argparse.Namespace], None]], Command]:
-    """Makes a command of a function, which has its name.
+) -> Callable[[Run], Callable[[Subparsers], None]]:
+    """Makes a command on a saved model of a function, which has its name.
 
     Args:
-      example: As for `Command`.
-      *arguments: As for `Command`.
-      notes: As for `Command`.
+      example: Arguments to show.
+      *arguments: What it takes beside the model.
+      notes: What `--help` says after the docstring of the function.
+
+    Returns:
+      Maps the function to what adds the command to those of a program.
     """
-    return lambda run: Command(run, example, arguments, notes)
+
+    def declare(run):
+        def run_and_check(flags):
+            run(flags)
+            streams.check_written()
+
+        def add(subparsers):
+            text = inspect.getdoc(run) or ""
+            title = text.partition("\n")[0].removesuffix(".")
+            parser = subparsers.add_parser(
+                run.__name__,
+                help=title[:1].lower() + title[1:],
+                description=f"{text}\n{notes}",
+            )
+            parser.epilog = f"example:\n  {parser.prog} {example}"
+            for name, options in (_MODEL, *arguments):
+                parser.add_argument(name, **options)
+            parser.set_defaults(run=run_and_check, prog=parser.prog)
+
+        return add
+
+    return declare
 
 
 def argument(
     name: str,
     text: str,
-    kind: Callable[[str], Any] | WholeNumber | RealNumber = str,
+    allowed: Any = _NAME,
     default: Any = None,
     **options: Any,
 ) -> Argument:
@@ -100,116 +123,53 @@ def argument(
     Args:
       name: Its name; that of a flag begins with `--`.
       text: What it is for.
-      kind: Parses its value, or the numbers that it takes.
+      allowed: Its range: see `utils.checks`.
       default: Its default, which `text` need not mention.
       **options: Others of `argparse`.
     """
     if default is not None:
         text = f"{text} (default: {default})"
-    if isinstance(kind, (WholeNumber, RealNumber)):
-        options = {"metavar": kind.metavar} | options
-        kind = number(kind)
-    return name, {"type": kind, "default": default, "help": text, **options}
-
-
-def number(allowed: Any) -> Callable[[str], Any]:
-    """Returns a parser of values for `argparse`.
-
-    Args:
-      allowed: Their range: see `utils.checks`.
-    """
-
-    def parse(text):
-        try:
-            value = allowed.parse(text)
-        except ValueError:
-            value = None
-        if value not in allowed:
-            form = allowed.metavar
-            details = f": write {form}" if len(form) > 1 else ""
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not {allowed}{details}"
-            )
-        return value
-
-    return parse
-
-
-def path(text: str) -> str:
-    """Parses the path of a file or folder; `~` is the home folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty")
-    return os.path.expanduser(text)
-
-
-def file(suffix: str, or_folder: bool = False) -> Callable[[str], str]:
-    """Returns a parser of names of files for `argparse`.
-
-    Args:
-      suffix: What they have to end in.
-      or_folder: Whether folders will do, too.
-    """
-    others = " nor, as a new folder, in /" if or_folder else ""
-
-    def parse(text):
-        result = path(text)
-        is_right = pathlib.Path(text).suffix.lower() == suffix
-        if not is_right and not (or_folder and is_folder(result)):
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is no name that ends in {suffix}{others}"
-            )
-        return result
-
-    return parse
-
-
-def is_folder(text: str) -> bool:
-    """Returns whether a name is one of a folder, there or still to be made."""
-    return text.endswith(("/", os.sep)) or os.path.isdir(text)
-
-
-def add_setting(
-    parser: argparse.ArgumentParser, field: dataclasses.Field
-) -> None:
-    """Adds the flag of a setting, which is `None` where it is not given.
-
-    Args:
-      parser: The parser.
-      field: The setting's field of `TrainingConfig`.
-    """
-    allowed = field.metadata["allowed"]
+    kind: dict[str, Any]
     if isinstance(allowed, Switch):
-        kind: dict[str, Any] = {"action": "store_true", "default": None}
+        kind = {"action": "store_true"}
     elif isinstance(allowed, OneOf):
         kind = {"choices": allowed.choices}
     else:
-        kind = {"metavar": allowed.metavar, "type": number(allowed)}
-    parser.add_argument(f"--{field.name}", help=field.metadata["help"], **kind)
+        parse = functools.partial(_parse, allowed)
+        kind = {"type": parse, "metavar": allowed.metavar}
+    return name, {"default": default, "help": text, **kind, **options}
+
+
+def _parse(allowed, text):
+    """Returns the value of an argument, for `argparse`."""
+    with contextlib.suppress(ValueError):
+        if (value := allowed.parse(text)) in allowed:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
 
 
 _MODEL = argument(
-    "model", "folder of the model, realnvp_DATASET", path, metavar="MODEL"
+    "model", "folder of the model, realnvp_DATASET", Folder(), metavar="MODEL"
 )
 DATA_DIR = argument(
-    "--data_dir",
-    "folder of TensorFlow Datasets' copies",
-    path,
-    "datasets",
-    metavar="DIR",
-)
-LABEL = argument(
-    "--label",
-    "class of the images, of a model that has classes (default: the likeliest "
-    "of each)",
-    metavar="NAME",
+    "--data_dir", "folder of TensorFlow Datasets' copies", Folder(), "datasets"
 )
 
 
 def images(number: int | str) -> Argument:
     """Declares the image files that a command takes."""
-    return argument(
-        "images", "PNG or JPEG file", path, nargs=number, metavar="IMAGE"
-    )
+    text = "PNG or JPEG file"
+    return argument("images", text, Folder(), nargs=number, metavar="IMAGE")
+
+
+def label(default: str) -> Argument:
+    """Declares the flag `--label`.
+
+    Args:
+      default: What holds without it, in words.
+    """
+    text = "class of the images, of a model that has classes"
+    return argument("--label", f"{text} (default: {default})")
 
 
 def seed(of_what: str, default: int | None = 0) -> Argument:
@@ -222,39 +182,80 @@ def seed(of_what: str, default: int | None = 0) -> Argument:
 
 def out(text: str, default: str) -> Argument:
     """Declares the flag `--out` of a file, with the suffix of its default."""
-    kind = file(pathlib.Path(default).suffix)
-    return argument("--out", text, kind, default, metavar="PATH")
+    return argument("--out", text, File(pathlib.Path(default).suffix), default)
 
 
-def check_out(out: str, images: Iterable[str] = ()) -> None:
-    """Finds out whether a file can be written before it is computed.
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Lets errors name the argument that is to be changed.
 
     Args:
-      out: The value of `--out`.
-      images: Files that it must not take the place of.
+      name: Its name.
 
     Raises:
-      UsageError: If it cannot.
+      UsageError: If there was one, or an `OSError`.
     """
-    if os.path.realpath(out) in map(os.path.realpath, images):
-        raise UsageError(f"argument --out: {out} is one of the images")
-    if is_folder(out):
-        raise UsageError(f"argument --out: {out} is a folder, not a file")
-    check_writable(pathlib.Path(out).parent, "--out", make=False)
+    try:
+        yield
+    except (OSError, UsageError) as error:
+        raise UsageError(f"argument {name}: {error}") from error
 
 
-def check_new_files(folder: str, flag: str, pattern: str) -> None:
+def check_output(
+    path: str,
+    flag: str = "--out",
+    inputs: Iterable[str | None] = (),
+    is_folder: bool = False,
+) -> None:
+    """Finds out whether something can be written before it is computed.
+
+    Args:
+      path: The file or folder.
+      flag: What it was given by, for the message.
+      inputs: Files and folders of images, and names of other data sets.
+      is_folder: Whether it is a folder, which then may be missing. It is made,
+        and goes again.
+
+    Raises:
+      UsageError: If it cannot be written, or is (in) a saved model or one of
+        the inputs, which might be replaced.
+    """
+    real = pathlib.Path(os.path.realpath(path))
+    folder = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
+    with about(flag):
+        for outer in (real, *real.parents):
+            if os.path.exists(outer / "saved_model.pb"):
+                raise UsageError(
+                    f"{outer} is a model, which as a whole may be replaced: "
+                    "give another folder"
+                )
+        for name in map(os.path.expanduser, filter(None, inputs)):
+            if real.is_relative_to(os.path.realpath(name)):
+                raise UsageError(f"{path} is among the images: {name}")
+        try:
+            with files.made(folder) if is_folder else contextlib.nullcontext():
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to {folder}: {error.strerror}"
+            ) from error
+
+
+def check_new_files(
+    folder: str, flag: str, pattern: str, inputs: Iterable[str | None] = ()
+) -> None:
     """Finds out whether files can be written to a folder that has none of them.
 
     Args:
       folder: The folder, there or still to be made.
-      flag: What it was given by, for the message.
+      flag: As for `check_output`.
       pattern: The names of the files, for `glob`.
+      inputs: As for `check_output`.
 
     Raises:
       UsageError: If they cannot, or some are there.
     """
-    check_writable(pathlib.Path(folder), flag)
+    check_output(folder, flag, inputs, is_folder=True)
     if any(pathlib.Path(folder).glob(pattern)):
         raise UsageError(
             f"argument {flag}: {folder} has {pattern} of before, which would "
@@ -262,35 +263,7 @@ def check_new_files(folder: str, flag: str, pattern: str) -> None:
         )
 
 
-def check_writable(folder: pathlib.Path, flag: str, make: bool = True) -> None:
-    """Finds out whether a folder can be written to before that is needed.
-
-    Args:
-      folder: The folder.
-      flag: What it was given by, for the message.
-      make: Whether it may be missing. It is made then, and goes again.
-
-    Raises:
-      UsageError: If it cannot be written to, or is (in) a saved model.
-    """
-    real = pathlib.Path(os.path.realpath(folder))
-    for outer in (real, *real.parents):
-        if os.path.exists(outer / "saved_model.pb"):
-            raise UsageError(
-                f"argument {flag}: {outer} is a model, which as a whole may be "
-                "replaced: give another folder"
-            )
-    try:
-        with files.made(folder) if make else contextlib.nullcontext():
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-    except OSError as error:
-        raise UsageError(
-            f"argument {flag}: cannot write to {folder}: {error.strerror}"
-        ) from error
-
-
-def find_label(label: str | None, class_names: tuple[str, ...]) -> int | None:
+def find_label(label: str | None, class_names: Sequence[str]) -> int | None:
     """Returns the number of the class that `--label` names, if any.
 
     Args:
@@ -300,18 +273,12 @@ def find_label(label: str | None, class_names: tuple[str, ...]) -> int | None:
     Raises:
       UsageError: If the model has no such class.
     """
-    if label is None:
-        return None
-    if not class_names:
-        raise UsageError("argument --label: the model has no classes")
-    try:
-        return class_names.index(find_class(label, class_names))
-    except UsageError as error:
-        raise UsageError(f"argument --label: the model has {error}") from error
+    with about("--label"):
+        return None if label is None else class_number(label, class_names)
 
 
-def find_class(label: str, names: Collection[str]) -> str:
-    """Returns which of some names of classes a user means.
+def class_number(label: str, names: Sequence[str]) -> int:
+    """Returns the number of the class that a user means.
 
     Args:
       label: The name, whose accents may be encoded otherwise than there, as in
@@ -322,7 +289,8 @@ def find_class(label: str, names: Collection[str]) -> str:
       UsageError: If it is none of them.
     """
     composed = functools.partial(unicodedata.normalize, "NFC")
-    for name in names:
-        if composed(name) == composed(label):
-            return name
-    raise UsageError(f"no class {label!r}, but {', '.join(names) or 'none'}")
+    try:
+        return [*map(composed, names)].index(composed(label))
+    except ValueError:
+        known = ", ".join(names) or "none"
+        raise UsageError(f"no class {label!r}, but {known}") from None

@@ -5,7 +5,6 @@ command line makes sense.
 """
 
 import argparse
-import collections
 import dataclasses
 import itertools
 import math
@@ -17,20 +16,15 @@ from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.serving import saved_model
 from tf_realnvp.serving.metadata import describe_levels
-from tf_realnvp.training.progress import Progress, Silent
+from tf_realnvp.training.progress import Progress
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
 from tf_realnvp.utils.overlap import overlapped
+from tf_realnvp.utils.units import bits_per_dim
 
-_LABEL_OF_ALL = argument(
-    "--label",
-    "class that the images are taken for, of a model that has classes "
-    "(default: the likeliest one of all together)",
-    metavar="NAME",
-)
-_MANY_BATCHES = 10
+_LABEL_OF_ALL = arguments.label("the likeliest one of all together")
 _EACH_OF_ALL = 8  # Images of a class, where there are some of all.
 
 
@@ -49,20 +43,14 @@ _EACH_OF_ALL = 8  # Images of a class, where there are some of all.
         RealNumber(includes_low=True),
         1.0,
     ),
-    argument(
-        "--label",
-        "class of the images, of a model that has classes; all: a row of each "
-        "(default: drawn for each image)",
-        metavar="NAME",
-    ),
+    arguments.label("drawn for each image; all: a row of each class"),
     arguments.seed("of the images", None),
     argument(
         "--out",
         "PNG file for a grid of all images; or a folder (one that exists, or a "
         "name that ends in /) for a PNG file of each, as large as the image",
-        arguments.file(".png", or_folder=True),
+        arguments.File(".png", or_folder=True),
         "samples.png",
-        metavar="PATH",
     ),
 )
 def sample(flags: argparse.Namespace) -> None:
@@ -71,7 +59,7 @@ def sample(flags: argparse.Namespace) -> None:
     if to_folder:
         arguments.check_new_files(flags.out, "--out", "sample_*.png")
     else:
-        arguments.check_out(flags.out)
+        arguments.check_output(flags.out)
     model = saved_model.SavedModel(flags.model)
     seed = flags.seed
     if seed is None:
@@ -105,10 +93,8 @@ def _drawn(batches, n):
     import tensorflow as tf
 
     num_batches = math.ceil(n / saved_model.BATCH_SIZE)
-    # Few are there before one could read how far it is.
-    show = Progress if num_batches >= _MANY_BATCHES else Silent
     try:
-        with show("sample", num_batches) as display:
+        with Progress("sample", num_batches) as display:
             for images in batches:
                 yield images
                 display.update(1, len(images))
@@ -135,7 +121,6 @@ def _write_each(folder, batches, n, num_colors):
     argument(
         "--dataset",
         "a data set as in training (default: what the model was trained on)",
-        metavar="NAME",
     ),
     arguments.DATA_DIR,
     argument(
@@ -182,12 +167,13 @@ def evaluate(flags: argparse.Namespace) -> None:
     ):
         batches = dataset.test_batches(batch_size)
         for given, labels in _log_probs(model, batches, flags.seed, num_draws):
-            joint = given + model.log_prior[:, np.newaxis]
-            likeliest = saved_model.importance_bound(joint).argmax(axis=0)
-            mixture = model.mixture(np.swapaxes(given, 1, 2))
-            of_label = given[:, labels, range(len(labels))]
-            measured.append((mixture, of_label, likeliest == labels))
-            bits.extend(_bits(model, saved_model.importance_bound(mixture)))
+            mixture = model.mixture(given)
+            joint = saved_model.importance_bound(given + model.log_prior)
+            is_right = joint.argmax(axis=-1) == labels
+            of_label = given[:, range(len(labels)), labels]
+            measured.append((mixture, of_label, is_right))
+            bound = saved_model.importance_bound(mixture)
+            bits.extend(bits_per_dim(bound, model.num_dims))
             display.update(1, len(labels), np.mean(bits))
 
     mixture, of_label, is_right = (
@@ -212,16 +198,13 @@ def evaluate(flags: argparse.Namespace) -> None:
 def _load_dataset(name, data_dir, model):
     """Loads a data set, with labels numbered as a model's classes are."""
     own = model.class_names
-    try:
+    with arguments.about("--dataset"):
         loader = image_sets.Loader(model, data_dir)
         dataset = loader.load_dataset(name, labels=bool(own))
-        if not own:
-            return dataset
-        known = [arguments.find_class(n, own) for n in dataset.class_names]
-    except UsageError as error:
-        raise UsageError(f"argument --dataset: {error}") from error
-    dataset = dataclasses.replace(dataset, class_names=tuple(known))
-    return dataset.relabel(own)
+        numbers = [arguments.class_number(n, own) for n in dataset.class_names]
+    # Accents are spelled as the model's.
+    known = tuple(own[number] for number in numbers)
+    return dataclasses.replace(dataset, class_names=known).relabel(own)
 
 
 def _log_probs(model, batches, seed, num_draws):
@@ -234,37 +217,28 @@ def _log_probs(model, batches, seed, num_draws):
       num_draws: Draws of noise for each image.
 
     Yields:
-      Float64 `[num_draws, num_classes, n]`, nats, and the labels `[n]`. Without
+      Float64 `[num_draws, n, num_classes]`, nats, and the labels `[n]`. Without
       classes there is one, 0.
     """
-    # One draw and one class a call: an interruption waits for two calls.
-    conditions: list[tuple[int, ...]] = [()]
-    if model.class_names:
-        conditions = [(label,) for label in range(len(model.class_names))]
-    labels: collections.deque[np.ndarray] = collections.deque()
 
-    def calls():
+    def calls():  # One draw each: an interruption waits for two of them.
         streams = itertools.count()
-        for images in batches:
-            its = np.zeros(len(images), int)
+        for batch in batches:
             if model.class_names:
-                images, its = images
-            labels.append(np.asarray(its))
+                images, labels = batch
+            else:
+                images, labels = batch, np.zeros(len(batch), int)
             for stream in itertools.islice(streams, num_draws):
-                draw = saved_model.stream(seed, stream)
-                for condition in conditions:
-                    yield images, draw, *condition
+                yield images, labels, saved_model.stream(seed, stream)
 
-    results = overlapped(lambda call: model.log_prob(*call), calls())
-    num_calls = num_draws * len(conditions)
-    while of_batch := [*itertools.islice(results, num_calls)]:
-        shape = [num_draws, len(conditions), -1]
-        yield np.reshape(of_batch, shape), labels.popleft()
+    def measure(call):
+        images, labels, draw = call
+        return model.log_prob_of_classes(images, draw), labels
 
-
-def _bits(model, log_prob):
-    """Returns bits/dim, given nats for whole images."""
-    return -log_prob / (model.num_dims * math.log(2.0))
+    results = overlapped(measure, calls())
+    while of_batch := [*itertools.islice(results, num_draws)]:
+        given, (labels, *_) = zip(*of_batch, strict=True)
+        yield np.stack(given), np.asarray(labels)
 
 
 def _say_bits(model, log_probs, what=""):
@@ -276,16 +250,17 @@ def _say_bits(model, log_probs, what=""):
       what: What they are.
     """
     num_draws = len(log_probs)
-    single = _summary(_bits(model, np.mean(log_probs, axis=0)))
     mean = f", mean of {num_draws} such" if num_draws > 1 else ""
+    single = _summary(model, np.mean(log_probs, axis=0))
     say(f"1 draw of noise{mean}{what}: {single}")
     if num_draws > 1:
-        joint = _summary(_bits(model, saved_model.importance_bound(log_probs)))
+        joint = _summary(model, saved_model.importance_bound(log_probs))
         say(f"{num_draws} draws of noise{what}: {joint}")
 
 
-def _summary(bits):
-    """Returns the mean and its standard error, in words."""
+def _summary(model, log_probs):
+    """Returns the mean bits/dim and its standard error, in words."""
+    bits = bits_per_dim(log_probs, model.num_dims)
     mean = f"{bits.mean():.4f} bits/dim"
     if len(bits) == 1:
         return f"{mean}; one image has no standard error"
@@ -350,7 +325,7 @@ def manifold(flags: argparse.Namespace) -> None:
 @command(
     "realnvp_digits a.png b.png --draws 6 --out grid.png",
     arguments.images("+"),
-    arguments.LABEL,
+    arguments.label("the likeliest of each"),
     argument(
         "--draws", "number of draws for each image", WholeNumber(1, 10_000), 6
     ),
@@ -379,7 +354,7 @@ def reconstruct(flags: argparse.Namespace) -> None:
 @command(
     "models/realnvp_fashion_mnist_classes a.png b.png --out grid.png",
     arguments.images("+"),
-    arguments.LABEL,
+    arguments.label("the likeliest of each"),
     arguments.out("PNG file for the grid", "translations.png"),
 )
 def translate(flags: argparse.Namespace) -> None:
@@ -406,7 +381,7 @@ def translate(flags: argparse.Namespace) -> None:
 
 def _open(flags):
     """Returns the model and the images, if the output can be written."""
-    arguments.check_out(flags.out, flags.images)
+    arguments.check_output(flags.out, inputs=flags.images)
     model = saved_model.SavedModel(flags.model)
     images = [image_sets.read(path, model) for path in flags.images]
     return model, np.stack(images)

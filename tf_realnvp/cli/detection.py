@@ -15,18 +15,15 @@ from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.training.progress import Progress
 from tf_realnvp.utils import files, runtime
-from tf_realnvp.utils.checks import WholeNumber
+from tf_realnvp.utils.checks import Folder, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
 from tf_realnvp.utils.overlap import overlapped
 
 _MIN_IMAGES = 20  # Half of a reference is what the methods are fitted to.
-_MAX_REFERENCES = 4000  # By default, as the next.
-_MAX_MAPS = 100
 _NUM_SHOWN = 12  # Images in a row of the grids.
 _NUM_MAPS = 8  # Of each set, in the figure of `detect`.
 _NUM_MAP_REFERENCES = 1000
-_SPLITS = {"fit": "train", "normal": "test", "unusual": "test"}
 
 
 @command(
@@ -35,33 +32,22 @@ _SPLITS = {"fit": "train", "normal": "test", "unusual": "test"}
         "folder",
         "folder of images; other folders inside are left alone, and so are "
         "hidden files",
-        arguments.path,
-        metavar="DIR",
+        Folder(),
     ),
     image_sets.argument(
         "--reference",
         "normal images, which the model was not trained on: at least "
         f"{_MIN_IMAGES}",
     ),
-    argument(
-        "--max_images",
-        "use at most so many images of the reference (default: "
-        f"{_MAX_REFERENCES})",
-        WholeNumber(_MIN_IMAGES),
-    ),
+    image_sets.max_images("the reference", _MIN_IMAGES, 4000),
     argument(
         "--maps",
         "folder for heat maps of the first images: the bits that each position "
         "costs, or with --reference by how many standard deviations more than "
         "normal",
-        arguments.path,
-        metavar="DIR",
+        Folder(),
     ),
-    argument(
-        "--max_maps",
-        f"number of heat maps (default: {_MAX_MAPS})",
-        WholeNumber(1),
-    ),
+    argument("--max_maps", "number of heat maps", WholeNumber(1), 100),
     arguments.DATA_DIR,
     arguments.seed("of the noise, and of the choice and halves of a reference"),
     arguments.out("CSV file", "scores.csv"),
@@ -83,52 +69,37 @@ def score(flags: argparse.Namespace) -> None:
     printed, which tells whether they have drifted from the reference, even
     where no single one shows it.
     """
-    for name, of in (("max_images", "reference"), ("max_maps", "maps")):
-        if getattr(flags, name) is not None and getattr(flags, of) is None:
-            raise UsageError(
-                f"argument --{name}: it is for --{of}, which is not given"
-            )
-    arguments.check_out(flags.out)
+    arguments.check_output(flags.out)
     if flags.maps is not None:
-        arguments.check_new_files(flags.maps, "--maps", "map_*.png")
-        image_sets.check_apart("maps", flags.maps, flags.reference)
+        sets = flags.folder, flags.reference
+        arguments.check_new_files(flags.maps, "--maps", "map_*.png", sets)
     # For the likelihood alone, what TensorFlow loads is enough.
     if flags.reference is None and flags.maps is None:
         model = saved_model.SavedModel(flags.model)
-        paths, measure = _list_files(flags.folder), model.score_each
+        measure = model.score_each
     else:
-        model = _read_metadata(flags.model)
-        paths, measure = _list_files(flags.folder), _load_measurer(flags.model)
+        model, measure = _load(flags.model)
     reference, by = None, "bits_per_dim"
     normal = np.zeros([0, *model.image_shape], np.uint8)
     if flags.reference is not None:
         reference, normal = _load_reference(flags, model, measure)
         by = reference.method
 
-    rows = _rows(paths, model, measure, flags.seed, reference, normal)
-    num_unreadable = len(paths) - len(rows)
-    if not rows:
-        raise UsageError(
-            f"none of the {num_unreadable:,} files in {flags.folder} can be "
-            "read as an image"
-        )
-    rows.sort(key=lambda row: (-row[by], row["file"]))
-    files.write_csv(flags.out, [rows[0], *(row.values() for row in rows)])
-    bits = sum(row["bits_per_dim"] for row in rows) / len(rows)
-    say(
-        f"{counted(len(rows), 'image')}, mean {bits:.4f} bits/dim; "
-        f"{counted(num_unreadable, 'file')} could not be read"
-    )
+    names, columns = _score(flags, model, measure, reference, normal)
+    table = zip(names, *(its.tolist() for its in columns.values()), strict=True)
+    place = 1 + [*columns].index(by)
+    rows = sorted(table, key=lambda row: (-row[place], row[0]))
+    files.write_csv(flags.out, [("file", *columns), *rows])
     if reference is not None:
-        p_value = reference.set_p_value([row[by] for row in rows])
+        p_value = reference.set_p_value(columns[by])
         # For a large set that is all anomalous it underflows.
         text = f"{p_value:.2g}" if p_value >= 1e-16 else "below 1e-16"
         say(f"p-value of all images together: {text}")
     if flags.maps is not None:
-        first = rows[: flags.max_maps or _MAX_MAPS]
-        paths = [pathlib.Path(flags.folder, row["file"]) for row in first]
+        paths = [pathlib.Path(flags.folder, name) for name, *_ in rows]
         if reference is not None:
             normal = normal[reference.others[:_NUM_MAP_REFERENCES]]
+        paths = paths[: flags.max_maps]
         _draw_maps(flags.maps, paths, model, measure, flags.seed, normal)
         say(flags.maps)
     say(flags.out)
@@ -147,20 +118,14 @@ def score(flags: argparse.Namespace) -> None:
         "images of what the model was trained on); of a named data set the "
         "training images are used",
     ),
-    argument(
-        "--max_images",
-        "use at most so many images of each set",
-        WholeNumber(_MIN_IMAGES),
-        2000,
-    ),
+    image_sets.max_images("each set", _MIN_IMAGES, 2000),
     arguments.DATA_DIR,
     arguments.seed("of the noise, the choice and the bootstrap"),
     argument(
         "--out",
         "folder for the table and all scores (CSV), histograms, the least and "
         "most anomalous images, and heat maps",
-        arguments.path,
-        metavar="PATH",
+        Folder(),
     ),
     notes=image_sets.HELP,
 )
@@ -173,30 +138,26 @@ def detect(flags: argparse.Namespace) -> None:
     are found, each with the interval of 95 % that a bootstrap gives: too narrow
     below some hundred images, and without width where all scores of one set are
     higher. Whether a method is better than chance is told by the test of Mann
-    and Whitney, at 5 %. Which one is best was chosen by these very images.
+    and Whitney, at 5 %. The one that is best here was chosen by these images.
     """
     if flags.out is not None:
-        arguments.check_writable(pathlib.Path(flags.out), "--out")
         names = flags.fit, flags.normal, flags.unusual
-        image_sets.check_apart("out", flags.out, *names)
-    model = _read_metadata(flags.model)
+        arguments.check_output(flags.out, "--out", names, is_folder=True)
+    model, measure = _load(flags.model)
     loader = image_sets.Loader(
         model, flags.data_dir, flags.max_images, flags.seed
     )
     sets = {
-        flag: loader.load(
-            *(flag, getattr(flags, flag), split),
-            minimum=_MIN_IMAGES if flag == "fit" else 2,
-        )
-        for flag, split in _SPLITS.items()
+        "fit": loader.load("fit", flags.fit, "train", _MIN_IMAGES),
+        "normal": loader.load("normal", flags.normal, "test"),
+        "unusual": loader.load("unusual", flags.unusual, "test"),
     }
     image_sets.check_distinct(sets)
 
     from tf_realnvp import detection
 
-    measure = _load_measurer(flags.model)
     fit, normal, unusual = (
-        _measure(measure, flag, its.images, flags.seed)
+        _measure_set(measure, flags.seed, flag, its.images)
         for flag, its in sets.items()
     )
     scores = {
@@ -219,50 +180,49 @@ def detect(flags: argparse.Namespace) -> None:
         say(flags.out)
 
 
-def _read_metadata(path):
-    """Reads what a model is of, and sets up TensorFlow."""
+def _load(path):
+    """Returns the metadata of a model, and what measures images by it."""
     model = metadata.read(path)
     runtime.configure()
-    return model
 
-
-def _load_measurer(path):
     from tf_realnvp import detection
     from tf_realnvp.serving import weights
 
-    return detection.Measurer(weights.load_model(path))
+    return model, detection.Measurer(weights.load_model(path))
 
 
-def _measure(measure, title, images, seed):
-    """Measures images, and shows how far that is."""
-    bits = []
+def _measure_set(measure, seed, title, images):
+    """Measures the images of a set."""
+    from tf_realnvp import detection
 
-    def update(measured):
-        bits.extend(measured.bits_per_dim)
-        display.update(len(measured), len(measured), sum(bits) / len(bits))
-
-    with Progress(title, len(images)) as display:
-        return measure(images, seed, update)
+    parts = _measure(measure, seed, title, images, len(images))
+    return detection.Measurements.concatenate([*parts])
 
 
-def _list_files(folder):
-    """Returns all that is in a folder, but for folders and hidden files."""
-    try:
-        paths = sorted(
-            path
-            for path in pathlib.Path(folder).iterdir()
-            if not path.is_dir() and not path.name.startswith(".")
-        )
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the folder {folder}: {error.strerror}"
-        ) from error
-    if not paths:
-        raise UsageError(
-            f"there are no files in {folder} (those in folders inside are left "
-            "alone)"
-        )
-    return paths
+def _measure(measure, seed, title, images, number):
+    """Measures images in batches, two at a time, and shows how far it is.
+
+    Args:
+      measure: Measures a batch, given the seed of the noise.
+      seed: That seed.
+      title: What is going on.
+      images: The images, one after another.
+      number: How many there are, at most.
+
+    Yields:
+      What was measured of each batch.
+    """
+    images, size = iter(images), saved_model.BATCH_SIZE
+    batches = iter(lambda: [*itertools.islice(images, size)], [])
+    total, count = 0.0, 0
+    with Progress(title, number) as display:
+        for measured in overlapped(
+            lambda batch: measure(np.stack(batch), seed), batches
+        ):
+            bits = measured.bits_per_dim
+            total, count = total + bits.sum(), count + len(bits)
+            display.update(len(bits), len(bits), total / count)
+            yield measured
 
 
 def _load_reference(flags, model, measure):
@@ -270,8 +230,7 @@ def _load_reference(flags, model, measure):
     from tf_realnvp import detection
 
     loader = image_sets.Loader(
-        *(model, flags.data_dir, flags.max_images or _MAX_REFERENCES),
-        flags.seed,
+        model, flags.data_dir, flags.max_images, flags.seed
     )
     normal = loader.load("reference", flags.reference, "test", _MIN_IMAGES)
     distinct = {image.tobytes() for image in normal.images}
@@ -280,7 +239,7 @@ def _load_reference(flags, model, measure):
             f"{num_copies:,} of the {len(normal):,} {normal.title} are copies "
             "of others: p-values are too small by them"
         )
-    measured = _measure(measure, "reference", normal.images, flags.seed)
+    measured = _measure_set(measure, flags.seed, "reference", normal.images)
     reference = detection.Reference(measured, flags.seed)
     num_others = len(reference.others)
     say(
@@ -290,51 +249,64 @@ def _load_reference(flags, model, measure):
     return reference, normal.images
 
 
-def _rows(paths, model, measure, seed, reference, normal):
-    """Returns a row of the table for each image, by the names of columns."""
-    rows, total, num_shared = [], 0.0, 0
-    known = {image.tobytes() for image in normal}
+def _score(flags, model, measure, reference, normal):
+    """Scores the images of a folder.
 
-    def batches():
-        for start in range(0, len(paths), saved_model.BATCH_SIZE):
-            part = paths[start : start + saved_model.BATCH_SIZE]
-            if batch := [*image_sets.read_readable(part, model)]:
-                yield len(part), batch
+    Args:
+      flags: The flags.
+      model: The model.
+      measure: Measures a batch.
+      reference: What images are judged by, if there is a reference.
+      normal: The images of it.
 
-    def score(read):
-        num_files, batch = read
-        images = np.stack([image for _, image in batch])
-        return num_files, batch, measure(images, seed)
-
-    with Progress("score", len(paths)) as display:
-        for num_files, batch, measured in overlapped(score, batches()):
-            num_shared += sum(image.tobytes() in known for _, image in batch)
-            if num_shared > len(paths) / 2:
-                raise UsageError(
-                    "argument --reference: it has most of the images to score"
-                )
-            columns = {
-                "log_prob": measured.log_prob,
-                "bits_per_dim": measured.bits_per_dim,
-            }
-            if model.class_names:
-                names = np.take(model.class_names, measured.label)
-                columns["likeliest_label"] = names
-            if reference is not None:
-                columns |= reference(measured)
-            values = zip(*(c.tolist() for c in columns.values()), strict=True)
-            rows += [
-                {"file": path.name} | dict(zip(columns, row, strict=True))
-                for (path, _), row in zip(batch, values, strict=True)
-            ]
-            total += measured.bits_per_dim.sum()
-            display.update(num_files, len(batch), total / len(rows))
-    if num_shared:
-        warn(
-            f"{counted(num_shared, 'image')} of the reference are among those "
-            "that are scored: their p-values mean nothing"
+    Returns:
+      The names of the images, and columns of values by their names.
+    """
+    with arguments.about("DIR"):
+        paths = sorted(
+            path
+            for path in pathlib.Path(flags.folder).iterdir()
+            if not path.is_dir() and not path.name.startswith(".")
         )
-    return rows
+    known = {image.tobytes() for image in normal}
+    is_known: dict[str, bool] = {}
+
+    def images():
+        for path, image in image_sets.read_readable(paths, model):
+            is_known[path.name] = image.tobytes() in known
+            yield image
+
+    parts = []
+    for measured in _measure(
+        measure, flags.seed, "score", images(), len(paths)
+    ):
+        part = {
+            "log_prob": measured.log_prob,
+            "bits_per_dim": measured.bits_per_dim,
+        }
+        if model.class_names:
+            names = np.take(model.class_names, measured.label)
+            part["likeliest_label"] = names
+        if reference is not None:
+            part |= reference(measured)
+        parts.append(part)
+    if not parts:
+        raise UsageError(
+            f"none of the {len(paths):,} files in {flags.folder} can be read "
+            "as an image; those in folders inside are left alone"
+        )
+    num_shared, number = sum(is_known.values()), len(is_known)
+    image_sets.check_shared(num_shared, number, "--reference", "DIR")
+    columns = {
+        name: np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+    }
+    say(
+        f"{counted(number, 'image')}, mean "
+        f"{columns['bits_per_dim'].mean():.4f} bits/dim; "
+        f"{counted(len(paths) - number, 'file')} could not be read"
+    )
+    return [*is_known], columns
 
 
 def _draw_maps(folder, paths, model, measure, seed, normal):
@@ -362,7 +334,7 @@ def _draw_maps(folder, paths, model, measure, seed, normal):
 
 
 def _say_table(scores, comparisons):
-    """Prints the figures of all methods, and what they come to."""
+    """Prints the figures of all methods."""
     from tf_realnvp import detection
 
     rows = [["method", "AUROC", "AUPR", "false alarms at 95 %", "than chance"]]
@@ -381,12 +353,6 @@ def _say_table(scores, comparisons):
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         say("  ".join(map(str.ljust, row, widths)).rstrip())
-    aurocs = {name: its.auroc.value for name, its in comparisons.items()}
-    best = max(aurocs, key=lambda name: aurocs[name])
-    say(
-        f"best here: {best}, AUROC {aurocs[best]:.3f}; `score --reference` "
-        f"goes by {detection.DEFAULT}, {aurocs[detection.DEFAULT]:.3f}"
-    )
 
 
 def _write_tables(folder, sets, scores, comparisons):

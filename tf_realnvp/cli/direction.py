@@ -7,7 +7,7 @@ import numpy as np
 from tf_realnvp.cli import arguments, commands, image_sets
 from tf_realnvp.cli.arguments import argument
 from tf_realnvp.serving import saved_model
-from tf_realnvp.utils.checks import FLOAT32_MAX, RealNumber, WholeNumber
+from tf_realnvp.utils.checks import FLOAT32_MAX, Folder, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import say
 
@@ -21,25 +21,20 @@ _NUM_SHOWN = 4  # Rows of the grid where no images are named.
     argument(
         "--apply",
         f"PNG or JPEG files (default: {_NUM_SHOWN} images of --without)",
-        arguments.path,
+        Folder(),
         nargs="+",
         metavar="IMAGE",
     ),
     argument(
         "--strength",
         "range of the strengths (default: -2 2)",
-        arguments.number(RealNumber(low=-FLOAT32_MAX)),
+        RealNumber(low=-FLOAT32_MAX),
         nargs=2,
         metavar=("FROM", "TO"),
     ),
     argument("--steps", "number of images in a row", WholeNumber(2, 10_000), 9),
-    argument(
-        "--max_images",
-        "use at most so many images of each set",
-        WholeNumber(2),
-        2000,
-    ),
-    arguments.LABEL,
+    image_sets.max_images("each set", 2, 2000),
+    arguments.label("the likeliest of each"),
     arguments.DATA_DIR,
     arguments.seed("of the choice of images"),
     arguments.out("PNG file for the rows", "direction.png"),
@@ -54,22 +49,20 @@ def direction(flags: argparse.Namespace) -> None:
     part in it is printed, so that one knows whether it means anything. Of a
     model with classes images are moved within their class.
     """
-    arguments.check_out(flags.out, flags.apply or ())
-    image_sets.check_apart("out", flags.out, vars(flags)["with"], flags.without)
+    names = {"with": vars(flags)["with"], "without": flags.without}
+    applied = flags.apply or ()
+    arguments.check_output(flags.out, inputs=(*applied, *names.values()))
     model = saved_model.SavedModel(flags.model)
     label = arguments.find_label(flags.label, model.class_names)
     import tensorflow as tf
 
     from tf_realnvp import latents
 
-    named = [image_sets.read(path, model) for path in flags.apply or ()]
+    named = [image_sets.read(path, model) for path in applied]
     loader = image_sets.Loader(
         model, flags.data_dir, flags.max_images, flags.seed
     )
-    sets = {
-        flag: loader.load(flag, getattr(flags, flag), "test")
-        for flag in ("with", "without")
-    }
+    sets = {flag: loader.load(flag, names[flag], "test") for flag in names}
     image_sets.check_distinct(sets)
     rng = np.random.default_rng(flags.seed)
     shuffled = [rng.permutation(its.images) for its in sets.values()]

@@ -37,6 +37,13 @@ def argument(name: str, text: str, required: bool = False) -> Argument:
     return arguments.argument(name, text, required=required, metavar="D")
 
 
+def max_images(of: str, low: int, default: int) -> Argument:
+    """Declares the flag `--max_images` of a command on sets."""
+    text = f"use at most so many images of {of}"
+    allowed = checks.WholeNumber(low)
+    return arguments.argument("--max_images", text, allowed, default)
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
     """Images as a model takes them.
@@ -93,24 +100,27 @@ class Loader:
         from tf_realnvp import data
         from tf_realnvp.data import arrays
 
-        try:
-            name, label = _split_class(self._named(name))
-            source = data.source(name)
-            splits = [split]
-            if os.path.isabs(source) and not self._is_source(source):
-                splits = ["train", "test"]
-            if len(splits) == 1 or arrays.is_file(name):
-                result = self._from_dataset(name, label, splits)
+        with arguments.about(f"--{flag}"):
+            given = self._named(name)
+            name, label = _split_class(given)
+            source, own = data.source(name), self.model.source or ""
+            is_whole = os.path.isabs(source) and (
+                os.path.realpath(source) != os.path.realpath(own)
+            )
+            if is_whole and not arrays.is_file(name):
+                kind = "readable"
+                names, images = self._from_folder(name, label)
             else:
-                result = self._from_folder(name, label)
-            if len(result) < minimum:
+                splits = ["train", "test"] if is_whole else [split]
+                kind = " and ".join(splits)
+                names, images = self._from_dataset(name, label, splits)
+            title = f"{kind} images of {given}"
+            if len(names) < minimum:
                 raise UsageError(
-                    f"there are {len(result)} {result.title}, and at least "
-                    f"{minimum} are needed"
+                    f"there are {len(names)} {title}, and at least {minimum} "
+                    "are needed"
                 )
-        except UsageError as error:
-            raise UsageError(f"argument --{flag}: {error}") from error
-        return result
+        return ImageSet(title, names, images)
 
     def load_dataset(
         self, name: str | None, labels: bool = False
@@ -157,10 +167,6 @@ class Loader:
             )
         return name
 
-    def _is_source(self, path):
-        own = self.model.source or ""
-        return os.path.realpath(own) == os.path.realpath(path)
-
     def _from_dataset(self, name, label, splits):
         """Loads images of a data set, by what `data.load` makes of it."""
         dataset = self.load_dataset(name, labels=label is not None)
@@ -168,61 +174,41 @@ class Loader:
         for split in splits:
             numbers = np.arange(dataset.splits[split].num_images)
             if label is not None:
-                known = arguments.find_class(label, dataset.class_names)
-                labels = dataset.splits[split].labels
-                numbers = numbers[labels == dataset.class_names.index(known)]
+                known = arguments.class_number(label, dataset.class_names)
+                numbers = numbers[dataset.splits[split].labels == known]
             numbered += [(split, number) for number in numbers]
         chosen = [numbered[index] for index in self._choose(len(numbered))]
         images = [
-            dataset.take(
-                split, [number for of, number in chosen if of == split]
-            )
+            dataset.take(split, [n for of, n in chosen if of == split])
             for split in splits
         ]
-        kind = {"train": "training images", "test": "test images"}[splits[0]]
-        kind = "images" if len(splits) > 1 else kind
-        return ImageSet(
-            f"{kind} of {dataset.name}" + (f":{label}" if label else ""),
-            [f"{split} {number}" for split, number in chosen],
-            np.concatenate(images),
-        )
+        names = [f"{split} {number}" for split, number in chosen]
+        return names, np.concatenate(images)
 
     def _from_folder(self, name, label):
         """Reads the images of a folder and of those inside, or of a class."""
         from tf_realnvp.data import image_folder
 
         root = pathlib.Path(os.path.expanduser(name))
-        try:
-            paths = image_folder.list_files(root)
-        except OSError as error:
-            raise UsageError(
-                f"cannot read the folder {name}: {error.strerror}"
-            ) from error
+        paths = image_folder.list_files(root)
         if label is not None:
             depth = image_folder.depth_of_classes(paths)
-            labels = [
-                image_folder.class_of(path, depth) or "" for path in paths
-            ]
-            known = arguments.find_class(label, sorted({*labels} - {""}))
-            paths = [
-                path
-                for path, its in zip(paths, labels, strict=True)
-                if its == known
-            ]
+            classes: dict[str | None, list[str]] = {}
+            for path in paths:
+                its = image_folder.class_of(path, depth)
+                classes.setdefault(its, []).append(path)
+            known = sorted(filter(None, classes))
+            paths = classes[known[arguments.class_number(label, known)]]
         chosen = self._choose(len(paths))
         # Others take the places of files that cannot be read.
         others = np.setdiff1d(np.arange(len(paths)), chosen)
         others = np.random.default_rng(self.seed).permutation(others)
         order = (root / paths[number] for number in (*chosen, *others))
-        found = [
-            *itertools.islice(read_readable(order, self.model), self.max_images)
-        ]
+        readable = read_readable(order, self.model)
+        found = [*itertools.islice(readable, self.max_images)]
+        names = [os.path.relpath(path, root) for path, _ in found]
         images = np.array([image for _, image in found], np.uint8)
-        return ImageSet(
-            f"readable images in {name}" + (f":{label}" if label else ""),
-            [os.path.relpath(path, root) for path, _ in found],
-            images.reshape(-1, *self.model.image_shape),
-        )
+        return names, images.reshape(-1, *self.model.image_shape)
 
     def _choose(self, count):
         """Returns the numbers of those that are used of a set, in order."""
@@ -257,30 +243,26 @@ def check_distinct(sets: Mapping[str, ImageSet]) -> None:
         smaller, larger = sorted((sets[first], sets[second]), key=len)
         known = {image.tobytes() for image in larger.images}
         shared = sum(image.tobytes() in known for image in smaller.images)
-        message = f"{counted(shared, 'image')} of --{first} in it"
-        if shared > len(smaller) / 2:
-            raise UsageError(f"argument --{second}: {message}")
-        if shared:
-            warn(f"--{second}: {message}")
+        check_shared(shared, len(smaller), f"--{first}", f"--{second}")
 
 
-def check_apart(output: str, path: str, *names: str | None) -> None:
-    """Refuses to write among the images of a folder, which it might replace.
+def check_shared(shared: int, total: int, first: str, second: str) -> None:
+    """Refuses a set that is largely in another; warns of images in both.
 
     Args:
-      output: Name of the flag that says where to write.
-      path: Its value.
-      *names: Names of sets.
+      shared: Number of images in both.
+      total: Number of images in the smaller one.
+      first: The argument that names one of them.
+      second: That which names the other.
 
     Raises:
-      UsageError: If it is there.
+      UsageError: If most are in both.
     """
-    real = pathlib.Path(os.path.realpath(path))
-    for name in map(os.path.expanduser, filter(None, names)):
-        if os.path.isdir(name) and real.is_relative_to(os.path.realpath(name)):
-            raise UsageError(
-                f"argument --{output}: it is among the images in {name}"
-            )
+    message = f"{counted(shared, 'image')} of {first} in it"
+    if shared > total / 2:
+        raise UsageError(f"argument {second}: {message}")
+    if shared:
+        warn(f"{second}: {message}")
 
 
 def read_readable(
@@ -314,14 +296,7 @@ def read(path: str | os.PathLike, model: Metadata | SavedModel) -> np.ndarray:
 
     Raises:
       ImageError: If it cannot be read.
-      UsageError: If the model has other channels than files of images have.
     """
     from tf_realnvp.images import files as image_files
 
-    channels = model.image_shape[2]
-    if channels not in (1, 3):
-        raise UsageError(
-            "image files have 1 or 3 channels, and the images of the model "
-            f"have {channels}"
-        )
     return image_files.read(path, model.image_shape, model.num_colors)

@@ -1,9 +1,7 @@
 """The command `tf-realnvp`, and what all of its commands have in common."""
 
-import argparse
 import re
 import sys
-import time
 
 from tf_realnvp.cli import (
     arguments,
@@ -21,7 +19,6 @@ _DESCRIPTION = """\
 RealNVP for images: trains a model, and puts it to use. MODEL is the folder
 realnvp_DATASET that training wrote.
 """
-_COMMANDS = (*commands.COMMANDS, *direction.COMMANDS, *detection.COMMANDS)
 
 
 def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
@@ -38,16 +35,15 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
         prog=prog,
         description=_DESCRIPTION,
         epilog=f"{prog} COMMAND --help tells more, with an example.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(
         metavar="COMMAND", title="commands", required=True
     )
     training = subparsers.add_parser("train", help="train a model on images")
     train.add_flags(training, training.prog)
-    for command in _COMMANDS:
-        command.add_to(subparsers)
+    for module in (commands, direction, detection):
+        for add in module.COMMANDS:
+            add(subparsers)
     return run(parser, argv)
 
 
@@ -80,31 +76,30 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
       something, which one line on standard error names; 129, 130 or 143 if it
       was interrupted by SIGHUP, SIGINT or SIGTERM.
     """
-    start = time.monotonic()
     flags = parser.parse_args(argv)
     try:
         with signals.raised():
-            flags.run(flags, start)
+            flags.run(flags)
         return 0
     except signals.Interrupted as interrupted:
         print(f"\n{flags.prog}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
-    except (OSError, Error) as error:
+    except Exception as error:
+        # TensorFlow's is not imported for this.
+        is_memory = type(error).__name__ == "ResourceExhaustedError"
+        if is_memory or isinstance(error, MemoryError):
+            message = f"out of memory: {reason(error)}"
+            if "batch_size" in flags:
+                message += "; a smaller `batch_size` takes less"
+        elif isinstance(error, (OSError, Error)):
+            message = str(error)
+        else:
+            raise
         # The package names arguments as Python does, and commands have flags.
         message = re.sub(
             r"`(\w+)`",
             lambda name: f"--{name[1]}" if name[1] in flags else name[0],
-            str(error),
+            message,
         )
-        exit_code = getattr(error, "exit_code", Error.exit_code)
-    except Exception as error:
-        # TensorFlow has another, and is not imported for this.
-        is_memory = isinstance(error, MemoryError)
-        if not is_memory and type(error).__name__ != "ResourceExhaustedError":
-            raise
-        message = f"out of memory: {reason(error)}"
-        if "batch_size" in flags:
-            message += "; a smaller --batch_size takes less"
-        exit_code = Error.exit_code
-    print(printable(f"{flags.prog}: error: {message}"), file=sys.stderr)
-    return exit_code
+        print(printable(f"{flags.prog}: error: {message}"), file=sys.stderr)
+        return getattr(error, "exit_code", Error.exit_code)

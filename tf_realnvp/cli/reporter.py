@@ -1,7 +1,5 @@
 """What the training command prints."""
 
-import time
-
 from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training import loop
 from tf_realnvp.training.metrics import Metrics
@@ -36,52 +34,26 @@ def say_header(session: Session) -> None:
 class Reporter(loop.Observer):
     """Prints the progress of a training, and what has come of it."""
 
-    def __init__(self, session: Session, start: float):
-        """Makes the reporter of a training that is about to begin.
-
-        Args:
-          session: The training.
-          start: `time.monotonic()` when the command was started.
-        """
-        self._trainer = session.trainer
-        self._first_step: float | None = None
-        self._step = session.trainer.num_steps
-        self._epochs, self._verbose = (
-            session.config.epochs,
-            session.config.verbose,
-        )
-        self._begin, self._start = time.monotonic(), start
-        self._evaluation_seconds = 0.0
+    def __init__(self, session: Session):
+        """Makes the reporter of a training that is about to begin."""
+        self._trainer, self._config = session.trainer, session.config
 
     def progress(self, title, num_steps):
         return Progress(title, num_steps)
 
-    def after_steps(self):
-        if self._first_step is None and self._trainer.num_steps > self._step:
-            self._first_step = time.monotonic() - self._start
-
     def after_epoch(self, metrics):
-        if metrics.epoch == 0:
-            self._evaluation_seconds = time.monotonic() - self._begin
-        if self._verbose or metrics.epoch == 0:
+        if self._config.verbose or metrics.epoch == 0:
             self._say_metrics(metrics)
 
     def say_summary(self) -> None:
         """Prints what has come of the training."""
         result = self._trainer.result_metrics()
-        if not self._verbose or result.validation_loss is not None:
+        if not self._config.verbose or result.validation_loss is not None:
             self._say_metrics(result)
         if skipped := self._trainer.num_skipped:
             say(
                 f"{skipped:,} steps were skipped, since their loss or gradient "
                 "was not finite"
-            )
-        if self._first_step is not None:
-            evaluation = self._evaluation_seconds
-            say(
-                "the first training step was done "
-                f"{self._first_step - evaluation:.1f} s after the start, not "
-                f"counting {evaluation:.1f} s of evaluation before it"
             )
 
     def _say_metrics(self, metrics: Metrics):
@@ -90,6 +62,6 @@ class Reporter(loop.Observer):
         if "train" not in bits:
             losses.insert(0, "before training")
         say(
-            f"epoch {metrics.epoch}/{self._epochs}, step {metrics.step:,}: "
-            f"{', '.join(losses)} bits/dim"
+            f"epoch {metrics.epoch}/{self._config.epochs}, step "
+            f"{metrics.step:,}: {', '.join(losses)} bits/dim"
         )

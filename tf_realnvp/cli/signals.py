@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tf_realnvp.utils import system
 
@@ -24,33 +24,6 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signum
 
 
-class Request:
-    """Whether the program was asked to end."""
-
-    def __init__(self):
-        self._first = None
-        self._user_asked = False
-
-    def received(self) -> bool:
-        """Returns whether a signal was received."""
-        return self._first is not None
-
-    def _receive(self, signum, at_once):
-        """Notes a signal; the second one of a user ends the process at once.
-
-        SIGHUP is never the second: a terminal that is closed sends it more than
-        once.
-        """
-        if signum in (signal.SIGINT, signal.SIGTERM):
-            if self._user_asked:
-                os._exit(128 + signum)
-            self._user_asked = True
-        if self._first is None:
-            self._first = signum
-            if at_once:
-                raise Interrupted(signum)
-
-
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Within this, the first signal raises `Interrupted`, whatever goes on.
@@ -58,29 +31,47 @@ def raised() -> Iterator[None]:
     The second SIGINT or SIGTERM ends the process at once. A signal that is
     ignored already stays so.
     """
-    with _handled(at_once=True):
+
+    def interrupt(signum):
+        raise Interrupted(signum)
+
+    with _handled(interrupt):
         yield
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Request]:
+def deferred() -> Iterator[Callable[[], bool]]:
     """Within this, the first signal is noted; all else is as with `raised`.
 
     Yields:
-      Where to ask whether a signal came.
+      A function that returns whether a signal came.
 
     Raises:
       Interrupted: At the end, if a signal came.
     """
-    with _handled(at_once=False) as request:
-        yield request
-    if request.received():
-        raise Interrupted(request._first)
+    received: list[int] = []
+    with _handled(received.append):
+        yield lambda: bool(received)
+    if received:
+        raise Interrupted(received[0])
 
 
 @contextlib.contextmanager
-def _handled(at_once):
-    request = Request()
+def _handled(on_first):
+    """Within this, a function is called with the first signal."""
+    received: set[int] = set()
+
+    def receive(signum, _):
+        # SIGHUP is never the second one of a user: a terminal that is closed
+        # sends it more than once.
+        users = {signal.SIGINT, signal.SIGTERM}
+        if signum in users and received & users:
+            os._exit(128 + signum)
+        is_first = not received
+        received.add(signum)
+        if is_first:
+            on_first(signum)
+
     # `nohup` lets what it starts ignore SIGHUP, and a shell SIGINT.
     before = {
         signum: previous
@@ -88,9 +79,9 @@ def _handled(at_once):
         if (previous := signal.getsignal(signum)) != signal.SIG_IGN
     }
     for signum in before:
-        signal.signal(signum, lambda its, _: request._receive(its, at_once))
+        signal.signal(signum, receive)
     try:
-        yield request
+        yield
     finally:
         for signum, previous in before.items():
             signal.signal(signum, previous)

@@ -51,58 +51,69 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
     """
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG.format(command=command)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.allow_abbrev = False
-    parser.set_defaults(run=_run, prog=parser.prog)
     for field in dataclasses.fields(TrainingConfig):
-        arguments.add_setting(parser, field)
+        text, allowed = field.metadata["help"], field.metadata["allowed"]
+        name, options = arguments.argument(f"--{field.name}", text, allowed)
+        parser.add_argument(name, **options)
     parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with the run in --run_dir, or start it if there is none",
     )
-    parser.set_defaults(dataset="CIFAR10")
+    parser.set_defaults(run=_run, prog=parser.prog, dataset="CIFAR10")
 
 
-def _run(flags, start):
+def _run(flags):
     """Does what the command does: checks, trains, writes the results."""
-    before = None
-    if flags.resume:
-        # What is wrong with it `open_run` says, when all workers are there.
-        with contextlib.suppress(UsageError, OSError):
-            before = runs.Run(_run_dir(flags)).config
-    config = read_settings(flags, before)
+    config = read_settings(flags)
     is_one_of_many = runtime.is_one_of_many()
-    if is_one_of_many:
-        if flags.seed is None or flags.devices is not None:
-            raise UsageError(
-                "several workers need the same `seed` and take no `devices`: "
-                "each trains on all GPUs that it sees, or on one CPU"
-            )
-        # First of all: so the others learn of it if this one ends.
-        if workers.is_chief():
-            say("waiting for the other workers")
-        runtime.configure(deterministic=config.deterministic)
-        workers.connect()
-        if not workers.is_chief():
+    with contextlib.ExitStack() as stack:
+        if is_one_of_many:
+            _meet(flags, config)
+        if is_one_of_many and not workers.is_chief():
             # It computes as the chief does, and writes nothing.
-            with (
-                open(os.devnull, "w") as nowhere,
-                contextlib.redirect_stdout(nowhere),
-            ):
-                train(config, None, flags.resume, start)
-            return
-    with runs.open_run(_run_dir(flags), flags.resume) as run:
-        # Now, as it may lie in the folder of the run.
-        arguments.check_writable(
-            pathlib.Path(config.output_dir), "--output_dir"
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            run = None
+        else:
+            path = pathlib.Path(config.run_dir)
+            run = stack.enter_context(runs.open_run(path, flags.resume))
+            # Now, as it may lie in the folder of the run.
+            out = config.output_dir
+            arguments.check_output(out, "--output_dir", is_folder=True)
+            run.check_same_settings(config)
+            if not is_one_of_many:
+                _configure(config)
+            precision = runtime.settle_precision(config.precision)
+            config = dataclasses.replace(config, precision=precision)
+        train(config, run, flags.resume)
+
+
+def _meet(flags, config):
+    """Waits for the other workers.
+
+    That is the first of all: so they learn of it if this one ends.
+    """
+    if flags.seed is None or flags.devices is not None:
+        raise UsageError(
+            "several workers need the same `seed` and take no `devices`: each "
+            "trains on all GPUs that it sees, or on one CPU"
         )
-        run.check_same_settings(config)
-        if not is_one_of_many:
-            _configure(config)
-        precision = runtime.settle_precision(config.precision)
-        config = dataclasses.replace(config, precision=precision)
-        train(config, run, flags.resume, start)
+    if workers.is_chief():
+        say("waiting for the other workers")
+    runtime.configure(deterministic=config.deterministic)
+    workers.connect()
+
+
+def _configure(config):
+    """Sets up TensorFlow as it is fastest for such images and networks."""
+    size = config.image_size or (8 if config.dataset == "digits" else 32)
+    num_cpus, num_threads = runtime.fastest_cpus(
+        max(checks.sides(size)), config.filters, config.max_steps
+    )
+    runtime.configure(
+        config.devices or num_cpus, num_threads, config.deterministic
+    )
 
 
 def _run_dir(flags):
@@ -115,54 +126,38 @@ def _run_dir(flags):
     return pathlib.Path("runs", re.sub(r"[^\w.-]+", "_", name))
 
 
-def read_settings(
-    flags: argparse.Namespace, before: TrainingConfig | None = None
-) -> TrainingConfig:
+def read_settings(flags: argparse.Namespace) -> TrainingConfig:
     """Returns the settings of a command line.
 
     Args:
-      flags: What was parsed.
-      before: The settings of the run that is resumed, if one is.
+      flags: What was parsed. A run that is resumed has defaults of its own.
 
     Raises:
       UsageError: If one of them is out of its range.
     """
-    settings = {
-        field.name: getattr(flags, field.name)
-        for field in dataclasses.fields(TrainingConfig)
-    }
-    settings["run_dir"] = str(_run_dir(flags))
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
+    settings = {name: its for name, its in vars(flags).items() if name in names}
+    path, before = _run_dir(flags), None
+    if flags.resume:
+        # What is wrong with it `open_run` says, when all workers are there.
+        with contextlib.suppress(UsageError, OSError):
+            before = runs.Run(path).config
     if flags.seed is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
+    settings["run_dir"] = str(path)
     try:
         return TrainingConfig.of_dataset(before=before, **settings)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _configure(config):
-    """Sets up TensorFlow as it is fastest for such images and networks."""
-    default = 8 if config.dataset == "digits" else 32
-    num_cpus, num_threads = runtime.fastest_cpus(
-        max(checks.sides(config.image_size or default)),
-        config.filters,
-        config.max_steps,
-    )
-    runtime.configure(
-        config.devices or num_cpus, num_threads, config.deterministic
-    )
-
-
-def train(
-    config: TrainingConfig, run: runs.Run | None, resume: bool, start: float
-) -> None:
+def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
     """Trains, and writes the results.
 
     Args:
       config: The settings.
       run: The folder of the run. Default: this is a worker that writes nothing.
       resume: Whether to resume the run.
-      start: `time.monotonic()` when the command was started.
 
     Raises:
       UsageError: If the user has to change something.
@@ -178,10 +173,10 @@ def train(
         say(f"going on from step {session.trainer.num_steps:,}")
     elif resume:
         say("there is no checkpoint yet: starting from the beginning")
-    reporter = Reporter(session, start)
-    with signals.deferred() as request:
-        session.fit(reporter, request.received)
-        if request.received():
+    reporter = Reporter(session)
+    with signals.deferred() as is_interrupted:
+        session.fit(reporter, is_interrupted)
+        if is_interrupted():
             say(
                 f"\nsaved a checkpoint at step {session.trainer.num_steps:,}: "
                 "the same command with --resume goes on from it"
@@ -195,10 +190,7 @@ def train(
     try:
         written = session.finish(write_results=True)
     except signals.Interrupted:
-        say(
-            "the results are not complete: the same command with --resume "
-            "writes them"
-        )
+        say("they are not complete: the same command with --resume writes them")
         raise
     for path in written:
         say(f"  {path}")
