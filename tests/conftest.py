@@ -36,12 +36,13 @@ if "TMPDIR" not in os.environ and os.path.isdir(MEMORY):
 def set_up_tensorflow():
     """Imports it, which takes seconds, with the settings of the command."""
     runtime.configure()
-    from tensorflow.python.framework import random_seed
+    from tensorflow.python import pywrap_tfe
 
-    # `tf.test.TestCase` alone calls this, and so empties TensorFlow's cache of
-    # compiled functions: each test would compile those of its class again, a
-    # tenth of the time of all.
-    random_seed.set_random_seed = lambda seed: None
+    # For a global seed TensorFlow drops what it has compiled, to start
+    # operations that keep a state anew. `tf.test.TestCase` sets one, and each
+    # test would compile all again, a tenth of the time of all. Nothing here
+    # goes by such operations.
+    pywrap_tfe.TFE_ContextClearCaches = lambda context: None
 
 
 def pytest_configure(config):
