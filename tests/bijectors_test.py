@@ -424,13 +424,15 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
 
         arguments = (bijector.mask, network, 0.8, -0.3)
         value = normal([3, *IMAGE])
-        z, ildj = reference.coupling_inverse(value.numpy(), *arguments)
-        x, fldj = reference.coupling_forward(value.numpy(), *arguments)
+        z, log_scale = reference.coupling_inverse(value.numpy(), *arguments)
+        log_det = log_scale.sum(axis=(1, 2, 3))
+        latents = tf.constant(z)
         for result, expected in (
             (bijector.inverse(value), z),
-            (bijector.inverse_log_det_jacobian(value), ildj),
-            (bijector.forward(uncached(value)), x),
-            (bijector.forward_log_det_jacobian(uncached(value)), fldj),
+            (bijector.inverse_and_log_scale(value)[1], log_scale),
+            (bijector.inverse_log_det_jacobian(uncached(value), 3), log_det),
+            (bijector.forward(latents), value),
+            (bijector.forward_log_det_jacobian(uncached(latents)), -log_det),
         ):
             self.assertAllClose(result, expected, rtol=1e-12, atol=1e-12)
 

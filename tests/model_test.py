@@ -300,16 +300,6 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
         draws = {direction[0, 0, 0, 0].numpy() for direction in directions}
         self.assertLen(draws, 10)
 
-    def test_order_of_variables(self):
-        """Networks, then scalars: checkpoints and clones go by it."""
-        model = shared("plain")
-        weights = [w for network in model.networks for w in network.weights]
-        self.assertLen(weights, 150)
-        for coupling in model.couplings:
-            weights += [coupling.rescale, coupling.reshift]
-        for one, other in zip(model.variables, weights, strict=True):
-            self.assertIs(one, other)
-
     @parameterized.parameters(
         ("image_shape", (4, 4), (3, 4, 1), (4, 3, 1), (0, 2, 1), (2.5, 2, 1)),
         ("num_colors", 1, 257, "8"),

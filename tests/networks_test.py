@@ -162,16 +162,6 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         error = np.abs(tf.cast(outputs, tf.float32) - expected)
         self.assertLess(error.max(), 0.05 * np.abs(expected).max())
 
-        spec = tf.TensorSpec(images.shape, tf.bfloat16)
-        graph = run.get_concrete_function(spec).graph.as_graph_def()
-        nodes = [*graph.node]
-        for function in graph.library.function:
-            nodes += function.node_def
-        self.assertEqual(
-            {node.attr["T"].type for node in nodes if node.op == "Conv2D"},
-            {tf.bfloat16.as_datatype_enum},
-        )
-
     @parameterized.parameters(
         (networks._shared, CouplingNetwork.shared),
         (

@@ -18,7 +18,7 @@ from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.serving import saved_model
 from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training.progress import Progress, Silent
-from tf_realnvp.utils import files
+from tf_realnvp.utils import files, units
 from tf_realnvp.utils.checks import RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
@@ -264,7 +264,7 @@ def _log_probs(model, batches, seed, num_draws):
 
 def _bits(model, log_prob):
     """Returns bits/dim, given nats for whole images."""
-    return -log_prob / (model.num_dims * math.log(2.0))
+    return units.bits_per_dim(log_prob, model.num_dims)
 
 
 def _say_bits(model, log_probs, what=""):
