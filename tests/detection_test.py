@@ -10,6 +10,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 from PIL import Image
 from sklearn import metrics
+from sklearn.covariance import ledoit_wolf
 
 from tf_realnvp import bit_maps, detection
 
@@ -34,17 +35,10 @@ def standardized(values, normal):
 
 
 def log_distance(seen, normal):
-    """Distances from some normal features, by Ledoit and Wolf's formulas."""
-    x = standardized(normal, normal)
-    n, p = x.shape
-    sample = x.T @ x / n
-    target = np.trace(sample) / p * np.eye(p)
-    spread = np.sum((sample - target) ** 2)
-    noise = sum(np.sum((np.outer(r, r) - sample) ** 2) for r in x) / n**2
-    weight = min(noise, spread) / spread
-    inverse = np.linalg.inv(weight * target + (1 - weight) * sample)
+    """Distances from some normal features."""
+    precision = np.linalg.inv(ledoit_wolf(standardized(normal, normal))[0])
     z = standardized(seen, normal)
-    return np.log([row @ inverse @ row for row in z])
+    return np.log(np.einsum("ni,ij,nj->n", z, precision, z))
 
 
 class MeasurerTest(tf.test.TestCase, parameterized.TestCase):

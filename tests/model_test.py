@@ -430,19 +430,6 @@ class EagerDensityTest(tf.test.TestCase, parameterized.TestCase):
         self.assertTrue(np.isfinite(inside).all())
         self.assertTrue(np.isnan(outside).all())
 
-    def test_inside_of_a_model_of_keras_with_mixed_precision(self):
-        model = shared()
-        images = random_images(4, model)
-
-        class Outer(keras.Model):
-            def call(self, inputs):
-                return model.log_prob(tf.cast(inputs, tf.uint8), seed=1)
-
-        outer = Outer(dtype="mixed_bfloat16")
-        self.assertAllEqual(
-            outer(images.astype(np.float32)), model.log_prob(images, seed=1)
-        )
-
     @parameterized.parameters("float64", "mixed_bfloat16")
     def test_policies_of_keras(self, policy):
         """Weights, density and inverse are float32 whatever programs set."""
@@ -465,6 +452,12 @@ class EagerDensityTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(log_prob.dtype, tf.float32)
         rtol = 1e-5 if policy == "float64" else 0.02
         self.assertAllClose(log_prob, expected, rtol=rtol, atol=1e-3)
+
+        class Outer(keras.Model):
+            def call(self, inputs):
+                return model.log_density(points, labels)
+
+        self.assertAllEqual(Outer(dtype=policy)(points), log_prob)
 
 
 class DequantizationTest(tf.test.TestCase):
