@@ -39,7 +39,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for name, shape, num_colors, filters, num_blocks, epoch in _CASES:
         model = RealNVP(shape, num_colors, filters, num_blocks)
-        trainer = Trainer(model, precision=runtime.native_precision())
+        trainer = Trainer(model, precision=runtime.settle_precision("auto"))
         train = training_steps(trainer, _BATCH_SIZE)
         per_call = 1 if name == "CIFAR10" else epoch
         step = timed(functools.partial(train, per_call), 3) / per_call

@@ -121,7 +121,7 @@ def measure(flags: argparse.Namespace) -> None:
             num_scales=scales,
         )
         trainer = Trainer(
-            model, precision=runtime.native_precision(), clip_grad=1.0
+            model, precision=runtime.settle_precision("auto"), clip_grad=1.0
         )
     train = training_steps(trainer, batch)
     steps = 0

@@ -50,17 +50,16 @@ def expected_costs(model, points):
 
     def couple(scale, z, squeezed):
         network, coupling = next(couplings)
-        weights = [w.numpy() for w in network.trainable_variables]
-        kept = coupling.mask * z
-        outputs = reference.coupling_network(kept, weights)
-        scales, shift = np.split(outputs, 2, axis=-1)
-        free = ~coupling.mask
-        log_scale = free * (
-            coupling.rescale.numpy() * np.tanh(scales)
-            + coupling.reshift.numpy()
+        weights = network.get_weights()
+        z, log_scale = reference.coupling_inverse(
+            z,
+            coupling.mask,
+            lambda kept: reference.coupling_network(kept, weights),
+            coupling.rescale.numpy(),
+            coupling.reshift.numpy(),
         )
         add(scale, 0, -log_scale, squeezed)
-        return z * np.exp(log_scale) + free * shift
+        return z
 
     def normal(z):
         return 0.5 * (z**2 + np.log(2 * np.pi))

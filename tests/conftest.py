@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import tempfile
-from unittest import mock
 
 from xdist.scheduler import LoadScopeScheduling
 
@@ -37,21 +36,13 @@ if "TMPDIR" not in os.environ and os.path.isdir(MEMORY):
 def set_up_tensorflow():
     """Imports it, which takes seconds, with the settings of the command."""
     runtime.configure()
-    import tensorflow as tf
-    from tensorflow.python.framework import random_seed
+    from tensorflow.python import pywrap_tfe
 
-    before = tf.test.TestCase.setUp
-
-    def set_up(test):
-        """Seeds Python and NumPy, but not TensorFlow's global generator.
-
-        That would empty TensorFlow's cache of compiled functions, so that every
-        test compiles those of its class again: a tenth of the time of all.
-        """
-        with mock.patch.object(random_seed, "set_random_seed"):
-            before(test)
-
-    tf.test.TestCase.setUp = set_up
+    # For a global seed TensorFlow drops what it has compiled, to start
+    # operations that keep a state anew. `tf.test.TestCase` sets one, and each
+    # test would compile all again, a tenth of the time of all. Nothing here
+    # goes by such operations.
+    pywrap_tfe.TFE_ContextClearCaches = lambda context: None
 
 
 def pytest_configure(config):

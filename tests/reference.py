@@ -76,25 +76,14 @@ def coupling_network(images, weights, labels=None):
 
 
 def coupling_inverse(x, mask, network, rescale, reshift):
-    """Image to latents: `z` and the log-det of each image."""
+    """Image to latents: `z`, and what each component adds to the log-det."""
     kept = np.broadcast_to(mask, x.shape).astype(x.dtype)
     outputs = network(kept * x)
     channels = x.shape[-1]
     scale, shift = outputs[..., :channels], outputs[..., channels:]
     log_scale = (1.0 - kept) * (rescale * np.tanh(scale) + reshift)
     z = x * np.exp(log_scale) + (1.0 - kept) * shift
-    return z, log_scale.reshape(len(x), -1).sum(axis=1)
-
-
-def coupling_forward(z, mask, network, rescale, reshift):
-    """Latents to image: `x` and the log-det of each image."""
-    kept = np.broadcast_to(mask, z.shape).astype(z.dtype)
-    outputs = network(kept * z)
-    channels = z.shape[-1]
-    scale, shift = outputs[..., :channels], outputs[..., channels:]
-    log_scale = (1.0 - kept) * (rescale * np.tanh(scale) + reshift)
-    x = (z - (1.0 - kept) * shift) / np.exp(log_scale)
-    return x, -log_scale.reshape(len(z), -1).sum(axis=1)
+    return z, log_scale
 
 
 def checkerboard_mask(shape, parity):
@@ -204,7 +193,7 @@ def real_nvp(
                 np.float64(rescale),
                 np.float64(reshift),
             )
-            log_det += change
+            log_det += change.reshape(len(x), -1).sum(axis=1)
         if not is_last:
             half = z.shape[-1] // 2
             rest.append(z[..., half:])

@@ -4,17 +4,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tf_realnvp import (
-        bijectors,
-        bit_maps,
-        data,
-        detection,
-        images,
-        initialization,
-        latents,
-        networks,
-        pytorch,
-    )
     from tf_realnvp.api import load, train
     from tf_realnvp.bijectors import AffineCoupling, FactorOut, Squeeze
     from tf_realnvp.model import RealNVP
@@ -43,26 +32,25 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+# The modules of all names that are not themselves modules here.
 _HOMES = {
     "AffineCoupling": "bijectors",
     "FactorOut": "bijectors",
     "RealNVP": "model",
     "Squeeze": "bijectors",
+    "errors": "utils.errors",
     "load": "api",
+    "runtime": "utils.runtime",
     "train": "api",
 }
-_MODULES = {"errors": "utils.errors", "runtime": "utils.runtime"}
 
 
 def __getattr__(name):
     # TensorFlow takes seconds to import: `run.py --help` does without.
-    if name in _HOMES:
-        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
-        return getattr(home, name)
-    if name in __all__:
-        path = _MODULES.get(name, name)
-        return importlib.import_module(f"{__name__}.{path}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    return getattr(home, name, home)
 
 
 def __dir__():

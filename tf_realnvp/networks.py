@@ -269,15 +269,6 @@ class CouplingNetwork(keras.Model):
             values[..., :num_signs] = value
             variable.assign(values)
 
-    def get_config(self):
-        return super().get_config() | {
-            "channels": self.channels,
-            "filters": self.filters,
-            "num_blocks": self.num_blocks,
-            "channels_out": self.channels_out,
-            "num_classes": self.num_classes,
-        }
-
 
 def coupling_network(
     inputs: tf.Tensor,

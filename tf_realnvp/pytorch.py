@@ -24,8 +24,8 @@ the split, four couplings. A coupling such as `flow.flows.2` has
 
 In the order of their names the convolutions are the first, three for each
 residual block, and the last, whose first `C` channels are the scale and whose
-others are the shift. Only this order counts: indices may differ from the above
-and names may have a prefix.
+others are the shift. Only this order and the last part of a name count: indices
+may differ from the above, and what comes before them.
 
 No channel is permuted, since the squeeze of both models orders channels by row
 of the block, column of the block and channel of the image: in PyTorch
@@ -35,11 +35,10 @@ model, in which other channels are kept and factored out; the file does not
 tell, so it is for the user to know.
 """
 
+import collections
 import itertools
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -51,19 +50,13 @@ from tf_realnvp.utils import files
 
 # Where the couplings are among the steps.
 _POSITIONS = (2, 3, 4, 6, 7, 8, 10, 11, 12, 13)
-_FIRST = "flow.flows.2"
 _MODEL = {
     "num_scales": 2,
     "num_couplings": (3, 3, 4),
     "dequantization": "uniform",
     "num_classes": None,
 }
-_PARAMETRIZED = {
-    "parametrizations.weight.original1": "weight_v",
-    "parametrizations.weight.original0": "weight_g",
-}
-_NO_ARCHIVE = EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error
-_MOST_PROBLEMS = 5  # In one message.
+_PARAMETRIZED = {"original0": "weight_g", "original1": "weight_v"}
 
 
 def load_model(
@@ -91,22 +84,24 @@ def load_model(
     Raises:
       OSError: If the file cannot be read.
       ValueError: If the file does not hold the weights of such a model; the
-        message names the first arrays that are at fault, as `save_weights`
-        would. If the file has no masks and `image_shape` is not given.
+        message names an array that is at fault. If the file has no masks and
+        `image_shape` is not given.
     """
-    arrays = _read(path)
-    filters, channels, *_ = arrays[f"{_FIRST}.net.net.0.conv.weight_v"].shape
-    num_blocks = sum(
-        name.startswith(_FIRST) and name.endswith(".block.0.conv.weight_v")
-        for name in arrays
-    )
+    arrays = _read_arrays(path)
+    parts = _by_last_part(arrays)
+    kernels, masks = parts["weight_v"], parts["mask"]
+    # Two and three for each block, in each of the couplings.
+    num_blocks, rest = divmod(len(kernels) // len(_POSITIONS) - 2, 3)
+    if rest or num_blocks < 1:
+        raise _error(path, f"it has {len(kernels)} convolutions")
+    filters, channels, *_ = arrays[kernels[0]].shape
     if image_shape is None:
-        if f"{_FIRST}.mask" not in arrays:
+        if not masks:
             raise ValueError(
                 f"{os.fspath(path)} has no mask that tells the size of images: "
                 "give `image_shape`."
             )
-        image_shape = (*arrays[f"{_FIRST}.mask"].shape[-2:], channels)
+        image_shape = (*arrays[masks[0]].shape[-2:], channels)
     model = RealNVP(image_shape, num_colors, filters, num_blocks, alpha)
     _assign(model, arrays, path)
     return model
@@ -124,7 +119,7 @@ def load_weights(model: RealNVP, path: str | os.PathLike) -> None:
       ValueError: As `load_model`, or if PyTorch has no such model.
     """
     _check_architecture(model)
-    _assign(model, _read(path), path)
+    _assign(model, _read_arrays(path), path)
 
 
 def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
@@ -185,8 +180,6 @@ def _state_dict(model: RealNVP) -> dict[str, Any]:
         array = variable.numpy()[index]
         if name.endswith("weight_v"):
             arrays[name] = array.transpose(3, 2, 0, 1)
-        elif name.endswith("bias"):
-            arrays[name] = array
         else:
             ones = (1, 1, 1) if name.endswith("weight_g") else ()
             arrays[name] = array.reshape(-1, *ones)
@@ -215,55 +208,26 @@ def _mask(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _read(path) -> dict[str, Any]:
-    """Reads a file; names are those of `_state_dict`, by their order."""
-    arrays = {}
-    for name, array in _read_arrays(path).items():
-        for long, short in _PARAMETRIZED.items():
-            name = name.replace(long, short)
-        arrays[name] = array
-    couplings = _modules(arrays, ".rescale")
-    if len(couplings) != len(_POSITIONS):
-        fault = f"it has {len(couplings)} couplings, not {len(_POSITIONS)}"
-        raise _error(path, [fault])
-    renamed = {}
-    for position, coupling in zip(_POSITIONS, couplings, strict=True):
-        prefix = f"flow.flows.{position}"
-        renamed[coupling] = prefix
-        inside = [name for name in arrays if name.startswith(f"{coupling}.")]
-        convolutions = _modules(inside, ".weight_v")
-        num_blocks, rest = divmod(len(convolutions) - 2, 3)
-        if rest:
-            fault = f"`{coupling}` has {len(convolutions)} convolutions"
-            raise _error(path, [fault])
-        for module, name in zip(
-            convolutions, _convolution_names(num_blocks), strict=True
-        ):
-            renamed[module] = f"{prefix}.net.net.{name}.conv"
-    result = {}
-    for name, array in arrays.items():
-        module, _, part = name.rpartition(".")
-        result[f"{renamed.get(module, module)}.{part}".strip(".")] = array
-    return result
-
-
-def _modules(names: Iterable[str], part: str) -> list[str]:
-    """Returns what has a part of some name, 2 before 10."""
-    modules = {n.removesuffix(part) for n in names if n.endswith(part)}
-    return sorted(
-        modules,
+def _by_last_part(names: Iterable[str]) -> dict[str, list[str]]:
+    """Returns names by their last part, each list in order, 2 before 10."""
+    parts = collections.defaultdict(list)
+    for name in sorted(
+        names,
         key=lambda name: re.sub(r"\d+", lambda n: n[0].zfill(9), name),
-    )
+    ):
+        last = name.rpartition(".")[2]
+        parts[_PARAMETRIZED.get(last, last)].append(name)
+    return parts
 
 
-def _read_arrays(path) -> dict[str, Any]:
+def _read_arrays(path) -> dict[str, np.ndarray]:
     """Reads an `.npz` file, of arrays alone."""
     with open(path, "rb") as file:
         try:
             arrays = dict(np.load(file, allow_pickle=False))
             if not all(isinstance(a, np.ndarray) for a in arrays.values()):
                 raise ValueError("it holds files that are no arrays")
-        except _NO_ARCHIVE as error:
+        except Exception as error:  # NumPy raises nearly anything.
             raise ValueError(
                 f"{os.fspath(path)} is no .npz file of arrays ({error}): write "
                 "it with `np.savez`, not with `torch.save`."
@@ -271,44 +235,49 @@ def _read_arrays(path) -> dict[str, Any]:
     return arrays
 
 
-def _assign(model: RealNVP, arrays: dict[str, Any], path) -> None:
+def _assign(model: RealNVP, arrays: dict[str, np.ndarray], path) -> None:
     """Checks that the arrays of a file fit a model, then assigns them."""
-    if problems := list(_problems(_state_dict(model), arrays)):
-        raise _error(path, problems)
+    own, parts = _state_dict(model), _by_last_part(arrays)
+    names: dict[str, str] = {}
+    for part, needed in _by_last_part(own).items():
+        found = parts.pop(part, [])
+        if part == "mask" and not found:
+            continue
+        if len(found) != len(needed):
+            raise _error(
+                path, f"it has {len(found)} `{part}` instead of {len(needed)}"
+            )
+        names |= zip(needed, found, strict=True)
+    if parts:
+        raise _error(path, f"`{min(parts.values())[0]}` is superfluous")
+    for name, its_name in names.items():
+        _check(own[name], arrays[its_name], its_name, path)
     for name, variable, index in _weights(model):
-        array, values = arrays[name], np.array(variable.numpy())
+        array, values = arrays[names[name]], np.array(variable.numpy())
         if name.endswith("weight_v"):
             array = array.transpose(2, 3, 1, 0)
         values[index] = array.reshape(values[index].shape)
         variable.assign(values)
 
 
-def _problems(expected, arrays) -> Iterator[str]:
-    """Yields a line about each array that is not as a model needs it."""
-    for name, own in expected.items():
-        array = arrays.get(name)
-        if name.endswith(".mask"):
-            if array is not None and not np.array_equal(_mask(array), own):
-                yield f"`{name}` is not the mask of the model"
-        elif array is None:
-            yield f"`{name}` is missing"
-        elif (
-            (array.shape or (1,)) != own.shape
-            or not np.issubdtype(array.dtype, np.floating)
-            or not np.isfinite(array).all()
-        ):
-            yield (
-                f"`{name}` must be finite floats of shape {own.shape}, got "
-                f"{array.dtype} of shape {array.shape}"
-            )
-    yield from (f"`{n}` is superfluous" for n in arrays if n not in expected)
+def _check(own, array, name, path):
+    """Checks that an array of a file is as a model needs it."""
+    if own.dtype == bool:
+        if not np.array_equal(_mask(array), own):
+            raise _error(path, f"`{name}` is not the mask of the model")
+    elif (
+        (array.shape or (1,)) != own.shape
+        or not np.issubdtype(array.dtype, np.floating)
+        or not np.isfinite(array).all()
+    ):
+        raise _error(
+            path,
+            f"`{name}` must be finite floats of shape {own.shape}, got "
+            f"{array.dtype} of shape {array.shape}",
+        )
 
 
-def _error(path, problems: Sequence[str]) -> ValueError:
-    lines = [f"\n  {problem}" for problem in problems[:_MOST_PROBLEMS]]
-    if more := len(problems) - len(lines):
-        lines.append(f"\n  and {more} more")
+def _error(path, fault: str) -> ValueError:
     return ValueError(
-        f"{os.fspath(path)} does not hold the weights of this model:"
-        f"{''.join(lines)}"
+        f"{os.fspath(path)} does not hold the weights of this model: {fault}."
     )

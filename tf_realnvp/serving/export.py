@@ -4,7 +4,6 @@ import functools
 import inspect
 import itertools
 import json
-import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_realnvp.serving import metadata as metadata_format
-from tf_realnvp.utils import assertions, files, private
+from tf_realnvp.utils import assertions, files, private, units
 from tf_realnvp.utils.errors import ModelError, UsageError
 
 _VERSIONS = {
@@ -191,7 +190,7 @@ class _ServingModule(tf.Module):
         self._has_classes = model.num_classes is not None
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
-        self._bits_per_nat = 1.0 / (model.num_dims * math.log(2.0))
+        self._bits_per_nat = -units.bits_per_dim(1.0, model.num_dims)
         # Unlike the shape of images, this shows in no type.
         self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
         self._trace_parts(model)

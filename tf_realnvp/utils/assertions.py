@@ -32,22 +32,20 @@ def tensor(
       TypeError: If it is no number.
       ValueError: If it is of another shape.
     """
+
+    def wrong(*found):
+        shown = ": ".join([*found, short(value)])
+        return f"`{name}` must be {kind}, got {shown}."
+
     try:
         result = tf.convert_to_tensor(value)
     except Exception as error:  # TensorFlow raises nearly anything.
-        raise TypeError(
-            f"`{name}` must be {kind}, got {short(value)}."
-        ) from error
+        raise TypeError(wrong()) from error
     dtype = result.dtype
     if not (dtype.is_integer or (dtype.is_floating and not integer)):
-        raise TypeError(
-            f"`{name}` must be {kind}, got dtype {dtype.name}: {short(value)}."
-        )
+        raise TypeError(wrong(f"dtype {dtype.name}"))
     if not any(map(result.shape.is_compatible_with, shapes)):
-        raise ValueError(
-            f"`{name}` must be {kind}, got shape {result.shape}: "
-            f"{short(value)}."
-        )
+        raise ValueError(wrong(f"shape {result.shape}"))
     return result
 
 

@@ -145,37 +145,30 @@ def describe_devices(num_devices: int | None = None) -> str:
     return f"CPU with {cores}"
 
 
-def native_precision() -> str:
-    """Returns the fastest of the precisions that the hardware has.
-
-    That is "bfloat16" where it multiplies such numbers itself: elsewhere they
-    are converted to and fro, which is slower than "float32".
-    """
-    if gpus := _gpus():
-        is_native = _are_since_ampere(gpus)
-    else:
-        features = system.processor_features()
-        is_native = bool(features & {"avx512_bf16", "amx_bf16"})
-    return "bfloat16" if is_native else "float32"
-
-
 def settle_precision(precision: str) -> str:
     """Returns a precision that the hardware has.
 
     Args:
-      precision: As in `TrainingConfig`; "auto" is the `native_precision()`.
+      precision: As in `TrainingConfig`. "auto" is the fastest: "bfloat16" where
+        the hardware multiplies such numbers itself, and "float32" elsewhere,
+        where they would be converted to and fro.
 
     Raises:
       UsageError: If it is "tf32" and there are no GPUs, or some without it.
     """
-    if precision == "auto":
-        return native_precision()
-    if precision == "tf32" and not _are_since_ampere(_gpus()):
+    gpus = _gpus()
+    is_native = _are_since_ampere(gpus)
+    if precision == "tf32" and not is_native:
         raise UsageError(
             "argument `precision`: TensorFlow finds no GPUs that all have "
             "tf32, as NVIDIA's do since Ampere: give float32 or bfloat16"
         )
-    return precision
+    if precision != "auto":
+        return precision
+    if not gpus:
+        native = {"avx512_bf16", "amx_bf16"}
+        is_native = not native.isdisjoint(system.processor_features())
+    return "bfloat16" if is_native else "float32"
 
 
 def make_strategy(num_devices: int | None = None):
