@@ -32,13 +32,24 @@ def read_csv(path):
 
 
 class DetectionTestCase(ModelTestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        # Before what makes them is replaced.
+        cls._measurers = {
+            "plain": (small_models.model(), measurer(small_models.model)),
+            "classes": (
+                small_models.distinct(),
+                measurer(small_models.distinct),
+            ),
+        }
+
     def use_model(self, kind):
         """Lets the commands load what takes seconds, too."""
         super().use_model(kind)
-        make = small_models.model if kind == "plain" else small_models.distinct
-        self.measure = measurer(make)
+        live, self.measure = self._measurers[kind]
         for module, name, value in (
-            (weights, "load_model", make()),
+            (weights, "load_model", live),
             (detection, "Measurer", self.measure),
         ):
             self.enterContext(
