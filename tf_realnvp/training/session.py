@@ -194,7 +194,8 @@ class Session:
                 config,
                 observer,
             )
-        with explained(self.dataset), self._scope():
+        # Outside of the scope: what a checkpoint adds is of the chief alone.
+        with explained(self.dataset):
             try:
                 is_done = loop.fit(
                     self.trainer,
