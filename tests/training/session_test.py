@@ -822,7 +822,7 @@ class WorkersTest(SessionTestCase, parameterized.TestCase):
         ({"config": {"lr": 0.125}}, "--lr 0.001 instead of --lr 0.125"),
         ({"config": {"flip": True}}, "no --flip instead of --flip"),
         ({"config": {"to_come": 1}}, "another version of this program"),
-        ({"resume": True}, "no --resume instead of --resume"),
+        ({"resume": "`resume`"}, "no --resume instead of --resume"),
         ({"data": {"image_shape": [4, 4, 1]}}, "8x8x1 instead of 4x4x1"),
         # What differs counts, not what does not fit.
         ({"config": {"batch_size": 5000}}, "--batch_size 400 instead of"),
