@@ -448,19 +448,9 @@ class FailureTest(SessionTestCase):
         )
         # As if it had not been tried.
         self.assert_as_whole(door, **settings)
-
-    @both_doors()
-    def test_skipped_steps(self, door):
         with mock.patch.object(SmallModel, "nan_below", 0.4):
-            expected = self.whole()
-            self.assertNotIn("nan", expected[1])
-            with self.signal_at(6, Progress, "update"):
-                self.train(door)
-            outcome = self.train(door)
-            self.assertEqual(outcome.weights, expected[0])
-            if door == COMMAND:
-                self.assertRegex(outcome.output, r"\n3 steps were skipped")
-        self.assertNotEqual(expected, self.whole())
+            _, stdout, _ = command(run_dir="other")
+        self.assertIn("\n3 steps were skipped", stdout)
 
     @both_doors("train", "test")
     def test_damaged_image(self, door, split):
@@ -516,8 +506,8 @@ class CommandTest(SessionTestCase):
         with recorded_trainers() as trainers:
             outcome = self.train(COMMAND, **settings)
         (trainer,) = trainers
-        with open("metrics_digits.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
+        text = pathlib.Path("metrics_digits.csv").read_text()
+        rows = list(csv.DictReader(text.splitlines()))
         split = "validation" if has_best else "test"
         bits = [float(row[f"{split}_bits_per_dim"]) for row in rows]
         best = int(np.argmin(bits)) if has_best else len(rows) - 1
@@ -535,12 +525,11 @@ class CommandTest(SessionTestCase):
         self.assertAllEqual(
             read_png("samples_digits.png"), plots.image_grid(samples, 17)
         )
-        pattern = r"(?m)^epoch (\d)/\d, step .* ([\d.]+) bits/dim$"
-        shown = [0, 1, 2] if "verbose" in settings else [0, best]
-        name = f"{split}_bits_per_dim"
-        last = [row["test_bits_per_dim"] or row[name] for row in rows]
-        expected = [(str(i), f"{float(last[i]):.3f}") for i in shown]
-        self.assertEqual(re.findall(pattern, outcome.output), expected)
+        pattern = r"(?m)^epoch (\d)/\d, step .* bits/dim$"
+        shown = ["0", "1", "2"] if "verbose" in settings else ["0", str(best)]
+        self.assertEqual(re.findall(pattern, outcome.output), shown)
+        tested = float(rows[best]["test_bits_per_dim"])
+        self.assertIn(f"test {tested:.3f} bits/dim\nthe first", outcome.output)
 
     def test_classes(self):
         with recorded_trainers() as trainers:
@@ -602,15 +591,6 @@ class CommandTest(SessionTestCase):
         self.assertEqual(json.loads(path.read_text())["dataset"], name)
         self.assertEndsWith(stdout, "".join(f"  {r}\n" for r in results))
         stdout.encode()  # A terminal refuses what is not text.
-
-    def test_files_left_out_are_named(self):
-        dataset = dataclasses.replace(
-            data.load("digits"), skipped=dict.fromkeys("abcdefg", "damaged")
-        )
-        with mock.patch.object(data, "load", return_value=dataset):
-            code, _, stderr = command(max_steps=1)
-        self.assertEqual(code, 0)
-        self.assertStartsWith(stderr, "warning: 7 files are left out: a (dam")
 
     @parameterized.parameters(
         ({"run_dir": "realnvp_digits"}, "run_dir: the model is to be written"),

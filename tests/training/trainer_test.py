@@ -133,7 +133,9 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         ]
         error = float(tf.linalg.global_norm(errors)) / norm
         self.assertLess(error, 1e-4 if is_exact else 0.1)
-        if is_exact:
+        if not is_exact:
+            self.assertNotAllClose(loss, expected, rtol=1e-6)
+        else:
             self.assertAllClose(trainer.mean_gradient_norm, norm, rtol=1e-4)
 
     def test_parts_of_a_batch(self):
@@ -264,17 +266,6 @@ class WeightsTest(untraced.UntracedTestCase):
 
 
 class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
-    def test_trains_in_bfloat16_and_evaluates_in_float32(self):
-        model = moved()
-        trainer = Trainer(model, learning_rate=0.0, precision="bfloat16")
-        with recorded_seeds(model) as seeds:
-            tested = evaluate(trainer)
-            trained = train(trainer)
-        self.assertAllClose(tested, np.sum(losses(model, seeds[0])), rtol=1e-6)
-        exact = np.mean(losses(model, seeds[1]))
-        self.assertAllClose(trained, exact, rtol=1e-2)
-        self.assertNotAllClose(trained, exact, rtol=1e-6)
-
     @parameterized.parameters("float32", "tf32", "bfloat16")
     def test_what_is_asked_of_the_model(self, precision):
         asked = []
