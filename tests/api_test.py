@@ -275,9 +275,11 @@ class TrainTest(TrainTestCase):
         self.assertLess(history[0].test_loss, before - 0.1)
         # The model has the average that was evaluated last.
         self.assertFalse(model.is_identity())
-        weights = values(model.variables)
+        plain, weights = start.clone(), values(model.variables)
         self.train(start, self.images, epochs=9, ema=0.5, max_steps=4)
         self.assertAllEqual(same(values(start.variables), weights), [True] * 2)
+        self.train(plain, self.images, epochs=9, max_steps=4)
+        self.assertFalse(any(same(values(plain.variables), weights)))
 
     def test_start_that_is_cut_short(self):
         """The model is as new, so that the next training starts from data."""
