@@ -77,11 +77,11 @@ def write(
     bits = result.bits_per_dim()
     numbers: dict[str, float] = {"epochs": result.epoch, "steps": result.step}
     numbers |= {f"{split}_bits_per_dim": bits[split] for split in bits}
-    config_and_metrics = {
+    content = {
+        **dataset.metadata,
         "config": dataclasses.asdict(config),
         "metrics": numbers,
     }
-    content = dataset.metadata | config_and_metrics
 
     def path(kind, suffix=""):
         return _path(config.output_dir, kind, dataset.name, suffix)

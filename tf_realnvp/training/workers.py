@@ -170,21 +170,21 @@ def agree_on_settings(
     if not runtime.is_one_of_many():
         return config
 
+    def parse(record):
+        return (
+            TrainingConfig.from_json(record["config"]),
+            DataDescription.from_json(record["data"]),
+        )
+
     def differences(worker, chief):
         try:
-            mine, its = (
-                (
-                    TrainingConfig.from_json(record["config"]),
-                    DataDescription.from_json(record["data"]),
-                )
-                for record in (worker, chief)
-            )
+            (mine, data), (its, its_data) = parse(worker), parse(chief)
         except (KeyError, ValueError):
             return ["another version of this program"]
-        found = mine[0].differences_of_worker(its[0])
+        found = mine.differences_of_worker(its)
         if worker["resume"] != chief["resume"]:
             found.append(f"{worker['resume']} instead of {chief['resume']}")
-        return found + mine[1].differences(its[1])
+        return found + data.differences(its_data)
 
     record = {
         "config": dataclasses.asdict(config),
