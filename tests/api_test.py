@@ -3,13 +3,11 @@
 import dataclasses
 import inspect
 import json
-import os
 import pathlib
 import shutil
 from unittest import mock
 
 import fast_command
-import folders
 import numpy as np
 import small_models
 import tensorflow as tf
@@ -27,11 +25,7 @@ from small_models import (
 
 import tf_realnvp
 from tf_realnvp import api, data, initialization
-from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.serving import export, metadata, weights
-from tf_realnvp.training.checkpoints import Checkpoints
-from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.runs import open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.errors import DataError, ModelError, UsageError
 
@@ -81,11 +75,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(other.get_config(), self.model.get_config())
 
     @parameterized.parameters(
-        ({"filters": 3}, "damaged.*filters"),
         ({"alpha": "x"}, "damaged.*alpha"),
-        ({"num_scales": 9}, "damaged.*num_scales"),
-        ({"num_couplings": [3, 3]}, "damaged.*num_couplings"),
-        ({"dequantization": 1}, "damaged.*dequantization"),
         # Of another size than its weights are.
         ({"filters": 6}, "weights in .* cannot be read"),
         ({"format": metadata.FORMAT + 1}, "another version"),
@@ -95,16 +85,8 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.write_metadata(path, **changes)
         with self.assertRaisesRegex(ModelError, message):
             tf_realnvp.load(path)
-
-    @parameterized.parameters(-1, 1)
-    def test_more_or_fewer_weights_than_the_model_has(self, difference):
-        """They have a meaning that this version does not know."""
-        path = self.copy(self.path)
-        number = self.model.num_parameters + difference
-        stored = tf.train.Checkpoint(weights=tf.Variable(tf.zeros(number)))
-        stored.write(str(path / "variables" / "variables"))
-        with self.assertRaisesRegex(ModelError, "weights in .* cannot be "):
-            tf_realnvp.load(path)
+        with self.assertRaisesRegex(ModelError, "no SavedModel in nowhere"):
+            tf_realnvp.load("nowhere")
 
     def test_classes(self):
         """Of a model that was saved with a part of it frozen, too."""
@@ -123,9 +105,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             weights.assign_weights(without, path)
 
     @parameterized.parameters(
-        (("old cow", "cat", "dog"), [2, 0, 1]),
-        (("bee", "dog", "cat"), [2, 1, 0]),
-        ((), [0, 1, 2]),
+        (("bee", "dog", "cat"), [2, 1, 0]), ((), [0, 1, 2])
     )
     def test_classes_go_by_their_names(self, class_names, expected):
         """Those of other names get what is left."""
@@ -150,35 +130,25 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         expected = names | {"dataset": "digits", "source": "/my/pictures"}
         self.assertEqual(model.metadata, expected)
         self.assertEqual(model.clone().metadata, expected)
+        out, error = self.folder / "new" / "folder" / "model", OSError("full")
         with (
             mock.patch.object(export, "_ServingModule"),
             mock.patch.object(tf.saved_model, "save", touch),
         ):
-            model.save(path)
-            again = metadata.read(path)
+            model.save(out)
+            again = metadata.read(out)
             self.assertEqual(again.class_names, small_models.CLASS_NAMES)
             self.assertEqual(again.source, "/my/pictures")
             # Unless it is told otherwise.
-            model.save(path, {"dataset": "mnist"})
-            self.assertEqual(metadata.read(path).source, "mnist")
-
-    def test_save_makes_the_folders_around_it(self):
-        """Which go again where it fails."""
-        out, error = self.folder / "out", OSError("a full disk")
-        with mock.patch.object(export, "_ServingModule"):
-            with mock.patch.object(tf.saved_model, "save", touch):
-                self.model.save(out / "first" / "model")
-            self.assertTrue((out / "first/model/metadata.json").exists())
+            model.save(out, {"dataset": "mnist"})
+            self.assertEqual(metadata.read(out).source, "mnist")
+            # Folders around it go again where that fails.
             with (
                 mock.patch.object(tf.saved_model, "save", side_effect=error),
-                self.assertRaisesRegex(OSError, "a full disk"),
+                self.assertRaisesRegex(OSError, "full"),
             ):
-                self.model.save(out / "second" / "model")
-        self.assertEqual(os.listdir(out), ["first"])
-
-    def test_no_model(self):
-        with self.assertRaisesRegex(ModelError, "no SavedModel in nowhere"):
-            tf_realnvp.load("nowhere")
+                model.save(self.folder / "other" / "model")
+        self.assertFalse((self.folder / "other").exists())
 
     def test_weights_of_another_size_of_images(self):
         model = tf_realnvp.RealNVP(
@@ -194,9 +164,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         ({"filters": 6}, "2 filters instead of 6"),
-        ({"num_blocks": 2}, "1 num_blocks instead of 2"),
         ({"alpha": 0.5}, "0.2 alpha instead of 0.5"),
-        ({"num_scales": 3}, "2 num_scales instead of 3"),
         ({"num_couplings": (4, 3, 1)}, r"\(1, 1, 2\) num_couplings instead"),
         ({"image_shape": (8, 8, 3)}, "1 channels instead of 3"),
     )
@@ -252,45 +220,6 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertTrue(any(map(np.any, new)), part)
 
 
-class RunTest(folders.FolderTestCase):
-    def test_result_of_a_run(self):
-        """With an average of the weights, which is not what it trains."""
-        path = self.folder / "run"
-        dataset = make_dataset(random_images(8, 0), random_images(2, 1))
-        config = TrainingConfig.of_dataset(
-            *("random",),
-            epochs=1,
-            batch_size=4,
-            filters=4,
-            num_blocks=1,
-            num_couplings=small_models.NUM_COUPLINGS,
-            ema=0.9,
-            precision="float32",
-        )
-        trainer = Trainer.from_config(make_model(), config, dataset.num_train)
-        with open_run(path, resume=False) as run:
-            run.begin(config, DataDescription.of(dataset), dataset.metadata)
-            with (
-                mock.patch.object(api, "RealNVP", SmallModel),
-                self.assertRaisesRegex(ModelError, "no checkpoint yet"),
-            ):
-                tf_realnvp.load(path)
-            # As two steps change them.
-            for change in (1.0, 2.0):
-                variables = trainer.model.trainable_variables
-                gradients = [tf.fill(v.shape, change) for v in variables]
-                trainer.optimizer.apply(gradients, variables)
-            trainer.history.append(Metrics(1, 2, 3.0, 3.0))
-            Checkpoints(trainer, path / "checkpoints").save()
-        loaded = values(tf_realnvp.load(path).variables)
-        result = values(trainer.result_model().variables)
-        self.assertTrue(all(same(loaded, result)))
-        self.assertFalse(all(same(loaded, values(trainer.model.variables))))
-        (path / "run.json").write_text("{}")
-        with self.assertRaisesRegex(ModelError, "cannot load the run"):
-            tf_realnvp.load(path)
-
-
 class TrainTestCase(untraced.UntracedTestCase, parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -324,24 +253,17 @@ class TrainTest(TrainTestCase):
     def test_course(self):
         """From what the images are, to where it is interrupted."""
         model = SmallModel()
+        start = model.clone()
         self.assertTrue(model.is_identity())
         before = -np.mean(model.log_prob(self.images, seed=0)) / model.num_dims
-        history, trainers = [], []
-        from_config = Trainer.from_config
-
-        def record(*arguments):
-            trainers.append(from_config(*arguments))
-            return trainers[-1]
+        history = []
 
         def note(metrics):
             history.append(metrics)
             if metrics.epoch == 2:
                 raise TimeoutError
 
-        with (
-            mock.patch.object(Trainer, "from_config", record),
-            self.assertRaises(TimeoutError),
-        ):
+        with self.assertRaises(TimeoutError):
             self.train(
                 model,
                 tf.data.Dataset.from_tensor_slices(self.images).batch(7),
@@ -352,11 +274,12 @@ class TrainTest(TrainTestCase):
         self.assertEqual([m.step for m in history], [0, 2, 4])
         self.assertLess(history[0].test_loss, before - 0.1)
         # The model has the average that was evaluated last.
-        average = values(trainers[0].evaluated_model().variables)
-        self.assertAllEqual(same(values(model.variables), average), [True] * 2)
         self.assertFalse(model.is_identity())
-        after = -np.mean(model.log_prob(self.images, seed=0)) / model.num_dims
-        self.assertAllClose(after, history[-1].test_loss, atol=0.2)
+        plain, weights = start.clone(), values(model.variables)
+        self.train(start, self.images, epochs=9, ema=0.5, max_steps=4)
+        self.assertAllEqual(same(values(start.variables), weights), [True] * 2)
+        self.train(plain, self.images, epochs=9, max_steps=4)
+        self.assertFalse(any(same(values(plain.variables), weights)))
 
     def test_start_that_is_cut_short(self):
         """The model is as new, so that the next training starts from data."""
@@ -446,18 +369,20 @@ class LabelsTest(TrainTestCase):
     def test_same_of_all_kinds_of_data(self):
         """By the names of the classes, in whatever order they are."""
         shifts = []
-        for images, labels, names in (
-            (self.images, self.labels, None),
-            (self.images, self.labels[:, np.newaxis], "abc"),
-            (self.pairs(), None, None),
-            (self.dataset(), None, None),
-            (self.dataset(), None, "012"),
-            (self.dataset(), None, "201"),
-            (self.images, self.labels[::-1], None),
+        for images, labels, names, expected in (
+            (self.images, self.labels, None, "012"),
+            # An array names no classes: those that the model has stay.
+            (self.images, self.labels[:, np.newaxis], "abc", "abc"),
+            (self.pairs(), None, None, "012"),
+            (self.dataset(), None, None, "012"),
+            (self.dataset(), None, "abc", "012"),
+            (self.dataset(), None, "201", "201"),
+            (self.images, self.labels[::-1], None, "012"),
         ):
             model = self.conditional(class_names=names)
             self.train(model, images, labels=labels)
             shifts.append(model.shifts.numpy())
+            self.assertEqual(model.metadata["class_names"], [*expected])
         *equal, renumbered, other = shifts
         for found in equal:
             self.assertAllEqual(found, shifts[0])
@@ -468,33 +393,12 @@ class LabelsTest(TrainTestCase):
         for images in (self.pairs(), self.dataset()):
             self.train(SmallModel(), images)
 
-    def test_what_the_model_says_of_them(self):
-        """An array names no classes: those that the model has stay."""
-        dataset = self.dataset()
-        for images, labels, names, expected in (
-            (dataset, None, None, [*"012"]),
-            (dataset, None, "abc", [*"012"]),
-            (self.images, self.labels, None, [*"012"]),
-            (self.images, self.labels, "abc", [*"abc"]),
-        ):
-            model = self.conditional(class_names=names)
-            run = self.folder / f"{names}{labels is None}"
-            self.train(model, images, labels=labels, run_dir=run)
-            found = {"dataset": "images", "source": None}
-            found["class_names"] = expected
-            self.assertEqual(model.metadata, found)
-            self.assertEqual(tf_realnvp.load(run).metadata, found)
-
     def test_refused(self):
         model, two = self.conditional(), self.conditional(2)
         named = self.conditional(class_names="ab0")
+        plain = SmallModel()
         for other, images, labels, message in (
-            (
-                SmallModel(),
-                self.images,
-                self.labels,
-                "the model has no classes",
-            ),
+            (plain, self.images, self.labels, "the model has no classes"),
             (model, self.dataset(), self.labels, "`labels` and `flip` are for"),
             (model, self.pairs(), self.labels, "of images and labels"),
             (model, self.images, None, "have no classes, the model 3"),
@@ -527,41 +431,34 @@ class RunDirTest(TrainTestCase):
         self.train(model, self.images, run_dir=run)
         self.assertAllEqual(model.means, expected.means)
 
-    def test_class_probabilities_are_kept(self):
-        probs = (0.5, 0.25, 0.25)
-        model = SmallModel(num_classes=3, class_probs=probs)
-        run = self.folder / "run"
-        self.train(model, self.images, labels=self.labels, run_dir=run)
-        self.assertEqual(tf_realnvp.load(run).class_probs, probs)
-
-    def test_architecture_is_kept(self):
+    def test_model_is_kept(self):
         others = {
             "alpha": 0.5,
             "num_scales": 3,
             "num_couplings": (1, 2, 3),
             "dequantization": "variational",
         }
+        probs = {"num_classes": 3, "class_probs": (0.5, 0.25, 0.25)}
         run = self.folder / "run"
-        self.train(SmallModel(**others), self.images, run_dir=run)
+        model = SmallModel(**others, **probs)
+        self.train(model, self.images, labels=self.labels, run_dir=run)
         loaded = tf_realnvp.load(run)
-        with self.assertRaisesRegex(UsageError, "other settings") as caught:
-            self.train(SmallModel(), self.images, run_dir=run)
-        for name, value in others.items():
+        for name, value in (others | probs).items():
             self.assertEqual(getattr(loaded, name), value)
+        self.assertEqual(loaded.metadata, model.metadata)
+        model = SmallModel(**probs)
+        with self.assertRaisesRegex(UsageError, "other settings") as caught:
+            self.train(model, self.images, labels=self.labels, run_dir=run)
+        for name in others:
             self.assertIn(f"`{name}` ", str(caught.exception))
 
     def test_file_by_another_path(self):
-        file, run = self.folder / "images.npz", self.folder / "run"
-        np.savez(file, images=self.images, num_colors=17)
-        self.train(SmallModel(), data.load(file), run_dir=run)
-        os.rename(file, file.with_name("others.npz"))
-        model = SmallModel()
-        file = file.with_name("others.npz")
-        self.train(model, data.load(file), run_dir=run, epochs=2)
-        self.assertEqual(model.metadata["source"], str(file))
-        self.assertEqual(tf_realnvp.load(run).metadata, model.metadata)
-        with self.assertRaisesRegex(UsageError, "are not those that the run"):
-            self.train(model, self.images[::-1], run_dir=run, epochs=3)
+        run, model = self.folder / "run", SmallModel()
+        for epochs, name in ((1, "a.npz"), (2, "b.npz")):
+            file = self.folder / name
+            np.savez(file, images=self.images, num_colors=17)
+            self.train(model, data.load(file), run_dir=run, epochs=epochs)
+            self.assertEqual(model.metadata["source"], str(file))
 
 
 if __name__ == "__main__":

@@ -49,12 +49,7 @@ class Folder:
       flags: Those of the command.
     """
 
-    def __init__(
-        self,
-        path: pathlib.Path,
-        epochs: int,
-        devices: int = 1,
-    ):
+    def __init__(self, path: pathlib.Path, epochs: int, devices: int = 1):
         """Makes the folder.
 
         Args:

@@ -82,8 +82,16 @@ def _train(strategy, make, path):
     with strategy.scope():
         keras.utils.set_random_seed(0)
         model = make()
-    # It enters the scope of the model by itself.
-    replicas = set()
+    replicas, add_noise = set(), model.add_noise
+
+    def record(*arguments):
+        # Data-dependent initialization is for all replicas at once.
+        if context := tf.distribute.get_replica_context():
+            replicas.add(context.num_replicas_in_sync)
+        return add_noise(*arguments)
+
+    # It trains in the scope of the model by itself.
+    model.add_noise = record
     history = tf_realnvp.train(
         model,
         images,
@@ -96,9 +104,6 @@ def _train(strategy, make, path):
         seed=3,
         precision="float32",
         progress=False,
-        on_epoch=lambda _: replicas.add(
-            tf.distribute.get_strategy().num_replicas_in_sync
-        ),
     )
     [num_replicas] = replicas
     losses = [m.test_loss for m in history]

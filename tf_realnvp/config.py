@@ -9,7 +9,7 @@ with a run. This module does without TensorFlow, which takes seconds to import.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tf_realnvp.utils import checks
 from tf_realnvp.utils.checks import (
@@ -80,8 +80,29 @@ _of_job = functools.partial(_setting, "job")
 _of_process = functools.partial(_setting, "")
 
 
+class _Record:
+    """A dataclass that JSON stores as `dataclasses.asdict` gives it."""
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Self:
+        """Returns a record that was stored.
+
+        What an older version did not have gets its default.
+
+        Args:
+          stored: What JSON gives back.
+
+        Raises:
+          ValueError: If it is damaged, or of a version to come.
+        """
+        try:
+            return cls(**stored)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(_Record):
     """All settings of a training, as the flags of the command name them.
 
     `--help` tells what each is for; so does `field.metadata["help"]`.
@@ -332,23 +353,6 @@ class TrainingConfig:
         """The arguments of `RealNVP`, beside those that tell of its images."""
         return {name: getattr(self, name) for name in ARCHITECTURE}
 
-    @classmethod
-    def from_json(cls, stored: Any) -> "TrainingConfig":
-        """Returns settings that were stored as `dataclasses.asdict` gives them.
-
-        Those that an older version did not have get their defaults.
-
-        Args:
-          stored: What JSON gives back.
-
-        Raises:
-          ValueError: If they are damaged, or of a version to come.
-        """
-        try:
-            return cls(**stored)
-        except TypeError as error:
-            raise ValueError(f"these are no settings: {error}") from error
-
     def differences(self, before: "TrainingConfig") -> list[str]:
         """Returns the settings with which a run cannot be resumed, in words.
 
@@ -396,7 +400,7 @@ def _spell(field, value):
 
 
 @dataclasses.dataclass(frozen=True)
-class DataDescription:
+class DataDescription(_Record):
     """What tells the images of a training from others.
 
     Attributes:
@@ -437,21 +441,6 @@ class DataDescription:
             "num_classes": len(self.class_names) or None,
             "class_probs": self.class_probs or None,
         }
-
-    @classmethod
-    def from_json(cls, stored: Any) -> "DataDescription":
-        """Returns a description that was stored as `dataclasses.asdict` has it.
-
-        Args:
-          stored: What JSON gives back.
-
-        Raises:
-          ValueError: If it is damaged.
-        """
-        try:
-            return cls(**stored)
-        except TypeError as error:
-            raise ValueError(f"this describes no images: {error}") from error
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Returns in what these images differ from others, in words."""

@@ -4,9 +4,7 @@ import contextlib
 import io
 import os
 import pathlib
-import random
 import re
-import shutil
 import types
 from unittest import mock
 
@@ -105,13 +103,8 @@ class CheckpointsTestCase(folders.FolderTestCase, parameterized.TestCase):
         before = self.contents()
         actual, stderr = self.restore()
         self.assertEqual(actual, number)
-        names = re.findall(
-            rf"^warning: the checkpoint {self.path}/(\S+) is damaged",
-            stderr,
-            re.MULTILINE,
-        )
-        self.assertEqual(names, list(damaged))
-        self.assertEqual(stderr.count("\n"), len(damaged), stderr)
+        pattern = rf"warning: the checkpoint {self.path}/(\S+) is damaged.*\n"
+        self.assertEqual(re.findall(pattern, stderr), list(damaged))
         self.assertEqual(self.contents(), before)
 
     def file(self, name):
@@ -120,7 +113,9 @@ class CheckpointsTestCase(folders.FolderTestCase, parameterized.TestCase):
 
 class SaveTest(CheckpointsTestCase):
     def test_the_last_ones_are_kept(self):
-        self.save(*range(11))
+        self.save(*range(9))
+        for number in (9, 10):  # Of later processes.
+            self.save_next(number)
         names = [
             f"ckpt-{number}.{suffix}"
             for number in (9, 10, 11)
@@ -130,27 +125,14 @@ class SaveTest(CheckpointsTestCase):
         # By number, not by name.
         self.assert_restores(10)
 
-    def test_a_later_process_goes_on(self):
-        self.save(1, 2)
-        for number in (3, 4, 5):
-            self.save_next(number)
-        self.assertCountEqual(
-            {file.stem for file in self.path.glob("*.index")},
-            ["ckpt-3", "ckpt-4", "ckpt-5"],
-        )
-        self.assert_restores(5)
-
     def test_nothing_there(self):
         self.assert_restores(None)
         self.assertFalse(self.path.exists())
-        self.path.mkdir(parents=True)
-        self.assert_restores(None)
 
     def test_folder_may_move(self):
         self.save(1, 2)
         self.path = self.path.rename(self.path.with_name("moved"))
         self.assert_restores(2)
-        self.save(3)
 
     def test_other_files_are_let_be(self):
         self.save(1)
@@ -159,12 +141,10 @@ class SaveTest(CheckpointsTestCase):
         self.file("ckpt-7_temp").mkdir()  # As a kill leaves it.
         self.assert_restores(1)
 
-    @parameterized.parameters(0, 20, 100, 300, 600)
+    @parameterized.parameters(0, 100, 600)
     def test_disk_is_full(self, size):
         """The one before stays."""
         self.save(1)
-        sizes = [file.stat().st_size for file in self.path.glob("ckpt-*")]
-        self.assertLess(size, max(sizes))
         with (
             disks.full(size),
             self.assertRaises((OSError, tf.errors.OpError)),
@@ -194,11 +174,10 @@ class DamageTest(CheckpointsTestCase):
         suffix=("index", DATA),
         damage=(
             # From what is in the file, and in that of the checkpoint before.
-            *(
-                lambda own, _, share=share: own[: int(share * (len(own) - 1))]
-                for share in (0.0, 0.01, 0.5, 0.9, 1.0)
-            ),
+            lambda own, _: own[: len(own) // 2],
+            lambda own, _: own[:-1],
             lambda own, _: bytes(len(own)),
+            lambda own, _: bytes([own[0] ^ 1]) + own[1:],
             lambda _, before: before,
             lambda *_: None,  # It is missing.
         ),
@@ -210,52 +189,28 @@ class DamageTest(CheckpointsTestCase):
         if content is not None:
             file.write_bytes(content)
         self.assert_restores(2, "ckpt-3")
-
-    # In the index there are a few bits that mean nothing.
-    @parameterized.parameters((DATA, 32), ("index", 20))
-    def test_flipped_bits(self, suffix, min_noticed):
-        file = self.file(f"ckpt-3.{suffix}")
-        content = file.read_bytes()
-        rng = random.Random(0)
-        places = rng.choices(range(len(content)), k=30)
-        numbers = []
-        for place in [0, len(content) - 1, *places]:
-            damaged = bytearray(content)
-            damaged[place] ^= 1 << rng.randrange(8)
-            file.write_bytes(damaged)
-            number, stderr = self.restore()  # Compares all values.
-            self.assertIn(number, (2, 3))
-            self.assertEqual(stderr.count("\n"), 3 - number)
-            numbers.append(number)
-        self.assertGreaterEqual(numbers.count(2), min_noticed)
-
-    def test_several(self):
-        self.file("ckpt-3.index").unlink()
         self.file(f"ckpt-2.{DATA}").write_bytes(b"")
         self.assert_restores(1, "ckpt-3", "ckpt-2")
         self.save_next(4)  # As ckpt-2.
         self.assert_restores(4, "ckpt-3")
 
+    # In the index there are a few bits that mean nothing.
+
     def test_all(self):
         for number in (1, 2, 3):
             self.file(f"ckpt-{number}.{DATA}").write_bytes(b"")
         before = self.contents()
-        with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            with self.assertRaisesRegex(
-                UsageError, f"^none of the 3 .* {self.path} .*`run_dir`.*$"
-            ):
-                Checkpoints(make_trainer(), self.path).restore()
-        self.assertEqual(stderr.getvalue().count("\n"), 3)
+        with self.assertRaisesRegex(UsageError, "none of the 3 .*`run_dir`"):
+            self.restore()
         self.assertEqual(self.contents(), before)
 
     def test_of_another_model(self):
         trainer = make_trainer()
         del trainer.state["weights"][1]
-        with contextlib.redirect_stderr(io.StringIO()):
-            with self.assertRaises(UsageError):
-                Checkpoints(trainer, self.path).restore()
+        with self.assertRaises(UsageError):
+            Checkpoints(trainer, self.path).restore()
 
-    @parameterized.parameters(b"", b"\xff\xfe", b"nonsense {", b"\0" * 99, None)
+    @parameterized.parameters(b"", b"nonsense {", b"\0\xff" * 99, None)
     def test_list_of_checkpoints(self, content):
         """The file `checkpoint` is TensorFlow's, and not needed."""
         self.file("checkpoint").unlink()
@@ -278,11 +233,6 @@ class UnfinishedTest(CheckpointsTestCase):
         self.assert_restores(None, "ckpt-1")
         self.save(2)
         self.assert_restores(2)
-
-    def test_later_one(self):
-        self.save(1, 2)
-        shutil.copy(self.file(f"ckpt-2.{DATA}"), self.file(f"ckpt-3.{DATA}"))
-        self.assert_restores(2, "ckpt-3")
 
     def test_complete_but_not_listed(self):
         self.save(1)

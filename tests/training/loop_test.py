@@ -1,8 +1,6 @@
 """Tests for loop: epochs of training, and what is evaluated after them."""
 
-import contextlib
 import functools
-import io
 import itertools
 import math
 from unittest import mock
@@ -89,24 +87,24 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
     """A rate that diverges makes an early epoch the best one."""
 
     @staticmethod
-    def make(keep_best=True):
+    def make():
         # After two epochs of three steps it leaps.
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             [6], [0.5, 30.0]
         )
-        return Trainer(make_model(), rate, keep_best=keep_best)
+        return Trainer(make_model(), rate, keep_best=True)
 
     @classmethod
-    def fit(cls, epochs, keep_best=True, **options):
-        trainer = cls.make(keep_best)
+    def fit(cls, epochs, **options):
+        trainer = cls.make()
         loop.fit(trainer, held_out(), epochs, batch_size=16, **options)
         return trainer
 
     @classmethod
     @functools.cache
-    def whole(cls, epochs, **options):
+    def whole(cls, epochs):
         """Returns a trainer that no test changes."""
-        return cls.fit(epochs, **options)
+        return cls.fit(epochs)
 
     def assert_same_weights(self, first, second):
         weights = values(first.variables), values(second.variables)
@@ -133,13 +131,10 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         loss = loop.evaluate(trainer, held_out(), "test", 16)
         self.assertEqual(loss, test_losses[2])
 
-    @parameterized.parameters({}, {"max_steps": 5})
-    def test_last_epoch_is_the_best(self, **options):
-        """Or what there is of it."""
-        trainer = self.whole(2, **options)
+    def test_part_of_an_epoch_is_the_best(self):
+        trainer = self.fit(2, max_steps=5)
         last = trainer.history[-1]
-        step = options.get("max_steps", 6)
-        self.assertEqual((last.epoch, last.step), (2, step))
+        self.assertEqual((last.epoch, last.step), (2, 5))
         self.assertEqual(trainer.result_metrics(), last)
         self.assert_same_weights(trainer.result_model(), trainer.model)
 
@@ -158,10 +153,9 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertNotAllClose(cut.model.variables[0], best.variables[0])
         self.assert_same_weights(cut.result_model(), best)
 
-    @parameterized.parameters(0, 1)
-    def test_cut_short_while_the_best_is_kept(self, epochs):
+    def test_cut_short_while_the_best_is_kept(self):
         """It is then the model as it is, and no mixture of two epochs."""
-        trainer = self.fit(epochs) if epochs else self.make()
+        trainer = self.fit(1)
         *_, last = trainer.state["best"]
         for variable in trainer.model.variables:
             variable.assign_add(tf.ones_like(variable))
@@ -182,16 +176,10 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertLess(loss, trainer.history[-2].validation_loss)
         self.assertIsNotNone(trainer.history[-1].test_loss)
         loop.fit(trainer, held_out(), 4, batch_size=16)
+        # Nor is its loss on the test images.
         self.assertEqual(trainer.history, self.whole(4).history)
         self.assertEqual(trainer.result_metrics().step, 6)
         self.assert_same_weights(trainer.result_model(), self.whole(2).model)
-
-    def test_result_that_is_no_longer_the_best(self):
-        """Its loss on the test images is forgotten."""
-        trainer = self.fit(epochs=1)
-        self.assertIsNotNone(trainer.history[1].test_loss)
-        loop.fit(trainer, held_out(), 2, batch_size=16)
-        self.assertEqual(trainer.history, self.whole(2).history)
 
     def test_loss_that_is_no_number_is_not_the_best(self):
         trainer = self.fit(epochs=2)
@@ -201,13 +189,6 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertTrue(math.isnan(trainer.history[-1].validation_loss))
         self.assertEqual(trainer.result_metrics(), trainer.history[2])
         self.assert_same_weights(trainer.result_model(), best)
-        # Nor is the first.
-        trainer.history.insert(0, trainer.history.pop())
-        self.assertEqual(trainer.result_metrics().epoch, 2)
-
-    def test_same_training_as_without(self):
-        other = self.fit(epochs=1, keep_best=False)
-        self.assert_same_weights(self.whole(1).model, other.model)
 
 
 class FitTest(tf.test.TestCase, parameterized.TestCase):
@@ -260,16 +241,6 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
     def test_steps_are_traced_once(self):
         self.assertEqual(self.num_traces, 2)  # Of training and evaluation.
 
-    def test_same_as_single_steps(self):
-        trainer = make_trainer()
-        for epoch in (1, 2):
-            trainer.begin_epoch()
-            for batch in self.dataset.train_batches(BATCH_SIZE, 7, epoch):
-                trainer.train(iter(tf.data.Dataset.from_tensors(batch)))
-            self.assertAllClose(
-                self.history[epoch].train_loss, trainer.mean_loss, rtol=1e-4
-            )
-
     def test_stopped_and_gone_on_with(self):
         """Again and again: the same weights and metrics in the end."""
         trainer = make_trainer()
@@ -289,16 +260,16 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         weights = values(trainer.model.variables)
         self.assertTrue(all(same(weights, self.weights)))
 
-    @parameterized.named_parameters(
-        # `max_steps`, and the number of steps after every epoch.
-        ("end_of_an_epoch", 2, [0, 2]),
-        ("within_an_epoch", 3, [0, 2, 3]),
-        ("more_than_all", 100, [0, 2, 4]),
-    )
+    # `max_steps`, and the number of steps after every epoch.
+    @parameterized.parameters((2, [0, 2]), (3, [0, 2, 3]), (100, [0, 2, 4]))
     def test_max_steps(self, max_steps, expected):
-        self.start_again()
+        # The trainer, which knows its position, begins anew.
+        self.trainer.step.assign(0)
+        self.trainer.history = []
         recorder = Recorder()
         loop.fit(self.trainer, self.dataset, 2, BATCH_SIZE, max_steps, recorder)
+        # What was passed within an epoch is evaluated all the same.
+        loop.fit(self.trainer, self.dataset, 1, BATCH_SIZE, 1)
         history = self.trainer.history
         self.assertEqual([m.step for m in history], expected)
         self.assertEqual([m.epoch for m in history], list(range(len(expected))))
@@ -308,38 +279,6 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         # What was reached is evaluated.
         loss = loop.evaluate(self.trainer, self.dataset, "test", BATCH_SIZE)
         self.assertEqual(history[-1].test_loss, loss)
-
-    def test_max_steps_that_have_been_passed(self):
-        """Within an epoch: what was reached is evaluated all the same."""
-        trainer = make_trainer()
-        trainer.max_steps_per_call = 1
-        answers = iter([False] * 6 + [True])
-        is_done = loop.fit(
-            trainer,
-            self.dataset,
-            2,
-            BATCH_SIZE,
-            should_stop=lambda: next(answers),
-        )
-        self.assertEqual((is_done, trainer.num_steps), (False, 3))
-        self.assertTrue(loop.fit(trainer, self.dataset, 1, BATCH_SIZE, 1))
-        self.assertEqual([m.step for m in trainer.history], [0, 2, 3])
-        loss = loop.evaluate(trainer, self.dataset, "test", BATCH_SIZE)
-        self.assertEqual(trainer.history[-1].test_loss, loss)
-
-    def test_defaults(self):
-        # For a program: all epochs, by batches of 64, without a display.
-        images = random_images(2 * 64 + 1, seed=5)
-        dataset = make_dataset(images, images[:1])
-        self.start_again()
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            loop.fit(self.trainer, dataset, epochs=2)
-            loss = loop.evaluate(self.trainer, dataset)
-        history = self.trainer.history
-        self.assertEqual([m.step for m in history], [0, 2, 4])
-        self.assertEqual(loss, history[-1].test_loss)
-        self.assertEqual(output.getvalue(), "")
 
     def test_evaluation_is_a_mean_over_images(self):
         # The images of the smaller batch are much less likely: a mean of the
@@ -351,19 +290,13 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             ]
         )
         dataset = make_dataset(images, images)
-        recorder = Recorder()
-        loss = loop.evaluate(
-            self.trainer, dataset, "test", BATCH_SIZE, recorder
-        )
+        loss = loop.evaluate(self.trainer, dataset, "test", BATCH_SIZE)
         batches = iter(dataset.test_batches(BATCH_SIZE).enumerate())
         (first, _), (second, _) = (self.trainer.test(batches) for _ in range(2))
         self.assertAllClose(loss, (first + second) / 5, rtol=1e-4)
         self.assertNotAllClose(
             first / 4, second, atol=0.1, msg="This tests nothing."
         )
-        [(_, _, updates)] = recorder.passes
-        self.assertEqual([update[:2] for update in updates], [(1, 4), (1, 1)])
-        self.assertAllClose(updates[-1][-1], loss / math.log(2.0))
         # The noise is the same each time.
         again = loop.evaluate(self.trainer, dataset, "test", BATCH_SIZE)
         self.assertEqual(again, loss)
@@ -376,11 +309,6 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(DivergedError, "10 steps up to step 11"):
             loop.fit(trainer, dataset, 1, BATCH_SIZE)
         self.assertEqual(trainer.num_steps, 1 + MAX_SKIPPED_IN_A_ROW)
-
-    def start_again(self):
-        """Lets the trainer, which knows its position, begin a run anew."""
-        self.trainer.step.assign(0)
-        self.trainer.history = []
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from small_models import SmallModel, random_images, same, values
 
 from tf_realnvp.training.optimizers import FusedAdam, learning_rate
-from tf_realnvp.training.trainer import Trainer
 
 
 def run(optimizer, gradients):
@@ -76,19 +74,6 @@ class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
         schedule = learning_rate(*arguments)
         for step, rate in expected.items():
             self.assertAllClose(schedule(step), rate, rtol=1e-6, atol=1e-9)
-
-    def test_what_the_trainer_uses(self):
-        trainer = Trainer(
-            SmallModel(), learning_rate(0.1, 3, 0, "cosine"), ema=0.5
-        )
-        batches = tf.data.Dataset.from_tensors(random_images(4, seed=0))
-        batches = iter(batches.repeat())
-        self.assertAllClose(trainer.optimizer.learning_rate, 0.1)
-        trainer.train(batches, 3)
-        self.assertAllClose(trainer.optimizer.learning_rate, 0.0)
-        before = values(trainer.model.variables)
-        trainer.train(batches)
-        self.assertTrue(all(same(before, values(trainer.model.variables))))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,6 @@ from tf_realnvp.training.trainer import Trainer
 
 
 class LayoutTest(tf.test.TestCase, parameterized.TestCase):
-    def test_no_classes(self):
-        layout = summaries.layout_of_samples(SmallModel())
-        self.assertEqual(layout, (36, None, None))
-
     @parameterized.parameters((3, 3), (99, 20))
     def test_a_row_a_class(self, num_classes, num_rows):
         model = SmallModel(num_classes=num_classes)
@@ -34,7 +30,7 @@ class LayoutTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen(labels, count)
 
 
-class SummariesTest(folders.FolderTestCase, parameterized.TestCase):
+class SummariesTest(folders.FolderTestCase):
     def setUp(self):
         super().setUp()
         set_seed(0)
@@ -70,8 +66,10 @@ class SummariesTest(folders.FolderTestCase, parameterized.TestCase):
 
     def test_progress(self):
         self.progress(3, seconds=9.0)  # Too soon.
-        self.progress(4, seconds=7.0, loss=2.0 * math.log(2.0), norm=3.0)
-        self.progress(5, seconds=1.0)  # Too soon again.
+        self.progress(3, seconds=70.0)  # An evaluation, which adds no steps.
+        self.summaries.write_epoch(Metrics(0, 0, None, 5.0))
+        self.progress(7, seconds=16.0, loss=2.0 * math.log(2.0), norm=3.0)
+        self.progress(8, seconds=1.0)  # Too soon again.
         expected = {
             "bits_per_dim/train": 2.0,
             "gradient_norm": 3.0,
@@ -79,36 +77,21 @@ class SummariesTest(folders.FolderTestCase, parameterized.TestCase):
             "images_per_second": 4 * 8 / 16,
         }
         values = self.read()
-        self.assertCountEqual(values, expected)
+        self.assertCountEqual(values, [*expected, "bits_per_dim/test"])
         for tag, value in expected.items():
             ((step, content),) = values[tag]
-            self.assertEqual(step, 4)
+            self.assertEqual(step, 7)
             self.assertAllClose(content, value)
 
-    def test_evaluation_is_not_shown_as_slow_training(self):
-        self.progress(4, seconds=9.0)
-        self.progress(4, seconds=70.0)  # No step was done since.
-        self.assertEmpty(self.read())
-        self.summaries.write_epoch(Metrics(0, 0, None, 5.0))
-        self.progress(9, seconds=10.0)
-        ((_, rate),) = self.read()["images_per_second"]
-        self.assertAllClose(rate, 4.0)
-
-    @parameterized.parameters(
-        tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError
-    )
-    def test_samples_that_cannot_be_drawn(self, kind):
+    def test_samples_that_cannot_be_drawn(self):
         """Training goes on: weights may recover."""
-        error = kind(None, None, "it overflows")
-        stderr = io.StringIO()
+        error = tf.errors.InvalidArgumentError(None, None, "it overflows")
         with (
             mock.patch.object(self.summaries, "_decode", side_effect=error),
-            contextlib.redirect_stderr(stderr),
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
         ):
             self.summaries.write_samples(3)
-        self.assertEqual(
-            stderr.getvalue(), "warning: cannot draw samples: it overflows\n"
-        )
+        self.assertIn("cannot draw samples: it overflows", stderr.getvalue())
 
     def test_epochs(self):
         self.summaries.write_epoch(Metrics(0, 0, None, 5.0 * math.log(2.0)))

@@ -106,7 +106,9 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         (SmallModel, None, {"clip_grad": 1e3}),  # Far above the norm.
         (conditional, LABELS, {}),
         (conditional, LABELS, {"accumulate": 3}),
-        (moved, None, {"accumulate": 5}),  # One of them is empty.
+        # One of them is empty.
+        (moved, None, {"accumulate": 5, "recompute": True}),
+        (moved, None, {"precision": "bfloat16"}),
     )
     def test_loss_and_gradient(self, make, labels, options):
         model = make()
@@ -117,30 +119,35 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         with tf.GradientTape() as tape:
             expected = tf.reduce_mean(losses(model, seeds[0], labels))
         gradients = tape.gradient(expected, [v.value for v in model.variables])
-        self.assertAllClose(loss, expected, rtol=1e-5)
+        is_exact = "precision" not in options
+        self.assertAllClose(loss, expected, rtol=1e-5 if is_exact else 1e-2)
         self.assertAllClose(
             test_loss, np.sum(losses(model, seeds[1], labels)), rtol=1e-5
         )
         norm = float(tf.linalg.global_norm(gradients))
         self.assertGreater(norm, 0.1)
-        self.assertAllClose(trainer.mean_gradient_norm, norm, rtol=1e-4)
         scale = min(1.0, options.get("clip_grad", math.inf) / norm)
         applied = applied_gradients(trainer)
-        for result, gradient in zip(applied, gradients, strict=True):
-            self.assertAllClose(result / scale, gradient, rtol=1e-3, atol=1e-5)
+        errors = [
+            g - a / scale for g, a in zip(gradients, applied, strict=True)
+        ]
+        error = float(tf.linalg.global_norm(errors)) / norm
+        self.assertLess(error, 1e-4 if is_exact else 0.1)
+        if not is_exact:
+            self.assertNotAllClose(loss, expected, rtol=1e-6)
+        else:
+            self.assertAllClose(trainer.mean_gradient_norm, norm, rtol=1e-4)
 
     def test_parts_of_a_batch(self):
         """They are computed one by one, or they would not save memory."""
-        model = SmallModel()
         sizes = []
-        log_density = SmallModel.log_density
 
-        def record(model, points, label):
-            sizes.append(len(points))
-            return log_density(model, points, label)
+        class Model(SmallModel):
+            def log_density(self, points, label=None):
+                sizes.append(len(points))
+                return super().log_density(points, label)
 
-        with mock.patch.object(SmallModel, "log_density", record):
-            train(Trainer(model, accumulate=3))
+        train(Trainer(Model(), accumulate=3))
         self.assertEqual(sizes, [1, 1, 2])
 
     def test_noise(self):
@@ -246,10 +253,9 @@ class WeightsTest(untraced.UntracedTestCase):
                 for average, weights in zip(expected, now, strict=True)
             ]
         averaged = trainer.evaluated_model()
-        for result, average in zip(
-            values(averaged.variables), expected, strict=True
-        ):
-            self.assertAllClose(result, average, rtol=1e-5, atol=1e-6)
+        self.assertAllClose(
+            values(averaged.variables), expected, rtol=1e-5, atol=1e-6
+        )
         # Training goes on from the weights themselves, and the average is
         # evaluated.
         self.assertTrue(all(same(now, values(model.variables))))
@@ -260,52 +266,8 @@ class WeightsTest(untraced.UntracedTestCase):
 
 
 class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
-    @parameterized.product(
-        dtype=("float32", "bfloat16"), recompute=(False, True)
-    )
-    def test_model_for_training(self, dtype, recompute):
-        """It shares the weights and computes in another way."""
-        model = moved()
-        points = model.dequantize(random_images(3, seed=0), seed=1)
-        other = model.for_training(dtype, recompute)
-
-        def density_and_gradients(model):
-            with tf.GradientTape() as tape:
-                log_prob = model.distribution.log_prob(points)
-            gradients = tape.gradient(log_prob, model.trainable_variables)
-            self.assertDTypeEqual(log_prob, np.float32)
-            for gradient in gradients:
-                self.assertDTypeEqual(gradient, np.float32)
-            return log_prob, np.concatenate([np.ravel(g) for g in gradients])
-
-        for first, second in zip(model.variables, other.variables, strict=True):
-            self.assertIs(first, second)
-        log_prob, gradients = density_and_gradients(other)
-        # After it, as it must not change the model itself.
-        expected, expected_gradients = density_and_gradients(model)
-        is_exact = dtype == "float32"
-        self.assertAllClose(log_prob, expected, rtol=1e-6 if is_exact else 1e-2)
-        error = np.linalg.norm(gradients - expected_gradients)
-        error /= np.linalg.norm(expected_gradients)
-        self.assertLess(error, 1e-5 if is_exact else 0.1)
-        if not is_exact:
-            self.assertNotAllClose(log_prob, expected, rtol=1e-6)
-
-    def test_trains_in_bfloat16_and_evaluates_in_float32(self):
-        model = moved()
-        trainer = Trainer(model, learning_rate=0.0, precision="bfloat16")
-        with recorded_seeds(model) as seeds:
-            tested = evaluate(trainer)
-            trained = train(trainer)
-        self.assertAllClose(tested, np.sum(losses(model, seeds[0])), rtol=1e-6)
-        exact = np.mean(losses(model, seeds[1]))
-        self.assertAllClose(trained, exact, rtol=1e-2)
-        self.assertNotAllClose(trained, exact, rtol=1e-6)
-
-    @parameterized.product(
-        precision=("float32", "tf32", "bfloat16"), recompute=(False, True)
-    )
-    def test_what_is_asked_of_the_model(self, precision, recompute):
+    @parameterized.parameters("float32", "tf32", "bfloat16")
+    def test_what_is_asked_of_the_model(self, precision):
         asked = []
 
         class Model(SmallModel):
@@ -313,29 +275,23 @@ class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
                 asked.append(arguments)
                 return super().for_training(*arguments)
 
-        Trainer(Model(), precision=precision, recompute=recompute)
+        Trainer(Model(), precision=precision, recompute=True)
         # On CPUs, TF32 is float32.
         dtype = "bfloat16" if precision == "bfloat16" else "float32"
-        self.assertEqual(asked, [(dtype, recompute), ()])
+        self.assertEqual(asked, [(dtype, True), ()])
 
     def test_what_is_compiled(self):
         for jit in (False, True):
-            trainer = Trainer(SmallModel(), jit=jit)
-            points = tf.TensorSpec([3, *trainer.model.image_shape])
-            function = trainer._gradient_function.get_concrete_function(
-                points, None, tf.TensorSpec([])
-            )
-            attributes = function.function_def.attr
-            self.assertEqual(attributes["_XlaMustCompile"].b, jit)
+            with mock.patch.object(tf, "function") as function:
+                Trainer(SmallModel(), jit=jit)
+            compiled = [
+                c.kwargs.get("jit_compile") for c in function.mock_calls
+            ]
+            self.assertEqual(compiled, [jit, None, None])
 
 
 class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(
-        (False, "tf32"),
-        (True, "tf32"),
-        (True, "float32"),
-        (True, "bfloat16"),
-    )
+    @parameterized.parameters((False, "tf32"), (True, "float32"))
     def test_in_training_only(self, around, precision):
         """Whatever is in force around it, when its operations run."""
         config = tf.config.experimental

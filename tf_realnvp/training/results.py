@@ -3,58 +3,44 @@
 import dataclasses
 import os
 import pathlib
-from typing import Any
 
-from tf_realnvp import data
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset, image_folder
 from tf_realnvp.images import plots
 from tf_realnvp.serving import export
 from tf_realnvp.training import metrics
-from tf_realnvp.training.metrics import bits_from_nats
 from tf_realnvp.training.summaries import layout_of_samples
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import UsageError, reason
 from tf_realnvp.utils.messages import say, warn
+from tf_realnvp.utils.units import bits_from_nats
 
 
-def check_folder(dataset: str, output_dir: str) -> None:
-    """Checks that the results do not come among the images to train on.
-
-    Args:
-      dataset: The data set, as `data.load` finds it.
-      output_dir: Folder of the results.
-
-    Raises:
-      UsageError: If the samples would be some of these images.
-    """
-    folder = pathlib.Path(data.source(dataset))
-    is_folder = folder.is_absolute() and folder.is_dir()
-    used = image_folder.folders_of(folder) if is_folder else ()
-    output = pathlib.Path(os.path.realpath(output_dir))
-    if any(map(output.is_relative_to, map(os.path.realpath, used))):
-        raise UsageError(
-            f"argument `output_dir`: {output_dir} is among the images to train "
-            "on, and the samples would be some of them: give another folder"
-        )
-
-
-def check_model_path(config: TrainingConfig, dataset_name: str) -> None:
-    """Checks that the model can be written, and says what it replaces.
+def check(config: TrainingConfig, dataset: ImageDataset) -> None:
+    """Checks where the results go, and says what they replace.
 
     Args:
       config: The settings of the training.
-      dataset_name: Name of the data set.
+      dataset: What it is trained on.
 
     Raises:
-      UsageError: If there is anything but a model, the model that training
-        starts from, or the folder of the run.
+      UsageError: If the samples would be some of the images to train on; or if
+        there is, in the place of the model, anything but a model, the model
+        that training starts from, or the folder of the run.
     """
-    path = _path(config.output_dir, "realnvp", dataset_name)
+    folder = pathlib.Path(dataset.source or "")
+    is_folder = folder.is_absolute() and folder.is_dir()
+    for used in image_folder.folders_of(folder) if is_folder else ():
+        if _is_in(config.output_dir, used):
+            raise UsageError(
+                f"argument `output_dir`: {config.output_dir} is among the "
+                "images to train on, and the samples would be some of them: "
+                "give another folder"
+            )
+    path = _path(config.output_dir, "realnvp", dataset.name)
     for name in ("init_from", "run_dir"):
-        real = pathlib.Path(os.path.realpath(getattr(config, name) or "/"))
-        if real.is_relative_to(os.path.realpath(path)):
+        if _is_in(getattr(config, name) or "/", path):
             raise UsageError(
                 f"argument `{name}`: the model is to be written to {path}, in "
                 "the place of all that is there: give another folder, or "
@@ -63,6 +49,11 @@ def check_model_path(config: TrainingConfig, dataset_name: str) -> None:
     export.check_path(path)
     if path.exists():
         say(f"{path} is there, and will be replaced in the end")
+
+
+def _is_in(path, folder):
+    real = pathlib.Path(os.path.realpath(path))
+    return real.is_relative_to(os.path.realpath(folder))
 
 
 def write(
@@ -84,14 +75,12 @@ def write(
     """
     model, result = trainer.result_model(), trainer.result_metrics()
     bits = result.bits_per_dim()
-    content: dict[str, Any] = {
+    numbers: dict[str, float] = {"epochs": result.epoch, "steps": result.step}
+    numbers |= {f"{split}_bits_per_dim": bits[split] for split in bits}
+    content = {
         **dataset.metadata,
         "config": dataclasses.asdict(config),
-        "metrics": {
-            "epochs": result.epoch,
-            "steps": result.step,
-            **{f"{split}_bits_per_dim": bits[split] for split in bits},
-        },
+        "metrics": numbers,
     }
 
     def path(kind, suffix=""):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -96,13 +97,10 @@ class Session:
           UsageError: If there are no such images, they cannot be trained on
             with these settings, or the results cannot be written.
         """
-        is_one_of_many = runtime.is_one_of_many()
-        if is_one_of_many:
+        if runtime.is_one_of_many():
             strategy = workers.connect()
         else:
             strategy = runtime.make_strategy(config.devices)
-        if run is not None:
-            results.check_folder(config.dataset, config.output_dir)
         dataset = data.load(
             config.dataset,
             config.data_dir,
@@ -115,12 +113,11 @@ class Session:
             warn(describe_skipped(dataset.skipped))
         description = DataDescription.of(dataset)
         if run is not None:
-            results.check_model_path(config, dataset.name)
+            results.check(config, dataset)
             run.check_same_images(description, dataset.name)
             description = run.data or description
         with explained(dataset):
-            if is_one_of_many:
-                config = workers.agree_on_settings(config, description, resume)
+            config = workers.agree_on_settings(config, description, resume)
             with strategy.scope():
                 keras.utils.set_random_seed(config.seed)
                 try:
@@ -149,16 +146,19 @@ class Session:
           FailureError: If the run's state cannot be written.
         """
         config, trainer, dataset = self.config, self.trainer, self.dataset
+        model, state = trainer.model, itertools.chain(*trainer.state.values())
         with explained(dataset):
             restored = resume and self._checkpoints.restore()
             step = f"the checkpoint of step {trainer.num_steps:,}"
-            self._agree_on_state(step if restored else None, "`run_dir`")
-            is_given = not restored and not trainer.model.is_identity()
+            found = step if restored else None
+            workers.agree_on_state(state, found, "`run_dir`")
+            is_given = not restored and not model.is_identity()
             if config.init_from is not None and not restored:
                 weights.assign_weights(
-                    trainer.model, config.init_from, dataset.class_names
+                    model, config.init_from, dataset.class_names
                 )
-                self._agree_on_state("weights", "`init_from`")
+                values = (variable.value for variable in model.variables)
+                workers.agree_on_state(values, "weights", "`init_from`")
             elif not (restored or is_given):
                 self._initialize()
         if self._run is not None:
@@ -194,7 +194,8 @@ class Session:
                 config,
                 observer,
             )
-        with explained(self.dataset), self._scope():
+        # Outside of the scope: what a checkpoint adds is of the chief alone.
+        with explained(self.dataset):
             try:
                 is_done = loop.fit(
                     self.trainer,
@@ -247,10 +248,6 @@ class Session:
             for variable, value in zip(model.variables, before, strict=True):
                 variable.assign(value)
             raise
-
-    def _agree_on_state(self, found, where):
-        if runtime.is_one_of_many():
-            workers.agree_on_state(self.trainer, found, where)
 
 
 class _Recorder(loop.Observer):

@@ -4,21 +4,21 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import FailureError, UsageError, reason
 
 if TYPE_CHECKING:
-    from tf_realnvp.training.trainer import Trainer
+    import tensorflow as tf
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
@@ -153,7 +153,7 @@ def agree(record: Any, differences: Callable[[Any, Any], list[str]]) -> Any:
 def agree_on_settings(
     config: TrainingConfig, data: DataDescription, resume: bool
 ) -> TrainingConfig:
-    """Makes sure that all workers train alike, in the chief's precision.
+    """Makes sure that all workers, if there are any, train alike.
 
     Args:
       config: The settings of this worker.
@@ -167,39 +167,41 @@ def agree_on_settings(
       UsageError: If anything differs, for all workers alike.
       tf.errors.OpError: If a worker is gone.
     """
+    if not runtime.is_one_of_many():
+        return config
 
     def parse(record):
         return (
             TrainingConfig.from_json(record["config"]),
             DataDescription.from_json(record["data"]),
-            "`resume`" if record["resume"] else "no `resume`",
         )
 
     def differences(worker, chief):
         try:
-            config, data, resume = parse(worker)
-            of_chief, data_of_chief, resume_of_chief = parse(chief)
+            (mine, data), (its, its_data) = parse(worker), parse(chief)
         except (KeyError, ValueError):
             return ["another version of this program"]
-        found = config.differences_of_worker(of_chief)
-        if resume != resume_of_chief:
-            found.append(f"{resume} instead of {resume_of_chief}")
-        return found + data.differences(data_of_chief)
+        found = mine.differences_of_worker(its)
+        if worker["resume"] != chief["resume"]:
+            found.append(f"{worker['resume']} instead of {chief['resume']}")
+        return found + data.differences(its_data)
 
     record = {
         "config": dataclasses.asdict(config),
         "data": dataclasses.asdict(data),
-        "resume": resume,
+        "resume": "`resume`" if resume else "no `resume`",
     }
     chief = agree(record, differences)
     return dataclasses.replace(config, precision=chief["config"]["precision"])
 
 
-def agree_on_state(trainer: "Trainer", found: str | None, where: str) -> None:
-    """Makes sure that all workers start from the same state.
+def agree_on_state(
+    variables: Iterable["tf.Variable"], found: str | None, where: str
+) -> None:
+    """Makes sure that all workers, if there are any, start from the same state.
 
     Args:
-      trainer: The trainer of this worker.
+      variables: The state of this worker.
       found: What it was restored from; `None` if there was nothing.
       where: Where that was looked for.
 
@@ -207,10 +209,12 @@ def agree_on_state(trainer: "Trainer", found: str | None, where: str) -> None:
       UsageError: If they do not.
       tf.errors.OpError: If a worker is gone.
     """
+    if not runtime.is_one_of_many():
+        return
     mine = "nothing"
     if found is not None:
         digest = hashlib.sha256()
-        for variable in itertools.chain(*trainer.state.values()):
+        for variable in variables:
             digest.update(variable.numpy().tobytes())
         mine = f"{found} ({digest.hexdigest()[:8]})"
 
