@@ -438,6 +438,7 @@ def _apply_to_images(function, images, *args):
     shape = tf.shape(images)
     flat = tf.reshape(images, tf.concat([[-1], shape[-3:]], axis=0))
     outputs = function(flat, *args)
-    return tf.reshape(
-        outputs, tf.concat([shape[:-3], tf.shape(outputs)[1:]], axis=0)
+    new_shape = tf.concat([shape[:-3], tf.shape(outputs)[1:]], axis=0)
+    return tf.ensure_shape(
+        tf.reshape(outputs, new_shape), [*images.shape[:-3], *outputs.shape[1:]]
     )
