@@ -163,6 +163,7 @@ class WorkersTest(folders.FolderTestCase, parameterized.TestCase):
     def test_lost_worker(self):
         flags = ["--seed", 0, "--resume"]
         flags += ["--run_dir", "run", "--output_dir", "out"]
+        flags += ["--checkpoint_minutes", 1e-3]
         flags += ["--batch_size", 400, "--epochs"]  # Of three steps each.
         chief, other = self.start_workers(*[[*flags, 10_000]] * 2)
         metrics = self.folder / "run" / "metrics.csv"
