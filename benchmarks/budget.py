@@ -80,7 +80,7 @@ def train(flags: argparse.Namespace) -> None:
     trunk, branch = (
         Trainer(its, rate, clip_grad=1.0, seed=flags.seed, precision=precision)
         for its, precision in (
-            (model, runtime.native_precision()),
+            (model, runtime.settle_precision("auto")),
             (model.clone(), "float32"),
         )
     )

@@ -49,7 +49,7 @@ def main() -> None:
     from tf_realnvp.training.trainer import Trainer
 
     if flags.precision == "auto":
-        flags.precision = runtime.native_precision()
+        flags.precision = runtime.settle_precision("auto")
     dataset = data.load(flags.dataset, flags.data_dir)
     keras.utils.set_random_seed(flags.seed)
     model = RealNVP(

@@ -56,7 +56,7 @@ def measure(case: tuple[int, int, int], steps: int) -> None:
     with strategy.scope():
         trainer = Trainer(
             RealNVP((image_size, image_size, 3)),
-            precision=runtime.native_precision(),
+            precision=runtime.settle_precision("auto"),
         )
     train = training_steps(trainer, batch_size)
     seconds = timed(lambda: train(1), steps)

@@ -363,7 +363,7 @@ class DetectTest(DetectionTestCase):
         ("noise --fit few", "--fit: there are 3 .*at least 20"),
         ("./gone", "--unusual: .*No such file"),
         ("one", "--unusual: there are 1 .*at least 2"),
-        ("none.npy", "--unusual: none.npy.*\\[0, 4, 4\\]"),
+        ("none.npy", "--unusual: none.npy.*\\[0, 4, 4, 1\\]"),
     )
     def test_bad_sets(self, line, message):
         self.write("one", digits("test")[:1])

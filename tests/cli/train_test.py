@@ -67,9 +67,9 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
             mock.patch.object(runtime, "configure")
         )
         self.enterContext(mock.patch.object(system, "num_cores", lambda: 8))
-        self.precision = self.enterContext(
+        self.processor = self.enterContext(
             mock.patch.object(
-                runtime, "native_precision", return_value="float32"
+                system, "processor_features", return_value=frozenset()
             )
         )
 
@@ -176,7 +176,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(self.config("--dataset", dataset).run_dir, run_dir)
 
     def test_precision(self):
-        self.precision.return_value = "bfloat16"
+        self.processor.return_value = frozenset({"amx_bf16"})
         self.assertEqual(self.config().precision, "bfloat16")
         self.train.reset_mock()
         result = call("--precision", "tf32", "--run_dir", "run")
