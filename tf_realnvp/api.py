@@ -39,9 +39,9 @@ def load(path: str | os.PathLike) -> RealNVP:
     ```
 
     Args:
-      path: A SavedModel that training, or `RealNVP.save`, wrote, of this
-        version or an older one; or the folder of a run, `runs/DATASET`, of
-        which it loads what the run would save now.
+      path: A SavedModel written by training or `RealNVP.save`; or the folder
+        of a run, `runs/DATASET`, from which the model is loaded that the run
+        would save now.
 
     Returns:
       The model. It computes what the SavedModel does, to rounding.
@@ -94,8 +94,8 @@ def train(
 ) -> list[Metrics]:
     """Trains a model, in place, as the command does.
 
-    A model that is new starts from data (`initialization.initialize`); one that
-    was loaded goes on from its weights. A model that was made in the scope of a
+    A new model gets data-dependent initialization (`initialization.initialize`);
+    one that was loaded is trained further from its weights. A model that was made in the scope of a
     `tf.distribute` strategy trains on all of its replicas. With the same seed,
     settings and images the weights are those of the command, bit for bit, if
     `keras.utils.set_random_seed(seed)` came before the model, and TensorFlow

@@ -57,7 +57,7 @@ def costs(
 
 
 def smooth(maps: np.ndarray) -> np.ndarray:
-    """Smoothes maps over the nearest pixels, for people to look at.
+    """Smooths maps over neighboring pixels, for display.
 
     A coupling with a checkerboard mask changes every second pixel, and its cost
     is there alone. The binomial filter (1, 2, 1) / 4 along both axes takes away

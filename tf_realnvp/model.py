@@ -320,7 +320,7 @@ class RealNVP(tf.Module):
         return _restore, (self.get_config(), self.name, metadata, values)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make such a model, but for its name."""
+        """Returns the constructor's arguments, without the name."""
         names = ["image_shape", "num_colors", *ARCHITECTURE]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
@@ -334,8 +334,8 @@ class RealNVP(tf.Module):
     def named_variables(self) -> dict[str, keras.Variable]:
         """Returns all weights, by names that say where in the flow they are.
 
-        A model with more couplings at a scale, with classes or learned noise
-        has the names of one without, and others.
+        A model with more couplings at a scale, with classes or with variational
+        dequantization has all names of a model without them, and more.
         """
         layout = [name for name, _ in self._layout()]
         names = layout + [network.name for network in self._noise_networks]

@@ -272,7 +272,7 @@ class DetectTest(DetectionTestCase):
             os.listdir("out"),
             [
                 *("notes.txt", "table.csv", "scores.csv"),
-                *("histograms.png", "pictures.png", "maps.png"),
+                *("histograms.png", "images.png", "maps.png"),
             ],
         )
         for name in ("histograms", "pictures", "maps"):

@@ -365,7 +365,7 @@ def _write_tables(folder, sets, scores, comparisons):
     for name, comparison in comparisons.items():
         table.append([name, *itertools.chain.from_iterable(comparison)])
     files.write_csv(folder / "table.csv", table)
-    table = [["set", "picture", *scores]]
+    table = [["set", "image", *scores]]
     for index, flag in enumerate(("normal", "unusual")):
         columns = (both[index].tolist() for both in scores.values())
         lines = zip(sets[flag].names, *columns, strict=True)
@@ -387,7 +387,7 @@ def _draw_figures(folder, sets, scores, measure, seed, num_colors):
         rows[f"{flag}: the most anomalous"] = images[::-1][:_NUM_SHOWN]
         mapped.append(images[::-1][:_NUM_MAPS])
     plots.save_rows(
-        folder / "pictures.png",
+        folder / "images.png",
         rows,
         f"by the method {detection.DEFAULT}",
         num_colors,

@@ -163,7 +163,7 @@ def save_histograms(
                 axes.hist(values, edges, alpha=0.6, density=True, label=label)
             axes.set_title(name)
             axes.set_yticks([])
-            axes.set_xlabel("score: higher is more unusual")
+            axes.set_xlabel("score (higher: more anomalous)")
         panels[0].legend()
 
 

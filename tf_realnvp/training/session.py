@@ -162,7 +162,7 @@ class Session:
             elif not (restored or is_given):
                 self._initialize()
         if self._run is not None:
-            # Before any checkpoint: without this it is nobody's folder.
+            # Before any checkpoint: a folder without it is refused.
             with writing("the run's state", self._run.path):
                 self._run.begin(config, self._description, dataset.metadata)
                 if is_given:  # No seed gives these weights again.

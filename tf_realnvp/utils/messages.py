@@ -1,4 +1,4 @@
-"""What the package prints for people: messages and warnings."""
+"""Human-readable output: messages and warnings."""
 
 import sys
 
