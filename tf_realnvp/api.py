@@ -94,9 +94,10 @@ def train(
 ) -> list[Metrics]:
     """Trains a model, in place, as the command does.
 
-    A new model gets data-dependent initialization (`initialization.initialize`);
-    one that was loaded is trained further from its weights. A model that was made in the scope of a
-    `tf.distribute` strategy trains on all of its replicas. With the same seed,
+    A new model gets data-dependent initialization
+    (`initialization.initialize`); a loaded one is trained further. A model that
+    was made in the scope of a `tf.distribute` strategy trains on all of its
+    replicas. With the same seed,
     settings and images the weights are those of the command, bit for bit, if
     `keras.utils.set_random_seed(seed)` came before the model, and TensorFlow
     has as many devices and threads: see `runtime.fastest_cpus`.

@@ -280,7 +280,7 @@ class DetectTest(DetectionTestCase):
             self.assertGreater(np.std(pixels), 0.05)
 
         header, rows = read_csv("out/scores.csv")
-        self.assertEqual(header, ["set", "picture", *detection.METHODS])
+        self.assertEqual(header, ["set", "image", *detection.METHODS])
         sets = [row[0] for row in rows]
         self.assertEqual(sets, 60 * ["normal"] + 50 * ["unusual"])
         names = [row[1] for row in rows]
