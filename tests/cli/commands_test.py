@@ -50,7 +50,6 @@ BAD_LINES = (
         for value in values.split()
     ),
     ("sample M --temp 1", "--temp"),
-    ("interpolate M a.png b.png c.png", "c.png"),
     (f"{DIRECTION} --strength nan 1", "'nan'"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),

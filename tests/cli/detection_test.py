@@ -117,16 +117,6 @@ class ScoreTest(DetectionTestCase):
             stdout,
         )
 
-    def test_does_not_depend_on_other_images(self):
-        self.write("in", digits()[:4])
-        *_, together = self.score()
-        for name in ("000.png", "001.png", "002.png"):
-            os.remove(f"in/{name}")
-        *_, alone = self.score()
-        self.assertEqual(alone["003.png"], together["003.png"])
-        *_, other = self.score("--seed", 1)
-        self.assertNotEqual(other, alone)
-
     @parameterized.parameters("plain", "classes")
     def test_reference(self, kind):
         """With maps, in standard deviations of the half that is not fitted."""

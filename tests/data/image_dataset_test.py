@@ -297,6 +297,12 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
             dataset = arrays.make("black", [images, images[:1]], 256)
             self.assertEqual(dataset.initial_images(0).shape, (number, *shape))
 
+    def test_no_autotuning(self):
+        # For seconds, its thread would keep an iterator from being deleted.
+        images, _ = numbered(100)
+        for batches in (images.train_batches(8, 0, 0), images.test_batches(8)):
+            self.assertFalse(batches.options().autotune.enabled)
+
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
     def test_images_are_decoded_once(self):
@@ -388,7 +394,6 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
                 read(dataset)
 
     @parameterized.parameters(
-        ValueError("x"),
         tf.errors.InvalidArgumentError(None, None, "an assertion of a step"),
         tf.errors.ResourceExhaustedError(
             None, None, f"OOM [[{{{{node {image_dataset.DECODING}/x}}}}]]"
@@ -399,6 +404,12 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaises(type(error)):
             with dataset.naming_damage():
                 raise error
+
+
+class SkippedTest(tf.test.TestCase):
+    def test_only_some_are_named(self):
+        line = image_dataset.describe_skipped(dict.fromkeys("abcdefg", "no"))
+        self.assertRegex(line, r"^7 files .*a \(no\), .* e .*, \.\.\.$")
 
 
 class FlipTest(tf.test.TestCase):

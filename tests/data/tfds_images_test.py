@@ -296,7 +296,9 @@ class AnyDatasetTest(TfdsTestCase):
         splits = {
             name: random_images(size, 2, 2, 3) for name, size in sizes.items()
         }
-        self.store(splits, disable_shuffling=True)
+        # Each in two files.
+        config = tfds.download.DownloadConfig(num_shards=2)
+        self.store(splits, disable_shuffling=True, download_config=config)
         loaded = self.load()
         self.assertEqual(loaded.fingerprint, f"mine/1.0.0 {parts}")
         expected = splits["train"], splits.get("test", splits.get("validation"))
@@ -314,7 +316,7 @@ class AnyDatasetTest(TfdsTestCase):
     def test_size(self, shape, told, size, expected):
         images = random_images(3, *shape)
         splits = {"train": images[:2], "test": images[2:]}
-        self.store(splits, tfds.features.Image(shape=told))
+        self.store(splits, tfds.features.Image(shape=told), "photo")
         loaded = self.load(image_size=size)
         self.assertEqual(loaded.image_shape, expected)
         images = images[..., :3]

@@ -77,7 +77,6 @@ class ReadTest(FilesTestCase):
         ((4, 8), (4, 4), (0, 2, 4, 4)),
         ((8, 4), (4, 4), (2, 0, 4, 4)),
         ((8, 8), (8, 4), (0, 2, 8, 4)),
-        ((3, 5), (4, 6), None),
         ((1, 20), (4, 6), None),
     )
     def test_other_sizes(self, own_shape, shape, middle):
