@@ -74,8 +74,10 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
     def test_many(self):
         """They are magnified less, lest nothing can open the file."""
         images = random_images(9, 8, 8, 1)
-        with mock.patch.object(plots, "_MAX_PIXELS", 4 * 28**2):
-            self.assertEqual(plots.image_grid(images).shape, (56, 56, 3))
+        for limit, side in ((9 * 28**2 - 1, 56), (1, 28)):
+            with mock.patch.object(plots, "_MAX_PIXELS", limit):
+                shape = plots.image_grid(images).shape
+                self.assertEqual(shape, (side, side, 3))
 
 
 class FilesTest(folders.FolderTestCase, parameterized.TestCase):
