@@ -9,7 +9,6 @@ import warnings
 from unittest import mock
 
 import command_lines
-import matplotlib.image
 import numpy as np
 import odd_images
 import small_models
@@ -27,7 +26,6 @@ NUM_COLORS = small_models.NUM_COLORS
 DIRECTION = "direction M --with a --without b"
 # Command lines, and what the message names.
 BAD_LINES = (
-    *((c, "MODEL") for c in "sample evaluate interpolate score".split()),
     *(
         (f"{line} --{flag}={value}", f"--{flag}: {value!r}")
         for line, flag, values in (
@@ -52,15 +50,7 @@ BAD_LINES = (
         for value in values.split()
     ),
     ("sample M --temp 1", "--temp"),
-    ("interpolate M a.png", "IMAGE"),
-    ("interpolate M a.png b.png c.png", "c.png"),
-    ("manifold M a b c d e.png", "e.png"),
-    ("reconstruct M", "IMAGE"),
-    ("direction M --without b", "--with"),
-    (f"{DIRECTION} --strength 1", "--strength"),
     (f"{DIRECTION} --strength nan 1", "'nan'"),
-    ("score M", "DIR"),
-    ("detect M", "--unusual"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),
     ("sample M --out f.png/a/", "--out: cannot write to f.png/a"),
@@ -165,9 +155,6 @@ class SampleTest(CommandsTestCase):
         result = call("sample", self.path, "--n", 2, "--seed", 4, "--out", out)
         self.assert_usage_error(result, "--out:", "sample_*.png of before")
         self.assertEqual(pathlib.Path(out, names[0]).read_bytes(), content)
-        # As large as an image, and grey.
-        shape = matplotlib.image.imread(f"{out}/{names[0]}").shape
-        self.assertEqual(shape, (4, 4))
 
     def test_all_or_none(self):
         error = OSError(errno.ENOSPC, "No space left on device")
@@ -397,16 +384,6 @@ class EvaluateTest(CommandsTestCase):
             stderr, "tf-realnvp evaluate: error: argument --dataset: "
         )
         self.assertIn(message, stderr)
-
-    def test_errors_of_the_model_are_no_damage(self):
-        error = tf.errors.InvalidArgumentError(None, None, "no such shapes")
-        with (
-            mock.patch.object(
-                self.model, "log_prob_of_classes", side_effect=error
-            ),
-            self.assertRaises(tf.errors.InvalidArgumentError),
-        ):
-            call("evaluate", self.path)
 
     def folder_of_images(self, *names):
         """Returns a folder of images, and a model that was trained on it."""

@@ -124,13 +124,6 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertLen(set(some), 5)
         self.assertContainsSubset(some, range(0, 30, 2))
 
-    def test_accents_that_are_encoded_otherwise(self):
-        """As on a Mac, of which a folder may be a copy."""
-        self.write("in/Cafe\u0301", range(9))
-        self.write("in/The\u0301", range(9, 20))
-        _, levels = self.load("in:Caf\u00e9")
-        self.assertCountEqual(levels, range(9))
-
     @parameterized.parameters("b:c", "b:c/1", "in:1")
     def test_what_is_there_comes_first(self, name):
         self.write(name, [40])
@@ -140,7 +133,6 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (None, "name one, for the model does not tell"),
-        ("~no.body/in", "No such file"),
         ("empty", "there are 0 readable images of empty, and at least 1"),
         ("in:2", "no class '2', but 0, 1$"),
         ("empty:1", "no class '1', but none"),

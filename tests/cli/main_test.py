@@ -42,12 +42,6 @@ class NamesTest(tf.test.TestCase, parameterized.TestCase):
             examples = result[1].partition("example")[2]
             self.assertIn(f"  {name} {command} ", examples)
 
-    @parameterized.parameters("", "dream MODEL", "samp MODEL", "train --dream")
-    def test_no_such_word(self, line):
-        code, stdout, stderr = command_lines.call(main.main, *line.split())
-        self.assertEqual((code, stdout), (2, ""))
-        self.assertRegex(stderr, r"^tf-realnvp: error: .*(dream|samp|COMMAND)")
-
 
 class RunTest(tf.test.TestCase, parameterized.TestCase):
     def call(self, work):

@@ -97,17 +97,14 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         ({"images": np.zeros([4, 4, 4])}, r"uint8 \[n, H, W\].* got float64"),
-        ({"images": BLACK[0]}, r"got uint8 \[4, 4\]"),
         ({"images": BLACK[..., None, None]}, r"\[4, 4, 4, 1, 1\]"),
         ({"images": BLACK[:0]}, r"\[0, 4, 4, 1\]"),
         ({"images": BLACK[:1]}, "got 1"),
         ({"x": BLACK}, "there are x"),
         ({"train": BLACK}, "no `test`"),
-        ({}, "there are none"),
         ({"train": BLACK, "test": BLACK[:, :2]}, "different shapes"),
         ({"images": BLACK + 5, "num_colors": 5}, "from 0 to 4, got one of 5"),
         ({"images": BLACK, "num_colors": 1}, "`num_colors` .* got 1"),
-        ({"images": BLACK, "num_colors": [2, 3]}, "num_colors"),
         ({"images": np.array([{}, []], object)}, "Object arrays"),
     )
     def test_other_content(self, content, message):
@@ -133,9 +130,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         path = self.save("a.npz", images=BLACK + 4, num_colors=5)
         self.assertEqual(data.load(path).num_colors, 5)
 
-    @parameterized.parameters(
-        b"", b"x" * 100, b"PK\3\4", b"\x93NUMPY\1\0", None
-    )
+    @parameterized.parameters(b"", b"PK\3\4", b"\x93NUMPY\1\0", None)
     def test_damaged(self, content):
         for name in ("a.npz", "a.npy"):
             path = self.folder / name
@@ -190,14 +185,9 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
             return image, tf.ensure_shape(number, [])
 
         late = elements.take(50).concatenate(elements.shuffle(60))
-        once = tf.data.Dataset.from_generator(
-            iter(images(9, 4, 4, 1)).__iter__,
-            output_signature=tf.TensorSpec([4, 4, 1], tf.uint8),
-        )
         for changing, num_classes in (
             (elements.shuffle(60), None),
             (late, None),
-            (once, None),
             (elements.take(19).map(change), 2),
         ):
             with self.assertRaisesRegex(DataError, "leave out `shuffle`"):
@@ -208,7 +198,6 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         make=(
             arrays.from_images,
             lambda content: arrays.from_tf_data(pipeline(content)),
-            lambda content: arrays.from_tf_data(pipeline(content).batch(3)),
         ),
     )
     def test_order_of_pytorch(self, shape, make):
@@ -235,15 +224,12 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
         (lambda pairs: pairs.map(lambda i, _: {"image": i}), "must be images"),
         (lambda pairs: pairs.map(lambda i, n: (i, n, n)), "must be images"),
-        (lambda pairs: pairs.map(lambda i, n: (i / 2, n)), "must be images"),
         (lambda pairs: pairs.map(lambda i, n: (i[..., 0], n)), "must be im"),
         (lambda pairs: pairs.map(lambda i, n: (i, n / 2)), "labels, integers"),
-        (lambda pairs: pairs.map(lambda i, n: (i, {"n": n})), "integers"),
         (lambda pairs: pairs.map(lambda i, n: (i, n + 1)), "from 0 to 2, got"),
         (lambda pairs: pairs.map(lambda i, n: (i | 128, n)), "99, got one of"),
         (lambda pairs: pairs.repeat(), "repeats"),
         (lambda pairs: pairs.take(1), "got 1"),
-        (lambda pairs: pairs.take(0), "got 0"),
     )
     def test_other_pipelines(self, change, message):
         pairs = pipeline(images(4, 4, 4, 1, num_colors=99), np.arange(4) % 3)
