@@ -141,7 +141,7 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             self.assertAllEqual(weight, other)
 
     @parameterized.named_parameters(
-        ("as_we_write_them", r"^", ""),
+        # Of which names, by what it is replaced, and what becomes of the array.
         ("prefix", r"^", "module."),
         ("no_prefix", r"^flow\.flows\.", "steps."),
         (
@@ -156,31 +156,25 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
         ),
         ("parametrized_g", r"weight_g$", "parametrizations.weight.original0"),
         ("parametrized_v", r"weight_v$", "parametrizations.weight.original1"),
-    )
-    def test_names(self, pattern, replacement):
-        renamed = {
-            re.sub(pattern, replacement, name): array
-            for name, array in self.arrays.items()
-        }
-        self.assert_loads(dict(sorted(renamed.items(), reverse=True)))
-
-    @parameterized.named_parameters(
-        # Of which arrays, and what becomes of each.
-        ("scalars_without_axes", r"scale|shift", lambda a: a.reshape([])),
-        ("float64", r"scale|shift|bias|weight", np.float64),
+        ("scalars_without_axes", r"scale|shift", r"\g<0>", np.squeeze),
+        ("float64", r"scale|shift|bias|weight", r"\g<0>", np.float64),
         (
             "full_masks",
             r"mask",
+            r"\g<0>",
             lambda a: a * np.ones([1 if len(a) == 1 else 4, 1, 1]),
         ),
     )
-    def test_arrays(self, pattern, change):
-        self.assert_loads(
-            {
-                name: change(array) if re.search(pattern, name) else array
-                for name, array in self.arrays.items()
-            }
-        )
+    def test_others_that_are_the_same(
+        self, pattern, replacement, change=np.asarray
+    ):
+        others = {
+            re.sub(pattern, replacement, name): change(array)
+            if re.search(pattern, name)
+            else array
+            for name, array in self.arrays.items()
+        }
+        self.assert_loads(dict(sorted(others.items(), reverse=True)))
 
     def test_without_masks(self):
         arrays = {
@@ -205,18 +199,14 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         # Names that begin so, what becomes of their arrays, and the fault.
-        ("4.rescale", np.ones(2, np.float32), "`{}` must be finite floats of"),
+        ("4.rescale", np.array([np.nan]), "`{}` must be finite floats of"),
         ("6.reshift", None, "it has 9 `reshift` instead of 10"),
-        ("7.reshift", np.array([np.nan]), "`{}` must be finite floats of"),
         ("8.mask", np.ones([4, 1, 1], bool), "`{}` is not the mask"),
-        ("13.mask", np.ones([1, 3, 5], bool), "`{}` is not the mask"),
         ("2.net.net.0.conv.bias", None, "it has 79 `bias` instead of 80"),
         ("13.net.net.3.block.2.conv.weight_g", np.ones(3), "`{}` must be fin"),
-        ("13.net.net.3.block.2.conv.bias", np.ones(3, int), "`{}` must be fin"),
         ("5.bias", np.ones(3), "it has 81 `bias` instead of 80"),
         ("1.alpha", np.ones([]), "`{}` is superfluous"),
         ("13.", None, "it has 9 |it has 72 convolutions"),
-        ("", None, "it has 0 "),
     )
     def test_wrong_arrays(self, prefix, array, fault):
         prefix = f"flow.flows.{prefix}"
@@ -237,14 +227,11 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "does not hold the weights"):
             pytorch.load_weights(self.model, self.path)
 
-    @parameterized.parameters("empty", "text", "npy", "cut", "pickle", "torch")
+    @parameterized.parameters("text", "cut", "pickle", "torch")
     def test_no_npz(self, fault):
         np.savez(self.path, **self.arrays)
-        if fault in ("empty", "text"):
-            self.path.write_text("" if fault == "empty" else "text")
-        elif fault == "npy":
-            with self.path.open("wb") as file:
-                np.save(file, np.ones(3))
+        if fault == "text":
+            self.path.write_text("text")
         elif fault == "cut":
             self.path.write_bytes(self.path.read_bytes()[:-100])
         elif fault == "pickle":
@@ -253,7 +240,6 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             # As `torch.save` writes it: a zip archive, of a pickle.
             with zipfile.ZipFile(self.path, "w") as archive:
                 archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
-                archive.writestr("archive/version", b"3")
         self.assert_refused("is no .npz file of .*write it with `np.savez`")
 
 

@@ -106,36 +106,18 @@ def channel_mask(shape, parity):
 def squeeze(x, block_size=2):
     """Blocks of pixels become channels: row, then column, then channel."""
     batch, height, width, channels = x.shape
-    shape = (
-        batch,
-        height // block_size,
-        width // block_size,
-        block_size**2 * channels,
-    )
-    outputs = np.empty(shape, x.dtype)
-    for row in range(block_size):
-        for column in range(block_size):
-            start = (row * block_size + column) * channels
-            outputs[..., start : start + channels] = x[
-                :, row::block_size, column::block_size
-            ]
-    return outputs
+    rows, columns = height // block_size, width // block_size
+    x = x.reshape(batch, rows, block_size, columns, block_size, channels)
+    return np.swapaxes(x, 2, 3).reshape(batch, rows, columns, -1)
 
 
 def unsqueeze(z, block_size=2):
     """Undoes `squeeze`."""
-    batch, height, width, channels = z.shape
-    channels //= block_size**2
-    outputs = np.empty(
-        (batch, height * block_size, width * block_size, channels), z.dtype
+    batch, rows, columns, _ = z.shape
+    z = z.reshape(batch, rows, columns, block_size, block_size, -1)
+    return np.swapaxes(z, 2, 3).reshape(
+        batch, rows * block_size, columns * block_size, -1
     )
-    for row in range(block_size):
-        for column in range(block_size):
-            start = (row * block_size + column) * channels
-            outputs[:, row::block_size, column::block_size] = z[
-                ..., start : start + channels
-            ]
-    return outputs
 
 
 def real_nvp(
