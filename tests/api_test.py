@@ -296,20 +296,6 @@ class TrainTest(TrainTestCase):
             self.train(model, self.images, run_dir=self.folder / "run")
         self.assertFalse((self.folder / "run").exists())
 
-    def test_refused(self):
-        model = SmallModel()
-        for images, message in (
-            (self.images[:, :2], "2x4x1 with 17 levels"),
-            (self.images + 9, "levels from 0 to 16"),
-            (self.images[:1], "got 1"),
-            ((self.images, self.labels), "no array"),
-        ):
-            with self.assertRaisesRegex(DataError, message):
-                self.train(model, images)
-        with self.assertRaisesRegex(ValueError, "`epochs` must be"):
-            self.train(model, self.images, epochs=0)
-        self.assertTrue(model.is_identity())
-
     def test_what_images_have_of_their_own(self):
         images = make_dataset(self.images, self.images)
         with self.assertRaisesRegex(DataError, "`data.load` has both"):
@@ -357,17 +343,22 @@ class LabelsTest(TrainTestCase):
         named = self.conditional(class_names="ab0")
         plain = SmallModel()
         for other, images, labels, message in (
+            (plain, self.images[:, :2], None, "2x4x1 with 17 levels"),
+            (plain, self.images + 9, None, "levels from 0 to 16"),
+            (plain, (self.images, self.labels), None, "no array"),
             (plain, self.images, self.labels, "the model has no classes"),
             (model, self.dataset(), self.labels, "`labels` and `flip` are for"),
             (model, self.pairs(), self.labels, "of images and labels"),
             (model, self.images, None, "have no classes, the model 3"),
             (model, self.images, self.labels + 1, "must be from 0 to 2"),
-            (model, self.images, self.labels[1:], "labels must be integers"),
             (two, self.dataset(), None, "have 3 classes, the model 2"),
             (named, self.dataset(), None, "of 0, 1, 2, .* need the same label"),
         ):
             with self.assertRaisesRegex(DataError, message):
                 self.train(other, images, labels=labels)
+            self.assertTrue(other.is_identity())
+        with self.assertRaisesRegex(ValueError, "`epochs` must be"):
+            self.train(plain, self.images, epochs=0)
 
 
 class RunDirTest(TrainTestCase):
@@ -391,12 +382,8 @@ class RunDirTest(TrainTestCase):
         self.assertAllEqual(model.means, expected.means)
 
     def test_model_is_kept(self):
-        others = {
-            "alpha": 0.5,
-            "num_scales": 3,
-            "num_couplings": (1, 2, 3),
-            "dequantization": "variational",
-        }
+        others = {"alpha": 0.5, "num_scales": 3, "num_couplings": (1, 2, 3)}
+        others["dequantization"] = "variational"
         probs = {"num_classes": 3, "class_probs": (0.5, 0.25, 0.25)}
         run = self.folder / "run"
         model = SmallModel(**others, **probs)
