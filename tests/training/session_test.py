@@ -496,6 +496,7 @@ class CommandTest(SessionTestCase):
             outcome = self.train(COMMAND, **settings)
         history = trainers[0].history
         text = pathlib.Path("metrics_digits.csv").read_text()
+        self.assertEqual((RUN / "metrics.csv").read_text(), text)
         rows = csv.DictReader(text.splitlines())
         found = [row["epoch"] for row in rows if row["test_bits_per_dim"]]
         self.assertEqual(found, [*tested])
