@@ -22,18 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 
 import matplotlib.image
 import numpy as np
 
-# Signals by their share of the kills.
-_SIGNALS = {
-    signal.SIGKILL: 0.7,
-    signal.SIGTERM: 0.1,
-    signal.SIGINT: 0.1,
-    signal.SIGHUP: 0.1,
-}
+# Most kills are by the first.
+_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_WEIGHTS = (7, 1, 1, 1)
 _TRAINING_SECONDS = 1.5  # From a sign of progress to the latest kill.
 _SHARE_OF_EXPORT = 0.25  # Of the kills, those that wait for the export.
 _CHECKPOINT_EVERY = 3  # Of the other kills, that wait for a checkpoint.
@@ -105,28 +100,23 @@ class Folder:
 
     def has_unfinished_checkpoint(self):
         """Returns whether there are files newer than the last checkpoint."""
-        if not self._checkpoints.is_dir():
-            return False
-        listed = 0
+        listed, numbers = 0, [0]
         with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._checkpoints):
+                numbers += map(int, re.findall(r"^ckpt-(\d+)", name))
             text = (self._checkpoints / "checkpoint").read_text()
             listed = int(re.match(r'model_\w+: "ckpt-(\d+)"', text)[1])
-        names = os.listdir(self._checkpoints)
-        return any(
-            int(match[1]) > listed
-            for match in map(re.compile(r"ckpt-(\d+)").match, names)
-            if match
-        )
+        return max(numbers) > listed
 
     def unfinished_results(self):
         """Returns the names of what is written beside the results."""
         return {name for name in os.listdir(self.path) if ".new-" in name}
 
 
-def _wait_for(process, condition):
+def _wait_for(process, condition, seconds=0.002):
     """Waits until something is so, or the process has ended."""
     while process.poll() is None and not condition():
-        time.sleep(0.002)
+        time.sleep(seconds)
 
 
 def _check_exit(process, log, *codes):
@@ -161,7 +151,8 @@ def kill(
     folder: Folder,
     signum: signal.Signals,
     aim: str,
-    delay: Callable[[bool], float] = lambda _: 0.0,
+    seconds: float = 0.0,
+    export_seconds: float = 0.0,
 ) -> tuple[bool, bool]:
     """Starts the command, and kills it.
 
@@ -171,8 +162,8 @@ def kill(
       aim: "export" to wait until the results are written, "results" to wait
         after the delay until one of them is half written, "checkpoint" to wait
         for one that is half written after the delay, or "training".
-      delay: Gives the seconds from a sign of progress, or from the start of the
-        export, to the kill; called with whether the process exports.
+      seconds: From a sign of progress to the kill.
+      export_seconds: From the start of the export to the kill.
 
     Returns:
       Whether it was killed, not ended by itself before; and whether it was
@@ -189,23 +180,25 @@ def kill(
         def exports():
             return _EXPORT in log.read_text()
 
-        def works():
-            return exports() or (
-                not waits_for_export and folder.progress() != before
-            )
-
-        _wait_for(process, works)
-        end = time.monotonic() + delay(exports())
+        _wait_for(
+            process,
+            lambda: (
+                exports()
+                or (not waits_for_export and folder.progress() != before)
+            ),
+        )
+        end = time.monotonic() + (export_seconds if exports() else seconds)
         _wait_for(process, lambda: time.monotonic() >= end)
         if aim == "results":
             _wait_for(
                 process, lambda: folder.unfinished_results() - results_before
             )
         if aim == "checkpoint":
-            while process.poll() is None and not (
-                folder.has_unfinished_checkpoint() or exports()
-            ):
-                pass  # It does not take long.
+            _wait_for(
+                process,
+                lambda: folder.has_unfinished_checkpoint() or exports(),
+                seconds=0.0,  # It does not take long.
+            )
         if process.poll() is not None:
             _check_exit(process, log, 0)
             return False, False
@@ -251,21 +244,23 @@ def kill_and_compare(
         old = killed.model / "variables" / "old"
         old.touch()
         while counts["all"] < kills:
-            (signum,) = rng.choices([*_SIGNALS], weights=_SIGNALS.values())
+            (signum,) = rng.choices(_SIGNALS, _WEIGHTS)
             instant = rng.random()
             results_before = killed.unfinished_results()
-            aim = "training"
             if counts["all"] >= kills - kills_in_export:
                 aim = "export"
             elif counts["all"] % _CHECKPOINT_EVERY == 0:
                 aim = "checkpoint"
+            else:
+                aim = "training"
 
-            def delay(exports, instant=instant):
-                return instant * (
-                    export_seconds if exports else _TRAINING_SECONDS
-                )
-
-            died, exported = kill(killed, signum, aim, delay)
+            died, exported = kill(
+                killed,
+                signum,
+                aim,
+                instant * _TRAINING_SECONDS,
+                instant * export_seconds,
+            )
             if not died:
                 continue
             what = {
@@ -277,8 +272,9 @@ def kill_and_compare(
                     killed.unfinished_results() - results_before
                 ),
             }
-            counts.update(name for name, is_so in what.items() if is_so)
-            print(*(name for name in what if what[name]), sep=", ", flush=True)
+            names = [name for name, is_so in what.items() if is_so]
+            counts.update(names)
+            print(*names, sep=", ", flush=True)
             if exported:
                 _load(killed.model)
         run_in_peace(killed)
@@ -298,12 +294,8 @@ def compare(first: Folder, second: Folder) -> dict[str, tuple[int, int]]:
     Returns:
       The numbers for weights, metrics and samples.
     """
-    return {
-        what: _count_bits(mine, its)
-        for (what, mine), its in zip(
-            _results(first).items(), _results(second).values(), strict=True
-        )
-    }
+    mine, its = _results(first), _results(second)
+    return {what: _count_bits(mine[what], its[what]) for what in mine}
 
 
 def _load(model):
@@ -342,15 +334,11 @@ def _count_bits(first, second):
 
 def main() -> int:
     """Returns 0 if no bit differs, else 1."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--epochs", type=int, help="default: 0.6 for every kill, at least 2"
-    )
+    # Default: 0.6 for every kill, at least 2.
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--devices", type=int, default=1)
     flags = parser.parse_args()
     # What is ignored here would be in the runs.

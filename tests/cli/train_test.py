@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -18,34 +19,16 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 from hypothesis import strategies as st
-from image_arrays import read_png
 from settings import GIVEN
 
 from tf_realnvp import data
 from tf_realnvp.cli import arguments, main, train
 from tf_realnvp.config import DataDescription, TrainingConfig
-from tf_realnvp.images import plots
 from tf_realnvp.training import workers
 from tf_realnvp.utils import runtime, system
 from tf_realnvp.utils.errors import UsageError
 
 SWITCHES = [name for name, (_, text) in GIVEN.items() if text is None]
-# Flags, and what they do not take, beside nothing; config_test has all ranges.
-BAD_VALUES = (
-    ("epochs batch_size max_steps filters num_blocks devices", "0 1.5 many"),
-    ("accumulate num_validation samples_every", "0 2147483648"),
-    ("seed", "-1 4294967296"),
-    ("warmup_steps", "-1"),
-    ("lr clip_grad checkpoint_minutes", "0 nan 1e39"),
-    ("ema alpha", "0 1"),
-    ("filters image_size", "33"),
-    ("image_size", "4x 4x4x4 4098x4"),
-    ("num_scales", "1"),
-    ("num_bits", "9"),
-    ("num_couplings", "3 3,3,0 3,3,4,4"),
-    ("precision lr_schedule dequantization", "float16"),
-    ("dataset", ""),
-)
 
 
 def call(*argv):
@@ -91,14 +74,20 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         # With a slash a folder is no named data set.
-        ("--dataset", "digits/", "dataset", "digits/"),
+        ("--dataset=digits/", "dataset", "digits/"),
+        ("--dataset=DIGITS", "dataset", "digits"),
         # Shells complete one, which may come and go.
-        ("--init_from", "M/", "init_from", "M"),
-        ("--dataset", "DIGITS", "dataset", "digits"),
-        ("--data_dir", "~/a", "data_dir", os.path.expanduser("~/a")),
+        ("--init_from=M/", "init_from", "M"),
+        ("--data_dir=~/a", "data_dir", os.path.expanduser("~/a")),
+        ("--dataset=pictures", "run_dir", "runs/pictures"),
+        ("--dataset=pictures/of cats/", "run_dir", "runs/of_cats"),
+        # Not folders, but names of TFDS.
+        ("--dataset=lsun/bedroom", "run_dir", "runs/lsun_bedroom"),
+        ("--dataset=celeba", "run_dir", "runs/CelebA"),
     )
-    def test_names(self, flag, text, name, value):
-        self.assertEqual(getattr(self.config(flag, text), name), value)
+    def test_names(self, flag, name, value):
+        (self.folder / "pictures" / "of cats").mkdir(parents=True)
+        self.assertEqual(getattr(self.config(flag), name), value)
 
     def test_defaults(self):
         first, second = self.config(), self.config("--run_dir", "another")
@@ -122,9 +111,10 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     def test_parts_of_the_batch_that_is_kept(self):
         """They may be more than the default batch has images."""
-        self.config("--batch_size", 40, "--accumulate", 33)
-        config = self.config("--accumulate", 34)
-        self.assertEqual((config.batch_size, config.accumulate), (40, 34))
+        before = self.config("--batch_size", 40, "--accumulate", 33)
+        # So is the seed, which was drawn.
+        expected = dataclasses.replace(before, accumulate=34)
+        self.assertEqual(self.config("--accumulate", 34), expected)
         code, _, stderr = call("--resume", "--accumulate", 41)
         self.assertEqual(code, 2)
         self.assertRegex(stderr, "accumulate.* 40, got 41")
@@ -132,10 +122,8 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
     @parameterized.parameters(
         (["--dataset", "digits"], 1, 1),
         (["--dataset", "digits", "--devices", 2], 2, 1),
-        (["--dataset", "digits", "--image_size", 32], 2, None),
         (["--image_size", "8x32", "--filters", 64], 2, None),
         (["--filters", 64, "--max_steps", 499], 1, None),
-        (["--filters", 64, "--devices", 1], 1, None),
     )
     def test_processors(self, argv, num_cpus, num_threads):
         """Small models are fastest with one thread, others in two parts."""
@@ -164,42 +152,20 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
                 self.assertEqual(type(value)(shown), value, name)
         self.assertEqual(num_compared, 12)
 
-    @parameterized.parameters(
-        ("pictures", "runs/pictures"),
-        ("pictures/of cats/", "runs/of_cats"),
-        # Not folders, but names of TFDS.
-        ("lsun/bedroom", "runs/lsun_bedroom"),
-        ("celeba", "runs/CelebA"),
-    )
-    def test_run_dir_of_data_set(self, dataset, run_dir):
-        (self.folder / "pictures" / "of cats").mkdir(parents=True)
-        self.assertEqual(self.config("--dataset", dataset).run_dir, run_dir)
-
     def test_precision(self):
         self.processor.return_value = frozenset({"amx_bf16"})
         self.assertEqual(self.config().precision, "bfloat16")
-        self.train.reset_mock()
-        result = call("--precision", "tf32", "--run_dir", "run")
-        self.assert_refused(result, "--precision")
-        self.assertFalse(os.path.exists("run"))
 
     def test_bad_values(self):
-        for names, values in BAD_VALUES:
-            for name in names.split():
-                for value in (*values.split(), ""):
-                    with self.subTest(name, value=value):
-                        result = call(f"--{name}={value}")
-                        self.assert_refused(
-                            result, f"argument --{name}: ", repr(value)
-                        )
         for name in GIVEN:
-            flag = f"--{name}=3" if name in SWITCHES else f"--{name}"
+            flag = f"--{name}=3" if name in SWITCHES else f"--{name}="
             with self.subTest(flag):
-                self.assert_refused(call(flag), f"--{name}: ")
+                self.assert_refused(call(flag), f"argument --{name}: ")
         for argv, message in (
+            (["--filters", "33"], "argument --filters: '33'"),
             (["--batch_size", "8", "--accumulate", "9"], "accumulate"),
             (["--epoch", "3"], "--epoch"),
-            (["digits"], "digits"),
+            (["--precision", "tf32"], "--precision"),
         ):
             with self.subTest(message):
                 self.assert_refused(call(*argv), message)
@@ -269,23 +235,10 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertIsNone(run)
         self.assertEqual(os.listdir(), before)
 
-    @parameterized.product(
-        index=(0, 1), argv=((), ("--seed", 3, "--devices", 1))
-    )
+    @parameterized.product(index=(0, 1), argv=((), ("--seed=3", "--devices=1")))
     def test_what_workers_cannot_do(self, index, argv):
         result = self.start_worker(index, *argv)
         self.assert_refused(result, "same --seed and take no --devices")
-        self.assertEmpty(os.listdir())
-
-    @parameterized.parameters(
-        "",
-        '{"cluster": 3, "task": {"type": "worker", "index": 0}}',
-        '{"cluster": {"worker": ["a:1"]}, '
-        '"task": {"type": "worker", "index": 1}}',
-    )
-    def test_damaged_workers(self, text):
-        with mock.patch.dict(os.environ, {"TF_CONFIG": text}):
-            self.assert_refused(call("--seed", 3), "TF_CONFIG", repr(text))
         self.assertEmpty(os.listdir())
 
 
@@ -309,6 +262,7 @@ class FuzzTest(tf.test.TestCase):
         super().setUpClass()
         cls.parser = arguments.Parser(prog="run.py")
         train.add_flags(cls.parser, "python run.py")
+        cls.run_parser = functools.partial(main.run, cls.parser)
 
     @hypothesis.settings(max_examples=500, deadline=None, derandomize=True)
     @hypothesis.given(st.lists(_WORDS, max_size=4))
@@ -316,15 +270,10 @@ class FuzzTest(tf.test.TestCase):
         """Whatever the command line is, it makes sense or gets one line."""
         hypothesis.assume(not {"-h", "--help"} & set(argv))
         configs = []
-
-        def parse(argv):
-            configs.append(train.read_settings(self.parser.parse_args(argv)))
-            return 0
-
-        try:
-            code, _, stderr = command_lines.call(parse, *argv)
-        except UsageError as error:
-            code, stderr = error.exit_code, f"run.py: error: {error}\n"
+        self.parser.set_defaults(
+            run=lambda flags: configs.append(train.read_settings(flags))
+        )
+        code, _, stderr = command_lines.call(self.run_parser, *argv)
         if code:
             self.assertEqual(code, 2)
             self.assertRegex(stderr, r"^run\.py: error: .*\n$")
@@ -357,83 +306,50 @@ class RunTest(tf.test.TestCase):
         if code:
             raise AssertionError(f"exit code {code}: {cls.stderr}")
 
-    def read_metrics(self):
-        with (self.output / "metrics_digits.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
-
     def test_output(self):
         self.assertEqual(self.stderr, "")
         self.assertNotIn("\r", self.stdout)
         lines = self.stdout.splitlines()
         self.assertStartsWith(lines[0], "RealNVP on digits: ")
         self.assertIn("1,437 training and 360 test images of 4x6x1", lines[0])
-        self.assertEndsWith(lines[1], ", seed 0")
         # 360 images are five batches of 64, and 40 images that count too.
         self.assertEqual(self.stdout.count("\ntest: 6/6 steps"), 2)
-        self.assertRegex(
-            self.stdout, r"(?m)^epoch 1/\d+.* 3/3 steps.* bits/dim"
-        )
         written = [f"  results/{name}" for name in os.listdir(self.output)]
         self.assertLen(written, 4)
         self.assertCountEqual(lines[-4:], written)
 
-    def test_run_dir(self):
-        self.assertCountEqual(
-            os.listdir(self.run_dir),
-            ["checkpoints", "lock", "logs", "metrics.csv", "run.json"],
-        )
-        content = json.loads((self.run_dir / "run.json").read_text())
-        self.assertTrue(content["finished"])
-        self.assertEqual(content["config"]["max_steps"], 3)
-        self.assertEqual(
-            (self.run_dir / "metrics.csv").read_bytes(),
-            (self.output / "metrics_digits.csv").read_bytes(),
-        )
+    def test_permissions(self):
         for folder in (self.output, self.run_dir):
             for path in (folder, *folder.rglob("*")):
                 mode = stat.S_IMODE(path.stat().st_mode)
                 self.assertEqual(mode, 0o775 if path.is_dir() else 0o664, path)
 
     def test_metrics(self):
-        before, after = self.read_metrics()
+        text = (self.output / "metrics_digits.csv").read_text()
+        self.assertEqual((self.run_dir / "metrics.csv").read_text(), text)
+        before, after = csv.DictReader(text.splitlines())
         self.assertEqual((before["epoch"], before["step"]), ("0", "0"))
         self.assertEqual((after["epoch"], after["step"]), ("1", "3"))
         self.assertEqual(before["train_bits_per_dim"], "")
-        self.assertLess(after["test_bits_per_dim"], before["test_bits_per_dim"])
-        for row in (before, after):
-            bits = float(row["test_bits_per_dim"])
-            nats = float(row["test_loss_nats_per_dim"])
-            self.assertAllClose(bits, nats / math.log(2.0))
-            # A uniform density has log2(17) = 4.09 bits/dim.
-            self.assertBetween(bits, 1.0, 4.0)
-            self.assertRegex(
-                self.stdout,
-                rf"(?m)^epoch {row['epoch']}/.*test {bits:.3f} bits/dim$",
-            )
-
-    def test_model(self):
-        """It is the one of the metrics, and of the samples."""
+        nats = float(after["test_loss_nats_per_dim"])
+        bits = float(after["test_bits_per_dim"])
+        self.assertAllClose(bits, nats / math.log(2.0))
+        # A uniform density has log2(17) = 4.09 bits/dim.
+        self.assertBetween(bits, 1.0, float(before["test_bits_per_dim"]))
+        self.assertLess(float(before["test_bits_per_dim"]), 4.0)
+        # They are those of the model, but for the noise.
         model = tf.saved_model.load(str(self.output / "realnvp_digits"))
         images = data.load("digits", "", (4, 6)).take("test", range(360))
-        bits = np.mean(model.bits_per_dim(images, seed=0))
-        last = self.read_metrics()[-1]
-        # The noise is another one.
-        expected = float(last["test_bits_per_dim"])
-        self.assertAllClose(bits, expected, atol=0.02)
-        self.assertAllEqual(
-            read_png(self.output / "samples_digits.png"),
-            plots.image_grid(model.sample(36, seed=0).numpy(), 17),
-        )
-
+        its_bits = np.mean(model.bits_per_dim(images, seed=0))
+        self.assertAllClose(its_bits, bits, atol=0.02)
         path = self.output / "realnvp_digits" / "metadata.json"
         metadata = json.loads(path.read_text())
         run = json.loads((self.run_dir / "run.json").read_text())
+        self.assertTrue(run["finished"])
         self.assertEqual(metadata["config"], run["config"])
-        self.assertEqual(metadata["image_shape"], [4, 6, 1])
-        metrics = {"epochs": 1, "steps": 3}
-        for name in ("train_bits_per_dim", "test_bits_per_dim"):
-            metrics[name] = float(last[name])
-        self.assertEqual(metadata["metrics"], metrics)
+        expected = {"epochs": 1, "steps": 3, "test_bits_per_dim": bits}
+        expected["train_bits_per_dim"] = float(after["train_bits_per_dim"])
+        self.assertEqual(metadata["metrics"], expected)
 
 
 if __name__ == "__main__":

@@ -92,11 +92,8 @@ class CheckpointsTestCase(folders.FolderTestCase, parameterized.TestCase):
         return number if found else None, stderr.getvalue()
 
     def contents(self):
-        return {
-            file.name: file.read_bytes()
-            for file in self.path.rglob("*")
-            if file.is_file()
-        }
+        files = [file for file in self.path.rglob("*") if file.is_file()]
+        return {file.name: file.read_bytes() for file in files}
 
     def assert_restores(self, number, *damaged):
         """Asserts what is restored, and which are named; no file changes."""
@@ -116,11 +113,7 @@ class SaveTest(CheckpointsTestCase):
         self.save(*range(9))
         for number in (9, 10):  # Of later processes.
             self.save_next(number)
-        names = [
-            f"ckpt-{number}.{suffix}"
-            for number in (9, 10, 11)
-            for suffix in ("index", DATA)
-        ]
+        names = [f"ckpt-{n}.{s}" for n in (9, 10, 11) for s in ("index", DATA)]
         self.assertCountEqual(os.listdir(self.path), ["checkpoint", *names])
         # By number, not by name.
         self.assert_restores(10)

@@ -19,7 +19,6 @@ from absl.testing import parameterized
 
 ROOT = command_lines.REPOSITORY
 GONE = "run.py: error: a worker of the job has gone"
-BFLOAT16 = ["--precision", "bfloat16"]
 
 
 def worker_environments(num_workers):
@@ -142,23 +141,6 @@ class WorkersTest(folders.FolderTestCase, parameterized.TestCase):
             self.assertIn(message if code == 2 else GONE, stderr)
             if codes == (2, 2):
                 self.assertIn("worker 1 differs from worker 0: ", stderr)
-
-    def test_folder_that_one_does_not_see(self):
-        """It does not find the checkpoint that the others go on from."""
-        flags = ["--seed", 0, "--resume"]
-        flags += ["--max_steps", 2, "--output_dir", "out"]
-        chief = [*flags, "--run_dir", "run"]
-        other = [*flags, "--run_dir", "gone"]
-        # The precision of the first one counts, for all and from then on.
-        processes = self.start_workers([*chief, *BFLOAT16], other)
-        (stdout, _), _ = self.finish(processes, 0, 0)
-        self.assertIn("bfloat16, seed 0", stdout)
-
-        outputs = self.finish(self.start_workers(chief, other), 2, 2)
-        for _, stderr in outputs:
-            self.assertIn("nothing in --run_dir instead of", stderr)
-            self.assertIn("the checkpoint of step 2 (", stderr)
-        self.assertIn("bfloat16, seed 0", outputs[0][0])
 
     def test_lost_worker(self):
         flags = ["--seed", 0, "--resume"]

@@ -53,11 +53,8 @@ class RunsTestCase(folders.FolderTestCase):
     def contents(self, path=None):
         """Returns all files below a folder, and what is in them."""
         path = path or self.path
-        return {
-            str(file.relative_to(path)): file.read_bytes()
-            for file in path.rglob("*")
-            if file.is_file()
-        }
+        files = [file for file in path.rglob("*") if file.is_file()]
+        return {str(f.relative_to(path)): f.read_bytes() for f in files}
 
     def assert_cannot_open(self, *messages, path=None, resume=True):
         """Asserts what the message says, and that no file changes."""
@@ -152,13 +149,9 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
     def test_current_folder_is_not_moved(self):
         """All relative paths of the command would lead elsewhere."""
         self.make_run(finished=True)
+        path = pathlib.Path("..")
         with contextlib.chdir(self.path / "checkpoints"):
-            self.assert_cannot_open(
-                "`run_dir`",
-                "current folder",
-                path=pathlib.Path(".."),
-                resume=False,
-            )
+            self.assert_cannot_open("current folder", path=path, resume=False)
 
     def test_folder_that_cannot_be_made(self):
         (self.folder / "file").write_text("")
@@ -171,31 +164,26 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             self.assert_cannot_open("argument `run_dir`: ", path=path)
         self.assertFalse((self.folder / "target").exists())
 
-    @parameterized.parameters(
-        ("run.txt", b"precious"),
-        ("run.json", b""),
-        ("run.json", b"[]"),
-        ("run.json", b'{"program": "other", "finished": true}'),
+    @parameterized.product(
+        resume=(False, True),
+        case=(
+            ("run.txt", "precious", "something else"),
+            ("run.json", "", "something else"),
+            ("run.json", "[]", "something else"),
+            ("run.json", {"program": "other"}, "something else"),
+            ("run.json", {"config": {}}, "damaged"),
+            ("run.json", {"data": {}}, "damaged"),
+            ("run.json", {"format": 1}, "another version"),
+        ),
     )
-    def test_folder_of_something_else(self, name, content):
-        (self.path / name).parent.mkdir(parents=True)
-        (self.path / name).write_bytes(content)
-        for resume in (False, True):
-            self.assert_cannot_open(
-                *("`run_dir`", "something else", str(self.path)), resume=resume
-            )
-
-    @parameterized.parameters(
-        ("config", {}, "damaged"),
-        ("config", STORED["config"] | {"of_a_version_to_come": 1}, "damaged"),
-        ("data", {}, "damaged"),
-        ("format", 1, "another version"),
-    )
-    def test_damaged(self, name, value, message):
+    def test_something_else_or_damaged(self, resume, case):
+        name, content, message = case
+        if isinstance(content, dict):
+            content = json.dumps(STORED | content)
         self.path.mkdir(parents=True)
-        text = json.dumps(STORED | {name: value})
-        (self.path / "run.json").write_text(text)
-        self.assert_cannot_open("`run_dir`", str(self.path), message)
+        (self.path / name).write_text(content)
+        messages = "`run_dir`", str(self.path), message
+        self.assert_cannot_open(*messages, resume=resume)
 
 
 class LockTest(RunsTestCase):

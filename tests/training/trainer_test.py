@@ -280,14 +280,12 @@ class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
         dtype = "bfloat16" if precision == "bfloat16" else "float32"
         self.assertEqual(asked, [(dtype, True), ()])
 
-    def test_what_is_compiled(self):
-        for jit in (False, True):
-            with mock.patch.object(tf, "function") as function:
-                Trainer(SmallModel(), jit=jit)
-            compiled = [
-                c.kwargs.get("jit_compile") for c in function.mock_calls
-            ]
-            self.assertEqual(compiled, [jit, None, None])
+    @parameterized.parameters(False, True)
+    def test_what_is_compiled(self, jit):
+        with mock.patch.object(tf, "function") as function:
+            Trainer(SmallModel(), jit=jit)
+        compiled = [c.kwargs.get("jit_compile") for c in function.mock_calls]
+        self.assertEqual(compiled, [jit, None, None])
 
 
 class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):

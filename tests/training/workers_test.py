@@ -1,6 +1,7 @@
 """Tests for workers: how they meet; `distribution_test` has real ones."""
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -24,12 +25,19 @@ def job(*arguments, **cluster):
 
 
 class JobTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(
-        {"worker": ["a"]}, {"worker": ["a:b"]}, {"worker": [1]}, {"chief": []}
+    @parameterized.product(
+        cluster=(
+            *(3, {"worker": ["a"]}, {"worker": ["a:b"]}, {"worker": [1]}),
+            *({"chief": []}, {"chief": ["a:1"]}),  # It is not among them.
+        )
     )
-    def test_addresses_that_are_none(self, **cluster):
-        with self.assertRaisesRegex(UsageError, "TF_CONFIG is .*such as"):
-            job(0, **cluster)
+    def test_damaged(self, cluster):
+        task = {"type": "worker", "index": 0}
+        text = json.dumps({"cluster": cluster, "task": task})
+        for damaged in (text, text[:-1]):
+            self.enterContext(mock.patch.dict(os.environ, TF_CONFIG=damaged))
+            with self.assertRaisesRegex(UsageError, "TF_CONFIG is .*such as"):
+                workers.is_chief()
 
     @parameterized.parameters((0, "chief", 0), (0, "worker", 1))
     def test_order_is_that_of_tensorflow(self, index, kind, place):
