@@ -38,9 +38,9 @@ class Convolution(NamedTuple):
 class ResidualBlocks(NamedTuple):
     """The convolutions of all residual blocks, stacked along the first axis.
 
-    All blocks have the same shapes, so each variable is shared by all blocks:
-    there are nine variables rather than nine per block, and one weight
-    normalization. Building and tracing a model is several times faster.
+    All blocks have the same shapes, so one variable holds a given weight of
+    every block: there are nine variables rather than nine per block, and one
+    weight normalization. Building and tracing a model is several times faster.
 
     Attributes:
       reduce: 1x1 convolution from `filters` channels to half as many.
