@@ -296,7 +296,7 @@ class TrainingConfig(_Record):
     )
     checkpoint_minutes: float = _of_process(
         RealNumber(),
-        "save a checkpoint every N minutes, and after every epoch unless the "
+        "save a checkpoint every X minutes, and after every epoch unless the "
         "last one is less than 30 seconds old",
         10.0,
     )
@@ -311,7 +311,7 @@ class TrainingConfig(_Record):
         """Checks all settings.
 
         Raises:
-          ValueError: If one of them is out of its range.
+          ValueError: If a setting is out of range.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -358,7 +358,7 @@ class TrainingConfig(_Record):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The arguments of `RealNVP`, beside those that tell of its images."""
+        """The arguments of `RealNVP` that do not depend on the images."""
         return {name: getattr(self, name) for name in ARCHITECTURE}
 
     def differences(self, before: "TrainingConfig") -> list[str]:
