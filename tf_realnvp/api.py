@@ -1,4 +1,4 @@
-"""`load` and `train`: what a program does with models as a whole."""
+"""The top-level functions `load` and `train`."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ from tf_realnvp.utils.messages import say
 
 
 def load(path: str | os.PathLike) -> RealNVP:
-    """Loads a model, to be used, trained, changed or saved again.
+    """Loads a model, to use, train, change or save it.
 
     #### Example
 
@@ -40,14 +40,14 @@ def load(path: str | os.PathLike) -> RealNVP:
 
     Args:
       path: A SavedModel written by training or `RealNVP.save`; or the folder
-        of a run, `runs/DATASET`, from which the model is loaded that the run
-        would save now.
+        of a run, `runs/DATASET`. From a run, the model is loaded that the run
+        would save at its last checkpoint.
 
     Returns:
-      The model. It computes what the SavedModel does, to rounding.
+      The model. Its outputs equal those of the SavedModel up to rounding.
 
     Raises:
-      ModelError: If there is no such model.
+      ModelError: If there is no model at `path`, or it cannot be loaded.
     """
     path = pathlib.Path(path)
     if not (path / "run.json").exists():
@@ -92,15 +92,17 @@ def train(
     on_epoch: Callable[[Metrics], None] | None = None,
     progress: bool = True,
 ) -> list[Metrics]:
-    """Trains a model, in place, as the command does.
+    """Trains a model in place, like the command `tf_realnvp train`.
 
     A new model gets data-dependent initialization
-    (`initialization.initialize`); a loaded one is trained further. A model that
-    was made in the scope of a `tf.distribute` strategy trains on all of its
-    replicas. With the same seed,
-    settings and images the weights are those of the command, bit for bit, if
-    `keras.utils.set_random_seed(seed)` came before the model, and TensorFlow
-    has as many devices and threads: see `runtime.fastest_cpus`.
+    (`initialization.initialize`). A model that has been trained before
+    continues from its weights. A model created in the scope of a
+    `tf.distribute` strategy is trained on all of its replicas.
+
+    With the same seed, settings and images, the weights equal those of the
+    command bit for bit, provided that `keras.utils.set_random_seed(seed)` was
+    called before the model was created and that TensorFlow has the same numbers
+    of devices and threads (see `runtime.fastest_cpus`).
 
     #### Example
 
@@ -112,16 +114,18 @@ def train(
 
     Args:
       model: The model.
-      data: Images, uint8 `[n, H, W]` or `[n, H, W, C]`; or a `tf.data.Dataset`
-        of them, or of pairs of images and labels, single or in batches, the
-        same in each pass; or what `data.load` gives. Of the first two a tenth
-        is for testing, always the same.
-      labels: Integers `[n]`, the classes of images in an array, for a model
-        that has classes. A `tf.data.Dataset` of pairs and an `ImageDataset`
-        (`data.load(name, labels=True)`) have their own, which a model without
-        classes leaves alone. The model keeps its `class_probs`.
-      epochs: As the flag of the command; so are all others down to `jit`, and
-        so are their defaults, but for the seed.
+      data: Images as a uint8 array `[n, H, W]` or `[n, H, W, C]`; a
+        `tf.data.Dataset` of images or of pairs of images and labels, batched or
+        not, with the same elements in each pass; or an `ImageDataset`, from
+        `data.load`. From an array or a `tf.data.Dataset`, a fixed tenth of the
+        images is held out for testing.
+      labels: Class labels of an array of images, integers `[n]`, for a model
+        with classes. A `tf.data.Dataset` of pairs and an `ImageDataset`
+        (`data.load(name, labels=True)`) provide their own labels, which a model
+        without classes ignores. The model keeps its `class_probs`.
+      epochs: Like the command's flag of the same name. This holds for all
+        arguments down to `jit`. Defaults are those of the flags, too, except
+        for `seed`.
       batch_size: See `epochs`.
       lr: See `epochs`.
       lr_schedule: See `epochs`.
@@ -130,41 +134,44 @@ def train(
       ema: See `epochs`.
       max_steps: See `epochs`.
       num_validation: See `epochs`.
-      flip: See `epochs`; an `ImageDataset` has its own.
+      flip: See `epochs`. Not allowed with an `ImageDataset`, which has its own
+        setting.
       seed: See `epochs`.
       precision: See `epochs`.
       accumulate: See `epochs`.
       recompute: See `epochs`.
       jit: See `epochs`.
-      run_dir: Folder for checkpoints, metrics and TensorBoard. The same call
-        goes on with what an earlier one has left there, in the place of the
-        weights that the model has, and with `progress` says so; and so do the
-        command, with what `data.load` gave, and this call with a run of the
-        command, but not one with `--init_from` or `--deterministic`. Default:
-        nothing is kept.
-      on_epoch: Is called after every epoch, and once before the first, with
-        what is known by then. Whatever it raises ends the training. With `ema`
-        that is known of the average, which the model has in the end only.
-      progress: Whether to show a progress bar, or lines where there is no
-        terminal.
+      run_dir: Folder for checkpoints, metrics and TensorBoard logs. If it holds
+        an earlier run with the same settings, training resumes from its last
+        checkpoint, which replaces the weights of the model. With `progress`, a
+        message says so. The command can resume a run of this function on an
+        `ImageDataset` from `data.load`. This function can resume a run of the
+        command, unless that used `--init_from` or `--deterministic`. Default:
+        nothing is written.
+      on_epoch: Called with the `Metrics` after every epoch, and once before the
+        first. An exception that it raises ends the training. With `ema`, the
+        metrics are those of the averaged weights, which the model itself gets
+        at the end of the training.
+      progress: Whether to show progress: a bar on a terminal, otherwise lines.
 
     Returns:
-      The metrics of all epochs. The model has then the weights of the result:
-      the average with `ema`, the best with `num_validation`. So it has if
-      training ends early, by Ctrl-C or an exception, which goes on its way; the
-      best may be what it was before the first epoch.
+      The metrics of all epochs. The model then has the resulting weights: the
+      moving average with `ema`, the best epoch's with `num_validation`. This
+      also holds if Ctrl-C or another exception, which is propagated, ends the
+      training early. The best weights may be those before the first epoch.
 
     Raises:
-      DataError: If `data` are no images of the model, or `labels` not those of
-        its classes.
-      DivergedError: If too many steps in a row were not finite.
-      FailureError: If something cannot be written to `run_dir`.
-      UsageError: If `run_dir` is in use, or of another training, if there
-        are fewer training images than the settings ask for, or if `precision`
-        is "tf32" and there is no GPU that has it.
-      ValueError: If a setting is out of its range, the model was made outside
-        of the scope of the strategy that is in use, or parts of it are frozen
-        (`trainable = False`) and there is a `run_dir`, or all of it is.
+      DataError: If `data` does not match the image shape and levels of the
+        model, or `labels` do not match its classes.
+      DivergedError: If too many consecutive steps were not finite.
+      FailureError: If `run_dir` cannot be written to.
+      UsageError: If `run_dir` is in use or belongs to another training, if
+        there are fewer training images than the settings require, or if
+        `precision` is "tf32" and no GPU supports it.
+      ValueError: If a setting is out of range; if the model was created outside
+        of the scope of the current strategy; if the whole model is frozen
+        (`trainable = False`); or if part of it is frozen and a `run_dir` is
+        given.
     """
     is_frozen = len(model.trainable_variables) < len(model.variables)
     if run_dir is not None and is_frozen:
@@ -220,7 +227,7 @@ def train(
 
 
 class _Observer(loop.Observer):
-    """Shows progress, and calls back."""
+    """Shows progress and calls `on_epoch`."""
 
     def __init__(self, on_epoch, shows_progress):
         self._on_epoch = on_epoch
@@ -235,7 +242,7 @@ class _Observer(loop.Observer):
 
 
 def _dataset(data, labels, model, flip):
-    """Returns a data set of the model's images, and labels if it takes any."""
+    """Returns `data` as an `ImageDataset` with labels as `model` needs them."""
     num_classes = model.num_classes
     if isinstance(data, ImageDataset):
         if labels is not None or flip:
@@ -261,7 +268,7 @@ def _dataset(data, labels, model, flip):
         return dataset.relabel(()) if dataset.class_names else dataset
     names = tuple(map(str, model.metadata.get("class_names", ())))
     if not isinstance(data, ImageDataset) and len(names) == num_classes:
-        # Labels of arrays are numbers of the model's classes.
+        # Labels of arrays are indices into the model's classes.
         dataset = dataclasses.replace(dataset, class_names=names)
     if both := set(dataset.class_names) & set(names):
         if len(both) < len(dataset.class_names):

@@ -1,7 +1,7 @@
-"""The bijectors of RealNVP that TensorFlow Probability does not have.
+"""Bijectors of RealNVP that TensorFlow Probability does not provide.
 
-They follow TFP's direction: `forward` maps latents to images (sampling) and
-`inverse` maps images to latents (density). Each works alone in any `tfb.Chain`.
+They follow TFP's convention: `forward` maps latents to images (sampling) and
+`inverse` maps images to latents (density). All can be used in any `tfb.Chain`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ def checkerboard_mask(
     Section 3.4 and figure 3 (left) of https://arxiv.org/abs/1605.08803.
 
     Args:
-      event_shape: `[H, W, C]`, the image's shape.
-      keep_odd: Whether to keep the pixels whose `row + column` is odd; the
-        others are kept if not.
+      event_shape: `[H, W, C]`, the shape of the image.
+      keep_odd: Whether to keep the pixels whose `row + column` is odd rather
+        than those where it is even.
 
     Returns:
       Boolean array `[H, W, C]`, `True` where a component is kept.
@@ -44,9 +44,8 @@ def channel_mask(
     alternating rather than in two blocks.
 
     Args:
-      event_shape: `[H, W, C]`, the image's shape.
-      keep_odd: Whether to keep the channels of odd index; those of even index
-        are kept if not.
+      event_shape: `[H, W, C]`, the shape of the image.
+      keep_odd: Whether to keep the channels of odd rather than of even index.
 
     Returns:
       Boolean array `[H, W, C]`, `True` where a component is kept.
@@ -58,14 +57,15 @@ def channel_mask(
 class SinglePassBijector(tfb.Bijector):
     """A bijector that computes a value and its log-det together.
 
-    TFP asks a bijector for its value and for its log-det in separate calls. A
-    subclass here gives both at once, and the log-det waits in TFP's own cache
-    beside the value until it is asked for, so that whatever the two share (a
-    coupling network) is evaluated once.
+    TFP computes the value and the log-det of a bijector in separate calls. A
+    subclass of this class computes both at once. The log-det is stored in TFP's
+    cache beside the value, so that work shared by the two, such as running a
+    coupling network, is done once.
     """
 
-    # By identity. TFP's cache asks for the hash in every call, and TFP's own
-    # goes through all parameters, a third of the time of an eager log-density.
+    # Compare by identity. TFP's cache hashes the bijector in every call, and
+    # TFP's own hash visits all parameters, which takes a third of the time of
+    # an eager log-density.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -103,10 +103,10 @@ class SinglePassBijector(tfb.Bijector):
 class AffineCoupling(SinglePassBijector):
     r"""Affine coupling layer with a mask.
 
-    The components where the mask is `True` pass unchanged, and condition an
-    elementwise affine bijector of the others. With the boolean mask `m` (1
-    where a component is kept) and the conditioner `network`, called `f` here,
-    the inverse maps an image `x` to
+    Components where the mask is `True` are kept unchanged. An elementwise
+    affine bijector, conditioned on the kept components, transforms the rest.
+    With the mask `m` (1 where a component is kept) and the conditioner `f`
+    (`network`), the inverse maps an image `x` to
 
     ```none
     a, t  = split(f(m * x), 2, axis=-1)
@@ -114,18 +114,19 @@ class AffineCoupling(SinglePassBijector):
     z     = x * exp(log_s) + (1 - m) * t
     ```
 
-    and `forward` undoes it: `x = (z - (1 - m) * t) * exp(-log_s)`, with the
+    and `forward` maps `z` to `x = (z - (1 - m) * t) * exp(-log_s)`, with the
     same `log_s` and `t`, since `m * z = m * x`. The Jacobian is triangular, so
-    the log-det of the inverse is `sum(log_s)`. Equations 4 to 9 of
+    the log-det of the inverse is `sum(log_s)`. See equations 4 to 9 of
     https://arxiv.org/abs/1605.08803.
 
-    The arithmetic is done in the dtype of the event, whatever the network
-    computes in, and the kept part passes bit for bit.
+    The arithmetic uses the dtype of the event, whatever the dtype of the
+    network's outputs. Kept components are unchanged bit for bit.
 
-    Keyword arguments of `forward`, `inverse` and the log-dets are conditions:
-    tensors whose shapes begin with the batch shape of the event, labels for
-    example. The network gets each by its name, with the batch shape flattened
-    to `N`. In a chain `condition_kwargs` brings them to all couplings.
+    Keyword arguments of `forward`, `inverse` and the log-dets are conditions,
+    such as labels: tensors whose shape begins with the batch shape of the
+    event. They are passed to the network as keyword arguments, with the batch
+    shape flattened to `N`. In a chain, use `condition_kwargs` to pass a
+    condition to all couplings.
 
     #### Example
 
@@ -140,8 +141,9 @@ class AffineCoupling(SinglePassBijector):
     ```
 
     Attributes:
-      mask: Boolean array with an event's shape, `True` where it is kept.
-      network: The conditioner, which is given the kept components.
+      mask: Boolean array with the shape of an event, `True` where a component
+        is kept.
+      network: The conditioner, a callable of the kept components.
       rescale: Scalar, the amplitude of the log-scale.
       reshift: Scalar, the offset of the log-scale.
     """
@@ -155,7 +157,7 @@ class AffineCoupling(SinglePassBijector):
         validate_args: bool = False,
         name: str = "affine_coupling",
     ):
-        """Makes an affine coupling.
+        """Creates an affine coupling.
 
         Args:
           mask: Boolean array `[..., C]` with the shape of an event, `True`
@@ -163,11 +165,11 @@ class AffineCoupling(SinglePassBijector):
             `forward_min_event_ndims`.
           network: The conditioner: a callable that maps the kept components,
             a float tensor `[N, ..., C]` with zeros elsewhere, to a float tensor
-            `[N, ..., 2 * C]`; any leading batch shape of the bijector's input
-            is flattened to `N`. It is given conditions as keywords.
+            `[N, ..., 2 * C]`. The batch shape of the bijector's input is
+            flattened to `N`. Conditions are passed as keyword arguments.
           rescale: Scalar, the amplitude of the log-scale.
           reshift: Scalar, the offset of the log-scale.
-          validate_args: Unused: shapes are checked when they are known.
+          validate_args: Unused; static shapes are always checked.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -191,18 +193,17 @@ class AffineCoupling(SinglePassBijector):
     def inverse_and_log_scale(
         self, y: tf.Tensor, **condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `inverse(y)`, and what each component adds to its log-det.
-
-        The network runs once for both.
+        """Returns `inverse(y)` and the log-scale, in one run of the network.
 
         Args:
           y: A tensor of events, `[..., *mask.shape]`.
-          **condition: As for `inverse`.
+          **condition: Conditions, as for `inverse`.
 
         Returns:
-          `inverse(y)`, and the log-scale, both of the shape and dtype of `y`.
-          The sum of the log-scale over an event is the log-det of the inverse;
-          it is 0 where a component is kept.
+          `inverse(y)` and the log-scale, both of the shape and dtype of `y`.
+          The log-scale is each component's contribution to the log-det of the
+          inverse, which is its sum over an event. It is 0 where a component is
+          kept.
         """
         log_scale, shift = self._log_scale_and_shift(y, condition)
         x = tf.where(self.mask, y, y * tf.exp(log_scale) + shift)
@@ -213,7 +214,7 @@ class AffineCoupling(SinglePassBijector):
         return x, self._sum_over_event(log_scale)
 
     def _log_scale_and_shift(self, event, condition):
-        """Runs the network on the kept part of `event`, once."""
+        """Runs the network once on the kept components of `event`."""
         zero = tf.zeros([], event.dtype)
         kept = tf.where(self.mask, event, zero)
         outputs = self.network(
@@ -236,7 +237,7 @@ class AffineCoupling(SinglePassBijector):
         return tf.reshape(log_scale, shape), tf.reshape(shift, shape)
 
     def _flatten_condition(self, value, name, event):
-        """Flattens the batch shape, which a condition begins with."""
+        """Flattens the batch shape at the start of a condition's shape."""
         value = tf.convert_to_tensor(value)
         batch_shape = event.shape[: -self.mask.ndim]
         rank = batch_shape.rank
@@ -250,7 +251,7 @@ class AffineCoupling(SinglePassBijector):
         )
 
     def _check_outputs(self, outputs):
-        """Returns what the network returned, if it has the right shape."""
+        """Returns the network's outputs after checking their shape."""
         outputs = tf.convert_to_tensor(outputs)
         expected = (None, *self.mask.shape[:-1], 2 * self.mask.shape[-1])
         if not outputs.shape.is_compatible_with(expected):
@@ -268,10 +269,10 @@ class Squeeze(tfb.Bijector):
     """Trades resolution for channels.
 
     The inverse maps an image `[..., H, W, C]` to
-    `[..., H / block_size, W / block_size, block_size**2 * C]`, the squeezing
-    operation of section 3.6 of https://arxiv.org/abs/1605.08803, in the order
-    of `tf.nn.space_to_depth`; `forward` maps it back. Only the order of the
-    components changes, so the log-det is 0.
+    `[..., H / block_size, W / block_size, block_size**2 * C]`: the squeezing
+    operation of section 3.6 of https://arxiv.org/abs/1605.08803, with the
+    component order of `tf.nn.space_to_depth`. Components are only reordered, so
+    the log-det is 0.
 
     Attributes:
       block_size: Height and width in pixels of the blocks that become one pixel
@@ -284,12 +285,12 @@ class Squeeze(tfb.Bijector):
         validate_args: bool = False,
         name: str = "squeeze",
     ):
-        """Makes a squeeze.
+        """Creates a squeeze.
 
         Args:
           block_size: Height and width in pixels of the blocks that become one
             pixel each, at least 2.
-          validate_args: Unused: `tf.nn.space_to_depth` always checks shapes.
+          validate_args: Unused; `tf.nn.space_to_depth` always checks shapes.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -347,10 +348,11 @@ class Squeeze(tfb.Bijector):
 class FactorOut(SinglePassBijector):
     """Transforms the first half of the channels and keeps the second half.
 
-    The multi-scale split, section 3.6 and equations 14 to 16 of
-    https://arxiv.org/abs/1605.08803: in the inverse the second half of the
-    channels are latents already, and the first half go on through `bijector`.
-    The log-det is that of `bijector`, which gets all keyword arguments.
+    This is the multi-scale split of section 3.6 and equations 14 to 16 of
+    https://arxiv.org/abs/1605.08803. In the inverse, the second half of the
+    channels is factored out as latents, and `bijector` transforms the first
+    half. The log-det equals the log-det of `bijector`. All keyword arguments
+    are passed to `bijector`.
 
     Attributes:
       bijector: The bijector of the first half of the channels.
@@ -362,12 +364,12 @@ class FactorOut(SinglePassBijector):
         validate_args: bool = False,
         name: str = "factor_out",
     ):
-        """Makes a multi-scale split.
+        """Creates a multi-scale split.
 
         Args:
-          bijector: Transforms the first half of the last axis and keeps its
-            shape. Default: `tfb.Identity()`.
-          validate_args: Unused: `bijector` checks what it is given.
+          bijector: Bijector of the first half of the last axis. It must keep
+            the event shape. Default: `tfb.Identity()`.
+          validate_args: Unused; `bijector` does its own checks.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -385,7 +387,7 @@ class FactorOut(SinglePassBijector):
 
     def _forward_and_log_det(self, x, **kwargs):
         first, second = tf.split(x, 2, axis=-1)
-        # The cache forgets what nothing refers to: `new_first` keeps it.
+        # TFP's cache holds weak references: `new_first` keeps the entry alive.
         new_first = self.bijector.forward(first, **kwargs)
         fldj = self.bijector.forward_log_det_jacobian(
             first, event_ndims=self.forward_min_event_ndims, **kwargs
@@ -402,9 +404,9 @@ class FactorOut(SinglePassBijector):
 
 
 def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
-    """Returns the keyword arguments that bring a condition to all couplings.
+    """Returns the keyword arguments that pass a condition to all couplings.
 
-    A `tfb.Chain` routes them by the names of its parts, which must differ.
+    A `tfb.Chain` routes them by the names of its parts, which must be unique.
 
     #### Example
 
@@ -416,11 +418,10 @@ def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
 
     Args:
       bijector: A bijector with couplings inside.
-      **condition: What the networks of the couplings get.
+      **condition: Conditions for the networks of the couplings, by name.
 
     Returns:
-      The keyword arguments of `forward`, `inverse` and the log-dets of
-      `bijector`.
+      Keyword arguments for `forward`, `inverse` and the log-dets of `bijector`.
     """
     if isinstance(bijector, AffineCoupling):
         return condition

@@ -1,9 +1,10 @@
-"""What a training is: its settings, and a description of its images.
+"""The settings of a training, and the description of its images.
 
-`TrainingConfig` says each setting once. Its fields hold the type, the range,
-the default and the help; the flags of the command, `--help`, the documentation
-and the comparisons of `run.json` are made from them. Both classes are stored
-with a run. This module does without TensorFlow, which takes seconds to import.
+`TrainingConfig` is the single definition of all settings. Its fields hold the
+type, range, default and help text. The command's flags, `--help`, the
+documentation and the comparison of runs are generated from them. A run stores
+`TrainingConfig` and `DataDescription` in `run.json`. This module does not
+import TensorFlow, which takes seconds.
 """
 
 import dataclasses
@@ -40,15 +41,15 @@ _DEFAULTS_OF_OTHERS: dict[str, Any] = {
     "filters": 128,
     "num_blocks": 8,
 }
-# Defaults that suit the default learning rate, the best at equal time
-# (docs/measurements.md). With another rate those of the fields hold.
+# Defaults that go with the default learning rate, the best at equal time
+# (docs/measurements.md). With another rate, the fields' defaults are used.
 _WITH_DEFAULT_LR: dict[str, Any] = {
     "lr_schedule": "cosine",
     "warmup_steps": 100,
     "clip_grad": 1.0,
     "batch_size": 32,
 }
-# What a run that is resumed keeps where nothing else is given.
+# Settings that a resumed run keeps unless they are given again.
 _KEPT = ("epochs", "seed", "precision", "lr", *_WITH_DEFAULT_LR)
 
 _EPOCHS = ", ".join(
@@ -61,12 +62,12 @@ def _setting(same, allowed, help, default=dataclasses.MISSING):
     """Returns a field of `TrainingConfig`.
 
     Args:
-      same: Where it must be the same: in the "model", which makes it an
-        argument of `RealNVP`, and so in the whole run; in the "run", whenever
-        it is resumed; or in all workers of a "job"; "" if it may differ.
-      allowed: Its range. `None` is allowed, too, if it is the default.
-      help: What it is for. The default is added, if it does not say it.
-      default: Its default. By default it depends on the data set.
+      same: Scope within which the value must not change: "model", an argument
+        of `RealNVP`, fixed for the whole run; "run", fixed whenever the run is
+        resumed; "job", equal in all workers of a job; "", free.
+      allowed: Its range. If the default is `None`, `None` is also allowed.
+      help: Help text. The default is appended unless the text states it.
+      default: The default. If omitted, it depends on the data set.
     """
     if type(default) in (int, float, str, tuple) and "(default:" not in help:
         help = f"{help} (default: {allowed.format(default)})"
@@ -81,19 +82,19 @@ _of_process = functools.partial(_setting, "")
 
 
 class _Record:
-    """A dataclass that JSON stores as `dataclasses.asdict` gives it."""
+    """A dataclass that is stored in JSON as `dataclasses.asdict` returns it."""
 
     @classmethod
     def from_json(cls, stored: Any) -> Self:
-        """Returns a record that was stored.
+        """Returns a record from its stored form.
 
-        What an older version did not have gets its default.
+        Fields that an older version did not store get their defaults.
 
         Args:
-          stored: What JSON gives back.
+          stored: The parsed JSON object.
 
         Raises:
-          ValueError: If it is damaged, or of a version to come.
+          ValueError: If `stored` is damaged or from a newer version.
         """
         try:
             return cls(**stored)
@@ -103,13 +104,13 @@ class _Record:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig(_Record):
-    """All settings of a training, as the flags of the command name them.
+    """All settings of a training, named like the command's flags.
 
-    `--help` tells what each is for; so does `field.metadata["help"]`.
+    `field.metadata["help"]` describes each setting, as `--help` shows it.
     """
 
-    # Not the name, the size and the levels have to be the same in a run, but
-    # the images, which are compared by themselves.
+    # A resumed run may name its data set differently: the images themselves
+    # are compared.
     dataset: str = _of_process(
         Name(),
         f"{', '.join(NAMED_DATASETS)}, a folder of JPEG and PNG images, a "
@@ -118,15 +119,16 @@ class TrainingConfig(_Record):
     )
     image_size: int | tuple[int, int] | None = _of_process(
         ImageSize(2, 4096),
-        "crop images to their central square and resize that to N x N, an even "
-        "number; 32x48 is a height of 32 and a width of 48 (default: as they "
-        "are if all are alike and at most 64, else 32)",
+        "crop images to their central square and resize to N x N, N even; "
+        "32x48 crops and resizes to a height of 32 and a width of 48 (default: "
+        "no resizing if all images have the same even size of at most 64, else "
+        "32)",
         None,
     )
     num_bits: int | None = _of_process(
         WholeNumber(1, 8),
-        "keep the N highest bits of the eight of each component: bits/dim of "
-        "fewer bits are not comparable with those of eight (default: all)",
+        "keep only the N highest of the 8 bits of each component; bits/dim at "
+        "different numbers of bits are not comparable (default: all)",
         None,
     )
     flip: bool = _of_run(
@@ -134,9 +136,10 @@ class TrainingConfig(_Record):
     )
     num_validation: int | None = _of_run(
         WholeNumber(1),
-        "keep N training images out, save the model of the epoch that was best "
-        "on them, and evaluate only that on the test images (default: train on "
-        "all, evaluate on the test images after every epoch)",
+        "hold out N training images for validation, save the model of the best "
+        "epoch on them, and evaluate only that model on the test images "
+        "(default: train on all, evaluate on the test images after every "
+        "epoch)",
         None,
     )
     epochs: int = _of_job(
@@ -144,167 +147,171 @@ class TrainingConfig(_Record):
     )
     lr: float = _of_job(
         RealNumber(),
-        "learning rate of the Adam optimizer, the largest if it changes "
-        "(default: 3e-3, for digits 1e-2, and with it a schedule, a warm-up, a "
-        "batch and clipping that suit it)",
+        "peak learning rate of the Adam optimizer (default: 3e-3, for digits "
+        "1e-2; with it, the defaults of the schedule, warm-up, batch size and "
+        "clipping are chosen to match)",
     )
     lr_schedule: str = _of_job(
         OneOf(("constant", "cosine")),
-        "cosine lowers the learning rate to zero by the last step (default: "
-        "cosine, with --lr constant)",
+        "schedule of the learning rate; cosine decays it to zero at the last "
+        "step (default: cosine; constant if --lr is given)",
         "constant",
     )
     warmup_steps: int = _of_job(
         WholeNumber(0),
-        "raise the learning rate over the first N steps (default: 100, with "
-        "--lr 0)",
+        "increase the learning rate linearly over the first N steps (default: "
+        "100; 0 if --lr is given)",
         0,
     )
     ema: float | None = _of_run(
         RealNumber(below=1.0),
-        "evaluate and save a moving average of the weights, which keeps this "
-        "part of itself in each step, such as 0.999 (default: none)",
+        "evaluate and save an exponential moving average of the weights with "
+        "this decay, such as 0.999 (default: none)",
         None,
     )
     batch_size: int = _of_run(
         WholeNumber(1),
-        "images in a training step, on all devices together (default: 32, "
-        "with --lr 64)",
+        "global batch size: images per training step, over all devices "
+        "(default: 32; 64 if --lr is given)",
         64,
     )
     clip_grad: float | None = _of_job(
         RealNumber(),
-        "scale gradients down to this global norm (default: 1, with --lr "
-        "never)",
+        "clip gradients to this global norm (default: 1; no clipping if --lr "
+        "is given)",
         None,
     )
     seed: int = _of_run(
         WholeNumber(0, 2**32 - 1),
         "seed of the weights, the order of the images and the noise; the same "
-        "seed gives the same run (default: one is drawn and printed)",
+        "seed gives the same run (default: drawn at random and printed)",
         0,
     )
     max_steps: int | None = _of_job(
         WholeNumber(1),
-        "stop after so many training steps, evaluate and save (default: train "
+        "stop after N training steps, then evaluate and save (default: train "
         "all epochs)",
         None,
     )
     filters: int = _of_model(
         WholeNumber(2, even=True),
-        "channels inside the coupling networks, an even number (default: 128, "
-        "for digits 32)",
+        "hidden channels of the coupling networks, an even number (default: "
+        "128, for digits 32)",
     )
     num_blocks: int = _of_model(
         WholeNumber(1, 1000),
-        "residual blocks of a coupling network (default: 8, for digits 2)",
+        "residual blocks per coupling network (default: 8, for digits 2)",
     )
     alpha: float = _of_model(
-        # Beyond, float32 takes the highest levels for 1, or for each other.
+        # Outside of this range, float32 rounds the highest levels to 1, or to
+        # each other.
         RealNumber(1e-6, includes_low=True, below=0.999),
-        "margin that keeps the logit finite: levels become numbers from X/2 to "
-        "1 - X/2",
+        "margin that keeps the logit finite: levels are scaled to the interval "
+        "from X/2 to 1 - X/2",
         0.1,
     )
     num_scales: int = _of_model(
         WholeNumber(2),
-        "resolutions that couplings work at, each half the one before",
+        "number of scales, each with half the height and width of the one "
+        "before",
         2,
     )
     num_couplings: tuple[int, ...] = _of_model(
         WholeNumbers(3, 1, 1000),
-        "numbers of couplings: with checkerboard masks and with channel masks "
-        "at each scale but the last, and at the last scale",
+        "numbers of couplings: with checkerboard masks at each scale but the "
+        "last, with channel masks at each scale but the last, and at the last "
+        "scale",
         (3, 3, 4),
     )
     dequantization: str = _of_model(
         OneOf(("uniform", "variational")),
-        "noise that is added to the levels; variational is learned with the "
-        "flow, and takes longer a step",
+        "noise that is added to the levels; variational dequantization learns "
+        "it with the flow, and makes training steps slower",
         "uniform",
     )
     conditional: bool = _of_run(
         Switch(),
-        "model the images of each class, by the labels that the data set has: "
-        "samples of one class, and a classifier (default: no classes)",
+        "train a class-conditional model on the labels of the data set, which "
+        "can sample from one class and classify (default: no classes)",
         False,
     )
     init_from: str | None = _of_run(
         Folder(),
-        "start from the weights of this SavedModel, realnvp_DATASET, of the "
-        "same filters, blocks, scales, alpha and channels; more couplings, "
-        "classes and variational dequantization start as the identity "
-        "(default: none, the weights are fitted to images)",
+        "warm start: take the weights of this SavedModel (realnvp_DATASET), "
+        "which must have the same filters, blocks, scales, alpha and image "
+        "channels; additional couplings, classes and variational "
+        "dequantization start as the identity (default: data-dependent "
+        "initialization)",
         None,
     )
     precision: str = _of_run(
         OneOf(("auto", "float32", "tf32", "bfloat16")),
-        "what the coupling networks compute in while training; tf32 is float32 "
-        "that GPUs (NVIDIA's since Ampere) round to 10 bits; auto is bfloat16 "
-        "where the hardware computes it natively, else float32; evaluation and "
-        "the saved model are always float32",
+        "precision of the coupling networks during training; tf32 lets NVIDIA "
+        "GPUs (Ampere or later) round float32 to 10 bits of mantissa; auto is "
+        "bfloat16 where the hardware supports it natively, else float32; "
+        "evaluation and the saved model always use float32",
         "auto",
     )
     deterministic: bool = _of_run(
         Switch(),
-        "use only operations that give the same bits each time, on GPUs as "
-        "well, where some are slower; CPUs give the same bits without",
+        "use only deterministic operations on GPUs, some of which are slower; "
+        "on CPUs training is deterministic without this flag",
         False,
     )
     accumulate: int = _of_job(
         WholeNumber(1),
-        "compute the gradient in N parts of the batch, one after another, to "
-        "train in less memory",
+        "accumulate the gradient over N parts of the batch, to save memory",
         1,
     )
     recompute: bool = _of_job(
         Switch(),
-        "compute parts of the networks twice, to train in less memory",
+        "rematerialization: compute parts of the networks twice, to save "
+        "memory",
         False,
     )
     jit: bool = _of_job(
         Switch(),
-        "compile the gradient with XLA; for GPUs, slower on CPUs",
+        "compile the gradient with XLA; intended for GPUs, slower on CPUs",
         False,
     )
     devices: int | None = _of_job(
         WholeNumber(1),
-        "train on so many GPUs, or logical CPUs where there is no GPU "
-        "(default: all GPUs; else two CPUs where they are faster than one: "
-        "with at most 64 filters, unless --max_steps is below 500, but not for "
-        "small models such as that of digits)",
+        "train on N GPUs, or on N logical CPUs if there is no GPU (default: "
+        "all GPUs; without a GPU, two CPUs where this is faster than one: with "
+        "at most 64 filters, unless --max_steps is below 500 or the model is "
+        "small, like the one for digits)",
         None,
     )
     data_dir: str = _of_process(
-        Folder(), "folder of TensorFlow Datasets' copies", "datasets"
+        Folder(), "folder for data sets of TensorFlow Datasets", "datasets"
     )
     output_dir: str = _of_process(
-        Folder(), "folder for the results (default: the current one)", "."
+        Folder(), "folder for the results (default: the current folder)", "."
     )
     run_dir: str = _of_process(
         Folder(),
-        "folder of the run's state: checkpoints, flags, metrics (default: "
-        "runs/DATASET)",
+        "folder for the state of the run: checkpoints, settings, metrics "
+        "(default: runs/DATASET)",
         "runs",
     )
     checkpoint_minutes: float = _of_process(
         RealNumber(),
-        "save a checkpoint so often, and after every epoch, but not twice in "
-        "thirty seconds",
+        "save a checkpoint every X minutes, and after every epoch unless the "
+        "last one is less than 30 seconds old",
         10.0,
     )
     samples_every: int = _of_process(
         WholeNumber(1), "draw samples for TensorBoard after every N epochs", 1
     )
     verbose: bool = _of_process(
-        Switch(), "print a line with the losses after every epoch", False
+        Switch(), "print the losses after every epoch", False
     )
 
     def __post_init__(self):
         """Checks all settings.
 
         Raises:
-          ValueError: If one of them is out of its range.
+          ValueError: If a setting is out of range.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -325,16 +332,17 @@ class TrainingConfig(_Record):
         before: "TrainingConfig | None" = None,
         **settings: Any,
     ) -> "TrainingConfig":
-        """Returns settings with the defaults that suit a data set.
+        """Returns settings, with the defaults for a data set.
 
         Args:
-          dataset: The data set. Named ones are found in upper and lower case.
-          before: Those of the run that is resumed, if one is. It keeps its
-            epochs, its seed, its precision, and how Adam goes on.
-          **settings: The other settings; those that are `None` get the default.
+          dataset: The data set. `NAMED_DATASETS` are matched regardless of
+            case.
+          before: Settings of the run that is resumed, if any. Its epochs, seed,
+            precision and optimizer settings become the defaults.
+          **settings: The other settings. `None` selects the default.
 
         Raises:
-          ValueError: If one of them is out of its range.
+          ValueError: If a setting is out of range.
         """
         named = {name.lower(): name for name in NAMED_DATASETS}
         dataset = named.get(dataset.lower(), dataset)
@@ -350,23 +358,30 @@ class TrainingConfig(_Record):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The arguments of `RealNVP`, beside those that tell of its images."""
+        """The arguments of `RealNVP` that do not depend on the images."""
         return {name: getattr(self, name) for name in ARCHITECTURE}
 
     def differences(self, before: "TrainingConfig") -> list[str]:
-        """Returns the settings with which a run cannot be resumed, in words.
+        """Describes the settings that prevent resuming a run.
 
         Args:
-          before: The settings that it was started with.
+          before: The settings that the run was started with.
+
+        Returns:
+          A description of each setting that differs but must not; empty if the
+          run can be resumed.
         """
         return self._differences(before, ("model", "run"))
 
     def differences_of_worker(self, chief: "TrainingConfig") -> list[str]:
-        """Returns the settings by which a worker would not train as the chief.
+        """Describes the settings in which this worker differs from the chief.
 
         Args:
-          chief: The chief's settings. A worker whose precision is "auto"
-            follows it.
+          chief: The chief's settings. The precision "auto" matches any
+            precision of the chief.
+
+        Returns:
+          A description of each setting that differs but must not.
         """
         if self.precision == "auto":
             chief = dataclasses.replace(chief, precision="auto")
@@ -382,7 +397,7 @@ class TrainingConfig(_Record):
         ]
 
 
-# The arguments of `RealNVP`, beside those that tell of its images.
+# Ranges of the arguments of `RealNVP` that do not depend on the images.
 ARCHITECTURE: dict[str, Any] = {
     field.name: field.metadata["allowed"]
     for field in dataclasses.fields(TrainingConfig)
@@ -391,7 +406,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def _spell(field, value):
-    """Returns a setting and its name as an argument."""
+    """Returns the name and value of a setting, for a message."""
     if value is None or value is False:
         return f"no `{field.name}`"
     if value is True:
@@ -401,16 +416,17 @@ def _spell(field, value):
 
 @dataclasses.dataclass(frozen=True)
 class DataDescription(_Record):
-    """What tells the images of a training from others.
+    """Description that identifies the images of a training.
 
     Attributes:
       image_shape: `(H, W, C)`.
-      num_colors: Number of levels.
-      num_train: Number of training images, those for validation included.
+      num_colors: Number of levels per component.
+      num_train: Number of training images, validation images included.
       num_test: Number of test images.
-      fingerprint: As that of `ImageDataset`.
+      fingerprint: `fingerprint` of the `ImageDataset`.
       class_names: Names of the classes, if there are labels.
-      class_probs: Their probabilities: the frequencies in training images.
+      class_probs: Probability of each class; by default its frequency in the
+        training images.
     """
 
     image_shape: tuple[int, int, int]
@@ -434,7 +450,7 @@ class DataDescription(_Record):
 
     @property
     def of_images(self) -> dict[str, Any]:
-        """The arguments of `RealNVP` that tell of its images and classes."""
+        """The arguments of `RealNVP` that describe its images and classes."""
         return {
             "image_shape": self.image_shape,
             "num_colors": self.num_colors,
@@ -443,7 +459,7 @@ class DataDescription(_Record):
         }
 
     def differences(self, other: "DataDescription") -> list[str]:
-        """Returns in what these images differ from others, in words."""
+        """Describes each property in which two data sets differ."""
         mine, its = self._words(), other._words()
         return [
             f"{mine[name]} instead of {its[name]}"

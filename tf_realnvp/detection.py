@@ -1,10 +1,11 @@
 """Out-of-distribution detection: is an image like a model's training images?
 
-The likelihood alone does not tell: a flow finds many images that are nothing
-like its training images more likely than those (https://arxiv.org/abs/1810.09136).
-The methods here correct it. All have one form: from measurements of normal
-images a method makes a score, and the score maps measurements of any images to
-how anomalous each of them is. No method sees an anomalous image before.
+The likelihood alone is not enough: a flow may assign a higher likelihood to
+out-of-distribution images than to its training images
+(https://arxiv.org/abs/1810.09136). The methods in this module correct for this.
+A method is fitted to measurements of normal images and returns a score. The
+score maps measurements of images to a number per image, higher for more
+anomalous images. No method is fitted to anomalous images.
 
 ```python
 measure = detection.Measurer(model)
@@ -37,18 +38,18 @@ from tf_realnvp.model import RealNVP
 from tf_realnvp.utils.overlap import overlapped
 from tf_realnvp.utils.units import bits_from_nats
 
-MIN_NORMAL = 10  # Images: with fewer there is nothing to fit.
+MIN_NORMAL = 10  # Smallest number of normal images to fit the methods to.
 
-_MAX_CELLS = 8  # Along a side, of the grid that costs are summed over.
-_MAX_COMPONENTS = 5  # Of the mixture of Gaussians.
+_MAX_CELLS = 8  # Cells per side of the grid that costs are summed over.
+_MAX_COMPONENTS = 5  # Components of the mixture of Gaussians.
 _IMAGES_PER_COMPONENT = 50
 _NUM_FOLDS = 5
-_OVERFLOW = 1e30  # Nats in the place of what float32 does not hold.
-_FAR = 1e6  # Standard deviations, beyond which all is as far.
-_OUTLIER = 10.0  # Standard deviations, beyond which a normal image is one.
-_MOST_OUTLIERS = 0.05  # Share of the images; if more are, they are a kind.
-_QUARTILES = 1.349  # Distance of those of a normal distribution.
-_RIDGE = 1e-3  # Variance of a component, at least, where all have one.
+_OVERFLOW = 1e30  # Nats that replace values beyond the range of float32.
+_FAR = 1e6  # Standard deviations that features are clipped to.
+_OUTLIER = 10.0  # Standard deviations beyond which an image is an outlier.
+_MOST_OUTLIERS = 0.05  # Largest fraction of images to drop as outliers.
+_QUARTILES = 1.349  # Interquartile range of a standard normal distribution.
+_RIDGE = 1e-3  # Added to variances of standardized features.
 _CODERS: tuple[dict[str, Any], ...] = (
     {"format": "PNG", "optimize": True},
     {"format": "WEBP", "lossless": True, "quality": 100},
@@ -57,16 +58,17 @@ _CODERS: tuple[dict[str, Any], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Measurements:
-    """What the methods need to know of images.
+    """Measurements of images, the input of all methods.
 
     Attributes:
       num_dims: Number of components of an image.
-      log_prob: Float64 `[n]`, nats, as `RealNVP.log_prob_each` gives.
-      costs: Float32 `[n, S, 2, rows, columns]`, nats: `bit_maps.costs`, summed
-        over the cells of a grid of at most 8 x 8.
-      coded_bits: Float64 `[n]`, bits that a lossless coder takes.
-      label: Int64 `[n]`, the likeliest class, which `costs` are given; 0 if the
-        model has no classes.
+      log_prob: Float64 `[n]`, log-probability in nats, as returned by
+        `RealNVP.log_prob_each`.
+      costs: Float32 `[n, S, 2, rows, columns]`, in nats: `bit_maps.costs`,
+        summed over the cells of a grid of at most 8 x 8.
+      coded_bits: Float64 `[n]`, code length of a lossless coder in bits.
+      label: Int64 `[n]`, the likeliest class, on which `costs` are conditioned;
+        0 if the model has no classes.
     """
 
     num_dims: int
@@ -79,10 +81,10 @@ class Measurements:
         return len(self.log_prob)
 
     def take(self, which: np.ndarray) -> "Measurements":
-        """Returns those of some of the images.
+        """Returns the measurements of some of the images.
 
         Args:
-          which: Their numbers, or boolean `[n]`.
+          which: Indices of the images, or a boolean mask `[n]`.
         """
         return Measurements(
             self.num_dims, *(values[which] for values in self._arrays())
@@ -99,12 +101,12 @@ class Measurements:
 
     @property
     def bits(self) -> np.ndarray:
-        """Float64 `[n]`, the code length that the model gives, in bits."""
+        """Float64 `[n]`, the code length under the model, in bits."""
         return bits_from_nats(-self.log_prob)
 
     @property
     def bits_per_dim(self) -> np.ndarray:
-        """Float64 `[n]`, `bits` for each component."""
+        """Float64 `[n]`, `bits` per component."""
         return self.bits / self.num_dims
 
 
@@ -113,20 +115,20 @@ Method = Callable[[Measurements], Score]
 
 
 class Measurer:
-    """Measures images by a model, in one pass of the flow.
+    """Measures images with a model, in one pass of the flow.
 
-    A model with classes takes a pass more for each of them. What images cost is
-    given the likeliest class of each; their log-probability is that of the
-    mixture.
+    A model with classes takes one more pass per class. Its costs are
+    conditioned on the likeliest class of each image; its log-probabilities are
+    under the mixture of the classes.
     """
 
     def __init__(self, model: RealNVP, batch_size: int = 64):
-        """Makes it; the flow is traced once, at the first images.
+        """Creates a measurer. The flow is traced once, in the first call.
 
         Args:
           model: The model.
-          batch_size: Images in a pass. No image's measurements depend on it,
-            but for rounding.
+          batch_size: Images per pass. It affects measurements by rounding
+            only.
         """
         self._model = model
         self._batch_size = batch_size
@@ -166,17 +168,18 @@ class Measurer:
         """Measures images.
 
         Args:
-          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`, at least
-            one.
-          seed: Seed of the dequantization noise, of 64 bits, the same for each
-            image: what is measured depends on that image alone.
-          on_batch: Is called with the measurements of each batch.
+          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`, with
+            `n >= 1`.
+          seed: Seed of the dequantization noise, a 64-bit integer. It is used
+            for each image, so the measurements of an image do not depend on
+            the other images.
+          on_batch: Called with the measurements of each batch; optional.
 
         Returns:
-          Their measurements.
+          The measurements of all images.
 
         Raises:
-          ValueError: If the images are of another shape or dtype.
+          ValueError: If the images have the wrong shape or dtype.
         """
         parts = []
         for batch, costs, label, difference in self._batches(images, seed):
@@ -194,16 +197,16 @@ class Measurer:
         return Measurements.concatenate(parts)
 
     def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
-        """Returns bit maps: what each position of images costs.
+        """Returns bit maps: the code length of each position of images.
 
         Args:
-          images: As above.
-          seed: As above.
+          images: As for `__call__`.
+          seed: As for `__call__`.
 
         Returns:
-          Float32 `[n, H, W]`, bits. The sum of a map is the image's code
-          length, `-log_prob / log(2)`; if the model has classes, that given the
-          likeliest of them.
+          Float32 `[n, H, W]`, in bits. A map sums to the code length of the
+          image, `-log_prob / log(2)`; for a model with classes, given the
+          likeliest class.
         """
         return np.concatenate(
             [
@@ -213,15 +216,15 @@ class Measurer:
         ).astype(np.float32)
 
     def _batches(self, images, seed):
-        """Returns batches, and what of them is measured, made finite.
+        """Runs the flow on batches, and replaces values that are not finite.
 
         Returns:
-          For each the images, their costs `[n, S, 2, H, W]`, their classes,
-          and how much more log p(x) is than log p(x | class).
+          Iterator over tuples, one per batch: images, costs `[n, S, 2, H, W]`,
+          likeliest classes, and log p(x) - log p(x | class).
         """
         images, shape = np.asarray(images), list(self._model.image_shape)
         if images.dtype != np.uint8 or list(images.shape[1:]) != shape:
-            # TensorFlow would cast them, or never return from its next call.
+            # TensorFlow would cast the images, or hang in its next call.
             raise ValueError(
                 f"`images` must be uint8 [n, {str(shape)[1:]}, "
                 f"got {images.dtype} {list(images.shape)}."
@@ -231,7 +234,7 @@ class Measurer:
             batch = images[start : start + self._batch_size]
             tensors = self._measure(batch, tf.constant(seed, tf.int64))
             costs, label, difference = (tensor.numpy() for tensor in tensors)
-            # What float32 does not hold is as unlikely as can be.
+            # Beyond the range of float32, an image is as unlikely as possible.
             costs = np.nan_to_num(
                 costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
             )
@@ -251,14 +254,14 @@ def _sum_over_cells(costs):
 
 
 def coded_bits(images: np.ndarray) -> np.ndarray:
-    """Returns how many bits lossless coders take for images.
+    """Returns the code length of images under lossless coders, in bits.
 
     Args:
-      images: `uint8` `[n, H, W, C]`. Where `C` is neither 1 nor 3 the channels
+      images: `uint8` `[n, H, W, C]`. If `C` is neither 1 nor 3, the channels
         are coded side by side.
 
     Returns:
-      Float64 `[n]`: for each the shorter of PNG and lossless WebP.
+      Float64 `[n]`: for each image the shorter of PNG and lossless WebP.
     """
 
     def length(image):
@@ -279,7 +282,7 @@ def likelihood(normal: Measurements) -> Score:
     """The negative log-likelihood, in nats.
 
     Args:
-      normal: Of normal images; it needs none.
+      normal: Measurements of normal images; unused.
 
     Returns:
       The score, which maps measurements of `n` images to float64 `[n]`.
@@ -288,49 +291,52 @@ def likelihood(normal: Measurements) -> Score:
 
 
 def typicality(normal: Measurements) -> Score:
-    """The distance of the log-likelihood from that of normal images, in nats.
+    """The distance of the log-likelihood from its normal mean, in nats.
 
-    With batches of one image, https://arxiv.org/abs/1906.02994: what is much
-    more likely than normal images is no more typical than what is much less.
+    The typicality test of https://arxiv.org/abs/1906.02994, with batches of one
+    image: images that are much more likely than normal images are as atypical
+    as images that are much less likely.
 
     Args:
-      normal: Of normal images, whose mean log-likelihood it takes.
+      normal: Measurements of normal images, which give the mean.
 
     Returns:
-      As `likelihood`.
+      The score, as for `likelihood`.
     """
     mean = normal.log_prob.mean()
     return lambda seen: np.abs(seen.log_prob - mean)
 
 
 def complexity(normal: Measurements) -> Score:
-    """The model's bits, beyond those that a lossless coder takes.
+    """The model's code length minus that of a lossless coder, in bits.
 
-    https://arxiv.org/abs/1909.11480: simple images are likely under any model
-    of images, and a coder knows that as well. The difference is a log-ratio of
-    likelihoods, of the coder's model to this one.
+    See https://arxiv.org/abs/1909.11480: simple images are likely under any
+    model of images, including the implicit model of a lossless coder. The
+    difference is the log-likelihood ratio of the coder to this model.
 
     Args:
-      normal: Of normal images; it needs none.
+      normal: Measurements of normal images; unused.
 
     Returns:
-      As `likelihood`; in bits.
+      The score, as for `likelihood`; in bits.
     """
     return lambda seen: seen.bits - seen.coded_bits
 
 
 def scales(normal: Measurements) -> Score:
-    """What each scale of the flow finds anomalous.
+    """The negative log-density of statistics of each scale of the flow.
 
-    For each scale the log-density of its latents, which is their squared norm
-    but for constants, and its part of the log-det; under a mixture of up to
-    five Gaussians that is fitted to normal images, standardized.
+    The features are, for each scale, the log-density of its latents (their
+    squared norm up to constants) and its contribution to the log-det. They are
+    standardized, and a mixture of up to five Gaussians is fitted to those of
+    normal images.
 
     Args:
-      normal: Of normal images, to which the mixture is fitted.
+      normal: Measurements of normal images, to which the mixture is fitted.
 
     Returns:
-      As `likelihood`; the negative log-density under the mixture, in nats.
+      The score, as for `likelihood`: the negative log-density under the
+      mixture, in nats.
     """
     features = _standardize(lambda seen: seen.costs.sum(axis=(3, 4)), normal)
     components = len(normal) // _IMAGES_PER_COMPONENT
@@ -346,18 +352,18 @@ def scales(normal: Measurements) -> Score:
 
 
 def places(normal: Measurements) -> Score:
-    """What each scale of the flow finds anomalous, and where.
+    """The Mahalanobis distance of statistics of each scale and position.
 
-    The same as for `scales`, but by the cells of a grid of at most 8 x 8: the
-    distance from the mean of normal images (Mahalanobis), with the covariance
-    of Ledoit and Wolf, which shrinks towards a multiple of the identity where
-    there are few images (https://doi.org/10.1016/S0047-259X(03)00096-4).
+    The features are those of `scales`, for each cell of a grid of at most
+    8 x 8. The distance is from the mean of normal images. It uses the
+    Ledoit-Wolf covariance, which is shrunk towards a multiple of the identity
+    if there are few images (https://doi.org/10.1016/S0047-259X(03)00096-4).
 
     Args:
-      normal: Of normal images, whose mean and covariance it takes.
+      normal: Measurements of normal images, which give mean and covariance.
 
     Returns:
-      As `likelihood`; the logarithm of the squared distance.
+      The score, as for `likelihood`: the logarithm of the squared distance.
     """
     features = _standardize(lambda seen: seen.costs, normal)
     covariance = LedoitWolf().fit(features(normal))
@@ -370,27 +376,27 @@ def places(normal: Measurements) -> Score:
 
 
 def combined(normal: Measurements) -> Score:
-    """The sum of `complexity`, `scales` and `places`, in standard deviations.
+    """The sum of `complexity`, `scales` and `places`, each standardized.
 
-    The first two find what is wrong with the whole of an image, the third with
-    a part of it. Mean and standard deviation of each are those of normal images
-    that the method was not fitted to, in five folds. Images whose scores are
-    then farther from the median of their fold than ten standard deviations, as
-    the quartiles tell them, are outliers, and are left out if they are at most
-    5 %.
+    `complexity` and `scales` detect anomalies of a whole image, `places`
+    detects local anomalies. The mean and standard deviation of each score are
+    estimated by five-fold cross-validation on the normal images. An image is an
+    outlier if a score is more than ten standard deviations (estimated from the
+    quartiles) from the median of its fold. Outliers are dropped if they are at
+    most 5 % of the images.
 
     Args:
-      normal: Of normal images.
+      normal: Measurements of normal images.
 
     Returns:
-      As `likelihood`; in standard deviations.
+      The score, as for `likelihood`; in standard deviations.
     """
     methods = (complexity, scales, places)
     held_out = [_held_out(method, normal) for method in methods]
     is_outlier = np.any([outliers for _, outliers in held_out], axis=0)
     if 0 < is_outlier.mean() <= _MOST_OUTLIERS:
-        # A single one could make a deviation so large that its method counts
-        # for nothing.
+        # A single outlier could inflate the standard deviation of a score so
+        # much that the score no longer contributes.
         normal = normal.take(~is_outlier)
         held_out = [_held_out(method, normal) for method in methods]
     terms = [
@@ -410,18 +416,18 @@ METHODS: dict[str, Method] = {
     "places": places,
     "combined": combined,
 }
-# The best in the mean over what was measured: see docs/detection_evidence.md.
+# The best on average over all experiments: see docs/detection_evidence.md.
 DEFAULT = "combined"
 
 
 def fit(normal: Measurements) -> dict[str, Score]:
-    """Returns the scores of all methods, by their names.
+    """Fits all methods and returns their scores, by name.
 
     Args:
-      normal: Of normal images.
+      normal: Measurements of normal images.
 
     Raises:
-      ValueError: If there are fewer than `MIN_NORMAL`.
+      ValueError: If there are fewer than `MIN_NORMAL` images.
     """
     if len(normal) < MIN_NORMAL:
         raise ValueError(
@@ -442,11 +448,11 @@ def _standardize(features, normal):
 
 
 def _held_out(method, normal):
-    """Scores normal images by fits to the other folds.
+    """Scores the normal images of each fold by a fit to the other folds.
 
     Returns:
-      The scores, and which are too far from others of their fold: what another
-      fold is scored by was fitted to other images.
+      The scores, and a mask of the outliers. Outliers are determined within a
+      fold, since scores of different folds come from different fits.
     """
     scores, is_outlier = np.zeros(len(normal)), np.zeros(len(normal), bool)
     for fold in range(_NUM_FOLDS):
@@ -459,37 +465,36 @@ def _held_out(method, normal):
 
 
 def p_values(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Returns how often normal images are as anomalous as these.
+    """Returns conformal p-values: how often normal images score as high.
 
-    If an image is of the same kind as the reference, its p-value is at most `p`
-    with a probability of at most `p`: a threshold on it is a rate of false
-    alarms. That holds for images that neither the method was fitted to nor the
-    model was trained on, as those of the reference must not be.
+    If an image comes from the same distribution as the reference images, its
+    p-value is at most `p` with a probability of at most `p`, so a threshold on
+    p-values bounds the false alarm rate. This requires that neither the image
+    nor the reference images were used to fit the method or to train the model.
 
     Args:
-      scores: Of images, `[n]`.
-      reference: Of normal images by the same method, `[m]`.
+      scores: Scores of images, `[n]`.
+      reference: Scores of normal images by the same method, `[m]`.
 
     Returns:
-      Float64 `[n]`, `(1 + k) / (m + 1)`, where `k` of the reference have that
-      score or a higher one.
+      Float64 `[n]`, `(1 + k) / (m + 1)`, where `k` is the number of reference
+      scores that are equal or higher.
     """
     below = np.searchsorted(np.sort(reference), scores, side="left")
     return (1.0 + len(reference) - below) / (len(reference) + 1.0)
 
 
 def set_p_value(scores: np.ndarray, reference: np.ndarray) -> float:
-    """Returns how often as many normal images differ as much from the others.
+    """Returns the p-value of a set of images, by the Mann-Whitney U test.
 
-    The test of Mann and Whitney (https://doi.org/10.1214/aoms/1177730491)
-    whether scores tend to be higher, or lower, than those of the reference: it
-    finds a shift of all images that is too small to be seen in one of them. It
-    holds under the conditions of `p_values`, for images that are independent of
-    each other.
+    The two-sided test (https://doi.org/10.1214/aoms/1177730491) checks whether
+    scores tend to be higher or lower than those of the reference. It detects a
+    shift of a whole set that is too small to detect in a single image. The
+    conditions of `p_values` apply, and the images must be independent.
 
     Args:
-      scores: Of a set of images, `[n]`.
-      reference: Of normal images by the same method, `[m]`.
+      scores: Scores of a set of images, `[n]`.
+      reference: Scores of normal images by the same method, `[m]`.
 
     Returns:
       The p-value.
@@ -498,24 +503,26 @@ def set_p_value(scores: np.ndarray, reference: np.ndarray) -> float:
 
 
 class Reference:
-    """Normal images, by which others are judged.
+    """Scores and p-values of images, relative to normal images.
 
-    The methods are fitted to half of them, and p-values go by the others.
+    All methods are fitted to one half of the normal images. The other half is
+    the reference for p-values.
 
     Attributes:
-      method: Name of the method that p-values are of.
-      others: Numbers of the images that p-values go by.
+      method: Name of the method whose scores give the p-values.
+      others: Indices of the normal images that are the reference for p-values.
     """
 
     def __init__(self, normal: Measurements, seed: int = 0):
         """Fits the methods.
 
         Args:
-          normal: Of normal images, which the model was not trained on.
-          seed: Seed of the choice of the halves.
+          normal: Measurements of normal images that the model was not trained
+            on.
+          seed: Seed of the split into halves.
 
         Raises:
-          ValueError: If there are too few, as `fit`.
+          ValueError: If there are too few images, as for `fit`.
         """
         self.method = DEFAULT
         order = np.random.default_rng(seed).permutation(len(normal))
@@ -524,30 +531,33 @@ class Reference:
         self._scores = self._methods[DEFAULT](normal.take(self.others))
 
     def __call__(self, measured: Measurements) -> dict[str, np.ndarray]:
-        """Returns scores of images by all methods, and their `p_value`.
+        """Returns the scores of images by all methods, and their `p_value`.
 
         Args:
-          measured: Of the images.
+          measured: Measurements of the images.
+
+        Returns:
+          Arrays `[n]`: the scores by name of the method, and `p_value`.
         """
         scores = {name: of(measured) for name, of in self._methods.items()}
         return scores | {"p_value": p_values(scores[DEFAULT], self._scores)}
 
     def set_p_value(self, scores: Sequence[float] | np.ndarray) -> float:
-        """Returns the p-value of images together, as `detection.set_p_value`.
+        """Returns the p-value of a set of images, by `detection.set_p_value`.
 
         Args:
-          scores: Theirs by `method`, `[n]`.
+          scores: Scores of the images by `method`, `[n]`.
         """
         return set_p_value(np.asarray(scores), self._scores)
 
 
 class Estimate(NamedTuple):
-    """A figure, and how far chance may have moved it.
+    """An estimate with its 95 % bootstrap confidence interval.
 
     Attributes:
-      value: The figure.
-      low: Lower end of an interval that holds it in 95 % of bootstrap samples.
-      high: Its upper end.
+      value: The estimate.
+      low: Lower end of the interval, the 2.5 % quantile of bootstrap samples.
+      high: Upper end of the interval, the 97.5 % quantile.
     """
 
     value: float
@@ -559,13 +569,13 @@ class Comparison(NamedTuple):
     """How well scores tell anomalous images from normal ones.
 
     Attributes:
-      auroc: Chance that an anomalous image has a higher score than a normal
-        one; equal scores count a half. Without any skill it is 0.5.
-      aupr: Average precision of finding the anomalous ones. Without any skill
-        it is their share.
-      fpr95: False alarms at 95 % detection: the share of normal images that
-        score at least as high as the threshold that finds 95 % of the
-        anomalous ones. Without any skill it is 0.95.
+      auroc: Area under the ROC curve: probability that an anomalous image has a
+        higher score than a normal one; ties count one half. 0.5 at chance.
+      aupr: Average precision for anomalous images. At chance, the fraction of
+        anomalous images.
+      fpr95: False positive rate at 95 % detection: fraction of normal images
+        that score at or above the threshold that detects 95 % of the anomalous
+        images. 0.95 at chance.
     """
 
     auroc: Estimate
@@ -585,16 +595,16 @@ def compare(
       normal: Scores of normal images, `[n]`.
       anomalous: Scores of anomalous images, `[m]`.
       seed: Seed of the bootstrap.
-      num_draws: Number of its samples, in each of which both sets are drawn
-        anew, with replacement.
+      num_draws: Number of bootstrap samples. Each resamples both sets with
+        replacement.
 
     Raises:
-      ValueError: If one of them is empty, or has a NaN.
+      ValueError: If one of the sets is empty or has a NaN.
     """
     sets = np.asarray(normal), np.asarray(anomalous)
     if any(len(scores) == 0 or np.isnan(scores).any() for scores in sets):
         raise ValueError("`normal` and `anomalous` must be scores, none NaN.")
-    # All thresholds, the highest first, and which of them each score is.
+    # All thresholds, the highest first, and the index of each score's.
     thresholds, both = np.unique(-np.concatenate(sets), return_inverse=True)
     ranks = np.split(both, [len(normal)])
 
@@ -623,10 +633,10 @@ def _figures(once, normal, anomalous):
       anomalous: Of anomalous images in it, likewise.
     """
     false, true = np.cumsum(normal), np.cumsum(anomalous)
-    # Normal images that are lower, and half of those that are equal.
+    # Normal images with lower scores, plus half of those with equal scores.
     lower = false[-1] - false + normal / 2.0
     auroc = anomalous @ lower / (true[-1] * false[-1])
-    # Copies that were drawn are no ties: each is as far down as their mean.
+    # Copies from resampling are not ties: each gets the mean rank of all.
     found = true - np.maximum(anomalous - once, 0) / 2.0
     aupr = anomalous @ (found / np.maximum(found + false, 1)) / true[-1]
     first = np.argmax(true >= 0.95 * true[-1])

@@ -31,13 +31,14 @@ from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
 class RealNVP(tf.Module):
     """A RealNVP density over `uint8` images.
 
-    From image to latents: dequantization, scaling and logit; then, at each
-    scale but the last, three couplings with checkerboard masks, a squeeze,
-    three couplings with channel masks, and the second half of the channels is
-    factored out. The first half goes on to the next scale, and the last one has
-    four couplings with checkerboard masks. All latents are standard normal. See
-    sections 3.4 to 3.6 and 4.1 of https://arxiv.org/abs/1605.08803. The numbers
-    of couplings are those of the default.
+    From image to latents, the flow is dequantization, scaling and logit,
+    followed by a multi-scale architecture. Each scale but the last has three
+    couplings with checkerboard masks, a squeeze, and three couplings with
+    channel masks; half of the channels are then factored out, and the other
+    half is the input of the next scale. The last scale has four couplings with
+    checkerboard masks. (`num_couplings` sets the numbers of couplings.) All
+    latents are standard normal. See sections 3.4 to 3.6 and 4.1 of
+    https://arxiv.org/abs/1605.08803.
 
     #### Example
 
@@ -47,9 +48,10 @@ class RealNVP(tf.Module):
     model.bits_per_dim(images)             # float32 [36]
     ```
 
-    With `num_classes` the couplings depend on a label, an integer for each
-    image: the model is a density for each class, `log_prob(images, label=…)`,
-    and their mixture, `log_prob(images)`. So it also is a classifier.
+    With `num_classes` the couplings are conditioned on an integer label per
+    image. The model then has a density for each class,
+    `log_prob(images, label=…)`, and the mixture of these densities,
+    `log_prob(images)`. It is also a classifier.
 
     ```python
     model = RealNVP(image_shape=(28, 28, 1), num_classes=10)
@@ -57,24 +59,25 @@ class RealNVP(tf.Module):
     model.classify(sevens)                 # float32 [36, 10], log-probabilities
     ```
 
-    The model owns its variables (`variables`): TFP's objects do not
-    see those of Keras.
+    Use `variables` of the model: TFP's bijectors and distributions do not track
+    Keras variables.
 
     Attributes:
-      metadata: What a saved model says of its data, a read-only mapping.
-        `dataset` is its name, `source` with what `data.load` finds it, and
-        there may be `class_names`. `train` and `tf_realnvp.load` set it.
+      metadata: Description of the data, a read-only mapping that is saved with
+        the model: `dataset`, the name of the data set; `source`, the argument
+        with which `data.load` finds it; and optionally `class_names`. Set by
+        `train` and `tf_realnvp.load`.
       couplings: The couplings, from image to latents, in the order of
         `networks`.
       networks: The coupling networks, from image to latents.
       bijector: Maps latents to dequantized images, the support of
         `distribution`.
-      distribution: The density of dequantized images, `[H, W, C]`, a
-        `tfd.TransformedDistribution`; with classes it takes `label=…`. Its
-        support reaches beyond `[0, num_colors]` by `alpha / (2 - 2 * alpha) *
-        num_colors` on both sides, ends excluded; elsewhere `log_prob` is NaN,
-        not -inf: MCMC is for latents, by way of `bijector`. Far latents are
-        rounded to an end.
+      distribution: A `tfd.TransformedDistribution` over dequantized images
+        `[H, W, C]`; with classes its methods take `label=…`. Its support is the
+        open interval that extends `[0, num_colors]` by `alpha / (2 - 2 * alpha)
+        * num_colors` on both sides. Outside of it `log_prob` is NaN, not -inf,
+        so run MCMC on the latents, through `bijector`. Latents far from zero
+        are rounded to an end of the interval.
       latent_shape: `(H / 2, W / 2, 4 * C)`.
     """
 
@@ -94,33 +97,34 @@ class RealNVP(tf.Module):
         dequantization: str = "uniform",
         name: str = "real_nvp",
     ):
-        """Makes a model with fresh weights.
+        """Creates a model with newly initialized weights.
 
-        The weights are drawn by Keras's initializers:
-        `keras.utils.set_random_seed` makes them repeatable.
+        Keras's initializers draw the weights. Call
+        `keras.utils.set_random_seed` first to make them reproducible.
 
         Args:
-          image_shape: `(H, W, C)` in pixels and channels; `H` and `W` even,
-            and divisible by two once more for each scale beyond two.
-          num_colors: Number of levels of a component, 2 to 256.
-          filters: Number of channels inside the coupling networks; even.
-          num_blocks: Number of residual blocks of a coupling network.
+          image_shape: `(H, W, C)` in pixels and channels. `H` and `W` must be
+            even, and divisible by two once more for each scale beyond the
+            second.
+          num_colors: Number of levels per component, 2 to 256.
+          filters: Number of hidden channels of the coupling networks; even.
+          num_blocks: Number of residual blocks per coupling network.
           alpha: Margin that keeps the logit finite, between 0 and 1.
-          num_scales: Number of resolutions that couplings work at, from 2 to
-            `max_num_scales(image_shape)`; each has half the height and width of
-            the one before.
-          num_couplings: Numbers of couplings, each at least 1: with
-            checkerboard masks and with channel masks at each scale but the
-            last, and with checkerboard masks at the last.
-          num_classes: Number of classes of images, at least 1. Default: the
-            model knows no classes, and takes no labels.
-          class_probs: Probability of each class, of which the mixture is made;
-            their sum must be 1. Default: all the same.
-          dequantization: What noise makes real numbers of levels: "uniform", or
-            "variational", which is learned with the flow, see
-            `VariationalDequantization`. `encode`, `decode` and `sample` do
-            without.
-          name: Name of the module, and of its distribution.
+          num_scales: Number of scales, from 2 to `max_num_scales(image_shape)`.
+            Each scale has half the height and width of the one before.
+          num_couplings: Three numbers of couplings, each at least 1: with
+            checkerboard masks at each scale but the last, with channel masks at
+            each scale but the last, and with checkerboard masks at the last
+            scale.
+          num_classes: Number of classes, at least 1. Default: an unconditional
+            model, which takes no labels.
+          class_probs: Prior probability of each class, the weights of the
+            mixture; they must sum to 1. Default: uniform.
+          dequantization: Noise that makes the levels continuous: "uniform", or
+            "variational", which is learned with the flow (see
+            `VariationalDequantization`). `encode`, `decode` and `sample` add no
+            noise.
+          name: Name of the module and of its distribution.
 
         Raises:
           ValueError: If an argument is out of its range.
@@ -173,7 +177,7 @@ class RealNVP(tf.Module):
             if is_learned
         ]
         self._noise_variables = _scalars(self._noise_networks)
-        # A `tf.Module` that has the model as a part finds these, not Keras's.
+        # A `tf.Module` that contains the model tracks these, not Keras's.
         self._tf_variables = [v.value for v in self.variables]
         self._set_flow(self.networks, self._noise_networks)
 
@@ -181,14 +185,14 @@ class RealNVP(tf.Module):
         if name == "metadata":
             value = types.MappingProxyType(dict(value))
         if name in ("metadata", "_tf_variables"):
-            # TensorFlow would wrap the lists in it, and have the variables in
-            # checkpoints twice.
+            # TensorFlow would wrap the lists inside, and would write the
+            # variables to checkpoints twice.
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def _layout(self):
-        """Yields name and mask of each coupling, from image to latents."""
+        """Yields the name and mask of each coupling, from image to latents."""
         checkerboards, channels, last = self.num_couplings
         height, width, depth = self.image_shape
         for scale in range(self.num_scales):
@@ -206,11 +210,12 @@ class RealNVP(tf.Module):
                     yield f"{of}/channel_{index}", mask
 
     def _set_flow(self, functions, noise_functions):
-        """Makes the bijector and the distribution.
+        """Creates the couplings, the bijector and the distribution.
 
         Args:
-          functions: What the couplings call, from image to latents.
-          noise_functions: What those of the dequantization call.
+          functions: Conditioners of the couplings, from image to latents.
+          noise_functions: Conditioners of the couplings of variational
+            dequantization; empty for uniform dequantization.
         """
         self.couplings = tuple(
             bijectors.AffineCoupling(
@@ -225,7 +230,7 @@ class RealNVP(tf.Module):
                 )
             )
         )
-        # From image to latents, the order of the inverse.
+        # From image to latents, the order in which the inverse applies them.
         steps = [
             tfb.Scale(float(self.num_colors)),
             tfb.Sigmoid(
@@ -234,7 +239,7 @@ class RealNVP(tf.Module):
             ),
             *self._scale(0, iter(self.couplings)),
         ]
-        # Noise within the cell of a level says nothing of the level.
+        # The noise within a level does not affect the level itself.
         self._without_noise = tfb.Chain(steps, name="real_nvp")
         self.bijector = self._without_noise
         if noise_functions:
@@ -256,11 +261,12 @@ class RealNVP(tf.Module):
         )
 
     def _scale(self, scale, couplings):
-        """Returns the bijectors of a scale and of those that come after it.
+        """Returns the bijectors of a scale and of all later scales.
 
         Args:
-          scale: Its number.
-          couplings: Iterator of their couplings, from image to latents.
+          scale: Index of the scale.
+          couplings: Iterator over the couplings of these scales, from image to
+            latents.
         """
         if scale == self.num_scales - 1:
             return list(couplings)
@@ -272,23 +278,25 @@ class RealNVP(tf.Module):
             bijectors.FactorOut(tfb.Chain(self._scale(scale + 1, couplings))),
         ]
         if scale > 0:
-            # A scale keeps the shape of its events, as `FactorOut` asks.
+            # `FactorOut` requires a bijector that keeps the event shape.
             steps.append(tfb.Invert(bijectors.Squeeze()))
         return steps
 
     def for_training(
         self, compute_dtype: str = "float32", recompute: bool = False
     ) -> "RealNVP":
-        """Returns this model with networks that are cheaper to train.
+        """Returns a view of this model with networks that are cheaper to train.
 
-        It shares all variables with this model, and what couplings do with the
-        networks' outputs stays float32. With the defaults it computes the same
-        as this model.
+        The view shares all variables with this model. Only the networks use
+        `compute_dtype`; the couplings always compute in float32. With the
+        default arguments its outputs are those of this model.
 
         Args:
-          compute_dtype: What the networks compute in, "float32" or "bfloat16".
-          recompute: Whether the networks are partly run again for the
-            gradient, which takes less memory and more time.
+          compute_dtype: Dtype of the networks' computations, "float32" or
+            "bfloat16".
+          recompute: Whether to use rematerialization: parts of the networks
+            are computed again for the gradient, which saves memory and takes
+            more time.
         """
 
         def function(network):
@@ -310,32 +318,32 @@ class RealNVP(tf.Module):
         return model
 
     def clone(self) -> "RealNVP":
-        """Returns another model with the same weights, in its own variables."""
+        """Returns a copy of the model, with its own variables."""
         return copy.deepcopy(self)
 
     def __reduce__(self):
-        # TFP's distributions can be neither pickled nor copied.
+        # TFP distributions can be neither pickled nor copied.
         metadata = dict(self.metadata)
         values = [variable.numpy() for variable in self.variables]
         return _restore, (self.get_config(), self.name, metadata, values)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, without the name."""
+        """Returns the arguments of the constructor, except `name`."""
         names = ["image_shape", "num_colors", *ARCHITECTURE]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
         return {name: getattr(self, name) for name in names}
 
     def assign(self, other: "RealNVP") -> None:
-        """Takes over the weights of another model of the same sizes."""
+        """Copies the weights of another model of the same architecture."""
         for own, its in zip(self.variables, other.variables, strict=True):
             own.assign(its)
 
     def named_variables(self) -> dict[str, keras.Variable]:
-        """Returns all weights, by names that say where in the flow they are.
+        """Returns all weights, keyed by their position in the flow.
 
-        A model with more couplings at a scale, with classes or with variational
-        dequantization has all names of a model without them, and more.
+        Adding couplings at a scale, classes or variational dequantization to a
+        model adds names and changes none.
         """
         layout = [name for name, _ in self._layout()]
         names = layout + [network.name for network in self._noise_networks]
@@ -353,7 +361,7 @@ class RealNVP(tf.Module):
         return named
 
     def is_identity(self) -> bool:
-        """Returns whether it changes no logits, as a new model does not."""
+        """Returns whether all couplings are the identity, as in a new model."""
         changes = [
             *(network.last.gain for network in self.networks),
             *(network.last.bias for network in self.networks),
@@ -366,27 +374,27 @@ class RealNVP(tf.Module):
         path: str | os.PathLike,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes this model as a SavedModel, see `serving.export.save`.
+        """Writes this model as a SavedModel; see `serving.export.save`.
 
         Args:
-          path: Directory to write, made with its parents. A model that is
-            there already stays as it is until the new one is complete.
-          metadata: What else `metadata.json` is to say, beside `metadata` of
-            the model and in its place.
+          path: Directory to write. It and its parents are created if needed. An
+            existing model is replaced only once the new one is complete.
+          metadata: Additional entries of `metadata.json`. They override entries
+            of the model's `metadata`.
 
         Raises:
-          UsageError: If TensorFlow could not read what is written there, or if
-            there is anything but a model.
-          ValueError: If `metadata` contradict the model or themselves.
+          UsageError: If TensorFlow could not load a model from this path, or if
+            the path exists and is not a model.
+          ValueError: If `metadata` is inconsistent, or contradicts the model.
         """
-        # Below this module nothing else knows of files.
+        # Imported here so that the model itself does not depend on files.
         from tf_realnvp.serving import export
 
         export.save(self, path, metadata)
 
     @property
     def variables(self) -> tuple[keras.Variable, ...]:
-        """All weights: of networks, couplings and noise."""
+        """All variables, those of variational dequantization included."""
         return (
             *(v for n in self.networks for v in n.weights),
             *self._log_scale_variables,
@@ -396,7 +404,7 @@ class RealNVP(tf.Module):
 
     @property
     def trainable_variables(self) -> tuple[keras.Variable, ...]:
-        """Trainable variables: all whose `trainable` was left `True`.
+        """Trainable variables.
 
         `model.networks[0].trainable = False` freezes a network.
         """
@@ -415,25 +423,26 @@ class RealNVP(tf.Module):
     def log_prob(self, images: tf.Tensor, seed=None, label=None) -> tf.Tensor:
         """Returns a lower bound on the log-probability of images, in nats.
 
-        The bound holds in the mean over the dequantization noise, one draw of
-        which is used here (https://arxiv.org/abs/1511.01844, section 3.1).
+        The bound holds in expectation over the dequantization noise
+        (https://arxiv.org/abs/1511.01844, section 3.1). Each call uses one
+        sample of the noise.
 
         Args:
           images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`.
-          seed: Integer of 64 bits with sign, or two, of shape `[2]`, of which
-            the lowest 32 bits count; the same seed gives the same noise.
-            Default: fresh noise in each call.
-          label: Class of all images, an integer, or of each, integers `[n]`:
-            the result is given the class. Default: it is that of the mixture of
-            all classes, if the model has any.
+          seed: Signed 64-bit integer; or two integers of shape `[2]`, each
+            reduced to its lowest 32 bits. The same seed gives the same noise.
+            Default: new noise in each call.
+          label: Class to condition on: an integer for all images, or integers
+            `[n]`, one per image. Default: the mixture of all classes, if the
+            model has classes.
 
         Returns:
-          Float32 `[n]`, nats for a whole image.
+          Float32 `[n]`, in nats per image.
 
         Raises:
           TypeError: If `images`, `seed` or `label` are not integers.
-          ValueError: If `images`, `seed` or `label` are of another shape, or
-            the model has no classes and there is a `label`.
+          ValueError: If `images`, `seed` or `label` have the wrong shape, or if
+            a `label` is given and the model has no classes.
           tf.errors.InvalidArgumentError: If a component, `seed` or a label is
             out of range.
         """
@@ -443,25 +452,26 @@ class RealNVP(tf.Module):
     def log_prob_each(
         self, images: tf.Tensor, seeds: tf.Tensor, label=None
     ) -> tf.Tensor:
-        """Returns what `log_prob` does, with a seed for each image.
+        """Returns the same lower bound as `log_prob`, with one seed per image.
 
-        What it gives for an image depends on that image and its seed, not on
-        those beside it: `log_prob(images[i : i + 1], seeds[i])`, to rounding.
+        The result for an image depends on that image and its seed only, not on
+        the rest of the batch. Up to rounding it is
+        `log_prob(images[i : i + 1], seeds[i])`.
 
         Args:
           images: As for `log_prob`.
-          seeds: Integers `[n]` of 64 bits with sign.
+          seeds: Signed 64-bit integers `[n]`.
           label: As for `log_prob`.
 
         Returns:
-          Float32 `[n]`, nats for a whole image.
+          Float32 `[n]`, in nats per image.
 
         Raises:
           TypeError: If `images`, `seeds` or `label` are not integers.
-          ValueError: If they are of another shape, or the model has no classes
-            and there is a `label`.
+          ValueError: If `images`, `seeds` or `label` have the wrong shape, or
+            if a `label` is given and the model has no classes.
           tf.errors.InvalidArgumentError: If a component, a seed or a label is
-            out of range, or there is another number of seeds or labels.
+            out of range, or the number of seeds or labels is not `n`.
         """
         points = self.dequantize_each(images, seeds)
         return self.log_density(points, self._labels(label, points))
@@ -471,10 +481,11 @@ class RealNVP(tf.Module):
     ) -> tf.Tensor:
         """Returns the log-density of dequantized images, in nats.
 
-        It is `distribution.log_prob`, for batches that may be empty.
+        Like `distribution.log_prob`, but the batch may be empty.
 
         Args:
-          points: `[n, H, W, C]`, as `dequantize` gives them.
+          points: Dequantized images `[n, H, W, C]`, such as `dequantize`
+            returns.
           label: As for `log_prob`, but not checked.
 
         Returns:
@@ -482,8 +493,8 @@ class RealNVP(tf.Module):
         """
         if label is None and self.num_classes is not None:
             return tf.reduce_logsumexp(self.log_joint(points), axis=-1)
-        # Another tensor: of the caller's TFP's cache may know what it was with
-        # weights of before.
+        # A new tensor, since TFP's cache may hold a result for the caller's
+        # tensor that was computed with earlier weights.
         points = tf.identity(tf.cast(points, tf.float32))
         if label is not None:
             label = tf.broadcast_to(label, tf.shape(points)[:1])
@@ -494,15 +505,15 @@ class RealNVP(tf.Module):
         points: tf.Tensor,
         log_density: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     ) -> tf.Tensor:
-        """Returns the log-density of points together with each class.
+        """Returns the joint log-density of points and each class.
 
-        Over the classes it sums up to the mixture, and normalized it gives
-        their probabilities.
+        Its log-sum-exp over the classes is the log-density of the mixture; its
+        log-softmax is the log-probabilities of the classes.
 
         Args:
           points: As for `log_density`.
-          log_density: What computes that, if it is traced already. Default: the
-            method.
+          log_density: Function to use in place of the method `log_density`,
+            such as one that has been traced already.
 
         Returns:
           Float32 `[n, num_classes]`, `log_density(points, label)` plus the
@@ -515,13 +526,13 @@ class RealNVP(tf.Module):
             raise ValueError("The model has no classes to tell apart.")
 
         def given(label):
-            # Another tensor, since TFP's cache would hand on, out of the loop,
-            # what it keeps of this one.
+            # A new tensor, since TFP's cache would otherwise leak results for
+            # `points` out of the loop.
             own = tf.identity(points)
             labels = tf.fill([tf.shape(own)[0]], label)
             return (log_density or self.log_density)(own, labels)
 
-        # One class after another, for memory's sake.
+        # One class at a time, to save memory.
         log_probs = tf.map_fn(
             given,
             tf.range(self.num_classes),
@@ -533,7 +544,7 @@ class RealNVP(tf.Module):
         )
 
     def _labels(self, label, batch):
-        """Returns the labels that a caller gave for a batch, int32 `[n]`."""
+        """Checks a caller's `label` and broadcasts it to int32 `[n]`."""
         if label is None:
             return None
         if self.num_classes is None:
@@ -543,7 +554,7 @@ class RealNVP(tf.Module):
         return assertions.labels(label, self.num_classes, tf.shape(batch)[0])
 
     def _through_flow(self, function, batch, label):
-        """Applies a direction of the flow without noise to a batch."""
+        """Applies one direction of the flow, without noise, to a batch."""
         if label is None and self.num_classes is not None:
             raise ValueError(
                 "`label` must be given: latents are those of a class, and the "
@@ -559,8 +570,8 @@ class RealNVP(tf.Module):
     def classify(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Returns the log-probabilities of all classes, given images.
 
-        They follow from the densities by Bayes' rule, with `class_probs` before
-        an image is seen. All classes see the same noise.
+        Applies Bayes' rule to the densities, with the prior `class_probs`. All
+        classes are evaluated with the same noise.
 
         Args:
           images: As for `log_prob`.
@@ -576,7 +587,7 @@ class RealNVP(tf.Module):
         return tf.nn.log_softmax(self.log_joint(self.dequantize(images, seed)))
 
     def dequantize(self, images: tf.Tensor, seed=None) -> tf.Tensor:
-        """Adds uniform noise to images, which gives them a density.
+        """Adds uniform noise in `[0, 1)` to images.
 
         Args:
           images: As for `log_prob`.
@@ -592,15 +603,15 @@ class RealNVP(tf.Module):
         return self.add_noise(images, stateless_seed(seed))
 
     def dequantize_each(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-        """Does what `dequantize` does, with a seed for each image.
+        """Adds uniform noise to images, with one seed per image.
 
         Args:
           images: As for `log_prob`.
           seeds: As for `log_prob_each`.
 
         Returns:
-          Float32 `[n, H, W, C]` in `[0, num_colors]`. An image has the noise
-          that it would have alone, in a batch of one, with its seed.
+          Float32 `[n, H, W, C]` in `[0, num_colors]`. Each image gets the same
+          noise as in a batch of one, `dequantize(images[i : i + 1], seeds[i])`.
 
         Raises:
           TypeError, ValueError, tf.errors.InvalidArgumentError: As
@@ -608,7 +619,7 @@ class RealNVP(tf.Module):
         """
         images = assertions.images(images, self.image_shape, self.num_colors)
         seeds = assertions.stateless_seeds(seeds, tf.shape(images)[0])
-        # One after another: no operation of TensorFlow takes many seeds.
+        # One image at a time: stateless operations take a single seed.
         return tf.map_fn(
             lambda pair: self.add_noise(*pair),
             (images, seeds),
@@ -616,7 +627,7 @@ class RealNVP(tf.Module):
         )
 
     def add_noise(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Does what `dequantize` does, and checks nothing: for training.
+        """Adds uniform noise to images, like `dequantize`, without checks.
 
         Args:
           images: Integer `[..., H, W, C]` in `0 ... num_colors - 1`.
@@ -653,25 +664,26 @@ class RealNVP(tf.Module):
 
         Args:
           n: Number of images, an `int` or an integer scalar `Tensor`.
-          temperature: Factor on the latents' standard deviation; less than 1
-            gives less varied images.
-          seed: Integer of 64 bits with sign, or two, of shape `[2]`, of which
-            the lowest 32 bits count; the same seed gives the same images.
-            Default: fresh ones in each call.
-          label: Class of all images, an integer, or of each, integers `[n]`.
-            Default: each is drawn, `sample_labels(n, seed)`, if there are any.
+          temperature: Factor on the standard deviation of the latents. Values
+            below 1 give less varied images.
+          seed: Signed 64-bit integer; or two integers of shape `[2]`, each
+            reduced to its lowest 32 bits. The same seed gives the same images.
+            Default: new images in each call.
+          label: Class to sample from: an integer for all images, or integers
+            `[n]`, one per image. Default: drawn by `sample_labels(n, seed)`, if
+            the model has classes.
 
         Returns:
           `uint8` images `[n, H, W, C]`.
 
         Raises:
-          TypeError: If `n`, `seed` or `label` is no integer, or `temperature`
-            no number.
-          ValueError: If one of them is of another shape, or the model has no
-            classes and there is a `label`.
+          TypeError: If `n`, `seed` or `label` is not an integer, or
+            `temperature` is not a number.
+          ValueError: If an argument has the wrong shape, or if a `label` is
+            given and the model has no classes.
           tf.errors.InvalidArgumentError: If `n` or `temperature` is negative,
-            `n * H * W * C` needs more than 31 bits, `temperature` is not finite
-            or so high that float32 overflows, or `seed` or a label is out of
+            if `n * H * W * C` exceeds 31 bits, if `temperature` is not finite
+            or so high that float32 overflows, or if `seed` or a label is out of
             range.
         """
         if self.num_classes is not None and label is None:
@@ -680,7 +692,7 @@ class RealNVP(tf.Module):
         return self.decode(self.sample_latents(n, temperature, seed), label)
 
     def sample_labels(self, n, seed=None) -> tf.Tensor:
-        """Draws classes by their probabilities.
+        """Draws labels from the prior `class_probs`.
 
         Args:
           n: As for `sample`.
@@ -703,7 +715,7 @@ class RealNVP(tf.Module):
         )[0]
 
     def sample_latents(self, n, temperature=1.0, seed=None) -> tf.Tensor:
-        """Draws latents, from which `decode` makes the images of `sample`.
+        """Draws latents; `sample` returns `decode(sample_latents(...))`.
 
         Args:
           n: As for `sample`.
@@ -716,7 +728,7 @@ class RealNVP(tf.Module):
         Raises:
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `sample`.
         """
-        # TensorFlow counts the components of a batch in int32.
+        # TensorFlow indexes the components of a batch with int32.
         n = assertions.count(n, "n", maximum=tf.int32.max // self.num_dims)
         temperature = assertions.non_negative(temperature, "temperature")
         seed = tfp.random.sanitize_seed(stateless_seed(seed), salt="sample")
@@ -729,20 +741,20 @@ class RealNVP(tf.Module):
     def encode(self, images: tf.Tensor, label=None) -> tf.Tensor:
         """Returns the latents of images.
 
-        Every component is dequantized to the middle of its level, so that
-        `decode` gives the image back.
+        Each component is dequantized to the middle of its level, so `decode`
+        recovers the image.
 
         Args:
           images: As for `log_prob`.
-          label: Class of all images, an integer, or of each, integers `[n]`;
-            it must be given if the model has classes.
+          label: Class to condition on: an integer for all images, or integers
+            `[n]`, one per image. Required if the model has classes.
 
         Returns:
           Float32 latents `[n, H / 2, W / 2, 4 * C]`. The last `2 * C` channels
-          are what the first scale factored out, and hold the finest detail.
+          are factored out at the first scale and hold the finest detail.
 
         Raises:
-          ValueError: If there is no `label` and the model has classes, or as
+          ValueError: If the model has classes and no `label` is given, or as
             `log_prob`.
           TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
@@ -755,37 +767,40 @@ class RealNVP(tf.Module):
 
         Args:
           latents: Real numbers `[n, H / 2, W / 2, 4 * C]`.
-          label: As for `encode`; with the label that an image was encoded with,
-            `decode` gives it back.
+          label: As for `encode`. The label that an image was encoded with
+            recovers it.
 
         Returns:
           `uint8` images `[n, H, W, C]`.
 
         Raises:
-          TypeError: If `latents` are not real numbers, or `label` no integers.
-          ValueError: If they are of another shape, or as `encode`.
-          tf.errors.InvalidArgumentError: If a latent is not finite, or so large
-            that float32 overflows, or a label is out of range.
+          TypeError: If `latents` are not real numbers, or `label` is not
+            integers.
+          ValueError: If `latents` or `label` have the wrong shape, or as
+            `encode`.
+          tf.errors.InvalidArgumentError: If a latent is not finite or so large
+            that float32 overflows, or if a label is out of range.
         """
         latents = assertions.latents(latents, self.latent_shape)
         points = self._through_flow(self._without_noise.forward, latents, label)
-        # Where float32 overflows, infinities meet.
+        # An overflow of float32 ends in inf - inf, a NaN.
         points = tf.debugging.check_numerics(
             points,
             "`latents` must be smaller (or the `temperature` that they are "
             "drawn at): decoding them overflows.",
         )
-        # The inverse of the logit step reaches beyond the levels on both sides.
+        # The inverse of the logit extends beyond the levels on both sides.
         images = tf.clip_by_value(tf.floor(points), 0.0, self.num_colors - 1.0)
         return tf.cast(images, tf.uint8)
 
 
 def max_num_scales(image_shape: Sequence[int]) -> int:
-    """Returns the largest `num_scales` that images of a shape can have.
+    """Returns the largest `num_scales` for images of a shape.
 
-    Each scale beyond the second needs sides that can be halved once more, and
-    the last one two pixels, for its checkerboard masks to keep something and to
-    change something. Two scales are always possible, if the last is of a pixel.
+    Each scale beyond the second requires sides that can be halved once more,
+    and leaves at least two pixels at the last scale, so that a checkerboard
+    mask keeps some components and changes others. Two scales are always
+    allowed, even if the last scale is a single pixel.
 
     Args:
       image_shape: `(H, W, C)` in pixels and channels; `H` and `W` even.
@@ -799,7 +814,7 @@ def max_num_scales(image_shape: Sequence[int]) -> int:
 
 
 def _restore(config, name, metadata, values):
-    """Returns a model like one that was cloned or pickled."""
+    """Rebuilds a model that was cloned or pickled."""
     model = RealNVP(**config, name=name)
     model.metadata = metadata
     for variable, value in zip(model.variables, values, strict=True):
@@ -808,7 +823,7 @@ def _restore(config, name, metadata, values):
 
 
 def _scalars(networks_):
-    """Returns the variables `rescale` and `reshift`, in turn, of networks."""
+    """Creates `rescale` and `reshift` for each network, in one flat list."""
     return [
         keras.Variable(
             value,
@@ -822,7 +837,7 @@ def _scalars(networks_):
 
 
 def _pairs(scalars):
-    """Returns `rescale` and `reshift` of each network."""
+    """Groups the list of `_scalars` into pairs `(rescale, reshift)`."""
     return list(zip(scalars[::2], scalars[1::2], strict=True))
 
 
@@ -842,7 +857,7 @@ def _check_image_shape(image_shape) -> tuple[int, ...]:
 
 
 def _check_class_probs(class_probs, num_classes) -> tuple[float, ...] | None:
-    """Returns the probabilities of the classes, `None` if there are none."""
+    """Returns the checked class probabilities, or `None` without classes."""
     if class_probs is None:
         return None if num_classes is None else (1 / num_classes,) * num_classes
     probs = np.asarray(class_probs, np.float64)
@@ -859,15 +874,15 @@ def _check_class_probs(class_probs, num_classes) -> tuple[float, ...] | None:
 
 
 def _apply(function, batch, label):
-    """Applies a function of networks to a batch that may be empty.
+    """Applies a function that runs networks to a batch that may be empty.
 
     Args:
-      function: Called with a batch and, if there is one, `label`.
+      function: Called with a batch and, unless it is `None`, `label`.
       batch: `[n, ...]`.
       label: `[n]`, or `None`.
 
     Returns:
-      What `function` returns, `[n, ...]`.
+      The output of `function`, `[n, ...]`.
     """
     condition = {} if label is None else {"label": _at_least_one(label)}
     return function(_at_least_one(batch), **condition)[: tf.shape(batch)[0]]
@@ -876,8 +891,8 @@ def _apply(function, batch, label):
 def _at_least_one(batch):
     """Adds an example to an empty batch.
 
-    With oneDNN a convolution of an empty batch has the shape of its input, and
-    what comes after it fails.
+    With oneDNN the output of a convolution of an empty batch has the shape of
+    its input, so later operations fail.
     """
     if batch.shape[0]:
         return batch

@@ -1,8 +1,8 @@
 """The coupling network of RealNVP: a weight-normalized residual network.
 
 Weight normalization (https://arxiv.org/abs/1602.07868, equation 2) writes every
-convolution kernel as `gain * direction / ||direction||`, with the norm over all
-axes but that of the output channels.
+convolution kernel as `gain * direction / ||direction||`. The norm is taken over
+all axes except the output channels.
 """
 
 import functools
@@ -22,7 +22,7 @@ if keras.config.backend() != "tensorflow":
 
 
 class Convolution(NamedTuple):
-    """The weights of a weight-normalized convolution, or of a stack of them.
+    """Weights of one weight-normalized convolution, or of a stack of them.
 
     Attributes:
       direction: `[..., height, width, channels_in, channels_out]`.
@@ -38,10 +38,9 @@ class Convolution(NamedTuple):
 class ResidualBlocks(NamedTuple):
     """The convolutions of all residual blocks, stacked along the first axis.
 
-    The blocks differ in their values only, so one variable holds a weight of
-    all of them: nine variables in place of nine for each block, and one weight
-    normalization for all, which makes building and tracing a model several
-    times faster.
+    All blocks have the same shapes, so one variable holds a given weight of
+    every block: there are nine variables rather than nine per block, and one
+    weight normalization. Building and tracing a model is several times faster.
 
     Attributes:
       reduce: 1x1 convolution from `filters` channels to half as many.
@@ -56,29 +55,28 @@ class ResidualBlocks(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="tf_realnvp")
 class CouplingNetwork(keras.Model):
-    """The conditioner of a coupling: gives it its log-scale and shift.
+    """The conditioner of a coupling, which computes its log-scale and shift.
 
-    Section 3.4 of https://arxiv.org/abs/1605.08803 asks for a deep
-    convolutional residual network with weight normalization. The last
-    convolution's gain starts at zero, so that a new network returns zeros and
-    its coupling is the identity.
+    This is the deep convolutional residual network with weight normalization of
+    section 3.4 of https://arxiv.org/abs/1605.08803. The gain of the last
+    convolution is initialized to zero, so a new network returns zeros and its
+    coupling is the identity.
 
     The network maps images `[N, H, W, channels]` of any size to
-    `[N, H, W, channels_out]`. It computes in the dtype of its input, whatever
-    that is: the same weights, which are float32, serve bfloat16 training and
-    float32 evaluation.
+    `[N, H, W, channels_out]`. It computes in the dtype of its input: the same
+    float32 weights are used for bfloat16 training and float32 evaluation.
 
-    With classes it is called with a label for each image,
-    `network(images, label=labels)`: an embedding of the label, zeros at first,
-    shifts the features inside each residual block, after its first convolution.
+    A network with classes takes a label per image,
+    `network(images, label=labels)`. An embedding of the label, initialized to
+    zero, is added to the features in each residual block, after its first
+    convolution.
 
     Attributes:
       channels: Number of input channels.
-      filters: Number of channels inside.
+      filters: Number of hidden channels.
       num_blocks: Number of residual blocks.
       num_classes: Number of classes, or `None`.
-      channels_out: Number of output channels, twice as many as of input unless
-        said otherwise.
+      channels_out: Number of output channels, `2 * channels` by default.
       first: The first `Convolution`, 3x3.
       blocks: The `ResidualBlocks`.
       last: The last `Convolution`, 3x3.
@@ -94,11 +92,11 @@ class CouplingNetwork(keras.Model):
         channels_out: int | None = None,
         **kwargs,
     ):
-        """Makes the network, and its weights.
+        """Creates the network and its weights.
 
         Args:
           channels: Number of input channels.
-          filters: Number of channels inside; must be even.
+          filters: Number of hidden channels; must be even.
           num_blocks: Number of residual blocks.
           num_classes: Number of classes. Default: the network takes no labels.
           channels_out: Number of output channels. Default: `2 * channels`.
@@ -136,7 +134,8 @@ class CouplingNetwork(keras.Model):
     ):
         """Adds the weights of a convolution, or of a `stack` of them.
 
-        They stay float32 under a mixed policy: a norm needs its digits.
+        The weights are float32 even under a mixed-precision policy, since the
+        norm needs the precision.
         """
 
         def weight(part, shape, initializer):
@@ -158,7 +157,8 @@ class CouplingNetwork(keras.Model):
 
     def call(self, inputs, label=None):
         if inputs.shape[0] == 0:
-            # With oneDNN a convolution of nothing has the shape of its input.
+            # With oneDNN the output of a convolution of an empty batch has the
+            # shape of its input.
             shape = [*inputs.shape[:-1], self.last.bias.shape[-1]]
             return tf.zeros(shape, inputs.dtype)
         run = _inlined
@@ -172,12 +172,12 @@ class CouplingNetwork(keras.Model):
     def shared(
         self, inputs: tf.Tensor, label: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Returns the network's outputs, by a function of networks like it.
+        """Returns the network's outputs, by a function shared across networks.
 
-        All networks of one shape share one trace and, since that is not
-        inlined, what TensorFlow makes of it: training starts seconds earlier
-        and takes less memory. What is inlined runs a little faster once it is
-        saved, for then TensorFlow fuses more.
+        All networks of the same shape share one trace. The function is not
+        inlined, so TensorFlow also optimizes it once: training starts seconds
+        earlier and takes less memory. A SavedModel uses the inlined function,
+        which runs slightly faster, since TensorFlow can fuse more operations.
 
         Args:
           inputs: Images `[N, H, W, channels]`.
@@ -193,15 +193,18 @@ class CouplingNetwork(keras.Model):
     ) -> tuple[Convolution, ResidualBlocks, Convolution]:
         """Returns `first`, `blocks` and `last` as tensors.
 
-        A function of tensors is traced once for all networks of one shape.
+        A function of these tensors is traced once for all networks of the same
+        shape.
 
         Args:
-          label: Integers `[N]` below `num_classes`, of the images; `None` if
-            there are no classes. With it `blocks.reduce.bias`, to which the
-            embedding is added, is `[num_blocks, N, filters / 2]`.
+          label: Labels of the images, integers `[N]` below `num_classes`;
+            `None` for a network without classes. The embedding of the label is
+            added to `blocks.reduce.bias`, whose shape then is
+            `[num_blocks, N, filters / 2]`.
 
         Raises:
-          ValueError: If there are classes and no label, or the other way round.
+          ValueError: If the network has classes and `label` is `None`, or if it
+            has none and a label is given.
         """
         first, blocks, last = tf.nest.map_structure(
             tf.convert_to_tensor, (self.first, self.blocks, self.last)
@@ -210,7 +213,7 @@ class CouplingNetwork(keras.Model):
             needs = "needs a" if label is None else "has no classes to take a"
             raise ValueError(f"`{self.name}` {needs} `label`.")
         if label is not None:
-            # Along the second axis, whose gradient is dense.
+            # Along the second axis, so that the gradient is dense.
             shift = tf.gather(
                 tf.convert_to_tensor(self.embedding),
                 tf.cast(label, tf.int32),
@@ -222,18 +225,18 @@ class CouplingNetwork(keras.Model):
 
     @property
     def can_be_linear(self) -> bool:
-        """Whether there are enough filters for `assign_linear`."""
+        """Whether `assign_linear` has enough filters for a nonzero kernel."""
         return self.filters >= 2 * self.channels
 
     def assign_linear(self, kernel: np.ndarray, bias: np.ndarray) -> None:
-        """Makes the network a convolution, from where it can be trained.
+        """Makes the network equal to one linear convolution; still trainable.
 
-        Two channels for each input, one for either sign of it, pass through the
-        network as they are to the last convolution. The other channels stay,
-        and count for nothing yet.
+        Two hidden channels per input channel carry its positive and its
+        negative part unchanged to the last convolution. The remaining hidden
+        channels keep their weights, but do not contribute to the output yet.
 
         Args:
-          kernel: `[3, 3, channels, channels_out]`; zero unless
+          kernel: `[3, 3, channels, channels_out]`; must be zero unless
             `can_be_linear`.
           bias: `[channels_out]`.
         """
@@ -252,7 +255,7 @@ class CouplingNetwork(keras.Model):
         self.last.bias.assign(bias)
 
     def _let_inputs_through(self):
-        """Makes the first channels inside `relu(x)` and `relu(-x)`."""
+        """Sets the first hidden channels to `relu(x)` and `relu(-x)`."""
         eye, num_signs = np.eye(self.channels), 2 * self.channels
         first = self.first.direction.numpy()
         first[..., :num_signs] = 0.0
@@ -261,7 +264,7 @@ class CouplingNetwork(keras.Model):
         for variable, value in (
             (self.first.gain, 1.0),
             (self.first.bias, 0.0),
-            # So that the residual blocks add nothing to them.
+            # The residual blocks must add nothing to these channels.
             (self.blocks.expand.gain, 0.0),
             (self.blocks.expand.bias, 0.0),
         ):
@@ -275,12 +278,13 @@ def coupling_network(
     weights: tuple[Convolution, ResidualBlocks, Convolution],
     apply_block: Callable[..., tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """Applies a coupling network, given its weights.
+    """Applies a coupling network with the given weights.
 
     Args:
       inputs: Images `[N, H, W, channels]`.
-      weights: What `CouplingNetwork.tensors` returns.
-      apply_block: Computes a residual block. Default: `residual_block`.
+      weights: Weights from `CouplingNetwork.tensors`.
+      apply_block: Function of the features and a block's `BlockKernels`.
+        Default: `residual_block`.
 
     Returns:
       `[N, H, W, channels_out]`.
@@ -303,10 +307,11 @@ _shared = tf.function(
 
 @functools.cache
 def _of_any_batch(*unused_sizes):
-    """Returns a function for networks and images of some sizes.
+    """Returns a `tf.function` per network and image size.
 
-    From the second size of a batch on it has one trace for all. Of networks of
-    other sizes the trace would be of any shape.
+    Each function has one trace for its first batch size and one for all others.
+    If networks of several sizes shared a function, `reduce_retracing` would
+    relax the shapes of the weights and images as well.
     """
     return tf.function(coupling_network, autograph=False, reduce_retracing=True)
 
@@ -320,7 +325,7 @@ class BlockKernels(NamedTuple):
 
 
 def unstack_blocks(blocks: ResidualBlocks) -> Iterator[BlockKernels]:
-    """Yields the kernels of one residual block after the other."""
+    """Yields the kernels of each residual block in turn."""
     stacks = [
         zip(
             tf.unstack(weight_norm(stack.direction, stack.gain)),
@@ -338,7 +343,7 @@ def residual_block(hidden: tf.Tensor, block: BlockKernels) -> tf.Tensor:
 
     Args:
       hidden: Features `[N, H, W, filters]`.
-      block: The kernels and biases.
+      block: The kernels and biases of the block.
 
     Returns:
       Features of the same shape.
@@ -361,11 +366,11 @@ def transform_features(hidden: tf.Tensor, block: BlockKernels) -> tf.Tensor:
 
 
 def weight_norm(direction: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
-    """Returns `gain * direction / ||direction||`, convolution kernels.
+    """Returns the convolution kernels `gain * direction / ||direction||`.
 
     Args:
       direction: `[..., height, width, channels_in, channels_out]`.
-      gain: `[..., channels_out]`, the norm that each kernel gets.
+      gain: `[..., channels_out]`, the norm of each kernel.
 
     Returns:
       Kernels of the shape of `direction`.
@@ -380,7 +385,7 @@ def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     Args:
       inputs: `[N, H, W, channels_in]`.
       kernel: `[height, width, channels_in, channels_out]`.
-      bias: `[channels_out]`, or one for each image, `[N, channels_out]`.
+      bias: `[channels_out]`, or one bias per image, `[N, channels_out]`.
 
     Returns:
       `[N, H, W, channels_out]`.
