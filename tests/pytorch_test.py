@@ -162,7 +162,7 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             "full_masks",
             r"mask",
             r"\g<0>",
-            lambda a: a * np.ones([1 if len(a) == 1 else 4, 1, 1]),
+            lambda a: a * np.ones([1, 2, 4] if len(a) == 4 else [1, 1, 1]),
         ),
     )
     def test_others_that_are_the_same(
