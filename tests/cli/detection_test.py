@@ -257,7 +257,7 @@ class DetectTest(DetectionTestCase):
                 *("histograms.png", "images.png", "maps.png"),
             ],
         )
-        for name in ("histograms", "pictures", "maps"):
+        for name in ("histograms", "images", "maps"):
             pixels = matplotlib.image.imread(f"out/{name}.png")
             self.assertGreater(np.std(pixels), 0.05)
 
