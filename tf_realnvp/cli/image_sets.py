@@ -131,7 +131,7 @@ class Loader:
           labels: As for `data.load`.
 
         Raises:
-          UsageError: If it cannot be loaded, or its images do not fit the model.
+          UsageError: If it cannot be loaded, or does not fit the model.
         """
         from tf_realnvp import data
         from tf_realnvp.data.image_dataset import describe_skipped
