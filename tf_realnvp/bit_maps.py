@@ -34,7 +34,7 @@ def costs(
       Float32 `[n, S, 2, H, W]`, in nats, for `S` scales and both `KINDS`.
       `[:, s, 0]` are the negative log-scales of scale `s`, which for `s = 0`
       include the logit. `[:, s, 1]` is the negative log-density of the latents
-      that are factored out at scale `s`. The sum over all axes but the first is
+      that leave the flow at scale `s`. The sum over all axes but the first is
       `-log_density(points, label)`.
     """
     height = model.image_shape[0]

@@ -106,7 +106,7 @@ def learning_rate(
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=peak / (warmup_steps + 1),
         decay_steps=max(1, num_steps - warmup_steps),
-        alpha=0.0 if schedule == "cosine" else 1.0,  # Final fraction of the peak.
+        alpha=0.0 if schedule == "cosine" else 1.0,  # Final fraction.
         warmup_target=peak,
         warmup_steps=warmup_steps,
     )
