@@ -25,7 +25,7 @@ _SECONDS_BETWEEN = 10.0
 def layout_of_samples(
     model: RealNVP,
 ) -> tuple[int, np.ndarray | None, int | None]:
-    """Returns the layout of a grid of samples: a row for each of 20 classes.
+    """Returns the layout of a grid of samples: up to 20 classes, a row each.
 
     Args:
       model: The model.
