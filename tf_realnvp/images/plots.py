@@ -62,7 +62,7 @@ def _figure(path, width, height, rows=1, columns=1, dpi=120):
     with (
         files.replace_file(path) as new,
         matplotlib.style.context("default"),
-        warnings.catch_warnings(action="ignore"),  # Characters missing from the font.
+        warnings.catch_warnings(action="ignore"),  # Missing glyphs.
     ):
         figure = matplotlib.figure.Figure((width, height), layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False).ravel()

@@ -42,8 +42,8 @@ def _job():
     """Parses `TF_CONFIG`, without TensorFlow, which takes seconds to import.
 
     Returns:
-      Host and port of all workers, by names such as "worker 0", the chief first;
-      and which worker this process is.
+      Host and port of all workers, by names such as "worker 0", the chief
+      first; and which worker this process is.
     """
     text = os.environ["TF_CONFIG"]
     addresses = {}
