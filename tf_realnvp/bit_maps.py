@@ -1,11 +1,10 @@
-"""Bit maps: what each position of an image costs the model, in bits.
+"""Bit maps: the code length of each position of an image, in bits.
 
-The log-density of an image is a sum, and each term of it arises at a place:
-the log-det of an elementwise bijector and the log-scales of the couplings at
-single components, the base density at single latents. What arises at the
-resolution of the image belongs to the pixel where it arises. What arises at a
-coarser scale is spread evenly over the pixels that a point of its grid covers.
-So the sum of a map is the code length of the image.
+The log-density of an image is a sum of terms with a position: the log-dets of
+elementwise bijectors and the log-scales of couplings belong to components, the
+base density to latents. Terms at the resolution of the image are assigned to
+their pixel. Terms at a coarser scale are spread evenly over the pixels that a
+point of the coarser grid covers. So a map sums to the code length of the image.
 """
 
 import numpy as np
@@ -16,25 +15,25 @@ from tensorflow_probability import distributions as tfd
 from tf_realnvp.bijectors import FactorOut, Squeeze
 from tf_realnvp.model import RealNVP
 
-# What costs come from, in the order of `costs`.
+# Kinds of costs, in the order of their axis in `costs`.
 KINDS = ("log_det", "latents")
 
 
 def costs(
     model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Returns what each position of images costs, by scale and by origin.
+    """Returns the cost of each position of images, by scale and kind.
 
     Args:
       model: The model.
       points: Dequantized images, float32 `[n, H, W, C]`, `n` at least 1.
-      label: Integers `[n]`, the classes, for a model that has any: what images
-        cost given those.
+      label: Labels to condition on, integers `[n]`; required for a model with
+        classes.
 
     Returns:
-      Float32 `[n, S, 2, H, W]`, nats, for `S` scales and both of `KINDS`.
-      `[:, s, 0]` are the negative log-scales of scale `s`, and for `s = 0` of
-      the logit as well; `[:, s, 1]` is the negative log-density of the latents
+      Float32 `[n, S, 2, H, W]`, in nats, for `S` scales and both `KINDS`.
+      `[:, s, 0]` are the negative log-scales of scale `s`, which for `s = 0`
+      include the logit. `[:, s, 1]` is the negative log-density of the latents
       that leave the flow at scale `s`. The sum over all axes but the first is
       `-log_density(points, label)`.
     """
@@ -59,9 +58,9 @@ def costs(
 def smooth(maps: np.ndarray) -> np.ndarray:
     """Smooths maps over neighboring pixels, for display.
 
-    A coupling with a checkerboard mask changes every second pixel, and its cost
-    is there alone. The binomial filter (1, 2, 1) / 4 along both axes takes away
-    just such a checkerboard, and keeps the sum.
+    A coupling with a checkerboard mask changes every second pixel, so its costs
+    form a checkerboard pattern. The binomial filter (1, 2, 1) / 4 along both
+    axes removes this pattern and keeps the sum.
 
     Args:
       maps: `[n, H, W]`.
@@ -77,15 +76,15 @@ def smooth(maps: np.ndarray) -> np.ndarray:
 
 
 def standardize(maps: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Returns by how many standard deviations maps differ from normal ones.
+    """Returns the deviation of maps from normal maps, in standard deviations.
 
     Args:
       maps: `[n, H, W]`, bits.
       normal: Maps of normal images, `[m, H, W]`, smoothed if `maps` are.
 
     Returns:
-      `[n, H, W]`. Where normal costs hardly differ, a hundredth of their mean
-      deviation is taken for theirs.
+      `[n, H, W]`. The standard deviation of a position is at least a hundredth
+      of the mean over all positions.
     """
     deviation = normal.std(axis=0)
     floor = max(0.01 * float(deviation.mean()), 1e-9)
@@ -93,18 +92,18 @@ def standardize(maps: np.ndarray, normal: np.ndarray) -> np.ndarray:
 
 
 def _parts(steps, points, scale, height, condition):
-    """Walks from images to latents, as the inverse of the flow does.
+    """Applies the inverse of the flow step by step, and yields all costs.
 
     Args:
-      steps: The bijectors from here on.
-      points: What the inverse of the first of them gets.
-      scale: How often channels have been factored out before.
-      height: That of the grid at which this scale begins.
-      condition: What the couplings are given.
+      steps: The remaining bijectors, in the order of the inverse.
+      points: Input of the inverse of the first bijector.
+      scale: Index of the scale.
+      height: Height of the grid at the start of the scale.
+      condition: Conditions of the couplings.
 
     Yields:
-      Scale and kind of some of the costs, and they, nats `[n, h, w]` on the
-      grid of their scale.
+      Pairs of `(scale, kind)` and costs, in nats, `[n, h, w]` on the grid of
+      the scale.
     """
     for step in steps:
         if isinstance(step, FactorOut):
@@ -113,7 +112,7 @@ def _parts(steps, points, scale, height, condition):
             yield (scale, "latents"), _on_grid(values, height)
             inner, height = _steps(step.bijector), kept.shape[1]
             yield from _parts(inner, kept, scale + 1, height, condition)
-            return  # What follows only moves latents.
+            return  # Later steps only reorder latents.
         if isinstance(step, Squeeze):
             points = step.inverse(points)
             continue

@@ -629,8 +629,8 @@ def _figures(once, normal, anomalous):
 
     Args:
       once: Number of anomalous images at each threshold, the highest first.
-      normal: Of normal images in the sample, likewise.
-      anomalous: Of anomalous images in it, likewise.
+      normal: Number of normal images in the sample at each threshold.
+      anomalous: Number of anomalous images in the sample at each threshold.
     """
     false, true = np.cumsum(normal), np.cumsum(anomalous)
     # Normal images with lower scores, plus half of those with equal scores.

@@ -1,4 +1,4 @@
-"""Initial weights that are fitted to images."""
+"""Data-dependent initialization."""
 
 import numpy as np
 import tensorflow as tf
@@ -8,28 +8,28 @@ from tf_realnvp.bijectors import AffineCoupling, FactorOut
 from tf_realnvp.model import RealNVP
 
 _KERNEL_SIZE = 3
-# What is fitted to fewer positions than this times the unknowns stays.
+# A fit requires at least this many positions per unknown.
 _POSITIONS_PER_UNKNOWN = 10
 _RIDGE = 1e-4
 
 
 def initialize(model: RealNVP, images: tf.Tensor, seed: int) -> None:
-    """Starts every coupling as the best linear prediction.
+    """Initializes every coupling with the best linear prediction.
 
     A new model is the identity between logits and latents. Neighbouring pixels
-    are much alike, though, and what they tell of one another is known before
-    any training: each coupling in turn, from image to latents, predicts what it
-    changes from the 3x3 pixels of what it keeps, by least squares, takes that
-    away and scales the rest to unit variance. Nothing else
-    of the model changes, nor does a coupling of which something is frozen, and
-    all other weights are trained as before.
+    are strongly correlated, however, which can be exploited before training.
+    Each coupling in turn, from image to latents, is fitted by least squares: it
+    predicts the transformed components from the kept components in a 3x3
+    window, subtracts the prediction and scales the residual to unit variance.
+    Couplings with frozen variables, and everything else in the model, stay
+    unchanged. All weights can be trained as usual afterwards.
 
-    With several workers it is to be called in the scope of their strategy: all
-    of them get the weights of the first.
+    With several workers, call this function in the scope of their strategy. All
+    workers get the weights of the first.
 
     Args:
-      model: The model, new, whose weights are changed in place.
-      images: Some training images, integers `[n, H, W, C]`: a hundred will do.
+      model: A new model; its weights are changed in place.
+      images: Training images, integers `[n, H, W, C]`; about 100 are enough.
       seed: Seed of the dequantization noise.
     """
     _fit(model.bijector, model.dequantize(images, seed))
@@ -43,10 +43,10 @@ def _fit(bijector, points):
 
     Args:
       bijector: A bijector of the model.
-      points: What its `inverse` gets, `[n, H, W, C]`.
+      points: Inputs of its `inverse`, `[n, H, W, C]`.
 
     Returns:
-      What its `inverse` now gives.
+      Outputs of its `inverse` after the fit.
     """
     if isinstance(bijector, tfb.Composition):
         for part in bijector.bijectors:
@@ -62,10 +62,11 @@ def _fit(bijector, points):
 
 def _fit_coupling(coupling, points):
     if coupling.mask.all():
-        return points  # It changes nothing, on a grid of one pixel.
+        return points  # On a grid of one pixel, the mask may keep everything.
     network = coupling.network
     if not all(v.trainable for v in (*network.weights, coupling.reshift)):
-        # Somebody wants it as it is. Of any class: all are alike at first.
+        # Frozen: leave it unchanged. Any label will do, since the embeddings of
+        # a new model are all zero.
         label = {}
         if network.num_classes is not None:
             label["label"] = tf.zeros(points.shape[:1], tf.int32)
@@ -73,7 +74,7 @@ def _fit_coupling(coupling, points):
     kernel, bias, log_scale = _predict_changed(
         coupling.mask, points, network.can_be_linear
     )
-    # The mean is the scalar's, the differences are the network's.
+    # `reshift` holds the mean log-scale, the network the differences from it.
     changed = np.isfinite(log_scale)
     reshift = log_scale[changed].mean()
     amplitude = float(coupling.rescale.numpy())
@@ -85,7 +86,7 @@ def _fit_coupling(coupling, points):
     coupling.reshift.assign(reshift)
     kernel, bias = kernel.astype(np.float32), bias.astype(np.float32)
     network.assign_linear(kernel, bias)
-    # The network gives the same, in a hundred times as long.
+    # Equals the coupling with its network, at a hundredth of the cost.
     linear = AffineCoupling(
         coupling.mask,
         lambda x: tf.nn.conv2d(x, kernel, 1, "SAME") + bias,
@@ -96,10 +97,10 @@ def _fit_coupling(coupling, points):
 
 
 def _agree(strategy, variables):
-    """Gives all workers the values of the first.
+    """Assigns the first worker's values in all workers.
 
-    What they computed on their own may differ by rounding, and so would all
-    that comes after.
+    Values computed by each worker may differ by rounding, and training would
+    then diverge between workers.
     """
 
     @tf.function(autograph=False)
@@ -119,17 +120,17 @@ def _agree(strategy, variables):
 
 
 def _predict_changed(mask, points, use_kept):
-    """Predicts what a coupling changes from what it keeps.
+    """Predicts the components that a coupling changes from the kept ones.
 
     Args:
       mask: Boolean `[H, W, C]`, `True` where a component is kept.
       points: Float32 `[n, H, W, C]`.
-      use_kept: Whether to predict more than the mean.
+      use_kept: Whether to use the kept components, or to predict the mean.
 
     Returns:
-      `kernel` `[3, 3, C, C]` and `bias` `[C]` of a convolution of what is kept;
-      the negative log of the error's standard deviation `[C]`, NaN for channels
-      that are kept everywhere.
+      `kernel` `[3, 3, C, C]` and `bias` `[C]` of a convolution of the kept
+      components; and the negative logarithm of the standard deviation of the
+      error, `[C]`, NaN for channels that are kept everywhere.
     """
     size, channels = _KERNEL_SIZE, mask.shape[-1]
     patches = tf.image.extract_patches(
@@ -143,7 +144,7 @@ def _predict_changed(mask, points, use_kept):
     kernel = np.zeros((size * size * channels, channels))
     bias = np.zeros(channels)
     log_scale = np.full(channels, np.nan)
-    # Channels that are kept at the same positions are predicted from the same.
+    # Channels that are kept at the same positions share their predictors.
     for kept in np.unique(mask, axis=-1).transpose(2, 0, 1):
         inputs = patches[:, ~kept].reshape(-1, len(kernel)).astype(np.float64)
         num_unknowns = len(inputs) // _POSITIONS_PER_UNKNOWN
@@ -152,7 +153,7 @@ def _predict_changed(mask, points, use_kept):
             mean_input = inputs.mean(axis=0)
             inputs -= mean_input
             gram = inputs.T @ inputs
-            # Components that are kept nowhere in the patch are zero.
+            # A ridge, since components that are never kept are zero.
             gram += _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
         is_member = np.all(mask == kept[..., np.newaxis], axis=(0, 1))
         for channel in np.flatnonzero(is_member & ~kept.all()):

@@ -1,4 +1,4 @@
-"""Geometry of the latent space: where to look between and around images."""
+"""Interpolation, directions and resampling in the latent space."""
 
 import math
 
@@ -7,20 +7,20 @@ from sklearn import metrics
 
 
 def slerp(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
-    """Interpolates on the arc between two latents (spherical interpolation).
+    """Interpolates between two latents on an arc (spherical interpolation).
 
-    Latents of images all lie at about the same distance from the origin, and
-    the points of the arc do too, which those of a straight line do not.
+    Latents of images all lie at about the same distance from the origin. So do
+    the points of the arc, but not the points of a straight line.
 
     Args:
       start: The latents at the start, of any shape.
-      end: Those at the end, of the same shape.
-      steps: Number of points, at least 2, `start` and `end` among them.
+      end: The latents at the end, of the same shape.
+      steps: Number of points, including `start` and `end`; at least 2.
 
     Returns:
       Float32 `[steps, *start.shape]`. The first is `start` and the last `end`,
-      exactly. Between latents of the same or of opposite directions, which no
-      single arc joins, it is a straight line.
+      exactly. Latents of the same or of opposite directions have no unique arc
+      between them and are interpolated linearly.
     """
     start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
     fractions = np.linspace(0.0, 1.0, steps)
@@ -36,19 +36,19 @@ def slerp(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
 
 
 def manifold(latents: np.ndarray, size: int) -> np.ndarray:
-    """Spans a closed surface by four latents, z1 to z4.
+    """Returns points of the closed surface spanned by four latents, z1 to z4.
 
     The points are `cos(a) (cos(b) z1 + sin(b) z2) + sin(a) (cos(b) z3 + sin(b)
     z4)`, equation 19 of https://arxiv.org/abs/1605.08803, with `size` angles
     each, evenly from 0 up to, but not including, `2 pi`.
 
     Args:
-      latents: The four, `[4, ...]`.
+      latents: The four latents, `[4, ...]`.
       size: Number of angles.
 
     Returns:
       Float32 `[size, size, ...]`, `a` along the first axis and `b` along the
-      second. If `size` is a multiple of 4, the four are at `[0, 0]`,
+      second. If `size` is a multiple of 4, the latents are at `[0, 0]`,
       `[0, size / 4]`, `[size / 4, 0]` and `[size / 4, size / 4]`.
     """
     angles = 2.0 * math.pi * np.arange(size) / size
@@ -59,15 +59,16 @@ def manifold(latents: np.ndarray, size: int) -> np.ndarray:
 
 
 def direction(present: np.ndarray, absent: np.ndarray) -> np.ndarray:
-    """Returns the direction from images without something to those with it.
+    """Returns the direction of an attribute in the latent space.
 
-    It is the difference of the mean latents, section 5 of
-    https://arxiv.org/abs/1807.03039: an image is moved by `image + strength *
-    direction`, where a strength of 1 is from one mean to the other.
+    It is the difference of the mean latents of images with and without the
+    attribute (section 5 of https://arxiv.org/abs/1807.03039). To move an image,
+    use `latents + strength * direction`; a strength of 1 is the distance
+    between the two means.
 
     Args:
-      present: Latents `[n, ...]` of images that have it.
-      absent: Latents `[m, ...]` of images that have it not.
+      present: Latents `[n, ...]` of images with the attribute.
+      absent: Latents `[m, ...]` of images without it.
 
     Returns:
       Float32 `[...]`.
@@ -79,16 +80,17 @@ def direction(present: np.ndarray, absent: np.ndarray) -> np.ndarray:
 def separation(
     direction: np.ndarray, present: np.ndarray, absent: np.ndarray
 ) -> float:
-    """Returns how well a direction tells images apart that had no part in it.
+    """Returns how well a direction separates images by an attribute.
 
     Args:
       direction: `[...]`.
-      present: Latents `[n, ...]` of images that have what it is of.
-      absent: Latents `[m, ...]` of images that have it not.
+      present: Latents `[n, ...]` of images with the attribute. Like `absent`,
+        they should not be among the images that give the direction.
+      absent: Latents `[m, ...]` of images without the attribute.
 
     Returns:
-      The AUROC: how often one that has it lies farther in the direction than
-      one that has not. 1 is always, 0.5 is chance.
+      The AUROC: probability that an image with the attribute lies farther along
+      the direction than an image without it; 0.5 at chance.
     """
     latents = np.concatenate([present, absent]).reshape(-1, direction.size)
     has_it = np.arange(len(latents)) < len(present)
@@ -98,13 +100,13 @@ def separation(
 def redraw_factored_out(
     latents: np.ndarray, num_draws: int, seed: int
 ) -> np.ndarray:
-    """Draws anew what the first scale factored out, and keeps the others.
+    """Resamples the latents factored out at the first scale.
 
     Args:
-      latents: `[n, H / 2, W / 2, 4 * C]`; the last `2 * C` channels are what
-        the first scale factored out.
-      num_draws: Number of draws for each image.
-      seed: The same seed gives the same draws.
+      latents: `[n, H / 2, W / 2, 4 * C]`; the last `2 * C` channels are
+        factored out at the first scale.
+      num_draws: Number of samples per image.
+      seed: Seed; the same seed gives the same samples.
 
     Returns:
       Float32 `[n, num_draws, H / 2, W / 2, 4 * C]`.

@@ -1,13 +1,13 @@
-"""Coupling networks that keep less in memory for their gradient.
+"""Rematerialization of coupling networks, to save memory in training.
 
-Rematerialization computes again, when the gradient is computed, what would take
-most of the memory. Of what lies inside a network only what the 3x3 convolutions
-of the residual blocks give stays in memory, which is two thirds of the work and
-a fifth of the bytes; the rest is computed again, block by block. Training the
-default model took 1.42 GiB in place of 2.33 GiB in bfloat16, at 92 % of the
-speed, and 1.82 in place of 3.67 GiB in float32 (`python -m
-benchmarks.training`, two cores of an Intel Xeon with AMX). `tf.recompute_grad`
-would compute the 3x3 convolutions again as well.
+Rematerialization computes most activations of a network again when the gradient
+is computed. Only the outputs of the 3x3 convolutions of the residual blocks are
+kept in memory: two thirds of the work and a fifth of the bytes. All other
+activations are computed again, block by block. Training the default model took
+1.42 GiB rather than 2.33 GiB in bfloat16, at 92 % of the speed, and 1.82 GiB
+rather than 3.67 GiB in float32 (`python -m benchmarks.training`, two cores of
+an Intel Xeon with AMX). `tf.recompute_grad` would also compute the 3x3
+convolutions again.
 """
 
 import tensorflow as tf
@@ -21,7 +21,7 @@ def coupling_network(
     inputs: tf.Tensor,
     label: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Returns the same as `network.shared`, and keeps little for the gradient.
+    """Like `network.shared`, but keeps less in memory for the gradient.
 
     Args:
       network: The network.
@@ -64,13 +64,13 @@ def _rematerialized(inputs, weights):
 
 
 def _residual_block(hidden, block, features):
-    """Applies a residual block, given what lies inside, and keeps no more.
+    """Applies a residual block, given its inner features, and keeps no others.
 
     Args:
       hidden: Features `[N, H, W, filters]`.
-      block: The kernels and biases.
-      features: `networks.transform_features(hidden, block)`, which is not
-        computed again, but the gradient is as if it were.
+      block: The kernels and biases of the block.
+      features: `networks.transform_features(hidden, block)`. It is not computed
+        again, but gradients flow through it as if it were.
 
     Returns:
       Features of the shape of `hidden`.
@@ -81,8 +81,8 @@ def _residual_block(hidden, block, features):
         reduce, transform, expand = tf.nest.pack_sequence_as(block, flat_block)
 
         def gradient(upstream):
-            # Not before `upstream` is there, or all that was to be spared would
-            # be in memory at once.
+            # Wait for `upstream`: otherwise the recomputed activations of all
+            # blocks could be in memory at once.
             with tf.control_dependencies([upstream]):
                 inputs, second = map(tf.identity, (hidden, features))
             first = tf.nn.relu(conv2d(inputs, *reduce))

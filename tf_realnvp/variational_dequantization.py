@@ -1,16 +1,17 @@
 """Variational dequantization: noise that is learned with the flow.
 
-Levels are integers, and the flow is a density `p` of real numbers: to each
-component noise between 0 and 1 is added. Uniform noise asks `p` to be flat
-within the cell of each level, which affine couplings approximate badly. With
-noise `u` of a density `q(u | x)` that depends on the image `x`, section 3.1 of
-https://arxiv.org/abs/1902.00275,
+Levels are integers, but the flow is a density `p` over real numbers, so noise
+between 0 and 1 is added to each component. With uniform noise, `p` has to be
+flat within each level, which affine couplings approximate poorly. With noise
+`u` from a density `q(u | x)` that depends on the image `x` (section 3.1 of
+https://arxiv.org/abs/1902.00275),
 
     log P(x) >= E [log p(x + u) - log q(u | x)].
 
-Where a flow makes `u` of uniform noise `v` the right side is the mean of `log
-p(x + u) + log |du / dv|`: the log-density at `x + v` of a flow that has one
-bijector more. So the noise stays uniform, and all else as it is.
+If a flow maps uniform noise `v` to `u`, the right side is the mean of `log p(x
++ u) + log |du / dv|`, which is the log-density at `x + v` of a flow with one
+additional bijector. So the noise stays uniform, and only this bijector is
+added.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,21 +21,21 @@ import tensorflow as tf
 
 from tf_realnvp import bijectors
 
-# Of the networks, and how many there are of them.
+# Number of couplings, and the sizes of their networks.
 NUM_COUPLINGS = 4
 FILTERS = 32
 NUM_BLOCKS = 1
 
-_LEAST = 2.0**-17  # As near to a level as float32 tells, at the highest ones.
+_LEAST = 2.0**-17  # Distance to a level that float32 resolves at level 255.
 
 
 class VariationalDequantization(bijectors.SinglePassBijector):
-    """Maps noise within the cell of a level, depending on the image.
+    """Transforms the noise within each level, conditioned on the image.
 
     The inverse maps `x + v`, with levels `x` and noise `v` in [0, 1), to `x +
-    u`: a logit of `v`, affine couplings with checkerboard masks, whose networks
-    see the image beside what they keep, and a sigmoid. While all couplings are
-    the identity it is the identity.
+    u`. The noise `u` is computed by a logit of `v`, affine couplings with
+    checkerboard masks, whose networks also take the image, and a sigmoid. If
+    all couplings are the identity, so is this bijector.
     """
 
     def __init__(
@@ -45,13 +46,14 @@ class VariationalDequantization(bijectors.SinglePassBijector):
         scalars: Sequence[tuple[keras.Variable, keras.Variable]],
         name: str = "variational_dequantization",
     ):
-        """Makes the bijector.
+        """Creates the bijector.
 
         Args:
           image_shape: `(H, W, C)`.
-          num_colors: Number of levels of a component.
-          networks: Each maps what a coupling keeps and the image, together
-            `[n, H, W, 2 * C]`, to `[n, H, W, 2 * C]`.
+          num_colors: Number of levels per component.
+          networks: One conditioner per coupling. It maps the kept components
+            and the image, concatenated to `[n, H, W, 2 * C]`, to
+            `[n, H, W, 2 * C]`.
           scalars: `rescale` and `reshift` of each coupling.
           name: Name of the bijector's operations.
         """
@@ -77,14 +79,15 @@ class VariationalDequantization(bijectors.SinglePassBijector):
     def inverse_and_log_scale(
         self, y: tf.Tensor, **unused_condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `inverse(y)`, and what each component adds to its log-det.
+        """Returns `inverse(y)`, and each component's part of its log-det.
 
         Args:
-          y: Levels and noise, `[..., H, W, C]`.
-          **unused_condition: As for `inverse`: the noise knows no labels.
+          y: Levels plus noise, `[..., H, W, C]`.
+          **unused_condition: Ignored; the noise does not depend on labels.
 
         Returns:
-          `inverse(y)`, and nats, both of the shape and dtype of `y`.
+          `inverse(y)`, and the contributions to the log-det in nats, both of
+          the shape and dtype of `y`.
         """
         levels, logits, log_scale = _split(y)
         seen = self._seen(levels)
@@ -109,7 +112,7 @@ class VariationalDequantization(bijectors.SinglePassBijector):
         return levels + tf.sigmoid(logits), log_det
 
     def _seen(self, levels):
-        """Returns the image as the networks see it, from -2 to 2."""
+        """Returns the image scaled to [-2, 2], the input of the networks."""
         return levels * (4.0 / (self._num_colors - 1)) - 2.0
 
 
@@ -127,5 +130,5 @@ def _cost(logits):
 
 
 def _beside_image(network):
-    """Returns a network of what is kept that also sees the image."""
+    """Wraps a network to take the kept components and the image."""
     return lambda kept, image: network(tf.concat([kept, image], axis=-1))

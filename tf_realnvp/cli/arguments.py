@@ -1,4 +1,4 @@
-"""What the commands share: how they are declared, and early checks."""
+"""Declaration of commands and their arguments, and early checks."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ from tf_realnvp.utils.checks import Folder, Name, OneOf, Switch, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import printable
 
-# The name of an argument, and what `argparse` is to know of it.
+# The name of an argument, and its options for `argparse`.
 Argument = tuple[str, dict[str, Any]]
 Run = Callable[[argparse.Namespace], None]
 Subparsers = argparse._SubParsersAction
@@ -26,7 +26,7 @@ _NAME = Name()
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes no abbreviations; reports a bad command line without its usage."""
+    """Parser without abbreviations, whose errors do not print the usage."""
 
     def __init__(self, **options):
         super().__init__(
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **options,
         )
-        # Before Python 3.14 it takes -1e3 and -2. for flags.
+        # Before Python 3.14, argparse takes -1e3 and -2. for flags.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message):
@@ -43,16 +43,16 @@ class Parser(argparse.ArgumentParser):
 
 
 class File(Name):
-    """Files whose names end in a suffix, perhaps also folders."""
+    """Range of files with a given suffix, and optionally of folders."""
 
     metavar = "PATH"
 
     def __init__(self, suffix: str, or_folder: bool = False):
-        """Makes the range.
+        """Creates the range.
 
         Args:
-          suffix: What the files end in.
-          or_folder: Whether folders will do, too.
+          suffix: The suffix of the files.
+          or_folder: Whether folders are allowed as well.
         """
         self._suffix, self._or_folder = suffix, or_folder
 
@@ -70,22 +70,25 @@ class File(Name):
 
 
 def is_folder(text: str) -> bool:
-    """Returns whether a name is one of a folder, there or still to be made."""
+    """Returns whether a name is an existing folder, or ends like a folder."""
     return text.endswith(("/", os.sep)) or os.path.isdir(text)
 
 
 def command(
     example: str, *arguments: Argument, notes: str = ""
 ) -> Callable[[Run], Callable[[Subparsers], None]]:
-    """Makes a command on a saved model of a function, which has its name.
+    """Decorator that turns a function into a command on a saved model.
+
+    The command has the name of the function. Its `--help` shows the docstring.
 
     Args:
-      example: Arguments to show.
-      *arguments: What it takes beside the model.
-      notes: What `--help` says after the docstring of the function.
+      example: Arguments of an example in `--help`.
+      *arguments: Arguments of the command, in addition to the model.
+      notes: Text to append to the docstring in `--help`.
 
     Returns:
-      Maps the function to what adds the command to those of a program.
+      A decorator that maps the function to a function that adds the command to
+      the subparsers of a program.
     """
 
     def declare(run):
@@ -121,11 +124,11 @@ def argument(
     """Declares an argument of a command.
 
     Args:
-      name: Its name; that of a flag begins with `--`.
-      text: What it is for.
-      allowed: Its range: see `utils.checks`.
-      default: Its default, which `text` need not mention.
-      **options: Others of `argparse`.
+      name: Name of the argument; flags begin with `--`.
+      text: Help text.
+      allowed: Range of the value: see `utils.checks`.
+      default: The default, which is appended to `text`.
+      **options: Further options of `argparse`.
     """
     if default is not None:
         text = f"{text} (default: {default})"
@@ -141,7 +144,7 @@ def argument(
 
 
 def _parse(allowed, text):
-    """Returns the value of an argument, for `argparse`."""
+    """Parses and checks the value of an argument, for `argparse`."""
     with contextlib.suppress(ValueError):
         if (value := allowed.parse(text)) in allowed:
             return value
@@ -152,12 +155,15 @@ _MODEL = argument(
     "model", "folder of the model, realnvp_DATASET", Folder(), metavar="MODEL"
 )
 DATA_DIR = argument(
-    "--data_dir", "folder of TensorFlow Datasets' copies", Folder(), "datasets"
+    "--data_dir",
+    "folder for data sets of TensorFlow Datasets",
+    Folder(),
+    "datasets",
 )
 
 
 def images(number: int | str) -> Argument:
-    """Declares the image files that a command takes."""
+    """Declares the argument for image files."""
     text = "PNG or JPEG file"
     return argument("images", text, Folder(), nargs=number, metavar="IMAGE")
 
@@ -166,34 +172,34 @@ def label(default: str) -> Argument:
     """Declares the flag `--label`.
 
     Args:
-      default: What holds without it, in words.
+      default: Description of the default.
     """
-    text = "class of the images, of a model that has classes"
+    text = "class of the images, for a model with classes"
     return argument("--label", f"{text} (default: {default})")
 
 
 def seed(of_what: str, default: int | None = 0) -> Argument:
     """Declares the flag `--seed`."""
-    drawn = " (default: one is drawn and printed)" if default is None else ""
+    drawn = " (default: drawn at random and printed)" if default is None else ""
     return argument(
         "--seed", f"seed {of_what}{drawn}", WholeNumber(0, 2**32 - 1), default
     )
 
 
 def out(text: str, default: str) -> Argument:
-    """Declares the flag `--out` of a file, with the suffix of its default."""
+    """Declares the flag `--out` for a file with the suffix of the default."""
     return argument("--out", text, File(pathlib.Path(default).suffix), default)
 
 
 @contextlib.contextmanager
 def about(name: str) -> Iterator[None]:
-    """Lets errors name the argument that is to be changed.
+    """Adds the name of an argument to errors about it.
 
     Args:
-      name: Its name.
+      name: Name of the argument.
 
     Raises:
-      UsageError: If there was one, or an `OSError`.
+      UsageError: If a `UsageError` or `OSError` was raised inside.
     """
     try:
         yield
@@ -207,18 +213,18 @@ def check_output(
     inputs: Iterable[str | None] = (),
     is_folder: bool = False,
 ) -> None:
-    """Finds out whether something can be written before it is computed.
+    """Checks that an output can be written, before it is computed.
 
     Args:
       path: The file or folder.
-      flag: What it was given by, for the message.
+      flag: Flag that the path was given with, for messages.
       inputs: Files and folders of images, and names of other data sets.
-      is_folder: Whether it is a folder, which then may be missing. It is made,
-        and goes again.
+      is_folder: Whether `path` is a folder. It may be missing; it is created
+        for the check and removed again.
 
     Raises:
-      UsageError: If it cannot be written, or is (in) a saved model or one of
-        the inputs, which might be replaced.
+      UsageError: If `path` cannot be written, or if it is or lies in a saved
+        model or an input, which might be overwritten.
     """
     real = pathlib.Path(os.path.realpath(path))
     folder = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
@@ -244,16 +250,16 @@ def check_output(
 def check_new_files(
     folder: str, flag: str, pattern: str, inputs: Iterable[str | None] = ()
 ) -> None:
-    """Finds out whether files can be written to a folder that has none of them.
+    """Checks that files can be written to a folder and do not exist there yet.
 
     Args:
-      folder: The folder, there or still to be made.
+      folder: The folder, which may be missing.
       flag: As for `check_output`.
-      pattern: The names of the files, for `glob`.
+      pattern: Glob pattern of the names of the files.
       inputs: As for `check_output`.
 
     Raises:
-      UsageError: If they cannot, or some are there.
+      UsageError: If the folder cannot be written to, or has such files already.
     """
     check_output(folder, flag, inputs, is_folder=True)
     if any(pathlib.Path(folder).glob(pattern)):
@@ -264,7 +270,7 @@ def check_new_files(
 
 
 def find_label(label: str | None, class_names: Sequence[str]) -> int | None:
-    """Returns the number of the class that `--label` names, if any.
+    """Returns the index of the class given by `--label`, if any.
 
     Args:
       label: The value of the flag.
@@ -278,15 +284,15 @@ def find_label(label: str | None, class_names: Sequence[str]) -> int | None:
 
 
 def class_number(label: str, names: Sequence[str]) -> int:
-    """Returns the number of the class that a user means.
+    """Returns the index of a class by its name.
 
     Args:
-      label: The name, whose accents may be encoded otherwise than there, as in
-        a folder's that a Mac has copied.
-      names: Names of classes.
+      label: The name. Its Unicode normalization may differ from the one in
+        `names`, as in folder names copied from macOS.
+      names: Names of the classes.
 
     Raises:
-      UsageError: If it is none of them.
+      UsageError: If there is no such class.
     """
     composed = functools.partial(unicodedata.normalize, "NFC")
     try:

@@ -1,7 +1,7 @@
-"""The commands that draw images, and the one that evaluates a model.
+"""The commands that draw images, and `evaluate`.
 
-TensorFlow takes seconds to import: the commands do so when it is clear that the
-command line makes sense.
+TensorFlow takes seconds to import, so the commands import it only after the
+command line has been checked.
 """
 
 import argparse
@@ -24,31 +24,31 @@ from tf_realnvp.utils.messages import counted, say
 from tf_realnvp.utils.overlap import overlapped
 from tf_realnvp.utils.units import bits_per_dim
 
-_LABEL_OF_ALL = arguments.label("the likeliest one of all together")
-_EACH_OF_ALL = 8  # Images of a class, where there are some of all.
+_LABEL_OF_ALL = arguments.label("the likeliest class of all images together")
+_EACH_OF_ALL = 8  # Default number of images per class with `--label all`.
 
 
 @command(
     "realnvp_digits --n 36 --temperature 0.8 --seed 1 --out grid.png",
     argument(
         "--n",
-        "number of images, with --label all of each class (default: 36, with "
-        "--label all 8)",
+        "number of images; per class with --label all (default: 36; 8 with "
+        "--label all)",
         WholeNumber(1),
     ),
     argument(
         "--temperature",
-        "factor on the standard deviation of the latents; below 1 images are "
-        "less varied",
+        "factor on the standard deviation of the latents; values below 1 give "
+        "less varied images",
         RealNumber(includes_low=True),
         1.0,
     ),
-    arguments.label("drawn for each image; all: a row of each class"),
+    arguments.label("drawn for each image; all: a row per class"),
     arguments.seed("of the images", None),
     argument(
         "--out",
-        "PNG file for a grid of all images; or a folder (one that exists, or a "
-        "name that ends in /) for a PNG file of each, as large as the image",
+        "PNG file for a grid of all images; or a folder (an existing one, or a "
+        "name that ends in /) for one PNG file per image, at its original size",
         arguments.File(".png", or_folder=True),
         "samples.png",
     ),
@@ -89,7 +89,7 @@ def sample(flags: argparse.Namespace) -> None:
 
 
 def _drawn(batches, n):
-    """Yields batches of `n` images in all; shows how far it is."""
+    """Yields the batches of `n` images, with a progress bar."""
     import tensorflow as tf
 
     num_batches = math.ceil(n / saved_model.BATCH_SIZE)
@@ -106,7 +106,7 @@ def _drawn(batches, n):
 
 
 def _write_each(folder, batches, n, num_colors):
-    """Writes a file of each image, so that their names sort as numbers."""
+    """Writes one file per image, with names that sort by index."""
     from tf_realnvp.images import files as image_files
 
     width = max(4, len(str(n - 1)))
@@ -120,23 +120,23 @@ def _write_each(folder, batches, n, num_colors):
     "realnvp_digits --dataset digits --importance_samples 16",
     argument(
         "--dataset",
-        "a data set as in training (default: what the model was trained on)",
+        "data set, as for training (default: the model's training data set)",
     ),
     arguments.DATA_DIR,
     argument(
         "--max_images",
-        "use N of the test images, drawn by the seed (default: all)",
+        "use N test images, drawn with the seed (default: all)",
         WholeNumber(2),
     ),
     argument(
         "--importance_samples",
-        "draws of noise for each image",
+        "noise samples per image",
         WholeNumber(1),
         1,
     ),
     argument(
         "--batch_size",
-        "images in a batch, two of which are evaluated at once",
+        "images per batch; two batches are evaluated concurrently",
         WholeNumber(1),
         64,
     ),
@@ -145,13 +145,13 @@ def _write_each(folder, batches, n, num_colors):
 def evaluate(flags: argparse.Namespace) -> None:
     """Measure bits/dim on the test images of a data set.
 
-    The density of an image with noise added gives a bound: on average over the
-    noise, the true bits/dim are at most what is printed. The mean of the
-    density itself over several draws gives a tighter one (arXiv:1509.00519), in
-    expectation the lower the more draws there are. Beside each figure stands
-    its standard error, which comes from the choice of the test images. A model
-    with classes is measured given the label of each image, as the mixture of
-    all classes, and as a classifier.
+    The density of a dequantized image gives a bound: in expectation over the
+    noise, the printed value is an upper bound on the true bits/dim. Averaging
+    the density over several noise samples gives a tighter bound
+    (arXiv:1509.00519), which in expectation decreases with the number of
+    samples. Each value is printed with its standard error over the test images.
+    A model with classes is evaluated given the label of each image, as the
+    mixture of all classes, and as a classifier.
     """
     model = saved_model.SavedModel(flags.model)
     dataset = _load_dataset(flags.dataset, flags.data_dir, model)
@@ -196,13 +196,13 @@ def evaluate(flags: argparse.Namespace) -> None:
 
 
 def _load_dataset(name, data_dir, model):
-    """Loads a data set, with labels numbered as a model's classes are."""
+    """Loads a data set, with labels numbered like the model's classes."""
     own = model.class_names
     with arguments.about("--dataset"):
         loader = image_sets.Loader(model, data_dir)
         dataset = loader.load_dataset(name, labels=bool(own))
         numbers = [arguments.class_number(n, own) for n in dataset.class_names]
-    # Accents are spelled as the model's.
+    # The names may differ from the model's in Unicode normalization.
     known = tuple(own[number] for number in numbers)
     return dataclasses.replace(dataset, class_names=known).relabel(own)
 
@@ -214,14 +214,14 @@ def _log_probs(model, batches, seed, num_draws):
       model: The model.
       batches: The images, with their labels if the model has classes.
       seed: Seed of the noise.
-      num_draws: Draws of noise for each image.
+      num_draws: Noise samples per image.
 
     Yields:
-      Float64 `[num_draws, n, num_classes]`, nats, and the labels `[n]`. Without
-      classes there is one, 0.
+      Float64 `[num_draws, n, num_classes]`, in nats, and the labels `[n]`. A
+      model without classes counts as having a single class, 0.
     """
 
-    def calls():  # One draw each: an interruption waits for two of them.
+    def calls():  # One sample per call: an interruption waits for two calls.
         streams = itertools.count()
         for batch in batches:
             if model.class_names:
@@ -242,12 +242,12 @@ def _log_probs(model, batches, seed, num_draws):
 
 
 def _say_bits(model, log_probs, what=""):
-    """Prints the bound from single draws of noise, and that from all of them.
+    """Prints the bounds from single noise samples and from all of them.
 
     Args:
       model: The model.
-      log_probs: Of images, nats `[num_draws, n]`.
-      what: What they are.
+      log_probs: Log-probabilities of images, `[num_draws, n]` in nats.
+      what: Description of the log-probabilities.
     """
     num_draws = len(log_probs)
     mean = f", mean of {num_draws} such" if num_draws > 1 else ""
@@ -259,7 +259,7 @@ def _say_bits(model, log_probs, what=""):
 
 
 def _summary(model, log_probs):
-    """Returns the mean bits/dim and its standard error, in words."""
+    """Returns the mean bits/dim and its standard error, as text."""
     bits = bits_per_dim(log_probs, model.num_dims)
     mean = f"{bits.mean():.4f} bits/dim"
     if len(bits) == 1:
@@ -274,17 +274,17 @@ def _summary(model, log_probs):
     _LABEL_OF_ALL,
     argument(
         "--steps",
-        "number of images, both given ones included",
+        "number of images, including both given images",
         WholeNumber(2, 10_000),
         8,
     ),
     arguments.out("PNG file for the strip", "interpolation.png"),
 )
 def interpolate(flags: argparse.Namespace) -> None:
-    """Go from one image to another through the latent space.
+    """Interpolate between two images in the latent space.
 
-    Draws a strip of images whose latents lie on the arc between those of the
-    two given ones (spherical interpolation), which are at its ends.
+    Draws a strip of images by spherical interpolation between the latents of
+    the two given images, which are at its ends.
     """
     model, images = _open(flags)
     from tf_realnvp import latents
@@ -302,17 +302,17 @@ def interpolate(flags: argparse.Namespace) -> None:
     arguments.out("PNG file for the grid", "manifold.png"),
 )
 def manifold(flags: argparse.Namespace) -> None:
-    """Draw the surface that four images span in the latent space.
+    """Draw the manifold that four images span in the latent space.
 
-    With the latents z1 to z4 of the images, the one in row i and column j is
-    that of (arXiv:1605.08803, equation 19)
+    With the latents z1 to z4 of the images, the image in row i and column j is
+    decoded from (arXiv:1605.08803, equation 19)
 
       cos(phi) (cos(phi') z1 + sin(phi') z2)
         + sin(phi) (cos(phi') z3 + sin(phi') z4),
 
     where phi = 2 pi i / size and phi' = 2 pi j / size. If size is a multiple of
-    4 the images themselves are in the grid: the first at the top left, the
-    second in its row, the third in its column, the fourth below the second.
+    4, the grid contains the four images: the first at the top left, the second
+    in its row, the third in its column, and the fourth below the second.
     """
     model, images = _open(flags)
     from tf_realnvp import latents
@@ -325,19 +325,20 @@ def manifold(flags: argparse.Namespace) -> None:
 @command(
     "realnvp_digits a.png b.png --draws 6 --out grid.png",
     arguments.images("+"),
-    arguments.label("the likeliest of each"),
+    arguments.label("the likeliest class of each image"),
     argument(
-        "--draws", "number of draws for each image", WholeNumber(1, 10_000), 6
+        "--draws", "number of samples per image", WholeNumber(1, 10_000), 6
     ),
-    arguments.seed("of the draws"),
+    arguments.seed("of the samples"),
     arguments.out("PNG file for the grid", "reconstructions.png"),
 )
 def reconstruct(flags: argparse.Namespace) -> None:
-    """Show what is left of images when the fine latents are drawn anew.
+    """Show what is left of images when the fine latents are resampled.
 
-    Draws a row for each image: the image; what comes back from all of its
-    latents, which is the same; and what comes back when those that the model
-    factors out first are drawn anew. The latter shows what the others hold.
+    Draws a row per image: the image; its exact reconstruction from all of its
+    latents; and reconstructions in which the latents that are factored out
+    first, which hold the finest detail, are resampled. They show what the
+    remaining latents represent.
     """
     model, images = _open(flags)
     from tf_realnvp import latents
@@ -354,16 +355,15 @@ def reconstruct(flags: argparse.Namespace) -> None:
 @command(
     "models/realnvp_fashion_mnist_classes a.png b.png --out grid.png",
     arguments.images("+"),
-    arguments.label("the likeliest of each"),
+    arguments.label("the likeliest class of each image"),
     arguments.out("PNG file for the grid", "translations.png"),
 )
 def translate(flags: argparse.Namespace) -> None:
-    """Show images as they would be, were they of other classes.
+    """Translate images to other classes.
 
-    Draws a row for each image: the image, and what its latents give in each
-    class of the model. Latents do not know the class: what they have of an
-    image is the rest, such as its brightness, its texture and its pose. In its
-    own class the image comes back.
+    Draws a row per image: the image, and its latents decoded with each class of
+    the model. The latents hold what does not depend on the class, such as
+    brightness, texture and pose. With its own class, the image is recovered.
     """
     model, images = _open(flags)
     names = model.class_names
@@ -380,7 +380,7 @@ def translate(flags: argparse.Namespace) -> None:
 
 
 def _open(flags):
-    """Returns the model and the images, if the output can be written."""
+    """Checks the output, and returns the model and the images."""
     arguments.check_output(flags.out, inputs=flags.images)
     model = saved_model.SavedModel(flags.model)
     images = [image_sets.read(path, model) for path in flags.images]
@@ -388,14 +388,14 @@ def _open(flags):
 
 
 def _encode(flags, model, images, together=False):
-    """Returns latents of images, and the labels `[n]` that they are of.
+    """Returns the latents of images, and the labels `[n]` used for encoding.
 
     Args:
-      flags: The flags, of which `--label` tells the class.
+      flags: The flags; `--label` gives the class.
       model: The model.
       images: The images.
-      together: Whether, without that flag, all get the label that is the
-        likeliest of them together, rather than each its own.
+      together: Whether, without `--label`, all images get the label that is the
+        likeliest for them together, rather than one label each.
     """
     label = arguments.find_label(flags.label, model.class_names)
     latents, labels = model.encode_likeliest(images, label, together)
@@ -413,7 +413,7 @@ def decode_rows(
     Args:
       model: The model.
       points: Float32 `[rows, columns, ...]`.
-      labels: Their classes, of a shape that broadcasts to `[rows, columns]`.
+      labels: Labels of a shape that broadcasts to `[rows, columns]`.
 
     Returns:
       `uint8` `[rows, columns, H, W, C]`.
@@ -435,7 +435,7 @@ def write_rows(
       out: PNG file.
       model: The model.
       rows: `uint8` `[rows, columns, H, W, C]`.
-      first: Images `[rows, H, W, C]` to put before them.
+      first: Images `[rows, H, W, C]` to show in an additional first column.
     """
     from tf_realnvp.images import plots
 

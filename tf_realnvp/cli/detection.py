@@ -1,7 +1,7 @@
 """The commands that find out-of-distribution images: `score` and `detect`.
 
-TensorFlow takes seconds to import, and so does scikit-learn: the commands do so
-when it is clear that the command line makes sense.
+TensorFlow and scikit-learn take seconds to import, so the commands import them
+only after the command line has been checked.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
 from tf_realnvp.utils.overlap import overlapped
 
-_MIN_IMAGES = 20  # Half of a reference is what the methods are fitted to.
-_NUM_SHOWN = 12  # Images in a row of the grids.
-_NUM_MAPS = 8  # Of each set, in the figure of `detect`.
+_MIN_IMAGES = 20  # The methods are fitted to half of a reference.
+_NUM_SHOWN = 12  # Images per row of the grids.
+_NUM_MAPS = 8  # Maps of each set in the figure of `detect`.
 _NUM_MAP_REFERENCES = 1000
 
 
@@ -30,50 +30,51 @@ _NUM_MAP_REFERENCES = 1000
     "realnvp_digits my_images --out scores.csv",
     argument(
         "folder",
-        "folder of images; other folders inside are left alone, and so are "
-        "hidden files",
+        "folder of images; sub-folders and hidden files are ignored",
         Folder(),
     ),
     image_sets.argument(
         "--reference",
-        "normal images, which the model was not trained on: at least "
-        f"{_MIN_IMAGES}",
+        f"at least {_MIN_IMAGES} normal images that the model was not trained "
+        "on",
     ),
     image_sets.max_images("the reference", _MIN_IMAGES, 4000),
     argument(
         "--maps",
-        "folder for heat maps of the first images: the bits that each position "
-        "costs, or with --reference by how many standard deviations more than "
-        "normal",
+        "folder for heat maps of the first images: the code length of each "
+        "position in bits, or with --reference its deviation from normal "
+        "images in standard deviations",
         Folder(),
     ),
     argument("--max_maps", "number of heat maps", WholeNumber(1), 100),
     arguments.DATA_DIR,
-    arguments.seed("of the noise, and of the choice and halves of a reference"),
+    arguments.seed(
+        "of the noise, and of the sampling and split of --reference"
+    ),
     arguments.out("CSV file", "scores.csv"),
     notes=image_sets.HELP,
 )
 def score(flags: argparse.Namespace) -> None:
     """Score the images of a folder, the least likely first.
 
-    Writes a CSV file with the columns file, log_prob (nats for the whole image)
-    and bits_per_dim, and of a model with classes likeliest_label. Files that
-    can't be read are named, and left out.
+    Writes a CSV file with the columns file, log_prob (in nats per image),
+    bits_per_dim and, for a model with classes, likeliest_label. Files that
+    cannot be read are reported and skipped.
 
-    An image may be likely and yet out of distribution. With --reference, images
-    of the normal kind, there is a column more for each method of `detect`, the
-    higher the more anomalous, and p_value: how often normal images are as
-    anomalous as this, by one of the methods, which is printed. It goes by half
-    of the reference, and the methods are fitted to the other half. The most
-    anomalous come first then. For all images of DIR together a p-value is
-    printed, which tells whether they have drifted from the reference, even
-    where no single one shows it.
+    An out-of-distribution image may still be likely. With --reference, a set of
+    normal images, the file has a column for each method of `detect`, with
+    higher scores for more anomalous images, and the column p_value: how often
+    normal images score as high by one of the methods, whose name is printed.
+    The methods are fitted to one half of the reference; the other half gives
+    the p-values. The most anomalous images come first. A p-value for all images
+    of DIR together is also printed. It detects drift from the reference that is
+    too small to see in a single image.
     """
     arguments.check_output(flags.out)
     if flags.maps is not None:
         sets = flags.folder, flags.reference
         arguments.check_new_files(flags.maps, "--maps", "map_*.png", sets)
-    # For the likelihood alone, what TensorFlow loads is enough.
+    # The likelihood alone only needs the SavedModel.
     if flags.reference is None and flags.maps is None:
         model = saved_model.SavedModel(flags.model)
         measure = model.score_each
@@ -92,7 +93,7 @@ def score(flags: argparse.Namespace) -> None:
     files.write_csv(flags.out, [("file", *columns), *rows])
     if reference is not None:
         p_value = reference.set_p_value(columns[by])
-        # For a large set that is all anomalous it underflows.
+        # It underflows for a large set of anomalous images.
         text = f"{p_value:.2g}" if p_value >= 1e-16 else "below 1e-16"
         say(f"p-value of all images together: {text}")
     if flags.maps is not None:
@@ -109,18 +110,17 @@ def score(flags: argparse.Namespace) -> None:
     "realnvp_parts --normal good_parts --unusual bad_parts --out detect",
     image_sets.argument(
         "--normal",
-        "normal images (default: test images of what the model was trained on)",
+        "normal images (default: test images of the model's data set)",
     ),
     image_sets.argument("--unusual", "anomalous images", required=True),
     image_sets.argument(
         "--fit",
-        "normal images that the methods are fitted to (default: training "
-        "images of what the model was trained on); of a named data set the "
-        "training images are used",
+        "normal images to fit the methods to (default: training images of the "
+        "model's data set); for a named data set, its training images are used",
     ),
     image_sets.max_images("each set", _MIN_IMAGES, 2000),
     arguments.DATA_DIR,
-    arguments.seed("of the noise, the choice and the bootstrap"),
+    arguments.seed("of the noise, the sampling and the bootstrap"),
     argument(
         "--out",
         "folder for the table and all scores (CSV), histograms, the least and "
@@ -130,15 +130,16 @@ def score(flags: argparse.Namespace) -> None:
     notes=image_sets.HELP,
 )
 def detect(flags: argparse.Namespace) -> None:
-    """Measure how well anomalous images can be told from normal ones.
+    """Measure how well anomalous images can be told from normal images.
 
-    Scores both sets by every method, none of which has seen an anomalous image,
-    and prints how well the scores tell them apart: AUROC, AUPR (the average
-    precision) and the share of false alarms where 95 % of the anomalous images
-    are found, each with the interval of 95 % that a bootstrap gives: too narrow
-    below some hundred images, and without width where all scores of one set are
-    higher. Whether a method is better than chance is told by the test of Mann
-    and Whitney, at 5 %. The one that is best here was chosen by these images.
+    Scores both sets by every method and prints how well the scores separate
+    them: AUROC, AUPR (average precision) and the false positive rate at 95 %
+    detection. No method is fitted to anomalous images. Each value has a 95 %
+    bootstrap confidence interval, which is too narrow for fewer than a few
+    hundred images, and has zero width if the scores separate the sets
+    perfectly. A Mann-Whitney U test at the 5 % level tells whether a method is
+    better than chance. Since the best method is selected on these images, its
+    values are optimistic.
     """
     if flags.out is not None:
         names = flags.fit, flags.normal, flags.unusual
@@ -181,7 +182,7 @@ def detect(flags: argparse.Namespace) -> None:
 
 
 def _load(path):
-    """Returns the metadata of a model, and what measures images by it."""
+    """Returns the metadata of a model, and a `Measurer` for it."""
     model = metadata.read(path)
     runtime.configure()
 
@@ -200,11 +201,11 @@ def _measure_set(measure, seed, title, images):
 
 
 def _measure(measure, seed, title, images, number):
-    """Measures images in batches, two at a time, and shows how far it is.
+    """Measures images in batches, two at a time, with a progress bar.
 
     Args:
       measure: Measures a batch, given the seed of the noise.
-      seed: That seed.
+      seed: Seed of the noise.
       title: What is going on.
       images: The images, one after another.
       number: How many there are, at most.
@@ -226,7 +227,7 @@ def _measure(measure, seed, title, images, number):
 
 
 def _load_reference(flags, model, measure):
-    """Returns what images are judged by, and the normal ones it is made of."""
+    """Returns the `Reference`, and the normal images that it is made of."""
     from tf_realnvp import detection
 
     loader = image_sets.Loader(
@@ -256,7 +257,7 @@ def _score(flags, model, measure, reference, normal):
       flags: The flags.
       model: The model.
       measure: Measures a batch.
-      reference: What images are judged by, if there is a reference.
+      reference: The `Reference`, if `--reference` is given.
       normal: The images of it.
 
     Returns:
@@ -310,7 +311,7 @@ def _score(flags, model, measure, reference, normal):
 
 
 def _draw_maps(folder, paths, model, measure, seed, normal):
-    """Draws maps of images; against those of normal images, if there are."""
+    """Draws maps of images, relative to those of normal images if given."""
     from tf_realnvp import bit_maps
     from tf_realnvp.images import plots
 
@@ -334,7 +335,7 @@ def _draw_maps(folder, paths, model, measure, seed, normal):
 
 
 def _say_table(scores, comparisons):
-    """Prints the figures of all methods."""
+    """Prints the results of all methods."""
     from tf_realnvp import detection
 
     rows = [["method", "AUROC", "AUPR", "false alarms at 95 %", "than chance"]]
@@ -356,7 +357,7 @@ def _say_table(scores, comparisons):
 
 
 def _write_tables(folder, sets, scores, comparisons):
-    """Writes the figures of all methods, and the scores of all images."""
+    """Writes the results of all methods, and the scores of all images."""
     from tf_realnvp import detection
 
     figures = detection.Comparison._fields

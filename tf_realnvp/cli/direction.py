@@ -11,13 +11,15 @@ from tf_realnvp.utils.checks import FLOAT32_MAX, Folder, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import say
 
-_NUM_SHOWN = 4  # Rows of the grid where no images are named.
+_NUM_SHOWN = 4  # Rows of the grid without `--apply`.
 
 
 @arguments.command(
     "realnvp_faces --with smiling --without serious --apply face.jpg",
-    image_sets.argument("--with", "images that have something", required=True),
-    image_sets.argument("--without", "images without it", required=True),
+    image_sets.argument("--with", "images with an attribute", required=True),
+    image_sets.argument(
+        "--without", "images without the attribute", required=True
+    ),
     argument(
         "--apply",
         f"PNG or JPEG files (default: {_NUM_SHOWN} images of --without)",
@@ -27,27 +29,27 @@ _NUM_SHOWN = 4  # Rows of the grid where no images are named.
     ),
     argument(
         "--strength",
-        "range of the strengths (default: -2 2)",
+        "lowest and highest strength (default: -2 2)",
         RealNumber(low=-FLOAT32_MAX),
         nargs=2,
         metavar=("FROM", "TO"),
     ),
-    argument("--steps", "number of images in a row", WholeNumber(2, 10_000), 9),
+    argument("--steps", "number of images per row", WholeNumber(2, 10_000), 9),
     image_sets.max_images("each set", 2, 2000),
-    arguments.label("the likeliest of each"),
+    arguments.label("the likeliest class of each image"),
     arguments.DATA_DIR,
-    arguments.seed("of the choice of images"),
+    arguments.seed("of the sampling of images"),
     arguments.out("PNG file for the rows", "direction.png"),
     notes=image_sets.HELP,
 )
 def direction(flags: argparse.Namespace) -> None:
-    """Move images along what two sets of images differ in.
+    """Move images along the difference between two sets of images.
 
     The direction is the difference of the mean latents of the two sets. Draws a
-    row for each image, moved by some strengths: 1 is from one mean to the
-    other, 0 is the image. How well the direction tells images apart that had no
-    part in it is printed, so that one knows whether it means anything. Of a
-    model with classes images are moved within their class.
+    row per image, moved by several strengths: 0 is the image, and 1 is the
+    distance between the two means. To show whether the direction is meaningful,
+    prints how well it separates held-out images of the two sets. With a model
+    with classes, images are moved within their class.
     """
     names = {"with": vars(flags)["with"], "without": flags.without}
     applied = flags.apply or ()
@@ -70,7 +72,7 @@ def direction(flags: argparse.Namespace) -> None:
     starts, labels = model.encode_likeliest(
         np.stack(named) if named else shuffled[1][:_NUM_SHOWN], label
     )
-    # A fifth is set apart, to measure the direction by.
+    # A fifth is held out, to evaluate the direction.
     apart = [side[: max(1, len(side) // 5)] for side in sides]
     rest = [side[len(some) :] for side, some in zip(sides, apart, strict=True)]
     auroc = latents.separation(latents.direction(*rest), *apart)

@@ -1,4 +1,4 @@
-"""Sets of images that flags of a command name."""
+"""Resolves flags that name a set of images."""
 
 import dataclasses
 import itertools
@@ -22,35 +22,34 @@ if TYPE_CHECKING:
     from tf_realnvp.data import ImageDataset
 
 HELP = """
-A set D is a folder of images, all of which are used, those in folders inside as
-well; a NumPy file, likewise; or a name as in training, of which the test images
-are used. What the model was trained on, a folder or not, is split as in
-training. D:CLASS is the images of D that have that label, as in
-fashion_mnist:Pullover.
+D is a folder (all images, including sub-folders), a NumPy file (all images), or
+the name of a data set as for training (its test images). The model's own data
+set, even a folder or file, is split as in training. D:CLASS selects the images
+with the label CLASS, such as fashion_mnist:Pullover.
 """
 
-_VERSION = re.compile(r"[\d*]+(\.[\d*]+){2}")  # As TFDS writes them.
+_VERSION = re.compile(r"[\d*]+(\.[\d*]+){2}")  # As TFDS writes versions.
 
 
 def argument(name: str, text: str, required: bool = False) -> Argument:
-    """Declares a flag that names a set."""
+    """Declares a flag that names a set of images."""
     return arguments.argument(name, text, required=required, metavar="D")
 
 
 def max_images(of: str, low: int, default: int) -> Argument:
-    """Declares the flag `--max_images` of a command on sets."""
-    text = f"use at most so many images of {of}"
+    """Declares the flag `--max_images` for sets of images."""
+    text = f"use at most N images of {of}"
     allowed = checks.WholeNumber(low)
     return arguments.argument("--max_images", text, allowed, default)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """Images as a model takes them.
+    """A set of images in the shape and levels of a model.
 
     Attributes:
-      title: What they are.
-      names: Of each, a path in its folder, or its split and number.
+      title: Human-readable description of the set.
+      names: Names of the images: the path in the folder, or split and index.
       images: `uint8` `[n, H, W, C]`.
     """
 
@@ -64,13 +63,13 @@ class ImageSet:
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """Loads images as a model takes them.
+    """Loads sets of images in the shape and levels of a model.
 
     Attributes:
-      model: Tells its `image_shape`, `num_colors` and `source`.
+      model: Provides `image_shape`, `num_colors` and `source`.
       data_dir: As for `data.load`.
-      max_images: The most images of a set.
-      seed: Seed of their choice.
+      max_images: Largest number of images per set.
+      seed: Seed of the sampling.
     """
 
     model: Metadata | SavedModel
@@ -83,19 +82,19 @@ class Loader:
     ) -> ImageSet:
         """Loads the images that a flag names.
 
-        A folder, or a NumPy file, is taken whole, and a named data set the
-        images of one split. So is what the model was trained on: the images
-        that it has not seen must not be mixed with those that it has.
+        Of a folder or NumPy file all images are used, of a named data set those
+        of one split. The model's own data set is always split, so that training
+        images are not mixed with images that the model has not seen.
 
         Args:
           flag: Name of the flag, for messages.
-          name: Its value: a data set, or the images of one of its labels,
-            `NAME:CLASS`. Default: what the model was trained on.
+          name: Value of the flag: a data set, or `NAME:CLASS` for the images of
+            one class. Default: the model's own data set.
           split: "train" or "test".
-          minimum: The fewest images that will do.
+          minimum: Smallest number of images required.
 
         Raises:
-          UsageError: If they cannot be had, or are too few.
+          UsageError: If the images cannot be loaded, or there are too few.
         """
         from tf_realnvp import data
         from tf_realnvp.data import arrays
@@ -125,14 +124,14 @@ class Loader:
     def load_dataset(
         self, name: str | None, labels: bool = False
     ) -> "ImageDataset":
-        """Loads a data set of the size, and the bits, of the model's images.
+        """Loads a data set at the size and number of bits of the model.
 
         Args:
-          name: The data set. Default: what the model was trained on.
+          name: The data set. Default: the model's own data set.
           labels: As for `data.load`.
 
         Raises:
-          UsageError: If it cannot be had, or is of other images.
+          UsageError: If it cannot be loaded, or does not fit the model.
         """
         from tf_realnvp import data
         from tf_realnvp.data.image_dataset import describe_skipped
@@ -159,7 +158,7 @@ class Loader:
         return dataset
 
     def _named(self, name):
-        """Returns a name, or that of what the model was trained on."""
+        """Returns a name, by default that of the model's own data set."""
         name = self.model.source if name is None else name
         if name is None:
             raise UsageError(
@@ -168,7 +167,7 @@ class Loader:
         return name
 
     def _from_dataset(self, name, label, splits):
-        """Loads images of a data set, by what `data.load` makes of it."""
+        """Loads images of a data set, with `data.load`."""
         dataset = self.load_dataset(name, labels=label is not None)
         numbered = []
         for split in splits:
@@ -186,7 +185,7 @@ class Loader:
         return names, np.concatenate(images)
 
     def _from_folder(self, name, label):
-        """Reads the images of a folder and of those inside, or of a class."""
+        """Reads the images of a folder and its sub-folders, or of a class."""
         from tf_realnvp.data import image_folder
 
         root = pathlib.Path(os.path.expanduser(name))
@@ -200,7 +199,7 @@ class Loader:
             known = sorted(filter(None, classes))
             paths = classes[known[arguments.class_number(label, known)]]
         chosen = self._choose(len(paths))
-        # Others take the places of files that cannot be read.
+        # Other files replace those that cannot be read.
         others = np.setdiff1d(np.arange(len(paths)), chosen)
         others = np.random.default_rng(self.seed).permutation(others)
         order = (root / paths[number] for number in (*chosen, *others))
@@ -211,7 +210,7 @@ class Loader:
         return names, images.reshape(-1, *self.model.image_shape)
 
     def _choose(self, count):
-        """Returns the numbers of those that are used of a set, in order."""
+        """Returns the indices of the images to use of a set, in order."""
         number = min(count, self.max_images)
         rng = np.random.default_rng(self.seed)
         return np.sort(rng.choice(count, number, replace=False))
@@ -220,8 +219,8 @@ class Loader:
 def _split_class(name):
     """Returns the data set and the class of `NAME:CLASS`; `None` for no class.
 
-    What is there as a file or folder has none, and neither has a name that ends
-    in a version, as `mnist:3.0.1`.
+    Existing files and folders have no class, nor have names that end in a
+    version, such as `mnist:3.0.1`.
     """
     dataset, colon, label = name.rpartition(":")
     is_there = os.path.exists(os.path.expanduser(name))
@@ -234,10 +233,10 @@ def check_distinct(sets: Mapping[str, ImageSet]) -> None:
     """Refuses two sets that are largely the same; warns of images in both.
 
     Args:
-      sets: The sets, by the names of their flags.
+      sets: The sets, keyed by the names of their flags.
 
     Raises:
-      UsageError: If two of them have most images of the smaller one in common.
+      UsageError: If two sets share most images of the smaller set.
     """
     for first, second in itertools.combinations(sets, 2):
         smaller, larger = sorted((sets[first], sets[second]), key=len)
@@ -268,10 +267,10 @@ def check_shared(shared: int, total: int, first: str, second: str) -> None:
 def read_readable(
     paths: Iterable[pathlib.Path], model: Metadata | SavedModel
 ) -> Iterator[tuple[pathlib.Path, np.ndarray]]:
-    """Reads images as `read`; warns of files that cannot be read.
+    """Reads images like `read`; warns about files that cannot be read.
 
     Args:
-      paths: Of the files.
+      paths: Paths of the files.
       model: As for `read`.
 
     Yields:
@@ -285,17 +284,17 @@ def read_readable(
 
 
 def read(path: str | os.PathLike, model: Metadata | SavedModel) -> np.ndarray:
-    """Reads an image as a model takes it.
+    """Reads an image in the shape and levels of a model.
 
     Args:
       path: PNG or JPEG file.
-      model: Tells its `image_shape` and `num_colors`.
+      model: Provides `image_shape` and `num_colors`.
 
     Returns:
       `uint8` `[H, W, C]`.
 
     Raises:
-      ImageError: If it cannot be read.
+      ImageError: If the file cannot be read.
     """
     from tf_realnvp.images import files as image_files
 

@@ -1,4 +1,4 @@
-"""The command `tf-realnvp`, and what all of its commands have in common."""
+"""The command-line program `tf-realnvp`."""
 
 import re
 import sys
@@ -25,11 +25,11 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     """Runs a command.
 
     Args:
-      argv: The command and its flags. Default: those of the process.
-      prog: How it was called, for messages.
+      argv: The command and its flags. Default: `sys.argv[1:]`.
+      prog: Name of the program, for messages.
 
     Returns:
-      As `run`.
+      The exit code, as for `run`.
     """
     parser = arguments.Parser(
         prog=prog,
@@ -48,14 +48,14 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
 
 
 def train_main(argv: list[str] | None = None, prog: str = "run.py") -> int:
-    """Runs the command `train`, as a program of its own.
+    """Runs the command `train` as a separate program.
 
     Args:
-      argv: Its flags. Default: those of the process.
+      argv: The flags. Default: `sys.argv[1:]`.
       prog: As for `main`.
 
     Returns:
-      As `run`.
+      The exit code, as for `run`.
     """
     parser = arguments.Parser(prog=prog)
     train.add_flags(parser, f"python {prog}")
@@ -64,17 +64,17 @@ def train_main(argv: list[str] | None = None, prog: str = "run.py") -> int:
 
 @streams.unbreakable()
 def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
-    """Parses a command line, and does what it says.
+    """Parses a command line and runs the command.
 
     Args:
-      parser: Gives a namespace that has, beside the flags, `run`, which does
-        the work, and `prog`, how the command was called.
-      argv: The command line. Default: that of the process.
+      parser: Parser whose namespace holds the flags, the function `run`, and
+        the name `prog` of the command.
+      argv: The command line. Default: `sys.argv[1:]`.
 
     Returns:
-      The exit code: 0; 1 if the command failed; 2 if the user has to change
-      something, which one line on standard error names; 129, 130 or 143 if it
-      was interrupted by SIGHUP, SIGINT or SIGTERM.
+      The exit code: 0 on success; 1 if the command failed; 2 if the user has
+      to change something, with a line on standard error that says what; 129,
+      130 or 143 if interrupted by SIGHUP, SIGINT or SIGTERM.
     """
     flags = parser.parse_args(argv)
     try:
@@ -85,7 +85,7 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
         print(f"\n{flags.prog}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
     except Exception as error:
-        # TensorFlow's is not imported for this.
+        # By name, to avoid importing TensorFlow.
         is_memory = type(error).__name__ == "ResourceExhaustedError"
         if is_memory or isinstance(error, MemoryError):
             message = f"out of memory: {reason(error)}"
@@ -95,7 +95,7 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
             message = str(error)
         else:
             raise
-        # The package names arguments as Python does, and commands have flags.
+        # Messages name Python arguments: replace these names by flags.
         message = re.sub(
             r"`(\w+)`",
             lambda name: f"--{name[1]}" if name[1] in flags else name[0],

@@ -1,4 +1,4 @@
-"""The training command: its flags, and the order of what it does."""
+"""The training command."""
 
 import argparse
 import contextlib
@@ -15,18 +15,19 @@ from tf_realnvp.utils import checks, runtime
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import say
 
-# TensorFlow takes seconds to import: `session` does so, which is imported when
-# it is clear that the command line makes sense.
+# TensorFlow takes seconds to import. `session`, which imports it, is imported
+# only after the command line has been checked.
 
 _DESCRIPTION = """\
 Trains RealNVP, a normalizing flow, on images.
 
 Results, in --output_dir:
-  realnvp_DATASET/      the model, a SavedModel: tf.saved_model.load gives it
-                        back with sample, log_prob, bits_per_dim, encode, decode
+  realnvp_DATASET/      the model, a SavedModel: tf.saved_model.load returns an
+                        object with sample, log_prob, bits_per_dim, encode and
+                        decode
   samples_DATASET.png   36 samples
-  loss_DATASET.png      training and test loss of every epoch
-  metrics_DATASET.csv   the same as numbers
+  loss_DATASET.png      plot of the losses of every epoch
+  metrics_DATASET.csv   the losses as numbers
 """
 
 _EPILOG = """\
@@ -36,18 +37,18 @@ examples:
   {command} --dataset CelebA --epochs 50 --lr 3e-4 --seed 0
   {command} --dataset my_images --image_size 32 --filters 64 --num_blocks 2
 
-CIFAR10 and CelebA are downloaded into --data_dir by TensorFlow Datasets, or
-read from a copy that it prepared there before, or built from archives in
---data_dir/manual. digits comes with scikit-learn and needs no network.
+CIFAR10 and CelebA come from TensorFlow Datasets: from a prepared copy in
+--data_dir, from archives in --data_dir/manual, or downloaded into --data_dir.
+digits is part of scikit-learn and needs no network.
 """
 
 
 def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
-    """Makes a parser that of the training command.
+    """Adds the flags of the training command to a parser.
 
     Args:
-      parser: The parser, which has no flags yet.
-      command: How one calls the command.
+      parser: The parser, without flags.
+      command: The command as typed by users, for the examples.
     """
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG.format(command=command)
@@ -58,27 +59,27 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in --run_dir, or start it if there is none",
+        help="resume the run in --run_dir, or start it if there is none",
     )
     parser.set_defaults(run=_run, prog=parser.prog, dataset="CIFAR10")
 
 
 def _run(flags):
-    """Does what the command does: checks, trains, writes the results."""
+    """Runs the command: checks, trains, writes the results."""
     config = read_settings(flags)
     is_one_of_many = runtime.is_one_of_many()
     with contextlib.ExitStack() as stack:
         if is_one_of_many:
             _meet(flags, config)
         if is_one_of_many and not workers.is_chief():
-            # It computes as the chief does, and writes nothing.
+            # A worker other than the chief writes nothing.
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             run = None
         else:
             path = pathlib.Path(config.run_dir)
             run = stack.enter_context(runs.open_run(path, flags.resume))
-            # Now, as it may lie in the folder of the run.
+            # After `open_run`, since it may lie in the folder of the run.
             out = config.output_dir
             arguments.check_output(out, "--output_dir", is_folder=True)
             run.check_same_settings(config)
@@ -92,7 +93,7 @@ def _run(flags):
 def _meet(flags, config):
     """Waits for the other workers.
 
-    That is the first of all: so they learn of it if this one ends.
+    This comes first, so that the other workers notice if this one fails.
     """
     if flags.seed is None or flags.devices is not None:
         raise UsageError(
@@ -106,7 +107,7 @@ def _meet(flags, config):
 
 
 def _configure(config):
-    """Sets up TensorFlow as it is fastest for such images and networks."""
+    """Configures TensorFlow for speed with these images and networks."""
     size = config.image_size or (8 if config.dataset == "digits" else 32)
     num_cpus, num_threads = runtime.fastest_cpus(
         max(checks.sides(size)), config.filters, config.max_steps
@@ -117,7 +118,7 @@ def _configure(config):
 
 
 def _run_dir(flags):
-    """Returns the folder of the run; by default it is named after the data."""
+    """Returns the folder of the run, by default named after the data set."""
     if flags.run_dir is not None:
         return pathlib.Path(flags.run_dir)
     name = TrainingConfig.of_dataset(flags.dataset).dataset
@@ -130,16 +131,16 @@ def read_settings(flags: argparse.Namespace) -> TrainingConfig:
     """Returns the settings of a command line.
 
     Args:
-      flags: What was parsed. A run that is resumed has defaults of its own.
+      flags: The parsed flags. With `--resume`, the run provides some defaults.
 
     Raises:
-      UsageError: If one of them is out of its range.
+      UsageError: If a setting is out of range.
     """
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
     settings = {name: its for name, its in vars(flags).items() if name in names}
     path, before = _run_dir(flags), None
     if flags.resume:
-        # What is wrong with it `open_run` says, when all workers are there.
+        # `open_run` reports errors later, when all workers are connected.
         with contextlib.suppress(UsageError, OSError):
             before = runs.Run(path).config
     if flags.seed is None and before is None:
@@ -156,13 +157,13 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
 
     Args:
       config: The settings.
-      run: The folder of the run. Default: this is a worker that writes nothing.
+      run: The run to write to; `None` in a worker that writes nothing.
       resume: Whether to resume the run.
 
     Raises:
-      UsageError: If the user has to change something.
-      FailureError: If something went wrong that the user should know of.
-      signals.Interrupted: If a signal came; a checkpoint is saved.
+      UsageError: If the settings or inputs have to be changed.
+      FailureError: If training fails.
+      signals.Interrupted: If a signal was received; a checkpoint is saved.
     """
     from tf_realnvp.cli.reporter import Reporter, say_header
     from tf_realnvp.training.session import Session
@@ -183,7 +184,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
             )
         elif run is not None:
             reporter.say_summary()
-    # If a signal came, that has raised by now.
+    # `deferred` has raised by now if a signal was received.
     if run is None:
         return
     say("writing the results")

@@ -1,9 +1,9 @@
-"""Image data sets by their names.
+"""Loading image data sets by name.
 
-`load` gives an `ImageDataset`: digits comes from scikit-learn, files of NumPy
-are read by `arrays`, folders by `image_folder`, and CIFAR10, CelebA and
-whatever else TensorFlow Datasets (TFDS) knows by `tfds_images`; each of the
-last two is imported only when asked for.
+`load` returns an `ImageDataset`. digits is part of scikit-learn. NumPy files
+are read by `arrays`, folders by `image_folder`, and CIFAR10, CelebA and other
+data sets of TensorFlow Datasets (TFDS) by `tfds_images`. The last two modules
+are imported on demand.
 """
 
 import dataclasses
@@ -29,43 +29,40 @@ def load(
     num_bits: int | None = None,
     labels: bool = False,
 ) -> ImageDataset:
-    """Loads a data set, and prepares it first if `data_dir` has none.
+    """Loads a data set; downloads and prepares it first if necessary.
 
-    A folder is a folder of JPEG and PNG images, with sub-folders or without:
-    see `image_folder.load`. A file whose name ends in `.npy` or `.npz` holds
-    arrays of images: see `arrays.load`. All other data sets but digits are
-    TFDS's. They are looked for in this order: a copy that TFDS prepared in
-    `data_dir`; the archives in `data_dir/manual`; the network, which TFDS
-    downloads from into `data_dir`. digits, folders and files need neither
-    `data_dir` nor a network.
+    A folder holds JPEG and PNG images, optionally in sub-folders: see
+    `image_folder.load`. A `.npy` or `.npz` file holds arrays of images: see
+    `arrays.load`. All other data sets except digits come from TFDS, which looks
+    for them in this order: a prepared copy in `data_dir`; archives in
+    `data_dir/manual`; a download into `data_dir`. digits, folders and NumPy
+    files need neither `data_dir` nor a network.
 
     Args:
-      name: One of `DATASETS`, in upper or lower case; or a folder, which is
-        there or whose name begins like a path (`/`, `./`, `../` or `~`); or a
-        NumPy file; or TFDS's name of a data set with images, such as
-        `svhn_cropped`.
-      data_dir: Local folder, in TFDS's layout. It is written to only when a
+      name: One of `DATASETS`, in upper or lower case; a folder that exists or
+        whose name begins like a path (`/`, `./`, `../` or `~`); a NumPy file;
+        or the TFDS name of an image data set, such as `svhn_cropped`.
+      data_dir: Local folder in the layout of TFDS. It is written to only if a
         copy has to be prepared.
-      image_size: Side of the images in pixels, or height and width: the largest
-        central part of that shape (for CelebA, of the central 148x148 pixels)
-        is resized to it by an antialiased bilinear filter. By default CelebA's
-        images get 32, and all others stay as they are if they are known to be
-        all of one size, with even sides of at most 64 pixels; else they get 32.
+      image_size: Side of the images in pixels, or height and width. The largest
+        central crop with these proportions (for CelebA, of the central 148x148
+        pixels) is resized to it by an antialiased bilinear filter. By default,
+        images are not resized if all have the same even size of at most 64
+        pixels per side; others, and CelebA, are resized to 32.
       flip: Whether training images are mirrored left to right at random.
-      num_bits: Number of bits to keep of each component, the highest ones, of
-        images that have 256 levels. Default: all.
-      labels: Whether to load labels, too: TFDS's, by its feature `label`;
-        digits'; those of a NumPy file; and in a folder the sub-folders that
-        images are in.
+      num_bits: Number of highest bits to keep of each component, for images
+        with 256 levels. Default: all.
+      labels: Whether to load labels, too: the TFDS feature `label`, the labels
+        of digits or of the NumPy file, or the names of sub-folders.
 
     Returns:
-      The data set. Images are read and decoded as they are asked for.
+      The data set. Images are read and decoded on demand.
 
     Raises:
-      DataError: If there is no such data set, or no way to its images, if there
-        are no bits to leave out, or if there are no labels and some are asked
-        for.
-      ValueError: If `image_size` or `num_bits` is out of its range.
+      DataError: If there is no such data set, if its images cannot be obtained,
+        if `num_bits` is given for images without 256 levels, or if `labels` are
+        requested and there are none.
+      ValueError: If `image_size` or `num_bits` is out of range.
     """
     name, size = os.fspath(name), None
     if image_size is not None:
@@ -99,18 +96,18 @@ def load(
 
 
 def _known(name):
-    """Returns a name as `DATASETS` has it, if it is one of them."""
+    """Returns a name as spelled in `DATASETS`, or unchanged."""
     return {known.lower(): known for known in DATASETS}.get(name.lower(), name)
 
 
 def source(name: str) -> str:
-    """Returns a name with which `load` finds a data set from any folder.
+    """Returns a name that `load` resolves independently of the current folder.
 
     Args:
       name: As for `load`.
 
     Returns:
-      One of `DATASETS`, an absolute path or a name of TFDS.
+      One of `DATASETS`, an absolute path, or a TFDS name.
     """
     name = _known(name)
     if name in DATASETS or not (is_folder(name) or arrays.is_file(name)):
@@ -119,7 +116,9 @@ def source(name: str) -> str:
 
 
 def is_folder(name: str) -> bool:
-    """Tells folders from names of TFDS, which can have slashes inside.
+    """Returns whether a name is a folder rather than a TFDS name.
+
+    TFDS names may contain slashes.
 
     Args:
       name: As for `load`.
@@ -133,12 +132,12 @@ def is_folder(name: str) -> bool:
 
 
 def _load_digits(size, labels):
-    """Returns scikit-learn's 8x8 digits, 80 % of them for training."""
+    """Returns scikit-learn's 8x8 digits, with 80 % for training."""
     from sklearn import datasets
 
     digits = datasets.load_digits()
     images = digits.images.astype(np.uint8)[..., np.newaxis]
-    # RandomState, since NumPy promises never to change its streams.
+    # RandomState, since NumPy guarantees that its streams never change.
     order = np.random.RandomState(0).permutation(len(images))
     splits = np.split(order, [int(0.8 * len(images))])
     return arrays.make(

@@ -1,4 +1,4 @@
-"""Data sets of what Python programs have: files of NumPy, arrays, `tf.data`."""
+"""Data sets from NumPy files, arrays and `tf.data` pipelines."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ NAME = "images"  # Of data sets of a program's own images.
 _TEST_SHARE = 0.1
 _IMAGES_AT_ONCE = 256  # Of a pipeline.
 _SHUFFLE_BYTES = 2**27
-_MAX_CLASSES = 2**16  # What is more is no label.
+_MAX_CLASSES = 2**16  # Larger values are not labels.
 
 
 def load(
@@ -35,27 +35,26 @@ def load(
 ) -> ImageDataset:
     """Loads a NumPy file.
 
-    An `.npy` file holds the images; an `.npz` file (of `np.savez`) has them
-    under `images`, or those for training under `train` and those for testing
-    under `test`. Beside them `num_colors` may say how many levels there are, at
-    most 256. Images are uint8, `[n, H, W]` or `[n, H, W, C]`. Where none are
-    for testing, a tenth is, at random but always the same. An `.npy` file is
-    mapped into memory, and read as it is needed.
+    An `.npy` file holds the images. An `.npz` file (written by `np.savez`)
+    holds them under `images`, or under `train` and `test`. The optional entry
+    `num_colors` is the number of levels, at most 256. Images are uint8,
+    `[n, H, W]` or `[n, H, W, C]`. Without test images, a fixed random tenth is
+    used for testing. An `.npy` file is memory-mapped and read on demand.
 
-    Labels are integers `[n]`, or as Keras has them `[n, 1]`, from 0 on, under
-    `labels`, or under `train_labels` and `test_labels`, which are left alone
-    unless they are asked for. The classes are called by their numbers.
+    Labels are integers `[n]`, or `[n, 1]` as in Keras, starting at 0, under
+    `labels`, or under `train_labels` and `test_labels`. They are ignored unless
+    `labels` is set. The class names are the integers.
 
     Args:
-      path: The file; `~` is the home folder.
-      size: Height and width that `data.load` gives the images, if any.
+      path: The file; `~` is expanded.
+      size: Height and width to resize the images to, if any.
       labels: As for `data.load`.
 
     Returns:
       The data set, named after the file.
 
     Raises:
-      DataError: If there is no such file, or it does not hold such images.
+      DataError: If there is no file, or it does not hold such images.
     """
     file = pathlib.Path(os.path.expanduser(path))
     try:
@@ -64,7 +63,7 @@ def load(
         found = {"images": content} if is_npy else dict(content)
         num_colors = found.get("num_colors", np.array(256)).tolist()
         num_colors = check(num_colors, "num_colors", WholeNumber(2, 256))
-    except Exception as error:  # NumPy raises nearly anything.
+    except Exception as error:  # NumPy may raise anything.
         raise DataError(
             f"{path}: it cannot be read as a file of NumPy arrays: "
             f"{reason(error)}"
@@ -99,18 +98,17 @@ def from_images(
     labels: np.ndarray | None = None,
     num_classes: int | None = None,
 ) -> ImageDataset:
-    """Makes a data set of images in memory, a tenth of them for testing.
+    """Makes a data set of an array of images, with a tenth for testing.
 
     Args:
       images: uint8 `[n, H, W]` or `[n, H, W, C]` below `num_colors`.
       num_colors: Number of levels.
       flip: As for `data.load`.
-      labels: Integers `[n]`, or as Keras has them `[n, 1]`, from 0 on.
-        Default: there are none.
-      num_classes: Number of classes. Default: as many as the labels show.
+      labels: Integers `[n]`, or `[n, 1]` as in Keras, starting at 0; optional.
+      num_classes: Number of classes. Default: the largest label plus one.
 
     Raises:
-      DataError: If they are no such images or labels.
+      DataError: If `images` or `labels` are invalid.
     """
     try:
         images = np.asarray(images)
@@ -128,20 +126,20 @@ def from_tf_data(
     flip: bool = False,
     num_classes: int | None = None,
 ) -> ImageDataset:
-    """Makes a data set of a finite pipeline, a tenth of it for testing.
+    """Makes a data set of a finite pipeline, with a tenth for testing.
 
-    It is read twice, to look at the images.
+    The pipeline is read twice, to check and fingerprint the images.
 
     Args:
-      elements: Of images, uint8 `[H, W, C]`, of pairs of an image and its
-        label, an integer, or of batches of either; the same in each pass.
+      elements: Dataset of images, uint8 `[H, W, C]`, or of pairs of an image
+        and an integer label, batched or not; the same in each pass.
       num_colors: As for `from_images`.
       flip: As for `data.load`.
-      num_classes: Number of classes, if the labels are to be kept.
+      num_classes: Number of classes; `None` to drop the labels.
 
     Raises:
-      DataError: If its elements are no such images or labels, it never ends, or
-        it gives others in each pass.
+      DataError: If the elements are invalid, if the pipeline is infinite, or if
+        its elements change between passes.
     """
     spec = elements.element_spec
     is_pair = isinstance(spec, tuple) and len(spec) == 2
@@ -172,7 +170,7 @@ def from_tf_data(
     shape = tuple(image.shape[-3:].as_list())
     num_bytes = math.prod(shape)
     shuffle_buffer = None
-    # What a shuffle holds are the images themselves.
+    # The shuffle buffer holds the images themselves.
     if len(labels) * num_bytes > image_dataset.MAX_CACHE_BYTES:
         shuffle_buffer = max(1, _SHUFFLE_BYTES // num_bytes)
     own = labels if has_labels else None
@@ -194,7 +192,7 @@ def _look_through(pairs, num_colors):
     """Returns the fingerprint and the labels of a pipeline's images.
 
     Args:
-      pairs: An image and its label in each.
+      pairs: Dataset of pairs of an image and its label.
       num_colors: Number of levels.
     """
     passes = []
@@ -207,7 +205,7 @@ def _look_through(pairs, num_colors):
             labels.append(own.astype(np.int32))
         passes.append((digest.hexdigest(), np.concatenate(labels)))
     (fingerprint, first), (other, second) = passes
-    # Test images would be trained on, by another order in each pass.
+    # Otherwise an order that changes between passes would mix the splits.
     if fingerprint != other or not np.array_equal(first, second):
         raise DataError(
             "a `tf.data.Dataset` must give the same images in each pass, and "
@@ -229,19 +227,18 @@ def make(
     """Makes a data set of arrays of images.
 
     Args:
-      name: Its name.
-      arrays: The images for training and those for testing, uint8
-        `[n, H, W, C]`; or one array of both, of which a tenth is for testing.
+      name: Name of the data set.
+      arrays: Training and test images, uint8 `[n, H, W, C]`; or a single array,
+        of which a tenth is used for testing.
       num_colors: Number of levels.
-      size: Height and width that they are resized to. Default: as they are.
-      labels: For each array its labels, integers from 0 on. Default: there are
-        none.
-      num_classes: Number of classes. Default: as many as the labels show.
-      fingerprint: That of the images. Default: a hash of their splits.
+      size: Height and width to resize the images to. Default: no resizing.
+      labels: Labels of each array, integers starting at 0; optional.
+      num_classes: Number of classes. Default: the largest label plus one.
+      fingerprint: Fingerprint of the images. Default: a hash of the splits.
 
     Raises:
-      DataError: If these are no labels of the images, or there are too few
-        images, or the arrays are of different shapes.
+      DataError: If the labels do not fit the images, if there are too few
+        images, or if the arrays have different shapes.
     """
     first, last = arrays[0], arrays[-1]
     if first.shape[1:] != last.shape[1:]:
@@ -290,8 +287,8 @@ def _make_splits(numbers, labels, records=None):
     """Returns splits of numbered images.
 
     Args:
-      numbers: Those for training, and those for testing.
-      labels: Of all images, if they have any.
+      numbers: Indices of the training images and of the test images.
+      labels: Labels of all images, if any.
       records: As for `Split`.
     """
     whole = Split(np.arange(sum(map(len, numbers))), labels, records)
@@ -304,7 +301,7 @@ def _make_splits(numbers, labels, records=None):
 
 
 def _names(labels, num_classes):
-    """Returns the names of the classes: their numbers."""
+    """Returns the names of the classes: their indices."""
     if labels is None:
         return ()
     return tuple(map(str, range(num_classes or 1 + labels.max())))
@@ -318,7 +315,7 @@ def _check(images, num_colors, shown):
         found = f"{images.dtype} {list(images.shape)}"
     elif images.shape[1] in (1, 3, 4) and min(images.shape[2:]) > 4:
         found = "what seems to be [n, C, H, W]: np.moveaxis(images, -3, -1)?"
-    # Of 256 levels there are no others, and to read a file takes long.
+    # With 256 levels all values are valid, and reading a file takes long.
     elif num_colors < 256 and (highest := images.max()) >= num_colors:
         found = f"one of {highest}"
     else:
@@ -348,13 +345,13 @@ def _check_labels(labels, num_images, shown):
 
 
 def _split(num_images):
-    """Returns the numbers of the images for training, and for testing."""
-    # RandomState, since NumPy promises never to change its streams.
+    """Returns the indices of the training and the test images."""
+    # RandomState, since NumPy guarantees that its streams never change.
     order = np.random.RandomState(0).permutation(num_images)
     num_test = max(1, int(_TEST_SHARE * num_images))
     return np.sort(order[num_test:]), np.sort(order[:num_test])
 
 
 def is_file(name: str) -> bool:
-    """Returns whether a name is one of a NumPy file."""
+    """Returns whether a name is the name of a NumPy file."""
     return name.lower().endswith(SUFFIXES)

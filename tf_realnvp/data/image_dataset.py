@@ -1,10 +1,9 @@
-"""`ImageDataset`: splits of images, and the batches that are made of them.
+"""`ImageDataset`: splits of images, and input pipelines of batches.
 
-An epoch shuffles the numbers of the images, or compressed records where images
-cannot be read by number, and decodes them after that. So its first batch comes
-soon, and an epoch that is resumed decodes nothing of what it leaves out. Once
-all images of a split have been decoded, they come from memory, in the same
-order.
+An epoch shuffles image indices (or compressed records, if images cannot be read
+by index) before decoding. So the first batch is ready soon, and a resumed epoch
+does not decode skipped batches. Once all images of a split have been decoded,
+they are read from memory, in the same order.
 """
 
 import contextlib
@@ -25,15 +24,15 @@ from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.messages import counted
 
 MAX_CACHE_BYTES = 4 * 2**30
-# Name scope of what decodes images: TensorFlow's errors tell in which operation
-# they arose.
+# Name scope of the decoding operations: TensorFlow's errors name the operation
+# that failed.
 DECODING = "tf_realnvp_decodes_stored_image"
 
 _PREFETCHED_BATCHES = 4
 _TAKEN_AT_ONCE = 256
 _DEFAULT_SIZE = (32, 32)
-_NUM_NAMED = 5  # Of files that are left out.
-# What decoding raises though nothing is wrong with the image.
+_NUM_NAMED = 5  # Skipped files to name in a message.
+# Errors of decoding that do not mean that the image is damaged.
 _NO_DAMAGE = (tf.errors.ResourceExhaustedError, tf.errors.CancelledError)
 
 
@@ -42,11 +41,11 @@ class Split:
     """Images for one purpose, in a fixed order.
 
     Attributes:
-      numbers: Which images of the source they are, integers `[num_images]`; in
-        increasing order if the source has `records`.
-      labels: Their classes, int32 `[num_images]`, if they have any.
-      records: All images of the source as they are stored, single, if it cannot
-        read them by number.
+      numbers: Indices of the images in the source, integers `[num_images]`;
+        increasing if there are `records`.
+      labels: Labels of the images, int32 `[num_images]`, if any.
+      records: The stored images of the whole source, unbatched, if it cannot
+        read images by index.
     """
 
     numbers: np.ndarray
@@ -55,11 +54,11 @@ class Split:
 
     @property
     def num_images(self) -> int:
-        """How many there are."""
+        """Number of images."""
         return len(self.numbers)
 
     def stored(self) -> tf.data.Dataset:
-        """Returns what is decoded to these images: records, or numbers."""
+        """Returns the stored form of the images: their records or indices."""
         if self.records is None:
             return tf.data.Dataset.from_tensor_slices(self.numbers)
         is_chosen = np.zeros([1 + self.numbers.max(initial=-1)], bool)
@@ -72,10 +71,10 @@ class Split:
         return numbered.map(lambda _, record: record)
 
     def choose(self, places: np.ndarray | slice) -> "Split":
-        """Returns some of the images.
+        """Returns a split of some of the images.
 
         Args:
-          places: Their places in this split.
+          places: Positions of the images in this split.
         """
         labels = None if self.labels is None else self.labels[places]
         return dataclasses.replace(
@@ -85,48 +84,47 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
-    """Training and test images, and the batches that are made of them.
+    """Training and test images, and batches of them.
 
-    Host memory is bounded. Decoded images are kept as uint8, which takes
-    `num_images * H * W * C` bytes; where that is more than
-    `MAX_CACHE_BYTES`, none are kept and every pass decodes them anew. A pass
-    that decodes training images also holds `shuffle_buffer` stored ones.
+    Host memory is bounded. Decoded images are cached as uint8, which takes
+    `num_images * H * W * C` bytes. If that exceeds `MAX_CACHE_BYTES`, nothing
+    is cached and every pass decodes the images again. A pass that decodes
+    training images also holds `shuffle_buffer` stored images.
 
-    Whatever pass decodes an image first leaves it in memory. When all images of
-    a split are there, the batches asked for from then on are made from memory.
+    An image is cached when it is first decoded, in whatever pass. Once all
+    images of a split are cached, new pipelines read from memory.
 
-    Damage inside a stored image that `load` could not see appears in the pass
-    that decodes it, as an error of TensorFlow; `naming_damage` tells it from
-    all others.
+    Damage of a stored image that `load` could not detect raises a TensorFlow
+    error in the pass that decodes the image. `naming_damage` recognizes such
+    errors.
 
     Attributes:
-      name: Human-readable, and part of the names of files: no path separators.
+      name: Human-readable name. It is part of file names, so it has no path
+        separators.
       image_shape: `(H, W, C)`.
-      num_colors: Number of values that a component can take; they are
-        `0 ... num_colors - 1`.
-      splits: Images for training, `train`, and for testing, `test`; and
-        `validation`, those that `hold_out` kept out of the training, if any.
-      decode: Maps the number of an image, or its record, to the image, uint8
-        `[H, W, C]`, in a graph. A traced function has to be in the name scope
-        `DECODING`.
-      shuffle_buffer: Number of stored training images among which the next one
-        is drawn; all of them, a uniform shuffle, if `None`.
+      num_colors: Number of levels of a component, `0 ... num_colors - 1`.
+      splits: The splits `train`, `test` and, after `hold_out`, `validation`.
+      decode: Maps an image's index or record to the image, uint8 `[H, W, C]`,
+        in a graph. A traced function must use the name scope `DECODING`.
+      shuffle_buffer: Size of the shuffle buffer, in stored training images;
+        `None` for a uniform shuffle of all.
       flip: Whether training images are mirrored left to right at random.
-      skipped: Names of the files that are left out, and why.
-      image_fingerprint: What tells these images from others, in a line: two
-        data sets with the same one hold the same images in the same splits.
-      class_names: Names of the classes, if the images have labels: then batches
+      skipped: Names of the skipped files, with the reasons.
+      image_fingerprint: One-line identifier of the images: data sets with equal
+        fingerprints hold the same images in the same splits.
+      class_names: Names of the classes, if the images have labels. Batches then
         are pairs of images and labels, int32 `[batch_size]`.
-      fingerprint: The same of the images and the labels with which the data set
-        was made. Computed where it is not given.
-      explain_damage: Maps what TensorFlow says of a stored image that can't be
-        decoded to what helps the user: which it is, and what is wrong with it.
-      load_settings: With what `data.load` made it, `dataset`, `image_size` and
-        `num_bits`, if it did.
-      source: With what `data.load` finds it from any folder, if it made it.
+      fingerprint: Identifier of the images and of the labels that the data set
+        was created with. Computed if not given.
+      explain_damage: Maps a TensorFlow error message about a stored image that
+        cannot be decoded to a message that names the image and its damage.
+      load_settings: The arguments `dataset`, `image_size` and `num_bits` of
+        `data.load`, if it created the data set.
+      source: A name with which `data.load` finds the data set from any folder,
+        if it created it.
 
     Raises:
-      DataError: If labels are not from 0 to the number of classes less one.
+      DataError: If a label is not in `0 ... len(class_names) - 1`.
     """
 
     name: str
@@ -167,7 +165,7 @@ class ImageDataset:
 
     @property
     def num_train(self) -> int:
-        """Number of training images, without those held out."""
+        """Number of training images, without validation images."""
         return self.splits["train"].num_images
 
     @property
@@ -177,7 +175,7 @@ class ImageDataset:
 
     @property
     def num_validation(self) -> int:
-        """Number of images that are held out."""
+        """Number of validation images; 0 if none are held out."""
         split = self.splits.get("validation")
         return 0 if split is None else split.num_images
 
@@ -185,7 +183,7 @@ class ImageDataset:
     def class_probs(self) -> tuple[float, ...]:
         """Frequencies of the classes in the training images.
 
-        Those held out are included. Empty if the images have no labels.
+        Validation images are included. Empty if the images have no labels.
         """
         counts = np.zeros([len(self.class_names)], int)
         for name, split in self.splits.items():
@@ -195,18 +193,18 @@ class ImageDataset:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a model of these images says of them: `RealNVP.metadata`."""
+        """Description of the data for `RealNVP.metadata`."""
         metadata = {"dataset": self.name, "source": self.source}
         if not self.class_names:
             return metadata
         return metadata | {"class_names": list(self.class_names)}
 
     def relabel(self, class_names: Sequence[str]) -> "ImageDataset":
-        """Returns this data set with labels as a model knows them, or none.
+        """Returns this data set with labels renumbered, or removed.
 
         Args:
-          class_names: Names of the classes, in the order of their labels: those
-            of the images, and perhaps others. Empty for no labels.
+          class_names: Names of the classes, in the order of the new labels.
+            They must include all of `self.class_names`. Empty to remove labels.
         """
         splits = {}
         for name, split in self.splits.items():
@@ -226,12 +224,13 @@ class ImageDataset:
         """Returns this data set with some training images for validation.
 
         Args:
-          num_validation: How many, at least 1 and less than `num_train`.
-          seed: Seed of the choice, not negative. The same seed keeps out the
-            same images, as long as NumPy draws the same: it promises that for
-            patch versions.
+          num_validation: Number of images to hold out, at least 1 and less than
+            `num_train`.
+          seed: Seed of the selection, not negative. The same seed selects the
+            same images, as long as NumPy's random streams stay the same (they
+            may change between NumPy releases, but not in patch releases).
         """
-        # No epoch's seed has two numbers.
+        # Two numbers, unlike the spawn keys of epochs.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
         held_out = _draw(self.num_train, num_validation, sequence)
         others = np.setdiff1d(np.arange(self.num_train), held_out)
@@ -241,13 +240,14 @@ class ImageDataset:
         )
 
     def sample_test(self, num_images: int, seed: int) -> "ImageDataset":
-        """Returns this data set with only some of the test images.
+        """Returns this data set with a random subset of the test images.
 
-        They are drawn, since those of one class may be stored together.
+        The subset is random, since images may be stored by class.
 
         Args:
-          num_images: How many; all if there are no more.
-          seed: Seed of the choice, not negative.
+          num_images: Size of the subset; if there are fewer test images, all
+            are used.
+          seed: Seed of the selection, not negative.
         """
         if num_images >= self.num_test:
             return self
@@ -282,20 +282,20 @@ class ImageDataset:
     ) -> tf.data.Dataset:
         """Returns one epoch of shuffled training batches.
 
-        They are a function of the arguments alone, in any process, whatever
-        TensorFlow's global seed is and whatever was read before.
+        The batches depend on the arguments only, in any process: not on
+        TensorFlow's global seed, nor on earlier passes.
 
         Args:
-          batch_size: Images in a batch.
+          batch_size: Images per batch.
           seed: Seed of the whole run, not negative.
           epoch: Number of the epoch, not negative.
-          skip: Number of batches to leave out at the start of that same epoch,
-            to go on with it after an interruption. They are not decoded.
+          skip: Number of batches to skip at the start of the epoch, to resume
+            it after an interruption. Skipped batches are not decoded.
 
         Returns:
-          A dataset of uint8 `[batch_size, H, W, C]`, prefetched. The last
-          partial batch is dropped. With labels, of pairs of these and int32
-          `[batch_size]`.
+          A prefetched dataset of uint8 `[batch_size, H, W, C]`; with labels, of
+          pairs of images and int32 `[batch_size]`. A last partial batch is
+          dropped.
         """
         # spawn_key, since joining (seed, epoch) maps some pairs to one seed.
         sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
@@ -304,7 +304,8 @@ class ImageDataset:
 
         def arrange(elements):
             def shuffled(_):
-                # The seed of this function's graph: the global one stays out.
+                # Seeds the graph of this function only, so that the global seed
+                # has no effect.
                 tf.random.set_seed(graph_seed)
                 return elements.shuffle(
                     self.shuffle_buffer or self.num_train,
@@ -336,16 +337,18 @@ class ImageDataset:
         return self._finish(batches, "train", num_batches)
 
     def initial_images(self, seed: int) -> tf.Tensor:
-        """Returns the training images that a model is initialized with.
+        """Returns training images for data-dependent initialization.
 
         Args:
-          seed: Seed of the choice.
+          seed: Seed of the selection.
 
         Returns:
-          uint8 `[n, H, W, C]`: 128 up to 64x64, fewer of larger ones.
+          uint8 `[n, H, W, C]`; `n` is at most 128, and lower for images larger
+          than 64x64.
         """
         height, width, _ = self.image_shape
-        # More of 64x64 make no better start; of larger ones they take too much.
+        # More images do not improve the initialization; at larger sizes, 128
+        # would take too much memory.
         num_images = min(128, max(8, 128 * 64**2 // (height * width)))
         num_images = min(num_images, self.num_train)
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
@@ -355,11 +358,11 @@ class ImageDataset:
         """Returns all test images in batches, in a fixed order.
 
         Args:
-          batch_size: Images in a batch.
+          batch_size: Images per batch.
 
         Returns:
-          A dataset of uint8 `[batch_size, H, W, C]`, prefetched; the last batch
-          holds the images that remain. With labels as `train_batches`.
+          A prefetched dataset of uint8 `[batch_size, H, W, C]`, with labels as
+          in `train_batches`. The last batch may be smaller.
         """
         return self._in_order("test", batch_size)
 
@@ -376,11 +379,11 @@ class ImageDataset:
         """Returns some images of a split.
 
         Args:
-          split: Its name, as `splits` has it.
-          numbers: Which of them, less than its `num_images`.
+          split: Name of the split, a key of `splits`.
+          numbers: Positions of the images in the split.
 
         Returns:
-          uint8 `[n, H, W, C]`, in the order in which they are stored.
+          uint8 `[n, H, W, C]`, without duplicates, in the order of the split.
         """
         chosen = self.splits[split].choose(np.unique(np.array(numbers, int)))
         batches = self._decode(chosen.stored()).batch(_TAKEN_AT_ONCE)
@@ -391,16 +394,17 @@ class ImageDataset:
 
     @contextlib.contextmanager
     def naming_damage(self) -> Iterator[None]:
-        """Names the stored image where one can't be decoded.
+        """Converts TensorFlow errors about a damaged image to a `DataError`.
 
         Raises:
-          DataError: If there was an error of TensorFlow that comes from
-            reading or decoding a stored image. All others go through.
+          DataError: If a TensorFlow error was raised by reading or decoding a
+            stored image; the message names the image. Other errors are
+            propagated.
         """
         try:
             yield
         except tf.errors.OpError as error:
-            # Nothing but records has checksums.
+            # Only records have checksums.
             is_damage = isinstance(error, tf.errors.DataLossError) or (
                 DECODING in error.message and not isinstance(error, _NO_DAMAGE)
             )
@@ -414,13 +418,13 @@ class ImageDataset:
     def _batches(
         self, name, batch_size, arrange=lambda x: x, drop_remainder=False
     ):
-        """Returns batches of images, each with their places in a split.
+        """Returns batches of images and their positions in a split.
 
         Args:
           name: Name of the split.
-          batch_size: Images in a batch.
-          arrange: Maps a dataset to a rearranged one, whatever its elements.
-          drop_remainder: Whether the last partial batch is left out.
+          batch_size: Images per batch.
+          arrange: Reorders or drops elements of any dataset.
+          drop_remainder: Whether to drop a last partial batch.
         """
         split, cache = self.splits[name], self._caches.get(name)
         if cache is not None and cache.is_complete():
@@ -428,13 +432,16 @@ class ImageDataset:
             return places.batch(batch_size, drop_remainder).map(cache.read)
         images = self._decode(split.stored(), arrange)
         if cache is not None:
-            # In batches, since each call of Python takes its time; and before
-            # any remainder is dropped, which is to be kept as well.
+            # In batches, since each call of Python has some overhead, and
+            # before the remainder is dropped, since it must be cached as well.
             images = images.batch(batch_size).map(cache.write).unbatch()
         return images.batch(batch_size, drop_remainder)
 
     def _decode(self, stored, arrange=lambda x: x):
-        """Returns images and their places, which are in order at first."""
+        """Decodes images; returns pairs of positions and images.
+
+        `arrange` is applied to the stored images, before decoding.
+        """
 
         def decode(place, element):
             with tf.name_scope(DECODING):
@@ -446,12 +453,11 @@ class ImageDataset:
         )
 
     def _finish(self, batches, name, num_batches):
-        """Returns a pipeline whose length is known and which runs ahead."""
+        """Adds labels, a known cardinality and prefetching to a pipeline."""
         labels = self.splits[name].labels
         options = tf.data.Options()
-        # Deleting an iterator waits for its autotuning thread, which at times
-        # sleeps on for seconds (TensorFlow 2.21): the end of an epoch would
-        # hang.
+        # Deleting an iterator waits for its autotuning thread, which may sleep
+        # for seconds (TensorFlow 2.21): the end of an epoch would hang.
         options.autotune.enabled = False
 
         def labelled(places, images):
@@ -470,7 +476,7 @@ class ImageDataset:
 
     @functools.cached_property
     def _caches(self) -> dict[str, "_Cache"]:
-        """Those of the splits, by name; none if they would be too large."""
+        """Caches by name of the split; empty if they would be too large."""
         sizes = {name: split.num_images for name, split in self.splits.items()}
         num_bytes = sum(sizes.values()) * math.prod(self.image_shape)
         if num_bytes > MAX_CACHE_BYTES:
@@ -479,10 +485,10 @@ class ImageDataset:
 
 
 class _Cache:
-    """Decoded images of a split in memory, which come in any order."""
+    """Cache of the decoded images of a split, filled in any order."""
 
     def __init__(self, num_images: int, image_shape: tuple[int, int, int]):
-        # It takes memory as it is written to, page by page.
+        # The system allocates memory page by page, as it is written to.
         self._images = np.empty([num_images, *image_shape], np.uint8)
         self._present = np.zeros([num_images], bool)
 
@@ -490,11 +496,11 @@ class _Cache:
         return bool(self._present.all())
 
     def write(self, places, images):
-        """Keeps the images of these places, in a graph; returns both."""
+        """Stores images at positions, in a graph; returns both arguments."""
         return self._call(_Cache._write, places, images)
 
     def read(self, places):
-        """Returns these places and their images, in a graph."""
+        """Returns positions and the images stored there, in a graph."""
         return self._call(_Cache._read, places)
 
     def _call(self, function, places, *images):
@@ -518,25 +524,25 @@ def call(
     values: Sequence[tf.Tensor],
     dtype: tf.DType,
 ) -> tf.Tensor:
-    """Returns `function(owner, *values)`, in a graph: `tf.numpy_function`.
+    """Calls `function(owner, *values)` in a graph, by `tf.numpy_function`.
 
-    TensorFlow keeps for ever what that calls, and this only while there is the
-    owner. What maps a pipeline has to hold it; the pipeline and its iterators
-    hold what maps them.
+    TensorFlow never releases a function that `tf.numpy_function` calls, so the
+    function holds a weak reference to its owner. The function that a pipeline
+    maps must hold the owner; the pipeline and its iterators hold that function.
 
     Args:
-      function: Gets and gives arrays.
-      owner: Any object that can be referred to weakly.
-      values: What it gets.
-      dtype: Of what it gives.
+      function: Maps the owner and arrays to an array.
+      owner: Any object that supports weak references.
+      values: Tensors passed to `function` as arrays.
+      dtype: Dtype of the result.
     """
     reference = weakref.ref(owner)
 
     def call_owner(*arrays):
         owner = reference()
         if owner is None:
-            # By an iterator that runs ahead while it is deleted. Of this alone
-            # TensorFlow's log says nothing.
+            # Called by an iterator that prefetches while it is deleted.
+            # TensorFlow does not log this exception, unlike others.
             raise StopIteration("the data set is gone")
         return function(owner, *arrays)
 
@@ -544,16 +550,16 @@ def call(
 
 
 def _draw(total, number, seed):
-    """Returns which of `total` images are drawn, in increasing order."""
+    """Draws `number` of `total` indices, in increasing order."""
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(total, number, replace=False))
 
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:
-    """Returns how many files are left out, and the first few, in a line.
+    """Returns a line with the number of skipped files and the first few names.
 
     Args:
-      skipped: Their names, and what is wrong with each.
+      skipped: Names of the files, with the reasons.
     """
     named = [f"{name} ({why})" for name, why in skipped.items()]
     if len(named) > _NUM_NAMED:
@@ -566,14 +572,14 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
 def default_size(
     height: int | None, width: int | None
 ) -> tuple[int, int] | None:
-    """Returns the size that images of one natural size get by default.
+    """Returns the size to which images are resized by default.
 
     Args:
-      height: In pixels; `None` if it is unknown or differs.
-      width: Likewise.
+      height: Height of all images in pixels; `None` if unknown or not the same.
+      width: Width of all images, likewise.
 
     Returns:
-      `None` if they stay as they are, else height and width.
+      Height and width, or `None` if images are not resized.
     """
     if not height or not width or height % 2 or width % 2:
         return _DEFAULT_SIZE
@@ -581,12 +587,11 @@ def default_size(
 
 
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Cuts the largest central part out of images and resizes that.
+    """Resizes the largest central crop with the proportions of `size`.
 
     Args:
       image: uint8 `[H, W, C]`, or `[n, H, W, C]`.
-      size: Height and width of the result, in pixels, and the proportions of
-        what is cut out.
+      size: Height and width of the result, in pixels.
 
     Returns:
       uint8 `[..., *size, C]`, by an antialiased bilinear filter.

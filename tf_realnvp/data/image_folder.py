@@ -48,40 +48,40 @@ def load(
 ) -> ImageDataset:
     """Loads a folder of JPEG and PNG images.
 
-    What a file is, its content says. Animated images, other formats and damaged
-    files are left out, and named in `ImageDataset.skipped`; what has a name
-    that starts with a dot is not looked at. All files are read for that, but
-    not all is decoded, see `images.files.look`: it takes some 0.3 ms of one
-    processor for a small JPEG, and less for a PNG, once it has come from the
-    disk. Links to files are followed, and those to folders left out.
+    The format of a file is detected by its content. Animated images, other
+    formats and damaged files are skipped and listed in `ImageDataset.skipped`.
+    Hidden files and folders (names that start with a dot) are ignored. All
+    files are read and checked by `images.files.look` without decoding them
+    fully, which takes about 0.3 ms of CPU time for a small JPEG and less for a
+    PNG. Symbolic links to files are followed; links to folders are skipped.
 
-    Where the folder has sub-folders `train` and `test` (or `validation`, or
-    `val`), as `tfds.ImageFolder` wants them, these are the training and test
-    images, and other images are ignored; so they are if there is only `train`,
-    which is then split. Else, and then, each image is a test image with a
-    chance of 10 %, which a hash of its path in the folder decides: other images
-    have no say in it. Only if that left no test image, or nothing but test
-    images, the image with the lowest, or highest, hash changes sides.
+    If the folder has sub-folders `train` and `test` (or `validation`, or
+    `val`), as for `tfds.ImageFolder`, they hold the training and test images,
+    and all other images are ignored. If there is only `train`, other images are
+    ignored as well, and `train` is split. To split images, a hash of its path
+    makes each a test image with a probability of 10 %, independently of all
+    other images. Only if this leaves no test images or no training images, the
+    image with the lowest or highest hash changes sides.
 
-    Images are grey, with one channel, if all are, and else have three. Alpha
-    channels are dropped. Images are upright as their EXIF data say. Of 16 bits
-    a component the 8 highest are kept; standard error says so.
+    Images have one channel if all are grey, else three. Alpha channels are
+    dropped. Images are rotated upright as their EXIF data say. Of 16-bit
+    components, the 8 highest bits are kept, with a warning on standard error.
 
-    The class of an image is the sub-folder that it is in, of the folder, or of
-    `train` or `test`; folders inside of that do not matter.
+    The class of an image is its sub-folder of the folder, or of `train` or
+    `test`. Deeper folders do not matter.
 
     Args:
-      folder: Its path; `~` is the home folder.
-      size: Height and width that `data.load` gives the images, if any.
+      folder: Path of the folder; `~` is expanded.
+      size: Height and width to resize the images to, if any.
       labels: As for `data.load`.
 
     Returns:
       The data set, named after the folder.
 
     Raises:
-      DataError: If there is no such folder, or fewer than two images in it, or
-        if an image has no label and some are asked for; or if a disk or a
-        network fails.
+      DataError: If there is no such folder, if it has fewer than two images, if
+        `labels` are requested and an image has none, or if a disk or network
+        fails.
     """
     root = pathlib.Path(os.path.expanduser(folder))
     name = os.path.basename(os.path.abspath(root)) or "images"
@@ -169,7 +169,7 @@ def load(
 
 
 def _check_folders(folder: str, images: list[_Image]) -> None:
-    """Refuses folders of splits that would be taken for any others."""
+    """Refuses split folders whose names would not be recognized."""
     paths = [pathlib.PurePath(image.name).parent for image in images]
     named = {
         re.sub("[^a-z]", "", path.name.casefold()): path
@@ -193,8 +193,8 @@ def folders_of(root: pathlib.Path) -> list[pathlib.Path]:
       root: The folder of the data set.
 
     Returns:
-      Those of the splits, which need not be there; where there is no `train`,
-      the whole folder, of which the images are drawn.
+      The folders of the splits, which may not exist; if there is no `train`,
+      the whole folder, which is to be split.
     """
     if not (root / "train").is_dir():
         return [root]
@@ -202,21 +202,21 @@ def folders_of(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def depth_of_classes(names: Iterable[str]) -> int:
-    """Returns how many folders there are above those of the classes: 1 or 0.
+    """Returns the number of folders above the class folders, 0 or 1.
 
     Args:
-      names: Paths of images, from the folder on.
+      names: Paths of images relative to the folder.
     """
     parts = (pathlib.PurePath(name).parts for name in names)
     return int(any(p[0] == "train" and len(p) > 1 for p in parts))
 
 
 def class_of(name: str, depth: int) -> str | None:
-    """Returns the class of an image, if it is in the folder of one.
+    """Returns the class of an image, if it is in a class folder.
 
     Args:
       name: Its path, from the folder on.
-      depth: What `depth_of_classes` returned.
+      depth: Result of `depth_of_classes`.
     """
     folders = pathlib.PurePath(name).parts[depth:-1]
     return folders[0] if folders else None
@@ -226,10 +226,10 @@ def list_files(root: pathlib.Path) -> list[str]:
     """Returns the paths of all files in a folder that are not hidden.
 
     Args:
-      root: The folder, which may have others inside.
+      root: The folder, with or without sub-folders.
 
     Returns:
-      The paths, from the folder on, in order.
+      The paths relative to the folder, in order.
 
     Raises:
       OSError: If a folder cannot be read.
@@ -254,14 +254,14 @@ def list_files(root: pathlib.Path) -> list[str]:
 def _look(
     root: pathlib.Path, names: list[str]
 ) -> tuple[list[_Image], dict[str, str]]:
-    """Looks at all files.
+    """Checks all files.
 
     Args:
       root: The folder.
       names: Their paths, from the folder on.
 
     Returns:
-      The images, and why each of the other files is none.
+      The images, and the reasons why all other files are skipped.
 
     Raises:
       OSError: If a file is there and cannot be read now: left out, and read
@@ -317,13 +317,13 @@ def _split(
 
 
 def _hash(name: str) -> float:
-    """Returns a number in [0, 1) that depends on nothing but the name."""
+    """Returns a hash in [0, 1) of the name."""
     digest = hashlib.sha256(_encode(name)).digest()
     return int.from_bytes(digest[:4], "big") / 2**32
 
 
 def _fingerprint(train: list[_Image], test: list[_Image]) -> str:
-    """Returns a hash of names, contents and splits, in any order."""
+    """Returns an order-independent hash of names, contents and splits."""
     digest = hashlib.sha256()
     for split in (train, test):
         for name, _, content in sorted(split):

@@ -1,8 +1,8 @@
 """Reading and writing image files.
 
-Training and the commands read files in the same way: JPEG and PNG, told by
-their content and not by their names, upright as EXIF says, and pixel for pixel
-what TensorFlow decodes.
+Training and the commands read files in the same way: JPEG and PNG, detected by
+content rather than by name, rotated upright as EXIF says, with exactly the
+pixels that TensorFlow decodes.
 """
 
 import io
@@ -35,15 +35,15 @@ _UPRIGHT = (
 
 
 class Header(NamedTuple):
-    """What is known of an image without decoding it.
+    """Properties of an image that are known without decoding it.
 
     Attributes:
-      height: In pixels, when it is upright.
-      width: Likewise.
+      height: Height of the upright image in pixels.
+      width: Width of the upright image in pixels.
       is_grey: Whether it has one channel, or one and an alpha channel.
-      has_16_bits: Whether its components have 16 bits, of which decoding keeps
-        the 8 highest.
-      orientation: EXIF's number, from 1 (upright) to 8.
+      has_16_bits: Whether components have 16 bits; decoding keeps the 8
+        highest.
+      orientation: EXIF orientation, from 1 (upright) to 8.
     """
 
     height: int
@@ -57,12 +57,12 @@ def load(path: str | os.PathLike) -> bytes:
     """Returns the content of an image file.
 
     Args:
-      path: A regular file, or a link to one. Pipes and devices, which may never
-        end, are not opened. Of a file of another format, which may be larger
-        than the memory, only the start is read.
+      path: A regular file, or a link to one. Pipes and devices are not opened,
+        since they may never end. Files of other formats are only read at the
+        start, since they may be larger than the memory.
 
     Raises:
-      ImageError: If it is neither PNG nor JPEG.
+      ImageError: If the file is neither PNG nor JPEG.
       OSError: If it cannot be read.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -75,13 +75,13 @@ def load(path: str | os.PathLike) -> bytes:
 
 
 def look(content: bytes) -> Header:
-    """Checks that a file holds a whole image, in less time than decoding takes.
+    """Checks that a file holds a complete image, faster than by decoding it.
 
-    The checksums of a PNG are compared. A JPEG has none: it is decoded at an
-    eighth of its size.
+    For a PNG, the checksums are verified. A JPEG has no checksums and is
+    decoded at an eighth of its size.
 
     Args:
-      content: What `load` returned.
+      content: Content of the file, from `load`.
 
     Raises:
       ImageError: If the image is damaged, animated or too large.
@@ -96,7 +96,7 @@ def look(content: bytes) -> Header:
             tf.io.decode_jpeg(content, ratio=8)
     except Image.DecompressionBombError as error:
         raise ImageError(f"it is too large: {error}") from error
-    except Exception as error:  # Pillow raises nearly anything.
+    except Exception as error:  # Pillow may raise anything.
         raise ImageError("it is damaged") from error
     if is_animated:
         raise ImageError("it is animated")
@@ -133,9 +133,9 @@ def decode(
     """Decodes an image, eagerly or in a graph.
 
     Args:
-      content: What is in the file.
+      content: Content of the file.
       channels: 1 or 3.
-      orientation: EXIF's number.
+      orientation: EXIF orientation.
 
     Returns:
       uint8 `[H, W, channels]`, upright.
@@ -150,7 +150,7 @@ def decode(
 
 
 def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
-    """Reads an image in its own size.
+    """Reads an image at its original size.
 
     Args:
       path: PNG or JPEG file.
@@ -160,7 +160,7 @@ def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
       uint8 `[H, W, channels]`, upright.
 
     Raises:
-      ImageError: If it is no image; the message says why, not which it is.
+      ImageError: If it is not an image; the message does not name the file.
       OSError: If it cannot be read.
     """
     content = load(path)
@@ -174,11 +174,11 @@ def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
 def read(
     path: str | os.PathLike, image_shape: Sequence[int], num_colors: int = 256
 ) -> np.ndarray:
-    """Reads an image file as an image of a model.
+    """Reads an image file in the shape and levels of a model.
 
-    An image of another size is cropped to its middle and resized with an
-    antialiased bilinear filter. Colour becomes grey, or grey colour, where the
-    model asks for it. What `write` wrote comes back exactly.
+    If the size differs, the image is center-cropped and resized by an
+    antialiased bilinear filter. Colour is converted to grey, or grey to colour,
+    if necessary. Images written by `write` are recovered exactly.
 
     Args:
       path: PNG or JPEG file.
@@ -210,12 +210,12 @@ def read(
 
 
 def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Cuts out the largest central part of some proportions.
+    """Returns the largest central crop with given proportions.
 
     Args:
-      pixels: `[..., H, W, C]`; `H` and `W` may be known only when it runs.
-      height: Of the proportions.
-      width: Likewise.
+      pixels: `[..., H, W, C]`; `H` and `W` may be unknown when traced.
+      height: Height in the proportions.
+      width: Width in the proportions.
 
     Returns:
       `[..., h, w, C]`, with `h` to `w` as `height` to `width`, rounded, and `h`

@@ -28,8 +28,8 @@ def save_loss_curve(
 
     Args:
       path: PNG file to write.
-      curves: Label of each curve, and its points: epoch and bits/dim.
-      title: What the figure is of, in any characters.
+      curves: Points (epoch and bits/dim) of each curve, by its label.
+      title: Title of the figure, in any characters.
     """
     with _figure(path, 7, 4.5) as [axes]:
         for label, points in curves.items():
@@ -49,20 +49,20 @@ def save_loss_curve(
 
 @contextlib.contextmanager
 def _figure(path, width, height, rows=1, columns=1, dpi=120):
-    """Gives panels to draw on, and writes them, whatever `matplotlibrc` says.
+    """Yields panels to draw on, then writes them. Ignores `matplotlibrc`.
 
     Args:
       path: PNG file to write.
-      width: In inches, of all of them.
-      height: Likewise.
+      width: Width of the figure in inches.
+      height: Height of the figure in inches.
       rows: Number of rows of panels.
-      columns: Number of panels in a row.
-      dpi: Pixels an inch.
+      columns: Number of panels per row.
+      dpi: Pixels per inch.
     """
     with (
         files.replace_file(path) as new,
         matplotlib.style.context("default"),
-        warnings.catch_warnings(action="ignore"),  # Letters the font lacks.
+        warnings.catch_warnings(action="ignore"),  # Missing glyphs.
     ):
         figure = matplotlib.figure.Figure((width, height), layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False).ravel()
@@ -70,7 +70,7 @@ def _figure(path, width, height, rows=1, columns=1, dpi=120):
 
 
 def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
-    """Returns images as they are shown, black to white.
+    """Scales images to the full range from black to white.
 
     Args:
       images: uint8, of any shape, in `0 ... num_colors - 1`.
@@ -79,7 +79,7 @@ def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
     Returns:
       uint8 of the same shape, in `0 ... 255`.
     """
-    levels = np.asarray(images)  # What `RealNVP.sample` gives is a tensor.
+    levels = np.asarray(images)  # `RealNVP.sample` returns a tensor.
     return np.round(levels * (255.0 / (num_colors - 1))).astype(np.uint8)
 
 
@@ -97,14 +97,14 @@ def image_grid(
     """Lays out images in a grid, with a gap of a pixel between them.
 
     Args:
-      images: uint8 `[n, H, W, C]` in `0 ... num_colors - 1`. Of two channels
-        the first is shown, in grey, and of more than three the first three.
+      images: uint8 `[n, H, W, C]` in `0 ... num_colors - 1`. If `C` is 2, the
+        first channel is shown in grey; if it is above 3, the first three.
       num_colors: Number of levels; the last one is shown as white.
-      columns: Number of images in a row. Default: as many as make a square.
+      columns: Number of images per row. Default: a square grid.
 
     Returns:
       uint8 `[height, width, 3]` in `0 ... 255`. Every pixel of an image is a
-      square of one colour; places for which there is no image are white.
+      square of one colour. Cells without an image are white.
     """
     num_images, height, width, _ = images.shape
     columns = columns or math.ceil(math.sqrt(num_images))
@@ -143,11 +143,11 @@ def save_histograms(
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
     labels: tuple[str, str],
 ) -> None:
-    """Draws histograms of the scores of two sets, a panel for each method.
+    """Draws histograms of the scores of two sets, one panel per method.
 
     Args:
       path: PNG file to write.
-      scores: Name of each method, and the scores of both sets.
+      scores: Scores of both sets, by name of the method.
       labels: Names of the sets.
     """
     columns = min(3, len(scores))
@@ -177,8 +177,8 @@ def save_rows(
 
     Args:
       path: PNG file to write.
-      rows: Title of each row, and its images, as for `image_grid`.
-      title: What the figure is of.
+      rows: Images of each row, as for `image_grid`, by its title.
+      title: Title of the figure.
       num_colors: Number of levels; the last one is shown as white.
     """
     with _figure(path, 9, 1.2 * len(rows) + 0.4, len(rows)) as panels:
@@ -190,13 +190,13 @@ def save_rows(
 
 
 def map_limits(maps: np.ndarray) -> tuple[float, float]:
-    """Returns the ends of a scale for all of some maps, or other numbers.
+    """Returns the limits of a color scale for maps.
 
     Args:
       maps: `[n, H, W]`, or of any other shape.
 
     Returns:
-      What 0.5 % are below and 0.5 % above, so that a few do not take it all.
+      The 0.5 % and 99.5 % quantiles, so that outliers do not set the scale.
     """
     low, high = np.quantile(maps, (0.005, 0.995))
     return low, max(high, low + 1e-9)
@@ -211,16 +211,16 @@ def save_bit_maps(
     limits: tuple[float, float] | None = None,
     titles: Sequence[str] = (),
 ) -> None:
-    """Draws images, and beside each its map, in one scale of colours.
+    """Draws images and their maps side by side, with one color scale.
 
     Args:
       path: PNG file to write.
       images: As for `image_grid`.
       maps: `[n, H, W]`.
-      label: What the maps are of, with the unit.
+      label: Label of the color scale, with the unit.
       num_colors: Number of levels; the last one is shown as white.
-      limits: Ends of the scale. Default: `map_limits` of these maps.
-      titles: What stands above each image. Default: nothing.
+      limits: Limits of the color scale. Default: `map_limits(maps)`.
+      titles: Titles of the images; optional.
     """
     columns = 2 * min(4, len(images))
     rows = math.ceil(2 * len(images) / columns)

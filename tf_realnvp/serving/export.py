@@ -1,4 +1,4 @@
-"""The SavedModel: a trained model that needs TensorFlow alone."""
+"""Export of a model as a SavedModel, which only needs TensorFlow."""
 
 import functools
 import inspect
@@ -22,7 +22,7 @@ _VERSIONS = {
     "keras": keras.__version__,
     "tensorflow-probability": tfp.__version__,
 }
-# What is in the folder of a model.
+# The contents of a model's folder.
 _WRITTEN = {
     *("assets", "fingerprint.pb", "saved_model.pb", "variables"),
     metadata_format.FILE,
@@ -36,72 +36,75 @@ def save(
 ) -> None:
     """Writes a model as a SavedModel, or replaces one.
 
-    `model = tf.saved_model.load(path)` gives back an object with these
-    functions; it needs neither this package nor Keras nor TensorFlow
-    Probability:
+    `model = tf.saved_model.load(path)` loads an object with the functions
+    below. It requires neither this package nor Keras nor TensorFlow
+    Probability.
 
     *   `sample(n, temperature=1.0, seed=None)`: `uint8` images `[n, H, W, C]`.
     *   `log_prob(images, seed=None)`: float32 `[n]`, nats.
-    *   `log_prob_each(images, seeds)`: the same, with a seed for each image:
-        what an image gets does not depend on those beside it.
+    *   `log_prob_each(images, seeds)`: the same with one seed per image. The
+        result for an image does not depend on the rest of the batch.
     *   `bits_per_dim(images, seed=None)`: float32 `[n]`.
     *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
     *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
 
-    For a model with classes all of them also take a `label`, one integer for
-    all or one for each: `sample(n, temperature=1.0, seed=None, label=None)`,
-    and so on. `encode` and `decode` require it; without it `log_prob` and
+    For a model with classes, these functions also take a `label`, one integer
+    for all images or one per image:
+    `sample(n, temperature=1.0, seed=None, label=None)`, and so on. `encode` and
+    `decode` require a label. Without one, `log_prob`, `log_prob_each` and
     `bits_per_dim` are those of the mixture, and `sample` draws the classes.
     There is one more function:
 
     *   `classify(images, seed=None)`: float32 `[n, num_classes]`,
         log-probabilities of the classes.
 
-    Keep the object in a variable: its functions do not keep the weights.
+    Keep a reference to the loaded object: its functions do not keep the weights
+    alive.
 
-    They take Python's numbers, lists and arrays, and tensors: `n` int64 or
+    Arguments may be Python numbers, lists, arrays or tensors: `n` int64 or
     int32, `temperature` float32 or float64, `seed` and `seeds` int64, `images`
-    int64 or `uint8`, `latents` float32 or float64, `label` int64 or int32.
-    Another dtype or shape is TensorFlow's `ValueError` that lists what was
-    given and what can be, or an `OverflowError` if a number needs more than 64
-    bits. Values that are out of range are a `tf.errors.InvalidArgumentError`,
-    with the messages of `RealNVP`. A Python `seed` from 2**63 on is one without
-    sign, and the same as `seed - 2**64`.
+    int64 or `uint8`, `latents` float32 or float64, `label` int64 or int32. For
+    other dtypes or shapes TensorFlow raises a `ValueError` that lists the
+    arguments and the possible signatures, or an `OverflowError` for a number of
+    more than 64 bits. Values out of range raise a
+    `tf.errors.InvalidArgumentError` with the messages of `RealNVP`. A Python
+    `seed` from 2**63 on is read as unsigned and equals `seed - 2**64`.
 
-    Without a `seed` images and noise are fresh in every call and every process:
-    neither the seed of the process that saves nor that of the one that loads
-    (`tf.random.set_seed`) changes that. Where they can't be, give one: under
+    Without a `seed`, images and noise are new in every call and every process,
+    whatever the global seed (`tf.random.set_seed`) of the saving or the loading
+    process. There are two exceptions, in which a seed should be given. Under
     `tf.config.experimental.enable_op_determinism` TensorFlow refuses a call
-    without it, and under XLA (`jit_compile=True`) what it draws for itself is
-    the same in every process.
+    without a seed. Under XLA (`jit_compile=True`) the random numbers are the
+    same in every process.
 
-    TensorFlow traces a loaded function anew, and keeps that, for each new
-    Python number and each new size of a batch; for the default model this
-    takes seconds and some 17 MiB each time. Numbers that are tensors need one
-    trace for all, and batches too once there is one for any size:
+    TensorFlow retraces a loaded function for each new Python number and each
+    new batch size, and keeps all traces. For the default model a trace takes
+    seconds and about 17 MiB. To avoid this, pass numbers as tensors, and trace
+    the function for any batch size first:
 
     ```python
     images = tf.TensorSpec([None, H, W, C], tf.uint8)
     model.log_prob.get_concrete_function(images)
     ```
 
-    All but `log_prob_each` are also signatures, with named inputs and outputs,
-    traced once; `serving_default` scores images. Their `label` is `[n]`, or
-    `[1]` for one class for all, and -1 asks `sample` to draw the class. Beside
-    them lies `metadata.json`, which says what the model is of and what it was
-    made with.
+    The signatures `sample`, `encode`, `decode` and, with classes, `classify`
+    have named inputs and outputs and are traced once. `serving_default` returns
+    the log-probability and bits/dim of images. The `label` of a signature is
+    `[n]`, or `[1]` for one class for all images; -1 makes `sample` draw the
+    class. The file `metadata.json` describes the data, the architecture and the
+    library versions.
 
     Args:
       model: The `RealNVP`.
-      path: Directory to write, made with its parents. A model that is there
-        already stays as it is until the new one is complete.
-      metadata: What else `metadata.json` is to say, beside `model.metadata` and
-        in its place; values that JSON knows.
+      path: Directory to write. It and its parents are created if needed. An
+        existing model is replaced only once the new one is complete.
+      metadata: Additional entries of `metadata.json`, with JSON values. They
+        override entries of `model.metadata`.
 
     Raises:
-      UsageError: If TensorFlow could not read what is written there, or if
-        there is anything but a model.
-      ValueError: If `metadata` contradict the model or themselves.
+      UsageError: If TensorFlow could not load a model from this path, or if the
+        path exists and is not a model.
+      ValueError: If `metadata` is inconsistent, or contradicts the model.
     """
     path = check_path(path)
     given, own = dict(metadata or {}), dict(model.metadata)
@@ -117,16 +120,16 @@ def save(
 
 
 def check_path(path: str | os.PathLike) -> pathlib.Path:
-    """Checks that a model can be written somewhere.
+    """Checks that a model can be written to a path.
 
     Args:
       path: Directory to write.
 
     Returns:
-      The absolute path, of a link that where it leads to.
+      The absolute path, with symbolic links resolved.
 
     Raises:
-      UsageError: As `save`.
+      UsageError: As for `save`.
     """
     target = pathlib.Path(os.path.realpath(path))
     if reason := files.why_tensorflow_cannot(target):
@@ -147,7 +150,7 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def _metadata(model, given, path):
-    """Returns the content of `metadata.json`, which can be read again."""
+    """Returns the content of `metadata.json`, checked by parsing it."""
     own = {
         "format": metadata_format.FORMAT,
         **model.get_config(),
@@ -166,11 +169,11 @@ def _metadata(model, given, path):
 
 
 class _ServingModule(tf.Module):
-    """The functions of a SavedModel, as `save` lists them.
+    """The functions of a SavedModel, as documented in `save`.
 
-    Each is traced for all types that it takes. These traces are thin: they
-    bring the arguments to one type and call what is large, the flow, which is
-    traced once for density, once for encoding and once for decoding.
+    Each function is traced for all combinations of dtypes that it accepts.
+    These traces are small: they cast the arguments and call the flow, which is
+    traced once each for density, encoding and decoding.
     """
 
     def __init__(self, model: tf.Module):
@@ -180,9 +183,9 @@ class _ServingModule(tf.Module):
           model: The `RealNVP`.
         """
         super().__init__(name="real_nvp")
-        # As one variable, since each of the functions captures all that it and
-        # those that it calls read, and loading takes as long as there are
-        # captures: tens of thousands, with hundreds of variables.
+        # A single variable. Each function captures all variables that it and
+        # its callees read, and loading time grows with the number of captures:
+        # tens of thousands, with hundreds of variables.
         self.weights = tf.Variable(
             tf.concat([tf.reshape(v, [-1]) for v in model.variables], axis=0),
             name="weights",
@@ -191,7 +194,7 @@ class _ServingModule(tf.Module):
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
         self._bits_per_nat = -units.bits_per_dim(1.0, model.num_dims)
-        # Unlike the shape of images, this shows in no type.
+        # Unlike the image shape, it cannot be read from the signatures.
         self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
         self._trace_parts(model)
         names = ["sample", "log_prob", "log_prob_each", "bits_per_dim"]
@@ -201,8 +204,8 @@ class _ServingModule(tf.Module):
 
     def _types(self, argument):
         """Returns the types of an argument; the flow takes the first."""
-        # A loaded function gives Python's numbers the first, too, and cuts off
-        # the bits of integers that do not fit.
+        # A loaded function also converts Python numbers to the first type, and
+        # truncates integers that do not fit.
         shape, *dtypes = {
             "n": ([], tf.int64, tf.int32),
             "temperature": ([], tf.float32, tf.float64),
@@ -215,7 +218,7 @@ class _ServingModule(tf.Module):
         return [tf.TensorSpec(shape, dtype, argument) for dtype in dtypes]
 
     def _traced(self, function):
-        """Traces a function for all types of its arguments."""
+        """Traces a function for all combinations of its arguments' types."""
         parameters = [*inspect.signature(function).parameters.values()]
         if not self._has_classes:
             parameters.pop()  # `label`, the last of each.
@@ -231,7 +234,7 @@ class _ServingModule(tf.Module):
         return function
 
     def _trace_parts(self, model):
-        """Traces what the functions share, for one type of each argument."""
+        """Traces shared functions, for the first type of each argument."""
         n, temperature, images, latents, seeds = (
             self._types(name)[0]
             for name in ("n", "temperature", "images", "latents", "seeds")
@@ -269,7 +272,7 @@ class _ServingModule(tf.Module):
             self._draw_labels = _concrete(model.sample_labels, n, seed)
 
     def _concrete_flow(self, variables, function, *specs):
-        """Traces a function of a model, whose variables are in `weights`."""
+        """Traces a function of the model, with variables from `weights`."""
 
         def flow(*inputs):
             sizes = [v.shape.num_elements() for v in variables]
@@ -312,7 +315,7 @@ class _ServingModule(tf.Module):
         return self._decode(latents, *_labels(label, latents))
 
     def _checked(self, images):
-        # A signature lets any shape in, and the flow might broadcast it.
+        # A signature accepts any shape, and the flow might broadcast it.
         return tf.cast(tf.ensure_shape(images, self._image_shape), tf.int64)
 
     def _noisy(self, images, seed):
@@ -365,7 +368,7 @@ class _ServingModule(tf.Module):
 
 
 def _concrete(function, *specs):
-    """Traces a function, in which there is no control flow to convert."""
+    """Traces a function without AutoGraph."""
     function = tf.function(function, autograph=False)
     return function.get_concrete_function(*specs)
 
@@ -378,12 +381,12 @@ def _labels(label, batch):
 
 
 def _stateless_seed(seed):
-    """Returns the seed of stateless operations, of one of 64 bits or none."""
+    """Converts a 64-bit seed, or `None`, to a seed of stateless operations."""
     if seed is not None:
         return assertions.stateless_seed(seed)
-    # `tf.random.uniform` would write this process's seed into the graph, and
-    # what it draws would be the same wherever the model is loaded. With these
-    # zeros TensorFlow seeds the operation anew each time that it loads it.
+    # `tf.random.uniform` would write this process's seed into the graph, so the
+    # numbers would be the same wherever the model is loaded. With zero seeds,
+    # TensorFlow reseeds the operation whenever it is loaded.
     return tf.raw_ops.RandomUniformInt(
         shape=[2], minval=tf.int32.min, maxval=tf.int32.max, seed=0, seed2=0
     )

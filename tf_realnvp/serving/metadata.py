@@ -1,4 +1,4 @@
-"""What a SavedModel says of itself, in `metadata.json` beside it."""
+"""`metadata.json`, the description of a SavedModel in its folder."""
 
 import dataclasses
 import json
@@ -23,12 +23,11 @@ class Metadata:
     Attributes:
       image_shape: `(H, W, C)`.
       num_colors: Number of levels of a component.
-      source: The data set that it was trained on, as `data.load` finds it, or
-        `None`.
-      others: Everything else, unchecked.
-      class_names: Names of the classes, if there are any; where the metadata
-        have none, their numbers.
-      class_probs: Their probabilities.
+      source: The training data set, as an argument of `data.load`, or `None`.
+      others: All other entries, unchecked.
+      class_names: Names of the classes, if there are any; by default their
+        indices.
+      class_probs: Probabilities of the classes.
     """
 
     image_shape: tuple[int, int, int]
@@ -46,7 +45,7 @@ def read(path: str | os.PathLike) -> Metadata:
       path: The folder that `export.save` wrote.
 
     Raises:
-      ModelError: If there is no such model, or it is damaged, or of another
+      ModelError: If there is no model, or if it is damaged or of another
         version.
     """
     path = pathlib.Path(path)
@@ -68,10 +67,10 @@ def read(path: str | os.PathLike) -> Metadata:
 
 
 def parse(content: Any, path: pathlib.Path) -> Metadata:
-    """Checks what a SavedModel says of its images and classes.
+    """Checks the entries on images and classes.
 
     Args:
-      content: What JSON gives back.
+      content: The parsed JSON object.
       path: The folder of the model, for messages.
 
     Raises:
@@ -103,7 +102,7 @@ def parse(content: Any, path: pathlib.Path) -> Metadata:
 
 
 def _classes(content):
-    """Returns names and probabilities of the classes."""
+    """Returns the names and probabilities of the classes."""
     number = content.get("num_classes")
     if number is None:
         return (), ()
@@ -117,17 +116,17 @@ def _classes(content):
 
 
 def damaged(path: str | os.PathLike, reason: object) -> ModelError:
-    """Returns the error of a model whose metadata are wrong."""
+    """Returns the error for a model with invalid metadata."""
     return ModelError(f"{pathlib.Path(path) / FILE} is damaged: {reason}")
 
 
 def describe_images(image_shape: tuple[int, ...], num_colors: int) -> str:
-    """Returns what images are, human-readable."""
+    """Returns a human-readable description of images."""
     return f"{'x'.join(map(str, image_shape))} with {num_colors} levels"
 
 
 def describe_levels(num_colors: int) -> str:
-    """Returns how many levels there are, and what that does to bits/dim."""
+    """Describes the number of levels, and its effect on bits/dim."""
     words = f"{num_colors} levels"
     if num_colors < 256 and (bits := checks.bits_of_levels(num_colors)):
         words += f" ({counted(bits, 'bit')}: bits/dim are not comparable with "

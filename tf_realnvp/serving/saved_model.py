@@ -1,4 +1,4 @@
-"""A model read back from its SavedModel, with TensorFlow alone."""
+"""Access to a SavedModel that only needs TensorFlow."""
 
 import math
 import os
@@ -13,15 +13,15 @@ from tf_realnvp.utils.errors import ModelError, reason
 from tf_realnvp.utils.messages import counted
 from tf_realnvp.utils.overlap import overlapped
 
-BATCH_SIZE = 64  # Limits the memory where a caller asks for many images.
+BATCH_SIZE = 64  # Limits the memory for many images.
 
 
 class Scores(NamedTuple):
-    """How likely images are.
+    """Log-probabilities of images.
 
     Attributes:
-      log_prob: Float64 `[n]`, nats for a whole image.
-      bits_per_dim: Float64 `[n]`, the same in bits for each component.
+      log_prob: Float64 `[n]`, in nats per image.
+      bits_per_dim: Float64 `[n]`, the code length in bits per component.
       label: Int64 `[n]`, the likeliest class; 0 if the model has no classes.
     """
 
@@ -31,36 +31,36 @@ class Scores(NamedTuple):
 
 
 class SavedModel:
-    """A model that `export.save` wrote.
+    """A model written by `export.save`.
 
     Attributes:
       image_shape: `(H, W, C)`.
-      num_colors: Number of levels of a component.
-      source: The data set that it was trained on, as `data.load` finds it, or
-        `None` if its metadata do not tell.
-      class_names: Names of its classes; empty if it has none.
-      log_prior: Logarithms of their probabilities, `[len(class_names)]`, or
-        `[1]`, as of a single class, if it has none.
+      num_colors: Number of levels per component.
+      source: The training data set, as an argument of `data.load`; `None` if
+        unknown.
+      class_names: Names of the classes; empty if there are none.
+      log_prior: Log-probabilities of the classes, `[len(class_names)]`. A model
+        without classes has a single one, `[1]`.
     """
 
     def __init__(self, path: str | os.PathLike):
         """Loads a model.
 
-        What is wrong with the folder shows before TensorFlow, which takes
-        seconds, is set up and imported.
+        The folder is checked before TensorFlow is imported, which takes
+        seconds.
 
         Args:
           path: The folder that `export.save` wrote.
 
         Raises:
-          ModelError: If there is no such model.
+          ModelError: If there is no model, or it cannot be loaded.
         """
         content = metadata.read(path)
         self.image_shape = content.image_shape
         self.num_colors = content.num_colors
         self.source = content.source
         self.class_names = content.class_names
-        with np.errstate(divide="ignore"):  # A class may have no chance.
+        with np.errstate(divide="ignore"):  # A class may have probability zero.
             self.log_prior = np.log(np.array(content.class_probs or (1.0,)))
         runtime.configure()
         import tensorflow as tf
@@ -77,7 +77,7 @@ class SavedModel:
             its = _describe(shape, int(self._model._num_colors()), num_classes)
             self._log_prob = self._traced("log_prob", [])
             self._log_prob_each = self._traced("log_prob_each", [None])
-        except Exception as error:  # TensorFlow raises nearly anything.
+        except Exception as error:  # TensorFlow may raise anything.
             raise ModelError(
                 f"the SavedModel in {path} cannot be loaded: {reason(error)}"
             ) from error
@@ -91,7 +91,7 @@ class SavedModel:
             )
 
     def _traced(self, name, seed_shape):
-        """Returns a function of the model, traced for batches of all sizes."""
+        """Returns a function of the model, traced for any batch size."""
         import tensorflow as tf
 
         function = getattr(self._model, name)
@@ -119,15 +119,15 @@ class SavedModel:
 
         Args:
           n: Number of images.
-          temperature: Factor on the latents' standard deviation.
-          seed: From 0 to 2**32 - 1. The first batch is what the saved
-            function `sample` gives for the same seed.
-          label: Class of all images, or of each, `[n]`, for a model with
-            classes; each is drawn if `None`.
+          temperature: Factor on the standard deviation of the latents.
+          seed: Seed from 0 to 2**32 - 1. The first batch equals the output of
+            the saved function `sample` for the same seed.
+          label: For a model with classes, the class of all images, or of each,
+            `[n]`; `None` to draw the classes.
 
         Returns:
-          Batches of `uint8` images `[m, H, W, C]`, which are drawn as they are
-          asked for, but for two ahead.
+          Iterator over batches of `uint8` images `[m, H, W, C]`. They are drawn
+          on demand, up to two batches ahead.
         """
         labels = np.broadcast_to(-1 if label is None else label, [n])
 
@@ -148,25 +148,27 @@ class SavedModel:
 
         Args:
           images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
-          seed: Seed of the dequantization noise, of 64 bits.
-          label: Class of all images, for a model with classes. Default: it is
-            that of the mixture of all classes.
+          seed: Seed of the dequantization noise, a 64-bit integer.
+          label: Class of all images to condition on. Default: the mixture of
+            all classes, for a model with classes.
 
         Returns:
-          Float64 `[n]`, nats for a whole image.
+          Float64 `[n]`, in nats per image.
         """
         if label is None:
             return self.mixture(self.log_prob_of_classes(images, seed))
         return self._density(images, seed, label)
 
     def score_each(self, images: np.ndarray, seed: int) -> Scores:
-        """Scores each image as `log_prob` does one alone.
+        """Scores each image as if it were alone in a batch.
 
-        All get the same noise, and none depends on those beside it.
+        All images get the same noise, so the score of an image does not depend
+        on the others.
 
         Args:
           images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
-          seed: Seed of the dequantization noise of each, of 64 bits.
+          seed: Seed of the dequantization noise of each image, a 64-bit
+            integer.
 
         Returns:
           Log-probabilities, bits/dim and classes.
@@ -181,7 +183,7 @@ class SavedModel:
         """Returns the log-probabilities of the mixture of the classes.
 
         Args:
-          given: Those given each class, `[..., len(log_prior)]`.
+          given: Log-probabilities given each class, `[..., len(log_prior)]`.
 
         Returns:
           Float64 `[...]`.
@@ -191,17 +193,17 @@ class SavedModel:
     def log_prob_of_classes(
         self, images: np.ndarray, seed: int, each: bool = False
     ) -> np.ndarray:
-        """Returns the log-probability of images, given each of the classes.
+        """Returns the log-probabilities of images given each class.
 
         Args:
           images: As for `log_prob`.
-          seed: As for `log_prob`; the noise is the same for all classes.
-          each: Whether each image gets the same noise, as in `score_each`.
+          seed: As for `log_prob`. The noise is the same for all classes.
+          each: Whether all images get the same noise, as in `score_each`.
 
         Returns:
-          Float64 `[n, len(log_prior)]`, nats. With `log_prior` added it is the
-          log-probability of images and classes together. A model without
-          classes counts as one with a single class.
+          Float64 `[n, len(log_prior)]`, in nats. Adding `log_prior` gives the
+          joint log-probability of images and classes. A model without classes
+          counts as having a single class.
         """
         seeds = np.full(len(images), seed) if each else seed
         labels = range(len(self.log_prior))
@@ -209,7 +211,7 @@ class SavedModel:
         return np.stack(given, axis=1)
 
     def _density(self, images, seeds, label):
-        """Returns the log-probabilities of images, given a class of all."""
+        """Returns the log-probabilities of images, given one class."""
         import tensorflow as tf
 
         function = self._log_prob_each if np.ndim(seeds) else self._log_prob
@@ -221,11 +223,11 @@ class SavedModel:
     def encode(
         self, images: np.ndarray, label: np.ndarray | None = None
     ) -> np.ndarray:
-        """Returns the latents of images, from which `decode` makes them again.
+        """Returns the latents of images; `decode` recovers the images.
 
         Args:
           images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
-          label: Their classes, `[n]`, if the model has any.
+          label: Labels of the images, `[n]`, for a model with classes.
 
         Returns:
           Float32 `[n, H / 2, W / 2, 4 * C]`.
@@ -238,16 +240,17 @@ class SavedModel:
         label: int | None = None,
         together: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes images whose classes are not known.
+        """Encodes images, with their likeliest classes by default.
 
         Args:
           images: As for `encode`.
-          label: Class of all. Default: the likeliest one of each.
-          together: Whether that is the likeliest one of all together.
+          label: Class of all images. Default: the likeliest class of each.
+          together: Whether the default is instead the likeliest class of all
+            images together.
 
         Returns:
-          The latents, and the labels that they are of, `[n]`; 0 if the model
-          has no classes.
+          The latents, and the labels used, `[n]`, which are 0 if the model has
+          no classes.
         """
         if label is not None or not self.class_names:
             labels = np.full(len(images), label or 0)
@@ -284,7 +287,7 @@ class SavedModel:
         return np.concatenate([*overlapped(compute, _parts(values))])
 
     def _call(self, signature, inputs, labels, part):
-        """Calls a signature, with a part of the labels if it takes any."""
+        """Calls a signature, with a slice of the labels if it takes any."""
         import tensorflow as tf
 
         if self.class_names:
@@ -294,7 +297,7 @@ class SavedModel:
 
 
 def _parts(values):
-    """Yields slices of as many values as are taken at once."""
+    """Yields slices of at most `BATCH_SIZE` values."""
     for start in range(0, len(values), BATCH_SIZE):
         yield slice(start, start + BATCH_SIZE)
 
@@ -305,28 +308,28 @@ def _describe(image_shape, num_colors, num_classes):
 
 
 def stream(seed: int, index: int) -> int:
-    """Returns the seed of one of the independent streams of a user's seed.
+    """Returns the seed of an independent random stream.
 
-    The saved functions use both halves of a seed of 64 bits, so no two pairs
-    share their noise.
+    The saved functions use both halves of a 64-bit seed, so different pairs of
+    `seed` and `index` have different noise.
 
     Args:
-      seed: From 0 to 2**32 - 1. It is the seed of its stream 0.
-      index: Number of the stream, from 0 to 2**31 - 1.
+      seed: Seed from 0 to 2**32 - 1. Stream 0 has the same seed.
+      index: Index of the stream, from 0 to 2**31 - 1.
     """
     return seed + (index << 32)
 
 
 def importance_bound(log_probs: np.ndarray) -> np.ndarray:
-    """Returns the logarithm of the mean of densities.
+    """Returns the logarithm of the mean density over noise samples.
 
-    It is a lower bound on the log-probability of an image, in expectation over
-    the noise, and rises with the number of draws
+    In expectation over the noise, it is a lower bound on the log-probability of
+    an image, and increases with the number of samples
     (https://arxiv.org/abs/1509.00519, theorem 1).
 
     Args:
-      log_probs: Log-densities `[num_draws, n]` of images with several draws of
-        noise.
+      log_probs: Log-densities `[num_draws, n]` of images with several noise
+        samples.
 
     Returns:
       The bounds `[n]`.

@@ -1,4 +1,4 @@
-"""Weights of a SavedModel, for models that are trained or changed."""
+"""Loading a SavedModel into a `RealNVP`, and warm starts."""
 
 import os
 from collections.abc import Sequence
@@ -14,14 +14,13 @@ from tf_realnvp.utils.errors import ModelError, reason
 
 
 def load_model(path: str | os.PathLike) -> RealNVP:
-    """Makes the model that was saved, to be trained or changed.
+    """Loads a SavedModel as a `RealNVP`, to train or change it.
 
     Args:
       path: The folder that `export.save` wrote.
 
     Returns:
-      A model with the same weights, which when it is saved again says of its
-      data what this one says.
+      A model with the same weights, and with the metadata of the SavedModel.
 
     Raises:
       ModelError: If there is no such model.
@@ -47,22 +46,23 @@ def assign_weights(
     path: str | os.PathLike,
     class_names: Sequence[str] = (),
 ) -> None:
-    """Gives a model the weights of a saved one: a warm start.
+    """Assigns the weights of a SavedModel to a model (warm start).
 
-    What only the model has stays as it is: the last of the couplings of a
-    scale, classes and the variational dequantization. All of them start as the
-    identity, so that after a warm start a larger model is the same density.
+    Parts that only the model has keep their weights: additional couplings at
+    the end of a scale, classes, and variational dequantization. In a new model
+    they are the identity, so a larger model starts with the same density.
 
     Args:
       model: The model; its images may be of another size and number of levels.
       path: The folder that `export.save` wrote.
-      class_names: Names of the model's classes. They get the embeddings of the
-        saved classes of the same names, and the others those that are left.
-        Default: it goes by numbers, as it does where the saved model has none.
+      class_names: Names of the model's classes. Classes get the embeddings of
+        the saved classes of the same names; all other classes get the remaining
+        embeddings. Default, and for a saved model without names: classes are
+        matched by index.
 
     Raises:
-      ModelError: If there is no such model, or it does not fit; the message
-        names what does not.
+      ModelError: If there is no model, or if it does not fit; the message names
+        the differences.
     """
     other = load_model(path)
     differences = [*_differences(model, other)]
@@ -91,7 +91,7 @@ def _same_classes(names, own):
 
 
 def _differences(model, other):
-    """Yields what of another model has no place in a model, a phrase each."""
+    """Yields descriptions of the parts of a saved model that do not fit."""
     fits = {
         name: getattr(other, name) == getattr(model, name)
         for name in ("filters", "num_blocks", "alpha", "num_scales")
@@ -109,14 +109,14 @@ def _differences(model, other):
                 f"{getattr(other, name)} {name} instead of "
                 f"{getattr(model, name)}"
             )
-    # Convolutions know no height and width.
+    # Convolutions do not depend on the height and width.
     channels, its_channels = model.image_shape[2], other.image_shape[2]
     if its_channels != channels:
         yield f"{its_channels} channels instead of {channels}"
 
 
 def _assign(model, path):
-    """Gives a model the weights that `export.save` wrote."""
+    """Assigns the weights that `export.save` wrote to a model."""
     file = os.path.join(path, "variables", "variables")
     try:
         weights = tf.train.load_checkpoint(file).get_tensor(
@@ -128,7 +128,7 @@ def _assign(model, path):
             raise ValueError(f"they are {weights.size}, not {sum(sizes)}")
         for variable, part in zip(model.variables, parts, strict=True):
             variable.assign(part.reshape(variable.shape))
-    except Exception as error:  # TensorFlow raises nearly anything.
+    except Exception as error:  # TensorFlow may raise anything.
         raise ModelError(
             f"the weights in {path} cannot be read: {reason(error)}"
         ) from error

@@ -34,22 +34,22 @@ class _History(tf.train.experimental.PythonState):
 
 
 class Checkpoints:
-    """Saves and restores all that the rest of a training run depends on.
+    """Saves and restores the state of a training run, for a bit-exact resume.
 
-    That is the weights, the optimizer's state, the number of steps done, the
-    sums over the unfinished epoch and the metrics. The order of the images and
-    all noise follow from the seed and the step.
+    The state is the weights, the optimizer's variables, the number of steps,
+    the sums over the unfinished epoch and the metrics. The order of the images
+    and all noise are determined by the seed and the step.
     """
 
     def __init__(self, trainer: Trainer, directory: str | os.PathLike):
-        """Links a trainer and a folder.
+        """Creates checkpoints of a trainer in a folder.
 
         Args:
           trainer: The trainer.
-          directory: The folder, which is made when something is saved.
+          directory: The folder; it is created by the first `save`.
         """
         self._directory = pathlib.Path(directory)
-        # What TensorFlow writes after a checkpoint: which ones there are.
+        # The list of checkpoints, which TensorFlow writes after each.
         self._list = self._directory / "checkpoint"
         self._trainer = trainer
         self._checkpoint = tf.train.Checkpoint(

@@ -14,21 +14,21 @@ _SECONDS_PER_CALL = 0.5
 
 
 class Observer:
-    """Is notified of the progress of a training; does nothing by itself."""
+    """Base class of objects notified of training progress; does nothing."""
 
     def progress(self, title: str, num_steps: int) -> Progress:
-        """Returns the display of one pass over batches.
+        """Returns the progress display for one pass over batches.
 
         Args:
-          title: What is going on, `epoch 3/50`.
-          num_steps: Number of batches of the pass.
+          title: Title of the pass, such as `epoch 3/50`.
+          num_steps: Number of batches in the pass.
         """
         return Silent(title, num_steps)
 
     def after_steps(self) -> None:
-        """Called whenever some steps of training or evaluation are done.
+        """Called after a group of training or evaluation steps.
 
-        That is every half a second, or after every step that takes longer.
+        A group takes about half a second, or is a single, longer step.
         """
 
     def after_epoch(self, metrics: Metrics) -> None:
@@ -50,28 +50,27 @@ def fit(
 ) -> bool:
     """Trains for some epochs, or resumes an unfinished training.
 
-    The held-out images are evaluated before the first epoch and after each:
-    the validation images if there are any, else the test images. With
-    validation images the best epoch is evaluated on the test images in the end.
-    The metrics are in `trainer.history`. A trainer whose `step` and `history`
-    are those of an unfinished training resumes it.
+    The model is evaluated before the first epoch and after every epoch, on the
+    validation images if there are any, else on the test images. With validation
+    images, the best epoch is evaluated on the test images at the end. The
+    metrics are in `trainer.history`. If the `step` and `history` of the trainer
+    were restored from an unfinished training, it is resumed.
 
     Args:
       trainer: The trainer.
       dataset: The data set.
       epochs: Number of epochs.
-      batch_size: Images in a batch, of all replicas together; at most
-        `dataset.num_train`.
-      max_steps: Number of steps after which to stop, if not before. Default: no
-        limit.
+      batch_size: Global batch size; at most `dataset.num_train`.
+      max_steps: Largest number of training steps. Default: no limit.
       observer: Observer notified of progress; optional.
-      should_stop: Called after every few steps; ends the training if true.
+      should_stop: Called after every group of steps; training stops if it
+        returns `True`.
 
     Returns:
-      Whether the training is done: `False` if `should_stop` ended it.
+      Whether the training is complete: `False` if `should_stop` ended it.
 
     Raises:
-      DivergedError: If too many steps were not finite.
+      DivergedError: If too many consecutive steps were not finite.
     """
     observer = observer or Observer()
     split = "validation" if dataset.num_validation else "test"
@@ -79,8 +78,8 @@ def fit(
     last_step = epochs * steps_per_epoch
     last_step = min(last_step, max_steps or last_step)
     if trainer.history and trainer.history[-1].step < last_step:
-        # As if the training had been as long from the start: without a part of
-        # an epoch, and without a result on the test images.
+        # A longer training continues as if it had been planned from the start:
+        # drop the metrics of partial epochs and the result on the test images.
         kept = [m for m in trainer.history if m.step % steps_per_epoch == 0]
         if dataset.num_validation:
             kept = [dataclasses.replace(m, test_loss=None) for m in kept]
@@ -96,7 +95,7 @@ def fit(
             loss = evaluate(trainer, dataset, split, *options)
             if loss is None:
                 return False
-            # A longer training forgets an epoch that was cut short.
+            # Not for a partial epoch, which a longer training would drop.
             if position == 0:
                 trainer.keep_if_best(loss)
             train_loss = trainer.mean_loss if step else None
@@ -148,17 +147,18 @@ def evaluate(
     Args:
       trainer: The trainer.
       dataset: The data set.
-      split: "test", for the `result_model()` on all test images; or
-        "validation", for the `evaluated_model()` on all validation images.
-      batch_size: Images in a batch.
+      split: "test", to evaluate `trainer.result_model()` on all test images; or
+        "validation", to evaluate `trainer.evaluated_model()` on all validation
+        images.
+      batch_size: Global batch size.
       observer: As for `fit`.
       should_stop: As for `fit`.
 
     Returns:
-      The loss; `None` if `should_stop` ended it.
+      The loss, or `None` if `should_stop` ended the evaluation.
     """
     observer = observer or Observer()
-    # `trainer.test` uses the weights that these methods set.
+    # These methods set the weights that `trainer.test` uses.
     if split == "validation":
         batches = dataset.validation_batches(batch_size)
         trainer.evaluated_model()
@@ -180,15 +180,15 @@ def evaluate(
 
 
 def _calls(num_steps: int, maximum: int | None) -> Iterator[int]:
-    """Splits steps over calls, few enough for a fast device to be busy.
+    """Groups steps into calls, so that a fast device is not idle in between.
 
     Args:
-      num_steps: Number of steps in all.
-      maximum: The most that a call may have.
+      num_steps: Total number of steps.
+      maximum: Largest number of steps per call; `None` for no limit.
 
     Yields:
       The number of steps of the next call: one at first, then as many as take
-      `_SECONDS_PER_CALL`.
+      about `_SECONDS_PER_CALL`.
     """
     size = 1
     while num_steps > 0:
@@ -197,5 +197,5 @@ def _calls(num_steps: int, maximum: int | None) -> Iterator[int]:
         yield size
         num_steps -= size
         seconds = (time.perf_counter() - start) / size
-        # At most twice as many as before: the first call also traces.
+        # At most doubled: the timing of the first call includes tracing.
         size = max(1, min(2 * size, int(_SECONDS_PER_CALL / seconds)))

@@ -1,4 +1,4 @@
-"""What is known after each epoch of a training."""
+"""Metrics of the epochs of a training."""
 
 import dataclasses
 import itertools
@@ -11,17 +11,17 @@ from tf_realnvp.utils.units import bits_from_nats
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What is known after an epoch; all losses in nats per dimension.
+    """Metrics of an epoch, with all losses in nats per dimension.
 
     Attributes:
-      epoch: Number of epochs done, 0 before the first. One that `max_steps` cut
-        short counts.
-      step: Number of training steps done.
-      train_loss: Mean over the epoch's training steps, each before its update;
-        `None` before the first epoch.
-      test_loss: Mean over all test images; with validation images it is `None`
-        in all epochs but the best, after the training.
-      validation_loss: Mean over all validation images, if there are any.
+      epoch: Number of epochs so far, 0 before the first. An epoch that
+        `max_steps` cuts short is counted.
+      step: Number of training steps so far.
+      train_loss: Mean loss over the training steps of the epoch, each before
+        its update; `None` before the first epoch.
+      test_loss: Mean loss over all test images. With validation images it is
+        `None`, except for the best epoch after the training.
+      validation_loss: Mean loss over all validation images, if there are any.
     """
 
     epoch: int
@@ -32,16 +32,16 @@ class Metrics:
 
     @property
     def held_out_split(self) -> str:
-        """The images that are evaluated: "validation" if any, else "test"."""
+        """The split that is evaluated: "validation" if any, else "test"."""
         return "test" if self.validation_loss is None else "validation"
 
     @property
     def held_out_loss(self) -> float:
-        """Mean over images that are not trained on: the loss of the epoch."""
+        """Mean loss over the images of `held_out_split`."""
         return getattr(self, f"{self.held_out_split}_loss")
 
     def bits_per_dim(self) -> dict[str, float]:
-        """Returns the losses that are known, in bits/dim, by their splits."""
+        """Returns the available losses in bits/dim, by split."""
         return {
             split: bits_from_nats(loss)
             for split in ("train", "validation", "test")

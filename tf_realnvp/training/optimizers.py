@@ -1,4 +1,4 @@
-"""Keras's Adam, for models of many variables and many devices; its schedule."""
+"""Keras's Adam with a fused update, and learning rate schedules."""
 
 import keras
 import tensorflow as tf
@@ -6,21 +6,21 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Keras's Adam with one operation for each variable in place of forty.
+    """Keras's Adam with one operation per variable rather than forty.
 
     The update is the same (https://arxiv.org/abs/1412.6980, algorithm 1, with
-    `epsilon` where Keras has it), by TensorFlow's own kernel: a graph of half
-    the size, which is traced and started in half the time.
+    `epsilon` placed as in Keras), computed by TensorFlow's kernel. The graph is
+    half the size, and tracing and startup take half the time.
 
-    The moving average of the weights is warmed up: after `t` updates it keeps
-    `min(ema, t / (t + 9))` of itself, as that of
-    `tf.train.ExponentialMovingAverage` with `t - 1` as `num_updates`, which
-    counts the updates before. Keras's own starts
-    at the first step's weights and remembers them for thousands of steps.
+    The moving average of the weights is warmed up: its decay at update `t` is
+    `min(ema, t / (t + 9))`, as in `tf.train.ExponentialMovingAverage` with
+    `num_updates = t - 1`, the number of earlier updates. The average of Keras
+    starts at the weights of the first step and retains them for thousands of
+    steps.
 
-    With several replicas it is applied to gradients that are summed already,
-    outside of `tf.distribute.Strategy.run`. Keras's own would have to be called
-    inside, where an update cannot be left out.
+    With several replicas, the optimizer is applied to summed gradients outside
+    of `tf.distribute.Strategy.run`. Keras's Adam would have to be applied
+    inside, where an update cannot be skipped.
     """
 
     def __init__(
@@ -28,21 +28,21 @@ class FusedAdam(keras.optimizers.Adam):
         learning_rate: float | LearningRateSchedule,
         ema: float | None = None,
     ):
-        """Makes an optimizer.
+        """Creates an optimizer.
 
         Args:
-          learning_rate: As Keras's.
-          ema: What the moving average of the weights keeps of itself at each
-            update; there is none if `None`.
+          learning_rate: Learning rate or schedule, as for Keras's Adam.
+          ema: Decay of the moving average of the weights; `None` for no
+            average.
         """
         super().__init__(
             learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
         )
 
-    # Keras calls these two; it has no public way to replace an update.
+    # Private hooks of Keras, which has no public way to replace the update.
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         step = tf.cast(self.iterations.value + 1, tf.float32)
-        # Tensors, or each variable would get constants of its own.
+        # As tensors, since Python numbers become constants for each variable.
         beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
         settings = {
             "beta1_power": tf.pow(beta_1, step),
@@ -94,19 +94,19 @@ def learning_rate(
     warmup_steps: int = 0,
     schedule: str = "constant",
 ) -> LearningRateSchedule:
-    """Returns the learning rate of every step.
+    """Returns a learning rate schedule.
 
     Args:
-      peak: The largest rate.
-      num_steps: Number of steps of the training.
-      warmup_steps: Number of steps in which the rate rises to `peak`.
-      schedule: What follows, "constant" or "cosine", which falls to zero by the
-        last step.
+      peak: The peak learning rate.
+      num_steps: Number of training steps.
+      warmup_steps: Number of steps of linear warm-up to `peak`.
+      schedule: Schedule after the warm-up: "constant", or "cosine", which
+        decays to zero at the last step.
     """
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=peak / (warmup_steps + 1),
         decay_steps=max(1, num_steps - warmup_steps),
-        alpha=0.0 if schedule == "cosine" else 1.0,  # The part that is left.
+        alpha=0.0 if schedule == "cosine" else 1.0,  # Final fraction.
         warmup_target=peak,
         warmup_steps=warmup_steps,
     )

@@ -1,4 +1,4 @@
-"""Shows how far a loop over batches is: a bar, or lines where there is none."""
+"""Progress displays of loops over batches: a bar, or lines."""
 
 import sys
 import time
@@ -17,16 +17,16 @@ _BAR = (
 class Progress:
     """Progress of one pass over a data set, on standard output.
 
-    On a terminal this is a bar that goes away when the pass is done. Elsewhere
-    it is a line now and then, and one at the end.
+    On a terminal, it is a bar that disappears at the end of the pass. Elsewhere
+    it is an occasional line, and one at the end.
     """
 
     def __init__(self, title: str, num_steps: int):
         """Starts the display.
 
         Args:
-          title: What is going on, `epoch 3/50`.
-          num_steps: Number of batches of the pass.
+          title: Title of the pass, such as `epoch 3/50`.
+          num_steps: Number of batches in the pass.
         """
         self._title = title
         self._num_steps = num_steps
@@ -53,12 +53,12 @@ class Progress:
     def update(
         self, num_steps: int, num_images: int, bits_per_dim: float | None = None
     ) -> None:
-        """Shows that more batches are done.
+        """Reports that more batches are done.
 
         Args:
           num_steps: Number of batches.
           num_images: Number of images in them.
-          bits_per_dim: Mean over the pass so far, if it is measured.
+          bits_per_dim: Mean bits/dim of the pass so far; optional.
         """
         self._step += num_steps
         self._num_images += num_images

@@ -18,11 +18,11 @@ from tf_realnvp.utils.units import bits_from_nats
 
 
 def check(config: TrainingConfig, dataset: ImageDataset) -> None:
-    """Checks where the results go, and says what they replace.
+    """Checks the output paths, and prints which files will be replaced.
 
     Args:
       config: The settings of the training.
-      dataset: What it is trained on.
+      dataset: The data set.
 
     Raises:
       UsageError: If the samples would be some of the images to train on; or if
@@ -63,12 +63,12 @@ def write(
 
     Args:
       config: The settings of the training.
-      dataset: What it was trained on.
-      trainer: The trainer, which is done.
+      dataset: The data set.
+      trainer: The trainer, after the training.
 
     Returns:
-      What was written. A figure that could not be drawn is named on standard
-      error, and is no reason to lose the rest.
+      Paths of the written files. If a figure cannot be drawn, a warning is
+      printed, and all other results are written.
 
     Raises:
       OSError, tf.errors.OpError: If something cannot be written.
@@ -87,7 +87,7 @@ def write(
         return _path(config.output_dir, kind, dataset.name, suffix)
 
     files.make_directory(pathlib.Path(config.output_dir))
-    # First what all the training was for.
+    # The most important result first.
     export.save(model, path("realnvp"), content)
     metrics.write_csv(path("metrics", ".csv"), trainer.history)
     drawn = []

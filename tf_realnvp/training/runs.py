@@ -15,7 +15,7 @@ from tf_realnvp.utils import checks, files, system
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import say
 
-FORMAT = 2  # Of `run.json`.
+FORMAT = 2  # Version of the format of `run.json`.
 
 _RUN_FILE = "run.json"
 _LOCK_FILE = "lock"
@@ -29,19 +29,19 @@ class Run:
       path: The folder.
       config: The settings that the run was last started with; `None` for a new
         run.
-      data: What the run is trained on; `None` for a new run.
-      metadata: What a model of the run says of its data.
+      data: Description of the images; `None` for a new run.
+      metadata: Metadata of the data set, for models of the run.
       finished: Whether the results of the run were written.
     """
 
     def __init__(self, path: pathlib.Path):
-        """Reads what is in the folder.
+        """Reads the state of a run.
 
         Args:
-          path: The folder, which `open_run` has locked.
+          path: The folder, locked by `open_run`.
 
         Raises:
-          UsageError: If it is the folder of something else, or its state is
+          UsageError: If the folder holds anything but a run, or if its state is
             damaged.
         """
         self.path = path
@@ -53,7 +53,7 @@ class Run:
             content = json.loads((path / _RUN_FILE).read_bytes())
             is_ours = content["program"] == _PROGRAM
         except FileNotFoundError:
-            # A kill may leave the new file without its name.
+            # A kill may leave the temporary file of `run.json`.
             others = {file.name for file in path.iterdir()} - {_LOCK_FILE}
             if all(map(files.is_leftover, others)):
                 return
@@ -83,13 +83,14 @@ class Run:
             ) from error
 
     def check_same_settings(self, config: TrainingConfig) -> None:
-        """Makes sure that the run can be resumed with these settings.
+        """Checks that the run can be resumed with these settings.
 
         Args:
           config: The settings.
 
         Raises:
-          UsageError: If it cannot; the message names what differs.
+          UsageError: If it cannot be resumed; the message names the
+            differences.
         """
         differences = config.differences(self.config) if self.config else []
         if differences:
@@ -99,14 +100,14 @@ class Run:
             )
 
     def check_same_images(self, data: DataDescription, name: str) -> None:
-        """Makes sure that the run is resumed with its own images.
+        """Checks that the run is resumed with the same images.
 
         Args:
-          data: The images.
-          name: Of their data set.
+          data: Description of the images.
+          name: Name of their data set.
 
         Raises:
-          UsageError: If they are others; the message names what differs.
+          UsageError: If the images differ; the message names the differences.
         """
         differences = data.differences(self.data) if self.data else []
         if differences:
@@ -122,17 +123,17 @@ class Run:
         data: DataDescription,
         metadata: Mapping[str, Any],
     ) -> None:
-        """Notes that the run starts, or is resumed.
+        """Records that the run starts or is resumed.
 
         Args:
-          config: Its settings.
-          data: What it is trained on.
-          metadata: What its model says of that: `ImageDataset.metadata`.
+          config: The settings.
+          data: Description of the images.
+          metadata: `ImageDataset.metadata` of the data set.
         """
         self._write(config, data, metadata, finished=False)
 
     def finish(self) -> None:
-        """Notes that the results are written."""
+        """Records that the results have been written."""
         self._write(self.config, self.data, self.metadata, finished=True)
 
     def _write(self, config, data, metadata, finished):
@@ -152,32 +153,32 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
-    """Locks the folder of a run, which is made if it is missing.
+    """Creates the folder of a run if necessary, and locks it.
 
-    What was made goes again if the run does not begin.
+    A folder that was created is removed again if the run does not begin.
 
-    Without `resume` a finished run that is there already is moved aside, to the
-    first free name of `path.1`, `path.2` and so on, and back if the new one
-    does not begin. If `path` is a link, that is done where it leads to: the
-    link goes on leading to the new run.
+    Without `resume`, an existing finished run is moved to the first free name
+    among `path.1`, `path.2` and so on. It is moved back if the new run does not
+    begin. If `path` is a symbolic link, its target is moved, and the link then
+    points to the new run.
 
     Args:
       path: The folder.
-      resume: Whether to go on with the run that is there.
+      resume: Whether to resume an existing run.
 
     Yields:
-      The run. The lock goes with the process, however that ends.
+      The run. The lock is released when the process ends, even by a kill.
 
     Raises:
-      UsageError: If the folder cannot be used: it is in use, another program's,
-        not writable, or the folder of an unfinished run and not to be resumed;
-        or if it cannot be moved aside.
+      UsageError: If the folder is in use, belongs to another program, is not
+        writable, or cannot be moved; or if it holds an unfinished run and
+        `resume` is false.
     """
     if reason := files.why_tensorflow_cannot(path):
-        # It would write what it cannot read.
+        # TensorFlow would write files that it cannot read.
         raise UsageError(f"argument `run_dir`: {reason}: give another folder")
     if os.path.isdir(path):
-        Run(path)  # Not even a lock is put into another program's folder.
+        Run(path)  # Before a lock file is created in another program's folder.
     with contextlib.ExitStack() as locks:
         locks.enter_context(_lock(path))
         run = Run(path)
@@ -205,7 +206,7 @@ def _moved_aside(path):
     )
     try:
         if pathlib.Path.cwd().is_relative_to(target):
-            # All relative paths would lead elsewhere.
+            # Relative paths would change their meaning.
             raise OSError(errno.EBUSY, "the current folder is in it")
         target.rename(aside)
     except OSError as error:
@@ -219,7 +220,7 @@ def _moved_aside(path):
         say(f"the finished run of {path} is now in {shown}")
         yield
     finally:
-        # By now a new run that has not begun has left nothing.
+        # A new run that has not begun has removed its folder by now.
         if not os.path.lexists(target):
             with contextlib.suppress(OSError):
                 aside.rename(target)
@@ -228,8 +229,8 @@ def _moved_aside(path):
 
 @contextlib.contextmanager
 def _lock(path):
-    """Makes and locks a folder; takes back what it made if no run begins."""
-    # A link may lead to a folder that is still to be made.
+    """Creates and locks a folder; reverts this if no run begins."""
+    # A link may point to a folder that does not exist yet.
     folder = pathlib.Path(os.path.realpath(path))
     lock = folder / _LOCK_FILE
     with contextlib.ExitStack() as stack:
@@ -238,7 +239,7 @@ def _lock(path):
             makes_lock = not lock.exists()
             file = open(lock, "a", opener=system.open_no_link)
             stack.enter_context(file)
-            # The system drops it when the process ends, even by a kill.
+            # The system releases it when the process ends, even by a kill.
             system.lock(file.fileno(), wait=False)
         except BlockingIOError as error:
             raise UsageError(
@@ -249,19 +250,19 @@ def _lock(path):
                 f"argument `run_dir`: cannot lock {path}: {error.strerror}"
             ) from error
         if not _is_at(file, lock):
-            # The other one has removed it in the meantime.
+            # The other process has removed the lock file in the meantime.
             raise UsageError(f"another process used {path} just now: try again")
         try:
             yield
         finally:
-            # While it is locked. It may have been moved aside.
+            # While still locked. The folder may have been moved aside.
             has_begun = (folder / _RUN_FILE).exists()
             if makes_lock and not has_begun and _is_at(file, lock):
                 lock.unlink()
 
 
 def _is_at(file, path):
-    """Returns whether a path still leads to an open file."""
+    """Returns whether a path still refers to an open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

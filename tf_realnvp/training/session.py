@@ -1,4 +1,4 @@
-"""One training, from its images to its result: `Session`."""
+"""`Session`: one training, from loading the images to writing the results."""
 
 import contextlib
 import dataclasses
@@ -31,16 +31,19 @@ from tf_realnvp.utils.errors import (
 )
 from tf_realnvp.utils.messages import warn
 
-# Checkpoints after many short epochs would cost more than 1 % of the time.
+# Without a minimum, checkpoints after short epochs would take more than 1 % of
+# the time.
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 class Session:
-    """A training, of the command or of Python: `begin`, `fit`, `finish`.
+    """A training, used by both the command and `tf_realnvp.train`.
+
+    Call `begin`, `fit` and `finish`, in this order.
 
     Attributes:
       config: The settings.
-      dataset: The images, of which some may be held out.
+      dataset: The data set; validation images are held out already.
       trainer: The trainer.
     """
 
@@ -51,20 +54,22 @@ class Session:
         dataset: ImageDataset,
         run: Run | None = None,
     ):
-        """Makes what trains a model, in the scope that the model was made in.
+        """Creates a training, in the `tf.distribute` scope of the model.
 
         Args:
           config: The settings.
           model: The model.
-          dataset: Its images.
-          run: The folder of the run. Default: nothing is written.
+          dataset: The images to train on.
+          run: The run to write to. Default: nothing is written.
 
         Raises:
-          UsageError: If the run is of other images, or there are too few.
-          ValueError: If all of the model is frozen, or it was made outside of
-            the scope that is in use.
+          UsageError: If the run belongs to other images, or if there are too
+            few training images.
+          ValueError: If the whole model is frozen, or if it was created outside
+            of the current scope.
         """
-        # The probabilities need not be the frequencies in these images.
+        # The model's class probabilities may differ from the frequencies in
+        # these images.
         description = dataclasses.replace(
             DataDescription.of(dataset), class_probs=model.class_probs or ()
         )
@@ -85,17 +90,16 @@ class Session:
     def from_config(
         cls, config: TrainingConfig, run: Run | None, resume: bool
     ) -> "Session":
-        """Loads the images that the settings name, and makes a model of them.
+        """Loads the data set and creates a model, as the settings say.
 
         Args:
           config: The settings.
-          run: The folder of the run. Default: this is a worker that writes
-            nothing.
-          resume: Whether the run is to be resumed; all workers must agree.
+          run: The run to write to; `None` in a worker that writes nothing.
+          resume: Whether to resume the run; must be the same in all workers.
 
         Raises:
-          UsageError: If there are no such images, they cannot be trained on
-            with these settings, or the results cannot be written.
+          UsageError: If the data set cannot be loaded, cannot be trained on
+            with these settings, or if the results cannot be written.
         """
         if runtime.is_one_of_many():
             strategy = workers.connect()
@@ -129,21 +133,22 @@ class Session:
         return cls(config, model, dataset, run)
 
     def begin(self, resume: bool) -> bool:
-        """Restores the last checkpoint, or sets the first weights.
+        """Restores the last checkpoint, or sets the initial weights.
 
-        Those are the model's own, if it is not new; or those of `init_from`; or
-        those of data-dependent initialization.
+        Initial weights come from the SavedModel `init_from` (warm start); or
+        they are those of the model, if it is not new; or they come from
+        data-dependent initialization.
 
         Args:
           resume: Whether to restore a checkpoint, if there is one.
 
         Returns:
-          Whether there was one.
+          Whether a checkpoint was restored.
 
         Raises:
           UsageError: If no checkpoint can be read, the model of `init_from`
             cannot be used, or the workers of a job differ.
-          FailureError: If the run's state cannot be written.
+          FailureError: If the state of the run cannot be written.
         """
         config, trainer, dataset = self.config, self.trainer, self.dataset
         model, state = trainer.model, itertools.chain(*trainer.state.values())
@@ -162,10 +167,11 @@ class Session:
             elif not (restored or is_given):
                 self._initialize()
         if self._run is not None:
-            # Before any checkpoint: a folder without it is refused.
+            # Before any checkpoint, since a folder without `run.json` is
+            # refused.
             with writing("the run's state", self._run.path):
                 self._run.begin(config, self._description, dataset.metadata)
-                if is_given:  # No seed gives these weights again.
+                if is_given:  # The weights cannot be recreated from a seed.
                     self._checkpoints.save()
         return restored
 
@@ -174,16 +180,19 @@ class Session:
         observer: loop.Observer,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Trains to the end, and saves what it has come to in any case.
+        """Trains to the end, and saves a checkpoint even if interrupted.
+
+        After an error of this package or of TensorFlow none is saved.
 
         Args:
           observer: Observer notified of progress.
-          should_stop: Called after every few steps; ends the training if true.
+          should_stop: Called after every group of steps; training stops if it
+            returns `True`.
 
         Raises:
           DataError: If an image cannot be read.
-          FailureError: If training diverges, the memory does not suffice,
-            something cannot be written, or another worker is gone.
+          FailureError: If training diverges, memory runs out, something cannot
+            be written, or another worker is lost.
         """
         config, recorder = self.config, None
         if self._run is not None:
@@ -194,7 +203,8 @@ class Session:
                 config,
                 observer,
             )
-        # Outside of the scope: what a checkpoint adds is of the chief alone.
+        # Outside of the strategy's scope, since only the chief creates the
+        # variables of checkpoints.
         with explained(self.dataset):
             try:
                 is_done = loop.fit(
@@ -207,8 +217,8 @@ class Session:
                     should_stop,
                 )
             except (Error, tf.errors.OpError):
-                raise  # A step may be half done.
-            except BaseException:  # Ctrl-C, or what the observer raised.
+                raise  # A step may be incomplete.
+            except BaseException:  # Ctrl-C, or an exception of the observer.
                 if recorder is not None:
                     recorder.save()
                 raise
@@ -216,13 +226,13 @@ class Session:
                 recorder.finish(is_done)
 
     def finish(self, write_results: bool) -> list[pathlib.Path]:
-        """Ends a run whose training is done.
+        """Ends a run whose training is complete.
 
         Args:
-          write_results: Whether to write SavedModel, metrics and figures.
+          write_results: Whether to write the SavedModel, metrics and figures.
 
         Returns:
-          What was written.
+          Paths of the written results.
 
         Raises:
           FailureError: If something cannot be written.
@@ -237,7 +247,7 @@ class Session:
         return written
 
     def _initialize(self):
-        """Fits the model to images; cut short, it stays as it was."""
+        """Runs data-dependent initialization; if interrupted, reverts it."""
         model, seed = self.trainer.model, self.config.seed
         before = [variable.numpy() for variable in model.variables]
         try:
@@ -251,7 +261,7 @@ class Session:
 
 
 class _Recorder(loop.Observer):
-    """Writes checkpoints, metrics and summaries, and notifies another one."""
+    """Observer that writes the run's files and notifies another observer."""
 
     def __init__(self, trainer, checkpoints, path, config, observer):
         self._trainer, self._checkpoints = trainer, checkpoints
@@ -273,7 +283,7 @@ class _Recorder(loop.Observer):
         self._observer.after_steps()
 
     def after_epoch(self, metrics):
-        # Before the checkpoint: what a kill leaves out is done again.
+        # Before the checkpoint, so that after a kill it is done again.
         self._write_metrics()
         with writing("the summaries", self._path):
             self._summaries.write_epoch(metrics)
@@ -283,11 +293,11 @@ class _Recorder(loop.Observer):
         self._observer.after_epoch(metrics)
 
     def finish(self, is_done):
-        """Saves what is not saved yet."""
+        """Saves what has not been saved yet."""
         if not is_done:
             self.save()
             return
-        # Of the last epoch, whatever its number and whoever trained it.
+        # For the last epoch, whatever `samples_every` is.
         with writing("the summaries", self._path):
             self._summaries.write_samples(self._trainer.history[-1].step)
         # The best epoch may have been evaluated on the test images.
@@ -312,7 +322,7 @@ class _Recorder(loop.Observer):
 
 
 def _hold_out(dataset, num_validation, batch_size, seed):
-    """Returns a data set with what is held out, if it has enough images."""
+    """Holds out validation images, if there are enough training images."""
     if num_validation + batch_size > dataset.num_train:
         raise UsageError(
             f"argument `batch_size`: {batch_size}, beside {num_validation} "
@@ -323,7 +333,7 @@ def _hold_out(dataset, num_validation, batch_size, seed):
 
 
 def _strategy_of(model):
-    """Returns the `tf.distribute` strategy that a model was made in."""
+    """Returns the `tf.distribute` strategy in which a model was created."""
     variable = model.variables[0].value
     current = tf.distribute.get_strategy()
     if not tf.distribute.has_strategy():
@@ -338,15 +348,14 @@ def _strategy_of(model):
 
 @contextlib.contextmanager
 def explained(dataset: ImageDataset) -> Iterator[None]:
-    """Tells users what the errors of training mean.
+    """Converts errors of training to errors that tell users what to do.
 
     Args:
-      dataset: What is trained on.
+      dataset: The data set that is trained on.
 
     Raises:
       DataError: If an image cannot be read.
-      FailureError: If training diverges, the memory does not suffice, or a
-        worker is gone.
+      FailureError: If training diverges, memory runs out, or a worker is lost.
     """
     try:
         with dataset.naming_damage():
@@ -373,14 +382,14 @@ def explained(dataset: ImageDataset) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(what: str, where: object) -> Iterator[None]:
-    """Explains what was being written when that fails.
+    """Converts errors of writing to a `FailureError` that names the target.
 
     Args:
-      what: What is written.
-      where: Its path.
+      what: Description of the target.
+      where: Path of the target.
 
     Raises:
-      FailureError: If it cannot be written.
+      FailureError: If writing fails.
     """
     try:
         yield

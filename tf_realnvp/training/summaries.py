@@ -1,4 +1,4 @@
-"""What a training run shows in TensorBoard."""
+"""TensorBoard summaries of a training run."""
 
 import os
 import pathlib
@@ -25,7 +25,7 @@ _SECONDS_BETWEEN = 10.0
 def layout_of_samples(
     model: RealNVP,
 ) -> tuple[int, np.ndarray | None, int | None]:
-    """Returns the layout of a grid of samples: a row a class, of the first 20.
+    """Returns the layout of a grid of samples: up to 20 classes, a row each.
 
     Args:
       model: The model.
@@ -42,14 +42,13 @@ def layout_of_samples(
 
 
 class Summaries:
-    """Writes the course of a training run as TensorBoard's event files.
+    """Writes TensorBoard event files of a training run.
 
-    Scalars over the number of steps are `bits_per_dim/train` (the mean over the
-    epoch so far), `bits_per_dim/validation`, `bits_per_dim/test`,
-    `gradient_norm` (likewise a mean), `learning_rate` and `images_per_second`.
-    `samples` is a grid of 36 images from latents that stay the same, so that
-    one sees the same images form; for a model with classes it has a row for
-    each.
+    Scalars by step are `bits_per_dim/train` (the mean of the epoch so far),
+    `bits_per_dim/validation`, `bits_per_dim/test`, `gradient_norm` (also a
+    mean), `learning_rate` and `images_per_second`. `samples` is a grid of 36
+    images, always from the same latents, so that one can watch the samples
+    evolve. For a model with classes it has a row per class.
     """
 
     def __init__(
@@ -59,12 +58,12 @@ class Summaries:
         batch_size: int,
         seed: int,
     ):
-        """Opens a file.
+        """Opens an event file.
 
         Args:
           trainer: The trainer of the run.
           directory: Folder of the event files.
-          batch_size: Images in a training step.
+          batch_size: Global batch size.
           seed: Seed of the latents of the samples.
         """
         self._trainer = trainer
@@ -119,7 +118,7 @@ class Summaries:
         self._start_clock()
 
     def write_samples(self, step: int) -> None:
-        """Draws samples of the current model, once a step.
+        """Draws samples of the current model, at most once per step.
 
         Args:
           step: Number of training steps done.

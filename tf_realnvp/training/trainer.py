@@ -1,4 +1,4 @@
-"""The trainer: compiled training and test steps, and all that they change."""
+"""The trainer: compiled training and test steps, and the training state."""
 
 import math
 from collections.abc import Iterator
@@ -22,23 +22,24 @@ class Trainer(tf.Module):
     """Fits a model to a data set by maximum likelihood.
 
     The loss is the negative log-density of dequantized images in nats per
-    dimension, and the optimizer is Adam. All noise is drawn from stateless
-    seeds, so that the same seed and the same weights give the same training.
+    dimension. The optimizer is Adam. All noise comes from stateless seeds, so
+    the same seed and initial weights give the same training.
 
-    A trainer uses the `tf.distribute` strategy in whose scope it and its model
-    are made. Each replica takes its share of every batch and of the noise that
-    belongs to it, so that their number changes nothing but the rounding.
+    The trainer and its model must be created in the scope of the same
+    `tf.distribute` strategy. Each replica processes its share of every global
+    batch and of the noise for that batch, so the number of replicas affects
+    results by rounding only.
 
-    A step whose loss or gradient is not finite leaves the weights as they are.
+    A step whose loss or gradient is not finite leaves the weights unchanged.
 
     Attributes:
       model: The model that is trained.
       optimizer: The Keras optimizer.
-      step: Variable, `num_steps`.
+      step: Variable that holds `num_steps`.
       seed: Seed of the order of the images and of the noise.
       history: The metrics of the epochs so far.
-      max_steps_per_call: Number of steps that one call of `train` or
-        `test` may have; `None` if there is no limit.
+      max_steps_per_call: Largest number of steps in one call of `train` or
+        `test`; `None` for no limit.
     """
 
     def __init__(
@@ -55,28 +56,25 @@ class Trainer(tf.Module):
         ema: float | None = None,
         keep_best: bool = False,
     ):
-        """Makes a trainer.
+        """Creates a trainer.
 
         Args:
           model: The model to train, in place.
-          learning_rate: Adam's step size, or a schedule of it.
-          clip_grad: Largest global norm of the gradient; longer ones are
-            scaled down to it. Default: no limit.
+          learning_rate: Learning rate of Adam, or its schedule.
+          clip_grad: Global norm to clip gradients to. Default: no clipping.
           seed: Seed of the order of the images and of the dequantization
             noise.
-          precision: What the coupling networks compute in while training,
-            "float32", "bfloat16" or "tf32", which is float32 that GPUs may
-            round to TF32. Weights, couplings and evaluation are float32 in any
-            case.
-          recompute: Whether to compute parts of the networks twice, to use
-            less memory.
+          precision: Precision of the coupling networks during training:
+            "float32", "bfloat16", or "tf32", which allows GPUs to round float32
+            to TF32. Weights, couplings and evaluation are always float32.
+          recompute: Whether to use rematerialization, to save memory.
           jit: Whether to compile the gradient with XLA.
-          accumulate: Number of parts of a batch that are computed one after
-            another, in a part of the memory; their gradients are summed.
-          ema: How much of the moving average of the weights each step keeps,
-            below 1; the average is evaluated then. Default: no average.
-          keep_best: Whether to keep the weights of the epoch that was best on
-            the validation images, which the data set must have then.
+          accumulate: Number of parts of a batch whose gradients are computed
+            one after another and summed, to save memory.
+          ema: Decay of the exponential moving average of the weights, below 1.
+            If given, the averaged weights are evaluated. Default: no average.
+          keep_best: Whether to keep the weights of the best epoch on the
+            validation images, which are then required.
 
         Raises:
           ValueError: If no variable of the model is trainable.
@@ -86,7 +84,7 @@ class Trainer(tf.Module):
         self.seed = seed
         self.history: list[Metrics] = []
         self.optimizer = FusedAdam(learning_rate, ema)
-        # Others may be frozen.
+        # Frozen variables are not trained.
         self._trained = model.trainable_variables
         if not self._trained:
             raise ValueError("no variable of the model is trainable.")
@@ -107,8 +105,8 @@ class Trainer(tf.Module):
         kept = model.variables if keep_best else ()
         self._best_weights = [tf.Variable(v.value) for v in kept]
         self._strategy = tf.distribute.get_strategy()
-        # Workers find each other by the number of the step inside of a call,
-        # and must all put the same number of steps into it.
+        # Collectives match workers by the step within a call, so all workers
+        # must run the same number of steps per call.
         is_one_of_many = isinstance(
             self._strategy, tf.distribute.MultiWorkerMirroredStrategy
         )
@@ -129,12 +127,12 @@ class Trainer(tf.Module):
     def from_config(
         cls, model: RealNVP, config: TrainingConfig, num_train: int
     ) -> "Trainer":
-        """Makes a trainer with the settings of a training.
+        """Creates a trainer from the settings of a training.
 
         Args:
           model: The model to train, in place.
           config: The settings.
-          num_train: Number of training images.
+          num_train: Number of training images, without validation images.
         """
         num_steps = config.epochs * (num_train // config.batch_size)
         num_steps = min(num_steps, config.max_steps or num_steps)
@@ -155,11 +153,11 @@ class Trainer(tf.Module):
         )
 
     def evaluated_model(self) -> RealNVP:
-        """Returns the model that the training has come to.
+        """Returns the model to evaluate in the current state of training.
 
-        That is `model`, or with `ema` or `keep_best` a copy that the next call
-        brings up to date, with the moving average of the weights if there is
-        one.
+        Without `ema` and `keep_best` it is `model` itself. Otherwise it is a
+        copy that each call updates with the current weights, or with their
+        moving average if there is `ema`.
         """
         evaluated = self._evaluated_model
         if evaluated is not self.model:
@@ -175,12 +173,12 @@ class Trainer(tf.Module):
     def result_model(self) -> RealNVP:
         """Returns the model that results from the training so far.
 
-        That is `evaluated_model()`, or with `keep_best` as it was after its
-        best epoch, which may be none at all.
+        It is `evaluated_model()`; with `keep_best`, it has the weights of the
+        best evaluation, which may be the one before the first epoch.
         """
         model = self.evaluated_model()
         is_kept = self.history and self._best_loss.numpy() < math.inf
-        # The last part of an epoch may be the best, and is never kept.
+        # An epoch that was cut short may be the best, but is never kept.
         if is_kept and self.result_metrics().step != self.num_steps:
             _assign(model.variables, self._best_weights)
         return model
@@ -195,27 +193,27 @@ class Trainer(tf.Module):
 
     @property
     def num_steps(self) -> int:
-        """Number of batches trained on, those of skipped steps included."""
+        """Number of training steps, skipped steps included."""
         return int(self.step.numpy())
 
     @property
     def mean_loss(self) -> float:
-        """Mean over the epoch's steps so far, in nats per dimension."""
+        """Mean loss of the current epoch so far, in nats per dimension."""
         return self._epoch_mean(self._epoch_loss)
 
     @property
     def mean_gradient_norm(self) -> float:
-        """Mean global norm of the epoch's gradients, before clipping."""
+        """Mean global norm of the gradients of the epoch, before clipping."""
         return self._epoch_mean(self._epoch_norm)
 
     @property
     def num_skipped(self) -> int:
-        """Number of steps that were not finite and changed nothing."""
+        """Number of steps skipped because loss or gradient was not finite."""
         return self.num_steps - int(self.optimizer.iterations.numpy())
 
     @property
     def state(self) -> dict[str, list[tf.Variable]]:
-        """All variables that the rest of a run depends on."""
+        """All variables that the rest of the training depends on, by role."""
         state = {
             "weights": [v.value for v in self.model.variables],
             "optimizer": [v.value for v in self.optimizer.variables],
@@ -235,14 +233,14 @@ class Trainer(tf.Module):
         """Trains on some batches, in one call of TensorFlow.
 
         Args:
-          batches: Iterator of a `tf.data.Dataset` of uint8 `[n, H, W, C]`, each
-            the whole batch of all replicas; for a model with classes of pairs
-            of these and labels, int32 `[n]`.
-          num_steps: Number of batches. With several workers it must be the same
-            in all of them.
+          batches: Iterator of a `tf.data.Dataset` of global batches: uint8
+            images `[n, H, W, C]`; for a model with classes, pairs of images and
+            labels, int32 `[n]`.
+          num_steps: Number of batches; the same in all workers.
 
         Raises:
-          DivergedError: If `MAX_SKIPPED_IN_A_ROW` steps were not finite.
+          DivergedError: If `MAX_SKIPPED_IN_A_ROW` consecutive steps were not
+            finite.
         """
         with runtime.tensor_float_32(self._allows_tf32):
             self._train_function(batches, tf.constant(num_steps))
@@ -258,15 +256,16 @@ class Trainer(tf.Module):
         """Evaluates some batches, in one call of TensorFlow.
 
         Args:
-          batches: Iterator of a `tf.data.Dataset` such as `train` takes,
-            enumerated: each batch has its own noise, the same every time.
+          batches: Iterator of an enumerated `tf.data.Dataset` of batches as for
+            `train`. The index of a batch seeds its noise, so each evaluation
+            uses the same noise.
           num_steps: Number of batches.
-          total: Sum of the losses of the images before them: one after the
-            other they are added the same way, however many a call takes.
+          total: Sum of the losses of earlier batches. Passing it in makes the
+            order of summation independent of `num_steps`.
 
         Returns:
-          `total` and the losses of their images, in nats per dimension, and the
-          number of these images.
+          `total` plus the losses of all images in the batches, in nats per
+          dimension, and the number of images.
         """
         with runtime.tensor_float_32(False):
             total, num_images = self._test_function(
@@ -275,25 +274,26 @@ class Trainer(tf.Module):
         return float(total), int(num_images)
 
     def begin_epoch(self) -> None:
-        """Starts the means of an epoch anew."""
+        """Resets the means of the epoch."""
         self._epoch_loss.assign(0.0)
         self._epoch_norm.assign(0.0)
         self._epoch_updates.assign(0)
 
     def keep_if_best(self, loss: float) -> None:
-        """Keeps the evaluated weights, if no loss was lower before.
+        """Keeps the evaluated weights if their loss is the lowest so far.
 
         Args:
-          loss: Their mean loss over the validation images.
+          loss: Mean loss of the evaluated weights on the validation images.
         """
         if self._best_weights and loss < float(self._best_loss.numpy()):
-            # While they are a mixture, none are kept.
+            # An interruption of the assignment must not leave a mixture of old
+            # and new weights marked as the best.
             self._best_loss.assign(math.inf)
             _assign(self._best_weights, self._evaluated_model.variables)
             self._best_loss.assign(loss)
 
     def _train(self, batches, num_steps):
-        """Trains on some batches, unless too many in a row are skipped."""
+        """Trains on batches until too many in a row are skipped."""
 
         def unfinished(i):
             return (i < num_steps) & (
@@ -308,7 +308,7 @@ class Trainer(tf.Module):
         tf.while_loop(unfinished, step, [tf.constant(0)])
 
     def _test(self, batches, num_steps, total):
-        """Returns `total` plus the losses of some batches; number of images."""
+        """Returns `total` plus the losses of batches, and the image count."""
 
         def step(i, total, num_images):
             index, batch = batches.get_next()
@@ -322,7 +322,7 @@ class Trainer(tf.Module):
         return total, num_images
 
     def _train_step(self, images, label):
-        """Updates the weights once, unless loss or gradient is not finite."""
+        """Updates the weights if loss and gradient are finite."""
         loss, norm, gradients = self._strategy.run(
             self._replica_gradients, [images, label, self.step]
         )
@@ -344,7 +344,7 @@ class Trainer(tf.Module):
         self.step.assign_add(1)
 
     def _replica_gradients(self, images, label, step):
-        """Returns loss, norm of the gradient and gradients of all replicas."""
+        """Returns the loss, gradient norm and gradients over all replicas."""
         points = self.model.add_noise(images, self._seed_of(0, step))
         loss, gradients = self._accumulated(
             self._share(points),
@@ -360,7 +360,7 @@ class Trainer(tf.Module):
         return loss, norm, gradients
 
     def _accumulated(self, points, label, batch_size):
-        """Sums loss and gradients over parts of a batch, one after another."""
+        """Accumulates loss and gradients over the parts of a batch."""
         parts = self._accumulate
         if parts == 1:
             return self._gradient_function(points, label, batch_size)
@@ -383,7 +383,7 @@ class Trainer(tf.Module):
         return loss, tape.gradient(loss, self._trained)
 
     def _test_step(self, images, index, label):
-        """Returns the sum of the losses of a batch, of all replicas."""
+        """Returns the sum of the losses of a batch over all replicas."""
         return self._first_replica(
             self._strategy.run(self._replica_test_loss, [images, index, label])
         )
@@ -399,7 +399,7 @@ class Trainer(tf.Module):
         return self._sum_over_replicas(loss)
 
     def _share(self, batch):
-        """Returns the part of a batch that belongs to this replica."""
+        """Returns this replica's share of a global batch."""
         context = tf.distribute.get_replica_context()
         return _part(
             batch,
@@ -414,11 +414,11 @@ class Trainer(tf.Module):
         return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
     def _first_replica(self, value):
-        """Returns a value that is the same in all replicas."""
+        """Returns the first replica's value, for a value equal in all."""
         return self._strategy.experimental_local_results(value)[0]
 
     def _seed_of(self, stream, number):
-        """Returns the seed of a batch's noise; stream 0 is that of training."""
+        """Returns the seed of a batch's noise; stream 0 is for training."""
         fold_in = tf.random.experimental.stateless_fold_in
         seed = fold_in(fold_in(self._noise_seed, stream), number)
         return tf.cast(seed, tf.int32)
@@ -429,9 +429,10 @@ class Trainer(tf.Module):
 
 
 def _part(batch, index, num_parts):
-    """Returns one of the parts of a batch, which differ by one image at most.
+    """Returns one part of a batch; part sizes differ by one image at most.
 
-    It is empty where there are fewer images than parts; `None` has no parts.
+    Some parts are empty if there are fewer images than parts. For `None`,
+    returns `None`.
     """
     if batch is None or num_parts == 1:
         return batch

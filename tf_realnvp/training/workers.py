@@ -1,4 +1,4 @@
-"""Several processes that train one model: how they meet, and agree."""
+"""Training with several workers: connecting them, and consistency checks."""
 
 import contextlib
 import dataclasses
@@ -39,11 +39,11 @@ def is_chief() -> bool:
 
 
 def _job():
-    """Reads `TF_CONFIG`; TensorFlow, which could, takes seconds to import.
+    """Parses `TF_CONFIG`, without TensorFlow, which takes seconds to import.
 
     Returns:
-      Host and port of all workers, by names such as "worker 0", of which the
-      first is the chief; and which of them this process is.
+      Host and port of all workers, by names such as "worker 0", the chief
+      first; and which worker this process is.
     """
     text = os.environ["TF_CONFIG"]
     addresses = {}
@@ -65,15 +65,15 @@ def _job():
 
 @functools.cache
 def connect():
-    """Returns the `tf.distribute` strategy of all workers, once all are there.
+    """Connects all workers, and returns their `tf.distribute` strategy.
 
-    That must come before anything is computed. From then on TensorFlow notices
-    within seconds when a worker is gone, and the collective operations of the
-    others fail.
+    This must happen before anything is computed. From then on, TensorFlow
+    detects the loss of a worker within seconds, and the collective operations
+    of all other workers fail.
 
     Raises:
       UsageError: If `TF_CONFIG` does not name this worker and all others.
-      FailureError: If the others do not come in ten minutes.
+      FailureError: If not all workers connect within ten minutes.
     """
     import tensorflow as tf
 
@@ -84,7 +84,7 @@ def connect():
 def _wait_for_all(addresses, index):
     """Waits until all workers listen.
 
-    TensorFlow would wait as well, but forever and without handling signals.
+    TensorFlow would also wait, but forever and without handling signals.
     """
     give_up = time.monotonic() + 60.0 * _MAX_MINUTES
     own = list(addresses.values())[index]
@@ -115,7 +115,7 @@ def _listening(port):
 
 
 def _listens(host, port):
-    # What is no address at all does not listen either.
+    # An invalid address does not listen either.
     with contextlib.suppress(OSError, OverflowError, UnicodeError):
         socket.create_connection((host, port), timeout=5.0).close()
         return True
@@ -123,12 +123,12 @@ def _listens(host, port):
 
 
 def agree(record: Any, differences: Callable[[Any, Any], list[str]]) -> Any:
-    """Compares records that must be alike on all workers.
+    """Checks that records are consistent on all workers.
 
     Args:
-      record: The record of this worker, which JSON can represent.
-      differences: Describes how the first record differs from the second, which
-        is the chief's.
+      record: The record of this worker, serializable as JSON.
+      differences: Function of a worker's and the chief's record that describes
+        their differences.
 
     Returns:
       The chief's record.
@@ -153,12 +153,12 @@ def agree(record: Any, differences: Callable[[Any, Any], list[str]]) -> Any:
 def agree_on_settings(
     config: TrainingConfig, data: DataDescription, resume: bool
 ) -> TrainingConfig:
-    """Makes sure that all workers, if there are any, train alike.
+    """Checks that all workers, if any, have consistent settings.
 
     Args:
       config: The settings of this worker.
-      data: Its images.
-      resume: Whether it is to go on from a checkpoint.
+      data: Description of this worker's images.
+      resume: Whether to resume from a checkpoint.
 
     Returns:
       The settings, with the chief's precision.
@@ -198,15 +198,16 @@ def agree_on_settings(
 def agree_on_state(
     variables: Iterable["tf.Variable"], found: str | None, where: str
 ) -> None:
-    """Makes sure that all workers, if there are any, start from the same state.
+    """Checks that all workers, if any, start from the same state.
 
     Args:
       variables: The state of this worker.
-      found: What it was restored from; `None` if there was nothing.
-      where: Where that was looked for.
+      found: Description of the restored checkpoint or model; `None` if there
+        was none.
+      where: Name of the argument that gives its location.
 
     Raises:
-      UsageError: If they do not.
+      UsageError: If the states differ.
       tf.errors.OpError: If a worker is gone.
     """
     if not runtime.is_one_of_many():
@@ -227,7 +228,7 @@ def agree_on_state(
 
 
 def _gather(record):
-    """Returns the records of all workers, in their order."""
+    """Returns the records of all workers, in order."""
     import tensorflow as tf
 
     # Gathered numbers may be 32 bits wide, not 8, and be of any length.
@@ -240,7 +241,7 @@ def _gather(record):
 def _interruptible(function):
     """Returns the result of a function, and handles signals meanwhile.
 
-    Python handles them in the main thread, when that is not in TensorFlow.
+    Python handles signals in the main thread, when it is not in TensorFlow.
     """
     future: futures.Future = futures.Future()
 

@@ -23,14 +23,14 @@ def tensor(
 
     Args:
       value: The argument.
-      name: Its name.
-      kind: What it must be, in words.
-      *shapes: The shapes that it may have.
-      integer: Whether real numbers will not do.
+      name: Name of the argument.
+      kind: Description of valid values, for messages.
+      *shapes: Allowed shapes.
+      integer: Whether only integers are allowed.
 
     Raises:
-      TypeError: If it is no number.
-      ValueError: If it is of another shape.
+      TypeError: If `value` does not consist of numbers.
+      ValueError: If it has the wrong shape.
     """
 
     def wrong(*found):
@@ -39,7 +39,7 @@ def tensor(
 
     try:
         result = tf.convert_to_tensor(value)
-    except Exception as error:  # TensorFlow raises nearly anything.
+    except Exception as error:  # TensorFlow may raise anything.
         raise TypeError(wrong()) from error
     dtype = result.dtype
     if not (dtype.is_integer or (dtype.is_floating and not integer)):
@@ -79,9 +79,9 @@ def labels(value: Any, num_classes: int, n: tf.Tensor) -> tf.Tensor:
     """Returns `label` as int32 `[n]` below `num_classes`.
 
     Args:
-      value: One for all, or one for each.
+      value: One label for all images, or one per image.
       num_classes: Number of classes.
-      n: How many there must be, an int32 scalar.
+      n: Number of images, an int32 scalar.
     """
     kind = f"an integer in 0 ... {num_classes - 1}, or one for each of n"
     known = tf.get_static_value(n)

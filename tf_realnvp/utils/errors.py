@@ -1,7 +1,7 @@
-"""The errors of the package that are meant for its users.
+"""Exceptions that are meant for users of the package.
 
-The message of each says what is wrong and what to do about it; a command prints
-it on standard error and ends with the error's exit code.
+The message of an exception says what is wrong and how to fix it. A command
+prints the message on standard error and exits with the exception's exit code.
 """
 
 import re
@@ -10,27 +10,27 @@ _NO_TRACE = "<stack traces unavailable>"
 
 
 class Error(Exception):
-    """Base class of these errors.
+    """Base class of the package's exceptions.
 
     Attributes:
-      exit_code: What a command that meets the error exits with.
+      exit_code: Exit code of a command that fails with the exception.
     """
 
     exit_code = 1
 
 
 class FailureError(Error):
-    """Something that went wrong on the way."""
+    """A failure at run time."""
 
 
 class UsageError(Error):
-    """Something that the user has to change."""
+    """Settings or inputs that the user has to change."""
 
     exit_code = 2
 
 
 class DataError(UsageError):
-    """A data set that cannot be had; the message may have several lines."""
+    """A data set that cannot be loaded; the message may have several lines."""
 
 
 class ImageError(UsageError):
@@ -38,19 +38,19 @@ class ImageError(UsageError):
 
 
 class ModelError(UsageError):
-    """A folder that holds no model of this package."""
+    """A folder without a model of this package that can be loaded."""
 
 
 class DivergedError(FailureError):
-    """Training that gives no finite numbers any more."""
+    """Training whose loss or gradient is no longer finite."""
 
 
 def reason(error: BaseException) -> str:
-    """Returns what an error says, in a line.
+    """Returns the message of an exception in one line.
 
     Args:
-      error: If it is one of TensorFlow's, its message may begin with where in
-        the graph it arose, and end with the nodes that it went through.
+      error: The exception. TensorFlow's messages may begin with the location in
+        the graph and end with a list of nodes.
     """
     text = str(error)
     if hasattr(error, "message"):

@@ -1,4 +1,4 @@
-"""How TensorFlow is set up: devices, threads, precision."""
+"""Configuration of TensorFlow: devices, threads and precision."""
 
 import contextlib
 import os
@@ -20,16 +20,16 @@ _LONG = 500
 def fastest_cpus(
     image_size: int, filters: int, max_steps: int | None = None
 ) -> tuple[int, int | None]:
-    """Returns with what a processor trains the fastest.
+    """Returns the fastest numbers of logical CPUs and threads for training.
 
     Args:
-      image_size: The longer side of the images.
-      filters: Channels inside the coupling networks.
-      max_steps: The most training steps. Default: as many as it takes.
+      image_size: The longer side of the images in pixels.
+      filters: Hidden channels of the coupling networks.
+      max_steps: Largest number of training steps. Default: no limit.
 
     Returns:
-      The number of logical CPUs, and that of threads for each operation in
-      them; `None` if they divide the cores among them.
+      The number of logical CPUs, and the number of threads per operation in
+      each; `None` if the logical CPUs share all cores.
     """
     if image_size * filters <= _SMALL:
         return 1, 1
@@ -43,19 +43,18 @@ def configure(
     num_threads: int | None = None,
     deterministic: bool = False,
 ) -> None:
-    """Chooses TensorFlow's settings; to be called before it is imported.
+    """Configures TensorFlow; call it before TensorFlow is imported.
 
-    What the user has set in the environment stays, but for Keras's backend.
-    Float32 is float32: GPUs round nothing to TF32, but inside of
-    `tensor_float_32`.
+    Environment variables set by the user are kept, except for the Keras
+    backend. TF32 is disabled on GPUs, except in `tensor_float_32`.
 
     Args:
-      num_cpus: Number of logical CPU devices, where there is no GPU. They
-        share the processor's cores.
-      num_threads: Number of threads that a CPU divides an operation among.
-        Default: its part of the cores.
-      deterministic: Whether operations must give the same bits each time, on
-        GPUs as well. Random ones without a seed raise then.
+      num_cpus: Number of logical CPU devices, if there is no GPU. They share
+        the cores of the processor.
+      num_threads: Number of threads per operation on each logical CPU. Default:
+        its share of the cores.
+      deterministic: Whether to use deterministic operations only, on GPUs as
+        well. Random operations without a seed then raise an error.
 
     Raises:
       UsageError: If there are fewer cores than logical CPUs.
@@ -66,7 +65,7 @@ def configure(
     # oneDNN's convolutions are twice as fast as Eigen's on x86 processors, but
     # the default only on the newest.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    # Others that a user's keras.json may name are of no use here.
+    # Other backends that a user's keras.json may name are not supported.
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
     # While it is imported it logs all the same: tensorflow issue 100442.
@@ -97,11 +96,11 @@ def configure(
 
 @contextlib.contextmanager
 def tensor_float_32(enabled: bool) -> Iterator[None]:
-    """Says whether GPUs may round float32 to TF32 where they convolve.
+    """Context manager that allows or forbids TF32 in convolutions on GPUs.
 
     Args:
-      enabled: Whether they may in calls that start and end inside. What was
-        in force before is again afterwards.
+      enabled: Whether TF32 is allowed in calls that start and end inside. The
+        previous setting is restored afterwards.
     """
     import tensorflow as tf
 
@@ -126,7 +125,7 @@ def tensor_float_32(enabled: bool) -> Iterator[None]:
 
 
 def describe_devices(num_devices: int | None = None) -> str:
-    """Returns what TensorFlow computes on, human-readable.
+    """Returns a human-readable description of TensorFlow's devices.
 
     Args:
       num_devices: As for `make_strategy`.
@@ -146,15 +145,15 @@ def describe_devices(num_devices: int | None = None) -> str:
 
 
 def settle_precision(precision: str) -> str:
-    """Returns a precision that the hardware has.
+    """Returns a precision that the hardware supports.
 
     Args:
-      precision: As in `TrainingConfig`. "auto" is the fastest: "bfloat16" where
-        the hardware multiplies such numbers itself, and "float32" elsewhere,
-        where they would be converted to and fro.
+      precision: As in `TrainingConfig`. "auto" selects the fastest: "bfloat16"
+        if the hardware multiplies bfloat16 natively, else "float32", since
+        values would have to be converted.
 
     Raises:
-      UsageError: If it is "tf32" and there are no GPUs, or some without it.
+      UsageError: If it is "tf32" and there is no GPU, or a GPU without TF32.
     """
     gpus = _gpus()
     is_native = _are_since_ampere(gpus)
@@ -179,7 +178,7 @@ def make_strategy(num_devices: int | None = None):
         Default: all GPUs, or the logical CPUs that `configure` made.
 
     Raises:
-      UsageError: If there are not so many GPUs.
+      UsageError: If there are fewer GPUs than `num_devices`.
     """
     import tensorflow as tf
 
@@ -203,7 +202,7 @@ def is_one_of_many() -> bool:
 
 @contextlib.contextmanager
 def _silent_stderr():
-    """Keeps what native code writes to standard error from being seen."""
+    """Suppresses output of native code to standard error."""
     saved = os.dup(2)
     try:
         with open(os.devnull, "wb") as null:
@@ -221,7 +220,7 @@ def _gpus():
 
 
 def _are_since_ampere(gpus):
-    """Returns whether there are any, all as NVIDIA's Ampere or newer."""
+    """Returns whether there are GPUs and all are NVIDIA Ampere or newer."""
     import tensorflow as tf
 
     def capability(gpu):
