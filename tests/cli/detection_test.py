@@ -207,7 +207,10 @@ class ScoreTest(DetectionTestCase):
 
     @parameterized.parameters(
         ("gone", "argument DIR: .*No such file .*'gone'"),
-        ("empty", "none of the 0 files in empty"),
+        # Before the reference is measured.
+        ("gone --reference in", "argument DIR: .*No such file .*'gone'"),
+        ("empty --reference in", "argument DIR: there are no files in empty"),
+        ("text", "none of the 1 files in text can be read"),
         ("in --reference few", "there are 19 readable images of few, and at l"),
         ("in --reference text", "there are 0 "),
         ("in --reference ./gone", "--reference: .*No such file .*'gone'"),

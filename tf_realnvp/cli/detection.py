@@ -74,6 +74,7 @@ def score(flags: argparse.Namespace) -> None:
     if flags.maps is not None:
         sets = flags.folder, flags.reference
         arguments.check_new_files(flags.maps, "--maps", "map_*.png", sets)
+    paths = _list_files(flags.folder)
     # The likelihood alone only needs the SavedModel.
     if flags.reference is None and flags.maps is None:
         model = saved_model.SavedModel(flags.model)
@@ -86,7 +87,7 @@ def score(flags: argparse.Namespace) -> None:
         reference, normal = _load_reference(flags, model, measure)
         by = reference.method
 
-    names, columns = _score(flags, model, measure, reference, normal)
+    names, columns = _score(flags, paths, model, measure, reference, normal)
     table = zip(names, *(its.tolist() for its in columns.values()), strict=True)
     place = 1 + [*columns].index(by)
     rows = sorted(table, key=lambda row: (-row[place], row[0]))
@@ -250,11 +251,27 @@ def _load_reference(flags, model, measure):
     return reference, normal.images
 
 
-def _score(flags, model, measure, reference, normal):
+def _list_files(folder):
+    """Returns the files in a folder, without hidden files and sub-folders."""
+    with arguments.about("DIR"):
+        paths = sorted(
+            path
+            for path in pathlib.Path(folder).iterdir()
+            if not path.is_dir() and not path.name.startswith(".")
+        )
+        if not paths:
+            raise UsageError(
+                f"there are no files in {folder}; its sub-folders are ignored"
+            )
+    return paths
+
+
+def _score(flags, paths, model, measure, reference, normal):
     """Scores the images of a folder.
 
     Args:
       flags: The flags.
+      paths: The files.
       model: The model.
       measure: Measures a batch.
       reference: The `Reference`, if `--reference` is given.
@@ -263,12 +280,6 @@ def _score(flags, model, measure, reference, normal):
     Returns:
       The names of the images, and columns of values by their names.
     """
-    with arguments.about("DIR"):
-        paths = sorted(
-            path
-            for path in pathlib.Path(flags.folder).iterdir()
-            if not path.is_dir() and not path.name.startswith(".")
-        )
     known = {image.tobytes() for image in normal}
     is_known: dict[str, bool] = {}
 
@@ -294,7 +305,7 @@ def _score(flags, model, measure, reference, normal):
     if not parts:
         raise UsageError(
             f"none of the {len(paths):,} files in {flags.folder} can be read "
-            "as an image; those in folders inside are left alone"
+            "as an image"
         )
     num_shared, number = sum(is_known.values()), len(is_known)
     image_sets.check_shared(num_shared, number, "--reference", "DIR")
