@@ -8,11 +8,7 @@ from absl.testing import parameterized
 from settings import GIVEN
 
 from tf_realnvp import data
-from tf_realnvp.config import (
-    NAMED_DATASETS,
-    DataDescription,
-    TrainingConfig,
-)
+from tf_realnvp.config import DataDescription, TrainingConfig
 
 SETTINGS = TrainingConfig.of_dataset(
     "digits", lr=1e-3, seed=0, precision="float32"
@@ -69,9 +65,6 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         names += " filters num_blocks"
         found = tuple(getattr(config, name) for name in names.split())
         self.assertEqual(found, expected)
-
-    def test_named_data_sets(self):
-        self.assertEqual(NAMED_DATASETS, data.DATASETS)
 
     @parameterized.parameters(
         ({"precision": "auto"}, {}),
@@ -143,7 +136,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
 class DataDescriptionTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(False, True)
     def test_digits(self, labels):
-        digits = DataDescription.of(data.load("digits", labels=labels))
+        digits = data.load("digits", labels=labels).description
         self.assertEqual(digits.image_shape, (8, 8, 1))
         self.assertEqual((digits.num_train, digits.num_test), (1437, 360))
         self.assertEqual(digits.num_colors, 17)

@@ -10,7 +10,7 @@ import TensorFlow, which takes seconds.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from tf_realnvp.utils import checks
 from tf_realnvp.utils.checks import (
@@ -24,9 +24,6 @@ from tf_realnvp.utils.checks import (
     WholeNumbers,
 )
 
-if TYPE_CHECKING:
-    from tf_realnvp.data.image_dataset import ImageDataset
-
 # Defaults that depend on the data set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "CIFAR10": {"epochs": 350},
@@ -34,7 +31,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 15, "lr": 1e-2, "filters": 32, "num_blocks": 2},
     "fashion_mnist": {"epochs": 50},
 }
-NAMED_DATASETS = tuple(_DEFAULTS)
+DATASETS = tuple(_DEFAULTS)
 _DEFAULTS_OF_OTHERS: dict[str, Any] = {
     "epochs": 100,
     "lr": 3e-3,
@@ -75,6 +72,13 @@ def _setting(same, allowed, help, default=dataclasses.MISSING):
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def canonical(dataset: str) -> str:
+    """Returns the name of a data set as spelled in `DATASETS`, or unchanged."""
+    return {name.lower(): name for name in DATASETS}.get(
+        dataset.lower(), dataset
+    )
+
+
 _of_model = functools.partial(_setting, "model")
 _of_run = functools.partial(_setting, "run")
 _of_job = functools.partial(_setting, "job")
@@ -113,7 +117,7 @@ class TrainingConfig(_Record):
     # are compared.
     dataset: str = _of_process(
         Name(),
-        f"{', '.join(NAMED_DATASETS)}, a folder of JPEG and PNG images, a "
+        f"{', '.join(DATASETS)}, a folder of JPEG and PNG images, a "
         "NumPy file (.npy, .npz), or an image data set of TensorFlow Datasets "
         "(default: CIFAR10)",
     )
@@ -335,8 +339,7 @@ class TrainingConfig(_Record):
         """Returns settings, with the defaults for a data set.
 
         Args:
-          dataset: The data set. `NAMED_DATASETS` are matched regardless of
-            case.
+          dataset: The data set. `DATASETS` are matched regardless of case.
           before: Settings of the run that is resumed, if any. Its epochs, seed,
             precision and optimizer settings become the defaults.
           **settings: The other settings. `None` selects the default.
@@ -344,8 +347,7 @@ class TrainingConfig(_Record):
         Raises:
           ValueError: If a setting is out of range.
         """
-        named = {name.lower(): name for name in NAMED_DATASETS}
-        dataset = named.get(dataset.lower(), dataset)
+        dataset = canonical(dataset)
         given = {k: v for k, v in settings.items() if v is not None}
         defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(dataset, {})
         if before is not None:
@@ -440,13 +442,6 @@ class DataDescription(_Record):
     def __post_init__(self):
         for name in ("image_shape", "class_names", "class_probs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-
-    @classmethod
-    def of(cls, dataset: "ImageDataset") -> "DataDescription":
-        """Returns the description of a data set."""
-        return cls(
-            *(getattr(dataset, field.name) for field in dataclasses.fields(cls))
-        )
 
     @property
     def of_images(self) -> dict[str, Any]:

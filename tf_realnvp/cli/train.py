@@ -9,7 +9,7 @@ import random
 import re
 
 from tf_realnvp.cli import arguments, signals
-from tf_realnvp.config import TrainingConfig
+from tf_realnvp.config import TrainingConfig, canonical
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import checks, runtime
 from tf_realnvp.utils.errors import UsageError
@@ -121,7 +121,7 @@ def _run_dir(flags):
     """Returns the folder of the run, by default named after the data set."""
     if flags.run_dir is not None:
         return pathlib.Path(flags.run_dir)
-    name = TrainingConfig.of_dataset(flags.dataset).dataset
+    name = canonical(flags.dataset)
     if os.path.exists(os.path.expanduser(name)):
         name = os.path.basename(os.path.abspath(name)) or "images"
     return pathlib.Path("runs", re.sub(r"[^\w.-]+", "_", name))

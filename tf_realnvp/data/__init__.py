@@ -12,13 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tf_realnvp.config import DATASETS, canonical
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import ImageDataset, Split
 from tf_realnvp.utils import checks
 
 __all__ = ["DATASETS", "ImageDataset", "Split", "load"]
-
-DATASETS = ("CIFAR10", "CelebA", "digits", "fashion_mnist")
 
 
 def load(
@@ -70,7 +69,7 @@ def load(
         size = checks.sides(checks.check(image_size, "image_size", allowed))
     if num_bits is not None:
         num_bits = checks.check(num_bits, "num_bits", checks.WholeNumber(1, 8))
-    known = _known(name)
+    known = canonical(name)
     if known == "digits":
         dataset = _load_digits(size, labels)
     elif known not in DATASETS and arrays.is_file(name):
@@ -95,11 +94,6 @@ def load(
     )
 
 
-def _known(name):
-    """Returns a name as spelled in `DATASETS`, or unchanged."""
-    return {known.lower(): known for known in DATASETS}.get(name.lower(), name)
-
-
 def source(name: str) -> str:
     """Returns a name that `load` resolves independently of the current folder.
 
@@ -109,7 +103,7 @@ def source(name: str) -> str:
     Returns:
       One of `DATASETS`, an absolute path, or a TFDS name.
     """
-    name = _known(name)
+    name = canonical(name)
     if name in DATASETS or not (is_folder(name) or arrays.is_file(name)):
         return name
     return os.path.abspath(os.path.expanduser(name))

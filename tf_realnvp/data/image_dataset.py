@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp.config import DataDescription
 from tf_realnvp.images import files as image_files
 from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.messages import counted
@@ -190,6 +191,12 @@ class ImageDataset:
             if name != "test" and split.labels is not None:
                 counts += np.bincount(split.labels, minlength=len(counts))
         return tuple((counts / counts.sum()).tolist())
+
+    @property
+    def description(self) -> DataDescription:
+        """The description that a run stores."""
+        names = (field.name for field in dataclasses.fields(DataDescription))
+        return DataDescription(*(getattr(self, name) for name in names))
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tf_realnvp import data, initialization
-from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.data.image_dataset import describe_skipped
 from tf_realnvp.model import RealNVP
@@ -71,7 +71,7 @@ class Session:
         # The model's class probabilities may differ from the frequencies in
         # these images.
         description = dataclasses.replace(
-            DataDescription.of(dataset), class_probs=model.class_probs or ()
+            dataset.description, class_probs=model.class_probs or ()
         )
         if run is not None:
             run.check_same_images(description, dataset.name)
@@ -115,7 +115,7 @@ class Session:
         )
         if dataset.skipped:
             warn(describe_skipped(dataset.skipped))
-        description = DataDescription.of(dataset)
+        description = dataset.description
         if run is not None:
             results.check(config, dataset)
             run.check_same_images(description, dataset.name)
