@@ -212,6 +212,7 @@ def train(
         config = dataclasses.replace(config, precision=precision)
         if run is not None:
             run.check_same_settings(config)
+            run.check_same_images(dataset.description, dataset.name)
         session = Session(config, model, dataset, run)
         if session.begin(resume=run is not None) and progress:
             say(

@@ -63,8 +63,7 @@ class Session:
           run: The run to write to. Default: nothing is written.
 
         Raises:
-          UsageError: If the run belongs to other images, or if there are too
-            few training images.
+          UsageError: If there are too few training images.
           ValueError: If the whole model is frozen, or if it was created outside
             of the current scope.
         """
@@ -73,8 +72,6 @@ class Session:
         description = dataclasses.replace(
             dataset.description, class_probs=model.class_probs or ()
         )
-        if run is not None:
-            run.check_same_images(description, dataset.name)
         held_out = _hold_out(
             dataset, config.num_validation or 0, config.batch_size, config.seed
         )
