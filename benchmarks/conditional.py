@@ -125,7 +125,7 @@ def compare_pair(plain, conditional, batches, classify, flags) -> np.ndarray:
         joint = given + conditional.log_prior
         of_images.append(
             [
-                plain.log_prob(images, seed),
+                plain.log_prob_of_classes(images, seed)[:, 0],
                 given[range(len(labels)), labels],
                 np.logaddexp.reduce(joint, axis=1),
                 joint.argmax(axis=1) == labels,

@@ -41,7 +41,7 @@ def main() -> None:
     seeds = range(_NUM_BATCHES)
 
     def log_prob(seed):
-        return served.log_prob(images, seed)
+        return served.log_prob_of_classes(images, seed)
 
     def sample(seed):
         return list(served.sample(saved_model.BATCH_SIZE, 1.0, seed))

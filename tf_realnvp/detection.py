@@ -159,12 +159,7 @@ class Measurer:
             autograph=False,
         )
 
-    def __call__(
-        self,
-        images: np.ndarray,
-        seed: int = 0,
-        on_batch: Callable[[Measurements], None] | None = None,
-    ) -> Measurements:
+    def __call__(self, images: np.ndarray, seed: int = 0) -> Measurements:
         """Measures images.
 
         Args:
@@ -173,7 +168,6 @@ class Measurer:
           seed: Seed of the dequantization noise, a 64-bit integer. It is used
             for each image, so the measurements of an image do not depend on
             the other images.
-          on_batch: Called with the measurements of each batch; optional.
 
         Returns:
           The measurements of all images.
@@ -184,16 +178,15 @@ class Measurer:
         parts = []
         for batch, costs, label, difference in self._batches(images, seed):
             given = -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
-            part = Measurements(
-                num_dims=self._model.num_dims,
-                log_prob=given + difference,
-                costs=_sum_over_cells(costs),
-                coded_bits=coded_bits(batch),
-                label=label,
+            parts.append(
+                Measurements(
+                    num_dims=self._model.num_dims,
+                    log_prob=given + difference,
+                    costs=_sum_over_cells(costs),
+                    coded_bits=coded_bits(batch),
+                    label=label,
+                )
             )
-            if on_batch is not None:
-                on_batch(part)
-            parts.append(part)
         return Measurements.concatenate(parts)
 
     def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:

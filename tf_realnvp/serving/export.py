@@ -193,7 +193,7 @@ class _ServingModule(tf.Module):
         self._has_classes = model.num_classes is not None
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
-        self._bits_per_nat = -units.bits_per_dim(1.0, model.num_dims)
+        self._bits_per_nat = units.bits_per_dim(-1.0, model.num_dims)
         # Unlike the image shape, it cannot be read from the signatures.
         self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
         self._trace_parts(model)

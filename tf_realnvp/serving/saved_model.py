@@ -141,24 +141,6 @@ class SavedModel:
 
         return overlapped(draw, _parts(labels))
 
-    def log_prob(
-        self, images: np.ndarray, seed: int, label: int | None = None
-    ) -> np.ndarray:
-        """Returns a lower bound on the log-probability of images, in nats.
-
-        Args:
-          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
-          seed: Seed of the dequantization noise, a 64-bit integer.
-          label: Class of all images to condition on. Default: the mixture of
-            all classes, for a model with classes.
-
-        Returns:
-          Float64 `[n]`, in nats per image.
-        """
-        if label is None:
-            return self.mixture(self.log_prob_of_classes(images, seed))
-        return self._density(images, seed, label)
-
     def score_each(self, images: np.ndarray, seed: int) -> Scores:
         """Scores each image as if it were alone in a batch.
 
@@ -196,8 +178,9 @@ class SavedModel:
         """Returns the log-probabilities of images given each class.
 
         Args:
-          images: As for `log_prob`.
-          seed: As for `log_prob`. The noise is the same for all classes.
+          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+          seed: Seed of the dequantization noise, a 64-bit integer. The noise is
+            the same for all classes.
           each: Whether all images get the same noise, as in `score_each`.
 
         Returns:
@@ -205,20 +188,14 @@ class SavedModel:
           joint log-probability of images and classes. A model without classes
           counts as having a single class.
         """
-        seeds = np.full(len(images), seed) if each else seed
-        labels = range(len(self.log_prior))
-        given = [self._density(images, seeds, label) for label in labels]
-        return np.stack(given, axis=1)
-
-    def _density(self, images, seeds, label):
-        """Returns the log-probabilities of images, given one class."""
         import tensorflow as tf
 
-        function = self._log_prob_each if np.ndim(seeds) else self._log_prob
-        inputs = [images, tf.constant(seeds, tf.int64)]
-        if self.class_names:
-            inputs.append(np.full(len(images), label))
-        return function(*inputs).numpy().astype(np.float64)
+        n = len(images)
+        function = self._log_prob_each if each else self._log_prob
+        seeds = tf.constant([seed] * n if each else seed, tf.int64)
+        labels = [[np.full(n, k)] for k in range(len(self.class_names))] or [[]]
+        given = [function(images, seeds, *label).numpy() for label in labels]
+        return np.stack(given, axis=1).astype(np.float64)
 
     def encode(
         self, images: np.ndarray, label: np.ndarray | None = None
