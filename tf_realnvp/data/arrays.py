@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_realnvp.data import image_dataset
 from tf_realnvp.data.image_dataset import (
+    TEST_SHARE,
     ImageDataset,
     Split,
     call,
@@ -24,7 +25,6 @@ from tf_realnvp.utils.errors import DataError, reason
 SUFFIXES = (".npy", ".npz")
 NAME = "images"  # Of data sets of a program's own images.
 
-_TEST_SHARE = 0.1
 _IMAGES_AT_ONCE = 256  # Of a pipeline.
 _SHUFFLE_BYTES = 2**27
 _MAX_CLASSES = 2**16  # Larger values are not labels.
@@ -348,7 +348,7 @@ def _split(num_images):
     """Returns the indices of the training and the test images."""
     # RandomState, since NumPy guarantees that its streams never change.
     order = np.random.RandomState(0).permutation(num_images)
-    num_test = max(1, int(_TEST_SHARE * num_images))
+    num_test = max(1, int(TEST_SHARE * num_images))
     return np.sort(order[num_test:]), np.sort(order[:num_test])
 
 

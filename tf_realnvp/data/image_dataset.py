@@ -24,6 +24,7 @@ from tf_realnvp.images import files as image_files
 from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.messages import counted
 
+TEST_SHARE = 0.1  # Of the images of a source that has no test images.
 MAX_CACHE_BYTES = 4 * 2**30
 # Name scope of the decoding operations: TensorFlow's errors name the operation
 # that failed.

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.data.image_dataset import (
+    TEST_SHARE,
     ImageDataset,
     Split,
     default_size,
@@ -22,7 +23,6 @@ from tf_realnvp.images import files as image_files
 from tf_realnvp.utils.errors import DataError, ImageError
 from tf_realnvp.utils.messages import counted, warn
 
-_TEST_SHARE = 0.1
 _TEST_FOLDERS = ("test", "validation", "val")
 # Other names of splits, in lower case and without what are no letters.
 _TRAIN_NAMES = {"train", "training", "trainset", "trainingset"}
@@ -308,7 +308,7 @@ def _split(
                 return images, folders[folder]
 
     ranked = sorted((_hash(image.name), image) for image in images)
-    num_test = sum(rank < _TEST_SHARE for rank, _ in ranked)
+    num_test = sum(rank < TEST_SHARE for rank, _ in ranked)
     num_test = max(1, min(num_test, len(ranked) - 1))
     return (
         sorted(image for _, image in ranked[num_test:]),

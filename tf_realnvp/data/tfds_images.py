@@ -21,6 +21,7 @@ from tensorflow_datasets.core.download import checksums
 
 from tf_realnvp.data.image_dataset import (
     DECODING,
+    TEST_SHARE,
     ImageDataset,
     Split,
     default_size,
@@ -31,7 +32,6 @@ from tf_realnvp.utils.errors import DataError, reason
 SHUFFLE_BYTES = 128 * 2**20
 
 _CONNECT_TIMEOUT = 10  # Seconds.
-_TEST_SHARE = 0.1
 _LABEL = "label"  # The feature that nearly all data sets with classes have.
 _BUILDERS = {"CIFAR10": "cifar10", "CelebA": "celeb_a"}
 _CELEBA_SIDE = 148  # Pixels of the central square that is used.
@@ -199,7 +199,7 @@ def _parts(builder) -> tuple[str, str]:
     for name in ("test", "validation"):
         if sizes.get(name):
             return "train", name
-    num_test = max(1, int(_TEST_SHARE * sizes["train"]))
+    num_test = max(1, int(TEST_SHARE * sizes["train"]))
     return f"train[:-{num_test}]", f"train[-{num_test}:]"
 
 
