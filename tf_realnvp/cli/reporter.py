@@ -1,4 +1,4 @@
-"""What the training command prints."""
+"""Output of the training command."""
 
 from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training import loop
@@ -10,7 +10,7 @@ from tf_realnvp.utils.messages import counted, say
 
 
 def say_header(session: Session) -> None:
-    """Prints what is trained, on what, and how."""
+    """Prints the data set, the model and the settings of a training."""
     config, dataset = session.config, session.dataset
     model = session.trainer.model
     size = "x".join(map(str, dataset.image_shape))
@@ -32,10 +32,10 @@ def say_header(session: Session) -> None:
 
 
 class Reporter(loop.Observer):
-    """Prints the progress of a training, and what has come of it."""
+    """Prints the progress and the results of a training."""
 
     def __init__(self, session: Session):
-        """Makes the reporter of a training that is about to begin."""
+        """Creates a reporter for a training that is about to begin."""
         self._trainer, self._config = session.trainer, session.config
 
     def progress(self, title, num_steps):
@@ -46,7 +46,7 @@ class Reporter(loop.Observer):
             self._say_metrics(metrics)
 
     def say_summary(self) -> None:
-        """Prints what has come of the training."""
+        """Prints the results of the training."""
         result = self._trainer.result_metrics()
         if not self._config.verbose or result.validation_loss is not None:
             self._say_metrics(result)

@@ -1,4 +1,4 @@
-"""What SIGINT, SIGTERM and SIGHUP do to a command."""
+"""Handling of SIGINT, SIGTERM and SIGHUP in commands."""
 
 import contextlib
 import os
@@ -9,27 +9,27 @@ from tf_realnvp.utils import system
 
 
 class Interrupted(BaseException):
-    """A signal asked the program to end; the message is meant for the user.
+    """A signal requested the program to end; the message is for the user.
 
-    Like `KeyboardInterrupt` it is no `Exception`, since those are caught where
-    something may fail and the program is to go on.
+    Like `KeyboardInterrupt`, it is not an `Exception`, so that it is not caught
+    where the program handles errors and continues.
 
     Attributes:
-      exit_code: What a shell expects: 128 and the number of the signal.
+      exit_code: Exit code by shell convention, 128 plus the signal number.
     """
 
     def __init__(self, signum: int):
-        """Makes the exception of a signal."""
+        """Creates the exception for a signal number."""
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
         self.exit_code = 128 + signum
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Within this, the first signal raises `Interrupted`, whatever goes on.
+    """Context manager in which the first signal raises `Interrupted`.
 
-    The second SIGINT or SIGTERM ends the process at once. A signal that is
-    ignored already stays so.
+    It may be raised at any point. A second SIGINT or SIGTERM ends the process
+    immediately. Signals that are already ignored stay ignored.
     """
 
     def interrupt(signum):
@@ -41,13 +41,13 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Within this, the first signal is noted; all else is as with `raised`.
+    """Context manager like `raised`, except that it defers `Interrupted`.
 
     Yields:
-      A function that returns whether a signal came.
+      A function that returns whether a signal was received.
 
     Raises:
-      Interrupted: At the end, if a signal came.
+      Interrupted: On exit, if a signal was received.
     """
     received: list[int] = []
     with _handled(received.append):
@@ -58,12 +58,12 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def _handled(on_first):
-    """Within this, a function is called with the first signal."""
+    """Context manager that calls a function with the first signal."""
     received: set[int] = set()
 
     def receive(signum, _):
-        # SIGHUP is never the second one of a user: a terminal that is closed
-        # sends it more than once.
+        # SIGHUP does not count as a second signal, since a terminal that is
+        # closed sends it more than once.
         users = {signal.SIGINT, signal.SIGTERM}
         if signum in users and received & users:
             os._exit(128 + signum)
@@ -72,7 +72,7 @@ def _handled(on_first):
         if is_first:
             on_first(signum)
 
-    # `nohup` lets what it starts ignore SIGHUP, and a shell SIGINT.
+    # SIGHUP is ignored under `nohup`, and SIGINT in background jobs.
     before = {
         signum: previous
         for signum in system.SIGNALS

@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, or break, while a command works."""
+"""Standard streams that may be closed or break while a command runs."""
 
 import contextlib
 import errno
@@ -7,22 +7,22 @@ import os
 import sys
 from collections.abc import Iterator
 
-# A pipe or terminal, whose other end has gone.
+# Errors of a pipe or terminal whose other end is closed.
 _NOBODY_READS = (errno.EPIPE, errno.EIO)
 
 
 class _Output(io.FileIO):
-    """A file that drops what it cannot write.
+    """A file that discards what it cannot write.
 
     Attributes:
-      error: Why it did, if somebody may have wanted to read it.
+      error: The last error of a write, unless nobody reads the output.
     """
 
     error: OSError | None = None
 
     def write(self, data):
         try:
-            # None of it is written where that would block.
+            # `None` if it would block; the data are then discarded.
             return super().write(data) or len(data)
         except OSError as error:
             if error.errno not in _NOBODY_READS:
@@ -32,34 +32,33 @@ class _Output(io.FileIO):
 
 @contextlib.contextmanager
 def unbreakable() -> Iterator[None]:
-    """Within this, output that nobody can take is dropped.
+    """Context manager that discards output that cannot be written.
 
-    Standard output and standard error may be closed, or lead to a pipe whose
-    reader has gone, a terminal that was closed or a disk that is full. None of
-    this is a reason to end work that takes days. What a caller has put in the
-    place of these streams stays as it is.
+    Standard output and standard error may be closed, or lead to a pipe without
+    a reader, a closed terminal or a full disk. None of these should end work
+    that takes days. Streams that a caller has replaced are not changed.
     """
-    # Else the next file to be opened would get the number of a closed one, and
-    # what native code logs would be written into it.
+    # Otherwise, the next opened file would get the descriptor of a closed
+    # stream, and native code would write its log into the file.
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The system gives it the lowest number that is free, this one.
+            # The system assigns the lowest free descriptor: this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     with _dropping("stdout", 1), _dropping("stderr", 2):
         yield
 
 
 def check_written() -> None:
-    """Checks that standard output has taken what was printed.
+    """Checks that all output was written to standard output.
 
     Raises:
-      OSError: If it has not, as on a full disk. That nobody reads it is no
+      OSError: If it was not, as on a full disk. A missing reader is not an
         error.
     """
     sys.stdout.flush()
-    # What a caller has put in its place may have neither.
+    # A replacement of `sys.stdout` may have neither attribute.
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Output) and raw.error is not None:
         raise OSError(raw.error.errno, raw.error.strerror, "standard output")
@@ -67,18 +66,18 @@ def check_written() -> None:
 
 @contextlib.contextmanager
 def _dropping(name, descriptor):
-    """Lets a stream drop what it cannot write, unless it is a caller's."""
+    """Makes a stream discard what it cannot write, unless it was replaced."""
     stream = getattr(sys, name)
     if stream is not getattr(sys, f"__{name}__"):
         yield
         return
     if stream is not None:
         with contextlib.suppress(OSError):
-            stream.flush()  # What was printed before comes first.
+            stream.flush()  # Keeps the output in order.
     output = io.TextIOWrapper(
         io.BufferedWriter(_Output(descriptor, "w", closefd=False)),
         encoding="utf-8" if stream is None else stream.encoding,
-        errors="backslashreplace",  # Names of files need not be text.
+        errors="backslashreplace",  # File names may not be valid Unicode.
         line_buffering=True,
     )
     setattr(sys, name, output)
@@ -86,4 +85,4 @@ def _dropping(name, descriptor):
         yield
     finally:
         setattr(sys, name, stream)
-        output.flush()  # Loggers may hold it: it stays open.
+        output.flush()  # Not closed, since loggers may hold it.

@@ -20,14 +20,14 @@ from tf_realnvp.utils import checks, files
 from tf_realnvp.utils.errors import ImageError, reason
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # Of JPEG and of PNG.
-# Places of bytes in a PNG.
+# Offsets of bytes in a PNG file.
 _BIT_DEPTH = 24
 _COLOR_TYPE = 25
 _GREY_TYPES = (0, 4)  # Without and with an alpha channel.
-# Pillow decodes a PNG to find its orientation, which few have.
+# EXIF markers: reading the orientation decodes a PNG, and few have one.
 _EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-# For each of EXIF's orientations, 1 to 8: whether rows and columns change
-# places, and the steps in which the rows and columns of the result are read.
+# For each EXIF orientation, 1 to 8: whether to transpose the image, then the
+# strides of its rows and columns, where -1 reverses them.
 _UPRIGHT = (
     *((0, 1, 1), (0, 1, -1), (0, -1, -1), (0, -1, 1)),
     *((1, 1, 1), (1, 1, -1), (1, -1, -1), (1, -1, 1)),
@@ -102,7 +102,7 @@ def look(content: bytes) -> Header:
         raise ImageError("it is animated")
     has_exif = not is_png or any(mark in content for mark in _EXIF_IN_PNG)
     orientation = _orientation(content) if has_exif else 1
-    # It lies on its side if that is more than 4.
+    # Orientations above 4 swap height and width.
     height, width = image.size if orientation > 4 else image.size[::-1]
     return Header(
         height,
@@ -122,7 +122,7 @@ def _open(content):
 def _orientation(content):
     try:
         orientation = _open(content).getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Of EXIF data that are damaged.
+    except Exception:  # Damaged EXIF data.
         return 1
     return int(orientation) if orientation in range(1, 9) else 1
 
@@ -189,7 +189,7 @@ def read(
       uint8 `[H, W, C]` in `0 ... num_colors - 1`.
 
     Raises:
-      ImageError: If the file can't be read, or holds no such image.
+      ImageError: If the file cannot be read, or is not such an image.
     """
     height, width, channels = image_shape
     try:
@@ -204,7 +204,7 @@ def read(
             crop(pixels, height, width), [height, width], antialias=True
         ).numpy()
     num_bits = checks.bits_of_levels(num_colors)
-    if num_bits is not None:  # As training leaves bits out.
+    if num_bits is not None:  # As `ImageDataset.keep_bits` does.
         return np.round(pixels).astype(np.uint8) >> (8 - num_bits)
     return np.round(pixels * ((num_colors - 1) / 255.0)).astype(np.uint8)
 
@@ -218,8 +218,8 @@ def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
       width: Width in the proportions.
 
     Returns:
-      `[..., h, w, C]`, with `h` to `w` as `height` to `width`, rounded, and `h`
-      or `w` all that there is.
+      `[..., h, w, C]`, where `h / w` is `height / width` up to rounding, and
+      `h = H` or `w = W`.
     """
     shape = tf.shape(pixels, tf.int64)
     full_height, full_width = shape[-3], shape[-2]

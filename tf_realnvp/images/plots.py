@@ -15,8 +15,8 @@ import numpy as np
 from tf_realnvp.utils import files
 from tf_realnvp.utils.messages import printable
 
-_TILE_SIZE = 96  # Pixels, about; an image is magnified by a whole number.
-_MAX_PIXELS = 2**26  # Of a grid: larger ones are not magnified.
+_TILE_SIZE = 96  # In pixels, roughly: images are magnified by integers.
+_MAX_PIXELS = 2**26  # Of a grid; limits the magnification.
 
 
 def save_loss_curve(
@@ -29,14 +29,14 @@ def save_loss_curve(
     Args:
       path: PNG file to write.
       curves: Points (epoch and bits/dim) of each curve, by its label.
-      title: Title of the figure, in any characters.
+      title: Title of the figure. Any characters are allowed.
     """
     with _figure(path, 7, 4.5) as [axes]:
         for label, points in curves.items():
             epochs, bits = np.reshape(points, [-1, 2]).T
             marker = "o" if len(epochs) < 30 else None
             axes.plot(epochs, bits, marker=marker, markersize=4, label=label)
-        # Not as mathematics: names of data sets may have dollar signs in them.
+        # Not as math text: names of data sets may contain dollar signs.
         axes.set_title(printable(title), parse_math=False, wrap=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel("negative log-likelihood (bits/dim)")
@@ -84,7 +84,7 @@ def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
 
 
 def _rgb(images, num_colors):
-    """Returns images, or one, of any number of channels with three."""
+    """Converts one or more images with any number of channels to RGB."""
     images = np.asarray(images)
     if images.shape[-1] < 3:
         images = np.repeat(images[..., :1], 3, axis=-1)
@@ -156,7 +156,7 @@ def save_histograms(
         for axes in panels[len(scores) :]:
             axes.set_visible(False)
         for (name, both), axes in zip(scores.items(), panels, strict=False):
-            # What is far off would leave no room for the rest: to an end.
+            # Outliers are moved to the ends, to leave room for the rest.
             edges = np.linspace(*map_limits(np.concatenate(both)), 41)
             for values, label in zip(both, labels, strict=True):
                 values = np.clip(values, edges[0], edges[-1])

@@ -49,7 +49,7 @@ class Checkpoints:
           directory: The folder; it is created by the first `save`.
         """
         self._directory = pathlib.Path(directory)
-        # The list of checkpoints, which TensorFlow writes after each.
+        # TensorFlow's list of the checkpoints, written after each of them.
         self._list = self._directory / "checkpoint"
         self._trainer = trainer
         self._checkpoint = tf.train.Checkpoint(
@@ -57,14 +57,14 @@ class Checkpoints:
         )
 
     def save(self) -> None:
-        """Writes a new checkpoint, then removes the oldest of many.
+        """Saves a checkpoint, then removes old ones.
 
         Raises:
-          tf.errors.OpError, OSError: If it cannot be written. Earlier ones stay
-            as they are.
+          tf.errors.OpError, OSError: If it cannot be written. The earlier ones
+            are unchanged.
         """
         path = self._manager.save()
-        # Before more is done that relies on it: power may fail.
+        # The checkpoint must survive a power failure before others rely on it.
         for file in self._directory.glob(f"{pathlib.Path(path).name}.*"):
             files.sync(file)
         files.sync(self._list)
@@ -77,16 +77,16 @@ class Checkpoints:
         try:
             return tf.train.CheckpointManager(*options)
         except ValueError:
-            self._list.unlink()  # It is damaged, and will be written anew.
+            self._list.unlink()  # It is damaged, and will be rewritten.
             return tf.train.CheckpointManager(*options)
 
     def restore(self) -> bool:
-        """Restores the newest checkpoint that is complete.
+        """Restores the newest complete checkpoint.
 
-        There is a warning for each that is damaged; it stays.
+        Damaged checkpoints are skipped with a warning, and are not removed.
 
         Returns:
-          Whether there is any. The first one may not have been finished.
+          Whether there is one. An unfinished first one does not count.
 
         Raises:
           UsageError: If there are checkpoints and all are damaged.
@@ -98,11 +98,11 @@ class Checkpoints:
         for number in sorted(numbers, reverse=True):
             path = str(self._directory / f"ckpt-{number}")
             try:
-                # All of it is read, and checksums are compared.
+                # Reads the whole checkpoint and verifies the checksums.
                 self._checkpoint.restore(path).assert_consumed()
                 return True
-            except Exception as error:  # TensorFlow raises nearly anything.
-                self._trainer.history = history  # It is read before weights.
+            except Exception as error:  # TensorFlow may raise anything.
+                self._trainer.history = history  # Restored before the weights.
                 warn(
                     f"the checkpoint {path} is damaged or was not finished "
                     f"({reason(error)}); trying the one before"

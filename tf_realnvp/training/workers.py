@@ -24,7 +24,7 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
-_MAX_MINUTES = 10  # From the first worker's start to the last one's.
+_MAX_MINUTES = 10  # Between the starts of the first and last worker.
 _SECONDS_BETWEEN_TRIES = 0.2
 
 
@@ -43,7 +43,7 @@ def _job():
 
     Returns:
       Host and port of all workers, by names such as "worker 0", the chief
-      first; and which worker this process is.
+      first; and the index of this process among them.
     """
     text = os.environ["TF_CONFIG"]
     addresses = {}
@@ -100,7 +100,7 @@ def _wait_for_all(addresses, index):
 
 
 def _listening(port):
-    """Listens where TensorFlow is going to, while it is entered."""
+    """Context manager that listens on the port that TensorFlow will use."""
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
@@ -222,7 +222,7 @@ def agree_on_state(
     def differences(worker, chief):
         if worker == chief:
             return []
-        return [f"{worker} in {where} instead of {chief}, which all must see"]
+        return [f"{worker} in {where} instead of {chief}, which all must read"]
 
     agree(mine, differences)
 
@@ -231,7 +231,7 @@ def _gather(record):
     """Returns the records of all workers, in order."""
     import tensorflow as tf
 
-    # Gathered numbers may be 32 bits wide, not 8, and be of any length.
+    # `gather` supports int32 but not 8-bit integers, and different lengths.
     line = tf.constant(list(f"{json.dumps(record)}\n".encode()), tf.int32)
     strategy = connect()
     gathered = _interruptible(lambda: strategy.gather(line, axis=0).numpy())
@@ -251,6 +251,6 @@ def _interruptible(function):
         except BaseException as error:
             future.set_exception(error)
 
-    # A daemon, or the process would wait for it when it exits.
+    # A daemon, since the process would otherwise wait for it at exit.
     threading.Thread(target=run, daemon=True).start()
     return future.result()

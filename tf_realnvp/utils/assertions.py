@@ -1,8 +1,8 @@
-"""Checks of the tensors that callers give to a model.
+"""Checks of the tensors that callers pass to a model.
 
-Dtype and shape are checked when a function is traced, by Python's exceptions.
-Values show in a run, and are checked by operations that the returned tensor
-depends on: they raise `tf.errors.InvalidArgumentError`.
+Dtype and shape are checked while a function is traced, by Python exceptions.
+Values are checked at run time, by operations that the returned tensor depends
+on. They raise `tf.errors.InvalidArgumentError`.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tf_realnvp.utils.checks import short
 
-_SEED = "an integer of 64 bits with sign, or two integers, or None"
-_SEEDS = "integers of 64 bits with sign, one for each image"
+_SEED = "a signed 64-bit integer, two integers, or None"
+_SEEDS = "signed 64-bit integers, one for each image"
 
 
 def tensor(
@@ -103,15 +103,15 @@ def latents(value: Any, latent_shape: Sequence[int]) -> tf.Tensor:
 
 
 def stateless_seed(seed: Any = None) -> tf.Tensor:
-    """Returns the seed that TensorFlow's stateless random operations take.
+    """Returns a seed for TensorFlow's stateless random operations.
 
     TFP's `sanitize_seed` is no substitute: it draws the stateless seed of an
-    `int` from a stateful generator, so that the same `int` gives other numbers
-    in each call.
+    `int` from a stateful generator, so that the same `int` gives different
+    numbers in each call.
 
     Args:
-      seed: Integer of 64 bits with sign, a scalar, or two, of shape `[2]`, of
-        which the lowest 32 bits count, or `None` for a fresh seed.
+      seed: A signed 64-bit integer, a scalar; two integers, `[2]`, of which the
+        lowest 32 bits are used; or `None` for a random seed.
 
     Returns:
       Int32 `Tensor` of shape `[2]`.
@@ -126,20 +126,20 @@ def stateless_seed(seed: Any = None) -> tf.Tensor:
 
 
 def stateless_seeds(seeds: Any, n: tf.Tensor) -> tf.Tensor:
-    """Returns what `stateless_seed` gives for each of `n` seeds, `[n, 2]`."""
+    """Returns `stateless_seed` of each of `n` seeds, int32 `[n, 2]`."""
     result = tensor(seeds, "seeds", _SEEDS, [None], integer=True)
     size = tf.shape(result)
     result = _where_valid(
         result, size[0] == n, "seeds", _SEEDS, "shape", size, "for", n
     )
     wide = _int64(result, "seeds", _SEEDS)
-    # As `tf.bitcast`, which XLA cannot do where the size is not known.
+    # Like `tf.bitcast`, which XLA does not support for unknown sizes.
     halves = [wide, tf.bitwise.right_shift(wide, 32)]
     return tf.stack([tf.cast(half, tf.int32) for half in halves], axis=-1)
 
 
 def _int64(seeds, name, kind):
-    """Returns integers as int64, unless they are too large for it."""
+    """Returns integers as int64, and checks that they fit."""
     if seeds.dtype == tf.uint64:
         is_valid = tf.reduce_all(seeds <= tf.int64.max)
         seeds = _where_valid(seeds, is_valid, name, kind, seeds)
@@ -147,9 +147,9 @@ def _int64(seeds, name, kind):
 
 
 def _in_range(value, limit, name, kind):
-    """Returns integers that are in 0 ... limit - 1."""
+    """Returns integers, and checks that they are in 0 ... limit - 1."""
     wide = tf.cast(value, tf.int64)
-    # Of none the lowest is above the highest, which passes.
+    # An empty tensor passes: its minimum is the largest int64, and vice versa.
     low, high = tf.reduce_min(wide), tf.reduce_max(wide)
     is_valid = (low >= 0) & (high < limit)
     shown = "values from", low, "to", high
@@ -157,7 +157,7 @@ def _in_range(value, limit, name, kind):
 
 
 def _where_valid(value, is_valid, name, kind, *shown):
-    """Returns a tensor that only a run in which it is valid computes."""
+    """Returns `value`, and checks at run time that it is valid."""
     message = f"`{name}` must be {kind}, got"
     check = tf.debugging.Assert(is_valid, [message, *shown])
     with tf.control_dependencies([check]):

@@ -1,13 +1,13 @@
-"""Ranges of arguments: each tests, parses and describes its values.
+"""Ranges of arguments, which test, parse and describe values.
 
 A range has these members:
 
-*   `value in allowed`: whether it is one of them.
-*   `str(allowed)`: what they are, in words.
-*   `allowed.convert(value)`: the value as Python and JSON have it.
-*   `allowed.parse(text)`: the value of a flag; `ValueError` if it has none.
-*   `allowed.format(value)`: the text that gives the value.
-*   `allowed.metavar`: what stands for the value in `--help`.
+*   `value in allowed`: whether the value is in the range.
+*   `str(allowed)`: description of the range in words.
+*   `allowed.convert(value)`: the value as a built-in type, for JSON.
+*   `allowed.parse(text)`: the value of a flag; `ValueError` if malformed.
+*   `allowed.format(value)`: the text that `parse` turns into the value.
+*   `allowed.metavar`: placeholder for the value in `--help`.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ from collections.abc import Sequence
 from typing import Any
 
 _MAX_SIZE = 2**31 - 1
-FLOAT32_MAX = 3.4028234e38  # What is larger is infinite to the models.
+FLOAT32_MAX = 3.4028234e38  # Larger numbers are infinite to the models.
 
 
 @dataclasses.dataclass(frozen=True)
 class WholeNumber:
-    """Whole numbers, of Python or of NumPy.
+    """Whole numbers, of Python or NumPy types.
 
     Attributes:
-      low: The least of them.
-      high: The greatest. Default: what TensorFlow's sizes can be.
-      even: Whether they are even.
+      low: Smallest value.
+      high: Largest value. Default: the largest size in TensorFlow.
+      even: Whether values must be even.
     """
 
     convert = parse = int
@@ -58,9 +58,9 @@ class WholeNumbers:
     """Sequences of whole numbers.
 
     Attributes:
-      length: How many they are.
-      low: The least that each may be.
-      high: The most that each may be.
+      length: Length of the sequences.
+      low: Smallest value of each number.
+      high: Largest value of each number.
     """
 
     length: int
@@ -93,11 +93,11 @@ class WholeNumbers:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSize:
-    """Sizes of images in pixels: the side of squares, or height and width.
+    """Even image sizes in pixels: the side of a square, or height and width.
 
     Attributes:
-      low: The least that they may be.
-      high: The most that they may be.
+      low: Smallest height and width.
+      high: Largest height and width.
     """
 
     metavar = "N[xN]"
@@ -106,7 +106,7 @@ class ImageSize:
     high: int = _MAX_SIZE
 
     def convert(self, value):
-        """Returns one number for squares, however they are given."""
+        """Returns height and width, or a single number if they are equal."""
         height, width = map(int, sides(value))
         return height if height == width else (height, width)
 
@@ -129,7 +129,7 @@ class ImageSize:
 
 
 def sides(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns the height and width of a size, in which squares have one."""
+    """Returns height and width; a single number is the side of a square."""
     if isinstance(image_size, Sequence):
         height, width = image_size
     else:
@@ -142,9 +142,9 @@ class RealNumber:
     """Finite numbers above a limit.
 
     Attributes:
-      low: The limit.
-      includes_low: Whether `low` is one of them.
-      below: What they are below, if anything but infinity.
+      low: Lower limit.
+      includes_low: Whether `low` itself is allowed.
+      below: Exclusive upper limit. Default: any finite float32 is allowed.
     """
 
     convert = parse = float
@@ -172,7 +172,7 @@ class RealNumber:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """Some strings.
+    """A fixed set of strings.
 
     Attributes:
       choices: The allowed strings.
@@ -190,7 +190,7 @@ class OneOf:
 
 
 class Name:
-    """Names and paths: any string but the empty one."""
+    """Names and paths: any non-empty string."""
 
     convert = format = str
     metavar = "NAME"
@@ -211,12 +211,12 @@ class Folder(Name):
     metavar = "DIR"
 
     def parse(self, text):
-        """Returns a path without the slash that shells add at its end."""
+        """Expands `~`, and removes trailing slashes, which shells add."""
         return os.path.expanduser(text.rstrip(os.sep) or text)
 
 
 class Switch:
-    """What is so or not: a flag without a value."""
+    """Booleans; their flags take no value."""
 
     convert = bool
 
@@ -232,14 +232,14 @@ def check(value: Any, name: str, allowed: Any) -> Any:
 
     Args:
       value: The argument.
-      name: Its name.
-      allowed: What it may be, such as a `WholeNumber`.
+      name: Name of the argument, for messages.
+      allowed: Its range, such as a `WholeNumber`.
 
     Returns:
-      The argument; a number of NumPy as one of Python, which JSON knows.
+      The argument. NumPy numbers are converted to Python numbers, for JSON.
 
     Raises:
-      ValueError: If it is anything else.
+      ValueError: If the argument is out of range.
     """
     if value not in allowed:
         raise ValueError(f"`{name}` must be {allowed}, got {short(value)}.")
@@ -247,13 +247,13 @@ def check(value: Any, name: str, allowed: Any) -> Any:
 
 
 def bits_of_levels(num_levels: int) -> int | None:
-    """Returns how many bits have so many levels, or `None` if no number has."""
+    """Returns the bits of a number of levels; `None` if not a power of two."""
     num_bits = num_levels.bit_length() - 1
     return num_bits if num_levels == 2**num_bits else None
 
 
 def is_whole(value: Any) -> bool:
-    """Returns whether a value is a whole number, of Python or of NumPy."""
+    """Returns whether a value is a whole number of a Python or NumPy type."""
     return not isinstance(value, bool) and (
         isinstance(value, numbers.Integral)
         or (isinstance(value, numbers.Real) and float(value).is_integer())
@@ -261,7 +261,7 @@ def is_whole(value: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    """Returns what a value looks like, on one line."""
+    """Returns a short representation of a value on one line."""
     if hasattr(value, "numpy"):
         value = value.numpy()
     return " ".join(reprlib.repr(value).split())

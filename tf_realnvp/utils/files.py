@@ -1,9 +1,9 @@
-"""Files and folders that are replaced as a whole, or stay as they were.
+"""Files and folders that are replaced completely or not at all.
 
-What is new is written beside the old under a name of its own, locked, written
-through to the disk, and only then put in place. A kill, a full disk or a loss
-of power leaves either the old or the new, and what a killed process left is
-removed by the next one that writes there.
+New content is written next to the old under a unique name, locked, synced to
+disk, and only then moved into place. After a kill, a full disk or a power
+failure, either the old or the new content is there. Leftovers of a killed
+process are removed by the next process that writes to the same folder.
 """
 
 import contextlib
@@ -20,24 +20,24 @@ from typing import Any
 
 from tf_realnvp.utils import system
 
-# What the names begin with of what is not complete yet.
+# Prefix of the names of incomplete files and folders.
 _NEW = ".tf_realnvp.new-"
 
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a file to write that takes the place of `path` when it is done.
+    """Context manager for a new file that replaces `path` on exit.
 
-    By then it is on the disk, and outlasts a loss of power. If `path` is a
-    symlink, it is the link that is replaced. What killed processes left in the
-    folder is removed.
+    By then it is synced to disk, so that it survives a power failure. If `path`
+    is a symbolic link, the link itself is replaced. Leftovers of killed
+    processes in the folder are removed.
 
     Args:
-      path: The file to replace, there already or not.
+      path: The file to replace. It need not exist.
 
     Yields:
       Path of a new, empty file in the same folder and with the same suffix. If
-      the body raises it is removed, and `path` stays as it was.
+      the body raises, it is removed, and `path` is unchanged.
     """
     path = pathlib.Path(path)
     with _new_beside(path, is_folder=False) as new:
@@ -49,15 +49,15 @@ def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a folder to fill with files that go elsewhere when all are done.
+    """Context manager for new files that are all moved to `folder` on exit.
 
     Args:
-      folder: Where to put them, made if it is missing. Files of their names are
-        replaced, others stay.
+      folder: The destination, created if necessary. Files of the same names are
+        replaced; others are kept.
 
     Yields:
-      Path of a new, empty folder inside of it. If the body raises it is
-      removed, and `folder` stays as it was.
+      Path of a new, empty folder inside `folder`. If the body raises, it is
+      removed, and `folder` is unchanged.
     """
     folder = pathlib.Path(folder)
     with made(folder), _new_beside(folder / "files", is_folder=True) as new:
@@ -72,23 +72,23 @@ def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a folder to fill that takes the place of `path` when it is done.
+    """Context manager for a new folder that replaces `path` on exit.
 
-    All else is as with `replace_file`.
+    Otherwise like `replace_file`.
 
     Args:
-      path: The folder to replace, there already or not.
+      path: The folder to replace. It need not exist.
 
     Yields:
-      Path of a new, empty folder beside it. If the body raises it is removed,
-      and `path` stays as it was.
+      Path of a new, empty folder next to `path`. If the body raises, it is
+      removed, and `path` is unchanged.
     """
     path = pathlib.Path(path)
     with _new_beside(path, is_folder=True) as new:
         yield new
         mode = stat.S_IMODE(new.stat().st_mode)
         for folder, _, names in os.walk(new):
-            # TensorFlow makes folders that nobody else can write to.
+            # TensorFlow creates folders that only their owner can write to.
             with contextlib.suppress(OSError):
                 os.chmod(folder, mode)
             for name in names:
@@ -99,15 +99,15 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
-    """Writes a table as a CSV file, which replaces `path` as `replace_file`.
+    """Writes a CSV file that replaces `path`, as by `replace_file`.
 
     Args:
-      path: The file to replace, there already or not.
-      rows: The names of the columns, then the values of each row.
+      path: The file to replace. It need not exist.
+      rows: The column names, then the values of each row.
     """
     with (
         replace_file(path) as new,
-        # Names of files need not be text.
+        # File names may not be valid Unicode.
         new.open(
             "w", newline="", encoding="utf-8", errors="surrogateescape"
         ) as file,
@@ -117,7 +117,7 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
 
 @contextlib.contextmanager
 def made(path: pathlib.Path) -> Iterator[None]:
-    """Makes a folder with its parents, which go again if they stay empty."""
+    """Creates a folder and its parents; on exit, removes new empty ones."""
     new = _missing(path)
     try:
         make_directory(path)
@@ -129,7 +129,7 @@ def made(path: pathlib.Path) -> Iterator[None]:
 
 
 def make_directory(path: pathlib.Path) -> None:
-    """Makes a folder with its parents, which outlast a loss of power."""
+    """Creates a folder and its parents, which survive a power failure."""
     new = _missing(path)
     path.mkdir(parents=True, exist_ok=True)
     for folder in new:
@@ -137,9 +137,9 @@ def make_directory(path: pathlib.Path) -> None:
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Writes a file, or the names in a folder, through to the disk."""
-    # Some file systems cannot do that for folders, and some folders may be
-    # written to but not read.
+    """Syncs a file, or the entries of a folder, to disk."""
+    # Some file systems cannot sync folders, and some folders are writable but
+    # not readable.
     allowed = (errno.EACCES, errno.EBADF, errno.EINVAL)
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -153,15 +153,15 @@ def sync(path: str | os.PathLike) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Returns whether something is named as what a killed process leaves."""
+    """Returns whether a name is that of a leftover of a killed process."""
     return name.startswith(_NEW)
 
 
 def why_tensorflow_cannot(path: str | os.PathLike) -> str | None:
     """Returns why TensorFlow cannot use a path; `None` if it can.
 
-    It would say so too late. What it takes for a pattern it writes and cannot
-    read, names must be UTF-8, and `gs:/...` is on another machine.
+    TensorFlow would report it too late. It can write but not read paths that it
+    takes for patterns, requires UTF-8, and treats `gs:/...` as remote.
 
     Args:
       path: The path of a folder to write or to read.
@@ -172,28 +172,28 @@ def why_tensorflow_cannot(path: str | os.PathLike) -> str | None:
 
 @contextlib.contextmanager
 def _new_beside(path, is_folder):
-    """Makes a file or folder, which no other process removes meanwhile."""
+    """Creates a locked file or folder, which no other process removes."""
     _remove_leftovers(path.parent)
     new, lock = _make_locked(path, is_folder)
     try:
         yield new
     finally:
-        _remove(new)  # By now this may be the old folder.
+        _remove(new)  # This may be the old folder by now.
         os.close(lock)
 
 
 def _make_locked(path, is_folder):
-    """Makes something new beside `path`; returns it, and its open lock."""
+    """Creates a new file or folder next to `path`; returns it and its lock."""
     suffix = "" if is_folder else path.suffix
     while True:
-        # Nobody can foresee the name, and lay a symlink there.
+        # A random name, so that nobody can place a symbolic link there.
         new = path.with_name(f"{_NEW}{secrets.token_hex(8)}{suffix}")
         make = new.mkdir if is_folder else new.touch
         make(exist_ok=False)
-        # Until it is locked another process may take it for a leftover.
+        # Until it is locked, another process may remove it as a leftover.
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(new, os.O_RDONLY)
-            # Where there are no locks nobody can take one to remove it.
+            # Without lock support, no process can lock it to remove it.
             with contextlib.suppress(OSError):
                 system.lock(lock, wait=True)
             if new.exists():
@@ -202,7 +202,7 @@ def _make_locked(path, is_folder):
 
 
 def _remove_leftovers(folder):
-    """Removes what is new in a folder and no process has locked."""
+    """Removes new files and folders that no process has locked."""
     for path in pathlib.Path(folder).glob(f"{_NEW}*"):
         with contextlib.suppress(OSError):
             lock = system.open_no_link(path, os.O_RDONLY)
@@ -214,7 +214,7 @@ def _remove_leftovers(folder):
 
 
 def _remove(path):
-    """Removes a file or a folder, as far as that is possible."""
+    """Removes a file or folder, as far as possible."""
     try:
         path.unlink()
     except OSError:
@@ -222,25 +222,25 @@ def _remove(path):
 
 
 def _missing(path):
-    """Returns what making a folder makes, the innermost first."""
+    """Returns which of a folder and its parents are missing, deepest first."""
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def _move_file(new, path):
-    """Puts a file in place, for as many people to read as what was there."""
+    """Moves a file into place, with the permissions of the one it replaces."""
     with contextlib.suppress(OSError):
-        if not path.is_symlink():  # A link's own says nothing.
+        if not path.is_symlink():  # Links have no mode of their own.
             new.chmod(stat.S_IMODE(path.stat().st_mode))
     new.replace(path)
 
 
 def _move_folder(new, path):
-    """Puts a folder in place; what was there, if anything, is then at `new`."""
+    """Moves a folder into place; the old one, if any, is then at `new`."""
     if not os.path.lexists(path):
         new.rename(path)
     elif not system.exchange(new, path):
-        # The gap is a short one. If the process dies in it, the old one must
-        # not be taken for a leftover.
+        # For a moment, `path` does not exist. If the process dies then, the old
+        # folder must not be removed as a leftover.
         old = new.with_name(new.name.replace("new", "old", 1))
         path.rename(old)
         try:

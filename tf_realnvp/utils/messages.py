@@ -4,7 +4,7 @@ import sys
 
 
 def say(message: object) -> None:
-    """Prints a message on standard output, at once."""
+    """Prints a message on standard output and flushes it."""
     print(printable(message), flush=True)
 
 
@@ -14,10 +14,10 @@ def warn(message: object) -> None:
 
 
 def printable(text: object) -> str:
-    """Returns text in which characters that cannot be printed are escaped.
+    """Returns a text with non-printable characters escaped.
 
-    Names of files may hold anything, such as the control sequences of a
-    terminal. Line breaks stay.
+    File names may contain any characters, even terminal control sequences. Line
+    breaks are kept.
 
     Args:
       text: A message.
@@ -28,11 +28,11 @@ def printable(text: object) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns a number of things: "1 image", "2,000 classes".
+    """Returns a number with its noun: "1 image", "2,000 classes".
 
     Args:
-      number: How many there are.
-      noun: What one of them is called.
+      number: The number.
+      noun: The noun in the singular.
     """
     plural = noun + ("es" if noun.endswith("s") else "s")
     return f"{number:,} {noun if number == 1 else plural}"

@@ -1,4 +1,4 @@
-"""Batches that are computed two at a time."""
+"""Overlapped computation of batches."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -15,14 +15,14 @@ def overlapped(
 ) -> Iterator[_Output]:
     """Applies a function to inputs, two at a time.
 
-    While one call to TensorFlow waits, for Python or for an operation that one
-    core does alone, the other goes on: on two cores a fifth faster
+    While one call to TensorFlow waits for Python or for an operation that runs
+    on a single core, the other continues. This is a fifth faster on two cores
     (docs/measurements.md).
 
     Args:
-      function: What is called, in threads of its own.
-      inputs: Its arguments, which are taken as results are asked for; few are
-        held at once.
+      function: The function, which is called in worker threads.
+      inputs: Its arguments. They are consumed as results are requested, and few
+        are held at a time.
 
     Yields:
       The results, in the order of the inputs.

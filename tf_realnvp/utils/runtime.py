@@ -8,10 +8,10 @@ from tf_realnvp.utils import system
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted
 
-# docs/measurements.md, "Devices and threads". Side of the images times filters,
-# up to which one thread is the fastest; filters, up to which two logical CPUs
-# are faster than one; and training steps, from which they make up for the time
-# that the second takes to be traced.
+# From docs/measurements.md, "Devices and threads": the largest image side times
+# filters for which one thread is fastest; the largest number of filters for
+# which two logical CPUs are faster than one; and the smallest number of
+# training steps that makes up for the time to trace the second.
 _SMALL = 512
 _NARROW = 64
 _LONG = 500
@@ -59,8 +59,8 @@ def configure(
     Raises:
       UsageError: If there are fewer cores than logical CPUs.
     """
-    # TensorFlow's log tells of GPU libraries that are missing, and of networks
-    # that are traced for each of their shapes, as they must be; "0" shows it.
+    # TensorFlow's log warns about missing GPU libraries, and about retracing of
+    # networks for each of their shapes, which is intended. "0" shows the log.
     quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "0"
     # oneDNN's convolutions are twice as fast as Eigen's on x86 processors, but
     # the default only on the newest.
@@ -68,7 +68,7 @@ def configure(
     # Other backends that a user's keras.json may name are not supported.
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
-    # While it is imported it logs all the same: tensorflow issue 100442.
+    # During the import, it logs all the same: tensorflow issue 100442.
     with _silent_stderr() if quiet else contextlib.nullcontext():
         import tensorflow as tf
 
@@ -107,10 +107,10 @@ def tensor_float_32(enabled: bool) -> Iterator[None]:
     allow = tf.config.experimental.enable_tensor_float_32_execution
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     optimizer = tf.config.optimizer
-    # TensorFlow 2.21 keeps cuDNN's plan of a convolution, which has TF32 in it
-    # or not, by shape and layout alone. Without these steps of its graph
-    # optimizer, which choose the layout, that is NHWC with TF32 and NCHW
-    # without: what is made for the one never serves the other.
+    # TensorFlow 2.21 caches cuDNN's convolution plans, with or without TF32, by
+    # shape and layout alone. These steps of its graph optimizer choose the
+    # layout. They are disabled with TF32, so that the layout is NHWC with TF32
+    # and NCHW without, and the two never share a plan.
     steps = {"layout_optimizer": True, "remapping": True}
     options = steps | optimizer.get_experimental_options()
     allow(enabled)

@@ -1,7 +1,7 @@
-"""System calls: locks, exchanges, signals, processors.
+"""System calls: file locks, atomic exchange, signals, processors.
 
-They are Linux's. Elsewhere `exchange` does nothing, and `files` replaces a
-folder in two steps, with nothing in its place between them.
+They are specific to Linux. On other systems, `exchange` does nothing, and
+`files` replaces a folder in two steps, between which it does not exist.
 """
 
 import contextlib
@@ -11,52 +11,52 @@ import os
 import pathlib
 import signal
 
-# What ends a training with a checkpoint.
+# Signals that end a training with a checkpoint.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# Of renameat2: relative to the current folder; exchange.
+# Arguments of renameat2: AT_FDCWD (the current folder) and RENAME_EXCHANGE.
 _CWD = -100
 _EXCHANGE = 2
 
 
 def lock(descriptor: int, wait: bool) -> None:
-    """Locks an open file; the system unlocks it when the process ends.
+    """Locks an open file. The lock is released when the process ends.
 
     Args:
-      descriptor: The file's.
-      wait: Whether to wait until no other process has it locked.
+      descriptor: File descriptor.
+      wait: Whether to wait until no other process holds a lock.
 
     Raises:
-      BlockingIOError: If another process has locked it.
-      OSError: If the file system has no locks.
+      BlockingIOError: If another process holds a lock, and `wait` is false.
+      OSError: If the file system does not support locks.
     """
     fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def open_no_link(path: str | os.PathLike, flags: int) -> int:
-    """Opens a file, but not where a symlink leads that others may have laid.
+    """Opens a file, but no symbolic link, which others may have placed there.
 
-    A named pipe does not hold it up.
+    Opening a named pipe does not block.
 
     Args:
       path: The file.
       flags: As for `os.open`.
 
     Returns:
-      The descriptor.
+      The file descriptor.
     """
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def exchange(first: str | os.PathLike, second: str | os.PathLike) -> bool:
-    """Exchanges two files or folders at once.
+    """Exchanges two files or folders atomically.
 
     Args:
-      first: One of them.
-      second: The other.
+      first: Path of one of them.
+      second: Path of the other.
 
     Returns:
-      Whether that was possible; if not, nothing was done.
+      Whether it succeeded. If not, nothing has changed.
     """
     try:
         renameat2 = ctypes.CDLL(None).renameat2
@@ -74,7 +74,7 @@ def num_cores() -> int:
 
 
 def processor_features() -> frozenset[str]:
-    """Returns what the processor can do, as Linux names it, if it is known."""
+    """Returns the processor's features by Linux's names; empty if unknown."""
     with contextlib.suppress(OSError):
         return frozenset(pathlib.Path("/proc/cpuinfo").read_text().split())
     return frozenset()
