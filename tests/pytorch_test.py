@@ -240,7 +240,7 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             # As `torch.save` writes it: a zip archive, of a pickle.
             with zipfile.ZipFile(self.path, "w") as archive:
                 archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
-        self.assert_refused("is no .npz file of .*write it with `np.savez`")
+        self.assert_refused("is not an .npz file of .*write it with `np.savez`")
 
 
 if __name__ == "__main__":

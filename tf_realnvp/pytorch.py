@@ -1,7 +1,7 @@
-"""Weights of the same model in PyTorch, read and written without PyTorch.
+"""Reads and writes the weights of the same model in PyTorch.
 
-The files are `.npz` archives of a PyTorch `state_dict`, one array for each of
-its tensors. PyTorch writes one, and reads one back, with
+PyTorch is not required. The files are `.npz` archives with one array per tensor
+of a PyTorch `state_dict`. In PyTorch, they are written and read by
 
 ```python
 arrays = {k: v.cpu().numpy() for k, v in model.state_dict().items()}
@@ -11,28 +11,28 @@ arrays = np.load("weights.npz")
 model.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
 ```
 
-The PyTorch model is a list of steps from image to latents, `flow.flows.0` for
+The PyTorch model is a list of steps from image to latents: `flow.flows.0` for
 dequantization, then the logit, three couplings, the squeeze, three couplings,
-the split, four couplings. A coupling such as `flow.flows.2` has
+the split and four couplings. A coupling such as `flow.flows.2` has
 
-*   `rescale` and `reshift`, of one element each;
-*   `mask`, boolean, of a shape that broadcasts to `[C, H, W]`, true where a
-    component is kept. It may be missing, as it is from `named_parameters()`;
+*   `rescale` and `reshift`, with one element each;
+*   `mask`, boolean, broadcastable to `[C, H, W]`, true for components that are
+    kept. It may be missing, as in `named_parameters()`;
 *   for each convolution `weight_v`, `[out, in, height, width]`, `weight_g`,
-    `[out, 1, 1, 1]`, and `bias`, `[out]`, as `torch.nn.utils.weight_norm` names
-    them. Those of `torch.nn.utils.parametrizations.weight_norm` do as well.
+    `[out, 1, 1, 1]`, and `bias`, `[out]`, as in `torch.nn.utils.weight_norm`.
+    The names of `torch.nn.utils.parametrizations.weight_norm` also work.
 
-In the order of their names the convolutions are the first, three for each
-residual block, and the last, whose first `C` channels are the scale and whose
-others are the shift. Only this order and the last part of a name count: indices
-may differ from the above, and what comes before them.
+Sorted by name, the convolutions are the first one, three per residual block,
+and the last one, whose first `C` output channels are the scale and the others
+the shift. Only this order and the last part of a name matter. The indices and
+the prefixes may differ from the above.
 
-No channel is permuted, since the squeeze of both models orders channels by row
-of the block, column of the block and channel of the image: in PyTorch
+Channels are not permuted, since the squeeze of both models orders channels by
+row of the block, column of the block and channel of the image: in PyTorch
 `x.reshape(N, C, H // 2, 2, W // 2, 2).permute(0, 3, 5, 1, 2, 4)`. A PyTorch
-model that puts the image's channel first, as `pixel_unshuffle` does, is another
-model, in which other channels are kept and factored out; the file does not
-tell, so it is for the user to know.
+model that orders them by channel of the image first, like `pixel_unshuffle`, is
+a different model, which keeps and factors out other channels. The file does not
+show the order, so the caller has to check it.
 """
 
 import collections
@@ -48,7 +48,7 @@ import numpy as np
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import files
 
-# Where the couplings are among the steps.
+# Indices of the couplings in the list of steps.
 _POSITIONS = (2, 3, 4, 6, 7, 8, 10, 11, 12, 13)
 _MODEL = {
     "num_scales": 2,
@@ -65,32 +65,32 @@ def load_model(
     num_colors: int = 256,
     alpha: float = 0.1,
 ) -> RealNVP:
-    """Makes the model whose weights a file holds.
+    """Creates a model with the weights in a file.
 
-    The numbers of filters and of residual blocks are those of the file.
+    The numbers of filters and residual blocks are inferred from the file.
 
     Args:
       path: An `.npz` file of a PyTorch `state_dict`.
-      image_shape: `(H, W, C)` in pixels and channels. Default: that of the
-        masks in the file.
-      num_colors: Number of levels that the model was trained with, which the
-        file does not tell.
-      alpha: Margin of the logit that the model was trained with, which the
-        file does not tell.
+      image_shape: `(H, W, C)` in pixels and channels. Default: inferred from
+        the masks in the file.
+      num_colors: Number of levels that the model was trained with. It is not
+        stored in the file.
+      alpha: Margin of the logit that the model was trained with. It is not
+        stored in the file.
 
     Returns:
-      Model with the weights of the file.
+      The model, with the weights of the file.
 
     Raises:
       OSError: If the file cannot be read.
       ValueError: If the file does not hold the weights of such a model; the
-        message names an array that is at fault. If the file has no masks and
+        message names an invalid array. Also if the file has no masks and
         `image_shape` is not given.
     """
     arrays = _read_arrays(path)
     parts = _by_last_part(arrays)
     kernels, masks = parts["weight_v"], parts["mask"]
-    # Two and three for each block, in each of the couplings.
+    # Each coupling has two convolutions, plus three per block.
     num_blocks, rest = divmod(len(kernels) // len(_POSITIONS) - 2, 3)
     if rest or num_blocks < 1:
         raise _error(path, f"it has {len(kernels)} convolutions")
@@ -98,7 +98,7 @@ def load_model(
     if image_shape is None:
         if not masks:
             raise ValueError(
-                f"{os.fspath(path)} has no mask that tells the size of images: "
+                f"{os.fspath(path)} has no masks that show the size of images: "
                 "give `image_shape`."
             )
         image_shape = (*arrays[masks[0]].shape[-2:], channels)
@@ -108,33 +108,33 @@ def load_model(
 
 
 def load_weights(model: RealNVP, path: str | os.PathLike) -> None:
-    """Gives a model the weights that a file holds.
+    """Loads the weights of a model from a file.
 
     Args:
-      model: The model. If the file does not fit, it stays as it is.
+      model: The model. It is unchanged if the file does not fit.
       path: An `.npz` file of a PyTorch `state_dict`.
 
     Raises:
       OSError: If the file cannot be read.
-      ValueError: As `load_model`, or if PyTorch has no such model.
+      ValueError: As for `load_model`, or if the architecture is unsupported.
     """
     _check_architecture(model)
     _assign(model, _read_arrays(path), path)
 
 
 def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
-    """Writes the weights of a model for PyTorch.
+    """Saves the weights of a model for PyTorch.
 
     Args:
       model: The model.
-      path: The `.npz` file to write or to replace.
+      path: The `.npz` file to write; an existing file is replaced.
 
     Raises:
       OSError: If the file cannot be written.
-      ValueError: If PyTorch has no such model.
+      ValueError: If the PyTorch model has no such architecture.
     """
     _check_architecture(model)
-    # An open file, since `savez` changes a path that does not end in `.npz`.
+    # An open file, since `savez` appends `.npz` to paths without it.
     with files.replace_file(path) as new, new.open("wb") as file:
         np.savez(file, **_state_dict(model))
 
@@ -144,15 +144,15 @@ def _check_architecture(model):
         value = getattr(model, name)
         if value != expected:
             raise ValueError(
-                f"The PyTorch model is of one kind: `model.{name}` must be "
-                f"{expected}, got {value}."
+                f"The PyTorch model has a fixed structure: `model.{name}` must "
+                f"be {expected}, got {value}."
             )
 
 
 def _weights(model: RealNVP) -> Iterator[tuple[str, keras.Variable, Any]]:
-    """Yields PyTorch's name of each weight, the variable and the index in it.
+    """Yields each weight's PyTorch name, its variable and the index in it.
 
-    The variables of residual blocks hold the weights of all of them.
+    The variables of the residual blocks stack the weights of all blocks.
     """
     for position, network, coupling in zip(
         _POSITIONS, model.networks, model.couplings, strict=True
@@ -174,7 +174,7 @@ def _weights(model: RealNVP) -> Iterator[tuple[str, keras.Variable, Any]]:
 
 
 def _state_dict(model: RealNVP) -> dict[str, Any]:
-    """Returns the weights and masks of a model, as PyTorch has them."""
+    """Returns the weights and masks of a model as a PyTorch `state_dict`."""
     arrays = {}
     for name, variable, index in _weights(model):
         array = variable.numpy()[index]
@@ -190,8 +190,8 @@ def _state_dict(model: RealNVP) -> dict[str, Any]:
 
 
 def _convolution_names(num_blocks: int) -> Iterator[str]:
-    """Yields PyTorch's names of the convolutions of a network, in order."""
-    # What is left out is ReLUs.
+    """Yields the PyTorch names of a network's convolutions, in order."""
+    # The indices between these are ReLUs.
     yield "0"
     for block in range(num_blocks):
         yield from (f"{2 + block}.block.{i}" for i in (0, 2, 4))
@@ -199,7 +199,7 @@ def _convolution_names(num_blocks: int) -> Iterator[str]:
 
 
 def _mask(mask: np.ndarray) -> np.ndarray:
-    """Returns a mask of one element along the axes where it does not vary."""
+    """Returns a mask with size 1 along the axes where it is constant."""
     mask = np.array(mask, bool, ndmin=3)
     for axis in range(3):
         first = mask.take([0], axis)
@@ -209,7 +209,7 @@ def _mask(mask: np.ndarray) -> np.ndarray:
 
 
 def _by_last_part(names: Iterable[str]) -> dict[str, list[str]]:
-    """Returns names by their last part, each list in order, 2 before 10."""
+    """Groups names by their last part, in natural order: 2 before 10."""
     parts = collections.defaultdict(list)
     for name in sorted(
         names,
@@ -221,22 +221,22 @@ def _by_last_part(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _read_arrays(path) -> dict[str, np.ndarray]:
-    """Reads an `.npz` file, of arrays alone."""
+    """Reads an `.npz` file that holds nothing but arrays."""
     with open(path, "rb") as file:
         try:
             arrays = dict(np.load(file, allow_pickle=False))
             if not all(isinstance(a, np.ndarray) for a in arrays.values()):
-                raise ValueError("it holds files that are no arrays")
-        except Exception as error:  # NumPy raises nearly anything.
+                raise ValueError("it holds files that are not arrays")
+        except Exception as error:  # NumPy may raise anything.
             raise ValueError(
-                f"{os.fspath(path)} is no .npz file of arrays ({error}): write "
-                "it with `np.savez`, not with `torch.save`."
+                f"{os.fspath(path)} is not an .npz file of arrays ({error}): "
+                "write it with `np.savez`, not with `torch.save`."
             ) from error
     return arrays
 
 
 def _assign(model: RealNVP, arrays: dict[str, np.ndarray], path) -> None:
-    """Checks that the arrays of a file fit a model, then assigns them."""
+    """Checks that arrays fit a model, then assigns them to its weights."""
     own, parts = _state_dict(model), _by_last_part(arrays)
     names: dict[str, str] = {}
     for part, needed in _by_last_part(own).items():
@@ -261,7 +261,7 @@ def _assign(model: RealNVP, arrays: dict[str, np.ndarray], path) -> None:
 
 
 def _check(own, array, name, path):
-    """Checks that an array of a file is as a model needs it."""
+    """Checks that an array fits a weight or mask of a model."""
     if own.dtype == bool:
         if not np.array_equal(_mask(array), own):
             raise _error(path, f"`{name}` is not the mask of the model")

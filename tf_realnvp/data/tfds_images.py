@@ -1,4 +1,4 @@
-"""The image data sets of TensorFlow Datasets (TFDS)."""
+"""Image data sets of TensorFlow Datasets (TFDS)."""
 
 import contextlib
 import difflib
@@ -32,12 +32,12 @@ from tf_realnvp.utils.errors import DataError, reason
 SHUFFLE_BYTES = 128 * 2**20
 
 _CONNECT_TIMEOUT = 10  # Seconds.
-_LABEL = "label"  # The feature that nearly all data sets with classes have.
+_LABEL = "label"  # The name of this feature in nearly all data sets.
 _BUILDERS = {"CIFAR10": "cifar10", "CelebA": "celeb_a"}
-_CELEBA_SIDE = 148  # Pixels of the central square that is used.
-# Of Fashion-MNIST's archives, how the SHA-256 of their contents begins. They
-# are also offered compressed anew, as by Debian's package
-# dataset-fashion-mnist, and TFDS knows the hashes of the original ones.
+_CELEBA_SIDE = 148  # Side of the central square crop, in pixels.
+# Prefixes of the SHA-256 of Fashion-MNIST's uncompressed archives. TFDS knows
+# the hashes of the original archives only, and others recompress them, such as
+# Debian's package dataset-fashion-mnist.
 _CONTENTS = {
     "train-images-idx3-ubyte.gz": "c59f468a2f672dc8",
     "train-labels-idx1-ubyte.gz": "bad3541b69d91243",
@@ -52,30 +52,30 @@ def load(
     size: tuple[int, int] | None,
     labels: bool = False,
 ) -> ImageDataset:
-    """Loads a data set, and prepares it first if `data_dir` has none.
+    """Loads a data set, and prepares it first if it is not in `data_dir`.
 
-    Without a `test` split its `validation` split is used, and without that the
-    last 10 % of `train`. An alpha channel is dropped.
+    Without a `test` split, the `validation` split is used for testing, or else
+    the last 10 % of `train`. An alpha channel is dropped.
 
-    The first epochs shuffle compressed images, `SHUFFLE_BYTES` of them at a
-    time: the whole of CIFAR10. TFDS has shuffled them before, in the copy.
+    In the first epochs, the shuffle buffer holds `SHUFFLE_BYTES` of compressed
+    images, which is all of CIFAR10. TFDS already shuffled the prepared copy.
 
     Args:
-      name: `CIFAR10`, `CelebA` or TFDS's name, as for `data.load`.
+      name: `CIFAR10`, `CelebA` or a TFDS name, as for `data.load`.
       data_dir: As for `data.load`.
-      size: Height and width that `data.load` gives the images, if any.
+      size: Height and width to resize the images to, if any.
       labels: As for `data.load`.
 
     Returns:
       The data set.
 
     Raises:
-      DataError: If TFDS does not know the name, the data set has no images (or
-        labels, if they are asked for), or there is no way to them. Whatever
-        goes wrong in TFDS becomes one.
+      DataError: If TFDS does not know the name, if the data set has no images
+        (or no labels, if requested), or if it cannot be obtained. All errors of
+        TFDS are converted to it.
     """
     folder = pathlib.Path(os.path.expanduser(data_dir)).absolute()
-    # With a version TFDS takes any copy, not only its newest version.
+    # This wildcard accepts copies of any version, not just the newest.
     version = {} if ":" in name else {"version": "*.*.*"}
     builder = None
     try:
@@ -94,7 +94,7 @@ def load(
             decode, image_shape = _decoder(builder, key, size)
     except DataError:
         raise
-    except Exception as error:  # TFDS raises nearly anything.
+    except Exception as error:  # TFDS may raise anything.
         raise DataError(_explain(name, builder, folder, error)) from error
     sizes = f"{parts[0]} {train.num_images} {parts[1]} {test.num_images}"
     return ImageDataset(
@@ -131,25 +131,25 @@ def _image_key(builder) -> str:
     if len(keys) == 1:
         return keys[0]
     raise DataError(
-        f"{builder.name}: there is no image in its examples, or more than one: "
-        f"they have {', '.join(features) or 'nothing'}"
+        f"{builder.name}: there is no image feature, or more than one; its "
+        f"features: {', '.join(features) or 'none'}"
     )
 
 
 def _class_names(builder) -> tuple[str, ...]:
-    """Returns the names of the classes, of which `label` tells."""
+    """Returns the names of the classes, from the feature `label`."""
     features = _features(builder)
     if not isinstance(features.get(_LABEL), tfds.features.ClassLabel):
         raise DataError(
-            f"{builder.name}: its images have no labels: there is no feature "
-            f"{_LABEL!r} that names a class, but {', '.join(features)}"
+            f"{builder.name}: its images have no labels: there is no class "
+            f"label {_LABEL!r} among its features: {', '.join(features)}"
         )
     return tuple(features[_LABEL].names)
 
 
 def _prepare(builder, data_dir: pathlib.Path):
-    """Has TFDS prepare a copy from `data_dir/manual` or the network."""
-    # TFDS takes any folder in its place for a complete copy.
+    """Prepares a copy with TFDS, from `data_dir/manual` or the network."""
+    # TFDS would consider any folder at this path a complete copy.
     if builder.data_path.exists():
         raise ValueError(f"{builder.data_path} is incomplete")
     manual = data_dir / "manual"
@@ -157,7 +157,7 @@ def _prepare(builder, data_dir: pathlib.Path):
         _accept_same_contents(builder, manual)
     missing = _missing(builder.url_infos, manual)
     if missing and not (data_dir / "downloads").exists():
-        # At once, where TFDS would try again for minutes.
+        # Fails immediately, while TFDS would retry for minutes.
         requests.get(
             next(iter(missing)), stream=True, timeout=_CONNECT_TIMEOUT
         ).raise_for_status()
@@ -169,7 +169,7 @@ def _prepare(builder, data_dir: pathlib.Path):
 
 
 def _accept_same_contents(builder, manual: pathlib.Path):
-    """Makes TFDS take archives that were only compressed anew."""
+    """Makes TFDS accept archives that were merely recompressed."""
     for url, info in builder.url_infos.items():
         archive = manual / info.filename
         with contextlib.suppress(OSError, EOFError, zlib.error):
@@ -180,9 +180,9 @@ def _accept_same_contents(builder, manual: pathlib.Path):
 
 
 def _missing(url_infos, manual: pathlib.Path) -> dict[str, str]:
-    """Returns URLs and names of the archives that are not in a folder."""
+    """Returns the names of archives that a folder lacks, by URL."""
     names = {
-        # TFDS knows the names of most.
+        # TFDS knows the names of most archives.
         url: info.filename or url.rsplit("/", 1)[-1]
         for url, info in url_infos.items()
     }
@@ -190,12 +190,12 @@ def _missing(url_infos, manual: pathlib.Path) -> dict[str, str]:
 
 
 def _parts(builder) -> tuple[str, str]:
-    """Returns TFDS's names of what is for training and for testing."""
+    """Returns the TFDS names of the training and test splits."""
     sizes = {
         name: split.num_examples for name, split in builder.info.splits.items()
     }
     if sizes.get("train", 0) < 2:
-        raise ValueError(f"it has no training images, but {sizes or 'nothing'}")
+        raise ValueError(f"it has no training images: {sizes or 'no splits'}")
     for name in ("test", "validation"):
         if sizes.get(name):
             return "train", name
@@ -204,11 +204,11 @@ def _parts(builder) -> tuple[str, str]:
 
 
 def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
-    """Returns a split, or a part of one, and the bytes that a record takes."""
+    """Returns a split, or part of one, and the mean bytes per record."""
     whole = builder.info.splits[part.partition("[")[0]]
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise ValueError("only files of type tfrecord can be read")
-    # A copy cut short is found now, not hours into the first epoch.
+        raise ValueError("only TFRecord files can be read")
+    # Detects a truncated copy now, not hours into the first epoch.
     size = sum(os.path.getsize(path) for path in whole.filepaths)
     # Each record has 16 bytes of framing.
     expected = int(whole.num_bytes) + 16 * whole.num_examples
@@ -224,7 +224,7 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
         file = tf.data.TFRecordDataset(path, buffer_size=2**20)
         return file.skip(skip).take(take)
 
-    # Not by as_dataset, which parses as it reads: 20 times as slow.
+    # `as_dataset` parses the records as well, and is 20 times as slow.
     records = tf.data.Dataset.from_tensor_slices(
         (
             [os.fspath(file.filename) for file in files],
@@ -241,7 +241,7 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
 
 
 def _parser(builder, key: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the map from a record to one of its features."""
+    """Returns a function that maps a record to one of its features."""
     features = tfds.decode.PartialDecoding({key: True}).extract_features(
         builder.info.features
     )
@@ -249,7 +249,7 @@ def _parser(builder, key: str) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _read_labels(builder, records: tf.data.Dataset) -> np.ndarray:
-    """Returns the labels of records; no image is decoded."""
+    """Returns the labels of records, without decoding images."""
     labels = records.map(
         _parser(builder, _LABEL), num_parallel_calls=os.cpu_count()
     ).batch(4096)
@@ -259,7 +259,7 @@ def _read_labels(builder, records: tf.data.Dataset) -> np.ndarray:
 def _decoder(
     builder, key: str, size: tuple[int, int] | None
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tuple[int, int, int]]:
-    """Returns the map from a record to its image, and that image's shape."""
+    """Returns a function that maps a record to an image, and its shape."""
     parse = _parser(builder, key)
     height, width, channels = builder.info.features[key].shape
     size = size or default_size(height, width)
@@ -276,14 +276,14 @@ def _decoder(
                 )
             return image if size is None else resize(image, size)
 
-    # Traced now, since TFDS warns meanwhile, and once for all epochs.
+    # Traced once for all epochs, and now, while TFDS's warnings are silenced.
     decode = decode.get_concrete_function(tf.TensorSpec([], tf.string))
     return decode, (height, width, channels)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences TFDS's prints and warnings; its progress bars stay."""
+    """Silences the prints and warnings of TFDS, but not its progress bars."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -295,33 +295,33 @@ def _quiet() -> Iterator[None]:
 
 
 def _explain(name: str, builder, folder: pathlib.Path, error: Exception) -> str:
-    """Returns what went wrong, and what the user can do about it."""
+    """Returns an error message that says how to fix the problem."""
     stem = re.split("[/:]", _BUILDERS.get(name, name))[0]
     is_unknown = isinstance(error, tfds.core.registered.DatasetNotFoundError)
     if is_unknown or "Parsing builder name" in str(error):
         known = [*_BUILDERS, *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(stem, known, cutoff=0.7)
-        like = f"Names like it: {', '.join(close)}. " if close else ""
+        like = f"Similar names: {', '.join(close)}. " if close else ""
         return (
-            f"No data set and no folder is called {name!r}. {like}There are "
+            f"No data set or folder is called {name!r}. {like}Available are "
             f"{', '.join(_BUILDERS)}, fashion_mnist and digits, folders of "
-            "images, files of NumPy, and the image data sets of "
+            "images, NumPy files, and the image data sets of "
             "https://www.tensorflow.org/datasets"
         )
     lines = [f"{name}: {type(error).__name__}: {reason(error)}"]
     if (folder / stem).exists():
         lines.append(f"If the prepared copy is damaged, delete {folder / stem}")
-    with contextlib.suppress(ValueError):  # The copy is somebody's own.
+    with contextlib.suppress(ValueError):  # Not for the user's own data sets.
         cls, manual = tfds.builder_cls(stem), folder / "manual"
         missing = _missing(cls.url_infos, manual)
         if builder is not None and missing:
-            # Some data sets have thousands.
+            # Some data sets have thousands of archives.
             names = ", ".join([*missing.values()][:10])
             lines.append(
                 f"Without a network: get {names} from {builder.info.homepage} "
-                f"and put them, as they are, into the folder {manual}"
+                f"and put them, unextracted, into the folder {manual}"
             )
         elif instructions := cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
             instructions = " ".join(instructions.split())
-            lines.append(f"TFDS says about {manual}: {instructions}")
+            lines.append(f"TFDS's instructions for {manual}: {instructions}")
     return "\n".join(lines)
