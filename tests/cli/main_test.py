@@ -112,8 +112,8 @@ class StartTest(command_lines.CommandTestCase):
             reconstruct . a
             translate . a
             direction . --with a --without b
-            score . a
-            score . a --reference a --maps maps
+            score . other
+            score . other --reference a --maps maps
             detect . --unusual a""".splitlines()
         script = f"""if True:
             import sys
