@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from absl.testing import parameterized
 
 from tf_realnvp import bijectors
-from tf_realnvp.bijectors import AffineCoupling, FactorOut, Squeeze
+from tf_realnvp.bijectors import AffineCoupling, FactorOut, Sigmoid, Squeeze
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -82,7 +82,7 @@ def flow(dtype):
     return tfb.Chain(
         [
             tfb.Scale(tf.constant(4.0, dtype)),
-            tfb.Sigmoid(low=tf.constant(-0.1, dtype), high=tf.cast(1.1, dtype)),
+            Sigmoid(low=tf.constant(-0.1, dtype), high=tf.cast(1.1, dtype)),
             # Out of the sigmoid's flat ends, which cost digits.
             tfb.Scale(tf.constant(0.2, dtype)),
             checkerboard(keep_odd=False, seed=1),
@@ -423,6 +423,18 @@ class SqueezeTest(tf.test.TestCase, parameterized.TestCase):
         bijector = Squeeze(block_size)
         self.assertAllEqual(bijector.inverse(image), squeezed)
         self.assertAllEqual(bijector.forward(tf.constant(squeezed)), image)
+
+
+class SigmoidTest(tf.test.TestCase):
+    def test_log_det_is_that_of_tfp(self):
+        x = tf.linspace(-80.0, 80.0, 2001)
+        bounds = {"low": -0.05, "high": 1.05}
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            log_det = Sigmoid(**bounds).forward_log_det_jacobian(x)
+        expected = tfb.Sigmoid(**bounds).forward_log_det_jacobian(x)
+        self.assertAllEqual(log_det, expected)
+        self.assertAllClose(tape.gradient(log_det, x), -tf.tanh(x / 2))
 
 
 class KeptTest(tf.test.TestCase):

@@ -54,6 +54,18 @@ def channel_mask(
     return np.broadcast_to(odd if keep_odd else ~odd, event_shape).copy()
 
 
+class Sigmoid(tfb.Sigmoid):
+    """`tfb.Sigmoid` between two bounds, without its custom gradient.
+
+    TensorFlow never forgets a graph that has a custom gradient, and ONNX does
+    not know of them. The values are the same.
+    """
+
+    def _forward_log_det_jacobian(self, x):
+        log_derivative = -tf.nn.softplus(-x) - tf.nn.softplus(x)
+        return log_derivative + tf.math.log(self.high - self.low)
+
+
 class SinglePassBijector(tfb.Bijector):
     """A bijector that computes a value and its log-det together.
 

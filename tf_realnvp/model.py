@@ -233,7 +233,7 @@ class RealNVP(tf.Module):
         # From image to latents, the order in which the inverse applies them.
         steps = [
             tfb.Scale(float(self.num_colors)),
-            tfb.Sigmoid(
+            bijectors.Sigmoid(
                 low=-(self.alpha / 2) / (1 - self.alpha),
                 high=(1 - self.alpha / 2) / (1 - self.alpha),
             ),
