@@ -9,10 +9,9 @@ point of the coarser grid covers. So a map sums to the code length of the image.
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_realnvp.bijectors import FactorOut, Squeeze
+from tf_realnvp.bijectors import FactorOut, Squeeze, steps_of
 from tf_realnvp.model import RealNVP
 
 # Kinds of costs, in the order of their axis in `costs`.
@@ -61,7 +60,7 @@ def costs_and_latents(
         key = scale, kind
         totals[key] = totals[key] + values if key in totals else values
 
-    steps = _steps(model.bijector)
+    steps = steps_of(model.bijector)
     latents = _encode(steps, points, 0, height, condition, add)
     costs = tf.stack(
         [
@@ -132,7 +131,7 @@ def _encode(steps, points, scale, height, condition, add):
             kept, latents = tf.split(points, 2, axis=-1)
             values = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
             add(scale, "latents", _on_grid(values, height))
-            inner, height = _steps(step.bijector), kept.shape[1]
+            inner, height = steps_of(step.bijector), kept.shape[1]
             kept = _encode(inner, kept, scale + 1, height, condition, add)
             latents = tf.concat([kept, latents], axis=-1)
             for later in steps[index + 1 :]:  # They only reorder latents.
@@ -150,13 +149,6 @@ def _encode(steps, points, scale, height, condition, add):
         add(scale, "log_det", _on_grid(-log_det, height))
     add(scale, "latents", _on_grid(_base(points), height))
     return points
-
-
-def _steps(bijector) -> list[tfb.Bijector]:
-    """Returns the bijectors of a chain, from images to latents."""
-    if isinstance(bijector, tfb.Composition):
-        return [step for part in bijector.bijectors for step in _steps(part)]
-    return [bijector]
 
 
 def _base(latents):
