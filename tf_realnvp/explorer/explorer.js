@@ -17,7 +17,8 @@ const info = await (await fetch("model.json")).json();
 const [height, width, channels] = info.image_shape;
 const names = info.class_names;
 const dims = product(info.image_shape);
-let drawn = []; // The images of the grid: {noise, latents, label, image}.
+let drawn; // The images of the grid: {label, latents, image}.
+let wanted; // What the grid will show: {label, noise}.
 let a, b; // The chosen images.
 let steps; // The images after each coupling, of A.
 
@@ -69,11 +70,12 @@ async function load() {
 }
 
 function run(name, inputs, labels) {
-  // One call after the other, as the runtime requires.
+  // One call after the other, as the runtime requires. It takes the values
+  // away, so it gets copies.
   const n = labels.length;
   const feeds = {};
   for (const [key, [type, values, shape]] of Object.entries(inputs))
-    feeds[key] = new runtime.Tensor(type, values, [n, ...shape]);
+    feeds[key] = new runtime.Tensor(type, values.slice(), [n, ...shape]);
   if (names.length)
     feeds.label = new runtime.Tensor("int32", Int32Array.from(labels), [n]);
   last = last.catch(() => {}).then(() => sessions[name].run(feeds));
@@ -105,10 +107,10 @@ function repeat(values, n) {
 const part = (values, i, size = dims) => values.slice(i * size, (i + 1) * size);
 const allLabels = () => (names.length ? names.map((_, k) => k) : [0]);
 
-async function latentsOf(image, label) {
-  if (image.label === label) return image.latents;
+async function encode(image, label) {
+  // Each component in the middle of its level, as `RealNVP.encode` does.
   const noise = new Float32Array(dims).fill(0.5);
-  return (await score(image.image.slice(), noise, [label])).latents.data;
+  return (await score(image, noise, [label])).latents.data;
 }
 
 async function scoreClasses(image) {
@@ -126,7 +128,6 @@ async function scoreClasses(image) {
   return {
     label,
     bits: -logProb / (dims * Math.LN2),
-    latents: part(result.latents.data, label),
     map: part(result.map.data, label, height * width),
     probs: joint.map((x) => Math.exp(x - logProb)),
   };
@@ -249,34 +250,23 @@ function showRoles() {
 
 const decodeSamples = live(async (isStale) => {
   const temperature = Number($("temperature").value);
-  const samples = drawn; // Another click may replace them.
-  for (let i = 0; i < samples.length && !isStale(); i += CHUNK) {
-    const chunk = samples.slice(i, i + CHUNK);
-    const latents = new Float32Array(chunk.length * dims);
-    chunk.forEach(({ noise }, k) =>
-      latents.set(
-        noise.map((z) => temperature * z),
-        k * dims,
-      ),
-    );
-    const labels = chunk.map((sample) => sample.label);
-    const { images } = await decode(latents.slice(), labels);
-    chunk.forEach((sample, k) => {
-      // A chosen image stays what it was.
-      samples[i + k] = {
-        ...sample,
-        latents: part(latents, k),
-        image: part(images.data, k),
-      };
-      if (samples === drawn) showSample(i + k);
+  for (let i = 0; i < wanted.length && !isStale(); i += CHUNK) {
+    const chunk = wanted.slice(i, i + CHUNK);
+    const all = chunk.flatMap(({ noise }) => [...noise]);
+    const latents = Float32Array.from(all, (z) => temperature * z);
+    const labels = chunk.map(({ label }) => label);
+    const { images } = await decode(latents, labels);
+    labels.forEach((label, k) => {
+      const image = part(images.data, k);
+      drawn[i + k] = { label, image, latents: part(latents, k) };
+      showSample(i + k);
     });
   }
 });
 
 function draw() {
   const label = Number($("class").value);
-  drawn = drawn.map((old) => ({
-    ...old,
+  wanted = wanted.map(() => ({
     noise: normals(dims),
     label: label >= 0 ? label : randomLabel(),
   }));
@@ -340,8 +330,11 @@ let ends = {}; // The latents of A and B, both as images of the class of A.
 
 const move = live(async () => {
   const [from, to] = [a, b];
-  if (ends.from !== from || ends.to !== to)
-    ends = { from, to, latents: await latentsOf(to, from.label) };
+  if (ends.from !== from || ends.to !== to) {
+    const isSame = from.label === to.label;
+    const latents = isSame ? to.latents : await encode(to.image, from.label);
+    ends = { from, to, latents };
+  }
   const t = Number($("place").value);
   const depth = info.latent_shape[2];
   const kind = $("kind").value;
@@ -384,7 +377,8 @@ function makeTurned() {
 const scoreA = live(async () => {
   const { image } = a;
   const result = await scoreClasses(image);
-  const decoded = await decode(result.latents.slice(), [result.label]);
+  const latents = await encode(image, result.label);
+  const decoded = await decode(latents, [result.label]);
   const changed = image.filter((v, i) => v !== decoded.images.data[i]).length;
   paint($("scored"), image);
   paint($("recovered"), decoded.images.data);
@@ -440,8 +434,8 @@ async function openFile(file) {
   $("problem").textContent = "";
   try {
     const image = await readImage(file);
-    const { label, latents } = await scoreClasses(image);
-    choose({ image, label, latents });
+    const { label } = await scoreClasses(image);
+    choose({ image, label, latents: await encode(image, label) });
   } catch {
     $("problem").textContent =
       `${file.name} is not an image that this browser can read.`;
@@ -520,7 +514,7 @@ function weights(from, to) {
 // See the flow
 
 const flow = live(async () => {
-  const result = await decode(a.latents.slice(), [a.label]);
+  const result = await decode(a.latents, [a.label]);
   steps = result.steps.data;
   $("step").max = steps.length / dims - 1;
   showStep();
@@ -559,8 +553,11 @@ const images = new Uint8Array(samples, latents.byteLength);
 drawn = info.labels.map((label, i) => ({
   label,
   latents: part(latents, i),
-  noise: part(latents, i).map((z) => z / info.temperature),
   image: part(images, i),
+}));
+wanted = drawn.map(({ label, latents }) => ({
+  label,
+  noise: latents.map((z) => z / info.temperature),
 }));
 [a, b] = drawn;
 makeGrid();
