@@ -16,7 +16,7 @@ from tf_realnvp.utils.errors import DataError, FailureError, UsageError
 COMMANDS = (
     *("train", "sample", "evaluate", "interpolate", "manifold"),
     *("reconstruct", "translate", "direction", "score", "detect"),
-    "export",
+    *("export", "explore"),
 )
 PROGRAMS = {
     "run.py": main.train_main,
@@ -113,6 +113,7 @@ class StartTest(command_lines.CommandTestCase):
             reconstruct . a
             translate . a
             export .
+            explore .
             direction . --with a --without b
             score . other
             score . other --reference a --maps maps
@@ -134,7 +135,7 @@ class StartTest(command_lines.CommandTestCase):
         self.assertEqual("".join(codes), "00" + (len(lines) - 2) * "2")
         self.assertIn("\nslow []\n", stdout)
         self.assertEqual(stderr.count("\n"), len(lines) - 2)
-        self.assertEqual(stderr.count("no SavedModel in .: "), 12)
+        self.assertEqual(stderr.count("no SavedModel in .: "), 13)
         self.assertCountEqual(os.listdir(), ["file", "other"])
 
     def test_programs(self):
