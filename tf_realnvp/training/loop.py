@@ -109,7 +109,7 @@ def fit(
         if position == 0:
             trainer.begin_epoch()
         batches = dataset.train_batches(
-            batch_size, trainer.seed, epoch + 1, skip=position
+            batch_size, trainer.seed, epoch + 1, position, trainer.share
         )
         iterator = iter(batches)
         bits = bits_from_nats(trainer.history[-1].held_out_loss)
@@ -160,10 +160,10 @@ def evaluate(
     observer = observer or Observer()
     # These methods set the weights that `trainer.test` uses.
     if split == "validation":
-        batches = dataset.validation_batches(batch_size)
+        batches = dataset.validation_batches(batch_size, trainer.share)
         trainer.evaluated_model()
     else:
-        batches = dataset.test_batches(batch_size)
+        batches = dataset.test_batches(batch_size, trainer.share)
         trainer.result_model()
     num_steps = len(batches)
     iterator = iter(batches.enumerate())

@@ -38,6 +38,12 @@ def is_chief() -> bool:
     return index == 0
 
 
+def share() -> tuple[int, int]:
+    """Returns the index of this worker, and the number of workers."""
+    addresses, index = _job()
+    return index, len(addresses)
+
+
 def _job():
     """Parses `TF_CONFIG`, without TensorFlow, which takes seconds to import.
 
