@@ -67,6 +67,7 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
 def _run(flags):
     """Runs the command: checks, trains, writes the results."""
     config = read_settings(flags)
+    workers.read_slurm_job()
     is_one_of_many = runtime.is_one_of_many()
     with contextlib.ExitStack() as stack:
         if is_one_of_many:

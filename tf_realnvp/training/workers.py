@@ -28,6 +28,31 @@ _MAX_MINUTES = 10  # Between the starts of the first and last worker.
 _SECONDS_BETWEEN_TRIES = 0.2
 
 
+def read_slurm_job() -> None:
+    """Sets `TF_CONFIG` in a process that `srun` started as one of several.
+
+    Slurm gives each of them its GPUs.
+    """
+    num_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if num_tasks == 1 or "TF_CONFIG" in os.environ:
+        return
+    runtime.configure()
+    import tensorflow as tf
+
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        # Jobs that share a machine need different ports.
+        port_base=20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000,
+        # Any numbers that fit: it fails on machines without GPUs.
+        gpus_per_node=num_tasks,
+        gpus_per_task=1,
+        auto_set_gpu=False,
+    )
+    cluster = resolver.cluster_spec().as_dict()
+    kind, index = resolver.get_task_info()
+    task = {"type": kind, "index": index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+
+
 def is_chief() -> bool:
     """Returns whether this process is the worker that writes the results.
 
