@@ -34,13 +34,11 @@ class SummariesTest(folders.FolderTestCase):
     def setUp(self):
         super().setUp()
         set_seed(0)
-        self.trainer = Trainer(SmallModel(), learning_rate=0.5)
+        self.trainer = Trainer(SmallModel(), learning_rate=0.5, seed=3)
         self.now = 100.0
         clock = mock.Mock(monotonic=lambda: self.now)
         self.enterContext(mock.patch.object(summaries, "time", clock))
-        self.summaries = Summaries(
-            self.trainer, self.folder, batch_size=8, seed=3
-        )
+        self.summaries = Summaries(self.trainer, self.folder, batch_size=8)
 
     def progress(self, step, seconds, loss=1.0, norm=1.0):
         """Stands in for so many seconds of training, up to a step."""

@@ -148,15 +148,13 @@ def start(
         folder = pathlib.Path(config.run_dir) / "checkpoints"
         checkpoints = Checkpoints(trainer, folder)
         restored = resume and checkpoints.restore()
-        step = f"the checkpoint of step {trainer.num_steps:,}"
-        found = step if restored else None
+        found = f"the checkpoint of step {trainer.num_steps:,}"
         state = itertools.chain(*trainer.state.values())
-        workers.agree_on_state(state, found, "`run_dir`")
+        workers.agree_on_state(state, found if restored else None, "`run_dir`")
         is_given = not restored and not model.is_identity()
         if config.init_from is not None and not restored:
             weights.assign_weights(model, config.init_from, dataset.class_names)
-            values = (variable.value for variable in model.variables)
-            workers.agree_on_state(values, "weights", "`init_from`")
+            workers.agree_on_state(model.variables, "weights", "`init_from`")
         elif not (restored or is_given):
             _initialize(model, dataset, config.seed, strategy)
     if run is not None:
@@ -267,7 +265,7 @@ class _Recorder:
         self._checkpoints, self._path = checkpoints, path
         with writing("the summaries", path):
             self._summaries = Summaries(
-                trainer, path / "logs", config.batch_size, config.seed
+                trainer, path / "logs", config.batch_size
             )
         self._last_save = time.monotonic()
         self._saved = list(trainer.history)
