@@ -99,8 +99,7 @@ class SummariesTest(folders.FolderTestCase):
             self.summaries.write_epoch(
                 Metrics(1, step, 2.0 * math.log(2.0), None, math.log(2.0))
             )
-        for _ in range(2):  # The second time is no news.
-            self.summaries.write_samples(9)
+        self.summaries.write_samples(9)
         values = self.read()
         steps = {tag: [s for s, _ in points] for tag, points in values.items()}
         self.assertEqual(

@@ -289,9 +289,10 @@ class _Recorder:
         if not is_done:
             self.save()
             return
-        # For the last epoch, whatever `samples_every` is.
-        with writing("the summaries", self._path):
-            self._summaries.write_samples(self._trainer.history[-1].step)
+        last = self._trainer.history[-1]
+        if last.epoch % self._config.samples_every:  # No samples of it yet.
+            with writing("the summaries", self._path):
+                self._summaries.write_samples(last.step)
         # The best epoch may have been evaluated on the test images.
         self._write_metrics()
         if self._trainer.history != self._saved:

@@ -74,7 +74,6 @@ class Summaries:
         self._decode = tf.function(
             trainer.evaluated_model().decode, autograph=False
         )
-        self._step_of_samples: int | None = None
         self._start_clock()
 
     def _start_clock(self):
@@ -116,14 +115,11 @@ class Summaries:
         self._start_clock()
 
     def write_samples(self, step: int) -> None:
-        """Draws samples of the current model, at most once per step.
+        """Draws samples of the current model.
 
         Args:
           step: Number of training steps done.
         """
-        if step == self._step_of_samples:
-            return
-        self._step_of_samples = step
         self._trainer.evaluated_model()  # Brings it up to date.
         try:
             images = self._decode(self._latents, self._labels).numpy()
