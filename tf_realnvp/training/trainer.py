@@ -86,7 +86,9 @@ class Trainer(tf.Module):
         self.model = model
         self.seed = seed
         self.history: list[Metrics] = []
-        self.optimizer = FusedAdam(learning_rate, ema)
+        self.optimizer = FusedAdam(
+            learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
+        )
         # Frozen variables are not trained.
         self._trained = model.trainable_variables
         if not self._trained:

@@ -203,16 +203,18 @@ def agree_on_settings(
 
     def parse(record):
         return (
-            TrainingConfig.from_json(record["config"]),
-            DataDescription.from_json(record["data"]),
+            TrainingConfig(**record["config"]),
+            DataDescription(**record["data"]),
         )
 
     def differences(worker, chief):
         try:
             (mine, data), (its, its_data) = parse(worker), parse(chief)
-        except (KeyError, ValueError):
+        except (KeyError, TypeError, ValueError):
             return ["another version of this program"]
-        found = mine.differences_of_worker(its)
+        if mine.precision == "auto":  # It takes the chief's.
+            mine = dataclasses.replace(mine, precision=its.precision)
+        found = mine.differences(its, ("model", "run", "job"))
         if worker["resume"] != chief["resume"]:
             found.append(f"{worker['resume']} instead of {chief['resume']}")
         return found + data.differences(its_data)
