@@ -50,7 +50,7 @@ def make_trainer(learning_rate=0.1):
     return Trainer(make_model(), learning_rate, seed=7)
 
 
-class Recorder(loop.Observer, Silent):
+class Recorder(Silent):
     """Keeps what it is notified of, and is the display of each pass."""
 
     def __init__(self):
@@ -58,7 +58,7 @@ class Recorder(loop.Observer, Silent):
         self.metrics = []
         self.num_calls = self.num_closed = 0
 
-    def progress(self, title, num_steps):
+    def display(self, title, num_steps):
         self.passes.append((title, num_steps, []))
         return self
 
@@ -68,11 +68,9 @@ class Recorder(loop.Observer, Silent):
     def __exit__(self, *exception):
         self.num_closed += 1
 
-    def after_steps(self):
+    def should_stop(self):
         self.num_calls += 1
-
-    def after_epoch(self, metrics):
-        self.metrics.append(metrics)
+        return False
 
 
 @functools.cache
@@ -198,7 +196,13 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         )
         cls.recorder, cls.trainer = Recorder(), make_trainer()
         is_done = loop.fit(
-            cls.trainer, cls.dataset, 2, BATCH_SIZE, None, cls.recorder
+            cls.trainer,
+            cls.dataset,
+            2,
+            BATCH_SIZE,
+            on_epoch=cls.recorder.metrics.append,
+            should_stop=cls.recorder.should_stop,
+            display=cls.recorder.display,
         )
         assert is_done
         cls.history = cls.trainer.history
@@ -251,7 +255,8 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         self.trainer.step.assign(0)
         self.trainer.history = []
         recorder = Recorder()
-        loop.fit(self.trainer, self.dataset, 2, BATCH_SIZE, max_steps, recorder)
+        options = {"max_steps": max_steps, "display": recorder.display}
+        loop.fit(self.trainer, self.dataset, 2, BATCH_SIZE, **options)
         # What was passed within an epoch is evaluated all the same.
         loop.fit(self.trainer, self.dataset, 1, BATCH_SIZE, 1)
         history = self.trainer.history
