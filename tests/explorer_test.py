@@ -156,15 +156,15 @@ class PageTest(folders.FolderTestCase):
         )
         cls.addClassCleanup(cls.browser.close)
 
-    def open(self, width=1000, script="", **options):
-        """Opens the page, and returns it once the model is loaded or not."""
+    def open(self, address=None, width=1000, script="", **options):
+        """Opens a page, and returns it once the model is loaded or not."""
         size = {"width": width, "height": 800}
         context = self.browser.new_context(viewport=size, **options)
         context.add_init_script(script)
         page = context.new_page()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.errors = []
-        page.goto(self.address)
+        page.goto(address or self.address)
         self.wait(page, "#status", "(Ready|cannot)")
         return page
 
@@ -270,6 +270,19 @@ class PageTest(folders.FolderTestCase):
             "#samples button", "all => all.map(one => one.title)"
         )
         self.assertIn("<b>", titles)
+        self.assertEmpty(self.errors)
+
+    def test_without_classes_and_histogram(self):
+        model = small_models.model()
+        explorer.write(model, self.folder, "a_model", [], NPM)
+        page = self.open(self.enterContext(served(self.folder)))
+        self.wait(page, "#bits", "bits/dim")
+        for name in ("#turned", "#histogram", "#class"):
+            self.assertFalse(page.is_visible(name))
+        first = "#samples button:nth-child(1) canvas"
+        old = self.pixels(page, first)
+        page.click("#draw")
+        self.wait_for_change(page, first, old)
         self.assertEmpty(self.errors)
 
     def test_narrow_and_dark(self):

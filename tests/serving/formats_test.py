@@ -34,7 +34,8 @@ def deep():
 @functools.cache
 def classes():
     model = small_models.conditional().clone()
-    model.metadata = {"class_names": ["Hose", "Hemd", "Mütze"]}
+    names = ["Hose", "Hemd", "Mütze"]
+    model.metadata = {"class_names": names, "source": "/home/me/images"}
     return model
 
 
@@ -120,6 +121,7 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(entries["image_shape"], [*model.image_shape])
         self.assertEqual(entries["latent_shape"], [*model.latent_shape])
         self.assertEqual(entries["num_colors"], model.num_colors)
+        self.assertNotIn("source", entries)
         names = model.metadata.get("class_names")
         self.assertEqual(entries.get("class_names"), names)
 

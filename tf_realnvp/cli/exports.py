@@ -62,12 +62,7 @@ def explore(flags: argparse.Namespace) -> None:
     of it runs in the browser. The folder can be published on any web server.
     """
     arguments.check_output(flags.out, is_folder=True)
-    content = metadata.read(flags.model)
-    if content.image_shape[2] not in (1, 3):
-        raise UsageError(
-            f"{flags.model} has images of {content.image_shape[2]} channels: "
-            "the page shows those of 1 or 3"
-        )
+    metadata.read(flags.model)
     _check_packages()
     npm = pathlib.Path(tf_realnvp.__file__).parent / "explorer"
     package = npm / "node_modules" / "onnxruntime-web"
@@ -75,9 +70,7 @@ def explore(flags: argparse.Namespace) -> None:
         raise UsageError(
             f"the page takes ONNX Runtime for browsers: npm ci --prefix {npm}"
         )
-    bits = np.zeros([0])
-    if flags.dataset is not None:
-        bits = _bits_per_dim(flags)
+    bits = _bits_per_dim(flags) if flags.dataset else []
     model = _load(flags.model)
     from tf_realnvp import explorer
 
@@ -111,13 +104,9 @@ def _bits_per_dim(flags):
         model, flags.data_dir, flags.max_images, flags.seed
     )
     images = loader.load("dataset", flags.dataset, "test").images
-    size = saved_model.BATCH_SIZE
-    return np.concatenate(
-        [
-            model.score_each(images[start : start + size], flags.seed)[1]
-            for start in range(0, len(images), size)
-        ]
-    )
+    batches = np.array_split(images, 1 + len(images) // saved_model.BATCH_SIZE)
+    scores = [model.score_each(batch, flags.seed) for batch in batches]
+    return np.concatenate([score.bits_per_dim for score in scores])
 
 
 def _serve(folder):

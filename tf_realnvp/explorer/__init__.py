@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -19,8 +20,6 @@ from tf_realnvp.serving import formats
 from tf_realnvp.utils import files
 from tf_realnvp.variational_dequantization import VariationalDequantization
 
-_FOLDER = pathlib.Path(__file__).parent
-# Of the page, and of ONNX Runtime.
 _FILES = ("index.html", "explorer.css", "explorer.js")
 _RUNTIME = (
     "ort.wasm.min.mjs",
@@ -36,7 +35,7 @@ def write(
     model: RealNVP,
     folder: str | os.PathLike,
     title: str,
-    bits_per_dim: np.ndarray,
+    bits_per_dim: Sequence[float],
     runtime: pathlib.Path,
 ) -> None:
     """Writes the page.
@@ -52,15 +51,8 @@ def write(
     labels = np.arange(_NUM_SAMPLES) % (model.num_classes or 1)
     latents = model.sample_latents(_NUM_SAMPLES, _TEMPERATURE, seed=0)
     images = model.decode(latents, labels if model.num_classes else None)
-    number = range(model.num_classes or 0)
-    content = {
+    content = formats.describe(model) | {
         "title": title,
-        "image_shape": model.image_shape,
-        "latent_shape": model.latent_shape,
-        "num_colors": model.num_colors,
-        "class_names": model.metadata.get("class_names", [*map(str, number)]),
-        "class_probs": model.class_probs,
-        "num_parameters": model.num_parameters,
         "bits_per_dim": np.sort(bits_per_dim).round(3).tolist(),
         "temperature": _TEMPERATURE,
         "labels": labels.tolist(),
@@ -71,6 +63,8 @@ def write(
             "score.onnx": formats.to_onnx(model, formats.score),
         }
     )
+    page = [pathlib.Path(__file__).with_name(name) for name in _FILES]
+    page += [runtime / "dist" / name for name in _RUNTIME]
     with files.replace_files(folder) as new:
         for name, binary in functions.items():
             (new / name).write_bytes(binary)
@@ -79,10 +73,8 @@ def write(
         # What is shown until the runtime is loaded.
         samples = latents.numpy().tobytes() + images.numpy().tobytes()
         (new / "samples.bin").write_bytes(samples)
-        for name in _FILES:
-            shutil.copyfile(_FOLDER / name, new / name)
-        for name in _RUNTIME:
-            shutil.copyfile(runtime / "dist" / name, new / name)
+        for path in page:
+            shutil.copyfile(path, new / path.name)
 
 
 def decode(

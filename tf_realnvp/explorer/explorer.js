@@ -15,7 +15,10 @@ const product = (sizes) => sizes.reduce((a, b) => a * b, 1);
 
 const info = await (await fetch("model.json")).json();
 const [height, width, channels] = info.image_shape;
-const names = info.class_names;
+// Of the classes, if there are any.
+const names =
+  info.class_names ?? (info.class_probs ?? []).map((_, k) => `${k}`);
+const probs = info.class_probs ?? [1];
 const dims = product(info.image_shape);
 let drawn; // The images of the grid: {label, latents, image}.
 let wanted; // What the grid will show: {label, noise}.
@@ -44,7 +47,7 @@ function normals(length) {
 
 function randomLabel() {
   let rest = random();
-  const label = info.class_probs.findIndex((p) => (rest -= p) < 0);
+  const label = probs.findIndex((p) => (rest -= p) < 0);
   return Math.max(label, 0);
 }
 
@@ -119,7 +122,6 @@ async function scoreClasses(image) {
   const noise = Float32Array.from({ length: dims }, uniforms(0));
   const n = labels.length;
   const result = await score(repeat(image, n), repeat(noise, n), labels);
-  const probs = info.class_probs ?? [1];
   const joint = labels.map((k) => result.log_prob.data[k] + Math.log(probs[k]));
   const highest = Math.max(...joint);
   const label = joint.indexOf(highest);
@@ -129,7 +131,7 @@ async function scoreClasses(image) {
     label,
     bits: -logProb / (dims * Math.LN2),
     map: part(result.map.data, label, height * width),
-    probs: joint.map((x) => Math.exp(x - logProb)),
+    posterior: joint.map((x) => Math.exp(x - logProb)),
   };
 }
 
@@ -389,17 +391,21 @@ const scoreA = live(async () => {
   $("map-range").textContent = range.map((v) => v.toFixed(1)).join(" to ");
   $("bits").textContent = `${result.bits.toFixed(3)} bits/dim`;
   showHistogram(result.bits);
-  if (names.length) showLikeliest(result.probs);
+  if (names.length) showLikeliest(result.posterior);
 });
 
-function showLikeliest(probs) {
-  const order = allLabels().sort((k, l) => probs[l] - probs[k]);
+function showLikeliest(posterior) {
+  const order = allLabels().sort((k, l) => posterior[l] - posterior[k]);
   $("likeliest").replaceChildren(
     ...order.slice(0, 3).map((k) => {
       const row = document.createElement("tr");
       const bar = document.createElement("div");
-      bar.style.width = `${100 * probs[k]}%`;
-      for (const content of [names[k], `${(100 * probs[k]).toFixed(1)} %`, bar])
+      bar.style.width = `${100 * posterior[k]}%`;
+      for (const content of [
+        names[k],
+        `${(100 * posterior[k]).toFixed(1)} %`,
+        bar,
+      ])
         row.insertCell().append(content);
       return row;
     }),

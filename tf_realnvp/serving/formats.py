@@ -20,6 +20,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -48,13 +49,12 @@ def save(
     Returns:
       The names of the files.
     """
+    contents = {}
     if format == "tflite":
-        contents = {"decode.tflite": to_tflite(model)}
+        contents["decode.tflite"] = to_tflite(model)
     else:
-        contents = {
-            f"{function.__name__}.onnx": to_onnx(model, function)
-            for function in (decode, score)
-        }
+        for function in (decode, score):
+            contents[f"{function.__name__}.onnx"] = to_onnx(model, function)
     with files.replace_files(folder) as new:
         for name, content in contents.items():
             (new / name).write_bytes(content)
@@ -98,9 +98,8 @@ def to_onnx(
         of the same names.
 
     Returns:
-      The content of a file. Its `metadata_props` are the arguments of
-      `RealNVP`, the entries of `model.metadata`, `latent_shape` and `version`,
-      in JSON.
+      The content of a file. Its `metadata_props` are the entries of
+      `describe(model)`, in JSON.
     """
     import onnx  # Optional packages.
     import tf2onnx
@@ -118,17 +117,27 @@ def to_onnx(
     )
     for value in (*result.graph.input, *result.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "n"
-    entries = {
-        **model.get_config(),
-        **model.metadata,
-        "latent_shape": model.latent_shape,
-        "version": tf_realnvp.__version__,
-    }
-    onnx.helper.set_model_props(
-        result, {name: json.dumps(value) for name, value in entries.items()}
-    )
+    entries = {k: json.dumps(v) for k, v in describe(model).items()}
+    onnx.helper.set_model_props(result, entries)
     onnx.checker.check_model(result)
     return result.SerializeToString()
+
+
+def describe(model: RealNVP) -> dict[str, Any]:
+    """Returns the description of a model that is part of an export.
+
+    It has the arguments of `RealNVP`, the entries of `model.metadata` other
+    than `source`, which may be a path, `latent_shape`, `num_parameters`, and
+    the `version` of this package.
+    """
+    metadata = {k: v for k, v in model.metadata.items() if k != "source"}
+    return {
+        **model.get_config(),
+        **metadata,
+        "latent_shape": model.latent_shape,
+        "num_parameters": model.num_parameters,
+        "version": tf_realnvp.__version__,
+    }
 
 
 def to_tflite(model: RealNVP) -> bytes:
@@ -146,14 +155,13 @@ def _specs(model, function, batch_size=None):
         "latents": (model.latent_shape, tf.float32),
         "images": (model.image_shape, tf.uint8),
         "noise": (model.image_shape, tf.float32),
-        "label": ((), tf.int32),
     }
-    names = [*inspect.signature(function).parameters][1:]
-    if model.num_classes is None:
-        names.remove("label")
+    if model.num_classes is not None:
+        types["label"] = ((), tf.int32)
     return [
         tf.TensorSpec((batch_size, *types[name][0]), types[name][1], name)
-        for name in names
+        for name in inspect.signature(function).parameters
+        if name in types
     ]
 
 
