@@ -105,8 +105,8 @@ def to_onnx(
     import tf2onnx
 
     def of_tensors(*inputs):
-        # A view that is made here, lest the constants of the model's bijectors
-        # become inputs.
+        # A view that is made here: the constants of the model's own bijectors
+        # would become inputs.
         return function(model.for_training(), *inputs)
 
     result, _ = tf2onnx.convert.from_function(
@@ -168,7 +168,7 @@ def _specs(model, function, batch_size=None):
 def _log1p(graph, node, name, unused_args):
     """Replaces `log1p(x)`, which ONNX lacks, by `log(1 + x)`.
 
-    The noise of images are multiples of 2**-23, for which the sum is exact.
+    Noise is a multiple of 2**-23, so the sum is exact.
     """
     one = graph.make_const(f"{name}/one", np.float32(1.0))
     node.type = "Log"
