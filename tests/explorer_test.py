@@ -18,6 +18,7 @@ import tensorflow as tf
 from tf_realnvp.images import files as image_files
 
 pytest.importorskip("tf2onnx")
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from tf_realnvp import explorer  # noqa: E402
@@ -100,9 +101,18 @@ class ExplorerTest(folders.FolderTestCase):
         )
         expected = model.log_density(images + noise, inputs["label"])
         self.assertAllClose(log_prob, expected, rtol=1e-5)
-        # Each weight is in it once: the networks take most, as float32.
-        size = (page / "weights.bin").stat().st_size
-        self.assertLess(size, 5 * model.num_parameters)
+        own, shared = (
+            {
+                entry.value
+                for tensor in onnx.load(
+                    page / name, load_external_data=False
+                ).graph.initializer
+                for entry in tensor.external_data
+                if entry.key == "offset"
+            }
+            for name in ("decode.onnx", "score.onnx")
+        )
+        self.assertGreater(len(own & shared), len(own) / 2)
         n = len(content["labels"])
         samples = (page / "samples.bin").read_bytes()
         latents = np.frombuffer(samples, np.float32, n * model.num_dims)
@@ -188,11 +198,17 @@ class PageTest(folders.FolderTestCase):
         return np.uint8(values).reshape(-1, width, 4)[..., :3]
 
     def wait_for_change(self, page, name, old):
+        """Waits until a canvas shows another image, and returns it."""
+        return self.wait_for(
+            page, name, lambda new: not np.array_equal(new, old)
+        )
+
+    def wait_for(self, page, name, is_right):
         for _ in range(400):
-            if not np.array_equal(new := self.pixels(page, name), old):
+            if is_right(new := self.pixels(page, name)):
                 return new
             page.wait_for_timeout(50)
-        raise AssertionError(f"{name} did not change.")
+        raise AssertionError(f"{name} did not change as it should.")
 
     def test_score_of_a_file(self):
         """It is Python's, for the same noise, and the image is not changed."""
@@ -254,8 +270,8 @@ class PageTest(folders.FolderTestCase):
         name = page.get_attribute("#samples button[data-role=A]", "title")
         for control, key, seen in (
             ("#temperature", "Home", first),
-            ("#place", "End", "#moved"),
             ("#place", "Home", "#moved"),
+            ("#place", "End", "#moved"),
             ("#step", "End", "#state"),
             ("#step", "Home", "#state"),
             ("#step", "End", "#state"),
@@ -264,6 +280,11 @@ class PageTest(folders.FolderTestCase):
             page.focus(control)
             page.keyboard.press(key)
             self.wait_for_change(page, seen, old)
+            if (control, key) == ("#place", "End"):
+                end = self.pixels(page, "#b").astype(int)
+                self.wait_for(
+                    page, seen, lambda new, end=end: abs(new - end).max() <= 1
+                )
         chosen = self.pixels(page, "#a")
         self.assertAllEqual(self.pixels(page, "#state"), chosen)
         turned = CLASS_NAMES.index(name) + 1
