@@ -54,6 +54,16 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         optimizer.finalize_variable_values([variable])
         self.assertAllClose(variable.numpy(), expected, rtol=1e-6)
 
+    def test_names_of_variables(self):
+        """All are the same, for TensorFlow keeps something for each name."""
+        variable = keras.Variable([5.0])
+        names = []
+        for _ in range(2):
+            optimizer = FusedAdam(0.1, ema=0.3)
+            optimizer.build([variable])
+            names.append([v.path for v in optimizer.variables])
+        self.assertEqual(*names)
+
 
 class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(

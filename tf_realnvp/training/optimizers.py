@@ -36,7 +36,12 @@ class FusedAdam(keras.optimizers.Adam):
             average.
         """
         super().__init__(
-            learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
+            learning_rate,
+            use_ema=ema is not None,
+            ema_momentum=ema or 0.0,
+            # A new name each time would be part of the variables' names, and
+            # TensorFlow keeps what creates a variable, by name.
+            name="fused_adam",
         )
 
     # Private hooks of Keras, which has no public way to replace the update.

@@ -11,7 +11,7 @@ from tf_realnvp.config import TrainingConfig
 from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.optimizers import FusedAdam, learning_rate
-from tf_realnvp.utils import runtime
+from tf_realnvp.utils import private, runtime
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.errors import DivergedError
 
@@ -411,7 +411,7 @@ class Trainer(tf.Module):
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync == 1:
             return values
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+        return private.sum_over_replicas(values)
 
     def _first_replica(self, value):
         """Returns the first replica's value, for a value equal in all."""
