@@ -211,8 +211,8 @@ class ScoreTest(DetectionTestCase):
         ("gone --reference in", "argument DIR: .*No such file .*'gone'"),
         ("empty --reference in", "argument DIR: there are no files in empty"),
         ("text", "none of the 1 files in text can be read"),
-        ("in --reference few", "there are 19 readable images of few, and at l"),
-        ("in --reference text", "there are 0 "),
+        ("in --reference few", "few has 19 readable images, and at least 20 "),
+        ("in --reference text", "text has 0 "),
         ("in --reference ./gone", "--reference: .*No such file .*'gone'"),
     )
     def test_bad(self, line, message):
@@ -345,8 +345,8 @@ class DetectTest(DetectionTestCase):
         ("noise --normal noise", "--unusual: 50 images of --normal in it"),
         ("noise --fit ./noise", "--unusual: 50 images of --fit in it"),
         ("digits:3", "--unusual: \\d+ images of --normal in it"),
-        ("noise --fit few", "--fit: there are 3 .*at least 20"),
-        ("one", "--unusual: there are 1 .*at least 2"),
+        ("noise --fit few", "--fit: few has 3 .*at least 20"),
+        ("one", "--unusual: one has 1 readable image, .*at least 2"),
         ("none.npy", "--unusual: none.npy.*\\[0, 4, 4, 1\\]"),
     )
     def test_bad_sets(self, line, message):

@@ -201,6 +201,7 @@ def _load_dataset(name, data_dir, model):
     with arguments.about("--dataset"):
         loader = image_sets.Loader(model, data_dir)
         dataset = loader.load_dataset(name, labels=bool(own))
+        loader.check_unseen(dataset)
         numbers = [arguments.class_number(n, own) for n in dataset.class_names]
     # The names may differ from the model's in Unicode normalization.
     known = tuple(own[number] for number in numbers)
