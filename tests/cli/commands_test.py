@@ -51,6 +51,9 @@ BAD_LINES = (
         for value in values.split()
     ),
     ("sample M --temp 1", "--temp"),
+    ("interpolate M a", "argument IMAGE: 2 images are needed"),
+    ("manifold M a b c", "argument IMAGE: 4 images are needed"),
+    ("train digits", "digits; --dataset names the data set"),
     (f"{DIRECTION} --strength nan 1", "'nan'"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),

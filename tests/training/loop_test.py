@@ -264,6 +264,28 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         loss = loop.evaluate(self.trainer, self.dataset, "test", BATCH_SIZE)
         self.assertEqual(history[-1].test_loss, loss)
 
+    def test_some_test_images_on_the_way(self):
+        """All at the end, wherever it is; in between as if planned so."""
+        self.enterContext(mock.patch.object(loop, "_MAX_TEST_IMAGES", 5))
+        some = self.dataset.sample_test(5, seed=7)
+        trainer, stopped = make_trainer(), make_trainer()
+        whole, recorder = self.history, Recorder()
+        loop.fit(trainer, self.dataset, 2, BATCH_SIZE, observer=recorder)
+        self.assertEqual(recorder.metrics, trainer.history)
+        self.assertEqual(trainer.history[2], whole[2])
+        observer = mock.create_autospec(loop.Observer, instance=True)
+        observer.progress = Recorder().progress
+        observer.after_epoch.side_effect = None, TimeoutError
+        with self.assertRaises(TimeoutError):
+            loop.fit(stopped, self.dataset, 2, BATCH_SIZE, observer=observer)
+        loss = loop.evaluate(stopped, some, "test", BATCH_SIZE)
+        self.assertEqual(stopped.history[-1].test_loss, loss)
+        for epochs in (1, 1, 2):
+            loop.fit(stopped, self.dataset, epochs, BATCH_SIZE)
+            self.assertEqual(stopped.history[-1], whole[epochs])
+        self.assertEqual(stopped.history, trainer.history)
+        self.assertEqual(stopped.history[1].test_loss, loss)
+
     def test_evaluation_is_a_mean_over_images(self):
         # The images of the smaller batch are much less likely: a mean of the
         # batches' means would show.

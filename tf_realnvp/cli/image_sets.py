@@ -106,11 +106,9 @@ class Loader:
             given = self._named(name)
             path, label = _split_class(given)
             is_path = name is not None and os.path.isabs(data.source(path))
-            if is_path and not arrays.is_file(path):
-                found = self._from_folder(path, label, split)
-            else:
-                found = self._from_dataset(path, label, split, is_path)
-            kind, names, images = found
+            is_folder = is_path and not arrays.is_file(path)
+            read = self._from_folder if is_folder else self._from_dataset
+            kind, names, images = read(path, label, split, is_path)
             if len(names) < minimum:
                 raise UsageError(
                     f"{given} has {counted(len(names), f'{kind} image')}, and "
@@ -207,7 +205,7 @@ class Loader:
         names = [f"{split} {number}" for split, number in chosen]
         return " and ".join(splits), names, np.concatenate(images)
 
-    def _from_folder(self, name, label, split):
+    def _from_folder(self, name, label, split, is_path):
         """Reads the images of a folder and its sub-folders, or of a class.
 
         Like `_from_dataset`, which loads it if there are training images.
@@ -218,15 +216,13 @@ class Loader:
         paths = image_folder.list_files(root)
         if label is not None:
             depth = image_folder.depth_of_classes(paths)
-            classes: dict[str | None, list[str]] = {}
-            for path in paths:
-                its = image_folder.class_of(path, depth)
-                classes.setdefault(its, []).append(path)
-            known = sorted(filter(None, classes))
-            paths = classes[known[arguments.class_number(label, known)]]
+            classes = [image_folder.class_of(path, depth) for path in paths]
+            known = sorted({*filter(None, classes)})
+            own = known[arguments.class_number(label, known)]
+            paths = [p for p, c in zip(paths, classes, strict=True) if c == own]
         files = [root / path for path in paths]
         if self._is_known(_hashes(files)):
-            return self._from_dataset(name, label, split, is_path=True)
+            return self._from_dataset(name, label, split, is_path)
         chosen = self._choose(len(paths))
         # Other files replace those that cannot be read.
         others = np.setdiff1d(np.arange(len(paths)), chosen)

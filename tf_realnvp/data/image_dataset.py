@@ -32,6 +32,7 @@ DECODING = "tf_realnvp_decodes_stored_image"
 
 _PREFETCHED_BATCHES = 4
 _TAKEN_AT_ONCE = 256
+_CHOSEN_AT_ONCE = 32
 _DEFAULT_SIZE = (32, 32)
 _NUM_NAMED = 5  # Skipped files to name in a message.
 # Errors of decoding that do not mean that the image is damaged.
@@ -73,9 +74,10 @@ class Split:
         records = self.records.take(len(is_chosen))
         if is_chosen.all():
             return records
-        mask = tf.constant(is_chosen)
-        numbered = records.enumerate().filter(lambda i, _: mask[i])
-        return numbered.map(lambda _, record: record)
+        # Some at once, since each call of a function takes microseconds.
+        chosen = tf.data.Dataset.from_tensor_slices(is_chosen)
+        pairs = tf.data.Dataset.zip(records, chosen).batch(_CHOSEN_AT_ONCE)
+        return pairs.map(tf.boolean_mask).unbatch()
 
     def choose(self, places: np.ndarray | slice) -> "Split":
         """Returns a split of some of the images.

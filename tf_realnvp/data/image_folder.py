@@ -294,12 +294,12 @@ def _choose(
     """
     if not depth:
         return images, None
-    folders: dict[str, list[_Image]] = {}
-    for image in images:
-        folder = pathlib.PurePath(image.name).parts[0]
-        folders.setdefault(folder, []).append(image)
-    train = folders["train"]
-    for folder in _TEST_FOLDERS:
-        if folder in folders:
-            return train + folders[folder], len(train)
+
+    def inside(folder):
+        return [i for i in images if i.name.startswith(f"{folder}{os.sep}")]
+
+    train = inside("train")
+    for test in map(inside, _TEST_FOLDERS):
+        if test:
+            return train + test, len(train)
     return train, None
