@@ -94,10 +94,9 @@ def load(
     if not depth:
         _check_folders(folder, found)
     used, num_train = _choose(found, depth)
-    used_names = {image.name for image in used}
-    for image in found:
-        if image.name not in used_names:
-            skipped[image.name] = "it is beside the folder `train`"
+    beside = {image.name for image in found} - {image.name for image in used}
+    reason = "it is beside the folder `train`"
+    skipped |= dict.fromkeys(sorted(beside), reason)
     if len(used) < 2:
         raise DataError(
             f"{folder}: training and test need a JPEG or PNG image each, and "
