@@ -25,6 +25,7 @@ from small_models import (
 
 import tf_realnvp
 from tf_realnvp import api, data, initialization
+from tf_realnvp.data import arrays
 from tf_realnvp.serving import export, metadata, weights
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.errors import DataError, ModelError, UsageError
@@ -275,7 +276,10 @@ class TrainTest(TrainTestCase):
         _, config, num_train = from_config.call_args.args
         given = {name: getattr(config, name) for name in names}
         self.assertEqual(given, settings)
-        self.assertEqual(num_train, 36 - settings["num_validation"])
+        dataset = arrays.from_images(self.images)
+        self.assertEqual(
+            num_train, dataset.num_train - settings["num_validation"]
+        )
 
     def test_scope_of_the_model(self):
         """Elsewhere it would train on one replica of two, or not at all."""
