@@ -50,7 +50,7 @@ def forgetting() -> Iterator[None]:
 
     All bijectors share one cache. A tensor in it keeps its graph in memory, and
     the graph keeps the tensor in the cache. If this changes,
-    `tests/memory_test.py` fails first.
+    `tests/notebook_test.py` fails first.
     """
     try:
         yield

@@ -1,9 +1,10 @@
-"""Tests that what is done over and over again in a process leaves nothing."""
+"""Tests for a notebook: many models in one process, and its settings."""
 
 import contextlib
 import tempfile
 
 import graphs
+import keras
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
@@ -89,6 +90,60 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         before = graphs.live()
         do()
         self.assertEqual(graphs.live(), before)
+
+
+def call(compiled=lambda function: function):
+    """Returns a model's numbers, with the functions in it compiled or not."""
+    model = small_models.displaced(0.2, filters=2, dequantization="variational")
+    images = small_models.images(3)
+    points = model.dequantize(images, seed=1)
+
+    @compiled
+    def density(points):
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            density = model.log_density(points)
+        return density, tape.gradient(density, points)
+
+    latents = compiled(model.encode)(images)
+    return [*density(points), latents, compiled(model.decode)(latents)]
+
+
+@contextlib.contextmanager
+def policy():
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    yield {}
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@contextlib.contextmanager
+def float64():
+    keras.config.set_floatx("float64")
+    yield {}
+    keras.config.set_floatx("float32")
+
+
+@contextlib.contextmanager
+def eager_functions():
+    tf.config.run_functions_eagerly(True)
+    yield {"compiled": tf.function(autograph=False)}
+    tf.config.run_functions_eagerly(False)
+
+
+@contextlib.contextmanager
+def xla():
+    yield {"compiled": tf.function(autograph=False, jit_compile=True)}
+
+
+class SettingsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(policy, float64, eager_functions, xla)
+    def test_same_numbers(self, setting):
+        expected = call()
+        with setting() as settings:
+            results = call(**settings)
+        for result, value in zip(results, expected, strict=True):
+            self.assertEqual(result.dtype, value.dtype)
+            self.assertAllClose(result, value, rtol=1e-4, atol=1e-4)
 
 
 if __name__ == "__main__":
