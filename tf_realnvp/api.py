@@ -16,12 +16,11 @@ from tf_realnvp.data.image_dataset import describe_skipped
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import describe_images
-from tf_realnvp.training import loop
+from tf_realnvp.training import session
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.progress import Progress, Silent
 from tf_realnvp.training.runs import Run, open_run
-from tf_realnvp.training.session import Session
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import DataError, Error, ModelError
@@ -213,33 +212,28 @@ def train(
         if run is not None:
             run.check_same_settings(config)
             run.check_same_images(dataset.description, dataset.name)
-        session = Session(config, model, dataset, run)
-        if session.begin(resume=run is not None) and progress:
-            say(
-                f"going on from step {session.trainer.num_steps:,} of {run_dir}"
-            )
+        dataset = session.hold_out(config, dataset)
+        trainer, checkpoints, restored = session.start(
+            config, model, dataset, run, resume=run is not None
+        )
+        if restored and progress:
+            say(f"going on from step {trainer.num_steps:,} of {run_dir}")
         try:
-            session.fit(_Observer(on_epoch, progress))
-            session.finish(write_results=False)
+            session.fit(
+                config,
+                trainer,
+                dataset,
+                checkpoints,
+                run,
+                on_epoch or (lambda metrics: None),
+                display=Progress if progress else Silent,
+            )
+            if run is not None:
+                session.finish(run)
         finally:
-            model.assign(session.trainer.result_model())
+            model.assign(trainer.result_model())
             model.metadata = dataset.metadata
-    return session.trainer.history
-
-
-class _Observer(loop.Observer):
-    """Shows progress and calls `on_epoch`."""
-
-    def __init__(self, on_epoch, shows_progress):
-        self._on_epoch = on_epoch
-        self._display = Progress if shows_progress else Silent
-
-    def progress(self, title, num_steps):
-        return self._display(title, num_steps)
-
-    def after_epoch(self, metrics):
-        if self._on_epoch is not None:
-            self._on_epoch(metrics)
+    return trainer.history
 
 
 def _dataset(data, labels, model, flip):

@@ -3,14 +3,14 @@
 `TrainingConfig` is the single definition of all settings. Its fields hold the
 type, range, default and help text. The command's flags, `--help`, the
 documentation and the comparison of runs are generated from them. A run stores
-`TrainingConfig` and `DataDescription` in `run.json`. This module does not
-import TensorFlow, which takes seconds.
+`TrainingConfig` and `DataDescription` in `run.json`, as `dataclasses.asdict`
+returns them. This module does not import TensorFlow, which takes seconds.
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from tf_realnvp.utils import checks
 from tf_realnvp.utils.checks import (
@@ -91,29 +91,8 @@ _of_job = functools.partial(_setting, "job")
 _of_process = functools.partial(_setting, "")
 
 
-class _Record:
-    """A dataclass that is stored in JSON as `dataclasses.asdict` returns it."""
-
-    @classmethod
-    def from_json(cls, stored: Any) -> Self:
-        """Returns a record from its stored form.
-
-        Fields that an older version did not store get their defaults.
-
-        Args:
-          stored: The parsed JSON object.
-
-        Raises:
-          ValueError: If `stored` is damaged or from a newer version.
-        """
-        try:
-            return cls(**stored)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig(_Record):
+class TrainingConfig:
     """All settings of a training, named like the command's flags.
 
     `field.metadata["help"]` describes each setting, as `--help` shows it.
@@ -128,7 +107,7 @@ class TrainingConfig(_Record):
         "(default: CIFAR10)",
     )
     image_size: int | tuple[int, int] | None = _of_process(
-        ImageSize(2, 4096),
+        ImageSize(),
         "crop images to their central square and resize to N x N, N even; "
         "32x48 crops and resizes to a height of 32 and a width of 48 (default: "
         "no resizing if all images have the same even size of at most 64, else "
@@ -370,33 +349,16 @@ class TrainingConfig(_Record):
         """The arguments of `RealNVP` that do not depend on the images."""
         return {name: getattr(self, name) for name in ARCHITECTURE}
 
-    def differences(self, before: "TrainingConfig") -> list[str]:
-        """Describes the settings that prevent resuming a run.
+    def differences(
+        self, other: "TrainingConfig", same: Sequence[str] = ("model", "run")
+    ) -> list[str]:
+        """Describes the settings that differ but must not.
 
         Args:
-          before: The settings that the run was started with.
-
-        Returns:
-          A description of each setting that differs but must not; empty if the
-          run can be resumed.
+          other: The settings to compare with. A run that was started with them
+            can be resumed with these if there are no differences.
+          same: Scopes of the settings to compare: see `_setting`.
         """
-        return self._differences(before, ("model", "run"))
-
-    def differences_of_worker(self, chief: "TrainingConfig") -> list[str]:
-        """Describes the settings in which this worker differs from the chief.
-
-        Args:
-          chief: The chief's settings. The precision "auto" matches any
-            precision of the chief.
-
-        Returns:
-          A description of each setting that differs but must not.
-        """
-        if self.precision == "auto":
-            chief = dataclasses.replace(chief, precision="auto")
-        return self._differences(chief, ("model", "run", "job"))
-
-    def _differences(self, other, same: Sequence[str]) -> list[str]:
         return [
             f"{_spell(field, mine)} instead of {_spell(field, its)}"
             for field in dataclasses.fields(self)
@@ -424,7 +386,7 @@ def _spell(field, value):
 
 
 @dataclasses.dataclass(frozen=True)
-class DataDescription(_Record):
+class DataDescription:
     """Description that identifies the images of a training.
 
     Attributes:

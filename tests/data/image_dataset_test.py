@@ -289,6 +289,37 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual([len(batch) for batch in batches], sizes)
         self.assertEqual(order(batches), list(range(100)))
 
+    @parameterized.product(cache_bytes=(0, 2**30), has_records=(False, True))
+    def test_workers_decode_their_own_share(self, cache_bytes, has_records):
+        def passes(share):
+            with mock.patch.object(
+                image_dataset, "MAX_CACHE_BYTES", cache_bytes
+            ):
+                images, decoded = numbered(23, range(23), "x" * 23, has_records)
+                made = [
+                    images.train_batches(7, 0, 1, skip=1, share=share),
+                    images.test_batches(7, share),
+                    images.test_batches(7, share),
+                ]
+                batches = [list(batches) for batches in made]
+            return [i for its in batches for i in its], int(decoded.numpy())
+
+        whole, _ = passes((0, 1))
+        parts, counts = zip(*(passes((i, 3)) for i in range(3)), strict=True)
+        for batch, *shares in zip(whole, *parts, strict=True):
+            images, labels = batch
+            size = len(images)
+            for i, (part, its_labels) in enumerate(shares):
+                own = slice(size * i // 3, size * (i + 1) // 3)
+                self.assertAllEqual(its_labels, labels)
+                self.assertAllEqual(part[own], images[own])
+                self.assertEqual(
+                    np.count_nonzero(part), np.count_nonzero(part[own])
+                )
+        # The rest of an epoch, and the test images twice: once among all.
+        self.assertEqual(sum(counts), 16 + 2 * 23)
+        self.assertLessEqual(max(counts) - min(counts), 8)
+
     def test_initial_images(self):
         """As many up to 64x64; more would take too much memory of larger."""
         for width, number in ((64, 128), (66, 124), (2048, 8)):

@@ -50,7 +50,7 @@ def make_trainer(learning_rate=0.1):
     return Trainer(make_model(), learning_rate, seed=7)
 
 
-class Recorder(loop.Observer, Silent):
+class Recorder(Silent):
     """Keeps what it is notified of, and is the display of each pass."""
 
     def __init__(self):
@@ -58,7 +58,7 @@ class Recorder(loop.Observer, Silent):
         self.metrics = []
         self.num_calls = self.num_closed = 0
 
-    def progress(self, title, num_steps):
+    def display(self, title, num_steps):
         self.passes.append((title, num_steps, []))
         return self
 
@@ -68,11 +68,9 @@ class Recorder(loop.Observer, Silent):
     def __exit__(self, *exception):
         self.num_closed += 1
 
-    def after_steps(self):
+    def should_stop(self):
         self.num_calls += 1
-
-    def after_epoch(self, metrics):
-        self.metrics.append(metrics)
+        return False
 
 
 @functools.cache
@@ -198,7 +196,13 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         )
         cls.recorder, cls.trainer = Recorder(), make_trainer()
         is_done = loop.fit(
-            cls.trainer, cls.dataset, 2, BATCH_SIZE, None, cls.recorder
+            cls.trainer,
+            cls.dataset,
+            2,
+            BATCH_SIZE,
+            on_epoch=cls.recorder.metrics.append,
+            should_stop=cls.recorder.should_stop,
+            display=cls.recorder.display,
         )
         assert is_done
         cls.history = cls.trainer.history
@@ -251,7 +255,8 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         self.trainer.step.assign(0)
         self.trainer.history = []
         recorder = Recorder()
-        loop.fit(self.trainer, self.dataset, 2, BATCH_SIZE, max_steps, recorder)
+        options = {"max_steps": max_steps, "display": recorder.display}
+        loop.fit(self.trainer, self.dataset, 2, BATCH_SIZE, **options)
         # What was passed within an epoch is evaluated all the same.
         loop.fit(self.trainer, self.dataset, 1, BATCH_SIZE, 1)
         history = self.trainer.history
@@ -269,15 +274,14 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         self.enterContext(mock.patch.object(loop, "_MAX_TEST_IMAGES", 5))
         some = self.dataset.sample_test(5, seed=7)
         trainer, stopped = make_trainer(), make_trainer()
-        whole, recorder = self.history, Recorder()
-        loop.fit(trainer, self.dataset, 2, BATCH_SIZE, observer=recorder)
-        self.assertEqual(recorder.metrics, trainer.history)
+        whole, metrics = self.history, []
+        arguments = self.dataset, 2, BATCH_SIZE, None
+        loop.fit(trainer, *arguments, metrics.append)
+        self.assertEqual(metrics, trainer.history)
         self.assertEqual(trainer.history[2], whole[2])
-        observer = mock.create_autospec(loop.Observer, instance=True)
-        observer.progress = Recorder().progress
-        observer.after_epoch.side_effect = None, TimeoutError
+        on_epoch = mock.Mock(side_effect=[None, TimeoutError])
         with self.assertRaises(TimeoutError):
-            loop.fit(stopped, self.dataset, 2, BATCH_SIZE, observer=observer)
+            loop.fit(stopped, *arguments, on_epoch)
         loss = loop.evaluate(stopped, some, "test", BATCH_SIZE)
         self.assertEqual(stopped.history[-1].test_loss, loss)
         for epochs in (1, 1, 2):

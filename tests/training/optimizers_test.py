@@ -44,7 +44,7 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(int(second.iterations.numpy()), 10)
 
     def test_average_is_warmed_up(self):
-        optimizer = FusedAdam(0.1, ema=0.3)
+        optimizer = FusedAdam(0.1, use_ema=True, ema_momentum=0.3)
         variable = keras.Variable([5.0])
         optimizer.build([variable])
         expected = 0.0

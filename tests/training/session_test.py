@@ -35,7 +35,7 @@ from small_models import SmallModel, set_seed
 
 import tf_realnvp
 from tf_realnvp import api, data, initialization
-from tf_realnvp.cli import reporter
+from tf_realnvp.cli import train
 from tf_realnvp.cli.main import train_main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
@@ -619,7 +619,7 @@ class CommandTest(SessionTestCase):
 
     @parameterized.parameters(
         (signal.SIGINT, data, "load", 1, ""),
-        (signal.SIGHUP, reporter, "say_header", 1, ""),
+        (signal.SIGHUP, train, "say_header", 1, ""),
         (signal.SIGTERM, Progress, "update", 3, "saved a checkpoint at step"),
         (signal.SIGHUP, Checkpoints, "save", 1, "saved a checkpoint at step"),
         # The last one is saved when nobody asks for signals any more.

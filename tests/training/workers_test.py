@@ -56,6 +56,38 @@ class JobTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(workers.is_chief(), place == 0)
 
 
+class SlurmTest(tf.test.TestCase, parameterized.TestCase):
+    VARIABLES = {
+        "SLURM_JOB_ID": "123456",
+        "SLURM_PROCID": "2",
+        "SLURM_STEP_NUM_TASKS": "3",
+        "SLURM_STEP_NODELIST": "gpu[09-10]",
+        "SLURM_STEP_TASKS_PER_NODE": "2,1",
+    }
+
+    @parameterized.parameters((0, True), (2, False))
+    def test_job(self, rank, is_chief):
+        variables = self.VARIABLES | {"SLURM_PROCID": str(rank)}
+        with mock.patch.dict(os.environ, variables):
+            workers.read_slurm_job()
+            addresses, index = workers._job()
+            self.assertEqual(workers.is_chief(), is_chief)
+            self.assertEqual(workers.share(), (rank, 3))
+        self.assertEqual(index, rank)
+        hosts = ("gpu09", 23456), ("gpu09", 23457), ("gpu10", 23456)
+        self.assertEqual(tuple(addresses.values()), hosts)
+
+    @parameterized.parameters(
+        {"TF_CONFIG": "{}"}, {"SLURM_STEP_NUM_TASKS": "1"}
+    )
+    def test_no_job(self, **others):
+        with mock.patch.dict(os.environ, self.VARIABLES | others):
+            workers.read_slurm_job()
+            self.assertEqual(
+                os.environ.get("TF_CONFIG"), others.get("TF_CONFIG")
+            )
+
+
 class MeetTest(tf.test.TestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()

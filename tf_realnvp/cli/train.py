@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import random
@@ -10,13 +11,14 @@ import re
 
 from tf_realnvp.cli import arguments, signals
 from tf_realnvp.config import TrainingConfig, canonical
+from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import checks, runtime
 from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import say
+from tf_realnvp.utils.messages import counted, say
 
-# TensorFlow takes seconds to import. `session`, which imports it, is imported
-# only after the command line has been checked.
+# TensorFlow takes seconds to import. `session` and `results`, which import it,
+# are imported only after the command line has been checked.
 
 _DESCRIPTION = """\
 Trains RealNVP, a normalizing flow, on images.
@@ -67,6 +69,7 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
 def _run(flags):
     """Runs the command: checks, trains, writes the results."""
     config = read_settings(flags)
+    workers.read_slurm_job()
     is_one_of_many = runtime.is_one_of_many()
     with contextlib.ExitStack() as stack:
         if is_one_of_many:
@@ -165,33 +168,94 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
       FailureError: If training fails.
       signals.Interrupted: If a signal was received; a checkpoint is saved.
     """
-    from tf_realnvp.cli.reporter import Reporter, say_header
-    from tf_realnvp.training.session import Session
+    from tf_realnvp.training import results, session
 
-    session = Session.from_config(config, run, resume)
-    say_header(session)
-    if session.begin(resume):
-        say(f"going on from step {session.trainer.num_steps:,}")
+    config, model, dataset = session.load(config, run, resume)
+    dataset = session.hold_out(config, dataset)
+    say_header(config, model, dataset)
+    trainer, checkpoints, restored = session.start(
+        config, model, dataset, run, resume
+    )
+    if restored:
+        say(f"going on from step {trainer.num_steps:,}")
     elif resume:
         say("there is no checkpoint yet: starting from the beginning")
-    reporter = Reporter(session)
     with signals.deferred() as is_interrupted:
-        session.fit(reporter, is_interrupted)
+        session.fit(
+            config,
+            trainer,
+            dataset,
+            checkpoints,
+            run,
+            functools.partial(say_epoch, config),
+            is_interrupted,
+        )
         if is_interrupted():
             say(
-                f"\nsaved a checkpoint at step {session.trainer.num_steps:,}: "
-                "the same command with --resume goes on from it"
+                f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
+                "command with --resume goes on from it"
             )
         elif run is not None:
-            reporter.say_summary()
+            say_summary(config, trainer)
     # `deferred` has raised by now if a signal was received.
     if run is None:
         return
     say("writing the results")
     try:
-        written = session.finish(write_results=True)
+        with session.writing("the results", config.output_dir):
+            written = results.write(config, dataset, trainer)
+        session.finish(run)
     except signals.Interrupted:
         say("they are not complete: the same command with --resume writes them")
         raise
     for path in written:
         say(f"  {path}")
+
+
+def say_header(config, model, dataset):
+    """Prints the data set, the model and the settings of a training."""
+    size = "x".join(map(str, dataset.image_shape))
+    classes = validation = ""
+    if dataset.class_names:
+        classes = f", {counted(len(dataset.class_names), 'class')}"
+    if dataset.num_validation:
+        validation = f", {dataset.num_validation:,} validation"
+    say(
+        f"RealNVP on {dataset.name}: {dataset.num_train:,} training"
+        f"{validation} and {dataset.num_test:,} test images of {size}, "
+        f"{describe_levels(dataset.num_colors)}{classes}\n"
+        f"{model.num_parameters:,} parameters ({config.filters} filters, "
+        f"{counted(config.num_blocks, 'residual block')}, "
+        f"{config.num_scales} scales, {len(model.couplings)} couplings), "
+        f"{runtime.describe_devices(config.devices)}, {config.precision}, "
+        f"seed {config.seed}"
+    )
+
+
+def say_epoch(config, metrics):
+    """Prints the metrics of an epoch: all with `verbose`, else the first."""
+    if config.verbose or metrics.epoch == 0:
+        _say_metrics(config, metrics)
+
+
+def say_summary(config, trainer):
+    """Prints the results of a training."""
+    result = trainer.result_metrics()
+    if not config.verbose or result.validation_loss is not None:
+        _say_metrics(config, result)
+    if skipped := trainer.num_skipped:
+        say(
+            f"{skipped:,} steps were skipped, since their loss or gradient "
+            "was not finite"
+        )
+
+
+def _say_metrics(config, metrics):
+    bits = metrics.bits_per_dim()
+    losses = [f"{split} {value:.3f}" for split, value in bits.items()]
+    if "train" not in bits:
+        losses.insert(0, "before training")
+    say(
+        f"epoch {metrics.epoch}/{config.epochs}, step {metrics.step:,}: "
+        f"{', '.join(losses)} bits/dim"
+    )

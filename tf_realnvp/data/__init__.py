@@ -65,7 +65,7 @@ def load(
     """
     name, size = os.fspath(name), None
     if image_size is not None:
-        allowed = checks.ImageSize(2)
+        allowed = checks.ImageSize()
         size = checks.sides(checks.check(image_size, "image_size", allowed))
     if num_bits is not None:
         num_bits = checks.check(num_bits, "num_bits", checks.WholeNumber(1, 8))

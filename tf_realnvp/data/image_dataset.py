@@ -335,7 +335,12 @@ class ImageDataset:
         return dataclasses.replace(self, num_colors=2**num_bits, decode=decode)
 
     def train_batches(
-        self, batch_size: int, seed: int, epoch: int, skip: int = 0
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        skip: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Returns one epoch of shuffled training batches.
 
@@ -348,6 +353,9 @@ class ImageDataset:
           epoch: Number of the epoch, not negative.
           skip: Number of batches to skip at the start of the epoch, to resume
             it after an interruption. Skipped batches are not decoded.
+          share: The index of this worker, and the number of workers. Only the
+            images of its share of each batch are decoded, as
+            `workers.part_of` divides it; all others are zero.
 
         Returns:
           A prefetched dataset of uint8 `[batch_size, H, W, C]`; with labels, of
@@ -386,7 +394,7 @@ class ImageDataset:
             return places, tf.where(is_kept, tf.reverse(images, [2]), images)
 
         batches = self._batches(
-            "train", batch_size, arrange, drop_remainder=True
+            "train", batch_size, share, arrange, drop_remainder=True
         )
         if self.flip:
             batches = batches.enumerate(skip).map(mirrored)
@@ -411,25 +419,30 @@ class ImageDataset:
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
         return batch[0] if self.class_names else batch
 
-    def test_batches(self, batch_size: int) -> tf.data.Dataset:
+    def test_batches(
+        self, batch_size: int, share: tuple[int, int] = (0, 1)
+    ) -> tf.data.Dataset:
         """Returns all test images in batches, in a fixed order.
 
         Args:
           batch_size: Images per batch.
+          share: As for `train_batches`.
 
         Returns:
           A prefetched dataset of uint8 `[batch_size, H, W, C]`, with labels as
           in `train_batches`. The last batch may be smaller.
         """
-        return self._in_order("test", batch_size)
+        return self._in_order("test", batch_size, share)
 
-    def validation_batches(self, batch_size: int) -> tf.data.Dataset:
+    def validation_batches(
+        self, batch_size: int, share: tuple[int, int] = (0, 1)
+    ) -> tf.data.Dataset:
         """Returns all validation images in batches, like `test_batches`."""
-        return self._in_order("validation", batch_size)
+        return self._in_order("validation", batch_size, share)
 
-    def _in_order(self, name, batch_size):
+    def _in_order(self, name, batch_size, share):
         num_batches = math.ceil(self.splits[name].num_images / batch_size)
-        batches = self._batches(name, batch_size)
+        batches = self._batches(name, batch_size, share)
         return self._finish(batches, name, num_batches)
 
     def take(self, split: str, numbers: Sequence[int]) -> np.ndarray:
@@ -443,9 +456,10 @@ class ImageDataset:
           uint8 `[n, H, W, C]`, without duplicates, in the order of the split.
         """
         chosen = self.splits[split].choose(np.unique(np.array(numbers, int)))
-        batches = self._decode(chosen.stored()).batch(_TAKEN_AT_ONCE)
+        images = self._decode(chosen.stored().enumerate())
+        batches = images.batch(_TAKEN_AT_ONCE)
         with self.naming_damage():
-            images = [batch.numpy() for _, batch in batches]
+            images = [batch.numpy() for _, batch, _ in batches]
         none = np.zeros([0, *self.image_shape], np.uint8)
         return np.concatenate([none, *images])
 
@@ -473,39 +487,74 @@ class ImageDataset:
             ) from error
 
     def _batches(
-        self, name, batch_size, arrange=lambda x: x, drop_remainder=False
+        self,
+        name,
+        batch_size,
+        share,
+        arrange=lambda x: x,
+        drop_remainder=False,
     ):
         """Returns batches of images and their positions in a split.
 
         Args:
           name: Name of the split.
           batch_size: Images per batch.
-          arrange: Reorders or drops elements of any dataset.
+          share: As for `train_batches`.
+          arrange: Reorders elements of any dataset, or drops whole batches.
           drop_remainder: Whether to drop a last partial batch.
         """
         split, cache = self.splits[name], self._caches.get(name)
         if cache is not None and cache.is_complete():
             places = arrange(tf.data.Dataset.range(split.num_images))
             return places.batch(batch_size, drop_remainder).map(cache.read)
-        images = self._decode(split.stored(), arrange)
+
+        def is_own(index):
+            start = index // batch_size * batch_size
+            size = tf.minimum(split.num_images - start, batch_size)
+            worker, num_workers = share
+            first = size * worker // num_workers
+            end = size * (worker + 1) // num_workers
+            return (first <= index - start) & (index - start < end)
+
+        images = self._decode(
+            arrange(split.stored().enumerate()),
+            is_own if share[1] > 1 else None,
+        )
         if cache is not None:
             # In batches, since each call of Python has some overhead, and
             # before the remainder is dropped, since it must be cached as well.
             images = images.batch(batch_size).map(cache.write).unbatch()
+        else:
+            images = images.map(lambda place, image, _: (place, image))
         return images.batch(batch_size, drop_remainder)
 
-    def _decode(self, stored, arrange=lambda x: x):
-        """Decodes images; returns pairs of positions and images.
+    def _decode(self, numbered, is_own=None):
+        """Decodes stored images with their positions in a split.
 
-        `arrange` is applied to the stored images, before decoding.
+        Args:
+          numbered: Pairs of positions and stored images.
+          is_own: Whether to decode an image, by its index in `numbered`; the
+            others are zero. Default: all are decoded.
+
+        Returns:
+          Positions, images, and whether they were decoded.
         """
 
-        def decode(place, element):
-            with tf.name_scope(DECODING):
-                image = self.decode(element)
-                return place, tf.ensure_shape(image, self.image_shape)
+        def decode(index, element):
+            place, stored = element
 
-        return arrange(stored.enumerate()).map(
+            def image():
+                with tf.name_scope(DECODING):
+                    image = self.decode(stored)
+                    return tf.ensure_shape(image, self.image_shape)
+
+            if is_own is None:
+                return place, image(), True
+            zeros = tf.zeros(self.image_shape, tf.uint8)
+            own = is_own(index)
+            return place, tf.cond(own, image, lambda: zeros), own
+
+        return numbered.enumerate().map(
             decode, num_parallel_calls=os.cpu_count()
         )
 
@@ -552,22 +601,22 @@ class _Cache:
     def is_complete(self) -> bool:
         return bool(self._present.all())
 
-    def write(self, places, images):
-        """Stores images at positions, in a graph; returns both arguments."""
-        return self._call(_Cache._write, places, images)
+    def write(self, places, images, is_decoded):
+        """Stores decoded images at positions, in a graph; returns both."""
+        return self._call(_Cache._write, places, images, is_decoded)
 
     def read(self, places):
         """Returns positions and the images stored there, in a graph."""
         return self._call(_Cache._read, places)
 
-    def _call(self, function, places, *images):
-        images = call(function, self, [places, *images], tf.uint8)
+    def _call(self, function, places, *others):
+        images = call(function, self, [places, *others], tf.uint8)
         shape = [*places.shape, *self._images.shape[1:]]
         return places, tf.ensure_shape(images, shape)
 
-    def _write(self, places, images):
-        self._images[places] = images
-        self._present[places] = True
+    def _write(self, places, images, is_decoded):
+        self._images[places[is_decoded]] = images[is_decoded]
+        self._present[places[is_decoded]] = True
         return images
 
     def _read(self, places):

@@ -14,40 +14,15 @@ _SECONDS_PER_CALL = 0.5
 _MAX_TEST_IMAGES = 10_000  # Evaluated on the way.
 
 
-class Observer:
-    """Base class of objects notified of training progress; does nothing."""
-
-    def progress(self, title: str, num_steps: int) -> Progress:
-        """Returns the progress display for one pass over batches.
-
-        Args:
-          title: Title of the pass, such as `epoch 3/50`.
-          num_steps: Number of batches in the pass.
-        """
-        return Silent(title, num_steps)
-
-    def after_steps(self) -> None:
-        """Called after a group of training or evaluation steps.
-
-        A group takes about half a second, or is a single, longer step.
-        """
-
-    def after_epoch(self, metrics: Metrics) -> None:
-        """Called after every epoch, and once before the first.
-
-        Args:
-          metrics: The metrics of the epoch.
-        """
-
-
 def fit(
     trainer: Trainer,
     dataset: ImageDataset,
     epochs: int,
     batch_size: int = 64,
     max_steps: int | None = None,
-    observer: Observer | None = None,
+    on_epoch: Callable[[Metrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
+    display: Callable[[str, int], Progress] = Silent,
 ) -> bool:
     """Trains for some epochs, or resumes an unfinished training.
 
@@ -64,9 +39,13 @@ def fit(
       epochs: Number of epochs.
       batch_size: Global batch size; at most `dataset.num_train`.
       max_steps: Largest number of training steps. Default: no limit.
-      observer: Observer notified of progress; optional.
-      should_stop: Called after every group of steps; training stops if it
-        returns `True`.
+      on_epoch: Called with the metrics after every epoch, and once before the
+        first.
+      should_stop: Called after every group of training or evaluation steps;
+        training stops if it returns `True`. A group takes about half a second,
+        or is a single, longer step.
+      display: Creates the progress display of one pass over batches, from its
+        title, such as `epoch 3/50`, and its number of batches.
 
     Returns:
       Whether the training is complete: `False` if `should_stop` ended it.
@@ -74,7 +53,6 @@ def fit(
     Raises:
       DivergedError: If too many consecutive steps were not finite.
     """
-    observer = observer or Observer()
     split, evaluated = "validation", dataset
     if not dataset.num_validation:
         split = "test"
@@ -92,7 +70,7 @@ def fit(
             kept.pop()  # It may be of all test images.
         trainer.history = kept
 
-    options = batch_size, observer, should_stop
+    options = batch_size, should_stop, display
     while True:
         step = trainer.num_steps
         epoch, position = divmod(step, steps_per_epoch)
@@ -110,25 +88,24 @@ def fit(
             losses = {"train_loss": train_loss, f"{split}_loss": loss}
             metrics = Metrics(epoch + (position > 0), step, **losses)
             trainer.history.append(metrics)
-            observer.after_epoch(metrics)
+            on_epoch(metrics)
         if is_done:
             break
 
         if position == 0:
             trainer.begin_epoch()
         batches = evaluated.train_batches(
-            batch_size, trainer.seed, epoch + 1, skip=position
+            batch_size, trainer.seed, epoch + 1, position, trainer.share
         )
         iterator = iter(batches)
         bits = bits_from_nats(trainer.history[-1].held_out_loss)
         title = f"epoch {epoch + 1}/{epochs} ({split} {bits:.3f})"
         num_steps = min(steps_per_epoch - position, last_step - step)
-        with observer.progress(title, num_steps) as display:
+        with display(title, num_steps) as progress:
             for part in _calls(num_steps, trainer.max_steps_per_call):
                 trainer.train(iterator, part)
                 bits = bits_from_nats(trainer.mean_loss)
-                display.update(part, part * batch_size, bits)
-                observer.after_steps()
+                progress.update(part, part * batch_size, bits)
                 if should_stop():
                     return False
 
@@ -149,8 +126,8 @@ def evaluate(
     dataset: ImageDataset,
     split: str = "test",
     batch_size: int = 64,
-    observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    display: Callable[[str, int], Progress] = Silent,
 ) -> float | None:
     """Returns the mean loss over held-out images, in nats per dimension.
 
@@ -161,29 +138,27 @@ def evaluate(
         "validation", to evaluate `trainer.evaluated_model()` on all validation
         images.
       batch_size: Global batch size.
-      observer: As for `fit`.
       should_stop: As for `fit`.
+      display: As for `fit`.
 
     Returns:
       The loss, or `None` if `should_stop` ended the evaluation.
     """
-    observer = observer or Observer()
     # These methods set the weights that `trainer.test` uses.
     if split == "validation":
-        batches = dataset.validation_batches(batch_size)
+        batches = dataset.validation_batches(batch_size, trainer.share)
         trainer.evaluated_model()
     else:
-        batches = dataset.test_batches(batch_size)
+        batches = dataset.test_batches(batch_size, trainer.share)
         trainer.result_model()
     num_steps = len(batches)
     iterator = iter(batches.enumerate())
     total, num_images = 0.0, 0
-    with observer.progress(split, num_steps) as display:
+    with display(split, num_steps) as progress:
         for part in _calls(num_steps, trainer.max_steps_per_call):
             total, size = trainer.test(iterator, part, total)
             num_images += size
-            display.update(part, size, bits_from_nats(total / num_images))
-            observer.after_steps()
+            progress.update(part, size, bits_from_nats(total / num_images))
             if should_stop():
                 return None
     return total / num_images

@@ -13,31 +13,15 @@ class FusedAdam(keras.optimizers.Adam):
     half the size, and tracing and startup take half the time.
 
     The moving average of the weights is warmed up: its decay at update `t` is
-    `min(ema, t / (t + 9))`, as in `tf.train.ExponentialMovingAverage` with
-    `num_updates = t - 1`, the number of earlier updates. The average of Keras
-    starts at the weights of the first step and retains them for thousands of
-    steps.
+    `min(ema_momentum, t / (t + 9))`, as in
+    `tf.train.ExponentialMovingAverage` with `num_updates = t - 1`, the number
+    of earlier updates. The average of Keras starts at the weights of the first
+    step and retains them for thousands of steps.
 
     With several replicas, the optimizer is applied to summed gradients outside
     of `tf.distribute.Strategy.run`. Keras's Adam would have to be applied
     inside, where an update cannot be skipped.
     """
-
-    def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule,
-        ema: float | None = None,
-    ):
-        """Creates an optimizer.
-
-        Args:
-          learning_rate: Learning rate or schedule, as for Keras's Adam.
-          ema: Decay of the moving average of the weights; `None` for no
-            average.
-        """
-        super().__init__(
-            learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
-        )
 
     # Private hooks of Keras, which has no public way to replace the update.
     def _backend_update_step(self, grads, trainable_variables, learning_rate):

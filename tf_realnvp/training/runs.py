@@ -72,8 +72,8 @@ class Run:
                 "version, or give another `run_dir`"
             )
         try:
-            self.config = TrainingConfig.from_json(content["config"])
-            self.data = DataDescription.from_json(content["data"])
+            self.config = TrainingConfig(**content["config"])
+            self.data = DataDescription(**content["data"])
             self.metadata = dict(content["metadata"])
             self.finished = bool(content["finished"])
         except (ValueError, KeyError, TypeError) as error:
@@ -198,12 +198,8 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
 def _moved_aside(path):
     """Renames the folder of a finished run, to make room for a new one."""
     target = pathlib.Path(os.path.realpath(path))
-    names = (f"{target.name}.{number}" for number in itertools.count(1))
-    aside = next(
-        free
-        for free in map(target.with_name, names)
-        if not os.path.lexists(free)
-    )
+    names = (f"{target}.{number}" for number in itertools.count(1))
+    aside = pathlib.Path(next(n for n in names if not os.path.lexists(n)))
     try:
         if pathlib.Path.cwd().is_relative_to(target):
             # Relative paths would change their meaning.
@@ -249,21 +245,11 @@ def _lock(path):
             raise UsageError(
                 f"argument `run_dir`: cannot lock {path}: {error.strerror}"
             ) from error
-        if not _is_at(file, lock):
-            # The other process has removed the lock file in the meantime.
+        if not lock.exists():  # Removed by that process in the meantime.
             raise UsageError(f"another process used {path} just now: try again")
         try:
             yield
         finally:
-            # While still locked. The folder may have been moved aside.
-            has_begun = (folder / _RUN_FILE).exists()
-            if makes_lock and not has_begun and _is_at(file, lock):
-                lock.unlink()
-
-
-def _is_at(file, path):
-    """Returns whether a path still refers to an open file."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+            # While still locked.
+            if makes_lock and not (folder / _RUN_FILE).exists():
+                lock.unlink(missing_ok=True)

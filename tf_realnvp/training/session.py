@@ -1,4 +1,8 @@
-"""`Session`: one training, from loading the images to writing the results."""
+"""One training, by the command or by `tf_realnvp.train`.
+
+`hold_out`, `start`, `fit` and `finish` are called in this order. `load` comes
+before them if the settings name the data set and the model.
+"""
 
 import contextlib
 import dataclasses
@@ -18,6 +22,8 @@ from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, metrics, results, workers
 from tf_realnvp.training.checkpoints import Checkpoints
+from tf_realnvp.training.metrics import Metrics
+from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
@@ -36,248 +42,238 @@ from tf_realnvp.utils.messages import warn
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
-class Session:
-    """A training, used by both the command and `tf_realnvp.train`.
+def load(
+    config: TrainingConfig, run: Run | None, resume: bool
+) -> tuple[TrainingConfig, RealNVP, ImageDataset]:
+    """Loads the data set and creates a model, as the settings say.
 
-    Call `begin`, `fit` and `finish`, in this order.
-
-    Attributes:
+    Args:
       config: The settings.
-      dataset: The data set; validation images are held out already.
-      trainer: The trainer.
+      run: The run to write to; `None` in a worker that writes nothing.
+      resume: Whether to resume the run; must be the same in all workers.
+
+    Returns:
+      The settings, with the precision of the chief; the model; the data set.
+
+    Raises:
+      UsageError: If the data set cannot be loaded, cannot be trained on with
+        these settings, or if the results cannot be written.
     """
-
-    def __init__(
-        self,
-        config: TrainingConfig,
-        model: RealNVP,
-        dataset: ImageDataset,
-        run: Run | None = None,
-    ):
-        """Creates a training, in the `tf.distribute` scope of the model.
-
-        Args:
-          config: The settings.
-          model: The model.
-          dataset: The images to train on.
-          run: The run to write to. Default: nothing is written.
-
-        Raises:
-          UsageError: If there are too few training images.
-          ValueError: If the whole model is frozen, or if it was created outside
-            of the current scope.
-        """
-        # The model's class probabilities may differ from the frequencies in
-        # these images.
-        description = dataclasses.replace(
-            dataset.description, class_probs=model.class_probs or ()
-        )
-        held_out = _hold_out(
-            dataset, config.num_validation or 0, config.batch_size, config.seed
-        )
-        scope = _strategy_of(model).scope
-        with explained(dataset), scope():
-            trainer = Trainer.from_config(model, config, held_out.num_train)
-        folder = pathlib.Path(config.run_dir) / "checkpoints"
-        self.config, self.dataset, self.trainer = config, held_out, trainer
-        self._run, self._description, self._scope = run, description, scope
-        self._checkpoints = Checkpoints(trainer, folder)
-
-    @classmethod
-    def from_config(
-        cls, config: TrainingConfig, run: Run | None, resume: bool
-    ) -> "Session":
-        """Loads the data set and creates a model, as the settings say.
-
-        Args:
-          config: The settings.
-          run: The run to write to; `None` in a worker that writes nothing.
-          resume: Whether to resume the run; must be the same in all workers.
-
-        Raises:
-          UsageError: If the data set cannot be loaded, cannot be trained on
-            with these settings, or if the results cannot be written.
-        """
-        if runtime.is_one_of_many():
-            strategy = workers.connect()
-        else:
-            strategy = runtime.make_strategy(config.devices)
-        dataset = data.load(
-            config.dataset,
-            config.data_dir,
-            config.image_size,
-            config.flip,
-            config.num_bits,
-            config.conditional,
-        )
-        if dataset.skipped:
-            warn(describe_skipped(dataset.skipped))
-        description = dataset.description
-        if run is not None:
-            results.check(config, dataset)
-            run.check_same_images(description, dataset.name)
-            description = run.data or description
-        with explained(dataset):
-            config = workers.agree_on_settings(config, description, resume)
-            with strategy.scope():
-                keras.utils.set_random_seed(config.seed)
-                try:
-                    model = RealNVP(
-                        **config.architecture, **description.of_images
-                    )
-                except ValueError as error:  # Too many scales.
-                    raise UsageError(str(error)) from error
-        return cls(config, model, dataset, run)
-
-    def begin(self, resume: bool) -> bool:
-        """Restores the last checkpoint, or sets the initial weights.
-
-        Initial weights come from the SavedModel `init_from` (warm start); or
-        they are those of the model, if it is not new; or they come from
-        data-dependent initialization.
-
-        Args:
-          resume: Whether to restore a checkpoint, if there is one.
-
-        Returns:
-          Whether a checkpoint was restored.
-
-        Raises:
-          UsageError: If no checkpoint can be read, the model of `init_from`
-            cannot be used, or the workers of a job differ.
-          FailureError: If the state of the run cannot be written.
-        """
-        config, trainer, dataset = self.config, self.trainer, self.dataset
-        model, state = trainer.model, itertools.chain(*trainer.state.values())
-        with explained(dataset):
-            restored = resume and self._checkpoints.restore()
-            step = f"the checkpoint of step {trainer.num_steps:,}"
-            found = step if restored else None
-            workers.agree_on_state(state, found, "`run_dir`")
-            is_given = not restored and not model.is_identity()
-            if config.init_from is not None and not restored:
-                weights.assign_weights(
-                    model, config.init_from, dataset.class_names
-                )
-                values = (variable.value for variable in model.variables)
-                workers.agree_on_state(values, "weights", "`init_from`")
-            elif not (restored or is_given):
-                self._initialize()
-        if self._run is not None:
-            # Before any checkpoint, since a folder without `run.json` is
-            # refused.
-            with writing("the run's state", self._run.path):
-                self._run.begin(config, self._description, dataset.metadata)
-                if is_given:  # The weights cannot be recreated from a seed.
-                    self._checkpoints.save()
-        return restored
-
-    def fit(
-        self,
-        observer: loop.Observer,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Trains to the end, and saves a checkpoint even if interrupted.
-
-        After an error of this package or of TensorFlow none is saved.
-
-        Args:
-          observer: Observer notified of progress.
-          should_stop: Called after every group of steps; training stops if it
-            returns `True`.
-
-        Raises:
-          DataError: If an image cannot be read.
-          FailureError: If training diverges, memory runs out, something cannot
-            be written, or another worker is lost.
-        """
-        config, recorder = self.config, None
-        if self._run is not None:
-            recorder = _Recorder(
-                self.trainer,
-                self._checkpoints,
-                self._run.path,
-                config,
-                observer,
-            )
-        # Outside of the strategy's scope, since only the chief creates the
-        # variables of checkpoints.
-        with explained(self.dataset):
+    if runtime.is_one_of_many():
+        strategy = workers.connect()
+    else:
+        strategy = runtime.make_strategy(config.devices)
+    dataset = data.load(
+        config.dataset,
+        config.data_dir,
+        config.image_size,
+        config.flip,
+        config.num_bits,
+        config.conditional,
+    )
+    if dataset.skipped:
+        warn(describe_skipped(dataset.skipped))
+    description = dataset.description
+    if run is not None:
+        results.check(config, dataset)
+        run.check_same_images(description, dataset.name)
+        description = run.data or description
+    with explained(dataset):
+        config = workers.agree_on_settings(config, description, resume)
+        with strategy.scope():
+            keras.utils.set_random_seed(config.seed)
             try:
-                is_done = loop.fit(
-                    self.trainer,
-                    self.dataset,
-                    config.epochs,
-                    config.batch_size,
-                    config.max_steps,
-                    recorder or observer,
-                    should_stop,
-                )
-            except (Error, tf.errors.OpError):
-                raise  # A step may be incomplete.
-            except BaseException:  # Ctrl-C, or an exception of the observer.
-                if recorder is not None:
-                    recorder.save()
-                raise
-            if recorder is not None:
-                recorder.finish(is_done)
+                model = RealNVP(**config.architecture, **description.of_images)
+            except ValueError as error:  # Too many scales.
+                raise UsageError(str(error)) from error
+    return config, model, dataset
 
-    def finish(self, write_results: bool) -> list[pathlib.Path]:
-        """Ends a run whose training is complete.
 
-        Args:
-          write_results: Whether to write the SavedModel, metrics and figures.
+def hold_out(config: TrainingConfig, dataset: ImageDataset) -> ImageDataset:
+    """Holds out the validation images, if any.
 
-        Returns:
-          Paths of the written results.
+    Args:
+      config: The settings.
+      dataset: The data set.
 
-        Raises:
-          FailureError: If something cannot be written.
-        """
-        written: list[pathlib.Path] = []
-        if write_results:
-            with writing("the results", self.config.output_dir):
-                written = results.write(self.config, self.dataset, self.trainer)
-        if self._run is not None:
-            with writing("the run's state", self._run.path):
-                self._run.finish()
-        return written
+    Raises:
+      UsageError: If there are too few training images.
+    """
+    num_validation = config.num_validation or 0
+    if num_validation + config.batch_size > dataset.num_train:
+        raise UsageError(
+            f"argument `batch_size`: {config.batch_size}, beside "
+            f"{num_validation} images for validation, is more than the "
+            f"{dataset.num_train} training images of {dataset.name}"
+        )
+    if num_validation:
+        return dataset.hold_out(num_validation, config.seed)
+    return dataset
 
-    def _initialize(self):
-        """Runs data-dependent initialization; if interrupted, reverts it."""
-        model, seed = self.trainer.model, self.config.seed
-        before = [variable.numpy() for variable in model.variables]
+
+def start(
+    config: TrainingConfig,
+    model: RealNVP,
+    dataset: ImageDataset,
+    run: Run | None,
+    resume: bool,
+) -> tuple[Trainer, Checkpoints, bool]:
+    """Creates a trainer; restores the last checkpoint, or initializes weights.
+
+    Initial weights come from the SavedModel `init_from` (warm start); or they
+    are those of the model, if it is not new; or they come from data-dependent
+    initialization.
+
+    Args:
+      config: The settings.
+      model: The model to train, in place.
+      dataset: The data set, after `hold_out`.
+      run: The run to write to; `None` to write nothing.
+      resume: Whether to restore a checkpoint, if there is one.
+
+    Returns:
+      The trainer, its checkpoints, and whether one was restored.
+
+    Raises:
+      UsageError: If no checkpoint can be read, the model of `init_from` cannot
+        be used, or the workers of a job differ.
+      FailureError: If the state of the run cannot be written.
+      ValueError: If the whole model is frozen, or if it was created outside of
+        the current `tf.distribute` scope.
+    """
+    strategy = _strategy_of(model)
+    with explained(dataset):
+        with strategy.scope():
+            trainer = Trainer.from_config(model, config, dataset.num_train)
+        folder = pathlib.Path(config.run_dir) / "checkpoints"
+        checkpoints = Checkpoints(trainer, folder)
+        restored = resume and checkpoints.restore()
+        found = f"the checkpoint of step {trainer.num_steps:,}"
+        state = itertools.chain(*trainer.state.values())
+        workers.agree_on_state(state, found if restored else None, "`run_dir`")
+        is_given = not restored and not model.is_identity()
+        if config.init_from is not None and not restored:
+            weights.assign_weights(model, config.init_from, dataset.class_names)
+            workers.agree_on_state(model.variables, "weights", "`init_from`")
+        elif not (restored or is_given):
+            _initialize(model, dataset, config.seed, strategy)
+    if run is not None:
+        description = dataclasses.replace(
+            dataset.description,
+            num_train=dataset.num_train + dataset.num_validation,
+            # They may differ from the frequencies in these images.
+            class_probs=model.class_probs or (),
+        )
+        # Before any checkpoint, since a folder without `run.json` is refused.
+        with writing("the run's state", run.path):
+            run.begin(config, description, dataset.metadata)
+            if is_given:  # The weights cannot be recreated from a seed.
+                checkpoints.save()
+    return trainer, checkpoints, restored
+
+
+def _strategy_of(model):
+    """Returns the `tf.distribute` strategy in which a model was created."""
+    variable = model.variables[0].value
+    current = tf.distribute.get_strategy()
+    if not tf.distribute.has_strategy():
+        return getattr(variable, "distribute_strategy", None) or current
+    if not current.extended.variable_created_in_scope(variable):
+        raise ValueError(
+            "The model must be made in the scope of the `tf.distribute` "
+            "strategy that it is trained in."
+        )
+    return current
+
+
+def _initialize(model, dataset, seed, strategy):
+    """Runs data-dependent initialization; if interrupted, reverts it."""
+    before = [variable.numpy() for variable in model.variables]
+    try:
+        with runtime.tensor_float_32(False), strategy.scope():
+            images = dataset.initial_images(seed)
+            initialization.initialize(model, images, seed)
+    except BaseException:
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)
+        raise
+
+
+def fit(
+    config: TrainingConfig,
+    trainer: Trainer,
+    dataset: ImageDataset,
+    checkpoints: Checkpoints,
+    run: Run | None,
+    on_epoch: Callable[[Metrics], None],
+    should_stop: Callable[[], bool] = lambda: False,
+    display: Callable[[str, int], Progress] = Progress,
+) -> None:
+    """Trains to the end, and saves a checkpoint even if interrupted.
+
+    After an error of this package or of TensorFlow none is saved.
+
+    Args:
+      config: The settings.
+      trainer: The trainer.
+      dataset: The data set, after `hold_out`.
+      checkpoints: The checkpoints of the trainer.
+      run: The run to write to; `None` to write nothing.
+      on_epoch: As for `loop.fit`.
+      should_stop: As for `loop.fit`.
+      display: As for `loop.fit`.
+
+    Raises:
+      DataError: If an image cannot be read.
+      FailureError: If training diverges, memory runs out, something cannot be
+        written, or another worker is lost.
+    """
+    lengths = config.epochs, config.batch_size, config.max_steps
+    # Outside of the strategy's scope, since only the chief creates the
+    # variables of checkpoints.
+    with explained(dataset):
+        if run is None:
+            loop.fit(trainer, dataset, *lengths, on_epoch, should_stop, display)
+            return
+        recorder = _Recorder(config, trainer, checkpoints, run.path)
+
+        def after_epoch(metrics):
+            recorder.after_epoch(metrics)
+            on_epoch(metrics)
+
+        def after_steps():
+            recorder.after_steps()
+            return should_stop()
+
         try:
-            with runtime.tensor_float_32(False), self._scope():
-                images = self.dataset.initial_images(seed)
-                initialization.initialize(model, images, seed)
-        except BaseException:
-            for variable, value in zip(model.variables, before, strict=True):
-                variable.assign(value)
+            is_done = loop.fit(
+                trainer, dataset, *lengths, after_epoch, after_steps, display
+            )
+        except (Error, tf.errors.OpError):
+            raise  # A step may be incomplete.
+        except BaseException:  # Ctrl-C, or an exception of `on_epoch`.
+            recorder.save()
             raise
+        recorder.finish(is_done)
 
 
-class _Recorder(loop.Observer):
-    """Observer that writes the run's files and notifies another observer."""
+class _Recorder:
+    """Writes checkpoints, metrics and summaries to the folder of a run."""
 
-    def __init__(self, trainer, checkpoints, path, config, observer):
-        self._trainer, self._checkpoints = trainer, checkpoints
-        self._path, self._config, self._observer = path, config, observer
+    def __init__(self, config, trainer, checkpoints, path):
+        self._config, self._trainer = config, trainer
+        self._checkpoints, self._path = checkpoints, path
         with writing("the summaries", path):
             self._summaries = Summaries(
-                trainer, path / "logs", config.batch_size, config.seed
+                trainer, path / "logs", config.batch_size
             )
         self._last_save = time.monotonic()
         self._saved = list(trainer.history)
-
-    def progress(self, title, num_steps):
-        return self._observer.progress(title, num_steps)
 
     def after_steps(self):
         with writing("the summaries", self._path):
             self._summaries.write_progress()
         self._save_after(60.0 * self._config.checkpoint_minutes)
-        self._observer.after_steps()
 
     def after_epoch(self, metrics):
         # Before the checkpoint, so that after a kill it is done again.
@@ -287,16 +283,16 @@ class _Recorder(loop.Observer):
             if metrics.epoch % self._config.samples_every == 0:
                 self._summaries.write_samples(metrics.step)
         self._save_after(_SECONDS_BETWEEN_CHECKPOINTS)
-        self._observer.after_epoch(metrics)
 
     def finish(self, is_done):
         """Saves what has not been saved yet."""
         if not is_done:
             self.save()
             return
-        # For the last epoch, whatever `samples_every` is.
-        with writing("the summaries", self._path):
-            self._summaries.write_samples(self._trainer.history[-1].step)
+        last = self._trainer.history[-1]
+        if last.epoch % self._config.samples_every:  # No samples of it yet.
+            with writing("the summaries", self._path):
+                self._summaries.write_samples(last.step)
         # The best epoch may have been evaluated on the test images.
         self._write_metrics()
         if self._trainer.history != self._saved:
@@ -318,29 +314,14 @@ class _Recorder(loop.Observer):
             metrics.write_csv(self._path / "metrics.csv", self._trainer.history)
 
 
-def _hold_out(dataset, num_validation, batch_size, seed):
-    """Holds out validation images, if there are enough training images."""
-    if num_validation + batch_size > dataset.num_train:
-        raise UsageError(
-            f"argument `batch_size`: {batch_size}, beside {num_validation} "
-            f"images for validation, is more than the {dataset.num_train} "
-            f"training images of {dataset.name}"
-        )
-    return dataset.hold_out(num_validation, seed) if num_validation else dataset
+def finish(run: Run) -> None:
+    """Records that the training is complete and its results are written.
 
-
-def _strategy_of(model):
-    """Returns the `tf.distribute` strategy in which a model was created."""
-    variable = model.variables[0].value
-    current = tf.distribute.get_strategy()
-    if not tf.distribute.has_strategy():
-        return getattr(variable, "distribute_strategy", None) or current
-    if not current.extended.variable_created_in_scope(variable):
-        raise ValueError(
-            "The model must be made in the scope of the `tf.distribute` "
-            "strategy that it is trained in."
-        )
-    return current
+    Raises:
+      FailureError: If the state of the run cannot be written.
+    """
+    with writing("the run's state", run.path):
+        run.finish()
 
 
 @contextlib.contextmanager

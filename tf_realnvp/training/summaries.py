@@ -56,7 +56,6 @@ class Summaries:
         trainer: Trainer,
         directory: str | os.PathLike,
         batch_size: int,
-        seed: int,
     ):
         """Opens an event file.
 
@@ -64,7 +63,6 @@ class Summaries:
           trainer: The trainer of the run.
           directory: Folder of the event files.
           batch_size: Global batch size.
-          seed: Seed of the latents of the samples.
         """
         self._trainer = trainer
         self._batch_size = batch_size
@@ -72,11 +70,10 @@ class Summaries:
         files.make_directory(pathlib.Path(directory))
         self._writer = tf.summary.create_file_writer(os.fspath(directory))
         count, self._labels, self._columns = layout_of_samples(trainer.model)
-        self._latents = trainer.model.sample_latents(count, seed=seed)
+        self._latents = trainer.model.sample_latents(count, seed=trainer.seed)
         self._decode = tf.function(
             trainer.evaluated_model().decode, autograph=False
         )
-        self._step_of_samples: int | None = None
         self._start_clock()
 
     def _start_clock(self):
@@ -118,14 +115,11 @@ class Summaries:
         self._start_clock()
 
     def write_samples(self, step: int) -> None:
-        """Draws samples of the current model, at most once per step.
+        """Draws samples of the current model.
 
         Args:
           step: Number of training steps done.
         """
-        if step == self._step_of_samples:
-            return
-        self._step_of_samples = step
         self._trainer.evaluated_model()  # Brings it up to date.
         try:
             images = self._decode(self._latents, self._labels).numpy()

@@ -9,6 +9,7 @@ from keras.utils import unpack_x_y_sample_weight
 
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.model import RealNVP
+from tf_realnvp.training import workers
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.optimizers import FusedAdam, learning_rate
 from tf_realnvp.utils import runtime
@@ -40,6 +41,8 @@ class Trainer(tf.Module):
       history: The metrics of the epochs so far.
       max_steps_per_call: Largest number of steps in one call of `train` or
         `test`; `None` for no limit.
+      share: The index of this worker and the number of workers: the part of
+        each batch that `train` and `test` use.
     """
 
     def __init__(
@@ -83,7 +86,9 @@ class Trainer(tf.Module):
         self.model = model
         self.seed = seed
         self.history: list[Metrics] = []
-        self.optimizer = FusedAdam(learning_rate, ema)
+        self.optimizer = FusedAdam(
+            learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
+        )
         # Frozen variables are not trained.
         self._trained = model.trainable_variables
         if not self._trained:
@@ -111,6 +116,7 @@ class Trainer(tf.Module):
             self._strategy, tf.distribute.MultiWorkerMirroredStrategy
         )
         self.max_steps_per_call = 1 if is_one_of_many else None
+        self.share = workers.share() if is_one_of_many else (0, 1)
         self._allows_tf32 = precision == "tf32"
         self._training_model = model.for_training(
             "float32" if self._allows_tf32 else precision, recompute

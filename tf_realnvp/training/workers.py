@@ -28,6 +28,31 @@ _MAX_MINUTES = 10  # Between the starts of the first and last worker.
 _SECONDS_BETWEEN_TRIES = 0.2
 
 
+def read_slurm_job() -> None:
+    """Sets `TF_CONFIG` in a process that `srun` started as one of several.
+
+    Slurm gives each of them its GPUs.
+    """
+    num_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if num_tasks == 1 or "TF_CONFIG" in os.environ:
+        return
+    runtime.configure()
+    import tensorflow as tf
+
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        # Jobs that share a machine need different ports.
+        port_base=20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000,
+        # Any numbers that fit: it fails on machines without GPUs.
+        gpus_per_node=num_tasks,
+        gpus_per_task=1,
+        auto_set_gpu=False,
+    )
+    cluster = resolver.cluster_spec().as_dict()
+    kind, index = resolver.get_task_info()
+    task = {"type": kind, "index": index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+
+
 def is_chief() -> bool:
     """Returns whether this process is the worker that writes the results.
 
@@ -36,6 +61,12 @@ def is_chief() -> bool:
     """
     _, index = _job()
     return index == 0
+
+
+def share() -> tuple[int, int]:
+    """Returns the index of this worker, and the number of workers."""
+    addresses, index = _job()
+    return index, len(addresses)
 
 
 def _job():
@@ -172,16 +203,18 @@ def agree_on_settings(
 
     def parse(record):
         return (
-            TrainingConfig.from_json(record["config"]),
-            DataDescription.from_json(record["data"]),
+            TrainingConfig(**record["config"]),
+            DataDescription(**record["data"]),
         )
 
     def differences(worker, chief):
         try:
             (mine, data), (its, its_data) = parse(worker), parse(chief)
-        except (KeyError, ValueError):
+        except (KeyError, TypeError, ValueError):
             return ["another version of this program"]
-        found = mine.differences_of_worker(its)
+        if mine.precision == "auto":  # It takes the chief's.
+            mine = dataclasses.replace(mine, precision=its.precision)
+        found = mine.differences(its, ("model", "run", "job"))
         if worker["resume"] != chief["resume"]:
             found.append(f"{worker['resume']} instead of {chief['resume']}")
         return found + data.differences(its_data)

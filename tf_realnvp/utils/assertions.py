@@ -121,7 +121,7 @@ def stateless_seed(seed: Any = None) -> tf.Tensor:
         return tf.random.uniform([2], limits.min, limits.max, tf.int32)
     result = tensor(seed, "seed", _SEED, [], [2], integer=True)
     if result.shape.rank == 0:
-        return tf.bitcast(_int64(result, "seed", _SEED), tf.int32)
+        return tf.bitcast(tf.cast(result, tf.int64), tf.int32)
     return tf.cast(result, tf.int32)
 
 
@@ -132,18 +132,10 @@ def stateless_seeds(seeds: Any, n: tf.Tensor) -> tf.Tensor:
     result = _where_valid(
         result, size[0] == n, "seeds", _SEEDS, "shape", size, "for", n
     )
-    wide = _int64(result, "seeds", _SEEDS)
+    wide = tf.cast(result, tf.int64)
     # Like `tf.bitcast`, which XLA does not support for unknown sizes.
     halves = [wide, tf.bitwise.right_shift(wide, 32)]
     return tf.stack([tf.cast(half, tf.int32) for half in halves], axis=-1)
-
-
-def _int64(seeds, name, kind):
-    """Returns integers as int64, and checks that they fit."""
-    if seeds.dtype == tf.uint64:
-        is_valid = tf.reduce_all(seeds <= tf.int64.max)
-        seeds = _where_valid(seeds, is_valid, name, kind, seeds)
-    return tf.cast(seeds, tf.int64)
 
 
 def _in_range(value, limit, name, kind):

@@ -46,10 +46,11 @@ class WholeNumber:
         return f"{kind} from {self.low} to {self.high}"
 
     def __contains__(self, value):
+        step = 2 if self.even else 1
         return (
-            is_whole(value)
+            _is_number(value)
             and self.low <= value <= self.high
-            and not (self.even and value % 2)
+            and value % step == 0
         )
 
 
@@ -91,19 +92,11 @@ class WholeNumbers:
         )
 
 
-@dataclasses.dataclass(frozen=True)
 class ImageSize:
-    """Even image sizes in pixels: the side of a square, or height and width.
-
-    Attributes:
-      low: Smallest height and width.
-      high: Largest height and width.
-    """
+    """Even image sizes in pixels: the side of a square, or height and width."""
 
     metavar = "N[xN]"
-
-    low: int
-    high: int = _MAX_SIZE
+    _side = WholeNumber(2, 4096, even=True)
 
     def convert(self, value):
         """Returns height and width, or a single number if they are equal."""
@@ -118,14 +111,12 @@ class ImageSize:
         return "x".join(map(str, sides(value)))
 
     def __str__(self):
-        number = WholeNumber(self.low, self.high, even=True)
-        return f"{number}, or two of them, height and width"
+        return f"{self._side}, or two of them, height and width"
 
     def __contains__(self, value):
-        number = WholeNumber(self.low, self.high, even=True)
         if not isinstance(value, (tuple, list)):
-            return value in number
-        return len(value) == 2 and all(side in number for side in value)
+            return value in self._side
+        return len(value) == 2 and all(side in self._side for side in value)
 
 
 def sides(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -161,13 +152,12 @@ class RealNumber:
         return f"a finite number {words} {self.low:g}{limit}"
 
     def __contains__(self, value):
-        is_real = isinstance(value, numbers.Real)
-        if not is_real or isinstance(value, bool):
-            return False
-        is_above = value > self.low or (self.includes_low and value == self.low)
-        if self.below is None:
-            return is_above and value <= FLOAT32_MAX
-        return is_above and value < self.below
+        return (
+            _is_number(value)
+            and self.low <= value <= FLOAT32_MAX
+            and (self.includes_low or value != self.low)
+            and (self.below is None or value < self.below)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,12 +242,8 @@ def bits_of_levels(num_levels: int) -> int | None:
     return num_bits if num_levels == 2**num_bits else None
 
 
-def is_whole(value: Any) -> bool:
-    """Returns whether a value is a whole number of a Python or NumPy type."""
-    return not isinstance(value, bool) and (
-        isinstance(value, numbers.Integral)
-        or (isinstance(value, numbers.Real) and float(value).is_integer())
-    )
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def short(value: Any) -> str:
