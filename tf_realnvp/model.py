@@ -23,7 +23,7 @@ from tf_realnvp import (
     variational_dequantization,
 )
 from tf_realnvp.config import ARCHITECTURE
-from tf_realnvp.utils import assertions, checks, units
+from tf_realnvp.utils import assertions, checks, private, units
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
 
@@ -873,6 +873,7 @@ def _check_class_probs(class_probs, num_classes) -> tuple[float, ...] | None:
     return tuple(probs.tolist())
 
 
+@private.forgetting()
 def _apply(function, batch, label):
     """Applies a function that runs networks to a batch that may be empty.
 

@@ -66,8 +66,6 @@ def fit(
         kept = [m for m in trainer.history if m.step % steps_per_epoch == 0]
         if dataset.num_validation:
             kept = [dataclasses.replace(m, test_loss=None) for m in kept]
-        if evaluated is not dataset and kept[-1].step == trainer.num_steps:
-            kept.pop()  # It may be of all test images.
         trainer.history = kept
 
     options = batch_size, should_stop, display
@@ -110,9 +108,7 @@ def fit(
                     return False
 
     result = trainer.result_metrics()
-    # A run that is resumed may end where it did not end when it was evaluated.
-    is_partial = is_evaluated and evaluated is not dataset
-    if result.test_loss is None or is_partial:
+    if result.test_loss is None:
         loss = evaluate(trainer, dataset, "test", *options)
         if loss is None:
             return False
