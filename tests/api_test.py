@@ -108,10 +108,11 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     def test_says_again_what_it_is_of(self):
         path = small_models.saved_conditional()
-        path = self.copy(path, source="/my/pictures")
+        other = {"source": "/my/pictures", "training_hashes": "0a ff"}
+        path = self.copy(path, **other)
         model = tf_realnvp.load(path)
         names = {"class_names": list(small_models.CLASS_NAMES)}
-        expected = names | {"dataset": "digits", "source": "/my/pictures"}
+        expected = names | {"dataset": "digits"} | other
         self.assertEqual(model.metadata, expected)
         self.assertEqual(model.clone().metadata, expected)
         out = self.folder / "new"
@@ -123,6 +124,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             again = metadata.read(out)
             self.assertEqual(again.class_names, small_models.CLASS_NAMES)
             self.assertEqual(again.source, "/my/pictures")
+            self.assertEqual(again.training_hashes, {10, 255})
             # Unless it is told otherwise.
             model.save(out, {"dataset": "mnist"})
             self.assertEqual(metadata.read(out).source, "mnist")

@@ -90,6 +90,11 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.assertCountEqual(levels, range(20, 30))
         _, levels = self.load(f"{moved}:1", "train", trained_on=own)
         self.assertCountEqual(levels, range(1, 20, 2))
+        # Images that were not trained on may all be used.
+        np.save("unseen.npy", IMAGES[20:])
+        unseen = "unseen.npy" if name == "split.npz" else f"{moved}/test"
+        _, levels = self.load(unseen, "test", trained_on=own)
+        self.assertCountEqual(levels, range(20, 30))
 
     @parameterized.parameters("whole.npz", "b:c")
     def test_what_has_training_images(self, name):

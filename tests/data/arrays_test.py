@@ -86,6 +86,11 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         content[3, 1, 1] ^= 1
         other = arrays.from_images(content)
         self.assertNotEqual(other.fingerprint, dataset.fingerprint)
+        # Validation images have their part in the training.
+        kept_out = dataset.hold_out(9, seed=0)
+        self.assertEqual(kept_out.metadata, dataset.metadata)
+        hashes = dataset.metadata["training_hashes"].split()
+        self.assertLen(hashes, dataset.num_train)
 
     def test_a_file_that_grows(self):
         """Every image, and every copy of it, stays on its side."""
