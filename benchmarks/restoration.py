@@ -17,6 +17,7 @@ import numpy as np
 
 from tf_realnvp.utils import runtime
 
+_NUM_SHOWN = 8  # Images in the figures.
 TASKS = ("centre", "half", "random", "scratch", "noise 25", "noise 50")
 
 
@@ -31,7 +32,8 @@ def main() -> None:
     parser.add_argument("--find_label", action="store_true")
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument(
-        "--out", help="start of the names of NumPy files, for what was restored"
+        "--out",
+        help="start of the names of NumPy files and figures of each task",
     )
     flags = parser.parse_args()
     runtime.configure()
@@ -78,6 +80,7 @@ def main() -> None:
             kept = {k: v for k, v in vars(found).items() if v is not None}
             kept |= {"original": images, "given": given, "mask": mask}
             np.savez_compressed(f"{flags.out}_{task}.npz", **kept)
+            draw(f"{flags.out}_{task}.png", kept)
 
 
 def make_task(task, images, rng):
@@ -213,6 +216,21 @@ def report(name, restored, images, where) -> None:
 
 def _whole(where, maps):
     return np.broadcast_to(where, np.shape(maps)).astype(float)
+
+
+def draw(path, kept) -> None:
+    """Draws some of the images, their restorations and their spread."""
+    from tf_realnvp.images import plots
+
+    few = {name: its[:_NUM_SHOWN] for name, its in kept.items()}
+    shown, spread = {"likeliest": few["images"]}, None
+    if "samples" in few:
+        samples = np.moveaxis(few["samples"], 1, 0)
+        shown |= {f"sample {k}": its for k, its in enumerate(samples, 1)}
+        shown["mean"] = np.rint(few["mean"])
+        spread = few["std"].mean(axis=-1)
+    shown["original"] = few["original"]
+    plots.save_restorations(path, few["given"], few["mask"], shown, spread)
 
 
 def psnr(restored, images, where):
