@@ -139,6 +139,16 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
             self.assertGreater(p_value, 0.01)
         self.assertAllClose(found.mean[0], drawn.mean(axis=0), atol=1.0)
 
+    @mock.patch.multiple(
+        restoration, _NUM_DESCENTS=5, _NUM_ADAPTATIONS=2, _NUM_DRAWS=4
+    )
+    def test_one_sample(self):
+        found = restoration.restore(
+            small_models.model(), small_models.images(2), MASK, num_samples=1
+        )
+        self.assertEqual(found.samples.shape, (2, 1, 4, 4, 1))
+        self.assertTrue(np.all(np.isfinite(found.ess)))
+
     def test_observe(self):
         """Of images at half the size."""
         model, images = small_models.model(), small_models.images(4)
@@ -158,7 +168,6 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         ({"images": np.zeros([2, 4, 6, 1])}, r"must be \(2, 4, 4, 1\), got"),
         ({"mask": None}, "`noise` must be given"),
         ({"observe": tf.identity}, "`noise` must be given"),
-        ({"num_samples": 1}, "0 or at least 2, got 1"),
         ({"mask": np.zeros([28, 28, 1], bool)}, "broadcast"),
     )
     def test_bad(self, arguments, message):

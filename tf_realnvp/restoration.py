@@ -71,8 +71,8 @@ class Restoration:
       mean: Float32 `[n, H, W, C]`, over all images of all chains.
       std: Float32 `[n, H, W, C]`, the standard deviation of the same.
       r_hat: Float32 `[n]`, median of the potential scale reduction of the
-        restored components; far above 1 where chains stay in modes of their
-        own.
+        restored components, a ratio of variances; far above 1 where chains stay
+        in modes of their own.
       ess: Float32 `[n]`, median of their effective sample sizes.
       acceptance: Float32 `[n]`, mean acceptance probability of HMC.
     """
@@ -114,7 +114,7 @@ def restore(
       label: Class of all images, or of each, `[n]`. Default: for a model with
         classes, the likeliest, which takes a descent per class.
       num_samples: Number of samples of the posterior for each image, each from
-        a chain of its own; 0, or at least 2.
+        a chain of its own.
       seed: Seed of the samples.
       observe: Differentiable function from images, float32 `[m, H, W, C]` in
         levels, to what was observed of them. It takes `noise`.
@@ -132,10 +132,6 @@ def restore(
         raise ValueError(f"`images` must be {shape}, got {images.shape}.")
     if noise is None and (mask is None or observe is not None):
         raise ValueError("`noise` must be given, or `mask` without `observe`.")
-    if num_samples < 0 or num_samples == 1:
-        raise ValueError(
-            f"`num_samples` must be 0 or at least 2, got {num_samples}."
-        )
     is_missing = np.broadcast_to(False if mask is None else mask, images.shape)
     sigma = noise or _KNOWN_SIGMA * (model.num_colors - 1)
     posterior = _posterior(model, observe, images.shape[1:])
@@ -207,11 +203,6 @@ class _Given(NamedTuple):
     is_known: np.ndarray
     label: np.ndarray
     center: np.ndarray
-
-
-@functools.lru_cache(maxsize=1)  # To trace once for calls in a row.
-def _posterior(model, observe, observed_shape):
-    return _Posterior(model, observe, observed_shape)
 
 
 class _Posterior:
@@ -343,7 +334,8 @@ class _Posterior:
             return given._replace(values=values, center=center)
 
         n = len(given.label)
-        given = _repeat(given, num_samples)
+        num_chains = max(2, num_samples)  # One alone has no R-hat.
+        given = _repeat(given, num_chains)
         latents = self._descend(disturbed(normal(given.center)), sigma, on_step)
         # For noise e, the gradients differ by J^T e / sigma, with the Jacobian
         # J. The mean of the squares is the diagonal of J^T J / sigma^2.
@@ -368,16 +360,16 @@ class _Posterior:
                 draws.append(self._points(state * scale, given.label).numpy())
                 ratio = results.inner_results.log_accept_ratio
                 rates.append(np.exp(np.minimum(ratio, 0.0)))
-        # [draws, num_samples, n, H, W, C]
+        # [draws, chains, n, H, W, C]
         chains = np.stack(draws).reshape(
-            _NUM_DRAWS, n, num_samples, *draws[0].shape[1:]
+            _NUM_DRAWS, n, num_chains, *draws[0].shape[1:]
         )
         chains = np.moveaxis(chains, 2, 1)
         levels = self._round(chains)
         r_hat = tfp.mcmc.potential_scale_reduction(chains)
         ess = tfp.mcmc.effective_sample_size(chains, cross_chain_dims=1)
         return {
-            "samples": np.moveaxis(levels[-1], 0, 1),
+            "samples": np.moveaxis(levels[-1, :num_samples], 0, 1),
             "mean": levels.mean(axis=(0, 1), dtype=np.float32),
             "std": levels.std(axis=(0, 1), dtype=np.float32),
             "r_hat": r_hat.numpy(),
@@ -405,6 +397,10 @@ class _Posterior:
     def _round(self, points):
         levels = np.clip(np.round(points), 0, self._model.num_colors - 1)
         return levels.astype(np.uint8)
+
+
+# Calls in a row trace once.
+_posterior = functools.lru_cache(maxsize=1)(_Posterior)
 
 
 def _repeat(given, number):

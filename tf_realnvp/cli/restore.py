@@ -19,7 +19,7 @@ from tf_realnvp.utils.checks import Folder, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
 
-_MOST_R_HAT = 1.1  # Above it, chains do not agree.
+_MOST_R_HAT = 1.2  # As a ratio of variances, as TFP has it.
 _NUM_SHOWN = 8  # Samples in the figure.
 
 
@@ -47,8 +47,8 @@ _NUM_SHOWN = 8  # Samples in the figure.
     ),
     argument(
         "--samples",
-        "number of samples per image, 0 or at least 2; each takes as long as "
-        "two restorations or more",
+        "number of samples per image; each takes as long as two restorations "
+        "or more",
         WholeNumber(0, 1000),
         0,
     ),
@@ -69,11 +69,9 @@ def restore(flags: argparse.Namespace) -> None:
     known pixels stay as they are, except with --noise. The restoration is the
     image of the likeliest latents. --samples draws other answers from the
     posterior by Hamiltonian Monte Carlo; the spread is their standard
-    deviation. R-hat tells whether the chains agree: above 1.1, how likely one
+    deviation. R-hat tells whether the chains agree: above 1.2, how likely one
     answer is relative to another is not known.
     """
-    if flags.samples == 1:
-        raise UsageError("argument --samples: give 0, or at least 2")
     names = (*flags.images, flags.mask)
     if to_folder := arguments.is_folder(flags.out):
         arguments.check_new_files(flags.out, "--out", "*_restored.png", names)
@@ -89,14 +87,12 @@ def restore(flags: argparse.Namespace) -> None:
     from tf_realnvp import restoration
     from tf_realnvp.serving import weights
 
-    noise = flags.noise
-    if noise is not None:
-        noise *= (model.num_colors - 1) / 255.0
+    level = (model.num_colors - 1) / 255.0
     found = restoration.restore(
         weights.load_model(flags.model),
         images,
         is_missing,
-        noise,
+        flags.noise and level * flags.noise,
         label,
         flags.samples,
         flags.seed,
