@@ -53,10 +53,11 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         They are half known, with noise; the others have the prior.
         """
         model = small_models.make_model()
-        values = np.linspace(1.0, 16.0, 16).reshape(1, 4, 4, 1)
-        mask = np.arange(16).reshape(1, 4, 4, 1) % 2 == 1
+        values = np.linspace(1.0, 16.0, 16)
+        values = np.stack([values, values[::-1]]).reshape(2, 4, 4, 1)
+        mask = np.arange(32).reshape(2, 4, 4, 1) % 2 == 1
         found = restoration.restore(
-            model, values, mask, noise=1.5, num_samples=300, batch_size=300
+            model, values, mask, noise=1.5, num_samples=200, batch_size=400
         )
         z = np.linspace(-8.0, 8.0, 4001)
         alpha = model.alpha
@@ -75,11 +76,13 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         likeliest = levels[log_density.argmax(axis=-1)]
         self.assertAllClose(found.images, likeliest, atol=1)
         self.assertAllClose(
-            found.log_density, [log_density.max(axis=-1).sum()], atol=0.01
+            found.log_density,
+            log_density.max(axis=-1).sum(axis=(1, 2, 3)),
+            atol=0.01,
         )
         self.assertAllInRange(found.acceptance, 0.5, 0.99)
         self.assertAllInRange(found.r_hat, 0.9, 1.1)
-        self.assertAllInRange(found.ess, 300, 300 * 40)
+        self.assertAllInRange(found.ess, 200, 200 * 40)
         last = found.samples.mean(axis=1)
         self.assertAllClose(last, mean, atol=1.0)
 

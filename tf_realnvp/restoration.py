@@ -177,13 +177,14 @@ def restore(
         ]
         found[name] = np.array(medians, np.float32)
     if noise is None:
-        known = {"images": images, "mean": images, "std": np.zeros_like(images)}
-        known["samples"] = images[:, np.newaxis]
-        for name in found.keys() & known:
-            is_open = (
-                is_missing[:, np.newaxis] if name == "samples" else is_missing
+        levels = images.astype(np.uint8)
+        known = {"images": levels, "mean": levels, "std": 0 * levels}
+        for name in found.keys() & known.keys():
+            found[name] = np.where(is_missing, found[name], known[name])
+        if num_samples:
+            found["samples"] = np.where(
+                *(is_missing[:, None], found["samples"], levels[:, None])
             )
-            found[name] = np.where(is_open, found[name], known[name])
     if model.num_classes is None:
         del found["label"]
     return Restoration(**found)
@@ -212,18 +213,14 @@ class _Posterior:
         self._model = model
         self._observe = observe or tf.identity
         latents = tf.TensorSpec([None, *model.latent_shape])
-        given = _Given(
-            values=tf.TensorSpec([None, *observed_shape]),
-            is_known=tf.TensorSpec([None, *observed_shape]),
-            label=tf.TensorSpec([None], tf.int32),
-            center=latents,
-        )
-        number = tf.TensorSpec([])
+        values = tf.TensorSpec([None, *observed_shape])
+        label, number = tf.TensorSpec([None], tf.int32), tf.TensorSpec([])
+        given = _Given(values, values, label, latents)
 
         def traced(function, *signature):
             return tf.function(function, signature or None, autograph=False)
 
-        self._points = traced(self._decode, latents, given.label)
+        self._points = traced(self._decode, latents, label)
         self._density = traced(self._log_density, latents, given, number)
         self._gradient = traced(self._differentiate, latents, given, number)
         self._step = traced(
