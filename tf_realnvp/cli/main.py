@@ -8,6 +8,7 @@ from tf_realnvp.cli import (
     commands,
     detection,
     direction,
+    restore,
     signals,
     streams,
     train,
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     )
     training = subparsers.add_parser("train", help="train a model on images")
     train.add_flags(training, training.prog)
-    for module in (commands, direction, detection):
+    for module in (commands, direction, detection, restore):
         for add in module.COMMANDS:
             add(subparsers)
     return run(parser, argv)
