@@ -446,6 +446,20 @@ def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
     return nested
 
 
+def steps_of(bijector: tfb.Bijector) -> list[tfb.Bijector]:
+    """Returns the bijectors of a chain and of the chains in it, in order.
+
+    Args:
+      bijector: A `tfb.Chain`, or a bijector that is not one.
+
+    Returns:
+      The bijectors, in the order in which the inverse applies them.
+    """
+    if isinstance(bijector, tfb.Composition):
+        return [step for part in bijector.bijectors for step in steps_of(part)]
+    return [bijector]
+
+
 def _apply_to_images(function, images, *args):
     """Applies a function of `[N, H, W, C]` to `[..., H, W, C]`."""
     shape = tf.shape(images)

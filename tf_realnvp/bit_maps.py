@@ -9,10 +9,9 @@ point of the coarser grid covers. So a map sums to the code length of the image.
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_realnvp.bijectors import FactorOut, Squeeze
+from tf_realnvp.bijectors import FactorOut, Squeeze, steps_of
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import private
 
@@ -39,13 +38,33 @@ def costs(
       that leave the flow at scale `s`. The sum over all axes but the first is
       `-log_density(points, label)`.
     """
+    return costs_and_latents(model, points, label)[0]
+
+
+def costs_and_latents(
+    model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `costs` and the latents, in one pass through the flow.
+
+    Args:
+      model: As for `costs`.
+      points: As for `costs`.
+      label: As for `costs`.
+
+    Returns:
+      The costs, and the latents, float32 `[n, H / 2, W / 2, 4 * C]`.
+    """
     height = model.image_shape[0]
     condition = {} if label is None else {"label": label}
-    steps = _steps(model.bijector)
     totals: dict[tuple[int, str], tf.Tensor] = {}
-    for key, values in _parts(steps, points, 0, height, condition):
+
+    def add(scale, kind, values):
+        key = scale, kind
         totals[key] = totals[key] + values if key in totals else values
-    return tf.stack(
+
+    steps = steps_of(model.bijector)
+    latents = _encode(steps, points, 0, height, condition, add)
+    costs = tf.stack(
         [
             tf.stack(
                 [_on_pixels(totals[scale, kind], height) for kind in KINDS],
@@ -55,6 +74,7 @@ def costs(
         ],
         axis=1,
     )
+    return costs, latents
 
 
 def smooth(maps: np.ndarray) -> np.ndarray:
@@ -93,8 +113,8 @@ def standardize(maps: np.ndarray, normal: np.ndarray) -> np.ndarray:
     return (maps - normal.mean(axis=0)) / np.maximum(deviation, floor)
 
 
-def _parts(steps, points, scale, height, condition):
-    """Applies the inverse of the flow step by step, and yields all costs.
+def _encode(steps, points, scale, height, condition, add):
+    """Applies the inverse of the flow step by step.
 
     Args:
       steps: The remaining bijectors, in the order of the inverse.
@@ -102,19 +122,23 @@ def _parts(steps, points, scale, height, condition):
       scale: Index of the scale.
       height: Height of the grid at the start of the scale.
       condition: Conditions of the couplings.
+      add: Called with a scale, a kind, and costs in nats, `[n, h, w]` on the
+        grid of the scale, for each part of the costs.
 
-    Yields:
-      Pairs of `(scale, kind)` and costs, in nats, `[n, h, w]` on the grid of
-      the scale.
+    Returns:
+      The latents.
     """
-    for step in steps:
+    for index, step in enumerate(steps):
         if isinstance(step, FactorOut):
             kept, latents = tf.split(points, 2, axis=-1)
             values = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
-            yield (scale, "latents"), _on_grid(values, height)
-            inner, height = _steps(step.bijector), kept.shape[1]
-            yield from _parts(inner, kept, scale + 1, height, condition)
-            return  # Later steps only reorder latents.
+            add(scale, "latents", _on_grid(values, height))
+            inner, height = steps_of(step.bijector), kept.shape[1]
+            kept = _encode(inner, kept, scale + 1, height, condition, add)
+            latents = tf.concat([kept, latents], axis=-1)
+            for later in steps[index + 1 :]:  # They only reorder latents.
+                latents = later.inverse(latents)
+            return latents
         if isinstance(step, Squeeze):
             points = step.inverse(points)
             continue
@@ -124,15 +148,9 @@ def _parts(steps, points, scale, height, condition):
             log_det = step.inverse_log_det_jacobian(points, event_ndims=0)
             log_det = tf.broadcast_to(log_det, tf.shape(points))
             points = step.inverse(points)
-        yield (scale, "log_det"), _on_grid(-log_det, height)
-    yield (scale, "latents"), _on_grid(_base(points), height)
-
-
-def _steps(bijector) -> list[tfb.Bijector]:
-    """Returns the bijectors of a chain, from images to latents."""
-    if isinstance(bijector, tfb.Composition):
-        return [step for part in bijector.bijectors for step in _steps(part)]
-    return [bijector]
+        add(scale, "log_det", _on_grid(-log_det, height))
+    add(scale, "latents", _on_grid(_base(points), height))
+    return points
 
 
 def _base(latents):

@@ -275,7 +275,11 @@ class RealNVP(tf.Module):
             *itertools.islice(couplings, num_checkerboards),
             bijectors.Squeeze(),
             *itertools.islice(couplings, num_channels),
-            bijectors.FactorOut(tfb.Chain(self._scale(scale + 1, couplings))),
+            bijectors.FactorOut(
+                tfb.Chain(
+                    self._scale(scale + 1, couplings), name=f"scale_{scale + 1}"
+                )
+            ),
         ]
         if scale > 0:
             # `FactorOut` requires a bijector that keeps the event shape.

@@ -16,6 +16,7 @@ from tf_realnvp.utils.errors import DataError, FailureError, UsageError
 COMMANDS = (
     *("train", "sample", "evaluate", "interpolate", "manifold"),
     *("reconstruct", "translate", "direction", "score", "detect", "restore"),
+    *("export", "explore"),
 )
 PROGRAMS = {
     "run.py": main.train_main,
@@ -111,6 +112,8 @@ class StartTest(command_lines.CommandTestCase):
             manifold . a b c d
             reconstruct . a
             translate . a
+            export .
+            explore .
             direction . --with a --without b
             score . other
             score . other --reference a --maps maps
@@ -132,7 +135,7 @@ class StartTest(command_lines.CommandTestCase):
         self.assertEqual("".join(codes), "00" + (len(lines) - 2) * "2")
         self.assertIn("\nslow []\n", stdout)
         self.assertEqual(stderr.count("\n"), len(lines) - 2)
-        self.assertEqual(stderr.count("no SavedModel in .: "), 11)
+        self.assertEqual(stderr.count("no SavedModel in .: "), 13)
         self.assertCountEqual(os.listdir(), ["file", "other"])
 
     def test_programs(self):

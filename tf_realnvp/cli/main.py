@@ -8,6 +8,7 @@ from tf_realnvp.cli import (
     commands,
     detection,
     direction,
+    exports,
     restore,
     signals,
     streams,
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     )
     training = subparsers.add_parser("train", help="train a model on images")
     train.add_flags(training, training.prog)
-    for module in (commands, direction, detection, restore):
+    for module in (commands, direction, detection, restore, exports):
         for add in module.COMMANDS:
             add(subparsers)
     return run(parser, argv)

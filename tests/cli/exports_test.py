@@ -1,0 +1,109 @@
+"""Tests for exports."""
+
+import functools
+import http.server
+import importlib.util
+import json
+import threading
+import urllib.request
+import webbrowser
+from unittest import mock
+
+import pytest
+import small_models
+import tensorflow as tf
+from model_commands import ModelTestCase, call
+
+import tf_realnvp
+
+
+class ExportTest(ModelTestCase):
+    def test_onnx(self):
+        pytest.importorskip("tf2onnx")
+        out = self.folder / "new"
+        result = call("export", self.path, "--out", out)
+        names = [f"{out}/decode.onnx\n", f"{out}/score.onnx\n"]
+        self.assertEqual(result, (0, "".join(names), ""))
+        self.assertCountEqual((f"{p}\n" for p in out.iterdir()), names)
+
+    def test_tflite(self):
+        self.use_model("classes")
+        result = call("export", self.path, "--format", "tflite", "--out", "new")
+        self.assertEqual(result[:2], (0, "new/decode.tflite\n"))
+        self.assertTrue((self.folder / "new" / "decode.tflite").is_file())
+
+    def test_without_packages(self):
+        with mock.patch.object(importlib.util, "find_spec", return_value=None):
+            result = call("export", self.path)
+        self.assert_usage_error(result, "pip install 'tf_realnvp[onnx]'")
+        self.assertEmpty([*self.folder.iterdir()])
+
+    def test_bad_command_lines(self):
+        result = call("export", self.path, "--format", "pdf")
+        self.assert_usage_error(result, "--format: invalid choice: 'pdf'")
+        result = call("export", self.path, "--out", self.path / "new")
+        self.assert_usage_error(result, "--out", "is a model")
+
+
+class ExploreTest(ModelTestCase):
+    def setUp(self):
+        super().setUp()
+        # Of npm, which need not be here.
+        file = str(self.folder / "package" / "__init__.py")
+        self.enterContext(mock.patch.object(tf_realnvp, "__file__", file))
+        self.npm = self.folder / "package" / "explorer"
+
+    def test_page(self):
+        pytest.importorskip("tf2onnx")
+        from tf_realnvp import explorer
+
+        dist = self.npm / "node_modules" / "onnxruntime-web" / "dist"
+        dist.mkdir(parents=True)
+        for name in explorer._RUNTIME:
+            (dist / name).write_text(name)
+        images = small_models.images(5)
+        self.write("pictures", images)
+        self.use_model("classes")
+        fetched = []
+
+        def visit(address):
+            def fetch():
+                with urllib.request.urlopen(f"{address}model.json") as file:
+                    fetched.append(json.load(file))
+
+            self.visitor = threading.Thread(target=fetch)
+            self.visitor.start()
+
+        server = http.server.ThreadingHTTPServer
+        with (
+            mock.patch.object(webbrowser, "open", visit),
+            mock.patch.object(server, "serve_forever", server.handle_request),
+        ):
+            code, stdout, _ = call(
+                *("explore", self.path, "--dataset", "pictures"),
+                *("--out", "page", "--seed", 3, "--open"),
+            )
+            self.visitor.join()
+        self.assertEqual(code, 0)
+        self.assertStartsWith(stdout, "page/index.html\nhttp://127.0.0.1:")
+        (content,) = fetched
+        self.assertEqual(content["title"], self.path.name)
+        self.assertEqual(content["class_names"], [*small_models.CLASS_NAMES])
+        expected = sorted(self.model.score_each(images, 3).bits_per_dim)
+        self.assertAllClose(content["bits_per_dim"], expected, atol=1e-3)
+        for name in ("index.html", "explorer.js", *explorer._RUNTIME):
+            self.assertTrue((self.folder / "page" / name).is_file())
+
+    def test_missing_packages(self):
+        found = functools.partial(mock.patch.object, importlib.util)
+        with found("find_spec", return_value=None):
+            result = call("explore", self.path)
+        self.assert_usage_error(result, "pip install 'tf_realnvp[onnx]'")
+        with found("find_spec"):
+            result = call("explore", self.path)
+        self.assert_usage_error(result, f"npm ci --prefix {self.npm}")
+        self.assertEmpty([*self.folder.iterdir()])
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,303 @@
+"""Tests for explorer, of its functions and, with -m browser, of the page."""
+
+import contextlib
+import functools
+import http.server
+import json
+import pathlib
+import shutil
+import tempfile
+import threading
+
+import folders
+import numpy as np
+import pytest
+import small_models
+import tensorflow as tf
+
+from tf_realnvp.images import files as image_files
+
+pytest.importorskip("tf2onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from tf_realnvp import explorer  # noqa: E402
+
+NPM = pathlib.Path(explorer.__file__).parent / "node_modules/onnxruntime-web"
+CHROMIUM = shutil.which("chromium")
+CLASS_NAMES = ["Hose", "Hemd", "<b>"]
+BITS = np.linspace(5.0, 12.0, 101)
+
+
+@functools.cache
+def make_model():
+    """Three scales, classes and variational dequantization; not square."""
+    model = small_models.displaced(
+        *(0.2, (8, 12, 3), 256),
+        filters=4,
+        num_scales=3,
+        num_classes=3,
+        dequantization="variational",
+    )
+    model.metadata = {"class_names": CLASS_NAMES}
+    return model
+
+
+def make_latents(model, n):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, *model.latent_shape)).astype(np.float32)
+
+
+def fake_runtime(folder):
+    """Makes a folder like that of the npm package."""
+    (folder / "dist").mkdir()
+    for name in explorer._RUNTIME:
+        (folder / "dist" / name).write_text(name)
+    return folder
+
+
+class ExplorerTest(folders.FolderTestCase):
+    def test_steps(self):
+        """Each is what is left where all later couplings are the identity."""
+        model, label = make_model(), [2, 0]
+        latents = make_latents(model, 2)
+        outputs = explorer.decode(model, latents, label)
+        self.assertAllEqual(outputs["images"], model.decode(latents, label))
+        partial = model.clone()
+        steps = outputs["steps"].numpy()
+        self.assertEqual(steps.shape, (2, 1 + len(model.couplings), 8, 12, 3))
+        # From images to latents: the last coupling that decodes comes first.
+        for index, coupling in enumerate(partial.couplings):
+            number = len(partial.couplings) - index
+            self.assertAllEqual(
+                steps[:, number], partial.decode(latents, label)
+            )
+            last = partial.networks[index].last
+            for variable in (last.gain, last.bias, coupling.reshift):
+                variable.assign(tf.zeros_like(variable))
+        self.assertAllEqual(steps[:, 0], partial.decode(latents, label))
+
+    def test_files(self):
+        model = make_model()
+        page = self.folder / "page"
+        explorer.write(model, page, "it", BITS, fake_runtime(self.folder))
+        content = json.loads((page / "model.json").read_text())
+        self.assertEqual(content["class_names"], CLASS_NAMES)
+        self.assertLen(content["bits_per_dim"], len(BITS))
+        inputs = {
+            "latents": make_latents(model, 3),
+            "label": np.int32([0, 1, 2]),
+        }
+        decode = onnxruntime.InferenceSession(page / "decode.onnx")
+        images, _ = decode.run(["images", "steps"], inputs)
+        self.assertAllClose(images, model.decode(**inputs), atol=1.0)
+        score = onnxruntime.InferenceSession(page / "score.onnx")
+        noise = np.full(images.shape, 0.25, np.float32)
+        (log_prob,) = score.run(
+            ["log_prob"],
+            {"images": images, "noise": noise, "label": inputs["label"]},
+        )
+        expected = model.log_density(images + noise, inputs["label"])
+        self.assertAllClose(log_prob, expected, rtol=1e-5)
+        # Each weight is in it once: the networks take most, as float32.
+        size = (page / "weights.bin").stat().st_size
+        self.assertLess(size, 8 * model.num_parameters)
+        n = len(content["labels"])
+        samples = (page / "samples.bin").read_bytes()
+        latents = np.frombuffer(samples, np.float32, n * model.num_dims)
+        images = np.frombuffer(samples, np.uint8, offset=latents.nbytes)
+        self.assertAllEqual(
+            images.reshape(n, *model.image_shape),
+            model.decode(
+                latents.reshape(n, *model.latent_shape), content["labels"]
+            ),
+        )
+
+
+def uniforms(seed, n):
+    """Returns the random numbers of `uniforms` in explorer.js."""
+    result, mask = [], 2**32 - 1
+    for _ in range(n):
+        seed = (seed + 0x6D2B79F5) & mask
+        t = (seed ^ seed >> 15) * (1 | seed) & mask
+        t = ((t + ((t ^ t >> 7) * (61 | t) & mask)) & mask) ^ t
+        result.append((t ^ t >> 14) / 2**32)
+    return np.float32(result)
+
+
+@contextlib.contextmanager
+def served(folder):
+    """Serves a folder to this machine; yields its address."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="There is no Chromium.")
+@pytest.mark.skipif(not NPM.is_dir(), reason="npm ci was not run.")
+class PageTest(folders.FolderTestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        sync_api = pytest.importorskip("playwright.sync_api")
+        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+        explorer.write(make_model(), folder, "a_model", BITS, NPM)
+        cls.address = cls.enterClassContext(served(folder))
+        driver = cls.enterClassContext(sync_api.sync_playwright())
+        cls.browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )
+        cls.addClassCleanup(cls.browser.close)
+
+    def open(self, address=None, width=1000, script="", **options):
+        """Opens a page, and returns it once the model is loaded or not."""
+        size = {"width": width, "height": 800}
+        context = self.browser.new_context(viewport=size, **options)
+        context.add_init_script(script)
+        page = context.new_page()
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.errors = []
+        page.goto(address or self.address)
+        self.wait(page, "#status", "(Ready|cannot)")
+        return page
+
+    def wait(self, page, name, pattern):
+        """Waits until the text of an element matches a pattern."""
+        page.wait_for_function(
+            "([name, pattern]) => new RegExp(pattern).test("
+            "document.querySelector(name).textContent)",
+            arg=[name, pattern],
+        )
+
+    def pixels(self, page, name):
+        """Returns what a canvas shows, uint8 `[H, W, 3]`."""
+        values, width = page.eval_on_selector(
+            name,
+            "c => [[...c.getContext('2d').getImageData(0, 0, c.width, "
+            "c.height).data], c.width]",
+        )
+        return np.uint8(values).reshape(-1, width, 4)[..., :3]
+
+    def wait_for_change(self, page, name, old):
+        for _ in range(100):
+            if not np.array_equal(new := self.pixels(page, name), old):
+                return new
+            page.wait_for_timeout(50)
+        raise AssertionError(f"{name} did not change.")
+
+    def test_score_of_a_file(self):
+        """It is Python's, for the same noise, and the image is not changed."""
+        model, page = make_model(), self.open()
+        self.wait(page, "#bits", "bits/dim")
+        old = self.pixels(page, "#scored")
+        image = model.sample(1, seed=5, label=1).numpy()
+        path = self.folder / "image.png"
+        image_files.write(path, image[0], 256)
+        page.set_input_files("#file", path)
+        self.wait_for_change(page, "#scored", old)
+        self.assertAllEqual(self.pixels(page, "#scored"), image[0])
+        noise = uniforms(0, model.num_dims).reshape(image.shape)
+        log_prob = model.log_density(image + noise).numpy()
+        bits = float(page.inner_text("#bits").removesuffix(" bits/dim"))
+        self.assertAllClose(
+            [bits], -log_prob / np.log(2.0) / model.num_dims, atol=1e-3, rtol=0
+        )
+        self.assertEqual(page.inner_text("#exact"), "the same")
+        probs = tf.nn.softmax(model.log_joint(image + noise))[0].numpy()
+        rows = page.inner_text("#likeliest").splitlines()
+        self.assertStartsWith(rows[0], CLASS_NAMES[probs.argmax()])
+        # It is resized as the commands do.
+        wide = np.random.default_rng(0).integers(256, size=(40, 90, 3))
+        image_files.write(path, wide.astype(np.uint8))
+        old = self.pixels(page, "#scored")
+        page.set_input_files("#file", path)
+        new = self.wait_for_change(page, "#scored", old)
+        expected = image_files.read(path, model.image_shape)
+        self.assertAllClose(new, expected, atol=1.0)
+        # Another file is refused, dropped or not.
+        page.evaluate("""() => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File(["no image"], "a.txt"));
+            const options = { dataTransfer, bubbles: true, cancelable: true };
+            document.body.dispatchEvent(new DragEvent("drop", options));
+        }""")
+        self.wait(page, "#problem", "a.txt is not an image")
+        self.assertAllEqual(self.pixels(page, "#scored"), new)
+        self.assertEmpty(self.errors)
+
+    def test_controls(self):
+        page = self.open()
+        self.wait(page, "#step-value", "of [0-9]")
+        first = "#samples button:nth-child(1) canvas"
+        for control, seen in {
+            "#draw": first,
+            "#samples button:nth-child(3)": "#a",
+            "#samples button:nth-child(4)": "#b",
+        }.items():
+            old = self.pixels(page, seen)
+            page.focus(control)
+            page.keyboard.press("Enter")
+            self.wait_for_change(page, seen, old)
+        name = page.get_attribute("#samples button[data-role=A]", "title")
+        for control, key, seen in (
+            ("#temperature", "Home", first),
+            ("#place", "End", "#moved"),
+            ("#place", "Home", "#moved"),
+            ("#step", "End", "#state"),
+            ("#step", "Home", "#state"),
+            ("#step", "End", "#state"),
+        ):
+            old = self.pixels(page, seen)
+            page.focus(control)
+            page.keyboard.press(key)
+            self.wait_for_change(page, seen, old)
+        chosen = self.pixels(page, "#a")
+        self.assertAllEqual(self.pixels(page, "#state"), chosen)
+        turned = CLASS_NAMES.index(name) + 1
+        own = f"#turned figure:nth-child({turned}) canvas"
+        self.assertAllEqual(self.pixels(page, own), chosen)
+        old = self.pixels(page, first)
+        page.select_option("#class", label="<b>")
+        self.wait_for_change(page, first, old)
+        titles = page.eval_on_selector_all(
+            "#samples button", "all => all.map(one => one.title)"
+        )
+        self.assertIn("<b>", titles)
+        self.assertEmpty(self.errors)
+
+    def test_without_classes_and_histogram(self):
+        model = small_models.model()
+        explorer.write(model, self.folder, "a_model", [], NPM)
+        page = self.open(self.enterContext(served(self.folder)))
+        self.wait(page, "#bits", "bits/dim")
+        for name in ("#turned", "#histogram", "#class"):
+            self.assertFalse(page.is_visible(name))
+        first = "#samples button:nth-child(1) canvas"
+        old = self.pixels(page, first)
+        page.click("#draw")
+        self.wait_for_change(page, first, old)
+        self.assertEmpty(self.errors)
+
+    def test_narrow_and_dark(self):
+        page = self.open(width=400, color_scheme="dark")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        self.assertLessEqual(width, 400)
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        self.assertEqual(dark, "rgb(20, 23, 28)")
+
+    def test_without_webassembly(self):
+        page = self.open(script="delete window.WebAssembly")
+        self.assertIn("has no WebAssembly", page.inner_text("#status"))
+        self.assertEqual(page.locator("#samples canvas").count(), 20)
+        self.assertTrue(page.locator("#draw").is_disabled())
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,124 @@
+"""The commands that write a model for programs without TensorFlow."""
+
+import argparse
+import functools
+import http.server
+import importlib.util
+import pathlib
+import webbrowser
+
+import numpy as np
+
+import tf_realnvp
+from tf_realnvp.cli import arguments, image_sets
+from tf_realnvp.cli.arguments import argument, command
+from tf_realnvp.serving import metadata, saved_model
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.checks import Folder, OneOf, Switch
+from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils.messages import say
+
+
+@command(
+    "models/realnvp_fashion_mnist --format onnx --out clothes",
+    argument("--format", "file format", OneOf(("onnx", "tflite")), "onnx"),
+    argument("--out", "folder for the files", Folder(), "exported"),
+)
+def export(flags: argparse.Namespace) -> None:
+    """Write a model for programs without TensorFlow.
+
+    onnx: decode.onnx maps latents to images, and score.onnx maps images to
+    bits/dim, latents and bit maps, for any batch size. tflite: decode.tflite
+    maps the latents of a single image to the image.
+    """
+    arguments.check_output(flags.out, is_folder=True)
+    metadata.read(flags.model)
+    if flags.format == "onnx":
+        _check_packages()
+    model = _load(flags.model)
+    from tf_realnvp.serving import formats
+
+    for name in formats.save(model, flags.out, flags.format):
+        say(f"{flags.out}/{name}")
+
+
+@command(
+    "models/realnvp_fashion_mnist_classes --dataset fashion_mnist --open",
+    image_sets.argument(
+        "--dataset", "test images for a histogram of bits/dim (default: none)"
+    ),
+    image_sets.max_images("--dataset", 2, 1000),
+    arguments.DATA_DIR,
+    arguments.seed("of the noise, and of the images of --max_images"),
+    argument("--out", "folder for the page", Folder(), "page"),
+    argument("--open", "open the page, served on this machine only", Switch()),
+    notes=image_sets.HELP,
+)
+def explore(flags: argparse.Namespace) -> None:
+    """Write a web page that shows what a model does.
+
+    The page draws images, moves between them, shows them as other classes,
+    scores the images of a visitor, and shows the image after each coupling. All
+    of it runs in the browser. The folder can be published on any web server.
+    """
+    arguments.check_output(flags.out, is_folder=True)
+    metadata.read(flags.model)
+    _check_packages()
+    npm = pathlib.Path(tf_realnvp.__file__).parent / "explorer"
+    package = npm / "node_modules" / "onnxruntime-web"
+    if not package.is_dir():
+        raise UsageError(
+            f"the page takes ONNX Runtime for browsers: npm ci --prefix {npm}"
+        )
+    bits = _bits_per_dim(flags) if flags.dataset else []
+    model = _load(flags.model)
+    from tf_realnvp import explorer
+
+    title = pathlib.Path(flags.model).resolve().name
+    explorer.write(model, flags.out, title, bits, package)
+    say(f"{flags.out}/index.html")
+    if flags.open:
+        _serve(flags.out)
+
+
+def _check_packages():
+    """Checks that the optional packages are installed."""
+    if not all(map(importlib.util.find_spec, ("onnx", "tf2onnx"))):
+        raise UsageError(
+            "ONNX takes more packages: pip install 'tf_realnvp[onnx]'"
+        )
+
+
+def _load(path):
+    """Loads a model as a `RealNVP`."""
+    runtime.configure()
+    from tf_realnvp.serving import weights
+
+    return weights.load_model(path)
+
+
+def _bits_per_dim(flags):
+    """Returns the bits/dim of the images of `--dataset`."""
+    model = saved_model.SavedModel(flags.model)
+    loader = image_sets.Loader(
+        model, flags.data_dir, flags.max_images, flags.seed
+    )
+    images = loader.load("dataset", flags.dataset, "test").images
+    batches = np.array_split(images, 1 + len(images) // saved_model.BATCH_SIZE)
+    scores = [model.score_each(batch, flags.seed) for batch in batches]
+    return np.concatenate([score.bits_per_dim for score in scores])
+
+
+def _serve(folder):
+    """Serves a folder to this machine, and opens it in a browser."""
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=folder
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        say(f"{address} (Ctrl+C ends it)")
+        webbrowser.open(address)
+        server.serve_forever()
+
+
+COMMANDS = (export, explore)

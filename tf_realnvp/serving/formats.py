@@ -1,0 +1,175 @@
+"""Export to ONNX and TensorFlow Lite, for programs without TensorFlow.
+
+Two functions of a model are exported:
+
+*   `decode(latents)`: `images`, uint8 `[n, H, W, C]`, of float32 latents
+    `[n, H / 2, W / 2, 4 * C]`.
+*   `score(images, noise)`, of uint8 images and float32 noise in [0, 1), both
+    `[n, H, W, C]`: `log_prob` in nats and `bits_per_dim`, float32 `[n]`;
+    `latents`, those of `images + noise`, from which `decode` recovers the
+    images; and `map`, float32 `[n, H, W]`, the code length of each position in
+    bits.
+
+With classes, both also take `label`, int32 `[n]`. Random numbers are inputs,
+since a seed means something else in every runtime. Inputs are not checked.
+"""
+
+import functools
+import inspect
+import json
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import tf_realnvp
+from tf_realnvp import bit_maps
+from tf_realnvp.model import RealNVP
+from tf_realnvp.utils import files, units
+
+# The version of ONNX's operations: that of 2022, which runtimes of today have.
+_OPSET = 18
+
+
+def save(
+    model: RealNVP, folder: str | os.PathLike, format: str = "onnx"
+) -> list[str]:
+    """Writes the functions of a model, one file each.
+
+    Args:
+      model: The model.
+      folder: Folder of the files, created if necessary. Files of the same names
+        are replaced.
+      format: "onnx" for `decode.onnx` and `score.onnx`, for any batch size; or
+        "tflite" for `decode.tflite`, for a single image.
+
+    Returns:
+      The names of the files.
+    """
+    contents = {}
+    if format == "tflite":
+        contents["decode.tflite"] = to_tflite(model)
+    else:
+        for function in (decode, score):
+            contents[f"{function.__name__}.onnx"] = to_onnx(model, function)
+    with files.replace_files(folder) as new:
+        for name, content in contents.items():
+            (new / name).write_bytes(content)
+    return [*contents]
+
+
+def decode(
+    model: RealNVP, latents: tf.Tensor, label: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
+    """The exported function `decode`."""
+    return {"images": model.decode(latents, label)}
+
+
+def score(
+    model: RealNVP,
+    images: tf.Tensor,
+    noise: tf.Tensor,
+    label: tf.Tensor | None = None,
+) -> dict[str, tf.Tensor]:
+    """The exported function `score`."""
+    points = tf.cast(images, tf.float32) + noise
+    costs, latents = bit_maps.costs_and_latents(model, points, label)
+    maps = tf.reduce_sum(costs, axis=[1, 2])
+    log_prob = -tf.reduce_sum(maps, axis=[1, 2])
+    return {
+        "log_prob": log_prob,
+        "bits_per_dim": units.bits_per_dim(log_prob, model.num_dims),
+        "latents": latents,
+        "map": maps / math.log(2.0),
+    }
+
+
+def to_onnx(
+    model: RealNVP, function: Callable[..., dict[str, tf.Tensor]]
+) -> bytes:
+    """Converts a function to ONNX.
+
+    Args:
+      model: The model.
+      function: `decode`, `score`, or another function of a model and arguments
+        of the same names.
+
+    Returns:
+      The content of a file. Its `metadata_props` are the entries of
+      `describe(model)`, in JSON.
+    """
+    import onnx  # Optional packages.
+    import tf2onnx
+
+    def of_tensors(*inputs):
+        # A view that is made here: the constants of the model's own bijectors
+        # would become inputs.
+        return function(model.for_training(), *inputs)
+
+    result, _ = tf2onnx.convert.from_function(
+        tf.function(of_tensors, autograph=False),
+        _specs(model, function),
+        opset=_OPSET,
+        custom_op_handlers={"Log1p": (_log1p, [])},
+    )
+    for value in (*result.graph.input, *result.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    entries = {k: json.dumps(v) for k, v in describe(model).items()}
+    onnx.helper.set_model_props(result, entries)
+    onnx.checker.check_model(result)
+    return result.SerializeToString()
+
+
+def describe(model: RealNVP) -> dict[str, Any]:
+    """Returns the description of a model that is part of an export.
+
+    It has the arguments of `RealNVP`, the entries of `model.metadata` other
+    than `source`, which may be a path, `latent_shape`, `num_parameters`, and
+    the `version` of this package.
+    """
+    metadata = {k: v for k, v in model.metadata.items() if k != "source"}
+    return {
+        **model.get_config(),
+        **metadata,
+        "latent_shape": model.latent_shape,
+        "num_parameters": model.num_parameters,
+        "version": tf_realnvp.__version__,
+    }
+
+
+def to_tflite(model: RealNVP) -> bytes:
+    """Converts `decode` to TensorFlow Lite, for a batch of one."""
+    traced = tf.function(functools.partial(decode, model), autograph=False)
+    concrete = traced.get_concrete_function(*_specs(model, decode, 1))
+    return tf.lite.TFLiteConverter.from_concrete_functions(
+        [concrete], tf.Module()
+    ).convert()
+
+
+def _specs(model, function, batch_size=None):
+    """Returns the types of a function's arguments, other than the model."""
+    types = {
+        "latents": (model.latent_shape, tf.float32),
+        "images": (model.image_shape, tf.uint8),
+        "noise": (model.image_shape, tf.float32),
+    }
+    if model.num_classes is not None:
+        types["label"] = ((), tf.int32)
+    return [
+        tf.TensorSpec((batch_size, *types[name][0]), types[name][1], name)
+        for name in inspect.signature(function).parameters
+        if name in types
+    ]
+
+
+def _log1p(graph, node, name, unused_args):
+    """Replaces `log1p(x)`, which ONNX lacks, by `log(1 + x)`.
+
+    Noise is a multiple of 2**-23, so the sum is exact.
+    """
+    one = graph.make_const(f"{name}/one", np.float32(1.0))
+    node.type = "Log"
+    graph.insert_new_node_on_input(node, "Add", [node.input[0], one.output[0]])
