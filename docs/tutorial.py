@@ -193,7 +193,7 @@ for name, signature in saved.signatures.items():
 # ## Further training
 #
 # `load` returns the model, which can be trained further, also on other images.
-# Here these are mirrored digits, of which a tenth is kept for testing.
+# Here these are mirrored digits, of which about a tenth is kept for testing.
 
 # %%
 model = tf_realnvp.load("realnvp_tutorial")

@@ -25,6 +25,7 @@ from small_models import (
 
 import tf_realnvp
 from tf_realnvp import api, data, initialization
+from tf_realnvp.data import arrays
 from tf_realnvp.serving import export, metadata, weights
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.errors import DataError, ModelError, UsageError
@@ -107,10 +108,11 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     def test_says_again_what_it_is_of(self):
         path = small_models.saved_conditional()
-        path = self.copy(path, source="/my/pictures")
+        other = {"source": "/my/pictures", "training_hashes": "0a ff"}
+        path = self.copy(path, **other)
         model = tf_realnvp.load(path)
         names = {"class_names": list(small_models.CLASS_NAMES)}
-        expected = names | {"dataset": "digits", "source": "/my/pictures"}
+        expected = names | {"dataset": "digits"} | other
         self.assertEqual(model.metadata, expected)
         self.assertEqual(model.clone().metadata, expected)
         out = self.folder / "new"
@@ -122,6 +124,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             again = metadata.read(out)
             self.assertEqual(again.class_names, small_models.CLASS_NAMES)
             self.assertEqual(again.source, "/my/pictures")
+            self.assertEqual(again.training_hashes, {10, 255})
             # Unless it is told otherwise.
             model.save(out, {"dataset": "mnist"})
             self.assertEqual(metadata.read(out).source, "mnist")
@@ -275,7 +278,10 @@ class TrainTest(TrainTestCase):
         _, config, num_train = from_config.call_args.args
         given = {name: getattr(config, name) for name in names}
         self.assertEqual(given, settings)
-        self.assertEqual(num_train, 36 - settings["num_validation"])
+        dataset = arrays.from_images(self.images)
+        self.assertEqual(
+            num_train, dataset.num_train - settings["num_validation"]
+        )
 
     def test_scope_of_the_model(self):
         """Elsewhere it would train on one replica of two, or not at all."""

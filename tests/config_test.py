@@ -50,6 +50,8 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
         ("CIFAR10", {}, (350, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
         ("celeba", {}, (50, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
+        ("celeb_a", {}, (50, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
+        ("FashionMNIST:3.0.1", {}, (50, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
         ("my_images", {}, (100, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
         # Documented commands give a rate.
         ("CelebA", {"lr": 3e-4}, (50, 3e-4, "constant", 0, None, 64, 128, 8)),

@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 
+import graphs
 import keras
 import numpy as np
 import tensorflow as tf
@@ -111,6 +112,7 @@ def _train(strategy, make, path):
     np.savez(
         path,
         num_replicas=num_replicas,
+        num_gradients=graphs.live()[1],
         losses=losses,
         weights=np.concatenate([v.numpy().ravel() for v in model.variables]),
     )

@@ -190,6 +190,7 @@ def make_dataset(train, test, labels=None, class_names=()):
         },
         decode=lambda number: tf.gather(images, number),
         class_names=tuple(class_names),
+        image_fingerprint="random",
     )
 
 

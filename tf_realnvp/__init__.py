@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "networks",
     "pytorch",
+    "restoration",
     "runtime",
     "train",
 ]

@@ -13,11 +13,13 @@ from tensorflow_probability import distributions as tfd
 
 from tf_realnvp.bijectors import FactorOut, Squeeze, steps_of
 from tf_realnvp.model import RealNVP
+from tf_realnvp.utils import private
 
 # Kinds of costs, in the order of their axis in `costs`.
 KINDS = ("log_det", "latents")
 
 
+@private.forgetting()
 def costs(
     model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
 ) -> tf.Tensor:

@@ -32,6 +32,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "fashion_mnist": {"epochs": 50},
 }
 DATASETS = tuple(_DEFAULTS)
+_ALIASES = {"celeb_a": "CelebA", "fashionmnist": "fashion_mnist"}  # Of TFDS.
 _DEFAULTS_OF_OTHERS: dict[str, Any] = {
     "epochs": 100,
     "lr": 3e-3,
@@ -73,10 +74,15 @@ def _setting(same, allowed, help, default=dataclasses.MISSING):
 
 
 def canonical(dataset: str) -> str:
-    """Returns the name of a data set as spelled in `DATASETS`, or unchanged."""
-    return {name.lower(): name for name in DATASETS}.get(
-        dataset.lower(), dataset
-    )
+    """Returns the name of a data set as spelled in `DATASETS`, or unchanged.
+
+    Args:
+      dataset: The name, in upper or lower case, optionally with a version, such
+        as `fashion_mnist:3.0.1`, which is kept.
+    """
+    name, colon, version = dataset.partition(":")
+    known = {name.lower(): name for name in DATASETS} | _ALIASES
+    return known.get(name.lower(), name) + colon + version
 
 
 _of_model = functools.partial(_setting, "model")
@@ -328,7 +334,8 @@ class TrainingConfig:
         """
         dataset = canonical(dataset)
         given = {k: v for k, v in settings.items() if v is not None}
-        defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(dataset, {})
+        name, *_ = dataset.split(":")
+        defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(name, {})
         if before is not None:
             defaults |= {name: getattr(before, name) for name in _KEPT}
             if given.get("precision") == "auto":

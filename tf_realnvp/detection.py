@@ -422,12 +422,15 @@ def fit(normal: Measurements) -> dict[str, Score]:
     Raises:
       ValueError: If there are fewer than `MIN_NORMAL` images.
     """
-    if len(normal) < MIN_NORMAL:
-        raise ValueError(
-            f"`normal` must be of at least {MIN_NORMAL} images, got "
-            f"{len(normal)}."
-        )
+    _check_enough(normal, MIN_NORMAL)
     return {name: method(normal) for name, method in METHODS.items()}
+
+
+def _check_enough(normal, minimum):
+    if len(normal) < minimum:
+        raise ValueError(
+            f"`normal` must be of at least {minimum} images, got {len(normal)}."
+        )
 
 
 def _standardize(features, normal):
@@ -515,8 +518,9 @@ class Reference:
           seed: Seed of the split into halves.
 
         Raises:
-          ValueError: If there are too few images, as for `fit`.
+          ValueError: If there are fewer than `2 * MIN_NORMAL` images.
         """
+        _check_enough(normal, 2 * MIN_NORMAL)
         self.method = DEFAULT
         order = np.random.default_rng(seed).permutation(len(normal))
         fitted, self.others = np.split(order, [len(normal) // 2])

@@ -6,6 +6,7 @@ from tensorflow_probability import bijectors as tfb
 
 from tf_realnvp.bijectors import AffineCoupling, FactorOut
 from tf_realnvp.model import RealNVP
+from tf_realnvp.utils import private
 
 _KERNEL_SIZE = 3
 # A fit requires at least this many positions per unknown.
@@ -111,7 +112,7 @@ def _agree(strategy, variables):
             tf.cast(is_first, tf.float32) * variable.value
             for variable in variables
         ]
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, shares)
+        return private.sum_over_replicas(shares)
 
     for variable, value in zip(
         variables, strategy.run(values_of_first), strict=True

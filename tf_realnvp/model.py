@@ -23,7 +23,7 @@ from tf_realnvp import (
     variational_dequantization,
 )
 from tf_realnvp.config import ARCHITECTURE
-from tf_realnvp.utils import assertions, checks, units
+from tf_realnvp.utils import assertions, checks, private, units
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
 
@@ -786,7 +786,7 @@ class RealNVP(tf.Module):
             that float32 overflows, or if a label is out of range.
         """
         latents = assertions.latents(latents, self.latent_shape)
-        points = self._through_flow(self._without_noise.forward, latents, label)
+        points = self.decode_points(latents, label)
         # An overflow of float32 ends in inf - inf, a NaN.
         points = tf.debugging.check_numerics(
             points,
@@ -796,6 +796,22 @@ class RealNVP(tf.Module):
         # The inverse of the logit extends beyond the levels on both sides.
         images = tf.clip_by_value(tf.floor(points), 0.0, self.num_colors - 1.0)
         return tf.cast(images, tf.uint8)
+
+    def decode_points(self, latents: tf.Tensor, label=None) -> tf.Tensor:
+        """Returns the dequantized images of latents, without checks.
+
+        They are smooth in the latents, as those of `bijector.forward` are not
+        with variational dequantization. `decode` rounds them down.
+
+        Args:
+          latents: Float32 `[n, H / 2, W / 2, 4 * C]`.
+          label: As for `encode`.
+
+        Returns:
+          Float32 `[n, H, W, C]`, in the support of `distribution`. Latents that
+          are too large give NaN.
+        """
+        return self._through_flow(self._without_noise.forward, latents, label)
 
 
 def max_num_scales(image_shape: Sequence[int]) -> int:
@@ -877,6 +893,7 @@ def _check_class_probs(class_probs, num_classes) -> tuple[float, ...] | None:
     return tuple(probs.tolist())
 
 
+@private.forgetting()
 def _apply(function, batch, label):
     """Applies a function that runs networks to a batch that may be empty.
 

@@ -313,7 +313,10 @@ def _of_any_batch(*unused_sizes):
     If networks of several sizes shared a function, `reduce_retracing` would
     relax the shapes of the weights and images as well.
     """
-    return tf.function(coupling_network, autograph=False, reduce_retracing=True)
+    # Of functions that share their code, TensorFlow counts the traces together,
+    # and warns of more than a few.
+    own = functools.partial(coupling_network)
+    return tf.function(own, autograph=False, reduce_retracing=True)
 
 
 class BlockKernels(NamedTuple):

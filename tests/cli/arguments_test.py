@@ -59,10 +59,13 @@ class ValuesTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.assert_usage_error(result, f"{text!r} is not {allowed}")
 
     def test_classes(self):
-        names = ("cat", "cafe\u0301")
-        for label, number in ((None, None), ("cat", 0), ("caf\u00e9", 1)):
+        names = ("Cat", "cafe\u0301", "cat")
+        for label, number in (
+            *((None, None), ("cat", 2), ("Cat", 0), ("CAT", 0)),
+            *(("caf\u00e9", 1), ("CAF\u00c9", 1)),
+        ):
             self.assertEqual(arguments.find_label(label, names), number)
-        for its, known in ((names, "cat, ca"), ((), "none")):
+        for its, known in ((names, "Cat, ca"), ((), "none")):
             with self.assertRaisesRegex(
                 UsageError, f"--label: no class 'bird', but {known}"
             ):

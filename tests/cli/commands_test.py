@@ -21,6 +21,7 @@ from tf_realnvp import latents
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.serving.saved_model import SavedModel
+from tf_realnvp.utils import hashing
 
 NUM_COLORS = small_models.NUM_COLORS
 DIRECTION = "direction M --with a --without b"
@@ -50,6 +51,9 @@ BAD_LINES = (
         for value in values.split()
     ),
     ("sample M --temp 1", "--temp"),
+    ("interpolate M a", "argument IMAGE: 2 images are needed"),
+    ("manifold M a b c", "argument IMAGE: 4 images are needed"),
+    ("train digits", "digits; --dataset names the data set"),
     (f"{DIRECTION} --strength nan 1", "'nan'"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),
@@ -259,7 +263,7 @@ class StubModel:
     """A model to which all images are equally likely."""
 
     image_shape, num_colors, num_dims = (4, 6, 1), 32, 24
-    class_names, log_prior = (), np.zeros(1)
+    class_names, log_prior, training_hashes = (), np.zeros(1), frozenset()
     mixture = SavedModel.mixture
 
     def __init__(self, source=None):
@@ -416,7 +420,7 @@ class EvaluateTest(CommandsTestCase):
         )
 
     def test_one_image(self):
-        self.folder_of_images("train/a.png", "test/b.png")
+        folder, model = self.folder_of_images("train/a.png", "test/b.png")
         with warnings.catch_warnings(action="error"):
             code, stdout, stderr = call(
                 "evaluate", "M", "--importance_samples", 2
@@ -425,6 +429,10 @@ class EvaluateTest(CommandsTestCase):
         self.assertIn("1 test image of images, 32 levels", stdout)
         figure = r"\w: 5.0000 bits/dim; one image has no standard error"
         self.assertLen(re.findall(figure, stdout), 2)
+        content = (folder / "test" / "b.png").read_bytes()
+        model.training_hashes = frozenset([hashing.hash_of(content)])
+        *_, stderr = call("evaluate", "M")
+        self.assertIn("trained on test images of images", stderr)
 
     def test_damaged_image(self):
         folder, _ = self.folder_of_images("train/a.png", "test/b.png")

@@ -107,7 +107,7 @@ class DirectionTest(ModelTestCase):
         ("digits:3", "digits", "--without: \\d+ images of --with in it"),
         ("present", "./present", "--without: 5 images of --with in it"),
         ("digits:cat", "digits:3", "--with: no class 'cat', but 0, 1"),
-        ("present", "few", "--without: there are 1 readable images of few, an"),
+        ("present", "few", "--without: few has 1 readable image, an"),
         ("present", "absent --strength 0 3e38", "--strength: .*be decoded"),
         ("present", "absent --label cat", "--label: no class 'cat'"),
     )

@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
+from tf_realnvp import data
 from tf_realnvp.cli import image_sets
 from tf_realnvp.images import files as image_files
-from tf_realnvp.serving.metadata import Metadata
+from tf_realnvp.serving import metadata
 from tf_realnvp.utils.errors import UsageError
 
 # Of one level each.
@@ -42,9 +43,11 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.write(f"in/test/{number}", range(20 + number, 30, 2))
             self.write(f"b:c/{number}", range(number, 30, 2))
 
-    def load(self, name, split="test", source=None, maximum=1000, seed=0):
+    def load(self, name, split="test", maximum=1000, seed=0, trained_on=None):
         """Returns the names and the levels."""
-        model = Metadata((4, 4, 1), 256, source, {})
+        content = {} if trained_on is None else trained_on.metadata
+        content |= {"format": 3, "image_shape": [4, 4, 1], "num_colors": 256}
+        model = metadata.parse(content, self.folder)
         loader = image_sets.Loader(model, "", maximum, seed)
         result = loader.load("normal", name, split, 1)
         self.assertEqual(result.images.dtype, np.uint8)
@@ -73,19 +76,56 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.assertCountEqual(levels, range(30))
             self.assertLen(set(names), 30)
 
-    @parameterized.parameters("split.npz", "./split.npz", "in", "./in/", "link")
+    @parameterized.parameters("split.npz", "in")
     def test_what_the_model_was_trained_on(self, name):
-        """Its splits are kept apart, by whatever name it goes."""
+        """Its splits are kept apart, wherever it is now."""
         self.write_classes()
-        os.symlink("in", "link")
-        source = os.path.realpath(name)
-        for own in (name, None):
-            _, levels = self.load(own, "train", source)
+        own = data.load(name)
+        for moved in (None, name, f"./moved-{name}"):
+            if moved == f"./moved-{name}":
+                os.rename(name, moved)
+            _, levels = self.load(moved, "train", trained_on=own)
             self.assertCountEqual(levels, range(20))
-            _, levels = self.load(own, "test", source)
+            _, levels = self.load(moved, "test", trained_on=own)
             self.assertCountEqual(levels, range(20, 30))
-        _, levels = self.load(f"{name}:1", "train", source)
+        _, levels = self.load(f"{moved}:1", "train", trained_on=own)
         self.assertCountEqual(levels, range(1, 20, 2))
+        # Images that were not trained on may all be used.
+        np.save("unseen.npy", IMAGES[20:])
+        unseen = "unseen.npy" if name == "split.npz" else f"{moved}/test"
+        _, levels = self.load(unseen, "test", trained_on=own)
+        self.assertCountEqual(levels, range(20, 30))
+
+    @parameterized.parameters("whole.npz", "b:c")
+    def test_what_has_training_images(self, name):
+        """It has grown: what is new is on either side."""
+        self.write_classes()
+        np.savez("whole.npz", images=IMAGES[:20])
+        own = data.load(name)
+        np.savez("whole.npz", images=IMAGES)
+        self.write("b:c/2", range(30, 60))
+        _, levels = self.load(name, "test", trained_on=own)
+        trained = own.take("train", range(own.num_train))
+        self.assertNotEmpty(levels)
+        self.assertLess(len(levels), 30)
+        self.assertNoCommonElements(levels, trained[:, 0, 0, 0].tolist())
+        # Others are used as a whole, and so are classes without any.
+        np.savez("others.npz", images=IMAGES + 60)
+        _, levels = self.load("others.npz", "test", trained_on=own)
+        self.assertCountEqual(levels, range(60, 90))
+        if name == "b:c":
+            _, levels = self.load("b:c:2", "test", trained_on=own)
+            self.assertCountEqual(levels, range(30, 60))
+
+    @parameterized.parameters("train.npy", "in/train")
+    def test_test_images_that_were_trained_on(self, name):
+        """With splits of its own, and all of these in another."""
+        self.write_classes()
+        np.save("train.npy", IMAGES[:20])
+        own = data.load("in" if name == "in/train" else "split.npz")
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            self.load(name, "test", trained_on=own)
+        self.assertIn("trained on test images of train\n", stderr.getvalue())
 
     def test_some(self):
         """They are drawn by the seed."""
@@ -133,7 +173,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (None, "name one, for the model does not tell"),
-        ("empty", "there are 0 readable images of empty, and at least 1"),
+        ("empty", "empty has 0 readable images, and at least 1 are needed"),
         ("in:2", "no class '2', but 0, 1$"),
         ("empty:1", "no class '1', but none"),
         ("plain.npz:1", "plain.npz: it has no .*labels"),

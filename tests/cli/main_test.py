@@ -15,7 +15,7 @@ from tf_realnvp.utils.errors import DataError, FailureError, UsageError
 
 COMMANDS = (
     *("train", "sample", "evaluate", "interpolate", "manifold"),
-    *("reconstruct", "translate", "direction", "score", "detect"),
+    *("reconstruct", "translate", "direction", "score", "detect", "restore"),
     *("export", "explore"),
 )
 PROGRAMS = {

@@ -7,7 +7,7 @@ import folders
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from image_arrays import images_of, labels_of
+from image_arrays import as_set, images_of, labels_of
 from image_arrays import random_images as images
 
 from tf_realnvp import data
@@ -60,7 +60,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(dataset.class_names, ("0", "1", "2"))
         self.assertNotEqual(plain.fingerprint, dataset.fingerprint)
         self.assertEqual(dataset.relabel(()).fingerprint, plain.fingerprint)
-        self.assertEqual(dataset.num_test, 2 if num_arrays == 1 else 5)
         if num_arrays == 2:
             self.assertAllEqual(held_out(plain), pixels[15:])
         expected = {
@@ -73,20 +72,36 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 
     @parameterized.parameters("a.npy", "a.npz")
     def test_a_tenth_is_for_testing(self, name):
-        content = images(20, 4, 4)
+        content = images(150, 4, 4)
         path = self.save(name, images=content)
         dataset = data.load(path)
         self.assertEqual(dataset.image_shape, (4, 4, 1))
-        self.assertEqual((dataset.num_train, dataset.num_test), (18, 2))
+        self.assertBetween(dataset.num_test, 5, 30)
         found = trained(dataset)
         found += [image.tobytes() for image in held_out(dataset)]
         self.assertCountEqual(found, [image.tobytes() for image in content])
-        again = data.load(path)
+        again = arrays.from_images(content)
         self.assertAllEqual(held_out(again), held_out(dataset))
         self.assertEqual(again.fingerprint, dataset.fingerprint)
         content[3, 1, 1] ^= 1
         other = arrays.from_images(content)
         self.assertNotEqual(other.fingerprint, dataset.fingerprint)
+        # Validation images have their part in the training.
+        kept_out = dataset.hold_out(9, seed=0)
+        self.assertEqual(kept_out.metadata, dataset.metadata)
+        hashes = dataset.metadata["training_hashes"].split()
+        self.assertLen(hashes, dataset.num_train)
+
+    def test_a_file_that_grows(self):
+        """Every image, and every copy of it, stays on its side."""
+        content = images(180, 4, 4)
+        before = arrays.from_images(content[:120])
+        content = np.random.default_rng(1).permutation(content)
+        after = arrays.from_images(np.concatenate([content, content[:9]]))
+        sides = {*trained(after)}, as_set(held_out(after))
+        self.assertLess({*trained(before)}, sides[0])
+        self.assertLess(as_set(held_out(before)), sides[1])
+        self.assertEmpty(sides[0] & sides[1])
 
     def test_resized(self):
         path = self.save("a.npy", images=images(9, 12, 10))
@@ -219,7 +234,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         ):
             dataset = arrays.from_tf_data(elements)
             self.assertEqual(dataset.shuffle_buffer, 6)
-            self.assertLen(trained(dataset), 36)
+            self.assertLen(trained(dataset), dataset.num_train)
 
     @parameterized.parameters(
         (lambda pairs: pairs.map(lambda i, _: {"image": i}), "must be images"),

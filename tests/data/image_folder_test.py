@@ -144,28 +144,38 @@ class SplitTest(FolderTestCase):
         reason = "it is beside the folder `train`"
         self.assertEqual(images.skipped, dict.fromkeys(left_out, reason))
 
-    def test_is_by_the_hash_of_the_name(self):
-        """As in former versions: what was trained on must not be tested on."""
-        names = [f"cats/{i}.png" for i in range(200)]
+    def test_is_by_the_hash_of_the_content(self):
+        """What was trained on must not be tested on, whatever its name."""
+        names = [f"{i}.png" for i in range(200)]
         self.write_levels(*names)
-        hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-        expected = [i for i, h in enumerate(hashes) if h < "1999999a"]
+        hashes = [
+            hashlib.blake2b(level(i), digest_size=8).hexdigest()
+            for i in range(200)
+        ]
+        expected = [i for i, h in enumerate(hashes) if h < "1999999999999a"]
         self.assertBetween(len(expected), 5, 40)
         images = self.load()
         self.assertCountEqual(self.levels(images, "test"), expected)
         self.assertCountEqual(
             self.levels(images, "train") + expected, range(200)
         )
-        # Others have no say in it.
-        for name in names[::2]:
-            (self.root / name).unlink()
-        left = [i for i in expected if i % 2]
+        # Others have no say in it, nor have folders.
+        for number, name in enumerate(names):
+            if number % 2:
+                (self.root / name).unlink()
+            else:
+                (self.root / name).rename(self.root / f"to {number}")
+        os.renames(self.root / "to 0", self.root / "cats" / "a cat")
+        left = [i for i in expected if not i % 2]
         self.assertCountEqual(self.levels(self.load(), "test"), left)
 
     def test_each_side_has_an_image(self):
         for number in range(20):
-            self.write_levels(f"{number}/{number}-0", f"{number}/{number}-1")
-            images = data.load(self.root / str(number))
+            folder = self.root / str(number)
+            folder.mkdir()
+            for side in (0, 1):
+                (folder / f"{side}").write_bytes(level(2 * number + side))
+            images = data.load(folder)
             self.assertEqual((images.num_train, images.num_test), (1, 1))
 
 
@@ -356,20 +366,27 @@ class FingerprintTest(FolderTestCase):
             write(self.root / f"{'train' if i < 4 else 'test'}/{i}.png")
         self.fingerprint = self.load().fingerprint
 
-    def test_is_what_it_was(self):
-        """A run of before must find its images."""
-        digest = hashlib.sha256()
-        for split, numbers in (("train", range(4)), ("test", (4, 5))):
-            for name in (f"{split}/{i}.png" for i in numbers):
-                content = hashlib.sha256((self.root / name).read_bytes())
-                digest.update(name.encode() + b"\0" + content.digest())
-            digest.update(b"\0")
-        self.assertEqual(self.fingerprint, digest.hexdigest())
+    def test_what_matters(self):
+        """Content, splits and order, of which the order of training is."""
+        first, second = (self.root / f"train/{i}.png" for i in range(2))
+        test = self.root / "test/4.png"
+        fingerprints = {self.fingerprint}
+        for old, new in (
+            (first, self.root / "train/9.png"),
+            (second, self.root / "test/1.png"),
+            (test, self.root / "train/4.png"),
+        ):
+            old.rename(new)
+            fingerprints.add(self.load().fingerprint)
+        write(self.root / "train/4.png", seed=7)
+        fingerprints.add(self.load().fingerprint)
+        self.assertLen(fingerprints, 5)
 
     def test_what_does_not_matter(self):
-        """Place, dates, sizes, and what is left out."""
+        """Place, names, dates, sizes, and what is left out."""
         other = self.root.rename(self.root.parent / "other")
         os.utime(other / "train" / "0.png", (1, 1))
+        (other / "train" / "1.png").rename(other / "train" / "1 of 4")
         (other / "train" / "text.png").write_text("words")
         write(other / "not in a split.png")
         images = data.load(str(other), image_size=4, flip=True)

@@ -264,8 +264,9 @@ class AnyDatasetTest(TfdsTestCase):
             random_images(2, 218, 178, 3),
         )
         self.store({"train": train, "test": test}, name="celeb_a")
-        loaded = self.load("celeba")
-        self.assertEqual(loaded.name, "CelebA")
+        for name in ("celeba", "celeb_a", "CelebA:1.0.0"):
+            loaded = self.load(name)
+            self.assertStartsWith(loaded.name, "CelebA")
         expected = (
             [
                 resize(image[35:-35, 15:-15], (32, 32)).numpy()
@@ -274,6 +275,12 @@ class AnyDatasetTest(TfdsTestCase):
             for images in (train, test)
         )
         self.check(loaded, *expected)
+
+    def test_version(self):
+        self.store({"train": random_images(4, 2, 2, 1)}, name="cifar10")
+        self.assertEqual(self.load("cifar10:1.0.0").num_train, 3)
+        with self.assertRaisesRegex(DataError, "CIFAR10:2.0.0: .*cifar10"):
+            self.load("cifar10:2.0.0")
 
     def test_configuration(self):
         config = tfds.core.BuilderConfig(name="small")

@@ -59,6 +59,7 @@ class SameTrainingTest(tf.test.TestCase):
         )
         self.assertEqual(alone["num_replicas"], 1)
         self.assertEqual(result["num_replicas"], 2)
+        self.assertEqual(result["num_gradients"], 0)  # TensorFlow keeps them.
         self.assertTrue(np.isfinite(alone["weights"]).all())
         self.assertAllClose(result["losses"], alone["losses"], rtol=1e-6)
         self.assertAllClose(

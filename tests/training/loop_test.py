@@ -269,6 +269,24 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         loss = loop.evaluate(self.trainer, self.dataset, "test", BATCH_SIZE)
         self.assertEqual(history[-1].test_loss, loss)
 
+    def test_some_test_images_on_the_way(self):
+        """They are drawn by the seed; at the end it is all of them."""
+        self.enterContext(mock.patch.object(loop, "_MAX_TEST_IMAGES", 5))
+        trainer, losses = make_trainer(), []
+        some = self.dataset.sample_test(5, trainer.seed)
+
+        def evaluate(metrics):
+            images = self.dataset if metrics.epoch == 2 else some
+            loss = loop.evaluate(trainer, images, "test", BATCH_SIZE)
+            losses.append((metrics.test_loss, loss))
+
+        loop.fit(trainer, self.dataset, 2, BATCH_SIZE, on_epoch=evaluate)
+        self.assertLen(losses, 3)
+        for reported, expected in losses:
+            self.assertEqual(reported, expected)
+        self.assertEqual(trainer.history[2], self.history[2])
+        self.assertNotEqual(trainer.history[1], self.history[1])
+
     def test_evaluation_is_a_mean_over_images(self):
         # The images of the smaller batch are much less likely: a mean of the
         # batches' means would show.

@@ -150,6 +150,14 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         train(Trainer(Model(), accumulate=3))
         self.assertEqual(sizes, [1, 1, 2])
 
+    def test_names_of_variables(self):
+        """All are the same, for TensorFlow keeps something for each name."""
+        names = [
+            [v.path for v in Trainer(make_model(), ema=0.3).optimizer.variables]
+            for _ in range(2)
+        ]
+        self.assertEqual(*names)
+
     def test_noise(self):
         """Each step, seed and batch of an evaluation has its own."""
         model = SmallModel()

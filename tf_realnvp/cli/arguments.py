@@ -162,10 +162,10 @@ DATA_DIR = argument(
 )
 
 
-def images(number: int | str) -> Argument:
+def images() -> Argument:
     """Declares the argument for image files."""
     text = "PNG or JPEG file"
-    return argument("images", text, Folder(), nargs=number, metavar="IMAGE")
+    return argument("images", text, Folder(), nargs="+", metavar="IMAGE")
 
 
 def label(default: str) -> Argument:
@@ -287,16 +287,16 @@ def class_number(label: str, names: Sequence[str]) -> int:
     """Returns the index of a class by its name.
 
     Args:
-      label: The name. Its Unicode normalization may differ from the one in
-        `names`, as in folder names copied from macOS.
+      label: The name. Its case and its Unicode normalization may differ from
+        those in `names`, the latter as in folder names copied from macOS.
       names: Names of the classes.
 
     Raises:
       UsageError: If there is no such class.
     """
-    composed = functools.partial(unicodedata.normalize, "NFC")
-    try:
-        return [*map(composed, names)].index(composed(label))
-    except ValueError:
-        known = ", ".join(names) or "none"
-        raise UsageError(f"no class {label!r}, but {known}") from None
+    for fold in (str, str.casefold):
+        all_names = (unicodedata.normalize("NFC", n) for n in (label, *names))
+        own, *known = map(fold, all_names)
+        if own in known:
+            return known.index(own)
+    raise UsageError(f"no class {label!r}, but {', '.join(names) or 'none'}")

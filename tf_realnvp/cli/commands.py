@@ -201,6 +201,7 @@ def _load_dataset(name, data_dir, model):
     with arguments.about("--dataset"):
         loader = image_sets.Loader(model, data_dir)
         dataset = loader.load_dataset(name, labels=bool(own))
+        loader.check_unseen(dataset)
         numbers = [arguments.class_number(n, own) for n in dataset.class_names]
     # The names may differ from the model's in Unicode normalization.
     known = tuple(own[number] for number in numbers)
@@ -270,7 +271,7 @@ def _summary(model, log_probs):
 
 @command(
     "realnvp_digits a.png b.png --steps 8 --out strip.png",
-    arguments.images(2),
+    arguments.images(),
     _LABEL_OF_ALL,
     argument(
         "--steps",
@@ -286,7 +287,7 @@ def interpolate(flags: argparse.Namespace) -> None:
     Draws a strip of images by spherical interpolation between the latents of
     the two given images, which are at its ends.
     """
-    model, images = _open(flags)
+    model, images = _open(flags, 2)
     from tf_realnvp import latents
 
     (start, end), labels = _encode(flags, model, images, together=True)
@@ -296,7 +297,7 @@ def interpolate(flags: argparse.Namespace) -> None:
 
 @command(
     "realnvp_digits a.png b.png c.png d.png --size 8 --out grid.png",
-    arguments.images(4),
+    arguments.images(),
     _LABEL_OF_ALL,
     argument("--size", "rows and columns of the grid", WholeNumber(2, 1000), 8),
     arguments.out("PNG file for the grid", "manifold.png"),
@@ -314,7 +315,7 @@ def manifold(flags: argparse.Namespace) -> None:
     4, the grid contains the four images: the first at the top left, the second
     in its row, the third in its column, and the fourth below the second.
     """
-    model, images = _open(flags)
+    model, images = _open(flags, 4)
     from tf_realnvp import latents
 
     corners, labels = _encode(flags, model, images, together=True)
@@ -324,7 +325,7 @@ def manifold(flags: argparse.Namespace) -> None:
 
 @command(
     "realnvp_digits a.png b.png --draws 6 --out grid.png",
-    arguments.images("+"),
+    arguments.images(),
     arguments.label("the likeliest class of each image"),
     argument(
         "--draws", "number of samples per image", WholeNumber(1, 10_000), 6
@@ -354,7 +355,7 @@ def reconstruct(flags: argparse.Namespace) -> None:
 
 @command(
     "models/realnvp_fashion_mnist_classes a.png b.png --out grid.png",
-    arguments.images("+"),
+    arguments.images(),
     arguments.label("the likeliest class of each image"),
     arguments.out("PNG file for the grid", "translations.png"),
 )
@@ -379,8 +380,10 @@ def translate(flags: argparse.Namespace) -> None:
     write_rows(flags.out, model, rows, images)
 
 
-def _open(flags):
+def _open(flags, number=None):
     """Checks the output, and returns the model and the images."""
+    if number and len(flags.images) != number:
+        raise UsageError(f"argument IMAGE: {number} images are needed")
     arguments.check_output(flags.out, inputs=flags.images)
     model = saved_model.SavedModel(flags.model)
     images = [image_sets.read(path, model) for path in flags.images]

@@ -336,7 +336,7 @@ def _draw_maps(folder, paths, model, measure, seed, normal):
     with files.replace_files(folder) as new:
         for path, image, values in zip(paths, images, maps, strict=True):
             plots.save_bit_maps(
-                new / f"map_{path.name}.png",
+                new / f"map_{path.name.removesuffix('.png')}.png",
                 image[np.newaxis],
                 values[np.newaxis],
                 label,

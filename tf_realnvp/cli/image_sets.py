@@ -1,5 +1,6 @@
 """Resolves flags that name a set of images."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -14,7 +15,7 @@ from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
 from tf_realnvp.serving.metadata import Metadata, describe_images
 from tf_realnvp.serving.saved_model import SavedModel
-from tf_realnvp.utils import checks
+from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import ImageError, UsageError
 from tf_realnvp.utils.messages import counted, warn
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 HELP = """
 D is a folder (all images, including sub-folders), a NumPy file (all images), or
-the name of a data set as for training (its test images). The model's own data
-set, even a folder or file, is split as in training. D:CLASS selects the images
-with the label CLASS, such as fashion_mnist:Pullover.
+the name of a data set as for training (its test images). A folder or file that
+has training images of the model, wherever it is now, is split as in training.
+D:CLASS selects the images with the label CLASS, such as fashion_mnist:Pullover.
 """
 
 _VERSION = re.compile(r"[\d*]+(\.[\d*]+){2}")  # As TFDS writes versions.
@@ -66,7 +67,8 @@ class Loader:
     """Loads sets of images in the shape and levels of a model.
 
     Attributes:
-      model: Provides `image_shape`, `num_colors` and `source`.
+      model: Provides `image_shape`, `num_colors`, `source` and
+        `training_hashes`.
       data_dir: As for `data.load`.
       max_images: Largest number of images per set.
       seed: Seed of the sampling.
@@ -83,8 +85,9 @@ class Loader:
         """Loads the images that a flag names.
 
         Of a folder or NumPy file all images are used, of a named data set those
-        of one split. The model's own data set is always split, so that training
-        images are not mixed with images that the model has not seen.
+        of one split. A folder or file with training images of the model is also
+        split, so that these are not mixed with images that the model has not
+        seen.
 
         Args:
           flag: Name of the flag, for messages.
@@ -101,25 +104,17 @@ class Loader:
 
         with arguments.about(f"--{flag}"):
             given = self._named(name)
-            name, label = _split_class(given)
-            source, own = data.source(name), self.model.source or ""
-            is_whole = os.path.isabs(source) and (
-                os.path.realpath(source) != os.path.realpath(own)
-            )
-            if is_whole and not arrays.is_file(name):
-                kind = "readable"
-                names, images = self._from_folder(name, label)
-            else:
-                splits = ["train", "test"] if is_whole else [split]
-                kind = " and ".join(splits)
-                names, images = self._from_dataset(name, label, splits)
-            title = f"{kind} images of {given}"
+            path, label = _split_class(given)
+            is_path = name is not None and os.path.isabs(data.source(path))
+            is_folder = is_path and not arrays.is_file(path)
+            read = self._from_folder if is_folder else self._from_dataset
+            kind, names, images = read(path, label, split, is_path)
             if len(names) < minimum:
                 raise UsageError(
-                    f"there are {len(names)} {title}, and at least {minimum} "
-                    "are needed"
+                    f"{given} has {counted(len(names), f'{kind} image')}, and "
+                    f"at least {minimum} are needed"
                 )
-        return ImageSet(title, names, images)
+        return ImageSet(f"{kind} images of {given}", names, images)
 
     def load_dataset(
         self, name: str | None, labels: bool = False
@@ -166,9 +161,35 @@ class Loader:
             )
         return name
 
-    def _from_dataset(self, name, label, splits):
-        """Loads images of a data set, with `data.load`."""
+    def check_unseen(self, dataset: "ImageDataset") -> None:
+        """Warns if the model was trained on test images of a data set.
+
+        This may be so if the data set or that of the model has splits of its
+        own, or if there are copies of images.
+        """
+        if self._is_known(dataset.splits["test"].hashes.tolist()):
+            warn(f"the model was trained on test images of {dataset.name}")
+
+    def _is_known(self, hashes):
+        """Returns whether the model was trained on any of some images."""
+        known = self.model.training_hashes
+        return bool(known) and not known.isdisjoint(hashes)
+
+    def _from_dataset(self, name, label, split, is_path):
+        """Loads images of a data set, with `data.load`.
+
+        All splits are used of a path without any training images.
+
+        Returns:
+          The names of the splits and of the images, and the images.
+        """
         dataset = self.load_dataset(name, labels=label is not None)
+        splits = [split]
+        hashes = np.concatenate([its.hashes for its in dataset.splits.values()])
+        if is_path and not self._is_known(hashes.tolist()):
+            splits = ["train", "test"]
+        elif split == "test":
+            self.check_unseen(dataset)
         numbered = []
         for split in splits:
             numbers = np.arange(dataset.splits[split].num_images)
@@ -182,38 +203,51 @@ class Loader:
             for split in splits
         ]
         names = [f"{split} {number}" for split, number in chosen]
-        return names, np.concatenate(images)
+        return " and ".join(splits), names, np.concatenate(images)
 
-    def _from_folder(self, name, label):
-        """Reads the images of a folder and its sub-folders, or of a class."""
+    def _from_folder(self, name, label, split, is_path):
+        """Reads the images of a folder and its sub-folders, or of a class.
+
+        Like `_from_dataset`, which loads it if there are training images.
+        """
         from tf_realnvp.data import image_folder
 
         root = pathlib.Path(os.path.expanduser(name))
         paths = image_folder.list_files(root)
         if label is not None:
             depth = image_folder.depth_of_classes(paths)
-            classes: dict[str | None, list[str]] = {}
-            for path in paths:
-                its = image_folder.class_of(path, depth)
-                classes.setdefault(its, []).append(path)
-            known = sorted(filter(None, classes))
-            paths = classes[known[arguments.class_number(label, known)]]
+            classes = [image_folder.class_of(path, depth) for path in paths]
+            known = sorted({*filter(None, classes)})
+            own = known[arguments.class_number(label, known)]
+            paths = [p for p, c in zip(paths, classes, strict=True) if c == own]
+        files = [root / path for path in paths]
+        if self._is_known(_hashes(files)):
+            return self._from_dataset(name, label, split, is_path)
         chosen = self._choose(len(paths))
         # Other files replace those that cannot be read.
         others = np.setdiff1d(np.arange(len(paths)), chosen)
         others = np.random.default_rng(self.seed).permutation(others)
-        order = (root / paths[number] for number in (*chosen, *others))
+        order = (files[number] for number in (*chosen, *others))
         readable = read_readable(order, self.model)
         found = [*itertools.islice(readable, self.max_images)]
         names = [os.path.relpath(path, root) for path, _ in found]
         images = np.array([image for _, image in found], np.uint8)
-        return names, images.reshape(-1, *self.model.image_shape)
+        return "readable", names, images.reshape(-1, *self.model.image_shape)
 
     def _choose(self, count):
         """Returns the indices of the images to use of a set, in order."""
         number = min(count, self.max_images)
         rng = np.random.default_rng(self.seed)
         return np.sort(rng.choice(count, number, replace=False))
+
+
+def _hashes(paths):
+    """Yields the hashes of image files, as in `Split.hashes`."""
+    from tf_realnvp.images import files as image_files
+
+    for path in paths:
+        with contextlib.suppress(ImageError, OSError):
+            yield hashing.hash_of(image_files.load(path))
 
 
 def _split_class(name):

@@ -9,6 +9,7 @@ from tf_realnvp.cli import (
     detection,
     direction,
     exports,
+    restore,
     signals,
     streams,
     train,
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     )
     training = subparsers.add_parser("train", help="train a model on images")
     train.add_flags(training, training.prog)
-    for module in (commands, direction, detection, exports):
+    for module in (commands, direction, detection, restore, exports):
         for add in module.COMMANDS:
             add(subparsers)
     return run(parser, argv)
@@ -77,7 +78,11 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
       to change something, with a line on standard error that says what; 129,
       130 or 143 if interrupted by SIGHUP, SIGINT or SIGTERM.
     """
-    flags = parser.parse_args(argv)
+    flags, others = parser.parse_known_args(argv)
+    if others:
+        is_name = "dataset" in flags and not others[0].startswith("-")
+        hint = "; --dataset names the data set" if is_name else ""
+        parser.error(f"unrecognized arguments: {' '.join(others)}{hint}")
     try:
         with signals.raised():
             flags.run(flags)

@@ -140,5 +140,4 @@ def _load_digits(size, labels):
         num_colors=17,
         size=size,
         labels=[digits.target[split] for split in splits] if labels else None,
-        fingerprint="digits train 1437 test 360",
     )

@@ -1,7 +1,6 @@
 """Data sets from NumPy files, arrays and `tf.data` pipelines."""
 
 import dataclasses
-import hashlib
 import math
 import os
 import pathlib
@@ -12,13 +11,13 @@ import tensorflow as tf
 
 from tf_realnvp.data import image_dataset
 from tf_realnvp.data.image_dataset import (
-    TEST_SHARE,
     ImageDataset,
-    Split,
     call,
     default_size,
+    make_splits,
     resize,
 )
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.checks import WholeNumber, check
 from tf_realnvp.utils.errors import DataError, reason
 
@@ -38,8 +37,9 @@ def load(
     An `.npy` file holds the images. An `.npz` file (written by `np.savez`)
     holds them under `images`, or under `train` and `test`. The optional entry
     `num_colors` is the number of levels, at most 256. Images are uint8,
-    `[n, H, W]` or `[n, H, W, C]`. Without test images, a fixed random tenth is
-    used for testing. An `.npy` file is memory-mapped and read on demand.
+    `[n, H, W]` or `[n, H, W, C]`. Without test images, about a tenth is used
+    for testing (`hashing.split`). An `.npy` file is memory-mapped and read on
+    demand.
 
     Labels are integers `[n]`, or `[n, 1]` as in Keras, starting at 0, under
     `labels`, or under `train_labels` and `test_labels`. They are ignored unless
@@ -98,7 +98,7 @@ def from_images(
     labels: np.ndarray | None = None,
     num_classes: int | None = None,
 ) -> ImageDataset:
-    """Makes a data set of an array of images, with a tenth for testing.
+    """Makes a data set of an array of images, some of them for testing.
 
     Args:
       images: uint8 `[n, H, W]` or `[n, H, W, C]` below `num_colors`.
@@ -126,9 +126,9 @@ def from_tf_data(
     flip: bool = False,
     num_classes: int | None = None,
 ) -> ImageDataset:
-    """Makes a data set of a finite pipeline, with a tenth for testing.
+    """Makes a data set of a finite pipeline, with some images for testing.
 
-    The pipeline is read twice, to check and fingerprint the images.
+    The pipeline is read twice, to check and hash the images.
 
     Args:
       elements: Dataset of images, uint8 `[H, W, C]`, or of pairs of an image
@@ -166,7 +166,7 @@ def from_tf_data(
     pairs = elements.map(pair)
     if pairs.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
-    fingerprint, labels = _look_through(pairs, num_colors)
+    hashes, labels = _look_through(pairs, num_colors)
     shape = tuple(image.shape[-3:].as_list())
     num_bytes = math.prod(shape)
     shuffle_buffer = None
@@ -179,40 +179,38 @@ def from_tf_data(
         name=NAME,
         image_shape=shape,
         num_colors=num_colors,
-        splits=_make_splits(_split(len(labels)), own, records),
+        splits=make_splits(hashes, own, records=records),
         decode=tf.identity,
         shuffle_buffer=shuffle_buffer,
         flip=flip,
-        image_fingerprint=fingerprint,
         class_names=_names(own, num_classes),
     )
 
 
 def _look_through(pairs, num_colors):
-    """Returns the fingerprint and the labels of a pipeline's images.
+    """Returns the hashes and the labels of a pipeline's images.
 
     Args:
       pairs: Dataset of pairs of an image and its label.
       num_colors: Number of levels.
     """
-    passes = []
-    for _ in range(2):
-        labels = [np.zeros([0], np.int32)]
-        digest = hashlib.sha256(f"{num_colors} levels, tf.data\n".encode())
+
+    def read():
+        parts = [(np.zeros([0], np.uint64), np.zeros([0], np.int32))]
         for images, own in pairs.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
             _check(images, num_colors, "the elements of a `tf.data.Dataset`")
-            digest.update(images.tobytes())
-            labels.append(own.astype(np.int32))
-        passes.append((digest.hexdigest(), np.concatenate(labels)))
-    (fingerprint, first), (other, second) = passes
+            parts.append((hashing.hashes_of(images), own.astype(np.int32)))
+        return [np.concatenate(its) for its in zip(*parts, strict=True)]
+
+    first, second = read(), read()
     # Otherwise an order that changes between passes would mix the splits.
-    if fingerprint != other or not np.array_equal(first, second):
+    if not all(map(np.array_equal, first, second)):
         raise DataError(
             "a `tf.data.Dataset` must give the same images in each pass, and "
             "this one does not: leave out `shuffle` and whatever else is "
             "random, for training shuffles by itself, and mirrors with `flip`"
         )
-    return fingerprint, first
+    return first
 
 
 def make(
@@ -222,19 +220,17 @@ def make(
     size: tuple[int, int] | None = None,
     labels: Sequence[np.ndarray] | None = None,
     num_classes: int | None = None,
-    fingerprint: str | None = None,
 ) -> ImageDataset:
     """Makes a data set of arrays of images.
 
     Args:
       name: Name of the data set.
       arrays: Training and test images, uint8 `[n, H, W, C]`; or a single array,
-        of which a tenth is used for testing.
+        which is split by `hashing.split`.
       num_colors: Number of levels.
       size: Height and width to resize the images to. Default: no resizing.
       labels: Labels of each array, integers starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
-      fingerprint: Fingerprint of the images. Default: a hash of the splits.
 
     Raises:
       DataError: If the labels do not fit the images, if there are too few
@@ -243,12 +239,8 @@ def make(
     first, last = arrays[0], arrays[-1]
     if first.shape[1:] != last.shape[1:]:
         raise DataError(f"{name}: `train` and `test` are of different shapes")
-    if len(arrays) == 2:
-        images = np.concatenate(arrays)
-        splits = np.split(np.arange(len(images)), [len(first)])
-    else:
-        images = first
-        splits = _split(len(images))
+    images = first if len(arrays) == 1 else np.concatenate(arrays)
+    num_train = len(first) if len(arrays) == 2 else None
     own = None
     if labels is not None:
         own = np.concatenate(
@@ -257,15 +249,6 @@ def make(
                 for of_array, array in zip(labels, arrays, strict=True)
             ]
         )
-    if fingerprint is None:
-        digest = hashlib.sha256(f"{num_colors} levels\n".encode())
-        for split, numbers, shape in zip(
-            ("train", "test"), splits, (first.shape, last.shape), strict=True
-        ):
-            digest.update(f"{split} {len(numbers)} {shape}\n".encode())
-            for number in numbers:
-                digest.update(images[number].tobytes())
-        fingerprint = digest.hexdigest()
 
     def decode(number):
         image = call(np.ndarray.__getitem__, images, [number], tf.uint8)
@@ -276,28 +259,10 @@ def make(
         name=name,
         image_shape=(*(size or images.shape[1:3]), images.shape[3]),
         num_colors=num_colors,
-        splits=_make_splits(splits, own),
+        splits=make_splits(hashing.hashes_of(images), own, num_train),
         decode=decode,
-        image_fingerprint=fingerprint,
         class_names=_names(own, num_classes),
     )
-
-
-def _make_splits(numbers, labels, records=None):
-    """Returns splits of numbered images.
-
-    Args:
-      numbers: Indices of the training images and of the test images.
-      labels: Labels of all images, if any.
-      records: As for `Split`.
-    """
-    whole = Split(np.arange(sum(map(len, numbers))), labels, records)
-    train, test = map(whole.choose, numbers)
-    if not train.num_images or not test.num_images:
-        raise DataError(
-            f"training and test need an image each, got {whole.num_images}"
-        )
-    return {"train": train, "test": test}
 
 
 def _names(labels, num_classes):
@@ -342,14 +307,6 @@ def _check_labels(labels, num_images, shown):
             f"{labels.dtype} {list(labels.shape)}"
         )
     return labels.astype(np.int32)
-
-
-def _split(num_images):
-    """Returns the indices of the training and the test images."""
-    # RandomState, since NumPy guarantees that its streams never change.
-    order = np.random.RandomState(0).permutation(num_images)
-    num_test = max(1, int(TEST_SHARE * num_images))
-    return np.sort(order[num_test:]), np.sort(order[:num_test])
 
 
 def is_file(name: str) -> bool:

@@ -21,10 +21,10 @@ import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
 from tf_realnvp.images import files as image_files
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.messages import counted
 
-TEST_SHARE = 0.1  # Of the images of a source that has no test images.
 MAX_CACHE_BYTES = 4 * 2**30
 # Name scope of the decoding operations: TensorFlow's errors name the operation
 # that failed.
@@ -32,6 +32,7 @@ DECODING = "tf_realnvp_decodes_stored_image"
 
 _PREFETCHED_BATCHES = 4
 _TAKEN_AT_ONCE = 256
+_CHOSEN_AT_ONCE = 32
 _DEFAULT_SIZE = (32, 32)
 _NUM_NAMED = 5  # Skipped files to name in a message.
 # Errors of decoding that do not mean that the image is damaged.
@@ -48,11 +49,16 @@ class Split:
       labels: Labels of the images, int32 `[num_images]`, if any.
       records: The stored images of the whole source, unbatched, if it cannot
         read images by index.
+      hashes: Hashes of the contents of the images, uint64 `[num_images]`; empty
+        if they are not known, as for data sets of TFDS.
     """
 
     numbers: np.ndarray
     labels: np.ndarray | None = None
     records: tf.data.Dataset | None = None
+    hashes: np.ndarray = dataclasses.field(
+        default_factory=lambda: hashing.hashes_of([])
+    )
 
     @property
     def num_images(self) -> int:
@@ -68,9 +74,10 @@ class Split:
         records = self.records.take(len(is_chosen))
         if is_chosen.all():
             return records
-        mask = tf.constant(is_chosen)
-        numbered = records.enumerate().filter(lambda i, _: mask[i])
-        return numbered.map(lambda _, record: record)
+        # Some at once, since each call of a function takes microseconds.
+        chosen = tf.data.Dataset.from_tensor_slices(is_chosen)
+        pairs = tf.data.Dataset.zip(records, chosen).batch(_CHOSEN_AT_ONCE)
+        return pairs.map(tf.boolean_mask).unbatch()
 
     def choose(self, places: np.ndarray | slice) -> "Split":
         """Returns a split of some of the images.
@@ -78,10 +85,42 @@ class Split:
         Args:
           places: Positions of the images in this split.
         """
-        labels = None if self.labels is None else self.labels[places]
         return dataclasses.replace(
-            self, numbers=self.numbers[places], labels=labels
+            self,
+            numbers=self.numbers[places],
+            labels=None if self.labels is None else self.labels[places],
+            hashes=self.hashes[places] if len(self.hashes) else self.hashes,
         )
+
+
+def make_splits(
+    hashes: np.ndarray,
+    labels: np.ndarray | None,
+    num_train: int | None = None,
+    records: tf.data.Dataset | None = None,
+) -> dict[str, Split]:
+    """Returns the splits `train` and `test` of a source.
+
+    Args:
+      hashes: Hashes of all images, uint64 `[n]`.
+      labels: Labels of all images, if any.
+      num_train: Number of training images, which come first. Default: the
+        images are split by their hashes (`hashing.split`).
+      records: As for `Split`.
+
+    Raises:
+      DataError: If there are fewer than two images, or a split has none.
+    """
+    whole = Split(np.arange(len(hashes)), labels, records, hashes)
+    numbers = hashing.split(hashes)
+    if num_train is not None:
+        numbers = whole.numbers[:num_train], whole.numbers[num_train:]
+    train, test = map(whole.choose, numbers)
+    if not train.num_images or not test.num_images:
+        raise DataError(
+            f"training and test need an image each, got {len(hashes)}"
+        )
+    return {"train": train, "test": test}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +152,8 @@ class ImageDataset:
       flip: Whether training images are mirrored left to right at random.
       skipped: Names of the skipped files, with the reasons.
       image_fingerprint: One-line identifier of the images: data sets with equal
-        fingerprints hold the same images in the same splits.
+        fingerprints hold the same images in the same splits, in the same order.
+        Computed from the hashes if not given.
       class_names: Names of the classes, if the images have labels. Batches then
         are pairs of images and labels, int32 `[batch_size]`.
       fingerprint: Identifier of the images and of the labels that the data set
@@ -145,6 +185,11 @@ class ImageDataset:
     source: str | None = None
 
     def __post_init__(self):
+        if not self.image_fingerprint:
+            digest = hashlib.sha256()
+            for split in self.splits.values():
+                digest.update(bytes(split.hashes) + b"\0")
+            object.__setattr__(self, "image_fingerprint", digest.hexdigest())
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", self._fingerprint())
 
@@ -202,10 +247,14 @@ class ImageDataset:
     @property
     def metadata(self) -> dict[str, Any]:
         """Description of the data for `RealNVP.metadata`."""
-        metadata = {"dataset": self.name, "source": self.source}
-        if not self.class_names:
-            return metadata
-        return metadata | {"class_names": list(self.class_names)}
+        metadata: dict[str, Any] = {"dataset": self.name, "source": self.source}
+        if self.class_names:
+            metadata["class_names"] = list(self.class_names)
+        # Validation images have a part in the choice of the best epoch.
+        seen = [its.hashes for n, its in self.splits.items() if n != "test"]
+        if sketch := hashing.sketch(np.concatenate(seen)):
+            metadata["training_hashes"] = sketch
+        return metadata
 
     def relabel(self, class_names: Sequence[str]) -> "ImageDataset":
         """Returns this data set with labels renumbered, or removed.

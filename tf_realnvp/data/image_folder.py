@@ -1,7 +1,6 @@
 """Folders of images as data sets."""
 
 import concurrent.futures
-import hashlib
 import os
 import pathlib
 import re
@@ -12,14 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.data.image_dataset import (
-    TEST_SHARE,
     ImageDataset,
-    Split,
     default_size,
     describe_skipped,
+    make_splits,
     resize,
 )
 from tf_realnvp.images import files as image_files
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError, ImageError
 from tf_realnvp.utils.messages import counted, warn
 
@@ -35,12 +34,12 @@ class _Image(NamedTuple):
     Attributes:
       name: Its path, from the folder on.
       header: What is known of it without decoding it.
-      digest: Hash of the file.
+      hash: Hash of the file.
     """
 
     name: str
     header: image_files.Header
-    digest: bytes
+    hash: int
 
 
 def load(
@@ -58,10 +57,8 @@ def load(
     If the folder has sub-folders `train` and `test` (or `validation`, or
     `val`), as for `tfds.ImageFolder`, they hold the training and test images,
     and all other images are ignored. If there is only `train`, other images are
-    ignored as well, and `train` is split. To split images, a hash of its path
-    makes each a test image with a probability of 10 %, independently of all
-    other images. Only if this leaves no test images or no training images, the
-    image with the lowest or highest hash changes sides.
+    ignored as well, and `train` is split. Images are split by the hashes of
+    their files: see `hashing.split`.
 
     Images have one channel if all are grey, else three. Alpha channels are
     dropped. Images are rotated upright as their EXIF data say. Of 16-bit
@@ -96,13 +93,11 @@ def load(
     depth = depth_of_classes(image.name for image in found)
     if not depth:
         _check_folders(folder, found)
-    train, test = _split(found, depth)
-    used = train + test
-    used_names = {image.name for image in used}
-    for image in found:
-        if image.name not in used_names:
-            skipped[image.name] = "it is beside the folder `train`"
-    if not train or not test:
+    used, num_train = _choose(found, depth)
+    beside = {image.name for image in found} - {image.name for image in used}
+    reason = "it is beside the folder `train`"
+    skipped |= dict.fromkeys(sorted(beside), reason)
+    if len(used) < 2:
         raise DataError(
             f"{folder}: training and test need a JPEG or PNG image each, and "
             f"{len(found)} of the {len(names)} files there can be read"
@@ -150,19 +145,14 @@ def load(
                 return f"{path}: {error}"
         return reason
 
-    whole = Split(np.arange(len(used)), numbers)
-    splits = {
-        "train": whole.choose(slice(len(train))),
-        "test": whole.choose(slice(len(train), None)),
-    }
+    hashes = np.array([image.hash for image in used], np.uint64)
     return ImageDataset(
         name=name,
         image_shape=shape,
         num_colors=256,
-        splits=splits,
+        splits=make_splits(hashes, numbers, num_train),
         decode=decode,
         skipped=skipped,
-        image_fingerprint=_fingerprint(train, test),
         class_names=class_names,
         explain_damage=explain_damage,
     )
@@ -276,7 +266,7 @@ def _look(
             return error.strerror
         except ImageError as error:
             return str(error)
-        return _Image(name, header, hashlib.sha256(content).digest())
+        return _Image(name, header, hashing.hash_of(content))
 
     found, skipped = [], {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -288,51 +278,27 @@ def _look(
     return found, skipped
 
 
-def _split(
+def _choose(
     images: list[_Image], depth: int
-) -> tuple[list[_Image], list[_Image]]:
-    """Returns the images for training, and those for testing.
+) -> tuple[list[_Image], int | None]:
+    """Returns the images to use, and how many of them are for training.
 
     Args:
       images: All of them.
-      depth: Whether they are in folders of their own.
+      depth: Whether those for training are in a folder of their own.
+
+    Returns:
+      The training images, then the test images, with the number of the first;
+      or images that are not split yet, and `None`.
     """
-    folders: dict[str, list[_Image]] = {}
-    for image in images:
-        folder, *rest = pathlib.PurePath(image.name).parts
-        folders.setdefault(folder if rest else "", []).append(image)
-    if depth:
-        images = folders["train"]
-        for folder in _TEST_FOLDERS:
-            if folder in folders:
-                return images, folders[folder]
+    if not depth:
+        return images, None
 
-    ranked = sorted((_hash(image.name), image) for image in images)
-    num_test = sum(rank < TEST_SHARE for rank, _ in ranked)
-    num_test = max(1, min(num_test, len(ranked) - 1))
-    return (
-        sorted(image for _, image in ranked[num_test:]),
-        sorted(image for _, image in ranked[:num_test]),
-    )
+    def inside(folder):
+        return [i for i in images if i.name.startswith(f"{folder}{os.sep}")]
 
-
-def _hash(name: str) -> float:
-    """Returns a hash in [0, 1) of the name."""
-    digest = hashlib.sha256(_encode(name)).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32
-
-
-def _fingerprint(train: list[_Image], test: list[_Image]) -> str:
-    """Returns an order-independent hash of names, contents and splits."""
-    digest = hashlib.sha256()
-    for split in (train, test):
-        for name, _, content in sorted(split):
-            # No name has a zero byte in it.
-            digest.update(_encode(name) + b"\0" + content)
-        digest.update(b"\0")
-    return digest.hexdigest()
-
-
-def _encode(name: str) -> bytes:
-    """Returns a path as the same bytes on all systems."""
-    return os.fsencode(pathlib.PurePath(name).as_posix())
+    train = inside("train")
+    for test in map(inside, _TEST_FOLDERS):
+        if test:
+            return train + test, len(train)
+    return train, None

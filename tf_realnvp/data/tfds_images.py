@@ -21,12 +21,12 @@ from tensorflow_datasets.core.download import checksums
 
 from tf_realnvp.data.image_dataset import (
     DECODING,
-    TEST_SHARE,
     ImageDataset,
     Split,
     default_size,
     resize,
 )
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError, reason
 
 SHUFFLE_BYTES = 128 * 2**20
@@ -81,7 +81,7 @@ def load(
     try:
         with _quiet():
             builder = tfds.builder(
-                _BUILDERS.get(name, name), data_dir=folder, **version
+                _builder_name(name), data_dir=folder, **version
             )
             key = _image_key(builder)
             class_names = _class_names(builder) if labels else ()
@@ -110,6 +110,11 @@ def load(
         class_names=class_names,
         explain_damage=lambda text: f"{text}, in {builder.data_path}",
     )
+
+
+def _builder_name(name):
+    own, colon, version = name.partition(":")
+    return _BUILDERS.get(own, own) + colon + version
 
 
 def _features(builder) -> dict[str, Any]:
@@ -199,7 +204,7 @@ def _parts(builder) -> tuple[str, str]:
     for name in ("test", "validation"):
         if sizes.get(name):
             return "train", name
-    num_test = max(1, int(TEST_SHARE * sizes["train"]))
+    num_test = max(1, int(hashing.TEST_SHARE * sizes["train"]))
     return f"train[:-{num_test}]", f"train[-{num_test}:]"
 
 
@@ -296,7 +301,7 @@ def _quiet() -> Iterator[None]:
 
 def _explain(name: str, builder, folder: pathlib.Path, error: Exception) -> str:
     """Returns an error message that says how to fix the problem."""
-    stem = re.split("[/:]", _BUILDERS.get(name, name))[0]
+    stem = re.split("[/:]", _builder_name(name))[0]
     is_unknown = isinstance(error, tfds.core.registered.DatasetNotFoundError)
     if is_unknown or "Parsing builder name" in str(error):
         known = [*_BUILDERS, *tfds.list_builders(with_community_datasets=False)]

@@ -134,7 +134,7 @@ def decode(
 
     Args:
       content: Content of the file.
-      channels: 1 or 3.
+      channels: 1 or 3, or 4 for a PNG: then the last is the opacity.
       orientation: EXIF orientation.
 
     Returns:
@@ -154,7 +154,7 @@ def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
 
     Args:
       path: PNG or JPEG file.
-      channels: 1 or 3.
+      channels: As for `decode`.
 
     Returns:
       uint8 `[H, W, channels]`, upright.
@@ -207,6 +207,48 @@ def read(
     if num_bits is not None:  # As `ImageDataset.keep_bits` does.
         return np.round(pixels).astype(np.uint8) >> (8 - num_bits)
     return np.round(pixels * ((num_colors - 1) / 255.0)).astype(np.uint8)
+
+
+def read_missing(
+    path: str | os.PathLike,
+    image_shape: Sequence[int],
+    mask: str | os.PathLike | None = None,
+) -> np.ndarray:
+    """Returns which pixels of an image file are missing.
+
+    These are the transparent pixels of a PNG file, and those that are white in
+    a mask. If `read` resizes the image, a pixel is missing where a part of it
+    is.
+
+    Args:
+      path: As for `read`.
+      image_shape: As for `read`.
+      mask: Image file of the same size; optional.
+
+    Returns:
+      Boolean `[H, W, 1]`.
+
+    Raises:
+      ImageError: If a file cannot be read, or the sizes differ.
+    """
+    height, width, _ = image_shape
+    is_png = load(path).startswith(_SIGNATURES[1])
+    pixels = read_pixels(path, 4 if is_png else 3)
+    is_missing = pixels[..., 3:4] < 128 if is_png else pixels[..., :1] < 0
+    if mask is not None:
+        masked = read_pixels(mask, 1) >= 128
+        if masked.shape != is_missing.shape:
+            (rows, columns, _), (its_rows, its_columns, _) = (
+                masked.shape,
+                is_missing.shape,
+            )
+            raise ImageError(
+                f"{os.fspath(mask)} has {columns}x{rows} pixels, and "
+                f"{os.fspath(path)} {its_columns}x{its_rows}"
+            )
+        is_missing |= masked
+    part = crop(is_missing.astype(np.float32), height, width)
+    return tf.image.resize(part, [height, width], antialias=True).numpy() > 1e-3
 
 
 def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:

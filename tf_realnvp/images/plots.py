@@ -17,6 +17,7 @@ from tf_realnvp.utils.messages import printable
 
 _TILE_SIZE = 96  # In pixels, roughly: images are magnified by integers.
 _MAX_PIXELS = 2**26  # Of a grid; limits the magnification.
+_MISSING = (70, 110, 160)  # Color of missing pixels.
 
 
 def save_loss_curve(
@@ -236,3 +237,45 @@ def save_bit_maps(
         for title, axes in zip(titles, panels[::2], strict=False):
             axes.set_title(title, fontsize=9, loc="left")
         panels[0].figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
+
+
+def save_restorations(
+    path: str | os.PathLike,
+    given: np.ndarray,
+    is_missing: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    spread: np.ndarray | None = None,
+    num_colors: int = 256,
+) -> None:
+    """Draws images, what a model made of them, and how sure it is, in rows.
+
+    Args:
+      path: PNG file to write.
+      given: As for `image_grid`.
+      is_missing: Boolean `[n, H, W, 1]`, pixels to mark by a color.
+      columns: As many images, as for `image_grid`, by the title of the column.
+      spread: Standard deviations `[n, H, W]` in levels of 255, a last column.
+      num_colors: Number of levels; the last one is shown as white.
+    """
+    marked = np.where(is_missing, _MISSING, _rgb(given, num_colors))
+    shown = {"given": marked.astype(np.uint8)}
+    shown |= {name: _rgb(its, num_colors) for name, its in columns.items()}
+    width = len(shown) + (spread is not None)
+    size = 1.1 * width + 0.9 * (spread is not None), 1.1 * len(given) + 0.3
+    with _figure(path, *size, len(given), width) as panels:
+        grid = panels.reshape(len(given), width)
+        for axes in panels:
+            axes.set_axis_off()
+        for column, (name, images) in zip(grid.T, shown.items(), strict=False):
+            column[0].set_title(name, fontsize=9)
+            for axes, image in zip(column, images, strict=True):
+                axes.imshow(image)
+        if spread is not None:
+            grid[0, -1].set_title("spread", fontsize=9)
+            most = max(spread.max(), 1.0)
+            for axes, its in zip(grid[:, -1], spread, strict=True):
+                drawn = axes.imshow(its, cmap="inferno", vmin=0.0, vmax=most)
+            label = "standard deviation (levels of 255)"
+            panels[0].figure.colorbar(
+                drawn, ax=list(grid[:, -1]), label=label, shrink=0.9
+            )

@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any
 
-from tf_realnvp.utils import checks, files
+from tf_realnvp.utils import checks, files, hashing
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
 from tf_realnvp.utils.errors import ModelError
 from tf_realnvp.utils.messages import counted
@@ -28,6 +28,8 @@ class Metadata:
       class_names: Names of the classes, if there are any; by default their
         indices.
       class_probs: Probabilities of the classes.
+      training_hashes: `hashing.sketch` of the training images, parsed; empty if
+        there is none, as for data sets of TFDS.
     """
 
     image_shape: tuple[int, int, int]
@@ -36,6 +38,7 @@ class Metadata:
     others: dict[str, Any]
     class_names: tuple[str, ...] = ()
     class_probs: tuple[float, ...] = ()
+    training_hashes: frozenset[int] = frozenset()
 
 
 def read(path: str | os.PathLike) -> Metadata:
@@ -94,8 +97,10 @@ def parse(content: Any, path: pathlib.Path) -> Metadata:
         source = content.get("source", content.get("dataset"))
         if not isinstance(source, str | None):
             raise ValueError(f"`source` must be text, got {source!r}.")
+        names, probs = _classes(content)
+        sketch = hashing.parse_sketch(str(content.get("training_hashes", "")))
         return Metadata(
-            image_shape, num_colors, source, content, *_classes(content)
+            image_shape, num_colors, source, content, names, probs, sketch
         )
     except (TypeError, ValueError) as error:
         raise damaged(path, error) from error

@@ -38,6 +38,7 @@ class SavedModel:
       num_colors: Number of levels per component.
       source: The training data set, as an argument of `data.load`; `None` if
         unknown.
+      training_hashes: As in `Metadata`.
       class_names: Names of the classes; empty if there are none.
       log_prior: Log-probabilities of the classes, `[len(class_names)]`. A model
         without classes has a single one, `[1]`.
@@ -59,6 +60,7 @@ class SavedModel:
         self.image_shape = content.image_shape
         self.num_colors = content.num_colors
         self.source = content.source
+        self.training_hashes = content.training_hashes
         self.class_names = content.class_names
         with np.errstate(divide="ignore"):  # A class may have probability zero.
             self.log_prior = np.log(np.array(content.class_probs or (1.0,)))

@@ -35,7 +35,7 @@ def load_model(path: str | os.PathLike) -> RealNVP:
     _assign(model, path)
     model.metadata = {
         name: saved.others[name]
-        for name in ("dataset", "source", "class_names")
+        for name in ("dataset", "source", "class_names", "training_hashes")
         if name in saved.others
     }
     return model

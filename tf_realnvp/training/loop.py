@@ -11,6 +11,7 @@ from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.units import bits_from_nats
 
 _SECONDS_PER_CALL = 0.5
+_MAX_TEST_IMAGES = 10_000  # Evaluated on the way.
 
 
 def fit(
@@ -26,10 +27,11 @@ def fit(
     """Trains for some epochs, or resumes an unfinished training.
 
     The model is evaluated before the first epoch and after every epoch, on the
-    validation images if there are any, else on the test images. With validation
-    images, the best epoch is evaluated on the test images at the end. The
-    metrics are in `trainer.history`. If the `step` and `history` of the trainer
-    were restored from an unfinished training, it is resumed.
+    validation images if there are any, else on the test images, of which at
+    most 10,000 are used, drawn with the trainer's seed. At the end, the result
+    (with validation images, the best epoch) is evaluated on all test images.
+    The metrics are in `trainer.history`. If the `step` and `history` of the
+    trainer were restored from an unfinished training, it is resumed.
 
     Args:
       trainer: The trainer.
@@ -51,7 +53,10 @@ def fit(
     Raises:
       DivergedError: If too many consecutive steps were not finite.
     """
-    split = "validation" if dataset.num_validation else "test"
+    split, evaluated = "validation", dataset
+    if not dataset.num_validation:
+        split = "test"
+        evaluated = dataset.sample_test(_MAX_TEST_IMAGES, trainer.seed)
     steps_per_epoch = dataset.num_train // batch_size
     last_step = epochs * steps_per_epoch
     last_step = min(last_step, max_steps or last_step)
@@ -70,7 +75,8 @@ def fit(
         is_done = step >= last_step
         is_evaluated = trainer.history and trainer.history[-1].step == step
         if (position == 0 or is_done) and not is_evaluated:
-            loss = evaluate(trainer, dataset, split, *options)
+            images = dataset if is_done else evaluated
+            loss = evaluate(trainer, images, split, *options)
             if loss is None:
                 return False
             # Not for a partial epoch, which a longer training would drop.
@@ -86,7 +92,7 @@ def fit(
 
         if position == 0:
             trainer.begin_epoch()
-        batches = dataset.train_batches(
+        batches = evaluated.train_batches(
             batch_size, trainer.seed, epoch + 1, position, trainer.share
         )
         iterator = iter(batches)

@@ -12,7 +12,7 @@ from tf_realnvp.model import RealNVP
 from tf_realnvp.training import workers
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.optimizers import FusedAdam, learning_rate
-from tf_realnvp.utils import runtime
+from tf_realnvp.utils import private, runtime
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.errors import DivergedError
 
@@ -87,7 +87,12 @@ class Trainer(tf.Module):
         self.seed = seed
         self.history: list[Metrics] = []
         self.optimizer = FusedAdam(
-            learning_rate, use_ema=ema is not None, ema_momentum=ema or 0.0
+            learning_rate,
+            use_ema=ema is not None,
+            ema_momentum=ema or 0.0,
+            # A new name each time would be part of the variables' names, and
+            # TensorFlow keeps what creates a variable, by name.
+            name="fused_adam",
         )
         # Frozen variables are not trained.
         self._trained = model.trainable_variables
@@ -417,7 +422,7 @@ class Trainer(tf.Module):
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync == 1:
             return values
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+        return private.sum_over_replicas(values)
 
     def _first_replica(self, value):
         """Returns the first replica's value, for a value equal in all."""

@@ -11,6 +11,7 @@ overridden where they are needed:
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import tensorflow as tf
 from tensorflow.python.saved_model import save_context
@@ -41,3 +42,33 @@ def saving() -> contextlib.AbstractContextManager[None]:
     the import of this module fails first.
     """
     return save_context.save_context(tf.saved_model.SaveOptions())
+
+
+@contextlib.contextmanager
+def forgetting() -> Iterator[None]:
+    """Removes the tensors of the current graph from TFP's cache, at the end.
+
+    All bijectors share one cache. A tensor in it keeps its graph in memory, and
+    the graph keeps the tensor in the cache. If this changes,
+    `tests/notebook_test.py` fails first.
+    """
+    try:
+        yield
+    finally:
+        graph = tf.compat.v1.get_default_graph()
+        storage = tfb.Bijector._cache.storage
+        for key in list(storage):
+            if getattr(key(), "graph", None) is graph:
+                key.cancel()
+                del storage[key]
+
+
+def sum_over_replicas(values):
+    """Returns the sum of tensors over all replicas, in a replica's context.
+
+    `ReplicaContext.all_reduce` also registers a gradient, with which TensorFlow
+    keeps the graph for ever. If this changes,
+    `tests/training/distribution_test.py` fails first.
+    """
+    extended = tf.distribute.get_strategy().extended
+    return extended._replica_ctx_all_reduce(tf.distribute.ReduceOp.SUM, values)

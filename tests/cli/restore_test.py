@@ -1,0 +1,149 @@
+"""Tests for restore."""
+
+import os
+from unittest import mock
+
+import folders
+import numpy as np
+import small_models
+import tensorflow as tf
+from absl.testing import parameterized
+from image_arrays import read_png
+from model_commands import ModelTestCase, call
+from PIL import Image
+
+from tf_realnvp import restoration
+from tf_realnvp.images import files as image_files
+from tf_realnvp.images import plots
+from tf_realnvp.serving import weights
+
+FEW = {"_NUM_DESCENTS": 5, "_NUM_ADAPTATIONS": 2, "_NUM_DRAWS": 4}
+LIVE = {"plain": small_models.model, "classes": small_models.conditional}
+HOLE = np.zeros([4, 4, 1], bool)
+HOLE[1:3, :3] = True
+
+
+class RestoreTest(ModelTestCase):
+    def setUp(self):
+        super().setUp()
+        self.images = small_models.images(3)
+        self.enterContext(mock.patch.multiple(restoration, **FEW))
+
+    def use_model(self, kind):
+        super().use_model(kind)
+        self.live = LIVE[kind]()
+        self.enterContext(
+            mock.patch.object(weights, "load_model", return_value=self.live)
+        )
+
+    def write_mask(self, name="mask.png", hole=HOLE):
+        image_files.write(name, np.uint8(hole), 2)
+
+    def write_torn(self, name="torn.png"):
+        """Writes an image whose hole is transparent, and dark in there."""
+        grey = plots.pixels(self.images[0], small_models.NUM_COLORS)
+        alpha = np.where(HOLE, 0, 255).astype(np.uint8)
+        pixels = np.concatenate([np.where(HOLE, 0, grey), alpha], axis=-1)
+        Image.fromarray(pixels, "LA").save(name)
+
+    def restored(self, name):
+        return image_files.read(name, small_models.IMAGE_SHAPE, 17)
+
+    @parameterized.parameters("plain", "classes")
+    def test_folder(self, kind):
+        """Of a folder of images, with a mask for all of them."""
+        self.use_model(kind)
+        self.write("in", self.images)
+        self.write_mask()
+        flags = ("--mask", "mask.png", "--seed", 3, "--out", "out/")
+        code, stdout, stderr = call(
+            "restore", self.path, "in", "--samples", 2, *flags
+        )
+        self.assertEqual(code, 0, stderr)
+        expected = restoration.restore(
+            self.live, self.images, HOLE, num_samples=2, seed=3
+        )
+        self.assertLen(os.listdir("out"), 3 * 5)
+        for index in range(3):
+            for name, image in (
+                ("restored", expected.images[index]),
+                ("sample_0001", expected.samples[index, 1]),
+                ("mean", np.rint(expected.mean[index])),
+                ("spread", np.rint(expected.std[index])),
+            ):
+                found = self.restored(f"out/{index:03d}_{name}.png")
+                self.assertAllEqual(found, image, name)
+        self.assertEqual(
+            stdout.count("png: taken for"), 3 if kind == "classes" else 0
+        )
+        self.assertRegex(stdout, r"\nR-hat \d.*\nout/\n$")
+        result = call("restore", self.path, "in", *flags)
+        self.assert_usage_error(result, "--out: out/ has *_restored.png of")
+
+    def test_transparent(self):
+        """What is in transparent pixels does not count, nor with --noise."""
+        self.write_torn()
+        for noise in ((), ("--noise", 20)):
+            code, _, stderr = call(
+                "restore", self.path, "torn.png", *noise, "--out", "out/"
+            )
+            self.assertEqual(code, 0, stderr)
+            expected = restoration.restore(
+                self.live,
+                self.images[:1],
+                HOLE,
+                noise=20 * 16 / 255 if noise else None,
+            )
+            found = self.restored("out/torn_restored.png")
+            self.assertAllEqual(found, expected.images[0])
+            os.remove("out/torn_restored.png")
+
+    def test_figure(self):
+        self.write("in", self.images)
+        self.write_mask()
+        with mock.patch.object(
+            plots, "save_restorations", wraps=plots.save_restorations
+        ) as save:
+            code, _, stderr = call(
+                *("restore", self.path, "in", "--mask", "mask.png"),
+                *("--samples", 2, "--out", self.out),
+            )
+        self.assertEqual(code, 0, stderr)
+        _, given, is_missing, shown, spread, _ = save.call_args.args
+        self.assertAllEqual(given, self.images)
+        self.assertAllEqual(is_missing, [HOLE] * 3)
+        self.assertEqual([*shown], ["restored", "sample 1", "sample 2", "mean"])
+        self.assertAllEqual(spread[:, ~HOLE[..., 0]], np.zeros([3, 10]))
+        self.assertGreater(np.ptp(read_png(self.out)), 100)
+
+    @parameterized.parameters(
+        ("a.png", "", "nothing is missing in a.png: give --mask or --noise"),
+        ("a.png", "--mask all.png", "everything is missing in a.png"),
+        ("a.png", "--mask wide.png", "--mask: wide.png has 6x4 pixels, and "),
+        ("a.png ./a.png", "--noise 5", "argument IMAGE: 2 files have the name"),
+        ("a.png", "--noise 5 --label cat", "--label: no class 'cat', but none"),
+        ("empty", "--noise 5", "argument IMAGE: there are no images"),
+        ("a.png", "--noise 5 --out a.png", "--out: a.png is among the images"),
+    )
+    def test_bad(self, names, flags, message):
+        self.write(".", self.images[:1], ["a.png"])
+        (self.folder / "empty").mkdir()
+        self.write_mask("all.png", np.ones([4, 4, 1]))
+        self.write_mask("wide.png", np.ones([4, 6, 1]))
+        result = call("restore", self.path, *names.split(), *flags.split())
+        self.assert_usage_error(result, message)
+
+
+class MissingTest(folders.FolderTestCase):
+    def test_resized(self):
+        """A pixel is missing where a part of it is."""
+        pixels = np.full([8, 8, 4], 255, np.uint8)
+        pixels[3, 5, 3] = 0
+        Image.fromarray(pixels).save(self.folder / "a.png")
+        found = image_files.read_missing(self.folder / "a.png", (4, 4, 1))
+        self.assertTrue(found[1, 2, 0])
+        self.assertLess(found.sum(), 5)
+
+
+if __name__ == "__main__":
+    tf.test.main()

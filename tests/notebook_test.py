@@ -1,0 +1,147 @@
+"""Tests for a notebook: many models in one process, and its settings."""
+
+import contextlib
+import tempfile
+
+import graphs
+import keras
+import small_models
+import tensorflow as tf
+from absl.testing import parameterized
+
+import tf_realnvp
+from tf_realnvp import detection
+
+
+def train(on_epoch=None, **settings):
+    tf_realnvp.train(
+        small_models.make_model(),
+        small_models.images(40),
+        max_steps=2,
+        batch_size=8,
+        on_epoch=on_epoch,
+        progress=False,
+        **settings,
+    )
+
+
+def train_recomputing():
+    train(recompute=True, accumulate=2, ema=0.5, num_validation=8)
+
+
+def interrupt():
+    def stop(metrics):
+        if metrics.step:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        train(stop)
+
+
+def fail_to_trace():
+    model = small_models.model().clone()
+    model.couplings[-1].network = None
+    with contextlib.suppress(TypeError):
+        tf.function(model.log_prob, autograph=False)(small_models.images(4))
+
+
+def save():
+    with tempfile.TemporaryDirectory() as folder:
+        small_models.model().save(f"{folder}/model")
+
+
+def load():
+    path = small_models.saved()
+    tf_realnvp.load(path).log_prob(small_models.images(2))
+    model = tf.saved_model.load(str(path))
+    model.log_prob(small_models.images(3))
+
+
+def measure():
+    detection.Measurer(small_models.distinct())(small_models.images(2))
+
+
+def compile_calls():
+    model = small_models.distinct()
+    images = small_models.images(2)
+    for function in (
+        model.log_prob,
+        lambda images: model.decode(model.encode(images, 1), 1),
+    ):
+        tf.function(function, autograph=False)(images)
+
+
+class MemoryTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        train,
+        train_recomputing,
+        interrupt,
+        fail_to_trace,
+        save,
+        load,
+        measure,
+        compile_calls,
+    )
+    def test_leaves_no_graph(self, do):
+        do()
+        before = graphs.live()
+        do()
+        self.assertEqual(graphs.live(), before)
+
+
+def call(compiled=lambda function: function):
+    """Returns a model's numbers, with the functions in it compiled or not."""
+    model = small_models.displaced(0.2, filters=2, dequantization="variational")
+    images = small_models.images(3)
+    points = model.dequantize(images, seed=1)
+
+    @compiled
+    def density(points):
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            density = model.log_density(points)
+        return density, tape.gradient(density, points)
+
+    latents = compiled(model.encode)(images)
+    return [*density(points), latents, compiled(model.decode)(latents)]
+
+
+@contextlib.contextmanager
+def policy():
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    yield {}
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@contextlib.contextmanager
+def float64():
+    keras.config.set_floatx("float64")
+    yield {}
+    keras.config.set_floatx("float32")
+
+
+@contextlib.contextmanager
+def eager_functions():
+    tf.config.run_functions_eagerly(True)
+    yield {"compiled": tf.function(autograph=False)}
+    tf.config.run_functions_eagerly(False)
+
+
+@contextlib.contextmanager
+def xla():
+    yield {"compiled": tf.function(autograph=False, jit_compile=True)}
+
+
+class SettingsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(policy, float64, eager_functions, xla)
+    def test_same_numbers(self, setting):
+        expected = call()
+        with setting() as settings:
+            results = call(**settings)
+        for result, value in zip(results, expected, strict=True):
+            self.assertEqual(result.dtype, value.dtype)
+            self.assertAllClose(result, value, rtol=1e-4, atol=1e-4)
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,186 @@
+"""Tests for restoration."""
+
+from unittest import mock
+
+import numpy as np
+import reference
+import scipy.special
+import scipy.stats
+import small_models
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp import restoration
+
+MASK = np.zeros([4, 4, 1], bool)
+MASK[1:, 1:3] = True
+SHAPE = (4, *small_models.IMAGE_SHAPE)
+
+
+class LogDensityTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("plain", small_models.model), ("classes", small_models.distinct)
+    )
+    def test_against_numpy(self, make):
+        model, rng = make(), np.random.default_rng(1)
+        points = rng.uniform(0.0, 17.0, SHAPE).astype(np.float32)
+        labels = np.int32([0, 2, 1, 2]) if model.num_classes else None
+        latents, _ = reference.of_model(model, points, labels)
+        values = rng.uniform(0.0, 16.0, SHAPE)
+        center = rng.normal(size=latents.shape)
+        posterior = restoration._Posterior(model, None, SHAPE[1:])
+        found, gradient = posterior._gradient(
+            latents.astype(np.float32),
+            restoration._Given(
+                values.astype(np.float32),
+                np.broadcast_to(MASK, SHAPE).astype(np.float32),
+                np.zeros(4, np.int32) if labels is None else labels,
+                center.astype(np.float32),
+            ),
+            tf.constant(0.7),
+        )
+        errors = MASK * (points - 0.5 - values) / 0.7
+        squares = np.square(errors).reshape(4, -1).sum(axis=1)
+        squares += np.square(latents - center).reshape(4, -1).sum(axis=1)
+        self.assertAllClose(found, -0.5 * squares, rtol=1e-4)
+        self.assertAllInRange(np.abs(gradient).max(axis=(1, 2, 3)), 1e-2, 1e4)
+
+
+class RestoreTest(tf.test.TestCase, parameterized.TestCase):
+    def test_independent_pixels(self):
+        """Of a new model pixels are independent: each posterior is integrated.
+
+        They are half known, with noise; the others have the prior.
+        """
+        model = small_models.make_model()
+        values = np.linspace(1.0, 16.0, 16)
+        values = np.stack([values, values[::-1]]).reshape(2, 4, 4, 1)
+        mask = np.arange(32).reshape(2, 4, 4, 1) % 2 == 1
+        found = restoration.restore(
+            model, values, mask, noise=1.5, num_samples=200, batch_size=400
+        )
+        z = np.linspace(-8.0, 8.0, 4001)
+        alpha = model.alpha
+        levels = (scipy.special.expit(z) - alpha / 2) / (1 - alpha) * 17.0
+        errors = ~mask[..., np.newaxis] * (
+            (levels - 0.5 - values[..., np.newaxis]) / 1.5
+        )
+        log_density = -0.5 * (np.square(z) + np.square(errors))
+        density = scipy.special.softmax(log_density, axis=-1)
+        levels = np.clip(np.floor(levels), 0, 16)
+        mean = (density * levels).sum(axis=-1)
+        variance = (density * np.square(levels)).sum(axis=-1) - np.square(mean)
+        self.assertAllClose(found.mean, mean, atol=0.5)
+        self.assertAllClose(found.std, np.sqrt(variance), rtol=0.15)
+        self.assertGreater(found.std[mask].min(), 2 * found.std[~mask].max())
+        likeliest = levels[log_density.argmax(axis=-1)]
+        self.assertAllClose(found.images, likeliest, atol=1)
+        self.assertAllClose(
+            found.log_density,
+            log_density.max(axis=-1).sum(axis=(1, 2, 3)),
+            atol=0.01,
+        )
+        self.assertAllInRange(found.acceptance, 0.5, 0.99)
+        self.assertAllInRange(found.r_hat, 0.9, 1.1)
+        self.assertAllInRange(found.ess, 200, 200 * 40)
+        last = found.samples.mean(axis=1)
+        self.assertAllClose(last, mean, atol=1.0)
+
+    @parameterized.named_parameters(
+        ("plain", small_models.model), ("classes", small_models.distinct)
+    )
+    @mock.patch.multiple(
+        restoration, _NUM_DESCENTS=20, _NUM_ADAPTATIONS=2, _NUM_DRAWS=4
+    )
+    def test_known_pixels_stay(self, make):
+        """Some are missing in each image, or none."""
+        images = small_models.images(3)
+        mask = np.stack([MASK, ~MASK, np.zeros_like(MASK)])
+
+        def restore(seed):
+            return restoration.restore(
+                make(), images, mask, num_samples=2, batch_size=4, seed=seed
+            )
+
+        found, again, other = (restore(seed) for seed in (1, 1, 2))
+        for name, value in vars(found).items():
+            if value is not None:
+                np.testing.assert_array_equal(value, getattr(again, name))
+        is_missing = np.broadcast_to(mask[:, np.newaxis], found.samples.shape)
+        self.assertAllEqual(found.images[~mask], images[~mask])
+        self.assertAllEqual(found.mean[~mask], images[~mask])
+        self.assertAllEqual(found.std[~mask], np.zeros_like(images)[~mask])
+        known = np.broadcast_to(images[:, np.newaxis], is_missing.shape)
+        self.assertAllEqual(found.samples[~is_missing], known[~is_missing])
+        self.assertAllEqual(found.images, other.images)
+        self.assertNotAllEqual(found.samples, other.samples)
+        self.assertNotAllEqual(found.samples[:, 0], found.samples[:, 1])
+        self.assertGreater(np.mean(found.std[mask] > 0.0), 0.8)
+        self.assertAllEqual(np.isnan(found.r_hat), [False, False, True])
+        if make is small_models.model:
+            self.assertIsNone(found.label)
+        else:
+            self.assertAllClose(found.label_probs.sum(axis=1), np.ones(3))
+            self.assertAllEqual(found.label, found.label_probs.argmax(axis=1))
+
+    def test_nothing_known(self):
+        """Then samples are those of the model."""
+        model = small_models.model()
+        found = restoration.restore(
+            model,
+            small_models.images(1),
+            np.ones_like(MASK),
+            num_samples=300,
+            batch_size=300,
+        )
+        drawn = model.sample(3000, seed=5).numpy()
+        for statistic in (np.mean, np.std):
+            p_value = scipy.stats.ks_2samp(
+                statistic(found.samples[0], axis=(1, 2, 3)),
+                statistic(drawn, axis=(1, 2, 3)),
+            ).pvalue
+            self.assertGreater(p_value, 0.01)
+        self.assertAllClose(found.mean[0], drawn.mean(axis=0), atol=1.0)
+
+    @mock.patch.multiple(
+        restoration, _NUM_DESCENTS=5, _NUM_ADAPTATIONS=2, _NUM_DRAWS=4
+    )
+    def test_one_sample(self):
+        found = restoration.restore(
+            small_models.model(), small_models.images(2), MASK, num_samples=1
+        )
+        self.assertEqual(found.samples.shape, (2, 1, 4, 4, 1))
+        self.assertTrue(np.all(np.isfinite(found.ess)))
+
+    def test_observe(self):
+        """Of images at half the size."""
+        model, images = small_models.model(), small_models.images(4)
+
+        def observe(levels):
+            return tf.nn.avg_pool2d(levels, 2, 2, "VALID")
+
+        seen = observe(images.astype(np.float32))
+        found = restoration.restore(
+            model, seen, noise=0.2, observe=observe, batch_size=3
+        )
+        again = observe(found.images.astype(np.float32))
+        self.assertAllClose(again, seen, atol=1.0)
+        self.assertIsNone(found.samples)
+
+    @parameterized.parameters(
+        ({"images": np.zeros([2, 4, 6, 1])}, r"must be \(2, 4, 4, 1\), got"),
+        ({"mask": None}, "`noise` must be given"),
+        ({"observe": tf.identity}, "`noise` must be given"),
+        ({"mask": np.zeros([28, 28, 1], bool)}, "broadcast"),
+    )
+    def test_bad(self, arguments, message):
+        images = small_models.images(2)
+        with self.assertRaisesRegex(ValueError, message):
+            restoration.restore(
+                small_models.model(),
+                **({"images": images, "mask": MASK} | arguments),
+            )
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,43 @@
+"""Tests for hashing: what decides where an image belongs."""
+
+import hashlib
+
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+
+from tf_realnvp.utils import hashing
+
+
+class HashingTest(tf.test.TestCase, parameterized.TestCase):
+    def test_hash(self):
+        """Splits and models of before go by it."""
+        image = np.arange(24, dtype=np.uint8).reshape(4, 6)
+        expected = hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest()
+        for content in (image, image.tobytes(), np.repeat(image, 2, 0)[::2]):
+            self.assertEqual(f"{hashing.hash_of(content):016x}", expected)
+
+    @parameterized.parameters(
+        ("0fff 1fff ffff", "0"),
+        ("1998 199a ffff", "0"),
+        ("1999 199a 0", "02"),
+        ("ffff f000 fffe", "1"),
+        ("1 0 1 0f", "013"),
+    )
+    def test_split(self, starts, test):
+        """The lowest tenth, and an image at least on either side."""
+        hashes = [int(f"{start:0<16}", 16) for start in starts.split()]
+        sides = hashing.split(np.array(hashes, np.uint64))
+        self.assertEqual("".join(map(str, sides[1])), test)
+        self.assertAllEqual(np.sort(np.concatenate(sides)), range(len(hashes)))
+
+    def test_sketch(self):
+        hashes = hashing.hashes_of(f"{i}".encode() for i in range(3000))
+        sketch = hashing.sketch(np.concatenate([hashes, hashes]))
+        lowest = np.sort(hashes)[: hashing.SKETCH_SIZE].tolist()
+        self.assertEqual(hashing.parse_sketch(sketch), {*lowest})
+        self.assertEmpty(hashing.sketch(hashes[:0]))
+
+
+if __name__ == "__main__":
+    tf.test.main()

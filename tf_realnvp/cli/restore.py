@@ -1,0 +1,195 @@
+"""The command that restores images.
+
+TensorFlow takes seconds to import, so the command imports it only after the
+command line has been checked.
+"""
+
+import argparse
+import collections
+import contextlib
+import pathlib
+
+import numpy as np
+
+from tf_realnvp.cli import arguments, image_sets
+from tf_realnvp.cli.arguments import argument
+from tf_realnvp.serving import metadata
+from tf_realnvp.utils import files, runtime
+from tf_realnvp.utils.checks import Folder, RealNumber, WholeNumber
+from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils.messages import counted, say, warn
+
+_MOST_R_HAT = 1.2  # As a ratio of variances, as TFP has it.
+_NUM_SHOWN = 8  # Samples in the figure.
+
+
+@arguments.command(
+    "models/realnvp_fashion_mnist_classes torn.png --samples 8 --out grid.png",
+    argument(
+        "images",
+        "PNG or JPEG files, or a folder of them",
+        Folder(),
+        nargs="+",
+        metavar="IMAGE",
+    ),
+    argument(
+        "--mask",
+        "PNG file of the size of the images; what is white in it is missing "
+        "in all of them",
+        Folder(),
+        metavar="PNG",
+    ),
+    argument(
+        "--noise",
+        "standard deviation of Gaussian noise on the images, in levels of 255 "
+        "(default: none)",
+        RealNumber(),
+    ),
+    argument(
+        "--samples",
+        "number of samples per image; each takes as long as two restorations "
+        "or more",
+        WholeNumber(0, 1000),
+        0,
+    ),
+    arguments.label("the likeliest class of each image"),
+    arguments.seed("of the samples"),
+    argument(
+        "--out",
+        "PNG file for a figure of all images; or a folder (an existing one, or "
+        "a name that ends in /) for PNG files of the size of the images",
+        arguments.File(".png", or_folder=True),
+        "restored.png",
+    ),
+)
+def restore(flags: argparse.Namespace) -> None:
+    """Fill in what is missing in images, or remove noise.
+
+    The transparent pixels of a PNG file are missing, and what --mask says. The
+    known pixels stay as they are, except with --noise. The restoration is the
+    image of the likeliest latents. --samples draws other answers from the
+    posterior by Hamiltonian Monte Carlo; the spread is their standard
+    deviation. R-hat tells whether the chains agree: above 1.2, how likely one
+    answer is relative to another is not known.
+    """
+    names = (*flags.images, flags.mask)
+    if to_folder := arguments.is_folder(flags.out):
+        arguments.check_new_files(flags.out, "--out", "*_restored.png", names)
+    else:
+        arguments.check_output(flags.out, inputs=names)
+    model = metadata.read(flags.model)
+    label = arguments.find_label(flags.label, model.class_names)
+    paths = _list_images(flags.images)
+    runtime.configure()
+    read = [_read(path, flags, model) for path in paths]
+    images, is_missing = (np.stack(its) for its in zip(*read, strict=True))
+
+    from tf_realnvp import restoration
+    from tf_realnvp.serving import weights
+
+    level = (model.num_colors - 1) / 255.0
+    found = restoration.restore(
+        weights.load_model(flags.model),
+        images,
+        is_missing,
+        flags.noise and level * flags.noise,
+        label,
+        flags.samples,
+        flags.seed,
+        shows_progress=True,
+    )
+    if found.label is not None and found.label_probs is not None:
+        for path, its, probs in zip(
+            paths, found.label, found.label_probs, strict=True
+        ):
+            name = model.class_names[its]
+            say(f"{path.name}: taken for {name} ({probs[its]:.0%})")
+    if found.samples is not None:
+        _say_quality(found, len(paths))
+    if to_folder:
+        _write_each(flags.out, paths, found, model.num_colors)
+    else:
+        _draw(flags.out, images, is_missing, found, model.num_colors)
+    say(flags.out)
+
+
+def _list_images(names):
+    """Returns the files that are named, or are in the folders named."""
+    paths: list[pathlib.Path] = []
+    with arguments.about("IMAGE"):
+        for path in map(pathlib.Path, names):
+            inside = path.iterdir() if path.is_dir() else [path]
+            paths += sorted(its for its in inside if its.name[0] != ".")
+        if not paths:
+            raise UsageError("there are no images")
+        stems = collections.Counter(path.stem for path in paths)
+        [(stem, number)] = stems.most_common(1)
+        if number > 1:
+            raise UsageError(f"{number} files have the name {stem}")
+    return paths
+
+
+def _read(path, flags, model):
+    """Returns an image, and which of its pixels are missing, `[H, W, 1]`."""
+    from tf_realnvp.images import files as image_files
+
+    image = image_sets.read(path, model)
+    with arguments.about("--mask") if flags.mask else contextlib.nullcontext():
+        is_missing = image_files.read_missing(
+            path, model.image_shape, flags.mask
+        )
+    if flags.noise is None and not np.any(is_missing):
+        raise UsageError(
+            f"nothing is missing in {path}: give --mask or --noise, or make "
+            "what is missing transparent"
+        )
+    if np.all(is_missing):
+        raise UsageError(f"everything is missing in {path}")
+    return image, is_missing
+
+
+def _say_quality(found, num_images):
+    """Prints how far the samples can be trusted."""
+    say(
+        f"R-hat {np.median(found.r_hat):.2f}, effective sample size "
+        f"{np.median(found.ess):.0f}, acceptance {found.acceptance.mean():.2f}"
+    )
+    if number := np.sum(found.r_hat > _MOST_R_HAT):
+        warn(
+            f"the chains of {number} of {counted(num_images, 'image')} do not "
+            f"agree (R-hat above {_MOST_R_HAT}): each sample is an answer, but "
+            "how likely it is relative to the others is not known"
+        )
+
+
+def _write_each(folder, paths, found, num_colors):
+    """Writes the files of each image."""
+    from tf_realnvp.images import files as image_files
+
+    with files.replace_files(folder) as new:
+        for index, path in enumerate(paths):
+            its = {"restored": found.images[index]}
+            if found.samples is not None:
+                its["mean"] = np.rint(found.mean[index])
+                its["spread"] = np.rint(found.std[index])
+                for number, sample in enumerate(found.samples[index]):
+                    its[f"sample_{number:04d}"] = sample
+            for name, image in its.items():
+                content = image_files.encode(image, num_colors)
+                (new / f"{path.stem}_{name}.png").write_bytes(content)
+
+
+def _draw(path, images, is_missing, found, num_colors):
+    """Draws a row per image: given, restored, samples and their spread."""
+    from tf_realnvp.images import plots
+
+    shown, spread = {"restored": found.images}, None
+    if found.samples is not None:
+        samples = np.moveaxis(found.samples[:, :_NUM_SHOWN], 1, 0)
+        shown |= {f"sample {k}": its for k, its in enumerate(samples, 1)}
+        shown["mean"] = np.rint(found.mean)
+        spread = found.std.mean(axis=-1) * (255.0 / (num_colors - 1))
+    plots.save_restorations(path, images, is_missing, shown, spread, num_colors)
+
+
+COMMANDS = (restore,)
