@@ -69,12 +69,9 @@ def main() -> None:
             report("a sample", found.samples[:, 0], images, where)
             report("mean of samples", found.mean, images, where)
             calibrate(found, images, where)
-        if found.label_probs is not None:
+        if flags.find_label:
             truth = dataset.splits["test"].labels[: flags.n]
-            print(
-                f"label right: {np.mean(found.label == truth):.3f}, mean "
-                f"probability {found.label_probs.max(axis=1).mean():.3f}"
-            )
+            print(f"label right: {np.mean(found.label == truth):.3f}")
         print(f"{seconds:.0f} s", flush=True)
         if flags.out:
             kept = {k: v for k, v in vars(found).items() if v is not None}

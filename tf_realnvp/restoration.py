@@ -31,7 +31,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -63,9 +62,6 @@ class Restoration:
       log_density: Float32 `[n]`, `log p(z | y)` of these latents up to the
         constant, in nats.
       label: Int32 `[n]`, the class of each image; `None` without classes.
-      label_probs: Float32 `[n, num_classes]`, how likely each class is by the
-        log-densities of its likeliest latents. As these are no integrals, the
-        probabilities tend to be too sure. `None` if the label was given.
       samples: `uint8` `[n, num_samples, H, W, C]`, the last image of each
         chain.
       mean: Float32 `[n, H, W, C]`, over all images of all chains.
@@ -80,7 +76,6 @@ class Restoration:
     images: np.ndarray
     log_density: np.ndarray
     label: np.ndarray | None = None
-    label_probs: np.ndarray | None = None
     samples: np.ndarray | None = None
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
@@ -112,7 +107,7 @@ def restore(
       noise: Standard deviation of Gaussian noise on the observed values, in
         their unit. Default: none; the known pixels stay as they are.
       label: Class of all images, or of each, `[n]`. Default: for a model with
-        classes, the likeliest, which takes a descent per class.
+        classes, that of the likeliest restoration, by a descent per class.
       num_samples: Number of samples of the posterior for each image, each from
         a chain of its own.
       seed: Seed of the samples.
@@ -299,14 +294,13 @@ class _Posterior:
         density = self._density(latents, tried, sigma).numpy()
         density = density.reshape(-1, num_tried)
         points = self._points(latents, tried.label).numpy()
-        joint, found = density, {}
+        joint = density
         if num_tried > 1:
             joint = density + np.log(self._model.class_probs)
-            found["label_probs"] = scipy.special.softmax(joint, axis=1)
         best = np.arange(len(joint)), joint.argmax(axis=1)
         label = tried.label.reshape(density.shape)[best]
         images = self._round(points.reshape(*density.shape, *points.shape[1:]))
-        found |= {"images": images[best], "log_density": density[best]}
+        found = {"images": images[best], "log_density": density[best]}
         return given._replace(label=label), found | {"label": label}
 
     def sample(self, given, num_samples, sigma, rng, on_step):

@@ -98,12 +98,9 @@ def restore(flags: argparse.Namespace) -> None:
         flags.seed,
         shows_progress=True,
     )
-    if found.label is not None and found.label_probs is not None:
-        for path, its, probs in zip(
-            paths, found.label, found.label_probs, strict=True
-        ):
-            name = model.class_names[its]
-            say(f"{path.name}: taken for {name} ({probs[its]:.0%})")
+    if found.label is not None and label is None:
+        for path, its in zip(paths, found.label, strict=True):
+            say(f"{path.name}: taken for {model.class_names[its]}")
     if found.samples is not None:
         _say_quality(found, len(paths))
     if to_folder:
