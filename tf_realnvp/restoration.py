@@ -3,7 +3,9 @@
 A model is a prior of images, by which the latents are standard normal. With the
 likelihood of what was observed, it gives a posterior of the latents:
 
-    log p(z | y) = -|z|^2 / 2 - |y - A(x(z))|^2 / (2 sigma^2) + constant,
+```
+log p(z | y) = -|z|^2 / 2 - |y - A(x(z))|^2 / (2 sigma^2) + constant
+```
 
 where `x(z)` is the image of the latents, `A` the observation, such as the
 pixels that are known, and `sigma` its noise. The likeliest latents are found by
