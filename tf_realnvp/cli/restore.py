@@ -80,7 +80,9 @@ def restore(flags: argparse.Namespace) -> None:
     model = metadata.read(flags.model)
     label = arguments.find_label(flags.label, model.class_names)
     paths = _list_images(flags.images)
-    runtime.configure()
+    # A few images are too little work to share.
+    is_little = len(paths) * max(1, flags.samples) <= 8
+    runtime.configure(num_threads=1 if is_little else None)
     read = [_read(path, flags, model) for path in paths]
     images, is_missing = (np.stack(its) for its in zip(*read, strict=True))
 
