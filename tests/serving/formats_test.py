@@ -35,7 +35,11 @@ def deep():
 def classes():
     model = small_models.conditional().clone()
     names = ["Hose", "Hemd", "Mütze"]
-    model.metadata = {"class_names": names, "source": "/home/me/images"}
+    model.metadata = {
+        "class_names": names,
+        "source": "/home/me/images",
+        "training_hashes": "00ff",
+    }
     return model
 
 
@@ -121,7 +125,8 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(entries["image_shape"], [*model.image_shape])
         self.assertEqual(entries["latent_shape"], [*model.latent_shape])
         self.assertEqual(entries["num_colors"], model.num_colors)
-        self.assertNotIn("source", entries)
+        # They tell of files that only the machine of the training has.
+        self.assertNoCommonElements(entries, ("source", "training_hashes"))
         names = model.metadata.get("class_names")
         self.assertEqual(entries.get("class_names"), names)
 

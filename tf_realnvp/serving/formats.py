@@ -126,11 +126,12 @@ def to_onnx(
 def describe(model: RealNVP) -> dict[str, Any]:
     """Returns the description of a model that is part of an export.
 
-    It has the arguments of `RealNVP`, the entries of `model.metadata` other
-    than `source`, which may be a path, `latent_shape`, `num_parameters`, and
-    the `version` of this package.
+    It has the arguments of `RealNVP`, `dataset` and `class_names` of
+    `model.metadata`, `latent_shape`, `num_parameters`, and the `version` of
+    this package.
     """
-    metadata = {k: v for k, v in model.metadata.items() if k != "source"}
+    public = ("dataset", "class_names")
+    metadata = {k: v for k, v in model.metadata.items() if k in public}
     return {
         **model.get_config(),
         **metadata,
