@@ -87,6 +87,11 @@ class SlurmTest(tf.test.TestCase, parameterized.TestCase):
                 os.environ.get("TF_CONFIG"), others.get("TF_CONFIG")
             )
 
+    def test_share_in_a_cluster_without_tf_config(self):
+        with mock.patch.dict(os.environ, self.VARIABLES):
+            os.environ.pop("TF_CONFIG", None)
+            self.assertEqual(workers.share(), (0, 1))
+
 
 class MeetTest(tf.test.TestCase, parameterized.TestCase):
     def setUp(self):

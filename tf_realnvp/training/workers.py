@@ -64,7 +64,12 @@ def is_chief() -> bool:
 
 
 def share() -> tuple[int, int]:
-    """Returns the index of this worker, and the number of workers."""
+    """Returns the index of this worker, and the number of workers.
+
+    Without `TF_CONFIG`, in a user's own cluster, each worker counts as alone.
+    """
+    if not runtime.is_one_of_many():
+        return 0, 1
     addresses, index = _job()
     return index, len(addresses)
 
