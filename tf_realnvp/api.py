@@ -19,12 +19,12 @@ from tf_realnvp.serving.metadata import describe_images
 from tf_realnvp.training import session
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.progress import Progress, Silent
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import DataError, Error, ModelError
 from tf_realnvp.utils.messages import say
+from tf_realnvp.utils.progress import Progress, Silent
 
 
 def load(path: str | os.PathLike) -> RealNVP:

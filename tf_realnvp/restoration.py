@@ -37,8 +37,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_realnvp.model import RealNVP
-from tf_realnvp.training.progress import Progress, Silent
 from tf_realnvp.utils.errors import FailureError
+from tf_realnvp.utils.progress import Progress, Silent
 
 Observe = Callable[[tf.Tensor], tf.Tensor]
 

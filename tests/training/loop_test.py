@@ -21,9 +21,9 @@ from small_models import (
 )
 
 from tf_realnvp.training import loop
-from tf_realnvp.training.progress import Silent
 from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 from tf_realnvp.utils.errors import DivergedError
+from tf_realnvp.utils.progress import Silent
 
 BATCH_SIZE = 4
 NUM_TRAIN = 10  # Two batches, and two images that make none.

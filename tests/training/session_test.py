@@ -44,11 +44,11 @@ from tf_realnvp.serving import metadata as serving_metadata
 from tf_realnvp.serving import weights as serving_weights
 from tf_realnvp.training import loop, metrics, session, workers
 from tf_realnvp.training.checkpoints import Checkpoints
-from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files, system
 from tf_realnvp.utils.errors import DataError, Error, FailureError, ModelError
+from tf_realnvp.utils.progress import Progress
 
 COMMAND, PYTHON = DOORS = ("command", "python")
 FULL = OSError(errno.ENOSPC, "No space left on device")

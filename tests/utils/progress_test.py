@@ -8,8 +8,8 @@ from unittest import mock
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp.training import progress
-from tf_realnvp.training.progress import Progress, Silent
+from tf_realnvp.utils import progress
+from tf_realnvp.utils.progress import Progress, Silent
 
 
 class Terminal(io.StringIO):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.progress import Progress, Silent
 from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils.progress import Progress, Silent
 from tf_realnvp.utils.units import bits_from_nats
 
 _SECONDS_PER_CALL = 0.5

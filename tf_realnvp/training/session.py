@@ -23,7 +23,6 @@ from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, metrics, results, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.progress import Progress
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
@@ -36,6 +35,7 @@ from tf_realnvp.utils.errors import (
     reason,
 )
 from tf_realnvp.utils.messages import warn
+from tf_realnvp.utils.progress import Progress
 
 # Without a minimum, checkpoints after short epochs would take more than 1 % of
 # the time.
