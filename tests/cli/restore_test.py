@@ -122,7 +122,7 @@ class RestoreTest(ModelTestCase):
         ("a.png", "--mask wide.png", "--mask: wide.png has 6x4 pixels, and "),
         ("a.png ./a.png", "--noise 5", "argument IMAGE: 2 files have the name"),
         ("a.png", "--noise 5 --label cat", "--label: no class 'cat', but none"),
-        ("empty", "--noise 5", "argument IMAGE: there are no images"),
+        ("empty", "--noise 5", "argument IMAGE: there are no files in empty"),
         ("a.png", "--noise 5 --out a.png", "--out: a.png is among the images"),
     )
     def test_bad(self, names, flags, message):

@@ -186,9 +186,21 @@ def seed(of_what: str, default: int | None = 0) -> Argument:
     )
 
 
-def out(text: str, default: str) -> Argument:
-    """Declares the flag `--out` for a file with the suffix of the default."""
-    return argument("--out", text, File(pathlib.Path(default).suffix), default)
+def out(text: str, default: str, in_folder: str | None = None) -> Argument:
+    """Declares the flag `--out` for a file with the suffix of the default.
+
+    Args:
+      text: Help text.
+      default: The default.
+      in_folder: What is written to a folder, if one is allowed as well.
+    """
+    allowed = File(pathlib.Path(default).suffix, in_folder is not None)
+    if in_folder is not None:
+        text += (
+            "; or a folder (an existing one, or a name that ends in /) for "
+            f"{in_folder}"
+        )
+    return argument("--out", text, allowed, default)
 
 
 @contextlib.contextmanager

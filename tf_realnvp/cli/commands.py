@@ -16,12 +16,12 @@ from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.serving import saved_model
 from tf_realnvp.serving.metadata import describe_levels
-from tf_realnvp.training.progress import Progress
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
 from tf_realnvp.utils.overlap import overlapped
+from tf_realnvp.utils.progress import Progress
 from tf_realnvp.utils.units import bits_per_dim
 
 _LABEL_OF_ALL = arguments.label("the likeliest class of all images together")
@@ -45,12 +45,10 @@ _EACH_OF_ALL = 8  # Default number of images per class with `--label all`.
     ),
     arguments.label("drawn for each image; all: a row per class"),
     arguments.seed("of the images", None),
-    argument(
-        "--out",
-        "PNG file for a grid of all images; or a folder (an existing one, or a "
-        "name that ends in /) for one PNG file per image, at its original size",
-        arguments.File(".png", or_folder=True),
+    arguments.out(
+        "PNG file for a grid of all images",
         "samples.png",
+        "one PNG file per image, at its original size",
     ),
 )
 def sample(flags: argparse.Namespace) -> None:

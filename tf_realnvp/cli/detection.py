@@ -13,12 +13,12 @@ import numpy as np
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.serving import metadata, saved_model
-from tf_realnvp.training.progress import Progress
 from tf_realnvp.utils import files, runtime
 from tf_realnvp.utils.checks import Folder, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
 from tf_realnvp.utils.overlap import overlapped
+from tf_realnvp.utils.progress import Progress
 
 _MIN_IMAGES = 20  # The methods are fitted to half of a reference.
 _NUM_SHOWN = 12  # Images per row of the grids.
@@ -74,7 +74,8 @@ def score(flags: argparse.Namespace) -> None:
     if flags.maps is not None:
         sets = flags.folder, flags.reference
         arguments.check_new_files(flags.maps, "--maps", "map_*.png", sets)
-    paths = _list_files(flags.folder)
+    with arguments.about("DIR"):
+        paths = image_sets.list_files(flags.folder)
     # The likelihood alone only needs the SavedModel.
     if flags.reference is None and flags.maps is None:
         model = saved_model.SavedModel(flags.model)
@@ -249,21 +250,6 @@ def _load_reference(flags, model, measure):
         f"{normal.title}; fitted to {len(normal) - num_others:,} others of them"
     )
     return reference, normal.images
-
-
-def _list_files(folder):
-    """Returns the files in a folder, without hidden files and sub-folders."""
-    with arguments.about("DIR"):
-        paths = sorted(
-            path
-            for path in pathlib.Path(folder).iterdir()
-            if not path.is_dir() and not path.name.startswith(".")
-        )
-        if not paths:
-            raise UsageError(
-                f"there are no files in {folder}; its sub-folders are ignored"
-            )
-    return paths
 
 
 def _score(flags, paths, model, measure, reference, normal):

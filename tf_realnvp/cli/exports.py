@@ -2,10 +2,8 @@
 
 import argparse
 import functools
-import http.server
 import importlib.util
 import pathlib
-import webbrowser
 
 import numpy as np
 
@@ -111,6 +109,9 @@ def _bits_per_dim(flags):
 
 def _serve(folder):
     """Serves a folder to this machine, and opens it in a browser."""
+    import http.server
+    import webbrowser
+
     handler = functools.partial(
         http.server.SimpleHTTPRequestHandler, directory=folder
     )

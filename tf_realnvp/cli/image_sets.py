@@ -62,6 +62,28 @@ class ImageSet:
         return len(self.names)
 
 
+def list_files(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns the files in a folder, without hidden files and sub-folders.
+
+    Args:
+      folder: The folder.
+
+    Raises:
+      OSError: If it cannot be read.
+      UsageError: If it has no files.
+    """
+    paths = sorted(
+        path
+        for path in pathlib.Path(folder).iterdir()
+        if not path.is_dir() and not path.name.startswith(".")
+    )
+    if not paths:
+        raise UsageError(
+            f"there are no files in {folder}; its sub-folders are ignored"
+        )
+    return paths
+
+
 @dataclasses.dataclass(frozen=True)
 class Loader:
     """Loads sets of images in the shape and levels of a model.

@@ -54,12 +54,10 @@ _NUM_SHOWN = 8  # Samples in the figure.
     ),
     arguments.label("the likeliest class of each image"),
     arguments.seed("of the samples"),
-    argument(
-        "--out",
-        "PNG file for a figure of all images; or a folder (an existing one, or "
-        "a name that ends in /) for PNG files of the size of the images",
-        arguments.File(".png", or_folder=True),
+    arguments.out(
+        "PNG file for a figure of all images",
         "restored.png",
+        "PNG files of the size of the images",
     ),
 )
 def restore(flags: argparse.Namespace) -> None:
@@ -117,10 +115,8 @@ def _list_images(names):
     paths: list[pathlib.Path] = []
     with arguments.about("IMAGE"):
         for path in map(pathlib.Path, names):
-            inside = path.iterdir() if path.is_dir() else [path]
-            paths += sorted(its for its in inside if its.name[0] != ".")
-        if not paths:
-            raise UsageError("there are no images")
+            is_folder = path.is_dir()
+            paths += image_sets.list_files(path) if is_folder else [path]
         stems = collections.Counter(path.stem for path in paths)
         [(stem, number)] = stems.most_common(1)
         if number > 1:
