@@ -19,7 +19,6 @@ from tf_realnvp.utils import private
 KINDS = ("log_det", "latents")
 
 
-@private.forgetting()
 def costs(
     model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
 ) -> tf.Tensor:
@@ -41,6 +40,7 @@ def costs(
     return costs_and_latents(model, points, label)[0]
 
 
+@private.forgetting()
 def costs_and_latents(
     model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:

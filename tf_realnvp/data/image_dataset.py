@@ -112,8 +112,9 @@ def make_splits(
       DataError: If there are fewer than two images, or a split has none.
     """
     whole = Split(np.arange(len(hashes)), labels, records, hashes)
-    numbers = hashing.split(hashes)
-    if num_train is not None:
+    if num_train is None:
+        numbers = hashing.split(hashes)
+    else:
         numbers = whole.numbers[:num_train], whole.numbers[num_train:]
     train, test = map(whole.choose, numbers)
     if not train.num_images or not test.num_images:
@@ -354,8 +355,8 @@ class ImageDataset:
           skip: Number of batches to skip at the start of the epoch, to resume
             it after an interruption. Skipped batches are not decoded.
           share: The index of this worker, and the number of workers. Only the
-            images of its share of each batch are decoded, as
-            `workers.part_of` divides it; all others are zero.
+            images of its share of each batch are decoded, as `Trainer` divides
+            it among the replicas; all others are zero.
 
         Returns:
           A prefetched dataset of uint8 `[batch_size, H, W, C]`; with labels, of

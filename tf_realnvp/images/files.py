@@ -238,13 +238,13 @@ def read_missing(
     if mask is not None:
         masked = read_pixels(mask, 1) >= 128
         if masked.shape != is_missing.shape:
-            (rows, columns, _), (its_rows, its_columns, _) = (
-                masked.shape,
-                is_missing.shape,
+            own, its = (
+                f"{columns}x{rows}"
+                for rows, columns, _ in (is_missing.shape, masked.shape)
             )
             raise ImageError(
-                f"{os.fspath(mask)} has {columns}x{rows} pixels, and "
-                f"{os.fspath(path)} {its_columns}x{its_rows}"
+                f"{os.fspath(mask)} has {its} pixels, and {os.fspath(path)} "
+                f"{own}"
             )
         is_missing |= masked
     part = crop(is_missing.astype(np.float32), height, width)
