@@ -43,13 +43,14 @@ from tf_realnvp.utils.progress import Progress, Silent
 Observe = Callable[[tf.Tensor], tf.Tensor]
 
 _KNOWN_SIGMA = 5.0 / 255.0  # Of known pixels, relative to white.
-_NUM_DESCENTS = 150  # Steps of Adam.
+_NUM_DESCENTS = 150  # Steps of Adam to the likeliest latents.
+_NUM_START_DESCENTS = 75  # To the start of a chain; more are no better.
 _RATE = 0.1
 _FIRST_SIGMA = 8.0  # Relative to the last.
 _ANNEALING = 0.7  # Part of the descent in which sigma falls.
 _NUM_PROBES = 8  # For the curvature.
-_NUM_ADAPTATIONS = 20  # Transitions of HMC that are not kept.
-_NUM_DRAWS = 20  # Transitions that are.
+_NUM_ADAPTATIONS = 15  # Transitions of HMC that are not kept.
+_NUM_DRAWS = 15  # Transitions that are.
 _NUM_LEAPFROGS = 5
 _FIRST_STEP = 0.05
 _ACCEPTANCE = 0.65
@@ -140,7 +141,7 @@ def restore(
     starts = range(0, len(images), size)
     num_steps = _NUM_DESCENTS
     if num_samples:
-        num_steps += _NUM_DESCENTS + _NUM_ADAPTATIONS + _NUM_DRAWS
+        num_steps += _NUM_START_DESCENTS + _NUM_ADAPTATIONS + _NUM_DRAWS
     parts = []
     display = Progress if shows_progress else Silent
     with display("restore", num_steps * len(starts)) as progress:
@@ -254,15 +255,15 @@ class _Posterior:
         deviation = tf.sqrt(second / (1.0 - 0.999**step))
         return latents + rate * mean / (deviation + 1e-8), first, second
 
-    def _descend(self, given, sigma, on_step):
+    def _descend(self, given, sigma, num_steps, on_step):
         """Returns likely latents, by descent from the mean of the prior.
 
         First sigma falls, then the rate: a wide likelihood has fewer local
         optima.
         """
         state = given.center, *np.zeros([2, *given.center.shape], np.float32)
-        for step in range(_NUM_DESCENTS):
-            part = step / _NUM_DESCENTS
+        for step in range(num_steps):
+            part = step / num_steps
             left = max(0.0, 1.0 - part / _ANNEALING)
             rate = _RATE * (0.5 + 0.5 * math.cos(math.pi * part))
             state = self._step(
@@ -292,7 +293,7 @@ class _Posterior:
         if num_tried > 1:
             classes = np.arange(num_tried, dtype=np.int32)
             tried = tried._replace(label=np.tile(classes, len(given.label)))
-        latents = self._descend(tried, sigma, on_step)
+        latents = self._descend(tried, sigma, _NUM_DESCENTS, on_step)
         density = self._density(latents, tried, sigma).numpy()
         density = density.reshape(-1, num_tried)
         points = self._points(latents, tried.label).numpy()
@@ -329,7 +330,8 @@ class _Posterior:
         n = len(given.label)
         num_chains = max(2, num_samples)  # One alone has no R-hat.
         given = _repeat(given, num_chains)
-        latents = self._descend(disturbed(normal(given.center)), sigma, on_step)
+        start = disturbed(normal(given.center))
+        latents = self._descend(start, sigma, _NUM_START_DESCENTS, on_step)
         # For noise e, the gradients differ by J^T e / sigma, with the Jacobian
         # J. The mean of the squares is the diagonal of J^T J / sigma^2.
         _, gradient = self._gradient(latents, given, sigma)
