@@ -87,7 +87,7 @@ def open_page(browser, address: str):
             ).json_value()
             for condition in (
                 "document.querySelector('#samples canvas')",
-                "document.querySelector('#bits')?.textContent",
+                "document.querySelector('#controls')?.disabled === false",
             )
         ]
     return page, *seconds

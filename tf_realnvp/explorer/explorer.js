@@ -476,6 +476,7 @@ function showHistogram(bits) {
 }
 
 async function openFile(file) {
+  if ($("controls").disabled) return;
   $("problem").textContent = "";
   try {
     show({ image: await readImage(file) });
@@ -721,7 +722,7 @@ for (const type of ["dragover", "dragleave", "drop"])
     event.preventDefault();
     $("drop").classList.toggle("over", type === "dragover");
     const files = event.dataTransfer?.files;
-    if (type === "drop" && files?.length && sessions) openFile(files[0]);
+    if (type === "drop" && files?.length) openFile(files[0]);
   });
 
 try {
