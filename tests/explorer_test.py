@@ -356,6 +356,7 @@ class PageTest(folders.FolderTestCase):
         black = np.zeros_like(first)
         self.wait_for_equal(page, "#a", black)
         self.wait_for_equal(page, "#b", first)
+        self.assertFalse(page.is_visible("#grey"))
         page.evaluate("document.querySelector('#color').value = '#ff8000'")
         page.fill("#size-of-pen", "1")
         box = page.locator("#scored").bounding_box()

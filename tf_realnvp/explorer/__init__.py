@@ -146,8 +146,8 @@ def _pack(functions):
 
 def _shorten_names(graph):
     """Numbers the values of a graph, whose names are most of its size."""
-    fixed = {value.name for value in (*graph.input, *graph.output)}
-    new = {name: name for name in (*fixed, "")}  # An input left out is "".
+    fixed = (*graph.input, *graph.output)
+    new = {value.name: value.name for value in fixed}
 
     def shorten(name):
         return new.setdefault(name, str(len(new)))
