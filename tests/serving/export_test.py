@@ -469,8 +469,6 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
     @parameterized.parameters(
         ({"filters": 8}, "must not have `filters`"),
         ({"format": 1}, "must not have `format`"),
-        ({"dataset": ["a"]}, "`source` must be"),
-        ({"source": 5}, "`source` must be"),
         ({"names": {"a"}}, "set"),
         ({"loss": np.nan}, "float"),
     )

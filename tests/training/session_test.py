@@ -566,9 +566,8 @@ class CommandTest(SessionTestCase):
         self.assertEqual(content["dataset"], name)
 
     @parameterized.parameters(
-        ({"run_dir": "realnvp_digits"}, "run_dir: the model is to be written"),
-        ({"run_dir": "realnvp_digits/run"}, "run_dir: the model is to be writ"),
-        ({"init_from": "./realnvp_digits/"}, "init_from: the model is to be "),
+        ({"run_dir": "realnvp_digits"}, "and is no model"),
+        ({"run_dir": "realnvp_digits/run"}, "and is no model"),
         ({"output_dir": "what?"}, "TensorFlow cannot use paths with '?'"),
         ({"output_dir": "mine"}, "and is no model"),
         (

@@ -235,18 +235,12 @@ def check_output(
         for the check and removed again.
 
     Raises:
-      UsageError: If `path` cannot be written, or if it is or lies in a saved
-        model or an input, which might be overwritten.
+      UsageError: If `path` cannot be written, or if it is or lies in an input,
+        which might be overwritten.
     """
     real = pathlib.Path(os.path.realpath(path))
     folder = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
     with about(flag):
-        for outer in (real, *real.parents):
-            if os.path.exists(outer / "saved_model.pb"):
-                raise UsageError(
-                    f"{outer} is a model, which as a whole may be replaced: "
-                    "give another folder"
-                )
         for name in map(os.path.expanduser, filter(None, inputs)):
             if real.is_relative_to(os.path.realpath(name)):
                 raise UsageError(f"{path} is among the images: {name}")

@@ -88,19 +88,11 @@ def sample(flags: argparse.Namespace) -> None:
 
 def _drawn(batches, n):
     """Yields the batches of `n` images, with a progress bar."""
-    import tensorflow as tf
-
     num_batches = math.ceil(n / saved_model.BATCH_SIZE)
-    try:
-        with Progress("sample", num_batches) as display:
-            for images in batches:
-                yield images
-                display.update(1, len(images))
-    except tf.errors.InvalidArgumentError as error:
-        raise UsageError(
-            "argument --temperature: what is drawn at it is no image, for the "
-            "numbers are too large: give a lower one"
-        ) from error
+    with Progress("sample", num_batches) as display:
+        for images in batches:
+            yield images
+            display.update(1, len(images))
 
 
 def _write_each(folder, batches, n, num_colors):
@@ -260,11 +252,8 @@ def _say_bits(model, log_probs, what=""):
 def _summary(model, log_probs):
     """Returns the mean bits/dim and its standard error, as text."""
     bits = bits_per_dim(log_probs, model.num_dims)
-    mean = f"{bits.mean():.4f} bits/dim"
-    if len(bits) == 1:
-        return f"{mean}; one image has no standard error"
     error = bits.std(ddof=1) / math.sqrt(len(bits))
-    return f"{mean}, standard error {error:.4f}"
+    return f"{bits.mean():.4f} bits/dim, standard error {error:.4f}"
 
 
 @command(

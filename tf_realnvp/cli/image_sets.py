@@ -128,9 +128,12 @@ class Loader:
             given = self._named(name)
             path, label = _split_class(given)
             is_path = name is not None and os.path.isabs(data.source(path))
-            is_folder = is_path and not arrays.is_file(path)
-            read = self._from_folder if is_folder else self._from_dataset
-            kind, names, images = read(path, label, split, is_path)
+            if is_path and label is None and not arrays.is_file(path):
+                kind, names, images = self._from_folder(path, split)
+            else:
+                kind, names, images = self._from_dataset(
+                    path, label, split, is_path
+                )
             if len(names) < minimum:
                 raise UsageError(
                     f"{given} has {counted(len(names), f'{kind} image')}, and "
@@ -227,27 +230,20 @@ class Loader:
         names = [f"{split} {number}" for split, number in chosen]
         return " and ".join(splits), names, np.concatenate(images)
 
-    def _from_folder(self, name, label, split, is_path):
-        """Reads the images of a folder and its sub-folders, or of a class.
+    def _from_folder(self, name, split):
+        """Reads the images of a folder and its sub-folders in any shape.
 
         Like `_from_dataset`, which loads it if there are training images.
         """
         from tf_realnvp.data import image_folder
 
         root = pathlib.Path(os.path.expanduser(name))
-        paths = image_folder.list_files(root)
-        if label is not None:
-            depth = image_folder.depth_of_classes(paths)
-            classes = [image_folder.class_of(path, depth) for path in paths]
-            known = sorted({*filter(None, classes)})
-            own = known[arguments.class_number(label, known)]
-            paths = [p for p, c in zip(paths, classes, strict=True) if c == own]
-        files = [root / path for path in paths]
+        files = [root / path for path in image_folder.list_files(root)]
         if self._is_known(_hashes(files)):
-            return self._from_dataset(name, label, split, is_path)
-        chosen = self._choose(len(paths))
+            return self._from_dataset(name, None, split, is_path=True)
+        chosen = self._choose(len(files))
         # Other files replace those that cannot be read.
-        others = np.setdiff1d(np.arange(len(paths)), chosen)
+        others = np.setdiff1d(np.arange(len(files)), chosen)
         others = np.random.default_rng(self.seed).permutation(others)
         order = (files[number] for number in (*chosen, *others))
         readable = read_readable(order, self.model)

@@ -194,8 +194,6 @@ class _ServingModule(tf.Module):
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
         self._bits_per_nat = units.bits_per_dim(-1.0, model.num_dims)
-        # Unlike the image shape, it cannot be read from the signatures.
-        self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
         self._trace_parts(model)
         names = ["sample", "log_prob", "log_prob_each", "bits_per_dim"]
         names += ["encode", "decode", *["classify"] * self._has_classes]
