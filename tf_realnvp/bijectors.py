@@ -232,7 +232,7 @@ class AffineCoupling(SinglePassBijector):
         outputs = self.network(
             tf.reshape(kept, (-1,) + self.mask.shape),
             **{
-                name: self._flatten_condition(value, name, event)
+                name: self._flatten_condition(value, event)
                 for name, value in condition.items()
             },
         )
@@ -248,19 +248,11 @@ class AffineCoupling(SinglePassBijector):
         shape = tf.shape(event)
         return tf.reshape(log_scale, shape), tf.reshape(shift, shape)
 
-    def _flatten_condition(self, value, name, event):
+    def _flatten_condition(self, value, event):
         """Flattens the batch shape at the start of a condition's shape."""
         value = tf.convert_to_tensor(value)
-        batch_shape = event.shape[: -self.mask.ndim]
-        rank = batch_shape.rank
-        if not value.shape[:rank].is_compatible_with(batch_shape):
-            raise ValueError(
-                f"The shape of the condition `{name}` must begin with that of "
-                f"the batch, {batch_shape}, got {value.shape}."
-            )
-        return tf.reshape(
-            value, tf.concat([[-1], tf.shape(value)[rank:]], axis=0)
-        )
+        rest = tf.shape(value)[event.shape.rank - self.mask.ndim :]
+        return tf.reshape(value, tf.concat([[-1], rest], axis=0))
 
     def _check_outputs(self, outputs):
         """Returns the network's outputs after checking their shape."""

@@ -212,7 +212,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         argv = ("--seed", 3, "--resume", "--run_dir", "other")
         result = self.start_worker(0, *argv)
         self.assertEqual(result[0], 2)
-        self.assertIn("something else than a run", result[2])
+        self.assertIn("of another program or version", result[2])
         self.configure.assert_called_once()
 
     def test_workers(self):

@@ -7,6 +7,7 @@ before them if the settings name the data set and the model.
 import contextlib
 import dataclasses
 import itertools
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -165,7 +166,7 @@ def start(
             class_probs=model.class_probs or (),
         )
         # Before any checkpoint, since a folder without `run.json` is refused.
-        with writing("the run's state", run.path):
+        with writing(run.path):
             run.begin(config, description, dataset.metadata)
             if is_given:  # The weights cannot be recreated from a seed.
                 checkpoints.save()
@@ -235,14 +236,17 @@ def fit(
         if run is None:
             loop.fit(trainer, dataset, *lengths, on_epoch, should_stop, display)
             return
-        recorder = _Recorder(config, trainer, checkpoints, run.path)
+        with writing(run.path):
+            recorder = _Recorder(config, trainer, checkpoints, run.path)
 
         def after_epoch(metrics):
-            recorder.after_epoch(metrics)
+            with writing(run.path):
+                recorder.after_epoch(metrics)
             on_epoch(metrics)
 
         def after_steps():
-            recorder.after_steps()
+            with writing(run.path):
+                recorder.after_steps()
             return should_stop()
 
         try:
@@ -252,9 +256,11 @@ def fit(
         except (Error, tf.errors.OpError):
             raise  # A step may be incomplete.
         except BaseException:  # Ctrl-C, or an exception of `on_epoch`.
-            recorder.save()
+            with writing(run.path):
+                recorder.save()
             raise
-        recorder.finish(is_done)
+        with writing(run.path):
+            recorder.finish(is_done)
 
 
 class _Recorder:
@@ -263,25 +269,20 @@ class _Recorder:
     def __init__(self, config, trainer, checkpoints, path):
         self._config, self._trainer = config, trainer
         self._checkpoints, self._path = checkpoints, path
-        with writing("the summaries", path):
-            self._summaries = Summaries(
-                trainer, path / "logs", config.batch_size
-            )
+        self._summaries = Summaries(trainer, path / "logs", config.batch_size)
         self._last_save = time.monotonic()
         self._saved = list(trainer.history)
 
     def after_steps(self):
-        with writing("the summaries", self._path):
-            self._summaries.write_progress()
+        self._summaries.write_progress()
         self._save_after(60.0 * self._config.checkpoint_minutes)
 
     def after_epoch(self, metrics):
         # Before the checkpoint, so that after a kill it is done again.
         self._write_metrics()
-        with writing("the summaries", self._path):
-            self._summaries.write_epoch(metrics)
-            if metrics.epoch % self._config.samples_every == 0:
-                self._summaries.write_samples(metrics.step)
+        self._summaries.write_epoch(metrics)
+        if metrics.epoch % self._config.samples_every == 0:
+            self._summaries.write_samples(metrics.step)
         self._save_after(_SECONDS_BETWEEN_CHECKPOINTS)
 
     def finish(self, is_done):
@@ -291,8 +292,7 @@ class _Recorder:
             return
         last = self._trainer.history[-1]
         if last.epoch % self._config.samples_every:  # No samples of it yet.
-            with writing("the summaries", self._path):
-                self._summaries.write_samples(last.step)
+            self._summaries.write_samples(last.step)
         # The best epoch may have been evaluated on the test images.
         self._write_metrics()
         if self._trainer.history != self._saved:
@@ -300,8 +300,7 @@ class _Recorder:
 
     def save(self):
         """Saves a checkpoint."""
-        with writing("a checkpoint", self._path):
-            self._checkpoints.save()
+        self._checkpoints.save()
         self._last_save = time.monotonic()
         self._saved = list(self._trainer.history)
 
@@ -310,8 +309,7 @@ class _Recorder:
             self.save()
 
     def _write_metrics(self):
-        with writing("the metrics", self._path):
-            metrics.write_csv(self._path / "metrics.csv", self._trainer.history)
+        metrics.write_csv(self._path / "metrics.csv", self._trainer.history)
 
 
 def finish(run: Run) -> None:
@@ -320,7 +318,7 @@ def finish(run: Run) -> None:
     Raises:
       FailureError: If the state of the run cannot be written.
     """
-    with writing("the run's state", run.path):
+    with writing(run.path):
         run.finish()
 
 
@@ -359,12 +357,11 @@ def explained(dataset: ImageDataset) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(what: str, where: object) -> Iterator[None]:
+def writing(path: str | os.PathLike) -> Iterator[None]:
     """Converts errors of writing to a `FailureError` that names the target.
 
     Args:
-      what: Description of the target.
-      where: Path of the target.
+      path: The target.
 
     Raises:
       FailureError: If writing fails.
@@ -373,7 +370,7 @@ def writing(what: str, where: object) -> Iterator[None]:
         yield
     except (OSError, tf.errors.OpError) as error:
         raise FailureError(
-            f"cannot write {what} to {where}: {reason(error)}. What was there "
-            "before still is: make room, then go on: the same call, or the "
-            "command with --resume"
+            f"cannot write to {path}: {reason(error)}. What was there before "
+            "still is: make room, then go on: the same call, or the command "
+            "with --resume"
         ) from error

@@ -248,6 +248,4 @@ def _is_number(value):
 
 def short(value: Any) -> str:
     """Returns a short representation of a value on one line."""
-    if hasattr(value, "numpy"):
-        value = value.numpy()
     return " ".join(reprlib.repr(value).split())
