@@ -148,12 +148,12 @@ class DataDescriptionTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(DataDescription(**stored), digits)
 
     @parameterized.parameters(
-        ({"image_shape": (4, 6, 3)}, "8x8x1 instead of 4x6x3"),
-        ({"num_colors": 16}, "17 levels instead of 16 levels"),
-        ({"num_train": 2000}, "1,437 training images instead of 2,000 "),
-        ({"num_test": 1}, "360 test images instead of 1 test images"),
-        ({"fingerprint": "b"}, "fingerprint 'digits' instead of fingerprint "),
-        ({"class_names": ("b", "a")}, "classes 'a, b' instead of classes 'b, "),
+        ({"image_shape": (4, 6, 3)}, "image_shape (8, 8, 1) instead of (4, 6,"),
+        ({"num_colors": 16}, "num_colors 17 instead of 16"),
+        ({"num_train": 2000}, "num_train 1437 instead of 2000"),
+        ({"num_test": 1}, "num_test 360 instead of 1"),
+        ({"fingerprint": "b"}, "fingerprint 'digits' instead of 'b'"),
+        ({"class_names": ("b", "a")}, "class_names ('a', 'b') instead of ('b"),
     )
     def test_differences(self, changes, message):
         found = DATA.differences(dataclasses.replace(DATA, **changes))

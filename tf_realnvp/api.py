@@ -172,6 +172,7 @@ def train(
         (`trainable = False`); or if part of it is frozen and a `run_dir` is
         given.
     """
+    given = dict(locals())  # Settings are passed on by name.
     is_frozen = len(model.trainable_variables) < len(model.variables)
     if run_dir is not None and is_frozen:
         raise ValueError(
@@ -185,27 +186,17 @@ def train(
     if run_dir is not None:
         opened = open_run(pathlib.Path(run_dir), resume=True)
     with opened as run:
+        names = {field.name for field in dataclasses.fields(TrainingConfig)}
+        settings = {name: given[name] for name in names & given.keys()}
+        settings |= {"dataset": dataset.name, **dataset.load_settings}
+        settings |= {name: getattr(model, name) for name in ARCHITECTURE}
+        settings |= {
+            "conditional": model.num_classes is not None,
+            "flip": dataset.flip,
+            "run_dir": run_dir and str(run_dir),
+        }
         config = TrainingConfig.of_dataset(
-            before=run.config if run else None,
-            **{"dataset": dataset.name, **dataset.load_settings},
-            **{name: getattr(model, name) for name in ARCHITECTURE},
-            conditional=model.num_classes is not None,
-            flip=dataset.flip,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            lr_schedule=lr_schedule,
-            warmup_steps=warmup_steps,
-            clip_grad=clip_grad,
-            ema=ema,
-            max_steps=max_steps,
-            num_validation=num_validation,
-            seed=seed,
-            precision=precision,
-            accumulate=accumulate,
-            recompute=recompute,
-            jit=jit,
-            run_dir=run_dir and str(run_dir),
+            before=run.config if run else None, **settings
         )
         precision = runtime.settle_precision(config.precision)
         config = dataclasses.replace(config, precision=precision)

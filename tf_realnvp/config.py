@@ -115,8 +115,8 @@ class TrainingConfig:
     )
     num_bits: int | None = _of_process(
         WholeNumber(1, 8),
-        "keep only the N highest of the 8 bits of each component (default: "
-        "all)",
+        "keep only the N highest of the 8 bits of each component; bits/dim at "
+        "different numbers of bits are not comparable (default: all)",
         None,
     )
     flip: bool = _of_run(
@@ -410,20 +410,8 @@ class DataDescription:
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Describes each property in which two data sets differ."""
-        mine, its = self._words(), other._words()
         return [
-            f"{mine[name]} instead of {its[name]}"
-            for name in mine
-            if getattr(self, name) != getattr(other, name)
+            f"{name} {checks.short(mine)} instead of {checks.short(its)}"
+            for name, mine in vars(self).items()
+            if mine != (its := getattr(other, name)) and name != "class_probs"
         ]
-
-    def _words(self):
-        classes = ", ".join(self.class_names)
-        return {
-            "image_shape": "x".join(map(str, self.image_shape)),
-            "num_colors": f"{self.num_colors:,} levels",
-            "num_train": f"{self.num_train:,} training images",
-            "num_test": f"{self.num_test:,} test images",
-            "class_names": f"classes {checks.short(classes)}",
-            "fingerprint": f"fingerprint {checks.short(self.fingerprint)}",
-        }

@@ -403,7 +403,7 @@ class EvaluateTest(CommandsTestCase):
         code, stdout, stderr = call("evaluate", "M")
         self.assertEqual(code, 0)
         self.assertRegex(stderr, r"^warning: 1 file .*text.png.*\n$")
-        self.assertIn("2 test images of images, 32 levels (5 bits: bi", stdout)
+        self.assertIn("2 test images of images, 32 levels, seed 0", stdout)
         self.assertIn(": 5.0000 bits/dim, standard error 0.0000\n", stdout)
         self.assertAllEqual(
             model.seen,

@@ -60,7 +60,7 @@ class DirectionTest(ModelTestCase):
         )
         self.assertAllEqual(rows[:, 1], images)
         code, stdout, stderr = self.direction(
-            *("--strength", "-5e-1", 1, "--steps", 4),
+            *("--strength", "-0.5", 1, "--steps", 4),
             *("--apply", *(f"apply/{k:03d}.png" for k in range(3))),
             *(("--label", name) if name else ()),
         )

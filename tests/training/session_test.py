@@ -409,12 +409,14 @@ class FailureTest(SessionTestCase):
         self.assert_refused(outcome, "cannot write", "resume")
         self.assert_as_whole(COMMAND)
 
-    @both_doors()
-    def test_memory(self, door):
+    def test_memory(self):
         error = tf.errors.ResourceExhaustedError(None, None, "OOM: [9, 9]\nx")
         with self.fail_at(1, Trainer, "train", error):
-            outcome = self.train(door)
+            outcome = self.train(COMMAND)
         self.assert_refused(outcome, "memory: OOM", "accumulate 4", "recompute")
+
+    @both_doors()
+    def test_other_errors_go_through(self, door):
         error = tf.errors.InvalidArgumentError(None, None, "Incompatible")
         with (
             self.fail_at(1, Trainer, "train", error),
@@ -696,7 +698,7 @@ class WorkersTest(SessionTestCase):
         ("config", {"lr": 0.125}, "--lr 0.001 instead of --lr 0.125"),
         ("config", {"to_come": 1}, "another version of this program"),
         ("resume", "`resume`", "no --resume instead of --resume"),
-        ("data", {"image_shape": [4, 4, 1]}, "8x8x1 instead of 4x4x1"),
+        ("data", {"num_train": 3}, "num_train 1437 instead of 3"),
         # What differs counts, not what does not fit.
         ("config", {"batch_size": 5000}, "--batch_size 400 instead of"),
     )

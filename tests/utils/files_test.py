@@ -224,8 +224,11 @@ class ReplaceTest(FilesTestCase):
         self.addCleanup(os.umask, os.umask(umask))
         with replace(self.path) as new:
             fill(new, "new")
-        mode = 0o777 if self.path.is_dir() else 0o666
-        self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), mode & ~umask)
+            if new.is_dir():
+                (new / "inside").chmod(0o700)  # As TensorFlow does.
+        for path in (self.path, *self.path.glob("inside")):
+            mode = 0o777 if path.is_dir() else 0o666
+            self.assertEqual(stat.S_IMODE(path.stat().st_mode), mode & ~umask)
         if replace == files.replace_file:  # What the user has set stays.
             self.path.chmod(0o604)
             with replace(self.path) as new:

@@ -6,7 +6,6 @@ import functools
 import inspect
 import os
 import pathlib
-import re
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,8 +33,6 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **options,
         )
-        # Before Python 3.14, argparse takes -1e3 and -2. for flags.
-        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message):
         text = printable(f"{self.prog}: error: {message}")

@@ -15,7 +15,6 @@ import numpy as np
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.serving import saved_model
-from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
@@ -64,7 +63,7 @@ def sample(flags: argparse.Namespace) -> None:
         seed = random.SystemRandom().randrange(2**32)
     names, columns = model.class_names, None
     label: np.ndarray | int | None
-    if flags.label == "all" and names and "all" not in names:
+    if flags.label == "all" and names:
         columns = flags.n or _EACH_OF_ALL
         label = np.repeat(np.arange(len(names)), columns)
         n, of = len(label), f" of {', '.join(names)}"
@@ -170,7 +169,7 @@ def evaluate(flags: argparse.Namespace) -> None:
         np.concatenate(parts, axis=-1) for parts in zip(*measured, strict=True)
     )
     title = f"{counted(num_images, 'test image')} of {dataset.name}, "
-    title += describe_levels(model.num_colors)
+    title += f"{model.num_colors} levels"
     if model.class_names:
         title += f", {counted(len(model.class_names), 'class')}"
     say(f"{title}, seed {flags.seed}")

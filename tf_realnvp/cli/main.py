@@ -95,7 +95,9 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
         is_memory = type(error).__name__ == "ResourceExhaustedError"
         if is_memory or isinstance(error, MemoryError):
             message = f"out of memory: {reason(error)}"
-            if "batch_size" in flags:
+            if "accumulate" in flags:
+                message += "; `accumulate` 4 takes less, or `recompute` as well"
+            elif "batch_size" in flags:
                 message += "; a smaller `batch_size` takes less"
         elif isinstance(error, (OSError, Error)):
             message = str(error)

@@ -12,7 +12,6 @@ import re
 
 from tf_realnvp.cli import arguments, signals
 from tf_realnvp.config import TrainingConfig, canonical
-from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import checks, runtime
 from tf_realnvp.utils.errors import UsageError
@@ -220,7 +219,7 @@ def say_header(config, model, dataset):
     say(
         f"RealNVP on {dataset.name}: {dataset.num_train:,} training"
         f"{validation} and {dataset.num_test:,} test images of {size}, "
-        f"{describe_levels(dataset.num_colors)}{classes}\n"
+        f"{dataset.num_colors} levels{classes}\n"
         f"{model.num_parameters:,} parameters ({config.filters} filters, "
         f"{counted(config.num_blocks, 'residual block')}, "
         f"{config.num_scales} scales, {len(model.couplings)} couplings), "

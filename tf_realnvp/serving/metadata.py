@@ -8,7 +8,6 @@ from typing import Any
 
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import ModelError
-from tf_realnvp.utils.messages import counted
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
@@ -108,12 +107,3 @@ def damaged(path: str | os.PathLike, reason: object) -> ModelError:
 def describe_images(image_shape: tuple[int, ...], num_colors: int) -> str:
     """Returns a human-readable description of images."""
     return f"{'x'.join(map(str, image_shape))} with {num_colors} levels"
-
-
-def describe_levels(num_colors: int) -> str:
-    """Describes the number of levels, and its effect on bits/dim."""
-    words = f"{num_colors} levels"
-    if num_colors < 256 and (bits := checks.bits_of_levels(num_colors)):
-        words += f" ({counted(bits, 'bit')}: bits/dim are not comparable with "
-        words += "those of 8)"
-    return words

@@ -28,13 +28,7 @@ from tf_realnvp.training.runs import Run
 from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import (
-    DivergedError,
-    Error,
-    FailureError,
-    UsageError,
-    reason,
-)
+from tf_realnvp.utils.errors import Error, FailureError, UsageError, reason
 from tf_realnvp.utils.messages import warn
 from tf_realnvp.utils.progress import Progress
 
@@ -226,8 +220,8 @@ def fit(
 
     Raises:
       DataError: If an image cannot be read.
-      FailureError: If training diverges, memory runs out, something cannot be
-        written, or another worker is lost.
+      DivergedError: If too many consecutive steps were not finite.
+      FailureError: If something cannot be written, or another worker is lost.
     """
     lengths = config.epochs, config.batch_size, config.max_steps
     # Outside of the strategy's scope, since only the chief creates the
@@ -331,22 +325,11 @@ def explained(dataset: ImageDataset) -> Iterator[None]:
 
     Raises:
       DataError: If an image cannot be read.
-      FailureError: If training diverges, memory runs out, or a worker is lost.
+      FailureError: If a worker is lost.
     """
     try:
         with dataset.naming_damage():
             yield
-    except DivergedError as error:
-        raise DivergedError(
-            f"training diverged: {error}. Try `clip_grad` 1 or a smaller `lr`, "
-            "from the last checkpoint (the command with --resume) or in "
-            "another `run_dir`"
-        ) from error
-    except tf.errors.ResourceExhaustedError as error:
-        raise FailureError(
-            f"out of memory: {reason(error)}. Try `accumulate` 4, or "
-            "`recompute` as well"
-        ) from error
     except tf.errors.OpError as error:
         if not runtime.is_one_of_many():
             raise

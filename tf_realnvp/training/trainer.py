@@ -257,8 +257,11 @@ class Trainer(tf.Module):
             self._train_function(batches, tf.constant(num_steps))
         if int(self._skipped_in_a_row.numpy()) >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
-                "the loss or its gradient was not finite in the "
-                f"{MAX_SKIPPED_IN_A_ROW} steps up to step {self.num_steps:,}"
+                "training diverged: the loss or its gradient was not finite in "
+                f"the {MAX_SKIPPED_IN_A_ROW} steps up to step "
+                f"{self.num_steps:,}. Try `clip_grad` 1 or a smaller `lr`, "
+                "from the last checkpoint (the command with --resume) or in "
+                "another `run_dir`"
             )
 
     def test(

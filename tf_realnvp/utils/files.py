@@ -86,7 +86,11 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     with _new_beside(path, is_folder=True) as new:
         yield new
+        mode = stat.S_IMODE(new.stat().st_mode)
         for folder, _, names in os.walk(new):
+            # TensorFlow creates folders that only their owner can write to.
+            with contextlib.suppress(OSError):
+                os.chmod(folder, mode)
             for name in names:
                 sync(os.path.join(folder, name))
             sync(folder)
