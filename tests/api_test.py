@@ -387,6 +387,14 @@ class RunDirTest(TrainTestCase):
         self.train(model, self.images, run_dir=run)
         self.assertAllEqual(model.means, expected.means)
 
+    def test_flip_of_a_data_set_is_kept(self):
+        images = make_dataset(self.images, self.images)
+        run = self.folder / "run"
+        flipped = dataclasses.replace(images, flip=True)
+        self.train(SmallModel(), flipped, run_dir=run)
+        with self.assertRaisesRegex(UsageError, "no `flip` instead of `flip`"):
+            self.train(SmallModel(), images, run_dir=run)
+
     def test_model_is_kept(self):
         others = {"alpha": 0.5, "num_scales": 3, "num_couplings": (1, 2, 3)}
         others["dequantization"] = "variational"

@@ -37,8 +37,7 @@ _EACH_OF_ALL = 8  # Default number of images per class with `--label all`.
     ),
     argument(
         "--temperature",
-        "factor on the standard deviation of the latents; values below 1 give "
-        "less varied images",
+        "factor on the standard deviation of the latents",
         RealNumber(includes_low=True),
         1.0,
     ),
@@ -107,28 +106,15 @@ def _write_each(folder, batches, n, num_colors):
 
 @command(
     "realnvp_digits --dataset digits --importance_samples 16",
-    argument(
-        "--dataset",
-        "data set, as for training (default: the model's training data set)",
-    ),
+    argument("--dataset", "data set (default: that of the model's training)"),
     arguments.DATA_DIR,
     argument(
-        "--max_images",
-        "use N test images, drawn with the seed (default: all)",
-        WholeNumber(2),
+        "--max_images", "use N test images (default: all)", WholeNumber(2)
     ),
     argument(
-        "--importance_samples",
-        "noise samples per image",
-        WholeNumber(1),
-        1,
+        "--importance_samples", "noise samples per image", WholeNumber(1), 1
     ),
-    argument(
-        "--batch_size",
-        "images per batch; two batches are evaluated concurrently",
-        WholeNumber(1),
-        64,
-    ),
+    argument("--batch_size", "images per batch", WholeNumber(1), 64),
     arguments.seed("of the noise, and of the images of --max_images"),
 )
 def evaluate(flags: argparse.Namespace) -> None:
@@ -259,12 +245,7 @@ def _summary(model, log_probs):
     "realnvp_digits a.png b.png --steps 8 --out strip.png",
     arguments.images(),
     _LABEL_OF_ALL,
-    argument(
-        "--steps",
-        "number of images, including both given images",
-        WholeNumber(2, 10_000),
-        8,
-    ),
+    argument("--steps", "images in the strip", WholeNumber(2, 10_000), 8),
     arguments.out("PNG file for the strip", "interpolation.png"),
 )
 def interpolate(flags: argparse.Namespace) -> None:
@@ -313,9 +294,7 @@ def manifold(flags: argparse.Namespace) -> None:
     "realnvp_digits a.png b.png --draws 6 --out grid.png",
     arguments.images(),
     arguments.label("the likeliest class of each image"),
-    argument(
-        "--draws", "number of samples per image", WholeNumber(1, 10_000), 6
-    ),
+    argument("--draws", "samples per image", WholeNumber(1, 10_000), 6),
     arguments.seed("of the samples"),
     arguments.out("PNG file for the grid", "reconstructions.png"),
 )

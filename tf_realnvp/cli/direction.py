@@ -16,9 +16,7 @@ _NUM_SHOWN = 4  # Rows of the grid without `--apply`.
 @arguments.command(
     "realnvp_faces --with smiling --without serious --apply face.jpg",
     image_sets.argument("--with", "images with an attribute", required=True),
-    image_sets.argument(
-        "--without", "images without the attribute", required=True
-    ),
+    image_sets.argument("--without", "images without it", required=True),
     argument(
         "--apply",
         f"PNG or JPEG files (default: {_NUM_SHOWN} images of --without)",

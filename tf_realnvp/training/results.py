@@ -78,10 +78,8 @@ def write(
     export.save(model, path("realnvp"), content)
     metrics.write_csv(path("metrics", ".csv"), trainer.history)
     drawn = []
-    for draw, file in (
-        (_draw_samples, path("samples", ".png")),
-        (_draw_losses, path("loss", ".png")),
-    ):
+    for kind, draw in (("samples", _draw_samples), ("loss", _draw_losses)):
+        file = path(kind, ".png")
         try:
             draw(file, trainer, dataset)
             drawn.append(file)
