@@ -22,7 +22,7 @@ from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import DataError, Error, ModelError
+from tf_realnvp.utils.errors import DataError, ModelError
 from tf_realnvp.utils.messages import say
 from tf_realnvp.utils.progress import Progress, Silent
 
@@ -47,21 +47,17 @@ def load(path: str | os.PathLike) -> RealNVP:
 
     Raises:
       ModelError: If there is no model at `path`, or it cannot be loaded.
+      UsageError: If the state of the run is damaged.
     """
     path = pathlib.Path(path)
     if not (path / "run.json").exists():
         return weights.load_model(path)
-    try:
-        run = Run(path)
-        if run.config is None or run.data is None:
-            raise ModelError("it does not tell what its images are")
-        config = run.config
-        model = RealNVP(**config.architecture, **run.data.of_images)
-        trainer = Trainer.from_config(model, config, run.data.num_train)
-        if not Checkpoints(trainer, path / "checkpoints").restore():
-            raise ModelError("there is no checkpoint yet")
-    except (Error, ValueError) as error:
-        raise ModelError(f"cannot load the run in {path}: {error}") from error
+    run = Run(path)
+    assert run.config is not None and run.data is not None
+    model = RealNVP(**run.config.architecture, **run.data.of_images)
+    trainer = Trainer.from_config(model, run.config, run.data.num_train)
+    if not Checkpoints(trainer, path / "checkpoints").restore():
+        raise ModelError(f"there is no checkpoint yet in {path}")
     model = trainer.result_model()
     model.metadata = run.metadata
     return model

@@ -47,7 +47,13 @@ from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files, system
-from tf_realnvp.utils.errors import DataError, Error, FailureError, ModelError
+from tf_realnvp.utils.errors import (
+    DataError,
+    Error,
+    FailureError,
+    ModelError,
+    UsageError,
+)
 from tf_realnvp.utils.progress import Progress
 
 COMMAND, PYTHON = DOORS = ("command", "python")
@@ -267,7 +273,7 @@ class ResumeTest(SessionTestCase):
         with self.assertRaisesRegex(ModelError, "there is no checkpoint yet"):
             tf_realnvp.load(RUN)
         (RUN / "run.json").write_text("{}")
-        with self.assertRaisesRegex(ModelError, "cannot load the run"):
+        with self.assertRaisesRegex(UsageError, "run.json is damaged"):
             tf_realnvp.load(RUN)
 
     @both_doors()
@@ -298,6 +304,9 @@ class ResumeTest(SessionTestCase):
         ):
             with self.fail_at(number, target, name, Killed()):
                 self.train(door)
+            if target is Checkpoints:  # The metrics come before it.
+                table = (RUN / "metrics.csv").read_text()
+                self.assertLen(table.splitlines(), 3)
         os.remove(RUN / "metrics.csv")
         self.assert_as_whole(door)
 

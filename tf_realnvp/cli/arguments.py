@@ -193,10 +193,7 @@ def out(text: str, default: str, in_folder: str | None = None) -> Argument:
     """
     allowed = File(pathlib.Path(default).suffix, in_folder is not None)
     if in_folder is not None:
-        text += (
-            "; or a folder (an existing one, or a name that ends in /) for "
-            f"{in_folder}"
-        )
+        text += f"; or a folder, such as new/, for {in_folder}"
     return argument("--out", text, allowed, default)
 
 

@@ -34,8 +34,7 @@ def check(config: TrainingConfig, dataset: ImageDataset) -> None:
         if output_dir.is_relative_to(used.resolve()):
             raise UsageError(
                 f"argument `output_dir`: {config.output_dir} is among the "
-                "images to train on, and the samples would be some of them: "
-                "give another folder"
+                "images to train on: give another folder"
             )
     path = _path(config.output_dir, "realnvp", dataset.name)
     export.check_path(path)

@@ -195,8 +195,7 @@ def _moved_aside(path):
     except OSError as error:
         raise UsageError(
             f"argument `run_dir`: cannot move the finished run of {path} "
-            f"aside: {error.strerror}; give another folder, or go on with it "
-            "by `resume`"
+            f"aside: {error.strerror}; give another folder"
         ) from error
     try:
         shown = aside if path.is_absolute() else os.path.relpath(aside)
