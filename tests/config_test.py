@@ -34,7 +34,6 @@ OUT_OF_RANGE = (
     (None, "dataset epochs lr lr_schedule filters dequantization run_dir"),
     (1.0, "ema alpha num_scales"),
     (9, "num_bits"),
-    (65, "accumulate"),  # Of a batch of 64.
     (2**32, "seed num_scales"),
     (3, "filters image_size"),
     ((4, 3), "image_size num_couplings"),

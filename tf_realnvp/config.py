@@ -294,11 +294,6 @@ class TrainingConfig:
                 allowed = field.metadata["allowed"]
                 value = checks.check(value, field.name, allowed)
                 object.__setattr__(self, field.name, value)
-        if self.accumulate > self.batch_size:
-            raise ValueError(
-                f"`accumulate` must be at most the batch size, "
-                f"{self.batch_size}, got {self.accumulate}."
-            )
 
     @classmethod
     def of_dataset(
