@@ -166,7 +166,6 @@ class AffineCoupling(SinglePassBijector):
         network: Callable[..., tf.Tensor],
         rescale=1.0,
         reshift=0.0,
-        validate_args: bool = False,
         name: str = "affine_coupling",
     ):
         """Creates an affine coupling.
@@ -181,7 +180,6 @@ class AffineCoupling(SinglePassBijector):
             flattened to `N`. Conditions are passed as keyword arguments.
           rescale: Scalar, the amplitude of the log-scale.
           reshift: Scalar, the offset of the log-scale.
-          validate_args: Unused; static shapes are always checked.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -192,7 +190,6 @@ class AffineCoupling(SinglePassBijector):
             self.reshift = reshift
             super().__init__(
                 forward_min_event_ndims=self.mask.ndim,
-                validate_args=validate_args,
                 parameters=parameters,
                 name=name,
             )
@@ -286,7 +283,6 @@ class Squeeze(tfb.Bijector):
     def __init__(
         self,
         block_size: int = 2,
-        validate_args: bool = False,
         name: str = "squeeze",
     ):
         """Creates a squeeze.
@@ -294,7 +290,6 @@ class Squeeze(tfb.Bijector):
         Args:
           block_size: Height and width in pixels of the blocks that become one
             pixel each, at least 2.
-          validate_args: Unused; `tf.nn.space_to_depth` always checks shapes.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -303,7 +298,6 @@ class Squeeze(tfb.Bijector):
             super().__init__(
                 forward_min_event_ndims=3,
                 is_constant_jacobian=True,
-                validate_args=validate_args,
                 parameters=parameters,
                 name=name,
             )
@@ -365,7 +359,6 @@ class FactorOut(SinglePassBijector):
     def __init__(
         self,
         bijector: tfb.Bijector | None = None,
-        validate_args: bool = False,
         name: str = "factor_out",
     ):
         """Creates a multi-scale split.
@@ -373,7 +366,6 @@ class FactorOut(SinglePassBijector):
         Args:
           bijector: Bijector of the first half of the last axis. It must keep
             the event shape. Default: `tfb.Identity()`.
-          validate_args: Unused; `bijector` does its own checks.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -384,7 +376,6 @@ class FactorOut(SinglePassBijector):
                     self.bijector.forward_min_event_ndims, 1
                 ),
                 is_constant_jacobian=self.bijector.is_constant_jacobian,
-                validate_args=validate_args,
                 parameters=parameters,
                 name=name,
             )
