@@ -15,7 +15,7 @@ from tf_realnvp.data import ImageDataset, arrays
 from tf_realnvp.data.image_dataset import describe_skipped
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
-from tf_realnvp.serving.metadata import describe_images
+from tf_realnvp.serving.metadata import check_images
 from tf_realnvp.training import session
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
@@ -242,10 +242,7 @@ def _dataset(data, labels, model, flip):
         dataset = arrays.from_images(
             data, model.num_colors, flip, labels, num_classes
         )
-    own = describe_images(model.image_shape, model.num_colors)
-    its = describe_images(dataset.image_shape, dataset.num_colors)
-    if own != its:
-        raise DataError(f"the images are {its}, those of the model {own}")
+    check_images(dataset, model)
     if num_classes is None:
         return dataset.relabel(()) if dataset.class_names else dataset
     names = tuple(map(str, model.metadata.get("class_names", ())))

@@ -13,7 +13,7 @@ import numpy as np
 
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
-from tf_realnvp.serving.metadata import Metadata, describe_images
+from tf_realnvp.serving.metadata import Metadata, check_images
 from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import ImageError, UsageError
@@ -168,13 +168,7 @@ class Loader:
         num_bits = checks.bits_of_levels(model.num_colors)
         if dataset.num_colors == 256 and num_bits is not None:
             dataset = dataset.keep_bits(num_bits)  # As `--num_bits` does.
-        theirs = describe_images(dataset.image_shape, dataset.num_colors)
-        own = describe_images(model.image_shape, model.num_colors)
-        if theirs != own:
-            raise UsageError(
-                f"the images of {dataset.name} are {theirs}, those of the "
-                f"model {own}"
-            )
+        check_images(dataset, model)
         return dataset
 
     def _named(self, name):

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from tf_realnvp.utils import checks, hashing
-from tf_realnvp.utils.errors import ModelError
+from tf_realnvp.utils.errors import DataError, ModelError
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
@@ -104,6 +104,21 @@ def damaged(path: str | os.PathLike, reason: object) -> ModelError:
     return ModelError(f"{pathlib.Path(path) / FILE} is damaged: {reason}")
 
 
-def describe_images(image_shape: tuple[int, ...], num_colors: int) -> str:
-    """Returns a human-readable description of images."""
-    return f"{'x'.join(map(str, image_shape))} with {num_colors} levels"
+def check_images(dataset: Any, model: Any) -> None:
+    """Checks that images have the shape and levels of those of a model.
+
+    Args:
+      dataset: The `ImageDataset`.
+      model: A model, or its `Metadata`.
+
+    Raises:
+      DataError: If they do not.
+    """
+    its, own = (
+        f"{'x'.join(map(str, of.image_shape))} with {of.num_colors} levels"
+        for of in (dataset, model)
+    )
+    if its != own:
+        raise DataError(
+            f"the images of {dataset.name} are {its}, those of the model {own}"
+        )
