@@ -402,7 +402,7 @@ class RunDirTest(TrainTestCase):
         run = self.folder / "run"
         flipped = dataclasses.replace(images, flip=True)
         self.train(SmallModel(), flipped, run_dir=run)
-        with self.assertRaisesRegex(UsageError, "no `flip` instead of `flip`"):
+        with self.assertRaisesRegex(UsageError, "`flip` False instead of True"):
             self.train(SmallModel(), images, run_dir=run)
 
     def test_model_is_kept(self):

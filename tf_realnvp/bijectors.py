@@ -319,28 +319,26 @@ class Squeeze(tfb.Bijector):
         return tf.zeros([], y.dtype)
 
     def _forward_event_shape(self, input_shape):
-        block = self.block_size
-        *batch, height, width, channels = input_shape.dims
-        return tf.TensorShape(
-            [*batch, height * block, width * block, channels // block**2]
-        )
+        return tf.TensorShape(self._unsqueezed(input_shape.dims))
 
     def _inverse_event_shape(self, output_shape):
-        block = self.block_size
-        *batch, height, width, channels = output_shape.dims
-        return tf.TensorShape(
-            [*batch, height // block, width // block, channels * block**2]
-        )
+        return tf.TensorShape(self._squeezed(output_shape.dims))
 
     def _forward_event_shape_tensor(self, input_shape):
-        block = self.block_size
-        batch, size, channels = tf.split(input_shape, [-1, 2, 1])
-        return tf.concat([batch, size * block, channels // block**2], axis=0)
+        return tf.stack(self._unsqueezed(tf.unstack(input_shape)))
 
     def _inverse_event_shape_tensor(self, output_shape):
+        return tf.stack(self._squeezed(tf.unstack(output_shape)))
+
+    def _unsqueezed(self, shape):
+        *batch, height, width, channels = shape
         block = self.block_size
-        batch, size, channels = tf.split(output_shape, [-1, 2, 1])
-        return tf.concat([batch, size // block, channels * block**2], axis=0)
+        return [*batch, height * block, width * block, channels // block**2]
+
+    def _squeezed(self, shape):
+        *batch, height, width, channels = shape
+        block = self.block_size
+        return [*batch, height // block, width // block, channels * block**2]
 
 
 class FactorOut(SinglePassBijector):

@@ -340,13 +340,9 @@ class TrainingConfig:
             can be resumed with these if there are no differences.
           same: Scopes of the settings to compare: see `_setting`.
         """
-        return [
-            f"{_spell(field, mine)} instead of {_spell(field, its)}"
-            for field in dataclasses.fields(self)
-            if field.metadata["same"] in same
-            and (mine := getattr(self, field.name))
-            != (its := getattr(other, field.name))
-        ]
+        fields = dataclasses.fields(self)
+        names = (f.name for f in fields if f.metadata["same"] in same)
+        return _differences(self, other, names)
 
 
 # Ranges of the arguments of `RealNVP` that do not depend on the images.
@@ -357,13 +353,12 @@ ARCHITECTURE: dict[str, Any] = {
 }
 
 
-def _spell(field, value):
-    """Returns the name and value of a setting, for a message."""
-    if value is None or value is False:
-        return f"no `{field.name}`"
-    if value is True:
-        return f"`{field.name}`"
-    return f"`{field.name}` {field.metadata['allowed'].format(value)}"
+def _differences(first, second, names):
+    return [
+        f"`{name}` {checks.short(mine)} instead of {checks.short(its)}"
+        for name in names
+        if (mine := getattr(first, name)) != (its := getattr(second, name))
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -405,8 +400,5 @@ class DataDescription:
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Describes each property in which two data sets differ."""
-        return [
-            f"{name} {checks.short(mine)} instead of {checks.short(its)}"
-            for name, mine in vars(self).items()
-            if mine != (its := getattr(other, name)) and name != "class_probs"
-        ]
+        names = (name for name in vars(self) if name != "class_probs")
+        return _differences(self, other, names)

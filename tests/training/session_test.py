@@ -351,8 +351,7 @@ class ResumeTest(SessionTestCase):
         outcome = self.train(door, seed=1, filters=8)
         self.assert_refused(
             outcome,
-            "resumed with other settings: seed 1 instead of seed 0, "
-            "filters 8 instead of filters 4",
+            "other settings: seed 1 instead of 0, filters 8 instead of 4",
         )
         # The rate may change.
         self.assertNotEqual(self.go_on(door, lr=0.25), self.whole()[0])
@@ -365,7 +364,10 @@ class ResumeTest(SessionTestCase):
         with mock.patch.object(data, "load", return_value=other):
             outcome = self.train(door)
         self.assert_changes_nothing(
-            outcome, before, "images of digits are not", "fingerprint 'new' ins"
+            outcome,
+            before,
+            "images of digits are not",
+            "fingerprint 'new' instead",
         )
 
     def test_without_resume(self):
@@ -704,10 +706,10 @@ class WorkersTest(SessionTestCase):
             self.assertIn(message, stderr)
 
     @parameterized.parameters(
-        ("config", {"lr": 0.125}, "--lr 0.001 instead of --lr 0.125"),
+        ("config", {"lr": 0.125}, "--lr 0.001 instead of 0.125"),
         ("config", {"to_come": 1}, "another version of this program"),
         ("resume", "`resume`", "no --resume instead of --resume"),
-        ("data", {"num_train": 3}, "num_train 1437 instead of 3"),
+        ("data", {"num_train": 3}, "`num_train` 1437 instead of 3"),
         # What differs counts, not what does not fit.
         ("config", {"batch_size": 5000}, "--batch_size 400 instead of"),
     )
