@@ -67,8 +67,8 @@ def _setting(same, allowed, help, default=dataclasses.MISSING):
       help: Help text. The default is appended unless the text states it.
       default: The default. If omitted, it depends on the data set.
     """
-    if type(default) in (int, float, str, tuple) and "(default:" not in help:
-        help = f"{help} (default: {allowed.format(default)})"
+    if type(default) in (int, float, str) and "(default:" not in help:
+        help = f"{help} (default: {default})"
     metadata = {"allowed": allowed, "help": help, "same": same}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -204,7 +204,7 @@ class TrainingConfig:
     num_couplings: tuple[int, ...] = _of_model(
         WholeNumbers(3, 1, 1000),
         "numbers of couplings with checkerboard and with channel masks at each "
-        "scale but the last, and at the last scale",
+        "scale but the last, and at the last scale (default: 3,3,4)",
         (3, 3, 4),
     )
     dequantization: str = _of_model(

@@ -131,9 +131,6 @@ def read_settings(flags: argparse.Namespace) -> TrainingConfig:
 
     Args:
       flags: The parsed flags. With `--resume`, the run provides some defaults.
-
-    Raises:
-      UsageError: If a setting is out of range.
     """
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
     settings = {name: its for name, its in vars(flags).items() if name in names}
@@ -145,10 +142,7 @@ def read_settings(flags: argparse.Namespace) -> TrainingConfig:
     if flags.seed is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
     settings["run_dir"] = str(path)
-    try:
-        return TrainingConfig.of_dataset(before=before, **settings)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return TrainingConfig.of_dataset(before=before, **settings)
 
 
 def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
