@@ -387,6 +387,24 @@ class RunDirTest(TrainTestCase):
         self.train(model, self.images, run_dir=run)
         self.assertAllEqual(model.means, expected.means)
 
+    def test_error_of_a_callback(self):
+        """It is the caller's own, though writing to the run has such, too."""
+        with self.assertRaisesRegex(OSError, "no printer"):
+            self.train(
+                SmallModel(),
+                self.images,
+                run_dir=self.folder / "run",
+                on_epoch=mock.Mock(side_effect=OSError("no printer")),
+            )
+
+    def test_flip_of_a_data_set_is_kept(self):
+        images = make_dataset(self.images, self.images)
+        run = self.folder / "run"
+        flipped = dataclasses.replace(images, flip=True)
+        self.train(SmallModel(), flipped, run_dir=run)
+        with self.assertRaisesRegex(UsageError, "`flip` False instead of True"):
+            self.train(SmallModel(), images, run_dir=run)
+
     def test_model_is_kept(self):
         others = {"alpha": 0.5, "num_scales": 3, "num_couplings": (1, 2, 3)}
         others["dequantization"] = "variational"

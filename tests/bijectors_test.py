@@ -190,14 +190,14 @@ class ConditionTest(tf.test.TestCase):
             self.assertIs(bijector.inverse(x, **own), value)
         self.assertEqual([len(network.inputs) for network in networks], runs)
 
-    def test_wrong_conditions(self):
-        for shape in ([3, 8], [1, 8], []):
-            with self.assertRaisesRegex(
-                ValueError, r"`condition` must begin with .* \(2,\), got "
-            ):
-                checkerboard().inverse(
-                    normal([2, *IMAGE]), condition=normal(shape)
-                )
+    def test_one_for_each_event_of_a_batch(self):
+        x, condition = normal([2, 3, *IMAGE]), normal([2, 3, 8])
+        z = checkerboard().inverse(x, condition=condition)
+        expected = checkerboard().inverse(
+            tf.reshape(x, [6, *IMAGE]),
+            condition=tf.reshape(condition, [6, 8]),
+        )
+        self.assertAllClose(tf.reshape(z, [6, *IMAGE]), expected, **CLOSE)
 
 
 class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):

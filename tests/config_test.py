@@ -34,7 +34,6 @@ OUT_OF_RANGE = (
     (None, "dataset epochs lr lr_schedule filters dequantization run_dir"),
     (1.0, "ema alpha num_scales"),
     (9, "num_bits"),
-    (65, "accumulate"),  # Of a batch of 64.
     (2**32, "seed num_scales"),
     (3, "filters image_size"),
     ((4, 3), "image_size num_couplings"),
@@ -122,14 +121,14 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             self.assertLen(words, name not in may_differ, name)
             for phrase in words:
                 self.assertIn(" instead of ", phrase)
-                self.assertEqual(phrase.count(f"`{name}`"), 2)
+                self.assertStartsWith(phrase, f"`{name}` ")
 
     def test_differences_in_words(self):
         changes = {"flip": True, "num_couplings": (1, 2, 3)}
         other = dataclasses.replace(SETTINGS, **changes)
         expected = [
-            "`flip` instead of no `flip`",
-            "`num_couplings` 1,2,3 instead of `num_couplings` 3,3,4",
+            "`flip` True instead of False",
+            "`num_couplings` (1, 2, 3) instead of (3, 3, 4)",
         ]
         self.assertEqual(other.differences(SETTINGS), expected)
 
@@ -148,12 +147,15 @@ class DataDescriptionTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(DataDescription(**stored), digits)
 
     @parameterized.parameters(
-        ({"image_shape": (4, 6, 3)}, "8x8x1 instead of 4x6x3"),
-        ({"num_colors": 16}, "17 levels instead of 16 levels"),
-        ({"num_train": 2000}, "1,437 training images instead of 2,000 "),
-        ({"num_test": 1}, "360 test images instead of 1 test images"),
-        ({"fingerprint": "b"}, "fingerprint 'digits' instead of fingerprint "),
-        ({"class_names": ("b", "a")}, "classes 'a, b' instead of classes 'b, "),
+        ({"image_shape": (4, 6, 3)}, "`image_shape` (8, 8, 1) instead of (4,"),
+        ({"num_colors": 16}, "`num_colors` 17 instead of 16"),
+        ({"num_train": 2000}, "`num_train` 1437 instead of 2000"),
+        ({"num_test": 1}, "`num_test` 360 instead of 1"),
+        ({"fingerprint": "b"}, "`fingerprint` 'digits' instead of 'b'"),
+        (
+            {"class_names": ("b", "a")},
+            "`class_names` ('a', 'b') instead of ('b",
+        ),
     )
     def test_differences(self, changes, message):
         found = DATA.differences(dataclasses.replace(DATA, **changes))

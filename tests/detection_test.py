@@ -247,8 +247,8 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
                 self.assertTrue(np.isfinite(values).all())
         with self.assertRaisesRegex(ValueError, "10 images, got 9"):
             detection.fit(make_measurements(9))
-        with self.assertRaisesRegex(ValueError, "20 images, got 15"):
-            detection.Reference(make_measurements(15))
+        with self.assertRaisesRegex(ValueError, "10 images, got 9"):
+            detection.Reference(make_measurements(19))
 
 
 class PValuesTest(tf.test.TestCase, parameterized.TestCase):

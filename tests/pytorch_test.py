@@ -199,11 +199,11 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         # Names that begin so, what becomes of their arrays, and the fault.
-        ("4.rescale", np.array([np.nan]), "`{}` must be finite floats of"),
+        ("4.rescale", np.ones(2), "`{}` is not of this model"),
         ("6.reshift", None, "it has 9 `reshift` instead of 10"),
-        ("8.mask", np.ones([4, 1, 1], bool), "`{}` is not the mask"),
+        ("8.mask", np.array([[[True]], [[False]]] * 2), "`{}` is not of this"),
         ("2.net.net.0.conv.bias", None, "it has 79 `bias` instead of 80"),
-        ("13.net.net.3.block.2.conv.weight_g", np.ones(3), "`{}` must be fin"),
+        ("13.net.net.3.block.2.conv.weight_g", np.ones(3), "`{}` is not of"),
         ("5.bias", np.ones(3), "it has 81 `bias` instead of 80"),
         ("1.alpha", np.ones([]), "`{}` is superfluous"),
         ("13.", None, "it has 9 |it has 72 convolutions"),

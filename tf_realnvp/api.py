@@ -15,14 +15,14 @@ from tf_realnvp.data import ImageDataset, arrays
 from tf_realnvp.data.image_dataset import describe_skipped
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
-from tf_realnvp.serving.metadata import describe_images
+from tf_realnvp.serving.metadata import check_images
 from tf_realnvp.training import session
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import DataError, Error, ModelError
+from tf_realnvp.utils.errors import DataError, ModelError
 from tf_realnvp.utils.messages import say
 from tf_realnvp.utils.progress import Progress, Silent
 
@@ -47,21 +47,17 @@ def load(path: str | os.PathLike) -> RealNVP:
 
     Raises:
       ModelError: If there is no model at `path`, or it cannot be loaded.
+      UsageError: If the state of the run is damaged.
     """
     path = pathlib.Path(path)
     if not (path / "run.json").exists():
         return weights.load_model(path)
-    try:
-        run = Run(path)
-        if run.config is None or run.data is None:
-            raise ModelError("it does not tell what its images are")
-        config = run.config
-        model = RealNVP(**config.architecture, **run.data.of_images)
-        trainer = Trainer.from_config(model, config, run.data.num_train)
-        if not Checkpoints(trainer, path / "checkpoints").restore():
-            raise ModelError("there is no checkpoint yet")
-    except (Error, ValueError) as error:
-        raise ModelError(f"cannot load the run in {path}: {error}") from error
+    run = Run(path)
+    assert run.config is not None and run.data is not None
+    model = RealNVP(**run.config.architecture, **run.data.of_images)
+    trainer = Trainer.from_config(model, run.config, run.data.num_train)
+    if not Checkpoints(trainer, path / "checkpoints").restore():
+        raise ModelError(f"there is no checkpoint yet in {path}")
     model = trainer.result_model()
     model.metadata = run.metadata
     return model
@@ -172,6 +168,7 @@ def train(
         (`trainable = False`); or if part of it is frozen and a `run_dir` is
         given.
     """
+    given = dict(locals())  # Settings are passed on by name.
     is_frozen = len(model.trainable_variables) < len(model.variables)
     if run_dir is not None and is_frozen:
         raise ValueError(
@@ -185,27 +182,17 @@ def train(
     if run_dir is not None:
         opened = open_run(pathlib.Path(run_dir), resume=True)
     with opened as run:
+        names = {field.name for field in dataclasses.fields(TrainingConfig)}
+        settings = {name: given[name] for name in names & given.keys()}
+        settings |= {"dataset": dataset.name, **dataset.load_settings}
+        settings |= {name: getattr(model, name) for name in ARCHITECTURE}
+        settings |= {
+            "conditional": model.num_classes is not None,
+            "flip": dataset.flip,
+            "run_dir": run_dir and str(run_dir),
+        }
         config = TrainingConfig.of_dataset(
-            before=run.config if run else None,
-            **{"dataset": dataset.name, **dataset.load_settings},
-            **{name: getattr(model, name) for name in ARCHITECTURE},
-            conditional=model.num_classes is not None,
-            flip=dataset.flip,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            lr_schedule=lr_schedule,
-            warmup_steps=warmup_steps,
-            clip_grad=clip_grad,
-            ema=ema,
-            max_steps=max_steps,
-            num_validation=num_validation,
-            seed=seed,
-            precision=precision,
-            accumulate=accumulate,
-            recompute=recompute,
-            jit=jit,
-            run_dir=run_dir and str(run_dir),
+            before=run.config if run else None, **settings
         )
         precision = runtime.settle_precision(config.precision)
         config = dataclasses.replace(config, precision=precision)
@@ -255,10 +242,7 @@ def _dataset(data, labels, model, flip):
         dataset = arrays.from_images(
             data, model.num_colors, flip, labels, num_classes
         )
-    own = describe_images(model.image_shape, model.num_colors)
-    its = describe_images(dataset.image_shape, dataset.num_colors)
-    if own != its:
-        raise DataError(f"the images are {its}, those of the model {own}")
+    check_images(dataset, model)
     if num_classes is None:
         return dataset.relabel(()) if dataset.class_names else dataset
     names = tuple(map(str, model.metadata.get("class_names", ())))

@@ -166,7 +166,6 @@ class AffineCoupling(SinglePassBijector):
         network: Callable[..., tf.Tensor],
         rescale=1.0,
         reshift=0.0,
-        validate_args: bool = False,
         name: str = "affine_coupling",
     ):
         """Creates an affine coupling.
@@ -181,7 +180,6 @@ class AffineCoupling(SinglePassBijector):
             flattened to `N`. Conditions are passed as keyword arguments.
           rescale: Scalar, the amplitude of the log-scale.
           reshift: Scalar, the offset of the log-scale.
-          validate_args: Unused; static shapes are always checked.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -192,7 +190,6 @@ class AffineCoupling(SinglePassBijector):
             self.reshift = reshift
             super().__init__(
                 forward_min_event_ndims=self.mask.ndim,
-                validate_args=validate_args,
                 parameters=parameters,
                 name=name,
             )
@@ -232,7 +229,7 @@ class AffineCoupling(SinglePassBijector):
         outputs = self.network(
             tf.reshape(kept, (-1,) + self.mask.shape),
             **{
-                name: self._flatten_condition(value, name, event)
+                name: self._flatten_condition(value, event)
                 for name, value in condition.items()
             },
         )
@@ -248,19 +245,11 @@ class AffineCoupling(SinglePassBijector):
         shape = tf.shape(event)
         return tf.reshape(log_scale, shape), tf.reshape(shift, shape)
 
-    def _flatten_condition(self, value, name, event):
+    def _flatten_condition(self, value, event):
         """Flattens the batch shape at the start of a condition's shape."""
         value = tf.convert_to_tensor(value)
-        batch_shape = event.shape[: -self.mask.ndim]
-        rank = batch_shape.rank
-        if not value.shape[:rank].is_compatible_with(batch_shape):
-            raise ValueError(
-                f"The shape of the condition `{name}` must begin with that of "
-                f"the batch, {batch_shape}, got {value.shape}."
-            )
-        return tf.reshape(
-            value, tf.concat([[-1], tf.shape(value)[rank:]], axis=0)
-        )
+        rest = tf.shape(value)[event.shape.rank - self.mask.ndim :]
+        return tf.reshape(value, tf.concat([[-1], rest], axis=0))
 
     def _check_outputs(self, outputs):
         """Returns the network's outputs after checking their shape."""
@@ -294,7 +283,6 @@ class Squeeze(tfb.Bijector):
     def __init__(
         self,
         block_size: int = 2,
-        validate_args: bool = False,
         name: str = "squeeze",
     ):
         """Creates a squeeze.
@@ -302,7 +290,6 @@ class Squeeze(tfb.Bijector):
         Args:
           block_size: Height and width in pixels of the blocks that become one
             pixel each, at least 2.
-          validate_args: Unused; `tf.nn.space_to_depth` always checks shapes.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -311,7 +298,6 @@ class Squeeze(tfb.Bijector):
             super().__init__(
                 forward_min_event_ndims=3,
                 is_constant_jacobian=True,
-                validate_args=validate_args,
                 parameters=parameters,
                 name=name,
             )
@@ -333,28 +319,26 @@ class Squeeze(tfb.Bijector):
         return tf.zeros([], y.dtype)
 
     def _forward_event_shape(self, input_shape):
-        block = self.block_size
-        *batch, height, width, channels = input_shape.dims
-        return tf.TensorShape(
-            [*batch, height * block, width * block, channels // block**2]
-        )
+        return tf.TensorShape(self._unsqueezed(input_shape.dims))
 
     def _inverse_event_shape(self, output_shape):
-        block = self.block_size
-        *batch, height, width, channels = output_shape.dims
-        return tf.TensorShape(
-            [*batch, height // block, width // block, channels * block**2]
-        )
+        return tf.TensorShape(self._squeezed(output_shape.dims))
 
     def _forward_event_shape_tensor(self, input_shape):
-        block = self.block_size
-        batch, size, channels = tf.split(input_shape, [-1, 2, 1])
-        return tf.concat([batch, size * block, channels // block**2], axis=0)
+        return tf.stack(self._unsqueezed(tf.unstack(input_shape)))
 
     def _inverse_event_shape_tensor(self, output_shape):
+        return tf.stack(self._squeezed(tf.unstack(output_shape)))
+
+    def _unsqueezed(self, shape):
+        *batch, height, width, channels = shape
         block = self.block_size
-        batch, size, channels = tf.split(output_shape, [-1, 2, 1])
-        return tf.concat([batch, size // block, channels * block**2], axis=0)
+        return [*batch, height * block, width * block, channels // block**2]
+
+    def _squeezed(self, shape):
+        *batch, height, width, channels = shape
+        block = self.block_size
+        return [*batch, height // block, width // block, channels * block**2]
 
 
 class FactorOut(SinglePassBijector):
@@ -373,7 +357,6 @@ class FactorOut(SinglePassBijector):
     def __init__(
         self,
         bijector: tfb.Bijector | None = None,
-        validate_args: bool = False,
         name: str = "factor_out",
     ):
         """Creates a multi-scale split.
@@ -381,7 +364,6 @@ class FactorOut(SinglePassBijector):
         Args:
           bijector: Bijector of the first half of the last axis. It must keep
             the event shape. Default: `tfb.Identity()`.
-          validate_args: Unused; `bijector` does its own checks.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
@@ -392,7 +374,6 @@ class FactorOut(SinglePassBijector):
                     self.bijector.forward_min_event_ndims, 1
                 ),
                 is_constant_jacobian=self.bijector.is_constant_jacobian,
-                validate_args=validate_args,
                 parameters=parameters,
                 name=name,
             )

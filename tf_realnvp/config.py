@@ -67,8 +67,8 @@ def _setting(same, allowed, help, default=dataclasses.MISSING):
       help: Help text. The default is appended unless the text states it.
       default: The default. If omitted, it depends on the data set.
     """
-    if type(default) in (int, float, str, tuple) and "(default:" not in help:
-        help = f"{help} (default: {allowed.format(default)})"
+    if type(default) in (int, float, str) and "(default:" not in help:
+        help = f"{help} (default: {default})"
     metadata = {"allowed": allowed, "help": help, "same": same}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -108,10 +108,9 @@ class TrainingConfig:
     )
     image_size: int | tuple[int, int] | None = _of_process(
         ImageSize(),
-        "crop images to their central square and resize to N x N, N even; "
-        "32x48 crops and resizes to a height of 32 and a width of 48 (default: "
-        "no resizing if all images have the same even size of at most 64, else "
-        "32)",
+        "crop and resize images to N x N, N even, or to a height and a width, "
+        "such as 32x48 (default: none if all images have the same even size of "
+        "at most 64, else 32)",
         None,
     )
     num_bits: int | None = _of_process(
@@ -126,9 +125,8 @@ class TrainingConfig:
     num_validation: int | None = _of_run(
         WholeNumber(1),
         "hold out N training images for validation, save the model of the best "
-        "epoch on them, and evaluate only that model on the test images "
-        "(default: train on all, evaluate on the test images after every "
-        "epoch)",
+        "epoch on them, and test only that (default: train on all, test after "
+        "every epoch)",
         None,
     )
     epochs: int = _of_job(
@@ -136,9 +134,8 @@ class TrainingConfig:
     )
     lr: float = _of_job(
         RealNumber(),
-        "peak learning rate of the Adam optimizer (default: 3e-3, for digits "
-        "1e-2; with it, the defaults of the schedule, warm-up, batch size and "
-        "clipping are chosen to match)",
+        "peak learning rate of Adam (default: 3e-3, for digits 1e-2, with a "
+        "schedule, warm-up, batch size and clipping to match)",
     )
     lr_schedule: str = _of_job(
         OneOf(("constant", "cosine")),
@@ -155,13 +152,13 @@ class TrainingConfig:
     ema: float | None = _of_run(
         RealNumber(below=1.0),
         "evaluate and save an exponential moving average of the weights with "
-        "this decay, such as 0.999 (default: none)",
+        "this decay (default: none)",
         None,
     )
     batch_size: int = _of_run(
         WholeNumber(1),
-        "global batch size: images per training step, over all devices "
-        "(default: 32; 64 if --lr is given)",
+        "images per training step, over all devices (default: 32; 64 if --lr "
+        "is given)",
         64,
     )
     clip_grad: float | None = _of_job(
@@ -201,50 +198,43 @@ class TrainingConfig:
     )
     num_scales: int = _of_model(
         WholeNumber(2),
-        "number of scales, each with half the height and width of the one "
-        "before",
+        "number of scales, each of half the height and width of the last",
         2,
     )
     num_couplings: tuple[int, ...] = _of_model(
         WholeNumbers(3, 1, 1000),
-        "numbers of couplings: with checkerboard masks at each scale but the "
-        "last, with channel masks at each scale but the last, and at the last "
-        "scale",
+        "numbers of couplings with checkerboard and with channel masks at each "
+        "scale but the last, and at the last scale (default: 3,3,4)",
         (3, 3, 4),
     )
     dequantization: str = _of_model(
         OneOf(("uniform", "variational")),
-        "noise that is added to the levels; variational dequantization learns "
-        "it with the flow, and makes training steps slower",
+        "noise that is added to the levels; variational: learned, and slower",
         "uniform",
     )
     conditional: bool = _of_run(
         Switch(),
-        "train a class-conditional model on the labels of the data set, which "
-        "can sample from one class and classify (default: no classes)",
+        "train a class-conditional model on the labels of the data set",
         False,
     )
     init_from: str | None = _of_run(
         Folder(),
-        "warm start: take the weights of this SavedModel (realnvp_DATASET), "
-        "which must have the same filters, blocks, scales, alpha and image "
-        "channels; additional couplings, classes and variational "
-        "dequantization start as the identity (default: data-dependent "
-        "initialization)",
+        "warm start: take the weights of this SavedModel (realnvp_DATASET), to "
+        "which couplings, classes and variational dequantization may be added "
+        "(default: data-dependent initialization)",
         None,
     )
     precision: str = _of_run(
         OneOf(("auto", "float32", "tf32", "bfloat16")),
-        "precision of the coupling networks during training; tf32 lets NVIDIA "
-        "GPUs (Ampere or later) round float32 to 10 bits of mantissa; auto is "
-        "bfloat16 where the hardware supports it natively, else float32; "
-        "evaluation and the saved model always use float32",
+        "precision of the coupling networks during training; tf32 is for "
+        "NVIDIA GPUs since Ampere; auto is bfloat16 where the hardware "
+        "supports it natively, else float32",
         "auto",
     )
     deterministic: bool = _of_run(
         Switch(),
-        "use only deterministic operations on GPUs, some of which are slower; "
-        "on CPUs training is deterministic without this flag",
+        "use only deterministic operations on GPUs; on CPUs training always "
+        "is deterministic",
         False,
     )
     accumulate: int = _of_job(
@@ -254,8 +244,7 @@ class TrainingConfig:
     )
     recompute: bool = _of_job(
         Switch(),
-        "rematerialization: compute parts of the networks twice, to save "
-        "memory",
+        "compute parts of the networks twice, to save memory",
         False,
     )
     jit: bool = _of_job(
@@ -266,9 +255,7 @@ class TrainingConfig:
     devices: int | None = _of_job(
         WholeNumber(1),
         "train on N GPUs, or on N logical CPUs if there is no GPU (default: "
-        "all GPUs; without a GPU, two CPUs where this is faster than one: with "
-        "at most 64 filters, unless --max_steps is below 500 or the model is "
-        "small, like the one for digits)",
+        "all GPUs, or two logical CPUs where this is faster than one)",
         None,
     )
     data_dir: str = _of_process(
@@ -279,8 +266,7 @@ class TrainingConfig:
     )
     run_dir: str = _of_process(
         Folder(),
-        "folder for the state of the run: checkpoints, settings, metrics "
-        "(default: runs/DATASET)",
+        "folder for checkpoints, settings and metrics (default: runs/DATASET)",
         "runs",
     )
     checkpoint_minutes: float = _of_process(
@@ -308,11 +294,6 @@ class TrainingConfig:
                 allowed = field.metadata["allowed"]
                 value = checks.check(value, field.name, allowed)
                 object.__setattr__(self, field.name, value)
-        if self.accumulate > self.batch_size:
-            raise ValueError(
-                f"`accumulate` must be at most the batch size, "
-                f"{self.batch_size}, got {self.accumulate}."
-            )
 
     @classmethod
     def of_dataset(
@@ -359,13 +340,9 @@ class TrainingConfig:
             can be resumed with these if there are no differences.
           same: Scopes of the settings to compare: see `_setting`.
         """
-        return [
-            f"{_spell(field, mine)} instead of {_spell(field, its)}"
-            for field in dataclasses.fields(self)
-            if field.metadata["same"] in same
-            and (mine := getattr(self, field.name))
-            != (its := getattr(other, field.name))
-        ]
+        fields = dataclasses.fields(self)
+        names = (f.name for f in fields if f.metadata["same"] in same)
+        return _differences(self, other, names)
 
 
 # Ranges of the arguments of `RealNVP` that do not depend on the images.
@@ -376,13 +353,12 @@ ARCHITECTURE: dict[str, Any] = {
 }
 
 
-def _spell(field, value):
-    """Returns the name and value of a setting, for a message."""
-    if value is None or value is False:
-        return f"no `{field.name}`"
-    if value is True:
-        return f"`{field.name}`"
-    return f"`{field.name}` {field.metadata['allowed'].format(value)}"
+def _differences(first, second, names):
+    return [
+        f"`{name}` {checks.short(mine)} instead of {checks.short(its)}"
+        for name in names
+        if (mine := getattr(first, name)) != (its := getattr(second, name))
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -424,20 +400,5 @@ class DataDescription:
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Describes each property in which two data sets differ."""
-        mine, its = self._words(), other._words()
-        return [
-            f"{mine[name]} instead of {its[name]}"
-            for name in mine
-            if getattr(self, name) != getattr(other, name)
-        ]
-
-    def _words(self):
-        classes = ", ".join(self.class_names)
-        return {
-            "image_shape": "x".join(map(str, self.image_shape)),
-            "num_colors": f"{self.num_colors:,} levels",
-            "num_train": f"{self.num_train:,} training images",
-            "num_test": f"{self.num_test:,} test images",
-            "class_names": f"classes {checks.short(classes)}",
-            "fingerprint": f"fingerprint {checks.short(self.fingerprint)}",
-        }
+        names = (name for name in vars(self) if name != "class_probs")
+        return _differences(self, other, names)

@@ -422,15 +422,12 @@ def fit(normal: Measurements) -> dict[str, Score]:
     Raises:
       ValueError: If there are fewer than `MIN_NORMAL` images.
     """
-    _check_enough(normal, MIN_NORMAL)
-    return {name: method(normal) for name, method in METHODS.items()}
-
-
-def _check_enough(normal, minimum):
-    if len(normal) < minimum:
+    if len(normal) < MIN_NORMAL:
         raise ValueError(
-            f"`normal` must be of at least {minimum} images, got {len(normal)}."
+            f"the methods are fitted to at least {MIN_NORMAL} images, got "
+            f"{len(normal)}."
         )
+    return {name: method(normal) for name, method in METHODS.items()}
 
 
 def _standardize(features, normal):
@@ -520,7 +517,6 @@ class Reference:
         Raises:
           ValueError: If there are fewer than `2 * MIN_NORMAL` images.
         """
-        _check_enough(normal, 2 * MIN_NORMAL)
         self.method = DEFAULT
         order = np.random.default_rng(seed).permutation(len(normal))
         fitted, self.others = np.split(order, [len(normal) // 2])

@@ -5,7 +5,6 @@ import math
 import os
 import pathlib
 import re
-import warnings
 from unittest import mock
 
 import command_lines
@@ -169,16 +168,11 @@ class SampleTest(CommandsTestCase):
         self.assertRegex(stderr, "No space left")
         self.assertFalse(os.path.exists("new"))
 
-    @parameterized.parameters(
-        ("plain", "--temperature 3e38", "--temperature: .* lower one"),
-        ("plain", "--temperature 3e38 --out new/", "--temperature: .*"),
-        ("classes", "--label bird", "--label: no class 'bird', but cat, dog,"),
-    )
-    def test_bad(self, kind, flags, message):
-        self.use_model(kind)
-        code, _, stderr = call("sample", self.path, *flags.split())
-        self.assertEqual(code, 2)
-        self.assertRegex(stderr, f"sample: error: argument .*{message}")
+    def test_bad(self):
+        self.use_model("classes")
+        result = call("sample", self.path, "--label", "bird")
+        message = "argument --label: no class 'bird', but cat, dog,"
+        self.assert_usage_error(result, message)
         self.assertLen(os.listdir(), 4)
 
 
@@ -409,7 +403,7 @@ class EvaluateTest(CommandsTestCase):
         code, stdout, stderr = call("evaluate", "M")
         self.assertEqual(code, 0)
         self.assertRegex(stderr, r"^warning: 1 file .*text.png.*\n$")
-        self.assertIn("2 test images of images, 32 levels (5 bits: bi", stdout)
+        self.assertIn("2 test images of images, 32 levels, seed 0", stdout)
         self.assertIn(": 5.0000 bits/dim, standard error 0.0000\n", stdout)
         self.assertAllEqual(
             model.seen,
@@ -419,16 +413,8 @@ class EvaluateTest(CommandsTestCase):
             ],
         )
 
-    def test_one_image(self):
+    def test_images_that_were_trained_on(self):
         folder, model = self.folder_of_images("train/a.png", "test/b.png")
-        with warnings.catch_warnings(action="error"):
-            code, stdout, stderr = call(
-                "evaluate", "M", "--importance_samples", 2
-            )
-        self.assertEqual((code, stderr), (0, ""))
-        self.assertIn("1 test image of images, 32 levels", stdout)
-        figure = r"\w: 5.0000 bits/dim; one image has no standard error"
-        self.assertLen(re.findall(figure, stdout), 2)
         content = (folder / "test" / "b.png").read_bytes()
         model.training_hashes = frozenset([hashing.hash_of(content)])
         *_, stderr = call("evaluate", "M")

@@ -60,7 +60,7 @@ class DirectionTest(ModelTestCase):
         )
         self.assertAllEqual(rows[:, 1], images)
         code, stdout, stderr = self.direction(
-            *("--strength", "-5e-1", 1, "--steps", 4),
+            *("--strength", "-0.5", 1, "--steps", 4),
             *("--apply", *(f"apply/{k:03d}.png" for k in range(3))),
             *(("--label", name) if name else ()),
         )
@@ -108,7 +108,6 @@ class DirectionTest(ModelTestCase):
         ("present", "./present", "--without: 5 images of --with in it"),
         ("digits:cat", "digits:3", "--with: no class 'cat', but 0, 1"),
         ("present", "few", "--without: few has 1 readable image, an"),
-        ("present", "absent --strength 0 3e38", "--strength: .*be decoded"),
         ("present", "absent --label cat", "--label: no class 'cat'"),
     )
     def test_bad(self, present, absent, message):

@@ -100,7 +100,6 @@ class StartTest(command_lines.CommandTestCase):
         lines = """--help
             score --help
             train --epochs 0
-            train --batch_size 8 --accumulate 9
             train --output_dir file
             train --run_dir other
             sample . --n 0

@@ -469,13 +469,11 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
     @parameterized.parameters(
         ({"filters": 8}, "must not have `filters`"),
         ({"format": 1}, "must not have `format`"),
-        ({"dataset": ["a"]}, "`source` must be"),
-        ({"source": 5}, "`source` must be"),
         ({"names": {"a"}}, "set"),
         ({"loss": np.nan}, "float"),
     )
     def test_metadata_that_could_not_be_read(self, metadata, message):
-        with self.assertRaisesRegex(ValueError, f"`metadata`.*{message}"):
+        with self.assertRaisesRegex((TypeError, ValueError), message):
             small_models.model().save(self.folder / "model", metadata)
         self.assertEqual(os.listdir(self.folder), [])
 

@@ -5,7 +5,6 @@ import json
 import math
 import pathlib
 import shutil
-from unittest import mock
 
 import command_lines
 import folders
@@ -102,13 +101,11 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
 
 DAMAGED = {
-    "image_shape": (None, 4, "4x4", ["4", "4", "1"], [4, 4], [4, 4, -1]),
-    "num_colors": (None, 1, 257, "256", [256], math.nan),
-    "source": (3, ["digits"]),
+    "image_shape": (None, 4),
     "class_names": (["a", "b"], ["a", "b", "a"], 3),
-    "class_probs": (None, [1.0], [0.5, 0.4, 0.2], [-0.5, 1.0, 0.5], ["1"] * 3),
-    "num_classes": ("3", 2),
-    "format": (1, 2, 4, "two\nlines", [2], None, 10**400),
+    "class_probs": ([1.0], 3),
+    "training_hashes": ("no hashes",),
+    "format": (1, 2, "two\nlines", None),
 }
 
 
@@ -143,8 +140,6 @@ class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
         for content in ("3", '"text"', "[[]]", "{}", '{"num_colors": 17}'):
             (path / metadata.FILE).write_text(content)
             self.assert_error(path, "another program")
-        path = path.rename(self.folder / "a[b]")
-        self.assert_error(path, "cannot use paths with '['")
 
     @parameterized.parameters(*DAMAGED)
     def test_damaged_metadata(self, key):
@@ -154,17 +149,6 @@ class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
         for value in DAMAGED[key]:
             with self.subTest(value=value):
                 self.assert_error(self.copy(**{key: value}), message)
-
-    @parameterized.parameters(
-        (PLAIN, {"image_shape": [4, 8, 1]}, "4x8x1 with 17 levels and 0"),
-        (PLAIN, {"num_colors": 2}, "4x4x1 with 2 levels and 0 classes"),
-        (CLASSES, {"num_classes": None}, "4x4x1 with 17 levels and 0 classes"),
-    )
-    def test_metadata_of_another_model(self, make, changes, message):
-        path = self.copy(make, **changes)
-        raw = small_models.loaded(make)
-        with mock.patch.object(tf.saved_model, "load", return_value=raw):
-            self.assert_error(path, message, "its SavedModel 4x4x1 with 17")
 
     def test_optional_metadata(self):
         path = self.copy(source="/caf\udce9")

@@ -151,7 +151,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         self.make_run(finished=True)
         path = pathlib.Path("..")
         with contextlib.chdir(self.path / "checkpoints"):
-            self.assert_cannot_open("current folder", path=path, resume=False)
+            self.assert_cannot_open("another process", path=path, resume=False)
 
     def test_folder_that_cannot_be_made(self):
         (self.folder / "file").write_text("")
@@ -168,12 +168,12 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         resume=(False, True),
         case=(
             ("run.txt", "precious", "something else"),
-            ("run.json", "", "something else"),
-            ("run.json", "[]", "something else"),
-            ("run.json", {"program": "other"}, "something else"),
+            ("run.json", "", "damaged, or of another program"),
+            ("run.json", "[]", "damaged, or of another program"),
+            ("run.json", {"program": "other"}, "or of another program"),
             ("run.json", {"config": {}}, "damaged"),
             ("run.json", {"data": {}}, "damaged"),
-            ("run.json", {"format": 1}, "another version"),
+            ("run.json", {"format": 1}, "or version (its format is not 2)"),
         ),
     )
     def test_something_else_or_damaged(self, resume, case):

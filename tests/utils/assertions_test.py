@@ -76,8 +76,7 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(*CHECKS)
     def test_no_numbers(self, name):
-        no_numbers = "a", True, {}, 2**70, [[1], [1, 2]], np.array([1, None])
-        for value in no_numbers:
+        for value in ("a", True):
             with self.assertRaisesRegex(TypeError, f"`{name}` must "):
                 CHECKS[name](value)
 

@@ -6,7 +6,6 @@ import functools
 import inspect
 import os
 import pathlib
-import re
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,8 +33,6 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **options,
         )
-        # Before Python 3.14, argparse takes -1e3 and -2. for flags.
-        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message):
         text = printable(f"{self.prog}: error: {message}")
@@ -196,10 +193,7 @@ def out(text: str, default: str, in_folder: str | None = None) -> Argument:
     """
     allowed = File(pathlib.Path(default).suffix, in_folder is not None)
     if in_folder is not None:
-        text += (
-            "; or a folder (an existing one, or a name that ends in /) for "
-            f"{in_folder}"
-        )
+        text += f"; or a folder, such as new/, for {in_folder}"
     return argument("--out", text, allowed, default)
 
 
@@ -235,18 +229,12 @@ def check_output(
         for the check and removed again.
 
     Raises:
-      UsageError: If `path` cannot be written, or if it is or lies in a saved
-        model or an input, which might be overwritten.
+      UsageError: If `path` cannot be written, or if it is or lies in an input,
+        which might be overwritten.
     """
     real = pathlib.Path(os.path.realpath(path))
     folder = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
     with about(flag):
-        for outer in (real, *real.parents):
-            if os.path.exists(outer / "saved_model.pb"):
-                raise UsageError(
-                    f"{outer} is a model, which as a whole may be replaced: "
-                    "give another folder"
-                )
         for name in map(os.path.expanduser, filter(None, inputs)):
             if real.is_relative_to(os.path.realpath(name)):
                 raise UsageError(f"{path} is among the images: {name}")

@@ -15,9 +15,8 @@ import numpy as np
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.serving import saved_model
-from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.utils import files
-from tf_realnvp.utils.checks import RealNumber, WholeNumber
+from tf_realnvp.utils.checks import FLOAT32_MAX, Folder, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
 from tf_realnvp.utils.overlap import overlapped
@@ -26,6 +25,7 @@ from tf_realnvp.utils.units import bits_per_dim
 
 _LABEL_OF_ALL = arguments.label("the likeliest class of all images together")
 _EACH_OF_ALL = 8  # Default number of images per class with `--label all`.
+_NUM_SHOWN = 4  # Rows of `direction` without `--apply`.
 
 
 @command(
@@ -38,8 +38,7 @@ _EACH_OF_ALL = 8  # Default number of images per class with `--label all`.
     ),
     argument(
         "--temperature",
-        "factor on the standard deviation of the latents; values below 1 give "
-        "less varied images",
+        "factor on the standard deviation of the latents",
         RealNumber(includes_low=True),
         1.0,
     ),
@@ -64,7 +63,7 @@ def sample(flags: argparse.Namespace) -> None:
         seed = random.SystemRandom().randrange(2**32)
     names, columns = model.class_names, None
     label: np.ndarray | int | None
-    if flags.label == "all" and names and "all" not in names:
+    if flags.label == "all" and names:
         columns = flags.n or _EACH_OF_ALL
         label = np.repeat(np.arange(len(names)), columns)
         n, of = len(label), f" of {', '.join(names)}"
@@ -88,19 +87,11 @@ def sample(flags: argparse.Namespace) -> None:
 
 def _drawn(batches, n):
     """Yields the batches of `n` images, with a progress bar."""
-    import tensorflow as tf
-
     num_batches = math.ceil(n / saved_model.BATCH_SIZE)
-    try:
-        with Progress("sample", num_batches) as display:
-            for images in batches:
-                yield images
-                display.update(1, len(images))
-    except tf.errors.InvalidArgumentError as error:
-        raise UsageError(
-            "argument --temperature: what is drawn at it is no image, for the "
-            "numbers are too large: give a lower one"
-        ) from error
+    with Progress("sample", num_batches) as display:
+        for images in batches:
+            yield images
+            display.update(1, len(images))
 
 
 def _write_each(folder, batches, n, num_colors):
@@ -116,28 +107,15 @@ def _write_each(folder, batches, n, num_colors):
 
 @command(
     "realnvp_digits --dataset digits --importance_samples 16",
-    argument(
-        "--dataset",
-        "data set, as for training (default: the model's training data set)",
-    ),
+    argument("--dataset", "data set (default: that of the model's training)"),
     arguments.DATA_DIR,
     argument(
-        "--max_images",
-        "use N test images, drawn with the seed (default: all)",
-        WholeNumber(2),
+        "--max_images", "use N test images (default: all)", WholeNumber(2)
     ),
     argument(
-        "--importance_samples",
-        "noise samples per image",
-        WholeNumber(1),
-        1,
+        "--importance_samples", "noise samples per image", WholeNumber(1), 1
     ),
-    argument(
-        "--batch_size",
-        "images per batch; two batches are evaluated concurrently",
-        WholeNumber(1),
-        64,
-    ),
+    argument("--batch_size", "images per batch", WholeNumber(1), 64),
     arguments.seed("of the noise, and of the images of --max_images"),
 )
 def evaluate(flags: argparse.Namespace) -> None:
@@ -178,7 +156,7 @@ def evaluate(flags: argparse.Namespace) -> None:
         np.concatenate(parts, axis=-1) for parts in zip(*measured, strict=True)
     )
     title = f"{counted(num_images, 'test image')} of {dataset.name}, "
-    title += describe_levels(model.num_colors)
+    title += f"{model.num_colors} levels"
     if model.class_names:
         title += f", {counted(len(model.class_names), 'class')}"
     say(f"{title}, seed {flags.seed}")
@@ -221,13 +199,12 @@ def _log_probs(model, batches, seed, num_draws):
     """
 
     def calls():  # One sample per call: an interruption waits for two calls.
-        streams = itertools.count()
-        for batch in batches:
+        for index, batch in enumerate(batches):
             if model.class_names:
                 images, labels = batch
             else:
                 images, labels = batch, np.zeros(len(batch), int)
-            for stream in itertools.islice(streams, num_draws):
+            for stream in range(index * num_draws, (index + 1) * num_draws):
                 yield images, labels, saved_model.stream(seed, stream)
 
     def measure(call):
@@ -260,23 +237,15 @@ def _say_bits(model, log_probs, what=""):
 def _summary(model, log_probs):
     """Returns the mean bits/dim and its standard error, as text."""
     bits = bits_per_dim(log_probs, model.num_dims)
-    mean = f"{bits.mean():.4f} bits/dim"
-    if len(bits) == 1:
-        return f"{mean}; one image has no standard error"
     error = bits.std(ddof=1) / math.sqrt(len(bits))
-    return f"{mean}, standard error {error:.4f}"
+    return f"{bits.mean():.4f} bits/dim, standard error {error:.4f}"
 
 
 @command(
     "realnvp_digits a.png b.png --steps 8 --out strip.png",
     arguments.images(),
     _LABEL_OF_ALL,
-    argument(
-        "--steps",
-        "number of images, including both given images",
-        WholeNumber(2, 10_000),
-        8,
-    ),
+    argument("--steps", "images in the strip", WholeNumber(2, 10_000), 8),
     arguments.out("PNG file for the strip", "interpolation.png"),
 )
 def interpolate(flags: argparse.Namespace) -> None:
@@ -290,7 +259,7 @@ def interpolate(flags: argparse.Namespace) -> None:
 
     (start, end), labels = _encode(flags, model, images, together=True)
     points = latents.slerp(start, end, flags.steps)[np.newaxis]
-    write_rows(flags.out, model, decode_rows(model, points, labels[:1]))
+    _write_rows(flags.out, model, _decode_rows(model, points, labels[:1]))
 
 
 @command(
@@ -318,16 +287,14 @@ def manifold(flags: argparse.Namespace) -> None:
 
     corners, labels = _encode(flags, model, images, together=True)
     points = latents.manifold(corners, flags.size)
-    write_rows(flags.out, model, decode_rows(model, points, labels[:1]))
+    _write_rows(flags.out, model, _decode_rows(model, points, labels[:1]))
 
 
 @command(
     "realnvp_digits a.png b.png --draws 6 --out grid.png",
     arguments.images(),
     arguments.label("the likeliest class of each image"),
-    argument(
-        "--draws", "number of samples per image", WholeNumber(1, 10_000), 6
-    ),
+    argument("--draws", "samples per image", WholeNumber(1, 10_000), 6),
     arguments.seed("of the samples"),
     arguments.out("PNG file for the grid", "reconstructions.png"),
 )
@@ -345,10 +312,10 @@ def reconstruct(flags: argparse.Namespace) -> None:
     kept, labels = _encode(flags, model, images)
     drawn = latents.redraw_factored_out(kept, flags.draws, flags.seed)
     points = np.concatenate([kept[:, np.newaxis], drawn], axis=1)
-    rows = decode_rows(model, points, labels[:, np.newaxis])
+    rows = _decode_rows(model, points, labels[:, np.newaxis])
     exact = np.sum(np.all(rows[:, 0] == images, axis=(1, 2, 3)))
     say(f"{exact} of {len(images)} images came back exactly")
-    write_rows(flags.out, model, rows, images)
+    _write_rows(flags.out, model, rows, images)
 
 
 @command(
@@ -374,8 +341,78 @@ def translate(flags: argparse.Namespace) -> None:
     kept, _ = _encode(flags, model, images)
     points = np.repeat(kept[:, np.newaxis], len(names), axis=1)
     say(f"as {', '.join(names)}")
-    rows = decode_rows(model, points, np.arange(len(names)))
-    write_rows(flags.out, model, rows, images)
+    rows = _decode_rows(model, points, np.arange(len(names)))
+    _write_rows(flags.out, model, rows, images)
+
+
+@command(
+    "realnvp_faces --with smiling --without serious --apply face.jpg",
+    image_sets.argument("--with", "images with an attribute", required=True),
+    image_sets.argument("--without", "images without it", required=True),
+    argument(
+        "--apply",
+        f"PNG or JPEG files (default: {_NUM_SHOWN} images of --without)",
+        Folder(),
+        nargs="+",
+        metavar="IMAGE",
+    ),
+    argument(
+        "--strength",
+        "lowest and highest strength (default: -2 2)",
+        RealNumber(low=-FLOAT32_MAX),
+        nargs=2,
+        metavar=("FROM", "TO"),
+    ),
+    argument("--steps", "number of images per row", WholeNumber(2, 10_000), 9),
+    image_sets.max_images("each set", 2, 2000),
+    arguments.label("the likeliest class of each image"),
+    arguments.DATA_DIR,
+    arguments.seed("of the sampling of images"),
+    arguments.out("PNG file for the rows", "direction.png"),
+    notes=image_sets.HELP,
+)
+def direction(flags: argparse.Namespace) -> None:
+    """Move images along the difference between two sets of images.
+
+    The direction is the difference of the mean latents of the two sets. Draws a
+    row per image, moved by several strengths: 0 is the image, and 1 is the
+    distance between the two means. To show whether the direction is meaningful,
+    prints how well it separates held-out images of the two sets. With a model
+    with classes, images are moved within their class.
+    """
+    names = {"with": vars(flags)["with"], "without": flags.without}
+    applied = flags.apply or ()
+    arguments.check_output(flags.out, inputs=(*applied, *names.values()))
+    model = saved_model.SavedModel(flags.model)
+    label = arguments.find_label(flags.label, model.class_names)
+    from tf_realnvp import latents
+
+    named = [image_sets.read(path, model) for path in applied]
+    loader = image_sets.Loader(
+        model, flags.data_dir, flags.max_images, flags.seed
+    )
+    sets = {flag: loader.load(flag, names[flag], "test") for flag in names}
+    image_sets.check_distinct(sets)
+    rng = np.random.default_rng(flags.seed)
+    shuffled = [rng.permutation(its.images) for its in sets.values()]
+    sides = [model.encode_likeliest(images, label)[0] for images in shuffled]
+    starts, labels = model.encode_likeliest(
+        np.stack(named) if named else shuffled[1][:_NUM_SHOWN], label
+    )
+    # A fifth is held out, to evaluate the direction.
+    apart = [side[: max(1, len(side) // 5)] for side in sides]
+    rest = [side[len(some) :] for side, some in zip(sides, apart, strict=True)]
+    auroc = latents.separation(latents.direction(*rest), *apart)
+    low, high = flags.strength or (-2.0, 2.0)
+    strengths = np.linspace(low, high, flags.steps)
+    steps = np.multiply.outer(strengths, latents.direction(*sides))
+    points = (starts[:, np.newaxis] + steps).astype(np.float32)
+    rows = _decode_rows(model, points, labels[:, np.newaxis])
+    say(
+        f"AUROC {auroc:.3f} (chance: 0.5) on images that had no part in the "
+        f"direction: {len(apart[0]):,} with it, {len(apart[1]):,} without"
+    )
+    _write_rows(flags.out, model, rows)
 
 
 def _open(flags, number=None):
@@ -406,30 +443,20 @@ def _encode(flags, model, images, together=False):
     return latents, labels
 
 
-def decode_rows(
-    model: saved_model.SavedModel, points: np.ndarray, labels: np.ndarray
-) -> np.ndarray:
-    """Decodes rows of latents.
+def _decode_rows(model, points, labels):
+    """Decodes rows of latents, `[rows, columns, ...]`, to images.
 
     Args:
       model: The model.
       points: Float32 `[rows, columns, ...]`.
       labels: Labels of a shape that broadcasts to `[rows, columns]`.
-
-    Returns:
-      `uint8` `[rows, columns, H, W, C]`.
     """
     labels = np.broadcast_to(labels, points.shape[:2])
     images = model.decode(np.concatenate(points), np.ravel(labels))
     return images.reshape(*points.shape[:2], *model.image_shape)
 
 
-def write_rows(
-    out: str,
-    model: saved_model.SavedModel,
-    rows: np.ndarray,
-    first: np.ndarray | None = None,
-) -> None:
+def _write_rows(out, model, rows, first=None):
     """Writes rows of images.
 
     Args:
@@ -447,4 +474,7 @@ def write_rows(
     say(out)
 
 
-COMMANDS = (sample, evaluate, interpolate, manifold, reconstruct, translate)
+COMMANDS = (
+    *(sample, evaluate, interpolate, manifold, reconstruct, translate),
+    direction,
+)

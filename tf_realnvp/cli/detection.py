@@ -28,29 +28,20 @@ _NUM_MAP_REFERENCES = 1000
 
 @command(
     "realnvp_digits my_images --out scores.csv",
-    argument(
-        "folder",
-        "folder of images; sub-folders and hidden files are ignored",
-        Folder(),
-    ),
+    argument("folder", "folder of images, without sub-folders", Folder()),
     image_sets.argument(
-        "--reference",
-        f"at least {_MIN_IMAGES} normal images that the model was not trained "
-        "on",
+        "--reference", "normal images that the model was not trained on"
     ),
     image_sets.max_images("the reference", _MIN_IMAGES, 4000),
     argument(
         "--maps",
-        "folder for heat maps of the first images: the code length of each "
-        "position in bits, or with --reference its deviation from normal "
-        "images in standard deviations",
+        "folder for heat maps of the first images: bits, or with --reference "
+        "deviations from normal images",
         Folder(),
     ),
     argument("--max_maps", "number of heat maps", WholeNumber(1), 100),
     arguments.DATA_DIR,
-    arguments.seed(
-        "of the noise, and of the sampling and split of --reference"
-    ),
+    arguments.seed("of the noise, and of the split of --reference"),
     arguments.out("CSV file", "scores.csv"),
     notes=image_sets.HELP,
 )
@@ -111,24 +102,18 @@ def score(flags: argparse.Namespace) -> None:
 @command(
     "realnvp_parts --normal good_parts --unusual bad_parts --out detect",
     image_sets.argument(
-        "--normal",
-        "normal images (default: test images of the model's data set)",
+        "--normal", "normal images (default: test images of the model's data)"
     ),
     image_sets.argument("--unusual", "anomalous images", required=True),
     image_sets.argument(
         "--fit",
-        "normal images to fit the methods to (default: training images of the "
-        "model's data set); for a named data set, its training images are used",
+        "other normal images, which the methods are fitted to (default: "
+        "training images of the model's data)",
     ),
     image_sets.max_images("each set", _MIN_IMAGES, 2000),
     arguments.DATA_DIR,
     arguments.seed("of the noise, the sampling and the bootstrap"),
-    argument(
-        "--out",
-        "folder for the table and all scores (CSV), histograms, the least and "
-        "most anomalous images, and heat maps",
-        Folder(),
-    ),
+    argument("--out", "folder for tables, histograms and images", Folder()),
     notes=image_sets.HELP,
 )
 def detect(flags: argparse.Namespace) -> None:

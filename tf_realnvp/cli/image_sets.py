@@ -13,7 +13,7 @@ import numpy as np
 
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
-from tf_realnvp.serving.metadata import Metadata, describe_images
+from tf_realnvp.serving.metadata import Metadata, check_images
 from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import ImageError, UsageError
@@ -128,9 +128,12 @@ class Loader:
             given = self._named(name)
             path, label = _split_class(given)
             is_path = name is not None and os.path.isabs(data.source(path))
-            is_folder = is_path and not arrays.is_file(path)
-            read = self._from_folder if is_folder else self._from_dataset
-            kind, names, images = read(path, label, split, is_path)
+            if is_path and label is None and not arrays.is_file(path):
+                kind, names, images = self._from_folder(path, split)
+            else:
+                kind, names, images = self._from_dataset(
+                    path, label, split, is_path
+                )
             if len(names) < minimum:
                 raise UsageError(
                     f"{given} has {counted(len(names), f'{kind} image')}, and "
@@ -165,13 +168,7 @@ class Loader:
         num_bits = checks.bits_of_levels(model.num_colors)
         if dataset.num_colors == 256 and num_bits is not None:
             dataset = dataset.keep_bits(num_bits)  # As `--num_bits` does.
-        theirs = describe_images(dataset.image_shape, dataset.num_colors)
-        own = describe_images(model.image_shape, model.num_colors)
-        if theirs != own:
-            raise UsageError(
-                f"the images of {dataset.name} are {theirs}, those of the "
-                f"model {own}"
-            )
+        check_images(dataset, model)
         return dataset
 
     def _named(self, name):
@@ -227,27 +224,20 @@ class Loader:
         names = [f"{split} {number}" for split, number in chosen]
         return " and ".join(splits), names, np.concatenate(images)
 
-    def _from_folder(self, name, label, split, is_path):
-        """Reads the images of a folder and its sub-folders, or of a class.
+    def _from_folder(self, name, split):
+        """Reads the images of a folder and its sub-folders in any shape.
 
         Like `_from_dataset`, which loads it if there are training images.
         """
         from tf_realnvp.data import image_folder
 
         root = pathlib.Path(os.path.expanduser(name))
-        paths = image_folder.list_files(root)
-        if label is not None:
-            depth = image_folder.depth_of_classes(paths)
-            classes = [image_folder.class_of(path, depth) for path in paths]
-            known = sorted({*filter(None, classes)})
-            own = known[arguments.class_number(label, known)]
-            paths = [p for p, c in zip(paths, classes, strict=True) if c == own]
-        files = [root / path for path in paths]
+        files = [root / path for path in image_folder.list_files(root)]
         if self._is_known(_hashes(files)):
-            return self._from_dataset(name, label, split, is_path)
-        chosen = self._choose(len(paths))
+            return self._from_dataset(name, None, split, is_path=True)
+        chosen = self._choose(len(files))
         # Other files replace those that cannot be read.
-        others = np.setdiff1d(np.arange(len(paths)), chosen)
+        others = np.setdiff1d(np.arange(len(files)), chosen)
         others = np.random.default_rng(self.seed).permutation(others)
         order = (files[number] for number in (*chosen, *others))
         readable = read_readable(order, self.model)

@@ -7,7 +7,6 @@ from tf_realnvp.cli import (
     arguments,
     commands,
     detection,
-    direction,
     exports,
     restore,
     signals,
@@ -16,11 +15,6 @@ from tf_realnvp.cli import (
 )
 from tf_realnvp.utils.errors import Error, reason
 from tf_realnvp.utils.messages import printable
-
-_DESCRIPTION = """\
-RealNVP for images: trains a model, and puts it to use. MODEL is the folder
-realnvp_DATASET that training wrote.
-"""
 
 
 def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
@@ -35,7 +29,7 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     """
     parser = arguments.Parser(
         prog=prog,
-        description=_DESCRIPTION,
+        description="RealNVP for images: trains a model, and puts it to use.",
         epilog=f"{prog} COMMAND --help tells more, with an example.",
     )
     subparsers = parser.add_subparsers(
@@ -43,7 +37,7 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     )
     training = subparsers.add_parser("train", help="train a model on images")
     train.add_flags(training, training.prog)
-    for module in (commands, direction, detection, restore, exports):
+    for module in (commands, detection, restore, exports):
         for add in module.COMMANDS:
             add(subparsers)
     return run(parser, argv)
@@ -95,7 +89,9 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
         is_memory = type(error).__name__ == "ResourceExhaustedError"
         if is_memory or isinstance(error, MemoryError):
             message = f"out of memory: {reason(error)}"
-            if "batch_size" in flags:
+            if "accumulate" in flags:
+                message += "; `accumulate` 4 takes less, or `recompute` as well"
+            elif "batch_size" in flags:
                 message += "; a smaller `batch_size` takes less"
         elif isinstance(error, (OSError, Error)):
             message = str(error)

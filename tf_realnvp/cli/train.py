@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import inspect
 import os
 import pathlib
 import random
@@ -11,7 +12,6 @@ import re
 
 from tf_realnvp.cli import arguments, signals
 from tf_realnvp.config import TrainingConfig, canonical
-from tf_realnvp.serving.metadata import describe_levels
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import checks, runtime
 from tf_realnvp.utils.errors import UsageError
@@ -20,28 +20,11 @@ from tf_realnvp.utils.messages import counted, say
 # TensorFlow takes seconds to import. `session` and `results`, which import it,
 # are imported only after the command line has been checked.
 
-_DESCRIPTION = """\
-Trains RealNVP, a normalizing flow, on images.
-
-Results, in --output_dir:
-  realnvp_DATASET/      the model, a SavedModel: tf.saved_model.load returns an
-                        object with sample, log_prob, bits_per_dim, encode and
-                        decode
-  samples_DATASET.png   36 samples
-  loss_DATASET.png      plot of the losses of every epoch
-  metrics_DATASET.csv   the losses as numbers
-"""
-
-_EPILOG = """\
+_EXAMPLES = """\
 examples:
   {command} --dataset digits
   {command} --dataset CIFAR10 --epochs 350 --lr 3e-4 --seed 0
-  {command} --dataset CelebA --epochs 50 --lr 3e-4 --seed 0
   {command} --dataset my_images --image_size 32 --filters 64 --num_blocks 2
-
-CIFAR10 and CelebA come from TensorFlow Datasets: from a prepared copy in
---data_dir, from archives in --data_dir/manual, or downloaded into --data_dir.
-digits is part of scikit-learn and needs no network.
 """
 
 
@@ -52,8 +35,8 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
       parser: The parser, without flags.
       command: The command as typed by users, for the examples.
     """
-    parser.description = _DESCRIPTION
-    parser.epilog = _EPILOG.format(command=command)
+    parser.description = inspect.getdoc(_run)
+    parser.epilog = _EXAMPLES.format(command=command)
     for field in dataclasses.fields(TrainingConfig):
         text, allowed = field.metadata["help"], field.metadata["allowed"]
         name, options = arguments.argument(f"--{field.name}", text, allowed)
@@ -67,7 +50,20 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def _run(flags):
-    """Runs the command: checks, trains, writes the results."""
+    """Train RealNVP, a normalizing flow, on images.
+
+    Results, in --output_dir:
+      realnvp_DATASET/      the model, a SavedModel: tf.saved_model.load returns
+                            an object with sample, log_prob, bits_per_dim,
+                            encode and decode
+      samples_DATASET.png   36 samples
+      loss_DATASET.png      plot of the losses of every epoch
+      metrics_DATASET.csv   the losses as numbers
+
+    CIFAR10 and CelebA come from TensorFlow Datasets: from a prepared copy in
+    --data_dir, from archives in --data_dir/manual, or downloaded into
+    --data_dir. digits is part of scikit-learn and needs no network.
+    """
     config = read_settings(flags)
     workers.read_slurm_job()
     is_one_of_many = runtime.is_one_of_many()
@@ -135,9 +131,6 @@ def read_settings(flags: argparse.Namespace) -> TrainingConfig:
 
     Args:
       flags: The parsed flags. With `--resume`, the run provides some defaults.
-
-    Raises:
-      UsageError: If a setting is out of range.
     """
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
     settings = {name: its for name, its in vars(flags).items() if name in names}
@@ -149,10 +142,7 @@ def read_settings(flags: argparse.Namespace) -> TrainingConfig:
     if flags.seed is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
     settings["run_dir"] = str(path)
-    try:
-        return TrainingConfig.of_dataset(before=before, **settings)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return TrainingConfig.of_dataset(before=before, **settings)
 
 
 def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
@@ -202,7 +192,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
         return
     say("writing the results")
     try:
-        with session.writing("the results", config.output_dir):
+        with session.writing(config.output_dir):
             written = results.write(config, dataset, trainer)
         session.finish(run)
     except signals.Interrupted:
@@ -223,7 +213,7 @@ def say_header(config, model, dataset):
     say(
         f"RealNVP on {dataset.name}: {dataset.num_train:,} training"
         f"{validation} and {dataset.num_test:,} test images of {size}, "
-        f"{describe_levels(dataset.num_colors)}{classes}\n"
+        f"{dataset.num_colors} levels{classes}\n"
         f"{model.num_parameters:,} parameters ({config.filters} filters, "
         f"{counted(config.num_blocks, 'residual block')}, "
         f"{config.num_scales} scales, {len(model.couplings)} couplings), "

@@ -15,7 +15,7 @@ import tensorflow_probability as tfp
 
 from tf_realnvp.serving import metadata as metadata_format
 from tf_realnvp.utils import assertions, files, private, units
-from tf_realnvp.utils.errors import ModelError, UsageError
+from tf_realnvp.utils.errors import UsageError
 
 _VERSIONS = {
     "tensorflow": tf.__version__,
@@ -104,7 +104,9 @@ def save(
     Raises:
       UsageError: If TensorFlow could not load a model from this path, or if the
         path exists and is not a model.
-      ValueError: If `metadata` is inconsistent, or contradicts the model.
+      ModelError: If `metadata` has other names of classes than the model needs.
+      ValueError, TypeError: If `metadata` contradicts the model, or is not of
+        JSON values.
     """
     path = check_path(path)
     given, own = dict(metadata or {}), dict(model.metadata)
@@ -160,11 +162,8 @@ def _metadata(model, given, path):
     }
     if taken := own.keys() & given.keys():
         raise ValueError(f"`metadata` must not have `{min(taken)}`.")
-    try:
-        content = json.dumps(own | given, indent=2, allow_nan=False)
-        metadata_format.parse(json.loads(content), path)
-    except (TypeError, ValueError, ModelError) as error:
-        raise ValueError(f"`metadata` cannot be saved: {error}.") from error
+    content = json.dumps(own | given, indent=2, allow_nan=False)
+    metadata_format.parse(json.loads(content), path)
     return content
 
 
@@ -194,8 +193,6 @@ class _ServingModule(tf.Module):
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
         self._bits_per_nat = units.bits_per_dim(-1.0, model.num_dims)
-        # Unlike the image shape, it cannot be read from the signatures.
-        self._num_colors = _concrete(lambda: tf.constant(model.num_colors))
         self._trace_parts(model)
         names = ["sample", "log_prob", "log_prob_each", "bits_per_dim"]
         names += ["encode", "decode", *["classify"] * self._has_classes]

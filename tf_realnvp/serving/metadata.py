@@ -2,15 +2,12 @@
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from typing import Any
 
-from tf_realnvp.utils import checks, files, hashing
-from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
-from tf_realnvp.utils.errors import ModelError
-from tf_realnvp.utils.messages import counted
+from tf_realnvp.utils import checks, hashing
+from tf_realnvp.utils.errors import DataError, ModelError
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
@@ -57,11 +54,9 @@ def read(path: str | os.PathLike) -> Metadata:
             f"there is no SavedModel in {path}: name the folder "
             "realnvp_DATASET that training wrote"
         )
-    if reason := files.why_tensorflow_cannot(path):
-        raise ModelError(f"cannot read {path}: {reason}")
     try:
         content = json.loads((path / FILE).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot read {path / FILE}: {error}; the model is of another "
             "program, or was not copied whole"
@@ -70,7 +65,7 @@ def read(path: str | os.PathLike) -> Metadata:
 
 
 def parse(content: Any, path: pathlib.Path) -> Metadata:
-    """Checks the entries on images and classes.
+    """Reads the entries on images and classes.
 
     Args:
       content: The parsed JSON object.
@@ -86,38 +81,22 @@ def parse(content: Any, path: pathlib.Path) -> Metadata:
             f"(format {checks.short(version)}, not {FORMAT})"
         )
     try:
-        image_shape = check(
-            content.pop("image_shape", None),
-            "image_shape",
-            WholeNumbers(3, 1, 2**31 - 1),
-        )
-        num_colors = check(
-            content.pop("num_colors", None), "num_colors", WholeNumber(2, 256)
-        )
-        source = content.get("source", content.get("dataset"))
-        if not isinstance(source, str | None):
-            raise ValueError(f"`source` must be text, got {source!r}.")
-        names, probs = _classes(content)
-        sketch = hashing.parse_sketch(str(content.get("training_hashes", "")))
+        probs = tuple(content.get("class_probs", ()))
+        known = content.get("class_names", range(len(probs))) if probs else ()
+        names = tuple(map(str, known))
+        if not len({*names}) == len(names) == len(probs):
+            raise ValueError(f"{len(probs)} classes need as many names")
         return Metadata(
-            image_shape, num_colors, source, content, names, probs, sketch
+            tuple(content.pop("image_shape")),
+            content.pop("num_colors"),
+            content.get("source", content.get("dataset")),
+            content,
+            names,
+            probs,
+            hashing.parse_sketch(content.get("training_hashes", "")),
         )
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from error
-
-
-def _classes(content):
-    """Returns the names and probabilities of the classes."""
-    number = content.get("num_classes")
-    if number is None:
-        return (), ()
-    names = tuple(map(str, content.get("class_names", range(number))))
-    probs = tuple(content.get("class_probs", ()))
-    if not len(set(names)) == len(names) == len(probs) == number:
-        raise ValueError(f"{number} classes must have as many different names.")
-    if min(probs) < 0.0 or not math.isclose(sum(probs), 1.0, abs_tol=1e-6):
-        raise ValueError(f"`class_probs` must have a sum of 1, got {probs}.")
-    return names, probs
 
 
 def damaged(path: str | os.PathLike, reason: object) -> ModelError:
@@ -125,15 +104,21 @@ def damaged(path: str | os.PathLike, reason: object) -> ModelError:
     return ModelError(f"{pathlib.Path(path) / FILE} is damaged: {reason}")
 
 
-def describe_images(image_shape: tuple[int, ...], num_colors: int) -> str:
-    """Returns a human-readable description of images."""
-    return f"{'x'.join(map(str, image_shape))} with {num_colors} levels"
+def check_images(dataset: Any, model: Any) -> None:
+    """Checks that images have the shape and levels of those of a model.
 
+    Args:
+      dataset: The `ImageDataset`.
+      model: A model, or its `Metadata`.
 
-def describe_levels(num_colors: int) -> str:
-    """Describes the number of levels, and its effect on bits/dim."""
-    words = f"{num_colors} levels"
-    if num_colors < 256 and (bits := checks.bits_of_levels(num_colors)):
-        words += f" ({counted(bits, 'bit')}: bits/dim are not comparable with "
-        words += "those of 8)"
-    return words
+    Raises:
+      DataError: If they do not.
+    """
+    its, own = (
+        f"{'x'.join(map(str, of.image_shape))} with {of.num_colors} levels"
+        for of in (dataset, model)
+    )
+    if its != own:
+        raise DataError(
+            f"the images of {dataset.name} are {its}, those of the model {own}"
+        )

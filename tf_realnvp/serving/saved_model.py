@@ -10,7 +10,6 @@ import numpy as np
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils import runtime, units
 from tf_realnvp.utils.errors import ModelError, reason
-from tf_realnvp.utils.messages import counted
 from tf_realnvp.utils.overlap import overlapped
 
 BATCH_SIZE = 64  # Limits the memory for many images.
@@ -69,28 +68,12 @@ class SavedModel:
 
         try:
             self._model = tf.saved_model.load(os.fspath(path))
-            outputs = {
-                name: signature.structured_outputs
-                for name, signature in self._model.signatures.items()
-            }
-            shape = outputs["decode"]["images"].shape[1:]
-            given = outputs.get("classify", {}).get("class_log_probs")
-            num_classes = 0 if given is None else given.shape[1]
-            its = _describe(shape, int(self._model._num_colors()), num_classes)
             self._log_prob = self._traced("log_prob", [])
             self._log_prob_each = self._traced("log_prob_each", [None])
         except Exception as error:  # TensorFlow may raise anything.
             raise ModelError(
                 f"the SavedModel in {path} cannot be loaded: {reason(error)}"
             ) from error
-        own = _describe(
-            self.image_shape, self.num_colors, len(self.class_names)
-        )
-        if its != own:
-            raise ModelError(
-                f"{path} is damaged: by its {metadata.FILE} the images are "
-                f"{own}, by its SavedModel {its}"
-            )
 
     def _traced(self, name, seed_shape):
         """Returns a function of the model, traced for any batch size."""
@@ -279,11 +262,6 @@ def _parts(values):
     """Yields slices of at most `BATCH_SIZE` values."""
     for start in range(0, len(values), BATCH_SIZE):
         yield slice(start, start + BATCH_SIZE)
-
-
-def _describe(image_shape, num_colors, num_classes):
-    images = metadata.describe_images(image_shape, num_colors)
-    return f"{images} and {counted(num_classes, 'class')}"
 
 
 def stream(seed: int, index: int) -> int:

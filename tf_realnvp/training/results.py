@@ -1,7 +1,6 @@
 """The results of a training: SavedModel, metrics and figures."""
 
 import dataclasses
-import os
 import pathlib
 
 from tf_realnvp.config import TrainingConfig
@@ -26,34 +25,21 @@ def check(config: TrainingConfig, dataset: ImageDataset) -> None:
 
     Raises:
       UsageError: If the samples would be some of the images to train on; or if
-        there is, in the place of the model, anything but a model, the model
-        that training starts from, or the folder of the run.
+        there is anything but a model in the place of the model.
     """
     folder = pathlib.Path(dataset.source or "")
     is_folder = folder.is_absolute() and folder.is_dir()
+    output_dir = pathlib.Path(config.output_dir).resolve()
     for used in image_folder.folders_of(folder) if is_folder else ():
-        if _is_in(config.output_dir, used):
+        if output_dir.is_relative_to(used.resolve()):
             raise UsageError(
                 f"argument `output_dir`: {config.output_dir} is among the "
-                "images to train on, and the samples would be some of them: "
-                "give another folder"
+                "images to train on: give another folder"
             )
     path = _path(config.output_dir, "realnvp", dataset.name)
-    for name in ("init_from", "run_dir"):
-        if _is_in(getattr(config, name) or "/", path):
-            raise UsageError(
-                f"argument `{name}`: the model is to be written to {path}, in "
-                "the place of all that is there: give another folder, or "
-                "another `output_dir`"
-            )
     export.check_path(path)
     if path.exists():
         say(f"{path} is there, and will be replaced in the end")
-
-
-def _is_in(path, folder):
-    real = pathlib.Path(os.path.realpath(path))
-    return real.is_relative_to(os.path.realpath(folder))
 
 
 def write(
@@ -91,10 +77,8 @@ def write(
     export.save(model, path("realnvp"), content)
     metrics.write_csv(path("metrics", ".csv"), trainer.history)
     drawn = []
-    for draw, file in (
-        (_draw_samples, path("samples", ".png")),
-        (_draw_losses, path("loss", ".png")),
-    ):
+    for kind, draw in (("samples", _draw_samples), ("loss", _draw_losses)):
+        file = path(kind, ".png")
         try:
             draw(file, trainer, dataset)
             drawn.append(file)

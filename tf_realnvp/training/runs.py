@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import itertools
 import json
 import os
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tf_realnvp.config import DataDescription, TrainingConfig
-from tf_realnvp.utils import checks, files, system
+from tf_realnvp.utils import files, system
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import say
 
@@ -49,37 +48,28 @@ class Run:
         self.data: DataDescription | None = None
         self.metadata: Mapping[str, Any] = {}
         self.finished = False
-        try:
-            content = json.loads((path / _RUN_FILE).read_bytes())
-            is_ours = content["program"] == _PROGRAM
-        except FileNotFoundError:
+        file = path / _RUN_FILE
+        if not file.exists():
             # A kill may leave the temporary file of `run.json`.
             others = {file.name for file in path.iterdir()} - {_LOCK_FILE}
-            if all(map(files.is_leftover, others)):
-                return
-            is_ours = False
-        except (ValueError, KeyError, TypeError):
-            is_ours = False
-        if not is_ours:
-            raise UsageError(
-                f"{path} holds something else than a run of this program: give "
-                "another `run_dir`"
-            )
-        if (version := content.get("format")) != FORMAT:
-            raise UsageError(
-                f"{path} is of another version of this program (format "
-                f"{checks.short(version)}, not {FORMAT}): resume it with that "
-                "version, or give another `run_dir`"
-            )
+            if not all(map(files.is_leftover, others)):
+                raise UsageError(
+                    f"{path} holds something else than a run of this program: "
+                    "give another `run_dir`"
+                )
+            return
         try:
+            content = json.loads(file.read_bytes())
+            if (content["program"], content["format"]) != (_PROGRAM, FORMAT):
+                raise ValueError(f"its format is not {FORMAT}")
             self.config = TrainingConfig(**content["config"])
             self.data = DataDescription(**content["data"])
             self.metadata = dict(content["metadata"])
             self.finished = bool(content["finished"])
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"{path / _RUN_FILE} is damaged ({error}): give another "
-                "`run_dir`"
+                f"{file} is damaged, or of another program or version "
+                f"({error}): give another `run_dir`"
             ) from error
 
     def check_same_settings(self, config: TrainingConfig) -> None:
@@ -201,15 +191,11 @@ def _moved_aside(path):
     names = (f"{target}.{number}" for number in itertools.count(1))
     aside = pathlib.Path(next(n for n in names if not os.path.lexists(n)))
     try:
-        if pathlib.Path.cwd().is_relative_to(target):
-            # Relative paths would change their meaning.
-            raise OSError(errno.EBUSY, "the current folder is in it")
         target.rename(aside)
     except OSError as error:
         raise UsageError(
             f"argument `run_dir`: cannot move the finished run of {path} "
-            f"aside: {error.strerror}; give another folder, or go on with it "
-            "by `resume`"
+            f"aside: {error.strerror}; give another folder"
         ) from error
     try:
         shown = aside if path.is_absolute() else os.path.relpath(aside)

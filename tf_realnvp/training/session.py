@@ -7,6 +7,7 @@ before them if the settings name the data set and the model.
 import contextlib
 import dataclasses
 import itertools
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -27,13 +28,7 @@ from tf_realnvp.training.runs import Run
 from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import (
-    DivergedError,
-    Error,
-    FailureError,
-    UsageError,
-    reason,
-)
+from tf_realnvp.utils.errors import Error, FailureError, UsageError, reason
 from tf_realnvp.utils.messages import warn
 from tf_realnvp.utils.progress import Progress
 
@@ -165,7 +160,7 @@ def start(
             class_probs=model.class_probs or (),
         )
         # Before any checkpoint, since a folder without `run.json` is refused.
-        with writing("the run's state", run.path):
+        with writing(run.path):
             run.begin(config, description, dataset.metadata)
             if is_given:  # The weights cannot be recreated from a seed.
                 checkpoints.save()
@@ -225,8 +220,8 @@ def fit(
 
     Raises:
       DataError: If an image cannot be read.
-      FailureError: If training diverges, memory runs out, something cannot be
-        written, or another worker is lost.
+      DivergedError: If too many consecutive steps were not finite.
+      FailureError: If something cannot be written, or another worker is lost.
     """
     lengths = config.epochs, config.batch_size, config.max_steps
     # Outside of the strategy's scope, since only the chief creates the
@@ -235,14 +230,17 @@ def fit(
         if run is None:
             loop.fit(trainer, dataset, *lengths, on_epoch, should_stop, display)
             return
-        recorder = _Recorder(config, trainer, checkpoints, run.path)
+        with writing(run.path):
+            recorder = _Recorder(config, trainer, checkpoints, run.path)
 
         def after_epoch(metrics):
-            recorder.after_epoch(metrics)
+            with writing(run.path):
+                recorder.after_epoch(metrics)
             on_epoch(metrics)
 
         def after_steps():
-            recorder.after_steps()
+            with writing(run.path):
+                recorder.after_steps()
             return should_stop()
 
         try:
@@ -252,9 +250,11 @@ def fit(
         except (Error, tf.errors.OpError):
             raise  # A step may be incomplete.
         except BaseException:  # Ctrl-C, or an exception of `on_epoch`.
-            recorder.save()
+            with writing(run.path):
+                recorder.save()
             raise
-        recorder.finish(is_done)
+        with writing(run.path):
+            recorder.finish(is_done)
 
 
 class _Recorder:
@@ -263,25 +263,20 @@ class _Recorder:
     def __init__(self, config, trainer, checkpoints, path):
         self._config, self._trainer = config, trainer
         self._checkpoints, self._path = checkpoints, path
-        with writing("the summaries", path):
-            self._summaries = Summaries(
-                trainer, path / "logs", config.batch_size
-            )
+        self._summaries = Summaries(trainer, path / "logs", config.batch_size)
         self._last_save = time.monotonic()
         self._saved = list(trainer.history)
 
     def after_steps(self):
-        with writing("the summaries", self._path):
-            self._summaries.write_progress()
+        self._summaries.write_progress()
         self._save_after(60.0 * self._config.checkpoint_minutes)
 
     def after_epoch(self, metrics):
         # Before the checkpoint, so that after a kill it is done again.
         self._write_metrics()
-        with writing("the summaries", self._path):
-            self._summaries.write_epoch(metrics)
-            if metrics.epoch % self._config.samples_every == 0:
-                self._summaries.write_samples(metrics.step)
+        self._summaries.write_epoch(metrics)
+        if metrics.epoch % self._config.samples_every == 0:
+            self._summaries.write_samples(metrics.step)
         self._save_after(_SECONDS_BETWEEN_CHECKPOINTS)
 
     def finish(self, is_done):
@@ -291,8 +286,7 @@ class _Recorder:
             return
         last = self._trainer.history[-1]
         if last.epoch % self._config.samples_every:  # No samples of it yet.
-            with writing("the summaries", self._path):
-                self._summaries.write_samples(last.step)
+            self._summaries.write_samples(last.step)
         # The best epoch may have been evaluated on the test images.
         self._write_metrics()
         if self._trainer.history != self._saved:
@@ -300,8 +294,7 @@ class _Recorder:
 
     def save(self):
         """Saves a checkpoint."""
-        with writing("a checkpoint", self._path):
-            self._checkpoints.save()
+        self._checkpoints.save()
         self._last_save = time.monotonic()
         self._saved = list(self._trainer.history)
 
@@ -310,8 +303,7 @@ class _Recorder:
             self.save()
 
     def _write_metrics(self):
-        with writing("the metrics", self._path):
-            metrics.write_csv(self._path / "metrics.csv", self._trainer.history)
+        metrics.write_csv(self._path / "metrics.csv", self._trainer.history)
 
 
 def finish(run: Run) -> None:
@@ -320,7 +312,7 @@ def finish(run: Run) -> None:
     Raises:
       FailureError: If the state of the run cannot be written.
     """
-    with writing("the run's state", run.path):
+    with writing(run.path):
         run.finish()
 
 
@@ -333,22 +325,11 @@ def explained(dataset: ImageDataset) -> Iterator[None]:
 
     Raises:
       DataError: If an image cannot be read.
-      FailureError: If training diverges, memory runs out, or a worker is lost.
+      FailureError: If a worker is lost.
     """
     try:
         with dataset.naming_damage():
             yield
-    except DivergedError as error:
-        raise DivergedError(
-            f"training diverged: {error}. Try `clip_grad` 1 or a smaller `lr`, "
-            "from the last checkpoint (the command with --resume) or in "
-            "another `run_dir`"
-        ) from error
-    except tf.errors.ResourceExhaustedError as error:
-        raise FailureError(
-            f"out of memory: {reason(error)}. Try `accumulate` 4, or "
-            "`recompute` as well"
-        ) from error
     except tf.errors.OpError as error:
         if not runtime.is_one_of_many():
             raise
@@ -359,12 +340,11 @@ def explained(dataset: ImageDataset) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(what: str, where: object) -> Iterator[None]:
+def writing(path: str | os.PathLike) -> Iterator[None]:
     """Converts errors of writing to a `FailureError` that names the target.
 
     Args:
-      what: Description of the target.
-      where: Path of the target.
+      path: The target.
 
     Raises:
       FailureError: If writing fails.
@@ -373,7 +353,7 @@ def writing(what: str, where: object) -> Iterator[None]:
         yield
     except (OSError, tf.errors.OpError) as error:
         raise FailureError(
-            f"cannot write {what} to {where}: {reason(error)}. What was there "
-            "before still is: make room, then go on: the same call, or the "
-            "command with --resume"
+            f"cannot write to {path}: {reason(error)}. What was there before "
+            "still is: make room, then go on: the same call, or the command "
+            "with --resume"
         ) from error

@@ -257,8 +257,11 @@ class Trainer(tf.Module):
             self._train_function(batches, tf.constant(num_steps))
         if int(self._skipped_in_a_row.numpy()) >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
-                "the loss or its gradient was not finite in the "
-                f"{MAX_SKIPPED_IN_A_ROW} steps up to step {self.num_steps:,}"
+                "training diverged: the loss or its gradient was not finite in "
+                f"the {MAX_SKIPPED_IN_A_ROW} steps up to step "
+                f"{self.num_steps:,}. Try `clip_grad` 1 or a smaller `lr`, "
+                "from the last checkpoint (the command with --resume) or in "
+                "another `run_dir`"
             )
 
     def test(
@@ -324,7 +327,10 @@ class Trainer(tf.Module):
         def step(i, total, num_images):
             index, batch = batches.get_next()
             images, label, _ = unpack_x_y_sample_weight(batch)
-            total += tf.cast(self._test_step(images, index, label), tf.float64)
+            losses = self._strategy.run(
+                self._replica_test_loss, [images, index, label]
+            )
+            total += tf.cast(self._first_replica(losses), tf.float64)
             return i + 1, total, num_images + tf.shape(images)[0]
 
         _, total, num_images = tf.while_loop(
@@ -393,13 +399,8 @@ class Trainer(tf.Module):
             loss = -tf.reduce_sum(log_prob) / batch_size / self.model.num_dims
         return loss, tape.gradient(loss, self._trained)
 
-    def _test_step(self, images, index, label):
-        """Returns the sum of the losses of a batch over all replicas."""
-        return self._first_replica(
-            self._strategy.run(self._replica_test_loss, [images, index, label])
-        )
-
     def _replica_test_loss(self, images, index, label):
+        """Returns the sum of the losses of a batch over all replicas."""
         points = self._evaluated_model.add_noise(
             images, self._seed_of(1, index)
         )

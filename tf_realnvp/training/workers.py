@@ -206,15 +206,11 @@ def agree_on_settings(
     if not runtime.is_one_of_many():
         return config
 
-    def parse(record):
-        return (
-            TrainingConfig(**record["config"]),
-            DataDescription(**record["data"]),
-        )
-
-    def differences(worker, chief):
+    def differences(*records):
+        worker, chief = records
         try:
-            (mine, data), (its, its_data) = parse(worker), parse(chief)
+            mine, its = (TrainingConfig(**r["config"]) for r in records)
+            data, its_data = (DataDescription(**r["data"]) for r in records)
         except (KeyError, TypeError, ValueError):
             return ["another version of this program"]
         if mine.precision == "auto":  # It takes the chief's.

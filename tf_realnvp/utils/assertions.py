@@ -10,8 +10,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_realnvp.utils.checks import short
-
 _SEED = "a signed 64-bit integer, two integers, or None"
 _SEEDS = "signed 64-bit integers, one for each image"
 
@@ -32,20 +30,13 @@ def tensor(
       TypeError: If `value` does not consist of numbers.
       ValueError: If it has the wrong shape.
     """
-
-    def wrong(*found):
-        shown = ": ".join([*found, short(value)])
-        return f"`{name}` must be {kind}, got {shown}."
-
-    try:
-        result = tf.convert_to_tensor(value)
-    except Exception as error:  # TensorFlow may raise anything.
-        raise TypeError(wrong()) from error
-    dtype = result.dtype
+    result = tf.convert_to_tensor(value)
+    dtype, shape = result.dtype, result.shape
+    must_be = f"`{name}` must be {kind}, got {dtype.name} of shape {shape}."
     if not (dtype.is_integer or (dtype.is_floating and not integer)):
-        raise TypeError(wrong(f"dtype {dtype.name}"))
-    if not any(map(result.shape.is_compatible_with, shapes)):
-        raise ValueError(wrong(f"shape {result.shape}"))
+        raise TypeError(must_be)
+    if not any(map(shape.is_compatible_with, shapes)):
+        raise ValueError(must_be)
     return result
 
 

@@ -6,7 +6,6 @@ A range has these members:
 *   `str(allowed)`: description of the range in words.
 *   `allowed.convert(value)`: the value as a built-in type, for JSON.
 *   `allowed.parse(text)`: the value of a flag; `ValueError` if malformed.
-*   `allowed.format(value)`: the text that `parse` turns into the value.
 *   `allowed.metavar`: placeholder for the value in `--help`.
 """
 
@@ -32,7 +31,6 @@ class WholeNumber:
     """
 
     convert = parse = int
-    format = str
     metavar = "N"
 
     low: int
@@ -78,9 +76,6 @@ class WholeNumbers:
     def parse(self, text):
         return self.convert(text.split(","))
 
-    def format(self, values):
-        return ",".join(map(str, values))
-
     def __str__(self):
         return f"{self.length} whole numbers from {self.low} to {self.high}"
 
@@ -106,9 +101,6 @@ class ImageSize:
     def parse(self, text):
         height, by, width = text.partition("x")
         return int(height) if not by else (int(height), int(width))
-
-    def format(self, value):
-        return "x".join(map(str, sides(value)))
 
     def __str__(self):
         return f"{self._side}, or two of them, height and width"
@@ -139,7 +131,6 @@ class RealNumber:
     """
 
     convert = parse = float
-    format = "{:.12g}".format
     metavar = "X"
 
     low: float = 0.0
@@ -168,7 +159,7 @@ class OneOf:
       choices: The allowed strings.
     """
 
-    convert = format = str
+    convert = str
 
     choices: tuple[str, ...]
 
@@ -182,7 +173,7 @@ class OneOf:
 class Name:
     """Names and paths: any non-empty string."""
 
-    convert = format = str
+    convert = str
     metavar = "NAME"
 
     def parse(self, text):
@@ -248,6 +239,4 @@ def _is_number(value):
 
 def short(value: Any) -> str:
     """Returns a short representation of a value on one line."""
-    if hasattr(value, "numpy"):
-        value = value.numpy()
     return " ".join(reprlib.repr(value).split())
