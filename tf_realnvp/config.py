@@ -23,6 +23,7 @@ from tf_realnvp.utils.checks import (
     WholeNumber,
     WholeNumbers,
 )
+from tf_realnvp.utils.values import Values
 
 # Defaults that depend on the data set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -115,9 +116,9 @@ class TrainingConfig:
         None,
     )
     num_bits: int | None = _of_process(
-        WholeNumber(1, 8),
-        "keep only the N highest of the 8 bits of each component; bits/dim at "
-        "different numbers of bits are not comparable (default: all)",
+        WholeNumber(1, 16),
+        "keep only the N highest bits of each component; bits/dim at different "
+        "numbers of bits are not comparable (default: all)",
         None,
     )
     flip: bool = _of_run(
@@ -391,7 +392,7 @@ class DataDescription:
 
     Attributes:
       image_shape: `(H, W, C)`.
-      num_colors: Number of levels per component.
+      num_colors: Number of levels per component; `None` for real numbers.
       num_train: Number of training images, validation images included.
       num_test: Number of test images.
       fingerprint: `fingerprint` of the `ImageDataset`.
@@ -401,7 +402,7 @@ class DataDescription:
     """
 
     image_shape: tuple[int, int, int]
-    num_colors: int
+    num_colors: int | None
     num_train: int
     num_test: int
     fingerprint: str
@@ -435,7 +436,7 @@ class DataDescription:
         classes = ", ".join(self.class_names)
         return {
             "image_shape": "x".join(map(str, self.image_shape)),
-            "num_colors": f"{self.num_colors:,} levels",
+            "num_colors": str(Values(self.num_colors)),
             "num_train": f"{self.num_train:,} training images",
             "num_test": f"{self.num_test:,} test images",
             "class_names": f"classes {checks.short(classes)}",

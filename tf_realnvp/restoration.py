@@ -130,6 +130,8 @@ def restore(
     if noise is None and (mask is None or observe is not None):
         raise ValueError("`noise` must be given, or `mask` without `observe`.")
     is_missing = np.broadcast_to(False if mask is None else mask, images.shape)
+    if model.num_colors is None:
+        raise ValueError("Only images of levels can be restored.")
     sigma = noise or _KNOWN_SIGMA * (model.num_colors - 1)
     posterior = _posterior(model, observe, images.shape[1:])
     num_tried = 1
@@ -174,7 +176,7 @@ def restore(
         ]
         found[name] = np.array(medians, np.float32)
     if noise is None:
-        levels = images.astype(np.uint8)
+        levels = images.astype(model.values.dtype)
         known = {"images": levels, "mean": levels, "std": 0 * levels}
         for name in found.keys() & known.keys():
             found[name] = np.where(is_missing, found[name], known[name])
@@ -389,7 +391,7 @@ class _Posterior:
 
     def _round(self, points):
         levels = np.clip(np.round(points), 0, self._model.num_colors - 1)
-        return levels.astype(np.uint8)
+        return levels.astype(self._model.values.dtype)
 
 
 # Calls in a row trace once.

@@ -76,7 +76,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
             scores.log_prob, np.logaddexp.reduce(joint, axis=1), rtol=1e-5
         )
         self.assertAllClose(
-            scores.bits_per_dim, -scores.log_prob / (16 * np.log(2.0))
+            scores.per_dim, -scores.log_prob / (16 * np.log(2.0))
         )
         self.assertAllEqual(scores.label, joint.argmax(axis=1))
 
@@ -103,7 +103,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
 DAMAGED = {
     "image_shape": (None, 4, "4x4", ["4", "4", "1"], [4, 4], [4, 4, -1]),
-    "num_colors": (None, 1, 257, "256", [256], math.nan),
+    "num_colors": (1, 65537, "256", [256], math.nan),
     "source": (3, ["digits"]),
     "class_names": (["a", "b"], ["a", "b", "a"], 3),
     "class_probs": (None, [1.0], [0.5, 0.4, 0.2], [-0.5, 1.0, 0.5], ["1"] * 3),

@@ -1,10 +1,13 @@
 """Reading and writing image files.
 
-Training and the commands read files in the same way: JPEG and PNG, detected by
-content rather than by name, rotated upright as EXIF says, with exactly the
-pixels that TensorFlow decodes.
+Training and the commands read files in the same way: JPEG, PNG and TIFF,
+detected by content rather than by name, rotated upright as EXIF says, with
+exactly the pixels that TensorFlow decodes, or Pillow of a TIFF. Levels beyond
+256 are the values of files with 16 bits. Real numbers are in `.npy` files, one
+an image.
 """
 
+import functools
 import io
 import os
 import stat
@@ -18,8 +21,11 @@ from PIL import ExifTags, Image
 from tf_realnvp.images import plots
 from tf_realnvp.utils import checks, files
 from tf_realnvp.utils.errors import ImageError, reason
+from tf_realnvp.utils.values import Values
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # Of JPEG and of PNG.
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = (b"\xff\xd8\xff", _PNG, b"II*\0", b"MM\0*")  # Of JPEG, and TIFF.
+_TIFF_MODES = ("L", "RGB", "I;16", "I;16B")
 # Offsets of bytes in a PNG file.
 _BIT_DEPTH = 24
 _COLOR_TYPE = 25
@@ -41,15 +47,16 @@ class Header(NamedTuple):
       height: Height of the upright image in pixels.
       width: Width of the upright image in pixels.
       is_grey: Whether it has one channel, or one and an alpha channel.
-      has_16_bits: Whether components have 16 bits; decoding keeps the 8
-        highest.
+      highest: The highest value, if components have 16 bits; else `None`.
+      is_tiff: Whether it is a TIFF.
       orientation: EXIF orientation, from 1 (upright) to 8.
     """
 
     height: int
     width: int
     is_grey: bool
-    has_16_bits: bool
+    highest: int | None
+    is_tiff: bool
     orientation: int
 
 
@@ -62,7 +69,7 @@ def load(path: str | os.PathLike) -> bytes:
         start, since they may be larger than the memory.
 
     Raises:
-      ImageError: If the file is neither PNG nor JPEG.
+      ImageError: If the file is neither PNG nor JPEG nor TIFF.
       OSError: If it cannot be read.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -70,7 +77,7 @@ def load(path: str | os.PathLike) -> bytes:
     with open(path, "rb") as file:
         start = file.read(8)
         if not start.startswith(_SIGNATURES):
-            raise ImageError("it is neither PNG nor JPEG")
+            raise ImageError("it is neither PNG nor JPEG nor TIFF")
         return start + file.read()
 
 
@@ -78,7 +85,7 @@ def look(content: bytes) -> Header:
     """Checks that a file holds a complete image, faster than by decoding it.
 
     For a PNG, the checksums are verified. A JPEG has no checksums and is
-    decoded at an eighth of its size.
+    decoded at an eighth of its size. TIFF and 16 bits are decoded.
 
     Args:
       content: Content of the file, from `load`.
@@ -88,35 +95,44 @@ def look(content: bytes) -> Header:
     """
     try:
         image = _open(content)
-        is_png = image.format == "PNG"
-        is_animated = is_png and getattr(image, "is_animated", False)
+        is_png, is_tiff = image.format == "PNG", image.format == "TIFF"
+        is_grey = image.mode in ("L", "I;16", "I;16B")
+        is_animated = (is_png or is_tiff) and getattr(
+            image, "is_animated", False
+        )
+        highest = None
         if is_png:
             image.verify()
+            is_grey = content[_COLOR_TYPE] in _GREY_TYPES
+            if content[_BIT_DEPTH] == 16:
+                pixels = decode(content, 1 if is_grey else 3, 1, np.uint16)
+                highest = int(pixels.numpy().max())
+        elif is_tiff:
+            if image.mode not in _TIFF_MODES:
+                raise ImageError(f"it is a TIFF of the kind {image.mode}")
+            if is_grey and image.mode != "L":
+                highest = int(np.asarray(image).max())
+            image.load()
         else:
             tf.io.decode_jpeg(content, ratio=8)
     except Image.DecompressionBombError as error:
         raise ImageError(f"it is too large: {error}") from error
+    except ImageError:
+        raise
     except Exception as error:  # Pillow may raise anything.
         raise ImageError("it is damaged") from error
     if is_animated:
         raise ImageError("it is animated")
-    has_exif = not is_png or any(mark in content for mark in _EXIF_IN_PNG)
-    orientation = _orientation(content) if has_exif else 1
+    # Pillow turns a TIFF upright.
+    has_exif = any(mark in content for mark in _EXIF_IN_PNG) or not is_png
+    orientation = _orientation(content) if has_exif and not is_tiff else 1
     # Orientations above 4 swap height and width.
     height, width = image.size if orientation > 4 else image.size[::-1]
-    return Header(
-        height,
-        width,
-        is_grey=(
-            content[_COLOR_TYPE] in _GREY_TYPES if is_png else image.mode == "L"
-        ),
-        has_16_bits=is_png and content[_BIT_DEPTH] == 16,
-        orientation=orientation,
-    )
+    return Header(height, width, is_grey, highest, is_tiff, orientation)
 
 
 def _open(content):
-    return Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
+    return Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "TIFF"))
 
 
 def _orientation(content):
@@ -128,7 +144,11 @@ def _orientation(content):
 
 
 def decode(
-    content: bytes | tf.Tensor, channels: int, orientation: int | tf.Tensor
+    content: bytes | tf.Tensor,
+    channels: int,
+    orientation: int | tf.Tensor,
+    dtype: type[np.generic] = np.uint8,
+    is_tiff: bool | tf.Tensor = False,
 ) -> tf.Tensor:
     """Decodes an image, eagerly or in a graph.
 
@@ -136,11 +156,30 @@ def decode(
       content: Content of the file.
       channels: 1 or 3, or 4 for a PNG: then the last is the opacity.
       orientation: EXIF orientation.
+      dtype: uint8, for the 8 highest bits; or uint16, to which values of 8 bits
+        are scaled.
+      is_tiff: Whether it is a TIFF.
 
     Returns:
-      uint8 `[H, W, channels]`, upright.
+      `[H, W, channels]` of `dtype`, upright.
     """
-    pixels = tf.io.decode_image(content, channels, expand_animations=False)
+
+    def by_tensorflow():
+        return tf.io.decode_image(
+            content, channels, tf.as_dtype(dtype), expand_animations=False
+        )
+
+    def by_pillow():
+        return tf.numpy_function(
+            functools.partial(_decode_tiff, channels, dtype),
+            [content],
+            tf.as_dtype(dtype),
+        )
+
+    if is_tiff is False:
+        pixels = by_tensorflow()
+    else:
+        pixels = tf.cond(is_tiff, by_pillow, by_tensorflow)
     on_its_side, rows, columns = tf.unstack(
         tf.gather(_UPRIGHT, orientation - 1)
     )
@@ -149,15 +188,33 @@ def decode(
     return tf.ensure_shape(pixels, [None, None, channels])
 
 
-def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
+def _decode_tiff(channels, dtype, content):
+    """Returns the pixels of a TIFF, `[H, W, channels]` of a dtype."""
+    image = _open(content)
+    if image.mode in ("L", "RGB"):
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        pixels = pixels.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    else:
+        pixels = np.asarray(image).astype(np.uint16)
+        pixels = pixels if dtype == np.uint16 else (pixels >> 8).astype(dtype)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], channels))
+
+
+def read_pixels(
+    path: str | os.PathLike,
+    channels: int,
+    dtype: type[np.generic] = np.uint8,
+) -> np.ndarray:
     """Reads an image at its original size.
 
     Args:
-      path: PNG or JPEG file.
+      path: PNG, JPEG or TIFF file.
       channels: As for `decode`.
+      dtype: As for `decode`.
 
     Returns:
-      uint8 `[H, W, channels]`, upright.
+      `[H, W, channels]` of `dtype`, upright.
 
     Raises:
       ImageError: If it is not an image; the message does not name the file.
@@ -166,13 +223,18 @@ def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
     content = load(path)
     header = look(content)
     try:
-        return decode(content, channels, header.orientation).numpy()
+        return decode(
+            content, channels, header.orientation, dtype, header.is_tiff
+        ).numpy()
     except tf.errors.OpError as error:
         raise ImageError(f"it cannot be decoded: {reason(error)}") from error
 
 
 def read(
-    path: str | os.PathLike, image_shape: Sequence[int], num_colors: int = 256
+    path: str | os.PathLike,
+    image_shape: Sequence[int],
+    num_colors: int | None = 256,
+    dropped_bits: int = 0,
 ) -> np.ndarray:
     """Reads an image file in the shape and levels of a model.
 
@@ -181,19 +243,27 @@ def read(
     if necessary. Images written by `write` are recovered exactly.
 
     Args:
-      path: PNG or JPEG file.
-      image_shape: `(H, W, C)` of the model's images, with `C` 1 or 3.
-      num_colors: Number of levels of a component.
+      path: PNG, JPEG or TIFF file; for real numbers an `.npy` file of the same
+        shape, with a last axis of size 1 or without it.
+      image_shape: `(H, W, C)` of the model's images, with `C` 1 or 3 for
+        levels.
+      num_colors: Number of levels of a component; `None` for real numbers.
+      dropped_bits: Number of lowest bits to drop of files with 16 bits, whose
+        values are levels.
 
     Returns:
-      uint8 `[H, W, C]` in `0 ... num_colors - 1`.
+      `[H, W, C]`, levels in `0 ... num_colors - 1` or real numbers.
 
     Raises:
       ImageError: If the file cannot be read, or is not such an image.
     """
     height, width, channels = image_shape
+    is_wide = dropped_bits > 0 or num_colors is None or num_colors > 256
     try:
-        pixels = read_pixels(path, channels)
+        if num_colors is None:
+            return _read_numbers(path, image_shape)
+        dtype = np.uint16 if is_wide else np.uint8
+        pixels = read_pixels(path, channels, dtype)
     except (ImageError, OSError) as error:
         why = getattr(error, "strerror", None) or error
         raise ImageError(
@@ -203,10 +273,32 @@ def read(
         pixels = tf.image.resize(
             crop(pixels, height, width), [height, width], antialias=True
         ).numpy()
+    if is_wide:
+        levels = np.round(pixels).astype(np.uint16) >> dropped_bits
+        if (highest := levels.max()) >= num_colors:
+            raise ImageError(
+                f"cannot read the image {os.fspath(path)}: it has levels up to "
+                f"{highest:,}, and those of the model end at {num_colors - 1:,}"
+            )
+        return levels.astype(Values(num_colors).dtype)
     num_bits = checks.bits_of_levels(num_colors)
     if num_bits is not None:  # As `ImageDataset.keep_bits` does.
         return np.round(pixels).astype(np.uint8) >> (8 - num_bits)
     return np.round(pixels * ((num_colors - 1) / 255.0)).astype(np.uint8)
+
+
+def _read_numbers(path, image_shape):
+    """Returns the real numbers of an `.npy` file, float32 `[H, W, C]`."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if found.dtype.kind != "f":
+            raise ValueError(f"it has {found.dtype}, and no real numbers")
+        image = found.astype(np.float32).reshape(image_shape)
+    except (ValueError, EOFError, AttributeError) as error:
+        raise ImageError(f"it is no .npy file of an image: {error}") from error
+    if not np.all(np.isfinite(image)):
+        raise ImageError("not all of its numbers are finite")
+    return image
 
 
 def read_missing(
@@ -232,7 +324,7 @@ def read_missing(
       ImageError: If a file cannot be read, or the sizes differ.
     """
     height, width, _ = image_shape
-    is_png = load(path).startswith(_SIGNATURES[1])
+    is_png = load(path).startswith(_PNG)
     pixels = read_pixels(path, 4 if is_png else 3)
     is_missing = pixels[..., 3:4] < 128 if is_png else pixels[..., :1] < 0
     if mask is not None:
@@ -278,24 +370,41 @@ def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def write(
-    path: str | os.PathLike, image: np.ndarray, num_colors: int = 256
+    path: str | os.PathLike,
+    image: np.ndarray,
+    num_colors: int | None = 256,
+    dropped_bits: int = 0,
 ) -> None:
     """Writes an image to a file, pixel for pixel.
 
     Args:
-      path: PNG file to write.
-      image: uint8 `[H, W, C]` in `0 ... num_colors - 1`, with `C` 1 or 3.
-      num_colors: Number of levels; the last one is shown as white.
+      path: File to write: PNG, or `.npy` for real numbers.
+      image: `[H, W, C]`, levels in `0 ... num_colors - 1`, with `C` 1 or 3; or
+        real numbers.
+      num_colors: Number of levels; the last one is shown as white. Above 256,
+        the file has 16 bits, and levels are its values. `None` for real
+        numbers.
+      dropped_bits: As for `read`.
     """
     with files.replace_file(path) as new:
-        new.write_bytes(encode(image, num_colors))
+        new.write_bytes(encode(image, num_colors, dropped_bits))
 
 
-def encode(image: np.ndarray, num_colors: int = 256) -> bytes:
+def encode(
+    image: np.ndarray, num_colors: int | None = 256, dropped_bits: int = 0
+) -> bytes:
     """Returns the content of the file that `write` writes.
 
     Args:
       image: As for `write`.
       num_colors: As for `write`.
+      dropped_bits: As for `write`.
     """
+    if num_colors is None:
+        with io.BytesIO() as file:
+            np.save(file, image)
+            return file.getvalue()
+    if num_colors > 256 or dropped_bits:
+        levels = np.asarray(image).astype(np.uint16) << dropped_bits
+        return tf.io.encode_png(levels).numpy()
     return tf.io.encode_png(plots.pixels(image, num_colors)).numpy()

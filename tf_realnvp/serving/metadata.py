@@ -11,9 +11,11 @@ from tf_realnvp.utils import checks, files, hashing
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
 from tf_realnvp.utils.errors import ModelError
 from tf_realnvp.utils.messages import counted
+from tf_realnvp.utils.values import Values
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
+_DROPPED = WholeNumber(0, 15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Metadata:
 
     Attributes:
       image_shape: `(H, W, C)`.
-      num_colors: Number of levels of a component.
+      num_colors: Number of levels of a component; `None` for real numbers.
       source: The training data set, as an argument of `data.load`, or `None`.
       others: All other entries, unchecked.
       class_names: Names of the classes, if there are any; by default their
@@ -30,15 +32,28 @@ class Metadata:
       class_probs: Probabilities of the classes.
       training_hashes: `hashing.sketch` of the training images, parsed; empty if
         there is none, as for data sets of TFDS.
+      dropped_bits: Number of lowest bits that the levels lack, of the values
+        that files of 16 bits hold.
     """
 
     image_shape: tuple[int, int, int]
-    num_colors: int
+    num_colors: int | None
     source: str | None
     others: dict[str, Any]
     class_names: tuple[str, ...] = ()
     class_probs: tuple[float, ...] = ()
     training_hashes: frozenset[int] = frozenset()
+    dropped_bits: int = 0
+
+    @property
+    def values(self) -> Values:
+        """What the values of the images are."""
+        return Values(self.num_colors)
+
+    @property
+    def num_dims(self) -> int:
+        """Number of components of an image, `H * W * C`."""
+        return math.prod(self.image_shape)
 
 
 def read(path: str | os.PathLike) -> Metadata:
@@ -91,16 +106,21 @@ def parse(content: Any, path: pathlib.Path) -> Metadata:
             "image_shape",
             WholeNumbers(3, 1, 2**31 - 1),
         )
-        num_colors = check(
-            content.pop("num_colors", None), "num_colors", WholeNumber(2, 256)
-        )
+        num_colors = Values(content.pop("num_colors", 0)).num_colors
         source = content.get("source", content.get("dataset"))
         if not isinstance(source, str | None):
             raise ValueError(f"`source` must be text, got {source!r}.")
         names, probs = _classes(content)
         sketch = hashing.parse_sketch(str(content.get("training_hashes", "")))
         return Metadata(
-            image_shape, num_colors, source, content, names, probs, sketch
+            image_shape,
+            num_colors,
+            source,
+            content,
+            names,
+            probs,
+            sketch,
+            check(content.get("dropped_bits", 0), "dropped_bits", _DROPPED),
         )
     except (TypeError, ValueError) as error:
         raise damaged(path, error) from error
@@ -125,15 +145,17 @@ def damaged(path: str | os.PathLike, reason: object) -> ModelError:
     return ModelError(f"{pathlib.Path(path) / FILE} is damaged: {reason}")
 
 
-def describe_images(image_shape: tuple[int, ...], num_colors: int) -> str:
+def describe_images(
+    image_shape: tuple[int, ...], num_colors: int | None
+) -> str:
     """Returns a human-readable description of images."""
-    return f"{'x'.join(map(str, image_shape))} with {num_colors} levels"
+    return f"{'x'.join(map(str, image_shape))} with {Values(num_colors)}"
 
 
-def describe_levels(num_colors: int) -> str:
-    """Describes the number of levels, and its effect on bits/dim."""
-    words = f"{num_colors} levels"
-    if num_colors < 256 and (bits := checks.bits_of_levels(num_colors)):
+def describe_levels(num_colors: int | None) -> str:
+    """Describes what values are, and the effect of levels on bits/dim."""
+    words = str(Values(num_colors))
+    if num_colors != 256 and (bits := checks.bits_of_levels(num_colors)):
         words += f" ({counted(bits, 'bit')}: bits/dim are not comparable with "
         words += "those of 8)"
     return words

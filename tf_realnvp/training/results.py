@@ -14,7 +14,6 @@ from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import UsageError, reason
 from tf_realnvp.utils.messages import say, warn
-from tf_realnvp.utils.units import bits_from_nats
 
 
 def check(config: TrainingConfig, dataset: ImageDataset) -> None:
@@ -74,9 +73,11 @@ def write(
       OSError, tf.errors.OpError: If something cannot be written.
     """
     model, result = trainer.result_model(), trainer.result_metrics()
-    bits = result.bits_per_dim()
     numbers: dict[str, float] = {"epochs": result.epoch, "steps": result.step}
-    numbers |= {f"{split}_bits_per_dim": bits[split] for split in bits}
+    numbers |= {
+        f"{split}_{model.values.measure}": loss
+        for split, loss in result.per_dim(model.values).items()
+    }
     content = {
         **dataset.metadata,
         "config": dataclasses.asdict(config),
@@ -89,7 +90,7 @@ def write(
     files.make_directory(pathlib.Path(config.output_dir))
     # The most important result first.
     export.save(model, path("realnvp"), content)
-    metrics.write_csv(path("metrics", ".csv"), trainer.history)
+    metrics.write_csv(path("metrics", ".csv"), trainer.history, model.values)
     drawn = []
     for draw, file in (
         (_draw_samples, path("samples", ".png")),
@@ -121,14 +122,14 @@ def _draw_samples(path, trainer, unused_dataset):
 
 
 def _draw_losses(path, trainer, dataset):
-    history = trainer.history
+    history, values = trainer.history, dataset.values
     curves = {
         "training (mean over the epoch)": [
-            (m.epoch, m.bits_per_dim()["train"]) for m in history[1:]
+            (m.epoch, m.per_dim(values)["train"]) for m in history[1:]
         ],
         history[-1].held_out_split: [
-            (m.epoch, bits_from_nats(m.held_out_loss)) for m in history
+            (m.epoch, values.from_nats(m.held_out_loss)) for m in history
         ],
     }
-    title = f"RealNVP on {dataset.name}, {dataset.num_colors} levels"
-    plots.save_loss_curve(path, curves, title=title)
+    title = f"RealNVP on {dataset.name}, {values}"
+    plots.save_loss_curve(path, curves, title, values.unit)

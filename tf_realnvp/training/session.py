@@ -191,6 +191,8 @@ def _initialize(model, dataset, seed, strategy):
     before = [variable.numpy() for variable in model.variables]
     try:
         with runtime.tensor_float_32(False), strategy.scope():
+            if dataset.values.are_real:
+                model.standardize(*dataset.moments())
             images = dataset.initial_images(seed)
             initialization.initialize(model, images, seed)
     except BaseException:
@@ -311,7 +313,11 @@ class _Recorder:
 
     def _write_metrics(self):
         with writing("the metrics", self._path):
-            metrics.write_csv(self._path / "metrics.csv", self._trainer.history)
+            trainer = self._trainer
+            values = trainer.model.values
+            metrics.write_csv(
+                self._path / "metrics.csv", trainer.history, values
+            )
 
 
 def finish(run: Run) -> None:
