@@ -154,10 +154,7 @@ class RealNVP(tf.Module):
                 f"{self.image_shape}, got {num_scales}."
             )
         if self.values.are_real and self.dequantization != "uniform":
-            raise ValueError(
-                "`dequantization` must be 'uniform' for real numbers: they get "
-                "no noise."
-            )
+            raise ValueError("`dequantization` must be of levels.")
         if num_classes is not None:
             num_classes = check(num_classes, "num_classes", WholeNumber(1))
         self.num_classes = num_classes
@@ -189,16 +186,10 @@ class RealNVP(tf.Module):
             if is_learned
         ]
         self._noise_variables = _scalars(self._noise_networks)
-        self._moments = [
-            keras.Variable(
-                np.reshape([0.0, 1.0], [2, 1]).repeat(channels, axis=1),
-                trainable=False,
-                dtype="float32",
-                autocast=False,
-                name="moments",
-            )
-            for _ in range(self.values.are_real)
-        ]
+        self._moments = []
+        if self.values.are_real:
+            moments = np.repeat([[0.0], [1.0]], channels, axis=1)
+            self._moments.append(_variable("moments", moments, False))
         # A `tf.Module` that contains the model tracks these, not Keras's.
         self._tf_variables = [v.value for v in self.variables]
         self._set_flow(self.networks, self._noise_networks)
@@ -713,10 +704,7 @@ class RealNVP(tf.Module):
           TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
         if self.values.are_real:
-            raise ValueError(
-                "Densities of real numbers are no code lengths: use "
-                "`nats_per_dim`."
-            )
+            raise ValueError("Real numbers have no bits: use `nats_per_dim`.")
         log_prob = self.log_prob(images, seed, label)
         return self.values.per_dim(log_prob, self.num_dims)
 
@@ -919,15 +907,16 @@ def _restore(config, name, metadata, values):
 def _scalars(networks_):
     """Creates `rescale` and `reshift` for each network, in one flat list."""
     return [
-        keras.Variable(
-            value,
-            dtype="float32",
-            autocast=False,
-            name=f"{network.name}_{name}",
-        )
+        _variable(f"{network.name}_{name}", value)
         for network in networks_
         for name, value in (("rescale", 1.0), ("reshift", 0.0))
     ]
+
+
+def _variable(name, value, trainable=True):
+    return keras.Variable(
+        value, trainable=trainable, dtype="float32", autocast=False, name=name
+    )
 
 
 def _pairs(scalars):

@@ -64,8 +64,8 @@ def load(
         content = np.load(file, mmap_mode="r", allow_pickle=False)
         is_npy = isinstance(content, np.ndarray)
         found = {"images": content} if is_npy else dict(content)
-        given = found.get("num_colors", np.array(256)).tolist()
-        num_colors = Values(given).num_colors
+        num_colors = found.get("num_colors", np.array(256)).tolist()
+        num_colors = Values(num_colors).num_colors
     except Exception as error:  # NumPy may raise anything.
         raise DataError(
             f"{path}: it cannot be read as a file of NumPy arrays: "
@@ -83,10 +83,10 @@ def load(
                 f"{', '.join(sorted(found)) or 'none'}"
             )
     if "num_colors" not in found:
-        dtypes = {found[part].dtype for part in parts}
-        if all(dtype.kind == "f" for dtype in dtypes):
+        dtype = found[next(iter(parts))].dtype
+        if dtype.kind == "f":
             num_colors = None
-        elif dtypes == {np.dtype(np.uint16)}:
+        elif dtype == np.uint16:
             highest = max(found[part].max(initial=0) for part in parts)
             num_colors = levels_up_to(highest)
     images = [
@@ -158,7 +158,7 @@ def from_tf_data(
     has_labels = is_pair and num_classes is not None
     if (
         not isinstance(image, tf.TensorSpec)
-        or not _is_of(image.dtype.as_numpy_dtype, values)
+        or not values.fits(image.dtype.as_numpy_dtype)
         or image.shape.rank not in (3, 4)
         or not image.shape[-3:].is_fully_defined()
         or (has_labels and not getattr(label, "dtype", tf.string).is_integer)
@@ -292,17 +292,16 @@ def _check(images, num_colors, shown):
     values = Values(num_colors)
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    if not _is_of(images.dtype, values) or images.ndim != 4 or images.size == 0:
+    if not values.fits(images.dtype) or images.ndim != 4 or images.size == 0:
         found = f"{images.dtype} {list(images.shape)}"
     elif images.shape[1] in (1, 3, 4) and min(images.shape[2:]) > 4:
         found = "what seems to be [n, C, H, W]: np.moveaxis(images, -3, -1)?"
-    elif num_colors is None:
-        if not (where := _first_not_finite(images)):
-            return images
-        found = f"{images[where]} at {list(where)}"
+    elif values.are_real and not (is_finite := np.isfinite(images)).all():
+        where = np.argwhere(~is_finite)[0].tolist()
+        found = f"{images[tuple(where)]} at {where}"
     # With 256 levels all values are valid, and reading a file takes long.
-    elif num_colors != 256 and (highest := images.max()) >= num_colors:
-        found = f"one of {highest}"
+    elif num_colors not in (None, 256) and images.max() >= num_colors:
+        found = f"one of {images.max()}"
     else:
         return images
     raise DataError(
@@ -311,29 +310,12 @@ def _check(images, num_colors, shown):
     )
 
 
-def _is_of(dtype, values):
-    """Returns whether a dtype is that of some values."""
-    if values.are_real:
-        return np.issubdtype(dtype, np.floating)
-    return dtype == values.dtype
-
-
 def _described(values, shape):
     """Describes images of some values and of a shape."""
     if values.are_real:
-        return f"floating-point {shape}, finite in float32"
+        return f"floating-point {shape}, all finite"
     kind = np.dtype(values.dtype).name
     return f"{kind} {shape}, levels from 0 to {values.highest}"
-
-
-def _first_not_finite(images):
-    """Returns the index of the first number that is not; empty without any."""
-    with np.errstate(over="ignore"):
-        for number, image in enumerate(images):
-            is_finite = np.isfinite(image.astype(np.float32))
-            if not is_finite.all():
-                return (number, *np.argwhere(~is_finite)[0].tolist())
-    return ()
 
 
 def _check_labels(labels, num_images, shown):

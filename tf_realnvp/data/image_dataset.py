@@ -364,14 +364,11 @@ class ImageDataset:
         Returns:
           Two arrays, float64 `[C]`, over the training images and all pixels.
         """
-        sums = np.zeros([2, self.image_shape[-1]])
+        sums = np.zeros([3, self.image_shape[-1]])
         for batch in self._in_order("train", _TAKEN_AT_ONCE, (0, 1)):
-            images = batch[0] if self.class_names else batch
-            images = images.numpy().astype(np.float64)
-            squares = np.stack([images, np.square(images)])
-            sums += squares.sum(axis=(1, 2, 3))
-        height, width, _ = self.image_shape
-        mean, square = sums / (self.num_train * height * width)
+            images = np.float64(batch[0] if self.class_names else batch)
+            sums += [(images**k).sum(axis=(0, 1, 2)) for k in range(3)]
+        _, mean, square = sums / sums[0]
         return mean, np.sqrt(np.maximum(square - mean**2, 0.0))
 
     def train_batches(

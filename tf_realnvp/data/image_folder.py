@@ -128,8 +128,9 @@ def load(
     if len(wide) == len(headers):
         num_colors = levels_up_to(max(wide))
     elif wide:
-        number = counted(len(wide), "image")
-        warn(f"{number} of 16 bits: the 8 highest are kept")
+        warn(
+            f"{counted(len(wide), 'image')} of 16 bits: the 8 highest are kept"
+        )
     dtype = Values(num_colors).dtype
     if size is None:
         sizes = {(header.height, header.width) for header in headers}
@@ -138,16 +139,14 @@ def load(
     shape = (*(size or (headers[0].height, headers[0].width)), channels)
     paths = tf.constant([os.fsencode(root / image.name) for image in used])
     orientations = [header.orientation for header in headers]
-    is_tiff = [header.is_tiff for header in headers]
 
     def decode(number):
         content = tf.io.read_file(tf.gather(paths, number))
+        if any(header.is_tiff for header in headers):
+            as_png = image_files.as_png
+            content = tf.numpy_function(as_png, [content], tf.string)
         image = image_files.decode(
-            content,
-            channels,
-            tf.gather(orientations, number),
-            dtype,
-            any(is_tiff) and tf.gather(is_tiff, number),
+            content, channels, tf.gather(orientations, number), dtype
         )
         return image if size is None else resize(image, size)
 

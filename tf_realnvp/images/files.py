@@ -7,12 +7,11 @@ exactly the pixels that TensorFlow decodes, or Pillow of a TIFF. Levels beyond
 an image.
 """
 
-import functools
 import io
 import os
 import stat
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +23,8 @@ from tf_realnvp.utils.errors import ImageError, reason
 from tf_realnvp.utils.values import Values
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_SIGNATURES = (b"\xff\xd8\xff", _PNG, b"II*\0", b"MM\0*")  # Of JPEG, and TIFF.
+_TIFF = (b"II*\0", b"MM\0*")
+_SIGNATURES = (b"\xff\xd8\xff", _PNG, *_TIFF)  # The first is of JPEG.
 _TIFF_MODES = ("L", "RGB", "I;16", "I;16B")
 # Offsets of bytes in a PNG file.
 _BIT_DEPTH = 24
@@ -85,7 +85,7 @@ def look(content: bytes) -> Header:
     """Checks that a file holds a complete image, faster than by decoding it.
 
     For a PNG, the checksums are verified. A JPEG has no checksums and is
-    decoded at an eighth of its size. TIFF and 16 bits are decoded.
+    decoded at an eighth of its size. Files of 16 bits are decoded.
 
     Args:
       content: Content of the file, from `load`.
@@ -93,46 +93,66 @@ def look(content: bytes) -> Header:
     Raises:
       ImageError: If the image is damaged, animated or too large.
     """
+    is_tiff, content, highest = content.startswith(_TIFF), as_png(content), None
     try:
         image = _open(content)
-        is_png, is_tiff = image.format == "PNG", image.format == "TIFF"
-        is_grey = image.mode in ("L", "I;16", "I;16B")
-        is_animated = (is_png or is_tiff) and getattr(
-            image, "is_animated", False
-        )
-        highest = None
+        is_png = image.format == "PNG"
+        is_animated = is_png and _is_animated(image)
         if is_png:
             image.verify()
-            is_grey = content[_COLOR_TYPE] in _GREY_TYPES
-            if content[_BIT_DEPTH] == 16:
-                pixels = decode(content, 1 if is_grey else 3, 1, np.uint16)
-                highest = int(pixels.numpy().max())
-        elif is_tiff:
-            if image.mode not in _TIFF_MODES:
-                raise ImageError(f"it is a TIFF of the kind {image.mode}")
-            if is_grey and image.mode != "L":
-                highest = int(np.asarray(image).max())
-            image.load()
         else:
             tf.io.decode_jpeg(content, ratio=8)
+        if is_png and content[_BIT_DEPTH] == 16:
+            highest = int(decode(content, 3, 1, np.uint16).numpy().max())
     except Image.DecompressionBombError as error:
         raise ImageError(f"it is too large: {error}") from error
-    except ImageError:
-        raise
     except Exception as error:  # Pillow may raise anything.
         raise ImageError("it is damaged") from error
     if is_animated:
         raise ImageError("it is animated")
-    # Pillow turns a TIFF upright.
-    has_exif = any(mark in content for mark in _EXIF_IN_PNG) or not is_png
-    orientation = _orientation(content) if has_exif and not is_tiff else 1
+    has_exif = not is_png or any(mark in content for mark in _EXIF_IN_PNG)
+    orientation = _orientation(content) if has_exif else 1
     # Orientations above 4 swap height and width.
     height, width = image.size if orientation > 4 else image.size[::-1]
-    return Header(height, width, is_grey, highest, is_tiff, orientation)
+    return Header(
+        height,
+        width,
+        is_grey=(
+            content[_COLOR_TYPE] in _GREY_TYPES if is_png else image.mode == "L"
+        ),
+        highest=highest,
+        is_tiff=is_tiff,
+        orientation=orientation,
+    )
+
+
+def as_png(content: bytes) -> bytes:
+    """Returns a TIFF as a PNG of the same pixels, upright; else the content.
+
+    Args:
+      content: Content of the file.
+
+    Raises:
+      ImageError: If it is a TIFF that Pillow cannot read, or of several pages.
+    """
+    if not content.startswith(_TIFF):
+        return content
+    try:
+        with Image.open(io.BytesIO(content)) as image, io.BytesIO() as png:
+            if image.mode not in _TIFF_MODES or _is_animated(image):
+                raise ValueError(image.mode)
+            image.save(png, "PNG")
+            return png.getvalue()
+    except Exception as error:  # Pillow may raise anything.
+        raise ImageError("it is a TIFF that cannot be read") from error
+
+
+def _is_animated(image):
+    return getattr(image, "is_animated", False)
 
 
 def _open(content):
-    return Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "TIFF"))
+    return Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
 
 
 def _orientation(content):
@@ -147,39 +167,23 @@ def decode(
     content: bytes | tf.Tensor,
     channels: int,
     orientation: int | tf.Tensor,
-    dtype: type[np.generic] = np.uint8,
-    is_tiff: bool | tf.Tensor = False,
+    dtype: Any = np.uint8,
 ) -> tf.Tensor:
     """Decodes an image, eagerly or in a graph.
 
     Args:
-      content: Content of the file.
+      content: Content of the file, other than a TIFF.
       channels: 1 or 3, or 4 for a PNG: then the last is the opacity.
       orientation: EXIF orientation.
       dtype: uint8, for the 8 highest bits; or uint16, to which values of 8 bits
         are scaled.
-      is_tiff: Whether it is a TIFF.
 
     Returns:
       `[H, W, channels]` of `dtype`, upright.
     """
-
-    def by_tensorflow():
-        return tf.io.decode_image(
-            content, channels, tf.as_dtype(dtype), expand_animations=False
-        )
-
-    def by_pillow():
-        return tf.numpy_function(
-            functools.partial(_decode_tiff, channels, dtype),
-            [content],
-            tf.as_dtype(dtype),
-        )
-
-    if is_tiff is False:
-        pixels = by_tensorflow()
-    else:
-        pixels = tf.cond(is_tiff, by_pillow, by_tensorflow)
+    pixels = tf.io.decode_image(
+        content, channels, tf.as_dtype(dtype), expand_animations=False
+    )
     on_its_side, rows, columns = tf.unstack(
         tf.gather(_UPRIGHT, orientation - 1)
     )
@@ -188,23 +192,8 @@ def decode(
     return tf.ensure_shape(pixels, [None, None, channels])
 
 
-def _decode_tiff(channels, dtype, content):
-    """Returns the pixels of a TIFF, `[H, W, channels]` of a dtype."""
-    image = _open(content)
-    if image.mode in ("L", "RGB"):
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-        pixels = pixels.astype(dtype) * (257 if dtype == np.uint16 else 1)
-    else:
-        pixels = np.asarray(image).astype(np.uint16)
-        pixels = pixels if dtype == np.uint16 else (pixels >> 8).astype(dtype)
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return np.broadcast_to(pixels, (*pixels.shape[:2], channels))
-
-
 def read_pixels(
-    path: str | os.PathLike,
-    channels: int,
-    dtype: type[np.generic] = np.uint8,
+    path: str | os.PathLike, channels: int, dtype: Any = np.uint8
 ) -> np.ndarray:
     """Reads an image at its original size.
 
@@ -220,12 +209,10 @@ def read_pixels(
       ImageError: If it is not an image; the message does not name the file.
       OSError: If it cannot be read.
     """
-    content = load(path)
+    content = as_png(load(path))
     header = look(content)
     try:
-        return decode(
-            content, channels, header.orientation, dtype, header.is_tiff
-        ).numpy()
+        return decode(content, channels, header.orientation, dtype).numpy()
     except tf.errors.OpError as error:
         raise ImageError(f"it cannot be decoded: {reason(error)}") from error
 
@@ -277,8 +264,8 @@ def read(
         levels = np.round(pixels).astype(np.uint16) >> dropped_bits
         if (highest := levels.max()) >= num_colors:
             raise ImageError(
-                f"cannot read the image {os.fspath(path)}: it has levels up to "
-                f"{highest:,}, and those of the model end at {num_colors - 1:,}"
+                f"cannot read the image {os.fspath(path)}: it has level "
+                f"{highest:,}, and the model has {num_colors:,} levels"
             )
         return levels.astype(Values(num_colors).dtype)
     num_bits = checks.bits_of_levels(num_colors)
@@ -290,15 +277,12 @@ def read(
 def _read_numbers(path, image_shape):
     """Returns the real numbers of an `.npy` file, float32 `[H, W, C]`."""
     try:
-        found = np.load(path, allow_pickle=False)
-        if found.dtype.kind != "f":
-            raise ValueError(f"it has {found.dtype}, and no real numbers")
-        image = found.astype(np.float32).reshape(image_shape)
+        image = np.load(path, allow_pickle=False)
+        if image.dtype.kind != "f" or not np.all(np.isfinite(image)):
+            raise ValueError("its values are not real, or not finite")
+        return image.astype(np.float32).reshape(image_shape)
     except (ValueError, EOFError, AttributeError) as error:
         raise ImageError(f"it is no .npy file of an image: {error}") from error
-    if not np.all(np.isfinite(image)):
-        raise ImageError("not all of its numbers are finite")
-    return image
 
 
 def read_missing(

@@ -88,21 +88,20 @@ def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
     return np.round(levels * (255.0 / (num_colors - 1))).astype(np.uint8)
 
 
-def _rgb(images, num_colors, limits=None):
+def _rgb(images, num_colors):
     """Converts one or more images with any number of channels to RGB."""
     images = np.asarray(images)
     if num_colors is None:
-        colors = _color_map(images, limits)
-        parts = colors.norm(images[..., 0])
-        return colors.cmap(parts, bytes=True)[..., :3]
+        colors = _color_map(images)
+        return colors.cmap(colors.norm(images[..., 0]), bytes=True)[..., :3]
     if images.shape[-1] < 3:
         images = np.repeat(images[..., :1], 3, axis=-1)
     return pixels(images[..., :3], num_colors)
 
 
-def _color_map(images, limits=None):
-    """Returns the color map of real numbers."""
-    norm = matplotlib.colors.Normalize(*limits or map_limits(images[..., 0]))
+def _color_map(images):
+    """Returns the color map of real numbers, those of the first channel."""
+    norm = matplotlib.colors.Normalize(*map_limits(images[..., 0]))
     return matplotlib.cm.ScalarMappable(norm, "viridis")
 
 
@@ -110,7 +109,6 @@ def image_grid(
     images: np.ndarray,
     num_colors: int | None = 256,
     columns: int | None = None,
-    limits: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Lays out images in a grid, with a gap of a pixel between them.
 
@@ -121,8 +119,6 @@ def image_grid(
       num_colors: Number of levels; the last one is shown as white. `None` for
         real numbers.
       columns: Number of images per row. Default: a square grid.
-      limits: Real numbers at the ends of the color scale. Default: those of
-        `map_limits`.
 
     Returns:
       uint8 `[height, width, 3]` in `0 ... 255`. Every pixel of an image is a
@@ -133,7 +129,7 @@ def image_grid(
     rows = math.ceil(num_images / columns)
     tiles = np.full((rows, columns, height + 1, width + 1, 3), 255, np.uint8)
     flat = tiles.reshape(-1, *tiles.shape[2:])
-    flat[:num_images, 1:, 1:] = _rgb(images, num_colors, limits)
+    flat[:num_images, 1:, 1:] = _rgb(images, num_colors)
     grid = np.vstack([np.hstack(row) for row in tiles])
     grid = np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=255)
     most = math.isqrt(_MAX_PIXELS // (grid.shape[0] * grid.shape[1]))
@@ -210,16 +206,14 @@ def save_rows(
       title: Title of the figure.
       num_colors: As for `image_grid`.
     """
-    limits = None
     with _figure(path, 9, 1.2 * len(rows) + 0.4, len(rows)) as panels:
         panels[0].figure.suptitle(title, fontsize=10)
-        if num_colors is None:
-            images = np.concatenate([*rows.values()])
-            limits = map_limits(images[..., 0])
-            panels[0].figure.colorbar(_color_map(images), ax=panels)
-        for (name, images), axes in zip(rows.items(), panels, strict=True):
-            grid = image_grid(images, num_colors, len(images), limits)
-            axes.imshow(grid)
+        images = np.concatenate([*rows.values()])
+        shown = np.split(
+            _rgb(images, num_colors), np.cumsum([*map(len, rows.values())])
+        )
+        for name, images, axes in zip(rows, shown, panels, strict=False):
+            axes.imshow(image_grid(images, columns=len(images)))
             axes.set_title(name, fontsize=9, loc="left")
             axes.set_axis_off()
 

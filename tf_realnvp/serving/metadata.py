@@ -15,7 +15,6 @@ from tf_realnvp.utils.values import Values
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
-_DROPPED = WholeNumber(0, 15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,16 +111,10 @@ def parse(content: Any, path: pathlib.Path) -> Metadata:
             raise ValueError(f"`source` must be text, got {source!r}.")
         names, probs = _classes(content)
         sketch = hashing.parse_sketch(str(content.get("training_hashes", "")))
-        return Metadata(
-            image_shape,
-            num_colors,
-            source,
-            content,
-            names,
-            probs,
-            sketch,
-            check(content.get("dropped_bits", 0), "dropped_bits", _DROPPED),
-        )
+        dropped = content.get("dropped_bits", 0)
+        check(dropped, "dropped_bits", WholeNumber(0, 15))
+        others = content, names, probs, sketch, dropped
+        return Metadata(image_shape, num_colors, source, *others)
     except (TypeError, ValueError) as error:
         raise damaged(path, error) from error
 

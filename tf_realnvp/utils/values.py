@@ -58,6 +58,11 @@ class Values:
             return np.float32
         return np.uint8 if self.num_colors <= 256 else np.uint16
 
+    def fits(self, dtype: Any) -> bool:
+        """Returns whether data of a dtype are of these values."""
+        kind = np.floating if self.are_real else self.dtype
+        return np.issubdtype(dtype, kind)
+
     @property
     def measure(self) -> str:
         """Name of the measure of images: bits_per_dim or nats_per_dim."""
