@@ -26,18 +26,23 @@ COUPLING = 8.0
 
 
 def neighbours(fields: np.ndarray) -> np.ndarray:
-    """Returns the sum of the four neighbours of each site."""
+    """Returns the sum of the four neighbours of each site, `[H, W, ...]`."""
     return sum(
-        np.roll(fields, step, axis) for axis in (-2, -1) for step in (-1, 1)
+        np.roll(fields, step, axis) for axis in (0, 1) for step in (-1, 1)
     )
 
 
-def action(fields: np.ndarray) -> np.ndarray:
-    """Returns the action of fields `[..., H, W]`, `[...]`."""
-    squares = np.square(fields)
+def _action(fields):
+    """Returns the action `[n]` of fields `[H, W, n]`."""
+    squares = fields * fields
     density = fields * (4.0 * fields - neighbours(fields))
     density += squares * (MASS_SQUARED + COUPLING * squares)
-    return density.sum(axis=(-2, -1))
+    return density.sum(axis=(0, 1))
+
+
+def action(fields: np.ndarray) -> np.ndarray:
+    """Returns the action of fields `[n, H, W]`, `[n]`."""
+    return _action(np.moveaxis(fields, 0, -1))
 
 
 def hmc(
@@ -67,27 +72,28 @@ def hmc(
         return -2.0 * (
             (4.0 + MASS_SQUARED) * fields
             - neighbours(fields)
-            + 2.0 * COUPLING * fields**3
+            + 2.0 * COUPLING * fields * fields * fields
         )
 
-    fields = 0.3 * rng.standard_normal([num_chains, SIZE, SIZE])
+    # Sites first: neighbours are then moved as a whole.
+    fields = 0.3 * rng.standard_normal([SIZE, SIZE, num_chains])
     kept, rates = [], []
     for index in range(num_burnt + num_kept * num_between):
         momenta = rng.standard_normal(fields.shape)
-        energy = action(fields) + 0.5 * np.square(momenta).sum(axis=(1, 2))
+        energy = _action(fields) + 0.5 * np.square(momenta).sum(axis=(0, 1))
         moved = fields
         momenta = momenta + 0.5 * step * force(moved)
         for leap in range(num_steps):
             moved = moved + step * momenta
             last = leap == num_steps - 1
             momenta = momenta + (0.5 if last else 1.0) * step * force(moved)
-        change = action(moved) + 0.5 * np.square(momenta).sum(axis=(1, 2))
+        change = _action(moved) + 0.5 * np.square(momenta).sum(axis=(0, 1))
         change -= energy
         accepted = np.log(rng.random(num_chains)) < -change
-        fields = np.where(accepted[:, None, None], moved, fields)
+        fields = np.where(accepted, moved, fields)
         rates.append(accepted.mean())
         if index >= num_burnt and (index - num_burnt) % num_between == 0:
-            kept.append(fields)
+            kept.append(np.moveaxis(fields, -1, 0))
     signs = rng.choice([-1.0, 1.0], size=[num_kept, num_chains, 1, 1])
     return signs * np.stack(kept), float(np.mean(rates[num_burnt:]))
 
@@ -197,6 +203,7 @@ def main() -> None:
     """Prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fields", type=int, default=40_000)
+    parser.add_argument("--gaussian_epochs", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--filters", type=int, default=32)
     parser.add_argument("--num_blocks", type=int, default=2)
@@ -207,11 +214,11 @@ def main() -> None:
     from tf_realnvp.utils import runtime
 
     runtime.configure()
-    size = flags.epochs, flags.filters, flags.num_blocks, flags.seed
+    size = flags.filters, flags.num_blocks, flags.seed
 
     start = time.perf_counter()
     fields = gaussian_fields(flags.fields, flags.mass_squared, flags.seed)
-    _, history = train(fields, *size)
+    _, history = train(fields, flags.gaussian_epochs, *size)
     seconds = time.perf_counter() - start
     own, bound = history[-1].test_loss, entropy(flags.mass_squared)
     of_pixels = 0.5 * np.log(
@@ -230,7 +237,7 @@ def main() -> None:
     print(f"phi^4: HMC accepts {rate:.2f}, {seconds:.0f} s")
     start = time.perf_counter()
     chains = fields.reshape(-1, SIZE, SIZE)
-    model, history = train(chains, *size)
+    model, history = train(chains, flags.epochs, *size)
     seconds = time.perf_counter() - start
     drawn, log_prob = propose(model, flags.proposals, flags.seed)
     log_weights = -action(drawn) - log_prob

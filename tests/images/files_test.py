@@ -55,7 +55,9 @@ class WriteTest(FilesTestCase):
     def test_levels_that_a_model_lacks(self):
         image = np.array([[[5], [4096]]], np.uint16)
         image_files.write(self.path, image, 65536)
-        with self.assertRaisesRegex(ImageError, "level 4,096, .* 4,096 levels$"):
+        with self.assertRaisesRegex(
+            ImageError, "level 4,096, .* 4,096 levels$"
+        ):
             image_files.read(self.path, image.shape, 4096)
 
 
