@@ -22,7 +22,7 @@ from absl.testing import parameterized
 from PIL import Image
 
 import tf_realnvp
-from tf_realnvp import detection
+from tf_realnvp import detection, restoration
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
@@ -454,10 +454,10 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertIn("16,384 levels, those of the model", stderr)
 
     @parameterized.parameters(
-        ("export", 4096, "4,096 levels, and exports are of at most 256"),
-        ("export", None, "real numbers, and exports are of at most 256"),
+        ("export", 4096, "is not of at most 256 levels"),
+        ("export", None, "is not of at most 256 levels"),
         ("evaluate --importance_samples 2", None, "real numbers get no noise"),
-        ("restore x", None, "real numbers, and this is for levels"),
+        ("restore x", None, "real numbers are restored in Python"),
         ("score images", None, "none of the 1 files"),
         ("interpolate images/0.png images/0.png", None, "no .npy file of an"),
         ("evaluate --dataset digits", None, "17 levels, those of the model"),
@@ -491,6 +491,21 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
 
 
 class RealNumbersTest(tf.test.TestCase, parameterized.TestCase):
+    def test_restoration(self):
+        """Nearer to the truth than the mean is, where nothing is known."""
+        model, _ = trained(None)
+        images = fields(20, None, seed=3)
+        mask = np.zeros([4, 4, 1], bool)
+        mask[1, 1] = mask[2, 3] = True
+        given = np.where(mask, 100.0, images)
+        with self.assertRaisesRegex(ValueError, "^`noise` must be given"):
+            restoration.restore(model, given, mask)
+        found = restoration.restore(model, given, mask, noise=0.02).images
+        self.assertEqual(found.dtype, np.float32)
+        errors = np.square(found - images)
+        self.assertLess(errors[:, ~mask[..., 0]].mean(), 0.02**2 * 4)
+        self.assertLess(errors[:, mask[..., 0]].mean(), 0.8 * images.var())
+
     def test_training(self):
         """Nearer to the entropy, which is known, than a Gaussian of pixels."""
         model, history = trained(None)

@@ -393,11 +393,8 @@ def combined(normal: Measurements) -> Score:
     Returns:
       The score, as for `likelihood`; in standard deviations.
     """
-    methods = [
-        method
-        for method in (complexity, scales, places)
-        if method in methods_for(normal).values()
-    ]
+    parts = complexity, scales, places
+    methods = [m for m in methods_for(normal).values() if m in parts]
     held_out = [_held_out(method, normal) for method in methods]
     is_outlier = np.any([outliers for _, outliers in held_out], axis=0)
     if 0 < is_outlier.mean() <= _MOST_OUTLIERS:

@@ -378,7 +378,9 @@ class RealNVP(tf.Module):
                 named[f"{name}/{variable.name}"] = variable
             named[f"{name}/rescale"] = rescale
             named[f"{name}/reshift"] = reshift
-        return named | dict(zip(["moments"], self._moments, strict=False))
+        if self._moments:
+            named["moments"] = self._moments[0]
+        return named
 
     def standardize(
         self, mean: Sequence[float] | float, std: Sequence[float] | float

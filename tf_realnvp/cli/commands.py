@@ -156,9 +156,7 @@ def evaluate(flags: argparse.Namespace) -> None:
     """
     model = saved_model.SavedModel(flags.model)
     if model.values.are_real and flags.importance_samples > 1:
-        raise UsageError(
-            "argument --importance_samples: real numbers get no noise"
-        )
+        raise UsageError("--importance_samples: real numbers get no noise")
     dataset = _load_dataset(flags.dataset, flags.data_dir, model)
     if flags.max_images is not None:
         dataset = dataset.sample_test(flags.max_images, flags.seed)

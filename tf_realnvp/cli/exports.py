@@ -81,11 +81,8 @@ def explore(flags: argparse.Namespace) -> None:
 
 def _check_levels(path):
     """Checks that the images of a model are bytes."""
-    if (values := metadata.read(path).values).dtype != np.uint8:
-        raise UsageError(
-            f"{path} has images of {values}, and exports are of at most 256 "
-            "levels"
-        )
+    if metadata.read(path).values.dtype != np.uint8:
+        raise UsageError(f"{path} is not of at most 256 levels, as exports are")
 
 
 def _check_packages():

@@ -77,9 +77,7 @@ def restore(flags: argparse.Namespace) -> None:
         arguments.check_output(flags.out, inputs=names)
     model = metadata.read(flags.model)
     if model.values.are_real:
-        raise UsageError(
-            f"{flags.model} has images of real numbers, and this is for levels"
-        )
+        raise UsageError("real numbers are restored in Python alone")
     label = arguments.find_label(flags.label, model.class_names)
     paths = _list_images(flags.images)
     # A few images are too little work to share.

@@ -96,6 +96,12 @@ class Values:
         """
         return nats if self.are_real else units.bits_from_nats(nats)
 
+    def nearest(self, points: np.ndarray) -> np.ndarray:
+        """Returns the values nearest to real numbers, in `dtype`."""
+        if not self.are_real:
+            points = np.clip(np.round(points), 0, self.highest)
+        return points.astype(self.dtype)
+
     def describe(self, nats_per_dim: Any) -> str:
         """Returns a loss with its unit, as text."""
         return f"{self.from_nats(nats_per_dim):.3f} {self.unit}"
