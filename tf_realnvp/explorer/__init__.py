@@ -94,7 +94,7 @@ def flow(
     """
     condition = {} if label is None else {"label": label}
     points = _states(model.bijector, latents, condition)
-    levels = tf.clip_by_value(tf.floor(points), 0.0, model.num_colors - 1.0)
+    levels = tf.clip_by_value(tf.floor(points), 0.0, model.values.highest)
     return {"steps": tf.cast(levels, tf.uint8)}
 
 
