@@ -41,8 +41,10 @@ class ExportTest(ModelTestCase):
     def test_bad_command_lines(self):
         result = call("export", self.path, "--format", "pdf")
         self.assert_usage_error(result, "--format: invalid choice: 'pdf'")
-        result = call("export", self.path, "--out", self.path / "new")
-        self.assert_usage_error(result, "--out", "is a model")
+        blocked = self.folder / "file"
+        blocked.touch()
+        result = call("export", self.path, "--out", blocked)
+        self.assert_usage_error(result, "--out", "cannot write")
 
 
 class ExploreTest(ModelTestCase):
