@@ -82,7 +82,8 @@
 # 16×16 sites have the density $e^{-S(\phi)} / Z$ with the action of
 # [1904.12072](https://arxiv.org/abs/1904.12072),
 #
-# $$S(\phi) = \sum_x \phi(x) \Big(4 \phi(x) - \sum_{y \sim x} \phi(y)\Big) + m^2 \phi(x)^2 + \lambda \phi(x)^4,$$
+# $$S(\phi) = \sum_x \phi(x) (4 \phi(x) -
+# \sum_{y \sim x} \phi(y)) + m^2 \phi(x)^2 + \lambda \phi(x)^4,$$
 #
 # where $y$ are the neighbours of $x$, $m^2 = -4$ and $\lambda = 8$. It is far
 # from Gaussian: a site is most often near one of two values. Hybrid Monte Carlo
