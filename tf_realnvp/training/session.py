@@ -313,11 +313,8 @@ class _Recorder:
 
     def _write_metrics(self):
         with writing("the metrics", self._path):
-            trainer = self._trainer
-            values = trainer.model.values
-            metrics.write_csv(
-                self._path / "metrics.csv", trainer.history, values
-            )
+            path, trainer = self._path / "metrics.csv", self._trainer
+            metrics.write_csv(path, trainer.history, trainer.model.values)
 
 
 def finish(run: Run) -> None:
