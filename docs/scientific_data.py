@@ -43,7 +43,21 @@
 # the models of the repository and test images of Fashion-MNIST to which random
 # lower bits were added:
 #
-# ROUND_TRIP
+# | bits | 16 couplings, 0.5 M weights | 26 couplings, 0.9 M weights |
+# | --- | --- | --- |
+# | up to 12 | all of 200 images | all of 200 images |
+# | 13 | all | all but one, up to 1 level |
+# | 14 | 99.0 % of the images, errors up to 1 level | all |
+# | 15 | 99.0 %, up to 2 | 97.0 %, up to 2 |
+# | 16 | 92.5 %, up to 3 | 88.5 %, up to 9 |
+#
+# At 16 bits 1 to 3 of 10,000 values are off. The small models of the tests give
+# 16 bits back exactly. The command is
+#
+# ```sh
+# python -m benchmarks.round_trip models/realnvp_fashion_mnist \
+#   models/realnvp_fashion_mnist_classes --n 200
+# ```
 #
 # ## Real numbers
 #
@@ -66,15 +80,21 @@
 # `decode(encode(x))` differs from `x` by rounding: by REAL_ERROR standard
 # deviations at most for the model below.
 #
-# | | |
-# | --- | --- |
-# | training, resuming, `--conditional`, warm starts, saving, loading | work |
-# | `sample` | a grid in colours with a bar, by the first channel; a folder of `.npy` files |
-# | `evaluate`, `score`, `interpolate`, `manifold`, `reconstruct`, `translate`, `direction` | work, with `.npy` files of one image each |
-# | `detect` | without the method `complexity`, which compares with PNG; `combined` is of the others |
-# | `restoration.restore` | works in Python, with `noise`; the command is refused |
-# | PyTorch weights | work; the file has no standardization, which is to be set |
-# | `--dequantization variational`, `--importance_samples`, `export`, `explore` | are refused |
+# What works, and what does not:
+#
+# * Training, resuming, `--conditional`, warm starts, saving and loading work.
+# * `sample` draws a grid in colours with a bar, by the first channel, or writes
+#   a folder of `.npy` files.
+# * `evaluate`, `score`, `interpolate`, `manifold`, `reconstruct`, `translate`
+#   and `direction` work, with `.npy` files of one image each. The maps of
+#   `score` are in nats.
+# * `detect` works without the method `complexity`, which compares with a
+#   lossless coder; `combined` is of the two others.
+# * `restoration.restore` works in Python, with `noise`; the command is refused.
+# * PyTorch weights work; the standardization is not in the file, and is to be
+#   set.
+# * `--dequantization variational`, `--importance_samples`, `export` and
+#   `explore` are refused.
 #
 # ## A field theory on a lattice
 #
@@ -82,7 +102,8 @@
 # 16×16 sites have the density $e^{-S(\phi)} / Z$ with the action of
 # [1904.12072](https://arxiv.org/abs/1904.12072),
 #
-# $$S(\phi) = \sum_x \phi(x) \Big(4 \phi(x) - \sum_{y \sim x} \phi(y)\Big) + m^2 \phi(x)^2 + \lambda \phi(x)^4,$$
+# $$S(\phi) = \sum_x \phi(x) (4 \phi(x) -
+# \sum_{y \sim x} \phi(y)) + m^2 \phi(x)^2 + \lambda \phi(x)^4,$$
 #
 # where $y$ are the neighbours of $x$, $m^2 = -4$ and $\lambda = 8$. It is far
 # from Gaussian: a site is most often near one of two values. Hybrid Monte Carlo
@@ -180,4 +201,36 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 # %% [markdown]
 # ## Evidence
 #
-# EVIDENCE
+# All figures are of two CPU cores that were shared with other work, so times
+# are upper bounds.
+#
+# **Fields on a lattice**, 40,000 of each kind, a model with 32 filters and 2
+# residual blocks:
+#
+# ```sh
+# python -m benchmarks.lattice --fields 40000 --epochs 5
+# ```
+#
+# A Gaussian field with the power spectrum $1 / (k^2 + 0.5)$ has an entropy of
+# 0.7354 nats/dim, and independent pixels of the same variance one of 0.8433.
+# After one epoch (133 s) the test loss was 0.7420, 0.0066 above the entropy.
+#
+# For the field theory above, after 5 epochs (710 s) the test loss was 0.3160
+# nats/dim. Of 50,000 independent proposals 12.9 % were accepted. Expectations
+# agree with those of 40,000 fields by HMC, which the proposals alone do not:
+#
+# | | HMC | flow, Metropolis | difference | proposals alone |
+# | --- | --- | --- | --- | --- |
+# | $\phi^2$ | 0.14335 ± 0.00004 | 0.14290 ± 0.00034 | -1.3 σ | 0.14244 |
+# | $G(1)$ | 0.04400 ± 0.00004 | 0.04363 ± 0.00033 | -1.1 σ | 0.04003 |
+# | $G(2)$ | 0.01515 ± 0.00005 | 0.01522 ± 0.00049 | +0.1 σ | 0.01137 |
+# | $G(4)$ | 0.00227 ± 0.00004 | 0.00206 ± 0.00029 | -0.7 σ | 0.00103 |
+# | $G(8)$ | 0.00009 ± 0.00006 | -0.00061 ± 0.00051 | -1.4 σ | -0.00003 |
+#
+# The errors of the flow are larger at the same number of proposals, as most are
+# rejected: here HMC is the better sampler, since its chains decorrelate fast
+# this far from the critical point.
+#
+# EIGHT
+#
+# TWELVE

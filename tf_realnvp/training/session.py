@@ -305,10 +305,8 @@ class _Recorder:
             self.save()
 
     def _write_metrics(self):
-        values = self._trainer.model.values
-        metrics.write_csv(
-            self._path / "metrics.csv", self._trainer.history, values
-        )
+        path, trainer = self._path / "metrics.csv", self._trainer
+        metrics.write_csv(path, trainer.history, trainer.model.values)
 
 
 def finish(run: Run) -> None:
