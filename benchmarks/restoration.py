@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--find_label", action="store_true")
+    parser.add_argument("--unet", type=float, default=0.0)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument(
         "--out",
@@ -59,6 +60,11 @@ def main() -> None:
         print(f"{task}: {flags.n} images, {where.mean():.0%} restored")
         for name, method in rivals(train, noise).items():
             report(name, method(given, mask), images, where)
+        if flags.unet:
+            network = train_unet(task, train, rng, 60.0 * flags.unet)
+            inputs = unet_inputs(given, mask)
+            restored = 255.0 * network.predict(inputs, verbose=0)
+            report("U-Net", restored, images, where)
         start = time.perf_counter()
         found = restoration.restore(
             model, given, mask, noise, label, flags.samples, flags.seed
@@ -180,6 +186,43 @@ def rivals(train, noise):
             lambda image, _: 255.0 * bm3d.bm3d(image / 255.0, noise / 255.0)
         )
     return methods
+
+
+def train_unet(task, train, rng, seconds):
+    """Trains a U-Net on the mean squared error of one task, for a time."""
+    import keras
+
+    layers = keras.layers
+    inputs = layers.Input([*train.shape[1:3], train.shape[3] + 1])
+    x, skips = inputs, []
+    for filters in (32, 64):
+        for _ in range(2):
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        skips.append(x)
+        x = layers.MaxPooling2D()(x)
+    for _ in range(2):
+        x = layers.Conv2D(128, 3, padding="same", activation="relu")(x)
+    for filters, skip in zip((64, 32), reversed(skips), strict=True):
+        x = layers.Concatenate()([layers.UpSampling2D()(x), skip])
+        for _ in range(2):
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+    network = keras.Model(
+        inputs, layers.Conv2D(train.shape[3], 3, padding="same")(x)
+    )
+    network.compile(keras.optimizers.Adam(1e-3), "mse")
+    start, done = time.process_time(), 0.0
+    while done < 1.0:
+        network.optimizer.learning_rate.assign(1e-3 * (1.0 - 0.95 * done))
+        for _ in range(20):
+            batch = train[rng.integers(len(train), size=64)]
+            given, mask, _ = make_task(task, batch, rng)
+            network.train_on_batch(unet_inputs(given, mask), batch / 255.0)
+        done = (time.process_time() - start) / seconds
+    return network
+
+
+def unet_inputs(given, mask):
+    return np.concatenate([given / 255.0, mask], axis=-1).astype(np.float32)
 
 
 def _optional(name):

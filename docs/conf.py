@@ -2,13 +2,16 @@
 
 import dataclasses
 import inspect
+import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from sphinx.errors import ExtensionError
 from sphinx.util.inspect import stringify_signature
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -154,9 +157,55 @@ def _insert_flags(app, page, source):
     source[0] = source[0].replace("<!-- flags -->", "\n".join(rows))
 
 
+def _write_page(app):
+    """Writes the page of `explore` with a model of this repository.
+
+    Without its packages, of Python or Node.js, there is none, and the command
+    says what is missing.
+    """
+    if app.builder.format != "html":
+        return
+    page = pathlib.Path(app.outdir, "page")
+    model = ROOT / "models" / "realnvp_fashion_mnist_classes"
+    command = [sys.executable, "-m", "tf_realnvp", "explore", model]
+    result = subprocess.run(
+        [*command, "--out", page], capture_output=True, text=True
+    )
+    if result.returncode == 2:
+        print(
+            f"without a page of the model: {result.stderr.strip()}",
+            file=sys.stderr,
+        )
+        return
+    if result.returncode:
+        raise ExtensionError(result.stderr)
+    index = page / "index.html"
+    html = re.sub(
+        r'href="[^"]*"\s+data-docs="(.*?)"',
+        r'href="../\1"',
+        index.read_text(),
+    )
+    index.write_text(html)
+    # The bits/dim of 1,000 test images: `explore` with these would need them.
+    content = json.loads((page / "model.json").read_text())
+    bits = (ROOT / "docs" / "bits_per_dim.json").read_text()
+    content["bits_per_dim"] = json.loads(bits)
+    (page / "model.json").write_text(json.dumps(content))
+
+
+def _insert_link(app, page, source):
+    """Puts a link to the page of `explore` where there is `<!-- page -->`."""
+    link = "page/index.html"
+    if pathlib.Path(app.outdir, link).exists():
+        link = f'<a href="{link}">Open the page</a>'
+        source[0] = source[0].replace("<!-- page -->", link)
+
+
 def setup(app):
     """Called by Sphinx."""
+    app.connect("builder-inited", _write_page)
     app.connect("source-read", _insert_flags)
+    app.connect("source-read", _insert_link)
     # Before napoleon, which has priority 500.
     app.connect(
         "autodoc-process-docstring", _to_restructured_text, priority=100

@@ -33,7 +33,7 @@ OUT_OF_RANGE = (
     (-1, "warmup_steps seed"),
     (None, "dataset epochs lr lr_schedule filters dequantization run_dir"),
     (1.0, "ema alpha num_scales"),
-    (9, "num_bits"),
+    (17, "num_bits"),
     (2**32, "seed num_scales"),
     (3, "filters image_size"),
     ((4, 3), "image_size num_couplings"),

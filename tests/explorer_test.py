@@ -16,6 +16,7 @@ import small_models
 import tensorflow as tf
 
 from tf_realnvp.images import files as image_files
+from tf_realnvp.latents import slerp
 
 pytest.importorskip("tf2onnx")
 onnx = pytest.importorskip("onnx")
@@ -63,10 +64,9 @@ class ExplorerTest(folders.FolderTestCase):
         """Each is what is left where all later couplings are the identity."""
         model, label = make_model(), [2, 0]
         latents = make_latents(model, 2)
-        outputs = explorer.decode(model, latents, label)
-        self.assertAllEqual(outputs["images"], model.decode(latents, label))
+        steps = explorer.flow(model, latents, label)["steps"].numpy()
+        self.assertAllEqual(steps[:, -1], model.decode(latents, label))
         partial = model.clone()
-        steps = outputs["steps"].numpy()
         self.assertEqual(steps.shape, (2, 1 + len(model.couplings), 8, 12, 3))
         # From images to latents: the last coupling that decodes comes first.
         for index, coupling in enumerate(partial.couplings):
@@ -91,8 +91,11 @@ class ExplorerTest(folders.FolderTestCase):
             "label": np.int32([0, 1, 2]),
         }
         decode = onnxruntime.InferenceSession(page / "decode.onnx")
-        images, _ = decode.run(["images", "steps"], inputs)
+        (images,) = decode.run(["images"], inputs)
         self.assertAllClose(images, model.decode(**inputs), atol=1.0)
+        flow = onnxruntime.InferenceSession(page / "flow.onnx")
+        (steps,) = flow.run(["steps"], inputs)
+        self.assertAllClose(steps[:, -1], images, atol=1.0)
         score = onnxruntime.InferenceSession(page / "score.onnx")
         noise = np.full(images.shape, 0.25, np.float32)
         (log_prob,) = score.run(
@@ -203,6 +206,13 @@ class PageTest(folders.FolderTestCase):
             page, name, lambda new: not np.array_equal(new, old)
         )
 
+    def wait_for_equal(self, page, name, expected):
+        """Waits until a canvas shows an image, but for rounding."""
+        expected = np.broadcast_to(expected, expected.shape[:2] + (3,))
+        return self.wait_for(
+            page, name, lambda new: abs(new - expected.astype(int)).max() <= 1
+        )
+
     def wait_for(self, page, name, is_right):
         for _ in range(400):
             if is_right(new := self.pixels(page, name)):
@@ -268,10 +278,13 @@ class PageTest(folders.FolderTestCase):
             page.keyboard.press("Enter")
             self.wait_for_change(page, seen, old)
         name = page.get_attribute("#samples button[data-role=A]", "title")
+        corners = iter(["#a", "#b", "#d", "#c"])
         for control, key, seen in (
             ("#temperature", "Home", first),
             ("#place", "Home", "#moved"),
             ("#place", "End", "#moved"),
+            ("#down", "End", "#moved"),
+            ("#place", "Home", "#moved"),
             ("#step", "End", "#state"),
             ("#step", "Home", "#state"),
             ("#step", "End", "#state"),
@@ -280,11 +293,8 @@ class PageTest(folders.FolderTestCase):
             page.focus(control)
             page.keyboard.press(key)
             self.wait_for_change(page, seen, old)
-            if (control, key) == ("#place", "End"):
-                end = self.pixels(page, "#b").astype(int)
-                self.wait_for(
-                    page, seen, lambda new, end=end: abs(new - end).max() <= 1
-                )
+            if corner := next(corners, None) if seen == "#moved" else None:
+                self.wait_for_equal(page, seen, self.pixels(page, corner))
         chosen = self.pixels(page, "#a")
         self.assertAllEqual(self.pixels(page, "#state"), chosen)
         turned = CLASS_NAMES.index(name) + 1
@@ -302,6 +312,96 @@ class PageTest(folders.FolderTestCase):
         self.assertIn("<b>", titles)
         self.assertEmpty(self.errors)
 
+    def test_move(self):
+        """The pad moves all latents, the coarse or the fine ones of A."""
+        model, page = make_model(), self.open()
+        self.wait(page, "#step-value", "of [0-9]")
+        for number in (8, 5, 2):  # B to D, and A, of the same class.
+            page.click(f"#samples button:nth-child({number + 3})")
+        page.click("#samples button:nth-child(2)")
+        latents = model.sample_latents(20, explorer._TEMPERATURE, seed=0)
+        fine = np.arange(12) >= 6
+        a, b, c, d = (latents[i] for i in (1, 4, 7, 10))
+        box = page.locator("#pad").bounding_box()
+        page.mouse.move(box["x"] + 9, box["y"] + 9)
+        page.mouse.down()
+        for x, y, kind, expected in (
+            (1.5, 0.0, "all", b),
+            (0.0, 2.0, "all", c),
+            (1.2, 1.0, "all", d),
+            (1.2, 1.0, "coarse", np.where(fine, a, d)),
+            (1.2, 1.0, "fine", np.where(fine, d, a)),
+            (-1.0, -1.0, "fine", a),
+        ):
+            page.mouse.move(
+                box["x"] + x * box["width"], box["y"] + y * box["height"]
+            )
+            page.select_option("#kind", label=kind)
+            image = model.decode(expected[np.newaxis], [1])[0].numpy()
+            self.wait_for_equal(page, "#moved", image)
+        page.mouse.up()
+        page.select_option("#kind", label="all")
+        for control in ("#place", "#down"):
+            page.fill(control, "0.5")
+        sides = [slerp(*ends, 3)[1] for ends in ((a, b), (c, d))]
+        image = model.decode(slerp(*sides, 3)[1:2], [1])[0].numpy()
+        self.wait_for_equal(page, "#moved", image)
+        self.assertEmpty(self.errors)
+
+    def test_drawing(self):
+        page = self.open(has_touch=True)
+        self.wait(page, "#step-value", "of [0-9]")
+        first = self.pixels(page, "#a")
+        page.click("#blank")
+        black = np.zeros_like(first)
+        self.wait_for_equal(page, "#a", black)
+        self.wait_for_equal(page, "#b", first)
+        self.assertFalse(page.is_visible("#grey"))
+        page.evaluate("document.querySelector('#color').value = '#ff8000'")
+        page.fill("#size-of-pen", "1")
+        box = page.locator("#scored").bounding_box()
+        zoom = box["width"] / 12
+
+        def at(column, row):  # Of the middle of a pixel.
+            return box["x"] + zoom * (column + 0.5), box["y"] + zoom * (
+                row + 0.5
+            )
+
+        page.mouse.move(*at(2, 3))
+        page.mouse.down()
+        page.mouse.move(*at(6, 3))
+        page.mouse.move(*at(8, 3))
+        expected = black.copy()
+        expected[3, 2:9] = ink = [255, 128, 0]
+        self.wait_for_equal(page, "#scored", expected)
+        page.wait_for_timeout(500)  # It is scored, but not A yet.
+        self.assertAllEqual(self.pixels(page, "#a"), black)
+        page.mouse.up()
+        self.wait_for_equal(page, "#a", expected)
+        self.wait_for_equal(page, "#recovered", expected)
+        self.wait_for_equal(page, "#b", first)
+        page.touchscreen.tap(*at(10, 6))
+        expected[6, 10] = ink
+        self.wait_for_equal(page, "#a", expected)
+        # From there on by keys; the pen is black.
+        page.evaluate("document.querySelector('#color').value = '#000000'")
+        page.focus("#scored")
+        for key in [*3 * ["ArrowUp"], *2 * ["ArrowLeft"], "Space"]:
+            page.keyboard.press(key)
+        expected[3, 8] = 0
+        self.wait_for_equal(page, "#a", expected)
+        page.keyboard.press("Shift+ArrowLeft")
+        expected[3, 7] = 0
+        self.wait_for_equal(page, "#a", expected)
+        # A wide pen has soft edges.
+        page.fill("#size-of-pen", "4")
+        page.focus("#scored")
+        page.keyboard.press("Space")
+        expected[1:6, 6:9] = expected[2:5, 5:10] = 0
+        expected[3, 5] = [128, 64, 0]
+        self.wait_for_equal(page, "#scored", expected)
+        self.assertEmpty(self.errors)
+
     def test_without_classes_and_histogram(self):
         model = small_models.model()
         explorer.write(model, self.folder, "a_model", [], NPM)
@@ -313,6 +413,12 @@ class PageTest(folders.FolderTestCase):
         old = self.pixels(page, first)
         page.click("#draw")
         self.wait_for_change(page, first, old)
+        self.assertFalse(page.is_visible("#color"))
+        page.fill("#grey", "128")
+        page.click("#blank")
+        page.click("#scored", position={"x": 30, "y": 30})
+        grey = self.pixels(page, "#scored")[0, 0]
+        self.assertAllClose(grey, [128] * 3, atol=8)  # Of 17 levels.
         self.assertEmpty(self.errors)
 
     def test_narrow_and_dark(self):

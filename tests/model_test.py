@@ -286,7 +286,7 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         ("image_shape", (4, 4), (3, 4, 1), (4, 3, 1), (0, 2, 1), (2.5, 2, 1)),
-        ("num_colors", 1, 257, "8"),
+        ("num_colors", 1, 65537, "8"),
         ("filters", 0, 3, None),
         ("num_blocks", 0),
         ("alpha", "a", 0.0, 9e-7, 0.999, math.nan),

@@ -90,7 +90,11 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         ("plain", small_models.model), ("classes", small_models.distinct)
     )
     @mock.patch.multiple(
-        restoration, _NUM_DESCENTS=20, _NUM_ADAPTATIONS=2, _NUM_DRAWS=4
+        restoration,
+        _NUM_DESCENTS=20,
+        _NUM_START_DESCENTS=20,
+        _NUM_ADAPTATIONS=2,
+        _NUM_DRAWS=4,
     )
     def test_known_pixels_stay(self, make):
         """Some are missing in each image, or none."""
@@ -148,7 +152,11 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(found.mean[0], drawn.mean(axis=0), atol=1.0)
 
     @mock.patch.multiple(
-        restoration, _NUM_DESCENTS=5, _NUM_ADAPTATIONS=2, _NUM_DRAWS=4
+        restoration,
+        _NUM_DESCENTS=5,
+        _NUM_START_DESCENTS=5,
+        _NUM_ADAPTATIONS=2,
+        _NUM_DRAWS=4,
     )
     def test_one_sample(self):
         found = restoration.restore(

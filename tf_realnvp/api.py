@@ -109,7 +109,8 @@ def train(
 
     Args:
       model: The model.
-      data: Images as a uint8 array `[n, H, W]` or `[n, H, W, C]`; a
+      data: Images as an array `[n, H, W]` or `[n, H, W, C]`, uint8 (uint16 for
+        more than 256 levels, floating-point for real numbers); a
         `tf.data.Dataset` of images or of pairs of images and labels, batched or
         not, with the same elements in each pass; or an `ImageDataset`, from
         `data.load`. From an array or a `tf.data.Dataset`, a fixed tenth of the
@@ -169,7 +170,8 @@ def train(
         given.
     """
     given = dict(locals())  # Settings are passed on by name.
-    is_frozen = len(model.trainable_variables) < len(model.variables)
+    named = model.named_variables()
+    is_frozen = any(not named[n].trainable for n in named.keys() - {"moments"})
     if run_dir is not None and is_frozen:
         raise ValueError(
             "parts of the model are frozen, which a run cannot keep: leave out "

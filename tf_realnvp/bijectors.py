@@ -86,8 +86,16 @@ class SinglePassBijector(tfb.Bijector):
         raise NotImplementedError
 
     def _inverse_and_log_det(self, y, **condition):
-        """Returns `inverse(y)` and the log-det of `inverse` at `y`."""
-        raise NotImplementedError
+        """Returns `inverse(y)` and the log-det of `inverse` at `y`.
+
+        By default, the log-det is a sum over the components of an event.
+        """
+        x, log_scale = self.inverse_and_log_scale(y, **condition)
+        return x, self._sum_over_event(log_scale)
+
+    def _sum_over_event(self, value):
+        axes = range(-self.forward_min_event_ndims, 0)
+        return tf.reduce_sum(value, axis=axes)
 
     def _forward(self, x, **condition):
         y, fldj = self._forward_and_log_det(x, **condition)
@@ -110,6 +118,45 @@ class SinglePassBijector(tfb.Bijector):
     @classmethod
     def _parameter_properties(cls, dtype):
         return {}  # No parameter has a batch shape.
+
+
+class Standardize(SinglePassBijector):
+    """Standardization of each channel of an image, as its inverse.
+
+    Attributes:
+      moments: `[2, C]`, mean and standard deviation of each channel.
+    """
+
+    def __init__(self, moments, name: str = "standardize"):
+        """Creates the bijector.
+
+        Args:
+          moments: As above; may be a variable.
+          name: Name of the bijector's operations.
+        """
+        parameters = dict(locals())
+        with tf.name_scope(name) as name:
+            self.moments = moments
+            super().__init__(
+                forward_min_event_ndims=3, parameters=parameters, name=name
+            )
+
+    def inverse_and_log_scale(
+        self, y: tf.Tensor, **unused_condition
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `inverse(y)`, and each component's part of its log-det.
+
+        Args:
+          y: Images `[..., H, W, C]`.
+          **unused_condition: Ignored.
+        """
+        mean, std = tf.unstack(tf.cast(self.moments, y.dtype))
+        return (y - mean) / std, tf.zeros_like(y) - tf.math.log(std)
+
+    def _forward_and_log_det(self, x, **unused_condition):
+        mean, std = tf.unstack(tf.cast(self.moments, x.dtype))
+        y = x * std + mean
+        return y, -self._inverse_and_log_det(y)[1]
 
 
 class AffineCoupling(SinglePassBijector):
@@ -218,10 +265,6 @@ class AffineCoupling(SinglePassBijector):
         x = tf.where(self.mask, y, y * tf.exp(log_scale) + shift)
         return x, log_scale
 
-    def _inverse_and_log_det(self, y, **condition):
-        x, log_scale = self.inverse_and_log_scale(y, **condition)
-        return x, self._sum_over_event(log_scale)
-
     def _log_scale_and_shift(self, event, condition):
         """Runs the network once on the kept components of `event`."""
         zero = tf.zeros([], event.dtype)
@@ -261,9 +304,6 @@ class AffineCoupling(SinglePassBijector):
                 f"events of shape {self.mask.shape}, got {outputs.shape}."
             )
         return outputs
-
-    def _sum_over_event(self, value):
-        return tf.reduce_sum(value, axis=range(-self.mask.ndim, 0))
 
 
 class Squeeze(tfb.Bijector):

@@ -114,9 +114,9 @@ class TrainingConfig:
         None,
     )
     num_bits: int | None = _of_process(
-        WholeNumber(1, 8),
-        "keep only the N highest of the 8 bits of each component; bits/dim at "
-        "different numbers of bits are not comparable (default: all)",
+        WholeNumber(1, 16),
+        "keep only the N highest bits of each component; bits/dim at different "
+        "numbers of bits are not comparable (default: all)",
         None,
     )
     flip: bool = _of_run(
@@ -367,7 +367,7 @@ class DataDescription:
 
     Attributes:
       image_shape: `(H, W, C)`.
-      num_colors: Number of levels per component.
+      num_colors: Number of levels per component; `None` for real numbers.
       num_train: Number of training images, validation images included.
       num_test: Number of test images.
       fingerprint: `fingerprint` of the `ImageDataset`.
@@ -377,7 +377,7 @@ class DataDescription:
     """
 
     image_shape: tuple[int, int, int]
-    num_colors: int
+    num_colors: int | None
     num_train: int
     num_test: int
     fingerprint: str

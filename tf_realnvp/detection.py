@@ -66,7 +66,8 @@ class Measurements:
         `RealNVP.log_prob_each`.
       costs: Float32 `[n, S, 2, rows, columns]`, in nats: `bit_maps.costs`,
         summed over the cells of a grid of at most 8 x 8.
-      coded_bits: Float64 `[n]`, code length of a lossless coder in bits.
+      coded_bits: Float64 `[n]`, code length of a lossless coder in bits; NaN
+        for real numbers.
       label: Int64 `[n]`, the likeliest class, on which `costs` are conditioned;
         0 if the model has no classes.
     """
@@ -153,7 +154,7 @@ class Measurer:
         self._measure = tf.function(
             measure,
             input_signature=[
-                tf.TensorSpec([None, *model.image_shape], tf.uint8),
+                tf.TensorSpec([None, *model.image_shape], model.values.dtype),
                 tf.TensorSpec([], tf.int64),
             ],
             autograph=False,
@@ -163,8 +164,7 @@ class Measurer:
         """Measures images.
 
         Args:
-          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`, with
-            `n >= 1`.
+          images: `[n, H, W, C]` of the model's dtype, with `n >= 1`.
           seed: Seed of the dequantization noise, a 64-bit integer. It is used
             for each image, so the measurements of an image do not depend on
             the other images.
@@ -199,11 +199,13 @@ class Measurer:
         Returns:
           Float32 `[n, H, W]`, in bits. A map sums to the code length of the
           image, `-log_prob / log(2)`; for a model with classes, given the
-          likeliest class.
+          likeliest class. For real numbers it is in nats, of `-log_prob`.
         """
         return np.concatenate(
             [
-                bits_from_nats(costs.sum(axis=(1, 2), dtype=np.float64))
+                self._model.values.from_nats(
+                    costs.sum(axis=(1, 2), dtype=np.float64)
+                )
                 for _, costs, *_ in self._batches(images, seed)
             ]
         ).astype(np.float32)
@@ -216,10 +218,11 @@ class Measurer:
           likeliest classes, and log p(x) - log p(x | class).
         """
         images, shape = np.asarray(images), list(self._model.image_shape)
-        if images.dtype != np.uint8 or list(images.shape[1:]) != shape:
+        dtype = np.dtype(self._model.values.dtype)
+        if images.dtype != dtype or list(images.shape[1:]) != shape:
             # TensorFlow would cast the images, or hang in its next call.
             raise ValueError(
-                f"`images` must be uint8 [n, {str(shape)[1:]}, "
+                f"`images` must be {dtype} [n, {str(shape)[1:]}, "
                 f"got {images.dtype} {list(images.shape)}."
             )
 
@@ -250,25 +253,30 @@ def coded_bits(images: np.ndarray) -> np.ndarray:
     """Returns the code length of images under lossless coders, in bits.
 
     Args:
-      images: `uint8` `[n, H, W, C]`. If `C` is neither 1 nor 3, the channels
-        are coded side by side.
+      images: `[n, H, W, C]`, `uint8` or `uint16`. If `C` is neither 1 nor 3,
+        the channels are coded side by side, and all of 16 bits.
 
     Returns:
-      Float64 `[n]`: for each image the shorter of PNG and lossless WebP.
+      Float64 `[n]`: for each image the shorter of PNG and lossless WebP, or the
+      length as PNG if it has 16 bits. NaN for real numbers, which have none.
     """
+    images = np.asarray(images)
+    if images.dtype.kind == "f":
+        return np.full(len(images), np.nan)
+    is_wide = images.dtype == np.uint16
 
     def length(image):
-        if image.shape[-1] != 3:
+        if image.shape[-1] != 3 or is_wide:
             image = image.transpose(0, 2, 1).reshape(len(image), -1)
         lengths = []
-        for options in _CODERS:
+        for options in _CODERS[: 1 if is_wide else None]:
             with io.BytesIO() as file:
                 Image.fromarray(image).save(file, **options)
                 lengths.append(file.tell())
         return 8.0 * min(lengths)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array(list(pool.map(length, np.asarray(images))), np.float64)
+        return np.array(list(pool.map(length, images)), np.float64)
 
 
 def likelihood(normal: Measurements) -> Score:
@@ -372,11 +380,12 @@ def combined(normal: Measurements) -> Score:
     """The sum of `complexity`, `scales` and `places`, each standardized.
 
     `complexity` and `scales` detect anomalies of a whole image, `places`
-    detects local anomalies. The mean and standard deviation of each score are
-    estimated by five-fold cross-validation on the normal images. An image is an
-    outlier if a score is more than ten standard deviations (estimated from the
-    quartiles) from the median of its fold. Outliers are dropped if they are at
-    most 5 % of the images.
+    detects local anomalies. For real numbers there is no `complexity`. The mean
+    and standard deviation of each score are estimated by five-fold
+    cross-validation on the normal images. An image is an outlier if a score is
+    more than ten standard deviations (estimated from the quartiles) from the
+    median of its fold. Outliers are dropped if they are at most 5 % of the
+    images.
 
     Args:
       normal: Measurements of normal images.
@@ -384,7 +393,8 @@ def combined(normal: Measurements) -> Score:
     Returns:
       The score, as for `likelihood`; in standard deviations.
     """
-    methods = (complexity, scales, places)
+    parts = complexity, scales, places
+    methods = [m for m in methods_for(normal).values() if m in parts]
     held_out = [_held_out(method, normal) for method in methods]
     is_outlier = np.any([outliers for _, outliers in held_out], axis=0)
     if 0 < is_outlier.mean() <= _MOST_OUTLIERS:
@@ -411,6 +421,16 @@ METHODS: dict[str, Method] = {
 }
 # The best on average over all experiments: see docs/detection_evidence.md.
 DEFAULT = "combined"
+
+
+def methods_for(normal: Measurements) -> dict[str, Method]:
+    """Returns `METHODS`, without `complexity` for real numbers.
+
+    Args:
+      normal: Measurements of normal images.
+    """
+    no_code = bool(np.isnan(normal.coded_bits).any())
+    return {n: m for n, m in METHODS.items() if m != complexity or not no_code}
 
 
 def fit(normal: Measurements) -> dict[str, Score]:

@@ -23,16 +23,20 @@ from tf_realnvp import (
     variational_dequantization,
 )
 from tf_realnvp.config import ARCHITECTURE
-from tf_realnvp.utils import assertions, checks, private, units
+from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
+from tf_realnvp.utils.values import Values
 
 
 class RealNVP(tf.Module):
-    """A RealNVP density over `uint8` images.
+    """A RealNVP density over images.
 
-    From image to latents, the flow is dequantization, scaling and logit,
-    followed by a multi-scale architecture. Each scale but the last has three
+    The values of an image are levels, `uint8`, or `uint16` if there are more
+    than 256; or they are real numbers, `float32`, with `num_colors=None`. From
+    image to latents, the flow is dequantization, scaling and logit, or for real
+    numbers a standardization of each channel, followed by a multi-scale
+    architecture. Each scale but the last has three
     couplings with checkerboard masks, a squeeze, and three couplings with
     channel masks; half of the channels are then factored out, and the other
     half is the input of the next scale. The last scale has four couplings with
@@ -77,7 +81,8 @@ class RealNVP(tf.Module):
         open interval that extends `[0, num_colors]` by `alpha / (2 - 2 * alpha)
         * num_colors` on both sides. Outside of it `log_prob` is NaN, not -inf,
         so run MCMC on the latents, through `bijector`. Latents far from zero
-        are rounded to an end of the interval.
+        are rounded to an end of the interval. Of real numbers, it is all of
+        them.
       latent_shape: `(H / 2, W / 2, 4 * C)`.
     """
 
@@ -86,7 +91,7 @@ class RealNVP(tf.Module):
     def __init__(
         self,
         image_shape: Sequence[int] = (32, 32, 3),
-        num_colors: int = 256,
+        num_colors: int | None = 256,
         filters: int = 128,
         num_blocks: int = 8,
         alpha: float = 0.1,
@@ -106,7 +111,8 @@ class RealNVP(tf.Module):
           image_shape: `(H, W, C)` in pixels and channels. `H` and `W` must be
             even, and divisible by two once more for each scale beyond the
             second.
-          num_colors: Number of levels per component, 2 to 256.
+          num_colors: Number of levels per component, 2 to 65,536; `None` for
+            real numbers, which get no noise and no logit (`alpha` is unused).
           filters: Number of hidden channels of the coupling networks; even.
           num_blocks: Number of residual blocks per coupling network.
           alpha: Margin that keeps the logit finite, between 0 and 1.
@@ -132,7 +138,8 @@ class RealNVP(tf.Module):
         super().__init__(name=name)
         self.metadata = {}
         self.image_shape = _check_image_shape(image_shape)
-        self.num_colors = check(num_colors, "num_colors", WholeNumber(2, 256))
+        self.values = Values(num_colors)
+        self.num_colors = self.values.num_colors
         self.filters: int = _check("filters", filters)
         self.num_blocks: int = _check("num_blocks", num_blocks)
         self.alpha: float = _check("alpha", alpha)
@@ -146,6 +153,8 @@ class RealNVP(tf.Module):
                 f"`num_scales` must be at most {largest} for images of shape "
                 f"{self.image_shape}, got {num_scales}."
             )
+        if self.values.are_real and self.dequantization != "uniform":
+            raise ValueError("`dequantization` must be of levels.")
         if num_classes is not None:
             num_classes = check(num_classes, "num_classes", WholeNumber(1))
         self.num_classes = num_classes
@@ -177,6 +186,10 @@ class RealNVP(tf.Module):
             if is_learned
         ]
         self._noise_variables = _scalars(self._noise_networks)
+        self._moments = []
+        if self.values.are_real:
+            moments = np.repeat([[0.0], [1.0]], channels, axis=1)
+            self._moments.append(_variable("moments", moments, False))
         # A `tf.Module` that contains the model tracks these, not Keras's.
         self._tf_variables = [v.value for v in self.variables]
         self._set_flow(self.networks, self._noise_networks)
@@ -231,18 +244,21 @@ class RealNVP(tf.Module):
             )
         )
         # From image to latents, the order in which the inverse applies them.
-        steps = [
-            tfb.Scale(float(self.num_colors)),
-            bijectors.Sigmoid(
-                low=-(self.alpha / 2) / (1 - self.alpha),
-                high=(1 - self.alpha / 2) / (1 - self.alpha),
-            ),
-            *self._scale(0, iter(self.couplings)),
-        ]
+        if self.num_colors is None:
+            steps = [*map(bijectors.Standardize, self._moments)]
+        else:
+            steps = [
+                tfb.Scale(float(self.num_colors)),
+                bijectors.Sigmoid(
+                    low=-(self.alpha / 2) / (1 - self.alpha),
+                    high=(1 - self.alpha / 2) / (1 - self.alpha),
+                ),
+            ]
+        steps += self._scale(0, iter(self.couplings))
         # The noise within a level does not affect the level itself.
         self._without_noise = tfb.Chain(steps, name="real_nvp")
         self.bijector = self._without_noise
-        if noise_functions:
+        if noise_functions and self.num_colors is not None:
             noise = variational_dequantization.VariationalDequantization(
                 self.image_shape,
                 self.num_colors,
@@ -362,7 +378,26 @@ class RealNVP(tf.Module):
                 named[f"{name}/{variable.name}"] = variable
             named[f"{name}/rescale"] = rescale
             named[f"{name}/reshift"] = reshift
+        if self._moments:
+            named["moments"] = self._moments[0]
         return named
+
+    def standardize(
+        self, mean: Sequence[float] | float, std: Sequence[float] | float
+    ) -> None:
+        """Sets the standardization of a model of real numbers.
+
+        Training does it by the training images.
+
+        Args:
+          mean: Mean of each channel, `[C]`, or of all.
+          std: Standard deviation, likewise. A constant channel, of 0, is not
+            scaled.
+        """
+        [variable] = self._moments
+        moments = np.zeros(variable.shape)
+        moments[0], moments[1] = mean, np.where(np.equal(std, 0.0), 1.0, std)
+        variable.assign(moments)
 
     def is_identity(self) -> bool:
         """Returns whether all couplings are the identity, as in a new model."""
@@ -404,6 +439,7 @@ class RealNVP(tf.Module):
             *self._log_scale_variables,
             *(v for n in self._noise_networks for v in n.weights),
             *self._noise_variables,
+            *self._moments,
         )
 
     @property
@@ -431,11 +467,15 @@ class RealNVP(tf.Module):
         (https://arxiv.org/abs/1511.01844, section 3.1). Each call uses one
         sample of the noise.
 
+        For real numbers, it is the log-density of the images as given, without
+        noise.
+
         Args:
-          images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`.
+          images: Integer `[n, H, W, C]` in `0 ... num_colors - 1`; for a model
+            of real numbers floating-point, finite.
           seed: Signed 64-bit integer; or two integers of shape `[2]`, each
             reduced to its lowest 32 bits. The same seed gives the same noise.
-            Default: new noise in each call.
+            Default: new noise in each call. Real numbers get none.
           label: Class to condition on: an integer for all images, or integers
             `[n]`, one per image. Default: the mixture of all classes, if the
             model has classes.
@@ -444,7 +484,8 @@ class RealNVP(tf.Module):
           Float32 `[n]`, in nats per image.
 
         Raises:
-          TypeError: If `images`, `seed` or `label` are not integers.
+          TypeError: If `seed` or `label` are not integers, or `images` are not
+            of the kind of the model.
           ValueError: If `images`, `seed` or `label` have the wrong shape, or if
             a `label` is given and the model has no classes.
           tf.errors.InvalidArgumentError: If a component, `seed` or a label is
@@ -591,7 +632,7 @@ class RealNVP(tf.Module):
         return tf.nn.log_softmax(self.log_joint(self.dequantize(images, seed)))
 
     def dequantize(self, images: tf.Tensor, seed=None) -> tf.Tensor:
-        """Adds uniform noise in `[0, 1)` to images.
+        """Adds uniform noise in `[0, 1)` to levels; checks real numbers only.
 
         Args:
           images: As for `log_prob`.
@@ -634,12 +675,15 @@ class RealNVP(tf.Module):
         """Adds uniform noise to images, like `dequantize`, without checks.
 
         Args:
-          images: Integer `[..., H, W, C]` in `0 ... num_colors - 1`.
+          images: `[..., H, W, C]`, levels in `0 ... num_colors - 1`, or real
+            numbers, to which nothing is added.
           seed: Int32 `[2]`.
 
         Returns:
-          Float32 `[..., H, W, C]` in `[0, num_colors]`.
+          Float32 `[..., H, W, C]`; of levels in `[0, num_colors]`.
         """
+        if self.values.are_real:
+            return tf.cast(images, tf.float32)
         seed = tfp.random.sanitize_seed(seed, salt="dequantize")
         noise = tf.random.stateless_uniform(tf.shape(images), seed)
         return tf.cast(images, tf.float32) + noise
@@ -658,10 +702,28 @@ class RealNVP(tf.Module):
           Float32 `[n]`, `-log_prob(images) / (H * W * C * log(2))`.
 
         Raises:
+          ValueError: If the model is of real numbers, or as `log_prob`.
+          TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
+        """
+        if self.values.are_real:
+            raise ValueError("Real numbers have no bits: use `nats_per_dim`.")
+        log_prob = self.log_prob(images, seed, label)
+        return self.values.per_dim(log_prob, self.num_dims)
+
+    def nats_per_dim(
+        self, images: tf.Tensor, seed=None, label=None
+    ) -> tf.Tensor:
+        """Returns `-log_prob(images) / (H * W * C)`, float32 `[n]`.
+
+        Args:
+          images: As for `log_prob`.
+          seed: As for `log_prob`.
+          label: As for `log_prob`.
+
+        Raises:
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
-        log_prob = self.log_prob(images, seed, label)
-        return units.bits_per_dim(log_prob, self.num_dims)
+        return -self.log_prob(images, seed, label) / self.num_dims
 
     def sample(self, n, temperature=1.0, seed=None, label=None) -> tf.Tensor:
         """Draws images.
@@ -678,7 +740,7 @@ class RealNVP(tf.Module):
             the model has classes.
 
         Returns:
-          `uint8` images `[n, H, W, C]`.
+          Images `[n, H, W, C]`, `uint8`, `uint16` or `float32`.
 
         Raises:
           TypeError: If `n`, `seed` or `label` is not an integer, or
@@ -746,7 +808,7 @@ class RealNVP(tf.Module):
         """Returns the latents of images.
 
         Each component is dequantized to the middle of its level, so `decode`
-        recovers the image.
+        recovers the image. Real numbers are recovered up to rounding.
 
         Args:
           images: As for `log_prob`.
@@ -763,7 +825,7 @@ class RealNVP(tf.Module):
           TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
         images = assertions.images(images, self.image_shape, self.num_colors)
-        points = tf.cast(images, tf.float32) + 0.5
+        points = tf.cast(images, tf.float32) + self.values.middle
         return self._through_flow(self._without_noise.inverse, points, label)
 
     def decode(self, latents: tf.Tensor, label=None) -> tf.Tensor:
@@ -775,7 +837,7 @@ class RealNVP(tf.Module):
             recovers it.
 
         Returns:
-          `uint8` images `[n, H, W, C]`.
+          Images `[n, H, W, C]`, `uint8`, `uint16` or `float32`.
 
         Raises:
           TypeError: If `latents` are not real numbers, or `label` is not
@@ -793,9 +855,11 @@ class RealNVP(tf.Module):
             "`latents` must be smaller (or the `temperature` that they are "
             "drawn at): decoding them overflows.",
         )
+        if self.num_colors is None:
+            return points
         # The inverse of the logit extends beyond the levels on both sides.
         images = tf.clip_by_value(tf.floor(points), 0.0, self.num_colors - 1.0)
-        return tf.cast(images, tf.uint8)
+        return tf.cast(images, self.values.dtype)
 
     def decode_points(self, latents: tf.Tensor, label=None) -> tf.Tensor:
         """Returns the dequantized images of latents, without checks.
@@ -845,15 +909,16 @@ def _restore(config, name, metadata, values):
 def _scalars(networks_):
     """Creates `rescale` and `reshift` for each network, in one flat list."""
     return [
-        keras.Variable(
-            value,
-            dtype="float32",
-            autocast=False,
-            name=f"{network.name}_{name}",
-        )
+        _variable(f"{network.name}_{name}", value)
         for network in networks_
         for name, value in (("rescale", 1.0), ("reshift", 0.0))
     ]
+
+
+def _variable(name, value, trainable=True):
+    return keras.Variable(
+        value, trainable=trainable, dtype="float32", autocast=False, name=name
+    )
 
 
 def _pairs(scalars):

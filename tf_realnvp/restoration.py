@@ -43,13 +43,14 @@ from tf_realnvp.utils.progress import Progress, Silent
 Observe = Callable[[tf.Tensor], tf.Tensor]
 
 _KNOWN_SIGMA = 5.0 / 255.0  # Of known pixels, relative to white.
-_NUM_DESCENTS = 150  # Steps of Adam.
+_NUM_DESCENTS = 150  # Steps of Adam to the likeliest latents.
+_NUM_START_DESCENTS = 75  # To the start of a chain; more are no better.
 _RATE = 0.1
 _FIRST_SIGMA = 8.0  # Relative to the last.
 _ANNEALING = 0.7  # Part of the descent in which sigma falls.
 _NUM_PROBES = 8  # For the curvature.
-_NUM_ADAPTATIONS = 20  # Transitions of HMC that are not kept.
-_NUM_DRAWS = 20  # Transitions that are.
+_NUM_ADAPTATIONS = 15  # Transitions of HMC that are not kept.
+_NUM_DRAWS = 15  # Transitions that are.
 _NUM_LEAPFROGS = 5
 _FIRST_STEP = 0.05
 _ACCEPTANCE = 0.65
@@ -60,12 +61,13 @@ class Restoration:
     """Restored images; without samples, what is of samples is `None`.
 
     Attributes:
-      images: `uint8` `[n, H, W, C]`, the images of the likeliest latents.
+      images: `[n, H, W, C]`, the images of the likeliest latents, in the dtype
+        of the model's images.
       log_density: Float32 `[n]`, `log p(z | y)` of these latents up to the
         constant, in nats.
       label: Int32 `[n]`, the class of each image; `None` without classes.
-      samples: `uint8` `[n, num_samples, H, W, C]`, the last image of each
-        chain.
+      samples: `[n, num_samples, H, W, C]` of the same dtype, the last image of
+        each chain.
       mean: Float32 `[n, H, W, C]`, over all images of all chains.
       std: Float32 `[n, H, W, C]`, the standard deviation of the same.
       r_hat: Float32 `[n]`, median of the potential scale reduction of the
@@ -107,7 +109,8 @@ def restore(
       mask: Boolean, of a shape that broadcasts to that of `images`: `True` what
         is missing. Default: nothing.
       noise: Standard deviation of Gaussian noise on the observed values, in
-        their unit. Default: none; the known pixels stay as they are.
+        their unit; required for real numbers. Default: none; the known pixels
+        stay as they are.
       label: Class of all images, or of each, `[n]`. Default: for a model with
         classes, that of the likeliest restoration, by a descent per class.
       num_samples: Number of samples of the posterior for each image, each from
@@ -130,7 +133,9 @@ def restore(
     if noise is None and (mask is None or observe is not None):
         raise ValueError("`noise` must be given, or `mask` without `observe`.")
     is_missing = np.broadcast_to(False if mask is None else mask, images.shape)
-    sigma = noise or _KNOWN_SIGMA * (model.num_colors - 1)
+    if noise is None and model.values.are_real:
+        raise ValueError("`noise` must be given for real numbers.")
+    sigma = noise or _KNOWN_SIGMA * model.values.highest
     posterior = _posterior(model, observe, images.shape[1:])
     num_tried = 1
     if model.num_classes is not None and label is None:
@@ -140,7 +145,7 @@ def restore(
     starts = range(0, len(images), size)
     num_steps = _NUM_DESCENTS
     if num_samples:
-        num_steps += _NUM_DESCENTS + _NUM_ADAPTATIONS + _NUM_DRAWS
+        num_steps += _NUM_START_DESCENTS + _NUM_ADAPTATIONS + _NUM_DRAWS
     parts = []
     display = Progress if shows_progress else Silent
     with display("restore", num_steps * len(starts)) as progress:
@@ -174,7 +179,7 @@ def restore(
         ]
         found[name] = np.array(medians, np.float32)
     if noise is None:
-        levels = images.astype(np.uint8)
+        levels = images.astype(model.values.dtype)
         known = {"images": levels, "mean": levels, "std": 0 * levels}
         for name in found.keys() & known.keys():
             found[name] = np.where(is_missing, found[name], known[name])
@@ -229,7 +234,8 @@ class _Posterior:
     def _decode(self, latents, label):
         """Returns images `[n, H, W, C]` of latents, in levels."""
         label = None if self._model.num_classes is None else label
-        return self._model.decode_points(latents, label) - 0.5
+        points = self._model.decode_points(latents, label)
+        return points - self._model.values.middle
 
     def _log_density(self, latents, given, sigma):
         """Returns the log-density of latents `[n]`, up to a constant."""
@@ -254,15 +260,15 @@ class _Posterior:
         deviation = tf.sqrt(second / (1.0 - 0.999**step))
         return latents + rate * mean / (deviation + 1e-8), first, second
 
-    def _descend(self, given, sigma, on_step):
+    def _descend(self, given, sigma, num_steps, on_step):
         """Returns likely latents, by descent from the mean of the prior.
 
         First sigma falls, then the rate: a wide likelihood has fewer local
         optima.
         """
         state = given.center, *np.zeros([2, *given.center.shape], np.float32)
-        for step in range(_NUM_DESCENTS):
-            part = step / _NUM_DESCENTS
+        for step in range(num_steps):
+            part = step / num_steps
             left = max(0.0, 1.0 - part / _ANNEALING)
             rate = _RATE * (0.5 + 0.5 * math.cos(math.pi * part))
             state = self._step(
@@ -292,7 +298,7 @@ class _Posterior:
         if num_tried > 1:
             classes = np.arange(num_tried, dtype=np.int32)
             tried = tried._replace(label=np.tile(classes, len(given.label)))
-        latents = self._descend(tried, sigma, on_step)
+        latents = self._descend(tried, sigma, _NUM_DESCENTS, on_step)
         density = self._density(latents, tried, sigma).numpy()
         density = density.reshape(-1, num_tried)
         points = self._points(latents, tried.label).numpy()
@@ -301,7 +307,9 @@ class _Posterior:
             joint = density + np.log(self._model.class_probs)
         best = np.arange(len(joint)), joint.argmax(axis=1)
         label = tried.label.reshape(density.shape)[best]
-        images = self._round(points.reshape(*density.shape, *points.shape[1:]))
+        images = self._model.values.nearest(
+            points.reshape(*density.shape, *points.shape[1:])
+        )
         found = {"images": images[best], "log_density": density[best]}
         return given._replace(label=label), found | {"label": label}
 
@@ -329,7 +337,8 @@ class _Posterior:
         n = len(given.label)
         num_chains = max(2, num_samples)  # One alone has no R-hat.
         given = _repeat(given, num_chains)
-        latents = self._descend(disturbed(normal(given.center)), sigma, on_step)
+        start = disturbed(normal(given.center))
+        latents = self._descend(start, sigma, _NUM_START_DESCENTS, on_step)
         # For noise e, the gradients differ by J^T e / sigma, with the Jacobian
         # J. The mean of the squares is the diagonal of J^T J / sigma^2.
         _, gradient = self._gradient(latents, given, sigma)
@@ -358,7 +367,7 @@ class _Posterior:
             _NUM_DRAWS, n, num_chains, *draws[0].shape[1:]
         )
         chains = np.moveaxis(chains, 2, 1)
-        levels = self._round(chains)
+        levels = self._model.values.nearest(chains)
         r_hat = tfp.mcmc.potential_scale_reduction(chains)
         ess = tfp.mcmc.effective_sample_size(chains, cross_chain_dims=1)
         return {
@@ -386,10 +395,6 @@ class _Posterior:
 
     def _hmc(self, state, results, seed, *condition):
         return self._kernel(*condition).one_step(state, results, seed)
-
-    def _round(self, points):
-        levels = np.clip(np.round(points), 0, self._model.num_colors - 1)
-        return levels.astype(np.uint8)
 
 
 # Calls in a row trace once.

@@ -21,6 +21,7 @@ from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import hashing
+from tf_realnvp.utils.values import Values
 
 NUM_COLORS = small_models.NUM_COLORS
 DIRECTION = "direction M --with a --without b"
@@ -156,7 +157,7 @@ class SampleTest(CommandsTestCase):
         # Others would be mixed with them.
         content = pathlib.Path(out, names[0]).read_bytes()
         result = call("sample", self.path, "--n", 2, "--seed", 4, "--out", out)
-        self.assert_usage_error(result, "--out:", "sample_*.png of before")
+        self.assert_usage_error(result, "--out:", "sample_*.* of before")
         self.assertEqual(pathlib.Path(out, names[0]).read_bytes(), content)
 
     def test_all_or_none(self):
@@ -257,6 +258,7 @@ class StubModel:
     """A model to which all images are equally likely."""
 
     image_shape, num_colors, num_dims = (4, 6, 1), 32, 24
+    values, dropped_bits = Values(32), 0
     class_names, log_prior, training_hashes = (), np.zeros(1), frozenset()
     mixture = SavedModel.mixture
 

@@ -111,7 +111,9 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(held_out(data.load(path)).shape, (1, 32, 32, 1))
 
     @parameterized.parameters(
-        ({"images": np.zeros([4, 4, 4])}, r"uint8 \[n, H, W\].* got float64"),
+        ({"images": np.zeros([4, 4, 4], int)}, r"uint8 \[n, H, W\].* got int"),
+        ({"images": BLACK / 2, "num_colors": 9}, r"uint8 .* got float64"),
+        ({"train": BLACK, "test": BLACK / 2}, "uint8 .* got float64"),
         ({"images": BLACK[..., None, None]}, r"\[4, 4, 4, 1, 1\]"),
         ({"images": BLACK[:0]}, r"\[0, 4, 4, 1\]"),
         ({"images": BLACK[:1]}, "got 1"),
@@ -144,6 +146,39 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
     def test_fewer_levels(self):
         path = self.save("a.npz", images=BLACK + 4, num_colors=5)
         self.assertEqual(data.load(path).num_colors, 5)
+
+    @parameterized.parameters(
+        # Highest value, `num_colors` in the file, `num_bits`; levels, and what
+        # is left of the values.
+        (40_000, None, None, 65536, 0),
+        (4095, None, None, 4096, 0),
+        (4095, None, 12, 4096, 0),
+        (4095, None, 10, 1024, 2),
+        (4095, None, 7, 128, 5),
+        (4095, 65536, 12, 4096, 4),
+        (4095, 5000, None, 5000, 0),
+        (40, None, None, 512, 0),
+    )
+    def test_sixteen_bits(self, highest, given, num_bits, num_colors, dropped):
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(highest + 1, size=(30, 4, 4, 1), dtype=np.uint16)
+        pixels[3, 0] = highest
+        extra = {} if given is None else {"num_colors": given}
+        path = self.save("a.npz", images=pixels, **extra)
+        dataset = data.load(path, num_bits=num_bits)
+        self.assertEqual(dataset.num_colors, num_colors)
+        self.assertEqual(dataset.metadata.get("dropped_bits", 0), dropped)
+        dtype = np.uint8 if num_colors <= 256 else np.uint16
+        for _ in range(2):  # Read, then from memory.
+            found = [*dataset.train_batches(1, 0, 0), *dataset.test_batches(1)]
+            self.assertEqual(found[0].dtype, dtype)
+            expected = (pixels >> dropped).astype(dtype)
+            self.assertEqual(as_set(np.concatenate(found)), as_set(expected))
+
+    def test_more_bits_than_there_are(self):
+        path = self.save("a.npz", images=images(20, 4, 4))
+        with self.assertRaisesRegex(DataError, "256 levels, .* of 4096 or"):
+            data.load(path, num_bits=12)
 
     @parameterized.parameters(b"", b"PK\3\4", b"\x93NUMPY\1\0", None)
     def test_damaged(self, content):

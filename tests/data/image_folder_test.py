@@ -252,11 +252,39 @@ class ImagesTest(FolderTestCase):
         self.assertEqual(images.image_shape, (4, 6, 3))
         self.assertLen(self.read_all(images), 8)
 
-    def test_sixteen_bits(self):
-        self.write_kinds("PNG I;16")
+    def test_some_of_sixteen_bits(self):
+        self.write_kinds("PNG I;16", "PNG L")
         with contextlib.redirect_stderr(io.StringIO()) as written:
-            self.load()
+            images = self.load()
+        self.assertEqual(images.num_colors, 256)
         self.assertStartsWith(written.getvalue(), "warning: 2 images of 16 b")
+
+    @parameterized.product(bits=(10, 16), kinds=(["PNG"], ["TIFF"], None))
+    def test_all_of_sixteen_bits(self, bits, kinds):
+        """The values are the levels, at the size of the files or at another."""
+        expected = []
+        for number, kind in enumerate(2 * (kinds or ["PNG", "TIFF"])):
+            image = odd_images.noise("I;16", 6, 4)
+            pixels = np.asarray(image)[..., None] >> (16 - bits)
+            pixels = np.roll(pixels, number, axis=0)
+            name = self.root / f"{number}"
+            name.write_bytes(
+                odd_images.encode(Image.fromarray(pixels[..., 0]), kind)
+            )
+            self.assertAllEqual(
+                image_files.read(name, pixels.shape, 2**bits), pixels
+            )
+            expected.append(pixels)
+        images = self.load()
+        self.assertEqual(images.num_colors, 2**bits)
+        self.assertEqual(images.initial_images(0).dtype, np.uint16)
+        self.assertEqual(self.read_all(images), as_set(expected))
+        kept = self.load(num_bits=9)
+        self.assertEqual(kept.num_colors, 512)
+        levels = [pixels >> (bits - 9) for pixels in expected]
+        self.assertEqual(self.read_all(kept), as_set(levels))
+        small = self.load(image_size=2)
+        self.assertGreater(small.initial_images(0).numpy().max(), 2**8)
 
 
 class UnreadableTest(FolderTestCase):
@@ -286,7 +314,7 @@ class UnreadableTest(FolderTestCase):
         self.check(
             5,
             **{
-                "sub/labels.csv": "it is neither PNG nor JPEG",
+                "sub/labels.csv": "it is neither PNG nor JPEG nor TIFF",
                 "gone.png": "No such file or directory",
                 "pipe.png": "it is not a regular file",
                 "up": "it is not a regular file",

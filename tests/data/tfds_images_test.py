@@ -340,12 +340,23 @@ class AnyDatasetTest(TfdsTestCase):
 
     @parameterized.parameters(
         tfds.features.Tensor(shape=(2, 2, 1), dtype=np.uint8),
-        tfds.features.Image(shape=(2, 2, 1), dtype=np.uint16),
+        tfds.features.Image(shape=(2, 2, 1), dtype=np.float32),
     )
     def test_no_image(self, feature):
         images = random_images(3, 2, 2, 1).astype(feature.np_dtype)
         self.store({"train": images}, feature, key="numbers")
         self.assertRegex(self.failure("mine"), "there is no image.* numbers")
+
+    def test_sixteen_bits(self):
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(2**16, size=(6, 2, 2, 1), dtype=np.uint16)
+        feature = tfds.features.Image(shape=(2, 2, 1), dtype=np.uint16)
+        self.store({"train": pixels[:4], "test": pixels[4:]}, feature)
+        loaded = self.load()
+        self.assertEqual(loaded.num_colors, 65536)
+        self.check(loaded, pixels[:4], pixels[4:])
+        kept = data.load("mine", str(self.data_dir), num_bits=12)
+        self.check(kept, pixels[:4] >> 4, pixels[4:] >> 4)
 
     def test_no_image_is_found_before_any_download(self):
         message = self.failure("imdb_reviews")

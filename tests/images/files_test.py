@@ -39,6 +39,27 @@ class WriteTest(FilesTestCase):
         self.assertAllEqual(pixels[0, [0, -1]], [0.0, 1.0])
         self.assertEqual(os.listdir(self.folder), ["image.png"])
 
+    @parameterized.parameters(
+        (300, 0), (4096, 0), (65536, 0), (4096, 4), (1024, 2), (256, 8), (16, 8)
+    )
+    def test_every_level_of_sixteen_bits_comes_back(self, num_colors, dropped):
+        dtype = np.uint8 if num_colors <= 256 else np.uint16
+        image = np.arange(num_colors).astype(dtype).reshape(2, -1, 1)
+        image_files.write(self.path, image, num_colors, dropped)
+        with Image.open(self.path) as found:
+            self.assertAllEqual(found, image[..., 0].astype(int) << dropped)
+        self.assertAllEqual(
+            image_files.read(self.path, image.shape, num_colors, dropped), image
+        )
+
+    def test_levels_that_a_model_lacks(self):
+        image = np.array([[[5], [4096]]], np.uint16)
+        image_files.write(self.path, image, 65536)
+        with self.assertRaisesRegex(
+            ImageError, "level 4,096, .* 4,096 levels$"
+        ):
+            image_files.read(self.path, image.shape, 4096)
+
 
 class ReadTest(FilesTestCase):
     @parameterized.product(of_file=(1, 2, 3, 4), of_model=(1, 3))

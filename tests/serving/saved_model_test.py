@@ -75,7 +75,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
             scores.log_prob, np.logaddexp.reduce(joint, axis=1), rtol=1e-5
         )
         self.assertAllClose(
-            scores.bits_per_dim, -scores.log_prob / (16 * np.log(2.0))
+            scores.per_dim, -scores.log_prob / (16 * np.log(2.0))
         )
         self.assertAllEqual(scores.label, joint.argmax(axis=1))
 
@@ -102,6 +102,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
 DAMAGED = {
     "image_shape": (None, 4),
+    "num_colors": (1, 65537, "256"),
     "class_names": (["a", "b"], ["a", "b", "a"], 3),
     "class_probs": ([1.0], 3),
     "training_hashes": ("no hashes",),

@@ -39,7 +39,7 @@ class ProgressTest(tf.test.TestCase, parameterized.TestCase):
             with kind("epoch 3/50", num_steps) as display:
                 for step, count in enumerate(num_images):
                     self.now += seconds
-                    display.update(1, count, 4.0 - step / 8)
+                    display.update(1, count, f"{4.0 - step / 8:.3f} bits/dim")
         return stdout
 
     @parameterized.parameters(

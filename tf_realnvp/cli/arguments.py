@@ -161,7 +161,7 @@ DATA_DIR = argument(
 
 def images() -> Argument:
     """Declares the argument for image files."""
-    text = "PNG or JPEG file"
+    text = "PNG, JPEG or TIFF file, or .npy file of real numbers"
     return argument("images", text, Folder(), nargs="+", metavar="IMAGE")
 
 

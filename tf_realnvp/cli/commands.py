@@ -21,7 +21,6 @@ from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
 from tf_realnvp.utils.overlap import overlapped
 from tf_realnvp.utils.progress import Progress
-from tf_realnvp.utils.units import bits_per_dim
 
 _LABEL_OF_ALL = arguments.label("the likeliest class of all images together")
 _EACH_OF_ALL = 8  # Default number of images per class with `--label all`.
@@ -54,7 +53,7 @@ def sample(flags: argparse.Namespace) -> None:
     """Draw new images."""
     to_folder = arguments.is_folder(flags.out)
     if to_folder:
-        arguments.check_new_files(flags.out, "--out", "sample_*.png")
+        arguments.check_new_files(flags.out, "--out", "sample_*.*")
     else:
         arguments.check_output(flags.out)
     model = saved_model.SavedModel(flags.model)
@@ -76,7 +75,7 @@ def sample(flags: argparse.Namespace) -> None:
     )
     batches = _drawn(model.sample(n, flags.temperature, seed, label), n)
     if to_folder:
-        _write_each(flags.out, batches, n, model.num_colors)
+        _write_each(flags.out, batches, n, model)
     else:
         from tf_realnvp.images import plots
 
@@ -94,15 +93,18 @@ def _drawn(batches, n):
             display.update(1, len(images))
 
 
-def _write_each(folder, batches, n, num_colors):
+def _write_each(folder, batches, n, model):
     """Writes one file per image, with names that sort by index."""
     from tf_realnvp.images import files as image_files
 
     width = max(4, len(str(n - 1)))
     with files.replace_files(folder) as new:
         for index, image in enumerate(itertools.chain.from_iterable(batches)):
-            content = image_files.encode(image, num_colors)
-            (new / f"sample_{index:0{width}d}.png").write_bytes(content)
+            content = image_files.encode(
+                image, model.num_colors, model.dropped_bits
+            )
+            name = f"sample_{index:0{width}d}{model.values.suffix}"
+            (new / name).write_bytes(content)
 
 
 @command(
@@ -127,16 +129,19 @@ def evaluate(flags: argparse.Namespace) -> None:
     (arXiv:1509.00519), which in expectation decreases with the number of
     samples. Each value is printed with its standard error over the test images.
     A model with classes is evaluated given the label of each image, as the
-    mixture of all classes, and as a classifier.
+    mixture of all classes, and as a classifier. Of real numbers it is the mean
+    of minus the log-density in nats/dim, without noise.
     """
     model = saved_model.SavedModel(flags.model)
+    if model.values.are_real and flags.importance_samples > 1:
+        raise UsageError("--importance_samples: real numbers get no noise")
     dataset = _load_dataset(flags.dataset, flags.data_dir, model)
     if flags.max_images is not None:
         dataset = dataset.sample_test(flags.max_images, flags.seed)
     num_images, num_draws = dataset.num_test, flags.importance_samples
     batch_size = min(flags.batch_size, num_images)
     measured: list[tuple[np.ndarray, ...]] = []
-    bits: list[float] = []  # Of each image so far.
+    losses: list[float] = []  # Of each image so far.
     with (
         dataset.naming_damage(),
         Progress("test", math.ceil(num_images / batch_size)) as display,
@@ -149,14 +154,15 @@ def evaluate(flags: argparse.Namespace) -> None:
             of_label = given[:, range(len(labels)), labels]
             measured.append((mixture, of_label, is_right))
             bound = saved_model.importance_bound(mixture)
-            bits.extend(bits_per_dim(bound, model.num_dims))
-            display.update(1, len(labels), np.mean(bits))
+            losses.extend(-bound / model.num_dims)
+            loss = model.values.describe(np.mean(losses))
+            display.update(1, len(labels), loss)
 
     mixture, of_label, is_right = (
         np.concatenate(parts, axis=-1) for parts in zip(*measured, strict=True)
     )
     title = f"{counted(num_images, 'test image')} of {dataset.name}, "
-    title += f"{model.num_colors} levels"
+    title += str(model.values)
     if model.class_names:
         title += f", {counted(len(model.class_names), 'class')}"
     say(f"{title}, seed {flags.seed}")
@@ -228,7 +234,8 @@ def _say_bits(model, log_probs, what=""):
     num_draws = len(log_probs)
     mean = f", mean of {num_draws} such" if num_draws > 1 else ""
     single = _summary(model, np.mean(log_probs, axis=0))
-    say(f"1 draw of noise{mean}{what}: {single}")
+    draw = "log-density" if model.values.are_real else f"1 draw of noise{mean}"
+    say(f"{draw}{what}: {single}")
     if num_draws > 1:
         joint = _summary(model, saved_model.importance_bound(log_probs))
         say(f"{num_draws} draws of noise{what}: {joint}")
@@ -236,9 +243,10 @@ def _say_bits(model, log_probs, what=""):
 
 def _summary(model, log_probs):
     """Returns the mean bits/dim and its standard error, as text."""
-    bits = bits_per_dim(log_probs, model.num_dims)
-    error = bits.std(ddof=1) / math.sqrt(len(bits))
-    return f"{bits.mean():.4f} bits/dim, standard error {error:.4f}"
+    losses = model.values.per_dim(log_probs, model.num_dims)
+    error = losses.std(ddof=1) / math.sqrt(len(losses))
+    mean = f"{losses.mean():.4f} {model.values.unit}"
+    return f"{mean}, standard error {error:.4f}"
 
 
 @command(
@@ -313,8 +321,12 @@ def reconstruct(flags: argparse.Namespace) -> None:
     drawn = latents.redraw_factored_out(kept, flags.draws, flags.seed)
     points = np.concatenate([kept[:, np.newaxis], drawn], axis=1)
     rows = _decode_rows(model, points, labels[:, np.newaxis])
-    exact = np.sum(np.all(rows[:, 0] == images, axis=(1, 2, 3)))
-    say(f"{exact} of {len(images)} images came back exactly")
+    if model.values.are_real:
+        error = np.abs(rows[:, 0] - images).max()
+        say(f"images came back with errors up to {error:.1g}")
+    else:
+        exact = np.sum(np.all(rows[:, 0] == images, axis=(1, 2, 3)))
+        say(f"{exact} of {len(images)} images came back exactly")
     _write_rows(flags.out, model, rows, images)
 
 
@@ -462,7 +474,7 @@ def _write_rows(out, model, rows, first=None):
     Args:
       out: PNG file.
       model: The model.
-      rows: `uint8` `[rows, columns, H, W, C]`.
+      rows: Images `[rows, columns, H, W, C]`.
       first: Images `[rows, H, W, C]` to show in an additional first column.
     """
     from tf_realnvp.images import plots

@@ -19,6 +19,7 @@ from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
 from tf_realnvp.utils.overlap import overlapped
 from tf_realnvp.utils.progress import Progress
+from tf_realnvp.utils.values import Values
 
 _MIN_IMAGES = 20  # The methods are fitted to half of a reference.
 _NUM_SHOWN = 12  # Images per row of the grids.
@@ -49,8 +50,9 @@ def score(flags: argparse.Namespace) -> None:
     """Score the images of a folder, the least likely first.
 
     Writes a CSV file with the columns file, log_prob (in nats per image),
-    bits_per_dim and, for a model with classes, likeliest_label. Files that
-    cannot be read are reported and skipped.
+    bits_per_dim and, for a model with classes, likeliest_label. For real
+    numbers there is nats_per_dim instead of bits_per_dim. Files that cannot be
+    read are reported and skipped.
 
     An out-of-distribution image may still be likely. With --reference, a set of
     normal images, the file has a column for each method of `detect`, with
@@ -73,8 +75,8 @@ def score(flags: argparse.Namespace) -> None:
         measure = model.score_each
     else:
         model, measure = _load(flags.model)
-    reference, by = None, "bits_per_dim"
-    normal = np.zeros([0, *model.image_shape], np.uint8)
+    reference, by = None, model.values.measure
+    normal = np.zeros([0, *model.image_shape], model.values.dtype)
     if flags.reference is not None:
         reference, normal = _load_reference(flags, model, measure)
         by = reference.method
@@ -145,7 +147,7 @@ def detect(flags: argparse.Namespace) -> None:
     from tf_realnvp import detection
 
     fit, normal, unusual = (
-        _measure_set(measure, flags.seed, flag, its.images)
+        _measure_set(model, measure, flags.seed, flag, its.images)
         for flag, its in sets.items()
     )
     scores = {
@@ -158,6 +160,8 @@ def detect(flags: argparse.Namespace) -> None:
     }
     for flag, its in sets.items():
         say(f"{flag}: {len(its):,} {its.title}")
+    if model.values.are_real:
+        say("complexity is left out: real numbers have no code length")
     _say_table(scores, comparisons)
     if flags.out is not None:
         with files.replace_files(flags.out) as folder:
@@ -179,18 +183,19 @@ def _load(path):
     return model, detection.Measurer(weights.load_model(path))
 
 
-def _measure_set(measure, seed, title, images):
+def _measure_set(model, measure, seed, title, images):
     """Measures the images of a set."""
     from tf_realnvp import detection
 
-    parts = _measure(measure, seed, title, images, len(images))
+    parts = _measure(model, measure, seed, title, images, len(images))
     return detection.Measurements.concatenate([*parts])
 
 
-def _measure(measure, seed, title, images, number):
+def _measure(model, measure, seed, title, images, number):
     """Measures images in batches, two at a time, with a progress bar.
 
     Args:
+      model: The model.
       measure: Measures a batch, given the seed of the noise.
       seed: Seed of the noise.
       title: What is going on.
@@ -207,9 +212,10 @@ def _measure(measure, seed, title, images, number):
         for measured in overlapped(
             lambda batch: measure(np.stack(batch), seed), batches
         ):
-            bits = measured.bits_per_dim
-            total, count = total + bits.sum(), count + len(bits)
-            display.update(len(bits), len(bits), total / count)
+            n = len(measured.log_prob)
+            total, count = total - measured.log_prob.sum(), count + n
+            loss = model.values.describe(total / count / model.num_dims)
+            display.update(n, n, loss)
             yield measured
 
 
@@ -227,7 +233,9 @@ def _load_reference(flags, model, measure):
             f"{num_copies:,} of the {len(normal):,} {normal.title} are copies "
             "of others: p-values are too small by them"
         )
-    measured = _measure_set(measure, flags.seed, "reference", normal.images)
+    measured = _measure_set(
+        model, measure, flags.seed, "reference", normal.images
+    )
     reference = detection.Reference(measured, flags.seed)
     num_others = len(reference.others)
     say(
@@ -259,13 +267,13 @@ def _score(flags, paths, model, measure, reference, normal):
             is_known[path.name] = image.tobytes() in known
             yield image
 
-    parts = []
+    parts, values = [], model.values
     for measured in _measure(
-        measure, flags.seed, "score", images(), len(paths)
+        model, measure, flags.seed, "score", images(), len(paths)
     ):
         part = {
             "log_prob": measured.log_prob,
-            "bits_per_dim": measured.bits_per_dim,
+            values.measure: values.per_dim(measured.log_prob, model.num_dims),
         }
         if model.class_names:
             names = np.take(model.class_names, measured.label)
@@ -286,7 +294,7 @@ def _score(flags, paths, model, measure, reference, normal):
     }
     say(
         f"{counted(number, 'image')}, mean "
-        f"{columns['bits_per_dim'].mean():.4f} bits/dim; "
+        f"{columns[values.measure].mean():.4f} {values.unit}; "
         f"{counted(len(paths) - number, 'file')} could not be read"
     )
     return [*is_known], columns
@@ -298,7 +306,8 @@ def _draw_maps(folder, paths, model, measure, seed, normal):
     from tf_realnvp.images import plots
 
     images = np.stack([image_sets.read(path, model) for path in paths])
-    maps, label = bit_maps.smooth(measure.maps(images, seed)), "bits"
+    maps = bit_maps.smooth(measure.maps(images, seed))
+    label = model.values.total
     if len(normal):
         others = bit_maps.smooth(measure.maps(normal, seed))
         maps = bit_maps.standardize(maps, others)
@@ -380,7 +389,7 @@ def _draw_figures(folder, sets, scores, measure, seed, num_colors):
         folder / "maps.png",
         images,
         bit_maps.smooth(measure.maps(images, seed)),
-        "bits",
+        Values(num_colors).total,
         num_colors,
         titles=[flag for flag in flags for _ in sets[flag].names[:_NUM_MAPS]],
     )

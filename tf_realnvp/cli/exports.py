@@ -30,7 +30,7 @@ def export(flags: argparse.Namespace) -> None:
     maps the latents of a single image to the image.
     """
     arguments.check_output(flags.out, is_folder=True)
-    metadata.read(flags.model)
+    _check_levels(flags.model)
     if flags.format == "onnx":
         _check_packages()
     model = _load(flags.model)
@@ -60,7 +60,7 @@ def explore(flags: argparse.Namespace) -> None:
     of it runs in the browser. The folder can be published on any web server.
     """
     arguments.check_output(flags.out, is_folder=True)
-    metadata.read(flags.model)
+    _check_levels(flags.model)
     _check_packages()
     npm = pathlib.Path(tf_realnvp.__file__).parent / "explorer"
     package = npm / "node_modules" / "onnxruntime-web"
@@ -77,6 +77,12 @@ def explore(flags: argparse.Namespace) -> None:
     say(f"{flags.out}/index.html")
     if flags.open:
         _serve(flags.out)
+
+
+def _check_levels(path):
+    """Checks that the images of a model are bytes."""
+    if metadata.read(path).values.dtype != np.uint8:
+        raise UsageError(f"{path} is not of at most 256 levels, as exports are")
 
 
 def _check_packages():
@@ -104,7 +110,7 @@ def _bits_per_dim(flags):
     images = loader.load("dataset", flags.dataset, "test").images
     batches = np.array_split(images, 1 + len(images) // saved_model.BATCH_SIZE)
     scores = [model.score_each(batch, flags.seed) for batch in batches]
-    return np.concatenate([score.bits_per_dim for score in scores])
+    return np.concatenate([score.per_dim for score in scores])
 
 
 def _serve(folder):

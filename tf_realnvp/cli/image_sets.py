@@ -51,7 +51,7 @@ class ImageSet:
     Attributes:
       title: Human-readable description of the set.
       names: Names of the images: the path in the folder, or split and index.
-      images: `uint8` `[n, H, W, C]`.
+      images: `[n, H, W, C]`.
     """
 
     title: str
@@ -89,7 +89,7 @@ class Loader:
     """Loads sets of images in the shape and levels of a model.
 
     Attributes:
-      model: Provides `image_shape`, `num_colors`, `source` and
+      model: Provides `image_shape`, `values`, `dropped_bits`, `source` and
         `training_hashes`.
       data_dir: As for `data.load`.
       max_images: Largest number of images per set.
@@ -166,8 +166,13 @@ class Loader:
         if dataset.skipped:
             warn(describe_skipped(dataset.skipped))
         num_bits = checks.bits_of_levels(model.num_colors)
-        if dataset.num_colors == 256 and num_bits is not None:
-            dataset = dataset.keep_bits(num_bits)  # As `--num_bits` does.
+        if num_bits is not None and not dataset.values.are_real:
+            # As `--num_bits` does. Levels of 16 bits have as many bits as the
+            # highest of them; in the model's data set, they had these.
+            most = 2 ** max(8, num_bits + model.dropped_bits)
+            if min(most, 512) <= dataset.num_colors <= most:
+                dataset = dataclasses.replace(dataset, num_colors=most)
+                dataset = dataset.keep_bits(num_bits)
         check_images(dataset, model)
         return dataset
 
@@ -243,7 +248,8 @@ class Loader:
         readable = read_readable(order, self.model)
         found = [*itertools.islice(readable, self.max_images)]
         names = [os.path.relpath(path, root) for path, _ in found]
-        images = np.array([image for _, image in found], np.uint8)
+        dtype = self.model.values.dtype
+        images = np.array([image for _, image in found], dtype)
         return "readable", names, images.reshape(-1, *self.model.image_shape)
 
     def _choose(self, count):
@@ -333,15 +339,17 @@ def read(path: str | os.PathLike, model: Metadata | SavedModel) -> np.ndarray:
     """Reads an image in the shape and levels of a model.
 
     Args:
-      path: PNG or JPEG file.
-      model: Provides `image_shape` and `num_colors`.
+      path: As for `images.files.read`.
+      model: Provides `image_shape`, `num_colors` and `dropped_bits`.
 
     Returns:
-      `uint8` `[H, W, C]`.
+      `[H, W, C]`.
 
     Raises:
       ImageError: If the file cannot be read.
     """
     from tf_realnvp.images import files as image_files
 
-    return image_files.read(path, model.image_shape, model.num_colors)
+    return image_files.read(
+        path, model.image_shape, model.num_colors, model.dropped_bits
+    )

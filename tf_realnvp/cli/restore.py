@@ -76,6 +76,8 @@ def restore(flags: argparse.Namespace) -> None:
     else:
         arguments.check_output(flags.out, inputs=names)
     model = metadata.read(flags.model)
+    if model.values.are_real:
+        raise UsageError("real numbers are restored in Python alone")
     label = arguments.find_label(flags.label, model.class_names)
     paths = _list_images(flags.images)
     # A few images are too little work to share.
@@ -87,7 +89,7 @@ def restore(flags: argparse.Namespace) -> None:
     from tf_realnvp import restoration
     from tf_realnvp.serving import weights
 
-    level = (model.num_colors - 1) / 255.0
+    level = model.values.highest / 255.0
     found = restoration.restore(
         weights.load_model(flags.model),
         images,
@@ -104,9 +106,9 @@ def restore(flags: argparse.Namespace) -> None:
     if found.samples is not None:
         _say_quality(found, len(paths))
     if to_folder:
-        _write_each(flags.out, paths, found, model.num_colors)
+        _write_each(flags.out, paths, found, model)
     else:
-        _draw(flags.out, images, is_missing, found, model.num_colors)
+        _draw(flags.out, images, is_missing, found, model)
     say(flags.out)
 
 
@@ -157,7 +159,7 @@ def _say_quality(found, num_images):
         )
 
 
-def _write_each(folder, paths, found, num_colors):
+def _write_each(folder, paths, found, model):
     """Writes the files of each image."""
     from tf_realnvp.images import files as image_files
 
@@ -170,11 +172,13 @@ def _write_each(folder, paths, found, num_colors):
                 for number, sample in enumerate(found.samples[index]):
                     its[f"sample_{number:04d}"] = sample
             for name, image in its.items():
-                content = image_files.encode(image, num_colors)
+                content = image_files.encode(
+                    image, model.num_colors, model.dropped_bits
+                )
                 (new / f"{path.stem}_{name}.png").write_bytes(content)
 
 
-def _draw(path, images, is_missing, found, num_colors):
+def _draw(path, images, is_missing, found, model):
     """Draws a row per image: given, restored, samples and their spread."""
     from tf_realnvp.images import plots
 
@@ -183,8 +187,10 @@ def _draw(path, images, is_missing, found, num_colors):
         samples = np.moveaxis(found.samples[:, :_NUM_SHOWN], 1, 0)
         shown |= {f"sample {k}": its for k, its in enumerate(samples, 1)}
         shown["mean"] = np.rint(found.mean)
-        spread = found.std.mean(axis=-1) * (255.0 / (num_colors - 1))
-    plots.save_restorations(path, images, is_missing, shown, spread, num_colors)
+        spread = found.std.mean(axis=-1) * (255.0 / model.values.highest)
+    plots.save_restorations(
+        path, images, is_missing, shown, spread, model.num_colors
+    )
 
 
 COMMANDS = (restore,)

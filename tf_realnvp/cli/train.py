@@ -177,7 +177,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
             dataset,
             checkpoints,
             run,
-            functools.partial(say_epoch, config),
+            functools.partial(say_epoch, config, model.values),
             is_interrupted,
         )
         if is_interrupted():
@@ -213,7 +213,7 @@ def say_header(config, model, dataset):
     say(
         f"RealNVP on {dataset.name}: {dataset.num_train:,} training"
         f"{validation} and {dataset.num_test:,} test images of {size}, "
-        f"{dataset.num_colors} levels{classes}\n"
+        f"{dataset.values}{classes}\n"
         f"{model.num_parameters:,} parameters ({config.filters} filters, "
         f"{counted(config.num_blocks, 'residual block')}, "
         f"{config.num_scales} scales, {len(model.couplings)} couplings), "
@@ -222,17 +222,17 @@ def say_header(config, model, dataset):
     )
 
 
-def say_epoch(config, metrics):
+def say_epoch(config, values, metrics):
     """Prints the metrics of an epoch: all with `verbose`, else the first."""
     if config.verbose or metrics.epoch == 0:
-        _say_metrics(config, metrics)
+        _say_metrics(config, metrics, values)
 
 
 def say_summary(config, trainer):
     """Prints the results of a training."""
     result = trainer.result_metrics()
     if not config.verbose or result.validation_loss is not None:
-        _say_metrics(config, result)
+        _say_metrics(config, result, trainer.model.values)
     if skipped := trainer.num_skipped:
         say(
             f"{skipped:,} steps were skipped, since their loss or gradient "
@@ -240,12 +240,12 @@ def say_summary(config, trainer):
         )
 
 
-def _say_metrics(config, metrics):
-    bits = metrics.bits_per_dim()
-    losses = [f"{split} {value:.3f}" for split, value in bits.items()]
-    if "train" not in bits:
+def _say_metrics(config, metrics, values):
+    per_dim = metrics.per_dim(values)
+    losses = [f"{split} {value:.3f}" for split, value in per_dim.items()]
+    if "train" not in per_dim:
         losses.insert(0, "before training")
     say(
         f"epoch {metrics.epoch}/{config.epochs}, step {metrics.step:,}: "
-        f"{', '.join(losses)} bits/dim"
+        f"{', '.join(losses)} {values.unit}"
     )

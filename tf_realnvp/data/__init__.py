@@ -30,7 +30,7 @@ def load(
 ) -> ImageDataset:
     """Loads a data set; downloads and prepares it first if necessary.
 
-    A folder holds JPEG and PNG images, optionally in sub-folders: see
+    A folder holds JPEG, PNG and TIFF images, optionally in sub-folders: see
     `image_folder.load`. A `.npy` or `.npz` file holds arrays of images: see
     `arrays.load`. All other data sets except digits come from TFDS, which looks
     for them in this order: a prepared copy in `data_dir`; archives in
@@ -50,7 +50,7 @@ def load(
         pixels per side; others, and CelebA, are resized to 32.
       flip: Whether training images are mirrored left to right at random.
       num_bits: Number of highest bits to keep of each component, for images
-        with 256 levels. Default: all.
+        with 256 levels or more. Default: all.
       labels: Whether to load labels, too: the TFDS feature `label`, the labels
         of digits or of the NumPy file, or the names of sub-folders.
 
@@ -59,7 +59,7 @@ def load(
 
     Raises:
       DataError: If there is no such data set, if its images cannot be obtained,
-        if `num_bits` is given for images without 256 levels, or if `labels` are
+        if `num_bits` is given for images without as many, or if `labels` are
         requested and there are none.
       ValueError: If `image_size` or `num_bits` is out of range.
     """
@@ -68,7 +68,8 @@ def load(
         allowed = checks.ImageSize()
         size = checks.sides(checks.check(image_size, "image_size", allowed))
     if num_bits is not None:
-        num_bits = checks.check(num_bits, "num_bits", checks.WholeNumber(1, 8))
+        allowed_bits = checks.WholeNumber(1, 16)
+        num_bits = checks.check(num_bits, "num_bits", allowed_bits)
     known = canonical(name)
     if known == "digits":
         dataset = _load_digits(size, labels)

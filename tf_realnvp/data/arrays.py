@@ -14,12 +14,13 @@ from tf_realnvp.data.image_dataset import (
     ImageDataset,
     call,
     default_size,
+    levels_up_to,
     make_splits,
     resize,
 )
 from tf_realnvp.utils import hashing
-from tf_realnvp.utils.checks import WholeNumber, check
 from tf_realnvp.utils.errors import DataError, reason
+from tf_realnvp.utils.values import Values
 
 SUFFIXES = (".npy", ".npz")
 NAME = "images"  # Of data sets of a program's own images.
@@ -35,9 +36,11 @@ def load(
     """Loads a NumPy file.
 
     An `.npy` file holds the images. An `.npz` file (written by `np.savez`)
-    holds them under `images`, or under `train` and `test`. The optional entry
-    `num_colors` is the number of levels, at most 256. Images are uint8,
-    `[n, H, W]` or `[n, H, W, C]`. Without test images, about a tenth is used
+    holds them under `images`, or under `train` and `test`. Images are
+    `[n, H, W]` or `[n, H, W, C]`: levels, uint8 or uint16, or real numbers,
+    floating-point and finite. The optional entry `num_colors` is the number of
+    levels; by default uint8 has 256, and uint16 as many as the highest value
+    has bits for (`levels_up_to`). Without test images, about a tenth is used
     for testing (`hashing.split`). An `.npy` file is memory-mapped and read on
     demand.
 
@@ -62,7 +65,7 @@ def load(
         is_npy = isinstance(content, np.ndarray)
         found = {"images": content} if is_npy else dict(content)
         num_colors = found.get("num_colors", np.array(256)).tolist()
-        num_colors = check(num_colors, "num_colors", WholeNumber(2, 256))
+        num_colors = Values(num_colors).num_colors
     except Exception as error:  # NumPy may raise anything.
         raise DataError(
             f"{path}: it cannot be read as a file of NumPy arrays: "
@@ -79,6 +82,13 @@ def load(
                 "`train_labels` and `test_labels`; there are "
                 f"{', '.join(sorted(found)) or 'none'}"
             )
+    if "num_colors" not in found:
+        dtype = found[next(iter(parts))].dtype
+        if dtype.kind == "f":
+            num_colors = None
+        elif dtype == np.uint16:
+            highest = max(found[part].max(initial=0) for part in parts)
+            num_colors = levels_up_to(highest)
     images = [
         _check(found[part], num_colors, f"{path}: `{part}`") for part in parts
     ]
@@ -93,7 +103,7 @@ def load(
 
 def from_images(
     images: np.ndarray,
-    num_colors: int = 256,
+    num_colors: int | None = 256,
     flip: bool = False,
     labels: np.ndarray | None = None,
     num_classes: int | None = None,
@@ -101,8 +111,9 @@ def from_images(
     """Makes a data set of an array of images, some of them for testing.
 
     Args:
-      images: uint8 `[n, H, W]` or `[n, H, W, C]` below `num_colors`.
-      num_colors: Number of levels.
+      images: `[n, H, W]` or `[n, H, W, C]`, levels below `num_colors`, uint8
+        or uint16; or floating-point.
+      num_colors: Number of levels; `None` for real numbers.
       flip: As for `data.load`.
       labels: Integers `[n]`, or `[n, 1]` as in Keras, starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
@@ -122,7 +133,7 @@ def from_images(
 
 def from_tf_data(
     elements: tf.data.Dataset,
-    num_colors: int = 256,
+    num_colors: int | None = 256,
     flip: bool = False,
     num_classes: int | None = None,
 ) -> ImageDataset:
@@ -131,8 +142,8 @@ def from_tf_data(
     The pipeline is read twice, to check and hash the images.
 
     Args:
-      elements: Dataset of images, uint8 `[H, W, C]`, or of pairs of an image
-        and an integer label, batched or not; the same in each pass.
+      elements: Dataset of images `[H, W, C]`, as for `from_images`, or of pairs
+        of an image and an integer label, batched or not; the same in each pass.
       num_colors: As for `from_images`.
       flip: As for `data.load`.
       num_classes: Number of classes; `None` to drop the labels.
@@ -141,21 +152,22 @@ def from_tf_data(
       DataError: If the elements are invalid, if the pipeline is infinite, or if
         its elements change between passes.
     """
-    spec = elements.element_spec
+    spec, values = elements.element_spec, Values(num_colors)
     is_pair = isinstance(spec, tuple) and len(spec) == 2
     image, label = spec if is_pair else (spec, None)
     has_labels = is_pair and num_classes is not None
     if (
         not isinstance(image, tf.TensorSpec)
-        or image.dtype != tf.uint8
+        or not values.fits(image.dtype.as_numpy_dtype)
         or image.shape.rank not in (3, 4)
         or not image.shape[-3:].is_fully_defined()
         or (has_labels and not getattr(label, "dtype", tf.string).is_integer)
     ):
         raise DataError(
-            "the elements of a `tf.data.Dataset` must be images, uint8 "
-            "[H, W, C] of a known shape, or pairs of these and labels, "
-            f"integers, or batches: map it to them, for they are {spec}"
+            "the elements of a `tf.data.Dataset` must be images, "
+            f"{_described(values, '[H, W, C]')}, of a known shape, or pairs of "
+            "these and labels, integers, or batches: map it to them, for they "
+            f"are {spec}"
         )
     if image.shape.rank == 4:
         elements = elements.unbatch()
@@ -166,9 +178,9 @@ def from_tf_data(
     pairs = elements.map(pair)
     if pairs.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
-    hashes, labels = _look_through(pairs, num_colors)
+    hashes, labels = _look_through(pairs, values)
     shape = tuple(image.shape[-3:].as_list())
-    num_bytes = math.prod(shape)
+    num_bytes = math.prod(shape) * image.dtype.size
     shuffle_buffer = None
     # The shuffle buffer holds the images themselves.
     if len(labels) * num_bytes > image_dataset.MAX_CACHE_BYTES:
@@ -180,25 +192,27 @@ def from_tf_data(
         image_shape=shape,
         num_colors=num_colors,
         splits=make_splits(hashes, own, records=records),
-        decode=tf.identity,
+        decode=lambda image: tf.cast(image, values.dtype),
         shuffle_buffer=shuffle_buffer,
         flip=flip,
         class_names=_names(own, num_classes),
     )
 
 
-def _look_through(pairs, num_colors):
+def _look_through(pairs, values):
     """Returns the hashes and the labels of a pipeline's images.
 
     Args:
       pairs: Dataset of pairs of an image and its label.
-      num_colors: Number of levels.
+      values: What the values of the images are.
     """
 
     def read():
         parts = [(np.zeros([0], np.uint64), np.zeros([0], np.int32))]
         for images, own in pairs.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
-            _check(images, num_colors, "the elements of a `tf.data.Dataset`")
+            _check(
+                images, values.num_colors, "the images of a `tf.data.Dataset`"
+            )
             parts.append((hashing.hashes_of(images), own.astype(np.int32)))
         return [np.concatenate(its) for its in zip(*parts, strict=True)]
 
@@ -216,7 +230,7 @@ def _look_through(pairs, num_colors):
 def make(
     name: str,
     arrays: Sequence[np.ndarray],
-    num_colors: int,
+    num_colors: int | None,
     size: tuple[int, int] | None = None,
     labels: Sequence[np.ndarray] | None = None,
     num_classes: int | None = None,
@@ -225,9 +239,9 @@ def make(
 
     Args:
       name: Name of the data set.
-      arrays: Training and test images, uint8 `[n, H, W, C]`; or a single array,
-        which is split by `hashing.split`.
-      num_colors: Number of levels.
+      arrays: Training and test images `[n, H, W, C]`; or a single array, which
+        is split by `hashing.split`.
+      num_colors: Number of levels; `None` for real numbers.
       size: Height and width to resize the images to. Default: no resizing.
       labels: Labels of each array, integers starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
@@ -251,8 +265,9 @@ def make(
         )
 
     def decode(number):
-        image = call(np.ndarray.__getitem__, images, [number], tf.uint8)
+        image = call(np.ndarray.__getitem__, images, [number], images.dtype)
         image = tf.ensure_shape(image, images.shape[1:])
+        image = tf.cast(image, Values(num_colors).dtype)
         return image if size is None else resize(image, size)
 
     return ImageDataset(
@@ -274,21 +289,33 @@ def _names(labels, num_classes):
 
 def _check(images, num_colors, shown):
     """Returns images as `[n, H, W, C]`."""
+    values = Values(num_colors)
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
+    if not values.fits(images.dtype) or images.ndim != 4 or images.size == 0:
         found = f"{images.dtype} {list(images.shape)}"
     elif images.shape[1] in (1, 3, 4) and min(images.shape[2:]) > 4:
         found = "what seems to be [n, C, H, W]: np.moveaxis(images, -3, -1)?"
+    elif values.are_real and not (is_finite := np.isfinite(images)).all():
+        where = np.argwhere(~is_finite)[0].tolist()
+        found = f"{images[tuple(where)]} at {where}"
     # With 256 levels all values are valid, and reading a file takes long.
-    elif num_colors < 256 and (highest := images.max()) >= num_colors:
-        found = f"one of {highest}"
+    elif num_colors not in (None, 256) and images.max() >= num_colors:
+        found = f"one of {images.max()}"
     else:
         return images
     raise DataError(
-        f"{shown} must be uint8 [n, H, W] or [n, H, W, C], levels from 0 to "
-        f"{num_colors - 1}, got {found}"
+        f"{shown} must be {_described(values, '[n, H, W] or [n, H, W, C]')}, "
+        f"got {found}"
     )
+
+
+def _described(values, shape):
+    """Describes images of some values and of a shape."""
+    if values.are_real:
+        return f"floating-point {shape}, all finite"
+    kind = np.dtype(values.dtype).name
+    return f"{kind} {shape}, levels from 0 to {values.highest}"
 
 
 def _check_labels(labels, num_images, shown):

@@ -21,9 +21,10 @@ import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
 from tf_realnvp.images import files as image_files
-from tf_realnvp.utils import hashing
+from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.messages import counted
+from tf_realnvp.utils.values import Values
 
 MAX_CACHE_BYTES = 4 * 2**30
 # Name scope of the decoding operations: TensorFlow's errors name the operation
@@ -128,10 +129,11 @@ def make_splits(
 class ImageDataset:
     """Training and test images, and batches of them.
 
-    Host memory is bounded. Decoded images are cached as uint8, which takes
-    `num_images * H * W * C` bytes. If that exceeds `MAX_CACHE_BYTES`, nothing
-    is cached and every pass decodes the images again. A pass that decodes
-    training images also holds `shuffle_buffer` stored images.
+    Host memory is bounded. Decoded images are cached, which takes a byte for
+    each component, two (uint16) or four (float32). If that exceeds
+    `MAX_CACHE_BYTES`, nothing is cached and every pass decodes the images
+    again. A pass that decodes training images also holds `shuffle_buffer`
+    stored images.
 
     An image is cached when it is first decoded, in whatever pass. Once all
     images of a split are cached, new pipelines read from memory.
@@ -144,10 +146,12 @@ class ImageDataset:
       name: Human-readable name. It is part of file names, so it has no path
         separators.
       image_shape: `(H, W, C)`.
-      num_colors: Number of levels of a component, `0 ... num_colors - 1`.
+      num_colors: Number of levels of a component, `0 ... num_colors - 1`;
+        `None` for real numbers.
       splits: The splits `train`, `test` and, after `hold_out`, `validation`.
-      decode: Maps an image's index or record to the image, uint8 `[H, W, C]`,
-        in a graph. A traced function must use the name scope `DECODING`.
+      decode: Maps an image's index or record to the image, `[H, W, C]` of
+        `values.dtype`, in a graph. A traced function must use the name scope
+        `DECODING`.
       shuffle_buffer: Size of the shuffle buffer, in stored training images;
         `None` for a uniform shuffle of all.
       flip: Whether training images are mirrored left to right at random.
@@ -165,6 +169,8 @@ class ImageDataset:
         `data.load`, if it created the data set.
       source: A name with which `data.load` finds the data set from any folder,
         if it created it.
+      dropped_bits: Number of lowest bits that the levels lack, of the values
+        that files of 16 bits hold.
 
     Raises:
       DataError: If a label is not in `0 ... len(class_names) - 1`.
@@ -172,7 +178,7 @@ class ImageDataset:
 
     name: str
     image_shape: tuple[int, int, int]
-    num_colors: int
+    num_colors: int | None
     splits: Mapping[str, Split]
     decode: Callable[[tf.Tensor], tf.Tensor]
     shuffle_buffer: int | None = None
@@ -184,6 +190,7 @@ class ImageDataset:
     explain_damage: Callable[[str], str] = str
     load_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source: str | None = None
+    dropped_bits: int = 0
 
     def __post_init__(self):
         if not self.image_fingerprint:
@@ -210,6 +217,11 @@ class ImageDataset:
                 )
             digest.update(labels.astype(np.int64).tobytes())
         return digest.hexdigest()
+
+    @property
+    def values(self) -> Values:
+        """What the values of the images are."""
+        return Values(self.num_colors)
 
     @property
     def num_train(self) -> int:
@@ -251,6 +263,8 @@ class ImageDataset:
         metadata: dict[str, Any] = {"dataset": self.name, "source": self.source}
         if self.class_names:
             metadata["class_names"] = list(self.class_names)
+        if self.dropped_bits:
+            metadata["dropped_bits"] = self.dropped_bits
         # Validation images have a part in the choice of the best epoch.
         seen = [its.hashes for n, its in self.splits.items() if n != "test"]
         if sketch := hashing.sketch(np.concatenate(seen)):
@@ -322,18 +336,40 @@ class ImageDataset:
           num_bits: How many bits to keep.
 
         Raises:
-          DataError: If the images do not have 256 levels.
+          DataError: If the images do not have whole bits, or have fewer.
         """
-        if self.num_colors != 256:
+        own_bits = checks.bits_of_levels(self.num_colors) or 0
+        if own_bits < max(num_bits, 8):
             raise DataError(
-                f"the images of {self.name} have {self.num_colors} "
-                "levels, and bits can only be left out of 256"
+                f"the images of {self.name} have {self.values}, and bits can "
+                f"only be left out of {max(2**num_bits, 256)} or more"
             )
+        dropped = own_bits - num_bits
+        dtype = Values(2**num_bits).dtype
 
         def decode(element):
-            return tf.bitwise.right_shift(self.decode(element), 8 - num_bits)
+            levels = self.decode(element)
+            return tf.cast(tf.bitwise.right_shift(levels, dropped), dtype)
 
-        return dataclasses.replace(self, num_colors=2**num_bits, decode=decode)
+        return dataclasses.replace(
+            self,
+            num_colors=2**num_bits,
+            decode=decode,
+            dropped_bits=dropped if own_bits > 8 else 0,
+        )
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the mean and standard deviation of each training channel.
+
+        Returns:
+          Two arrays, float64 `[C]`, over the training images and all pixels.
+        """
+        sums = np.zeros([3, self.image_shape[-1]])
+        for batch in self._in_order("train", _TAKEN_AT_ONCE, (0, 1)):
+            images = np.float64(batch[0] if self.class_names else batch)
+            sums += [(images**k).sum(axis=(0, 1, 2)) for k in range(3)]
+        _, mean, square = sums / sums[0]
+        return mean, np.sqrt(np.maximum(square - mean**2, 0.0))
 
     def train_batches(
         self,
@@ -359,8 +395,8 @@ class ImageDataset:
             it among the replicas; all others are zero.
 
         Returns:
-          A prefetched dataset of uint8 `[batch_size, H, W, C]`; with labels, of
-          pairs of images and int32 `[batch_size]`. A last partial batch is
+          A prefetched dataset of images `[batch_size, H, W, C]`; with labels,
+          of pairs of images and int32 `[batch_size]`. A last partial batch is
           dropped.
         """
         # spawn_key, since joining (seed, epoch) maps some pairs to one seed.
@@ -409,7 +445,7 @@ class ImageDataset:
           seed: Seed of the selection.
 
         Returns:
-          uint8 `[n, H, W, C]`; `n` is at most 128, and lower for images larger
+          `[n, H, W, C]`; `n` is at most 128, and lower for images larger
           than 64x64.
         """
         height, width, _ = self.image_shape
@@ -430,7 +466,7 @@ class ImageDataset:
           share: As for `train_batches`.
 
         Returns:
-          A prefetched dataset of uint8 `[batch_size, H, W, C]`, with labels as
+          A prefetched dataset of images `[batch_size, H, W, C]`, with labels as
           in `train_batches`. The last batch may be smaller.
         """
         return self._in_order("test", batch_size, share)
@@ -454,14 +490,14 @@ class ImageDataset:
           numbers: Positions of the images in the split.
 
         Returns:
-          uint8 `[n, H, W, C]`, without duplicates, in the order of the split.
+          `[n, H, W, C]`, without duplicates, in the order of the split.
         """
         chosen = self.splits[split].choose(np.unique(np.array(numbers, int)))
         images = self._decode(chosen.stored().enumerate())
         batches = images.batch(_TAKEN_AT_ONCE)
         with self.naming_damage():
             images = [batch.numpy() for _, batch, _ in batches]
-        none = np.zeros([0, *self.image_shape], np.uint8)
+        none = np.zeros([0, *self.image_shape], self.values.dtype)
         return np.concatenate([none, *images])
 
     @contextlib.contextmanager
@@ -551,7 +587,7 @@ class ImageDataset:
 
             if is_own is None:
                 return place, image(), True
-            zeros = tf.zeros(self.image_shape, tf.uint8)
+            zeros = tf.zeros(self.image_shape, self.values.dtype)
             own = is_own(index)
             return place, tf.cond(own, image, lambda: zeros), own
 
@@ -585,19 +621,20 @@ class ImageDataset:
     def _caches(self) -> dict[str, "_Cache"]:
         """Caches by name of the split; empty if they would be too large."""
         sizes = {name: split.num_images for name, split in self.splits.items()}
-        num_bytes = sum(sizes.values()) * math.prod(self.image_shape)
+        image, dtype = self.image_shape, np.dtype(self.values.dtype)
+        num_bytes = sum(sizes.values()) * math.prod(image) * dtype.itemsize
         if num_bytes > MAX_CACHE_BYTES:
             return {}
-        return {n: _Cache(size, self.image_shape) for n, size in sizes.items()}
+        return {n: _Cache([size, *image], dtype) for n, size in sizes.items()}
 
 
 class _Cache:
     """Cache of the decoded images of a split, filled in any order."""
 
-    def __init__(self, num_images: int, image_shape: tuple[int, int, int]):
+    def __init__(self, shape: Sequence[int], dtype: np.dtype):
         # The system allocates memory page by page, as it is written to.
-        self._images = np.empty([num_images, *image_shape], np.uint8)
-        self._present = np.zeros([num_images], bool)
+        self._images = np.empty(shape, dtype)
+        self._present = np.zeros(shape[:1], bool)
 
     def is_complete(self) -> bool:
         return bool(self._present.all())
@@ -611,7 +648,7 @@ class _Cache:
         return self._call(_Cache._read, places)
 
     def _call(self, function, places, *others):
-        images = call(function, self, [places, *others], tf.uint8)
+        images = call(function, self, [places, *others], self._images.dtype)
         shape = [*places.shape, *self._images.shape[1:]]
         return places, tf.ensure_shape(images, shape)
 
@@ -629,7 +666,7 @@ def call(
     function: Callable[..., np.ndarray],
     owner: Any,
     values: Sequence[tf.Tensor],
-    dtype: tf.DType,
+    dtype: Any,
 ) -> tf.Tensor:
     """Calls `function(owner, *values)` in a graph, by `tf.numpy_function`.
 
@@ -641,7 +678,7 @@ def call(
       function: Maps the owner and arrays to an array.
       owner: Any object that supports weak references.
       values: Tensors passed to `function` as arrays.
-      dtype: Dtype of the result.
+      dtype: Dtype of the result, of TensorFlow or NumPy.
     """
     reference = weakref.ref(owner)
 
@@ -653,7 +690,7 @@ def call(
             raise StopIteration("the data set is gone")
         return function(owner, *arrays)
 
-    return tf.numpy_function(call_owner, values, dtype)
+    return tf.numpy_function(call_owner, values, tf.as_dtype(dtype))
 
 
 def _draw(total, number, seed):
@@ -674,6 +711,15 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
     verb = "is" if len(skipped) == 1 else "are"
     files = counted(len(skipped), "file")
     return f"{files} {verb} left out: {', '.join(named)}"
+
+
+def levels_up_to(highest: int) -> int:
+    """Returns the number of levels of values of 16 bits, a power of two.
+
+    Args:
+      highest: The highest value of all images.
+    """
+    return 2 ** max(9, int(highest).bit_length())
 
 
 def default_size(
@@ -697,12 +743,15 @@ def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Resizes the largest central crop with the proportions of `size`.
 
     Args:
-      image: uint8 `[H, W, C]`, or `[n, H, W, C]`.
+      image: `[H, W, C]`, or `[n, H, W, C]`.
       size: Height and width of the result, in pixels.
 
     Returns:
-      uint8 `[..., *size, C]`, by an antialiased bilinear filter.
+      `[..., *size, C]` of the same dtype, by an antialiased bilinear filter.
     """
+    dtype = tf.as_dtype(image.dtype)
     image = image_files.crop(image, *size)
     image = tf.image.resize(image, size, antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+    if dtype.is_integer:
+        image = tf.clip_by_value(tf.round(image), 0, dtype.max)
+    return tf.cast(image, dtype)

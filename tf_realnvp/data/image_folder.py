@@ -14,6 +14,7 @@ from tf_realnvp.data.image_dataset import (
     ImageDataset,
     default_size,
     describe_skipped,
+    levels_up_to,
     make_splits,
     resize,
 )
@@ -21,6 +22,7 @@ from tf_realnvp.images import files as image_files
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError, ImageError
 from tf_realnvp.utils.messages import counted, warn
+from tf_realnvp.utils.values import Values
 
 _TEST_FOLDERS = ("test", "validation", "val")
 # Other names of splits, in lower case and without what are no letters.
@@ -45,7 +47,7 @@ class _Image(NamedTuple):
 def load(
     folder: str, size: tuple[int, int] | None, labels: bool = False
 ) -> ImageDataset:
-    """Loads a folder of JPEG and PNG images.
+    """Loads a folder of JPEG, PNG and TIFF images.
 
     The format of a file is detected by its content. Animated images, other
     formats and damaged files are skipped and listed in `ImageDataset.skipped`.
@@ -61,8 +63,10 @@ def load(
     their files: see `hashing.split`.
 
     Images have one channel if all are grey, else three. Alpha channels are
-    dropped. Images are rotated upright as their EXIF data say. Of 16-bit
-    components, the 8 highest bits are kept, with a warning on standard error.
+    dropped. Images are rotated upright as their EXIF data say. If all have
+    components of 16 bits, their values are the levels, of which there are as
+    many as the highest value has bits for (`levels_up_to`). If only some have,
+    the 8 highest bits are kept, with a warning on standard error.
 
     The class of an image is its sub-folder of the folder, or of `train` or
     `test`. Deeper folders do not matter.
@@ -99,8 +103,8 @@ def load(
     skipped |= dict.fromkeys(sorted(beside), reason)
     if len(used) < 2:
         raise DataError(
-            f"{folder}: training and test need a JPEG or PNG image each, and "
-            f"{len(found)} of the {len(names)} files there can be read"
+            f"{folder}: training and test need a JPEG, PNG or TIFF image each, "
+            f"and {len(found)} of the {len(names)} files there can be read"
             + (f"; {describe_skipped(skipped)}" if skipped else "")
         )
     numbers: np.ndarray | None = None
@@ -119,8 +123,15 @@ def load(
         numbers = numbers.astype(np.int32)
 
     headers = [image.header for image in used]
-    if num_cut := sum(header.has_16_bits for header in headers):
-        warn(f"{counted(num_cut, 'image')} of 16 bits: the 8 highest are kept")
+    wide = [h.highest for h in headers if h.highest is not None]
+    num_colors = 256
+    if len(wide) == len(headers):
+        num_colors = levels_up_to(max(wide))
+    elif wide:
+        warn(
+            f"{counted(len(wide), 'image')} of 16 bits: the 8 highest are kept"
+        )
+    dtype = Values(num_colors).dtype
     if size is None:
         sizes = {(header.height, header.width) for header in headers}
         size = default_size(*(sizes.pop() if len(sizes) == 1 else (0, 0)))
@@ -131,8 +142,11 @@ def load(
 
     def decode(number):
         content = tf.io.read_file(tf.gather(paths, number))
+        if any(header.is_tiff for header in headers):
+            as_png = image_files.as_png
+            content = tf.numpy_function(as_png, [content], tf.string)
         image = image_files.decode(
-            content, channels, tf.gather(orientations, number)
+            content, channels, tf.gather(orientations, number), dtype
         )
         return image if size is None else resize(image, size)
 
@@ -149,7 +163,7 @@ def load(
     return ImageDataset(
         name=name,
         image_shape=shape,
-        num_colors=256,
+        num_colors=num_colors,
         splits=make_splits(hashes, numbers, num_train),
         decode=decode,
         skipped=skipped,

@@ -100,7 +100,7 @@ def load(
     return ImageDataset(
         name=re.sub(r"[^\w.-]+", "_", name),
         image_shape=image_shape,
-        num_colors=256,
+        num_colors=1 + np.iinfo(builder.info.features[key].np_dtype).max,
         splits={"train": train, "test": test},
         decode=decode,
         shuffle_buffer=max(
@@ -128,7 +128,7 @@ def _image_key(builder) -> str:
         key
         for key, feature in features.items()
         if type(feature) is tfds.features.Image
-        and feature.np_dtype == np.uint8
+        and feature.np_dtype in (np.uint8, np.uint16)
         and feature.shape[-1] in (1, 3, 4)
     ]
     if "image" in keys:

@@ -1,7 +1,7 @@
 """A page that shows what a model does, in the browser and without a server.
 
 In the page, ONNX Runtime, from the npm package that `package.json` names, runs
-`decode` below and `score` of `serving.formats`.
+the functions of `serving.formats`, and `flow` below.
 """
 
 import json
@@ -57,10 +57,10 @@ def write(
         "temperature": _TEMPERATURE,
         "labels": labels.tolist(),
     }
-    weights, functions = _share_weights(
+    weights, functions = _pack(
         {
-            "decode.onnx": formats.to_onnx(model, decode),
-            "score.onnx": formats.to_onnx(model, formats.score),
+            f"{function.__name__}.onnx": formats.to_onnx(model, function)
+            for function in (formats.decode, formats.score, flow)
         }
     )
     page = [pathlib.Path(__file__).with_name(name) for name in _FILES]
@@ -77,10 +77,10 @@ def write(
             shutil.copyfile(path, new / path.name)
 
 
-def decode(
+def flow(
     model: RealNVP, latents: tf.Tensor, label: tf.Tensor | None = None
 ) -> dict[str, tf.Tensor]:
-    """Returns the images of latents before and after each coupling.
+    """Decodes latents, and returns the images before and after each coupling.
 
     Args:
       model: The model.
@@ -88,15 +88,14 @@ def decode(
       label: Labels of the images, `[n]`, for a model with classes.
 
     Returns:
-      `images`, and `steps`, uint8 `[n, 1 + number of couplings, H, W, C]`: what
-      the bijectors other than couplings make of the latents and of the outputs
-      of each coupling. The last ones are the images.
+      `steps`, uint8 `[n, 1 + number of couplings, H, W, C]`: what the bijectors
+      other than couplings make of the latents and of the outputs of each
+      coupling. The last ones are what `decode` returns.
     """
     condition = {} if label is None else {"label": label}
     points = _states(model.bijector, latents, condition)
-    levels = tf.clip_by_value(tf.floor(points), 0.0, model.num_colors - 1.0)
-    states = tf.cast(levels, tf.uint8)
-    return {"images": states[:, -1], "steps": states}
+    levels = tf.clip_by_value(tf.floor(points), 0.0, model.values.highest)
+    return {"steps": tf.cast(levels, tf.uint8)}
 
 
 def _states(bijector, latents, condition):
@@ -116,18 +115,20 @@ def _states(bijector, latents, condition):
     return states
 
 
-def _share_weights(functions):
-    """Moves the weights of ONNX files to a file of its own, without duplicates.
+def _pack(functions):
+    """Makes ONNX files small that have the same weights.
 
     Args:
       functions: The contents of the ONNX files by name.
 
     Returns:
-      The content of the new file, and the new contents.
+      The content of a file of all weights, without duplicates, and the new
+      contents.
     """
-    weights, places, shared = bytearray(), {}, {}
+    weights, places, packed = bytearray(), {}, {}
     for name, content in functions.items():
         function = onnx.load_from_string(content)
+        _shorten_names(function.graph)
         for tensor in function.graph.initializer:
             raw = tensor.raw_data
             if len(raw) < 1024:
@@ -139,5 +140,21 @@ def _share_weights(functions):
                 tensor, _WEIGHTS, places[raw], len(raw)
             )
             tensor.ClearField("raw_data")
-        shared[name] = function.SerializeToString()
-    return bytes(weights), shared
+        packed[name] = function.SerializeToString()
+    return bytes(weights), packed
+
+
+def _shorten_names(graph):
+    """Numbers the values of a graph, whose names are most of its size."""
+    fixed = (*graph.input, *graph.output)
+    new = {value.name: value.name for value in fixed}
+
+    def shorten(name):
+        return new.setdefault(name, str(len(new)))
+
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = map(shorten, node.input)
+        node.output[:] = map(shorten, node.output)
+    for tensor in graph.initializer:
+        tensor.name = shorten(tensor.name)

@@ -1,6 +1,7 @@
 // The page that `tf-realnvp explore` writes. All arrays are flat, in the order
 // [n, H, W, C] of the ONNX functions.
 
+const ROLES = ["A", "B", "C", "D"];
 const CHUNK = 4; // Images that are decoded at once, and so appear at once.
 const MAGMA = [
   [0, 0, 4],
@@ -11,6 +12,7 @@ const MAGMA = [
 ];
 
 const $ = (id) => document.getElementById(id);
+const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
 const product = (sizes) => sizes.reduce((a, b) => a * b, 1);
 
 const info = await (await fetch("model.json")).json();
@@ -22,7 +24,8 @@ const probs = info.class_probs ?? [1];
 const dims = product(info.image_shape);
 let drawn; // The images of the grid: {label, latents, image}.
 let wanted; // What the grid will show: {label, noise}.
-let a, b; // The chosen images.
+let chosen; // A to D: {label, latents, image}.
+let shown; // What is scored: A, or what becomes A.
 let steps; // The images after each coupling, of A.
 
 // Random numbers
@@ -59,17 +62,14 @@ let last = Promise.resolve();
 
 async function load() {
   runtime = await import("./ort.wasm.min.mjs");
-  runtime.env.wasm.numThreads = 1;
   // In a worker, so that the page stays responsive.
   runtime.env.wasm.proxy = true;
   const weights = await (await fetch("weights.bin")).arrayBuffer();
+  const externalData = [{ path: "weights.bin", data: new Uint8Array(weights) }];
   const session = (name) =>
-    runtime.InferenceSession.create(name, {
-      externalData: [{ path: "weights.bin", data: new Uint8Array(weights) }],
-    });
-  sessions = {};
-  for (const name of ["decode", "score"])
-    sessions[name] = await session(`${name}.onnx`);
+    runtime.InferenceSession.create(`${name}.onnx`, { externalData });
+  sessions = { decode: await session("decode"), score: await session("score") };
+  sessions.flow = session("flow"); // The page can be used before it is there.
 }
 
 function run(name, inputs, labels) {
@@ -81,16 +81,18 @@ function run(name, inputs, labels) {
     feeds[key] = new runtime.Tensor(type, values.slice(), [n, ...shape]);
   if (names.length)
     feeds.label = new runtime.Tensor("int32", Int32Array.from(labels), [n]);
-  last = last.catch(() => {}).then(() => sessions[name].run(feeds));
+  last = last
+    .catch(() => {})
+    .then(async () => (await sessions[name]).run(feeds));
   return last;
 }
 
-function decode(latents, labels) {
+function decode(latents, labels, name = "decode") {
   const inputs = { latents: ["float32", latents, info.latent_shape] };
-  return run("decode", inputs, labels);
+  return run(name, inputs, labels);
 }
 
-function score(images, noise, labels) {
+function scoreEach(images, noise, labels) {
   return run(
     "score",
     {
@@ -113,7 +115,7 @@ const allLabels = () => (names.length ? names.map((_, k) => k) : [0]);
 async function encode(image, label) {
   // Each component in the middle of its level, as `RealNVP.encode` does.
   const noise = new Float32Array(dims).fill(0.5);
-  return (await score(image, noise, [label])).latents.data;
+  return (await scoreEach(image, noise, [label])).latents.data;
 }
 
 async function scoreClasses(image) {
@@ -121,7 +123,7 @@ async function scoreClasses(image) {
   const labels = allLabels();
   const noise = Float32Array.from({ length: dims }, uniforms(0));
   const n = labels.length;
-  const result = await score(repeat(image, n), repeat(noise, n), labels);
+  const result = await scoreEach(repeat(image, n), repeat(noise, n), labels);
   const joint = labels.map((k) => result.log_prob.data[k] + Math.log(probs[k]));
   const highest = Math.max(...joint);
   const label = joint.indexOf(highest);
@@ -138,40 +140,38 @@ async function scoreClasses(image) {
 // Drawing
 
 function paintColors(canvas, color) {
-  canvas.width = width;
-  canvas.height = height;
+  if (canvas.width !== width) canvas.width = width;
+  if (canvas.height !== height) canvas.height = height;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i++)
-    pixels.data.set([...color(i), 255], 4 * i);
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = color(i, c);
+    pixels.data[4 * i + 3] = 255;
+  }
   context.putImageData(pixels, 0, 0);
 }
 
 function paint(canvas, image) {
   const zoom = 255 / (info.num_colors - 1);
-  paintColors(canvas, (i) =>
-    [0, 1, 2].map((c) => zoom * image[channels * i + (c % channels)]),
-  );
+  paintColors(canvas, (i, c) => zoom * image[channels * i + (c % channels)]);
 }
 
 function paintMap(canvas, map) {
   const low = Math.min(...map);
   const high = Math.max(...map);
-  paintColors(canvas, (i) => {
+  paintColors(canvas, (i, c) => {
     const place = ((map[i] - low) / (high - low || 1)) * (MAGMA.length - 1);
     const first = Math.min(Math.floor(place), MAGMA.length - 2);
-    return MAGMA[first].map(
-      (v, c) => v + (place - first) * (MAGMA[first + 1][c] - v),
-    );
+    const [from, to] = [MAGMA[first][c], MAGMA[first + 1][c]];
+    return from + (place - first) * (to - from);
   });
   return [low, high];
 }
 
 function smooth(map) {
   // As `bit_maps.smooth` does.
-  const clamp = (i, size) => Math.min(Math.max(i, 0), size - 1);
   const at = (row, column) =>
-    map[clamp(row, height) * width + clamp(column, width)];
+    map[clamp(row, 0, height - 1) * width + clamp(column, 0, width - 1)];
   return map.map((_, i) => {
     const [row, column] = [Math.floor(i / width), i % width];
     let sum = 0;
@@ -243,10 +243,10 @@ function showSample(i) {
 function showRoles() {
   drawn.forEach((sample, i) => {
     const button = $("samples").children[i];
-    if (sample === a) button.dataset.role = "A";
-    else if (sample === b) button.dataset.role = "B";
+    const role = ROLES[chosen.indexOf(sample)];
+    if (role) button.dataset.role = role;
     else delete button.dataset.role;
-    button.setAttribute("aria-pressed", sample === a || sample === b);
+    button.setAttribute("aria-pressed", Boolean(role));
   });
 }
 
@@ -281,33 +281,28 @@ function showTemperature() {
   );
 }
 
-// A and B
+// A to D
 
 function choose(image) {
-  if (image === a) return;
-  b = a;
-  setA(image);
+  chosen = [image, ...chosen.filter((other) => other !== image)].slice(0, 4);
+  useA();
 }
 
-function setA(image) {
-  a = image;
+function useA() {
   showRoles();
-  showEnds();
+  showCorners();
+  if (shown !== chosen[0]) show(chosen[0]);
   move();
   flow();
-  scoreA();
   if (names.length) turn();
 }
 
-function showEnds() {
-  for (const [id, image] of [
-    ["a", a],
-    ["b", b],
-  ]) {
-    paint($(id), image.image);
-    const name = names[image.label] ?? "";
-    $(id).setAttribute("aria-label", `Image ${id.toUpperCase()} ${name}`);
-  }
+function showCorners() {
+  chosen.forEach(({ image, label }, i) => {
+    const canvas = $(ROLES[i].toLowerCase());
+    paint(canvas, image);
+    canvas.setAttribute("aria-label", `${ROLES[i]} ${names[label] ?? ""}`);
+  });
 }
 
 // Move
@@ -322,38 +317,71 @@ function slerp(start, end, t) {
   }
   let [u, v] = [1 - t, t];
   const cosine = dot / (Math.sqrt(startNorm * endNorm) || 1);
-  const angle = Math.acos(Math.min(Math.max(cosine, -1), 1));
+  const angle = Math.acos(clamp(cosine, -1, 1));
   if (Math.sin(angle) > 1e-6)
     [u, v] = [u, v].map((w) => Math.sin(w * angle) / Math.sin(angle));
   return start.map((value, i) => u * value + v * end[i]);
 }
 
-let ends = {}; // The latents of A and B, both as images of the class of A.
+let corners = {}; // The latents of A to D, all as images of the class of A.
 
 const move = live(async () => {
-  const [from, to] = [a, b];
-  if (ends.from !== from || ends.to !== to) {
-    const isSame = from.label === to.label;
-    const latents = isSame ? to.latents : await encode(to.image, from.label);
-    ends = { from, to, latents };
+  const { label, latents } = chosen[0];
+  if (corners.images !== chosen) {
+    const images = chosen;
+    const all = images.map((one) =>
+      one.label === label ? one.latents : encode(one.image, label),
+    );
+    corners = { images, latents: await Promise.all(all) };
   }
-  const t = Number($("place").value);
+  const [x, y] = [Number($("place").value), Number($("down").value)];
+  const [a, b, c, d] = corners.latents;
   const depth = info.latent_shape[2];
   const kind = $("kind").value;
-  const moved = slerp(from.latents, ends.latents, t).map((value, i) => {
+  const moved = slerp(slerp(a, b, x), slerp(c, d, x), y).map((value, i) => {
     const isFine = i % depth >= depth / 2;
     const isMoved = kind === "all" || (kind === "fine") === isFine;
-    return isMoved ? value : from.latents[i];
+    return isMoved ? value : latents[i];
   });
-  const { images } = await decode(moved, [from.label]);
+  const { images } = await decode(moved, [label]);
   paint($("moved"), images.data);
-  $("place-value").textContent = `${Math.round(100 * t)} %`;
+  $("place-value").textContent = `${Math.round(100 * x)} %`;
+  $("down-value").textContent = `${Math.round(100 * y)} %`;
+  $("point").style.left = `${100 * x}%`;
+  $("point").style.top = `${100 * y}%`;
 });
+
+function dragPoint(event) {
+  [$("place").value, $("down").value] = placeIn($("pad"), event);
+  move();
+}
+
+// Calls a function with each event of a drag by mouse, pen or finger.
+function onDrag(element, drag, drop = () => {}) {
+  element.addEventListener("pointerdown", (event) => {
+    if (event.button || $("controls").disabled) return;
+    element.setPointerCapture(event.pointerId);
+    drag(event);
+  });
+  element.addEventListener("pointermove", (event) => {
+    if (element.hasPointerCapture(event.pointerId)) drag(event);
+  });
+  element.addEventListener("lostpointercapture", drop);
+}
+
+function placeIn(element, event) {
+  const box = element.getBoundingClientRect();
+  return [
+    (event.clientX - box.left) / box.width,
+    (event.clientY - box.top) / box.height,
+  ];
+}
 
 // Turn into
 
 const turn = live(async () => {
-  const { images } = await decode(repeat(a.latents, names.length), allLabels());
+  const latents = repeat(chosen[0].latents, names.length);
+  const { images } = await decode(latents, allLabels());
   names.forEach((_, k) =>
     paint($("turned").children[k].firstChild, part(images.data, k)),
   );
@@ -376,13 +404,19 @@ function makeTurned() {
 
 // Score
 
-const scoreA = live(async () => {
-  const { image } = a;
+function show(image) {
+  shown = image;
+  paint($("scored"), shown.image);
+  score();
+}
+
+const score = live(async () => {
+  const scored = shown;
+  const { image } = scored;
   const result = await scoreClasses(image);
   const latents = await encode(image, result.label);
   const decoded = await decode(latents, [result.label]);
   const changed = image.filter((v, i) => v !== decoded.images.data[i]).length;
-  paint($("scored"), image);
   paint($("recovered"), decoded.images.data);
   $("exact").textContent = changed
     ? `${changed} of ${dims} differ`
@@ -392,6 +426,11 @@ const scoreA = live(async () => {
   $("bits").textContent = `${result.bits.toFixed(3)} bits/dim`;
   showHistogram(result.bits);
   if (names.length) showLikeliest(result.posterior);
+  if (scored !== shown || painted || scored === chosen[0]) return;
+  Object.assign(scored, { label: result.label, latents });
+  if (!scored.isEdit) return choose(scored);
+  chosen = [scored, ...chosen.slice(1)];
+  useA();
 });
 
 function showLikeliest(posterior) {
@@ -437,11 +476,10 @@ function showHistogram(bits) {
 }
 
 async function openFile(file) {
+  if ($("controls").disabled) return;
   $("problem").textContent = "";
   try {
-    const image = await readImage(file);
-    const { label } = await scoreClasses(image);
-    choose({ image, label, latents: await encode(image, label) });
+    show({ image: await readImage(file) });
   } catch {
     $("problem").textContent =
       `${file.name} is not an image that this browser can read.`;
@@ -473,14 +511,16 @@ async function readImage(file) {
       ),
     ];
   planes = planes.map((plane) => resize(plane, h, w));
-  const isBits = Number.isInteger(Math.log2(info.num_colors));
-  const level = (v) =>
-    isBits
-      ? Math.floor((Math.round(v) * info.num_colors) / 256)
-      : Math.round((v * (info.num_colors - 1)) / 255);
   return Uint8Array.from({ length: dims }, (_, i) =>
     level(planes[i % channels][Math.floor(i / channels)]),
   );
+}
+
+function level(v) {
+  const isBits = Number.isInteger(Math.log2(info.num_colors));
+  return isBits
+    ? Math.floor((Math.round(v) * info.num_colors) / 256)
+    : Math.round((v * (info.num_colors - 1)) / 255);
 }
 
 function resize(plane, h, w) {
@@ -517,10 +557,82 @@ function weights(from, to) {
   });
 }
 
+// Draw
+
+let pen = [width / 2, height / 2]; // In pixels of the image.
+let painted = null; // By the stroke that is being drawn: {under, coverage}.
+
+function stroke(from, to) {
+  painted ??= {
+    under: shown.image,
+    coverage: new Float32Array(width * height),
+  };
+  const { under, coverage } = painted;
+  const radius = Number($("size-of-pen").value) / 2;
+  const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
+  const square = dx * dx + dy * dy || 1;
+  coverage.forEach((old, i) => {
+    // Of the middle of the pixel from the line.
+    const x = (i % width) + 0.5 - from[0];
+    const y = Math.floor(i / width) + 0.5 - from[1];
+    const t = clamp((x * dx + y * dy) / square, 0, 1);
+    const distance = Math.hypot(x - t * dx, y - t * dy);
+    coverage[i] = Math.max(old, clamp(radius + 0.5 - distance, 0, 1));
+  });
+  const color = $("color")
+    .value.match(/\w\w/g)
+    .map((hex) => parseInt(hex, 16));
+  const ink = (channels === 1 ? [$("grey").value] : color).map(level);
+  const image = under.map((v, i) =>
+    Math.round(
+      v + coverage[Math.floor(i / channels)] * (ink[i % channels] - v),
+    ),
+  );
+  movePen(to);
+  show({ image, isEdit: shown === chosen[0] || shown.isEdit });
+}
+
+function lift() {
+  painted = null;
+  score(); // And take over the image.
+}
+
+function movePen(to) {
+  pen = to;
+  $("pen").style.left = `${(100 * pen[0]) / width}%`;
+  $("pen").style.top = `${(100 * pen[1]) / height}%`;
+  $("pen").style.width = `${(100 * $("size-of-pen").value) / width}%`;
+}
+
+function penAt(event) {
+  const [x, y] = placeIn($("scored"), event);
+  return [x * width, y * height];
+}
+
+function moveByKey(event) {
+  const move = {
+    ArrowLeft: [-1, 0],
+    ArrowRight: [1, 0],
+    ArrowUp: [0, -1],
+    ArrowDown: [0, 1],
+    " ": [0, 0],
+  }[event.key];
+  if (!move || $("controls").disabled) return;
+  event.preventDefault();
+  const to = [
+    clamp(pen[0] + move[0], 0, width),
+    clamp(pen[1] + move[1], 0, height),
+  ];
+  if (event.key !== " " && !event.shiftKey) return movePen(to);
+  stroke(pen, to);
+  lift();
+}
+
 // See the flow
 
 const flow = live(async () => {
-  const result = await decode(a.latents, [a.label]);
+  const { latents, label } = chosen[0];
+  const result = await decode(latents, [label], "flow");
   steps = result.steps.data;
   $("step").max = steps.length / dims - 1;
   showStep();
@@ -550,6 +662,9 @@ showTemperature();
 if (!names.length)
   document.querySelectorAll(".classes").forEach((part) => (part.hidden = true));
 makeTurned();
+$("grey").parentNode.hidden = channels !== 1;
+$("color").parentNode.hidden = channels === 1;
+movePen(pen);
 
 // What was drawn when the page was written, until the model is there.
 const samples = await (await fetch("samples.bin")).arrayBuffer();
@@ -565,10 +680,10 @@ wanted = drawn.map(({ label, latents }) => ({
   label,
   noise: latents.map((z) => z / info.temperature),
 }));
-[a, b] = drawn;
+chosen = drawn.slice(0, 4);
 makeGrid();
-showEnds();
-paint($("scored"), a.image);
+showCorners();
+paint($("scored"), chosen[0].image);
 $("status").textContent =
   `Loading the model (${megabytes} MB) and the runtime.`;
 
@@ -578,9 +693,23 @@ $("temperature").addEventListener("input", () => {
   showTemperature();
   decodeSamples();
 });
-$("place").addEventListener("input", move);
+for (const id of ["place", "down"]) $(id).addEventListener("input", move);
+onDrag($("pad"), dragPoint);
 $("kind").addEventListener("change", move);
 $("step").addEventListener("input", showStep);
+$("blank").addEventListener("click", () =>
+  show({ image: new Uint8Array(dims) }),
+);
+$("scored").addEventListener("keydown", moveByKey);
+$("scored").addEventListener("pointermove", (event) => {
+  if (!painted) movePen(penAt(event));
+});
+$("size-of-pen").addEventListener("input", () => movePen(pen));
+onDrag(
+  $("scored"),
+  (event) => stroke(painted ? pen : penAt(event), penAt(event)),
+  lift,
+);
 $("file").addEventListener("change", (event) => {
   if (event.target.files.length) openFile(event.target.files[0]);
   event.target.value = "";
@@ -593,7 +722,7 @@ for (const type of ["dragover", "dragleave", "drop"])
     event.preventDefault();
     $("drop").classList.toggle("over", type === "dragover");
     const files = event.dataTransfer?.files;
-    if (type === "drop" && files?.length && sessions) openFile(files[0]);
+    if (type === "drop" && files?.length) openFile(files[0]);
   });
 
 try {
@@ -602,7 +731,7 @@ try {
   await load();
   $("controls").disabled = false;
   $("status").textContent = "Ready.";
-  setA(a);
+  useA();
 } catch (error) {
   fail(error);
 }

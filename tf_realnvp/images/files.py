@@ -1,15 +1,17 @@
 """Reading and writing image files.
 
-Training and the commands read files in the same way: JPEG and PNG, detected by
-content rather than by name, rotated upright as EXIF says, with exactly the
-pixels that TensorFlow decodes.
+Training and the commands read files in the same way: JPEG, PNG and TIFF,
+detected by content rather than by name, rotated upright as EXIF says, with
+exactly the pixels that TensorFlow decodes, or Pillow of a TIFF. Levels beyond
+256 are the values of files with 16 bits. Real numbers are in `.npy` files, one
+an image.
 """
 
 import io
 import os
 import stat
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,8 +20,12 @@ from PIL import ExifTags, Image
 from tf_realnvp.images import plots
 from tf_realnvp.utils import checks, files
 from tf_realnvp.utils.errors import ImageError, reason
+from tf_realnvp.utils.values import Values
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # Of JPEG and of PNG.
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*")
+_SIGNATURES = (b"\xff\xd8\xff", _PNG, *_TIFF)  # The first is of JPEG.
+_TIFF_MODES = ("L", "RGB", "I;16", "I;16B")
 # Offsets of bytes in a PNG file.
 _BIT_DEPTH = 24
 _COLOR_TYPE = 25
@@ -41,15 +47,16 @@ class Header(NamedTuple):
       height: Height of the upright image in pixels.
       width: Width of the upright image in pixels.
       is_grey: Whether it has one channel, or one and an alpha channel.
-      has_16_bits: Whether components have 16 bits; decoding keeps the 8
-        highest.
+      highest: The highest value, if components have 16 bits; else `None`.
+      is_tiff: Whether it is a TIFF.
       orientation: EXIF orientation, from 1 (upright) to 8.
     """
 
     height: int
     width: int
     is_grey: bool
-    has_16_bits: bool
+    highest: int | None
+    is_tiff: bool
     orientation: int
 
 
@@ -62,7 +69,7 @@ def load(path: str | os.PathLike) -> bytes:
         start, since they may be larger than the memory.
 
     Raises:
-      ImageError: If the file is neither PNG nor JPEG.
+      ImageError: If the file is neither PNG nor JPEG nor TIFF.
       OSError: If it cannot be read.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -70,7 +77,7 @@ def load(path: str | os.PathLike) -> bytes:
     with open(path, "rb") as file:
         start = file.read(8)
         if not start.startswith(_SIGNATURES):
-            raise ImageError("it is neither PNG nor JPEG")
+            raise ImageError("it is neither PNG nor JPEG nor TIFF")
         return start + file.read()
 
 
@@ -78,7 +85,7 @@ def look(content: bytes) -> Header:
     """Checks that a file holds a complete image, faster than by decoding it.
 
     For a PNG, the checksums are verified. A JPEG has no checksums and is
-    decoded at an eighth of its size.
+    decoded at an eighth of its size. Files of 16 bits are decoded.
 
     Args:
       content: Content of the file, from `load`.
@@ -86,14 +93,17 @@ def look(content: bytes) -> Header:
     Raises:
       ImageError: If the image is damaged, animated or too large.
     """
+    is_tiff, content, highest = content.startswith(_TIFF), as_png(content), None
     try:
         image = _open(content)
         is_png = image.format == "PNG"
-        is_animated = is_png and getattr(image, "is_animated", False)
+        is_animated = is_png and _is_animated(image)
         if is_png:
             image.verify()
         else:
             tf.io.decode_jpeg(content, ratio=8)
+        if is_png and content[_BIT_DEPTH] == 16:
+            highest = int(decode(content, 3, 1, np.uint16).numpy().max())
     except Image.DecompressionBombError as error:
         raise ImageError(f"it is too large: {error}") from error
     except Exception as error:  # Pillow may raise anything.
@@ -110,9 +120,35 @@ def look(content: bytes) -> Header:
         is_grey=(
             content[_COLOR_TYPE] in _GREY_TYPES if is_png else image.mode == "L"
         ),
-        has_16_bits=is_png and content[_BIT_DEPTH] == 16,
+        highest=highest,
+        is_tiff=is_tiff,
         orientation=orientation,
     )
+
+
+def as_png(content: bytes) -> bytes:
+    """Returns a TIFF as a PNG of the same pixels, upright; else the content.
+
+    Args:
+      content: Content of the file.
+
+    Raises:
+      ImageError: If it is a TIFF that Pillow cannot read, or of several pages.
+    """
+    if not content.startswith(_TIFF):
+        return content
+    try:
+        with Image.open(io.BytesIO(content)) as image, io.BytesIO() as png:
+            if image.mode not in _TIFF_MODES or _is_animated(image):
+                raise ValueError(image.mode)
+            image.save(png, "PNG")
+            return png.getvalue()
+    except Exception as error:  # Pillow may raise anything.
+        raise ImageError("it is a TIFF that cannot be read") from error
+
+
+def _is_animated(image):
+    return getattr(image, "is_animated", False)
 
 
 def _open(content):
@@ -128,19 +164,26 @@ def _orientation(content):
 
 
 def decode(
-    content: bytes | tf.Tensor, channels: int, orientation: int | tf.Tensor
+    content: bytes | tf.Tensor,
+    channels: int,
+    orientation: int | tf.Tensor,
+    dtype: Any = np.uint8,
 ) -> tf.Tensor:
     """Decodes an image, eagerly or in a graph.
 
     Args:
-      content: Content of the file.
+      content: Content of the file, other than a TIFF.
       channels: 1 or 3, or 4 for a PNG: then the last is the opacity.
       orientation: EXIF orientation.
+      dtype: uint8, for the 8 highest bits; or uint16, to which values of 8 bits
+        are scaled.
 
     Returns:
-      uint8 `[H, W, channels]`, upright.
+      `[H, W, channels]` of `dtype`, upright.
     """
-    pixels = tf.io.decode_image(content, channels, expand_animations=False)
+    pixels = tf.io.decode_image(
+        content, channels, tf.as_dtype(dtype), expand_animations=False
+    )
     on_its_side, rows, columns = tf.unstack(
         tf.gather(_UPRIGHT, orientation - 1)
     )
@@ -149,30 +192,36 @@ def decode(
     return tf.ensure_shape(pixels, [None, None, channels])
 
 
-def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
+def read_pixels(
+    path: str | os.PathLike, channels: int, dtype: Any = np.uint8
+) -> np.ndarray:
     """Reads an image at its original size.
 
     Args:
-      path: PNG or JPEG file.
+      path: PNG, JPEG or TIFF file.
       channels: As for `decode`.
+      dtype: As for `decode`.
 
     Returns:
-      uint8 `[H, W, channels]`, upright.
+      `[H, W, channels]` of `dtype`, upright.
 
     Raises:
       ImageError: If it is not an image; the message does not name the file.
       OSError: If it cannot be read.
     """
-    content = load(path)
+    content = as_png(load(path))
     header = look(content)
     try:
-        return decode(content, channels, header.orientation).numpy()
+        return decode(content, channels, header.orientation, dtype).numpy()
     except tf.errors.OpError as error:
         raise ImageError(f"it cannot be decoded: {reason(error)}") from error
 
 
 def read(
-    path: str | os.PathLike, image_shape: Sequence[int], num_colors: int = 256
+    path: str | os.PathLike,
+    image_shape: Sequence[int],
+    num_colors: int | None = 256,
+    dropped_bits: int = 0,
 ) -> np.ndarray:
     """Reads an image file in the shape and levels of a model.
 
@@ -181,19 +230,27 @@ def read(
     if necessary. Images written by `write` are recovered exactly.
 
     Args:
-      path: PNG or JPEG file.
-      image_shape: `(H, W, C)` of the model's images, with `C` 1 or 3.
-      num_colors: Number of levels of a component.
+      path: PNG, JPEG or TIFF file; for real numbers an `.npy` file of the same
+        shape, with a last axis of size 1 or without it.
+      image_shape: `(H, W, C)` of the model's images, with `C` 1 or 3 for
+        levels.
+      num_colors: Number of levels of a component; `None` for real numbers.
+      dropped_bits: Number of lowest bits to drop of files with 16 bits, whose
+        values are levels.
 
     Returns:
-      uint8 `[H, W, C]` in `0 ... num_colors - 1`.
+      `[H, W, C]`, levels in `0 ... num_colors - 1` or real numbers.
 
     Raises:
       ImageError: If the file cannot be read, or is not such an image.
     """
     height, width, channels = image_shape
+    is_wide = dropped_bits > 0 or num_colors is None or num_colors > 256
     try:
-        pixels = read_pixels(path, channels)
+        if num_colors is None:
+            return _read_numbers(path, image_shape)
+        dtype = np.uint16 if is_wide else np.uint8
+        pixels = read_pixels(path, channels, dtype)
     except (ImageError, OSError) as error:
         why = getattr(error, "strerror", None) or error
         raise ImageError(
@@ -203,10 +260,29 @@ def read(
         pixels = tf.image.resize(
             crop(pixels, height, width), [height, width], antialias=True
         ).numpy()
+    if is_wide:
+        levels = np.round(pixels).astype(np.uint16) >> dropped_bits
+        if (highest := levels.max()) >= num_colors:
+            raise ImageError(
+                f"cannot read the image {os.fspath(path)}: it has level "
+                f"{highest:,}, and the model has {num_colors:,} levels"
+            )
+        return levels.astype(Values(num_colors).dtype)
     num_bits = checks.bits_of_levels(num_colors)
     if num_bits is not None:  # As `ImageDataset.keep_bits` does.
         return np.round(pixels).astype(np.uint8) >> (8 - num_bits)
     return np.round(pixels * ((num_colors - 1) / 255.0)).astype(np.uint8)
+
+
+def _read_numbers(path, image_shape):
+    """Returns the real numbers of an `.npy` file, float32 `[H, W, C]`."""
+    try:
+        image = np.load(path, allow_pickle=False)
+        if image.dtype.kind != "f" or not np.all(np.isfinite(image)):
+            raise ValueError("its values are not real, or not finite")
+        return image.astype(np.float32).reshape(image_shape)
+    except (ValueError, EOFError, AttributeError) as error:
+        raise ImageError(f"it is no .npy file of an image: {error}") from error
 
 
 def read_missing(
@@ -232,7 +308,7 @@ def read_missing(
       ImageError: If a file cannot be read, or the sizes differ.
     """
     height, width, _ = image_shape
-    is_png = load(path).startswith(_SIGNATURES[1])
+    is_png = load(path).startswith(_PNG)
     pixels = read_pixels(path, 4 if is_png else 3)
     is_missing = pixels[..., 3:4] < 128 if is_png else pixels[..., :1] < 0
     if mask is not None:
@@ -278,24 +354,41 @@ def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def write(
-    path: str | os.PathLike, image: np.ndarray, num_colors: int = 256
+    path: str | os.PathLike,
+    image: np.ndarray,
+    num_colors: int | None = 256,
+    dropped_bits: int = 0,
 ) -> None:
     """Writes an image to a file, pixel for pixel.
 
     Args:
-      path: PNG file to write.
-      image: uint8 `[H, W, C]` in `0 ... num_colors - 1`, with `C` 1 or 3.
-      num_colors: Number of levels; the last one is shown as white.
+      path: File to write: PNG, or `.npy` for real numbers.
+      image: `[H, W, C]`, levels in `0 ... num_colors - 1`, with `C` 1 or 3; or
+        real numbers.
+      num_colors: Number of levels; the last one is shown as white. Above 256,
+        the file has 16 bits, and levels are its values. `None` for real
+        numbers.
+      dropped_bits: As for `read`.
     """
     with files.replace_file(path) as new:
-        new.write_bytes(encode(image, num_colors))
+        new.write_bytes(encode(image, num_colors, dropped_bits))
 
 
-def encode(image: np.ndarray, num_colors: int = 256) -> bytes:
+def encode(
+    image: np.ndarray, num_colors: int | None = 256, dropped_bits: int = 0
+) -> bytes:
     """Returns the content of the file that `write` writes.
 
     Args:
       image: As for `write`.
       num_colors: As for `write`.
+      dropped_bits: As for `write`.
     """
+    if num_colors is None:
+        with io.BytesIO() as file:
+            np.save(file, image)
+            return file.getvalue()
+    if num_colors > 256 or dropped_bits:
+        levels = np.asarray(image).astype(np.uint16) << dropped_bits
+        return tf.io.encode_png(levels).numpy()
     return tf.io.encode_png(plots.pixels(image, num_colors)).numpy()

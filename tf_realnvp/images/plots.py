@@ -6,6 +6,8 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 
+import matplotlib.cm
+import matplotlib.colors
 import matplotlib.figure
 import matplotlib.image
 import matplotlib.style
@@ -24,23 +26,25 @@ def save_loss_curve(
     path: str | os.PathLike,
     curves: Mapping[str, Sequence[tuple[int, float]]],
     title: str,
+    unit: str = "bits/dim",
 ) -> None:
     """Draws losses against the epochs.
 
     Args:
       path: PNG file to write.
-      curves: Points (epoch and bits/dim) of each curve, by its label.
+      curves: Points (epoch and loss) of each curve, by its label.
       title: Title of the figure. Any characters are allowed.
+      unit: Unit of the losses.
     """
     with _figure(path, 7, 4.5) as [axes]:
         for label, points in curves.items():
-            epochs, bits = np.reshape(points, [-1, 2]).T
+            epochs, losses = np.reshape(points, [-1, 2]).T
             marker = "o" if len(epochs) < 30 else None
-            axes.plot(epochs, bits, marker=marker, markersize=4, label=label)
+            axes.plot(epochs, losses, marker=marker, markersize=4, label=label)
         # Not as math text: names of data sets may contain dollar signs.
         axes.set_title(printable(title), parse_math=False, wrap=True)
         axes.set_xlabel("epoch")
-        axes.set_ylabel("negative log-likelihood (bits/dim)")
+        axes.set_ylabel(f"negative log-likelihood ({unit})")
         axes.xaxis.set_major_locator(
             matplotlib.ticker.MaxNLocator(integer=True)
         )
@@ -87,20 +91,33 @@ def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
 def _rgb(images, num_colors):
     """Converts one or more images with any number of channels to RGB."""
     images = np.asarray(images)
+    if num_colors is None:
+        colors = _color_map(images)
+        return colors.cmap(colors.norm(images[..., 0]), bytes=True)[..., :3]
     if images.shape[-1] < 3:
         images = np.repeat(images[..., :1], 3, axis=-1)
     return pixels(images[..., :3], num_colors)
 
 
+def _color_map(images):
+    """Returns the color map of real numbers, those of the first channel."""
+    norm = matplotlib.colors.Normalize(*map_limits(images[..., 0]))
+    return matplotlib.cm.ScalarMappable(norm, "viridis")
+
+
 def image_grid(
-    images: np.ndarray, num_colors: int = 256, columns: int | None = None
+    images: np.ndarray,
+    num_colors: int | None = 256,
+    columns: int | None = None,
 ) -> np.ndarray:
     """Lays out images in a grid, with a gap of a pixel between them.
 
     Args:
-      images: uint8 `[n, H, W, C]` in `0 ... num_colors - 1`. If `C` is 2, the
-        first channel is shown in grey; if it is above 3, the first three.
-      num_colors: Number of levels; the last one is shown as white.
+      images: `[n, H, W, C]`, levels in `0 ... num_colors - 1` or real numbers.
+        If `C` is 2, the first channel is shown in grey; if it is above 3, the
+        first three. Of real numbers, the first is shown by colors.
+      num_colors: Number of levels; the last one is shown as white. `None` for
+        real numbers.
       columns: Number of images per row. Default: a square grid.
 
     Returns:
@@ -123,10 +140,10 @@ def image_grid(
 def save_image_grid(
     path: str | os.PathLike,
     images: np.ndarray,
-    num_colors: int = 256,
+    num_colors: int | None = 256,
     columns: int | None = None,
 ) -> None:
-    """Draws images in a grid.
+    """Draws images in a grid; real numbers with a bar of their colors.
 
     Args:
       path: PNG file to write.
@@ -135,6 +152,13 @@ def save_image_grid(
       columns: As for `image_grid`.
     """
     grid = image_grid(images, num_colors, columns)
+    if num_colors is None:
+        height, width, _ = grid.shape
+        with _figure(path, width / 100 + 1, height / 100) as [axes]:
+            axes.imshow(grid)
+            axes.set_axis_off()
+            axes.figure.colorbar(_color_map(np.asarray(images)), ax=axes)
+        return
     with files.replace_file(path) as new:
         matplotlib.image.imsave(new, grid, origin="upper")
 
@@ -172,7 +196,7 @@ def save_rows(
     path: str | os.PathLike,
     rows: Mapping[str, np.ndarray],
     title: str,
-    num_colors: int = 256,
+    num_colors: int | None = 256,
 ) -> None:
     """Draws rows of images, each with a title.
 
@@ -180,12 +204,16 @@ def save_rows(
       path: PNG file to write.
       rows: Images of each row, as for `image_grid`, by its title.
       title: Title of the figure.
-      num_colors: Number of levels; the last one is shown as white.
+      num_colors: As for `image_grid`.
     """
     with _figure(path, 9, 1.2 * len(rows) + 0.4, len(rows)) as panels:
         panels[0].figure.suptitle(title, fontsize=10)
-        for (name, images), axes in zip(rows.items(), panels, strict=True):
-            axes.imshow(image_grid(images, num_colors, columns=len(images)))
+        images = np.concatenate([*rows.values()])
+        shown = np.split(
+            _rgb(images, num_colors), np.cumsum([*map(len, rows.values())])
+        )
+        for name, images, axes in zip(rows, shown, panels, strict=False):
+            axes.imshow(image_grid(images, columns=len(images)))
             axes.set_title(name, fontsize=9, loc="left")
             axes.set_axis_off()
 
@@ -208,7 +236,7 @@ def save_bit_maps(
     images: np.ndarray,
     maps: np.ndarray,
     label: str,
-    num_colors: int = 256,
+    num_colors: int | None = 256,
     limits: tuple[float, float] | None = None,
     titles: Sequence[str] = (),
 ) -> None:
@@ -219,7 +247,7 @@ def save_bit_maps(
       images: As for `image_grid`.
       maps: `[n, H, W]`.
       label: Label of the color scale, with the unit.
-      num_colors: Number of levels; the last one is shown as white.
+      num_colors: As for `image_grid`.
       limits: Limits of the color scale. Default: `map_limits(maps)`.
       titles: Titles of the images; optional.
     """
@@ -230,8 +258,13 @@ def save_bit_maps(
     with _figure(path, *size, rows, columns, dpi=100) as panels:
         for axes in panels:
             axes.set_axis_off()
-        for image, axes in zip(images, panels[::2], strict=False):
-            axes.imshow(_rgb(image, num_colors))
+        shown_images = _rgb(images, num_colors)
+        for image, axes in zip(shown_images, panels[::2], strict=False):
+            axes.imshow(image)
+        if num_colors is None:
+            panels[0].figure.colorbar(
+                _color_map(images), ax=panels, location="left", shrink=0.9
+            )
         for values, axes in zip(maps, panels[1::2], strict=False):
             shown = axes.imshow(values, cmap="inferno", vmin=low, vmax=high)
         for title, axes in zip(titles, panels[::2], strict=False):

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_realnvp.serving import metadata as metadata_format
-from tf_realnvp.utils import assertions, files, private, units
+from tf_realnvp.utils import assertions, files, private
 from tf_realnvp.utils.errors import UsageError
 
 _VERSIONS = {
@@ -44,7 +44,8 @@ def save(
     *   `log_prob(images, seed=None)`: float32 `[n]`, nats.
     *   `log_prob_each(images, seeds)`: the same with one seed per image. The
         result for an image does not depend on the rest of the batch.
-    *   `bits_per_dim(images, seed=None)`: float32 `[n]`.
+    *   `bits_per_dim(images, seed=None)`: float32 `[n]`; `nats_per_dim` for a
+        model of real numbers.
     *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
     *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
 
@@ -63,12 +64,14 @@ def save(
 
     Arguments may be Python numbers, lists, arrays or tensors: `n` int64 or
     int32, `temperature` float32 or float64, `seed` and `seeds` int64, `images`
-    int64 or `uint8`, `latents` float32 or float64, `label` int64 or int32. For
-    other dtypes or shapes TensorFlow raises a `ValueError` that lists the
-    arguments and the possible signatures, or an `OverflowError` for a number of
-    more than 64 bits. Values out of range raise a
-    `tf.errors.InvalidArgumentError` with the messages of `RealNVP`. A Python
-    `seed` from 2**63 on is read as unsigned and equals `seed - 2**64`.
+    int64 or `uint8`, `latents` float32 or float64, `label` int64 or int32.
+    Above 256 levels `uint16` takes the place of `uint8`; images of real numbers
+    are float32, and also float64 as arguments. For other dtypes or shapes
+    TensorFlow raises a `ValueError` that lists the arguments and the possible
+    signatures, or an `OverflowError` for a number of more than 64 bits. Values
+    out of range raise a `tf.errors.InvalidArgumentError` with the messages of
+    `RealNVP`. A Python `seed` from 2**63 on is read as unsigned and equals
+    `seed - 2**64`.
 
     Without a `seed`, images and noise are new in every call and every process,
     whatever the global seed (`tf.random.set_seed`) of the saving or the loading
@@ -192,9 +195,11 @@ class _ServingModule(tf.Module):
         self._has_classes = model.num_classes is not None
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
-        self._bits_per_nat = units.bits_per_dim(-1.0, model.num_dims)
+        self._values = model.values
+        self._units_per_nat = model.values.per_dim(-1.0, model.num_dims)
         self._trace_parts(model)
-        names = ["sample", "log_prob", "log_prob_each", "bits_per_dim"]
+        setattr(self, model.values.measure, self._per_dim)
+        names = ["sample", "log_prob", "log_prob_each", model.values.measure]
         names += ["encode", "decode", *["classify"] * self._has_classes]
         for name in names:
             setattr(self, name, self._traced(getattr(self, name)))
@@ -203,12 +208,15 @@ class _ServingModule(tf.Module):
         """Returns the types of an argument; the flow takes the first."""
         # A loaded function also converts Python numbers to the first type, and
         # truncates integers that do not fit.
+        images = tf.int64, tf.as_dtype(self._values.dtype)
+        if self._values.are_real:
+            images = tf.float32, tf.float64
         shape, *dtypes = {
             "n": ([], tf.int64, tf.int32),
             "temperature": ([], tf.float32, tf.float64),
             "seed": ([], tf.int64),
             "seeds": ([None], tf.int64),
-            "images": (self._image_shape, tf.int64, tf.uint8),
+            "images": (self._image_shape, *images),
             "latents": (self._latent_shape, tf.float32, tf.float64),
             "label": (None, tf.int64, tf.int32),  # A scalar, or `[n]`.
         }[argument]
@@ -296,8 +304,9 @@ class _ServingModule(tf.Module):
         points = self._dequantize_each(self._checked(images), seeds)
         return self._density(points, label)
 
-    def bits_per_dim(self, images, seed=None, label=None):
-        return self._bits(self._density(self._noisy(images, seed), label))
+    def _per_dim(self, images, seed=None, label=None):
+        density = self._density(self._noisy(images, seed), label)
+        return -density * self._units_per_nat
 
     def classify(self, images, seed=None):
         return self._scores(self._noisy(images, seed))["class_log_probs"]
@@ -313,7 +322,8 @@ class _ServingModule(tf.Module):
 
     def _checked(self, images):
         # A signature accepts any shape, and the flow might broadcast it.
-        return tf.cast(tf.ensure_shape(images, self._image_shape), tf.int64)
+        images = tf.ensure_shape(images, self._image_shape)
+        return tf.cast(images, self._types("images")[0].dtype)
 
     def _noisy(self, images, seed):
         return self._dequantize(self._checked(images), _stateless_seed(seed))
@@ -323,12 +333,10 @@ class _ServingModule(tf.Module):
             return self._scores(points)["log_prob"]
         return self._log_density(points, *_labels(label, points))
 
-    def _bits(self, log_prob):
-        return -log_prob * self._bits_per_nat
-
     def signatures(self) -> dict[str, Callable]:
         """Returns the functions with named inputs and outputs."""
-        images = tf.TensorSpec(self._image_shape, tf.uint8, "images")
+        dtype = self._values.dtype
+        images = tf.TensorSpec(self._image_shape, dtype, "images")
         latents = tf.TensorSpec(self._latent_shape, tf.float32, "latents")
         n = tf.TensorSpec([], tf.int32, "n")
         temperature = tf.TensorSpec([], tf.float32, "temperature")
@@ -337,7 +345,8 @@ class _ServingModule(tf.Module):
 
         def score(images):
             scores = self._scores(self._noisy(images, None))
-            return scores | {"bits_per_dim": self._bits(scores["log_prob"])}
+            per_dim = -scores["log_prob"] * self._units_per_nat
+            return scores | {self._values.measure: per_dim}
 
         def sample(n, temperature, seed, *label):
             if label:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any
 
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, ModelError
+from tf_realnvp.utils.values import Values
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
@@ -19,7 +21,7 @@ class Metadata:
 
     Attributes:
       image_shape: `(H, W, C)`.
-      num_colors: Number of levels of a component.
+      num_colors: Number of levels of a component; `None` for real numbers.
       source: The training data set, as an argument of `data.load`, or `None`.
       others: All other entries, unchecked.
       class_names: Names of the classes, if there are any; by default their
@@ -27,15 +29,28 @@ class Metadata:
       class_probs: Probabilities of the classes.
       training_hashes: `hashing.sketch` of the training images, parsed; empty if
         there is none, as for data sets of TFDS.
+      dropped_bits: Number of lowest bits that the levels lack, of the values
+        that files of 16 bits hold.
     """
 
     image_shape: tuple[int, int, int]
-    num_colors: int
+    num_colors: int | None
     source: str | None
     others: dict[str, Any]
     class_names: tuple[str, ...] = ()
     class_probs: tuple[float, ...] = ()
     training_hashes: frozenset[int] = frozenset()
+    dropped_bits: int = 0
+
+    @property
+    def values(self) -> Values:
+        """What the values of the images are."""
+        return Values(self.num_colors)
+
+    @property
+    def num_dims(self) -> int:
+        """Number of components of an image, `H * W * C`."""
+        return math.prod(self.image_shape)
 
 
 def read(path: str | os.PathLike) -> Metadata:
@@ -88,12 +103,13 @@ def parse(content: Any, path: pathlib.Path) -> Metadata:
             raise ValueError(f"{len(probs)} classes need as many names")
         return Metadata(
             tuple(content.pop("image_shape")),
-            content.pop("num_colors"),
+            Values(content.pop("num_colors")).num_colors,
             content.get("source", content.get("dataset")),
             content,
             names,
             probs,
             hashing.parse_sketch(content.get("training_hashes", "")),
+            content.get("dropped_bits", 0),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from error
@@ -115,7 +131,7 @@ def check_images(dataset: Any, model: Any) -> None:
       DataError: If they do not.
     """
     its, own = (
-        f"{'x'.join(map(str, of.image_shape))} with {of.num_colors} levels"
+        f"{'x'.join(map(str, of.image_shape))} with {of.values}"
         for of in (dataset, model)
     )
     if its != own:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tf_realnvp.serving import metadata
-from tf_realnvp.utils import runtime, units
+from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import ModelError, reason
 from tf_realnvp.utils.overlap import overlapped
 
@@ -20,12 +20,13 @@ class Scores(NamedTuple):
 
     Attributes:
       log_prob: Float64 `[n]`, in nats per image.
-      bits_per_dim: Float64 `[n]`, the code length in bits per component.
+      per_dim: Float64 `[n]`, the code length in bits per component; of real
+        numbers, minus the log-density in nats per component.
       label: Int64 `[n]`, the likeliest class; 0 if the model has no classes.
     """
 
     log_prob: np.ndarray
-    bits_per_dim: np.ndarray
+    per_dim: np.ndarray
     label: np.ndarray
 
 
@@ -34,7 +35,9 @@ class SavedModel:
 
     Attributes:
       image_shape: `(H, W, C)`.
-      num_colors: Number of levels per component.
+      num_colors: Number of levels per component; `None` for real numbers.
+      values: What the values of the images are.
+      dropped_bits: As in `Metadata`.
       source: The training data set, as an argument of `data.load`; `None` if
         unknown.
       training_hashes: As in `Metadata`.
@@ -58,6 +61,8 @@ class SavedModel:
         content = metadata.read(path)
         self.image_shape = content.image_shape
         self.num_colors = content.num_colors
+        self.values = content.values
+        self.dropped_bits = content.dropped_bits
         self.source = content.source
         self.training_hashes = content.training_hashes
         self.class_names = content.class_names
@@ -81,7 +86,7 @@ class SavedModel:
 
         function = getattr(self._model, name)
         specs = [
-            tf.TensorSpec([None, *self.image_shape], tf.uint8),
+            tf.TensorSpec([None, *self.image_shape], self.values.dtype),
             tf.TensorSpec(seed_shape, tf.int64),
         ]
         if self.class_names:
@@ -111,8 +116,8 @@ class SavedModel:
             `[n]`; `None` to draw the classes.
 
         Returns:
-          Iterator over batches of `uint8` images `[m, H, W, C]`. They are drawn
-          on demand, up to two batches ahead.
+          Iterator over batches of images `[m, H, W, C]`. They are drawn on
+          demand, up to two batches ahead.
         """
         labels = np.broadcast_to(-1 if label is None else label, [n])
 
@@ -133,18 +138,18 @@ class SavedModel:
         on the others.
 
         Args:
-          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+          images: `[n, H, W, C]`, of `values.dtype`.
           seed: Seed of the dequantization noise of each image, a 64-bit
             integer.
 
         Returns:
-          Log-probabilities, bits/dim and classes.
+          Log-probabilities, bits/dim (or nats/dim) and classes.
         """
         given = self.log_prob_of_classes(images, seed, each=True)
         log_prob = self.mixture(given)
-        bits_per_dim = units.bits_per_dim(log_prob, self.num_dims)
+        per_dim = self.values.per_dim(log_prob, self.num_dims)
         label = (given + self.log_prior).argmax(axis=1)
-        return Scores(log_prob, bits_per_dim, label)
+        return Scores(log_prob, per_dim, label)
 
     def mixture(self, given: np.ndarray) -> np.ndarray:
         """Returns the log-probabilities of the mixture of the classes.
@@ -163,7 +168,7 @@ class SavedModel:
         """Returns the log-probabilities of images given each class.
 
         Args:
-          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+          images: `[n, H, W, C]`, of `values.dtype`.
           seed: Seed of the dequantization noise, a 64-bit integer. The noise is
             the same for all classes.
           each: Whether all images get the same noise, as in `score_each`.
@@ -188,7 +193,7 @@ class SavedModel:
         """Returns the latents of images; `decode` recovers the images.
 
         Args:
-          images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
+          images: `[n, H, W, C]`, of `values.dtype`.
           label: Labels of the images, `[n]`, for a model with classes.
 
         Returns:
@@ -237,7 +242,7 @@ class SavedModel:
           label: As for `encode`.
 
         Returns:
-          `uint8` images `[n, H, W, C]`.
+          Images `[n, H, W, C]`, of `values.dtype`.
         """
         return self._in_batches("decode", "latents", latents, "images", label)
 

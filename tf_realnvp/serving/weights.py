@@ -12,6 +12,8 @@ from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils.errors import ModelError, reason
 
+_KEPT = ("dataset", "source", "class_names", "training_hashes", "dropped_bits")
+
 
 def load_model(path: str | os.PathLike) -> RealNVP:
     """Loads a SavedModel as a `RealNVP`, to train or change it.
@@ -34,9 +36,7 @@ def load_model(path: str | os.PathLike) -> RealNVP:
         raise metadata.damaged(path, error) from error
     _assign(model, path)
     model.metadata = {
-        name: saved.others[name]
-        for name in ("dataset", "source", "class_names", "training_hashes")
-        if name in saved.others
+        name: saved.others[name] for name in _KEPT if name in saved.others
     }
     return model
 
@@ -98,6 +98,8 @@ def _differences(model, other):
     }
     pairs = zip(other.num_couplings, model.num_couplings, strict=True)
     fits["num_couplings"] = all(its <= own for its, own in pairs)
+    # The weights act on logits of levels, or on standardized real numbers.
+    fits["num_colors"] = other.values.are_real == model.values.are_real
     fits["num_classes"] = other.num_classes in (None, model.num_classes)
     fits["dequantization"] = other.dequantization in (
         "uniform",

@@ -8,7 +8,6 @@ from tf_realnvp.data import ImageDataset
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.progress import Progress, Silent
-from tf_realnvp.utils.units import bits_from_nats
 
 _SECONDS_PER_CALL = 0.5
 _MAX_TEST_IMAGES = 10_000  # Evaluated on the way.
@@ -68,7 +67,7 @@ def fit(
             kept = [dataclasses.replace(m, test_loss=None) for m in kept]
         trainer.history = kept
 
-    options = batch_size, should_stop, display
+    options, values = (batch_size, should_stop, display), trainer.model.values
     while True:
         step = trainer.num_steps
         epoch, position = divmod(step, steps_per_epoch)
@@ -96,14 +95,14 @@ def fit(
             batch_size, trainer.seed, epoch + 1, position, trainer.share
         )
         iterator = iter(batches)
-        bits = bits_from_nats(trainer.history[-1].held_out_loss)
-        title = f"epoch {epoch + 1}/{epochs} ({split} {bits:.3f})"
+        held_out = values.from_nats(trainer.history[-1].held_out_loss)
+        title = f"epoch {epoch + 1}/{epochs} ({split} {held_out:.3f})"
         num_steps = min(steps_per_epoch - position, last_step - step)
         with display(title, num_steps) as progress:
             for part in _calls(num_steps, trainer.max_steps_per_call):
                 trainer.train(iterator, part)
-                bits = bits_from_nats(trainer.mean_loss)
-                progress.update(part, part * batch_size, bits)
+                shown = values.describe(trainer.mean_loss)
+                progress.update(part, part * batch_size, shown)
                 if should_stop():
                     return False
 
@@ -149,12 +148,12 @@ def evaluate(
         trainer.result_model()
     num_steps = len(batches)
     iterator = iter(batches.enumerate())
-    total, num_images = 0.0, 0
+    total, num_images, values = 0.0, 0, trainer.model.values
     with display(split, num_steps) as progress:
         for part in _calls(num_steps, trainer.max_steps_per_call):
             total, size = trainer.test(iterator, part, total)
             num_images += size
-            progress.update(part, size, bits_from_nats(total / num_images))
+            progress.update(part, size, values.describe(total / num_images))
             if should_stop():
                 return None
     return total / num_images

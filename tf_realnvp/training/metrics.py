@@ -1,12 +1,11 @@
 """Metrics of the epochs of a training."""
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Sequence
 
 from tf_realnvp.utils import files
-from tf_realnvp.utils.units import bits_from_nats
+from tf_realnvp.utils.values import Values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,28 +41,40 @@ class Metrics:
 
     def bits_per_dim(self) -> dict[str, float]:
         """Returns the available losses in bits/dim, by split."""
+        return self.per_dim(Values(256))
+
+    def nats_per_dim(self) -> dict[str, float]:
+        """Returns the available losses in nats/dim, by split."""
+        return self.per_dim(Values(None))
+
+    def per_dim(self, values: Values) -> dict[str, float]:
+        """Returns the available losses in the unit of some values, by split."""
         return {
-            split: bits_from_nats(loss)
+            split: values.from_nats(loss)
             for split in ("train", "validation", "test")
             if (loss := getattr(self, f"{split}_loss")) is not None
         }
 
 
-def write_csv(path: str | os.PathLike, history: Sequence[Metrics]) -> None:
-    """Writes all losses, in nats per dimension and in bits/dim.
+def write_csv(
+    path: str | os.PathLike, history: Sequence[Metrics], values: Values
+) -> None:
+    """Writes all losses, in nats per dimension and, of levels, in bits/dim.
 
     Args:
       path: The file to write.
       history: The metrics of all epochs.
+      values: What the values of the images are.
     """
+    units = {"loss_nats_per_dim": Metrics.nats_per_dim}
+    if not values.are_real:
+        units["bits_per_dim"] = Metrics.bits_per_dim
     splits = ["train", "validation", "test"]
     if all(m.validation_loss is None for m in history):
         splits.remove("validation")
-    units = ("loss_nats_per_dim", "bits_per_dim")
     header = [f"{split}_{unit}" for split in splits for unit in units]
     rows: list[list] = [["epoch", "step", *header]]
     for m in history:
-        bits = m.bits_per_dim()
-        losses = ((getattr(m, f"{s}_loss"), bits.get(s)) for s in splits)
-        rows.append([m.epoch, m.step, *itertools.chain(*losses)])
+        losses = (of(m).get(split) for split in splits for of in units.values())
+        rows.append([m.epoch, m.step, *losses])
     files.write_csv(path, rows)

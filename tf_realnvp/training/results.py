@@ -13,7 +13,6 @@ from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import UsageError, reason
 from tf_realnvp.utils.messages import say, warn
-from tf_realnvp.utils.units import bits_from_nats
 
 
 def check(config: TrainingConfig, dataset: ImageDataset) -> None:
@@ -60,9 +59,11 @@ def write(
       OSError, tf.errors.OpError: If something cannot be written.
     """
     model, result = trainer.result_model(), trainer.result_metrics()
-    bits = result.bits_per_dim()
     numbers: dict[str, float] = {"epochs": result.epoch, "steps": result.step}
-    numbers |= {f"{split}_bits_per_dim": bits[split] for split in bits}
+    numbers |= {
+        f"{split}_{model.values.measure}": loss
+        for split, loss in result.per_dim(model.values).items()
+    }
     content = {
         **dataset.metadata,
         "config": dataclasses.asdict(config),
@@ -75,7 +76,7 @@ def write(
     files.make_directory(pathlib.Path(config.output_dir))
     # The most important result first.
     export.save(model, path("realnvp"), content)
-    metrics.write_csv(path("metrics", ".csv"), trainer.history)
+    metrics.write_csv(path("metrics", ".csv"), trainer.history, model.values)
     drawn = []
     for kind, draw in (("samples", _draw_samples), ("loss", _draw_losses)):
         file = path(kind, ".png")
@@ -105,14 +106,14 @@ def _draw_samples(path, trainer, unused_dataset):
 
 
 def _draw_losses(path, trainer, dataset):
-    history = trainer.history
+    history, values = trainer.history, dataset.values
     curves = {
         "training (mean over the epoch)": [
-            (m.epoch, m.bits_per_dim()["train"]) for m in history[1:]
+            (m.epoch, m.per_dim(values)["train"]) for m in history[1:]
         ],
         history[-1].held_out_split: [
-            (m.epoch, bits_from_nats(m.held_out_loss)) for m in history
+            (m.epoch, values.from_nats(m.held_out_loss)) for m in history
         ],
     }
-    title = f"RealNVP on {dataset.name}, {dataset.num_colors} levels"
-    plots.save_loss_curve(path, curves, title=title)
+    title = f"RealNVP on {dataset.name}, {values}"
+    plots.save_loss_curve(path, curves, title, values.unit)

@@ -186,6 +186,8 @@ def _initialize(model, dataset, seed, strategy):
     before = [variable.numpy() for variable in model.variables]
     try:
         with runtime.tensor_float_32(False), strategy.scope():
+            if dataset.values.are_real:
+                model.standardize(*dataset.moments())
             images = dataset.initial_images(seed)
             initialization.initialize(model, images, seed)
     except BaseException:
@@ -303,7 +305,10 @@ class _Recorder:
             self.save()
 
     def _write_metrics(self):
-        metrics.write_csv(self._path / "metrics.csv", self._trainer.history)
+        values = self._trainer.model.values
+        metrics.write_csv(
+            self._path / "metrics.csv", self._trainer.history, values
+        )
 
 
 def finish(run: Run) -> None:

@@ -15,7 +15,6 @@ from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import reason
 from tf_realnvp.utils.messages import warn
-from tf_realnvp.utils.units import bits_from_nats
 
 _NUM_SAMPLES = 36
 _NUM_COLUMNS, _MAX_ROWS = 8, 20  # Of samples of classes.
@@ -45,8 +44,9 @@ class Summaries:
     """Writes TensorBoard event files of a training run.
 
     Scalars by step are `bits_per_dim/train` (the mean of the epoch so far),
-    `bits_per_dim/validation`, `bits_per_dim/test`, `gradient_norm` (also a
-    mean), `learning_rate` and `images_per_second`. `samples` is a grid of 36
+    `bits_per_dim/validation`, `bits_per_dim/test` (of real numbers
+    `nats_per_dim/...`), `gradient_norm` (also a mean), `learning_rate` and
+    `images_per_second`. `samples` is a grid of 36
     images, always from the same latents, so that one can watch the samples
     evolve. For a model with classes it has a row per class.
     """
@@ -87,7 +87,7 @@ class Summaries:
 
     def write_progress(self) -> None:
         """Writes the progress of training, if ten seconds have passed."""
-        trainer = self._trainer
+        trainer, values = self._trainer, self._trainer.model.values
         seconds = time.monotonic() - self._time
         num_steps = trainer.num_steps - self._step
         # The time of an evaluation, which adds no steps, is not of training.
@@ -96,7 +96,7 @@ class Summaries:
         if seconds < _SECONDS_BETWEEN or not is_training:
             return
         scalars = {
-            "bits_per_dim/train": bits_from_nats(trainer.mean_loss),
+            f"{values.measure}/train": values.from_nats(trainer.mean_loss),
             "gradient_norm": trainer.mean_gradient_norm,
             "learning_rate": trainer.optimizer.learning_rate.numpy(),
             "images_per_second": num_steps * self._batch_size / seconds,
@@ -106,8 +106,11 @@ class Summaries:
 
     def write_epoch(self, metrics: Metrics) -> None:
         """Writes the metrics of an epoch."""
-        bits = metrics.bits_per_dim()
-        scalars = {f"bits_per_dim/{split}": bits[split] for split in bits}
+        values = self._trainer.model.values
+        scalars = {
+            f"{values.measure}/{split}": loss
+            for split, loss in metrics.per_dim(values).items()
+        }
         if metrics.train_loss is not None:
             scalars["gradient_norm"] = self._trainer.mean_gradient_norm
         self._write(metrics.step, scalars)

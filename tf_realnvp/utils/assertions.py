@@ -15,7 +15,12 @@ _SEEDS = "signed 64-bit integers, one for each image"
 
 
 def tensor(
-    value: Any, name: str, kind: str, *shapes: Sequence, integer: bool = False
+    value: Any,
+    name: str,
+    kind: str,
+    *shapes: Sequence,
+    integer: bool = False,
+    real: bool = False,
 ) -> tf.Tensor:
     """Returns an argument as a tensor of numbers.
 
@@ -25,6 +30,7 @@ def tensor(
       kind: Description of valid values, for messages.
       *shapes: Allowed shapes.
       integer: Whether only integers are allowed.
+      real: Whether only floating-point numbers are allowed.
 
     Raises:
       TypeError: If `value` does not consist of numbers.
@@ -33,7 +39,8 @@ def tensor(
     result = tf.convert_to_tensor(value)
     dtype, shape = result.dtype, result.shape
     must_be = f"`{name}` must be {kind}, got {dtype.name} of shape {shape}."
-    if not (dtype.is_integer or (dtype.is_floating and not integer)):
+    is_integer = dtype.is_integer and not real
+    if not (is_integer or (dtype.is_floating and not integer)):
         raise TypeError(must_be)
     if not any(map(shape.is_compatible_with, shapes)):
         raise ValueError(must_be)
@@ -57,9 +64,14 @@ def non_negative(value: Any, name: str) -> tf.Tensor:
 
 
 def images(
-    value: Any, image_shape: Sequence[int], num_colors: int
+    value: Any, image_shape: Sequence[int], num_colors: int | None
 ) -> tf.Tensor:
-    """Returns `images` as integers `[n, *image_shape]` below `num_colors`."""
+    """Returns `images` as integers `[n, *image_shape]` below `num_colors`.
+
+    If that is `None`, returns them as finite float32.
+    """
+    if num_colors is None:
+        return _finite(value, "images", image_shape, real=True)
     kind = f"integers in 0 ... {num_colors - 1} of shape {_batch(image_shape)}"
     shape = [None, *image_shape]
     result = tensor(value, "images", kind, shape, integer=True)
@@ -86,11 +98,7 @@ def labels(value: Any, num_classes: int, n: tf.Tensor) -> tf.Tensor:
 
 def latents(value: Any, latent_shape: Sequence[int]) -> tf.Tensor:
     """Returns `latents` as finite float32 `[n, *latent_shape]`."""
-    kind = f"finite float32 numbers of shape {_batch(latent_shape)}"
-    result = tensor(value, "latents", kind, [None, *latent_shape])
-    return tf.debugging.check_numerics(
-        tf.cast(result, tf.float32), f"`latents` must be {kind}."
-    )
+    return _finite(value, "latents", latent_shape)
 
 
 def stateless_seed(seed: Any = None) -> tf.Tensor:
@@ -127,6 +135,15 @@ def stateless_seeds(seeds: Any, n: tf.Tensor) -> tf.Tensor:
     # Like `tf.bitcast`, which XLA does not support for unknown sizes.
     halves = [wide, tf.bitwise.right_shift(wide, 32)]
     return tf.stack([tf.cast(half, tf.int32) for half in halves], axis=-1)
+
+
+def _finite(value, name, shape, real=False):
+    """Returns finite float32 numbers `[n, *shape]`."""
+    kind = f"finite float32 numbers of shape {_batch(shape)}"
+    result = tensor(value, name, kind, [None, *shape], real=real)
+    return tf.debugging.check_numerics(
+        tf.cast(result, tf.float32), f"`{name}` must be {kind}."
+    )
 
 
 def _in_range(value, limit, name, kind):

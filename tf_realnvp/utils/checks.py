@@ -227,8 +227,10 @@ def check(value: Any, name: str, allowed: Any) -> Any:
     return allowed.convert(value)
 
 
-def bits_of_levels(num_levels: int) -> int | None:
+def bits_of_levels(num_levels: int | None) -> int | None:
     """Returns the bits of a number of levels; `None` if not a power of two."""
+    if num_levels is None:
+        return None
     num_bits = num_levels.bit_length() - 1
     return num_bits if num_levels == 2**num_bits else None
 

@@ -51,22 +51,22 @@ class Progress:
         self._bar.close()
 
     def update(
-        self, num_steps: int, num_images: int, bits_per_dim: float | None = None
+        self, num_steps: int, num_images: int, loss: str | None = None
     ) -> None:
         """Reports that more batches are done.
 
         Args:
           num_steps: Number of batches.
           num_images: Number of images in them.
-          bits_per_dim: Mean bits/dim of the pass so far; optional.
+          loss: Mean loss of the pass so far, with its unit; optional.
         """
         self._step += num_steps
         self._num_images += num_images
         now = time.monotonic()
         rate = self._num_images / max(now - self._start, 1e-9)
         status = f"{rate:,.0f} images/s"
-        if bits_per_dim is not None:
-            status = f"{bits_per_dim:.3f} bits/dim, {status}"
+        if loss is not None:
+            status = f"{loss}, {status}"
         self._bar.set_postfix_str(status, refresh=False)
         self._bar.update(num_steps)
         is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES

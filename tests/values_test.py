@@ -1,0 +1,635 @@
+"""Tests of what images may consist of: levels beyond bytes, real numbers.
+
+From training to the commands, on a model of each kind.
+"""
+
+import csv
+import functools
+import json
+import os
+import pathlib
+import pickle
+import re
+import tempfile
+
+import command_lines
+import folders
+import jacobians
+import numpy as np
+import small_models
+import tensorflow as tf
+from absl.testing import parameterized
+from PIL import Image
+
+import tf_realnvp
+from tf_realnvp import detection, restoration
+from tf_realnvp.cli import main
+from tf_realnvp.images import files as image_files
+from tf_realnvp.images import plots
+from tf_realnvp.serving import saved_model, weights
+from tf_realnvp.utils.values import Values
+
+_FOLDER = tempfile.TemporaryDirectory()  # Goes with the process.
+KINDS = (4096, 65536)
+SHAPE = (4, 4, 1)
+ARCHITECTURE = {"filters": 4, "num_blocks": 1, "num_couplings": (1, 1, 2)}
+
+
+def fields(number, num_colors, seed=0):
+    """Smooth images `[number, 4, 4, 1]`, as data of a kind."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(number, 4, 4, 1))
+    smooth = noise + np.roll(noise, 1, axis=1) + np.roll(noise, 1, axis=2)
+    if num_colors is None:
+        return (7.0 + 0.5 * smooth).astype(np.float32)
+    levels = num_colors * (0.5 + 0.08 * smooth)
+    return np.clip(levels, 0, num_colors - 1).astype(np.uint16)
+
+
+@functools.cache
+def trained(num_colors):
+    """A model of a kind, and its metrics."""
+    small_models.set_seed(0)
+    model = tf_realnvp.RealNVP(SHAPE, num_colors, **ARCHITECTURE)
+    history = tf_realnvp.train(
+        model,
+        fields(400, num_colors),
+        epochs=2,
+        batch_size=20,
+        progress=False,
+    )
+    return model, history
+
+
+@functools.cache
+def saved(num_colors):
+    """The folder of its SavedModel."""
+    path = pathlib.Path(_FOLDER.name, f"realnvp_{num_colors}")
+    trained(num_colors)[0].save(path)
+    return path
+
+
+@functools.cache
+def opened(num_colors):
+    """What the commands open of it, which takes seconds."""
+    return saved_model.SavedModel(saved(num_colors))
+
+
+class ValuesTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        (2, np.uint8, "2 levels", "bits/dim", "bits_per_dim"),
+        (256, np.uint8, "256 levels", "bits/dim", "bits_per_dim"),
+        (257, np.uint16, "257 levels", "bits/dim", "bits_per_dim"),
+        (65536, np.uint16, "65,536 levels", "bits/dim", "bits_per_dim"),
+        (None, np.float32, "real numbers", "nats/dim", "nats_per_dim"),
+    )
+    def test_kinds(self, num_colors, dtype, words, unit, measure):
+        values = Values(num_colors)
+        self.assertEqual(values.dtype, dtype)
+        self.assertEqual(str(values), words)
+        self.assertEqual((values.unit, values.measure), (unit, measure))
+        nats = 1.0 if num_colors is None else np.log(2.0)
+        self.assertAllClose(values.from_nats(nats), 1.0)
+        self.assertAllClose(values.per_dim(-48.0 * nats, 16), 3.0)
+
+
+class LevelsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(*KINDS)
+    def test_training(self, num_colors):
+        """The level spacing is what bits/dim are about."""
+        model, history = trained(num_colors)
+        bits = [metrics.bits_per_dim()["test"] for metrics in history]
+        # The entropy of noise with deviation 0.08 of all levels is a bound.
+        most = np.log2(num_colors * 0.14 * np.sqrt(2.0 * np.pi * np.e))
+        self.assertLess(bits[-1], most + 0.2)
+        self.assertGreater(bits[-1], most - 1.5)
+        images = model.sample(6, seed=0)
+        self.assertEqual(images.dtype, tf.uint16)
+        self.assertAllClose(
+            model.bits_per_dim(images, 0),
+            -model.log_prob(images, 0) / (16 * np.log(2.0)),
+        )
+
+    @parameterized.parameters(*KINDS)
+    def test_images_come_back(self, num_colors):
+        model, _ = trained(num_colors)
+        images = fields(100, num_colors, seed=1)
+        decoded = model.decode(model.encode(images))
+        self.assertEqual(decoded.dtype, tf.uint16)
+        self.assertAllEqual(decoded, images)
+
+    @parameterized.parameters(
+        (np.full([1, 4, 4, 1], 4096, np.uint16), tf.errors.OpError),
+        (np.full([1, 4, 4, 1], 0.5, np.float32), TypeError),
+    )
+    def test_other_images(self, images, error):
+        with self.assertRaisesRegex(error, "integers in 0 ... 4095"):
+            trained(4096)[0].log_prob(images)
+
+    @parameterized.parameters(
+        (np.uint8, "must be uint16 .* levels from 0 to 4095, got uint8"),
+        (np.float32, "must be uint16 .*got float32"),
+        (np.uint16, "must be uint16 .*got one of 40000"),
+    )
+    def test_training_on_others(self, dtype, message):
+        model = tf_realnvp.RealNVP(SHAPE, 4096, **ARCHITECTURE)
+        images = np.full([20, 4, 4, 1], 40000).astype(dtype)
+        with self.assertRaisesRegex(tf_realnvp.errors.DataError, message):
+            tf_realnvp.train(model, images)
+        pipeline = tf.data.Dataset.from_tensor_slices(images)
+        with self.assertRaisesRegex(tf_realnvp.errors.DataError, "uint16"):
+            tf_realnvp.train(model, pipeline)
+
+    def test_the_same_density_of_fewer_levels(self):
+        """16 times as many levels, 4 bits more."""
+        small_models.set_seed(0)
+        models = [
+            small_models.displaced(0.2, num_colors=num_colors, filters=2)
+            for num_colors in (256, 4096)
+        ]
+        images = np.full([3, 4, 4, 1], 100, np.uint16)
+        points = [images + 0.5, 16.0 * (images + 0.5)]
+        few, many = (
+            model.log_density(own)
+            for model, own in zip(models, points, strict=True)
+        )
+        self.assertAllClose(few - many, np.full(3, 16 * np.log(16.0)))
+
+    def test_learned_noise(self):
+        model = small_models.displaced(
+            0.2, num_colors=65536, filters=2, dequantization="variational"
+        )
+        images = np.full([500, 4, 4, 1], 65535, np.uint16)
+        images[:, 0] = 300
+        self.assertAllInRange(model.log_prob(images, 0), -500.0, 0.0)
+
+    def test_length_in_files(self):
+        rng = np.random.default_rng(0)
+        noise = rng.integers(4096, size=(2, 16, 16, 3), dtype=np.uint16)
+        bits = detection.coded_bits(noise)
+        self.assertAllInRange(bits, 12 * 768, 18 * 768)
+        flat = detection.coded_bits(np.zeros_like(noise))
+        self.assertAllLess(flat, 3000)
+
+
+class AllKindsTest(folders.FolderTestCase, parameterized.TestCase):
+    """From training to other programs, for many levels and real numbers."""
+
+    @parameterized.parameters(4096, None)
+    def test_copies(self, num_colors):
+        model, _ = trained(num_colors)
+        images = fields(3, num_colors, seed=1)
+        expected = model.log_prob(images, 0)
+        for other in (model.clone(), pickle.loads(pickle.dumps(model))):
+            self.assertAllEqual(other.log_prob(images, 0), expected)
+            self.assertEqual(other.get_config(), model.get_config())
+
+    @parameterized.parameters(4096, None)
+    def test_saved(self, num_colors):
+        """What TensorFlow and `load` read gives what the model gives."""
+        model, _ = trained(num_colors)
+        images = fields(5, num_colors, seed=1)
+        loaded = tf.saved_model.load(saved(num_colors))
+        for other in (loaded, tf_realnvp.load(saved(num_colors))):
+            samples = other.sample(3, seed=1)
+            self.assertEqual(samples.dtype, model.values.dtype)
+            self.assertAllClose(samples, model.sample(3, seed=1), rtol=1e-6)
+            self.assertAllClose(
+                other.log_prob(images, seed=1),
+                model.log_prob(images, 1),
+                rtol=1e-5,
+            )
+            latents = other.encode(images)
+            self.assertAllClose(latents, model.encode(images), atol=1e-4)
+            self.assertAllClose(other.decode(latents), images, rtol=1e-5)
+            measure = getattr(other, model.values.measure)
+            self.assertAllClose(
+                measure(images, seed=1),
+                model.values.per_dim(model.log_prob(images, 1), 16),
+            )
+        scores = loaded.signatures["serving_default"](images=images)
+        self.assertIn(model.values.measure, scores)
+        other = "bits_per_dim" if num_colors is None else "nats_per_dim"
+        self.assertFalse(hasattr(loaded, other))
+        content = json.loads((saved(num_colors) / "metadata.json").read_text())
+        self.assertEqual(content["num_colors"], num_colors)
+
+    def test_resumed(self):
+        """The same weights to the bit, after an interruption."""
+
+        def train(folder, on_epoch=None):
+            small_models.set_seed(0)
+            model = tf_realnvp.RealNVP(SHAPE, None, **ARCHITECTURE)
+            tf_realnvp.train(
+                model,
+                fields(100, None),
+                epochs=3,
+                batch_size=20,
+                ema=0.9,
+                run_dir=self.folder / folder,
+                on_epoch=on_epoch,
+                progress=False,
+            )
+            return model
+
+        def stop(metrics):
+            if metrics.epoch == 2:
+                raise KeyboardInterrupt
+
+        expected = train("whole")
+        with self.assertRaises(KeyboardInterrupt):
+            train("parts", stop)
+        model = train("parts")
+        loaded = tf_realnvp.load(self.folder / "parts")
+        for other in (model, loaded):
+            for own, its in zip(
+                expected.variables, other.variables, strict=True
+            ):
+                self.assertAllEqual(own, its)
+        header = (self.folder / "parts" / "metrics.csv").read_text()
+        self.assertNotIn("bits_per_dim", header)
+
+    @parameterized.parameters(4096, None)
+    def test_labels(self, num_colors):
+        images = fields(200, num_colors)
+        labels = np.arange(200) % 2
+        images[labels == 1] = 0.7 * images[labels == 1]
+        model = tf_realnvp.RealNVP(
+            SHAPE, num_colors, num_classes=2, **ARCHITECTURE
+        )
+        tf_realnvp.train(
+            model,
+            images,
+            labels=labels,
+            epochs=12,
+            lr=1e-2,
+            batch_size=20,
+            progress=False,
+        )
+        guessed = model.classify(images, seed=0).numpy().argmax(axis=1)
+        self.assertGreater(np.mean(guessed == labels), 0.9)
+        self.assertEqual(model.sample(2, label=1).dtype, model.values.dtype)
+
+    @parameterized.parameters(4096, None)
+    def test_maps(self, num_colors):
+        model, _ = trained(num_colors)
+        images = fields(5, num_colors, seed=1)
+        measure = detection.Measurer(model)
+        log_prob = model.log_prob_each(images, np.zeros(5, np.int64))
+        self.assertAllClose(
+            measure.maps(images).sum(axis=(1, 2)),
+            model.values.from_nats(-log_prob.numpy()),
+            rtol=1e-5,
+        )
+        self.assertAllClose(measure(images).log_prob, log_prob, rtol=1e-5)
+        with self.assertRaisesRegex(ValueError, "must be (uint16|float32) "):
+            measure(images.astype(np.uint8))
+
+    @parameterized.parameters(4096, None)
+    def test_pytorch(self, num_colors):
+        """The file has no standardization, as it has no number of levels."""
+        model = small_models.displaced(
+            *(0.2, SHAPE, num_colors), num_couplings=(3, 3, 4), filters=2
+        )
+        path = self.folder / "weights.npz"
+        tf_realnvp.pytorch.save_weights(model, path)
+        other = tf_realnvp.pytorch.load_model(path, SHAPE, num_colors)
+        if num_colors is None:
+            model.standardize(7.0, 0.5)
+            other.standardize(7.0, 0.5)
+        images = fields(3, num_colors)
+        self.assertAllEqual(
+            model.log_prob(images, 0), other.log_prob(images, 0)
+        )
+
+    @parameterized.parameters(4096, None)
+    def test_warm_start(self, num_colors):
+        model, _ = trained(num_colors)
+        larger = {**ARCHITECTURE, "num_couplings": (2, 1, 2)}
+        new = tf_realnvp.RealNVP(SHAPE, num_colors, **larger)
+        weights.assign_weights(new, saved(num_colors))
+        images = fields(3, num_colors)
+        self.assertAllClose(
+            new.log_prob(images, 0), model.log_prob(images, 0), rtol=1e-5
+        )
+        other = tf_realnvp.RealNVP(
+            SHAPE, None if num_colors else 256, **ARCHITECTURE
+        )
+        with self.assertRaisesRegex(tf_realnvp.errors.ModelError, "num_colors"):
+            weights.assign_weights(other, saved(num_colors))
+
+
+class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
+    name = r"tf-realnvp( \w+)?"
+
+    def setUp(self):
+        super().setUp()
+        self.out = self.folder / "out.png"
+
+    def run_command(self, *argv):
+        code, stdout, stderr = command_lines.call(main.main, *argv)
+        self.assertEqual((code, stderr), (0, ""))
+        return stdout
+
+    def write(self, name, images, num_colors):
+        """Writes images as the files of a folder; returns their paths."""
+        (self.folder / name).mkdir()
+        suffix = Values(num_colors).suffix
+        paths = [
+            self.folder / name / f"{i}{suffix}" for i in range(len(images))
+        ]
+        for path, image in zip(paths, images, strict=True):
+            image_files.write(path, image, num_colors)
+        return paths
+
+    @parameterized.parameters(4096, None)
+    def test_train_and_evaluate(self, num_colors):
+        np.save("data.npy", fields(200, num_colors))
+        options = "--batch_size 20 --epochs 2 --filters 4 --num_blocks 1"
+        stdout = self.run_command(
+            *f"train --dataset data.npy {options} --seed 0".split()
+        )
+        values = Values(num_colors)
+        self.assertIn(str(values), stdout)
+        self.assertRegex(stdout, rf"test \d+\.\d+ {values.unit}")
+        content = json.loads(
+            pathlib.Path("realnvp_data", "metadata.json").read_text()
+        )
+        result = content["metrics"][f"test_{values.measure}"]
+        for name in ("samples_data.png", "loss_data.png"):
+            self.assertTrue(os.path.exists(name))
+        stdout = self.run_command("evaluate", "realnvp_data")
+        found = float(re.search(rf": (\S+) {values.unit}", stdout)[1])
+        self.assertAllClose(found, result, atol=0.05)
+
+    @parameterized.parameters(4096, None)
+    def test_sample(self, num_colors):
+        self.use(opened(num_colors))
+        options = "--n 5 --seed 3 --out"
+        line = ["sample", saved(num_colors), *options.split()]
+        self.run_command(*line, self.out)
+        with Image.open(self.out) as image:
+            self.assertGreater(min(image.size), 50)
+        self.run_command(*line, "many/")
+        model, _ = trained(num_colors)
+        suffix = model.values.suffix
+        found = [
+            image_files.read(f"many/sample_{i:04d}{suffix}", SHAPE, num_colors)
+            for i in range(5)
+        ]
+        self.assertAllClose(found, model.sample(5, seed=3), rtol=1e-5)
+        code, _, stderr = command_lines.call(main.main, *line, "many/")
+        self.assertEqual(code, 2, stderr)
+
+    @parameterized.parameters(4096, None)
+    def test_latents(self, num_colors):
+        self.use(opened(num_colors))
+        first, second, *_ = self.write("a", fields(2, num_colors), num_colors)
+        path = saved(num_colors)
+        for line in (
+            ["interpolate", path, first, second],
+            ["manifold", path, first, second, first, second],
+            ["reconstruct", path, first],
+        ):
+            stdout = self.run_command(*line, "--out", self.out)
+            self.assertIn(str(self.out), stdout)
+            os.remove(self.out)
+
+    @parameterized.parameters(4096, None)
+    def test_score_and_detect(self, num_colors):
+        self.use(opened(num_colors))
+        normal = fields(90, num_colors, seed=2)
+        unusual = normal[:40, :, ::-1, :].copy()
+        unusual[:, 1, 1] = unusual.min()
+        self.write("normal", normal[40:], num_colors)
+        self.write("unusual", unusual, num_colors)
+        np.save("fit.npy", normal[:40])
+        values, path = Values(num_colors), saved(num_colors)
+        stdout = self.run_command("score", path, "unusual")
+        self.assertIn(values.unit, stdout)
+        with open("scores.csv") as file:
+            rows = [*csv.DictReader(file)]
+        log_prob = [float(row["log_prob"]) for row in rows]
+        found = [float(row[values.measure]) for row in rows]
+        self.assertAllClose(found, values.per_dim(np.array(log_prob), 16))
+        self.assertEqual(found, sorted(found, reverse=True))
+        options = "unusual --reference normal --maps maps --max_maps 2"
+        self.run_command("score", path, *options.split())
+        self.assertLen(os.listdir("maps"), 2)
+        options = "--normal normal --unusual unusual --fit fit.npy --out found"
+        stdout = self.run_command("detect", path, *options.split())
+        is_left_out = "complexity is left out" in stdout
+        self.assertEqual(is_left_out, num_colors is None)
+        with open("found/table.csv") as file:
+            aurocs = {
+                r["method"]: float(r["auroc"]) for r in csv.DictReader(file)
+            }
+        self.assertEqual("complexity" in aurocs, num_colors is not None)
+        self.assertGreater(aurocs["combined"], 0.8)
+        options = "--with normal --without unusual"
+        stdout = self.run_command(
+            "direction", path, *options.split(), "--out", self.out
+        )
+        self.assertRegex(stdout, r"AUROC 0\.[6-9]|AUROC 1")
+
+    def test_levels_of_fewer_bits(self):
+        """A data set, or file, of fewer bits has the same levels."""
+        self.use(opened(4096))
+        images = fields(60, 4096)
+        np.save("dark.npy", images // 8)
+        self.write("dark", images // 8, 4096)
+        stdout = self.run_command("score", saved(4096), "dark")
+        options = "--dataset dark.npy --max_images 5"
+        other = self.run_command("evaluate", saved(4096), *options.split())
+        means = [
+            float(re.search(r"(\d+\.\d+) bits/dim", text)[1])
+            for text in (stdout, other)
+        ]
+        self.assertAllClose(*means, rtol=0.2)
+        np.save("bright.npy", images * 4)
+        code, _, stderr = command_lines.call(
+            *(main.main, "evaluate", saved(4096), "--dataset", "bright.npy")
+        )
+        self.assertEqual(code, 2)
+        self.assertIn("16,384 levels, those of the model", stderr)
+
+    @parameterized.parameters(
+        ("export", 4096, "is not of at most 256 levels"),
+        ("export", None, "is not of at most 256 levels"),
+        ("evaluate --importance_samples 2", None, "real numbers get no noise"),
+        ("restore x", None, "real numbers are restored in Python"),
+        ("score images", None, "none of the 1 files"),
+        ("interpolate images/0.png images/0.png", None, "no .npy file of an"),
+        ("evaluate --dataset digits", None, "17 levels, those of the model"),
+        ("evaluate --dataset reals.npy", 4096, "real numbers, those of the"),
+    )
+    def test_what_makes_no_sense(self, line, num_colors, message):
+        self.use(opened(num_colors))
+        self.write("images", fields(1, 4096), 4096)
+        np.save("reals.npy", fields(30, None))
+        name, *options = line.split()
+        code, _, stderr = command_lines.call(
+            main.main, name, saved(num_colors), *options
+        )
+        self.assertEqual(code, 2, stderr)
+        self.assertIn(message, stderr)
+
+    def test_restore(self):
+        images = fields(2, 4096, seed=3)
+        paths = self.write("a", images, 4096)
+        mask = np.zeros([4, 4, 1], np.uint8)
+        mask[:2] = 255
+        image_files.write("mask.png", mask)
+        line = ["restore", saved(4096), *paths, "--mask", "mask.png"]
+        self.run_command(*line, "--out", "restored/")
+        for number in range(2):
+            found = image_files.read(
+                f"restored/{number}_restored.png", SHAPE, 4096
+            )
+            self.assertAllEqual(found[2:], images[number, 2:])
+            self.assertGreater(found.max(), 256)
+
+
+class RealNumbersTest(tf.test.TestCase, parameterized.TestCase):
+    def test_restoration(self):
+        """Nearer to the truth than the mean is, where nothing is known."""
+        model, _ = trained(None)
+        images = fields(20, None, seed=3)
+        mask = np.zeros([4, 4, 1], bool)
+        mask[1, 1] = mask[2, 3] = True
+        given = np.where(mask, 100.0, images)
+        with self.assertRaisesRegex(ValueError, "^`noise` must be given"):
+            restoration.restore(model, given, mask)
+        found = restoration.restore(model, given, mask, noise=0.02).images
+        self.assertEqual(found.dtype, np.float32)
+        errors = np.square(found - images)
+        self.assertLess(errors[:, ~mask[..., 0]].mean(), 0.02**2 * 4)
+        self.assertLess(errors[:, mask[..., 0]].mean(), 0.8 * images.var())
+
+    def test_training(self):
+        """Nearer to the entropy, which is known, than a Gaussian of pixels."""
+        model, history = trained(None)
+        self.assertAllClose(
+            model.nats_per_dim(fields(50, None, 5)),
+            -model.log_prob(fields(50, None, 5)) / 16,
+        )
+        self.assertEqual(model.sample(3).dtype, tf.float32)
+        losses = [metrics.nats_per_dim()["test"] for metrics in history]
+        self.assertEqual(losses[-1], history[-1].test_loss)
+        deviation = fields(2000, None).std()
+        of_pixels = np.log(deviation * np.sqrt(2.0 * np.pi * np.e))
+        self.assertLess(losses[-1], of_pixels - 0.05)
+
+    def test_standardization(self):
+        """By the training images, to rounding; it is not trained."""
+        images = fields(400, None)
+        model, _ = trained(None)
+        dataset = tf_realnvp.data.arrays.from_images(images, None)
+        own = dataset.take("train", range(dataset.num_train))
+        [moments] = [v for v in model.variables if v.name == "moments"]
+        self.assertAllClose(moments, [[own.mean()], [own.std()]], rtol=1e-5)
+        self.assertFalse(moments.trainable)
+
+    def test_density_of_the_data_as_given(self):
+        """In another unit it differs by the known change of variables."""
+        images = fields(200, None)
+        models = []
+        for scale, shift in ((1.0, 0.0), (100.0, -300.0)):
+            small_models.set_seed(0)
+            model = tf_realnvp.RealNVP(SHAPE, None, **ARCHITECTURE)
+            given = scale * images + shift
+            tf_realnvp.train(
+                model, given, epochs=1, batch_size=20, progress=False
+            )
+            models.append(model.nats_per_dim(given[:50]))
+        # The split is by hashes, and another one for the two.
+        self.assertAllClose(
+            models[1] - models[0], np.full(50, np.log(100.0)), atol=0.1
+        )
+
+    def test_log_det(self):
+        model = small_models.displaced(0.2, num_colors=None, filters=2)
+        model.standardize(3.0, 0.25)
+        image = fields(1, None)
+        log_det = jacobians.log_abs_det(model.encode, image[0])
+        squares = np.sum(np.square(model.encode(image)))
+        expected = log_det - 0.5 * squares - 8.0 * np.log(2.0 * np.pi)
+        self.assertAllClose(model.log_prob(image), [expected], rtol=1e-5)
+
+    def test_it_inverts(self):
+        model, _ = trained(None)
+        images = fields(500, None, seed=1)
+        latents = model.encode(images)
+        self.assertAllClose(model.decode(latents), images, rtol=2e-6)
+        noise = np.random.default_rng(0).normal(size=latents.shape)
+        self.assertAllClose(model.encode(model.decode(noise)), noise, atol=2e-5)
+
+    @parameterized.parameters(
+        (np.float64, None), (np.float16, None), (np.float32, "tf.data")
+    )
+    def test_dtypes(self, dtype, how):
+        images = fields(60, None).astype(dtype)
+        data = images
+        if how is not None:
+            data = tf.data.Dataset.from_tensor_slices(images).batch(7)
+        model = tf_realnvp.RealNVP(SHAPE, None, **ARCHITECTURE)
+        tf_realnvp.train(model, data, epochs=1, batch_size=20, progress=False)
+        self.assertAllClose(
+            model.log_prob(images),
+            model.log_prob(images.astype(np.float32)),
+        )
+
+    @parameterized.parameters(np.nan, np.inf)
+    def test_not_finite(self, value):
+        images = fields(40, None).astype(np.float64)
+        images[17, 2, 3, 0] = value
+        model = tf_realnvp.RealNVP(SHAPE, None, **ARCHITECTURE)
+        pipeline = tf.data.Dataset.from_tensor_slices(images)
+        for data in (images, pipeline):
+            with self.assertRaisesRegex(
+                tf_realnvp.errors.DataError, r"\[17, 2, 3, 0\]$"
+            ):
+                tf_realnvp.train(model, data)
+        with self.assertRaisesRegex(tf.errors.OpError, "must be finite"):
+            model.log_prob(images)
+
+    @parameterized.parameters(np.uint8, np.uint16, np.int64)
+    def test_other_kinds(self, dtype):
+        images = np.ones([40, 4, 4, 1], dtype)
+        model = tf_realnvp.RealNVP(SHAPE, None, **ARCHITECTURE)
+        for function in (model.log_prob, model.encode, model.nats_per_dim):
+            with self.assertRaisesRegex(TypeError, "must be finite float32"):
+                function(images)
+        with self.assertRaisesRegex(
+            tf_realnvp.errors.DataError, "must be floating-point"
+        ):
+            tf_realnvp.train(model, images)
+        with self.assertRaisesRegex(ValueError, "nats_per_dim"):
+            model.bits_per_dim(fields(2, None))
+
+    def test_no_noise(self):
+        with self.assertRaisesRegex(ValueError, "^`dequantization` must be"):
+            tf_realnvp.RealNVP(SHAPE, None, dequantization="variational")
+        model, _ = trained(None)
+        images = fields(3, None)
+        self.assertAllEqual(
+            model.log_prob(images, seed=0), model.log_prob(images, seed=1)
+        )
+
+    def test_a_constant_channel(self):
+        images = np.concatenate([fields(40, None)] * 2, axis=-1)
+        images[..., 1] = 5.0
+        dataset = tf_realnvp.data.arrays.from_images(images, None)
+        model = tf_realnvp.RealNVP((4, 4, 2), None, **ARCHITECTURE)
+        model.standardize(*dataset.moments())
+        self.assertAllInRange(model.encode(images), -20.0, 20.0)
+
+    def test_colors(self):
+        images = np.linspace(-3.0, 5.0, 32).reshape(2, 4, 4, 1)
+        grid = plots.image_grid(images, None)
+        colors = np.unique(grid.reshape(-1, 3), axis=0)
+        self.assertLen(colors, 33)  # And white.
+
+
+if __name__ == "__main__":
+    tf.test.main()
