@@ -367,7 +367,7 @@ class ResumeTest(SessionTestCase):
             outcome,
             before,
             "images of digits are not",
-            "fingerprint 'new' instead",
+            "'new' instead of",
         )
 
     def test_without_resume(self):
