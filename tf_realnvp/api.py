@@ -170,8 +170,10 @@ def train(
         given.
     """
     given = dict(locals())  # Settings are passed on by name.
-    named = model.named_variables()
-    is_frozen = any(not named[n].trainable for n in named.keys() - {"moments"})
+    is_frozen = any(
+        not (variable.trainable or variable.name == "moments")
+        for variable in model.variables
+    )
     if run_dir is not None and is_frozen:
         raise ValueError(
             "parts of the model are frozen, which a run cannot keep: leave out "
