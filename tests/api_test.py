@@ -97,7 +97,8 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         old = small_models.conditional()
         model = old.clone()
         path = small_models.saved_conditional()
-        weights.assign_weights(model, path, class_names)
+        model.metadata = {"class_names": class_names}
+        weights.assign_weights(model, path)
         points = old.dequantize(small_models.images(3), 1)
         for label, of_old in enumerate(expected):
             self.assertAllClose(

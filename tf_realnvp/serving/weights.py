@@ -1,7 +1,6 @@
 """Loading a SavedModel into a `RealNVP`, and warm starts."""
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,24 +40,20 @@ def load_model(path: str | os.PathLike) -> RealNVP:
     return model
 
 
-def assign_weights(
-    model: RealNVP,
-    path: str | os.PathLike,
-    class_names: Sequence[str] = (),
-) -> None:
+def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
     """Assigns the weights of a SavedModel to a model (warm start).
 
     Parts that only the model has keep their weights: additional couplings at
     the end of a scale, classes, and variational dequantization. In a new model
     they are the identity, so a larger model starts with the same density.
 
+    Classes get the embeddings of the saved classes of the same names, by the
+    metadata of both models; all other classes get the remaining embeddings.
+    Without names, classes are matched by index.
+
     Args:
       model: The model; its images may be of another size and number of levels.
       path: The folder that `export.save` wrote.
-      class_names: Names of the model's classes. Classes get the embeddings of
-        the saved classes of the same names; all other classes get the remaining
-        embeddings. Default, and for a saved model without names: classes are
-        matched by index.
 
     Raises:
       ModelError: If there is no model, or if it does not fit; the message names
@@ -71,11 +66,11 @@ def assign_weights(
             f"the model in {path} does not fit: it has {', '.join(differences)}"
         )
     variables = model.named_variables()
-    its_names = other.metadata.get("class_names", ())
+    own, its = (of.metadata.get("class_names") for of in (model, other))
     for name, variable in other.named_variables().items():
         value = variable.numpy()
-        if name.endswith("/embedding") and class_names and its_names:
-            value = value[:, _same_classes(its_names, class_names)]
+        if name.endswith("/embedding") and own and its:
+            value = value[:, _same_classes(its, own)]
         variables[name].assign(value)
 
 

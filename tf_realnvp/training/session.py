@@ -81,6 +81,7 @@ def load(
                 model = RealNVP(**config.architecture, **description.of_images)
             except ValueError as error:  # Too many scales.
                 raise UsageError(str(error)) from error
+    model.metadata = dataset.metadata
     return config, model, dataset
 
 
@@ -148,7 +149,7 @@ def start(
         workers.agree_on_state(state, found if restored else None, "`run_dir`")
         is_given = not restored and not model.is_identity()
         if config.init_from is not None and not restored:
-            weights.assign_weights(model, config.init_from, dataset.class_names)
+            weights.assign_weights(model, config.init_from)
             workers.agree_on_state(model.variables, "weights", "`init_from`")
         elif not (restored or is_given):
             _initialize(model, dataset, config.seed, strategy)
