@@ -172,7 +172,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         (None, "name one, for the model does not tell"),
         ("empty", "empty has 0 readable images, and at least 1 are needed"),
         ("in:2", "no class '2', but 0, 1$"),
-        ("empty:1", "training and test need a JPEG or PNG image each"),
+        ("empty:1", "training and test need a JPEG, PNG or TIFF image each"),
         ("plain.npz:1", "plain.npz: it has no .*labels"),
         ("mnisd:3.0.1", "called 'mnisd:3.0.1'"),
         ("colour.npy", "4x4x3 with 256 levels, those of the model 4x4x1"),
