@@ -447,7 +447,7 @@ def fit(normal: Measurements) -> dict[str, Score]:
             f"the methods are fitted to at least {MIN_NORMAL} images, got "
             f"{len(normal)}."
         )
-    return {name: method(normal) for name, method in METHODS.items()}
+    return {n: method(normal) for n, method in methods_for(normal).items()}
 
 
 def _standardize(features, normal):
