@@ -5,7 +5,7 @@ images are lossless, and writes to the folder
 
 *   `twelve_bits.npz`: training and test images, 16x16, grey, of 4,096 levels;
 *   `normal` and `unusual`: PNG files of 16 bits of other test images, without
-    and with a square of 3x3 pixels that are exchanged among each other;
+    and with a square of 4x4 pixels under noise;
 *   `eight_bits.npz`, `normal_8`, `unusual_8`: the same with 8 bits.
 
 A pixel is the sum of 12 bytes, those of 2x2 pixels of three channels, plus
@@ -19,7 +19,8 @@ import pathlib
 
 import numpy as np
 
-_SIDE = 3
+_SIDE = 4
+_NOISE = 250.0  # Standard deviation, in levels of 4,096.
 _SUM = 12 * 255 + 1  # Of the sums, with the noise.
 
 
@@ -31,13 +32,13 @@ def to_twelve_bits(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def plant(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns images with a square whose pixels are exchanged."""
-    images = images.copy()
+    """Returns images with noise on a square."""
+    images = images.astype(float)
     for image in images:
         top, left = rng.integers(1, 16 - _SIDE, size=2)
-        square = image[top : top + _SIDE, left : left + _SIDE, 0]
-        square[...] = rng.permutation(square.ravel()).reshape(square.shape)
-    return images
+        square = image[top : top + _SIDE, left : left + _SIDE]
+        square += _NOISE * rng.standard_normal(square.shape)
+    return np.clip(images, 0, 4095).astype(np.uint16)
 
 
 def main() -> None:
