@@ -82,10 +82,10 @@ def _save_array(model, path, content):
     save_model(model, path, content, save)
 
 
-def _save_curve(path, curves, title):
+def _save_curve(path, curves, title, unit):
     """A curve as text, since drawing one takes a second."""
     with files.replace_file(path) as new:
-        new.write_text(ascii((title, dict(curves))))
+        new.write_text(ascii((title, dict(curves), unit)))
 
 
 def patch(stack: contextlib.ExitStack) -> None:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tf_realnvp import RealNVP, data
 from tf_realnvp.data.image_dataset import Split
 from tf_realnvp.serving import export, saved_model
+from tf_realnvp.utils.values import Values
 
 IMAGE_SHAPE = (4, 4, 1)
 LATENT_SHAPE = (2, 2, 4)
@@ -230,6 +231,7 @@ class SmallModel:
         }
         self._config = defaults | config
         self.image_shape, self.num_colors = image_shape, num_colors
+        self.values = Values(num_colors)
         vars(self).update(self._config)
         self.metadata = {}
         self.couplings = range(10)

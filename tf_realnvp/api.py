@@ -173,8 +173,9 @@ def train(
         (`trainable = False`); or if part of it is frozen and a `run_dir` is
         given.
     """
-    named = model.named_variables()
-    is_frozen = any(not named[n].trainable for n in named.keys() - {"moments"})
+    # The moments of real numbers are never trained.
+    of_training = [v for v in model.variables if v.name != "moments"]
+    is_frozen = len(model.trainable_variables) < len(of_training)
     if run_dir is not None and is_frozen:
         raise ValueError(
             "parts of the model are frozen, which a run cannot keep: leave out "

@@ -224,10 +224,11 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             recorder.passes, titles, losses, strict=True
         ):
             self.assertStartsWith(title, start)
-            steps, images, bits_per_dim = zip(*updates, strict=True)
+            steps, images, shown = zip(*updates, strict=True)
             self.assertEqual((num_steps, sum(steps)), (2, 2))
             self.assertEqual(sum(images), 7 if start == "test" else 8)
-            self.assertAllClose(bits_per_dim[-1], loss / math.log(2.0))
+            bits = f"{loss / math.log(2.0):.3f} bits/dim"
+            self.assertEqual(shown[-1], bits)
         # After every call, of which each pass has two.
         self.assertEqual((recorder.num_closed, recorder.num_calls), (5, 10))
 
