@@ -5,7 +5,7 @@ images are lossless, and writes to the folder
 
 *   `twelve_bits.npz`: training and test images, 16x16, grey, of 4,096 levels;
 *   `normal` and `unusual`: PNG files of 16 bits of other test images, without
-    and with a square of 3x3 pixels that are exchanged among each other;
+    and with a square of 4x4 pixels under noise;
 *   `eight_bits.npz`, `normal_8`, `unusual_8`: the same with 8 bits.
 
 A pixel is the sum of 12 bytes, those of 2x2 pixels of three channels, plus
@@ -19,7 +19,7 @@ import pathlib
 
 import numpy as np
 
-_SIDE = 3
+_SIDE = 4
 _SUM = 12 * 255 + 1  # Of the sums, with the noise.
 
 
@@ -30,14 +30,16 @@ def to_twelve_bits(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.minimum(levels, 4095).astype(np.uint16)[..., np.newaxis]
 
 
-def plant(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns images with a square whose pixels are exchanged."""
-    images = images.copy()
+def plant(
+    images: np.ndarray, noise: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns images with noise on a square."""
+    images = images.astype(float)
     for image in images:
         top, left = rng.integers(1, 16 - _SIDE, size=2)
-        square = image[top : top + _SIDE, left : left + _SIDE, 0]
-        square[...] = rng.permutation(square.ravel()).reshape(square.shape)
-    return images
+        square = image[top : top + _SIDE, left : left + _SIDE]
+        square += noise * rng.standard_normal(square.shape)
+    return np.clip(images, 0, 4095).astype(np.uint16)
 
 
 def main() -> None:
@@ -45,6 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--data_dir", default="datasets")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=800.0,
+        help="standard deviation in the square, in levels of 4,096",
+    )
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     from tf_realnvp import data
@@ -58,7 +66,7 @@ def main() -> None:
     )
     flags.folder.mkdir(parents=True, exist_ok=True)
     test, normal, unusual = np.split(test, [8000, 9000])
-    sets = {"normal": normal, "unusual": plant(unusual, rng)}
+    sets = {"normal": normal, "unusual": plant(unusual, flags.noise, rng)}
     for name, shift, num_colors in (("twelve", 0, 4096), ("eight", 4, 256)):
         dtype = np.uint16 if shift == 0 else np.uint8
         np.savez(

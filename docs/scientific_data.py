@@ -77,8 +77,8 @@
 # place in Python, in the SavedModel and in CSV files. Seeds of `log_prob` have
 # no effect.
 #
-# `decode(encode(x))` differs from `x` by rounding: by REAL_ERROR standard
-# deviations at most for the model below.
+# `decode(encode(x))` differs from `x` by rounding: for the model below by some
+# millionths of a standard deviation.
 #
 # What works, and what does not:
 #
@@ -231,6 +231,30 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 # rejected: here HMC is the better sampler, since its chains decorrelate fast
 # this far from the critical point.
 #
-# EIGHT
+# **8 bits as real numbers.** Logits of images are real numbers. With the same
+# weights, a model of these has the density of a model of levels up to the
+# log-det of the logit: the largest relative difference over 1,000 test images
+# of Fashion-MNIST was 2e-7. After 400 steps on 10,000 images from the same seed
+# (32 filters, 1 block) test images cost 4.37 bits/dim as levels, 4.53 as levels
+# plus noise without a logit, and 4.02 as logits that are standardized.
 #
-# TWELVE
+# ```sh
+# python -m benchmarks.real_numbers --images 10000 --steps 400
+# ```
+#
+# **Twelve bits.** CIFAR10 averaged to 16×16 grey pixels, each a sum of 12 bytes
+# plus noise, in 4,096 levels: no images of a 12-bit sensor, but of its
+# precision. After 1,000 steps (32 filters, 1 block) test images cost 9.927
+# bits/dim; with the 8 highest bits only, 5.937. The difference is nearly the 4
+# bits that were dropped, so these are nearly pure noise to this small model.
+# Noise on a square of 4×4 pixels, with a standard deviation of 800 levels, is
+# found with an AUROC of 0.735 by the method `places` (0.713 to 0.756) and 0.697
+# by `combined`; of 250 levels only with 0.56 by the likelihood.
+#
+# ```sh
+# python -m benchmarks.twelve_bits twelve && cd twelve
+# python ../run.py --dataset twelve_bits.npz --filters 32 --num_blocks 1 \
+#   --epochs 1 --batch_size 32 --max_steps 1000 --seed 0 --precision float32
+# python -m tf_realnvp detect realnvp_twelve_bits --fit twelve_bits.npz \
+#   --normal normal --unusual unusual --max_images 1000
+# ```

@@ -581,7 +581,7 @@ class RealNumbersTest(tf.test.TestCase, parameterized.TestCase):
             model.log_prob(images.astype(np.float32)),
         )
 
-    @parameterized.parameters(np.nan, np.inf)
+    @parameterized.parameters(np.nan, np.inf, -np.inf)
     def test_not_finite(self, value):
         images = fields(40, None).astype(np.float64)
         images[17, 2, 3, 0] = value

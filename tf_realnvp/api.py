@@ -170,10 +170,9 @@ def train(
         given.
     """
     given = dict(locals())  # Settings are passed on by name.
-    is_frozen = any(
-        not (variable.trainable or variable.name == "moments")
-        for variable in model.variables
-    )
+    # The moments of real numbers are never trained.
+    of_training = [v for v in model.variables if v.name != "moments"]
+    is_frozen = len(model.trainable_variables) < len(of_training)
     if run_dir is not None and is_frozen:
         raise ValueError(
             "parts of the model are frozen, which a run cannot keep: leave out "

@@ -26,8 +26,7 @@ NUM_COUPLINGS = 4
 FILTERS = 32
 NUM_BLOCKS = 1
 
-# Distance to a level that float32 resolves at the highest, as a part of all.
-_LEAST = 2.0**-25
+_LEAST = 2.0**-17  # Distance to a level that float32 resolves at level 255.
 
 
 class VariationalDequantization(bijectors.SinglePassBijector):
@@ -90,7 +89,7 @@ class VariationalDequantization(bijectors.SinglePassBijector):
           `inverse(y)`, and the contributions to the log-det in nats, both of
           the shape and dtype of `y`.
         """
-        levels, logits, log_scale = self._split(y)
+        levels, logits, log_scale = _split(y)
         seen = self._seen(levels)
         for coupling in self._couplings:
             logits, more = coupling.inverse_and_log_scale(logits, image=seen)
@@ -98,7 +97,7 @@ class VariationalDequantization(bijectors.SinglePassBijector):
         return levels + tf.sigmoid(logits), log_scale - _cost(logits)
 
     def _forward_and_log_det(self, x, **unused_condition):
-        levels, logits, log_scale = self._split(x)
+        levels, logits, log_scale = _split(x)
         log_det = tf.reduce_sum(log_scale, axis=[-3, -2, -1])
         seen = self._seen(levels)
         for coupling in reversed(self._couplings):
@@ -112,13 +111,13 @@ class VariationalDequantization(bijectors.SinglePassBijector):
         """Returns the image scaled to [-2, 2], the input of the networks."""
         return levels * (4.0 / (self._num_colors - 1)) - 2.0
 
-    def _split(self, points):
-        """Returns levels, the logits of the noise, and their log-derivative."""
-        levels = tf.floor(points)
-        least = _LEAST * max(self._num_colors, 256)
-        noise = tf.clip_by_value(points - levels, least, 1.0 - least)
-        logits = tf.math.log(noise) - tf.math.log1p(-noise)
-        return levels, logits, _cost(logits)
+
+def _split(points):
+    """Returns levels, the logits of the noise, and their log-derivative."""
+    levels = tf.floor(points)
+    noise = tf.clip_by_value(points - levels, _LEAST, 1.0 - _LEAST)
+    logits = tf.math.log(noise) - tf.math.log1p(-noise)
+    return levels, logits, _cost(logits)
 
 
 def _cost(logits):

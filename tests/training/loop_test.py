@@ -227,8 +227,8 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             steps, images, shown = zip(*updates, strict=True)
             self.assertEqual((num_steps, sum(steps)), (2, 2))
             self.assertEqual(sum(images), 7 if start == "test" else 8)
-            bits = loss / math.log(2.0)
-            self.assertEqual(shown[-1], f"{bits:.3f} bits/dim")
+            bits = f"{loss / math.log(2.0):.3f} bits/dim"
+            self.assertEqual(shown[-1], bits)
         # After every call, of which each pass has two.
         self.assertEqual((recorder.num_closed, recorder.num_calls), (5, 10))
 
