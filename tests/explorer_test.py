@@ -220,6 +220,19 @@ class PageTest(folders.FolderTestCase):
             page.wait_for_timeout(50)
         raise AssertionError(f"{name} did not change as it should.")
 
+    def drop(self, page, name, content):
+        """Drops a file on the page."""
+        page.evaluate(
+            """([name, content]) => {
+            const dataTransfer = new DataTransfer();
+            const bytes = new Uint8Array(content);
+            dataTransfer.items.add(new File([bytes], name));
+            const options = { dataTransfer, bubbles: true, cancelable: true };
+            document.body.dispatchEvent(new DragEvent("drop", options));
+        }""",
+            [name, [*content]],
+        )
+
     def test_score_of_a_file(self):
         """It is Python's, for the same noise, and the image is not changed."""
         model, page = make_model(), self.open()
@@ -245,21 +258,16 @@ class PageTest(folders.FolderTestCase):
         first, *_ = page.inner_text("#likeliest").splitlines()
         share = 100.0 * probs[chosen, 2]
         self.assertEqual(first.split()[:2], [CLASS_NAMES[2], f"{share:.1f}"])
-        # It is resized as the commands do.
+        # One that is dropped is resized as the commands do.
         wide = np.random.default_rng(0).integers(256, size=(40, 90, 3))
         image_files.write(path, wide.astype(np.uint8))
         old = self.pixels(page, "#scored")
-        page.set_input_files("#file", path)
+        self.drop(page, "wide.png", path.read_bytes())
         new = self.wait_for_change(page, "#scored", old)
         expected = image_files.read(path, model.image_shape)
         self.assertAllClose(new, expected, atol=1.0)
-        # Another file is refused, dropped or not.
-        page.evaluate("""() => {
-            const dataTransfer = new DataTransfer();
-            dataTransfer.items.add(new File(["no image"], "a.txt"));
-            const options = { dataTransfer, bubbles: true, cancelable: true };
-            document.body.dispatchEvent(new DragEvent("drop", options));
-        }""")
+        # Another file is refused.
+        self.drop(page, "a.txt", b"no image")
         self.wait(page, "#problem", "a.txt is not an image")
         self.assertAllEqual(self.pixels(page, "#scored"), new)
         self.assertEmpty(self.errors)
