@@ -155,8 +155,8 @@ class Standardize(SinglePassBijector):
 
     def _forward_and_log_det(self, x, **unused_condition):
         mean, std = tf.unstack(tf.cast(self.moments, x.dtype))
-        y = x * std + mean
-        return y, -self._inverse_and_log_det(y)[1]
+        log_det = self._sum_over_event(tf.zeros_like(x) + tf.math.log(std))
+        return x * std + mean, log_det
 
 
 class AffineCoupling(SinglePassBijector):

@@ -154,7 +154,9 @@ class RealNVP(tf.Module):
                 f"{self.image_shape}, got {num_scales}."
             )
         if self.values.are_real and self.dequantization != "uniform":
-            raise ValueError("`dequantization` must be of levels.")
+            raise ValueError(
+                "`dequantization` must be 'uniform' without levels."
+            )
         if num_classes is not None:
             num_classes = check(num_classes, "num_classes", WholeNumber(1))
         self.num_classes = num_classes
@@ -245,7 +247,7 @@ class RealNVP(tf.Module):
         )
         # From image to latents, the order in which the inverse applies them.
         if self.num_colors is None:
-            steps = [*map(bijectors.Standardize, self._moments)]
+            steps = [bijectors.Standardize(*self._moments)]
         else:
             steps = [
                 tfb.Scale(float(self.num_colors)),

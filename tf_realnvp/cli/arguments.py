@@ -159,10 +159,12 @@ DATA_DIR = argument(
 )
 
 
-def images() -> Argument:
-    """Declares the argument for image files."""
-    text = "PNG, JPEG or TIFF file, or .npy file of real numbers"
-    return argument("images", text, Folder(), nargs="+", metavar="IMAGE")
+IMAGE_FILES = "PNG, JPEG or TIFF files, or .npy files of real numbers"
+
+
+def images(name: str = "images", text: str = IMAGE_FILES) -> Argument:
+    """Declares an argument for image files."""
+    return argument(name, text, Folder(), nargs="+", metavar="IMAGE")
 
 
 def label(default: str) -> Argument:

@@ -16,7 +16,7 @@ from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
-from tf_realnvp.utils.checks import FLOAT32_MAX, Folder, RealNumber, WholeNumber
+from tf_realnvp.utils.checks import FLOAT32_MAX, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
 from tf_realnvp.utils.overlap import overlapped
@@ -361,12 +361,9 @@ def translate(flags: argparse.Namespace) -> None:
     "realnvp_faces --with smiling --without serious --apply face.jpg",
     image_sets.argument("--with", "images with an attribute", required=True),
     image_sets.argument("--without", "images without it", required=True),
-    argument(
+    arguments.images(
         "--apply",
-        f"PNG or JPEG files (default: {_NUM_SHOWN} images of --without)",
-        Folder(),
-        nargs="+",
-        metavar="IMAGE",
+        f"{arguments.IMAGE_FILES} (default: {_NUM_SHOWN} images of --without)",
     ),
     argument(
         "--strength",

@@ -25,13 +25,7 @@ _NUM_SHOWN = 8  # Samples in the figure.
 
 @arguments.command(
     "models/realnvp_fashion_mnist_classes torn.png --samples 8 --out grid.png",
-    argument(
-        "images",
-        "PNG or JPEG files, or a folder of them",
-        Folder(),
-        nargs="+",
-        metavar="IMAGE",
-    ),
+    arguments.images(text="PNG, JPEG or TIFF files, or a folder of them"),
     argument(
         "--mask",
         "PNG file of the size of the images; what is white in it is missing "
@@ -47,8 +41,8 @@ _NUM_SHOWN = 8  # Samples in the figure.
     ),
     argument(
         "--samples",
-        "number of samples per image; each takes as long as two restorations "
-        "or more",
+        "number of samples per image; each takes about as long as a "
+        "restoration",
         WholeNumber(0, 1000),
         0,
     ),

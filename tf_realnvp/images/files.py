@@ -245,10 +245,10 @@ def read(
       ImageError: If the file cannot be read, or is not such an image.
     """
     height, width, channels = image_shape
-    is_wide = dropped_bits > 0 or num_colors is None or num_colors > 256
     try:
         if num_colors is None:
             return _read_numbers(path, image_shape)
+        is_wide = dropped_bits > 0 or num_colors > 256
         dtype = np.uint16 if is_wide else np.uint8
         pixels = read_pixels(path, channels, dtype)
     except (ImageError, OSError) as error:
