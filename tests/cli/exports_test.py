@@ -91,7 +91,8 @@ class ExploreTest(ModelTestCase):
         (content,) = fetched
         self.assertEqual(content["title"], self.path.name)
         self.assertEqual(content["class_names"], [*small_models.CLASS_NAMES])
-        expected = sorted(self.model.score_each(images, 3).per_dim)
+        log_prob = self.model.score_each(images, 3).log_prob
+        expected = sorted(self.model.values.per_dim(log_prob, 16))
         self.assertAllClose(content["bits_per_dim"], expected, atol=1e-3)
         for name in ("index.html", "explorer.js", *explorer._RUNTIME):
             self.assertTrue((self.folder / "page" / name).is_file())

@@ -12,8 +12,8 @@ import numpy as np
 
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
-from tf_realnvp.serving import metadata, saved_model
-from tf_realnvp.utils import files, runtime
+from tf_realnvp.serving import saved_model
+from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
@@ -69,12 +69,10 @@ def score(flags: argparse.Namespace) -> None:
         arguments.check_new_files(flags.maps, "--maps", "map_*.png", sets)
     with arguments.about("DIR"):
         paths = image_sets.list_files(flags.folder)
-    # The likelihood alone only needs the SavedModel.
-    if flags.reference is None and flags.maps is None:
-        model = saved_model.SavedModel(flags.model)
-        measure = model.score_each
-    else:
-        model, measure = _load(flags.model)
+    model = saved_model.SavedModel(flags.model)
+    measure = model.score_each
+    if flags.reference is not None or flags.maps is not None:
+        measure = _measurer(model)  # It takes seconds more to trace.
     reference, by = None, model.values.measure
     normal = np.zeros([0, *model.image_shape], model.values.dtype)
     if flags.reference is not None:
@@ -133,7 +131,8 @@ def detect(flags: argparse.Namespace) -> None:
     if flags.out is not None:
         names = flags.fit, flags.normal, flags.unusual
         arguments.check_output(flags.out, "--out", names, is_folder=True)
-    model, measure = _load(flags.model)
+    model = saved_model.SavedModel(flags.model)
+    measure = _measurer(model)
     loader = image_sets.Loader(
         model, flags.data_dir, flags.max_images, flags.seed
     )
@@ -172,15 +171,10 @@ def detect(flags: argparse.Namespace) -> None:
         say(flags.out)
 
 
-def _load(path):
-    """Returns the metadata of a model, and a `Measurer` for it."""
-    model = metadata.read(path)
-    runtime.configure()
-
+def _measurer(model):
     from tf_realnvp import detection
-    from tf_realnvp.serving import weights
 
-    return model, detection.Measurer(weights.load_model(path))
+    return detection.Measurer(model.model)
 
 
 def _measure_set(model, measure, seed, title, images):

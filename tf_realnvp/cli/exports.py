@@ -11,7 +11,6 @@ import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.serving import metadata, saved_model
-from tf_realnvp.utils import runtime
 from tf_realnvp.utils.checks import Folder, OneOf, Switch
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import say
@@ -33,10 +32,10 @@ def export(flags: argparse.Namespace) -> None:
     _check_levels(flags.model)
     if flags.format == "onnx":
         _check_packages()
-    model = _load(flags.model)
+    model = saved_model.SavedModel(flags.model)
     from tf_realnvp.serving import formats
 
-    for name in formats.save(model, flags.out, flags.format):
+    for name in formats.save(model.model, flags.out, flags.format):
         say(f"{flags.out}/{name}")
 
 
@@ -68,12 +67,19 @@ def explore(flags: argparse.Namespace) -> None:
         raise UsageError(
             f"the page takes ONNX Runtime for browsers: npm ci --prefix {npm}"
         )
-    bits = _bits_per_dim(flags) if flags.dataset else []
-    model = _load(flags.model)
-    from tf_realnvp import explorer
+    model = saved_model.SavedModel(flags.model)
+    from tf_realnvp import detection, explorer
 
+    bits: list[float] = []
+    if flags.dataset:
+        loader = image_sets.Loader(
+            model, flags.data_dir, flags.max_images, flags.seed
+        )
+        images = loader.load("dataset", flags.dataset, "test").images
+        measured = detection.Measurer(model.model)(images, flags.seed)
+        bits = measured.bits_per_dim.tolist()
     title = pathlib.Path(flags.model).resolve().name
-    explorer.write(model, flags.out, title, bits, package)
+    explorer.write(model.model, flags.out, title, bits, package)
     say(f"{flags.out}/index.html")
     if flags.open:
         _serve(flags.out)
@@ -91,26 +97,6 @@ def _check_packages():
         raise UsageError(
             "ONNX takes more packages: pip install 'tf_realnvp[onnx]'"
         )
-
-
-def _load(path):
-    """Loads a model as a `RealNVP`."""
-    runtime.configure()
-    from tf_realnvp.serving import weights
-
-    return weights.load_model(path)
-
-
-def _bits_per_dim(flags):
-    """Returns the bits/dim of the images of `--dataset`."""
-    model = saved_model.SavedModel(flags.model)
-    loader = image_sets.Loader(
-        model, flags.data_dir, flags.max_images, flags.seed
-    )
-    images = loader.load("dataset", flags.dataset, "test").images
-    batches = np.array_split(images, 1 + len(images) // saved_model.BATCH_SIZE)
-    scores = [model.score_each(batch, flags.seed) for batch in batches]
-    return np.concatenate([score.per_dim for score in scores])
 
 
 def _serve(folder):

@@ -14,7 +14,6 @@ import numpy as np
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
 from tf_realnvp.serving.metadata import Metadata, check_images
-from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import ImageError, UsageError
 from tf_realnvp.utils.messages import counted, warn
@@ -89,14 +88,13 @@ class Loader:
     """Loads sets of images in the shape and levels of a model.
 
     Attributes:
-      model: Provides `image_shape`, `values`, `dropped_bits`, `source` and
-        `training_hashes`.
+      model: The model, or its metadata.
       data_dir: As for `data.load`.
       max_images: Largest number of images per set.
       seed: Seed of the sampling.
     """
 
-    model: Metadata | SavedModel
+    model: Metadata
     data_dir: str
     max_images: int = 0
     seed: int = 0
@@ -317,7 +315,7 @@ def check_shared(shared: int, total: int, first: str, second: str) -> None:
 
 
 def read_readable(
-    paths: Iterable[pathlib.Path], model: Metadata | SavedModel
+    paths: Iterable[pathlib.Path], model: Metadata
 ) -> Iterator[tuple[pathlib.Path, np.ndarray]]:
     """Reads images like `read`; warns about files that cannot be read.
 
@@ -335,12 +333,12 @@ def read_readable(
             warn(error)
 
 
-def read(path: str | os.PathLike, model: Metadata | SavedModel) -> np.ndarray:
+def read(path: str | os.PathLike, model: Metadata) -> np.ndarray:
     """Reads an image in the shape and levels of a model.
 
     Args:
       path: As for `images.files.read`.
-      model: Provides `image_shape`, `num_colors` and `dropped_bits`.
+      model: The model, or its metadata.
 
     Returns:
       `[H, W, C]`.

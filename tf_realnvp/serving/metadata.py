@@ -15,7 +15,7 @@ FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Metadata:
     """The metadata of a SavedModel.
 

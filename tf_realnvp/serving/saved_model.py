@@ -1,6 +1,5 @@
-"""Access to a SavedModel that only needs TensorFlow."""
+"""A model in a folder, applied to any number of images."""
 
-import math
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,7 +8,6 @@ import numpy as np
 
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import ModelError, reason
 from tf_realnvp.utils.overlap import overlapped
 
 BATCH_SIZE = 64  # Limits the memory for many images.
@@ -20,28 +18,18 @@ class Scores(NamedTuple):
 
     Attributes:
       log_prob: Float64 `[n]`, in nats per image.
-      per_dim: Float64 `[n]`, the code length in bits per component; of real
-        numbers, minus the log-density in nats per component.
       label: Int64 `[n]`, the likeliest class; 0 if the model has no classes.
     """
 
     log_prob: np.ndarray
-    per_dim: np.ndarray
     label: np.ndarray
 
 
-class SavedModel:
-    """A model written by `export.save`.
+class SavedModel(metadata.Metadata):
+    """A model written by `export.save`: its metadata, and what it computes.
 
     Attributes:
-      image_shape: `(H, W, C)`.
-      num_colors: Number of levels per component; `None` for real numbers.
-      values: What the values of the images are.
-      dropped_bits: As in `Metadata`.
-      source: The training data set, as an argument of `data.load`; `None` if
-        unknown.
-      training_hashes: As in `Metadata`.
-      class_names: Names of the classes; empty if there are none.
+      model: The `RealNVP`.
       log_prior: Log-probabilities of the classes, `[len(class_names)]`. A model
         without classes has a single one, `[1]`.
     """
@@ -58,45 +46,32 @@ class SavedModel:
         Raises:
           ModelError: If there is no model, or it cannot be loaded.
         """
-        content = metadata.read(path)
-        self.image_shape = content.image_shape
-        self.num_colors = content.num_colors
-        self.values = content.values
-        self.dropped_bits = content.dropped_bits
-        self.source = content.source
-        self.training_hashes = content.training_hashes
-        self.class_names = content.class_names
+        super().__init__(**vars(metadata.read(path)))
         with np.errstate(divide="ignore"):  # A class may have probability zero.
-            self.log_prior = np.log(np.array(content.class_probs or (1.0,)))
+            self.log_prior = np.log(np.array(self.class_probs or (1.0,)))
         runtime.configure()
         import tensorflow as tf
 
-        try:
-            self._model = tf.saved_model.load(os.fspath(path))
-            self._log_prob = self._traced("log_prob", [])
-            self._log_prob_each = self._traced("log_prob_each", [None])
-        except Exception as error:  # TensorFlow may raise anything.
-            raise ModelError(
-                f"the SavedModel in {path} cannot be loaded: {reason(error)}"
-            ) from error
+        from tf_realnvp.serving import weights
 
-    def _traced(self, name, seed_shape):
-        """Returns a function of the model, traced for any batch size."""
-        import tensorflow as tf
+        model = self.model = weights.load_model(path)
+        images = tf.TensorSpec([None, *self.image_shape], self.values.dtype)
+        latents = tf.TensorSpec([None, *model.latent_shape], tf.float32)
+        label = [tf.TensorSpec([None], tf.int32)] * bool(self.class_names)
 
-        function = getattr(self._model, name)
-        specs = [
-            tf.TensorSpec([None, *self.image_shape], self.values.dtype),
-            tf.TensorSpec(seed_shape, tf.int64),
-        ]
-        if self.class_names:
-            specs.append(tf.TensorSpec([None], tf.int64))
-        return tf.function(function, input_signature=specs, autograph=False)
+        def traced(function, *signature):
+            return tf.function(function, signature, autograph=False)
 
-    @property
-    def num_dims(self) -> int:
-        """Number of components of an image, `H * W * C`."""
-        return math.prod(self.image_shape)
+        # `n` and the shape of `label` vary from batch to batch.
+        self._sample = tf.function(
+            model.sample, autograph=False, reduce_retracing=True
+        )
+        self._encode = traced(model.encode, images, *label)
+        self._decode = traced(model.decode, latents, *label)
+        seed = tf.TensorSpec([], tf.int64)
+        self._log_prob = traced(model.log_prob, images, seed, *label)
+        seeds = tf.TensorSpec([None], tf.int64)
+        self._log_prob_each = traced(model.log_prob_each, images, seeds, *label)
 
     def sample(
         self,
@@ -119,37 +94,32 @@ class SavedModel:
           Iterator over batches of images `[m, H, W, C]`. They are drawn on
           demand, up to two batches ahead.
         """
+        import tensorflow as tf
+
         labels = np.broadcast_to(-1 if label is None else label, [n])
 
         def draw(part):
-            inputs = {
-                "n": np.int32(len(labels[part])),
-                "temperature": np.float32(temperature),
-                "seed": np.int64(stream(seed, part.start // BATCH_SIZE)),
-            }
-            return self._call("sample", inputs, labels, part)["images"].numpy()
+            its = None if label is None else tf.constant(labels[part], tf.int32)
+            return self._sample(
+                tf.constant(len(labels[part])),
+                tf.constant(temperature, tf.float32),
+                tf.constant(stream(seed, part.start // BATCH_SIZE), tf.int64),
+                its,
+            ).numpy()
 
         return overlapped(draw, _parts(labels))
 
     def score_each(self, images: np.ndarray, seed: int) -> Scores:
         """Scores each image as if it were alone in a batch.
 
-        All images get the same noise, so the score of an image does not depend
-        on the others.
-
         Args:
           images: `[n, H, W, C]`, of `values.dtype`.
           seed: Seed of the dequantization noise of each image, a 64-bit
             integer.
-
-        Returns:
-          Log-probabilities, bits/dim (or nats/dim) and classes.
         """
         given = self.log_prob_of_classes(images, seed, each=True)
-        log_prob = self.mixture(given)
-        per_dim = self.values.per_dim(log_prob, self.num_dims)
         label = (given + self.log_prior).argmax(axis=1)
-        return Scores(log_prob, per_dim, label)
+        return Scores(self.mixture(given), label)
 
     def mixture(self, given: np.ndarray) -> np.ndarray:
         """Returns the log-probabilities of the mixture of the classes.
@@ -171,7 +141,8 @@ class SavedModel:
           images: `[n, H, W, C]`, of `values.dtype`.
           seed: Seed of the dequantization noise, a 64-bit integer. The noise is
             the same for all classes.
-          each: Whether all images get the same noise, as in `score_each`.
+          each: Whether all images get the same noise, so that the result for an
+            image does not depend on the others.
 
         Returns:
           Float64 `[n, len(log_prior)]`, in nats. Adding `log_prior` gives the
@@ -187,19 +158,17 @@ class SavedModel:
         given = [function(images, seeds, *label).numpy() for label in labels]
         return np.stack(given, axis=1).astype(np.float64)
 
-    def encode(
-        self, images: np.ndarray, label: np.ndarray | None = None
-    ) -> np.ndarray:
+    def encode(self, images: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Returns the latents of images; `decode` recovers the images.
 
         Args:
           images: `[n, H, W, C]`, of `values.dtype`.
-          label: Labels of the images, `[n]`, for a model with classes.
+          label: Labels of the images, `[n]`; unused without classes.
 
         Returns:
           Float32 `[n, H / 2, W / 2, 4 * C]`.
         """
-        return self._in_batches("encode", "images", images, "latents", label)
+        return self._in_batches(self._encode, images, label)
 
     def encode_likeliest(
         self,
@@ -232,9 +201,7 @@ class SavedModel:
             labels = (given + self.log_prior).argmax(axis=1)
         return self.encode(images, labels), labels
 
-    def decode(
-        self, latents: np.ndarray, label: np.ndarray | None = None
-    ) -> np.ndarray:
+    def decode(self, latents: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Returns the images of latents.
 
         Args:
@@ -244,23 +211,14 @@ class SavedModel:
         Returns:
           Images `[n, H, W, C]`, of `values.dtype`.
         """
-        return self._in_batches("decode", "latents", latents, "images", label)
+        return self._in_batches(self._decode, latents, label)
 
-    def _in_batches(self, signature, name, values, output, label):
+    def _in_batches(self, function, values, labels):
         def compute(part):
-            inputs = {name: values[part]}
-            return self._call(signature, inputs, label, part)[output].numpy()
+            label = [labels[part]] if self.class_names else []
+            return function(values[part], *label).numpy()
 
         return np.concatenate([*overlapped(compute, _parts(values))])
-
-    def _call(self, signature, inputs, labels, part):
-        """Calls a signature, with a slice of the labels if it takes any."""
-        import tensorflow as tf
-
-        if self.class_names:
-            inputs["label"] = labels[part].astype(np.int32)
-        tensors = {name: tf.constant(value) for name, value in inputs.items()}
-        return self._model.signatures[signature](**tensors)
 
 
 def _parts(values):
