@@ -34,10 +34,10 @@ def main() -> None:
         return
     from PIL import Image
 
-    print(
-        "| workers | images decoded by each | MB of each | weights differ by |\n"
-        "| --- | --- | --- | --- |"
+    columns = (
+        "workers | images decoded by each | MB of each | weights differ by"
     )
+    print(f"| {columns} |\n| --- | --- | --- | --- |")
     expected = None
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
