@@ -6,7 +6,8 @@ images and its standard error. For the samples it prints how often held-out
 pixels lie within their central 90 %, the rank correlation of their standard
 deviation with the error, and the time. `--find_label` does not give the label.
 The rivals take `pip install scikit-image opencv-python-headless bm3d`; what is
-not installed is left out.
+not installed is left out. Of images with fewer than 256 levels, these are
+spread over 0 to 255.
 """
 
 import argparse
@@ -48,8 +49,11 @@ def main() -> None:
     model = tf_realnvp.load(flags.model)
     loader = image_sets.Loader(read, flags.data_dir)
     dataset = loader.load_dataset(None, labels=bool(read.class_names))
-    train = dataset.take("train", range(dataset.num_train))
-    images = dataset.take("test", range(flags.n))
+    step = 255.0 / model.values.highest  # Between two levels.
+    train, images = (
+        np.rint(step * dataset.take(split, range(number))).astype(np.uint8)
+        for split, number in (("train", dataset.num_train), ("test", flags.n))
+    )
     label = None
     if read.class_names and not flags.find_label:
         label = dataset.splits["test"].labels[: flags.n]
@@ -67,23 +71,31 @@ def main() -> None:
             report("U-Net", restored, images, where)
         start = time.perf_counter()
         found = restoration.restore(
-            model, given, mask, noise, label, flags.samples, flags.seed
+            model,
+            np.rint(given / step).astype(np.uint8),
+            mask,
+            noise and noise / step,
+            label,
+            flags.samples,
+            flags.seed,
         )
         seconds = time.perf_counter() - start
-        report("likeliest", found.images, images, where)
+        report("likeliest", step * found.images, images, where)
         if flags.samples:
-            report("a sample", found.samples[:, 0], images, where)
-            report("mean of samples", found.mean, images, where)
-            calibrate(found, images, where)
+            report("a sample", step * found.samples[:, 0], images, where)
+            report("mean of samples", step * found.mean, images, where)
+            calibrate(found, images / step, where)
         if flags.find_label:
             truth = dataset.splits["test"].labels[: flags.n]
             print(f"label right: {np.mean(found.label == truth):.3f}")
         print(f"{seconds:.0f} s", flush=True)
         if flags.out:
             kept = {k: v for k, v in vars(found).items() if v is not None}
-            kept |= {"original": images, "given": given, "mask": mask}
+            levels = (np.rint(its / step) for its in (images, given))
+            kept |= dict(zip(("original", "given"), levels, strict=True))
+            kept["mask"] = mask
             np.savez_compressed(f"{flags.out}_{task}.npz", **kept)
-            draw(f"{flags.out}_{task}.png", kept)
+            draw(f"{flags.out}_{task}.png", kept, model.num_colors)
 
 
 def make_task(task, images, rng):
@@ -97,6 +109,12 @@ def make_task(task, images, rng):
             height // 4 : height - height // 4,
             width // 4 : width - width // 4,
         ] = True
+    elif task == "eyes":  # Of aligned faces.
+        rows, columns = (
+            slice(round(low * size), round(high * size))
+            for low, high, size in ((0.3, 0.5, height), (0.15, 0.85, width))
+        )
+        mask[:, rows, columns] = True
     elif task == "half":
         mask[:, height // 2 :] = True
     elif task == "random":
@@ -258,7 +276,7 @@ def _whole(where, maps):
     return np.broadcast_to(where, np.shape(maps)).astype(float)
 
 
-def draw(path, kept) -> None:
+def draw(path, kept, num_colors) -> None:
     """Draws some of the images, their restorations and their spread."""
     from tf_realnvp.images import plots
 
@@ -268,9 +286,11 @@ def draw(path, kept) -> None:
         samples = np.moveaxis(few["samples"], 1, 0)
         shown |= {f"sample {k}": its for k, its in enumerate(samples, 1)}
         shown["mean"] = np.rint(few["mean"])
-        spread = few["std"].mean(axis=-1)
+        spread = few["std"].mean(axis=-1) * (255.0 / (num_colors - 1))
     shown["original"] = few["original"]
-    plots.save_restorations(path, few["given"], few["mask"], shown, spread)
+    plots.save_restorations(
+        path, few["given"], few["mask"], shown, spread, num_colors
+    )
 
 
 def psnr(restored, images, where):
