@@ -307,9 +307,6 @@ class TrainTest(TrainTestCase):
         images = make_dataset(self.images, self.images)
         with self.assertRaisesRegex(DataError, "`data.load` has both"):
             self.train(SmallModel(), images, flip=True)
-        images = dataclasses.replace(images, skipped={"a.bmp": "it is none"})
-        with self.assertWarnsRegex(UserWarning, "1 file is left out: a.bmp"):
-            self.train(SmallModel(), images)
 
 
 class LabelsTest(TrainTestCase):

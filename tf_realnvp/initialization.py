@@ -2,9 +2,8 @@
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability import bijectors as tfb
 
-from tf_realnvp.bijectors import AffineCoupling, FactorOut
+from tf_realnvp.bijectors import AffineCoupling, FactorOut, steps_of
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import private
 
@@ -49,16 +48,15 @@ def _fit(bijector, points):
     Returns:
       Outputs of its `inverse` after the fit.
     """
-    if isinstance(bijector, tfb.Composition):
-        for part in bijector.bijectors:
-            points = _fit(part, points)
-        return points
-    if isinstance(bijector, FactorOut):
-        kept, factored_out = tf.split(points, 2, axis=-1)
-        return tf.concat([_fit(bijector.bijector, kept), factored_out], -1)
-    if isinstance(bijector, AffineCoupling):
-        return _fit_coupling(bijector, points)
-    return bijector.inverse(points)
+    for step in steps_of(bijector):
+        if isinstance(step, FactorOut):
+            kept, factored_out = tf.split(points, 2, axis=-1)
+            points = tf.concat([_fit(step.bijector, kept), factored_out], -1)
+        elif isinstance(step, AffineCoupling):
+            points = _fit_coupling(step, points)
+        else:
+            points = step.inverse(points)
+    return points
 
 
 def _fit_coupling(coupling, points):

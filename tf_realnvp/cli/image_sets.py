@@ -152,7 +152,6 @@ class Loader:
           UsageError: If it cannot be loaded, or does not fit the model.
         """
         from tf_realnvp import data
-        from tf_realnvp.data.image_dataset import describe_skipped
 
         model = self.model
         dataset = data.load(
@@ -161,8 +160,6 @@ class Loader:
             model.image_shape[:2],
             labels=labels,
         )
-        if dataset.skipped:
-            warn(describe_skipped(dataset.skipped))
         num_bits = checks.bits_of_levels(model.num_colors)
         if num_bits is not None and not dataset.values.are_real:
             # As `--num_bits` does. Levels of 16 bits have as many bits as the

@@ -34,7 +34,7 @@ class SavedModel(metadata.Metadata):
         without classes has a single one, `[1]`.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, num_threads: int | None = None):
         """Loads a model.
 
         The folder is checked before TensorFlow is imported, which takes
@@ -42,6 +42,7 @@ class SavedModel(metadata.Metadata):
 
         Args:
           path: The folder that `export.save` wrote.
+          num_threads: As for `runtime.configure`.
 
         Raises:
           ModelError: If there is no model, or it cannot be loaded.
@@ -49,7 +50,7 @@ class SavedModel(metadata.Metadata):
         super().__init__(**vars(metadata.read(path)))
         with np.errstate(divide="ignore"):  # A class may have probability zero.
             self.log_prior = np.log(np.array(self.class_probs or (1.0,)))
-        runtime.configure()
+        runtime.configure(num_threads=num_threads)
         import tensorflow as tf
 
         from tf_realnvp.serving import weights
