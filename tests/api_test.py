@@ -122,13 +122,11 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             mock.patch.object(tf.saved_model, "save", touch),
         ):
             model.save(out)
-            again = metadata.read(out)
-            self.assertEqual(again.class_names, small_models.CLASS_NAMES)
-            self.assertEqual(again.source, "/my/pictures")
-            self.assertEqual(again.training_hashes, {10, 255})
+            self.assertLessEqual(expected.items(), metadata.read(out).items())
             # Unless it is told otherwise.
             model.save(out, {"dataset": "mnist"})
-            self.assertEqual(metadata.read(out).source, "mnist")
+            self.assertEqual(metadata.read(out)["dataset"], "mnist")
+            self.assertNotIn("source", metadata.read(out))
 
     def test_weights_of_another_size_of_images(self):
         config = self.model.get_config()

@@ -13,7 +13,8 @@ import numpy as np
 
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
-from tf_realnvp.serving.metadata import Metadata, check_images
+from tf_realnvp.serving.metadata import check_images
+from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import ImageError, UsageError
 from tf_realnvp.utils.messages import counted, warn
@@ -88,13 +89,13 @@ class Loader:
     """Loads sets of images in the shape and levels of a model.
 
     Attributes:
-      model: The model, or its metadata.
+      model: The model.
       data_dir: As for `data.load`.
       max_images: Largest number of images per set.
       seed: Seed of the sampling.
     """
 
-    model: Metadata
+    model: SavedModel
     data_dir: str
     max_images: int = 0
     seed: int = 0
@@ -312,7 +313,7 @@ def check_shared(shared: int, total: int, first: str, second: str) -> None:
 
 
 def read_readable(
-    paths: Iterable[pathlib.Path], model: Metadata
+    paths: Iterable[pathlib.Path], model: SavedModel
 ) -> Iterator[tuple[pathlib.Path, np.ndarray]]:
     """Reads images like `read`; warns about files that cannot be read.
 
@@ -330,12 +331,12 @@ def read_readable(
             warn(error)
 
 
-def read(path: str | os.PathLike, model: Metadata) -> np.ndarray:
+def read(path: str | os.PathLike, model: SavedModel) -> np.ndarray:
     """Reads an image in the shape and levels of a model.
 
     Args:
       path: As for `images.files.read`.
-      model: The model, or its metadata.
+      model: The model.
 
     Returns:
       `[H, W, C]`.
