@@ -168,11 +168,9 @@ class SavedModel:
           joint log-probability of images and classes. A model without classes
           counts as having a single class.
         """
-        import tensorflow as tf
-
         n = len(images)
         function = self._log_prob_each if each else self._log_prob
-        seeds = tf.constant([seed] * n if each else seed, tf.int64)
+        seeds = np.full([n] if each else [], seed, np.int64)
         labels = [[np.full(n, k)] for k in range(len(self.class_names))] or [[]]
         given = [function(images, seeds, *label).numpy() for label in labels]
         return np.stack(given, axis=1).astype(np.float64)
