@@ -15,6 +15,7 @@ import numpy as np
 import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
+from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import FLOAT32_MAX, RealNumber, WholeNumber
@@ -96,16 +97,11 @@ def _drawn(batches, n):
 
 def _write_each(folder, batches, n, model):
     """Writes one file per image, with names that sort by index."""
-    from tf_realnvp.images import files as image_files
-
     width = max(4, len(str(n - 1)))
     with files.replace_files(folder) as new:
         for index, image in enumerate(itertools.chain.from_iterable(batches)):
-            content = image_files.encode(
-                image, model.num_colors, model.dropped_bits
-            )
             name = f"sample_{index:0{width}d}{model.values.suffix}"
-            (new / name).write_bytes(content)
+            (new / name).write_bytes(image_sets.encode(image, model))
 
 
 @command(
@@ -182,7 +178,7 @@ def _load_dataset(name, data_dir, model):
     """Loads a data set, with labels numbered like the model's classes."""
     own = model.class_names
     with arguments.about("--dataset"):
-        loader = image_sets.Loader(model, data_dir)
+        loader = Loader(model, data_dir)
         dataset = loader.load_dataset(name, labels=bool(own))
         loader.check_unseen(dataset)
         numbers = [arguments.class_number(n, own) for n in dataset.class_names]
@@ -392,9 +388,7 @@ def direction(flags: argparse.Namespace) -> None:
     model = saved_model.SavedModel(flags.model)
     label = arguments.find_label(flags.label, model.class_names)
     named = [image_sets.read(path, model) for path in applied]
-    loader = image_sets.Loader(
-        model, flags.data_dir, flags.max_images, flags.seed
-    )
+    loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
     sets = {flag: loader.load(flag, names[flag], "test") for flag in names}
     image_sets.check_distinct(sets)
     rng = np.random.default_rng(flags.seed)

@@ -14,6 +14,7 @@ import numpy as np
 import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
+from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, WholeNumber
@@ -136,9 +137,7 @@ def detect(flags: argparse.Namespace) -> None:
         arguments.check_output(flags.out, "--out", names, is_folder=True)
     model = saved_model.SavedModel(flags.model)
     measure = tf_realnvp.detection.Measurer(model.model)
-    loader = image_sets.Loader(
-        model, flags.data_dir, flags.max_images, flags.seed
-    )
+    loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
     sets = {
         "fit": loader.load("fit", flags.fit, "train", _MIN_IMAGES),
         "normal": loader.load("normal", flags.normal, "test"),
@@ -208,9 +207,7 @@ def _measure(model, measure, seed, title, images, number):
 
 def _load_reference(flags, model, measure):
     """Returns the `Reference`, and the normal images that it is made of."""
-    loader = image_sets.Loader(
-        model, flags.data_dir, flags.max_images, flags.seed
-    )
+    loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
     normal = loader.load("reference", flags.reference, "test", _MIN_IMAGES)
     distinct = {image.tobytes() for image in normal.images}
     if num_copies := len(normal) - len(distinct):

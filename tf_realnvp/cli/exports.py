@@ -10,6 +10,7 @@ import numpy as np
 import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
+from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils.checks import Folder, OneOf, Switch
 from tf_realnvp.utils.errors import UsageError
@@ -70,9 +71,7 @@ def explore(flags: argparse.Namespace) -> None:
 
     bits: list[float] = []
     if flags.dataset:
-        loader = image_sets.Loader(
-            model, flags.data_dir, flags.max_images, flags.seed
-        )
+        loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
         images = loader.load("dataset", flags.dataset, "test").images
         measure = tf_realnvp.detection.Measurer(model.model)
         log_prob = measure(images, flags.seed).log_prob

@@ -349,3 +349,15 @@ def read(path: str | os.PathLike, model: SavedModel) -> np.ndarray:
     return image_files.read(
         path, model.image_shape, model.num_colors, model.dropped_bits
     )
+
+
+def encode(image: np.ndarray, model: SavedModel) -> bytes:
+    """Returns the content of a file of an image, which `read` recovers.
+
+    Args:
+      image: `[H, W, C]`.
+      model: The model that it is of.
+    """
+    from tf_realnvp.images import files as image_files
+
+    return image_files.encode(image, model.num_colors, model.dropped_bits)

@@ -152,8 +152,6 @@ def _say_quality(found, num_images):
 
 def _write_each(folder, paths, found, model):
     """Writes the files of each image."""
-    from tf_realnvp.images import files as image_files
-
     with files.replace_files(folder) as new:
         for index, path in enumerate(paths):
             its = {"restored": found.images[index]}
@@ -163,10 +161,8 @@ def _write_each(folder, paths, found, model):
                 for number, sample in enumerate(found.samples[index]):
                     its[f"sample_{number:04d}"] = sample
             for name, image in its.items():
-                content = image_files.encode(
-                    image, model.num_colors, model.dropped_bits
-                )
-                (new / f"{path.stem}_{name}.png").write_bytes(content)
+                file = new / f"{path.stem}_{name}.png"
+                file.write_bytes(image_sets.encode(image, model))
 
 
 def _draw(path, images, is_missing, found, model):
