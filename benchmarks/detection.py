@@ -62,10 +62,10 @@ def main() -> None:
     from benchmarks import faults
     from tf_realnvp import detection
     from tf_realnvp.cli import image_sets
-    from tf_realnvp.serving import metadata, weights
+    from tf_realnvp.serving.saved_model import SavedModel
 
-    content = metadata.read(flags.model)
-    model = weights.load_model(flags.model)
+    content = SavedModel(flags.model)
+    model = content.model
     measure = detection.Measurer(model)
     sizes = flags.max_images, flags.seed
     loader = image_sets.Loader(content, flags.data_dir, *sizes)

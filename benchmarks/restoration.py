@@ -40,13 +40,12 @@ def main() -> None:
     flags = parser.parse_args()
     runtime.configure()
 
-    import tf_realnvp
     from tf_realnvp import restoration
     from tf_realnvp.cli import image_sets
-    from tf_realnvp.serving import metadata
+    from tf_realnvp.serving.saved_model import SavedModel
 
-    read = metadata.read(flags.model)
-    model = tf_realnvp.load(flags.model)
+    read = SavedModel(flags.model)
+    model = read.model
     loader = image_sets.Loader(read, flags.data_dir)
     dataset = loader.load_dataset(None, labels=bool(read.class_names))
     step = 255.0 / model.values.highest  # Between two levels.

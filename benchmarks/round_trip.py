@@ -24,10 +24,11 @@ def main() -> None:
     runtime.configure()
     import tf_realnvp
     from tf_realnvp.cli import image_sets
-    from tf_realnvp.serving import metadata
+    from tf_realnvp.serving.saved_model import SavedModel
 
     for path in flags.models:
-        saved, trained = metadata.read(path), tf_realnvp.load(path)
+        saved = SavedModel(path)
+        trained = saved.model
         loader = image_sets.Loader(saved, flags.data_dir)
         dataset = loader.load_dataset(None, labels=bool(saved.class_names))
         images = dataset.take("test", range(flags.n))

@@ -122,13 +122,11 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             mock.patch.object(tf.saved_model, "save", touch),
         ):
             model.save(out)
-            again = metadata.read(out)
-            self.assertEqual(again.class_names, small_models.CLASS_NAMES)
-            self.assertEqual(again.source, "/my/pictures")
-            self.assertEqual(again.training_hashes, {10, 255})
+            self.assertLessEqual(expected.items(), metadata.read(out).items())
             # Unless it is told otherwise.
             model.save(out, {"dataset": "mnist"})
-            self.assertEqual(metadata.read(out).source, "mnist")
+            self.assertEqual(metadata.read(out)["dataset"], "mnist")
+            self.assertNotIn("source", metadata.read(out))
 
     def test_weights_of_another_size_of_images(self):
         config = self.model.get_config()
@@ -307,9 +305,6 @@ class TrainTest(TrainTestCase):
         images = make_dataset(self.images, self.images)
         with self.assertRaisesRegex(DataError, "`data.load` has both"):
             self.train(SmallModel(), images, flip=True)
-        images = dataclasses.replace(images, skipped={"a.bmp": "it is none"})
-        with self.assertWarnsRegex(UserWarning, "1 file is left out: a.bmp"):
-            self.train(SmallModel(), images)
 
 
 class LabelsTest(TrainTestCase):

@@ -22,7 +22,6 @@ def make_measurements(n, seed=0, shift=0.0):
     costs = rng.normal(size=(n, 16)) @ mixing + 50.0 + shift
     costs = costs.reshape(n, 2, 2, 2, 2).astype(np.float32)
     return detection.Measurements(
-        num_dims=16,
         log_prob=-costs.sum(axis=(1, 2, 3, 4), dtype=np.float64),
         costs=costs,
         coded_bits=rng.uniform(900.0, 1100.0, size=n),
@@ -81,8 +80,6 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
             )
         other = measure(images, seed=6)
         self.assertNotAllClose(other.log_prob, all_of_them.log_prob)
-        bits = -all_of_them.log_prob / math.log(2.0)
-        self.assertAllClose(all_of_them.bits_per_dim, bits / 16)
 
     def test_other_images(self):
         images = small_models.images(2)

@@ -31,11 +31,11 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
     def test_metadata(self, path):
         model, label, samples = load(path)
         content = metadata.read(path)
-        self.assertEqual(content.source, "fashion_mnist")
+        self.assertEqual(content["source"], "fashion_mnist")
         if path == CLASSES:
-            self.assertLen(content.class_names, 10)
-            self.assertEqual(content.class_names[7], "Sneaker")
-        bits = content.others["metrics"]["test_bits_per_dim"]
+            self.assertLen(content["class_names"], 10)
+            self.assertEqual(content["class_names"][7], "Sneaker")
+        bits = content["metrics"]["test_bits_per_dim"]
         own = np.mean(model.bits_per_dim(samples, seed=0, **label))
         self.assertBetween(own, 0.5 * bits, 1.5 * bits)
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +11,6 @@ import tensorflow as tf
 
 from tf_realnvp.config import ARCHITECTURE, TrainingConfig
 from tf_realnvp.data import ImageDataset, arrays
-from tf_realnvp.data.image_dataset import describe_skipped
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import check_images
@@ -179,8 +177,6 @@ def train(
             "`run_dir`"
         )
     dataset = _dataset(data, labels, model, flip)
-    if dataset.skipped:
-        warnings.warn(describe_skipped(dataset.skipped), stacklevel=2)
     opened: contextlib.AbstractContextManager = contextlib.nullcontext()
     if run_dir is not None:
         opened = open_run(pathlib.Path(run_dir), resume=True)

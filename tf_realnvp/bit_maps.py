@@ -15,9 +15,6 @@ from tf_realnvp.bijectors import FactorOut, Squeeze, steps_of
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import private
 
-# Kinds of costs, in the order of their axis in `costs`.
-KINDS = ("log_det", "latents")
-
 
 def costs(
     model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
@@ -31,7 +28,7 @@ def costs(
         classes.
 
     Returns:
-      Float32 `[n, S, 2, H, W]`, in nats, for `S` scales and both `KINDS`.
+      Float32 `[n, S, 2, H, W]`, in nats, for `S` scales.
       `[:, s, 0]` are the negative log-scales of scale `s`, which for `s = 0`
       include the logit. `[:, s, 1]` is the negative log-density of the latents
       that leave the flow at scale `s`. The sum over all axes but the first is
@@ -56,25 +53,13 @@ def costs_and_latents(
     """
     height = model.image_shape[0]
     condition = {} if label is None else {"label": label}
-    totals: dict[tuple[int, str], tf.Tensor] = {}
-
-    def add(scale, kind, values):
-        key = scale, kind
-        totals[key] = totals[key] + values if key in totals else values
-
     steps = steps_of(model.bijector)
-    latents = _encode(steps, points, 0, height, condition, add)
-    costs = tf.stack(
-        [
-            tf.stack(
-                [_on_pixels(totals[scale, kind], height) for kind in KINDS],
-                axis=1,
-            )
-            for scale in range(model.num_scales)
-        ],
-        axis=1,
-    )
-    return costs, latents
+    scales, latents = _encode(steps, points, height, condition)
+    costs = [
+        tf.stack([_on_pixels(kind, height) for kind in kinds], axis=1)
+        for kinds in scales
+    ]
+    return tf.stack(costs, axis=1), latents
 
 
 def smooth(maps: np.ndarray) -> np.ndarray:
@@ -113,32 +98,30 @@ def standardize(maps: np.ndarray, normal: np.ndarray) -> np.ndarray:
     return (maps - normal.mean(axis=0)) / np.maximum(deviation, floor)
 
 
-def _encode(steps, points, scale, height, condition, add):
+def _encode(steps, points, height, condition):
     """Applies the inverse of the flow step by step.
 
     Args:
       steps: The remaining bijectors, in the order of the inverse.
       points: Input of the inverse of the first bijector.
-      scale: Index of the scale.
       height: Height of the grid at the start of the scale.
       condition: Conditions of the couplings.
-      add: Called with a scale, a kind, and costs in nats, `[n, h, w]` on the
-        grid of the scale, for each part of the costs.
 
     Returns:
-      The latents.
+      The costs of both kinds at this scale and at each later one, in nats,
+      `[n, h, w]` on the grid of the scale; and the latents.
     """
+    total = 0.0
     for index, step in enumerate(steps):
         if isinstance(step, FactorOut):
             kept, latents = tf.split(points, 2, axis=-1)
-            values = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
-            add(scale, "latents", _on_grid(values, height))
-            inner, height = steps_of(step.bijector), kept.shape[1]
-            kept = _encode(inner, kept, scale + 1, height, condition, add)
+            own = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
+            inner = steps_of(step.bijector)
+            later, kept = _encode(inner, kept, kept.shape[1], condition)
             latents = tf.concat([kept, latents], axis=-1)
-            for later in steps[index + 1 :]:  # They only reorder latents.
-                latents = later.inverse(latents)
-            return latents
+            for reorder in steps[index + 1 :]:  # They only reorder latents.
+                latents = reorder.inverse(latents)
+            return [(total, _on_grid(own, height)), *later], latents
         if isinstance(step, Squeeze):
             points = step.inverse(points)
             continue
@@ -148,9 +131,8 @@ def _encode(steps, points, scale, height, condition, add):
             log_det = step.inverse_log_det_jacobian(points, event_ndims=0)
             log_det = tf.broadcast_to(log_det, tf.shape(points))
             points = step.inverse(points)
-        add(scale, "log_det", _on_grid(-log_det, height))
-    add(scale, "latents", _on_grid(_base(points), height))
-    return points
+        total += _on_grid(-log_det, height)
+    return [(total, _on_grid(_base(points), height))], points
 
 
 def _base(latents):

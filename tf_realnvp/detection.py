@@ -20,6 +20,7 @@ detection.set_p_value(scores, reference)
 import concurrent.futures
 import dataclasses
 import io
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,7 +37,6 @@ from sklearn.preprocessing import StandardScaler
 from tf_realnvp import bit_maps
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils.overlap import overlapped
-from tf_realnvp.utils.units import bits_from_nats
 
 MIN_NORMAL = 10  # Smallest number of normal images to fit the methods to.
 
@@ -61,7 +61,6 @@ class Measurements:
     """Measurements of images, the input of all methods.
 
     Attributes:
-      num_dims: Number of components of an image.
       log_prob: Float64 `[n]`, log-probability in nats, as returned by
         `RealNVP.log_prob_each`.
       costs: Float32 `[n, S, 2, rows, columns]`, in nats: `bit_maps.costs`,
@@ -72,7 +71,6 @@ class Measurements:
         0 if the model has no classes.
     """
 
-    num_dims: int
     log_prob: np.ndarray
     costs: np.ndarray
     coded_bits: np.ndarray
@@ -87,28 +85,16 @@ class Measurements:
         Args:
           which: Indices of the images, or a boolean mask `[n]`.
         """
-        return Measurements(
-            self.num_dims, *(values[which] for values in self._arrays())
-        )
+        return Measurements(*(values[which] for values in self._arrays()))
 
     @staticmethod
     def concatenate(parts: Sequence["Measurements"]) -> "Measurements":
         """Returns the measurements of several sets of images as one."""
         columns = zip(*(part._arrays() for part in parts), strict=True)
-        return Measurements(parts[0].num_dims, *map(np.concatenate, columns))
+        return Measurements(*map(np.concatenate, columns))
 
     def _arrays(self):
         return self.log_prob, self.costs, self.coded_bits, self.label
-
-    @property
-    def bits(self) -> np.ndarray:
-        """Float64 `[n]`, the code length under the model, in bits."""
-        return bits_from_nats(-self.log_prob)
-
-    @property
-    def bits_per_dim(self) -> np.ndarray:
-        """Float64 `[n]`, `bits` per component."""
-        return self.bits / self.num_dims
 
 
 Score = Callable[[Measurements], np.ndarray]
@@ -180,7 +166,6 @@ class Measurer:
             given = -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
             parts.append(
                 Measurements(
-                    num_dims=self._model.num_dims,
                     log_prob=given + difference,
                     costs=_sum_over_cells(costs),
                     coded_bits=coded_bits(batch),
@@ -321,7 +306,7 @@ def complexity(normal: Measurements) -> Score:
     Returns:
       The score, as for `likelihood`; in bits.
     """
-    return lambda seen: seen.bits - seen.coded_bits
+    return lambda seen: -seen.log_prob / math.log(2.0) - seen.coded_bits
 
 
 def scales(normal: Measurements) -> Score:

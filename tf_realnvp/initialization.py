@@ -2,11 +2,9 @@
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability import bijectors as tfb
 
-from tf_realnvp.bijectors import AffineCoupling, FactorOut
+from tf_realnvp.bijectors import AffineCoupling, FactorOut, steps_of
 from tf_realnvp.model import RealNVP
-from tf_realnvp.utils import private
 
 _KERNEL_SIZE = 3
 # A fit requires at least this many positions per unknown.
@@ -49,16 +47,15 @@ def _fit(bijector, points):
     Returns:
       Outputs of its `inverse` after the fit.
     """
-    if isinstance(bijector, tfb.Composition):
-        for part in bijector.bijectors:
-            points = _fit(part, points)
-        return points
-    if isinstance(bijector, FactorOut):
-        kept, factored_out = tf.split(points, 2, axis=-1)
-        return tf.concat([_fit(bijector.bijector, kept), factored_out], -1)
-    if isinstance(bijector, AffineCoupling):
-        return _fit_coupling(bijector, points)
-    return bijector.inverse(points)
+    for step in steps_of(bijector):
+        if isinstance(step, FactorOut):
+            kept, factored_out = tf.split(points, 2, axis=-1)
+            points = tf.concat([_fit(step.bijector, kept), factored_out], -1)
+        elif isinstance(step, AffineCoupling):
+            points = _fit_coupling(step, points)
+        else:
+            points = step.inverse(points)
+    return points
 
 
 def _fit_coupling(coupling, points):
@@ -104,20 +101,11 @@ def _agree(strategy, variables):
     then diverge between workers.
     """
 
-    @tf.function(autograph=False)
-    def values_of_first():
-        context = tf.distribute.get_replica_context()
-        is_first = tf.equal(context.replica_id_in_sync_group, 0)
-        shares = [
-            tf.cast(is_first, tf.float32) * variable.value
-            for variable in variables
-        ]
-        return private.sum_over_replicas(shares)
-
-    for variable, value in zip(
-        variables, strategy.run(values_of_first), strict=True
-    ):
-        variable.assign(strategy.experimental_local_results(value)[0])
+    flat = tf.concat([tf.reshape(v.value, [-1]) for v in variables], axis=0)
+    sizes = [v.shape.num_elements() for v in variables]
+    *parts, _ = tf.split(strategy.gather(flat, axis=0), [*sizes, -1])
+    for variable, part in zip(variables, parts, strict=True):
+        variable.assign(tf.reshape(part, variable.shape))
 
 
 def _predict_changed(mask, points, use_kept):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from unittest import mock
 
 import command_lines
 import numpy as np
@@ -12,8 +13,9 @@ from absl.testing import parameterized
 from tf_realnvp import data
 from tf_realnvp.cli import image_sets
 from tf_realnvp.images import files as image_files
-from tf_realnvp.serving import metadata
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils.values import Values
 
 # Of one level each.
 IMAGES = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)
@@ -45,9 +47,12 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     def load(self, name, split="test", maximum=1000, seed=0, trained_on=None):
         """Returns the names and the levels."""
-        content = {} if trained_on is None else trained_on.metadata
-        content |= {"format": 3, "image_shape": [4, 4, 1], "num_colors": 256}
-        model = metadata.parse(content, self.folder)
+        model = mock.Mock(image_shape=(4, 4, 1), num_colors=256)
+        model.values, model.dropped_bits = Values(256), 0
+        known = {} if trained_on is None else trained_on.metadata
+        model.source = known.get("source")
+        hashes = known.get("training_hashes", "")
+        model.training_hashes = hashing.parse_sketch(hashes)
         loader = image_sets.Loader(model, "", maximum, seed)
         result = loader.load("normal", name, split, 1)
         self.assertEqual(result.images.dtype, np.uint8)

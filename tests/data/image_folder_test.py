@@ -132,7 +132,9 @@ class SplitTest(FolderTestCase):
             *(f"{split}/dog/{i}" for i in range(2)),
             "other/x",
         )
-        images = self.load()
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            images = self.load()
+        self.assertRegex(stderr.getvalue(), "left out: other/x ")
         train, test = self.levels(images, "train"), self.levels(images, "test")
         left_out = ["other/x"]
         if split == "testing":

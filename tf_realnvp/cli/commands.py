@@ -1,7 +1,7 @@
 """The commands that draw images, and `evaluate`.
 
 TensorFlow takes seconds to import, so the commands import it only after the
-command line has been checked.
+command line has been checked. `tf_realnvp` imports its modules at first use.
 """
 
 import argparse
@@ -12,8 +12,10 @@ import random
 
 import numpy as np
 
+import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
+from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import FLOAT32_MAX, RealNumber, WholeNumber
@@ -95,16 +97,11 @@ def _drawn(batches, n):
 
 def _write_each(folder, batches, n, model):
     """Writes one file per image, with names that sort by index."""
-    from tf_realnvp.images import files as image_files
-
     width = max(4, len(str(n - 1)))
     with files.replace_files(folder) as new:
         for index, image in enumerate(itertools.chain.from_iterable(batches)):
-            content = image_files.encode(
-                image, model.num_colors, model.dropped_bits
-            )
             name = f"sample_{index:0{width}d}{model.values.suffix}"
-            (new / name).write_bytes(content)
+            (new / name).write_bytes(image_sets.encode(image, model))
 
 
 @command(
@@ -181,7 +178,7 @@ def _load_dataset(name, data_dir, model):
     """Loads a data set, with labels numbered like the model's classes."""
     own = model.class_names
     with arguments.about("--dataset"):
-        loader = image_sets.Loader(model, data_dir)
+        loader = Loader(model, data_dir)
         dataset = loader.load_dataset(name, labels=bool(own))
         loader.check_unseen(dataset)
         numbers = [arguments.class_number(n, own) for n in dataset.class_names]
@@ -263,10 +260,8 @@ def interpolate(flags: argparse.Namespace) -> None:
     the two given images, which are at its ends.
     """
     model, images = _open(flags, 2)
-    from tf_realnvp import latents
-
     (start, end), labels = _encode(flags, model, images, together=True)
-    points = latents.slerp(start, end, flags.steps)[np.newaxis]
+    points = tf_realnvp.latents.slerp(start, end, flags.steps)[np.newaxis]
     _write_rows(flags.out, model, _decode_rows(model, points, labels[:1]))
 
 
@@ -291,10 +286,8 @@ def manifold(flags: argparse.Namespace) -> None:
     in its row, the third in its column, and the fourth below the second.
     """
     model, images = _open(flags, 4)
-    from tf_realnvp import latents
-
     corners, labels = _encode(flags, model, images, together=True)
-    points = latents.manifold(corners, flags.size)
+    points = tf_realnvp.latents.manifold(corners, flags.size)
     _write_rows(flags.out, model, _decode_rows(model, points, labels[:1]))
 
 
@@ -315,10 +308,10 @@ def reconstruct(flags: argparse.Namespace) -> None:
     remaining latents represent.
     """
     model, images = _open(flags)
-    from tf_realnvp import latents
-
     kept, labels = _encode(flags, model, images)
-    drawn = latents.redraw_factored_out(kept, flags.draws, flags.seed)
+    drawn = tf_realnvp.latents.redraw_factored_out(
+        kept, flags.draws, flags.seed
+    )
     points = np.concatenate([kept[:, np.newaxis], drawn], axis=1)
     rows = _decode_rows(model, points, labels[:, np.newaxis])
     if model.values.are_real:
@@ -394,12 +387,8 @@ def direction(flags: argparse.Namespace) -> None:
     arguments.check_output(flags.out, inputs=(*applied, *names.values()))
     model = saved_model.SavedModel(flags.model)
     label = arguments.find_label(flags.label, model.class_names)
-    from tf_realnvp import latents
-
     named = [image_sets.read(path, model) for path in applied]
-    loader = image_sets.Loader(
-        model, flags.data_dir, flags.max_images, flags.seed
-    )
+    loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
     sets = {flag: loader.load(flag, names[flag], "test") for flag in names}
     image_sets.check_distinct(sets)
     rng = np.random.default_rng(flags.seed)
@@ -411,10 +400,11 @@ def direction(flags: argparse.Namespace) -> None:
     # A fifth is held out, to evaluate the direction.
     apart = [side[: max(1, len(side) // 5)] for side in sides]
     rest = [side[len(some) :] for side, some in zip(sides, apart, strict=True)]
-    auroc = latents.separation(latents.direction(*rest), *apart)
+    held_out = tf_realnvp.latents.direction(*rest)
+    auroc = tf_realnvp.latents.separation(held_out, *apart)
     low, high = flags.strength or (-2.0, 2.0)
     strengths = np.linspace(low, high, flags.steps)
-    steps = np.multiply.outer(strengths, latents.direction(*sides))
+    steps = np.multiply.outer(strengths, tf_realnvp.latents.direction(*sides))
     points = (starts[:, np.newaxis] + steps).astype(np.float32)
     rows = _decode_rows(model, points, labels[:, np.newaxis])
     say(

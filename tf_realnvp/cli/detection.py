@@ -1,7 +1,8 @@
 """The commands that find out-of-distribution images: `score` and `detect`.
 
 TensorFlow and scikit-learn take seconds to import, so the commands import them
-only after the command line has been checked.
+only after the command line has been checked. `tf_realnvp` imports its modules
+at first use.
 """
 
 import argparse
@@ -10,8 +11,10 @@ import pathlib
 
 import numpy as np
 
+import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
+from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, WholeNumber
@@ -72,7 +75,8 @@ def score(flags: argparse.Namespace) -> None:
     model = saved_model.SavedModel(flags.model)
     measure = model.score_each
     if flags.reference is not None or flags.maps is not None:
-        measure = _measurer(model)  # It takes seconds more to trace.
+        # It takes seconds more to trace.
+        measure = tf_realnvp.detection.Measurer(model.model)
     reference, by = None, model.values.measure
     normal = np.zeros([0, *model.image_shape], model.values.dtype)
     if flags.reference is not None:
@@ -132,10 +136,8 @@ def detect(flags: argparse.Namespace) -> None:
         names = flags.fit, flags.normal, flags.unusual
         arguments.check_output(flags.out, "--out", names, is_folder=True)
     model = saved_model.SavedModel(flags.model)
-    measure = _measurer(model)
-    loader = image_sets.Loader(
-        model, flags.data_dir, flags.max_images, flags.seed
-    )
+    measure = tf_realnvp.detection.Measurer(model.model)
+    loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
     sets = {
         "fit": loader.load("fit", flags.fit, "train", _MIN_IMAGES),
         "normal": loader.load("normal", flags.normal, "test"),
@@ -143,18 +145,16 @@ def detect(flags: argparse.Namespace) -> None:
     }
     image_sets.check_distinct(sets)
 
-    from tf_realnvp import detection
-
     fit, normal, unusual = (
         _measure_set(model, measure, flags.seed, flag, its.images)
         for flag, its in sets.items()
     )
     scores = {
         name: (method(normal), method(unusual))
-        for name, method in detection.fit(fit).items()
+        for name, method in tf_realnvp.detection.fit(fit).items()
     }
     comparisons = {
-        name: detection.compare(*both, seed=flags.seed)
+        name: tf_realnvp.detection.compare(*both, seed=flags.seed)
         for name, both in scores.items()
     }
     for flag, its in sets.items():
@@ -171,18 +171,10 @@ def detect(flags: argparse.Namespace) -> None:
         say(flags.out)
 
 
-def _measurer(model):
-    from tf_realnvp import detection
-
-    return detection.Measurer(model.model)
-
-
 def _measure_set(model, measure, seed, title, images):
     """Measures the images of a set."""
-    from tf_realnvp import detection
-
     parts = _measure(model, measure, seed, title, images, len(images))
-    return detection.Measurements.concatenate([*parts])
+    return tf_realnvp.detection.Measurements.concatenate([*parts])
 
 
 def _measure(model, measure, seed, title, images, number):
@@ -215,11 +207,7 @@ def _measure(model, measure, seed, title, images, number):
 
 def _load_reference(flags, model, measure):
     """Returns the `Reference`, and the normal images that it is made of."""
-    from tf_realnvp import detection
-
-    loader = image_sets.Loader(
-        model, flags.data_dir, flags.max_images, flags.seed
-    )
+    loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
     normal = loader.load("reference", flags.reference, "test", _MIN_IMAGES)
     distinct = {image.tobytes() for image in normal.images}
     if num_copies := len(normal) - len(distinct):
@@ -230,7 +218,7 @@ def _load_reference(flags, model, measure):
     measured = _measure_set(
         model, measure, flags.seed, "reference", normal.images
     )
-    reference = detection.Reference(measured, flags.seed)
+    reference = tf_realnvp.detection.Reference(measured, flags.seed)
     num_others = len(reference.others)
     say(
         f"p_value: of the method {reference.method}, by {num_others:,} "
@@ -296,15 +284,14 @@ def _score(flags, paths, model, measure, reference, normal):
 
 def _draw_maps(folder, paths, model, measure, seed, normal):
     """Draws maps of images, relative to those of normal images if given."""
-    from tf_realnvp import bit_maps
     from tf_realnvp.images import plots
 
     images = np.stack([image_sets.read(path, model) for path in paths])
-    maps = bit_maps.smooth(measure.maps(images, seed))
+    maps = tf_realnvp.bit_maps.smooth(measure.maps(images, seed))
     label = model.values.total
     if len(normal):
-        others = bit_maps.smooth(measure.maps(normal, seed))
-        maps = bit_maps.standardize(maps, others)
+        others = tf_realnvp.bit_maps.smooth(measure.maps(normal, seed))
+        maps = tf_realnvp.bit_maps.standardize(maps, others)
         label = "standard deviations"
     limits = plots.map_limits(maps)
     with files.replace_files(folder) as new:
@@ -321,8 +308,6 @@ def _draw_maps(folder, paths, model, measure, seed, normal):
 
 def _say_table(scores, comparisons):
     """Prints the results of all methods."""
-    from tf_realnvp import detection
-
     rows = [["method", "AUROC", "AUPR", "false alarms at 95 %", "than chance"]]
     for name, (normal, unusual) in scores.items():
         figures = [
@@ -330,7 +315,7 @@ def _say_table(scores, comparisons):
             for value, low, high in comparisons[name]
         ]
         than_chance = "no better"
-        if detection.set_p_value(unusual, normal) <= 0.05:
+        if tf_realnvp.detection.set_p_value(unusual, normal) <= 0.05:
             is_better = comparisons[name].auroc.value > 0.5
             than_chance = "better" if is_better else "worse"
         rows.append([name, *figures, than_chance])
@@ -343,9 +328,7 @@ def _say_table(scores, comparisons):
 
 def _write_tables(folder, sets, scores, comparisons):
     """Writes the results of all methods, and the scores of all images."""
-    from tf_realnvp import detection
-
-    figures = detection.Comparison._fields
+    figures = tf_realnvp.detection.Comparison._fields
     ends = ("", "_low", "_high")
     table = [["method", *(name + end for name in figures for end in ends)]]
     for name, comparison in comparisons.items():
@@ -361,13 +344,12 @@ def _write_tables(folder, sets, scores, comparisons):
 
 def _draw_figures(folder, sets, scores, measure, seed, num_colors):
     """Draws histograms, the least and most anomalous images, and maps."""
-    from tf_realnvp import bit_maps, detection
     from tf_realnvp.images import plots
 
     flags = ("normal", "unusual")
     plots.save_histograms(folder / "histograms.png", scores, flags)
-    rows, mapped = {}, []
-    for flag, values in zip(flags, scores[detection.DEFAULT], strict=True):
+    rows, mapped, method = {}, [], tf_realnvp.detection.DEFAULT
+    for flag, values in zip(flags, scores[method], strict=True):
         images = sets[flag].images[np.argsort(values, kind="stable")]
         rows[f"{flag}: the least anomalous"] = images[:_NUM_SHOWN]
         rows[f"{flag}: the most anomalous"] = images[::-1][:_NUM_SHOWN]
@@ -375,14 +357,14 @@ def _draw_figures(folder, sets, scores, measure, seed, num_colors):
     plots.save_rows(
         folder / "images.png",
         rows,
-        f"by the method {detection.DEFAULT}",
+        f"by the method {method}",
         num_colors,
     )
     images = np.concatenate(mapped)
     plots.save_bit_maps(
         folder / "maps.png",
         images,
-        bit_maps.smooth(measure.maps(images, seed)),
+        tf_realnvp.bit_maps.smooth(measure.maps(images, seed)),
         Values(num_colors).total,
         num_colors,
         titles=[flag for flag in flags for _ in sets[flag].names[:_NUM_MAPS]],

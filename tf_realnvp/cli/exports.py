@@ -10,7 +10,8 @@ import numpy as np
 import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
-from tf_realnvp.serving import metadata, saved_model
+from tf_realnvp.cli.image_sets import Loader
+from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils.checks import Folder, OneOf, Switch
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import say
@@ -29,10 +30,9 @@ def export(flags: argparse.Namespace) -> None:
     maps the latents of a single image to the image.
     """
     arguments.check_output(flags.out, is_folder=True)
-    _check_levels(flags.model)
     if flags.format == "onnx":
         _check_packages()
-    model = saved_model.SavedModel(flags.model)
+    model = _open(flags.model)
     from tf_realnvp.serving import formats
 
     for name in formats.save(model.model, flags.out, flags.format):
@@ -59,7 +59,6 @@ def explore(flags: argparse.Namespace) -> None:
     of it runs in the browser. The folder can be published on any web server.
     """
     arguments.check_output(flags.out, is_folder=True)
-    _check_levels(flags.model)
     _check_packages()
     npm = pathlib.Path(tf_realnvp.__file__).parent / "explorer"
     package = npm / "node_modules" / "onnxruntime-web"
@@ -67,17 +66,16 @@ def explore(flags: argparse.Namespace) -> None:
         raise UsageError(
             f"the page takes ONNX Runtime for browsers: npm ci --prefix {npm}"
         )
-    model = saved_model.SavedModel(flags.model)
-    from tf_realnvp import detection, explorer
+    model = _open(flags.model)
+    from tf_realnvp import explorer
 
     bits: list[float] = []
     if flags.dataset:
-        loader = image_sets.Loader(
-            model, flags.data_dir, flags.max_images, flags.seed
-        )
+        loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
         images = loader.load("dataset", flags.dataset, "test").images
-        measured = detection.Measurer(model.model)(images, flags.seed)
-        bits = measured.bits_per_dim.tolist()
+        measure = tf_realnvp.detection.Measurer(model.model)
+        log_prob = measure(images, flags.seed).log_prob
+        bits = model.values.per_dim(log_prob, model.num_dims).tolist()
     title = pathlib.Path(flags.model).resolve().name
     explorer.write(model.model, flags.out, title, bits, package)
     say(f"{flags.out}/index.html")
@@ -85,10 +83,12 @@ def explore(flags: argparse.Namespace) -> None:
         _serve(flags.out)
 
 
-def _check_levels(path):
-    """Checks that the images of a model are bytes."""
-    if metadata.read(path).values.dtype != np.uint8:
+def _open(path):
+    """Loads a model, and checks that its images are bytes."""
+    model = SavedModel(path)
+    if model.values.dtype != np.uint8:
         raise UsageError(f"{path} is not of at most 256 levels, as exports are")
+    return model
 
 
 def _check_packages():

@@ -13,7 +13,8 @@ import numpy as np
 
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
-from tf_realnvp.serving.metadata import Metadata, check_images
+from tf_realnvp.serving.metadata import check_images
+from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import ImageError, UsageError
 from tf_realnvp.utils.messages import counted, warn
@@ -88,13 +89,13 @@ class Loader:
     """Loads sets of images in the shape and levels of a model.
 
     Attributes:
-      model: The model, or its metadata.
+      model: The model.
       data_dir: As for `data.load`.
       max_images: Largest number of images per set.
       seed: Seed of the sampling.
     """
 
-    model: Metadata
+    model: SavedModel
     data_dir: str
     max_images: int = 0
     seed: int = 0
@@ -152,7 +153,6 @@ class Loader:
           UsageError: If it cannot be loaded, or does not fit the model.
         """
         from tf_realnvp import data
-        from tf_realnvp.data.image_dataset import describe_skipped
 
         model = self.model
         dataset = data.load(
@@ -161,8 +161,6 @@ class Loader:
             model.image_shape[:2],
             labels=labels,
         )
-        if dataset.skipped:
-            warn(describe_skipped(dataset.skipped))
         num_bits = checks.bits_of_levels(model.num_colors)
         if num_bits is not None and not dataset.values.are_real:
             # As `--num_bits` does. Levels of 16 bits have as many bits as the
@@ -315,7 +313,7 @@ def check_shared(shared: int, total: int, first: str, second: str) -> None:
 
 
 def read_readable(
-    paths: Iterable[pathlib.Path], model: Metadata
+    paths: Iterable[pathlib.Path], model: SavedModel
 ) -> Iterator[tuple[pathlib.Path, np.ndarray]]:
     """Reads images like `read`; warns about files that cannot be read.
 
@@ -333,12 +331,12 @@ def read_readable(
             warn(error)
 
 
-def read(path: str | os.PathLike, model: Metadata) -> np.ndarray:
+def read(path: str | os.PathLike, model: SavedModel) -> np.ndarray:
     """Reads an image in the shape and levels of a model.
 
     Args:
       path: As for `images.files.read`.
-      model: The model, or its metadata.
+      model: The model.
 
     Returns:
       `[H, W, C]`.
@@ -351,3 +349,15 @@ def read(path: str | os.PathLike, model: Metadata) -> np.ndarray:
     return image_files.read(
         path, model.image_shape, model.num_colors, model.dropped_bits
     )
+
+
+def encode(image: np.ndarray, model: SavedModel) -> bytes:
+    """Returns the content of a file of an image, which `read` recovers.
+
+    Args:
+      image: `[H, W, C]`.
+      model: The model that it is of.
+    """
+    from tf_realnvp.images import files as image_files
+
+    return image_files.encode(image, model.num_colors, model.dropped_bits)

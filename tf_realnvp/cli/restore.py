@@ -1,7 +1,7 @@
 """The command that restores images.
 
 TensorFlow takes seconds to import, so the command imports it only after the
-command line has been checked.
+command line has been checked. `tf_realnvp` imports its modules at first use.
 """
 
 import argparse
@@ -11,10 +11,11 @@ import pathlib
 
 import numpy as np
 
+import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument
-from tf_realnvp.serving import metadata
-from tf_realnvp.utils import files, runtime
+from tf_realnvp.serving.saved_model import SavedModel
+from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
@@ -69,23 +70,19 @@ def restore(flags: argparse.Namespace) -> None:
         arguments.check_new_files(flags.out, "--out", "*_restored.png", names)
     else:
         arguments.check_output(flags.out, inputs=names)
-    model = metadata.read(flags.model)
-    if model.values.are_real:
-        raise UsageError("real numbers are restored in Python alone")
-    label = arguments.find_label(flags.label, model.class_names)
     paths = _list_images(flags.images)
     # A few images are too little work to share.
     is_little = len(paths) * max(1, flags.samples) <= 8
-    runtime.configure(num_threads=1 if is_little else None)
+    model = SavedModel(flags.model, num_threads=1 if is_little else None)
+    if model.values.are_real:
+        raise UsageError("real numbers are restored in Python alone")
+    label = arguments.find_label(flags.label, model.class_names)
     read = [_read(path, flags, model) for path in paths]
     images, is_missing = (np.stack(its) for its in zip(*read, strict=True))
 
-    from tf_realnvp import restoration
-    from tf_realnvp.serving import weights
-
     level = model.values.highest / 255.0
-    found = restoration.restore(
-        weights.load_model(flags.model),
+    found = tf_realnvp.restoration.restore(
+        model.model,
         images,
         is_missing,
         flags.noise and level * flags.noise,
@@ -155,8 +152,6 @@ def _say_quality(found, num_images):
 
 def _write_each(folder, paths, found, model):
     """Writes the files of each image."""
-    from tf_realnvp.images import files as image_files
-
     with files.replace_files(folder) as new:
         for index, path in enumerate(paths):
             its = {"restored": found.images[index]}
@@ -166,10 +161,8 @@ def _write_each(folder, paths, found, model):
                 for number, sample in enumerate(found.samples[index]):
                     its[f"sample_{number:04d}"] = sample
             for name, image in its.items():
-                content = image_files.encode(
-                    image, model.num_colors, model.dropped_bits
-                )
-                (new / f"{path.stem}_{name}.png").write_bytes(content)
+                file = new / f"{path.stem}_{name}.png"
+                file.write_bytes(image_sets.encode(image, model))
 
 
 def _draw(path, images, is_missing, found, model):

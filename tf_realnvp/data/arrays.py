@@ -87,11 +87,12 @@ def load(
         if dtype.kind == "f":
             num_colors = None
         elif dtype == np.uint16:
-            highest = max(found[part].max(initial=0) for part in parts)
-            num_colors = levels_up_to(highest)
+            num_colors = 2**16
     images = [
         _check(found[part], num_colors, f"{path}: `{part}`") for part in parts
     ]
+    if "num_colors" not in found and num_colors == 2**16:
+        num_colors = levels_up_to(max(its.max() for its in images))
     return make(
         file.stem,
         images,
@@ -299,8 +300,8 @@ def _check(images, num_colors, shown):
     elif values.are_real and not (is_finite := np.isfinite(images)).all():
         where = np.argwhere(~is_finite)[0].tolist()
         found = f"{images[tuple(where)]} at {where}"
-    # With 256 levels all values are valid, and reading a file takes long.
-    elif num_colors not in (None, 256) and images.max() >= num_colors:
+    # Of all levels of a dtype any is valid, and reading a file takes long.
+    elif num_colors not in (None, 2**8, 2**16) and images.max() >= num_colors:
         found = f"one of {images.max()}"
     else:
         return images

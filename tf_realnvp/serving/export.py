@@ -155,7 +155,7 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def _metadata(model, given, path):
-    """Returns the content of `metadata.json`, checked by parsing it."""
+    """Returns the content of `metadata.json`, checked as it will be read."""
     own = {
         "format": metadata_format.FORMAT,
         **model.get_config(),
@@ -166,7 +166,7 @@ def _metadata(model, given, path):
     if taken := own.keys() & given.keys():
         raise ValueError(f"`metadata` must not have `{min(taken)}`.")
     content = json.dumps(own | given, indent=2, allow_nan=False)
-    metadata_format.parse(json.loads(content), path)
+    metadata_format.check(json.loads(content), path)
     return content
 
 

@@ -17,7 +17,6 @@ since a seed means something else in every runtime. Inputs are not checked.
 import functools
 import inspect
 import json
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +27,7 @@ import tensorflow as tf
 import tf_realnvp
 from tf_realnvp import bit_maps
 from tf_realnvp.model import RealNVP
-from tf_realnvp.utils import files, units
+from tf_realnvp.utils import files
 
 # The version of ONNX's operations: that of 2022, which runtimes of today have.
 _OPSET = 18
@@ -81,9 +80,9 @@ def score(
     log_prob = -tf.reduce_sum(maps, axis=[1, 2])
     return {
         "log_prob": log_prob,
-        "bits_per_dim": units.bits_per_dim(log_prob, model.num_dims),
+        "bits_per_dim": model.values.per_dim(log_prob, model.num_dims),
         "latents": latents,
-        "map": maps / math.log(2.0),
+        "map": model.values.from_nats(maps),
     }
 
 

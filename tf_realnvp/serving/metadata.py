@@ -1,59 +1,19 @@
 """`metadata.json`, the description of a SavedModel in its folder."""
 
-import dataclasses
 import json
-import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, ModelError
-from tf_realnvp.utils.values import Values
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
 
 
-@dataclasses.dataclass
-class Metadata:
-    """The metadata of a SavedModel.
-
-    Attributes:
-      image_shape: `(H, W, C)`.
-      num_colors: Number of levels of a component; `None` for real numbers.
-      source: The training data set, as an argument of `data.load`, or `None`.
-      others: All other entries, unchecked.
-      class_names: Names of the classes, if there are any; by default their
-        indices.
-      class_probs: Probabilities of the classes.
-      training_hashes: `hashing.sketch` of the training images, parsed; empty if
-        there is none, as for data sets of TFDS.
-      dropped_bits: Number of lowest bits that the levels lack, of the values
-        that files of 16 bits hold.
-    """
-
-    image_shape: tuple[int, int, int]
-    num_colors: int | None
-    source: str | None
-    others: dict[str, Any]
-    class_names: tuple[str, ...] = ()
-    class_probs: tuple[float, ...] = ()
-    training_hashes: frozenset[int] = frozenset()
-    dropped_bits: int = 0
-
-    @property
-    def values(self) -> Values:
-        """What the values of the images are."""
-        return Values(self.num_colors)
-
-    @property
-    def num_dims(self) -> int:
-        """Number of components of an image, `H * W * C`."""
-        return math.prod(self.image_shape)
-
-
-def read(path: str | os.PathLike) -> Metadata:
+def read(path: str | os.PathLike) -> dict[str, Any]:
     """Reads the metadata of a SavedModel.
 
     Args:
@@ -76,11 +36,13 @@ def read(path: str | os.PathLike) -> Metadata:
             f"cannot read {path / FILE}: {error}; the model is of another "
             "program, or was not copied whole"
         ) from error
-    return parse(content, path)
+    content = content if isinstance(content, dict) else {}
+    check(content, path)
+    return content
 
 
-def parse(content: Any, path: pathlib.Path) -> Metadata:
-    """Reads the entries on images and classes.
+def check(content: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Checks the version, and the entries that are no arguments of `RealNVP`.
 
     Args:
       content: The parsed JSON object.
@@ -89,30 +51,29 @@ def parse(content: Any, path: pathlib.Path) -> Metadata:
     Raises:
       ModelError: As `read`.
     """
-    content = dict(content) if isinstance(content, dict) else {}
-    if (version := content.pop("format", None)) != FORMAT:
+    if (version := content.get("format")) != FORMAT:
         raise ModelError(
             f"{path} is of another program, or of another version of this one "
             f"(format {checks.short(version)}, not {FORMAT})"
         )
     try:
-        probs = tuple(content.get("class_probs", ()))
-        known = content.get("class_names", range(len(probs))) if probs else ()
-        names = tuple(map(str, known))
+        names, probs = class_names(content), content.get("class_probs", ())
         if not len({*names}) == len(names) == len(probs):
             raise ValueError(f"{len(probs)} classes need as many names")
-        return Metadata(
-            tuple(content.pop("image_shape")),
-            Values(content.pop("num_colors")).num_colors,
-            content.get("source", content.get("dataset")),
-            content,
-            names,
-            probs,
-            hashing.parse_sketch(content.get("training_hashes", "")),
-            content.get("dropped_bits", 0),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        hashing.parse_sketch(content.get("training_hashes", ""))
+    except (AttributeError, TypeError, ValueError) as error:
         raise damaged(path, error) from error
+
+
+def class_names(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of a model's classes, by default their indices.
+
+    Args:
+      content: The metadata.
+    """
+    probs = content.get("class_probs", ())
+    names = content.get("class_names", range(len(probs))) if probs else ()
+    return tuple(map(str, names))
 
 
 def damaged(path: str | os.PathLike, reason: object) -> ModelError:
@@ -125,7 +86,7 @@ def check_images(dataset: Any, model: Any) -> None:
 
     Args:
       dataset: The `ImageDataset`.
-      model: A model, or its `Metadata`.
+      model: The model.
 
     Raises:
       DataError: If they do not.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tf_realnvp.serving import metadata
-from tf_realnvp.utils import runtime
+from tf_realnvp.utils import hashing, runtime
 from tf_realnvp.utils.overlap import overlapped
 
 BATCH_SIZE = 64  # Limits the memory for many images.
@@ -25,36 +25,55 @@ class Scores(NamedTuple):
     label: np.ndarray
 
 
-class SavedModel(metadata.Metadata):
-    """A model written by `export.save`: its metadata, and what it computes.
+class SavedModel:
+    """A model written by `export.save`, and what its metadata say.
 
     Attributes:
       model: The `RealNVP`.
+      image_shape: `(H, W, C)`.
+      num_colors: Number of levels of a component; `None` for real numbers.
+      values: What the values of the images are.
+      num_dims: Number of components of an image, `H * W * C`.
+      class_names: Names of the classes, if there are any; by default their
+        indices.
+      source: The training data set, as an argument of `data.load`, or `None`.
+      training_hashes: Hashes in the sketch of the training images; empty if
+        there is none, as for data sets of TFDS.
+      dropped_bits: Number of lowest bits that the levels lack, of the values
+        that files of 16 bits hold.
       log_prior: Log-probabilities of the classes, `[len(class_names)]`. A model
         without classes has a single one, `[1]`.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, num_threads: int | None = None):
         """Loads a model.
 
-        The folder is checked before TensorFlow is imported, which takes
+        The folder is looked at before TensorFlow is imported, which takes
         seconds.
 
         Args:
           path: The folder that `export.save` wrote.
+          num_threads: As for `runtime.configure`.
 
         Raises:
           ModelError: If there is no model, or it cannot be loaded.
         """
-        super().__init__(**vars(metadata.read(path)))
-        with np.errstate(divide="ignore"):  # A class may have probability zero.
-            self.log_prior = np.log(np.array(self.class_probs or (1.0,)))
-        runtime.configure()
+        content = metadata.read(path)
+        self.class_names = metadata.class_names(content)
+        self.source = content.get("source", content.get("dataset"))
+        hashes = content.get("training_hashes", "")
+        self.training_hashes = hashing.parse_sketch(hashes)
+        self.dropped_bits = content.get("dropped_bits", 0)
+        runtime.configure(num_threads=num_threads)
         import tensorflow as tf
 
         from tf_realnvp.serving import weights
 
         model = self.model = weights.load_model(path)
+        self.image_shape, self.num_colors = model.image_shape, model.num_colors
+        self.values, self.num_dims = model.values, model.num_dims
+        with np.errstate(divide="ignore"):  # A class may have probability zero.
+            self.log_prior = np.log(np.array(model.class_probs or (1.0,)))
         images = tf.TensorSpec([None, *self.image_shape], self.values.dtype)
         latents = tf.TensorSpec([None, *model.latent_shape], tf.float32)
         label = [tf.TensorSpec([None], tf.int32)] * bool(self.class_names)
@@ -149,11 +168,9 @@ class SavedModel(metadata.Metadata):
           joint log-probability of images and classes. A model without classes
           counts as having a single class.
         """
-        import tensorflow as tf
-
         n = len(images)
         function = self._log_prob_each if each else self._log_prob
-        seeds = tf.constant([seed] * n if each else seed, tf.int64)
+        seeds = np.full([n] if each else [], seed, np.int64)
         labels = [[np.full(n, k)] for k in range(len(self.class_names))] or [[]]
         given = [function(images, seeds, *label).numpy() for label in labels]
         return np.stack(given, axis=1).astype(np.float64)

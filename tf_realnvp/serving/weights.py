@@ -26,17 +26,15 @@ def load_model(path: str | os.PathLike) -> RealNVP:
     Raises:
       ModelError: If there is no such model.
     """
-    saved = metadata.read(path)
+    content = metadata.read(path)
     names = (*ARCHITECTURE, "num_classes", "class_probs")
-    config: dict[str, Any] = {name: saved.others.get(name) for name in names}
+    config: dict[str, Any] = {name: content.get(name) for name in names}
     try:
-        model = RealNVP(saved.image_shape, saved.num_colors, **config)
-    except (TypeError, ValueError) as error:
+        model = RealNVP(content["image_shape"], content["num_colors"], **config)
+    except (KeyError, TypeError, ValueError) as error:
         raise metadata.damaged(path, error) from error
     _assign(model, path)
-    model.metadata = {
-        name: saved.others[name] for name in _KEPT if name in saved.others
-    }
+    model.metadata = {n: content[n] for n in _KEPT if n in content}
     return model
 
 

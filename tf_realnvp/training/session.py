@@ -18,7 +18,6 @@ import tensorflow as tf
 from tf_realnvp import data, initialization
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset
-from tf_realnvp.data.image_dataset import describe_skipped
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, metrics, results, workers
@@ -29,7 +28,6 @@ from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import Error, FailureError, UsageError, reason
-from tf_realnvp.utils.messages import warn
 from tf_realnvp.utils.progress import Progress
 
 # Without a minimum, checkpoints after short epochs would take more than 1 % of
@@ -66,8 +64,6 @@ def load(
         config.num_bits,
         config.conditional,
     )
-    if dataset.skipped:
-        warn(describe_skipped(dataset.skipped))
     description = dataset.description
     if run is not None:
         results.check(config, dataset)
@@ -268,7 +264,6 @@ class _Recorder:
         self._checkpoints, self._path = checkpoints, path
         self._summaries = Summaries(trainer, path / "logs", config.batch_size)
         self._last_save = time.monotonic()
-        self._saved = list(trainer.history)
 
     def after_steps(self):
         self._summaries.write_progress()
@@ -283,23 +278,19 @@ class _Recorder:
         self._save_after(_SECONDS_BETWEEN_CHECKPOINTS)
 
     def finish(self, is_done):
-        """Saves what has not been saved yet."""
-        if not is_done:
-            self.save()
-            return
-        last = self._trainer.history[-1]
-        if last.epoch % self._config.samples_every:  # No samples of it yet.
-            self._summaries.write_samples(last.step)
-        # The best epoch may have been evaluated on the test images.
-        self._write_metrics()
-        if self._trainer.history != self._saved:
-            self.save()
+        """Saves the end of the training."""
+        if is_done:
+            last = self._trainer.history[-1]
+            if last.epoch % self._config.samples_every:  # No samples of it yet.
+                self._summaries.write_samples(last.step)
+            # The best epoch may have been evaluated on the test images.
+            self._write_metrics()
+        self.save()
 
     def save(self):
         """Saves a checkpoint."""
         self._checkpoints.save()
         self._last_save = time.monotonic()
-        self._saved = list(self._trainer.history)
 
     def _save_after(self, seconds):
         if time.monotonic() - self._last_save >= seconds:

@@ -6,11 +6,11 @@ is in nats, and is no code length.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
-from tf_realnvp.utils import units
 from tf_realnvp.utils.checks import WholeNumber, check
 
 _NUM_COLORS = WholeNumber(2, 2**16)
@@ -94,7 +94,7 @@ class Values:
         Args:
           nats: The amount in nats: a number, an array or a tensor.
         """
-        return nats if self.are_real else units.bits_from_nats(nats)
+        return nats / self._nats_per_unit
 
     def nearest(self, points: np.ndarray) -> np.ndarray:
         """Returns the values nearest to real numbers, in `dtype`."""
@@ -113,6 +113,8 @@ class Values:
           log_prob: Log-densities in nats: a number, an array or a tensor.
           num_dims: Number of dimensions of an image, `H * W * C`.
         """
-        if self.are_real:
-            return -log_prob / num_dims
-        return units.bits_per_dim(log_prob, num_dims)
+        return -log_prob / (num_dims * self._nats_per_unit)
+
+    @property
+    def _nats_per_unit(self):
+        return 1.0 if self.are_real else math.log(2.0)
