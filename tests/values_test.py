@@ -250,21 +250,15 @@ class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(found.log_density, density, rtol=1e-3)
 
 
-FEW = {
-    "_NUM_DESCENTS": 5,
-    "_NUM_START_DESCENTS": 5,
-    "_NUM_ADAPTATIONS": 2,
-    "_NUM_DRAWS": 4,
-}
-
-
 class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
     name = r"tf-realnvp( \w+)?"
 
     def setUp(self):
         super().setUp()
         self.out = self.folder / "out.png"
-        self.enterContext(mock.patch.multiple(restoration, **FEW))
+        self.enterContext(
+            mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+        )
         fewer_draws = functools.partial(detection.compare, num_draws=50)
         self.enterContext(mock.patch.object(detection, "compare", fewer_draws))
 
