@@ -107,7 +107,7 @@ def call(compiled=lambda function: function):
             density = model.log_density(points)
         return density, tape.gradient(density, points)
 
-    latents = compiled(model.encode)(images)
+    latents = model.encode(images)
     return [*density(points), latents, compiled(model.decode)(latents)]
 
 
