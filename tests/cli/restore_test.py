@@ -17,12 +17,6 @@ from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.serving import weights
 
-FEW = {
-    "_NUM_DESCENTS": 5,
-    "_NUM_START_DESCENTS": 5,
-    "_NUM_ADAPTATIONS": 2,
-    "_NUM_DRAWS": 4,
-}
 LIVE = {"plain": small_models.model, "classes": small_models.conditional}
 HOLE = np.zeros([4, 4, 1], bool)
 HOLE[1:3, :3] = True
@@ -32,7 +26,9 @@ class RestoreTest(ModelTestCase):
     def setUp(self):
         super().setUp()
         self.images = small_models.images(3)
-        self.enterContext(mock.patch.multiple(restoration, **FEW))
+        self.enterContext(
+            mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+        )
 
     def use_model(self, kind):
         super().use_model(kind)
