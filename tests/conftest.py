@@ -1,5 +1,6 @@
 """Runs the tests with the settings of the command."""
 
+import gc
 import os
 import shutil
 import signal
@@ -17,15 +18,23 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 LONGEST = ("SameTrainingTest", "KillsTest", "OtherProgramsTest", "RunTest")
 # Whose processes are forked from one that has imported TensorFlow.
 FORKED = ("SameTrainingTest", "KillsTest")
+# That load the same models.
+COMMANDS = tuple(
+    f"tests/cli/{name}_test.py"
+    for name in ("commands", "detection", "direction", "exports", "restore")
+)
 
 # A folder in memory, on Linux.
 MEMORY = "/dev/shm"
 
 # The commands leave alone what is ignored, as SIGINT is in a background job of
 # a shell's script and SIGHUP after `nohup`. These tests may be run so as well.
-for signum in (signal.SIGINT, signal.SIGHUP):
+for signum, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, lambda *_: None),
+):
     if signal.getsignal(signum) == signal.SIG_IGN:
-        signal.signal(signum, lambda *_: None)
+        signal.signal(signum, handler)
 
 # Where nothing has to be written through to a disk, which takes time.
 if "TMPDIR" not in os.environ and os.path.isdir(MEMORY):
@@ -59,14 +68,16 @@ def pytest_configure(config):
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Lets one process have all tests that fork theirs from the same one."""
+    """Lets one process have all tests that share what takes long to make."""
     if config.getoption("dist") != "loadscope":
         return None
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             scope = super()._split_scope(nodeid)
-            return "forked" if scope.endswith(FORKED) else scope
+            if scope.endswith(FORKED):
+                return "forked"
+            return "commands" if scope.startswith(COMMANDS) else scope
 
     return Scheduling(config, log)
 
@@ -77,3 +88,6 @@ def pytest_collection_modifyitems(items):
     items.sort(
         key=lambda item: getattr(item.cls, "__name__", "") not in LONGEST
     )
+    # To look for garbage among all that was imported takes a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)

@@ -86,27 +86,21 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         last = found.samples.mean(axis=1)
         self.assertAllClose(last, mean, atol=1.0)
 
-    @parameterized.named_parameters(
-        ("plain", small_models.model), ("classes", small_models.distinct)
-    )
-    @mock.patch.multiple(
-        restoration,
-        _NUM_DESCENTS=20,
-        _NUM_START_DESCENTS=20,
-        _NUM_ADAPTATIONS=2,
-        _NUM_DRAWS=4,
-    )
-    def test_known_pixels_stay(self, make):
+    @mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+    def test_known_pixels_stay(self):
         """Some are missing in each image, or none."""
         images = small_models.images(3)
         mask = np.stack([MASK, ~MASK, np.zeros_like(MASK)])
-
-        def restore(seed):
-            return restoration.restore(
-                make(), images, mask, num_samples=2, batch_size=4, seed=seed
+        found, again, other = (
+            restoration.restore(
+                *(small_models.model(), images, mask),
+                num_samples=num_samples,
+                batch_size=4,
+                seed=seed,
             )
-
-        found, again, other = (restore(seed) for seed in (1, 1, 2))
+            for num_samples, seed in ((2, 1), (2, 1), (1, 2))
+        )
+        self.assertIsNone(found.label)
         for name, value in vars(found).items():
             if value is not None:
                 np.testing.assert_array_equal(value, getattr(again, name))
@@ -117,20 +111,28 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         known = np.broadcast_to(images[:, np.newaxis], is_missing.shape)
         self.assertAllEqual(found.samples[~is_missing], known[~is_missing])
         self.assertAllEqual(found.images, other.images)
-        self.assertNotAllEqual(found.samples, other.samples)
+        self.assertEqual(other.samples.shape, (3, 1, 4, 4, 1))
+        self.assertNotAllEqual(found.samples[:, :1], other.samples)
         self.assertNotAllEqual(found.samples[:, 0], found.samples[:, 1])
         self.assertGreater(np.mean(found.std[mask] > 0.0), 0.8)
-        self.assertAllEqual(np.isnan(found.r_hat), [False, False, True])
-        if make is small_models.model:
-            self.assertIsNone(found.label)
-        else:
-            model = make()
-            joint = [
-                restoration.restore(model, images, mask, label=k).log_density
-                + np.log(model.class_probs[k])
-                for k in range(model.num_classes)
-            ]
-            self.assertAllEqual(found.label, np.argmax(joint, axis=0))
+        for its in (found, other):
+            self.assertAllEqual(np.isnan(its.r_hat), [False, False, True])
+            self.assertAllEqual(np.isfinite(its.ess), [True, True, False])
+
+    @mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+    def test_likeliest_class(self):
+        model = small_models.distinct()
+        images = model.sample(6, seed=0, label=[0, 1, 2] * 2).numpy()
+        found, *given = (
+            restoration.restore(model, images, MASK, label=label)
+            for label in (None, 0, 1, 2)
+        )
+        joint = np.transpose([its.log_density for its in given])
+        joint += np.log(model.class_probs)
+        self.assertAllEqual(found.label, joint.argmax(axis=1))
+        self.assertGreater(len(set(found.label)), 1)
+        for index, label in enumerate(found.label):
+            self.assertAllEqual(found.images[index], given[label].images[index])
 
     def test_nothing_known(self):
         """Then samples are those of the model."""
@@ -150,20 +152,6 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
             ).pvalue
             self.assertGreater(p_value, 0.01)
         self.assertAllClose(found.mean[0], drawn.mean(axis=0), atol=1.0)
-
-    @mock.patch.multiple(
-        restoration,
-        _NUM_DESCENTS=5,
-        _NUM_START_DESCENTS=5,
-        _NUM_ADAPTATIONS=2,
-        _NUM_DRAWS=4,
-    )
-    def test_one_sample(self):
-        found = restoration.restore(
-            small_models.model(), small_models.images(2), MASK, num_samples=1
-        )
-        self.assertEqual(found.samples.shape, (2, 1, 4, 4, 1))
-        self.assertTrue(np.all(np.isfinite(found.ess)))
 
     def test_observe(self):
         """Of images at half the size."""

@@ -25,6 +25,13 @@ ALPHA = 0.2  # Not the default.
 # for each of its couplings.
 NUM_COUPLINGS = (1, 1, 2)
 METADATA = {"dataset": "digits", "lr": 3e-4}
+# Of a restoration, in place of its own numbers.
+FEW_STEPS = {
+    "_NUM_DESCENTS": 5,
+    "_NUM_START_DESCENTS": 5,
+    "_NUM_ADAPTATIONS": 2,
+    "_NUM_DRAWS": 4,
+}
 
 # Goes with the process.
 _FOLDER = tempfile.TemporaryDirectory()

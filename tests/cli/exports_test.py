@@ -15,9 +15,21 @@ import tensorflow as tf
 from model_commands import ModelTestCase, call
 
 import tf_realnvp
+from tf_realnvp.serving import formats
 
 
-class ExportTest(ModelTestCase):
+class ConversionTestCase(ModelTestCase):
+    """Without the conversion, which `formats_test` and `explorer_test` have."""
+
+    def setUp(self):
+        super().setUp()
+        for name in ("to_onnx", "to_tflite"):
+            self.enterContext(
+                mock.patch.object(formats, name, return_value=b"")
+            )
+
+
+class ExportTest(ConversionTestCase):
     def test_onnx(self):
         pytest.importorskip("tf2onnx")
         out = self.folder / "new"
@@ -47,7 +59,7 @@ class ExportTest(ModelTestCase):
         self.assert_usage_error(result, "--out", "cannot write")
 
 
-class ExploreTest(ModelTestCase):
+class ExploreTest(ConversionTestCase):
     def setUp(self):
         super().setUp()
         # Of npm, which need not be here.

@@ -17,12 +17,6 @@ from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.serving import weights
 
-FEW = {
-    "_NUM_DESCENTS": 5,
-    "_NUM_START_DESCENTS": 5,
-    "_NUM_ADAPTATIONS": 2,
-    "_NUM_DRAWS": 4,
-}
 LIVE = {"plain": small_models.model, "classes": small_models.conditional}
 HOLE = np.zeros([4, 4, 1], bool)
 HOLE[1:3, :3] = True
@@ -32,7 +26,9 @@ class RestoreTest(ModelTestCase):
     def setUp(self):
         super().setUp()
         self.images = small_models.images(3)
-        self.enterContext(mock.patch.multiple(restoration, **FEW))
+        self.enterContext(
+            mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+        )
 
     def use_model(self, kind):
         super().use_model(kind)
@@ -104,20 +100,28 @@ class RestoreTest(ModelTestCase):
             os.remove("out/torn_restored.png")
 
     def test_figure(self):
+        """Of images of a class that is given."""
+        self.use_model("classes")
         self.write("in", self.images)
         self.write_mask()
         with mock.patch.object(
             plots, "save_restorations", wraps=plots.save_restorations
         ) as save:
-            code, _, stderr = call(
+            code, stdout, stderr = call(
                 *("restore", self.path, "in", "--mask", "mask.png"),
-                *("--samples", 2, "--out", self.out),
+                *("--samples", 2, "--label", "dog", "--out", self.out),
             )
         self.assertEqual(code, 0, stderr)
+        self.assertNotIn("taken for", stdout)
+        expected = restoration.restore(
+            self.live, self.images, HOLE, label=1, num_samples=2
+        )
         _, given, is_missing, shown, spread, _ = save.call_args.args
         self.assertAllEqual(given, self.images)
         self.assertAllEqual(is_missing, [HOLE] * 3)
         self.assertEqual([*shown], ["restored", "sample 1", "sample 2", "mean"])
+        self.assertAllEqual(shown["restored"], expected.images)
+        self.assertAllEqual(shown["sample 2"], expected.samples[:, 1])
         self.assertAllEqual(spread[:, ~HOLE[..., 0]], np.zeros([3, 10]))
         self.assertGreater(np.ptp(read_png(self.out)), 100)
 

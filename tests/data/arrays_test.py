@@ -191,7 +191,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.product(batch_size=(None, 3), as_keras=((), (1,)))
+    @parameterized.parameters((None, ()), (3, (1,)))
     def test_pipelines(self, batch_size, as_keras):
         """They are as an array of the same images and labels."""
         content = images(20, 4, 4, 1, num_colors=9)

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from unittest import mock
 
 import folders
 import numpy as np
@@ -48,12 +49,14 @@ KINDS = tuple(MODELS)
 FUNCTIONS = (formats.decode, formats.score)
 
 
+to_onnx = functools.cache(formats.to_onnx)
+
+
 @functools.cache
 def session(kind, function):
     """Returns a function as ONNX Runtime loads it."""
     return onnxruntime.InferenceSession(
-        formats.to_onnx(MODELS[kind](), function),
-        providers=["CPUExecutionProvider"],
+        to_onnx(MODELS[kind](), function), providers=["CPUExecutionProvider"]
     )
 
 
@@ -133,7 +136,8 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
 
 class SaveTest(folders.FolderTestCase):
     def test_onnx(self):
-        names = formats.save(small_models.model(), self.folder / "new")
+        with mock.patch.object(formats, "to_onnx", to_onnx):
+            names = formats.save(small_models.model(), self.folder / "new")
         self.assertEqual(names, ["decode.onnx", "score.onnx"])
         for name in names:
             onnx.checker.check_model(
