@@ -111,7 +111,7 @@ def make_task(task, images, rng):
     elif task == "eyes":  # Of aligned faces.
         rows, columns = (
             slice(round(low * size), round(high * size))
-            for low, high, size in ((0.3, 0.5, height), (0.15, 0.85, width))
+            for low, high, size in ((0.18, 0.38, height), (0.15, 0.85, width))
         )
         mask[:, rows, columns] = True
     elif task == "half":
