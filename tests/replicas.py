@@ -50,7 +50,8 @@ def together(folder: pathlib.Path, name: str, environment: dict) -> None:
     # First of all: workers connect before anything is computed.
     strategy = workers.connect()
     with strategy.scope():
-        variable = keras.Variable([2.0 + workers.is_chief()])
+        variable = keras.Variable([0.0])  # The first is the chief's in all.
+    variable.assign([2.0 + workers.is_chief()])
     initialization._agree(strategy, [variable])
     np.save(folder / f"{name}.npy", variable)
     _train(strategy, _small, folder / name)

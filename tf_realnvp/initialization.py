@@ -43,19 +43,15 @@ def _fit(bijector, points):
     Args:
       bijector: A bijector of the model.
       points: Inputs of its `inverse`, `[n, H, W, C]`.
-
-    Returns:
-      Outputs of its `inverse` after the fit.
     """
     for step in steps_of(bijector):
         if isinstance(step, FactorOut):
-            kept, factored_out = tf.split(points, 2, axis=-1)
-            points = tf.concat([_fit(step.bijector, kept), factored_out], -1)
+            kept, _ = tf.split(points, 2, axis=-1)
+            _fit(step.bijector, kept)  # Later steps only reorder latents.
         elif isinstance(step, AffineCoupling):
             points = _fit_coupling(step, points)
         else:
             points = step.inverse(points)
-    return points
 
 
 def _fit_coupling(coupling, points):
@@ -100,7 +96,6 @@ def _agree(strategy, variables):
     Values computed by each worker may differ by rounding, and training would
     then diverge between workers.
     """
-
     flat = tf.concat([tf.reshape(v.value, [-1]) for v in variables], axis=0)
     sizes = [v.shape.num_elements() for v in variables]
     *parts, _ = tf.split(strategy.gather(flat, axis=0), [*sizes, -1])

@@ -104,11 +104,23 @@ def _residual_block(hidden, block, features):
 
 def _conv2d_gradients(inputs, convolution, upstream):
     """Returns the gradients of `conv2d` to inputs, kernel and bias."""
-    arguments = [inputs, *convolution]
-    with tf.GradientTape() as tape:
-        tape.watch(arguments)
-        outputs = conv2d(*arguments)  # Not computed: the gradient needs none.
-    return tape.gradient(outputs, arguments, upstream)
+    kernel, bias = convolution
+    options = {
+        "out_backprop": upstream,
+        "strides": [1, 1, 1, 1],
+        "padding": "SAME",
+    }
+    return (
+        tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(inputs), filter=kernel, **options
+        ),
+        tf.raw_ops.Conv2DBackpropFilter(
+            input=inputs, filter_sizes=kernel.shape, **options
+        ),
+        tf.raw_ops.BiasAddGrad(out_backprop=upstream)
+        if bias.shape.rank == 1
+        else tf.reduce_sum(upstream, axis=[1, 2]),
+    )
 
 
 def _relu_gradient(outputs, upstream):

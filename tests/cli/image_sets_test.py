@@ -21,6 +21,16 @@ from tf_realnvp.utils.values import Values
 IMAGES = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)
 
 
+class FileTest(command_lines.CommandTestCase):
+    def test_written_and_read(self):
+        model = mock.Mock(image_shape=(4, 4, 1), num_colors=1024)
+        model.dropped_bits = 2
+        image = np.arange(16, dtype=np.uint16).reshape(4, 4, 1) * 60
+        path = self.folder / "a.png"
+        path.write_bytes(image_sets.encode(image, model))
+        self.assertAllEqual(image_sets.read(path, model), image)
+
+
 class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
     """Each image has a level of its own."""
 

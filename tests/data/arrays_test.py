@@ -147,6 +147,14 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         path = self.save("a.npz", images=BLACK + 4, num_colors=5)
         self.assertEqual(data.load(path).num_colors, 5)
 
+    def test_levels_of_sixteen_bits_are_those_of_both_splits(self):
+        low, high = np.full(
+            [2, 2, 4, 4, 1], [[[[[9]]]], [[[[999]]]]], np.uint16
+        )
+        for train, test in ((low, high), (high, low)):
+            path = self.save("a.npz", train=train, test=test)
+            self.assertEqual(data.load(path).num_colors, 1024)
+
     @parameterized.parameters(
         # Highest value, `num_colors` in the file, `num_bits`; levels, and what
         # is left of the values.
