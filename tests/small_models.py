@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import tempfile
+from unittest import mock
 
 import keras
 import numpy as np
@@ -98,7 +99,9 @@ def opened_conditional() -> saved_model.SavedModel:
 
 @functools.cache
 def _opened(make):
-    return saved_model.SavedModel(saved(make))
+    raw = loaded(make)
+    with mock.patch.object(tf.saved_model, "load", return_value=raw):
+        return saved_model.SavedModel(saved(make))
 
 
 @functools.cache

@@ -157,17 +157,19 @@ class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(read.source, "/caf\udce9")
         self.assertEqual(read.class_names, ("0", "1", "2"))
 
-    @parameterized.parameters("some_weights", "variables", "foreign")
+    @parameterized.parameters("graph", "some_weights", "variables", "foreign")
     def test_damaged(self, what):
         path = self.copy()
         (weights,) = path.glob("variables/variables.data-*")
-        if what == "variables":
+        if what == "graph":
+            (path / "saved_model.pb").write_bytes(b"half of it")
+        elif what == "variables":
             shutil.rmtree(path / "variables")
         elif what == "foreign":
             tf.saved_model.save(tf.Module(), str(path))
         else:
             weights.write_bytes(weights.read_bytes()[:500])
-        self.assert_error(path, "cannot be read")
+        self.assert_error(path, "cannot be loaded")
 
     def test_before_tensorflow_is_imported(self):
         """Which takes seconds."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, ModelError
+from tf_realnvp.utils.values import Values
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
@@ -61,7 +62,8 @@ def check(content: Mapping[str, Any], path: pathlib.Path) -> None:
         if not len({*names}) == len(names) == len(probs):
             raise ValueError(f"{len(probs)} classes need as many names")
         hashing.parse_sketch(content.get("training_hashes", ""))
-    except (AttributeError, TypeError, ValueError) as error:
+        tuple(content["image_shape"]), Values(content["num_colors"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from error
 
 

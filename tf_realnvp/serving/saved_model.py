@@ -1,14 +1,21 @@
 """A model in a folder, applied to any number of images."""
 
+import functools
+import math
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils import hashing, runtime
+from tf_realnvp.utils.errors import ModelError, reason
 from tf_realnvp.utils.overlap import overlapped
+from tf_realnvp.utils.values import Values
+
+if TYPE_CHECKING:
+    from tf_realnvp.model import RealNVP
 
 BATCH_SIZE = 64  # Limits the memory for many images.
 
@@ -29,7 +36,6 @@ class SavedModel:
     """A model written by `export.save`, and what its metadata say.
 
     Attributes:
-      model: The `RealNVP`.
       image_shape: `(H, W, C)`.
       num_colors: Number of levels of a component; `None` for real numbers.
       values: What the values of the images are.
@@ -59,38 +65,43 @@ class SavedModel:
           ModelError: If there is no model, or it cannot be loaded.
         """
         content = metadata.read(path)
+        self._path = path
+        self.image_shape = tuple(content["image_shape"])
+        self.values = Values(content["num_colors"])
+        self.num_colors = self.values.num_colors
+        self.num_dims = math.prod(self.image_shape)
         self.class_names = metadata.class_names(content)
         self.source = content.get("source", content.get("dataset"))
         hashes = content.get("training_hashes", "")
         self.training_hashes = hashing.parse_sketch(hashes)
         self.dropped_bits = content.get("dropped_bits", 0)
+        with np.errstate(divide="ignore"):  # A class may have probability zero.
+            self.log_prior = np.log(content.get("class_probs") or [1.0])
         runtime.configure(num_threads=num_threads)
         import tensorflow as tf
 
+        images = tf.TensorSpec([None, *self.image_shape], self.values.dtype)
+        label = [tf.TensorSpec([None], tf.int64)] * bool(self.class_names)
+
+        def traced(function, seed_shape):
+            specs = [images, tf.TensorSpec(seed_shape, tf.int64), *label]
+            return tf.function(function, specs, autograph=False)
+
+        try:
+            self._saved = tf.saved_model.load(os.fspath(path))
+            self._log_prob = traced(self._saved.log_prob, [])
+            self._log_prob_each = traced(self._saved.log_prob_each, [None])
+        except Exception as error:  # TensorFlow may raise anything.
+            raise ModelError(
+                f"the model in {path} cannot be loaded: {reason(error)}"
+            ) from error
+
+    @functools.cached_property
+    def model(self) -> "RealNVP":
+        """The `RealNVP`, which takes longer to build than its SavedModel."""
         from tf_realnvp.serving import weights
 
-        model = self.model = weights.load_model(path)
-        self.image_shape, self.num_colors = model.image_shape, model.num_colors
-        self.values, self.num_dims = model.values, model.num_dims
-        with np.errstate(divide="ignore"):  # A class may have probability zero.
-            self.log_prior = np.log(np.array(model.class_probs or (1.0,)))
-        images = tf.TensorSpec([None, *self.image_shape], self.values.dtype)
-        latents = tf.TensorSpec([None, *model.latent_shape], tf.float32)
-        label = [tf.TensorSpec([None], tf.int32)] * bool(self.class_names)
-
-        def traced(function, *signature):
-            return tf.function(function, signature, autograph=False)
-
-        # `n` and the shape of `label` vary from batch to batch.
-        self._sample = tf.function(
-            model.sample, autograph=False, reduce_retracing=True
-        )
-        self._encode = traced(model.encode, images, *label)
-        self._decode = traced(model.decode, latents, *label)
-        seed = tf.TensorSpec([], tf.int64)
-        self._log_prob = traced(model.log_prob, images, seed, *label)
-        seeds = tf.TensorSpec([None], tf.int64)
-        self._log_prob_each = traced(model.log_prob_each, images, seeds, *label)
+        return weights.load_model(self._path)
 
     def sample(
         self,
@@ -113,18 +124,15 @@ class SavedModel:
           Iterator over batches of images `[m, H, W, C]`. They are drawn on
           demand, up to two batches ahead.
         """
-        import tensorflow as tf
-
         labels = np.broadcast_to(-1 if label is None else label, [n])
 
         def draw(part):
-            its = None if label is None else tf.constant(labels[part], tf.int32)
-            return self._sample(
-                tf.constant(len(labels[part])),
-                tf.constant(temperature, tf.float32),
-                tf.constant(stream(seed, part.start // BATCH_SIZE), tf.int64),
-                its,
-            ).numpy()
+            inputs = {
+                "n": np.int32(len(labels[part])),
+                "temperature": np.float32(temperature),
+                "seed": np.int64(stream(seed, part.start // BATCH_SIZE)),
+            }
+            return self._call("sample", inputs, labels, part, "images")
 
         return overlapped(draw, _parts(labels))
 
@@ -185,7 +193,7 @@ class SavedModel:
         Returns:
           Float32 `[n, H / 2, W / 2, 4 * C]`.
         """
-        return self._in_batches(self._encode, images, label)
+        return self._in_batches("encode", "images", images, "latents", label)
 
     def encode_likeliest(
         self,
@@ -228,14 +236,23 @@ class SavedModel:
         Returns:
           Images `[n, H, W, C]`, of `values.dtype`.
         """
-        return self._in_batches(self._decode, latents, label)
+        return self._in_batches("decode", "latents", latents, "images", label)
 
-    def _in_batches(self, function, values, labels):
+    def _in_batches(self, signature, name, values, output, labels):
         def compute(part):
-            label = [labels[part]] if self.class_names else []
-            return function(values[part], *label).numpy()
+            inputs = {name: values[part]}
+            return self._call(signature, inputs, labels, part, output)
 
         return np.concatenate([*overlapped(compute, _parts(values))])
+
+    def _call(self, signature, inputs, labels, part, output):
+        """Calls a signature, with a slice of the labels if it takes any."""
+        import tensorflow as tf
+
+        if self.class_names:
+            inputs["label"] = labels[part].astype(np.int32)
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        return self._saved.signatures[signature](**tensors)[output].numpy()
 
 
 def _parts(values):
