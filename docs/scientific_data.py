@@ -45,18 +45,18 @@
 #
 # | bits | 16 couplings, 0.5 M weights | 26 couplings, 0.9 M weights |
 # | --- | --- | --- |
-# | up to 12 | all of 200 images | all of 200 images |
-# | 13 | all | all but one, up to 1 level |
-# | 14 | 99.0 % of the images, errors up to 1 level | all |
-# | 15 | 99.0 %, up to 2 | 97.0 %, up to 2 |
-# | 16 | 92.5 %, up to 3 | 88.5 %, up to 9 |
+# | up to 12 | all of 500 images | all of 500 images |
+# | 13 | 99.8 % of the images, errors up to 1 level | 99.6 %, up to 2 |
+# | 14 | 99.4 %, up to 2 | 99.2 %, up to 3 |
+# | 15 | 97.8 %, up to 2 | 97.4 %, up to 2 |
+# | 16 | 93.0 %, up to 3 | 90.8 %, up to 9 |
 #
-# At 16 bits 1 to 3 of 10,000 values are off. The small models of the tests give
+# At 16 bits 1 to 2 of 10,000 values are off. The small models of the tests give
 # 16 bits back exactly. The command is
 #
 # ```sh
 # python -m benchmarks.round_trip models/realnvp_fashion_mnist \
-#   models/realnvp_fashion_mnist_classes --n 200
+#   models/realnvp_fashion_mnist_classes
 # ```
 #
 # ## Real numbers
