@@ -648,6 +648,16 @@ class CommandTest(SessionTestCase):
         self.assertEqual(os.listdir(), ["runs"] if message else [])
         self.assert_as_whole(COMMAND)
 
+    def test_signal_to_another_worker(self):
+        """This one stops after the same step, and saves."""
+        stops = iter((False, False, True))
+        with mock.patch.object(workers, "any_of", lambda own: next(stops)):
+            code, stdout, stderr = command()
+        self.assertEqual(code, 143)
+        self.assertEqual(stderr, "\nrun.py: interrupted by SIGTERM\n")
+        self.assertIn("saved a checkpoint at step", stdout)
+        self.assert_as_whole(COMMAND)
+
     @parameterized.parameters(
         (tf.train.Checkpoint, "restore"),
         (plots, "save_image_grid"),
@@ -690,6 +700,11 @@ class WorkersTest(SessionTestCase):
         self.enterContext(mock.patch.object(workers, "_gather", self.gather))
         # What the chief has in place of what this worker has.
         self.changes = collections.deque()
+
+    def test_any_of(self):
+        self.assertFalse(workers.any_of(False))
+        self.changes.append(lambda chief: True)
+        self.assertTrue(workers.any_of(False))
 
     def gather(self, record):
         """Gives what three workers have, of which this one is the second."""

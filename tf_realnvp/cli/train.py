@@ -9,6 +9,7 @@ import os
 import pathlib
 import random
 import re
+import signal
 
 from tf_realnvp.cli import arguments, signals
 from tf_realnvp.config import TrainingConfig, canonical
@@ -171,16 +172,17 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
     elif resume:
         say("there is no checkpoint yet: starting from the beginning")
     with signals.deferred() as is_interrupted:
-        session.fit(
+        is_done = session.fit(
             config,
             trainer,
             dataset,
             checkpoints,
             run,
             functools.partial(say_epoch, config, model.values),
-            is_interrupted,
+            # All stop after the same step, which the chief then saves.
+            lambda: workers.any_of(is_interrupted()),
         )
-        if is_interrupted():
+        if is_interrupted() or not is_done:
             say(
                 f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
                 "command with --resume goes on from it"
@@ -188,6 +190,8 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
         elif run is not None:
             say_summary(config, trainer)
     # `deferred` has raised by now if a signal was received.
+    if not is_done:
+        raise signals.Interrupted(signal.SIGTERM)  # By another worker.
     if run is None:
         return
     say("writing the results")

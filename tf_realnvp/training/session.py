@@ -202,7 +202,7 @@ def fit(
     on_epoch: Callable[[Metrics], None],
     should_stop: Callable[[], bool] = lambda: False,
     display: Callable[[str, int], Progress] = Progress,
-) -> None:
+) -> bool:
     """Trains to the end, and saves a checkpoint even if interrupted.
 
     After an error of this package or of TensorFlow none is saved.
@@ -217,6 +217,9 @@ def fit(
       should_stop: As for `loop.fit`.
       display: As for `loop.fit`.
 
+    Returns:
+      As `loop.fit`.
+
     Raises:
       DataError: If an image cannot be read.
       DivergedError: If too many consecutive steps were not finite.
@@ -227,8 +230,9 @@ def fit(
     # variables of checkpoints.
     with explained(dataset):
         if run is None:
-            loop.fit(trainer, dataset, *lengths, on_epoch, should_stop, display)
-            return
+            return loop.fit(
+                trainer, dataset, *lengths, on_epoch, should_stop, display
+            )
         with writing(run.path):
             recorder = _Recorder(config, trainer, checkpoints, run.path)
 
@@ -254,6 +258,7 @@ def fit(
             raise
         with writing(run.path):
             recorder.finish(is_done)
+        return is_done
 
 
 class _Recorder:

@@ -186,6 +186,11 @@ def agree(record: Any, differences: Callable[[Any, Any], list[str]]) -> Any:
     return chief
 
 
+def any_of(condition: bool) -> bool:
+    """Returns whether a condition holds for any worker; all must call it."""
+    return condition if share()[1] == 1 else any(_gather(condition))
+
+
 def agree_on_settings(
     config: TrainingConfig, data: DataDescription, resume: bool
 ) -> TrainingConfig:
