@@ -43,7 +43,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def check(content: Mapping[str, Any], path: pathlib.Path) -> None:
-    """Checks the version, and the entries that are no arguments of `RealNVP`.
+    """Checks the version, and the entries that `SavedModel` reads.
 
     Args:
       content: The parsed JSON object.
@@ -62,7 +62,8 @@ def check(content: Mapping[str, Any], path: pathlib.Path) -> None:
         if not len({*names}) == len(names) == len(probs):
             raise ValueError(f"{len(probs)} classes need as many names")
         hashing.parse_sketch(content.get("training_hashes", ""))
-        tuple(content["image_shape"]), Values(content["num_colors"])
+        tuple(content["image_shape"])
+        Values(content["num_colors"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from error
 
