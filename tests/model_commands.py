@@ -10,6 +10,8 @@ from absl.testing import parameterized
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 
+MODELS = {"plain": small_models.model, "classes": small_models.conditional}
+
 call = functools.partial(command_lines.call, main.main)
 
 
@@ -28,11 +30,8 @@ class ModelTestCase(command_lines.CommandTestCase, parameterized.TestCase):
     def setUpClass(cls):
         super().setUpClass()
         cls._models = {
-            "plain": (small_models.saved(), small_models.opened()),
-            "classes": (
-                small_models.saved_conditional(),
-                small_models.opened_conditional(),
-            ),
+            kind: (small_models.saved(make), small_models.opened(make))
+            for kind, make in MODELS.items()
         }
 
     def setUp(self):

@@ -87,21 +87,9 @@ def distinct() -> RealNVP:
 CLASS_NAMES = ("cat", "dog", "old cow")
 
 
-def opened() -> saved_model.SavedModel:
+def opened(make=model) -> saved_model.SavedModel:
     """Returns what the commands open of its SavedModel, which takes seconds."""
-    return _opened(model)
-
-
-def opened_conditional() -> saved_model.SavedModel:
-    """Returns the same of the model with classes."""
-    return _opened(conditional)
-
-
-@functools.cache
-def _opened(make):
-    raw = loaded(make)
-    with mock.patch.object(tf.saved_model, "load", return_value=raw):
-        return saved_model.SavedModel(saved(make))
+    return opened_from(saved(make))
 
 
 @functools.cache
@@ -118,24 +106,23 @@ def saved(make=model) -> pathlib.Path:
     return path
 
 
-def saved_conditional() -> pathlib.Path:
-    """Returns the folder of that of the model with classes."""
-    return saved(conditional)
-
-
 def loaded(make=model) -> tf.Module:
     """Returns what TensorFlow loads from it."""
-    return _loaded(make)
+    return loaded_from(saved(make))
 
 
 @functools.cache
-def _loaded(make):
-    return tf.saved_model.load(str(saved(make)))
+def loaded_from(path: pathlib.Path) -> tf.Module:
+    """Returns what TensorFlow loads from a folder."""
+    return tf.saved_model.load(str(path))
 
 
-def loaded_conditional() -> tf.Module:
-    """Returns the same of the model with classes."""
-    return loaded(conditional)
+@functools.cache
+def opened_from(path: pathlib.Path) -> saved_model.SavedModel:
+    """Returns what the commands open of a folder."""
+    raw = loaded_from(path)
+    with mock.patch.object(tf.saved_model, "load", return_value=raw):
+        return saved_model.SavedModel(path)
 
 
 @functools.cache

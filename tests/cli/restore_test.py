@@ -9,7 +9,7 @@ import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import read_png
-from model_commands import ModelTestCase, call
+from model_commands import MODELS, ModelTestCase, call
 from PIL import Image
 
 from tf_realnvp import restoration
@@ -17,7 +17,6 @@ from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.serving import weights
 
-LIVE = {"plain": small_models.model, "classes": small_models.conditional}
 HOLE = np.zeros([4, 4, 1], bool)
 HOLE[1:3, :3] = True
 
@@ -32,7 +31,7 @@ class RestoreTest(ModelTestCase):
 
     def use_model(self, kind):
         super().use_model(kind)
-        self.live = LIVE[kind]()
+        self.live = MODELS[kind]()
         self.enterContext(
             mock.patch.object(weights, "load_model", return_value=self.live)
         )

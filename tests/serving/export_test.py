@@ -185,7 +185,7 @@ class SignaturesTest(ExportTestCase):
                 },
             ),
             (
-                small_models.loaded_conditional(),
+                small_models.loaded(small_models.conditional),
                 {
                     "serving_default": (images, f"{bits} {classes} {nats}"),
                     "classify": (images, classes),
@@ -228,7 +228,8 @@ class SignaturesTest(ExportTestCase):
 
     def test_labels(self):
         """One is for all, and -1 is drawn."""
-        loaded, model = small_models.loaded_conditional(), MODELS["classes"]()
+        model = small_models.conditional()
+        loaded = small_models.loaded(small_models.conditional)
         arguments = {"n": 4, "temperature": 1.0, "seed": 3}
         classes = model.sample_labels(4, 3).numpy()
         for label, expected in (
@@ -244,7 +245,8 @@ class SignaturesTest(ExportTestCase):
 
     def test_classes(self):
         """By noise of their own, so in the mean only."""
-        loaded, model = small_models.loaded_conditional(), MODELS["classes"]()
+        model = small_models.conditional()
+        loaded = small_models.loaded(small_models.conditional)
         images = np.repeat(small_models.images(1), 500, axis=0)
         expected = model.classify(images, 1)
         for name in ("serving_default", "classify"):
@@ -416,10 +418,10 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         (path / "assets" / "old.txt").write_text("old")
         link = self.folder / "link"
         link.symlink_to("model")
-        before = self.contents(path)
+        before = folders.contents(path)
         with disks.full(1000), self.assertRaises(Exception):  # noqa: B017
             small_models.model().save(link)
-        self.assertEqual(self.contents(path), before)
+        self.assertEqual(folders.contents(path), before)
         self.assertCountEqual(os.listdir(self.folder), ["model", "link"])
         small_models.model().save(link)
         self.assertTrue(link.is_symlink())
@@ -430,13 +432,6 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             small_models.loaded().weights,
         )
 
-    def contents(self, folder):
-        return {
-            str(path): path.read_bytes()
-            for path in folder.rglob("*")
-            if path.is_file()
-        }
-
     def test_what_is_no_model_is_not_replaced(self):
         self.enterContext(contextlib.chdir(self.folder))
         for name in ("letters", "keras", "empty"):
@@ -446,7 +441,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         pathlib.Path("keras/saved_model.pb").touch()
         shutil.copytree(small_models.saved(), "model")
         pathlib.Path("model/notes.txt").touch()
-        before = self.contents(self.folder)
+        before = folders.contents(self.folder)
         for name, lost in (
             ("letters", "to_you.txt"),
             ("letters/to_you.txt", "to_you.txt"),
@@ -457,7 +452,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         ):
             with self.assertRaisesRegex(UsageError, f"{lost} would be lost"):
                 small_models.model().save(name)
-        self.assertEqual(self.contents(self.folder), before)
+        self.assertEqual(folders.contents(self.folder), before)
         os.remove("model/notes.txt")
         pathlib.Path("model/.nfs").touch()
         # Where there is nothing that could be lost.

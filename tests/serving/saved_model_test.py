@@ -17,14 +17,13 @@ from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.utils.errors import ModelError
 
 PLAIN, CLASSES = small_models.model, small_models.conditional
-OPENED = {PLAIN: small_models.opened, CLASSES: small_models.opened_conditional}
 
 
 class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     """It gives what the model gives."""
 
     def test_attributes(self):
-        plain, classes = small_models.opened(), OPENED[CLASSES]()
+        plain, classes = map(small_models.opened, (PLAIN, CLASSES))
         self.assertEqual(plain.image_shape, (4, 4, 1))
         self.assertEqual(plain.num_colors, 17)
         self.assertEqual(plain.num_dims, 16)
@@ -40,7 +39,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     )
     def test_sample(self, make, n, label):
         seed = 2**32 - 1
-        loaded = OPENED[make]()
+        loaded = small_models.opened(make)
         first, *rest = loaded.sample(n, 0.5, seed, label)
         own, others = label, label
         if np.ndim(label):
@@ -56,7 +55,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(PLAIN, CLASSES)
     def test_density(self, make):
-        model, loaded = make(), OPENED[make]()
+        model, loaded = make(), small_models.opened(make)
         images = small_models.images(5)
         for seed in (5, 5 + (7 << 32)):
             given = loaded.log_prob_of_classes(images, seed)
@@ -79,7 +78,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(PLAIN, CLASSES)
     def test_latents(self, make):
         """In batches, as whole ones; labels are those of the scores."""
-        loaded, images = OPENED[make](), small_models.images(70)
+        loaded, images = small_models.opened(make), small_models.images(70)
         latents, labels = loaded.encode_likeliest(images)
         self.assertAllEqual(labels, loaded.score_each(images, 0).label)
         self.assertAllClose(latents, loaded.encode(images, labels))
@@ -89,7 +88,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(latents, expected, rtol=1e-4, atol=1e-4)
 
     def test_likeliest_together(self):
-        loaded, images = OPENED[CLASSES](), small_models.images(9)
+        loaded, images = small_models.opened(CLASSES), small_models.images(9)
         self.assertGreater(len(set(loaded.score_each(images, 0).label)), 1)
         _, labels = loaded.encode_likeliest(images, together=True)
         given = loaded.log_prob_of_classes(images, 0, each=True)

@@ -91,18 +91,14 @@ class CheckpointsTestCase(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(number == 99, not found)
         return number if found else None, stderr.getvalue()
 
-    def contents(self):
-        files = [file for file in self.path.rglob("*") if file.is_file()]
-        return {file.name: file.read_bytes() for file in files}
-
     def assert_restores(self, number, *damaged):
         """Asserts what is restored, and which are named; no file changes."""
-        before = self.contents()
+        before = folders.contents(self.path)
         actual, stderr = self.restore()
         self.assertEqual(actual, number)
         pattern = rf"warning: the checkpoint {self.path}/(\S+) is damaged.*\n"
         self.assertEqual(re.findall(pattern, stderr), list(damaged))
-        self.assertEqual(self.contents(), before)
+        self.assertEqual(folders.contents(self.path), before)
 
     def file(self, name):
         return self.path / name
@@ -192,10 +188,10 @@ class DamageTest(CheckpointsTestCase):
     def test_all(self):
         for number in (1, 2, 3):
             self.file(f"ckpt-{number}.{DATA}").write_bytes(b"")
-        before = self.contents()
+        before = folders.contents(self.path)
         with self.assertRaisesRegex(UsageError, "none of the 3 .*`run_dir`"):
             self.restore()
-        self.assertEqual(self.contents(), before)
+        self.assertEqual(folders.contents(self.path), before)
 
     def test_of_another_model(self):
         trainer = make_trainer()

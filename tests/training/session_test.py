@@ -26,6 +26,7 @@ from unittest import mock
 import command_lines
 import disks
 import fast_command
+import folders
 import numpy as np
 import odd_images
 import tensorflow as tf
@@ -194,7 +195,7 @@ class SessionTestCase(command_lines.CommandTestCase, parameterized.TestCase):
 
     def assert_changes_nothing(self, outcome, before, *messages):
         self.assert_refused(outcome, *messages)
-        self.assertEqual(run_contents(), before)
+        self.assertEqual(folders.contents("runs"), before)
 
 
 def make_model(seed=0, image_shape=(8, 8, 1), conditional=False, **settings):
@@ -209,14 +210,6 @@ def make_model(seed=0, image_shape=(8, 8, 1), conditional=False, **settings):
 
 def metadata_of(path):
     return json.loads(pathlib.Path(path, serving_metadata.FILE).read_text())
-
-
-def run_contents():
-    return {
-        str(path): path.read_bytes()
-        for path in pathlib.Path("runs").rglob("*")
-        if path.is_file()
-    }
 
 
 @contextlib.contextmanager
@@ -340,7 +333,7 @@ class ResumeTest(SessionTestCase):
         self.assertEqual(outcome.weights, self.whole()[0])
         for path in (RUN / "checkpoints").glob("ckpt*"):
             os.truncate(path, 0)
-        before = run_contents()
+        before = folders.contents("runs")
         with contextlib.redirect_stderr(io.StringIO()):
             outcome = self.train(door)
         self.assert_changes_nothing(outcome, before, "none of the 3 checkpoint")
@@ -359,7 +352,7 @@ class ResumeTest(SessionTestCase):
     @both_doors()
     def test_other_images(self, door):
         self.go_on(door, max_steps=1)
-        before, digits = run_contents(), data.load("digits")
+        before, digits = folders.contents("runs"), data.load("digits")
         other = dataclasses.replace(digits, fingerprint="new")
         with mock.patch.object(data, "load", return_value=other):
             outcome = self.train(door)
@@ -376,11 +369,11 @@ class ResumeTest(SessionTestCase):
         with mock.patch.object(export, "save", side_effect=FULL):
             _, stdout, _ = command()
         self.assertIn("runs/digits.1", stdout)
-        before = run_contents()
+        before = folders.contents("runs")
         code, _, stderr = command()
         self.assertEqual(code, 2)
         self.assertIn("unfinished run: --resume goes on", stderr)
-        self.assertEqual(run_contents(), before)
+        self.assertEqual(folders.contents("runs"), before)
         self.assert_as_whole(COMMAND)
 
 
