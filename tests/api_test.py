@@ -2,9 +2,7 @@
 
 import dataclasses
 import inspect
-import json
 import pathlib
-import shutil
 from unittest import mock
 
 import fast_command
@@ -57,13 +55,6 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         # Not in a test that traces nothing.
         small_models.saved(small_models.conditional)
 
-    def copy(self, path, **changes):
-        """Returns a copy of a model, with other metadata."""
-        copy = shutil.copytree(path, self.folder / "model")
-        content = json.loads((copy / metadata.FILE).read_text()) | changes
-        (copy / metadata.FILE).write_text(json.dumps(content))
-        return copy
-
     def assert_same_weights(self, model, other):
         weights = values(model.variables), values(other.variables)
         self.assertAllEqual(same(*weights), [True] * len(model.variables))
@@ -74,7 +65,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         ({"filters": 6}, "weights in .* cannot be read"),
     )
     def test_damaged(self, changes, message):
-        path = self.copy(self.path, **changes)
+        path = small_models.copied(self.path, self.folder, **changes)
         with self.assertRaisesRegex(ModelError, message):
             tf_realnvp.load(path)
 
@@ -107,7 +98,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_says_again_what_it_is_of(self):
         path = small_models.saved(small_models.conditional)
         other = {"source": "/my/pictures", "training_hashes": "0a ff"}
-        path = self.copy(path, **other)
+        path = small_models.copied(path, self.folder, **other)
         model = tf_realnvp.load(path)
         names = {"class_names": list(small_models.CLASS_NAMES)}
         expected = names | {"dataset": "digits"} | other
@@ -138,6 +129,8 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         ({"alpha": 0.5}, {}, "0.1 alpha instead of 0.5"),
         ({}, {"num_couplings": (1, 1, 2)}, r"2\) num_couplings instead"),
         ({"image_shape": (8, 8, 3)}, {}, "1 channels instead of 3"),
+        ({"num_colors": None}, {}, "256 num_colors instead of None"),
+        ({}, {"num_colors": None}, "None num_colors instead of 256"),
         ({}, {"num_classes": 3}, "3 num_classes instead of None"),
         ({"num_classes": 2}, {"num_classes": 3}, "3 num_classes instead of 2"),
         (
@@ -340,11 +333,17 @@ class LabelsTest(TrainTestCase):
     def test_refused(self):
         model, two = self.conditional(), self.conditional(2)
         named = self.conditional(class_names="ab0")
-        plain = SmallModel()
+        plain, wide = SmallModel(), SmallModel(num_colors=4096)
+        of_bytes = tf.data.Dataset.from_tensor_slices(self.images)
+        too_high = np.full(self.images.shape, 40005, np.uint16)
         for other, images, labels, message in (
             (plain, self.images[:, :2], None, "2x4x1 with 17 levels"),
             (plain, self.images + 9, None, "levels from 0 to 16"),
             (plain, (self.images, self.labels), None, "no array"),
+            (wide, self.images, None, "uint16 .* from 0 to 4095, got uint8"),
+            (wide, of_bytes, None, "uint16"),
+            (wide, self.images / 2, None, "must be uint16 .*got float64"),
+            (wide, too_high, None, "must be uint16 .*got one of 40005"),
             (plain, self.images, self.labels, "the model has no classes"),
             (model, self.dataset(), self.labels, "`labels` and `flip` are for"),
             (model, self.pairs(), self.labels, "of images and labels"),

@@ -25,59 +25,12 @@ def make_points(model, n=3):
 
 def expected_costs(model, points):
     """The costs in NumPy: those of every component, taken to its pixels."""
-    alpha, levels = model.alpha, model.num_colors
-    height = points.shape[1]
-    x = points.astype(np.float64)
-    p = alpha / 2 + (1 - alpha) * x / levels
-    logit = np.log(levels / (1 - alpha)) + np.log(p) + np.log(1 - p)
-    z = np.log(p) - np.log(1 - p)
-    couplings = iter(zip(model.networks, model.couplings, strict=True))
-    n, last = len(points), model.num_scales - 1
-    costs = np.zeros([n, model.num_scales, 2, *points.shape[1:3]])
-    costs[:, 0, 0] = logit.sum(axis=-1)
-
-    def add(scale, kind, values, squeezed):
-        """Adds a cost of components."""
-        if squeezed:
-            values = reference.unsqueeze(values)
-        block = 2**scale
-        for row in range(height):
-            for column in range(points.shape[2]):
-                costs[:, scale, kind, row, column] += (
-                    values[:, row // block, column // block].sum(axis=-1)
-                    / block**2
-                )
-
-    def couple(scale, z, squeezed):
-        network, coupling = next(couplings)
-        weights = network.get_weights()
-        z, log_scale = reference.coupling_inverse(
-            z,
-            coupling.mask,
-            lambda kept: reference.coupling_network(kept, weights),
-            coupling.rescale.numpy(),
-            coupling.reshift.numpy(),
-        )
-        add(scale, 0, -log_scale, squeezed)
-        return z
-
-    def normal(z):
-        return 0.5 * (z**2 + np.log(2 * np.pi))
-
-    checkerboards, channels, of_last = model.num_couplings
-    for scale in range(model.num_scales):
-        for _ in range(of_last if scale == last else checkerboards):
-            z = couple(scale, z, False)
-        if scale == last:
-            add(scale, 1, normal(z), False)
-        else:
-            z = reference.squeeze(z)
-            for _ in range(channels):
-                z = couple(scale, z, True)
-            kept, out = np.split(z, 2, axis=-1)
-            out = np.concatenate([0 * kept, normal(out)], axis=-1)
-            add(scale, 1, out, True)
-            z = kept
+    parts = []
+    reference.of_model(model, points, parts=parts)
+    costs = np.zeros([len(points), model.num_scales, 2, *points.shape[1:3]])
+    for scale, is_latent, values in parts:
+        pixels = np.ones([2**scale, 2**scale]) / 4**scale
+        costs[:, scale, int(is_latent)] -= np.kron(values.sum(axis=-1), pixels)
     return costs
 
 

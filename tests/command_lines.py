@@ -13,6 +13,7 @@ from unittest import mock
 
 import folders
 
+from tf_realnvp import detection
 from tf_realnvp.serving import saved_model
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -139,8 +140,23 @@ class CommandTestCase(folders.FolderTestCase):
         super().setUp()
         self.enterContext(contextlib.chdir(self.folder))
 
-    def use(self, model) -> mock.Mock:
-        """Lets the commands load a model; returns the mock of its class."""
+    def use(self, model, live=None, measure=None) -> mock.Mock:
+        """Lets the commands load a model.
+
+        Args:
+          model: What they open.
+          live: The `RealNVP` that they build of it. Default: they build it.
+          measure: What measures images by it. Default: they make it.
+
+        Returns:
+          The mock of the class of `model`.
+        """
+        if live is not None:
+            self.enterContext(mock.patch.dict(vars(model), model=live))
+        if measure is not None:
+            self.enterContext(
+                mock.patch.object(detection, "Measurer", return_value=measure)
+            )
         return self.enterContext(
             mock.patch.object(saved_model, "SavedModel", return_value=model)
         )

@@ -7,7 +7,6 @@ import tensorflow as tf
 from absl.testing import parameterized
 from settings import GIVEN
 
-from tf_realnvp import data
 from tf_realnvp.config import DataDescription, TrainingConfig
 
 SETTINGS = TrainingConfig.of_dataset(
@@ -39,10 +38,6 @@ OUT_OF_RANGE = (
     ((4, 3), "image_size num_couplings"),
     ("float16", "precision"),
 )
-
-
-def through_json(record):
-    return json.loads(json.dumps(dataclasses.asdict(record)))
 
 
 class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
@@ -87,18 +82,11 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
                 with self.assertRaisesRegex(ValueError, f"`{name}` must be"):
                     dataclasses.replace(SETTINGS, **{name: value})
 
-    def test_stored_and_read_back(self):
-        config = dataclasses.replace(
-            SETTINGS, ema=0.9, flip=True, lr=0.1 + 0.2, num_couplings=[4, 5, 6]
-        )
-        stored = through_json(config)
-        self.assertEqual(TrainingConfig(**stored), config)
-        # An older version did not know all of them.
+    def test_stored_by_an_older_version(self):
+        """It did not know all of them."""
+        stored = json.loads(json.dumps(dataclasses.asdict(SETTINGS)))
         del stored["flip"], stored["num_couplings"]
-        self.assertEqual(
-            TrainingConfig(**stored),
-            dataclasses.replace(config, flip=False, num_couplings=(3, 3, 4)),
-        )
+        self.assertEqual(TrainingConfig(**stored), SETTINGS)
 
     @parameterized.parameters(
         (["model", "run"], MAY_CHANGE),
@@ -116,29 +104,8 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
                 self.assertIn(" instead of ", phrase)
                 self.assertStartsWith(phrase, f"`{name}` ")
 
-    def test_differences_in_words(self):
-        changes = {"flip": True, "num_couplings": (1, 2, 3)}
-        other = dataclasses.replace(SETTINGS, **changes)
-        expected = [
-            "`flip` True instead of False",
-            "`num_couplings` (1, 2, 3) instead of (3, 3, 4)",
-        ]
-        self.assertEqual(other.differences(SETTINGS), expected)
-
 
 class DataDescriptionTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(False, True)
-    def test_digits(self, labels):
-        digits = data.load("digits", labels=labels).description
-        self.assertEqual(digits.image_shape, (8, 8, 1))
-        self.assertEqual((digits.num_train, digits.num_test), (1437, 360))
-        self.assertEqual(digits.num_colors, 17)
-        num_classes = 10 if labels else None
-        self.assertEqual(digits.of_images["num_classes"], num_classes)
-        self.assertAllClose(sum(digits.class_probs), float(labels))
-        stored = through_json(digits)
-        self.assertEqual(DataDescription(**stored), digits)
-
     @parameterized.parameters(
         ({"image_shape": (4, 6, 3)}, "`image_shape` (8, 8, 1) instead of (4,"),
         ({"num_colors": 16}, "`num_colors` 17 instead of 16"),

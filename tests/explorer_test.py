@@ -26,24 +26,7 @@ from tf_realnvp import explorer  # noqa: E402
 
 NPM = pathlib.Path(explorer.__file__).parent / "node_modules/onnxruntime-web"
 CHROMIUM = shutil.which("chromium")
-CLASS_NAMES = ["Hose", "Hemd", "<b>"]
 BITS = np.linspace(5.0, 12.0, 101)
-
-
-@functools.cache
-def make_model():
-    """Three scales, classes and variational dequantization; not square."""
-    model = small_models.displaced(
-        *(0.2, (8, 12, 3), 256),
-        filters=4,
-        num_scales=3,
-        num_classes=3,
-        dequantization="variational",
-    )
-    for network in model.networks:  # The classes differ enough.
-        network.embedding.assign(8.0 * network.embedding)
-    model.metadata = {"class_names": CLASS_NAMES}
-    return model
 
 
 def make_latents(model, n):
@@ -62,7 +45,7 @@ def fake_runtime(folder):
 class ExplorerTest(folders.FolderTestCase):
     def test_steps(self):
         """Each is what is left where all later couplings are the identity."""
-        model, label = make_model(), [2, 0]
+        model, label = small_models.deep(), [2, 0]
         latents = make_latents(model, 2)
         steps = explorer.flow(model, latents, label)["steps"].numpy()
         self.assertAllEqual(steps[:, -1], model.decode(latents, label))
@@ -80,11 +63,11 @@ class ExplorerTest(folders.FolderTestCase):
         self.assertAllEqual(steps[:, 0], partial.decode(latents, label))
 
     def test_files(self):
-        model = make_model()
+        model = small_models.deep()
         page = self.folder / "page"
         explorer.write(model, page, "it", BITS, fake_runtime(self.folder))
         content = json.loads((page / "model.json").read_text())
-        self.assertEqual(content["class_names"], CLASS_NAMES)
+        self.assertEqual(content["class_names"], model.metadata["class_names"])
         self.assertLen(content["bits_per_dim"], len(BITS))
         inputs = {
             "latents": make_latents(model, 3),
@@ -163,7 +146,7 @@ class PageTest(folders.FolderTestCase):
         super().setUpClass()
         sync_api = pytest.importorskip("playwright.sync_api")
         folder = cls.enterClassContext(tempfile.TemporaryDirectory())
-        explorer.write(make_model(), folder, "a_model", BITS, NPM)
+        explorer.write(small_models.deep(), folder, "a_model", BITS, NPM)
         cls.address = cls.enterClassContext(served(folder))
         driver = cls.enterClassContext(sync_api.sync_playwright())
         cls.browser = driver.chromium.launch(
@@ -235,7 +218,7 @@ class PageTest(folders.FolderTestCase):
 
     def test_score_of_a_file(self):
         """It is Python's, for the same noise, and the image is not changed."""
-        model, page = make_model(), self.open()
+        model, page = small_models.deep(), self.open()
         self.wait(page, "#bits", "bits/dim")
         old = self.pixels(page, "#scored")
         images = model.sample(8, seed=5, label=2).numpy()
@@ -257,7 +240,7 @@ class PageTest(folders.FolderTestCase):
         self.assertEqual(page.inner_text("#exact"), "the same")
         first, *_ = page.inner_text("#likeliest").splitlines()
         share = 100.0 * probs[chosen, 2]
-        self.assertEqual(first.split()[:2], [CLASS_NAMES[2], f"{share:.1f}"])
+        self.assertEqual(first.split()[:2], ["<b>", f"{share:.1f}"])
         # One that is dropped is resized as the commands do.
         wide = np.random.default_rng(0).integers(256, size=(40, 90, 3))
         image_files.write(path, wide.astype(np.uint8))
@@ -305,7 +288,8 @@ class PageTest(folders.FolderTestCase):
                 self.wait_for_equal(page, seen, self.pixels(page, corner))
         chosen = self.pixels(page, "#a")
         self.assertAllEqual(self.pixels(page, "#state"), chosen)
-        turned = CLASS_NAMES.index(name) + 1
+        names = small_models.deep().metadata["class_names"]
+        turned = names.index(name) + 1
         own = f"#turned figure:nth-child({turned}) canvas"
         self.assertAllEqual(self.pixels(page, own), chosen)
         page.focus("#temperature")
@@ -322,7 +306,7 @@ class PageTest(folders.FolderTestCase):
 
     def test_move(self):
         """The pad moves all latents, the coarse or the fine ones of A."""
-        model, page = make_model(), self.open()
+        model, page = small_models.deep(), self.open()
         self.wait(page, "#step-value", "of [0-9]")
         for number in (8, 5, 2):  # B to D, and A, of the same class.
             page.click(f"#samples button:nth-child({number + 3})")

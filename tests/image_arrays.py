@@ -6,12 +6,14 @@ import matplotlib.image
 import numpy as np
 
 from tf_realnvp import data
+from tf_realnvp.utils.values import Values
 
 
 def random_images(*shape, num_colors=256, seed=0):
-    """Noise, `uint8` in `0 ... num_colors - 1`."""
+    """Noise in `0 ... num_colors - 1`, of the dtype of so many levels."""
     rng = np.random.default_rng(seed)
-    return rng.integers(num_colors, size=shape, dtype=np.uint8)
+    dtype = Values(num_colors).dtype
+    return rng.integers(num_colors, size=shape, dtype=dtype)
 
 
 @functools.cache

@@ -8,7 +8,6 @@ from unittest import mock
 import graphs
 import keras
 import numpy as np
-import reference
 import tensorflow as tf
 import untraced
 from absl.testing import parameterized
@@ -69,21 +68,6 @@ class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 
 class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(
-        (1, 4, 1, None), (3, 6, 2, None), (2, 4, 2, [2, 0, 1, 2])
-    )
-    def test_matches_reference(self, channels, filters, num_blocks, labels):
-        num_classes = None if labels is None else 3
-        network = make_network(channels, filters, num_blocks, 0, num_classes)
-        images = normal(4, 4, 7, channels)
-        label = None if labels is None else tf.constant(labels)
-        outputs = network(tf.constant(images, tf.float32), label=label)
-        self.assertEqual(outputs.dtype, tf.float32)
-        expected = reference.coupling_network(
-            images, network.get_weights(), labels
-        )
-        self.assertAllClose(outputs, expected, rtol=1e-4, atol=1e-4)
-
     def test_another_backend_of_keras(self):
         """It is named where the package is imported."""
         with (

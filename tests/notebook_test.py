@@ -96,6 +96,7 @@ def call(compiled=lambda function: function):
         num_couplings=(1, 1, 1),
         filters=2,
         dequantization="variational",
+        num_classes=2,
     )
     images = small_models.images(3)
     points = model.dequantize(images, seed=1)
@@ -104,11 +105,12 @@ def call(compiled=lambda function: function):
     def density(points):
         with tf.GradientTape() as tape:
             tape.watch(points)
-            density = model.log_density(points)
+            density = model.log_density(points, [0, 1, 0])
         return density, tape.gradient(density, points)
 
-    latents = model.encode(images)
-    return [*density(points), latents, compiled(model.decode)(latents)]
+    latents = model.encode(images, 1)
+    decode = compiled(functools.partial(model.decode, label=1))
+    return [*density(points), latents, decode(latents)]
 
 
 @functools.cache
@@ -125,9 +127,26 @@ def policy():
 
 @contextlib.contextmanager
 def float64():
-    keras.config.set_floatx("float64")
-    yield {}
-    keras.config.set_floatx("float32")
+    for dtype in ("float64", "float32"):
+        keras.config.set_floatx(dtype)
+        keras.config.set_dtype_policy(dtype)
+        if dtype == "float64":
+            yield {}
+
+
+@contextlib.contextmanager
+def part_of_a_layer():
+    def compiled(function):
+        def call(argument):
+            # What a layer is given itself it casts.
+            outer = keras.layers.Lambda(
+                lambda _: function(argument), dtype="mixed_bfloat16"
+            )
+            return outer(0)
+
+        return call
+
+    yield {"compiled": compiled}
 
 
 @contextlib.contextmanager
@@ -143,7 +162,9 @@ def xla():
 
 
 class SettingsTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(policy, float64, eager_functions, xla)
+    @parameterized.parameters(
+        policy, float64, part_of_a_layer, eager_functions, xla
+    )
     def test_same_numbers(self, setting):
         with setting() as settings:
             results = call(**settings)

@@ -11,6 +11,10 @@ def sigmoid(x):
     return 1.0 / (1.0 + np.exp(-x))
 
 
+def log_normal(z):
+    return -0.5 * (z**2 + np.log(2 * np.pi))
+
+
 def weight_norm(direction, gain):
     """Kernels `gain * direction / ||direction||`, one output at a time."""
     kernel = np.empty_like(direction)
@@ -128,6 +132,8 @@ def real_nvp(
     num_scales=2,
     num_couplings=(3, 3, 4),
     labels=None,
+    moments=None,
+    parts=None,
 ):
     """The whole model, from dequantized images to latents.
 
@@ -135,22 +141,31 @@ def real_nvp(
       x: Images, `[n, height, width, channels]`, in `[0, num_colors)`.
       couplings: A triple of a network's 15 weights, rescale and reshift for
         each, in their order.
-      num_colors: Number of levels.
+      num_colors: Number of levels; `None` for real numbers.
       alpha: The margin of the logit.
       num_scales: Number of resolutions.
       num_couplings: With checkerboards and with channel masks at a scale, and
         at the last.
       labels: Of the images, if there are classes.
+      moments: Mean and standard deviation of each channel, of real numbers.
+      parts: A list for the terms of the log-density: for each its scale,
+        whether it is of latents, and its values for the components of that
+        scale, `[n, height / 2**scale, width / 2**scale, channels]`.
 
     Returns:
       Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
       `[n]`.
     """
     x = np.asarray(x, np.float64)
-    p = alpha / 2 + (1 - alpha) * x / num_colors
-    steps = np.log((1 - alpha) / num_colors) - np.log(p) - np.log(1 - p)
-    log_det = steps.reshape(len(x), -1).sum(axis=1)
-    z = np.log(p) - np.log(1 - p)
+    parts = [] if parts is None else parts
+    if num_colors is None:
+        mean, std = moments
+        z, steps = (x - mean) / std, np.broadcast_to(-np.log(std), x.shape)
+    else:
+        p = alpha / 2 + (1 - alpha) * x / num_colors
+        z = np.log(p) - np.log(1 - p)
+        steps = np.log((1 - alpha) / num_colors) - np.log(p) - np.log(1 - p)
+    parts.append((0, False, steps))
 
     couplings = iter(couplings)
     rest = []
@@ -175,20 +190,25 @@ def real_nvp(
                 np.float64(rescale),
                 np.float64(reshift),
             )
-            log_det += change.reshape(len(x), -1).sum(axis=1)
-        if not is_last:
-            half = z.shape[-1] // 2
-            rest.append(z[..., half:])
-            z = z[..., :half]
+            is_squeezed = make_mask is channel_mask
+            part = unsqueeze(change) if is_squeezed else change
+            parts.append((scale, False, part))
+        if is_last:
+            parts.append((scale, True, log_normal(z)))
+        else:
+            z, out = np.split(z, 2, axis=-1)
+            part = np.concatenate([0.0 * z, log_normal(out)], axis=-1)
+            parts.append((scale, True, unsqueeze(part)))
+            rest.append(out)
     z = np.concatenate([z, rest.pop()], axis=-1)
     while rest:
         z = np.concatenate([unsqueeze(z), rest.pop()], axis=-1)
-    normal = -0.5 * (z**2 + np.log(2 * np.pi))
-    return z, normal.reshape(len(z), -1).sum(axis=1) + log_det
+    return z, sum(part.sum(axis=(1, 2, 3)) for *_, part in parts)
 
 
-def of_model(model, points, labels=None):
+def of_model(model, points, labels=None, parts=None):
     """What `real_nvp` gives of points, with the weights of a model."""
+    moments = [v.numpy() for v in model.variables if v.name == "moments"]
     couplings = [
         (network.get_weights(), coupling.rescale, coupling.reshift)
         for network, coupling in zip(
@@ -203,4 +223,6 @@ def of_model(model, points, labels=None):
         model.num_scales,
         model.num_couplings,
         labels,
+        *(moments or [None]),
+        parts,
     )

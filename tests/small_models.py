@@ -3,9 +3,11 @@
 import fcntl
 import functools
 import itertools
+import json
 import math
 import os
 import pathlib
+import shutil
 import tempfile
 from unittest import mock
 
@@ -15,7 +17,7 @@ import tensorflow as tf
 
 from tf_realnvp import RealNVP, data
 from tf_realnvp.data.image_dataset import Split
-from tf_realnvp.serving import export, saved_model
+from tf_realnvp.serving import export, metadata, saved_model
 from tf_realnvp.utils.values import Values
 
 IMAGE_SHAPE = (4, 4, 1)
@@ -78,10 +80,32 @@ def conditional() -> RealNVP:
 @functools.cache
 def distinct() -> RealNVP:
     """Returns one whose classes differ enough for images of each."""
-    result = conditional().clone()
-    for network in result.networks:
-        network.embedding.assign(32.0 * network.embedding)
-    return result
+    return _set_apart(conditional().clone(), 32.0)
+
+
+@functools.cache
+def deep() -> RealNVP:
+    """Returns one of bytes, not square, with all that a model may have."""
+    result = displaced(
+        *(0.2, (8, 12, 3), 256),
+        filters=4,
+        num_scales=3,
+        num_classes=3,
+        dequantization="variational",
+    )
+    result.metadata = {
+        "class_names": ["Hose", "M\u00fctze", "<b>"],
+        "source": "/home/me/images",
+        "training_hashes": "00ff",
+    }
+    return _set_apart(result, 8.0)
+
+
+def _set_apart(model, factor):
+    """Makes the classes of a model differ more."""
+    for network in model.networks:
+        network.embedding.assign(factor * network.embedding)
+    return model
 
 
 CLASS_NAMES = ("cat", "dog", "old cow")
@@ -104,6 +128,14 @@ def saved(make=model) -> pathlib.Path:
             names = {"class_names": CLASS_NAMES} if make is conditional else {}
             export.save(make(), path, METADATA | names)
     return path
+
+
+def copied(path: pathlib.Path, folder: pathlib.Path, **changes) -> pathlib.Path:
+    """Returns a copy of a SavedModel in a folder, with other metadata."""
+    copy = shutil.copytree(path, folder / "copy", dirs_exist_ok=True)
+    content = json.loads((path / metadata.FILE).read_text()) | changes
+    (copy / metadata.FILE).write_text(json.dumps(content))
+    return copy
 
 
 def loaded(make=model) -> tf.Module:

@@ -9,13 +9,11 @@ import functools
 import json
 import os
 import pathlib
-import pickle
 import re
 import tempfile
 from unittest import mock
 
 import command_lines
-import jacobians
 import numpy as np
 import small_models
 import tensorflow as tf
@@ -28,7 +26,7 @@ from tf_realnvp import detection, restoration
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
-from tf_realnvp.serving import saved_model, weights
+from tf_realnvp.serving import weights
 from tf_realnvp.utils.values import Values
 
 _FOLDER = tempfile.TemporaryDirectory()  # Goes with the process.
@@ -75,20 +73,6 @@ def live(num_colors):
 
 
 @functools.cache
-def loaded(num_colors):
-    """What TensorFlow loads of it, which takes seconds."""
-    return tf.saved_model.load(str(saved(num_colors)))
-
-
-@functools.cache
-def opened(num_colors):
-    """What the commands open of it."""
-    raw = loaded(num_colors)
-    with mock.patch.object(tf.saved_model, "load", return_value=raw):
-        return saved_model.SavedModel(saved(num_colors))
-
-
-@functools.cache
 def measurer(num_colors):
     """What measures images by it, which takes seconds to trace."""
     return detection.Measurer(live(num_colors))
@@ -119,51 +103,6 @@ class ValuesTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class LevelsTest(untraced.UntracedTestCase, parameterized.TestCase):
-    def test_images_come_back(self):
-        model = small_models.displaced(0.2, num_colors=65536, filters=2)
-        images = fields(100, 65536)
-        images[0, :2], images[0, 2:] = 0, 65535
-        decoded = model.decode(model.encode(images))
-        self.assertEqual(decoded.dtype, tf.uint16)
-        self.assertAllEqual(decoded, images)
-
-    @parameterized.parameters(
-        (np.full([1, 4, 4, 1], 4096, np.uint16), tf.errors.OpError),
-        (np.full([1, 4, 4, 1], 0.5, np.float32), TypeError),
-    )
-    def test_other_images(self, images, error):
-        model = tf_realnvp.RealNVP(SHAPE, 4096, **ARCHITECTURE)
-        with self.assertRaisesRegex(error, "integers in 0 ... 4095"):
-            model.log_prob(images)
-
-    @parameterized.parameters(
-        (np.uint8, "must be uint16 .* levels from 0 to 4095, got uint8"),
-        (np.float32, "must be uint16 .*got float32"),
-        (np.uint16, "must be uint16 .*got one of 40000"),
-    )
-    def test_training_on_others(self, dtype, message):
-        model = tf_realnvp.RealNVP(SHAPE, 4096, **ARCHITECTURE)
-        images = np.full([20, 4, 4, 1], 40000).astype(dtype)
-        with self.assertRaisesRegex(tf_realnvp.errors.DataError, message):
-            tf_realnvp.train(model, images)
-        pipeline = tf.data.Dataset.from_tensor_slices(images)
-        with self.assertRaisesRegex(tf_realnvp.errors.DataError, "uint16"):
-            tf_realnvp.train(model, pipeline)
-
-    def test_the_same_density_of_fewer_levels(self):
-        """256 times as many levels, 8 bits more."""
-        models = [
-            small_models.displaced(0.2, num_colors=num_colors, filters=2)
-            for num_colors in (256, 65536)
-        ]
-        images = np.full([3, 4, 4, 1], 100, np.uint16)
-        points = [images + 0.5, 256.0 * (images + 0.5)]
-        few, many = (
-            model.log_density(own)
-            for model, own in zip(models, points, strict=True)
-        )
-        self.assertAllClose(few - many, np.full(3, 16 * np.log(256.0)))
-
     def test_learned_noise(self):
         model = small_models.displaced(
             0.2, num_colors=65536, filters=2, dequantization="variational"
@@ -195,7 +134,8 @@ class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(4096, None)
     def test_saved(self, num_colors):
         """What TensorFlow and `load` read gives what the model gives."""
-        model, other = live(num_colors), loaded(num_colors)
+        model = live(num_colors)
+        other = small_models.loaded_from(saved(num_colors))
         images = fields(100, num_colors, seed=1)
         samples = other.sample(3, seed=1)
         self.assertEqual(samples.dtype, model.values.dtype)
@@ -264,15 +204,10 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     def use_model(self, num_colors):
         """Lets the commands load a model, once; returns its path."""
-        self.use(opened(num_colors))
-        for module, name, value in (
-            (weights, "load_model", live(num_colors)),
-            (detection, "Measurer", measurer(num_colors)),
-        ):
-            self.enterContext(
-                mock.patch.object(module, name, return_value=value)
-            )
-        return saved(num_colors)
+        path = saved(num_colors)
+        model = small_models.opened_from(path)
+        self.use(model, live(num_colors), measurer(num_colors))
+        return path
 
     def run_command(self, *argv):
         code, stdout, stderr = command_lines.call(main.main, *argv)
@@ -442,17 +377,10 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertAllClose(moments, [[own.mean()], [own.std()]], rtol=1e-5)
         self.assertFalse(moments.trainable)
 
-    def test_copies(self):
-        model, images = live(None), fields(3, None, seed=1)
-        expected = model.log_prob(images)
-        for other in (model.clone(), pickle.loads(pickle.dumps(model))):
-            self.assertAllEqual(other.log_prob(images), expected)
-            self.assertEqual(other.get_config(), model.get_config())
-
     def test_resumed(self):
-        """The same weights to the bit, after an interruption."""
+        """The same weights to the bit."""
 
-        def train(folder, on_epoch=None):
+        def train(folder, **settings):
             small_models.set_seed(0)
             model = tf_realnvp.RealNVP(SHAPE, None, **ARCHITECTURE)
             tf_realnvp.train(
@@ -462,25 +390,17 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
                 batch_size=20,
                 ema=0.9,
                 run_dir=self.folder / folder,
-                on_epoch=on_epoch,
                 progress=False,
+                **settings,
             )
-            return model
-
-        def stop(metrics):
-            if metrics.epoch == 1:
-                raise KeyboardInterrupt
+            return small_models.values(model.variables)
 
         expected = train("whole")
-        with self.assertRaises(KeyboardInterrupt):
-            train("parts", stop)
-        model = train("parts")
+        train("parts", max_steps=2)
+        resumed = train("parts")
         loaded = tf_realnvp.load(self.folder / "parts")
-        for other in (model, loaded):
-            for own, its in zip(
-                expected.variables, other.variables, strict=True
-            ):
-                self.assertAllEqual(own, its)
+        for found in (resumed, small_models.values(loaded.variables)):
+            self.assertTrue(all(small_models.same(found, expected)))
         header = (self.folder / "parts" / "metrics.csv").read_text()
         self.assertNotIn("bits_per_dim", header)
 
@@ -526,29 +446,6 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertAllClose(
             new.log_prob(images), live(None).log_prob(images), rtol=1e-5
         )
-        for own, its in ((None, 4096), (256, None)):
-            other = tf_realnvp.RealNVP(SHAPE, own, **ARCHITECTURE)
-            with self.assertRaisesRegex(
-                tf_realnvp.errors.ModelError, "num_colors"
-            ):
-                weights.assign_weights(other, saved(its))
-
-    def test_log_det(self):
-        model = small_models.displaced(0.2, num_colors=None, filters=2)
-        model.standardize(3.0, 0.25)
-        image = fields(1, None)
-        log_det = jacobians.log_abs_det(model.encode, image[0])
-        squares = np.sum(np.square(model.encode(image)))
-        expected = log_det - 0.5 * squares - 8.0 * np.log(2.0 * np.pi)
-        self.assertAllClose(model.log_prob(image), [expected], rtol=1e-5)
-
-    def test_it_inverts(self):
-        model = live(None)
-        images = fields(500, None, seed=1)
-        latents = model.encode(images)
-        self.assertAllClose(model.decode(latents), images, rtol=2e-6)
-        noise = np.random.default_rng(0).normal(size=latents.shape)
-        self.assertAllClose(model.encode(model.decode(noise)), noise, atol=2e-5)
 
     @parameterized.parameters(np.float64, np.float16)
     def test_dtypes(self, dtype):

@@ -169,13 +169,6 @@ class SampleTest(CommandsTestCase):
         self.assertRegex(stderr, "No space left")
         self.assertFalse(os.path.exists("new"))
 
-    def test_bad(self):
-        self.use_model("classes")
-        result = call("sample", self.path, "--label", "bird")
-        message = "argument --label: no class 'bird', but cat, dog,"
-        self.assert_usage_error(result, message)
-        self.assertLen(os.listdir(), 4)
-
 
 class LatentsTest(CommandsTestCase):
     """The commands that go through the latent space."""

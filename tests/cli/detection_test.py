@@ -18,8 +18,8 @@ from small_models import measurer
 
 from tf_realnvp import bit_maps, detection
 from tf_realnvp.images import plots
-from tf_realnvp.serving import weights
 
+LIVE = {"plain": small_models.model, "classes": small_models.distinct}
 LIKELY = ["file", "log_prob", "bits_per_dim"]
 
 
@@ -34,26 +34,14 @@ class DetectionTestCase(ModelTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        # Before what makes them is replaced.
-        cls._measurers = {
-            "plain": (small_models.model(), measurer(small_models.model)),
-            "classes": (
-                small_models.distinct(),
-                measurer(small_models.distinct),
-            ),
-        }
+        for make in LIVE.values():  # Before what makes them is replaced.
+            measurer(make)
 
     def use_model(self, kind):
         """Lets the commands load what takes seconds, too."""
         super().use_model(kind)
-        live, self.measure = self._measurers[kind]
-        for module, name, value in (
-            (weights, "load_model", live),
-            (detection, "Measurer", self.measure),
-        ):
-            self.enterContext(
-                mock.patch.object(module, name, return_value=value)
-            )
+        self.measure = measurer(LIVE[kind])
+        self.use(self.model, LIVE[kind](), self.measure)
 
     def saved_maps(self):
         """Returns the mock of what draws maps."""

@@ -15,7 +15,6 @@ from PIL import Image
 from tf_realnvp import restoration
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
-from tf_realnvp.serving import weights
 
 HOLE = np.zeros([4, 4, 1], bool)
 HOLE[1:3, :3] = True
@@ -32,9 +31,7 @@ class RestoreTest(ModelTestCase):
     def use_model(self, kind):
         super().use_model(kind)
         self.live = MODELS[kind]()
-        self.enterContext(
-            mock.patch.object(weights, "load_model", return_value=self.live)
-        )
+        self.use(self.model, self.live)
 
     def write_mask(self, name="mask.png", hole=HOLE):
         image_files.write(name, np.uint8(hole), 2)

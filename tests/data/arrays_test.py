@@ -143,10 +143,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         with self.assertRaisesRegex(DataError, message):
             data.load(path, labels=True)
 
-    def test_fewer_levels(self):
-        path = self.save("a.npz", images=BLACK + 4, num_colors=5)
-        self.assertEqual(data.load(path).num_colors, 5)
-
     def test_levels_of_sixteen_bits_are_those_of_both_splits(self):
         low, high = np.full(
             [2, 2, 4, 4, 1], [[[[[9]]]], [[[[999]]]]], np.uint16

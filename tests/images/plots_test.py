@@ -127,14 +127,6 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             self.assertAllEqual(right, values)
         self.assertGreater(count_colours(read_png(self.path)), 50)
 
-    def test_grid(self):
-        images = random_images(5, 8, 8, 1, num_colors=17)
-        for columns in (None, 2):
-            plots.save_image_grid(self.path, images, 17, columns)
-            self.assertAllEqual(
-                read_png(self.path), plots.image_grid(images, 17, columns)
-            )
-
     def test_settings_of_users(self):
         """Astronomers have images begin at the bottom, and write in TeX."""
         images = random_images(4, 8, 8, 1)

@@ -29,19 +29,19 @@ SEED = 2**40 + 3  # More than 32 bits.
 
 @functools.cache
 def variational():
-    return small_models.displaced(0.2, filters=2, dequantization="variational")
-
-
-@functools.cache
-def deep():
-    return small_models.displaced(0.1, (8, 12, 1), filters=2, num_scales=3)
+    """Returns one of three scales; not square."""
+    return small_models.displaced(
+        *(0.1, (8, 12, 1)),
+        filters=2,
+        num_scales=3,
+        dequantization="variational",
+    )
 
 
 MODELS = {
     "plain": small_models.model,
     "classes": small_models.conditional,
     "variational": variational,
-    "deep": deep,
 }
 
 
@@ -96,7 +96,7 @@ class FunctionsTest(ExportTestCase):
 
     @parameterized.parameters(
         *(("plain", n) for n in (0, 1, 7)),
-        *(("classes", 5), ("variational", 5), ("deep", 5)),
+        *(("classes", 5), ("variational", 5)),
     )
     def test_same_as_the_model(self, name, n):
         model, loaded = MODELS[name](), small_models.loaded(MODELS[name])
@@ -470,12 +470,6 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
     def test_metadata_that_could_not_be_read(self, metadata, message):
         with self.assertRaisesRegex((TypeError, ValueError), message):
             small_models.model().save(self.folder / "model", metadata)
-        self.assertEqual(os.listdir(self.folder), [])
-
-    def test_folder_that_tensorflow_could_not_read(self):
-        for name in ("a[1]", "a\\b", "a\udcffb"):
-            with self.assertRaisesRegex(UsageError, "give another folder$"):
-                small_models.model().save(self.folder / name)
         self.assertEqual(os.listdir(self.folder), [])
 
 

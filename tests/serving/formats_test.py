@@ -21,30 +21,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-@functools.cache
-def deep():
-    """Three scales and variational dequantization; not square."""
-    return small_models.displaced(
-        *(0.2, (8, 12, 3), 256),
-        filters=4,
-        num_scales=3,
-        dequantization="variational",
-    )
-
-
-@functools.cache
-def classes():
-    model = small_models.conditional().clone()
-    names = ["Hose", "Hemd", "Mütze"]
-    model.metadata = {
-        "class_names": names,
-        "source": "/home/me/images",
-        "training_hashes": "00ff",
-    }
-    return model
-
-
-MODELS = {"plain": small_models.model, "deep": deep, "classes": classes}
+MODELS = {"plain": small_models.model, "deep": small_models.deep}
 KINDS = tuple(MODELS)
 FUNCTIONS = (formats.decode, formats.score)
 
@@ -145,7 +122,7 @@ class SaveTest(folders.FolderTestCase):
             )
 
     def test_tflite(self):
-        model = classes()
+        model = small_models.conditional()
         self.assertEqual(
             formats.save(model, self.folder, "tflite"), ["decode.tflite"]
         )

@@ -43,17 +43,6 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         self.assertNotAllClose(result[0], result[-1])
         self.assertEqual(int(second.iterations.numpy()), 10)
 
-    def test_average_is_warmed_up(self):
-        optimizer = FusedAdam(0.1, use_ema=True, ema_momentum=0.3)
-        variable = keras.Variable([5.0])
-        optimizer.build([variable])
-        expected = 0.0
-        for kept in (0 / 9, 1 / 10, 2 / 11, 3 / 12, 0.3, 0.3):
-            optimizer.apply([tf.constant([2.0])], [variable])
-            expected = kept * expected + (1 - kept) * variable.numpy()
-        optimizer.finalize_variable_values([variable])
-        self.assertAllClose(variable.numpy(), expected, rtol=1e-6)
-
 
 class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(

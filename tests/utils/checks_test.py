@@ -8,7 +8,6 @@ from absl.testing import parameterized
 
 from tf_realnvp.utils import checks
 from tf_realnvp.utils.checks import (
-    Folder,
     ImageSize,
     Name,
     OneOf,
@@ -52,22 +51,6 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
         for value in wrong:
             with self.assertRaisesRegex(ValueError, "^`size` must be .* got "):
                 checks.check(value, "size", allowed)
-
-    @parameterized.parameters(
-        (WholeNumber(2, 5), "3", 3),
-        (WholeNumbers(3, 1, 9), "1,2,3", (1, 2, 3)),
-        (ImageSize(), "4x6", (4, 6)),
-        (RealNumber(below=1.0), "0.5", 0.5),
-        (Folder(), "a b", "a b"),
-    )
-    def test_text(self, allowed, text, value):
-        parsed = allowed.parse(text)
-        self.assertEqual(parsed, value)
-        self.assertIs(type(parsed), type(value))
-
-    def test_folders_have_no_slash_at_the_end(self):
-        self.assertEqual(Folder().parse("a//"), "a")
-        self.assertEqual(Folder().parse("/"), "/")
 
     def test_numbers_are_those_of_python(self):
         for value in (3, 3.0, np.uint64(3), np.float32(3)):

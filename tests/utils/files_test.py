@@ -323,11 +323,6 @@ class FoldersTest(FilesTestCase):
             self.assertTrue((self.folder / path).is_dir())
         self.assertEmpty(self.names())
 
-    def test_stays_if_it_is_not_empty(self):
-        with files.made(self.folder / "a" / "b"):
-            (self.folder / "a" / "file").touch()
-        self.assertEqual(os.listdir(self.folder / "a"), ["file"])
-
 
 class TensorFlowTest(tf.test.TestCase):
     def test_paths(self):
