@@ -18,6 +18,7 @@ from small_models import (
     make_model,
     random_images,
     same,
+    same_weights,
     values,
 )
 
@@ -55,10 +56,6 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         # Not in a test that traces nothing.
         small_models.saved(small_models.conditional)
 
-    def assert_same_weights(self, model, other):
-        weights = values(model.variables), values(other.variables)
-        self.assertAllEqual(same(*weights), [True] * len(model.variables))
-
     @parameterized.parameters(
         ({"alpha": "x"}, "damaged.*alpha"),
         # Of another size than its weights are.
@@ -73,7 +70,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters(small_models.model, small_models.conditional)
     def test_all_that_makes_a_model(self, make):
         other = tf_realnvp.load(small_models.saved(make))
-        self.assert_same_weights(other, make())
+        self.assertTrue(same_weights(other, make()))
         self.assertEqual(other.get_config(), make().get_config())
 
     @parameterized.parameters(
@@ -121,7 +118,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         config |= {"image_shape": (8, 12, 1), "num_colors": 256}
         model = tf_realnvp.RealNVP(**config)
         weights.assign_weights(model, self.path)
-        self.assert_same_weights(model, self.model)
+        self.assertTrue(same_weights(model, self.model))
 
     @parameterized.parameters(
         # What a model has, what the saved one has.

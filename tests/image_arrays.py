@@ -1,11 +1,13 @@
 """Images as arrays, for the tests that only need some."""
 
 import functools
+import pathlib
 
 import matplotlib.image
 import numpy as np
 
 from tf_realnvp import data
+from tf_realnvp.images import files as image_files
 from tf_realnvp.utils.values import Values
 
 
@@ -49,6 +51,28 @@ def labels_of(dataset, batch_size=1):
         for images, labels in batches
         for image, label in zip(images, labels, strict=True)
     }
+
+
+def write_images(folder, images, num_colors=256, names=None):
+    """Writes images as the files of a folder.
+
+    Args:
+      folder: The folder, which is made if it is not there.
+      images: The images.
+      num_colors: Their number of levels; `None` for real numbers.
+      names: Those of the files. Default: numbers, which sort as the images.
+
+    Returns:
+      The paths of the files.
+    """
+    suffix = Values(num_colors).suffix
+    names = names or [f"{index:03d}{suffix}" for index in range(len(images))]
+    paths = [pathlib.Path(folder, name) for name in names]
+    for parent in (pathlib.Path(folder), *(path.parent for path in paths)):
+        parent.mkdir(parents=True, exist_ok=True)
+    for path, image in zip(paths, images, strict=True):
+        image_files.write(path, image, num_colors)
+    return paths
 
 
 def read_png(path):

@@ -6,9 +6,9 @@ import pathlib
 import command_lines
 import small_models
 from absl.testing import parameterized
+from image_arrays import write_images
 
 from tf_realnvp.cli import main
-from tf_realnvp.images import files as image_files
 
 MODELS = {"plain": small_models.model, "classes": small_models.conditional}
 
@@ -44,6 +44,12 @@ class ModelTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         self.path, self.model = self._models[kind]
         self.use(self.model)
 
+    def succeed(self, command: str, *argv) -> tuple[str, str]:
+        """Runs a command on the model; returns its output and errors."""
+        code, stdout, stderr = call(command, self.path, *argv)
+        self.assertEqual(code, 0, stderr)
+        return stdout, stderr
+
     def write(self, folder: str, images, names=None) -> pathlib.Path:
         """Writes images into a folder.
 
@@ -56,8 +62,5 @@ class ModelTestCase(command_lines.CommandTestCase, parameterized.TestCase):
           The folder.
         """
         path = self.folder / folder
-        path.mkdir(parents=True, exist_ok=True)
-        names = names or [f"{index:03d}.png" for index in range(len(images))]
-        for name, image in zip(names, images, strict=True):
-            image_files.write(path / name, image, small_models.NUM_COLORS)
+        write_images(path, images, small_models.NUM_COLORS, names)
         return path

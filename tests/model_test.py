@@ -50,6 +50,7 @@ MODELS = {
         "class_probs": (0.5, 0.2, 0.3),
     },
     "variational_classes": {
+        "num_colors": 65536,
         "num_couplings": (1, 1, 1),
         "num_classes": 2,
         "dequantization": "variational",
@@ -162,7 +163,7 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_extreme_images_are_finite(self, name):
         model = shared(name)
         # Many times, each with noise of its own.
-        images = np.repeat(extreme_images(model), 25, axis=0)
+        images = np.repeat(extreme_images(model), 100, axis=0)
         self.assertTrue(np.isfinite(model.log_prob(images, seed=1)).all())
 
     @over_models
@@ -268,8 +269,7 @@ class EveryGraphTest(tf.test.TestCase, parameterized.TestCase):
         found = in_graph(images)
         with untraced.untraced():
             expected = run(images)
-        for value, its in zip(found, expected, strict=True):
-            self.assertAllClose(value, its, rtol=1e-5, atol=1e-4)
+        self.assertAllClose(found, expected, rtol=1e-5, atol=1e-4)
         for of_nothing in in_graph(images[:0]):
             self.assertEqual(of_nothing.shape[0], 0)
 
@@ -728,8 +728,7 @@ class PartOfOthersTest(untraced.UntracedTestCase):
         path = tf.train.Checkpoint(model=model).save(path)
         status = tf.train.Checkpoint(model=restored).restore(path)
         status.assert_consumed()
-        for old, new in zip(model.variables, restored.variables, strict=True):
-            self.assertAllEqual(new, old)
+        self.assertTrue(small_models.same_weights(restored, model))
         # To the same point, which nothing may be left of.
         self.assertAllEqual(restored.distribution.log_prob(points), expected)
 

@@ -239,6 +239,11 @@ def same(first, second):
     return [np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
 
 
+def same_weights(model, other):
+    """Tells whether two models have the same weights, bit for bit."""
+    return all(same(values(model.variables), values(other.variables)))
+
+
 class SmallModel:
     """Independent normals: what a trainer needs of a `RealNVP`, and fast."""
 

@@ -53,10 +53,9 @@ class DetectionTestCase(ModelTestCase):
 class ScoreTest(DetectionTestCase):
     def score(self, *argv):
         """Returns standard output and error, the header and the rows."""
-        code, stdout, stderr = call(
-            "score", self.path, "in", "--out", "scores.csv", *argv
+        stdout, stderr = self.succeed(
+            "score", "in", "--out", "scores.csv", *argv
         )
-        self.assertEqual(code, 0, stderr)
         self.assertEndsWith(stdout, "\nscores.csv\n")
         header, rows = read_csv("scores.csv")
         self.assertLen({row[0] for row in rows}, len(rows))
@@ -229,11 +228,10 @@ class DetectTest(DetectionTestCase):
         with mock.patch.object(
             plots, "save_rows", wraps=plots.save_rows
         ) as save_rows:
-            code, stdout, _ = call(
-                *("detect", self.path, "--unusual", "noise", "--seed", 1),
+            stdout, _ = self.succeed(
+                *("detect", "--unusual", "noise", "--seed", 1),
                 *("--max_images", 60, "--out", "out"),
             )
-        self.assertEqual(code, 0)
         for line in (
             "fit: 60 train images of digits",
             "normal: 60 test images of digits",
@@ -321,11 +319,10 @@ class DetectTest(DetectionTestCase):
 
         methods = {detection.DEFAULT: method}
         with mock.patch.object(detection, "fit", return_value=methods):
-            code, stdout, stderr = call(
-                *("detect", self.path, "--fit", "noise", "--normal", "normal"),
+            stdout, _ = self.succeed(
+                *("detect", "--fit", "noise", "--normal", "normal"),
                 *("--unusual", "odd"),
             )
-        self.assertEqual(code, 0, stderr)
         self.assertRegex(stdout, rf"(?m)^{detection.DEFAULT} .*\) +{words}$")
 
     @parameterized.parameters(

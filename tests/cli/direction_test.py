@@ -25,12 +25,8 @@ class DirectionTest(ModelTestCase):
             points.astype(np.float32), np.zeros(num_images)
         )
 
-    def direction(self, *argv, sides=("present", "absent")):
-        present, absent = sides
-        return call(
-            *("direction", self.path, "--with", present, "--without", absent),
-            *("--out", self.out, *argv),
-        )
+    def flags(self, present="present", absent="absent"):
+        return "--with", present, "--without", absent, "--out", self.out
 
     @parameterized.parameters(
         ("plain", None), ("classes", None), ("classes", "dog")
@@ -59,12 +55,12 @@ class DirectionTest(ModelTestCase):
             axis=1,
         )
         self.assertAllEqual(rows[:, 1], images)
-        code, stdout, stderr = self.direction(
+        stdout, stderr = self.succeed(
+            *("direction", *self.flags()),
             *("--strength", "-0.5", 1, "--steps", 4),
             *("--apply", *(f"apply/{k:03d}.png" for k in range(3))),
             *(("--label", name) if name else ()),
         )
-        self.assertEqual(code, 0, stderr)
         self.assertIn("notes.txt", stderr)
         self.assertAllEqual(
             read_png(self.out),
@@ -88,9 +84,8 @@ class DirectionTest(ModelTestCase):
         absent = self.decoded(num_images, -1.0)
         self.write("present", self.decoded(num_images, 1.0))
         self.write("absent", absent)
-        strengths = ("--strength", 0, 1, "--steps", 2)
-        code, _, stderr = self.direction(*strengths, "--seed", seed)
-        self.assertEqual(code, 0, stderr)
+        strengths = ("--strength", 0, 1, "--steps", 2, "--seed", seed)
+        self.succeed("direction", *self.flags(), *strengths)
         rng = np.random.default_rng(seed)
         rng.permutation(num_images)  # That of the others.
         shown = absent[rng.permutation(num_images)[:num_rows]]
@@ -99,8 +94,8 @@ class DirectionTest(ModelTestCase):
         self.assertAllEqual(read_png(self.out)[:, :5], column)
 
     def test_classes_of_a_data_set(self):
-        code, stdout, _ = self.direction(sides=("digits:3", "digits:7"))
-        self.assertEqual(code, 0)
+        flags = self.flags("digits:3", "digits:7")
+        stdout, _ = self.succeed("direction", *flags)
         self.assertIn(": 6 with it, 8 without\n", stdout)
 
     @parameterized.parameters(
@@ -114,7 +109,8 @@ class DirectionTest(ModelTestCase):
         for folder, number in (("present", 5), ("absent", 6), ("few", 1)):
             self.write(folder, self.decoded(number, float(number)))
         absent, *flags = absent.split()
-        code, stdout, stderr = self.direction(*flags, sides=(present, absent))
+        flags = (*self.flags(present, absent), *flags)
+        code, stdout, stderr = call("direction", self.path, *flags)
         self.assertEqual((code, stdout), (2, ""))
         self.assertRegex(stderr, rf"^{self.name}: error: .*{message}")
         self.assertFalse(self.out.exists())

@@ -9,10 +9,10 @@ import command_lines
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
+from image_arrays import write_images
 
 from tf_realnvp import data
 from tf_realnvp.cli import image_sets
-from tf_realnvp.images import files as image_files
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.values import Values
@@ -35,11 +35,8 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
     """Each image has a level of its own."""
 
     def write(self, folder, levels, size=4):
-        path = self.folder / folder
-        path.mkdir(parents=True, exist_ok=True)
-        for level in levels:
-            image = np.full([size, size, 1], level, np.uint8)
-            image_files.write(path / f"{level}.png", image)
+        images = [np.full([size, size, 1], n, np.uint8) for n in levels]
+        write_images(folder, images, names=[f"{n}.png" for n in levels])
 
     def write_classes(self):
         """Writes files and folders of two classes; those of "1" are odd."""

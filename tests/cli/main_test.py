@@ -3,7 +3,6 @@
 import functools
 import os
 import re
-import signal
 from unittest import mock
 
 import command_lines
@@ -81,14 +80,6 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
         """They are not for users: a trace tells where they are."""
         with self.assertRaises(KeyError):
             self.call(mock.Mock(side_effect=KeyError))
-
-    @parameterized.parameters(
-        (signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)
-    )
-    def test_interruption(self, signum, code):
-        result = self.call(lambda *_: signal.raise_signal(signum))
-        message = f"\nprogram: interrupted by {signum.name}\n"
-        self.assertEqual(result, (code, "", message))
 
 
 class StartTest(command_lines.CommandTestCase):

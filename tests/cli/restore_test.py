@@ -53,10 +53,7 @@ class RestoreTest(ModelTestCase):
         self.write("in", self.images)
         self.write_mask()
         flags = ("--mask", "mask.png", "--seed", 3, "--out", "out/")
-        code, stdout, stderr = call(
-            "restore", self.path, "in", "--samples", 2, *flags
-        )
-        self.assertEqual(code, 0, stderr)
+        stdout, _ = self.succeed("restore", "in", "--samples", 2, *flags)
         expected = restoration.restore(
             self.live, self.images, HOLE, num_samples=2, seed=3
         )
@@ -81,10 +78,7 @@ class RestoreTest(ModelTestCase):
         """What is in transparent pixels does not count, nor with --noise."""
         self.write_torn()
         for noise in ((), ("--noise", 20)):
-            code, _, stderr = call(
-                "restore", self.path, "torn.png", *noise, "--out", "out/"
-            )
-            self.assertEqual(code, 0, stderr)
+            self.succeed("restore", "torn.png", *noise, "--out", "out/")
             expected = restoration.restore(
                 self.live,
                 self.images[:1],
@@ -103,11 +97,10 @@ class RestoreTest(ModelTestCase):
         with mock.patch.object(
             plots, "save_restorations", wraps=plots.save_restorations
         ) as save:
-            code, stdout, stderr = call(
-                *("restore", self.path, "in", "--mask", "mask.png"),
+            stdout, _ = self.succeed(
+                *("restore", "in", "--mask", "mask.png"),
                 *("--samples", 2, "--label", "dog", "--out", self.out),
             )
-        self.assertEqual(code, 0, stderr)
         self.assertNotIn("taken for", stdout)
         expected = restoration.restore(
             self.live, self.images, HOLE, label=1, num_samples=2

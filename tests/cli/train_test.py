@@ -116,14 +116,20 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(self.config("--accumulate", 34), expected)
 
     @parameterized.parameters(
-        (["--dataset", "digits"], 1, 1),
-        (["--dataset", "digits", "--devices", 2], 2, 1),
-        (["--image_size", "8x32", "--filters", 64], 2, None),
-        (["--filters", 64, "--max_steps", 499], 1, None),
+        # What is trained; the cores; the logical CPUs, and the threads of each.
+        ("--dataset digits", 8, 1, 1),
+        ("--dataset digits --devices 2", 8, 2, 1),
+        ("--image_size 8x32 --filters 64", 8, 2, None),
+        ("--image_size 8 --filters 64", 1, 1, 1),
+        ("--image_size 8 --filters 66", 2, 1, None),
+        ("--filters 64 --max_steps 499", 2, 1, None),
+        ("--filters 64 --max_steps 500", 2, 2, None),
+        ("--filters 64", 64, 2, None),
     )
-    def test_processors(self, argv, num_cpus, num_threads):
+    def test_processors(self, flags, cores, num_cpus, num_threads):
         """Small models are fastest with one thread, others in two parts."""
-        self.config(*argv)
+        with mock.patch.object(system, "num_cores", lambda: cores):
+            self.config(*flags.split())
         self.configure.assert_called_with(num_cpus, num_threads, False)
 
     @parameterized.parameters("CIFAR10", "CelebA", "digits")

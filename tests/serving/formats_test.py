@@ -91,7 +91,8 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllClose(outputs[name], expected, rtol=2e-5, atol=2e-5)
         self.assertLen(outputs, 4)
         decoded = model.decode(outputs["latents"], **labels).numpy()
-        inside = noise > 0.0  # Elsewhere it may round to the level below.
+        # Near the ends it may round to another level.
+        inside = np.abs(noise - 0.5) < 0.499
         self.assertAllEqual(decoded[inside], images[inside])
 
     @parameterized.product(kind=KINDS, function=FUNCTIONS)

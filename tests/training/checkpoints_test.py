@@ -100,9 +100,6 @@ class CheckpointsTestCase(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(re.findall(pattern, stderr), list(damaged))
         self.assertEqual(folders.contents(self.path), before)
 
-    def file(self, name):
-        return self.path / name
-
 
 class SaveTest(CheckpointsTestCase):
     def test_the_last_ones_are_kept(self):
@@ -122,8 +119,8 @@ class SaveTest(CheckpointsTestCase):
     def test_other_files_are_let_be(self):
         self.save(1)
         for name in ("ckpt-best.index", "notes.txt", "ckpt-"):
-            self.file(name).write_text("x")
-        self.file("ckpt-7_temp").mkdir()  # As a kill leaves it.
+            (self.path / name).write_text("x")
+        (self.path / "ckpt-7_temp").mkdir()  # As a kill leaves it.
         self.assert_restores(1)
 
     @parameterized.parameters(0, 100, 600)
@@ -168,13 +165,13 @@ class DamageTest(CheckpointsTestCase):
         ),
     )
     def test_one_file(self, suffix, damage):
-        file, before = (self.file(f"ckpt-{n}.{suffix}") for n in (3, 2))
+        file, before = (self.path / f"ckpt-{n}.{suffix}" for n in (3, 2))
         content = damage(file.read_bytes(), before.read_bytes())
         file.unlink()
         if content is not None:
             file.write_bytes(content)
         self.assert_restores(2, "ckpt-3")
-        self.file(f"ckpt-2.{DATA}").write_bytes(b"")
+        (self.path / f"ckpt-2.{DATA}").write_bytes(b"")
         self.assert_restores(1, "ckpt-3", "ckpt-2")
         self.save_next(4)  # As ckpt-2.
         self.assert_restores(4, "ckpt-3")
@@ -183,7 +180,7 @@ class DamageTest(CheckpointsTestCase):
 
     def test_all(self):
         for number in (1, 2, 3):
-            self.file(f"ckpt-{number}.{DATA}").write_bytes(b"")
+            (self.path / f"ckpt-{number}.{DATA}").write_bytes(b"")
         before = folders.contents(self.path)
         with self.assertRaisesRegex(UsageError, "none of the 3 .*`run_dir`"):
             self.restore()
@@ -201,9 +198,9 @@ class DamageTest(CheckpointsTestCase):
     )
     def test_list_of_checkpoints(self, content):
         """The file `checkpoint` is TensorFlow's, and not needed."""
-        self.file("checkpoint").unlink()
+        (self.path / "checkpoint").unlink()
         if content is not None:
-            self.file("checkpoint").write_bytes(content)
+            (self.path / "checkpoint").write_bytes(content)
         self.assert_restores(3)
         self.save_next(4)
         self.assert_restores(4)
@@ -214,10 +211,10 @@ class UnfinishedTest(CheckpointsTestCase):
 
     def test_first_one(self):
         self.save(1)
-        self.file("checkpoint").unlink()
-        self.file("ckpt-1.index").write_bytes(b"")
+        (self.path / "checkpoint").unlink()
+        (self.path / "ckpt-1.index").write_bytes(b"")
         self.assert_restores(None, "ckpt-1")
-        self.file("ckpt-1.index").unlink()
+        (self.path / "ckpt-1.index").unlink()
         self.assert_restores(None, "ckpt-1")
         self.save(2)
         self.assert_restores(2)

@@ -16,6 +16,7 @@ from small_models import (
     make_dataset,
     random_images,
     same,
+    same_weights,
     set_seed,
     values,
 )
@@ -103,10 +104,6 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         """Returns a trainer that no test changes."""
         return cls.fit(epochs)
 
-    def assert_same_weights(self, first, second):
-        weights = values(first.variables), values(second.variables)
-        self.assertTrue(all(same(*weights)))
-
     def test_result_is_the_best_epoch(self):
         trainer = self.fit(epochs=4)
         losses = [m.validation_loss for m in trainer.history]
@@ -117,7 +114,7 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(trainer.result_metrics(), trainer.history[2])
         # The same weights as of a training that ends there.
         whole, result = self.whole(2).model, trainer.result_model()
-        self.assert_same_weights(result, whole)
+        self.assertTrue(same_weights(result, whole))
         # The training itself goes on from its last step.
         self.assertIsNot(result, trainer.model)
         self.assertNotAllClose(trainer.model.variables[0], whole.variables[0])
@@ -141,7 +138,7 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertLen(cut.history, 2)
         best = self.whole(1).model
         self.assertNotAllClose(cut.model.variables[0], best.variables[0])
-        self.assert_same_weights(cut.result_model(), best)
+        self.assertTrue(same_weights(cut.result_model(), best))
 
     def test_cut_short_while_the_best_is_kept(self):
         """It is then the model as it is, and no mixture of two epochs."""
@@ -156,7 +153,7 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertRaises(KeyboardInterrupt),
         ):
             trainer.keep_if_best(-1.0)
-        self.assert_same_weights(trainer.result_model(), trainer.model)
+        self.assertTrue(same_weights(trainer.result_model(), trainer.model))
 
     def test_best_part_of_an_epoch_that_goes_on(self):
         """What is no longer in the history is not the result."""
@@ -166,12 +163,13 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertLess(loss, trainer.history[-2].validation_loss)
         self.assertIsNotNone(trainer.history[-1].test_loss)
         self.assertEqual(trainer.result_metrics(), trainer.history[-1])
-        self.assert_same_weights(trainer.result_model(), trainer.model)
+        self.assertTrue(same_weights(trainer.result_model(), trainer.model))
         loop.fit(trainer, held_out(), 4, batch_size=16)
         # Nor is its loss on the test images.
         self.assertEqual(trainer.history, self.whole(4).history)
         self.assertEqual(trainer.result_metrics().step, 6)
-        self.assert_same_weights(trainer.result_model(), self.whole(2).model)
+        result = trainer.result_model()
+        self.assertTrue(same_weights(result, self.whole(2).model))
 
     def test_loss_that_is_no_number_is_not_the_best(self):
         trainer = self.fit(epochs=2)
@@ -180,7 +178,7 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
             loop.fit(trainer, held_out(), 3, batch_size=16)
         self.assertTrue(math.isnan(trainer.history[-1].validation_loss))
         self.assertEqual(trainer.result_metrics(), trainer.history[2])
-        self.assert_same_weights(trainer.result_model(), best)
+        self.assertTrue(same_weights(trainer.result_model(), best))
 
 
 class FitTest(tf.test.TestCase, parameterized.TestCase):

@@ -31,14 +31,13 @@ import numpy as np
 import odd_images
 import tensorflow as tf
 from absl.testing import parameterized
-from image_arrays import read_png
+from image_arrays import random_images, read_png, write_images
 from small_models import SmallModel, set_seed
 
 import tf_realnvp
 from tf_realnvp import api, data, initialization
 from tf_realnvp.cli import train
 from tf_realnvp.cli.main import train_main
-from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
@@ -446,7 +445,7 @@ class FailureTest(SessionTestCase):
     @both_doors("train", "test")
     def test_damaged_image(self, door, split):
         for folder in ("train", "test"):
-            write_images(f"faces/{folder}", 8, 8, 1, number=2)
+            write_images(f"faces/{folder}", random_images(2, 8, 8, 1))
         path = pathlib.Path("faces", split, "damaged.png")
         path.write_bytes(odd_images.undecodable_png())
         model = SmallModel((8, 8, 1), 256, filters=4)
@@ -559,7 +558,7 @@ class CommandTest(SessionTestCase):
     def test_any_name_of_a_data_set(self):
         name = "-two\nlines$ ü 日本 a*b?[c]\\d %s {x}\udcff"
         written = "-two_lines$ ü 日本 a_b__c]_d %s {x}_"
-        write_images(name, 8, 8, 1)
+        write_images(name, random_images(4, 8, 8, 1))
         with mock.patch.object(export, "save", fast_command.save_model):
             code, stdout, stderr = command(
                 dataset=f"./{name}", batch_size=1, max_steps=1
@@ -585,7 +584,7 @@ class CommandTest(SessionTestCase):
         """They are refused before training, and not replaced."""
         os.makedirs("mine/realnvp_digits")
         pathlib.Path("mine/realnvp_digits/letter.txt").touch()
-        write_images("faces/all", 4, 4, 3)
+        write_images("faces/all", random_images(4, 4, 4, 3))
         with recorded_trainers() as trainers:
             self.assert_refused(self.train(COMMAND, **settings), message)
         self.assertEmpty(trainers)
@@ -593,7 +592,7 @@ class CommandTest(SessionTestCase):
         self.assertEqual(os.listdir("mine/realnvp_digits"), ["letter.txt"])
 
     def test_results_beside_the_images(self):
-        write_images("faces/train", 4, 4, 3)
+        write_images("faces/train", random_images(4, 4, 4, 3))
         settings = {"dataset": "faces", "batch_size": 1, "max_steps": 1}
         for is_there in (False, True):
             code, stdout, stderr = command(**settings, output_dir="faces")
@@ -669,15 +668,6 @@ class CommandTest(SessionTestCase):
         weights = np.load("realnvp_digits/variables/means.npy").tobytes()
         self.assertEqual(weights, expected)
         self.assert_as_whole(COMMAND)
-
-
-def write_images(folder, *shape, number=4):
-    """Makes a folder of images."""
-    os.makedirs(folder, exist_ok=True)
-    rng = np.random.default_rng(number)
-    for index in range(number):
-        image = rng.integers(0, 256, shape, np.uint8)
-        image_files.write(f"{folder}/{index}.png", image)
 
 
 class WorkersTest(SessionTestCase):

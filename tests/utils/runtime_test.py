@@ -114,19 +114,6 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
             runtime.configure(9)
         self.set_devices.assert_not_called()
 
-    @parameterized.parameters(
-        (8, 64, None, 1, 1, 1),
-        (8, 66, None, 2, 1, None),
-        (32, 64, 499, 2, 1, None),
-        (32, 64, 500, 2, 2, None),
-        (32, 64, None, 64, 2, None),
-    )
-    def test_fastest(self, size, filters, steps, cores, cpus, threads):
-        with mock.patch.object(system, "num_cores", lambda: cores):
-            self.assertEqual(
-                runtime.fastest_cpus(size, filters, steps), (cpus, threads)
-            )
-
 
 class HardwareTest(tf.test.TestCase, parameterized.TestCase):
     def set_gpus(self, capabilities):
