@@ -6,7 +6,6 @@ import sys
 
 import folders
 import pytest
-import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -31,7 +30,3 @@ class DryRunTest(folders.FolderTestCase):
         self.assertEqual([row for row in failed if "'torch'" not in row], [])
         [kills] = [row for row in rows if row.startswith("| kills")]
         self.assertEqual(kills, "| kills 1 | 1 | True |")
-
-
-if __name__ == "__main__":
-    tf.test.main()

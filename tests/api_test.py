@@ -410,7 +410,3 @@ class RunDirTest(TrainTestCase):
             self.train(model, self.images, labels=self.labels, run_dir=run)
         for name in others:
             self.assertIn(f"`{name}` ", str(caught.exception))
-
-
-if __name__ == "__main__":
-    tf.test.main()

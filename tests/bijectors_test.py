@@ -436,7 +436,3 @@ class KeptTest(tf.test.TestCase):
             for function in (bijector.forward, bijector.inverse):
                 kept = function(tf.constant(event)).numpy()[mask]
                 self.assertAllEqual(kept.view(np.int32), special.view(np.int32))
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -90,7 +90,3 @@ class StandardizeTest(tf.test.TestCase):
             bit_maps.standardize(maps, normal),
             (maps - normal.mean(axis=0)) / deviations,
         )
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -122,7 +122,3 @@ class DataDescriptionTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen(found, 1)
         self.assertStartsWith(found[0], message)
         self.assertEmpty(DATA.differences(DATA))
-
-
-if __name__ == "__main__":
-    tf.test.main()

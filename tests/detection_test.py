@@ -348,7 +348,3 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
     def test_no_scores(self, *sets):
         with self.assertRaises(ValueError):
             detection.compare(*sets)
-
-
-if __name__ == "__main__":
-    tf.test.main()

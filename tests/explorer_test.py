@@ -425,7 +425,3 @@ class PageTest(folders.FolderTestCase):
         self.assertIn("has no WebAssembly", page.inner_text("#status"))
         self.assertEqual(page.locator("#samples canvas").count(), 20)
         self.assertTrue(page.locator("#draw").is_disabled())
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -134,7 +134,3 @@ class InitializeTest(untraced.UntracedTestCase, parameterized.TestCase):
                 self.assertEqual(coupling.reshift.numpy(), 0.0)
         largest = max(np.abs(gradient).max() for gradient in gradients)
         self.assertGreater(largest, 1e-3)
-
-
-if __name__ == "__main__":
-    tf.test.main()

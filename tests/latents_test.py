@@ -106,7 +106,3 @@ class DirectionTest(tf.test.TestCase):
         ]
         auroc = latents.separation(direction, present, absent)
         self.assertAllClose(auroc, np.mean(order))
-
-
-if __name__ == "__main__":
-    tf.test.main()

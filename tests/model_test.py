@@ -739,7 +739,3 @@ class PartOfOthersTest(untraced.UntracedTestCase):
         expected = [v.value for v in module.flow.trainable_variables]
         found = {id(v) for v in module.trainable_variables}
         self.assertEqual(found, {id(v) for v in [*expected, module.scale]})
-
-
-if __name__ == "__main__":
-    tf.test.main()

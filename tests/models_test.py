@@ -92,7 +92,3 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
         right = np.argmax(log_probs, axis=1) == [*labels, *others]
         self.assertGreaterEqual(np.sum(right[:10]), 7)
         self.assertGreaterEqual(np.sum(right[10:]), 5)
-
-
-if __name__ == "__main__":
-    tf.test.main()

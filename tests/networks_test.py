@@ -169,7 +169,3 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
         function = gradients.get_concrete_function(tf.TensorSpec([2, 4, 6, 2]))
         # Of the 2 + 3 * 3 convolutions all but the 3 are run once more.
         self.assertEqual(graphs.count_ops(function, "Conv2D"), 11 + 8)
-
-
-if __name__ == "__main__":
-    tf.test.main()

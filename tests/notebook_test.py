@@ -171,7 +171,3 @@ class SettingsTest(tf.test.TestCase, parameterized.TestCase):
         for result, value in zip(results, expected(), strict=True):
             self.assertEqual(result.dtype, value.dtype)
             self.assertAllClose(result, value, rtol=1e-4, atol=1e-4)
-
-
-if __name__ == "__main__":
-    tf.test.main()

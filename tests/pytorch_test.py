@@ -8,7 +8,6 @@ import folders
 import numpy as np
 import reference
 import small_models
-import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp import pytorch
@@ -238,7 +237,3 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             with zipfile.ZipFile(self.path, "w") as archive:
                 archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
         self.assert_refused("is not an .npz file of .*write it with `np.savez`")
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -181,7 +181,3 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
                 small_models.model(),
                 **({"images": images, "mask": MASK} | arguments),
             )
-
-
-if __name__ == "__main__":
-    tf.test.main()

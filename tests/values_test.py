@@ -495,7 +495,3 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
         grid = plots.image_grid(images, None)
         colors = np.unique(grid.reshape(-1, 3), axis=0)
         self.assertLen(colors, 33)  # And white.
-
-
-if __name__ == "__main__":
-    tf.test.main()

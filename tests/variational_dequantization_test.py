@@ -102,7 +102,3 @@ class VariationalDequantizationTest(
             )
             log_det = bijector.inverse_log_det_jacobian(points, 3)
             self.assertTrue(np.isfinite(log_det).all())
-
-
-if __name__ == "__main__":
-    tf.test.main()

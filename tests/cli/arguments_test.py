@@ -5,7 +5,6 @@ import pathlib
 from unittest import mock
 
 import command_lines
-import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.cli import arguments
@@ -111,7 +110,3 @@ class OutputsTest(command_lines.CommandTestCase, parameterized.TestCase):
             UsageError, f"^argument --out: .*{message}"
         ):
             arguments.check_output(out, inputs=["other", "file", "linked"])
-
-
-if __name__ == "__main__":
-    tf.test.main()

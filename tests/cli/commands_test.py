@@ -11,7 +11,6 @@ import command_lines
 import numpy as np
 import odd_images
 import small_models
-import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import (
     images_of_digits,
@@ -412,7 +411,3 @@ class EvaluateTest(CommandsTestCase):
         code, _, stderr = call("evaluate", "M")
         self.assertEqual(code, 2)
         self.assertRegex(stderr, rf"^{self.name}: error: .*{damaged}.*\n$")
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -10,7 +10,6 @@ from unittest import mock
 import matplotlib.image
 import numpy as np
 import small_models
-import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import images_of_digits as digits
 from model_commands import ModelTestCase, call
@@ -340,7 +339,3 @@ class DetectTest(DetectionTestCase):
         result = call("detect", self.path, "--unusual", *line.split())
         self.assert_usage_error(result)
         self.assertRegex(result[2], message)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import small_models
-import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import read_png
 from model_commands import ModelTestCase, call
@@ -114,7 +113,3 @@ class DirectionTest(ModelTestCase):
         self.assertEqual((code, stdout), (2, ""))
         self.assertRegex(stderr, rf"^{self.name}: error: .*{message}")
         self.assertFalse(self.out.exists())
-
-
-if __name__ == "__main__":
-    tf.test.main()

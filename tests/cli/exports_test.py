@@ -11,7 +11,6 @@ from unittest import mock
 
 import pytest
 import small_models
-import tensorflow as tf
 from model_commands import ModelTestCase, call
 
 import tf_realnvp
@@ -118,7 +117,3 @@ class ExploreTest(ConversionTestCase):
             result = call("explore", self.path)
         self.assert_usage_error(result, f"npm ci --prefix {self.npm}")
         self.assertEmpty([*self.folder.iterdir()])
-
-
-if __name__ == "__main__":
-    tf.test.main()

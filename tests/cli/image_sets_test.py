@@ -7,7 +7,6 @@ from unittest import mock
 
 import command_lines
 import numpy as np
-import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import write_images
 
@@ -223,7 +222,3 @@ class CheckTest(command_lines.CommandTestCase, parameterized.TestCase):
         if is_refused or not shared:
             warning = "^$"
         self.assertRegex(stderr.getvalue(), warning)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -93,7 +93,3 @@ class CountBitsTest(tf.test.TestCase):
             (b"abc", b"ab", (24, 24)),
         ):
             self.assertEqual(kills._count_bits(first, second), result)
-
-
-if __name__ == "__main__":
-    tf.test.main()

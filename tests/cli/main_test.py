@@ -137,7 +137,3 @@ class StartTest(command_lines.CommandTestCase):
             code, _, stderr = command_lines.run(self.folder, *argv, "--x")
             self.assertEqual(code, 2)
             self.assertStartsWith(stderr, f"{name}: error: ")
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -6,7 +6,6 @@ from unittest import mock
 import folders
 import numpy as np
 import small_models
-import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import read_png
 from model_commands import MODELS, ModelTestCase, call
@@ -141,7 +140,3 @@ class MissingTest(folders.FolderTestCase):
         found = image_files.read_missing(self.folder / "a.png", (4, 4, 1))
         self.assertTrue(found[1, 2, 0])
         self.assertLess(found.sum(), 5)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -104,7 +104,3 @@ class SignalsTest(tf.test.TestCase, parameterized.TestCase):
                     pass
                 signal.raise_signal(SIGINT)
                 self.fail("The outer one counts again.")
-
-
-if __name__ == "__main__":
-    tf.test.main()

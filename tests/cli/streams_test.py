@@ -9,7 +9,6 @@ import sys
 
 import command_lines
 import folders
-import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.cli import streams
@@ -140,7 +139,3 @@ class StreamsTest(folders.FolderTestCase, parameterized.TestCase):
         for redirections in (">&-", "2>/dev/full"):
             result = self.run_python(COMMAND, redirections)
             self.assertEqual((result[0], result[2]), (0, b""))
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -351,7 +351,3 @@ class RunTest(tf.test.TestCase):
         expected = {"epochs": 1, "steps": 3, "test_bits_per_dim": bits}
         expected["train_bits_per_dim"] = float(after["train_bits_per_dim"])
         self.assertEqual(metadata["metrics"], expected)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -287,7 +287,3 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         pairs = pipeline(images(4, 4, 4, 1, num_colors=99), np.arange(4) % 3)
         with self.assertRaisesRegex(DataError, message):
             arrays.from_tf_data(change(pairs), num_colors=100, num_classes=3)
-
-
-if __name__ == "__main__":
-    tf.test.main()

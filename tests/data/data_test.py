@@ -96,7 +96,3 @@ class NameTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(data.load("digits").num_colors, 17)
         with self.assertRaisesRegex(DataError, "image"):
             data.load("./digits")
-
-
-if __name__ == "__main__":
-    tf.test.main()

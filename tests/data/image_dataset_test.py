@@ -491,7 +491,3 @@ class ResizeTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(resized.dtype, tf.uint8)
         self.assertEqual(resized.shape, (*size, shape[2]))
         self.assertAllClose(tf.cast(resized, tf.float32), exact, atol=0.51)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -415,7 +415,3 @@ class FingerprintTest(FolderTestCase):
         write(other / "not in a split.png")
         images = data.load(str(other), image_size=4, flip=True)
         self.assertEqual(images.fingerprint, self.fingerprint)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -383,7 +383,3 @@ class AnyDatasetTest(TfdsTestCase):
         message = self.failure(name)
         self.assertStartsWith(message, f"{name}: ")
         self.assertLen(message.splitlines(), 1)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -187,7 +187,3 @@ class UnreadableTest(FilesTestCase):
     def test_content(self, content, reason):
         self.path.write_bytes(content)
         self.assert_unreadable(self.path, reason)
-
-
-if __name__ == "__main__":
-    tf.test.main()

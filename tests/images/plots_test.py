@@ -180,7 +180,3 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(axes.get_title(), shown)
         # None of it is taken for mathematics.
         self.assertFalse(axes.title.get_parse_math())
-
-
-if __name__ == "__main__":
-    tf.test.main()

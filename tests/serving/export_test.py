@@ -471,7 +471,3 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         with self.assertRaisesRegex((TypeError, ValueError), message):
             small_models.model().save(self.folder / "model", metadata)
         self.assertEqual(os.listdir(self.folder), [])
-
-
-if __name__ == "__main__":
-    tf.test.main()

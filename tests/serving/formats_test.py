@@ -140,7 +140,3 @@ class SaveTest(folders.FolderTestCase):
         self.assertAllEqual(
             interpreter.get_tensor(output["index"]), model.decode(**given)
         )
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -173,7 +173,3 @@ class ImportanceBoundTest(tf.test.TestCase):
             [-8000.0 + math.log((1.0 + math.exp(-1.0)) / 2.0)],
             rtol=1e-12,
         )
-
-
-if __name__ == "__main__":
-    tf.test.main()

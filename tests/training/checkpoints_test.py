@@ -218,7 +218,3 @@ class UnfinishedTest(CheckpointsTestCase):
         self.assert_restores(None, "ckpt-1")
         self.save(2)
         self.assert_restores(2)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -176,7 +176,3 @@ def wait_for(condition, seconds=240):
     while not condition():
         assert time.monotonic() < deadline, "It took too long."
         time.sleep(0.1)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -301,7 +301,3 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         # The noise is the same each time.
         again = loop.evaluate(self.trainer, dataset, "test", BATCH_SIZE)
         self.assertEqual(again, loss)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -63,7 +63,3 @@ class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
         schedule = learning_rate(*arguments)
         for step, rate in expected.items():
             self.assertAllClose(schedule(step), rate, rtol=1e-6, atol=1e-9)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -11,7 +11,6 @@ from unittest import mock
 import command_lines
 import disks
 import folders
-import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.config import DataDescription, TrainingConfig
@@ -206,7 +205,3 @@ class LockTest(RunsTestCase):
         error = OSError(37, "No locks available")
         with mock.patch.object(fcntl, "flock", side_effect=error):
             self.assert_cannot_open("`run_dir`", "No locks available")
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -755,7 +755,3 @@ class WorkersTest(SessionTestCase):
             code, _, stderr = command()
         self.assertEqual(code, 1)
         self.assertIn("a worker of the job has gone (Collective ops is", stderr)
-
-
-if __name__ == "__main__":
-    tf.test.main()

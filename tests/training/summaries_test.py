@@ -125,7 +125,3 @@ class SummariesTest(folders.FolderTestCase):
         images = self.trainer.model.sample(36, seed=3).numpy()
         self.assertAllEqual(first, plots.image_grid(images, 17))
         self.assertGreater(np.unique(first).size, 4)
-
-
-if __name__ == "__main__":
-    tf.test.main()

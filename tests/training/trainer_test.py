@@ -330,7 +330,3 @@ class JitTest(tf.test.TestCase):
         (first, weights), (second, other_weights) = results
         self.assertAllClose(first, second, rtol=1e-5)
         self.assertAllClose(weights, other_weights, rtol=1e-4, atol=1e-4)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -167,7 +167,3 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(workers._interruptible(lambda: 3), 3)
         with self.assertRaises(ZeroDivisionError):
             workers._interruptible(lambda: 1 // 0)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -136,7 +136,3 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
                 function([3, 1], n)
         with self.assertRaisesRegex(INVALID, "`label` must be an integer"):
             function([3], 2)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -64,7 +64,3 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
             text = checks.short(value)
             self.assertBetween(len(text), 1, 60)
             self.assertNotIn("\n", text)
-
-
-if __name__ == "__main__":
-    tf.test.main()

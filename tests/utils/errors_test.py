@@ -52,7 +52,3 @@ class ErrorsTest(tf.test.TestCase, parameterized.TestCase):
             messages.warn(name)
         self.assertEqual(stdout.getvalue(), f"{shown}\n")
         self.assertEqual(stderr.getvalue(), f"warning: {shown}\n")
-
-
-if __name__ == "__main__":
-    tf.test.main()

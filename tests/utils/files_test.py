@@ -335,7 +335,3 @@ class TensorFlowTest(tf.test.TestCase):
             (pathlib.Path("s3://bucket"), "s3:/"),
         ):
             self.assertIn(reason, files.why_tensorflow_cannot(path))
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -37,7 +37,3 @@ class HashingTest(tf.test.TestCase, parameterized.TestCase):
         lowest = np.sort(hashes)[: hashing.SKETCH_SIZE].tolist()
         self.assertEqual(hashing.parse_sketch(sketch), {*lowest})
         self.assertEmpty(hashing.sketch(hashes[:0]))
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -44,7 +44,3 @@ class OverlappedTest(tf.test.TestCase):
 
         with self.assertRaisesRegex(OSError, "no more"):
             list(overlapped(abs, one_then_error()))
-
-
-if __name__ == "__main__":
-    tf.test.main()

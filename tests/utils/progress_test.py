@@ -88,7 +88,3 @@ class ProgressTest(tf.test.TestCase, parameterized.TestCase):
     def test_silent(self):
         output = self.show(Terminal(), 40.0, [64] * 2, Silent)
         self.assertEqual(output.getvalue(), "")
-
-
-if __name__ == "__main__":
-    tf.test.main()

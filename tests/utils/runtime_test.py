@@ -162,7 +162,3 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(runtime.describe_devices(1), "GPU H")
         with self.assertRaisesRegex(UsageError, "`devices`: 3 .*, 2$"):
             runtime.make_strategy(3)
-
-
-if __name__ == "__main__":
-    tf.test.main()
