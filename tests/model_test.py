@@ -50,7 +50,6 @@ MODELS = {
         "class_probs": (0.5, 0.2, 0.3),
     },
     "variational_classes": {
-        "num_colors": 65536,
         "num_couplings": (1, 1, 1),
         "num_classes": 2,
         "dequantization": "variational",
@@ -163,7 +162,7 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_extreme_images_are_finite(self, name):
         model = shared(name)
         # Many times, each with noise of its own.
-        images = np.repeat(extreme_images(model), 100, axis=0)
+        images = np.repeat(extreme_images(model), 25, axis=0)
         self.assertTrue(np.isfinite(model.log_prob(images, seed=1)).all())
 
     @over_models
@@ -269,7 +268,8 @@ class EveryGraphTest(tf.test.TestCase, parameterized.TestCase):
         found = in_graph(images)
         with untraced.untraced():
             expected = run(images)
-        self.assertAllClose(found, expected, rtol=1e-5, atol=1e-4)
+        for value, its in zip(found, expected, strict=True):
+            self.assertAllClose(value, its, rtol=1e-5, atol=1e-4)
         for of_nothing in in_graph(images[:0]):
             self.assertEqual(of_nothing.shape[0], 0)
 

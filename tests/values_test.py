@@ -104,6 +104,14 @@ class ValuesTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class LevelsTest(untraced.UntracedTestCase, parameterized.TestCase):
+    def test_learned_noise(self):
+        model = small_models.displaced(
+            0.2, num_colors=65536, filters=2, dequantization="variational"
+        )
+        images = np.full([500, 4, 4, 1], 65535, np.uint16)
+        images[:, 0] = 300
+        self.assertAllInRange(model.log_prob(images, 0), -500.0, 0.0)
+
     def test_length_in_files(self):
         rng = np.random.default_rng(0)
         noise = rng.integers(4096, size=(2, 16, 16, 3), dtype=np.uint16)

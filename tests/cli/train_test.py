@@ -164,7 +164,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
             with self.subTest(flag):
                 self.assert_refused(call(flag), f"argument --{name}: ")
         for argv, message in (
-            (["--filters", "33"], "argument --filters: '33'"),
+            (["--filters=33"], "--filters: '33' is not an even number"),
             (["--epoch", "3"], "--epoch"),
             (["--precision", "tf32"], "--precision"),
         ):

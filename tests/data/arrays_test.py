@@ -208,11 +208,13 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         same = arrays.from_images(content, 9, labels=labels, num_classes=4)
         self.assertEqual(dataset.class_names, ("0", "1", "2", "3"))
         self.assertEqual(dataset.class_probs, same.class_probs)
-        batches, expected = (
-            [*its.train_batches(9, 0, 1), *its.test_batches(9)]
-            for its in (dataset, same)
-        )
-        self.assertAllClose(batches, expected, rtol=0, atol=0)
+        for own, its in zip(
+            (*dataset.train_batches(9, 0, 1), *dataset.test_batches(9)),
+            (*same.train_batches(9, 0, 1), *same.test_batches(9)),
+            strict=True,
+        ):
+            self.assertAllEqual(own[0], its[0])
+            self.assertAllEqual(own[1], its[1])
         # Without classes they are as if they had no labels.
         plain = arrays.from_tf_data(pairs, num_colors=9)
         alone = arrays.from_tf_data(pipeline(content), num_colors=9)
