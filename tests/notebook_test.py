@@ -127,11 +127,13 @@ def policy():
 
 @contextlib.contextmanager
 def float64():
-    for dtype in ("float64", "float32"):
+    def use(dtype):
         keras.config.set_floatx(dtype)
         keras.config.set_dtype_policy(dtype)
-        if dtype == "float64":
-            yield {}
+
+    use("float64")
+    yield {}
+    use("float32")
 
 
 @contextlib.contextmanager
