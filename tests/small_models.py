@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import RealNVP, data
-from tf_realnvp.data.image_dataset import Split
+from tf_realnvp.data.splits import Split
 from tf_realnvp.serving import export, metadata, saved_model
 from tf_realnvp.utils.values import Values
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp import data
-from tf_realnvp.data import image_dataset
+from tf_realnvp.data import preprocessing
 from tf_realnvp.utils.errors import DataError
 
 
@@ -51,7 +51,7 @@ class DigitsTest(tf.test.TestCase, parameterized.TestCase):
         self.assertTrue(digits.flip)
         self.assertAllEqual(
             digits.take("test", range(20)),
-            [image_dataset.resize(image, size) for image in images],
+            [preprocessing.resize(image, size) for image in images],
         )
 
 

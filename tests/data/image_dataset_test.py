@@ -12,7 +12,7 @@ from image_arrays import images_of, random_images
 from tensorflow.python.framework import random_seed
 
 from tf_realnvp import data
-from tf_realnvp.data import arrays, image_dataset
+from tf_realnvp.data import arrays, image_dataset, pipeline, splits
 from tf_realnvp.utils.errors import DataError
 
 
@@ -32,7 +32,7 @@ def numbered(count, labels=None, class_names=(), has_records=False, **options):
         decoded.assign_add(1)
         return tf.fill([2, 2, 1], tf.cast(i, tf.uint8))
 
-    split = image_dataset.Split(
+    split = splits.Split(
         np.arange(count),
         labels,
         tf.data.Dataset.range(count) if has_records else None,
@@ -374,8 +374,9 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         if is_decoded:
             batches = images.train_batches(9, seed=0, epoch=1)
         alive = [weakref.ref(content)]
-        alive += [weakref.ref(cache) for cache in images._caches.values()]
-        del images, content
+        for pipe in images._pipelines.values():
+            alive.append(weakref.ref(pipe.cache or pipe))
+        del images, content, pipe
         gc.collect()
         self.assertAllEqual(images_of(batches), expected)
         iterator = iter(batches)
@@ -399,7 +400,7 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
         png = tf.io.encode_png(tf.zeros([2, 2, 1], tf.uint8))
 
         def decode(i):
-            with tf.name_scope(image_dataset.DECODING):
+            with tf.name_scope(pipeline.DECODING):
                 content = tf.where(i == 3, "", png)
                 return tf.io.decode_image(content, 1, expand_animations=False)
 
@@ -421,7 +422,7 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
         tf.errors.InvalidArgumentError(None, None, "an assertion of a step"),
         tf.errors.ResourceExhaustedError(
-            None, None, f"OOM [[{{{{node {image_dataset.DECODING}/x}}}}]]"
+            None, None, f"OOM [[{{{{node {pipeline.DECODING}/x}}}}]]"
         ),
     )
     def test_other_errors_go_through(self, error):
@@ -429,12 +430,6 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaises(type(error)):
             with dataset.naming_damage():
                 raise error
-
-
-class SkippedTest(tf.test.TestCase):
-    def test_only_some_are_named(self):
-        line = image_dataset.describe_skipped(dict.fromkeys("abcdefg", "no"))
-        self.assertRegex(line, r"^7 files .*a \(no\), .* e .*, \.\.\.$")
 
 
 class FlipTest(tf.test.TestCase):
@@ -460,34 +455,3 @@ class FlipTest(tf.test.TestCase):
             rest = dataclasses.replace(flipped).train_batches(10, 0, 2, skip)
             self.assertAllEqual(images_of(rest), batches[10 * skip :])
         self.assertAllEqual(images_of(flipped.test_batches(10)), pixels)
-
-
-def triangle(size, new_size):
-    """The matrix of an antialiased bilinear filter."""
-    scale = size / new_size
-    centers = (np.arange(new_size) + 0.5) * scale
-    distance = np.abs(np.arange(size) + 0.5 - centers[:, np.newaxis])
-    weights = np.maximum(0, 1 - distance / max(scale, 1))
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-class ResizeTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(
-        # Of the image; what is asked for; and top, left, height and width of
-        # what is cut out.
-        ((20, 13, 3), (4, 4), (3, 0, 13, 13)),
-        ((5, 5, 3), (8, 8), (0, 0, 5, 5)),
-        ((20, 13, 3), (4, 8), (6, 0, 7, 13)),  # Of 6.5 rows.
-        ((20, 13, 3), (8, 4), (0, 1, 20, 10)),
-        ((2, 50, 1), (64, 2), (0, 24, 2, 1)),
-    )
-    def test_central_part_by_an_antialiased_filter(self, shape, size, part):
-        image = random_images(*shape)
-        top, left, height, width = part
-        part = image[top : top + height, left : left + width]
-        rows, columns = triangle(height, size[0]), triangle(width, size[1])
-        exact = np.einsum("ih,jw,hwc->ijc", rows, columns, part)
-        resized = image_dataset.resize(tf.constant(image), size)
-        self.assertEqual(resized.dtype, tf.uint8)
-        self.assertEqual(resized.shape, (*size, shape[2]))
-        self.assertAllClose(tf.cast(resized, tf.float32), exact, atol=0.51)

@@ -18,7 +18,7 @@ from image_arrays import as_set
 from PIL import Image
 
 from tf_realnvp import data
-from tf_realnvp.data import image_dataset
+from tf_realnvp.data import image_folder, preprocessing
 from tf_realnvp.images import files as image_files
 from tf_realnvp.utils.errors import DataError
 
@@ -206,7 +206,7 @@ class ImagesTest(FolderTestCase):
         images = self.load(image_size=size)
         self.assertEqual(images.image_shape, shape)
         expected = [
-            image_dataset.resize(
+            preprocessing.resize(
                 tf.io.decode_png(path.read_bytes()), shape[:2]
             ).numpy()
             for path in self.root.iterdir()
@@ -415,3 +415,9 @@ class FingerprintTest(FolderTestCase):
         write(other / "not in a split.png")
         images = data.load(str(other), image_size=4, flip=True)
         self.assertEqual(images.fingerprint, self.fingerprint)
+
+
+class SkippedTest(tf.test.TestCase):
+    def test_only_some_are_named(self):
+        line = image_folder.describe_skipped(dict.fromkeys("abcdefg", "no"))
+        self.assertRegex(line, r"^7 files .*a \(no\), .* e .*, \.\.\.$")

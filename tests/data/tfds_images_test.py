@@ -22,7 +22,7 @@ from tensorflow_datasets.core.download import downloader
 
 from tf_realnvp import data
 from tf_realnvp.data import tfds_images
-from tf_realnvp.data.image_dataset import resize
+from tf_realnvp.data.preprocessing import resize
 from tf_realnvp.utils.errors import DataError
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from tf_realnvp.config import DATASETS, canonical
 from tf_realnvp.data import arrays
-from tf_realnvp.data.image_dataset import ImageDataset, Split
+from tf_realnvp.data.image_dataset import ImageDataset
+from tf_realnvp.data.splits import Split
 from tf_realnvp.utils import checks
 
 __all__ = ["DATASETS", "ImageDataset", "Split", "load"]

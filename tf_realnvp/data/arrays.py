@@ -10,14 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.data import image_dataset
-from tf_realnvp.data.image_dataset import (
-    ImageDataset,
-    call,
-    default_size,
-    levels_up_to,
-    make_splits,
-    resize,
-)
+from tf_realnvp.data.image_dataset import ImageDataset
+from tf_realnvp.data.pipeline import call
+from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
+from tf_realnvp.data.splits import make_splits
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.values import Values

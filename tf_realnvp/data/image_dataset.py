@@ -1,4 +1,4 @@
-"""`ImageDataset`: splits of images, and input pipelines of batches.
+"""`ImageDataset`: images in splits, and batches of them.
 
 An epoch shuffles image indices (or compressed records, if images cannot be read
 by index) before decoding. So the first batch is ready soon, and a resumed epoch
@@ -11,8 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import os
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,109 +18,17 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
-from tf_realnvp.images import files as image_files
+from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline
+from tf_realnvp.data.splits import Split
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, reason
-from tf_realnvp.utils.messages import counted
 from tf_realnvp.utils.values import Values
 
 MAX_CACHE_BYTES = 4 * 2**30
-# Name scope of the decoding operations: TensorFlow's errors name the operation
-# that failed.
-DECODING = "tf_realnvp_decodes_stored_image"
 
-_PREFETCHED_BATCHES = 4
 _TAKEN_AT_ONCE = 256
-_CHOSEN_AT_ONCE = 32
-_DEFAULT_SIZE = (32, 32)
-_NUM_NAMED = 5  # Skipped files to name in a message.
 # Errors of decoding that do not mean that the image is damaged.
 _NO_DAMAGE = (tf.errors.ResourceExhaustedError, tf.errors.CancelledError)
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Images for one purpose, in a fixed order.
-
-    Attributes:
-      numbers: Indices of the images in the source, integers `[num_images]`;
-        increasing if there are `records`.
-      labels: Labels of the images, int32 `[num_images]`, if any.
-      records: The stored images of the whole source, unbatched, if it cannot
-        read images by index.
-      hashes: Hashes of the contents of the images, uint64 `[num_images]`; empty
-        if they are not known, as for data sets of TFDS.
-    """
-
-    numbers: np.ndarray
-    labels: np.ndarray | None = None
-    records: tf.data.Dataset | None = None
-    hashes: np.ndarray = dataclasses.field(
-        default_factory=lambda: hashing.hashes_of([])
-    )
-
-    @property
-    def num_images(self) -> int:
-        """Number of images."""
-        return len(self.numbers)
-
-    def stored(self) -> tf.data.Dataset:
-        """Returns the stored form of the images: their records or indices."""
-        if self.records is None:
-            return tf.data.Dataset.from_tensor_slices(self.numbers)
-        is_chosen = np.zeros([1 + self.numbers.max(initial=-1)], bool)
-        is_chosen[self.numbers] = True
-        records = self.records.take(len(is_chosen))
-        if is_chosen.all():
-            return records
-        # Some at once, since each call of a function takes microseconds.
-        chosen = tf.data.Dataset.from_tensor_slices(is_chosen)
-        pairs = tf.data.Dataset.zip(records, chosen).batch(_CHOSEN_AT_ONCE)
-        return pairs.map(tf.boolean_mask).unbatch()
-
-    def choose(self, places: np.ndarray | slice) -> "Split":
-        """Returns a split of some of the images.
-
-        Args:
-          places: Positions of the images in this split.
-        """
-        return dataclasses.replace(
-            self,
-            numbers=self.numbers[places],
-            labels=None if self.labels is None else self.labels[places],
-            hashes=self.hashes[places] if len(self.hashes) else self.hashes,
-        )
-
-
-def make_splits(
-    hashes: np.ndarray,
-    labels: np.ndarray | None,
-    num_train: int | None = None,
-    records: tf.data.Dataset | None = None,
-) -> dict[str, Split]:
-    """Returns the splits `train` and `test` of a source.
-
-    Args:
-      hashes: Hashes of all images, uint64 `[n]`.
-      labels: Labels of all images, if any.
-      num_train: Number of training images, which come first. Default: the
-        images are split by their hashes (`hashing.split`).
-      records: As for `Split`.
-
-    Raises:
-      DataError: If there are fewer than two images, or a split has none.
-    """
-    whole = Split(np.arange(len(hashes)), labels, records, hashes)
-    if num_train is None:
-        numbers = hashing.split(hashes)
-    else:
-        numbers = whole.numbers[:num_train], whole.numbers[num_train:]
-    train, test = map(whole.choose, numbers)
-    if not train.num_images or not test.num_images:
-        raise DataError(
-            f"training and test need an image each, got {len(hashes)}"
-        )
-    return {"train": train, "test": test}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +40,6 @@ class ImageDataset:
     `MAX_CACHE_BYTES`, nothing is cached and every pass decodes the images
     again. A pass that decodes training images also holds `shuffle_buffer`
     stored images.
-
-    An image is cached when it is first decoded, in whatever pass. Once all
-    images of a split are cached, new pipelines read from memory.
 
     Damage of a stored image that `load` could not detect raises a TensorFlow
     error in the pass that decodes the image. `naming_damage` recognizes such
@@ -304,9 +207,9 @@ class ImageDataset:
         """
         # Two numbers, unlike the spawn keys of epochs.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
-        held_out = _draw(self.num_train, num_validation, sequence)
-        others = np.setdiff1d(np.arange(self.num_train), held_out)
         train = self.splits["train"]
+        held_out = train.draw(num_validation, sequence)
+        others = np.setdiff1d(np.arange(self.num_train), held_out)
         return self._replace_splits(
             train=train.choose(others), validation=train.choose(held_out)
         )
@@ -323,8 +226,10 @@ class ImageDataset:
         """
         if num_images >= self.num_test:
             return self
-        drawn = _draw(self.num_test, num_images, seed)
-        return self._replace_splits(test=self.splits["test"].choose(drawn))
+        test = self.splits["test"]
+        return self._replace_splits(
+            test=test.choose(test.draw(num_images, seed))
+        )
 
     def _replace_splits(self, **splits):
         return dataclasses.replace(self, splits={**self.splits, **splits})
@@ -365,7 +270,7 @@ class ImageDataset:
           Two arrays, float64 `[C]`, over the training images and all pixels.
         """
         sums = np.zeros([3, self.image_shape[-1]])
-        for batch in self._in_order("train", _TAKEN_AT_ONCE, (0, 1)):
+        for batch in self._in_order("train", _TAKEN_AT_ONCE):
             images = np.float64(batch[0] if self.class_names else batch)
             sums += [(images**k).sum(axis=(0, 1, 2)) for k in range(3)]
         _, mean, square = sums / sums[0]
@@ -430,13 +335,14 @@ class ImageDataset:
             is_kept = draws[:, None, None, None] < 0.5
             return places, tf.where(is_kept, tf.reverse(images, [2]), images)
 
-        batches = self._batches(
-            "train", batch_size, share, arrange, drop_remainder=True
+        pipeline = self._pipelines["train"]
+        batches = pipeline.batches(
+            batch_size, share, arrange, drop_remainder=True
         )
         if self.flip:
             batches = batches.enumerate(skip).map(mirrored)
         num_batches = max(0, self.num_train // batch_size - skip)
-        return self._finish(batches, "train", num_batches)
+        return pipeline.finish(batches, num_batches)
 
     def initial_images(self, seed: int) -> tf.Tensor:
         """Returns training images for data-dependent initialization.
@@ -477,10 +383,11 @@ class ImageDataset:
         """Returns all validation images in batches, like `test_batches`."""
         return self._in_order("validation", batch_size, share)
 
-    def _in_order(self, name, batch_size, share):
-        num_batches = math.ceil(self.splits[name].num_images / batch_size)
-        batches = self._batches(name, batch_size, share)
-        return self._finish(batches, name, num_batches)
+    def _in_order(self, name, batch_size, share=(0, 1)):
+        pipeline = self._pipelines[name]
+        num_batches = math.ceil(pipeline.split.num_images / batch_size)
+        batches = pipeline.batches(batch_size, share)
+        return pipeline.finish(batches, num_batches)
 
     def take(self, split: str, numbers: Sequence[int]) -> np.ndarray:
         """Returns some images of a split.
@@ -493,7 +400,8 @@ class ImageDataset:
           `[n, H, W, C]`, without duplicates, in the order of the split.
         """
         chosen = self.splits[split].choose(np.unique(np.array(numbers, int)))
-        images = self._decode(chosen.stored().enumerate())
+        stored = chosen.stored().enumerate()
+        images = self._pipelines[split].decode_numbered(stored)
         batches = images.batch(_TAKEN_AT_ONCE)
         with self.naming_damage():
             images = [batch.numpy() for _, batch, _ in batches]
@@ -523,235 +431,16 @@ class ImageDataset:
                 f"{self.explain_damage(reason(error))}"
             ) from error
 
-    def _batches(
-        self,
-        name,
-        batch_size,
-        share,
-        arrange=lambda x: x,
-        drop_remainder=False,
-    ):
-        """Returns batches of images and their positions in a split.
-
-        Args:
-          name: Name of the split.
-          batch_size: Images per batch.
-          share: As for `train_batches`.
-          arrange: Reorders elements of any dataset, or drops whole batches.
-          drop_remainder: Whether to drop a last partial batch.
-        """
-        split, cache = self.splits[name], self._caches.get(name)
-        if cache is not None and cache.is_complete():
-            places = arrange(tf.data.Dataset.range(split.num_images))
-            return places.batch(batch_size, drop_remainder).map(cache.read)
-
-        def is_own(index):
-            start = index // batch_size * batch_size
-            size = tf.minimum(split.num_images - start, batch_size)
-            worker, num_workers = share
-            first = size * worker // num_workers
-            end = size * (worker + 1) // num_workers
-            return (first <= index - start) & (index - start < end)
-
-        images = self._decode(
-            arrange(split.stored().enumerate()),
-            is_own if share[1] > 1 else None,
-        )
-        if cache is not None:
-            # In batches, since each call of Python has some overhead, and
-            # before the remainder is dropped, since it must be cached as well.
-            images = images.batch(batch_size).map(cache.write).unbatch()
-        else:
-            images = images.map(lambda place, image, _: (place, image))
-        return images.batch(batch_size, drop_remainder)
-
-    def _decode(self, numbered, is_own=None):
-        """Decodes stored images with their positions in a split.
-
-        Args:
-          numbered: Pairs of positions and stored images.
-          is_own: Whether to decode an image, by its index in `numbered`; the
-            others are zero. Default: all are decoded.
-
-        Returns:
-          Positions, images, and whether they were decoded.
-        """
-
-        def decode(index, element):
-            place, stored = element
-
-            def image():
-                with tf.name_scope(DECODING):
-                    image = self.decode(stored)
-                    return tf.ensure_shape(image, self.image_shape)
-
-            if is_own is None:
-                return place, image(), True
-            zeros = tf.zeros(self.image_shape, self.values.dtype)
-            own = is_own(index)
-            return place, tf.cond(own, image, lambda: zeros), own
-
-        return numbered.enumerate().map(
-            decode, num_parallel_calls=os.cpu_count()
-        )
-
-    def _finish(self, batches, name, num_batches):
-        """Adds labels, a known cardinality and prefetching to a pipeline."""
-        labels = self.splits[name].labels
-        options = tf.data.Options()
-        # Deleting an iterator waits for its autotuning thread, which may sleep
-        # for seconds (TensorFlow 2.21): the end of an epoch would hang.
-        options.autotune.enabled = False
-
-        def labelled(places, images):
-            return (
-                images
-                if labels is None
-                else (images, tf.gather(labels, places))
-            )
-
-        return (
-            batches.map(labelled)
-            .apply(tf.data.experimental.assert_cardinality(num_batches))
-            .prefetch(_PREFETCHED_BATCHES)
-            .with_options(options)
-        )
-
     @functools.cached_property
-    def _caches(self) -> dict[str, "_Cache"]:
-        """Caches by name of the split; empty if they would be too large."""
-        sizes = {name: split.num_images for name, split in self.splits.items()}
-        image, dtype = self.image_shape, np.dtype(self.values.dtype)
-        num_bytes = sum(sizes.values()) * math.prod(image) * dtype.itemsize
-        if num_bytes > MAX_CACHE_BYTES:
-            return {}
-        return {n: _Cache([size, *image], dtype) for n, size in sizes.items()}
-
-
-class _Cache:
-    """Cache of the decoded images of a split, filled in any order."""
-
-    def __init__(self, shape: Sequence[int], dtype: np.dtype):
-        # The system allocates memory page by page, as it is written to.
-        self._images = np.empty(shape, dtype)
-        self._present = np.zeros(shape[:1], bool)
-
-    def is_complete(self) -> bool:
-        return bool(self._present.all())
-
-    def write(self, places, images, is_decoded):
-        """Stores decoded images at positions, in a graph; returns both."""
-        return self._call(_Cache._write, places, images, is_decoded)
-
-    def read(self, places):
-        """Returns positions and the images stored there, in a graph."""
-        return self._call(_Cache._read, places)
-
-    def _call(self, function, places, *others):
-        images = call(function, self, [places, *others], self._images.dtype)
-        shape = [*places.shape, *self._images.shape[1:]]
-        return places, tf.ensure_shape(images, shape)
-
-    def _write(self, places, images, is_decoded):
-        self._images[places[is_decoded]] = images[is_decoded]
-        self._present[places[is_decoded]] = True
-        return images
-
-    def _read(self, places):
-        return self._images[places]
-
-
-@tf.autograph.experimental.do_not_convert
-def call(
-    function: Callable[..., np.ndarray],
-    owner: Any,
-    values: Sequence[tf.Tensor],
-    dtype: Any,
-) -> tf.Tensor:
-    """Calls `function(owner, *values)` in a graph, by `tf.numpy_function`.
-
-    TensorFlow never releases a function that `tf.numpy_function` calls, so the
-    function holds a weak reference to its owner. The function that a pipeline
-    maps must hold the owner; the pipeline and its iterators hold that function.
-
-    Args:
-      function: Maps the owner and arrays to an array.
-      owner: Any object that supports weak references.
-      values: Tensors passed to `function` as arrays.
-      dtype: Dtype of the result, of TensorFlow or NumPy.
-    """
-    reference = weakref.ref(owner)
-
-    def call_owner(*arrays):
-        owner = reference()
-        if owner is None:
-            # Called by an iterator that prefetches while it is deleted.
-            # TensorFlow does not log this exception, unlike others.
-            raise StopIteration("the data set is gone")
-        return function(owner, *arrays)
-
-    return tf.numpy_function(call_owner, values, tf.as_dtype(dtype))
-
-
-def _draw(total, number, seed):
-    """Draws `number` of `total` indices, in increasing order."""
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.choice(total, number, replace=False))
-
-
-def describe_skipped(skipped: Mapping[str, str]) -> str:
-    """Returns a line with the number of skipped files and the first few names.
-
-    Args:
-      skipped: Names of the files, with the reasons.
-    """
-    named = [f"{name} ({why})" for name, why in skipped.items()]
-    if len(named) > _NUM_NAMED:
-        named[_NUM_NAMED:] = ["..."]
-    verb = "is" if len(skipped) == 1 else "are"
-    files = counted(len(skipped), "file")
-    return f"{files} {verb} left out: {', '.join(named)}"
-
-
-def levels_up_to(highest: int) -> int:
-    """Returns the number of levels of values of 16 bits, a power of two.
-
-    Args:
-      highest: The highest value of all images.
-    """
-    return 2 ** max(9, int(highest).bit_length())
-
-
-def default_size(
-    height: int | None, width: int | None
-) -> tuple[int, int] | None:
-    """Returns the size to which images are resized by default.
-
-    Args:
-      height: Height of all images in pixels; `None` if unknown or not the same.
-      width: Width of all images, likewise.
-
-    Returns:
-      Height and width, or `None` if images are not resized.
-    """
-    if not height or not width or height % 2 or width % 2:
-        return _DEFAULT_SIZE
-    return None if max(height, width) <= 64 else _DEFAULT_SIZE
-
-
-def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Resizes the largest central crop with the proportions of `size`.
-
-    Args:
-      image: `[H, W, C]`, or `[n, H, W, C]`.
-      size: Height and width of the result, in pixels.
-
-    Returns:
-      `[..., *size, C]` of the same dtype, by an antialiased bilinear filter.
-    """
-    dtype = tf.as_dtype(image.dtype)
-    image = image_files.crop(image, *size)
-    image = tf.image.resize(image, size, antialias=True)
-    if dtype.is_integer:
-        image = tf.clip_by_value(tf.round(image), 0, dtype.max)
-    return tf.cast(image, dtype)
+    def _pipelines(self) -> dict[str, Pipeline]:
+        """Pipelines by name of the split, cached if all images fit."""
+        shape, dtype = self.image_shape, np.dtype(self.values.dtype)
+        num_images = sum(split.num_images for split in self.splits.values())
+        num_bytes = num_images * math.prod(shape) * dtype.itemsize
+        pipelines = {}
+        for name, split in self.splits.items():
+            cache = None
+            if num_bytes <= MAX_CACHE_BYTES:
+                cache = Cache([split.num_images, *shape], dtype)
+            pipelines[name] = Pipeline(split, self.decode, shape, dtype, cache)
+        return pipelines

@@ -4,20 +4,15 @@ import concurrent.futures
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.data.image_dataset import (
-    ImageDataset,
-    default_size,
-    describe_skipped,
-    levels_up_to,
-    make_splits,
-    resize,
-)
+from tf_realnvp.data.image_dataset import ImageDataset
+from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
+from tf_realnvp.data.splits import make_splits
 from tf_realnvp.images import files as image_files
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError, ImageError
@@ -25,6 +20,7 @@ from tf_realnvp.utils.messages import counted, warn
 from tf_realnvp.utils.values import Values
 
 _TEST_FOLDERS = ("test", "validation", "val")
+_NUM_NAMED = 5  # Skipped files to name in a message.
 # Other names of splits, in lower case and without what are no letters.
 _TRAIN_NAMES = {"train", "training", "trainset", "trainingset"}
 _TEST_NAMES = {"test", "testing", "testset", "val", "valid", "validation"}
@@ -319,3 +315,17 @@ def _choose(
         if test:
             return train + test, len(train)
     return train, None
+
+
+def describe_skipped(skipped: Mapping[str, str]) -> str:
+    """Returns a line with the number of skipped files and the first few names.
+
+    Args:
+      skipped: Names of the files, with the reasons.
+    """
+    named = [f"{name} ({why})" for name, why in skipped.items()]
+    if len(named) > _NUM_NAMED:
+        named[_NUM_NAMED:] = ["..."]
+    verb = "is" if len(skipped) == 1 else "are"
+    files = counted(len(skipped), "file")
+    return f"{files} {verb} left out: {', '.join(named)}"

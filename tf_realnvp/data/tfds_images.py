@@ -19,13 +19,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
-from tf_realnvp.data.image_dataset import (
-    DECODING,
-    ImageDataset,
-    Split,
-    default_size,
-    resize,
-)
+from tf_realnvp.data.image_dataset import ImageDataset
+from tf_realnvp.data.pipeline import DECODING
+from tf_realnvp.data.preprocessing import default_size, resize
+from tf_realnvp.data.splits import Split
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError, reason
 

@@ -1,0 +1,205 @@
+"""From the stored images of a split to batches, decoding each image once."""
+
+import dataclasses
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp.data.splits import Split
+
+# Name scope of the decoding operations: TensorFlow's errors name the operation
+# that failed.
+DECODING = "tf_realnvp_decodes_stored_image"
+
+_PREFETCHED_BATCHES = 4
+
+
+class Cache:
+    """Cache of the decoded images of a split, filled in any order."""
+
+    def __init__(self, shape: Sequence[int], dtype: np.dtype):
+        # The system allocates memory page by page, as it is written to.
+        self._images = np.empty(shape, dtype)
+        self._present = np.zeros(shape[:1], bool)
+
+    def is_complete(self) -> bool:
+        """Returns whether all images are stored."""
+        return bool(self._present.all())
+
+    def write(
+        self, places: tf.Tensor, images: tf.Tensor, is_decoded: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Stores decoded images at positions, in a graph; returns both."""
+        return self._call(Cache._write, places, images, is_decoded)
+
+    def read(self, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns positions and the images stored there, in a graph."""
+        return self._call(Cache._read, places)
+
+    def _call(self, function, places, *others):
+        images = call(function, self, [places, *others], self._images.dtype)
+        shape = [*places.shape, *self._images.shape[1:]]
+        return places, tf.ensure_shape(images, shape)
+
+    def _write(self, places, images, is_decoded):
+        self._images[places[is_decoded]] = images[is_decoded]
+        self._present[places[is_decoded]] = True
+        return images
+
+    def _read(self, places):
+        return self._images[places]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Batches of the images of a split.
+
+    An image is cached when it is first decoded, in whatever pass. Once all are
+    cached, new passes read from memory, in the same order.
+
+    Attributes:
+      split: The split.
+      decode: As for `ImageDataset`.
+      image_shape: `(H, W, C)`.
+      dtype: Dtype of the decoded images.
+      cache: Cache of the images; `None` to decode them in each pass.
+    """
+
+    split: Split
+    decode: Callable[[tf.Tensor], tf.Tensor]
+    image_shape: tuple[int, int, int]
+    dtype: np.dtype
+    cache: Cache | None
+
+    def batches(
+        self,
+        batch_size: int,
+        share: tuple[int, int],
+        arrange: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda x: x,
+        drop_remainder: bool = False,
+    ) -> tf.data.Dataset:
+        """Returns batches of images and their positions in the split.
+
+        Args:
+          batch_size: Images per batch.
+          share: The index of this worker, and the number of workers. Only the
+            images of its share of each batch are decoded; the others are zero.
+          arrange: Reorders elements of any dataset, or drops whole batches.
+          drop_remainder: Whether to drop a last partial batch.
+        """
+        split, cache = self.split, self.cache
+        if cache is not None and cache.is_complete():
+            places = arrange(tf.data.Dataset.range(split.num_images))
+            return places.batch(batch_size, drop_remainder).map(cache.read)
+
+        def is_own(index):
+            start = index // batch_size * batch_size
+            size = tf.minimum(split.num_images - start, batch_size)
+            worker, num_workers = share
+            first = size * worker // num_workers
+            end = size * (worker + 1) // num_workers
+            return (first <= index - start) & (index - start < end)
+
+        images = self.decode_numbered(
+            arrange(split.stored().enumerate()),
+            is_own if share[1] > 1 else None,
+        )
+        if cache is not None:
+            # In batches, since each call of Python has some overhead, and
+            # before the remainder is dropped, since it must be cached as well.
+            images = images.batch(batch_size).map(cache.write).unbatch()
+        else:
+            images = images.map(lambda place, image, _: (place, image))
+        return images.batch(batch_size, drop_remainder)
+
+    def decode_numbered(
+        self,
+        numbered: tf.data.Dataset,
+        is_own: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    ) -> tf.data.Dataset:
+        """Decodes stored images with their positions in the split.
+
+        Args:
+          numbered: Pairs of positions and stored images.
+          is_own: Whether to decode an image, by its index in `numbered`; the
+            others are zero. Default: all are decoded.
+
+        Returns:
+          Positions, images, and whether they were decoded.
+        """
+
+        def decode(index, element):
+            place, stored = element
+
+            def image():
+                with tf.name_scope(DECODING):
+                    image = self.decode(stored)
+                    return tf.ensure_shape(image, self.image_shape)
+
+            if is_own is None:
+                return place, image(), True
+            zeros = tf.zeros(self.image_shape, self.dtype)
+            own = is_own(index)
+            return place, tf.cond(own, image, lambda: zeros), own
+
+        return numbered.enumerate().map(
+            decode, num_parallel_calls=os.cpu_count()
+        )
+
+    def finish(
+        self, batches: tf.data.Dataset, num_batches: int
+    ) -> tf.data.Dataset:
+        """Adds labels, a known cardinality and prefetching to `batches`."""
+        labels = self.split.labels
+        options = tf.data.Options()
+        # Deleting an iterator waits for its autotuning thread, which may sleep
+        # for seconds (TensorFlow 2.21): the end of an epoch would hang.
+        options.autotune.enabled = False
+
+        def labelled(places, images):
+            if labels is None:
+                return images
+            return images, tf.gather(labels, places)
+
+        return (
+            batches.map(labelled)
+            .apply(tf.data.experimental.assert_cardinality(num_batches))
+            .prefetch(_PREFETCHED_BATCHES)
+            .with_options(options)
+        )
+
+
+@tf.autograph.experimental.do_not_convert
+def call(
+    function: Callable[..., np.ndarray],
+    owner: Any,
+    values: Sequence[tf.Tensor],
+    dtype: Any,
+) -> tf.Tensor:
+    """Calls `function(owner, *values)` in a graph, by `tf.numpy_function`.
+
+    TensorFlow never releases a function that `tf.numpy_function` calls, so the
+    function holds a weak reference to its owner. The function that a pipeline
+    maps must hold the owner; the pipeline and its iterators hold that function.
+
+    Args:
+      function: Maps the owner and arrays to an array.
+      owner: Any object that supports weak references.
+      values: Tensors passed to `function` as arrays.
+      dtype: Dtype of the result, of TensorFlow or NumPy.
+    """
+    reference = weakref.ref(owner)
+
+    def call_owner(*arrays):
+        owner = reference()
+        if owner is None:
+            # Called by an iterator that prefetches while it is deleted.
+            # TensorFlow does not log this exception, unlike others.
+            raise StopIteration("the data set is gone")
+        return function(owner, *arrays)
+
+    return tf.numpy_function(call_owner, values, tf.as_dtype(dtype))

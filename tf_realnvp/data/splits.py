@@ -1,0 +1,108 @@
+"""Splits: which images are for training, validation and testing."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp.utils import hashing
+from tf_realnvp.utils.errors import DataError
+
+_CHOSEN_AT_ONCE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images for one purpose, in a fixed order.
+
+    Attributes:
+      numbers: Indices of the images in the source, integers `[num_images]`;
+        increasing if there are `records`.
+      labels: Labels of the images, int32 `[num_images]`, if any.
+      records: The stored images of the whole source, unbatched, if it cannot
+        read images by index.
+      hashes: Hashes of the contents of the images, uint64 `[num_images]`; empty
+        if they are not known, as for data sets of TFDS.
+    """
+
+    numbers: np.ndarray
+    labels: np.ndarray | None = None
+    records: tf.data.Dataset | None = None
+    hashes: np.ndarray = dataclasses.field(
+        default_factory=lambda: hashing.hashes_of([])
+    )
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self.numbers)
+
+    def stored(self) -> tf.data.Dataset:
+        """Returns the stored form of the images: their records or indices."""
+        if self.records is None:
+            return tf.data.Dataset.from_tensor_slices(self.numbers)
+        is_chosen = np.zeros([1 + self.numbers.max(initial=-1)], bool)
+        is_chosen[self.numbers] = True
+        records = self.records.take(len(is_chosen))
+        if is_chosen.all():
+            return records
+        # Some at once, since each call of a function takes microseconds.
+        chosen = tf.data.Dataset.from_tensor_slices(is_chosen)
+        pairs = tf.data.Dataset.zip(records, chosen).batch(_CHOSEN_AT_ONCE)
+        return pairs.map(tf.boolean_mask).unbatch()
+
+    def choose(self, places: np.ndarray | slice) -> "Split":
+        """Returns a split of some of the images.
+
+        Args:
+          places: Positions of the images in this split.
+        """
+        return dataclasses.replace(
+            self,
+            numbers=self.numbers[places],
+            labels=None if self.labels is None else self.labels[places],
+            hashes=self.hashes[places] if len(self.hashes) else self.hashes,
+        )
+
+    def draw(
+        self, num_images: int, seed: int | np.random.SeedSequence
+    ) -> np.ndarray:
+        """Returns positions of random images, in increasing order.
+
+        Args:
+          num_images: Number of different images to draw.
+          seed: Seed of the selection.
+        """
+        rng = np.random.default_rng(seed)
+        return np.sort(rng.choice(self.num_images, num_images, replace=False))
+
+
+def make_splits(
+    hashes: np.ndarray,
+    labels: np.ndarray | None,
+    num_train: int | None = None,
+    records: tf.data.Dataset | None = None,
+) -> dict[str, Split]:
+    """Returns the splits `train` and `test` of a source.
+
+    Args:
+      hashes: Hashes of all images, uint64 `[n]`.
+      labels: Labels of all images, if any.
+      num_train: Number of training images, which come first. Default: the
+        images are split by their hashes (`hashing.split`).
+      records: As for `Split`.
+
+    Raises:
+      DataError: If there are fewer than two images, or a split has none.
+    """
+    whole = Split(np.arange(len(hashes)), labels, records, hashes)
+    if num_train is None:
+        numbers = hashing.split(hashes)
+    else:
+        numbers = whole.numbers[:num_train], whole.numbers[num_train:]
+    train, test = map(whole.choose, numbers)
+    if not train.num_images or not test.num_images:
+        raise DataError(
+            f"training and test need an image each, got {len(hashes)}"
+        )
+    return {"train": train, "test": test}
