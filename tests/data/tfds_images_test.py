@@ -66,13 +66,6 @@ class TfdsTestCase(tf.test.TestCase, parameterized.TestCase):
         return {path: path.stat().st_mtime_ns for path in paths}
 
 
-def compressed(array):
-    """An archive as MNIST and its kin have it."""
-    header = bytes([0, 0, 8, array.ndim])
-    header += np.array(array.shape, ">i4").tobytes()
-    return gzip.compress(header + array.tobytes())
-
-
 class ArchivesTest(TfdsTestCase):
     """Fashion-MNIST of eight images, in archives that TFDS expects."""
 
@@ -89,16 +82,15 @@ class ArchivesTest(TfdsTestCase):
                 (f"{split}-images-idx3-ubyte.gz", images[..., 0]),
                 (f"{split}-labels-idx1-ubyte.gz", images[:, 0, 0, 0] % 10),
             ):
+                header = bytes([0, 0, 8, array.ndim])
+                header += np.array(array.shape, ">i4").tobytes()
                 archive = self.manual / name
-                archive.write_bytes(compressed(array))
+                archive.write_bytes(gzip.compress(header + array.tobytes()))
                 info = checksums.compute_url_info(archive)
                 builder.url_infos[infos[name]] = info
         mnist = sys.modules[builder.__module__]
-        for patch in (
-            mock.patch.object(mnist, "_TRAIN_EXAMPLES", 5),
-            mock.patch.object(mnist, "_TEST_EXAMPLES", 3),
-        ):
-            self.enter_context(patch)
+        sizes = {"_TRAIN_EXAMPLES": 5, "_TEST_EXAMPLES": 3}
+        self.enter_context(mock.patch.multiple(mnist, **sizes))
         self.copy = self.data_dir / "fashion_mnist" / "3.0.1"
 
     def load(self, **options):

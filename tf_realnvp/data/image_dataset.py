@@ -210,9 +210,11 @@ class ImageDataset:
         train = self.splits["train"]
         held_out = train.draw(num_validation, sequence)
         others = np.setdiff1d(np.arange(self.num_train), held_out)
-        return self._replace_splits(
-            train=train.choose(others), validation=train.choose(held_out)
-        )
+        parts = {
+            "train": train.choose(others),
+            "validation": train.choose(held_out),
+        }
+        return dataclasses.replace(self, splits={**self.splits, **parts})
 
     def sample_test(self, num_images: int, seed: int) -> "ImageDataset":
         """Returns this data set with a random subset of the test images.
@@ -227,12 +229,8 @@ class ImageDataset:
         if num_images >= self.num_test:
             return self
         test = self.splits["test"]
-        return self._replace_splits(
-            test=test.choose(test.draw(num_images, seed))
-        )
-
-    def _replace_splits(self, **splits):
-        return dataclasses.replace(self, splits={**self.splits, **splits})
+        chosen = test.choose(test.draw(num_images, seed))
+        return dataclasses.replace(self, splits={**self.splits, "test": chosen})
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
         """Returns this data set with only the highest bits of each component.
