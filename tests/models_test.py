@@ -15,6 +15,7 @@ from tf_realnvp.serving import metadata
 MODELS = pathlib.Path(__file__).parents[1] / "models"
 PLAIN = MODELS / "realnvp_fashion_mnist"
 CLASSES = MODELS / "realnvp_fashion_mnist_classes"
+FACES = MODELS / "realnvp_faces"
 LABELS = np.arange(10)
 
 
@@ -27,11 +28,13 @@ def load(path):
 
 
 class ModelsTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(PLAIN, CLASSES)
-    def test_metadata(self, path):
+    @parameterized.parameters(
+        (PLAIN, "fashion_mnist"), (CLASSES, "fashion_mnist"), (FACES, None)
+    )
+    def test_metadata(self, path, source):
         model, label, samples = load(path)
         content = metadata.read(path)
-        self.assertEqual(content["source"], "fashion_mnist")
+        self.assertEqual(content["source"], source)
         if path == CLASSES:
             self.assertLen(content["class_names"], 10)
             self.assertEqual(content["class_names"][7], "Sneaker")
