@@ -308,7 +308,5 @@ def save_restorations(
             most = max(spread.max(), 1.0)
             for axes, its in zip(grid[:, -1], spread, strict=True):
                 drawn = axes.imshow(its, cmap="inferno", vmin=0.0, vmax=most)
-            label = "standard deviation (levels of 255)"
-            panels[0].figure.colorbar(
-                drawn, ax=list(grid[:, -1]), label=label, shrink=0.9
-            )
+            bar = panels[0].figure.colorbar(drawn, ax=list(grid[:, -1]))
+            bar.set_label("levels of 255", fontsize=9)
