@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import io
 import os
 import pathlib
@@ -17,7 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl.testing import parameterized
 from image_arrays import as_set, labels_of, random_images
-from tensorflow_datasets.core.download import checksums, downloader
+from tensorflow_datasets.core.download import downloader
 
 from tf_realnvp import data
 from tf_realnvp.data import tfds_images
@@ -66,31 +67,39 @@ class TfdsTestCase(tf.test.TestCase, parameterized.TestCase):
         return {path: path.stat().st_mtime_ns for path in paths}
 
 
+def compressed(array):
+    """An archive as MNIST and its kin have it, and the hash of its content."""
+    header = bytes([0, 0, 8, array.ndim])
+    header += np.array(array.shape, ">i4").tobytes()
+    content = header + array.tobytes()
+    return gzip.compress(content), hashlib.sha256(content).hexdigest()[:16]
+
+
 class ArchivesTest(TfdsTestCase):
-    """Fashion-MNIST of eight images, in archives that TFDS expects."""
+    """Fashion-MNIST of eight images, in archives that were compressed anew."""
 
     def setUp(self):
         super().setUp()
         pixels = random_images(8, 28, 28, 1)
         self.images = {"train": pixels[:5], "test": pixels[5:]}
         self.manual.mkdir()
-        builder = tfds.builder_cls("fashion_mnist")
-        infos = {info.filename: url for url, info in builder.url_infos.items()}
-        self.enter_context(mock.patch.dict(builder.url_infos))
+        contents = {}
         for split, images in (("train", pixels[:5]), ("t10k", pixels[5:])):
             for name, array in (
                 (f"{split}-images-idx3-ubyte.gz", images[..., 0]),
                 (f"{split}-labels-idx1-ubyte.gz", images[:, 0, 0, 0] % 10),
             ):
-                header = bytes([0, 0, 8, array.ndim])
-                header += np.array(array.shape, ">i4").tobytes()
-                archive = self.manual / name
-                archive.write_bytes(gzip.compress(header + array.tobytes()))
-                info = checksums.compute_url_info(archive)
-                builder.url_infos[infos[name]] = info
+                archive, contents[name] = compressed(array)
+                (self.manual / name).write_bytes(archive)
+        builder = tfds.builder_cls("fashion_mnist")
         mnist = sys.modules[builder.__module__]
-        sizes = {"_TRAIN_EXAMPLES": 5, "_TEST_EXAMPLES": 3}
-        self.enter_context(mock.patch.multiple(mnist, **sizes))
+        for patch in (
+            mock.patch.object(mnist, "_TRAIN_EXAMPLES", 5),
+            mock.patch.object(mnist, "_TEST_EXAMPLES", 3),
+            mock.patch.object(tfds_images, "_CONTENTS", contents),
+            mock.patch.dict(builder.url_infos),
+        ):
+            self.enter_context(patch)
         self.copy = self.data_dir / "fashion_mnist" / "3.0.1"
 
     def load(self, **options):

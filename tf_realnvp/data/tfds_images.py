@@ -2,11 +2,14 @@
 
 import contextlib
 import difflib
+import gzip
+import hashlib
 import io
 import logging
 import os
 import pathlib
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +17,7 @@ import numpy as np
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import checksums
 
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.pipeline import DECODING
@@ -28,6 +32,15 @@ _CONNECT_TIMEOUT = 10  # Seconds.
 _LABEL = "label"  # The name of this feature in nearly all data sets.
 _BUILDERS = {"CIFAR10": "cifar10", "CelebA": "celeb_a"}
 _CELEBA_SIDE = 148  # Side of the central square crop, in pixels.
+# Prefixes of the SHA-256 of Fashion-MNIST's uncompressed archives. TFDS knows
+# the hashes of the original archives only, and others recompress them, such as
+# Debian's package dataset-fashion-mnist.
+_CONTENTS = {
+    "train-images-idx3-ubyte.gz": "c59f468a2f672dc8",
+    "train-labels-idx1-ubyte.gz": "bad3541b69d91243",
+    "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91e",
+    "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663",
+}
 
 
 def load(
@@ -142,6 +155,8 @@ def _prepare(builder, data_dir: pathlib.Path):
     if builder.data_path.exists():
         raise ValueError(f"{builder.data_path} is incomplete")
     manual = data_dir / "manual"
+    if builder.name == "fashion_mnist":
+        _accept_same_contents(builder, manual)
     missing = _missing(builder.url_infos, manual)
     if missing and not (data_dir / "downloads").exists():
         # Fails immediately, while TFDS would retry for minutes.
@@ -153,6 +168,17 @@ def _prepare(builder, data_dir: pathlib.Path):
             manual_dir=manual, try_download_gcs=False
         )
     )
+
+
+def _accept_same_contents(builder, manual: pathlib.Path):
+    """Makes TFDS accept archives that were merely recompressed."""
+    for url, info in builder.url_infos.items():
+        archive = manual / info.filename
+        with contextlib.suppress(OSError, EOFError, zlib.error):
+            with gzip.open(archive) as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+            if digest.startswith(_CONTENTS[archive.name]):
+                builder.url_infos[url] = checksums.compute_url_info(archive)
 
 
 def _missing(url_infos, manual: pathlib.Path) -> dict[str, str]:
