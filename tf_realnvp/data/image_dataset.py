@@ -398,11 +398,12 @@ class ImageDataset:
           `[n, H, W, C]`, without duplicates, in the order of the split.
         """
         chosen = self.splits[split].choose(np.unique(np.array(numbers, int)))
-        stored = chosen.stored().enumerate()
-        images = self._pipelines[split].decode_numbered(stored)
-        batches = images.batch(_TAKEN_AT_ONCE)
+        pipeline = dataclasses.replace(
+            self._pipelines[split], split=chosen, cache=None
+        )
+        batches = pipeline.batches(_TAKEN_AT_ONCE)
         with self.naming_damage():
-            images = [batch.numpy() for _, batch, _ in batches]
+            images = [batch.numpy() for _, batch in batches]
         none = np.zeros([0, *self.image_shape], self.values.dtype)
         return np.concatenate([none, *images])
 

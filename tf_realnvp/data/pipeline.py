@@ -78,7 +78,7 @@ class Pipeline:
     def batches(
         self,
         batch_size: int,
-        share: tuple[int, int],
+        share: tuple[int, int] = (0, 1),
         arrange: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda x: x,
         drop_remainder: bool = False,
     ) -> tf.data.Dataset:
@@ -104,7 +104,7 @@ class Pipeline:
             end = size * (worker + 1) // num_workers
             return (first <= index - start) & (index - start < end)
 
-        images = self.decode_numbered(
+        images = self._decode_numbered(
             arrange(split.stored().enumerate()),
             is_own if share[1] > 1 else None,
         )
@@ -116,11 +116,7 @@ class Pipeline:
             images = images.map(lambda place, image, _: (place, image))
         return images.batch(batch_size, drop_remainder)
 
-    def decode_numbered(
-        self,
-        numbered: tf.data.Dataset,
-        is_own: Callable[[tf.Tensor], tf.Tensor] | None = None,
-    ) -> tf.data.Dataset:
+    def _decode_numbered(self, numbered, is_own=None):
         """Decodes stored images with their positions in the split.
 
         Args:
