@@ -23,6 +23,7 @@ COMMANDS = tuple(
     f"tests/cli/{name}_test.py"
     for name in ("commands", "detection", "direction", "exports", "restore")
 )
+VALUES = "tests/values_test.py"
 
 # A folder in memory, on Linux.
 MEMORY = "/dev/shm"
@@ -77,6 +78,8 @@ def pytest_xdist_make_scheduler(config, log):
             scope = super()._split_scope(nodeid)
             if scope.endswith(FORKED):
                 return "forked"
+            if scope.startswith(VALUES):
+                return VALUES
             return "commands" if scope.startswith(COMMANDS) else scope
 
     return Scheduling(config, log)

@@ -45,7 +45,8 @@ class RestoreTest(ModelTestCase):
     def restored(self, name):
         return image_files.read(name, small_models.IMAGE_SHAPE, 17)
 
-    @parameterized.parameters("plain", "classes")
+    # After `test_figure` and before `test_transparent`: each traces one model.
+    @parameterized.parameters("classes", "plain")
     def test_folder(self, kind):
         """Of a folder of images, with a mask for all of them."""
         self.use_model(kind)

@@ -11,7 +11,7 @@ import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
-from tf_realnvp.serving.saved_model import SavedModel
+from tf_realnvp.serving import saved_model
 from tf_realnvp.utils.checks import Folder, OneOf, Switch
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import say
@@ -85,7 +85,7 @@ def explore(flags: argparse.Namespace) -> None:
 
 def _open(path):
     """Loads a model, and checks that its images are bytes."""
-    model = SavedModel(path)
+    model = saved_model.SavedModel(path)
     if model.values.dtype != np.uint8:
         raise UsageError(f"{path} is not of at most 256 levels, as exports are")
     return model

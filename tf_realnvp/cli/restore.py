@@ -14,7 +14,7 @@ import numpy as np
 import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument
-from tf_realnvp.serving.saved_model import SavedModel
+from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
@@ -73,7 +73,8 @@ def restore(flags: argparse.Namespace) -> None:
     paths = _list_images(flags.images)
     # A few images are too little work to share.
     is_little = len(paths) * max(1, flags.samples) <= 8
-    model = SavedModel(flags.model, num_threads=1 if is_little else None)
+    num_threads = 1 if is_little else None
+    model = saved_model.SavedModel(flags.model, num_threads=num_threads)
     if model.values.are_real:
         raise UsageError("real numbers are restored in Python alone")
     label = arguments.find_label(flags.label, model.class_names)
