@@ -23,7 +23,7 @@ COMMANDS = tuple(
     f"tests/cli/{name}_test.py"
     for name in ("commands", "detection", "direction", "exports", "restore")
 )
-VALUES = "tests/values_test.py"
+VALUES = "tests/values_test.py"  # Takes long, too.
 
 # A folder in memory, on Linux.
 MEMORY = "/dev/shm"
@@ -88,9 +88,12 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(items):
     # `tf.test.TestCase` has a method of this name, which is no test.
     items[:] = [item for item in items if item.name != "test_session"]
-    items.sort(
-        key=lambda item: getattr(item.cls, "__name__", "") not in LONGEST
-    )
+
+    def takes_long(item):
+        name = getattr(item.cls, "__name__", "")
+        return name in LONGEST or item.nodeid.startswith(VALUES)
+
+    items.sort(key=takes_long, reverse=True)
     # To look for garbage among all that was imported takes a tenth of the time.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
