@@ -153,6 +153,15 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             split, number = name.split()
             self.assertEqual(int(number) + 20 * (split == "test"), level)
 
+    def test_what_is_no_image_takes_no_place(self):
+        self.write("in", range(12))
+        for number in range(30):
+            (self.folder / "in" / f"{number}.txt").write_text("a label")
+        _, levels = self.load("in", maximum=12)
+        self.assertCountEqual(levels, range(12))
+        _, levels = self.load("in", maximum=5)
+        self.assertLen(set(levels), 5)
+
     @parameterized.parameters("whole.npz", "split.npz", "in", "./b:c")
     def test_class(self, name):
         self.write_classes()

@@ -236,8 +236,13 @@ class Loader:
         files = [root / path for path in image_folder.list_files(root)]
         if self._is_known(_hashes(files)):
             return self._from_dataset(name, None, split, is_path=True)
-        chosen = (files[number] for number in self._choose(len(files)))
-        found = [*read_readable(chosen, self.model)]
+        chosen = self._choose(len(files))
+        # Other files replace those that cannot be read.
+        others = np.setdiff1d(np.arange(len(files)), chosen)
+        others = np.random.default_rng(self.seed).permutation(others)
+        order = (files[number] for number in (*chosen, *others))
+        readable = read_readable(order, self.model)
+        found = [*itertools.islice(readable, self.max_images)]
         names = [os.path.relpath(path, root) for path, _ in found]
         dtype = self.model.values.dtype
         images = np.array([image for _, image in found], dtype)

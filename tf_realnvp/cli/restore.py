@@ -73,7 +73,8 @@ def restore(flags: argparse.Namespace) -> None:
     paths = _list_images(flags.images)
     # A few images are too little work to share.
     is_little = len(paths) * max(1, flags.samples) <= 8
-    model = saved_model.SavedModel(flags.model, 1 if is_little else None)
+    num_threads = 1 if is_little else None
+    model = saved_model.SavedModel(flags.model, num_threads=num_threads)
     if model.values.are_real:
         raise UsageError("real numbers are restored in Python alone")
     label = arguments.find_label(flags.label, model.class_names)
