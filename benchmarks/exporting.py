@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 
+from benchmarks.measuring import test_images
+
 
 def main() -> None:
     """Prints a table for each model."""
@@ -26,7 +28,6 @@ def main() -> None:
     import tensorflow as tf
 
     from tf_realnvp import bijectors, bit_maps
-    from tf_realnvp.cli import image_sets
     from tf_realnvp.serving import formats
     from tf_realnvp.serving.saved_model import SavedModel
 
@@ -34,17 +35,12 @@ def main() -> None:
     for path in flags.models:
         saved = SavedModel(path)
         model = saved.model
-        loader = image_sets.Loader(saved, flags.data_dir)
-        dataset = loader.load_dataset(None, labels=bool(saved.class_names))
-        images = dataset.take("test", range(flags.n))
+        images, labels = test_images(saved, flags.data_dir, flags.n)
         noise = rng.random(images.shape, np.float32)
         latents = rng.standard_normal(
             (flags.n, *model.latent_shape), np.float32
         )
-        label = {}
-        if saved.class_names:
-            labels = dataset.splits["test"].labels[: flags.n]
-            label = {"label": labels.astype(np.int32)}
+        label = {} if labels is None else {"label": labels}
         outputs = {}
         for function, inputs in (
             (formats.decode, {"latents": latents}),

@@ -21,7 +21,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("points", nargs="+", help="a run folder, or HOURS:BITS")
     parser.add_argument("--ms_per_step", type=float, default=None)
-    parser.add_argument("--first", type=int, default=1, help="epoch")
     parser.add_argument("--hours", type=float, nargs="*", default=[2, 10, 24])
     flags = parser.parse_args()
     if ":" in flags.points[0]:
@@ -35,22 +34,17 @@ def main() -> None:
                     float(row["validation_bits_per_dim"]),
                 )
                 for row in csv.DictReader(rows)
-                if int(row["epoch"]) >= flags.first
+                if int(row["step"]) > 0
             ]
     hours, bits = np.transpose(points)
-    predict, text = fit(hours, bits)
-    print(f"{len(hours)} points, {hours[0]:.2f} to {hours[-1]:.2f} h: {text}")
-    for later in flags.hours:
-        print(f"after {later:g} h: {predict(later):.3f}")
-    early = hours <= hours[-1] / 2
-    if early.sum() > 3:
-        before, text = fit(hours[early], bits[early])
-        print(
-            f"the first {early.sum()} alone: {text}, so "
-            f"{before(hours[-1]):.3f} at the end, where it was {bits[-1]:.3f}"
-        )
+    for part in (hours <= hours[-1], hours <= hours[-1] / 2):
+        if part.sum() <= 3:
+            return  # Too few for three parameters.
+        predict, text = fit(hours[part], bits[part])
+        print(f"{part.sum()} points, to {hours[part][-1]:.2f} h: {text}")
+        print(f"the last: {predict(hours[-1]):.3f} for {bits[-1]:.3f}")
         for later in flags.hours:
-            print(f"after {later:g} h: {before(later):.3f}")
+            print(f"after {later:g} h: {predict(later):.3f}")
 
 
 def fit(hours: np.ndarray, bits: np.ndarray):

@@ -19,6 +19,26 @@ def once(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def test_images(saved, data_dir: str, n: int):
+    """Returns test images of a model's data set, and their labels.
+
+    Args:
+      saved: The `SavedModel`.
+      data_dir: As for `data.load`.
+      n: Number of images.
+
+    Returns:
+      `[n, H, W, C]`, and int32 `[n]`; `None` if the model has no classes.
+    """
+    from tf_realnvp.cli import image_sets
+
+    has_classes = bool(saved.class_names)
+    loader = image_sets.Loader(saved, data_dir)
+    dataset = loader.load_dataset(None, labels=has_classes)
+    labels = dataset.splits["test"].labels[:n] if has_classes else None
+    return dataset.take("test", range(n)), labels
+
+
 def training_steps(trainer, batch_size: int) -> Callable[[int], None]:
     """Returns a function that does real training steps on random images.
 

@@ -11,6 +11,8 @@ import argparse
 
 import numpy as np
 
+from benchmarks.measuring import test_images
+
 
 def main() -> None:
     """Prints a table for each model."""
@@ -23,18 +25,12 @@ def main() -> None:
 
     runtime.configure()
     import tf_realnvp
-    from tf_realnvp.cli import image_sets
     from tf_realnvp.serving.saved_model import SavedModel
 
     for path in flags.models:
         saved = SavedModel(path)
         trained = saved.model
-        loader = image_sets.Loader(saved, flags.data_dir)
-        dataset = loader.load_dataset(None, labels=bool(saved.class_names))
-        images = dataset.take("test", range(flags.n))
-        label = None
-        if saved.class_names:
-            label = dataset.splits["test"].labels[: len(images)]
+        images, label = test_images(saved, flags.data_dir, flags.n)
         print(
             f"{path}: {trained.num_parameters:,} parameters, "
             f"{len(trained.couplings)} couplings, {len(images)} images"

@@ -13,17 +13,22 @@ from tf_realnvp.utils import runtime
 # As the models of the tests are small; for processes that tests start, too.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-# Classes that take longest: most start processes. They begin first, lest one
-# process of pytest-xdist does them when the others have ended.
-LONGEST = ("SameTrainingTest", "KillsTest", "OtherProgramsTest", "RunTest")
-# Whose processes are forked from one that has imported TensorFlow.
-FORKED = ("SameTrainingTest", "KillsTest")
-# That load the same models.
-COMMANDS = tuple(
-    f"tests/cli/{name}_test.py"
-    for name in ("commands", "detection", "direction", "exports", "restore")
+# What takes longest: most start processes. They begin first, lest one process
+# of pytest-xdist does them when the others have ended.
+LONGEST = (
+    *("SameTrainingTest", "KillsTest", "OtherProgramsTest", "::RunTest"),
+    "values_test",
 )
-VALUES = "tests/values_test.py"  # Takes long, too.
+# What one process does, as it shares what takes long to make: a process to fork
+# others from that has imported TensorFlow; models that are loaded, or trained.
+TOGETHER = (
+    ("SameTrainingTest", "KillsTest"),
+    tuple(
+        f"cli/{name}_test"
+        for name in ("commands", "detection", "direction", "exports", "restore")
+    ),
+    ("values_test",),
+)
 
 # A folder in memory, on Linux.
 MEMORY = "/dev/shm"
@@ -76,11 +81,10 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             scope = super()._split_scope(nodeid)
-            if scope.endswith(FORKED):
-                return "forked"
-            if scope.startswith(VALUES):
-                return VALUES
-            return "commands" if scope.startswith(COMMANDS) else scope
+            for names in TOGETHER:
+                if any(name in scope for name in names):
+                    return names[0]
+            return scope
 
     return Scheduling(config, log)
 
@@ -88,12 +92,7 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(items):
     # `tf.test.TestCase` has a method of this name, which is no test.
     items[:] = [item for item in items if item.name != "test_session"]
-
-    def takes_long(item):
-        name = getattr(item.cls, "__name__", "")
-        return name in LONGEST or item.nodeid.startswith(VALUES)
-
-    items.sort(key=takes_long, reverse=True)
+    items.sort(key=lambda item: not any(n in item.nodeid for n in LONGEST))
     # To look for garbage among all that was imported takes a tenth of the time.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
