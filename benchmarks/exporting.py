@@ -31,8 +31,8 @@ def main() -> None:
     from tf_realnvp.serving import formats
     from tf_realnvp.serving.saved_model import SavedModel
 
-    rng = np.random.default_rng(0)
     for path in flags.models:
+        rng = np.random.default_rng(0)
         saved = SavedModel(path)
         model = saved.model
         images, labels = test_images(saved, flags.data_dir, flags.n)
