@@ -47,7 +47,6 @@ def train(flags: argparse.Namespace) -> None:
 
     from tf_realnvp import RealNVP, data, initialization
     from tf_realnvp.training import loop
-    from tf_realnvp.training.metrics import bits_from_nats
     from tf_realnvp.training.trainer import Trainer
 
     class Rate(keras.optimizers.schedules.LearningRateSchedule):
@@ -122,7 +121,7 @@ def train(flags: argparse.Namespace) -> None:
         loss = loop.evaluate(branch, dataset, "validation")
         print(
             f"| {minutes:g} | {end:,} | {end * flags.batch_size:,} "
-            f"| {bits_from_nats(loss):.3f} |",
+            f"| {dataset.values.from_nats(loss):.3f} |",
             flush=True,
         )
         rate.end.assign(0.0)

@@ -1,6 +1,6 @@
 """Compares models in ONNX Runtime with TensorFlow.
 
-`python -m benchmarks.exporting models/*` exports saved models, and prints the
+`python -m benchmarks.exporting MODEL …` exports saved models, and prints the
 sizes of the files and by how much the outputs differ at most, beside their mean
 size: for test images of their data sets with uniform noise, and for normal
 latents.

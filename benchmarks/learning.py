@@ -44,7 +44,6 @@ def main() -> None:
     from tf_realnvp import RealNVP, data, initialization
     from tf_realnvp.serving import export
     from tf_realnvp.training import loop
-    from tf_realnvp.training.metrics import bits_from_nats
     from tf_realnvp.training.optimizers import learning_rate
     from tf_realnvp.training.trainer import Trainer
 
@@ -86,7 +85,7 @@ def main() -> None:
     def evaluate():
         nonlocal evaluation
         start = time.monotonic()
-        bits = bits_from_nats(loop.evaluate(trainer, test_set))
+        bits = dataset.values.from_nats(loop.evaluate(trainer, test_set))
         evaluation += time.monotonic() - start
         print(
             f"| {seconds():.0f} | {trainer.num_steps} | {bits:.3f} |",

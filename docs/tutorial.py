@@ -33,7 +33,7 @@ from tf_realnvp.images import plots
 # %% [markdown]
 # ## Data
 #
-# Images are unsigned bytes: an array `[n, H, W]` or `[n, H, W, C]`, a
+# Images are mostly unsigned bytes: an array `[n, H, W]` or `[n, H, W, C]`, a
 # `tf.data.Dataset` of them, a folder of images, or an image data set of
 # TensorFlow Datasets. The digits come from scikit-learn, and have 17 levels of
 # grey instead of 256.

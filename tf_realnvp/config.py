@@ -102,7 +102,7 @@ class TrainingConfig:
     # are compared.
     dataset: str = _of_process(
         Name(),
-        f"{', '.join(DATASETS)}, a folder of JPEG and PNG images, a "
+        f"{', '.join(DATASETS)}, a folder of JPEG, PNG and TIFF images, a "
         "NumPy file (.npy, .npz), or an image data set of TensorFlow Datasets "
         "(default: CIFAR10)",
     )

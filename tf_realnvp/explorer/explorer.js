@@ -113,7 +113,7 @@ const part = (values, i, size = dims) => values.slice(i * size, (i + 1) * size);
 const allLabels = () => (names.length ? names.map((_, k) => k) : [0]);
 
 async function encode(image, label) {
-  // Each component in the middle of its level, as `RealNVP.encode` does.
+  // Each component in the middle of its level.
   const noise = new Float32Array(dims).fill(0.5);
   return (await scoreEach(image, noise, [label])).latents.data;
 }
