@@ -255,6 +255,6 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 # python -m benchmarks.twelve_bits twelve && cd twelve
 # python ../run.py --dataset twelve_bits.npz --filters 32 --num_blocks 1 \
 #   --epochs 1 --batch_size 32 --max_steps 1000 --seed 0 --precision float32
-# PYTHONPATH=.. python -m tf_realnvp detect realnvp_twelve_bits --fit twelve_bits.npz \
-#   --normal normal --unusual unusual --max_images 1000
+# PYTHONPATH=.. python -m tf_realnvp detect realnvp_twelve_bits \
+#   --fit twelve_bits.npz --normal normal --unusual unusual --max_images 1000
 # ```

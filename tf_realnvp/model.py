@@ -36,13 +36,12 @@ class RealNVP(tf.Module):
     than 256; or they are real numbers, `float32`, with `num_colors=None`. From
     image to latents, the flow is dequantization, scaling and logit, or for real
     numbers a standardization of each channel, followed by a multi-scale
-    architecture. Each scale but the last has three
-    couplings with checkerboard masks, a squeeze, and three couplings with
-    channel masks; half of the channels are then factored out, and the other
-    half is the input of the next scale. The last scale has four couplings with
-    checkerboard masks. (`num_couplings` sets the numbers of couplings.) All
-    latents are standard normal. See sections 3.4 to 3.6 and 4.1 of
-    https://arxiv.org/abs/1605.08803.
+    architecture. Each scale but the last has three couplings with checkerboard
+    masks, a squeeze, and three couplings with channel masks; half of the
+    channels are then factored out, and the other half is the input of the next
+    scale. The last scale has four couplings with checkerboard masks.
+    (`num_couplings` sets the numbers of couplings.) All latents are standard
+    normal. See sections 3.4 to 3.6 and 4.1 of https://arxiv.org/abs/1605.08803.
 
     #### Example
 
