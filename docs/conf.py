@@ -181,9 +181,7 @@ def _write_page(app):
         raise ExtensionError(result.stderr)
     index = page / "index.html"
     html = re.sub(
-        r'href="[^"]*"\s+data-docs="(.*?)"',
-        r'href="../\1"',
-        index.read_text(),
+        r'href="[^"]*"\s+data-docs="(.*?)"', r'href="../\1"', index.read_text()
     )
     index.write_text(html)
     # The bits/dim of 1,000 test images: `explore` with these would need them.

@@ -197,8 +197,7 @@ class ConditionTest(tf.test.TestCase):
         x, condition = normal([2, 3, *IMAGE]), normal([2, 3, 8])
         z = checkerboard().inverse(x, condition=condition)
         expected = checkerboard().inverse(
-            tf.reshape(x, [6, *IMAGE]),
-            condition=tf.reshape(condition, [6, 8]),
+            tf.reshape(x, [6, *IMAGE]), condition=tf.reshape(condition, [6, 8])
         )
         self.assertAllClose(tf.reshape(z, [6, *IMAGE]), expected, **CLOSE)
 

@@ -30,10 +30,7 @@ def call(main: Callable[[list[str]], int], *argv) -> tuple[int, str, str]:
       Its exit code, and what it wrote to standard output and standard error.
     """
     stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-    ):
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
             code = main([str(argument) for argument in argv])
         except SystemExit as error:

@@ -86,10 +86,7 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (networks._shared, CouplingNetwork.shared),
-        (
-            rematerialization._rematerialized,
-            rematerialization.coupling_network,
-        ),
+        (rematerialization._rematerialized, rematerialization.coupling_network),
     )
     def test_networks_of_one_shape_share_a_trace(self, function, apply):
         images = tf.constant(normal(3, 4, 6, 2), tf.float32)

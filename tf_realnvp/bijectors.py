@@ -320,11 +320,7 @@ class Squeeze(tfb.Bijector):
         each.
     """
 
-    def __init__(
-        self,
-        block_size: int = 2,
-        name: str = "squeeze",
-    ):
+    def __init__(self, block_size: int = 2, name: str = "squeeze"):
         """Creates a squeeze.
 
         Args:
@@ -395,9 +391,7 @@ class FactorOut(SinglePassBijector):
     """
 
     def __init__(
-        self,
-        bijector: tfb.Bijector | None = None,
-        name: str = "factor_out",
+        self, bijector: tfb.Bijector | None = None, name: str = "factor_out"
     ):
         """Creates a multi-scale split.
 

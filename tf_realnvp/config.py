@@ -243,9 +243,7 @@ class TrainingConfig:
         1,
     )
     recompute: bool = _of_job(
-        Switch(),
-        "compute parts of the networks twice, to save memory",
-        False,
+        Switch(), "compute parts of the networks twice, to save memory", False
     )
     jit: bool = _of_job(
         Switch(),

@@ -410,9 +410,7 @@ class RealNVP(tf.Module):
         return not any(np.any(variable.numpy()) for variable in changes)
 
     def save(
-        self,
-        path: str | os.PathLike,
-        metadata: Mapping[str, Any] | None = None,
+        self, path: str | os.PathLike, metadata: Mapping[str, Any] | None = None
     ) -> None:
         """Writes this model as a SavedModel; see `serving.export.save`.
 

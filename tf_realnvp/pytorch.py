@@ -212,8 +212,7 @@ def _by_last_part(names: Iterable[str]) -> dict[str, list[str]]:
     """Groups names by their last part, in natural order: 2 before 10."""
     parts = collections.defaultdict(list)
     for name in sorted(
-        names,
-        key=lambda name: re.sub(r"\d+", lambda n: n[0].zfill(9), name),
+        names, key=lambda name: re.sub(r"\d+", lambda n: n[0].zfill(9), name)
     ):
         last = name.rpartition(".")[2]
         parts[_PARAMETRIZED.get(last, last)].append(name)

@@ -17,9 +17,7 @@ from tf_realnvp.networks import CouplingNetwork, conv2d
 
 
 def coupling_network(
-    network: CouplingNetwork,
-    inputs: tf.Tensor,
-    label: tf.Tensor | None = None,
+    network: CouplingNetwork, inputs: tf.Tensor, label: tf.Tensor | None = None
 ) -> tf.Tensor:
     """Like `network.shared`, but keeps less in memory for the gradient.
 

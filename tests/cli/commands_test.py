@@ -12,12 +12,7 @@ import numpy as np
 import odd_images
 import small_models
 from absl.testing import parameterized
-from image_arrays import (
-    images_of_digits,
-    random_images,
-    read_png,
-    write_images,
-)
+from image_arrays import images_of_digits, random_images, read_png, write_images
 from model_commands import ModelTestCase, call
 
 from tf_realnvp import latents
@@ -308,8 +303,7 @@ class EvaluateTest(CommandsTestCase):
             self.assert_figure(lines.pop(0), title, bound)
 
     @parameterized.parameters(
-        ((), 360, 64, 1, 0),
-        (("--dataset", "DIGITS"), 20, 8, 5, 7),
+        ((), 360, 64, 1, 0), (("--dataset", "DIGITS"), 20, 8, 5, 7)
     )
     def test_bits(self, flags, num_images, batch_size, num_draws, seed):
         """On test images of what the model was trained on, by default."""

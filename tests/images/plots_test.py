@@ -131,11 +131,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         """Astronomers have images begin at the bottom, and write in TeX."""
         images = random_images(4, 8, 8, 1)
         maps = np.linspace(0, 5, 4 * 64).reshape(4, 8, 8)
-        own = {
-            "image.origin": "lower",
-            "text.usetex": True,
-            "axes.grid": True,
-        }
+        own = {"image.origin": "lower", "text.usetex": True, "axes.grid": True}
         for draw in (
             lambda: plots.save_image_grid(self.path, images),
             lambda: plots.save_bit_maps(self.path, images, maps, "bits"),

@@ -127,10 +127,7 @@ class SaveTest(CheckpointsTestCase):
     def test_disk_is_full(self, size):
         """The one before stays."""
         self.save(1)
-        with (
-            disks.full(size),
-            self.assertRaises((OSError, tf.errors.OpError)),
-        ):
+        with disks.full(size), self.assertRaises((OSError, tf.errors.OpError)):
             self.save_next(2)
         self.assertEqual(self.restore()[0], 1)
         # Room was made.

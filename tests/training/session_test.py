@@ -356,10 +356,7 @@ class ResumeTest(SessionTestCase):
         with mock.patch.object(data, "load", return_value=other):
             outcome = self.train(door)
         self.assert_changes_nothing(
-            outcome,
-            before,
-            "images of digits are not",
-            "'new' instead of",
+            outcome, before, "images of digits are not", "'new' instead of"
         )
 
     def test_without_resume(self):

@@ -12,13 +12,7 @@ import pytest
 import tensorflow as tf
 import untraced
 from absl.testing import parameterized
-from small_models import (
-    SmallModel,
-    make_model,
-    random_images,
-    same,
-    values,
-)
+from small_models import SmallModel, make_model, random_images, same, values
 
 from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 

@@ -91,10 +91,7 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(os.environ["KERAS_BACKEND"], "tensorflow")
 
     @parameterized.parameters(
-        (1, None, None),
-        (1, 1, 1),
-        (2, 1, 1),
-        (3, None, 2),
+        (1, None, None), (1, 1, 1), (2, 1, 1), (3, None, 2)
     )
     def test_logical_cpus_share_the_cores(self, num_cpus, given, expected):
         is_deterministic = num_cpus == 3

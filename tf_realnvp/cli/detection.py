@@ -355,10 +355,7 @@ def _draw_figures(folder, sets, scores, measure, seed, num_colors):
         rows[f"{flag}: the most anomalous"] = images[::-1][:_NUM_SHOWN]
         mapped.append(images[::-1][:_NUM_MAPS])
     plots.save_rows(
-        folder / "images.png",
-        rows,
-        f"by the method {method}",
-        num_colors,
+        folder / "images.png", rows, f"by the method {method}", num_colors
     )
     images = np.concatenate(mapped)
     plots.save_bit_maps(

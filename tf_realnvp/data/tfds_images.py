@@ -44,10 +44,7 @@ _CONTENTS = {
 
 
 def load(
-    name: str,
-    data_dir: str,
-    size: tuple[int, int] | None,
-    labels: bool = False,
+    name: str, data_dir: str, size: tuple[int, int] | None, labels: bool = False
 ) -> ImageDataset:
     """Loads a data set, and prepares it first if it is not in `data_dir`.
 

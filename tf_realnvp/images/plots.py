@@ -106,9 +106,7 @@ def _color_map(images):
 
 
 def image_grid(
-    images: np.ndarray,
-    num_colors: int | None = 256,
-    columns: int | None = None,
+    images: np.ndarray, num_colors: int | None = 256, columns: int | None = None
 ) -> np.ndarray:
     """Lays out images in a grid, with a gap of a pixel between them.
 

@@ -52,10 +52,7 @@ class Summaries:
     """
 
     def __init__(
-        self,
-        trainer: Trainer,
-        directory: str | os.PathLike,
-        batch_size: int,
+        self, trainer: Trainer, directory: str | os.PathLike, batch_size: int
     ):
         """Opens an event file.
 
