@@ -134,12 +134,8 @@ with_networks = parameterized.named_parameters(
 
 def couplings_of(bijector):
     """All couplings in a bijector."""
-    if isinstance(bijector, AffineCoupling):
-        return [bijector]
-    parts = getattr(bijector, "bijectors", [])
-    if hasattr(bijector, "bijector"):
-        parts = [bijector.bijector]
-    return [coupling for part in parts for coupling in couplings_of(part)]
+    parts = (bijector, *bijector.submodules)
+    return [part for part in parts if isinstance(part, AffineCoupling)]
 
 
 def distribution_of(bijector, latent):

@@ -152,21 +152,12 @@ def part_of_a_layer():
 
 
 @contextlib.contextmanager
-def eager_functions():
-    tf.config.run_functions_eagerly(True)
-    yield {"compiled": tf.function(autograph=False)}
-    tf.config.run_functions_eagerly(False)
-
-
-@contextlib.contextmanager
 def xla():
     yield {"compiled": tf.function(autograph=False, jit_compile=True)}
 
 
 class SettingsTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(
-        policy, float64, part_of_a_layer, eager_functions, xla
-    )
+    @parameterized.parameters(policy, float64, part_of_a_layer, xla)
     def test_same_numbers(self, setting):
         with setting() as settings:
             results = call(**settings)

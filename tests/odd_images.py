@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 
 def noise(mode: str, height: int = 12, width: int = 12) -> Image.Image:
@@ -35,23 +35,13 @@ def encode(image: Image.Image, kind: str, orientation: int = 1) -> bytes:
 
 def undecodable_png() -> bytes:
     """Returns a PNG of 8x8 whose checksums are right, and whose pixels not."""
-
-    def chunk(kind, content):
-        checksum = zlib.crc32(kind + content)
-        return (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", checksum)
-        )
-
+    file = io.BytesIO()
+    file.write(b"\x89PNG\r\n\x1a\n")
     header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(9)))
-        + chunk(b"IEND", b"")
-    )
+    PngImagePlugin.putchunk(file, b"IHDR", header)
+    PngImagePlugin.putchunk(file, b"IDAT", zlib.compress(bytes(9)))
+    PngImagePlugin.putchunk(file, b"IEND")
+    return file.getvalue()
 
 
 def animation() -> bytes:

@@ -16,31 +16,16 @@ def log_normal(z):
 
 
 def weight_norm(direction, gain):
-    """Kernels `gain * direction / ||direction||`, one output at a time."""
-    kernel = np.empty_like(direction)
-    for i in range(len(gain)):
-        norm = np.sqrt(np.sum(direction[..., i] ** 2))
-        kernel[..., i] = gain[i] * direction[..., i] / norm
-    return kernel
+    """Kernels `gain * direction / ||direction||`, a norm for each output."""
+    return gain * direction / np.sqrt(np.sum(direction**2, axis=(0, 1, 2)))
 
 
 def conv2d(images, kernel, bias):
-    """Convolution with stride 1 and SAME padding, one pixel at a time."""
-    height, width, _, channels = kernel.shape
-    top, left = (height - 1) // 2, (width - 1) // 2
-    padding = [
-        (0, 0),
-        (top, height - 1 - top),
-        (left, width - 1 - left),
-        (0, 0),
-    ]
-    padded = np.pad(images, padding)
-    outputs = np.empty(images.shape[:-1] + (channels,))
-    for row in range(images.shape[1]):
-        for column in range(images.shape[2]):
-            patch = padded[:, row : row + height, column : column + width]
-            outputs[:, row, column] = np.tensordot(patch, kernel, 3) + bias
-    return outputs
+    """Convolution with an odd kernel, stride 1 and SAME padding."""
+    size = kernel.shape[:2]
+    padded = np.pad(images, [(0, 0), *((n // 2,) * 2 for n in size), (0, 0)])
+    patches = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))
+    return np.einsum("nyxcij,ijcd->nyxd", patches, kernel, optimize=True) + bias
 
 
 def residual_blocks(hidden, weights, shifts=None):
@@ -57,8 +42,7 @@ def residual_blocks(hidden, weights, shifts=None):
             kernel = weight_norm(block[i], block[i + 1])
             branch = conv2d(branch, kernel, block[i + 2])
             if i == 0 and shifts is not None:
-                for image, shift in zip(branch, shifts[number], strict=True):
-                    image += shift
+                branch += np.array(shifts[number])[:, np.newaxis, np.newaxis]
         hidden = hidden + branch
     return hidden
 
@@ -92,19 +76,13 @@ def coupling_inverse(x, mask, network, rescale, reshift):
 
 def checkerboard_mask(shape, parity):
     """True at the pixels whose `row + column` has the given parity."""
-    mask = np.zeros(shape, bool)
-    for row in range(shape[0]):
-        for column in range(shape[1]):
-            mask[row, column] = (row + column) % 2 == parity
-    return mask
+    row, column, *_ = np.indices(shape)
+    return (row + column) % 2 == parity
 
 
 def channel_mask(shape, parity):
     """True at the channels whose index has the given parity."""
-    mask = np.zeros(shape, bool)
-    for channel in range(shape[2]):
-        mask[..., channel] = channel % 2 == parity
-    return mask
+    return np.indices(shape)[2] % 2 == parity
 
 
 def squeeze(x, block_size=2):

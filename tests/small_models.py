@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import RealNVP, data
-from tf_realnvp.data.splits import Split
+from tf_realnvp import RealNVP
+from tf_realnvp.data import arrays
 from tf_realnvp.serving import export, metadata, saved_model
 from tf_realnvp.utils.values import Values
 
@@ -191,34 +191,9 @@ def random_images(count, seed, levels=(0, 17)):
     return rng.integers(*levels, size=(count, 4, 4, 1)).astype(np.uint8)
 
 
-def make_dataset(train, test, labels=None, class_names=()):
-    """Returns a data set of such images.
-
-    Args:
-      train: Those for training.
-      test: Those for testing.
-      labels: Of all of them, the first ones for training. Default: none.
-      class_names: Names of the classes.
-    """
-    images = np.concatenate([train, test])
-
-    def split(*ends):
-        numbers = np.arange(*ends)
-        own = None if labels is None else np.int32(labels)[numbers]
-        return Split(numbers, own)
-
-    return data.ImageDataset(
-        name="random",
-        image_shape=images.shape[1:],
-        num_colors=NUM_COLORS,
-        splits={
-            "train": split(len(train)),
-            "test": split(len(train), len(images)),
-        },
-        decode=lambda number: tf.gather(images, number),
-        class_names=tuple(class_names),
-        image_fingerprint="random",
-    )
+def make_dataset(train, test):
+    """Returns a data set of such images."""
+    return arrays.make("random", [train, test], NUM_COLORS)
 
 
 def make_model(moved=False):

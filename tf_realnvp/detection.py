@@ -397,12 +397,8 @@ def combined(normal: Measurements) -> Score:
 
 
 METHODS: dict[str, Method] = {
-    "likelihood": likelihood,
-    "typicality": typicality,
-    "complexity": complexity,
-    "scales": scales,
-    "places": places,
-    "combined": combined,
+    method.__name__: method
+    for method in (likelihood, typicality, complexity, scales, places, combined)
 }
 # The best on average over all experiments: see docs/detection_evidence.md.
 DEFAULT = "combined"

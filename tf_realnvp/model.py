@@ -191,19 +191,16 @@ class RealNVP(tf.Module):
         if self.values.are_real:
             moments = np.repeat([[0.0], [1.0]], channels, axis=1)
             self._moments.append(_variable("moments", moments, False))
-        # A `tf.Module` that contains the model tracks these, not Keras's.
-        self._tf_variables = [v.value for v in self.variables]
+        # A `tf.Module` that contains the model tracks these, not Keras's. As an
+        # attribute, TensorFlow would write them to checkpoints twice.
+        vars(self)["_tf_variables"] = [v.value for v in self.variables]
         self._set_flow(self.networks, self._noise_networks)
 
     def __setattr__(self, name, value):
         if name == "metadata":
+            # TensorFlow would wrap a dictionary, and the lists inside.
             value = types.MappingProxyType(dict(value))
-        if name in ("metadata", "_tf_variables"):
-            # TensorFlow would wrap the lists inside, and would write the
-            # variables to checkpoints twice.
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+        super().__setattr__(name, value)
 
     def _layout(self):
         """Yields the name and mask of each coupling, from image to latents."""

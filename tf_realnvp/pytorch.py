@@ -36,7 +36,6 @@ show the order, so the caller has to check it.
 """
 
 import collections
-import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -160,12 +159,15 @@ def _weights(model: RealNVP) -> Iterator[tuple[str, keras.Variable, Any]]:
         prefix = f"flow.flows.{position}"
         yield f"{prefix}.rescale", coupling.rescale, ...
         yield f"{prefix}.reshift", coupling.reshift, ...
-        blocks = itertools.product(range(model.num_blocks), network.blocks)
-        for name, convolution, index in zip(
-            _convolution_names(model.num_blocks),
-            [network.first, *(stack for _, stack in blocks), network.last],
-            [..., *np.repeat(range(model.num_blocks), 3), ...],
-            strict=True,
+        for name, convolution, index in (
+            ("0", network.first, ...),
+            *(
+                # The numbers between are those of ReLUs.
+                (f"{2 + block}.block.{2 * i}", stack, block)
+                for block in range(model.num_blocks)
+                for i, stack in enumerate(network.blocks)
+            ),
+            (f"{3 + model.num_blocks}", network.last, ...),
         ):
             name = f"{prefix}.net.net.{name}.conv"
             yield f"{name}.bias", convolution.bias, index
@@ -187,15 +189,6 @@ def _state_dict(model: RealNVP) -> dict[str, Any]:
         mask = np.moveaxis(coupling.mask, -1, 0)
         arrays[f"flow.flows.{position}.mask"] = _mask(mask)
     return arrays
-
-
-def _convolution_names(num_blocks: int) -> Iterator[str]:
-    """Yields the PyTorch names of a network's convolutions, in order."""
-    # The indices between these are ReLUs.
-    yield "0"
-    for block in range(num_blocks):
-        yield from (f"{2 + block}.block.{i}" for i in (0, 2, 4))
-    yield f"{3 + num_blocks}"
 
 
 def _mask(mask: np.ndarray) -> np.ndarray:

@@ -61,6 +61,8 @@ BAD_LINES = (
     ("score M a --out missing/a.csv", "--out: cannot write to missing"),
     ("score M d.png --maps f.png", "--maps: cannot write to f.png"),
     ("detect M --unusual a --out f.png", "--out: cannot write to f.png"),
+    ("export M --out f.png", "--out: cannot write to f.png"),
+    ("export M --format pdf", "--format: invalid choice: 'pdf'"),
     # It would be lost.
     ("interpolate M a.png f.png --out f.png", "among the images: f.png"),
     ("translate M f.png --out ./f.png", "among the images: f.png"),

@@ -49,14 +49,6 @@ class ExportTest(ConversionTestCase):
         self.assert_usage_error(result, "pip install 'tf_realnvp[onnx]'")
         self.assertEmpty([*self.folder.iterdir()])
 
-    def test_bad_command_lines(self):
-        result = call("export", self.path, "--format", "pdf")
-        self.assert_usage_error(result, "--format: invalid choice: 'pdf'")
-        blocked = self.folder / "file"
-        blocked.touch()
-        result = call("export", self.path, "--out", blocked)
-        self.assert_usage_error(result, "--out", "cannot write")
-
 
 class ExploreTest(ConversionTestCase):
     def setUp(self):

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 
-import command_lines
 import folders
 import numpy as np
 import small_models
@@ -153,17 +152,6 @@ class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
         else:
             weights.write_bytes(weights.read_bytes()[:500])
         self.assert_error(path, "cannot be loaded")
-
-    def test_before_tensorflow_is_imported(self):
-        """Which takes seconds."""
-        script = (
-            "import sys\n"
-            "from tf_realnvp.serving.saved_model import SavedModel\n"
-            "try:\n    SavedModel('missing')\n"
-            "finally:\n    sys.exit('tensorflow' in sys.modules)"
-        )
-        result = command_lines.run(self.folder, "-c", script)
-        self.assertEqual(result, (0, "", ""))
 
 
 class ImportanceBoundTest(tf.test.TestCase):
