@@ -193,7 +193,7 @@ class RealNVP(tf.Module):
             self._moments.append(_variable("moments", moments, False))
         # A `tf.Module` that contains the model tracks these, not Keras's. As an
         # attribute, TensorFlow would write them to checkpoints twice.
-        vars(self)["_tf_variables"] = [v.value for v in self.variables]
+        self.__dict__["_tf_variables"] = [v.value for v in self.variables]
         self._set_flow(self.networks, self._noise_networks)
 
     def __setattr__(self, name, value):
