@@ -63,12 +63,11 @@ class ExplorerTest(folders.FolderTestCase):
         self.assertAllEqual(steps[:, 0], partial.decode(latents, label))
 
     def test_files(self):
-        model = small_models.distinct().clone()
-        model.metadata = {"class_names": [*"abc"]}
+        model = small_models.deep()
         page = self.folder / "page"
         explorer.write(model, page, "it", BITS, fake_runtime(self.folder))
         content = json.loads((page / "model.json").read_text())
-        self.assertEqual(content["class_names"], [*"abc"])
+        self.assertEqual(content["class_names"], model.metadata["class_names"])
         self.assertLen(content["bits_per_dim"], len(BITS))
         inputs = {
             "latents": make_latents(model, 3),

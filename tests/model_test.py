@@ -726,6 +726,8 @@ class PartOfOthersTest(untraced.UntracedTestCase):
         )
         path = f"{self.get_temp_dir()}/model"
         path = tf.train.Checkpoint(model=model).save(path)
+        # Each once; with the checkpoint's own number and graph of objects.
+        self.assertLen(tf.train.list_variables(path), len(model.variables) + 2)
         status = tf.train.Checkpoint(model=restored).restore(path)
         status.assert_consumed()
         self.assertTrue(small_models.same_weights(restored, model))

@@ -117,9 +117,9 @@ def _predict_changed(mask, points, use_kept):
       error, `[C]`, NaN for channels that are kept everywhere.
     """
     size, channels = _KERNEL_SIZE, mask.shape[-1]
-    ones, visible = [1] * 4, tf.where(mask, points, 0.0)
+    visible = tf.where(mask, points, 0.0)
     patches = tf.image.extract_patches(
-        visible, [1, size, size, 1], ones, ones, "SAME"
+        visible, [1, size, size, 1], [1] * 4, [1] * 4, "SAME"
     ).numpy()
     points = points.numpy()
     kernel = np.zeros((size * size * channels, channels))
