@@ -365,7 +365,7 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
         )
         for function in (bijector.forward, bijector.inverse):
             with self.assertRaisesRegex(
-                ValueError, rf"`network` .* \(2, 4, 6, {channels}\)"
+                ValueError, rf"\(2, 4, 6, {channels}\) and .* incompatible"
             ):
                 function(normal([2, *IMAGE]))
 

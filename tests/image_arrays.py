@@ -19,15 +19,10 @@ def random_images(*shape, num_colors=256, seed=0):
 
 
 @functools.cache
-def digits():
-    """The data set of digits, 4x4 pixels with 17 levels."""
-    return data.load("digits", "", image_size=4)
-
-
-@functools.cache
 def images_of_digits(split="test"):
-    """All of its images of a split, `[n, 4, 4, 1]`."""
-    return digits().take(split, range(digits().splits[split].num_images))
+    """All digits of a split, `[n, 4, 4, 1]` with 17 levels."""
+    digits = data.load("digits", "", image_size=4)
+    return digits.take(split, range(digits.splits[split].num_images))
 
 
 def images_of(batches):
@@ -40,17 +35,10 @@ def as_set(images):
     return {image.tobytes() for image in np.asarray(images)}
 
 
-def labels_of(dataset, batch_size=1):
-    """Labels by the bytes of their images, of training and of test batches."""
-    batches = [
-        *dataset.train_batches(batch_size, seed=0, epoch=0),
-        *dataset.test_batches(batch_size),
-    ]
-    return {
-        image.numpy().tobytes(): int(label)
-        for images, labels in batches
-        for image, label in zip(images, labels, strict=True)
-    }
+def labels_of(dataset):
+    """Labels by the bytes of their images, for training and testing."""
+    batches = *dataset.train_batches(1, 0, 0), *dataset.test_batches(1)
+    return {image.numpy().tobytes(): int(n) for [image], [n] in batches}
 
 
 def write_images(folder, images, num_colors=256, names=None):

@@ -10,18 +10,11 @@ from PIL import Image, PngImagePlugin
 
 def noise(mode: str, height: int = 12, width: int = 12) -> Image.Image:
     """Returns an image of noise of one of Pillow's modes."""
-    channels = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 4}
-    rng = np.random.default_rng(height * width)
-    if mode == "I;16":
-        pixels = rng.integers(2**16, size=(height, width), dtype=np.uint16)
-        return Image.fromarray(pixels)
-    shape = (height, width, channels[mode])
-    pixels = rng.integers(256, size=shape, dtype=np.uint8).squeeze(
-        -1 if shape[2] == 1 else ()
-    )
     if mode in ("1", "P"):
-        return Image.fromarray(pixels).convert(mode)
-    return Image.fromarray(pixels, mode)
+        return noise("L" if mode == "1" else "RGB", height, width).convert(mode)
+    size = {"L": 1, "LA": 2, "I;16": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}[mode]
+    pixels = np.random.default_rng(height * width).bytes(height * width * size)
+    return Image.frombytes(mode, (width, height), pixels)
 
 
 def encode(image: Image.Image, kind: str, orientation: int = 1) -> bytes:

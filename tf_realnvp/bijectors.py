@@ -276,7 +276,10 @@ class AffineCoupling(SinglePassBijector):
                 for name, value in condition.items()
             },
         )
-        outputs = tf.cast(self._check_outputs(outputs), event.dtype)
+        outputs = tf.cast(outputs, event.dtype)
+        outputs.shape.assert_is_compatible_with(
+            (None, *self.mask.shape[:-1], 2 * self.mask.shape[-1])
+        )
         scale, shift = tf.split(outputs, 2, axis=-1)
         rescale, reshift = (
             tf.cast(value, event.dtype)
@@ -293,17 +296,6 @@ class AffineCoupling(SinglePassBijector):
         value = tf.convert_to_tensor(value)
         rest = tf.shape(value)[event.shape.rank - self.mask.ndim :]
         return tf.reshape(value, tf.concat([[-1], rest], axis=0))
-
-    def _check_outputs(self, outputs):
-        """Returns the network's outputs after checking their shape."""
-        outputs = tf.convert_to_tensor(outputs)
-        expected = (None, *self.mask.shape[:-1], 2 * self.mask.shape[-1])
-        if not outputs.shape.is_compatible_with(expected):
-            raise ValueError(
-                f"`network` must return a tensor of shape {expected} for "
-                f"events of shape {self.mask.shape}, got {outputs.shape}."
-            )
-        return outputs
 
 
 class Squeeze(tfb.Bijector):

@@ -85,16 +85,13 @@ class Measurements:
         Args:
           which: Indices of the images, or a boolean mask `[n]`.
         """
-        return Measurements(*(values[which] for values in self._arrays()))
+        return Measurements(*(values[which] for values in vars(self).values()))
 
     @staticmethod
     def concatenate(parts: Sequence["Measurements"]) -> "Measurements":
         """Returns the measurements of several sets of images as one."""
-        columns = zip(*(part._arrays() for part in parts), strict=True)
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
         return Measurements(*map(np.concatenate, columns))
-
-    def _arrays(self):
-        return self.log_prob, self.costs, self.coded_bits, self.label
 
 
 Score = Callable[[Measurements], np.ndarray]

@@ -137,9 +137,7 @@ def restore(
         raise ValueError("`noise` must be given for real numbers.")
     sigma = noise or _KNOWN_SIGMA * model.values.highest
     posterior = _posterior(model, observe, images.shape[1:])
-    num_tried = 1
-    if model.num_classes is not None and label is None:
-        num_tried = model.num_classes
+    num_tried = (model.num_classes or 1) if label is None else 1
     labels = np.broadcast_to(0 if label is None else label, [len(images)])
     size = max(1, batch_size // max(num_tried, num_samples))
     starts = range(0, len(images), size)

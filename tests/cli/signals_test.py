@@ -96,11 +96,3 @@ class SignalsTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(signal.getsignal(signum), signal.SIG_IGN)
         finally:
             signal.signal(signum, previous)
-
-    def test_nested(self):
-        with self.assertRaises(signals.Interrupted):
-            with signals.raised():
-                with signals.deferred():
-                    pass
-                signal.raise_signal(SIGINT)
-                self.fail("The outer one counts again.")

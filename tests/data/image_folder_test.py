@@ -171,15 +171,6 @@ class SplitTest(FolderTestCase):
         left = [i for i in expected if not i % 2]
         self.assertCountEqual(self.levels(self.load(), "test"), left)
 
-    def test_each_side_has_an_image(self):
-        for number in range(20):
-            folder = self.root / str(number)
-            folder.mkdir()
-            for side in (0, 1):
-                (folder / f"{side}").write_bytes(level(2 * number + side))
-            images = data.load(folder)
-            self.assertEqual((images.num_train, images.num_test), (1, 1))
-
 
 class ImagesTest(FolderTestCase):
     def test_small_images_stay_as_they_are(self):

@@ -112,16 +112,13 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             self.assertGreater(heights[place], 0.0)
             self.assertEqual(np.count_nonzero(heights), 1)
 
-    @parameterized.parameters(1, 2, 4)
-    def test_maps_are_beside_their_images(self, channels):
-        """Of any number of channels, of which the first ones are shown."""
-        images = random_images(3, 8, 8, channels)
+    def test_maps_are_beside_their_images(self):
+        images = random_images(3, 8, 8, 3)
         maps = np.arange(3 * 64.0).reshape(3, 8, 8)
         figure = self.figure_of(plots.save_bit_maps, images, maps, "bits")
         panels = [axes.images[0].get_array() for axes in figure.axes[:6]]
-        shown = images[..., : 3 if channels > 2 else 1]
         for image, values, left, right in zip(
-            shown, maps, panels[::2], panels[1::2], strict=True
+            images, maps, panels[::2], panels[1::2], strict=True
         ):
             self.assertAllEqual(left, np.broadcast_to(image, left.shape))
             self.assertAllEqual(right, values)

@@ -162,8 +162,3 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
                     wait()
                 finally:
                     timer.join()
-
-    def test_result_and_error(self):
-        self.assertEqual(workers._interruptible(lambda: 3), 3)
-        with self.assertRaises(ZeroDivisionError):
-            workers._interruptible(lambda: 1 // 0)

@@ -43,18 +43,17 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     return run(parser, argv)
 
 
-def train_main(argv: list[str] | None = None, prog: str = "run.py") -> int:
+def train_main(argv: list[str] | None = None) -> int:
     """Runs the command `train` as a separate program.
 
     Args:
       argv: The flags. Default: `sys.argv[1:]`.
-      prog: As for `main`.
 
     Returns:
       The exit code, as for `run`.
     """
-    parser = arguments.Parser(prog=prog)
-    train.add_flags(parser, f"python {prog}")
+    parser = arguments.Parser(prog="run.py")
+    train.add_flags(parser, "python run.py")
     return run(parser, argv)
 
 

@@ -18,7 +18,6 @@ from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.values import Values
 
-SUFFIXES = (".npy", ".npz")
 NAME = "images"  # Of data sets of a program's own images.
 
 _IMAGES_AT_ONCE = 256  # Of a pipeline.
@@ -335,4 +334,4 @@ def _check_labels(labels, num_images, shown):
 
 def is_file(name: str) -> bool:
     """Returns whether a name is the name of a NumPy file."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith((".npy", ".npz"))

@@ -4,7 +4,7 @@ import concurrent.futures
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -91,10 +91,11 @@ def load(
         found, skipped = _look(root, names)
     except OSError as error:
         raise DataError(f"{folder}: {error}") from error
-    depth = depth_of_classes(image.name for image in found)
+    in_train = [i.name.startswith(f"train{os.sep}") for i in found]
+    depth = int(any(in_train))
     if not depth:
         _check_folders(folder, found)
-    used, num_train = _choose(found, depth)
+    used, num_train = _choose(found)
     beside = {image.name for image in found} - {image.name for image in used}
     reason = "it is beside the folder `train`"
     skipped |= dict.fromkeys(sorted(beside), reason)
@@ -204,22 +205,12 @@ def folders_of(root: pathlib.Path) -> list[pathlib.Path]:
     return [root / name for name in ("train", *_TEST_FOLDERS)]
 
 
-def depth_of_classes(names: Iterable[str]) -> int:
-    """Returns the number of folders above the class folders, 0 or 1.
-
-    Args:
-      names: Paths of images relative to the folder.
-    """
-    parts = (pathlib.PurePath(name).parts for name in names)
-    return int(any(p[0] == "train" and len(p) > 1 for p in parts))
-
-
 def class_of(name: str, depth: int) -> str | None:
     """Returns the class of an image, if it is in a class folder.
 
     Args:
       name: Its path, from the folder on.
-      depth: Result of `depth_of_classes`.
+      depth: Number of folders above those of the classes, 0 or 1.
     """
     folders = pathlib.PurePath(name).parts[depth:-1]
     return folders[0] if folders else None
@@ -281,40 +272,32 @@ def _look(
             return str(error)
         return _Image(name, header, hashing.hash_of(content))
 
-    found, skipped = [], {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, seen in zip(names, pool.map(look, names), strict=True):
-            if isinstance(seen, str):
-                skipped[name] = seen
-            else:
-                found.append(seen)
+        seen = dict(zip(names, pool.map(look, names), strict=True))
+    found = [image for image in seen.values() if not isinstance(image, str)]
+    skipped = {name: why for name, why in seen.items() if isinstance(why, str)}
     return found, skipped
 
 
-def _choose(
-    images: list[_Image], depth: int
-) -> tuple[list[_Image], int | None]:
+def _choose(images: list[_Image]) -> tuple[list[_Image], int | None]:
     """Returns the images to use, and how many of them are for training.
 
     Args:
       images: All of them.
-      depth: Whether those for training are in a folder of their own.
 
     Returns:
       The training images, then the test images, with the number of the first;
       or images that are not split yet, and `None`.
     """
-    if not depth:
-        return images, None
 
     def inside(folder):
         return [i for i in images if i.name.startswith(f"{folder}{os.sep}")]
 
     train = inside("train")
-    for test in map(inside, _TEST_FOLDERS):
-        if test:
-            return train + test, len(train)
-    return train, None
+    if not train:
+        return images, None
+    test = next(filter(None, map(inside, _TEST_FOLDERS)), [])
+    return train + test, len(train) if test else None
 
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:

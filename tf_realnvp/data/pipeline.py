@@ -96,37 +96,7 @@ class Pipeline:
             places = arrange(tf.data.Dataset.range(split.num_images))
             return places.batch(batch_size, drop_remainder).map(cache.read)
 
-        def is_own(index):
-            start = index // batch_size * batch_size
-            size = tf.minimum(split.num_images - start, batch_size)
-            worker, num_workers = share
-            first = size * worker // num_workers
-            end = size * (worker + 1) // num_workers
-            return (first <= index - start) & (index - start < end)
-
-        images = self._decode_numbered(
-            arrange(split.stored().enumerate()),
-            is_own if share[1] > 1 else None,
-        )
-        if cache is not None:
-            # In batches, since each call of Python has some overhead, and
-            # before the remainder is dropped, since it must be cached as well.
-            images = images.batch(batch_size).map(cache.write).unbatch()
-        else:
-            images = images.map(lambda place, image, _: (place, image))
-        return images.batch(batch_size, drop_remainder)
-
-    def _decode_numbered(self, numbered, is_own=None):
-        """Decodes stored images with their positions in the split.
-
-        Args:
-          numbered: Pairs of positions and stored images.
-          is_own: Whether to decode an image, by its index in `numbered`; the
-            others are zero. Default: all are decoded.
-
-        Returns:
-          Positions, images, and whether they were decoded.
-        """
+        worker, num_workers = share
 
         def decode(index, element):
             place, stored = element
@@ -136,15 +106,28 @@ class Pipeline:
                     image = self.decode(stored)
                     return tf.ensure_shape(image, self.image_shape)
 
-            if is_own is None:
+            if num_workers == 1:
                 return place, image(), True
+            start = index // batch_size * batch_size
+            size = tf.minimum(split.num_images - start, batch_size)
+            first = size * worker // num_workers
+            end = size * (worker + 1) // num_workers
+            is_own = (first <= index - start) & (index - start < end)
             zeros = tf.zeros(self.image_shape, self.dtype)
-            own = is_own(index)
-            return place, tf.cond(own, image, lambda: zeros), own
+            return place, tf.cond(is_own, image, lambda: zeros), is_own
 
-        return numbered.enumerate().map(
-            decode, num_parallel_calls=os.cpu_count()
+        images = (
+            arrange(split.stored().enumerate())
+            .enumerate()
+            .map(decode, num_parallel_calls=os.cpu_count())
         )
+        if cache is not None:
+            # In batches, since each call of Python has some overhead, and
+            # before the remainder is dropped, since it must be cached as well.
+            images = images.batch(batch_size).map(cache.write).unbatch()
+        else:
+            images = images.map(lambda place, image, _: (place, image))
+        return images.batch(batch_size, drop_remainder)
 
     def finish(
         self, batches: tf.data.Dataset, num_batches: int

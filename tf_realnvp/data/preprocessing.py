@@ -28,9 +28,8 @@ def default_size(
     Returns:
       Height and width, or `None` if images are not resized.
     """
-    if not height or not width or height % 2 or width % 2:
-        return _DEFAULT_SIZE
-    return None if max(height, width) <= 64 else _DEFAULT_SIZE
+    stays = all(n and n % 2 == 0 and n <= 64 for n in (height, width))
+    return None if stays else _DEFAULT_SIZE
 
 
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:

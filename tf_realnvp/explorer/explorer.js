@@ -13,7 +13,6 @@ const MAGMA = [
 
 const $ = (id) => document.getElementById(id);
 const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
-const product = (sizes) => sizes.reduce((a, b) => a * b, 1);
 
 const info = await (await fetch("model.json")).json();
 const [height, width, channels] = info.image_shape;
@@ -21,7 +20,7 @@ const [height, width, channels] = info.image_shape;
 const names =
   info.class_names ?? (info.class_probs ?? []).map((_, k) => `${k}`);
 const probs = info.class_probs ?? [1];
-const dims = product(info.image_shape);
+const dims = height * width * channels;
 let drawn; // The images of the grid: {label, latents, image}.
 let wanted; // What the grid will show: {label, noise}.
 let chosen; // A to D: {label, latents, image}.
@@ -175,17 +174,9 @@ function smooth(map) {
   return map.map((_, i) => {
     const [row, column] = [Math.floor(i / width), i % width];
     let sum = 0;
-    for (const [dr, wr] of [
-      [-1, 1],
-      [0, 2],
-      [1, 1],
-    ])
-      for (const [dc, wc] of [
-        [-1, 1],
-        [0, 2],
-        [1, 1],
-      ])
-        sum += wr * wc * at(row + dr, column + dc);
+    // The middle counts twice.
+    for (const r of [-1, 0, 0, 1])
+      for (const c of [-1, 0, 0, 1]) sum += at(row + r, column + c);
     return sum / 16;
   });
 }

@@ -19,7 +19,7 @@ from tf_realnvp.utils.errors import DivergedError
 MAX_SKIPPED_IN_A_ROW = 10
 
 
-class Trainer(tf.Module):
+class Trainer:
     """Fits a model to a data set by maximum likelihood.
 
     The loss is the negative log-density of dequantized images in nats per
@@ -82,7 +82,6 @@ class Trainer(tf.Module):
         Raises:
           ValueError: If no variable of the model is trainable.
         """
-        super().__init__(name="trainer")
         self.model = model
         self.seed = seed
         self.history: list[Metrics] = []
