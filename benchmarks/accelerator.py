@@ -242,17 +242,13 @@ def _kills(dry_run, number):
                 f"--run_dir={folder}/{name}",
                 f"--output_dir={folder}/{name}",
             ]
-            process = subprocess.Popen(
-                command + paths,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
             try:
-                return process.wait(limit) == 0
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+                done = subprocess.run(
+                    command + paths, capture_output=True, timeout=limit
+                )
+            except subprocess.TimeoutExpired:  # It was killed.
                 return False
+            return done.returncode == 0
 
         start = time.monotonic()
         if not train("whole"):

@@ -17,7 +17,6 @@ turn, on random images, and prints the ratio.
 """
 
 import argparse
-import math
 import statistics
 
 import numpy as np
@@ -132,7 +131,7 @@ def compare_pair(plain, conditional, batches, classify, flags) -> np.ndarray:
             ]
         )
     *nats, right = np.mean(np.concatenate(of_images, axis=1), axis=1)
-    bits = -np.array(nats) / (plain.num_dims * math.log(2.0))
+    bits = plain.values.per_dim(np.array(nats), plain.num_dims)
     labels = np.repeat(np.arange(len(conditional.class_names)), flags.samples)
     samples = conditional.sample(
         len(labels), flags.temperature, flags.seed, labels

@@ -28,6 +28,7 @@ import dataclasses
 import pathlib
 
 import numpy as np
+from scipy import ndimage
 
 _PLACES = ("scratch", "patch")
 _SPLITS = 20
@@ -192,14 +193,8 @@ def contrast(images: np.ndarray) -> np.ndarray:
       float64 `[n, H, W]`, the mean over the channels.
     """
     values = images.astype(np.float64)
-    padded = np.pad(values, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
-    height, width = values.shape[1:3]
-    mean = sum(
-        padded[:, row : row + height, column : column + width]
-        for row in range(3)
-        for column in range(3)
-    )
-    return np.abs(values - mean / 9.0).mean(axis=-1)
+    mean = ndimage.uniform_filter(values, (1, 3, 3, 1), mode="nearest")
+    return np.abs(values - mean).mean(axis=-1)
 
 
 def fit_pixels(images: np.ndarray):

@@ -35,19 +35,13 @@ def main() -> None:
     if any(model.num_colors != 256 for model in models.values()):
         parser.error("the features are of images with 256 levels")
     import keras
-    import tensorflow_datasets as tfds
 
+    from tf_realnvp import data
+
+    dataset = data.load(name, flags.data_dir, labels=True)
     (train, train_labels), (test, test_labels) = (
-        tfds.as_numpy(
-            tfds.load(
-                name.lower(),
-                split=split,
-                data_dir=flags.data_dir,
-                batch_size=-1,
-                as_supervised=True,
-            )
-        )
-        for split in ("train", "test")
+        (dataset.take(split, range(its.num_images)), its.labels)
+        for split, its in dataset.splits.items()
     )
     keras.utils.set_random_seed(0)
     classifier, features = make_classifier(train.shape[1:])

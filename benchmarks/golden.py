@@ -924,10 +924,6 @@ def read(folder, section):
     return json.loads(path.read_text()), texts
 
 
-def of_section(values, section):
-    return {k: v for k, v in values.items() if k.split("/")[0] == section}
-
-
 def record_command(flags):
     """Writes a record."""
     models = flags.folder / "models"
@@ -967,29 +963,25 @@ def compare_command(flags):
     record = observe(
         flags.folder / "models", settings["data_dir"], flags.only or ()
     )
+    before, texts = {}, {}
+    for section in filter(record.wants, SECTIONS):
+        of_section = read(flags.folder, section)
+        before, texts = before | of_section[0], texts | of_section[1]
     num_compared, num_results, num_texts = 0, 0, 0
-    for section in SECTIONS:
-        if not record.wants(section):
-            continue
-        before, texts = read(flags.folder, section)
-        after = of_section(record.results, section)
-        for name in [*before, *(after.keys() - before.keys())]:
-            if not record.wants(name):
-                continue
-            num_compared += 1
-            was, is_ = before.get(name), after.get(name)
-            if was != is_:
-                num_results += 1
-                print(f"{name}\n  was {was}\n  is  {is_}")
-        after = of_section(record.texts, section)
-        for name in [*texts, *(after.keys() - texts.keys())]:
-            was, is_ = texts.get(name, ""), after.get(name, "")
-            if was != is_ and record.wants(name):
-                num_texts += 1
-                lines = difflib.unified_diff(
-                    was.splitlines(), is_.splitlines(), lineterm="", n=0
-                )
-                print(f"text {name}", *list(lines)[2:], sep="\n  ")
+    for name in filter(record.wants, before | record.results):
+        num_compared += 1
+        was, is_ = before.get(name), record.results.get(name)
+        if was != is_:
+            num_results += 1
+            print(f"{name}\n  was {was}\n  is  {is_}")
+    for name in filter(record.wants, texts | record.texts):
+        was, is_ = texts.get(name, ""), record.texts.get(name, "")
+        if was != is_:
+            num_texts += 1
+            lines = difflib.unified_diff(
+                was.splitlines(), is_.splitlines(), lineterm="", n=0
+            )
+            print(f"text {name}", *list(lines)[2:], sep="\n  ")
     print(
         f"{num_results:,} of {num_compared:,} results differ, and "
         f"{num_texts:,} texts"

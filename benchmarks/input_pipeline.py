@@ -11,13 +11,13 @@ stored in a temporary folder, and read as a user's own are.
 import argparse
 import contextlib
 import io
-import multiprocessing
 import pathlib
-import resource
 import statistics
 import sys
 import tempfile
 import time
+
+from benchmarks.measuring import in_new_process, peak_memory
 
 BATCH_SIZE = 64
 EPOCHS = 4
@@ -61,17 +61,6 @@ def main() -> None:
                 write, data_dir or name, picture, int(count * flags.scale)
             )
             in_new_process(measure, title, name, data_dir)
-
-
-def in_new_process(function, *args) -> None:
-    """Calls a function where nothing else has taken memory before."""
-    process = multiprocessing.get_context("spawn").Process(
-        target=function, args=args
-    )
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(process.exitcode)
 
 
 def encode_pictures(height: int, width: int, kind: str) -> list[bytes]:
@@ -138,7 +127,7 @@ def measure(title: str, name: str, data_dir: str) -> None:
 
     # The memory of TensorFlow's first pipeline is not counted.
     list(tf.data.Dataset.range(10).shuffle(10).map(tf.identity).batch(2))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    before = peak_memory()
 
     start = time.perf_counter()
     dataset = data.load(name, data_dir, image_size=32)
@@ -152,7 +141,7 @@ def measure(title: str, name: str, data_dir: str) -> None:
             num_images += len(images)
         del images
         rates.append(num_images / (time.perf_counter() - epoch_start))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    peak = peak_memory()
 
     start = time.perf_counter()
     dataset = data.load(name, data_dir, image_size=32)

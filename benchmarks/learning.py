@@ -39,7 +39,6 @@ def main() -> None:
 
     runtime.configure()
     import keras
-    import numpy as np
 
     from tf_realnvp import RealNVP, data, initialization
     from tf_realnvp.serving import export
@@ -70,12 +69,8 @@ def main() -> None:
     if not flags.identity:
         images = dataset.initial_images(flags.seed)
         initialization.initialize(model, images, flags.seed)
-    num_test = min(flags.test_images, dataset.num_test)
-    is_chosen = np.arange(dataset.num_test) < num_test
-    splits = {
-        **dataset.splits,
-        "test": dataset.splits["test"].choose(is_chosen),
-    }
+    test = dataset.splits["test"].choose(slice(flags.test_images))
+    splits = {**dataset.splits, "test": test}
     test_set = dataclasses.replace(dataset, splits=splits)
     evaluation = 0.0
 

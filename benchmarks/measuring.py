@@ -1,9 +1,14 @@
 """What the benchmarks have in common."""
 
 import functools
+import multiprocessing
+import pathlib
+import re
 import statistics
 import time
 from collections.abc import Callable
+from concurrent import futures
+from typing import Any
 
 
 def timed(function: Callable[[], object], repetitions: int) -> float:
@@ -17,6 +22,25 @@ def once(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def in_new_process(function: Callable[..., Any], *arguments) -> Any:
+    """Returns what a function of a module returns in a process of its own.
+
+    Nothing has taken memory there before, or set TensorFlow up.
+    """
+    context = multiprocessing.get_context("spawn")
+    with futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_memory() -> float:
+    """Returns the peak memory of this process in MiB.
+
+    Not `ru_maxrss`, which a process begins with that of the one that starts it.
+    """
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
 
 
 def test_images(saved, data_dir: str, n: int):

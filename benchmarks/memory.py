@@ -11,9 +11,9 @@ import argparse
 import contextlib
 import ctypes
 import gc
-import subprocess
-import sys
 import tempfile
+
+from benchmarks.measuring import in_new_process
 
 _SIZE = (8, 8, 1)
 _FROM = 3  # The first times fill caches.
@@ -23,19 +23,14 @@ def main() -> None:
     """Measures all cases, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(_CASES)}")
-    parser.add_argument("--here", action="store_true", help="one, here")
     args = parser.parse_args()
-    if args.here:
-        return _measure(args.cases[0])
     print(
         "| case | times | MB after three | MB after all | MB each | "
         "graphs each | gradients each |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for case in args.cases or _CASES:
-        command = [sys.executable, "-m", "benchmarks.memory", "--here", case]
-        subprocess.run(command, check=True)
-    return None
+        in_new_process(_measure, case)
 
 
 def _measure(case):

@@ -11,6 +11,7 @@ includes the mirrored training images.
 import argparse
 
 import numpy as np
+from sklearn.metrics import pairwise_distances_argmin_min
 
 
 def main() -> None:
@@ -74,14 +75,8 @@ def nearest(
     """
     points = images.reshape(len(images), -1).astype(np.float32)
     others = others.reshape(len(others), -1).astype(np.float32)
-    squares = (
-        np.square(points).sum(axis=1)[:, None]
-        - 2.0 * points @ others.T
-        + np.square(others).sum(axis=1)
-    )
-    indices = squares.argmin(axis=1)
-    differences = points - others[indices]
-    return indices, np.sqrt(np.square(differences).mean(axis=1))
+    indices, distances = pairwise_distances_argmin_min(points, others)
+    return indices, distances / points.shape[1] ** 0.5
 
 
 if __name__ == "__main__":

@@ -53,12 +53,8 @@ def main() -> None:
         seconds = operation_seconds(pathlib.Path(folder))
     kinds = collections.Counter()
     for operation, duration in seconds.items():
-        for kind, pattern in _KINDS.items():
-            if re.fullmatch(pattern, operation):
-                kinds[kind] += duration
-                break
-        else:
-            kinds["other"] += duration
+        matching = (k for k, p in _KINDS.items() if re.fullmatch(p, operation))
+        kinds[next(matching, "other")] += duration
     total = kinds.total()
     print("| operations | s/step, over all threads | share |")
     print("| --- | --- | --- |")

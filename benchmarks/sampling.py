@@ -9,15 +9,10 @@ the peak of the processor. The weights are those of a new model.
 """
 
 import argparse
-import json
-import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 
-from benchmarks.measuring import timed
+from benchmarks.measuring import in_new_process, peak_memory, timed
 from benchmarks.training import count_operations, list_convolutions
 
 
@@ -30,20 +25,8 @@ def main() -> None:
     parser.add_argument("--num_samples", type=int, default=36)
     parser.add_argument("--num_images", type=int, default=64)
     parser.add_argument("--calls", type=int, default=5)
-    parser.add_argument("--load", help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.load:
-        print(json.dumps(measure(flags, json.load(sys.stdin))))
-    else:
-        compare(flags)
 
-
-def compare(flags: argparse.Namespace) -> None:
-    """Prints the table.
-
-    Args:
-      flags: The command's flags.
-    """
     from tf_realnvp.utils import runtime
 
     runtime.configure()
@@ -58,17 +41,9 @@ def compare(flags: argparse.Namespace) -> None:
         start = time.perf_counter()
         export.save(model, f"{folder}/model")
         exported = time.perf_counter() - start
-        command = [sys.executable, "-m", "benchmarks.sampling", *sys.argv[1:]]
-        process = subprocess.run(
-            [*command, f"--load={folder}/model"],
-            input=json.dumps(list_convolutions(model)),
-            stdout=subprocess.PIPE,
-            env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"},
-            text=True,
+        seconds = in_new_process(
+            measure, flags, f"{folder}/model", list_convolutions(model)
         )
-    if process.returncode:
-        sys.exit(process.returncode)
-    seconds = json.loads(process.stdout)
     n = flags.num_samples
     print(
         f"{flags.image_size}x{flags.image_size}x3, {flags.filters} filters, "
@@ -87,11 +62,14 @@ def compare(flags: argparse.Namespace) -> None:
     )
 
 
-def measure(flags: argparse.Namespace, convolutions) -> dict[str, float]:
+def measure(
+    flags: argparse.Namespace, path: str, convolutions
+) -> dict[str, float]:
     """Measures a SavedModel, with TensorFlow alone.
 
     Args:
-      flags: The command's flags; `load` is the model's folder.
+      flags: The command's flags.
+      path: The model's folder.
       convolutions: What `list_convolutions` gives for the model.
 
     Returns:
@@ -100,7 +78,7 @@ def measure(flags: argparse.Namespace, convolutions) -> dict[str, float]:
     import tensorflow as tf
 
     start = time.perf_counter()
-    model = tf.saved_model.load(flags.load)
+    model = tf.saved_model.load(path)
     loaded = time.perf_counter()
     images = model.sample(flags.num_samples).numpy()
     first = time.perf_counter()
@@ -108,14 +86,13 @@ def measure(flags: argparse.Namespace, convolutions) -> dict[str, float]:
     sample = timed(lambda: model.sample(flags.num_samples).numpy(), flags.calls)
     images = tf.repeat(images[:1], flags.num_images, axis=0)
     log_prob = timed(lambda: model.log_prob(images).numpy(), flags.calls)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    shapes = [tuple(shape) for shape in convolutions]
+    memory = peak_memory() / 2**10
     alone = sum(
-        shapes.count(shape)
+        convolutions.count(shape)
         * time_convolution(flags.num_samples, shape, flags.calls)
-        for shape in sorted(set(shapes))
+        for shape in sorted(set(convolutions))
     )
-    operations = flags.num_samples * sum(map(count_operations, shapes))
+    operations = flags.num_samples * sum(map(count_operations, convolutions))
     side = 4096
     matrix = tf.random.normal([side, side])
     product = timed(lambda: tf.matmul(matrix, matrix)[0, 0].numpy(), 3)

@@ -6,10 +6,8 @@ exchange of gradients costs, not what more hardware gains. Images are random.
 """
 
 import argparse
-import subprocess
-import sys
 
-from benchmarks.measuring import timed, training_steps
+from benchmarks.measuring import in_new_process, timed, training_steps
 
 # (batch size, image size, number of replicas).
 _CASES = [
@@ -23,19 +21,14 @@ def main() -> None:
     """Measures each case in a process of its own, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.case is not None:
-        measure(_CASES[flags.case], flags.steps)
-        return
     print(
         "| batch | image | replicas | s/step | ms/image | µs/image and pixel "
         "|\n| --- | --- | --- | --- | --- | --- |",
         flush=True,
     )
-    for case in range(len(_CASES)):
-        command = [sys.executable, "-m", "benchmarks.scaling", *sys.argv[1:]]
-        subprocess.run([*command, f"--case={case}"], check=True)
+    for case in _CASES:
+        in_new_process(measure, case, flags.steps)
 
 
 def measure(case: tuple[int, int, int], steps: int) -> None:

@@ -10,13 +10,16 @@ and the time that Python takes for a step. Images are random.
 """
 
 import argparse
-import resource
 import statistics
-import subprocess
-import sys
 import time
 
-from benchmarks.measuring import once, timed, training_steps
+from benchmarks.measuring import (
+    in_new_process,
+    once,
+    peak_memory,
+    timed,
+    training_steps,
+)
 
 # What networks compute in, --recompute, --accumulate.
 _WAYS = [
@@ -37,18 +40,7 @@ def main() -> None:
     parser.add_argument("--num_blocks", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--jit", action="store_true")
-    parser.add_argument("--way", help=argparse.SUPPRESS)
-    parser.add_argument("--start", type=float, help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.way == "precisions":
-        compare_precisions(flags)
-        return
-    if flags.way == "host":
-        measure_host()
-        return
-    if flags.way is not None:
-        measure(flags)
-        return
     print(
         f"batch {flags.batch_size}, {flags.image_size}x{flags.image_size}x3, "
         f"{flags.filters} filters, {flags.num_blocks} blocks; medians of "
@@ -58,18 +50,28 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         flush=True,
     )
-    for way in (*range(len(_WAYS)), "precisions", "host"):
+    for way in _WAYS:
         # The start of Python and the imports count as well.
-        command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:]]
-        command += [f"--way={way}", f"--start={time.time()}"]
-        subprocess.run(command, check=True)
+        in_new_process(measure, flags, *way, time.time())
+    in_new_process(compare_precisions, flags)
+    in_new_process(measure_host)
 
 
-def measure(flags: argparse.Namespace) -> None:
+def measure(
+    flags: argparse.Namespace,
+    precision: str,
+    recompute: bool,
+    parts: int,
+    start: float,
+) -> None:
     """Prints a row of the table.
 
     Args:
-      flags: The command's flags; `start` is the time when it was started.
+      flags: The command's flags.
+      precision: What networks compute in.
+      recompute: As for `Trainer`.
+      parts: Those of a batch, `accumulate` of `Trainer`.
+      start: The time when the process was started.
     """
     from tf_realnvp.utils import runtime
 
@@ -81,7 +83,6 @@ def measure(flags: argparse.Namespace) -> None:
 
     # `make_convolution` makes many functions, of which TensorFlow warns.
     tf.get_logger().setLevel("ERROR")
-    precision, recompute, parts = _WAYS[int(flags.way)]
     model = RealNVP(
         (flags.image_size, flags.image_size, 3),
         filters=flags.filters,
@@ -96,10 +97,10 @@ def measure(flags: argparse.Namespace) -> None:
     )
     train = training_steps(trainer, flags.batch_size)
     train(1)
-    first_step = time.time() - flags.start
+    first_step = time.time() - start
 
     train(1)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = peak_memory() / 2**10
     convolutions = list_convolutions(model)
     # Each is run once forward, and twice for its gradients.
     operations = 3 * flags.batch_size * sum(map(count_operations, convolutions))

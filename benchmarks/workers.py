@@ -11,13 +11,14 @@ import argparse
 import json
 import os
 import pathlib
-import resource
 import socket
 import subprocess
 import sys
 import tempfile
 
 import numpy as np
+
+from benchmarks.measuring import peak_memory
 
 _FLAGS = (
     "--dataset images --batch_size 64 --filters 8 --num_blocks 1 --epochs 1 "
@@ -110,8 +111,7 @@ def work() -> None:
     weights = tf.train.load_checkpoint(file)
     name = "weights/.ATTRIBUTES/VARIABLE_VALUE"
     np.save("weights.npy", weights.get_tensor(name))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(len(contents), peak)
+    print(len(contents), round(peak_memory()))
 
 
 if __name__ == "__main__":
