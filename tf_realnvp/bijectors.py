@@ -179,7 +179,7 @@ class AffineCoupling(SinglePassBijector):
     https://arxiv.org/abs/1605.08803.
 
     The arithmetic uses the dtype of the event, whatever the dtype of the
-    network's outputs. Kept components are unchanged bit for bit.
+    network's outputs. Kept components stay exactly as they are.
 
     Keyword arguments of `forward`, `inverse` and the log-dets are conditions,
     such as labels: tensors whose shape begins with the batch shape of the
@@ -243,7 +243,7 @@ class AffineCoupling(SinglePassBijector):
 
     def _forward_and_log_det(self, x, **condition):
         log_scale, shift = self._log_scale_and_shift(x, condition)
-        y = tf.where(self.mask, x, (x - shift) * tf.exp(-log_scale))
+        y = (x - shift) * tf.exp(-log_scale)
         return y, -self._sum_over_event(log_scale)
 
     def inverse_and_log_scale(
@@ -262,13 +262,13 @@ class AffineCoupling(SinglePassBijector):
           kept.
         """
         log_scale, shift = self._log_scale_and_shift(y, condition)
-        x = tf.where(self.mask, y, y * tf.exp(log_scale) + shift)
-        return x, log_scale
+        return y * tf.exp(log_scale) + shift, log_scale
 
     def _log_scale_and_shift(self, event, condition):
         """Runs the network once on the kept components of `event`."""
-        zero = tf.zeros([], event.dtype)
-        kept = tf.where(self.mask, event, zero)
+        # Products take less time than `tf.where`, above all in the gradient.
+        mask = tf.cast(self.mask, event.dtype)
+        kept = mask * event
         outputs = self.network(
             tf.reshape(kept, (-1,) + self.mask.shape),
             **{
@@ -285,11 +285,11 @@ class AffineCoupling(SinglePassBijector):
             tf.cast(value, event.dtype)
             for value in (self.rescale, self.reshift)
         )
-        log_scale = tf.where(
-            self.mask, zero, rescale * tf.tanh(scale) + reshift
-        )
         shape = tf.shape(event)
-        return tf.reshape(log_scale, shape), tf.reshape(shift, shape)
+        return tuple(
+            tf.reshape((1.0 - mask) * value, shape)
+            for value in (rescale * tf.tanh(scale) + reshift, shift)
+        )
 
     def _flatten_condition(self, value, event):
         """Flattens the batch shape at the start of a condition's shape."""
