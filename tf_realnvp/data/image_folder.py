@@ -296,8 +296,8 @@ def _choose(images: list[_Image]) -> tuple[list[_Image], int | None]:
     train = inside("train")
     if not train:
         return images, None
-    test = next(filter(None, map(inside, _TEST_FOLDERS)), [])
-    return train + test, len(train) if test else None
+    tests = [test for test in map(inside, _TEST_FOLDERS) if test]
+    return (train + tests[0], len(train)) if tests else (train, None)
 
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:
