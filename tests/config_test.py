@@ -37,6 +37,7 @@ OUT_OF_RANGE = (
     (3, "filters image_size"),
     ((4, 3), "image_size num_couplings"),
     ("float16", "precision"),
+    ("sgd", "optimizer"),
 )
 
 
@@ -47,6 +48,11 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         ("celeb_a", {}, (50, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
         ("FashionMNIST:3.0.1", {}, (50, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
         ("my_images", {}, (100, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
+        (
+            "CelebA",
+            {"optimizer": "muon"},
+            (50, 1e-2, "cosine", 100, 1.0, 32, 128, 8),
+        ),
         # Documented commands give a rate.
         ("CelebA", {"lr": 3e-4}, (50, 3e-4, "constant", 0, None, 64, 128, 8)),
         (

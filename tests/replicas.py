@@ -100,6 +100,7 @@ def _train(strategy, make, path):
         labels=np.arange(24) % 3 if model.num_classes else None,
         epochs=2,
         batch_size=7,
+        optimizer="muon" if model.num_classes else "adam",
         lr=1e-2,
         clip_grad=1.0,
         ema=0.9,

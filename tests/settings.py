@@ -8,6 +8,7 @@ GIVEN = {
     "flip": (True, None),
     "num_validation": (8, "8"),
     "epochs": (7, "7"),
+    "optimizer": ("muon", "muon"),
     "lr": (2e-3, "2e-3"),
     "lr_schedule": ("cosine", "cosine"),
     "warmup_steps": (2, "2"),

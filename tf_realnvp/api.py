@@ -68,6 +68,7 @@ def train(
     labels: np.ndarray | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    optimizer: str | None = None,
     lr: float | None = None,
     lr_schedule: str | None = None,
     warmup_steps: int | None = None,
@@ -121,6 +122,7 @@ def train(
         arguments down to `jit`. Defaults are those of the flags, too, except
         for `seed`.
       batch_size: See `epochs`.
+      optimizer: See `epochs`.
       lr: See `epochs`.
       lr_schedule: See `epochs`.
       warmup_steps: See `epochs`.

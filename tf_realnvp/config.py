@@ -132,9 +132,14 @@ class TrainingConfig:
     epochs: int = _of_job(
         WholeNumber(1), f"passes over the training images (default: {_EPOCHS})"
     )
+    optimizer: str = _of_run(
+        OneOf(("adam", "muon")),
+        "optimizer; muon learns faster, at a higher learning rate",
+        "adam",
+    )
     lr: float = _of_job(
         RealNumber(),
-        "peak learning rate of Adam (default: 3e-3, for digits 1e-2, with a "
+        "peak learning rate (default: 3e-3, for digits and muon 1e-2, with a "
         "schedule, warm-up, batch size and clipping to match)",
     )
     lr_schedule: str = _of_job(
@@ -321,6 +326,8 @@ class TrainingConfig:
                 del given["precision"]
         elif "lr" not in given:
             defaults |= _WITH_DEFAULT_LR
+            if given.get("optimizer") == "muon":
+                defaults["lr"] = 1e-2
         return cls(dataset=dataset, **defaults | given)
 
     @property

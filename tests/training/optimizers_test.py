@@ -7,7 +7,12 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp.training.optimizers import FusedAdam, learning_rate
+from tf_realnvp.training.optimizers import (
+    FusedAdam,
+    Muon,
+    learning_rate,
+    orthogonalize,
+)
 
 
 def run(optimizer, gradients):
@@ -42,6 +47,65 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(result, expected, rtol=1e-6, atol=1e-6)
         self.assertNotAllClose(result[0], result[-1])
         self.assertEqual(int(second.iterations.numpy()), 10)
+
+
+def of_values(matrix, change):
+    """Changes the singular values of a matrix, relative to its norm."""
+    norm = np.linalg.norm(matrix) or 1.0
+    left, values, right = np.linalg.svd(matrix / norm, full_matrices=False)
+    return (left * change(values)) @ right
+
+
+def to_one(values):
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return values
+
+
+class MuonTest(tf.test.TestCase, parameterized.TestCase):
+    def test_against_numpy(self):
+        """Of kernels, tall, wide and stacked; all others as by Adam."""
+        rng = np.random.default_rng(0)
+        shapes = [(3, 3, 2, 5), (3, 1, 1, 4, 6), (1, 1, 4, 6), (5,), ()]
+        starts = [np.float32(rng.normal(size=shape)) for shape in shapes]
+        muon, adam = Muon(0.1), FusedAdam(0.1)
+        variables, others = (
+            [keras.Variable(start) for start in starts] for _ in range(2)
+        )
+        muon.build(variables)
+        adam.build(others)
+        expected = [*starts]
+        sums = [np.zeros(shape) for shape in shapes]
+        for step in range(4):
+            gradients = [np.float32(rng.normal(size=s)) for s in shapes]
+            if not step:
+                gradients[0] *= 0.0  # As of a gain that is zero.
+            for optimizer, its in ((muon, variables), (adam, others)):
+                optimizer.apply([*map(tf.constant, gradients)], its)
+            for i, shape in enumerate(shapes[:3]):
+                sums[i] = 0.95 * sums[i] + gradients[i]
+                direction = gradients[i] + 0.95 * sums[i]
+                matrices = [
+                    of_values(matrix, to_one)
+                    for matrix in direction.reshape(
+                        -1, math.prod(shape[-4:-1]), shape[-1]
+                    )
+                ]
+                size = 0.2 * math.sqrt(max(matrices[0].shape))
+                update = 0.1 * size * np.reshape(matrices, shape)
+                expected[i] = expected[i] - update
+        expected[3:] = others[3:]
+        for variable, value in zip(variables, expected, strict=True):
+            self.assertAllClose(variable, value, rtol=1e-4, atol=1e-4)
+
+    def test_singular_values(self):
+        rng = np.random.default_rng(0)
+        for shape in ((3, 8, 5), (1, 5, 80)):
+            matrices = np.float32(rng.normal(size=shape))
+            found = np.linalg.svd(
+                orthogonalize(tf.constant(matrices)), compute_uv=False
+            )
+            self.assertAllInRange(found, 0.6, 1.2)
 
 
 class LearningRateTest(tf.test.TestCase, parameterized.TestCase):

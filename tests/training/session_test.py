@@ -233,7 +233,9 @@ def both_doors(*cases):
 
 
 class ResumeTest(SessionTestCase):
-    @both_doors({}, {"conditional": True, "num_validation": 100})
+    @both_doors(
+        {"optimizer": "muon"}, {"conditional": True, "num_validation": 100}
+    )
     def test_interrupted_at_every_step(self, door, settings):
         """Every process makes one call more than the one before."""
         interruptions = 0
@@ -471,6 +473,7 @@ class CommandTest(SessionTestCase):
         settings = {
             **{"lr": 0.5, "clip_grad": 3.0, "seed": 7, "ema": 0.9},
             **{"precision": "bfloat16", "recompute": True, "accumulate": 2},
+            "optimizer": "muon",
         }
         with mock.patch.object(Trainer, "__init__", return_value=None) as init:
             with self.assertRaises(AttributeError):

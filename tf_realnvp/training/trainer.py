@@ -11,7 +11,7 @@ from tf_realnvp.config import TrainingConfig
 from tf_realnvp.model import RealNVP
 from tf_realnvp.training import workers
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.optimizers import FusedAdam, learning_rate
+from tf_realnvp.training.optimizers import FusedAdam, Muon, learning_rate
 from tf_realnvp.utils import private, runtime
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.errors import DivergedError
@@ -58,12 +58,13 @@ class Trainer:
         accumulate: int = 1,
         ema: float | None = None,
         keep_best: bool = False,
+        optimizer: str = "adam",
     ):
         """Creates a trainer.
 
         Args:
           model: The model to train, in place.
-          learning_rate: Learning rate of Adam, or its schedule.
+          learning_rate: Learning rate, or its schedule.
           clip_grad: Global norm to clip gradients to. Default: no clipping.
           seed: Seed of the order of the images and of the dequantization
             noise.
@@ -78,6 +79,7 @@ class Trainer:
             If given, the averaged weights are evaluated. Default: no average.
           keep_best: Whether to keep the weights of the best epoch on the
             validation images, which are then required.
+          optimizer: "adam" or "muon".
 
         Raises:
           ValueError: If no variable of the model is trainable.
@@ -85,13 +87,13 @@ class Trainer:
         self.model = model
         self.seed = seed
         self.history: list[Metrics] = []
-        self.optimizer = FusedAdam(
+        self.optimizer = {"adam": FusedAdam, "muon": Muon}[optimizer](
             learning_rate,
             use_ema=ema is not None,
             ema_momentum=ema or 0.0,
             # A new name each time would be part of the variables' names, and
             # TensorFlow keeps what creates a variable, by name.
-            name="fused_adam",
+            name=f"fused_{optimizer}",
         )
         # Frozen variables are not trained.
         self._trained = model.trainable_variables
@@ -160,6 +162,7 @@ class Trainer:
             accumulate=config.accumulate,
             ema=config.ema,
             keep_best=bool(config.num_validation),
+            optimizer=config.optimizer,
         )
 
     def evaluated_model(self) -> RealNVP:
