@@ -76,6 +76,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
     )
     def test_what_a_run_keeps(self, given, changes):
         settings = {"epochs": 50, "lr": 0.5, "clip_grad": 2.0, "seed": 3}
+        settings |= {"optimizer": "muon"}
         before = TrainingConfig.of_dataset(
             "digits", precision="bfloat16", **settings
         )

@@ -48,7 +48,7 @@ _WITH_DEFAULT_LR: dict[str, Any] = {
     "batch_size": 32,
 }
 # Settings that a resumed run keeps unless they are given again.
-_KEPT = ("epochs", "seed", "precision", "lr", *_WITH_DEFAULT_LR)
+_KEPT = ("epochs", "seed", "precision", "optimizer", "lr", *_WITH_DEFAULT_LR)
 
 _EPOCHS = ", ".join(
     f"{defaults['epochs']} for {name}"

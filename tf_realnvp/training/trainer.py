@@ -23,8 +23,8 @@ class Trainer:
     """Fits a model to a data set by maximum likelihood.
 
     The loss is the negative log-density of dequantized images in nats per
-    dimension. The optimizer is Adam. All noise comes from stateless seeds, so
-    the same seed and initial weights give the same training.
+    dimension. All noise comes from stateless seeds, so the same seed and
+    initial weights give the same training.
 
     The trainer and its model must be created in the scope of the same
     `tf.distribute` strategy. Each replica processes its share of every global
