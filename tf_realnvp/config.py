@@ -139,8 +139,8 @@ class TrainingConfig:
     )
     lr: float = _of_job(
         RealNumber(),
-        "peak learning rate (default: 3e-3, for digits and muon 1e-2, with a "
-        "schedule, warm-up, batch size and clipping to match)",
+        "peak learning rate (default: 3e-3, for digits 1e-2, with muon 1e-2; "
+        "with a schedule, warm-up, batch size and clipping to match)",
     )
     lr_schedule: str = _of_job(
         OneOf(("constant", "cosine")),
