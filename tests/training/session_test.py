@@ -233,9 +233,7 @@ def both_doors(*cases):
 
 
 class ResumeTest(SessionTestCase):
-    @both_doors(
-        {"optimizer": "muon"}, {"conditional": True, "num_validation": 100}
-    )
+    @both_doors({}, {"conditional": True, "num_validation": 100})
     def test_interrupted_at_every_step(self, door, settings):
         """Every process makes one call more than the one before."""
         interruptions = 0

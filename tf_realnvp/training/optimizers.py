@@ -130,7 +130,7 @@ def orthogonalize(matrices: tf.Tensor) -> tf.Tensor:
     """Returns nearly semi-orthogonal matrices near some matrices.
 
     The polynomial is that of Muon: after five steps singular values are between
-    0.7 and 1.2, but for those that are a thousandth of the norm or less.
+    0.6 and 1.2, but for those of about a thousandth of the norm or less.
 
     Args:
       matrices: `[n, rows, columns]`.

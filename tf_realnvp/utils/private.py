@@ -6,8 +6,9 @@ overridden where they are needed:
 
 *   `training.optimizers.FusedAdam` overrides two methods of
     `keras.optimizers.Adam`, `_backend_update_step` and
-    `_update_model_variables_moving_average`, and reads its slots. If they
-    change, `tests/training/optimizers_test.py` fails first.
+    `_update_model_variables_moving_average`, and reads its slots; `Muon`
+    overrides the first once more. If they change,
+    `tests/training/optimizers_test.py` fails first.
 """
 
 import contextlib
