@@ -43,28 +43,31 @@ OUT_OF_RANGE = (
 
 class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
-        ("CIFAR10", {}, (350, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
-        ("celeba", {}, (50, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
-        ("celeb_a", {}, (50, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
-        ("FashionMNIST:3.0.1", {}, (50, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
-        ("my_images", {}, (100, 3e-3, "cosine", 100, 1.0, 32, 128, 8)),
+        ("CIFAR10", {}, (350, "muon", 1e-2, "cosine", 100, 1.0, 32, 128, 8)),
+        ("celeba", {}, (50, "muon", 1e-2, "cosine", 100, 1.0, 32, 128, 8)),
+        ("celeb_a", {}, (50, "muon", 1e-2, "cosine", 100, 1.0, 32, 128, 8)),
+        (
+            "FashionMNIST:3.0.1",
+            {"optimizer": "adam"},
+            (50, "adam", 1e-2, "cosine", 100, 1.0, 32, 128, 8),
+        ),
+        ("my_images", {}, (100, "muon", 1e-2, "cosine", 100, 1.0, 32, 128, 8)),
+        # Documented commands give a rate.
         (
             "CelebA",
-            {"optimizer": "muon"},
-            (50, 1e-2, "cosine", 100, 1.0, 32, 128, 8),
+            {"lr": 3e-4},
+            (50, "adam", 3e-4, "constant", 0, None, 64, 128, 8),
         ),
-        # Documented commands give a rate.
-        ("CelebA", {"lr": 3e-4}, (50, 3e-4, "constant", 0, None, 64, 128, 8)),
         (
             "digits",
             {"warmup_steps": 0},
-            (15, 1e-2, "cosine", 0, 1.0, 32, 32, 2),
+            (15, "muon", 1e-2, "cosine", 0, 1.0, 32, 32, 2),
         ),
     )
     def test_defaults(self, dataset, given, expected):
         config = TrainingConfig.of_dataset(dataset, epochs=None, **given)
-        names = "epochs lr lr_schedule warmup_steps clip_grad batch_size"
-        names += " filters num_blocks"
+        names = "epochs optimizer lr lr_schedule warmup_steps clip_grad"
+        names += " batch_size filters num_blocks"
         found = tuple(getattr(config, name) for name in names.split())
         self.assertEqual(found, expected)
 

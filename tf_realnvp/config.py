@@ -28,27 +28,28 @@ from tf_realnvp.utils.checks import (
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "CIFAR10": {"epochs": 350},
     "CelebA": {"epochs": 50},
-    "digits": {"epochs": 15, "lr": 1e-2, "filters": 32, "num_blocks": 2},
+    "digits": {"epochs": 15, "filters": 32, "num_blocks": 2},
     "fashion_mnist": {"epochs": 50},
 }
 DATASETS = tuple(_DEFAULTS)
 _ALIASES = {"celeb_a": "CelebA", "fashionmnist": "fashion_mnist"}  # Of TFDS.
 _DEFAULTS_OF_OTHERS: dict[str, Any] = {
     "epochs": 100,
-    "lr": 3e-3,
     "filters": 128,
     "num_blocks": 8,
 }
-# Defaults that go with the default learning rate, the best at equal time
+# The default learning rate and what goes with it, the best at equal time
 # (docs/measurements.md). With another rate, the fields' defaults are used.
 _WITH_DEFAULT_LR: dict[str, Any] = {
+    "optimizer": "muon",
+    "lr": 1e-2,
     "lr_schedule": "cosine",
     "warmup_steps": 100,
     "clip_grad": 1.0,
     "batch_size": 32,
 }
 # Settings that a resumed run keeps unless they are given again.
-_KEPT = ("epochs", "seed", "precision", "optimizer", "lr", *_WITH_DEFAULT_LR)
+_KEPT = ("epochs", "seed", "precision", *_WITH_DEFAULT_LR)
 
 _EPOCHS = ", ".join(
     f"{defaults['epochs']} for {name}"
@@ -134,13 +135,13 @@ class TrainingConfig:
     )
     optimizer: str = _of_run(
         OneOf(("adam", "muon")),
-        "optimizer; muon learns faster, at a higher learning rate",
+        "optimizer (default: muon; adam if --lr is given)",
         "adam",
     )
     lr: float = _of_job(
         RealNumber(),
-        "peak learning rate (default: 3e-3, for digits 1e-2, with muon 1e-2; "
-        "with a schedule, warm-up, batch size and clipping to match)",
+        "peak learning rate (default: 1e-2, with an optimizer, schedule, "
+        "warm-up, batch size and clipping to match)",
     )
     lr_schedule: str = _of_job(
         OneOf(("constant", "cosine")),
@@ -326,8 +327,6 @@ class TrainingConfig:
                 del given["precision"]
         elif "lr" not in given:
             defaults |= _WITH_DEFAULT_LR
-            if given.get("optimizer") == "muon":
-                defaults["lr"] = 1e-2
         return cls(dataset=dataset, **defaults | given)
 
     @property
