@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 _MOMENTUM = 0.95  # Of Muon.
+_SMALLEST_NORM = 1e-7
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -136,7 +137,8 @@ def orthogonalize(matrices: tf.Tensor) -> tf.Tensor:
       matrices: `[n, rows, columns]`.
     """
     norms = tf.norm(matrices, axis=[-2, -1], keepdims=True)
-    x = tf.math.divide_no_nan(matrices, norms)
+    # Squares of smaller ones would underflow, and their norm be wrong.
+    x = matrices / tf.maximum(norms, _SMALLEST_NORM)
     rows, columns = matrices.shape[-2:]
     is_tall = rows > columns
     for _ in range(5):
