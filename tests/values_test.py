@@ -378,7 +378,6 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
                 fields(60, None),
                 epochs=2,
                 batch_size=20,
-                optimizer="muon",
                 ema=0.9,
                 run_dir=self.folder / folder,
                 progress=False,
