@@ -8,7 +8,6 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 _MOMENTUM = 0.95  # Of Muon.
-_SMALLEST_NORM = 1e-7
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -137,8 +136,8 @@ def orthogonalize(matrices: tf.Tensor) -> tf.Tensor:
       matrices: `[n, rows, columns]`.
     """
     norms = tf.norm(matrices, axis=[-2, -1], keepdims=True)
-    # Squares of smaller ones would underflow, and their norm be wrong.
-    x = matrices / tf.maximum(norms, _SMALLEST_NORM)
+    # Without gradients momenta decay until their squares underflow.
+    x = matrices / tf.maximum(norms, 1e-7)
     rows, columns = matrices.shape[-2:]
     is_tall = rows > columns
     for _ in range(5):
