@@ -25,8 +25,9 @@ import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+
+from benchmarks import kills
 
 _RUN = str(pathlib.Path(__file__).parents[1] / "run.py")
 
@@ -229,43 +230,10 @@ def _deterministic(dry_run, deterministic):
     return _speed(dry_run, "auto", False, batch_size, deterministic)
 
 
-def _kills(dry_run, number):
+def _kills(unused_dry_run, number):
     """Compares a training with one that is killed and resumed."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, _RUN, "--dataset=digits", "--seed=0"]
-        command += ["--deterministic", "--filters=8", "--num_blocks=1"]
-        command += ["--checkpoint_minutes=0.02", "--resume"]
-        command += [f"--max_steps={100 if dry_run else 3000}"]
-
-        def train(name, limit=None):
-            paths = [
-                f"--run_dir={folder}/{name}",
-                f"--output_dir={folder}/{name}",
-            ]
-            try:
-                done = subprocess.run(
-                    command + paths, capture_output=True, timeout=limit
-                )
-            except subprocess.TimeoutExpired:  # It was killed.
-                return False
-            return done.returncode == 0
-
-        start = time.monotonic()
-        if not train("whole"):
-            raise RuntimeError("the training failed")
-        seconds, killed = time.monotonic() - start, 0
-        for index in range(number):
-            # From the first steps to the last ones.
-            limit = seconds * (0.3 + 0.6 * index / number)
-            killed += not train("killed", limit)
-        train("killed")
-        whole, resumed = (
-            pathlib.Path(folder, name, "realnvp_digits", "variables")
-            .joinpath("variables.data-00000-of-00001")
-            .read_bytes()
-            for name in ("whole", "killed")
-        )
-        return {"killed": killed, "same bits": whole == resumed}
+    killed, is_same = kills.kill_and_compare(number, 0, [])
+    return {"killed": killed, "same bits": is_same}
 
 
 def _train(flags, seconds):

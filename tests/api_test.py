@@ -123,12 +123,9 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters(
         # What a model has, what the saved one has.
         ({"filters": 6}, {}, "2 filters instead of 6"),
-        ({"alpha": 0.5}, {}, "0.1 alpha instead of 0.5"),
         ({}, {"num_couplings": (1, 1, 2)}, r"2\) num_couplings instead"),
         ({"image_shape": (8, 8, 3)}, {}, "1 channels instead of 3"),
-        ({"num_colors": None}, {}, "256 num_colors instead of None"),
         ({}, {"num_colors": None}, "None num_colors instead of 256"),
-        ({}, {"num_classes": 3}, "3 num_classes instead of None"),
         ({"num_classes": 2}, {"num_classes": 3}, "3 num_classes instead of 2"),
         (
             *({}, {"dequantization": "variational"}),
@@ -153,6 +150,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         config = self.model.get_config() | {"num_couplings": (2, 2, 3)}
         config |= {"num_classes": 3, "dequantization": "variational"}
         model = tf_realnvp.RealNVP(**config)
+        self.assertEqual(model.class_probs, (1 / 3,) * 3)
         weights.assign_weights(model, self.path)
         images = small_models.images(3)
         points = self.model.dequantize(images, 1)
@@ -335,11 +333,8 @@ class LabelsTest(TrainTestCase):
         too_high = np.full(self.images.shape, 40005, np.uint16)
         for other, images, labels, message in (
             (plain, self.images[:, :2], None, "2x4x1 with 17 levels"),
-            (plain, self.images + 9, None, "levels from 0 to 16"),
             (plain, (self.images, self.labels), None, "no array"),
-            (wide, self.images, None, "uint16 .* from 0 to 4095, got uint8"),
-            (wide, of_bytes, None, "uint16"),
-            (wide, self.images / 2, None, "must be uint16 .*got float64"),
+            (wide, of_bytes, None, "uint16 .* from 0 to 4095"),
             (wide, too_high, None, "must be uint16 .*got one of 40005"),
             (plain, self.images, self.labels, "the model has no classes"),
             (model, self.dataset(), self.labels, "`labels` and `flip` are for"),

@@ -114,7 +114,6 @@ BIJECTORS = (
         0,
     ),
     ("factor_out_scalar", lambda: FactorOut(tfb.Sinh()), [6], [6], 0),
-    ("invert", lambda: tfb.Invert(checkerboard()), IMAGE, IMAGE, 1),
     ("invert_squeeze", lambda: tfb.Invert(Squeeze()), IMAGE, SQUEEZED, 0),
     (
         "twins",  # Of one name.
@@ -136,14 +135,6 @@ def couplings_of(bijector):
     """All couplings in a bijector."""
     parts = (bijector, *bijector.submodules)
     return [part for part in parts if isinstance(part, AffineCoupling)]
-
-
-def distribution_of(bijector, latent):
-    """The bijector's image of a standard normal."""
-    zero, one = tf.constant([0.0, 1.0], tf.float64)
-    return tfd.TransformedDistribution(
-        tfd.Sample(tfd.Normal(zero, one), latent), bijector
-    )
 
 
 def normal(shape, seed=0):
@@ -290,7 +281,10 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
         """Value and log-det together cost one evaluation."""
         bijector = make()
         inputs = [part.network.inputs for part in couplings_of(bijector)]
-        distribution = distribution_of(bijector, latent)
+        zero, one = tf.constant([0.0, 1.0], tf.float64)
+        distribution = tfd.TransformedDistribution(
+            tfd.Sample(tfd.Normal(zero, one), latent), bijector
+        )
         in_graph = tf.function(distribution.log_prob, autograph=False)
         points = bijector.forward(normal([3, *latent]))
 
@@ -333,11 +327,6 @@ class MaskTest(tf.test.TestCase, parameterized.TestCase):
                 mask = make(shape, keep_odd)
                 self.assertEqual(mask.dtype, np.bool_)
                 self.assertAllEqual(mask, expected(shape, int(keep_odd)))
-        # Not a view of one row, which an assignment would change as a whole.
-        mask = make((2, 2, 2))
-        before = mask.copy()
-        mask[0, 0, 0] = ~mask[0, 0, 0]
-        self.assertEqual(np.sum(mask != before), 1)
 
 
 class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):

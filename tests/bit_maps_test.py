@@ -10,19 +10,6 @@ from absl.testing import parameterized
 from tf_realnvp import bit_maps
 
 
-def make_model(shape, num_scales, **options):
-    """A model off its initial weights."""
-    return small_models.displaced(
-        0.2, shape, 256, filters=2, num_scales=num_scales, **options
-    )
-
-
-def make_points(model, n=3):
-    rng = np.random.default_rng(1)
-    points = rng.uniform(0.0, model.num_colors, size=(n, *model.image_shape))
-    return points.astype(np.float32)
-
-
 def expected_costs(model, points):
     """The costs in NumPy: those of every component, taken to its pixels."""
     parts = []
@@ -37,8 +24,10 @@ def expected_costs(model, points):
 class CostsTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters(((4, 8, 3), 2), ((8, 4, 1), 3))
     def test_against_numpy(self, shape, num_scales):
-        model = make_model(shape, num_scales)
-        points = make_points(model)
+        model = small_models.displaced(
+            0.2, shape, 256, filters=2, num_scales=num_scales
+        )
+        points = small_models.points(3, model)
         costs = bit_maps.costs(model, points).numpy()
         self.assertEqual(costs.dtype, np.float32)
         self.assertAllClose(
@@ -48,10 +37,11 @@ class CostsTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertAllClose(sums, -model.log_density(points), rtol=1e-5)
 
     def test_classes_and_variational_dequantization(self):
-        model = make_model(
-            (4, 8, 3), 2, num_classes=2, dequantization="variational"
+        model = small_models.displaced(
+            *(0.2, (4, 8, 3), 256),
+            **{"filters": 2, "num_classes": 2, "dequantization": "variational"},
         )
-        points, label = make_points(model), np.array([1, 0, 1])
+        points, label = small_models.points(3, model), np.array([1, 0, 1])
         costs = bit_maps.costs(model, points, label).numpy()
         sums = costs.sum(axis=(1, 2, 3, 4))
         self.assertAllClose(sums, -model.log_density(points, label), rtol=1e-5)
@@ -60,12 +50,6 @@ class CostsTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 
 class SmoothTest(tf.test.TestCase):
-    def test_takes_away_checkerboards(self):
-        rows, columns = np.indices([6, 8])
-        board = np.where((rows + columns) % 2, 1.0, -1.0)
-        smoothed = bit_maps.smooth(5.0 + np.stack([board, -2.0 * board]))
-        self.assertAllClose(smoothed[:, 1:-1, 1:-1], np.full([2, 4, 6], 5.0))
-
     def test_weights(self):
         """Those of a pixel sum to one, at a corner too."""
         for row, column in ((2, 3), (0, 0), (0, 3), (4, 5)):

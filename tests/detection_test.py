@@ -33,13 +33,6 @@ def standardized(values, normal):
     return (values - normal.mean(axis=0)) / normal.std(axis=0)
 
 
-def log_distance(seen, normal):
-    """Distances from some normal features."""
-    precision = np.linalg.inv(ledoit_wolf(standardized(normal, normal))[0])
-    z = standardized(seen, normal)
-    return np.log(np.einsum("ni,ij,nj->n", z, precision, z))
-
-
 class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.named_parameters(
         ("plain", small_models.model), ("classes", small_models.distinct)
@@ -176,13 +169,14 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_places(self):
         normal, seen = make_measurements(40), make_measurements(9, 1, 3.0)
-        features = [
+        y, x = (
             m.costs.reshape(len(m), -1).astype(np.float64)
             for m in (seen, normal)
-        ]
-        self.assertAllClose(
-            detection.places(normal)(seen), log_distance(*features), rtol=1e-5
         )
+        y, x = standardized(y, x), standardized(x, x)
+        precision = np.linalg.inv(ledoit_wolf(x)[0])
+        expected = np.log(np.einsum("ni,ij,nj->n", y, precision, y))
+        self.assertAllClose(detection.places(normal)(seen), expected, rtol=1e-5)
 
     def test_combined(self):
         normal, seen = make_measurements(52), make_measurements(9, 1, 3.0)
@@ -248,7 +242,7 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
             detection.Reference(make_measurements(19))
 
 
-class PValuesTest(tf.test.TestCase, parameterized.TestCase):
+class PValuesTest(tf.test.TestCase):
     def test_by_counting(self):
         rng = np.random.default_rng(0)
         scores, reference = rng.integers(9, size=40), rng.integers(9, size=30)
@@ -257,21 +251,6 @@ class PValuesTest(tf.test.TestCase, parameterized.TestCase):
             for score in scores
         ]
         self.assertAllClose(detection.p_values(scores, reference), expected)
-
-    @parameterized.product(shift=(-0.6, 0.0, 0.6), n=(1, 12))
-    def test_against_permutations(self, shift, n):
-        """How often a random set of them all differs as much in mean rank."""
-        rng = np.random.default_rng(0)
-        scores, reference = rng.normal(shift, size=n), rng.normal(size=40)
-        ranks = np.argsort(np.argsort(np.concatenate([scores, reference])))
-        ranks = ranks - ranks.mean()
-        orders = rng.permuted(np.tile(ranks, (20_000, 1)), axis=1)
-        sums = orders[:, :n].sum(axis=1)
-        self.assertAllClose(
-            detection.set_p_value(scores, reference),
-            np.mean(np.abs(sums) >= abs(ranks[:n].sum()) - 1e-6),
-            atol=0.015,
-        )
 
 
 class ReferenceTest(tf.test.TestCase):

@@ -34,14 +34,6 @@ def make_latents(model, n):
     return rng.normal(size=(n, *model.latent_shape)).astype(np.float32)
 
 
-def fake_runtime(folder):
-    """Makes a folder like that of the npm package."""
-    (folder / "dist").mkdir()
-    for name in explorer._RUNTIME:
-        (folder / "dist" / name).write_text(name)
-    return folder
-
-
 class ExplorerTest(folders.FolderTestCase):
     def test_steps(self):
         """Each is what is left where all later couplings are the identity."""
@@ -65,7 +57,11 @@ class ExplorerTest(folders.FolderTestCase):
     def test_files(self):
         model = small_models.deep()
         page = self.folder / "page"
-        explorer.write(model, page, "it", BITS, fake_runtime(self.folder))
+        # As the npm package has them.
+        (self.folder / "dist").mkdir()
+        for name in explorer._RUNTIME:
+            (self.folder / "dist" / name).write_text(name)
+        explorer.write(model, page, "it", BITS, self.folder)
         content = json.loads((page / "model.json").read_text())
         self.assertEqual(content["class_names"], model.metadata["class_names"])
         self.assertLen(content["bits_per_dim"], len(BITS))

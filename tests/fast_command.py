@@ -146,68 +146,25 @@ def fork(function: Callable, *arguments: Any) -> multiprocessing.Process:
     return process
 
 
-class Process:
-    """A process of the command, with what `subprocess.Popen` has of it."""
+def start(
+    argv: list[str], folder: pathlib.Path, output: str | os.PathLike
+) -> multiprocessing.Process:
+    """Starts a process of the command.
 
-    def __init__(
-        self,
-        argv: list[str],
-        folder: pathlib.Path,
-        output: str | os.PathLike | None = None,
-    ):
-        """Starts it.
-
-        Args:
-          argv: The flags of the command.
-          folder: Where it is to run.
-          output: Path of the file or terminal that it reads from and writes to.
-            Default: its standard streams are closed.
-        """
-        self._process = fork(_run, argv, str(folder), output and str(output))
-        self.wait, self.kill = self._process.join, self._process.kill
-
-    @property
-    def returncode(self) -> int | None:
-        """What it ended with; `None` if it has not."""
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        """Returns `returncode`."""
-        return self.returncode
-
-    def send_signal(self, signum: int) -> None:
-        """Sends it a signal."""
-        os.kill(self._process.pid, signum)
+    Args:
+      argv: The flags of the command.
+      folder: Where it is to run.
+      output: Path of the file or terminal that it reads from and writes to.
+    """
+    return fork(_run, argv, str(folder), str(output))
 
 
 def _run(argv, folder, output):
     os.chdir(folder)
     os.setsid()  # A terminal that it opens becomes its own.
+    descriptor = os.open(output, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(descriptor, standard)
     with contextlib.ExitStack() as patches:
         patch_model(patches)
-        if output is None:
-            _close_streams(patches)
-        else:
-            descriptor = os.open(output, os.O_RDWR)
-            for standard in range(3):
-                os.dup2(descriptor, standard)
         sys.exit(train_main(argv))
-
-
-def _close_streams(stack):
-    """Leaves the process as one is that starts without standard streams."""
-    os.closerange(0, 3)
-    nowhere = os.stat(os.devnull)
-    for name in ("stdin", "stdout", "stderr"):
-        setattr(sys, name, None)
-        setattr(sys, f"__{name}__", None)
-
-    def initialize_there(*arguments):
-        # Native code logs to a descriptor, whatever file has its number.
-        for standard in range(3):
-            assert os.path.samestat(os.fstat(standard), nowhere), standard
-        initialize(*arguments)
-
-    stack.enter_context(
-        mock.patch.object(initialization, "initialize", initialize_there)
-    )

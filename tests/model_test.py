@@ -1,6 +1,5 @@
 """Tests for model."""
 
-import copy
 import functools
 import math
 import pickle
@@ -71,7 +70,7 @@ def shared(name="small"):
 
 def random_images(n, model):
     if model.num_colors is None:
-        return random_points(n, model)
+        return small_models.points(n, model)
     return image_arrays.random_images(
         n, *model.image_shape, num_colors=model.num_colors
     )
@@ -82,14 +81,6 @@ def some_labels(n, model):
     if model.num_classes is None:
         return None
     return (2 + np.arange(n)) % model.num_classes
-
-
-def random_points(n, model):
-    """Dequantized images."""
-    rng = np.random.default_rng(0)
-    high = model.num_colors or 2.0
-    points = rng.uniform(0.0, high, size=(n, *model.image_shape))
-    return points.astype(np.float32)
 
 
 def extreme_images(model):
@@ -116,7 +107,7 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
     @over_models
     def test_log_dets_match_jacobian(self, name):
         model = shared(name)
-        point = tf.constant(random_points(1, model)[0])
+        point = tf.constant(small_models.points(1, model)[0])
 
         def condition(*batch_shape):
             if model.num_classes is None:
@@ -187,7 +178,7 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_for_training(self, name):
         # `trainer_test` has the gradients.
         model = shared(name)
-        points = tf.constant(random_points(4, model))
+        points = tf.constant(small_models.points(4, model))
         labels = some_labels(4, model)
         expected = model.log_density(points, labels)
         for dtype, recompute, rtol in (
@@ -217,7 +208,6 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
         expected = original.log_prob(images, seed=1).numpy()
         for make in (
             RealNVP.clone,
-            copy.deepcopy,
             lambda model: pickle.loads(pickle.dumps(model)),
         ):
             other = make(original)
@@ -316,25 +306,6 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
             with self.assertRaisesRegex(ValueError, "^`num_scales` must be a"):
                 RealNVP(shape, num_scales=expected + 1)
 
-    def test_new_model_with_classes_is_that_without(self):
-        """The same weights for a seed, and the same density in all classes."""
-        models = []
-        for num_classes in (None, 3):
-            small_models.set_seed(0)
-            models.append(
-                RealNVP((4, 4, 1), 17, 4, 1, 0.1, 2, (1, 1, 1), num_classes)
-            )
-        plain, model = models
-        self.assertEqual(model.class_probs, (1 / 3,) * 3)
-        embedded = {id(n.embedding) for n in model.networks}
-        others = [v for v in model.variables if id(v) not in embedded]
-        for one, other in zip(plain.variables, others, strict=True):
-            self.assertAllEqual(one, other)
-        images = random_images(2, plain)
-        expected = plain.log_prob(images, 1)
-        self.assertAllClose(model.log_prob(images, 1, 2), expected, rtol=1e-6)
-        self.assertAllClose(model.log_prob(images, 1), expected, rtol=1e-5)
-
     def test_is_identity(self):
         model = RealNVP((4, 4, 1), 17, 4, 1, num_couplings=(1, 1, 1))
         self.assertTrue(model.is_identity())
@@ -361,12 +332,6 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
         )
         log_prob = uniform.log_prob(images, seed=0)
         self.assertNotAllClose(learned.log_prob(images, 0), log_prob, atol=0.1)
-        # As it is at first, when it is the uniform one.
-        clone = learned.clone()
-        for variable in clone.variables[len(uniform.variables) :]:
-            is_one = "rescale" in variable.path
-            variable.assign(np.full(variable.shape, float(is_one)))
-        self.assertAllClose(clone.log_prob(images, 0), log_prob, rtol=1e-5)
 
 
 class EagerDensityTest(tf.test.TestCase):
@@ -379,7 +344,7 @@ class EagerDensityTest(tf.test.TestCase):
         long as the latents are there, TFP knows them by the weights of then.
         """
         model = make_model()
-        points = tf.constant(random_points(2, model))
+        points = tf.constant(small_models.points(2, model))
         kept = model.bijector.inverse(points)
         before = model.log_density(points)
         for variable in model.variables:
@@ -577,22 +542,14 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
                 model.log_prob(images[:1], 5, label and label[0])[0],
                 rtol=1e-5,
             )
-        self.assertAllClose(
-            model.bits_per_dim(images, 5, 1),
-            given[:, 1] / (-16 * np.log(2.0)),
-            rtol=1e-5,
-        )
         posterior = model.classify(images, 5)
         self.assertEqual(posterior.dtype, tf.float32)
-        self.assertAllClose(
-            np.exp(posterior).sum(axis=1), np.ones(4), rtol=1e-5
-        )
         self.assertAllClose(posterior, joint - mixture[:, None], atol=1e-3)
 
     def test_distribution(self):
         """It takes labels by that name, as the methods do."""
         model, labels = shared("classes"), tf.constant(LABELS)
-        points = tf.constant(random_points(4, model))
+        points = tf.constant(small_models.points(4, model))
         expected = model.log_density(points, labels)
         distribution = model.distribution
         self.assertAllClose(
@@ -662,7 +619,6 @@ class CodingTest(tf.test.TestCase):
             self.assertEqual(set(images.numpy().flat), {0, 16})
 
 
-INVALID = tf.errors.InvalidArgumentError
 GOOD = {
     "log_prob": {"images": IMAGES},
     "bits_per_dim": {"images": IMAGES},
@@ -675,41 +631,27 @@ GOOD = {
 
 
 class WrongArgumentsTest(tf.test.TestCase, parameterized.TestCase):
-    """That all are checked; `assertions_test` has what is refused."""
+    """`export_test` and `assertions_test` have what else is refused."""
 
     @parameterized.parameters(
-        (INVALID, "`images` must ", "encode", {"images": IMAGES + 17}),
-        (INVALID, "`images` must ", "bits_per_dim", {"images": IMAGES + 17}),
-        # Those that overflow would be images of zeros.
         *(
-            (INVALID, "`latents` must ", "decode", {"latents": LATENTS + value})
-            for value in (np.nan, 3e38, -3e38)
-        ),
-        # 16 components an image, counted in 31 bits.
-        *((INVALID, "`n` must ", "sample", {"n": n}) for n in (-1, 2**27)),
-        # The latents overflow, at last.
-        *(
-            (INVALID, "`temperature` must ", "sample", {"temperature": value})
-            for value in (-1.0, 3e38)
-        ),
-        (TypeError, "`seed` must ", "bits_per_dim", {"seed": 1.5}),
-        *(
-            (ValueError, "`label` must not be given", name, {"label": 0})
+            ("`label` must not be given", name, {"label": 0})
             for name in ("log_prob", "bits_per_dim", "encode", "sample")
         ),
         *(
-            (ValueError, "model has no classes", name, {})
+            ("model has no classes", name, {})
             for name in ("classify", "sample_labels")
         ),
     )
-    def test_plain(self, error, message, function, arguments):
-        with self.assertRaisesRegex(error, message):
+    def test_no_classes(self, message, function, arguments):
+        with self.assertRaisesRegex(ValueError, message):
             getattr(shared(), function)(**GOOD[function] | arguments)
 
     @parameterized.parameters("log_prob", "encode", "decode", "sample")
     def test_labels(self, name):
         function = getattr(shared("classes"), name)
-        with self.assertRaisesRegex(INVALID, "`label` must be an integer"):
+        error = tf.errors.InvalidArgumentError
+        with self.assertRaisesRegex(error, "`label` must be an integer"):
             function(**GOOD[name], label=3)
         if name in ("encode", "decode"):
             with self.assertRaisesRegex(ValueError, "`label` must be given"):
@@ -719,7 +661,7 @@ class WrongArgumentsTest(tf.test.TestCase, parameterized.TestCase):
 class PartOfOthersTest(untraced.UntracedTestCase):
     def test_checkpoint_restores_every_variable(self):
         model, restored = make_model(), small_models.displaced(0.5, filters=4)
-        points = tf.constant(random_points(2, model))
+        points = tf.constant(small_models.points(2, model))
         expected = model.distribution.log_prob(points)
         self.assertNotAllClose(
             restored.distribution.log_prob(points), expected, atol=0.1

@@ -29,17 +29,6 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-@contextlib.contextmanager
-def without_fusion():
-    """Lets TensorFlow run operations one by one, as they were written."""
-    set_options = tf.config.optimizer.set_experimental_options
-    set_options({"disable_meta_optimizer": True})
-    try:
-        yield
-    finally:
-        set_options({"disable_meta_optimizer": False})
-
-
 class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.product(channels=(1, 3), more_filters=(0, 2))
     def test_network_is_the_convolution(self, channels, more_filters):
@@ -129,7 +118,7 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
             outputs_and_gradients = tf.function(
                 outputs_and_gradients, autograph=False
             )
-        with contextlib.nullcontext() if in_graph else without_fusion():
+        with contextlib.nullcontext() if in_graph else untraced.untraced():
             outputs, gradients = outputs_and_gradients(network)
             again, gradients_again = outputs_and_gradients(
                 functools.partial(rematerialization.coupling_network, network)

@@ -7,10 +7,6 @@ shares no code and no library with what it tests.
 import numpy as np
 
 
-def sigmoid(x):
-    return 1.0 / (1.0 + np.exp(-x))
-
-
 def log_normal(z):
     return -0.5 * (z**2 + np.log(2 * np.pi))
 

@@ -182,6 +182,14 @@ def images(n: int, seed: int = 0) -> np.ndarray:
     return result
 
 
+def points(n: int, model: RealNVP) -> np.ndarray:
+    """Returns dequantized images of a model."""
+    rng = np.random.default_rng(0)
+    high = model.num_colors or 2.0
+    result = rng.uniform(0.0, high, size=(n, *model.image_shape))
+    return result.astype(np.float32)
+
+
 _GLOBAL_SEEDS = itertools.count(1)
 
 

@@ -52,7 +52,6 @@ BAD_LINES = (
     ("sample M --temp 1", "--temp"),
     ("interpolate M a", "argument IMAGE: 2 images are needed"),
     ("manifold M a b c", "argument IMAGE: 4 images are needed"),
-    ("train digits", "digits; --dataset names the data set"),
     (f"{DIRECTION} --strength nan 1", "'nan'"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),
@@ -392,9 +391,6 @@ class EvaluateTest(CommandsTestCase):
                 for name in ("test/b.png", "test/c.png")
             ],
         )
-
-    def test_images_that_were_trained_on(self):
-        folder, model = self.folder_of_images("train/a.png", "test/b.png")
         content = (folder / "test" / "b.png").read_bytes()
         model.training_hashes = frozenset([hashing.hash_of(content)])
         *_, stderr = call("evaluate", "M")

@@ -98,7 +98,6 @@ class DirectionTest(ModelTestCase):
         self.assertIn(": 6 with it, 8 without\n", stdout)
 
     @parameterized.parameters(
-        ("digits:3", "digits", "--without: \\d+ images of --with in it"),
         ("present", "./present", "--without: 5 images of --with in it"),
         ("digits:cat", "digits:3", "--with: no class 'cat', but 0, 1"),
         ("present", "few", "--without: few has 1 readable image, an"),

@@ -1,17 +1,12 @@
 """Tests for streams."""
 
-import contextlib
-import io
 import os
-import pty
 import subprocess
 import sys
 
 import command_lines
 import folders
 from absl.testing import parameterized
-
-from tf_realnvp.cli import streams
 
 # Shows much, writes a file and ends with a code of its own.
 SCRIPT = """
@@ -98,13 +93,6 @@ class StreamsTest(folders.FolderTestCase, parameterized.TestCase):
         with open(reader, "rb"), open(writer, "wb") as file:
             self.assert_done(self.start(SCRIPT, stdout=file).wait(timeout=300))
 
-    def test_terminal_has_gone(self):
-        master, slave = pty.openpty()
-        with open(slave, "wb") as file:
-            os.close(master)
-            process = self.start(SCRIPT, stdout=file, stderr=file)
-            self.assert_done(process.wait(timeout=300))
-
     def test_any_name_can_be_printed(self):
         """Names of files need not be text, nor of a terminal's characters."""
         script = """if True:
@@ -116,17 +104,6 @@ class StreamsTest(folders.FolderTestCase, parameterized.TestCase):
         ascii = command_lines.environment(PYTHONIOENCODING="ascii")
         result = self.run_python(script, env=ascii)
         self.assertEqual(result, (0, b"\\udcff.png \\u0663\n", b""))
-
-    def test_streams_of_a_caller(self):
-        for stdout in (io.StringIO(), io.TextIOWrapper(io.BytesIO())):
-            with (
-                contextlib.redirect_stdout(stdout),
-                contextlib.redirect_stderr(io.StringIO()) as stderr,
-                streams.unbreakable(),
-            ):
-                self.assertIs(sys.stdout, stdout)
-                self.assertIs(sys.stderr, stderr)
-                streams.check_written()
 
     def test_full_disk(self):
         """What is lost there is an error to commands that only print."""

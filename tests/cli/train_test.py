@@ -1,11 +1,10 @@
 """Tests for train: the flags, what is done with them, and a run for real."""
 
 import contextlib
-import csv
 import dataclasses
 import functools
+import itertools
 import json
-import math
 import os
 import pathlib
 import re
@@ -14,21 +13,14 @@ import tempfile
 from unittest import mock
 
 import command_lines
-import hypothesis
-import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from hypothesis import strategies as st
 from settings import GIVEN
 
-from tf_realnvp import data
 from tf_realnvp.cli import arguments, main, train
 from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.training import workers
 from tf_realnvp.utils import runtime, system
-from tf_realnvp.utils.errors import UsageError
-
-SWITCHES = [name for name, (_, text) in GIVEN.items() if text is None]
 
 
 def call(*argv):
@@ -153,10 +145,6 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(num_compared, 12)
 
     def test_bad_values(self):
-        for name in GIVEN:
-            flag = f"--{name}=3" if name in SWITCHES else f"--{name}="
-            with self.subTest(flag):
-                self.assert_refused(call(flag), f"argument --{name}: ")
         for argv, message in (
             (["--filters=33"], "--filters: '33' is not an even number"),
             (["--epoch", "3"], "--epoch"),
@@ -164,31 +152,6 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         ):
             with self.subTest(message):
                 self.assert_refused(call(*argv), message)
-        self.assertEmpty(os.listdir())
-
-    @parameterized.product(
-        name=("run_dir", "output_dir"), path=("file", "file/folder")
-    )
-    def test_folders_that_cannot_be(self, name, path):
-        """It is too late to find out when there is something to write."""
-        (self.folder / "file").write_text("")
-        self.assert_refused(call(f"--{name}={path}"), f"--{name}: ", path)
-        self.assertEqual(os.listdir(), ["file"])
-
-    @parameterized.parameters("-a", "ü ñ", "$a_b$", "a" * 200)
-    def test_folders_of_any_name(self, path):
-        argv = f"--run_dir={path}", f"--output_dir={path}/o"
-        for _ in range(2):
-            self.config(*argv)
-            self.assertCountEqual(os.listdir(path), ["lock", "run.json"])
-        self.train.reset_mock()
-        self.assert_refused(call(*argv), "unfinished run")
-
-    @parameterized.parameters("out", "run/out", "run")
-    def test_nothing_is_left_if_it_does_not_begin(self, output):
-        self.train.side_effect = UsageError("no such data set")
-        result = call("--run_dir", "run", "--output_dir", f"{output}/in")
-        self.assert_usage_error(result, "no such data set")
         self.assertEmpty(os.listdir())
 
     def start_worker(self, index, *argv):
@@ -237,46 +200,27 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEmpty(os.listdir())
 
 
-# Values that some flag takes, and some that none does.
-_VALUES = st.one_of(
-    st.integers().map(str),
-    st.floats().map(str),
-    st.text(st.characters(exclude_characters="\0\n"), max_size=8),
-    st.sampled_from(("auto", "float32", "digits", "1e-3", "2", "64", "٣", "-")),
-)
-_WORDS = st.one_of(
-    st.sampled_from([f"--{name}" for name in GIVEN]),
-    st.builds("--{}={}".format, st.sampled_from([*GIVEN]), _VALUES),
-    _VALUES,
-)
-
-
-class FuzzTest(tf.test.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.parser = arguments.Parser(prog="run.py")
-        train.add_flags(cls.parser, "python run.py")
-        cls.run_parser = functools.partial(main.run, cls.parser)
-
-    @hypothesis.settings(max_examples=500, deadline=None, derandomize=True)
-    @hypothesis.given(st.lists(_WORDS, max_size=4))
-    def test_any_words(self, argv):
-        """Whatever the command line is, it makes sense or gets one line."""
-        hypothesis.assume(not {"-h", "--help"} & set(argv))
-        configs = []
-        self.parser.set_defaults(
+class WordsTest(tf.test.TestCase):
+    def test_any_value(self):
+        """Whatever a flag is given, it makes sense or gets one line."""
+        parser, configs = arguments.Parser(prog="run.py"), []
+        train.add_flags(parser, "python run.py")
+        parser.set_defaults(
             run=lambda flags: configs.append(train.read_settings(flags))
         )
-        code, _, stderr = command_lines.call(self.run_parser, *argv)
-        if code:
-            self.assertEqual(code, 2)
-            self.assertRegex(stderr, r"^run\.py: error: .*\n$")
-            return
-        (config,) = configs
-        config = dataclasses.replace(config, seed=config.seed or 0)
-        stored = json.loads(json.dumps(dataclasses.asdict(config)))
-        self.assertEqual(TrainingConfig(**stored), config)
+        words = "nan inf 1e999 -1 0 ٣ 1 2 64 .5 1e-3 x 2x 2x4 1,2, auto".split()
+        for name, value in itertools.product(GIVEN, ("", "\udcff", *words)):
+            code, _, stderr = command_lines.call(
+                functools.partial(main.run, parser), f"--{name}={value}"
+            )
+            self.assertIn(code, (0, 2))
+            if code or not value:
+                error = rf"^run\.py: error: argument --{name}: .*\n$"
+                self.assertRegex(stderr, error)
+        for config in configs:
+            config = dataclasses.replace(config, seed=config.seed or 0)
+            stored = json.loads(json.dumps(dataclasses.asdict(config)))
+            self.assertEqual(TrainingConfig(**stored), config)
 
 
 class RunTest(tf.test.TestCase):
@@ -312,36 +256,13 @@ class RunTest(tf.test.TestCase):
         written = [f"  results/{name}" for name in os.listdir(self.output)]
         self.assertLen(written, 4)
         self.assertCountEqual(lines[-4:], written)
+        model, run = self.output / "realnvp_digits", self.run_dir / "run.json"
+        content = json.loads((model / "metadata.json").read_text())
+        config = json.loads(run.read_text())["config"]
+        self.assertEqual(content["config"], config)
 
     def test_permissions(self):
         for folder in (self.output, self.run_dir):
             for path in (folder, *folder.rglob("*")):
                 mode = stat.S_IMODE(path.stat().st_mode)
                 self.assertEqual(mode, 0o775 if path.is_dir() else 0o664, path)
-
-    def test_metrics(self):
-        text = (self.output / "metrics_digits.csv").read_text()
-        self.assertEqual((self.run_dir / "metrics.csv").read_text(), text)
-        before, after = csv.DictReader(text.splitlines())
-        self.assertEqual((before["epoch"], before["step"]), ("0", "0"))
-        self.assertEqual((after["epoch"], after["step"]), ("1", "3"))
-        self.assertEqual(before["train_bits_per_dim"], "")
-        nats = float(after["test_loss_nats_per_dim"])
-        bits = float(after["test_bits_per_dim"])
-        self.assertAllClose(bits, nats / math.log(2.0))
-        # A uniform density has log2(17) = 4.09 bits/dim.
-        self.assertBetween(bits, 1.0, float(before["test_bits_per_dim"]))
-        self.assertLess(float(before["test_bits_per_dim"]), 4.0)
-        # They are those of the model, but for the noise.
-        model = tf.saved_model.load(str(self.output / "realnvp_digits"))
-        images = data.load("digits", "", (4, 6)).take("test", range(360))
-        its_bits = np.mean(model.bits_per_dim(images, seed=0))
-        self.assertAllClose(its_bits, bits, atol=0.02)
-        path = self.output / "realnvp_digits" / "metadata.json"
-        metadata = json.loads(path.read_text())
-        run = json.loads((self.run_dir / "run.json").read_text())
-        self.assertTrue(run["finished"])
-        self.assertEqual(metadata["config"], run["config"])
-        expected = {"epochs": 1, "steps": 3, "test_bits_per_dim": bits}
-        expected["train_bits_per_dim"] = float(after["train_bits_per_dim"])
-        self.assertEqual(metadata["metrics"], expected)

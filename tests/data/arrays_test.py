@@ -1,6 +1,5 @@
 """Tests for arrays: files of NumPy, arrays and pipelines as data sets."""
 
-import itertools
 from unittest import mock
 
 import folders
@@ -58,8 +57,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(plain.num_colors, 256)
         self.assertEmpty(plain.class_names)
         self.assertEqual(dataset.class_names, ("0", "1", "2"))
-        self.assertNotEqual(plain.fingerprint, dataset.fingerprint)
-        self.assertEqual(dataset.relabel(()).fingerprint, plain.fingerprint)
         if num_arrays == 2:
             self.assertAllEqual(held_out(plain), pixels[15:])
         expected = {
@@ -92,17 +89,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         hashes = dataset.metadata["training_hashes"].split()
         self.assertLen(hashes, dataset.num_train)
 
-    def test_a_file_that_grows(self):
-        """Every image, and every copy of it, stays on its side."""
-        content = images(180, 4, 4)
-        before = arrays.from_images(content[:120])
-        content = np.random.default_rng(1).permutation(content)
-        after = arrays.from_images(np.concatenate([content, content[:9]]))
-        sides = {*trained(after)}, as_set(held_out(after))
-        self.assertLess({*trained(before)}, sides[0])
-        self.assertLess(as_set(held_out(before)), sides[1])
-        self.assertEmpty(sides[0] & sides[1])
-
     def test_resized(self):
         path = self.save("a.npy", images=images(9, 12, 10))
         tall = data.load(path, image_size=(6, 4))
@@ -115,9 +101,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         ({"images": BLACK / 2, "num_colors": 9}, r"uint8 .* got float64"),
         ({"train": BLACK, "test": BLACK / 2}, "uint8 .* got float64"),
         ({"images": BLACK[..., None, None]}, r"\[4, 4, 4, 1, 1\]"),
-        ({"images": BLACK[:0]}, r"\[0, 4, 4, 1\]"),
         ({"images": BLACK[:1]}, "got 1"),
-        ({"x": BLACK}, "there are x"),
         ({"train": BLACK}, "no `test`"),
         ({"train": BLACK, "test": BLACK[:, :2]}, "different shapes"),
         ({"images": BLACK + 5, "num_colors": 5}, "from 0 to 4, got one of 5"),
@@ -134,7 +118,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         ({"train_labels": np.zeros(20, int)}, "no `labels`.*there are images"),
         ({"labels": np.zeros(19, int)}, r"one for each of 20 .* int64 \[19\]"),
         ({"labels": np.zeros(20)}, "must be integers .* float64"),
-        ({"labels": np.full(20, -1)}, "from 0 to"),
         ({"labels": np.arange(20) * 10**12}, "from 0 to"),
     )
     def test_no_labels(self, labels, message):
@@ -179,11 +162,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             expected = (pixels >> dropped).astype(dtype)
             self.assertEqual(as_set(np.concatenate(found)), as_set(expected))
 
-    def test_more_bits_than_there_are(self):
-        path = self.save("a.npz", images=images(20, 4, 4))
-        with self.assertRaisesRegex(DataError, "256 levels, .* of 4096 or"):
-            data.load(path, num_bits=12)
-
     @parameterized.parameters(b"", b"PK\3\4", b"\x93NUMPY\1\0", None)
     def test_damaged(self, content):
         for name in ("a.npz", "a.npy"):
@@ -204,8 +182,9 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         pairs = pipeline(content, labels).filter(lambda *_: True)
         if batch_size is not None:
             pairs = pairs.batch(batch_size)
-        dataset = arrays.from_tf_data(pairs, num_colors=9, num_classes=4)
-        same = arrays.from_images(content, 9, labels=labels, num_classes=4)
+        dataset = arrays.from_tf_data(pairs, 9, True, 4)
+        same = arrays.from_images(content, 9, True, labels, 4)
+        self.assertTrue(dataset.flip)
         self.assertEqual(dataset.class_names, ("0", "1", "2", "3"))
         self.assertEqual(dataset.class_probs, same.class_probs)
         for own, its in zip(
@@ -220,44 +199,26 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         alone = arrays.from_tf_data(pipeline(content), num_colors=9)
         self.assertEqual(trained(plain), trained(alone))
         self.assertEqual(plain.fingerprint, alone.fingerprint)
-        self.assertEqual(dataset.relabel(()).fingerprint, alone.fingerprint)
-        self.assertNotEqual(dataset.fingerprint, alone.fingerprint)
-        content[3, 1, 1, 0] ^= 1
-        other = arrays.from_tf_data(pipeline(content), num_colors=9, flip=True)
-        self.assertNotEqual(other.fingerprint, alone.fingerprint)
-        self.assertTrue(other.flip)
 
     def test_another_order_in_each_pass(self):
         """Else images would be for testing in one, for training in another."""
         elements = pipeline(images(60, 4, 4, 1))
         fixed = elements.shuffle(60, 0, reshuffle_each_iteration=False)
         arrays.from_tf_data(fixed)
-        seeds = itertools.count()
-
-        def change(image):
-            number = tf.numpy_function(lambda: next(seeds) % 2, [], tf.int64)
-            return image, tf.ensure_shape(number, [])
-
         late = elements.take(50).concatenate(elements.shuffle(60))
+        labels = tf.data.Dataset.range(60).shuffle(60)
         for changing, num_classes in (
-            (elements.shuffle(60), None),
             (late, None),
-            (elements.take(19).map(change), 2),
+            (tf.data.Dataset.zip(elements, labels), 60),
         ):
             with self.assertRaisesRegex(DataError, "leave out `shuffle`"):
                 arrays.from_tf_data(changing, num_classes=num_classes)
 
-    @parameterized.product(
-        shape=((1, 28, 28), (3, 8, 6), (4, 6, 8)),
-        make=(
-            arrays.from_images,
-            lambda content: arrays.from_tf_data(pipeline(content)),
-        ),
-    )
-    def test_order_of_pytorch(self, shape, make):
+    @parameterized.parameters((1, 28, 28), (3, 8, 6), (4, 6, 8))
+    def test_order_of_pytorch(self, *shape):
         """It would train on nonsense."""
         with self.assertRaisesRegex(DataError, r"seems to be \[n, C, H, W\]"):
-            make(images(20, *shape))
+            arrays.from_images(images(20, *shape))
 
     @parameterized.parameters((4, 6, 3), (8, 8, 8), (2, 8, 8), (4, 4, 8))
     def test_other_orders_and_many_channels(self, *shape):
@@ -283,7 +244,6 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         (lambda pairs: pairs.map(lambda i, n: (i, n + 1)), "from 0 to 2, got"),
         (lambda pairs: pairs.map(lambda i, n: (i | 128, n)), "99, got one of"),
         (lambda pairs: pairs.repeat(), "repeats"),
-        (lambda pairs: pairs.take(1), "got 1"),
     )
     def test_other_pipelines(self, change, message):
         pairs = pipeline(images(4, 4, 4, 1, num_colors=99), np.arange(4) % 3)

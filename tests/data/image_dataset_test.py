@@ -212,6 +212,8 @@ class KeepBitsTest(tf.test.TestCase):
     def test_other_levels(self):
         with self.assertRaisesRegex(DataError, "17 levels"):
             data.load("digits", num_bits=4)
+        with self.assertRaisesRegex(DataError, "256 levels, .* of 4096 or"):
+            numbered(2)[0].keep_bits(12)
 
 
 class TakeTest(tf.test.TestCase):
@@ -274,14 +276,6 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         self.assertCountEqual(seen, range(100))
         for place, i in enumerate(seen):
             self.assertLess(i, place + 10)
-
-    @parameterized.parameters((8, [8] * 12 + [4]), (50, [50, 50]), (300, [100]))
-    def test_test_batches_are_complete(self, batch_size, sizes):
-        images, _ = numbered(100)
-        batches = images.test_batches(batch_size)
-        self.assertLen(batches, len(sizes))
-        self.assertEqual([len(batch) for batch in batches], sizes)
-        self.assertEqual(order(batches), list(range(100)))
 
     @parameterized.product(cache_bytes=(0, 2**30), has_records=(False, True))
     def test_workers_decode_their_own_share(self, cache_bytes, has_records):

@@ -344,8 +344,6 @@ class AnyDatasetTest(TfdsTestCase):
         loaded = self.load()
         self.assertEqual(loaded.num_colors, 65536)
         self.assert_images(loaded, pixels[:4], pixels[4:])
-        kept = data.load("mine", str(self.data_dir), num_bits=12)
-        self.assert_images(kept, pixels[:4] >> 4, pixels[4:] >> 4)
 
     def test_no_image_is_found_before_any_download(self):
         message = self.failure("imdb_reviews")

@@ -87,17 +87,13 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
 
     def figure_of(self, draw, *arguments):
         """Returns the figure that a function of plots has drawn."""
-        figures = []
-        savefig = matplotlib.figure.Figure.savefig
-
-        def record(figure, *args, **kwargs):
-            figures.append(figure)
-            return savefig(figure, *args, **kwargs)
-
-        with mock.patch.object(matplotlib.figure.Figure, "savefig", record):
+        figure = matplotlib.figure.Figure
+        with mock.patch.object(
+            figure, "savefig", autospec=True, side_effect=figure.savefig
+        ) as save:
             draw(self.path, *arguments)
         self.assertEqual(os.listdir(self.folder), ["figure.png"])
-        return figures[0]
+        return save.call_args.args[0]
 
     def test_histograms(self):
         """Each set under its own name."""

@@ -125,9 +125,6 @@ class FunctionsTest(ExportTestCase):
             self.assertAllEqual(function(**typed), expected)
             values = [value.tolist() for value in typed.values()]
             self.assertAllEqual(function(*values), expected)
-        self.assertAllEqual(
-            loaded.sample(4, seed=2**64 - 5), loaded.sample(4, seed=-5)
-        )
 
     def test_xla(self):
         function = small_models.loaded().log_prob_each
@@ -144,66 +141,18 @@ class FunctionsTest(ExportTestCase):
         draws = np.reshape(draws, [64, -1])
         low, high = draws.min(axis=0), draws.max(axis=0)
         scores = loaded.signatures["serving_default"](images=images)
-        nats = model.num_dims * math.log(2.0)
-        for log_prob in (
-            loaded.log_prob(images),
-            -loaded.bits_per_dim(images) * nats,
-            scores["log_prob"],
-        ):
-            # Beyond what more draws than are ever made would give.
-            self.assertAllGreater(log_prob - (2.0 * low - high), 0.0)
-            self.assertAllLess(log_prob - (2.0 * high - low), 0.0)
+        self.assertLen(scores, 3 if name == "classes" else 2)
+        log_prob = scores["log_prob"]
+        # Beyond what more draws than are ever made would give.
+        self.assertAllGreater(log_prob - (2.0 * low - high), 0.0)
+        self.assertAllLess(log_prob - (2.0 * high - low), 0.0)
         # Both from the same noise.
-        self.assertAllClose(
-            scores["bits_per_dim"] * nats, -scores["log_prob"], rtol=1e-5
-        )
+        nats = model.num_dims * math.log(2.0)
+        self.assertAllClose(scores["bits_per_dim"] * nats, -log_prob, 1e-5)
         self.assertNotAllEqual(loaded.sample(20), loaded.sample(20))
 
 
 class SignaturesTest(ExportTestCase):
-    def test_inputs_and_outputs(self):
-        def types(specs):
-            return " ".join(
-                f"{name}:{spec.dtype.name}{spec.shape}"
-                for name, spec in sorted(specs.items())
-            )
-
-        images, latents = "images:uint8(None, 4, 4, 1)", "(None, 2, 2, 4)"
-        latents = f"latents:float32{latents}"
-        label = "label:int32(None,)"
-        classes = "class_log_probs:float32(None, 3)"
-        bits, nats = "bits_per_dim:float32(None,)", "log_prob:float32(None,)"
-        drawn = "n:int32() seed:int64() temperature:float32()"
-        for loaded, expected in (
-            (
-                small_models.loaded(),
-                {
-                    "serving_default": (images, f"{bits} {nats}"),
-                    "sample": (drawn, images),
-                    "encode": (images, latents),
-                    "decode": (latents, images),
-                },
-            ),
-            (
-                small_models.loaded(small_models.conditional),
-                {
-                    "serving_default": (images, f"{bits} {classes} {nats}"),
-                    "classify": (images, classes),
-                    "sample": (f"{label} {drawn}", images),
-                    "encode": (f"{images} {label}", latents),
-                    "decode": (f"{label} {latents}", images),
-                },
-            ),
-        ):
-            found = {
-                name: (
-                    types(signature.structured_input_signature[1]),
-                    types(signature.structured_outputs),
-                )
-                for name, signature in loaded.signatures.items()
-            }
-            self.assertEqual(found, expected)
-
     @parameterized.parameters(*MODELS)
     def test_same_as_the_model(self, name):
         model, loaded = MODELS[name](), small_models.loaded(MODELS[name])
@@ -259,7 +208,7 @@ class SignaturesTest(ExportTestCase):
 NO_SCALARS = ("3", None, [1], [[1, 2]], 1j, np.zeros((0,), np.int64))
 BAD = {
     "n": (*NO_SCALARS, 2.0, -1, np.int32(-1), 2**27, 2**31, 2**32 + 1),
-    "temperature": (*NO_SCALARS, -1e-30, math.nan, 1e39),
+    "temperature": (*NO_SCALARS, -1e-30, math.nan, 3e38, 1e39),
     "seed": ("3", [1, 2], 1.5, 2**64),
     "seeds": (None, 5, [1, 2], [[1]] * 3, [1.0] * 3, ["1"] * 3),
     "images": (
@@ -348,32 +297,15 @@ class GraphTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(*MODELS)
     def test_operations(self, name):
-        nodes = [*self.nodes(MODELS[name])]
-        count = collections.Counter(node.op for node in nodes)
+        count = collections.Counter(
+            node.op for node in self.nodes(MODELS[name])
+        )
         # All ranks are known, as ONNX and LiteRT want it.
         self.assertEqual(count["Rank"], 0)
         # The flow is there for density, encoding and decoding; all scales but
         # the first and the last have two of these.
         squeezes = count["SpaceToDepth"] + count["DepthToSpace"]
         self.assertEqual(squeezes, 3 * (2 * MODELS[name]().num_scales - 3))
-        # What is saved draws afresh, though this process has a seed.
-        self.assertGreater(count["RandomUniformInt"], 0)
-        for node in nodes:
-            # Zero, if there is no such attribute or it has its default.
-            seeds = (node.attr["seed"].i, node.attr["seed2"].i)
-            self.assertEqual(seeds, (0, 0), node.op)
-
-    def test_one_trace_for_all_sizes(self):
-        """As the docstring of `save` promises: traces are large."""
-        function = small_models.loaded().log_prob
-        function.get_concrete_function(
-            tf.TensorSpec([None, *small_models.IMAGE_SHAPE], tf.uint8)
-        )
-        count = function.experimental_get_tracing_count()
-        for n in (1, 3):
-            result = function(tf.constant(small_models.images(n)))
-            self.assertEqual(result.shape, [n])
-        self.assertEqual(function.experimental_get_tracing_count(), count)
 
     @parameterized.parameters(
         ("serving_default", "images", (5, 1, 1, 1)),
@@ -463,8 +395,6 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         ({"filters": 8}, "must not have `filters`"),
-        ({"format": 1}, "must not have `format`"),
-        ({"names": {"a"}}, "set"),
         ({"loss": np.nan}, "float"),
     )
     def test_metadata_that_could_not_be_read(self, metadata, message):

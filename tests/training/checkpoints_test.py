@@ -154,7 +154,6 @@ class DamageTest(CheckpointsTestCase):
         damage=(
             # From what is in the file, and in that of the checkpoint before.
             lambda own, _: own[: len(own) // 2],
-            lambda own, _: own[:-1],
             lambda own, _: bytes(len(own)),
             lambda own, _: bytes([own[0] ^ 1]) + own[1:],
             lambda _, before: before,

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import replicas
 import tensorflow as tf
-from absl.testing import parameterized
 
 ROOT = command_lines.REPOSITORY
 GONE = "run.py: error: a worker of the job has gone"
@@ -94,7 +93,7 @@ class SameTrainingTest(tf.test.TestCase):
 
 
 @pytest.mark.long
-class WorkersTest(folders.FolderTestCase, parameterized.TestCase):
+class WorkersTest(folders.FolderTestCase):
     """The command, run as two workers."""
 
     def start_workers(self, *argvs):
@@ -126,22 +125,6 @@ class WorkersTest(folders.FolderTestCase, parameterized.TestCase):
         for code, (_, stderr) in zip(codes, outputs, strict=True):
             self.assertLen(stderr.splitlines(), bool(code), stderr)
         return outputs
-
-    @parameterized.parameters(
-        (["--resume"], ["--image_size", 4], (2, 2), "no --resume instead of"),
-        # The other one learns of it.
-        ([], ["--dataset", "./nowhere"], (1, 2), "no such folder"),
-        (["--dataset", "./nowhere"], [], (2, 1), "no such folder"),
-    )
-    def test_workers_that_do_not_begin(self, first, second, codes, message):
-        processes = self.start_workers(
-            *(["--seed", 1, *flags] for flags in (first, second))
-        )
-        outputs = self.finish(processes, *codes)
-        for code, (_, stderr) in zip(codes, outputs, strict=True):
-            self.assertIn(message if code == 2 else GONE, stderr)
-            if codes == (2, 2):
-                self.assertIn("worker 1 differs from worker 0: ", stderr)
 
     def test_lost_worker(self):
         flags = ["--seed", 0, "--resume"]

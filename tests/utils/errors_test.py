@@ -11,8 +11,6 @@ from tf_realnvp.utils import errors, messages
 
 class ErrorsTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
-        "{}",
-        "{}\n",
         "{}\nThe error could be from a previous operation.",
         "{{{{function_node __wrapped__x}}}} {} [Op:IteratorGetNext] name: ",
         "Graph execution error:\n\nDetected at node a/b defined at (most "
@@ -32,14 +30,6 @@ class ErrorsTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(errors.reason(MemoryError()), "MemoryError")
         error = tf.errors.UnknownError(None, None, "")
         self.assertEqual(errors.reason(error), "UnknownError")
-
-    @parameterized.parameters(
-        (0, "bit", "0 bits"),
-        (1, "class", "1 class"),
-        (2000, "class", "2,000 classes"),
-    )
-    def test_counted(self, number, noun, words):
-        self.assertEqual(messages.counted(number, noun), words)
 
     def test_printable(self):
         name = "a b.png 日本\n\x1b\udcff"

@@ -71,11 +71,7 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
       to change something, with a line on standard error that says what; 129,
       130 or 143 if interrupted by SIGHUP, SIGINT or SIGTERM.
     """
-    flags, others = parser.parse_known_args(argv)
-    if others:
-        is_name = "dataset" in flags and not others[0].startswith("-")
-        hint = "; --dataset names the data set" if is_name else ""
-        parser.error(f"unrecognized arguments: {' '.join(others)}{hint}")
+    flags = parser.parse_args(argv)
     try:
         with signals.raised():
             flags.run(flags)

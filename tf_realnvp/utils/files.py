@@ -243,9 +243,5 @@ def _move_folder(new, path):
         # folder must not be removed as a leftover.
         old = new.with_name(new.name.replace("new", "old", 1))
         path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            old.rename(path)
-            raise
+        new.rename(path)
         old.rename(new)
