@@ -16,7 +16,7 @@ import tempfile
 _RUN = str(pathlib.Path(__file__).parents[1] / "run.py")
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WEIGHTS = (7, 1, 1, 1)
-_STEPS_PER_KILL = 250
+_STEPS_PER_KILL = 400
 _SECONDS = 3.0  # From the first step of a process to the latest kill.
 
 

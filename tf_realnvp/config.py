@@ -107,7 +107,7 @@ class TrainingConfig:
         "NumPy file (.npy, .npz), or an image data set of TensorFlow Datasets "
         "(default: CIFAR10)",
     )
-    image_size: int | tuple[int, int] | None = _of_process(
+    image_size: tuple[int, int] | None = _of_process(
         ImageSize(),
         "crop and resize images to N x N, N even, or to a height and a width, "
         "such as 32x48 (default: none if all images have the same even size of "
@@ -208,7 +208,7 @@ class TrainingConfig:
         2,
     )
     num_couplings: tuple[int, ...] = _of_model(
-        WholeNumbers(3, 1, 1000),
+        WholeNumbers(1, 1000),
         "numbers of couplings with checkerboard and with channel masks at each "
         "scale but the last, and at the last scale (default: 3,3,4)",
         (3, 3, 4),

@@ -927,7 +927,7 @@ def _check(name, value):
 
 
 def _check_image_shape(image_shape) -> tuple[int, ...]:
-    sizes = WholeNumbers(3, 1, 2**31 - 1)
+    sizes = WholeNumbers(1, 2**31 - 1)
     height, width, channels = check(tuple(image_shape), "image_shape", sizes)
     if height % 2 or width % 2:
         raise ValueError(

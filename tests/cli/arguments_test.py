@@ -28,7 +28,7 @@ class ValuesTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (EVEN, "4", 4),
-        (WholeNumbers(3, 1, 9), "1,2,3", (1, 2, 3)),
+        (WholeNumbers(1, 9), "1,2,3", (1, 2, 3)),
         (ImageSize(), "4x6", (4, 6)),
         (RealNumber(low=-10.0), "-1e-1", -0.1),
         (Folder(), "~/a", "/home/me/a"),
@@ -74,7 +74,7 @@ class OutputsTest(command_lines.CommandTestCase, parameterized.TestCase):
         before = sorted(self.folder.rglob("*"))
         arguments.check_output("maps/a.png", inputs=["digits", None, "file"])
         arguments.check_output("a/b", is_folder=True, inputs=["a/b/c", "maps"])
-        arguments.check_new_files("maps", "--maps", "sample_*.png")
+        arguments.check_output("maps", is_folder=True, new="sample_*.png")
         # Folders are left to what writes.
         self.assertEqual(sorted(self.folder.rglob("*")), before)
 

@@ -117,7 +117,7 @@ class RestoreTest(ModelTestCase):
     @parameterized.parameters(
         ("a.png", "", "nothing is missing in a.png: give --mask or --noise"),
         ("a.png", "--mask all.png", "everything is missing in a.png"),
-        ("a.png", "--mask wide.png", "--mask: wide.png has 6x4 pixels, and "),
+        ("a.png", "--mask wide.png", "--mask: wide.png is not of the size of "),
         ("a.png ./a.png", "--noise 5", "argument IMAGE: 2 files have the name"),
         ("a.png", "--noise 5 --label cat", "--label: no class 'cat', but none"),
         ("empty", "--noise 5", "argument IMAGE: there are no files in empty"),

@@ -38,8 +38,7 @@ class SignalsTest(tf.test.TestCase, parameterized.TestCase):
         done = []
         with self.assertRaises(signals.Interrupted) as raised:
             with context() as received:
-                if received is not None:
-                    self.assertFalse(received())
+                self.assertFalse(received())
                 signal.raise_signal(signum)
                 done.append(received())
             done.append("what follows")

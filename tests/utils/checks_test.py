@@ -28,7 +28,11 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
         ),
         (WholeNumber(2), (2, 2**31 - 1), (1, 2**31, 10**400, math.inf)),
         (WholeNumber(2, even=True), (2, 4.0), (3, 0)),
-        (WholeNumbers(2, 1, 9), ((1, 9), [2.0, 3]), ((1,), (0, 1), 3, "12")),
+        (
+            WholeNumbers(1, 9),
+            ((1, 9, 2), [2.0, 3, 3]),
+            ((1, 1), (0, 1, 1), 3, "123"),
+        ),
         (
             ImageSize(),
             (4, 8.0, (4, 6), [2, 4096]),
@@ -57,7 +61,7 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
             number = checks.check(value, "size", WholeNumber(2, 5))
             self.assertIs(type(number), int)
             self.assertEqual(number, 3)
-        self.assertEqual(ImageSize().convert([4, np.int64(4)]), 4)
+        self.assertEqual(ImageSize().convert(np.int64(4)), (4, 4))
 
     def test_short_is_one_short_line(self):
         for value in (np.zeros([100, 3]), "a" * 1000, list(range(1000))):

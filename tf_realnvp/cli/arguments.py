@@ -220,6 +220,7 @@ def check_output(
     flag: str = "--out",
     inputs: Iterable[str | None] = (),
     is_folder: bool = False,
+    new: str = "",
 ) -> None:
     """Checks that an output can be written, before it is computed.
 
@@ -229,10 +230,11 @@ def check_output(
       inputs: Files and folders of images, and names of other data sets.
       is_folder: Whether `path` is a folder. It may be missing; it is created
         for the check and removed again.
+      new: Glob pattern of files that must not be in the folder yet.
 
     Raises:
-      UsageError: If `path` cannot be written, or if it is or lies in an input,
-        which might be overwritten.
+      UsageError: If `path` cannot be written, if it is or lies in an input,
+        which might be overwritten, or if there are such files.
     """
     real = pathlib.Path(os.path.realpath(path))
     folder = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
@@ -247,28 +249,11 @@ def check_output(
             raise UsageError(
                 f"cannot write to {folder}: {error.strerror}"
             ) from error
-
-
-def check_new_files(
-    folder: str, flag: str, pattern: str, inputs: Iterable[str | None] = ()
-) -> None:
-    """Checks that files can be written to a folder and do not exist there yet.
-
-    Args:
-      folder: The folder, which may be missing.
-      flag: As for `check_output`.
-      pattern: Glob pattern of the names of the files.
-      inputs: As for `check_output`.
-
-    Raises:
-      UsageError: If the folder cannot be written to, or has such files already.
-    """
-    check_output(folder, flag, inputs, is_folder=True)
-    if any(pathlib.Path(folder).glob(pattern)):
-        raise UsageError(
-            f"argument {flag}: {folder} has {pattern} of before, which would "
-            "be mixed with these: give another folder, or remove them"
-        )
+        if is_folder and new and any(folder.glob(new)):
+            raise UsageError(
+                f"{path} has {new} of before, which would be mixed with these: "
+                "give another folder, or remove them"
+            )
 
 
 def find_label(label: str | None, class_names: Sequence[str]) -> int | None:

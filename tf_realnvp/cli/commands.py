@@ -54,10 +54,7 @@ _NUM_SHOWN = 4  # Rows of `direction` without `--apply`.
 def sample(flags: argparse.Namespace) -> None:
     """Draw new images."""
     to_folder = arguments.is_folder(flags.out)
-    if to_folder:
-        arguments.check_new_files(flags.out, "--out", "sample_*.*")
-    else:
-        arguments.check_output(flags.out)
+    arguments.check_output(flags.out, is_folder=to_folder, new="sample_*.*")
     model = saved_model.SavedModel(flags.model)
     seed = flags.seed
     if seed is None:

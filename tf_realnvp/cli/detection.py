@@ -69,7 +69,7 @@ def score(flags: argparse.Namespace) -> None:
     arguments.check_output(flags.out)
     if flags.maps is not None:
         sets = flags.folder, flags.reference
-        arguments.check_new_files(flags.maps, "--maps", "map_*.png", sets)
+        arguments.check_output(flags.maps, "--maps", sets, True, "map_*.png")
     with arguments.about("DIR"):
         paths = image_sets.list_files(flags.folder)
     model = saved_model.SavedModel(flags.model)

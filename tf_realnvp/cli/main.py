@@ -57,7 +57,6 @@ def train_main(argv: list[str] | None = None) -> int:
     return run(parser, argv)
 
 
-@streams.unbreakable()
 def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
     """Parses a command line and runs the command.
 
@@ -71,6 +70,7 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
       to change something, with a line on standard error that says what; 129,
       130 or 143 if interrupted by SIGHUP, SIGINT or SIGTERM.
     """
+    streams.make_unbreakable()
     flags = parser.parse_args(argv)
     try:
         with signals.raised():

@@ -66,10 +66,10 @@ def restore(flags: argparse.Namespace) -> None:
     answer is relative to another is not known.
     """
     names = (*flags.images, flags.mask)
-    if to_folder := arguments.is_folder(flags.out):
-        arguments.check_new_files(flags.out, "--out", "*_restored.png", names)
-    else:
-        arguments.check_output(flags.out, inputs=names)
+    to_folder = arguments.is_folder(flags.out)
+    arguments.check_output(
+        flags.out, inputs=names, is_folder=to_folder, new="*_restored.png"
+    )
     paths = _list_images(flags.images)
     # A few images are too little work to share.
     is_little = len(paths) * max(1, flags.samples) <= 8

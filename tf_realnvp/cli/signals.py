@@ -1,11 +1,13 @@
 """Handling of SIGINT, SIGTERM and SIGHUP in commands."""
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
 
-from tf_realnvp.utils import system
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_OF_USERS = {signal.SIGINT, signal.SIGTERM}
 
 
 class Interrupted(BaseException):
@@ -25,63 +27,47 @@ class Interrupted(BaseException):
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[None]:
-    """Context manager in which the first signal raises `Interrupted`.
+def deferred(at_once: bool = False) -> Iterator[Callable[[], bool]]:
+    """Context manager that raises `Interrupted` on exit, after a signal.
 
-    It may be raised at any point. A second SIGINT or SIGTERM ends the process
-    immediately. Signals that are already ignored stay ignored.
-    """
+    A second SIGINT or SIGTERM ends the process immediately. Signals that are
+    already ignored stay ignored.
 
-    def interrupt(signum):
-        raise Interrupted(signum)
-
-    with _handled(interrupt):
-        yield
-
-
-@contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
-    """Context manager like `raised`, except that it defers `Interrupted`.
+    Args:
+      at_once: Whether the first signal raises it at once, at any point.
 
     Yields:
       A function that returns whether a signal was received.
 
     Raises:
-      Interrupted: On exit, if a signal was received.
+      Interrupted: If a signal was received.
     """
     received: list[int] = []
-    with _handled(received.append):
-        yield lambda: bool(received)
-    if received:
-        raise Interrupted(received[0])
-
-
-@contextlib.contextmanager
-def _handled(on_first):
-    """Context manager that calls a function with the first signal."""
-    received: set[int] = set()
 
     def receive(signum, _):
         # SIGHUP does not count as a second signal, since a terminal that is
         # closed sends it more than once.
-        users = {signal.SIGINT, signal.SIGTERM}
-        if signum in users and received & users:
+        if signum in _OF_USERS and not _OF_USERS.isdisjoint(received):
             os._exit(128 + signum)
-        is_first = not received
-        received.add(signum)
-        if is_first:
-            on_first(signum)
+        received.append(signum)
+        if at_once and len(received) == 1:
+            raise Interrupted(signum)
 
     # SIGHUP is ignored under `nohup`, and SIGINT in background jobs.
     before = {
         signum: previous
-        for signum in system.SIGNALS
+        for signum in _SIGNALS
         if (previous := signal.getsignal(signum)) != signal.SIG_IGN
     }
     for signum in before:
         signal.signal(signum, receive)
     try:
-        yield
+        yield lambda: bool(received)
     finally:
         for signum, previous in before.items():
             signal.signal(signum, previous)
+    if received:
+        raise Interrupted(received[0])
+
+
+raised = functools.partial(deferred, at_once=True)

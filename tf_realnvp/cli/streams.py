@@ -5,7 +5,6 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
 
 # Errors of a pipe or terminal whose other end is closed.
 _NOBODY_READS = (errno.EPIPE, errno.EIO)
@@ -30,13 +29,12 @@ class _Output(io.FileIO):
             return len(data)
 
 
-@contextlib.contextmanager
-def unbreakable() -> Iterator[None]:
-    """Context manager that discards output that cannot be written.
+def make_unbreakable() -> None:
+    """Makes standard output and error discard what cannot be written.
 
-    Standard output and standard error may be closed, or lead to a pipe without
-    a reader, a closed terminal or a full disk. None of these should end work
-    that takes days. Streams that a caller has replaced are not changed.
+    They may be closed, or lead to a pipe without a reader, a closed terminal or
+    a full disk. None of these should end work that takes days. Streams that a
+    caller has replaced are not changed.
     """
     # Otherwise, the next opened file would get the descriptor of a closed
     # stream, and native code would write its log into the file.
@@ -46,8 +44,20 @@ def unbreakable() -> Iterator[None]:
         except OSError:
             # The system assigns the lowest free descriptor: this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    with _dropping("stdout", 1), _dropping("stderr", 2):
-        yield
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):
+            continue
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.flush()  # Keeps the output in order.
+        output = io.TextIOWrapper(
+            io.BufferedWriter(_Output(descriptor, "w", closefd=False)),
+            encoding="utf-8" if stream is None else stream.encoding,
+            errors="backslashreplace",  # File names may not be valid Unicode.
+            line_buffering=True,
+        )
+        setattr(sys, name, output)
 
 
 def check_written() -> None:
@@ -62,27 +72,3 @@ def check_written() -> None:
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Output) and raw.error is not None:
         raise OSError(raw.error.errno, raw.error.strerror, "standard output")
-
-
-@contextlib.contextmanager
-def _dropping(name, descriptor):
-    """Makes a stream discard what it cannot write, unless it was replaced."""
-    stream = getattr(sys, name)
-    if stream is not getattr(sys, f"__{name}__"):
-        yield
-        return
-    if stream is not None:
-        with contextlib.suppress(OSError):
-            stream.flush()  # Keeps the output in order.
-    output = io.TextIOWrapper(
-        io.BufferedWriter(_Output(descriptor, "w", closefd=False)),
-        encoding="utf-8" if stream is None else stream.encoding,
-        errors="backslashreplace",  # File names may not be valid Unicode.
-        line_buffering=True,
-    )
-    setattr(sys, name, output)
-    try:
-        yield
-    finally:
-        setattr(sys, name, stream)
-        output.flush()  # Not closed, since loggers may hold it.

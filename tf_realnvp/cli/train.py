@@ -14,7 +14,7 @@ import signal
 from tf_realnvp.cli import arguments, signals
 from tf_realnvp.config import TrainingConfig, canonical
 from tf_realnvp.training import runs, workers
-from tf_realnvp.utils import checks, runtime
+from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
 
@@ -108,9 +108,9 @@ def _meet(flags, config):
 
 def _configure(config):
     """Configures TensorFlow for speed with these images and networks."""
-    size = config.image_size or (8 if config.dataset == "digits" else 32)
+    size = max(config.image_size or [8 if config.dataset == "digits" else 32])
     num_cpus, num_threads = runtime.fastest_cpus(
-        max(checks.sides(size)), config.filters, config.max_steps
+        size, config.filters, config.max_steps
     )
     runtime.configure(
         config.devices or num_cpus, num_threads, config.deterministic

@@ -66,8 +66,7 @@ def load(
     """
     name, size = os.fspath(name), None
     if image_size is not None:
-        allowed = checks.ImageSize()
-        size = checks.sides(checks.check(image_size, "image_size", allowed))
+        size = checks.check(image_size, "image_size", checks.ImageSize())
     if num_bits is not None:
         allowed_bits = checks.WholeNumber(1, 16)
         num_bits = checks.check(num_bits, "num_bits", allowed_bits)

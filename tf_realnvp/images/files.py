@@ -100,8 +100,10 @@ def look(content: bytes) -> Header:
         is_animated = is_png and _is_animated(image)
         if is_png:
             image.verify()
+            is_grey = content[_COLOR_TYPE] in _GREY_TYPES
         else:
             tf.io.decode_jpeg(content, ratio=8)
+            is_grey = image.mode == "L"
         if is_png and content[_BIT_DEPTH] == 16:
             highest = int(decode(content, 3, 1, np.uint16).numpy().max())
     except Image.DecompressionBombError as error:
@@ -114,16 +116,7 @@ def look(content: bytes) -> Header:
     orientation = _orientation(content) if has_exif else 1
     # Orientations above 4 swap height and width.
     height, width = image.size if orientation > 4 else image.size[::-1]
-    return Header(
-        height,
-        width,
-        is_grey=(
-            content[_COLOR_TYPE] in _GREY_TYPES if is_png else image.mode == "L"
-        ),
-        highest=highest,
-        is_tiff=is_tiff,
-        orientation=orientation,
-    )
+    return Header(height, width, is_grey, highest, is_tiff, orientation)
 
 
 def as_png(content: bytes) -> bytes:
@@ -314,13 +307,8 @@ def read_missing(
     if mask is not None:
         masked = read_pixels(mask, 1) >= 128
         if masked.shape != is_missing.shape:
-            own, its = (
-                f"{columns}x{rows}"
-                for rows, columns, _ in (is_missing.shape, masked.shape)
-            )
             raise ImageError(
-                f"{os.fspath(mask)} has {its} pixels, and {os.fspath(path)} "
-                f"{own}"
+                f"{os.fspath(mask)} is not of the size of {os.fspath(path)}"
             )
         is_missing |= masked
     part = crop(is_missing.astype(np.float32), height, width)

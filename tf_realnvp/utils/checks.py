@@ -54,21 +54,17 @@ class WholeNumber:
 
 @dataclasses.dataclass(frozen=True)
 class WholeNumbers:
-    """Sequences of whole numbers.
+    """Three whole numbers.
 
     Attributes:
-      length: Length of the sequences.
-      low: Smallest value of each number.
-      high: Largest value of each number.
+      low: Smallest value of each.
+      high: Largest value of each.
     """
 
-    length: int
+    metavar = "N,N,N"
+
     low: int
     high: int
-
-    @property
-    def metavar(self):
-        return ",".join("N" * self.length)
 
     def convert(self, values):
         return tuple(map(int, values))
@@ -77,12 +73,12 @@ class WholeNumbers:
         return self.convert(text.split(","))
 
     def __str__(self):
-        return f"{self.length} whole numbers from {self.low} to {self.high}"
+        return f"3 whole numbers from {self.low} to {self.high}"
 
     def __contains__(self, values):
         return (
             isinstance(values, (tuple, list))
-            and len(values) == self.length
+            and len(values) == 3
             and all(n in WholeNumber(self.low, self.high) for n in values)
         )
 
@@ -94,13 +90,13 @@ class ImageSize:
     _side = WholeNumber(2, 4096, even=True)
 
     def convert(self, value):
-        """Returns height and width, or a single number if they are equal."""
-        height, width = map(int, sides(value))
-        return height if height == width else (height, width)
+        """Returns height and width."""
+        height, width = value if isinstance(value, Sequence) else (value, value)
+        return int(height), int(width)
 
     def parse(self, text):
         height, by, width = text.partition("x")
-        return int(height) if not by else (int(height), int(width))
+        return self.convert((height, width) if by else (height, height))
 
     def __str__(self):
         return f"{self._side}, or two of them, height and width"
@@ -109,15 +105,6 @@ class ImageSize:
         if not isinstance(value, (tuple, list)):
             return value in self._side
         return len(value) == 2 and all(side in self._side for side in value)
-
-
-def sides(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns height and width; a single number is the side of a square."""
-    if isinstance(image_size, Sequence):
-        height, width = image_size
-    else:
-        height = width = image_size
-    return height, width
 
 
 @dataclasses.dataclass(frozen=True)

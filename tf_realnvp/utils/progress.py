@@ -1,7 +1,7 @@
 """Progress displays of loops over batches: a bar, or lines."""
 
+import io
 import sys
-import time
 
 import tqdm
 
@@ -12,6 +12,7 @@ _BAR = (
     "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps"
     "{postfix}, {remaining} left"
 )
+_LINE = "{desc}: {n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
 
 
 class Progress:
@@ -28,20 +29,19 @@ class Progress:
           title: Title of the pass, such as `epoch 3/50`.
           num_steps: Number of batches in the pass.
         """
-        self._title = title
-        self._num_steps = num_steps
         self._num_images = 0
-        self._step = 0
-        self._start = self._last_line = time.monotonic()
+        # A replacement of `sys.stdout` may have no such method.
+        self._is_bar = getattr(sys.stdout, "isatty", bool)()
         self._bar = tqdm.tqdm(
             desc=title,
             total=num_steps,
-            bar_format=_BAR,
-            file=sys.stdout,
+            bar_format=_BAR if self._is_bar else _LINE,
+            file=sys.stdout if self._is_bar else io.StringIO(),
+            mininterval=0.1 if self._is_bar else _SECONDS_BETWEEN_LINES,
+            miniters=1,
+            smoothing=0.3 if self._is_bar else 0.0,
             leave=False,
             dynamic_ncols=True,
-            # A replacement of `sys.stdout` may have no such method.
-            disable=not getattr(sys.stdout, "isatty", bool)(),
         )
 
     def __enter__(self):
@@ -60,23 +60,15 @@ class Progress:
           num_images: Number of images in them.
           loss: Mean loss of the pass so far, with its unit; optional.
         """
-        self._step += num_steps
         self._num_images += num_images
-        now = time.monotonic()
-        rate = self._num_images / max(now - self._start, 1e-9)
-        status = f"{rate:,.0f} images/s"
+        seconds = max(self._bar.format_dict["elapsed"], 1e-9)
+        status = f"{self._num_images / seconds:,.0f} images/s"
         if loss is not None:
             status = f"{loss}, {status}"
         self._bar.set_postfix_str(status, refresh=False)
-        self._bar.update(num_steps)
-        is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES
-        if self._bar.disable and (is_due or self._step == self._num_steps):
-            self._last_line = now
-            left = (now - self._start) * (self._num_steps / self._step - 1)
-            say(
-                f"{self._title}: {self._step}/{self._num_steps} steps, "
-                f"{status}, {tqdm.tqdm.format_interval(left)} left"
-            )
+        is_due = self._bar.update(num_steps)
+        if not self._is_bar and (is_due or self._bar.n == self._bar.total):
+            say(self._bar)
 
 
 class Silent(Progress):

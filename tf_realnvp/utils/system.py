@@ -1,4 +1,4 @@
-"""System calls: file locks, atomic exchange, signals, processors.
+"""System calls: file locks, atomic exchange, processors.
 
 They are specific to Linux. On other systems, `exchange` does nothing, and
 `files` replaces a folder in two steps, between which it does not exist.
@@ -9,10 +9,6 @@ import ctypes
 import fcntl
 import os
 import pathlib
-import signal
-
-# Signals that end a training with a checkpoint.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Arguments of renameat2: AT_FDCWD (the current folder) and RENAME_EXCHANGE.
 _CWD = -100
