@@ -67,7 +67,7 @@ def compare_models(flags: argparse.Namespace) -> None:
     ]
     (name,) = {model.source for pair in pairs for model in pair}
     dataset = data.load(name, flags.data_dir, labels=True)
-    batches = list(dataset.test_batches(_BATCH_SIZE).as_numpy_iterator())
+    batches = list(dataset.batches("test", _BATCH_SIZE).as_numpy_iterator())
     classify = train_classifier(dataset, flags.classifier)
     accuracy = np.mean(
         np.concatenate(

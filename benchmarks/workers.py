@@ -1,10 +1,9 @@
 """Trains with one, two and four workers, on one machine, and compares them.
 
-`python -m benchmarks.workers` prints for each number of workers how many images
-each has decoded for an epoch of 1,024 training images and an evaluation on 64,
-with what initialization and prefetching add; its peak memory; and how far any
-weight is from that of a single worker. Images are random. The workers share the
-cores, so times say nothing.
+`python -m benchmarks.workers` prints for each number of workers the peak memory
+of each in an epoch of 1,024 training images and an evaluation on 64, and how
+far any weight is from that of a single worker. Images are random. The workers
+share the cores, so times say nothing.
 """
 
 import argparse
@@ -35,10 +34,7 @@ def main() -> None:
         return
     from PIL import Image
 
-    columns = (
-        "workers | images decoded by each | MB of each | weights differ by"
-    )
-    print(f"| {columns} |\n| --- | --- | --- | --- |")
+    print("| workers | MB of each | weights differ by |\n| --- | --- | --- |")
     expected = None
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
@@ -49,19 +45,18 @@ def main() -> None:
                 image = rng.integers(256, size=[28, 28], dtype=np.uint8)
                 Image.fromarray(image).save(path / f"{index:04d}.png")
         for number in (1, 2, 4):
-            found = train(folder, number)
+            memory = train(folder, number)
             weights = np.load(f"{folder}/weights.npy")
             expected = weights if expected is None else expected
-            decoded, memory = zip(*found, strict=True)
             print(
-                f"| {number} | {', '.join(decoded)} | {', '.join(memory)} "
+                f"| {number} | {', '.join(memory)} "
                 f"| {np.abs(weights - expected).max():.1g} |",
                 flush=True,
             )
 
 
-def train(folder: str, number: int) -> list[list[str]]:
-    """Runs a number of workers; returns what each of them prints."""
+def train(folder: str, number: int) -> list[str]:
+    """Runs a number of workers; returns the peak memory of each."""
     ports = []
     for _ in range(number):
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -80,7 +75,7 @@ def train(folder: str, number: int) -> list[list[str]]:
         )
         processes.append(process)
     outputs = [process.communicate()[0] for process in processes]
-    return [output.splitlines()[-1].split() for output in outputs]
+    return [output.splitlines()[-1] for output in outputs]
 
 
 def work() -> None:
@@ -91,19 +86,7 @@ def work() -> None:
     import tensorflow as tf
 
     from tf_realnvp.cli.main import train_main
-    from tf_realnvp.images import files
 
-    decode, contents = files.decode, []
-
-    def counted(content, *arguments):
-        if not tf.executing_eagerly():
-            # `tf.data` calls it for each image.
-            count = tf.numpy_function(contents.append, [content], [])
-            with tf.control_dependencies([count]):
-                content = tf.identity(content)
-        return decode(content, *arguments)
-
-    files.decode = counted
     os.chdir(os.environ["BENCHMARK_FOLDER"])
     with tempfile.TemporaryDirectory() as run_dir:
         train_main([*_FLAGS.split(), "--run_dir", run_dir, "--output_dir", "."])
@@ -111,7 +94,7 @@ def work() -> None:
     weights = tf.train.load_checkpoint(file)
     name = "weights/.ATTRIBUTES/VARIABLE_VALUE"
     np.save("weights.npy", weights.get_tensor(name))
-    print(len(contents), round(peak_memory()))
+    print(round(peak_memory()))
 
 
 if __name__ == "__main__":

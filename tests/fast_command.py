@@ -36,8 +36,7 @@ def with_pipelines(dataset):
     hold_out = dataset.hold_out
     for name, make in (
         ("train_batches", dataset.train_batches),
-        ("validation_batches", dataset.validation_batches),
-        ("test_batches", dataset.test_batches),
+        ("batches", dataset.batches),
         ("hold_out", lambda *split: with_pipelines(hold_out(*split))),
     ):
         object.__setattr__(dataset, name, functools.cache(make))

@@ -37,7 +37,7 @@ def as_set(images):
 
 def labels_of(dataset):
     """Labels by the bytes of their images, for training and testing."""
-    batches = *dataset.train_batches(1, 0, 0), *dataset.test_batches(1)
+    batches = *dataset.train_batches(1, 0, 0), *dataset.batches("test", 1)
     return {image.numpy().tobytes(): int(n) for [image], [n] in batches}
 
 

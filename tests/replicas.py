@@ -20,12 +20,13 @@ from tf_realnvp.training import workers
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import UsageError
 
+LONG = "a much longer one: \u00fc\n\udcff"
 # What the first worker has, and the second. That one ends before the first
 # asks once more.
 RECORDS = (
     ("same", "same"),
     ("first", "second"),
-    ("a much longer one: \u00fc\n\udcff", "short"),
+    (LONG, "short"),
     ("x", "x"),
     ("gone", None),
 )
@@ -125,10 +126,8 @@ def _compare():
         if mine is None:
             break
         try:
-            chief = workers.agree(
-                mine, lambda mine, its: [mine] if mine != its else []
-            )
-            print("agreed on", chief)
+            workers.agree({"it": mine})
+            print("agreed on", mine)
         except UsageError as error:
             print(error)
         except tf.errors.OpError:

@@ -98,6 +98,10 @@ def train(
     called before the model was created and that TensorFlow has the same numbers
     of devices and threads (see `runtime.fastest_cpus`).
 
+    The arguments from `epochs` to `jit` are like the command's flags of the
+    same names, with the same defaults, except for `seed`. An `ImageDataset` has
+    a `flip` of its own.
+
     #### Example
 
     ```python
@@ -118,25 +122,6 @@ def train(
         with classes. A `tf.data.Dataset` of pairs and an `ImageDataset`
         (`data.load(name, labels=True)`) provide their own labels, which a model
         without classes ignores. The model keeps its `class_probs`.
-      epochs: Like the command's flag of the same name. This holds for all
-        arguments down to `jit`. Defaults are those of the flags, too, except
-        for `seed`.
-      batch_size: See `epochs`.
-      optimizer: See `epochs`.
-      lr: See `epochs`.
-      lr_schedule: See `epochs`.
-      warmup_steps: See `epochs`.
-      clip_grad: See `epochs`.
-      ema: See `epochs`.
-      max_steps: See `epochs`.
-      num_validation: See `epochs`.
-      flip: See `epochs`. Not allowed with an `ImageDataset`, which has its own
-        setting.
-      seed: See `epochs`.
-      precision: See `epochs`.
-      accumulate: See `epochs`.
-      recompute: See `epochs`.
-      jit: See `epochs`.
       run_dir: Folder for checkpoints, metrics and TensorBoard logs. If it holds
         an earlier run with the same settings, training resumes from its last
         checkpoint, which replaces the weights of the model. With `progress`, a

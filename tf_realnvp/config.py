@@ -9,7 +9,6 @@ returns them. This module does not import TensorFlow, which takes seconds.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 from tf_realnvp.utils import checks
@@ -334,17 +333,14 @@ class TrainingConfig:
         """The arguments of `RealNVP` that do not depend on the images."""
         return {name: getattr(self, name) for name in ARCHITECTURE}
 
-    def differences(
-        self, other: "TrainingConfig", same: Sequence[str] = ("model", "run")
-    ) -> list[str]:
+    def differences(self, other: "TrainingConfig") -> list[str]:
         """Describes the settings that differ but must not.
 
         Args:
           other: The settings to compare with. A run that was started with them
             can be resumed with these if there are no differences.
-          same: Scopes of the settings to compare: see `_setting`.
         """
-        fields = dataclasses.fields(self)
+        same, fields = ("model", "run"), dataclasses.fields(self)
         names = (f.name for f in fields if f.metadata["same"] in same)
         return _differences(self, other, names)
 

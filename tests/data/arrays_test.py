@@ -23,7 +23,7 @@ def trained(dataset):
 
 
 def held_out(dataset):
-    return images_of(dataset.test_batches(3))
+    return images_of(dataset.batches("test", 3))
 
 
 def pipeline(*content):
@@ -157,7 +157,10 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(dataset.metadata.get("dropped_bits", 0), dropped)
         dtype = np.uint8 if num_colors <= 256 else np.uint16
         for _ in range(2):  # Read, then from memory.
-            found = [*dataset.train_batches(1, 0, 0), *dataset.test_batches(1)]
+            found = [
+                *dataset.train_batches(1, 0, 0),
+                *dataset.batches("test", 1),
+            ]
             self.assertEqual(found[0].dtype, dtype)
             expected = (pixels >> dropped).astype(dtype)
             self.assertEqual(as_set(np.concatenate(found)), as_set(expected))
@@ -188,8 +191,8 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(dataset.class_names, ("0", "1", "2", "3"))
         self.assertEqual(dataset.class_probs, same.class_probs)
         for own, its in zip(
-            (*dataset.train_batches(9, 0, 1), *dataset.test_batches(9)),
-            (*same.train_batches(9, 0, 1), *same.test_batches(9)),
+            (*dataset.train_batches(9, 0, 1), *dataset.batches("test", 9)),
+            (*same.train_batches(9, 0, 1), *same.batches("test", 9)),
             strict=True,
         ):
             self.assertAllEqual(own[0], its[0])

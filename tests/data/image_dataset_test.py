@@ -70,12 +70,12 @@ class HoldOutTest(tf.test.TestCase, parameterized.TestCase):
         )
         # From what is stored, and from memory.
         for epoch in range(2):
-            validation = order(held_out.validation_batches(4))
+            validation = order(held_out.batches("validation", 4))
             self.assertEqual(validation, sorted(validation))
             train = order(held_out.train_batches(87, seed=0, epoch=epoch))
             self.assertCountEqual(train + validation, range(100))
         self.assertEqual(decoded, 100)
-        self.assertEqual(order(held_out.test_batches(8)), list(range(100)))
+        self.assertEqual(order(held_out.batches("test", 8)), list(range(100)))
 
 
 class SameForEverTest(tf.test.TestCase):
@@ -85,8 +85,10 @@ class SameForEverTest(tf.test.TestCase):
         for has_records in (False, True):
             images, _ = numbered(20, has_records=has_records)
             held_out = images.hold_out(3, seed=0)
-            self.assertEqual(order(held_out.validation_batches(3)), [0, 10, 18])
-            other = order(images.hold_out(3, seed=1).validation_batches(3))
+            self.assertEqual(
+                order(held_out.batches("validation", 3)), [0, 10, 18]
+            )
+            other = order(images.hold_out(3, seed=1).batches("validation", 3))
             self.assertNotEqual(other, [0, 10, 18])
             images, _ = numbered(8, has_records=has_records)
             batches = images.train_batches(4, seed=0, epoch=1)
@@ -100,7 +102,7 @@ class SameForEverTest(tf.test.TestCase):
         levels = np.arange(20, dtype=np.uint8)
         images = np.broadcast_to(levels[:, None, None, None], [20, 2, 2, 1])
         dataset = arrays.from_images(images)
-        self.assertEqual(order(dataset.test_batches(2)), [1, 8, 9, 17])
+        self.assertEqual(order(dataset.batches("test", 2)), [1, 8, 9, 17])
 
 
 class SampleTestImagesTest(tf.test.TestCase):
@@ -110,7 +112,7 @@ class SampleTestImagesTest(tf.test.TestCase):
         images, _ = numbered(100, labels, "ab")
         some = images.sample_test(20, seed=3)
         drawn = some.splits["test"].numbers
-        batch, its = next(iter(some.test_batches(20)))
+        batch, its = next(iter(some.batches("test", 20)))
         self.assertEqual(order([batch]), drawn.tolist())
         self.assertAllEqual(its, labels[drawn])
         self.assertAllEqual(drawn, np.unique(drawn))
@@ -146,14 +148,14 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
         plain = numbered(20, flip=True)[0].hold_out(6, seed=1)
         expected = order(plain.train_batches(7, 0, 1))
         for _ in range(2):
-            self.assert_labelled(images.test_batches(8), 20)
-            self.assert_labelled(images.validation_batches(4), 6)
+            self.assert_labelled(images.batches("test", 8), 20)
+            self.assert_labelled(images.batches("validation", 4), 6)
             self.assertEqual(
                 self.assert_labelled(images.train_batches(7, 0, 1), 14),
                 expected,
             )
         self.assert_labelled(images.train_batches(7, 0, 1, skip=1), 7)
-        self.assert_labelled(images.keep_bits(8).test_batches(8), 20)
+        self.assert_labelled(images.keep_bits(8).batches("test", 8), 20)
         self.assertEqual(images.initial_images(0).shape, [14, 2, 2, 1])
         # Those held out are included.
         counts = np.multiply(images.class_probs, 20)
@@ -170,7 +172,7 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
             expected = np.take(numbers, own.labels)
             self.assertAllEqual(other.splits[split].labels, expected)
         plain = images.relabel(())
-        self.assertEqual(order(plain.test_batches(5)), [*range(20)])
+        self.assertEqual(order(plain.batches("test", 5)), [*range(20)])
         self.assertEqual(plain.fingerprint, numbered(20)[0].fingerprint)
         self.assertEmpty(plain.class_probs)
 
@@ -206,7 +208,7 @@ class KeepBitsTest(tf.test.TestCase):
             kept = images.keep_bits(num_bits)
             self.assertEqual(kept.num_colors, 2**num_bits)
             self.assertAllEqual(
-                images_of(kept.test_batches(9)), all_levels >> (8 - num_bits)
+                images_of(kept.batches("test", 9)), all_levels >> (8 - num_bits)
             )
 
     def test_other_levels(self):
@@ -244,7 +246,7 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         first, second = (numbered(100, flip=True)[0] for _ in range(2))
         tf.random.set_seed(1)
         expected = order(first.train_batches(8, seed=3, epoch=5))
-        list(second.test_batches(8))
+        list(second.batches("test", 8))
         tf.random.set_seed(2)
         after = random_seed.get_seed(None)
         tf.random.set_seed(2)
@@ -277,37 +279,6 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
         for place, i in enumerate(seen):
             self.assertLess(i, place + 10)
 
-    @parameterized.product(cache_bytes=(0, 2**30), has_records=(False, True))
-    def test_workers_decode_their_own_share(self, cache_bytes, has_records):
-        def passes(share):
-            with mock.patch.object(
-                image_dataset, "MAX_CACHE_BYTES", cache_bytes
-            ):
-                images, decoded = numbered(23, range(23), "x" * 23, has_records)
-                made = [
-                    images.train_batches(7, 0, 1, skip=1, share=share),
-                    images.test_batches(7, share),
-                    images.test_batches(7, share),
-                ]
-                batches = [list(batches) for batches in made]
-            return [i for its in batches for i in its], int(decoded.numpy())
-
-        whole, _ = passes((0, 1))
-        parts, counts = zip(*(passes((i, 3)) for i in range(3)), strict=True)
-        for batch, *shares in zip(whole, *parts, strict=True):
-            images, labels = batch
-            size = len(images)
-            for i, (part, its_labels) in enumerate(shares):
-                own = slice(size * i // 3, size * (i + 1) // 3)
-                self.assertAllEqual(its_labels, labels)
-                self.assertAllEqual(part[own], images[own])
-                self.assertEqual(
-                    np.count_nonzero(part), np.count_nonzero(part[own])
-                )
-        # The rest of an epoch, and the test images twice: once among all.
-        self.assertEqual(sum(counts), 16 + 2 * 23)
-        self.assertLessEqual(max(counts) - min(counts), 8)
-
     def test_initial_images(self):
         """As many up to 64x64; more would take too much memory of larger."""
         for width, number in ((64, 128), (66, 124), (2048, 8)):
@@ -319,7 +290,10 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
     def test_no_autotuning(self):
         # For seconds, its thread would keep an iterator from being deleted.
         images, _ = numbered(100)
-        for batches in (images.train_batches(8, 0, 0), images.test_batches(8)):
+        for batches in (
+            images.train_batches(8, 0, 0),
+            images.batches("test", 8),
+        ):
             self.assertFalse(batches.options().autotune.enabled)
 
 
@@ -335,8 +309,8 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
             seen = order(images.train_batches(8, seed=0, epoch=epoch))
             self.assertLen(set(seen), 96)
         self.assertEqual(decoded, before)
-        list(images.test_batches(30))
-        self.assertEqual(order(images.test_batches(20)), list(range(100)))
+        list(images.batches("test", 30))
+        self.assertEqual(order(images.batches("test", 20)), list(range(100)))
         self.assertEqual(decoded, before + 100)
 
     @parameterized.parameters((800, 200), (799, 400))
@@ -349,8 +323,10 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         images = images.hold_out(20, seed=0)
         first = order(images.train_batches(8, seed=0, epoch=0))
         for _ in range(2):
-            list(images.validation_batches(8))
-            self.assertEqual(order(images.test_batches(30)), list(range(100)))
+            list(images.batches("validation", 8))
+            self.assertEqual(
+                order(images.batches("test", 30)), list(range(100))
+            )
         again = order(images.train_batches(8, seed=0, epoch=0))
         self.assertEqual(again, first)
         self.assertEqual(decoded, expected)
@@ -387,7 +363,7 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
         is_traced=(False, True),
         read=(
             lambda dataset: list(dataset.train_batches(2, 0, 0)),
-            lambda dataset: read_as_training(iter(dataset.test_batches(2))),
+            lambda dataset: read_as_training(iter(dataset.batches("test", 2))),
         ),
     )
     def test_decoding(self, is_traced, read):
@@ -448,4 +424,4 @@ class FlipTest(tf.test.TestCase):
             tf.random.set_seed(skip)
             rest = dataclasses.replace(flipped).train_batches(10, 0, 2, skip)
             self.assertAllEqual(images_of(rest), batches[10 * skip :])
-        self.assertAllEqual(images_of(flipped.test_batches(10)), pixels)
+        self.assertAllEqual(images_of(flipped.batches("test", 10)), pixels)

@@ -16,6 +16,8 @@ import pytest
 import replicas
 import tensorflow as tf
 
+from tf_realnvp.utils import checks
+
 ROOT = command_lines.REPOSITORY
 GONE = "run.py: error: a worker of the job has gone"
 
@@ -78,11 +80,12 @@ class SameTrainingTest(tf.test.TestCase):
 
     def test_what_workers_agree_on(self):
         """Whatever they have, both say the same, and both go on."""
-        differs = "worker 1 differs from worker 0: {}; all workers must train"
+        differs = "worker 1 differs from worker 0: `it` {} instead of {}; all "
+        differs += "workers must train alike"
         expected = [
             "agreed on same",
-            f"{differs.format('second')} alike",
-            f"{differs.format('short')} alike",
+            differs.format(*map(checks.short, ("second", "first"))),
+            differs.format(*map(checks.short, ("short", replicas.LONG))),
             "agreed on x",
         ]
         for name, lines in (("first", ["gone"]), ("second", [])):

@@ -292,7 +292,7 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         images[-1] = random_images(1, seed=4)[0] // 16 * 16
         dataset = make_dataset(images, images)
         loss = loop.evaluate(self.trainer, dataset, "test", BATCH_SIZE)
-        batches = iter(dataset.test_batches(BATCH_SIZE).enumerate())
+        batches = iter(dataset.batches("test", BATCH_SIZE).enumerate())
         (first, _), (second, _) = (self.trainer.test(batches) for _ in range(2))
         self.assertAllClose(loss, (first + second) / 5, rtol=1e-4)
         self.assertNotAllClose(

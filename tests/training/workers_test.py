@@ -72,7 +72,6 @@ class SlurmTest(tf.test.TestCase, parameterized.TestCase):
             workers.read_slurm_job()
             addresses, index = workers._job()
             self.assertEqual(workers.is_chief(), is_chief)
-            self.assertEqual(workers.share(), (rank, 3))
         self.assertEqual(index, rank)
         hosts = ("gpu09", 23456), ("gpu09", 23457), ("gpu10", 23456)
         self.assertEqual(tuple(addresses.values()), hosts)
@@ -86,11 +85,6 @@ class SlurmTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(
                 os.environ.get("TF_CONFIG"), others.get("TF_CONFIG")
             )
-
-    def test_share_in_a_cluster_without_tf_config(self):
-        with mock.patch.dict(os.environ, self.VARIABLES):
-            os.environ.pop("TF_CONFIG", None)
-            self.assertEqual(workers.share(), (0, 1))
 
 
 class MeetTest(tf.test.TestCase, parameterized.TestCase):

@@ -140,7 +140,7 @@ def evaluate(flags: argparse.Namespace) -> None:
         dataset.naming_damage(),
         Progress("test", math.ceil(num_images / batch_size)) as display,
     ):
-        batches = dataset.test_batches(batch_size)
+        batches = dataset.batches("test", batch_size)
         for given, labels in _log_probs(model, batches, flags.seed, num_draws):
             mixture = model.mixture(given)
             joint = saved_model.importance_bound(given + model.log_prior)

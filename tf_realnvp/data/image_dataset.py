@@ -207,13 +207,8 @@ class ImageDataset:
         """
         # Two numbers, unlike the spawn keys of epochs.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
-        train = self.splits["train"]
-        held_out = train.draw(num_validation, sequence)
-        others = np.setdiff1d(np.arange(self.num_train), held_out)
-        parts = {
-            "train": train.choose(others),
-            "validation": train.choose(held_out),
-        }
+        held_out, train = self.splits["train"].divide(num_validation, sequence)
+        parts = {"train": train, "validation": held_out}
         return dataclasses.replace(self, splits={**self.splits, **parts})
 
     def sample_test(self, num_images: int, seed: int) -> "ImageDataset":
@@ -228,8 +223,7 @@ class ImageDataset:
         """
         if num_images >= self.num_test:
             return self
-        test = self.splits["test"]
-        chosen = test.choose(test.draw(num_images, seed))
+        chosen, _ = self.splits["test"].divide(num_images, seed)
         return dataclasses.replace(self, splits={**self.splits, "test": chosen})
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
@@ -268,7 +262,7 @@ class ImageDataset:
           Two arrays, float64 `[C]`, over the training images and all pixels.
         """
         sums = np.zeros([3, self.image_shape[-1]])
-        for batch in self._in_order("train", _TAKEN_AT_ONCE):
+        for batch in self.batches("train", _TAKEN_AT_ONCE):
             images = np.float64(batch[0] if self.class_names else batch)
             sums += [(images**k).sum(axis=(0, 1, 2)) for k in range(3)]
         _, mean, square = sums / sums[0]
@@ -280,7 +274,6 @@ class ImageDataset:
         seed: int,
         epoch: int,
         skip: int = 0,
-        share: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Returns one epoch of shuffled training batches.
 
@@ -293,9 +286,6 @@ class ImageDataset:
           epoch: Number of the epoch, not negative.
           skip: Number of batches to skip at the start of the epoch, to resume
             it after an interruption. Skipped batches are not decoded.
-          share: The index of this worker, and the number of workers. Only the
-            images of its share of each batch are decoded, as `Trainer` divides
-            it among the replicas; all others are zero.
 
         Returns:
           A prefetched dataset of images `[batch_size, H, W, C]`; with labels,
@@ -334,9 +324,7 @@ class ImageDataset:
             return places, tf.where(is_kept, tf.reverse(images, [2]), images)
 
         pipeline = self._pipelines["train"]
-        batches = pipeline.batches(
-            batch_size, share, arrange, drop_remainder=True
-        )
+        batches = pipeline.batches(batch_size, arrange, drop_remainder=True)
         if self.flip:
             batches = batches.enumerate(skip).map(mirrored)
         num_batches = max(0, self.num_train // batch_size - skip)
@@ -360,32 +348,20 @@ class ImageDataset:
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
         return batch[0] if self.class_names else batch
 
-    def test_batches(
-        self, batch_size: int, share: tuple[int, int] = (0, 1)
-    ) -> tf.data.Dataset:
-        """Returns all test images in batches, in a fixed order.
+    def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
+        """Returns all images of a split in batches, in a fixed order.
 
         Args:
+          split: Name of the split, a key of `splits`.
           batch_size: Images per batch.
-          share: As for `train_batches`.
 
         Returns:
           A prefetched dataset of images `[batch_size, H, W, C]`, with labels as
           in `train_batches`. The last batch may be smaller.
         """
-        return self._in_order("test", batch_size, share)
-
-    def validation_batches(
-        self, batch_size: int, share: tuple[int, int] = (0, 1)
-    ) -> tf.data.Dataset:
-        """Returns all validation images in batches, like `test_batches`."""
-        return self._in_order("validation", batch_size, share)
-
-    def _in_order(self, name, batch_size, share=(0, 1)):
-        pipeline = self._pipelines[name]
+        pipeline = self._pipelines[split]
         num_batches = math.ceil(pipeline.split.num_images / batch_size)
-        batches = pipeline.batches(batch_size, share)
-        return pipeline.finish(batches, num_batches)
+        return pipeline.finish(pipeline.batches(batch_size), num_batches)
 
     def take(self, split: str, numbers: Sequence[int]) -> np.ndarray:
         """Returns some images of a split.
@@ -441,5 +417,5 @@ class ImageDataset:
             cache = None
             if num_bytes <= MAX_CACHE_BYTES:
                 cache = Cache([split.num_images, *shape], dtype)
-            pipelines[name] = Pipeline(split, self.decode, shape, dtype, cache)
+            pipelines[name] = Pipeline(split, self.decode, shape, cache)
         return pipelines

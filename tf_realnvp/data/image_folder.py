@@ -91,11 +91,17 @@ def load(
         found, skipped = _look(root, names)
     except OSError as error:
         raise DataError(f"{folder}: {error}") from error
-    in_train = [i.name.startswith(f"train{os.sep}") for i in found]
-    depth = int(any(in_train))
-    if not depth:
+
+    def inside(split):
+        return [i for i in found if i.name.startswith(f"{split}{os.sep}")]
+
+    used, num_train = inside("train"), None
+    depth = int(bool(used))  # Of the folders of classes.
+    if not used:
         _check_folders(folder, found)
-    used, num_train = _choose(found)
+        used = found
+    elif tests := [test for test in map(inside, _TEST_FOLDERS) if test]:
+        used, num_train = used + tests[0], len(used)
     beside = {image.name for image in found} - {image.name for image in used}
     reason = "it is beside the folder `train`"
     skipped |= dict.fromkeys(sorted(beside), reason)
@@ -108,7 +114,8 @@ def load(
     numbers: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     if labels:
-        classes = [class_of(image.name, depth) or "" for image in used]
+        folders = [pathlib.PurePath(i.name).parts[depth:-1] for i in used]
+        classes = [names[0] if names else "" for names in folders]
         if "" in classes:
             raise DataError(
                 f"{folder}: {used[classes.index('')].name} has no label: put "
@@ -205,17 +212,6 @@ def folders_of(root: pathlib.Path) -> list[pathlib.Path]:
     return [root / name for name in ("train", *_TEST_FOLDERS)]
 
 
-def class_of(name: str, depth: int) -> str | None:
-    """Returns the class of an image, if it is in a class folder.
-
-    Args:
-      name: Its path, from the folder on.
-      depth: Number of folders above those of the classes, 0 or 1.
-    """
-    folders = pathlib.PurePath(name).parts[depth:-1]
-    return folders[0] if folders else None
-
-
 def list_files(root: pathlib.Path) -> list[str]:
     """Returns the paths of all files in a folder that are not hidden.
 
@@ -277,27 +273,6 @@ def _look(
     found = [image for image in seen.values() if not isinstance(image, str)]
     skipped = {name: why for name, why in seen.items() if isinstance(why, str)}
     return found, skipped
-
-
-def _choose(images: list[_Image]) -> tuple[list[_Image], int | None]:
-    """Returns the images to use, and how many of them are for training.
-
-    Args:
-      images: All of them.
-
-    Returns:
-      The training images, then the test images, with the number of the first;
-      or images that are not split yet, and `None`.
-    """
-
-    def inside(folder):
-        return [i for i in images if i.name.startswith(f"{folder}{os.sep}")]
-
-    train = inside("train")
-    if not train:
-        return images, None
-    tests = [test for test in map(inside, _TEST_FOLDERS) if test]
-    return (train + tests[0], len(train)) if tests else (train, None)
 
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:

@@ -30,27 +30,25 @@ class Cache:
         """Returns whether all images are stored."""
         return bool(self._present.all())
 
-    def write(
-        self, places: tf.Tensor, images: tf.Tensor, is_decoded: tf.Tensor
+    def through(
+        self, places: tf.Tensor, *images: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Stores decoded images at positions, in a graph; returns both."""
-        return self._call(Cache._write, places, images, is_decoded)
+        """Returns positions and the images stored there, in a graph.
 
-    def read(self, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns positions and the images stored there, in a graph."""
-        return self._call(Cache._read, places)
-
-    def _call(self, function, places, *others):
-        images = call(function, self, [places, *others], self._images.dtype)
+        Args:
+          places: The positions, `[n]`.
+          *images: `[n, H, W, C]`, to be stored there before; optional.
+        """
+        stored = call(
+            Cache._through, self, [places, *images], self._images.dtype
+        )
         shape = [*places.shape, *self._images.shape[1:]]
-        return places, tf.ensure_shape(images, shape)
+        return places, tf.ensure_shape(stored, shape)
 
-    def _write(self, places, images, is_decoded):
-        self._images[places[is_decoded]] = images[is_decoded]
-        self._present[places[is_decoded]] = True
-        return images
-
-    def _read(self, places):
+    def _through(self, places, images=None):
+        if images is not None:
+            self._images[places] = images
+            self._present[places] = True
         return self._images[places]
 
 
@@ -65,20 +63,17 @@ class Pipeline:
       split: The split.
       decode: As for `ImageDataset`.
       image_shape: `(H, W, C)`.
-      dtype: Dtype of the decoded images.
       cache: Cache of the images; `None` to decode them in each pass.
     """
 
     split: Split
     decode: Callable[[tf.Tensor], tf.Tensor]
     image_shape: tuple[int, int, int]
-    dtype: np.dtype
     cache: Cache | None
 
     def batches(
         self,
         batch_size: int,
-        share: tuple[int, int] = (0, 1),
         arrange: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda x: x,
         drop_remainder: bool = False,
     ) -> tf.data.Dataset:
@@ -86,47 +81,26 @@ class Pipeline:
 
         Args:
           batch_size: Images per batch.
-          share: The index of this worker, and the number of workers. Only the
-            images of its share of each batch are decoded; the others are zero.
           arrange: Reorders elements of any dataset, or drops whole batches.
           drop_remainder: Whether to drop a last partial batch.
         """
         split, cache = self.split, self.cache
         if cache is not None and cache.is_complete():
             places = arrange(tf.data.Dataset.range(split.num_images))
-            return places.batch(batch_size, drop_remainder).map(cache.read)
+            return places.batch(batch_size, drop_remainder).map(cache.through)
 
-        worker, num_workers = share
+        def decode(place, stored):
+            with tf.name_scope(DECODING):
+                image = self.decode(stored)
+                return place, tf.ensure_shape(image, self.image_shape)
 
-        def decode(index, element):
-            place, stored = element
-
-            def image():
-                with tf.name_scope(DECODING):
-                    image = self.decode(stored)
-                    return tf.ensure_shape(image, self.image_shape)
-
-            if num_workers == 1:
-                return place, image(), True
-            start = index // batch_size * batch_size
-            size = tf.minimum(split.num_images - start, batch_size)
-            first = size * worker // num_workers
-            end = size * (worker + 1) // num_workers
-            is_own = (first <= index - start) & (index - start < end)
-            zeros = tf.zeros(self.image_shape, self.dtype)
-            return place, tf.cond(is_own, image, lambda: zeros), is_own
-
-        images = (
-            arrange(split.stored().enumerate())
-            .enumerate()
-            .map(decode, num_parallel_calls=os.cpu_count())
+        images = arrange(split.stored().enumerate()).map(
+            decode, num_parallel_calls=os.cpu_count()
         )
         if cache is not None:
             # In batches, since each call of Python has some overhead, and
             # before the remainder is dropped, since it must be cached as well.
-            images = images.batch(batch_size).map(cache.write).unbatch()
-        else:
-            images = images.map(lambda place, image, _: (place, image))
+            images = images.batch(batch_size).map(cache.through).unbatch()
         return images.batch(batch_size, drop_remainder)
 
     def finish(

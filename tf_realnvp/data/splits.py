@@ -64,17 +64,19 @@ class Split:
             hashes=self.hashes[places] if len(self.hashes) else self.hashes,
         )
 
-    def draw(
+    def divide(
         self, num_images: int, seed: int | np.random.SeedSequence
-    ) -> np.ndarray:
-        """Returns positions of random images, in increasing order.
+    ) -> tuple["Split", "Split"]:
+        """Returns splits of random images and of all others, each in order.
 
         Args:
-          num_images: Number of different images to draw.
+          num_images: Number of images of the first.
           seed: Seed of the selection.
         """
         rng = np.random.default_rng(seed)
-        return np.sort(rng.choice(self.num_images, num_images, replace=False))
+        drawn = np.sort(rng.choice(self.num_images, num_images, replace=False))
+        others = np.setdiff1d(np.arange(self.num_images), drawn)
+        return self.choose(drawn), self.choose(others)
 
 
 def make_splits(

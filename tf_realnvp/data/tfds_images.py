@@ -216,27 +216,14 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
             f"{builder.data_path} is damaged: its {whole.name} split has "
             f"{size} bytes instead of {expected}"
         )
-    selected = builder.info.splits[part]
-    files = selected.file_instructions
-
-    def records_of(path, skip, take):
-        file = tf.data.TFRecordDataset(path, buffer_size=2**20)
-        return file.skip(skip).take(take)
-
     # `as_dataset` parses the records as well, and is 20 times as slow.
-    records = tf.data.Dataset.from_tensor_slices(
-        (
-            [os.fspath(file.filename) for file in files],
-            tf.constant([file.skip for file in files], tf.int64),
-            tf.constant([file.take for file in files], tf.int64),
-        )
-    ).flat_map(records_of)
-    split = Split(
-        np.arange(selected.num_examples),
-        _read_labels(builder, records) if labels else None,
-        records,
-    )
-    return split, size / whole.num_examples
+    records = tf.data.TFRecordDataset(whole.filepaths, buffer_size=2**20)
+    own = _read_labels(builder, records) if labels else None
+    split = Split(np.arange(whole.num_examples), own, records)
+    number = builder.info.splits[part].num_examples
+    # `train[-n:]`; or `train[:-n]`, or all.
+    places = slice(-number, None) if "[-" in part else slice(number)
+    return split.choose(places), size / whole.num_examples
 
 
 def _parser(builder, key: str) -> Callable[[tf.Tensor], tf.Tensor]:

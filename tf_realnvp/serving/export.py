@@ -36,66 +36,11 @@ def save(
 ) -> None:
     """Writes a model as a SavedModel, or replaces one.
 
-    `model = tf.saved_model.load(path)` loads an object with the functions
-    below. It requires neither this package nor Keras nor TensorFlow
-    Probability.
-
-    *   `sample(n, temperature=1.0, seed=None)`: `uint8` images `[n, H, W, C]`.
-    *   `log_prob(images, seed=None)`: float32 `[n]`, nats.
-    *   `log_prob_each(images, seeds)`: the same with one seed per image. The
-        result for an image does not depend on the rest of the batch.
-    *   `bits_per_dim(images, seed=None)`: float32 `[n]`; `nats_per_dim` for a
-        model of real numbers.
-    *   `encode(images)`: float32 latents `[n, H / 2, W / 2, 4 * C]`.
-    *   `decode(latents)`: `uint8` images `[n, H, W, C]`.
-
-    For a model with classes, these functions also take a `label`, one integer
-    for all images or one per image:
-    `sample(n, temperature=1.0, seed=None, label=None)`, and so on. `encode` and
-    `decode` require a label. Without one, `log_prob`, `log_prob_each` and
-    `bits_per_dim` are those of the mixture, and `sample` draws the classes.
-    There is one more function:
-
-    *   `classify(images, seed=None)`: float32 `[n, num_classes]`,
-        log-probabilities of the classes.
-
-    Keep a reference to the loaded object: its functions do not keep the weights
-    alive.
-
-    Arguments may be Python numbers, lists, arrays or tensors: `n` int64 or
-    int32, `temperature` float32 or float64, `seed` and `seeds` int64, `images`
-    int64 or `uint8`, `latents` float32 or float64, `label` int64 or int32.
-    Above 256 levels `uint16` takes the place of `uint8`; images of real numbers
-    are float32, and also float64 as arguments. For other dtypes or shapes
-    TensorFlow raises a `ValueError` that lists the arguments and the possible
-    signatures, or an `OverflowError` for a number of more than 64 bits. Values
-    out of range raise a `tf.errors.InvalidArgumentError` with the messages of
-    `RealNVP`. A Python `seed` from 2**63 on is read as unsigned and equals
-    `seed - 2**64`.
-
-    Without a `seed`, images and noise are new in every call and every process,
-    whatever the global seed (`tf.random.set_seed`) of the saving or the loading
-    process. There are two exceptions, in which a seed should be given. Under
-    `tf.config.experimental.enable_op_determinism` TensorFlow refuses a call
-    without a seed. Under XLA (`jit_compile=True`) the random numbers are the
-    same in every process.
-
-    TensorFlow retraces a loaded function for each new Python number and each
-    new batch size, and keeps all traces. For the default model a trace takes
-    seconds and about 17 MiB. To avoid this, pass numbers as tensors, and trace
-    the function for any batch size first:
-
-    ```python
-    images = tf.TensorSpec([None, H, W, C], tf.uint8)
-    model.log_prob.get_concrete_function(images)
-    ```
-
-    The signatures `sample`, `encode`, `decode` and, with classes, `classify`
-    have named inputs and outputs and are traced once. `serving_default` returns
-    the log-probability and bits/dim of images. The `label` of a signature is
-    `[n]`, or `[1]` for one class for all images; -1 makes `sample` draw the
-    class. The file `metadata.json` describes the data, the architecture and the
-    library versions.
+    `tf.saved_model.load(path)` loads it, which requires neither this package
+    nor Keras nor TensorFlow Probability. "Using a trained model" in the
+    documentation describes its functions and signatures, and "Models with
+    classes" those that take a label. The file `metadata.json` describes the
+    data, the architecture and the library versions.
 
     Args:
       model: The `RealNVP`.

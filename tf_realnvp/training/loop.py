@@ -92,7 +92,7 @@ def fit(
         if position == 0:
             trainer.begin_epoch()
         batches = evaluated.train_batches(
-            batch_size, trainer.seed, epoch + 1, position, trainer.share
+            batch_size, trainer.seed, epoch + 1, position
         )
         iterator = iter(batches)
         held_out = values.from_nats(trainer.history[-1].held_out_loss)
@@ -139,12 +139,11 @@ def evaluate(
     Returns:
       The loss, or `None` if `should_stop` ended the evaluation.
     """
+    batches = dataset.batches(split, batch_size)
     # These methods set the weights that `trainer.test` uses.
     if split == "validation":
-        batches = dataset.validation_batches(batch_size, trainer.share)
         trainer.evaluated_model()
     else:
-        batches = dataset.test_batches(batch_size, trainer.share)
         trainer.result_model()
     num_steps = len(batches)
     iterator = iter(batches.enumerate())

@@ -140,13 +140,13 @@ def start(
         folder = pathlib.Path(config.run_dir) / "checkpoints"
         checkpoints = Checkpoints(trainer, folder)
         restored = resume and checkpoints.restore()
-        found = f"the checkpoint of step {trainer.num_steps:,}"
+        found = f"step {trainer.num_steps:,}"
         state = itertools.chain(*trainer.state.values())
-        workers.agree_on_state(state, found if restored else None, "`run_dir`")
+        workers.agree_on_state(state, found if restored else None, "run_dir")
         is_given = not restored and not model.is_identity()
         if config.init_from is not None and not restored:
             weights.assign_weights(model, config.init_from)
-            workers.agree_on_state(model.variables, "weights", "`init_from`")
+            workers.agree_on_state(model.variables, "weights", "init_from")
         elif not (restored or is_given):
             _initialize(model, dataset, config.seed, strategy)
     if run is not None:

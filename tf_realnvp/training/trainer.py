@@ -9,7 +9,6 @@ from keras.utils import unpack_x_y_sample_weight
 
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.model import RealNVP
-from tf_realnvp.training import workers
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.optimizers import FusedAdam, Muon, learning_rate
 from tf_realnvp.utils import private, runtime
@@ -41,8 +40,6 @@ class Trainer:
       history: The metrics of the epochs so far.
       max_steps_per_call: Largest number of steps in one call of `train` or
         `test`; `None` for no limit.
-      share: The index of this worker and the number of workers: the part of
-        each batch that `train` and `test` use.
     """
 
     def __init__(
@@ -118,11 +115,11 @@ class Trainer:
         self._strategy = tf.distribute.get_strategy()
         # Collectives match workers by the step within a call, so all workers
         # must run the same number of steps per call.
-        is_one_of_many = isinstance(
+        self.max_steps_per_call = None
+        if isinstance(
             self._strategy, tf.distribute.MultiWorkerMirroredStrategy
-        )
-        self.max_steps_per_call = 1 if is_one_of_many else None
-        self.share = workers.share() if is_one_of_many else (0, 1)
+        ):
+            self.max_steps_per_call = 1
         self._allows_tf32 = precision == "tf32"
         self._training_model = model.for_training(
             "float32" if self._allows_tf32 else precision, recompute
@@ -151,19 +148,10 @@ class Trainer:
         schedule = learning_rate(
             config.lr, num_steps, config.warmup_steps, config.lr_schedule
         )
-        return cls(
-            model,
-            schedule,
-            clip_grad=config.clip_grad,
-            seed=config.seed,
-            precision=config.precision,
-            recompute=config.recompute,
-            jit=config.jit,
-            accumulate=config.accumulate,
-            ema=config.ema,
-            keep_best=bool(config.num_validation),
-            optimizer=config.optimizer,
-        )
+        own = "clip_grad seed precision recompute jit accumulate ema optimizer"
+        settings = {name: getattr(config, name) for name in own.split()}
+        keep_best = bool(config.num_validation)
+        return cls(model, schedule, keep_best=keep_best, **settings)
 
     def evaluated_model(self) -> RealNVP:
         """Returns the model to evaluate in the current state of training.

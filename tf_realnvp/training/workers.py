@@ -9,12 +9,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 from tf_realnvp.config import DataDescription, TrainingConfig
-from tf_realnvp.utils import runtime
+from tf_realnvp.utils import checks, runtime
 from tf_realnvp.utils.errors import FailureError, UsageError, reason
 
 if TYPE_CHECKING:
@@ -61,17 +61,6 @@ def is_chief() -> bool:
     """
     _, index = _job()
     return index == 0
-
-
-def share() -> tuple[int, int]:
-    """Returns the index of this worker, and the number of workers.
-
-    Without `TF_CONFIG`, in a user's own cluster, each worker counts as alone.
-    """
-    if not runtime.is_one_of_many():
-        return 0, 1
-    addresses, index = _job()
-    return index, len(addresses)
 
 
 def _job():
@@ -158,16 +147,11 @@ def _listens(host, port):
     return False
 
 
-def agree(record: Any, differences: Callable[[Any, Any], list[str]]) -> Any:
-    """Checks that records are consistent on all workers.
+def agree(record: Mapping[str, Any]) -> None:
+    """Checks that records are the same on all workers.
 
     Args:
       record: The record of this worker, serializable as JSON.
-      differences: Function of a worker's and the chief's record that describes
-        their differences.
-
-    Returns:
-      The chief's record.
 
     Raises:
       UsageError: If anything differs, for all workers alike.
@@ -177,18 +161,19 @@ def agree(record: Any, differences: Callable[[Any, Any], list[str]]) -> Any:
     first, *names = addresses
     chief, *others = _gather(record)
     found = [
-        f"{name} differs from {first}: {', '.join(words)}"
+        f"{name} differs from {first}: `{key}` "
+        f"{checks.short(other.get(key))} instead of {checks.short(its)}"
         for name, other in zip(names, others, strict=True)
-        if (words := differences(other, chief))
+        for key, its in chief.items()
+        if other.get(key) != its
     ]
     if found:
         raise UsageError(f"{'; '.join(found)}; all workers must train alike")
-    return chief
 
 
 def any_of(condition: bool) -> bool:
     """Returns whether a condition holds for any worker; all must call it."""
-    return condition if share()[1] == 1 else any(_gather(condition))
+    return any(_gather(condition)) if runtime.is_one_of_many() else condition
 
 
 def agree_on_settings(
@@ -211,27 +196,17 @@ def agree_on_settings(
     if not runtime.is_one_of_many():
         return config
 
-    def differences(*records):
-        worker, chief = records
-        try:
-            mine, its = (TrainingConfig(**r["config"]) for r in records)
-            data, its_data = (DataDescription(**r["data"]) for r in records)
-        except (KeyError, TypeError, ValueError):
-            return ["another version of this program"]
-        if mine.precision == "auto":  # It takes the chief's.
-            mine = dataclasses.replace(mine, precision=its.precision)
-        found = mine.differences(its, ("model", "run", "job"))
-        if worker["resume"] != chief["resume"]:
-            found.append(f"{worker['resume']} instead of {chief['resume']}")
-        return found + data.differences(its_data)
-
+    precision, *_ = _gather(config.precision)
+    if config.precision == "auto":  # It takes the chief's.
+        config = dataclasses.replace(config, precision=precision)
     record = {
-        "config": dataclasses.asdict(config),
-        "data": dataclasses.asdict(data),
-        "resume": "`resume`" if resume else "no `resume`",
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata["same"]
     }
-    chief = agree(record, differences)
-    return dataclasses.replace(config, precision=chief["config"]["precision"])
+    record |= {n: v for n, v in vars(data).items() if n != "class_probs"}
+    agree(record | {"resume": resume})
+    return config
 
 
 def agree_on_state(
@@ -256,14 +231,8 @@ def agree_on_state(
         digest = hashlib.sha256()
         for variable in variables:
             digest.update(variable.numpy().tobytes())
-        mine = f"{found} ({digest.hexdigest()[:8]})"
-
-    def differences(worker, chief):
-        if worker == chief:
-            return []
-        return [f"{worker} in {where} instead of {chief}, which all must read"]
-
-    agree(mine, differences)
+        mine = f"{found}, {digest.hexdigest()[:8]}"
+    agree({where: mine})
 
 
 def _gather(record):
