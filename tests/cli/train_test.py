@@ -217,6 +217,7 @@ class WordsTest(tf.test.TestCase):
             if code or not value:
                 error = rf"^run\.py: error: argument --{name}: .*\n$"
                 self.assertRegex(stderr, error)
+        self.assertNotEmpty(configs)
         for config in configs:
             config = dataclasses.replace(config, seed=config.seed or 0)
             stored = json.loads(json.dumps(dataclasses.asdict(config)))

@@ -699,12 +699,14 @@ class WorkersTest(SessionTestCase):
             self.go_on(COMMAND, max_steps=4)
         self.changes += [None, lambda record: {"run_dir": "nothing"}]
         self.assert_differs(
-            "--run_dir 'step 4, ", "instead of 'nothing'", resume=True
+            "--run_dir 'step 4 read, ", "instead of 'nothing'", resume=True
         )
         self.changes += [None, None, lambda record: {"init_from": "others"}]
         with mock.patch.object(serving_weights, "assign_weights"):
             self.assert_differs(
-                "--init_from 'weights, ", "instead of 'oth", init_from="other"
+                "--init_from 'weights read, ",
+                "instead of 'oth",
+                init_from="other",
             )
         # As one of three that agree; only the chief writes.
         before = os.listdir()

@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import pathlib
+import shutil
 import stat
 from unittest import mock
 
@@ -122,6 +123,19 @@ class ReplaceTest(FilesTestCase):
                     fill(second, "by another")
                 raise Interrupted
         self.assert_holds("by another")
+
+    def test_failed_replacement(self):
+        """The old folder is moved, and the new one cannot be."""
+        self.make(files.replace_directory)
+        self.enterContext(
+            mock.patch.object(
+                system, "exchange", lambda new, path: shutil.rmtree(new)
+            )
+        )
+        with self.assertRaises(FileNotFoundError):
+            with files.replace_directory(self.path) as new:
+                fill(new, "new")
+        self.assert_holds("old")
 
     def test_killed_where_the_system_cannot_exchange(self):
         """The old one is in another place then, and no leftover."""

@@ -28,13 +28,13 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def deferred(at_once: bool = False) -> Iterator[Callable[[], bool]]:
-    """Context manager that raises `Interrupted` on exit, after a signal.
+    """Context manager that raises `Interrupted` after a signal, on exit.
 
     A second SIGINT or SIGTERM ends the process immediately. Signals that are
     already ignored stay ignored.
 
     Args:
-      at_once: Whether the first signal raises it at once, at any point.
+      at_once: Whether the first signal raises it at any point, and not on exit.
 
     Yields:
       A function that returns whether a signal was received.
@@ -66,7 +66,7 @@ def deferred(at_once: bool = False) -> Iterator[Callable[[], bool]]:
     finally:
         for signum, previous in before.items():
             signal.signal(signum, previous)
-    if received:
+    if received and not at_once:
         raise Interrupted(received[0])
 
 

@@ -116,7 +116,7 @@ def _metadata(model, given, path):
 
 
 class _ServingModule(tf.Module):
-    """The functions of a SavedModel, as documented in `save`.
+    """The functions of a SavedModel.
 
     Each function is traced for all combinations of dtypes that it accepts.
     These traces are small: they cast the arguments and call the flow, which is

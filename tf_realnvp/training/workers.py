@@ -162,10 +162,10 @@ def agree(record: Mapping[str, Any]) -> None:
     chief, *others = _gather(record)
     found = [
         f"{name} differs from {first}: `{key}` "
-        f"{checks.short(other.get(key))} instead of {checks.short(its)}"
+        f"{checks.short(mine)} instead of {checks.short(its)}"
         for name, other in zip(names, others, strict=True)
-        for key, its in chief.items()
-        if other.get(key) != its
+        for key in chief | other
+        if (mine := other.get(key)) != (its := chief.get(key))
     ]
     if found:
         raise UsageError(f"{'; '.join(found)}; all workers must train alike")
@@ -226,12 +226,12 @@ def agree_on_state(
     """
     if not runtime.is_one_of_many():
         return
-    mine = "nothing"
+    mine = "nothing read"
     if found is not None:
         digest = hashlib.sha256()
         for variable in variables:
             digest.update(variable.numpy().tobytes())
-        mine = f"{found}, {digest.hexdigest()[:8]}"
+        mine = f"{found} read, {digest.hexdigest()[:8]}"
     agree({where: mine})
 
 

@@ -243,5 +243,9 @@ def _move_folder(new, path):
         # folder must not be removed as a leftover.
         old = new.with_name(new.name.replace("new", "old", 1))
         path.rename(old)
-        new.rename(path)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
         old.rename(new)

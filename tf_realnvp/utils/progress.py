@@ -42,6 +42,9 @@ class Progress:
             smoothing=0.3 if self._is_bar else 0.0,
             leave=False,
             dynamic_ncols=True,
+            # Whatever tqdm's environment variables say.
+            disable=False,
+            delay=0,
         )
 
     def __enter__(self):
