@@ -56,14 +56,10 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         # Not in a test that traces nothing.
         small_models.saved(small_models.conditional)
 
-    @parameterized.parameters(
-        ({"alpha": "x"}, "damaged.*alpha"),
-        # Of another size than its weights are.
-        ({"filters": 6}, "weights in .* cannot be read"),
-    )
-    def test_damaged(self, changes, message):
-        path = small_models.copied(self.path, self.folder, **changes)
-        with self.assertRaisesRegex(ModelError, message):
+    def test_damaged(self):
+        """Of another size than its weights are."""
+        path = small_models.copied(self.path, self.folder, filters=6)
+        with self.assertRaisesRegex(ModelError, "weights in .* cannot be read"):
             tf_realnvp.load(path)
 
     # A part of that with classes was frozen.

@@ -82,11 +82,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
 
 DAMAGED = {
-    "image_shape": (None, 4),
-    "num_colors": (1, 65537, "256"),
-    "class_names": (["a", "b"], ["a", "b", "a"], 3),
-    "class_probs": ([1.0], 3),
-    "training_hashes": ("no hashes",),
+    "class_names": (["a", "b"], ["a", "b", "a"]),
     "format": (1, 2, "two\nlines", None),
 }
 

@@ -29,10 +29,7 @@ def load_model(path: str | os.PathLike) -> RealNVP:
     content = metadata.read(path)
     names = (*ARCHITECTURE, "num_classes", "class_probs")
     config: dict[str, Any] = {name: content.get(name) for name in names}
-    try:
-        model = RealNVP(content["image_shape"], content["num_colors"], **config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise metadata.damaged(path, error) from error
+    model = RealNVP(content["image_shape"], content["num_colors"], **config)
     _assign(model, path)
     model.metadata = {n: content[n] for n in _KEPT if n in content}
     return model
