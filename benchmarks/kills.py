@@ -25,7 +25,7 @@ def main() -> None:
     """Prints how many kills there were, and whether the results are the same.
 
     Raises:
-      SystemExit: With 1, if they are not.
+      SystemExit: With 1, if they are not, or nothing was killed.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
@@ -33,7 +33,7 @@ def main() -> None:
     flags, others = parser.parse_known_args()
     killed, is_same = kill_and_compare(flags.kills, flags.seed, others)
     print(f"{killed} kills; the same bits: {is_same}")
-    sys.exit(not is_same)
+    sys.exit(not (killed and is_same))
 
 
 def kill_and_compare(

@@ -704,8 +704,7 @@ class WorkersTest(SessionTestCase):
         self.changes += [None, None, lambda record: {"init_from": "others"}]
         with mock.patch.object(serving_weights, "assign_weights"):
             self.assert_differs(
-                "--init_from 'weights read, ",
-                "instead of 'oth",
+                *("--init_from 'weights read, ", "instead of 'others'"),
                 init_from="other",
             )
         # As one of three that agree; only the chief writes.

@@ -82,8 +82,18 @@ def load(
             if not builder.is_prepared():
                 _prepare(builder, folder)
             parts = _parts(builder)
-            (train, num_bytes), (test, _) = (
-                _read(builder, part, labels) for part in parts
+            ranges = [
+                tfds.core.ReadInstruction.from_spec(part)
+                .to_absolute(builder.info.splits)
+                .pop()
+                for part in parts
+            ]
+            names = {its.splitname for its in ranges}
+            wholes = {name: _read(builder, name, labels) for name in names}
+            _, num_bytes = wholes["train"]
+            train, test = (
+                wholes[its.splitname][0].choose(slice(its.from_, its.to))
+                for its in ranges
             )
             decode, image_shape = _decoder(builder, key, size)
     except DataError:
@@ -202,9 +212,9 @@ def _parts(builder) -> tuple[str, str]:
     return f"train[:-{num_test}]", f"train[-{num_test}:]"
 
 
-def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
-    """Returns a split, or part of one, and the mean bytes per record."""
-    whole = builder.info.splits[part.partition("[")[0]]
+def _read(builder, name: str, labels: bool) -> tuple[Split, float]:
+    """Returns a split of TFDS, and the mean bytes per record."""
+    whole = builder.info.splits[name]
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise ValueError("only TFRecord files can be read")
     # Detects a truncated copy now, not hours into the first epoch.
@@ -220,10 +230,7 @@ def _read(builder, part: str, labels: bool) -> tuple[Split, float]:
     records = tf.data.TFRecordDataset(whole.filepaths, buffer_size=2**20)
     own = _read_labels(builder, records) if labels else None
     split = Split(np.arange(whole.num_examples), own, records)
-    number = builder.info.splits[part].num_examples
-    # `train[-n:]`; or `train[:-n]`, or all.
-    places = slice(-number, None) if "[-" in part else slice(number)
-    return split.choose(places), size / whole.num_examples
+    return split, size / whole.num_examples
 
 
 def _parser(builder, key: str) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -195,7 +195,6 @@ def agree_on_settings(
     """
     if not runtime.is_one_of_many():
         return config
-
     precision, *_ = _gather(config.precision)
     if config.precision == "auto":  # It takes the chief's.
         config = dataclasses.replace(config, precision=precision)
