@@ -19,7 +19,7 @@ OF_EACH_WORKER = {
 }
 MAY_CHANGE = OF_EACH_WORKER | {
     *("epochs", "lr", "lr_schedule", "warmup_steps", "clip_grad", "max_steps"),
-    *("accumulate", "recompute", "jit", "devices"),
+    *("precision", "accumulate", "recompute", "jit", "devices"),
 }
 # Values that settings do not take; `checks_test` has more of each range.
 OUT_OF_RANGE = (

@@ -229,7 +229,7 @@ class TrainingConfig:
         "(default: data-dependent initialization)",
         None,
     )
-    precision: str = _of_run(
+    precision: str = _of_job(
         OneOf(("auto", "float32", "tf32", "bfloat16")),
         "precision of the coupling networks during training; tf32 is for "
         "NVIDIA GPUs since Ampere; auto is bfloat16 where the hardware "
