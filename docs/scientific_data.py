@@ -45,13 +45,14 @@
 #
 # | bits | 16 couplings, 0.5 M weights | 40 couplings, 1.4 M weights |
 # | --- | --- | --- |
-# | up to 12 | all of 500 images | all of 500 images |
-# | 13 | 99.8 % of the images, errors up to 1 level | 99.6 %, up to 1 |
-# | 14 | 99.4 %, up to 2 | 98.6 %, up to 2 |
-# | 15 | 97.8 %, up to 2 | 94.8 %, up to 2 |
-# | 16 | 93.0 %, up to 3 | 87.2 %, up to 6 |
+# | up to 11 | all of 500 images | all of 500 images |
+# | 12 | all | 99.8 % of the images, errors up to 1 level |
+# | 13 | 99.8 %, up to 1 | all |
+# | 14 | 99.4 %, up to 2 | all |
+# | 15 | 97.8 %, up to 2 | 99.6 %, up to 1 |
+# | 16 | 93.0 %, up to 3 | 97.4 %, up to 5 |
 #
-# At 16 bits 1 to 3 of 10,000 values are off. The small models of the tests give
+# At 16 bits at most 3 of 10,000 values are off. The small models of the tests give
 # 16 bits back exactly. The command is
 #
 # ```sh
