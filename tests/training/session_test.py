@@ -323,11 +323,8 @@ class ResumeTest(SessionTestCase):
     @both_doors()
     def test_other_settings(self, door):
         self.go_on(door, max_steps=4)
-        outcome = self.train(door, seed=1, filters=8)
-        self.assert_refused(
-            outcome,
-            "other settings: seed 1 instead of 0, filters 8 instead of 4",
-        )
+        message = "other settings: seed 1 instead of 0, filters 8 instead of 4"
+        self.assert_refused(self.train(door, seed=1, filters=8), message)
         # The rate may change, and the precision.
         weights = self.go_on(door, lr=0.25, precision="bfloat16")
         self.assertNotEqual(weights, self.whole()[0])
