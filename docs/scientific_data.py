@@ -52,8 +52,8 @@
 # | 15 | 97.8 %, up to 2 | 99.6 %, up to 1 |
 # | 16 | 93.0 %, up to 3 | 97.4 %, up to 5 |
 #
-# At 16 bits at most 3 of 10,000 values are off. The small models of the tests give
-# 16 bits back exactly. The command is
+# At 16 bits at most 3 of 10,000 values are off. The small models of the tests
+# give 16 bits back exactly. The command is
 #
 # ```sh
 # python -m benchmarks.round_trip models/realnvp_fashion_mnist \
