@@ -223,8 +223,8 @@ class TakeTest(tf.test.TestCase):
         images = numbered(300)[0].sample_test(7, seed=0)
         numbers = images.splits["test"].numbers
         for split, chosen, expected in (
-            ("train", [299, 0, 5], [0, 5, 299 % 256]),
-            ("test", [6, 2], numbers[[2, 6]] % 256),
+            ("train", [299, 0, 5, 0], [299 % 256, 0, 5, 0]),
+            ("test", [6, 2], numbers[[6, 2]] % 256),
             ("test", [], []),
         ):
             taken = images.take(split, chosen)

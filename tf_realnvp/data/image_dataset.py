@@ -371,9 +371,10 @@ class ImageDataset:
           numbers: Positions of the images in the split.
 
         Returns:
-          `[n, H, W, C]`, without duplicates, in the order of the split.
+          `[n, H, W, C]`.
         """
-        chosen = self.splits[split].choose(np.unique(np.array(numbers, int)))
+        places, order = np.unique(np.array(numbers, int), return_inverse=True)
+        chosen = self.splits[split].choose(places)
         pipeline = dataclasses.replace(
             self._pipelines[split], split=chosen, cache=None
         )
@@ -381,7 +382,7 @@ class ImageDataset:
         with self.naming_damage():
             images = [batch.numpy() for _, batch in batches]
         none = np.zeros([0, *self.image_shape], self.values.dtype)
-        return np.concatenate([none, *images])
+        return np.concatenate([none, *images])[order]
 
     @contextlib.contextmanager
     def naming_damage(self) -> Iterator[None]:
