@@ -389,12 +389,11 @@ class RealNVP(tf.Module):
 
         Args:
           mean: Mean of each channel, `[C]`, or of all.
-          std: Standard deviation, likewise. A constant channel, of 0, is not
-            scaled.
+          std: Standard deviation, likewise; positive.
         """
         [variable] = self._moments
         moments = np.zeros(variable.shape)
-        moments[0], moments[1] = mean, np.where(np.equal(std, 0.0), 1.0, std)
+        moments[0], moments[1] = mean, std
         variable.assign(moments)
 
     def is_identity(self) -> bool:

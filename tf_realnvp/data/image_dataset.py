@@ -260,13 +260,25 @@ class ImageDataset:
 
         Returns:
           Two arrays, float64 `[C]`, over the training images and all pixels.
+
+        Raises:
+          DataError: If a channel is constant up to rounding.
         """
-        sums = np.zeros([3, self.image_shape[-1]])
+        from sklearn.preprocessing import StandardScaler  # It takes a second.
+
+        scaler = StandardScaler()
         for batch in self.batches("train", _TAKEN_AT_ONCE):
             images = np.float64(batch[0] if self.class_names else batch)
-            sums += [(images**k).sum(axis=(0, 1, 2)) for k in range(3)]
-        _, mean, square = sums / sums[0]
-        return mean, np.sqrt(np.maximum(square - mean**2, 0.0))
+            scaler.partial_fit(images.reshape(-1, images.shape[-1]))
+        deviation = np.sqrt(scaler.var_)
+        # The scaler does not scale what is constant up to rounding.
+        if constant := np.flatnonzero(scaler.scale_ != deviation).tolist():
+            raise DataError(
+                f"{self.name}: {', '.join(f'channel {c}' for c in constant)} "
+                "of the training images is constant, and has no density: "
+                "leave it out"
+            )
+        return scaler.mean_, deviation
 
     def train_batches(
         self,
