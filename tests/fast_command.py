@@ -25,7 +25,7 @@ from tf_realnvp import data, initialization
 from tf_realnvp.cli.main import train_main
 from tf_realnvp.images import plots
 from tf_realnvp.serving import export, metadata
-from tf_realnvp.training import loop, session
+from tf_realnvp.training import loop, training
 from tf_realnvp.utils import files, runtime
 
 _load = data.load
@@ -116,7 +116,7 @@ def patch_model(stack: contextlib.ExitStack) -> None:
       stack: Undoes that at its end.
     """
     for target, name, value in (
-        (session, "RealNVP", SmallModel),
+        (training, "RealNVP", SmallModel),
         (initialization, "initialize", initialize),
         (export, "save", save_model),
         (plots, "save_loss_curve", _save_curve),

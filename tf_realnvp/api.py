@@ -14,12 +14,11 @@ from tf_realnvp.data import ImageDataset, arrays
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import check_images
-from tf_realnvp.training import session
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils import runtime
+from tf_realnvp.training.training import Training
 from tf_realnvp.utils.errors import DataError, ModelError
 from tf_realnvp.utils.messages import say
 from tf_realnvp.utils.progress import Progress, Silent
@@ -154,7 +153,6 @@ def train(
         (`trainable = False`); or if part of it is frozen and a `run_dir` is
         given.
     """
-    given = dict(locals())  # Settings are passed on by name.
     # The moments of real numbers are never trained.
     of_training = [v for v in model.variables if v.name != "moments"]
     is_frozen = len(model.trainable_variables) < len(of_training)
@@ -164,48 +162,48 @@ def train(
             "`run_dir`"
         )
     dataset = _dataset(data, labels, model, flip)
-    opened: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if run_dir is not None:
-        opened = open_run(pathlib.Path(run_dir), resume=True)
-    with opened as run:
-        names = {field.name for field in dataclasses.fields(TrainingConfig)}
-        settings = {name: given[name] for name in names & given.keys()}
-        settings |= {"dataset": dataset.name, **dataset.load_settings}
-        settings |= {name: getattr(model, name) for name in ARCHITECTURE}
-        settings |= {
-            "conditional": model.num_classes is not None,
-            "flip": dataset.flip,
-            "run_dir": run_dir and str(run_dir),
-        }
+    with contextlib.ExitStack() as stack:
+        run = None
+        if run_dir is not None:
+            run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
         config = TrainingConfig.of_dataset(
-            before=run.config if run else None, **settings
+            before=run.config if run else None,
+            **{"dataset": dataset.name, **dataset.load_settings},
+            **{name: getattr(model, name) for name in ARCHITECTURE},
+            conditional=model.num_classes is not None,
+            flip=dataset.flip,
+            run_dir=run_dir and str(run_dir),
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            lr_schedule=lr_schedule,
+            warmup_steps=warmup_steps,
+            clip_grad=clip_grad,
+            ema=ema,
+            max_steps=max_steps,
+            num_validation=num_validation,
+            seed=seed,
+            precision=precision,
+            accumulate=accumulate,
+            recompute=recompute,
+            jit=jit,
         )
-        precision = runtime.settle_precision(config.precision)
-        config = dataclasses.replace(config, precision=precision)
         if run is not None:
             run.check_same_settings(config)
-            run.check_same_images(dataset.description, dataset.name)
-        dataset = session.hold_out(config, dataset)
-        trainer, checkpoints, restored = session.start(
-            config, model, dataset, run, resume=run is not None
-        )
+        training = Training(config, dataset, run, model)
+        restored = training.open(resume=run is not None)
+        trainer = training.trainer
         if restored and progress:
             say(f"going on from step {trainer.num_steps:,} of {run_dir}")
         try:
-            session.fit(
-                config,
-                trainer,
-                dataset,
-                checkpoints,
-                run,
+            training.fit(
                 on_epoch or (lambda metrics: None),
                 display=Progress if progress else Silent,
             )
-            if run is not None:
-                session.finish(run)
+            training.close()
         finally:
-            model.assign(trainer.result_model())
-            model.metadata = dataset.metadata
+            model.assign(training.result())
     return trainer.history
 
 

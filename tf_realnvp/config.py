@@ -230,10 +230,12 @@ class TrainingConfig:
         None,
     )
     precision: str = _of_job(
-        OneOf(("auto", "float32", "tf32", "bfloat16")),
+        OneOf(("auto", "float32", "tf32", "bfloat16", "bfloat16+float32")),
         "precision of the coupling networks during training; tf32 is for "
-        "NVIDIA GPUs since Ampere; auto is bfloat16 where the hardware "
-        "supports it natively, else float32",
+        "NVIDIA GPUs since Ampere; bfloat16+float32 trains the last tenth of "
+        "the steps in float32; auto is float32 unless the hardware supports "
+        "bfloat16 natively: then it is bfloat16+float32 with a cosine "
+        "schedule, else bfloat16",
         "auto",
     )
     deterministic: bool = _of_run(
@@ -327,6 +329,23 @@ class TrainingConfig:
         elif "lr" not in given:
             defaults |= _WITH_DEFAULT_LR
         return cls(dataset=dataset, **defaults | given)
+
+    def num_steps(self, num_train: int) -> int:
+        """Returns the number of training steps.
+
+        Args:
+          num_train: Number of training images, without validation images.
+        """
+        num_steps = self.epochs * (num_train // self.batch_size)
+        return min(num_steps, self.max_steps or num_steps)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The settings that all workers of a job share, by name."""
+        fields = dataclasses.fields(self)
+        return {
+            f.name: getattr(self, f.name) for f in fields if f.metadata["same"]
+        }
 
     @property
     def architecture(self) -> dict[str, Any]:

@@ -145,13 +145,16 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
                 system, "processor_features", lambda: frozenset(features)
             )
         )
-        self.assertEqual(runtime.settle_precision("auto"), native)
-        self.assertEqual(runtime.settle_precision("float32"), "float32")
+        settle = runtime.settle_precision
+        self.assertEqual(settle("auto", "constant"), native)
+        falling = native + "+float32" * (native == "bfloat16")
+        self.assertEqual(settle("auto", "cosine"), falling)
+        self.assertEqual(settle("float32", "cosine"), "float32")
         if capabilities and native == "bfloat16":
-            self.assertEqual(runtime.settle_precision("tf32"), "tf32")
+            self.assertEqual(settle("tf32", "cosine"), "tf32")
         else:
             with self.assertRaisesRegex(UsageError, "tf32"):
-                runtime.settle_precision("tf32")
+                settle("tf32", "cosine")
 
     def test_devices(self):
         self.set_gpus([(9, 0), (9, 0)])

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import functools
 import inspect
 import os
 import pathlib
@@ -18,8 +17,8 @@ from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
 
-# TensorFlow takes seconds to import. `session` and `results`, which import it,
-# are imported only after the command line has been checked.
+# TensorFlow takes seconds to import. What imports it is imported only after the
+# command line has been checked.
 
 _EXAMPLES = """\
 examples:
@@ -65,33 +64,32 @@ def _run(flags):
     --data_dir, from archives in --data_dir/manual, or downloaded into
     --data_dir. digits is part of scikit-learn and needs no network.
     """
-    config = read_settings(flags)
     workers.read_slurm_job()
-    is_one_of_many = runtime.is_one_of_many()
     with contextlib.ExitStack() as stack:
-        if is_one_of_many:
-            _meet(flags, config)
-        if is_one_of_many and not workers.is_chief():
-            # A worker other than the chief writes nothing.
+        is_chief = True
+        if runtime.is_one_of_many():
+            is_chief = _meet(flags)
+        path = _run_dir(flags)
+        if is_chief:
+            run = stack.enter_context(runs.open_run(path, flags.resume))
+        else:  # It writes nothing.
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-            run = None
-        else:
-            path = pathlib.Path(config.run_dir)
-            run = stack.enter_context(runs.open_run(path, flags.resume))
+            run = runs.Run(path)
+        config = read_settings(flags, run)
+        if is_chief:
             # After `open_run`, since it may lie in the folder of the run.
-            out = config.output_dir
-            arguments.check_output(out, "--output_dir", is_folder=True)
+            arguments.check_output(
+                config.output_dir, "--output_dir", is_folder=True
+            )
             run.check_same_settings(config)
-            if not is_one_of_many:
-                _configure(config)
-            precision = runtime.settle_precision(config.precision)
-            config = dataclasses.replace(config, precision=precision)
-        train(config, run, flags.resume)
+        if not runtime.is_one_of_many():
+            _configure(config)
+        train(config, run if is_chief else None, flags.resume)
 
 
-def _meet(flags, config):
-    """Waits for the other workers.
+def _meet(flags):
+    """Waits for the other workers; returns whether this one is the chief.
 
     This comes first, so that the other workers notice if this one fails.
     """
@@ -100,10 +98,12 @@ def _meet(flags, config):
             "several workers need the same `seed` and take no `devices`: each "
             "trains on all GPUs that it sees, or on one CPU"
         )
-    if workers.is_chief():
+    is_chief = workers.is_chief()
+    if is_chief:
         say("waiting for the other workers")
-    runtime.configure(deterministic=config.deterministic)
+    runtime.configure(deterministic=flags.deterministic)
     workers.connect()
+    return is_chief
 
 
 def _configure(config):
@@ -127,22 +127,19 @@ def _run_dir(flags):
     return pathlib.Path("runs", re.sub(r"[^\w.-]+", "_", name))
 
 
-def read_settings(flags: argparse.Namespace) -> TrainingConfig:
+def read_settings(flags: argparse.Namespace, run: runs.Run) -> TrainingConfig:
     """Returns the settings of a command line.
 
     Args:
-      flags: The parsed flags. With `--resume`, the run provides some defaults.
+      flags: The parsed flags.
+      run: The run. If it is resumed, it provides some defaults.
     """
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
     settings = {name: its for name, its in vars(flags).items() if name in names}
-    path, before = _run_dir(flags), None
-    if flags.resume:
-        # `open_run` reports errors later, when all workers are connected.
-        with contextlib.suppress(UsageError, OSError):
-            before = runs.Run(path).config
+    before = run.config if flags.resume else None
     if flags.seed is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
-    settings["run_dir"] = str(path)
+    settings["run_dir"] = str(run.path)
     return TrainingConfig.of_dataset(before=before, **settings)
 
 
@@ -159,28 +156,33 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
       FailureError: If training fails.
       signals.Interrupted: If a signal was received; a checkpoint is saved.
     """
-    from tf_realnvp.training import results, session
+    from tf_realnvp import data
+    from tf_realnvp.training import results
+    from tf_realnvp.training.training import Training
 
-    config, model, dataset = session.load(config, run, resume)
-    dataset = session.hold_out(config, dataset)
-    say_header(config, model, dataset)
-    trainer, checkpoints, restored = session.start(
-        config, model, dataset, run, resume
+    dataset = data.load(
+        config.dataset,
+        config.data_dir,
+        config.image_size,
+        config.flip,
+        config.num_bits,
+        config.conditional,
     )
+    if run is not None:
+        results.check(config, dataset)
+    training = Training(config, dataset, run)
+    say_header(training)
+    restored = training.open(resume)
+    trainer = training.trainer
     if restored:
         say(f"going on from step {trainer.num_steps:,}")
     elif resume:
         say("there is no checkpoint yet: starting from the beginning")
     with signals.deferred() as is_interrupted:
-        is_done = session.fit(
-            config,
-            trainer,
-            dataset,
-            checkpoints,
-            run,
-            functools.partial(say_epoch, config, model.values),
+        is_done = training.fit(
+            lambda metrics: say_epoch(training, metrics),
             # All stop after the same step, which the chief then saves.
-            lambda: workers.any_of(is_interrupted()),
+            lambda: workers.any_worker(is_interrupted()),
         )
         if is_interrupted() or not is_done:
             say(
@@ -188,7 +190,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
                 "command with --resume goes on from it"
             )
         elif run is not None:
-            say_summary(config, trainer)
+            say_summary(training)
     # `deferred` has raised by now if a signal was received.
     if not is_done:
         raise signals.Interrupted(signal.SIGTERM)  # By another worker.
@@ -196,9 +198,8 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
         return
     say("writing the results")
     try:
-        with session.writing(config.output_dir):
-            written = results.write(config, dataset, trainer)
-        session.finish(run)
+        written = training.write_results()
+        training.close()
     except signals.Interrupted:
         say("they are not complete: the same command with --resume writes them")
         raise
@@ -206,8 +207,9 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
         say(f"  {path}")
 
 
-def say_header(config, model, dataset):
+def say_header(training):
     """Prints the data set, the model and the settings of a training."""
+    config, dataset, model = training.config, training.dataset, training.model
     size = "x".join(map(str, dataset.image_shape))
     classes = validation = ""
     if dataset.class_names:
@@ -226,30 +228,31 @@ def say_header(config, model, dataset):
     )
 
 
-def say_epoch(config, values, metrics):
+def say_epoch(training, metrics):
     """Prints the metrics of an epoch: all with `verbose`, else the first."""
-    if config.verbose or metrics.epoch == 0:
-        _say_metrics(config, metrics, values)
+    if training.config.verbose or metrics.epoch == 0:
+        _say_metrics(training, metrics)
 
 
-def say_summary(config, trainer):
+def say_summary(training):
     """Prints the results of a training."""
-    result = trainer.result_metrics()
-    if not config.verbose or result.validation_loss is not None:
-        _say_metrics(config, result, trainer.model.values)
-    if skipped := trainer.num_skipped:
+    result = training.trainer.result_metrics()
+    if not training.config.verbose or result.validation_loss is not None:
+        _say_metrics(training, result)
+    if skipped := training.trainer.num_skipped:
         say(
             f"{skipped:,} steps were skipped, since their loss or gradient "
             "was not finite"
         )
 
 
-def _say_metrics(config, metrics, values):
+def _say_metrics(training, metrics):
+    values = training.dataset.values
     per_dim = metrics.per_dim(values)
     losses = [f"{split} {value:.3f}" for split, value in per_dim.items()]
     if "train" not in per_dim:
         losses.insert(0, "before training")
     say(
-        f"epoch {metrics.epoch}/{config.epochs}, step {metrics.step:,}: "
-        f"{', '.join(losses)} {values.unit}"
+        f"epoch {metrics.epoch}/{training.config.epochs}, step "
+        f"{metrics.step:,}: {', '.join(losses)} {values.unit}"
     )

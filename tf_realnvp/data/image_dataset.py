@@ -269,7 +269,7 @@ class ImageDataset:
         scaler = StandardScaler()
         for batch in self.batches("train", _TAKEN_AT_ONCE):
             images = np.float64(batch[0] if self.class_names else batch)
-            scaler.partial_fit(images.reshape(-1, images.shape[-1]))
+            scaler.partial_fit(images.reshape(-1, self.image_shape[-1]))
         deviation = np.sqrt(scaler.var_)
         # The scaler does not scale what is constant up to rounding.
         if constant := np.flatnonzero(scaler.scale_ != deviation).tolist():

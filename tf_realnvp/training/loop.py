@@ -1,6 +1,7 @@
 """The training loop: epochs of steps, and an evaluation after each of them."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,10 @@ from tf_realnvp.utils.progress import Progress, Silent
 
 _SECONDS_PER_CALL = 0.5
 _MAX_TEST_IMAGES = 10_000  # Evaluated on the way.
+
+
+class _Stopped(Exception):
+    """Ends a training between two groups of steps."""
 
 
 def fit(
@@ -52,68 +57,75 @@ def fit(
     Raises:
       DivergedError: If too many consecutive steps were not finite.
     """
-    split, evaluated = "validation", dataset
-    if not dataset.num_validation:
-        split = "test"
-        evaluated = dataset.sample_test(_MAX_TEST_IMAGES, trainer.seed)
+
+    def after_steps():
+        if should_stop():
+            raise _Stopped
+
+    options = batch_size, after_steps, display
+    try:
+        _train(trainer, dataset, epochs, max_steps, on_epoch, *options)
+    except _Stopped:
+        return False
+    return True
+
+
+def _train(trainer, dataset, epochs, max_steps, on_epoch, *options):
+    """Trains like `fit`, until `after_steps` raises an exception."""
+    batch_size, after_steps, display = options
     steps_per_epoch = dataset.num_train // batch_size
     last_step = epochs * steps_per_epoch
     last_step = min(last_step, max_steps or last_step)
-    if trainer.history and trainer.history[-1].step < last_step:
-        # A longer training continues as if it had been planned from the start:
-        # drop the metrics of partial epochs and the result on the test images.
-        kept = [m for m in trainer.history if m.step % steps_per_epoch == 0]
-        if dataset.num_validation:
-            kept = [dataclasses.replace(m, test_loss=None) for m in kept]
-        trainer.history = kept
+    trainer.resume_to(last_step, steps_per_epoch)
+    split, held_out = "validation", dataset
+    if not dataset.num_validation:
+        split = "test"
+        held_out = dataset.sample_test(_MAX_TEST_IMAGES, trainer.seed)
+    values = trainer.model.values
 
-    options, values = (batch_size, should_stop, display), trainer.model.values
-    while True:
+    def end_epoch():
         step = trainer.num_steps
-        epoch, position = divmod(step, steps_per_epoch)
-        is_done = step >= last_step
-        is_evaluated = trainer.history and trainer.history[-1].step == step
-        if (position == 0 or is_done) and not is_evaluated:
-            images = dataset if is_done else evaluated
-            loss = evaluate(trainer, images, split, *options)
-            if loss is None:
-                return False
-            # Not for a partial epoch, which a longer training would drop.
-            if position == 0:
-                trainer.keep_if_best(loss)
-            train_loss = trainer.mean_loss if step else None
-            losses = {"train_loss": train_loss, f"{split}_loss": loss}
-            metrics = Metrics(epoch + (position > 0), step, **losses)
-            trainer.history.append(metrics)
-            on_epoch(metrics)
-        if is_done:
-            break
+        images = dataset if step >= last_step else held_out
+        loss = evaluate(trainer, images, split, *options)
+        # Not for a partial epoch, which a longer training would drop.
+        if step % steps_per_epoch == 0:
+            trainer.keep_if_best(loss)
+        losses = {
+            "train_loss": trainer.mean_loss if step else None,
+            f"{split}_loss": loss,
+        }
+        metrics = Metrics(math.ceil(step / steps_per_epoch), step, **losses)
+        trainer.history.append(metrics)
+        on_epoch(metrics)
 
+    step = trainer.num_steps
+    is_evaluated = trainer.history and trainer.history[-1].step == step
+    is_end = step % steps_per_epoch == 0 or step >= last_step
+    if is_end and not is_evaluated:  # Before the first step, say.
+        end_epoch()
+    while (step := trainer.num_steps) < last_step:
+        epoch, position = divmod(step, steps_per_epoch)
         if position == 0:
             trainer.begin_epoch()
-        batches = evaluated.train_batches(
-            batch_size, trainer.seed, epoch + 1, position
+        batches = iter(
+            dataset.train_batches(batch_size, trainer.seed, epoch + 1, position)
         )
-        iterator = iter(batches)
-        held_out = values.from_nats(trainer.history[-1].held_out_loss)
-        title = f"epoch {epoch + 1}/{epochs} ({split} {held_out:.3f})"
+        loss = values.from_nats(trainer.history[-1].held_out_loss)
+        title = f"epoch {epoch + 1}/{epochs} ({split} {loss:.3f})"
         num_steps = min(steps_per_epoch - position, last_step - step)
         with display(title, num_steps) as progress:
-            for part in _calls(num_steps, trainer.max_steps_per_call):
-                trainer.train(iterator, part)
+            for count in _calls(num_steps, trainer.max_steps_per_call):
+                trainer.train(batches, count)
                 shown = values.describe(trainer.mean_loss)
-                progress.update(part, part * batch_size, shown)
-                if should_stop():
-                    return False
+                progress.update(count, count * batch_size, shown)
+                after_steps()
+        end_epoch()
 
     result = trainer.result_metrics()
     if result.test_loss is None:
         loss = evaluate(trainer, dataset, "test", *options)
-        if loss is None:
-            return False
         index = trainer.history.index(result)
         trainer.history[index] = dataclasses.replace(result, test_loss=loss)
-    return True
 
 
 def evaluate(
@@ -121,9 +133,9 @@ def evaluate(
     dataset: ImageDataset,
     split: str = "test",
     batch_size: int = 64,
-    should_stop: Callable[[], bool] = lambda: False,
+    after_steps: Callable[[], None] = lambda: None,
     display: Callable[[str, int], Progress] = Silent,
-) -> float | None:
+) -> float:
     """Returns the mean loss over held-out images, in nats per dimension.
 
     Args:
@@ -133,28 +145,23 @@ def evaluate(
         "validation", to evaluate `trainer.evaluated_model()` on all validation
         images.
       batch_size: Global batch size.
-      should_stop: As for `fit`.
+      after_steps: Called after every group of steps.
       display: As for `fit`.
-
-    Returns:
-      The loss, or `None` if `should_stop` ended the evaluation.
     """
-    batches = dataset.batches(split, batch_size)
     # These methods set the weights that `trainer.test` uses.
     if split == "validation":
         trainer.evaluated_model()
     else:
         trainer.result_model()
-    num_steps = len(batches)
+    batches = dataset.batches(split, batch_size)
     iterator = iter(batches.enumerate())
     total, num_images, values = 0.0, 0, trainer.model.values
-    with display(split, num_steps) as progress:
-        for part in _calls(num_steps, trainer.max_steps_per_call):
-            total, size = trainer.test(iterator, part, total)
+    with display(split, len(batches)) as progress:
+        for count in _calls(len(batches), trainer.max_steps_per_call):
+            total, size = trainer.test(iterator, count, total)
             num_images += size
-            progress.update(part, size, values.describe(total / num_images))
-            if should_stop():
-                return None
+            progress.update(count, size, values.describe(total / num_images))
+            after_steps()
     return total / num_images
 
 

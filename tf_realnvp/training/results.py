@@ -1,6 +1,5 @@
 """The results of a training: SavedModel, metrics and figures."""
 
-import dataclasses
 import pathlib
 
 from tf_realnvp.config import TrainingConfig
@@ -66,7 +65,7 @@ def write(
     }
     content = {
         **dataset.metadata,
-        "config": dataclasses.asdict(config),
+        "config": {"dataset": config.dataset, **config.shared},
         "metrics": numbers,
     }
 

@@ -37,7 +37,7 @@ class Run:
         """Reads the state of a run.
 
         Args:
-          path: The folder, locked by `open_run`.
+          path: The folder, which need not exist.
 
         Raises:
           UsageError: If the folder holds anything but a run, or if its state is
@@ -51,7 +51,7 @@ class Run:
         file = path / _RUN_FILE
         if not file.exists():
             # A kill may leave the temporary file of `run.json`.
-            others = {file.name for file in path.iterdir()} - {_LOCK_FILE}
+            others = {file.name for file in path.glob("*")} - {_LOCK_FILE}
             if not all(map(files.is_leftover, others)):
                 raise UsageError(
                     f"{path} holds something else than a run of this program: "

@@ -1,5 +1,6 @@
 """The trainer: compiled training and test steps, and the training state."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -56,6 +57,7 @@ class Trainer:
         ema: float | None = None,
         keep_best: bool = False,
         optimizer: str = "adam",
+        float32_from: int | None = None,
     ):
         """Creates a trainer.
 
@@ -77,6 +79,8 @@ class Trainer:
           keep_best: Whether to keep the weights of the best epoch on the
             validation images, which are then required.
           optimizer: "adam" or "muon".
+          float32_from: Number of steps after which training goes on in float32.
+            Default: never.
 
         Raises:
           ValueError: If no variable of the model is trainable.
@@ -120,17 +124,24 @@ class Trainer:
             self._strategy, tf.distribute.MultiWorkerMirroredStrategy
         ):
             self.max_steps_per_call = 1
-        self._allows_tf32 = precision == "tf32"
-        self._training_model = model.for_training(
-            "float32" if self._allows_tf32 else precision, recompute
-        )
+        self._recompute, self._jit = recompute, jit
+        self._float32_from = float32_from
+        self._set_precision(precision)
         self._test_model = self._evaluated_model.for_training()
         self._noise_seed = stateless_seed(seed)
+        self._test_function = tf.function(self._test, autograph=False)
+
+    def _set_precision(self, precision):
+        """Makes training steps in a precision, to be traced."""
+        self._precision = precision
+        self._training_model = self.model.for_training(
+            "bfloat16" if precision == "bfloat16" else "float32",
+            self._recompute,
+        )
         self._gradient_function = tf.function(
-            self._loss_and_gradients, autograph=False, jit_compile=jit
+            self._loss_and_gradients, autograph=False, jit_compile=self._jit
         )
         self._train_function = tf.function(self._train, autograph=False)
-        self._test_function = tf.function(self._test, autograph=False)
 
     @classmethod
     def from_config(
@@ -143,15 +154,24 @@ class Trainer:
           config: The settings.
           num_train: Number of training images, without validation images.
         """
-        num_steps = config.epochs * (num_train // config.batch_size)
-        num_steps = min(num_steps, config.max_steps or num_steps)
-        schedule = learning_rate(
-            config.lr, num_steps, config.warmup_steps, config.lr_schedule
+        num_steps = config.num_steps(num_train)
+        precision, _, last = config.precision.partition("+")
+        return cls(
+            model,
+            learning_rate(
+                config.lr, num_steps, config.warmup_steps, config.lr_schedule
+            ),
+            clip_grad=config.clip_grad,
+            seed=config.seed,
+            precision=precision,
+            recompute=config.recompute,
+            jit=config.jit,
+            accumulate=config.accumulate,
+            ema=config.ema,
+            keep_best=bool(config.num_validation),
+            optimizer=config.optimizer,
+            float32_from=num_steps - num_steps // 10 if last else None,
         )
-        own = "clip_grad seed precision recompute jit accumulate ema optimizer"
-        settings = {name: getattr(config, name) for name in own.split()}
-        keep_best = bool(config.num_validation)
-        return cls(model, schedule, keep_best=keep_best, **settings)
 
     def evaluated_model(self) -> RealNVP:
         """Returns the model to evaluate in the current state of training.
@@ -243,8 +263,18 @@ class Trainer:
           DivergedError: If `MAX_SKIPPED_IN_A_ROW` consecutive steps were not
             finite.
         """
-        with runtime.tensor_float_32(self._allows_tf32):
-            self._train_function(batches, tf.constant(num_steps))
+        before = num_steps  # Steps that are not to be in float32.
+        if self._float32_from is not None:
+            before = min(max(self._float32_from - self.num_steps, 0), before)
+        for precision, count in (
+            (self._precision, before),
+            ("float32", num_steps - before),
+        ):
+            if count and precision != self._precision:
+                self._set_precision(precision)
+            if count:
+                with runtime.tensor_float_32(precision == "tf32"):
+                    self._train_function(batches, tf.constant(count))
         if int(self._skipped_in_a_row.numpy()) >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
                 "training diverged: the loss or its gradient was not finite in "
@@ -276,6 +306,24 @@ class Trainer:
                 batches, tf.constant(num_steps), tf.constant(total, tf.float64)
             )
         return float(total), int(num_images)
+
+    def resume_to(self, last_step: int, steps_per_epoch: int) -> None:
+        """Lets a training go on as if it had been planned to a later step.
+
+        Drops the metrics of partial epochs and the result on the test images.
+
+        Args:
+          last_step: Number of training steps at the end.
+          steps_per_epoch: Number of training steps in an epoch.
+        """
+        if self.history and self.history[-1].step < last_step:
+            self.history = [
+                dataclasses.replace(m, test_loss=None)
+                if m.held_out_split == "validation"
+                else m
+                for m in self.history
+                if m.step % steps_per_epoch == 0
+            ]
 
     def begin_epoch(self) -> None:
         """Resets the means of the epoch."""

@@ -106,6 +106,17 @@ def connect():
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
+def strategy(num_devices: int | None) -> "tf.distribute.Strategy":
+    """Returns the strategy of a job's workers, or of this machine's devices.
+
+    Args:
+      num_devices: As for `runtime.make_strategy`.
+    """
+    if runtime.is_one_of_many():
+        return connect()
+    return runtime.make_strategy(num_devices)
+
+
 def _wait_for_all(addresses, index):
     """Waits until all workers listen.
 
@@ -171,40 +182,38 @@ def agree(record: Mapping[str, Any]) -> None:
         raise UsageError(f"{'; '.join(found)}; all workers must train alike")
 
 
-def any_of(condition: bool) -> bool:
+def any_worker(condition: bool) -> bool:
     """Returns whether a condition holds for any worker; all must call it."""
     return any(_gather(condition)) if runtime.is_one_of_many() else condition
 
 
 def agree_on_settings(
-    config: TrainingConfig, data: DataDescription, resume: bool
+    config: TrainingConfig, data: DataDescription
 ) -> TrainingConfig:
-    """Checks that all workers, if any, have consistent settings.
+    """Settles the precision, and checks that workers, if any, train alike.
 
     Args:
       config: The settings of this worker.
       data: Description of this worker's images.
-      resume: Whether to resume from a checkpoint.
 
     Returns:
-      The settings, with the chief's precision.
+      The settings. For "auto" they have the precision that is the fastest on
+      this machine, or on the chief's.
 
     Raises:
-      UsageError: If anything differs, for all workers alike.
+      UsageError: If anything differs, for all workers alike; or as
+        `runtime.settle_precision`.
       tf.errors.OpError: If a worker is gone.
     """
-    if not runtime.is_one_of_many():
-        return config
-    precision, *_ = _gather(config.precision)
-    if config.precision == "auto":  # It takes the chief's.
-        config = dataclasses.replace(config, precision=precision)
-    record = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.metadata["same"]
-    }
-    record |= {n: v for n, v in vars(data).items() if n != "class_probs"}
-    agree(record | {"resume": resume})
+    precision = runtime.settle_precision(config.precision, config.lr_schedule)
+    if runtime.is_one_of_many():
+        precision_of_chief, *_ = _gather(precision)
+        if config.precision == "auto":
+            precision = precision_of_chief
+    config = dataclasses.replace(config, precision=precision)
+    if runtime.is_one_of_many():
+        images = {n: v for n, v in vars(data).items() if n != "class_probs"}
+        agree(config.shared | images)
     return config
 
 

@@ -1,4 +1,4 @@
-"""Tests for session: trainings that end early, fail, and go on.
+"""Tests for training: trainings that end early, fail, and go on.
 
 Each is started by the command and from Python, the two doors. What is trained
 is a density of few parameters in place of RealNVP, step by step and without
@@ -42,7 +42,7 @@ from tf_realnvp.images import plots
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
 from tf_realnvp.serving import weights as serving_weights
-from tf_realnvp.training import loop, metrics, session, workers
+from tf_realnvp.training import loop, metrics, recorder, training, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files, system
@@ -91,7 +91,7 @@ class Outcome(collections.namedtuple("Outcome", "error weights output")):
     """
 
 
-class SessionTestCase(command_lines.CommandTestCase, parameterized.TestCase):
+class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
     # What trainings have left that nothing stopped, by door and settings.
     _whole = {}
 
@@ -101,7 +101,7 @@ class SessionTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         self.enterContext(mock.patch.object(api, "RealNVP", SmallModel))
         # Epochs are short here, and most tests want one after each.
         self.enterContext(
-            mock.patch.object(session, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         )
 
     def train(self, door, model=None, images=None, **settings):
@@ -231,7 +231,7 @@ def both_doors(*cases):
     )
 
 
-class ResumeTest(SessionTestCase):
+class ResumeTest(TrainingTestCase):
     @both_doors({}, {"conditional": True, "num_validation": 100})
     def test_interrupted_at_every_step(self, door, settings):
         """Every process makes one call more than the one before."""
@@ -278,7 +278,7 @@ class ResumeTest(SessionTestCase):
     def test_short_epochs_share_a_checkpoint(self, door):
         """The last epoch has one in any case."""
         self.enterContext(
-            mock.patch.object(session, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
         )
         for number, settings in ((1, {"epochs": 1}), (2, {})):
             self.assert_as_whole(door, **settings)
@@ -291,12 +291,12 @@ class ResumeTest(SessionTestCase):
     def test_checkpoints_within_an_epoch(self, minutes, message):
         """A minute passes whenever the clock is read."""
         self.enterContext(
-            mock.patch.object(session, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
         )
         settings = {"checkpoint_minutes": minutes}
         clock = mock.Mock(monotonic=itertools.count(0.0, 60.0).__next__)
         with (
-            mock.patch.object(session, "time", clock),
+            mock.patch.object(recorder, "time", clock),
             self.fail_at(4, Progress, "update", Killed()),
         ):
             self.train(COMMAND, **settings)
@@ -354,11 +354,11 @@ class ResumeTest(SessionTestCase):
         self.assert_as_whole(COMMAND)
 
 
-class FailureTest(SessionTestCase):
+class FailureTest(TrainingTestCase):
     @both_doors(
         (files, "replace_file"),
         (Checkpoints, "save"),
-        (session, "Summaries"),
+        (recorder, "Summaries"),
     )
     def test_full_disk(self, door, target, name):
         """At the first writing, at the second, ...: each time it goes on."""
@@ -423,9 +423,9 @@ class FailureTest(SessionTestCase):
         self.assert_refused(outcome, str(path.absolute()), "cannot be read")
 
     @both_doors(
-        ({"batch_size": 1438}, "batch_size: 1438", "1437 training images"),
-        ({"batch_size": 1400, "num_validation": 38}, "1400, beside 38 images"),
-        ({"num_validation": 1437}, "1437 images for validation"),
+        ({"batch_size": 1438}, "1,437 training images", "1438 for a batch"),
+        ({"batch_size": 1400, "num_validation": 38}, "38 for validation"),
+        ({"num_validation": 1437}, "1437 for validation"),
         ({"precision": "tf32"}, "precision: TensorFlow finds no GPUs"),
         ({"run_dir": "run?"}, "run_dir: TensorFlow cannot use"),
     )
@@ -434,7 +434,7 @@ class FailureTest(SessionTestCase):
         self.assertEmpty(os.listdir())
 
 
-class CommandTest(SessionTestCase):
+class CommandTest(TrainingTestCase):
     """What the command adds to a training."""
 
     def test_settings_arrive(self):
@@ -614,7 +614,7 @@ class CommandTest(SessionTestCase):
     def test_signal_to_another_worker(self):
         """This one stops after the same step, and saves."""
         stops = iter((False, False, True))
-        with mock.patch.object(workers, "any_of", lambda own: next(stops)):
+        with mock.patch.object(workers, "any_worker", lambda own: next(stops)):
             code, stdout, stderr = command()
         self.assertEqual(code, 143)
         self.assertEqual(stderr, "\nrun.py: interrupted by SIGTERM\n")
@@ -641,7 +641,7 @@ class CommandTest(SessionTestCase):
         self.assert_as_whole(COMMAND)
 
 
-class WorkersTest(SessionTestCase):
+class WorkersTest(TrainingTestCase):
     """What a worker makes of what others have; `distribution_test` has two."""
 
     def setUp(self):
@@ -655,10 +655,10 @@ class WorkersTest(SessionTestCase):
         # What the chief has in place of what this worker has.
         self.changes = collections.deque()
 
-    def test_any_of(self):
-        self.assertFalse(workers.any_of(False))
+    def test_any_worker(self):
+        self.assertFalse(workers.any_worker(False))
         self.changes.append(lambda chief: True)
-        self.assertTrue(workers.any_of(False))
+        self.assertTrue(workers.any_worker(False))
 
     def gather(self, record):
         """Gives what three workers have, of which this one is the second."""
@@ -671,21 +671,20 @@ class WorkersTest(SessionTestCase):
 
     def assert_differs(self, *messages, **settings):
         code, stdout, stderr = command(**settings)
-        self.assertEqual((code, stdout), (2, ""))
+        self.assertEqual((code, stdout), (2, ""), stderr)
         self.assertIn("worker 1 differs from worker 0: ", stderr)
         for message in messages:
             self.assertIn(message, stderr)
 
     @parameterized.parameters(
         ({"lr": 0.125}, "--lr 0.001 instead of 0.125"),
-        ({"resume": True}, "--resume False instead of True"),
         ({"num_train": 3}, "`num_train` 1437 instead of 3"),
         # What differs counts, not what does not fit.
         ({"batch_size": 5000}, "--batch_size 400 instead of"),
     )
     def test_other_settings(self, its, message):
         self.changes.append(lambda record: record | its)
-        with mock.patch.object(session, "RealNVP") as model:
+        with mock.patch.object(training, "RealNVP") as model:
             self.assert_differs(message)
         model.assert_not_called()
         self.assertEmpty(os.listdir())

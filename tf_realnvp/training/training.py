@@ -1,0 +1,272 @@
+"""`Training`: one training, by the command or by `tf_realnvp.train`."""
+
+import contextlib
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Callable, Iterator
+
+import keras
+import tensorflow as tf
+
+from tf_realnvp import initialization
+from tf_realnvp.config import TrainingConfig
+from tf_realnvp.data import ImageDataset
+from tf_realnvp.model import RealNVP
+from tf_realnvp.serving import weights
+from tf_realnvp.training import loop, results, workers
+from tf_realnvp.training.metrics import Metrics
+from tf_realnvp.training.recorder import Recorder, writing
+from tf_realnvp.training.runs import Run
+from tf_realnvp.training.trainer import Trainer
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.errors import Error, FailureError, UsageError, reason
+from tf_realnvp.utils.messages import counted
+from tf_realnvp.utils.progress import Progress
+
+
+class Training:
+    """A training of a model on a data set: `open` it, `fit`, take the result.
+
+    Attributes:
+      config: The settings, with a precision that the hardware supports.
+      dataset: The data set, with validation images if the settings ask for
+        them.
+      model: The model, which is trained in place.
+      trainer: The trainer, after `open`.
+    """
+
+    trainer: Trainer
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        dataset: ImageDataset,
+        run: Run | None = None,
+        model: RealNVP | None = None,
+    ):
+        """Checks that the data set fits the settings, the run and all workers.
+
+        Args:
+          config: The settings.
+          dataset: The data set.
+          run: The run to write to and to resume; `None` to write nothing.
+          model: The model. Default: a new one, as the settings say.
+
+        Raises:
+          UsageError: If the run was started with other images, if the workers
+            of a job differ, or if there are too few training images.
+        """
+        description = dataset.description
+        if run is not None:
+            run.check_same_images(description, dataset.name)
+            description = run.data or description
+        self._run = run
+        with _explained(dataset):
+            config = workers.agree_on_settings(config, description)
+        num_validation = config.num_validation or 0
+        if config.batch_size + num_validation > dataset.num_train:
+            raise UsageError(
+                f"argument `batch_size`: {dataset.name} has "
+                f"{counted(dataset.num_train, 'training image')}, and "
+                f"{config.batch_size} for a batch and {num_validation} for "
+                "validation are needed"
+            )
+        self.config = config
+        self.model = model or _make_model(config, description.of_images)
+        self.model.metadata = dataset.metadata
+        if num_validation:
+            dataset = dataset.hold_out(num_validation, config.seed)
+        self.dataset = dataset
+
+    def open(self, resume: bool) -> bool:
+        """Restores the last checkpoint, or initializes the weights.
+
+        Initial weights come from the SavedModel `init_from` (warm start); or
+        they are those of the model, if it is not new; or they come from
+        data-dependent initialization.
+
+        Args:
+          resume: Whether to restore a checkpoint, if there is one.
+
+        Returns:
+          Whether a checkpoint was restored.
+
+        Raises:
+          UsageError: If no checkpoint can be read, the model of `init_from`
+            cannot be used, or the workers of a job differ.
+          FailureError: If the state of the run cannot be written.
+          ValueError: If the whole model is frozen, or if it was created outside
+            of the current `tf.distribute` scope.
+        """
+        config, model, dataset = self.config, self.model, self.dataset
+        strategy = _strategy_of(model)
+        with _explained(dataset):
+            with strategy.scope():
+                self.trainer = Trainer.from_config(
+                    model, config, dataset.num_train
+                )
+            self._recorder = Recorder(self._run, self.trainer, config)
+            restored = resume and self._recorder.restore()
+            state = itertools.chain(*self.trainer.state.values())
+            found = f"step {self.trainer.num_steps:,}" if restored else None
+            workers.agree_on_state(state, found, "run_dir")
+            is_trained = not restored and not model.is_identity()
+            if config.init_from is not None and not restored:
+                weights.assign_weights(model, config.init_from)
+                workers.agree_on_state(model.variables, "weights", "init_from")
+            elif not (restored or is_trained):
+                _initialize(model, dataset, config.seed, strategy)
+        description = dataclasses.replace(
+            dataset.description,
+            num_train=dataset.num_train + dataset.num_validation,
+            # They may differ from the frequencies in these images.
+            class_probs=model.class_probs or (),
+        )
+        self._recorder.begin(description, dataset.metadata)
+        if is_trained:  # The weights cannot be recreated from a seed.
+            self._recorder.save()
+        return restored
+
+    def fit(
+        self,
+        on_epoch: Callable[[Metrics], None],
+        should_stop: Callable[[], bool] = lambda: False,
+        display: Callable[[str, int], Progress] = Progress,
+    ) -> bool:
+        """Trains to the end, and saves a checkpoint even if interrupted.
+
+        After an error of this package or of TensorFlow none is saved.
+
+        Args:
+          on_epoch: As for `loop.fit`.
+          should_stop: As for `loop.fit`.
+          display: As for `loop.fit`.
+
+        Returns:
+          As `loop.fit`.
+
+        Raises:
+          DataError: If an image cannot be read.
+          DivergedError: If too many consecutive steps were not finite.
+          FailureError: If something cannot be written, or another worker is
+            lost.
+        """
+        config, recorder = self.config, self._recorder
+
+        def after_epoch(metrics):
+            recorder.after_epoch(metrics)
+            on_epoch(metrics)
+
+        def after_steps():
+            recorder.after_steps()
+            return should_stop()
+
+        # Outside of the strategy's scope, since only the chief creates the
+        # variables of checkpoints.
+        with _explained(self.dataset):
+            try:
+                is_done = loop.fit(
+                    self.trainer,
+                    self.dataset,
+                    config.epochs,
+                    config.batch_size,
+                    config.max_steps,
+                    after_epoch,
+                    after_steps,
+                    display,
+                )
+            except (Error, tf.errors.OpError):
+                raise  # A step may be incomplete.
+            except BaseException:  # Ctrl-C, or an exception of `on_epoch`.
+                recorder.save()
+                raise
+            recorder.finish(is_done)
+        return is_done
+
+    def result(self) -> RealNVP:
+        """Returns the model that results from the training so far."""
+        return self.trainer.result_model()
+
+    def write_results(self) -> list[pathlib.Path]:
+        """Writes the SavedModel, the metrics and the figures.
+
+        Returns:
+          Paths of the written files.
+
+        Raises:
+          FailureError: If something cannot be written.
+        """
+        with writing(self.config.output_dir):
+            return results.write(self.config, self.dataset, self.trainer)
+
+    def close(self) -> None:
+        """Records that the training is complete and its results are written.
+
+        Raises:
+          FailureError: If the state of the run cannot be written.
+        """
+        self._recorder.close()
+
+
+def _make_model(config, images):
+    """Returns a new model in the scope of the strategy that trains it."""
+    strategy = workers.strategy(config.devices)
+    with strategy.scope():
+        keras.utils.set_random_seed(config.seed)
+        try:
+            return RealNVP(**config.architecture, **images)
+        except ValueError as error:  # Too many scales.
+            raise UsageError(str(error)) from error
+
+
+def _strategy_of(model):
+    """Returns the `tf.distribute` strategy in which a model was created."""
+    variable = model.variables[0].value
+    current = tf.distribute.get_strategy()
+    if not tf.distribute.has_strategy():
+        return getattr(variable, "distribute_strategy", None) or current
+    if not current.extended.variable_created_in_scope(variable):
+        raise ValueError(
+            "The model must be made in the scope of the `tf.distribute` "
+            "strategy that it is trained in."
+        )
+    return current
+
+
+def _initialize(model, dataset, seed, strategy):
+    """Runs data-dependent initialization; if interrupted, reverts it."""
+    before = [variable.numpy() for variable in model.variables]
+    try:
+        with runtime.tensor_float_32(False), strategy.scope():
+            if dataset.values.are_real:
+                model.standardize(*dataset.moments())
+            images = dataset.initial_images(seed)
+            initialization.initialize(model, images, seed)
+    except BaseException:
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)
+        raise
+
+
+@contextlib.contextmanager
+def _explained(dataset: ImageDataset) -> Iterator[None]:
+    """Converts TensorFlow errors that users can do something about.
+
+    Args:
+      dataset: The data set that is trained on.
+
+    Raises:
+      DataError: If an image cannot be read.
+      FailureError: If a worker is lost.
+    """
+    try:
+        with dataset.naming_damage():
+            yield
+    except tf.errors.OpError as error:
+        if not runtime.is_one_of_many():
+            raise
+        raise FailureError(
+            f"a worker of the job has gone ({reason(error)}): start all of "
+            "them again, with --resume"
+        ) from error
