@@ -280,12 +280,43 @@ class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
         dtype = "bfloat16" if precision == "bfloat16" else "float32"
         self.assertEqual(asked, [(dtype, True), ()])
 
+    @parameterized.parameters(((5,),), ((3, 2),), ((1, 3, 1),))
+    def test_ends_in_float32(self, calls):
+        """As if it were stopped after three steps and resumed in float32."""
+        weights = []
+        for settings in (
+            [("bfloat16", None, 3), ("float32", None, 2)],
+            [("bfloat16", 3, number) for number in calls],
+        ):
+            trainer = None
+            for precision, float32_from, number in settings:
+                before, trainer = (
+                    trainer,
+                    Trainer(
+                        moved(),
+                        0.1,
+                        precision=precision,
+                        float32_from=float32_from,
+                    ),
+                )
+                for name, variables in before.state.items() if before else ():
+                    for new, old in zip(
+                        trainer.state[name], variables, strict=True
+                    ):
+                        new.assign(old)
+                train(trainer, num_steps=number)
+            weights.append(values(trainer.model.variables))
+        self.assertTrue(all(same(*weights)))
+        plain = Trainer(moved(), 0.1, precision="bfloat16")
+        train(plain, num_steps=5)
+        self.assertFalse(all(same(weights[0], values(plain.model.variables))))
+
     @parameterized.parameters(False, True)
     def test_what_is_compiled(self, jit):
         with mock.patch.object(tf, "function") as function:
             Trainer(SmallModel(), jit=jit)
         compiled = [c.kwargs.get("jit_compile") for c in function.mock_calls]
-        self.assertEqual(compiled, [jit, None, None])
+        self.assertCountEqual(compiled, [jit, None, None])
 
 
 class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):

@@ -440,15 +440,17 @@ class CommandTest(TrainingTestCase):
     def test_settings_arrive(self):
         settings = {
             **{"lr": 0.5, "clip_grad": 3.0, "seed": 7, "ema": 0.9},
-            **{"precision": "bfloat16", "recompute": True, "accumulate": 2},
-            "optimizer": "muon",
+            **{"recompute": True, "accumulate": 2, "optimizer": "muon"},
         }
+        others = {"precision": "bfloat16+float32", "epochs": 4}
         with mock.patch.object(Trainer, "__init__", return_value=None) as init:
             with self.assertRaises(AttributeError):
-                command(**settings, num_couplings="1,2,3")
+                command(**settings, **others, num_couplings="1,2,3")
         (model, rate), options = init.call_args
         self.assertEqual(float(rate(9)), settings.pop("lr"))
         self.assertEqual(model.num_couplings, (1, 2, 3))
+        # The last tenth of twelve steps.
+        settings |= {"precision": "bfloat16", "float32_from": 11}
         self.assertContainsSubset(settings.items(), options.items())
         error = DataError("none")
         with mock.patch.object(data, "load", side_effect=error) as load:
