@@ -138,17 +138,6 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
 
     @parameterized.named_parameters(
         # Of which names, by what it is replaced, and what becomes of the array.
-        ("no_prefix", r"^flow\.flows\.", "steps."),
-        (
-            "other_indices",
-            r"flows\.(\d+)",
-            lambda match: f"flows.{3 * int(match[1]) + 4}",
-        ),
-        (
-            "other_network",
-            r"net\.net\.(\d+)",
-            lambda match: f"zzz.layers.{int(match[1]) + 5}",
-        ),
         ("parametrized_g", r"weight_g$", "parametrizations.weight.original0"),
         ("parametrized_v", r"weight_v$", "parametrizations.weight.original1"),
         ("scalars_without_axes", r"scale|shift", r"\g<0>", np.squeeze),
@@ -195,13 +184,12 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
     @parameterized.parameters(
         # Names that begin so, what becomes of their arrays, and the fault.
         ("4.rescale", np.ones(2), "`{}` is not of this model"),
-        ("6.reshift", None, "it has 9 `reshift` instead of 10"),
+        ("6.reshift", None, "`{}` is missing"),
         ("8.mask", np.array([[[True]], [[False]]] * 2), "`{}` is not of this"),
-        ("2.net.net.0.conv.bias", None, "it has 79 `bias` instead of 80"),
+        ("2.net.net.0.conv.bias", None, "`{}` is missing"),
         ("13.net.net.3.block.2.conv.weight_g", np.ones(3), "`{}` is not of"),
-        ("5.bias", np.ones(3), "it has 81 `bias` instead of 80"),
         ("1.alpha", np.ones([]), "`{}` is superfluous"),
-        ("13.", None, "it has 9 |it has 72 convolutions"),
+        ("2.net", None, "is missing"),
     )
     def test_wrong_arrays(self, prefix, array, fault):
         prefix = f"flow.flows.{prefix}"

@@ -13,19 +13,20 @@ model.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
 
 The PyTorch model is a list of steps from image to latents: `flow.flows.0` for
 dequantization, then the logit, three couplings, the squeeze, three couplings,
-the split and four couplings. A coupling such as `flow.flows.2` has
+the split and four couplings. A coupling such as `flow.flows.2` has, under its
+name,
 
 *   `rescale` and `reshift`, with one element each;
 *   `mask`, boolean, broadcastable to `[C, H, W]`, true for components that are
     kept. It may be missing, as in `named_parameters()`;
 *   for each convolution `weight_v`, `[out, in, height, width]`, `weight_g`,
-    `[out, 1, 1, 1]`, and `bias`, `[out]`, as in `torch.nn.utils.weight_norm`.
-    The names of `torch.nn.utils.parametrizations.weight_norm` also work.
+    `[out, 1, 1, 1]`, and `bias`, `[out]`, as in `torch.nn.utils.weight_norm`,
+    or their names in `torch.nn.utils.parametrizations.weight_norm`.
 
-Sorted by name, the convolutions are the first one, three per residual block,
-and the last one, whose first `C` output channels are the scale and the others
-the shift. Only this order and the last part of a name matter. The indices and
-the prefixes may differ from the above.
+With `B` residual blocks, the convolutions are `net.net.0.conv`;
+`net.net.K.block.0.conv`, `net.net.K.block.2.conv` and `net.net.K.block.4.conv`
+of each block, for `K` from 2 to `B + 1`; and `net.net.{B + 3}.conv`, whose
+first `C` output channels are the scale and the others the shift.
 
 Channels are not permuted, since the squeeze of both models orders channels by
 row of the block, column of the block and channel of the image: in PyTorch
@@ -35,10 +36,8 @@ a different model, which keeps and factors out other channels. The file does not
 show the order, so the caller has to check it.
 """
 
-import collections
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -55,7 +54,10 @@ _MODEL = {
     "dequantization": "uniform",
     "num_classes": None,
 }
-_PARAMETRIZED = {"original0": "weight_g", "original1": "weight_v"}
+_PARAMETRIZED = {
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+}
 
 
 def load_model(
@@ -87,20 +89,22 @@ def load_model(
         `image_shape` is not given.
     """
     arrays = _read_arrays(path)
-    parts = _by_last_part(arrays)
-    kernels, masks = parts["weight_v"], parts["mask"]
-    # Each coupling has two convolutions, plus three per block.
-    num_blocks, rest = divmod(len(kernels) // len(_POSITIONS) - 2, 3)
-    if rest or num_blocks < 1:
-        raise _error(path, f"it has {len(kernels)} convolutions")
-    filters, channels, *_ = arrays[kernels[0]].shape
+    first = f"flow.flows.{_POSITIONS[0]}"
+    kernel, mask = f"{first}.net.net.0.conv.weight_v", f"{first}.mask"
+    if kernel not in arrays:
+        raise _error(path, f"`{kernel}` is missing")
+    filters, channels, *_ = arrays[kernel].shape
+    num_blocks = sum(
+        name.startswith(first) and name.endswith("block.0.conv.weight_v")
+        for name in arrays
+    )
     if image_shape is None:
-        if not masks:
+        if mask not in arrays:
             raise ValueError(
                 f"{os.fspath(path)} has no masks that show the size of images: "
                 "give `image_shape`."
             )
-        image_shape = (*arrays[masks[0]].shape[-2:], channels)
+        image_shape = (*arrays[mask].shape[-2:], channels)
     model = RealNVP(image_shape, num_colors, filters, num_blocks, alpha)
     _assign(model, arrays, path)
     return model
@@ -201,19 +205,8 @@ def _mask(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _by_last_part(names: Iterable[str]) -> dict[str, list[str]]:
-    """Groups names by their last part, in natural order: 2 before 10."""
-    parts = collections.defaultdict(list)
-    for name in sorted(
-        names, key=lambda name: re.sub(r"\d+", lambda n: n[0].zfill(9), name)
-    ):
-        last = name.rpartition(".")[2]
-        parts[_PARAMETRIZED.get(last, last)].append(name)
-    return parts
-
-
 def _read_arrays(path) -> dict[str, np.ndarray]:
-    """Reads an `.npz` file that holds nothing but arrays."""
+    """Reads an `.npz` file of arrays, with the names of `weight_norm`."""
     with open(path, "rb") as file:
         try:
             arrays = dict(np.load(file, allow_pickle=False))
@@ -224,34 +217,31 @@ def _read_arrays(path) -> dict[str, np.ndarray]:
                 f"{os.fspath(path)} is not an .npz file of arrays ({error}): "
                 "write it with `np.savez`, not with `torch.save`."
             ) from error
+    for name in [*arrays]:
+        for parametrized, plain in _PARAMETRIZED.items():
+            if name.endswith(parametrized):
+                new_name = name.removesuffix(parametrized) + plain
+                arrays[new_name] = arrays.pop(name)
     return arrays
 
 
 def _assign(model: RealNVP, arrays: dict[str, np.ndarray], path) -> None:
     """Checks that arrays fit a model, then assigns them to its weights."""
-    own, parts = _state_dict(model), _by_last_part(arrays)
-    names: dict[str, str] = {}
-    for part, needed in _by_last_part(own).items():
-        found = parts.pop(part, [])
-        if part == "mask" and not found:
-            continue
-        if len(found) != len(needed):
-            raise _error(
-                path, f"it has {len(found)} `{part}` instead of {len(needed)}"
-            )
-        names |= zip(needed, found, strict=True)
-    if parts:
-        raise _error(path, f"`{min(parts.values())[0]}` is superfluous")
-    for name, its_name in names.items():
-        mine, its = own[name], arrays[its_name]
-        if mine.dtype != bool:
-            fits = (its.shape or (1,)) == mine.shape
+    expected = _state_dict(model)
+    masks = {name for name in expected if name.endswith(".mask")}
+    if missing := expected.keys() - masks - arrays.keys():
+        raise _error(path, f"`{min(missing)}` is missing")
+    if more := arrays.keys() - expected.keys():
+        raise _error(path, f"`{min(more)}` is superfluous")
+    for name, array in arrays.items():
+        if name in masks:
+            fits = np.array_equal(_mask(array), expected[name])
         else:
-            fits = np.array_equal(_mask(its), mine)
+            fits = (array.shape or (1,)) == expected[name].shape
         if not fits:
-            raise _error(path, f"`{its_name}` is not of this model")
+            raise _error(path, f"`{name}` is not of this model")
     for name, variable, index in _weights(model):
-        array, values = arrays[names[name]], np.array(variable.numpy())
+        array, values = arrays[name], np.array(variable.numpy())
         if name.endswith("weight_v"):
             array = array.transpose(2, 3, 1, 0)
         values[index] = array.reshape(values[index].shape)
