@@ -38,7 +38,7 @@ def costs(
     return costs_and_latents(model, points, label)[0]
 
 
-@private.forgetting()
+@private.evicting_graph_tensors()
 def costs_and_latents(
     model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:

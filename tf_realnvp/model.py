@@ -953,7 +953,7 @@ def _check_class_probs(class_probs, num_classes) -> tuple[float, ...] | None:
     return tuple(probs.tolist())
 
 
-@private.forgetting()
+@private.evicting_graph_tensors()
 def _apply(function, batch, label):
     """Applies a function that runs networks to a batch that may be empty.
 

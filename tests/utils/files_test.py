@@ -303,7 +303,7 @@ class FoldersTest(FilesTestCase):
     @parameterized.parameters("a/b/c", f"a/b/{'c' * 300}")
     def test_goes_again(self, path):
         """Also the parents of what could not be made."""
-        with contextlib.suppress(OSError), files.made(self.folder / path):
+        with contextlib.suppress(OSError), files.created(self.folder / path):
             self.assertTrue((self.folder / path).is_dir())
         self.assertEmpty(self.names())
 

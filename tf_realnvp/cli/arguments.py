@@ -238,12 +238,13 @@ def check_output(
     """
     real = pathlib.Path(os.path.realpath(path))
     folder = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
+    make = files.created if is_folder else contextlib.nullcontext
     with about(flag):
         for name in map(os.path.expanduser, filter(None, inputs)):
             if real.is_relative_to(os.path.realpath(name)):
                 raise UsageError(f"{path} is among the images: {name}")
         try:
-            with files.made(folder) if is_folder else contextlib.nullcontext():
+            with make(folder):
                 tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise UsageError(

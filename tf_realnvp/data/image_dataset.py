@@ -326,19 +326,19 @@ class ImageDataset:
                 .skip(skip * batch_size)
             )
 
-        def mirrored(number, batch):
+        def flip_some(index, batch):
             places, images = batch
             draws = tf.random.stateless_uniform(
                 [batch_size],
-                tf.random.experimental.stateless_fold_in(flip_seed, number),
+                tf.random.experimental.stateless_fold_in(flip_seed, index),
             )
-            is_kept = draws[:, None, None, None] < 0.5
-            return places, tf.where(is_kept, tf.reverse(images, [2]), images)
+            is_flipped = draws[:, None, None, None] < 0.5
+            return places, tf.where(is_flipped, tf.reverse(images, [2]), images)
 
         pipeline = self._pipelines["train"]
         batches = pipeline.batches(batch_size, arrange, drop_remainder=True)
         if self.flip:
-            batches = batches.enumerate(skip).map(mirrored)
+            batches = batches.enumerate(skip).map(flip_some)
         num_batches = max(0, self.num_train // batch_size - skip)
         return pipeline.finish(batches, num_batches)
 

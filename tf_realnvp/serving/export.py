@@ -61,7 +61,7 @@ def save(
     if "dataset" in given:
         own.pop("source", None)  # It is that of another one.
     content = _metadata(model, own | given, path)
-    with files.made(path.parent), files.replace_directory(path) as new:
+    with files.created(path.parent), files.replace_directory(path) as new:
         with private.saving():
             module = _ServingModule(model)
             signatures = module.signatures()

@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
+def naming_write_errors(path: str | os.PathLike) -> Iterator[None]:
     """Converts errors of writing to a `FailureError` that names the target.
 
     Args:
@@ -50,7 +50,7 @@ def _to_run(method):
     @functools.wraps(method)
     def write(self, *args):
         if self._run is not None:
-            with writing(self._run.path):
+            with naming_write_errors(self._run.path):
                 method(self, *args)
 
     return write

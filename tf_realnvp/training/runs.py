@@ -217,7 +217,7 @@ def _lock(path):
     lock = folder / _LOCK_FILE
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.made(folder))
+            stack.enter_context(files.created(folder))
             makes_lock = not lock.exists()
             file = open(lock, "a", opener=system.open_no_link)
             stack.enter_context(file)

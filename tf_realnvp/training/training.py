@@ -16,7 +16,7 @@ from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, results, workers
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.recorder import Recorder, writing
+from tf_realnvp.training.recorder import Recorder, naming_write_errors
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
@@ -62,7 +62,7 @@ class Training:
             run.check_same_images(description, dataset.name)
             description = run.data or description
         self._run = run
-        with _explained(dataset):
+        with _naming_errors(dataset):
             config = workers.agree_on_settings(config, description)
         num_validation = config.num_validation or 0
         if config.batch_size + num_validation > dataset.num_train:
@@ -101,7 +101,7 @@ class Training:
         """
         config, model, dataset = self.config, self.model, self.dataset
         strategy = _strategy_of(model)
-        with _explained(dataset):
+        with _naming_errors(dataset):
             with strategy.scope():
                 self.trainer = Trainer.from_config(
                     model, config, dataset.num_train
@@ -164,7 +164,7 @@ class Training:
 
         # Outside of the strategy's scope, since only the chief creates the
         # variables of checkpoints.
-        with _explained(self.dataset):
+        with _naming_errors(self.dataset):
             try:
                 is_done = loop.fit(
                     self.trainer,
@@ -197,7 +197,7 @@ class Training:
         Raises:
           FailureError: If something cannot be written.
         """
-        with writing(self.config.output_dir):
+        with naming_write_errors(self.config.output_dir):
             return results.write(self.config, self.dataset, self.trainer)
 
     def close(self) -> None:
@@ -250,7 +250,7 @@ def _initialize(model, dataset, seed, strategy):
 
 
 @contextlib.contextmanager
-def _explained(dataset: ImageDataset) -> Iterator[None]:
+def _naming_errors(dataset: ImageDataset) -> Iterator[None]:
     """Converts TensorFlow errors that users can do something about.
 
     Args:

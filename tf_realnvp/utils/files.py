@@ -60,7 +60,7 @@ def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
       removed, and `folder` is unchanged.
     """
     folder = pathlib.Path(folder)
-    with made(folder), _new_beside(folder / "files", is_folder=True) as new:
+    with created(folder), _new_beside(folder / "files", is_folder=True) as new:
         yield new
         done = sorted(new.iterdir())
         for file in done:
@@ -116,7 +116,7 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
 
 
 @contextlib.contextmanager
-def made(path: pathlib.Path) -> Iterator[None]:
+def created(path: pathlib.Path) -> Iterator[None]:
     """Creates a folder and its parents; on exit, removes new empty ones."""
     new = _missing(path)
     try:

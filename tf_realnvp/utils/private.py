@@ -46,7 +46,7 @@ def saving() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def forgetting() -> Iterator[None]:
+def evicting_graph_tensors() -> Iterator[None]:
     """Removes the tensors of the current graph from TFP's cache, at the end.
 
     All bijectors share one cache. A tensor in it keeps its graph in memory, and
