@@ -1,0 +1,141 @@
+"""Loading image data sets by name.
+
+`load` returns an `ImageDataset`. digits is part of scikit-learn. NumPy files
+are read by `arrays`, folders by `image_folder`, and CIFAR10, CelebA and other
+data sets of TensorFlow Datasets (TFDS) by `tfds_images`. The last two modules
+are imported on demand.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from tf_realnvp.config import DATASETS, canonical
+from tf_realnvp.data import arrays
+from tf_realnvp.data.image_dataset import ImageDataset
+from tf_realnvp.utils import checks
+
+
+def load(
+    name: str | os.PathLike,
+    data_dir: str = "datasets",
+    image_size: int | Sequence[int] | None = None,
+    flip: bool = False,
+    num_bits: int | None = None,
+    labels: bool = False,
+) -> ImageDataset:
+    """Loads a data set; downloads and prepares it first if necessary.
+
+    A folder holds JPEG, PNG and TIFF images, optionally in sub-folders: see
+    `image_folder.load`. A `.npy` or `.npz` file holds arrays of images: see
+    `arrays.load`. All other data sets except digits come from TFDS, which looks
+    for them in this order: a prepared copy in `data_dir`; archives in
+    `data_dir/manual`; a download into `data_dir`. digits, folders and NumPy
+    files need neither `data_dir` nor a network.
+
+    Args:
+      name: One of `DATASETS`, in upper or lower case; a folder that exists or
+        whose name begins like a path (`/`, `./`, `../` or `~`); a NumPy file;
+        or the TFDS name of an image data set, such as `svhn_cropped`.
+      data_dir: Local folder in the layout of TFDS. It is written to only if a
+        copy has to be prepared.
+      image_size: Side of the images in pixels, or height and width. The largest
+        central crop with these proportions (for CelebA, of the central 148x148
+        pixels) is resized to it by an antialiased bilinear filter. By default,
+        images are not resized if all have the same even size of at most 64
+        pixels per side; others, and CelebA, are resized to 32.
+      flip: Whether training images are mirrored left to right at random.
+      num_bits: Number of highest bits to keep of each component, for images
+        with 256 levels or more. Default: all.
+      labels: Whether to load labels, too: the TFDS feature `label`, the labels
+        of digits or of the NumPy file, or the names of sub-folders.
+
+    Returns:
+      The data set. Images are read and decoded on demand.
+
+    Raises:
+      DataError: If there is no such data set, if its images cannot be obtained,
+        if `num_bits` is given for images without as many, or if `labels` are
+        requested and there are none.
+      ValueError: If `image_size` or `num_bits` is out of range.
+    """
+    name, size = os.fspath(name), None
+    if image_size is not None:
+        size = checks.check(image_size, "image_size", checks.ImageSize())
+    if num_bits is not None:
+        allowed_bits = checks.WholeNumber(1, 16)
+        num_bits = checks.check(num_bits, "num_bits", allowed_bits)
+    known = canonical(name)
+    if known == "digits":
+        dataset = _load_digits(size, labels)
+    elif known not in DATASETS and arrays.is_file(name):
+        dataset = arrays.load(name, size, labels)
+    elif known not in DATASETS and is_folder(name):
+        from tf_realnvp.data import image_folder
+
+        dataset = image_folder.load(name, size, labels)
+    else:
+        from tf_realnvp.data import tfds_images
+
+        dataset = tfds_images.load(known, data_dir, size, labels)
+    if num_bits is not None:
+        dataset = dataset.keep_bits(num_bits)
+    settings = {
+        "dataset": known,
+        "image_size": image_size,
+        "num_bits": num_bits,
+    }
+    return dataclasses.replace(
+        dataset, flip=flip, load_settings=settings, source=source(name)
+    )
+
+
+def source(name: str) -> str:
+    """Returns a name that `load` resolves independently of the current folder.
+
+    Args:
+      name: As for `load`.
+
+    Returns:
+      One of `DATASETS`, an absolute path, or a TFDS name.
+    """
+    name = canonical(name)
+    if name in DATASETS or not (is_folder(name) or arrays.is_file(name)):
+        return name
+    return os.path.abspath(os.path.expanduser(name))
+
+
+def is_folder(name: str) -> bool:
+    """Returns whether a name is a folder rather than a TFDS name.
+
+    TFDS names may contain slashes.
+
+    Args:
+      name: As for `load`.
+    """
+    return (
+        os.path.isdir(os.path.expanduser(name))
+        or os.path.isabs(name)
+        or name.startswith(("~", "."))
+        or name.endswith(os.sep)
+    )
+
+
+def _load_digits(size, labels):
+    """Returns scikit-learn's 8x8 digits, with 80 % for training."""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    images = digits.images.astype(np.uint8)[..., np.newaxis]
+    # RandomState, since NumPy guarantees that its streams never change.
+    order = np.random.RandomState(0).permutation(len(images))
+    splits = np.split(order, [int(0.8 * len(images))])
+    return arrays.make(
+        "digits",
+        [images[split] for split in splits],
+        num_colors=17,
+        size=size,
+        labels=[digits.target[split] for split in splits] if labels else None,
+    )
