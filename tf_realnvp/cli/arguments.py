@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tf_realnvp.cli import streams
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, Name, OneOf, Switch, WholeNumber
 from tf_realnvp.utils.errors import UsageError
@@ -89,10 +88,6 @@ def command(
     """
 
     def declare(run):
-        def run_and_check(flags):
-            run(flags)
-            streams.check_written()
-
         def add(subparsers):
             text = inspect.getdoc(run) or ""
             title = text.partition("\n")[0].removesuffix(".")
@@ -104,7 +99,7 @@ def command(
             parser.epilog = f"example:\n  {parser.prog} {example}"
             for name, options in (_MODEL, *arguments):
                 parser.add_argument(name, **options)
-            parser.set_defaults(run=run_and_check, prog=parser.prog)
+            parser.set_defaults(run=run, prog=parser.prog)
 
         return add
 

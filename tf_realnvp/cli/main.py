@@ -10,7 +10,6 @@ from tf_realnvp.cli import (
     exports,
     restore,
     signals,
-    streams,
     train,
 )
 from tf_realnvp.utils.errors import Error, reason
@@ -70,7 +69,6 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
       to change something, with a line on standard error that says what; 129,
       130 or 143 if interrupted by SIGHUP, SIGINT or SIGTERM.
     """
-    streams.make_unbreakable()
     flags = parser.parse_args(argv)
     try:
         with signals.raised():
