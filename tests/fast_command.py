@@ -120,7 +120,7 @@ def patch_model(stack: contextlib.ExitStack) -> None:
         (initialization, "initialize", initialize),
         (export, "save", save_model),
         (plots, "save_loss_curve", _save_curve),
-        (loop, "_SECONDS_PER_CALL", 0.0),  # One step a call.
+        (loop, "SECONDS_PER_CALL", 0.0),  # One step a call.
     ):
         stack.enter_context(mock.patch.object(target, name, value))
 

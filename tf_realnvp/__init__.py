@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from tf_realnvp.version import __version__
+
 if TYPE_CHECKING:
     from tf_realnvp.api import load, train
     from tf_realnvp.bijectors import AffineCoupling, FactorOut, Squeeze
@@ -30,8 +32,6 @@ __all__ = [
     "runtime",
     "train",
 ]
-
-__version__ = "0.1.0"
 
 # The modules of all names that are not themselves modules here.
 _HOMES = {

@@ -269,7 +269,7 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_some_test_images_on_the_way(self):
         """They are drawn by the seed; at the end it is all of them."""
-        self.enterContext(mock.patch.object(loop, "_MAX_TEST_IMAGES", 5))
+        self.enterContext(mock.patch.object(loop, "MAX_TEST_IMAGES", 5))
         trainer, losses = make_trainer(), []
         some = self.dataset.sample_test(5, trainer.seed)
 

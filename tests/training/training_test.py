@@ -101,7 +101,7 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         self.enterContext(mock.patch.object(api, "RealNVP", SmallModel))
         # Epochs are short here, and most tests want one after each.
         self.enterContext(
-            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         )
 
     def train(self, door, model=None, images=None, **settings):
@@ -278,7 +278,7 @@ class ResumeTest(TrainingTestCase):
     def test_short_epochs_share_a_checkpoint(self, door):
         """The last epoch has one in any case."""
         self.enterContext(
-            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
         )
         for number, settings in ((1, {"epochs": 1}), (2, {})):
             self.assert_as_whole(door, **settings)
@@ -291,7 +291,7 @@ class ResumeTest(TrainingTestCase):
     def test_checkpoints_within_an_epoch(self, minutes, message):
         """A minute passes whenever the clock is read."""
         self.enterContext(
-            mock.patch.object(recorder, "_SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
         )
         settings = {"checkpoint_minutes": minutes}
         clock = mock.Mock(monotonic=itertools.count(0.0, 60.0).__next__)
@@ -653,7 +653,7 @@ class WorkersTest(TrainingTestCase):
         self.enterContext(
             mock.patch.object(workers, "connect", tf.distribute.get_strategy)
         )
-        self.enterContext(mock.patch.object(workers, "_gather", self.gather))
+        self.enterContext(mock.patch.object(workers, "gather", self.gather))
         # What the chief has in place of what this worker has.
         self.changes = collections.deque()
 
@@ -713,7 +713,7 @@ class WorkersTest(TrainingTestCase):
         self.assertEqual(trainers[0].num_steps, 6)
         self.assertEqual(os.listdir(), before)
 
-    @parameterized.parameters((workers, "_gather"), (Trainer, "train"))
+    @parameterized.parameters((workers, "gather"), (Trainer, "train"))
     def test_worker_that_is_gone(self, target, name):
         error = tf.errors.UnavailableError(
             None, None, "node at:\n\n\nCollective ops is aborted\nRestart"

@@ -124,7 +124,7 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
         own = f"127.0.0.1:{self.ports[1]}"
         address = address.format(self.ports[2])
         with (
-            mock.patch.object(workers, "_MAX_MINUTES", 0.01),
+            mock.patch.object(workers, "MAX_MINUTES", 0.01),
             self.assertRaisesRegex(
                 FailureError, f"^worker 1 of .*{address}, did not "
             ),

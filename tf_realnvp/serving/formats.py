@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-import tf_realnvp
 from tf_realnvp import bit_maps
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import files
+from tf_realnvp.version import __version__
 
 # The version of ONNX's operations: that of 2022, which runtimes of today have.
 _OPSET = 18
@@ -136,7 +136,7 @@ def describe(model: RealNVP) -> dict[str, Any]:
         **metadata,
         "latent_shape": model.latent_shape,
         "num_parameters": model.num_parameters,
-        "version": tf_realnvp.__version__,
+        "version": __version__,
     }
 
 

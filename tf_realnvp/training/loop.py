@@ -10,8 +10,8 @@ from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.progress import Progress, Silent
 
-_SECONDS_PER_CALL = 0.5
-_MAX_TEST_IMAGES = 10_000  # Evaluated on the way.
+SECONDS_PER_CALL = 0.5
+MAX_TEST_IMAGES = 10_000  # Evaluated on the way.
 
 
 class _Stopped(Exception):
@@ -80,7 +80,7 @@ def _train(trainer, dataset, epochs, max_steps, on_epoch, *options):
     split, held_out = "validation", dataset
     if not dataset.num_validation:
         split = "test"
-        held_out = dataset.sample_test(_MAX_TEST_IMAGES, trainer.seed)
+        held_out = dataset.sample_test(MAX_TEST_IMAGES, trainer.seed)
     values = trainer.model.values
 
     def end_epoch():
@@ -174,7 +174,7 @@ def _calls(num_steps: int, maximum: int | None) -> Iterator[int]:
 
     Yields:
       The number of steps of the next call: one at first, then as many as take
-      about `_SECONDS_PER_CALL`.
+      about `SECONDS_PER_CALL`.
     """
     size = 1
     while num_steps > 0:
@@ -184,4 +184,4 @@ def _calls(num_steps: int, maximum: int | None) -> Iterator[int]:
         num_steps -= size
         seconds = (time.perf_counter() - start) / size
         # At most doubled: the timing of the first call includes tracing.
-        size = max(1, min(2 * size, int(_SECONDS_PER_CALL / seconds)))
+        size = max(1, min(2 * size, int(SECONDS_PER_CALL / seconds)))

@@ -85,6 +85,8 @@ class Muon(FusedAdam):
     the same rate. A kernel is a matrix from inputs to output channels. Updates
     have root mean square 0.2 (https://arxiv.org/abs/2502.16982, section 2.2),
     about that of Adam, so both can have the same learning rate.
+
+    Keras's Muon takes variables of two axes alone, and no kernel has two.
     """
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):

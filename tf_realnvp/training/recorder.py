@@ -21,7 +21,7 @@ from tf_realnvp.utils.errors import FailureError, reason
 
 # Without a minimum, checkpoints after short epochs would take more than 1 % of
 # the time.
-_SECONDS_BETWEEN_CHECKPOINTS = 30.0
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ class Recorder:
         self._summaries.write_epoch(metrics)
         if metrics.epoch % self._config.samples_every == 0:
             self._summaries.write_samples(metrics.step)
-        self._save_after(_SECONDS_BETWEEN_CHECKPOINTS)
+        self._save_after(SECONDS_BETWEEN_CHECKPOINTS)
 
     @_to_run
     def finish(self, is_done: bool) -> None:

@@ -24,7 +24,7 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
-_MAX_MINUTES = 10  # Between the starts of the first and last worker.
+MAX_MINUTES = 10  # Between the starts of the first and last worker.
 _SECONDS_BETWEEN_TRIES = 0.2
 
 
@@ -122,7 +122,7 @@ def _wait_for_all(addresses, index):
 
     TensorFlow would also wait, but forever and without handling signals.
     """
-    give_up = time.monotonic() + 60.0 * _MAX_MINUTES
+    give_up = time.monotonic() + 60.0 * MAX_MINUTES
     own = list(addresses.values())[index]
     with _listening(own[1]):
         for name, (host, port) in addresses.items():
@@ -130,7 +130,7 @@ def _wait_for_all(addresses, index):
                 if time.monotonic() > give_up:
                     raise FailureError(
                         f"{name} of TF_CONFIG, {host}:{port}, did not come in "
-                        f"{_MAX_MINUTES} minutes: start the same command there"
+                        f"{MAX_MINUTES} minutes: start the same command there"
                     )
                 time.sleep(_SECONDS_BETWEEN_TRIES)
 
@@ -170,7 +170,7 @@ def agree(record: Mapping[str, Any]) -> None:
     """
     addresses, _ = _job()
     first, *names = addresses
-    chief, *others = _gather(record)
+    chief, *others = gather(record)
     found = [
         f"{name} differs from {first}: `{key}` "
         f"{checks.short(mine)} instead of {checks.short(its)}"
@@ -184,7 +184,7 @@ def agree(record: Mapping[str, Any]) -> None:
 
 def any_worker(condition: bool) -> bool:
     """Returns whether a condition holds for any worker; all must call it."""
-    return any(_gather(condition)) if runtime.is_one_of_many() else condition
+    return any(gather(condition)) if runtime.is_one_of_many() else condition
 
 
 def agree_on_settings(
@@ -207,7 +207,7 @@ def agree_on_settings(
     """
     precision = runtime.settle_precision(config.precision, config.lr_schedule)
     if runtime.is_one_of_many():
-        precision_of_chief, *_ = _gather(precision)
+        precision_of_chief, *_ = gather(precision)
         if config.precision == "auto":
             precision = precision_of_chief
     config = dataclasses.replace(config, precision=precision)
@@ -243,7 +243,7 @@ def agree_on_state(
     agree({where: mine})
 
 
-def _gather(record):
+def gather(record):
     """Returns the records of all workers, in order."""
     import tensorflow as tf
 
