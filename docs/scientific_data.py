@@ -100,11 +100,11 @@
 # $$S(\phi) = \sum_x \phi(x) (4 \phi(x) -
 # \sum_{y \sim x} \phi(y)) + m^2 \phi(x)^2 + \lambda \phi(x)^4,$$
 #
-# where $y$ are the neighbours of $x$, $m^2 = -4$ and $\lambda = 8$. It is far
-# from Gaussian: a site is most often near one of two values. Hybrid Monte Carlo
-# (HMC) draws fields. The flow learns from them, and then draws fields that are
-# independent of each other, which a chain of HMC cannot. What it gets wrong can
-# be removed, since its density is known.
+# where $y$ are the neighbours of $x$, $m^2 = -4$ and $\lambda = 8$. It is not
+# Gaussian: the values of a site have two modes, as the last figure shows.
+# Hybrid Monte Carlo (HMC) draws fields. The flow learns from them, and then
+# draws fields that are independent of each other, which a chain of HMC cannot.
+# What it gets wrong can be removed, since its density is known.
 #
 # This page is the program `docs/scientific_data.py`, with its output. HMC and
 # the rest of the physics are in `benchmarks/lattice.py` of the repository.
