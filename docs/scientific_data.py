@@ -35,13 +35,13 @@
 # $2^k$, if `--num_bits` dropped $k$ bits), so viewers show those of 12 bits
 # dark. A file with a higher level than the model has is refused.
 #
-# Bits/dim mean what they mean: the code length at that precision. Each bit of
-# pure noise adds one, so they cannot be compared between numbers of bits.
+# Bits/dim of different numbers of bits cannot be compared: each bit of pure
+# noise adds one.
 #
-# **How exactly images come back.** `decode(encode(images))` goes through the
-# logit and all couplings in float32, and is exact as far as that carries. With
-# the models of the repository and test images of Fashion-MNIST to which random
-# lower bits were added:
+# **How exactly images come back.** `decode(encode(images))` is exact as far as
+# float32 carries through the logit and all couplings. Here are the models of
+# the repository, with test images of Fashion-MNIST to which random lower bits
+# were added:
 #
 # | bits | 16 couplings, 0.5 M weights | 40 couplings, 1.4 M weights |
 # | --- | --- | --- |
@@ -52,8 +52,7 @@
 # | 15 | 97.8 %, up to 2 | 99.6 %, up to 1 |
 # | 16 | 93.0 %, up to 3 | 97.4 %, up to 5 |
 #
-# At 16 bits at most 3 of 10,000 values are off. The small models of the tests
-# give 16 bits back exactly. The command is
+# At 16 bits at most 3 of 10,000 values are off.
 #
 # ```sh
 # python -m benchmarks.round_trip models/realnvp_fashion_mnist \
@@ -72,16 +71,11 @@
 # There is no dequantization and no logit. The flow acts on standardized data:
 # the mean and the standard deviation of each channel over the training images
 # are part of the model (the weight `moments`; `model.standardize` sets them).
-# Log-densities are of the data as given: in another unit of the data they
-# differ by the logarithm of the scale, for each component. They are in nats,
-# and are no code lengths; `bits_per_dim` is an error, `nats_per_dim` takes its
-# place in Python, in the SavedModel and in CSV files. Seeds of `log_prob` have
-# no effect.
-#
-# `decode(encode(x))` differs from `x` by rounding: for the model below by some
-# millionths of a standard deviation.
-#
-# What works, and what does not:
+# Log-densities are of the data as given, in nats: in another unit of the data
+# they differ by the logarithm of the scale, for each component. They are no
+# code lengths, so `bits_per_dim` is an error; `nats_per_dim` takes its place in
+# Python, in the SavedModel and in CSV files. Seeds of `log_prob` have no
+# effect. `decode(encode(x))` differs from `x` by rounding.
 #
 # * Training, resuming, `--conditional`, warm starts, saving and loading work.
 # * `sample` draws a grid in colours with a bar, by the first channel, or writes
@@ -106,11 +100,11 @@
 # $$S(\phi) = \sum_x \phi(x) (4 \phi(x) -
 # \sum_{y \sim x} \phi(y)) + m^2 \phi(x)^2 + \lambda \phi(x)^4,$$
 #
-# where $y$ are the neighbours of $x$, $m^2 = -4$ and $\lambda = 8$. It is far
-# from Gaussian: a site is most often near one of two values. Hybrid Monte Carlo
-# (HMC) draws fields. The flow learns from them, and then draws fields that are
-# independent of each other, which a chain of HMC cannot. What it gets wrong can
-# be removed, since its density is known.
+# where $y$ are the neighbours of $x$, $m^2 = -4$ and $\lambda = 8$. It is not
+# Gaussian: the values of a site have two modes, as the last figure shows.
+# Hybrid Monte Carlo (HMC) draws fields. The flow learns from them, and then
+# draws fields that are independent of each other, which a chain of HMC cannot.
+# What it gets wrong can be removed, since its density is known.
 #
 # This page is the program `docs/scientific_data.py`, with its output. HMC and
 # the rest of the physics are in `benchmarks/lattice.py` of the repository.
@@ -202,8 +196,7 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 # %% [markdown]
 # ## Evidence
 #
-# All figures are of two CPU cores that were shared with other work, so times
-# are upper bounds.
+# All figures are of two CPU cores that were shared with other work.
 #
 # **Fields on a lattice**, 40,000 of each kind, a model with 32 filters and 2
 # residual blocks:
@@ -214,10 +207,10 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 #
 # A Gaussian field with the power spectrum $1 / (k^2 + 0.5)$ has an entropy of
 # 0.7354 nats/dim, and independent pixels of the same variance one of 0.8433.
-# After one epoch (133 s) the test loss was 0.7420, 0.0066 above the entropy.
+# After one epoch the test loss was 0.7420, 0.0066 above the entropy.
 #
-# For the field theory above, after 5 epochs (710 s) the test loss was 0.3160
-# nats/dim. Of 50,000 independent proposals 12.9 % were accepted. Expectations
+# For the field theory above the test loss was 0.3160 nats/dim after 5 epochs
+# (710 s). Of 50,000 independent proposals 12.9 % were accepted. Expectations
 # agree with those of 40,000 fields by HMC, which the proposals alone do not:
 #
 # | | HMC | flow, Metropolis | difference | proposals alone |
@@ -232,25 +225,13 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 # rejected: here HMC is the better sampler, since its chains decorrelate fast
 # this far from the critical point.
 #
-# **8 bits as real numbers.** Logits of images are real numbers. With the same
-# weights, a model of these has the density of a model of levels up to the
-# log-det of the logit: the largest relative difference over 1,000 test images
-# of Fashion-MNIST was 2e-7. After 400 steps on 10,000 images from the same seed
-# (32 filters, 1 block) test images cost 4.37 bits/dim as levels, 4.53 as levels
-# plus noise without a logit, and 4.02 as logits that are standardized.
-#
-# ```sh
-# python -m benchmarks.real_numbers --images 10000 --steps 400
-# ```
-#
 # **Twelve bits.** CIFAR10 averaged to 16×16 grey pixels, each a sum of 12 bytes
 # plus noise, in 4,096 levels: no images of a 12-bit sensor, but of its
-# precision. After 1,000 steps (32 filters, 1 block) test images cost 9.927
-# bits/dim; with the 8 highest bits only, 5.937. The difference is nearly the 4
-# bits that were dropped, so these are nearly pure noise to this small model.
-# Noise on a square of 4×4 pixels, with a standard deviation of 800 levels, is
-# found with an AUROC of 0.735 by the method `places` (0.713 to 0.756) and 0.697
-# by `combined`; of 250 levels only with 0.56 by the likelihood.
+# precision. Test images cost 9.927 bits/dim, and 5.937 with the 8 highest bits
+# only: the 4 others are nearly pure noise to this small model. Noise on a
+# square of 4×4 pixels, with a standard deviation of 800 levels, is found with
+# an AUROC of 0.735 by the method `local` (0.713 to 0.756) and 0.697 by
+# `combined`; of 250 levels only with 0.56 by the likelihood.
 #
 # ```sh
 # python -m benchmarks.twelve_bits twelve && cd twelve
