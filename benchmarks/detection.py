@@ -1,109 +1,112 @@
 """Measures how well anomalous images, and the faults in them, are found.
 
 `python -m benchmarks.detection realnvp_fashion_mnist` puts faults into test
-images (`benchmarks.faults`) and tells them from other test images without
-faults. `--pairs upside_down sets --unusual DIR` tells test images from others
-that are upside down, and from another data set. It prints AUROC, and the false
-alarms at 95 % detection, by every method, and by `pixels`, which uses no model:
-the distance from the mean of the training images (Mahalanobis, as in the method
-`places`) of levels and local contrast in the cells of a grid. For faults at a
-known place it prints the AUROC over all pixels of the bit maps, and of local
-contrast.
+images (`benchmarks.faults`) and distinguishes them from other test images.
+`--pairs upside_down sets --unusual DIR` distinguishes test images from others
+upside down, and from another data set. It prints AUROC, and the false alarms at
+95 % detection, of each method and of `pixels`, which uses no model: the
+Mahalanobis distance from the mean of the training images, of levels and local
+contrast in the cells of a grid. For faults at a known position it prints the
+AUROC over all pixels of bit maps, and of local contrast. The tables are in
+docs/detection_evidence.md.
 
-`--pairs p_values` measures whether p-values of test images are uniform.
-`--num_fitted 10 100 1000` measures how many images the methods must be fitted
-to: it prints the mean AUROC over the pairs. `--groups 10 50` prints how often
-groups of so many images are found by their joint p-value, at 5 % false alarms,
-and with `p_values` how many false alarms there are. `--gradients` adds a method
-that did not prove useful: the norms of the gradients of the log-likelihood for
-each tensor of weights (https://arxiv.org/abs/2403.01485).
+`--pairs p_values` tests whether p-values of test images are uniform.
+`--num_fitted 10 100 1000` prints the mean AUROC over the pairs if the methods
+are fitted to so many images. `--groups 10 50` prints how often groups of so
+many images are found by their joint p-value, at 5 % false alarms, and with
+`p_values` the false alarms. `--gradients` adds a method that did not prove
+useful: the norms of the gradients of the log-likelihood for each tensor of
+weights (https://arxiv.org/abs/2403.01485).
 
-`--write DIR --left_out CLASS` writes a data set of TensorFlow Datasets as
-folders of images: DIR/normal without a class, to train on, and DIR/unusual, its
-test images of that class.
+`--write DIR --left_out CLASS` writes a data set of TensorFlow Datasets, named
+instead of the model, as folders of images: DIR/normal without a class, to train
+on, and DIR/unusual, the test images of that class.
 """
 
-import argparse
 import dataclasses
 import pathlib
 
 import numpy as np
 from scipy import ndimage
 
-_PLACES = ("scratch", "patch")
-_SPLITS = 20
+from benchmarks import faults, measuring
+
+_WITH_POSITION = ("scratch", "patch")
+_NUM_SPLITS = 20
 _NUM_GROUPS = 1000
 _ALARM = 0.05  # P-value.
 
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--pairs", nargs="*", default=None)
-    parser.add_argument("--unusual", nargs="*", default=[])
-    parser.add_argument("--normal", default=None)
-    parser.add_argument("--fit", default=None)
-    parser.add_argument("--data_dir", default="datasets")
-    parser.add_argument("--max_images", type=int, default=2000)
-    parser.add_argument("--num_fitted", type=int, nargs="*", default=[])
-    parser.add_argument("--groups", type=int, nargs="*", default=[])
-    parser.add_argument("--gradients", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", default=None)
-    parser.add_argument("--left_out", type=int, default=0)
-    flags = parser.parse_args()
+    flags = measuring.parse_flags(
+        __doc__,
+        "model",
+        pairs=[*faults.FAULTS, "upside_down"],
+        unusual=[str],
+        normal=str,
+        fit=str,
+        data_dir="datasets",
+        max_images=2000,
+        num_fitted=[int],
+        groups=[int],
+        gradients=False,
+        seed=0,
+        write=str,
+        left_out=0,
+    )
     if flags.write is not None:
         write_without_a_class(flags)
         return
-
-    from tf_realnvp.utils import runtime
-
-    runtime.configure()
-    from benchmarks import faults
-    from tf_realnvp import detection
-    from tf_realnvp.cli import image_sets
     from tf_realnvp.serving.saved_model import SavedModel
 
-    content = SavedModel(flags.model)
-    model = content.model
-    measure = detection.Measurer(model)
-    sizes = flags.max_images, flags.seed
-    loader = image_sets.Loader(content, flags.data_dir, *sizes)
-    both = dataclasses.replace(loader, max_images=2 * flags.max_images)
-    fitted = both.load("fit", flags.fit, "train", 20).images
-    images = both.load("normal", flags.normal, "test").images
+    saved = SavedModel(flags.model)
+    from tf_realnvp import detection
+    from tf_realnvp.cli import image_sets
+
+    measure = detection.Measurer(saved.model)
+    loader = image_sets.Loader(
+        saved, flags.data_dir, flags.max_images, flags.seed
+    )
+    twice = dataclasses.replace(loader, max_images=2 * flags.max_images)
+    fitted = twice.load("fit", flags.fit, "train", 20).images
+    images = twice.load("normal", flags.normal, "test").images
     images = np.random.default_rng(flags.seed).permutation(images)
     normal, others = np.array_split(images, 2)
-    known = measure(fitted, flags.seed)
-    scores = detection.fit(known)
-    other_scores = {"pixels": fit_pixels(fitted)}
+    measured_fitted = measure(fitted, flags.seed)
+    of_images = {"pixels": fit_pixels(fitted)}
     if flags.gradients:
-        other_scores["gradients"] = fit_gradients(model, fitted)
-    seen = measure(normal, flags.seed)
-    of_normal = {key: score(normal) for key, score in other_scores.items()}
-    levels = content.num_colors
-    pairs = flags.pairs or [*faults.FAULTS, "upside_down"]
-    rows, place_rows, measured = {}, [], []
-    group_rows = {}
+        of_images["gradients"] = fit_gradients(saved.model, fitted)
+    of_measurements = detection.fit(measured_fitted)
+
+    def score(images):
+        """Returns measurements, and scores by name of the method."""
+        measured = measure(images, flags.seed)
+        scores = {name: method(images) for name, method in of_images.items()}
+        for name, method in of_measurements.items():
+            scores[name] = method(measured)
+        return measured, scores
+
+    measured_normal, normal_scores = score(normal)
+    measured_pairs, rows, group_rows, pixel_rows = [], {}, {}, {}
 
     def add(name, unusual):
-        its = measure(unusual, flags.seed)
-        measured.append(its)
-        columns = {
-            **{k: (of_normal[k], s(unusual)) for k, s in other_scores.items()},
-            **{key: (s(seen), s(its)) for key, s in scores.items()},
-        }
+        """Adds a pair: the normal images and unusual ones."""
+        measured, scores = score(unusual)
+        measured_pairs.append(measured)
         rows[name] = {
-            key: detection.compare(*values, seed=flags.seed)
-            for key, values in columns.items()
+            method: detection.compare(
+                normal_scores[method], scores[method], seed=flags.seed
+            )
+            for method in scores
         }
+        method = detection.DEFAULT
         group_rows[name] = [
-            find_groups(detection, *columns[detection.DEFAULT], size)
+            find_groups(normal_scores[method], scores[method], size)
             for size in flags.groups
         ]
 
-    for pair in pairs:
+    for pair in flags.pairs:
         if pair == "sets":
             for name in flags.unusual:
                 unusual = loader.load("unusual", name, "test")
@@ -111,75 +114,66 @@ def main() -> None:
         elif pair == "upside_down":
             add(pair, others[:, ::-1, ::-1])
         elif pair == "p_values":
-            print_uniformity(
-                detection, measure(images, flags.seed), flags.groups
-            )
+            check_p_values(measure(images, flags.seed), flags.groups)
         else:
-            faulty, where = faults.put(pair, others, flags.seed, levels)
+            faulty, where = faults.put(
+                pair, others, flags.seed, saved.num_colors
+            )
             add(pair, faulty)
-            if pair in _PLACES:
+            if pair in _WITH_POSITION:
                 usual = measure.maps(fitted[:1000], flags.seed)
                 maps = measure.maps(faulty, flags.seed)
-                place_rows.append(
-                    (pair, pixel_rocs(faulty, where, maps, usual))
-                )
+                pixel_rows[pair] = compare_pixels(faulty, where, maps, usual)
     if rows:
         print(
             f"{len(fitted):,} images fitted to, {len(normal):,} normal ones\n"
         )
-        print_table("AUROC", rows, "auroc", mean=True)
-        print_table("false alarms at 95 % detection", rows, "fpr95")
+        print_comparisons("AUROC", rows, "auroc", mean=True)
+        print_comparisons("false alarms at 95 % detection", rows, "fpr95")
     if rows and flags.groups:
-        print(f"| found, of groups of | {' | '.join(map(str, flags.groups))} |")
-        print("| --- |" + " --- |" * len(flags.groups))
+        measuring.print_header("found, of groups of", *flags.groups)
         for pair, rates in group_rows.items():
-            cells = " | ".join(f"{rate:.3f}" for rate in rates)
-            print(f"| {pair} | {cells} |")
+            measuring.print_row(pair, *(f"{rate:.3f}" for rate in rates))
         print()
     order = np.random.default_rng(flags.seed).permutation(len(fitted))
     for index, number in enumerate(flags.num_fitted):
-        few = detection.fit(known.take(order[:number]))
+        methods = detection.fit(measured_fitted.take(order[:number]))
         if index == 0:
-            print(f"| images fitted to | {' | '.join(few)} |")
-            print("| --- |" + " --- |" * len(few))
+            measuring.print_header("images fitted to", *methods)
         means = [
             np.mean(
                 [
                     detection.compare(
-                        score(seen), score(its), num_draws=1
+                        method(measured_normal), method(measured), num_draws=1
                     ).auroc.value
-                    for its in measured
+                    for measured in measured_pairs
                 ]
             )
-            for score in few.values()
+            for method in methods.values()
         ]
-        print(f"| {number} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
-    if place_rows:
-        names = list(place_rows[0][1])
-        print(f"| AUROC over pixels | {' | '.join(names)} |")
-        print("| --- |" + " --- |" * len(names))
-        for pair, values in place_rows:
-            cells = " | ".join(f"{values[name]:.3f}" for name in names)
-            print(f"| {pair} | {cells} |")
+        measuring.print_row(number, *(f"{mean:.3f}" for mean in means))
+    for index, (pair, values) in enumerate(pixel_rows.items()):
+        if index == 0:
+            measuring.print_header("AUROC over pixels", *values)
+        measuring.print_row(pair, *(f"{v:.3f}" for v in values.values()))
 
 
-def print_table(title, rows, figure, mean=False) -> None:
+def print_comparisons(title, rows, figure, mean=False) -> None:
     """Prints a figure of all pairs and methods, with half the intervals."""
     methods = list(next(iter(rows.values())))
-    print(f"| {title} | {' | '.join(methods)} |")
-    print("| --- |" + " --- |" * len(methods))
-    for pair, comparisons in rows.items():
-        cells = []
-        for method in methods:
-            value, low, high = getattr(comparisons[method], figure)
-            cells.append(f"{value:.3f} ± {(high - low) / 2:.3f}")
-        print(f"| {pair} | {' | '.join(cells)} |")
+    measuring.print_header(title, *methods)
+    values = {
+        pair: [getattr(comparisons[method], figure) for method in methods]
+        for pair, comparisons in rows.items()
+    }
+    for pair, figures in values.items():
+        measuring.print_row(
+            pair,
+            *(f"{v:.3f} ± {(high - low) / 2:.3f}" for v, low, high in figures),
+        )
     if mean:
-        means = [
-            np.mean([getattr(row[m], figure).value for row in rows.values()])
-            for m in methods
-        ]
-        print(f"| mean | {' | '.join(f'{value:.3f}' for value in means)} |")
+        means = np.mean(list(values.values()), axis=0)[:, 0]
+        measuring.print_row("mean", *(f"{value:.3f}" for value in means))
     print()
 
 
@@ -220,14 +214,16 @@ def fit_pixels(images: np.ndarray):
 
     scaler = StandardScaler().fit(features(images))
     covariance = LedoitWolf().fit(scaler.transform(features(images)))
-    return lambda seen: covariance.mahalanobis(scaler.transform(features(seen)))
+    return lambda images: covariance.mahalanobis(
+        scaler.transform(features(images))
+    )
 
 
 def fit_gradients(model, images: np.ndarray):
     """Returns a score by the norms of the gradients of the log-likelihood.
 
-    These are the squared norms for each tensor of weights; their logarithms are
-    modelled as independent normals.
+    The logarithms of the squared norms for each tensor of weights are modeled
+    as independent normals.
 
     Args:
       model: The model.
@@ -238,6 +234,7 @@ def fit_gradients(model, images: np.ndarray):
 
     weights = [variable.value for variable in model.trainable_variables]
 
+    @tf.function(autograph=False)
     def squared_norms(image):
         points = model.dequantize_each(image[tf.newaxis], [0])
         with tf.GradientTape() as tape:
@@ -245,24 +242,25 @@ def fit_gradients(model, images: np.ndarray):
         gradients = tape.gradient(log_prob, weights)
         return tf.stack([tf.reduce_sum(tf.square(g)) for g in gradients])
 
-    traced = tf.function(squared_norms, autograph=False)
-
     def features(images):
-        return np.log([traced(tf.constant(image)) for image in images])
+        return np.log([squared_norms(tf.constant(image)) for image in images])
 
     scaler = StandardScaler().fit(features(images))
-    return lambda seen: np.square(scaler.transform(features(seen))).sum(axis=1)
+    return lambda images: np.square(scaler.transform(features(images))).sum(
+        axis=1
+    )
 
 
-def find_groups(detection, normal, unusual, size: int) -> float:
+def find_groups(normal: np.ndarray, unusual: np.ndarray, size: int) -> float:
     """Returns the share of groups of images that their p-value finds.
 
     Args:
-      detection: The module.
       normal: Scores of normal images `[n]`, the reference.
       unusual: Scores of anomalous images `[m]`, of which groups are drawn.
       size: Number of images in a group.
     """
+    from tf_realnvp import detection
+
     rng = np.random.default_rng(0)
     p_values = [
         detection.set_p_value(rng.choice(unusual, size, replace=False), normal)
@@ -271,7 +269,7 @@ def find_groups(detection, normal, unusual, size: int) -> float:
     return np.mean(np.array(p_values) <= _ALARM)
 
 
-def pixel_rocs(images, where, maps, usual) -> dict[str, float]:
+def compare_pixels(images, where, maps, usual) -> dict[str, float]:
     """Returns the AUROC over all pixels of maps that may show a fault.
 
     Args:
@@ -282,9 +280,8 @@ def pixel_rocs(images, where, maps, usual) -> dict[str, float]:
     """
     from sklearn.metrics import roc_auc_score
 
-    from tf_realnvp import bit_maps
+    from tf_realnvp.bit_maps import smooth, standardize
 
-    smooth = bit_maps.smooth
     return {
         name: roc_auc_score(where.ravel(), values.ravel())
         for name, values in (
@@ -294,29 +291,33 @@ def pixel_rocs(images, where, maps, usual) -> dict[str, float]:
             ("bits, smoothed", smooth(maps)),
             (
                 "bits, smoothed, relative to normal images",
-                bit_maps.standardize(smooth(maps), smooth(usual)),
+                standardize(smooth(maps), smooth(usual)),
             ),
         )
     }
 
 
-def print_uniformity(detection, measured, groups) -> None:
+def check_p_values(measured, groups: list[int]) -> None:
     """Prints in how many random splits p-values are uniform.
 
     Args:
-      detection: The module.
-      measured: Of normal images that the model was not trained on.
+      measured: Measurements of normal images that the model has not seen.
       groups: Sizes of groups. Each split is cut into groups, to count false
         alarms.
     """
     from scipy.stats import ks_2samp
 
+    from tf_realnvp import detection
+
     values, alarms = [], {size: [] for size in groups}
-    for seed in range(_SPLITS):
+    for seed in range(_NUM_SPLITS):
         rng = np.random.default_rng(seed)
-        order = np.array_split(rng.permutation(len(measured)), 3)
-        score = detection.METHODS[detection.DEFAULT](measured.take(order[0]))
-        reference, others = (score(measured.take(part)) for part in order[1:])
+        first, *rest = (
+            measured.take(part)
+            for part in np.array_split(rng.permutation(len(measured)), 3)
+        )
+        score = detection.METHODS[detection.DEFAULT](first)
+        reference, others = map(score, rest)
         p = detection.p_values(others, reference)
         grid = np.arange(1, len(reference) + 2) / (len(reference) + 1)
         values.append(ks_2samp(p, grid).pvalue)
@@ -330,7 +331,7 @@ def print_uniformity(detection, measured, groups) -> None:
     print(
         f"p-values of {len(others):,} held-out images by {len(reference):,} "
         f"others are uniform (Kolmogorov-Smirnov, p > 0.01) in {passed} of "
-        f"{_SPLITS} random splits; the least p is {min(values):.3f}\n"
+        f"{_NUM_SPLITS} random splits; the least p is {min(values):.3f}\n"
     )
     for size, is_alarm in alarms.items():
         print(
@@ -340,7 +341,7 @@ def print_uniformity(detection, measured, groups) -> None:
 
 
 def write_without_a_class(flags) -> None:
-    """Writes a data set as folders, with one class apart."""
+    """Writes a data set as folders, without the images of a class."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -348,12 +349,11 @@ def write_without_a_class(flags) -> None:
     for split in ("train", "test"):
         examples = tfds.load(flags.model, split=split, data_dir=flags.data_dir)
         for index, example in enumerate(tfds.as_numpy(examples)):
-            is_left_out = example["label"] == flags.left_out
-            if is_left_out and split == "train":
-                continue
-            folder = (
-                root / "unusual" if is_left_out else root / "normal" / split
-            )
+            folder = root / "normal" / split
+            if example["label"] == flags.left_out:
+                if split == "train":
+                    continue
+                folder = root / "unusual"
             folder.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(example["image"].squeeze())
             picture.save(folder / f"{index:05d}.png")

@@ -1,20 +1,18 @@
-"""Measures how a processor trains fastest: threads, or logical CPUs.
+"""Measures how a CPU trains fastest (docs/measurements.md, "Devices").
 
 `python -m benchmarks.devices` prints the milliseconds of a training step with
 all cores as threads of each operation, with one thread for each (independent
 operations still run at once), and with two logical CPUs that have half of the
-cores each. Each way has its own process; they take turns, so that all are
-affected alike if the speed of the machine drifts. Images are random, and there
-must be no GPU.
+cores each. Each way has a process of its own; they take turns, as the speed of
+the machine drifts. Images are random. The package takes its defaults from this
+table (`runtime.fastest_cpus`).
 """
 
-import argparse
+import contextlib
 import statistics
-import subprocess
-import sys
-import time
 
-from benchmarks.measuring import once, training_steps
+from benchmarks import measuring
+from benchmarks.measuring import once
 
 # Image shape, filters, residual blocks, couplings, scales, batch size.
 _MODELS = [
@@ -26,92 +24,66 @@ _MODELS = [
     ((64, 64, 3), 64, 2, (3, 3, 4), 4, 16),
     ((32, 32, 3), 128, 8, (3, 3, 4), 2, 32),
 ]
-# Logical CPUs, threads of each.
+# Logical CPUs, and threads of each.
 _WAYS = [(1, None), (1, 1), (2, None)]
+_trainings = {}  # In each process.
 
 
 def main() -> None:
     """Measures each way in a process of its own, and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=3, help="of a burst")
-    parser.add_argument("--models", type=int, nargs="*", help="rows, from 0")
-    parser.add_argument("--model", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--way", type=int, help=argparse.SUPPRESS)
-    flags = parser.parse_args()
-    if flags.way is not None:
-        measure(flags)
-        return
+    flags = measuring.parse_flags(
+        __doc__, rounds=4, seconds=3.0, models=list(range(len(_MODELS)))
+    )
     print(
         f"ms a step, medians of {flags.rounds} bursts of {flags.seconds} s; "
-        "in brackets the seconds of the first call, which traces it\n\n"
-        "| images | filters | blocks | couplings | batch | all cores an "
-        "operation | one thread | two CPUs |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        flush=True,
+        "in brackets the seconds of the first step, which is traced\n"
     )
-    models = range(len(_MODELS)) if flags.models is None else flags.models
-    for index in models:
-        compare(flags, index)
+    measuring.print_header(
+        *("images", "filters", "blocks", "couplings", "batch"),
+        *("all cores an operation", "one thread", "two CPUs"),
+    )
+    for index in flags.models:
+        shape, filters, blocks, couplings, _, batch_size = _MODELS[index]
+        with contextlib.ExitStack() as stack:
+            processes = [
+                stack.enter_context(measuring.new_process()) for _ in _WAYS
+            ]
 
+            def ask(function, *arguments, processes=processes):
+                return [
+                    process.submit(function, *arguments).result()
+                    for process in processes
+                ]
 
-def compare(flags: argparse.Namespace, index: int) -> None:
-    """Prints a row of the table.
-
-    Args:
-      flags: The command's flags.
-      index: Number of the model.
-    """
-    command = [sys.executable, "-m", "benchmarks.devices", *sys.argv[1:]]
-    processes = [
-        subprocess.Popen(
-            [*command, f"--model={index}", f"--way={way}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            for process, way in zip(processes, _WAYS, strict=True):
+                process.submit(prepare, _MODELS[index], way).result()
+            firsts = ask(step)
+            bursts = [ask(burst, flags.seconds) for _ in range(flags.rounds)]
+        medians = map(statistics.median, zip(*bursts, strict=True))
+        measuring.print_row(
+            "x".join(map(str, shape)),
+            *(filters, blocks, ",".join(map(str, couplings)), batch_size),
+            *(
+                f"{1e3 * median:.0f} ({first:.0f})"
+                for median, first in zip(medians, firsts, strict=True)
+            ),
         )
-        for way in range(len(_WAYS))
-    ]
-
-    def ask(process):
-        print(file=process.stdin, flush=True)
-        return float(process.stdout.readline())
-
-    for process in processes:
-        process.stdout.readline()
-    firsts = [ask(process) for process in processes]
-    bursts = [list(map(ask, processes)) for _ in range(flags.rounds)]
-    for process in processes:
-        process.communicate()
-    (height, width, channels), filters, blocks, couplings, _, batch = _MODELS[
-        index
-    ]
-    medians = map(statistics.median, zip(*bursts, strict=True))
-    cells = [
-        f"{1e3 * median:.0f} ({first:.0f})"
-        for median, first in zip(medians, firsts, strict=True)
-    ]
-    print(
-        f"| {height}x{width}x{channels} | {filters} | {blocks} "
-        f"| {','.join(map(str, couplings))} | {batch} | {' | '.join(cells)} |",
-        flush=True,
-    )
 
 
-def measure(flags: argparse.Namespace) -> None:
-    """Prints the seconds of a step whenever it is asked by a line.
+def prepare(settings, way: tuple[int, int | None]) -> None:
+    """Creates a model and its trainer in this process.
 
     Args:
-      flags: The command's flags.
+      settings: One of `_MODELS`.
+      way: One of `_WAYS`.
     """
     from tf_realnvp.utils import runtime
 
-    num_cpus, num_threads = _WAYS[flags.way]
-    runtime.configure(num_cpus, num_threads)
+    runtime.configure(*way)
     from tf_realnvp import RealNVP
     from tf_realnvp.training.trainer import Trainer
 
-    shape, filters, blocks, couplings, scales, batch = _MODELS[flags.model]
+    shape, filters, blocks, couplings, scales, batch_size = settings
     with runtime.make_strategy().scope():
         model = RealNVP(
             shape,
@@ -120,21 +92,20 @@ def measure(flags: argparse.Namespace) -> None:
             num_couplings=couplings,
             num_scales=scales,
         )
-        trainer = Trainer(
-            model, precision=runtime.settle_precision("auto"), clip_grad=1.0
-        )
-    train = training_steps(trainer, batch)
-    steps = 0
-    print(flush=True)  # All are ready before any takes its first step.
-    for _ in sys.stdin:
-        if not steps:
-            first = once(lambda: train(1))
-            steps = max(1, round(flags.seconds / once(lambda: train(1))))
-            print(first, flush=True)
-            continue
-        start = time.perf_counter()
-        train(steps)
-        print((time.perf_counter() - start) / steps, flush=True)
+        precision = runtime.settle_precision("auto")
+        trainer = Trainer(model, precision=precision, clip_grad=1.0)
+    _trainings["train"] = measuring.training_steps(trainer, batch_size)
+
+
+def step() -> float:
+    """Returns the seconds of a step."""
+    return once(lambda: _trainings["train"](1))
+
+
+def burst(seconds: float) -> float:
+    """Returns the mean seconds of the steps in a time."""
+    number = max(1, round(seconds / step()))
+    return once(lambda: _trainings["train"](number)) / number
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Faults that a seeded script puts into images, and where they are."""
+"""Faults to put into images, for `benchmarks.detection`."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 _SCRATCH = 12  # Pixels, the length.
 _PATCH = 8  # Pixels, the side.
-_VISIBLE = 0.1  # Of all levels: what changes less is no part of a fault.
+_VISIBLE = 0.1  # Share of the levels: smaller changes are not counted.
 
 
 def put(
@@ -18,7 +18,7 @@ def put(
     Args:
       name: One of `FAULTS`.
       images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
-      seed: Seed of where they are, and what they look like.
+      seed: Seed of the positions and of the appearance.
       num_colors: Number of levels.
 
     Returns:
@@ -30,12 +30,11 @@ def put(
     for index, image in enumerate(images):
         other = images[(index + rng.integers(1, len(images))) % len(images)]
         faulty[index] = FAULTS[name](image, other, white, rng)
-    changes = np.abs(faulty.astype(int) - images.astype(int))
-    return faulty, np.any(changes >= _VISIBLE * white, axis=-1)
+    return faulty, _visible(images, faulty, white)
 
 
 def _scratch(image, other, white, rng):
-    """A straight line of a pixel's width, in one level."""
+    """A straight line, one pixel wide, of one level."""
     height, width, _ = image.shape
     while True:
         angle = rng.uniform(0.0, 2.0 * np.pi)
@@ -49,12 +48,12 @@ def _scratch(image, other, white, rng):
         inside = np.asarray(line, bool)[..., None]
         level = rng.integers(white + 1)
         result = np.where(inside, level, image).astype(np.uint8)
-        if _visible(image, result, white) >= _SCRATCH // 2:
+        if _visible(image, result, white).sum() >= _SCRATCH // 2:
             return result
 
 
 def _patch(image, other, white, rng):
-    """A square of another image, at the same place."""
+    """A square of another image, at the same position."""
     height, width, _ = image.shape
     for _ in range(100):  # Two images may be the same nearly everywhere.
         top = rng.integers(height - _PATCH + 1)
@@ -62,19 +61,19 @@ def _patch(image, other, white, rng):
         square = np.s_[top : top + _PATCH, left : left + _PATCH]
         result = image.copy()
         result[square] = other[square]
-        if _visible(image, result, white) >= _PATCH**2 // 4:
+        if _visible(image, result, white).sum() >= _PATCH**2 // 4:
             break
     return result
 
 
 def _visible(image, result, white):
-    """Returns how many pixels have changed visibly."""
+    """Returns which pixels have changed visibly."""
     changes = np.abs(result.astype(int) - image.astype(int))
-    return np.sum(np.any(changes >= _VISIBLE * white, axis=-1))
+    return np.any(changes >= _VISIBLE * white, axis=-1)
 
 
 def _blur(image, other, white, rng):
-    """A Gaussian of the standard deviation of a pixel."""
+    """A Gaussian filter with a standard deviation of one pixel."""
     channels = [
         Image.fromarray(channel).filter(ImageFilter.GaussianBlur(1.0))
         for channel in np.moveaxis(image, -1, 0)
@@ -83,12 +82,12 @@ def _blur(image, other, white, rng):
 
 
 def _noise(image, other, white, rng):
-    """Normal noise of a twentieth of all levels."""
+    """Normal noise with a standard deviation of 5 % of the levels."""
     return _levels(image + rng.normal(0.0, white / 20, image.shape), white)
 
 
 def _brightness(image, other, white, rng):
-    """A tenth of all levels more, or less."""
+    """10 % of the levels more, or less."""
     return _levels(image + rng.choice([-1.0, 1.0]) * white / 10, white)
 
 
@@ -102,10 +101,6 @@ def _levels(values, white):
 
 
 FAULTS: dict[str, Callable] = {
-    "scratch": _scratch,
-    "patch": _patch,
-    "blur": _blur,
-    "noise": _noise,
-    "brightness": _brightness,
-    "turn": _turn,
+    fault.__name__.removeprefix("_"): fault
+    for fault in (_scratch, _patch, _blur, _noise, _brightness, _turn)
 }

@@ -1,7 +1,7 @@
-"""Flows as densities of lattice fields, whose densities are known.
+"""Trains flows on lattice fields whose densities are known.
 
 `python -m benchmarks.lattice` trains a model of real numbers on fields on a
-periodic 16x16 lattice:
+periodic 16x16 lattice (docs/scientific_data.py, which also uses this module):
 
 *   a Gaussian random field with the power spectrum `1 / (k^2 + m^2)`, where
     `k^2` is that of the lattice, and compares the loss with the entropy;
@@ -15,10 +15,11 @@ periodic 16x16 lattice:
     Metropolis chain, and expectations are compared with those of HMC.
 """
 
-import argparse
 import time
 
 import numpy as np
+
+from benchmarks import measuring
 
 SIZE = 16
 MASS_SQUARED = -4.0
@@ -133,12 +134,12 @@ def metropolis(
       of acceptance.
     """
     limits = np.log(np.random.default_rng(seed).random(len(log_weights)))
-    current, places = 0, np.zeros(len(log_weights), int)
-    for number in range(1, len(log_weights)):
-        if limits[number] < log_weights[number] - log_weights[current]:
-            current = number
-        places[number] = current
-    return places, float(np.mean(np.diff(places) != 0))
+    chain = np.zeros(len(log_weights), int)
+    for step in range(1, len(chain)):
+        current = chain[step - 1]
+        accepted = limits[step] < log_weights[step] - log_weights[current]
+        chain[step] = step if accepted else current
+    return chain, float(np.mean(np.diff(chain) != 0))
 
 
 def observables(fields: np.ndarray) -> dict[str, np.ndarray]:
@@ -201,16 +202,17 @@ def propose(model, number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def main() -> None:
     """Prints the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fields", type=int, default=40_000)
-    parser.add_argument("--gaussian_epochs", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--filters", type=int, default=32)
-    parser.add_argument("--num_blocks", type=int, default=2)
-    parser.add_argument("--proposals", type=int, default=50_000)
-    parser.add_argument("--mass_squared", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
+    flags = measuring.parse_flags(
+        __doc__,
+        fields=40_000,
+        gaussian_epochs=1,
+        epochs=5,
+        filters=32,
+        num_blocks=2,
+        proposals=50_000,
+        mass_squared=0.5,
+        seed=0,
+    )
     from tf_realnvp.utils import runtime
 
     runtime.configure()
@@ -220,13 +222,12 @@ def main() -> None:
     fields = gaussian_fields(flags.fields, flags.mass_squared, flags.seed)
     _, history = train(fields, flags.gaussian_epochs, *size)
     seconds = time.perf_counter() - start
-    own, bound = history[-1].test_loss, entropy(flags.mass_squared)
-    of_pixels = 0.5 * np.log(
-        2 * np.pi * np.e * spectrum(flags.mass_squared).mean()
-    )
+    loss, bound = history[-1].test_loss, entropy(flags.mass_squared)
+    variance = spectrum(flags.mass_squared).mean()
+    independent = 0.5 * np.log(2 * np.pi * np.e * variance)
     print(
-        f"Gaussian field: test {own:.4f} nats/dim, entropy {bound:.4f}, "
-        f"difference {own - bound:.4f}; independent pixels {of_pixels:.4f}; "
+        f"Gaussian field: test {loss:.4f} nats/dim, entropy {bound:.4f}, "
+        f"difference {loss - bound:.4f}; independent pixels {independent:.4f}; "
         f"{seconds:.0f} s"
     )
 
@@ -236,12 +237,11 @@ def main() -> None:
     seconds = time.perf_counter() - start
     print(f"phi^4: HMC accepts {rate:.2f}, {seconds:.0f} s")
     start = time.perf_counter()
-    chains = fields.reshape(-1, SIZE, SIZE)
-    model, history = train(chains, flags.epochs, *size)
+    model, history = train(fields.reshape(-1, SIZE, SIZE), flags.epochs, *size)
     seconds = time.perf_counter() - start
     drawn, log_prob = propose(model, flags.proposals, flags.seed)
     log_weights = -action(drawn) - log_prob
-    places, rate = metropolis(log_weights, flags.seed)
+    chain, rate = metropolis(log_weights, flags.seed)
     weights = np.exp(log_weights - log_weights.max())
     share = weights.sum() ** 2 / np.square(weights).sum() / len(weights)
     print(
@@ -249,17 +249,17 @@ def main() -> None:
         f"{len(drawn):,} proposals, {rate:.3f} accepted, effective share "
         f"{share:.3f}"
     )
-    raw, ours = observables(drawn), observables(drawn[places])
+    by_proposals, by_flow = observables(drawn), observables(drawn[chain])
     # By chain, since fields of different chains are independent.
-    theirs = observables(fields.swapaxes(0, 1).reshape(-1, SIZE, SIZE))
-    for name, values in theirs.items():
-        first, first_error = mean_and_error(values)
-        second, second_error = mean_and_error(ours[name])
+    by_hmc = observables(fields.swapaxes(0, 1).reshape(-1, SIZE, SIZE))
+    for name in by_hmc:
+        first, first_error = mean_and_error(by_hmc[name])
+        second, second_error = mean_and_error(by_flow[name])
         sigmas = (second - first) / np.hypot(first_error, second_error)
         print(
             f"{name}: HMC {first:.5f} +- {first_error:.5f}, flow "
             f"{second:.5f} +- {second_error:.5f} ({sigmas:+.1f} sigma), "
-            f"proposals alone {raw[name].mean():.5f}"
+            f"proposals alone {by_proposals[name].mean():.5f}"
         )
 
 

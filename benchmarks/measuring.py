@@ -1,5 +1,6 @@
-"""What the benchmarks have in common."""
+"""What the benchmarks share: flags, tables, timing, processes and images."""
 
+import argparse
 import functools
 import multiprocessing
 import pathlib
@@ -10,11 +11,54 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
+# Flags of programs that use the images of a saved model.
+OF_IMAGES: dict[str, Any] = {"dataset": str, "data_dir": "datasets"}
 
-def timed(function: Callable[[], object], repetitions: int) -> float:
-    """Returns the median seconds of a call, after one to warm up."""
-    function()
-    return statistics.median(once(function) for _ in range(repetitions))
+
+def parse_flags(
+    docstring: str, *arguments: str, **flags: Any
+) -> argparse.Namespace:
+    """Parses the command line of a benchmark.
+
+    Args:
+      docstring: The docstring of the module, which `--help` prints.
+      *arguments: Names of the required arguments; `models...` takes one or more
+        and is called `models`.
+      **flags: Defaults of the flags. `False` is a switch, and a list takes any
+        number of values. A type instead of a value stands for no default.
+    """
+    parser = argparse.ArgumentParser(
+        description=docstring,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in arguments:
+        nargs = "+" if name.endswith("...") else None
+        parser.add_argument(name.removesuffix("..."), nargs=nargs)
+    for name, default in flags.items():
+        if default is False:
+            parser.add_argument(f"--{name}", action="store_true")
+            continue
+        value = default[0] if isinstance(default, list) else default
+        is_type = isinstance(value, type)
+        nargs = "*" if isinstance(default, list) else None
+        parser.add_argument(
+            f"--{name}",
+            type=value if is_type else type(value),
+            nargs=nargs,
+            default=([] if nargs else None) if is_type else default,
+        )
+    return parser.parse_args()
+
+
+def print_row(*cells: object) -> None:
+    """Prints a row of a table in Markdown."""
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def print_header(*titles: object) -> None:
+    """Prints the first rows of a table in Markdown."""
+    print_row(*titles)
+    print_row(*["---"] * len(titles))
 
 
 def once(function: Callable[[], object]) -> float:
@@ -24,53 +68,94 @@ def once(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_new_process(function: Callable[..., Any], *arguments) -> Any:
-    """Returns what a function of a module returns in a process of its own.
+def timed(function: Callable[[], object], repetitions: int) -> float:
+    """Returns the median seconds of a call, after one to warm up."""
+    function()
+    return statistics.median(once(function) for _ in range(repetitions))
 
-    Nothing has taken memory there before, or set TensorFlow up.
+
+def new_process() -> futures.ProcessPoolExecutor:
+    """Returns an executor that runs everything in one new process.
+
+    Nothing has allocated memory or configured TensorFlow there.
     """
     context = multiprocessing.get_context("spawn")
-    with futures.ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(function, *arguments).result()
+    return futures.ProcessPoolExecutor(1, context)
+
+
+def in_new_process(
+    function: Callable[..., Any], *arguments: Any, timeout: float | None = None
+) -> Any:
+    """Returns what a function of a module returns in a process of its own.
+
+    Args:
+      function: The function.
+      *arguments: Its arguments.
+      timeout: Seconds after which the process is killed.
+
+    Raises:
+      TimeoutError: If the process was killed.
+    """
+    with new_process() as process:
+        try:
+            return process.submit(function, *arguments).result(timeout)
+        except TimeoutError:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
 
 
 def peak_memory() -> float:
     """Returns the peak memory of this process in MiB.
 
-    Not `ru_maxrss`, which a process begins with that of the one that starts it.
+    Unlike `ru_maxrss`, it does not start from that of the parent process.
     """
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
 
 
-def test_images(saved, data_dir: str, n: int):
-    """Returns test images of a model's data set, and their labels.
+def load_dataset(model, flags: argparse.Namespace, labels: bool | None = None):
+    """Loads images in the size and levels of a model.
 
     Args:
-      saved: The `SavedModel`.
-      data_dir: As for `data.load`.
-      n: Number of images.
+      model: The `SavedModel`.
+      flags: Flags that include `OF_IMAGES`. The default of `--dataset` is the
+        data set that the model was trained on.
+      labels: Whether to load labels. Default: if the model has classes.
 
     Returns:
-      `[n, H, W, C]`, and int32 `[n]`; `None` if the model has no classes.
+      The `ImageDataset`.
     """
     from tf_realnvp.cli import image_sets
 
-    has_classes = bool(saved.class_names)
-    loader = image_sets.Loader(saved, data_dir)
-    dataset = loader.load_dataset(None, labels=has_classes)
-    labels = dataset.splits["test"].labels[:n] if has_classes else None
-    return dataset.take("test", range(n)), labels
+    labels = bool(model.class_names) if labels is None else labels
+    loader = image_sets.Loader(model, flags.data_dir)
+    return loader.load_dataset(flags.dataset, labels)
+
+
+def take(dataset, split: str, number: int | None = None):
+    """Returns the first images of a split, and their labels.
+
+    Args:
+      dataset: The `ImageDataset`.
+      split: "train" or "test".
+      number: Number of images. Default: all.
+
+    Returns:
+      `[n, H, W, C]`, and int32 `[n]`, or `None` if there are no labels.
+    """
+    chosen = dataset.splits[split].choose(slice(number))
+    return dataset.take(split, range(chosen.num_images)), chosen.labels
 
 
 def training_steps(trainer, batch_size: int) -> Callable[[int], None]:
-    """Returns a function that does real training steps on random images.
+    """Returns a function that runs training steps on random images.
 
     If the model has classes, all images are of the first.
 
     Args:
       trainer: The `Trainer`.
-      batch_size: Images in a batch.
+      batch_size: Images per batch.
     """
     import tensorflow as tf
 

@@ -1,57 +1,56 @@
-"""Measures the memory that stays in a process that works on many models.
+"""Measures the memory that is not freed in a process with many models.
 
-`python -m benchmarks.memory` does each thing that a notebook does over and over
-again (a training, a load, a call with another batch size), in a process of its
+`python -m benchmarks.memory` does what a notebook does again and again, such as
+training, loading and calls with another batch size, each in a process of its
 own. It prints the anonymous memory after the third time and after the last, and
-what each time in between has added. All objects are deleted and all free memory
-is returned to the system before it is measured.
+what each time in between has added (docs/python.md). Before memory is measured,
+all objects are deleted, and free memory is returned to the system.
 """
 
-import argparse
 import contextlib
 import ctypes
 import gc
 import tempfile
 
-from benchmarks.measuring import in_new_process
+from benchmarks import measuring
 
-_SIZE = (8, 8, 1)
-_FROM = 3  # The first times fill caches.
+_SHAPE = (8, 8, 1)
+_FIRST = 3  # The first times fill caches.
 
 
 def main() -> None:
     """Measures all cases, and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", help=f"of {', '.join(_CASES)}")
-    args = parser.parse_args()
-    print(
-        "| case | times | MB after three | MB after all | MB each | "
-        "graphs each | gradients each |"
+    flags = measuring.parse_flags(__doc__, cases=list(_CASES))
+    measuring.print_header(
+        *("case", "times", "MB after three", "MB after all", "MB each"),
+        *("graphs each", "gradients each"),
     )
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    for case in args.cases or _CASES:
-        in_new_process(_measure, case)
+    for case in flags.cases:
+        measuring.in_new_process(measure, case)
 
 
-def _measure(case):
-    """Measures a case in this process, and prints its row."""
+def measure(case: str) -> None:
+    """Measures a case in this process, and prints its row.
+
+    Args:
+      case: A key of `_CASES`.
+    """
     from tf_realnvp import runtime
 
     runtime.configure(num_cpus=2 if case == "train on two CPUs" else 1)
     prepare, times = _CASES[case]
     with tempfile.TemporaryDirectory() as folder:
-        again = prepare(folder)
-        for time in range(times):
-            again(time)
-            if time == _FROM - 1:
+        repeat = prepare(folder)
+        for index in range(times):
+            repeat(index)
+            if index == _FIRST - 1:
                 before = _held()
         after = _held()
     pairs = zip(before, after, strict=True)
-    each = [(last - first) / (times - _FROM) for first, last in pairs]
-    print(
-        f"| {case} | {times} | {before[0]:.0f} | {after[0]:.0f} | "
-        f"{each[0]:.1f} | {each[1]:.1f} | {each[2]:.1f} |",
-        flush=True,
+    each = [(last - first) / (times - _FIRST) for first, last in pairs]
+    measuring.print_row(
+        *(case, times, f"{before[0]:.0f}", f"{after[0]:.0f}"),
+        *(f"{value:.1f}" for value in each),
     )
 
 
@@ -71,127 +70,108 @@ def _held():
 def _model():
     import tf_realnvp
 
-    return tf_realnvp.RealNVP(_SIZE, 17, filters=4, num_blocks=1)
+    return tf_realnvp.RealNVP(_SHAPE, 17, filters=4, num_blocks=1)
 
 
-def _images(n=64):
+def _images():
     import numpy as np
 
     rng = np.random.default_rng(0)
-    return rng.integers(17, size=(n, *_SIZE)).astype(np.uint8)
+    return rng.integers(17, size=(64, *_SHAPE)).astype(np.uint8)
 
 
-def _train(on_epoch=None, scope=contextlib.nullcontext, **settings):
+def _train(**settings):
     import tf_realnvp
 
-    with scope():
+    with tf_realnvp.runtime.make_strategy().scope():
         model = _model()
-        tf_realnvp.train(
-            model,
-            _images(),
-            max_steps=2,
-            batch_size=16,
-            on_epoch=on_epoch,
-            progress=False,
-            **settings,
-        )
-
-
-def _training(folder):
-    return lambda time: _train()
-
-
-def _training_with_all(folder):
-    return lambda time: _train(
-        recompute=True, ema=0.9, run_dir=f"{folder}/{time}"
+    tf_realnvp.train(
+        model,
+        _images(),
+        max_steps=2,
+        batch_size=16,
+        progress=False,
+        **settings,
     )
 
 
-def _training_on_two(folder):
-    from tf_realnvp import runtime
+def _recompute(folder):
+    return lambda index: _train(
+        recompute=True, ema=0.9, run_dir=f"{folder}/{index}"
+    )
 
-    return lambda time: _train(scope=runtime.make_strategy().scope)
 
-
-def _interrupted(folder):
+def _interrupt(folder):
     def stop(metrics):
         if metrics.step:
             raise KeyboardInterrupt
 
-    def again(time):
+    def repeat(index):
         with contextlib.suppress(KeyboardInterrupt):
-            _train(stop)
+            _train(on_epoch=stop)
 
-    return again
-
-
-def _saved(folder):
-    _model().save(f"{folder}/model")
-    return f"{folder}/model"
+    return repeat
 
 
-def _saving(folder):
+def _save(folder):
     model = _model()
-    return lambda time: model.save(f"{folder}/model")
+    return lambda index: model.save(f"{folder}/model")
 
 
-def _loading(folder):
+def _load(folder):
     import tf_realnvp
 
-    path = _saved(folder)
-    return lambda time: tf_realnvp.load(path).log_prob(_images(), seed=0)
+    _model().save(f"{folder}/model")
+    return lambda index: tf_realnvp.load(f"{folder}/model").log_prob(
+        _images(), seed=0
+    )
 
 
-def _loading_saved_model(folder):
+def _load_saved_model(folder):
     import tensorflow as tf
 
-    def again(time):
-        model = tf.saved_model.load(path)
-        model.signatures["encode"](images=tf.constant(_images()))
-
-    path = _saved(folder)
-    return again
+    _model().save(f"{folder}/model")
+    return lambda index: tf.saved_model.load(f"{folder}/model").signatures[
+        "encode"
+    ](images=tf.constant(_images()))
 
 
-def _calls(folder):
+def _call(folder):
     model = _model()
 
-    def again(time):
-        images = model.sample(time + 1)
+    def repeat(index):
+        images = model.sample(index + 1)
         model.log_prob(images)
         model.encode(images)
 
-    return again
+    return repeat
 
 
-def _compiled(folder):
+def _trace(folder):
     import tensorflow as tf
 
-    def again(time):
-        function = tf.function(_model().log_prob)
-        function(_images())
-
-    return again
+    return lambda index: tf.function(_model().log_prob)(_images())
 
 
-def _measuring(folder):
+def _detect(folder):
     from tf_realnvp import detection
 
     model = _model()
-    return lambda time: detection.Measurer(model)(_images())
+    return lambda index: detection.Measurer(model)(_images())
 
 
+# What returns the function to repeat, and how often.
 _CASES = {
-    "train": (_training, 10),
-    "train, recompute, run_dir": (_training_with_all, 10),
-    "train on two CPUs": (_training_on_two, 10),
-    "train, Ctrl-C": (_interrupted, 10),
-    "save": (_saving, 10),
-    "tf_realnvp.load": (_loading, 50),
-    "tf.saved_model.load": (_loading_saved_model, 50),
-    "sample, log_prob, encode": (_calls, 50),
-    "tf.function(log_prob)": (_compiled, 20),
-    "detection.Measurer": (_measuring, 20),
+    "train": (lambda folder: lambda index: _train(), 10),
+    "train, recompute, run_dir": (_recompute, 10),
+    "train on two CPUs": (lambda folder: lambda index: _train(), 10),
+    "train, Ctrl-C": (_interrupt, 10),
+    "save": (_save, 10),
+    "tf_realnvp.load": (_load, 50),
+    "tf.saved_model.load": (_load_saved_model, 50),
+    "sample, log_prob, encode": (_call, 50),
+    "tf.function(log_prob)": (_trace, 20),
+    "detection.Measurer": (_detect, 20),
 }
 
 if __name__ == "__main__":

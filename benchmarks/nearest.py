@@ -1,56 +1,51 @@
-"""Shows samples of a model beside the training images that are nearest to them.
+"""Shows samples of a model beside the nearest training images.
 
-`python -m benchmarks.nearest realnvp_fashion_mnist --out nearest.png` draws a
-grid of pairs: a sample, and to its right the training image at the smallest
+`python -m benchmarks.nearest realnvp_fashion_mnist --out nearest.png` draws
+pairs of a sample and, to its right, the training image at the smallest
 Euclidean distance. If the model copied training images, both would be the same.
-It prints how far samples are from their nearest training images, and for
-comparison how far test images are. `--flip` is for models trained with it: it
-includes the mirrored training images.
+It prints the distances of samples from their nearest training images, and for
+comparison those of test images (docs/results.md). With `--flip`, for models
+that were trained with it, mirrored training images count, too.
 """
-
-import argparse
 
 import numpy as np
 from sklearn.metrics import pairwise_distances_argmin_min
 
+from benchmarks import measuring
+
 
 def main() -> None:
     """Draws the grid and prints the distances."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--data_dir", default="datasets")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--shown", type=int, default=36)
-    parser.add_argument("--columns", type=int, default=6)
-    parser.add_argument("--flip", action="store_true")
-    parser.add_argument("--out", default="nearest.png")
-    flags = parser.parse_args()
-
+    flags = measuring.parse_flags(
+        __doc__,
+        "model",
+        **measuring.OF_IMAGES,
+        temperature=1.0,
+        seed=0,
+        n=1000,
+        shown=36,
+        columns=6,
+        flip=False,
+        out="nearest.png",
+    )
     from tf_realnvp.serving.saved_model import SavedModel
 
     model = SavedModel(flags.model)
-    from tf_realnvp.cli import image_sets
     from tf_realnvp.images import plots
 
-    # With the size and the levels of the model's images.
-    dataset = image_sets.Loader(model, flags.data_dir).load_dataset(None)
-    train = dataset.take("train", range(dataset.num_train))
+    dataset = measuring.load_dataset(model, flags, labels=False)
+    train, _ = measuring.take(dataset, "train")
+    test, _ = measuring.take(dataset, "test", flags.n)
     if flags.flip:
         train = np.concatenate([train, train[:, :, ::-1]])
-    test = dataset.take("test", range(min(flags.n, dataset.num_test)))
     samples = np.concatenate(
         list(model.sample(flags.n, flags.temperature, flags.seed))
     )
     indices, distances = nearest(samples, train)
     pairs = np.stack([samples, train[indices]], axis=1)[: flags.shown]
-    plots.save_image_grid(
-        flags.out,
-        pairs.reshape(-1, *samples.shape[1:]),
-        model.num_colors,
-        2 * flags.columns,
-    )
+    grid = pairs.reshape(-1, *samples.shape[1:])
+    columns = 2 * flags.columns
+    plots.save_image_grid(flags.out, grid, model.num_colors, columns)
     _, of_test = nearest(test, train)
     for name, values in (("samples", distances), ("test images", of_test)):
         print(

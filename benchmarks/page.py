@@ -1,13 +1,11 @@
-"""Measures pages that `tf-realnvp explore` wrote, in headless Chromium.
+"""Measures pages of `tf-realnvp explore` in headless Chromium.
 
-`python -m benchmarks.page page` prints how soon the first image and the model
-are there, and how long a step of the slider between A and B takes, from the
-input to the new image. With several folders their steps are measured in turn,
-so that a change of the machine's load tells on all of them. Takes playwright
-and Chromium.
+`python -m benchmarks.page FOLDER...` prints the time to the first image and to
+the model, and the time of a step of the slider between A and B, from the input
+to the new image (docs/explorer.md). The steps of several pages are measured in
+turn, as the speed of the machine drifts. It needs playwright and Chromium.
 """
 
-import argparse
 import contextlib
 import functools
 import http.server
@@ -16,6 +14,8 @@ import statistics
 import threading
 
 from playwright import sync_api
+
+from benchmarks import measuring
 
 # Milliseconds of `count` steps, each after the image of the last is shown.
 _STEPS = """async (count) => {
@@ -34,15 +34,15 @@ _STEPS = """async (count) => {
   }
   return times;
 }"""
+_CONDITIONS = (
+    "document.querySelector('#samples canvas')",
+    "document.querySelector('#controls')?.disabled === false",
+)
 
 
 def main() -> None:
     """Opens the pages, measures them and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=10)
-    flags = parser.parse_args()
+    flags = measuring.parse_flags(__doc__, "folders...", rounds=20, steps=10)
     with contextlib.ExitStack() as stack:
         driver = stack.enter_context(sync_api.sync_playwright())
         browser = driver.chromium.launch(
@@ -57,17 +57,20 @@ def main() -> None:
         for _ in range(flags.rounds):
             for folder, (page, *_) in opened.items():
                 times[folder] += page.evaluate(_STEPS, flags.steps)
-    print(
-        "| page | first image | model | step: median | 9 of 10 | least |\n"
-        "| --- | --- | --- | --- | --- | --- |"
+    measuring.print_header(
+        *("page", "first image", "model"),
+        *("step: median", "9 of 10", "least"),
     )
-    for folder, (_, first, ready) in opened.items():
+    for folder, (_, *seconds) in opened.items():
         steps = times[folder]
-        print(
-            f"| {folder} | {first:.2f} s | {ready:.2f} s "
-            f"| {statistics.median(steps):.1f} ms "
-            f"| {statistics.quantiles(steps, n=10)[-1]:.1f} ms "
-            f"| {min(steps):.1f} ms |"
+        nine_of_ten = statistics.quantiles(steps, n=10)[-1]
+        measuring.print_row(
+            folder,
+            *(f"{value:.2f} s" for value in seconds),
+            *(
+                f"{value:.1f} ms"
+                for value in (statistics.median(steps), nine_of_ten, min(steps))
+            ),
         )
 
 
@@ -75,7 +78,7 @@ def open_page(browser, address: str):
     """Opens a page twice, the second time with a warm cache.
 
     Returns:
-      The page, and the seconds until its first image and its model are there.
+      The page, and the seconds to its first image and to its model.
     """
     page = browser.new_context().new_page()
     seconds = []
@@ -85,10 +88,7 @@ def open_page(browser, address: str):
             page.wait_for_function(
                 f"{condition} && performance.now() / 1000"
             ).json_value()
-            for condition in (
-                "document.querySelector('#samples canvas')",
-                "document.querySelector('#controls')?.disabled === false",
-            )
+            for condition in _CONDITIONS
         ]
     return page, *seconds
 

@@ -1,7 +1,7 @@
 """Compares a model of 8-bit images with one of the same images as real numbers.
 
-`python -m benchmarks.real_numbers` takes Fashion-MNIST of `--data_dir` and
-measures
+`python -m benchmarks.real_numbers` takes Fashion-MNIST and measures
+(docs/scientific_data.py)
 
 1.  the density: with the same weights, a model of real numbers gives logits of
     dequantized images the density that a model of levels gives the images, up
@@ -11,22 +11,24 @@ measures
     All losses are in bits/dim of the dequantized images.
 """
 
-import argparse
-import time
+import functools
 
 import numpy as np
+
+from benchmarks import measuring
 
 
 def main() -> None:
     """Prints the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data_dir", default="datasets")
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--filters", type=int, default=32)
-    parser.add_argument("--num_blocks", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
+    flags = measuring.parse_flags(
+        __doc__,
+        data_dir="datasets",
+        images=10_000,
+        steps=600,
+        filters=32,
+        num_blocks=1,
+        seed=0,
+    )
     from tf_realnvp.utils import runtime
 
     runtime.configure()
@@ -38,11 +40,11 @@ def main() -> None:
     from tf_realnvp.bijectors import steps_of
 
     dataset = data.load("fashion_mnist", flags.data_dir)
-    images = dataset.take("train", range(flags.images))
+    images, _ = measuring.take(dataset, "train", flags.images)
+    test, _ = measuring.take(dataset, "test", 1000)
     rng = np.random.default_rng(flags.seed)
     points = (images + rng.random(images.shape)).astype(np.float32)
-    held_out = dataset.take("test", range(1000))
-    held_out = (held_out + rng.random(held_out.shape)).astype(np.float32)
+    test_points = (test + rng.random(test.shape)).astype(np.float32)
 
     def new(num_colors):
         keras.utils.set_random_seed(flags.seed)
@@ -54,17 +56,18 @@ def main() -> None:
         )
 
     def train(model, given):
-        start = time.perf_counter()
-        tf_realnvp.train(
-            model,
-            given,
-            epochs=100,
-            max_steps=flags.steps,
-            seed=flags.seed,
-            precision="float32",
-            progress=False,
+        return measuring.once(
+            functools.partial(
+                tf_realnvp.train,
+                model,
+                given,
+                epochs=100,
+                max_steps=flags.steps,
+                seed=flags.seed,
+                precision="float32",
+                progress=False,
+            )
         )
-        return time.perf_counter() - start
 
     def show(name, log_prob, seconds):
         bits = -np.mean(log_prob) / np.log(2.0) / images[0].size
@@ -74,25 +77,27 @@ def main() -> None:
     seconds = train(levels, images)
     # From images to latents, these are the first two.
     logit = tfp.bijectors.Chain(steps_of(levels.bijector)[:2])
-    logits = logit.inverse(points).numpy()
-    log_det = logit.inverse_log_det_jacobian(held_out, event_ndims=3).numpy()
-    its_logits = logit.inverse(held_out).numpy()
+    logits, test_logits = (
+        logit.inverse(points).numpy(),
+        logit.inverse(test_points),
+    )
+    log_det = logit.inverse_log_det_jacobian(test_points, event_ndims=3)
     same = new(None)
-    for own, its in zip(same.variables, levels.variables, strict=False):
-        own.assign(its)  # All but the standardization, which is the identity.
-    expected = levels.log_density(held_out).numpy()
-    found = same.log_prob(its_logits).numpy() + log_det
-    worst = np.max(np.abs(found - expected) / np.abs(expected))
+    for variable, value in zip(same.variables, levels.variables, strict=False):
+        variable.assign(value)  # All but the standardization, an identity.
+    expected = levels.log_density(test_points).numpy()
+    found = same.log_prob(test_logits) + log_det
+    worst = np.max(np.abs((found - expected) / expected))
     print(f"density with the same weights: relative difference {worst:.1e}")
 
     print(f"bits/dim of test images after {flags.steps} steps:")
     show("levels", expected, seconds)
     model = new(None)
     seconds = train(model, points)
-    show("real numbers", model.log_prob(held_out), seconds)
+    show("real numbers", model.log_prob(test_points), seconds)
     model = new(None)
     seconds = train(model, logits)
-    show("logits", model.log_prob(its_logits) + log_det, seconds)
+    show("logits", model.log_prob(test_logits) + log_det, seconds)
 
 
 if __name__ == "__main__":

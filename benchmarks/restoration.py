@@ -1,231 +1,228 @@
-"""Measures restorations of test images, beside other methods.
+"""Compares restorations of test images with other methods.
 
 `python -m benchmarks.restoration models/realnvp_fashion_mnist_classes` prints,
 for each task and method, PSNR and SSIM of what was restored: the mean over test
-images and its standard error. For the samples it prints how often held-out
-pixels lie within their central 90 %, the rank correlation of their standard
-deviation with the error, and the time. `--find_label` does not give the label.
-The rivals take `pip install scikit-image opencv-python-headless bm3d`; what is
-not installed is left out. Of images with fewer than 256 levels, these are
-spread over 0 to 255.
+images and its standard error (docs/restoration.md). For samples it prints how
+often held-out pixels lie within their central 90 %, the rank correlation of
+their standard deviation with the error, and the time. With `--find_label`, the
+label is not given. `--unet` trains a U-Net for each task, for so many minutes
+of processor time. `--out` is the start of the names of a NumPy file and a
+figure of each task. Other methods need `pip install scikit-image
+opencv-python-headless bm3d`; those not installed are left out. Levels of images
+with fewer than 256 are spread over 0 to 255.
 """
 
-import argparse
 import importlib
 import time
 
 import numpy as np
 
-from tf_realnvp.utils import runtime
+from benchmarks import measuring
 
 _NUM_SHOWN = 8  # Images in the figures.
-TASKS = ("centre", "half", "random", "scratch", "noise 25", "noise 50")
 
 
 def main() -> None:
-    """Prints a table for each task."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--data_dir", default="datasets")
-    parser.add_argument("--n", type=int, default=200)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--find_label", action="store_true")
-    parser.add_argument("--unet", type=float, default=0.0)
-    parser.add_argument("--tasks", nargs="+", default=TASKS)
-    parser.add_argument(
-        "--out",
-        help="start of the names of NumPy files and figures of each task",
+    """Prints the results of each task."""
+    flags = measuring.parse_flags(
+        __doc__,
+        "model",
+        **measuring.OF_IMAGES,
+        n=200,
+        samples=8,
+        seed=0,
+        find_label=False,
+        unet=0.0,
+        tasks=["centre", "half", "random", "scratch", "noise 25", "noise 50"],
+        out=str,
     )
-    flags = parser.parse_args()
-    runtime.configure()
-
-    from tf_realnvp import restoration
-    from tf_realnvp.cli import image_sets
     from tf_realnvp.serving.saved_model import SavedModel
 
-    read = SavedModel(flags.model)
-    model = read.model
-    loader = image_sets.Loader(read, flags.data_dir)
-    dataset = loader.load_dataset(None, labels=bool(read.class_names))
-    step = 255.0 / model.values.highest  # Between two levels.
-    train, images = (
-        np.rint(step * dataset.take(split, range(number))).astype(np.uint8)
-        for split, number in (("train", dataset.num_train), ("test", flags.n))
+    saved = SavedModel(flags.model)
+    dataset = measuring.load_dataset(saved, flags)
+    step = 255.0 / saved.values.highest  # Between two levels.
+    (train, _), (images, labels) = (
+        measuring.take(dataset, split, number)
+        for split, number in (("train", None), ("test", flags.n))
     )
-    label = None
-    if read.class_names and not flags.find_label:
-        label = dataset.splits["test"].labels[: flags.n]
+    train, images = (
+        np.rint(step * values).astype(np.uint8) for values in (train, images)
+    )
     for task in flags.tasks:
-        rng = np.random.default_rng(flags.seed)
-        given, mask, noise = make_task(task, images, rng)
-        where = np.ones_like(mask) if noise else mask
-        print(f"{task}: {flags.n} images, {where.mean():.0%} restored")
-        for name, method in rivals(train, noise).items():
-            report(name, method(given, mask), images, where)
-        if flags.unet:
-            network = train_unet(task, train, rng, 60.0 * flags.unet)
-            inputs = unet_inputs(given, mask)
-            restored = 255.0 * network.predict(inputs, verbose=0)
-            report("U-Net", restored, images, where)
-        start = time.perf_counter()
-        found = restoration.restore(
-            model,
-            np.rint(given / step).astype(np.uint8),
-            mask,
-            noise and noise / step,
-            label,
-            flags.samples,
-            flags.seed,
-        )
-        seconds = time.perf_counter() - start
-        report("likeliest", step * found.images, images, where)
-        if flags.samples:
-            report("a sample", step * found.samples[:, 0], images, where)
-            report("mean of samples", step * found.mean, images, where)
-            calibrate(found, images / step, where)
-        if flags.find_label:
-            truth = dataset.splits["test"].labels[: flags.n]
-            print(f"label right: {np.mean(found.label == truth):.3f}")
-        print(f"{seconds:.0f} s", flush=True)
-        if flags.out:
-            kept = {k: v for k, v in vars(found).items() if v is not None}
-            levels = (np.rint(its / step) for its in (images, given))
-            kept |= dict(zip(("original", "given"), levels, strict=True))
-            kept["mask"] = mask
-            np.savez_compressed(f"{flags.out}_{task}.npz", **kept)
-            draw(f"{flags.out}_{task}.png", kept, model.num_colors)
+        restore(task, saved.model, step, train, images, labels, flags)
+
+
+def restore(task, model, step, train, images, labels, flags) -> None:
+    """Prints the results of a task.
+
+    Args:
+      task: Name of the task.
+      model: The `RealNVP`.
+      step: Difference of two of its levels, in levels of 255.
+      train: Training images, uint8 `[m, H, W, C]`.
+      images: Test images, uint8 `[n, H, W, C]`.
+      labels: Labels of the test images, `[n]`, or `None`.
+      flags: The flags of the program.
+    """
+    from tf_realnvp import restoration
+
+    rng = np.random.default_rng(flags.seed)
+    given, mask, noise = make_task(task, images, rng)
+    where = np.ones_like(mask) if noise else mask
+    print(f"{task}: {len(images)} images, {where.mean():.0%} restored")
+    for name, method in other_methods(train, noise).items():
+        report(name, method(given, mask), images, where)
+    if flags.unet:
+        network = train_unet(task, train, rng, 60.0 * flags.unet)
+        inputs = unet_inputs(given, mask)
+        restored = 255.0 * network.predict(inputs, verbose=0)
+        report("U-Net", restored, images, where)
+    start = time.perf_counter()
+    found = restoration.restore(
+        model,
+        np.rint(given / step).astype(np.uint8),
+        mask,
+        noise and noise / step,
+        None if flags.find_label else labels,
+        flags.samples,
+        flags.seed,
+    )
+    seconds = time.perf_counter() - start
+    report("likeliest", step * found.images, images, where)
+    if flags.samples:
+        report("a sample", step * found.samples[:, 0], images, where)
+        report("mean of samples", step * found.mean, images, where)
+        calibrate(found, images / step, where)
+    if flags.find_label:
+        print(f"label right: {np.mean(found.label == labels):.3f}")
+    print(f"{seconds:.0f} s", flush=True)
+    if flags.out:
+        arrays = {k: v for k, v in vars(found).items() if v is not None}
+        arrays["original"] = np.rint(images / step)
+        arrays["given"] = np.rint(given / step)
+        arrays["mask"] = mask
+        np.savez_compressed(f"{flags.out}_{task}.npz", **arrays)
+        draw(f"{flags.out}_{task}.png", arrays, model.num_colors)
 
 
 def make_task(task, images, rng):
     """Returns what is given of images, a mask, and the noise."""
     n, height, width, _ = images.shape
     mask = np.zeros([n, height, width, 1], bool)
-    noise = float(task.split()[1]) if task.startswith("noise") else None
-    if task == "centre":
-        mask[
-            :,
-            height // 4 : height - height // 4,
-            width // 4 : width - width // 4,
-        ] = True
-    elif task == "eyes":  # Of aligned faces.
-        rows, columns = (
-            slice(round(low * size), round(high * size))
-            for low, high, size in ((0.18, 0.38, height), (0.15, 0.85, width))
-        )
+    if task.startswith("noise"):
+        noise = float(task.split()[1])
+        noisy = images + rng.normal(scale=noise, size=images.shape)
+        return np.clip(np.rint(noisy), 0, 255).astype(np.uint8), mask, noise
+    rectangles = {  # Shares of the height and the width.
+        "centre": (0.25, 0.75, 0.25, 0.75),
+        "eyes": (0.18, 0.38, 0.15, 0.85),  # Of aligned faces.
+        "half": (0.5, 1.0, 0.0, 1.0),
+    }
+    if task in rectangles:
+        top, bottom, left, right = rectangles[task]
+        rows = slice(round(top * height), round(bottom * height))
+        columns = slice(round(left * width), round(right * width))
         mask[:, rows, columns] = True
-    elif task == "half":
-        mask[:, height // 2 :] = True
     elif task == "random":
         mask = rng.random(mask.shape) < 0.9
     elif task == "scratch":  # Three pixels wide, from side to side.
-        for its in mask:
+        for image_mask in mask:
             ends = rng.uniform(0.2 * height, 0.8 * height, size=2)
             rows = np.linspace(*ends, width).astype(int)
             for offset in (-1, 0, 1):
-                its[rows + offset, range(width)] = True
-    if noise is None:
-        return np.where(mask, 0, images).astype(np.uint8), mask, None
-    noisy = images + rng.normal(scale=noise, size=images.shape)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8), mask, noise
+                image_mask[rows + offset, range(width)] = True
+    return np.where(mask, 0, images).astype(np.uint8), mask, None
 
 
-def rivals(train, noise):
-    """Returns the other methods: functions of given images and masks."""
+def other_methods(train, noise):
+    """Returns functions of given images and masks, by name."""
     flat = train.reshape(len(train), -1).astype(np.float32)
 
-    def nearest(given, mask):
-        found = []
-        for image, its in zip(given, mask, strict=True):
-            known = np.flatnonzero(~np.broadcast_to(its, image.shape))
-            errors = flat[:, known] - image.ravel()[known]
-            found.append(train[np.square(errors).sum(axis=1).argmin()])
-        return np.stack(found)
+    def nearest(image, missing):
+        known = np.flatnonzero(
+            ~np.broadcast_to(missing[..., np.newaxis], image.shape)
+        )
+        errors = flat[:, known] - image.ravel()[known]
+        return train[np.square(errors).sum(axis=1).argmin()]
 
-    mean = np.broadcast_to(train.mean(axis=0), train[:1].shape)
-
-    def each(function):
-        def run(given, mask):
-            pairs = zip(given, mask[..., 0], strict=True)
-            restored = np.stack([function(*pair) for pair in pairs])
-            return restored.reshape(given.shape)
-
-        return run
-
+    mean = train.mean(axis=0)
     methods = {
         "nearest training image": nearest,
-        "mean training image": lambda given, _: np.repeat(mean, len(given), 0),
+        "mean training image": lambda image, _: mean,
     }
-    if noise is not None:
-        methods["as it is"] = lambda given, _: given
-    found = dict(map(_optional, ("skimage.restoration", "cv2", "bm3d")))
-    if (skimage := found["skimage.restoration"]) and noise is None:
-        methods["biharmonic"] = each(
-            lambda image, its: (
+    skimage, cv2, bm3d = map(_optional, ("skimage.restoration", "cv2", "bm3d"))
+    if noise is None:
+        if skimage:
+            methods["biharmonic"] = lambda image, missing: (
                 255.0
                 * skimage.inpaint_biharmonic(
-                    image / 255.0, its, channel_axis=-1
+                    image / 255.0, missing, channel_axis=-1
                 )
             )
-        )
-    if skimage and noise:  # With weights that suit training images.
-        methods["total variation"] = each(
-            lambda image, _: (
+        for name in ("TELEA", "NS") if cv2 else ():
+            kind = vars(cv2)[f"INPAINT_{name}"]
+            methods[f"OpenCV {name}"] = lambda image, missing, kind=kind: (
+                cv2.inpaint(image, missing.astype(np.uint8), 3, kind)
+            )
+    else:
+        sigma = noise / 255.0
+        methods["as it is"] = lambda image, _: image
+        if skimage:  # With weights that suit training images.
+            methods["total variation"] = lambda image, _: (
                 255.0
                 * skimage.denoise_tv_chambolle(
-                    image / 255.0, 0.5 * noise / 255.0, channel_axis=-1
+                    image / 255.0, 0.5 * sigma, channel_axis=-1
                 )
             )
-        )
-        methods["non-local means"] = each(
-            lambda image, _: (
+            methods["non-local means"] = lambda image, _: (
                 255.0
                 * skimage.denoise_nl_means(
                     image / 255.0,
                     5,
                     9,
-                    0.7 * noise / 255.0,
-                    sigma=noise / 255.0,
+                    0.7 * sigma,
+                    sigma=sigma,
                     fast_mode=False,
                     channel_axis=-1,
                 )
             )
-        )
-    if (cv2 := found["cv2"]) and noise is None:
-        for name in ("TELEA", "NS"):
-            methods[f"OpenCV {name}"] = each(
-                lambda image, its, name=name: cv2.inpaint(
-                    image, its.astype(np.uint8), 3, vars(cv2)[f"INPAINT_{name}"]
-                )
+        if bm3d:
+            methods["BM3D"] = lambda image, _: (
+                255.0 * bm3d.bm3d(image / 255.0, sigma)
             )
-    if (bm3d := found["bm3d"]) and noise:
-        methods["BM3D"] = each(
-            lambda image, _: 255.0 * bm3d.bm3d(image / 255.0, noise / 255.0)
-        )
-    return methods
+
+    def for_each(method):
+        def run(given, mask):
+            pairs = zip(given, mask[..., 0], strict=True)
+            return np.stack([method(*p) for p in pairs]).reshape(given.shape)
+
+        return run
+
+    return {name: for_each(method) for name, method in methods.items()}
 
 
 def train_unet(task, train, rng, seconds):
-    """Trains a U-Net on the mean squared error of one task, for a time."""
+    """Trains a U-Net on the mean squared error of a task, for a time."""
     import keras
 
     layers = keras.layers
+
+    def convolve(x, filters):
+        for _ in range(2):
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        return x
+
     inputs = layers.Input([*train.shape[1:3], train.shape[3] + 1])
     x, skips = inputs, []
     for filters in (32, 64):
-        for _ in range(2):
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        skips.append(x)
-        x = layers.MaxPooling2D()(x)
-    for _ in range(2):
-        x = layers.Conv2D(128, 3, padding="same", activation="relu")(x)
+        skips.append(convolve(x, filters))
+        x = layers.MaxPooling2D()(skips[-1])
+    x = convolve(x, 128)
     for filters, skip in zip((64, 32), reversed(skips), strict=True):
         x = layers.Concatenate()([layers.UpSampling2D()(x), skip])
-        for _ in range(2):
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-    network = keras.Model(
-        inputs, layers.Conv2D(train.shape[3], 3, padding="same")(x)
-    )
+        x = convolve(x, filters)
+    outputs = layers.Conv2D(train.shape[3], 3, padding="same")(x)
+    network = keras.Model(inputs, outputs)
     network.compile(keras.optimizers.Adam(1e-3), "mse")
     start, done = time.process_time(), 0.0
     while done < 1.0:
@@ -239,51 +236,52 @@ def train_unet(task, train, rng, seconds):
 
 
 def unet_inputs(given, mask):
+    """Returns the images and the mask as channels, float32."""
     return np.concatenate([given / 255.0, mask], axis=-1).astype(np.float32)
 
 
 def _optional(name):
-    """Returns the name of a module, and the module if it is installed."""
+    """Returns a module, or `None` if it is not installed."""
     try:
-        return name, importlib.import_module(name)
+        return importlib.import_module(name)
     except ImportError:
-        return name, None
+        return None
 
 
 def report(name, restored, images, where) -> None:
-    """Prints PSNR and SSIM inside of what was restored."""
+    """Prints PSNR and SSIM within what was restored."""
     restored = np.clip(np.asarray(restored, np.float64), 0, 255)
-    values = [psnr(restored, images, where)]
-    if metrics := _optional("skimage.metrics")[1]:
+    weights = np.broadcast_to(where, images.shape).astype(float)
+
+    def mean(values):
+        return np.average(values, axis=(1, 2, 3), weights=weights)
+
+    squares = np.maximum(mean(np.square(restored - images)), 1e-2)
+    values = [10.0 * np.log10(255.0**2 / squares)]
+    if metrics := _optional("skimage.metrics"):
         maps = [
             metrics.structural_similarity(
                 *pair, data_range=255, channel_axis=-1, full=True
             )[1]
             for pair in zip(images.astype(float), restored, strict=True)
         ]
-        values.append(
-            np.average(maps, axis=(1, 2, 3), weights=_whole(where, maps))
-        )
+        values.append(mean(maps))
     texts = [f"  {name:24}"]
-    for its, digits in zip(values, (2, 3), strict=False):
-        error = its.std(ddof=1) / len(its) ** 0.5
-        texts.append(f"{its.mean():.{digits}f} ({error:.{digits}f})")
+    for of_images, digits in zip(values, (2, 3), strict=False):
+        error = of_images.std(ddof=1) / len(of_images) ** 0.5
+        texts.append(f"{of_images.mean():.{digits}f} ({error:.{digits}f})")
     print(*texts, flush=True)
 
 
-def _whole(where, maps):
-    return np.broadcast_to(where, np.shape(maps)).astype(float)
-
-
-def draw(path, kept, num_colors) -> None:
+def draw(path, arrays, num_colors) -> None:
     """Draws some of the images, their restorations and their spread."""
     from tf_realnvp.images import plots
 
-    few = {name: its[:_NUM_SHOWN] for name, its in kept.items()}
+    few = {name: array[:_NUM_SHOWN] for name, array in arrays.items()}
     shown, spread = {"likeliest": few["images"]}, None
     if "samples" in few:
         samples = np.moveaxis(few["samples"], 1, 0)
-        shown |= {f"sample {k}": its for k, its in enumerate(samples, 1)}
+        shown |= {f"sample {k}": images for k, images in enumerate(samples, 1)}
         shown["mean"] = np.rint(few["mean"])
         spread = few["std"].mean(axis=-1) * (255.0 / (num_colors - 1))
     shown["original"] = few["original"]
@@ -292,16 +290,8 @@ def draw(path, kept, num_colors) -> None:
     )
 
 
-def psnr(restored, images, where):
-    """Returns the PSNR `[n]` of what was restored, in dB."""
-    weights = _whole(where, images)
-    squares = np.square(restored - images)
-    mean = np.average(squares, axis=(1, 2, 3), weights=weights)
-    return 10.0 * np.log10(255.0**2 / np.maximum(mean, 1e-2))
-
-
 def calibrate(found, images, where) -> None:
-    """Prints how well the samples tell the errors."""
+    """Prints how well the spread of the samples predicts the errors."""
     import scipy.stats
 
     where = np.broadcast_to(where, images.shape)

@@ -1,4 +1,4 @@
-"""The default RealNVP in PyTorch, to compare the numbers and the speed with.
+"""The default RealNVP in PyTorch, a reference for exactness and speed.
 
 `python benchmarks/torch_realnvp.py WEIGHTS.npz IMAGES.npz` prints the
 log-densities, in nats, of the points `x` in `IMAGES.npz`, float32

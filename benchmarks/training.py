@@ -1,167 +1,161 @@
-"""Measures the speed and the memory of training.
+"""Measures the speed and the memory of training (docs/measurements.md).
 
-`python -m benchmarks.training` prints a table, with a row for each way to
-train: images a second; floating point operations a second, without those of
-rematerialization, and their share of the rate that the model's convolutions
-reach alone in the same process, in turn with the steps; peak memory; and the
-time from the start of the process to the end of its first training step. Below
-the table are the speed of bfloat16 relative to float32, in turn in one process,
-and the time that Python takes for a step. Images are random.
+`python -m benchmarks.training` prints a row for each way to train the default
+model: the rate of floating-point operations, not counting those of
+recomputation, beside the rate that the convolutions of the model and their
+gradients reach alone, in turn with the steps; peak memory; and the time from
+the start of the process to the end of the first step. Below the table are the
+speeds of bfloat16 relative to float32 and of ten classes relative to none, in
+turn in one process, and the overhead of Python. Images are random.
+
+`--sizes` measures batch sizes and image sizes instead, in the fastest
+precision.
 """
 
-import argparse
+import collections
 import statistics
 import time
 
-from benchmarks.measuring import (
-    in_new_process,
-    once,
-    peak_memory,
-    timed,
-    training_steps,
-)
+from benchmarks import measuring
+from benchmarks.measuring import once, timed
 
-# What networks compute in, --recompute, --accumulate.
+# Arguments of `Trainer`.
 _WAYS = [
-    ("float32", False, 1),
-    ("float32", True, 1),
-    ("bfloat16", False, 1),
-    ("bfloat16", True, 1),
-    ("bfloat16", True, 3),
+    {"precision": "float32"},
+    {"precision": "float32", "recompute": True},
+    {"precision": "bfloat16"},
+    {"precision": "bfloat16", "recompute": True},
+    {"precision": "bfloat16", "recompute": True, "accumulate": 3},
 ]
+# Batch size and image size.
+_SIZES = [(1, 32), (4, 32), (16, 32), (64, 32), (256, 32), (16, 16), (16, 64)]
 
 
 def main() -> None:
-    """Measures each way in a process of its own, and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--image_size", type=int, default=32)
-    parser.add_argument("--filters", type=int, default=128)
-    parser.add_argument("--num_blocks", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--jit", action="store_true")
-    flags = parser.parse_args()
-    print(
-        f"batch {flags.batch_size}, {flags.image_size}x{flags.image_size}x3, "
-        f"{flags.filters} filters, {flags.num_blocks} blocks; medians of "
-        f"{flags.steps} steps\n\n"
-        "| networks | recomputed | parts | images/s | GFLOP/s "
-        "| convolutions alone | share | peak memory | first step done after |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        flush=True,
+    """Measures each way or size in a process of its own."""
+    flags = measuring.parse_flags(
+        __doc__,
+        batch_size=64,
+        image_size=32,
+        filters=128,
+        num_blocks=8,
+        steps=3,
+        jit=False,
+        sizes=False,
     )
-    for way in _WAYS:
+    print(
+        f"{flags.filters} filters, {flags.num_blocks} blocks; medians of "
+        f"{flags.steps} steps\n"
+    )
+    measuring.print_header(
+        *("precision", "recompute", "accumulate", "batch", "image", "s/step"),
+        *("images/s", "µs/image and pixel", "GFLOP/s", "convolutions alone"),
+        *("share", "peak memory", "first step after"),
+    )
+    cases = [((flags.batch_size, flags.image_size), way) for way in _WAYS]
+    if flags.sizes:
+        cases = [(size, {"precision": "auto"}) for size in _SIZES]
+    for case in cases:
         # The start of Python and the imports count as well.
-        in_new_process(measure, flags, *way, time.time())
-    in_new_process(compare_precisions, flags)
-    in_new_process(measure_host)
+        measuring.in_new_process(measure, flags, *case, time.time())
+    if not flags.sizes:
+        measuring.in_new_process(compare, flags)
+        measuring.in_new_process(measure_overhead)
 
 
-def measure(
-    flags: argparse.Namespace,
-    precision: str,
-    recompute: bool,
-    parts: int,
-    start: float,
-) -> None:
+def make_trainer(flags, image_size=None, num_classes=None, **settings):
+    """Returns a trainer of a new model."""
+    from tf_realnvp import RealNVP
+    from tf_realnvp.training.trainer import Trainer
+    from tf_realnvp.utils import runtime
+
+    size = image_size or flags.image_size
+    model = RealNVP(
+        (size, size, 3),
+        filters=flags.filters,
+        num_blocks=flags.num_blocks,
+        num_classes=num_classes,
+    )
+    precision = runtime.settle_precision(settings.pop("precision", "float32"))
+    return Trainer(model, precision=precision, jit=flags.jit, **settings)
+
+
+def measure(flags, size: tuple[int, int], settings: dict, start: float) -> None:
     """Prints a row of the table.
 
     Args:
-      flags: The command's flags.
-      precision: What networks compute in.
-      recompute: As for `Trainer`.
-      parts: Those of a batch, `accumulate` of `Trainer`.
-      start: The time when the process was started.
+      flags: The flags of the program.
+      size: Batch size and image size.
+      settings: Arguments of `Trainer`.
+      start: Time at which the process was started.
     """
     from tf_realnvp.utils import runtime
 
     runtime.configure()
-    import tensorflow as tf
-
-    from tf_realnvp import RealNVP
-    from tf_realnvp.training.trainer import Trainer
-
-    # `make_convolution` makes many functions, of which TensorFlow warns.
-    tf.get_logger().setLevel("ERROR")
-    model = RealNVP(
-        (flags.image_size, flags.image_size, 3),
-        filters=flags.filters,
-        num_blocks=flags.num_blocks,
-    )
-    trainer = Trainer(
-        model,
-        precision=precision,
-        recompute=recompute,
-        jit=flags.jit,
-        accumulate=parts,
-    )
-    train = training_steps(trainer, flags.batch_size)
+    batch_size, image_size = size
+    precision = runtime.settle_precision(settings["precision"])
+    trainer = make_trainer(flags, image_size, **settings)
+    train = measuring.training_steps(trainer, batch_size)
     train(1)
     first_step = time.time() - start
-
     train(1)
-    memory = peak_memory() / 2**10
-    convolutions = list_convolutions(model)
-    # Each is run once forward, and twice for its gradients.
-    operations = 3 * flags.batch_size * sum(map(count_operations, convolutions))
-    alone_functions = {
-        shape: make_convolution(flags.batch_size, shape, precision)
-        for shape in set(convolutions)
-    }
-    # In turn, so that both have the same machine if its speed drifts.
-    rounds = []
-    for _ in range(flags.steps):
-        step = once(lambda: train(1))
-        alone = sum(
-            convolutions.count(shape) * timed(function, 3)
-            for shape, function in alone_functions.items()
-        )
-        rounds.append((step, alone))
-    seconds, alone = map(statistics.median, zip(*rounds, strict=True))
+    memory = measuring.peak_memory() / 2**10
+    time_alone = convolutions_alone(trainer.model, batch_size, precision)
+    # In turn, as the speed of the machine drifts.
+    rounds = [
+        (once(lambda: train(1)), time_alone()) for _ in range(flags.steps)
+    ]
+    step, alone = map(statistics.median, zip(*rounds, strict=True))
     share = statistics.median(alone / step for step, alone in rounds)
-    rate, rate_alone = operations / seconds / 1e9, operations / alone / 1e9
-    print(
-        f"| {precision} | {'yes' if recompute else 'no'} | {parts} "
-        f"| {flags.batch_size / seconds:.1f} | {rate:.0f} "
-        f"| {rate_alone:.0f} GFLOP/s | {share:.0%} "
-        f"| {memory:.2f} GiB | {first_step:.1f} s |",
-        flush=True,
+    # One convolution forward, and two for the gradients.
+    work = 3e-9 * batch_size * count_operations(trainer.model)
+    measuring.print_row(
+        precision,
+        "yes" if settings.get("recompute") else "no",
+        settings.get("accumulate", 1),
+        batch_size,
+        f"{image_size}x{image_size}",
+        f"{step:.3g}",
+        f"{batch_size / step:.3g}",
+        f"{1e6 * step / batch_size / image_size**2:.1f}",
+        f"{work / step:.0f}",
+        f"{work / alone:.0f} GFLOP/s",
+        f"{share:.0%}",
+        f"{memory:.2f} GiB",
+        f"{first_step:.1f} s",
     )
 
 
-def compare_precisions(flags: argparse.Namespace) -> None:
-    """Prints how many times as fast as float32 bfloat16 is."""
+def compare(flags) -> None:
+    """Prints the ratios of the speeds of steps, taken in turn."""
     from tf_realnvp.utils import runtime
 
     runtime.configure()
-    from tf_realnvp import RealNVP
-    from tf_realnvp.training.trainer import Trainer
-
-    trains = []
-    for precision in ("float32", "bfloat16"):
-        model = RealNVP(
-            (flags.image_size, flags.image_size, 3),
-            filters=flags.filters,
-            num_blocks=flags.num_blocks,
+    ways = {
+        "float32": {},
+        "bfloat16": {"precision": "bfloat16"},
+        "ten classes": {"num_classes": 10},
+    }
+    steps = {}
+    for name, settings in ways.items():
+        trainer = make_trainer(flags, **settings)
+        steps[name] = measuring.training_steps(trainer, flags.batch_size)
+        steps[name](1)
+    rounds = [
+        {name: once(lambda step=step: step(1)) for name, step in steps.items()}
+        for _ in range(flags.steps)
+    ]
+    for name in ("bfloat16", "ten classes"):
+        ratios = [seconds["float32"] / seconds[name] for seconds in rounds]
+        print(
+            f"{name}: {statistics.median(ratios):.3f} times the speed of "
+            f"float32 without classes ({min(ratios):.3f} to {max(ratios):.3f})",
+            flush=True,
         )
-        trainer = Trainer(model, precision=precision, jit=flags.jit)
-        train = training_steps(trainer, flags.batch_size)
-        train(1)
-        trains.append(train)
-    ratios = []
-    for _ in range(flags.steps):
-        float32, bfloat16 = (once(lambda t=t: t(1)) for t in trains)
-        ratios.append(float32 / bfloat16)
-    print(
-        f"\na step in bfloat16 is {statistics.median(ratios):.2f} times as "
-        "fast as one in float32, in turn in one process "
-        f"({min(ratios):.2f} to {max(ratios):.2f})",
-        flush=True,
-    )
 
 
-def measure_host() -> None:
-    """Prints what Python costs, on a model with next to nothing to compute."""
+def measure_overhead() -> None:
+    """Prints the time of a step with next to nothing to compute."""
     from tf_realnvp.utils import runtime
 
     runtime.configure()
@@ -169,7 +163,7 @@ def measure_host() -> None:
     from tf_realnvp.training.trainer import Trainer
 
     model = RealNVP((2, 2, 1), 2, filters=2, num_blocks=1)
-    train = training_steps(Trainer(model), batch_size=1)
+    train = measuring.training_steps(Trainer(model), batch_size=1)
     alone = timed(lambda: train(1), 50)
     together = timed(lambda: train(50), 5) / 50
     print(
@@ -179,33 +173,61 @@ def measure_host() -> None:
 
 
 def list_convolutions(model) -> list[tuple[int, int, int, int, int]]:
-    """Returns `(height, width, kernel size, channels in, channels out)`."""
+    """Returns `(height, width, kernel size, channels in, channels out)`.
+
+    Args:
+      model: A model with the default scales and couplings.
+    """
     convolutions = []
-    height, width, channels = model.image_shape
+    height, width, _ = model.image_shape
+    wide, narrow = model.filters, model.filters // 2
     for index, network in enumerate(model.networks):
         size = (height, width) if index < 3 else (height // 2, width // 2)
-        channels = network.channels
-        wide, narrow = model.filters, model.filters // 2
+        block = [
+            (*size, 1, wide, narrow),
+            (*size, 3, narrow, narrow),
+            (*size, 1, narrow, wide),
+        ]
         convolutions += [
-            (*size, 3, channels, wide),
-            *[
-                (*size, 1, wide, narrow),
-                (*size, 3, narrow, narrow),
-                (*size, 1, narrow, wide),
-            ]
-            * model.num_blocks,
-            (*size, 3, wide, 2 * channels),
+            (*size, 3, network.channels, wide),
+            *(block * model.num_blocks),
+            (*size, 3, wide, 2 * network.channels),
         ]
     return convolutions
 
 
-def count_operations(shape: tuple[int, int, int, int, int]) -> int:
-    """Returns the floating point operations of a convolution, for an image."""
-    height, width, kernel_size, inputs, outputs = shape
-    return 2 * height * width * kernel_size**2 * inputs * outputs
+def count_operations(model) -> int:
+    """Returns the floating-point operations of a forward pass of an image."""
+    return sum(
+        2 * height * width * kernel_size**2 * inputs * outputs
+        for height, width, kernel_size, inputs, outputs in list_convolutions(
+            model
+        )
+    )
 
 
-def make_convolution(batch_size, shape, dtype):
+def convolutions_alone(model, batch_size: int, dtype: str):
+    """Returns a function that measures convolutions and their gradients alone.
+
+    Args:
+      model: A model with the default scales and couplings.
+      batch_size: Images per batch.
+      dtype: What they are computed in.
+
+    Returns:
+      A function without arguments. It runs each convolution of a training step
+      by itself, and returns the sum of the seconds.
+    """
+    counts = collections.Counter(list_convolutions(model))
+    functions = {
+        shape: _make_convolution(batch_size, shape, dtype) for shape in counts
+    }
+    return lambda: sum(
+        number * timed(functions[shape], 3) for shape, number in counts.items()
+    )
+
+
+def _make_convolution(batch_size, shape, dtype):
     """Returns a function that runs a convolution and its two gradients."""
     import tensorflow as tf
 

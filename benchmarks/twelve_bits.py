@@ -1,23 +1,24 @@
 """Makes images of 12 bits, and some with a planted anomaly.
 
-`python -m benchmarks.twelve_bits FOLDER` takes CIFAR10 of `--data_dir`, whose
-images are lossless, and writes to the folder
+`python -m benchmarks.twelve_bits FOLDER` takes CIFAR10, whose images are
+lossless, and writes to the folder (docs/scientific_data.py)
 
 *   `twelve_bits.npz`: training and test images, 16x16, grey, of 4,096 levels;
 *   `normal` and `unusual`: PNG files of 16 bits of other test images, without
-    and with a square of 4x4 pixels under noise;
+    and with noise on a square of 4x4 pixels;
 *   `eight_bits.npz`, `normal_8`, `unusual_8`: the same with 8 bits.
 
 A pixel is the sum of 12 bytes, those of 2x2 pixels of three channels, plus
-uniform noise, so that the lowest bits are noise as those of a sensor are. These
-are no images of a 12-bit sensor, but they have what 8 bits lack: a mean of 12
+uniform noise, so that the lowest bits are noise like those of a sensor. These
+are not images of a 12-bit sensor, but they have what 8 bits lack: a mean of 12
 bytes is known to about a twelfth of a level.
 """
 
-import argparse
 import pathlib
 
 import numpy as np
+
+from benchmarks import measuring
 
 _SIDE = 4
 _SUM = 12 * 255 + 1  # Of the sums, with the noise.
@@ -33,7 +34,7 @@ def to_twelve_bits(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def plant(
     images: np.ndarray, noise: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns images with noise on a square."""
+    """Returns images with noise of a standard deviation on a square."""
     images = images.astype(float)
     for image in images:
         top, left = rng.integers(1, 16 - _SIDE, size=2)
@@ -44,43 +45,43 @@ def plant(
 
 def main() -> None:
     """Writes the files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--data_dir", default="datasets")
-    parser.add_argument(
-        "--noise",
-        type=float,
-        default=800.0,
-        help="standard deviation in the square, in levels of 4,096",
+    flags = measuring.parse_flags(
+        __doc__,
+        "folder",
+        data_dir="datasets",
+        noise=800.0,  # Levels of 4,096.
+        seed=0,
     )
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
     from tf_realnvp import data
     from tf_realnvp.images import files
 
     rng = np.random.default_rng(flags.seed)
     dataset = data.load("CIFAR10", flags.data_dir)
     train, test = (
-        to_twelve_bits(dataset.take(split, range(size)), rng)
-        for split, size in (("train", 50_000), ("test", 10_000))
+        to_twelve_bits(measuring.take(dataset, split)[0], rng)
+        for split in ("train", "test")
     )
-    flags.folder.mkdir(parents=True, exist_ok=True)
+    root = pathlib.Path(flags.folder)
     test, normal, unusual = np.split(test, [8000, 9000])
     sets = {"normal": normal, "unusual": plant(unusual, flags.noise, rng)}
-    for name, shift, num_colors in (("twelve", 0, 4096), ("eight", 4, 256)):
-        dtype = np.uint16 if shift == 0 else np.uint8
+    for name, suffix, shift, dtype in (
+        ("twelve", "", 0, np.uint16),
+        ("eight", "_8", 4, np.uint8),
+    ):
+        num_colors = 4096 >> shift
+        for kind, images in sets.items():
+            folder = root / f"{kind}{suffix}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate((images >> shift).astype(dtype)):
+                files.write(folder / f"{number:04d}.png", image, num_colors)
+        train_and_test = {"train": train, "test": test}
         np.savez(
-            flags.folder / f"{name}_bits.npz",
-            train=(train >> shift).astype(dtype),
-            test=(test >> shift).astype(dtype),
+            root / f"{name}_bits.npz",
+            **{
+                k: (v >> shift).astype(dtype) for k, v in train_and_test.items()
+            },
             num_colors=num_colors,
         )
-        for kind, images in sets.items():
-            folder = flags.folder / (kind if shift == 0 else f"{kind}_8")
-            folder.mkdir(exist_ok=True)
-            for number, image in enumerate(images >> shift):
-                path = folder / f"{number:04d}.png"
-                files.write(path, image.astype(dtype), num_colors)
 
 
 if __name__ == "__main__":
