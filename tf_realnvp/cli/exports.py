@@ -78,7 +78,7 @@ def explore(flags: argparse.Namespace) -> None:
         log_prob = measure(images, flags.seed).log_prob
         bits = model.values.per_dim(log_prob, model.num_dims).tolist()
     title = pathlib.Path(flags.model).resolve().name
-    say("converting the model to ONNX, which takes a minute or two")
+    say("converting the model to ONNX, which takes a few minutes")
     explorer.write(model.model, flags.out, title, bits, package)
     say(f"{flags.out}/index.html")
     if flags.open:
