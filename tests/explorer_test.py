@@ -15,6 +15,7 @@ import pytest
 import small_models
 import tensorflow as tf
 
+from tf_realnvp import bit_maps
 from tf_realnvp.images import files as image_files
 from tf_realnvp.latents import slerp
 
@@ -213,7 +214,10 @@ class PageTest(folders.FolderTestCase):
         )
 
     def test_score_of_a_file(self):
-        """It is Python's, for the same noise, and the image is not changed."""
+        """It is Python's, for the same noise, and the image is not changed.
+
+        Nor is it where it is transparent: the colors there count in Python.
+        """
         model, page = small_models.deep(), self.open()
         self.wait(page, "#bits", "bits/dim")
         old = self.pixels(page, "#scored")
@@ -224,7 +228,9 @@ class PageTest(folders.FolderTestCase):
         chosen = np.flatnonzero(likeliest == 2)[0]
         image = images[chosen : chosen + 1]
         path = self.folder / "image.png"
-        image_files.write(path, image[0], 256)
+        alpha = np.arange(96, dtype=np.uint8).reshape(1, 8, 12, 1)
+        png = tf.io.encode_png(np.concatenate([image, alpha], axis=-1)[0])
+        path.write_bytes(png.numpy())
         page.set_input_files("#file", path)
         self.wait_for_change(page, "#scored", old)
         self.assertAllEqual(self.pixels(page, "#scored"), image[0])
@@ -232,6 +238,17 @@ class PageTest(folders.FolderTestCase):
         bits = float(page.inner_text("#bits").removesuffix(" bits/dim"))
         self.assertAllClose(
             [bits], -log_prob / np.log(2.0) / model.num_dims, atol=1e-3, rtol=0
+        )
+        number = max((bits < BITS).sum(), (bits > BITS).sum())
+        self.assertIn(f" {number} of 101 ", page.inner_text("#rank"))
+        more_usual = f" 101 test images {2 * number - 101} "
+        self.assertIn(more_usual, page.inner_text("#unusual"))
+        costs = bit_maps.costs(model, image + noise, [2]).numpy()
+        maps = bit_maps.smooth(costs.sum(axis=(1, 2)) / np.log(2.0))
+        inner = maps[:, 1:-1, 1:-1]
+        low, high = page.inner_text("#map-range").split(" to ")
+        self.assertAllClose(
+            [float(low), float(high)], [inner.min(), inner.max()], atol=0.06
         )
         self.assertEqual(page.inner_text("#exact"), "the same")
         first, *_ = page.inner_text("#likeliest").splitlines()
@@ -284,6 +301,9 @@ class PageTest(folders.FolderTestCase):
                 self.wait_for_equal(page, seen, self.pixels(page, corner))
         chosen = self.pixels(page, "#a")
         self.assertAllEqual(self.pixels(page, "#state"), chosen)
+        page.click("#play")
+        self.wait_for_change(page, "#state", chosen)
+        self.wait_for_equal(page, "#state", chosen)
         names = small_models.deep().metadata["class_names"]
         turned = names.index(name) + 1
         own = f"#turned figure:nth-child({turned}) canvas"
@@ -307,9 +327,10 @@ class PageTest(folders.FolderTestCase):
         for number in (8, 5, 2):  # B to D, and A, of the same class.
             page.click(f"#samples button:nth-child({number + 3})")
         page.click("#samples button:nth-child(2)")
-        latents = model.sample_latents(20, explorer._TEMPERATURE, seed=0)
+        latents = model.sample_latents(20, explorer._TEMPERATURE, seed=9)
         fine = np.arange(12) >= 6
         a, b, c, d = (latents[i] for i in (1, 4, 7, 10))
+        page.locator("#pad").scroll_into_view_if_needed()
         box = page.locator("#pad").bounding_box()
         page.mouse.move(box["x"] + 9, box["y"] + 9)
         page.mouse.down()

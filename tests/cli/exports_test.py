@@ -90,7 +90,7 @@ class ExploreTest(ConversionTestCase):
             )
             self.visitor.join()
         self.assertEqual(code, 0)
-        self.assertStartsWith(stdout, "page/index.html\nhttp://127.0.0.1:")
+        self.assertIn("\npage/index.html\nhttp://127.0.0.1:", stdout)
         (content,) = fetched
         self.assertEqual(content["title"], self.path.name)
         self.assertEqual(content["class_names"], [*small_models.CLASS_NAMES])

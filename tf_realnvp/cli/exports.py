@@ -73,10 +73,12 @@ def explore(flags: argparse.Namespace) -> None:
     if flags.dataset:
         loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
         images = loader.load("dataset", flags.dataset, "test").images
+        say(f"scoring {len(images):,} images")
         measure = tf_realnvp.detection.Measurer(model.model)
         log_prob = measure(images, flags.seed).log_prob
         bits = model.values.per_dim(log_prob, model.num_dims).tolist()
     title = pathlib.Path(flags.model).resolve().name
+    say("converting the model to ONNX, which takes a few minutes")
     explorer.write(model.model, flags.out, title, bits, package)
     say(f"{flags.out}/index.html")
     if flags.open:

@@ -168,17 +168,24 @@ function paintMap(canvas, map) {
 }
 
 function smooth(map) {
-  // As `bit_maps.smooth` does.
-  const at = (row, column) =>
-    map[clamp(row, 0, height - 1) * width + clamp(column, 0, width - 1)];
-  return map.map((_, i) => {
-    const [row, column] = [Math.floor(i / width), i % width];
-    let sum = 0;
-    // The middle counts twice.
-    for (const r of [-1, 0, 0, 1])
-      for (const c of [-1, 0, 0, 1]) sum += at(row + r, column + c);
-    return sum / 16;
-  });
+  // As `bit_maps.smooth` does inside of the border; of larger images also on
+  // coarser grids, since the masks of each scale leave a pattern.
+  const widest = Math.max(1, Math.min(height, width) / 16);
+  for (let gap = 1; gap <= widest; gap *= 2) {
+    const old = map;
+    map = old.map((_, i) => {
+      // A border has the values of the pixels next to it.
+      const row = clamp(Math.floor(i / width), gap, height - 1 - gap);
+      const column = clamp(i % width, gap, width - 1 - gap);
+      let sum = 0;
+      // The middle counts twice.
+      for (const r of [-gap, 0, 0, gap])
+        for (const c of [-gap, 0, 0, gap])
+          sum += old[(row + r) * width + column + c];
+      return sum / 16;
+    });
+  }
+  return map;
 }
 
 // Coalesces calls: while one is under way, only the last of the others is made.
@@ -445,9 +452,12 @@ function showLikeliest(posterior) {
 function showHistogram(bits) {
   const all = info.bits_per_dim;
   if (!all.length) return;
-  const below = all.filter((v) => v < bits).length / all.length;
-  const share = Math.round(100 * below);
-  $("rank").textContent = `more than ${share} % of ${all.length} test images`;
+  const n = all.length;
+  const below = all.filter((v) => v < bits).length;
+  const [side, number] = 2 * below < n ? ["fewer", n - below] : ["more", below];
+  $("rank").textContent = `${side} than ${number} of ${n} test images`;
+  $("unusual").textContent =
+    `Of ${n} test images ${2 * number - n} have more usual bits/dim than A.`;
   const low = Math.min(all[0], bits);
   const high = Math.max(all.at(-1), bits);
   const place = (v) => (v - low) / (high - low);
@@ -488,23 +498,41 @@ async function readImage(file) {
   const w = Math.min(bitmap.width, most(width, bitmap.height, height));
   const top = (bitmap.height - h) >> 1;
   const left = (bitmap.width - w) >> 1;
-  const context = new OffscreenCanvas(w, h).getContext("2d");
-  context.drawImage(bitmap, -left, -top);
-  const { data } = context.getImageData(0, 0, w, h);
-  const grey = [0.299, 0.587, 0.114];
+  const data = pixelsOf(bitmap, left, top, w, h);
+  const grey = [9798, 19235, 3735]; // Of 32,768, as libpng has them.
   let planes = [0, 1, 2].map((c) =>
     Float32Array.from({ length: w * h }, (_, i) => data[4 * i + c]),
   );
   if (channels === 1)
     planes = [
-      planes[0].map((_, i) =>
-        Math.round(grey.reduce((sum, g, c) => sum + g * planes[c][i], 0)),
+      planes[0].map(
+        (_, i) => grey.reduce((sum, g, c) => sum + g * planes[c][i], 0) >> 15,
       ),
     ];
   planes = planes.map((plane) => resize(plane, h, w));
   return Uint8Array.from({ length: dims }, (_, i) =>
     level(planes[i % channels][Math.floor(i / channels)]),
   );
+}
+
+function pixelsOf(bitmap, left, top, w, h) {
+  // By WebGL: a 2D canvas has no color where an image is transparent.
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl");
+  const size = Math.max(bitmap.width, bitmap.height);
+  if (!gl || size > gl.getParameter(gl.MAX_TEXTURE_SIZE)) {
+    const context = new OffscreenCanvas(w, h).getContext("2d");
+    context.drawImage(bitmap, -left, -top);
+    return context.getImageData(0, 0, w, h).data;
+  }
+  const [target, texture] = [gl.TEXTURE_2D, gl.createTexture()];
+  gl.bindTexture(target, texture);
+  gl.texImage2D(target, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  const place = gl.COLOR_ATTACHMENT0;
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, place, target, texture, 0);
+  const data = new Uint8Array(4 * w * h);
+  gl.readPixels(left, top, w, h, gl.RGBA, gl.UNSIGNED_BYTE, data);
+  return data;
 }
 
 function level(v) {
@@ -626,6 +654,7 @@ const flow = live(async () => {
   const result = await decode(latents, [label], "flow");
   steps = result.steps.data;
   $("step").max = steps.length / dims - 1;
+  $("play").disabled = false;
   showStep();
 });
 
@@ -633,6 +662,19 @@ function showStep() {
   const step = Number($("step").value);
   paint($("state"), part(steps, step));
   $("step-value").textContent = `After ${step} of ${$("step").max} couplings`;
+}
+
+let timer; // Of the animation.
+
+function play() {
+  const step = $("step");
+  clearInterval(timer);
+  step.value = 0;
+  timer = setInterval(() => {
+    showStep();
+    if (step.value === step.max) clearInterval(timer);
+    else step.stepUp();
+  }, 120);
 }
 
 // The page
@@ -687,7 +729,11 @@ $("temperature").addEventListener("input", () => {
 for (const id of ["place", "down"]) $(id).addEventListener("input", move);
 onDrag($("pad"), dragPoint);
 $("kind").addEventListener("change", move);
-$("step").addEventListener("input", showStep);
+$("play").addEventListener("click", play);
+$("step").addEventListener("input", () => {
+  clearInterval(timer);
+  showStep();
+});
 $("blank").addEventListener("click", () =>
   show({ image: new Uint8Array(dims) }),
 );
