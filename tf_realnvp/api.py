@@ -189,8 +189,6 @@ def train(
             recompute=recompute,
             jit=jit,
         )
-        if run is not None:
-            run.check_same_settings(config)
         training = Training(config, dataset, run, model)
         restored = training.open(resume=run is not None)
         trainer = training.trainer
@@ -203,7 +201,7 @@ def train(
             )
             training.close()
         finally:
-            model.assign(training.result())
+            model.assign(trainer.result_model())
     return trainer.history
 
 
