@@ -92,7 +92,7 @@ class KillsTest(folders.FolderTestCase):
                 if select.select([terminal], [], [], 1.0)[0]:
                     seen += terminal.read(1000)
         process.join(300)
-        self.assertEqual(process.exitcode, 129)
+        self.assertNotEqual(process.exitcode, 0)
         run = self.folder / "runs" / "digits"
         self.assertNotEmpty(list((run / "checkpoints").glob("ckpt-*.index")))
         self.assertFalse((self.folder / "realnvp_digits").exists())

@@ -23,7 +23,7 @@ from small_models import (
 
 from tf_realnvp.training import loop
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils.progress import Silent
+from tf_realnvp.utils.progress import Progress
 
 BATCH_SIZE = 4
 NUM_TRAIN = 10  # Two batches, and two images that make none.
@@ -50,7 +50,7 @@ def make_trainer():
     return Trainer(make_model(), 0.1, seed=7)
 
 
-class Recorder(Silent):
+class Recorder(Progress):
     """Keeps what it is notified of, and is the display of each pass."""
 
     def __init__(self):

@@ -110,8 +110,8 @@ class Training:
             self._recorder = Recorder(self._run, self.trainer, config)
             restored = resume and self._recorder.restore()
             state = itertools.chain(*self.trainer.state.values())
-            found = f"step {self.trainer.num_steps:,}" if restored else None
-            workers.agree_on_state(state, found, "run_dir")
+            source = f"step {self.trainer.num_steps:,}" if restored else None
+            workers.agree_on_state(state, source, "run_dir")
             is_trained = not restored and not model.is_identity()
             if config.init_from is not None and not restored:
                 weights.assign_weights(model, config.init_from)
