@@ -284,8 +284,10 @@ class TrainTest(TrainTestCase):
 
     def test_what_images_have_of_their_own(self):
         images = make_dataset(self.images, self.images)
-        with self.assertRaisesRegex(DataError, "`data.load` has both"):
-            self.train(SmallModel(), images, flip=True)
+        for own, flip in ((False, False), (True, False), (False, True)):
+            dataset = dataclasses.replace(images, flip=own)
+            dataset = data.for_model(SmallModel(), dataset, flip=flip)
+            self.assertEqual(dataset.flip, own or flip)
 
 
 class LabelsTest(TrainTestCase):
@@ -332,13 +334,13 @@ class LabelsTest(TrainTestCase):
             (plain, (self.images, self.labels), None, "no array"),
             (wide, of_bytes, None, "uint16 .* from 0 to 4095"),
             (wide, too_high, None, "must be uint16 .*got one of 40005"),
-            (plain, self.images, self.labels, "the model has no classes"),
-            (model, self.dataset(), self.labels, "`labels` and `flip` are for"),
-            (model, self.pairs(), self.labels, "of images and labels"),
+            (plain, self.images, self.labels, "a model with classes"),
+            (model, self.dataset(), self.labels, "`labels` are for an array"),
+            (model, self.pairs(), self.labels, "`labels` are for an array"),
             (model, self.images, None, "have no classes, the model 3"),
+            (named, self.images, None, "have no classes, the model 3"),
             (model, self.images, self.labels + 1, "must be from 0 to 2"),
             (two, self.dataset(), None, "have 3 classes, the model 2"),
-            (named, self.dataset(), None, "of 0, 1, 2, .* need the same label"),
         ):
             with self.assertRaisesRegex(DataError, message):
                 self.train(other, images, labels=labels)

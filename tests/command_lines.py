@@ -8,7 +8,7 @@ import pathlib
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from unittest import mock
 
 import folders
@@ -74,29 +74,6 @@ def run(
         timeout=300,
     )
     return result.returncode, result.stdout, result.stderr
-
-
-@contextlib.contextmanager
-def sleeping(script: str, *arguments) -> Iterator[str]:
-    """Starts Python in a process of its own, which is killed at the end.
-
-    Args:
-      script: What prints a line, and then sleeps.
-      *arguments: Those of the script, as anything that `str` makes words of.
-
-    Yields:
-      The line.
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process.stdout.readline().rstrip("\n")
-        finally:
-            process.kill()
 
 
 def tf_config(

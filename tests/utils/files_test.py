@@ -2,14 +2,13 @@
 
 import contextlib
 import errno
-import itertools
 import os
 import pathlib
 import shutil
 import stat
+import time
 from unittest import mock
 
-import command_lines
 import folders
 import tensorflow as tf
 from absl.testing import parameterized
@@ -221,49 +220,24 @@ class ReplaceTest(FilesTestCase):
             self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o604)
 
 
-class LockTest(FilesTestCase):
+class LeftoverTest(FilesTestCase):
+    """What a process leaves that is killed while it writes."""
+
     @parameterized.product(left=REPLACE, written=REPLACE)
-    def test_leftover_of_another_process(self, left, written):
-        """It stays while that lives, and goes when it was killed."""
-        script = (
-            "import sys, time\n"
-            "from tf_realnvp.utils import files\n"
-            f"with files.{left.__name__}(sys.argv[1]) as new:\n"
-            "    print(new.name, flush=True)\n"
-            "    time.sleep(600)\n"
-        )
-        with command_lines.sleeping(script, self.folder / "other.csv") as name:
-            self.assertEqual(self.names(), [name])
+    def test_is_removed_after_a_day(self, left, written):
+        with (
+            mock.patch.object(files, "_remove"),
+            contextlib.suppress(Interrupted),
+            left(self.folder / "other.csv") as new,
+        ):
+            fill(new, "half")
+            raise Interrupted
+        for hours, kept in ((23, [new.name]), (25, [])):
+            then = time.time() - hours * 3600
+            os.utime(new, (then, then))
             with written(self.path):
                 pass
-            self.assertEqual(self.names(), [name, "table.csv"])
-        with written(self.path):
-            self.assertNotIn(name, self.names())
-        self.assertEqual(self.names(), ["table.csv"])
-
-    def test_taken_for_a_leftover_before_it_is_locked(self):
-        lock, first = system.lock, itertools.count()
-
-        def remove(*arguments, **options):
-            if next(first) == 0:
-                (name,) = self.names()
-                (self.folder / name).rmdir()
-            return lock(*arguments, **options)
-
-        with mock.patch.object(system, "lock", remove):
-            with files.replace_directory(self.path) as new:
-                self.assertTrue(new.is_dir())
-                fill(new, "new")
-        self.assert_holds("new")
-
-    def test_file_system_without_locks(self):
-        error = OSError(errno.ENOLCK, "No locks available")
-        with mock.patch.object(system, "lock", side_effect=error):
-            with files.replace_directory(self.path) as new:
-                fill(new, "new")
-                with files.replace_directory(self.path) as second:
-                    fill(second, "second")
-        self.assert_holds("new")
+            self.assertEqual(self.names(), [*kept, "table.csv"])
 
     def test_what_others_have_put_there(self):
         with files.replace_file(self.path) as new:
@@ -274,11 +248,12 @@ class LockTest(FilesTestCase):
             (self.folder / other).touch()
         before = self.names()
         (self.folder / f"{name}1").symlink_to(target)
-        os.mkfifo(self.folder / f"{name}2")  # Whoever opens it may wait.
+        for path in self.folder.iterdir():
+            os.utime(path, (0, 0), follow_symlinks=False)
         with files.replace_file(self.path):
             pass
         self.assertEqual(target.read_text(), "theirs")
-        self.assertContainsSubset(before, self.names())
+        self.assertEqual(self.names(), before)
 
 
 class FoldersTest(FilesTestCase):

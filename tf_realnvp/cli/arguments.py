@@ -195,7 +195,7 @@ def out(text: str, default: str, in_folder: str | None = None) -> Argument:
 
 
 @contextlib.contextmanager
-def about(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Adds the name of an argument to errors about it.
 
     Args:
@@ -234,7 +234,7 @@ def check_output(
     real = pathlib.Path(os.path.realpath(path))
     folder = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
     make = files.created if is_folder else contextlib.nullcontext
-    with about(flag):
+    with naming(flag):
         for name in map(os.path.expanduser, filter(None, inputs)):
             if real.is_relative_to(os.path.realpath(name)):
                 raise UsageError(f"{path} is among the images: {name}")
@@ -262,7 +262,7 @@ def find_label(label: str | None, class_names: Sequence[str]) -> int | None:
     Raises:
       UsageError: If the model has no such class.
     """
-    with about("--label"):
+    with naming("--label"):
         return None if label is None else class_number(label, class_names)
 
 

@@ -174,7 +174,7 @@ def evaluate(flags: argparse.Namespace) -> None:
 def _load_dataset(name, data_dir, model):
     """Loads a data set, with labels numbered like the model's classes."""
     own = model.class_names
-    with arguments.about("--dataset"):
+    with arguments.naming("--dataset"):
         loader = Loader(model, data_dir)
         dataset = loader.load_dataset(name, labels=bool(own))
         loader.check_unseen(dataset)

@@ -70,7 +70,7 @@ def score(flags: argparse.Namespace) -> None:
     if flags.maps is not None:
         sets = flags.folder, flags.reference
         arguments.check_output(flags.maps, "--maps", sets, True, "map_*.png")
-    with arguments.about("DIR"):
+    with arguments.naming("DIR"):
         paths = image_sets.list_files(flags.folder)
     model = saved_model.SavedModel(flags.model)
     measure = model.score_each

@@ -123,7 +123,7 @@ class Loader:
         from tf_realnvp import data
         from tf_realnvp.data import arrays
 
-        with arguments.about(f"--{flag}"):
+        with arguments.naming(f"--{flag}"):
             given = self._named(name)
             path, label = _split_class(given)
             is_path = name is not None and os.path.isabs(data.source(path))

@@ -107,7 +107,7 @@ def restore(flags: argparse.Namespace) -> None:
 def _list_images(names):
     """Returns the files that are named, or are in the folders named."""
     paths: list[pathlib.Path] = []
-    with arguments.about("IMAGE"):
+    with arguments.naming("IMAGE"):
         for path in map(pathlib.Path, names):
             is_folder = path.is_dir()
             paths += image_sets.list_files(path) if is_folder else [path]
@@ -123,7 +123,7 @@ def _read(path, flags, model):
     from tf_realnvp.images import files as image_files
 
     image = image_sets.read(path, model)
-    with arguments.about("--mask") if flags.mask else contextlib.nullcontext():
+    with arguments.naming("--mask") if flags.mask else contextlib.nullcontext():
         is_missing = image_files.read_missing(
             path, model.image_shape, flags.mask
         )

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _OF_USERS = {signal.SIGINT, signal.SIGTERM}
@@ -27,7 +27,7 @@ class Interrupted(BaseException):
 
 
 @contextlib.contextmanager
-def deferred(at_once: bool = False) -> Iterator[Callable[[], bool]]:
+def deferred(at_once: bool = False) -> Iterator[list[int]]:
     """Context manager that raises `Interrupted` after a signal, on exit.
 
     A second SIGINT or SIGTERM ends the process immediately. Signals that are
@@ -37,7 +37,7 @@ def deferred(at_once: bool = False) -> Iterator[Callable[[], bool]]:
       at_once: Whether the first signal raises it at any point, and not on exit.
 
     Yields:
-      A function that returns whether a signal was received.
+      The numbers of the signals received so far, a list that grows.
 
     Raises:
       Interrupted: If a signal was received.
@@ -62,7 +62,7 @@ def deferred(at_once: bool = False) -> Iterator[Callable[[], bool]]:
     for signum in before:
         signal.signal(signum, receive)
     try:
-        yield lambda: bool(received)
+        yield received
     finally:
         for signum, previous in before.items():
             signal.signal(signum, previous)

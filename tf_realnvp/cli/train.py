@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import inspect
 import os
 import pathlib
@@ -66,9 +67,7 @@ def _run(flags):
     """
     workers.read_slurm_job()
     with contextlib.ExitStack() as stack:
-        is_chief = True
-        if runtime.is_one_of_many():
-            is_chief = _meet(flags)
+        is_chief = not runtime.is_one_of_many() or _meet(flags)
         path = _run_dir(flags)
         if is_chief:
             run = stack.enter_context(runs.open_run(path, flags.resume))
@@ -82,7 +81,6 @@ def _run(flags):
             arguments.check_output(
                 config.output_dir, "--output_dir", is_folder=True
             )
-            run.check_same_settings(config)
         if not runtime.is_one_of_many():
             _configure(config)
         train(config, run if is_chief else None, flags.resume)
@@ -135,7 +133,7 @@ def read_settings(flags: argparse.Namespace, run: runs.Run) -> TrainingConfig:
       run: The run. If it is resumed, it provides some defaults.
     """
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    settings = {name: its for name, its in vars(flags).items() if name in names}
+    settings = {k: v for k, v in vars(flags).items() if k in names}
     before = run.config if flags.resume else None
     if flags.seed is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
@@ -178,24 +176,24 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
         say(f"going on from step {trainer.num_steps:,}")
     elif resume:
         say("there is no checkpoint yet: starting from the beginning")
-    with signals.deferred() as is_interrupted:
-        is_done = training.fit(
-            lambda metrics: say_epoch(training, metrics),
-            # All stop after the same step, which the chief then saves.
-            lambda: workers.any_worker(is_interrupted()),
+
+    def after_steps():
+        # All workers stop after the same step, which the chief then saves.
+        if workers.any_worker(bool(received)):
+            raise signals.Interrupted(*received[:1] or [signal.SIGTERM])
+
+    try:
+        with signals.deferred() as received:
+            training.fit(functools.partial(say_epoch, training), after_steps)
+    except signals.Interrupted:
+        say(
+            f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
+            "command with --resume goes on from it"
         )
-        if is_interrupted() or not is_done:
-            say(
-                f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
-                "command with --resume goes on from it"
-            )
-        elif run is not None:
-            say_summary(training)
-    # `deferred` has raised by now if a signal was received.
-    if not is_done:
-        raise signals.Interrupted(signal.SIGTERM)  # By another worker.
+        raise
     if run is None:
         return
+    say_summary(training)
     say("writing the results")
     try:
         written = training.write_results()
@@ -248,11 +246,9 @@ def say_summary(training):
 
 def _say_metrics(training, metrics):
     values = training.dataset.values
-    per_dim = metrics.per_dim(values)
-    losses = [f"{split} {value:.3f}" for split, value in per_dim.items()]
-    if "train" not in per_dim:
-        losses.insert(0, "before training")
+    per_dim = metrics.per_dim(values).items()
+    losses = ", ".join(f"{split} {loss:.3f}" for split, loss in per_dim)
     say(
         f"epoch {metrics.epoch}/{training.config.epochs}, step "
-        f"{metrics.step:,}: {', '.join(losses)} {values.unit}"
+        f"{metrics.step:,}: {losses} {values.unit}"
     )

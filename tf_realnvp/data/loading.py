@@ -9,13 +9,16 @@ are imported on demand.
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_realnvp.config import DATASETS, canonical
 from tf_realnvp.data import arrays
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.utils import checks
+from tf_realnvp.utils.errors import DataError
 
 
 def load(
@@ -90,6 +93,55 @@ def load(
     return dataclasses.replace(
         dataset, flip=flip, load_settings=settings, source=source(name)
     )
+
+
+def for_model(
+    model: Any,
+    data: "np.ndarray | tf.data.Dataset | ImageDataset",
+    labels: np.ndarray | None = None,
+    flip: bool = False,
+) -> ImageDataset:
+    """Returns a program's images as a data set with the classes of a model.
+
+    Args:
+      model: The `RealNVP`.
+      data: As for `tf_realnvp.train`.
+      labels: As for `tf_realnvp.train`.
+      flip: Whether training images are mirrored left to right at random; an
+        `ImageDataset` may say so itself.
+
+    Raises:
+      DataError: If the data or labels are invalid, or the classes are not those
+        of the model.
+    """
+    num_colors, num_classes = model.num_colors, model.num_classes
+    model_names = tuple(map(str, model.metadata.get("class_names", ())))
+    is_array = not isinstance(data, (ImageDataset, tf.data.Dataset))
+    if labels is not None and (num_classes is None or not is_array):
+        raise DataError("`labels` are for an array, and a model with classes")
+    if isinstance(data, ImageDataset):
+        dataset = dataclasses.replace(data, flip=flip or data.flip)
+    elif isinstance(data, tf.data.Dataset):
+        dataset = arrays.from_tf_data(data, num_colors, flip, num_classes)
+    else:
+        dataset = arrays.from_images(
+            data, num_colors, flip, labels, num_classes
+        )
+    if num_classes is None:
+        return dataset.relabel(())
+    names = dataset.class_names
+    if not isinstance(data, ImageDataset) and len(names) == len(model_names):
+        # Labels without names are indices into the model's classes.
+        dataset = dataclasses.replace(dataset, class_names=model_names)
+    elif names and set(names) <= set(model_names):
+        dataset = dataset.relabel(model_names)
+    if len(dataset.class_names) != num_classes:
+        raise DataError(
+            f"the images have {len(names) or 'no'} classes, the model "
+            f"{num_classes}: give `labels` with an array, a `tf.data.Dataset` "
+            "of pairs, or `data.load(name, labels=True)`"
+        )
+    return dataset
 
 
 def source(name: str) -> str:

@@ -14,10 +14,6 @@ SECONDS_PER_CALL = 0.5
 MAX_TEST_IMAGES = 10_000  # Evaluated on the way.
 
 
-class _Stopped(Exception):
-    """Ends a training between two groups of steps."""
-
-
 def fit(
     trainer: Trainer,
     dataset: ImageDataset,
@@ -25,9 +21,9 @@ def fit(
     batch_size: int = 64,
     max_steps: int | None = None,
     on_epoch: Callable[[Metrics], None] = lambda metrics: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    after_steps: Callable[[], None] = lambda: None,
     display: Callable[[str, int], Progress] = Silent,
-) -> bool:
+) -> None:
     """Trains for some epochs, or resumes an unfinished training.
 
     The model is evaluated before the first epoch and after every epoch, on the
@@ -45,34 +41,16 @@ def fit(
       max_steps: Largest number of training steps. Default: no limit.
       on_epoch: Called with the metrics after every epoch, and once before the
         first.
-      should_stop: Called after every group of training or evaluation steps;
-        training stops if it returns `True`. A group takes about half a second,
-        or is a single, longer step.
+      after_steps: Called after every group of training or evaluation steps. An
+        exception that it raises ends the training. A group takes about half a
+        second, or is a single, longer step.
       display: Creates the progress display of one pass over batches, from its
         title, such as `epoch 3/50`, and its number of batches.
-
-    Returns:
-      Whether the training is complete: `False` if `should_stop` ended it.
 
     Raises:
       DivergedError: If too many consecutive steps were not finite.
     """
-
-    def after_steps():
-        if should_stop():
-            raise _Stopped
-
     options = batch_size, after_steps, display
-    try:
-        _train(trainer, dataset, epochs, max_steps, on_epoch, *options)
-    except _Stopped:
-        return False
-    return True
-
-
-def _train(trainer, dataset, epochs, max_steps, on_epoch, *options):
-    """Trains like `fit`, until `after_steps` raises an exception."""
-    batch_size, after_steps, display = options
     steps_per_epoch = dataset.num_train // batch_size
     last_step = epochs * steps_per_epoch
     last_step = min(last_step, max_steps or last_step)

@@ -109,14 +109,10 @@ class Recorder:
         self._save_after(SECONDS_BETWEEN_CHECKPOINTS)
 
     @_to_run
-    def finish(self, is_done: bool) -> None:
-        """Records the end of the training, complete or not."""
-        if is_done:
-            last = self._trainer.history[-1]
-            if last.epoch % self._config.samples_every:  # No samples of it yet.
-                self._summaries.write_samples(last.step)
-            # The best epoch may have been evaluated on the test images.
-            self._write_metrics()
+    def finish(self) -> None:
+        """Records the end of the training."""
+        # The best epoch may have been evaluated on the test images.
+        self._write_metrics()
         self.save()
 
     @_to_run

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tf_realnvp.config import DataDescription, TrainingConfig
-from tf_realnvp.utils import files, system
+from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import say
 
@@ -50,9 +51,8 @@ class Run:
         self.finished = False
         file = path / _RUN_FILE
         if not file.exists():
-            # A kill may leave the temporary file of `run.json`.
-            others = {file.name for file in path.glob("*")} - {_LOCK_FILE}
-            if not all(map(files.is_leftover, others)):
+            # A kill may leave the lock, and a hidden, incomplete `run.json`.
+            if {file.name for file in path.glob("[!.]*")} - {_LOCK_FILE}:
                 raise UsageError(
                     f"{path} holds something else than a run of this program: "
                     "give another `run_dir`"
@@ -72,39 +72,26 @@ class Run:
                 f"({error}): give another `run_dir`"
             ) from error
 
-    def check_same_settings(self, config: TrainingConfig) -> None:
-        """Checks that the run can be resumed with these settings.
+    def check_same(self, config: TrainingConfig, data: DataDescription) -> None:
+        """Checks that the run can be resumed with some settings and images.
 
         Args:
           config: The settings.
+          data: Description of the images.
 
         Raises:
           UsageError: If it cannot be resumed; the message names the
             differences.
         """
-        differences = config.differences(self.config) if self.config else []
+        if self.config is None or self.data is None:
+            return
+        differences = config.differences(self.config)
+        differences += data.differences(self.data)
         if differences:
             raise UsageError(
-                f"the run in {self.path} cannot be resumed with other "
-                f"settings: {', '.join(differences)}"
-            )
-
-    def check_same_images(self, data: DataDescription, name: str) -> None:
-        """Checks that the run is resumed with the same images.
-
-        Args:
-          data: Description of the images.
-          name: Name of their data set.
-
-        Raises:
-          UsageError: If the images differ; the message names the differences.
-        """
-        differences = data.differences(self.data) if self.data else []
-        if differences:
-            raise UsageError(
-                f"the images of {name} are not those that the run in "
-                f"{self.path} was started with: {', '.join(differences)}. Put "
-                "them back, or start anew with another `run_dir`"
+                f"the run in {self.path} cannot be resumed with other settings "
+                f"or images: {', '.join(differences)}. Put them back, or start "
+                "anew with another `run_dir`"
             )
 
     def begin(
@@ -120,21 +107,21 @@ class Run:
           data: Description of the images.
           metadata: `ImageDataset.metadata` of the data set.
         """
-        self._write(config, data, metadata, finished=False)
+        self.config, self.data, self.metadata = config, data, metadata
+        self._write(finished=False)
 
     def finish(self) -> None:
         """Records that the results have been written."""
-        self._write(self.config, self.data, self.metadata, finished=True)
+        self._write(finished=True)
 
-    def _write(self, config, data, metadata, finished):
-        self.config, self.data = config, data
-        self.metadata, self.finished = metadata, finished
+    def _write(self, finished):
+        self.finished = finished
         content = {
             "program": _PROGRAM,
             "format": FORMAT,
-            "config": dataclasses.asdict(config),
-            "data": dataclasses.asdict(data),
-            "metadata": metadata,
+            "config": dataclasses.asdict(self.config),
+            "data": dataclasses.asdict(self.data),
+            "metadata": self.metadata,
             "finished": finished,
         }
         with files.replace_file(self.path / _RUN_FILE) as new:
@@ -148,9 +135,8 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
     A folder that was created is removed again if the run does not begin.
 
     Without `resume`, an existing finished run is moved to the first free name
-    among `path.1`, `path.2` and so on. It is moved back if the new run does not
-    begin. If `path` is a symbolic link, its target is moved, and the link then
-    points to the new run.
+    among `path.1`, `path.2` and so on, which is printed. If `path` is a
+    symbolic link, its target is moved, and the link then points to the new run.
 
     Args:
       path: The folder.
@@ -169,44 +155,29 @@ def open_run(path: pathlib.Path, resume: bool) -> Iterator[Run]:
         raise UsageError(f"argument `run_dir`: {reason}: give another folder")
     if os.path.isdir(path):
         Run(path)  # Before a lock file is created in another program's folder.
-    with contextlib.ExitStack() as locks:
-        locks.enter_context(_lock(path))
+    with _lock(path):
         run = Run(path)
-        if run.config is not None and not resume:
-            if not run.finished:
-                raise UsageError(
-                    f"{path} holds an unfinished run: `resume` goes on with "
-                    "it, another `run_dir` starts a new one"
-                )
-            locks.enter_context(_moved_aside(path))
-            locks.enter_context(_lock(path))
-            run = Run(path)
-        yield run
+        if resume or run.config is None:
+            yield run
+            return
+        if not run.finished:
+            raise UsageError(
+                f"{path} holds an unfinished run: `resume` goes on with it, "
+                "another `run_dir` starts a new one"
+            )
+        _move_aside(path)
+    with _lock(path):
+        yield Run(path)
 
 
-@contextlib.contextmanager
-def _moved_aside(path):
+def _move_aside(path):
     """Renames the folder of a finished run, to make room for a new one."""
     target = pathlib.Path(os.path.realpath(path))
     names = (f"{target}.{number}" for number in itertools.count(1))
-    aside = pathlib.Path(next(n for n in names if not os.path.lexists(n)))
-    try:
-        target.rename(aside)
-    except OSError as error:
-        raise UsageError(
-            f"argument `run_dir`: cannot move the finished run of {path} "
-            f"aside: {error.strerror}; give another folder"
-        ) from error
-    try:
-        shown = aside if path.is_absolute() else os.path.relpath(aside)
-        say(f"the finished run of {path} is now in {shown}")
-        yield
-    finally:
-        # A new run that has not begun has removed its folder by now.
-        if not os.path.lexists(target):
-            with contextlib.suppress(OSError):
-                aside.rename(target)
-                say(f"the finished run of {path} is back there")
+    aside = next(name for name in names if not os.path.lexists(name))
+    target.rename(aside)
+    shown = aside if path.is_absolute() else os.path.relpath(aside)
+    say(f"the finished run of {path} is now in {shown}")
 
 
 @contextlib.contextmanager
@@ -219,10 +190,9 @@ def _lock(path):
         try:
             stack.enter_context(files.created(folder))
             makes_lock = not lock.exists()
-            file = open(lock, "a", opener=system.open_no_link)
-            stack.enter_context(file)
+            file = stack.enter_context(lock.open("a"))
             # The system releases it when the process ends, even by a kill.
-            system.lock(file.fileno(), wait=False)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
                 f"another process trains in {path}: give another `run_dir`"

@@ -54,12 +54,13 @@ class Training:
           model: The model. Default: a new one, as the settings say.
 
         Raises:
-          UsageError: If the run was started with other images, if the workers
-            of a job differ, or if there are too few training images.
+          UsageError: If the run was started with other settings or images, if
+            the workers of a job differ, or if there are too few training
+            images.
         """
         description = dataset.description
         if run is not None:
-            run.check_same_images(description, dataset.name)
+            run.check_same(config, description)
             description = run.data or description
         self._run = run
         with _naming_errors(dataset):
@@ -109,8 +110,8 @@ class Training:
             self._recorder = Recorder(self._run, self.trainer, config)
             restored = resume and self._recorder.restore()
             state = itertools.chain(*self.trainer.state.values())
-            found = f"step {self.trainer.num_steps:,}" if restored else None
-            workers.agree_on_state(state, found, "run_dir")
+            source = f"step {self.trainer.num_steps:,}" if restored else None
+            workers.agree_on_state(state, source, "run_dir")
             is_trained = not restored and not model.is_identity()
             if config.init_from is not None and not restored:
                 weights.assign_weights(model, config.init_from)
@@ -131,20 +132,17 @@ class Training:
     def fit(
         self,
         on_epoch: Callable[[Metrics], None],
-        should_stop: Callable[[], bool] = lambda: False,
+        after_steps: Callable[[], None] = lambda: None,
         display: Callable[[str, int], Progress] = Progress,
-    ) -> bool:
+    ) -> None:
         """Trains to the end, and saves a checkpoint even if interrupted.
 
         After an error of this package or of TensorFlow none is saved.
 
         Args:
           on_epoch: As for `loop.fit`.
-          should_stop: As for `loop.fit`.
+          after_steps: As for `loop.fit`.
           display: As for `loop.fit`.
-
-        Returns:
-          As `loop.fit`.
 
         Raises:
           DataError: If an image cannot be read.
@@ -154,39 +152,34 @@ class Training:
         """
         config, recorder = self.config, self._recorder
 
-        def after_epoch(metrics):
+        def record_epoch(metrics):
             recorder.after_epoch(metrics)
             on_epoch(metrics)
 
-        def after_steps():
+        def record_steps():
             recorder.after_steps()
-            return should_stop()
+            after_steps()
 
         # Outside of the strategy's scope, since only the chief creates the
         # variables of checkpoints.
         with _naming_errors(self.dataset):
             try:
-                is_done = loop.fit(
+                loop.fit(
                     self.trainer,
                     self.dataset,
                     config.epochs,
                     config.batch_size,
                     config.max_steps,
-                    after_epoch,
-                    after_steps,
+                    record_epoch,
+                    record_steps,
                     display,
                 )
             except (Error, tf.errors.OpError):
                 raise  # A step may be incomplete.
-            except BaseException:  # Ctrl-C, or an exception of `on_epoch`.
+            except BaseException:  # A signal, or an exception of a callback.
                 recorder.save()
                 raise
-            recorder.finish(is_done)
-        return is_done
-
-    def result(self) -> RealNVP:
-        """Returns the model that results from the training so far."""
-        return self.trainer.result_model()
+            recorder.finish()
 
     def write_results(self) -> list[pathlib.Path]:
         """Writes the SavedModel, the metrics and the figures.

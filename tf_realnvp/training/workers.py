@@ -78,8 +78,8 @@ def _job():
             for index, address in enumerate(config["cluster"].get(kind, [])):
                 host, port = address.rsplit(":", 1)
                 addresses[f"{kind} {index}"] = host.strip("[]"), int(port)
-        own = f"{config['task']['type']} {config['task']['index']}"
-        return addresses, list(addresses).index(own)
+        name = f"{config['task']['type']} {config['task']['index']}"
+        return addresses, list(addresses).index(name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"the environment variable TF_CONFIG is {text!r}: give each worker "
@@ -123,10 +123,10 @@ def _wait_for_all(addresses, index):
     TensorFlow would also wait, but forever and without handling signals.
     """
     give_up = time.monotonic() + 60.0 * MAX_MINUTES
-    own = list(addresses.values())[index]
-    with _listening(own[1]):
+    this_address = list(addresses.values())[index]
+    with _listening(this_address[1]):
         for name, (host, port) in addresses.items():
-            while (host, port) != own and not _listens(host, port):
+            while (host, port) != this_address and not _listens(host, port):
                 if time.monotonic() > give_up:
                     raise FailureError(
                         f"{name} of TF_CONFIG, {host}:{port}, did not come in "
@@ -169,17 +169,19 @@ def agree(record: Mapping[str, Any]) -> None:
       tf.errors.OpError: If a worker is gone.
     """
     addresses, _ = _job()
-    first, *names = addresses
+    chief_name, *names = addresses
     chief, *others = gather(record)
-    found = [
-        f"{name} differs from {first}: `{key}` "
-        f"{checks.short(mine)} instead of {checks.short(its)}"
+    differences = [
+        f"{name} differs from {chief_name}: `{key}` "
+        f"{checks.short(value)} instead of {checks.short(chief_value)}"
         for name, other in zip(names, others, strict=True)
         for key in chief | other
-        if (mine := other.get(key)) != (its := chief.get(key))
+        if (value := other.get(key)) != (chief_value := chief.get(key))
     ]
-    if found:
-        raise UsageError(f"{'; '.join(found)}; all workers must train alike")
+    if differences:
+        raise UsageError(
+            f"{'; '.join(differences)}; all workers must train alike"
+        )
 
 
 def any_worker(condition: bool) -> bool:
@@ -198,7 +200,7 @@ def agree_on_settings(
 
     Returns:
       The settings. For "auto" they have the precision that is the fastest on
-      this machine, or on the chief's.
+      this machine.
 
     Raises:
       UsageError: If anything differs, for all workers alike; or as
@@ -206,10 +208,6 @@ def agree_on_settings(
       tf.errors.OpError: If a worker is gone.
     """
     precision = runtime.settle_precision(config.precision, config.lr_schedule)
-    if runtime.is_one_of_many():
-        precision_of_chief, *_ = gather(precision)
-        if config.precision == "auto":
-            precision = precision_of_chief
     config = dataclasses.replace(config, precision=precision)
     if runtime.is_one_of_many():
         images = {n: v for n, v in vars(data).items() if n != "class_probs"}
@@ -218,15 +216,15 @@ def agree_on_settings(
 
 
 def agree_on_state(
-    variables: Iterable["tf.Variable"], found: str | None, where: str
+    variables: Iterable["tf.Variable"], source: str | None, argument: str
 ) -> None:
     """Checks that all workers, if any, start from the same state.
 
     Args:
       variables: The state of this worker.
-      found: Description of the restored checkpoint or model; `None` if there
+      source: Description of the restored checkpoint or model; `None` if there
         was none.
-      where: Name of the argument that gives its location.
+      argument: Name of the argument that gives its location.
 
     Raises:
       UsageError: If the states differ.
@@ -234,13 +232,13 @@ def agree_on_state(
     """
     if not runtime.is_one_of_many():
         return
-    mine = "nothing read"
-    if found is not None:
+    state = "nothing read"
+    if source is not None:
         digest = hashlib.sha256()
         for variable in variables:
             digest.update(variable.numpy().tobytes())
-        mine = f"{found} read, {digest.hexdigest()[:8]}"
-    agree({where: mine})
+        state = f"{source} read, {digest.hexdigest()[:8]}"
+    agree({argument: state})
 
 
 def gather(record):

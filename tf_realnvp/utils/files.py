@@ -1,9 +1,10 @@
 """Files and folders that are replaced completely or not at all.
 
-New content is written next to the old under a unique name, locked, synced to
-disk, and only then moved into place. After a kill, a full disk or a power
-failure, either the old or the new content is there. Leftovers of a killed
-process are removed by the next process that writes to the same folder.
+New content is written next to the old under a unique name, synced to disk, and
+only then moved into place. After a kill, a full disk or a power failure, either
+the old or the new content is there. A killed process leaves a hidden file or
+folder, which is removed by the first process that writes to the same folder
+more than a day later.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,6 +24,8 @@ from tf_realnvp.utils import system
 
 # Prefix of the names of incomplete files and folders.
 _NEW = ".tf_realnvp.new-"
+# An older one is not being written: each entry renews the time of a folder.
+_SECONDS_OF_LEFTOVERS = 24 * 3600
 
 
 @contextlib.contextmanager
@@ -29,8 +33,7 @@ def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Context manager for a new file that replaces `path` on exit.
 
     By then it is synced to disk, so that it survives a power failure. If `path`
-    is a symbolic link, the link itself is replaced. Leftovers of killed
-    processes in the folder are removed.
+    is a symbolic link, the link itself is replaced.
 
     Args:
       path: The file to replace. It need not exist.
@@ -40,7 +43,7 @@ def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       the body raises, it is removed, and `path` is unchanged.
     """
     path = pathlib.Path(path)
-    with _new_beside(path, is_folder=False) as new:
+    with _new_beside(path, pathlib.Path.touch) as new:
         yield new
         sync(new)
         _move_file(new, path)
@@ -60,7 +63,7 @@ def replace_files(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
       removed, and `folder` is unchanged.
     """
     folder = pathlib.Path(folder)
-    with created(folder), _new_beside(folder / "files", is_folder=True) as new:
+    with created(folder), _new_beside(folder / "files") as new:
         yield new
         done = sorted(new.iterdir())
         for file in done:
@@ -84,7 +87,7 @@ def replace_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       removed, and `path` is unchanged.
     """
     path = pathlib.Path(path)
-    with _new_beside(path, is_folder=True) as new:
+    with _new_beside(path) as new:
         yield new
         mode = stat.S_IMODE(new.stat().st_mode)
         for folder, _, names in os.walk(new):
@@ -152,11 +155,6 @@ def sync(path: str | os.PathLike) -> None:
             raise
 
 
-def is_leftover(name: str) -> bool:
-    """Returns whether a name is that of a leftover of a killed process."""
-    return name.startswith(_NEW)
-
-
 def why_tensorflow_cannot(path: str | os.PathLike) -> str | None:
     """Returns why TensorFlow cannot use a path; `None` if it can.
 
@@ -171,46 +169,20 @@ def why_tensorflow_cannot(path: str | os.PathLike) -> str | None:
 
 
 @contextlib.contextmanager
-def _new_beside(path, is_folder):
-    """Creates a locked file or folder, which no other process removes."""
-    _remove_leftovers(path.parent)
-    new, lock = _make_locked(path, is_folder)
+def _new_beside(path, make=pathlib.Path.mkdir):
+    """Makes a new file or folder next to `path`; removes it on exit."""
+    for leftover in path.parent.glob(f"{_NEW}*"):
+        with contextlib.suppress(OSError):
+            age = time.time() - leftover.lstat().st_mtime
+            if age > _SECONDS_OF_LEFTOVERS:
+                _remove(leftover)
+    # A random name, so that nobody can place a symbolic link there.
+    new = path.with_name(f"{_NEW}{secrets.token_hex(8)}{path.suffix}")
     try:
+        make(new)
         yield new
     finally:
         _remove(new)  # This may be the old folder by now.
-        os.close(lock)
-
-
-def _make_locked(path, is_folder):
-    """Creates a new file or folder next to `path`; returns it and its lock."""
-    suffix = "" if is_folder else path.suffix
-    while True:
-        # A random name, so that nobody can place a symbolic link there.
-        new = path.with_name(f"{_NEW}{secrets.token_hex(8)}{suffix}")
-        make = new.mkdir if is_folder else new.touch
-        make(exist_ok=False)
-        # Until it is locked, another process may remove it as a leftover.
-        with contextlib.suppress(FileNotFoundError):
-            lock = os.open(new, os.O_RDONLY)
-            # Without lock support, no process can lock it to remove it.
-            with contextlib.suppress(OSError):
-                system.lock(lock, wait=True)
-            if new.exists():
-                return new, lock
-            os.close(lock)
-
-
-def _remove_leftovers(folder):
-    """Removes new files and folders that no process has locked."""
-    for path in pathlib.Path(folder).glob(f"{_NEW}*"):
-        with contextlib.suppress(OSError):
-            lock = system.open_no_link(path, os.O_RDONLY)
-            try:
-                system.lock(lock, wait=False)
-                _remove(path)
-            finally:
-                os.close(lock)
 
 
 def _remove(path):

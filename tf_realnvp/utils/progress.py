@@ -1,5 +1,6 @@
 """Progress displays of loops over batches: a bar, or lines."""
 
+import functools
 import io
 import sys
 
@@ -22,12 +23,13 @@ class Progress:
     it is an occasional line, and one at the end.
     """
 
-    def __init__(self, title: str, num_steps: int):
+    def __init__(self, title: str, num_steps: int, disable: bool = False):
         """Starts the display.
 
         Args:
           title: Title of the pass, such as `epoch 3/50`.
           num_steps: Number of batches in the pass.
+          disable: Whether to show nothing.
         """
         self._num_images = 0
         # A replacement of `sys.stdout` may have no such method.
@@ -42,9 +44,7 @@ class Progress:
             smoothing=0.3 if self._is_bar else 0.0,
             leave=False,
             dynamic_ncols=True,
-            # Whatever tqdm's environment variables say.
-            disable=False,
-            delay=0,
+            disable=disable,
         )
 
     def __enter__(self):
@@ -74,11 +74,4 @@ class Progress:
             say(self._bar)
 
 
-class Silent(Progress):
-    """Shows nothing."""
-
-    def __init__(self, *unused_arguments):
-        self._bar = tqdm.tqdm(disable=True)
-
-    def update(self, *unused_arguments):
-        pass
+Silent = functools.partial(Progress, disable=True)

@@ -1,4 +1,4 @@
-"""System calls: file locks, atomic exchange, processors.
+"""System calls: atomic exchange, processors.
 
 They are specific to Linux. On other systems, `exchange` does nothing, and
 `files` replaces a folder in two steps, between which it does not exist.
@@ -6,42 +6,12 @@ They are specific to Linux. On other systems, `exchange` does nothing, and
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import pathlib
 
 # Arguments of renameat2: AT_FDCWD (the current folder) and RENAME_EXCHANGE.
 _CWD = -100
 _EXCHANGE = 2
-
-
-def lock(descriptor: int, wait: bool) -> None:
-    """Locks an open file. The lock is released when the process ends.
-
-    Args:
-      descriptor: File descriptor.
-      wait: Whether to wait until no other process holds a lock.
-
-    Raises:
-      BlockingIOError: If another process holds a lock, and `wait` is false.
-      OSError: If the file system does not support locks.
-    """
-    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-
-
-def open_no_link(path: str | os.PathLike, flags: int) -> int:
-    """Opens a file, but no symbolic link, which others may have placed there.
-
-    Opening a named pipe does not block.
-
-    Args:
-      path: The file.
-      flags: As for `os.open`.
-
-    Returns:
-      The file descriptor.
-    """
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def exchange(first: str | os.PathLike, second: str | os.PathLike) -> bool:
