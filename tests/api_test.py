@@ -339,6 +339,7 @@ class LabelsTest(TrainTestCase):
             (model, self.pairs(), self.labels, "`labels` are for an array"),
             (model, self.images, None, "have no classes, the model 3"),
             (named, self.images, None, "have no classes, the model 3"),
+            (named, self.dataset(), None, "of 0, 1, 2, .* need the same label"),
             (model, self.images, self.labels + 1, "must be from 0 to 2"),
             (two, self.dataset(), None, "have 3 classes, the model 2"),
         ):

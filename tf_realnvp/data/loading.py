@@ -133,7 +133,13 @@ def for_model(
     if not isinstance(data, ImageDataset) and len(names) == len(model_names):
         # Labels without names are indices into the model's classes.
         dataset = dataclasses.replace(dataset, class_names=model_names)
-    elif names and set(names) <= set(model_names):
+    elif both := set(names) & set(model_names):
+        if len(both) < len(names):
+            raise DataError(
+                f"the images are of {', '.join(names)}, the model of "
+                f"{', '.join(model_names)}: classes that both have need the "
+                "same label"
+            )
         dataset = dataset.relabel(model_names)
     if len(dataset.class_names) != num_classes:
         raise DataError(
