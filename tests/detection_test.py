@@ -84,14 +84,16 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
         """It is as anomalous as can be, by all methods; none fails."""
         measure = small_models.measurer(small_models.model)
         normal = measure(small_models.images(60))
+        far = dataclasses.replace(
+            normal, log_prob=1e3 * normal.log_prob, costs=1e3 * normal.costs
+        )
         reshift = small_models.model().couplings[-1].reshift
         self.addCleanup(reshift.assign, reshift.numpy())
         for value in (math.nan, 60.0):  # The latents' squares are infinite.
             reshift.assign(tf.fill(reshift.shape, value))
             wild = measure(small_models.images(2))
             for name, score in detection.fit(normal).items():
-                worst = score(normal).max()
-                self.assertAllGreater(score(wild), worst)
+                self.assertAllGreater(score(wild), score(far).max())
                 self.assertTrue(np.isfinite(score(wild)).all(), name)
 
     def test_large_images_have_few_cells(self):
@@ -166,6 +168,9 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
         score = detection.scales(both)
         comparison = detection.compare(score(both), score(middle), num_draws=2)
         self.assertGreater(comparison.auroc.value, 0.99)
+        # The same each time, though the fit starts at random.
+        again = detection.scales(both)
+        self.assertAllEqual(again(middle), score(middle))
 
     def test_places(self):
         normal, seen = make_measurements(40), make_measurements(9, 1, 3.0)
@@ -251,6 +256,15 @@ class PValuesTest(tf.test.TestCase):
             for score in scores
         ]
         self.assertAllClose(detection.p_values(scores, reference), expected)
+
+    def test_of_a_set(self):
+        """That scores higher than the normal ones, or lower."""
+        rng = np.random.default_rng(0)
+        reference = rng.normal(size=60)
+        for shift, is_other in ((0.0, False), (1.0, True), (-1.0, True)):
+            scores = rng.normal(shift, size=40)
+            p_value = detection.set_p_value(scores, reference)
+            self.assertEqual(p_value < 0.01, is_other)
 
 
 class ReferenceTest(tf.test.TestCase):

@@ -37,10 +37,10 @@ class SlerpTest(tf.test.TestCase, parameterized.TestCase):
         ("from_origin", 0.0, 1.0),
     )
     def test_without_an_arc(self, first, second):
-        z = random_latents(2, 2, 4)
-        points = latents.slerp(first * z, second * z, 5)
-        expected = [first * z + (second - first) * i / 4 * z for i in range(5)]
-        self.assertAllClose(points, expected)
+        steps = [first + (second - first) * i / 4 for i in range(5)]
+        for z in random_latents(20, 2, 2, 4):  # Rounded up, and down.
+            points = latents.slerp(first * z, second * z, 5)
+            self.assertAllClose(points, np.multiply.outer(steps, z))
 
 
 class ManifoldTest(tf.test.TestCase):

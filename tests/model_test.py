@@ -55,6 +55,8 @@ MODELS = {
     },
 }
 over_models = parameterized.parameters(*MODELS)
+# Those of which each has a part that no other has.
+DIFFERENT = ("real_numbers", "deep", "variational_classes")
 
 
 LABELS = np.array([2, 0, 1, 2])
@@ -104,7 +106,7 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
             log_prob = model.log_density(points, labels)
             self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
 
-    @over_models
+    @parameterized.parameters(*DIFFERENT)
     def test_log_dets_match_jacobian(self, name):
         model = shared(name)
         point = tf.constant(small_models.points(1, model)[0])
@@ -174,7 +176,7 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
             if model.filters > 2:
                 self.assertGreater(np.min(sizes), 0.0, variable.path)
 
-    @over_models
+    @parameterized.parameters(*DIFFERENT)
     def test_for_training(self, name):
         # `trainer_test` has the gradients.
         model = shared(name)
@@ -190,7 +192,7 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertAllClose(log_prob, expected, rtol=rtol)
             self.assertIs(training.variables[0], model.variables[0])
 
-    @over_models
+    @parameterized.parameters(*DIFFERENT)
     def test_no_images(self, name):
         model = shared(name)
         images, labels = random_images(0, model), some_labels(0, model)
@@ -200,29 +202,29 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(model.decode(latents, labels).shape, images.shape)
         self.assertEqual(model.sample(0).shape, images.shape)
 
-    @parameterized.parameters("deep", "real_numbers", "classes", "variational")
-    def test_copies(self, name):
+    @parameterized.parameters(
+        ("deep", RealNVP.clone),
+        *((name, RealNVP.clone) for name in ("classes", "variational")),
+        ("real_numbers", lambda model: pickle.loads(pickle.dumps(model))),
+    )
+    def test_copies(self, name, copy):
         original = make_model(**MODELS[name])
         original.metadata = {"class_names": list("abc")}
         images = random_images(2, original)
         expected = original.log_prob(images, seed=1).numpy()
-        for make in (
-            RealNVP.clone,
-            lambda model: pickle.loads(pickle.dumps(model)),
-        ):
-            other = make(original)
-            self.assertEqual(other.name, original.name)
-            self.assertEqual(other.get_config(), original.get_config())
-            self.assertEqual(other.metadata, original.metadata)
-            # TensorFlow wraps it not.
-            self.assertIs(type(other.metadata["class_names"]), list)
-            self.assertAllEqual(other.log_prob(images, seed=1), expected)
-            other.variables[0].assign_add(tf.ones_like(other.variables[0]))
-            self.assertAllEqual(original.log_prob(images, seed=1), expected)
+        other = copy(original)
+        self.assertEqual(other.name, original.name)
+        self.assertEqual(other.get_config(), original.get_config())
+        self.assertEqual(other.metadata, original.metadata)
+        # TensorFlow wraps it not.
+        self.assertIs(type(other.metadata["class_names"]), list)
+        self.assertAllEqual(other.log_prob(images, seed=1), expected)
+        other.variables[0].assign_add(tf.ones_like(other.variables[0]))
+        self.assertAllEqual(original.log_prob(images, seed=1), expected)
 
 
-class EveryGraphTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters("small", "deep", "classes", "variational")
+class GraphTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters("deep", "variational_classes")
     def test_each_network_runs_once(self, name):
         """For a density, all in all, and for a sample."""
         model = shared(name)
@@ -237,20 +239,19 @@ class EveryGraphTest(tf.test.TestCase, parameterized.TestCase):
             concrete = graph.get_concrete_function()
             self.assertEqual(graphs.count_ops(concrete, "Conv2D"), expected)
 
-    @parameterized.parameters("classes", "variational")
-    def test_same_as_in_eager_mode(self, name):
+    def test_same_as_in_eager_mode(self):
         """In a graph the cache must not hand tensors out of a loop."""
-        model = shared(name)
+        model = shared("variational_classes")
         images = random_images(4, model)
-        labels = None if model.num_classes is None else 1
 
         def run(images):
+            latents = model.encode(images, 1)
             return (
                 model.log_prob(images, 1),
-                model.log_prob(images, 1, labels),
+                model.log_prob(images, 1, 1),
                 model.log_prob(images, 1),
-                model.encode(images, labels),
-                model.decode(model.encode(images, labels), labels),
+                latents,
+                model.decode(latents, 1),
             )
 
         spec = tf.TensorSpec([None, *model.image_shape], tf.uint8)
@@ -579,6 +580,8 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertAllClose(frequencies, model.class_probs, atol=0.05)
 
     def test_class_without_probability(self):
+        probs = shared("variational_classes").class_probs
+        self.assertEqual(probs, (0.5, 0.5))  # All the same by default.
         model = make_model(
             num_couplings=(1, 1, 1), num_classes=2, class_probs=[0.0, 1.0]
         )

@@ -33,6 +33,7 @@ class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.product(channels=(1, 3), more_filters=(0, 2))
     def test_network_is_the_convolution(self, channels, more_filters):
         network = make_network(channels, 2 * channels + more_filters)
+        before = np.square(network.last.direction).sum(axis=(0, 1, 2))
         kernel = normal(3, 3, channels, 2 * channels)
         kernel[..., 0] = 0.0  # An output that only has a bias.
         bias = normal(2 * channels, seed=1)
@@ -40,6 +41,9 @@ class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):
         images = normal(2, 5, 4, channels, seed=2).astype(np.float32)
         expected = tf.nn.conv2d(images, kernel, 1, "SAME") + bias
         self.assertAllClose(network(images), expected, rtol=1e-4, atol=1e-4)
+        # A step turns kernels as much as it did.
+        after = np.square(network.last.direction).sum(axis=(0, 1, 2))
+        self.assertAllClose(after, before, rtol=1e-4)
 
     def test_all_weights_that_count_can_be_trained(self):
         network = CouplingNetwork(2, filters=8, num_blocks=1)
@@ -71,6 +75,9 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
             self.assertNotAllClose(stack.direction[0], stack.direction[1])
             self.assertAllEqual(stack.gain, tf.ones_like(stack.gain))
             self.assertAllEqual(stack.bias, tf.zeros_like(stack.bias))
+            # A step at the usual rate, 0.01, turns a kernel by some degrees.
+            turn = 0.01 / np.std(stack.direction)
+            self.assertBetween(np.degrees(turn), 3.0, 30.0)
         self.assertAllEqual(network.last.gain, tf.zeros([4]))
 
     @parameterized.parameters(

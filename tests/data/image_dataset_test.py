@@ -156,9 +156,11 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
             )
         self.assert_labelled(images.train_batches(7, 0, 1, skip=1), 7)
         self.assert_labelled(images.keep_bits(8).batches("test", 8), 20)
-        self.assertEqual(images.initial_images(0).shape, [14, 2, 2, 1])
-        # Those held out are included.
-        counts = np.multiply(images.class_probs, 20)
+        first, other = (images.initial_images(seed) for seed in (0, 1))
+        self.assertEqual(first.shape, [14, 2, 2, 1])
+        self.assertNotAllEqual(first, other)
+        # Those held out are included, and no test images.
+        counts = np.multiply(images.sample_test(2, 0).class_probs, 20)
         self.assertAllClose(counts, [3, 3, 3, 3, 3, 2, 3])
 
     def test_relabel(self):
@@ -207,6 +209,8 @@ class KeepBitsTest(tf.test.TestCase):
         for num_bits in (1, 5, 8):
             kept = images.keep_bits(num_bits)
             self.assertEqual(kept.num_colors, 2**num_bits)
+            # Files of 8 bits hold what the data set has.
+            self.assertNotIn("dropped_bits", kept.metadata)
             self.assertAllEqual(
                 images_of(kept.batches("test", 9)), all_levels >> (8 - num_bits)
             )
@@ -216,6 +220,17 @@ class KeepBitsTest(tf.test.TestCase):
             data.load("digits", num_bits=4)
         with self.assertRaisesRegex(DataError, "256 levels, .* of 4096 or"):
             numbered(2)[0].keep_bits(12)
+
+
+class MomentsTest(tf.test.TestCase):
+    def test_of_each_channel(self):
+        """In training, and of more images than a batch holds."""
+        rng = np.random.default_rng(0)
+        pixels = rng.normal([3.0, -9.0], [0.5, 7.0], size=(600, 2, 2, 2))
+        images = arrays.from_images(pixels, None, labels=np.arange(600) % 2)
+        train = images.take("train", range(images.num_train))
+        expected = train.mean(axis=(0, 1, 2)), train.std(axis=(0, 1, 2))
+        self.assertAllClose(images.moments(), expected, rtol=1e-5)
 
 
 class TakeTest(tf.test.TestCase):
@@ -404,24 +419,25 @@ class DamageTest(tf.test.TestCase, parameterized.TestCase):
 
 class FlipTest(tf.test.TestCase):
     def test_half_of_the_training_images_are_mirrored(self):
-        pixels = random_images(100, 4, 6, 3)
+        pixels = random_images(600, 4, 6, 3)
         plain = arrays.make("noise", [pixels, pixels], 256)
         flipped = dataclasses.replace(plain, flip=True)
         patterns = []
-        for epoch in range(3):
-            batches = images_of(flipped.train_batches(10, 0, epoch))
-            originals = images_of(plain.train_batches(10, 0, epoch))
+        for epoch in range(2):
+            batches = images_of(flipped.train_batches(60, 0, epoch))
+            originals = images_of(plain.train_batches(60, 0, epoch))
             mirrored = (batches != originals).any(axis=(1, 2, 3))
             expected = originals.copy()
             expected[mirrored] = originals[mirrored, :, ::-1]
             self.assertAllEqual(batches, expected)
-            self.assertBetween(mirrored.sum(), 30, 70)
-            patterns += map(bytes, mirrored.reshape(10, 10))
-        # Each batch draws anew.
-        self.assertGreater(len(set(patterns)), 25)
+            patterns += map(bytes, mirrored.reshape(10, 60))
+        self.assertLen(set(patterns), 20)  # Each batch draws anew.
+        # Five standard deviations.
+        share = np.mean([[*pattern] for pattern in patterns])
+        self.assertAllClose(share, 0.5, rtol=0, atol=0.07)
         # A function of seed and epoch alone, also after a start in the middle.
         for skip in (0, 7):
             tf.random.set_seed(skip)
-            rest = dataclasses.replace(flipped).train_batches(10, 0, 2, skip)
-            self.assertAllEqual(images_of(rest), batches[10 * skip :])
-        self.assertAllEqual(images_of(flipped.batches("test", 10)), pixels)
+            rest = dataclasses.replace(flipped).train_batches(60, 0, 1, skip)
+            self.assertAllEqual(images_of(rest), batches[60 * skip :])
+        self.assertAllEqual(images_of(flipped.batches("test", 60)), pixels)

@@ -14,7 +14,9 @@ import untraced
 from absl.testing import parameterized
 from small_models import SmallModel, make_model, random_images, same, values
 
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
+from tf_realnvp.utils.errors import DivergedError
 
 NUM_DIMS = 4 * 4 * 1
 BATCH_SIZE = 4
@@ -157,8 +159,14 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         for seed in (0, 1):
             trainer = Trainer(model, 0.0, seed=seed)
             with recorded_seeds(model) as of_trainer:
-                train(trainer, num_steps=2)
+                train(trainer)
+                norm = trainer.mean_gradient_norm
+                loss = train(trainer)
                 evaluate(trainer, num_batches=2)
+            # Each epoch has means of its own.
+            expected = np.mean(losses(model, of_trainer[1]))
+            self.assertAllClose(loss, expected, rtol=1e-5)
+            self.assertAllClose(trainer.mean_gradient_norm, norm, rtol=0.5)
             seeds += [tuple(seed.numpy()) for seed in of_trainer]
             with recorded_seeds(model) as again:
                 evaluate(trainer, num_batches=2)
@@ -189,33 +197,31 @@ class SkippedTest(untraced.UntracedTestCase):
         self.assertEqual((trainer.num_steps, trainer.num_skipped), (2, 2))
         self.assertTrue(math.isnan(trainer.mean_loss))
 
-    def test_many_but_not_in_a_row(self):
-        model = SmallModel()
-        model.nan_below = 0.5
-        trainer = Trainer(model)
-        self.assertTrue(math.isfinite(train(trainer, num_steps=40)))
-        self.assertEqual(trainer.num_steps, 40)
-        self.assertBetween(trainer.num_skipped, MAX_SKIPPED_IN_A_ROW + 1, 30)
+    def test_many_in_a_row(self):
+        """No more are tried, though training was interrupted among them."""
+
+        class Model(SmallModel):
+            pass
+
+        trainer, resumed = Trainer(Model()), Trainer(Model())
+        batches = iter(tf.data.Dataset.from_tensors(IMAGES).repeat())
+        most = MAX_SKIPPED_IN_A_ROW - 1
+        for nan_below, num_steps in ((2.0, most), (0.0, 2), (2.0, most)):
+            Model.nan_below = nan_below
+            trainer.train(batches, num_steps)
+        states = (tf.nest.flatten(its.state) for its in (resumed, trainer))
+        for own, saved in zip(*states, strict=True):
+            own.assign(saved)
+        self.assertEqual(resumed.num_skipped, 2 * most)
+        self.assertGreater(resumed.mean_gradient_norm, 0.0)
+        for name in ("mean_loss", "mean_gradient_norm"):
+            self.assertEqual(getattr(resumed, name), getattr(trainer, name))
+        with self.assertRaises(DivergedError):
+            resumed.train(batches, 5)
+        self.assertEqual(resumed.num_steps, 2 * most + 3)
 
 
 class WeightsTest(untraced.UntracedTestCase):
-    def test_every_variable_is_trained(self):
-        model = make_model()
-        trainer = Trainer(model, learning_rate=1e-2)
-        images = random_images(BATCH_SIZE, seed=0, levels=(2, 8))
-        before = values(model.variables)
-        gains = [network.last.gain for network in model.networks]
-        self.assertLen(gains, sum(model.num_couplings))
-        self.assertFalse(np.concatenate(values(gains)).any())
-        train(trainer, images)
-        # A gain of zero keeps the gradient from all that lies before it, and
-        # must not stay zero.
-        for gain in values(gains):
-            self.assertTrue(gain.any())
-        train(trainer, images, num_steps=2)
-        self.assertEqual(int(trainer.optimizer.iterations), 3)
-        self.assertFalse(any(same(before, values(model.variables))))
-
     def test_frozen(self):
         """What is not trained stays, and the rest is the same average."""
         model = moved()
@@ -339,6 +345,22 @@ class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
         evaluate(trainer)
         self.assertEqual(seen, [precision == "tf32", False])
         self.assertEqual(is_enabled(), around)
+
+
+class ConfigTest(untraced.UntracedTestCase, parameterized.TestCase):
+    @parameterized.parameters((None, 6), (4, 4), (99, 6))
+    def test_rate_at_the_end(self, max_steps, last_step):
+        """It is zero at the last step, however the training is limited."""
+        limits = {"epochs": 3, "max_steps": max_steps}
+        config = TrainingConfig.of_dataset(
+            "digits", batch_size=4, warmup_steps=0, precision="tf32", **limits
+        )
+        trainer = Trainer.from_config(SmallModel(), config, num_train=11)
+        rates = []
+        for step in (0, last_step // 2, last_step):
+            trainer.optimizer.iterations.assign(step)
+            rates.append(float(trainer.optimizer.learning_rate))
+        self.assertAllClose(rates, [config.lr, config.lr / 2, 0.0], atol=1e-7)
 
 
 @pytest.mark.long
