@@ -208,6 +208,12 @@ class UnfinishedTest(CheckpointsTestCase):
     def test_first_one(self):
         self.save(1)
         (self.path / "checkpoint").unlink()
+        data = self.path / f"ckpt-1.{DATA}"
+        for place in (0, -1):
+            content = bytearray(data.read_bytes())
+            content[place] ^= 1
+            data.write_bytes(content)
+            self.assert_restores(None, "ckpt-1")  # Nothing is changed.
         (self.path / "ckpt-1.index").write_bytes(b"")
         self.assert_restores(None, "ckpt-1")
         (self.path / "ckpt-1.index").unlink()

@@ -94,15 +94,16 @@ class Checkpoints:
         names = [path.name for path in self._directory.glob("ckpt-*")]
         matches = [re.fullmatch(r"ckpt-(\d+)\..+", name) for name in names]
         numbers = {int(match[1]) for match in matches if match}
-        history = self._trainer.history
         for number in sorted(numbers, reverse=True):
             path = str(self._directory / f"ckpt-{number}")
             try:
-                # Reads the whole checkpoint and verifies the checksums.
+                # Verifies all checksums before anything is changed.
+                reader = tf.train.load_checkpoint(path)
+                for name in reader.get_variable_to_shape_map():
+                    reader.get_tensor(name)
                 self._checkpoint.restore(path).assert_consumed()
                 return True
             except Exception as error:  # TensorFlow may raise anything.
-                self._trainer.history = history  # Restored before the weights.
                 warn(
                     f"the checkpoint {path} is damaged or was not finished "
                     f"({reason(error)}); trying the one before"
