@@ -69,7 +69,7 @@ def main() -> None:
     if not flags.identity:
         images = dataset.initial_images(flags.seed)
         initialization.initialize(model, images, flags.seed)
-    test = dataset.splits["test"].choose(slice(flags.test_images))
+    test = dataset.splits["test"].select(slice(flags.test_images))
     splits = {**dataset.splits, "test": test}
     test_set = dataclasses.replace(dataset, splits=splits)
     evaluation = 0.0

@@ -111,14 +111,14 @@ class SampleTestImagesTest(tf.test.TestCase):
         labels = np.arange(100) // 50
         images, _ = numbered(100, labels, "ab")
         some = images.sample_test(20, seed=3)
-        drawn = some.splits["test"].numbers
+        drawn = some.splits["test"].indices
         batch, its = next(iter(some.batches("test", 20)))
         self.assertEqual(order([batch]), drawn.tolist())
         self.assertAllEqual(its, labels[drawn])
         self.assertAllEqual(drawn, np.unique(drawn))
         self.assertBetween(np.mean(drawn < 50), 0.2, 0.8)
         other = images.sample_test(20, seed=4)
-        self.assertNotAllEqual(drawn, other.splits["test"].numbers)
+        self.assertNotAllEqual(drawn, other.splits["test"].indices)
         self.assertEqual(some.num_train, 100)
         self.assertIs(images.sample_test(100, 0), images)
 
@@ -221,7 +221,7 @@ class KeepBitsTest(tf.test.TestCase):
 class TakeTest(tf.test.TestCase):
     def test_some_of_a_split(self):
         images = numbered(300)[0].sample_test(7, seed=0)
-        numbers = images.splits["test"].numbers
+        numbers = images.splits["test"].indices
         for split, chosen, expected in (
             ("train", [299, 0, 5, 0], [299 % 256, 0, 5, 0]),
             ("test", [6, 2], numbers[[6, 2]] % 256),

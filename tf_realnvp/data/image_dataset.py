@@ -207,7 +207,9 @@ class ImageDataset:
         """
         # Two numbers, unlike the spawn keys of epochs.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
-        held_out, train = self.splits["train"].divide(num_validation, sequence)
+        held_out, train = self.splits["train"].random_split(
+            num_validation, sequence
+        )
         parts = {"train": train, "validation": held_out}
         return dataclasses.replace(self, splits={**self.splits, **parts})
 
@@ -223,7 +225,7 @@ class ImageDataset:
         """
         if num_images >= self.num_test:
             return self
-        chosen, _ = self.splits["test"].divide(num_images, seed)
+        chosen, _ = self.splits["test"].random_split(num_images, seed)
         return dataclasses.replace(self, splits={**self.splits, "test": chosen})
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
@@ -374,7 +376,7 @@ class ImageDataset:
           `[n, H, W, C]`.
         """
         places, order = np.unique(np.array(numbers, int), return_inverse=True)
-        chosen = self.splits[split].choose(places)
+        chosen = self.splits[split].select(places)
         pipeline = dataclasses.replace(
             self._pipelines[split], split=chosen, cache=None
         )
