@@ -190,6 +190,7 @@ def train(
         )
         if restored and progress:
             say(f"going on from step {trainer.num_steps:,} of {run_dir}")
+        metadata = dataset.metadata  # It reads images, which may go away.
         try:
             session.fit(
                 config,
@@ -204,7 +205,7 @@ def train(
                 session.finish(run)
         finally:
             model.assign(trainer.result_model())
-            model.metadata = dataset.metadata
+            model.metadata = metadata
     return trainer.history
 
 

@@ -13,6 +13,7 @@ from tensorflow.python.framework import random_seed
 
 from tf_realnvp import data
 from tf_realnvp.data import arrays, image_dataset, pipeline, splits
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError
 
 
@@ -200,6 +201,27 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
             numbered(3, np.array(labels), "ab")
 
 
+class TrainingHashesTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_sample(self, has_hashes):
+        """Of all images but those for testing."""
+        self.enter_context(mock.patch.object(hashing, "SKETCH_SIZE", 3))
+        dataset, decoded = numbered(9, has_records=not has_hashes)
+        numbers, files = [0, 1, 2], []
+        if has_hashes:
+            hashes = np.array([9, 2, 7, 1, 8, 6, 5, 4, 3], np.uint64)
+            train = dataclasses.replace(dataset.splits["train"], hashes=hashes)
+            dataset.splits["train"] = train
+            numbers, files = [1, 3, 8], [1, 2, 3]
+        pixels = [np.full([2, 2, 1], i, np.uint8) for i in numbers]
+        expected = {*files, *map(hashing.hash_of, pixels)}
+        text = dataset.metadata["training_hashes"]
+        self.assertEqual(hashing.parse_sketch(text), expected)
+        self.assertEqual(decoded, 3)
+        text = dataset.hold_out(4, seed=0).metadata["training_hashes"]
+        self.assertContainsSubset(expected, hashing.parse_sketch(text))
+
+
 class KeepBitsTest(tf.test.TestCase):
     def test_highest_bits(self):
         all_levels = np.arange(256, dtype=np.uint8).reshape(-1, 2, 2, 1)
@@ -286,15 +308,6 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
             images = np.zeros([200, *shape], np.uint8)
             dataset = arrays.make("black", [images, images[:1]], 256)
             self.assertEqual(dataset.initial_images(0).shape, (number, *shape))
-
-    def test_no_autotuning(self):
-        # For seconds, its thread would keep an iterator from being deleted.
-        images, _ = numbered(100)
-        for batches in (
-            images.train_batches(8, 0, 0),
-            images.batches("test", 8),
-        ):
-            self.assertFalse(batches.options().autotune.enabled)
 
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):

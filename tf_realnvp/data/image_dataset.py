@@ -168,11 +168,28 @@ class ImageDataset:
             metadata["class_names"] = list(self.class_names)
         if self.dropped_bits:
             metadata["dropped_bits"] = self.dropped_bits
-        # Validation images have a part in the choice of the best epoch.
-        seen = [its.hashes for n, its in self.splits.items() if n != "test"]
-        if sketch := hashing.sketch(np.concatenate(seen)):
-            metadata["training_hashes"] = sketch
+        metadata["training_hashes"] = self._training_hashes
         return metadata
+
+    @functools.cached_property
+    def _training_hashes(self) -> str:
+        """The sketch of the training images.
+
+        It samples the images with the lowest hashes; of TFDS, where hashes are
+        not known, the first images, since TFDS has shuffled them.
+        """
+        hashes: list[int] = []
+        for name, split in self.splits.items():
+            if name == "test":
+                continue
+            keys = split.hashes if len(split.hashes) else split.indices
+            positions = np.argsort(keys)[: hashing.SKETCH_SIZE]
+            hashes += split.select(positions).hashes.tolist()
+            # A `tf.data.Dataset` has hashes of pixels, and reading it is slow.
+            if split.records is None or not len(split.hashes):
+                images = self.take(name, positions.tolist())
+                hashes += map(hashing.hash_of, images)
+        return hashing.format_sketch(hashes)
 
     def relabel(self, class_names: Sequence[str]) -> "ImageDataset":
         """Returns this data set with labels renumbered, or removed.
