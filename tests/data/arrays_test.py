@@ -90,15 +90,13 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertLen(hashes, dataset.num_train)
 
     def test_resized(self):
-        path = self.save("a.npy", images=images(9, 12, 10))
-        tall = data.load(path, image_size=(6, 4))
-        self.assertEqual(held_out(tall).shape, (1, 6, 4, 1))
-        path = self.save("b.npy", images=images(2, 80, 90))
-        self.assertEqual(held_out(data.load(path)).shape, (1, 32, 32, 1))
+        path = self.save("a.npy", images=images(2, 80, 90))
+        for size, shape in ((None, (32, 32)), ((6, 4), (6, 4))):
+            dataset = data.load(path, image_size=size)
+            self.assertEqual(held_out(dataset).shape, (1, *shape, 1))
 
     @parameterized.parameters(
         ({"images": BLACK > 0}, r"integers \[n, H, W\].* got bool"),
-        ({"images": BLACK / 2, "num_colors": 9}, "integers .* got float64"),
         ({"train": BLACK, "test": BLACK / 2}, "integers .* got float64"),
         ({"images": BLACK.astype(int) - 1}, "got values from -1 to -1"),
         ({"images": BLACK.astype(int) + 2**17}, "to 65535, got .* 131072"),
@@ -242,16 +240,14 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
             with self.assertRaisesRegex(DataError, "leave out `shuffle`"):
                 arrays.from_tf_data(changing, num_classes=num_classes)
 
-    @parameterized.parameters((1, 28, 28), (3, 8, 6), (4, 6, 8))
-    def test_order_of_pytorch(self, *shape):
-        """It would train on nonsense."""
-        with self.assertRaisesRegex(DataError, r"seems to be \[n, C, H, W\]"):
-            arrays.from_images(images(20, *shape))
-
-    @parameterized.parameters((4, 6, 3), (8, 8, 8), (2, 8, 8), (4, 4, 8))
-    def test_other_orders_and_many_channels(self, *shape):
-        dataset = arrays.from_images(images(20, *shape))
-        self.assertEqual(dataset.image_shape, shape)
+    def test_order_of_pytorch(self):
+        """It would train on nonsense; others and many channels may be meant."""
+        for shape in ((4, 6, 3), (8, 8, 8), (2, 8, 8), (4, 4, 8)):
+            dataset = arrays.from_images(images(20, *shape))
+            self.assertEqual(dataset.image_shape, shape)
+        for shape in ((1, 28, 28), (3, 8, 6), (4, 6, 8)):
+            with self.assertRaisesRegex(DataError, "seems to be .n, C, H, W"):
+                arrays.from_images(images(20, *shape))
 
     def test_memory_of_a_shuffle(self):
         elements = pipeline(images(40, 4, 4, 1))
