@@ -100,10 +100,7 @@ def load_model(
     )
     if image_shape is None:
         if mask not in arrays:
-            raise ValueError(
-                f"{os.fspath(path)} has no masks that show the size of images: "
-                "give `image_shape`."
-            )
+            raise _error(path, f"`{mask}` is missing: give `image_shape`")
         image_shape = (*arrays[mask].shape[-2:], channels)
     model = RealNVP(image_shape, num_colors, filters, num_blocks, alpha)
     _assign(model, arrays, path)
@@ -217,11 +214,8 @@ def _read_arrays(path) -> dict[str, np.ndarray]:
                 f"{os.fspath(path)} is not an .npz file of arrays ({error}): "
                 "write it with `np.savez`, not with `torch.save`."
             ) from error
-    for name in [*arrays]:
-        for parametrized, plain in _PARAMETRIZED.items():
-            if name.endswith(parametrized):
-                new_name = name.removesuffix(parametrized) + plain
-                arrays[new_name] = arrays.pop(name)
+    for old, new in _PARAMETRIZED.items():
+        arrays = {name.replace(old, new): a for name, a in arrays.items()}
     return arrays
 
 
