@@ -182,7 +182,8 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         # The others write nothing.
         before = os.listdir()
         result = self.start_worker(1, "--seed", 3, "--output_dir", "out")
-        self.assertEqual(result, (0, "", ""))
+        waiting = "waiting for the other workers\n"
+        self.assertEqual(result, (0, waiting, ""))
         config, run, *_ = self.train.call_args.args
         self.assertEqual(config.seed, 3)
         self.assertIsNone(run)
@@ -200,7 +201,7 @@ class WordsTest(tf.test.TestCase):
         """Whatever a flag is given, it makes sense or gets one line."""
         parser, configs = arguments.Parser(prog="run.py"), []
         run = runs.Run(pathlib.Path("new"))
-        train.add_flags(parser, "python run.py")
+        train.add_flags(parser)
         parser.set_defaults(
             run=lambda flags: configs.append(train.read_settings(flags, run))
         )

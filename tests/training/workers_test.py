@@ -36,7 +36,9 @@ class JobTest(tf.test.TestCase, parameterized.TestCase):
         text = json.dumps({"cluster": cluster, "task": task})
         for damaged in (text, text[:-1]):
             self.enterContext(mock.patch.dict(os.environ, TF_CONFIG=damaged))
-            with self.assertRaisesRegex(UsageError, "TF_CONFIG is .*such as"):
+            with self.assertRaisesRegex(
+                UsageError, "TF_CONFIG is .*all workers"
+            ):
                 workers.is_chief()
 
     @parameterized.parameters((0, "chief", 0), (0, "worker", 1))
@@ -137,22 +139,15 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
     def test_port_is_in_use(self):
         with (
             workers._listening(self.ports[1]),
-            self.assertRaisesRegex(UsageError, f"{self.ports[1]} .*in use"),
+            self.assertRaisesRegex(OSError, f"in use.*{self.ports[1]}"),
         ):
             workers._wait_for_all(*self.jobs[1])
-        with self.assertRaisesRegex(UsageError, "port 99999"):
-            workers._wait_for_all(*job(0, worker=["127.0.0.1:99999"]))
 
     def test_signal(self):
-        """While it waits, and while TensorFlow does."""
-        for wait in (
-            lambda: workers._wait_for_all(*self.jobs[0]),
-            lambda: workers._interruptible(lambda: time.sleep(600.0)),
-        ):
-            timer = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM])
-            with self.assertRaises(signals.Interrupted), signals.raised():
-                timer.start()
-                try:
-                    wait()
-                finally:
-                    timer.join()
+        timer = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM])
+        with self.assertRaises(signals.Interrupted), signals.raised():
+            timer.start()
+            try:
+                workers._wait_for_all(*self.jobs[0])
+            finally:
+                timer.join()
