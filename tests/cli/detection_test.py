@@ -191,7 +191,6 @@ class ScoreTest(DetectionTestCase):
         self.assertFalse(os.path.exists("scores.csv"))
 
     @parameterized.parameters(
-        ("gone", "argument DIR: .*No such file .*'gone'"),
         # Before the reference is measured.
         ("gone --reference in", "argument DIR: .*No such file .*'gone'"),
         ("empty --reference in", "argument DIR: there are no files in empty"),

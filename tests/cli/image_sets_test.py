@@ -129,7 +129,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.write("larger", range(30), size=9)
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             self.load(name, "test", trained_on=own)
-        self.assertIn("model was trained on some", stderr.getvalue())
+        self.assertIn("model was trained on", stderr.getvalue())
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             self.load("others.npy", "test", trained_on=own)
             self.load(name, "train", trained_on=own)

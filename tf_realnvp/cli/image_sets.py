@@ -140,8 +140,8 @@ class Loader:
                     f"at least {minimum} are needed{note}"
                 )
         title = f"{kind} images of {source}"
-        if split == "test":
-            self._check_unseen(title, map(hashing.hash_of, images))
+        if split == "test" and self._is_known(map(hashing.hash_of, images)):
+            warn(f"the model was trained on {title}")
         return ImageSet(title, names, images)
 
     def load_dataset(
@@ -194,11 +194,8 @@ class Loader:
         hashes = dataset.splits["test"].hashes.tolist()
         some = range(min(dataset.num_test, hashing.SKETCH_SIZE))
         hashes += map(hashing.hash_of, dataset.take("test", some))
-        self._check_unseen(f"test images of {dataset.name}", hashes)
-
-    def _check_unseen(self, title, hashes):
         if self._is_known(hashes):
-            warn(f"the model was trained on some of the {title}")
+            warn(f"the model was trained on test images of {dataset.name}")
 
     def _is_known(self, hashes):
         """Returns whether the model was trained on any of some images."""

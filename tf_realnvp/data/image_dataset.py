@@ -178,13 +178,19 @@ class ImageDataset:
         It samples the images with the lowest hashes; of TFDS, where hashes are
         not known, the first images, since TFDS has shuffled them.
         """
+        keys = {
+            name: split.hashes if len(split.hashes) else split.indices
+            for name, split in self.splits.items()
+            # Validation images have a part in the choice of the best epoch.
+            if name != "test"
+        }
+        lowest = np.sort(np.concatenate([*keys.values()]))
+        limit = lowest[: hashing.SKETCH_SIZE][-1]
         hashes: list[int] = []
-        for name, split in self.splits.items():
-            if name == "test":
-                continue
-            keys = split.hashes if len(split.hashes) else split.indices
-            positions = np.argsort(keys)[: hashing.SKETCH_SIZE]
-            hashes += split.select(positions).hashes.tolist()
+        for name, key in keys.items():
+            positions = np.flatnonzero(key <= limit)
+            split = self.splits[name].select(positions)
+            hashes += split.hashes.tolist()
             # A `tf.data.Dataset` has hashes of pixels, and reading it is slow.
             if split.records is None or not len(split.hashes):
                 images = self.take(name, positions.tolist())
