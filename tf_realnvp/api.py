@@ -23,7 +23,7 @@ from tf_realnvp.utils.messages import say
 from tf_realnvp.utils.progress import Progress, Silent
 
 
-def load(path: str | os.PathLike) -> RealNVP:
+def load(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:
     """Loads a model, to use, train, change or save it.
 
     #### Example
@@ -37,6 +37,7 @@ def load(path: str | os.PathLike) -> RealNVP:
       path: A SavedModel written by training or `RealNVP.save`; or the folder
         of a run, `runs/DATASET`. From a run, the model is loaded that the run
         would save at its last checkpoint.
+      name: Name of the model and of its distribution.
 
     Returns:
       The model. Its outputs equal those of the SavedModel up to rounding.
@@ -47,10 +48,10 @@ def load(path: str | os.PathLike) -> RealNVP:
     """
     path = pathlib.Path(path)
     if not (path / "run.json").exists():
-        return weights.load_model(path)
+        return weights.load_model(path, name)
     run = Run(path)
     assert run.config is not None and run.data is not None
-    model = RealNVP(**run.config.architecture, **run.data.of_images)
+    model = RealNVP(**run.config.architecture, **run.data.of_images, name=name)
     trainer = Trainer.from_config(model, run.config, run.data.num_train)
     if not Checkpoints(trainer, path / "checkpoints").restore():
         raise ModelError(f"there is no checkpoint yet in {path}")

@@ -14,11 +14,12 @@ from tf_realnvp.utils.errors import ModelError, reason
 _KEPT = ("dataset", "source", "class_names", "training_hashes", "dropped_bits")
 
 
-def load_model(path: str | os.PathLike) -> RealNVP:
+def load_model(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:
     """Loads a SavedModel as a `RealNVP`, to train or change it.
 
     Args:
       path: The folder that `export.save` wrote.
+      name: As for `RealNVP`.
 
     Returns:
       A model with the same weights, and with the metadata of the SavedModel.
@@ -28,8 +29,9 @@ def load_model(path: str | os.PathLike) -> RealNVP:
     """
     content = metadata.read(path)
     names = (*ARCHITECTURE, "num_classes", "class_probs")
-    config: dict[str, Any] = {name: content.get(name) for name in names}
-    model = RealNVP(content["image_shape"], content["num_colors"], **config)
+    config: dict[str, Any] = {key: content.get(key) for key in names}
+    shape, num_colors = content["image_shape"], content["num_colors"]
+    model = RealNVP(shape, num_colors, **config, name=name)
     _assign(model, path)
     model.metadata = {n: content[n] for n in _KEPT if n in content}
     return model
