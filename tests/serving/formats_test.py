@@ -87,7 +87,7 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen(outputs, 4)
         decoded = model.decode(outputs["latents"], **labels).numpy()
         # Near the ends it may round to another level.
-        inside = np.abs(noise - 0.5) < 0.499
+        inside = np.abs(noise - 0.5) < 0.49
         self.assertAllEqual(decoded[inside], images[inside])
 
     @parameterized.product(kind=KINDS, function=FUNCTIONS)

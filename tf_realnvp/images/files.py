@@ -309,7 +309,7 @@ def read_missing(
     pixels = read_pixels(path, 4 if is_png else 3)
     is_missing = pixels[..., 3:4] < 128 if is_png else pixels[..., :1] < 0
     if mask is not None:
-        masked = read_pixels(mask, 1, np.uint16)
+        masked = read_pixels(mask, 1)
         if masked.shape != is_missing.shape:
             raise ImageError(
                 f"{os.fspath(mask)} is not of the size of {os.fspath(path)}"
