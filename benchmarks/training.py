@@ -28,7 +28,7 @@ _WAYS = [
 
 
 def main() -> None:
-    """Measures each way or size in a process of its own."""
+    """Measures each way in a process of its own."""
     flags = measuring.parse_flags(
         __doc__,
         batch_size=64,
