@@ -235,7 +235,7 @@ def _train(flags, seconds):
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)  # It saves a checkpoint.
         output, _ = process.communicate()
-    epochs = [line for line in output.splitlines(True) if "bits/dim" in line]
+    epochs = [line for line in output.splitlines(True) if ", step " in line]
     return "".join(epochs[-20:])
 
 
