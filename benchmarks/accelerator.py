@@ -1,7 +1,7 @@
 """Measures everything on a machine with a GPU, unattended, in one command.
 
 `python -m benchmarks.accelerator --out gpu.md` writes a table for each part as
-soon as the part is done (docs/distributed.md, "What to expect"):
+soon as the part is done (docs/limits.md):
 
 *   speed: images per second in float32, TF32 and bfloat16, with `--jit` and
     without, at several batch sizes; the share of the rate that the convolutions
@@ -235,7 +235,7 @@ def _train(flags, seconds):
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)  # It saves a checkpoint.
         output, _ = process.communicate()
-    epochs = [line for line in output.splitlines(True) if "bits/dim" in line]
+    epochs = [line for line in output.splitlines(True) if ", step " in line]
     return "".join(epochs[-20:])
 
 

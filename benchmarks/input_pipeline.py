@@ -1,11 +1,9 @@
-"""Measures the input pipeline (docs/measurements.md, "Input").
+"""Measures the input pipeline (docs/measurements.md).
 
-`python -m benchmarks.input_pipeline` prints the time to the first batch; images
-per second in the first epoch, which decodes them, and later; the time in which
-a new data set in the same process resumes an epoch near its end; the size of
-the decoded images in memory; and the peak memory of the process with and
-without TensorFlow itself. The images are synthetic. They are stored in a
-temporary folder, and read like a user's own.
+`python -m benchmarks.input_pipeline` prints the images per second in the first
+epoch, which decodes them, and later, and the size of the decoded images in
+memory. The images are synthetic. They are stored in a temporary folder, and
+read like a user's own.
 """
 
 import contextlib
@@ -14,7 +12,6 @@ import pathlib
 import statistics
 import sys
 import tempfile
-import time
 
 from benchmarks import measuring
 
@@ -32,9 +29,8 @@ def main() -> None:
         f"{_EPOCHS - 1} later epochs"
     )
     measuring.print_header(
-        *("data set", "images", "first batch after", "images/s, first epoch"),
-        *("images/s, later", "resumed at 90 % after", "decoded images"),
-        *("peak memory", "TensorFlow alone"),
+        *("data set", "images", "images/s, first epoch", "images/s, later"),
+        "decoded images",
     )
     for title, write, picture, number in (
         ("32x32 PNG, TFDS", write_tfds, _CIFAR10, 50_000),
@@ -112,40 +108,22 @@ def measure(title: str, name: str, data_dir: str) -> None:
     from tf_realnvp.utils import runtime
 
     runtime.configure()
-    import tensorflow as tf
-
     from tf_realnvp import data
 
-    # The memory of TensorFlow's first pipeline is not counted.
-    list(tf.data.Dataset.range(10).shuffle(10).map(tf.identity).batch(2))
-    before = measuring.peak_memory()
-
-    start, first_batch, rates = time.perf_counter(), None, []
     dataset = data.load(name, data_dir, image_size=32)
-    for epoch in range(_EPOCHS):
-        epoch_start, num_images = time.perf_counter(), 0
-        for images in dataset.train_batches(_BATCH_SIZE, 0, epoch):
-            first_batch = first_batch or time.perf_counter() - start
-            num_images += len(images)
-        rates.append(num_images / (time.perf_counter() - epoch_start))
-    peak = measuring.peak_memory()
-    skip = int(0.9 * (dataset.num_train // _BATCH_SIZE))
 
-    def resume():
-        again = data.load(name, data_dir, image_size=32)
-        next(iter(again.train_batches(_BATCH_SIZE, 0, 0, skip)))
+    def read(epoch):
+        for _ in dataset.train_batches(_BATCH_SIZE, seed=0, epoch=epoch):
+            pass
 
-    resumed = measuring.once(resume)
+    seconds = [measuring.once(lambda e=e: read(e)) for e in range(_EPOCHS)]
+    num_images = dataset.num_train // _BATCH_SIZE * _BATCH_SIZE
     measuring.print_row(
         title,
         f"{dataset.num_train:,}",
-        f"{first_batch:.2f} s",
-        f"{rates[0]:,.0f}",
-        f"{statistics.median(rates[1:]):,.0f}",
-        f"{resumed:.2f} s",
+        f"{num_images / seconds[0]:,.0f}",
+        f"{num_images / statistics.median(seconds[1:]):,.0f}",
         f"{dataset.num_train * 32 * 32 * 3 / 2**20:.0f} MiB",
-        f"{peak:.0f} MiB",
-        f"{before:.0f} MiB",
     )
 
 

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.kills --kills 50 --seed 0` trains on digits twice: once
 undisturbed, and once killed again and again, mostly by SIGKILL. It ends with 1
-if the results differ, or nothing was killed (docs/measurements.md, "Kills";
+if the results differ, or nothing was killed (docs/measurements.md,
 docs/faults.md).
 """
 
@@ -60,10 +60,7 @@ def kill_and_compare(
         if signal.getsignal(signum) == signal.SIG_IGN:
             signal.signal(signum, lambda *_: None)
     with tempfile.TemporaryDirectory() as name:
-        whole, killed = (
-            pathlib.Path(name, "whole"),
-            pathlib.Path(name, "killed"),
-        )
+        whole, killed = (pathlib.Path(name, part) for part in ("a", "b"))
 
         def train(folder, signum=None):
             command = [sys.executable, _RUN, "--dataset=digits", "--seed=0"]

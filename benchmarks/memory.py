@@ -84,15 +84,14 @@ def _train(**settings):
     import tf_realnvp
 
     with tf_realnvp.runtime.make_strategy().scope():
-        model = _model()
-    tf_realnvp.train(
-        model,
-        _images(),
-        max_steps=2,
-        batch_size=16,
-        progress=False,
-        **settings,
-    )
+        tf_realnvp.train(
+            _model(),
+            _images(),
+            max_steps=2,
+            batch_size=16,
+            progress=False,
+            **settings,
+        )
 
 
 def _recompute(folder):
@@ -131,9 +130,12 @@ def _load_saved_model(folder):
     import tensorflow as tf
 
     _model().save(f"{folder}/model")
-    return lambda index: tf.saved_model.load(f"{folder}/model").signatures[
-        "encode"
-    ](images=tf.constant(_images()))
+
+    def repeat(index):
+        model = tf.saved_model.load(f"{folder}/model")
+        model.signatures["encode"](images=tf.constant(_images()))
+
+    return repeat
 
 
 def _call(folder):

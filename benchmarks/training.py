@@ -1,15 +1,13 @@
 """Measures the speed and the memory of training (docs/measurements.md).
 
-`python -m benchmarks.training` prints a row for each way to train the default
-model: the rate of floating-point operations, not counting those of
+`python -m benchmarks.training` prints a row for each way to train: images per
+second; floating-point operations per second, not counting those of
 recomputation, beside the rate that the convolutions of the model and their
 gradients reach alone, in turn with the steps; peak memory; and the time from
 the start of the process to the end of the first step. Below the table are the
-speeds of bfloat16 relative to float32 and of ten classes relative to none, in
-turn in one process, and the overhead of Python. Images are random.
-
-`--sizes` measures batch sizes and image sizes instead, in the fastest
-precision.
+speeds of bfloat16 relative to float32 and of ten classes relative to none
+(docs/conditional.md), in turn in one process, and the overhead of Python.
+Images are random.
 """
 
 import collections
@@ -27,12 +25,10 @@ _WAYS = [
     {"precision": "bfloat16", "recompute": True},
     {"precision": "bfloat16", "recompute": True, "accumulate": 3},
 ]
-# Batch size and image size.
-_SIZES = [(1, 32), (4, 32), (16, 32), (64, 32), (256, 32), (16, 16), (16, 64)]
 
 
 def main() -> None:
-    """Measures each way or size in a process of its own."""
+    """Measures each way in a process of its own."""
     flags = measuring.parse_flags(
         __doc__,
         batch_size=64,
@@ -41,66 +37,57 @@ def main() -> None:
         num_blocks=8,
         steps=3,
         jit=False,
-        sizes=False,
     )
     print(
+        f"batch {flags.batch_size}, {flags.image_size}x{flags.image_size}x3, "
         f"{flags.filters} filters, {flags.num_blocks} blocks; medians of "
         f"{flags.steps} steps\n"
     )
     measuring.print_header(
-        *("precision", "recompute", "accumulate", "batch", "image", "s/step"),
-        *("images/s", "µs/image and pixel", "GFLOP/s", "convolutions alone"),
-        *("share", "peak memory", "first step after"),
+        *("networks", "recompute", "accumulate", "images/s", "GFLOP/s"),
+        *("convolutions alone", "share", "peak memory", "first step after"),
     )
-    cases = [((flags.batch_size, flags.image_size), way) for way in _WAYS]
-    if flags.sizes:
-        cases = [(size, {"precision": "auto"}) for size in _SIZES]
-    for case in cases:
+    for settings in _WAYS:
         # The start of Python and the imports count as well.
-        measuring.in_new_process(measure, flags, *case, time.time())
-    if not flags.sizes:
-        measuring.in_new_process(compare, flags)
-        measuring.in_new_process(measure_overhead)
+        measuring.in_new_process(measure, flags, settings, time.time())
+    measuring.in_new_process(compare, flags)
+    measuring.in_new_process(measure_overhead)
 
 
-def make_trainer(flags, image_size=None, num_classes=None, **settings):
+def make_trainer(flags, num_classes=None, **settings):
     """Returns a trainer of a new model."""
     from tf_realnvp import RealNVP
     from tf_realnvp.training.trainer import Trainer
-    from tf_realnvp.utils import runtime
 
-    size = image_size or flags.image_size
     model = RealNVP(
-        (size, size, 3),
+        (flags.image_size, flags.image_size, 3),
         filters=flags.filters,
         num_blocks=flags.num_blocks,
         num_classes=num_classes,
     )
-    precision = runtime.settle_precision(settings.pop("precision", "float32"))
-    return Trainer(model, precision=precision, jit=flags.jit, **settings)
+    return Trainer(model, jit=flags.jit, **settings)
 
 
-def measure(flags, size: tuple[int, int], settings: dict, start: float) -> None:
+def measure(flags, settings: dict, start: float) -> None:
     """Prints a row of the table.
 
     Args:
       flags: The flags of the program.
-      size: Batch size and image size.
       settings: Arguments of `Trainer`.
       start: Time at which the process was started.
     """
     from tf_realnvp.utils import runtime
 
     runtime.configure()
-    batch_size, image_size = size
-    precision = runtime.settle_precision(settings["precision"])
-    trainer = make_trainer(flags, image_size, **settings)
-    train = measuring.training_steps(trainer, batch_size)
+    trainer = make_trainer(flags, **settings)
+    train = measuring.training_steps(trainer, flags.batch_size)
     train(1)
     first_step = time.time() - start
     train(1)
     memory = measuring.peak_memory() / 2**10
-    time_alone = convolutions_alone(trainer.model, batch_size, precision)
+    time_alone = convolutions_alone(
+        trainer.model, flags.batch_size, settings["precision"]
+    )
     # In turn, as the speed of the machine drifts.
     rounds = [
         (once(lambda: train(1)), time_alone()) for _ in range(flags.steps)
@@ -108,18 +95,14 @@ def measure(flags, size: tuple[int, int], settings: dict, start: float) -> None:
     step, alone = map(statistics.median, zip(*rounds, strict=True))
     share = statistics.median(alone / step for step, alone in rounds)
     # One convolution forward, and two for the gradients.
-    work = 3e-9 * batch_size * count_operations(trainer.model)
+    operations = 3 * flags.batch_size * count_operations(trainer.model)
     measuring.print_row(
-        precision,
+        settings["precision"],
         "yes" if settings.get("recompute") else "no",
         settings.get("accumulate", 1),
-        batch_size,
-        f"{image_size}x{image_size}",
-        f"{step:.3g}",
-        f"{batch_size / step:.3g}",
-        f"{1e6 * step / batch_size / image_size**2:.1f}",
-        f"{work / step:.0f}",
-        f"{work / alone:.0f} GFLOP/s",
+        f"{flags.batch_size / step:.1f}",
+        f"{operations / step / 1e9:.0f}",
+        f"{operations / alone / 1e9:.0f} GFLOP/s",
         f"{share:.0%}",
         f"{memory:.2f} GiB",
         f"{first_step:.1f} s",

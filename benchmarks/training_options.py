@@ -2,8 +2,7 @@
 
 `python -m benchmarks.training_options` trains a small model of CIFAR10 with
 each set of options and several seeds, and prints the bits/dim of the first test
-images: mean and standard deviation over the seeds (docs/measurements.md, "What
-each option brings" and "bfloat16").
+images: mean and standard deviation over the seeds (docs/measurements.md).
 """
 
 import contextlib
@@ -27,7 +26,6 @@ _OPTIONS = [
     _CLIPPED,
     _CLIPPED | {"lr_schedule": "cosine"},
     _CLIPPED | {"ema": 0.98},
-    {},  # The default: Muon, with what goes with it.
 ]
 
 

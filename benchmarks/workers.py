@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import socket
+import sys
 import tempfile
 
 import numpy as np
@@ -85,7 +86,8 @@ def work(folder: str, config: str | None) -> float:
     from tf_realnvp.cli.main import train_main
 
     with tempfile.TemporaryDirectory() as run_dir, contextlib.chdir(folder):
-        train_main([*_FLAGS.split(), "--run_dir", run_dir])
+        with contextlib.redirect_stdout(sys.stderr):
+            train_main([*_FLAGS.split(), "--run_dir", run_dir])
         weights = tf.train.load_checkpoint("realnvp_images/variables/variables")
         name = "weights/.ATTRIBUTES/VARIABLE_VALUE"
         np.save("weights.npy", weights.get_tensor(name))
