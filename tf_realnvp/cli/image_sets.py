@@ -13,7 +13,6 @@ import numpy as np
 
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
-from tf_realnvp.serving.metadata import check_images
 from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import ImageError, UsageError
@@ -173,7 +172,7 @@ class Loader:
             if min(most, 512) <= dataset.num_colors <= most:
                 dataset = dataclasses.replace(dataset, num_colors=most)
                 dataset = dataset.keep_bits(num_bits)
-        check_images(dataset, model)
+        dataset.check_fits(model)
         return dataset
 
     def _named(self, name):

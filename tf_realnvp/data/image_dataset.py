@@ -197,6 +197,25 @@ class ImageDataset:
                 hashes += map(hashing.hash_of, images)
         return hashing.format_sketch(hashes)
 
+    def check_fits(self, model: Any) -> None:
+        """Checks that the images have the shape and levels of a model's.
+
+        Args:
+          model: The `RealNVP`, or a `SavedModel` of the commands.
+
+        Raises:
+          DataError: If they do not.
+        """
+        images, model_images = (
+            f"{'x'.join(map(str, kind.image_shape))} with {kind.values}"
+            for kind in (self, model)
+        )
+        if images != model_images:
+            raise DataError(
+                f"the images of {self.name} are {images}, those of the model "
+                f"{model_images}"
+            )
+
     def relabel(self, class_names: Sequence[str]) -> "ImageDataset":
         """Returns this data set with labels renumbered, or removed.
 

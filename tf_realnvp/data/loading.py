@@ -111,8 +111,8 @@ def for_model(
         `ImageDataset` may say so itself.
 
     Raises:
-      DataError: If the data or labels are invalid, or the classes are not those
-        of the model.
+      DataError: If the data or labels are invalid, or the shape, the levels or
+        the classes are not those of the model.
     """
     num_colors, num_classes = model.num_colors, model.num_classes
     model_names = tuple(map(str, model.metadata.get("class_names", ())))
@@ -127,6 +127,7 @@ def for_model(
         dataset = arrays.from_images(
             data, num_colors, flip, labels, num_classes
         )
+    dataset.check_fits(model)
     if num_classes is None:
         return dataset.relabel(()) if dataset.class_names else dataset
     names = dataset.class_names
