@@ -2,8 +2,8 @@
 
 `load` returns an `ImageDataset`. digits is part of scikit-learn. NumPy files
 are read by `arrays`, folders by `image_folder`, and CIFAR10, CelebA and other
-data sets of TensorFlow Datasets (TFDS) by `tfds_images`. The last two modules
-are imported on demand.
+data sets of TensorFlow Datasets (TFDS) by `tfds_images`, which is imported on
+demand.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import DATASETS, canonical
-from tf_realnvp.data import arrays
+from tf_realnvp.data import arrays, image_folder
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.utils import checks
 from tf_realnvp.utils.errors import DataError
@@ -76,8 +76,6 @@ def load(
     elif known not in DATASETS and arrays.is_file(name):
         dataset = arrays.load(name, size, labels)
     elif known not in DATASETS and is_folder(name):
-        from tf_realnvp.data import image_folder
-
         dataset = image_folder.load(name, size, labels)
     else:
         from tf_realnvp.data import tfds_images
