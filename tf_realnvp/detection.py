@@ -134,14 +134,9 @@ class Measurer:
                 tf.gather(prior, label) - tf.reduce_max(posterior, axis=-1),
             )
 
-        self._measure = tf.function(
-            measure,
-            input_signature=[
-                tf.TensorSpec([None, *model.image_shape], model.values.dtype),
-                tf.TensorSpec([], tf.int64),
-            ],
-            autograph=False,
-        )
+        images = tf.TensorSpec([None, *model.image_shape], model.values.dtype)
+        specs = [images, tf.TensorSpec([], tf.int64)]
+        self._measure = tf.function(measure, specs, autograph=False)
 
     def __call__(self, images: np.ndarray, seed: int = 0) -> Measurements:
         """Measures images.
@@ -160,15 +155,9 @@ class Measurer:
         """
         parts = []
         for batch, costs, label, difference in self._batches(images, seed):
-            given = -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
-            parts.append(
-                Measurements(
-                    log_prob=given + difference,
-                    costs=_sum_over_cells(costs),
-                    coded_bits=coded_bits(batch),
-                    label=label,
-                )
-            )
+            nats = costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
+            cells, code = _sum_over_cells(costs), coded_bits(batch)
+            parts.append(Measurements(difference - nats, cells, code, label))
         return Measurements.concatenate(parts)
 
     def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -183,14 +172,12 @@ class Measurer:
           image, `-log_prob / log(2)`; for a model with classes, given the
           likeliest class. For real numbers it is in nats, of `-log_prob`.
         """
-        return np.concatenate(
-            [
-                self._model.values.from_nats(
-                    costs.sum(axis=(1, 2), dtype=np.float64)
-                )
-                for _, costs, *_ in self._batches(images, seed)
-            ]
-        ).astype(np.float32)
+        parts = [
+            costs.sum(axis=(1, 2), dtype=np.float64)
+            for _, costs, *_ in self._batches(images, seed)
+        ]
+        maps = self._model.values.from_nats(np.concatenate(parts))
+        return maps.astype(np.float32)
 
     def _batches(self, images, seed):
         """Runs the flow on batches, and replaces values that are not finite.
@@ -258,7 +245,7 @@ def coded_bits(images: np.ndarray) -> np.ndarray:
         return 8.0 * min(lengths)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array(list(pool.map(length, images)), np.float64)
+        return np.fromiter(pool.map(length, images), np.float64)
 
 
 def likelihood(normal: Measurements) -> Score:
@@ -447,11 +434,12 @@ def _held_out(method, normal):
     """
     scores, is_outlier = np.zeros(len(normal)), np.zeros(len(normal), bool)
     for fold in range(_NUM_FOLDS):
-        own = np.arange(len(normal)) % _NUM_FOLDS == fold
-        scores[own] = method(normal.take(~own))(normal.take(own))
-        low, median, high = np.quantile(scores[own], [0.25, 0.5, 0.75])
+        in_fold = np.arange(len(normal)) % _NUM_FOLDS == fold
+        score = method(normal.take(~in_fold))
+        scores[in_fold] = score(normal.take(in_fold))
+        low, median, high = np.quantile(scores[in_fold], [0.25, 0.5, 0.75])
         limit = _OUTLIER * (high - low) / _QUARTILES or np.inf
-        is_outlier[own] = np.abs(scores[own] - median) > limit
+        is_outlier[in_fold] = np.abs(scores[in_fold] - median) > limit
     return scores, is_outlier
 
 

@@ -124,15 +124,14 @@ def argument(
     """
     if default is not None:
         text = f"{text} (default: {default})"
-    kind: dict[str, Any]
     if isinstance(allowed, Switch):
-        kind = {"action": "store_true"}
+        options["action"] = "store_true"
     elif isinstance(allowed, OneOf):
-        kind = {"choices": allowed.choices}
+        options["choices"] = allowed.choices
     else:
-        parse = functools.partial(_parse, allowed)
-        kind = {"type": parse, "metavar": allowed.metavar}
-    return name, {"default": default, "help": text, **kind, **options}
+        options.setdefault("metavar", allowed.metavar)
+        options["type"] = functools.partial(_parse, allowed)
+    return name, {"default": default, "help": text, **options}
 
 
 def _parse(allowed, text):
@@ -146,14 +145,8 @@ def _parse(allowed, text):
 _MODEL = argument(
     "model", "folder of the model, realnvp_DATASET", Folder(), metavar="MODEL"
 )
-DATA_DIR = argument(
-    "--data_dir",
-    "folder for data sets of TensorFlow Datasets",
-    Folder(),
-    "datasets",
-)
-
-
+_DATA_DIR = "folder for data sets of TensorFlow Datasets"
+DATA_DIR = argument("--data_dir", _DATA_DIR, Folder(), "datasets")
 IMAGE_FILES = "PNG, JPEG or TIFF files, or .npy files of real numbers"
 
 

@@ -10,7 +10,6 @@ an image.
 import io
 import os
 import pathlib
-import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -64,16 +63,13 @@ def load(path: str | os.PathLike) -> bytes:
     """Returns the content of an image file.
 
     Args:
-      path: A regular file, or a link to one. Pipes and devices are not opened,
-        since they may never end. Files of other formats are only read at the
-        start, since they may be larger than the memory.
+      path: The file. If it is of another format, only its start is read, since
+        it may be larger than the memory.
 
     Raises:
       ImageError: If the file is neither PNG nor JPEG nor TIFF.
       OSError: If it cannot be read.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ImageError("it is not a regular file")
     with open(path, "rb") as file:
         start = file.read(8)
         if not start.startswith(_SIGNATURES):
