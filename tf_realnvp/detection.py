@@ -309,13 +309,8 @@ def scales(normal: Measurements) -> Score:
       mixture, in nats.
     """
     features = _standardize(lambda seen: seen.costs.sum(axis=(3, 4)), normal)
-    components = len(normal) // _IMAGES_PER_COMPONENT
-    mixture = GaussianMixture(
-        min(max(components, 1), _MAX_COMPONENTS),
-        reg_covar=_RIDGE,
-        n_init=2,
-        random_state=0,
-    )
+    count = min(max(len(normal) // _IMAGES_PER_COMPONENT, 1), _MAX_COMPONENTS)
+    mixture = GaussianMixture(count, reg_covar=_RIDGE, n_init=2, random_state=0)
     with warnings.catch_warnings(action="ignore"):  # That it goes on rising.
         mixture.fit(features(normal))
     return lambda seen: -mixture.score_samples(features(seen))
@@ -408,10 +403,7 @@ def fit(normal: Measurements) -> dict[str, Score]:
       ValueError: If there are fewer than `MIN_NORMAL` images.
     """
     if len(normal) < MIN_NORMAL:
-        raise ValueError(
-            f"the methods are fitted to at least {MIN_NORMAL} images, got "
-            f"{len(normal)}."
-        )
+        raise ValueError(f"{MIN_NORMAL} images are needed, got {len(normal)}.")
     return {n: method(normal) for n, method in methods_for(normal).items()}
 
 
@@ -480,7 +472,7 @@ class Reference:
         Returns:
           Arrays `[n]`: the scores by name of the method, and `p_value`.
         """
-        scores = {name: of(measured) for name, of in self._methods.items()}
+        scores = {n: score(measured) for n, score in self._methods.items()}
         return scores | {"p_value": p_values(scores[DEFAULT], self._scores)}
 
     def set_p_value(self, scores: Sequence[float] | np.ndarray) -> float:

@@ -60,9 +60,8 @@ class File(Name):
         return f"{kinds} whose name ends in {self._suffix}"
 
     def __contains__(self, value):
-        if is_folder(value):
-            return self._or_folder
-        return pathlib.Path(value).suffix.lower() == self._suffix
+        is_file = pathlib.Path(value).suffix.lower() == self._suffix
+        return self._or_folder if is_folder(value) else is_file
 
 
 def is_folder(text: str) -> bool:
@@ -241,10 +240,7 @@ def check_output(
                 f"cannot write to {folder}: {error.strerror}"
             ) from error
         if is_folder and new and any(folder.glob(new)):
-            raise UsageError(
-                f"{path} has {new} of before, which would be mixed with these: "
-                "give another folder, or remove them"
-            )
+            raise UsageError(f"{path} has {new} of before: give another folder")
 
 
 def find_label(label: str | None, class_names: Sequence[str]) -> int | None:

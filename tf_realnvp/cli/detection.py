@@ -261,10 +261,7 @@ def _score(flags, paths, model, measure, reference, normal):
             part |= reference(measured)
         parts.append(part)
     if not parts:
-        raise UsageError(
-            f"none of the {len(paths):,} files in {flags.folder} can be read "
-            "as an image"
-        )
+        raise UsageError(f"no file in {flags.folder} can be read as an image")
     num_shared, number = sum(is_known.values()), len(is_known)
     image_sets.check_shared(num_shared, number, "--reference", "DIR")
     columns = {

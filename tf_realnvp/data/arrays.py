@@ -64,8 +64,7 @@ def load(
         num_colors = Values(num_colors).num_colors
     except Exception as error:  # NumPy may raise anything.
         raise DataError(
-            f"{path}: it cannot be read as a file of NumPy arrays: "
-            f"{reason(error)}"
+            f"{path}: it cannot be read as a NumPy file: {reason(error)}"
         ) from error
     parts = {"train": "train_labels", "test": "test_labels"}
     if "images" in entries:
@@ -156,8 +155,7 @@ def from_tf_data(
     ):
         raise DataError(
             "the elements of a `tf.data.Dataset` must be images [H, W, C] of a "
-            "known shape, or pairs of these and labels, integers, or batches: "
-            f"map it to them, for they are {spec}"
+            f"known shape, or pairs of these and labels, integers, got {spec}"
         )
     if image.shape.rank == 4:
         elements = elements.unbatch()
@@ -209,9 +207,8 @@ def _look_through(pairs, num_colors):
     # Otherwise an order that changes between passes would mix the splits.
     if not all(map(np.array_equal, first, second)):
         raise DataError(
-            "a `tf.data.Dataset` must give the same images in each pass, and "
-            "this one does not: leave out `shuffle` and whatever else is "
-            "random, for training shuffles by itself, and mirrors with `flip`"
+            "a `tf.data.Dataset` must give the same images in each pass: "
+            "leave out `shuffle` and whatever else is random"
         )
     return first
 

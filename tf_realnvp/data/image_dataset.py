@@ -249,9 +249,8 @@ class ImageDataset:
         """
         # Two numbers, unlike the spawn keys of epochs.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
-        held_out, train = self.splits["train"].random_split(
-            num_validation, sequence
-        )
+        train = self.splits["train"]
+        held_out, train = train.random_split(num_validation, sequence)
         parts = {"train": train, "validation": held_out}
         return dataclasses.replace(self, splits={**self.splits, **parts})
 
@@ -359,11 +358,8 @@ class ImageDataset:
                     reshuffle_each_iteration=False,
                 )
 
-            return (
-                tf.data.Dataset.from_tensors(0)
-                .flat_map(shuffled)
-                .skip(skip * batch_size)
-            )
+            dataset = tf.data.Dataset.from_tensors(0).flat_map(shuffled)
+            return dataset.skip(skip * batch_size)
 
         def flip_some(index, batch):
             places, images = batch

@@ -204,9 +204,8 @@ def _check_folders(folder, images):
     if train and test:
         first, second = letters[min(train)], letters[min(test)]
         raise DataError(
-            f"{folder}: {first} and {second} are not taken for "
-            "training and test images: name the folder that they are in, and "
-            "call them train and test (or validation, or val)"
+            f"{folder}: {first} and {second} are not taken for training and "
+            "test images: call them train and test, and name their folder"
         )
 
 
@@ -292,7 +291,6 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
     Args:
       skipped: Names of the files, with the reasons.
     """
-    named = [f"{name} ({why})" for name, why in skipped.items()]
-    if len(named) > _NUM_NAMED:
-        named[_NUM_NAMED:] = ["..."]
+    named = [f"{name} ({why})" for name, why in skipped.items()][:_NUM_NAMED]
+    named += ["..."] * (len(skipped) > _NUM_NAMED)
     return f"{counted(len(skipped), 'file')} left out: {', '.join(named)}"

@@ -118,12 +118,9 @@ class Pipeline:
                 return images
             return images, tf.gather(labels, places)
 
-        return (
-            batches.map(labelled)
-            .apply(tf.data.experimental.assert_cardinality(num_batches))
-            .prefetch(_PREFETCHED_BATCHES)
-            .with_options(options)
-        )
+        with_size = tf.data.experimental.assert_cardinality(num_batches)
+        batches = batches.map(labelled).apply(with_size)
+        return batches.prefetch(_PREFETCHED_BATCHES).with_options(options)
 
 
 @tf.autograph.experimental.do_not_convert

@@ -58,9 +58,8 @@ def load(
     builder = None
     try:
         with _quiet():
-            builder = tfds.builder(
-                _builder_name(name), data_dir=folder, **version
-            )
+            stem = _builder_name(name)
+            builder = tfds.builder(stem, data_dir=folder, **version)
             key = _image_key(builder)
             class_names = _class_names(builder) if labels else ()
             if not builder.is_prepared():
@@ -118,8 +117,7 @@ def _class_names(builder):
     label = dict(builder.info.features.items()).get(_LABEL)
     if not isinstance(label, tfds.features.ClassLabel):
         raise DataError(
-            f"{builder.name}: its images have no labels: there is no class "
-            f"label {_LABEL!r} among its features"
+            f"{builder.name}: its images have no labels, a feature {_LABEL!r}"
         )
     return tuple(label.names)
 
@@ -168,8 +166,6 @@ def _splits(builder, labels):
 
 def _read(builder, name, labels):
     """Returns a whole split of TFDS."""
-    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise ValueError("only TFRecord files can be read")
     whole = builder.info.splits[name]
     # `as_dataset` parses the records as well, and is 20 times as slow.
     records = tf.data.TFRecordDataset(whole.filepaths, buffer_size=2**20)

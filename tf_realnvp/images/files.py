@@ -329,12 +329,12 @@ def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
     shape = tf.shape(pixels, tf.int64)
     full_height, full_width = shape[-3], shape[-2]
 
-    def part(of, numerator, denominator):
-        rounded = (2 * of * numerator + denominator) // (2 * denominator)
+    def scale(length, numerator, denominator):
+        rounded = (2 * length * numerator + denominator) // (2 * denominator)
         return tf.maximum(rounded, 1)
 
-    new_height = tf.minimum(full_height, part(full_width, height, width))
-    new_width = tf.minimum(full_width, part(full_height, width, height))
+    new_height = tf.minimum(full_height, scale(full_width, height, width))
+    new_width = tf.minimum(full_width, scale(full_height, width, height))
     top = (full_height - new_height) // 2
     left = (full_width - new_width) // 2
     return pixels[..., top : top + new_height, left : left + new_width, :]
