@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from tf_realnvp import RealNVP
 from tf_realnvp.data import arrays
+from tf_realnvp.images.values import Values
 from tf_realnvp.serving import export, metadata, saved_model
-from tf_realnvp.utils.values import Values
 
 IMAGE_SHAPE = (4, 4, 1)
 LATENT_SHAPE = (2, 2, 4)
