@@ -352,8 +352,12 @@ class ConfigTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_rate_at_the_end(self, max_steps, last_step):
         """It is zero at the last step, however the training is limited."""
         limits = {"epochs": 3, "max_steps": max_steps}
-        config = TrainingConfig.of_dataset(
-            "digits", batch_size=4, warmup_steps=0, precision="tf32", **limits
+        config = TrainingConfig(
+            dataset="digits",
+            batch_size=4,
+            warmup_steps=0,
+            precision="tf32",
+            **limits,
         )
         trainer = Trainer.from_config(SmallModel(), config, num_train=11)
         rates = []
