@@ -187,7 +187,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
     say_summary(training)
     say("writing the results")
     try:
-        results.write(training.config, training.dataset, trainer)
+        results.write(trainer, training.dataset)
         training.recorder.close()
     except signals.Interrupted:
         say("they are not complete: the same command with --resume writes them")
