@@ -215,8 +215,7 @@ def make_model(moved=False):
 
 
 def trainer_of(model, lr=3e-4, num_train=64, **settings):
-    """Returns a trainer with some settings, in float32 by default."""
-    settings = {"precision": "float32"} | settings
+    """Returns a trainer with some settings, by default with Adam in float32."""
     config = TrainingConfig(dataset="random", lr=lr, **settings)
     return Trainer(model, config, num_train)
 
