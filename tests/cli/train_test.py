@@ -180,7 +180,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         code, stdout, stderr = self.start_worker(0, *argv)
         self.assertEqual((code, stderr), (0, ""))
         self.assertEqual(stdout, "waiting for the other workers\ntraining\n")
-        self.configure.assert_called_once_with(deterministic=True)
+        self.configure.assert_called_with(1, None, True)
         config, run, *_ = self.train.call_args.args
         self.assertEqual(config.seed, 3)
         self.assertEqual(str(run.path), "runs/CIFAR10")

@@ -106,11 +106,6 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         )
         self.assertEqual(self.set_determinism.called, is_deterministic)
 
-    def test_more_than_the_cores(self):
-        with self.assertRaisesRegex(UsageError, "`devices`: 9 .* 8, .* no GPU"):
-            runtime.configure(9)
-        self.set_devices.assert_not_called()
-
 
 class HardwareTest(tf.test.TestCase, parameterized.TestCase):
     def set_gpus(self, capabilities):

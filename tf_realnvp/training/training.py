@@ -64,8 +64,12 @@ class Training:
             run.check_same(config, description)
             description = run.data or description
         self._run = run
+        precision = runtime.settle_precision(
+            config.precision, config.lr_schedule
+        )
+        config = dataclasses.replace(config, precision=precision)
         with _naming_errors(dataset):
-            config = workers.agree_on_settings(config, description)
+            workers.agree(config.shared | vars(description))
         num_validation = config.num_validation or 0
         if config.batch_size + num_validation > dataset.num_train:
             raise UsageError(

@@ -31,6 +31,8 @@ def fastest_cpus(
       The number of logical CPUs, and the number of threads per operation in
       each; `None` if the logical CPUs share all cores.
     """
+    if is_one_of_many():
+        return 1, None
     if image_size * filters <= _SMALL:
         return 1, 1
     if filters > _NARROW or (max_steps is not None and max_steps < _LONG):
@@ -55,9 +57,6 @@ def configure(
         its share of the cores.
       deterministic: Whether to use deterministic operations only, on GPUs as
         well. Random operations without a seed then raise an error.
-
-    Raises:
-      UsageError: If there are fewer cores than logical CPUs.
     """
     # TensorFlow's log warns about missing GPU libraries, and about retracing of
     # networks for each of their shapes, which is intended. "0" shows the log.
@@ -77,16 +76,10 @@ def configure(
     if quiet:
         tf.get_logger().setLevel("ERROR")
     if num_cpus > 1 and not gpus:
-        cores = system.num_cores()
-        if num_cpus > cores:
-            raise UsageError(
-                f"argument `devices`: {num_cpus} is more than the number of "
-                f"cores, {cores}, and TensorFlow finds no GPU"
-            )
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpus
         )
-        num_threads = num_threads or cores // num_cpus
+        num_threads = num_threads or system.num_cores() // num_cpus
     if num_threads and "TF_NUM_INTRAOP_THREADS" not in os.environ:
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
     tf.config.experimental.enable_tensor_float_32_execution(False)
