@@ -88,8 +88,8 @@ def canonical(dataset: str) -> str:
         as `fashion_mnist:3.0.1`, which is kept.
     """
     name, colon, version = dataset.partition(":")
-    known = {name.lower(): name for name in DATASETS} | _ALIASES
-    return known.get(name.lower(), name) + colon + version
+    spellings = {name.lower(): name for name in DATASETS} | _ALIASES
+    return spellings.get(name.lower(), name) + colon + version
 
 
 class _DataSet(Name):

@@ -198,11 +198,11 @@ def restore(
             values = values.reshape(n, model.num_dims)
             result[name] = np.ma.median(values, axis=1).filled(np.nan)
     if noise is None:
-        known = images[is_known]
-        result["images"][is_known] = known
+        values = images[is_known]
+        result["images"][is_known] = values
         if num_samples:
-            result["mean"][is_known], result["std"][is_known] = known, 0.0
-            result["samples"].swapaxes(0, 1)[:, is_known] = known
+            result["mean"][is_known], result["std"][is_known] = values, 0.0
+            result["samples"].swapaxes(0, 1)[:, is_known] = values
     if model.num_classes is None:
         del result["label"]
     return Restoration(**result)
