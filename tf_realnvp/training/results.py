@@ -53,15 +53,14 @@ def write(trainer: Trainer, dataset: ImageDataset) -> None:
     """
     config, model = trainer.config, trainer.result_model()
     result = trainer.result_metrics()
-    numbers: dict[str, float] = {"epochs": result.epoch, "steps": result.step}
-    numbers |= {
+    losses = {
         f"{split}_{model.values.measure}": loss
         for split, loss in result.per_dim(model.values).items()
     }
     content = {
         **model.metadata,
         "config": {"dataset": config.dataset, **config.shared},
-        "metrics": numbers,
+        "metrics": {"epochs": result.epoch, "steps": result.step, **losses},
     }
 
     def path(kind, suffix=""):

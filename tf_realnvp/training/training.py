@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 
 import keras
@@ -35,9 +34,6 @@ class Training:
       trainer: The trainer, after `open`.
       recorder: What writes to the run, after `open`.
     """
-
-    trainer: Trainer
-    recorder: Recorder
 
     def __init__(
         self,
@@ -115,7 +111,7 @@ class Training:
                 self.trainer = Trainer(model, config, dataset.num_train)
             self.recorder = Recorder(self._run, self.trainer)
             restored = resume and self.recorder.checkpoints.restore()
-            state = itertools.chain(*self.trainer.state.values())
+            state = tf.nest.flatten(self.trainer.state)
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
             is_trained = not restored and not model.is_identity()
