@@ -74,11 +74,22 @@ class Training:
                 f"{config.batch_size} for a batch and {num_validation} for "
                 "validation are needed"
             )
-        self.config = config
-        self.model = model or _make_model(config, description.of_images)
-        self.model.metadata = dataset.metadata
+        if model is None:
+            if runtime.is_one_of_many():
+                strategy = workers.connect()
+            else:
+                strategy = runtime.make_strategy(config.devices)
+            images = description.of_images
+            with strategy.scope():
+                keras.utils.set_random_seed(config.seed)
+                try:
+                    model = RealNVP(**config.architecture, **images)
+                except ValueError as error:  # Too many scales.
+                    raise UsageError(str(error)) from error
+        self.config, self.model = config, model
+        model.metadata = dataset.metadata
         # The probabilities may differ from the frequencies in these images.
-        probs = self.model.class_probs or ()
+        probs = model.class_probs or ()
         self._description = dataclasses.replace(description, class_probs=probs)
         if num_validation:
             dataset = dataset.hold_out(num_validation, config.seed)
@@ -173,20 +184,6 @@ class Training:
                 recorder.save()
                 raise
             recorder.finish()
-
-
-def _make_model(config, images):
-    """Returns a new model in the scope of the strategy that trains it."""
-    if runtime.is_one_of_many():
-        strategy = workers.connect()
-    else:
-        strategy = runtime.make_strategy(config.devices)
-    with strategy.scope():
-        keras.utils.set_random_seed(config.seed)
-        try:
-            return RealNVP(**config.architecture, **images)
-        except ValueError as error:  # Too many scales.
-            raise UsageError(str(error)) from error
 
 
 def _strategy_of(model):
