@@ -33,7 +33,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 DATASETS = tuple(_DEFAULTS)
 _ALIASES = {"celeb_a": "CelebA", "fashionmnist": "fashion_mnist"}  # Of TFDS.
 _DEFAULTS_OF_OTHERS: dict[str, Any] = {
-    "seed": 0,
+    "seed": 0,  # Of all data sets.
     "epochs": 100,
     "filters": 128,
     "num_blocks": 8,
@@ -93,6 +93,8 @@ def canonical(dataset: str) -> str:
 
 
 class _DataSet(Name):
+    """Names of data sets; those in `DATASETS` regardless of case."""
+
     convert = parse = staticmethod(canonical)  # type: ignore[assignment]
 
 
