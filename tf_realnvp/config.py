@@ -33,12 +33,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 DATASETS = tuple(_DEFAULTS)
 _ALIASES = {"celeb_a": "CelebA", "fashionmnist": "fashion_mnist"}  # Of TFDS.
 _DEFAULTS_OF_OTHERS: dict[str, Any] = {
+    "seed": 0,  # Of all data sets.
     "epochs": 100,
     "filters": 128,
     "num_blocks": 8,
 }
 # The default learning rate and what goes with it, the best at equal time
-# (docs/measurements.md). With another rate, the fields' defaults are used.
+# (docs/measurements.md), and what goes with another rate.
 _WITH_DEFAULT_LR: dict[str, Any] = {
     "optimizer": "muon",
     "lr": 1e-2,
@@ -46,6 +47,12 @@ _WITH_DEFAULT_LR: dict[str, Any] = {
     "warmup_steps": 100,
     "clip_grad": 1.0,
     "batch_size": 32,
+}
+_WITH_OTHER_LR: dict[str, Any] = {
+    "optimizer": "adam",
+    "lr_schedule": "constant",
+    "warmup_steps": 0,
+    "batch_size": 64,
 }
 # Settings that a resumed run keeps unless they are given again.
 _KEPT = ("epochs", "seed", "precision", *_WITH_DEFAULT_LR)
@@ -56,16 +63,16 @@ _EPOCHS = ", ".join(
 )
 
 
-def _setting(same, allowed, help, default=dataclasses.MISSING):
+def _setting(same, allowed, help, default=None):
     """Returns a field of `TrainingConfig`.
 
     Args:
       same: Scope within which the value must not change: "model", an argument
         of `RealNVP`, fixed for the whole run; "run", fixed whenever the run is
         resumed; "job", equal in all workers of a job; "", free.
-      allowed: Its range. If the default is `None`, `None` is also allowed.
+      allowed: Its range.
       help: Help text. The default is appended unless the text states it.
-      default: The default. If omitted, it depends on the data set.
+      default: The default, unless it depends on the data set.
     """
     if type(default) in (int, float, str) and "(default:" not in help:
         help = f"{help} (default: {default})"
@@ -81,8 +88,14 @@ def canonical(dataset: str) -> str:
         as `fashion_mnist:3.0.1`, which is kept.
     """
     name, colon, version = dataset.partition(":")
-    known = {name.lower(): name for name in DATASETS} | _ALIASES
-    return known.get(name.lower(), name) + colon + version
+    spellings = {name.lower(): name for name in DATASETS} | _ALIASES
+    return spellings.get(name.lower(), name) + colon + version
+
+
+class _DataSet(Name):
+    """Names of data sets; those in `DATASETS` regardless of case."""
+
+    convert = parse = staticmethod(canonical)  # type: ignore[assignment]
 
 
 _of_model = functools.partial(_setting, "model")
@@ -96,12 +109,21 @@ class TrainingConfig:
     """All settings of a training, named like the command's flags.
 
     `field.metadata["help"]` describes each setting, as `--help` shows it.
+    `None` selects the default. `DATASETS` are matched regardless of case.
+
+    Attributes:
+      before: Settings of the run that is resumed, if any. Its epochs, seed,
+        precision and optimizer settings become the defaults.
+
+    Raises:
+      ValueError: If a setting is out of range.
     """
 
+    before: dataclasses.InitVar["TrainingConfig | None"] = None
     # A resumed run may name its data set differently: the images themselves
     # are compared.
     dataset: str = _of_process(
-        Name(),
+        _DataSet(),
         f"{', '.join(DATASETS)}, a folder of JPEG, PNG and TIFF images, a "
         "NumPy file (.npy, .npz), or an image data set of TensorFlow Datasets "
         "(default: CIFAR10)",
@@ -111,13 +133,11 @@ class TrainingConfig:
         "crop and resize images to N x N, N even, or to a height and a width, "
         "such as 32x48 (default: none if all images have the same even size of "
         "at most 64, else 32)",
-        None,
     )
     num_bits: int | None = _of_process(
         WholeNumber(1, 16),
         "keep only the N highest bits of each component; bits/dim at different "
         "numbers of bits are not comparable (default: all)",
-        None,
     )
     flip: bool = _of_run(
         Switch(), "mirror training images left to right at random", False
@@ -127,7 +147,6 @@ class TrainingConfig:
         "hold out N training images for validation, save the model of the best "
         "epoch on them, and test only that (default: train on all, test after "
         "every epoch)",
-        None,
     )
     epochs: int = _of_job(
         WholeNumber(1), f"passes over the training images (default: {_EPOCHS})"
@@ -135,7 +154,6 @@ class TrainingConfig:
     optimizer: str = _of_run(
         OneOf(("adam", "muon")),
         "optimizer (default: muon; adam if --lr is given)",
-        "adam",
     )
     lr: float = _of_job(
         RealNumber(),
@@ -146,43 +164,36 @@ class TrainingConfig:
         OneOf(("constant", "cosine")),
         "schedule of the learning rate; cosine decays it to zero at the last "
         "step (default: cosine; constant if --lr is given)",
-        "constant",
     )
     warmup_steps: int = _of_job(
         WholeNumber(0),
         "increase the learning rate linearly over the first N steps (default: "
         "100; 0 if --lr is given)",
-        0,
     )
     ema: float | None = _of_run(
         RealNumber(below=1.0),
         "evaluate and save an exponential moving average of the weights with "
         "this decay (default: none)",
-        None,
     )
     batch_size: int = _of_run(
         WholeNumber(1),
         "images per training step, over all devices (default: 32; 64 if --lr "
         "is given)",
-        64,
     )
     clip_grad: float | None = _of_job(
         RealNumber(),
         "clip gradients to this global norm (default: 1; no clipping if --lr "
         "is given)",
-        None,
     )
     seed: int = _of_run(
         WholeNumber(0, 2**32 - 1),
         "seed of the weights, the order of the images and the noise; the same "
         "seed gives the same run (default: drawn at random and printed)",
-        0,
     )
     max_steps: int | None = _of_job(
         WholeNumber(1),
         "stop after N training steps, then evaluate and save (default: train "
         "all epochs)",
-        None,
     )
     filters: int = _of_model(
         WholeNumber(2, even=True),
@@ -227,7 +238,6 @@ class TrainingConfig:
         "warm start: take the weights of this SavedModel (realnvp_DATASET), to "
         "which couplings, classes and variational dequantization may be added "
         "(default: data-dependent initialization)",
-        None,
     )
     precision: str = _of_job(
         OneOf(("auto", "float32", "tf32", "bfloat16", "bfloat16+float32")),
@@ -261,7 +271,6 @@ class TrainingConfig:
         WholeNumber(1),
         "train on N GPUs, or on N logical CPUs if there is no GPU (default: "
         "all GPUs, or two logical CPUs where this is faster than one)",
-        None,
     )
     data_dir: str = _of_process(
         Folder(), "folder for data sets of TensorFlow Datasets", "datasets"
@@ -287,61 +296,45 @@ class TrainingConfig:
         Switch(), "print the losses after every epoch", False
     )
 
-    def __post_init__(self):
-        """Checks all settings.
-
-        Raises:
-          ValueError: If a setting is out of range.
-        """
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None or field.default is not None:
-                allowed = field.metadata["allowed"]
-                value = checks.check(value, field.name, allowed)
-                object.__setattr__(self, field.name, value)
-
-    @classmethod
-    def of_dataset(
-        cls,
-        dataset: str,
-        before: "TrainingConfig | None" = None,
-        **settings: Any,
-    ) -> "TrainingConfig":
-        """Returns settings, with the defaults for a data set.
-
-        Args:
-          dataset: The data set. `DATASETS` are matched regardless of case.
-          before: Settings of the run that is resumed, if any. Its epochs, seed,
-            precision and optimizer settings become the defaults.
-          **settings: The other settings. `None` selects the default.
-
-        Raises:
-          ValueError: If a setting is out of range.
-        """
-        dataset = canonical(dataset)
-        given = {k: v for k, v in settings.items() if v is not None}
-        name, *_ = dataset.split(":")
-        defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(name, {})
+    def __post_init__(self, before):
+        name = checks.check(self.dataset, "dataset", _DataSet())
+        defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(name.split(":")[0], {})
         if before is not None:
             defaults |= {name: getattr(before, name) for name in _KEPT}
-            if given.get("precision") == "auto":
-                del given["precision"]
-        elif "lr" not in given:
-            defaults |= _WITH_DEFAULT_LR
-        return cls(dataset=dataset, **defaults | given)
+            if self.precision == "auto":
+                object.__setattr__(self, "precision", None)
+        else:
+            defaults |= _WITH_OTHER_LR if self.lr else _WITH_DEFAULT_LR
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                value = defaults.get(field.name, field.default)
+            if value is not None:
+                allowed = field.metadata["allowed"]
+                value = checks.check(value, field.name, allowed)
+            object.__setattr__(self, field.name, value)
+
+    def same_in(self, *scopes: str) -> dict[str, Any]:
+        """Returns the settings that must not change in some scopes, by name.
+
+        Args:
+          *scopes: Some of "model", "run" and "job".
+        """
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["same"] in scopes
+        }
 
     @property
     def shared(self) -> dict[str, Any]:
         """The settings that all workers of a job share, by name."""
-        fields = dataclasses.fields(self)
-        return {
-            f.name: getattr(self, f.name) for f in fields if f.metadata["same"]
-        }
+        return self.same_in("model", "run", "job")
 
     @property
     def architecture(self) -> dict[str, Any]:
         """The arguments of `RealNVP` that do not depend on the images."""
-        return {name: getattr(self, name) for name in ARCHITECTURE}
+        return self.same_in("model")
 
     def differences(self, other: "TrainingConfig") -> list[str]:
         """Describes the settings that differ but must not.
@@ -350,9 +343,8 @@ class TrainingConfig:
           other: The settings to compare with. A run that was started with them
             can be resumed with these if there are no differences.
         """
-        same, fields = ("model", "run"), dataclasses.fields(self)
-        names = (f.name for f in fields if f.metadata["same"] in same)
-        return _differences(self, other, names)
+        scopes = ("model", "run")
+        return checks.differences(self.same_in(*scopes), other.same_in(*scopes))
 
 
 # Ranges of the arguments of `RealNVP` that do not depend on the images.
@@ -361,14 +353,6 @@ ARCHITECTURE: dict[str, Any] = {
     for field in dataclasses.fields(TrainingConfig)
     if field.metadata["same"] == "model"
 }
-
-
-def _differences(first, second, names):
-    return [
-        f"`{name}` {checks.short(value)} instead of {checks.short(other)}"
-        for name in names
-        if (value := getattr(first, name)) != (other := getattr(second, name))
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -410,5 +394,5 @@ class DataDescription:
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Describes each property in which two data sets differ."""
-        names = (name for name in vars(self) if name != "class_probs")
-        return _differences(self, other, names)
+        same_probs = {"class_probs": other.class_probs}
+        return checks.differences(vars(self) | same_probs, vars(other))

@@ -20,9 +20,9 @@ import tensorflow as tf
 from tf_realnvp.config import DataDescription
 from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline
 from tf_realnvp.data.splits import Split
+from tf_realnvp.images.values import Values
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, reason
-from tf_realnvp.utils.values import Values
 
 MAX_CACHE_BYTES = 4 * 2**30
 

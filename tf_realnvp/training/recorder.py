@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.config import DataDescription
 from tf_realnvp.training import metrics
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
@@ -67,18 +67,15 @@ class Recorder:
 
     _run: Any  # A `Run` in all methods that write to it.
 
-    def __init__(
-        self, run: Run | None, trainer: Trainer, config: TrainingConfig
-    ):
+    def __init__(self, run: Run | None, trainer: Trainer):
         """Creates a recorder.
 
         Args:
           run: The run to write to; `None` to write nothing.
           trainer: The trainer.
-          config: The settings.
         """
-        self._run, self._trainer, self._config = run, trainer, config
-        folder = pathlib.Path(config.run_dir)
+        self._run, self._trainer, self._config = run, trainer, trainer.config
+        folder = pathlib.Path(trainer.config.run_dir)
         self.checkpoints = Checkpoints(trainer, folder / "checkpoints")
 
     @_to_run
@@ -86,9 +83,7 @@ class Recorder:
         """Records that the run starts or is resumed, as `Run.begin`."""
         # Before any checkpoint, since a folder without `run.json` is refused.
         self._run.begin(self._config, data, metadata)
-        self._summaries = Summaries(
-            self._trainer, self._run.path / "logs", self._config.batch_size
-        )
+        self._summaries = Summaries(self._trainer, self._run.path / "logs")
         self._last_save = time.monotonic()
 
     @_to_run

@@ -29,8 +29,8 @@ def check(config: TrainingConfig, dataset: ImageDataset) -> None:
     folder = pathlib.Path(dataset.source or "")
     is_folder = folder.is_absolute() and folder.is_dir()
     output_dir = pathlib.Path(config.output_dir).resolve()
-    for used in image_folder.folders_of(folder) if is_folder else ():
-        if output_dir.is_relative_to(used.resolve()):
+    for images in image_folder.folders_of(folder) if is_folder else ():
+        if output_dir.is_relative_to(images.resolve()):
             raise UsageError(
                 f"argument `output_dir`: {config.output_dir} is among the "
                 "images to train on: give another folder"
@@ -38,32 +38,29 @@ def check(config: TrainingConfig, dataset: ImageDataset) -> None:
     export.check_path(_path(config.output_dir, "realnvp", dataset.name))
 
 
-def write(
-    config: TrainingConfig, dataset: ImageDataset, trainer: Trainer
-) -> None:
+def write(trainer: Trainer, dataset: ImageDataset) -> None:
     """Writes all results, and prints their paths.
 
     If a figure cannot be drawn, a warning is printed, and all other results are
     written.
 
     Args:
-      config: The settings of the training.
-      dataset: The data set.
       trainer: The trainer, after the training.
+      dataset: The data set.
 
     Raises:
       FailureError: If something cannot be written.
     """
-    model, result = trainer.result_model(), trainer.result_metrics()
-    numbers: dict[str, float] = {"epochs": result.epoch, "steps": result.step}
-    numbers |= {
+    config, model = trainer.config, trainer.result_model()
+    result = trainer.result_metrics()
+    losses = {
         f"{split}_{model.values.measure}": loss
         for split, loss in result.per_dim(model.values).items()
     }
     content = {
         **model.metadata,
         "config": {"dataset": config.dataset, **config.shared},
-        "metrics": numbers,
+        "metrics": {"epochs": result.epoch, "steps": result.step, **losses},
     }
 
     def path(kind, suffix=""):
@@ -98,7 +95,7 @@ def _path(output_dir, kind, dataset_name, suffix=""):
 def _draw_samples(path, trainer, unused_dataset):
     model = trainer.result_model()
     count, labels, columns = layout_of_samples(model)
-    images = model.sample(count, seed=trainer.seed, label=labels).numpy()
+    images = model.sample(count, seed=trainer.config.seed, label=labels).numpy()
     plots.save_image_grid(path, images, model.num_colors, columns)
 
 

@@ -51,23 +51,21 @@ class Summaries:
     evolve. For a model with classes it has a row per class.
     """
 
-    def __init__(
-        self, trainer: Trainer, directory: str | os.PathLike, batch_size: int
-    ):
+    def __init__(self, trainer: Trainer, directory: str | os.PathLike):
         """Opens an event file.
 
         Args:
           trainer: The trainer of the run.
           directory: Folder of the event files.
-          batch_size: Global batch size.
         """
         self._trainer = trainer
-        self._batch_size = batch_size
         # TensorFlow would make it without regard to the umask.
         files.make_directory(pathlib.Path(directory))
         self._writer = tf.summary.create_file_writer(os.fspath(directory))
         count, self._labels, self._columns = layout_of_samples(trainer.model)
-        self._latents = trainer.model.sample_latents(count, seed=trainer.seed)
+        self._latents = trainer.model.sample_latents(
+            count, seed=trainer.config.seed
+        )
         self._decode = tf.function(
             trainer.evaluated_model().decode, autograph=False
         )
@@ -92,11 +90,12 @@ class Summaries:
         self._last_step = trainer.num_steps
         if seconds < _SECONDS_BETWEEN or not is_training:
             return
+        num_images = num_steps * trainer.config.batch_size
         scalars = {
             f"{values.measure}/train": values.from_nats(trainer.mean_loss),
             "gradient_norm": trainer.mean_gradient_norm,
             "learning_rate": trainer.optimizer.learning_rate.numpy(),
-            "images_per_second": num_steps * self._batch_size / seconds,
+            "images_per_second": num_images / seconds,
         }
         self._write(trainer.num_steps, scalars)
         self._start_clock()
