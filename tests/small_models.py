@@ -30,10 +30,10 @@ NUM_COUPLINGS = (1, 1, 2)
 METADATA = {"dataset": "digits", "lr": 3e-4}
 # Of a restoration, in place of its own numbers.
 FEW_STEPS = {
-    "_NUM_DESCENTS": 5,
-    "_NUM_START_DESCENTS": 5,
-    "_NUM_ADAPTATIONS": 2,
-    "_NUM_DRAWS": 4,
+    "NUM_DESCENTS": 5,
+    "NUM_START_DESCENTS": 5,
+    "NUM_ADAPTATIONS": 2,
+    "NUM_DRAWS": 4,
 }
 
 # Goes with the process.

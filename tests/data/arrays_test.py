@@ -256,7 +256,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertIsNone(arrays.from_tf_data(elements).shuffle_buffer)
         with (
             mock.patch.object(image_dataset, "MAX_CACHE_BYTES", 639),
-            mock.patch.object(arrays, "_SHUFFLE_BYTES", 100),
+            mock.patch.object(arrays, "SHUFFLE_BYTES", 100),
         ):
             dataset = arrays.from_tf_data(elements)
             self.assertEqual(dataset.shuffle_buffer, 6)
