@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import pathlib
 from unittest import mock
 
 import fast_command
@@ -24,7 +23,7 @@ from small_models import (
 import tf_realnvp
 from tf_realnvp import api, data, initialization
 from tf_realnvp.data import arrays
-from tf_realnvp.serving import export, metadata, weights
+from tf_realnvp.serving import weights
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.errors import DataError, ModelError, UsageError
 
@@ -40,11 +39,6 @@ class NamesTest(tf.test.TestCase):
         self.assertIs(tf_realnvp.data, data)
         with self.assertRaisesRegex(AttributeError, "no attribute 'trian'"):
             tf_realnvp.trian  # noqa: B018
-
-
-def touch(unused_module, path, signatures):
-    """Saves a model that nothing can load, in no time."""
-    pathlib.Path(path, "saved_model.pb").touch()
 
 
 class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
@@ -87,7 +81,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
                 rtol=1e-5,
             )
 
-    def test_says_again_what_it_is_of(self):
+    def test_metadata(self):
         path = small_models.saved(small_models.conditional)
         other = {"source": "/my/pictures", "training_hashes": "0a ff"}
         path = small_models.copied(path, self.folder, **other)
@@ -96,17 +90,6 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         expected = names | {"dataset": "digits"} | other
         self.assertEqual(model.metadata, expected)
         self.assertEqual(model.clone().metadata, expected)
-        out = self.folder / "new"
-        with (
-            mock.patch.object(export, "_ServingModule"),
-            mock.patch.object(tf.saved_model, "save", touch),
-        ):
-            model.save(out)
-            self.assertLessEqual(expected.items(), metadata.read(out).items())
-            # Unless it is told otherwise.
-            model.save(out, {"dataset": "mnist"})
-            self.assertEqual(metadata.read(out)["dataset"], "mnist")
-            self.assertNotIn("source", metadata.read(out))
 
     def test_weights_of_another_size_of_images(self):
         config = self.model.get_config()

@@ -5,7 +5,6 @@ import math
 
 import jacobians
 import numpy as np
-import reference
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl.testing import parameterized
@@ -345,16 +344,6 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
                 ValueError, rf"\(2, 4, 6, {channels}\) and .* incompatible"
             ):
                 function(normal([2, *IMAGE]))
-
-
-class SqueezeTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(2, 3)
-    def test_matches_reference(self, block_size):
-        image = normal([2, 6, 12, 3])
-        squeezed = reference.squeeze(image.numpy(), block_size)
-        bijector = Squeeze(block_size)
-        self.assertAllEqual(bijector.inverse(image), squeezed)
-        self.assertAllEqual(bijector.forward(tf.constant(squeezed)), image)
 
 
 class SigmoidTest(tf.test.TestCase):

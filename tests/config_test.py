@@ -48,7 +48,6 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             {"optimizer": "adam"},
             (50, "adam", 1e-2, "cosine", 100, 1.0, 32, 128, 8),
         ),
-        ("my_images", {}, (100, "muon", 1e-2, "cosine", 100, 1.0, 32, 128, 8)),
         # Documented commands give a rate.
         (
             "CelebA",

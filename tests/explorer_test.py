@@ -429,16 +429,3 @@ class PageTest(folders.FolderTestCase):
         grey = self.pixels(page, "#scored")[0, 0]
         self.assertAllClose(grey, [128] * 3, atol=8)  # Of 17 levels.
         self.assertEmpty(self.errors)
-
-    def test_narrow_and_dark(self):
-        page = self.open(width=400, color_scheme="dark")
-        width = page.evaluate("document.documentElement.scrollWidth")
-        self.assertLessEqual(width, 400)
-        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        self.assertEqual(dark, "rgb(20, 23, 28)")
-
-    def test_without_webassembly(self):
-        page = self.open(script="delete window.WebAssembly")
-        self.assertIn("has no WebAssembly", page.inner_text("#status"))
-        self.assertEqual(page.locator("#samples canvas").count(), 20)
-        self.assertTrue(page.locator("#draw").is_disabled())

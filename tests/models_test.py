@@ -4,7 +4,6 @@ import functools
 import pathlib
 
 import numpy as np
-import pytest
 import reference
 import tensorflow as tf
 from absl.testing import parameterized
@@ -70,28 +69,3 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
             model.log_prob(samples, seed=1),
             rtol=1e-5,
         )
-
-    @pytest.mark.long  # To load so many functions takes a while.
-    def test_classes_served_by_tensorflow_alone(self):
-        # Unlike the functions they need no new trace.
-        signatures = tf.saved_model.load(str(CLASSES)).signatures
-        encode, decode = signatures["encode"], signatures["decode"]
-        labels = tf.constant(LABELS, tf.int32)
-        drawn = signatures["sample"](
-            n=tf.constant(10),
-            temperature=tf.constant(0.8),
-            seed=tf.constant(0, tf.int64),
-            label=labels,
-        )["images"]
-        _, _, samples = load(CLASSES)
-        self.assertGreater(np.mean(drawn == samples), 0.99)
-        latents = encode(images=drawn, label=labels)["latents"]
-        back = decode(latents=latents, label=labels)["images"]
-        self.assertAllEqual(back, drawn)
-        others = (labels + 5) % 10
-        translated = decode(latents=latents, label=others)["images"]
-        images = tf.concat([drawn, translated], axis=0)
-        log_probs = signatures["classify"](images=images)["class_log_probs"]
-        right = np.argmax(log_probs, axis=1) == [*labels, *others]
-        self.assertGreaterEqual(np.sum(right[:10]), 7)
-        self.assertGreaterEqual(np.sum(right[10:]), 5)

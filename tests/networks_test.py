@@ -69,17 +69,6 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
         ):
             runpy.run_path(networks.__file__)
 
-    def test_initial_weights(self):
-        network = CouplingNetwork(2, filters=6, num_blocks=5)
-        for stack in network.blocks:
-            self.assertNotAllClose(stack.direction[0], stack.direction[1])
-            self.assertAllEqual(stack.gain, tf.ones_like(stack.gain))
-            self.assertAllEqual(stack.bias, tf.zeros_like(stack.bias))
-            # A step at the usual rate, 0.01, turns a kernel by some degrees.
-            turn = 0.01 / np.std(stack.direction)
-            self.assertBetween(np.degrees(turn), 3.0, 30.0)
-        self.assertAllEqual(network.last.gain, tf.zeros([4]))
-
     @parameterized.parameters(
         (networks._shared, CouplingNetwork.shared),
         (rematerialization._rematerialized, rematerialization.coupling_network),

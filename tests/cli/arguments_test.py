@@ -9,16 +9,10 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.cli import arguments
-from tf_realnvp.utils.checks import (
-    Folder,
-    ImageSize,
-    RealNumber,
-    WholeNumber,
-    WholeNumbers,
-)
+from tf_realnvp.utils import checks
 from tf_realnvp.utils.errors import UsageError
 
-EVEN = WholeNumber(2, 4, even=True)
+EVEN = checks.WholeNumber(2, 4, even=True)
 PNG = arguments.File(".png")
 PNG_OR_FOLDER = arguments.File(".png", or_folder=True)
 
@@ -28,12 +22,12 @@ class ValuesTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (EVEN, "4", 4),
-        (WholeNumbers(1, 9), "1,2,3", (1, 2, 3)),
-        (ImageSize(), "4x6", (4, 6)),
-        (RealNumber(low=-10.0), "-1e-1", -0.1),
-        (Folder(), "~/a", "/home/me/a"),
-        (Folder(), "a b//", "a b"),
-        (Folder(), "/", "/"),
+        (checks.WholeNumbers(1, 9), "1,2,3", (1, 2, 3)),
+        (checks.ImageSize(), "4x6", (4, 6)),
+        (checks.RealNumber(low=-10.0), "-1e-1", -0.1),
+        (checks.Folder(), "~/a", "/home/me/a"),
+        (checks.Folder(), "a b//", "a b"),
+        (checks.Folder(), "/", "/"),
         (PNG, "~/a.PNG", "/home/me/a.PNG"),
         (PNG_OR_FOLDER, "new/", "new/"),
         (PNG_OR_FOLDER, "/", "/"),

@@ -164,21 +164,6 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
         counts = np.multiply(images.sample_test(2, 0).class_probs, 20)
         self.assertAllClose(counts, [3, 3, 3, 3, 3, 2, 3])
 
-    def test_relabel(self):
-        images = self.labelled()
-        names = ("x", *"gfedcba")
-        numbers = [names.index(name) for name in images.class_names]
-        other = images.relabel(names)
-        self.assertEqual(other.class_names, names)
-        self.assertEqual(other.fingerprint, images.fingerprint)
-        for split, own in images.splits.items():
-            expected = np.take(numbers, own.labels)
-            self.assertAllEqual(other.splits[split].labels, expected)
-        plain = images.relabel(())
-        self.assertEqual(order(plain.batches("test", 5)), [*range(20)])
-        self.assertEqual(plain.fingerprint, numbered(20)[0].fingerprint)
-        self.assertEmpty(plain.class_probs)
-
     def test_fingerprint(self):
         """Of images, names and labels; what it was, and no matter the split."""
         fingerprints = {"x"}
@@ -195,12 +180,6 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen([f for f in fingerprints if f[:6] == "55ca94"], 1)
         held_out = self.labelled().hold_out(2, seed=0)
         self.assertEqual(held_out.fingerprint, self.labelled().fingerprint)
-
-    @parameterized.parameters([[0, 1, 2]], [[-1, 0, 1]])
-    def test_wrong_labels(self, labels):
-        message = f"from 0 to 1, got some from {min(labels)} to {max(labels)}"
-        with self.assertRaisesRegex(DataError, f"train images .* {message}"):
-            numbered(3, np.array(labels), "ab")
 
 
 class TrainingHashesTest(tf.test.TestCase, parameterized.TestCase):
@@ -243,17 +222,6 @@ class KeepBitsTest(tf.test.TestCase):
             numbered(2)[0].keep_bits(12)
 
 
-class MomentsTest(tf.test.TestCase):
-    def test_of_each_channel(self):
-        """In training, and of more images than a batch holds."""
-        rng = np.random.default_rng(0)
-        pixels = rng.normal([3.0, -9.0], [0.5, 7.0], size=(600, 2, 2, 2))
-        images = arrays.from_images(pixels, None, labels=np.arange(600) % 2)
-        train = images.take("train", range(images.num_train))
-        expected = train.mean(axis=(0, 1, 2)), train.std(axis=(0, 1, 2))
-        self.assertAllClose(images.moments(), expected, rtol=1e-5)
-
-
 class TakeTest(tf.test.TestCase):
     def test_some_of_a_split(self):
         images = numbered(300)[0].sample_test(7, seed=0)
@@ -270,13 +238,6 @@ class TakeTest(tf.test.TestCase):
 
 
 class BatchesTest(tf.test.TestCase, parameterized.TestCase):
-    def test_train_batches_are_whole(self):
-        images, _ = numbered(100)
-        batches = images.train_batches(8, seed=0, epoch=0)
-        expected = tf.TensorSpec((8, 2, 2, 1), tf.uint8)
-        self.assertEqual(batches.element_spec, expected)
-        self.assertEmpty(list(images.train_batches(101, seed=0, epoch=0)))
-
     def test_order_depends_on_seed_and_epoch_alone(self):
         """Not on what was read, nor on the global seed, which it leaves."""
         first, second = (numbered(100, flip=True)[0] for _ in range(2))

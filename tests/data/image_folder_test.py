@@ -17,7 +17,7 @@ from image_arrays import as_set
 from PIL import Image
 
 from tf_realnvp import data
-from tf_realnvp.data import image_folder, preprocessing
+from tf_realnvp.data import preprocessing
 from tf_realnvp.images import files as image_files
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError
@@ -337,20 +337,6 @@ class UnreadableTest(FolderTestCase):
             self.assertIn("Permission denied", self.failure())
 
 
-class DamageTest(FolderTestCase):
-    """What happened since the folder was read; `session_test` has the rest."""
-
-    def test_is_named(self):
-        for i in range(4):
-            write(self.root / f"{i}.png", (8, 8))
-        images, path = self.load(), self.root / "3.png"
-        path.unlink()
-        with self.assertRaisesRegex(
-            DataError, f"^an image of images .* {path}: .*No such file"
-        ):
-            self.read_all(images)
-
-
 class FingerprintTest(FolderTestCase):
     def setUp(self):
         super().setUp()
@@ -383,9 +369,3 @@ class FingerprintTest(FolderTestCase):
         write(other / "not in a split.png")
         images = data.load(str(other), image_size=4, flip=True)
         self.assertEqual(images.fingerprint, self.fingerprint)
-
-
-class SkippedTest(tf.test.TestCase):
-    def test_only_some_are_named(self):
-        line = image_folder.describe_skipped(dict.fromkeys("abcdefg", "no"))
-        self.assertRegex(line, r"^7 files .*a \(no\), .* e .*, \.\.\.$")

@@ -73,12 +73,9 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
         self.assertCountEqual(np.unique(grid), {*expected, 255})
 
     def test_many(self):
-        """They are magnified less, lest nothing can open the file."""
-        images = random_images(9, 8, 8, 1)
-        for limit, side in ((9 * 28**2 - 1, 56), (1, 28)):
-            with mock.patch.object(plots, "_MAX_PIXELS", limit):
-                shape = plots.image_grid(images).shape
-                self.assertEqual(shape, (side, side, 3))
+        """They are magnified less, so that programs can open the file."""
+        grid = plots.image_grid(np.zeros([20_000, 8, 8, 1], np.uint8))
+        self.assertBetween(grid.size / 3, 2**25, 2**26)
 
 
 class FilesTest(folders.FolderTestCase, parameterized.TestCase):

@@ -19,7 +19,6 @@ import small_models
 import tensorflow as tf
 import untraced
 from absl.testing import parameterized
-from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_realnvp.serving import export, metadata
 from tf_realnvp.utils.errors import UsageError
@@ -286,27 +285,6 @@ class OtherProgramsTest(ExportTestCase):
 
 
 class GraphTest(tf.test.TestCase, parameterized.TestCase):
-    def nodes(self, make):
-        saved_model = saved_model_pb2.SavedModel()
-        content = (small_models.saved(make) / "saved_model.pb").read_bytes()
-        saved_model.ParseFromString(content)
-        graph = saved_model.meta_graphs[0].graph_def
-        yield from graph.node
-        for function in graph.library.function:
-            yield from function.node_def
-
-    @parameterized.parameters(*MODELS)
-    def test_operations(self, name):
-        count = collections.Counter(
-            node.op for node in self.nodes(MODELS[name])
-        )
-        # All ranks are known, as ONNX and LiteRT want it.
-        self.assertEqual(count["Rank"], 0)
-        # The flow is there for density, encoding and decoding; all scales but
-        # the first and the last have two of these.
-        squeezes = count["SpaceToDepth"] + count["DepthToSpace"]
-        self.assertEqual(squeezes, 3 * (2 * MODELS[name]().num_scales - 3))
-
     @parameterized.parameters(
         ("serving_default", "images", (5, 1, 1, 1)),
         ("encode", "images", (4, 4, 1)),
@@ -355,7 +333,13 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             small_models.model().save(link)
         self.assertEqual(folders.contents(path), before)
         self.assertCountEqual(os.listdir(self.folder), ["model", "link"])
-        small_models.model().save(link)
+        model = small_models.model().clone()
+        model.metadata = {"dataset": "a", "source": "/a", "class_names": []}
+        model.save(link, {"dataset": "mnist"})
+        content = metadata.read(path)
+        self.assertEqual(content["dataset"], "mnist")
+        self.assertEqual(content["class_names"], [])
+        self.assertNotIn("source", content)  # It is that of another data set.
         self.assertTrue(link.is_symlink())
         self.assertFalse((path / "assets" / "old.txt").exists())
         self.assertCountEqual(os.listdir(self.folder), ["model", "link"])

@@ -129,16 +129,6 @@ class WorkersTest(folders.FolderTestCase):
             self.assertLen(stderr.splitlines(), bool(code), stderr)
         return outputs
 
-    def test_worker_that_does_not_begin(self):
-        """The other one learns of it."""
-        flags = ["--seed", 1]
-        processes = self.start_workers(
-            flags, [*flags, "--dataset", "./nowhere"]
-        )
-        (_, first), (_, second) = self.finish(processes, 1, 2)
-        self.assertIn(GONE, first)
-        self.assertIn("no such folder", second)
-
     def test_lost_worker(self):
         flags = ["--seed", 0, "--resume"]
         flags += ["--run_dir", "run", "--output_dir", "out"]

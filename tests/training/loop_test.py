@@ -1,7 +1,6 @@
 """Tests for loop: epochs of training, and what is evaluated after them."""
 
 import functools
-import itertools
 import math
 from unittest import mock
 
@@ -15,7 +14,6 @@ from small_models import (
     SmallModel,
     make_dataset,
     random_images,
-    same,
     same_weights,
     set_seed,
     values,
@@ -227,31 +225,6 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_steps_are_traced_once(self):
         self.assertEqual(self.num_traces, 2)  # Of training and evaluation.
-
-    def test_stopped_and_gone_on_with(self):
-        """Again and again: the same weights and metrics in the end."""
-        trainer = make_trainer()
-        # An evaluation that is stopped starts anew: it has two calls.
-        after_steps = mock.Mock(
-            side_effect=itertools.cycle([None, None, TimeoutError])
-        )
-        num_stops = 0
-        while True:
-            try:
-                loop.fit(
-                    trainer,
-                    self.dataset,
-                    2,
-                    BATCH_SIZE,
-                    after_steps=after_steps,
-                )
-                break
-            except TimeoutError:
-                num_stops += 1
-        self.assertGreater(num_stops, 2)
-        self.assertEqual(trainer.history, self.history)
-        weights = values(trainer.model.variables)
-        self.assertTrue(all(same(weights, self.weights)))
 
     # `max_steps`, and the number of steps after every epoch.
     @parameterized.parameters((2, [0, 2]), (3, [0, 2, 3]), (100, [0, 2, 4]))

@@ -7,12 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp.training.optimizers import (
-    FusedAdam,
-    Muon,
-    learning_rate,
-    orthogonalize,
-)
+from tf_realnvp.training import optimizers
 
 
 def run(optimizer, gradients):
@@ -31,7 +26,7 @@ def run(optimizer, gradients):
 
 class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
-        1e-3, 0.1, lambda: learning_rate(0.1, 9, 3, "cosine")
+        1e-3, 0.1, lambda: optimizers.learning_rate(0.1, 9, 3, "cosine")
     )
     def test_same_as_keras(self, rate):
         rng = np.random.default_rng(0)
@@ -41,7 +36,7 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         gradients[3] = 0.0
         first, second = (
             cls(rate() if callable(rate) else rate)
-            for cls in (keras.optimizers.Adam, FusedAdam)
+            for cls in (keras.optimizers.Adam, optimizers.FusedAdam)
         )
         expected, result = run(first, gradients), run(second, gradients)
         self.assertAllClose(result, expected, rtol=1e-6, atol=1e-6)
@@ -68,7 +63,7 @@ class MuonTest(tf.test.TestCase, parameterized.TestCase):
         rng = np.random.default_rng(0)
         shapes = [(3, 3, 2, 5), (3, 1, 1, 4, 6), (1, 1, 4, 6), (5,), ()]
         starts = [np.float32(rng.normal(size=shape)) for shape in shapes]
-        muon, adam = Muon(0.1), FusedAdam(0.1)
+        muon, adam = optimizers.Muon(0.1), optimizers.FusedAdam(0.1)
         variables, others = (
             [keras.Variable(start) for start in starts] for _ in range(2)
         )
@@ -102,7 +97,9 @@ class MuonTest(tf.test.TestCase, parameterized.TestCase):
     def test_of_a_dead_network(self, scale):
         """Its momenta decay."""
         matrices = np.random.default_rng(0).normal(size=(1, 64, 32))
-        found = orthogonalize(tf.constant(scale * matrices, tf.float32))
+        found = optimizers.orthogonalize(
+            tf.constant(scale * matrices, tf.float32)
+        )
         self.assertAllInRange(found, -1e-6, 1e-6)
 
 
@@ -122,6 +119,6 @@ class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
         ((1e-3, 2, 9, "cosine"), {0: 1e-4, 1: 2e-4}),
     )
     def test_rates(self, arguments, expected):
-        schedule = learning_rate(*arguments)
+        schedule = optimizers.learning_rate(*arguments)
         for step, rate in expected.items():
             self.assertAllClose(schedule(step), rate, rtol=1e-6, atol=1e-9)

@@ -45,14 +45,7 @@ from tf_realnvp.serving import weights as serving_weights
 from tf_realnvp.training import loop, metrics, recorder, training, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils import files, system
-from tf_realnvp.utils.errors import (
-    DataError,
-    Error,
-    FailureError,
-    ModelError,
-    UsageError,
-)
+from tf_realnvp.utils import errors, files, system
 from tf_realnvp.utils.progress import Progress
 
 COMMAND, PYTHON = DOORS = ("command", "python")
@@ -77,7 +70,7 @@ def command(**settings):
     return command_lines.call(train_main, *argv)
 
 
-class Killed(FailureError):
+class Killed(errors.FailureError):
     """Ends a training at once, as a kill does: nothing more is saved."""
 
 
@@ -132,7 +125,7 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
                 weights = model.means.numpy().tobytes()
             except KeyboardInterrupt:
                 error = "interrupted by SIGINT"
-            except Error as failure:
+            except errors.Error as failure:
                 error = str(failure).replace("`", "").replace("--", "")
         return Outcome(error, weights, stdout.getvalue())
 
@@ -261,10 +254,12 @@ class ResumeTest(TrainingTestCase):
         self.assertAllEqual(loaded.means.numpy().ravel(), means)
         self.assertEqual(loaded.metadata, data.load("digits").metadata)
         shutil.rmtree(RUN / "checkpoints")
-        with self.assertRaisesRegex(ModelError, "there is no checkpoint yet"):
+        with self.assertRaisesRegex(
+            errors.ModelError, "there is no checkpoint yet"
+        ):
             tf_realnvp.load(RUN)
         (RUN / "run.json").write_text("{}")
-        with self.assertRaisesRegex(UsageError, "run.json is damaged"):
+        with self.assertRaisesRegex(errors.UsageError, "run.json is damaged"):
             tf_realnvp.load(RUN)
 
     @both_doors()
@@ -452,7 +447,7 @@ class CommandTest(TrainingTestCase):
         # The last tenth of twelve steps.
         settings |= {"precision": "bfloat16", "float32_from": 11}
         self.assertContainsSubset(settings.items(), options.items())
-        error = DataError("none")
+        error = errors.DataError("none")
         with mock.patch.object(data, "load", side_effect=error) as load:
             command(
                 flip=True, data_dir="a", num_bits=4, image_size="4x6", seed=3

@@ -12,40 +12,6 @@ from tf_realnvp.utils import runtime, system
 from tf_realnvp.utils.errors import UsageError
 
 
-def allowed():
-    return tf.config.experimental.tensor_float_32_execution_enabled()
-
-
-class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.addCleanup(
-            tf.config.experimental.enable_tensor_float_32_execution, allowed()
-        )
-
-    @parameterized.product(before=[False, True], enabled=[False, True])
-    def test_only_inside(self, before, enabled):
-        """And so is the layout of graphs.
-
-        Or cuDNN's plans of training would serve in evaluation.
-        """
-        tf.config.experimental.enable_tensor_float_32_execution(True)
-        runtime.configure()
-        self.assertFalse(allowed())  # Commands do without.
-        tf.config.experimental.enable_tensor_float_32_execution(before)
-        options = tf.config.optimizer.get_experimental_options
-        layouts = ("layout_optimizer", "remapping")
-        with self.assertRaises(KeyboardInterrupt):
-            with runtime.tensor_float_32(enabled):
-                self.assertEqual(allowed(), enabled)
-                for name in layouts:
-                    self.assertEqual(options().get(name, True), not enabled)
-                raise KeyboardInterrupt
-        self.assertEqual(allowed(), before)
-        for name in layouts:
-            self.assertTrue(options().get(name, True))
-
-
 class SilenceTest(folders.FolderTestCase):
     def test_import(self):
         """Is silent, and what is written afterwards is seen."""
