@@ -14,20 +14,14 @@ import tf_realnvp
 from tf_realnvp import detection
 
 
-def train(on_epoch=None, **settings):
-    tf_realnvp.train(
-        small_models.displaced(0.0, num_couplings=(1, 1, 1), filters=2),
-        small_models.images(40),
-        max_steps=2,
-        batch_size=8,
-        on_epoch=on_epoch,
-        progress=False,
-        **settings,
-    )
+def train(model, **settings):
+    settings |= {"max_steps": 2, "batch_size": 8, "progress": False}
+    tf_realnvp.train(model, small_models.images(40), **settings)
 
 
 def train_recomputing():
-    train(recompute=True, accumulate=2, ema=0.5, num_validation=8)
+    model = small_models.displaced(0.0, num_couplings=(1, 1, 1), filters=2)
+    train(model, recompute=True, accumulate=2, ema=0.5, num_validation=8)
 
 
 def interrupt():
@@ -35,8 +29,10 @@ def interrupt():
         if metrics.step:
             raise KeyboardInterrupt
 
+    model = small_models.SmallModel()
+    model.offset.assign([1.0])  # It needs no data-dependent initialization.
     with contextlib.suppress(KeyboardInterrupt):
-        train(stop)
+        train(model, on_epoch=stop)
 
 
 def fail_to_trace():
