@@ -30,7 +30,6 @@ from tf_realnvp.utils.errors import DataError, ModelError, UsageError
 
 class NamesTest(tf.test.TestCase):
     def test_all_are_there(self):
-        """Also where nobody has imported them."""
         self.enterContext(mock.patch.dict(vars(tf_realnvp)))
         for name in {*tf_realnvp.__all__} - {"__version__"}:
             vars(tf_realnvp).pop(name, None)
@@ -50,7 +49,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         small_models.saved(small_models.conditional)
 
     def test_damaged(self):
-        """Of another size than its weights are."""
+        """The sizes of the weights do not fit the metadata."""
         path = small_models.copied(self.path, self.folder, filters=6)
         with self.assertRaisesRegex(ModelError, "weights in .* cannot be read"):
             tf_realnvp.load(path)
@@ -66,7 +65,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         (("bee", "dog", "cat"), [2, 1, 0]), ((), [0, 1, 2])
     )
     def test_classes_go_by_their_names(self, class_names, expected):
-        """Those of other names get what is left."""
+        """Classes with new names get the weights that are left."""
         self.assertEqual(small_models.CLASS_NAMES, ("cat", "dog", "old cow"))
         old = small_models.conditional()
         model = old.clone()
@@ -178,7 +177,7 @@ class TrainTestCase(untraced.UntracedTestCase, parameterized.TestCase):
 
 class TrainTest(TrainTestCase):
     def test_course(self):
-        """From what the images are, to where it is interrupted."""
+        """Training starts from the images and ends in the callback."""
         model = SmallModel()
         start = model.clone()
         self.assertTrue(model.is_identity())
@@ -209,7 +208,7 @@ class TrainTest(TrainTestCase):
         self.assertFalse(any(same(values(plain.variables), weights)))
 
     def test_start_that_is_cut_short(self):
-        """The model is as new, so that the next training starts from data."""
+        """The model is as before, so that the next training can start anew."""
 
         def initialize(model, *unused):
             fast_command.initialize(model, *unused)
@@ -246,7 +245,7 @@ class TrainTest(TrainTestCase):
         )
 
     def test_scope_of_the_model(self):
-        """Elsewhere it would train on one replica of two, or not at all."""
+        """In another scope, replicas would not be trained together."""
         model = SmallModel()
         strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
         with strategy.scope():
@@ -272,7 +271,7 @@ class LabelsTest(TrainTestCase):
         return data.arrays.from_images(self.images, 17, labels=self.labels)
 
     def test_same_of_all_kinds_of_data(self):
-        """By the names of the classes, in whatever order they are."""
+        """Labels are matched by the names of their classes."""
         shifts = []
         for images, labels, names, expected in (
             (self.images, self.labels, None, "012"),
@@ -325,7 +324,7 @@ class RunDirTest(TrainTestCase):
     """What runs keep that only Python has; `session_test` has the rest."""
 
     def test_weights_that_no_seed_gives(self):
-        """A run that begins with them can go on from its start."""
+        """A run keeps the initial weights, and can be resumed from them."""
         model = SmallModel()
         model.offset.assign([5.0])
         expected = model.clone()
@@ -342,7 +341,7 @@ class RunDirTest(TrainTestCase):
         self.assertAllEqual(model.means, expected.means)
 
     def test_frozen_parts(self):
-        """They stay so where a run goes on."""
+        """They are still frozen when a run is resumed."""
         whole = SmallModel()
         parts = whole.clone()
         for model in (whole, parts):
@@ -355,7 +354,7 @@ class RunDirTest(TrainTestCase):
         self.assertAllEqual(parts.offset, [0.0])
 
     def test_error_of_a_callback(self):
-        """It is the caller's own, though writing to the run has such, too."""
+        """It is not reported as an error of writing to the run."""
         with self.assertRaisesRegex(OSError, "no printer"):
             self.train(
                 SmallModel(),

@@ -152,7 +152,7 @@ def given(bijector, condition):
 
 class ConditionTest(tf.test.TestCase):
     def test_one_tensor_under_two_conditions(self):
-        """The cache holds both, in whatever order they are asked for."""
+        """The cache distinguishes the conditions."""
         bijector, x = flow(), normal([3, *IMAGE]) + 2.0
         networks = [part.network for part in couplings_of(bijector)]
         conditions = normal([3, 8]), normal([3, 8], seed=1)
@@ -191,7 +191,7 @@ class ConditionTest(tf.test.TestCase):
 class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
     @over_bijectors
     def test_values_and_log_dets(self, make, latent, image):
-        """One way undoes the other, and all log-dets are the Jacobian's."""
+        """Forward and inverse match, and so do log-dets and Jacobians."""
         bijector, condition = make(), normal([8])
         kwargs = given(bijector, condition)
         fldj = functools.partial(
@@ -258,7 +258,7 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
 
     @over_bijectors
     def test_shapes_without_values(self, make, latent, image):
-        """Of a batch of unknown size, and of events alone."""
+        """Static shapes are known for batches of unknown size."""
         bijector = make()
         for function, shape, expected in (
             (bijector.forward, latent, image),
@@ -279,7 +279,7 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
 
     @with_networks
     def test_every_network_runs_once(self, make, latent, image, num_networks):
-        """Value and log-det together cost one evaluation."""
+        """The value and the log-det together take one evaluation."""
         bijector = make()
         inputs = [part.network.inputs for part in couplings_of(bijector)]
         zero, one = tf.constant([0.0, 1.0], tf.float64)
@@ -360,7 +360,7 @@ class SigmoidTest(tf.test.TestCase):
 
 class KeptTest(tf.test.TestCase):
     def test_passes_bit_for_bit(self):
-        """What is factored out, whatever it is; in a coupling, any number."""
+        """The part that is kept or factored out does not change."""
         numbers = np.float32([1e-37, -1e-37, 1e38, -1e38, 1 / 3, -0.1, 7.0, 1])
         special = np.float32([-0.0, np.inf, -np.inf, np.nan, 1e-40, 0, 2, 3])
         even, half = np.arange(16) % 2 == 0, np.arange(16) >= 8

@@ -106,7 +106,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
 
 class DataDescriptionTest(tf.test.TestCase):
     def test_differences(self):
-        """All count but the frequencies, which follow from the labels."""
+        """Class frequencies do not count, as they follow from the labels."""
         other = DataDescription((4, 6, 3), 16, 2000, 1, "b", ("b",), (0.3,))
         found = DATA.differences(other)
         self.assertLen(found, 6)

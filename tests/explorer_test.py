@@ -304,7 +304,7 @@ class PageTest(folders.FolderTestCase):
         self.assertEmpty(self.errors)
 
     def test_move(self):
-        """The pad moves all latents, the coarse or the fine ones of A."""
+        """The pad moves all latents, or the coarse or fine ones of A."""
         model, page = small_models.deep(), self.open()
         self.wait(page, "#step-value", "of [0-9]")
         for number in (8, 5, 2):  # B to D, and A, of the same class.

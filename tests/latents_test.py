@@ -17,7 +17,7 @@ def random_latents(*shape, seed=0):
 class SlerpTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(1e-3, 0.1, 1.0, math.pi / 2, 3.0)
     def test_arc(self, angle):
-        """Known points: those that a rotation of the start passes through."""
+        """The points are those of a rotation."""
         start, across = 7.0 * np.linalg.qr(random_latents(16, 2))[0].T
 
         def rotated(angle):

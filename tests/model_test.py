@@ -226,7 +226,6 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
 class GraphTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters("deep", "variational_classes")
     def test_each_network_runs_once(self, name):
-        """For a density, all in all, and for a sample."""
         model = shared(name)
         noise = 0 if model.dequantization == "uniform" else 4 * (2 + 3)
         couplings = len(model.couplings) * (2 + 3 * model.num_blocks)
@@ -240,7 +239,7 @@ class GraphTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(graphs.count_ops(concrete, "Conv2D"), expected)
 
     def test_same_as_in_eager_mode(self):
-        """In a graph the cache must not hand tensors out of a loop."""
+        """The cache does not leak tensors out of loops."""
         model = shared("variational_classes")
         images = random_images(4, model)
 
@@ -320,7 +319,7 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
             variable.assign(variable - 0.5)
 
     def test_variational_dequantization(self):
-        """Noise that is learned changes densities, and nothing else."""
+        """Learned noise changes nothing but the density."""
         learned = shared("variational")
         config = learned.get_config() | {"dequantization": "uniform"}
         uniform = RealNVP(**config)
@@ -339,10 +338,10 @@ class EagerDensityTest(tf.test.TestCase):
     """With networks that are traced, as users have them."""
 
     def test_follows_weights(self):
-        """No value may be left over from before, though the point is the same.
+        """The density is not taken from the cache when weights have changed.
 
-        TFP's bijectors cache, and do not see when Keras's variables change: as
-        long as the latents are there, TFP knows them by the weights of then.
+        TFP's bijectors do not see that Keras variables change, and keep the
+        latents of a point as long as they exist.
         """
         model = make_model()
         points = tf.constant(small_models.points(2, model))
@@ -359,7 +358,7 @@ class EagerDensityTest(tf.test.TestCase):
         self.assertIs(model.bijector.inverse(points), kept)
 
     def test_traces(self):
-        """From the second size of a batch on there are no more."""
+        """After the second batch size nothing is traced."""
         model = make_model((4, 8, 1), num_couplings=(1, 1, 1))
         model.log_prob(random_images(1, model))
         model.log_prob(random_images(2, model))
@@ -416,7 +415,7 @@ class SeedTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen({value.tobytes() for value in fresh}, 6)
 
     def test_noise_of_each(self):
-        """It is what the image has alone, with its seed."""
+        """An image gets the noise that it has alone with its seed."""
         model = shared()
         images, seeds = random_images(4, model), [5, 5, -(2**63), 2**40]
         alone = [
@@ -548,7 +547,7 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertAllClose(posterior, joint - mixture[:, None], atol=1e-3)
 
     def test_distribution(self):
-        """It takes labels by that name, as the methods do."""
+        """It takes labels as the methods do."""
         model, labels = shared("classes"), tf.constant(LABELS)
         points = tf.constant(small_models.points(4, model))
         expected = model.log_density(points, labels)
@@ -615,7 +614,7 @@ class CodingTest(tf.test.TestCase):
         self.assertAllEqual(compiled_decode()(latents), levels)
 
     def test_far_latents_give_extreme_levels(self):
-        """Clipped, not wrapped around."""
+        """Values are clipped and do not wrap around."""
         signs = np.random.default_rng(0).choice([-1, 1], [50, 2, 2, 4])
         for size in (1e6, 1e12, 1e24):
             images = compiled_decode()(tf.constant(size * signs, tf.float32))

@@ -62,7 +62,7 @@ class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
     def test_another_backend_of_keras(self):
-        """It is named where the package is imported."""
+        """The import names the backend."""
         with (
             mock.patch.object(keras.config, "backend", return_value="jax"),
             self.assertRaisesRegex(ImportError, "is jax: set the environment"),

@@ -112,7 +112,7 @@ class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(4096, None)
     def test_training(self, num_colors):
-        """Nearer to the entropy than a Gaussian of each pixel."""
+        """The loss is lower than that of independent Gaussian pixels."""
         deviation = 0.5 if num_colors is None else 0.08 * num_colors
         of_pixels = np.log(deviation * np.sqrt(3.0 * 2.0 * np.pi * np.e))
         bound = Values(num_colors).from_nats(of_pixels)
@@ -120,7 +120,7 @@ class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(4096, None)
     def test_saved(self, num_colors):
-        """What TensorFlow and `load` read gives what the model gives."""
+        """The SavedModel gives the same results as the model."""
         model = live(num_colors)
         other = small_models.loaded_from(saved(num_colors))
         images = fields(100, num_colors, seed=1)
@@ -160,7 +160,7 @@ class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
             measure(images.astype(np.uint8))
 
     def test_restoration(self):
-        """The density is that of the latents of the images that are found."""
+        """The density belongs to the restored images."""
         model = live(None)
         images = fields(20, None, seed=3)
         mask = np.zeros([4, 4, 1], bool)
@@ -286,7 +286,7 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertRegex(stdout, r"AUROC 0\.[6-9]|AUROC 1")
 
     def test_levels_of_fewer_bits(self):
-        """A data set, or file, of fewer bits has the same levels."""
+        """Images with fewer bits are read with the model's levels."""
         path = self.use_model(4096)
         images = fields(60, 4096)
         np.save("dark.npy", images // 8)
@@ -348,7 +348,7 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
             trained(num_colors)
 
     def test_standardization(self):
-        """By the training images, to rounding; it is not trained."""
+        """The moments are those of the training images."""
         dataset = tf_realnvp.data.arrays.from_images(fields(400, None), None)
         train = dataset.take("train", range(dataset.num_train))
         [moments] = [v for v in live(None).variables if v.name == "moments"]
@@ -371,7 +371,7 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     @parameterized.parameters(0.0, 12.22, 1e8)
     def test_constant_channel(self, value):
-        """It has no density."""
+        """Such images have no density."""
         images = np.random.default_rng(0).normal(size=(60, 4, 4, 2))
         images[..., 1] = value
         model = tf_realnvp.RealNVP((4, 4, 2), None, **ARCHITECTURE)
@@ -403,7 +403,7 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertNotIn("bits_per_dim", header)
 
     def test_pytorch(self):
-        """The file has no standardization, as it has no number of levels."""
+        """PyTorch's files have no standardization."""
         model = small_models.displaced(
             *(0.2, SHAPE, None), num_couplings=(3, 3, 4), filters=2
         )

@@ -237,7 +237,7 @@ class LatentsTest(CommandsTestCase):
         self.assertLen(os.listdir(), 5)
 
     def test_in_a_process_of_its_own(self):
-        """Nothing of TensorFlow's log is to be seen."""
+        """TensorFlow's log is not shown."""
         result = command_lines.run(
             self.folder,
             *("-m", "tf_realnvp", "interpolate", self.path, "a.png", "b.png"),
@@ -307,7 +307,7 @@ class EvaluateTest(CommandsTestCase):
         ((), 360, 64, 1, 0), (("--dataset", "DIGITS"), 20, 8, 5, 7)
     )
     def test_bits(self, flags, num_images, batch_size, num_draws, seed):
-        """On test images of what the model was trained on, by default."""
+        """The default is the test set of the model's own data set."""
         if flags:
             flags += ("--max_images", num_images, "--batch_size", batch_size)
             flags += ("--importance_samples", num_draws, "--seed", seed)
@@ -327,7 +327,7 @@ class EvaluateTest(CommandsTestCase):
         names=(("0", "1", "2"), ("1", "0", "2")), num_draws=(1, 2)
     )
     def test_classes(self, names, num_draws):
-        """Labels go by the names of the classes; not all need be there."""
+        """Labels are matched by the names of their classes."""
         self.use_model("classes")
         self.enterContext(mock.patch.object(self.model, "class_names", names))
         images = small_models.images(20)
@@ -358,7 +358,6 @@ class EvaluateTest(CommandsTestCase):
         )
 
     def test_classes_that_the_model_lacks(self):
-        """`image_sets_test` has other data sets that do not fit."""
         self.use_model("classes")
         result = call("evaluate", self.path, "--dataset", "digits")
         message = "argument --dataset: no class '0', but cat, dog, old cow"
@@ -374,7 +373,7 @@ class EvaluateTest(CommandsTestCase):
         return folder, model
 
     def test_folder(self):
-        """Its images get the size and the bits of the model's."""
+        """The images are read in the model's size and number of levels."""
         folder, model = self.folder_of_images(
             "train/a.png", "test/b.png", "test/c.png"
         )

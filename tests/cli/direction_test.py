@@ -31,7 +31,7 @@ class DirectionTest(ModelTestCase):
         ("plain", None), ("classes", None), ("classes", "dog")
     )
     def test_direction(self, kind, name):
-        """Images are moved within their classes."""
+        """Images stay in their classes."""
         self.use_model(kind)
         # So alike that it counts which ones the direction is taken from.
         sides = self.decoded(20, 0.1), self.decoded(20, -0.1)
@@ -79,7 +79,7 @@ class DirectionTest(ModelTestCase):
 
     @parameterized.parameters((9, 4, 0), (9, 4, 1), (3, 3, 0))
     def test_no_images_to_move(self, num_images, num_rows, seed):
-        """Some of those that do not have it are shown."""
+        """Some of the images of --without are moved."""
         absent = self.decoded(num_images, -1.0)
         self.write("present", self.decoded(num_images, 1.0))
         self.write("absent", absent)

@@ -79,7 +79,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     @parameterized.parameters("split.npz", "in")
     def test_what_the_model_was_trained_on(self, name):
-        """Its splits are kept apart, wherever it is now."""
+        """Its splits are kept apart, even if it was moved."""
         self.write_classes()
         own = data.load(name)
         for moved in (None, name, f"./moved-{name}"):
@@ -99,7 +99,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     @parameterized.parameters("whole.npz", "b:c")
     def test_what_has_training_images(self, name):
-        """It has grown: what is new is on either side."""
+        """The training images are left out of a set that has grown."""
         self.write_classes()
         np.savez("whole.npz", images=IMAGES[:20])
         own = data.load(name)
@@ -119,7 +119,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         *("train.npy", "in/train", "larger", "larger.npy", "larger.npz:1")
     )
     def test_test_images_that_were_trained_on(self, name):
-        """Known by their files, or by their pixels if encoded anew."""
+        """They are known by their files, or by their pixels."""
         self.write_classes()
         own, images = data.load("in"), IMAGES.repeat(2, 1).repeat(2, 2)
         np.save("train.npy", IMAGES[:20])
@@ -136,7 +136,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEmpty(stderr.getvalue())
 
     def test_some(self):
-        """They are drawn by the seed."""
+        """The seed decides which ones."""
         self.write("in", range(30))
         first, again, other = (
             self.load("in", maximum=9, seed=seed) for seed in (1, 1, 2)

@@ -93,7 +93,6 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.configure.assert_called_once_with(3, 1, True)
 
     def test_batch_and_seed_are_kept(self):
-        """The seed was drawn."""
         before = self.config("--batch_size", 40)
         expected = dataclasses.replace(before, accumulate=34)
         self.assertEqual(self.config("--accumulate", 34), expected)
@@ -110,14 +109,14 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         ("--filters 64", 64, 2, None),
     )
     def test_processors(self, flags, cores, num_cpus, num_threads):
-        """Small models are fastest with one thread, others in two parts."""
+        """Small models train fastest on one thread."""
         with mock.patch.object(system, "num_cores", lambda: cores):
             self.config(*flags.split())
         self.configure.assert_called_with(num_cpus, num_threads, False)
 
     @parameterized.parameters("CIFAR10", "CelebA", "digits")
     def test_help(self, dataset):
-        """What it says of defaults is so."""
+        """The help states the actual defaults."""
         code, stdout, stderr = call("--help")
         self.assertEqual((code, stderr), (0, ""))
         flags = re.split(r"(?m)^  --(?=\w)", stdout)[1:]
@@ -153,7 +152,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertIn("TF_CONFIG: [Errno 98] Address already in use", stderr)
 
     def test_workers_meet_before_one_of_them_is_refused(self):
-        """Else the others would wait for it."""
+        """Otherwise the other workers would wait for it."""
         pathlib.Path("other").mkdir()
         pathlib.Path("other", "run.json").write_text("{}")
         argv = ("--seed", 3, "--resume", "--run_dir", "other")
@@ -192,7 +191,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
 
 class WordsTest(tf.test.TestCase):
     def test_any_value(self):
-        """Whatever a flag is given, it makes sense or gets one line."""
+        """Any value of a flag is accepted, or refused in one line."""
         parser, configs = arguments.Parser(prog="run.py"), []
         run = runs.Run(pathlib.Path("new"))
         train.add_flags(parser)

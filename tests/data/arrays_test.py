@@ -174,7 +174,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         (np.int64, 256), (">i2", 4096), (np.uint32, 65536)
     )
     def test_integers_of_any_dtype(self, dtype, num_colors):
-        """They are as those of the dtype of so many levels."""
         pixels = images(20, 4, 4, 1, num_colors=num_colors)
         pixels[0] = num_colors - 1
         same = arrays.from_images(pixels, num_colors)
@@ -202,7 +201,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters((None, ()), (3, (1,)))
     def test_pipelines(self, batch_size, as_keras):
-        """They are as an array of the same images and labels."""
+        """A pipeline gives the same data set as an array."""
         content = images(20, 4, 4, 1, num_colors=9)
         labels = (np.arange(20) % 3).reshape(20, *as_keras)
         # Of unknown length.
@@ -229,7 +228,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(plain.fingerprint, alone.fingerprint)
 
     def test_another_order_in_each_pass(self):
-        """Else images would be for testing in one, for training in another."""
+        """Test images of one pass would be training images of the next."""
         elements = pipeline(images(60, 4, 4, 1))
         fixed = elements.shuffle(60, 0, reshuffle_each_iteration=False)
         arrays.from_tf_data(fixed)
@@ -243,7 +242,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
                 arrays.from_tf_data(changing, num_classes=num_classes)
 
     def test_order_of_pytorch(self):
-        """It would train on nonsense; others and many channels may be meant."""
+        """The model would train on nonsense."""
         for shape in ((4, 6, 3), (8, 8, 8), (2, 8, 8), (4, 4, 8)):
             dataset = arrays.from_images(images(20, *shape))
             self.assertEqual(dataset.image_shape, shape)

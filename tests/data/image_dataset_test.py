@@ -108,7 +108,7 @@ class SameForEverTest(tf.test.TestCase):
 
 class SampleTestImagesTest(tf.test.TestCase):
     def test_are_drawn(self):
-        """In their order, with their labels, and from all of them."""
+        """They keep their order and their labels."""
         labels = np.arange(100) // 50
         images, _ = numbered(100, labels, "ab")
         some = images.sample_test(20, seed=3)
@@ -165,7 +165,7 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(counts, [3, 3, 3, 3, 3, 2, 3])
 
     def test_fingerprint(self):
-        """Of images, names and labels; what it was, and no matter the split."""
+        """It depends on images, names and labels, but not on the split."""
         fingerprints = {"x"}
         for names, labels in (
             ((), None),
@@ -185,7 +185,7 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
 class TrainingHashesTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(False, True)
     def test_sample(self, has_hashes):
-        """Of all images but those for testing."""
+        """It is of all images but the test images."""
         self.enter_context(mock.patch.object(hashing, "SKETCH_SIZE", 3))
         dataset, decoded = numbered(9, has_records=not has_hashes)
         numbers, files = [0, 1, 2], []
@@ -239,7 +239,7 @@ class TakeTest(tf.test.TestCase):
 
 class BatchesTest(tf.test.TestCase, parameterized.TestCase):
     def test_order_depends_on_seed_and_epoch_alone(self):
-        """Not on what was read, nor on the global seed, which it leaves."""
+        """It neither depends on the global seed nor changes it."""
         first, second = (numbered(100, flip=True)[0] for _ in range(2))
         tf.random.set_seed(1)
         expected = order(first.train_batches(8, seed=3, epoch=5))
@@ -256,7 +256,7 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters((5, None), (5, 10), (12, 10), (13, None))
     def test_skip_goes_on(self, skip, shuffle_buffer):
-        """And decodes nothing of what it leaves out."""
+        """Skipped images are not decoded."""
         images, decoded = numbered(100, shuffle_buffer=shuffle_buffer)
         batches = images.train_batches(8, seed=0, epoch=1, skip=skip)
         self.assertLen(batches, max(12 - skip, 0))
@@ -277,7 +277,7 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
             self.assertLess(i, place + 10)
 
     def test_initial_images(self):
-        """As many up to 64x64; more would take too much memory of larger."""
+        """There are fewer of large images, which take more memory."""
         for width, number in ((64, 128), (66, 124), (2048, 8)):
             shape = (64, width, 1)
             images = np.zeros([200, *shape], np.uint8)
@@ -287,7 +287,7 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
     def test_images_are_decoded_once(self):
-        """Those that are dropped, too, and if a pass stops early."""
+        """This holds for dropped images, and if a pass ends early."""
         images, decoded = numbered(100)
         list(images.train_batches(8, seed=0, epoch=0).take(1))
         self.assertLess(decoded, 100)
@@ -321,7 +321,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters((2**30, False), (2**30, True), (0, False))
     def test_is_freed(self, cache_bytes, is_decoded):
-        """After the last pipeline and iterator: TensorFlow keeps nothing."""
+        """Nothing is kept after the last pipeline and iterator."""
         self.enter_context(
             mock.patch.object(image_dataset, "MAX_CACHE_BYTES", cache_bytes)
         )

@@ -185,7 +185,7 @@ class NothingThereTest(TfdsTestCase):
         (200, None, "Name or service not known"),  # It breaks off.
     )
     def test_help(self, status, words, reason):
-        """It names the homepage and the files that are still missing."""
+        """The message names the homepage and the missing files."""
         self.manual.mkdir()
         there = self.manual / "list_eval_partition.txt"
         if status is None:
@@ -237,7 +237,7 @@ class AnyDatasetTest(TfdsTestCase):
             self.load(labels=True)
 
     def test_celeba(self):
-        """Of which the middle is used."""
+        """The central part of each image is used."""
         train, test = (random_images(n, 218, 178, 3) for n in (3, 2))
         self.store({"train": train, "test": test}, name="celeb_a")
         for name in ("celeba", "celeb_a", "CelebA:1.0.0"):

@@ -94,7 +94,6 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         return save.call_args.args[0]
 
     def test_histograms(self):
-        """Each set under its own name."""
         scores = {"a": (np.zeros(9), np.ones(7)), "b": (np.ones(9), np.ones(7))}
         figure = self.figure_of(plots.save_histograms, scores, ("good", "bad"))
         first = figure.axes[0]
@@ -119,7 +118,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertGreater(count_colours(read_png(self.path)), 50)
 
     def test_settings_of_users(self):
-        """Astronomers have images begin at the bottom, and write in TeX."""
+        """Astronomers put the origin at the bottom, and use TeX."""
         images = random_images(4, 8, 8, 1)
         maps = np.linspace(0, 5, 4 * 64).reshape(4, 8, 8)
         own = {"image.origin": "lower", "text.usetex": True, "axes.grid": True}

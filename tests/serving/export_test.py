@@ -108,7 +108,7 @@ class FunctionsTest(ExportTestCase):
 
     @parameterized.parameters("plain", "classes")
     def test_types_of_arguments(self, model):
-        """The same, in another dtype, in Python's lists, and by position."""
+        """Lists, other dtypes and positional arguments are accepted."""
         loaded = small_models.loaded(MODELS[model])
         for name, arguments in calls(MODELS[model](), 3):
             if model == "classes" and name not in ("sample", "encode"):
@@ -133,7 +133,7 @@ class FunctionsTest(ExportTestCase):
 
     @parameterized.parameters("plain", "classes")
     def test_without_seed(self, name):
-        """Noise is fresh, and the density is that of some noise."""
+        """The noise is fresh in each call."""
         model, loaded = MODELS[name](), small_models.loaded(MODELS[name])
         images = small_models.images(5)
         draws = model.log_prob(np.tile(images, [64, 1, 1, 1]), 0)
@@ -175,7 +175,7 @@ class SignaturesTest(ExportTestCase):
         return results[output]
 
     def test_labels(self):
-        """One is for all, and -1 is drawn."""
+        """A single label is for all images, and -1 draws one."""
         model = small_models.conditional()
         loaded = small_models.loaded(small_models.conditional)
         arguments = {"n": 4, "temperature": 1.0, "seed": 3}
@@ -192,7 +192,7 @@ class SignaturesTest(ExportTestCase):
             self.assertAllEqual(images, model.sample(4, 1.0, 3, expected))
 
     def test_classes(self):
-        """By noise of their own, so in the mean only."""
+        """Without a seed, only the means agree."""
         model = small_models.conditional()
         loaded = small_models.loaded(small_models.conditional)
         images = np.repeat(small_models.images(1), 500, axis=0)
@@ -247,7 +247,7 @@ class BadArgumentsTest(ExportTestCase):
 
 class OtherProgramsTest(ExportTestCase):
     def test_without_this_package(self):
-        """Another program gets the same with a seed, else what is fresh."""
+        """Results agree if there is a seed, and differ otherwise."""
         model, loaded = small_models.model(), small_models.loaded()
         images = functions(model, 5)["encode"]["images"]
         latents = functions(model, 5)["decode"]["latents"]
@@ -291,7 +291,7 @@ class GraphTest(tf.test.TestCase, parameterized.TestCase):
         ("decode", "latents", (5, 1, 2, 4)),
     )
     def test_shapes_that_only_a_run_shows(self, name, argument, shape):
-        """They are errors before the flow, which could broadcast some."""
+        """They are refused, as the flow might broadcast them."""
         dtype = tf.float32 if argument == "latents" else tf.uint8
         with self.assertRaisesRegex(
             tf.errors.InvalidArgumentError,

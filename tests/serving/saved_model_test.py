@@ -62,7 +62,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(PLAIN, CLASSES)
     def test_latents(self, make):
-        """In batches, as whole ones; labels are those of the scores."""
+        """Batches do not change the results."""
         loaded, images = small_models.opened(make), small_models.images(70)
         latents, labels = loaded.encode_likeliest(images)
         self.assertAllEqual(labels, loaded.score_each(images, 0).label)

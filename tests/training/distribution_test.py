@@ -79,7 +79,7 @@ class SameTrainingTest(tf.test.TestCase):
         self.assertAllEqual(first, second)
 
     def test_what_workers_agree_on(self):
-        """Whatever they have, both say the same, and both go on."""
+        """Both workers report the same, and go on."""
         differs = "worker 1 differs from worker 0: `it` {} instead of {}; all "
         differs += "workers must train alike"
         expected = [

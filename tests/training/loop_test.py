@@ -123,7 +123,7 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(loss, test_losses[2])
 
     def test_cut_short_within_an_epoch(self):
-        """The best so far was evaluated; what came after it was not."""
+        """The result is the best epoch that was evaluated."""
         cut = self.make()
         cut.max_steps_per_call = 1
         with self.assertRaises(StopIteration):
@@ -136,7 +136,7 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertTrue(same_weights(cut.result_model(), best))
 
     def test_cut_short_while_the_best_is_kept(self):
-        """It is then the model as it is, and no mixture of two epochs."""
+        """The result is not a mixture of two epochs."""
         trainer = self.fit(1)
         *_, last = trainer.state["best"]
         for variable in trainer.model.variables:
@@ -151,7 +151,7 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertTrue(same_weights(trainer.result_model(), trainer.model))
 
     def test_best_part_of_an_epoch_that_goes_on(self):
-        """What is no longer in the history is not the result."""
+        """The result is always in the history."""
         # One step before it leaps, the best of all.
         trainer = self.fit(epochs=4, max_steps=7)
         loss = trainer.history[-1].validation_loss
@@ -252,7 +252,7 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(loss, total / NUM_TEST, rtol=1e-6)
 
     def test_some_test_images_on_the_way(self):
-        """They are drawn by the seed; at the end it is all of them."""
+        """The last epoch is tested on all images."""
         self.enterContext(mock.patch.object(loop, "MAX_TEST_IMAGES", 5))
         trainer, losses = make_trainer(), []
         some = self.dataset.sample_test(5, trainer.seed)

@@ -59,7 +59,7 @@ def to_one(values):
 
 class MuonTest(tf.test.TestCase, parameterized.TestCase):
     def test_against_numpy(self):
-        """Of kernels, tall, wide and stacked; all others as by Adam."""
+        """Other variables than kernels are updated as by Adam."""
         rng = np.random.default_rng(0)
         shapes = [(3, 3, 2, 5), (3, 1, 1, 4, 6), (1, 1, 4, 6), (5,), ()]
         starts = [np.float32(rng.normal(size=shape)) for shape in shapes]
@@ -95,7 +95,7 @@ class MuonTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(1e-17, 1e-18, 1e-19)
     def test_of_a_dead_network(self, scale):
-        """Its momenta decay."""
+        """Momenta that decay to zero give no update."""
         matrices = np.random.default_rng(0).normal(size=(1, 64, 32))
         found = optimizers.orthogonalize(
             tf.constant(scale * matrices, tf.float32)

@@ -133,7 +133,7 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertAllClose(trainer.mean_gradient_norm, norm, rtol=1e-4)
 
     def test_parts_of_a_batch(self):
-        """They are computed one by one, or they would not save memory."""
+        """They are computed one after the other to save memory."""
         sizes = []
 
         class Model(SmallModel):
@@ -145,7 +145,7 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(sizes, [1, 1, 2])
 
     def test_noise(self):
-        """Each step, seed and batch of an evaluation has its own."""
+        """Each step, seed and batch of an evaluation has other noise."""
         model = SmallModel()
         seeds = []
         for seed in (0, 1):
@@ -168,7 +168,7 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(seeds[:4], SEEDS_OF_SEED_0)
 
     def test_running_total(self):
-        """The sum has the same bits, however many batches a call takes."""
+        """The sum is the same for any number of batches in a call."""
         trainer = Trainer(SmallModel())
         whole = evaluate(trainer, num_batches=3)
         batches = tf.data.Dataset.from_tensors(IMAGES).repeat(3).enumerate()
@@ -180,7 +180,7 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 class SkippedTest(untraced.UntracedTestCase):
     def test_gradient_that_is_not_finite(self):
-        """Though the loss is: the weights stay as they are."""
+        """The weights do not change."""
         trainer = Trainer(NoGradient(), learning_rate=0.1)
         before = values(trainer.model.variables)
         self.assertTrue(math.isfinite(evaluate(trainer)))
@@ -190,7 +190,7 @@ class SkippedTest(untraced.UntracedTestCase):
         self.assertTrue(math.isnan(trainer.mean_loss))
 
     def test_many_in_a_row(self):
-        """No more are tried, though training was interrupted among them."""
+        """Training fails, even if it was interrupted among them."""
 
         class Model(SmallModel):
             pass
@@ -215,7 +215,7 @@ class SkippedTest(untraced.UntracedTestCase):
 
 class WeightsTest(untraced.UntracedTestCase):
     def test_frozen(self):
-        """What is not trained stays, and the rest is the same average."""
+        """Frozen weights stay the same in the model and the average."""
         model = moved()
         model.networks[1].trainable = False
         model.couplings[0].rescale.trainable = False
@@ -266,7 +266,7 @@ class WeightsTest(untraced.UntracedTestCase):
 class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters(((5,),), ((3, 2),), ((1, 3, 1),))
     def test_ends_in_float32(self, calls):
-        """As if it were stopped after three steps and resumed in float32."""
+        """It is as if training were resumed in float32."""
         weights = []
         for settings in (
             [("bfloat16", None, 3), ("float32", None, 2)],
@@ -330,7 +330,7 @@ class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
 class ConfigTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters((None, 6), (4, 4), (99, 6))
     def test_rate_at_the_end(self, max_steps, last_step):
-        """It is zero at the last step, however the training is limited."""
+        """The rate is zero at the last step."""
         limits = {"epochs": 3, "max_steps": max_steps}
         config = TrainingConfig.of_dataset(
             "digits", batch_size=4, warmup_steps=0, precision="tf32", **limits

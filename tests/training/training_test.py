@@ -227,7 +227,7 @@ def both_doors(*cases):
 class ResumeTest(TrainingTestCase):
     @both_doors({}, {"conditional": True, "num_validation": 100})
     def test_interrupted_at_every_step(self, door, settings):
-        """Every process makes one call more than the one before."""
+        """Each process gets one call further than the one before."""
         interruptions = 0
         while True:
             number = 2 if interruptions else 1
@@ -271,7 +271,7 @@ class ResumeTest(TrainingTestCase):
 
     @both_doors()
     def test_short_epochs_share_a_checkpoint(self, door):
-        """The last epoch has one in any case."""
+        """The last epoch always has one."""
         self.enterContext(
             mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
         )
@@ -284,7 +284,7 @@ class ResumeTest(TrainingTestCase):
         (3, "going on from step 1"), (5, "there is no checkpoint yet")
     )
     def test_checkpoints_within_an_epoch(self, minutes, message):
-        """A minute passes whenever the clock is read."""
+        """The clock goes on by a minute whenever it is read."""
         self.enterContext(
             mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
         )
@@ -336,7 +336,7 @@ class ResumeTest(TrainingTestCase):
         )
 
     def test_without_resume(self):
-        """A finished run is moved aside, an unfinished one is in the way."""
+        """A finished run is moved, and an unfinished one is an error."""
         self.go_on(COMMAND, max_steps=4)
         with mock.patch.object(export, "save", side_effect=FULL):
             _, stdout, _ = command()
@@ -356,7 +356,7 @@ class FailureTest(TrainingTestCase):
         (recorder, "Summaries"),
     )
     def test_full_disk(self, door, target, name):
-        """At the first writing, at the second, ...: each time it goes on."""
+        """Each write fails once, and training goes on from there."""
         messages = []
         while True:
             with self.fail_at(1 + len(messages), target, name):
@@ -375,7 +375,7 @@ class FailureTest(TrainingTestCase):
         (export, "save", 300),
     )
     def test_no_room_for_what_is_written(self, target, name, size):
-        """The system refuses the writing itself, in mid-file."""
+        """The disk is full in the middle of a file."""
         self.go_on(COMMAND, max_steps=4)
         limited = disks.full(size)(getattr(target, name))
         with mock.patch.object(target, name, limited):
@@ -460,7 +460,7 @@ class CommandTest(TrainingTestCase):
         (LEAPING, 0, "0", "00"),  # Only the best is tested.
     )
     def test_results(self, settings, best, tested, shown):
-        """They are those of the best epoch, and as the training has them."""
+        """They are those of the best epoch."""
         with recorded_trainers() as trainers:
             outcome = self.train(COMMAND, **settings)
         history = trainers[0].history
@@ -503,7 +503,7 @@ class CommandTest(TrainingTestCase):
         )
 
     def test_samples_for_tensorboard(self):
-        """Of every other epoch, whoever trained it."""
+        """They are drawn after every second epoch."""
         drawn, grid = 0, plots.image_grid
         settings = {"epochs": 4, "samples_every": 2}
         for max_steps, number in ((7, 2), (9, 2), (None, 3)):
@@ -514,7 +514,7 @@ class CommandTest(TrainingTestCase):
 
     @parameterized.parameters("save_loss_curve", "save_image_grid")
     def test_figure_that_cannot_be_drawn(self, name):
-        """It is no reason to lose the model."""
+        """The model is saved all the same."""
         error = ValueError("\nno such\nfont")
         with mock.patch.object(plots, name, side_effect=error):
             outcome = self.train(COMMAND)
@@ -549,7 +549,7 @@ class CommandTest(TrainingTestCase):
         ),
     )
     def test_places_of_results_that_are_taken(self, settings, message):
-        """They are refused before training, and not replaced."""
+        """They are refused before training."""
         os.makedirs("mine/realnvp_digits")
         pathlib.Path("mine/realnvp_digits/letter.txt").touch()
         write_images("faces/all", random_images(4, 4, 4, 3))
@@ -567,7 +567,7 @@ class CommandTest(TrainingTestCase):
             self.assertEqual(code, 0, stderr)
 
     def test_starts_from_another_model(self):
-        """Nothing is fitted to the images then, nor when it goes on."""
+        """The weights are not initialized from data."""
 
         def assign_weights(model, path):
             self.assertEqual(
@@ -607,7 +607,7 @@ class CommandTest(TrainingTestCase):
         self.assert_as_whole(COMMAND)
 
     def test_signal_to_another_worker(self):
-        """This one stops after the same step, and saves."""
+        """This worker stops after the same step, and saves."""
         stops = iter((False, False, True))
         with mock.patch.object(workers, "any_worker", lambda own: next(stops)):
             code, stdout, stderr = command()
@@ -686,7 +686,7 @@ class WorkersTest(TrainingTestCase):
         self.assertEmpty(os.listdir())
 
     def test_other_weights(self):
-        """A path may lead to others on each machine."""
+        """The same path may hold other weights on each machine."""
         with mock.patch.dict(os.environ):
             del os.environ["TF_CONFIG"]
             self.go_on(COMMAND, max_steps=4)

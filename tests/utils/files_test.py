@@ -124,7 +124,7 @@ class ReplaceTest(FilesTestCase):
         self.assert_holds("by another")
 
     def test_failed_replacement(self):
-        """The old folder is moved, and the new one cannot be."""
+        """The old folder is restored if the new one cannot be moved."""
         self.make(files.replace_directory)
         self.enterContext(
             mock.patch.object(
@@ -137,7 +137,7 @@ class ReplaceTest(FilesTestCase):
         self.assert_holds("old")
 
     def test_killed_where_the_system_cannot_exchange(self):
-        """The old one is in another place then, and no leftover."""
+        """The old folder is kept under another name."""
         self.make(files.replace_directory)
         rename = pathlib.Path.rename
 
@@ -167,7 +167,7 @@ class ReplaceTest(FilesTestCase):
         self.assertEqual(first.read_text(), "second")
 
     def test_many_files(self):
-        """All of them, or none."""
+        """All files are replaced, or none."""
         folder = self.folder / "a" / "b"
         with self.assertRaises(Interrupted):
             with files.replace_files(folder) as new:
@@ -259,7 +259,7 @@ class LeftoverTest(FilesTestCase):
 
 class FoldersTest(FilesTestCase):
     def test_what_cannot_be_written_through(self):
-        """That is no error of a folder, as some file systems have it."""
+        """Some file systems cannot sync folders."""
         files.sync("/proc")
         with self.assertRaises(OSError):
             files.sync("/dev/null")
@@ -278,7 +278,6 @@ class FoldersTest(FilesTestCase):
 
     @parameterized.parameters("a/b/c", f"a/b/{'c' * 300}")
     def test_goes_again(self, path):
-        """Also the parents of what could not be made."""
         with contextlib.suppress(OSError), files.created(self.folder / path):
             self.assertTrue((self.folder / path).is_dir())
         self.assertEmpty(self.names())

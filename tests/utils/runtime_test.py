@@ -14,7 +14,7 @@ from tf_realnvp.utils.errors import UsageError
 
 class SilenceTest(folders.FolderTestCase):
     def test_import(self):
-        """Is silent, and what is written afterwards is seen."""
+        """Only the import of TensorFlow is silent."""
         (self.folder / "tensorflow.py").write_text(
             "import os\nos.write(2, b'noise')\nraise ImportError"
         )
@@ -50,7 +50,7 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         )
 
     def test_environment(self):
-        """Stays, but no other backend of Keras will do."""
+        """The user's number of threads is kept."""
         os.environ |= {"TF_NUM_INTRAOP_THREADS": "8", "KERAS_BACKEND": "jax"}
         runtime.configure(2, 1)
         self.set_threads.assert_not_called()
