@@ -109,11 +109,11 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             "variational dequantization instead of uniform",
         ),
     )
-    def test_weights_that_do_not_fit(self, own, its, message):
+    def test_weights_that_do_not_fit(self, changes, others, message):
         config = {"image_shape": (4, 4, 1), "filters": 2, "num_blocks": 1}
         config["num_couplings"] = (1, 1, 1)
         model, other = (
-            tf_realnvp.RealNVP(**config | changes) for changes in (own, its)
+            tf_realnvp.RealNVP(**config | kind) for kind in (changes, others)
         )
         before = values(model.variables)
         with (
@@ -237,8 +237,8 @@ class TrainTest(TrainTestCase):
         ):
             self.train(SmallModel(), self.images, **settings)
         _, config, num_train = from_config.call_args.args
-        given = {name: getattr(config, name) for name in names}
-        self.assertEqual(given, settings)
+        arrived = {name: getattr(config, name) for name in names}
+        self.assertEqual(arrived, settings)
         dataset = arrays.from_images(self.images)
         self.assertEqual(
             num_train, dataset.num_train - settings["num_validation"]
@@ -257,10 +257,10 @@ class TrainTest(TrainTestCase):
 
     def test_what_images_have_of_their_own(self):
         images = make_dataset(self.images, self.images)
-        for own, flip in ((False, False), (True, False), (False, True)):
-            dataset = dataclasses.replace(images, flip=own)
+        for is_flipped, flip in ((False, False), (True, False), (False, True)):
+            dataset = dataclasses.replace(images, flip=is_flipped)
             dataset = data.for_model(SmallModel(), dataset, flip=flip)
-            self.assertEqual(dataset.flip, own or flip)
+            self.assertEqual(dataset.flip, is_flipped or flip)
 
 
 class LabelsTest(TrainTestCase):

@@ -145,7 +145,7 @@ def uncached(tensor):
     return tf.constant(tensor.numpy())
 
 
-def given(bijector, condition):
+def keywords_of(bijector, condition):
     """The keywords that bring a condition to all couplings."""
     return bijectors.condition_kwargs(bijector, condition=condition)
 
@@ -156,27 +156,27 @@ class ConditionTest(tf.test.TestCase):
         bijector, x = flow(), normal([3, *IMAGE]) + 2.0
         networks = [part.network for part in couplings_of(bijector)]
         conditions = normal([3, 8]), normal([3, 8], seed=1)
-        kwargs = [given(bijector, condition) for condition in conditions]
+        kwargs = [keywords_of(bijector, condition) for condition in conditions]
         expected = []
         for condition in conditions:
-            new = given(bijector, uncached(condition))
+            new = keywords_of(bijector, uncached(condition))
             z = bijector.inverse(uncached(x), **new)
             ildj = bijector.inverse_log_det_jacobian(uncached(x), 3, **new)
             expected.append((z, ildj))
         for one, other in zip(*expected, strict=True):
             self.assertNotAllClose(one, other, atol=0.1)
-        values = [bijector.inverse(x, **own) for own in kwargs]
+        values = [bijector.inverse(x, **keywords) for keywords in kwargs]
         runs = [len(network.inputs) for network in networks]
-        for value, own, (z, log_det) in zip(
+        for value, keywords, (z, log_det) in zip(
             values, kwargs, expected, strict=True
         ):
             self.assertAllClose(value, z, **CLOSE)
             for cached in (
-                bijector.inverse_log_det_jacobian(x, 3, **own),
-                -bijector.forward_log_det_jacobian(value, 3, **own),
+                bijector.inverse_log_det_jacobian(x, 3, **keywords),
+                -bijector.forward_log_det_jacobian(value, 3, **keywords),
             ):
                 self.assertAllClose(cached, log_det, **CLOSE)
-            self.assertIs(bijector.inverse(x, **own), value)
+            self.assertIs(bijector.inverse(x, **keywords), value)
         self.assertEqual([len(network.inputs) for network in networks], runs)
 
     def test_one_for_each_event_of_a_batch(self):
@@ -193,7 +193,7 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
     def test_values_and_log_dets(self, make, latent, image):
         """Forward and inverse match, and so do log-dets and Jacobians."""
         bijector, condition = make(), normal([8])
-        kwargs = given(bijector, condition)
+        kwargs = keywords_of(bijector, condition)
         fldj = functools.partial(
             bijector.forward_log_det_jacobian, event_ndims=len(latent), **kwargs
         )
@@ -203,7 +203,7 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
 
         def jacobian(function, point):
             copies = tf.stack([condition] * math.prod(point.shape))
-            kwargs = given(bijector, copies)
+            kwargs = keywords_of(bijector, copies)
             return jacobians.log_abs_det(lambda x: function(x, **kwargs), point)
 
         z = normal(latent)

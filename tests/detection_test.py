@@ -45,12 +45,12 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(measured.log_prob, log_prob, rtol=1e-5)
         label, likeliest = None, log_prob
         if model.num_classes:
-            given = [model.log_prob_each(images, seeds, k) for k in range(3)]
-            joint = np.array(given) + np.log(model.class_probs)[:, None]
+            by_class = [model.log_prob_each(images, seeds, k) for k in range(3)]
+            joint = np.array(by_class) + np.log(model.class_probs)[:, None]
             label = joint.argmax(axis=0)
             self.assertGreater(len(set(label)), 1)
             self.assertAllEqual(measured.label, label)
-            likeliest = np.choose(label, given)
+            likeliest = np.choose(label, by_class)
         maps = measure.maps(images, seed=5)
         self.assertEqual(maps.dtype, np.float32)
         bits = -likeliest / math.log(2.0)

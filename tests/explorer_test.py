@@ -289,8 +289,8 @@ class PageTest(folders.FolderTestCase):
         self.wait_for_equal(page, "#state", chosen)
         names = small_models.deep().metadata["class_names"]
         turned = names.index(name) + 1
-        own = f"#turned figure:nth-child({turned}) canvas"
-        self.assertAllEqual(self.pixels(page, own), chosen)
+        turned_canvas = f"#turned figure:nth-child({turned}) canvas"
+        self.assertAllEqual(self.pixels(page, turned_canvas), chosen)
         page.focus("#temperature")
         old = self.pixels(page, first)
         page.keyboard.press("End")

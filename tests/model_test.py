@@ -255,11 +255,11 @@ class GraphTest(tf.test.TestCase, parameterized.TestCase):
 
         spec = tf.TensorSpec([None, *model.image_shape], tf.uint8)
         in_graph = tf.function(run, [spec], autograph=False)
-        found = in_graph(images)
+        results = in_graph(images)
         with untraced.untraced():
             expected = run(images)
-        for value, its in zip(found, expected, strict=True):
-            self.assertAllClose(value, its, rtol=1e-5, atol=1e-4)
+        for value, eager in zip(results, expected, strict=True):
+            self.assertAllClose(value, eager, rtol=1e-5, atol=1e-4)
         for of_nothing in in_graph(images[:0]):
             self.assertEqual(of_nothing.shape[0], 0)
 
@@ -323,8 +323,8 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
         learned = shared("variational")
         config = learned.get_config() | {"dequantization": "uniform"}
         uniform = RealNVP(**config)
-        for own, its in zip(uniform.variables, learned.variables, strict=False):
-            own.assign(its)
+        for new, old in zip(uniform.variables, learned.variables, strict=False):
+            new.assign(old)
         images = random_images(4, learned)
         self.assertAllEqual(learned.encode(images), uniform.encode(images))
         self.assertAllEqual(
@@ -525,15 +525,15 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_mixture_and_bayes(self):
         model = shared("classes")
         images = random_images(4, model)
-        given = np.stack(
+        by_class = np.stack(
             [model.log_prob(images, 5, k).numpy() for k in range(3)], axis=1
         ).astype(np.float64)
         self.assertAllClose(
             model.log_prob(images, 5, LABELS),
-            given[range(4), LABELS],
+            by_class[range(4), LABELS],
             rtol=1e-5,
         )
-        joint = given + np.log(model.class_probs)
+        joint = by_class + np.log(model.class_probs)
         mixture = np.logaddexp.reduce(joint, axis=1)
         self.assertAllClose(model.log_prob(images, 5), mixture, rtol=1e-5)
         for label in (None, [1, 2]):

@@ -38,8 +38,8 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
             self.assertLen(content["class_names"], 10)
             self.assertEqual(content["class_names"][7], "Sneaker")
         bits = content["metrics"]["test_bits_per_dim"]
-        own = np.mean(model.bits_per_dim(samples, seed=0, **label))
-        self.assertBetween(own, 0.5 * bits, 1.5 * bits)
+        of_samples = np.mean(model.bits_per_dim(samples, seed=0, **label))
+        self.assertBetween(of_samples, 0.5 * bits, 1.5 * bits)
 
     def test_against_reference(self):
         model, _, samples = load(PLAIN)

@@ -266,8 +266,8 @@ class SmallModel:
         return clone
 
     def assign(self, other):
-        for mine, its in zip(self.variables, other.variables, strict=True):
-            mine.assign(its)
+        for new, old in zip(self.variables, other.variables, strict=True):
+            new.assign(old)
 
     def is_identity(self):
         """As new: tells whether it starts from what the images are."""

@@ -410,8 +410,8 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
         path = self.folder / "weights.npz"
         tf_realnvp.pytorch.save_weights(model, path)
         other = tf_realnvp.pytorch.load_model(path, SHAPE, None)
-        for its in (model, other):
-            its.standardize(7.0, 0.5)
+        for each in (model, other):
+            each.standardize(7.0, 0.5)
         images = fields(3, None)
         self.assertAllEqual(model.log_prob(images), other.log_prob(images))
 
@@ -433,9 +433,9 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
             tf_realnvp.data.arrays.from_images(images, None),
             tf_realnvp.data.arrays.from_tf_data(pipeline, None),
         ):
-            own = dataset.take("train", range(dataset.num_train))
-            self.assertEqual(own.dtype, np.float32)
-            self.assertContainsSubset(own.ravel(), expected.ravel())
+            train = dataset.take("train", range(dataset.num_train))
+            self.assertEqual(train.dtype, np.float32)
+            self.assertContainsSubset(train.ravel(), expected.ravel())
         model = live(None)
         self.assertAllEqual(model.log_prob(images), model.log_prob(expected))
 

@@ -343,10 +343,10 @@ class EvaluateTest(CommandsTestCase):
             title, "20 test images of in, 17 levels, 3 classes, seed 4"
         )
         labels = np.array([names.index(str(k % 2)) for k in range(20)])
-        given = self.measure(images, 8, num_draws, 4)
-        joint = given + self.model.log_prior[:, None]
+        by_class = self.measure(images, 8, num_draws, 4)
+        joint = by_class + self.model.log_prior[:, None]
         self.assert_figures(
-            lines, given[:, labels, range(20)], ", given the label"
+            lines, by_class[:, labels, range(20)], ", given the label"
         )
         mixture = np.log(np.sum(np.exp(joint), axis=1))
         self.assert_figures(lines, mixture, ", mixture of the classes")

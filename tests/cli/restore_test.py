@@ -106,8 +106,8 @@ class RestoreTest(ModelTestCase):
         expected = restoration.restore(
             self.live, self.images, HOLE, label=1, num_samples=2
         )
-        _, given, is_missing, shown, spread, _ = save.call_args.args
-        self.assertAllEqual(given, self.images)
+        _, images, is_missing, shown, spread, _ = save.call_args.args
+        self.assertAllEqual(images, self.images)
         self.assertAllEqual(is_missing, [HOLE] * 3)
         self.assertEqual([*shown], ["restored", "sample 1", "sample 2", "mean"])
         self.assertAllEqual(shown["restored"], expected.images)

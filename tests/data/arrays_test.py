@@ -151,24 +151,24 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         (4095, 5000, None, 5000, 0),
         (40, None, None, 512, 0),
     )
-    def test_sixteen_bits(self, highest, given, num_bits, num_colors, dropped):
+    def test_sixteen_bits(self, highest, levels, num_bits, num_colors, dropped):
         rng = np.random.default_rng(0)
         pixels = rng.integers(highest + 1, size=(30, 4, 4, 1), dtype=np.uint16)
         pixels[3, 0] = highest
-        extra = {} if given is None else {"num_colors": given}
+        extra = {} if levels is None else {"num_colors": levels}
         path = self.save("a.npz", images=pixels, **extra)
         dataset = data.load(path, num_bits=num_bits)
         self.assertEqual(dataset.num_colors, num_colors)
         self.assertEqual(dataset.metadata.get("dropped_bits", 0), dropped)
         dtype = np.uint8 if num_colors <= 256 else np.uint16
         for _ in range(2):  # Read, then from memory.
-            found = [
+            batches = [
                 *dataset.train_batches(1, 0, 0),
                 *dataset.batches("test", 1),
             ]
-            self.assertEqual(found[0].dtype, dtype)
+            self.assertEqual(batches[0].dtype, dtype)
             expected = (pixels >> dropped).astype(dtype)
-            self.assertEqual(as_set(np.concatenate(found)), as_set(expected))
+            self.assertEqual(as_set(np.concatenate(batches)), as_set(expected))
 
     @parameterized.parameters(
         (np.int64, 256), (">i2", 4096), (np.uint32, 65536)
@@ -214,13 +214,13 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(dataset.class_names, ("0", "1", "2", "3"))
         self.assertEqual(dataset.class_probs, same.class_probs)
         self.assertEqual(dataset.metadata, same.metadata)
-        for own, its in zip(
+        for pair, expected in zip(
             (*dataset.train_batches(9, 0, 1), *dataset.batches("test", 9)),
             (*same.train_batches(9, 0, 1), *same.batches("test", 9)),
             strict=True,
         ):
-            self.assertAllEqual(own[0], its[0])
-            self.assertAllEqual(own[1], its[1])
+            self.assertAllEqual(pair[0], expected[0])
+            self.assertAllEqual(pair[1], expected[1])
         # Without classes they are as if they had no labels.
         plain = arrays.from_tf_data(pairs, num_colors=9)
         alone = arrays.from_tf_data(pipeline(content), num_colors=9)

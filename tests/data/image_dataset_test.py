@@ -113,9 +113,9 @@ class SampleTestImagesTest(tf.test.TestCase):
         images, _ = numbered(100, labels, "ab")
         some = images.sample_test(20, seed=3)
         drawn = some.splits["test"].indices
-        batch, its = next(iter(some.batches("test", 20)))
+        batch, batch_labels = next(iter(some.batches("test", 20)))
         self.assertEqual(order([batch]), drawn.tolist())
-        self.assertAllEqual(its, labels[drawn])
+        self.assertAllEqual(batch_labels, labels[drawn])
         self.assertAllEqual(drawn, np.unique(drawn))
         self.assertBetween(np.mean(drawn < 50), 0.2, 0.8)
         other = images.sample_test(20, seed=4)
@@ -173,8 +173,8 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
             ("ab", [0, 1, 1]),
             ("ac", [0, 1, 0]),
         ):
-            own = labels and np.array(labels)
-            images, _ = numbered(3, own, names, image_fingerprint="x")
+            numbers = labels and np.array(labels)
+            images, _ = numbered(3, numbers, names, image_fingerprint="x")
             fingerprints.add(images.fingerprint)
         self.assertLen(fingerprints, 4)
         self.assertLen([f for f in fingerprints if f[:6] == "55ca94"], 1)

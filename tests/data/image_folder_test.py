@@ -94,9 +94,9 @@ class LabelsTest(FolderTestCase):
         self.assertEqual(
             images.class_names, ("cat", "dog") if above else ("a dog", "cat")
         )
-        for split, own in images.splits.items():
+        for split, content in images.splits.items():
             levels = self.levels(images, split)
-            for level, label in zip(levels, own.labels, strict=True):
+            for level, label in zip(levels, content.labels, strict=True):
                 name = names[level].removeprefix(above).removeprefix("val/")
                 self.assertStartsWith(name, images.class_names[label] + "/")
         write(self.root / above / "16.png")

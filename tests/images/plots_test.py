@@ -121,14 +121,14 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         """Astronomers put the origin at the bottom, and use TeX."""
         images = random_images(4, 8, 8, 1)
         maps = np.linspace(0, 5, 4 * 64).reshape(4, 8, 8)
-        own = {"image.origin": "lower", "text.usetex": True, "axes.grid": True}
+        rc = {"image.origin": "lower", "text.usetex": True, "axes.grid": True}
         for draw in (
             lambda: plots.save_image_grid(self.path, images),
             lambda: plots.save_bit_maps(self.path, images, maps, "bits"),
         ):
             draw()
             expected = read_png(self.path)
-            with matplotlib.rc_context(own):
+            with matplotlib.rc_context(rc):
                 draw()
             self.assertAllEqual(read_png(self.path), expected)
 

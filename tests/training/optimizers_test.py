@@ -75,8 +75,8 @@ class MuonTest(tf.test.TestCase, parameterized.TestCase):
             gradients = [np.float32(rng.normal(size=s)) for s in shapes]
             if not step:
                 gradients[0] *= 0.0  # As of a gain that is zero.
-            for optimizer, its in ((muon, variables), (adam, others)):
-                optimizer.apply([*map(tf.constant, gradients)], its)
+            for optimizer, weights in ((muon, variables), (adam, others)):
+                optimizer.apply([*map(tf.constant, gradients)], weights)
             for i, shape in enumerate(shapes[:3]):
                 sums[i] = 0.95 * sums[i] + gradients[i]
                 direction = gradients[i] + 0.95 * sums[i]

@@ -201,9 +201,9 @@ class SkippedTest(untraced.UntracedTestCase):
         for nan_below, num_steps in ((2.0, most), (0.0, 2), (2.0, most)):
             Model.nan_below = nan_below
             trainer.train(batches, num_steps)
-        states = (tf.nest.flatten(its.state) for its in (resumed, trainer))
-        for own, saved in zip(*states, strict=True):
-            own.assign(saved)
+        states = (tf.nest.flatten(each.state) for each in (resumed, trainer))
+        for variable, saved in zip(*states, strict=True):
+            variable.assign(saved)
         self.assertEqual(resumed.num_skipped, 2 * most)
         self.assertGreater(resumed.mean_gradient_norm, 0.0)
         for name in ("mean_loss", "mean_gradient_norm"):

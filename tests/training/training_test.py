@@ -678,8 +678,8 @@ class WorkersTest(TrainingTestCase):
         # What differs counts, not what does not fit.
         ({"batch_size": 5000}, "--batch_size 400 instead of"),
     )
-    def test_other_settings(self, its, message):
-        self.changes.append(lambda record: record | its)
+    def test_settings_that_differ(self, others, message):
+        self.changes.append(lambda record: record | others)
         with mock.patch.object(training, "RealNVP") as model:
             self.assert_differs(message)
         model.assert_not_called()

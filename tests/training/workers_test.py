@@ -121,7 +121,7 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters("127.0.0.1:{}", "a..b:{}", "a:99999")
     def test_one_does_not_come(self, address):
-        own = f"127.0.0.1:{self.ports[1]}"
+        first = f"127.0.0.1:{self.ports[1]}"
         address = address.format(self.ports[2])
         with (
             mock.patch.object(workers, "MAX_MINUTES", 0.01),
@@ -129,7 +129,7 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
                 FailureError, f"^worker 1 of .*{address}, did not "
             ),
         ):
-            workers._wait_for_all(*job(0, worker=[own, address]))
+            workers._wait_for_all(*job(0, worker=[first, address]))
         # It does not go on listening.
         with workers._listening(self.ports[1]):
             pass

@@ -59,9 +59,9 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
         (1, None, None), (1, 1, 1), (2, 1, 1), (3, None, 2)
     )
-    def test_logical_cpus_share_the_cores(self, num_cpus, given, expected):
+    def test_logical_cpus_share_the_cores(self, num_cpus, threads, expected):
         is_deterministic = num_cpus == 3
-        runtime.configure(num_cpus, given, is_deterministic)
+        runtime.configure(num_cpus, threads, is_deterministic)
         self.assertEqual(
             [call.args for call in self.set_threads.call_args_list],
             [] if expected is None else [(expected,)],
