@@ -255,13 +255,6 @@ class TrainTest(TrainTestCase):
             self.train(model, self.images)
         self.assertFalse(model.is_identity())
 
-    def test_what_images_have_of_their_own(self):
-        images = make_dataset(self.images, self.images)
-        for is_flipped, flip in ((False, False), (True, False), (False, True)):
-            dataset = dataclasses.replace(images, flip=is_flipped)
-            dataset = data.for_model(SmallModel(), dataset, flip=flip)
-            self.assertEqual(dataset.flip, is_flipped or flip)
-
 
 class LabelsTest(TrainTestCase):
     def pairs(self):

@@ -9,7 +9,6 @@ from unittest import mock
 import folders
 import numpy as np
 import tensorflow as tf
-from absl.testing import parameterized
 from small_models import SmallModel, set_seed
 from tensorflow.core.util import event_pb2
 
@@ -18,16 +17,6 @@ from tf_realnvp.training import summaries
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
-
-
-class LayoutTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters((3, 3), (99, 20))
-    def test_a_row_a_class(self, num_classes, num_rows):
-        model = SmallModel(num_classes=num_classes)
-        count, labels, columns = summaries.layout_of_samples(model)
-        rows = labels.reshape(-1, columns)
-        self.assertAllEqual(rows, [[k] * columns for k in range(num_rows)])
-        self.assertLen(labels, count)
 
 
 class SummariesTest(folders.FolderTestCase):

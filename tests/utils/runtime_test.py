@@ -3,34 +3,11 @@
 import os
 from unittest import mock
 
-import command_lines
-import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.utils import runtime, system
 from tf_realnvp.utils.errors import UsageError
-
-
-class SilenceTest(folders.FolderTestCase):
-    def test_import(self):
-        """Only the import of TensorFlow is silent."""
-        (self.folder / "tensorflow.py").write_text(
-            "import os\nos.write(2, b'noise')\nraise ImportError"
-        )
-        script = (
-            "import sys\n"
-            "from tf_realnvp.utils import runtime\n"
-            "try:\n    runtime.configure()\n"
-            "except ImportError:\n    sys.exit('seen')"
-        )
-        path = f"{self.folder}:{command_lines.REPOSITORY}"
-        for level, expected in (("3", "seen\n"), ("0", "noiseseen\n")):
-            result = command_lines.run(
-                *(self.folder, "-c", script),
-                **{"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": level},
-            )
-            self.assertEqual(result, (1, "", expected))
 
 
 class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
