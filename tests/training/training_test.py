@@ -93,8 +93,11 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         fast_command.patch(self.enterContext(contextlib.ExitStack()))
         self.enterContext(mock.patch.object(api, "RealNVP", SmallModel))
         # Epochs are short here, and most tests want one after each.
+        self.set_seconds_between_checkpoints(0.0)
+
+    def set_seconds_between_checkpoints(self, seconds):
         self.enterContext(
-            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", seconds)
         )
 
     def train(self, door, model=None, images=None, **settings):
@@ -272,9 +275,7 @@ class ResumeTest(TrainingTestCase):
     @both_doors()
     def test_short_epochs_share_a_checkpoint(self, door):
         """The last epoch always has one."""
-        self.enterContext(
-            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
-        )
+        self.set_seconds_between_checkpoints(1e9)
         for number, settings in ((1, {"epochs": 1}), (2, {})):
             self.assert_as_whole(door, **settings)
             saved = (RUN / "checkpoints").glob("*.index")
@@ -285,9 +286,7 @@ class ResumeTest(TrainingTestCase):
     )
     def test_checkpoints_within_an_epoch(self, minutes, message):
         """The clock goes on by a minute whenever it is read."""
-        self.enterContext(
-            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
-        )
+        self.set_seconds_between_checkpoints(1e9)
         settings = {"checkpoint_minutes": minutes}
         clock = mock.Mock(monotonic=itertools.count(0.0, 60.0).__next__)
         with (
