@@ -11,14 +11,7 @@ import tensorflow as tf
 import untraced
 from absl.testing import parameterized
 from settings import GIVEN
-from small_models import (
-    SmallModel,
-    make_dataset,
-    random_images,
-    same,
-    same_weights,
-    values,
-)
+from small_models import SmallModel, make_dataset, random_images, same_weights
 
 import tf_realnvp
 from tf_realnvp import api, data, initialization
@@ -115,13 +108,13 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         model, other = (
             tf_realnvp.RealNVP(**config | kind) for kind in (changes, others)
         )
-        before = values(model.variables)
+        before = model.clone()
         with (
             mock.patch.object(weights, "load_model", lambda unused_path: other),
             self.assertRaisesRegex(ModelError, message),
         ):
             weights.assign_weights(model, "a_model")
-        self.assertTrue(all(same(before, values(model.variables))))
+        self.assertTrue(same_weights(model, before))
 
     def test_a_model_grows_and_stays_the_same_density(self):
         config = self.model.get_config() | {"num_couplings": (2, 2, 3)}
@@ -201,11 +194,11 @@ class TrainTest(TrainTestCase):
         self.assertLess(history[0].test_loss, before - 0.1)
         # The model has the average that was evaluated last.
         self.assertFalse(model.is_identity())
-        plain, weights = start.clone(), values(model.variables)
+        plain = start.clone()
         self.train(start, self.images, epochs=9, ema=0.5, max_steps=4)
-        self.assertAllEqual(same(values(start.variables), weights), [True] * 2)
+        self.assertTrue(same_weights(start, model))
         self.train(plain, self.images, epochs=9, max_steps=4)
-        self.assertFalse(any(same(values(plain.variables), weights)))
+        self.assertFalse(same_weights(plain, model))
 
     def test_start_that_is_cut_short(self):
         """The model is as before, so that the next training can start anew."""
@@ -216,13 +209,13 @@ class TrainTest(TrainTestCase):
             raise KeyboardInterrupt
 
         model = SmallModel()
-        before = values(model.variables)
+        before = model.clone()
         with (
             mock.patch.object(initialization, "initialize", initialize),
             self.assertRaises(KeyboardInterrupt),
         ):
             self.train(model, self.images)
-        self.assertTrue(all(same(values(model.variables), before)))
+        self.assertTrue(same_weights(model, before))
 
     def test_settings_arrive(self):
         names = inspect.signature(tf_realnvp.train).parameters.keys()
@@ -314,7 +307,7 @@ class LabelsTest(TrainTestCase):
 
 
 class RunDirTest(TrainTestCase):
-    """What runs keep that only Python has; `session_test` has the rest."""
+    """`training_test` has what the command and Python share."""
 
     def test_weights_that_no_seed_gives(self):
         """A run keeps the initial weights, and can be resumed from them."""

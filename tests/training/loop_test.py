@@ -10,14 +10,7 @@ import numpy as np
 import tensorflow as tf
 import untraced
 from absl.testing import parameterized
-from small_models import (
-    SmallModel,
-    make_dataset,
-    random_images,
-    same_weights,
-    set_seed,
-    values,
-)
+from small_models import SmallModel, make_dataset, random_images, same_weights
 
 from tf_realnvp.training import loop
 from tf_realnvp.training.trainer import Trainer
@@ -40,7 +33,7 @@ class TracedModel(SmallModel):
 
 def make_model():
     """Returns the same model in each call."""
-    set_seed(0)
+    keras.utils.set_random_seed(0)
     return TracedModel()
 
 
@@ -197,7 +190,7 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             display=cls.recorder.display,
         )
         cls.history = cls.trainer.history
-        cls.weights = values(cls.trainer.model.variables)
+
         cls.num_traces = cls.trainer.model.num_traces
 
     def test_metrics_and_display(self):
