@@ -3,7 +3,6 @@
 import functools
 import math
 import pickle
-from unittest import mock
 
 import graphs
 import image_arrays
@@ -16,7 +15,7 @@ import tensorflow as tf
 import untraced
 from absl.testing import parameterized
 
-from tf_realnvp import bijectors, networks
+from tf_realnvp import bijectors
 from tf_realnvp.model import RealNVP, max_num_scales
 
 make_model = functools.partial(small_models.displaced, 0.3, filters=4)
@@ -356,16 +355,6 @@ class EagerDensityTest(tf.test.TestCase):
         self.assertNotAllClose(before, after, atol=0.1)
         self.assertNotIn(None, tape.gradient(after, model.variables))
         self.assertIs(model.bijector.inverse(points), kept)
-
-    def test_traces(self):
-        """After the second batch size nothing is traced."""
-        model = make_model((4, 8, 1), num_couplings=(1, 1, 1))
-        model.log_prob(random_images(1, model))
-        model.log_prob(random_images(2, model))
-        with mock.patch.object(networks, "conv2d") as conv2d:
-            for n in (3, 5, 4):
-                model.log_prob(random_images(n, model))
-        conv2d.assert_not_called()
 
 
 class DequantizationTest(tf.test.TestCase):

@@ -5,7 +5,6 @@ import functools
 import runpy
 from unittest import mock
 
-import graphs
 import keras
 import numpy as np
 import tensorflow as tf
@@ -138,16 +137,3 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
                 rtol=tolerance,
                 atol=tolerance * np.abs(expected).max(),
             )
-
-    def test_runs_the_middle_convolutions_once(self):
-        network = CouplingNetwork(2, filters=4, num_blocks=3)
-
-        @tf.function(autograph=False)
-        def gradients(images):
-            with tf.GradientTape() as tape:
-                outputs = rematerialization.coupling_network(network, images)
-            return tape.gradient(outputs, network.trainable_weights)
-
-        function = gradients.get_concrete_function(tf.TensorSpec([2, 4, 6, 2]))
-        # Of the 2 + 3 * 3 convolutions all but the 3 are run once more.
-        self.assertEqual(graphs.count_ops(function, "Conv2D"), 11 + 8)

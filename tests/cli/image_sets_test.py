@@ -69,14 +69,6 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(levels, [3, 5, 6, 4])
         self.assertIn("notes.txt", stderr.getvalue())
 
-    def test_all_of_a_file(self):
-        np.save("in.npy", IMAGES)
-        np.savez("in.npz", train=IMAGES[:20], test=IMAGES[20:])
-        for name in ("in.npy", "in.npz"):
-            names, levels = self.load(name)
-            self.assertCountEqual(levels, range(30))
-            self.assertLen(set(names), 30)
-
     @parameterized.parameters("split.npz", "in")
     def test_what_the_model_was_trained_on(self, name):
         """Its splits are kept apart, even if it was moved."""

@@ -13,7 +13,6 @@ from tensorflow.python.framework import random_seed
 
 from tf_realnvp import data
 from tf_realnvp.data import arrays, image_dataset, pipeline, splits
-from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError
 
 
@@ -52,13 +51,6 @@ def numbered(count, labels=None, class_names=(), has_records=False, **options):
 
 def order(batches):
     return [i for batch in batches for i in batch.numpy()[:, 0, 0, 0].tolist()]
-
-
-@tf.function
-def read_as_training(batches):
-    tf.while_loop(
-        lambda i: i < 5, lambda i: (batches.get_next(), i + 1)[1:], [0]
-    )
 
 
 class HoldOutTest(tf.test.TestCase, parameterized.TestCase):
@@ -180,26 +172,6 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen([f for f in fingerprints if f[:6] == "55ca94"], 1)
         held_out = self.labelled().hold_out(2, seed=0)
         self.assertEqual(held_out.fingerprint, self.labelled().fingerprint)
-
-
-class TrainingHashesTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(False, True)
-    def test_sample(self, has_hashes):
-        """It is of all images but the test images."""
-        self.enter_context(mock.patch.object(hashing, "SKETCH_SIZE", 3))
-        dataset, decoded = numbered(9, has_records=not has_hashes)
-        numbers, files = [0, 1, 2], []
-        if has_hashes:
-            hashes = np.array([9, 2, 7, 1, 8, 6, 5, 4, 3], np.uint64)
-            train = dataclasses.replace(dataset.splits["train"], hashes=hashes)
-            dataset.splits["train"] = train
-            numbers, files = [1, 3, 8], [1, 2, 3]
-        pixels = [np.full([2, 2, 1], i, np.uint8) for i in numbers]
-        expected = {*files, *map(hashing.hash_of, pixels)}
-        for images in (dataset, dataset.hold_out(4, seed=0)):
-            text = images.metadata["training_hashes"]
-            self.assertEqual(hashing.parse_sketch(text), expected)
-        self.assertEqual(decoded, 6)
 
 
 class KeepBitsTest(tf.test.TestCase):
@@ -338,36 +310,6 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class DamageTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.product(
-        is_traced=(False, True),
-        read=(
-            lambda dataset: list(dataset.train_batches(2, 0, 0)),
-            lambda dataset: read_as_training(iter(dataset.batches("test", 2))),
-        ),
-    )
-    def test_decoding(self, is_traced, read):
-        png = tf.io.encode_png(tf.zeros([2, 2, 1], tf.uint8))
-
-        def decode(i):
-            with tf.name_scope(pipeline.DECODING):
-                content = tf.where(i == 3, "", png)
-                return tf.io.decode_image(content, 1, expand_animations=False)
-
-        if is_traced:
-            decode = tf.function(decode).get_concrete_function(
-                tf.TensorSpec([], tf.int64)
-            )
-        dataset = dataclasses.replace(
-            numbered(10)[0],
-            decode=decode,
-            explain_damage=lambda reason: f"number 3: {reason}",
-        )
-        with self.assertRaisesRegex(
-            DataError, "^an image of numbered.*: number 3: Input is empty.*$"
-        ):
-            with dataset.naming_damage():
-                read(dataset)
-
     @parameterized.parameters(
         tf.errors.InvalidArgumentError(None, None, "an assertion of a step"),
         tf.errors.ResourceExhaustedError(

@@ -12,7 +12,6 @@ import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import random_images, read_png
 
-from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 
 
@@ -59,18 +58,6 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(plots.image_grid(images), shown)
         # As `RealNVP.sample` gives them.
         self.assertAllEqual(plots.image_grid(tf.constant(images)), shown)
-
-    @parameterized.parameters(
-        (2, [0, 1], [0, 255]),
-        # 8 * 255 / 16 is 127.5.
-        (17, [0, 1, 4, 8, 15, 16], [0, 16, 64, 128, 239, 255]),
-        (256, [0, 1, 127, 254, 255], [0, 1, 127, 254, 255]),
-    )
-    def test_levels(self, num_colors, levels, expected):
-        self.assertAllEqual(image_files.to_pixels(levels, num_colors), expected)
-        image = np.reshape(np.array(levels, np.uint8), (1, 1, -1, 1))
-        grid = plots.image_grid(image, num_colors)
-        self.assertCountEqual(np.unique(grid), {*expected, 255})
 
     def test_many(self):
         """They are magnified less, so that programs can open the file."""

@@ -213,11 +213,9 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(sum(images), 7 if start == "test" else 8)
             bits = f"{loss / math.log(2.0):.3f} bits/dim"
             self.assertEqual(shown[-1], bits)
+        self.assertEqual(self.num_traces, 2)  # Of training and evaluation.
         # After every call, of which each pass has two.
         self.assertEqual((recorder.num_closed, recorder.num_calls), (5, 10))
-
-    def test_steps_are_traced_once(self):
-        self.assertEqual(self.num_traces, 2)  # Of training and evaluation.
 
     # `max_steps`, and the number of steps after every epoch.
     @parameterized.parameters((2, [0, 2]), (3, [0, 2, 3]), (100, [0, 2, 4]))

@@ -652,11 +652,6 @@ class WorkersTest(TrainingTestCase):
         # What the chief has in place of what this worker has.
         self.changes = collections.deque()
 
-    def test_any_worker(self):
-        self.assertFalse(workers.any_worker(False))
-        self.changes.append(lambda chief: True)
-        self.assertTrue(workers.any_worker(False))
-
     def gather(self, record):
         """Gives what three workers have, of which this one is the second."""
         chief = record = json.loads(json.dumps(record))

@@ -53,9 +53,3 @@ class ChecksTest(tf.test.TestCase, parameterized.TestCase):
             self.assertIs(type(number), int)
             self.assertEqual(number, 3)
         self.assertEqual(checks.ImageSize().convert(np.int64(4)), (4, 4))
-
-    def test_short_is_one_short_line(self):
-        for value in (np.zeros([100, 3]), "a" * 1000, list(range(1000))):
-            text = checks.short(value)
-            self.assertBetween(len(text), 1, 60)
-            self.assertNotIn("\n", text)

@@ -158,14 +158,6 @@ class ReplaceTest(FilesTestCase):
         (old,) = self.folder.rglob("old")
         self.assertEqual(old.read_text(), "old")
 
-    def test_exchange(self):
-        first, second = self.folder / "1", self.folder / "2"
-        first.mkdir()
-        self.assertFalse(system.exchange(first, second))
-        second.write_text("second")
-        self.assertTrue(system.exchange(first, second))
-        self.assertEqual(first.read_text(), "second")
-
     def test_many_files(self):
         """All files are replaced, or none."""
         folder = self.folder / "a" / "b"
