@@ -15,7 +15,7 @@ MODELS = pathlib.Path(__file__).parents[1] / "models"
 PLAIN = MODELS / "realnvp_fashion_mnist"
 CLASSES = MODELS / "realnvp_fashion_mnist_classes"
 FACES = MODELS / "realnvp_faces"
-LABELS = np.arange(10)
+LABELS = np.arange(4)
 
 
 @functools.cache
@@ -23,7 +23,7 @@ def load(path):
     """Returns a model, what it takes as labels, and samples of it."""
     model = tf_realnvp.load(path)
     label = {"label": LABELS} if path == CLASSES else {}
-    return model, label, model.sample(10, temperature=0.8, seed=0, **label)
+    return model, label, model.sample(4, temperature=0.8, seed=0, **label)
 
 
 class ModelsTest(tf.test.TestCase, parameterized.TestCase):
@@ -50,8 +50,8 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_inverse(self):
         model, _, samples = load(PLAIN)
-        latents = model.encode(samples[:4])
-        self.assertAllEqual(model.decode(latents), samples[:4])
+        latents = model.encode(samples)
+        self.assertAllEqual(model.decode(latents), samples)
         points = model.bijector.forward(latents)
         self.assertAllClose(
             model.bijector.forward_log_det_jacobian(latents),
@@ -62,7 +62,7 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
     def test_served_by_tensorflow_alone(self):
         model, _, samples = load(PLAIN)
         saved = tf.saved_model.load(str(PLAIN))
-        same = saved.sample(10, 0.8, seed=0) == samples
+        same = saved.sample(4, 0.8, seed=0) == samples
         self.assertGreater(np.mean(same), 0.99)  # But for rounding.
         self.assertAllClose(
             saved.log_prob(samples, seed=1),

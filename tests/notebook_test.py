@@ -21,7 +21,7 @@ def train(model, **settings):
 
 def train_recomputing():
     model = small_models.displaced(0.0, num_couplings=(1, 1, 1), filters=2)
-    train(model, recompute=True, accumulate=2, ema=0.5, num_validation=8)
+    train(model, recompute=True, ema=0.5)
 
 
 def interrupt():
