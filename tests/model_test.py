@@ -334,7 +334,7 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 
 class EagerDensityTest(tf.test.TestCase):
-    """With networks that are traced, as users have them."""
+    """Tests networks that are traced, as users have them."""
 
     def test_follows_weights(self):
         """The density is not taken from the cache when weights have changed.
@@ -379,7 +379,7 @@ class DequantizationTest(tf.test.TestCase):
 
 
 class SeedTest(tf.test.TestCase, parameterized.TestCase):
-    """Of the noise and of samples."""
+    """Seeds of the noise and of samples."""
 
     @parameterized.parameters(
         lambda seed=None: shared().dequantize(IMAGES, seed),
@@ -429,7 +429,7 @@ def all_images():
 
 
 def image_index(images):
-    """The places of images in `all_images`."""
+    """Returns the indices of images in `all_images`."""
     return np.reshape(images, [-1, 4]).astype(int) @ [27, 9, 3, 1]
 
 
@@ -467,10 +467,10 @@ def integrate_density():
 
 
 class ProbabilityTest(tf.test.TestCase):
-    """On the smallest model, of which all images can be looked at."""
+    """Tests a model so small that all of its images can be listed."""
 
     def assert_agree(self, values, variances, expected):
-        """Checks normal errors: the worst, and all together."""
+        """Checks that errors are normal: the largest one and their sum."""
         errors = (values - expected) ** 2 / variances
         n = errors.size
         self.assertLess(errors.max(), 5**2)
@@ -622,7 +622,7 @@ GOOD = {
 
 
 class WrongArgumentsTest(tf.test.TestCase, parameterized.TestCase):
-    """`export_test` and `assertions_test` have what else is refused."""
+    """`export_test` and `assertions_test` have other wrong arguments."""
 
     @parameterized.parameters(
         *(

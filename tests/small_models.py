@@ -70,7 +70,7 @@ def displaced(
 
 @functools.cache
 def conditional() -> RealNVP:
-    """Returns one with classes, of which a part is frozen."""
+    """Returns a model with classes, of which a part is frozen."""
     probs = (0.5, 0.2, 0.3)
     result = displaced(0.3, filters=4, num_classes=3, class_probs=probs)
     result.networks[1].trainable = False  # It is saved as all others are.
@@ -79,13 +79,13 @@ def conditional() -> RealNVP:
 
 @functools.cache
 def distinct() -> RealNVP:
-    """Returns one whose classes differ enough for images of each."""
+    """Returns a model whose classes have clearly different images."""
     return _set_apart(conditional().clone(), 32.0)
 
 
 @functools.cache
 def deep() -> RealNVP:
-    """Returns one of bytes, not square, with all that a model may have."""
+    """Returns a model with all features, of images that are not square."""
     result = displaced(
         *(0.2, (8, 12, 3), 256),
         filters=4,

@@ -50,7 +50,7 @@ def fields(number, num_colors, seed=0):
 
 @functools.cache
 def trained(num_colors):
-    """What the command makes of 400 images: a folder, and what it printed."""
+    """Trains on 400 images; returns the folder and the output."""
     folder = pathlib.Path(_FOLDER.name, str(num_colors))
     folder.mkdir()
     np.save(folder / "data.npy", fields(400, num_colors))
@@ -108,7 +108,7 @@ class LevelsTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 
 class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
-    """What a model gives, in TensorFlow and in other programs."""
+    """Tests models of each kind, live and saved."""
 
     @parameterized.parameters(4096, None)
     def test_training(self, num_colors):

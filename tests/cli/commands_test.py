@@ -88,7 +88,7 @@ class FlagsTest(command_lines.CommandTestCase):
 
 
 class CommandsTestCase(ModelTestCase):
-    """Commands on a model, and four images."""
+    """Tests of commands on a model and four images."""
 
     def use_model(self, kind):
         super().use_model(kind)
@@ -112,7 +112,7 @@ class CommandsTestCase(ModelTestCase):
 
 class SampleTest(CommandsTestCase):
     def samples(self, *arguments):
-        """Returns what the model draws, whatever the batches."""
+        """Returns samples of the model, of all batches together."""
         return np.concatenate([*self.model.sample(*arguments)])
 
     @parameterized.parameters(
@@ -171,7 +171,7 @@ class SampleTest(CommandsTestCase):
 
 
 class LatentsTest(CommandsTestCase):
-    """The commands that go through the latent space."""
+    """Tests the commands that go through the latent space."""
 
     @parameterized.parameters(
         ("plain", None), ("classes", None), ("classes", "dog")

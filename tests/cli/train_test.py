@@ -1,4 +1,4 @@
-"""Tests for train: the flags, what is done with them, and a run for real."""
+"""Tests for train: the flags, and what is done with them."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ def call(*argv):
 
 
 class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
-    """All but the training itself."""
+    """Tests the command without the training itself."""
 
     name = "run.py"
 
@@ -41,7 +41,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.enterContext(mock.patch.object(system, "num_cores", lambda: 8))
 
     def begin(self, config, run, *unused):
-        """Does as a training does with the folder of a run."""
+        """Begins a run, as a training does."""
         if run is not None:
             data = DataDescription((2, 2, 1), 2, 2, 2, "none")
             run.begin(config, data, {})
@@ -137,7 +137,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(num_compared, 12)
 
     def start_worker(self, index, *argv, error=None):
-        """Calls the command as one of two workers, which meet or fail to."""
+        """Calls the command as one of two workers."""
         config = command_lines.tf_config(index, worker=["a:1", "b:1"])
         with (
             mock.patch.dict(os.environ, config),

@@ -72,7 +72,7 @@ class HoldOutTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class SameForEverTest(tf.test.TestCase):
-    """Models and runs of before must not see other images as theirs."""
+    """Orders and splits must never change, as old runs depend on them."""
 
     def test_orders(self):
         for has_records in (False, True):

@@ -28,7 +28,7 @@ SEED = 2**40 + 3  # More than 32 bits.
 
 @functools.cache
 def variational():
-    """Returns one of three scales; not square."""
+    """Returns a model with three scales, for images that are not square."""
     return small_models.displaced(
         *(0.1, (8, 12, 1)),
         filters=2,
@@ -91,7 +91,7 @@ class ExportTestCase(untraced.UntracedTestCase, parameterized.TestCase):
 
 
 class FunctionsTest(ExportTestCase):
-    """A loaded model gives what the model gives."""
+    """A loaded model gives the same results as the model."""
 
     @parameterized.parameters(
         *(("plain", n) for n in (0, 1, 7)),
@@ -227,7 +227,7 @@ BAD = {
 
 
 class BadArgumentsTest(ExportTestCase):
-    """They are errors, and never wrong results."""
+    """Wrong arguments are errors, and never give wrong results."""
 
     @parameterized.parameters(*BAD)
     def test_functions(self, name):

@@ -16,7 +16,7 @@ PLAIN, CLASSES = small_models.model, small_models.conditional
 
 
 class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
-    """It gives what the model gives."""
+    """It gives the same results as the model."""
 
     @parameterized.parameters(
         *((PLAIN, n, None) for n in (1, 64, 70)),
@@ -82,7 +82,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
-    """What is no model, or damaged, is an error of one line."""
+    """A damaged model is reported in one line."""
 
     def copy(self, **changes):
         """Returns a copy of a model, with other metadata."""

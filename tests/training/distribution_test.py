@@ -23,7 +23,7 @@ GONE = "run.py: error: a worker of the job has gone"
 
 
 def worker_environments(num_workers):
-    """What makes processes the workers of one job."""
+    """Returns the variables that make processes the workers of a job."""
     ports = command_lines.free_ports(num_workers)
     addresses = [f"127.0.0.1:{port}" for port in ports]
     return [
@@ -96,7 +96,7 @@ class SameTrainingTest(tf.test.TestCase):
 
 @pytest.mark.long
 class WorkersTest(folders.FolderTestCase):
-    """The command, run as two workers."""
+    """Runs the command as two workers."""
 
     def start_workers(self, *argvs):
         """Starts the command; returns the process of each worker."""

@@ -22,7 +22,7 @@ NUM_TEST = 7  # A batch, and three images that count as well.
 
 
 class TracedModel(SmallModel):
-    """Counts how often Python runs its steps: once for each trace."""
+    """Counts the traces of its steps."""
 
     num_traces = 0
 
@@ -42,7 +42,7 @@ def make_trainer():
 
 
 class Recorder(Progress):
-    """Keeps what it is notified of, and is the display of each pass."""
+    """Records all notifications, and serves as the display."""
 
     def __init__(self):
         self.passes = []  # Title, number of steps and updates.
@@ -72,7 +72,7 @@ def held_out():
 
 
 class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
-    """A rate that diverges makes an early epoch the best one."""
+    """The rate becomes so high that an early epoch is the best."""
 
     @staticmethod
     def make():

@@ -42,7 +42,7 @@ def conditional():
 
 
 class NoGradient(SmallModel):
-    """Its density is finite, and its gradient is not."""
+    """A model with a finite density whose gradient is not finite."""
 
     def log_density(self, points, label=None):
         zero = self.offset - tf.stop_gradient(self.offset)
@@ -82,7 +82,7 @@ def evaluate(trainer, images=IMAGES, labels=None, num_batches=1):
 
 
 def losses(model, seed, labels=None):
-    """Returns those of the images, in nats per dimension."""
+    """Returns the losses of the images, in nats per dimension."""
     points = model.add_noise(IMAGES, seed)
     return -model.log_density(points, labels) / NUM_DIMS
 

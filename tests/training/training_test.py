@@ -101,7 +101,7 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         )
 
     def train(self, door, model=None, images=None, **settings):
-        """Trains by the command or from Python, as far as it comes."""
+        """Trains by the command or from Python, to the end or to an error."""
         if door == COMMAND:
             code, stdout, stderr = command(resume=True, **settings)
             weights = None
@@ -139,7 +139,7 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         return outcome.weights
 
     def whole(self, **settings):
-        """Returns weights and metrics of a training that nothing stops."""
+        """Returns weights and metrics of an undisturbed training."""
         key = (*settings.items(), SmallModel.nan_below)
         if key not in self._whole:
             with (
@@ -151,7 +151,7 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         return self._whole[key]
 
     def assert_as_whole(self, door, **settings):
-        """Goes on to the end, which is that of a training in peace."""
+        """Goes on to the end, and compares it with an undisturbed training."""
         weights, table = self.whole(**settings)
         self.assertEqual(self.go_on(door, **settings), weights)
         self.assertEqual((RUN / "metrics.csv").read_text(), table)
@@ -429,7 +429,7 @@ class FailureTest(TrainingTestCase):
 
 
 class CommandTest(TrainingTestCase):
-    """What the command adds to a training."""
+    """Tests what the command adds to a training."""
 
     def test_settings_arrive(self):
         settings = {
@@ -639,7 +639,7 @@ WAITING = "waiting for the other workers\n"
 
 
 class WorkersTest(TrainingTestCase):
-    """What a worker makes of what others have; `distribution_test` has two."""
+    """Tests one worker alone; `distribution_test` has two."""
 
     def setUp(self):
         super().setUp()
@@ -653,7 +653,7 @@ class WorkersTest(TrainingTestCase):
         self.changes = collections.deque()
 
     def gather(self, record):
-        """Gives what three workers have, of which this one is the second."""
+        """Returns the records of three workers, of which this is the second."""
         chief = record = json.loads(json.dumps(record))
         if self.changes and (change := self.changes.popleft()) is not None:
             chief = change(record)

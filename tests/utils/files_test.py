@@ -21,7 +21,7 @@ over_both = parameterized.parameters(*REPLACE)
 
 
 class Interrupted(Exception):
-    """What the tests raise in the middle of writing."""
+    """The error that tests raise in the middle of writing."""
 
 
 def fill(path, content):
@@ -213,7 +213,7 @@ class ReplaceTest(FilesTestCase):
 
 
 class LeftoverTest(FilesTestCase):
-    """What a process leaves that is killed while it writes."""
+    """Tests what a process leaves if it is killed while it writes."""
 
     @parameterized.product(left=REPLACE, written=REPLACE)
     def test_is_removed_after_a_day(self, left, written):

@@ -8,7 +8,7 @@ from tf_realnvp.utils.overlap import overlapped
 
 
 class OverlappedTest(tf.test.TestCase):
-    """Results are those of `map`, and work goes on beside other work."""
+    """Results are the same as with `map`."""
 
     def test_two_at_once(self):
         both_are_here = threading.Barrier(2, timeout=30.0)
