@@ -71,10 +71,13 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         """The missing values do not matter, even if they are NaN."""
         model, images = small_models.model(), small_models.images(2)
         grey = np.where(MASK, [[[-0.9]], [[0.1]], [[np.nan]], [[8]]], 0.0)
-        for noise, missing in ((None, 255), (1.5, np.nan)):
+        for noise, missing, *masks in (
+            (None, 255, MASK, MASK.astype(int)),
+            (1.5, np.nan, np.uint8(255) * MASK, grey),
+        ):
             holes = np.where(MASK, missing, images)
             expected = restoration.restore(model, images, MASK, noise)
-            for mask in (MASK, MASK.astype(int), np.uint8(255) * MASK, grey):
+            for mask in masks:
                 found = restoration.restore(model, holes, mask, noise)
                 self.assertAllEqual(found.images, expected.images)
                 self.assertAllEqual(found.log_density, expected.log_density)
@@ -85,19 +88,16 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
     def test_known_pixels_stay(self):
         images = small_models.images(3)
         mask = np.stack([MASK, ~MASK, np.zeros_like(MASK)])
-        found, again, other = (
+        found, other = (
             restoration.restore(
                 *(small_models.model(), images, mask),
                 num_samples=num_samples,
                 batch_size=4,
-                seed=seed,
+                seed=num_samples,
             )
-            for num_samples, seed in ((2, 1), (2, 1), (1, 2))
+            for num_samples in (2, 1)
         )
         self.assertIsNone(found.label)
-        for name, value in vars(found).items():
-            if value is not None:
-                np.testing.assert_array_equal(value, getattr(again, name))
         is_missing = np.broadcast_to(mask[:, np.newaxis], found.samples.shape)
         self.assertAllEqual(found.images[~mask], images[~mask])
         self.assertAllEqual(found.mean[~mask], images[~mask])

@@ -83,7 +83,7 @@ def measurer(num_colors):
     return detection.Measurer(live(num_colors))
 
 
-def test_loss(num_colors):
+def final_loss(num_colors):
     """Its test loss in the unit of its kind."""
     content = json.loads((saved(num_colors) / "metadata.json").read_text())
     return content["metrics"][f"test_{Values(num_colors).measure}"]
@@ -116,7 +116,7 @@ class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
         deviation = 0.5 if num_colors is None else 0.08 * num_colors
         of_pixels = np.log(deviation * np.sqrt(3.0 * 2.0 * np.pi * np.e))
         bound = Values(num_colors).from_nats(of_pixels)
-        self.assertBetween(test_loss(num_colors), bound - 1.5, bound - 0.05)
+        self.assertBetween(final_loss(num_colors), bound - 1.5, bound - 0.05)
 
     @parameterized.parameters(4096, None)
     def test_saved(self, num_colors):
@@ -220,7 +220,7 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.assertEqual(path.stat().st_mode & 0o777, mode & ~UMASK, path)
         stdout = self.run_command("evaluate", self.use_model(num_colors))
         loss = float(re.search(rf": (\S+) {values.unit}", stdout)[1])
-        self.assertAllClose(loss, test_loss(num_colors), atol=0.05)
+        self.assertAllClose(loss, final_loss(num_colors), atol=0.05)
 
     @parameterized.parameters(4096, None)
     def test_sample(self, num_colors):

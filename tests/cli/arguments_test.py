@@ -60,14 +60,6 @@ class OutputsTest(command_lines.CommandTestCase, parameterized.TestCase):
         os.symlink("file", "link")
         os.symlink("maps", "linked")
 
-    def test_good(self):
-        before = sorted(self.folder.rglob("*"))
-        arguments.check_output("maps/a.png", inputs=["digits", None, "file"])
-        arguments.check_output("a/b", is_folder=True, inputs=["a/b/c", "maps"])
-        arguments.check_output("maps", is_folder=True, new="sample_*.png")
-        # Folders are left to what writes.
-        self.assertEqual(sorted(self.folder.rglob("*")), before)
-
     @parameterized.parameters(
         ("./link", "among the images: file"),
         ("maps/a.png", "among the images: linked"),

@@ -264,13 +264,13 @@ class WeightsTest(untraced.UntracedTestCase):
 
 
 class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
-    @parameterized.parameters(((5,),), ((3, 2),), ((1, 3, 1),))
-    def test_ends_in_float32(self, calls):
+    def test_ends_in_float32(self):
         """It is as if training were resumed in float32."""
         weights = []
         for settings in (
             [("bfloat16", None, 3), ("float32", None, 2)],
-            [("bfloat16", 3, number) for number in calls],
+            [("bfloat16", 3, 5)],
+            [("bfloat16", 3, number) for number in (1, 2, 2)],
         ):
             trainer = None
             for precision, float32_from, number in settings:
@@ -290,7 +290,8 @@ class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
                         new.assign(old)
                 train(trainer, num_steps=number)
             weights.append(values(trainer.model.variables))
-        self.assertTrue(all(same(*weights)))
+        self.assertTrue(all(same(weights[0], weights[1])))
+        self.assertTrue(all(same(weights[0], weights[2])))
         plain = Trainer(moved(), 0.1, precision="bfloat16")
         train(plain, num_steps=5)
         self.assertFalse(all(same(weights[0], values(plain.model.variables))))
