@@ -77,7 +77,7 @@ class SummariesTest(folders.FolderTestCase):
                 tf.debugging.assert_less(latents, -1e9, "it overflows")
                 return super().decode(latents, label)
 
-        writer = Summaries(Trainer(Overflowing()), self.folder, batch_size=8)
+        writer = Summaries(trainer_of(Overflowing()), self.folder)
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             writer.write_samples(3)
         self.assertIn("cannot draw samples: ", stderr.getvalue())
