@@ -363,10 +363,8 @@ class ImageDataset:
 
         def flip_some(index, batch):
             places, images = batch
-            batch_seed = tf.random.experimental.stateless_fold_in(
-                flip_seed, index
-            )
-            draws = tf.random.stateless_uniform([batch_size], batch_seed)
+            key = tf.random.experimental.stateless_fold_in(flip_seed, index)
+            draws = tf.random.stateless_uniform([batch_size], key)
             is_flipped = draws[:, None, None, None] < 0.5
             return places, tf.where(is_flipped, tf.reverse(images, [2]), images)
 
