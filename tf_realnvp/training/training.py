@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import pathlib
 from collections.abc import Callable, Iterator
 
 import keras
@@ -14,9 +13,9 @@ from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
-from tf_realnvp.training import loop, results, workers
+from tf_realnvp.training import loop, workers
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.recorder import Recorder, naming_write_errors
+from tf_realnvp.training.recorder import Recorder
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
@@ -108,7 +107,7 @@ class Training:
                     model, config, dataset.num_train
                 )
             self._recorder = Recorder(self._run, self.trainer, config)
-            restored = resume and self._recorder.restore()
+            restored = resume and self._recorder.checkpoints.restore()
             state = itertools.chain(*self.trainer.state.values())
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
@@ -181,18 +180,6 @@ class Training:
                 raise
             recorder.finish()
 
-    def write_results(self) -> list[pathlib.Path]:
-        """Writes the SavedModel, the metrics and the figures.
-
-        Returns:
-          Paths of the written files.
-
-        Raises:
-          FailureError: If something cannot be written.
-        """
-        with naming_write_errors(self.config.output_dir):
-            return results.write(self.config, self.dataset, self.trainer)
-
     def close(self) -> None:
         """Records that the training is complete and its results are written.
 
@@ -228,18 +215,12 @@ def _strategy_of(model):
 
 
 def _initialize(model, dataset, seed, strategy):
-    """Runs data-dependent initialization; if interrupted, reverts it."""
-    before = [variable.numpy() for variable in model.variables]
-    try:
-        with runtime.tensor_float_32(False), strategy.scope():
-            if dataset.values.are_real:
-                model.standardize(*dataset.moments())
-            images = dataset.initial_images(seed)
-            initialization.initialize(model, images, seed)
-    except BaseException:
-        for variable, value in zip(model.variables, before, strict=True):
-            variable.assign(value)
-        raise
+    """Runs data-dependent initialization."""
+    with runtime.tensor_float_32(False), strategy.scope():
+        if dataset.values.are_real:
+            model.standardize(*dataset.moments())
+        images = dataset.initial_images(seed)
+        initialization.initialize(model, images, seed)
 
 
 @contextlib.contextmanager
