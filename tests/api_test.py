@@ -347,7 +347,7 @@ class RunDirTest(TrainTestCase):
         """They stay so where a run goes on."""
         whole, parts = SmallModel(), SmallModel()
         for model in (whole, parts):
-            model.offset.trainable = False
+            model.trainable_variables = [model.means]
         self.train(whole, self.images, epochs=2)
         for epochs in (1, 2):
             run = self.folder / "run"

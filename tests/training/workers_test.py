@@ -37,7 +37,7 @@ class JobTest(tf.test.TestCase, parameterized.TestCase):
         for damaged in (text, text[:-1]):
             self.enterContext(mock.patch.dict(os.environ, TF_CONFIG=damaged))
             with self.assertRaisesRegex(
-                UsageError, "TF_CONFIG is .*of all workers"
+                UsageError, "TF_CONFIG is .*all workers"
             ):
                 workers.is_chief()
 

@@ -52,7 +52,7 @@ def _run(flags):
     --data_dir, from archives in --data_dir/manual, or downloaded into
     --data_dir. digits is part of scikit-learn and needs no network.
 
-    Examples:
+    examples:
       %(prog)s --dataset digits
       %(prog)s --dataset CIFAR10 --epochs 350 --lr 3e-4 --seed 0
       %(prog)s --dataset my_images --image_size 32 --filters 64 --num_blocks 2
