@@ -345,7 +345,8 @@ class RunDirTest(TrainTestCase):
 
     def test_frozen_parts(self):
         """They stay so where a run goes on."""
-        whole, parts = SmallModel(), SmallModel()
+        whole = SmallModel()
+        parts = whole.clone()
         for model in (whole, parts):
             model.trainable_variables = [model.means]
         self.train(whole, self.images, epochs=2)
