@@ -191,7 +191,7 @@ def train(
                 on_epoch or (lambda metrics: None),
                 display=Progress if progress else Silent,
             )
-            training.close()
+            training.recorder.close()
         finally:
             model.assign(trainer.result_model())
     return trainer.history

@@ -189,7 +189,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
     say("writing the results")
     try:
         results.write(training.config, training.dataset, trainer)
-        training.close()
+        training.recorder.close()
     except signals.Interrupted:
         say("they are not complete: the same command with --resume writes them")
         raise

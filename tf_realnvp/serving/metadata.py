@@ -24,17 +24,12 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         version.
     """
     path = pathlib.Path(path)
-    if not (path / "saved_model.pb").is_file():
-        raise ModelError(
-            f"there is no SavedModel in {path}: name the folder "
-            "realnvp_DATASET that training wrote"
-        )
     try:
         content = dict(json.loads((path / FILE).read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"cannot read {path / FILE}: {error}; the model is of another "
-            "program, or was not copied whole"
+            f"there is no model in {path} ({error}): name the folder "
+            "realnvp_DATASET that training wrote"
         ) from error
     check(content, path)
     return content

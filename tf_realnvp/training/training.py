@@ -33,9 +33,11 @@ class Training:
         them.
       model: The model, which is trained in place.
       trainer: The trainer, after `open`.
+      recorder: What writes to the run, after `open`.
     """
 
     trainer: Trainer
+    recorder: Recorder
 
     def __init__(
         self,
@@ -75,6 +77,9 @@ class Training:
         self.config = config
         self.model = model or _make_model(config, description.of_images)
         self.model.metadata = dataset.metadata
+        # The probabilities may differ from the frequencies in these images.
+        probs = self.model.class_probs or ()
+        self._description = dataclasses.replace(description, class_probs=probs)
         if num_validation:
             dataset = dataset.hold_out(num_validation, config.seed)
         self.dataset = dataset
@@ -106,8 +111,8 @@ class Training:
                 self.trainer = Trainer.from_config(
                     model, config, dataset.num_train
                 )
-            self._recorder = Recorder(self._run, self.trainer, config)
-            restored = resume and self._recorder.checkpoints.restore()
+            self.recorder = Recorder(self._run, self.trainer, config)
+            restored = resume and self.recorder.checkpoints.restore()
             state = itertools.chain(*self.trainer.state.values())
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
@@ -117,15 +122,9 @@ class Training:
                 workers.agree_on_state(model.variables, "weights", "init_from")
             elif not (restored or is_trained):
                 _initialize(model, dataset, config.seed, strategy)
-        description = dataclasses.replace(
-            dataset.description,
-            num_train=dataset.num_train + dataset.num_validation,
-            # They may differ from the frequencies in these images.
-            class_probs=model.class_probs or (),
-        )
-        self._recorder.begin(description, dataset.metadata)
+        self.recorder.begin(self._description, dataset.metadata)
         if is_trained:  # The weights cannot be recreated from a seed.
-            self._recorder.save()
+            self.recorder.save()
         return restored
 
     def fit(
@@ -149,7 +148,7 @@ class Training:
           FailureError: If something cannot be written, or another worker is
             lost.
         """
-        config, recorder = self.config, self._recorder
+        config, recorder = self.config, self.recorder
 
         def record_epoch(metrics):
             recorder.after_epoch(metrics)
@@ -180,18 +179,13 @@ class Training:
                 raise
             recorder.finish()
 
-    def close(self) -> None:
-        """Records that the training is complete and its results are written.
-
-        Raises:
-          FailureError: If the state of the run cannot be written.
-        """
-        self._recorder.close()
-
 
 def _make_model(config, images):
     """Returns a new model in the scope of the strategy that trains it."""
-    strategy = workers.strategy(config.devices)
+    if runtime.is_one_of_many():
+        strategy = workers.connect()
+    else:
+        strategy = runtime.make_strategy(config.devices)
     with strategy.scope():
         keras.utils.set_random_seed(config.seed)
         try:

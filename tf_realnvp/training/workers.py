@@ -99,17 +99,6 @@ def connect():
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def strategy(num_devices: int | None) -> "tf.distribute.Strategy":
-    """Returns the strategy of a job's workers, or of this machine's devices.
-
-    Args:
-      num_devices: As for `runtime.make_strategy`.
-    """
-    if runtime.is_one_of_many():
-        return connect()
-    return runtime.make_strategy(num_devices)
-
-
 def _wait_for_all(addresses, index):
     """Waits until all workers listen.
 
