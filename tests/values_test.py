@@ -320,7 +320,6 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
     @parameterized.parameters(
         ("export", 4096, "is not of at most 256 levels"),
         ("export", None, "is not of at most 256 levels"),
-        ("evaluate --importance_samples 2", None, "real numbers get no noise"),
         ("restore x", None, "real numbers are restored in Python"),
         ("score images", None, "none of the 1 files"),
         ("interpolate images/000.png images/000.png", None, "no .npy file"),

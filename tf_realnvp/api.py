@@ -125,7 +125,8 @@ def train(
         checkpoint, which replaces the weights of the model. With `progress`, a
         message says so. The command can resume a run of this function on an
         `ImageDataset` from `data.load`. This function can resume a run of the
-        command, unless that used `--init_from` or `--deterministic`. Default:
+        command, unless that used `--init_from` or `--deterministic`. If parts
+        of the model are frozen, they must be when the run is resumed. Default:
         nothing is written.
       on_epoch: Called with the `Metrics` after every epoch, and once before the
         first. An exception that it raises ends the training. With `ema`, the
@@ -148,18 +149,9 @@ def train(
         there are fewer training images than the settings require, or if
         `precision` is "tf32" and no GPU supports it.
       ValueError: If a setting is out of range; if the model was created outside
-        of the scope of the current strategy; if the whole model is frozen
-        (`trainable = False`); or if part of it is frozen and a `run_dir` is
-        given.
+        of the scope of the current strategy; or if the whole model is frozen
+        (`trainable = False`).
     """
-    # The moments of real numbers are never trained.
-    trained = [v for v in model.variables if v.name != "moments"]
-    is_frozen = len(model.trainable_variables) < len(trained)
-    if run_dir is not None and is_frozen:
-        raise ValueError(
-            "parts of the model are frozen, which a run cannot keep: leave out "
-            "`run_dir`"
-        )
     dataset = for_model(model, data, labels, flip)
     check_images(dataset, model)
     with contextlib.ExitStack() as stack:
@@ -199,7 +191,7 @@ def train(
                 on_epoch or (lambda metrics: None),
                 display=Progress if progress else Silent,
             )
-            training.close()
+            training.recorder.close()
         finally:
             model.assign(trainer.result_model())
     return trainer.history

@@ -330,15 +330,6 @@ class TrainingConfig:
             defaults |= _WITH_DEFAULT_LR
         return cls(dataset=dataset, **defaults | given)
 
-    def num_steps(self, num_train: int) -> int:
-        """Returns the number of training steps.
-
-        Args:
-          num_train: Number of training images, without validation images.
-        """
-        num_steps = self.epochs * (num_train // self.batch_size)
-        return min(num_steps, self.max_steps or num_steps)
-
     @property
     def shared(self) -> dict[str, Any]:
         """The settings that all workers of a job share, by name."""

@@ -100,10 +100,7 @@ def load_model(
     )
     if image_shape is None:
         if mask not in arrays:
-            raise ValueError(
-                f"{os.fspath(path)} has no masks that show the size of images: "
-                "give `image_shape`."
-            )
+            raise _error(path, f"`{mask}` is missing: give `image_shape`")
         image_shape = (*arrays[mask].shape[-2:], channels)
     model = RealNVP(image_shape, num_colors, filters, num_blocks, alpha)
     _assign(model, arrays, path)

@@ -50,8 +50,8 @@ BAD_LINES = (
         for value in values.split()
     ),
     ("sample M --temp 1", "--temp"),
-    ("interpolate M a", "argument IMAGE: 2 images are needed"),
-    ("manifold M a b c", "argument IMAGE: 4 images are needed"),
+    ("interpolate M a", "IMAGE"),
+    ("manifold M a b c d e", "unrecognized arguments: e"),
     (f"{DIRECTION} --strength nan 1", "'nan'"),
     # What is in the folder: a file `f.png` and a folder `d.png`.
     ("sample M --out missing/a.png", "--out: cannot write to missing"),

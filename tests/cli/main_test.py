@@ -126,7 +126,7 @@ class StartTest(command_lines.CommandTestCase):
         self.assertIn("\nslow []\n", stdout)
         self.assertEqual(stderr.count("\n"), len(lines) - 2)
         # Without npm's packages `explore` ends with another line.
-        self.assertIn(stderr.count("no SavedModel in .: "), (12, 13))
+        self.assertIn(stderr.count("no model in . "), (12, 13))
         self.assertCountEqual(os.listdir(), ["file", "other"])
 
     def test_programs(self):

@@ -200,7 +200,7 @@ class WordsTest(tf.test.TestCase):
         """Whatever a flag is given, it makes sense or gets one line."""
         parser, configs = arguments.Parser(prog="run.py"), []
         run = runs.Run(pathlib.Path("new"))
-        train.add_flags(parser, "python run.py")
+        train.add_flags(parser)
         parser.set_defaults(
             run=lambda flags: configs.append(train.read_settings(flags, run))
         )

@@ -159,6 +159,6 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
     def test_devices(self):
         self.set_gpus([(9, 0), (9, 0)])
         self.assertEqual(runtime.describe_devices(), "2 GPUs H")
-        self.assertEqual(runtime.describe_devices(1), "GPU H")
+        self.assertEqual(runtime.describe_devices(1), "1 GPU H")
         with self.assertRaisesRegex(UsageError, "`devices`: 3 .*, 2$"):
             runtime.make_strategy(3)

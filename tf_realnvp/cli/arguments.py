@@ -157,9 +157,11 @@ DATA_DIR = argument(
 IMAGE_FILES = "PNG, JPEG or TIFF files, or .npy files of real numbers"
 
 
-def images(name: str = "images", text: str = IMAGE_FILES) -> Argument:
+def images(
+    name: str = "images", text: str = IMAGE_FILES, nargs: int | str = "+"
+) -> Argument:
     """Declares an argument for image files."""
-    return argument(name, text, Folder(), nargs="+", metavar="IMAGE")
+    return argument(name, text, Folder(), nargs=nargs, metavar="IMAGE")
 
 
 def label(default: str) -> Argument:
@@ -277,9 +279,9 @@ def class_number(label: str, names: Sequence[str]) -> int:
     Raises:
       UsageError: If there is no such class.
     """
+    normalized = [unicodedata.normalize("NFC", n) for n in (label, *names)]
     for fold in (str, str.casefold):
-        all_names = (unicodedata.normalize("NFC", n) for n in (label, *names))
-        own, *known = map(fold, all_names)
-        if own in known:
-            return known.index(own)
+        key, *keys = map(fold, normalized)
+        if key in keys:
+            return keys.index(key)
     raise UsageError(f"no class {label!r}, but {', '.join(names) or 'none'}")

@@ -127,25 +127,20 @@ def evaluate(flags: argparse.Namespace) -> None:
     of minus the log-density in nats/dim, without noise.
     """
     model = saved_model.SavedModel(flags.model)
-    if model.values.are_real and flags.importance_samples > 1:
-        raise UsageError("--importance_samples: real numbers get no noise")
     dataset = _load_dataset(flags.dataset, flags.data_dir, model)
     if flags.max_images is not None:
         dataset = dataset.sample_test(flags.max_images, flags.seed)
     num_images, num_draws = dataset.num_test, flags.importance_samples
-    batch_size = min(flags.batch_size, num_images)
+    batches = dataset.batches("test", flags.batch_size)
     measured: list[tuple[np.ndarray, ...]] = []
     losses: list[float] = []  # Of each image so far.
-    with (
-        dataset.naming_damage(),
-        Progress("test", math.ceil(num_images / batch_size)) as display,
-    ):
-        batches = dataset.batches("test", batch_size)
-        for given, labels in _log_probs(model, batches, flags.seed, num_draws):
-            mixture = model.mixture(given)
-            joint = saved_model.importance_bound(given + model.log_prior)
+    with dataset.naming_damage(), Progress("test", len(batches)) as display:
+        results = _log_probs(model, batches, flags.seed, num_draws)
+        for log_probs, labels in results:
+            mixture = model.mixture(log_probs)
+            of_label = log_probs[:, range(len(labels)), labels]
+            joint = saved_model.importance_bound(log_probs + model.log_prior)
             is_right = joint.argmax(axis=-1) == labels
-            of_label = given[:, range(len(labels)), labels]
             measured.append((mixture, of_label, is_right))
             bound = saved_model.importance_bound(mixture)
             losses.extend(-bound / model.num_dims)
@@ -161,10 +156,10 @@ def evaluate(flags: argparse.Namespace) -> None:
         title += f", {counted(len(model.class_names), 'class')}"
     say(f"{title}, seed {flags.seed}")
     if not model.class_names:
-        _say_bits(model, mixture)
+        _say_losses(model, mixture)
         return
-    _say_bits(model, of_label, ", given the label")
-    _say_bits(model, mixture, ", mixture of the classes")
+    _say_losses(model, of_label, ", given the label")
+    _say_losses(model, mixture, ", mixture of the classes")
     say(
         f"accuracy as a classifier: {is_right.mean():.4f} "
         f"({is_right.sum():,} of {num_images:,})"
@@ -173,15 +168,16 @@ def evaluate(flags: argparse.Namespace) -> None:
 
 def _load_dataset(name, data_dir, model):
     """Loads a data set, with labels numbered like the model's classes."""
-    own = model.class_names
+    names = model.class_names
     with arguments.naming("--dataset"):
         loader = Loader(model, data_dir)
-        dataset = loader.load_dataset(name, labels=bool(own))
+        dataset = loader.load_dataset(name, labels=bool(names))
         loader.check_unseen(dataset)
-        numbers = [arguments.class_number(n, own) for n in dataset.class_names]
-    # The names may differ from the model's in Unicode normalization.
-    known = tuple(own[number] for number in numbers)
-    return dataclasses.replace(dataset, class_names=known).relabel(own)
+        # The names may differ from the model's in Unicode normalization.
+        known = tuple(
+            names[arguments.class_number(n, names)] for n in dataset.class_names
+        )
+    return dataclasses.replace(dataset, class_names=known).relabel(names)
 
 
 def _log_probs(model, batches, seed, num_draws):
@@ -198,26 +194,20 @@ def _log_probs(model, batches, seed, num_draws):
       model without classes counts as having a single class, 0.
     """
 
-    def calls():  # One sample per call: an interruption waits for two calls.
-        for index, batch in enumerate(batches):
-            if model.class_names:
-                images, labels = batch
-            else:
-                images, labels = batch, np.zeros(len(batch), int)
-            for stream in range(index * num_draws, (index + 1) * num_draws):
-                yield images, labels, saved_model.stream(seed, stream)
+    def measure(numbered):
+        index, batch = numbered
+        images, labels = batch, np.zeros(len(batch), int)
+        if model.class_names:
+            images, labels = batch
+        streams = range(index * num_draws, (index + 1) * num_draws)
+        seeds = [saved_model.stream(seed, number) for number in streams]
+        draws = [model.log_prob_of_classes(images, seed) for seed in seeds]
+        return np.stack(draws), np.asarray(labels)
 
-    def measure(call):
-        images, labels, draw = call
-        return model.log_prob_of_classes(images, draw), labels
-
-    results = overlapped(measure, calls())
-    while of_batch := [*itertools.islice(results, num_draws)]:
-        given, (labels, *_) = zip(*of_batch, strict=True)
-        yield np.stack(given), np.asarray(labels)
+    return overlapped(measure, enumerate(batches))
 
 
-def _say_bits(model, log_probs, what=""):
+def _say_losses(model, log_probs, what=""):
     """Prints the bounds from single noise samples and from all of them.
 
     Args:
@@ -227,25 +217,23 @@ def _say_bits(model, log_probs, what=""):
     """
     num_draws = len(log_probs)
     mean = f", mean of {num_draws} such" if num_draws > 1 else ""
-    single = _summary(model, np.mean(log_probs, axis=0))
-    draw = "log-density" if model.values.are_real else f"1 draw of noise{mean}"
-    say(f"{draw}{what}: {single}")
+    title = "log-density" if model.values.are_real else f"1 draw of noise{mean}"
+    bounds = {title: np.mean(log_probs, axis=0)}
     if num_draws > 1:
-        joint = _summary(model, saved_model.importance_bound(log_probs))
-        say(f"{num_draws} draws of noise{what}: {joint}")
-
-
-def _summary(model, log_probs):
-    """Returns the mean bits/dim and its standard error, as text."""
-    losses = model.values.per_dim(log_probs, model.num_dims)
-    error = losses.std(ddof=1) / math.sqrt(len(losses))
-    mean = f"{losses.mean():.4f} {model.values.unit}"
-    return f"{mean}, standard error {error:.4f}"
+        joint = saved_model.importance_bound(log_probs)
+        bounds[f"{num_draws} draws of noise"] = joint
+    for title, bound in bounds.items():
+        losses = model.values.per_dim(bound, model.num_dims)
+        error = losses.std(ddof=1) / math.sqrt(len(losses))
+        say(
+            f"{title}{what}: {losses.mean():.4f} {model.values.unit}, standard "
+            f"error {error:.4f}"
+        )
 
 
 @command(
     "realnvp_digits a.png b.png --steps 8 --out strip.png",
-    arguments.images(),
+    arguments.images(nargs=2),
     _LABEL_OF_ALL,
     argument("--steps", "images in the strip", WholeNumber(2, 10_000), 8),
     arguments.out("PNG file for the strip", "interpolation.png"),
@@ -256,7 +244,7 @@ def interpolate(flags: argparse.Namespace) -> None:
     Draws a strip of images by spherical interpolation between the latents of
     the two given images, which are at its ends.
     """
-    model, images = _open(flags, 2)
+    model, images = _open(flags)
     (start, end), labels = _encode(flags, model, images, together=True)
     points = tf_realnvp.latents.slerp(start, end, flags.steps)[np.newaxis]
     _write_rows(flags.out, model, _decode_rows(model, points, labels[:1]))
@@ -264,7 +252,7 @@ def interpolate(flags: argparse.Namespace) -> None:
 
 @command(
     "realnvp_digits a.png b.png c.png d.png --size 8 --out grid.png",
-    arguments.images(),
+    arguments.images(nargs=4),
     _LABEL_OF_ALL,
     argument("--size", "rows and columns of the grid", WholeNumber(2, 1000), 8),
     arguments.out("PNG file for the grid", "manifold.png"),
@@ -282,7 +270,7 @@ def manifold(flags: argparse.Namespace) -> None:
     4, the grid contains the four images: the first at the top left, the second
     in its row, the third in its column, and the fourth below the second.
     """
-    model, images = _open(flags, 4)
+    model, images = _open(flags)
     corners, labels = _encode(flags, model, images, together=True)
     points = tf_realnvp.latents.manifold(corners, flags.size)
     _write_rows(flags.out, model, _decode_rows(model, points, labels[:1]))
@@ -389,14 +377,14 @@ def direction(flags: argparse.Namespace) -> None:
     sets = {flag: loader.load(flag, names[flag], "test") for flag in names}
     image_sets.check_distinct(sets)
     rng = np.random.default_rng(flags.seed)
-    shuffled = [rng.permutation(its.images) for its in sets.values()]
+    shuffled = [rng.permutation(part.images) for part in sets.values()]
     sides = [model.encode_likeliest(images, label)[0] for images in shuffled]
     starts, labels = model.encode_likeliest(
         np.stack(named) if named else shuffled[1][:_NUM_SHOWN], label
     )
     # A fifth is held out, to evaluate the direction.
     apart = [side[: max(1, len(side) // 5)] for side in sides]
-    rest = [side[len(some) :] for side, some in zip(sides, apart, strict=True)]
+    rest = [side[max(1, len(side) // 5) :] for side in sides]
     held_out = tf_realnvp.latents.direction(*rest)
     auroc = tf_realnvp.latents.separation(held_out, *apart)
     low, high = flags.strength or (-2.0, 2.0)
@@ -411,10 +399,8 @@ def direction(flags: argparse.Namespace) -> None:
     _write_rows(flags.out, model, rows)
 
 
-def _open(flags, number=None):
+def _open(flags):
     """Checks the output, and returns the model and the images."""
-    if number and len(flags.images) != number:
-        raise UsageError(f"argument IMAGE: {number} images are needed")
     arguments.check_output(flags.out, inputs=flags.images)
     model = saved_model.SavedModel(flags.model)
     images = [image_sets.read(path, model) for path in flags.images]

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
         metavar="COMMAND", title="commands", required=True
     )
     training = subparsers.add_parser("train", help="train a model on images")
-    train.add_flags(training, training.prog)
+    train.add_flags(training)
     for module in (commands, detection, restore, exports):
         for add in module.COMMANDS:
             add(subparsers)
@@ -52,7 +52,7 @@ def train_main(argv: list[str] | None = None) -> int:
       The exit code, as for `run`.
     """
     parser = arguments.Parser(prog="run.py")
-    train.add_flags(parser, "python run.py")
+    train.add_flags(parser)
     return run(parser, argv)
 
 

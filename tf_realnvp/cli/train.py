@@ -21,23 +21,10 @@ from tf_realnvp.utils.messages import counted, say
 # TensorFlow takes seconds to import. What imports it is imported only after the
 # command line has been checked.
 
-_EXAMPLES = """\
-examples:
-  {command} --dataset digits
-  {command} --dataset CIFAR10 --epochs 350 --lr 3e-4 --seed 0
-  {command} --dataset my_images --image_size 32 --filters 64 --num_blocks 2
-"""
 
-
-def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
-    """Adds the flags of the training command to a parser.
-
-    Args:
-      parser: The parser, without flags.
-      command: The command as typed by users, for the examples.
-    """
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the training command to a parser without flags."""
     parser.description = inspect.getdoc(_run)
-    parser.epilog = _EXAMPLES.format(command=command)
     for field in dataclasses.fields(TrainingConfig):
         text, allowed = field.metadata["help"], field.metadata["allowed"]
         name, options = arguments.argument(f"--{field.name}", text, allowed)
@@ -64,6 +51,11 @@ def _run(flags):
     CIFAR10 and CelebA come from TensorFlow Datasets: from a prepared copy in
     --data_dir, from archives in --data_dir/manual, or downloaded into
     --data_dir. digits is part of scikit-learn and needs no network.
+
+    examples:
+      %(prog)s --dataset digits
+      %(prog)s --dataset CIFAR10 --epochs 350 --lr 3e-4 --seed 0
+      %(prog)s --dataset my_images --image_size 32 --filters 64 --num_blocks 2
     """
     workers.read_slurm_job()
     with contextlib.ExitStack() as stack:
@@ -196,13 +188,11 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
     say_summary(training)
     say("writing the results")
     try:
-        written = training.write_results()
-        training.close()
+        results.write(training.config, training.dataset, trainer)
+        training.recorder.close()
     except signals.Interrupted:
         say("they are not complete: the same command with --resume writes them")
         raise
-    for path in written:
-        say(f"  {path}")
 
 
 def say_header(training):

@@ -24,19 +24,13 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         version.
     """
     path = pathlib.Path(path)
-    if not (path / "saved_model.pb").is_file():
-        raise ModelError(
-            f"there is no SavedModel in {path}: name the folder "
-            "realnvp_DATASET that training wrote"
-        )
     try:
-        content = json.loads((path / FILE).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        content = dict(json.loads((path / FILE).read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"cannot read {path / FILE}: {error}; the model is of another "
-            "program, or was not copied whole"
+            f"there is no model in {path} ({error}): name the folder "
+            "realnvp_DATASET that training wrote"
         ) from error
-    content = content if isinstance(content, dict) else {}
     check(content, path)
     return content
 
@@ -84,11 +78,12 @@ def check_images(dataset: Any, model: Any) -> None:
     Raises:
       DataError: If they do not.
     """
-    its, own = (
-        f"{'x'.join(map(str, of.image_shape))} with {of.values}"
-        for of in (dataset, model)
+    kind, model_kind = (
+        f"{'x'.join(map(str, described.image_shape))} with {described.values}"
+        for described in (dataset, model)
     )
-    if its != own:
+    if kind != model_kind:
         raise DataError(
-            f"the images of {dataset.name} are {its}, those of the model {own}"
+            f"the images of {dataset.name} are {kind}, those of the model "
+            f"{model_kind}"
         )

@@ -144,20 +144,21 @@ class SavedModel:
           seed: Seed of the dequantization noise of each image, a 64-bit
             integer.
         """
-        given = self.log_prob_of_classes(images, seed, each=True)
-        label = (given + self.log_prior).argmax(axis=1)
-        return Scores(self.mixture(given), label)
+        log_probs = self.log_prob_of_classes(images, seed, each=True)
+        label = (log_probs + self.log_prior).argmax(axis=1)
+        return Scores(self.mixture(log_probs), label)
 
-    def mixture(self, given: np.ndarray) -> np.ndarray:
+    def mixture(self, log_probs: np.ndarray) -> np.ndarray:
         """Returns the log-probabilities of the mixture of the classes.
 
         Args:
-          given: Log-probabilities given each class, `[..., len(log_prior)]`.
+          log_probs: Log-probabilities given each class, `[...,
+            len(log_prior)]`.
 
         Returns:
           Float64 `[...]`.
         """
-        return np.logaddexp.reduce(given + self.log_prior, axis=-1)
+        return np.logaddexp.reduce(log_probs + self.log_prior, axis=-1)
 
     def log_prob_of_classes(
         self, images: np.ndarray, seed: int, each: bool = False
@@ -180,8 +181,8 @@ class SavedModel:
         function = self._log_prob_each if each else self._log_prob
         seeds = np.full([n] if each else [], seed, np.int64)
         labels = [[np.full(n, k)] for k in range(len(self.class_names))] or [[]]
-        given = [function(images, seeds, *label).numpy() for label in labels]
-        return np.stack(given, axis=1).astype(np.float64)
+        columns = [function(images, seeds, *label).numpy() for label in labels]
+        return np.stack(columns, axis=1).astype(np.float64)
 
     def encode(self, images: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Returns the latents of images; `decode` recovers the images.
@@ -220,10 +221,10 @@ class SavedModel:
             def measure(part):
                 return self.log_prob_of_classes(images[part], 0, each=True)
 
-            given = np.concatenate([*overlapped(measure, _parts(images))])
+            log_probs = np.concatenate([*overlapped(measure, _parts(images))])
             if together:
-                given[:] = given.sum(axis=0)
-            labels = (given + self.log_prior).argmax(axis=1)
+                log_probs[:] = log_probs.sum(axis=0)
+            labels = (log_probs + self.log_prior).argmax(axis=1)
         return self.encode(images, labels), labels
 
     def decode(self, latents: np.ndarray, label: np.ndarray) -> np.ndarray:

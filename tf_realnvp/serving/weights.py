@@ -55,56 +55,58 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
         the differences.
     """
     other = load_model(path)
-    differences = [*_differences(model, other)]
-    if differences:
+    if differences := _differences(model, other):
         raise ModelError(
             f"the model in {path} does not fit: it has {', '.join(differences)}"
         )
     variables = model.named_variables()
-    own, its = (of.metadata.get("class_names") for of in (model, other))
+    names, saved_names = (m.metadata.get("class_names") for m in (model, other))
     for name, variable in other.named_variables().items():
         value = variable.numpy()
-        if name.endswith("/embedding") and own and its:
-            value = value[:, _same_classes(its, own)]
+        if name.endswith("/embedding") and names and saved_names:
+            value = value[:, _same_classes(names, saved_names)]
         variables[name].assign(value)
 
 
-def _same_classes(names, own):
-    """Returns the numbers in `names` of its `own` classes, or of what is left.
+def _same_classes(names, saved_names):
+    """Returns the number of the saved class for each class.
+
+    It is that of the same name if there is one, or one of those left.
 
     Args:
-      names: Names of classes.
-      own: As many names.
+      names: Names of the classes.
+      saved_names: As many names.
     """
-    left = (i for i, name in enumerate(names) if name not in own)
-    return [names.index(n) if n in names else next(left) for n in own]
+    left = (i for i, name in enumerate(saved_names) if name not in names)
+    return [
+        saved_names.index(name) if name in saved_names else next(left)
+        for name in names
+    ]
 
 
 def _differences(model, other):
-    """Yields descriptions of the parts of a saved model that do not fit."""
+    """Returns descriptions of the parts of a saved model that do not fit."""
     fits = {
         name: getattr(other, name) == getattr(model, name)
         for name in ("filters", "num_blocks", "alpha", "num_scales")
     }
     pairs = zip(other.num_couplings, model.num_couplings, strict=True)
-    fits["num_couplings"] = all(its <= own for its, own in pairs)
+    fits["num_couplings"] = all(few <= many for few, many in pairs)
     # The weights act on logits of levels, or on standardized real numbers.
     fits["num_colors"] = other.values.are_real == model.values.are_real
     fits["num_classes"] = other.num_classes in (None, model.num_classes)
-    fits["dequantization"] = other.dequantization in (
-        "uniform",
-        model.dequantization,
-    )
-    for name, does_fit in fits.items():
-        if not does_fit:
-            yield (
-                f"{getattr(other, name)} {name} instead of "
-                f"{getattr(model, name)}"
-            )
+    kinds = ("uniform", model.dequantization)
+    fits["dequantization"] = other.dequantization in kinds
+    differences = [
+        f"{getattr(other, name)} {name} instead of {getattr(model, name)}"
+        for name, does_fit in fits.items()
+        if not does_fit
+    ]
     # Convolutions do not depend on the height and width.
-    channels, its_channels = model.image_shape[2], other.image_shape[2]
-    if its_channels != channels:
-        yield f"{its_channels} channels instead of {channels}"
+    channels, expected = other.image_shape[2], model.image_shape[2]
+    if channels != expected:
+        differences.append(f"{channels} channels instead of {expected}")
+    return differences
 
 
 def _assign(model, path):

@@ -60,6 +60,9 @@ class Recorder:
     """Writes checkpoints, metrics and summaries to the folder of a run.
 
     Its methods raise `FailureError` if something cannot be written.
+
+    Attributes:
+      checkpoints: The checkpoints of the run.
     """
 
     _run: Any  # A `Run` in all methods that write to it.
@@ -76,11 +79,7 @@ class Recorder:
         """
         self._run, self._trainer, self._config = run, trainer, config
         folder = pathlib.Path(config.run_dir)
-        self._checkpoints = Checkpoints(trainer, folder / "checkpoints")
-
-    def restore(self) -> bool:
-        """Restores the newest checkpoint, as `Checkpoints.restore`."""
-        return self._checkpoints.restore()
+        self.checkpoints = Checkpoints(trainer, folder / "checkpoints")
 
     @_to_run
     def begin(self, data: DataDescription, metadata: Mapping[str, Any]) -> None:
@@ -118,7 +117,7 @@ class Recorder:
     @_to_run
     def save(self) -> None:
         """Saves a checkpoint."""
-        self._checkpoints.save()
+        self.checkpoints.save()
         self._last_save = time.monotonic()
 
     @_to_run

@@ -7,6 +7,7 @@ from tf_realnvp.data import ImageDataset, image_folder
 from tf_realnvp.images import plots
 from tf_realnvp.serving import export
 from tf_realnvp.training import metrics
+from tf_realnvp.training.recorder import naming_write_errors
 from tf_realnvp.training.summaries import layout_of_samples
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
@@ -15,7 +16,7 @@ from tf_realnvp.utils.messages import say, warn
 
 
 def check(config: TrainingConfig, dataset: ImageDataset) -> None:
-    """Checks the output paths, and prints which files will be replaced.
+    """Checks the output paths.
 
     Args:
       config: The settings of the training.
@@ -34,28 +35,24 @@ def check(config: TrainingConfig, dataset: ImageDataset) -> None:
                 f"argument `output_dir`: {config.output_dir} is among the "
                 "images to train on: give another folder"
             )
-    path = _path(config.output_dir, "realnvp", dataset.name)
-    export.check_path(path)
-    if path.exists():
-        say(f"{path} is there, and will be replaced in the end")
+    export.check_path(_path(config.output_dir, "realnvp", dataset.name))
 
 
 def write(
     config: TrainingConfig, dataset: ImageDataset, trainer: Trainer
-) -> list[pathlib.Path]:
-    """Writes all results.
+) -> None:
+    """Writes all results, and prints their paths.
+
+    If a figure cannot be drawn, a warning is printed, and all other results are
+    written.
 
     Args:
       config: The settings of the training.
       dataset: The data set.
       trainer: The trainer, after the training.
 
-    Returns:
-      Paths of the written files. If a figure cannot be drawn, a warning is
-      printed, and all other results are written.
-
     Raises:
-      OSError, tf.errors.OpError: If something cannot be written.
+      FailureError: If something cannot be written.
     """
     model, result = trainer.result_model(), trainer.result_metrics()
     numbers: dict[str, float] = {"epochs": result.epoch, "steps": result.step}
@@ -72,29 +69,30 @@ def write(
     def path(kind, suffix=""):
         return _path(config.output_dir, kind, dataset.name, suffix)
 
-    files.make_directory(pathlib.Path(config.output_dir))
-    # The most important result first.
-    export.save(model, path("realnvp"), content)
-    metrics.write_csv(path("metrics", ".csv"), trainer.history, model.values)
-    drawn = []
-    for kind, draw in (("samples", _draw_samples), ("loss", _draw_losses)):
-        file = path(kind, ".png")
-        try:
-            draw(file, trainer, dataset)
-            drawn.append(file)
-        except OSError:
-            raise  # A full disk is one to come back from.
-        except Exception as error:
-            warn(f"cannot draw {file}: {reason(error)}")
-    return [path("realnvp"), *drawn, path("metrics", ".csv")]
+    with naming_write_errors(config.output_dir):
+        files.make_directory(pathlib.Path(config.output_dir))
+        # The most important result first.
+        export.save(model, path("realnvp"), content)
+        table = path("metrics", ".csv")
+        metrics.write_csv(table, trainer.history, model.values)
+        say(f"  {path('realnvp')}\n  {table}")
+        for kind, draw in (("samples", _draw_samples), ("loss", _draw_losses)):
+            figure = path(kind, ".png")
+            try:
+                draw(figure, trainer, dataset)
+                say(f"  {figure}")
+            except OSError:
+                raise  # A full disk is one to come back from.
+            except Exception as error:
+                warn(f"cannot draw {figure}: {reason(error)}")
 
 
 def _path(output_dir, kind, dataset_name, suffix=""):
     # TensorFlow takes names in UTF-8 alone, and these characters for patterns.
-    of = "".join(
+    name = "".join(
         c if c.isprintable() and c not in "*?[\\" else "_" for c in dataset_name
     )
-    return pathlib.Path(output_dir) / f"{kind}_{of}{suffix}"
+    return pathlib.Path(output_dir) / f"{kind}_{name}{suffix}"
 
 
 def _draw_samples(path, trainer, unused_dataset):

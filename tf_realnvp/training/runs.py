@@ -202,8 +202,6 @@ def _lock(path):
             raise UsageError(
                 f"argument `run_dir`: cannot lock {path}: {error.strerror}"
             ) from error
-        if not lock.exists():  # Removed by that process in the meantime.
-            raise UsageError(f"another process used {path} just now: try again")
         try:
             yield
         finally:

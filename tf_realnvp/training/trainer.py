@@ -119,11 +119,7 @@ class Trainer:
         self._strategy = tf.distribute.get_strategy()
         # Collectives match workers by the step within a call, so all workers
         # must run the same number of steps per call.
-        self.max_steps_per_call = None
-        if isinstance(
-            self._strategy, tf.distribute.MultiWorkerMirroredStrategy
-        ):
-            self.max_steps_per_call = 1
+        self.max_steps_per_call = 1 if runtime.is_one_of_many() else None
         self._recompute, self._jit = recompute, jit
         self._float32_from = float32_from
         self._set_precision(precision)
@@ -154,7 +150,8 @@ class Trainer:
           config: The settings.
           num_train: Number of training images, without validation images.
         """
-        num_steps = config.num_steps(num_train)
+        num_steps = config.epochs * (num_train // config.batch_size)
+        num_steps = min(num_steps, config.max_steps or num_steps)
         precision, _, last = config.precision.partition("+")
         return cls(
             model,
@@ -187,7 +184,7 @@ class Trainer:
             # Frozen variables have no average.
             pairs = zip(self.model.variables, evaluated.variables, strict=True)
             self.optimizer.finalize_variable_values(
-                [average for own, average in pairs if own.trainable]
+                [copy for variable, copy in pairs if variable.trainable]
             )
         return evaluated
 
@@ -254,9 +251,9 @@ class Trainer:
         """Trains on some batches, in one call of TensorFlow.
 
         Args:
-          batches: Iterator of a `tf.data.Dataset` of global batches: uint8
-            images `[n, H, W, C]`; for a model with classes, pairs of images and
-            labels, int32 `[n]`.
+          batches: Iterator of a `tf.data.Dataset` of global batches: images
+            `[n, H, W, C]` of `model.values.dtype`; for a model with classes,
+            pairs of images and labels, int32 `[n]`.
           num_steps: Number of batches; the same in all workers.
 
         Raises:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import pathlib
 from collections.abc import Callable, Iterator
 
 import keras
@@ -14,9 +13,9 @@ from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
-from tf_realnvp.training import loop, results, workers
+from tf_realnvp.training import loop, workers
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.recorder import Recorder, naming_write_errors
+from tf_realnvp.training.recorder import Recorder
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
@@ -34,9 +33,11 @@ class Training:
         them.
       model: The model, which is trained in place.
       trainer: The trainer, after `open`.
+      recorder: What writes to the run, after `open`.
     """
 
     trainer: Trainer
+    recorder: Recorder
 
     def __init__(
         self,
@@ -76,6 +77,9 @@ class Training:
         self.config = config
         self.model = model or _make_model(config, description.of_images)
         self.model.metadata = dataset.metadata
+        # The probabilities may differ from the frequencies in these images.
+        probs = self.model.class_probs or ()
+        self._description = dataclasses.replace(description, class_probs=probs)
         if num_validation:
             dataset = dataset.hold_out(num_validation, config.seed)
         self.dataset = dataset
@@ -107,8 +111,8 @@ class Training:
                 self.trainer = Trainer.from_config(
                     model, config, dataset.num_train
                 )
-            self._recorder = Recorder(self._run, self.trainer, config)
-            restored = resume and self._recorder.restore()
+            self.recorder = Recorder(self._run, self.trainer, config)
+            restored = resume and self.recorder.checkpoints.restore()
             state = itertools.chain(*self.trainer.state.values())
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
@@ -118,15 +122,9 @@ class Training:
                 workers.agree_on_state(model.variables, "weights", "init_from")
             elif not (restored or is_trained):
                 _initialize(model, dataset, config.seed, strategy)
-        description = dataclasses.replace(
-            dataset.description,
-            num_train=dataset.num_train + dataset.num_validation,
-            # They may differ from the frequencies in these images.
-            class_probs=model.class_probs or (),
-        )
-        self._recorder.begin(description, dataset.metadata)
+        self.recorder.begin(self._description, dataset.metadata)
         if is_trained:  # The weights cannot be recreated from a seed.
-            self._recorder.save()
+            self.recorder.save()
         return restored
 
     def fit(
@@ -150,7 +148,7 @@ class Training:
           FailureError: If something cannot be written, or another worker is
             lost.
         """
-        config, recorder = self.config, self._recorder
+        config, recorder = self.config, self.recorder
 
         def record_epoch(metrics):
             recorder.after_epoch(metrics)
@@ -181,30 +179,13 @@ class Training:
                 raise
             recorder.finish()
 
-    def write_results(self) -> list[pathlib.Path]:
-        """Writes the SavedModel, the metrics and the figures.
-
-        Returns:
-          Paths of the written files.
-
-        Raises:
-          FailureError: If something cannot be written.
-        """
-        with naming_write_errors(self.config.output_dir):
-            return results.write(self.config, self.dataset, self.trainer)
-
-    def close(self) -> None:
-        """Records that the training is complete and its results are written.
-
-        Raises:
-          FailureError: If the state of the run cannot be written.
-        """
-        self._recorder.close()
-
 
 def _make_model(config, images):
     """Returns a new model in the scope of the strategy that trains it."""
-    strategy = workers.strategy(config.devices)
+    if runtime.is_one_of_many():
+        strategy = workers.connect()
+    else:
+        strategy = runtime.make_strategy(config.devices)
     with strategy.scope():
         keras.utils.set_random_seed(config.seed)
         try:
@@ -228,18 +209,12 @@ def _strategy_of(model):
 
 
 def _initialize(model, dataset, seed, strategy):
-    """Runs data-dependent initialization; if interrupted, reverts it."""
-    before = [variable.numpy() for variable in model.variables]
-    try:
-        with runtime.tensor_float_32(False), strategy.scope():
-            if dataset.values.are_real:
-                model.standardize(*dataset.moments())
-            images = dataset.initial_images(seed)
-            initialization.initialize(model, images, seed)
-    except BaseException:
-        for variable, value in zip(model.variables, before, strict=True):
-            variable.assign(value)
-        raise
+    """Runs data-dependent initialization."""
+    with runtime.tensor_float_32(False), strategy.scope():
+        if dataset.values.are_real:
+            model.standardize(*dataset.moments())
+        images = dataset.initial_images(seed)
+        initialization.initialize(model, images, seed)
 
 
 @contextlib.contextmanager

@@ -7,10 +7,8 @@ import hashlib
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 from tf_realnvp.config import DataDescription, TrainingConfig
@@ -20,10 +18,6 @@ from tf_realnvp.utils.errors import FailureError, UsageError, reason
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_EXAMPLE = (
-    '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
-    '"task": {"type": "worker", "index": 0}}'
-)
 MAX_MINUTES = 10  # Between the starts of the first and last worker.
 _SECONDS_BETWEEN_TRIES = 0.2
 
@@ -59,8 +53,7 @@ def is_chief() -> bool:
     Raises:
       UsageError: If `TF_CONFIG` does not name this worker and all others.
     """
-    _, index = _job()
-    return index == 0
+    return _job()[1] == 0
 
 
 def _job():
@@ -82,9 +75,9 @@ def _job():
         return addresses, list(addresses).index(name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"the environment variable TF_CONFIG is {text!r}: give each worker "
-            f"one such as {_EXAMPLE}, or unset it to train on this machine "
-            "alone"
+            f"the environment variable TF_CONFIG is {text!r}: it must have the "
+            "addresses of all workers and the task of this one, or be unset to "
+            "train on this machine alone"
         ) from error
 
 
@@ -104,17 +97,6 @@ def connect():
 
     _wait_for_all(*_job())
     return tf.distribute.MultiWorkerMirroredStrategy()
-
-
-def strategy(num_devices: int | None) -> "tf.distribute.Strategy":
-    """Returns the strategy of a job's workers, or of this machine's devices.
-
-    Args:
-      num_devices: As for `runtime.make_strategy`.
-    """
-    if runtime.is_one_of_many():
-        return connect()
-    return runtime.make_strategy(num_devices)
 
 
 def _wait_for_all(addresses, index):
@@ -247,8 +229,8 @@ def gather(record):
 
     # `gather` supports int32 but not 8-bit integers, and different lengths.
     line = tf.constant(list(f"{json.dumps(record)}\n".encode()), tf.int32)
-    gathered = _interruptible(lambda: _gathering()(line).numpy())
-    return [json.loads(line) for line in bytes(gathered.tolist()).splitlines()]
+    lines = bytes(_gathering()(line).numpy().tolist()).splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @functools.cache
@@ -259,21 +241,3 @@ def _gathering():
     gather = functools.partial(connect().gather, axis=0)
     lines = [tf.TensorSpec([None], tf.int32)]
     return tf.function(gather, lines, autograph=False)
-
-
-def _interruptible(function):
-    """Returns the result of a function, and handles signals meanwhile.
-
-    Python handles signals in the main thread, when it is not in TensorFlow.
-    """
-    future: futures.Future = futures.Future()
-
-    def run():
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    # A daemon, since the process would otherwise wait for it at exit.
-    threading.Thread(target=run, daemon=True).start()
-    return future.result()

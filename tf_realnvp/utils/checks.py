@@ -39,8 +39,6 @@ class WholeNumber:
 
     def __str__(self):
         kind = "an even number" if self.even else "a whole number"
-        if self.high == _MAX_SIZE:
-            return f"{kind} of at least {self.low} and below 2**31"
         return f"{kind} from {self.low} to {self.high}"
 
     def __contains__(self, value):
@@ -160,11 +158,8 @@ class OneOf:
 class Name:
     """Names and paths: any non-empty string."""
 
-    convert = str
+    convert = parse = str
     metavar = "NAME"
-
-    def parse(self, text):
-        return text
 
     def __str__(self):
         return "a name"

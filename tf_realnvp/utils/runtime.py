@@ -135,8 +135,7 @@ def describe_devices(num_devices: int | None = None) -> str:
     if gpus := _gpus():
         details = tf.config.experimental.get_device_details(gpus[0])
         name = details.get("device_name") or gpus[0].name
-        number = num_devices or len(gpus)
-        return f"{number} GPUs {name}" if number > 1 else f"GPU {name}"
+        return f"{counted(num_devices or len(gpus), 'GPU')} {name}"
     cores = counted(system.num_cores(), "core")
     num_cpus = len(tf.config.list_logical_devices("CPU"))
     if num_cpus > 1:
@@ -227,8 +226,6 @@ def _are_since_ampere(gpus):
     """Returns whether there are GPUs and all are NVIDIA Ampere or newer."""
     import tensorflow as tf
 
-    def capability(gpu):
-        details = tf.config.experimental.get_device_details(gpu)
-        return details.get("compute_capability", (0, 0))
-
-    return min(map(capability, gpus), default=(0, 0)) >= (8, 0)
+    details = map(tf.config.experimental.get_device_details, gpus)
+    capabilities = [gpu.get("compute_capability", (0, 0)) for gpu in details]
+    return min(capabilities, default=(0, 0)) >= (8, 0)
