@@ -15,6 +15,7 @@ from tf_realnvp import restoration
 MASK = np.zeros([4, 4, 1], bool)
 MASK[1:, 1:3] = True
 SHAPE = (4, *small_models.IMAGE_SHAPE)
+INVALID = tf.errors.InvalidArgumentError
 
 
 class LogDensityTest(tf.test.TestCase, parameterized.TestCase):
@@ -28,21 +29,20 @@ class LogDensityTest(tf.test.TestCase, parameterized.TestCase):
         latents, _ = reference.of_model(model, points, labels)
         values = rng.uniform(0.0, 16.0, SHAPE)
         center = rng.normal(size=latents.shape)
-        posterior = restoration._Posterior(model, None, SHAPE[1:])
-        found, gradient = posterior._gradient(
-            latents.astype(np.float32),
-            restoration._Given(
-                values.astype(np.float32),
-                np.broadcast_to(MASK, SHAPE).astype(np.float32),
-                np.zeros(4, np.int32) if labels is None else labels,
-                center.astype(np.float32),
-            ),
-            tf.constant(0.7),
+        posterior = restoration._Posterior(model, tf.identity, SHAPE[1:])
+        latents = latents.astype(np.float32)
+        observation = restoration._Observation(
+            values.astype(np.float32),
+            np.broadcast_to(MASK, SHAPE).astype(np.float32),
+            np.zeros(4, np.int32) if labels is None else labels,
+            center.astype(np.float32),
         )
+        density = posterior._density(latents, observation, 0.7)
+        gradient = posterior._gradient(latents, observation, 0.7)
         errors = MASK * (points - 0.5 - values) / 0.7
         squares = np.square(errors).reshape(4, -1).sum(axis=1)
         squares += np.square(latents - center).reshape(4, -1).sum(axis=1)
-        self.assertAllClose(found, -0.5 * squares, rtol=1e-4)
+        self.assertAllClose(density, -0.5 * squares, rtol=1e-4)
         self.assertAllInRange(np.abs(gradient).max(axis=(1, 2, 3)), 1e-2, 1e4)
 
 
@@ -85,6 +85,31 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllInRange(found.ess, 200, 200 * 40)
         last = found.samples.mean(axis=1)
         self.assertAllClose(last, mean, atol=1.0)
+
+    @mock.patch.object(restoration, "_NUM_DESCENTS", 40)
+    def test_known_pixels_are_fitted_roughly_first(self):
+        """Otherwise the descent ends far from the likeliest."""
+        model = small_models.model()
+        images = model.sample(9, seed=0).numpy()
+        annealed = restoration.restore(model, images, MASK)
+        with mock.patch.object(restoration, "_FIRST_SIGMA", 1.0):
+            direct = restoration.restore(model, images, MASK)
+        self.assertAllGreater(annealed.log_density - direct.log_density, 5.0)
+
+    @mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+    def test_known_pixels_of_any_mask(self):
+        """Values that are missing do not matter, even NaN."""
+        model, images = small_models.model(), small_models.images(2)
+        grey = np.where(MASK, [[[-0.9]], [[0.1]], [[np.nan]], [[8]]], 0.0)
+        for noise, missing in ((None, 255), (1.5, np.nan)):
+            holes = np.where(MASK, missing, images)
+            expected = restoration.restore(model, images, MASK, noise)
+            for mask in (MASK, MASK.astype(int), np.uint8(255) * MASK, grey):
+                found = restoration.restore(model, holes, mask, noise)
+                self.assertAllEqual(found.images, expected.images)
+                self.assertAllEqual(found.log_density, expected.log_density)
+            none = restoration.restore(model, holes[:0], MASK, noise)
+            self.assertEqual(none.images.shape, (0, *SHAPE[1:]))
 
     @mock.patch.multiple(restoration, **small_models.FEW_STEPS)
     def test_known_pixels_stay(self):
@@ -133,6 +158,8 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         self.assertGreater(len(set(found.label)), 1)
         for index, label in enumerate(found.label):
             self.assertAllEqual(found.images[index], given[label].images[index])
+        with self.assertRaisesRegex(TypeError, "`label` must "):
+            restoration.restore(model, images, MASK, label=0.9)
 
     def test_nothing_known(self):
         """Then samples are those of the model."""
@@ -169,14 +196,18 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         self.assertIsNone(found.samples)
 
     @parameterized.parameters(
-        ({"images": np.zeros([2, 4, 6, 1])}, r"must be \(2, 4, 4, 1\), got"),
-        ({"mask": None}, "`noise` must be given"),
-        ({"observe": tf.identity}, "`noise` must be given"),
+        (ValueError, "images", {"images": small_models.images(4)[..., 0]}),
+        (TypeError, "images", {"images": np.zeros(SHAPE)}),
+        (INVALID, "images", *({"images": np.full(SHAPE, i)} for i in (-1, 17))),
+        (INVALID, "images", {"images": np.full(SHAPE, np.nan), "noise": 1.0}),
+        (ValueError, "noise", {"mask": None}, {"observe": tf.identity}),
+        (ValueError, "noise", *({"noise": i} for i in (0, -1.0, np.inf))),
+        (ValueError, "num_samples", {"num_samples": -1}),
+        (ValueError, "batch_size", {"batch_size": 0}),
+        (ValueError, "label", {"label": 1}),
     )
-    def test_bad(self, arguments, message):
-        images = small_models.images(2)
-        with self.assertRaisesRegex(ValueError, message):
-            restoration.restore(
-                small_models.model(),
-                **({"images": images, "mask": MASK} | arguments),
-            )
+    def test_bad(self, error, name, *cases):
+        valid = {"images": small_models.images(4), "mask": MASK}
+        for arguments in cases:
+            with self.assertRaisesRegex(error, f"`{name}` must "):
+                restoration.restore(small_models.model(), **(valid | arguments))

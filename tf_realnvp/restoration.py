@@ -13,10 +13,10 @@ descent from zero (https://arxiv.org/abs/1905.11672), samples by Hamiltonian
 Monte Carlo (HMC).
 
 ```python
-found = restoration.restore(model, images, mask, num_samples=8)
-found.images  # uint8 [n, H, W, C], the likeliest
-found.samples  # uint8 [n, 8, H, W, C], other answers
-found.std  # float32 [n, H, W, C], where they differ
+restored = restoration.restore(model, images, mask, num_samples=8)
+restored.images  # uint8 [n, H, W, C], the likeliest
+restored.samples  # uint8 [n, 8, H, W, C], other answers
+restored.std  # float32 [n, H, W, C], where they differ
 ```
 
 HMC starts a chain per sample where descent ends from a draw of the prior, with
@@ -37,10 +37,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_realnvp.model import RealNVP
+from tf_realnvp.utils import assertions
+from tf_realnvp.utils.checks import RealNumber, WholeNumber, check
 from tf_realnvp.utils.errors import FailureError
 from tf_realnvp.utils.progress import Progress, Silent
-
-Observe = Callable[[tf.Tensor], tf.Tensor]
 
 _KNOWN_SIGMA = 5.0 / 255.0  # Of known pixels, relative to white.
 _NUM_DESCENTS = 150  # Steps of Adam to the likeliest latents.
@@ -96,7 +96,7 @@ def restore(
     label: Any = None,
     num_samples: int = 0,
     seed: int = 0,
-    observe: Observe | None = None,
+    observe: Callable[[tf.Tensor], tf.Tensor] | None = None,
     batch_size: int = 64,
     shows_progress: bool = False,
 ) -> Restoration:
@@ -104,10 +104,12 @@ def restore(
 
     Args:
       model: The model.
-      images: What was observed, `[n, H, W, C]` in levels; with `observe`, `[n,
-        ...]` of the shape that it returns.
-      mask: Boolean, of a shape that broadcasts to that of `images`: `True` what
-        is missing. Default: nothing.
+      images: What was observed, `[n, H, W, C]`: levels; or with `noise`, finite
+        numbers in the same unit. With `observe`, `[n, ...]` of the shape that
+        it returns. Missing values are ignored, and may be NaN.
+      mask: What is missing: `True`, or any number but 0. Its shape broadcasts
+        to that of `images`. Default: nothing. Where all of an image is missing, samples are those of the
+        model, and the likeliest is the image of the mean of the latents.
       noise: Standard deviation of Gaussian noise on the observed values, in
         their unit; required for real numbers. Default: none; the known pixels
         stay as they are.
@@ -115,32 +117,58 @@ def restore(
         classes, that of the likeliest restoration, by a descent per class.
       num_samples: Number of samples of the posterior for each image, each from
         a chain of its own.
-      seed: Seed of the samples.
+      seed: Seed of the samples, which depend on `batch_size` as well.
       observe: Differentiable function from images, float32 `[m, H, W, C]` in
         levels, to what was observed of them. It takes `noise`.
       batch_size: Number of chains or descents that are computed together.
       shows_progress: Whether to show the progress on standard output.
 
     Raises:
-      ValueError: If the images or the mask have a wrong shape, or arguments are
-        missing or out of range.
+      TypeError: If levels or labels are not integers.
+      ValueError: If an argument has the wrong shape, is missing, or is a number
+        out of range; or if a `label` is given and the model has no classes.
+      tf.errors.InvalidArgumentError: If levels or labels are out of range, or
+        other observed values are not finite.
       FailureError: If no finite density is found.
     """
+    check(num_samples, "num_samples", WholeNumber(0))
+    check(batch_size, "batch_size", WholeNumber(1))
+    if noise is not None:
+        sigma, num_colors = check(noise, "noise", RealNumber()), None
+        images = np.asarray(images, np.float32)
+    elif mask is None or observe is not None or model.values.are_real:
+        raise ValueError(
+            "`noise` must be given with `observe`, for real numbers, and "
+            "without a `mask`."
+        )
+    else:
+        sigma = _KNOWN_SIGMA * model.values.highest
+        num_colors = model.num_colors
+    observe = observe or tf.identity
+    shape = observe(tf.zeros([1, *model.image_shape])).shape[1:]
     images = np.asarray(images)
-    shape = (len(images), *model.image_shape)
-    if observe is None and images.shape != shape:
-        raise ValueError(f"`images` must be {shape}, got {images.shape}.")
-    if noise is None and (mask is None or observe is not None):
-        raise ValueError("`noise` must be given, or `mask` without `observe`.")
-    is_missing = np.broadcast_to(False if mask is None else mask, images.shape)
-    if noise is None and model.values.are_real:
-        raise ValueError("`noise` must be given for real numbers.")
-    sigma = noise or _KNOWN_SIGMA * model.values.highest
-    posterior = _posterior(model, observe, images.shape[1:])
-    num_tried = (model.num_classes or 1) if label is None else 1
-    labels = np.broadcast_to(0 if label is None else label, [len(images)])
-    size = max(1, batch_size // max(num_tried, num_samples))
-    starts = range(0, len(images), size)
+    mask = np.asarray(False if mask is None else mask)
+    is_known = np.broadcast_to(mask == 0, images.shape)
+    images = np.where(is_known, images, 0)
+    images = assertions.images(images, shape, num_colors).numpy()
+    n = len(images)
+    if label is None:
+        classes = np.arange(model.num_classes or 1, dtype=np.int32)
+        labels = np.tile(classes, [n, 1])
+    elif model.num_classes is None:
+        raise ValueError("`label` must not be given: there are no classes.")
+    else:
+        labels = assertions.labels(label, model.num_classes, n).numpy()
+        labels = labels[:, np.newaxis]
+    observation = _Observation(
+        images.astype(np.float32),
+        is_known.astype(np.float32),
+        labels,
+        np.zeros([n, *model.latent_shape], np.float32),
+    )
+    posterior = _Posterior(model, observe, shape)
+    size = max(1, batch_size // max(labels.shape[1], num_samples))
+    starts = range(0, max(1, n), size)
     num_steps = _NUM_DESCENTS
     if num_samples:
         num_steps += _NUM_START_DESCENTS + _NUM_ADAPTATIONS + _NUM_DRAWS
@@ -149,54 +177,44 @@ def restore(
     with display("restore", num_steps * len(starts)) as progress:
         on_step = functools.partial(progress.update, 1)
         for start in starts:
-            part = slice(start, start + size)
-            given = _Given(
-                images[part].astype(np.float32),
-                (~is_missing[part]).astype(np.float32),
-                labels[part].astype(np.int32),
-                np.zeros([len(images[part]), *model.latent_shape], np.float32),
-            )
-            given, found = posterior.likeliest(given, num_tried, sigma, on_step)
+            end = start + size
+            part = _Observation(*(field[start:end] for field in observation))
+            result = posterior.likeliest(part, sigma, on_step)
             if num_samples:
+                part = part._replace(label=result["label"])
                 rng = np.random.default_rng([seed, start])
-                found |= posterior.sample(
-                    given, num_samples, sigma, rng, on_step
+                result |= posterior.sample(
+                    part, num_samples, sigma, rng, on_step
                 )
-            parts.append(found)
-    found = {
-        name: np.concatenate([part[name] for part in parts])
-        for name in parts[0]
-    }
-    if not np.all(np.isfinite(found["log_density"])):
+            parts.append(result)
+    result = tf.nest.map_structure(lambda *x: np.concatenate(x), *parts)
+    if not np.all(np.isfinite(result["log_density"])):
         raise FailureError("no finite density was found for the images")
-    is_restored = is_missing if noise is None else np.full(shape, True)
-    for name in found.keys() & {"r_hat", "ess"}:
-        medians = [
-            np.median(its[which]) if which.any() else np.nan
-            for its, which in zip(found[name], is_restored, strict=True)
-        ]
-        found[name] = np.array(medians, np.float32)
+    if num_samples:
+        stays = is_known if noise is None else False
+        for name in ("r_hat", "ess"):
+            values = np.ma.array(result[name], mask=stays)
+            values = values.reshape(n, model.num_dims)
+            result[name] = np.ma.median(values, axis=1).filled(np.nan)
     if noise is None:
-        levels = images.astype(model.values.dtype)
-        known = {"images": levels, "mean": levels, "std": 0 * levels}
-        for name in found.keys() & known.keys():
-            found[name] = np.where(is_missing, found[name], known[name])
+        known = images[is_known]
+        result["images"][is_known] = known
         if num_samples:
-            found["samples"] = np.where(
-                *(is_missing[:, None], found["samples"], levels[:, None])
-            )
+            result["mean"][is_known], result["std"][is_known] = known, 0.0
+            result["samples"].swapaxes(0, 1)[:, is_known] = known
     if model.num_classes is None:
-        del found["label"]
-    return Restoration(**found)
+        del result["label"]
+    return Restoration(**result)
 
 
-class _Given(NamedTuple):
+class _Observation(NamedTuple):
     """What is known of images.
 
     Attributes:
       values: Float32 `[n, ...]`, what was observed.
       is_known: Float32 of the same shape: 1 where it was, else 0.
-      label: Int32 `[n]`; 0 if the model has no classes.
+      label: Int32 `[n]`, or `[n, num_tried]` to find the likeliest of some; 0
+        if the model has no classes.
       center: Float32 `[n, H / 2, W / 2, 4 * C]`, the mean of the prior.
     """
 
@@ -206,25 +224,25 @@ class _Given(NamedTuple):
     center: np.ndarray
 
 
+@functools.lru_cache(maxsize=1)  # Calls in a row trace once.
 class _Posterior:
     """The posterior of latents, in functions that are traced once each."""
 
     def __init__(self, model, observe, observed_shape):
         self._model = model
-        self._observe = observe or tf.identity
+        self._observe = observe
         latents = tf.TensorSpec([None, *model.latent_shape])
         values = tf.TensorSpec([None, *observed_shape])
         label, number = tf.TensorSpec([None], tf.int32), tf.TensorSpec([])
-        given = _Given(values, values, label, latents)
+        observation = _Observation(values, values, label, latents)
 
         def traced(function, *signature):
             return tf.function(function, signature or None, autograph=False)
 
         self._points = traced(self._decode, latents, label)
-        self._density = traced(self._log_density, latents, given, number)
-        self._gradient = traced(self._differentiate, latents, given, number)
-        self._step = traced(
-            *(self._adam, (latents,) * 3, number, number, given, number)
+        self._density = traced(self._log_density, latents, observation, number)
+        self._gradient = traced(
+            self._differentiate, latents, observation, number
         )
         self._start = traced(self._start_hmc)
         self._transition = traced(self._hmc)
@@ -235,87 +253,71 @@ class _Posterior:
         points = self._model.decode_points(latents, label)
         return points - self._model.values.middle
 
-    def _log_density(self, latents, given, sigma):
+    def _log_density(self, latents, observation, sigma):
         """Returns the log-density of latents `[n]`, up to a constant."""
-        seen = self._observe(self._points(latents, given.label))
-        errors = given.is_known * (seen - given.values) / sigma
-        squares = tf.square(latents - given.center)
+        seen = self._observe(self._points(latents, observation.label))
+        errors = observation.is_known * (seen - observation.values) / sigma
+        squares = tf.square(latents - observation.center)
         return -0.5 * (_sum_of_each(tf.square(errors)) + _sum_of_each(squares))
 
-    def _differentiate(self, latents, given, sigma):
+    def _differentiate(self, latents, observation, sigma):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(latents)
-            density = self._density(latents, given, sigma)
-        return density, tape.gradient(density, latents)
+            density = self._density(latents, observation, sigma)
+        return tape.gradient(density, latents)
 
-    def _adam(self, state, step, rate, given, sigma):
-        """Takes a step of https://arxiv.org/abs/1412.6980, algorithm 1."""
-        latents, first, second = state
-        _, gradient = self._gradient(latents, given, sigma)
-        first = 0.9 * first + 0.1 * gradient
-        second = 0.999 * second + 0.001 * tf.square(gradient)
-        mean = first / (1.0 - 0.9**step)
-        deviation = tf.sqrt(second / (1.0 - 0.999**step))
-        return latents + rate * mean / (deviation + 1e-8), first, second
-
-    def _descend(self, given, sigma, num_steps, on_step):
+    def _descend(self, observation, sigma, num_steps, on_step):
         """Returns likely latents, by descent from the mean of the prior.
 
         First sigma falls, then the rate: a wide likelihood has fewer local
-        optima.
+        optima. The steps are those of https://arxiv.org/abs/1412.6980,
+        algorithm 1.
         """
-        state = given.center, *np.zeros([2, *given.center.shape], np.float32)
+        latents, first, second = observation.center, 0.0, 0.0
         for step in range(num_steps):
-            part = step / num_steps
-            left = max(0.0, 1.0 - part / _ANNEALING)
-            rate = _RATE * (0.5 + 0.5 * math.cos(math.pi * part))
-            state = self._step(
-                state,
-                tf.constant(step + 1.0),
-                tf.constant(rate, tf.float32),
-                given,
-                tf.constant(sigma * _FIRST_SIGMA**left, tf.float32),
-            )
-            on_step(len(given.values))
-        return state[0]
+            done, number = step / num_steps, tf.constant(step + 1.0)
+            width = sigma * _FIRST_SIGMA ** max(0.0, 1.0 - done / _ANNEALING)
+            rate = _RATE * (0.5 + 0.5 * math.cos(math.pi * done))
+            gradient = self._gradient(latents, observation, width)
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * tf.square(gradient)
+            mean = first / (1.0 - 0.9**number)
+            deviation = tf.sqrt(second / (1.0 - 0.999**number))
+            latents = latents + rate * mean / (deviation + 1e-8)
+            on_step(len(latents))
+        return latents
 
-    def likeliest(self, given, num_tried, sigma, on_step):
-        """Finds the likeliest latents of each image, of one class or of all.
+    def likeliest(self, observation, sigma, on_step):
+        """Finds the likeliest latents of each image, of all classes to try.
 
         Args:
-          given: What is known of the images.
-          num_tried: Number of classes; 1 to keep the labels.
+          observation: What is known of the images.
           sigma: Standard deviation of the likelihood.
           on_step: Called after each step with the number of latents.
 
         Returns:
-          `given` with the labels found, and what a `Restoration` has of the
-          latents, by name.
+          What a `Restoration` has of the latents, by name.
         """
-        tried = _repeat(given, num_tried)
-        if num_tried > 1:
-            classes = np.arange(num_tried, dtype=np.int32)
-            tried = tried._replace(label=np.tile(classes, len(given.label)))
+        n, num_tried = observation.label.shape
+        tried = _repeat(observation, num_tried)
+        tried = tried._replace(label=observation.label.ravel())
         latents = self._descend(tried, sigma, _NUM_DESCENTS, on_step)
         density = self._density(latents, tried, sigma).numpy()
-        density = density.reshape(-1, num_tried)
         points = self._points(latents, tried.label).numpy()
-        joint = density
-        if num_tried > 1:
-            joint = density + np.log(self._model.class_probs)
-        best = np.arange(len(joint)), joint.argmax(axis=1)
-        label = tried.label.reshape(density.shape)[best]
-        images = self._model.values.nearest(
-            points.reshape(*density.shape, *points.shape[1:])
-        )
-        found = {"images": images[best], "log_density": density[best]}
-        return given._replace(label=label), found | {"label": label}
+        log_prior = np.log(self._model.class_probs or [1.0])
+        joint = np.reshape(density + log_prior[tried.label], [n, num_tried])
+        best = num_tried * np.arange(n) + joint.argmax(axis=1)
+        return {
+            "images": self._model.values.nearest(points[best]),
+            "log_density": density[best],
+            "label": tried.label[best],
+        }
 
-    def sample(self, given, num_samples, sigma, rng, on_step):
+    def sample(self, observation, num_samples, sigma, rng, on_step):
         """Samples the posterior of each image, with a chain per sample.
 
         Args:
-          given: What is known of the images, with their labels.
+          observation: What is known of the images, with their labels.
           num_samples: Number of samples per image.
           sigma: As for `likeliest`.
           rng: Generator of the starts, the probes and the seeds of HMC.
@@ -328,59 +330,55 @@ class _Posterior:
         def normal(like):
             return rng.standard_normal(like.shape, np.float32)
 
-        def disturbed(center):
-            values = given.values + sigma * normal(given.values)
-            return given._replace(values=values, center=center)
+        def perturbed(center):
+            values = observation.values + sigma * normal(observation.values)
+            return observation._replace(values=values, center=center)
 
-        n = len(given.label)
+        n = len(observation.label)
         num_chains = max(2, num_samples)  # One alone has no R-hat.
-        given = _repeat(given, num_chains)
-        start = disturbed(normal(given.center))
+        observation = _repeat(observation, num_chains)
+        start = perturbed(normal(observation.center))
         latents = self._descend(start, sigma, _NUM_START_DESCENTS, on_step)
         # For noise e, the gradients differ by J^T e / sigma, with the Jacobian
         # J. The mean of the squares is the diagonal of J^T J / sigma^2.
-        _, gradient = self._gradient(latents, given, sigma)
-        squares = [
-            np.square(
-                self._gradient(latents, disturbed(given.center), sigma)[1]
-                - gradient
-            )
-            for _ in range(_NUM_PROBES)
-        ]
+        gradient = self._gradient(latents, observation, sigma)
+        squares = []
+        for _ in range(_NUM_PROBES):
+            probe = perturbed(observation.center)
+            difference = self._gradient(latents, probe, sigma) - gradient
+            squares.append(np.square(difference))
         scale = 1.0 / np.sqrt(1.0 + np.mean(squares, axis=0))
         state = latents / scale
-        fixed = scale, given, tf.constant(sigma, tf.float32)
+        fixed = scale, observation, tf.constant(sigma, tf.float32)
         results = self._start(state, *fixed)
         draws, rates = [], []
         for step in range(_NUM_ADAPTATIONS + _NUM_DRAWS):
             seed = tf.constant(rng.integers(2**31, size=2), tf.int32)
             state, results = self._transition(state, results, seed, *fixed)
-            on_step(len(scale))
+            on_step(n * num_chains)
             if step >= _NUM_ADAPTATIONS:
-                draws.append(self._points(state * scale, given.label).numpy())
+                draws.append(self._points(state * scale, observation.label))
                 ratio = results.inner_results.log_accept_ratio
                 rates.append(np.exp(np.minimum(ratio, 0.0)))
-        # [draws, chains, n, H, W, C]
-        chains = np.stack(draws).reshape(
-            _NUM_DRAWS, n, num_chains, *draws[0].shape[1:]
-        )
-        chains = np.moveaxis(chains, 2, 1)
+        shape = len(draws), n, num_chains, *self._model.image_shape
+        chains = np.reshape(draws, shape).swapaxes(1, 2)
         levels = self._model.values.nearest(chains)
         r_hat = tfp.mcmc.potential_scale_reduction(chains)
         ess = tfp.mcmc.effective_sample_size(chains, cross_chain_dims=1)
+        rates = np.mean(rates, axis=0).reshape(n, num_chains)
         return {
-            "samples": np.moveaxis(levels[-1, :num_samples], 0, 1),
+            "samples": levels[-1, :num_samples].swapaxes(0, 1),
             "mean": levels.mean(axis=(0, 1), dtype=np.float32),
             "std": levels.std(axis=(0, 1), dtype=np.float32),
             "r_hat": r_hat.numpy(),
             "ess": ess.numpy(),
-            "acceptance": np.mean(rates, axis=0).reshape(n, -1).mean(axis=1),
+            "acceptance": rates.mean(axis=1),
         }
 
-    def _kernel(self, scale, given, sigma):
+    def _kernel(self, scale, observation, sigma):
         """Returns the kernel of HMC on latents divided by `scale`."""
         hmc = tfp.mcmc.HamiltonianMonteCarlo(
-            lambda state: self._density(state * scale, given, sigma),
+            lambda state: self._density(state * scale, observation, sigma),
             tf.fill([tf.shape(scale)[0], 1, 1, 1], _FIRST_STEP),
             _NUM_LEAPFROGS,
         )
@@ -395,15 +393,13 @@ class _Posterior:
         return self._kernel(*condition).one_step(state, results, seed)
 
 
-# Calls in a row trace once.
-_posterior = functools.lru_cache(maxsize=1)(_Posterior)
-
-
-def _repeat(given, number):
+def _repeat(observation, number):
     """Repeats what is known of each image."""
-    return _Given(*(np.repeat(its, number, axis=0) for its in given))
+    return _Observation(
+        *(np.repeat(field, number, axis=0) for field in observation)
+    )
 
 
 def _sum_of_each(values):
     """Sums over all axes but the first."""
-    return tf.reduce_sum(tf.reshape(values, [tf.shape(values)[0], -1]), axis=1)
+    return tf.reduce_sum(values, axis=range(1, values.shape.rank))

@@ -11,6 +11,7 @@ from image_arrays import read_png
 from model_commands import MODELS, ModelTestCase, call
 from PIL import Image
 
+import tf_realnvp
 from tf_realnvp import restoration
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
@@ -30,7 +31,8 @@ class RestoreTest(ModelTestCase):
     def use_model(self, kind):
         super().use_model(kind)
         self.live = MODELS[kind]()
-        self.use(self.model, self.live)
+        load = mock.patch.object(tf_realnvp, "load", return_value=self.live)
+        self.load = self.enterContext(load)
 
     def write_mask(self, name="mask.png", hole=HOLE):
         image_files.write(name, np.uint8(hole), 2)
@@ -115,7 +117,7 @@ class RestoreTest(ModelTestCase):
         self.assertGreater(np.ptp(read_png(self.out)), 100)
 
     @parameterized.parameters(
-        ("a.png", "", "nothing is missing in a.png: give --mask or --noise"),
+        ("a.png", "", "nothing is missing in a.png: make what is missing"),
         ("a.png", "--mask all.png", "everything is missing in a.png"),
         ("a.png", "--mask wide.png", "--mask: wide.png is not of the size of "),
         ("a.png ./a.png", "--noise 5", "argument IMAGE: 2 files have the name"),
@@ -130,9 +132,10 @@ class RestoreTest(ModelTestCase):
         self.write_mask("wide.png", np.ones([4, 6, 1]))
         result = call("restore", self.path, *names.split(), *flags.split())
         self.assert_usage_error(result, message)
+        self.load.assert_not_called()  # It takes seconds.
 
 
-class MissingTest(folders.FolderTestCase):
+class MissingTest(folders.FolderTestCase, parameterized.TestCase):
     def test_resized(self):
         """A pixel is missing where a part of it is."""
         pixels = np.full([8, 8, 4], 255, np.uint8)
@@ -141,3 +144,15 @@ class MissingTest(folders.FolderTestCase):
         found = image_files.read_missing(self.folder / "a.png", (4, 4, 1))
         self.assertTrue(found[1, 2, 0])
         self.assertLess(found.sum(), 5)
+
+    @parameterized.parameters(
+        *(("png", np.uint8(1)), ("png", np.uint16(1)), ("jpg", np.uint8(255)))
+    )
+    def test_mask(self, suffix, white):
+        """Whatever white is; and of a JPEG, where no black is quite black."""
+        image, mask = self.folder / "a.png", self.folder / f"mask.{suffix}"
+        disc = np.hypot(*np.mgrid[-14:14, -14:14]) < 6.5
+        Image.new("L", disc.shape).save(image)
+        Image.fromarray(disc * white).save(mask)
+        found = image_files.read_missing(image, (28, 28, 1), mask)
+        self.assertAllEqual(found[..., 0], disc)

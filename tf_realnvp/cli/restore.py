@@ -6,7 +6,6 @@ command line has been checked. `tf_realnvp` imports its modules at first use.
 
 import argparse
 import collections
-import contextlib
 import pathlib
 
 import numpy as np
@@ -14,8 +13,8 @@ import numpy as np
 import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument
-from tf_realnvp.serving import saved_model
-from tf_realnvp.utils import files
+from tf_realnvp.serving import metadata
+from tf_realnvp.utils import files, runtime
 from tf_realnvp.utils.checks import Folder, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
@@ -29,8 +28,8 @@ _NUM_SHOWN = 8  # Samples in the figure.
     arguments.images(text="PNG, JPEG or TIFF files, or a folder of them"),
     argument(
         "--mask",
-        "PNG file of the size of the images; what is white in it is missing "
-        "in all of them",
+        "PNG file of the size of the images; what is above half of its "
+        "highest value, such as white, is missing in all of them",
         Folder(),
         metavar="PNG",
     ),
@@ -65,42 +64,43 @@ def restore(flags: argparse.Namespace) -> None:
     deviation. R-hat tells whether the chains agree: above 1.2, how likely one
     answer is relative to another is not known.
     """
-    names = (*flags.images, flags.mask)
     to_folder = arguments.is_folder(flags.out)
+    inputs = (*flags.images, flags.mask)
     arguments.check_output(
-        flags.out, inputs=names, is_folder=to_folder, new="*_restored.png"
+        flags.out, inputs=inputs, is_folder=to_folder, new="*_restored.png"
     )
+    content = metadata.read(flags.model)
+    names, num_colors = metadata.class_names(content), content["num_colors"]
+    if num_colors is None:
+        raise UsageError("real numbers are restored in Python alone")
+    label = arguments.find_label(flags.label, names)
     paths = _list_images(flags.images)
     # A few images are too little work to share.
     is_little = len(paths) * max(1, flags.samples) <= 8
-    num_threads = 1 if is_little else None
-    model = saved_model.SavedModel(flags.model, num_threads=num_threads)
-    if model.values.are_real:
-        raise UsageError("real numbers are restored in Python alone")
-    label = arguments.find_label(flags.label, model.class_names)
-    read = [_read(path, flags, model) for path in paths]
-    images, is_missing = (np.stack(its) for its in zip(*read, strict=True))
-
-    level = model.values.highest / 255.0
-    found = tf_realnvp.restoration.restore(
-        model.model,
+    runtime.configure(num_threads=1 if is_little else None)
+    shape = content["image_shape"]
+    levels = num_colors, content.get("dropped_bits", 0)
+    read = [_read(path, flags, shape, levels) for path in paths]
+    images, is_missing = map(np.stack, zip(*read, strict=True))
+    result = tf_realnvp.restoration.restore(
+        tf_realnvp.load(flags.model),
         images,
         is_missing,
-        flags.noise and level * flags.noise,
+        flags.noise and (num_colors - 1) / 255.0 * flags.noise,
         label,
         flags.samples,
         flags.seed,
         shows_progress=True,
     )
-    if found.label is not None and label is None:
-        for path, its in zip(paths, found.label, strict=True):
-            say(f"{path.name}: taken for {model.class_names[its]}")
-    if found.samples is not None:
-        _say_quality(found, len(paths))
+    if result.label is not None and label is None:
+        for path, number in zip(paths, result.label, strict=True):
+            say(f"{path.name}: taken for {names[number]}")
+    if result.samples is not None:
+        _say_quality(result)
     if to_folder:
-        _write_each(flags.out, paths, found, model)
+        _write_each(flags.out, paths, result, levels)
     else:
-        _draw(flags.out, images, is_missing, found, model)
+        _draw(flags.out, images, is_missing, result, num_colors)
     say(flags.out)
 
 
@@ -118,67 +118,66 @@ def _list_images(names):
     return paths
 
 
-def _read(path, flags, model):
+def _read(path, flags, image_shape, levels):
     """Returns an image, and which of its pixels are missing, `[H, W, 1]`."""
     from tf_realnvp.images import files as image_files
 
-    image = image_sets.read(path, model)
-    with arguments.naming("--mask") if flags.mask else contextlib.nullcontext():
-        is_missing = image_files.read_missing(
-            path, model.image_shape, flags.mask
-        )
+    image = image_files.read(path, image_shape, *levels)
+    with arguments.naming("--mask"):
+        is_missing = image_files.read_missing(path, image_shape, flags.mask)
     if flags.noise is None and not np.any(is_missing):
         raise UsageError(
-            f"nothing is missing in {path}: give --mask or --noise, or make "
-            "what is missing transparent"
+            f"nothing is missing in {path}: make what is missing transparent, "
+            "or white in --mask, or give --noise"
         )
     if np.all(is_missing):
         raise UsageError(f"everything is missing in {path}")
     return image, is_missing
 
 
-def _say_quality(found, num_images):
+def _say_quality(result):
     """Prints how far the samples can be trusted."""
     say(
-        f"R-hat {np.median(found.r_hat):.2f}, effective sample size "
-        f"{np.median(found.ess):.0f}, acceptance {found.acceptance.mean():.2f}"
+        f"R-hat {np.median(result.r_hat):.2f}, effective sample size "
+        f"{np.median(result.ess):.0f}, acceptance "
+        f"{result.acceptance.mean():.2f}"
     )
-    if number := np.sum(found.r_hat > _MOST_R_HAT):
+    if number := np.sum(result.r_hat > _MOST_R_HAT):
         warn(
-            f"the chains of {number} of {counted(num_images, 'image')} do not "
-            f"agree (R-hat above {_MOST_R_HAT}): each sample is an answer, but "
-            "how likely it is relative to the others is not known"
+            f"the chains of {number} of {counted(len(result.r_hat), 'image')} "
+            f"do not agree (R-hat above {_MOST_R_HAT}): each sample is an "
+            "answer, but how likely it is relative to the others is not known"
         )
 
 
-def _write_each(folder, paths, found, model):
+def _write_each(folder, paths, result, levels):
     """Writes the files of each image."""
+    from tf_realnvp.images import files as image_files
+
+    images = {"restored": result.images}
+    if result.samples is not None:
+        images["mean"] = np.rint(result.mean)
+        images["spread"] = np.rint(result.std)
+        for number, samples in enumerate(result.samples.swapaxes(0, 1)):
+            images[f"sample_{number:04d}"] = samples
     with files.replace_files(folder) as new:
-        for index, path in enumerate(paths):
-            its = {"restored": found.images[index]}
-            if found.samples is not None:
-                its["mean"] = np.rint(found.mean[index])
-                its["spread"] = np.rint(found.std[index])
-                for number, sample in enumerate(found.samples[index]):
-                    its[f"sample_{number:04d}"] = sample
-            for name, image in its.items():
+        for name, of_all in images.items():
+            for path, image in zip(paths, of_all, strict=True):
                 file = new / f"{path.stem}_{name}.png"
-                file.write_bytes(image_sets.encode(image, model))
+                file.write_bytes(image_files.encode(image, *levels))
 
 
-def _draw(path, images, is_missing, found, model):
+def _draw(path, images, is_missing, result, num_colors):
     """Draws a row per image: given, restored, samples and their spread."""
     from tf_realnvp.images import plots
 
-    shown, spread = {"restored": found.images}, None
-    if found.samples is not None:
-        samples = np.moveaxis(found.samples[:, :_NUM_SHOWN], 1, 0)
-        shown |= {f"sample {k}": its for k, its in enumerate(samples, 1)}
-        shown["mean"] = np.rint(found.mean)
-        spread = found.std.mean(axis=-1) * (255.0 / model.values.highest)
-    plots.save_restorations(
-        path, images, is_missing, shown, spread, model.num_colors
-    )
+    shown, spread = {"restored": result.images}, None
+    if result.samples is not None:
+        few = result.samples[:, :_NUM_SHOWN].swapaxes(0, 1)
+        shown |= {f"sample {k}": samples for k, samples in enumerate(few, 1)}
+        shown["mean"] = np.rint(result.mean)
+        spread = result.std.mean(axis=-1) * (255.0 / (num_colors - 1))
+    plots.save_restorations(path, images, is_missing, shown, spread, num_colors)
 
 
 COMMANDS = (restore,)

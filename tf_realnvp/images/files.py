@@ -285,9 +285,10 @@ def read_missing(
 ) -> np.ndarray:
     """Returns which pixels of an image file are missing.
 
-    These are the transparent pixels of a PNG file, and those that are white in
-    a mask. If `read` resizes the image, a pixel is missing where a part of it
-    is.
+    These are the transparent pixels of a PNG file, and those of a mask that are
+    above half of its highest value, which may be 1 or white. (Edges may be
+    grey, and black is not quite black in a JPEG.) If `read` resizes the image,
+    a pixel is missing where a part of it is.
 
     Args:
       path: As for `read`.
@@ -305,12 +306,12 @@ def read_missing(
     pixels = read_pixels(path, 4 if is_png else 3)
     is_missing = pixels[..., 3:4] < 128 if is_png else pixels[..., :1] < 0
     if mask is not None:
-        masked = read_pixels(mask, 1) >= 128
+        masked = read_pixels(mask, 1, np.uint16)
         if masked.shape != is_missing.shape:
             raise ImageError(
                 f"{os.fspath(mask)} is not of the size of {os.fspath(path)}"
             )
-        is_missing |= masked
+        is_missing |= masked > masked.max() / 2
     part = crop(is_missing.astype(np.float32), height, width)
     return tf.image.resize(part, [height, width], antialias=True).numpy() > 1e-3
 
