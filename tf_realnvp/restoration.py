@@ -108,8 +108,9 @@ def restore(
         numbers in the same unit. With `observe`, `[n, ...]` of the shape that
         it returns. Missing values are ignored, and may be NaN.
       mask: What is missing: `True`, or any number but 0. Its shape broadcasts
-        to that of `images`. Default: nothing. Where all of an image is missing, samples are those of the
-        model, and the likeliest is the image of the mean of the latents.
+        to that of `images`. Default: nothing. Where all of an image is missing,
+        samples are those of the model, and the likeliest is the image of the
+        mean of the latents.
       noise: Standard deviation of Gaussian noise on the observed values, in
         their unit; required for real numbers. Default: none; the known pixels
         stay as they are.
