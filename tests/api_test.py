@@ -301,13 +301,11 @@ class LabelsTest(TrainTestCase):
         model, two = self.conditional(), self.conditional(2)
         named = self.conditional(class_names="ab0")
         plain, wide = SmallModel(), SmallModel(num_colors=4096)
-        of_bytes = tf.data.Dataset.from_tensor_slices(self.images)
         too_high = np.full(self.images.shape, 40005, np.uint16)
         for other, images, labels, message in (
             (plain, self.images[:, :2], None, "2x4x1 with 17 levels"),
             (plain, (self.images, self.labels), None, "no array"),
-            (wide, of_bytes, None, "uint16 .* from 0 to 4095"),
-            (wide, too_high, None, "must be uint16 .*got one of 40005"),
+            (wide, too_high, None, "must be integers .* to 40005"),
             (plain, self.images, self.labels, "a model with classes"),
             (model, self.dataset(), self.labels, "`labels` are for an array"),
             (model, self.pairs(), self.labels, "`labels` are for an array"),

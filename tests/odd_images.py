@@ -35,11 +35,3 @@ def undecodable_png() -> bytes:
     PngImagePlugin.putchunk(file, b"IDAT", zlib.compress(bytes(9)))
     PngImagePlugin.putchunk(file, b"IEND")
     return file.getvalue()
-
-
-def animation() -> bytes:
-    """Returns a PNG of two frames."""
-    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-    file = io.BytesIO()
-    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
-    return file.getvalue()

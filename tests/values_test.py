@@ -322,7 +322,7 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         ("export", None, "is not of at most 256 levels"),
         ("restore x", None, "real numbers are restored in Python"),
         ("score images", None, "none of the 1 files"),
-        ("interpolate images/000.png images/000.png", None, "no .npy file"),
+        ("interpolate images/000.png images/000.png", None, "not an .npy file"),
         ("evaluate --dataset digits", None, "17 levels, those of the model"),
         ("evaluate --dataset reals.npy", 4096, "real numbers, those of the"),
     )
@@ -470,7 +470,7 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
         model = live(None)
         self.assertAllEqual(model.log_prob(images), model.log_prob(expected))
 
-    @parameterized.parameters(np.nan, np.inf, -np.inf)
+    @parameterized.parameters(np.nan, np.inf, -np.inf, 1e40)
     def test_not_finite(self, value):
         images = fields(40, None).astype(np.float64)
         images[17, 2, 3, 0] = value
@@ -478,7 +478,7 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
         pipeline = tf.data.Dataset.from_tensor_slices(images)
         for data in (images, pipeline):
             with self.assertRaisesRegex(
-                tf_realnvp.errors.DataError, r"\[17, 2, 3, 0\]$"
+                tf_realnvp.errors.DataError, "must be floating-point"
             ):
                 tf_realnvp.train(model, data)
         with self.assertRaisesRegex(tf.errors.OpError, "must be finite"):

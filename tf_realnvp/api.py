@@ -110,12 +110,11 @@ def train(
 
     Args:
       model: The model.
-      data: Images as an array `[n, H, W]` or `[n, H, W, C]`, uint8 (uint16 for
-        more than 256 levels, floating-point for real numbers); a
-        `tf.data.Dataset` of images or of pairs of images and labels, batched or
-        not, with the same elements in each pass; or an `ImageDataset`, from
-        `data.load`. From an array or a `tf.data.Dataset`, a fixed tenth of the
-        images is held out for testing.
+      data: Images as an array `[n, H, W]` or `[n, H, W, C]` of integers
+        (floating-point for real numbers); a `tf.data.Dataset` of images or of
+        pairs of images and labels, batched or not, with the same elements in
+        each pass; or an `ImageDataset`, from `data.load`. From an array or a
+        `tf.data.Dataset`, a fixed tenth of the images is held out for testing.
       labels: Class labels of an array of images, integers `[n]`, for a model
         with classes. A `tf.data.Dataset` of pairs and an `ImageDataset`
         (`data.load(name, labels=True)`) provide their own labels, which a model

@@ -20,16 +20,6 @@ from tf_realnvp.utils.values import Values
 IMAGES = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)
 
 
-class FileTest(command_lines.CommandTestCase):
-    def test_written_and_read(self):
-        model = mock.Mock(image_shape=(4, 4, 1), num_colors=1024)
-        model.dropped_bits = 2
-        image = np.arange(16, dtype=np.uint16).reshape(4, 4, 1) * 60
-        path = self.folder / "a.png"
-        path.write_bytes(image_sets.encode(image, model))
-        self.assertAllEqual(image_sets.read(path, model), image)
-
-
 class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
     """Each image has a level of its own."""
 
@@ -133,7 +123,28 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         own = data.load("in" if name == "in/train" else "split.npz")
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             self.load(name, "test", trained_on=own)
-        self.assertIn("trained on test images of train\n", stderr.getvalue())
+        self.assertRegex(
+            stderr.getvalue(), "trained on .* test images of train"
+        )
+
+    @parameterized.parameters("new", "new.npy", "new.npz")
+    def test_images_encoded_anew(self, name):
+        """The model knows them by their pixels at its size and bits."""
+        self.write("old", range(30), size=9)
+        own = data.load("old", image_size=4)
+        self.write("new", range(30), size=6)
+        images = IMAGES.repeat(2, axis=1).repeat(2, axis=2)
+        np.save("new.npy", images)
+        np.savez("new.npz", images=images, labels=np.arange(30) % 2)
+        for suffix in ("", *[":1"] * (name == "new.npz")):
+            with contextlib.redirect_stderr(io.StringIO()) as stderr:
+                self.load(name + suffix, "test", trained_on=own)
+            self.assertIn("model was trained on some", stderr.getvalue())
+        np.save("others.npy", images + 60)
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            self.load("others.npy", "test", trained_on=own)
+            self.load(name, "train", trained_on=own)
+        self.assertEmpty(stderr.getvalue())
 
     def test_some(self):
         """They are drawn by the seed."""
@@ -197,28 +208,3 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             UsageError, f"(?s)^argument --normal: .*{message}"
         ):
             self.load(name)
-
-
-class CheckTest(command_lines.CommandTestCase, parameterized.TestCase):
-    @parameterized.parameters(
-        (range(10), range(10, 20), 0, False),
-        (range(10), range(5, 15), 5, False),
-        (range(10), range(4, 14), 6, True),
-        (range(4), range(30), 4, True),
-    )
-    def test_distinct(self, first, second, shared, is_refused):
-        sets = {
-            name: image_sets.ImageSet("", [*map(str, which)], IMAGES[[*which]])
-            for name, which in (("a", first), ("b", second))
-        }
-        words = f"{shared} images? of --a in it"
-        with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            if is_refused:
-                with self.assertRaisesRegex(UsageError, f"--b: {words}"):
-                    image_sets.check_distinct(sets)
-            else:
-                image_sets.check_distinct(sets)
-        warning = f"^warning: --b: {words}\n$"
-        if is_refused or not shared:
-            warning = "^$"
-        self.assertRegex(stderr.getvalue(), warning)

@@ -39,7 +39,7 @@ class RestoreTest(ModelTestCase):
 
     def write_torn(self, name="torn.png"):
         """Writes an image whose hole is transparent, and dark in there."""
-        grey = plots.pixels(self.images[0], small_models.NUM_COLORS)
+        grey = image_files.to_pixels(self.images[0], small_models.NUM_COLORS)
         alpha = np.where(HOLE, 0, 255).astype(np.uint8)
         pixels = np.concatenate([np.where(HOLE, 0, grey), alpha], axis=-1)
         Image.fromarray(pixels, "LA").save(name)

@@ -98,14 +98,19 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             self.assertEqual(data.load(path).image_shape, (*expected, 1))
 
     @parameterized.parameters(
-        ({"images": np.zeros([4, 4, 4], int)}, r"uint8 \[n, H, W\].* got int"),
-        ({"images": BLACK / 2, "num_colors": 9}, r"uint8 .* got float64"),
-        ({"train": BLACK, "test": BLACK / 2}, "uint8 .* got float64"),
+        ({"images": BLACK > 0}, r"integers \[n, H, W\].* got bool"),
+        ({"images": BLACK / 2, "num_colors": 9}, "integers .* got float64"),
+        ({"train": BLACK, "test": BLACK / 2}, "integers .* got float64"),
+        ({"images": BLACK.astype(int) - 1}, "got values from -1 to -1"),
+        ({"images": BLACK.astype(int) + 2**17}, "to 65535, got .* 131072"),
         ({"images": BLACK[..., None, None]}, r"\[4, 4, 4, 1, 1\]"),
         ({"images": BLACK[:1]}, "got 1"),
         ({"train": BLACK}, "no `test`"),
         ({"train": BLACK, "test": BLACK[:, :2]}, "different shapes"),
-        ({"images": BLACK + 5, "num_colors": 5}, "from 0 to 4, got one of 5"),
+        (
+            {"images": BLACK + 5, "num_colors": 5},
+            "from 0 to 4, got values from 5",
+        ),
         ({"images": BLACK, "num_colors": 1}, "`num_colors` .* got 1"),
         ({"images": np.array([{}, []], object)}, "Object arrays"),
     )
@@ -166,6 +171,25 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
             expected = (pixels >> dropped).astype(dtype)
             self.assertEqual(as_set(np.concatenate(found)), as_set(expected))
 
+    @parameterized.parameters(
+        (np.int64, 256), (">i2", 4096), (np.uint32, 65536)
+    )
+    def test_integers_of_any_dtype(self, dtype, num_colors):
+        """They are as those of the dtype of so many levels."""
+        pixels = images(20, 4, 4, 1, num_colors=num_colors)
+        pixels[0] = num_colors - 1
+        same = arrays.from_images(pixels, num_colors)
+        pixels = pixels.astype(dtype)
+        path = self.save("a.npy", images=pixels)
+        elements = pipeline(pixels.astype(pixels.dtype.newbyteorder("=")))
+        for dataset in (
+            data.load(path),
+            arrays.from_tf_data(elements, num_colors),
+        ):
+            self.assertEqual(dataset.num_colors, num_colors)
+            self.assertEqual(dataset.fingerprint, same.fingerprint)
+            self.assertEqual(trained(dataset), trained(same))
+
     @parameterized.parameters(b"", b"PK\3\4", b"\x93NUMPY\1\0", None)
     def test_damaged(self, content):
         for name in ("a.npz", "a.npy"):
@@ -191,6 +215,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertTrue(dataset.flip)
         self.assertEqual(dataset.class_names, ("0", "1", "2", "3"))
         self.assertEqual(dataset.class_probs, same.class_probs)
+        self.assertEqual(dataset.metadata, same.metadata)
         for own, its in zip(
             (*dataset.train_batches(9, 0, 1), *dataset.batches("test", 9)),
             (*same.train_batches(9, 0, 1), *same.batches("test", 9)),
@@ -246,7 +271,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         (lambda pairs: pairs.map(lambda i, n: (i[..., 0], n)), "must be im"),
         (lambda pairs: pairs.map(lambda i, n: (i, n / 2)), "labels, integers"),
         (lambda pairs: pairs.map(lambda i, n: (i, n + 1)), "from 0 to 2, got"),
-        (lambda pairs: pairs.map(lambda i, n: (i | 128, n)), "99, got one of"),
+        (lambda pairs: pairs.map(lambda i, n: (i | 128, n)), "99, got values"),
         (lambda pairs: pairs.repeat(), "repeats"),
     )
     def test_other_pipelines(self, change, message):

@@ -13,6 +13,7 @@ from tensorflow.python.framework import random_seed
 
 from tf_realnvp import data
 from tf_realnvp.data import arrays, image_dataset, pipeline, splits
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError
 
 
@@ -111,14 +112,14 @@ class SampleTestImagesTest(tf.test.TestCase):
         labels = np.arange(100) // 50
         images, _ = numbered(100, labels, "ab")
         some = images.sample_test(20, seed=3)
-        drawn = some.splits["test"].numbers
+        drawn = some.splits["test"].indices
         batch, its = next(iter(some.batches("test", 20)))
         self.assertEqual(order([batch]), drawn.tolist())
         self.assertAllEqual(its, labels[drawn])
         self.assertAllEqual(drawn, np.unique(drawn))
         self.assertBetween(np.mean(drawn < 50), 0.2, 0.8)
         other = images.sample_test(20, seed=4)
-        self.assertNotAllEqual(drawn, other.splits["test"].numbers)
+        self.assertNotAllEqual(drawn, other.splits["test"].indices)
         self.assertEqual(some.num_train, 100)
         self.assertIs(images.sample_test(100, 0), images)
 
@@ -202,6 +203,27 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
             numbered(3, np.array(labels), "ab")
 
 
+class TrainingHashesTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_sample(self, has_hashes):
+        """Of all images but those for testing."""
+        self.enter_context(mock.patch.object(hashing, "SKETCH_SIZE", 3))
+        dataset, decoded = numbered(9, has_records=not has_hashes)
+        numbers, files = [0, 1, 2], []
+        if has_hashes:
+            hashes = np.array([9, 2, 7, 1, 8, 6, 5, 4, 3], np.uint64)
+            train = dataclasses.replace(dataset.splits["train"], hashes=hashes)
+            dataset.splits["train"] = train
+            numbers, files = [1, 3, 8], [1, 2, 3]
+        pixels = [np.full([2, 2, 1], i, np.uint8) for i in numbers]
+        expected = {*files, *map(hashing.hash_of, pixels)}
+        text = dataset.metadata["training_hashes"]
+        self.assertEqual(hashing.parse_sketch(text), expected)
+        self.assertEqual(decoded, 3)
+        text = dataset.hold_out(4, seed=0).metadata["training_hashes"]
+        self.assertContainsSubset(expected, hashing.parse_sketch(text))
+
+
 class KeepBitsTest(tf.test.TestCase):
     def test_highest_bits(self):
         all_levels = np.arange(256, dtype=np.uint8).reshape(-1, 2, 2, 1)
@@ -236,7 +258,7 @@ class MomentsTest(tf.test.TestCase):
 class TakeTest(tf.test.TestCase):
     def test_some_of_a_split(self):
         images = numbered(300)[0].sample_test(7, seed=0)
-        numbers = images.splits["test"].numbers
+        numbers = images.splits["test"].indices
         for split, chosen, expected in (
             ("train", [299, 0, 5, 0], [299 % 256, 0, 5, 0]),
             ("test", [6, 2], numbers[[6, 2]] % 256),
@@ -301,15 +323,6 @@ class BatchesTest(tf.test.TestCase, parameterized.TestCase):
             images = np.zeros([200, *shape], np.uint8)
             dataset = arrays.make("black", [images, images[:1]], 256)
             self.assertEqual(dataset.initial_images(0).shape, (number, *shape))
-
-    def test_no_autotuning(self):
-        # For seconds, its thread would keep an iterator from being deleted.
-        images, _ = numbered(100)
-        for batches in (
-            images.train_batches(8, 0, 0),
-            images.batches("test", 8),
-        ):
-            self.assertFalse(batches.options().autotune.enabled)
 
 
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):

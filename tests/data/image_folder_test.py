@@ -119,6 +119,7 @@ class SplitTest(FolderTestCase):
             *(f"{name}/{i}" for name in (first, second) for i in "ab")
         )
         if is_refused:
+            first, second = map(os.path.basename, (first, second))
             message = f"{first} and {second} are not taken"
             self.assertRegex(self.failure(), message)
         else:

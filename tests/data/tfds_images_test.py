@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import hashlib
 import io
 import os
 import pathlib
@@ -18,7 +17,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl.testing import parameterized
 from image_arrays import as_set, labels_of, random_images
-from tensorflow_datasets.core.download import downloader
+from tensorflow_datasets.core.download import checksums, downloader
 
 from tf_realnvp import data
 from tf_realnvp.data import tfds_images
@@ -68,36 +67,36 @@ class TfdsTestCase(tf.test.TestCase, parameterized.TestCase):
 
 
 def compressed(array):
-    """An archive as MNIST and its kin have it, and the hash of its content."""
+    """An archive as MNIST and its kin have it."""
     header = bytes([0, 0, 8, array.ndim])
     header += np.array(array.shape, ">i4").tobytes()
-    content = header + array.tobytes()
-    return gzip.compress(content), hashlib.sha256(content).hexdigest()[:16]
+    return gzip.compress(header + array.tobytes())
 
 
 class ArchivesTest(TfdsTestCase):
-    """Fashion-MNIST of eight images, in archives that were compressed anew."""
+    """Fashion-MNIST of eight images."""
 
     def setUp(self):
         super().setUp()
         pixels = random_images(8, 28, 28, 1)
         self.images = {"train": pixels[:5], "test": pixels[5:]}
         self.manual.mkdir()
-        contents = {}
         for split, images in (("train", pixels[:5]), ("t10k", pixels[5:])):
             for name, array in (
                 (f"{split}-images-idx3-ubyte.gz", images[..., 0]),
                 (f"{split}-labels-idx1-ubyte.gz", images[:, 0, 0, 0] % 10),
             ):
-                archive, contents[name] = compressed(array)
-                (self.manual / name).write_bytes(archive)
+                (self.manual / name).write_bytes(compressed(array))
         builder = tfds.builder_cls("fashion_mnist")
+        infos = {
+            url: checksums.compute_url_info(self.manual / info.filename)
+            for url, info in builder.url_infos.items()
+        }
         mnist = sys.modules[builder.__module__]
         for patch in (
             mock.patch.object(mnist, "_TRAIN_EXAMPLES", 5),
             mock.patch.object(mnist, "_TEST_EXAMPLES", 3),
-            mock.patch.object(tfds_images, "_CONTENTS", contents),
-            mock.patch.dict(builder.url_infos),
+            mock.patch.dict(builder.url_infos, infos),
         ):
             self.enter_context(patch)
         self.copy = self.data_dir / "fashion_mnist" / "3.0.1"
@@ -154,13 +153,10 @@ class ArchivesTest(TfdsTestCase):
             loaded = data.load("fashion_mnist", f"~/{self.data_dir.name}")
         self.check(loaded, version="3.0.0")
 
-    @parameterized.parameters("cut", "info", "empty")
+    @parameterized.parameters("info", "empty")
     def test_damaged_copy(self, damage):
         self.load()
-        (record,) = self.copy.glob("*train*")
-        if damage == "cut":
-            os.truncate(record, record.stat().st_size - 1)
-        elif damage == "info":
+        if damage == "info":
             (self.copy / "dataset_info.json").write_text("{")
         else:
             shutil.rmtree(self.copy)

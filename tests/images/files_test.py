@@ -1,5 +1,6 @@
 """Tests for files."""
 
+import contextlib
 import os
 from unittest import mock
 
@@ -20,6 +21,7 @@ class FilesTestCase(folders.FolderTestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.path = self.folder / "image.png"
+        self.enterContext(contextlib.chdir(self.folder))
 
     def write_pixels(self, pixels):
         self.path.write_bytes(tf.io.encode_png(pixels).numpy())
@@ -59,6 +61,34 @@ class WriteTest(FilesTestCase):
             ImageError, "level 4,096, .* 4,096 levels$"
         ):
             image_files.read(self.path, image.shape, 4096)
+
+    def test_files_of_eight_bits(self):
+        """Their levels are others, even where they are low enough."""
+        self.write_pixels(np.zeros([2, 2, 1], np.uint8))
+        with self.assertRaisesRegex(ImageError, "8 bits, and 16 are needed"):
+            image_files.read(self.path, (2, 2, 1), 4096)
+
+
+class NumbersTest(FilesTestCase):
+    def test_last_axis_may_be_left_out(self):
+        image = random_images(4, 6) / 7
+        np.save("x.npy", image)
+        read = image_files.read("x.npy", (4, 6, 1), None)
+        self.assertAllEqual(read[..., 0], np.float32(image))
+
+    @parameterized.parameters(
+        (np.zeros([2, 8, 8]), r"got float64 \[2, 8, 8\]"),
+        (np.zeros([4, 16, 2]), r"\[4, 16, 2\]"),
+        (np.zeros([8, 8, 2], int), "int64"),
+        (np.full([8, 8, 2], 1e40), "finite"),
+        (np.full([8, 8, 2], np.nan), "finite"),
+        (np.full([8, 8, 2], np.inf, np.float16), "finite"),
+        (np.array({}), "not an .npy file of numbers"),
+    )
+    def test_others(self, image, message):
+        np.save("x.npy", image)
+        with self.assertRaisesRegex(ImageError, f"image x.npy: .*{message}"):
+            image_files.read("x.npy", (8, 8, 2), None)
 
 
 class ReadTest(FilesTestCase):
@@ -152,7 +182,6 @@ class UnreadableTest(FilesTestCase):
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff\xd9", "damaged"),
         (odd_images.undecodable_png(), "cannot be decoded"),
-        (odd_images.animation(), "animated"),
     )
     def test_content(self, content, reason):
         self.path.write_bytes(content)

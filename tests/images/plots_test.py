@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import random_images, read_png
 
+from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 
 
@@ -66,7 +67,7 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
         (256, [0, 1, 127, 254, 255], [0, 1, 127, 254, 255]),
     )
     def test_levels(self, num_colors, levels, expected):
-        self.assertAllEqual(plots.pixels(levels, num_colors), expected)
+        self.assertAllEqual(image_files.to_pixels(levels, num_colors), expected)
         image = np.reshape(np.array(levels, np.uint8), (1, 1, -1, 1))
         grid = plots.image_grid(image, num_colors)
         self.assertCountEqual(np.unique(grid), {*expected, 255})

@@ -108,7 +108,7 @@ class Loader:
         Of a folder or NumPy file all images are used, of a named data set those
         of one split. A folder or file with training images of the model is also
         split, so that these are not mixed with images that the model has not
-        seen.
+        seen. A warning is printed if the test images include training images.
 
         Args:
           flag: Name of the flag, for messages.
@@ -124,8 +124,8 @@ class Loader:
         from tf_realnvp.data import arrays
 
         with arguments.naming(f"--{flag}"):
-            given = self._named(name)
-            path, label = _split_class(given)
+            source = self._named(name)
+            path, label = _split_class(source)
             is_path = name is not None and os.path.isabs(data.source(path))
             if is_path and label is None and not arrays.is_file(path):
                 kind, names, images = self._from_folder(path, split)
@@ -134,11 +134,15 @@ class Loader:
                     path, label, split, is_path
                 )
             if len(names) < minimum:
+                note = "; training images do not count" * (kind == "test")
                 raise UsageError(
-                    f"{given} has {counted(len(names), f'{kind} image')}, and "
-                    f"at least {minimum} are needed"
+                    f"{source} has {counted(len(names), f'{kind} image')}, and "
+                    f"at least {minimum} are needed{note}"
                 )
-        return ImageSet(f"{kind} images of {given}", names, images)
+        title = f"{kind} images of {source}"
+        if split == "test":
+            self._check_unseen(title, map(hashing.hash_of, images))
+        return ImageSet(title, names, images)
 
     def load_dataset(
         self, name: str | None, labels: bool = False
@@ -184,11 +188,17 @@ class Loader:
     def check_unseen(self, dataset: "ImageDataset") -> None:
         """Warns if the model was trained on test images of a data set.
 
-        This may be so if the data set or that of the model has splits of its
-        own, or if there are copies of images.
+        This happens if the data set or that of the model came with a split, if
+        there are copies of images, or if images were encoded anew.
         """
-        if self._is_known(dataset.splits["test"].hashes.tolist()):
-            warn(f"the model was trained on test images of {dataset.name}")
+        hashes = dataset.splits["test"].hashes.tolist()
+        some = range(min(dataset.num_test, hashing.SKETCH_SIZE))
+        hashes += map(hashing.hash_of, dataset.take("test", some))
+        self._check_unseen(f"test images of {dataset.name}", hashes)
+
+    def _check_unseen(self, title, hashes):
+        if self._is_known(hashes):
+            warn(f"the model was trained on some of the {title}")
 
     def _is_known(self, hashes):
         """Returns whether the model was trained on any of some images."""
@@ -204,25 +214,23 @@ class Loader:
           The names of the splits and of the images, and the images.
         """
         dataset = self.load_dataset(name, labels=label is not None)
-        splits = [split]
-        hashes = np.concatenate([its.hashes for its in dataset.splits.values()])
+        splits, parts = [split], dataset.splits
+        hashes = np.concatenate([part.hashes for part in parts.values()])
         if is_path and not self._is_known(hashes.tolist()):
             splits = ["train", "test"]
-        elif split == "test":
-            self.check_unseen(dataset)
-        numbered = []
+        pairs = []
         for split in splits:
-            numbers = np.arange(dataset.splits[split].num_images)
+            positions = np.arange(parts[split].num_images)
             if label is not None:
-                known = arguments.class_number(label, dataset.class_names)
-                numbers = numbers[dataset.splits[split].labels == known]
-            numbered += [(split, number) for number in numbers]
-        chosen = [numbered[index] for index in self._choose(len(numbered))]
+                number = arguments.class_number(label, dataset.class_names)
+                positions = positions[parts[split].labels == number]
+            pairs += [(split, position) for position in positions]
+        chosen = [pairs[index] for index in self._choose(len(pairs))]
         images = [
-            dataset.take(split, [n for of, n in chosen if of == split])
+            dataset.take(split, [n for name, n in chosen if name == split])
             for split in splits
         ]
-        names = [f"{split} {number}" for split, number in chosen]
+        names = [f"{split} {position}" for split, position in chosen]
         return " and ".join(splits), names, np.concatenate(images)
 
     def _from_folder(self, name, split):
@@ -240,12 +248,12 @@ class Loader:
         # Other files replace those that cannot be read.
         others = np.setdiff1d(np.arange(len(files)), chosen)
         others = np.random.default_rng(self.seed).permutation(others)
-        order = (files[number] for number in (*chosen, *others))
+        order = (files[index] for index in (*chosen, *others))
         readable = read_readable(order, self.model)
-        found = [*itertools.islice(readable, self.max_images)]
-        names = [os.path.relpath(path, root) for path, _ in found]
+        pairs = [*itertools.islice(readable, self.max_images)]
+        names = [os.path.relpath(path, root) for path, _ in pairs]
         dtype = self.model.values.dtype
-        images = np.array([image for _, image in found], dtype)
+        images = np.array([image for _, image in pairs], dtype)
         return "readable", names, images.reshape(-1, *self.model.image_shape)
 
     def _choose(self, count):

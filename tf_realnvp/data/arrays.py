@@ -15,6 +15,7 @@ from tf_realnvp.data.pipeline import call
 from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
 from tf_realnvp.data.splits import make_splits
 from tf_realnvp.utils import hashing
+from tf_realnvp.utils.checks import FLOAT32_MAX
 from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.values import Values
 
@@ -32,12 +33,12 @@ def load(
 
     An `.npy` file holds the images. An `.npz` file (written by `np.savez`)
     holds them under `images`, or under `train` and `test`. Images are
-    `[n, H, W]` or `[n, H, W, C]`: levels, uint8 or uint16, or real numbers,
+    `[n, H, W]` or `[n, H, W, C]`: levels, which are integers, or real numbers,
     floating-point and finite. The optional entry `num_colors` is the number of
-    levels; by default uint8 has 256, and uint16 as many as the highest value
-    has bits for (`levels_up_to`). Without test images, about a tenth is used
-    for testing (`hashing.split`). An `.npy` file is memory-mapped and read on
-    demand.
+    levels. The default is 256, or as many as the highest value has bits for
+    (`levels_up_to`) if that is above 255 or the dtype is uint16. Without test
+    images, about a tenth is used for testing (`hashing.split`). An `.npy` file
+    is memory-mapped and read on demand.
 
     Labels are integers `[n]`, or `[n, 1]` as in Keras, starting at 0, under
     `labels`, or under `train_labels` and `test_labels`. They are ignored unless
@@ -58,8 +59,8 @@ def load(
     try:
         content = np.load(file, mmap_mode="r", allow_pickle=False)
         is_npy = isinstance(content, np.ndarray)
-        found = {"images": content} if is_npy else dict(content)
-        num_colors = found.get("num_colors", np.array(256)).tolist()
+        entries = {"images": content} if is_npy else dict(content)
+        num_colors = entries.get("num_colors", np.array(256)).tolist()
         num_colors = Values(num_colors).num_colors
     except Exception as error:  # NumPy may raise anything.
         raise DataError(
@@ -67,34 +68,41 @@ def load(
             f"{reason(error)}"
         ) from error
     parts = {"train": "train_labels", "test": "test_labels"}
-    if "images" in found:
+    if "images" in entries:
         parts = {"images": "labels"}
     for name in (*parts, *(parts.values() if labels else ())):
-        if name not in found:
+        if name not in entries:
             raise DataError(
                 f"{path}: it has no `{name}`: it must hold `images`, or "
                 "`train` and `test`, and if there are labels `labels`, or "
                 "`train_labels` and `test_labels`; there are "
-                f"{', '.join(sorted(found)) or 'none'}"
+                f"{', '.join(sorted(entries)) or 'none'}"
             )
-    if "num_colors" not in found:
-        dtype = found[next(iter(parts))].dtype
-        if dtype.kind == "f":
-            num_colors = None
-        elif dtype == np.uint16:
-            num_colors = 2**16
+    if "num_colors" not in entries:
+        num_colors = _default_levels([entries[part] for part in parts])
     images = [
-        _check(found[part], num_colors, f"{path}: `{part}`") for part in parts
+        _check(entries[part], num_colors, f"{path}: `{part}`") for part in parts
     ]
-    if "num_colors" not in found and num_colors == 2**16:
-        num_colors = levels_up_to(max(its.max() for its in images))
     return make(
         file.stem,
         images,
         num_colors,
         size or default_size(*images[0].shape[1:3]),
-        [found[name] for name in parts.values()] if labels else None,
+        [entries[name] for name in parts.values()] if labels else None,
     )
+
+
+def _default_levels(arrays):
+    """Returns the number of levels of arrays, `None` for real numbers."""
+    dtype = arrays[0].dtype
+    if dtype.kind == "f":
+        return None
+    if dtype.kind not in "iu" or dtype == np.uint8:
+        return 256
+    highest = max(array.max(initial=0) for array in arrays)
+    if highest < 256 and dtype != np.uint16:
+        return 256
+    return min(levels_up_to(highest), 2**16)
 
 
 def from_images(
@@ -107,8 +115,8 @@ def from_images(
     """Makes a data set of an array of images, some of them for testing.
 
     Args:
-      images: `[n, H, W]` or `[n, H, W, C]`, levels below `num_colors`, uint8
-        or uint16; or floating-point.
+      images: `[n, H, W]` or `[n, H, W, C]`, integers below `num_colors`, or
+        floating-point.
       num_colors: Number of levels; `None` for real numbers.
       flip: As for `data.load`.
       labels: Integers `[n]`, or `[n, 1]` as in Keras, starting at 0; optional.
@@ -122,8 +130,8 @@ def from_images(
     except ValueError as error:  # Images and labels, perhaps.
         raise DataError(f"the images are no array: {error}") from error
     images = _check(images, num_colors, "the array")
-    own = None if labels is None else [np.asarray(labels)]
-    dataset = make(NAME, [images], num_colors, None, own, num_classes)
+    parts = None if labels is None else [np.asarray(labels)]
+    dataset = make(NAME, [images], num_colors, None, parts, num_classes)
     return dataclasses.replace(dataset, flip=flip)
 
 
@@ -154,16 +162,14 @@ def from_tf_data(
     has_labels = is_pair and num_classes is not None
     if (
         not isinstance(image, tf.TensorSpec)
-        or not values.fits(image.dtype.as_numpy_dtype)
         or image.shape.rank not in (3, 4)
         or not image.shape[-3:].is_fully_defined()
         or (has_labels and not getattr(label, "dtype", tf.string).is_integer)
     ):
         raise DataError(
-            "the elements of a `tf.data.Dataset` must be images, "
-            f"{_described(values, '[H, W, C]')}, of a known shape, or pairs of "
-            "these and labels, integers, or batches: map it to them, for they "
-            f"are {spec}"
+            "the elements of a `tf.data.Dataset` must be images [H, W, C] of a "
+            "known shape, or pairs of these and labels, integers, or batches: "
+            f"map it to them, for they are {spec}"
         )
     if image.shape.rank == 4:
         elements = elements.unbatch()
@@ -181,17 +187,17 @@ def from_tf_data(
     # The shuffle buffer holds the images themselves.
     if len(labels) * num_bytes > image_dataset.MAX_CACHE_BYTES:
         shuffle_buffer = max(1, _SHUFFLE_BYTES // num_bytes)
-    own = labels if has_labels else None
+    labels = labels if has_labels else None
     records = elements.map(lambda image, *_: image)
     return ImageDataset(
         name=NAME,
         image_shape=shape,
         num_colors=num_colors,
-        splits=make_splits(hashes, own, records=records),
+        splits=make_splits(hashes, labels, records=records),
         decode=lambda image: tf.cast(image, values.dtype),
         shuffle_buffer=shuffle_buffer,
         flip=flip,
-        class_names=_names(own, num_classes),
+        class_names=_names(labels, num_classes),
     )
 
 
@@ -205,12 +211,12 @@ def _look_through(pairs, values):
 
     def read():
         parts = [(np.zeros([0], np.uint64), np.zeros([0], np.int32))]
-        for images, own in pairs.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
-            _check(
+        for images, labels in pairs.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
+            images = _check(
                 images, values.num_colors, "the images of a `tf.data.Dataset`"
             )
-            parts.append((hashing.hashes_of(images), own.astype(np.int32)))
-        return [np.concatenate(its) for its in zip(*parts, strict=True)]
+            parts.append((hashing.hashes_of(images), labels.astype(np.int32)))
+        return [*map(np.concatenate, zip(*parts, strict=True))]
 
     first, second = read(), read()
     # Otherwise an order that changes between passes would mix the splits.
@@ -251,17 +257,14 @@ def make(
         raise DataError(f"{name}: `train` and `test` are of different shapes")
     images = first if len(arrays) == 1 else np.concatenate(arrays)
     num_train = len(first) if len(arrays) == 2 else None
-    own = None
+    all_labels = None
     if labels is not None:
-        own = np.concatenate(
-            [
-                _check_labels(of_array, len(array), name)
-                for of_array, array in zip(labels, arrays, strict=True)
-            ]
-        )
+        pairs = zip(labels, arrays, strict=True)
+        parts = [_check_labels(part, len(array), name) for part, array in pairs]
+        all_labels = np.concatenate(parts)
 
-    def decode(number):
-        image = call(np.ndarray.__getitem__, images, [number], images.dtype)
+    def decode(index):
+        image = call(np.ndarray.__getitem__, images, [index], images.dtype)
         image = tf.ensure_shape(image, images.shape[1:])
         image = tf.cast(image, Values(num_colors).dtype)
         return image if size is None else resize(image, size)
@@ -270,9 +273,9 @@ def make(
         name=name,
         image_shape=(*(size or images.shape[1:3]), images.shape[3]),
         num_colors=num_colors,
-        splits=make_splits(hashing.hashes_of(images), own, num_train),
+        splits=make_splits(hashing.hashes_of(images), all_labels, num_train),
         decode=decode,
-        class_names=_names(own, num_classes),
+        class_names=_names(all_labels, num_classes),
     )
 
 
@@ -283,38 +286,32 @@ def _names(labels, num_classes):
     return tuple(map(str, range(num_classes or 1 + labels.max())))
 
 
-def _check(images, num_colors, shown):
-    """Returns images as `[n, H, W, C]`."""
+def _check(images, num_colors, name):
+    """Returns images as `[n, H, W, C]`, levels as uint8 or uint16."""
     values = Values(num_colors)
+    if values.are_real:
+        kind, lowest, highest = "floating-point", -FLOAT32_MAX, FLOAT32_MAX
+    else:
+        kind, lowest, highest = "integers", 0, values.highest
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if not values.fits(images.dtype) or images.ndim != 4 or images.size == 0:
-        found = f"{images.dtype} {list(images.shape)}"
+        got = f"{images.dtype} {list(images.shape)}"
     elif images.shape[1] in (1, 3, 4) and min(images.shape[2:]) > 4:
-        found = "what seems to be [n, C, H, W]: np.moveaxis(images, -3, -1)?"
-    elif values.are_real and not (is_finite := np.isfinite(images)).all():
-        where = np.argwhere(~is_finite)[0].tolist()
-        found = f"{images[tuple(where)]} at {where}"
-    # Of all levels of a dtype any is valid, and reading a file takes long.
-    elif num_colors not in (None, 2**8, 2**16) and images.max() >= num_colors:
-        found = f"one of {images.max()}"
-    else:
+        got = "what seems to be [n, C, H, W]: np.moveaxis(images, -3, -1)?"
+    elif not lowest <= float(images.min()) <= float(images.max()) <= highest:
+        got = f"values from {images.min()} to {images.max()}"
+    elif values.are_real:
         return images
+    else:
+        return images.astype(values.dtype, copy=False)
     raise DataError(
-        f"{shown} must be {_described(values, '[n, H, W] or [n, H, W, C]')}, "
-        f"got {found}"
+        f"{name} must be {kind} [n, H, W] or [n, H, W, C] from {lowest:g} to "
+        f"{highest:g}, got {got}"
     )
 
 
-def _described(values, shape):
-    """Describes images of some values and of a shape."""
-    if values.are_real:
-        return f"floating-point {shape}, all finite"
-    kind = np.dtype(values.dtype).name
-    return f"{kind} {shape}, levels from 0 to {values.highest}"
-
-
-def _check_labels(labels, num_images, shown):
+def _check_labels(labels, num_images, name):
     """Returns labels as int32 `[n]`."""
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
@@ -325,7 +322,7 @@ def _check_labels(labels, num_images, shown):
         or labels.max() > _MAX_CLASSES
     ):
         raise DataError(
-            f"{shown}: labels must be integers [n] from 0 to {_MAX_CLASSES}, "
+            f"{name}: labels must be integers [n] from 0 to {_MAX_CLASSES}, "
             f"one for each of {num_images:,} images, got "
             f"{labels.dtype} {list(labels.shape)}"
         )

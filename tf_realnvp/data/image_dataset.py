@@ -168,11 +168,28 @@ class ImageDataset:
             metadata["class_names"] = list(self.class_names)
         if self.dropped_bits:
             metadata["dropped_bits"] = self.dropped_bits
-        # Validation images have a part in the choice of the best epoch.
-        seen = [its.hashes for n, its in self.splits.items() if n != "test"]
-        if sketch := hashing.sketch(np.concatenate(seen)):
-            metadata["training_hashes"] = sketch
+        metadata["training_hashes"] = self._training_hashes
         return metadata
+
+    @functools.cached_property
+    def _training_hashes(self) -> str:
+        """The sketch of the training images.
+
+        It samples the images with the lowest hashes; of TFDS, where hashes are
+        not known, the first images, since TFDS has shuffled them.
+        """
+        hashes: list[int] = []
+        for name, split in self.splits.items():
+            if name == "test":
+                continue
+            keys = split.hashes if len(split.hashes) else split.indices
+            positions = np.argsort(keys)[: hashing.SKETCH_SIZE]
+            hashes += split.select(positions).hashes.tolist()
+            # A `tf.data.Dataset` has hashes of pixels, and reading it is slow.
+            if split.records is None or not len(split.hashes):
+                images = self.take(name, positions.tolist())
+                hashes += map(hashing.hash_of, images)
+        return hashing.format_sketch(hashes)
 
     def relabel(self, class_names: Sequence[str]) -> "ImageDataset":
         """Returns this data set with labels renumbered, or removed.
@@ -207,7 +224,9 @@ class ImageDataset:
         """
         # Two numbers, unlike the spawn keys of epochs.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
-        held_out, train = self.splits["train"].divide(num_validation, sequence)
+        held_out, train = self.splits["train"].random_split(
+            num_validation, sequence
+        )
         parts = {"train": train, "validation": held_out}
         return dataclasses.replace(self, splits={**self.splits, **parts})
 
@@ -223,7 +242,7 @@ class ImageDataset:
         """
         if num_images >= self.num_test:
             return self
-        chosen, _ = self.splits["test"].divide(num_images, seed)
+        chosen, _ = self.splits["test"].random_split(num_images, seed)
         return dataclasses.replace(self, splits={**self.splits, "test": chosen})
 
     def keep_bits(self, num_bits: int) -> "ImageDataset":
@@ -386,7 +405,7 @@ class ImageDataset:
           `[n, H, W, C]`.
         """
         places, order = np.unique(np.array(numbers, int), return_inverse=True)
-        chosen = self.splits[split].choose(places)
+        chosen = self.splits[split].select(places)
         pipeline = dataclasses.replace(
             self._pipelines[split], split=chosen, cache=None
         )

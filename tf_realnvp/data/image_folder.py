@@ -30,8 +30,8 @@ class _Image(NamedTuple):
     """An image that can be read.
 
     Attributes:
-      name: Its path, from the folder on.
-      header: What is known of it without decoding it.
+      name: Path of the file relative to the folder.
+      header: What is known without decoding it.
       hash: Hash of the file.
     """
 
@@ -45,9 +45,9 @@ def load(
 ) -> ImageDataset:
     """Loads a folder of JPEG, PNG and TIFF images.
 
-    The format of a file is detected by its content. Animated images, other
-    formats and damaged files are skipped, with a warning on standard error, and
-    listed in `ImageDataset.skipped`.
+    The format of a file is detected by its content. Other formats and damaged
+    files are skipped, with a warning on standard error, and listed in
+    `ImageDataset.skipped`.
     Hidden files and folders (names that start with a dot) are ignored. All
     files are read and checked by `images.files.look` without decoding them
     fully, which takes about 0.3 ms of CPU time for a small JPEG and less for a
@@ -88,76 +88,33 @@ def load(
         raise DataError(f"{folder}: there is no such folder of images")
     try:
         names = list_files(root)
-        found, skipped = _look(root, names)
+        readable, skipped = _look(root, names)
     except OSError as error:
         raise DataError(f"{folder}: {error}") from error
-
-    def inside(split):
-        return [i for i in found if i.name.startswith(f"{split}{os.sep}")]
-
-    used, num_train = inside("train"), None
-    depth = int(bool(used))  # Of the folders of classes.
-    if not used:
-        _check_folders(folder, found)
-        used = found
-    elif tests := [test for test in map(inside, _TEST_FOLDERS) if test]:
-        used, num_train = used + tests[0], len(used)
-    beside = {image.name for image in found} - {image.name for image in used}
+    images, num_train = _find_splits(folder, readable)
     reason = "it is beside the folder `train`"
-    skipped |= dict.fromkeys(sorted(beside), reason)
-    if len(used) < 2:
+    used = set(images)
+    skipped |= {image.name: reason for image in readable if image not in used}
+    if len(images) < 2:
         raise DataError(
             f"{folder}: training and test need a JPEG, PNG or TIFF image each, "
-            f"and {len(found)} of the {len(names)} files there can be read"
+            f"and {len(readable)} of the {len(names)} files there can be read"
             + (f"; {describe_skipped(skipped)}" if skipped else "")
         )
-    numbers: np.ndarray | None = None
-    class_names: tuple[str, ...] = ()
+    class_names, class_indices = (), None
     if labels:
-        folders = [pathlib.PurePath(i.name).parts[depth:-1] for i in used]
-        classes = [names[0] if names else "" for names in folders]
-        if "" in classes:
-            raise DataError(
-                f"{folder}: {used[classes.index('')].name} has no label: put "
-                "the images of each class into a folder of its own, named "
-                "after the class"
-                + (", inside of `train` and `test`" if depth else "")
-            )
-        found_names, numbers = np.unique(classes, return_inverse=True)
-        class_names = tuple(found_names.tolist())
-        numbers = numbers.astype(np.int32)
-
-    headers = [image.header for image in used]
-    wide = [h.highest for h in headers if h.highest is not None]
-    num_colors = 256
-    if len(wide) == len(headers):
-        num_colors = levels_up_to(max(wide))
-    elif wide:
-        warn(
-            f"{counted(len(wide), 'image')} of 16 bits: the 8 highest are kept"
-        )
-    dtype = Values(num_colors).dtype
+        class_names, class_indices = _find_labels(folder, images)
+    headers = [image.header for image in images]
+    num_colors = _count_levels(headers)
     if size is None:
         sizes = {(header.height, header.width) for header in headers}
         size = default_size(*(sizes.pop() if len(sizes) == 1 else (0, 0)))
+    height, width = size or (headers[0].height, headers[0].width)
     channels = 1 if all(header.is_grey for header in headers) else 3
-    shape = (*(size or (headers[0].height, headers[0].width)), channels)
-    paths = tf.constant([os.fsencode(root / image.name) for image in used])
-    orientations = [header.orientation for header in headers]
-
-    def decode(number):
-        content = tf.io.read_file(tf.gather(paths, number))
-        if any(header.is_tiff for header in headers):
-            as_png = image_files.as_png
-            content = tf.numpy_function(as_png, [content], tf.string)
-        image = image_files.decode(
-            content, channels, tf.gather(orientations, number), dtype
-        )
-        return image if size is None else resize(image, size)
+    paths = [root / image.name for image in images]
 
     def explain_damage(reason):
-        for image in used:  # It takes long, and is the end of all.
-            path = root / image.name
+        for path in paths:  # It takes long, but training has ended anyway.
             try:
                 image_files.read_pixels(path, channels)
             except (ImageError, OSError) as error:
@@ -166,32 +123,94 @@ def load(
 
     if skipped:
         warn(describe_skipped(skipped))
-    hashes = np.array([image.hash for image in used], np.uint64)
+    hashes = np.array([image.hash for image in images], np.uint64)
     return ImageDataset(
         name=name,
-        image_shape=shape,
+        image_shape=(height, width, channels),
         num_colors=num_colors,
-        splits=make_splits(hashes, numbers, num_train),
-        decode=decode,
+        splits=make_splits(hashes, class_indices, num_train),
+        decode=_decoder(
+            paths, headers, channels, Values(num_colors).dtype, size
+        ),
         skipped=skipped,
         class_names=class_names,
         explain_damage=explain_damage,
     )
 
 
-def _check_folders(folder: str, images: list[_Image]) -> None:
-    """Refuses split folders whose names would not be recognized."""
-    paths = [pathlib.PurePath(image.name).parent for image in images]
-    named = {
-        re.sub("[^a-z]", "", path.name.casefold()): path
-        for of_image in paths
-        for path in (of_image, *of_image.parents)
-    }
-    train = [named[name] for name in _TRAIN_NAMES & named.keys()]
-    test = [named[name] for name in _TEST_NAMES & named.keys()]
-    if train and test:
+def _find_splits(folder, images):
+    """Returns training and test images, and the number of training images.
+
+    It is `None` if the images are yet to be split.
+    """
+
+    def inside(split):
+        return [i for i in images if i.name.startswith(f"{split}{os.sep}")]
+
+    if not (train := inside("train")):
+        _check_folders(folder, images)
+        return images, None
+    for test in filter(None, map(inside, _TEST_FOLDERS)):
+        return train + test, len(train)
+    return train, None
+
+
+def _find_labels(folder, images):
+    """Returns the names of the classes, and the labels of the images."""
+    has_splits = images[0].name.startswith(f"train{os.sep}")
+    paths = [pathlib.PurePath(image.name) for image in images]
+    folders = [path.parts[has_splits:-1] for path in paths]
+    if () in folders:
         raise DataError(
-            f"{folder}: {min(train)} and {min(test)} are not taken for "
+            f"{folder}: {paths[folders.index(())]} has no label: put the "
+            "images of each class into a folder of its own, named after the "
+            f"class{', inside of `train` and `test`' * has_splits}"
+        )
+    names, labels = np.unique([first for first, *_ in folders], False, True)
+    return tuple(names.tolist()), labels.astype(np.int32)
+
+
+def _count_levels(headers):
+    """Returns the number of levels of the images."""
+    wide = [h.highest for h in headers if h.highest is not None]
+    if len(wide) == len(headers):
+        return levels_up_to(max(wide))
+    if wide:
+        warn(
+            f"{counted(len(wide), 'image')} of 16 bits: the 8 highest are kept"
+        )
+    return 256
+
+
+def _decoder(paths, headers, channels, dtype, size):
+    """Returns a function that maps the index of an image to the image."""
+    names = tf.constant([os.fsencode(path) for path in paths])
+    orientations = [header.orientation for header in headers]
+    has_tiff = any(header.is_tiff for header in headers)
+
+    def decode(index):
+        content = tf.io.read_file(tf.gather(names, index))
+        if has_tiff:
+            content = tf.numpy_function(
+                image_files.as_png, [content], tf.string
+            )
+        image = image_files.decode(
+            content, channels, tf.gather(orientations, index), dtype
+        )
+        return image if size is None else resize(image, size)
+
+    return decode
+
+
+def _check_folders(folder, images):
+    """Refuses split folders whose names would not be recognized."""
+    parts = {p for i in images for p in pathlib.PurePath(i.name).parts[:-1]}
+    letters = {re.sub("[^a-z]", "", part.casefold()): part for part in parts}
+    train, test = letters.keys() & _TRAIN_NAMES, letters.keys() & _TEST_NAMES
+    if train and test:
+        first, second = letters[min(train)], letters[min(test)]
+        raise DataError(
+            f"{folder}: {first} and {second} are not taken for "
             "training and test images: name the folder that they are in, and "
             "call them train and test (or validation, or val)"
         )
@@ -241,14 +260,12 @@ def list_files(root: pathlib.Path) -> list[str]:
     return sorted(names)
 
 
-def _look(
-    root: pathlib.Path, names: list[str]
-) -> tuple[list[_Image], dict[str, str]]:
+def _look(root, names):
     """Checks all files.
 
     Args:
       root: The folder.
-      names: Their paths, from the folder on.
+      names: Paths of the files relative to it.
 
     Returns:
       The images, and the reasons why all other files are skipped.
@@ -270,9 +287,9 @@ def _look(
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         seen = dict(zip(names, pool.map(look, names), strict=True))
-    found = [image for image in seen.values() if not isinstance(image, str)]
+    images = [image for image in seen.values() if not isinstance(image, str)]
     skipped = {name: why for name, why in seen.items() if isinstance(why, str)}
-    return found, skipped
+    return images, skipped
 
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:
@@ -284,6 +301,4 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
     named = [f"{name} ({why})" for name, why in skipped.items()]
     if len(named) > _NUM_NAMED:
         named[_NUM_NAMED:] = ["..."]
-    verb = "is" if len(skipped) == 1 else "are"
-    files = counted(len(skipped), "file")
-    return f"{files} {verb} left out: {', '.join(named)}"
+    return f"{counted(len(skipped), 'file')} left out: {', '.join(named)}"

@@ -16,7 +16,7 @@ class Split:
     """Images for one purpose, in a fixed order.
 
     Attributes:
-      numbers: Indices of the images in the source, integers `[num_images]`;
+      indices: Indices of the images in the source, integers `[num_images]`;
         increasing if there are `records`.
       labels: Labels of the images, int32 `[num_images]`, if any.
       records: The stored images of the whole source, unbatched, if it cannot
@@ -25,7 +25,7 @@ class Split:
         if they are not known, as for data sets of TFDS.
     """
 
-    numbers: np.ndarray
+    indices: np.ndarray
     labels: np.ndarray | None = None
     records: tf.data.Dataset | None = None
     hashes: np.ndarray = dataclasses.field(
@@ -35,14 +35,14 @@ class Split:
     @property
     def num_images(self) -> int:
         """Number of images."""
-        return len(self.numbers)
+        return len(self.indices)
 
     def stored(self) -> tf.data.Dataset:
         """Returns the stored form of the images: their records or indices."""
         if self.records is None:
-            return tf.data.Dataset.from_tensor_slices(self.numbers)
-        is_chosen = np.zeros([1 + self.numbers.max(initial=-1)], bool)
-        is_chosen[self.numbers] = True
+            return tf.data.Dataset.from_tensor_slices(self.indices)
+        is_chosen = np.zeros([1 + self.indices.max(initial=-1)], bool)
+        is_chosen[self.indices] = True
         records = self.records.take(len(is_chosen))
         if is_chosen.all():
             return records
@@ -51,32 +51,32 @@ class Split:
         pairs = tf.data.Dataset.zip(records, chosen).batch(_CHOSEN_AT_ONCE)
         return pairs.map(tf.boolean_mask).unbatch()
 
-    def choose(self, places: np.ndarray | slice) -> "Split":
+    def select(self, positions: np.ndarray | slice) -> "Split":
         """Returns a split of some of the images.
 
         Args:
-          places: Positions of the images in this split.
+          positions: Positions of the images in this split.
         """
         return dataclasses.replace(
             self,
-            numbers=self.numbers[places],
-            labels=None if self.labels is None else self.labels[places],
-            hashes=self.hashes[places] if len(self.hashes) else self.hashes,
+            indices=self.indices[positions],
+            labels=None if self.labels is None else self.labels[positions],
+            hashes=self.hashes[positions] if len(self.hashes) else self.hashes,
         )
 
-    def divide(
+    def random_split(
         self, num_images: int, seed: int | np.random.SeedSequence
     ) -> tuple["Split", "Split"]:
-        """Returns splits of random images and of all others, each in order.
+        """Returns a split of random images and one of the rest, both in order.
 
         Args:
-          num_images: Number of images of the first.
+          num_images: Number of images in the first split.
           seed: Seed of the selection.
         """
         rng = np.random.default_rng(seed)
         drawn = np.sort(rng.choice(self.num_images, num_images, replace=False))
         others = np.setdiff1d(np.arange(self.num_images), drawn)
-        return self.choose(drawn), self.choose(others)
+        return self.select(drawn), self.select(others)
 
 
 def make_splits(
@@ -99,10 +99,10 @@ def make_splits(
     """
     whole = Split(np.arange(len(hashes)), labels, records, hashes)
     if num_train is None:
-        numbers = hashing.split(hashes)
+        positions = hashing.split(hashes)
     else:
-        numbers = whole.numbers[:num_train], whole.numbers[num_train:]
-    train, test = map(whole.choose, numbers)
+        positions = whole.indices[:num_train], whole.indices[num_train:]
+    train, test = map(whole.select, positions)
     if not train.num_images or not test.num_images:
         raise DataError(
             f"training and test need an image each, got {len(hashes)}"

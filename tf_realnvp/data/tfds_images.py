@@ -2,14 +2,11 @@
 
 import contextlib
 import difflib
-import gzip
-import hashlib
 import io
 import logging
 import os
 import pathlib
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +14,6 @@ import numpy as np
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import checksums
 
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.pipeline import DECODING
@@ -32,15 +28,6 @@ _CONNECT_TIMEOUT = 10  # Seconds.
 _LABEL = "label"  # The name of this feature in nearly all data sets.
 _BUILDERS = {"CIFAR10": "cifar10", "CelebA": "celeb_a"}
 _CELEBA_SIDE = 148  # Side of the central square crop, in pixels.
-# Prefixes of the SHA-256 of Fashion-MNIST's uncompressed archives. TFDS knows
-# the hashes of the original archives only, and others recompress them, such as
-# Debian's package dataset-fashion-mnist.
-_CONTENTS = {
-    "train-images-idx3-ubyte.gz": "c59f468a2f672dc8",
-    "train-labels-idx1-ubyte.gz": "bad3541b69d91243",
-    "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91e",
-    "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663",
-}
 
 
 def load(
@@ -81,26 +68,16 @@ def load(
             class_names = _class_names(builder) if labels else ()
             if not builder.is_prepared():
                 _prepare(builder, folder)
-            parts = _parts(builder)
-            ranges = [
-                tfds.core.ReadInstruction.from_spec(part)
-                .to_absolute(builder.info.splits)
-                .pop()
-                for part in parts
-            ]
-            names = {its.splitname for its in ranges}
-            wholes = {name: _read(builder, name, labels) for name in names}
-            _, num_bytes = wholes["train"]
-            train, test = (
-                wholes[its.splitname][0].choose(slice(its.from_, its.to))
-                for its in ranges
-            )
+            splits = _splits(builder, labels)
             decode, image_shape = _decoder(builder, key, size)
     except DataError:
         raise
     except Exception as error:  # TFDS may raise anything.
         raise DataError(_explain(name, builder, folder, error)) from error
-    sizes = f"{parts[0]} {train.num_images} {parts[1]} {test.num_images}"
+    sizes = [f"{name} {split.num_images}" for name, split in splits.items()]
+    train, test = splits.values()
+    whole = builder.info.splits["train"]
+    bytes_per_image = whole.num_bytes / whole.num_examples
     return ImageDataset(
         name=re.sub(r"[^\w.-]+", "_", name),
         image_shape=image_shape,
@@ -108,17 +85,17 @@ def load(
         splits={"train": train, "test": test},
         decode=decode,
         shuffle_buffer=max(
-            1, min(train.num_images, int(SHUFFLE_BYTES / num_bytes))
+            1, min(train.num_images, int(SHUFFLE_BYTES / bytes_per_image))
         ),
-        image_fingerprint=f"{builder.info.full_name} {sizes}",
+        image_fingerprint=" ".join([builder.info.full_name, *sizes]),
         class_names=class_names,
         explain_damage=lambda text: f"{text}, in {builder.data_path}",
     )
 
 
 def _builder_name(name):
-    own, colon, version = name.partition(":")
-    return _BUILDERS.get(own, own) + colon + version
+    stem, colon, version = name.partition(":")
+    return _BUILDERS.get(stem, stem) + colon + version
 
 
 def _features(builder) -> dict[str, Any]:
@@ -162,11 +139,9 @@ def _prepare(builder, data_dir: pathlib.Path):
     if builder.data_path.exists():
         raise ValueError(f"{builder.data_path} is incomplete")
     manual = data_dir / "manual"
-    if builder.name == "fashion_mnist":
-        _accept_same_contents(builder, manual)
     missing = _missing(builder.url_infos, manual)
     if missing and not (data_dir / "downloads").exists():
-        # Fails immediately, while TFDS would retry for minutes.
+        # Fails at once without a network, while TFDS retries for minutes.
         requests.get(
             next(iter(missing)), stream=True, timeout=_CONNECT_TIMEOUT
         ).raise_for_status()
@@ -175,17 +150,6 @@ def _prepare(builder, data_dir: pathlib.Path):
             manual_dir=manual, try_download_gcs=False
         )
     )
-
-
-def _accept_same_contents(builder, manual: pathlib.Path):
-    """Makes TFDS accept archives that were merely recompressed."""
-    for url, info in builder.url_infos.items():
-        archive = manual / info.filename
-        with contextlib.suppress(OSError, EOFError, zlib.error):
-            with gzip.open(archive) as content:
-                digest = hashlib.file_digest(content, "sha256").hexdigest()
-            if digest.startswith(_CONTENTS[archive.name]):
-                builder.url_infos[url] = checksums.compute_url_info(archive)
 
 
 def _missing(url_infos, manual: pathlib.Path) -> dict[str, str]:
@@ -198,39 +162,33 @@ def _missing(url_infos, manual: pathlib.Path) -> dict[str, str]:
     return {u: n for u, n in names.items() if not (manual / n).exists()}
 
 
-def _parts(builder) -> tuple[str, str]:
-    """Returns the TFDS names of the training and test splits."""
+def _splits(builder, labels: bool) -> dict[str, Split]:
+    """Returns the training and test images, keyed by their names in TFDS."""
     sizes = {
         name: split.num_examples for name, split in builder.info.splits.items()
     }
     if sizes.get("train", 0) < 2:
         raise ValueError(f"it has no training images: {sizes or 'no splits'}")
+    train = _read(builder, "train", labels)
     for name in ("test", "validation"):
         if sizes.get(name):
-            return "train", name
-    num_test = max(1, int(hashing.TEST_SHARE * sizes["train"]))
-    return f"train[:-{num_test}]", f"train[-{num_test}:]"
+            return {"train": train, name: _read(builder, name, labels)}
+    n = max(1, int(hashing.TEST_SHARE * train.num_images))
+    return {
+        f"train[:-{n}]": train.select(slice(-n)),
+        f"train[-{n}:]": train.select(slice(-n, None)),
+    }
 
 
-def _read(builder, name: str, labels: bool) -> tuple[Split, float]:
-    """Returns a split of TFDS, and the mean bytes per record."""
-    whole = builder.info.splits[name]
+def _read(builder, name: str, labels: bool) -> Split:
+    """Returns a whole split of TFDS."""
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise ValueError("only TFRecord files can be read")
-    # Detects a truncated copy now, not hours into the first epoch.
-    size = sum(os.path.getsize(path) for path in whole.filepaths)
-    # Each record has 16 bytes of framing.
-    expected = int(whole.num_bytes) + 16 * whole.num_examples
-    if size < expected:
-        raise ValueError(
-            f"{builder.data_path} is damaged: its {whole.name} split has "
-            f"{size} bytes instead of {expected}"
-        )
+    whole = builder.info.splits[name]
     # `as_dataset` parses the records as well, and is 20 times as slow.
     records = tf.data.TFRecordDataset(whole.filepaths, buffer_size=2**20)
-    own = _read_labels(builder, records) if labels else None
-    split = Split(np.arange(whole.num_examples), own, records)
-    return split, size / whole.num_examples
+    classes = _read_labels(builder, records) if labels else None
+    return Split(np.arange(whole.num_examples), classes, records)
 
 
 def _parser(builder, key: str) -> Callable[[tf.Tensor], tf.Tensor]:

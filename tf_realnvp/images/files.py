@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from tf_realnvp.images import plots
 from tf_realnvp.utils import checks, files
 from tf_realnvp.utils.errors import ImageError, reason
 from tf_realnvp.utils.values import Values
@@ -91,13 +90,12 @@ def look(content: bytes) -> Header:
       content: Content of the file, from `load`.
 
     Raises:
-      ImageError: If the image is damaged, animated or too large.
+      ImageError: If the image is damaged or too large.
     """
     is_tiff, content, highest = content.startswith(_TIFF), as_png(content), None
     try:
         image = _open(content)
         is_png = image.format == "PNG"
-        is_animated = is_png and _is_animated(image)
         if is_png:
             image.verify()
             is_grey = content[_COLOR_TYPE] in _GREY_TYPES
@@ -110,8 +108,6 @@ def look(content: bytes) -> Header:
         raise ImageError(f"it is too large: {error}") from error
     except Exception as error:  # Pillow may raise anything.
         raise ImageError("it is damaged") from error
-    if is_animated:
-        raise ImageError("it is animated")
     has_exif = not is_png or any(mark in content for mark in _EXIF_IN_PNG)
     orientation = _orientation(content) if has_exif else 1
     # Orientations above 4 swap height and width.
@@ -132,16 +128,13 @@ def as_png(content: bytes) -> bytes:
         return content
     try:
         with Image.open(io.BytesIO(content)) as image, io.BytesIO() as png:
-            if image.mode not in _TIFF_MODES or _is_animated(image):
+            is_stack = getattr(image, "is_animated", False)
+            if image.mode not in _TIFF_MODES or is_stack:
                 raise ValueError(image.mode)
             image.save(png, "PNG")
             return png.getvalue()
     except Exception as error:  # Pillow may raise anything.
         raise ImageError("it is a TIFF that cannot be read") from error
-
-
-def _is_animated(image):
-    return getattr(image, "is_animated", False)
 
 
 def _open(content):
@@ -193,7 +186,7 @@ def read_pixels(
     Args:
       path: PNG, JPEG or TIFF file.
       channels: As for `decode`.
-      dtype: As for `decode`.
+      dtype: As for `decode`. Files of 8 bits are not read as uint16.
 
     Returns:
       `[H, W, channels]` of `dtype`, upright.
@@ -204,6 +197,8 @@ def read_pixels(
     """
     content = as_png(load(path))
     header = look(content)
+    if dtype == np.uint16 and header.highest is None:
+        raise ImageError("it has 8 bits, and 16 are needed")
     try:
         return decode(content, channels, header.orientation, dtype).numpy()
     except tf.errors.OpError as error:
@@ -224,7 +219,7 @@ def read(
 
     Args:
       path: PNG, JPEG or TIFF file; for real numbers an `.npy` file of the same
-        shape, with a last axis of size 1 or without it.
+        shape, where a last axis of size 1 may be left out.
       image_shape: `(H, W, C)` of the model's images, with `C` 1 or 3 for
         levels.
       num_colors: Number of levels of a component; `None` for real numbers.
@@ -270,12 +265,20 @@ def read(
 def _read_numbers(path, image_shape):
     """Returns the real numbers of an `.npy` file, float32 `[H, W, C]`."""
     try:
-        image = np.load(path, allow_pickle=False)
-        if image.dtype.kind != "f" or not np.all(np.isfinite(image)):
-            raise ValueError("its values are not real, or not finite")
-        return image.astype(np.float32).reshape(image_shape)
-    except (ValueError, EOFError, AttributeError) as error:
-        raise ImageError(f"it is no .npy file of an image: {error}") from error
+        with open(path, "rb") as file:
+            image = np.lib.format.read_array(file, allow_pickle=False)
+    except ValueError as error:
+        raise ImageError("it is not an .npy file of numbers") from error
+    if image.ndim == 2:
+        image = image[..., np.newaxis]
+    if image.dtype.kind != "f" or image.shape != tuple(image_shape):
+        raise ImageError(
+            f"it must be floating-point {list(image_shape)}, got "
+            f"{image.dtype} {list(image.shape)}"
+        )
+    if not float(np.abs(image).max()) <= checks.FLOAT32_MAX:
+        raise ImageError("its values are not all finite in float32")
+    return image.astype(np.float32)
 
 
 def read_missing(
@@ -380,4 +383,18 @@ def encode(
     if num_colors > 256 or dropped_bits:
         levels = np.asarray(image).astype(np.uint16) << dropped_bits
         return tf.io.encode_png(levels).numpy()
-    return tf.io.encode_png(plots.pixels(image, num_colors)).numpy()
+    return tf.io.encode_png(to_pixels(image, num_colors)).numpy()
+
+
+def to_pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
+    """Scales images to the full range from black to white.
+
+    Args:
+      images: uint8, of any shape, in `0 ... num_colors - 1`.
+      num_colors: Number of levels; the last one is shown as white.
+
+    Returns:
+      uint8 of the same shape, in `0 ... 255`.
+    """
+    levels = np.asarray(images)  # `RealNVP.sample` returns a tensor.
+    return np.round(levels * (255.0 / (num_colors - 1))).astype(np.uint8)

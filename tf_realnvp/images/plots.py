@@ -14,6 +14,7 @@ import matplotlib.style
 import matplotlib.ticker
 import numpy as np
 
+from tf_realnvp.images.files import to_pixels
 from tf_realnvp.utils import files
 from tf_realnvp.utils.messages import printable
 
@@ -74,20 +75,6 @@ def _figure(path, width, height, rows=1, columns=1, dpi=120):
         figure.savefig(new, dpi=dpi)
 
 
-def pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
-    """Scales images to the full range from black to white.
-
-    Args:
-      images: uint8, of any shape, in `0 ... num_colors - 1`.
-      num_colors: Number of levels; the last one is shown as white.
-
-    Returns:
-      uint8 of the same shape, in `0 ... 255`.
-    """
-    levels = np.asarray(images)  # `RealNVP.sample` returns a tensor.
-    return np.round(levels * (255.0 / (num_colors - 1))).astype(np.uint8)
-
-
 def _rgb(images, num_colors):
     """Converts one or more images with any number of channels to RGB."""
     images = np.asarray(images)
@@ -96,7 +83,7 @@ def _rgb(images, num_colors):
         return colors.cmap(colors.norm(images[..., 0]), bytes=True)[..., :3]
     if images.shape[-1] < 3:
         images = np.repeat(images[..., :1], 3, axis=-1)
-    return pixels(images[..., :3], num_colors)
+    return to_pixels(images[..., :3], num_colors)
 
 
 def _color_map(images):

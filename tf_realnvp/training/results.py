@@ -61,7 +61,7 @@ def write(
         for split, loss in result.per_dim(model.values).items()
     }
     content = {
-        **dataset.metadata,
+        **model.metadata,
         "config": {"dataset": config.dataset, **config.shared},
         "metrics": numbers,
     }

@@ -5,8 +5,9 @@ image changes sides if a data set is moved, renamed, sorted or extended, and
 training images of one data set are never test images of another that is split
 in this way.
 
-A sketch is the lowest hashes of a set of images (bottom-k min-hash). It tells
-whether other images are among them.
+A sketch is the hashes of a sample of the training images: of their files, and
+of their pixels at the size and levels of the model. It tells whether others are
+among them, even if they are encoded anew.
 """
 
 import hashlib
@@ -56,20 +57,20 @@ def split(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(ranked[num_test:]), np.sort(ranked[:num_test])
 
 
-def sketch(hashes: np.ndarray) -> str:
-    """Returns the `SKETCH_SIZE` lowest hashes, in hexadecimal.
+def format_sketch(hashes: Iterable[int]) -> str:
+    """Returns hashes in hexadecimal, as `metadata.json` stores them.
 
     Args:
-      hashes: Hashes of images, uint64 `[n]`.
+      hashes: The hashes of a sample of the images.
     """
-    return " ".join(f"{h:016x}" for h in np.unique(hashes)[:SKETCH_SIZE])
+    return " ".join(f"{hash_:016x}" for hash_ in sorted(set(hashes)))
 
 
 def parse_sketch(text: str) -> frozenset[int]:
     """Returns the hashes of a sketch.
 
     Args:
-      text: Output of `sketch`.
+      text: Output of `format_sketch`.
 
     Raises:
       ValueError: If it is none.

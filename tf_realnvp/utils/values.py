@@ -59,8 +59,8 @@ class Values:
         return np.uint8 if self.num_colors <= 256 else np.uint16
 
     def fits(self, dtype: Any) -> bool:
-        """Returns whether data of a dtype are of these values."""
-        kind = np.floating if self.are_real else self.dtype
+        """Returns whether data of a dtype may have these values."""
+        kind = np.floating if self.are_real else np.integer
         return np.issubdtype(dtype, kind)
 
     @property
