@@ -304,7 +304,6 @@ class LabelsTest(TrainTestCase):
         too_high = np.full(self.images.shape, 40005, np.uint16)
         for other, images, labels, message in (
             (plain, self.images[:, :2], None, "2x4x1 with 17 levels"),
-            (plain, (self.images, self.labels), None, "no array"),
             (wide, too_high, None, "must be integers .* to 40005"),
             (plain, self.images, self.labels, "a model with classes"),
             (model, self.dataset(), self.labels, "`labels` are for an array"),

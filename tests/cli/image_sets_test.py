@@ -115,32 +115,21 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         _, levels = self.load("others.npz", "test", trained_on=own)
         self.assertCountEqual(levels, range(60, 90))
 
-    @parameterized.parameters("train.npy", "in/train")
+    @parameterized.parameters(
+        *("train.npy", "in/train", "larger", "larger.npy", "larger.npz:1")
+    )
     def test_test_images_that_were_trained_on(self, name):
-        """With splits of its own, and all of these in another."""
+        """Known by their files, or by their pixels if encoded anew."""
         self.write_classes()
+        own, images = data.load("in"), IMAGES.repeat(2, 1).repeat(2, 2)
         np.save("train.npy", IMAGES[:20])
-        own = data.load("in" if name == "in/train" else "split.npz")
+        np.save("larger.npy", images)
+        np.savez("larger.npz", images=images, labels=np.arange(30) % 2)
+        np.save("others.npy", images + 60)
+        self.write("larger", range(30), size=9)
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             self.load(name, "test", trained_on=own)
-        self.assertRegex(
-            stderr.getvalue(), "trained on .* test images of train"
-        )
-
-    @parameterized.parameters("new", "new.npy", "new.npz")
-    def test_images_encoded_anew(self, name):
-        """The model knows them by their pixels at its size and bits."""
-        self.write("old", range(30), size=9)
-        own = data.load("old", image_size=4)
-        self.write("new", range(30), size=6)
-        images = IMAGES.repeat(2, axis=1).repeat(2, axis=2)
-        np.save("new.npy", images)
-        np.savez("new.npz", images=images, labels=np.arange(30) % 2)
-        for suffix in ("", *[":1"] * (name == "new.npz")):
-            with contextlib.redirect_stderr(io.StringIO()) as stderr:
-                self.load(name + suffix, "test", trained_on=own)
-            self.assertIn("model was trained on some", stderr.getvalue())
-        np.save("others.npy", images + 60)
+        self.assertIn("model was trained on some", stderr.getvalue())
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             self.load("others.npy", "test", trained_on=own)
             self.load(name, "train", trained_on=own)

@@ -99,7 +99,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         ({"images": BLACK > 0}, r"integers \[n, H, W\].* got bool"),
-        ({"images": BLACK / 2, "num_colors": 9}, "integers .* got float64"),
         ({"train": BLACK, "test": BLACK / 2}, "integers .* got float64"),
         ({"images": BLACK.astype(int) - 1}, "got values from -1 to -1"),
         ({"images": BLACK.astype(int) + 2**17}, "to 65535, got .* 131072"),
@@ -243,16 +242,14 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
             with self.assertRaisesRegex(DataError, "leave out `shuffle`"):
                 arrays.from_tf_data(changing, num_classes=num_classes)
 
-    @parameterized.parameters((1, 28, 28), (3, 8, 6), (4, 6, 8))
-    def test_order_of_pytorch(self, *shape):
-        """It would train on nonsense."""
-        with self.assertRaisesRegex(DataError, r"seems to be \[n, C, H, W\]"):
-            arrays.from_images(images(20, *shape))
-
-    @parameterized.parameters((4, 6, 3), (8, 8, 8), (2, 8, 8), (4, 4, 8))
-    def test_other_orders_and_many_channels(self, *shape):
-        dataset = arrays.from_images(images(20, *shape))
-        self.assertEqual(dataset.image_shape, shape)
+    def test_order_of_pytorch(self):
+        """It would train on nonsense; others and many channels may be meant."""
+        for shape in ((4, 6, 3), (8, 8, 8), (2, 8, 8), (4, 4, 8)):
+            dataset = arrays.from_images(images(20, *shape))
+            self.assertEqual(dataset.image_shape, shape)
+        for shape in ((1, 28, 28), (3, 8, 6), (4, 6, 8)):
+            with self.assertRaisesRegex(DataError, "seems to be .n, C, H, W"):
+                arrays.from_images(images(20, *shape))
 
     def test_memory_of_a_shuffle(self):
         elements = pipeline(images(40, 4, 4, 1))

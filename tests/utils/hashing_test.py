@@ -21,8 +21,3 @@ class HashingTest(tf.test.TestCase, parameterized.TestCase):
         sides = hashing.split(np.array(hashes, np.uint64))
         self.assertEqual("".join(map(str, sides[1])), test)
         self.assertAllEqual(np.sort(np.concatenate(sides)), range(len(hashes)))
-
-    def test_sketch(self):
-        for hashes in ([], [2**64 - 1, 0, 7, 7]):
-            sketch = hashing.format_sketch(hashes)
-            self.assertEqual(hashing.parse_sketch(sketch), {*hashes})

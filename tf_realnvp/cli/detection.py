@@ -84,9 +84,10 @@ def score(flags: argparse.Namespace) -> None:
         by = reference.method
 
     names, columns = _score(flags, paths, model, measure, reference, normal)
-    table = zip(names, *(its.tolist() for its in columns.values()), strict=True)
-    place = 1 + [*columns].index(by)
-    rows = sorted(table, key=lambda row: (-row[place], row[0]))
+    values = (column.tolist() for column in columns.values())
+    table = zip(names, *values, strict=True)
+    index = 1 + [*columns].index(by)
+    rows = sorted(table, key=lambda row: (-row[index], row[0]))
     files.write_csv(flags.out, [("file", *columns), *rows])
     if reference is not None:
         p_value = reference.set_p_value(columns[by])
@@ -146,8 +147,8 @@ def detect(flags: argparse.Namespace) -> None:
     image_sets.check_distinct(sets)
 
     fit, normal, unusual = (
-        _measure_set(model, measure, flags.seed, flag, its.images)
-        for flag, its in sets.items()
+        _measure_set(model, measure, flags.seed, flag, image_set.images)
+        for flag, image_set in sets.items()
     )
     scores = {
         name: (method(normal), method(unusual))
@@ -157,8 +158,8 @@ def detect(flags: argparse.Namespace) -> None:
         name: tf_realnvp.detection.compare(*both, seed=flags.seed)
         for name, both in scores.items()
     }
-    for flag, its in sets.items():
-        say(f"{flag}: {len(its):,} {its.title}")
+    for flag, image_set in sets.items():
+        say(f"{flag}: {len(image_set):,} {image_set.title}")
     if model.values.are_real:
         say("complexity is left out: real numbers have no code length")
     _say_table(scores, comparisons)

@@ -125,11 +125,7 @@ def from_images(
     Raises:
       DataError: If `images` or `labels` are invalid.
     """
-    try:
-        images = np.asarray(images)
-    except ValueError as error:  # Images and labels, perhaps.
-        raise DataError(f"the images are no array: {error}") from error
-    images = _check(images, num_colors, "the array")
+    images = _check(np.asarray(images), num_colors, "the array")
     parts = None if labels is None else [np.asarray(labels)]
     dataset = make(NAME, [images], num_colors, None, parts, num_classes)
     return dataclasses.replace(dataset, flip=flip)
