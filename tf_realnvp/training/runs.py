@@ -115,6 +115,7 @@ class Run:
         self._write(finished=True)
 
     def _write(self, finished):
+        assert self.config is not None and self.data is not None
         self.finished = finished
         content = {
             "program": _PROGRAM,

@@ -158,8 +158,11 @@ class OneOf:
 class Name:
     """Names and paths: any non-empty string."""
 
-    convert = parse = str
+    convert = str
     metavar = "NAME"
+
+    def parse(self, text):
+        return text
 
     def __str__(self):
         return "a name"
