@@ -214,11 +214,8 @@ def _read_arrays(path) -> dict[str, np.ndarray]:
                 f"{os.fspath(path)} is not an .npz file of arrays ({error}): "
                 "write it with `np.savez`, not with `torch.save`."
             ) from error
-    for name in [*arrays]:
-        for parametrized, plain in _PARAMETRIZED.items():
-            if name.endswith(parametrized):
-                new_name = name.removesuffix(parametrized) + plain
-                arrays[new_name] = arrays.pop(name)
+    for old, new in _PARAMETRIZED.items():
+        arrays = {name.replace(old, new): a for name, a in arrays.items()}
     return arrays
 
 

@@ -182,7 +182,8 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         # The others write nothing.
         before = os.listdir()
         result = self.start_worker(1, "--seed", 3, "--output_dir", "out")
-        self.assertEqual(result, (0, "", ""))
+        waiting = "waiting for the other workers\n"
+        self.assertEqual(result, (0, waiting, ""))
         config, run, *_ = self.train.call_args.args
         self.assertEqual(config.seed, 3)
         self.assertIsNone(run)

@@ -641,6 +641,9 @@ class CommandTest(TrainingTestCase):
         self.assert_as_whole(COMMAND)
 
 
+WAITING = "waiting for the other workers\n"
+
+
 class WorkersTest(TrainingTestCase):
     """What a worker makes of what others have; `distribution_test` has two."""
 
@@ -669,7 +672,7 @@ class WorkersTest(TrainingTestCase):
 
     def assert_differs(self, *messages, **settings):
         code, stdout, stderr = command(**settings)
-        self.assertEqual((code, stdout), (2, ""), stderr)
+        self.assertEqual((code, stdout), (2, WAITING), stderr)
         self.assertIn("worker 1 differs from worker 0: ", stderr)
         for message in messages:
             self.assertIn(message, stderr)
@@ -705,7 +708,7 @@ class WorkersTest(TrainingTestCase):
         # As one of three that agree; only the chief writes.
         before = os.listdir()
         with recorded_trainers() as trainers:
-            self.assertEqual(command(), (0, "", ""))
+            self.assertEqual(command(), (0, WAITING, ""))
         self.assertEqual(trainers[0].num_steps, 6)
         self.assertEqual(os.listdir(), before)
 

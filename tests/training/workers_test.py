@@ -139,11 +139,9 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
     def test_port_is_in_use(self):
         with (
             workers._listening(self.ports[1]),
-            self.assertRaisesRegex(UsageError, f"{self.ports[1]} .*in use"),
+            self.assertRaisesRegex(OSError, f"in use.*{self.ports[1]}"),
         ):
             workers._wait_for_all(*self.jobs[1])
-        with self.assertRaisesRegex(UsageError, "port 99999"):
-            workers._wait_for_all(*job(0, worker=["127.0.0.1:99999"]))
 
     def test_signal(self):
         timer = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM])

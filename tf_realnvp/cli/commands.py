@@ -135,11 +135,10 @@ def evaluate(flags: argparse.Namespace) -> None:
     measured: list[tuple[np.ndarray, ...]] = []
     losses: list[float] = []  # Of each image so far.
     with dataset.naming_damage(), Progress("test", len(batches)) as display:
-        results = _log_probs(model, batches, flags.seed, num_draws)
-        for log_probs, labels in results:
-            mixture = model.mixture(log_probs)
-            of_label = log_probs[:, range(len(labels)), labels]
-            joint = saved_model.importance_bound(log_probs + model.log_prior)
+        for nats, labels in _log_probs(model, batches, flags.seed, num_draws):
+            mixture = model.mixture(nats)
+            of_label = nats[:, range(len(labels)), labels]
+            joint = saved_model.importance_bound(nats + model.log_prior)
             is_right = joint.argmax(axis=-1) == labels
             measured.append((mixture, of_label, is_right))
             bound = saved_model.importance_bound(mixture)

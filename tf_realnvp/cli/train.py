@@ -88,12 +88,10 @@ def _meet(flags):
             "several workers need the same `seed` and take no `devices`: each "
             "trains on all GPUs that it sees, or on one CPU"
         )
-    is_chief = workers.is_chief()
-    if is_chief:
-        say("waiting for the other workers")
+    say("waiting for the other workers")
     runtime.configure(deterministic=flags.deterministic)
     workers.connect()
-    return is_chief
+    return workers.is_chief()
 
 
 def _configure(config):

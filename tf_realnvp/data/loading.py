@@ -128,7 +128,7 @@ def for_model(
             data, num_colors, flip, labels, num_classes
         )
     if num_classes is None:
-        return dataset.relabel(())
+        return dataset.relabel(()) if dataset.class_names else dataset
     names = dataset.class_names
     if not isinstance(data, ImageDataset) and len(names) == len(model_names):
         # Labels without names are indices into the model's classes.

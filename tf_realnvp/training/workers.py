@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.utils import checks, runtime
-from tf_realnvp.utils.errors import FailureError, UsageError, reason
+from tf_realnvp.utils.errors import FailureError, UsageError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -121,15 +121,7 @@ def _listening(port):
     """Context manager that listens on the port that TensorFlow will use."""
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
-    try:
-        return socket.create_server(
-            ("", port), family=family, dualstack_ipv6=dual
-        )
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"the environment variable TF_CONFIG: cannot listen on port {port} "
-            f"of this machine: {reason(error)}"
-        ) from error
+    return socket.create_server(("", port), family=family, dualstack_ipv6=dual)
 
 
 def _listens(host, port):
@@ -150,13 +142,11 @@ def agree(record: Mapping[str, Any]) -> None:
       UsageError: If anything differs, for all workers alike.
       tf.errors.OpError: If a worker is gone.
     """
-    addresses, _ = _job()
-    chief_name, *names = addresses
     chief, *others = gather(record)
     differences = [
-        f"{name} differs from {chief_name}: `{key}` "
+        f"worker {number} differs from worker 0: `{key}` "
         f"{checks.short(value)} instead of {checks.short(chief_value)}"
-        for name, other in zip(names, others, strict=True)
+        for number, other in enumerate(others, start=1)
         for key in chief | other
         if (value := other.get(key)) != (chief_value := chief.get(key))
     ]
@@ -192,8 +182,7 @@ def agree_on_settings(
     precision = runtime.settle_precision(config.precision, config.lr_schedule)
     config = dataclasses.replace(config, precision=precision)
     if runtime.is_one_of_many():
-        images = {n: v for n, v in vars(data).items() if n != "class_probs"}
-        agree(config.shared | images)
+        agree(config.shared | vars(data))
     return config
 
 

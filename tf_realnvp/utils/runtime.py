@@ -156,8 +156,13 @@ def settle_precision(precision: str, lr_schedule: str) -> str:
     Raises:
       UsageError: If it is "tf32" and there is no GPU, or a GPU without TF32.
     """
+    import tensorflow as tf
+
     gpus = _gpus()
-    is_native = _are_since_ampere(gpus)
+    details = map(tf.config.experimental.get_device_details, gpus)
+    capabilities = [gpu.get("compute_capability", (0, 0)) for gpu in details]
+    # NVIDIA's GPUs since Ampere, all of them.
+    is_native = min(capabilities, default=(0, 0)) >= (8, 0)
     if precision == "tf32" and not is_native:
         raise UsageError(
             "argument `precision`: TensorFlow finds no GPUs that all have "
@@ -220,12 +225,3 @@ def _gpus():
     import tensorflow as tf
 
     return tf.config.get_visible_devices("GPU")
-
-
-def _are_since_ampere(gpus):
-    """Returns whether there are GPUs and all are NVIDIA Ampere or newer."""
-    import tensorflow as tf
-
-    details = map(tf.config.experimental.get_device_details, gpus)
-    capabilities = [gpu.get("compute_capability", (0, 0)) for gpu in details]
-    return min(capabilities, default=(0, 0)) >= (8, 0)
