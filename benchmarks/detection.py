@@ -61,7 +61,7 @@ def main() -> None:
     from tf_realnvp.serving.saved_model import SavedModel
 
     saved = SavedModel(flags.model)
-    from tf_realnvp import detection
+    from tf_realnvp import detection, significance
     from tf_realnvp.cli import image_sets
 
     measure = detection.Measurer(saved.model)
@@ -95,7 +95,7 @@ def main() -> None:
         measured, scores = score(unusual)
         measured_pairs.append(measured)
         rows[name] = {
-            method: detection.compare(
+            method: significance.compare(
                 normal_scores[method], scores[method], seed=flags.seed
             )
             for method in scores
@@ -143,7 +143,7 @@ def main() -> None:
         means = [
             np.mean(
                 [
-                    detection.compare(
+                    significance.compare(
                         method(measured_normal), method(measured), num_draws=1
                     ).auroc.value
                     for measured in measured_pairs
@@ -259,11 +259,13 @@ def find_groups(normal: np.ndarray, unusual: np.ndarray, size: int) -> float:
       unusual: Scores of anomalous images `[m]`, of which groups are drawn.
       size: Number of images in a group.
     """
-    from tf_realnvp import detection
+    from tf_realnvp import significance
 
     rng = np.random.default_rng(0)
     p_values = [
-        detection.set_p_value(rng.choice(unusual, size, replace=False), normal)
+        significance.set_p_value(
+            rng.choice(unusual, size, replace=False), normal
+        )
         for _ in range(_NUM_GROUPS)
     ]
     return np.mean(np.array(p_values) <= _ALARM)
@@ -307,7 +309,7 @@ def check_p_values(measured, groups: list[int]) -> None:
     """
     from scipy.stats import ks_2samp
 
-    from tf_realnvp import detection
+    from tf_realnvp import detection, significance
 
     values, alarms = [], {size: [] for size in groups}
     for seed in range(_NUM_SPLITS):
@@ -318,13 +320,13 @@ def check_p_values(measured, groups: list[int]) -> None:
         )
         score = detection.METHODS[detection.DEFAULT](first)
         reference, others = map(score, rest)
-        p = detection.p_values(others, reference)
+        p = significance.p_values(others, reference)
         grid = np.arange(1, len(reference) + 2) / (len(reference) + 1)
         values.append(ks_2samp(p, grid).pvalue)
         for size in groups:
             whole = others[: len(others) // size * size]
             alarms[size] += [
-                detection.set_p_value(group, reference) <= _ALARM
+                significance.set_p_value(group, reference) <= _ALARM
                 for group in whole.reshape(-1, size)
             ]
     passed = sum(value > 0.01 for value in values)

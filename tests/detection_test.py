@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn import metrics
 from sklearn.covariance import ledoit_wolf
 
-from tf_realnvp import bit_maps, detection
+from tf_realnvp import bit_maps, detection, significance
 
 
 def make_measurements(n, seed=0, shift=0.0):
@@ -166,7 +166,9 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
         middle = make_measurements(50, 2, 45.0)
         both = detection.Measurements.concatenate([first, second])
         score = detection.scales(both)
-        comparison = detection.compare(score(both), score(middle), num_draws=2)
+        comparison = significance.compare(
+            score(both), score(middle), num_draws=2
+        )
         self.assertGreater(comparison.auroc.value, 0.99)
         # The same each time, though the fit starts at random.
         again = detection.scales(both)
@@ -181,7 +183,7 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
         y, x = standardized(y, x), standardized(x, x)
         precision = np.linalg.inv(ledoit_wolf(x)[0])
         expected = np.log(np.einsum("ni,ij,nj->n", y, precision, y))
-        self.assertAllClose(detection.places(normal)(seen), expected, rtol=1e-5)
+        self.assertAllClose(detection.local(normal)(seen), expected, rtol=1e-5)
 
     def test_combined(self):
         normal, seen = make_measurements(52), make_measurements(9, 1, 3.0)
@@ -189,7 +191,7 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
         for method in (
             detection.complexity,
             detection.scales,
-            detection.places,
+            detection.local,
         ):
             held_out = []
             for fold in range(5):
@@ -255,7 +257,7 @@ class PValuesTest(tf.test.TestCase):
             (1 + sum(other >= score for other in reference)) / 31
             for score in scores
         ]
-        self.assertAllClose(detection.p_values(scores, reference), expected)
+        self.assertAllClose(significance.p_values(scores, reference), expected)
 
     def test_of_a_set(self):
         """That scores higher than the normal ones, or lower."""
@@ -263,7 +265,7 @@ class PValuesTest(tf.test.TestCase):
         reference = rng.normal(size=60)
         for shift, is_other in ((0.0, False), (1.0, True), (-1.0, True)):
             scores = rng.normal(shift, size=40)
-            p_value = detection.set_p_value(scores, reference)
+            p_value = significance.set_p_value(scores, reference)
             self.assertEqual(p_value < 0.01, is_other)
 
 
@@ -284,9 +286,9 @@ class ReferenceTest(tf.test.TestCase):
             self.assertAllClose(scores[name], score(seen), rtol=1e-4)
         method = methods[reference.method]
         both = method(seen), method(normal.take(others))
-        self.assertAllClose(scores["p_value"], detection.p_values(*both))
+        self.assertAllClose(scores["p_value"], significance.p_values(*both))
         self.assertAllClose(
-            reference.set_p_value([*both[0]]), detection.set_p_value(*both)
+            reference.set_p_value([*both[0]]), significance.set_p_value(*both)
         )
 
 
@@ -298,7 +300,8 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
         normal = np.round(rng.normal(size=60), digits)
         anomalous = np.round(rng.normal(1.0, size=45), digits)
         comparison, again = (
-            detection.compare(normal, anomalous, num_draws=10) for _ in range(2)
+            significance.compare(normal, anomalous, num_draws=10)
+            for _ in range(2)
         )
         self.assertEqual(comparison, again)
         pairs = [(n, u) for n in normal for u in anomalous]
@@ -319,7 +322,7 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
         held, widths = 0, []
         for seed in range(50):
             normal, anomalous = rng.normal(size=80), rng.normal(1.0, size=80)
-            auroc = detection.compare(normal, anomalous, seed, 200).auroc
+            auroc = significance.compare(normal, anomalous, seed, 200).auroc
             held += auroc.low <= truth <= auroc.high
             widths.append(auroc.high - auroc.low)
             self.assertBetween(auroc.value, auroc.low, auroc.high)
@@ -332,7 +335,7 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
         rng, offsets = np.random.default_rng(0), []
         for seed in range(20):
             sets = rng.normal(size=1000), rng.normal(-1.0, size=50)
-            aupr = detection.compare(*sets, seed, 100).aupr
+            aupr = significance.compare(*sets, seed, 100).aupr
             middle = (aupr.low + aupr.high) / 2
             offsets.append((middle - aupr.value) / (aupr.high - aupr.low))
         self.assertLess(np.mean(offsets), 0.2)
@@ -340,4 +343,4 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(([], [1.0]), ([1.0], []), ([math.nan], [1.0]))
     def test_no_scores(self, *sets):
         with self.assertRaises(ValueError):
-            detection.compare(*sets)
+            significance.compare(*sets)

@@ -23,7 +23,7 @@ from image_arrays import write_images
 from PIL import Image
 
 import tf_realnvp
-from tf_realnvp import detection, restoration
+from tf_realnvp import detection, restoration, significance
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
@@ -201,8 +201,10 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.enterContext(
             mock.patch.multiple(restoration, **small_models.FEW_STEPS)
         )
-        fewer_draws = functools.partial(detection.compare, num_draws=50)
-        self.enterContext(mock.patch.object(detection, "compare", fewer_draws))
+        fewer_draws = functools.partial(significance.compare, num_draws=50)
+        self.enterContext(
+            mock.patch.object(significance, "compare", fewer_draws)
+        )
 
     def use_model(self, num_colors):
         """Lets the commands load a model, once; returns its path."""

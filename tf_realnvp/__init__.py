@@ -30,6 +30,7 @@ __all__ = [
     "pytorch",
     "restoration",
     "runtime",
+    "significance",
     "train",
 ]
 

@@ -15,7 +15,7 @@ from image_arrays import images_of_digits as digits
 from model_commands import ModelTestCase, call
 from small_models import measurer
 
-from tf_realnvp import bit_maps, detection
+from tf_realnvp import bit_maps, detection, significance
 from tf_realnvp.images import plots
 
 LIVE = {"plain": small_models.model, "classes": small_models.distinct}
@@ -216,8 +216,10 @@ class DetectTest(DetectionTestCase):
         super().setUp()
         self.noise = small_models.images(50, seed=1)
         self.write("noise/inside", self.noise)
-        fewer_draws = functools.partial(detection.compare, num_draws=50)
-        self.enterContext(mock.patch.object(detection, "compare", fewer_draws))
+        fewer_draws = functools.partial(significance.compare, num_draws=50)
+        self.enterContext(
+            mock.patch.object(significance, "compare", fewer_draws)
+        )
 
     def test_detect(self):
         os.mkdir("out")
@@ -273,14 +275,14 @@ class DetectTest(DetectionTestCase):
         self.assertEqual([row[0] for row in table], [*detection.METHODS])
         for (name, *values), score in zip(table, scores, strict=True):
             normal, unusual = score[:60], score[60:]
-            comparison = detection.compare(normal, unusual, seed=1)
+            comparison = significance.compare(normal, unusual, seed=1)
             self.assertAllClose(
                 np.float64(values), np.ravel(comparison), atol=1e-6
             )
             auroc = comparison.auroc
             shown = f"{auroc.value:.3f} ({auroc.low:.3f}-{auroc.high:.3f})"
             words = "better" if auroc.value > 0.5 else "worse"
-            if detection.set_p_value(unusual, normal) > 0.05:
+            if significance.set_p_value(unusual, normal) > 0.05:
                 words = "no better"
             self.assertRegex(
                 stdout, rf"(?m)^{name} +{re.escape(shown)} .*\) +{words}$"

@@ -155,7 +155,7 @@ def detect(flags: argparse.Namespace) -> None:
         for name, method in tf_realnvp.detection.fit(fit).items()
     }
     comparisons = {
-        name: tf_realnvp.detection.compare(*both, seed=flags.seed)
+        name: tf_realnvp.significance.compare(*both, seed=flags.seed)
         for name, both in scores.items()
     }
     for flag, image_set in sets.items():
@@ -316,7 +316,7 @@ def _say_table(scores, comparisons):
             for value, low, high in comparisons[name]
         ]
         than_chance = "no better"
-        if tf_realnvp.detection.set_p_value(unusual, normal) <= 0.05:
+        if tf_realnvp.significance.set_p_value(unusual, normal) <= 0.05:
             is_better = comparisons[name].auroc.value > 0.5
             than_chance = "better" if is_better else "worse"
         rows.append([name, *figures, than_chance])
@@ -329,7 +329,7 @@ def _say_table(scores, comparisons):
 
 def _write_tables(folder, sets, scores, comparisons):
     """Writes the results of all methods, and the scores of all images."""
-    figures = tf_realnvp.detection.Comparison._fields
+    figures = tf_realnvp.significance.Comparison._fields
     ends = ("", "_low", "_high")
     table = [["method", *(name + end for name in figures for end in ends)]]
     for name, comparison in comparisons.items():
