@@ -422,8 +422,8 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
             model,
             images,
             labels=labels,
-            epochs=3,
-            lr=1e-2,
+            epochs=10,
+            lr=3e-2,
             batch_size=20,
             progress=False,
         )

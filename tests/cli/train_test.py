@@ -149,14 +149,20 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
                 self.assert_refused(call(*argv), message)
         self.assertEmpty(os.listdir())
 
-    def start_worker(self, index, *argv):
-        """Calls the command as one of two workers that have met."""
+    def start_worker(self, index, *argv, error=None):
+        """Calls the command as one of two workers, which meet or fail to."""
         config = command_lines.tf_config(index, worker=["a:1", "b:1"])
         with (
             mock.patch.dict(os.environ, config),
-            mock.patch.object(workers, "connect"),
+            mock.patch.object(workers, "connect", side_effect=error),
         ):
             return call(*argv)
+
+    def test_port_in_use(self):
+        error = OSError(98, "Address already in use")
+        code, _, stderr = self.start_worker(0, "--seed", 3, error=error)
+        self.assertEqual(code, 2)
+        self.assertIn("TF_CONFIG: [Errno 98] Address already in use", stderr)
 
     def test_workers_meet_before_one_of_them_is_refused(self):
         """Else the others would wait for it."""

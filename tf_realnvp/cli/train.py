@@ -90,7 +90,8 @@ def _meet(flags):
         )
     say("waiting for the other workers")
     runtime.configure(deterministic=flags.deterministic)
-    workers.connect()
+    with arguments.naming("TF_CONFIG"):  # Its port may be in use.
+        workers.connect()
     return workers.is_chief()
 
 

@@ -209,12 +209,18 @@ def _strategy_of(model):
 
 
 def _initialize(model, dataset, seed, strategy):
-    """Runs data-dependent initialization."""
-    with runtime.tensor_float_32(False), strategy.scope():
-        if dataset.values.are_real:
-            model.standardize(*dataset.moments())
-        images = dataset.initial_images(seed)
-        initialization.initialize(model, images, seed)
+    """Runs data-dependent initialization; if interrupted, reverts it."""
+    before = [variable.numpy() for variable in model.variables]
+    try:
+        with runtime.tensor_float_32(False), strategy.scope():
+            if dataset.values.are_real:
+                model.standardize(*dataset.moments())
+            images = dataset.initial_images(seed)
+            initialization.initialize(model, images, seed)
+    except BaseException:  # A half of it would pass for a trained model.
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)
+        raise
 
 
 @contextlib.contextmanager
