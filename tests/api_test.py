@@ -225,6 +225,23 @@ class TrainTest(TrainTestCase):
         self.train(plain, self.images, epochs=9, max_steps=4)
         self.assertFalse(any(same(values(plain.variables), weights)))
 
+    def test_start_that_is_cut_short(self):
+        """The model is as new, so that the next training starts from data."""
+
+        def initialize(model, *unused):
+            fast_command.initialize(model, *unused)
+            model.offset.assign([1.0])
+            raise KeyboardInterrupt
+
+        model = SmallModel()
+        before = values(model.variables)
+        with (
+            mock.patch.object(initialization, "initialize", initialize),
+            self.assertRaises(KeyboardInterrupt),
+        ):
+            self.train(model, self.images)
+        self.assertTrue(all(same(values(model.variables), before)))
+
     def test_settings_arrive(self):
         names = inspect.signature(tf_realnvp.train).parameters.keys()
         names = names & GIVEN.keys() - {"run_dir"}

@@ -416,14 +416,14 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     def test_labels(self):
         images, labels = fields(60, None), np.arange(60) % 2
-        images[labels == 1] *= 0.7
+        images[labels == 1] *= 0.2
         model = tf_realnvp.RealNVP(SHAPE, None, num_classes=2, **ARCHITECTURE)
         tf_realnvp.train(
             model,
             images,
             labels=labels,
-            epochs=10,
-            lr=3e-2,
+            epochs=6,
+            lr=1e-2,
             batch_size=20,
             progress=False,
         )
