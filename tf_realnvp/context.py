@@ -21,9 +21,11 @@ class Context:
     couplings. An image `[n, H, W, K]` goes to the couplings as it is. Both are
     standardized first.
 
+    The names of a context begin with "context" here, since TFP takes some names
+    of keyword arguments for its own.
+
     Attributes:
-      shapes: Shapes by name, `(K,)` or `(H, W, K)`. A context without a name
-        has the name "context".
+      shapes: Shapes by name, `(K,)` or `(H, W, K)`.
       moments: Mean and standard deviation of the last axis by name, variables
         `[2, K]`.
       networks: The dense networks of vectors by name.
@@ -35,9 +37,10 @@ class Context:
         Args:
           shapes: Shapes by name, or the shape of a single one; `None` for none.
         """
-        if not isinstance(shapes, Mapping):
-            shapes = {} if shapes is None else {"context": shapes}
-        self.shapes = {name: tuple(map(int, s)) for name, s in shapes.items()}
+        self.shapes = {
+            name: tuple(map(int, shape))
+            for name, shape in _by_name(shapes).items()
+        }
         for name, shape in self.shapes.items():
             if len(shape) not in (1, 3) or min(shape) < 1:
                 raise ValueError(
@@ -63,7 +66,10 @@ class Context:
     def variables(self) -> list[keras.Variable]:
         """The moments, and the weights of the networks."""
         networks = self.networks.values()
-        return [*self.moments.values(), *(v for n in networks for v in n.weights)]
+        return [
+            *self.moments.values(),
+            *(v for n in networks for v in n.weights),
+        ]
 
     def encoded_shapes(self, height: int) -> dict[str, tuple[int, ...]]:
         """Returns the shapes that coupling networks get on a grid, by name.
@@ -92,12 +98,15 @@ class Context:
         Raises:
           ValueError: If names or shapes do not match; the message has both.
         """
-        if not isinstance(context, Mapping):
-            context = {} if context is None else {"context": context}
+        context = _by_name(context)
         if context.keys() != self.shapes.keys():
+            expected, found = (
+                ", ".join(name.removeprefix("context_") for name in names)
+                for names in (self.shapes, context)
+            )
             raise ValueError(
-                f"`context` must have the names {sorted(self.shapes)} of the "
-                f"model's, got {sorted(context)}."
+                f"The model is conditioned on {expected or 'nothing'}, and "
+                f"`context` has {found or 'nothing'}."
             )
         return {
             name: assertions.broadcast(context[name], name, shape, n)
@@ -117,7 +126,9 @@ class Context:
             moments = [values.mean(axis=0, dtype=np.float64), std + (std == 0)]
             self.moments[name].assign(moments)
 
-    def encode(self, condition: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def encode(
+        self, condition: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
         """Returns a condition as coupling networks get it.
 
         Args:
@@ -131,6 +142,15 @@ class Context:
             if name in self.networks:
                 encoded[name] = self.networks[name](encoded[name])
         return encoded
+
+
+def _by_name(values):
+    """Returns values by name; a single one has the name "context"."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        return {"context": values}
+    return {f"context_{name}": value for name, value in values.items()}
 
 
 def _dense(name, size):

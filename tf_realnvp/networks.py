@@ -170,13 +170,15 @@ class CouplingNetwork(keras.Model):
         )
 
     def call(self, inputs, label=None, **context):
-        run = _inlined
+        run, weights = _inlined, self.tensors(inputs, label, **context)
         if tf.executing_eagerly():
+            # A condition adds axes to biases.
+            ranks = [weight.shape.rank for weight in tf.nest.flatten(weights)]
             run = _of_any_batch(
-                *(self.filters, self.num_blocks, self.num_classes),
-                *(self.channels_out, *inputs.shape[1:]),
+                *(self.filters, self.num_blocks, self.channels_out),
+                *(*inputs.shape[1:], *ranks),
             )
-        return run(inputs, self.tensors(inputs, label, **context))
+        return run(inputs, weights)
 
     def shared(self, inputs: tf.Tensor, **condition) -> tf.Tensor:
         """Returns the network's outputs, by a function shared across networks.
