@@ -26,6 +26,7 @@ class Context:
 
     Attributes:
       shapes: Shapes by name, `(K,)` or `(H, W, K)`.
+      argument: The same as the argument of the constructor has them.
       moments: Mean and standard deviation of the last axis by name, variables
         `[2, K]`.
       networks: The dense networks of vectors by name.
@@ -41,6 +42,7 @@ class Context:
             name: tuple(map(int, shape))
             for name, shape in _by_name(shapes).items()
         }
+        self.argument = _as_given(self.shapes)
         for name, shape in self.shapes.items():
             if len(shape) not in (1, 3) or min(shape) < 1:
                 raise ValueError(
@@ -100,18 +102,25 @@ class Context:
         """
         context = _by_name(context)
         if context.keys() != self.shapes.keys():
-            expected, found = (
-                ", ".join(name.removeprefix("context_") for name in names)
-                for names in (self.shapes, context)
-            )
+            found = {name: np.shape(value) for name, value in context.items()}
             raise ValueError(
-                f"The model is conditioned on {expected or 'nothing'}, and "
-                f"`context` has {found or 'nothing'}."
+                f"`context` must have the shape {self.argument} for each image "
+                f"(None: there is none), got {_as_given(found)}."
             )
         return {
             name: assertions.broadcast(context[name], name, shape, n)
             for name, shape in self.shapes.items()
         }
+
+    @property
+    def specs(self) -> Any:
+        """The type of a context of `n` images, as the argument has it."""
+        return _as_given(
+            {
+                name: tf.TensorSpec([None, *shape], tf.float32, name)
+                for name, shape in self.shapes.items()
+            }
+        )
 
     def standardize(self, context: Mapping[str, np.ndarray]) -> None:
         """Sets the standardization by the context of training images.
@@ -151,6 +160,13 @@ def _by_name(values):
     if not isinstance(values, Mapping):
         return {"context": values}
     return {f"context_{name}": value for name, value in values.items()}
+
+
+def _as_given(values):
+    """Undoes `_by_name`."""
+    if values.keys() <= {"context"}:
+        return values.get("context")
+    return {k.removeprefix("context_"): v for k, v in values.items()}
 
 
 def _dense(name, size):

@@ -178,8 +178,8 @@ class RealNVP(tf.Module):
         self.class_probs = _check_class_probs(class_probs, num_classes)
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
-        self.context_shape = context_shape
         self._context = Context(context_shape)
+        self.context_shape = self._context.argument
 
         self.networks = [
             networks.CouplingNetwork(
@@ -473,6 +473,11 @@ class RealNVP(tf.Module):
         return tuple(v for v in self.variables if v.trainable)
 
     @property
+    def context_specs(self) -> Any:
+        """The type of `context` for `n` images, by name if it has names."""
+        return self._context.specs
+
+    @property
     def num_dims(self) -> int:
         """Number of components of an image, `H * W * C`."""
         return math.prod(self.image_shape)
@@ -520,7 +525,7 @@ class RealNVP(tf.Module):
             out of range.
         """
         points = self.dequantize(images, seed)
-        condition = self._condition(points, label, context)
+        condition = self.condition(points, label, context)
         return self.log_density(points, **condition)
 
     def log_prob_each(
@@ -549,7 +554,7 @@ class RealNVP(tf.Module):
             out of range, or the number of seeds or labels is not `n`.
         """
         points = self.dequantize_each(images, seeds)
-        condition = self._condition(points, label, context)
+        condition = self.condition(points, label, context)
         return self.log_density(points, **condition)
 
     def log_density(
@@ -627,10 +632,18 @@ class RealNVP(tf.Module):
             tf.constant(self.class_probs, tf.float32)
         )
 
-    def _condition(self, batch, label, context):
-        """Checks what a caller conditions on; returns it by name, `[n, ...]`.
+    def condition(
+        self, batch: tf.Tensor, label=None, context=None
+    ) -> dict[str, tf.Tensor]:
+        """Checks what a density is conditioned on.
 
-        For a model with classes, the label may be missing.
+        Args:
+          batch: `[n, ...]`.
+          label: As for `log_prob`.
+          context: As for `log_prob`.
+
+        Returns:
+          Keyword arguments of `log_density`, each for all of the batch.
         """
         n = tf.shape(batch)[0]
         condition = self._context.check(context, n)
@@ -656,7 +669,7 @@ class RealNVP(tf.Module):
             )
             return function(batch, **kwargs)
 
-        return _apply(apply, batch, self._condition(batch, label, context))
+        return _apply(apply, batch, self.condition(batch, label, context))
 
     def classify(self, images: tf.Tensor, seed=None, context=None) -> tf.Tensor:
         """Returns the log-probabilities of all classes, given images.
@@ -677,7 +690,7 @@ class RealNVP(tf.Module):
           TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
         points = self.dequantize(images, seed)
-        condition = self._condition(points, None, context)
+        condition = self.condition(points, None, context)
         return tf.nn.log_softmax(self.log_joint(points, **condition))
 
     def dequantize(self, images: tf.Tensor, seed=None) -> tf.Tensor:

@@ -27,7 +27,7 @@ def load_model(path: str | os.PathLike) -> RealNVP:
       ModelError: If there is no such model.
     """
     content = metadata.read(path)
-    names = (*ARCHITECTURE, "num_classes", "class_probs")
+    names = (*ARCHITECTURE, "num_classes", "class_probs", "context_shape")
     config: dict[str, Any] = {name: content.get(name) for name in names}
     model = RealNVP(content["image_shape"], content["num_colors"], **config)
     _assign(model, path)
@@ -95,6 +95,7 @@ def _differences(model, other):
     # The weights act on logits of levels, or on standardized real numbers.
     fits["num_colors"] = other.values.are_real == model.values.are_real
     fits["num_classes"] = other.num_classes in (None, model.num_classes)
+    fits["context_shape"] = other.context_shape in (None, model.context_shape)
     kinds = ("uniform", model.dequantization)
     fits["dequantization"] = other.dequantization in kinds
     differences = [
