@@ -24,6 +24,7 @@ from tf_realnvp import (
 )
 from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.context import Context, Shapes
+from tf_realnvp.observations import Observation
 from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
@@ -111,6 +112,7 @@ class RealNVP(tf.Module):
         class_probs: Sequence[float] | None = None,
         dequantization: str = "uniform",
         context_shape: Shapes = None,
+        observe: str | None = None,
         name: str = "real_nvp",
     ):
         """Creates a model with newly initialized weights.
@@ -145,6 +147,8 @@ class RealNVP(tf.Module):
             `(H, W, K)` of an image whose height is that of the images, or a
             power of two times lower; or such shapes by name. Default: the
             density has no context.
+          observe: What is observed of an image, which is then the context: see
+            `observations`.
           name: Name of the module and of its distribution.
 
         Raises:
@@ -178,6 +182,11 @@ class RealNVP(tf.Module):
         self.class_probs = _check_class_probs(class_probs, num_classes)
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
+        self.observe, self.observation = observe, None
+        if observe is not None:
+            highest = self.values.highest
+            self.observation = Observation(observe, self.image_shape, highest)
+            context_shape = self.observation.shape
         self._context = Context(context_shape)
         self.context_shape = self._context.argument
 
@@ -372,7 +381,7 @@ class RealNVP(tf.Module):
         names = ["image_shape", "num_colors", *ARCHITECTURE]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
-        if self.context_shape is not None:
+        if self.context_shape is not None and self.observe is None:
             names.append("context_shape")
         return {name: getattr(self, name) for name in names}
 

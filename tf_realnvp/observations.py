@@ -34,7 +34,7 @@ def visible_pixels(images: tf.Tensor, is_visible: tf.Tensor) -> tf.Tensor:
         seen, else 0.
 
     Returns:
-      Float32 `[n, H, W, C + 1]`: the visible pixels, else 0, and where they are.
+      Float32 `[n, H, W, C + 1]`: pixels, 0 if not visible, and where they are.
     """
     is_visible = tf.broadcast_to(
         tf.cast(is_visible, tf.float32), [*tf.shape(images)[:3], 1]
@@ -167,5 +167,6 @@ class Observation:
         return tf.cast(images, tf.float32) * (2.0 / self._highest) - 1.0
 
     def _mask(self, images, seed):
-        n, (height, width, _) = tf.shape(images)[0], self.shape
-        return visible_pixels(images, random_masks(n, height, width, seed))
+        height, width, _ = self.shape
+        masks = random_masks(tf.shape(images)[0], height, width, seed)
+        return visible_pixels(images, masks)
