@@ -221,7 +221,7 @@ class TrainingConfig:
         Name(),
         "train the density of images given what is observed of them: mask (any "
         "visible pixels), lowres:N (height and width divided by N), gray, or "
-        "noise:X (of standard deviation X, in levels of 255) (default: nothing)",
+        "noise:X (standard deviation X, in levels of 255) (default: nothing)",
         None,
     )
     conditional: bool = _of_run(

@@ -36,9 +36,8 @@ def visible_pixels(images: tf.Tensor, is_visible: tf.Tensor) -> tf.Tensor:
     Returns:
       Float32 `[n, H, W, C + 1]`: pixels, 0 if not visible, and where they are.
     """
-    is_visible = tf.broadcast_to(
-        tf.cast(is_visible, tf.float32), [*tf.shape(images)[:3], 1]
-    )
+    is_visible = tf.cast(is_visible, tf.float32)
+    is_visible += tf.zeros_like(images[..., :1])
     return tf.concat([images * is_visible, is_visible], axis=-1)
 
 
@@ -60,8 +59,7 @@ def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     seeds = iter(tf.unstack(tf.random.split(seed, 8)))
 
     def uniform(*shape, low=0.0, high=1.0):
-        shape = [n, *shape]
-        return tf.random.stateless_uniform(shape, next(seeds), low, high)
+        return tf.random.stateless_uniform([n, *shape], next(seeds), low, high)
 
     row = tf.linspace(0.5 / height, 1.0 - 0.5 / height, height)
     column = tf.linspace(0.5 / width, 1.0 - 0.5 / width, width)

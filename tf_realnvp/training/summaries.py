@@ -37,13 +37,15 @@ def layout_of_samples(
       The number of samples; what they are conditioned on, arguments of
       `RealNVP.sample`; and the number of columns, `None` without classes.
     """
-    count, columns, condition = _NUM_SAMPLES, None, {}
+    count, columns = _NUM_SAMPLES, None
+    condition: dict[str, Any] = {}
     if model.num_classes is not None:
         classes = np.arange(min(model.num_classes, _MAX_ROWS))
         condition["label"] = np.repeat(classes, _NUM_COLUMNS)
         count, columns = len(condition["label"]), _NUM_COLUMNS
     if model.observation is not None:
-        images = dataset.take("test", np.arange(count) % dataset.num_test)
+        places = np.arange(count) % dataset.num_test
+        images = dataset.take("test", places.tolist())
         condition["context"] = model.observation(images, tf.constant([0, 0]))
     return count, condition, columns
 
