@@ -43,18 +43,35 @@ def residual_blocks(hidden, weights, shifts=None):
     return hidden
 
 
-def coupling_network(images, weights, labels=None):
+def coupling_network(images, weights, labels=None, contexts=()):
     """`weights` as in the network: 3 arrays, 9 of all blocks, 3 arrays.
 
-    With `labels` of the images one more, the embedding of the classes.
+    With `labels` of the images one more, the embedding of the classes. Then one
+    for each vector of the context, three for each image.
     """
     weights = [np.asarray(weight, np.float64) for weight in weights]
     first, blocks, last = weights[:3], weights[3:12], weights[12:15]
-    shifts = None
+    rest, shifts = weights[15:], 0.0
     if labels is not None:
-        [embedding] = weights[15:]
-        shifts = [[block[label] for label in labels] for block in embedding]
+        embedding, *rest = rest
+        shifts = np.stack([embedding[:, label] for label in labels], axis=1)
     hidden = conv2d(images, weight_norm(*first[:2]), first[2])
+    for context in contexts:
+        if context.ndim == 2:
+            matrix, *rest = rest
+            shifts = shifts + context @ matrix
+        else:
+            direction, gain, bias, *rest = rest
+            height, own_height = images.shape[1], context.shape[1]
+            if height < own_height:
+                context = squeeze(context, own_height // height)
+            else:
+                block = np.ones([1, *[height // own_height] * 2, 1])
+                context = np.kron(context, block)
+            hidden = hidden + conv2d(
+                context, weight_norm(direction, gain), bias
+            )
+    shifts = shifts if np.ndim(shifts) else None
     hidden = residual_blocks(np.maximum(hidden, 0.0), blocks, shifts)
     return conv2d(np.maximum(hidden, 0.0), weight_norm(*last[:2]), last[2])
 
@@ -108,6 +125,7 @@ def real_nvp(
     labels=None,
     moments=None,
     parts=None,
+    contexts=(),
 ):
     """The whole model, from dequantized images to latents.
 
@@ -125,6 +143,7 @@ def real_nvp(
       parts: A list for the terms of the log-density: for each its scale,
         whether it is of latents, and its values for the components of that
         scale, `[n, height / 2**scale, width / 2**scale, channels]`.
+      contexts: As coupling networks get them.
 
     Returns:
       Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
@@ -159,7 +178,7 @@ def real_nvp(
                 z,
                 make_mask(z.shape[1:], parity),
                 lambda kept, weights=weights: coupling_network(
-                    kept, weights, labels
+                    kept, weights, labels, contexts
                 ),
                 np.float64(rescale),
                 np.float64(reshift),
@@ -180,8 +199,35 @@ def real_nvp(
     return z, sum(part.sum(axis=(1, 2, 3)) for *_, part in parts)
 
 
-def of_model(model, points, labels=None, parts=None):
-    """What `real_nvp` gives of points, with the weights of a model."""
+def encoded(context, moments, weights):
+    """Returns a context as coupling networks get it."""
+    mean, std = np.float64(moments)
+    result = (context - mean) / std
+    for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
+        result = result @ np.float64(kernel) + np.float64(bias)
+        result = result / (1.0 + np.exp(-result))  # "silu"
+    return result
+
+
+def of_model(model, points, labels=None, parts=None, contexts=()):
+    """What `real_nvp` gives of points, with the weights of a model.
+
+    The last weights are those of the contexts: the moments of all of them, then
+    four of the network of each vector.
+    """
+    names = [v.name for v in model.variables]
+    is_moments = [n.startswith("context") and "_moments" in n for n in names]
+    start = is_moments.index(True) if contexts else len(names)
+    own = [v.numpy() for v in model.variables[start:]]
+    networks = iter(own[len(contexts) :])
+    contexts = [
+        encoded(
+            context,
+            moments,
+            [next(networks) for _ in range(4 * (context.ndim == 2))],
+        )
+        for context, moments in zip(contexts, own, strict=False)
+    ]
     moments = [v.numpy() for v in model.variables if v.name == "moments"]
     couplings = [
         (network.get_weights(), coupling.rescale, coupling.reshift)
@@ -199,4 +245,5 @@ def of_model(model, points, labels=None, parts=None):
         labels,
         *(moments or [None]),
         parts,
+        contexts,
     )

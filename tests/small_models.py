@@ -248,7 +248,7 @@ class SmallModel:
         self.values = Values(num_colors)
         vars(self).update(self._config)
         self.metadata = {}
-        self.couplings = range(10)
+        self.couplings, self.observation = range(10), None
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)
         # A second variable, whose gradient is another one.

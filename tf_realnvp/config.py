@@ -217,6 +217,13 @@ class TrainingConfig:
         "noise that is added to the levels; variational: learned, and slower",
         "uniform",
     )
+    observe: str | None = _of_model(
+        Name(),
+        "train the density of images given what is observed of them: mask (any "
+        "visible pixels), lowres:N (height and width divided by N), gray, or "
+        "noise:X (standard deviation X, in levels of 255) (default: nothing)",
+        None,
+    )
     conditional: bool = _of_run(
         Switch(),
         "train a class-conditional model on the labels of the data set",

@@ -23,6 +23,8 @@ from tf_realnvp import (
     variational_dequantization,
 )
 from tf_realnvp.config import ARCHITECTURE
+from tf_realnvp.context import Context, Shapes
+from tf_realnvp.observations import Observation
 from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
@@ -49,6 +51,16 @@ class RealNVP(tf.Module):
     model = RealNVP(image_shape=(32, 32, 3))
     images = model.sample(36, seed=1)      # uint8 [36, 32, 32, 3]
     model.bits_per_dim(images)             # float32 [36]
+    ```
+
+    With `context_shape` the density is conditioned on a vector or an image for
+    each image, or on several of them by name, which all methods take as
+    `context=…`.
+
+    ```python
+    model = RealNVP(image_shape=(16, 16, 1), context_shape=(1,))
+    fields = model.sample(36, context=[8.0])         # one for all images
+    model.log_prob(fields, context=couplings)        # float [36, 1]
     ```
 
     With `num_classes` the couplings are conditioned on an integer label per
@@ -99,6 +111,8 @@ class RealNVP(tf.Module):
         num_classes: int | None = None,
         class_probs: Sequence[float] | None = None,
         dequantization: str = "uniform",
+        context_shape: Shapes = None,
+        observe: str | None = None,
         name: str = "real_nvp",
     ):
         """Creates a model with newly initialized weights.
@@ -129,6 +143,12 @@ class RealNVP(tf.Module):
             "variational", which is learned with the flow (see
             `VariationalDequantization`). `encode`, `decode` and `sample` add no
             noise.
+          context_shape: Shape of the context of an image: `(K,)` of a vector,
+            `(H, W, K)` of an image whose height is that of the images, or a
+            power of two times lower; or such shapes by name. Default: the
+            density has no context.
+          observe: What is observed of an image, which is then the context: see
+            `observations`.
           name: Name of the module and of its distribution.
 
         Raises:
@@ -162,6 +182,13 @@ class RealNVP(tf.Module):
         self.class_probs = _check_class_probs(class_probs, num_classes)
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
+        self.observe, self.observation = observe, None
+        if observe is not None:
+            highest = self.values.highest
+            self.observation = Observation(observe, self.image_shape, highest)
+            context_shape = self.observation.shape
+        self._context = Context(context_shape)
+        self.context_shape = self._context.argument
 
         self.networks = [
             networks.CouplingNetwork(
@@ -169,6 +196,7 @@ class RealNVP(tf.Module):
                 self.filters,
                 self.num_blocks,
                 self.num_classes,
+                context_shapes=self._context.encoded_shapes(mask.shape[0]),
                 name=f"coupling_{index}",
             )
             for index, (_, mask) in enumerate(self._layout())
@@ -270,7 +298,10 @@ class RealNVP(tf.Module):
         self.distribution = tfd.TransformedDistribution(
             tfd.Sample(tfd.Normal(0.0, 1.0), self.latent_shape),
             self.bijector,
-            kwargs_split_fn=lambda label: ({}, condition_kwargs(**label)),
+            kwargs_split_fn=lambda condition: (
+                {},
+                condition_kwargs(**self._context.encode(condition)),
+            ),
             name=self.name,
         )
 
@@ -323,8 +354,8 @@ class RealNVP(tf.Module):
                 run = functools.partial(
                     rematerialization.coupling_network, network
                 )
-            return lambda inputs, **label: run(
-                tf.cast(inputs, compute_dtype), **label
+            return lambda inputs, **condition: run(
+                tf.cast(inputs, compute_dtype), **condition
             )
 
         model = object.__new__(RealNVP)
@@ -350,6 +381,8 @@ class RealNVP(tf.Module):
         names = ["image_shape", "num_colors", *ARCHITECTURE]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
+        if self.context_shape is not None and self.observe is None:
+            names.append("context_shape")
         return {name: getattr(self, name) for name in names}
 
     def assign(self, other: "RealNVP") -> None:
@@ -378,6 +411,8 @@ class RealNVP(tf.Module):
             named[f"{name}/reshift"] = reshift
         if self._moments:
             named["moments"] = self._moments[0]
+        for variable in self._context.variables:
+            named[f"context/{variable.path}"] = variable
         return named
 
     def standardize(
@@ -435,6 +470,7 @@ class RealNVP(tf.Module):
             *(v for n in self._noise_networks for v in n.weights),
             *self._noise_variables,
             *self._moments,
+            *self._context.variables,
         )
 
     @property
@@ -446,6 +482,11 @@ class RealNVP(tf.Module):
         return tuple(v for v in self.variables if v.trainable)
 
     @property
+    def context_specs(self) -> Any:
+        """The type of `context` for `n` images, by name if it has names."""
+        return self._context.specs
+
+    @property
     def num_dims(self) -> int:
         """Number of components of an image, `H * W * C`."""
         return math.prod(self.image_shape)
@@ -455,7 +496,9 @@ class RealNVP(tf.Module):
         """Number of scalars in `variables`."""
         return sum(v.shape.num_elements() for v in self.variables)
 
-    def log_prob(self, images: tf.Tensor, seed=None, label=None) -> tf.Tensor:
+    def log_prob(
+        self, images: tf.Tensor, seed=None, label=None, context=None
+    ) -> tf.Tensor:
         """Returns a lower bound on the log-probability of images, in nats.
 
         The bound holds in expectation over the dequantization noise
@@ -474,6 +517,9 @@ class RealNVP(tf.Module):
           label: Class to condition on: an integer for all images, or integers
             `[n]`, one per image. Default: the mixture of all classes, if the
             model has classes.
+          context: For a model with `context_shape`, real numbers of that shape,
+            for all images, or `[n, *context_shape]`, one for each; by name if
+            there are several.
 
         Returns:
           Float32 `[n]`, in nats per image.
@@ -481,16 +527,18 @@ class RealNVP(tf.Module):
         Raises:
           TypeError: If `seed` or `label` are not integers, or `images` are not
             of the kind of the model.
-          ValueError: If `images`, `seed` or `label` have the wrong shape, or if
-            a `label` is given and the model has no classes.
+          ValueError: If `images`, `seed`, `label` or `context` have the wrong
+            shape, or if the model has no classes or context and one is given,
+            or has a context and none is given.
           tf.errors.InvalidArgumentError: If a component, `seed` or a label is
             out of range.
         """
         points = self.dequantize(images, seed)
-        return self.log_density(points, self._labels(label, points))
+        condition = self.condition(points, label, context)
+        return self.log_density(points, **condition)
 
     def log_prob_each(
-        self, images: tf.Tensor, seeds: tf.Tensor, label=None
+        self, images: tf.Tensor, seeds: tf.Tensor, label=None, context=None
     ) -> tf.Tensor:
         """Returns the same lower bound as `log_prob`, with one seed per image.
 
@@ -502,6 +550,7 @@ class RealNVP(tf.Module):
           images: As for `log_prob`.
           seeds: Signed 64-bit integers `[n]`.
           label: As for `log_prob`.
+          context: As for `log_prob`.
 
         Returns:
           Float32 `[n]`, in nats per image.
@@ -514,10 +563,14 @@ class RealNVP(tf.Module):
             out of range, or the number of seeds or labels is not `n`.
         """
         points = self.dequantize_each(images, seeds)
-        return self.log_density(points, self._labels(label, points))
+        condition = self.condition(points, label, context)
+        return self.log_density(points, **condition)
 
     def log_density(
-        self, points: tf.Tensor, label: tf.Tensor | int | None = None
+        self,
+        points: tf.Tensor,
+        label: tf.Tensor | int | None = None,
+        **context: tf.Tensor,
     ) -> tf.Tensor:
         """Returns the log-density of dequantized images, in nats.
 
@@ -527,23 +580,27 @@ class RealNVP(tf.Module):
           points: Dequantized images `[n, H, W, C]`, such as `dequantize`
             returns.
           label: As for `log_prob`, but not checked.
+          **context: The context by name, `[n, ...]`, which is not checked. One
+            without a name is called `context`.
 
         Returns:
           Float32 `[n]`.
         """
         if label is None and self.num_classes is not None:
-            return tf.reduce_logsumexp(self.log_joint(points), axis=-1)
+            joint = self.log_joint(points, **context)
+            return tf.reduce_logsumexp(joint, axis=-1)
         # A new tensor, since TFP's cache may hold a result for the caller's
         # tensor that was computed with earlier weights.
         points = tf.identity(tf.cast(points, tf.float32))
         if label is not None:
-            label = tf.broadcast_to(label, tf.shape(points)[:1])
-        return _apply(self.distribution.log_prob, points, label)
+            context["label"] = tf.broadcast_to(label, tf.shape(points)[:1])
+        return _apply(self.distribution.log_prob, points, context)
 
     def log_joint(
         self,
         points: tf.Tensor,
-        log_density: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        log_density: Callable[..., tf.Tensor] | None = None,
+        **context: tf.Tensor,
     ) -> tf.Tensor:
         """Returns the joint log-density of points and each class.
 
@@ -554,6 +611,7 @@ class RealNVP(tf.Module):
           points: As for `log_density`.
           log_density: Function to use in place of the method `log_density`,
             such as one that has been traced already.
+          **context: As for `log_density`.
 
         Returns:
           Float32 `[n, num_classes]`, `log_density(points, label)` plus the
@@ -570,7 +628,7 @@ class RealNVP(tf.Module):
             # `points` out of the loop.
             own = tf.identity(points)
             labels = tf.fill([tf.shape(own)[0]], label)
-            return (log_density or self.log_density)(own, labels)
+            return (log_density or self.log_density)(own, labels, **context)
 
         # One class at a time, to save memory.
         log_probs = tf.map_fn(
@@ -583,17 +641,30 @@ class RealNVP(tf.Module):
             tf.constant(self.class_probs, tf.float32)
         )
 
-    def _labels(self, label, batch):
-        """Checks a caller's `label` and broadcasts it to int32 `[n]`."""
-        if label is None:
-            return None
-        if self.num_classes is None:
-            raise ValueError(
-                "`label` must not be given: the model has no classes."
-            )
-        return assertions.labels(label, self.num_classes, tf.shape(batch)[0])
+    def condition(
+        self, batch: tf.Tensor, label=None, context=None
+    ) -> dict[str, tf.Tensor]:
+        """Checks what a density is conditioned on.
 
-    def _through_flow(self, function, batch, label):
+        Args:
+          batch: `[n, ...]`.
+          label: As for `log_prob`.
+          context: As for `log_prob`.
+
+        Returns:
+          Keyword arguments of `log_density`, each for all of the batch.
+        """
+        n = tf.shape(batch)[0]
+        condition = self._context.check(context, n)
+        if label is not None:
+            if self.num_classes is None:
+                raise ValueError(
+                    "`label` must not be given: the model has no classes."
+                )
+            condition["label"] = assertions.labels(label, self.num_classes, n)
+        return condition
+
+    def _through_flow(self, function, batch, label, context):
         """Applies one direction of the flow, without noise, to a batch."""
         if label is None and self.num_classes is not None:
             raise ValueError(
@@ -601,13 +672,15 @@ class RealNVP(tf.Module):
                 f"model has {self.num_classes}."
             )
 
-        def apply(batch, **label):
-            kwargs = bijectors.condition_kwargs(self.bijector, **label)
+        def apply(batch, **condition):
+            kwargs = bijectors.condition_kwargs(
+                self.bijector, **self._context.encode(condition)
+            )
             return function(batch, **kwargs)
 
-        return _apply(apply, batch, self._labels(label, batch))
+        return _apply(apply, batch, self.condition(batch, label, context))
 
-    def classify(self, images: tf.Tensor, seed=None) -> tf.Tensor:
+    def classify(self, images: tf.Tensor, seed=None, context=None) -> tf.Tensor:
         """Returns the log-probabilities of all classes, given images.
 
         Applies Bayes' rule to the densities, with the prior `class_probs`. All
@@ -616,6 +689,7 @@ class RealNVP(tf.Module):
         Args:
           images: As for `log_prob`.
           seed: As for `log_prob`.
+          context: As for `log_prob`.
 
         Returns:
           Float32 `[n, num_classes]`, normalized.
@@ -624,7 +698,9 @@ class RealNVP(tf.Module):
           ValueError: If the model has no classes, or as `log_prob`.
           TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
-        return tf.nn.log_softmax(self.log_joint(self.dequantize(images, seed)))
+        points = self.dequantize(images, seed)
+        condition = self.condition(points, None, context)
+        return tf.nn.log_softmax(self.log_joint(points, **condition))
 
     def dequantize(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Adds uniform noise in `[0, 1)` to levels; checks real numbers only.
@@ -684,7 +760,7 @@ class RealNVP(tf.Module):
         return tf.cast(images, tf.float32) + noise
 
     def bits_per_dim(
-        self, images: tf.Tensor, seed=None, label=None
+        self, images: tf.Tensor, seed=None, label=None, context=None
     ) -> tf.Tensor:
         """Returns an upper bound on the code length of images, in bits/dim.
 
@@ -692,6 +768,7 @@ class RealNVP(tf.Module):
           images: As for `log_prob`.
           seed: As for `log_prob`.
           label: As for `log_prob`.
+          context: As for `log_prob`.
 
         Returns:
           Float32 `[n]`, `-log_prob(images) / (H * W * C * log(2))`.
@@ -702,11 +779,11 @@ class RealNVP(tf.Module):
         """
         if self.values.are_real:
             raise ValueError("Real numbers have no bits: use `nats_per_dim`.")
-        log_prob = self.log_prob(images, seed, label)
+        log_prob = self.log_prob(images, seed, label, context)
         return self.values.per_dim(log_prob, self.num_dims)
 
     def nats_per_dim(
-        self, images: tf.Tensor, seed=None, label=None
+        self, images: tf.Tensor, seed=None, label=None, context=None
     ) -> tf.Tensor:
         """Returns `-log_prob(images) / (H * W * C)`, float32 `[n]`.
 
@@ -714,13 +791,16 @@ class RealNVP(tf.Module):
           images: As for `log_prob`.
           seed: As for `log_prob`.
           label: As for `log_prob`.
+          context: As for `log_prob`.
 
         Raises:
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
-        return -self.log_prob(images, seed, label) / self.num_dims
+        return -self.log_prob(images, seed, label, context) / self.num_dims
 
-    def sample(self, n, temperature=1.0, seed=None, label=None) -> tf.Tensor:
+    def sample(
+        self, n, temperature=1.0, seed=None, label=None, context=None
+    ) -> tf.Tensor:
         """Draws images.
 
         Args:
@@ -733,6 +813,7 @@ class RealNVP(tf.Module):
           label: Class to sample from: an integer for all images, or integers
             `[n]`, one per image. Default: drawn by `sample_labels(n, seed)`, if
             the model has classes.
+          context: As for `log_prob`.
 
         Returns:
           Images `[n, H, W, C]`, `uint8`, `uint16` or `float32`.
@@ -750,7 +831,8 @@ class RealNVP(tf.Module):
         if self.num_classes is not None and label is None:
             seed = stateless_seed(seed)
             label = self.sample_labels(n, seed)
-        return self.decode(self.sample_latents(n, temperature, seed), label)
+        latents = self.sample_latents(n, temperature, seed)
+        return self.decode(latents, label, context)
 
     def sample_labels(self, n, seed=None) -> tf.Tensor:
         """Draws labels from the prior `class_probs`.
@@ -799,7 +881,7 @@ class RealNVP(tf.Module):
             "`temperature` must be lower: the latents overflow.",
         )
 
-    def encode(self, images: tf.Tensor, label=None) -> tf.Tensor:
+    def encode(self, images: tf.Tensor, label=None, context=None) -> tf.Tensor:
         """Returns the latents of images.
 
         Each component is dequantized to the middle of its level, so `decode`
@@ -809,6 +891,7 @@ class RealNVP(tf.Module):
           images: As for `log_prob`.
           label: Class to condition on: an integer for all images, or integers
             `[n]`, one per image. Required if the model has classes.
+          context: As for `log_prob`.
 
         Returns:
           Float32 latents `[n, H / 2, W / 2, 4 * C]`. The last `2 * C` channels
@@ -821,15 +904,18 @@ class RealNVP(tf.Module):
         """
         images = assertions.images(images, self.image_shape, self.num_colors)
         points = tf.cast(images, tf.float32) + self.values.middle
-        return self._through_flow(self._without_noise.inverse, points, label)
+        return self._through_flow(
+            self._without_noise.inverse, points, label, context
+        )
 
-    def decode(self, latents: tf.Tensor, label=None) -> tf.Tensor:
+    def decode(self, latents: tf.Tensor, label=None, context=None) -> tf.Tensor:
         """Returns the images of latents.
 
         Args:
           latents: Real numbers `[n, H / 2, W / 2, 4 * C]`.
-          label: As for `encode`. The label that an image was encoded with
-            recovers it.
+          label: As for `encode`. The label and the context that an image was
+            encoded with recover it.
+          context: As for `log_prob`.
 
         Returns:
           Images `[n, H, W, C]`, `uint8`, `uint16` or `float32`.
@@ -843,7 +929,7 @@ class RealNVP(tf.Module):
             that float32 overflows, or if a label is out of range.
         """
         latents = assertions.latents(latents, self.latent_shape)
-        points = self.decode_points(latents, label)
+        points = self.decode_points(latents, label, context)
         # An overflow of float32 ends in inf - inf, a NaN.
         points = tf.debugging.check_numerics(
             points,
@@ -856,7 +942,9 @@ class RealNVP(tf.Module):
         images = tf.clip_by_value(tf.floor(points), 0.0, self.num_colors - 1.0)
         return tf.cast(images, self.values.dtype)
 
-    def decode_points(self, latents: tf.Tensor, label=None) -> tf.Tensor:
+    def decode_points(
+        self, latents: tf.Tensor, label=None, context=None
+    ) -> tf.Tensor:
         """Returns the dequantized images of latents, without checks.
 
         They are smooth in the latents, as those of `bijector.forward` are not
@@ -865,12 +953,15 @@ class RealNVP(tf.Module):
         Args:
           latents: Float32 `[n, H / 2, W / 2, 4 * C]`.
           label: As for `encode`.
+          context: As for `log_prob`.
 
         Returns:
           Float32 `[n, H, W, C]`, in the support of `distribution`. Latents that
           are too large give NaN.
         """
-        return self._through_flow(self._without_noise.forward, latents, label)
+        return self._through_flow(
+            self._without_noise.forward, latents, label, context
+        )
 
 
 def max_num_scales(image_shape: Sequence[int]) -> int:
@@ -954,18 +1045,18 @@ def _check_class_probs(class_probs, num_classes) -> tuple[float, ...] | None:
 
 
 @private.evicting_graph_tensors()
-def _apply(function, batch, label):
+def _apply(function, batch, condition):
     """Applies a function that runs networks to a batch that may be empty.
 
     Args:
-      function: Called with a batch and, unless it is `None`, `label`.
+      function: Called with a batch, and conditions by name.
       batch: `[n, ...]`.
-      label: `[n]`, or `None`.
+      condition: Conditions by name, `[n, ...]`.
 
     Returns:
       The output of `function`, `[n, ...]`.
     """
-    condition = {} if label is None else {"label": _at_least_one(label)}
+    condition = {k: _at_least_one(value) for k, value in condition.items()}
     return function(_at_least_one(batch), **condition)[: tf.shape(batch)[0]]
 
 

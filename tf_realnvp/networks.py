@@ -6,7 +6,7 @@ all axes except the output channels.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -66,10 +66,12 @@ class CouplingNetwork(keras.Model):
     `[N, H, W, channels_out]`. It computes in the dtype of its input: the same
     float32 weights are used for bfloat16 training and float32 evaluation.
 
-    A network with classes takes a label per image,
-    `network(images, label=labels)`. An embedding of the label, initialized to
-    zero, is added to the features in each residual block, after its first
-    convolution.
+    A network may be conditioned on a label, and on a context of vectors and
+    images, each by its name: `network(images, label=labels, context=vectors)`.
+    An embedding of the label and a linear map of a vector are added to the
+    features in each residual block, after its first convolution. A convolution
+    of an image, on the grid of the inputs, is added to the first convolution.
+    All of them are initialized to zero.
 
     Attributes:
       channels: Number of input channels.
@@ -81,6 +83,9 @@ class CouplingNetwork(keras.Model):
       blocks: The `ResidualBlocks`.
       last: The last `Convolution`, 3x3.
       embedding: Variable `[num_blocks, num_classes, filters / 2]`, or `None`.
+      context: The weights of the context by name: of a vector of size `K` a
+        variable `[num_blocks, K, filters / 2]`, of an image a 3x3
+        `Convolution`.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class CouplingNetwork(keras.Model):
         num_blocks: int = 8,
         num_classes: int | None = None,
         channels_out: int | None = None,
+        context_shapes: Mapping[str, Sequence[int]] | None = None,
         **kwargs,
     ):
         """Creates the network and its weights.
@@ -100,6 +106,8 @@ class CouplingNetwork(keras.Model):
           num_blocks: Number of residual blocks.
           num_classes: Number of classes. Default: the network takes no labels.
           channels_out: Number of output channels. Default: `2 * channels`.
+          context_shapes: Shapes of the context by name: `(K,)` of a vector,
+            `(H, W, K)` of an image on the grid of the inputs.
           **kwargs: Passed to `keras.Model`.
         """
         super().__init__(autocast=False, **kwargs)
@@ -120,31 +128,37 @@ class CouplingNetwork(keras.Model):
         )
         self.embedding = None
         if num_classes is not None:
-            self.embedding = self.add_weight(
-                shape=(num_blocks, num_classes, inner),
-                initializer="zeros",
-                dtype="float32",
-                name="embedding",
-                autocast=False,
+            self.embedding = self._add_weight(
+                "embedding", (num_blocks, num_classes, inner), "zeros"
             )
+        self.context = {
+            name: self._add_weight(name, (num_blocks, *shape, inner), "zeros")
+            if len(shape) == 1
+            else self._add_convolution(
+                name, 3, shape[-1], filters, gain="zeros"
+            )
+            for name, shape in (context_shapes or {}).items()
+        }
         self.built = True
+
+    def _add_weight(self, name, shape, initializer):
+        """Adds a float32 weight, even under a mixed-precision policy."""
+        return self.add_weight(
+            shape=shape,
+            initializer=initializer,
+            dtype="float32",
+            name=name,
+            autocast=False,
+        )
 
     def _add_convolution(
         self, name, kernel_size, channels_in, channels_out, *stack, gain="ones"
     ):
-        """Adds the weights of a convolution, or of a `stack` of them.
-
-        The weights are float32 even under a mixed-precision policy, since the
-        norm needs the precision.
-        """
+        """Adds the weights of a convolution, or of a `stack` of them."""
 
         def weight(part, shape, initializer):
-            return self.add_weight(
-                shape=(*stack, *shape),
-                initializer=initializer,
-                dtype="float32",
-                name=f"{name}_{part}",
-                autocast=False,
+            return self._add_weight(
+                f"{name}_{part}", (*stack, *shape), initializer
             )
 
         kernel_shape = (kernel_size, kernel_size, channels_in, channels_out)
@@ -155,18 +169,18 @@ class CouplingNetwork(keras.Model):
             weight("bias", (channels_out,), "zeros"),
         )
 
-    def call(self, inputs, label=None):
-        run = _inlined
+    def call(self, inputs, label=None, **context):
+        run, weights = _inlined, self.tensors(inputs, label, **context)
         if tf.executing_eagerly():
+            # A condition adds axes to biases.
+            ranks = [weight.shape.rank for weight in tf.nest.flatten(weights)]
             run = _of_any_batch(
-                *(self.filters, self.num_blocks, self.num_classes),
-                *(self.channels_out, *inputs.shape[1:]),
+                *(self.filters, self.num_blocks, self.channels_out),
+                *(*inputs.shape[1:], *ranks),
             )
-        return run(inputs, self.tensors(label))
+        return run(inputs, weights)
 
-    def shared(
-        self, inputs: tf.Tensor, label: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def shared(self, inputs: tf.Tensor, **condition) -> tf.Tensor:
         """Returns the network's outputs, by a function shared across networks.
 
         All networks of the same shape share one trace. The function is not
@@ -176,15 +190,18 @@ class CouplingNetwork(keras.Model):
 
         Args:
           inputs: Images `[N, H, W, channels]`.
-          label: As for `tensors`.
+          **condition: As for `tensors`.
 
         Returns:
           `[N, H, W, channels_out]`.
         """
-        return _shared(inputs, self.tensors(label))
+        return _shared(inputs, self.tensors(inputs, **condition))
 
     def tensors(
-        self, label: tf.Tensor | None = None
+        self,
+        inputs: tf.Tensor,
+        label: tf.Tensor | None = None,
+        **context,
     ) -> tuple[Convolution, ResidualBlocks, Convolution]:
         """Returns `first`, `blocks` and `last` as tensors.
 
@@ -192,10 +209,15 @@ class CouplingNetwork(keras.Model):
         shape.
 
         Args:
+          inputs: Images `[N, H, W, channels]`.
           label: Labels of the images, integers `[N]` below `num_classes`;
-            `None` for a network without classes. The embedding of the label is
-            added to `blocks.reduce.bias`, whose shape then is
-            `[num_blocks, N, filters / 2]`.
+            `None` for a network without classes.
+          **context: The context by name, `[N, K]` or `[N, h, w, K]`.
+
+        Returns:
+          The weights. With a label or a vector, `blocks.reduce.bias` is
+          `[num_blocks, N, filters / 2]`; with an image, `first.bias` is
+          `[N, H, W, filters]`.
 
         Raises:
           ValueError: If the network has classes and `label` is `None`, or if it
@@ -207,14 +229,27 @@ class CouplingNetwork(keras.Model):
         if (label is None) != (self.embedding is None):
             needs = "needs a" if label is None else "has no classes to take a"
             raise ValueError(f"`{self.name}` {needs} `label`.")
+        shifts = []
         if label is not None:
             # Along the second axis, so that the gradient is dense.
-            shift = tf.gather(
-                tf.convert_to_tensor(self.embedding),
-                tf.cast(label, tf.int32),
-                axis=1,
+            shifts.append(
+                tf.gather(
+                    tf.convert_to_tensor(self.embedding),
+                    tf.cast(label, tf.int32),
+                    axis=1,
+                )
             )
-            bias = blocks.reduce.bias[:, tf.newaxis] + shift
+        for name, weights in self.context.items():
+            if isinstance(weights, Convolution):
+                image = tf.cast(context[name], inputs.dtype)
+                image = on_grid(image, inputs.shape[1])
+                bias = tf.cast(first.bias, inputs.dtype)
+                bias += _weight_norm_conv2d(image, weights)
+                first = first._replace(bias=bias)
+            else:
+                shifts.append(tf.einsum("nk,bkf->bnf", context[name], weights))
+        if shifts:
+            bias = blocks.reduce.bias[:, tf.newaxis] + sum(shifts)
             blocks = blocks._replace(reduce=blocks.reduce._replace(bias=bias))
         return first, blocks, last
 
@@ -377,22 +412,44 @@ def weight_norm(direction: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
     return gain * tf.math.l2_normalize(direction, axis=(-4, -3, -2))
 
 
+def on_grid(images: tf.Tensor, height: int) -> tf.Tensor:
+    """Brings images to the grid of a coupling.
+
+    Args:
+      images: `[N, h, w, K]`.
+      height: Height of the grid. If it is lower, blocks of pixels become one
+        each, of more channels; if it is higher, pixels are repeated.
+
+    Returns:
+      `[N, height, height / h * w, ...]`.
+    """
+    own_height = images.shape[1]
+    if height < own_height:
+        return tf.nn.space_to_depth(images, own_height // height)
+    for axis in (1, 2):
+        images = tf.repeat(images, height // own_height, axis=axis)
+    return images
+
+
 def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """Convolves with stride 1 and SAME padding, in the dtype of `inputs`.
 
     Args:
       inputs: `[N, H, W, channels_in]`.
       kernel: `[height, width, channels_in, channels_out]`.
-      bias: `[channels_out]`, or one bias per image, `[N, channels_out]`.
+      bias: `[channels_out]`; or one per image, `[N, channels_out]`, or per
+        pixel, `[N, H, W, channels_out]`.
 
     Returns:
       `[N, H, W, channels_out]`.
     """
     kernel, bias = tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype)
     outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+    if bias.shape.rank == 1:
+        return tf.nn.bias_add(outputs, bias)
     if bias.shape.rank == 2:
-        return outputs + bias[:, tf.newaxis, tf.newaxis]
-    return tf.nn.bias_add(outputs, bias)
+        bias = bias[:, tf.newaxis, tf.newaxis]
+    return outputs + bias
 
 
 def _weight_norm_conv2d(inputs, convolution):

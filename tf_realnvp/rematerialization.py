@@ -17,19 +17,19 @@ from tf_realnvp.networks import CouplingNetwork, conv2d
 
 
 def coupling_network(
-    network: CouplingNetwork, inputs: tf.Tensor, label: tf.Tensor | None = None
+    network: CouplingNetwork, inputs: tf.Tensor, **condition
 ) -> tf.Tensor:
     """Like `network.shared`, but keeps less in memory for the gradient.
 
     Args:
       network: The network.
       inputs: Images `[N, H, W, channels]`.
-      label: As for `network.tensors`.
+      **condition: As for `network.tensors`.
 
     Returns:
       `[N, H, W, channels_out]`.
     """
-    return _rematerialized(inputs, network.tensors(label))
+    return _rematerialized(inputs, network.tensors(inputs, **condition))
 
 
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})

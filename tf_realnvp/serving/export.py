@@ -138,6 +138,12 @@ class _ServingModule(tf.Module):
             name="weights",
         )
         self._has_classes = model.num_classes is not None
+        # What the flow is conditioned on: `label` and `context`.
+        self._condition_specs = {}
+        if self._has_classes:
+            self._condition_specs["label"] = tf.TensorSpec([None], tf.int64)
+        if model.context_shape is not None:
+            self._condition_specs["context"] = model.context_specs
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
         self._values = model.values
@@ -164,24 +170,34 @@ class _ServingModule(tf.Module):
             "images": (self._image_shape, *images),
             "latents": (self._latent_shape, tf.float32, tf.float64),
             "label": (None, tf.int64, tf.int32),  # A scalar, or `[n]`.
+            "context": (None, tf.float32, tf.float64),
         }[argument]
-        return [tf.TensorSpec(shape, dtype, argument) for dtype in dtypes]
+        types = [tf.TensorSpec(shape, dtype, argument) for dtype in dtypes]
+        if isinstance(self._condition_specs.get(argument), dict):
+            names = self._condition_specs[argument]
+            return [dict.fromkeys(names, of_each) for of_each in types]
+        return types
 
     def _traced(self, function):
         """Traces a function for all combinations of its arguments' types."""
-        parameters = [*inspect.signature(function).parameters.values()]
-        if not self._has_classes:
-            parameters.pop()  # `label`, the last of each.
-            function = functools.partial(function, label=None)
-            function.__signature__ = inspect.Signature(parameters)
-        types = [
-            [None] * (parameter.default is None) + self._types(parameter.name)
-            for parameter in parameters
-        ]
-        function = tf.function(function, autograph=False)
+        parameters = dict(inspect.signature(function).parameters)
+        for name in {"label", "context"} - self._condition_specs.keys():
+            if parameters.pop(name, None) is not None:
+                function = functools.partial(function, **{name: None})
+        signature = inspect.Signature([*parameters.values()])
+
+        def call(*args, **kwargs):
+            return function(**signature.bind(*args, **kwargs).arguments)
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        types = []
+        for name, parameter in parameters.items():
+            is_optional = parameter.default is None and name != "context"
+            types.append([None] * is_optional + self._types(name))
+        result = tf.function(call, autograph=False)
         for combination in itertools.product(*types):
-            function.get_concrete_function(*combination)
-        return function
+            result.get_concrete_function(*combination)
+        return result
 
     def _trace_parts(self, model):
         """Traces shared functions, for the first type of each argument."""
@@ -191,19 +207,23 @@ class _ServingModule(tf.Module):
         )
         points = tf.TensorSpec(images.shape, tf.float32)
         seed = tf.TensorSpec([2], tf.int32)  # Of stateless operations.
-        label = [seeds] if self._has_classes else []  # Int64 `[n]`, too.
+        condition = self._condition_specs
+        context = {k: v for k, v in condition.items() if k != "label"}
         flow = functools.partial(self._concrete_flow, model.variables)
 
-        def log_density(points, label=None):
-            if label is not None:
-                n = tf.shape(points)[0]
-                label = assertions.labels(label, model.num_classes, n)
-            return model.log_density(points, label)
+        def log_density(points, condition):
+            return model.log_density(
+                points, **model.condition(points, **condition)
+            )
 
-        def scores(points):
+        def scores(points, condition):
             if not self._has_classes:
-                return {"log_prob": self._log_density(points)}
-            joint = model.log_joint(points, self._density)
+                return {"log_prob": self._log_density(points, condition)}
+
+            def density(points, label):
+                return self._density(points, label, **condition)
+
+            joint = model.log_joint(points, density)
             return {
                 "log_prob": tf.reduce_logsumexp(joint, axis=-1),
                 "class_log_probs": tf.nn.log_softmax(joint),
@@ -214,10 +234,16 @@ class _ServingModule(tf.Module):
         )
         self._dequantize = _concrete(model.dequantize, images, seed)
         self._dequantize_each = _concrete(model.dequantize_each, images, seeds)
-        self._encode = flow(model.encode, images, *label)
-        self._decode = flow(model.decode, latents, *label)
-        self._log_density = flow(log_density, points, *label)
-        self._scores = _concrete(scores, points)
+        self._encode = flow(
+            lambda images, condition: model.encode(images, **condition),
+            *(images, condition),
+        )
+        self._decode = flow(
+            lambda latents, condition: model.decode(latents, **condition),
+            *(latents, condition),
+        )
+        self._log_density = flow(log_density, points, condition)
+        self._scores = _concrete(scores, points, context)
         if self._has_classes:
             self._draw_labels = _concrete(model.sample_labels, n, seed)
 
@@ -234,36 +260,55 @@ class _ServingModule(tf.Module):
 
         return _concrete(flow, *specs)
 
-    def sample(self, n, temperature=1.0, seed=None, label=None):
+    def _condition(self, batch, label=None, context=None):
+        """Returns what the flow is conditioned on, for each of a batch."""
+        n, condition = tf.shape(batch)[0], {}
+        if label is not None:
+            label = tf.cast(label, tf.int64)
+            condition["label"] = tf.broadcast_to(label, [n])
+        if context is not None:
+            condition["context"] = tf.nest.map_structure(
+                lambda value, spec: tf.broadcast_to(
+                    tf.cast(value, tf.float32), [n, *spec.shape[1:]]
+                ),
+                context,
+                self._condition_specs["context"],
+            )
+        return condition
+
+    def sample(self, n, temperature=1.0, seed=None, label=None, context=None):
         n, seed = tf.cast(n, tf.int64), _stateless_seed(seed)
         if label is None and self._has_classes:
             label = self._draw_labels(n, seed)
         temperature = tf.cast(temperature, tf.float32)
         latents = self._draw_latents(n, temperature, seed)
-        return self._decode(latents, *_labels(label, latents))
+        condition = self._condition(latents, label, context)
+        return self._decode(latents, condition)
 
-    def log_prob(self, images, seed=None, label=None):
-        return self._density(self._noisy(images, seed), label)
+    def log_prob(self, images, seed=None, label=None, context=None):
+        return self._density(self._noisy(images, seed), label, context)
 
-    def log_prob_each(self, images, seeds, label=None):
+    def log_prob_each(self, images, seeds, label=None, context=None):
         points = self._dequantize_each(self._checked(images), seeds)
-        return self._density(points, label)
+        return self._density(points, label, context)
 
-    def _per_dim(self, images, seed=None, label=None):
-        density = self._density(self._noisy(images, seed), label)
+    def _per_dim(self, images, seed=None, label=None, context=None):
+        density = self._density(self._noisy(images, seed), label, context)
         return -density * self._units_per_nat
 
-    def classify(self, images, seed=None):
-        return self._scores(self._noisy(images, seed))["class_log_probs"]
+    def classify(self, images, seed=None, context=None):
+        points = self._noisy(images, seed)
+        condition = self._condition(points, None, context)
+        return self._scores(points, condition)["class_log_probs"]
 
-    def encode(self, images, label):
+    def encode(self, images, label, context):
         images = self._checked(images)
-        return self._encode(images, *_labels(label, images))
+        return self._encode(images, self._condition(images, label, context))
 
-    def decode(self, latents, label):
+    def decode(self, latents, label, context):
         latents = tf.ensure_shape(latents, self._latent_shape)
         latents = tf.cast(latents, tf.float32)
-        return self._decode(latents, *_labels(label, latents))
+        return self._decode(latents, self._condition(latents, label, context))
 
     def _checked(self, images):
         # A signature accepts any shape, and the flow might broadcast it.
@@ -273,10 +318,11 @@ class _ServingModule(tf.Module):
     def _noisy(self, images, seed):
         return self._dequantize(self._checked(images), _stateless_seed(seed))
 
-    def _density(self, points, label):
+    def _density(self, points, label, context=None):
+        condition = self._condition(points, label, context)
         if label is None:
-            return self._scores(points)["log_prob"]
-        return self._log_density(points, *_labels(label, points))
+            return self._scores(points, condition)["log_prob"]
+        return self._log_density(points, condition)
 
     def signatures(self) -> dict[str, Callable]:
         """Returns the functions with named inputs and outputs."""
@@ -287,34 +333,56 @@ class _ServingModule(tf.Module):
         temperature = tf.TensorSpec([], tf.float32, "temperature")
         seed = tf.TensorSpec([], tf.int64, "seed")
         label = [tf.TensorSpec([None], tf.int32, "label")] * self._has_classes
+        context = tf.nest.flatten(self._condition_specs.get("context", []))
 
-        def score(images):
-            scores = self._scores(self._noisy(images, None))
+        def pack(tensors):
+            if not tensors:
+                return {}
+            specs = self._condition_specs["context"]
+            return {"context": tf.nest.pack_sequence_as(specs, tensors)}
+
+        def traced(output, function, *inputs):
+            """Traces a function whose last arguments are label and context."""
+
+            def call(*args):
+                args, rest = args[: len(inputs)], args[len(inputs) :]
+                condition = pack(rest[len(label) :])
+                if label:
+                    condition["label"] = rest[0]
+                return {output: function(*args, **condition)}
+
+            return _concrete(call, *inputs, *label, *context)
+
+        def score(images, *context):
+            points = self._noisy(images, None)
+            condition = self._condition(points, **pack(context))
+            scores = self._scores(points, condition)
             per_dim = -scores["log_prob"] * self._units_per_nat
             return scores | {self._values.measure: per_dim}
 
-        def sample(n, temperature, seed, *label):
+        def sample(n, temperature, seed, **condition):
             if label:
                 drawn = self._draw_labels(
                     tf.cast(n, tf.int64), _stateless_seed(seed)
                 )
-                label = (tf.where(label[0] == -1, drawn, label[0]),)
-            return self.sample(n, temperature, seed, *label)
-
-        def named(output, function):
-            return lambda *inputs: {output: function(*inputs)}
+                given = condition["label"]
+                condition["label"] = tf.where(given == -1, drawn, given)
+            return self.sample(n, temperature, seed, **condition)
 
         result = {
-            "serving_default": _concrete(score, images),
-            "sample": _concrete(
-                named("images", sample), n, temperature, seed, *label
-            ),
-            "encode": _concrete(named("latents", self.encode), images, *label),
-            "decode": _concrete(named("images", self.decode), latents, *label),
+            "serving_default": _concrete(score, images, *context),
+            "sample": traced("images", sample, n, temperature, seed),
+            "encode": traced("latents", self.encode, images),
+            "decode": traced("images", self.decode, latents),
         }
         if self._has_classes:
-            function = named("class_log_probs", self.classify)
-            result["classify"] = _concrete(function, images)
+            result["classify"] = _concrete(
+                lambda images, *context: {
+                    "class_log_probs": self.classify(images, **pack(context))
+                },
+                images,
+                *context,
+            )
         return result
 
 
@@ -322,13 +390,6 @@ def _concrete(function, *specs):
     """Traces a function without AutoGraph."""
     function = tf.function(function, autograph=False)
     return function.get_concrete_function(*specs)
-
-
-def _labels(label, batch):
-    """Returns the labels of a batch, if there are any, int64 `[n]`."""
-    if label is None:
-        return []
-    return [tf.broadcast_to(tf.cast(label, tf.int64), tf.shape(batch)[:1])]
 
 
 def _stateless_seed(seed):

@@ -95,10 +95,10 @@ def _path(output_dir, kind, dataset_name, suffix=""):
     return pathlib.Path(output_dir) / f"{kind}_{name}{suffix}"
 
 
-def _draw_samples(path, trainer, unused_dataset):
+def _draw_samples(path, trainer, dataset):
     model = trainer.result_model()
-    count, labels, columns = layout_of_samples(model)
-    images = model.sample(count, seed=trainer.seed, label=labels).numpy()
+    count, condition, columns = layout_of_samples(model, dataset)
+    images = model.sample(count, seed=trainer.seed, **condition).numpy()
     plots.save_image_grid(path, images, model.num_colors, columns)
 
 

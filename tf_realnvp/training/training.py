@@ -122,7 +122,7 @@ class Training:
                 workers.agree_on_state(model.variables, "weights", "init_from")
             elif not (restored or is_trained):
                 _initialize(model, dataset, config.seed, strategy)
-        self.recorder.begin(self._description, dict(model.metadata))
+        self.recorder.begin(self._description, dataset)
         if is_trained:  # The weights cannot be recreated from a seed.
             self.recorder.save()
         return restored

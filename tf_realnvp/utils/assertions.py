@@ -96,6 +96,30 @@ def labels(value: Any, num_classes: int, n: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.broadcast_to(result, [n]), tf.int32)
 
 
+def broadcast(
+    value: Any, name: str, shape: Sequence[int], n: tf.Tensor
+) -> tf.Tensor:
+    """Returns real numbers, for all of `n` images or for each, one for each.
+
+    Args:
+      value: Numbers of shape `shape`, or `[n, *shape]`.
+      name: Name of the argument.
+      shape: Shape for one image.
+      n: Number of images, an int32 scalar.
+
+    Returns:
+      Finite float32 `[n, *shape]`.
+    """
+    known = tf.get_static_value(n)
+    kind = f"finite numbers of shape {[*shape]} or [{known or 'n'}, "
+    kind += f"{', '.join(map(str, shape))}]"
+    result = tensor(value, name, kind, shape, [known, *shape])
+    result = tf.debugging.check_numerics(
+        tf.cast(result, tf.float32), f"`{name}` must be {kind}."
+    )
+    return tf.broadcast_to(result, [n, *shape])
+
+
 def latents(value: Any, latent_shape: Sequence[int]) -> tf.Tensor:
     """Returns `latents` as finite float32 `[n, *latent_shape]`."""
     return _finite(value, "latents", latent_shape)
