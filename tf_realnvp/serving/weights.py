@@ -28,10 +28,10 @@ def load_model(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:
       ModelError: If there is no such model.
     """
     content = metadata.read(path)
-  names = (*ARCHITECTURE, "num_classes", "class_probs", "context_shape")
-  config: dict[str, Any] = {key: content.get(key) for key in names}
-  shape, num_colors = content["image_shape"], content["num_colors"]
-  model = RealNVP(shape, num_colors, **config, name=name)
+    names = (*ARCHITECTURE, "num_classes", "class_probs", "context_shape")
+    config: dict[str, Any] = {key: content.get(key) for key in names}
+    shape, num_colors = content["image_shape"], content["num_colors"]
+    model = RealNVP(shape, num_colors, **config, name=name)
     _assign(model, path)
     model.metadata = {n: content[n] for n in _KEPT if n in content}
     return model
