@@ -391,6 +391,7 @@ class DataDescription:
       class_names: Names of the classes, if there are labels.
       class_probs: Probability of each class; by default its frequency in the
         training images.
+      context_shape: `context_shape` of the `ImageDataset`.
     """
 
     image_shape: tuple[int, int, int]
@@ -400,10 +401,17 @@ class DataDescription:
     fingerprint: str
     class_names: tuple[str, ...] = ()
     class_probs: tuple[float, ...] = ()
+    context_shape: Any = None
 
     def __post_init__(self):
         for name in ("image_shape", "class_names", "class_probs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        shape = self.context_shape  # JSON has lists.
+        if isinstance(shape, dict):
+            shape = {name: tuple(value) for name, value in shape.items()}
+        elif shape is not None:
+            shape = tuple(shape)
+        object.__setattr__(self, "context_shape", shape)
 
     @property
     def of_images(self) -> dict[str, Any]:
@@ -413,6 +421,7 @@ class DataDescription:
             "num_colors": self.num_colors,
             "num_classes": len(self.class_names) or None,
             "class_probs": self.class_probs or None,
+            "context_shape": self.context_shape,
         }
 
     def differences(self, other: "DataDescription") -> list[str]:

@@ -1,5 +1,6 @@
 """The context of a density: vectors and images that it is conditioned on."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.utils import assertions
+from tf_realnvp.utils.named import by_name, unnamed
 
-WIDTH = 64  # Of the network that vectors go through.
+WIDTH = 128  # Of the network that vectors go through.
 
 Shapes = Mapping[str, Sequence[int]] | Sequence[int] | None
 
@@ -40,9 +42,9 @@ class Context:
         """
         self.shapes = {
             name: tuple(map(int, shape))
-            for name, shape in _by_name(shapes).items()
+            for name, shape in by_name(shapes).items()
         }
-        self.argument = _as_given(self.shapes)
+        self.argument = unnamed(self.shapes)
         for name, shape in self.shapes.items():
             if len(shape) not in (1, 3) or min(shape) < 1:
                 raise ValueError(
@@ -59,9 +61,8 @@ class Context:
             for name, shape in self.shapes.items()
         }
         self.networks = {
-            name: _dense(name, *shape)
+            name: _dense(name, math.prod(_coarse_shape(shape)))
             for name, shape in self.shapes.items()
-            if len(shape) == 1
         }
 
     @property
@@ -79,12 +80,13 @@ class Context:
         Args:
           height: Height of the grid.
         """
-        return {
-            name: (WIDTH,)
-            if len(shape) == 1
-            else (height, height, shape[-1] * max(1, shape[0] // height) ** 2)
-            for name, shape in self.shapes.items()
-        }
+        shapes = {name: (WIDTH,) for name in self.shapes}
+        for name, shape in self.shapes.items():
+            if len(shape) == 3:
+                factor = max(1, shape[0] // height)
+                grid = height, height, shape[-1] * factor**2
+                shapes[f"{name}_grid"] = grid
+        return shapes
 
     def check(self, context: Any, n: tf.Tensor) -> dict[str, tf.Tensor]:
         """Checks a caller's context and broadcasts it to `n` images.
@@ -100,12 +102,12 @@ class Context:
         Raises:
           ValueError: If names or shapes do not match; the message has both.
         """
-        context = _by_name(context)
+        context = by_name(context)
         if context.keys() != self.shapes.keys():
             found = {name: np.shape(value) for name, value in context.items()}
             raise ValueError(
                 f"`context` must have the shape {self.argument} for each image "
-                f"(None: there is none), got {_as_given(found)}."
+                f"(None: there is none), got {unnamed(found)}."
             )
         return {
             name: assertions.broadcast(context[name], name, shape, n)
@@ -115,7 +117,7 @@ class Context:
     @property
     def specs(self) -> Any:
         """The type of a context of `n` images, as the argument has it."""
-        return _as_given(
+        return unnamed(
             {
                 name: tf.TensorSpec([None, *shape], tf.float32, name)
                 for name, shape in self.shapes.items()
@@ -129,11 +131,12 @@ class Context:
           context: Arrays `[n, *shapes[name]]` by name. What is constant is not
             scaled.
         """
+        from sklearn.preprocessing import StandardScaler  # It takes a second.
+
         for name, values in context.items():
             values = np.reshape(values, [-1, np.shape(values)[-1]])
-            std = values.std(axis=0, dtype=np.float64)
-            moments = [values.mean(axis=0, dtype=np.float64), std + (std == 0)]
-            self.moments[name].assign(moments)
+            scaler = StandardScaler().fit(values.astype(np.float64))
+            self.moments[name].assign([scaler.mean_, scaler.scale_])
 
     def encode(
         self, condition: Mapping[str, tf.Tensor]
@@ -145,28 +148,27 @@ class Context:
             returned as they are.
         """
         encoded = dict(condition)
-        for name, moments in self.moments.items():
-            mean, std = tf.unstack(tf.convert_to_tensor(moments))
-            encoded[name] = (condition[name] - mean) / std
-            if name in self.networks:
-                encoded[name] = self.networks[name](encoded[name])
+        for name, shape in self.shapes.items():
+            mean, std = tf.unstack(tf.convert_to_tensor(self.moments[name]))
+            values = (condition[name] - mean) / std
+            if len(shape) == 3:
+                encoded[f"{name}_grid"] = values
+                factor = shape[0] // _coarse_shape(shape)[0]
+                values = tf.nn.avg_pool2d(values, factor, factor, "VALID")
+            size = math.prod(_coarse_shape(shape))
+            values = tf.reshape(values, [-1, size])
+            encoded[name] = self.networks[name](values)
         return encoded
 
 
-def _by_name(values):
-    """Returns values by name; a single one has the name "context"."""
-    if values is None:
-        return {}
-    if not isinstance(values, Mapping):
-        return {"context": values}
-    return {f"context_{name}": value for name, value in values.items()}
-
-
-def _as_given(values):
-    """Undoes `_by_name`."""
-    if values.keys() <= {"context"}:
-        return values.get("context")
-    return {k.removeprefix("context_"): v for k, v in values.items()}
+def _coarse_shape(shape):
+    """Returns the shape of what the network of a context sees of it."""
+    if len(shape) == 1:
+        return shape
+    height, width, channels = shape
+    while height > 8 and height % 2 == width % 2 == 0:
+        height, width = height // 2, width // 2
+    return height, width, channels
 
 
 def _dense(name, size):

@@ -184,6 +184,8 @@ class RealNVP(tf.Module):
         self.latent_shape = (height // 2, width // 2, 4 * channels)
         self.observe, self.observation = observe, None
         if observe is not None:
+            if context_shape is not None:
+                raise ValueError("`observe` is the `context_shape` itself.")
             highest = self.values.highest
             self.observation = Observation(observe, self.image_shape, highest)
             context_shape = self.observation.shape
@@ -414,6 +416,14 @@ class RealNVP(tf.Module):
         for variable in self._context.variables:
             named[f"context/{variable.path}"] = variable
         return named
+
+    def standardize_context(self, context: Mapping[str, np.ndarray]) -> None:
+        """Standardizes the context by that of training images.
+
+        Args:
+          context: Arrays `[n, ...]` by name, as in a `data.splits.Split`.
+        """
+        self._context.standardize(context)
 
     def standardize(
         self, mean: Sequence[float] | float, std: Sequence[float] | float

@@ -4,7 +4,8 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,7 @@ from tf_realnvp.data.splits import make_splits
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.checks import FLOAT32_MAX
 from tf_realnvp.utils.errors import DataError, reason
+from tf_realnvp.utils.named import by_name
 from tf_realnvp.utils.values import Values
 
 NAME = "images"  # Of data sets of a program's own images.
@@ -44,6 +46,10 @@ def load(
     `labels`, or under `train_labels` and `test_labels`. They are ignored unless
     `labels` is set. The class names are the integers.
 
+    What the density of the images is conditioned on are numbers `[n, K]` or
+    `[n, h, w, K]` under `context`, or several under `context_NAME`; or under
+    `train_context` and `test_context`, and so on.
+
     Args:
       path: The file; `~` is expanded.
       size: Height and width to resize the images to, if any.
@@ -70,7 +76,17 @@ def load(
     parts = {"train": "train_labels", "test": "test_labels"}
     if "images" in entries:
         parts = {"images": "labels"}
-    for name in (*parts, *(parts.values() if labels else ())):
+    prefixes = [name.removesuffix("labels") for name in parts.values()]
+    contexts = [
+        name.removeprefix(prefixes[0])
+        for name in entries
+        if name.startswith(f"{prefixes[0]}context")
+    ]
+    for name in (
+        *parts,
+        *(parts.values() if labels else ()),
+        *(prefix + name for prefix in prefixes for name in contexts),
+    ):
         if name not in entries:
             raise DataError(
                 f"{path}: it has no `{name}`: it must hold `images`, or "
@@ -89,6 +105,10 @@ def load(
         num_colors,
         size or default_size(*images[0].shape[1:3]),
         [entries[name] for name in parts.values()] if labels else None,
+        contexts=[
+            {name: entries[prefix + name] for name in contexts}
+            for prefix in prefixes
+        ],
     )
 
 
@@ -111,6 +131,7 @@ def from_images(
     flip: bool = False,
     labels: np.ndarray | None = None,
     num_classes: int | None = None,
+    context: Any = None,
 ) -> ImageDataset:
     """Makes a data set of an array of images, some of them for testing.
 
@@ -121,13 +142,18 @@ def from_images(
       flip: As for `data.load`.
       labels: Integers `[n]`, or `[n, 1]` as in Keras, starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
+      context: Context of the images, `[n, K]` or `[n, h, w, K]`, or several by
+        name; optional.
 
     Raises:
-      DataError: If `images` or `labels` are invalid.
+      DataError: If `images`, `labels` or `context` are invalid.
     """
     images = _check(np.asarray(images), num_colors, "the array")
     parts = None if labels is None else [np.asarray(labels)]
-    dataset = make(NAME, [images], num_colors, None, parts, num_classes)
+    contexts = [by_name(context)]
+    dataset = make(
+        NAME, [images], num_colors, None, parts, num_classes, contexts
+    )
     return dataclasses.replace(dataset, flip=flip)
 
 
@@ -232,6 +258,7 @@ def make(
     size: tuple[int, int] | None = None,
     labels: Sequence[np.ndarray] | None = None,
     num_classes: int | None = None,
+    contexts: Sequence[Mapping[str, Any]] = (),
 ) -> ImageDataset:
     """Makes a data set of arrays of images.
 
@@ -243,10 +270,11 @@ def make(
       size: Height and width to resize the images to. Default: no resizing.
       labels: Labels of each array, integers starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
+      contexts: Context of each array by name, if any, as for `Split`.
 
     Raises:
-      DataError: If the labels do not fit the images, if there are too few
-        images, or if the arrays have different shapes.
+      DataError: If the labels or contexts do not fit the images, if there are
+        too few images, or if the arrays have different shapes.
     """
     first, last = arrays[0], arrays[-1]
     if first.shape[1:] != last.shape[1:]:
@@ -258,6 +286,12 @@ def make(
         pairs = zip(labels, arrays, strict=True)
         parts = [_check_labels(part, len(array), name) for part, array in pairs]
         all_labels = np.concatenate(parts)
+    context: dict[str, Any] = {}
+    for part, array in zip(contexts, arrays, strict=False):
+        for key, values in part.items():
+            checked = _check_context(values, len(array), f"{name}: `{key}`")
+            context.setdefault(key, []).append(checked)
+    context = {key: np.concatenate(parts) for key, parts in context.items()}
 
     def decode(index):
         image = call(np.ndarray.__getitem__, images, [index], images.dtype)
@@ -269,7 +303,9 @@ def make(
         name=name,
         image_shape=(*(size or images.shape[1:3]), images.shape[3]),
         num_colors=num_colors,
-        splits=make_splits(hashing.hashes_of(images), all_labels, num_train),
+        splits=make_splits(
+            hashing.hashes_of(images), all_labels, num_train, context=context
+        ),
         decode=decode,
         class_names=_names(all_labels, num_classes),
     )
@@ -323,6 +359,23 @@ def _check_labels(labels, num_images, name):
             f"{labels.dtype} {list(labels.shape)}"
         )
     return labels.astype(np.int32)
+
+
+def _check_context(values, num_images, name):
+    """Returns a context as float32 `[n, K]` or `[n, h, w, K]`."""
+    values = np.asarray(values)
+    if (
+        values.dtype.kind not in "iufb"
+        or values.ndim not in (2, 4)
+        or len(values) != num_images
+        or not np.all(np.isfinite(values))
+    ):
+        raise DataError(
+            f"{name} must be finite numbers [n, K] or [n, h, w, K], one for "
+            f"each of {num_images:,} images, got {values.dtype} "
+            f"{list(values.shape)}"
+        )
+    return values.astype(np.float32)
 
 
 def is_file(name: str) -> bool:

@@ -22,6 +22,7 @@ from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline
 from tf_realnvp.data.splits import Split
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, reason
+from tf_realnvp.utils.named import unnamed
 from tf_realnvp.utils.values import Values
 
 MAX_CACHE_BYTES = 4 * 2**30
@@ -63,7 +64,8 @@ class ImageDataset:
         fingerprints hold the same images in the same splits, in the same order.
         Computed from the hashes if not given.
       class_names: Names of the classes, if the images have labels. Batches then
-        are pairs of images and labels, int32 `[batch_size]`.
+        are pairs of images and labels, int32 `[batch_size]`. With a context
+        they are pairs of images and a dictionary of both.
       fingerprint: Identifier of the images and of the labels that the data set
         was created with. Computed if not given.
       explain_damage: Maps a TensorFlow error message about a stored image that
@@ -105,11 +107,17 @@ class ImageDataset:
             object.__setattr__(self, "fingerprint", self._fingerprint())
 
     def _fingerprint(self):
-        if not self.class_names:
+        conditions = [split.context for split in self.splits.values()]
+        if not self.class_names and not any(conditions):
             return self.image_fingerprint
         digest = hashlib.sha256(self.image_fingerprint.encode())
+        for context in conditions:
+            for name, values in context.items():
+                digest.update(name.encode() + values.tobytes())
         digest.update(repr(self.class_names).encode())
         for name, split in self.splits.items():
+            if split.labels is None:
+                continue
             labels = np.asarray(split.labels)
             low, high = labels.min(), labels.max()
             if low < 0 or high >= len(self.class_names):
@@ -120,6 +128,38 @@ class ImageDataset:
                 )
             digest.update(labels.astype(np.int64).tobytes())
         return digest.hexdigest()
+
+    @property
+    def context_shape(self) -> Any:
+        """Shape of the context, as the argument of `RealNVP`."""
+        return unnamed(
+            {k: v.shape[1:] for k, v in self.splits["train"].context.items()}
+        )
+
+    def check_context(self, model: Any) -> None:
+        """Checks that the context is what a `RealNVP` needs.
+
+        Raises:
+          DataError: If its shape is another one.
+        """
+        needed = model.get_config().get("context_shape")
+        if needed != self.context_shape:
+            raise DataError(
+                f"the context of {self.name} has the shape "
+                f"{self.context_shape}, that of the model {needed}"
+            )
+
+    def context(self, split: str, positions: Sequence[int]) -> Any:
+        """Returns the context of some images of a split.
+
+        Args:
+          split: Name of the split, a key of `splits`.
+          positions: Positions of the images in the split.
+
+        Returns:
+          The argument `context` of the methods of a `RealNVP`.
+        """
+        return unnamed(self.splits[split].select(positions).context)
 
     @property
     def values(self) -> Values:
@@ -293,7 +333,7 @@ class ImageDataset:
 
         scaler = StandardScaler()
         for batch in self.batches("train", _TAKEN_AT_ONCE):
-            images = np.float64(batch[0] if self.class_names else batch)
+            images = np.float64(_images_of(batch))
             scaler.partial_fit(images.reshape(-1, self.image_shape[-1]))
         deviation = np.sqrt(scaler.var_)
         # The scaler does not scale what is constant up to rounding.
@@ -383,7 +423,7 @@ class ImageDataset:
         num_images = min(128, max(8, 128 * 64**2 // (height * width)))
         num_images = min(num_images, self.num_train)
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
-        return batch[0] if self.class_names else batch
+        return _images_of(batch)
 
     def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Returns all images of a split in batches, in a fixed order.
@@ -457,3 +497,7 @@ class ImageDataset:
                 cache = Cache([split.num_images, *shape], dtype)
             pipelines[name] = Pipeline(split, self.decode, shape, cache)
         return pipelines
+
+
+def _images_of(batch):
+    return batch[0] if isinstance(batch, tuple) else batch

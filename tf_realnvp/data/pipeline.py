@@ -106,20 +106,24 @@ class Pipeline:
     def finish(
         self, batches: tf.data.Dataset, num_batches: int
     ) -> tf.data.Dataset:
-        """Adds labels, a known cardinality and prefetching to `batches`."""
-        labels = self.split.labels
+        """Adds labels or context, a cardinality and prefetching to `batches`.
+
+        Labels alone are added as they are, with a context by name.
+        """
+        conditions = self.split.conditions
         options = tf.data.Options()
         # Deleting an iterator waits for its autotuning thread, which may sleep
         # for seconds (TensorFlow 2.21): the end of an epoch would hang.
         options.autotune.enabled = False
 
-        def labelled(places, images):
-            if labels is None:
+        def conditioned(places, images):
+            found = {k: tf.gather(v, places) for k, v in conditions.items()}
+            if not found:
                 return images
-            return images, tf.gather(labels, places)
+            return images, found if self.split.context else found["label"]
 
         return (
-            batches.map(labelled)
+            batches.map(conditioned)
             .apply(tf.data.experimental.assert_cardinality(num_batches))
             .prefetch(_PREFETCHED_BATCHES)
             .with_options(options)

@@ -1,6 +1,7 @@
 """Splits: which images are for training, validation and testing."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +24,8 @@ class Split:
         read images by index.
       hashes: Hashes of the contents of the images, uint64 `[num_images]`; empty
         if they are not known, as for data sets of TFDS.
+      context: The context of the images by name (`context.by_name`), float32
+        `[num_images, ...]`, if any.
     """
 
     indices: np.ndarray
@@ -31,6 +34,13 @@ class Split:
     hashes: np.ndarray = dataclasses.field(
         default_factory=lambda: hashing.hashes_of([])
     )
+    context: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def conditions(self) -> dict[str, np.ndarray]:
+        """The labels, named `label`, and the context, if there are any."""
+        label = {} if self.labels is None else {"label": self.labels}
+        return label | dict(self.context)
 
     @property
     def num_images(self) -> int:
@@ -62,6 +72,7 @@ class Split:
             indices=self.indices[positions],
             labels=None if self.labels is None else self.labels[positions],
             hashes=self.hashes[positions] if len(self.hashes) else self.hashes,
+            context={k: v[positions] for k, v in self.context.items()},
         )
 
     def random_split(
@@ -84,6 +95,7 @@ def make_splits(
     labels: np.ndarray | None,
     num_train: int | None = None,
     records: tf.data.Dataset | None = None,
+    context: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Split]:
     """Returns the splits `train` and `test` of a source.
 
@@ -93,11 +105,14 @@ def make_splits(
       num_train: Number of training images, which come first. Default: the
         images are split by their hashes (`hashing.split`).
       records: As for `Split`.
+      context: Context of all images, if any, as for `Split`.
 
     Raises:
       DataError: If there are fewer than two images, or a split has none.
     """
-    whole = Split(np.arange(len(hashes)), labels, records, hashes)
+    whole = Split(
+        np.arange(len(hashes)), labels, records, hashes, context or {}
+    )
     if num_train is None:
         positions = hashing.split(hashes)
     else:

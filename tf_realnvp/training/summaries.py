@@ -43,10 +43,12 @@ def layout_of_samples(
         classes = np.arange(min(model.num_classes, _MAX_ROWS))
         condition["label"] = np.repeat(classes, _NUM_COLUMNS)
         count, columns = len(condition["label"]), _NUM_COLUMNS
+    places = np.arange(count) % dataset.num_test
     if model.observation is not None:
-        places = np.arange(count) % dataset.num_test
         images = dataset.take("test", places.tolist())
         condition["context"] = model.observation(images, tf.constant([0, 0]))
+    elif model.context_shape is not None:
+        condition["context"] = dataset.context("test", places)
     return count, condition, columns
 
 

@@ -215,6 +215,7 @@ def _initialize(model, dataset, seed, strategy):
         with runtime.tensor_float_32(False), strategy.scope():
             if dataset.values.are_real:
                 model.standardize(*dataset.moments())
+            model.standardize_context(dataset.splits["train"].context)
             images = dataset.initial_images(seed)
             initialization.initialize(model, images, seed)
     except BaseException:  # A half of it would pass for a trained model.
