@@ -21,8 +21,8 @@ MODELS = {
     "coarse_image": {"context_shape": (2, 2, 1), "num_classes": 3},
     "several": {
         # Names that TFP gives to arguments of its own.
-        "context_shape": {"b": (2,), "x": (8, 8, 1)},
-        "image_shape": (8, 8, 1),
+        "context_shape": {"b": (2,), "x": (16, 4, 1)},
+        "image_shape": (16, 4, 1),
         "num_scales": 3,
         "num_colors": None,
     },

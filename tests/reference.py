@@ -199,35 +199,39 @@ def real_nvp(
     return z, sum(part.sum(axis=(1, 2, 3)) for *_, part in parts)
 
 
-def encoded(context, moments, weights):
-    """Returns a context as coupling networks get it."""
-    mean, std = np.float64(moments)
-    result = (context - mean) / std
-    for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
-        result = result @ np.float64(kernel) + np.float64(bias)
-        result = result / (1.0 + np.exp(-result))  # "silu"
-    return result
+def context_code(context, weights):
+    """What a dense network makes of a context, an image at most 8 high."""
+    while context.ndim == 4 and context.shape[1] > 8:
+        context = squeeze(context).reshape(
+            *context.shape[:1],
+            *(size // 2 for size in context.shape[1:3]),
+            *(4, context.shape[3]),
+        )
+        context = context.mean(axis=3)
+    code = context.reshape(len(context), -1)
+    for kernel, bias in (weights[:2], weights[2:]):
+        code = code @ np.float64(kernel) + np.float64(bias)
+        code = code / (1.0 + np.exp(-code))  # "silu"
+    return code
 
 
 def of_model(model, points, labels=None, parts=None, contexts=()):
     """What `real_nvp` gives of points, with the weights of a model.
 
     The last weights are those of the contexts: the moments of all of them, then
-    four of the network of each vector.
+    four of the network of each.
     """
-    names = [v.name for v in model.variables]
-    is_moments = [n.startswith("context") and "_moments" in n for n in names]
-    start = is_moments.index(True) if contexts else len(names)
-    own = [v.numpy() for v in model.variables[start:]]
-    networks = iter(own[len(contexts) :])
+    number = len(contexts)
+    own = [v.numpy() for v in model.variables[-5 * number :]]
     contexts = [
-        encoded(
-            context,
-            moments,
-            [next(networks) for _ in range(4 * (context.ndim == 2))],
-        )
-        for context, moments in zip(contexts, own, strict=False)
+        (context - np.float64(mean)) / np.float64(std)
+        for context, (mean, std) in zip(contexts, own, strict=False)
     ]
+    codes = [
+        context_code(context, own[number + 4 * i : number + 4 * i + 4])
+        for i, context in enumerate(contexts)
+    ]
+    contexts = codes + [context for context in contexts if context.ndim == 4]
     moments = [v.numpy() for v in model.variables if v.name == "moments"]
     couplings = [
         (network.get_weights(), coupling.rescale, coupling.reshift)

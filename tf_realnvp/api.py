@@ -67,6 +67,7 @@ def train(
     *,
     labels: np.ndarray | None = None,
     context: Any = None,
+    observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     optimizer: str | None = None,
@@ -125,6 +126,9 @@ def train(
       context: What the density of an array of images is conditioned on, for a
         model with `context_shape`: real numbers `[n, *context_shape]`, or these
         by name.
+      observe: Function that makes the context: of images `[m, H, W, C]` and a
+        seed, integers `[2]`, in TensorFlow. A model that was created with
+        `observe` needs neither.
       run_dir: Folder for checkpoints, metrics and TensorBoard logs. If it holds
         an earlier run with the same settings, training resumes from its last
         checkpoint, which replaces the weights of the model. With `progress`, a
@@ -157,7 +161,7 @@ def train(
         of the scope of the current strategy; or if the whole model is frozen
         (`trainable = False`).
     """
-    dataset = for_model(model, data, labels, flip, context)
+    dataset = for_model(model, data, labels, flip, context, observe)
     check_images(dataset, model)
     with contextlib.ExitStack() as stack:
         run = None

@@ -34,22 +34,28 @@ class Context:
       networks: The dense networks of vectors by name.
     """
 
-    def __init__(self, shapes: Shapes):
+    def __init__(self, shapes: Shapes, image_shape: Sequence[int]):
         """Creates the context.
 
         Args:
           shapes: Shapes by name, or the shape of a single one; `None` for none.
+          image_shape: `(H, W, C)`.
         """
         self.shapes = {
             name: tuple(map(int, shape))
             for name, shape in by_name(shapes).items()
         }
         self.argument = unnamed(self.shapes)
-        for name, shape in self.shapes.items():
-            if len(shape) not in (1, 3) or min(shape) < 1:
+        sizes = [image_shape[:2]]
+        while all(size % 2 == 0 for size in sizes[-1]):
+            sizes.append(tuple(size // 2 for size in sizes[-1]))
+        for shape in self.shapes.values():
+            is_image = len(shape) == 3 and shape[:2] in sizes
+            if not (is_image or len(shape) == 1) or min(shape) < 1:
                 raise ValueError(
                     "`context_shape` must be (K,) or (H, W, K), or such shapes "
-                    f"by name, got {shape} for {name!r}."
+                    "by name, with the height and width of the images, "
+                    f"{image_shape[:2]}, or these halved, got {shape}."
                 )
         self.moments = {
             name: keras.Variable(
@@ -124,18 +130,14 @@ class Context:
             }
         )
 
-    def standardize(self, context: Mapping[str, np.ndarray]) -> None:
-        """Sets the standardization by the context of training images.
-
-        Args:
-          context: Arrays `[n, *shapes[name]]` by name. What is constant is not
-            scaled.
-        """
+    def standardize(self, context: Any) -> None:
+        """See `RealNVP.standardize_context`."""
         from sklearn.preprocessing import StandardScaler  # It takes a second.
 
-        for name, values in context.items():
+        for name, values in by_name(context).items():
+            values = np.float64(values)
             values = np.reshape(values, [-1, np.shape(values)[-1]])
-            scaler = StandardScaler().fit(values.astype(np.float64))
+            scaler = StandardScaler().fit(values)
             self.moments[name].assign([scaler.mean_, scaler.scale_])
 
     def encode(

@@ -19,12 +19,12 @@ from tensorflow_probability import distributions as tfd
 from tf_realnvp import (
     bijectors,
     networks,
+    observations,
     rematerialization,
     variational_dequantization,
 )
 from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.context import Context, Shapes
-from tf_realnvp.observations import Observation
 from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
@@ -186,10 +186,13 @@ class RealNVP(tf.Module):
         if observe is not None:
             if context_shape is not None:
                 raise ValueError("`observe` is the `context_shape` itself.")
-            highest = self.values.highest
-            self.observation = Observation(observe, self.image_shape, highest)
-            context_shape = self.observation.shape
-        self._context = Context(context_shape)
+            unit = 1.0 if self.values.are_real else self.values.highest / 255.0
+            self.observation = observations.named(
+                observe, self.image_shape, unit
+            )
+            image = tf.zeros([1, *self.image_shape])
+            context_shape = self.observation(image, [0, 0]).shape[1:]
+        self._context = Context(context_shape, self.image_shape)
         self.context_shape = self._context.argument
 
         self.networks = [
@@ -417,11 +420,12 @@ class RealNVP(tf.Module):
             named[f"context/{variable.path}"] = variable
         return named
 
-    def standardize_context(self, context: Mapping[str, np.ndarray]) -> None:
-        """Standardizes the context by that of training images.
+    def standardize_context(self, context: Any) -> None:
+        """Sets the standardization of the context by that of training images.
 
         Args:
-          context: Arrays `[n, ...]` by name, as in a `data.splits.Split`.
+          context: As for `log_prob`, one for each image. What is constant is
+            not scaled.
         """
         self._context.standardize(context)
 
@@ -529,7 +533,8 @@ class RealNVP(tf.Module):
             model has classes.
           context: For a model with `context_shape`, real numbers of that shape,
             for all images, or `[n, *context_shape]`, one for each; by name if
-            there are several.
+            there are several. Required, unless the model observes masks: then
+            nothing is visible.
 
         Returns:
           Float32 `[n]`, in nats per image.
@@ -665,6 +670,8 @@ class RealNVP(tf.Module):
           Keyword arguments of `log_density`, each for all of the batch.
         """
         n = tf.shape(batch)[0]
+        if context is None and self.observe == "mask":
+            context = tf.zeros(self.context_shape)  # Nothing is visible.
         condition = self._context.check(context, n)
         if label is not None:
             if self.num_classes is None:

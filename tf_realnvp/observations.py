@@ -2,15 +2,13 @@
 
 A model that is trained with an observation draws images given what is seen of
 them: `model.sample(n, context=…)`. An observation is a function of images and a
-seed, in TensorFlow, and is named in `RealNVP(observe=…)`:
+seed, in TensorFlow. These can be named in `RealNVP(observe=…)`:
 
 *   "mask": any visible pixels;
 *   "lowres:4": the image at a quarter of its height and width;
 *   "gray": the mean over the channels;
 *   "noise:25": the image under Gaussian noise of standard deviation 25, in
-    levels of 255.
-
-Levels are scaled to [-1, 1].
+    levels of 255, or in the unit of real numbers.
 """
 
 import math
@@ -29,13 +27,14 @@ def visible_pixels(images: tf.Tensor, is_visible: tf.Tensor) -> tf.Tensor:
     """Returns the context of a model that observes "mask".
 
     Args:
-      images: `[n, H, W, C]`, scaled.
+      images: `[n, H, W, C]`.
       is_visible: Numbers that broadcast to `[n, H, W, 1]`: 1 where a pixel is
         seen, else 0.
 
     Returns:
       Float32 `[n, H, W, C + 1]`: pixels, 0 if not visible, and where they are.
     """
+    images = tf.cast(images, tf.float32)
     is_visible = tf.cast(is_visible, tf.float32)
     is_visible += tf.zeros_like(images[..., :1])
     return tf.concat([images * is_visible, is_visible], axis=-1)
@@ -100,71 +99,44 @@ def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     return tf.cast(masks[..., tf.newaxis], tf.float32)
 
 
-class Observation:
-    """A named observation of images.
+def named(name: str, image_shape: Sequence[int], unit: float) -> Observe:
+    """Returns an observation by its name.
 
-    Attributes:
-      shape: Shape of what is observed of an image, `(H, W, K)`.
+    Args:
+      name: As above.
+      image_shape: `(H, W, C)`.
+      unit: What noise is a multiple of: the highest level divided by 255.
+
+    Raises:
+      ValueError: If there is no observation of this name.
     """
+    kind, _, number = name.partition(":")
+    height, width, _ = image_shape
 
-    def __init__(self, name: str, image_shape: Sequence[int], highest: float):
-        """Finds an observation by its name.
-
-        Args:
-          name: As above.
-          image_shape: `(H, W, C)`.
-          highest: The highest level of a component.
-
-        Raises:
-          ValueError: If there is no observation of this name.
-        """
-        height, width, channels = image_shape
-        kind, _, number = name.partition(":")
-        self._highest = highest
-        if name == "mask":
-            self.shape = (height, width, channels + 1)
-            self._observe = self._mask
-        elif name == "gray":
-            self.shape = (height, width, 1)
-            self._observe = lambda images, _: tf.reduce_mean(
-                images, axis=-1, keepdims=True
-            )
-        elif kind == "noise" and float(number) > 0.0:
-            self.shape = (height, width, channels)
-            sigma = 2.0 * float(number) / 255.0
-            self._observe = lambda images, seed: (
-                images
-                + sigma * tf.random.stateless_normal(tf.shape(images), seed)
-            )
-        elif kind == "lowres" and height % int(number) == 0:
-            factor = int(number)
-            self.shape = (height // factor, width // factor, channels)
-            self._observe = lambda images, _: tf.nn.avg_pool2d(
-                images, factor, factor, "VALID"
-            )
-        else:
-            raise ValueError(
-                "`observe` must be 'mask', 'gray', 'lowres:N' or 'noise:X', "
-                f"got {name!r}."
-            )
-
-    def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Observes images.
-
-        Args:
-          images: Levels, `[n, H, W, C]`.
-          seed: Int32 `[2]`.
-
-        Returns:
-          Float32 `[n, *shape]`.
-        """
-        return self._observe(self.scale(images), seed)
-
-    def scale(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns levels scaled to [-1, 1], float32."""
-        return tf.cast(images, tf.float32) * (2.0 / self._highest) - 1.0
-
-    def _mask(self, images, seed):
-        height, width, _ = self.shape
+    def mask(images, seed):
         masks = random_masks(tf.shape(images)[0], height, width, seed)
         return visible_pixels(images, masks)
+
+    def noise(images, seed):
+        draws = tf.random.stateless_normal(tf.shape(images), seed)
+        return tf.cast(images, tf.float32) + unit * float(number) * draws
+
+    def low_resolution(images, unused_seed):
+        images = tf.cast(images, tf.float32)
+        return tf.nn.avg_pool2d(images, int(number), int(number), "VALID")
+
+    def gray(images, unused_seed):
+        return tf.reduce_mean(tf.cast(images, tf.float32), -1, keepdims=True)
+
+    observations = {
+        "mask": mask,
+        "gray": gray,
+        f"lowres:{number}": low_resolution,
+        f"noise:{number}": noise,
+    }
+    if name not in observations:
+        raise ValueError(
+            "`observe` must be 'mask', 'gray', 'lowres:N' or 'noise:X', got "
+            f"{name!r}."
+        )
+    return observations[name]

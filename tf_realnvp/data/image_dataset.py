@@ -22,7 +22,7 @@ from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline
 from tf_realnvp.data.splits import Split
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, reason
-from tf_realnvp.utils.named import unnamed
+from tf_realnvp.utils.named import by_name, unnamed
 from tf_realnvp.utils.values import Values
 
 MAX_CACHE_BYTES = 4 * 2**30
@@ -76,9 +76,13 @@ class ImageDataset:
         if it created it.
       dropped_bits: Number of lowest bits that the levels lack, of the values
         that files of 16 bits hold.
+      observe: Maps images `[n, H, W, C]` and a seed, integers `[2]`, to their
+        context, in TensorFlow (`observations`). The same batch of the same
+        epoch is observed with the same seed.
 
     Raises:
-      DataError: If a label is not in `0 ... len(class_names) - 1`.
+      DataError: If a label is not in `0 ... len(class_names) - 1`, or `flip` is
+        set with images as context.
     """
 
     name: str
@@ -96,8 +100,14 @@ class ImageDataset:
     load_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source: str | None = None
     dropped_bits: int = 0
+    observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None
 
     def __post_init__(self):
+        contexts = self.splits["train"].context.values()
+        if self.flip and any(values.ndim == 4 for values in contexts):
+            raise DataError(
+                "`flip` mirrors the images, but not the images of their context"
+            )
         if not self.image_fingerprint:
             digest = hashlib.sha256()
             for split in self.splits.values():
@@ -132,6 +142,10 @@ class ImageDataset:
     @property
     def context_shape(self) -> Any:
         """Shape of the context, as the argument of `RealNVP`."""
+        if self.observe is not None:
+            image = np.zeros([1, *self.image_shape], self.values.dtype)
+            observed = by_name(self.observe(image, tf.constant([0, 0])))
+            return unnamed({k: (*v.shape[1:],) for k, v in observed.items()})
         return unnamed(
             {k: v.shape[1:] for k, v in self.splits["train"].context.items()}
         )
@@ -152,6 +166,8 @@ class ImageDataset:
     def context(self, split: str, positions: Sequence[int]) -> Any:
         """Returns the context of some images of a split.
 
+        Observations have the same seed in all calls.
+
         Args:
           split: Name of the split, a key of `splits`.
           positions: Positions of the images in the split.
@@ -159,6 +175,9 @@ class ImageDataset:
         Returns:
           The argument `context` of the methods of a `RealNVP`.
         """
+        if self.observe is not None:
+            images = self.take(split, positions)
+            return self.observe(images, tf.constant([0, 0]))
         return unnamed(self.splits[split].select(positions).context)
 
     @property
@@ -371,8 +390,8 @@ class ImageDataset:
         """
         # spawn_key, since joining (seed, epoch) maps some pairs to one seed.
         sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
-        seeds = sequence.generate_state(4).tolist()
-        graph_seed, op_seed, *flip_seed = seeds
+        seeds = sequence.generate_state(6).tolist()
+        graph_seed, op_seed, *flip_seed = seeds[:4]
 
         def arrange(elements):
             def shuffled(_):
@@ -405,7 +424,8 @@ class ImageDataset:
         if self.flip:
             batches = batches.enumerate(skip).map(flip_some)
         num_batches = max(0, self.num_train // batch_size - skip)
-        return pipeline.finish(batches, num_batches)
+        observe = self._observe(seeds[4:])
+        return pipeline.finish(batches, num_batches, skip, observe)
 
     def initial_images(self, seed: int) -> tf.Tensor:
         """Returns training images for data-dependent initialization.
@@ -438,7 +458,15 @@ class ImageDataset:
         """
         pipeline = self._pipelines[split]
         num_batches = math.ceil(pipeline.split.num_images / batch_size)
-        return pipeline.finish(pipeline.batches(batch_size), num_batches)
+        batches, observe = pipeline.batches(batch_size), self._observe((0, 0))
+        return pipeline.finish(batches, num_batches, observe=observe)
+
+    def _observe(self, seed):
+        """Returns `observe` as a function of images and of a batch's index."""
+        if self.observe is None:
+            return None
+        fold_in = tf.random.experimental.stateless_fold_in
+        return lambda images, index: self.observe(images, fold_in(seed, index))
 
     def take(self, split: str, numbers: Sequence[int]) -> np.ndarray:
         """Returns some images of a split.

@@ -8,7 +8,7 @@ are imported on demand.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,7 @@ def for_model(
     labels: np.ndarray | None = None,
     flip: bool = False,
     context: Any = None,
+    observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None,
 ) -> ImageDataset:
     """Returns a program's images as a data set with the classes of a model.
 
@@ -111,6 +112,7 @@ def for_model(
       flip: Whether training images are mirrored left to right at random; an
         `ImageDataset` may say so itself.
       context: As for `tf_realnvp.train`.
+      observe: As for `tf_realnvp.train`.
 
     Raises:
       DataError: If the data, labels or context are invalid, or the classes or
@@ -131,6 +133,8 @@ def for_model(
         dataset = arrays.from_images(
             data, num_colors, flip, labels, num_classes, context
         )
+    if observe is not None:
+        dataset = dataclasses.replace(dataset, observe=observe)
     dataset.check_context(model)
     if num_classes is None:
         return dataset.relabel(()) if dataset.class_names else dataset

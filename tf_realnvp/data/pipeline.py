@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.data.splits import Split
+from tf_realnvp.utils.named import by_name
 
 # Name scope of the decoding operations: TensorFlow's errors name the operation
 # that failed.
@@ -104,11 +105,21 @@ class Pipeline:
         return images.batch(batch_size, drop_remainder)
 
     def finish(
-        self, batches: tf.data.Dataset, num_batches: int
+        self,
+        batches: tf.data.Dataset,
+        num_batches: int,
+        first: int = 0,
+        observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None,
     ) -> tf.data.Dataset:
         """Adds labels or context, a cardinality and prefetching to `batches`.
 
         Labels alone are added as they are, with a context by name.
+
+        Args:
+          batches: What `batches` returned.
+          num_batches: Number of batches.
+          first: Index of the first batch.
+          observe: Maps images and the index of their batch to their context.
         """
         conditions = self.split.conditions
         options = tf.data.Options()
@@ -116,14 +127,18 @@ class Pipeline:
         # for seconds (TensorFlow 2.21): the end of an epoch would hang.
         options.autotune.enabled = False
 
-        def conditioned(places, images):
+        def conditioned(index, batch):
+            places, images = batch
             found = {k: tf.gather(v, places) for k, v in conditions.items()}
+            if observe is not None:
+                found |= by_name(observe(images, index))
             if not found:
                 return images
-            return images, found if self.split.context else found["label"]
+            return images, found["label"] if [*found] == ["label"] else found
 
         return (
-            batches.map(conditioned)
+            batches.enumerate(first)
+            .map(conditioned)
             .apply(tf.data.experimental.assert_cardinality(num_batches))
             .prefetch(_PREFETCHED_BATCHES)
             .with_options(options)

@@ -137,13 +137,13 @@ class _ServingModule(tf.Module):
             tf.concat([tf.reshape(v, [-1]) for v in model.variables], axis=0),
             name="weights",
         )
-        self._has_classes = model.num_classes is not None
         # What the flow is conditioned on: `label` and `context`.
-        self._condition_specs = {}
-        if self._has_classes:
-            self._condition_specs["label"] = tf.TensorSpec([None], tf.int64)
+        self._conditions: dict[str, Any] = {}
+        if model.num_classes is not None:
+            self._conditions["label"] = tf.TensorSpec([None], tf.int64, "label")
         if model.context_shape is not None:
-            self._condition_specs["context"] = model.context_specs
+            self._conditions["context"] = model.context_specs
+        self._needs_context = model.observe != "mask"
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
         self._values = model.values
@@ -153,7 +153,11 @@ class _ServingModule(tf.Module):
         names = ["sample", "log_prob", "log_prob_each", model.values.measure]
         names += ["encode", "decode", *["classify"] * self._has_classes]
         for name in names:
-            setattr(self, name, self._traced(getattr(self, name)))
+            setattr(self, name, self._traced(name, getattr(self, name)))
+
+    @property
+    def _has_classes(self):
+        return "label" in self._conditions
 
     def _types(self, argument):
         """Returns the types of an argument; the flow takes the first."""
@@ -173,31 +177,43 @@ class _ServingModule(tf.Module):
             "context": (None, tf.float32, tf.float64),
         }[argument]
         types = [tf.TensorSpec(shape, dtype, argument) for dtype in dtypes]
-        if isinstance(self._condition_specs.get(argument), dict):
-            names = self._condition_specs[argument]
-            return [dict.fromkeys(names, of_each) for of_each in types]
+        if isinstance(by_name := self._conditions.get(argument), dict):
+            return [dict.fromkeys(by_name, of_each) for of_each in types]
         return types
 
-    def _traced(self, function):
+    def _traced(self, name, function):
         """Traces a function for all combinations of its arguments' types."""
-        parameters = dict(inspect.signature(function).parameters)
-        for name in {"label", "context"} - self._condition_specs.keys():
-            if parameters.pop(name, None) is not None:
-                function = functools.partial(function, **{name: None})
-        signature = inspect.Signature([*parameters.values()])
+        conditions = [
+            condition
+            for condition in self._conditions
+            if (name, condition) != ("classify", "label")
+        ]
+        # In place of `**condition`.
+        *parameters, _ = inspect.signature(function).parameters.values()
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        for condition in conditions:
+            parameters.append(inspect.Parameter(condition, kind, default=None))
+        is_required = {
+            "label": name in ("encode", "decode"),
+            "context": self._needs_context,
+        }
+        types = [
+            [None] * (p.default is None and not is_required.get(p.name))
+            + self._types(p.name)
+            for p in parameters
+        ]
 
-        def call(*args, **kwargs):
-            return function(**signature.bind(*args, **kwargs).arguments)
+        def call(*args):
+            own = len(args) - len(conditions)
+            condition = dict(zip(conditions, args[own:], strict=True))
+            return function(*args[:own], **condition)
 
+        signature = inspect.Signature(parameters)
         call.__signature__ = signature  # type: ignore[attr-defined]
-        types = []
-        for name, parameter in parameters.items():
-            is_optional = parameter.default is None and name != "context"
-            types.append([None] * is_optional + self._types(name))
-        result = tf.function(call, autograph=False)
+        traced = tf.function(call, autograph=False)
         for combination in itertools.product(*types):
-            result.get_concrete_function(*combination)
-        return result
+            traced.get_concrete_function(*combination)
+        return traced
 
     def _trace_parts(self, model):
         """Traces shared functions, for the first type of each argument."""
@@ -207,7 +223,7 @@ class _ServingModule(tf.Module):
         )
         points = tf.TensorSpec(images.shape, tf.float32)
         seed = tf.TensorSpec([2], tf.int32)  # Of stateless operations.
-        condition = self._condition_specs
+        condition = self._conditions
         context = {k: v for k, v in condition.items() if k != "label"}
         flow = functools.partial(self._concrete_flow, model.variables)
 
@@ -221,7 +237,7 @@ class _ServingModule(tf.Module):
                 return {"log_prob": self._log_density(points, condition)}
 
             def density(points, label):
-                return self._density(points, label, **condition)
+                return self._density(points, label=label, **condition)
 
             joint = model.log_joint(points, density)
             return {
@@ -262,53 +278,53 @@ class _ServingModule(tf.Module):
 
     def _condition(self, batch, label=None, context=None):
         """Returns what the flow is conditioned on, for each of a batch."""
-        n, condition = tf.shape(batch)[0], {}
-        if label is not None:
-            label = tf.cast(label, tf.int64)
-            condition["label"] = tf.broadcast_to(label, [n])
-        if context is not None:
-            condition["context"] = tf.nest.map_structure(
-                lambda value, spec: tf.broadcast_to(
-                    tf.cast(value, tf.float32), [n, *spec.shape[1:]]
+        values = {"label": label, "context": context}
+        if context is None:
+            values["context"] = 0.0  # Nothing is visible.
+        return {
+            name: tf.nest.map_structure(
+                lambda spec, value: tf.broadcast_to(
+                    tf.cast(value, spec.dtype),
+                    [tf.shape(batch)[0], *spec.shape[1:]],
                 ),
-                context,
-                self._condition_specs["context"],
+                specs,
+                values[name],
             )
-        return condition
+            for name, specs in self._conditions.items()
+            if values[name] is not None
+        }
 
-    def sample(self, n, temperature=1.0, seed=None, label=None, context=None):
+    def sample(self, n, temperature=1.0, seed=None, **condition):
         n, seed = tf.cast(n, tf.int64), _stateless_seed(seed)
-        if label is None and self._has_classes:
-            label = self._draw_labels(n, seed)
+        if self._has_classes and condition.get("label") is None:
+            condition["label"] = self._draw_labels(n, seed)
         temperature = tf.cast(temperature, tf.float32)
         latents = self._draw_latents(n, temperature, seed)
-        condition = self._condition(latents, label, context)
-        return self._decode(latents, condition)
+        return self._decode(latents, self._condition(latents, **condition))
 
-    def log_prob(self, images, seed=None, label=None, context=None):
-        return self._density(self._noisy(images, seed), label, context)
+    def log_prob(self, images, seed=None, **condition):
+        return self._density(self._noisy(images, seed), **condition)
 
-    def log_prob_each(self, images, seeds, label=None, context=None):
+    def log_prob_each(self, images, seeds, **condition):
         points = self._dequantize_each(self._checked(images), seeds)
-        return self._density(points, label, context)
+        return self._density(points, **condition)
 
-    def _per_dim(self, images, seed=None, label=None, context=None):
-        density = self._density(self._noisy(images, seed), label, context)
-        return -density * self._units_per_nat
+    def _per_dim(self, images, seed=None, **condition):
+        return -self.log_prob(images, seed, **condition) * self._units_per_nat
 
-    def classify(self, images, seed=None, context=None):
+    def classify(self, images, seed=None, **condition):
         points = self._noisy(images, seed)
-        condition = self._condition(points, None, context)
+        condition = self._condition(points, **condition)
         return self._scores(points, condition)["class_log_probs"]
 
-    def encode(self, images, label, context):
+    def encode(self, images, **condition):
         images = self._checked(images)
-        return self._encode(images, self._condition(images, label, context))
+        return self._encode(images, self._condition(images, **condition))
 
-    def decode(self, latents, label, context):
+    def decode(self, latents, **condition):
         latents = tf.ensure_shape(latents, self._latent_shape)
         latents = tf.cast(latents, tf.float32)
-        return self._decode(latents, self._condition(latents, label, context))
+        return self._decode(latents, self._condition(latents, **condition))
 
     def _checked(self, images):
         # A signature accepts any shape, and the flow might broadcast it.
@@ -318,71 +334,62 @@ class _ServingModule(tf.Module):
     def _noisy(self, images, seed):
         return self._dequantize(self._checked(images), _stateless_seed(seed))
 
-    def _density(self, points, label, context=None):
-        condition = self._condition(points, label, context)
-        if label is None:
+    def _density(self, points, **condition):
+        condition = self._condition(points, **condition)
+        if self._has_classes and "label" not in condition:
             return self._scores(points, condition)["log_prob"]
         return self._log_density(points, condition)
 
     def signatures(self) -> dict[str, Callable]:
         """Returns the functions with named inputs and outputs."""
-        dtype = self._values.dtype
-        images = tf.TensorSpec(self._image_shape, dtype, "images")
+        images = tf.TensorSpec(self._image_shape, self._values.dtype, "images")
         latents = tf.TensorSpec(self._latent_shape, tf.float32, "latents")
         n = tf.TensorSpec([], tf.int32, "n")
         temperature = tf.TensorSpec([], tf.float32, "temperature")
         seed = tf.TensorSpec([], tf.int64, "seed")
-        label = [tf.TensorSpec([None], tf.int32, "label")] * self._has_classes
-        context = tf.nest.flatten(self._condition_specs.get("context", []))
+        conditions = dict(self._conditions)
+        if self._has_classes:
+            conditions["label"] = tf.TensorSpec([None], tf.int32, "label")
 
-        def pack(tensors):
-            if not tensors:
-                return {}
-            specs = self._condition_specs["context"]
-            return {"context": tf.nest.pack_sequence_as(specs, tensors)}
-
-        def traced(output, function, *inputs):
-            """Traces a function whose last arguments are label and context."""
+        def signature(function, *inputs, without=()):
+            """Traces a function of inputs and, by name, conditions."""
+            specs = {k: v for k, v in conditions.items() if k not in without}
 
             def call(*args):
-                args, rest = args[: len(inputs)], args[len(inputs) :]
-                condition = pack(rest[len(label) :])
-                if label:
-                    condition["label"] = rest[0]
-                return {output: function(*args, **condition)}
+                own, rest = args[: len(inputs)], args[len(inputs) :]
+                return function(*own, **tf.nest.pack_sequence_as(specs, rest))
 
-            return _concrete(call, *inputs, *label, *context)
+            return _concrete(call, *inputs, *tf.nest.flatten(specs))
 
-        def score(images, *context):
+        def score(images, **condition):
             points = self._noisy(images, None)
-            condition = self._condition(points, **pack(context))
+            condition = self._condition(points, **condition)
             scores = self._scores(points, condition)
             per_dim = -scores["log_prob"] * self._units_per_nat
             return scores | {self._values.measure: per_dim}
 
-        def sample(n, temperature, seed, **condition):
-            if label:
+        def sample(n, temperature, seed, label=None, **condition):
+            if label is not None:  # -1 stands for a random label.
                 drawn = self._draw_labels(
                     tf.cast(n, tf.int64), _stateless_seed(seed)
                 )
-                given = condition["label"]
-                condition["label"] = tf.where(given == -1, drawn, given)
+                condition["label"] = tf.where(label == -1, drawn, label)
             return self.sample(n, temperature, seed, **condition)
 
+        def named(output, function):
+            return lambda *args, **condition: {
+                output: function(*args, **condition)
+            }
+
         result = {
-            "serving_default": _concrete(score, images, *context),
-            "sample": traced("images", sample, n, temperature, seed),
-            "encode": traced("latents", self.encode, images),
-            "decode": traced("images", self.decode, latents),
+            "serving_default": signature(score, images, without=["label"]),
+            "sample": signature(named("images", sample), n, temperature, seed),
+            "encode": signature(named("latents", self.encode), images),
+            "decode": signature(named("images", self.decode), latents),
         }
         if self._has_classes:
-            result["classify"] = _concrete(
-                lambda images, *context: {
-                    "class_log_probs": self.classify(images, **pack(context))
-                },
-                images,
-                *context,
-            )
+            classify = named("class_log_probs", self.classify)
+            result["classify"] = signature(classify, images, without=["label"])
         return result
 
 

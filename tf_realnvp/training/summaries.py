@@ -30,8 +30,7 @@ def layout_of_samples(
 
     Args:
       model: The model.
-      dataset: The data set, of whose test images a sample is what the model
-        observes.
+      dataset: The data set; the samples have the context of its test images.
 
     Returns:
       The number of samples; what they are conditioned on, arguments of
@@ -43,11 +42,8 @@ def layout_of_samples(
         classes = np.arange(min(model.num_classes, _MAX_ROWS))
         condition["label"] = np.repeat(classes, _NUM_COLUMNS)
         count, columns = len(condition["label"]), _NUM_COLUMNS
-    places = np.arange(count) % dataset.num_test
-    if model.observation is not None:
-        images = dataset.take("test", places.tolist())
-        condition["context"] = model.observation(images, tf.constant([0, 0]))
-    elif model.context_shape is not None:
+    if model.context_shape is not None:
+        places = np.arange(count) % dataset.num_test
         condition["context"] = dataset.context("test", places)
     return count, condition, columns
 

@@ -397,7 +397,6 @@ class Trainer:
     def _replica_gradients(self, images, condition, step):
         """Returns the loss, gradient norm and gradients over all replicas."""
         points = self.model.add_noise(images, self._seed_of(0, step))
-        condition = self._observed(condition, images, self._seed_of(2, step))
         loss, gradients = self._accumulated(
             self._share(points),
             self._share(condition),
@@ -410,12 +409,6 @@ class Trainer:
                 gradients, self._clip_grad, use_norm=norm
             )
         return loss, norm, gradients
-
-    def _observed(self, condition, images, seed):
-        """Adds what is observed of images to what they are conditioned on."""
-        if self.model.observation is None:
-            return condition
-        return condition | {"context": self.model.observation(images, seed)}
 
     def _accumulated(self, points, condition, batch_size):
         """Accumulates loss and gradients over the parts of a batch."""
@@ -445,7 +438,6 @@ class Trainer:
         points = self._evaluated_model.add_noise(
             images, self._seed_of(1, index)
         )
-        condition = self._observed(condition, images, self._seed_of(3, index))
         log_prob = self._test_model.log_density(
             self._share(points), **self._share(condition)
         )

@@ -23,6 +23,8 @@ from tf_realnvp.utils.errors import Error, FailureError, UsageError, reason
 from tf_realnvp.utils.messages import counted
 from tf_realnvp.utils.progress import Progress
 
+_NUM_CONTEXTS = 4096  # That standardize all.
+
 
 class Training:
     """A training of a model on a data set: `open` it, `fit`, take the result.
@@ -76,6 +78,10 @@ class Training:
             )
         self.config = config
         self.model = model or _make_model(config, description.of_images)
+        if self.model.observation is not None:
+            dataset = dataclasses.replace(
+                dataset, observe=self.model.observation
+            )
         self.model.metadata = dataset.metadata
         # The probabilities may differ from the frequencies in these images.
         probs = self.model.class_probs or ()
@@ -117,6 +123,9 @@ class Training:
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
             is_trained = not restored and not model.is_identity()
+            if not (restored or is_trained) and model.context_shape is not None:
+                some = range(min(dataset.num_train, _NUM_CONTEXTS))
+                model.standardize_context(dataset.context("train", some))
             if config.init_from is not None and not restored:
                 weights.assign_weights(model, config.init_from)
                 workers.agree_on_state(model.variables, "weights", "init_from")
@@ -215,7 +224,6 @@ def _initialize(model, dataset, seed, strategy):
         with runtime.tensor_float_32(False), strategy.scope():
             if dataset.values.are_real:
                 model.standardize(*dataset.moments())
-            model.standardize_context(dataset.splits["train"].context)
             images = dataset.initial_images(seed)
             initialization.initialize(model, images, seed)
     except BaseException:  # A half of it would pass for a trained model.
