@@ -305,7 +305,7 @@ class RealNVP(tf.Module):
             self.bijector,
             kwargs_split_fn=lambda condition: (
                 {},
-                condition_kwargs(**self._context.encode(condition)),
+                condition_kwargs(**self.encode_condition(condition)),
             ),
             name=self.name,
         )
@@ -681,6 +681,12 @@ class RealNVP(tf.Module):
             condition["label"] = assertions.labels(label, self.num_classes, n)
         return condition
 
+    def encode_condition(
+        self, condition: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """Returns what `condition` returned as coupling networks get it."""
+        return self._context.encode(condition)
+
     def _through_flow(self, function, batch, label, context):
         """Applies one direction of the flow, without noise, to a batch."""
         if label is None and self.num_classes is not None:
@@ -691,7 +697,7 @@ class RealNVP(tf.Module):
 
         def apply(batch, **condition):
             kwargs = bijectors.condition_kwargs(
-                self.bijector, **self._context.encode(condition)
+                self.bijector, **self.encode_condition(condition)
             )
             return function(batch, **kwargs)
 
