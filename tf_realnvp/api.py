@@ -13,7 +13,6 @@ from tf_realnvp.config import ARCHITECTURE, TrainingConfig
 from tf_realnvp.data import ImageDataset, for_model
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
-from tf_realnvp.serving.metadata import check_images
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.runs import Run, open_run
@@ -162,7 +161,6 @@ def train(
         (`trainable = False`).
     """
     dataset = for_model(model, data, labels, flip, context, observe)
-    check_images(dataset, model)
     with contextlib.ExitStack() as stack:
         run = None
         if run_dir is not None:

@@ -163,7 +163,7 @@ class SampleTest(CommandsTestCase):
     def test_all_or_none(self):
         error = OSError(errno.ENOSPC, "No space left on device")
         argv = ("sample", self.path, "--n", 3, "--out", "new/samples/")
-        with mock.patch.object(image_files, "encode", side_effect=[b"", error]):
+        with mock.patch.object(image_files, "write", side_effect=[None, error]):
             code, _, stderr = call(*argv)
         self.assertEqual(code, 1)
         self.assertRegex(stderr, "No space left")

@@ -6,7 +6,6 @@ command line has been checked. `tf_realnvp` imports its modules at first use.
 
 import argparse
 import dataclasses
-import itertools
 import math
 import random
 
@@ -25,7 +24,6 @@ from tf_realnvp.utils.overlap import overlapped
 from tf_realnvp.utils.progress import Progress
 
 _LABEL_OF_ALL = arguments.label("the likeliest class of all images together")
-_EACH_OF_ALL = 8  # Default number of images per class with `--label all`.
 _NUM_SHOWN = 4  # Rows of `direction` without `--apply`.
 
 
@@ -62,7 +60,7 @@ def sample(flags: argparse.Namespace) -> None:
     names, columns = model.class_names, None
     label: np.ndarray | int | None
     if flags.label == "all" and names:
-        columns = flags.n or _EACH_OF_ALL
+        columns = flags.n or 8
         label = np.repeat(np.arange(len(names)), columns)
         n, of = len(label), f" of {', '.join(names)}"
     else:
@@ -72,33 +70,26 @@ def sample(flags: argparse.Namespace) -> None:
         f"{counted(n, 'image')}{of}, temperature {flags.temperature}, seed "
         f"{seed}"
     )
-    batches = _drawn(model.sample(n, flags.temperature, seed, label), n)
+    batches = model.sample(n, flags.temperature, seed, label)
+    images = _with_progress(batches, math.ceil(n / saved_model.BATCH_SIZE))
     if to_folder:
-        _write_each(flags.out, batches, n, model)
+        levels = model.num_colors, model.dropped_bits
+        width = max(4, len(str(n - 1)))  # Names sort by index.
+        with files.replace_files(flags.out) as new:
+            for index, image in enumerate(images):
+                name = f"sample_{index:0{width}d}{model.values.suffix}"
+                tf_realnvp.images.files.write(new / name, image, *levels)
+        say(flags.out)
     else:
-        from tf_realnvp.images import plots
-
-        images = np.concatenate([*batches])
-        plots.save_image_grid(flags.out, images, model.num_colors, columns)
-    say(flags.out)
+        _write_grid(flags.out, model, np.stack([*images]), columns)
 
 
-def _drawn(batches, n):
-    """Yields the batches of `n` images, with a progress bar."""
-    num_batches = math.ceil(n / saved_model.BATCH_SIZE)
+def _with_progress(batches, num_batches):
+    """Yields the images of batches, with a progress bar."""
     with Progress("sample", num_batches) as display:
         for images in batches:
-            yield images
+            yield from images
             display.update(1, len(images))
-
-
-def _write_each(folder, batches, n, model):
-    """Writes one file per image, with names that sort by index."""
-    width = max(4, len(str(n - 1)))
-    with files.replace_files(folder) as new:
-        for index, image in enumerate(itertools.chain.from_iterable(batches)):
-            name = f"sample_{index:0{width}d}{model.values.suffix}"
-            (new / name).write_bytes(image_sets.encode(image, model))
 
 
 @command(
@@ -195,9 +186,8 @@ def _log_probs(model, batches, seed, num_draws):
 
     def measure(numbered):
         index, batch = numbered
-        images, labels = batch, np.zeros(len(batch), int)
-        if model.class_names:
-            images, labels = batch
+        no_labels = np.zeros(len(batch), int)
+        images, labels = batch if model.class_names else (batch, no_labels)
         streams = range(index * num_draws, (index + 1) * num_draws)
         seeds = [saved_model.stream(seed, number) for number in streams]
         draws = [model.log_prob_of_classes(images, seed) for seed in seeds]
@@ -243,9 +233,8 @@ def interpolate(flags: argparse.Namespace) -> None:
     Draws a strip of images by spherical interpolation between the latents of
     the two given images, which are at its ends.
     """
-    model, images = _open(flags)
-    (start, end), labels = _encode(flags, model, images, together=True)
-    points = tf_realnvp.latents.slerp(start, end, flags.steps)[np.newaxis]
+    model, _, ends, labels = _encode(flags, together=True)
+    points = tf_realnvp.latents.slerp(*ends, flags.steps)[np.newaxis]
     _write_rows(flags.out, model, _decode_rows(model, points, labels[:1]))
 
 
@@ -269,8 +258,7 @@ def manifold(flags: argparse.Namespace) -> None:
     4, the grid contains the four images: the first at the top left, the second
     in its row, the third in its column, and the fourth below the second.
     """
-    model, images = _open(flags)
-    corners, labels = _encode(flags, model, images, together=True)
+    model, _, corners, labels = _encode(flags, together=True)
     points = tf_realnvp.latents.manifold(corners, flags.size)
     _write_rows(flags.out, model, _decode_rows(model, points, labels[:1]))
 
@@ -291,8 +279,7 @@ def reconstruct(flags: argparse.Namespace) -> None:
     first, which hold the finest detail, are resampled. They show what the
     remaining latents represent.
     """
-    model, images = _open(flags)
-    kept, labels = _encode(flags, model, images)
+    model, images, kept, labels = _encode(flags)
     drawn = tf_realnvp.latents.redraw_factored_out(
         kept, flags.draws, flags.seed
     )
@@ -320,14 +307,13 @@ def translate(flags: argparse.Namespace) -> None:
     the model. The latents hold what does not depend on the class, such as
     brightness, texture and pose. With its own class, the image is recovered.
     """
-    model, images = _open(flags)
+    model, images, kept, _ = _encode(flags)
     names = model.class_names
     if not names:
         raise UsageError(
             f"{flags.model} has no classes to translate between: it takes a "
             "model that was trained with --conditional"
         )
-    kept, _ = _encode(flags, model, images)
     points = np.repeat(kept[:, np.newaxis], len(names), axis=1)
     say(f"as {', '.join(names)}")
     rows = _decode_rows(model, points, np.arange(len(names)))
@@ -382,8 +368,8 @@ def direction(flags: argparse.Namespace) -> None:
         np.stack(named) if named else shuffled[1][:_NUM_SHOWN], label
     )
     # A fifth is held out, to evaluate the direction.
-    apart = [side[: max(1, len(side) // 5)] for side in sides]
-    rest = [side[max(1, len(side) // 5) :] for side in sides]
+    parts = [np.split(side, [max(1, len(side) // 5)]) for side in sides]
+    apart, rest = zip(*parts, strict=True)
     held_out = tf_realnvp.latents.direction(*rest)
     auroc = tf_realnvp.latents.separation(held_out, *apart)
     low, high = flags.strength or (-2.0, 2.0)
@@ -398,30 +384,27 @@ def direction(flags: argparse.Namespace) -> None:
     _write_rows(flags.out, model, rows)
 
 
-def _open(flags):
-    """Checks the output, and returns the model and the images."""
-    arguments.check_output(flags.out, inputs=flags.images)
-    model = saved_model.SavedModel(flags.model)
-    images = [image_sets.read(path, model) for path in flags.images]
-    return model, np.stack(images)
-
-
-def _encode(flags, model, images, together=False):
-    """Returns the latents of images, and the labels `[n]` used for encoding.
+def _encode(flags, together=False):
+    """Opens the model, and encodes the images that the flags name.
 
     Args:
       flags: The flags; `--label` gives the class.
-      model: The model.
-      images: The images.
       together: Whether, without `--label`, all images get the label that is the
         likeliest for them together, rather than one label each.
+
+    Returns:
+      The model, the images, their latents, and the labels `[n]` used for
+      encoding.
     """
+    arguments.check_output(flags.out, inputs=flags.images)
+    model = saved_model.SavedModel(flags.model)
+    images = np.stack([image_sets.read(path, model) for path in flags.images])
     label = arguments.find_label(flags.label, model.class_names)
     latents, labels = model.encode_likeliest(images, label, together)
     if model.class_names and label is None:
         named = labels[:1] if together else labels
         say(f"taken for {', '.join(model.class_names[k] for k in named)}")
-    return latents, labels
+    return model, images, latents, labels
 
 
 def _decode_rows(model, points, labels):
@@ -446,12 +429,15 @@ def _write_rows(out, model, rows, first=None):
       rows: Images `[rows, columns, H, W, C]`.
       first: Images `[rows, H, W, C]` to show in an additional first column.
     """
-    from tf_realnvp.images import plots
-
     if first is not None:
         rows = np.concatenate([first[:, np.newaxis], rows], axis=1)
-    images = np.concatenate(rows)
-    plots.save_image_grid(out, images, model.num_colors, rows.shape[1])
+    _write_grid(out, model, np.concatenate(rows), rows.shape[1])
+
+
+def _write_grid(out, model, images, columns):
+    """Writes images in a grid, and prints where."""
+    save = tf_realnvp.images.plots.save_image_grid
+    save(out, images, model.num_colors, columns)
     say(out)
 
 

@@ -1,4 +1,7 @@
-"""Resolves flags that name a set of images."""
+"""Resolves flags that name a set of images.
+
+`tf_realnvp` imports its modules at first use, since TensorFlow takes seconds.
+"""
 
 import contextlib
 import dataclasses
@@ -11,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import tf_realnvp
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
-from tf_realnvp.serving.metadata import check_images
 from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import ImageError, UsageError
@@ -120,14 +123,12 @@ class Loader:
         Raises:
           UsageError: If the images cannot be loaded, or there are too few.
         """
-        from tf_realnvp import data
-        from tf_realnvp.data import arrays
-
         with arguments.naming(f"--{flag}"):
             source = self._named(name)
             path, label = _split_class(source)
-            is_path = name is not None and os.path.isabs(data.source(path))
-            if is_path and label is None and not arrays.is_file(path):
+            is_path = name and os.path.isabs(tf_realnvp.data.source(path))
+            is_file = tf_realnvp.data.arrays.is_file(path)
+            if is_path and label is None and not is_file:
                 kind, names, images = self._from_folder(path, split)
             else:
                 kind, names, images = self._from_dataset(
@@ -156,15 +157,9 @@ class Loader:
         Raises:
           UsageError: If it cannot be loaded, or does not fit the model.
         """
-        from tf_realnvp import data
-
         model = self.model
-        dataset = data.load(
-            self._named(name),
-            self.data_dir,
-            model.image_shape[:2],
-            labels=labels,
-        )
+        name, size = self._named(name), model.image_shape[:2]
+        dataset = tf_realnvp.data.load(name, self.data_dir, size, labels=labels)
         num_bits = checks.bits_of_levels(model.num_colors)
         if num_bits is not None and not dataset.values.are_real:
             # As `--num_bits` does. Levels of 16 bits have as many bits as the
@@ -173,7 +168,7 @@ class Loader:
             if min(most, 512) <= dataset.num_colors <= most:
                 dataset = dataclasses.replace(dataset, num_colors=most)
                 dataset = dataset.keep_bits(num_bits)
-        check_images(dataset, model)
+        dataset.check_fits(model)
         return dataset
 
     def _named(self, name):
@@ -235,10 +230,9 @@ class Loader:
 
         Like `_from_dataset`, which loads it if there are training images.
         """
-        from tf_realnvp.data import image_folder
-
         root = pathlib.Path(os.path.expanduser(name))
-        files = [root / path for path in image_folder.list_files(root)]
+        paths = tf_realnvp.data.image_folder.list_files(root)
+        files = [root / path for path in paths]
         if self._is_known(_hashes(files)):
             return self._from_dataset(name, None, split, is_path=True)
         chosen = self._choose(len(files))
@@ -249,9 +243,7 @@ class Loader:
         readable = read_readable(order, self.model)
         pairs = [*itertools.islice(readable, self.max_images)]
         names = [os.path.relpath(path, root) for path, _ in pairs]
-        dtype = self.model.values.dtype
-        images = np.array([image for _, image in pairs], dtype)
-        return "readable", names, images.reshape(-1, *self.model.image_shape)
+        return "readable", names, np.array([image for _, image in pairs])
 
     def _choose(self, count):
         """Returns the indices of the images to use of a set, in order."""
@@ -262,11 +254,9 @@ class Loader:
 
 def _hashes(paths):
     """Yields the hashes of image files, as in `Split.hashes`."""
-    from tf_realnvp.images import files as image_files
-
     for path in paths:
         with contextlib.suppress(ImageError, OSError):
-            yield hashing.hash_of(image_files.load(path))
+            yield hashing.hash_of(tf_realnvp.images.files.load(path))
 
 
 def _split_class(name):
@@ -349,20 +339,5 @@ def read(path: str | os.PathLike, model: SavedModel) -> np.ndarray:
     Raises:
       ImageError: If the file cannot be read.
     """
-    from tf_realnvp.images import files as image_files
-
-    return image_files.read(
-        path, model.image_shape, model.num_colors, model.dropped_bits
-    )
-
-
-def encode(image: np.ndarray, model: SavedModel) -> bytes:
-    """Returns the content of a file of an image, which `read` recovers.
-
-    Args:
-      image: `[H, W, C]`.
-      model: The model that it is of.
-    """
-    from tf_realnvp.images import files as image_files
-
-    return image_files.encode(image, model.num_colors, model.dropped_bits)
+    levels = model.num_colors, model.dropped_bits
+    return tf_realnvp.images.files.read(path, model.image_shape, *levels)

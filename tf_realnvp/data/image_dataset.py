@@ -150,19 +150,6 @@ class ImageDataset:
             {k: v.shape[1:] for k, v in self.splits["train"].context.items()}
         )
 
-    def check_context(self, model: Any) -> None:
-        """Checks that the context is what a `RealNVP` needs.
-
-        Raises:
-          DataError: If its shape is another one.
-        """
-        needed = model.get_config().get("context_shape")
-        if needed != self.context_shape:
-            raise DataError(
-                f"the context of {self.name} has the shape "
-                f"{self.context_shape}, that of the model {needed}"
-            )
-
     def context(self, split: str, positions: Sequence[int]) -> Any:
         """Returns the context of some images of a split.
 
@@ -255,6 +242,28 @@ class ImageDataset:
                 images = self.take(name, positions.tolist())
                 hashes += map(hashing.hash_of, images)
         return hashing.format_sketch(hashes)
+
+    def check_fits(self, model: Any) -> None:
+        """Checks that images and context have the shapes and levels of a model's.
+
+        Args:
+          model: The `RealNVP`, or a `SavedModel` of the commands.
+
+        Raises:
+          DataError: If they do not.
+        """
+        # What a model observes is computed from the images.
+        shapes = None if model.observe else model.context_shape
+        images, model_images = (
+            f"{'x'.join(map(str, kind.image_shape))} with {kind.values}"
+            + (f" and a context of shape {shape}" if shape else "")
+            for kind, shape in ((self, self.context_shape), (model, shapes))
+        )
+        if images != model_images:
+            raise DataError(
+                f"the images of {self.name} are {images}, those of the model "
+                f"{model_images}"
+            )
 
     def relabel(self, class_names: Sequence[str]) -> "ImageDataset":
         """Returns this data set with labels renumbered, or removed.

@@ -2,8 +2,8 @@
 
 `load` returns an `ImageDataset`. digits is part of scikit-learn. NumPy files
 are read by `arrays`, folders by `image_folder`, and CIFAR10, CelebA and other
-data sets of TensorFlow Datasets (TFDS) by `tfds_images`. The last two modules
-are imported on demand.
+data sets of TensorFlow Datasets (TFDS) by `tfds_images`, which is imported on
+demand.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import DATASETS, canonical
-from tf_realnvp.data import arrays
+from tf_realnvp.data import arrays, image_folder
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.utils import checks
 from tf_realnvp.utils.errors import DataError
@@ -76,8 +76,6 @@ def load(
     elif known not in DATASETS and arrays.is_file(name):
         dataset = arrays.load(name, size, labels)
     elif known not in DATASETS and is_folder(name):
-        from tf_realnvp.data import image_folder
-
         dataset = image_folder.load(name, size, labels)
     else:
         from tf_realnvp.data import tfds_images
@@ -115,8 +113,8 @@ def for_model(
       observe: As for `tf_realnvp.train`.
 
     Raises:
-      DataError: If the data, labels or context are invalid, or the classes or
-        the shape of the context are not those of the model.
+      DataError: If the data, labels or context are invalid, or the shape, the
+        levels, the context or the classes are not those of the model.
     """
     num_colors, num_classes = model.num_colors, model.num_classes
     model_names = tuple(map(str, model.metadata.get("class_names", ())))
@@ -135,7 +133,7 @@ def for_model(
         )
     if observe is not None:
         dataset = dataclasses.replace(dataset, observe=observe)
-    dataset.check_context(model)
+    dataset.check_fits(model)
     if num_classes is None:
         return dataset.relabel(()) if dataset.class_names else dataset
     names = dataset.class_names

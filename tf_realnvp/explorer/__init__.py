@@ -127,7 +127,6 @@ def _pack(functions):
     weights, places, packed = bytearray(), {}, {}
     for name, content in functions.items():
         function = onnx.load_from_string(content)
-        _shorten_names(function.graph)
         for tensor in function.graph.initializer:
             raw = tensor.raw_data
             if len(raw) < 1024:
@@ -141,18 +140,3 @@ def _pack(functions):
             tensor.ClearField("raw_data")
         packed[name] = function.SerializeToString()
     return packed | {_WEIGHTS: bytes(weights)}
-
-
-def _shorten_names(graph):
-    """Numbers the values of a graph, whose names are most of its size."""
-    new = {value.name: value.name for value in (*graph.input, *graph.output)}
-
-    def shorten(name):
-        return new.setdefault(name, str(len(new)))
-
-    for node in graph.node:
-        node.name = ""
-        node.input[:] = map(shorten, node.input)
-        node.output[:] = map(shorten, node.output)
-    for tensor in graph.initializer:
-        tensor.name = shorten(tensor.name)

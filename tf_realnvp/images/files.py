@@ -9,6 +9,7 @@ an image.
 
 import io
 import os
+import pathlib
 import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from tf_realnvp.utils import checks, files
+from tf_realnvp.utils import checks
 from tf_realnvp.utils.errors import ImageError, reason
 from tf_realnvp.utils.values import Values
 
@@ -170,10 +171,8 @@ def decode(
     pixels = tf.io.decode_image(
         content, channels, tf.as_dtype(dtype), expand_animations=False
     )
-    on_its_side, rows, columns = tf.unstack(
-        tf.gather(_UPRIGHT, orientation - 1)
-    )
-    axes = tf.where(on_its_side == 1, [1, 0, 2], [0, 1, 2])
+    transposed, rows, columns = tf.unstack(tf.gather(_UPRIGHT, orientation - 1))
+    axes = tf.where(transposed == 1, [1, 0, 2], [0, 1, 2])
     pixels = tf.transpose(pixels, axes)[::rows, ::columns]
     return tf.ensure_shape(pixels, [None, None, channels])
 
@@ -239,23 +238,23 @@ def read(
         is_wide = dropped_bits > 0 or num_colors > 256
         dtype = np.uint16 if is_wide else np.uint8
         pixels = read_pixels(path, channels, dtype)
+        if pixels.shape[:2] != (height, width):
+            pixels = tf.image.resize(
+                crop(pixels, height, width), [height, width], antialias=True
+            ).numpy()
+        if is_wide:
+            levels = np.round(pixels).astype(np.uint16) >> dropped_bits
+            if (highest := levels.max()) >= num_colors:
+                raise ImageError(
+                    f"it has level {highest:,}, and the model has "
+                    f"{num_colors:,} levels"
+                )
+            return levels.astype(Values(num_colors).dtype)
     except (ImageError, OSError) as error:
         why = getattr(error, "strerror", None) or error
         raise ImageError(
             f"cannot read the image {os.fspath(path)}: {why}"
         ) from error
-    if pixels.shape[:2] != (height, width):
-        pixels = tf.image.resize(
-            crop(pixels, height, width), [height, width], antialias=True
-        ).numpy()
-    if is_wide:
-        levels = np.round(pixels).astype(np.uint16) >> dropped_bits
-        if (highest := levels.max()) >= num_colors:
-            raise ImageError(
-                f"cannot read the image {os.fspath(path)}: it has level "
-                f"{highest:,}, and the model has {num_colors:,} levels"
-            )
-        return levels.astype(Values(num_colors).dtype)
     num_bits = checks.bits_of_levels(num_colors)
     if num_bits is not None:  # As `ImageDataset.keep_bits` does.
         return np.round(pixels).astype(np.uint8) >> (8 - num_bits)
@@ -362,28 +361,14 @@ def write(
         numbers.
       dropped_bits: As for `read`.
     """
-    with files.replace_file(path) as new:
-        new.write_bytes(encode(image, num_colors, dropped_bits))
-
-
-def encode(
-    image: np.ndarray, num_colors: int | None = 256, dropped_bits: int = 0
-) -> bytes:
-    """Returns the content of the file that `write` writes.
-
-    Args:
-      image: As for `write`.
-      num_colors: As for `write`.
-      dropped_bits: As for `write`.
-    """
     if num_colors is None:
-        with io.BytesIO() as file:
-            np.save(file, image)
-            return file.getvalue()
+        np.save(path, image)
+        return
     if num_colors > 256 or dropped_bits:
-        levels = np.asarray(image).astype(np.uint16) << dropped_bits
-        return tf.io.encode_png(levels).numpy()
-    return tf.io.encode_png(to_pixels(image, num_colors)).numpy()
+        pixels = np.asarray(image).astype(np.uint16) << dropped_bits
+    else:
+        pixels = to_pixels(image, num_colors)
+    pathlib.Path(path).write_bytes(tf.io.encode_png(pixels).numpy())
 
 
 def to_pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:

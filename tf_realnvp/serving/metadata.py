@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_realnvp.utils import checks
-from tf_realnvp.utils.errors import DataError, ModelError
+from tf_realnvp.utils.errors import ModelError
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
@@ -66,24 +66,3 @@ def class_names(content: Mapping[str, Any]) -> tuple[str, ...]:
     probs = content.get("class_probs", ())
     names = content.get("class_names", range(len(probs))) if probs else ()
     return tuple(map(str, names))
-
-
-def check_images(dataset: Any, model: Any) -> None:
-    """Checks that images have the shape and levels of those of a model.
-
-    Args:
-      dataset: The `ImageDataset`.
-      model: The model.
-
-    Raises:
-      DataError: If they do not.
-    """
-    kind, model_kind = (
-        f"{'x'.join(map(str, described.image_shape))} with {described.values}"
-        for described in (dataset, model)
-    )
-    if kind != model_kind:
-        raise DataError(
-            f"the images of {dataset.name} are {kind}, those of the model "
-            f"{model_kind}"
-        )
