@@ -114,12 +114,11 @@ def _speed(dry_run, precision, jit, batch_size, deterministic=False):
     import tensorflow as tf
 
     from benchmarks import training
-    from tf_realnvp.training.trainer import Trainer
 
-    precision = runtime.settle_precision(precision)
+    precision = runtime.settle_precision(precision, "constant")
     start = time.perf_counter()
     model = _model(dry_run)
-    trainer = Trainer(model, precision=precision, jit=jit)
+    trainer = measuring.make_trainer(model, precision=precision, jit=jit)
     train = measuring.training_steps(trainer, batch_size)
     train(1)
     first_step = time.perf_counter() - start
@@ -191,11 +190,9 @@ def _evaluation(dry_run):
     import numpy as np
     import tensorflow as tf
 
-    from tf_realnvp.training.trainer import Trainer
-
     model = _model(dry_run)
     precision = "bfloat16" if dry_run else "tf32"
-    trainer = Trainer(model, learning_rate=0.0, precision=precision)
+    trainer = measuring.make_trainer(model, 1e-30, precision=precision)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, [64, *model.image_shape]).astype(np.uint8)
     batches = tf.data.Dataset.from_tensors(images).repeat().enumerate()

@@ -38,7 +38,6 @@ def main() -> None:
 
     from tf_realnvp import RealNVP, data, initialization
     from tf_realnvp.training import loop
-    from tf_realnvp.training.trainer import Trainer
 
     class Rate(keras.optimizers.schedules.LearningRateSchedule):
         """Rises, stays, and falls to zero from step `begin` to step `end`."""
@@ -68,9 +67,10 @@ def main() -> None:
         model, dataset.initial_images(flags.seed), flags.seed
     )
     rate, settings = Rate(), {"clip_grad": 1.0, "seed": flags.seed}
-    fastest = runtime.settle_precision("auto")
-    trunk = Trainer(model, rate, precision=fastest, **settings)
-    branch = Trainer(model.clone(), rate, **settings)
+    fastest = runtime.settle_precision("auto", "constant")
+    trunk = measuring.make_trainer(model, precision=fastest, **settings)
+    branch = measuring.make_trainer(model.clone(), **settings)
+    trunk.optimizer.learning_rate = branch.optimizer.learning_rate = rate
 
     def train_to(trainer, step):
         while trainer.num_steps < step:

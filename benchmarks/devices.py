@@ -81,7 +81,6 @@ def prepare(settings, way: tuple[int, int | None]) -> None:
 
     runtime.configure(*way)
     from tf_realnvp import RealNVP
-    from tf_realnvp.training.trainer import Trainer
 
     shape, filters, blocks, couplings, scales, batch_size = settings
     with runtime.make_strategy().scope():
@@ -92,8 +91,10 @@ def prepare(settings, way: tuple[int, int | None]) -> None:
             num_couplings=couplings,
             num_scales=scales,
         )
-        precision = runtime.settle_precision("auto")
-        trainer = Trainer(model, precision=precision, clip_grad=1.0)
+        precision = runtime.settle_precision("auto", "constant")
+        trainer = measuring.make_trainer(
+            model, precision=precision, clip_grad=1.0
+        )
     _trainings["train"] = measuring.training_steps(trainer, batch_size)
 
 

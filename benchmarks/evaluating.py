@@ -25,11 +25,10 @@ def main() -> None:
     import tensorflow as tf
 
     import tf_realnvp
-    from tf_realnvp.training.trainer import Trainer
     from tf_realnvp.utils.overlap import overlapped
 
     (images,) = served.sample(saved_model.BATCH_SIZE, 1.0, seed=0)
-    trainer = Trainer(tf_realnvp.load(flags.model))
+    trainer = measuring.make_trainer(tf_realnvp.load(flags.model))
     steps = iter(tf.data.Dataset.from_tensors(images).repeat().enumerate())
     seeds = range(_NUM_BATCHES)
 

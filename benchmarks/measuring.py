@@ -148,6 +148,21 @@ def take(dataset, split: str, number: int | None = None):
     return dataset.take(split, range(chosen.num_images)), chosen.labels
 
 
+def make_trainer(model, lr: float = 3e-4, **settings):
+    """Returns a `Trainer`, by default with Adam in float32.
+
+    Args:
+      model: The model.
+      lr: The learning rate.
+      **settings: Other settings of `TrainingConfig`.
+    """
+    from tf_realnvp.config import TrainingConfig
+    from tf_realnvp.training.trainer import Trainer
+
+    config = TrainingConfig(dataset="random", lr=lr, **settings)
+    return Trainer(model, config, config.batch_size)
+
+
 def training_steps(trainer, batch_size: int) -> Callable[[int], None]:
     """Returns a function that runs training steps on random images.
 

@@ -17,7 +17,7 @@ import time
 from benchmarks import measuring
 from benchmarks.measuring import once, timed
 
-# Arguments of `Trainer`.
+# Settings of `TrainingConfig`.
 _WAYS = [
     {"precision": "float32"},
     {"precision": "float32", "recompute": True},
@@ -57,7 +57,6 @@ def main() -> None:
 def make_trainer(flags, num_classes=None, **settings):
     """Returns a trainer of a new model."""
     from tf_realnvp import RealNVP
-    from tf_realnvp.training.trainer import Trainer
 
     model = RealNVP(
         (flags.image_size, flags.image_size, 3),
@@ -65,7 +64,7 @@ def make_trainer(flags, num_classes=None, **settings):
         num_blocks=flags.num_blocks,
         num_classes=num_classes,
     )
-    return Trainer(model, jit=flags.jit, **settings)
+    return measuring.make_trainer(model, jit=flags.jit, **settings)
 
 
 def measure(flags, settings: dict, start: float) -> None:
@@ -73,7 +72,7 @@ def measure(flags, settings: dict, start: float) -> None:
 
     Args:
       flags: The flags of the program.
-      settings: Arguments of `Trainer`.
+      settings: Settings of `TrainingConfig`.
       start: Time at which the process was started.
     """
     from tf_realnvp.utils import runtime
@@ -143,10 +142,10 @@ def measure_overhead() -> None:
 
     runtime.configure()
     from tf_realnvp import RealNVP
-    from tf_realnvp.training.trainer import Trainer
 
     model = RealNVP((2, 2, 1), 2, filters=2, num_blocks=1)
-    train = measuring.training_steps(Trainer(model), batch_size=1)
+    trainer = measuring.make_trainer(model)
+    train = measuring.training_steps(trainer, batch_size=1)
     alone = timed(lambda: train(1), 50)
     together = timed(lambda: train(50), 5) / 50
     print(

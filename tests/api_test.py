@@ -249,12 +249,12 @@ class TrainTest(TrainTestCase):
         settings = {name: GIVEN[name][0] for name in names}
         with (
             mock.patch.object(
-                Trainer, "from_config", side_effect=KeyboardInterrupt
-            ) as from_config,
+                Trainer, "__init__", side_effect=KeyboardInterrupt
+            ) as make,
             self.assertRaises(KeyboardInterrupt),
         ):
             self.train(SmallModel(), self.images, **settings)
-        _, config, num_train = from_config.call_args.args
+        _, config, num_train = make.call_args.args
         given = {name: getattr(config, name) for name in names}
         self.assertEqual(given, settings)
         dataset = arrays.from_images(self.images)

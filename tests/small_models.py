@@ -16,9 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import RealNVP
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import arrays
+from tf_realnvp.images.values import Values
 from tf_realnvp.serving import export, metadata, saved_model
-from tf_realnvp.utils.values import Values
+from tf_realnvp.training.trainer import Trainer
 
 IMAGE_SHAPE = (4, 4, 1)
 LATENT_SHAPE = (2, 2, 4)
@@ -210,6 +212,12 @@ def make_model(moved=False):
     # Another one each time: nothing may depend on the global seed.
     tf.random.set_seed(next(_GLOBAL_SEEDS))
     return model
+
+
+def trainer_of(model, lr=3e-4, num_train=64, **settings):
+    """Returns a trainer with some settings, by default with Adam in float32."""
+    config = TrainingConfig(dataset="random", lr=lr, **settings)
+    return Trainer(model, config, num_train)
 
 
 def values(variables):

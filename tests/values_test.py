@@ -27,9 +27,9 @@ from tf_realnvp import detection, restoration, significance
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
+from tf_realnvp.images.values import Values
 from tf_realnvp.serving import weights
 from tf_realnvp.utils.errors import DataError
-from tf_realnvp.utils.values import Values
 
 _FOLDER = tempfile.TemporaryDirectory()  # Goes with the process.
 SHAPE = (4, 4, 1)

@@ -1,5 +1,8 @@
 """The top-level functions `load` and `train`."""
 
+# mypy: disable-error-code="arg-type"
+# `None` selects the default of a setting, which then has another type.
+
 import contextlib
 import os
 import pathlib
@@ -52,7 +55,7 @@ def load(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:
     run = Run(path)
     assert run.config is not None and run.data is not None
     model = RealNVP(**run.config.architecture, **run.data.of_images, name=name)
-    trainer = Trainer.from_config(model, run.config, run.data.num_train)
+    trainer = Trainer(model, run.config, run.data.num_train)
     if not Checkpoints(trainer, path / "checkpoints").restore():
         raise ModelError(f"there is no checkpoint yet in {path}")
     model = trainer.result_model()
@@ -165,30 +168,35 @@ def train(
         run = None
         if run_dir is not None:
             run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
-        config = TrainingConfig.of_dataset(
-            before=run.config if run else None,
-            **{"dataset": dataset.name, **dataset.load_settings},
-            **{name: getattr(model, name) for name in ARCHITECTURE},
-            conditional=model.num_classes is not None,
-            flip=dataset.flip,
-            run_dir=run_dir and str(run_dir),
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            lr=lr,
-            lr_schedule=lr_schedule,
-            warmup_steps=warmup_steps,
-            clip_grad=clip_grad,
-            ema=ema,
-            max_steps=max_steps,
-            num_validation=num_validation,
-            seed=seed,
-            precision=precision,
-            accumulate=accumulate,
-            recompute=recompute,
-            jit=jit,
+        settings = {"dataset": dataset.name, **dataset.load_settings}
+        settings |= {name: getattr(model, name) for name in ARCHITECTURE}
+        training = Training(
+            TrainingConfig(
+                before=run.config if run else None,
+                conditional=model.num_classes is not None,
+                flip=dataset.flip,
+                run_dir=run_dir and str(run_dir),
+                epochs=epochs,
+                batch_size=batch_size,
+                optimizer=optimizer,
+                lr=lr,
+                lr_schedule=lr_schedule,
+                warmup_steps=warmup_steps,
+                clip_grad=clip_grad,
+                ema=ema,
+                max_steps=max_steps,
+                num_validation=num_validation,
+                seed=seed,
+                precision=precision,
+                accumulate=accumulate,
+                recompute=recompute,
+                jit=jit,
+                **settings,
+            ),
+            dataset,
+            run,
+            model,
         )
-        training = Training(config, dataset, run, model)
         restored = training.open(resume=run is not None)
         trainer = training.trainer
         if restored and progress:

@@ -22,6 +22,7 @@ from tf_realnvp.utils.checks import (
     WholeNumber,
     WholeNumbers,
 )
+from tf_realnvp.utils.named import tuples
 
 # Defaults that depend on the data set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -33,12 +34,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 DATASETS = tuple(_DEFAULTS)
 _ALIASES = {"celeb_a": "CelebA", "fashionmnist": "fashion_mnist"}  # Of TFDS.
 _DEFAULTS_OF_OTHERS: dict[str, Any] = {
+    "seed": 0,
     "epochs": 100,
     "filters": 128,
     "num_blocks": 8,
 }
 # The default learning rate and what goes with it, the best at equal time
-# (docs/measurements.md). With another rate, the fields' defaults are used.
+# (docs/measurements.md), and what goes with another rate.
 _WITH_DEFAULT_LR: dict[str, Any] = {
     "optimizer": "muon",
     "lr": 1e-2,
@@ -46,6 +48,12 @@ _WITH_DEFAULT_LR: dict[str, Any] = {
     "warmup_steps": 100,
     "clip_grad": 1.0,
     "batch_size": 32,
+}
+_WITH_OTHER_LR: dict[str, Any] = {
+    "optimizer": "adam",
+    "lr_schedule": "constant",
+    "warmup_steps": 0,
+    "batch_size": 64,
 }
 # Settings that a resumed run keeps unless they are given again.
 _KEPT = ("epochs", "seed", "precision", *_WITH_DEFAULT_LR)
@@ -56,16 +64,16 @@ _EPOCHS = ", ".join(
 )
 
 
-def _setting(same, allowed, help, default=dataclasses.MISSING):
+def _setting(same, allowed, help, default=None):
     """Returns a field of `TrainingConfig`.
 
     Args:
       same: Scope within which the value must not change: "model", an argument
         of `RealNVP`, fixed for the whole run; "run", fixed whenever the run is
         resumed; "job", equal in all workers of a job; "", free.
-      allowed: Its range. If the default is `None`, `None` is also allowed.
+      allowed: Its range.
       help: Help text. The default is appended unless the text states it.
-      default: The default. If omitted, it depends on the data set.
+      default: The default, unless it depends on the data set.
     """
     if type(default) in (int, float, str) and "(default:" not in help:
         help = f"{help} (default: {default})"
@@ -96,8 +104,17 @@ class TrainingConfig:
     """All settings of a training, named like the command's flags.
 
     `field.metadata["help"]` describes each setting, as `--help` shows it.
+    `None` selects the default. `DATASETS` are matched regardless of case.
+
+    Attributes:
+      before: Settings of the run that is resumed, if any. Its epochs, seed,
+        precision and optimizer settings become the defaults.
+
+    Raises:
+      ValueError: If a setting is out of range.
     """
 
+    before: dataclasses.InitVar["TrainingConfig | None"] = None
     # A resumed run may name its data set differently: the images themselves
     # are compared.
     dataset: str = _of_process(
@@ -135,7 +152,6 @@ class TrainingConfig:
     optimizer: str = _of_run(
         OneOf(("adam", "muon")),
         "optimizer (default: muon; adam if --lr is given)",
-        "adam",
     )
     lr: float = _of_job(
         RealNumber(),
@@ -146,13 +162,11 @@ class TrainingConfig:
         OneOf(("constant", "cosine")),
         "schedule of the learning rate; cosine decays it to zero at the last "
         "step (default: cosine; constant if --lr is given)",
-        "constant",
     )
     warmup_steps: int = _of_job(
         WholeNumber(0),
         "increase the learning rate linearly over the first N steps (default: "
         "100; 0 if --lr is given)",
-        0,
     )
     ema: float | None = _of_run(
         RealNumber(below=1.0),
@@ -164,7 +178,6 @@ class TrainingConfig:
         WholeNumber(1),
         "images per training step, over all devices (default: 32; 64 if --lr "
         "is given)",
-        64,
     )
     clip_grad: float | None = _of_job(
         RealNumber(),
@@ -176,7 +189,6 @@ class TrainingConfig:
         WholeNumber(0, 2**32 - 1),
         "seed of the weights, the order of the images and the noise; the same "
         "seed gives the same run (default: drawn at random and printed)",
-        0,
     )
     max_steps: int | None = _of_job(
         WholeNumber(1),
@@ -294,48 +306,24 @@ class TrainingConfig:
         Switch(), "print the losses after every epoch", False
     )
 
-    def __post_init__(self):
-        """Checks all settings.
-
-        Raises:
-          ValueError: If a setting is out of range.
-        """
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None or field.default is not None:
-                allowed = field.metadata["allowed"]
-                value = checks.check(value, field.name, allowed)
-                object.__setattr__(self, field.name, value)
-
-    @classmethod
-    def of_dataset(
-        cls,
-        dataset: str,
-        before: "TrainingConfig | None" = None,
-        **settings: Any,
-    ) -> "TrainingConfig":
-        """Returns settings, with the defaults for a data set.
-
-        Args:
-          dataset: The data set. `DATASETS` are matched regardless of case.
-          before: Settings of the run that is resumed, if any. Its epochs, seed,
-            precision and optimizer settings become the defaults.
-          **settings: The other settings. `None` selects the default.
-
-        Raises:
-          ValueError: If a setting is out of range.
-        """
-        dataset = canonical(dataset)
-        given = {k: v for k, v in settings.items() if v is not None}
-        name, *_ = dataset.split(":")
-        defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(name, {})
+    def __post_init__(self, before):
+        name = canonical(checks.check(self.dataset, "dataset", Name()))
+        object.__setattr__(self, "dataset", name)
+        defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(name.split(":")[0], {})
         if before is not None:
             defaults |= {name: getattr(before, name) for name in _KEPT}
-            if given.get("precision") == "auto":
-                del given["precision"]
-        elif "lr" not in given:
-            defaults |= _WITH_DEFAULT_LR
-        return cls(dataset=dataset, **defaults | given)
+            if self.precision == "auto":
+                object.__setattr__(self, "precision", None)
+        else:
+            defaults |= _WITH_OTHER_LR if self.lr else _WITH_DEFAULT_LR
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                value = defaults.get(field.name, field.default)
+            if value is not None:
+                allowed = field.metadata["allowed"]
+                value = checks.check(value, field.name, allowed)
+            object.__setattr__(self, field.name, value)
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -406,12 +394,7 @@ class DataDescription:
     def __post_init__(self):
         for name in ("image_shape", "class_names", "class_probs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        shape = self.context_shape  # JSON has lists.
-        if isinstance(shape, dict):
-            shape = {name: tuple(value) for name, value in shape.items()}
-        elif shape is not None:
-            shape = tuple(shape)
-        object.__setattr__(self, "context_shape", shape)
+        object.__setattr__(self, "context_shape", tuples(self.context_shape))
 
     @property
     def of_images(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.utils import assertions
-from tf_realnvp.utils.named import by_name, unnamed
+from tf_realnvp.utils.named import by_name, tuples, unnamed
 
 WIDTH = 128  # Of the network that vectors go through.
 
@@ -41,11 +41,8 @@ class Context:
           shapes: Shapes by name, or the shape of a single one; `None` for none.
           image_shape: `(H, W, C)`.
         """
-        self.shapes = {
-            name: tuple(map(int, shape))
-            for name, shape in by_name(shapes).items()
-        }
-        self.argument = unnamed(self.shapes)
+        self.argument = tuples(shapes)
+        self.shapes = by_name(self.argument)
         sizes = [image_shape[:2]]
         while all(size % 2 == 0 for size in sizes[-1]):
             sizes.append(tuple(size // 2 for size in sizes[-1]))

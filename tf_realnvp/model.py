@@ -25,10 +25,10 @@ from tf_realnvp import (
 )
 from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.context import Context, Shapes
+from tf_realnvp.images.values import Values
 from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
-from tf_realnvp.utils.values import Values
 
 
 class RealNVP(tf.Module):

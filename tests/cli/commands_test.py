@@ -18,9 +18,9 @@ from model_commands import ModelTestCase, call
 from tf_realnvp import latents
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
+from tf_realnvp.images.values import Values
 from tf_realnvp.serving.saved_model import SavedModel
 from tf_realnvp.utils import hashing
-from tf_realnvp.utils.values import Values
 
 NUM_COLORS = small_models.NUM_COLORS
 DIRECTION = "direction M --with a --without b"

@@ -80,8 +80,8 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         first, second = self.config(), self.config("--run_dir", "another")
         # A seed is drawn. The rest is as in Python.
         self.assertNotEqual(first.seed, second.seed)
-        expected = TrainingConfig.of_dataset(
-            "CIFAR10", seed=first.seed, run_dir="runs/CIFAR10"
+        expected = TrainingConfig(
+            dataset="CIFAR10", seed=first.seed, run_dir="runs/CIFAR10"
         )
         self.assertEqual(first, expected)
         self.configure.assert_called_with(1, None, False)
@@ -133,7 +133,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
             special = re.search(rf"([\d.e-]+) for {dataset}\b", text)
             special = special or re.search(rf"for {dataset} ([\d.e-]+)", text)
             shown = (special or default or [None, "none"])[1]
-            config = TrainingConfig.of_dataset(dataset)
+            config = TrainingConfig(dataset=dataset)
             value = getattr(config, name, None)  # Not of `resume`.
             if type(value) in (int, float) and name != "seed":
                 num_compared += 1

@@ -18,11 +18,11 @@ from small_models import (
     same,
     same_weights,
     set_seed,
+    trainer_of,
     values,
 )
 
 from tf_realnvp.training import loop
-from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.progress import Progress
 
 BATCH_SIZE = 4
@@ -46,8 +46,10 @@ def make_model():
     return TracedModel()
 
 
-def make_trainer():
-    return Trainer(make_model(), 0.1, seed=7)
+def make_trainer(**settings):
+    defaults = {"epochs": 2, "batch_size": BATCH_SIZE, "seed": 7}
+    defaults |= {"num_train": NUM_TRAIN}
+    return trainer_of(make_model(), 0.1, **defaults | settings)
 
 
 class Recorder(Progress):
@@ -84,17 +86,20 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
     """A rate that diverges makes an early epoch the best one."""
 
     @staticmethod
-    def make():
-        # After two epochs of three steps it leaps.
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [6], [0.5, 30.0]
+    def make(epochs, max_steps=None):
+        trainer = make_trainer(
+            **{"epochs": epochs, "max_steps": max_steps, "batch_size": 16},
+            **{"num_train": held_out().num_train, "num_validation": 12},
         )
-        return Trainer(make_model(), rate, keep_best=True)
+        # After two epochs of three steps it leaps.
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay
+        trainer.optimizer.learning_rate = rate([6], [0.5, 30.0])
+        return trainer
 
     @classmethod
-    def fit(cls, epochs, **options):
-        trainer = cls.make()
-        loop.fit(trainer, held_out(), epochs, batch_size=16, **options)
+    def fit(cls, epochs, max_steps=None):
+        trainer = cls.make(epochs, max_steps)
+        loop.fit(trainer, held_out())
         return trainer
 
     @classmethod
@@ -119,18 +124,18 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertNotAllClose(trainer.model.variables[0], whole.variables[0])
         # The test images are for the result, the validation images are not.
         self.assertAllClose(
-            loop.evaluate(trainer, held_out(), "validation", 16), losses[-1]
+            loop.evaluate(trainer, held_out(), "validation"), losses[-1]
         )
-        loss = loop.evaluate(trainer, held_out(), "test", 16)
+        loss = loop.evaluate(trainer, held_out(), "test")
         self.assertEqual(loss, test_losses[2])
 
     def test_cut_short_within_an_epoch(self):
         """The best so far was evaluated; what came after it was not."""
-        cut = self.make()
+        cut = self.make(epochs=2)
         cut.max_steps_per_call = 1
         with self.assertRaises(StopIteration):
             answers = iter([None] * 6)
-            loop.fit(cut, held_out(), 2, 16, after_steps=lambda: next(answers))
+            loop.fit(cut, held_out(), after_steps=lambda: next(answers))
         self.assertBetween(cut.num_steps, 4, 5)
         self.assertLen(cut.history, 2)
         best = self.whole(1).model
@@ -161,7 +166,8 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertIsNotNone(trainer.history[-1].test_loss)
         self.assertEqual(trainer.result_metrics(), trainer.history[-1])
         self.assertTrue(same_weights(trainer.result_model(), trainer.model))
-        loop.fit(trainer, held_out(), 4, batch_size=16)
+        trainer.last_step = 12
+        loop.fit(trainer, held_out())
         # Nor is its loss on the test images.
         self.assertEqual(trainer.history, self.whole(4).history)
         self.assertEqual(trainer.result_metrics().step, 6)
@@ -172,7 +178,8 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
         trainer = self.fit(epochs=2)
         best = trainer.model.clone()
         with mock.patch.object(loop, "evaluate", return_value=math.nan):
-            loop.fit(trainer, held_out(), 3, batch_size=16)
+            trainer.last_step = 9
+            loop.fit(trainer, held_out())
         self.assertTrue(math.isnan(trainer.history[-1].validation_loss))
         self.assertEqual(trainer.result_metrics(), trainer.history[2])
         self.assertTrue(same_weights(trainer.result_model(), best))
@@ -192,8 +199,6 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         loop.fit(
             cls.trainer,
             cls.dataset,
-            2,
-            BATCH_SIZE,
             on_epoch=cls.recorder.metrics.append,
             after_steps=cls.recorder.after_steps,
             display=cls.recorder.display,
@@ -238,13 +243,7 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         num_stops = 0
         while True:
             try:
-                loop.fit(
-                    trainer,
-                    self.dataset,
-                    2,
-                    BATCH_SIZE,
-                    after_steps=after_steps,
-                )
+                loop.fit(trainer, self.dataset, after_steps=after_steps)
                 break
             except TimeoutError:
                 num_stops += 1
@@ -256,40 +255,37 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
     # `max_steps`, and the number of steps after every epoch.
     @parameterized.parameters((2, [0, 2]), (3, [0, 2, 3]), (100, [0, 2, 4]))
     def test_max_steps(self, max_steps, expected):
-        # The trainer, which knows its position, begins anew.
-        self.trainer.step.assign(0)
-        self.trainer.history = []
-        recorder = Recorder()
-        options = {"max_steps": max_steps, "display": recorder.display}
-        loop.fit(self.trainer, self.dataset, 2, BATCH_SIZE, **options)
+        trainer, recorder = make_trainer(max_steps=max_steps), Recorder()
+        loop.fit(trainer, self.dataset, display=recorder.display)
         # What was passed within an epoch is evaluated all the same.
-        loop.fit(self.trainer, self.dataset, 1, BATCH_SIZE, 1)
-        history = self.trainer.history
+        trainer.last_step = 1
+        loop.fit(trainer, self.dataset)
+        history = trainer.history
         self.assertEqual([m.step for m in history], expected)
         self.assertEqual([m.epoch for m in history], list(range(len(expected))))
         # The display knows that the epoch is a short one.
         for _, num_steps, updates in recorder.passes:
             self.assertEqual(sum(steps for steps, *_ in updates), num_steps)
         # What was reached is evaluated.
-        loss = loop.evaluate(self.trainer, self.dataset, "test", BATCH_SIZE)
+        loss = loop.evaluate(trainer, self.dataset)
         self.assertEqual(history[-1].test_loss, loss)
         # A mean over images, not over batches of 4 and 3.
         batches = iter(self.dataset.batches("test", BATCH_SIZE).enumerate())
-        total, _ = self.trainer.test(batches, 2)
+        total, _ = trainer.test(batches, 2)
         self.assertAllClose(loss, total / NUM_TEST, rtol=1e-6)
 
     def test_some_test_images_on_the_way(self):
         """They are drawn by the seed; at the end it is all of them."""
         self.enterContext(mock.patch.object(loop, "MAX_TEST_IMAGES", 5))
         trainer, losses = make_trainer(), []
-        some = self.dataset.sample_test(5, trainer.seed)
+        some = self.dataset.sample_test(5, 7)
 
         def evaluate(metrics):
             images = self.dataset if metrics.epoch == 2 else some
-            loss = loop.evaluate(trainer, images, "test", BATCH_SIZE)
+            loss = loop.evaluate(trainer, images)
             losses.append((metrics.test_loss, loss))
 
-        loop.fit(trainer, self.dataset, 2, BATCH_SIZE, on_epoch=evaluate)
+        loop.fit(trainer, self.dataset, on_epoch=evaluate)
         self.assertLen(losses, 3)
         for reported, expected in losses:
             self.assertEqual(reported, expected)

@@ -17,9 +17,7 @@ from tf_realnvp.training import runs
 from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import UsageError
 
-CONFIG = TrainingConfig.of_dataset(
-    "digits", seed=3, lr=0.5, precision="float32"
-)
+CONFIG = TrainingConfig(dataset="digits", seed=3, lr=0.5, precision="float32")
 DATA = DataDescription((8, 8, 1), 17, 1437, 360, "digits")
 METADATA = {"dataset": "digits", "source": "digits"}
 STORED = {

@@ -10,14 +10,13 @@ import folders
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
-from small_models import SmallModel, set_seed
+from small_models import SmallModel, set_seed, trainer_of
 from tensorflow.core.util import event_pb2
 
 from tf_realnvp.images import plots
 from tf_realnvp.training import summaries
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.summaries import Summaries
-from tf_realnvp.training.trainer import Trainer
 
 
 class LayoutTest(tf.test.TestCase, parameterized.TestCase):
@@ -34,11 +33,11 @@ class SummariesTest(folders.FolderTestCase):
     def setUp(self):
         super().setUp()
         set_seed(0)
-        self.trainer = Trainer(SmallModel(), learning_rate=0.5, seed=3)
+        self.trainer = trainer_of(SmallModel(), 0.5, seed=3, batch_size=8)
         self.now = 100.0
         clock = mock.Mock(monotonic=lambda: self.now)
         self.enterContext(mock.patch.object(summaries, "time", clock))
-        self.summaries = Summaries(self.trainer, self.folder, batch_size=8)
+        self.summaries = Summaries(self.trainer, self.folder)
 
     def progress(self, step, seconds, loss=1.0, norm=1.0):
         """Stands in for so many seconds of training, up to a step."""

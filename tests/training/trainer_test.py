@@ -12,7 +12,14 @@ import pytest
 import tensorflow as tf
 import untraced
 from absl.testing import parameterized
-from small_models import SmallModel, make_model, random_images, same, values
+from small_models import (
+    SmallModel,
+    make_model,
+    random_images,
+    same,
+    trainer_of,
+    values,
+)
 
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
@@ -20,6 +27,7 @@ from tf_realnvp.utils.errors import DivergedError
 
 NUM_DIMS = 4 * 4 * 1
 BATCH_SIZE = 4
+STILL = 1e-30  # A learning rate that changes nothing.
 IMAGES = random_images(BATCH_SIZE, seed=0)
 LABELS = np.int32([2, 0, 2, 0])
 # Of two steps, and of two batches of an evaluation.
@@ -101,7 +109,7 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
     )
     def test_loss_and_gradient(self, make, labels, options):
         model = make()
-        trainer = Trainer(model, 0.0, seed=1, **options)
+        trainer = trainer_of(model, STILL, seed=1, **options)
         with recorded_seeds(model) as seeds:
             loss = train(trainer, labels=labels)
             test_loss = evaluate(trainer, labels=labels)
@@ -141,13 +149,16 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
                 sizes.append(len(points))
                 return super().log_density(points, label)
 
-        train(Trainer(Model(), accumulate=3))
+        train(trainer_of(Model(), accumulate=3))
         self.assertEqual(sizes, [1, 1, 2])
 
     def test_names_of_variables(self):
         """All are the same, for TensorFlow keeps something for each name."""
         names = [
-            [v.path for v in Trainer(make_model(), ema=0.3).optimizer.variables]
+            [
+                v.path
+                for v in trainer_of(make_model(), ema=0.3).optimizer.variables
+            ]
             for _ in range(2)
         ]
         self.assertEqual(*names)
@@ -157,7 +168,7 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         model = SmallModel()
         seeds = []
         for seed in (0, 1):
-            trainer = Trainer(model, 0.0, seed=seed)
+            trainer = trainer_of(model, STILL, seed=seed)
             with recorded_seeds(model) as of_trainer:
                 train(trainer)
                 norm = trainer.mean_gradient_norm
@@ -177,7 +188,7 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     def test_running_total(self):
         """The sum has the same bits, however many batches a call takes."""
-        trainer = Trainer(SmallModel())
+        trainer = trainer_of(SmallModel())
         whole = evaluate(trainer, num_batches=3)
         batches = tf.data.Dataset.from_tensors(IMAGES).repeat(3).enumerate()
         iterator, total = iter(batches), 0.0
@@ -189,7 +200,7 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
 class SkippedTest(untraced.UntracedTestCase):
     def test_gradient_that_is_not_finite(self):
         """Though the loss is: the weights stay as they are."""
-        trainer = Trainer(NoGradient(), learning_rate=0.1)
+        trainer = trainer_of(NoGradient(), 0.1)
         before = values(trainer.model.variables)
         self.assertTrue(math.isfinite(evaluate(trainer)))
         train(trainer, num_steps=2)
@@ -203,7 +214,7 @@ class SkippedTest(untraced.UntracedTestCase):
         class Model(SmallModel):
             pass
 
-        trainer, resumed = Trainer(Model()), Trainer(Model())
+        trainer, resumed = trainer_of(Model()), trainer_of(Model())
         batches = iter(tf.data.Dataset.from_tensors(IMAGES).repeat())
         most = MAX_SKIPPED_IN_A_ROW - 1
         for nan_below, num_steps in ((2.0, most), (0.0, 2), (2.0, most)):
@@ -230,7 +241,7 @@ class WeightsTest(untraced.UntracedTestCase):
         is_frozen = [not v.trainable for v in model.variables]
         self.assertBetween(sum(is_frozen), 2, len(is_frozen) - 1)
         before = values(model.variables)
-        trainer = Trainer(model, 0.1, ema=0.5)
+        trainer = trainer_of(model, 0.1, ema=0.5)
         train(trainer, num_steps=2)
         average = values(trainer.evaluated_model().variables)
         for current in (values(model.variables), average):
@@ -239,12 +250,12 @@ class WeightsTest(untraced.UntracedTestCase):
         for variable in model.variables:
             variable.trainable = False
         with self.assertRaisesRegex(ValueError, "no variable .* is trainable"):
-            Trainer(model)
+            trainer_of(model)
 
     def test_moving_average(self):
         model = SmallModel()
-        self.assertIs(Trainer(model).evaluated_model(), model)
-        trainer = Trainer(model, learning_rate=1e-2, ema=0.15)
+        self.assertIs(trainer_of(model).evaluated_model(), model)
+        trainer = trainer_of(model, 1e-2, ema=0.15)
         expected = values(model.variables)
         # Before any step there is nothing to average.
         averaged = trainer.evaluated_model()
@@ -281,29 +292,24 @@ class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
                 asked.append(arguments)
                 return super().for_training(*arguments)
 
-        Trainer(Model(), precision=precision, recompute=True)
+        trainer_of(Model(), precision=precision, recompute=True)
         # On CPUs, TF32 is float32.
         dtype = "bfloat16" if precision == "bfloat16" else "float32"
         self.assertEqual(asked, [(dtype, True), ()])
 
-    @parameterized.parameters(((5,),), ((3, 2),), ((1, 3, 1),))
+    @parameterized.parameters(((12,),), ((11, 1),), ((1, 10, 1),))
     def test_ends_in_float32(self, calls):
-        """As if it were stopped after three steps and resumed in float32."""
+        """As if it were stopped before the last step of twelve and resumed."""
         weights = []
         for settings in (
-            [("bfloat16", None, 3), ("float32", None, 2)],
-            [("bfloat16", 3, number) for number in calls],
+            [("bfloat16", 11), ("float32", 1)],
+            [("bfloat16+float32", number) for number in calls],
         ):
             trainer = None
-            for precision, float32_from, number in settings:
+            for precision, number in settings:
                 before, trainer = (
                     trainer,
-                    Trainer(
-                        moved(),
-                        0.1,
-                        precision=precision,
-                        float32_from=float32_from,
-                    ),
+                    trainer_of(moved(), 0.1, epochs=12, precision=precision),
                 )
                 for name, variables in before.state.items() if before else ():
                     for new, old in zip(
@@ -313,14 +319,14 @@ class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
                 train(trainer, num_steps=number)
             weights.append(values(trainer.model.variables))
         self.assertTrue(all(same(*weights)))
-        plain = Trainer(moved(), 0.1, precision="bfloat16")
-        train(plain, num_steps=5)
+        plain = trainer_of(moved(), 0.1, precision="bfloat16")
+        train(plain, num_steps=12)
         self.assertFalse(all(same(weights[0], values(plain.model.variables))))
 
     @parameterized.parameters(False, True)
     def test_what_is_compiled(self, jit):
         with mock.patch.object(tf, "function") as function:
-            Trainer(SmallModel(), jit=jit)
+            trainer_of(SmallModel(), jit=jit)
         compiled = [c.kwargs.get("jit_compile") for c in function.mock_calls]
         self.assertCountEqual(compiled, [jit, None, None])
 
@@ -340,7 +346,7 @@ class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
                 tf.numpy_function(lambda: seen.append(is_enabled()), [], [])
                 return super().add_noise(images, seed)
 
-        trainer = Trainer(Model(), precision=precision)
+        trainer = trainer_of(Model(), precision=precision)
         train(trainer)
         evaluate(trainer)
         self.assertEqual(seen, [precision == "tf32", False])
@@ -352,10 +358,14 @@ class ConfigTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_rate_at_the_end(self, max_steps, last_step):
         """It is zero at the last step, however the training is limited."""
         limits = {"epochs": 3, "max_steps": max_steps}
-        config = TrainingConfig.of_dataset(
-            "digits", batch_size=4, warmup_steps=0, precision="tf32", **limits
+        config = TrainingConfig(
+            dataset="digits",
+            batch_size=4,
+            warmup_steps=0,
+            precision="tf32",
+            **limits,
         )
-        trainer = Trainer.from_config(SmallModel(), config, num_train=11)
+        trainer = Trainer(SmallModel(), config, num_train=11)
         rates = []
         for step in (0, last_step // 2, last_step):
             trainer.optimizer.iterations.assign(step)
@@ -368,7 +378,7 @@ class JitTest(tf.test.TestCase):
     def test_same_numbers(self):
         results = []
         for jit in (False, True):
-            trainer = Trainer(moved(), 1e-3, recompute=True, jit=jit)
+            trainer = trainer_of(moved(), 1e-3, recompute=True, jit=jit)
             of_steps = [train(trainer) for _ in range(3)]
             weights = [np.ravel(v) for v in values(trainer.model.variables)]
             results.append((of_steps, np.concatenate(weights)))

@@ -213,13 +213,13 @@ def metadata_of(path):
 @contextlib.contextmanager
 def recorded_trainers():
     """Gives a list of the trainers that are made."""
-    trainers, from_config = [], Trainer.from_config
+    trainers = []
 
     def record(*arguments):
-        trainers.append(from_config(*arguments))
+        trainers.append(Trainer(*arguments))
         return trainers[-1]
 
-    with mock.patch.object(Trainer, "from_config", record):
+    with mock.patch.object(training, "Trainer", record):
         yield trainers
 
 
@@ -439,19 +439,16 @@ class CommandTest(TrainingTestCase):
 
     def test_settings_arrive(self):
         settings = {
-            **{"lr": 0.5, "clip_grad": 3.0, "seed": 7, "ema": 0.9},
+            **{"lr": 0.5, "clip_grad": 3.0, "seed": 7, "ema": 0.9, "epochs": 4},
             **{"recompute": True, "accumulate": 2, "optimizer": "muon"},
+            **{"precision": "bfloat16+float32"},
         }
-        others = {"precision": "bfloat16+float32", "epochs": 4}
         with mock.patch.object(Trainer, "__init__", return_value=None) as init:
             with self.assertRaises(AttributeError):
-                command(**settings, **others, num_couplings="1,2,3")
-        (model, rate), options = init.call_args
-        self.assertEqual(float(rate(9)), settings.pop("lr"))
+                command(**settings, num_couplings="1,2,3")
+        model, config, _ = init.call_args.args
         self.assertEqual(model.num_couplings, (1, 2, 3))
-        # The last tenth of twelve steps.
-        settings |= {"precision": "bfloat16", "float32_from": 11}
-        self.assertContainsSubset(settings.items(), options.items())
+        self.assertContainsSubset(settings.items(), vars(config).items())
         error = DataError("none")
         with mock.patch.object(data, "load", side_effect=error) as load:
             command(

@@ -15,6 +15,7 @@ import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
+from tf_realnvp.images.values import Values
 from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, WholeNumber
@@ -22,7 +23,6 @@ from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
 from tf_realnvp.utils.overlap import overlapped
 from tf_realnvp.utils.progress import Progress
-from tf_realnvp.utils.values import Values
 
 _MIN_IMAGES = 20  # The methods are fitted to half of a reference.
 _NUM_SHOWN = 12  # Images per row of the grids.

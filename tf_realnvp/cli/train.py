@@ -129,7 +129,7 @@ def read_settings(flags: argparse.Namespace, run: runs.Run) -> TrainingConfig:
     if flags.seed is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
     settings["run_dir"] = str(run.path)
-    return TrainingConfig.of_dataset(before=before, **settings)
+    return TrainingConfig(before=before, **settings)
 
 
 def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
@@ -187,7 +187,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
     say_summary(training)
     say("writing the results")
     try:
-        results.write(training.config, training.dataset, trainer)
+        results.write(trainer, training.dataset)
         training.recorder.close()
     except signals.Interrupted:
         say("they are not complete: the same command with --resume writes them")

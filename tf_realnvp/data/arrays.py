@@ -15,11 +15,11 @@ from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.pipeline import call
 from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
 from tf_realnvp.data.splits import make_splits
+from tf_realnvp.images.values import Values
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.checks import FLOAT32_MAX
 from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.named import by_name
-from tf_realnvp.utils.values import Values
 
 NAME = "images"  # Of data sets of a program's own images.
 

@@ -20,10 +20,10 @@ import tensorflow as tf
 from tf_realnvp.config import DataDescription
 from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline
 from tf_realnvp.data.splits import Split
+from tf_realnvp.images.values import Values
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, reason
 from tf_realnvp.utils.named import by_name, unnamed
-from tf_realnvp.utils.values import Values
 
 MAX_CACHE_BYTES = 4 * 2**30
 
@@ -244,7 +244,7 @@ class ImageDataset:
         return hashing.format_sketch(hashes)
 
     def check_fits(self, model: Any) -> None:
-        """Checks that images and context have the shapes and levels of a model's.
+        """Checks that images and context are like those of a model.
 
         Args:
           model: The `RealNVP`, or a `SavedModel` of the commands.

@@ -14,10 +14,10 @@ from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
 from tf_realnvp.data.splits import make_splits
 from tf_realnvp.images import files as image_files
+from tf_realnvp.images.values import Values
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError, ImageError
 from tf_realnvp.utils.messages import counted, warn
-from tf_realnvp.utils.values import Values
 
 _TEST_FOLDERS = ("test", "validation", "val")
 _NUM_NAMED = 5  # Skipped files to name in a message.

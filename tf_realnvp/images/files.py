@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image
 
+from tf_realnvp.images.values import Values
 from tf_realnvp.utils import checks
 from tf_realnvp.utils.errors import ImageError, reason
-from tf_realnvp.utils.values import Values
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tf_realnvp.images.values import Values
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils import hashing, runtime
 from tf_realnvp.utils.errors import ModelError, reason
 from tf_realnvp.utils.overlap import overlapped
-from tf_realnvp.utils.values import Values
 
 if TYPE_CHECKING:
     from tf_realnvp.model import RealNVP

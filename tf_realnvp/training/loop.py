@@ -17,28 +17,22 @@ MAX_TEST_IMAGES = 10_000  # Evaluated on the way.
 def fit(
     trainer: Trainer,
     dataset: ImageDataset,
-    epochs: int,
-    batch_size: int = 64,
-    max_steps: int | None = None,
     on_epoch: Callable[[Metrics], None] = lambda metrics: None,
     after_steps: Callable[[], None] = lambda: None,
     display: Callable[[str, int], Progress] = Silent,
 ) -> None:
-    """Trains for some epochs, or resumes an unfinished training.
+    """Trains to the end, or resumes an unfinished training.
 
     The model is evaluated before the first epoch and after every epoch, on the
     validation images if there are any, else on the test images, of which at
-    most 10,000 are used, drawn with the trainer's seed. At the end, the result
-    (with validation images, the best epoch) is evaluated on all test images.
-    The metrics are in `trainer.history`. If the `step` and `history` of the
-    trainer were restored from an unfinished training, it is resumed.
+    most 10,000 are used, drawn with the seed. At the end, the result (with
+    validation images, the best epoch) is evaluated on all test images. The
+    metrics are in `trainer.history`. If the `step` and `history` of the trainer
+    were restored from an unfinished training, it is resumed.
 
     Args:
       trainer: The trainer.
       dataset: The data set.
-      epochs: Number of epochs.
-      batch_size: Global batch size; at most `dataset.num_train`.
-      max_steps: Largest number of training steps. Default: no limit.
       on_epoch: Called with the metrics after every epoch, and once before the
         first.
       after_steps: Called after every group of training or evaluation steps. An
@@ -50,21 +44,18 @@ def fit(
     Raises:
       DivergedError: If too many consecutive steps were not finite.
     """
-    options = batch_size, after_steps, display
-    steps_per_epoch = dataset.num_train // batch_size
-    last_step = epochs * steps_per_epoch
-    last_step = min(last_step, max_steps or last_step)
-    trainer.resume_to(last_step, steps_per_epoch)
+    config, values = trainer.config, trainer.model.values
+    steps_per_epoch, last_step = trainer.steps_per_epoch, trainer.last_step
+    trainer.resume()
     split, held_out = "validation", dataset
     if not dataset.num_validation:
         split = "test"
-        held_out = dataset.sample_test(MAX_TEST_IMAGES, trainer.seed)
-    values = trainer.model.values
+        held_out = dataset.sample_test(MAX_TEST_IMAGES, config.seed)
 
     def end_epoch():
         step = trainer.num_steps
         images = dataset if step >= last_step else held_out
-        loss = evaluate(trainer, images, split, *options)
+        loss = evaluate(trainer, images, split, after_steps, display)
         # Not for a partial epoch, which a longer training would drop.
         if step % steps_per_epoch == 0:
             trainer.keep_if_best(loss)
@@ -86,22 +77,24 @@ def fit(
         if position == 0:
             trainer.begin_epoch()
         batches = iter(
-            dataset.train_batches(batch_size, trainer.seed, epoch + 1, position)
+            dataset.train_batches(
+                config.batch_size, config.seed, epoch + 1, position
+            )
         )
         loss = values.from_nats(trainer.history[-1].held_out_loss)
-        title = f"epoch {epoch + 1}/{epochs} ({split} {loss:.3f})"
+        title = f"epoch {epoch + 1}/{config.epochs} ({split} {loss:.3f})"
         num_steps = min(steps_per_epoch - position, last_step - step)
         with display(title, num_steps) as progress:
             for count in _calls(num_steps, trainer.max_steps_per_call):
                 trainer.train(batches, count)
                 shown = values.describe(trainer.mean_loss)
-                progress.update(count, count * batch_size, shown)
+                progress.update(count, count * config.batch_size, shown)
                 after_steps()
         end_epoch()
 
     result = trainer.result_metrics()
     if result.test_loss is None:
-        loss = evaluate(trainer, dataset, "test", *options)
+        loss = evaluate(trainer, dataset, "test", after_steps, display)
         index = trainer.history.index(result)
         trainer.history[index] = dataclasses.replace(result, test_loss=loss)
 
@@ -110,7 +103,6 @@ def evaluate(
     trainer: Trainer,
     dataset: ImageDataset,
     split: str = "test",
-    batch_size: int = 64,
     after_steps: Callable[[], None] = lambda: None,
     display: Callable[[str, int], Progress] = Silent,
 ) -> float:
@@ -122,7 +114,6 @@ def evaluate(
       split: "test", to evaluate `trainer.result_model()` on all test images; or
         "validation", to evaluate `trainer.evaluated_model()` on all validation
         images.
-      batch_size: Global batch size.
       after_steps: Called after every group of steps.
       display: As for `fit`.
     """
@@ -131,7 +122,7 @@ def evaluate(
         trainer.evaluated_model()
     else:
         trainer.result_model()
-    batches = dataset.batches(split, batch_size)
+    batches = dataset.batches(split, trainer.config.batch_size)
     iterator = iter(batches.enumerate())
     total, num_images, values = 0.0, 0, trainer.model.values
     with display(split, len(batches)) as progress:

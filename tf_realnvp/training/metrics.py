@@ -4,8 +4,8 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
+from tf_realnvp.images.values import Values
 from tf_realnvp.utils import files
-from tf_realnvp.utils.values import Values
 
 
 @dataclasses.dataclass(frozen=True)

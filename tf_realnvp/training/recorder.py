@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.config import DataDescription
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.training import metrics
 from tf_realnvp.training.checkpoints import Checkpoints
@@ -68,18 +68,15 @@ class Recorder:
 
     _run: Any  # A `Run` in all methods that write to it.
 
-    def __init__(
-        self, run: Run | None, trainer: Trainer, config: TrainingConfig
-    ):
+    def __init__(self, run: Run | None, trainer: Trainer):
         """Creates a recorder.
 
         Args:
           run: The run to write to; `None` to write nothing.
           trainer: The trainer.
-          config: The settings.
         """
-        self._run, self._trainer, self._config = run, trainer, config
-        folder = pathlib.Path(config.run_dir)
+        self._run, self._trainer, self._config = run, trainer, trainer.config
+        folder = pathlib.Path(trainer.config.run_dir)
         self.checkpoints = Checkpoints(trainer, folder / "checkpoints")
 
     @_to_run
@@ -88,12 +85,8 @@ class Recorder:
         # Before any checkpoint, since a folder without `run.json` is refused.
         metadata = dict(self._trainer.model.metadata)
         self._run.begin(self._config, data, metadata)
-        self._summaries = Summaries(
-            self._trainer,
-            dataset,
-            self._run.path / "logs",
-            self._config.batch_size,
-        )
+        folder = self._run.path / "logs"
+        self._summaries = Summaries(self._trainer, dataset, folder)
         self._last_save = time.monotonic()
 
     @_to_run

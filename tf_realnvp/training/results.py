@@ -38,23 +38,21 @@ def check(config: TrainingConfig, dataset: ImageDataset) -> None:
     export.check_path(_path(config.output_dir, "realnvp", dataset.name))
 
 
-def write(
-    config: TrainingConfig, dataset: ImageDataset, trainer: Trainer
-) -> None:
+def write(trainer: Trainer, dataset: ImageDataset) -> None:
     """Writes all results, and prints their paths.
 
     If a figure cannot be drawn, a warning is printed, and all other results are
     written.
 
     Args:
-      config: The settings of the training.
-      dataset: The data set.
       trainer: The trainer, after the training.
+      dataset: The data set.
 
     Raises:
       FailureError: If something cannot be written.
     """
-    model, result = trainer.result_model(), trainer.result_metrics()
+    config, model = trainer.config, trainer.result_model()
+    result = trainer.result_metrics()
     numbers: dict[str, float] = {"epochs": result.epoch, "steps": result.step}
     numbers |= {
         f"{split}_{model.values.measure}": loss
@@ -98,7 +96,8 @@ def _path(output_dir, kind, dataset_name, suffix=""):
 def _draw_samples(path, trainer, dataset):
     model = trainer.result_model()
     count, condition, columns = layout_of_samples(model, dataset)
-    images = model.sample(count, seed=trainer.seed, **condition).numpy()
+    seed = trainer.config.seed
+    images = model.sample(count, seed=seed, **condition).numpy()
     plots.save_image_grid(path, images, model.num_colors, columns)
 
 

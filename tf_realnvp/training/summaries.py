@@ -64,7 +64,6 @@ class Summaries:
         trainer: Trainer,
         dataset: ImageDataset,
         directory: str | os.PathLike,
-        batch_size: int,
     ):
         """Opens an event file.
 
@@ -72,17 +71,17 @@ class Summaries:
           trainer: The trainer of the run.
           dataset: The data set of the run.
           directory: Folder of the event files.
-          batch_size: Global batch size.
         """
         self._trainer = trainer
-        self._batch_size = batch_size
         # TensorFlow would make it without regard to the umask.
         files.make_directory(pathlib.Path(directory))
         self._writer = tf.summary.create_file_writer(os.fspath(directory))
         count, self._condition, self._columns = layout_of_samples(
             trainer.model, dataset
         )
-        self._latents = trainer.model.sample_latents(count, seed=trainer.seed)
+        self._latents = trainer.model.sample_latents(
+            count, seed=trainer.config.seed
+        )
         self._decode = tf.function(
             trainer.evaluated_model().decode, autograph=False
         )
@@ -107,11 +106,12 @@ class Summaries:
         self._last_step = trainer.num_steps
         if seconds < _SECONDS_BETWEEN or not is_training:
             return
+        num_images = num_steps * trainer.config.batch_size
         scalars = {
             f"{values.measure}/train": values.from_nats(trainer.mean_loss),
             "gradient_norm": trainer.mean_gradient_norm,
             "learning_rate": trainer.optimizer.learning_rate.numpy(),
-            "images_per_second": num_steps * self._batch_size / seconds,
+            "images_per_second": num_images / seconds,
         }
         self._write(trainer.num_steps, scalars)
         self._start_clock()

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 
 import tensorflow as tf
-from keras.optimizers.schedules import LearningRateSchedule
 from keras.utils import unpack_x_y_sample_weight
 
 from tf_realnvp.config import TrainingConfig
@@ -35,66 +34,47 @@ class Trainer:
 
     Attributes:
       model: The model that is trained.
+      config: The settings.
+      steps_per_epoch: Number of training steps in an epoch.
+      last_step: Number of training steps at the end of the training.
       optimizer: The Keras optimizer.
       step: Variable that holds `num_steps`.
-      seed: Seed of the order of the images and of the noise.
       history: The metrics of the epochs so far.
       max_steps_per_call: Largest number of steps in one call of `train` or
         `test`; `None` for no limit.
     """
 
-    def __init__(
-        self,
-        model: RealNVP,
-        learning_rate: float | LearningRateSchedule = 3e-4,
-        *,
-        clip_grad: float | None = None,
-        seed: int = 0,
-        precision: str = "float32",
-        recompute: bool = False,
-        jit: bool = False,
-        accumulate: int = 1,
-        ema: float | None = None,
-        keep_best: bool = False,
-        optimizer: str = "adam",
-        float32_from: int | None = None,
-    ):
+    def __init__(self, model: RealNVP, config: TrainingConfig, num_train: int):
         """Creates a trainer.
 
         Args:
           model: The model to train, in place.
-          learning_rate: Learning rate, or its schedule.
-          clip_grad: Global norm to clip gradients to. Default: no clipping.
-          seed: Seed of the order of the images and of the dequantization
-            noise.
-          precision: Precision of the coupling networks during training:
-            "float32", "bfloat16", or "tf32", which allows GPUs to round float32
-            to TF32. Weights, couplings and evaluation are always float32.
-          recompute: Whether to use rematerialization, to save memory.
-          jit: Whether to compile the gradient with XLA.
-          accumulate: Number of parts of a batch whose gradients are computed
-            one after another and summed, to save memory.
-          ema: Decay of the exponential moving average of the weights, below 1.
-            If given, the averaged weights are evaluated. Default: no average.
-          keep_best: Whether to keep the weights of the best epoch on the
-            validation images, which are then required.
-          optimizer: "adam" or "muon".
-          float32_from: Number of steps after which training goes on in float32.
-            Default: never.
+          config: The settings of the training. Of the precision "auto", which
+            `runtime.settle_precision` replaces, it makes float32. "tf32" allows
+            GPUs to round float32 to TF32. Weights, couplings and evaluation are
+            always float32.
+          num_train: Number of training images, without validation images.
 
         Raises:
           ValueError: If no variable of the model is trainable.
         """
-        self.model = model
-        self.seed = seed
+        self.model, self.config = model, config
         self.history: list[Metrics] = []
-        self.optimizer = {"adam": FusedAdam, "muon": Muon}[optimizer](
-            learning_rate,
-            use_ema=ema is not None,
-            ema_momentum=ema or 0.0,
+        self.steps_per_epoch = num_train // config.batch_size
+        last_step = config.epochs * self.steps_per_epoch
+        self.last_step = min(last_step, config.max_steps or last_step)
+        self.optimizer = {"adam": FusedAdam, "muon": Muon}[config.optimizer](
+            learning_rate(
+                config.lr,
+                self.last_step,
+                config.warmup_steps,
+                config.lr_schedule,
+            ),
+            use_ema=config.ema is not None,
+            ema_momentum=config.ema or 0.0,
             # A new name each time would be part of the variables' names, and
             # TensorFlow keeps what creates a variable, by name.
-            name=f"fused_{optimizer}",
+            name=f"fused_{config.optimizer}",
         )
         # Frozen variables are not trained.
         self._trained = model.trainable_variables
@@ -108,10 +88,9 @@ class Trainer:
         self._epoch_updates = tf.Variable(0, dtype=tf.int64, name="updates")
         self._skipped_in_a_row = tf.Variable(0, dtype=tf.int64, name="skipped")
 
-        self._clip_grad = clip_grad
-        self._accumulate = accumulate
         # The average and the best weights are evaluated in a copy.
-        is_apart = ema is not None or keep_best
+        keep_best = config.num_validation is not None
+        is_apart = config.ema is not None or keep_best
         self._evaluated_model = model.clone() if is_apart else model
         self._best_loss = tf.Variable(math.inf, dtype=tf.float64, name="best")
         kept = model.variables if keep_best else ()
@@ -120,11 +99,13 @@ class Trainer:
         # Collectives match workers by the step within a call, so all workers
         # must run the same number of steps per call.
         self.max_steps_per_call = 1 if runtime.is_one_of_many() else None
-        self._recompute, self._jit = recompute, jit
-        self._float32_from = float32_from
+        precision, _, last_precision = config.precision.partition("+")
+        self._float32_from = math.inf
+        if last_precision:
+            self._float32_from = self.last_step - self.last_step // 10
         self._set_precision(precision)
         self._test_model = self._evaluated_model.for_training()
-        self._noise_seed = stateless_seed(seed)
+        self._noise_seed = stateless_seed(config.seed)
         self._test_function = tf.function(self._test, autograph=False)
 
     def _set_precision(self, precision):
@@ -132,49 +113,20 @@ class Trainer:
         self._precision = precision
         self._training_model = self.model.for_training(
             "bfloat16" if precision == "bfloat16" else "float32",
-            self._recompute,
+            self.config.recompute,
         )
         self._gradient_function = tf.function(
-            self._loss_and_gradients, autograph=False, jit_compile=self._jit
+            self._loss_and_gradients,
+            autograph=False,
+            jit_compile=self.config.jit,
         )
         self._train_function = tf.function(self._train, autograph=False)
-
-    @classmethod
-    def from_config(
-        cls, model: RealNVP, config: TrainingConfig, num_train: int
-    ) -> "Trainer":
-        """Creates a trainer from the settings of a training.
-
-        Args:
-          model: The model to train, in place.
-          config: The settings.
-          num_train: Number of training images, without validation images.
-        """
-        num_steps = config.epochs * (num_train // config.batch_size)
-        num_steps = min(num_steps, config.max_steps or num_steps)
-        precision, _, last = config.precision.partition("+")
-        return cls(
-            model,
-            learning_rate(
-                config.lr, num_steps, config.warmup_steps, config.lr_schedule
-            ),
-            clip_grad=config.clip_grad,
-            seed=config.seed,
-            precision=precision,
-            recompute=config.recompute,
-            jit=config.jit,
-            accumulate=config.accumulate,
-            ema=config.ema,
-            keep_best=bool(config.num_validation),
-            optimizer=config.optimizer,
-            float32_from=num_steps - num_steps // 10 if last else None,
-        )
 
     def evaluated_model(self) -> RealNVP:
         """Returns the model to evaluate in the current state of training.
 
-        Without `ema` and `keep_best` it is `model` itself. Otherwise it is a
-        copy that each call updates with the current weights, or with their
+        Without `ema` and validation images it is `model` itself. Otherwise it
+        is a copy that each call updates with the current weights, or with their
         moving average if there is `ema`.
         """
         evaluated = self._evaluated_model
@@ -191,8 +143,8 @@ class Trainer:
     def result_model(self) -> RealNVP:
         """Returns the model that results from the training so far.
 
-        It is `evaluated_model()`; with `keep_best`, it has the weights of the
-        best evaluation, which may be the one before the first epoch.
+        It is `evaluated_model()`; with validation images, it has the weights of
+        the best evaluation, which may be the one before the first epoch.
         """
         model = self.evaluated_model()
         is_kept = self.history and self._best_loss.numpy() < math.inf
@@ -260,9 +212,8 @@ class Trainer:
           DivergedError: If `MAX_SKIPPED_IN_A_ROW` consecutive steps were not
             finite.
         """
-        before = num_steps  # Steps that are not to be in float32.
-        if self._float32_from is not None:
-            before = min(max(self._float32_from - self.num_steps, 0), before)
+        # Steps that are not to be in float32.
+        before = min(max(self._float32_from - self.num_steps, 0), num_steps)
         for precision, count in (
             (self._precision, before),
             ("float32", num_steps - before),
@@ -304,22 +255,18 @@ class Trainer:
             )
         return float(total), int(num_images)
 
-    def resume_to(self, last_step: int, steps_per_epoch: int) -> None:
-        """Lets a training go on as if it had been planned to a later step.
+    def resume(self) -> None:
+        """Lets a training go on as if it had been planned to `last_step`.
 
         Drops the metrics of partial epochs and the result on the test images.
-
-        Args:
-          last_step: Number of training steps at the end.
-          steps_per_epoch: Number of training steps in an epoch.
         """
-        if self.history and self.history[-1].step < last_step:
+        if self.history and self.history[-1].step < self.last_step:
             self.history = [
                 dataclasses.replace(m, test_loss=None)
                 if m.held_out_split == "validation"
                 else m
                 for m in self.history
-                if m.step % steps_per_epoch == 0
+                if m.step % self.steps_per_epoch == 0
             ]
 
     def begin_epoch(self) -> None:
@@ -404,15 +351,15 @@ class Trainer:
         )
         loss, gradients = self._sum_over_replicas((loss, gradients))
         norm = tf.linalg.global_norm(gradients)
-        if self._clip_grad is not None:
+        if self.config.clip_grad is not None:
             gradients, _ = tf.clip_by_global_norm(
-                gradients, self._clip_grad, use_norm=norm
+                gradients, self.config.clip_grad, use_norm=norm
             )
         return loss, norm, gradients
 
     def _accumulated(self, points, condition, batch_size):
         """Accumulates loss and gradients over the parts of a batch."""
-        parts = self._accumulate
+        parts = self.config.accumulate
         if parts == 1:
             return self._gradient_function(points, condition, batch_size)
 

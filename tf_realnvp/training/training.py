@@ -114,10 +114,8 @@ class Training:
         strategy = _strategy_of(model)
         with _naming_errors(dataset):
             with strategy.scope():
-                self.trainer = Trainer.from_config(
-                    model, config, dataset.num_train
-                )
-            self.recorder = Recorder(self._run, self.trainer, config)
+                self.trainer = Trainer(model, config, dataset.num_train)
+            self.recorder = Recorder(self._run, self.trainer)
             restored = resume and self.recorder.checkpoints.restore()
             state = itertools.chain(*self.trainer.state.values())
             source = f"step {self.trainer.num_steps:,}" if restored else None
@@ -157,7 +155,7 @@ class Training:
           FailureError: If something cannot be written, or another worker is
             lost.
         """
-        config, recorder = self.config, self.recorder
+        recorder = self.recorder
 
         def record_epoch(metrics):
             recorder.after_epoch(metrics)
@@ -174,9 +172,6 @@ class Training:
                 loop.fit(
                     self.trainer,
                     self.dataset,
-                    config.epochs,
-                    config.batch_size,
-                    config.max_steps,
                     record_epoch,
                     record_steps,
                     display,

@@ -21,6 +21,16 @@ def by_name(context: Any) -> dict[str, Any]:
     return {f"context_{name}": value for name, value in context.items()}
 
 
+def tuples(shapes: Any) -> Any:
+    """Returns `context_shape`, as JSON has it, with tuples.
+
+    Args:
+      shapes: `None`, a sequence of sizes, or several by name.
+    """
+    named = by_name(shapes).items()
+    return unnamed({name: tuple(map(int, shape)) for name, shape in named})
+
+
 def unnamed(values: Mapping[str, Any]) -> Any:
     """Returns the argument of which `by_name` returns `values`."""
     if values.keys() <= {"context"}:
