@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.utils import assertions
-from tf_realnvp.utils.named import by_name, tuples, unnamed
+from tf_realnvp.utils.named import by_name, unnamed
 
 WIDTH = 128  # Of the network that vectors go through.
 
@@ -38,11 +38,10 @@ class Context:
         """Creates the context.
 
         Args:
-          shapes: Shapes by name, or the shape of a single one; `None` for none.
+          shapes: Tuples by name, or that of a single one; `None` for none.
           image_shape: `(H, W, C)`.
         """
-        self.argument = tuples(shapes)
-        self.shapes = by_name(self.argument)
+        self.argument, self.shapes = shapes, by_name(shapes)
         sizes = [image_shape[:2]]
         while all(size % 2 == 0 for size in sizes[-1]):
             sizes.append(tuple(size // 2 for size in sizes[-1]))

@@ -29,6 +29,7 @@ from tf_realnvp.images.values import Values
 from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
+from tf_realnvp.utils.named import tuples
 
 
 class RealNVP(tf.Module):
@@ -183,15 +184,17 @@ class RealNVP(tf.Module):
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
         self.observe, self.observation = observe, None
+        context_shape = tuples(context_shape)
         if observe is not None:
-            if context_shape is not None:
-                raise ValueError("`observe` is the `context_shape` itself.")
             unit = 1.0 if self.values.are_real else self.values.highest / 255.0
             self.observation = observations.named(
                 observe, self.image_shape, unit
             )
             image = tf.zeros([1, *self.image_shape])
-            context_shape = self.observation(image, [0, 0]).shape[1:]
+            observed = tuple(self.observation(image, [0, 0]).shape[1:])
+            if context_shape not in (None, observed):
+                raise ValueError("`observe` and `context_shape` do not agree.")
+            context_shape = observed
         self._context = Context(context_shape, self.image_shape)
         self.context_shape = self._context.argument
 
@@ -386,7 +389,7 @@ class RealNVP(tf.Module):
         names = ["image_shape", "num_colors", *ARCHITECTURE]
         if self.num_classes is not None:
             names += ["num_classes", "class_probs"]
-        if self.context_shape is not None and self.observe is None:
+        if self.context_shape is not None:
             names.append("context_shape")
         return {name: getattr(self, name) for name in names}
 
