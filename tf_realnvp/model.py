@@ -186,10 +186,7 @@ class RealNVP(tf.Module):
         self.observe, self.observation = observe, None
         context_shape = tuples(context_shape)
         if observe is not None:
-            unit = 1.0 if self.values.are_real else self.values.highest / 255.0
-            self.observation = observations.named(
-                observe, self.image_shape, unit
-            )
+            self.observation = observations.named(observe, self.values)
             image = tf.zeros([1, *self.image_shape])
             observed = tuple(self.observation(image, [0, 0]).shape[1:])
             if context_shape not in (None, observed):

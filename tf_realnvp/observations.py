@@ -12,9 +12,11 @@ seed, in TensorFlow. These can be named in `RealNVP(observe=…)`:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import tensorflow as tf
+
+from tf_realnvp.images.values import Values
 
 Observe = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -99,22 +101,21 @@ def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     return tf.cast(masks[..., tf.newaxis], tf.float32)
 
 
-def named(name: str, image_shape: Sequence[int], unit: float) -> Observe:
+def named(name: str, values: Values) -> Observe:
     """Returns an observation by its name.
 
     Args:
       name: As above.
-      image_shape: `(H, W, C)`.
-      unit: What noise is a multiple of: the highest level divided by 255.
+      values: What the values of the images are.
 
     Raises:
       ValueError: If there is no observation of this name.
     """
     kind, _, number = name.partition(":")
-    height, width, _ = image_shape
+    unit = 1.0 if values.are_real else values.highest / 255.0
 
     def mask(images, seed):
-        masks = random_masks(tf.shape(images)[0], height, width, seed)
+        masks = random_masks(tf.shape(images)[0], *images.shape[1:3], seed)
         return visible_pixels(images, masks)
 
     def noise(images, seed):

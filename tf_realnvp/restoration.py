@@ -146,8 +146,8 @@ def restore(
     check(batch_size, "batch_size", WholeNumber(1))
     display = Progress if shows_progress else Silent
     if model.observe not in (None, "mask"):
-        if mask is not None or observe is not None:
-            raise ValueError(f"the model observes {model.observe} alone.")
+        if observe is not None or np.any(mask if mask is not None else 0):
+            raise ValueError(f"The model observes {model.observe} alone.")
         return _restore_given(
             *(model, images, label, num_samples, seed, batch_size, display)
         )

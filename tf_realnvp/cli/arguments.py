@@ -11,10 +11,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, Name, OneOf, Switch, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import printable
+from tf_realnvp.utils.named import unnamed
 
 # The name of an argument, and its options for `argparse`.
 Argument = tuple[str, dict[str, Any]]
@@ -172,6 +175,37 @@ def label(default: str) -> Argument:
     """
     text = "class of the images, for a model with classes"
     return argument("--label", f"{text} (default: {default})")
+
+
+CONTEXT = argument(
+    "--context",
+    "NumPy file of what all images are conditioned on, or with a row for each",
+    Folder(),
+    metavar="FILE",
+)
+
+
+def read_context(path: str | None) -> Any:
+    """Returns the argument `context` of a NumPy file, if one is given.
+
+    Args:
+      path: A `.npy` file, or an `.npz` file with entries as for training.
+
+    Raises:
+      UsageError: If it cannot be read.
+    """
+    if path is None:
+        return None
+    with naming("--context"):
+        try:
+            content = np.load(path, allow_pickle=False)
+        except ValueError as error:
+            raise UsageError(f"{path} is no NumPy file: {error}") from error
+    if isinstance(content, np.ndarray):
+        return content
+    return unnamed(
+        {k: v for k, v in content.items() if k.startswith("context")}
+    )
 
 
 def seed(of_what: str, default: int | None = 0) -> Argument:

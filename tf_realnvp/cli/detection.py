@@ -6,6 +6,7 @@ at first use.
 """
 
 import argparse
+import functools
 import itertools
 import pathlib
 
@@ -45,6 +46,7 @@ _NUM_MAP_REFERENCES = 1000
     ),
     argument("--max_maps", "number of heat maps", WholeNumber(1), 100),
     arguments.DATA_DIR,
+    arguments.CONTEXT,
     arguments.seed("of the noise, and of the split of --reference"),
     arguments.out("CSV file", "scores.csv"),
     notes=image_sets.HELP,
@@ -73,10 +75,14 @@ def score(flags: argparse.Namespace) -> None:
     with arguments.naming("DIR"):
         paths = image_sets.list_files(flags.folder)
     model = saved_model.SavedModel(flags.model)
-    measure = model.score_each
+    context = arguments.read_context(flags.context)
+    measure = functools.partial(model.score_each, context=context)
+    maps = None
     if flags.reference is not None or flags.maps is not None:
         # It takes seconds more to trace.
-        measure = tf_realnvp.detection.Measurer(model.model)
+        measurer = tf_realnvp.detection.Measurer(model.model)
+        measure = functools.partial(measurer, context=context)
+        maps = functools.partial(measurer.maps, context=context)
     reference, by = None, model.values.measure
     normal = np.zeros([0, *model.image_shape], model.values.dtype)
     if flags.reference is not None:
@@ -99,7 +105,7 @@ def score(flags: argparse.Namespace) -> None:
         if reference is not None:
             normal = normal[reference.others[:_NUM_MAP_REFERENCES]]
         paths = paths[: flags.max_maps]
-        _draw_maps(flags.maps, paths, model, measure, flags.seed, normal)
+        _draw_maps(flags.maps, paths, model, maps, flags.seed, normal)
         say(flags.maps)
     say(flags.out)
 
@@ -288,10 +294,10 @@ def _draw_maps(folder, paths, model, measure, seed, normal):
     from tf_realnvp.images import plots
 
     images = np.stack([image_sets.read(path, model) for path in paths])
-    maps = tf_realnvp.bit_maps.smooth(measure.maps(images, seed))
+    maps = tf_realnvp.bit_maps.smooth(measure(images, seed))
     label = model.values.total
     if len(normal):
-        others = tf_realnvp.bit_maps.smooth(measure.maps(normal, seed))
+        others = tf_realnvp.bit_maps.smooth(measure(normal, seed))
         maps = tf_realnvp.bit_maps.standardize(maps, others)
         label = "standard deviations"
     limits = plots.map_limits(maps)

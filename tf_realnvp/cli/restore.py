@@ -41,8 +41,8 @@ _NUM_SHOWN = 8  # Samples in the figure.
     ),
     argument(
         "--samples",
-        "number of samples per image; each takes about as long as a "
-        "restoration",
+        "number of samples per image; without --observe, each takes about as "
+        "long as a restoration",
         WholeNumber(0, 1000),
         0,
     ),
@@ -58,8 +58,10 @@ def restore(flags: argparse.Namespace) -> None:
     """Fill in what is missing in images, or remove noise.
 
     The transparent pixels of a PNG file are missing, and what --mask says. The
-    known pixels stay as they are, except with --noise. The restoration is the
-    image of the likeliest latents. --samples draws other answers from the
+    known pixels stay as they are, except with --noise. A model that was trained
+    with --observe draws samples of what it does not see, 16 by default, and the
+    restoration is their mean. With others, the restoration is the image of the
+    likeliest latents. --samples draws other answers from the
     posterior by Hamiltonian Monte Carlo; the spread is their standard
     deviation. R-hat tells whether the chains agree: above 1.2, how likely one
     answer is relative to another is not known.
@@ -95,7 +97,7 @@ def restore(flags: argparse.Namespace) -> None:
     if result.label is not None and label is None:
         for path, number in zip(paths, result.label, strict=True):
             say(f"{path.name}: taken for {names[number]}")
-    if result.samples is not None:
+    if result.r_hat is not None:
         _say_quality(result)
     if to_folder:
         _write_each(flags.out, paths, result, levels)
