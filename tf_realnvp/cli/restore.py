@@ -80,9 +80,14 @@ def restore(flags: argparse.Namespace) -> None:
     # A few images are too little work to share.
     is_little = len(paths) * max(1, flags.samples) <= 8
     runtime.configure(num_threads=1 if is_little else None)
-    shape = content["image_shape"]
+    observe = content.get("observe") or "mask"
+    of_noise = None if flags.noise is None else f"noise:{flags.noise:g}"
+    if observe != "mask" and of_noise not in (None, observe):
+        raise UsageError(f"argument --noise: the model observes {observe}")
+    shape = content["image_shape" if observe == "mask" else "context_shape"]
     levels = num_colors, content.get("dropped_bits", 0)
-    read = [_read(path, flags, shape, levels) for path in paths]
+    needs_mask = observe == "mask" and flags.noise is None
+    read = [_read(path, flags, shape, levels, needs_mask) for path in paths]
     images, is_missing = map(np.stack, zip(*read, strict=True))
     result = tf_realnvp.restoration.restore(
         tf_realnvp.load(flags.model),
@@ -120,14 +125,14 @@ def _list_images(names):
     return paths
 
 
-def _read(path, flags, image_shape, levels):
+def _read(path, flags, image_shape, levels, needs_mask):
     """Returns an image, and which of its pixels are missing, `[H, W, 1]`."""
     from tf_realnvp.images import files as image_files
 
     image = image_files.read(path, image_shape, *levels)
     with arguments.naming("--mask"):
         is_missing = image_files.read_missing(path, image_shape, flags.mask)
-    if flags.noise is None and not np.any(is_missing):
+    if needs_mask and not np.any(is_missing):
         raise UsageError(
             f"nothing is missing in {path}: make what is missing transparent, "
             "or white in --mask, or give --noise"
