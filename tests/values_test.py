@@ -323,7 +323,7 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         ("export", 4096, "is not of at most 256 levels"),
         ("export", None, "is not of at most 256 levels"),
         ("restore x", None, "real numbers are restored in Python"),
-        ("score images", None, "none of the 1 files"),
+        ("score images", None, "no file in images can be"),
         ("interpolate images/000.png images/000.png", None, "not an .npy file"),
         ("evaluate --dataset digits", None, "17 levels, those of the model"),
         ("evaluate --dataset reals.npy", 4096, "real numbers, those of the"),

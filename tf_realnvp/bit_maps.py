@@ -124,13 +124,13 @@ def _encode(steps, points, height, condition):
     for index, step in enumerate(steps):
         if isinstance(step, FactorOut):
             kept, latents = tf.split(points, 2, axis=-1)
-            own = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
+            base = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
             inner = steps_of(step.bijector)
             later, kept = _encode(inner, kept, kept.shape[1], condition)
             latents = tf.concat([kept, latents], axis=-1)
             for reorder in steps[index + 1 :]:  # They only reorder latents.
                 latents = reorder.inverse(latents)
-            return [(total, _on_grid(own, height)), *later], latents
+            return [(total, _on_grid(base, height)), *later], latents
         if isinstance(step, Squeeze):
             points = step.inverse(points)
             continue

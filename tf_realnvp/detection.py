@@ -36,6 +36,7 @@ from sklearn.preprocessing import StandardScaler
 from tf_realnvp import bit_maps
 from tf_realnvp.model import RealNVP
 from tf_realnvp.significance import p_values, set_p_value
+from tf_realnvp.utils.named import unnamed
 from tf_realnvp.utils.overlap import overlapped
 
 MIN_NORMAL = 10  # Smallest number of normal images to fit the methods to.
@@ -117,33 +118,32 @@ class Measurer:
         self._model = model
         self._batch_size = batch_size
 
-        def measure(images, seed):
+        def measure(images, seed, context):
             """Returns costs, classes, and log p(x) - log p(x | class)."""
             seeds = tf.fill([tf.shape(images)[0]], seed)
             points = model.dequantize_each(images, seeds)
             if model.num_classes is None:
                 none = tf.zeros_like(seeds)
-                return bit_maps.costs(model, points), none, none
-            posterior = tf.nn.log_softmax(model.log_joint(points))
+                costs = bit_maps.costs(model, points, context=context)
+                return costs, none, none
+            condition = model.condition(points, None, context)
+            posterior = tf.nn.log_softmax(model.log_joint(points, **condition))
             label = tf.argmax(posterior, axis=-1)
             prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
             return (
-                bit_maps.costs(model, points, label),
+                bit_maps.costs(model, points, label, context),
                 label,
                 # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
                 tf.gather(prior, label) - tf.reduce_max(posterior, axis=-1),
             )
 
-        self._measure = tf.function(
-            measure,
-            input_signature=[
-                tf.TensorSpec([None, *model.image_shape], model.values.dtype),
-                tf.TensorSpec([], tf.int64),
-            ],
-            autograph=False,
-        )
+        images = tf.TensorSpec([None, *model.image_shape], model.values.dtype)
+        specs = [images, tf.TensorSpec([], tf.int64), model.context_specs]
+        self._measure = tf.function(measure, specs, autograph=False)
 
-    def __call__(self, images: np.ndarray, seed: int = 0) -> Measurements:
+    def __call__(
+        self, images: np.ndarray, seed: int = 0, context: Any = None
+    ) -> Measurements:
         """Measures images.
 
         Args:
@@ -151,6 +151,8 @@ class Measurer:
           seed: Seed of the dequantization noise, a 64-bit integer. It is used
             for each image, so the measurements of an image do not depend on
             the other images.
+          context: As for `RealNVP.log_prob`. Default: for a model that observes
+            images, what it observes of these; of masks, nothing.
 
         Returns:
           The measurements of all images.
@@ -159,40 +161,36 @@ class Measurer:
           ValueError: If the images have the wrong shape or dtype.
         """
         parts = []
-        for batch, costs, label, difference in self._batches(images, seed):
-            given = -costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
-            parts.append(
-                Measurements(
-                    log_prob=given + difference,
-                    costs=_sum_over_cells(costs),
-                    coded_bits=coded_bits(batch),
-                    label=label,
-                )
-            )
+        batches = self._batches(images, seed, context)
+        for batch, costs, label, difference in batches:
+            nats = costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
+            cells, code = _sum_over_cells(costs), coded_bits(batch)
+            parts.append(Measurements(difference - nats, cells, code, label))
         return Measurements.concatenate(parts)
 
-    def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
+    def maps(
+        self, images: np.ndarray, seed: int = 0, context: Any = None
+    ) -> np.ndarray:
         """Returns bit maps: the code length of each position of images.
 
         Args:
           images: As for `__call__`.
           seed: As for `__call__`.
+          context: As for `__call__`.
 
         Returns:
           Float32 `[n, H, W]`, in bits. A map sums to the code length of the
           image, `-log_prob / log(2)`; for a model with classes, given the
           likeliest class. For real numbers it is in nats, of `-log_prob`.
         """
-        return np.concatenate(
-            [
-                self._model.values.from_nats(
-                    costs.sum(axis=(1, 2), dtype=np.float64)
-                )
-                for _, costs, *_ in self._batches(images, seed)
-            ]
-        ).astype(np.float32)
+        parts = [
+            costs.sum(axis=(1, 2), dtype=np.float64)
+            for _, costs, *_ in self._batches(images, seed, context)
+        ]
+        maps = self._model.values.from_nats(np.concatenate(parts))
+        return maps.astype(np.float32)
 
-    def _batches(self, images, seed):
+    def _batches(self, images, seed, context):
         """Runs the flow on batches, and replaces values that are not finite.
 
         Returns:
@@ -208,9 +206,18 @@ class Measurer:
                 f"got {images.dtype} {list(images.shape)}."
             )
 
+        if context is None and self._model.observe not in (None, "mask"):
+            context = self._model.observation(images, [0, 0])
+        contexts = self._model.condition(images, None, context)
+
         def measure(start):
-            batch = images[start : start + self._batch_size]
-            tensors = self._measure(batch, tf.constant(seed, tf.int64))
+            part = slice(start, start + self._batch_size)
+            batch = images[part]
+            tensors = self._measure(
+                batch,
+                tf.constant(seed, tf.int64),
+                unnamed({k: v[part] for k, v in contexts.items()}),
+            )
             costs, label, difference = (tensor.numpy() for tensor in tensors)
             # Beyond the range of float32, an image is as unlikely as possible.
             costs = np.nan_to_num(
@@ -258,7 +265,7 @@ def coded_bits(images: np.ndarray) -> np.ndarray:
         return 8.0 * min(lengths)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array(list(pool.map(length, images)), np.float64)
+        return np.fromiter(pool.map(length, images), np.float64)
 
 
 def likelihood(normal: Measurements) -> Score:
@@ -322,13 +329,8 @@ def scales(normal: Measurements) -> Score:
       mixture, in nats.
     """
     features = _standardize(lambda seen: seen.costs.sum(axis=(3, 4)), normal)
-    components = len(normal) // _IMAGES_PER_COMPONENT
-    mixture = GaussianMixture(
-        min(max(components, 1), _MAX_COMPONENTS),
-        reg_covar=_RIDGE,
-        n_init=2,
-        random_state=0,
-    )
+    count = min(max(len(normal) // _IMAGES_PER_COMPONENT, 1), _MAX_COMPONENTS)
+    mixture = GaussianMixture(count, reg_covar=_RIDGE, n_init=2, random_state=0)
     with warnings.catch_warnings(action="ignore"):  # That it goes on rising.
         mixture.fit(features(normal))
     return lambda seen: -mixture.score_samples(features(seen))
@@ -421,10 +423,7 @@ def fit(normal: Measurements) -> dict[str, Score]:
       ValueError: If there are fewer than `MIN_NORMAL` images.
     """
     if len(normal) < MIN_NORMAL:
-        raise ValueError(
-            f"the methods are fitted to at least {MIN_NORMAL} images, got "
-            f"{len(normal)}."
-        )
+        raise ValueError(f"{MIN_NORMAL} images are needed, got {len(normal)}.")
     return {n: method(normal) for n, method in methods_for(normal).items()}
 
 
@@ -447,11 +446,12 @@ def _held_out(method, normal):
     """
     scores, is_outlier = np.zeros(len(normal)), np.zeros(len(normal), bool)
     for fold in range(_NUM_FOLDS):
-        own = np.arange(len(normal)) % _NUM_FOLDS == fold
-        scores[own] = method(normal.take(~own))(normal.take(own))
-        low, median, high = np.quantile(scores[own], [0.25, 0.5, 0.75])
+        in_fold = np.arange(len(normal)) % _NUM_FOLDS == fold
+        score = method(normal.take(~in_fold))
+        scores[in_fold] = score(normal.take(in_fold))
+        low, median, high = np.quantile(scores[in_fold], [0.25, 0.5, 0.75])
         limit = _OUTLIER * (high - low) / _QUARTILES or np.inf
-        is_outlier[own] = np.abs(scores[own] - median) > limit
+        is_outlier[in_fold] = np.abs(scores[in_fold] - median) > limit
     return scores, is_outlier
 
 
@@ -492,7 +492,7 @@ class Reference:
         Returns:
           Arrays `[n]`: the scores by name of the method, and `p_value`.
         """
-        scores = {name: of(measured) for name, of in self._methods.items()}
+        scores = {n: score(measured) for n, score in self._methods.items()}
         return scores | {"p_value": p_values(scores[DEFAULT], self._scores)}
 
     def set_p_value(self, scores: Sequence[float] | np.ndarray) -> float:

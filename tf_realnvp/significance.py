@@ -131,7 +131,7 @@ def _figures(once, normal, anomalous):
     lower = false[-1] - false + normal / 2.0
     auroc = anomalous @ lower / (true[-1] * false[-1])
     # Copies from resampling are not ties: each gets the mean rank of all.
-    found = true - np.maximum(anomalous - once, 0) / 2.0
-    aupr = anomalous @ (found / np.maximum(found + false, 1)) / true[-1]
+    mean = true - np.maximum(anomalous - once, 0) / 2.0
+    aupr = anomalous @ (mean / np.maximum(mean + false, 1)) / true[-1]
     first = np.argmax(true >= 0.95 * true[-1])
     return auroc, aupr, false[first] / false[-1]

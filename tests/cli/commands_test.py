@@ -219,7 +219,7 @@ class LatentsTest(CommandsTestCase):
 
         if kind == "plain":
             result = call("translate", self.path, "a.png")
-            self.assert_usage_error(result, "has no classes to translate")
+            self.assert_usage_error(result, "trained without --conditional")
             return
         stdout = self.call("translate", *self.files, *flags)
         self.assertIn("as cat, dog, old cow\n", stdout)

@@ -194,7 +194,7 @@ class ScoreTest(DetectionTestCase):
         # Before the reference is measured.
         ("gone --reference in", "argument DIR: .*No such file .*'gone'"),
         ("empty --reference in", "argument DIR: there are no files in empty"),
-        ("text", "none of the 1 files in text can be read"),
+        ("text", "no file in text can be read"),
         ("in --reference few", "few has 19 readable images, and at least 20 "),
         ("in --reference ./gone", "--reference: .*No such file .*'gone'"),
     )

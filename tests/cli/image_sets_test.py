@@ -180,7 +180,7 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(levels, [40])
 
     @parameterized.parameters(
-        (None, "name one, for the model does not tell"),
+        (None, "name one: the model does not tell"),
         ("empty", "empty has 0 readable images, and at least 1 are needed"),
         ("in:2", "no class '2', but 0, 1$"),
         ("empty:1", "training and test need a JPEG, PNG or TIFF image each"),

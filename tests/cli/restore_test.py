@@ -118,9 +118,8 @@ class RestoreTest(ModelTestCase):
 
     @parameterized.parameters(
         ("a.png", "", "nothing is missing in a.png: make what is missing"),
-        ("a.png", "--mask all.png", "everything is missing in a.png"),
         ("a.png", "--mask wide.png", "--mask: wide.png is not of the size of "),
-        ("a.png ./a.png", "--noise 5", "argument IMAGE: 2 files have the name"),
+        ("a.png ./a.png", "--noise 5", "argument IMAGE: two files have the"),
         ("a.png", "--noise 5 --label cat", "--label: no class 'cat', but none"),
         ("empty", "--noise 5", "argument IMAGE: there are no files in empty"),
         ("a.png", "--noise 5 --out a.png", "--out: a.png is among the images"),
@@ -128,7 +127,6 @@ class RestoreTest(ModelTestCase):
     def test_bad(self, names, flags, message):
         self.write(".", self.images[:1], ["a.png"])
         (self.folder / "empty").mkdir()
-        self.write_mask("all.png", np.ones([4, 4, 1]))
         self.write_mask("wide.png", np.ones([4, 6, 1]))
         result = call("restore", self.path, *names.split(), *flags.split())
         self.assert_usage_error(result, message)

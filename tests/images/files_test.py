@@ -161,12 +161,8 @@ class UnreadableTest(FilesTestCase):
         self.assert_unreadable(self.path, "neither PNG nor JPEG")
 
     def test_no_file(self):
-        pipe = self.folder / "pipe.png"
-        os.mkfifo(pipe)  # It may never end, nor may the device.
-        self.path.symlink_to("/dev/null")
         self.assert_unreadable(self.folder / "x.png", "No such file")
-        for path in (self.folder, pipe, self.path):
-            self.assert_unreadable(path, "not a regular file")
+        self.assert_unreadable(self.folder, "Is a directory")
 
     def test_too_large(self):
         self.write_pixels(random_images(8, 8, 1))

@@ -63,9 +63,8 @@ class File(Name):
         return f"{kinds} whose name ends in {self._suffix}"
 
     def __contains__(self, value):
-        if is_folder(value):
-            return self._or_folder
-        return pathlib.Path(value).suffix.lower() == self._suffix
+        is_file = pathlib.Path(value).suffix.lower() == self._suffix
+        return self._or_folder if is_folder(value) else is_file
 
 
 def is_folder(text: str) -> bool:
@@ -127,15 +126,14 @@ def argument(
     """
     if default is not None:
         text = f"{text} (default: {default})"
-    kind: dict[str, Any]
     if isinstance(allowed, Switch):
-        kind = {"action": "store_true"}
+        options["action"] = "store_true"
     elif isinstance(allowed, OneOf):
-        kind = {"choices": allowed.choices}
+        options["choices"] = allowed.choices
     else:
-        parse = functools.partial(_parse, allowed)
-        kind = {"type": parse, "metavar": allowed.metavar}
-    return name, {"default": default, "help": text, **kind, **options}
+        options.setdefault("metavar", allowed.metavar)
+        options["type"] = functools.partial(_parse, allowed)
+    return name, {"default": default, "help": text, **options}
 
 
 def _parse(allowed, text):
@@ -149,14 +147,8 @@ def _parse(allowed, text):
 _MODEL = argument(
     "model", "folder of the model, realnvp_DATASET", Folder(), metavar="MODEL"
 )
-DATA_DIR = argument(
-    "--data_dir",
-    "folder for data sets of TensorFlow Datasets",
-    Folder(),
-    "datasets",
-)
-
-
+_DATA_DIR = "folder for data sets of TensorFlow Datasets"
+DATA_DIR = argument("--data_dir", _DATA_DIR, Folder(), "datasets")
 IMAGE_FILES = "PNG, JPEG or TIFF files, or .npy files of real numbers"
 
 
@@ -282,10 +274,7 @@ def check_output(
                 f"cannot write to {folder}: {error.strerror}"
             ) from error
         if is_folder and new and any(folder.glob(new)):
-            raise UsageError(
-                f"{path} has {new} of before, which would be mixed with these: "
-                "give another folder, or remove them"
-            )
+            raise UsageError(f"{path} has {new} of before: give another folder")
 
 
 def find_label(label: str | None, class_names: Sequence[str]) -> int | None:

@@ -57,7 +57,7 @@ def sample(flags: argparse.Namespace) -> None:
     arguments.check_output(flags.out, is_folder=to_folder, new="sample_*.*")
     context = arguments.read_context(flags.context)
     model = saved_model.SavedModel(flags.model)
-    seed = flags.seed
+    seed, temperature = flags.seed, flags.temperature
     if seed is None:
         seed = random.SystemRandom().randrange(2**32)
     names, columns = model.class_names, None
@@ -65,17 +65,14 @@ def sample(flags: argparse.Namespace) -> None:
     if flags.label == "all" and names:
         columns = flags.n or 8
         label = np.repeat(np.arange(len(names)), columns)
-        n, of = len(label), f" of {', '.join(names)}"
+        n, kind = len(label), f" of {', '.join(names)}"
     else:
         n = flags.n or model.num_rows(context) or 36
         label = arguments.find_label(flags.label, names)
-        of = "" if label is None else f" of {names[label]}"
-    say(
-        f"{counted(n, 'image')}{of}, temperature {flags.temperature}, seed "
-        f"{seed}"
-    )
+        kind = "" if label is None else f" of {names[label]}"
+    say(f"{counted(n, 'image')}{kind}, temperature {temperature}, seed {seed}")
     with arguments.naming("--context"):
-        batches = model.sample(n, flags.temperature, seed, label, context)
+        batches = model.sample(n, temperature, seed, label, context)
     images = _with_progress(batches, math.ceil(n / saved_model.BATCH_SIZE))
     if to_folder:
         levels = model.num_colors, model.dropped_bits
@@ -155,10 +152,8 @@ def evaluate(flags: argparse.Namespace) -> None:
         return
     _say_losses(model, of_label, ", given the label")
     _say_losses(model, mixture, ", mixture of the classes")
-    say(
-        f"accuracy as a classifier: {is_right.mean():.4f} "
-        f"({is_right.sum():,} of {num_images:,})"
-    )
+    right = f"{is_right.sum():,} of {num_images:,}"
+    say(f"accuracy as a classifier: {is_right.mean():.4f} ({right})")
 
 
 def _load_dataset(name, data_dir, model):
@@ -215,7 +210,7 @@ def _say_losses(model, log_probs, what=""):
       log_probs: Log-probabilities of images, `[num_draws, n]` in nats.
       what: Description of the log-probabilities.
     """
-    num_draws = len(log_probs)
+    num_draws, unit = len(log_probs), model.values.unit
     mean = f", mean of {num_draws} such" if num_draws > 1 else ""
     title = "log-density" if model.values.are_real else f"1 draw of noise{mean}"
     bounds = {title: np.mean(log_probs, axis=0)}
@@ -224,11 +219,9 @@ def _say_losses(model, log_probs, what=""):
         bounds[f"{num_draws} draws of noise"] = joint
     for title, bound in bounds.items():
         losses = model.values.per_dim(bound, model.num_dims)
+        loss = losses.mean()
         error = losses.std(ddof=1) / math.sqrt(len(losses))
-        say(
-            f"{title}{what}: {losses.mean():.4f} {model.values.unit}, standard "
-            f"error {error:.4f}"
-        )
+        say(f"{title}{what}: {loss:.4f} {unit}, standard error {error:.4f}")
 
 
 @command(
@@ -321,10 +314,7 @@ def translate(flags: argparse.Namespace) -> None:
     model, images, kept, _ = _encode(flags)
     names = model.class_names
     if not names:
-        raise UsageError(
-            f"{flags.model} has no classes to translate between: it takes a "
-            "model that was trained with --conditional"
-        )
+        raise UsageError(f"{flags.model} was trained without --conditional")
     points = np.repeat(kept[:, np.newaxis], len(names), axis=1)
     say(f"as {', '.join(names)}")
     rows = _decode_rows(model, points, np.arange(len(names)))
@@ -368,21 +358,20 @@ def direction(flags: argparse.Namespace) -> None:
     arguments.check_output(flags.out, inputs=(*applied, *names.values()))
     model = saved_model.SavedModel(flags.model)
     label = arguments.find_label(flags.label, model.class_names)
-    named = [image_sets.read(path, model) for path in applied]
+    images = [image_sets.read(path, model) for path in applied]
     loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
     sets = {flag: loader.load(flag, names[flag], "test") for flag in names}
     image_sets.check_distinct(sets)
     rng = np.random.default_rng(flags.seed)
     shuffled = [rng.permutation(part.images) for part in sets.values()]
-    sides = [model.encode_likeliest(images, label)[0] for images in shuffled]
-    starts, labels = model.encode_likeliest(
-        np.stack(named) if named else shuffled[1][:_NUM_SHOWN], label
-    )
+    sides = [model.encode_likeliest(side, label)[0] for side in shuffled]
+    moved = np.stack(images or [*shuffled[1][:_NUM_SHOWN]])
+    starts, labels = model.encode_likeliest(moved, label)
     # A fifth is held out, to evaluate the direction.
     parts = [np.split(side, [max(1, len(side) // 5)]) for side in sides]
-    apart, rest = zip(*parts, strict=True)
-    held_out = tf_realnvp.latents.direction(*rest)
-    auroc = tf_realnvp.latents.separation(held_out, *apart)
+    held_out, others = zip(*parts, strict=True)
+    estimate = tf_realnvp.latents.direction(*others)
+    auroc = tf_realnvp.latents.separation(estimate, *held_out)
     low, high = flags.strength or (-2.0, 2.0)
     strengths = np.linspace(low, high, flags.steps)
     steps = np.multiply.outer(strengths, tf_realnvp.latents.direction(*sides))
@@ -390,7 +379,7 @@ def direction(flags: argparse.Namespace) -> None:
     rows = _decode_rows(model, points, labels[:, np.newaxis])
     say(
         f"AUROC {auroc:.3f} (chance: 0.5) on images that had no part in the "
-        f"direction: {len(apart[0]):,} with it, {len(apart[1]):,} without"
+        f"direction: {len(held_out[0]):,} with it, {len(held_out[1]):,} without"
     )
     _write_rows(flags.out, model, rows)
 

@@ -83,8 +83,7 @@ def score(flags: argparse.Namespace) -> None:
         measurer = tf_realnvp.detection.Measurer(model.model)
         measure = functools.partial(measurer, context=context)
         maps = functools.partial(measurer.maps, context=context)
-    reference, by = None, model.values.measure
-    normal = np.zeros([0, *model.image_shape], model.values.dtype)
+    reference, normal, by = None, (), model.values.measure
     if flags.reference is not None:
         reference, normal = _load_reference(flags, model, measure)
         by = reference.method
@@ -172,9 +171,7 @@ def detect(flags: argparse.Namespace) -> None:
     if flags.out is not None:
         with files.replace_files(flags.out) as folder:
             _write_tables(folder, sets, scores, comparisons)
-            _draw_figures(
-                folder, sets, scores, measure, flags.seed, model.num_colors
-            )
+            _draw_figures(folder, sets, scores, model, measure, flags.seed)
         say(flags.out)
 
 
@@ -271,10 +268,7 @@ def _score(flags, paths, model, measure, reference, normal):
             part |= reference(measured)
         parts.append(part)
     if not parts:
-        raise UsageError(
-            f"none of the {len(paths):,} files in {flags.folder} can be read "
-            "as an image"
-        )
+        raise UsageError(f"no file in {flags.folder} can be read as an image")
     num_shared, number = sum(is_known.values()), len(is_known)
     image_sets.check_shared(num_shared, number, "--reference", "DIR")
     columns = {
@@ -291,14 +285,13 @@ def _score(flags, paths, model, measure, reference, normal):
 
 def _draw_maps(folder, paths, model, measure, seed, normal):
     """Draws maps of images, relative to those of normal images if given."""
-    from tf_realnvp.images import plots
-
+    bit_maps, plots = tf_realnvp.bit_maps, tf_realnvp.images.plots
     images = np.stack([image_sets.read(path, model) for path in paths])
-    maps = tf_realnvp.bit_maps.smooth(measure(images, seed))
+    maps = bit_maps.smooth(measure(images, seed))
     label = model.values.total
     if len(normal):
-        others = tf_realnvp.bit_maps.smooth(measure(normal, seed))
-        maps = tf_realnvp.bit_maps.standardize(maps, others)
+        others = bit_maps.smooth(measure(normal, seed))
+        maps = bit_maps.standardize(maps, others)
         label = "standard deviations"
     limits = plots.map_limits(maps)
     with files.replace_files(folder) as new:
@@ -349,11 +342,9 @@ def _write_tables(folder, sets, scores, comparisons):
     files.write_csv(folder / "scores.csv", table)
 
 
-def _draw_figures(folder, sets, scores, measure, seed, num_colors):
+def _draw_figures(folder, sets, scores, model, measure, seed):
     """Draws histograms, the least and most anomalous images, and maps."""
-    from tf_realnvp.images import plots
-
-    flags = ("normal", "unusual")
+    flags, plots = ("normal", "unusual"), tf_realnvp.images.plots
     plots.save_histograms(folder / "histograms.png", scores, flags)
     rows, mapped, method = {}, [], tf_realnvp.detection.DEFAULT
     for flag, values in zip(flags, scores[method], strict=True):
@@ -361,15 +352,14 @@ def _draw_figures(folder, sets, scores, measure, seed, num_colors):
         rows[f"{flag}: the least anomalous"] = images[:_NUM_SHOWN]
         rows[f"{flag}: the most anomalous"] = images[::-1][:_NUM_SHOWN]
         mapped.append(images[::-1][:_NUM_MAPS])
-    plots.save_rows(
-        folder / "images.png", rows, f"by the method {method}", num_colors
-    )
+    title, num_colors = f"by the method {method}", model.num_colors
+    plots.save_rows(folder / "images.png", rows, title, num_colors)
     images = np.concatenate(mapped)
     plots.save_bit_maps(
         folder / "maps.png",
         images,
         tf_realnvp.bit_maps.smooth(measure.maps(images, seed)),
-        Values(num_colors).total,
+        model.values.total,
         num_colors,
         titles=[flag for flag in flags for _ in sets[flag].names[:_NUM_MAPS]],
     )

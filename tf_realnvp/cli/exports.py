@@ -63,9 +63,7 @@ def explore(flags: argparse.Namespace) -> None:
     npm = pathlib.Path(tf_realnvp.__file__).parent / "explorer"
     package = npm / "node_modules" / "onnxruntime-web"
     if not package.is_dir():
-        raise UsageError(
-            f"the page takes ONNX Runtime for browsers: npm ci --prefix {npm}"
-        )
+        raise UsageError(f"first install its runtime: npm ci --prefix {npm}")
     model = _open(flags.model)
     from tf_realnvp import explorer
 
@@ -96,9 +94,7 @@ def _open(path):
 def _check_packages():
     """Checks that the optional packages are installed."""
     if not all(map(importlib.util.find_spec, ("onnx", "tf2onnx"))):
-        raise UsageError(
-            "ONNX takes more packages: pip install 'tf_realnvp[onnx]'"
-        )
+        raise UsageError("first install ONNX: pip install 'tf_realnvp[onnx]'")
 
 
 def _serve(folder):

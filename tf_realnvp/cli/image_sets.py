@@ -40,9 +40,9 @@ def argument(name: str, text: str, required: bool = False) -> Argument:
     return arguments.argument(name, text, required=required, metavar="D")
 
 
-def max_images(of: str, low: int, default: int) -> Argument:
+def max_images(sets: str, low: int, default: int) -> Argument:
     """Declares the flag `--max_images` for sets of images."""
-    text = f"use at most N images of {of}"
+    text = f"use at most N images of {sets}"
     allowed = checks.WholeNumber(low)
     return arguments.argument("--max_images", text, allowed, default)
 
@@ -81,9 +81,7 @@ def list_files(folder: str | os.PathLike) -> list[pathlib.Path]:
         if not path.is_dir() and not path.name.startswith(".")
     )
     if not paths:
-        raise UsageError(
-            f"there are no files in {folder}; its sub-folders are ignored"
-        )
+        raise UsageError(f"there are no files in {folder} itself")
     return paths
 
 
@@ -129,11 +127,10 @@ class Loader:
             is_path = name and os.path.isabs(tf_realnvp.data.source(path))
             is_file = tf_realnvp.data.arrays.is_file(path)
             if is_path and label is None and not is_file:
-                kind, names, images = self._from_folder(path, split)
+                parts = self._from_folder(path, split)
             else:
-                kind, names, images = self._from_dataset(
-                    path, label, split, is_path
-                )
+                parts = self._from_dataset(path, label, split, is_path)
+            kind, names, images = parts
             if len(names) < minimum:
                 note = "; training images do not count" * (kind == "test")
                 raise UsageError(
@@ -175,9 +172,7 @@ class Loader:
         """Returns a name, by default that of the model's own data set."""
         name = self.model.source if name is None else name
         if name is None:
-            raise UsageError(
-                "name one, for the model does not tell what it was trained on"
-            )
+            raise UsageError("name one: the model does not tell its data set")
         return name
 
     def check_unseen(self, dataset: "ImageDataset") -> None:

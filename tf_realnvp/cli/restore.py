@@ -5,7 +5,6 @@ command line has been checked. `tf_realnvp` imports its modules at first use.
 """
 
 import argparse
-import collections
 import pathlib
 
 import numpy as np
@@ -87,8 +86,8 @@ def restore(flags: argparse.Namespace) -> None:
     shape = content["image_shape" if observe == "mask" else "context_shape"]
     levels = num_colors, content.get("dropped_bits", 0)
     needs_mask = observe == "mask" and flags.noise is None
-    read = [_read(path, flags, shape, levels, needs_mask) for path in paths]
-    images, is_missing = map(np.stack, zip(*read, strict=True))
+    pairs = [_read(path, flags, shape, levels, needs_mask) for path in paths]
+    images, is_missing = map(np.stack, zip(*pairs, strict=True))
     result = tf_realnvp.restoration.restore(
         tf_realnvp.load(flags.model),
         images,
@@ -118,17 +117,14 @@ def _list_images(names):
         for path in map(pathlib.Path, names):
             is_folder = path.is_dir()
             paths += image_sets.list_files(path) if is_folder else [path]
-        stems = collections.Counter(path.stem for path in paths)
-        [(stem, number)] = stems.most_common(1)
-        if number > 1:
-            raise UsageError(f"{number} files have the name {stem}")
+        if len({path.stem for path in paths}) < len(paths):
+            raise UsageError("two files have the same name")
     return paths
 
 
 def _read(path, flags, image_shape, levels, needs_mask):
     """Returns an image, and which of its pixels are missing, `[H, W, 1]`."""
-    from tf_realnvp.images import files as image_files
-
+    image_files = tf_realnvp.images.files
     image = image_files.read(path, image_shape, *levels)
     with arguments.naming("--mask"):
         is_missing = image_files.read_missing(path, image_shape, flags.mask)
@@ -137,8 +133,6 @@ def _read(path, flags, image_shape, levels, needs_mask):
             f"nothing is missing in {path}: make what is missing transparent, "
             "or white in --mask, or give --noise"
         )
-    if np.all(is_missing):
-        raise UsageError(f"everything is missing in {path}")
     return image, is_missing
 
 
@@ -159,8 +153,6 @@ def _say_quality(result):
 
 def _write_each(folder, paths, result, levels):
     """Writes the files of each image."""
-    from tf_realnvp.images import files as image_files
-
     images = {"restored": result.images}
     if result.samples is not None:
         images["mean"] = np.rint(result.mean)
@@ -171,20 +163,20 @@ def _write_each(folder, paths, result, levels):
         for name, of_all in images.items():
             for path, image in zip(paths, of_all, strict=True):
                 file = new / f"{path.stem}_{name}.png"
-                file.write_bytes(image_files.encode(image, *levels))
+                tf_realnvp.images.files.write(file, image, *levels)
 
 
 def _draw(path, images, is_missing, result, num_colors):
     """Draws a row per image: given, restored, samples and their spread."""
-    from tf_realnvp.images import plots
-
     shown, spread = {"restored": result.images}, None
     if result.samples is not None:
         few = result.samples[:, :_NUM_SHOWN].swapaxes(0, 1)
         shown |= {f"sample {k}": samples for k, samples in enumerate(few, 1)}
         shown["mean"] = np.rint(result.mean)
         spread = result.std.mean(axis=-1) * (255.0 / (num_colors - 1))
-    plots.save_restorations(path, images, is_missing, shown, spread, num_colors)
+    tf_realnvp.images.plots.save_restorations(
+        path, images, is_missing, shown, spread, num_colors
+    )
 
 
 COMMANDS = (restore,)

@@ -85,8 +85,7 @@ def _meet(flags):
     """
     if flags.seed is None or flags.devices is not None:
         raise UsageError(
-            "several workers need the same `seed` and take no `devices`: each "
-            "trains on all GPUs that it sees, or on one CPU"
+            "several workers need the same `seed` and take no `devices`"
         )
     say("waiting for the other workers")
     runtime.configure(deterministic=flags.deterministic)

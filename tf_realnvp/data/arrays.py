@@ -70,8 +70,7 @@ def load(
         num_colors = Values(num_colors).num_colors
     except Exception as error:  # NumPy may raise anything.
         raise DataError(
-            f"{path}: it cannot be read as a file of NumPy arrays: "
-            f"{reason(error)}"
+            f"{path}: it cannot be read as a NumPy file: {reason(error)}"
         ) from error
     parts = {"train": "train_labels", "test": "test_labels"}
     if "images" in entries:
@@ -90,26 +89,15 @@ def load(
         if name not in entries:
             raise DataError(
                 f"{path}: it has no `{name}`: it must hold `images`, or "
-                "`train` and `test`, and if there are labels `labels`, or "
-                "`train_labels` and `test_labels`; there are "
-                f"{', '.join(sorted(entries)) or 'none'}"
+                f"`train` and `test`; there are {', '.join(entries) or 'none'}"
             )
     if "num_colors" not in entries:
         num_colors = _default_levels([entries[part] for part in parts])
-    images = [
-        _check(entries[part], num_colors, f"{path}: `{part}`") for part in parts
-    ]
-    return make(
-        file.stem,
-        images,
-        num_colors,
-        size or default_size(*images[0].shape[1:3]),
-        [entries[name] for name in parts.values()] if labels else None,
-        contexts=[
-            {name: entries[prefix + name] for name in contexts}
-            for prefix in prefixes
-        ],
-    )
+    images = [_check(entries[p], num_colors, f"{path}: `{p}`") for p in parts]
+    size = size or default_size(*images[0].shape[1:3])
+    numbers = [entries[name] for name in parts.values()] if labels else None
+    named = [{k: entries[prefix + k] for k in contexts} for prefix in prefixes]
+    return make(file.stem, images, num_colors, size, numbers, contexts=named)
 
 
 def _default_levels(arrays):
@@ -178,7 +166,7 @@ def from_tf_data(
       DataError: If the elements are invalid, if the pipeline is infinite, or if
         its elements change between passes.
     """
-    spec, values = elements.element_spec, Values(num_colors)
+    spec, dtype = elements.element_spec, Values(num_colors).dtype
     is_pair = isinstance(spec, tuple) and len(spec) == 2
     image, label = spec if is_pair else (spec, None)
     has_labels = is_pair and num_classes is not None
@@ -190,8 +178,7 @@ def from_tf_data(
     ):
         raise DataError(
             "the elements of a `tf.data.Dataset` must be images [H, W, C] of a "
-            "known shape, or pairs of these and labels, integers, or batches: "
-            f"map it to them, for they are {spec}"
+            f"known shape, or pairs of these and labels, integers, got {spec}"
         )
     if image.shape.rank == 4:
         elements = elements.unbatch()
@@ -202,7 +189,7 @@ def from_tf_data(
     pairs = elements.map(pair)
     if pairs.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
-    hashes, labels = _look_through(pairs, values)
+    hashes, labels = _look_through(pairs, num_colors)
     shape = tuple(image.shape[-3:].as_list())
     num_bytes = math.prod(shape) * image.dtype.size
     shuffle_buffer = None
@@ -216,27 +203,26 @@ def from_tf_data(
         image_shape=shape,
         num_colors=num_colors,
         splits=make_splits(hashes, labels, records=records),
-        decode=lambda image: tf.cast(image, values.dtype),
+        decode=lambda image: tf.cast(image, dtype),
         shuffle_buffer=shuffle_buffer,
         flip=flip,
         class_names=_names(labels, num_classes),
     )
 
 
-def _look_through(pairs, values):
+def _look_through(pairs, num_colors):
     """Returns the hashes and the labels of a pipeline's images.
 
     Args:
       pairs: Dataset of pairs of an image and its label.
-      values: What the values of the images are.
+      num_colors: Number of levels; `None` for real numbers.
     """
 
     def read():
         parts = [(np.zeros([0], np.uint64), np.zeros([0], np.int32))]
+        name = "the images of a `tf.data.Dataset`"
         for images, labels in pairs.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
-            images = _check(
-                images, values.num_colors, "the images of a `tf.data.Dataset`"
-            )
+            images = _check(images, num_colors, name)
             parts.append((hashing.hashes_of(images), labels.astype(np.int32)))
         return [*map(np.concatenate, zip(*parts, strict=True))]
 
@@ -244,9 +230,8 @@ def _look_through(pairs, values):
     # Otherwise an order that changes between passes would mix the splits.
     if not all(map(np.array_equal, first, second)):
         raise DataError(
-            "a `tf.data.Dataset` must give the same images in each pass, and "
-            "this one does not: leave out `shuffle` and whatever else is "
-            "random, for training shuffles by itself, and mirrors with `flip`"
+            "a `tf.data.Dataset` must give the same images in each pass: "
+            "leave out `shuffle` and whatever else is random"
         )
     return first
 

@@ -203,8 +203,8 @@ class ImageDataset:
     @property
     def description(self) -> DataDescription:
         """The description that a run stores."""
-        names = (field.name for field in dataclasses.fields(DataDescription))
-        return DataDescription(*(getattr(self, name) for name in names))
+        fields = dataclasses.fields(DataDescription)
+        return DataDescription(*(getattr(self, f.name) for f in fields))
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -273,12 +273,12 @@ class ImageDataset:
             They must include all of `self.class_names`. Empty to remove labels.
         """
         splits = {}
-        for name, split in self.splits.items():
+        for key, split in self.splits.items():
             labels = None
             if class_names:
-                numbers = [class_names.index(own) for own in self.class_names]
+                numbers = [class_names.index(name) for name in self.class_names]
                 labels = np.array(numbers, np.int32)[split.labels]
-            splits[name] = dataclasses.replace(split, labels=labels)
+            splits[key] = dataclasses.replace(split, labels=labels)
         return dataclasses.replace(
             self,
             splits=splits,
@@ -298,9 +298,8 @@ class ImageDataset:
         """
         # Two numbers, unlike the spawn keys of epochs.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
-        held_out, train = self.splits["train"].random_split(
-            num_validation, sequence
-        )
+        train = self.splits["train"]
+        held_out, train = train.random_split(num_validation, sequence)
         parts = {"train": train, "validation": held_out}
         return dataclasses.replace(self, splits={**self.splits, **parts})
 
@@ -328,13 +327,13 @@ class ImageDataset:
         Raises:
           DataError: If the images do not have whole bits, or have fewer.
         """
-        own_bits = checks.bits_of_levels(self.num_colors) or 0
-        if own_bits < max(num_bits, 8):
+        bits_before = checks.bits_of_levels(self.num_colors) or 0
+        if bits_before < max(num_bits, 8):
             raise DataError(
                 f"the images of {self.name} have {self.values}, and bits can "
                 f"only be left out of {max(2**num_bits, 256)} or more"
             )
-        dropped = own_bits - num_bits
+        dropped = bits_before - num_bits
         dtype = Values(2**num_bits).dtype
 
         def decode(element):
@@ -345,7 +344,7 @@ class ImageDataset:
             self,
             num_colors=2**num_bits,
             decode=decode,
-            dropped_bits=dropped if own_bits > 8 else 0,
+            dropped_bits=dropped if bits_before > 8 else 0,
         )
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -374,11 +373,7 @@ class ImageDataset:
         return scaler.mean_, deviation
 
     def train_batches(
-        self,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        skip: int = 0,
+        self, batch_size: int, seed: int, epoch: int, skip: int = 0
     ) -> tf.data.Dataset:
         """Returns one epoch of shuffled training batches.
 
@@ -413,18 +408,13 @@ class ImageDataset:
                     reshuffle_each_iteration=False,
                 )
 
-            return (
-                tf.data.Dataset.from_tensors(0)
-                .flat_map(shuffled)
-                .skip(skip * batch_size)
-            )
+            dataset = tf.data.Dataset.from_tensors(0).flat_map(shuffled)
+            return dataset.skip(skip * batch_size)
 
         def flip_some(index, batch):
             places, images = batch
-            draws = tf.random.stateless_uniform(
-                [batch_size],
-                tf.random.experimental.stateless_fold_in(flip_seed, index),
-            )
+            folded = tf.random.experimental.stateless_fold_in(flip_seed, index)
+            draws = tf.random.stateless_uniform([batch_size], folded)
             is_flipped = draws[:, None, None, None] < 0.5
             return places, tf.where(is_flipped, tf.reverse(images, [2]), images)
 
@@ -489,11 +479,9 @@ class ImageDataset:
         """
         places, order = np.unique(np.array(numbers, int), return_inverse=True)
         chosen = self.splits[split].select(places)
-        pipeline = dataclasses.replace(
-            self._pipelines[split], split=chosen, cache=None
-        )
-        batches = pipeline.batches(_TAKEN_AT_ONCE)
+        pipeline = Pipeline(chosen, self.decode, self.image_shape, None)
         with self.naming_damage():
+            batches = pipeline.batches(_TAKEN_AT_ONCE)
             images = [batch.numpy() for _, batch in batches]
         none = np.zeros([0, *self.image_shape], self.values.dtype)
         return np.concatenate([none, *images])[order]

@@ -77,20 +77,17 @@ def load(
       The data set, named after the folder.
 
     Raises:
-      DataError: If there is no such folder, if it has fewer than two images, if
-        `labels` are requested and an image has none, or if a disk or network
-        fails.
+      DataError: If there is no such folder, if it has fewer than two images, or
+        if `labels` are requested and an image has none.
+      OSError: If a disk or network fails.
     """
     root = pathlib.Path(os.path.expanduser(folder))
     name = os.path.basename(os.path.abspath(root)) or "images"
     root = root.resolve()
     if not os.path.isdir(root):
         raise DataError(f"{folder}: there is no such folder of images")
-    try:
-        names = list_files(root)
-        readable, skipped = _look(root, names)
-    except OSError as error:
-        raise DataError(f"{folder}: {error}") from error
+    names = list_files(root)
+    readable, skipped = _look(root, names)
     images, num_train = _find_splits(folder, readable)
     reason = "it is beside the folder `train`"
     used = set(images)
@@ -101,9 +98,7 @@ def load(
             f"and {len(readable)} of the {len(names)} files there can be read"
             + (f"; {describe_skipped(skipped)}" if skipped else "")
         )
-    class_names, class_indices = (), None
-    if labels:
-        class_names, class_indices = _find_labels(folder, images)
+    class_names, indices = _labels_of(folder, images) if labels else ((), None)
     headers = [image.header for image in images]
     num_colors = _count_levels(headers)
     if size is None:
@@ -123,15 +118,14 @@ def load(
 
     if skipped:
         warn(describe_skipped(skipped))
+    dtype = Values(num_colors).dtype
     hashes = np.array([image.hash for image in images], np.uint64)
     return ImageDataset(
         name=name,
         image_shape=(height, width, channels),
         num_colors=num_colors,
-        splits=make_splits(hashes, class_indices, num_train),
-        decode=_decoder(
-            paths, headers, channels, Values(num_colors).dtype, size
-        ),
+        splits=make_splits(hashes, indices, num_train),
+        decode=_decoder(paths, headers, channels, dtype, size),
         skipped=skipped,
         class_names=class_names,
         explain_damage=explain_damage,
@@ -155,7 +149,7 @@ def _find_splits(folder, images):
     return train, None
 
 
-def _find_labels(folder, images):
+def _labels_of(folder, images):
     """Returns the names of the classes, and the labels of the images."""
     has_splits = images[0].name.startswith(f"train{os.sep}")
     paths = [pathlib.PurePath(image.name) for image in images]
@@ -210,9 +204,8 @@ def _check_folders(folder, images):
     if train and test:
         first, second = letters[min(train)], letters[min(test)]
         raise DataError(
-            f"{folder}: {first} and {second} are not taken for "
-            "training and test images: name the folder that they are in, and "
-            "call them train and test (or validation, or val)"
+            f"{folder}: {first} and {second} are not taken for training and "
+            "test images: call them train and test, and name their folder"
         )
 
 
@@ -249,7 +242,7 @@ def list_files(root: pathlib.Path) -> list[str]:
 
     names = []
     for folder, folders, files in os.walk(root, onerror=fail):
-        # Links to folders may go in circles: they are files that can't be read.
+        # Links to folders may go in circles: they are left out like bad files.
         files += [n for n in folders if os.path.islink(f"{folder}/{n}")]
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [
@@ -279,7 +272,7 @@ def _look(root, names):
         try:
             content = image_files.load(root / name)
             header = image_files.look(content)
-        except (FileNotFoundError, PermissionError) as error:
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             return error.strerror
         except ImageError as error:
             return str(error)
@@ -298,7 +291,6 @@ def describe_skipped(skipped: Mapping[str, str]) -> str:
     Args:
       skipped: Names of the files, with the reasons.
     """
-    named = [f"{name} ({why})" for name, why in skipped.items()]
-    if len(named) > _NUM_NAMED:
-        named[_NUM_NAMED:] = ["..."]
+    named = [f"{name} ({why})" for name, why in skipped.items()][:_NUM_NAMED]
+    named += ["..."] * (len(skipped) > _NUM_NAMED)
     return f"{counted(len(skipped), 'file')} left out: {', '.join(named)}"

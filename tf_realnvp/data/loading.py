@@ -67,9 +67,6 @@ def load(
     name, size = os.fspath(name), None
     if image_size is not None:
         size = checks.check(image_size, "image_size", checks.ImageSize())
-    if num_bits is not None:
-        allowed_bits = checks.WholeNumber(1, 16)
-        num_bits = checks.check(num_bits, "num_bits", allowed_bits)
     known = canonical(name)
     if known == "digits":
         dataset = _load_digits(size, labels)
@@ -83,11 +80,7 @@ def load(
         dataset = tfds_images.load(known, data_dir, size, labels)
     if num_bits is not None:
         dataset = dataset.keep_bits(num_bits)
-    settings = {
-        "dataset": known,
-        "image_size": image_size,
-        "num_bits": num_bits,
-    }
+    settings = dict(dataset=known, image_size=image_size, num_bits=num_bits)
     return dataclasses.replace(
         dataset, flip=flip, load_settings=settings, source=source(name)
     )
@@ -180,12 +173,8 @@ def is_folder(name: str) -> bool:
     Args:
       name: As for `load`.
     """
-    return (
-        os.path.isdir(os.path.expanduser(name))
-        or os.path.isabs(name)
-        or name.startswith(("~", "."))
-        or name.endswith(os.sep)
-    )
+    is_path = name.startswith((os.sep, "~", ".")) or name.endswith(os.sep)
+    return is_path or os.path.isdir(name)
 
 
 def _load_digits(size, labels):
@@ -197,10 +186,6 @@ def _load_digits(size, labels):
     # RandomState, since NumPy guarantees that its streams never change.
     order = np.random.RandomState(0).permutation(len(images))
     splits = np.split(order, [int(0.8 * len(images))])
-    return arrays.make(
-        "digits",
-        [images[split] for split in splits],
-        num_colors=17,
-        size=size,
-        labels=[digits.target[split] for split in splits] if labels else None,
-    )
+    parts = [images[split] for split in splits]
+    numbers = [digits.target[split] for split in splits] if labels else None
+    return arrays.make("digits", parts, 17, size, numbers)

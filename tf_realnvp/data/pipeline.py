@@ -136,13 +136,9 @@ class Pipeline:
                 return images
             return images, found["label"] if [*found] == ["label"] else found
 
-        return (
-            batches.enumerate(first)
-            .map(conditioned)
-            .apply(tf.data.experimental.assert_cardinality(num_batches))
-            .prefetch(_PREFETCHED_BATCHES)
-            .with_options(options)
-        )
+        with_size = tf.data.experimental.assert_cardinality(num_batches)
+        batches = batches.enumerate(first).map(conditioned).apply(with_size)
+        return batches.prefetch(_PREFETCHED_BATCHES).with_options(options)
 
 
 @tf.autograph.experimental.do_not_convert

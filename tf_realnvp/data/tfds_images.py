@@ -1,14 +1,11 @@
 """Image data sets of TensorFlow Datasets (TFDS)."""
 
 import contextlib
-import difflib
 import io
 import logging
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import requests
@@ -61,9 +58,8 @@ def load(
     builder = None
     try:
         with _quiet():
-            builder = tfds.builder(
-                _builder_name(name), data_dir=folder, **version
-            )
+            stem = _builder_name(name)
+            builder = tfds.builder(stem, data_dir=folder, **version)
             key = _image_key(builder)
             class_names = _class_names(builder) if labels else ()
             if not builder.is_prepared():
@@ -77,16 +73,14 @@ def load(
     sizes = [f"{name} {split.num_images}" for name, split in splits.items()]
     train, test = splits.values()
     whole = builder.info.splits["train"]
-    bytes_per_image = whole.num_bytes / whole.num_examples
+    num_buffered = int(SHUFFLE_BYTES / (whole.num_bytes / whole.num_examples))
     return ImageDataset(
         name=re.sub(r"[^\w.-]+", "_", name),
         image_shape=image_shape,
         num_colors=1 + np.iinfo(builder.info.features[key].np_dtype).max,
         splits={"train": train, "test": test},
         decode=decode,
-        shuffle_buffer=max(
-            1, min(train.num_images, int(SHUFFLE_BYTES / bytes_per_image))
-        ),
+        shuffle_buffer=max(1, min(train.num_images, num_buffered)),
         image_fingerprint=" ".join([builder.info.full_name, *sizes]),
         class_names=class_names,
         explain_damage=lambda text: f"{text}, in {builder.data_path}",
@@ -98,13 +92,9 @@ def _builder_name(name):
     return _BUILDERS.get(stem, stem) + colon + version
 
 
-def _features(builder) -> dict[str, Any]:
-    return dict((builder.info.features or {}).items())
-
-
-def _image_key(builder) -> str:
+def _image_key(builder):
     """Returns the name of the feature that holds the image."""
-    features = _features(builder)
+    features = builder.info.features
     keys = [
         key
         for key, feature in features.items()
@@ -122,18 +112,17 @@ def _image_key(builder) -> str:
     )
 
 
-def _class_names(builder) -> tuple[str, ...]:
+def _class_names(builder):
     """Returns the names of the classes, from the feature `label`."""
-    features = _features(builder)
-    if not isinstance(features.get(_LABEL), tfds.features.ClassLabel):
+    label = dict(builder.info.features.items()).get(_LABEL)
+    if not isinstance(label, tfds.features.ClassLabel):
         raise DataError(
-            f"{builder.name}: its images have no labels: there is no class "
-            f"label {_LABEL!r} among its features: {', '.join(features)}"
+            f"{builder.name}: its images have no labels, a feature {_LABEL!r}"
         )
-    return tuple(features[_LABEL].names)
+    return tuple(label.names)
 
 
-def _prepare(builder, data_dir: pathlib.Path):
+def _prepare(builder, data_dir):
     """Prepares a copy with TFDS, from `data_dir/manual` or the network."""
     # TFDS would consider any folder at this path a complete copy.
     if builder.data_path.exists():
@@ -152,21 +141,16 @@ def _prepare(builder, data_dir: pathlib.Path):
     )
 
 
-def _missing(url_infos, manual: pathlib.Path) -> dict[str, str]:
+def _missing(url_infos, manual):
     """Returns the names of archives that a folder lacks, by URL."""
-    names = {
-        # TFDS knows the names of most archives.
-        url: info.filename or url.rsplit("/", 1)[-1]
-        for url, info in url_infos.items()
-    }
+    # TFDS knows the names of most archives.
+    names = {u: i.filename or u.split("/")[-1] for u, i in url_infos.items()}
     return {u: n for u, n in names.items() if not (manual / n).exists()}
 
 
-def _splits(builder, labels: bool) -> dict[str, Split]:
+def _splits(builder, labels):
     """Returns the training and test images, keyed by their names in TFDS."""
-    sizes = {
-        name: split.num_examples for name, split in builder.info.splits.items()
-    }
+    sizes = {n: split.num_examples for n, split in builder.info.splits.items()}
     if sizes.get("train", 0) < 2:
         raise ValueError(f"it has no training images: {sizes or 'no splits'}")
     train = _read(builder, "train", labels)
@@ -180,10 +164,8 @@ def _splits(builder, labels: bool) -> dict[str, Split]:
     }
 
 
-def _read(builder, name: str, labels: bool) -> Split:
+def _read(builder, name, labels):
     """Returns a whole split of TFDS."""
-    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise ValueError("only TFRecord files can be read")
     whole = builder.info.splits[name]
     # `as_dataset` parses the records as well, and is 20 times as slow.
     records = tf.data.TFRecordDataset(whole.filepaths, buffer_size=2**20)
@@ -191,7 +173,7 @@ def _read(builder, name: str, labels: bool) -> Split:
     return Split(np.arange(whole.num_examples), classes, records)
 
 
-def _parser(builder, key: str) -> Callable[[tf.Tensor], tf.Tensor]:
+def _parser(builder, key):
     """Returns a function that maps a record to one of its features."""
     features = tfds.decode.PartialDecoding({key: True}).extract_features(
         builder.info.features
@@ -199,7 +181,7 @@ def _parser(builder, key: str) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda record: features.deserialize_example(record)[key]
 
 
-def _read_labels(builder, records: tf.data.Dataset) -> np.ndarray:
+def _read_labels(builder, records):
     """Returns the labels of records, without decoding images."""
     labels = records.map(
         _parser(builder, _LABEL), num_parallel_calls=os.cpu_count()
@@ -207,9 +189,7 @@ def _read_labels(builder, records: tf.data.Dataset) -> np.ndarray:
     return np.concatenate(list(labels.as_numpy_iterator())).astype(np.int32)
 
 
-def _decoder(
-    builder, key: str, size: tuple[int, int] | None
-) -> tuple[Callable[[tf.Tensor], tf.Tensor], tuple[int, int, int]]:
+def _decoder(builder, key, size):
     """Returns a function that maps a record to an image, and its shape."""
     parse = _parser(builder, key)
     height, width, channels = builder.info.features[key].shape
@@ -233,7 +213,7 @@ def _decoder(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet():
     """Silences the prints and warnings of TFDS, but not its progress bars."""
     logger = logging.getLogger("absl")
     level = logger.level
@@ -245,16 +225,15 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _explain(name: str, builder, folder: pathlib.Path, error: Exception) -> str:
+def _explain(name, builder, folder, error):
     """Returns an error message that says how to fix the problem."""
     stem = re.split("[/:]", _builder_name(name))[0]
     is_unknown = isinstance(error, tfds.core.registered.DatasetNotFoundError)
     if is_unknown or "Parsing builder name" in str(error):
-        known = [*_BUILDERS, *tfds.list_builders(with_community_datasets=False)]
-        close = difflib.get_close_matches(stem, known, cutoff=0.7)
-        like = f"Similar names: {', '.join(close)}. " if close else ""
+        similar = re.search("Did you mean.* ", str(error))
         return (
-            f"No data set or folder is called {name!r}. {like}Available are "
+            f"No data set or folder is called {name!r}. "
+            f"{similar[0] if similar else ''}Available are "
             f"{', '.join(_BUILDERS)}, fashion_mnist and digits, folders of "
             "images, NumPy files, and the image data sets of "
             "https://www.tensorflow.org/datasets"

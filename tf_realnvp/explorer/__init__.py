@@ -58,12 +58,7 @@ def write(
         "temperature": _TEMPERATURE,
         "labels": labels.tolist(),
     }
-    functions = _pack(
-        {
-            f"{function.__name__}.onnx": formats.to_onnx(model, function)
-            for function in (formats.decode, formats.score, flow)
-        }
-    )
+    functions = _convert(model)
     page = [pathlib.Path(__file__).with_name(name) for name in _FILES]
     page += [runtime / "dist" / name for name in _RUNTIME]
     with files.replace_files(folder) as new:
@@ -115,19 +110,12 @@ def _states(bijector, latents, condition):
     return states
 
 
-def _pack(functions):
-    """Makes ONNX files small that have the same weights.
-
-    Args:
-      functions: The contents of the ONNX files by name.
-
-    Returns:
-      The new contents, and that of a file of all weights, without duplicates.
-    """
-    weights, places, packed = bytearray(), {}, {}
-    for name, content in functions.items():
-        function = onnx.load_from_string(content)
-        for tensor in function.graph.initializer:
+def _convert(model):
+    """Returns the ONNX files of the functions, and one of all their weights."""
+    weights, places, contents = bytearray(), {}, {}
+    for function in (formats.decode, formats.score, flow):
+        converted = onnx.load_from_string(formats.to_onnx(model, function))
+        for tensor in converted.graph.initializer:
             raw = tensor.raw_data
             if len(raw) < 1024:
                 continue
@@ -138,5 +126,6 @@ def _pack(functions):
                 tensor, _WEIGHTS, places[raw], len(raw)
             )
             tensor.ClearField("raw_data")
-        packed[name] = function.SerializeToString()
-    return packed | {_WEIGHTS: bytes(weights)}
+        name = f"{function.__name__}.onnx"
+        contents[name] = converted.SerializeToString()
+    return contents | {_WEIGHTS: bytes(weights)}

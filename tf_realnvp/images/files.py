@@ -10,7 +10,6 @@ an image.
 import io
 import os
 import pathlib
-import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -64,16 +63,13 @@ def load(path: str | os.PathLike) -> bytes:
     """Returns the content of an image file.
 
     Args:
-      path: A regular file, or a link to one. Pipes and devices are not opened,
-        since they may never end. Files of other formats are only read at the
-        start, since they may be larger than the memory.
+      path: The file. If it is of another format, only its start is read, since
+        it may be larger than the memory.
 
     Raises:
       ImageError: If the file is neither PNG nor JPEG nor TIFF.
       OSError: If it cannot be read.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ImageError("it is not a regular file")
     with open(path, "rb") as file:
         start = file.read(8)
         if not start.startswith(_SIGNATURES):
@@ -333,12 +329,12 @@ def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
     shape = tf.shape(pixels, tf.int64)
     full_height, full_width = shape[-3], shape[-2]
 
-    def part(of, numerator, denominator):
-        rounded = (2 * of * numerator + denominator) // (2 * denominator)
+    def scale(length, numerator, denominator):
+        rounded = (2 * length * numerator + denominator) // (2 * denominator)
         return tf.maximum(rounded, 1)
 
-    new_height = tf.minimum(full_height, part(full_width, height, width))
-    new_width = tf.minimum(full_width, part(full_height, width, height))
+    new_height = tf.minimum(full_height, scale(full_width, height, width))
+    new_width = tf.minimum(full_width, scale(full_height, width, height))
     top = (full_height - new_height) // 2
     left = (full_width - new_width) // 2
     return pixels[..., top : top + new_height, left : left + new_width, :]

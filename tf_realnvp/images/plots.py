@@ -11,7 +11,6 @@ import matplotlib.colors
 import matplotlib.figure
 import matplotlib.image
 import matplotlib.style
-import matplotlib.ticker
 import numpy as np
 
 from tf_realnvp.images.files import to_pixels
@@ -46,9 +45,7 @@ def save_loss_curve(
         axes.set_title(printable(title), parse_math=False, wrap=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"negative log-likelihood ({unit})")
-        axes.xaxis.set_major_locator(
-            matplotlib.ticker.MaxNLocator(integer=True)
-        )
+        axes.locator_params("x", integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
 
@@ -193,11 +190,10 @@ def save_rows(
     """
     with _figure(path, 9, 1.2 * len(rows) + 0.4, len(rows)) as panels:
         panels[0].figure.suptitle(title, fontsize=10)
-        images = np.concatenate([*rows.values()])
-        shown = np.split(
-            _rgb(images, num_colors), np.cumsum([*map(len, rows.values())])
-        )
-        for name, images, axes in zip(rows, shown, panels, strict=False):
+        pixels = _rgb(np.concatenate([*rows.values()]), num_colors)
+        ends = np.cumsum([*map(len, rows.values())])[:-1]
+        shown = zip(rows, np.split(pixels, ends), panels, strict=True)
+        for name, images, axes in shown:
             axes.imshow(image_grid(images, columns=len(images)))
             axes.set_title(name, fontsize=9, loc="left")
             axes.set_axis_off()
@@ -243,8 +239,8 @@ def save_bit_maps(
     with _figure(path, *size, rows, columns, dpi=100) as panels:
         for axes in panels:
             axes.set_axis_off()
-        shown_images = _rgb(images, num_colors)
-        for image, axes in zip(shown_images, panels[::2], strict=False):
+        pixels = _rgb(images, num_colors)
+        for image, axes in zip(pixels, panels[::2], strict=False):
             axes.imshow(image)
         if num_colors is None:
             panels[0].figure.colorbar(
@@ -259,7 +255,7 @@ def save_bit_maps(
 
 def save_restorations(
     path: str | os.PathLike,
-    given: np.ndarray,
+    images: np.ndarray,
     is_missing: np.ndarray,
     columns: Mapping[str, np.ndarray],
     spread: np.ndarray | None = None,
@@ -269,29 +265,29 @@ def save_restorations(
 
     Args:
       path: PNG file to write.
-      given: As for `image_grid`.
+      images: As for `image_grid`.
       is_missing: Boolean `[n, H, W, 1]`, pixels to mark by a color.
       columns: As many images, as for `image_grid`, by the title of the column.
       spread: Standard deviations `[n, H, W]` in levels of 255, a last column.
       num_colors: Number of levels; the last one is shown as white.
     """
-    marked = np.where(is_missing, _MISSING, _rgb(given, num_colors))
+    marked = np.where(is_missing, _MISSING, _rgb(images, num_colors))
     shown = {"given": marked.astype(np.uint8)}
-    shown |= {name: _rgb(its, num_colors) for name, its in columns.items()}
-    width = len(shown) + (spread is not None)
-    size = 1.1 * width + 0.9 * (spread is not None), 1.1 * len(given) + 0.3
-    with _figure(path, *size, len(given), width) as panels:
-        grid = panels.reshape(len(given), width)
+    shown |= {title: _rgb(part, num_colors) for title, part in columns.items()}
+    rows, width = len(images), len(shown) + (spread is not None)
+    size = 1.1 * width + 0.9 * (spread is not None), 1.1 * rows + 0.3
+    with _figure(path, *size, rows, width) as panels:
+        grid = panels.reshape(rows, width)
         for axes in panels:
             axes.set_axis_off()
-        for column, (name, images) in zip(grid.T, shown.items(), strict=False):
-            column[0].set_title(name, fontsize=9)
-            for axes, image in zip(column, images, strict=True):
+        for column, (title, part) in zip(grid.T, shown.items(), strict=False):
+            column[0].set_title(title, fontsize=9)
+            for axes, image in zip(column, part, strict=True):
                 axes.imshow(image)
         if spread is not None:
             grid[0, -1].set_title("spread", fontsize=9)
             most = max(spread.max(), 1.0)
-            for axes, its in zip(grid[:, -1], spread, strict=True):
-                drawn = axes.imshow(its, cmap="inferno", vmin=0.0, vmax=most)
+            for axes, values in zip(grid[:, -1], spread, strict=True):
+                drawn = axes.imshow(values, cmap="inferno", vmin=0, vmax=most)
             bar = panels[0].figure.colorbar(drawn, ax=list(grid[:, -1]))
             bar.set_label("levels of 255", fontsize=9)
