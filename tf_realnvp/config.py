@@ -34,7 +34,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 DATASETS = tuple(_DEFAULTS)
 _ALIASES = {"celeb_a": "CelebA", "fashionmnist": "fashion_mnist"}  # Of TFDS.
 _DEFAULTS_OF_OTHERS: dict[str, Any] = {
-    "seed": 0,
+    "seed": 0,  # Of all data sets.
     "epochs": 100,
     "filters": 128,
     "num_blocks": 8,
@@ -89,8 +89,14 @@ def canonical(dataset: str) -> str:
         as `fashion_mnist:3.0.1`, which is kept.
     """
     name, colon, version = dataset.partition(":")
-    known = {name.lower(): name for name in DATASETS} | _ALIASES
-    return known.get(name.lower(), name) + colon + version
+    spellings = {name.lower(): name for name in DATASETS} | _ALIASES
+    return spellings.get(name.lower(), name) + colon + version
+
+
+class _DataSet(Name):
+    """Names of data sets; those in `DATASETS` regardless of case."""
+
+    convert = parse = staticmethod(canonical)  # type: ignore[assignment]
 
 
 _of_model = functools.partial(_setting, "model")
@@ -118,7 +124,7 @@ class TrainingConfig:
     # A resumed run may name its data set differently: the images themselves
     # are compared.
     dataset: str = _of_process(
-        Name(),
+        _DataSet(),
         f"{', '.join(DATASETS)}, a folder of JPEG, PNG and TIFF images, a "
         "NumPy file (.npy, .npz), or an image data set of TensorFlow Datasets "
         "(default: CIFAR10)",
@@ -128,13 +134,11 @@ class TrainingConfig:
         "crop and resize images to N x N, N even, or to a height and a width, "
         "such as 32x48 (default: none if all images have the same even size of "
         "at most 64, else 32)",
-        None,
     )
     num_bits: int | None = _of_process(
         WholeNumber(1, 16),
         "keep only the N highest bits of each component; bits/dim at different "
         "numbers of bits are not comparable (default: all)",
-        None,
     )
     flip: bool = _of_run(
         Switch(), "mirror training images left to right at random", False
@@ -144,7 +148,6 @@ class TrainingConfig:
         "hold out N training images for validation, save the model of the best "
         "epoch on them, and test only that (default: train on all, test after "
         "every epoch)",
-        None,
     )
     epochs: int = _of_job(
         WholeNumber(1), f"passes over the training images (default: {_EPOCHS})"
@@ -172,7 +175,6 @@ class TrainingConfig:
         RealNumber(below=1.0),
         "evaluate and save an exponential moving average of the weights with "
         "this decay (default: none)",
-        None,
     )
     batch_size: int = _of_run(
         WholeNumber(1),
@@ -183,7 +185,6 @@ class TrainingConfig:
         RealNumber(),
         "clip gradients to this global norm (default: 1; no clipping if --lr "
         "is given)",
-        None,
     )
     seed: int = _of_run(
         WholeNumber(0, 2**32 - 1),
@@ -194,7 +195,6 @@ class TrainingConfig:
         WholeNumber(1),
         "stop after N training steps, then evaluate and save (default: train "
         "all epochs)",
-        None,
     )
     filters: int = _of_model(
         WholeNumber(2, even=True),
@@ -246,7 +246,6 @@ class TrainingConfig:
         "warm start: take the weights of this SavedModel (realnvp_DATASET), to "
         "which couplings, classes and variational dequantization may be added "
         "(default: data-dependent initialization)",
-        None,
     )
     precision: str = _of_job(
         OneOf(("auto", "float32", "tf32", "bfloat16", "bfloat16+float32")),
@@ -280,7 +279,6 @@ class TrainingConfig:
         WholeNumber(1),
         "train on N GPUs, or on N logical CPUs if there is no GPU (default: "
         "all GPUs, or two logical CPUs where this is faster than one)",
-        None,
     )
     data_dir: str = _of_process(
         Folder(), "folder for data sets of TensorFlow Datasets", "datasets"
@@ -307,8 +305,7 @@ class TrainingConfig:
     )
 
     def __post_init__(self, before):
-        name = canonical(checks.check(self.dataset, "dataset", Name()))
-        object.__setattr__(self, "dataset", name)
+        name = checks.check(self.dataset, "dataset", _DataSet())
         defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(name.split(":")[0], {})
         if before is not None:
             defaults |= {name: getattr(before, name) for name in _KEPT}
@@ -325,18 +322,27 @@ class TrainingConfig:
                 value = checks.check(value, field.name, allowed)
             object.__setattr__(self, field.name, value)
 
+    def same_in(self, *scopes: str) -> dict[str, Any]:
+        """Returns the settings that must not change in some scopes, by name.
+
+        Args:
+          *scopes: Some of "model", "run" and "job".
+        """
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["same"] in scopes
+        }
+
     @property
     def shared(self) -> dict[str, Any]:
         """The settings that all workers of a job share, by name."""
-        fields = dataclasses.fields(self)
-        return {
-            f.name: getattr(self, f.name) for f in fields if f.metadata["same"]
-        }
+        return self.same_in("model", "run", "job")
 
     @property
     def architecture(self) -> dict[str, Any]:
         """The arguments of `RealNVP` that do not depend on the images."""
-        return {name: getattr(self, name) for name in ARCHITECTURE}
+        return self.same_in("model")
 
     def differences(self, other: "TrainingConfig") -> list[str]:
         """Describes the settings that differ but must not.
@@ -345,9 +351,8 @@ class TrainingConfig:
           other: The settings to compare with. A run that was started with them
             can be resumed with these if there are no differences.
         """
-        same, fields = ("model", "run"), dataclasses.fields(self)
-        names = (f.name for f in fields if f.metadata["same"] in same)
-        return _differences(self, other, names)
+        scopes = ("model", "run")
+        return checks.differences(self.same_in(*scopes), other.same_in(*scopes))
 
 
 # Ranges of the arguments of `RealNVP` that do not depend on the images.
@@ -356,14 +361,6 @@ ARCHITECTURE: dict[str, Any] = {
     for field in dataclasses.fields(TrainingConfig)
     if field.metadata["same"] == "model"
 }
-
-
-def _differences(first, second, names):
-    return [
-        f"`{name}` {checks.short(value)} instead of {checks.short(other)}"
-        for name in names
-        if (value := getattr(first, name)) != (other := getattr(second, name))
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,5 +406,5 @@ class DataDescription:
 
     def differences(self, other: "DataDescription") -> list[str]:
         """Describes each property in which two data sets differ."""
-        names = (name for name in vars(self) if name != "class_probs")
-        return _differences(self, other, names)
+        same_probs = {"class_probs": other.class_probs}
+        return checks.differences(vars(self) | same_probs, vars(other))

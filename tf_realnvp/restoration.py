@@ -331,10 +331,10 @@ class _Posterior:
         return -0.5 * (_sum_of_each(tf.square(errors)) + _sum_of_each(squares))
 
     def _differentiate(self, latents, observation, sigma):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(latents)
-            density = self._density(latents, observation, sigma)
-        return tape.gradient(density, latents)
+        _, gradient = tfp.math.value_and_gradient(
+            lambda points: self._density(points, observation, sigma), latents
+        )
+        return gradient
 
     def _descend(self, observation, sigma, num_steps, on_step):
         """Returns likely latents, by descent from the mean of the prior.
@@ -465,8 +465,8 @@ class _Posterior:
 
 def _repeat(observation, number):
     """Repeats what is known of each image."""
-    return _Observation(
-        *(np.repeat(field, number, axis=0) for field in observation)
+    return tf.nest.map_structure(
+        lambda field: np.repeat(field, number, axis=0), observation
     )
 
 

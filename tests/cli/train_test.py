@@ -20,7 +20,7 @@ from settings import GIVEN
 from tf_realnvp.cli import arguments, main, train
 from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.training import runs, workers
-from tf_realnvp.utils import runtime, system
+from tf_realnvp.utils import runtime
 
 
 def call(*argv):
@@ -41,7 +41,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.configure = self.enterContext(
             mock.patch.object(runtime, "configure")
         )
-        self.enterContext(mock.patch.object(system, "num_cores", lambda: 8))
+        self.enterContext(mock.patch.object(runtime, "num_cores", lambda: 8))
 
     def begin(self, config, run, *unused):
         """Does as a training does with the folder of a run."""
@@ -114,7 +114,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
     )
     def test_processors(self, flags, cores, num_cpus, num_threads):
         """Small models are fastest with one thread, others in two parts."""
-        with mock.patch.object(system, "num_cores", lambda: cores):
+        with mock.patch.object(runtime, "num_cores", lambda: cores):
             self.config(*flags.split())
         self.configure.assert_called_with(num_cpus, num_threads, False)
 
@@ -180,7 +180,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         code, stdout, stderr = self.start_worker(0, *argv)
         self.assertEqual((code, stderr), (0, ""))
         self.assertEqual(stdout, "waiting for the other workers\ntraining\n")
-        self.configure.assert_called_once_with(deterministic=True)
+        self.configure.assert_called_with(1, None, True)
         config, run, *_ = self.train.call_args.args
         self.assertEqual(config.seed, 3)
         self.assertEqual(str(run.path), "runs/CIFAR10")

@@ -7,12 +7,18 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.training.optimizers import (
     FusedAdam,
     Muon,
     learning_rate,
     orthogonalize,
 )
+
+
+def schedule_of(num_steps, **settings):
+    config = TrainingConfig(dataset="random", **settings)
+    return learning_rate(config, num_steps)
 
 
 def run(optimizer, gradients):
@@ -31,7 +37,8 @@ def run(optimizer, gradients):
 
 class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
-        1e-3, 0.1, lambda: learning_rate(0.1, 9, 3, "cosine")
+        *(1e-3, 0.1),
+        lambda: schedule_of(9, lr=0.1, warmup_steps=3, lr_schedule="cosine"),
     )
     def test_same_as_keras(self, rate):
         rng = np.random.default_rng(0)
@@ -108,20 +115,25 @@ class MuonTest(tf.test.TestCase, parameterized.TestCase):
 
 class LearningRateTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
-        ((1e-3, 100), {0: 1e-3, 1: 1e-3, 50: 1e-3, 1000: 1e-3}),
+        (100, 0, "constant", {0: 1e-3, 1: 1e-3, 50: 1e-3, 1000: 1e-3}),
         # Warmup, then constant.
-        ((1e-3, 100, 4), {0: 2e-4, 1: 4e-4, 3: 8e-4, 4: 1e-3, 99: 1e-3}),
+        (100, 4, "constant", {0: 2e-4, 1: 4e-4, 3: 8e-4, 4: 1e-3, 99: 1e-3}),
         (
-            (1e-3, 104, 4, "cosine"),
+            *(104, 4, "cosine"),
             {
                 **{0: 2e-4, 4: 1e-3, 29: 0.5e-3 * (1 + math.sqrt(0.5))},
                 **{54: 0.5e-3, 104: 0.0, 999: 0.0},
             },
         ),
         # Shorter than the warmup.
-        ((1e-3, 2, 9, "cosine"), {0: 1e-4, 1: 2e-4}),
+        (2, 9, "cosine", {0: 1e-4, 1: 2e-4}),
     )
-    def test_rates(self, arguments, expected):
-        schedule = learning_rate(*arguments)
+    def test_rates(self, num_steps, warmup_steps, lr_schedule, expected):
+        schedule = schedule_of(
+            num_steps,
+            lr=1e-3,
+            warmup_steps=warmup_steps,
+            lr_schedule=lr_schedule,
+        )
         for step, rate in expected.items():
             self.assertAllClose(schedule(step), rate, rtol=1e-6, atol=1e-9)

@@ -45,7 +45,7 @@ from tf_realnvp.serving import weights as serving_weights
 from tf_realnvp.training import loop, metrics, recorder, training, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils import files, system
+from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import (
     DataError,
     Error,
@@ -622,7 +622,7 @@ class CommandTest(TrainingTestCase):
         (tf.train.Checkpoint, "restore"),
         (plots, "save_image_grid"),
         (np, "save"),
-        (system, "exchange"),
+        (files, "exchange"),
     )
     def test_signal_where_results_are_there(self, target, name):
         expected = self.go_on(COMMAND, max_steps=4)

@@ -13,7 +13,7 @@ import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp.utils import files, system
+from tf_realnvp.utils import files
 
 REPLACE = (files.replace_file, files.replace_directory)
 
@@ -88,9 +88,9 @@ class ReplaceTest(FilesTestCase):
             self.make(replace)
         exchange = self.enterContext(
             mock.patch.object(
-                system,
+                files,
                 "exchange",
-                side_effect=system.exchange if can_exchange else None,
+                side_effect=files.exchange if can_exchange else None,
                 return_value=False,
             )
         )
@@ -128,7 +128,7 @@ class ReplaceTest(FilesTestCase):
         self.make(files.replace_directory)
         self.enterContext(
             mock.patch.object(
-                system, "exchange", lambda new, path: shutil.rmtree(new)
+                files, "exchange", lambda new, path: shutil.rmtree(new)
             )
         )
         with self.assertRaises(FileNotFoundError):
@@ -147,7 +147,7 @@ class ReplaceTest(FilesTestCase):
             return rename(path, target)
 
         with (
-            mock.patch.object(system, "exchange", return_value=False),
+            mock.patch.object(files, "exchange", return_value=False),
             mock.patch.object(pathlib.Path, "rename", die),
             self.assertRaises(KeyboardInterrupt),
             files.replace_directory(self.path) as new,
@@ -161,9 +161,9 @@ class ReplaceTest(FilesTestCase):
     def test_exchange(self):
         first, second = self.folder / "1", self.folder / "2"
         first.mkdir()
-        self.assertFalse(system.exchange(first, second))
+        self.assertFalse(files.exchange(first, second))
         second.write_text("second")
-        self.assertTrue(system.exchange(first, second))
+        self.assertTrue(files.exchange(first, second))
         self.assertEqual(first.read_text(), "second")
 
     def test_many_files(self):

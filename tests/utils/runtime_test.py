@@ -8,7 +8,7 @@ import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp.utils import runtime, system
+from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import UsageError
 
 
@@ -70,7 +70,7 @@ class SilenceTest(folders.FolderTestCase):
 class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.enterContext(mock.patch.object(system, "num_cores", lambda: 8))
+        self.enterContext(mock.patch.object(runtime, "num_cores", lambda: 8))
         self.enterContext(mock.patch.dict(os.environ))
         os.environ.pop("TF_NUM_INTRAOP_THREADS", None)
         # TensorFlow is at work by now.
@@ -106,11 +106,6 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         )
         self.assertEqual(self.set_determinism.called, is_deterministic)
 
-    def test_more_than_the_cores(self):
-        with self.assertRaisesRegex(UsageError, "`devices`: 9 .* 8, .* no GPU"):
-            runtime.configure(9)
-        self.set_devices.assert_not_called()
-
 
 class HardwareTest(tf.test.TestCase, parameterized.TestCase):
     def set_gpus(self, capabilities):
@@ -142,7 +137,7 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
         self.set_gpus(capabilities)
         self.enterContext(
             mock.patch.object(
-                system, "processor_features", lambda: frozenset(features)
+                runtime, "processor_features", lambda: frozenset(features)
             )
         )
         settle = runtime.settle_precision

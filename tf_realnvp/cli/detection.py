@@ -16,7 +16,6 @@ import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
-from tf_realnvp.images.values import Values
 from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, WholeNumber

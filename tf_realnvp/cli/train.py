@@ -12,7 +12,7 @@ import re
 import signal
 
 from tf_realnvp.cli import arguments, signals
-from tf_realnvp.config import TrainingConfig, canonical
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import UsageError
@@ -73,8 +73,7 @@ def _run(flags):
             arguments.check_output(
                 config.output_dir, "--output_dir", is_folder=True
             )
-        if not runtime.is_one_of_many():
-            _configure(config)
+        _configure(config)
         train(config, run if is_chief else None, flags.resume)
 
 
@@ -88,7 +87,7 @@ def _meet(flags):
             "several workers need the same `seed` and take no `devices`"
         )
     say("waiting for the other workers")
-    runtime.configure(deterministic=flags.deterministic)
+    runtime.configure()
     with arguments.naming("TF_CONFIG"):  # Its port may be in use.
         workers.connect()
     return workers.is_chief()
@@ -109,7 +108,7 @@ def _run_dir(flags):
     """Returns the folder of the run, by default named after the data set."""
     if flags.run_dir is not None:
         return pathlib.Path(flags.run_dir)
-    name = canonical(flags.dataset)
+    name = flags.dataset
     if os.path.exists(os.path.expanduser(name)):
         name = os.path.basename(os.path.abspath(name)) or "images"
     return pathlib.Path("runs", re.sub(r"[^\w.-]+", "_", name))

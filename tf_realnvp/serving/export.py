@@ -57,10 +57,10 @@ def save(
         JSON values.
     """
     path = check_path(path)
-    given, own = dict(metadata or {}), dict(model.metadata)
-    if "dataset" in given:
-        own.pop("source", None)  # It is that of another one.
-    content = _metadata(model, own | given, path)
+    entries = dict(model.metadata)
+    if metadata and "dataset" in metadata:
+        entries.pop("source", None)  # It is that of another one.
+    content = _metadata(model, entries | dict(metadata or {}), path)
     with files.created(path.parent), files.replace_directory(path) as new:
         with private.saving():
             module = _ServingModule(model)
@@ -86,10 +86,10 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
         raise UsageError(f"{reason}: give another folder")
     if not target.exists():
         return target
-    found = set(os.listdir(target)) if target.is_dir() else {target.name}
-    lost = {name for name in found - _WRITTEN if not name.startswith(".")}
-    if not {"saved_model.pb", metadata_format.FILE} <= found:
-        lost = found  # Another program's.
+    names = set(os.listdir(target)) if target.is_dir() else {target.name}
+    lost = {name for name in names - _WRITTEN if not name.startswith(".")}
+    if not {"saved_model.pb", metadata_format.FILE} <= names:
+        lost = names  # Another program's.
     if lost:
         raise UsageError(
             f"{os.fspath(path)} is there, and is no model that could be "
@@ -99,18 +99,18 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
     return target
 
 
-def _metadata(model, given, path):
+def _metadata(model, entries, path):
     """Returns the content of `metadata.json`, checked as it will be read."""
-    own = {
+    description = {
         "format": metadata_format.FORMAT,
         **model.get_config(),
         "latent_shape": model.latent_shape,
         "num_parameters": model.num_parameters,
         "versions": _VERSIONS,
     }
-    if taken := own.keys() & given.keys():
-        raise ValueError(f"`metadata` must not have `{min(taken)}`.")
-    content = json.dumps(own | given, indent=2, allow_nan=False)
+    if names := description.keys() & entries.keys():
+        raise ValueError(f"`metadata` must not have `{min(names)}`.")
+    content = json.dumps(description | entries, indent=2, allow_nan=False)
     metadata_format.check(json.loads(content), path)
     return content
 

@@ -32,7 +32,21 @@ def load_model(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:
     config: dict[str, Any] = {key: content.get(key) for key in names}
     shape, num_colors = content["image_shape"], content["num_colors"]
     model = RealNVP(shape, num_colors, **config, name=name)
-    _assign(model, path)
+    file = os.path.join(path, "variables", "variables")
+    try:
+        weights = tf.train.load_checkpoint(file).get_tensor(
+            "weights/.ATTRIBUTES/VARIABLE_VALUE"
+        )
+        sizes = [v.shape.num_elements() for v in model.variables]
+        *parts, rest = np.split(weights, np.cumsum(sizes))
+        if rest.size:
+            raise ValueError(f"they are {weights.size}, not {sum(sizes)}")
+        for variable, part in zip(model.variables, parts, strict=True):
+            variable.assign(part.reshape(variable.shape))
+    except Exception as error:  # TensorFlow may raise anything.
+        raise ModelError(
+            f"the weights in {path} cannot be read: {reason(error)}"
+        ) from error
     model.metadata = {n: content[n] for n in _KEPT if n in content}
     return model
 
@@ -61,29 +75,21 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
         raise ModelError(
             f"the model in {path} does not fit: it has {', '.join(differences)}"
         )
-    variables = model.named_variables()
     names, saved_names = (m.metadata.get("class_names") for m in (model, other))
+    classes: Any = slice(None)
+    if names and saved_names:
+        # Of the same name if there is one, or one of those left.
+        left = (i for i, name in enumerate(saved_names) if name not in names)
+        classes = [
+            saved_names.index(name) if name in saved_names else next(left)
+            for name in names
+        ]
+    variables = model.named_variables()
     for name, variable in other.named_variables().items():
         value = variable.numpy()
-        if name.endswith("/embedding") and names and saved_names:
-            value = value[:, _same_classes(names, saved_names)]
+        if name.endswith("/embedding"):
+            value = value[:, classes]
         variables[name].assign(value)
-
-
-def _same_classes(names, saved_names):
-    """Returns the number of the saved class for each class.
-
-    It is that of the same name if there is one, or one of those left.
-
-    Args:
-      names: Names of the classes.
-      saved_names: As many names.
-    """
-    left = (i for i, name in enumerate(saved_names) if name not in names)
-    return [
-        saved_names.index(name) if name in saved_names else next(left)
-        for name in names
-    ]
 
 
 def _differences(model, other):
@@ -110,22 +116,3 @@ def _differences(model, other):
     if channels != expected:
         differences.append(f"{channels} channels instead of {expected}")
     return differences
-
-
-def _assign(model, path):
-    """Assigns the weights that `export.save` wrote to a model."""
-    file = os.path.join(path, "variables", "variables")
-    try:
-        weights = tf.train.load_checkpoint(file).get_tensor(
-            "weights/.ATTRIBUTES/VARIABLE_VALUE"
-        )
-        sizes = [v.shape.num_elements() for v in model.variables]
-        *parts, rest = np.split(weights, np.cumsum(sizes))
-        if rest.size:
-            raise ValueError(f"they are {weights.size}, not {sum(sizes)}")
-        for variable, part in zip(model.variables, parts, strict=True):
-            variable.assign(part.reshape(variable.shape))
-    except Exception as error:  # TensorFlow may raise anything.
-        raise ModelError(
-            f"the weights in {path} cannot be read: {reason(error)}"
-        ) from error

@@ -7,6 +7,8 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from tf_realnvp.config import TrainingConfig
+
 _MOMENTUM = 0.95  # Of Muon.
 
 
@@ -150,24 +152,19 @@ def orthogonalize(matrices: tf.Tensor) -> tf.Tensor:
 
 
 def learning_rate(
-    peak: float,
-    num_steps: int,
-    warmup_steps: int = 0,
-    schedule: str = "constant",
+    config: TrainingConfig, num_steps: int
 ) -> LearningRateSchedule:
-    """Returns a learning rate schedule.
+    """Returns the learning rate schedule of a training.
 
     Args:
-      peak: The peak learning rate.
-      num_steps: Number of training steps.
-      warmup_steps: Number of steps of linear warm-up to `peak`.
-      schedule: Schedule after the warm-up: "constant", or "cosine", which
-        decays to zero at the last step.
+      config: The settings.
+      num_steps: Number of training steps. A cosine decays to zero at the last.
     """
     return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=peak / (warmup_steps + 1),
-        decay_steps=max(1, num_steps - warmup_steps),
-        alpha=0.0 if schedule == "cosine" else 1.0,  # Final fraction.
-        warmup_target=peak,
-        warmup_steps=warmup_steps,
+        initial_learning_rate=config.lr / (config.warmup_steps + 1),
+        decay_steps=max(1, num_steps - config.warmup_steps),
+        # Final fraction.
+        alpha=0.0 if config.lr_schedule == "cosine" else 1.0,
+        warmup_target=config.lr,
+        warmup_steps=config.warmup_steps,
     )

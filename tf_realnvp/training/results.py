@@ -29,8 +29,8 @@ def check(config: TrainingConfig, dataset: ImageDataset) -> None:
     folder = pathlib.Path(dataset.source or "")
     is_folder = folder.is_absolute() and folder.is_dir()
     output_dir = pathlib.Path(config.output_dir).resolve()
-    for used in image_folder.folders_of(folder) if is_folder else ():
-        if output_dir.is_relative_to(used.resolve()):
+    for images in image_folder.folders_of(folder) if is_folder else ():
+        if output_dir.is_relative_to(images.resolve()):
             raise UsageError(
                 f"argument `output_dir`: {config.output_dir} is among the "
                 "images to train on: give another folder"
@@ -53,15 +53,14 @@ def write(trainer: Trainer, dataset: ImageDataset) -> None:
     """
     config, model = trainer.config, trainer.result_model()
     result = trainer.result_metrics()
-    numbers: dict[str, float] = {"epochs": result.epoch, "steps": result.step}
-    numbers |= {
+    losses = {
         f"{split}_{model.values.measure}": loss
         for split, loss in result.per_dim(model.values).items()
     }
     content = {
         **model.metadata,
         "config": {"dataset": config.dataset, **config.shared},
-        "metrics": numbers,
+        "metrics": {"epochs": result.epoch, "steps": result.step, **losses},
     }
 
     def path(kind, suffix=""):

@@ -64,12 +64,7 @@ class Trainer:
         last_step = config.epochs * self.steps_per_epoch
         self.last_step = min(last_step, config.max_steps or last_step)
         self.optimizer = {"adam": FusedAdam, "muon": Muon}[config.optimizer](
-            learning_rate(
-                config.lr,
-                self.last_step,
-                config.warmup_steps,
-                config.lr_schedule,
-            ),
+            learning_rate(config, self.last_step),
             use_ema=config.ema is not None,
             ema_momentum=config.ema or 0.0,
             # A new name each time would be part of the variables' names, and

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 
 import keras
@@ -38,9 +37,6 @@ class Training:
       recorder: What writes to the run, after `open`.
     """
 
-    trainer: Trainer
-    recorder: Recorder
-
     def __init__(
         self,
         config: TrainingConfig,
@@ -66,8 +62,12 @@ class Training:
             run.check_same(config, description)
             description = run.data or description
         self._run = run
+        precision = runtime.settle_precision(
+            config.precision, config.lr_schedule
+        )
+        config = dataclasses.replace(config, precision=precision)
         with _naming_errors(dataset):
-            config = workers.agree_on_settings(config, description)
+            workers.agree(config.shared | vars(description))
         num_validation = config.num_validation or 0
         if config.batch_size + num_validation > dataset.num_train:
             raise UsageError(
@@ -76,15 +76,24 @@ class Training:
                 f"{config.batch_size} for a batch and {num_validation} for "
                 "validation are needed"
             )
-        self.config = config
-        self.model = model or _make_model(config, description.of_images)
-        if self.model.observation is not None:
-            dataset = dataclasses.replace(
-                dataset, observe=self.model.observation
-            )
-        self.model.metadata = dataset.metadata
+        if model is None:
+            if runtime.is_one_of_many():
+                strategy = workers.connect()
+            else:
+                strategy = runtime.make_strategy(config.devices)
+            images = description.of_images
+            with strategy.scope():
+                keras.utils.set_random_seed(config.seed)
+                try:
+                    model = RealNVP(**config.architecture, **images)
+                except ValueError as error:  # Too many scales.
+                    raise UsageError(str(error)) from error
+        self.config, self.model = config, model
+        if model.observation is not None:
+            dataset = dataclasses.replace(dataset, observe=model.observation)
+        model.metadata = dataset.metadata
         # The probabilities may differ from the frequencies in these images.
-        probs = self.model.class_probs or ()
+        probs = model.class_probs or ()
         self._description = dataclasses.replace(description, class_probs=probs)
         if num_validation:
             dataset = dataset.hold_out(num_validation, config.seed)
@@ -117,7 +126,7 @@ class Training:
                 self.trainer = Trainer(model, config, dataset.num_train)
             self.recorder = Recorder(self._run, self.trainer)
             restored = resume and self.recorder.checkpoints.restore()
-            state = itertools.chain(*self.trainer.state.values())
+            state = tf.nest.flatten(self.trainer.state)
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
             is_trained = not restored and not model.is_identity()
@@ -182,20 +191,6 @@ class Training:
                 recorder.save()
                 raise
             recorder.finish()
-
-
-def _make_model(config, images):
-    """Returns a new model in the scope of the strategy that trains it."""
-    if runtime.is_one_of_many():
-        strategy = workers.connect()
-    else:
-        strategy = runtime.make_strategy(config.devices)
-    with strategy.scope():
-        keras.utils.set_random_seed(config.seed)
-        try:
-            return RealNVP(**config.architecture, **images)
-        except ValueError as error:  # Too many scales.
-            raise UsageError(str(error)) from error
 
 
 def _strategy_of(model):

@@ -1,7 +1,6 @@
 """Training with several workers: connecting them, and consistency checks."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -9,14 +8,10 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.utils import checks, runtime
 from tf_realnvp.utils.errors import FailureError, UsageError
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 MAX_MINUTES = 10  # Between the starts of the first and last worker.
 _SECONDS_BETWEEN_TRIES = 0.2
@@ -133,7 +128,7 @@ def _listens(host, port):
 
 
 def agree(record: Mapping[str, Any]) -> None:
-    """Checks that records are the same on all workers.
+    """Checks that records are the same on all workers, if there are several.
 
     Args:
       record: The record of this worker, serializable as JSON.
@@ -142,13 +137,13 @@ def agree(record: Mapping[str, Any]) -> None:
       UsageError: If anything differs, for all workers alike.
       tf.errors.OpError: If a worker is gone.
     """
+    if not runtime.is_one_of_many():
+        return
     chief, *others = gather(record)
     differences = [
-        f"worker {number} differs from worker 0: `{key}` "
-        f"{checks.short(value)} instead of {checks.short(chief_value)}"
+        f"worker {number} differs from worker 0: {difference}"
         for number, other in enumerate(others, start=1)
-        for key in chief | other
-        if (value := other.get(key)) != (chief_value := chief.get(key))
+        for difference in checks.differences(other, chief)
     ]
     if differences:
         raise UsageError(
@@ -161,38 +156,13 @@ def any_worker(condition: bool) -> bool:
     return any(gather(condition)) if runtime.is_one_of_many() else condition
 
 
-def agree_on_settings(
-    config: TrainingConfig, data: DataDescription
-) -> TrainingConfig:
-    """Settles the precision, and checks that workers, if any, train alike.
-
-    Args:
-      config: The settings of this worker.
-      data: Description of this worker's images.
-
-    Returns:
-      The settings. For "auto" they have the precision that is the fastest on
-      this machine.
-
-    Raises:
-      UsageError: If anything differs, for all workers alike; or as
-        `runtime.settle_precision`.
-      tf.errors.OpError: If a worker is gone.
-    """
-    precision = runtime.settle_precision(config.precision, config.lr_schedule)
-    config = dataclasses.replace(config, precision=precision)
-    if runtime.is_one_of_many():
-        agree(config.shared | vars(data))
-    return config
-
-
 def agree_on_state(
-    variables: Iterable["tf.Variable"], source: str | None, argument: str
+    variables: Iterable[Any], source: str | None, argument: str
 ) -> None:
     """Checks that all workers, if any, start from the same state.
 
     Args:
-      variables: The state of this worker.
+      variables: The state of this worker, `tf.Variable`s.
       source: Description of the restored checkpoint or model; `None` if there
         was none.
       argument: Name of the argument that gives its location.
@@ -201,10 +171,8 @@ def agree_on_state(
       UsageError: If the states differ.
       tf.errors.OpError: If a worker is gone.
     """
-    if not runtime.is_one_of_many():
-        return
     state = "nothing read"
-    if source is not None:
+    if source is not None and runtime.is_one_of_many():
         digest = hashlib.sha256()
         for variable in variables:
             digest.update(variable.numpy().tobytes())

@@ -87,8 +87,8 @@ def labels(value: Any, num_classes: int, n: tf.Tensor) -> tf.Tensor:
       n: Number of images, an int32 scalar.
     """
     kind = f"an integer in 0 ... {num_classes - 1}, or one for each of n"
-    known = tf.get_static_value(n)
-    result = tensor(value, "label", kind, [], [known], integer=True)
+    shapes: list[list] = [[], [tf.get_static_value(n)]]
+    result = tensor(value, "label", kind, *shapes, integer=True)
     result = _in_range(result, num_classes, "label", kind)
     size = tf.shape(result)  # Empty for a scalar.
     fits = tf.reduce_all(size == n)

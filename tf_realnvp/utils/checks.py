@@ -13,7 +13,7 @@ import dataclasses
 import numbers
 import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _MAX_SIZE = 2**31 - 1
@@ -210,6 +210,22 @@ def check(value: Any, name: str, allowed: Any) -> Any:
     if value not in allowed:
         raise ValueError(f"`{name}` must be {allowed}, got {short(value)}.")
     return allowed.convert(value)
+
+
+def differences(
+    values: Mapping[str, Any], others: Mapping[str, Any]
+) -> list[str]:
+    """Describes each value that differs from the other of its name.
+
+    Args:
+      values: The values by name.
+      others: What they are to be, by name.
+    """
+    return [
+        f"`{name}` {short(value)} instead of {short(others[name])}"
+        for name, value in values.items()
+        if value != others[name]
+    ]
 
 
 def bits_of_levels(num_levels: int | None) -> int | None:

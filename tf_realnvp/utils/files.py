@@ -9,6 +9,7 @@ more than a day later.
 
 import contextlib
 import csv
+import ctypes
 import errno
 import os
 import pathlib
@@ -20,12 +21,14 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tf_realnvp.utils import system
-
 # Prefix of the names of incomplete files and folders.
 _NEW = ".tf_realnvp.new-"
 # An older one is not being written: each entry renews the time of a folder.
 _SECONDS_OF_LEFTOVERS = 24 * 3600
+# Arguments of Linux's renameat2: AT_FDCWD (the current folder) and
+# RENAME_EXCHANGE.
+_CWD = -100
+_EXCHANGE = 2
 
 
 @contextlib.contextmanager
@@ -168,6 +171,24 @@ def why_tensorflow_cannot(path: str | os.PathLike) -> str | None:
     return f"TensorFlow cannot use paths with {bad[0]!a}" if bad else None
 
 
+def exchange(first: str | os.PathLike, second: str | os.PathLike) -> bool:
+    """Exchanges two files or folders atomically, on Linux.
+
+    Args:
+      first: Path of one of them.
+      second: Path of the other.
+
+    Returns:
+      Whether it succeeded. If not, nothing has changed.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    return renameat2(_CWD, names[0], _CWD, names[1], _EXCHANGE) == 0
+
+
 @contextlib.contextmanager
 def _new_beside(path, make=pathlib.Path.mkdir):
     """Makes a new file or folder next to `path`; removes it on exit."""
@@ -210,7 +231,7 @@ def _move_folder(new, path):
     """Moves a folder into place; the old one, if any, is then at `new`."""
     if not os.path.lexists(path):
         new.rename(path)
-    elif not system.exchange(new, path):
+    elif not exchange(new, path):
         # For a moment, `path` does not exist. If the process dies then, the old
         # folder must not be removed as a leftover.
         old = new.with_name(new.name.replace("new", "old", 1))

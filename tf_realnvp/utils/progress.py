@@ -1,5 +1,6 @@
 """Progress displays of loops over batches: a bar, or lines."""
 
+import contextlib
 import functools
 import io
 import sys
@@ -16,7 +17,7 @@ _BAR = (
 _LINE = "{desc}: {n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
     """Progress of one pass over a data set, on standard output.
 
     On a terminal, it is a bar that disappears at the end of the pass. Elsewhere
@@ -46,9 +47,6 @@ class Progress:
             dynamic_ncols=True,
             disable=disable,
         )
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *unused_exception):
         self._bar.close()

@@ -2,9 +2,9 @@
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Iterator
 
-from tf_realnvp.utils import system
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted
 
@@ -31,11 +31,13 @@ def fastest_cpus(
       The number of logical CPUs, and the number of threads per operation in
       each; `None` if the logical CPUs share all cores.
     """
+    if is_one_of_many():
+        return 1, None
     if image_size * filters <= _SMALL:
         return 1, 1
     if filters > _NARROW or (max_steps is not None and max_steps < _LONG):
         return 1, None
-    return min(2, system.num_cores()), None
+    return min(2, num_cores()), None
 
 
 def configure(
@@ -55,9 +57,6 @@ def configure(
         its share of the cores.
       deterministic: Whether to use deterministic operations only, on GPUs as
         well. Random operations without a seed then raise an error.
-
-    Raises:
-      UsageError: If there are fewer cores than logical CPUs.
     """
     # TensorFlow's log warns about missing GPU libraries, and about retracing of
     # networks for each of their shapes, which is intended. "0" shows the log.
@@ -77,16 +76,10 @@ def configure(
     if quiet:
         tf.get_logger().setLevel("ERROR")
     if num_cpus > 1 and not gpus:
-        cores = system.num_cores()
-        if num_cpus > cores:
-            raise UsageError(
-                f"argument `devices`: {num_cpus} is more than the number of "
-                f"cores, {cores}, and TensorFlow finds no GPU"
-            )
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpus
         )
-        num_threads = num_threads or cores // num_cpus
+        num_threads = num_threads or num_cores() // num_cpus
     if num_threads and "TF_NUM_INTRAOP_THREADS" not in os.environ:
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -136,7 +129,7 @@ def describe_devices(num_devices: int | None = None) -> str:
         details = tf.config.experimental.get_device_details(gpus[0])
         name = details.get("device_name") or gpus[0].name
         return f"{counted(num_devices or len(gpus), 'GPU')} {name}"
-    cores = counted(system.num_cores(), "core")
+    cores = counted(num_cores(), "core")
     num_cpus = len(tf.config.list_logical_devices("CPU"))
     if num_cpus > 1:
         return f"{num_cpus} logical CPUs of {cores}"
@@ -172,7 +165,7 @@ def settle_precision(precision: str, lr_schedule: str) -> str:
         return precision
     if not gpus:
         native = {"avx512_bf16", "amx_bf16"}
-        is_native = not native.isdisjoint(system.processor_features())
+        is_native = not native.isdisjoint(processor_features())
     if not is_native:
         return "float32"
     return "bfloat16+float32" if lr_schedule == "cosine" else "bfloat16"
@@ -206,6 +199,20 @@ def make_strategy(num_devices: int | None = None):
 def is_one_of_many() -> bool:
     """Returns whether `TF_CONFIG` makes this process one of several workers."""
     return "TF_CONFIG" in os.environ
+
+
+def num_cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor_features() -> frozenset[str]:
+    """Returns the processor's features by Linux's names; empty if unknown."""
+    with contextlib.suppress(OSError):
+        return frozenset(pathlib.Path("/proc/cpuinfo").read_text().split())
+    return frozenset()
 
 
 @contextlib.contextmanager
