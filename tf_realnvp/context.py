@@ -41,7 +41,8 @@ class Context:
           shapes: Tuples by name, or that of a single one; `None` for none.
           image_shape: `(H, W, C)`.
         """
-        self.argument, self.shapes = shapes, by_name(shapes)
+        self.argument = shapes
+        self.shapes: dict[str, tuple[int, ...]] = by_name(shapes)
         sizes = [image_shape[:2]]
         while all(size % 2 == 0 for size in sizes[-1]):
             sizes.append(tuple(size // 2 for size in sizes[-1]))
@@ -82,7 +83,9 @@ class Context:
         Args:
           height: Height of the grid.
         """
-        shapes = {name: (WIDTH,) for name in self.shapes}
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+            self.shapes, (WIDTH,)
+        )
         for name, shape in self.shapes.items():
             if len(shape) == 3:
                 factor = max(1, shape[0] // height)

@@ -206,8 +206,9 @@ class Measurer:
                 f"got {images.dtype} {list(images.shape)}."
             )
 
-        if context is None and self._model.observe not in (None, "mask"):
-            context = self._model.observation(images, [0, 0])
+        observe = self._model.observation
+        if context is None and observe and self._model.observe != "mask":
+            context = observe(images, [0, 0])
         contexts = self._model.condition(images, None, context)
 
         def measure(start):

@@ -115,7 +115,8 @@ def named(name: str, values: Values) -> Observe:
     unit = 1.0 if values.are_real else values.highest / 255.0
 
     def mask(images, seed):
-        masks = random_masks(tf.shape(images)[0], *images.shape[1:3], seed)
+        height, width = images.shape[1:3]
+        masks = random_masks(tf.shape(images)[0], height, width, seed)
         return visible_pixels(images, masks)
 
     def noise(images, seed):

@@ -243,7 +243,7 @@ def _restore_given(
     latents = model.sample_latents(n * num_samples, seed=seed)
     context = tf.repeat(tf.cast(context, tf.float32), num_samples, axis=0)
     if label is not None:
-        label = np.repeat(np.broadcast_to(label, [n]), num_samples)
+        label = np.broadcast_to(label, [n]).repeat(num_samples)
     samples = []
     with display("restore", math.ceil(len(latents) / batch_size)) as progress:
         for start in range(0, max(1, len(latents)), batch_size):
@@ -264,7 +264,7 @@ def _restore_given(
         samples=drawn,
         mean=mean,
         std=drawn.std(axis=1, dtype=np.float32),
-        label=None if label is None else np.int32(label[::num_samples]),
+        label=None if label is None else label[::num_samples],
     )
 
 

@@ -165,7 +165,8 @@ class ImageDataset:
         if self.observe is not None:
             images = self.take(split, positions)
             return self.observe(images, tf.constant([0, 0]))
-        return unnamed(self.splits[split].select(positions).context)
+        chosen = self.splits[split].select(np.array(positions))
+        return unnamed(chosen.context)
 
     @property
     def values(self) -> Values:

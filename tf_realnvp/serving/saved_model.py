@@ -295,7 +295,7 @@ class SavedModel:
         """Returns the context of each image, by name, checked."""
         if context is None and self.observe == "mask":
             context = 0.0  # Nothing is visible.
-        elif context is None and self.observe and images.ndim == 4:
+        elif context is None and self.observation and images.ndim == 4:
             context = self.observation(images, [0, 0])
         shapes, values = by_name(self.context_shape), by_name(context)
         if shapes.keys() != values.keys():

@@ -43,7 +43,7 @@ def layout_of_samples(
         condition["label"] = np.repeat(classes, _NUM_COLUMNS)
         count, columns = len(condition["label"]), _NUM_COLUMNS
     if model.context_shape is not None:
-        places = np.arange(count) % dataset.num_test
+        places = (np.arange(count) % dataset.num_test).tolist()
         condition["context"] = dataset.context("test", places)
     return count, condition, columns
 
