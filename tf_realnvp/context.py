@@ -134,9 +134,8 @@ class Context:
         from sklearn.preprocessing import StandardScaler  # It takes a second.
 
         for name, values in by_name(context).items():
-            values = np.float64(values)
-            values = np.reshape(values, [-1, np.shape(values)[-1]])
-            scaler = StandardScaler().fit(values)
+            values = np.asarray(values, np.float64)
+            scaler = StandardScaler().fit(values.reshape(-1, values.shape[-1]))
             self.moments[name].assign([scaler.mean_, scaler.scale_])
 
     def encode(
