@@ -36,7 +36,7 @@ from sklearn.preprocessing import StandardScaler
 from tf_realnvp import bit_maps
 from tf_realnvp.model import RealNVP
 from tf_realnvp.significance import p_values, set_p_value
-from tf_realnvp.utils.named import unnamed
+from tf_realnvp.utils.named import by_name, unnamed
 from tf_realnvp.utils.overlap import overlapped
 
 MIN_NORMAL = 10  # Smallest number of normal images to fit the methods to.
@@ -120,6 +120,7 @@ class Measurer:
 
         def measure(images, seed, context):
             """Returns costs, classes, and log p(x) - log p(x | class)."""
+            context = unnamed(context)
             seeds = tf.fill([tf.shape(images)[0]], seed)
             points = model.dequantize_each(images, seeds)
             if model.num_classes is None:
@@ -138,7 +139,8 @@ class Measurer:
             )
 
         images = tf.TensorSpec([None, *model.image_shape], model.values.dtype)
-        specs = [images, tf.TensorSpec([], tf.int64), model.context_specs]
+        context = by_name(model.context_specs)
+        specs = [images, tf.TensorSpec([], tf.int64), context]
         self._measure = tf.function(measure, specs, autograph=False)
 
     def __call__(
@@ -217,7 +219,7 @@ class Measurer:
             tensors = self._measure(
                 batch,
                 tf.constant(seed, tf.int64),
-                unnamed({k: v[part] for k, v in contexts.items()}),
+                {name: values[part] for name, values in contexts.items()},
             )
             costs, label, difference = (tensor.numpy() for tensor in tensors)
             # Beyond the range of float32, an image is as unlikely as possible.

@@ -124,8 +124,11 @@ def named(name: str, values: Values) -> Observe:
         return tf.cast(images, tf.float32) + unit * float(number) * draws
 
     def low_resolution(images, unused_seed):
+        factor, (height, width) = int(number), images.shape[1:3]
+        if height % factor or width % factor:
+            raise ValueError(f"{height}x{width} is not divisible by {factor}.")
         images = tf.cast(images, tf.float32)
-        return tf.nn.avg_pool2d(images, int(number), int(number), "VALID")
+        return tf.nn.avg_pool2d(images, factor, factor, "VALID")
 
     def gray(images, unused_seed):
         return tf.reduce_mean(tf.cast(images, tf.float32), -1, keepdims=True)

@@ -23,7 +23,8 @@ class LayoutTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters((3, 3), (99, 20))
     def test_a_row_a_class(self, num_classes, num_rows):
         model = SmallModel(num_classes=num_classes)
-        count, labels, columns = summaries.layout_of_samples(model)
+        count, condition, columns = summaries.layout_of_samples(model, None)
+        labels = condition["label"]
         rows = labels.reshape(-1, columns)
         self.assertAllEqual(rows, [[k] * columns for k in range(num_rows)])
         self.assertLen(labels, count)
@@ -37,7 +38,7 @@ class SummariesTest(folders.FolderTestCase):
         self.now = 100.0
         clock = mock.Mock(monotonic=lambda: self.now)
         self.enterContext(mock.patch.object(summaries, "time", clock))
-        self.summaries = Summaries(self.trainer, self.folder)
+        self.summaries = Summaries(self.trainer, None, self.folder)
 
     def progress(self, step, seconds, loss=1.0, norm=1.0):
         """Stands in for so many seconds of training, up to a step."""

@@ -70,9 +70,9 @@ def sample(flags: argparse.Namespace) -> None:
         n = flags.n or model.num_rows(context) or 36
         label = arguments.find_label(flags.label, names)
         kind = "" if label is None else f" of {names[label]}"
-    say(f"{counted(n, 'image')}{kind}, temperature {temperature}, seed {seed}")
     with arguments.naming("--context"):
         batches = model.sample(n, temperature, seed, label, context)
+    say(f"{counted(n, 'image')}{kind}, temperature {temperature}, seed {seed}")
     images = _with_progress(batches, math.ceil(n / saved_model.BATCH_SIZE))
     if to_folder:
         levels = model.num_colors, model.dropped_bits
