@@ -5,7 +5,6 @@ import math
 
 import jacobians
 import numpy as np
-import reference
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl.testing import parameterized
@@ -146,38 +145,38 @@ def uncached(tensor):
     return tf.constant(tensor.numpy())
 
 
-def given(bijector, condition):
+def keywords_of(bijector, condition):
     """The keywords that bring a condition to all couplings."""
     return bijectors.condition_kwargs(bijector, condition=condition)
 
 
 class ConditionTest(tf.test.TestCase):
     def test_one_tensor_under_two_conditions(self):
-        """The cache holds both, in whatever order they are asked for."""
+        """The cache distinguishes the conditions."""
         bijector, x = flow(), normal([3, *IMAGE]) + 2.0
         networks = [part.network for part in couplings_of(bijector)]
         conditions = normal([3, 8]), normal([3, 8], seed=1)
-        kwargs = [given(bijector, condition) for condition in conditions]
+        kwargs = [keywords_of(bijector, condition) for condition in conditions]
         expected = []
         for condition in conditions:
-            new = given(bijector, uncached(condition))
+            new = keywords_of(bijector, uncached(condition))
             z = bijector.inverse(uncached(x), **new)
             ildj = bijector.inverse_log_det_jacobian(uncached(x), 3, **new)
             expected.append((z, ildj))
         for one, other in zip(*expected, strict=True):
             self.assertNotAllClose(one, other, atol=0.1)
-        values = [bijector.inverse(x, **own) for own in kwargs]
+        values = [bijector.inverse(x, **keywords) for keywords in kwargs]
         runs = [len(network.inputs) for network in networks]
-        for value, own, (z, log_det) in zip(
+        for value, keywords, (z, log_det) in zip(
             values, kwargs, expected, strict=True
         ):
             self.assertAllClose(value, z, **CLOSE)
             for cached in (
-                bijector.inverse_log_det_jacobian(x, 3, **own),
-                -bijector.forward_log_det_jacobian(value, 3, **own),
+                bijector.inverse_log_det_jacobian(x, 3, **keywords),
+                -bijector.forward_log_det_jacobian(value, 3, **keywords),
             ):
                 self.assertAllClose(cached, log_det, **CLOSE)
-            self.assertIs(bijector.inverse(x, **own), value)
+            self.assertIs(bijector.inverse(x, **keywords), value)
         self.assertEqual([len(network.inputs) for network in networks], runs)
 
     def test_one_for_each_event_of_a_batch(self):
@@ -192,9 +191,9 @@ class ConditionTest(tf.test.TestCase):
 class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
     @over_bijectors
     def test_values_and_log_dets(self, make, latent, image):
-        """One way undoes the other, and all log-dets are the Jacobian's."""
+        """Forward and inverse match, and so do log-dets and Jacobians."""
         bijector, condition = make(), normal([8])
-        kwargs = given(bijector, condition)
+        kwargs = keywords_of(bijector, condition)
         fldj = functools.partial(
             bijector.forward_log_det_jacobian, event_ndims=len(latent), **kwargs
         )
@@ -204,7 +203,7 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
 
         def jacobian(function, point):
             copies = tf.stack([condition] * math.prod(point.shape))
-            kwargs = given(bijector, copies)
+            kwargs = keywords_of(bijector, copies)
             return jacobians.log_abs_det(lambda x: function(x, **kwargs), point)
 
         z = normal(latent)
@@ -259,7 +258,7 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
 
     @over_bijectors
     def test_shapes_without_values(self, make, latent, image):
-        """Of a batch of unknown size, and of events alone."""
+        """Static shapes are known for batches of unknown size."""
         bijector = make()
         for function, shape, expected in (
             (bijector.forward, latent, image),
@@ -280,7 +279,7 @@ class EveryBijectorTest(tf.test.TestCase, parameterized.TestCase):
 
     @with_networks
     def test_every_network_runs_once(self, make, latent, image, num_networks):
-        """Value and log-det together cost one evaluation."""
+        """The value and the log-det together take one evaluation."""
         bijector = make()
         inputs = [part.network.inputs for part in couplings_of(bijector)]
         zero, one = tf.constant([0.0, 1.0], tf.float64)
@@ -347,16 +346,6 @@ class AffineCouplingTest(tf.test.TestCase, parameterized.TestCase):
                 function(normal([2, *IMAGE]))
 
 
-class SqueezeTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(2, 3)
-    def test_matches_reference(self, block_size):
-        image = normal([2, 6, 12, 3])
-        squeezed = reference.squeeze(image.numpy(), block_size)
-        bijector = Squeeze(block_size)
-        self.assertAllEqual(bijector.inverse(image), squeezed)
-        self.assertAllEqual(bijector.forward(tf.constant(squeezed)), image)
-
-
 class SigmoidTest(tf.test.TestCase):
     def test_log_det_is_that_of_tfp(self):
         x = tf.linspace(-80.0, 80.0, 2001)
@@ -371,7 +360,7 @@ class SigmoidTest(tf.test.TestCase):
 
 class KeptTest(tf.test.TestCase):
     def test_passes_bit_for_bit(self):
-        """What is factored out, whatever it is; in a coupling, any number."""
+        """The part that is kept or factored out does not change."""
         numbers = np.float32([1e-37, -1e-37, 1e38, -1e38, 1 / 3, -0.1, 7.0, 1])
         special = np.float32([-0.0, np.inf, -np.inf, np.nan, 1e-40, 0, 2, 3])
         even, half = np.arange(16) % 2 == 0, np.arange(16) >= 8

@@ -51,7 +51,7 @@ class CostsTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 class SmoothTest(tf.test.TestCase):
     def test_weights(self):
-        """Those of a pixel sum to one, at a corner too."""
+        """The weights of a pixel sum to one, even in a corner."""
         for row, column in ((2, 3), (0, 0), (0, 3), (4, 5)):
             maps = np.zeros([1, 5, 6], np.float32)
             maps[0, row, column] = 16.0

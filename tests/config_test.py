@@ -48,7 +48,6 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             {"optimizer": "adam"},
             (50, "adam", 1e-2, "cosine", 100, 1.0, 32, 128, 8),
         ),
-        ("my_images", {}, (100, "muon", 1e-2, "cosine", 100, 1.0, 32, 128, 8)),
         # Documented commands give a rate.
         (
             "CelebA",
@@ -61,8 +60,8 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
             (15, "muon", 1e-2, "cosine", 0, 1.0, 32, 32, 2),
         ),
     )
-    def test_defaults(self, dataset, given, expected):
-        config = TrainingConfig(dataset=dataset, epochs=None, **given)
+    def test_defaults(self, dataset, settings, expected):
+        config = TrainingConfig(dataset=dataset, epochs=None, **settings)
         names = "epochs optimizer lr lr_schedule warmup_steps clip_grad"
         names += " batch_size filters num_blocks"
         found = tuple(getattr(config, name) for name in names.split())
@@ -74,13 +73,13 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         ({"clip_grad": 1.0, "seed": 4}, {"clip_grad": 1.0, "seed": 4}),
         ({"ema": 0.5}, {"ema": 0.5}),
     )
-    def test_what_a_run_keeps(self, given, changes):
+    def test_what_a_run_keeps(self, settings, changes):
         before = TrainingConfig(
             dataset="digits",
             **{"epochs": 50, "lr": 0.5, "clip_grad": 2.0, "seed": 3},
             **{"precision": "bfloat16", "optimizer": "muon"},
         )
-        config = TrainingConfig(dataset="digits", before=before, **given)
+        config = TrainingConfig(dataset="digits", before=before, **settings)
         self.assertEqual(config, dataclasses.replace(before, **changes))
 
     def test_out_of_range(self):
@@ -91,8 +90,8 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_what_must_be_the_same(self):
         fields = dataclasses.fields(TrainingConfig)
-        own = [f.name for f in fields if not f.metadata["same"]]
-        self.assertCountEqual(own, OF_EACH_WORKER)
+        differing = [f.name for f in fields if not f.metadata["same"]]
+        self.assertCountEqual(differing, OF_EACH_WORKER)
         others = {name: value for name, (value, _) in GIVEN.items()}
         others["dataset"] = "CIFAR10"
         self.assertLen(others, len(fields))
@@ -107,7 +106,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
 
 class DataDescriptionTest(tf.test.TestCase):
     def test_differences(self):
-        """All count but the frequencies, which follow from the labels."""
+        """Class frequencies do not count, as they follow from the labels."""
         other = DataDescription((4, 6, 3), 16, 2000, 1, "b", ("b",), (0.3,))
         found = DATA.differences(other)
         self.assertLen(found, 6)

@@ -15,10 +15,7 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 # What takes longest: most start processes. They begin first, lest one process
 # of pytest-xdist does them when the others have ended.
-LONGEST = (
-    *("SameTrainingTest", "KillsTest", "OtherProgramsTest", "::RunTest"),
-    "values_test",
-)
+LONGEST = ("SameTrainingTest", "KillsTest", "OtherProgramsTest", "values_test")
 # What one process does, as it shares what takes long to make: a process to fork
 # others from that has imported TensorFlow; models that are loaded, or trained.
 TOGETHER = (

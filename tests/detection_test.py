@@ -45,12 +45,12 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(measured.log_prob, log_prob, rtol=1e-5)
         label, likeliest = None, log_prob
         if model.num_classes:
-            given = [model.log_prob_each(images, seeds, k) for k in range(3)]
-            joint = np.array(given) + np.log(model.class_probs)[:, None]
+            by_class = [model.log_prob_each(images, seeds, k) for k in range(3)]
+            joint = np.array(by_class) + np.log(model.class_probs)[:, None]
             label = joint.argmax(axis=0)
             self.assertGreater(len(set(label)), 1)
             self.assertAllEqual(measured.label, label)
-            likeliest = np.choose(label, given)
+            likeliest = np.choose(label, by_class)
         maps = measure.maps(images, seed=5)
         self.assertEqual(maps.dtype, np.float32)
         bits = -likeliest / math.log(2.0)
@@ -81,7 +81,7 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
                 small_models.measurer(small_models.model)(others)
 
     def test_what_float32_does_not_hold(self):
-        """It is as anomalous as can be, by all methods; none fails."""
+        """Such an image gets the highest scores."""
         measure = small_models.measurer(small_models.model)
         normal = measure(small_models.images(60))
         far = dataclasses.replace(
@@ -113,7 +113,7 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
 class CodedBitsTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(1, 2, 3)
     def test_is_the_shorter(self, channels):
-        """Channels that no coder knows are side by side."""
+        """Channels are put side by side unless there are three."""
         rng = np.random.default_rng(0)
         images = np.zeros([3, 24, 20, channels], np.uint8)
         images[1] = rng.integers(256, size=images.shape[1:])
@@ -148,7 +148,7 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllClose(method(normal)(seen), expected, rtol=1e-3)
 
     def test_scales_with_few_images(self):
-        """A single Gaussian, in four dimensions."""
+        """The method fits a single Gaussian in four dimensions."""
         normal, seen = make_measurements(90), make_measurements(9, 1)
         features = [m.costs.sum(axis=(3, 4)) for m in (normal, seen)]
         x, y = (f.reshape(-1, 4).astype(np.float64) for f in features)
@@ -161,7 +161,7 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
         )
 
     def test_scales_with_many_images(self):
-        """Between two clusters it is anomalous, which no Gaussian finds."""
+        """An image between two clusters is anomalous."""
         first, second = make_measurements(200), make_measurements(200, 1, 90.0)
         middle = make_measurements(50, 2, 45.0)
         both = detection.Measurements.concatenate([first, second])
@@ -203,7 +203,7 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(detection.combined(normal)(seen), expected)
 
     def test_outliers_among_the_normal(self):
-        """They do not decide how much each counts, unless they are a kind."""
+        """They hardly change the weights of the methods."""
         normal, outlier = make_measurements(60), make_measurements(1, 2, 4e3)
         noise = 1e-3 * np.random.default_rng(0).normal(size=normal.costs.shape)
         sets = make_measurements(30, 3), make_measurements(30, 1, 3.0)
@@ -237,15 +237,15 @@ class MethodsTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllClose(alone, scores[4:5], msg=name)
 
     def test_few_images(self):
-        """Or such of which nothing differs."""
+        """Scores are finite, even if all images are the same."""
         same = make_measurements(30).take(np.zeros(30, int))
         for normal in (make_measurements(10), same):
             for score in detection.fit(normal).values():
                 values = score(make_measurements(5, 1))
                 self.assertTrue(np.isfinite(values).all())
-        with self.assertRaisesRegex(ValueError, "10 images, got 9"):
+        with self.assertRaisesRegex(ValueError, "10 images.*, got 9"):
             detection.fit(make_measurements(9))
-        with self.assertRaisesRegex(ValueError, "10 images, got 9"):
+        with self.assertRaisesRegex(ValueError, "10 images.*, got 9"):
             detection.Reference(make_measurements(19))
 
 
@@ -260,7 +260,7 @@ class PValuesTest(tf.test.TestCase):
         self.assertAllClose(significance.p_values(scores, reference), expected)
 
     def test_of_a_set(self):
-        """That scores higher than the normal ones, or lower."""
+        """Both higher and lower scores are significant."""
         rng = np.random.default_rng(0)
         reference = rng.normal(size=60)
         for shift, is_other in ((0.0, False), (1.0, True), (-1.0, True)):
@@ -271,7 +271,7 @@ class PValuesTest(tf.test.TestCase):
 
 class ReferenceTest(tf.test.TestCase):
     def test_judges(self):
-        """By halves, of which no image is in both."""
+        """No image is in both halves."""
         normal, seen = make_measurements(41), make_measurements(9, 1, 3.0)
         reference = detection.Reference(normal, seed=3)
         others = reference.others
@@ -295,7 +295,7 @@ class ReferenceTest(tf.test.TestCase):
 class CompareTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(0, 1, 4)
     def test_values(self, digits):
-        """With and without scores that are the same."""
+        """Some of the scores are equal."""
         rng = np.random.default_rng(0)
         normal = np.round(rng.normal(size=60), digits)
         anomalous = np.round(rng.normal(1.0, size=45), digits)
@@ -316,7 +316,7 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(comparison.fpr95.value, rate)
 
     def test_intervals(self):
-        """Of samples whose AUROC is known: most hold it, and not by much."""
+        """Most intervals hold the known AUROC, and are not too wide."""
         rng = np.random.default_rng(0)
         truth = 0.5 * (1 + math.erf(0.5))
         held, widths = 0, []
@@ -331,7 +331,7 @@ class CompareTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(np.mean(widths), 0.148, atol=0.02)
 
     def test_copies_that_are_drawn(self):
-        """They are no equal scores, which would make the average too high."""
+        """They do not count as ties, which would bias the average."""
         rng, offsets = np.random.default_rng(0), []
         for seed in range(20):
             sets = rng.normal(size=1000), rng.normal(-1.0, size=50)

@@ -103,7 +103,7 @@ def patch(stack: contextlib.ExitStack) -> None:
         (data, "load", load),
         # Whatever sets a seed has all operations made anew.
         (pywrap_tfe, "TFE_ContextClearCaches", mock.Mock()),
-        (plots, "_TILE_SIZE", 1),  # Large pictures take a while.
+        (plots, "TILE_SIZE", 1),  # Large pictures take a while.
         (export, "save", _save_array),
     ):
         stack.enter_context(mock.patch.object(target, name, value))

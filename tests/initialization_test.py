@@ -59,7 +59,7 @@ class InitializeTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     @parameterized.parameters(None, 3)
     def test_frozen(self, num_classes):
-        """Of a coupling that is frozen, in part or whole, nothing changes."""
+        """Couplings that are frozen, even in part, do not change."""
         shape = (4, 8, 1)
         model = make_model(shape, 16, num_classes=num_classes)
         model.networks[0].trainable = False
@@ -116,7 +116,7 @@ class InitializeTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     @parameterized.parameters(((2, 2, 1), 2), ((2, 2, 1), 8), ((2, 4, 3), 16))
     def test_smallest_images(self, shape, filters):
-        """The last couplings see a pixel or two, and some change nothing."""
+        """The last couplings see one or two pixels."""
         model = make_model(shape, filters)
         images = smooth_images(400, shape)
         initialization.initialize(model, images, seed=0)

@@ -3,7 +3,6 @@
 import functools
 import math
 import pickle
-from unittest import mock
 
 import graphs
 import image_arrays
@@ -16,7 +15,7 @@ import tensorflow as tf
 import untraced
 from absl.testing import parameterized
 
-from tf_realnvp import bijectors, networks
+from tf_realnvp import bijectors
 from tf_realnvp.model import RealNVP, max_num_scales
 
 make_model = functools.partial(small_models.displaced, 0.3, filters=4)
@@ -226,7 +225,6 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
 class GraphTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters("deep", "variational_classes")
     def test_each_network_runs_once(self, name):
-        """For a density, all in all, and for a sample."""
         model = shared(name)
         noise = 0 if model.dequantization == "uniform" else 4 * (2 + 3)
         couplings = len(model.couplings) * (2 + 3 * model.num_blocks)
@@ -240,7 +238,7 @@ class GraphTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(graphs.count_ops(concrete, "Conv2D"), expected)
 
     def test_same_as_in_eager_mode(self):
-        """In a graph the cache must not hand tensors out of a loop."""
+        """The cache does not leak tensors out of loops."""
         model = shared("variational_classes")
         images = random_images(4, model)
 
@@ -256,11 +254,11 @@ class GraphTest(tf.test.TestCase, parameterized.TestCase):
 
         spec = tf.TensorSpec([None, *model.image_shape], tf.uint8)
         in_graph = tf.function(run, [spec], autograph=False)
-        found = in_graph(images)
+        results = in_graph(images)
         with untraced.untraced():
             expected = run(images)
-        for value, its in zip(found, expected, strict=True):
-            self.assertAllClose(value, its, rtol=1e-5, atol=1e-4)
+        for value, eager in zip(results, expected, strict=True):
+            self.assertAllClose(value, eager, rtol=1e-5, atol=1e-4)
         for of_nothing in in_graph(images[:0]):
             self.assertEqual(of_nothing.shape[0], 0)
 
@@ -320,12 +318,12 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
             variable.assign(variable - 0.5)
 
     def test_variational_dequantization(self):
-        """Noise that is learned changes densities, and nothing else."""
+        """Learned noise changes nothing but the density."""
         learned = shared("variational")
         config = learned.get_config() | {"dequantization": "uniform"}
         uniform = RealNVP(**config)
-        for own, its in zip(uniform.variables, learned.variables, strict=False):
-            own.assign(its)
+        for new, old in zip(uniform.variables, learned.variables, strict=False):
+            new.assign(old)
         images = random_images(4, learned)
         self.assertAllEqual(learned.encode(images), uniform.encode(images))
         self.assertAllEqual(
@@ -336,13 +334,13 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 
 class EagerDensityTest(tf.test.TestCase):
-    """With networks that are traced, as users have them."""
+    """Tests networks that are traced, as users have them."""
 
     def test_follows_weights(self):
-        """No value may be left over from before, though the point is the same.
+        """The density is not taken from the cache when weights have changed.
 
-        TFP's bijectors cache, and do not see when Keras's variables change: as
-        long as the latents are there, TFP knows them by the weights of then.
+        TFP's bijectors do not see that Keras variables change, and keep the
+        latents of a point as long as they exist.
         """
         model = make_model()
         points = tf.constant(small_models.points(2, model))
@@ -357,16 +355,6 @@ class EagerDensityTest(tf.test.TestCase):
         self.assertNotAllClose(before, after, atol=0.1)
         self.assertNotIn(None, tape.gradient(after, model.variables))
         self.assertIs(model.bijector.inverse(points), kept)
-
-    def test_traces(self):
-        """From the second size of a batch on there are no more."""
-        model = make_model((4, 8, 1), num_couplings=(1, 1, 1))
-        model.log_prob(random_images(1, model))
-        model.log_prob(random_images(2, model))
-        with mock.patch.object(networks, "conv2d") as conv2d:
-            for n in (3, 5, 4):
-                model.log_prob(random_images(n, model))
-        conv2d.assert_not_called()
 
 
 class DequantizationTest(tf.test.TestCase):
@@ -391,7 +379,7 @@ class DequantizationTest(tf.test.TestCase):
 
 
 class SeedTest(tf.test.TestCase, parameterized.TestCase):
-    """Of the noise and of samples."""
+    """Seeds of the noise and of samples."""
 
     @parameterized.parameters(
         lambda seed=None: shared().dequantize(IMAGES, seed),
@@ -416,7 +404,7 @@ class SeedTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen({value.tobytes() for value in fresh}, 6)
 
     def test_noise_of_each(self):
-        """It is what the image has alone, with its seed."""
+        """An image gets the noise that it has alone with its seed."""
         model = shared()
         images, seeds = random_images(4, model), [5, 5, -(2**63), 2**40]
         alone = [
@@ -441,7 +429,7 @@ def all_images():
 
 
 def image_index(images):
-    """The places of images in `all_images`."""
+    """Returns the indices of images in `all_images`."""
     return np.reshape(images, [-1, 4]).astype(int) @ [27, 9, 3, 1]
 
 
@@ -479,10 +467,10 @@ def integrate_density():
 
 
 class ProbabilityTest(tf.test.TestCase):
-    """On the smallest model, of which all images can be looked at."""
+    """Tests a model so small that all of its images can be listed."""
 
     def assert_agree(self, values, variances, expected):
-        """Checks normal errors: the worst, and all together."""
+        """Checks that errors are normal: the largest one and their sum."""
         errors = (values - expected) ** 2 / variances
         n = errors.size
         self.assertLess(errors.max(), 5**2)
@@ -526,15 +514,15 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_mixture_and_bayes(self):
         model = shared("classes")
         images = random_images(4, model)
-        given = np.stack(
+        by_class = np.stack(
             [model.log_prob(images, 5, k).numpy() for k in range(3)], axis=1
         ).astype(np.float64)
         self.assertAllClose(
             model.log_prob(images, 5, LABELS),
-            given[range(4), LABELS],
+            by_class[range(4), LABELS],
             rtol=1e-5,
         )
-        joint = given + np.log(model.class_probs)
+        joint = by_class + np.log(model.class_probs)
         mixture = np.logaddexp.reduce(joint, axis=1)
         self.assertAllClose(model.log_prob(images, 5), mixture, rtol=1e-5)
         for label in (None, [1, 2]):
@@ -548,7 +536,7 @@ class ConditionalTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertAllClose(posterior, joint - mixture[:, None], atol=1e-3)
 
     def test_distribution(self):
-        """It takes labels by that name, as the methods do."""
+        """It takes labels as the methods do."""
         model, labels = shared("classes"), tf.constant(LABELS)
         points = tf.constant(small_models.points(4, model))
         expected = model.log_density(points, labels)
@@ -615,7 +603,7 @@ class CodingTest(tf.test.TestCase):
         self.assertAllEqual(compiled_decode()(latents), levels)
 
     def test_far_latents_give_extreme_levels(self):
-        """Clipped, not wrapped around."""
+        """Values are clipped and do not wrap around."""
         signs = np.random.default_rng(0).choice([-1, 1], [50, 2, 2, 4])
         for size in (1e6, 1e12, 1e24):
             images = compiled_decode()(tf.constant(size * signs, tf.float32))
@@ -634,7 +622,7 @@ GOOD = {
 
 
 class WrongArgumentsTest(tf.test.TestCase, parameterized.TestCase):
-    """`export_test` and `assertions_test` have what else is refused."""
+    """`export_test` and `assertions_test` have other wrong arguments."""
 
     @parameterized.parameters(
         *(

@@ -4,7 +4,6 @@ import functools
 import pathlib
 
 import numpy as np
-import pytest
 import reference
 import tensorflow as tf
 from absl.testing import parameterized
@@ -16,7 +15,7 @@ MODELS = pathlib.Path(__file__).parents[1] / "models"
 PLAIN = MODELS / "realnvp_fashion_mnist"
 CLASSES = MODELS / "realnvp_fashion_mnist_classes"
 FACES = MODELS / "realnvp_faces"
-LABELS = np.arange(10)
+LABELS = np.arange(4)
 
 
 @functools.cache
@@ -24,7 +23,7 @@ def load(path):
     """Returns a model, what it takes as labels, and samples of it."""
     model = tf_realnvp.load(path)
     label = {"label": LABELS} if path == CLASSES else {}
-    return model, label, model.sample(10, temperature=0.8, seed=0, **label)
+    return model, label, model.sample(4, temperature=0.8, seed=0, **label)
 
 
 class ModelsTest(tf.test.TestCase, parameterized.TestCase):
@@ -39,8 +38,8 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
             self.assertLen(content["class_names"], 10)
             self.assertEqual(content["class_names"][7], "Sneaker")
         bits = content["metrics"]["test_bits_per_dim"]
-        own = np.mean(model.bits_per_dim(samples, seed=0, **label))
-        self.assertBetween(own, 0.5 * bits, 1.5 * bits)
+        of_samples = np.mean(model.bits_per_dim(samples, seed=0, **label))
+        self.assertBetween(of_samples, 0.5 * bits, 1.5 * bits)
 
     def test_against_reference(self):
         model, _, samples = load(PLAIN)
@@ -51,8 +50,8 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_inverse(self):
         model, _, samples = load(PLAIN)
-        latents = model.encode(samples[:4])
-        self.assertAllEqual(model.decode(latents), samples[:4])
+        latents = model.encode(samples)
+        self.assertAllEqual(model.decode(latents), samples)
         points = model.bijector.forward(latents)
         self.assertAllClose(
             model.bijector.forward_log_det_jacobian(latents),
@@ -63,35 +62,10 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
     def test_served_by_tensorflow_alone(self):
         model, _, samples = load(PLAIN)
         saved = tf.saved_model.load(str(PLAIN))
-        same = saved.sample(10, 0.8, seed=0) == samples
+        same = saved.sample(4, 0.8, seed=0) == samples
         self.assertGreater(np.mean(same), 0.99)  # But for rounding.
         self.assertAllClose(
             saved.log_prob(samples, seed=1),
             model.log_prob(samples, seed=1),
             rtol=1e-5,
         )
-
-    @pytest.mark.long  # To load so many functions takes a while.
-    def test_classes_served_by_tensorflow_alone(self):
-        # Unlike the functions they need no new trace.
-        signatures = tf.saved_model.load(str(CLASSES)).signatures
-        encode, decode = signatures["encode"], signatures["decode"]
-        labels = tf.constant(LABELS, tf.int32)
-        drawn = signatures["sample"](
-            n=tf.constant(10),
-            temperature=tf.constant(0.8),
-            seed=tf.constant(0, tf.int64),
-            label=labels,
-        )["images"]
-        _, _, samples = load(CLASSES)
-        self.assertGreater(np.mean(drawn == samples), 0.99)
-        latents = encode(images=drawn, label=labels)["latents"]
-        back = decode(latents=latents, label=labels)["images"]
-        self.assertAllEqual(back, drawn)
-        others = (labels + 5) % 10
-        translated = decode(latents=latents, label=others)["images"]
-        images = tf.concat([drawn, translated], axis=0)
-        log_probs = signatures["classify"](images=images)["class_log_probs"]
-        right = np.argmax(log_probs, axis=1) == [*labels, *others]
-        self.assertGreaterEqual(np.sum(right[:10]), 7)
-        self.assertGreaterEqual(np.sum(right[10:]), 5)

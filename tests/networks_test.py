@@ -5,7 +5,6 @@ import functools
 import runpy
 from unittest import mock
 
-import graphs
 import keras
 import numpy as np
 import tensorflow as tf
@@ -62,23 +61,12 @@ class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
     def test_another_backend_of_keras(self):
-        """It is named where the package is imported."""
+        """The import names the backend."""
         with (
             mock.patch.object(keras.config, "backend", return_value="jax"),
             self.assertRaisesRegex(ImportError, "is jax: set the environment"),
         ):
             runpy.run_path(networks.__file__)
-
-    def test_initial_weights(self):
-        network = CouplingNetwork(2, filters=6, num_blocks=5)
-        for stack in network.blocks:
-            self.assertNotAllClose(stack.direction[0], stack.direction[1])
-            self.assertAllEqual(stack.gain, tf.ones_like(stack.gain))
-            self.assertAllEqual(stack.bias, tf.zeros_like(stack.bias))
-            # A step at the usual rate, 0.01, turns a kernel by some degrees.
-            turn = 0.01 / np.std(stack.direction)
-            self.assertBetween(np.degrees(turn), 3.0, 30.0)
-        self.assertAllEqual(network.last.gain, tf.zeros([4]))
 
     @parameterized.parameters(
         (networks._shared, CouplingNetwork.shared),
@@ -149,16 +137,3 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
                 rtol=tolerance,
                 atol=tolerance * np.abs(expected).max(),
             )
-
-    def test_runs_the_middle_convolutions_once(self):
-        network = CouplingNetwork(2, filters=4, num_blocks=3)
-
-        @tf.function(autograph=False)
-        def gradients(images):
-            with tf.GradientTape() as tape:
-                outputs = rematerialization.coupling_network(network, images)
-            return tape.gradient(outputs, network.trainable_weights)
-
-        function = gradients.get_concrete_function(tf.TensorSpec([2, 4, 6, 2]))
-        # Of the 2 + 3 * 3 convolutions all but the 3 are run once more.
-        self.assertEqual(graphs.count_ops(function, "Conv2D"), 11 + 8)

@@ -14,20 +14,14 @@ import tf_realnvp
 from tf_realnvp import detection
 
 
-def train(on_epoch=None, **settings):
-    tf_realnvp.train(
-        small_models.displaced(0.0, num_couplings=(1, 1, 1), filters=2),
-        small_models.images(40),
-        max_steps=2,
-        batch_size=8,
-        on_epoch=on_epoch,
-        progress=False,
-        **settings,
-    )
+def train(model, **settings):
+    settings |= {"max_steps": 2, "batch_size": 8, "progress": False}
+    tf_realnvp.train(model, small_models.images(40), **settings)
 
 
 def train_recomputing():
-    train(recompute=True, accumulate=2, ema=0.5, num_validation=8)
+    model = small_models.displaced(0.0, num_couplings=(1, 1, 1), filters=2)
+    train(model, recompute=True, ema=0.5)
 
 
 def interrupt():
@@ -35,8 +29,10 @@ def interrupt():
         if metrics.step:
             raise KeyboardInterrupt
 
+    model = small_models.SmallModel()
+    model.offset.assign([1.0])  # It needs no data-dependent initialization.
     with contextlib.suppress(KeyboardInterrupt):
-        train(stop)
+        train(model, on_epoch=stop)
 
 
 def fail_to_trace():
@@ -118,49 +114,38 @@ def expected():
     return call()
 
 
-@contextlib.contextmanager
-def policy():
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    yield {}
-    keras.mixed_precision.set_global_policy("float32")
+def in_a_layer(function):
+    """Calls a function inside of a layer with mixed precision."""
 
+    def call(argument):
+        # A layer would cast its own argument.
+        layer = keras.layers.Lambda(
+            lambda _: function(argument), dtype="mixed_bfloat16"
+        )
+        return layer(tf.zeros([1]))
 
-@contextlib.contextmanager
-def float64():
-    def use(dtype):
-        keras.config.set_floatx(dtype)
-        keras.config.set_dtype_policy(dtype)
-
-    use("float64")
-    yield {}
-    use("float32")
-
-
-@contextlib.contextmanager
-def part_of_a_layer():
-    def compiled(function):
-        def call(argument):
-            # What a layer is given itself it casts.
-            outer = keras.layers.Lambda(
-                lambda _: function(argument), dtype="mixed_bfloat16"
-            )
-            return outer(tf.zeros([1]))
-
-        return call
-
-    yield {"compiled": compiled}
-
-
-@contextlib.contextmanager
-def xla():
-    yield {"compiled": tf.function(autograph=False, jit_compile=True)}
+    return call
 
 
 class SettingsTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(policy, float64, part_of_a_layer, xla)
-    def test_same_numbers(self, setting):
-        with setting() as settings:
-            results = call(**settings)
+    def assert_as_expected(self, results):
         for result, value in zip(results, expected(), strict=True):
             self.assertEqual(result.dtype, value.dtype)
             self.assertAllClose(result, value, rtol=1e-4, atol=1e-4)
+
+    @parameterized.parameters(
+        ("float32", "mixed_bfloat16"), ("float64", "float64")
+    )
+    def test_settings_of_keras(self, floatx, policy):
+        expected()
+        self.addCleanup(keras.config.set_floatx, "float32")
+        self.addCleanup(keras.config.set_dtype_policy, "float32")
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
+        self.assert_as_expected(call())
+
+    @parameterized.parameters(
+        in_a_layer, tf.function(autograph=False, jit_compile=True)
+    )
+    def test_part_of_a_program(self, compiled):
+        self.assert_as_expected(call(compiled))

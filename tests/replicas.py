@@ -23,13 +23,7 @@ from tf_realnvp.utils.errors import UsageError
 LONG = "a much longer one: \u00fc\n\udcff"
 # What the first worker has, and the second. That one ends before the first
 # asks once more.
-RECORDS = (
-    ("same", "same"),
-    ("first", "second"),
-    (LONG, "short"),
-    ("x", "x"),
-    ("gone", None),
-)
+RECORDS = (("same", "same"), (LONG, "short"), ("x", "x"), ("gone", None))
 
 
 def alone(folder: pathlib.Path) -> None:

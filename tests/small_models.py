@@ -32,10 +32,10 @@ NUM_COUPLINGS = (1, 1, 2)
 METADATA = {"dataset": "digits", "lr": 3e-4}
 # Of a restoration, in place of its own numbers.
 FEW_STEPS = {
-    "_NUM_DESCENTS": 5,
-    "_NUM_START_DESCENTS": 5,
-    "_NUM_ADAPTATIONS": 2,
-    "_NUM_DRAWS": 4,
+    "NUM_DESCENTS": 5,
+    "NUM_START_DESCENTS": 5,
+    "NUM_ADAPTATIONS": 2,
+    "NUM_DRAWS": 4,
 }
 
 # Goes with the process.
@@ -72,7 +72,7 @@ def displaced(
 
 @functools.cache
 def conditional() -> RealNVP:
-    """Returns one with classes, of which a part is frozen."""
+    """Returns a model with classes, of which a part is frozen."""
     probs = (0.5, 0.2, 0.3)
     result = displaced(0.3, filters=4, num_classes=3, class_probs=probs)
     result.networks[1].trainable = False  # It is saved as all others are.
@@ -81,13 +81,13 @@ def conditional() -> RealNVP:
 
 @functools.cache
 def distinct() -> RealNVP:
-    """Returns one whose classes differ enough for images of each."""
+    """Returns a model whose classes have clearly different images."""
     return _set_apart(conditional().clone(), 32.0)
 
 
 @functools.cache
 def deep() -> RealNVP:
-    """Returns one of bytes, not square, with all that a model may have."""
+    """Returns a model with all features, of images that are not square."""
     result = displaced(
         *(0.2, (8, 12, 3), 256),
         filters=4,
@@ -274,8 +274,8 @@ class SmallModel:
         return clone
 
     def assign(self, other):
-        for mine, its in zip(self.variables, other.variables, strict=True):
-            mine.assign(its)
+        for new, old in zip(self.variables, other.variables, strict=True):
+            new.assign(old)
 
     def is_identity(self):
         """As new: tells whether it starts from what the images are."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def untraced() -> Iterator[None]:
-    """Has TensorFlow compute what functions do as it is written."""
+    """Runs functions eagerly."""
     tf.config.run_functions_eagerly(True)
     try:
         with warnings.catch_warnings():
@@ -22,7 +22,7 @@ def untraced() -> Iterator[None]:
 
 
 class UntracedTestCase(folders.FolderTestCase):
-    """Tests of what networks compute, as they are written.
+    """Tests that run functions eagerly.
 
     To trace them for each size of batch takes nearly all of the time of small
     ones. That they are the same traced is for `networks_test` and others.

@@ -32,6 +32,7 @@ from tf_realnvp.serving import weights
 from tf_realnvp.utils.errors import DataError
 
 _FOLDER = tempfile.TemporaryDirectory()  # Goes with the process.
+UMASK = 0o002  # For the work of a group.
 SHAPE = (4, 4, 1)
 ARCHITECTURE = {"filters": 4, "num_blocks": 1, "num_couplings": (1, 1, 2)}
 
@@ -49,16 +50,18 @@ def fields(number, num_colors, seed=0):
 
 @functools.cache
 def trained(num_colors):
-    """What the command makes of 400 images: a folder, and what it printed."""
+    """Trains on 400 images; returns the folder and the output."""
     folder = pathlib.Path(_FOLDER.name, str(num_colors))
     folder.mkdir()
     np.save(folder / "data.npy", fields(400, num_colors))
     options = "--filters 4 --num_blocks 1 --num_couplings 1,1,2 --seed 0"
     options += " --batch_size 20 --epochs 2 --run_dir run"
+    umask = os.umask(UMASK)
     with contextlib.chdir(folder):
         code, stdout, stderr = command_lines.call(
             *(main.main, "train", "--dataset", "data.npy", *options.split())
         )
+    os.umask(umask)
     assert (code, stderr) == (0, ""), stderr
     return folder, stdout
 
@@ -80,28 +83,10 @@ def measurer(num_colors):
     return detection.Measurer(live(num_colors))
 
 
-def results(num_colors):
+def final_loss(num_colors):
     """Its test loss in the unit of its kind."""
     content = json.loads((saved(num_colors) / "metadata.json").read_text())
     return content["metrics"][f"test_{Values(num_colors).measure}"]
-
-
-class ValuesTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(
-        (2, np.uint8, "2 levels", "bits/dim", "bits_per_dim"),
-        (256, np.uint8, "256 levels", "bits/dim", "bits_per_dim"),
-        (257, np.uint16, "257 levels", "bits/dim", "bits_per_dim"),
-        (65536, np.uint16, "65,536 levels", "bits/dim", "bits_per_dim"),
-        (None, np.float32, "real numbers", "nats/dim", "nats_per_dim"),
-    )
-    def test_kinds(self, num_colors, dtype, words, unit, measure):
-        values = Values(num_colors)
-        self.assertEqual(values.dtype, dtype)
-        self.assertEqual(str(values), words)
-        self.assertEqual((values.unit, values.measure), (unit, measure))
-        nats = 1.0 if num_colors is None else np.log(2.0)
-        self.assertAllClose(values.from_nats(nats), 1.0)
-        self.assertAllClose(values.per_dim(-48.0 * nats, 16), 3.0)
 
 
 class LevelsTest(untraced.UntracedTestCase, parameterized.TestCase):
@@ -123,19 +108,19 @@ class LevelsTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 
 class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
-    """What a model gives, in TensorFlow and in other programs."""
+    """Tests models of each kind, live and saved."""
 
     @parameterized.parameters(4096, None)
     def test_training(self, num_colors):
-        """Nearer to the entropy than a Gaussian of each pixel."""
+        """The loss is lower than that of independent Gaussian pixels."""
         deviation = 0.5 if num_colors is None else 0.08 * num_colors
         of_pixels = np.log(deviation * np.sqrt(3.0 * 2.0 * np.pi * np.e))
         bound = Values(num_colors).from_nats(of_pixels)
-        self.assertBetween(results(num_colors), bound - 1.5, bound - 0.05)
+        self.assertBetween(final_loss(num_colors), bound - 1.5, bound - 0.05)
 
     @parameterized.parameters(4096, None)
     def test_saved(self, num_colors):
-        """What TensorFlow and `load` read gives what the model gives."""
+        """The SavedModel gives the same results as the model."""
         model = live(num_colors)
         other = small_models.loaded_from(saved(num_colors))
         images = fields(100, num_colors, seed=1)
@@ -175,21 +160,23 @@ class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
             measure(images.astype(np.uint8))
 
     def test_restoration(self):
-        """The density is that of the latents of the images that are found."""
+        """The density belongs to the restored images."""
         model = live(None)
         images = fields(20, None, seed=3)
         mask = np.zeros([4, 4, 1], bool)
         mask[1, 1] = mask[2, 3] = True
-        given = np.where(mask, 100.0, images)
+        damaged = np.where(mask, 100.0, images)
         with self.assertRaisesRegex(ValueError, "^`noise` must be given"):
-            restoration.restore(model, given, mask)
-        found = restoration.restore(model, given, mask, noise=0.02)
-        self.assertEqual(found.images.dtype, np.float32)
-        errors = np.where(mask, 0.0, found.images - images)
-        self.assertLess(np.square(errors).mean(), 0.02**2 * 4)
-        squares = [model.encode(found.images), errors / 0.02]
-        density = sum(-np.square(its).sum((1, 2, 3)) / 2 for its in squares)
-        self.assertAllClose(found.log_density, density, rtol=1e-3)
+            restoration.restore(model, damaged, mask)
+        restored = restoration.restore(model, damaged, mask, noise=0.02)
+        self.assertEqual(restored.images.dtype, np.float32)
+        errors = np.where(mask, 0.0, restored.images - images) / 0.02
+        self.assertLess(np.square(errors).mean(), 4.0)
+        squares = np.square(model.encode(restored.images)) + np.square(
+            errors.reshape(20, 2, 2, 4)
+        )
+        density = -squares.sum(axis=(1, 2, 3)) / 2
+        self.assertAllClose(restored.log_density, density, rtol=1e-3)
 
 
 class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
@@ -224,11 +211,16 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         values = Values(num_colors)
         self.assertIn(str(values), stdout)
         self.assertRegex(stdout, rf"test \d+\.\d+ {values.unit}")
-        for name in ("samples_data.png", "loss_data.png"):
-            self.assertTrue((folder / name).exists())
+        results = ("realnvp_data", "samples_data.png", "loss_data.png")
+        written = [folder / name for name in (*results, "metrics_data.csv")]
+        for path in written:
+            self.assertIn(f"\n  {path.name}\n", stdout)
+        for path in (*written, *written[0].rglob("*"), *folder.rglob("run/**")):
+            mode = 0o777 if path.is_dir() else 0o666
+            self.assertEqual(path.stat().st_mode & 0o777, mode & ~UMASK, path)
         stdout = self.run_command("evaluate", self.use_model(num_colors))
-        found = float(re.search(rf": (\S+) {values.unit}", stdout)[1])
-        self.assertAllClose(found, results(num_colors), atol=0.05)
+        loss = float(re.search(rf": (\S+) {values.unit}", stdout)[1])
+        self.assertAllClose(loss, final_loss(num_colors), atol=0.05)
 
     @parameterized.parameters(4096, None)
     def test_sample(self, num_colors):
@@ -239,27 +231,22 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.assertGreater(min(image.size), 50)
         self.run_command(*line, "many/")
         suffix = Values(num_colors).suffix
-        found = [
+        images = [
             image_files.read(f"many/sample_{i:04d}{suffix}", SHAPE, num_colors)
             for i in range(5)
         ]
-        self.assertAllClose(
-            found, live(num_colors).sample(5, seed=3), rtol=1e-5
-        )
-        code, _, stderr = command_lines.call(main.main, *line, "many/")
-        self.assertEqual(code, 2, stderr)
+        expected = live(num_colors).sample(5, seed=3)
+        self.assertAllClose(images, expected, rtol=1e-5)
 
     @parameterized.parameters(4096, None)
     def test_latents(self, num_colors):
         path = self.use_model(num_colors)
-        first, second, *_ = write_images("a", fields(2, num_colors), num_colors)
-        for line in (
-            ["interpolate", path, first, second],
-            ["manifold", path, first, second, first, second],
-            ["reconstruct", path, first],
+        files = write_images("a", fields(2, num_colors), num_colors)
+        for name, images in (
+            *(("interpolate", files), ("manifold", 2 * files)),
+            ("reconstruct", files),
         ):
-            stdout = self.run_command(*line, "--out", self.out)
-            self.assertIn(str(self.out), stdout)
+            self.run_command(name, path, *images, "--out", self.out)
             os.remove(self.out)
 
     @parameterized.parameters(4096, None)
@@ -282,42 +269,30 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         options = "unusual --reference normal --maps maps --max_maps 2"
         self.run_command("score", path, *options.split())
         self.assertLen(os.listdir("maps"), 2)
-        options = "--normal normal --unusual unusual --fit fit.npy --out found"
+        options = "--normal normal --unusual unusual --fit fit.npy --out out"
         stdout = self.run_command("detect", path, *options.split())
         is_left_out = "complexity is left out" in stdout
         self.assertEqual(is_left_out, num_colors is None)
-        with open("found/table.csv") as file:
-            aurocs = {
-                r["method"]: float(r["auroc"]) for r in csv.DictReader(file)
-            }
-        self.assertEqual("complexity" in aurocs, num_colors is not None)
-        self.assertGreater(aurocs["combined"], 0.8)
-        options = "--with normal --without unusual"
-        stdout = self.run_command(
-            "direction", path, *options.split(), "--out", self.out
-        )
+        table = pathlib.Path("out", "table.csv").read_text()
+        self.assertEqual("\ncomplexity," in table, num_colors is not None)
+        auroc = float(re.search(r"\ncombined,([^,]+)", table)[1])
+        self.assertGreater(auroc, 0.8)
+        options = "--with normal --without unusual --out out.png"
+        stdout = self.run_command("direction", path, *options.split())
         self.assertRegex(stdout, r"AUROC 0\.[6-9]|AUROC 1")
 
     def test_levels_of_fewer_bits(self):
-        """A data set, or file, of fewer bits has the same levels."""
+        """Images with fewer bits are read with the model's levels."""
         path = self.use_model(4096)
         images = fields(60, 4096)
         np.save("dark.npy", images // 8)
         write_images("dark", images // 8, 4096)
-        stdout = self.run_command("score", path, "dark")
-        options = "--dataset dark.npy --max_images 5"
-        other = self.run_command("evaluate", path, *options.split())
-        means = [
-            float(re.search(r"(\d+\.\d+) bits/dim", text)[1])
-            for text in (stdout, other)
-        ]
-        self.assertAllClose(*means, rtol=0.2)
-        np.save("bright.npy", images * 4)
-        code, _, stderr = command_lines.call(
-            *(main.main, "evaluate", path, "--dataset", "bright.npy")
+        outputs = (
+            self.run_command("score", path, "dark"),
+            self.run_command("evaluate", path, "--dataset", "dark.npy"),
         )
-        self.assertEqual(code, 2)
-        self.assertIn("16,384 levels, those of the model", stderr)
+        means = [re.search(r"(\d+\.\d+) bits/dim", s)[1] for s in outputs]
+        self.assertAllClose(*map(float, means), rtol=0.2)
 
     @parameterized.parameters(
         ("export", 4096, "is not of at most 256 levels"),
@@ -327,11 +302,13 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         ("interpolate images/000.png images/000.png", None, "not an .npy file"),
         ("evaluate --dataset digits", None, "17 levels, those of the model"),
         ("evaluate --dataset reals.npy", 4096, "real numbers, those of the"),
+        ("evaluate --dataset bright.npy", 4096, "16,384 levels, those of the"),
     )
     def test_what_makes_no_sense(self, line, num_colors, message):
         path = self.use_model(num_colors)
         write_images("images", fields(1, 4096), 4096)
         np.save("reals.npy", fields(30, None))
+        np.save("bright.npy", 4 * fields(30, 4096))
         name, *options = line.split()
         code, _, stderr = command_lines.call(main.main, name, path, *options)
         self.assertEqual(code, 2, stderr)
@@ -361,27 +338,30 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
             trained(num_colors)
 
     def test_standardization(self):
-        """By the training images, to rounding; it is not trained."""
+        """The moments are those of the training images."""
         dataset = tf_realnvp.data.arrays.from_images(fields(400, None), None)
-        own = dataset.take("train", range(dataset.num_train))
-        model = live(None)
-        [moments] = [v for v in model.variables if v.name == "moments"]
-        self.assertAllClose(moments, [[own.mean()], [own.std()]], rtol=1e-5)
+        train = dataset.take("train", range(dataset.num_train))
+        [moments] = [v for v in live(None).variables if v.name == "moments"]
+        expected = [[train.mean()], [train.std()]]
+        self.assertAllClose(moments, expected, rtol=1e-5)
         self.assertFalse(moments.trainable)
 
     @parameterized.parameters((1e8, 30.0), (0.0, 1e-6), (-3.0, 2.0))
     def test_moments(self, mean, deviation):
-        """They are exact far from zero, up to the rounding of float32."""
+        """Those of each channel are exact, even far from zero."""
         rng = np.random.default_rng(0)
-        images = rng.normal(mean, deviation, (600, *SHAPE)).astype(np.float32)
-        dataset = tf_realnvp.data.arrays.from_images(images, None)
-        own = np.float64(dataset.take("train", range(dataset.num_train)))
-        found = np.ravel(dataset.moments())
-        self.assertAllClose(found, [own.mean(), own.std()], rtol=1e-9)
+        images = rng.normal(mean, deviation, (600, 4, 4, 2)).astype(np.float32)
+        images[..., 1] *= 3.0
+        dataset = tf_realnvp.data.arrays.from_images(
+            images, None, labels=np.arange(600) % 2
+        )
+        train = np.float64(dataset.take("train", range(dataset.num_train)))
+        expected = train.mean(axis=(0, 1, 2)), train.std(axis=(0, 1, 2))
+        self.assertAllClose(dataset.moments(), expected, rtol=1e-9)
 
     @parameterized.parameters(0.0, 12.22, 1e8)
     def test_constant_channel(self, value):
-        """It has no density."""
+        """Such images have no density."""
         images = np.random.default_rng(0).normal(size=(60, 4, 4, 2))
         images[..., 1] = value
         model = tf_realnvp.RealNVP((4, 4, 2), None, **ARCHITECTURE)
@@ -389,62 +369,34 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
             tf_realnvp.train(model, images, batch_size=20, progress=False)
 
     def test_resumed(self):
-        """The same weights to the bit."""
-
         def train(folder, **settings):
             small_models.set_seed(0)
-            model = tf_realnvp.RealNVP(SHAPE, None, **ARCHITECTURE)
-            tf_realnvp.train(
-                model,
-                fields(60, None),
-                epochs=2,
-                batch_size=20,
-                ema=0.9,
-                run_dir=self.folder / folder,
-                progress=False,
-                **settings,
-            )
+            config = ARCHITECTURE | {"filters": 2, "num_couplings": (1, 1, 1)}
+            model = tf_realnvp.RealNVP((2, 2, 1), None, **config)
+            images = fields(60, None)[:, :2, :2]
+            settings |= {"batch_size": 20, "epochs": 2, "ema": 0.9}
+            settings |= {"run_dir": self.folder / folder, "progress": False}
+            tf_realnvp.train(model, images, **settings)
             return model
 
         expected = train("whole")
         train("parts", max_steps=2)
         resumed = train("parts")
-        for found in (resumed, tf_realnvp.load(self.folder / "parts")):
-            self.assertTrue(small_models.same_weights(found, expected))
+        for model in (resumed, tf_realnvp.load(self.folder / "parts")):
+            self.assertTrue(small_models.same_weights(model, expected))
         header = (self.folder / "parts" / "metrics.csv").read_text()
         self.assertNotIn("bits_per_dim", header)
 
-    def test_labels(self):
-        images, labels = fields(60, None), np.arange(60) % 2
-        images[labels == 1] *= 0.2
-        model = tf_realnvp.RealNVP(SHAPE, None, num_classes=2, **ARCHITECTURE)
-        tf_realnvp.train(
-            model,
-            images,
-            labels=labels,
-            epochs=6,
-            lr=1e-2,
-            batch_size=20,
-            progress=False,
-        )
-        gain = model.log_prob(images, label=labels)
-        gain -= model.log_prob(images, label=1 - labels)
-        for label in range(2):
-            self.assertGreater(np.mean(gain[labels == label]), 0.0)
-        posterior = np.exp(model.classify(images))
-        self.assertAllClose(posterior[range(60), labels], tf.sigmoid(gain))
-        self.assertEqual(model.sample(2, label=1).dtype, tf.float32)
-
     def test_pytorch(self):
-        """The file has no standardization, as it has no number of levels."""
+        """PyTorch's files have no standardization."""
         model = small_models.displaced(
             *(0.2, SHAPE, None), num_couplings=(3, 3, 4), filters=2
         )
         path = self.folder / "weights.npz"
         tf_realnvp.pytorch.save_weights(model, path)
         other = tf_realnvp.pytorch.load_model(path, SHAPE, None)
-        for its in (model, other):
-            its.standardize(7.0, 0.5)
+        for each in (model, other):
+            each.standardize(7.0, 0.5)
         images = fields(3, None)
         self.assertAllEqual(model.log_prob(images), other.log_prob(images))
 
@@ -466,9 +418,9 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
             tf_realnvp.data.arrays.from_images(images, None),
             tf_realnvp.data.arrays.from_tf_data(pipeline, None),
         ):
-            own = dataset.take("train", range(dataset.num_train))
-            self.assertEqual(own.dtype, np.float32)
-            self.assertContainsSubset(own.ravel(), expected.ravel())
+            train = dataset.take("train", range(dataset.num_train))
+            self.assertEqual(train.dtype, np.float32)
+            self.assertContainsSubset(train.ravel(), expected.ravel())
         model = live(None)
         self.assertAllEqual(model.log_prob(images), model.log_prob(expected))
 

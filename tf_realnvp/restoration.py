@@ -48,14 +48,14 @@ from tf_realnvp.utils.errors import FailureError
 from tf_realnvp.utils.progress import Progress, Silent
 
 _KNOWN_SIGMA = 5.0 / 255.0  # Of known pixels, relative to white.
-_NUM_DESCENTS = 150  # Steps of Adam to the likeliest latents.
-_NUM_START_DESCENTS = 75  # To the start of a chain; more are no better.
+NUM_DESCENTS = 150  # Steps of Adam to the likeliest latents.
+NUM_START_DESCENTS = 75  # To the start of a chain; more are no better.
 _RATE = 0.1
 _FIRST_SIGMA = 8.0  # Relative to the last.
 _ANNEALING = 0.7  # Part of the descent in which sigma falls.
 _NUM_PROBES = 8  # For the curvature.
-_NUM_ADAPTATIONS = 15  # Transitions of HMC that are not kept.
-_NUM_DRAWS = 15  # Transitions that are.
+NUM_ADAPTATIONS = 15  # Transitions of HMC that are not kept.
+NUM_DRAWS = 15  # Transitions that are.
 _NUM_LEAPFROGS = 5
 _FIRST_STEP = 0.05
 _ACCEPTANCE = 0.65
@@ -199,9 +199,9 @@ def restore(
     posterior = _Posterior(model, observe, shape)
     size = max(1, batch_size // max(labels.shape[1], num_samples))
     starts = range(0, max(1, n), size)
-    num_steps = _NUM_DESCENTS
+    num_steps = NUM_DESCENTS
     if num_samples:
-        num_steps += _NUM_START_DESCENTS + _NUM_ADAPTATIONS + _NUM_DRAWS
+        num_steps += NUM_START_DESCENTS + NUM_ADAPTATIONS + NUM_DRAWS
     parts = []
     with display("restore", num_steps * len(starts)) as progress:
         on_step = functools.partial(progress.update, 1)
@@ -371,7 +371,7 @@ class _Posterior:
         n, num_tried = observation.label.shape
         tried = _repeat(observation, num_tried)
         tried = tried._replace(label=observation.label.ravel())
-        latents = self._descend(tried, sigma, _NUM_DESCENTS, on_step)
+        latents = self._descend(tried, sigma, NUM_DESCENTS, on_step)
         density = self._density(latents, tried, sigma).numpy()
         points = self._points(latents, tried.label).numpy()
         log_prior = np.log(self._model.class_probs or [1.0])
@@ -408,7 +408,7 @@ class _Posterior:
         num_chains = max(2, num_samples)  # One alone has no R-hat.
         observation = _repeat(observation, num_chains)
         start = perturbed(normal(observation.center))
-        latents = self._descend(start, sigma, _NUM_START_DESCENTS, on_step)
+        latents = self._descend(start, sigma, NUM_START_DESCENTS, on_step)
         # For noise e, the gradients differ by J^T e / sigma, with the Jacobian
         # J. The mean of the squares is the diagonal of J^T J / sigma^2.
         gradient = self._gradient(latents, observation, sigma)
@@ -422,11 +422,11 @@ class _Posterior:
         fixed = scale, observation, tf.constant(sigma, tf.float32)
         results = self._start(state, *fixed)
         draws, rates = [], []
-        for step in range(_NUM_ADAPTATIONS + _NUM_DRAWS):
+        for step in range(NUM_ADAPTATIONS + NUM_DRAWS):
             seed = tf.constant(rng.integers(2**31, size=2), tf.int32)
             state, results = self._transition(state, results, seed, *fixed)
             on_step(n * num_chains)
-            if step >= _NUM_ADAPTATIONS:
+            if step >= NUM_ADAPTATIONS:
                 draws.append(self._points(state * scale, observation.label))
                 ratio = results.inner_results.log_accept_ratio
                 rates.append(np.exp(np.minimum(ratio, 0.0)))
@@ -453,7 +453,7 @@ class _Posterior:
             _NUM_LEAPFROGS,
         )
         return tfp.mcmc.DualAveragingStepSizeAdaptation(
-            hmc, _NUM_ADAPTATIONS, _ACCEPTANCE
+            hmc, NUM_ADAPTATIONS, _ACCEPTANCE
         )
 
     def _start_hmc(self, state, *condition):

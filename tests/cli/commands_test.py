@@ -19,7 +19,7 @@ from tf_realnvp import latents
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 from tf_realnvp.images.values import Values
-from tf_realnvp.serving.saved_model import SavedModel
+from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import hashing
 
 NUM_COLORS = small_models.NUM_COLORS
@@ -88,7 +88,7 @@ class FlagsTest(command_lines.CommandTestCase):
 
 
 class CommandsTestCase(ModelTestCase):
-    """Commands on a model, and four images."""
+    """Tests of commands on a model and four images."""
 
     def use_model(self, kind):
         super().use_model(kind)
@@ -112,7 +112,7 @@ class CommandsTestCase(ModelTestCase):
 
 class SampleTest(CommandsTestCase):
     def samples(self, *arguments):
-        """Returns what the model draws, whatever the batches."""
+        """Returns samples of the model, of all batches together."""
         return np.concatenate([*self.model.sample(*arguments)])
 
     @parameterized.parameters(
@@ -171,7 +171,7 @@ class SampleTest(CommandsTestCase):
 
 
 class LatentsTest(CommandsTestCase):
-    """The commands that go through the latent space."""
+    """Tests the commands that go through the latent space."""
 
     @parameterized.parameters(
         ("plain", None), ("classes", None), ("classes", "dog")
@@ -237,7 +237,7 @@ class LatentsTest(CommandsTestCase):
         self.assertLen(os.listdir(), 5)
 
     def test_in_a_process_of_its_own(self):
-        """Nothing of TensorFlow's log is to be seen."""
+        """TensorFlow's log is not shown."""
         result = command_lines.run(
             self.folder,
             *("-m", "tf_realnvp", "interpolate", self.path, "a.png", "b.png"),
@@ -253,7 +253,7 @@ class StubModel:
     image_shape, num_colors, num_dims = (4, 6, 1), 32, 24
     values, dropped_bits = Values(32), 0
     class_names, log_prior, training_hashes = (), np.zeros(1), frozenset()
-    mixture = SavedModel.mixture
+    mixture = saved_model.SavedModel.mixture
 
     def __init__(self, source=None):
         self.source = source
@@ -265,49 +265,37 @@ class StubModel:
 
 
 class EvaluateTest(CommandsTestCase):
-    def assert_figure(self, line, title, nats):
-        """Asserts that a line is of log-probabilities `[n]`."""
-        bits = nats / (-16 * math.log(2.0))
-        error = np.std(bits, ddof=1) / np.sqrt(len(bits))
-        numbers = r"(\d+\.\d+) bits/dim, standard error (\d+\.\d+)"
-        match = re.fullmatch(rf"{title}: {numbers}", line)
-        self.assertIsNotNone(match, line)
-        shown = [float(text) for text in match.groups()]
-        self.assertAllClose(shown, [np.mean(bits), error], atol=1e-4)
-
     def measure(self, images, batch_size, num_draws, seed):
         """Returns nats given each class, `[num_draws, num_classes, n]`."""
-
-        def given(start, number):
-            part = images[start : start + batch_size]
-            # The stream is the upper half of the seed.
-            stream = num_draws * (start // batch_size) + number
-            its = seed + 2**32 * stream
-            return self.model.log_prob_of_classes(part, its).T
-
-        starts = range(0, len(images), batch_size)
-        return np.concatenate(
-            [[given(start, k) for k in range(num_draws)] for start in starts],
-            axis=-1,
-        )
+        parts = []
+        for index in range(math.ceil(len(images) / batch_size)):
+            batch = images[index * batch_size :][:batch_size]
+            streams = range(index * num_draws, (index + 1) * num_draws)
+            seeds = [saved_model.stream(seed, number) for number in streams]
+            draws = [self.model.log_prob_of_classes(batch, s) for s in seeds]
+            parts.append(np.swapaxes(draws, 1, 2))
+        return np.concatenate(parts, axis=-1)
 
     def assert_figures(self, lines, nats, words=""):
         """Asserts that lines are of log-probabilities `[num_draws, n]`."""
-        mean = f", mean of {len(nats)} such" if len(nats) > 1 else ""
-        self.assert_figure(
-            lines.pop(0), f"1 draw of noise{mean}{words}", nats.mean(axis=0)
-        )
-        if mean:
+        n = len(nats)
+        mean = f", mean of {n} such" if n > 1 else ""
+        figures = {f"1 draw of noise{mean}{words}": nats.mean(axis=0)}
+        if n > 1:
             bound = np.log(np.mean(np.exp(nats), axis=0))
-            self.assertGreater(bound.mean(), nats.mean())
-            title = f"{len(nats)} draws of noise{words}"
-            self.assert_figure(lines.pop(0), title, bound)
+            figures[f"{n} draws of noise{words}"] = bound
+        for title, log_prob in figures.items():
+            pattern = rf"{title}: (\S+) bits/dim, standard error (\S+)"
+            numbers = re.fullmatch(pattern, lines.pop(0)).groups()
+            bits = log_prob / (-16 * math.log(2.0))
+            expected = [bits.mean(), bits.std(ddof=1) / math.sqrt(len(bits))]
+            self.assertAllClose(np.float64(numbers), expected, atol=1e-4)
 
     @parameterized.parameters(
         ((), 360, 64, 1, 0), (("--dataset", "DIGITS"), 20, 8, 5, 7)
     )
     def test_bits(self, flags, num_images, batch_size, num_draws, seed):
-        """On test images of what the model was trained on, by default."""
+        """The default is the test set of the model's own data set."""
         if flags:
             flags += ("--max_images", num_images, "--batch_size", batch_size)
             flags += ("--importance_samples", num_draws, "--seed", seed)
@@ -327,7 +315,7 @@ class EvaluateTest(CommandsTestCase):
         names=(("0", "1", "2"), ("1", "0", "2")), num_draws=(1, 2)
     )
     def test_classes(self, names, num_draws):
-        """Labels go by the names of the classes; not all need be there."""
+        """Labels are matched by the names of their classes."""
         self.use_model("classes")
         self.enterContext(mock.patch.object(self.model, "class_names", names))
         images = small_models.images(20)
@@ -343,22 +331,19 @@ class EvaluateTest(CommandsTestCase):
             title, "20 test images of in, 17 levels, 3 classes, seed 4"
         )
         labels = np.array([names.index(str(k % 2)) for k in range(20)])
-        given = self.measure(images, 8, num_draws, 4)
-        joint = given + self.model.log_prior[:, None]
+        by_class = self.measure(images, 8, num_draws, 4)
+        joint = by_class + self.model.log_prior[:, None]
         self.assert_figures(
-            lines, given[:, labels, range(20)], ", given the label"
+            lines, by_class[:, labels, range(20)], ", given the label"
         )
         mixture = np.log(np.sum(np.exp(joint), axis=1))
         self.assert_figures(lines, mixture, ", mixture of the classes")
         likeliest = np.mean(np.exp(joint), axis=0).argmax(axis=0)
         right = np.sum(likeliest == labels)
-        self.assertEqual(
-            lines,
-            [f"accuracy as a classifier: {right / 20:.4f} ({right} of 20)"],
-        )
+        accuracy = f"{right / 20:.4f} ({right} of 20)"
+        self.assertEqual(lines, [f"accuracy as a classifier: {accuracy}"])
 
     def test_classes_that_the_model_lacks(self):
-        """`image_sets_test` has other data sets that do not fit."""
         self.use_model("classes")
         result = call("evaluate", self.path, "--dataset", "digits")
         message = "argument --dataset: no class '0', but cat, dog, old cow"
@@ -374,7 +359,7 @@ class EvaluateTest(CommandsTestCase):
         return folder, model
 
     def test_folder(self):
-        """Its images get the size and the bits of the model's."""
+        """The images are read in the model's size and number of levels."""
         folder, model = self.folder_of_images(
             "train/a.png", "test/b.png", "test/c.png"
         )
@@ -384,15 +369,10 @@ class EvaluateTest(CommandsTestCase):
         self.assertRegex(stderr, r"^warning: 1 file .*text.png.*\n$")
         self.assertIn("2 test images of images, 32 levels, seed 0", stdout)
         self.assertIn(": 5.0000 bits/dim, standard error 0.0000\n", stdout)
-        self.assertAllEqual(
-            model.seen,
-            [
-                image_files.read(folder / name, (4, 6, 1), 32)
-                for name in ("test/b.png", "test/c.png")
-            ],
-        )
-        content = (folder / "test" / "b.png").read_bytes()
-        model.training_hashes = frozenset([hashing.hash_of(content)])
+        test = [folder / "test" / name for name in ("b.png", "c.png")]
+        images = [image_files.read(path, (4, 6, 1), 32) for path in test]
+        self.assertAllEqual(model.seen, images)
+        model.training_hashes = {hashing.hash_of(test[0].read_bytes())}
         *_, stderr = call("evaluate", "M")
         self.assertIn("trained on test images of images", stderr)
 

@@ -7,11 +7,11 @@ import os
 import re
 from unittest import mock
 
-import matplotlib.image
 import numpy as np
 import small_models
 from absl.testing import parameterized
 from image_arrays import images_of_digits as digits
+from image_arrays import read_png
 from model_commands import ModelTestCase, call
 from small_models import measurer
 
@@ -105,7 +105,7 @@ class ScoreTest(DetectionTestCase):
 
     @parameterized.parameters("plain", "classes")
     def test_reference(self, kind):
-        """With maps, in standard deviations of the half that is not fitted."""
+        """Maps are in standard deviations of the half that is not fitted."""
         self.use_model(kind)
         normal, images = digits("train")[:41], digits("test")[:70]
         self.write("normal", normal)
@@ -144,17 +144,16 @@ class ScoreTest(DetectionTestCase):
         drawn = bit_maps.smooth(self.measure.maps(first, 3))
         others = self.measure.maps(normal[reference.others], 3)
         drawn = bit_maps.standardize(drawn, bit_maps.smooth(others))
-        for call_, name, image, values in zip(
+        for call_, name, image, expected in zip(
             save.call_args_list, rows, first, drawn, strict=False
         ):
-            path, (shown,), (its,), label, *_ = call_.args
+            path, (shown,), (values,), label, *_ = call_.args
             self.assertEqual(path.name, f"map_{name}")
             self.assertAllEqual(shown, image)
-            self.assertAllClose(its, values, rtol=1e-3, atol=1e-3)
+            self.assertAllClose(values, expected, rtol=1e-3, atol=1e-3)
             self.assertEqual(label, "standard deviations")
 
     def test_maps(self):
-        """Each beside its own image, and under its name."""
         names = ["b, \u00e9.png", "a.png", "a.jpg"]
         images = digits()[:3]
         self.write("in", images, names)
@@ -164,11 +163,11 @@ class ScoreTest(DetectionTestCase):
         first = [*rows][:2]
         for call_, name in zip(save.call_args_list, first, strict=True):
             path, (image,), (values,), label, *_ = call_.args
-            own = {"a.jpg": "a.jpg.png"}.get(name, name)
-            self.assertEqual((path.name, label), (f"map_{own}", "bits"))
+            file = {"a.jpg": "a.jpg.png"}.get(name, name)
+            self.assertEqual((path.name, label), (f"map_{file}", "bits"))
             self.assertAllEqual(image, images[names.index(name)])
-            own = self.measure.maps(image[None], 0)
-            self.assertAllClose(values, bit_maps.smooth(own)[0], atol=1e-3)
+            expected = bit_maps.smooth(self.measure.maps(image[None], 0))[0]
+            self.assertAllClose(values, expected, atol=1e-3)
         self.assertLen(os.listdir("maps"), 2)
         result = call("score", self.path, "in", "--maps", "maps")
         self.assert_usage_error(result, "--maps: maps has map_*.png of before")
@@ -224,29 +223,21 @@ class DetectTest(DetectionTestCase):
         os.mkdir("out")
         (self.folder / "out" / "notes.txt").write_text("words")
         save_maps = self.saved_maps()
-        with mock.patch.object(
-            plots, "save_rows", wraps=plots.save_rows
-        ) as save_rows:
-            stdout, _ = self.succeed(
-                *("detect", "--unusual", "noise", "--seed", 1),
-                *("--max_images", 60, "--out", "out"),
-            )
+        stdout, _ = self.succeed(
+            *("detect", "--unusual", "noise", "--seed", 1),
+            *("--max_images", 60, "--out", "out"),
+        )
         for line in (
             "fit: 60 train images of digits",
             "normal: 60 test images of digits",
             "unusual: 50 readable images of noise",
         ):
             self.assertIn(f"\n{line}\n", f"\n{stdout}")
-        self.assertCountEqual(
-            os.listdir("out"),
-            [
-                *("notes.txt", "table.csv", "scores.csv"),
-                *("histograms.png", "images.png", "maps.png"),
-            ],
-        )
-        for name in ("histograms", "images", "maps"):
-            pixels = matplotlib.image.imread(f"out/{name}.png")
-            self.assertGreater(np.std(pixels), 0.05)
+        figures = ["histograms.png", "images.png", "maps.png"]
+        written = ["notes.txt", "table.csv", "scores.csv", *figures]
+        self.assertCountEqual(os.listdir("out"), written)
+        for name in figures:
+            self.assertGreater(np.std(read_png(f"out/{name}")), 12)
 
         header, rows = read_csv("out/scores.csv")
         self.assertEqual(header, ["set", "image", *detection.METHODS])
@@ -256,20 +247,12 @@ class DetectTest(DetectionTestCase):
         numbers = [int(name.removeprefix("test ")) for name in names[:60]]
         normal = digits("test")[numbers]
         rng = np.random.default_rng(1)
-        fit = digits("train")[
-            np.sort(rng.choice(len(digits("train")), 60, replace=False))
-        ]
-        fitted = detection.fit(self.measure(fit, 1))
-        measured = [self.measure(its, 1) for its in (normal, self.noise)]
-        expected = {
-            name: [method(its) for its in measured]
-            for name, method in fitted.items()
-        }
+        drawn = np.sort(rng.choice(len(digits("train")), 60, replace=False))
+        methods = detection.fit(self.measure(digits("train")[drawn], 1))
+        measured = self.measure(np.concatenate([normal, self.noise]), 1)
+        expected = [method(measured) for method in methods.values()]
         scores = np.array([row[2:] for row in rows], float).T
-        for found, both in zip(scores, expected.values(), strict=True):
-            self.assertAllClose(
-                found, np.concatenate(both), rtol=1e-4, atol=1e-4
-            )
+        self.assertAllClose(scores, expected, rtol=1e-4, atol=1e-4)
         header, table = read_csv("out/table.csv")
         self.assertEqual([row[0] for row in table], [*detection.METHODS])
         for (name, *values), score in zip(table, scores, strict=True):
@@ -288,27 +271,21 @@ class DetectTest(DetectionTestCase):
             )
         self.assertGreater(auroc.value, 0.9)
         self.assertRegex(stdout, r"(?m)^\(chance\) +0.500 +0.455 +0.950$")
-        # By the order of the scores, and by their own maps.
+        # The maps are those of the most anomalous images.
         default = [*detection.METHODS].index(detection.DEFAULT)
-        order = np.argsort(scores[default][60:])
-        shown = save_rows.call_args.args[1]
-        least, most = self.noise[order], self.noise[order[::-1]]
-        self.assertAllEqual(shown["unusual: the least anomalous"], least[:12])
-        self.assertAllEqual(shown["unusual: the most anomalous"], most[:12])
-        _, images, drawn, *_ = save_maps.call_args.args
-        self.assertAllEqual(images[8:], most[:8])
-        own = bit_maps.smooth(self.measure.maps(images, 1))
-        self.assertAllClose(drawn, own, atol=1e-3)
-        self.assertEqual(
-            save_maps.call_args.kwargs["titles"],
-            8 * ["normal"] + 8 * ["unusual"],
-        )
+        order = np.argsort(-scores[default][60:])
+        _, images, maps, *_ = save_maps.call_args.args
+        self.assertAllEqual(images[8:], self.noise[order[:8]])
+        expected = bit_maps.smooth(self.measure.maps(images, 1))
+        self.assertAllClose(maps, expected, atol=1e-3)
+        titles = 8 * ["normal"] + 8 * ["unusual"]
+        self.assertEqual(save_maps.call_args.kwargs["titles"], titles)
 
     @parameterized.parameters(
         (8.0, "better"), (-8.0, "worse"), (2.0, "no better")
     )
     def test_than_chance(self, shift, words):
-        """By a test that holds for few images, too."""
+        """The test holds for few images, too."""
         self.write("normal", digits("test")[:13])
         self.write("odd", small_models.images(12, seed=2))
 

@@ -31,7 +31,7 @@ class DirectionTest(ModelTestCase):
         ("plain", None), ("classes", None), ("classes", "dog")
     )
     def test_direction(self, kind, name):
-        """Images are moved within their classes."""
+        """Images stay in their classes."""
         self.use_model(kind)
         # So alike that it counts which ones the direction is taken from.
         sides = self.decoded(20, 0.1), self.decoded(20, -0.1)
@@ -41,7 +41,7 @@ class DirectionTest(ModelTestCase):
         images = small_models.images(20)[[0, 8, 1]]
         self.write("apply", images)
         label = None if name is None else 1
-        points = [self.model.encode_likeliest(its, label)[0] for its in sides]
+        points = [self.model.encode_likeliest(side, label)[0] for side in sides]
         step = points[0].mean(axis=0) - points[1].mean(axis=0)
         starts, labels = self.model.encode_likeliest(images, label)
         if kind == "classes" and name is None:
@@ -67,10 +67,10 @@ class DirectionTest(ModelTestCase):
         )
         # What it is measured on had no part in it.
         rng = np.random.default_rng(0)
-        order = [rng.permutation(its) for its in sides]
-        points = [self.model.encode_likeliest(its, label)[0] for its in order]
-        found = latents.direction(*(its[4:] for its in points))
-        auroc = latents.separation(found, *(its[:4] for its in points))
+        order = [rng.permutation(side) for side in sides]
+        points = [self.model.encode_likeliest(side, label)[0] for side in order]
+        direction = latents.direction(*(side[4:] for side in points))
+        auroc = latents.separation(direction, *(side[:4] for side in points))
         self.assertRegex(
             stdout,
             rf"^AUROC {auroc:.3f} \(chance: 0.5\) .*: 4 with it, 4 without\n"
@@ -79,7 +79,7 @@ class DirectionTest(ModelTestCase):
 
     @parameterized.parameters((9, 4, 0), (9, 4, 1), (3, 3, 0))
     def test_no_images_to_move(self, num_images, num_rows, seed):
-        """Some of those that do not have it are shown."""
+        """Some of the images of --without are moved."""
         absent = self.decoded(num_images, -1.0)
         self.write("present", self.decoded(num_images, 1.0))
         self.write("absent", absent)

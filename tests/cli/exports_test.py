@@ -18,7 +18,7 @@ from tf_realnvp.serving import formats
 
 
 class ConversionTestCase(ModelTestCase):
-    """Without the conversion, which `formats_test` and `explorer_test` have."""
+    """Skips the conversion, which `formats_test` tests."""
 
     def setUp(self):
         super().setUp()

@@ -69,74 +69,66 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(levels, [3, 5, 6, 4])
         self.assertIn("notes.txt", stderr.getvalue())
 
-    def test_all_of_a_file(self):
-        np.save("in.npy", IMAGES)
-        np.savez("in.npz", train=IMAGES[:20], test=IMAGES[20:])
-        for name in ("in.npy", "in.npz"):
-            names, levels = self.load(name)
-            self.assertCountEqual(levels, range(30))
-            self.assertLen(set(names), 30)
-
     @parameterized.parameters("split.npz", "in")
     def test_what_the_model_was_trained_on(self, name):
-        """Its splits are kept apart, wherever it is now."""
+        """Its splits are kept apart, even if it was moved."""
         self.write_classes()
-        own = data.load(name)
+        seen = data.load(name)
         for moved in (None, name, f"./moved-{name}"):
             if moved == f"./moved-{name}":
                 os.rename(name, moved)
-            _, levels = self.load(moved, "train", trained_on=own)
+            _, levels = self.load(moved, "train", trained_on=seen)
             self.assertCountEqual(levels, range(20))
-            _, levels = self.load(moved, "test", trained_on=own)
+            _, levels = self.load(moved, "test", trained_on=seen)
             self.assertCountEqual(levels, range(20, 30))
-        _, levels = self.load(f"{moved}:1", "train", trained_on=own)
+        _, levels = self.load(f"{moved}:1", "train", trained_on=seen)
         self.assertCountEqual(levels, range(1, 20, 2))
         # Images that were not trained on may all be used.
         np.save("unseen.npy", IMAGES[20:])
         unseen = "unseen.npy" if name == "split.npz" else f"{moved}/test"
-        _, levels = self.load(unseen, "test", trained_on=own)
+        _, levels = self.load(unseen, "test", trained_on=seen)
         self.assertCountEqual(levels, range(20, 30))
 
     @parameterized.parameters("whole.npz", "b:c")
     def test_what_has_training_images(self, name):
-        """It has grown: what is new is on either side."""
+        """The training images are left out of a set that has grown."""
         self.write_classes()
         np.savez("whole.npz", images=IMAGES[:20])
-        own = data.load(name)
+        seen = data.load(name)
         np.savez("whole.npz", images=IMAGES)
         self.write("b:c/2", range(30, 60))
-        _, levels = self.load(name, "test", trained_on=own)
-        trained = own.take("train", range(own.num_train))
+        _, levels = self.load(name, "test", trained_on=seen)
+        trained = seen.take("train", range(seen.num_train))
         self.assertNotEmpty(levels)
         self.assertLess(len(levels), 30)
         self.assertNoCommonElements(levels, trained[:, 0, 0, 0].tolist())
         # Others are used as a whole.
         np.savez("others.npz", images=IMAGES + 60)
-        _, levels = self.load("others.npz", "test", trained_on=own)
+        _, levels = self.load("others.npz", "test", trained_on=seen)
         self.assertCountEqual(levels, range(60, 90))
 
     @parameterized.parameters(
         *("train.npy", "in/train", "larger", "larger.npy", "larger.npz:1")
     )
     def test_test_images_that_were_trained_on(self, name):
-        """Known by their files, or by their pixels if encoded anew."""
+        """They are known by their files, or by their pixels."""
         self.write_classes()
-        own, images = data.load("in"), IMAGES.repeat(2, 1).repeat(2, 2)
+        seen, images = data.load("in"), IMAGES.repeat(2, 1).repeat(2, 2)
         np.save("train.npy", IMAGES[:20])
         np.save("larger.npy", images)
         np.savez("larger.npz", images=images, labels=np.arange(30) % 2)
         np.save("others.npy", images + 60)
         self.write("larger", range(30), size=9)
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            self.load(name, "test", trained_on=own)
+            self.load(name, "test", trained_on=seen)
         self.assertIn("model was trained on", stderr.getvalue())
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
-            self.load("others.npy", "test", trained_on=own)
-            self.load(name, "train", trained_on=own)
+            self.load("others.npy", "test", trained_on=seen)
+            self.load(name, "train", trained_on=seen)
         self.assertEmpty(stderr.getvalue())
 
     def test_some(self):
-        """They are drawn by the seed."""
+        """The seed decides which ones."""
         self.write("in", range(30))
         first, again, other = (
             self.load("in", maximum=9, seed=seed) for seed in (1, 1, 2)

@@ -80,7 +80,7 @@ class KillsTest(folders.FolderTestCase):
         self.assertEqual(results(killed), results(peaceful))
 
     def test_terminal_is_closed(self):
-        """A training whose terminal is closed saves a checkpoint, and ends."""
+        """The training saves a checkpoint before it ends."""
         argv = "--dataset digits --seed 0 --epochs 100000".split()
         master, slave = pty.openpty()
         with open(slave, "rb"), open(master, "rb", buffering=0) as terminal:

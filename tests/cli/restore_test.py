@@ -50,7 +50,7 @@ class RestoreTest(ModelTestCase):
     # After `test_figure` and before `test_transparent`: each traces one model.
     @parameterized.parameters("classes", "plain")
     def test_folder(self, kind):
-        """Of a folder of images, with a mask for all of them."""
+        """One mask serves all images of a folder."""
         self.use_model(kind)
         self.write("in", self.images)
         self.write_mask()
@@ -77,7 +77,7 @@ class RestoreTest(ModelTestCase):
         self.assert_usage_error(result, "--out: out/ has *_restored.png of")
 
     def test_transparent(self):
-        """What is in transparent pixels does not count, nor with --noise."""
+        """The colors of transparent pixels do not matter."""
         self.write_torn()
         for noise in ((), ("--noise", 20)):
             self.succeed("restore", "torn.png", *noise, "--out", "out/")
@@ -92,7 +92,6 @@ class RestoreTest(ModelTestCase):
             os.remove("out/torn_restored.png")
 
     def test_figure(self):
-        """Of images of a class that is given."""
         self.use_model("classes")
         self.write("in", self.images)
         self.write_mask()
@@ -107,8 +106,8 @@ class RestoreTest(ModelTestCase):
         expected = restoration.restore(
             self.live, self.images, HOLE, label=1, num_samples=2
         )
-        _, given, is_missing, shown, spread, _ = save.call_args.args
-        self.assertAllEqual(given, self.images)
+        _, images, is_missing, shown, spread, _ = save.call_args.args
+        self.assertAllEqual(images, self.images)
         self.assertAllEqual(is_missing, [HOLE] * 3)
         self.assertEqual([*shown], ["restored", "sample 1", "sample 2", "mean"])
         self.assertAllEqual(shown["restored"], expected.images)
@@ -135,7 +134,7 @@ class RestoreTest(ModelTestCase):
 
 class MissingTest(folders.FolderTestCase, parameterized.TestCase):
     def test_resized(self):
-        """A pixel is missing where a part of it is."""
+        """A pixel is missing if a part of it is missing."""
         pixels = np.full([8, 8, 4], 255, np.uint8)
         pixels[3, 5, 3] = 0
         Image.fromarray(pixels).save(self.folder / "a.png")
@@ -145,7 +144,7 @@ class MissingTest(folders.FolderTestCase, parameterized.TestCase):
 
     @parameterized.parameters(("png", np.uint8(1)), ("jpg", np.uint8(255)))
     def test_mask(self, suffix, white):
-        """Whatever white is; and of a JPEG, where no black is quite black."""
+        """Masks may be of 0 and 1, or compressed as JPEG."""
         image, mask = self.folder / "a.png", self.folder / f"mask.{suffix}"
         disc = np.hypot(*np.mgrid[-14:14, -14:14]) < 6.5
         Image.new("L", disc.shape).save(image)

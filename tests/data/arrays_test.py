@@ -151,30 +151,29 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         (4095, 5000, None, 5000, 0),
         (40, None, None, 512, 0),
     )
-    def test_sixteen_bits(self, highest, given, num_bits, num_colors, dropped):
+    def test_sixteen_bits(self, highest, levels, num_bits, num_colors, dropped):
         rng = np.random.default_rng(0)
         pixels = rng.integers(highest + 1, size=(30, 4, 4, 1), dtype=np.uint16)
         pixels[3, 0] = highest
-        extra = {} if given is None else {"num_colors": given}
+        extra = {} if levels is None else {"num_colors": levels}
         path = self.save("a.npz", images=pixels, **extra)
         dataset = data.load(path, num_bits=num_bits)
         self.assertEqual(dataset.num_colors, num_colors)
         self.assertEqual(dataset.metadata.get("dropped_bits", 0), dropped)
         dtype = np.uint8 if num_colors <= 256 else np.uint16
         for _ in range(2):  # Read, then from memory.
-            found = [
+            batches = [
                 *dataset.train_batches(1, 0, 0),
                 *dataset.batches("test", 1),
             ]
-            self.assertEqual(found[0].dtype, dtype)
+            self.assertEqual(batches[0].dtype, dtype)
             expected = (pixels >> dropped).astype(dtype)
-            self.assertEqual(as_set(np.concatenate(found)), as_set(expected))
+            self.assertEqual(as_set(np.concatenate(batches)), as_set(expected))
 
     @parameterized.parameters(
         (np.int64, 256), (">i2", 4096), (np.uint32, 65536)
     )
     def test_integers_of_any_dtype(self, dtype, num_colors):
-        """They are as those of the dtype of so many levels."""
         pixels = images(20, 4, 4, 1, num_colors=num_colors)
         pixels[0] = num_colors - 1
         same = arrays.from_images(pixels, num_colors)
@@ -202,7 +201,7 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
 class MemoryTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters((None, ()), (3, (1,)))
     def test_pipelines(self, batch_size, as_keras):
-        """They are as an array of the same images and labels."""
+        """A pipeline gives the same data set as an array."""
         content = images(20, 4, 4, 1, num_colors=9)
         labels = (np.arange(20) % 3).reshape(20, *as_keras)
         # Of unknown length.
@@ -215,13 +214,13 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(dataset.class_names, ("0", "1", "2", "3"))
         self.assertEqual(dataset.class_probs, same.class_probs)
         self.assertEqual(dataset.metadata, same.metadata)
-        for own, its in zip(
+        for pair, expected in zip(
             (*dataset.train_batches(9, 0, 1), *dataset.batches("test", 9)),
             (*same.train_batches(9, 0, 1), *same.batches("test", 9)),
             strict=True,
         ):
-            self.assertAllEqual(own[0], its[0])
-            self.assertAllEqual(own[1], its[1])
+            self.assertAllEqual(pair[0], expected[0])
+            self.assertAllEqual(pair[1], expected[1])
         # Without classes they are as if they had no labels.
         plain = arrays.from_tf_data(pairs, num_colors=9)
         alone = arrays.from_tf_data(pipeline(content), num_colors=9)
@@ -229,7 +228,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(plain.fingerprint, alone.fingerprint)
 
     def test_another_order_in_each_pass(self):
-        """Else images would be for testing in one, for training in another."""
+        """Test images of one pass would be training images of the next."""
         elements = pipeline(images(60, 4, 4, 1))
         fixed = elements.shuffle(60, 0, reshuffle_each_iteration=False)
         arrays.from_tf_data(fixed)
@@ -243,7 +242,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
                 arrays.from_tf_data(changing, num_classes=num_classes)
 
     def test_order_of_pytorch(self):
-        """It would train on nonsense; others and many channels may be meant."""
+        """The model would train on nonsense."""
         for shape in ((4, 6, 3), (8, 8, 8), (2, 8, 8), (4, 4, 8)):
             dataset = arrays.from_images(images(20, *shape))
             self.assertEqual(dataset.image_shape, shape)
@@ -256,7 +255,7 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         self.assertIsNone(arrays.from_tf_data(elements).shuffle_buffer)
         with (
             mock.patch.object(image_dataset, "MAX_CACHE_BYTES", 639),
-            mock.patch.object(arrays, "_SHUFFLE_BYTES", 100),
+            mock.patch.object(arrays, "SHUFFLE_BYTES", 100),
         ):
             dataset = arrays.from_tf_data(elements)
             self.assertEqual(dataset.shuffle_buffer, 6)

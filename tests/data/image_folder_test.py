@@ -17,7 +17,7 @@ from image_arrays import as_set
 from PIL import Image
 
 from tf_realnvp import data
-from tf_realnvp.data import image_folder, preprocessing
+from tf_realnvp.data import preprocessing
 from tf_realnvp.images import files as image_files
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError
@@ -94,9 +94,9 @@ class LabelsTest(FolderTestCase):
         self.assertEqual(
             images.class_names, ("cat", "dog") if above else ("a dog", "cat")
         )
-        for split, own in images.splits.items():
+        for split, content in images.splits.items():
             levels = self.levels(images, split)
-            for level, label in zip(levels, own.labels, strict=True):
+            for level, label in zip(levels, content.labels, strict=True):
                 name = names[level].removeprefix(above).removeprefix("val/")
                 self.assertStartsWith(name, images.class_names[label] + "/")
         write(self.root / above / "16.png")
@@ -114,7 +114,7 @@ class SplitTest(FolderTestCase):
         ("train_station", "val", False),
     )
     def test_other_names(self, first, second, is_refused):
-        """Of splits: training would see the test images. Classes may be so."""
+        """Names that suggest another split are refused."""
         self.write_levels(
             *(f"{name}/{i}" for name in (first, second) for i in "ab")
         )
@@ -127,7 +127,7 @@ class SplitTest(FolderTestCase):
 
     @parameterized.parameters("test", "validation", "val", "testing")
     def test_folders_of_splits(self, split):
-        """What is beside them is not trained on; `train` alone is split."""
+        """Files outside the folders of the splits are left out."""
         self.write_levels(
             *(f"train/cat/{i}" for i in range(6)),
             *(f"{split}/dog/{i}" for i in range(2)),
@@ -148,7 +148,7 @@ class SplitTest(FolderTestCase):
         self.assertEqual(images.skipped, dict.fromkeys(left_out, reason))
 
     def test_is_by_the_hash_of_the_content(self):
-        """What was trained on must not be tested on, whatever its name."""
+        """A renamed image stays in its split."""
         self.write_levels(*(f"{i}.png" for i in range(200)))
         train, test = hashing.split(hashing.hashes_of(map(level, range(200))))
         images = self.load()
@@ -202,7 +202,7 @@ class ImagesTest(FolderTestCase):
         (GREY, 1), (GREY + COLOUR, 3), *((("PNG L", c), 3) for c in COLOUR)
     )
     def test_commands_read_the_same(self, kinds, channels):
-        """Of which one in colour makes all so."""
+        """One color image makes all images RGB."""
         self.write_kinds(*kinds)
         if channels == 3:
             write(self.root / "progressive.jpg", progressive=True)
@@ -235,7 +235,7 @@ class ImagesTest(FolderTestCase):
 
     @parameterized.product(bits=(10, 16), kinds=(["PNG"], ["PNG", "TIFF"]))
     def test_all_of_sixteen_bits(self, bits, kinds):
-        """The values are the levels, at the size of the files or at another."""
+        """Pixels keep their values, whether or not they are resized."""
         expected = []
         for number, kind in enumerate(2 * kinds):
             image = odd_images.noise("I;16", 6, 4)
@@ -306,7 +306,7 @@ class UnreadableTest(FolderTestCase):
 
     @parameterized.parameters((errno.EIO, True), (errno.EACCES, False))
     def test_errors_of_the_system(self, number, fails):
-        """If they pass: without the image a run could not be resumed."""
+        """A run could not be resumed without an image."""
 
         def fail(path, *arguments):
             if os.path.basename(path) == "1.png":
@@ -335,20 +335,6 @@ class UnreadableTest(FolderTestCase):
             self.assertIn("Permission denied", self.failure())
 
 
-class DamageTest(FolderTestCase):
-    """What happened since the folder was read; `session_test` has the rest."""
-
-    def test_is_named(self):
-        for i in range(4):
-            write(self.root / f"{i}.png", (8, 8))
-        images, path = self.load(), self.root / "3.png"
-        path.unlink()
-        with self.assertRaisesRegex(
-            DataError, f"^an image of images .* {path}: .*No such file"
-        ):
-            self.read_all(images)
-
-
 class FingerprintTest(FolderTestCase):
     def setUp(self):
         super().setUp()
@@ -357,7 +343,7 @@ class FingerprintTest(FolderTestCase):
         self.fingerprint = self.load().fingerprint
 
     def test_what_matters(self):
-        """Content, splits and order, of which the order of training is."""
+        """It depends on contents, splits and order."""
         first, second = (self.root / f"train/{i}.png" for i in range(2))
         test = self.root / "test/4.png"
         fingerprints = {self.fingerprint}
@@ -373,7 +359,7 @@ class FingerprintTest(FolderTestCase):
         self.assertLen(fingerprints, 5)
 
     def test_what_does_not_matter(self):
-        """Place, names, dates, sizes, and what is left out."""
+        """Places, names, dates and sizes do not count."""
         other = self.root.rename(self.root.parent / "other")
         os.utime(other / "train" / "0.png", (1, 1))
         (other / "train" / "1.png").rename(other / "train" / "1 of 4")
@@ -381,9 +367,3 @@ class FingerprintTest(FolderTestCase):
         write(other / "not in a split.png")
         images = data.load(str(other), image_size=4, flip=True)
         self.assertEqual(images.fingerprint, self.fingerprint)
-
-
-class SkippedTest(tf.test.TestCase):
-    def test_only_some_are_named(self):
-        line = image_folder.describe_skipped(dict.fromkeys("abcdefg", "no"))
-        self.assertRegex(line, r"^7 files .*a \(no\), .* e .*, \.\.\.$")

@@ -12,7 +12,6 @@ import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import random_images, read_png
 
-from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 
 
@@ -60,25 +59,10 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
         # As `RealNVP.sample` gives them.
         self.assertAllEqual(plots.image_grid(tf.constant(images)), shown)
 
-    @parameterized.parameters(
-        (2, [0, 1], [0, 255]),
-        # 8 * 255 / 16 is 127.5.
-        (17, [0, 1, 4, 8, 15, 16], [0, 16, 64, 128, 239, 255]),
-        (256, [0, 1, 127, 254, 255], [0, 1, 127, 254, 255]),
-    )
-    def test_levels(self, num_colors, levels, expected):
-        self.assertAllEqual(image_files.to_pixels(levels, num_colors), expected)
-        image = np.reshape(np.array(levels, np.uint8), (1, 1, -1, 1))
-        grid = plots.image_grid(image, num_colors)
-        self.assertCountEqual(np.unique(grid), {*expected, 255})
-
     def test_many(self):
-        """They are magnified less, lest nothing can open the file."""
-        images = random_images(9, 8, 8, 1)
-        for limit, side in ((9 * 28**2 - 1, 56), (1, 28)):
-            with mock.patch.object(plots, "_MAX_PIXELS", limit):
-                shape = plots.image_grid(images).shape
-                self.assertEqual(shape, (side, side, 3))
+        """They are magnified less, so that programs can open the file."""
+        grid = plots.image_grid(np.zeros([20_000, 8, 8, 1], np.uint8))
+        self.assertBetween(grid.size / 3, 2**25, 2**26)
 
 
 class FilesTest(folders.FolderTestCase, parameterized.TestCase):
@@ -97,7 +81,6 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         return save.call_args.args[0]
 
     def test_histograms(self):
-        """Each set under its own name."""
         scores = {"a": (np.zeros(9), np.ones(7)), "b": (np.ones(9), np.ones(7))}
         figure = self.figure_of(plots.save_histograms, scores, ("good", "bad"))
         first = figure.axes[0]
@@ -122,17 +105,17 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertGreater(count_colours(read_png(self.path)), 50)
 
     def test_settings_of_users(self):
-        """Astronomers have images begin at the bottom, and write in TeX."""
+        """Astronomers put the origin at the bottom, and use TeX."""
         images = random_images(4, 8, 8, 1)
         maps = np.linspace(0, 5, 4 * 64).reshape(4, 8, 8)
-        own = {"image.origin": "lower", "text.usetex": True, "axes.grid": True}
+        rc = {"image.origin": "lower", "text.usetex": True, "axes.grid": True}
         for draw in (
             lambda: plots.save_image_grid(self.path, images),
             lambda: plots.save_bit_maps(self.path, images, maps, "bits"),
         ):
             draw()
             expected = read_png(self.path)
-            with matplotlib.rc_context(own):
+            with matplotlib.rc_context(rc):
                 draw()
             self.assertAllEqual(read_png(self.path), expected)
 

@@ -19,7 +19,6 @@ import small_models
 import tensorflow as tf
 import untraced
 from absl.testing import parameterized
-from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_realnvp.serving import export, metadata
 from tf_realnvp.utils.errors import UsageError
@@ -29,7 +28,7 @@ SEED = 2**40 + 3  # More than 32 bits.
 
 @functools.cache
 def variational():
-    """Returns one of three scales; not square."""
+    """Returns a model with three scales, for images that are not square."""
     return small_models.displaced(
         *(0.1, (8, 12, 1)),
         filters=2,
@@ -92,7 +91,7 @@ class ExportTestCase(untraced.UntracedTestCase, parameterized.TestCase):
 
 
 class FunctionsTest(ExportTestCase):
-    """A loaded model gives what the model gives."""
+    """A loaded model gives the same results as the model."""
 
     @parameterized.parameters(
         *(("plain", n) for n in (0, 1, 7)),
@@ -109,7 +108,7 @@ class FunctionsTest(ExportTestCase):
 
     @parameterized.parameters("plain", "classes")
     def test_types_of_arguments(self, model):
-        """The same, in another dtype, in Python's lists, and by position."""
+        """Lists, other dtypes and positional arguments are accepted."""
         loaded = small_models.loaded(MODELS[model])
         for name, arguments in calls(MODELS[model](), 3):
             if model == "classes" and name not in ("sample", "encode"):
@@ -134,7 +133,7 @@ class FunctionsTest(ExportTestCase):
 
     @parameterized.parameters("plain", "classes")
     def test_without_seed(self, name):
-        """Noise is fresh, and the density is that of some noise."""
+        """The noise is fresh in each call."""
         model, loaded = MODELS[name](), small_models.loaded(MODELS[name])
         images = small_models.images(5)
         draws = model.log_prob(np.tile(images, [64, 1, 1, 1]), 0)
@@ -176,7 +175,7 @@ class SignaturesTest(ExportTestCase):
         return results[output]
 
     def test_labels(self):
-        """One is for all, and -1 is drawn."""
+        """A single label is for all images, and -1 draws one."""
         model = small_models.conditional()
         loaded = small_models.loaded(small_models.conditional)
         arguments = {"n": 4, "temperature": 1.0, "seed": 3}
@@ -193,7 +192,7 @@ class SignaturesTest(ExportTestCase):
             self.assertAllEqual(images, model.sample(4, 1.0, 3, expected))
 
     def test_classes(self):
-        """By noise of their own, so in the mean only."""
+        """Without a seed, only the means agree."""
         model = small_models.conditional()
         loaded = small_models.loaded(small_models.conditional)
         images = np.repeat(small_models.images(1), 500, axis=0)
@@ -228,7 +227,7 @@ BAD = {
 
 
 class BadArgumentsTest(ExportTestCase):
-    """They are errors, and never wrong results."""
+    """Wrong arguments are errors, and never give wrong results."""
 
     @parameterized.parameters(*BAD)
     def test_functions(self, name):
@@ -248,7 +247,7 @@ class BadArgumentsTest(ExportTestCase):
 
 class OtherProgramsTest(ExportTestCase):
     def test_without_this_package(self):
-        """Another program gets the same with a seed, else what is fresh."""
+        """Results agree if there is a seed, and differ otherwise."""
         model, loaded = small_models.model(), small_models.loaded()
         images = functions(model, 5)["encode"]["images"]
         latents = functions(model, 5)["decode"]["latents"]
@@ -286,34 +285,13 @@ class OtherProgramsTest(ExportTestCase):
 
 
 class GraphTest(tf.test.TestCase, parameterized.TestCase):
-    def nodes(self, make):
-        saved_model = saved_model_pb2.SavedModel()
-        content = (small_models.saved(make) / "saved_model.pb").read_bytes()
-        saved_model.ParseFromString(content)
-        graph = saved_model.meta_graphs[0].graph_def
-        yield from graph.node
-        for function in graph.library.function:
-            yield from function.node_def
-
-    @parameterized.parameters(*MODELS)
-    def test_operations(self, name):
-        count = collections.Counter(
-            node.op for node in self.nodes(MODELS[name])
-        )
-        # All ranks are known, as ONNX and LiteRT want it.
-        self.assertEqual(count["Rank"], 0)
-        # The flow is there for density, encoding and decoding; all scales but
-        # the first and the last have two of these.
-        squeezes = count["SpaceToDepth"] + count["DepthToSpace"]
-        self.assertEqual(squeezes, 3 * (2 * MODELS[name]().num_scales - 3))
-
     @parameterized.parameters(
         ("serving_default", "images", (5, 1, 1, 1)),
         ("encode", "images", (4, 4, 1)),
         ("decode", "latents", (5, 1, 2, 4)),
     )
     def test_shapes_that_only_a_run_shows(self, name, argument, shape):
-        """They are errors before the flow, which could broadcast some."""
+        """They are refused, as the flow might broadcast them."""
         dtype = tf.float32 if argument == "latents" else tf.uint8
         with self.assertRaisesRegex(
             tf.errors.InvalidArgumentError,
@@ -355,7 +333,13 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             small_models.model().save(link)
         self.assertEqual(folders.contents(path), before)
         self.assertCountEqual(os.listdir(self.folder), ["model", "link"])
-        small_models.model().save(link)
+        model = small_models.model().clone()
+        model.metadata = {"dataset": "a", "source": "/a", "class_names": []}
+        model.save(link, {"dataset": "mnist"})
+        content = metadata.read(path)
+        self.assertEqual(content["dataset"], "mnist")
+        self.assertEqual(content["class_names"], [])
+        self.assertNotIn("source", content)  # It is that of another data set.
         self.assertTrue(link.is_symlink())
         self.assertFalse((path / "assets" / "old.txt").exists())
         self.assertCountEqual(os.listdir(self.folder), ["model", "link"])

@@ -132,11 +132,11 @@ class SaveTest(folders.FolderTestCase):
         interpreter.allocate_tensors()
         rng = np.random.default_rng(0)
         latents = rng.normal(size=(1, *model.latent_shape)).astype(np.float32)
-        given = {"latents": latents, "label": np.int32([2])}
+        inputs = {"latents": latents, "label": np.int32([2])}
         for value in interpreter.get_input_details():
-            interpreter.set_tensor(value["index"], given[value["name"]])
+            interpreter.set_tensor(value["index"], inputs[value["name"]])
         interpreter.invoke()
         (output,) = interpreter.get_output_details()
         self.assertAllEqual(
-            interpreter.get_tensor(output["index"]), model.decode(**given)
+            interpreter.get_tensor(output["index"]), model.decode(**inputs)
         )

@@ -16,7 +16,7 @@ PLAIN, CLASSES = small_models.model, small_models.conditional
 
 
 class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
-    """It gives what the model gives."""
+    """It gives the same results as the model."""
 
     @parameterized.parameters(
         *((PLAIN, n, None) for n in (1, 64, 70)),
@@ -26,10 +26,10 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         seed = 2**32 - 1
         loaded = small_models.opened(make)
         first, *rest = loaded.sample(n, 0.5, seed, label)
-        own, others = label, label
+        head, others = label, label
         if np.ndim(label):
-            own, others = label[:64], label[64:]
-        self.assertAllEqual(first, make().sample(min(n, 64), 0.5, seed, own))
+            head, others = label[:64], label[64:]
+        self.assertAllEqual(first, make().sample(min(n, 64), 0.5, seed, head))
         for images in rest:
             stream = saved_model.stream(seed, 1)
             self.assertAllEqual(images, make().sample(6, 0.5, stream, others))
@@ -43,15 +43,15 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         model, loaded = make(), small_models.opened(make)
         images = small_models.images(5)
         for seed in (5, 5 + (7 << 32)):
-            given = loaded.log_prob_of_classes(images, seed)
-            self.assertEqual(given.dtype, np.float64)
-            log_prob = loaded.mixture(given)
+            by_class = loaded.log_prob_of_classes(images, seed)
+            self.assertEqual(by_class.dtype, np.float64)
+            log_prob = loaded.mixture(by_class)
             expected = model.log_prob(images, seed)
             self.assertAllClose(log_prob, expected, rtol=1e-5)
         labels = range(3) if make is CLASSES else [None]
-        given = [model.log_prob(images, 3, label) for label in labels]
-        found = loaded.log_prob_of_classes(images, 3)
-        self.assertAllClose(found, np.transpose(given), rtol=1e-5)
+        by_class = [model.log_prob(images, 3, label) for label in labels]
+        results = loaded.log_prob_of_classes(images, 3)
+        self.assertAllClose(results, np.transpose(by_class), rtol=1e-5)
         each = [model.log_prob_each(images, [3] * 5, label) for label in labels]
         joint = np.stack(each, axis=1) + loaded.log_prior
         scores = loaded.score_each(images, 3)
@@ -62,7 +62,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(PLAIN, CLASSES)
     def test_latents(self, make):
-        """In batches, as whole ones; labels are those of the scores."""
+        """Batches do not change the results."""
         loaded, images = small_models.opened(make), small_models.images(70)
         latents, labels = loaded.encode_likeliest(images)
         self.assertAllEqual(labels, loaded.score_each(images, 0).label)
@@ -76,13 +76,13 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         loaded, images = small_models.opened(CLASSES), small_models.images(9)
         self.assertGreater(len(set(loaded.score_each(images, 0).label)), 1)
         _, labels = loaded.encode_likeliest(images, together=True)
-        given = loaded.log_prob_of_classes(images, 0, each=True)
-        joint = given.sum(axis=0) + loaded.log_prior
+        by_class = loaded.log_prob_of_classes(images, 0, each=True)
+        joint = by_class.sum(axis=0) + loaded.log_prior
         self.assertAllEqual(labels, np.full(9, joint.argmax()))
 
 
 class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
-    """What is no model, or damaged, is an error of one line."""
+    """A damaged model is reported in one line."""
 
     def copy(self, **changes):
         """Returns a copy of a model, with other metadata."""

@@ -125,7 +125,7 @@ class SaveTest(CheckpointsTestCase):
 
     @parameterized.parameters(0, 100, 600)
     def test_disk_is_full(self, size):
-        """The one before stays."""
+        """The checkpoint before is kept."""
         self.save(1)
         with disks.full(size), self.assertRaises((OSError, tf.errors.OpError)):
             self.save_next(2)
@@ -193,7 +193,7 @@ class DamageTest(CheckpointsTestCase):
         b'model_checkpoint_path: "ckpt-1"',  # As if the others were newer.
     )
     def test_list_of_checkpoints(self, content):
-        """The file `checkpoint` is TensorFlow's, and not needed."""
+        """TensorFlow's file `checkpoint` is not needed."""
         (self.path / "checkpoint").unlink()
         if content is not None:
             (self.path / "checkpoint").write_bytes(content)

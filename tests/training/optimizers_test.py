@@ -8,17 +8,12 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.config import TrainingConfig
-from tf_realnvp.training.optimizers import (
-    FusedAdam,
-    Muon,
-    learning_rate,
-    orthogonalize,
-)
+from tf_realnvp.training import optimizers
 
 
 def schedule_of(num_steps, **settings):
     config = TrainingConfig(dataset="random", **settings)
-    return learning_rate(config, num_steps)
+    return optimizers.learning_rate(config, num_steps)
 
 
 def run(optimizer, gradients):
@@ -48,7 +43,7 @@ class FusedAdamTest(tf.test.TestCase, parameterized.TestCase):
         gradients[3] = 0.0
         first, second = (
             cls(rate() if callable(rate) else rate)
-            for cls in (keras.optimizers.Adam, FusedAdam)
+            for cls in (keras.optimizers.Adam, optimizers.FusedAdam)
         )
         expected, result = run(first, gradients), run(second, gradients)
         self.assertAllClose(result, expected, rtol=1e-6, atol=1e-6)
@@ -71,11 +66,11 @@ def to_one(values):
 
 class MuonTest(tf.test.TestCase, parameterized.TestCase):
     def test_against_numpy(self):
-        """Of kernels, tall, wide and stacked; all others as by Adam."""
+        """Other variables than kernels are updated as by Adam."""
         rng = np.random.default_rng(0)
         shapes = [(3, 3, 2, 5), (3, 1, 1, 4, 6), (1, 1, 4, 6), (5,), ()]
         starts = [np.float32(rng.normal(size=shape)) for shape in shapes]
-        muon, adam = Muon(0.1), FusedAdam(0.1)
+        muon, adam = optimizers.Muon(0.1), optimizers.FusedAdam(0.1)
         variables, others = (
             [keras.Variable(start) for start in starts] for _ in range(2)
         )
@@ -87,8 +82,8 @@ class MuonTest(tf.test.TestCase, parameterized.TestCase):
             gradients = [np.float32(rng.normal(size=s)) for s in shapes]
             if not step:
                 gradients[0] *= 0.0  # As of a gain that is zero.
-            for optimizer, its in ((muon, variables), (adam, others)):
-                optimizer.apply([*map(tf.constant, gradients)], its)
+            for optimizer, weights in ((muon, variables), (adam, others)):
+                optimizer.apply([*map(tf.constant, gradients)], weights)
             for i, shape in enumerate(shapes[:3]):
                 sums[i] = 0.95 * sums[i] + gradients[i]
                 direction = gradients[i] + 0.95 * sums[i]
@@ -107,9 +102,11 @@ class MuonTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(1e-17, 1e-18, 1e-19)
     def test_of_a_dead_network(self, scale):
-        """Its momenta decay."""
+        """Momenta that decay to zero give no update."""
         matrices = np.random.default_rng(0).normal(size=(1, 64, 32))
-        found = orthogonalize(tf.constant(scale * matrices, tf.float32))
+        found = optimizers.orthogonalize(
+            tf.constant(scale * matrices, tf.float32)
+        )
         self.assertAllInRange(found, -1e-6, 1e-6)
 
 

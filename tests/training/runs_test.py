@@ -60,7 +60,7 @@ class RunsTestCase(folders.FolderTestCase):
 class OpenRunTest(RunsTestCase, parameterized.TestCase):
     @parameterized.parameters(False, True)
     def test_new(self, resume):
-        """Also where a start has left something that was killed early."""
+        """A start that was killed early is no obstacle."""
         for _ in range(2):
             with self.open(resume) as run:
                 self.assertEqual(run.path, self.path)
@@ -111,7 +111,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
 
     @parameterized.parameters("digits", "link", "digits/")
     def test_finished_is_moved_aside(self, name):
-        """Of a link, that is what it leads to."""
+        """The target of a link is moved."""
         (self.folder / "runs").mkdir()
         (self.folder / "runs" / "link").symlink_to("digits")
         (self.folder / "runs" / "digits.2").symlink_to("nowhere")

@@ -45,14 +45,7 @@ from tf_realnvp.serving import weights as serving_weights
 from tf_realnvp.training import loop, metrics, recorder, training, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils import files
-from tf_realnvp.utils.errors import (
-    DataError,
-    Error,
-    FailureError,
-    ModelError,
-    UsageError,
-)
+from tf_realnvp.utils import errors, files
 from tf_realnvp.utils.progress import Progress
 
 COMMAND, PYTHON = DOORS = ("command", "python")
@@ -77,7 +70,7 @@ def command(**settings):
     return command_lines.call(train_main, *argv)
 
 
-class Killed(FailureError):
+class Killed(errors.FailureError):
     """Ends a training at once, as a kill does: nothing more is saved."""
 
 
@@ -100,12 +93,15 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         fast_command.patch(self.enterContext(contextlib.ExitStack()))
         self.enterContext(mock.patch.object(api, "RealNVP", SmallModel))
         # Epochs are short here, and most tests want one after each.
+        self.set_seconds_between_checkpoints(0.0)
+
+    def set_seconds_between_checkpoints(self, seconds):
         self.enterContext(
-            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", seconds)
         )
 
     def train(self, door, model=None, images=None, **settings):
-        """Trains by the command or from Python, as far as it comes."""
+        """Trains by the command or from Python, to the end or to an error."""
         if door == COMMAND:
             code, stdout, stderr = command(resume=True, **settings)
             weights = None
@@ -132,7 +128,7 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
                 weights = model.means.numpy().tobytes()
             except KeyboardInterrupt:
                 error = "interrupted by SIGINT"
-            except Error as failure:
+            except errors.Error as failure:
                 error = str(failure).replace("`", "").replace("--", "")
         return Outcome(error, weights, stdout.getvalue())
 
@@ -143,7 +139,7 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         return outcome.weights
 
     def whole(self, **settings):
-        """Returns weights and metrics of a training that nothing stops."""
+        """Returns weights and metrics of an undisturbed training."""
         key = (*settings.items(), SmallModel.nan_below)
         if key not in self._whole:
             with (
@@ -155,7 +151,7 @@ class TrainingTestCase(command_lines.CommandTestCase, parameterized.TestCase):
         return self._whole[key]
 
     def assert_as_whole(self, door, **settings):
-        """Goes on to the end, which is that of a training in peace."""
+        """Goes on to the end, and compares it with an undisturbed training."""
         weights, table = self.whole(**settings)
         self.assertEqual(self.go_on(door, **settings), weights)
         self.assertEqual((RUN / "metrics.csv").read_text(), table)
@@ -234,7 +230,7 @@ def both_doors(*cases):
 class ResumeTest(TrainingTestCase):
     @both_doors({}, {"conditional": True, "num_validation": 100})
     def test_interrupted_at_every_step(self, door, settings):
-        """Every process makes one call more than the one before."""
+        """Each process gets one call further than the one before."""
         interruptions = 0
         while True:
             number = 2 if interruptions else 1
@@ -261,10 +257,12 @@ class ResumeTest(TrainingTestCase):
         self.assertAllEqual(loaded.means.numpy().ravel(), means)
         self.assertEqual(loaded.metadata, data.load("digits").metadata)
         shutil.rmtree(RUN / "checkpoints")
-        with self.assertRaisesRegex(ModelError, "there is no checkpoint yet"):
+        with self.assertRaisesRegex(
+            errors.ModelError, "there is no checkpoint yet"
+        ):
             tf_realnvp.load(RUN)
         (RUN / "run.json").write_text("{}")
-        with self.assertRaisesRegex(UsageError, "run.json is damaged"):
+        with self.assertRaisesRegex(errors.UsageError, "run.json is damaged"):
             tf_realnvp.load(RUN)
 
     @both_doors()
@@ -276,10 +274,8 @@ class ResumeTest(TrainingTestCase):
 
     @both_doors()
     def test_short_epochs_share_a_checkpoint(self, door):
-        """The last epoch has one in any case."""
-        self.enterContext(
-            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
-        )
+        """The last epoch always has one."""
+        self.set_seconds_between_checkpoints(1e9)
         for number, settings in ((1, {"epochs": 1}), (2, {})):
             self.assert_as_whole(door, **settings)
             saved = (RUN / "checkpoints").glob("*.index")
@@ -289,10 +285,8 @@ class ResumeTest(TrainingTestCase):
         (3, "going on from step 1"), (5, "there is no checkpoint yet")
     )
     def test_checkpoints_within_an_epoch(self, minutes, message):
-        """A minute passes whenever the clock is read."""
-        self.enterContext(
-            mock.patch.object(recorder, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
-        )
+        """The clock goes on by a minute whenever it is read."""
+        self.set_seconds_between_checkpoints(1e9)
         settings = {"checkpoint_minutes": minutes}
         clock = mock.Mock(monotonic=itertools.count(0.0, 60.0).__next__)
         with (
@@ -341,7 +335,7 @@ class ResumeTest(TrainingTestCase):
         )
 
     def test_without_resume(self):
-        """A finished run is moved aside, an unfinished one is in the way."""
+        """A finished run is moved, and an unfinished one is an error."""
         self.go_on(COMMAND, max_steps=4)
         with mock.patch.object(export, "save", side_effect=FULL):
             _, stdout, _ = command()
@@ -361,7 +355,7 @@ class FailureTest(TrainingTestCase):
         (recorder, "Summaries"),
     )
     def test_full_disk(self, door, target, name):
-        """At the first writing, at the second, ...: each time it goes on."""
+        """Each write fails once, and training goes on from there."""
         messages = []
         while True:
             with self.fail_at(1 + len(messages), target, name):
@@ -380,7 +374,7 @@ class FailureTest(TrainingTestCase):
         (export, "save", 300),
     )
     def test_no_room_for_what_is_written(self, target, name, size):
-        """The system refuses the writing itself, in mid-file."""
+        """The disk is full in the middle of a file."""
         self.go_on(COMMAND, max_steps=4)
         limited = disks.full(size)(getattr(target, name))
         with mock.patch.object(target, name, limited):
@@ -435,7 +429,7 @@ class FailureTest(TrainingTestCase):
 
 
 class CommandTest(TrainingTestCase):
-    """What the command adds to a training."""
+    """Tests what the command adds to a training."""
 
     def test_settings_arrive(self):
         settings = {
@@ -449,7 +443,7 @@ class CommandTest(TrainingTestCase):
         model, config, _ = init.call_args.args
         self.assertEqual(model.num_couplings, (1, 2, 3))
         self.assertContainsSubset(settings.items(), vars(config).items())
-        error = DataError("none")
+        error = errors.DataError("none")
         with mock.patch.object(data, "load", side_effect=error) as load:
             command(
                 flip=True, data_dir="a", num_bits=4, image_size="4x6", seed=3
@@ -462,7 +456,7 @@ class CommandTest(TrainingTestCase):
         (LEAPING, 0, "0", "00"),  # Only the best is tested.
     )
     def test_results(self, settings, best, tested, shown):
-        """They are those of the best epoch, and as the training has them."""
+        """They are those of the best epoch."""
         with recorded_trainers() as trainers:
             outcome = self.train(COMMAND, **settings)
         history = trainers[0].history
@@ -505,7 +499,7 @@ class CommandTest(TrainingTestCase):
         )
 
     def test_samples_for_tensorboard(self):
-        """Of every other epoch, whoever trained it."""
+        """They are drawn after every second epoch."""
         drawn, grid = 0, plots.image_grid
         settings = {"epochs": 4, "samples_every": 2}
         for max_steps, number in ((7, 2), (9, 2), (None, 3)):
@@ -516,7 +510,7 @@ class CommandTest(TrainingTestCase):
 
     @parameterized.parameters("save_loss_curve", "save_image_grid")
     def test_figure_that_cannot_be_drawn(self, name):
-        """It is no reason to lose the model."""
+        """The model is saved all the same."""
         error = ValueError("\nno such\nfont")
         with mock.patch.object(plots, name, side_effect=error):
             outcome = self.train(COMMAND)
@@ -551,7 +545,7 @@ class CommandTest(TrainingTestCase):
         ),
     )
     def test_places_of_results_that_are_taken(self, settings, message):
-        """They are refused before training, and not replaced."""
+        """They are refused before training."""
         os.makedirs("mine/realnvp_digits")
         pathlib.Path("mine/realnvp_digits/letter.txt").touch()
         write_images("faces/all", random_images(4, 4, 4, 3))
@@ -569,7 +563,7 @@ class CommandTest(TrainingTestCase):
             self.assertEqual(code, 0, stderr)
 
     def test_starts_from_another_model(self):
-        """Nothing is fitted to the images then, nor when it goes on."""
+        """The weights are not initialized from data."""
 
         def assign_weights(model, path):
             self.assertEqual(
@@ -609,7 +603,7 @@ class CommandTest(TrainingTestCase):
         self.assert_as_whole(COMMAND)
 
     def test_signal_to_another_worker(self):
-        """This one stops after the same step, and saves."""
+        """This worker stops after the same step, and saves."""
         stops = iter((False, False, True))
         with mock.patch.object(workers, "any_worker", lambda own: next(stops)):
             code, stdout, stderr = command()
@@ -642,7 +636,7 @@ WAITING = "waiting for the other workers\n"
 
 
 class WorkersTest(TrainingTestCase):
-    """What a worker makes of what others have; `distribution_test` has two."""
+    """Tests one worker alone; `distribution_test` has two."""
 
     def setUp(self):
         super().setUp()
@@ -655,13 +649,8 @@ class WorkersTest(TrainingTestCase):
         # What the chief has in place of what this worker has.
         self.changes = collections.deque()
 
-    def test_any_worker(self):
-        self.assertFalse(workers.any_worker(False))
-        self.changes.append(lambda chief: True)
-        self.assertTrue(workers.any_worker(False))
-
     def gather(self, record):
-        """Gives what three workers have, of which this one is the second."""
+        """Returns the records of three workers, of which this is the second."""
         chief = record = json.loads(json.dumps(record))
         if self.changes and (change := self.changes.popleft()) is not None:
             chief = change(record)
@@ -680,15 +669,15 @@ class WorkersTest(TrainingTestCase):
         # What differs counts, not what does not fit.
         ({"batch_size": 5000}, "--batch_size 400 instead of"),
     )
-    def test_other_settings(self, its, message):
-        self.changes.append(lambda record: record | its)
+    def test_settings_that_differ(self, others, message):
+        self.changes.append(lambda record: record | others)
         with mock.patch.object(training, "RealNVP") as model:
             self.assert_differs(message)
         model.assert_not_called()
         self.assertEmpty(os.listdir())
 
     def test_other_weights(self):
-        """A path may lead to others on each machine."""
+        """The same path may hold other weights on each machine."""
         with mock.patch.dict(os.environ):
             del os.environ["TF_CONFIG"]
             self.go_on(COMMAND, max_steps=4)

@@ -43,7 +43,6 @@ class JobTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters((0, "chief", 0), (0, "worker", 1))
     def test_order_is_that_of_tensorflow(self, index, kind, place):
-        """The first one is the chief."""
         cluster = {
             "worker": ["a:1"],
             "chief": ["[::1]:3"],
@@ -97,7 +96,7 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
         self.jobs = [job(index, worker=addresses) for index in range(3)]
 
     def test_all_meet(self):
-        """In any order; who has seen all goes on, and listens otherwise."""
+        """The order in which they start does not matter."""
         met = []
 
         def come(index):
@@ -122,8 +121,7 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters("127.0.0.1:{}", "a..b:{}", "a:99999")
     def test_one_does_not_come(self, address):
-        """Nor does one whose address is none."""
-        own = f"127.0.0.1:{self.ports[1]}"
+        first = f"127.0.0.1:{self.ports[1]}"
         address = address.format(self.ports[2])
         with (
             mock.patch.object(workers, "MAX_MINUTES", 0.01),
@@ -131,7 +129,7 @@ class MeetTest(tf.test.TestCase, parameterized.TestCase):
                 FailureError, f"^worker 1 of .*{address}, did not "
             ),
         ):
-            workers._wait_for_all(*job(0, worker=[own, address]))
+            workers._wait_for_all(*job(0, worker=[first, address]))
         # It does not go on listening.
         with workers._listening(self.ports[1]):
             pass

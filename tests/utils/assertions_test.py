@@ -58,7 +58,7 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllEqual(labels, [9] * n)
 
     def test_halves_of_seeds(self):
-        """Both functions, known sizes or not, cut 64 bits into two."""
+        """Both functions split 64 bits into two halves."""
         seeds = np.array([-(2**63), 2**40 + 3])
         expected = seeds.view(np.int32).reshape(2, 2)
         in_graph = tf.function(
@@ -114,7 +114,7 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
         ("label", -1, 10, [0, 10], [-1, 0], [2**40, 0]),
     )
     def test_values(self, name, *values):
-        """They are seen in a run, be they known when it is traced or not."""
+        """Values are checked at run time, even if they are constants."""
         for value in values:
             value = tf.constant(value)
             for function in (

@@ -3,68 +3,11 @@
 import os
 from unittest import mock
 
-import command_lines
-import folders
 import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import UsageError
-
-
-def allowed():
-    return tf.config.experimental.tensor_float_32_execution_enabled()
-
-
-class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.addCleanup(
-            tf.config.experimental.enable_tensor_float_32_execution, allowed()
-        )
-
-    @parameterized.product(before=[False, True], enabled=[False, True])
-    def test_only_inside(self, before, enabled):
-        """And so is the layout of graphs.
-
-        Or cuDNN's plans of training would serve in evaluation.
-        """
-        tf.config.experimental.enable_tensor_float_32_execution(True)
-        runtime.configure()
-        self.assertFalse(allowed())  # Commands do without.
-        tf.config.experimental.enable_tensor_float_32_execution(before)
-        options = tf.config.optimizer.get_experimental_options
-        layouts = ("layout_optimizer", "remapping")
-        with self.assertRaises(KeyboardInterrupt):
-            with runtime.tensor_float_32(enabled):
-                self.assertEqual(allowed(), enabled)
-                for name in layouts:
-                    self.assertEqual(options().get(name, True), not enabled)
-                raise KeyboardInterrupt
-        self.assertEqual(allowed(), before)
-        for name in layouts:
-            self.assertTrue(options().get(name, True))
-
-
-class SilenceTest(folders.FolderTestCase):
-    def test_import(self):
-        """Is silent, and what is written afterwards is seen."""
-        (self.folder / "tensorflow.py").write_text(
-            "import os\nos.write(2, b'noise')\nraise ImportError"
-        )
-        script = (
-            "import sys\n"
-            "from tf_realnvp.utils import runtime\n"
-            "try:\n    runtime.configure()\n"
-            "except ImportError:\n    sys.exit('seen')"
-        )
-        path = f"{self.folder}:{command_lines.REPOSITORY}"
-        for level, expected in (("3", "seen\n"), ("0", "noiseseen\n")):
-            result = command_lines.run(
-                *(self.folder, "-c", script),
-                **{"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": level},
-            )
-            self.assertEqual(result, (1, "", expected))
 
 
 class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
@@ -84,7 +27,7 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         )
 
     def test_environment(self):
-        """Stays, but no other backend of Keras will do."""
+        """The user's number of threads is kept."""
         os.environ |= {"TF_NUM_INTRAOP_THREADS": "8", "KERAS_BACKEND": "jax"}
         runtime.configure(2, 1)
         self.set_threads.assert_not_called()
@@ -93,9 +36,9 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
         (1, None, None), (1, 1, 1), (2, 1, 1), (3, None, 2)
     )
-    def test_logical_cpus_share_the_cores(self, num_cpus, given, expected):
+    def test_logical_cpus_share_the_cores(self, num_cpus, threads, expected):
         is_deterministic = num_cpus == 3
-        runtime.configure(num_cpus, given, is_deterministic)
+        runtime.configure(num_cpus, threads, is_deterministic)
         self.assertEqual(
             [call.args for call in self.set_threads.call_args_list],
             [] if expected is None else [(expected,)],

@@ -24,7 +24,7 @@ from tf_realnvp.utils.named import by_name
 NAME = "images"  # Of data sets of a program's own images.
 
 _IMAGES_AT_ONCE = 256  # Of a pipeline.
-_SHUFFLE_BYTES = 2**27
+SHUFFLE_BYTES = 2**27
 _MAX_CLASSES = 2**16  # Larger values are not labels.
 
 
@@ -195,7 +195,7 @@ def from_tf_data(
     shuffle_buffer = None
     # The shuffle buffer holds the images themselves.
     if len(labels) * num_bytes > image_dataset.MAX_CACHE_BYTES:
-        shuffle_buffer = max(1, _SHUFFLE_BYTES // num_bytes)
+        shuffle_buffer = max(1, SHUFFLE_BYTES // num_bytes)
     labels = labels if has_labels else None
     records = elements.map(lambda image, *_: image)
     return ImageDataset(

@@ -414,8 +414,10 @@ class ImageDataset:
 
         def flip_some(index, batch):
             places, images = batch
-            folded = tf.random.experimental.stateless_fold_in(flip_seed, index)
-            draws = tf.random.stateless_uniform([batch_size], folded)
+            batch_seed = tf.random.experimental.stateless_fold_in(
+                flip_seed, index
+            )
+            draws = tf.random.stateless_uniform([batch_size], batch_seed)
             is_flipped = draws[:, None, None, None] < 0.5
             return places, tf.where(is_flipped, tf.reverse(images, [2]), images)
 

@@ -166,6 +166,8 @@ def _splits(builder, labels):
 
 def _read(builder, name, labels):
     """Returns a whole split of TFDS."""
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise ValueError("only TFRecord files can be read")
     whole = builder.info.splits[name]
     # `as_dataset` parses the records as well, and is 20 times as slow.
     records = tf.data.TFRecordDataset(whole.filepaths, buffer_size=2**20)

@@ -17,7 +17,7 @@ from tf_realnvp.images.files import to_pixels
 from tf_realnvp.utils import files
 from tf_realnvp.utils.messages import printable
 
-_TILE_SIZE = 96  # In pixels, roughly: images are magnified by integers.
+TILE_SIZE = 96  # In pixels, roughly: images are magnified by integers.
 _MAX_PIXELS = 2**26  # Of a grid; limits the magnification.
 _MISSING = (70, 110, 160)  # Color of missing pixels.
 
@@ -115,7 +115,7 @@ def image_grid(
     grid = np.vstack([np.hstack(row) for row in tiles])
     grid = np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=255)
     most = math.isqrt(_MAX_PIXELS // (grid.shape[0] * grid.shape[1]))
-    zoom = max(1, min(most, _TILE_SIZE // max(height, width)))
+    zoom = max(1, min(most, TILE_SIZE // max(height, width)))
     return grid.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
