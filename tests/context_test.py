@@ -52,7 +52,7 @@ def contexts(n, model, seed=0):
     rng = np.random.default_rng(seed)
     return tf.nest.map_structure(
         lambda spec: np.float32(rng.normal(size=(n, *spec.shape[1:]))),
-        model.context_specs,
+        model.condition_specs["context"],
     )
 
 
@@ -235,7 +235,7 @@ class SavedContextTest(folders.FolderTestCase, parameterized.TestCase):
         inputs = {
             spec.name: np.asarray(value)
             for spec, value in zip(
-                tf.nest.flatten(model.context_specs),
+                tf.nest.flatten(model.condition_specs["context"]),
                 tf.nest.flatten(context),
                 strict=True,
             )
@@ -269,10 +269,9 @@ class DataTest(folders.FolderTestCase, parameterized.TestCase):
         self.means = self.images.mean(axis=(1, 2), dtype=np.float32)
         self.grids = np.float32(self.images) / 2.0
 
-    def assert_together(self, batch, name="context"):
-        images, conditions = batch
+    def assert_together(self, images, context):
         means = np.mean(images, axis=(1, 2), dtype=np.float32)
-        self.assertAllClose(conditions[name], means)
+        self.assertAllClose(context, means)
 
     def test_single(self):
         np.savez(
@@ -287,10 +286,10 @@ class DataTest(folders.FolderTestCase, parameterized.TestCase):
         dataset = dataset.hold_out(5, seed=0)
         for split in dataset.splits:
             for batch in dataset.batches(split, 7):
-                self.assert_together(batch)
+                self.assert_together(batch[0], batch[1]["context"])
                 self.assertIn("label", batch[1])
         for batch in dataset.train_batches(4, seed=1, epoch=2):
-            self.assert_together(batch)
+            self.assert_together(batch[0], batch[1]["context"])
         plain = data.load(self.folder / "a.npz")
         other = data.arrays.from_images(self.images, 17, context=-self.means)
         same = data.arrays.from_images(self.images, 17, context=self.means)
@@ -309,9 +308,8 @@ class DataTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertEqual(
             dataset.context_shape, {"mean": (1,), "grid": (4, 4, 1)}
         )
-        self.assert_together(
-            next(iter(dataset.batches("test", 3))), "context_mean"
-        )
+        images, condition = next(iter(dataset.batches("test", 3)))
+        self.assert_together(images, condition["context"]["mean"])
         context = dataset.context("test", [4, 2])
         self.assertAllEqual(context["grid"], self.grids[[34, 32]])
         with self.assertRaisesRegex(DataError, "flip"):

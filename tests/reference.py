@@ -47,7 +47,7 @@ def coupling_network(images, weights, labels=None, contexts=()):
     """`weights` as in the network: 3 arrays, 9 of all blocks, 3 arrays.
 
     With `labels` of the images one more, the embedding of the classes. Then one
-    for each vector of the context, three for each image.
+    for the code of the contexts, three for each image.
     """
     weights = [np.asarray(weight, np.float64) for weight in weights]
     first, blocks, last = weights[:3], weights[3:12], weights[12:15]
@@ -231,7 +231,9 @@ def of_model(model, points, labels=None, parts=None, contexts=()):
         context_code(context, own[number + 4 * i : number + 4 * i + 4])
         for i, context in enumerate(contexts)
     ]
-    contexts = codes + [context for context in contexts if context.ndim == 4]
+    contexts = [context for context in contexts if context.ndim == 4]
+    if codes:
+        contexts.insert(0, np.concatenate(codes, axis=1))
     moments = [v.numpy() for v in model.variables if v.name == "moments"]
     couplings = [
         (network.get_weights(), coupling.rescale, coupling.reshift)

@@ -63,8 +63,7 @@ def costs_and_latents(
       The costs, and the latents, float32 `[n, H / 2, W / 2, 4 * C]`.
     """
     height = model.image_shape[0]
-    condition = model.condition(points, label, context)
-    condition = model.encode_condition(condition)
+    condition = model.context.encode(model.condition(points, label, context))
     steps = steps_of(model.bijector)
     scales, latents = _encode(steps, points, height, condition)
     costs = [

@@ -22,7 +22,7 @@ from tf_realnvp.utils.checks import (
     WholeNumber,
     WholeNumbers,
 )
-from tf_realnvp.utils.named import tuples
+from tf_realnvp.utils.named import each
 
 # Defaults that depend on the data set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -391,7 +391,8 @@ class DataDescription:
     def __post_init__(self):
         for name in ("image_shape", "class_names", "class_probs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "context_shape", tuples(self.context_shape))
+        shape = each(tuple, self.context_shape)
+        object.__setattr__(self, "context_shape", shape)
 
     @property
     def of_images(self) -> dict[str, Any]:

@@ -33,10 +33,9 @@ from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 from sklearn.preprocessing import StandardScaler
 
-from tf_realnvp import bit_maps
+from tf_realnvp import bit_maps, observations
 from tf_realnvp.model import RealNVP
 from tf_realnvp.significance import p_values, set_p_value
-from tf_realnvp.utils.named import by_name, unnamed
 from tf_realnvp.utils.overlap import overlapped
 
 MIN_NORMAL = 10  # Smallest number of normal images to fit the methods to.
@@ -120,26 +119,24 @@ class Measurer:
 
         def measure(images, seed, context):
             """Returns costs, classes, and log p(x) - log p(x | class)."""
-            context = unnamed(context)
             seeds = tf.fill([tf.shape(images)[0]], seed)
             points = model.dequantize_each(images, seeds)
             if model.num_classes is None:
                 none = tf.zeros_like(seeds)
-                costs = bit_maps.costs(model, points, context=context)
-                return costs, none, none
-            condition = model.condition(points, None, context)
-            posterior = tf.nn.log_softmax(model.log_joint(points, **condition))
+                return bit_maps.costs(model, points, **context), none, none
+            posterior = tf.nn.log_softmax(model.log_joint(points, **context))
             label = tf.argmax(posterior, axis=-1)
             prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
             return (
-                bit_maps.costs(model, points, label, context),
+                bit_maps.costs(model, points, label, **context),
                 label,
                 # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
                 tf.gather(prior, label) - tf.reduce_max(posterior, axis=-1),
             )
 
         images = tf.TensorSpec([None, *model.image_shape], model.values.dtype)
-        context = by_name(model.context_specs)
+        context = model.condition_specs
+        context.pop("label", None)
         specs = [images, tf.TensorSpec([], tf.int64), context]
         self._measure = tf.function(measure, specs, autograph=False)
 
@@ -208,19 +205,15 @@ class Measurer:
                 f"got {images.dtype} {list(images.shape)}."
             )
 
-        observe = self._model.observation
-        if context is None and observe and self._model.observe != "mask":
-            context = observe(images, [0, 0])
-        contexts = self._model.condition(images, None, context)
+        context = observations.given(self._model, images, context)
+        condition = self._model.condition(images, context=context)
 
         def measure(start):
             part = slice(start, start + self._batch_size)
             batch = images[part]
-            tensors = self._measure(
-                batch,
-                tf.constant(seed, tf.int64),
-                {name: values[part] for name, values in contexts.items()},
-            )
+            context = tf.nest.map_structure(lambda v: v[part], condition)
+            number = tf.constant(seed, tf.int64)
+            tensors = self._measure(batch, number, context)
             costs, label, difference = (tensor.numpy() for tensor in tensors)
             # Beyond the range of float32, an image is as unlikely as possible.
             costs = np.nan_to_num(

@@ -24,12 +24,12 @@ from tf_realnvp import (
     variational_dequantization,
 )
 from tf_realnvp.config import ARCHITECTURE
-from tf_realnvp.context import Context, Shapes
+from tf_realnvp.context import WIDTH, Context, Shapes
 from tf_realnvp.images.values import Values
 from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
-from tf_realnvp.utils.named import tuples
+from tf_realnvp.utils.named import each
 
 
 class RealNVP(tf.Module):
@@ -183,25 +183,25 @@ class RealNVP(tf.Module):
         self.class_probs = _check_class_probs(class_probs, num_classes)
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
-        self.observe, self.observation = observe, None
-        context_shape = tuples(context_shape)
-        if observe is not None:
-            self.observation = observations.named(observe, self.values)
-            image = tf.zeros([1, *self.image_shape])
-            observed = tuple(self.observation(image, [0, 0]).shape[1:])
-            if context_shape not in (None, observed):
+        self.observe = observe
+        self.observation = observations.named(observe, self.values)
+        self.context_shape = each(tuple, context_shape)
+        if self.observation is not None:
+            observed = observations.shape(
+                self.observation, self.image_shape, self.values
+            )
+            if self.context_shape not in (None, observed):
                 raise ValueError("`observe` and `context_shape` do not agree.")
-            context_shape = observed
-        self._context = Context(context_shape, self.image_shape)
-        self.context_shape = self._context.argument
-
+            self.context_shape = observed
+        self.context = Context(self.context_shape, self.image_shape)
         self.networks = [
             networks.CouplingNetwork(
                 mask.shape[-1],
                 self.filters,
                 self.num_blocks,
                 self.num_classes,
-                context_shapes=self._context.encoded_shapes(mask.shape[0]),
+                code_size=WIDTH * len(self.context.networks),
+                image_channels=self.context.channels(mask.shape[0]),
                 name=f"coupling_{index}",
             )
             for index, (_, mask) in enumerate(self._layout())
@@ -305,7 +305,7 @@ class RealNVP(tf.Module):
             self.bijector,
             kwargs_split_fn=lambda condition: (
                 {},
-                condition_kwargs(**self.encode_condition(condition)),
+                condition_kwargs(**self.context.encode(condition)),
             ),
             name=self.name,
         )
@@ -416,18 +416,9 @@ class RealNVP(tf.Module):
             named[f"{name}/reshift"] = reshift
         if self._moments:
             named["moments"] = self._moments[0]
-        for variable in self._context.variables:
-            named[f"context/{variable.path}"] = variable
+        for index, variable in enumerate(self.context.variables):
+            named[f"context/{index}"] = variable
         return named
-
-    def standardize_context(self, context: Any) -> None:
-        """Sets the standardization of the context by that of training images.
-
-        Args:
-          context: As for `log_prob`, one for each image. What is constant is
-            not scaled.
-        """
-        self._context.standardize(context)
 
     def standardize(
         self, mean: Sequence[float] | float, std: Sequence[float] | float
@@ -484,7 +475,7 @@ class RealNVP(tf.Module):
             *(v for n in self._noise_networks for v in n.weights),
             *self._noise_variables,
             *self._moments,
-            *self._context.variables,
+            *self.context.variables,
         )
 
     @property
@@ -496,9 +487,10 @@ class RealNVP(tf.Module):
         return tuple(v for v in self.variables if v.trainable)
 
     @property
-    def context_specs(self) -> Any:
-        """The type of `context` for `n` images, by name if it has names."""
-        return self._context.specs
+    def condition_specs(self) -> dict[str, Any]:
+        """The types of `label` and `context` for `n` images, as it has them."""
+        has_classes = self.num_classes is not None
+        return assertions.condition_specs(has_classes, self.context_shape)
 
     @property
     def num_dims(self) -> int:
@@ -585,7 +577,7 @@ class RealNVP(tf.Module):
         self,
         points: tf.Tensor,
         label: tf.Tensor | int | None = None,
-        **context: tf.Tensor,
+        context: Any = None,
     ) -> tf.Tensor:
         """Returns the log-density of dequantized images, in nats.
 
@@ -595,27 +587,27 @@ class RealNVP(tf.Module):
           points: Dequantized images `[n, H, W, C]`, such as `dequantize`
             returns.
           label: As for `log_prob`, but not checked.
-          **context: The context by name, `[n, ...]`, which is not checked. One
-            without a name is called `context`.
+          context: As for `log_prob`, for each image, float32, and not checked.
 
         Returns:
           Float32 `[n]`.
         """
         if label is None and self.num_classes is not None:
-            joint = self.log_joint(points, **context)
+            joint = self.log_joint(points, context=context)
             return tf.reduce_logsumexp(joint, axis=-1)
         # A new tensor, since TFP's cache may hold a result for the caller's
         # tensor that was computed with earlier weights.
         points = tf.identity(tf.cast(points, tf.float32))
         if label is not None:
-            context["label"] = tf.broadcast_to(label, tf.shape(points)[:1])
-        return _apply(self.distribution.log_prob, points, context)
+            label = tf.broadcast_to(label, tf.shape(points)[:1])
+        condition = _given(label=label, context=context)
+        return _apply(self.distribution.log_prob, points, condition)
 
     def log_joint(
         self,
         points: tf.Tensor,
         log_density: Callable[..., tf.Tensor] | None = None,
-        **context: tf.Tensor,
+        context: Any = None,
     ) -> tf.Tensor:
         """Returns the joint log-density of points and each class.
 
@@ -626,7 +618,7 @@ class RealNVP(tf.Module):
           points: As for `log_density`.
           log_density: Function to use in place of the method `log_density`,
             such as one that has been traced already.
-          **context: As for `log_density`.
+          context: As for `log_density`.
 
         Returns:
           Float32 `[n, num_classes]`, `log_density(points, label)` plus the
@@ -643,7 +635,7 @@ class RealNVP(tf.Module):
             # `points` out of the loop.
             own = tf.identity(points)
             labels = tf.fill([tf.shape(own)[0]], label)
-            return (log_density or self.log_density)(own, labels, **context)
+            return (log_density or self.log_density)(own, labels, context)
 
         # One class at a time, to save memory.
         log_probs = tf.map_fn(
@@ -658,7 +650,7 @@ class RealNVP(tf.Module):
 
     def condition(
         self, batch: tf.Tensor, label=None, context=None
-    ) -> dict[str, tf.Tensor]:
+    ) -> dict[str, Any]:
         """Checks what a density is conditioned on.
 
         Args:
@@ -667,25 +659,15 @@ class RealNVP(tf.Module):
           context: As for `log_prob`.
 
         Returns:
-          Keyword arguments of `log_density`, each for all of the batch.
+          The keyword arguments of `log_density` that are not `None`.
         """
         n = tf.shape(batch)[0]
         if context is None and self.observe == "mask":
             context = tf.zeros(self.context_shape)  # Nothing is visible.
-        condition = self._context.check(context, n)
+        context = assertions.context(context, self.context_shape, n)
         if label is not None:
-            if self.num_classes is None:
-                raise ValueError(
-                    "`label` must not be given: the model has no classes."
-                )
-            condition["label"] = assertions.labels(label, self.num_classes, n)
-        return condition
-
-    def encode_condition(
-        self, condition: Mapping[str, tf.Tensor]
-    ) -> dict[str, tf.Tensor]:
-        """Returns what `condition` returned as coupling networks get it."""
-        return self._context.encode(condition)
+            label = assertions.labels(label, self.num_classes, n)
+        return _given(label=label, context=context)
 
     def _through_flow(self, function, batch, label, context):
         """Applies one direction of the flow, without noise, to a batch."""
@@ -696,9 +678,8 @@ class RealNVP(tf.Module):
             )
 
         def apply(batch, **condition):
-            kwargs = bijectors.condition_kwargs(
-                self.bijector, **self.encode_condition(condition)
-            )
+            encoded = self.context.encode(condition)
+            kwargs = bijectors.condition_kwargs(self.bijector, **encoded)
             return function(batch, **kwargs)
 
         return _apply(apply, batch, self.condition(batch, label, context))
@@ -1072,15 +1053,19 @@ def _apply(function, batch, condition):
     """Applies a function that runs networks to a batch that may be empty.
 
     Args:
-      function: Called with a batch, and conditions by name.
+      function: Called with a batch, and its condition as keyword arguments.
       batch: `[n, ...]`.
-      condition: Conditions by name, `[n, ...]`.
+      condition: What `RealNVP.condition` returns.
 
     Returns:
       The output of `function`, `[n, ...]`.
     """
-    condition = {k: _at_least_one(value) for k, value in condition.items()}
+    condition = tf.nest.map_structure(_at_least_one, condition)
     return function(_at_least_one(batch), **condition)[: tf.shape(batch)[0]]
+
+
+def _given(**arguments):
+    return {k: v for k, v in arguments.items() if v is not None}
 
 
 def _at_least_one(batch):

@@ -6,7 +6,7 @@ all axes except the output channels.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import keras
@@ -66,12 +66,12 @@ class CouplingNetwork(keras.Model):
     `[N, H, W, channels_out]`. It computes in the dtype of its input: the same
     float32 weights are used for bfloat16 training and float32 evaluation.
 
-    A network may be conditioned on a label, and on a context of vectors and
-    images, each by its name: `network(images, label=labels, context=vectors)`.
-    An embedding of the label and a linear map of a vector are added to the
-    features in each residual block, after its first convolution. A convolution
-    of an image, on the grid of the inputs, is added to the first convolution.
-    All of them are initialized to zero.
+    A network may be conditioned on a label, and on the code and the images of a
+    context: `network(inputs, label=labels)`. An embedding of the label and a
+    linear map of the code are added to the features in each residual block,
+    after its first convolution. A convolution of each image, on the grid of the
+    inputs, is added to the first convolution. All of them are initialized to
+    zero.
 
     Attributes:
       channels: Number of input channels.
@@ -83,9 +83,8 @@ class CouplingNetwork(keras.Model):
       blocks: The `ResidualBlocks`.
       last: The last `Convolution`, 3x3.
       embedding: Variable `[num_blocks, num_classes, filters / 2]`, or `None`.
-      context: The weights of the context by name: of a vector of size `K` a
-        variable `[num_blocks, K, filters / 2]`, of an image a 3x3
-        `Convolution`.
+      code_map: Variable `[num_blocks, code_size, filters / 2]`, or `None`.
+      image_convolutions: A 3x3 `Convolution` for each image, by name.
     """
 
     def __init__(
@@ -95,7 +94,8 @@ class CouplingNetwork(keras.Model):
         num_blocks: int = 8,
         num_classes: int | None = None,
         channels_out: int | None = None,
-        context_shapes: Mapping[str, Sequence[int]] | None = None,
+        code_size: int = 0,
+        image_channels: Mapping[str, int] | None = None,
         **kwargs,
     ):
         """Creates the network and its weights.
@@ -106,8 +106,9 @@ class CouplingNetwork(keras.Model):
           num_blocks: Number of residual blocks.
           num_classes: Number of classes. Default: the network takes no labels.
           channels_out: Number of output channels. Default: `2 * channels`.
-          context_shapes: Shapes of the context by name: `(K,)` of a vector,
-            `(H, W, K)` of an image on the grid of the inputs.
+          code_size: Size of the code of the context. Default: it has none.
+          image_channels: Numbers of channels of the images of the context, on
+            the grid of the inputs, by name. Default: there are none.
           **kwargs: Passed to `keras.Model`.
         """
         super().__init__(autocast=False, **kwargs)
@@ -131,13 +132,14 @@ class CouplingNetwork(keras.Model):
             self.embedding = self._add_weight(
                 "embedding", (num_blocks, num_classes, inner), "zeros"
             )
-        self.context = {
-            name: self._add_weight(name, (num_blocks, *shape, inner), "zeros")
-            if len(shape) == 1
-            else self._add_convolution(
-                name, 3, shape[-1], filters, gain="zeros"
+        self.code_map = None
+        if code_size:
+            self.code_map = self._add_weight(
+                "code_map", (num_blocks, code_size, inner), "zeros"
             )
-            for name, shape in (context_shapes or {}).items()
+        self.image_convolutions = {
+            name: self._add_convolution(name, 3, size, filters, gain="zeros")
+            for name, size in (image_channels or {}).items()
         }
         self.built = True
 
@@ -169,8 +171,8 @@ class CouplingNetwork(keras.Model):
             weight("bias", (channels_out,), "zeros"),
         )
 
-    def call(self, inputs, label=None, **context):
-        run, weights = _inlined, self.tensors(inputs, label, **context)
+    def call(self, inputs, **condition):
+        run, weights = _inlined, self.tensors(inputs, **condition)
         if tf.executing_eagerly():
             # A condition adds axes to biases.
             ranks = [weight.shape.rank for weight in tf.nest.flatten(weights)]
@@ -201,7 +203,8 @@ class CouplingNetwork(keras.Model):
         self,
         inputs: tf.Tensor,
         label: tf.Tensor | None = None,
-        **context,
+        code: tf.Tensor | None = None,
+        **images: tf.Tensor,
     ) -> tuple[Convolution, ResidualBlocks, Convolution]:
         """Returns `first`, `blocks` and `last` as tensors.
 
@@ -212,10 +215,11 @@ class CouplingNetwork(keras.Model):
           inputs: Images `[N, H, W, channels]`.
           label: Labels of the images, integers `[N]` below `num_classes`;
             `None` for a network without classes.
-          **context: The context by name, `[N, K]` or `[N, h, w, K]`.
+          code: The code of the context, `[N, code_size]`, if there is one.
+          **images: The images of the context by name, `[N, h, w, K]`.
 
         Returns:
-          The weights. With a label or a vector, `blocks.reduce.bias` is
+          The weights. With a label or a code, `blocks.reduce.bias` is
           `[num_blocks, N, filters / 2]`; with an image, `first.bias` is
           `[N, H, W, filters]`.
 
@@ -229,28 +233,22 @@ class CouplingNetwork(keras.Model):
         if (label is None) != (self.embedding is None):
             needs = "needs a" if label is None else "has no classes to take a"
             raise ValueError(f"`{self.name}` {needs} `label`.")
-        shifts = []
+        bias = blocks.reduce.bias
+        if label is not None or code is not None:
+            bias = bias[:, tf.newaxis]
         if label is not None:
             # Along the second axis, so that the gradient is dense.
-            shifts.append(
-                tf.gather(
-                    tf.convert_to_tensor(self.embedding),
-                    tf.cast(label, tf.int32),
-                    axis=1,
-                )
-            )
-        for name, weights in self.context.items():
-            if isinstance(weights, Convolution):
-                image = tf.cast(context[name], inputs.dtype)
-                image = on_grid(image, inputs.shape[1])
-                bias = tf.cast(first.bias, inputs.dtype)
-                bias += _weight_norm_conv2d(image, weights)
-                first = first._replace(bias=bias)
-            else:
-                shifts.append(tf.einsum("nk,bkf->bnf", context[name], weights))
-        if shifts:
-            bias = blocks.reduce.bias[:, tf.newaxis] + sum(shifts)
-            blocks = blocks._replace(reduce=blocks.reduce._replace(bias=bias))
+            embedding = tf.convert_to_tensor(self.embedding)
+            bias += tf.gather(embedding, tf.cast(label, tf.int32), axis=1)
+        if code is not None:
+            bias += tf.einsum("nk,bkf->bnf", code, self.code_map)
+        blocks = blocks._replace(reduce=blocks.reduce._replace(bias=bias))
+        for name, weights in self.image_convolutions.items():
+            image = tf.cast(images[name], inputs.dtype)
+            image = on_grid(image, inputs.shape[1])
+            bias = tf.cast(first.bias, inputs.dtype)
+            bias += _weight_norm_conv2d(image, weights)
+            first = first._replace(bias=bias)
         return first, blocks, last
 
     @property

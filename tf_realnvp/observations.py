@@ -12,13 +12,15 @@ seed, in TensorFlow. These can be named in `RealNVP(observe=…)`:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from tf_realnvp.images.values import Values
+from tf_realnvp.utils.named import each
 
-Observe = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Observe = Callable[[tf.Tensor, tf.Tensor], Any]
 
 _NUM_SCRATCHES = 4
 # Of halves, boxes, scratches, scattered pixels, nothing and everything.
@@ -101,17 +103,46 @@ def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     return tf.cast(masks[..., tf.newaxis], tf.float32)
 
 
-def named(name: str, values: Values) -> Observe:
+def shape(observe: Observe, image_shape: Sequence[int], values: Values) -> Any:
+    """Returns the `context_shape` of an observation.
+
+    Args:
+      observe: The observation.
+      image_shape: `(H, W, C)`.
+      values: What the values of the images are.
+    """
+    image = tf.zeros([1, *image_shape], values.dtype)
+    observed = observe(image, tf.constant([0, 0]))
+    return each(lambda values: tuple(values.shape[1:]), observed)
+
+
+def given(model: Any, images: tf.Tensor, context: Any) -> Any:
+    """Returns the context of images, by default what a model observes of them.
+
+    Args:
+      model: A `RealNVP` or `SavedModel`.
+      images: `[n, H, W, C]`.
+      context: The context, or `None`, which it stays if the model observes
+        masks: nothing is visible.
+    """
+    if context is None and model.observe not in (None, "mask"):
+        return model.observation(images, tf.constant([0, 0]))
+    return context
+
+
+def named(name: str | None, values: Values) -> Observe | None:
     """Returns an observation by its name.
 
     Args:
-      name: As above.
+      name: As above; `None` for none.
       values: What the values of the images are.
 
     Raises:
       ValueError: If there is no observation of this name.
     """
-    kind, _, number = name.partition(":")
+    if name is None:
+        return None
+    number = name.partition(":")[2]
     unit = 1.0 if values.are_real else values.highest / 255.0
 
     def mask(images, seed):

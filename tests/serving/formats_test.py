@@ -87,7 +87,7 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
         condition = model.condition(points, **given)
         log_prob = model.log_density(points, **condition)
         condition = bijectors.condition_kwargs(
-            model.bijector, **model.encode_condition(condition)
+            model.bijector, **model.context.encode(condition)
         )
         costs = bit_maps.costs(model, points, **given)
         for name, expected in {

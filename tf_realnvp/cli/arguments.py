@@ -11,13 +11,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, Name, OneOf, Switch, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import printable
-from tf_realnvp.utils.named import unnamed
+from tf_realnvp.utils.named import of_entries, of_file
 
 # The name of an argument, and its options for `argparse`.
 Argument = tuple[str, dict[str, Any]]
@@ -189,15 +187,7 @@ def read_context(path: str | None) -> Any:
     if path is None:
         return None
     with naming("--context"):
-        try:
-            content = np.load(path, allow_pickle=False)
-        except ValueError as error:
-            raise UsageError(f"{path} is no NumPy file: {error}") from error
-    if isinstance(content, np.ndarray):
-        return content
-    return unnamed(
-        {k: v for k, v in content.items() if k.startswith("context")}
-    )
+        return of_entries(of_file(path, "context"))
 
 
 def seed(of_what: str, default: int | None = 0) -> Argument:

@@ -20,7 +20,7 @@ from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import FLOAT32_MAX, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
-from tf_realnvp.utils.named import unnamed
+from tf_realnvp.utils.named import by_name
 from tf_realnvp.utils.overlap import overlapped
 from tf_realnvp.utils.progress import Progress
 
@@ -67,7 +67,10 @@ def sample(flags: argparse.Namespace) -> None:
         label = np.repeat(np.arange(len(names)), columns)
         n, kind = len(label), f" of {', '.join(names)}"
     else:
-        n = flags.n or model.num_rows(context) or 36
+        shapes = by_name(model.context_shape).values()
+        pairs = zip(by_name(context).values(), shapes, strict=False)
+        rows = [len(values) for values, s in pairs if values.ndim > len(s)]
+        n = flags.n or max(rows, default=36)
         label = arguments.find_label(flags.label, names)
         kind = "" if label is None else f" of {names[label]}"
     with arguments.naming("--context"):
@@ -186,15 +189,12 @@ def _log_probs(model, batches, seed, num_draws):
 
     def measure(numbered):
         index, batch = numbered
-        images, condition = batch if isinstance(batch, tuple) else (batch, {})
-        if not isinstance(condition, dict):
-            condition = {"label": condition}
+        images, condition = tf_realnvp.data.pipeline.unpack(batch)
         labels = condition.pop("label", np.zeros(len(images), int))
-        context = unnamed(condition)
         streams = range(index * num_draws, (index + 1) * num_draws)
         seeds = [saved_model.stream(seed, number) for number in streams]
         draws = [
-            model.log_prob_of_classes(images, seed, context=context)
+            model.log_prob_of_classes(images, seed, **condition)
             for seed in seeds
         ]
         return np.stack(draws), np.asarray(labels)

@@ -76,12 +76,10 @@ def score(flags: argparse.Namespace) -> None:
     model = saved_model.SavedModel(flags.model)
     context = arguments.read_context(flags.context)
     measure = functools.partial(model.score_each, context=context)
-    maps = None
     if flags.reference is not None or flags.maps is not None:
         # It takes seconds more to trace.
         measurer = tf_realnvp.detection.Measurer(model.model)
         measure = functools.partial(measurer, context=context)
-        maps = functools.partial(measurer.maps, context=context)
     reference, normal, by = None, (), model.values.measure
     if flags.reference is not None:
         reference, normal = _load_reference(flags, model, measure)
@@ -103,6 +101,7 @@ def score(flags: argparse.Namespace) -> None:
         if reference is not None:
             normal = normal[reference.others[:_NUM_MAP_REFERENCES]]
         paths = paths[: flags.max_maps]
+        maps = functools.partial(measurer.maps, context=context)
         _draw_maps(flags.maps, paths, model, maps, flags.seed, normal)
         say(flags.maps)
     say(flags.out)

@@ -2,9 +2,8 @@
 
 import dataclasses
 import math
-import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from tf_realnvp.images.values import Values
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.checks import FLOAT32_MAX
 from tf_realnvp.utils.errors import DataError, reason
-from tf_realnvp.utils.named import by_name
+from tf_realnvp.utils.named import each, of_entries, of_file
 
 NAME = "images"  # Of data sets of a program's own images.
 
@@ -61,30 +60,21 @@ def load(
     Raises:
       DataError: If there is no file, or it does not hold such images.
     """
-    file = pathlib.Path(os.path.expanduser(path))
+    entries, stem = of_file(path, "images"), pathlib.Path(path).stem
     try:
-        content = np.load(file, mmap_mode="r", allow_pickle=False)
-        is_npy = isinstance(content, np.ndarray)
-        entries = {"images": content} if is_npy else dict(content)
         num_colors = entries.get("num_colors", np.array(256)).tolist()
         num_colors = Values(num_colors).num_colors
-    except Exception as error:  # NumPy may raise anything.
-        raise DataError(
-            f"{path}: it cannot be read as a NumPy file: {reason(error)}"
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: {reason(error)}") from error
     parts = {"train": "train_labels", "test": "test_labels"}
     if "images" in entries:
         parts = {"images": "labels"}
     prefixes = [name.removesuffix("labels") for name in parts.values()]
-    contexts = [
-        name.removeprefix(prefixes[0])
-        for name in entries
-        if name.startswith(f"{prefixes[0]}context")
-    ]
+    of_train = [name for name in entries if name.startswith("train_context")]
     for name in (
         *parts,
         *(parts.values() if labels else ()),
-        *(prefix + name for prefix in prefixes for name in contexts),
+        *(name.replace("train", "test", 1) for name in of_train),
     ):
         if name not in entries:
             raise DataError(
@@ -96,8 +86,8 @@ def load(
     images = [_check(entries[p], num_colors, f"{path}: `{p}`") for p in parts]
     size = size or default_size(*images[0].shape[1:3])
     numbers = [entries[name] for name in parts.values()] if labels else None
-    named = [{k: entries[prefix + k] for k in contexts} for prefix in prefixes]
-    return make(file.stem, images, num_colors, size, numbers, contexts=named)
+    contexts = [of_entries(entries, prefix) for prefix in prefixes]
+    return make(stem, images, num_colors, size, numbers, None, contexts)
 
 
 def _default_levels(arrays):
@@ -138,9 +128,8 @@ def from_images(
     """
     images = _check(np.asarray(images), num_colors, "the array")
     parts = None if labels is None else [np.asarray(labels)]
-    contexts = [by_name(context)]
     dataset = make(
-        NAME, [images], num_colors, None, parts, num_classes, contexts
+        NAME, [images], num_colors, None, parts, num_classes, [context]
     )
     return dataclasses.replace(dataset, flip=flip)
 
@@ -243,7 +232,7 @@ def make(
     size: tuple[int, int] | None = None,
     labels: Sequence[np.ndarray] | None = None,
     num_classes: int | None = None,
-    contexts: Sequence[Mapping[str, Any]] = (),
+    contexts: Sequence[Any] = (None,),
 ) -> ImageDataset:
     """Makes a data set of arrays of images.
 
@@ -255,7 +244,7 @@ def make(
       size: Height and width to resize the images to. Default: no resizing.
       labels: Labels of each array, integers starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
-      contexts: Context of each array by name, if any, as for `Split`.
+      contexts: Context of each array, if any, as for `from_images`.
 
     Raises:
       DataError: If the labels or contexts do not fit the images, if there are
@@ -271,12 +260,12 @@ def make(
         pairs = zip(labels, arrays, strict=True)
         parts = [_check_labels(part, len(array), name) for part, array in pairs]
         all_labels = np.concatenate(parts)
-    context: dict[str, Any] = {}
-    for part, array in zip(contexts, arrays, strict=False):
-        for key, values in part.items():
-            checked = _check_context(values, len(array), f"{name}: `{key}`")
-            context.setdefault(key, []).append(checked)
-    context = {key: np.concatenate(parts) for key, parts in context.items()}
+
+    def joined(*parts):
+        pairs = zip(parts, map(len, arrays), strict=True)
+        return np.concatenate([_check_context(*pair, name) for pair in pairs])
+
+    context = each(joined, *contexts)
 
     def decode(index):
         image = call(np.ndarray.__getitem__, images, [index], images.dtype)
@@ -289,7 +278,7 @@ def make(
         image_shape=(*(size or images.shape[1:3]), images.shape[3]),
         num_colors=num_colors,
         splits=make_splits(
-            hashing.hashes_of(images), all_labels, num_train, context=context
+            hashing.hashes_of(images), all_labels, num_train, None, context
         ),
         decode=decode,
         class_names=_names(all_labels, num_classes),
@@ -356,9 +345,9 @@ def _check_context(values, num_images, name):
         or not np.all(np.isfinite(values))
     ):
         raise DataError(
-            f"{name} must be finite numbers [n, K] or [n, h, w, K], one for "
-            f"each of {num_images:,} images, got {values.dtype} "
-            f"{list(values.shape)}"
+            f"{name}: `context` must be finite numbers [n, K] or "
+            f"[n, h, w, K], one for each of {num_images:,} images, got "
+            f"{values.dtype} {list(values.shape)}"
         )
     return values.astype(np.float32)
 

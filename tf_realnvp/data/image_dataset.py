@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp import observations
 from tf_realnvp.config import DataDescription
-from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline
+from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline, unpack
 from tf_realnvp.data.splits import Split
 from tf_realnvp.images.values import Values
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, reason
-from tf_realnvp.utils.named import by_name, unnamed
+from tf_realnvp.utils.named import by_name, each
 
 MAX_CACHE_BYTES = 4 * 2**30
 
@@ -103,7 +104,7 @@ class ImageDataset:
     observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None
 
     def __post_init__(self):
-        contexts = self.splits["train"].context.values()
+        contexts = by_name(self.splits["train"].context).values()
         if self.flip and any(values.ndim == 4 for values in contexts):
             raise DataError(
                 "`flip` mirrors the images, but not the images of their context"
@@ -117,16 +118,14 @@ class ImageDataset:
             object.__setattr__(self, "fingerprint", self._fingerprint())
 
     def _fingerprint(self):
-        conditions = [split.context for split in self.splits.values()]
-        if not self.class_names and not any(conditions):
+        if not self.class_names and self.splits["train"].context is None:
             return self.image_fingerprint
         digest = hashlib.sha256(self.image_fingerprint.encode())
-        for context in conditions:
-            for name, values in context.items():
-                digest.update(name.encode() + values.tobytes())
         digest.update(repr(self.class_names).encode())
         for name, split in self.splits.items():
-            if split.labels is None:
+            for key, values in by_name(split.context).items():
+                digest.update(key.encode() + values.tobytes())
+            if not self.class_names:
                 continue
             labels = np.asarray(split.labels)
             low, high = labels.min(), labels.max()
@@ -143,12 +142,10 @@ class ImageDataset:
     def context_shape(self) -> Any:
         """Shape of the context, as the argument of `RealNVP`."""
         if self.observe is not None:
-            image = np.zeros([1, *self.image_shape], self.values.dtype)
-            observed = by_name(self.observe(image, tf.constant([0, 0])))
-            return unnamed({k: (*v.shape[1:],) for k, v in observed.items()})
-        return unnamed(
-            {k: v.shape[1:] for k, v in self.splits["train"].context.items()}
-        )
+            return observations.shape(
+                self.observe, self.image_shape, self.values
+            )
+        return each(lambda v: v.shape[1:], self.splits["train"].context)
 
     def context(self, split: str, positions: Sequence[int]) -> Any:
         """Returns the context of some images of a split.
@@ -165,8 +162,7 @@ class ImageDataset:
         if self.observe is not None:
             images = self.take(split, positions)
             return self.observe(images, tf.constant([0, 0]))
-        chosen = self.splits[split].select(np.array(positions))
-        return unnamed(chosen.context)
+        return self.splits[split].select(np.array(positions)).context
 
     @property
     def values(self) -> Values:
@@ -361,7 +357,7 @@ class ImageDataset:
 
         scaler = StandardScaler()
         for batch in self.batches("train", _TAKEN_AT_ONCE):
-            images = np.float64(_images_of(batch))
+            images = np.float64(unpack(batch)[0])
             scaler.partial_fit(images.reshape(-1, self.image_shape[-1]))
         deviation = np.sqrt(scaler.var_)
         # The scaler does not scale what is constant up to rounding.
@@ -395,8 +391,7 @@ class ImageDataset:
         """
         # spawn_key, since joining (seed, epoch) maps some pairs to one seed.
         sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
-        seeds = sequence.generate_state(6).tolist()
-        graph_seed, op_seed, *flip_seed = seeds[:4]
+        graph_seed, op_seed, *seeds = sequence.generate_state(6).tolist()
 
         def arrange(elements):
             def shuffled(_):
@@ -415,7 +410,7 @@ class ImageDataset:
         def flip_some(index, batch):
             places, images = batch
             batch_seed = tf.random.experimental.stateless_fold_in(
-                flip_seed, index
+                seeds[:2], index
             )
             draws = tf.random.stateless_uniform([batch_size], batch_seed)
             is_flipped = draws[:, None, None, None] < 0.5
@@ -426,8 +421,7 @@ class ImageDataset:
         if self.flip:
             batches = batches.enumerate(skip).map(flip_some)
         num_batches = max(0, self.num_train // batch_size - skip)
-        observe = self._observe(seeds[4:])
-        return pipeline.finish(batches, num_batches, skip, observe)
+        return pipeline.finish(batches, num_batches, skip, seeds[2:])
 
     def initial_images(self, seed: int) -> tf.Tensor:
         """Returns training images for data-dependent initialization.
@@ -445,7 +439,7 @@ class ImageDataset:
         num_images = min(128, max(8, 128 * 64**2 // (height * width)))
         num_images = min(num_images, self.num_train)
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
-        return _images_of(batch)
+        return unpack(batch)[0]
 
     def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Returns all images of a split in batches, in a fixed order.
@@ -460,15 +454,7 @@ class ImageDataset:
         """
         pipeline = self._pipelines[split]
         num_batches = math.ceil(pipeline.split.num_images / batch_size)
-        batches, observe = pipeline.batches(batch_size), self._observe((0, 0))
-        return pipeline.finish(batches, num_batches, observe=observe)
-
-    def _observe(self, seed):
-        """Returns `observe` as a function of images and of a batch's index."""
-        if self.observe is None:
-            return None
-        fold_in = tf.random.experimental.stateless_fold_in
-        return lambda images, index: self.observe(images, fold_in(seed, index))
+        return pipeline.finish(pipeline.batches(batch_size), num_batches)
 
     def take(self, split: str, numbers: Sequence[int]) -> np.ndarray:
         """Returns some images of a split.
@@ -523,9 +509,7 @@ class ImageDataset:
             cache = None
             if num_bytes <= MAX_CACHE_BYTES:
                 cache = Cache([split.num_images, *shape], dtype)
-            pipelines[name] = Pipeline(split, self.decode, shape, cache)
+            pipelines[name] = Pipeline(
+                split, self.decode, shape, cache, self.observe
+            )
         return pipelines
-
-
-def _images_of(batch):
-    return batch[0] if isinstance(batch, tuple) else batch

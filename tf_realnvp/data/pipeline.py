@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.data.splits import Split
-from tf_realnvp.utils.named import by_name
 
 # Name scope of the decoding operations: TensorFlow's errors name the operation
 # that failed.
@@ -65,12 +64,14 @@ class Pipeline:
       decode: As for `ImageDataset`.
       image_shape: `(H, W, C)`.
       cache: Cache of the images; `None` to decode them in each pass.
+      observe: As for `ImageDataset`.
     """
 
     split: Split
     decode: Callable[[tf.Tensor], tf.Tensor]
     image_shape: tuple[int, int, int]
     cache: Cache | None
+    observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None
 
     def batches(
         self,
@@ -109,19 +110,20 @@ class Pipeline:
         batches: tf.data.Dataset,
         num_batches: int,
         first: int = 0,
-        observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None,
+        seed: Sequence[int] = (0, 0),
     ) -> tf.data.Dataset:
-        """Adds labels or context, a cardinality and prefetching to `batches`.
+        """Adds labels and context, a cardinality and prefetching to `batches`.
 
-        Labels alone are added as they are, with a context by name.
+        Labels alone are added as they are, with a context in a dictionary.
 
         Args:
           batches: What `batches` returned.
           num_batches: Number of batches.
           first: Index of the first batch.
-          observe: Maps images and the index of their batch to their context.
+          seed: Seed of what is observed, with the index of a batch.
         """
-        conditions = self.split.conditions
+        with tf.device("CPU"):  # Not in the graph, which would be large.
+            own = tf.nest.map_structure(tf.constant, self.split.condition)
         options = tf.data.Options()
         # Deleting an iterator waits for its autotuning thread, which may sleep
         # for seconds (TensorFlow 2.21): the end of an epoch would hang.
@@ -129,16 +131,27 @@ class Pipeline:
 
         def conditioned(index, batch):
             places, images = batch
-            found = {k: tf.gather(v, places) for k, v in conditions.items()}
-            if observe is not None:
-                found |= by_name(observe(images, index))
-            if not found:
-                return images
-            return images, found["label"] if [*found] == ["label"] else found
+            condition = tf.nest.map_structure(
+                lambda values: tf.gather(values, places), own
+            )
+            if self.observe is not None:
+                fold_in = tf.random.experimental.stateless_fold_in
+                observed = self.observe(images, fold_in(seed, index))
+                condition["context"] = observed
+            if "context" in condition:
+                return images, condition
+            return (images, condition["label"]) if condition else images
 
         with_size = tf.data.experimental.assert_cardinality(num_batches)
         batches = batches.enumerate(first).map(conditioned).apply(with_size)
         return batches.prefetch(_PREFETCHED_BATCHES).with_options(options)
+
+
+def unpack(batch: Any) -> tuple[tf.Tensor, dict[str, Any]]:
+    """Returns the images of a batch, and the other arguments of `log_prob`."""
+    images, condition = batch if isinstance(batch, tuple) else (batch, {})
+    is_label = not isinstance(condition, dict)
+    return images, {"label": condition} if is_label else condition
 
 
 @tf.autograph.experimental.do_not_convert

@@ -137,13 +137,13 @@ class _ServingModule(tf.Module):
             tf.concat([tf.reshape(v, [-1]) for v in model.variables], axis=0),
             name="weights",
         )
-        # What the flow is conditioned on: `label` and `context`.
-        self._conditions: dict[str, Any] = {}
-        if model.num_classes is not None:
-            self._conditions["label"] = tf.TensorSpec([None], tf.int64, "label")
-        if model.context_shape is not None:
-            self._conditions["context"] = model.context_specs
+        self._has_classes = model.num_classes is not None
         self._needs_context = model.observe != "mask"
+        # What signatures and the flow are conditioned on.
+        self._conditions = model.condition_specs
+        self._of_flow = dict(self._conditions)
+        if self._has_classes:
+            self._of_flow["label"] = tf.TensorSpec([None], tf.int64, "label")
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
         self._values = model.values
@@ -153,11 +153,7 @@ class _ServingModule(tf.Module):
         names = ["sample", "log_prob", "log_prob_each", model.values.measure]
         names += ["encode", "decode", *["classify"] * self._has_classes]
         for name in names:
-            setattr(self, name, self._traced(name, getattr(self, name)))
-
-    @property
-    def _has_classes(self):
-        return "label" in self._conditions
+            setattr(self, name, self._traced(getattr(self, name)))
 
     def _types(self, argument):
         """Returns the types of an argument; the flow takes the first."""
@@ -177,36 +173,26 @@ class _ServingModule(tf.Module):
             "context": (None, tf.float32, tf.float64),
         }[argument]
         types = [tf.TensorSpec(shape, dtype, argument) for dtype in dtypes]
-        if isinstance(by_name := self._conditions.get(argument), dict):
-            return [dict.fromkeys(by_name, of_each) for of_each in types]
+        if isinstance(named := self._of_flow.get(argument), dict):
+            return [dict.fromkeys(named, of_each) for of_each in types]
         return types
 
-    def _traced(self, name, function):
+    def _traced(self, function):
         """Traces a function for all combinations of its arguments' types."""
-        conditions = [
-            condition
-            for condition in self._conditions
-            if (name, condition) != ("classify", "label")
-        ]
-        # In place of `**condition`.
-        *parameters, _ = inspect.signature(function).parameters.values()
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        for condition in conditions:
-            parameters.append(inspect.Parameter(condition, kind, default=None))
-        is_required = {
-            "label": name in ("encode", "decode"),
-            "context": self._needs_context,
-        }
+        own = inspect.signature(function).parameters
+        absent = own.keys() & {"label", "context"} - self._conditions.keys()
+        parameters = [own[name] for name in own if name not in absent]
+        required = ["context"] if self._needs_context else []
         types = [
-            [None] * (p.default is None and not is_required.get(p.name))
+            [None] * (p.default is None and p.name not in required)
             + self._types(p.name)
             for p in parameters
         ]
 
         def call(*args):
-            own = len(args) - len(conditions)
-            condition = dict(zip(conditions, args[own:], strict=True))
-            return function(*args[:own], **condition)
+            names = [parameter.name for parameter in parameters]
+            given = dict(zip(names, args, strict=True))
+            return function(**given, **dict.fromkeys(absent))
 
         signature = inspect.Signature(parameters)
         call.__signature__ = signature  # type: ignore[attr-defined]
@@ -223,23 +209,17 @@ class _ServingModule(tf.Module):
         )
         points = tf.TensorSpec(images.shape, tf.float32)
         seed = tf.TensorSpec([2], tf.int32)  # Of stateless operations.
-        condition = self._conditions
-        context = {k: v for k, v in condition.items() if k != "label"}
+        context = {k: v for k, v in self._of_flow.items() if k != "label"}
         flow = functools.partial(self._concrete_flow, model.variables)
 
-        def log_density(points, condition):
-            return model.log_density(
-                points, **model.condition(points, **condition)
-            )
+        def log_density(points, **condition):
+            condition = model.condition(points, **condition)
+            return model.log_density(points, **condition)
 
-        def scores(points, condition):
+        def scores(points, context):
             if not self._has_classes:
-                return {"log_prob": self._log_density(points, condition)}
-
-            def density(points, label):
-                return self._density(points, label=label, **condition)
-
-            joint = model.log_joint(points, density)
+                return {"log_prob": self._log_density(points, context)}
+            joint = model.log_joint(points, self._density, **context)
             return {
                 "log_prob": tf.reduce_logsumexp(joint, axis=-1),
                 "class_log_probs": tf.nn.log_softmax(joint),
@@ -250,37 +230,31 @@ class _ServingModule(tf.Module):
         )
         self._dequantize = _concrete(model.dequantize, images, seed)
         self._dequantize_each = _concrete(model.dequantize_each, images, seeds)
-        self._encode = flow(
-            lambda images, condition: model.encode(images, **condition),
-            *(images, condition),
-        )
-        self._decode = flow(
-            lambda latents, condition: model.decode(latents, **condition),
-            *(latents, condition),
-        )
-        self._log_density = flow(log_density, points, condition)
+        self._encode = flow(model.encode, images)
+        self._decode = flow(model.decode, latents)
+        self._log_density = flow(log_density, points)
         self._scores = _concrete(scores, points, context)
         if self._has_classes:
             self._draw_labels = _concrete(model.sample_labels, n, seed)
 
-    def _concrete_flow(self, variables, function, *specs):
+    def _concrete_flow(self, variables, function, batch):
         """Traces a function of the model, with variables from `weights`."""
 
-        def flow(*inputs):
+        def flow(batch, condition):
             sizes = [v.shape.num_elements() for v in variables]
             parts = tf.split(self.weights, sizes)
             pairs = zip(variables, parts, strict=True)
             values = [(v, tf.reshape(part, v.shape)) for v, part in pairs]
             with keras.StatelessScope(values):
-                return function(*inputs)
+                return function(batch, **condition)
 
-        return _concrete(flow, *specs)
+        return _concrete(flow, batch, self._of_flow)
 
-    def _condition(self, batch, label=None, context=None):
+    def _condition(self, batch, label, context):
         """Returns what the flow is conditioned on, for each of a batch."""
-        values = {"label": label, "context": context}
         if context is None:
-            values["context"] = 0.0  # Nothing is visible.
+            context = 0.0  # Nothing is visible.
+        given = {"label": label, "context": context}
         return {
             name: tf.nest.map_structure(
                 lambda spec, value: tf.broadcast_to(
@@ -288,43 +262,44 @@ class _ServingModule(tf.Module):
                     [tf.shape(batch)[0], *spec.shape[1:]],
                 ),
                 specs,
-                values[name],
+                given[name],
             )
-            for name, specs in self._conditions.items()
-            if values[name] is not None
+            for name, specs in self._of_flow.items()
+            if given[name] is not None
         }
 
-    def sample(self, n, temperature=1.0, seed=None, **condition):
+    def sample(self, n, temperature=1.0, seed=None, label=None, context=None):
         n, seed = tf.cast(n, tf.int64), _stateless_seed(seed)
-        if self._has_classes and condition.get("label") is None:
-            condition["label"] = self._draw_labels(n, seed)
+        if label is None and self._has_classes:
+            label = self._draw_labels(n, seed)
         temperature = tf.cast(temperature, tf.float32)
         latents = self._draw_latents(n, temperature, seed)
-        return self._decode(latents, self._condition(latents, **condition))
+        return self._decode(latents, self._condition(latents, label, context))
 
-    def log_prob(self, images, seed=None, **condition):
-        return self._density(self._noisy(images, seed), **condition)
+    def log_prob(self, images, seed=None, label=None, context=None):
+        return self._density(self._noisy(images, seed), label, context)
 
-    def log_prob_each(self, images, seeds, **condition):
+    def log_prob_each(self, images, seeds, label=None, context=None):
         points = self._dequantize_each(self._checked(images), seeds)
-        return self._density(points, **condition)
+        return self._density(points, label, context)
 
-    def _per_dim(self, images, seed=None, **condition):
-        return -self.log_prob(images, seed, **condition) * self._units_per_nat
+    def _per_dim(self, images, seed=None, label=None, context=None):
+        density = self._density(self._noisy(images, seed), label, context)
+        return -density * self._units_per_nat
 
-    def classify(self, images, seed=None, **condition):
+    def classify(self, images, seed=None, context=None):
         points = self._noisy(images, seed)
-        condition = self._condition(points, **condition)
+        condition = self._condition(points, None, context)
         return self._scores(points, condition)["class_log_probs"]
 
-    def encode(self, images, **condition):
+    def encode(self, images, label, context=None):
         images = self._checked(images)
-        return self._encode(images, self._condition(images, **condition))
+        return self._encode(images, self._condition(images, label, context))
 
-    def decode(self, latents, **condition):
+    def decode(self, latents, label, context=None):
         latents = tf.ensure_shape(latents, self._latent_shape)
         latents = tf.cast(latents, tf.float32)
-        return self._decode(latents, self._condition(latents, **condition))
+        return self._decode(latents, self._condition(latents, label, context))
 
     def _checked(self, images):
         # A signature accepts any shape, and the flow might broadcast it.
@@ -334,9 +309,9 @@ class _ServingModule(tf.Module):
     def _noisy(self, images, seed):
         return self._dequantize(self._checked(images), _stateless_seed(seed))
 
-    def _density(self, points, **condition):
-        condition = self._condition(points, **condition)
-        if self._has_classes and "label" not in condition:
+    def _density(self, points, label, context=None):
+        condition = self._condition(points, label, context)
+        if label is None:
             return self._scores(points, condition)["log_prob"]
         return self._log_density(points, condition)
 
@@ -347,49 +322,48 @@ class _ServingModule(tf.Module):
         n = tf.TensorSpec([], tf.int32, "n")
         temperature = tf.TensorSpec([], tf.float32, "temperature")
         seed = tf.TensorSpec([], tf.int64, "seed")
-        conditions = dict(self._conditions)
-        if self._has_classes:
-            conditions["label"] = tf.TensorSpec([None], tf.int32, "label")
 
-        def signature(function, *inputs, without=()):
+        of_all = self._conditions
+        context = {k: v for k, v in of_all.items() if k != "label"}
+
+        def signature(function, specs, *inputs, output=None):
             """Traces a function of inputs and, by name, conditions."""
-            specs = {k: v for k, v in conditions.items() if k not in without}
 
             def call(*args):
                 own, rest = args[: len(inputs)], args[len(inputs) :]
-                return function(*own, **tf.nest.pack_sequence_as(specs, rest))
+                condition = tf.nest.pack_sequence_as(specs, rest)
+                result = function(*own, **condition)
+                return {output: result} if output else result
 
             return _concrete(call, *inputs, *tf.nest.flatten(specs))
 
-        def score(images, **condition):
+        def score(images, context=None):
             points = self._noisy(images, None)
-            condition = self._condition(points, **condition)
+            condition = self._condition(points, None, context)
             scores = self._scores(points, condition)
             per_dim = -scores["log_prob"] * self._units_per_nat
             return scores | {self._values.measure: per_dim}
 
-        def sample(n, temperature, seed, label=None, **condition):
-            if label is not None:  # -1 stands for a random label.
+        def sample(n, temperature, seed, **condition):
+            if self._has_classes:  # -1 stands for a random label.
+                label = condition["label"]
                 drawn = self._draw_labels(
                     tf.cast(n, tf.int64), _stateless_seed(seed)
                 )
                 condition["label"] = tf.where(label == -1, drawn, label)
             return self.sample(n, temperature, seed, **condition)
 
-        def named(output, function):
-            return lambda *args, **condition: {
-                output: function(*args, **condition)
-            }
-
+        draw, encode, decode = (n, temperature, seed), self.encode, self.decode
         result = {
-            "serving_default": signature(score, images, without=["label"]),
-            "sample": signature(named("images", sample), n, temperature, seed),
-            "encode": signature(named("latents", self.encode), images),
-            "decode": signature(named("images", self.decode), latents),
+            "serving_default": signature(score, context, images),
+            "sample": signature(sample, of_all, *draw, output="images"),
+            "encode": signature(encode, of_all, images, output="latents"),
+            "decode": signature(decode, of_all, latents, output="images"),
         }
         if self._has_classes:
-            classify = named("class_log_probs", self.classify)
-            result["classify"] = signature(classify, images, without=["label"])
+            result["classify"] = signature(
+                self.classify, context, images, output="class_log_probs"
+            )
         return result
 
 

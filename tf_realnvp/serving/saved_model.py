@@ -12,7 +12,7 @@ from tf_realnvp.images.values import Values
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils import hashing, runtime
 from tf_realnvp.utils.errors import ModelError, UsageError, reason
-from tf_realnvp.utils.named import by_name, tuples, unnamed
+from tf_realnvp.utils.named import each
 from tf_realnvp.utils.overlap import overlapped
 
 if TYPE_CHECKING:
@@ -80,21 +80,22 @@ class SavedModel:
         self.training_hashes = hashing.parse_sketch(hashes)
         self.dropped_bits = content.get("dropped_bits", 0)
         self.observe = content.get("observe")
-        self.context_shape = tuples(content.get("context_shape"))
+        self.context_shape = each(tuple, content.get("context_shape"))
         with np.errstate(divide="ignore"):  # A class may have probability zero.
             self.log_prior = np.log(content.get("class_probs") or [1.0])
         runtime.configure(num_threads=num_threads)
         import tensorflow as tf
 
+        from tf_realnvp.utils import assertions
+
         images = tf.TensorSpec([None, *self.image_shape], self.values.dtype)
-        conditions = [tf.TensorSpec([None], tf.int64)] * bool(self.class_names)
-        if self.context_shape is not None:
-            shapes = by_name(self.context_shape).items()
-            context = {k: tf.TensorSpec([None, *shape]) for k, shape in shapes}
-            conditions.append(unnamed(context))
+        self._specs = assertions.condition_specs(
+            bool(self.class_names), self.context_shape
+        )
 
         def traced(function, seed_shape):
-            specs = [images, tf.TensorSpec(seed_shape, tf.int64), *conditions]
+            seed = tf.TensorSpec(seed_shape, tf.int64)
+            specs = [images, seed, *self._specs.values()]
             return tf.function(function, specs, autograph=False)
 
         try:
@@ -116,19 +117,9 @@ class SavedModel:
     @property
     def observation(self) -> "Observe | None":
         """The observation that is named `observe`, if any."""
-        if self.observe is None:
-            return None
         from tf_realnvp import observations
 
         return observations.named(self.observe, self.values)
-
-    def num_rows(self, context: Any) -> int:
-        """Returns the number of images that a context is of; 0 if of all."""
-        shapes = by_name(self.context_shape)
-        return max(
-            len(values) if np.ndim(values) > len(shapes.get(name, ())) else 0
-            for name, values in (by_name(context) | {"": 0}).items()
-        )
 
     def sample(
         self,
@@ -153,18 +144,18 @@ class SavedModel:
           Iterator over batches of images `[m, H, W, C]`. They are drawn on
           demand, up to two batches ahead.
         """
-        labels = np.broadcast_to(-1 if label is None else label, [n])
-        conditions = self._conditions(labels, context)
+        label = -1 if label is None else label
+        condition = self._condition(n, label, context)
 
         def draw(part):
             inputs = {
-                "n": np.int32(len(labels[part])),
+                "n": np.int32(min(n - part.start, BATCH_SIZE)),
                 "temperature": np.float32(temperature),
                 "seed": np.int64(stream(seed, part.start // BATCH_SIZE)),
             }
-            return self._call("sample", inputs, conditions, part, "images")
+            return self._call("sample", inputs, condition, part, "images")
 
-        return overlapped(draw, _parts(labels))
+        return overlapped(draw, _parts(range(n)))
 
     def score_each(
         self, images: np.ndarray, seed: int, context: Any = None
@@ -216,14 +207,15 @@ class SavedModel:
           joint log-probability of images and classes. A model without classes
           counts as having a single class.
         """
+        from tf_realnvp import observations
+
         n = len(images)
         function = self._log_prob_each if each else self._log_prob
         seeds = np.full([n] if each else [], seed, np.int64)
-        labels = [[np.full(n, k)] for k in range(len(self.class_names))] or [[]]
-        given = self._context(images, context)
-        given = [unnamed(given)] if given else []
+        context = observations.given(self, images, context)
         columns = [
-            function(images, seeds, *label, *given).numpy() for label in labels
+            function(images, seeds, *self._condition(n, k, context).values())
+            for k in range(len(self.log_prior))
         ]
         return np.stack(columns, axis=1).astype(np.float64)
 
@@ -283,49 +275,37 @@ class SavedModel:
         return self._in_batches("decode", "latents", latents, "images", label)
 
     def _in_batches(self, signature, name, values, output, labels):
-        conditions = self._conditions(labels)
+        condition = self._condition(len(values), labels)
 
         def compute(part):
             inputs = {name: values[part]}
-            return self._call(signature, inputs, conditions, part, output)
+            return self._call(signature, inputs, condition, part, output)
 
         return np.concatenate([*overlapped(compute, _parts(values))])
 
-    def _context(self, images, context=None):
-        """Returns the context of each image, by name, checked."""
-        if context is None and self.observe == "mask":
-            context = 0.0  # Nothing is visible.
-        elif context is None and self.observation and images.ndim == 4:
-            context = self.observation(images, [0, 0])
-        shapes, values = by_name(self.context_shape), by_name(context)
-        if shapes.keys() != values.keys():
-            raise UsageError(
-                f"the model takes a context of shape {self.context_shape}, got "
-                f"{'none' if context is None else [*values]}"
-            )
-        for name, shape in shapes.items():
-            shape, value = (len(images), *shape), np.float32(values[name])
-            try:
-                values[name] = np.broadcast_to(value, shape)
-            except ValueError as error:
-                raise UsageError(
-                    f"it must be of the shape {shape} or {shape[1:]}, got "
-                    f"{value.shape}"
-                ) from error
-        return values
-
-    def _conditions(self, labels, context=None):
-        """Returns the inputs of signatures that the flow is conditioned on."""
-        conditions = self._context(labels, context)
-        if self.class_names:
-            conditions["label"] = labels.astype(np.int32)
-        return conditions
-
-    def _call(self, signature, inputs, conditions, part, output):
-        """Calls a signature, with a slice of the conditions."""
+    def _condition(self, n, label, context=None):
+        """Returns what `n` images are conditioned on, as `condition_specs`."""
         import tensorflow as tf
 
-        inputs |= {name: values[part] for name, values in conditions.items()}
+        from tf_realnvp.utils import assertions
+
+        if context is None and self.observe == "mask":
+            context = np.zeros(self.context_shape)  # Nothing is visible.
+        try:
+            context = assertions.context(context, self.context_shape, n)
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            raise UsageError(reason(error)) from error
+        label = np.broadcast_to(np.int32(label), [n])
+        given = {"label": label, "context": context}
+        return {name: given[name] for name in self._specs}
+
+    def _call(self, signature, inputs, condition, part, output):
+        """Calls a signature, with a slice of the condition."""
+        import tensorflow as tf
+
+        names = [spec.name for spec in tf.nest.flatten(self._specs)]
+        values = [value[part] for value in tf.nest.flatten(condition)]
+        inputs |= dict(zip(names, values, strict=True))
         tensors = {name: tf.constant(value) for name, value in inputs.items()}
         return self._saved.signatures[signature](**tensors)[output].numpy()
 

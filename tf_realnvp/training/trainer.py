@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator
 
 import tensorflow as tf
-from keras.utils import unpack_x_y_sample_weight
 
 from tf_realnvp.config import TrainingConfig
+from tf_realnvp.data.pipeline import unpack
 from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.optimizers import FusedAdam, Muon, learning_rate
@@ -292,7 +292,7 @@ class Trainer:
             )
 
         def step(i):
-            self._train_step(*_unpack(batches.get_next()))
+            self._train_step(*unpack(batches.get_next()))
             return [i + 1]
 
         tf.while_loop(unfinished, step, [tf.constant(0)])
@@ -302,7 +302,7 @@ class Trainer:
 
         def step(i, total, num_images):
             index, batch = batches.get_next()
-            images, condition = _unpack(batch)
+            images, condition = unpack(batch)
             losses = self._strategy.run(
                 self._replica_test_loss, [images, index, condition]
             )
@@ -428,16 +428,6 @@ def _part(batch, index, num_parts):
         return values[start:end]
 
     return batch if num_parts == 1 else tf.nest.map_structure(part, batch)
-
-
-def _unpack(batch):
-    """Returns the images of a batch, and what they are conditioned on."""
-    images, condition, _ = unpack_x_y_sample_weight(batch)
-    if condition is None:
-        return images, {}
-    return images, condition if isinstance(condition, dict) else {
-        "label": condition
-    }
 
 
 def _assign(variables, values):

@@ -132,7 +132,7 @@ class Training:
             is_trained = not restored and not model.is_identity()
             if not (restored or is_trained) and model.context_shape is not None:
                 some = range(min(dataset.num_train, _NUM_CONTEXTS))
-                model.standardize_context(dataset.context("train", some))
+                model.context.standardize(dataset.context("train", some))
             if config.init_from is not None and not restored:
                 weights.assign_weights(model, config.init_from)
                 workers.agree_on_state(model.variables, "weights", "init_from")
