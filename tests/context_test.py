@@ -47,158 +47,119 @@ def shared(name):
     return small_models.displaced(0.3, filters=4, **MODELS[name])
 
 
-def contexts(n, model, seed=0):
-    """Returns contexts of images, as callers give them."""
-    rng = np.random.default_rng(seed)
-    return tf.nest.map_structure(
-        lambda spec: np.float32(rng.normal(size=(n, *spec.shape[1:]))),
-        model.condition_specs["context"],
-    )
-
-
-def images_of(n, model):
+def case(name, n, seed=0):
+    """Returns a model, images, and what they are conditioned on."""
+    model, rng = shared(name), np.random.default_rng(seed)
     points = small_models.points(n, model)
-    return points if model.values.are_real else np.uint8(points)
+    given = tf.nest.map_structure(
+        lambda spec: np.float32(rng.normal(size=(n, *spec.shape[1:]))),
+        {"context": model.condition_specs["context"]},
+    )
+    if model.num_classes is not None:
+        given["label"] = np.arange(n) % 3
+    return model, points if model.values.are_real else np.uint8(points), given
 
 
-def labels(n, model):
-    return None if model.num_classes is None else np.arange(n) % 3
+def rows(given, which):
+    return tf.nest.map_structure(lambda values: values[which], given)
 
 
 class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
     @over_models
     def test_matches_reference(self, name):
-        model = shared(name)
-        images, context = images_of(3, model), contexts(3, model)
-        label = labels(3, model)
+        model, images, given = case(name, 3)
         points = np.float32(images) + model.values.middle
-        expected_latents, expected = reference.of_model(
-            model, points, label, contexts=tf.nest.flatten(context)
+        contexts = tf.nest.flatten(given["context"])
+        latents, expected = reference.of_model(
+            model, points, given.get("label"), contexts=contexts
         )
-        latents = model.encode(images, label, context)
-        self.assertAllClose(latents, expected_latents, rtol=1e-3, atol=1e-4)
+        found = model.encode(images, **given)
+        self.assertAllClose(found, latents, rtol=1e-3, atol=1e-4)
         if model.dequantization == "uniform":
-            log_prob = model.log_density(
-                tf.constant(points), **model.condition(points, label, context)
-            )
-            self.assertAllClose(log_prob, expected, rtol=1e-5, atol=1e-3)
+            condition = model.condition(points, **given)
+            found = model.log_density(tf.constant(points), **condition)
+            self.assertAllClose(found, expected, rtol=1e-5, atol=1e-3)
 
-    @over_models
+    @parameterized.parameters(*MODELS.keys() - {"learned_noise"})
     def test_log_det_matches_jacobian(self, name):
-        model = shared(name)
-        context, label = contexts(1, model), labels(1, model)
+        model, _, given = case(name, 1)
         latents = tf.random.stateless_normal([1, *model.latent_shape], [1, 2])
-
-        def decode(batch):
-            return model.decode_points(
-                batch,
-                None if label is None else label[0],
-                tf.nest.map_structure(lambda value: value[0], context),
-            )
-
+        decode = functools.partial(model.decode_points, **rows(given, 0))
         points = decode(latents)
-        log_prob = model.log_density(
-            points, **model.condition(points, label, context)
-        )
-        if model.dequantization == "uniform":
-            base = np.sum(reference.log_normal(latents.numpy()))
-            log_det = jacobians.log_abs_det(decode, latents[0])
-            self.assertAllClose(base - log_det, log_prob[0], rtol=1e-3)
+        log_prob = model.log_density(points, **model.condition(points, **given))
+        base = np.sum(reference.log_normal(latents.numpy()))
+        log_det = jacobians.log_abs_det(decode, latents[0])
+        self.assertAllClose(base - log_det, log_prob[0], rtol=1e-3)
 
     @over_models
     def test_one_for_all(self, name):
-        model = shared(name)
-        context, label = contexts(3, model), labels(3, model)
-        single = tf.nest.map_structure(lambda value: value[1], context)
-        repeated = tf.nest.map_structure(
-            lambda value: np.stack([value[1]] * 3), context
-        )
-        images = images_of(3, model)
-        found = model.log_prob(images, 1, label, single)
-        self.assertAllClose(
-            found, model.log_prob(images, 1, label, repeated), rtol=1e-6
-        )
-        differences = found - model.log_prob(images, 1, label, context)
+        model, images, given = case(name, 3)
+        single = given | {"context": rows(given["context"], 1)}
+        repeated = given | {"context": rows(given["context"], [1, 1, 1])}
+        found = model.log_prob(images, 1, **single)
+        same = model.log_prob(images, 1, **repeated)
+        self.assertAllClose(found, same, rtol=1e-6)
+        differences = found - model.log_prob(images, 1, **given)
         self.assertNotAllClose(differences[::2], [0.0, 0.0], atol=1e-2)
         self.assertAllClose(differences[1], 0.0, atol=1e-3)
 
     @over_models
     def test_samples_are_given_the_context(self, name):
-        model = shared(name)
-        context, label = contexts(4, model), labels(4, model)
+        model, _, given = case(name, 4)
         latents = model.sample_latents(4, seed=3)
-        samples = model.sample(4, seed=3, label=label, context=context)
-        self.assertAllEqual(samples, model.decode(latents, label, context))
+        samples = model.sample(4, seed=3, **given)
+        self.assertAllEqual(samples, model.decode(latents, **given))
         if not model.values.are_real:
-            latents = model.encode(samples, label, context)
-            self.assertAllEqual(model.decode(latents, label, context), samples)
-        others = model.sample(
-            4, seed=3, label=label, context=contexts(4, model, seed=1)
-        )
-        self.assertNotAllEqual(samples, others)
+            latents = model.encode(samples, **given)
+            self.assertAllEqual(model.decode(latents, **given), samples)
+        *_, others = case(name, 4, seed=1)
+        self.assertNotAllEqual(samples, model.sample(4, seed=3, **others))
 
     @over_models
     def test_gradients(self, name):
         """Each weight has one; a new model does not depend on the context."""
-        model = shared(name)
-        images, context = images_of(3, model), contexts(3, model)
-        label = labels(3, model)
-        for view in (
-            model.for_training(),
-            model.for_training(recompute=True),
-        ):
-            points = model.dequantize(images, 1)
-            condition = model.condition(points, label, context)
+        model, images, given = case(name, 3)
+        points = model.dequantize(images, 1)
+        condition = model.condition(points, **given)
+        expected = np.sum(model.log_density(points, **condition))
+        variables = [v.value for v in model.trainable_variables]
+        for recompute in (False, True):
+            view = model.for_training(recompute=recompute)
             with tf.GradientTape() as tape:
                 loss = tf.reduce_sum(view.log_density(points, **condition))
-            self.assertAllClose(
-                loss, np.sum(model.log_density(points, **condition)), rtol=1e-5
-            )
-            variables = [v.value for v in model.trainable_variables]
-            for variable, gradient in zip(
-                variables, tape.gradient(loss, variables), strict=True
-            ):
+            self.assertAllClose(loss, expected, rtol=1e-5)
+            gradients = tape.gradient(loss, variables)
+            for variable, gradient in zip(variables, gradients, strict=True):
                 self.assertAllInRange(gradient, -1e9, 1e9)
-                # Some features of so few may be zero in all of these images.
-                if "moments" in variable.name or "network" in variable.name:
+                if "dense" in variable.name:
                     self.assertTrue(np.any(gradient), variable.name)
         new = tf_realnvp.RealNVP(**model.get_config())
-        first, second = (
-            new.log_prob(images, 1, label, contexts(3, model, seed))
-            for seed in range(2)
-        )
+        *_, others = case(name, 3, seed=1)
+        first, second = (new.log_prob(images, 1, **c) for c in (given, others))
         self.assertAllEqual(first, second)
 
     @over_models
     def test_wrong_shapes(self, name):
-        model = shared(name)
-        images, label = images_of(3, model), labels(3, model)
-        wrong = tf.nest.map_structure(
-            lambda value: value[:2], contexts(3, model)
-        )
+        model, images, given = case(name, 3)
+        label, right = given.get("label"), given["context"]
+        wrong = tf.nest.map_structure(lambda value: value[:2], right)
         for context in (None, wrong, np.zeros([3, 9]), {"other": 1.0}):
             with self.assertRaisesRegex(ValueError, r"context.* got "):
                 model.log_prob(images, 1, label, context)
         with self.assertRaisesRegex(ValueError, "context"):
             small_models.model().log_prob(small_models.images(1), context=[1.0])
-        not_finite = tf.nest.map_structure(
-            lambda value: value * np.nan, contexts(3, model)
-        )
+        not_finite = tf.nest.map_structure(lambda v: v * np.nan, right)
         with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "finite"):
             model.log_prob(images, 1, label, not_finite)
 
     @over_models
     def test_copies(self, name):
-        model = shared(name)
-        images, context = images_of(2, model), contexts(2, model)
-        label = labels(2, model)
-        expected = model.log_prob(images, 1, label, context)
+        model, images, given = case(name, 2)
+        expected = model.log_prob(images, 1, **given)
         for copy in (model.clone(), pickle.loads(pickle.dumps(model))):
-            self.assertAllEqual(
-                copy.log_prob(images, 1, label, context), expected
-            )
+            self.assertAllEqual(copy.log_prob(images, 1, **given), expected)
 
-    @parameterized.parameters(((0,),), ((2, 2),), ((),))
+    @parameterized.parameters(((0,),), ((2, 2),), ((),), ((3, 3, 1),))
     def test_shapes_that_are_none(self, shape):
         with self.assertRaisesRegex(ValueError, "context_shape"):
             tf_realnvp.RealNVP((4, 4, 1), context_shape=shape)
@@ -207,58 +168,50 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
 class SavedContextTest(folders.FolderTestCase, parameterized.TestCase):
     @parameterized.parameters("coarse_image", "several")
     def test_saved_and_loaded(self, name):
-        model = shared(name)
-        images, context = images_of(3, model), contexts(3, model)
-        label = labels(3, model)
+        model, images, given = case(name, 3)
         model.save(self.folder / "model")
+        expected = model.log_prob(images, 1, **given)
         loaded = tf_realnvp.load(self.folder / "model")
-        expected = model.log_prob(images, 1, label, context)
-        self.assertAllClose(
-            loaded.log_prob(images, 1, label, context), expected, rtol=1e-5
-        )
         saved = tf.saved_model.load(str(self.folder / "model"))
-        given = {"context": context}
-        given |= {} if label is None else {"label": label}
-        self.assertAllClose(
-            saved.log_prob(images, seed=1, **given), expected, rtol=1e-5
-        )
-        latents = saved.encode(images, **given)
-        self.assertAllClose(
-            latents, model.encode(images, label, context), atol=1e-4
-        )
-        samples = saved.sample(3, 0.5, 1, **given)
-        self.assertAllClose(
-            np.float32(samples),
-            np.float32(model.sample(3, 0.5, 1, label, context)),
-            atol=1e-3,
-        )
+        for either in (loaded, saved):
+            found = either.log_prob(images, seed=1, **given)
+            self.assertAllClose(found, expected, rtol=1e-5)
+        latents = model.encode(images, **given)
+        self.assertAllClose(saved.encode(images, **given), latents, atol=1e-4)
+        samples = np.float32(model.sample(3, 0.5, 1, **given))
+        found = np.float32(saved.sample(3, 0.5, 1, **given))
+        self.assertAllClose(found, samples, atol=1e-3)
         inputs = {
-            spec.name: np.asarray(value)
+            spec.name: value
             for spec, value in zip(
                 tf.nest.flatten(model.condition_specs["context"]),
-                tf.nest.flatten(context),
+                tf.nest.flatten(given["context"]),
                 strict=True,
             )
         }
-        scores = saved.signatures["serving_default"](
-            images=tf.constant(images), **inputs
-        )
+        score = saved.signatures["serving_default"]
+        scores = score(images=tf.constant(images), **inputs)
         self.assertEqual(scores["log_prob"].shape, [3])
 
     def test_warm_start(self):
         """A model without a context becomes one with, of the same density."""
         plain = small_models.displaced(0.3, filters=4)
         plain.save(self.folder / "plain")
-        model = tf_realnvp.RealNVP(
-            **plain.get_config(), context_shape={"a": (2,), "m": (4, 4, 1)}
+        shape = {"a": (2,), "m": (4, 4, 1)}
+        model, other = (
+            tf_realnvp.RealNVP(**plain.get_config(), context_shape=shape)
+            for _ in range(2)
         )
         weights.assign_weights(model, self.folder / "plain")
         images = small_models.images(3)
-        self.assertAllClose(
-            model.log_prob(images, 1, context=contexts(3, model)),
-            plain.log_prob(images, 1),
-            rtol=1e-5,
-        )
+        context = {"a": np.ones([3, 2]), "m": np.ones([3, 4, 4, 1])}
+        found = model.log_prob(images, 1, context=context)
+        self.assertAllClose(found, plain.log_prob(images, 1), rtol=1e-5)
+        model.context.standardize(context)
+        model.save(self.folder / "model")
+        weights.assign_weights(other, self.folder / "model")
+        for first, second in zip(model.variables, other.variables, strict=True):
+            self.assertAllEqual(first, second)
 
 
 class DataTest(folders.FolderTestCase, parameterized.TestCase):
@@ -415,27 +368,21 @@ class TrainingTest(folders.FolderTestCase, parameterized.TestCase):
         means = np.mean(images, axis=(1, 2), dtype=np.float32)
         found = model.log_prob(images, 0, context={"mean": means})
         self.assertAllInRange(found, -1e3, 0.0)
-        with self.assertRaisesRegex(ValueError, "context_shape"):
-            self.train({"observe": "gray", "context_shape": (1,)})
 
     def test_standardized(self):
         """The scale and the mean of a context have no effect."""
         shape = {"context_shape": (1,)}
-        *_, images, context = self.train(shape, "first")
-        model, history, *_ = self.train(shape, "second", context=context)
-        scaled, other, *_ = self.train(
-            shape, "third", context=100.0 * context - 7.0
-        )
+        model, history, images, context = self.train(shape, "first")
+        other = 100.0 * context - 7.0
+        scaled, others, *_ = self.train(shape, "second", context=other)
         self.assertAllClose(
             [m.test_loss for m in history],
-            [m.test_loss for m in other],
+            [m.test_loss for m in others],
             rtol=1e-3,
         )
-        self.assertAllClose(
-            model.log_prob(images, 0, context=context),
-            scaled.log_prob(images, 0, context=100.0 * context - 7.0),
-            rtol=1e-2,
-        )
+        first = model.log_prob(images, 0, context=context)
+        second = scaled.log_prob(images, 0, context=other)
+        self.assertAllClose(first, second, rtol=1e-2)
 
 
 class ObservationTest(tf.test.TestCase, parameterized.TestCase):
@@ -565,9 +512,9 @@ class CommandTest(command_lines.CommandTestCase):
             self.assertAllEqual(images, expected)
         np.save("wrong.npy", np.zeros([3, 2]))
         wrong = self.call(of_vectors, "sample", "--context", "wrong.npy")
-        self.assert_usage_error(wrong, r"\(36, 3\).*\(3, 2\)")
+        self.assert_usage_error(wrong, "(3, 2)")
         none = self.call(of_vectors, "sample")
-        self.assert_usage_error(none, r"\(3,\), got none")
+        self.assert_usage_error(none, "(3,)")
 
     def test_evaluate_and_score(self):
         images = small_models.images(30)

@@ -230,7 +230,7 @@ class PageTest(folders.FolderTestCase):
         self.assertIn(f" {number} of 101 ", page.inner_text("#rank"))
         more_usual = f" 101 test images {2 * number - 101} "
         self.assertIn(more_usual, page.inner_text("#unusual"))
-        costs = bit_maps.costs(model, image + noise, [2]).numpy()
+        costs = bit_maps.costs(model, image + noise, label=[2]).numpy()
         maps = bit_maps.smooth(costs.sum(axis=(1, 2)) / np.log(2.0))
         inner = maps[:, 1:-1, 1:-1]
         low, high = page.inner_text("#map-range").split(" to ")

@@ -1,5 +1,6 @@
 """The context of a density: vectors and images that it is conditioned on."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,8 +39,10 @@ class Context:
         """
         named = by_name(shapes)
         self._image_shapes = {k: v for k, v in named.items() if len(v) == 3}
-        self.moments = {}
-        self.networks = {}
+        self.moments, self.networks = {}, {}
+        layer = functools.partial(
+            keras.layers.Dense, WIDTH, "silu", dtype="float32"
+        )
         for name, shape in named.items():
             is_image = len(shape) == 3 and image_shape[:2] in [
                 (shape[0] << power, shape[1] << power) for power in range(31)
@@ -56,12 +59,7 @@ class Context:
                 dtype="float32",
                 name=f"{name}_moments",
             )
-            self.networks[name] = keras.Sequential(
-                [
-                    keras.layers.Dense(WIDTH, "silu", dtype="float32")
-                    for _ in range(2)
-                ]
-            )
+            self.networks[name] = keras.Sequential([layer(), layer()])
             self.networks[name].build(_flat(tf.zeros([1, *shape])).shape)
 
     @property
@@ -86,14 +84,19 @@ class Context:
             scaler = StandardScaler().fit(rows)
             self.moments[name].assign([scaler.mean_, scaler.scale_])
 
-    def channels(self, height: int) -> dict[str, int]:
-        """Returns numbers of channels of images on a coupling's grid, by name.
+    def sizes(self, height: int) -> dict[str, Any]:
+        """Returns what a coupling network needs to know of encoded contexts.
 
         Args:
-          height: Height of the grid.
+          height: Height of the grid of the coupling.
         """
         images = {k: tf.zeros([1, *v]) for k, v in self._image_shapes.items()}
-        return {k: on_grid(v, height).shape[-1] for k, v in images.items()}
+        return {
+            "code_size": WIDTH * len(self.networks) or None,
+            "image_channels": {
+                k: on_grid(v, height).shape[-1] for k, v in images.items()
+            },
+        }
 
     def encode(self, condition: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a condition as coupling networks get it.

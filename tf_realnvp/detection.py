@@ -128,7 +128,7 @@ class Measurer:
             label = tf.argmax(posterior, axis=-1)
             prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
             return (
-                bit_maps.costs(model, points, label, **context),
+                bit_maps.costs(model, points, label=label, **context),
                 label,
                 # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
                 tf.gather(prior, label) - tf.reduce_max(posterior, axis=-1),

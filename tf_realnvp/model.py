@@ -24,7 +24,7 @@ from tf_realnvp import (
     variational_dequantization,
 )
 from tf_realnvp.config import ARCHITECTURE
-from tf_realnvp.context import WIDTH, Context, Shapes
+from tf_realnvp.context import Context, Shapes
 from tf_realnvp.images.values import Values
 from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
@@ -148,8 +148,8 @@ class RealNVP(tf.Module):
             `(H, W, K)` of an image whose height is that of the images, or a
             power of two times lower; or such shapes by name. Default: the
             density has no context.
-          observe: What is observed of an image, which is then the context: see
-            `observations`.
+          observe: What is observed of an image, which is then the context,
+            whatever `context_shape` is: see `observations`.
           name: Name of the module and of its distribution.
 
         Raises:
@@ -187,12 +187,8 @@ class RealNVP(tf.Module):
         self.observation = observations.named(observe, self.values)
         self.context_shape = each(tuple, context_shape)
         if self.observation is not None:
-            observed = observations.shape(
-                self.observation, self.image_shape, self.values
-            )
-            if self.context_shape not in (None, observed):
-                raise ValueError("`observe` and `context_shape` do not agree.")
-            self.context_shape = observed
+            seen = self.observation(tf.zeros([1, *self.image_shape]), [0, 0])
+            self.context_shape = tuple(seen.shape[1:])
         self.context = Context(self.context_shape, self.image_shape)
         self.networks = [
             networks.CouplingNetwork(
@@ -200,8 +196,7 @@ class RealNVP(tf.Module):
                 self.filters,
                 self.num_blocks,
                 self.num_classes,
-                code_size=WIDTH * len(self.context.networks),
-                image_channels=self.context.channels(mask.shape[0]),
+                **self.context.sizes(mask.shape[0]),
                 name=f"coupling_{index}",
             )
             for index, (_, mask) in enumerate(self._layout())
@@ -574,10 +569,7 @@ class RealNVP(tf.Module):
         return self.log_density(points, **condition)
 
     def log_density(
-        self,
-        points: tf.Tensor,
-        label: tf.Tensor | int | None = None,
-        context: Any = None,
+        self, points: tf.Tensor, label=None, context=None
     ) -> tf.Tensor:
         """Returns the log-density of dequantized images, in nats.
 
@@ -648,9 +640,7 @@ class RealNVP(tf.Module):
             tf.constant(self.class_probs, tf.float32)
         )
 
-    def condition(
-        self, batch: tf.Tensor, label=None, context=None
-    ) -> dict[str, Any]:
+    def condition(self, batch, label=None, context=None) -> dict[str, Any]:
         """Checks what a density is conditioned on.
 
         Args:
@@ -908,9 +898,8 @@ class RealNVP(tf.Module):
         """
         images = assertions.images(images, self.image_shape, self.num_colors)
         points = tf.cast(images, tf.float32) + self.values.middle
-        return self._through_flow(
-            self._without_noise.inverse, points, label, context
-        )
+        inverse = self._without_noise.inverse
+        return self._through_flow(inverse, points, label, context)
 
     def decode(self, latents: tf.Tensor, label=None, context=None) -> tf.Tensor:
         """Returns the images of latents.
@@ -963,9 +952,8 @@ class RealNVP(tf.Module):
           Float32 `[n, H, W, C]`, in the support of `distribution`. Latents that
           are too large give NaN.
         """
-        return self._through_flow(
-            self._without_noise.forward, latents, label, context
-        )
+        forward = self._without_noise.forward
+        return self._through_flow(forward, latents, label, context)
 
 
 def max_num_scales(image_shape: Sequence[int]) -> int:

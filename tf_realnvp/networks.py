@@ -94,7 +94,7 @@ class CouplingNetwork(keras.Model):
         num_blocks: int = 8,
         num_classes: int | None = None,
         channels_out: int | None = None,
-        code_size: int = 0,
+        code_size: int | None = None,
         image_channels: Mapping[str, int] | None = None,
         **kwargs,
     ):
@@ -127,16 +127,13 @@ class CouplingNetwork(keras.Model):
         self.last = self._add_convolution(
             "last", 3, filters, channels_out, gain="zeros"
         )
-        self.embedding = None
-        if num_classes is not None:
-            self.embedding = self._add_weight(
-                "embedding", (num_blocks, num_classes, inner), "zeros"
-            )
-        self.code_map = None
-        if code_size:
-            self.code_map = self._add_weight(
-                "code_map", (num_blocks, code_size, inner), "zeros"
-            )
+
+        def for_each_block(name, size):
+            shape = num_blocks, size, inner
+            return size and self._add_weight(name, shape, "zeros")
+
+        self.embedding = for_each_block("embedding", num_classes)
+        self.code_map = for_each_block("code_map", code_size)
         self.image_convolutions = {
             name: self._add_convolution(name, 3, size, filters, gain="zeros")
             for name, size in (image_channels or {}).items()

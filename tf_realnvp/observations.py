@@ -12,13 +12,12 @@ seed, in TensorFlow. These can be named in `RealNVP(observe=…)`:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tf_realnvp.images.values import Values
-from tf_realnvp.utils.named import each
 
 Observe = Callable[[tf.Tensor, tf.Tensor], Any]
 
@@ -64,56 +63,34 @@ def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     def uniform(*shape, low=0.0, high=1.0):
         return tf.random.stateless_uniform([n, *shape], next(seeds), low, high)
 
+    def distance(angle, point):
+        """Returns the distances to a line, positive on one side of it."""
+        normal = tf.stack([tf.cos(angle), tf.sin(angle)], axis=-1)
+        return tf.reduce_sum(normal * (grid - point), axis=-1)
+
     row = tf.linspace(0.5 / height, 1.0 - 0.5 / height, height)
     column = tf.linspace(0.5 / width, 1.0 - 0.5 / width, width)
     grid = tf.stack(tf.meshgrid(row, column, indexing="ij"), axis=-1)
 
     side = tf.math.floor(uniform(1, 1, high=4.0))
-    halves = tf.where(side < 2.0, grid[..., 0], grid[..., 1]) < 0.5
-    halves = tf.math.logical_xor(halves, tf.math.floormod(side, 2.0) > 0.0)
+    halves = distance(math.pi / 2.0 * side, 0.5) < 0.0
 
     size = uniform(1, 1, 2, low=0.2, high=0.8)
     start = uniform(1, 1, 2) * (1.0 - size)
     in_box = tf.reduce_all((grid >= start) & (grid < start + size), axis=-1)
 
-    angle = uniform(1, 1, _NUM_SCRATCHES, high=math.pi)
-    point = uniform(2, _NUM_SCRATCHES)[:, tf.newaxis, tf.newaxis]
-    distance = tf.abs(
-        tf.cos(angle) * (grid[..., :1] - point[:, :, :, 0])
-        + tf.sin(angle) * (grid[..., 1:] - point[:, :, :, 1])
-    )
-    on_scratch = tf.reduce_any(distance < 0.75 / min(height, width), axis=-1)
+    angle = uniform(_NUM_SCRATCHES, 1, 1, high=math.pi)
+    far = tf.abs(distance(angle, uniform(_NUM_SCRATCHES, 1, 1, 2)))
+    on_scratch = tf.reduce_any(far < 0.75 / min(height, width), axis=1)
 
     scattered = uniform(height, width) < uniform(1, 1, low=0.05, high=0.95)
-    kinds = tf.stack(
-        [
-            halves,
-            ~in_box,
-            ~on_scratch,
-            scattered,
-            tf.zeros_like(scattered),
-            tf.ones_like(scattered),
-        ],
-        axis=1,
-    )
+    kinds = [halves, ~in_box, ~on_scratch, scattered]
+    kinds += [tf.zeros_like(scattered), tf.ones_like(scattered)]
     kind = tf.random.stateless_categorical(
         tf.math.log([_WEIGHTS]), n, next(seeds), tf.int32
     )[0]
-    masks = tf.gather(kinds, kind, batch_dims=1)
+    masks = tf.gather(tf.stack(kinds, axis=1), kind, batch_dims=1)
     return tf.cast(masks[..., tf.newaxis], tf.float32)
-
-
-def shape(observe: Observe, image_shape: Sequence[int], values: Values) -> Any:
-    """Returns the `context_shape` of an observation.
-
-    Args:
-      observe: The observation.
-      image_shape: `(H, W, C)`.
-      values: What the values of the images are.
-    """
-    image = tf.zeros([1, *image_shape], values.dtype)
-    observed = observe(image, tf.constant([0, 0]))
-    return each(lambda values: tuple(values.shape[1:]), observed)
 
 
 def given(model: Any, images: tf.Tensor, context: Any) -> Any:
@@ -142,37 +119,28 @@ def named(name: str | None, values: Values) -> Observe | None:
     """
     if name is None:
         return None
-    number = name.partition(":")[2]
-    unit = 1.0 if values.are_real else values.highest / 255.0
-
-    def mask(images, seed):
-        height, width = images.shape[1:3]
-        masks = random_masks(tf.shape(images)[0], height, width, seed)
-        return visible_pixels(images, masks)
-
-    def noise(images, seed):
-        draws = tf.random.stateless_normal(tf.shape(images), seed)
-        return tf.cast(images, tf.float32) + unit * float(number) * draws
-
-    def low_resolution(images, unused_seed):
-        factor, (height, width) = int(number), images.shape[1:3]
-        if height % factor or width % factor:
-            raise ValueError(f"{height}x{width} is not divisible by {factor}.")
-        images = tf.cast(images, tf.float32)
-        return tf.nn.avg_pool2d(images, factor, factor, "VALID")
-
-    def gray(images, unused_seed):
-        return tf.reduce_mean(tf.cast(images, tf.float32), -1, keepdims=True)
-
-    observations = {
-        "mask": mask,
-        "gray": gray,
-        f"lowres:{number}": low_resolution,
-        f"noise:{number}": noise,
-    }
-    if name not in observations:
+    kind, _, number = name.partition(":")
+    if name not in ("mask", "gray", f"lowres:{number}", f"noise:{number}"):
         raise ValueError(
             "`observe` must be 'mask', 'gray', 'lowres:N' or 'noise:X', got "
             f"{name!r}."
         )
-    return observations[name]
+    unit = 1.0 if values.are_real else values.highest / 255.0
+
+    def observe(images, seed):
+        n, (height, width) = tf.shape(images)[0], images.shape[1:3]
+        pixels = tf.cast(images, tf.float32)
+        if kind == "mask":
+            masks = random_masks(n, height, width, seed)
+            return visible_pixels(pixels, masks)
+        if kind == "gray":
+            return tf.reduce_mean(pixels, axis=-1, keepdims=True)
+        if kind == "noise":
+            draws = tf.random.stateless_normal(tf.shape(images), seed)
+            return pixels + unit * float(number) * draws
+        factor = int(number)
+        if height % factor or width % factor:
+            raise ValueError(f"{height}x{width} is not divisible by {factor}.")
+        return tf.nn.avg_pool2d(pixels, factor, factor, "VALID")
+
+    return observe

@@ -145,20 +145,18 @@ def restore(
     check(num_samples, "num_samples", WholeNumber(0))
     check(batch_size, "batch_size", WholeNumber(1))
     display = Progress if shows_progress else Silent
+    draw = functools.partial(
+        _draw, model, label, num_samples, seed, batch_size, display
+    )
     if model.observe not in (None, "mask"):
-        if observe is not None or np.any(mask if mask is not None else 0):
+        if observe is not None or np.any(mask):
             raise ValueError(f"The model observes {model.observe} alone.")
-        return _restore_given(
-            *(model, images, label, num_samples, seed, batch_size, display)
-        )
+        return Restoration(**draw(images))
+    needs_noise = model.values.are_real and model.observe is None
     if noise is not None:
         sigma, num_colors = check(noise, "noise", RealNumber()), None
         images = np.asarray(images, np.float32)
-    elif (
-        mask is None
-        or observe is not None
-        or (model.values.are_real and model.observe is None)
-    ):
+    elif mask is None or observe is not None or needs_noise:
         raise ValueError(
             "`noise` must be given with `observe`, for real numbers, and "
             "without a `mask`."
@@ -175,18 +173,12 @@ def restore(
     images = assertions.images(images, shape, num_colors).numpy()
     if model.observe == "mask" and noise is None:
         is_visible = is_known.all(axis=-1, keepdims=True)
-        context = observations.visible_pixels(images, is_visible)
-        result = _restore_given(
-            *(model, context, label, num_samples, seed, batch_size, display)
-        )
-        _put_back(result, images, is_known)
-        return result
+        result = draw(observations.visible_pixels(images, is_visible))
+        return _put_back(result, images, is_known)
     n = len(images)
     if label is None:
         classes = np.arange(model.num_classes or 1, dtype=np.int32)
         labels = np.tile(classes, [n, 1])
-    elif model.num_classes is None:
-        raise ValueError("`label` must not be given: there are no classes.")
     else:
         labels = assertions.labels(label, model.num_classes, n).numpy()
         labels = labels[:, np.newaxis]
@@ -227,54 +219,43 @@ def restore(
             result[name] = np.ma.median(values, axis=1).filled(np.nan)
     if model.num_classes is None:
         del result["label"]
-    restoration = Restoration(**result)
     if noise is None:
-        _put_back(restoration, images, is_known)
-    return restoration
+        return _put_back(result, images, is_known)
+    return Restoration(**result)
 
 
-def _restore_given(
-    model, context, label, num_samples, seed, batch_size, display
-):
+def _draw(model, label, num_samples, seed, batch_size, display, context):
     """Restores images by samples of the density given what was observed."""
-    if (label is None) != (model.num_classes is None):
-        raise ValueError("`label` must be given if there are classes.")
     n, num_samples = len(context), num_samples or _NUM_SAMPLES
+    condition = tf.nest.map_structure(
+        lambda values: np.repeat(values, num_samples, axis=0),
+        model.condition(context, label, context),
+    )
     latents = model.sample_latents(n * num_samples, seed=seed)
-    context = tf.repeat(tf.cast(context, tf.float32), num_samples, axis=0)
-    if label is not None:
-        label = np.broadcast_to(label, [n]).repeat(num_samples)
-    samples = []
+    parts = []
     with display("restore", math.ceil(len(latents) / batch_size)) as progress:
         for start in range(0, max(1, len(latents)), batch_size):
             part = slice(start, start + batch_size)
-            samples.append(
-                model.decode(
-                    latents[part],
-                    None if label is None else label[part],
-                    context[part],
-                )
-            )
-            progress.update(1, len(samples[-1]))
+            given = {name: values[part] for name, values in condition.items()}
+            parts.append(model.decode(latents[part], **given))
+            progress.update(1, len(parts[-1]))
     shape = n, num_samples, *model.image_shape
-    drawn = np.concatenate(samples).reshape(shape)
-    mean = drawn.mean(axis=1, dtype=np.float32)
-    return Restoration(
-        images=model.values.nearest(mean),
-        samples=drawn,
-        mean=mean,
-        std=drawn.std(axis=1, dtype=np.float32),
-        label=None if label is None else label[::num_samples],
-    )
+    samples = np.concatenate(parts).reshape(shape)
+    mean = samples.mean(axis=1, dtype=np.float32)
+    result = {"samples": samples, "images": model.values.nearest(mean)}
+    if label is not None:
+        result["label"] = condition["label"][::num_samples]
+    return result | {"mean": mean, "std": samples.std(axis=1, dtype=np.float32)}
 
 
-def _put_back(restoration, images, is_known):
+def _put_back(result, images, is_known):
     """Makes known values what they were, since a flow returns them rounded."""
     known = images[is_known]
-    restoration.images[is_known] = known
-    if restoration.samples is not None:
-        restoration.mean[is_known], restoration.std[is_known] = known, 0.0
-        restoration.samples.swapaxes(0, 1)[:, is_known] = known
+    result["images"][is_known] = known
+    if "samples" in result:
+        result["mean"][is_known], result["std"][is_known] = known, 0.0
+        result["samples"].swapaxes(0, 1)[:, is_known] = known
+    return Restoration(**result)
 
 
 class _Observation(NamedTuple):

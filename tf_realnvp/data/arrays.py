@@ -338,12 +338,8 @@ def _check_labels(labels, num_images, name):
 def _check_context(values, num_images, name):
     """Returns a context as float32 `[n, K]` or `[n, h, w, K]`."""
     values = np.asarray(values)
-    if (
-        values.dtype.kind not in "iufb"
-        or values.ndim not in (2, 4)
-        or len(values) != num_images
-        or not np.all(np.isfinite(values))
-    ):
+    is_number = values.dtype.kind in "iufb" and np.isfinite(values).all()
+    if not is_number or values.ndim not in (2, 4) or len(values) != num_images:
         raise DataError(
             f"{name}: `context` must be finite numbers [n, K] or "
             f"[n, h, w, K], one for each of {num_images:,} images, got "

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import observations
 from tf_realnvp.config import DataDescription
 from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline, unpack
 from tf_realnvp.data.splits import Split
@@ -141,11 +140,7 @@ class ImageDataset:
     @property
     def context_shape(self) -> Any:
         """Shape of the context, as the argument of `RealNVP`."""
-        if self.observe is not None:
-            return observations.shape(
-                self.observe, self.image_shape, self.values
-            )
-        return each(lambda v: v.shape[1:], self.splits["train"].context)
+        return each(lambda v: tuple(v.shape[1:]), self.context("train", [0]))
 
     def context(self, split: str, positions: Sequence[int]) -> Any:
         """Returns the context of some images of a split.

@@ -138,16 +138,13 @@ class _ServingModule(tf.Module):
             name="weights",
         )
         self._has_classes = model.num_classes is not None
-        self._needs_context = model.observe != "mask"
-        # What signatures and the flow are conditioned on.
+        self._required = [] if model.observe == "mask" else ["context"]
         self._conditions = model.condition_specs
-        self._of_flow = dict(self._conditions)
-        if self._has_classes:
-            self._of_flow["label"] = tf.TensorSpec([None], tf.int64, "label")
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
         self._values = model.values
         self._units_per_nat = model.values.per_dim(-1.0, model.num_dims)
+        self._of_flow = {k: self._types(k)[0] for k in self._conditions}
         self._trace_parts(model)
         setattr(self, model.values.measure, self._per_dim)
         names = ["sample", "log_prob", "log_prob_each", model.values.measure]
@@ -173,7 +170,7 @@ class _ServingModule(tf.Module):
             "context": (None, tf.float32, tf.float64),
         }[argument]
         types = [tf.TensorSpec(shape, dtype, argument) for dtype in dtypes]
-        if isinstance(named := self._of_flow.get(argument), dict):
+        if isinstance(named := self._conditions.get(argument), dict):
             return [dict.fromkeys(named, of_each) for of_each in types]
         return types
 
@@ -182,9 +179,8 @@ class _ServingModule(tf.Module):
         own = inspect.signature(function).parameters
         absent = own.keys() & {"label", "context"} - self._conditions.keys()
         parameters = [own[name] for name in own if name not in absent]
-        required = ["context"] if self._needs_context else []
         types = [
-            [None] * (p.default is None and p.name not in required)
+            [None] * (p.default is None and p.name not in self._required)
             + self._types(p.name)
             for p in parameters
         ]
@@ -250,21 +246,17 @@ class _ServingModule(tf.Module):
 
         return _concrete(flow, batch, self._of_flow)
 
-    def _condition(self, batch, label, context):
-        """Returns what the flow is conditioned on, for each of a batch."""
+    def _condition(self, label, context):
+        """Returns what the flow is conditioned on, which it checks."""
         if context is None:
             context = 0.0  # Nothing is visible.
         given = {"label": label, "context": context}
         return {
             name: tf.nest.map_structure(
-                lambda spec, value: tf.broadcast_to(
-                    tf.cast(value, spec.dtype),
-                    [tf.shape(batch)[0], *spec.shape[1:]],
-                ),
-                specs,
-                given[name],
+                lambda value, spec: tf.cast(value, spec.dtype),
+                *(given[name], spec),
             )
-            for name, specs in self._of_flow.items()
+            for name, spec in self._of_flow.items()
             if given[name] is not None
         }
 
@@ -274,7 +266,7 @@ class _ServingModule(tf.Module):
             label = self._draw_labels(n, seed)
         temperature = tf.cast(temperature, tf.float32)
         latents = self._draw_latents(n, temperature, seed)
-        return self._decode(latents, self._condition(latents, label, context))
+        return self._decode(latents, self._condition(label, context))
 
     def log_prob(self, images, seed=None, label=None, context=None):
         return self._density(self._noisy(images, seed), label, context)
@@ -289,17 +281,17 @@ class _ServingModule(tf.Module):
 
     def classify(self, images, seed=None, context=None):
         points = self._noisy(images, seed)
-        condition = self._condition(points, None, context)
+        condition = self._condition(None, context)
         return self._scores(points, condition)["class_log_probs"]
 
     def encode(self, images, label, context=None):
         images = self._checked(images)
-        return self._encode(images, self._condition(images, label, context))
+        return self._encode(images, self._condition(label, context))
 
     def decode(self, latents, label, context=None):
         latents = tf.ensure_shape(latents, self._latent_shape)
         latents = tf.cast(latents, tf.float32)
-        return self._decode(latents, self._condition(latents, label, context))
+        return self._decode(latents, self._condition(label, context))
 
     def _checked(self, images):
         # A signature accepts any shape, and the flow might broadcast it.
@@ -310,7 +302,7 @@ class _ServingModule(tf.Module):
         return self._dequantize(self._checked(images), _stateless_seed(seed))
 
     def _density(self, points, label, context=None):
-        condition = self._condition(points, label, context)
+        condition = self._condition(label, context)
         if label is None:
             return self._scores(points, condition)["log_prob"]
         return self._log_density(points, condition)
@@ -339,7 +331,7 @@ class _ServingModule(tf.Module):
 
         def score(images, context=None):
             points = self._noisy(images, None)
-            condition = self._condition(points, None, context)
+            condition = self._condition(None, context)
             scores = self._scores(points, condition)
             per_dim = -scores["log_prob"] * self._units_per_nat
             return scores | {self._values.measure: per_dim}

@@ -157,9 +157,7 @@ class SavedModel:
 
         return overlapped(draw, _parts(range(n)))
 
-    def score_each(
-        self, images: np.ndarray, seed: int, context: Any = None
-    ) -> Scores:
+    def score_each(self, images: np.ndarray, seed: int, context=None) -> Scores:
         """Scores each image as if it were alone in a batch.
 
         Args:
@@ -186,11 +184,7 @@ class SavedModel:
         return np.logaddexp.reduce(log_probs + self.log_prior, axis=-1)
 
     def log_prob_of_classes(
-        self,
-        images: np.ndarray,
-        seed: int,
-        each: bool = False,
-        context: Any = None,
+        self, images: np.ndarray, seed: int, each: bool = False, context=None
     ) -> np.ndarray:
         """Returns the log-probabilities of images given each class.
 

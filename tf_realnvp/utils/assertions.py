@@ -180,17 +180,11 @@ def condition_specs(has_labels: bool, context_shape: Any) -> dict[str, Any]:
       has_labels: Whether there is a label.
       context_shape: As for `context`.
     """
-    specs: dict[str, Any] = {}
-    if has_labels:
-        specs["label"] = tf.TensorSpec([None], tf.int32, "label")
-    if context_shape is not None:
-        specs["context"] = unnamed(
-            {
-                name: tf.TensorSpec([None, *shape], tf.float32, name)
-                for name, shape in by_name(context_shape).items()
-            }
-        )
-    return specs
+    named = by_name(context_shape).items()
+    specs = {k: tf.TensorSpec([None, *v], tf.float32, k) for k, v in named}
+    label = {"label": tf.TensorSpec([None], tf.int32, "label")}
+    context = {"context": unnamed(specs)}
+    return (label if has_labels else {}) | (context if specs else {})
 
 
 def _float(value, name, kind):
