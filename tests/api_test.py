@@ -83,9 +83,10 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(model.metadata, expected)
         self.assertEqual(model.clone().metadata, expected)
 
-    def test_weights_of_another_size_of_images(self):
+    def test_weights_of_another_kind_of_images(self):
         config = self.model.get_config()
         config |= {"image_shape": (8, 12, 1), "num_colors": 256}
+        config |= {"padding": "periodic"}  # It need not be the same either.
         model = tf_realnvp.RealNVP(**config)
         weights.assign_weights(model, self.path)
         self.assertTrue(same_weights(model, self.model))
@@ -359,7 +360,7 @@ class RunDirTest(TrainTestCase):
 
     def test_model_is_kept(self):
         others = {"alpha": 0.5, "num_scales": 3, "num_couplings": (1, 2, 3)}
-        others["dequantization"] = "variational"
+        others |= {"dequantization": "variational", "padding": "periodic"}
         probs = {"num_classes": 3, "class_probs": (0.5, 0.25, 0.25)}
         run = self.folder / "run"
         model = SmallModel(**others, **probs)

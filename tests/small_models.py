@@ -94,6 +94,7 @@ def deep() -> RealNVP:
         num_scales=3,
         num_classes=3,
         dequantization="variational",
+        padding="periodic",
     )
     result.metadata = {
         "class_names": ["Hose", "M\u00fctze", "<b>"],
@@ -248,6 +249,7 @@ class SmallModel:
             "num_scales": 2,
             "num_couplings": (3, 3, 4),
             "dequantization": "uniform",
+            "padding": "same",
             "num_classes": None,
             "class_probs": None,
         }
