@@ -103,8 +103,8 @@
 # where $y$ are the neighbours of $x$, $m^2 = -4$ and $\lambda = 8$. It is not
 # Gaussian: the values of a site have two modes, as the last figure shows.
 #
-# With `RealNVP(…, padding="periodic")` or `--padding periodic` convolutions wrap
-# around the lattice, so translations by `2**num_scales` sites change no
+# With `RealNVP(…, padding="periodic")`, or `--padding periodic`, convolutions
+# wrap around the lattice, so translations by `2**num_scales` sites change no
 # density. Tiles are periodic as well; panoramas and functions of an angle are
 # along one axis.
 #
