@@ -47,6 +47,10 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ModelError, "weights in .* cannot be read"):
             tf_realnvp.load(path)
 
+    def test_padding(self):
+        path = small_models.copied(self.path, self.folder, padding="periodic")
+        self.assertEqual(tf_realnvp.load(path).networks[0].padding, "periodic")
+
     # A part of that with classes was frozen.
     @parameterized.parameters(small_models.model, small_models.conditional)
     def test_all_that_makes_a_model(self, make):

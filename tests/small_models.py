@@ -94,7 +94,6 @@ def deep() -> RealNVP:
         num_scales=3,
         num_classes=3,
         dequantization="variational",
-        padding="periodic",
     )
     result.metadata = {
         "class_names": ["Hose", "M\u00fctze", "<b>"],
