@@ -14,6 +14,8 @@ periodic 16x16 lattice (docs/scientific_data.py, which also uses this module):
     Hybrid Monte Carlo (HMC). The flow then proposes fields to an independent
     Metropolis chain, and expectations are compared with those of HMC.
 
+The models are periodic as well, unless `--padding same` is given.
+
 `--couplings 4 12` trains one flow for all lambda from 4 to 12, its context.
 """
 
@@ -175,6 +177,7 @@ def train(
     filters: int,
     num_blocks: int,
     seed: int,
+    padding: str,
     context: np.ndarray | None = None,
 ):
     """Trains a model of real numbers; returns it and its metrics."""
@@ -189,6 +192,7 @@ def train(
         filters=filters,
         num_blocks=num_blocks,
         context_shape=None if context is None else (1,),
+        padding=padding,
     )
     history = tf_realnvp.train(
         model,
@@ -232,12 +236,13 @@ def main() -> None:
         proposals=50_000,
         mass_squared=0.5,
         couplings=[COUPLING],
+        padding="periodic",
         seed=0,
     )
     from tf_realnvp.utils import runtime
 
     runtime.configure()
-    size = flags.filters, flags.num_blocks, flags.seed
+    size = flags.filters, flags.num_blocks, flags.seed, flags.padding
 
     start = time.perf_counter()
     fields = gaussian_fields(flags.fields, flags.mass_squared, flags.seed)

@@ -24,7 +24,7 @@ from tf_realnvp.utils.errors import DataError
 
 MODELS = {
     "vector": {"context_shape": (3,)},
-    "image": {"context_shape": (4, 4, 2)},
+    "image": {"context_shape": (4, 4, 2), "padding": "periodic"},
     "coarse_image": {"context_shape": (2, 2, 1), "num_classes": 3},
     "several": {
         # Names that TFP gives to arguments of its own.

@@ -16,15 +16,16 @@ def weight_norm(direction, gain):
     return gain * direction / np.sqrt(np.sum(direction**2, axis=(0, 1, 2)))
 
 
-def conv2d(images, kernel, bias):
-    """Convolution with an odd kernel, stride 1 and SAME padding."""
+def conv2d(images, kernel, bias, mode="constant"):
+    """Convolution with an odd kernel and stride 1, padded as `np.pad` does."""
     size = kernel.shape[:2]
-    padded = np.pad(images, [(0, 0), *((n // 2,) * 2 for n in size), (0, 0)])
+    widths = [(0, 0), *((n // 2,) * 2 for n in size), (0, 0)]
+    padded = np.pad(images, widths, mode)
     patches = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))
     return np.einsum("nyxcij,ijcd->nyxd", patches, kernel, optimize=True) + bias
 
 
-def residual_blocks(hidden, weights, shifts=None):
+def residual_blocks(hidden, weights, shifts=None, mode="constant"):
     """One block after the other; `weights` are nine arrays, stacked.
 
     `shifts` are vectors of each image, for each block, if any: they are added
@@ -36,18 +37,21 @@ def residual_blocks(hidden, weights, shifts=None):
             if i > 0:
                 branch = np.maximum(branch, 0.0)
             kernel = weight_norm(block[i], block[i + 1])
-            branch = conv2d(branch, kernel, block[i + 2])
+            branch = conv2d(branch, kernel, block[i + 2], mode)
             if i == 0 and shifts is not None:
                 branch += np.array(shifts[number])[:, np.newaxis, np.newaxis]
         hidden = hidden + branch
     return hidden
 
 
-def coupling_network(images, weights, labels=None, contexts=()):
+def coupling_network(
+    images, weights, labels=None, contexts=(), mode="constant"
+):
     """`weights` as in the network: 3 arrays, 9 of all blocks, 3 arrays.
 
     With `labels` of the images one more, the embedding of the classes. Then one
-    for the code of the contexts, three for each image.
+    for the code of the contexts, three for each image. `mode` is that of
+    `np.pad`.
     """
     weights = [np.asarray(weight, np.float64) for weight in weights]
     first, blocks, last = weights[:3], weights[3:12], weights[12:15]
@@ -55,7 +59,7 @@ def coupling_network(images, weights, labels=None, contexts=()):
     if labels is not None:
         embedding, *rest = rest
         shifts = np.stack([embedding[:, label] for label in labels], axis=1)
-    hidden = conv2d(images, weight_norm(*first[:2]), first[2])
+    hidden = conv2d(images, weight_norm(*first[:2]), first[2], mode)
     for context in contexts:
         if context.ndim == 2:
             matrix, *rest = rest
@@ -69,11 +73,12 @@ def coupling_network(images, weights, labels=None, contexts=()):
                 block = np.ones([1, *[height // own_height] * 2, 1])
                 context = np.kron(context, block)
             hidden = hidden + conv2d(
-                context, weight_norm(direction, gain), bias
+                context, weight_norm(direction, gain), bias, mode
             )
     shifts = shifts if np.ndim(shifts) else None
-    hidden = residual_blocks(np.maximum(hidden, 0.0), blocks, shifts)
-    return conv2d(np.maximum(hidden, 0.0), weight_norm(*last[:2]), last[2])
+    hidden = np.maximum(hidden, 0.0)
+    hidden = np.maximum(residual_blocks(hidden, blocks, shifts, mode), 0.0)
+    return conv2d(hidden, weight_norm(*last[:2]), last[2], mode)
 
 
 def coupling_inverse(x, mask, network, rescale, reshift):
@@ -126,6 +131,7 @@ def real_nvp(
     moments=None,
     parts=None,
     contexts=(),
+    mode="constant",
 ):
     """The whole model, from dequantized images to latents.
 
@@ -144,6 +150,7 @@ def real_nvp(
         whether it is of latents, and its values for the components of that
         scale, `[n, height / 2**scale, width / 2**scale, channels]`.
       contexts: As coupling networks get them.
+      mode: Likewise.
 
     Returns:
       Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
@@ -178,7 +185,7 @@ def real_nvp(
                 z,
                 make_mask(z.shape[1:], parity),
                 lambda kept, weights=weights: coupling_network(
-                    kept, weights, labels, contexts
+                    kept, weights, labels, contexts, mode
                 ),
                 np.float64(rescale),
                 np.float64(reshift),
@@ -252,4 +259,5 @@ def of_model(model, points, labels=None, parts=None, contexts=()):
         *(moments or [None]),
         parts,
         contexts,
+        {"same": "constant", "periodic": "wrap"}[model.padding],
     )

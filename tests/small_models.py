@@ -248,6 +248,7 @@ class SmallModel:
             "num_scales": 2,
             "num_couplings": (3, 3, 4),
             "dequantization": "uniform",
+            "padding": "same",
             "num_classes": None,
             "class_probs": None,
         }

@@ -229,6 +229,12 @@ class TrainingConfig:
         "noise that is added to the levels; variational: learned, and slower",
         "uniform",
     )
+    padding: str = _of_model(
+        OneOf(("same", "periodic")),
+        "what convolutions see beyond the edges of images: same: zeros; "
+        "periodic: the opposite edge, for lattices, panoramas and tiles",
+        "same",
+    )
     observe: str | None = _of_model(
         Name(),
         "train the density of images given what is observed of them: mask (any "

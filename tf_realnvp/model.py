@@ -114,6 +114,7 @@ class RealNVP(tf.Module):
         dequantization: str = "uniform",
         context_shape: Shapes = None,
         observe: str | None = None,
+        padding: str = "same",
         name: str = "real_nvp",
     ):
         """Creates a model with newly initialized weights.
@@ -150,6 +151,10 @@ class RealNVP(tf.Module):
             density has no context.
           observe: What is observed of an image, which is then the context,
             whatever `context_shape` is: see `observations`.
+          padding: What convolutions see beyond the edges of images: "same",
+            zeros, or "periodic", the opposite edge. A periodic model without
+            context images commutes with translations by `2**num_scales`
+            pixels, if the height and width are multiples of it.
           name: Name of the module and of its distribution.
 
         Raises:
@@ -168,6 +173,7 @@ class RealNVP(tf.Module):
             "num_couplings", num_couplings
         )
         self.dequantization: str = _check("dequantization", dequantization)
+        self.padding: str = _check("padding", padding)
         if self.num_scales > (largest := max_num_scales(self.image_shape)):
             raise ValueError(
                 f"`num_scales` must be at most {largest} for images of shape "
@@ -197,6 +203,7 @@ class RealNVP(tf.Module):
                 self.num_blocks,
                 self.num_classes,
                 **self.context.sizes(mask.shape[0]),
+                padding=self.padding,
                 name=f"coupling_{index}",
             )
             for index, (_, mask) in enumerate(self._layout())
@@ -209,6 +216,7 @@ class RealNVP(tf.Module):
                 variational_dequantization.FILTERS,
                 variational_dequantization.NUM_BLOCKS,
                 channels_out=2 * channels,
+                padding=self.padding,
                 name=f"noise_{index}",
             )
             for index in range(variational_dequantization.NUM_COUPLINGS)

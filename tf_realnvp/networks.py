@@ -85,6 +85,7 @@ class CouplingNetwork(keras.Model):
       embedding: Variable `[num_blocks, num_classes, filters / 2]`, or `None`.
       code_map: Variable `[num_blocks, code_size, filters / 2]`, or `None`.
       image_convolutions: A 3x3 `Convolution` for each image, by name.
+      padding: As for `padded`.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class CouplingNetwork(keras.Model):
         channels_out: int | None = None,
         code_size: int | None = None,
         image_channels: Mapping[str, int] | None = None,
+        padding: str = "same",
         **kwargs,
     ):
         """Creates the network and its weights.
@@ -109,6 +111,7 @@ class CouplingNetwork(keras.Model):
           code_size: Size of the code of the context. Default: it has none.
           image_channels: Numbers of channels of the images of the context, on
             the grid of the inputs, by name. Default: there are none.
+          padding: As for `padded`.
           **kwargs: Passed to `keras.Model`.
         """
         super().__init__(autocast=False, **kwargs)
@@ -117,6 +120,7 @@ class CouplingNetwork(keras.Model):
         self.num_blocks = num_blocks
         self.num_classes = num_classes
         self.channels_out = channels_out = channels_out or 2 * channels
+        self.padding = padding
         inner = filters // 2
         self.first = self._add_convolution("first", 3, channels, filters)
         self.blocks = ResidualBlocks(
@@ -175,9 +179,9 @@ class CouplingNetwork(keras.Model):
             ranks = [weight.shape.rank for weight in tf.nest.flatten(weights)]
             run = _of_any_batch(
                 *(self.filters, self.num_blocks, self.channels_out),
-                *(*inputs.shape[1:], *ranks),
+                *(self.padding, *inputs.shape[1:], *ranks),
             )
-        return run(inputs, weights)
+        return run(inputs, weights, self.padding)
 
     def shared(self, inputs: tf.Tensor, **condition) -> tf.Tensor:
         """Returns the network's outputs, by a function shared across networks.
@@ -194,7 +198,8 @@ class CouplingNetwork(keras.Model):
         Returns:
           `[N, H, W, channels_out]`.
         """
-        return _shared(inputs, self.tensors(inputs, **condition))
+        weights = self.tensors(inputs, **condition)
+        return _shared(inputs, weights, self.padding)
 
     def tensors(
         self,
@@ -244,7 +249,7 @@ class CouplingNetwork(keras.Model):
             image = tf.cast(images[name], inputs.dtype)
             image = on_grid(image, inputs.shape[1])
             bias = tf.cast(first.bias, inputs.dtype)
-            bias += _weight_norm_conv2d(image, weights)
+            bias += _weight_norm_conv2d(image, weights, self.padding)
             first = first._replace(bias=bias)
         return first, blocks, last
 
@@ -301,6 +306,7 @@ class CouplingNetwork(keras.Model):
 def coupling_network(
     inputs: tf.Tensor,
     weights: tuple[Convolution, ResidualBlocks, Convolution],
+    padding: str = "same",
     apply_block: Callable[..., tf.Tensor] | None = None,
 ) -> tf.Tensor:
     """Applies a coupling network with the given weights.
@@ -308,18 +314,20 @@ def coupling_network(
     Args:
       inputs: Images `[N, H, W, channels]`.
       weights: Weights from `CouplingNetwork.tensors`.
+      padding: As for `padded`.
       apply_block: Function of the features and a block's `BlockKernels`.
         Default: `residual_block`.
 
     Returns:
       `[N, H, W, channels_out]`.
     """
-    apply_block = apply_block or residual_block
+    default = functools.partial(residual_block, padding=padding)
+    apply_block = apply_block or default
     first, blocks, last = weights
-    hidden = tf.nn.relu(_weight_norm_conv2d(inputs, first))
+    hidden = tf.nn.relu(_weight_norm_conv2d(inputs, first, padding))
     for kernels in unstack_blocks(blocks):
         hidden = apply_block(hidden, kernels)
-    return _weight_norm_conv2d(tf.nn.relu(hidden), last)
+    return _weight_norm_conv2d(tf.nn.relu(hidden), last, padding)
 
 
 _inlined = tf.function(coupling_network, autograph=False)
@@ -331,8 +339,8 @@ _shared = tf.function(
 
 
 @functools.cache
-def _of_any_batch(*unused_sizes):
-    """Returns a `tf.function` per network and image size.
+def _of_any_batch(*unused_key):
+    """Returns a `tf.function` per kind of network and image size.
 
     Each function has one trace for its first batch size and one for all others.
     If networks of several sizes shared a function, `reduce_retracing` would
@@ -366,31 +374,38 @@ def unstack_blocks(blocks: ResidualBlocks) -> Iterator[BlockKernels]:
         yield BlockKernels(*kernels)
 
 
-def residual_block(hidden: tf.Tensor, block: BlockKernels) -> tf.Tensor:
+def residual_block(
+    hidden: tf.Tensor, block: BlockKernels, padding: str
+) -> tf.Tensor:
     """Adds `conv1x1(relu(conv3x3(relu(conv1x1(hidden)))))` to `hidden`.
 
     Args:
       hidden: Features `[N, H, W, filters]`.
       block: The kernels and biases of the block.
+      padding: As for `padded`.
 
     Returns:
       Features of the same shape.
     """
-    return hidden + conv2d(transform_features(hidden, block), *block.expand)
+    features = transform_features(hidden, block, padding)
+    return hidden + conv2d(features, *block.expand)
 
 
-def transform_features(hidden: tf.Tensor, block: BlockKernels) -> tf.Tensor:
+def transform_features(
+    hidden: tf.Tensor, block: BlockKernels, padding: str
+) -> tf.Tensor:
     """Returns the features inside a residual block, after its 3x3 convolution.
 
     Args:
       hidden: As for `residual_block`.
       block: As for `residual_block`.
+      padding: As for `padded`.
 
     Returns:
       Features `[N, H, W, filters / 2]`, after the ReLU.
     """
     reduced = tf.nn.relu(conv2d(hidden, *block.reduce))
-    return tf.nn.relu(conv2d(reduced, *block.transform))
+    return tf.nn.relu(conv2d(reduced, *block.transform, padding))
 
 
 def weight_norm(direction: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
@@ -426,20 +441,47 @@ def on_grid(images: tf.Tensor, height: int) -> tf.Tensor:
     return images
 
 
-def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Convolves with stride 1 and SAME padding, in the dtype of `inputs`.
+def padded(
+    inputs: tf.Tensor, kernel_size: int, padding: str
+) -> tuple[tf.Tensor, str]:
+    """Pads the inputs of a convolution that keeps the height and width.
+
+    Args:
+      inputs: `[N, H, W, channels]`.
+      kernel_size: 1 or 3.
+      padding: "same", zeros around the inputs, or "periodic": the inputs wrap
+        around, as on a torus.
+
+    Returns:
+      The inputs, and the padding that TensorFlow's operations are to add.
+    """
+    if padding == "same" or kernel_size == 1:
+        return inputs, "SAME"
+    rows = tf.concat([inputs[:, -1:], inputs, inputs[:, :1]], axis=1)
+    return tf.concat([rows[:, :, -1:], rows, rows[:, :, :1]], axis=2), "VALID"
+
+
+def conv2d(
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    padding: str = "same",
+) -> tf.Tensor:
+    """Convolves with stride 1, in the dtype of `inputs`.
 
     Args:
       inputs: `[N, H, W, channels_in]`.
       kernel: `[height, width, channels_in, channels_out]`.
       bias: `[channels_out]`; or one per image, `[N, channels_out]`, or per
         pixel, `[N, H, W, channels_out]`.
+      padding: As for `padded`.
 
     Returns:
       `[N, H, W, channels_out]`.
     """
     kernel, bias = tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype)
-    outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+    inputs, to_add = padded(inputs, kernel.shape[0], padding)
+    outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding=to_add)
     if bias.shape.rank == 1:
         return tf.nn.bias_add(outputs, bias)
     if bias.shape.rank == 2:
@@ -447,6 +489,6 @@ def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     return outputs + bias
 
 
-def _weight_norm_conv2d(inputs, convolution):
+def _weight_norm_conv2d(inputs, convolution, padding):
     kernel = weight_norm(convolution.direction, convolution.gain)
-    return conv2d(inputs, kernel, convolution.bias)
+    return conv2d(inputs, kernel, convolution.bias, padding)

@@ -24,7 +24,11 @@ MODELS = {
     "plain": small_models.model,
     "deep": small_models.deep,
     "context": functools.partial(
-        small_models.displaced, 0.2, filters=2, context_shape=(3,)
+        small_models.displaced,
+        *(0.2,),
+        filters=2,
+        context_shape=(3,),
+        padding="periodic",
     ),
 }
 KINDS = tuple(MODELS)
