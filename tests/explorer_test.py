@@ -40,7 +40,7 @@ class ExplorerTest(folders.FolderTestCase):
         """A step is the image if all later couplings are the identity."""
         model, label = small_models.deep(), [2, 0]
         latents = make_latents(model, 2)
-        steps = explorer.flow(model, latents, label)["steps"].numpy()
+        steps = explorer.flow(model, latents, label=label)["steps"].numpy()
         self.assertAllEqual(steps[:, -1], model.decode(latents, label))
         partial = model.clone()
         self.assertEqual(steps.shape, (2, 1 + len(model.couplings), 8, 12, 3))
