@@ -251,6 +251,7 @@ class SmallModel:
             "padding": "same",
             "num_classes": None,
             "class_probs": None,
+            "context_shape": None,
         }
         self._config = defaults | config
         self.image_shape, self.num_colors = image_shape, num_colors

@@ -65,8 +65,7 @@ class Context:
     @property
     def variables(self) -> list[keras.Variable]:
         """The moments, and the weights of the networks."""
-        networks = self.networks.values()
-        weights = [v for network in networks for v in network.weights]
+        weights = [v for n in self.networks.values() for v in n.weights]
         return [*self.moments.values(), *weights]
 
     def standardize(self, context: Any) -> None:
@@ -91,12 +90,9 @@ class Context:
           height: Height of the grid of the coupling.
         """
         images = {k: tf.zeros([1, *v]) for k, v in self._image_shapes.items()}
-        return {
-            "code_size": WIDTH * len(self.networks) or None,
-            "image_channels": {
-                k: on_grid(v, height).shape[-1] for k, v in images.items()
-            },
-        }
+        channels = {k: on_grid(v, height).shape[-1] for k, v in images.items()}
+        code_size = WIDTH * len(self.networks) or None
+        return {"code_size": code_size, "image_channels": channels}
 
     def encode(self, condition: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a condition as coupling networks get it.

@@ -386,12 +386,10 @@ class RealNVP(tf.Module):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, except `name`."""
-        names = ["image_shape", "num_colors", *ARCHITECTURE]
-        if self.num_classes is not None:
-            names += ["num_classes", "class_probs"]
-        if self.context_shape is not None:
-            names.append("context_shape")
-        return {name: getattr(self, name) for name in names}
+        names = [*ARCHITECTURE, "num_classes", "class_probs", "context_shape"]
+        given = _given(**{name: getattr(self, name) for name in names})
+        shape, num_colors = self.image_shape, self.num_colors
+        return {"image_shape": shape, "num_colors": num_colors, **given}
 
     def assign(self, other: "RealNVP") -> None:
         """Copies the weights of another model of the same architecture."""

@@ -135,9 +135,8 @@ class Pipeline:
                 lambda values: tf.gather(values, places), own
             )
             if self.observe is not None:
-                fold_in = tf.random.experimental.stateless_fold_in
-                observed = self.observe(images, fold_in(seed, index))
-                condition["context"] = observed
+                own_seed = tf.random.experimental.stateless_fold_in(seed, index)
+                condition["context"] = self.observe(images, own_seed)
             if "context" in condition:
                 return images, condition
             return (images, condition["label"]) if condition else images
