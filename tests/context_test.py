@@ -430,8 +430,10 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters("none", "noise", "lowres:3", "noise:x")
     def test_unknown(self, name):
-        with self.assertRaisesRegex(ValueError, "."):
+        with self.assertRaises(ValueError):
             tf_realnvp.RealNVP((8, 8, 3), observe=name)
+        with self.assertRaisesRegex(ValueError, "of its own"):
+            tf_realnvp.RealNVP((8, 8, 3), observe="gray", context_shape=(2,))
 
     def test_nothing_visible(self):
         """A model of masks is a density of images, too."""

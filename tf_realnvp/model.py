@@ -149,8 +149,8 @@ class RealNVP(tf.Module):
             `(H, W, K)` of an image whose height is that of the images, or a
             power of two times lower; or such shapes by name. Default: the
             density has no context.
-          observe: What is observed of an image, which is then the context,
-            whatever `context_shape` is: see `observations`.
+          observe: What is observed of an image, which is then the context: see
+            `observations`.
           padding: What convolutions see beyond the edges of images: "same",
             zeros, or "periodic", the opposite edge. A periodic model without
             context images commutes with translations by `2**num_scales`
@@ -194,6 +194,8 @@ class RealNVP(tf.Module):
         self.context_shape = each(tuple, context_shape)
         if self.observation is not None:
             seen = self.observation(tf.zeros([1, *self.image_shape]), [0, 0])
+            if self.context_shape not in (None, tuple(seen.shape[1:])):
+                raise ValueError("`observe` has a `context_shape` of its own.")
             self.context_shape = tuple(seen.shape[1:])
         self.context = Context(self.context_shape, self.image_shape)
         self.networks = [

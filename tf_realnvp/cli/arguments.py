@@ -169,7 +169,8 @@ def label(default: str) -> Argument:
 
 CONTEXT = argument(
     "--context",
-    "NumPy file of what all images are conditioned on, or with a row for each",
+    "NumPy file of what all images are conditioned on; of sample also with a "
+    "row for each",
     Folder(),
     metavar="FILE",
 )
