@@ -252,6 +252,7 @@ class SmallModel:
             "num_classes": None,
             "class_probs": None,
             "context_shape": None,
+            "observe": None,
         }
         self._config = defaults | config
         self.image_shape, self.num_colors = image_shape, num_colors
