@@ -13,6 +13,10 @@ periodic 16x16 lattice (docs/scientific_data.py, which also uses this module):
     with the four neighbours `y` of `x`, `m^2 = -4` and `lambda = 8`, drawn by
     Hybrid Monte Carlo (HMC). The flow then proposes fields to an independent
     Metropolis chain, and expectations are compared with those of HMC.
+
+The models are periodic as well, unless `--padding same` is given.
+
+`--couplings 4 12` trains one flow for all lambda from 4 to 12, its context.
 """
 
 import time
@@ -33,17 +37,17 @@ def neighbours(fields: np.ndarray) -> np.ndarray:
     )
 
 
-def _action(fields):
+def _action(fields, coupling):
     """Returns the action `[n]` of fields `[H, W, n]`."""
     squares = fields * fields
     density = fields * (4.0 * fields - neighbours(fields))
-    density += squares * (MASS_SQUARED + COUPLING * squares)
+    density += squares * (MASS_SQUARED + coupling * squares)
     return density.sum(axis=(0, 1))
 
 
 def action(fields: np.ndarray) -> np.ndarray:
     """Returns the action of fields `[n, H, W]`, `[n]`."""
-    return _action(np.moveaxis(fields, 0, -1))
+    return _action(np.moveaxis(fields, 0, -1), COUPLING)
 
 
 def hmc(
@@ -52,6 +56,7 @@ def hmc(
     num_burnt: int = 200,
     num_between: int = 5,
     seed: int = 0,
+    coupling: float | np.ndarray = COUPLING,
 ) -> tuple[np.ndarray, float]:
     """Draws fields by Hybrid Monte Carlo, with leapfrog steps.
 
@@ -61,6 +66,7 @@ def hmc(
       num_burnt: Number of trajectories before the first field.
       num_between: Number of trajectories from one field to the next.
       seed: Seed.
+      coupling: Lambda of all chains, or of each.
 
     Returns:
       The fields, `[num_kept, num_chains, H, W]`, each with a random sign, a
@@ -73,7 +79,7 @@ def hmc(
         return -2.0 * (
             (4.0 + MASS_SQUARED) * fields
             - neighbours(fields)
-            + 2.0 * COUPLING * fields * fields * fields
+            + 2.0 * coupling * fields * fields * fields
         )
 
     # Sites first: neighbours are then moved as a whole.
@@ -81,15 +87,16 @@ def hmc(
     kept, rates = [], []
     for index in range(num_burnt + num_kept * num_between):
         momenta = rng.standard_normal(fields.shape)
-        energy = _action(fields) + 0.5 * np.square(momenta).sum(axis=(0, 1))
+        energy = _action(fields, coupling)
+        energy += 0.5 * np.square(momenta).sum(axis=(0, 1))
         moved = fields
         momenta = momenta + 0.5 * step * force(moved)
         for leap in range(num_steps):
             moved = moved + step * momenta
             last = leap == num_steps - 1
             momenta = momenta + (0.5 if last else 1.0) * step * force(moved)
-        change = _action(moved) + 0.5 * np.square(momenta).sum(axis=(0, 1))
-        change -= energy
+        change = _action(moved, coupling) - energy
+        change += 0.5 * np.square(momenta).sum(axis=(0, 1))
         accepted = np.log(rng.random(num_chains)) < -change
         fields = np.where(accepted, moved, fields)
         rates.append(accepted.mean())
@@ -165,7 +172,13 @@ def mean_and_error(
 
 
 def train(
-    fields: np.ndarray, epochs: int, filters: int, num_blocks: int, seed: int
+    fields: np.ndarray,
+    epochs: int,
+    filters: int,
+    num_blocks: int,
+    seed: int,
+    padding: str,
+    context: np.ndarray | None = None,
 ):
     """Trains a model of real numbers; returns it and its metrics."""
     import keras
@@ -174,11 +187,17 @@ def train(
 
     keras.utils.set_random_seed(seed)
     model = tf_realnvp.RealNVP(
-        (SIZE, SIZE, 1), num_colors=None, filters=filters, num_blocks=num_blocks
+        (SIZE, SIZE, 1),
+        num_colors=None,
+        filters=filters,
+        num_blocks=num_blocks,
+        context_shape=None if context is None else (1,),
+        padding=padding,
     )
     history = tf_realnvp.train(
         model,
         fields.astype(np.float32),
+        context=context,
         epochs=epochs,
         seed=seed,
         precision="float32",
@@ -187,13 +206,18 @@ def train(
     return model, history
 
 
-def propose(model, number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def propose(
+    model, number: int, seed: int = 0, context: list[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws fields from a model; returns them and their log-densities."""
     import tensorflow as tf
 
-    log_prob = tf.function(model.log_prob, autograph=False)
+    log_prob = tf.function(
+        lambda fields: model.log_prob(fields, context=context), autograph=False
+    )
     sample = tf.function(
-        lambda part: model.sample(500, seed=part), autograph=False
+        lambda part: model.sample(500, seed=part, context=context),
+        autograph=False,
     )
     drawn = [sample(tf.constant([seed, k])) for k in range(number // 500)]
     densities = np.concatenate([log_prob(part) for part in drawn])
@@ -211,12 +235,14 @@ def main() -> None:
         num_blocks=2,
         proposals=50_000,
         mass_squared=0.5,
+        couplings=[COUPLING],
+        padding="periodic",
         seed=0,
     )
     from tf_realnvp.utils import runtime
 
     runtime.configure()
-    size = flags.filters, flags.num_blocks, flags.seed
+    size = flags.filters, flags.num_blocks, flags.seed, flags.padding
 
     start = time.perf_counter()
     fields = gaussian_fields(flags.fields, flags.mass_squared, flags.seed)
@@ -237,9 +263,16 @@ def main() -> None:
     seconds = time.perf_counter() - start
     print(f"phi^4: HMC accepts {rate:.2f}, {seconds:.0f} s")
     start = time.perf_counter()
-    model, history = train(fields.reshape(-1, SIZE, SIZE), flags.epochs, *size)
+    seen, context, given = fields, None, None
+    if len(flags.couplings) > 1:
+        of_chains = np.linspace(*flags.couplings, num_chains)
+        seen, _ = hmc(len(fields), num_chains, coupling=of_chains, seed=1)
+        context = np.tile(of_chains, len(seen))[:, np.newaxis]
+        given = [COUPLING]
+    seen = seen.reshape(-1, SIZE, SIZE)
+    model, history = train(seen, flags.epochs, *size, context)
     seconds = time.perf_counter() - start
-    drawn, log_prob = propose(model, flags.proposals, flags.seed)
+    drawn, log_prob = propose(model, flags.proposals, flags.seed, given)
     log_weights = -action(drawn) - log_prob
     chain, rate = metropolis(log_weights, flags.seed)
     weights = np.exp(log_weights - log_weights.max())

@@ -306,10 +306,13 @@ def calibrate(found, images, where) -> None:
         f"within 1.645 standard deviations: {inside.mean():.3f}; where they "
         f"are above half a level: {inside[is_open].mean():.3f}; within the "
         f"5 and 95 % quantiles of the samples: {between.mean():.3f}; "
-        f"Spearman's coefficient {correlation:.3f}; R-hat "
-        f"{np.median(found.r_hat):.2f}, acceptance "
-        f"{found.acceptance.mean():.2f}"
+        f"Spearman's coefficient {correlation:.3f}"
     )
+    if found.r_hat is not None:
+        print(
+            f"R-hat {np.median(found.r_hat):.2f}, acceptance "
+            f"{found.acceptance.mean():.2f}"
+        )
 
 
 if __name__ == "__main__":

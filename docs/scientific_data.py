@@ -102,6 +102,12 @@
 #
 # where $y$ are the neighbours of $x$, $m^2 = -4$ and $\lambda = 8$. It is not
 # Gaussian: the values of a site have two modes, as the last figure shows.
+#
+# With `RealNVP(…, padding="periodic")`, or `--padding periodic`, convolutions
+# wrap around the lattice, so translations by `2**num_scales` sites change no
+# density. Tiles are periodic as well; panoramas and functions of an angle are
+# along one axis.
+#
 # Hybrid Monte Carlo (HMC) draws fields. The flow learns from them, and then
 # draws fields that are independent of each other, which a chain of HMC cannot.
 # What it gets wrong can be removed, since its density is known.
@@ -202,7 +208,7 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 # residual blocks:
 #
 # ```sh
-# python -m benchmarks.lattice --fields 40000 --epochs 5
+# python -m benchmarks.lattice --fields 40000 --epochs 5 --padding same
 # ```
 #
 # A Gaussian field with the power spectrum $1 / (k^2 + 0.5)$ has an entropy of

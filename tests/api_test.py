@@ -47,6 +47,10 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ModelError, "weights in .* cannot be read"):
             tf_realnvp.load(path)
 
+    def test_padding(self):
+        path = small_models.copied(self.path, self.folder, padding="periodic")
+        self.assertEqual(tf_realnvp.load(path).networks[0].padding, "periodic")
+
     # A part of that with classes was frozen.
     @parameterized.parameters(small_models.model, small_models.conditional)
     def test_all_that_makes_a_model(self, make):
@@ -83,9 +87,10 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(model.metadata, expected)
         self.assertEqual(model.clone().metadata, expected)
 
-    def test_weights_of_another_size_of_images(self):
+    def test_weights_of_another_kind_of_images(self):
         config = self.model.get_config()
         config |= {"image_shape": (8, 12, 1), "num_colors": 256}
+        config |= {"padding": "periodic"}  # It need not be the same either.
         model = tf_realnvp.RealNVP(**config)
         weights.assign_weights(model, self.path)
         self.assertTrue(same_weights(model, self.model))
@@ -219,7 +224,7 @@ class TrainTest(TrainTestCase):
 
     def test_settings_arrive(self):
         names = inspect.signature(tf_realnvp.train).parameters.keys()
-        names = names & GIVEN.keys() - {"run_dir"}
+        names = names & GIVEN.keys() - {"run_dir", "observe"}
         self.assertLen(names, 16)
         settings = {name: GIVEN[name][0] for name in names}
         with (
@@ -359,7 +364,7 @@ class RunDirTest(TrainTestCase):
 
     def test_model_is_kept(self):
         others = {"alpha": 0.5, "num_scales": 3, "num_couplings": (1, 2, 3)}
-        others["dequantization"] = "variational"
+        others |= {"dequantization": "variational", "padding": "periodic"}
         probs = {"num_classes": 3, "class_probs": (0.5, 0.25, 0.25)}
         run = self.folder / "run"
         model = SmallModel(**others, **probs)

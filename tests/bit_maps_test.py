@@ -42,10 +42,10 @@ class CostsTest(untraced.UntracedTestCase, parameterized.TestCase):
             **{"filters": 2, "num_classes": 2, "dequantization": "variational"},
         )
         points, label = small_models.points(3, model), np.array([1, 0, 1])
-        costs = bit_maps.costs(model, points, label).numpy()
+        costs = bit_maps.costs(model, points, label=label).numpy()
         sums = costs.sum(axis=(1, 2, 3, 4))
         self.assertAllClose(sums, -model.log_density(points, label), rtol=1e-5)
-        others = bit_maps.costs(model, points, 1 - label).numpy()
+        others = bit_maps.costs(model, points, label=1 - label).numpy()
         self.assertNotAllClose(sums, others.sum(axis=(1, 2, 3, 4)), rtol=1e-5)
 
 

@@ -56,7 +56,7 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
         bits = -likeliest / math.log(2.0)
         self.assertAllClose(maps.sum(axis=(1, 2)), bits, rtol=1e-5)
         points = model.dequantize_each(images, seeds)
-        costs = bit_maps.costs(model, points, label).numpy()
+        costs = bit_maps.costs(model, points, label=label).numpy()
         cells = costs.reshape(11, 2, 2, 2, 2, 2, 2).sum(axis=(4, 6))
         self.assertAllClose(measured.costs, cells, rtol=1e-4, atol=1e-4)
 

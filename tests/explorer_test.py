@@ -15,7 +15,7 @@ import pytest
 import small_models
 import tensorflow as tf
 
-from tf_realnvp import bit_maps
+from tf_realnvp import bit_maps, observations
 from tf_realnvp.images import files as image_files
 from tf_realnvp.latents import slerp
 
@@ -40,7 +40,7 @@ class ExplorerTest(folders.FolderTestCase):
         """A step is the image if all later couplings are the identity."""
         model, label = small_models.deep(), [2, 0]
         latents = make_latents(model, 2)
-        steps = explorer.flow(model, latents, label)["steps"].numpy()
+        steps = explorer.flow(model, latents, label=label)["steps"].numpy()
         self.assertAllEqual(steps[:, -1], model.decode(latents, label))
         partial = model.clone()
         self.assertEqual(steps.shape, (2, 1 + len(model.couplings), 8, 12, 3))
@@ -230,7 +230,7 @@ class PageTest(folders.FolderTestCase):
         self.assertIn(f" {number} of 101 ", page.inner_text("#rank"))
         more_usual = f" 101 test images {2 * number - 101} "
         self.assertIn(more_usual, page.inner_text("#unusual"))
-        costs = bit_maps.costs(model, image + noise, [2]).numpy()
+        costs = bit_maps.costs(model, image + noise, label=[2]).numpy()
         maps = bit_maps.smooth(costs.sum(axis=(1, 2)) / np.log(2.0))
         inner = maps[:, 1:-1, 1:-1]
         low, high = page.inner_text("#map-range").split(" to ")
@@ -394,7 +394,7 @@ class PageTest(folders.FolderTestCase):
         explorer.write(model, self.folder, "a_model", [], NPM)
         page = self.open(self.enterContext(served(self.folder)))
         self.wait(page, "#bits", "bits/dim")
-        for name in ("#turned", "#histogram", "#class"):
+        for name in ("#turned", "#histogram", "#class", "#torn"):
             self.assertFalse(page.is_visible(name))
         first = "#samples button:nth-child(1) canvas"
         old = self.pixels(page, first)
@@ -406,4 +406,75 @@ class PageTest(folders.FolderTestCase):
         page.click("#scored", position={"x": 30, "y": 30})
         grey = self.pixels(page, "#scored")[0, 0]
         self.assertAllClose(grey, [128] * 3, atol=8)  # Of 17 levels.
+        self.assertEmpty(self.errors)
+
+    def test_restore(self):
+        """The answers are those of Python, for the same latents and context."""
+        shape = (8, 12, 3)
+        model = small_models.displaced(0.1, shape, 256, observe="mask")
+        explorer.write(model, self.folder, "a_model", [], NPM)
+        address = self.enterContext(served(self.folder))
+        page = self.open(address, script="Date.now = () => 7", has_touch=True)
+        self.wait(page, "#step-value", "of [0-9]")
+        image = self.pixels(page, "#a")
+        # Two numbers for each latent.
+        first, second = uniforms(7, 2 * 12 * model.num_dims).reshape(-1, 2).T
+        normals = np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
+        latents = normals.reshape(2, 6, *model.latent_shape)
+
+        def check(is_visible, latents):
+            self.wait_for_equal(page, "#torn", image * is_visible)
+            context = observations.visible_pixels([image] * 6, is_visible)
+            decoded = model.decode(latents, context=context).numpy()
+            for k, answer in enumerate(decoded):
+                name = f"#answers canvas:nth-child({k + 1})"
+                expected = np.where(is_visible, image, answer)
+                new = self.wait_for_equal(page, name, expected)
+                self.assertAllEqual(new * is_visible, image * is_visible)
+            return decoded
+
+        is_visible = np.ones((8, 12, 1), np.uint8)
+        is_visible[4:] = 0
+        check(is_visible, latents[0])
+        page.focus("#whole")
+        page.keyboard.press("Enter")
+        is_visible[:] = 1
+        check(is_visible, latents[0])
+        page.fill("#size-of-brush", "3")
+        box = page.locator("#torn").bounding_box()
+        zoom = box["width"] / 12
+
+        def at(column, row):  # Of the middle of a pixel.
+            return box["x"] + zoom * (column + 0.5), box["y"] + zoom * (
+                row + 0.5
+            )
+
+        page.mouse.move(*at(2, 3))
+        page.mouse.down()
+        page.mouse.move(*at(8, 3))
+        page.mouse.up()
+        page.mouse.move(*at(2, 6))  # Without a button.
+        is_visible[2:5, 1:10] = 0
+        answers = check(is_visible, latents[0])
+        page.touchscreen.tap(*at(11, 7))
+        is_visible[6:, 10:] = 0
+        check(is_visible, latents[0])
+        page.click("#others")
+        others = check(is_visible, latents[1])
+        self.assertGreater(np.ptp([*answers, *others], axis=0).max(), 9)
+        # The other parts give the model no pixels.
+        noise = uniforms(0, model.num_dims).reshape(1, *shape)
+        log_prob = model.log_density(
+            image + noise, **model.condition(image[np.newaxis])
+        )
+        bits = float(page.inner_text("#bits").removesuffix(" bits/dim"))
+        expected = -log_prob / np.log(2.0) / model.num_dims
+        self.assertAllClose([bits], expected, atol=1e-3, rtol=0)
+        page.focus("#step")
+        page.keyboard.press("End")
+        self.wait_for_equal(page, "#state", image)
+        # Another A is rubbed out at the same place.
+        page.click("#samples button:nth-child(3)")
+        image = self.pixels(page, "#a")
+        check(is_visible, latents[1])
         self.assertEmpty(self.errors)

@@ -36,9 +36,12 @@ class InitializeTest(untraced.UntracedTestCase, parameterized.TestCase):
         ((4, 8, 3), 24, 2, 1.0),
         ((8, 8, 3), 2, 2, 0.1),  # Too few filters to predict with.
         ((4, 8, 1), 16, 3, 1.0),
+        ((4, 8, 1), 16, 3, 0.5, "periodic"),
     )
-    def test_brings_test_images_nearer(self, shape, filters, scales, gain):
-        model = make_model(shape, filters, scales)
+    def test_brings_test_images_nearer(
+        self, shape, filters, scales, gain, padding="same"
+    ):
+        model = make_model(shape, filters, scales, padding=padding)
         images = smooth_images(200, shape)
         test_images = smooth_images(50, shape, seed=1)
         before = np.mean(model.bits_per_dim(test_images, seed=0))

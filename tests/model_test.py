@@ -34,6 +34,13 @@ MODELS = {
         "num_blocks": 2,
         "num_couplings": [2, 1, 3],
     },
+    "periodic": {  # Its last grids are 2 pixels high and 1.
+        "image_shape": (4, 8, 1),
+        "num_colors": None,
+        "num_scales": 3,
+        "filters": 8,
+        "padding": "periodic",
+    },
     "four_scales": {"image_shape": (8, 16, 1), "num_scales": 4, "filters": 2},
     "two_levels": {"image_shape": (4, 6, 3), "num_colors": 2, "alpha": 0.01},
     "variational": {
@@ -55,7 +62,7 @@ MODELS = {
 }
 over_models = parameterized.parameters(*MODELS)
 # Those of which each has a part that no other has.
-DIFFERENT = ("real_numbers", "deep", "variational_classes")
+DIFFERENT = ("real_numbers", "deep", "periodic", "variational_classes")
 
 
 LABELS = np.array([2, 0, 1, 2])
@@ -220,6 +227,30 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertAllEqual(other.log_prob(images, seed=1), expected)
         other.variables[0].assign_add(tf.ones_like(other.variables[0]))
         self.assertAllEqual(original.log_prob(images, seed=1), expected)
+
+
+class PeriodicTest(untraced.UntracedTestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        # Translations that keep all masks and blocks.
+        (2, (8, 12, 2), (4, 4), {}),
+        (2, (8, 12, 2), (2, 2), {"num_colors": None}),
+        (3, (8, 16, 1), (0, 8), {"dequantization": "variational"}),
+    )
+    def test_commutes_with_translations(self, num_scales, shape, shift, config):
+        config |= {"image_shape": shape, "num_scales": num_scales}
+        for padding in ("periodic", "same"):
+            model = make_model(padding=padding, **config)
+            points = small_models.points(2, model)
+            of_latents = [size // 2 for size in shift]
+            expected = (
+                model.log_density(points).numpy(),
+                np.roll(model.bijector.inverse(points), of_latents, (1, 2)),
+            )
+            moved = np.roll(points, shift, (1, 2))
+            found = model.log_density(moved), model.bijector.inverse(moved)
+            for value, its in zip(found, expected, strict=True):
+                error = np.abs(value - its).max() / np.abs(its).max()
+                self.assertEqual(error < 1e-5, padding == "periodic")
 
 
 class GraphTest(tf.test.TestCase, parameterized.TestCase):

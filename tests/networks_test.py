@@ -15,9 +15,13 @@ from tf_realnvp import networks, rematerialization
 from tf_realnvp.networks import CouplingNetwork
 
 
-def make_network(channels=2, filters=4, num_blocks=2, seed=0, num_classes=None):
+def make_network(
+    channels=2, filters=4, num_blocks=2, seed=0, num_classes=None, **kwargs
+):
     """A network whose weights are off their initial values, zero and one."""
-    network = CouplingNetwork(channels, filters, num_blocks, num_classes)
+    network = CouplingNetwork(
+        channels, filters, num_blocks, num_classes, **kwargs
+    )
     rng = np.random.default_rng(seed)
     for weight in network.weights:
         weight.assign(rng.normal(size=weight.shape))
@@ -94,9 +98,12 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
         ("float32", True, 3),
         ("bfloat16", False, 3),
         ("bfloat16", True, None),
+        ("float32", True, None, "periodic"),
     )
-    def test_same_outputs_and_gradients(self, dtype, in_graph, num_classes):
-        network = make_network(num_classes=num_classes)
+    def test_same_outputs_and_gradients(
+        self, dtype, in_graph, num_classes, padding="same"
+    ):
+        network = make_network(num_classes=num_classes, padding=padding)
         label = None if num_classes is None else tf.constant([2, 0, 2])
         images = tf.constant(normal(3, 4, 6, 2), dtype)
         projection = tf.constant(normal(3, 4, 6, 4, seed=1), dtype)

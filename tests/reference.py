@@ -16,15 +16,16 @@ def weight_norm(direction, gain):
     return gain * direction / np.sqrt(np.sum(direction**2, axis=(0, 1, 2)))
 
 
-def conv2d(images, kernel, bias):
-    """Convolution with an odd kernel, stride 1 and SAME padding."""
+def conv2d(images, kernel, bias, mode="constant"):
+    """Convolution with an odd kernel and stride 1, padded as `np.pad` does."""
     size = kernel.shape[:2]
-    padded = np.pad(images, [(0, 0), *((n // 2,) * 2 for n in size), (0, 0)])
+    widths = [(0, 0), *((n // 2,) * 2 for n in size), (0, 0)]
+    padded = np.pad(images, widths, mode)
     patches = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))
     return np.einsum("nyxcij,ijcd->nyxd", patches, kernel, optimize=True) + bias
 
 
-def residual_blocks(hidden, weights, shifts=None):
+def residual_blocks(hidden, weights, shifts=None, mode="constant"):
     """One block after the other; `weights` are nine arrays, stacked.
 
     `shifts` are vectors of each image, for each block, if any: they are added
@@ -36,27 +37,48 @@ def residual_blocks(hidden, weights, shifts=None):
             if i > 0:
                 branch = np.maximum(branch, 0.0)
             kernel = weight_norm(block[i], block[i + 1])
-            branch = conv2d(branch, kernel, block[i + 2])
+            branch = conv2d(branch, kernel, block[i + 2], mode)
             if i == 0 and shifts is not None:
                 branch += np.array(shifts[number])[:, np.newaxis, np.newaxis]
         hidden = hidden + branch
     return hidden
 
 
-def coupling_network(images, weights, labels=None):
+def coupling_network(
+    images, weights, labels=None, contexts=(), mode="constant"
+):
     """`weights` as in the network: 3 arrays, 9 of all blocks, 3 arrays.
 
-    With `labels` of the images one more, the embedding of the classes.
+    With `labels` of the images one more, the embedding of the classes. Then one
+    for the code of the contexts, three for each image. `mode` is that of
+    `np.pad`.
     """
     weights = [np.asarray(weight, np.float64) for weight in weights]
     first, blocks, last = weights[:3], weights[3:12], weights[12:15]
-    shifts = None
+    rest, shifts = weights[15:], 0.0
     if labels is not None:
-        [embedding] = weights[15:]
-        shifts = [[block[label] for label in labels] for block in embedding]
-    hidden = conv2d(images, weight_norm(*first[:2]), first[2])
-    hidden = residual_blocks(np.maximum(hidden, 0.0), blocks, shifts)
-    return conv2d(np.maximum(hidden, 0.0), weight_norm(*last[:2]), last[2])
+        embedding, *rest = rest
+        shifts = np.stack([embedding[:, label] for label in labels], axis=1)
+    hidden = conv2d(images, weight_norm(*first[:2]), first[2], mode)
+    for context in contexts:
+        if context.ndim == 2:
+            matrix, *rest = rest
+            shifts = shifts + context @ matrix
+        else:
+            direction, gain, bias, *rest = rest
+            height, own_height = images.shape[1], context.shape[1]
+            if height < own_height:
+                context = squeeze(context, own_height // height)
+            else:
+                block = np.ones([1, *[height // own_height] * 2, 1])
+                context = np.kron(context, block)
+            hidden = hidden + conv2d(
+                context, weight_norm(direction, gain), bias, mode
+            )
+    shifts = shifts if np.ndim(shifts) else None
+    hidden = np.maximum(hidden, 0.0)
+    hidden = np.maximum(residual_blocks(hidden, blocks, shifts, mode), 0.0)
+    return conv2d(hidden, weight_norm(*last[:2]), last[2], mode)
 
 
 def coupling_inverse(x, mask, network, rescale, reshift):
@@ -108,6 +130,8 @@ def real_nvp(
     labels=None,
     moments=None,
     parts=None,
+    contexts=(),
+    mode="constant",
 ):
     """The whole model, from dequantized images to latents.
 
@@ -125,6 +149,8 @@ def real_nvp(
       parts: A list for the terms of the log-density: for each its scale,
         whether it is of latents, and its values for the components of that
         scale, `[n, height / 2**scale, width / 2**scale, channels]`.
+      contexts: As coupling networks get them.
+      mode: Likewise.
 
     Returns:
       Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
@@ -159,7 +185,7 @@ def real_nvp(
                 z,
                 make_mask(z.shape[1:], parity),
                 lambda kept, weights=weights: coupling_network(
-                    kept, weights, labels
+                    kept, weights, labels, contexts, mode
                 ),
                 np.float64(rescale),
                 np.float64(reshift),
@@ -180,8 +206,41 @@ def real_nvp(
     return z, sum(part.sum(axis=(1, 2, 3)) for *_, part in parts)
 
 
-def of_model(model, points, labels=None, parts=None):
-    """What `real_nvp` gives of points, with the weights of a model."""
+def context_code(context, weights):
+    """What a dense network makes of a context, an image at most 8 high."""
+    while context.ndim == 4 and context.shape[1] > 8:
+        context = squeeze(context).reshape(
+            *context.shape[:1],
+            *(size // 2 for size in context.shape[1:3]),
+            *(4, context.shape[3]),
+        )
+        context = context.mean(axis=3)
+    code = context.reshape(len(context), -1)
+    for kernel, bias in (weights[:2], weights[2:]):
+        code = code @ np.float64(kernel) + np.float64(bias)
+        code = code / (1.0 + np.exp(-code))  # "silu"
+    return code
+
+
+def of_model(model, points, labels=None, parts=None, contexts=()):
+    """What `real_nvp` gives of points, with the weights of a model.
+
+    The last weights are those of the contexts: the moments of all of them, then
+    four of the network of each.
+    """
+    number = len(contexts)
+    own = [v.numpy() for v in model.variables[-5 * number :]]
+    contexts = [
+        (context - np.float64(mean)) / np.float64(std)
+        for context, (mean, std) in zip(contexts, own, strict=False)
+    ]
+    codes = [
+        context_code(context, own[number + 4 * i : number + 4 * i + 4])
+        for i, context in enumerate(contexts)
+    ]
+    contexts = [context for context in contexts if context.ndim == 4]
+    if codes:
+        contexts.insert(0, np.concatenate(codes, axis=1))
     moments = [v.numpy() for v in model.variables if v.name == "moments"]
     couplings = [
         (network.get_weights(), coupling.rescale, coupling.reshift)
@@ -199,4 +258,6 @@ def of_model(model, points, labels=None, parts=None):
         labels,
         *(moments or [None]),
         parts,
+        contexts,
+        {"same": "constant", "periodic": "wrap"}[model.padding],
     )

@@ -23,6 +23,8 @@ GIVEN = {
     "num_scales": (3, "3"),
     "num_couplings": ((4, 5, 6), "4,5,6"),
     "dequantization": ("variational", "variational"),
+    "padding": ("periodic", "periodic"),
+    "observe": ("mask", "mask"),
     "conditional": (True, None),
     "init_from": ("e", "e"),
     "precision": ("bfloat16", "bfloat16"),

@@ -248,15 +248,18 @@ class SmallModel:
             "num_scales": 2,
             "num_couplings": (3, 3, 4),
             "dequantization": "uniform",
+            "padding": "same",
             "num_classes": None,
             "class_probs": None,
+            "context_shape": None,
+            "observe": None,
         }
         self._config = defaults | config
         self.image_shape, self.num_colors = image_shape, num_colors
         self.values = Values(num_colors)
         vars(self).update(self._config)
         self.metadata = {}
-        self.couplings = range(10)
+        self.couplings, self.observation = range(10), None
         self.num_dims = self.num_parameters = math.prod(image_shape)
         self.means = keras.Variable("random_normal", image_shape)
         # A second variable, whose gradient is another one.

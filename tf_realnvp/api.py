@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -67,6 +68,8 @@ def train(
     data: "np.ndarray | tf.data.Dataset | ImageDataset",
     *,
     labels: np.ndarray | None = None,
+    context: Any = None,
+    observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     optimizer: str | None = None,
@@ -122,6 +125,12 @@ def train(
         with classes. A `tf.data.Dataset` of pairs and an `ImageDataset`
         (`data.load(name, labels=True)`) provide their own labels, which a model
         without classes ignores. The model keeps its `class_probs`.
+      context: What the density of an array of images is conditioned on, for a
+        model with `context_shape`: real numbers `[n, *context_shape]`, or these
+        by name.
+      observe: Function that makes the context: of images `[m, H, W, C]` and a
+        seed, integers `[2]`, in TensorFlow. A model that was created with
+        `observe` needs neither.
       run_dir: Folder for checkpoints, metrics and TensorBoard logs. If it holds
         an earlier run with the same settings, training resumes from its last
         checkpoint, which replaces the weights of the model. With `progress`, a
@@ -154,7 +163,7 @@ def train(
         of the scope of the current strategy; or if the whole model is frozen
         (`trainable = False`).
     """
-    dataset = for_model(model, data, labels, flip)
+    dataset = for_model(model, data, labels, flip, context, observe)
     with contextlib.ExitStack() as stack:
         run = None
         if run_dir is not None:

@@ -7,6 +7,8 @@ their pixel. Terms at a coarser scale are spread evenly over the pixels that a
 point of the coarser grid covers. So a map sums to the code length of the image.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from scipy import ndimage
@@ -17,16 +19,14 @@ from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import private
 
 
-def costs(
-    model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
-) -> tf.Tensor:
+def costs(model: RealNVP, points: tf.Tensor, **condition: Any) -> tf.Tensor:
     """Returns the cost of each position of images, by scale and kind.
 
     Args:
       model: The model.
       points: Dequantized images, float32 `[n, H, W, C]`, `n` at least 1.
-      label: Labels to condition on, integers `[n]`; required for a model with
-        classes.
+      **condition: What to condition on, `label` and `context` as for
+        `RealNVP.encode`.
 
     Returns:
       Float32 `[n, S, 2, H, W]`, in nats, for `S` scales.
@@ -35,25 +35,25 @@ def costs(
       that leave the flow at scale `s`. The sum over all axes but the first is
       `-log_density(points, label)`.
     """
-    return costs_and_latents(model, points, label)[0]
+    return costs_and_latents(model, points, **condition)[0]
 
 
 @private.evicting_graph_tensors()
 def costs_and_latents(
-    model: RealNVP, points: tf.Tensor, label: tf.Tensor | None = None
+    model: RealNVP, points: tf.Tensor, **condition: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns `costs` and the latents, in one pass through the flow.
 
     Args:
       model: As for `costs`.
       points: As for `costs`.
-      label: As for `costs`.
+      **condition: As for `costs`.
 
     Returns:
       The costs, and the latents, float32 `[n, H / 2, W / 2, 4 * C]`.
     """
     height = model.image_shape[0]
-    condition = {} if label is None else {"label": label}
+    condition = model.context.encode(model.condition(points, **condition))
     steps = steps_of(model.bijector)
     scales, latents = _encode(steps, points, height, condition)
     costs = [

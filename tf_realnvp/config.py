@@ -22,6 +22,7 @@ from tf_realnvp.utils.checks import (
     WholeNumber,
     WholeNumbers,
 )
+from tf_realnvp.utils.named import each
 
 # Defaults that depend on the data set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -228,6 +229,19 @@ class TrainingConfig:
         "noise that is added to the levels; variational: learned, and slower",
         "uniform",
     )
+    padding: str = _of_model(
+        OneOf(("same", "periodic")),
+        "what convolutions see beyond the edges of images: same: zeros; "
+        "periodic: the opposite edge, for lattices, panoramas and tiles",
+        "same",
+    )
+    observe: str | None = _of_model(
+        Name(),
+        "train the density of images given what is observed of them: mask (any "
+        "visible pixels), lowres:N (height and width divided by N), gray, or "
+        "noise:X (standard deviation X, in levels of 255) (default: nothing)",
+        None,
+    )
     conditional: bool = _of_run(
         Switch(),
         "train a class-conditional model on the labels of the data set",
@@ -368,6 +382,7 @@ class DataDescription:
       class_names: Names of the classes, if there are labels.
       class_probs: Probability of each class; by default its frequency in the
         training images.
+      context_shape: `context_shape` of the `ImageDataset`.
     """
 
     image_shape: tuple[int, int, int]
@@ -377,10 +392,13 @@ class DataDescription:
     fingerprint: str
     class_names: tuple[str, ...] = ()
     class_probs: tuple[float, ...] = ()
+    context_shape: Any = None
 
     def __post_init__(self):
         for name in ("image_shape", "class_names", "class_probs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        shape = each(tuple, self.context_shape)
+        object.__setattr__(self, "context_shape", shape)
 
     @property
     def of_images(self) -> dict[str, Any]:
@@ -390,6 +408,7 @@ class DataDescription:
             "num_colors": self.num_colors,
             "num_classes": len(self.class_names) or None,
             "class_probs": self.class_probs or None,
+            "context_shape": self.context_shape,
         }
 
     def differences(self, other: "DataDescription") -> list[str]:

@@ -33,7 +33,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 from sklearn.preprocessing import StandardScaler
 
-from tf_realnvp import bit_maps
+from tf_realnvp import bit_maps, observations
 from tf_realnvp.model import RealNVP
 from tf_realnvp.significance import p_values, set_p_value
 from tf_realnvp.utils.overlap import overlapped
@@ -117,28 +117,32 @@ class Measurer:
         self._model = model
         self._batch_size = batch_size
 
-        def measure(images, seed):
+        def measure(images, seed, context):
             """Returns costs, classes, and log p(x) - log p(x | class)."""
             seeds = tf.fill([tf.shape(images)[0]], seed)
             points = model.dequantize_each(images, seeds)
             if model.num_classes is None:
                 none = tf.zeros_like(seeds)
-                return bit_maps.costs(model, points), none, none
-            posterior = tf.nn.log_softmax(model.log_joint(points))
+                return bit_maps.costs(model, points, **context), none, none
+            posterior = tf.nn.log_softmax(model.log_joint(points, **context))
             label = tf.argmax(posterior, axis=-1)
             prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
             return (
-                bit_maps.costs(model, points, label),
+                bit_maps.costs(model, points, label=label, **context),
                 label,
                 # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
                 tf.gather(prior, label) - tf.reduce_max(posterior, axis=-1),
             )
 
         images = tf.TensorSpec([None, *model.image_shape], model.values.dtype)
-        specs = [images, tf.TensorSpec([], tf.int64)]
+        context = model.condition_specs
+        context.pop("label", None)
+        specs = [images, tf.TensorSpec([], tf.int64), context]
         self._measure = tf.function(measure, specs, autograph=False)
 
-    def __call__(self, images: np.ndarray, seed: int = 0) -> Measurements:
+    def __call__(
+        self, images: np.ndarray, seed: int = 0, context: Any = None
+    ) -> Measurements:
         """Measures images.
 
         Args:
@@ -146,6 +150,8 @@ class Measurer:
           seed: Seed of the dequantization noise, a 64-bit integer. It is used
             for each image, so the measurements of an image do not depend on
             the other images.
+          context: As for `RealNVP.log_prob`. Default: for a model that observes
+            images, what it observes of these; of masks, nothing.
 
         Returns:
           The measurements of all images.
@@ -154,18 +160,22 @@ class Measurer:
           ValueError: If the images have the wrong shape or dtype.
         """
         parts = []
-        for batch, costs, label, difference in self._batches(images, seed):
+        batches = self._batches(images, seed, context)
+        for batch, costs, label, difference in batches:
             nats = costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
             cells, code = _sum_over_cells(costs), coded_bits(batch)
             parts.append(Measurements(difference - nats, cells, code, label))
         return Measurements.concatenate(parts)
 
-    def maps(self, images: np.ndarray, seed: int = 0) -> np.ndarray:
+    def maps(
+        self, images: np.ndarray, seed: int = 0, context: Any = None
+    ) -> np.ndarray:
         """Returns bit maps: the code length of each position of images.
 
         Args:
           images: As for `__call__`.
           seed: As for `__call__`.
+          context: As for `__call__`.
 
         Returns:
           Float32 `[n, H, W]`, in bits. A map sums to the code length of the
@@ -174,12 +184,12 @@ class Measurer:
         """
         parts = [
             costs.sum(axis=(1, 2), dtype=np.float64)
-            for _, costs, *_ in self._batches(images, seed)
+            for _, costs, *_ in self._batches(images, seed, context)
         ]
         maps = self._model.values.from_nats(np.concatenate(parts))
         return maps.astype(np.float32)
 
-    def _batches(self, images, seed):
+    def _batches(self, images, seed, context):
         """Runs the flow on batches, and replaces values that are not finite.
 
         Returns:
@@ -195,9 +205,15 @@ class Measurer:
                 f"got {images.dtype} {list(images.shape)}."
             )
 
+        context = observations.given(self._model, images, context)
+        condition = self._model.condition(images, context=context)
+
         def measure(start):
-            batch = images[start : start + self._batch_size]
-            tensors = self._measure(batch, tf.constant(seed, tf.int64))
+            part = slice(start, start + self._batch_size)
+            batch = images[part]
+            context = tf.nest.map_structure(lambda v: v[part], condition)
+            number = tf.constant(seed, tf.int64)
+            tensors = self._measure(batch, number, context)
             costs, label, difference = (tensor.numpy() for tensor in tensors)
             # Beyond the range of float32, an image is as unlikely as possible.
             costs = np.nan_to_num(

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp import networks
 from tf_realnvp.bijectors import AffineCoupling, FactorOut, steps_of
 from tf_realnvp.model import RealNVP
 
@@ -66,7 +67,7 @@ def _fit_coupling(coupling, points):
             label["label"] = tf.zeros(points.shape[:1], tf.int32)
         return coupling.inverse(points, **label)
     kernel, bias, log_scale = _predict_changed(
-        coupling.mask, points, network.can_be_linear
+        coupling.mask, points, network.can_be_linear, network.padding
     )
     # `reshift` holds the mean log-scale, the network the differences from it.
     changed = np.isfinite(log_scale)
@@ -83,7 +84,7 @@ def _fit_coupling(coupling, points):
     # Equals the coupling with its network, at a hundredth of the cost.
     linear = AffineCoupling(
         coupling.mask,
-        lambda x: tf.nn.conv2d(x, kernel, 1, "SAME") + bias,
+        lambda x: networks.conv2d(x, kernel, bias, network.padding),
         coupling.rescale,
         coupling.reshift,
     )
@@ -103,13 +104,14 @@ def _agree(strategy, variables):
         variable.assign(tf.reshape(part, variable.shape))
 
 
-def _predict_changed(mask, points, use_kept):
+def _predict_changed(mask, points, use_kept, padding):
     """Predicts the components that a coupling changes from the kept ones.
 
     Args:
       mask: Boolean `[H, W, C]`, `True` where a component is kept.
       points: Float32 `[n, H, W, C]`.
       use_kept: Whether to use the kept components, or to predict the mean.
+      padding: As for `networks.padded`.
 
     Returns:
       `kernel` `[3, 3, C, C]` and `bias` `[C]` of a convolution of the kept
@@ -118,8 +120,9 @@ def _predict_changed(mask, points, use_kept):
     """
     size, channels = _KERNEL_SIZE, mask.shape[-1]
     visible = tf.where(mask, points, 0.0)
+    visible, to_add = networks.padded(visible, size, padding)
     patches = tf.image.extract_patches(
-        visible, [1, size, size, 1], [1] * 4, [1] * 4, "SAME"
+        visible, [1, size, size, 1], [1] * 4, [1] * 4, to_add
     ).numpy()
     points = points.numpy()
     kernel = np.zeros((size * size * channels, channels))

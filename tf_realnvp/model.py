@@ -19,14 +19,17 @@ from tensorflow_probability import distributions as tfd
 from tf_realnvp import (
     bijectors,
     networks,
+    observations,
     rematerialization,
     variational_dequantization,
 )
 from tf_realnvp.config import ARCHITECTURE
+from tf_realnvp.context import Context, Shapes
 from tf_realnvp.images.values import Values
 from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
+from tf_realnvp.utils.named import each
 
 
 class RealNVP(tf.Module):
@@ -49,6 +52,16 @@ class RealNVP(tf.Module):
     model = RealNVP(image_shape=(32, 32, 3))
     images = model.sample(36, seed=1)      # uint8 [36, 32, 32, 3]
     model.bits_per_dim(images)             # float32 [36]
+    ```
+
+    With `context_shape` the density is conditioned on a vector or an image for
+    each image, or on several of them by name, which all methods take as
+    `context=…`.
+
+    ```python
+    model = RealNVP(image_shape=(16, 16, 1), context_shape=(1,))
+    fields = model.sample(36, context=[8.0])         # one for all images
+    model.log_prob(fields, context=couplings)        # float [36, 1]
     ```
 
     With `num_classes` the couplings are conditioned on an integer label per
@@ -99,6 +112,9 @@ class RealNVP(tf.Module):
         num_classes: int | None = None,
         class_probs: Sequence[float] | None = None,
         dequantization: str = "uniform",
+        context_shape: Shapes = None,
+        observe: str | None = None,
+        padding: str = "same",
         name: str = "real_nvp",
     ):
         """Creates a model with newly initialized weights.
@@ -129,6 +145,16 @@ class RealNVP(tf.Module):
             "variational", which is learned with the flow (see
             `VariationalDequantization`). `encode`, `decode` and `sample` add no
             noise.
+          context_shape: Shape of the context of an image: `(K,)` of a vector,
+            `(H, W, K)` of an image whose height is that of the images, or a
+            power of two times lower; or such shapes by name. Default: the
+            density has no context.
+          observe: What is observed of an image, which is then the context: see
+            `observations`.
+          padding: What convolutions see beyond the edges of images: "same",
+            zeros, or "periodic", the opposite edge. A periodic model without
+            context images commutes with translations by `2**num_scales`
+            pixels, if the height and width are multiples of it.
           name: Name of the module and of its distribution.
 
         Raises:
@@ -147,6 +173,7 @@ class RealNVP(tf.Module):
             "num_couplings", num_couplings
         )
         self.dequantization: str = _check("dequantization", dequantization)
+        self.padding: str = _check("padding", padding)
         if self.num_scales > (largest := max_num_scales(self.image_shape)):
             raise ValueError(
                 f"`num_scales` must be at most {largest} for images of shape "
@@ -162,13 +189,23 @@ class RealNVP(tf.Module):
         self.class_probs = _check_class_probs(class_probs, num_classes)
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
-
+        self.observe = observe
+        self.observation = observations.named(observe, self.values)
+        self.context_shape = each(tuple, context_shape)
+        if self.observation is not None:
+            seen = self.observation(tf.zeros([1, *self.image_shape]), [0, 0])
+            if self.context_shape not in (None, tuple(seen.shape[1:])):
+                raise ValueError("`observe` has a `context_shape` of its own.")
+            self.context_shape = tuple(seen.shape[1:])
+        self.context = Context(self.context_shape, self.image_shape)
         self.networks = [
             networks.CouplingNetwork(
                 mask.shape[-1],
                 self.filters,
                 self.num_blocks,
                 self.num_classes,
+                **self.context.sizes(mask.shape[0]),
+                padding=self.padding,
                 name=f"coupling_{index}",
             )
             for index, (_, mask) in enumerate(self._layout())
@@ -181,6 +218,7 @@ class RealNVP(tf.Module):
                 variational_dequantization.FILTERS,
                 variational_dequantization.NUM_BLOCKS,
                 channels_out=2 * channels,
+                padding=self.padding,
                 name=f"noise_{index}",
             )
             for index in range(variational_dequantization.NUM_COUPLINGS)
@@ -270,7 +308,10 @@ class RealNVP(tf.Module):
         self.distribution = tfd.TransformedDistribution(
             tfd.Sample(tfd.Normal(0.0, 1.0), self.latent_shape),
             self.bijector,
-            kwargs_split_fn=lambda label: ({}, condition_kwargs(**label)),
+            kwargs_split_fn=lambda condition: (
+                {},
+                condition_kwargs(**self.context.encode(condition)),
+            ),
             name=self.name,
         )
 
@@ -323,8 +364,8 @@ class RealNVP(tf.Module):
                 run = functools.partial(
                     rematerialization.coupling_network, network
                 )
-            return lambda inputs, **label: run(
-                tf.cast(inputs, compute_dtype), **label
+            return lambda inputs, **condition: run(
+                tf.cast(inputs, compute_dtype), **condition
             )
 
         model = object.__new__(RealNVP)
@@ -347,10 +388,10 @@ class RealNVP(tf.Module):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, except `name`."""
-        names = ["image_shape", "num_colors", *ARCHITECTURE]
-        if self.num_classes is not None:
-            names += ["num_classes", "class_probs"]
-        return {name: getattr(self, name) for name in names}
+        names = [*ARCHITECTURE, "num_classes", "class_probs", "context_shape"]
+        given = _given(**{name: getattr(self, name) for name in names})
+        shape, num_colors = self.image_shape, self.num_colors
+        return {"image_shape": shape, "num_colors": num_colors, **given}
 
     def assign(self, other: "RealNVP") -> None:
         """Copies the weights of another model of the same architecture."""
@@ -378,6 +419,8 @@ class RealNVP(tf.Module):
             named[f"{name}/reshift"] = reshift
         if self._moments:
             named["moments"] = self._moments[0]
+        for index, variable in enumerate(self.context.variables):
+            named[f"context/{index}"] = variable
         return named
 
     def standardize(
@@ -435,6 +478,7 @@ class RealNVP(tf.Module):
             *(v for n in self._noise_networks for v in n.weights),
             *self._noise_variables,
             *self._moments,
+            *self.context.variables,
         )
 
     @property
@@ -446,6 +490,12 @@ class RealNVP(tf.Module):
         return tuple(v for v in self.variables if v.trainable)
 
     @property
+    def condition_specs(self) -> dict[str, Any]:
+        """The types of `label` and `context` for `n` images, as it has them."""
+        has_classes = self.num_classes is not None
+        return assertions.condition_specs(has_classes, self.context_shape)
+
+    @property
     def num_dims(self) -> int:
         """Number of components of an image, `H * W * C`."""
         return math.prod(self.image_shape)
@@ -455,7 +505,9 @@ class RealNVP(tf.Module):
         """Number of scalars in `variables`."""
         return sum(v.shape.num_elements() for v in self.variables)
 
-    def log_prob(self, images: tf.Tensor, seed=None, label=None) -> tf.Tensor:
+    def log_prob(
+        self, images: tf.Tensor, seed=None, label=None, context=None
+    ) -> tf.Tensor:
         """Returns a lower bound on the log-probability of images, in nats.
 
         The bound holds in expectation over the dequantization noise
@@ -474,6 +526,10 @@ class RealNVP(tf.Module):
           label: Class to condition on: an integer for all images, or integers
             `[n]`, one per image. Default: the mixture of all classes, if the
             model has classes.
+          context: For a model with `context_shape`, real numbers of that shape,
+            for all images, or `[n, *context_shape]`, one for each; by name if
+            there are several. Required, unless the model observes masks: then
+            nothing is visible.
 
         Returns:
           Float32 `[n]`, in nats per image.
@@ -481,16 +537,18 @@ class RealNVP(tf.Module):
         Raises:
           TypeError: If `seed` or `label` are not integers, or `images` are not
             of the kind of the model.
-          ValueError: If `images`, `seed` or `label` have the wrong shape, or if
-            a `label` is given and the model has no classes.
+          ValueError: If `images`, `seed`, `label` or `context` have the wrong
+            shape, or if the model has no classes or context and one is given,
+            or has a context and none is given.
           tf.errors.InvalidArgumentError: If a component, `seed` or a label is
             out of range.
         """
         points = self.dequantize(images, seed)
-        return self.log_density(points, self._labels(label, points))
+        condition = self.condition(points, label, context)
+        return self.log_density(points, **condition)
 
     def log_prob_each(
-        self, images: tf.Tensor, seeds: tf.Tensor, label=None
+        self, images: tf.Tensor, seeds: tf.Tensor, label=None, context=None
     ) -> tf.Tensor:
         """Returns the same lower bound as `log_prob`, with one seed per image.
 
@@ -502,6 +560,7 @@ class RealNVP(tf.Module):
           images: As for `log_prob`.
           seeds: Signed 64-bit integers `[n]`.
           label: As for `log_prob`.
+          context: As for `log_prob`.
 
         Returns:
           Float32 `[n]`, in nats per image.
@@ -514,10 +573,11 @@ class RealNVP(tf.Module):
             out of range, or the number of seeds or labels is not `n`.
         """
         points = self.dequantize_each(images, seeds)
-        return self.log_density(points, self._labels(label, points))
+        condition = self.condition(points, label, context)
+        return self.log_density(points, **condition)
 
     def log_density(
-        self, points: tf.Tensor, label: tf.Tensor | int | None = None
+        self, points: tf.Tensor, label=None, context=None
     ) -> tf.Tensor:
         """Returns the log-density of dequantized images, in nats.
 
@@ -527,23 +587,27 @@ class RealNVP(tf.Module):
           points: Dequantized images `[n, H, W, C]`, such as `dequantize`
             returns.
           label: As for `log_prob`, but not checked.
+          context: As for `log_prob`, for each image, float32, and not checked.
 
         Returns:
           Float32 `[n]`.
         """
         if label is None and self.num_classes is not None:
-            return tf.reduce_logsumexp(self.log_joint(points), axis=-1)
+            joint = self.log_joint(points, context=context)
+            return tf.reduce_logsumexp(joint, axis=-1)
         # A new tensor, since TFP's cache may hold a result for the caller's
         # tensor that was computed with earlier weights.
         points = tf.identity(tf.cast(points, tf.float32))
         if label is not None:
             label = tf.broadcast_to(label, tf.shape(points)[:1])
-        return _apply(self.distribution.log_prob, points, label)
+        condition = _given(label=label, context=context)
+        return _apply(self.distribution.log_prob, points, condition)
 
     def log_joint(
         self,
         points: tf.Tensor,
-        log_density: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        log_density: Callable[..., tf.Tensor] | None = None,
+        context: Any = None,
     ) -> tf.Tensor:
         """Returns the joint log-density of points and each class.
 
@@ -554,6 +618,7 @@ class RealNVP(tf.Module):
           points: As for `log_density`.
           log_density: Function to use in place of the method `log_density`,
             such as one that has been traced already.
+          context: As for `log_density`.
 
         Returns:
           Float32 `[n, num_classes]`, `log_density(points, label)` plus the
@@ -570,7 +635,7 @@ class RealNVP(tf.Module):
             # `points` out of the loop.
             own = tf.identity(points)
             labels = tf.fill([tf.shape(own)[0]], label)
-            return (log_density or self.log_density)(own, labels)
+            return (log_density or self.log_density)(own, labels, context)
 
         # One class at a time, to save memory.
         log_probs = tf.map_fn(
@@ -583,17 +648,26 @@ class RealNVP(tf.Module):
             tf.constant(self.class_probs, tf.float32)
         )
 
-    def _labels(self, label, batch):
-        """Checks a caller's `label` and broadcasts it to int32 `[n]`."""
-        if label is None:
-            return None
-        if self.num_classes is None:
-            raise ValueError(
-                "`label` must not be given: the model has no classes."
-            )
-        return assertions.labels(label, self.num_classes, tf.shape(batch)[0])
+    def condition(self, batch, label=None, context=None) -> dict[str, Any]:
+        """Checks what a density is conditioned on.
 
-    def _through_flow(self, function, batch, label):
+        Args:
+          batch: `[n, ...]`.
+          label: As for `log_prob`.
+          context: As for `log_prob`.
+
+        Returns:
+          The keyword arguments of `log_density` that are not `None`.
+        """
+        n = tf.shape(batch)[0]
+        if context is None and self.observe == "mask":
+            context = tf.zeros(self.context_shape)  # Nothing is visible.
+        context = assertions.context(context, self.context_shape, n)
+        if label is not None:
+            label = assertions.labels(label, self.num_classes, n)
+        return _given(label=label, context=context)
+
+    def _through_flow(self, function, batch, label, context):
         """Applies one direction of the flow, without noise, to a batch."""
         if label is None and self.num_classes is not None:
             raise ValueError(
@@ -601,13 +675,14 @@ class RealNVP(tf.Module):
                 f"model has {self.num_classes}."
             )
 
-        def apply(batch, **label):
-            kwargs = bijectors.condition_kwargs(self.bijector, **label)
+        def apply(batch, **condition):
+            encoded = self.context.encode(condition)
+            kwargs = bijectors.condition_kwargs(self.bijector, **encoded)
             return function(batch, **kwargs)
 
-        return _apply(apply, batch, self._labels(label, batch))
+        return _apply(apply, batch, self.condition(batch, label, context))
 
-    def classify(self, images: tf.Tensor, seed=None) -> tf.Tensor:
+    def classify(self, images: tf.Tensor, seed=None, context=None) -> tf.Tensor:
         """Returns the log-probabilities of all classes, given images.
 
         Applies Bayes' rule to the densities, with the prior `class_probs`. All
@@ -616,6 +691,7 @@ class RealNVP(tf.Module):
         Args:
           images: As for `log_prob`.
           seed: As for `log_prob`.
+          context: As for `log_prob`.
 
         Returns:
           Float32 `[n, num_classes]`, normalized.
@@ -624,7 +700,9 @@ class RealNVP(tf.Module):
           ValueError: If the model has no classes, or as `log_prob`.
           TypeError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
-        return tf.nn.log_softmax(self.log_joint(self.dequantize(images, seed)))
+        points = self.dequantize(images, seed)
+        condition = self.condition(points, None, context)
+        return tf.nn.log_softmax(self.log_joint(points, **condition))
 
     def dequantize(self, images: tf.Tensor, seed=None) -> tf.Tensor:
         """Adds uniform noise in `[0, 1)` to levels; checks real numbers only.
@@ -684,7 +762,7 @@ class RealNVP(tf.Module):
         return tf.cast(images, tf.float32) + noise
 
     def bits_per_dim(
-        self, images: tf.Tensor, seed=None, label=None
+        self, images: tf.Tensor, seed=None, label=None, context=None
     ) -> tf.Tensor:
         """Returns an upper bound on the code length of images, in bits/dim.
 
@@ -692,6 +770,7 @@ class RealNVP(tf.Module):
           images: As for `log_prob`.
           seed: As for `log_prob`.
           label: As for `log_prob`.
+          context: As for `log_prob`.
 
         Returns:
           Float32 `[n]`, `-log_prob(images) / (H * W * C * log(2))`.
@@ -702,11 +781,11 @@ class RealNVP(tf.Module):
         """
         if self.values.are_real:
             raise ValueError("Real numbers have no bits: use `nats_per_dim`.")
-        log_prob = self.log_prob(images, seed, label)
+        log_prob = self.log_prob(images, seed, label, context)
         return self.values.per_dim(log_prob, self.num_dims)
 
     def nats_per_dim(
-        self, images: tf.Tensor, seed=None, label=None
+        self, images: tf.Tensor, seed=None, label=None, context=None
     ) -> tf.Tensor:
         """Returns `-log_prob(images) / (H * W * C)`, float32 `[n]`.
 
@@ -714,13 +793,16 @@ class RealNVP(tf.Module):
           images: As for `log_prob`.
           seed: As for `log_prob`.
           label: As for `log_prob`.
+          context: As for `log_prob`.
 
         Raises:
           TypeError, ValueError, tf.errors.InvalidArgumentError: As `log_prob`.
         """
-        return -self.log_prob(images, seed, label) / self.num_dims
+        return -self.log_prob(images, seed, label, context) / self.num_dims
 
-    def sample(self, n, temperature=1.0, seed=None, label=None) -> tf.Tensor:
+    def sample(
+        self, n, temperature=1.0, seed=None, label=None, context=None
+    ) -> tf.Tensor:
         """Draws images.
 
         Args:
@@ -733,6 +815,7 @@ class RealNVP(tf.Module):
           label: Class to sample from: an integer for all images, or integers
             `[n]`, one per image. Default: drawn by `sample_labels(n, seed)`, if
             the model has classes.
+          context: As for `log_prob`.
 
         Returns:
           Images `[n, H, W, C]`, `uint8`, `uint16` or `float32`.
@@ -750,7 +833,8 @@ class RealNVP(tf.Module):
         if self.num_classes is not None and label is None:
             seed = stateless_seed(seed)
             label = self.sample_labels(n, seed)
-        return self.decode(self.sample_latents(n, temperature, seed), label)
+        latents = self.sample_latents(n, temperature, seed)
+        return self.decode(latents, label, context)
 
     def sample_labels(self, n, seed=None) -> tf.Tensor:
         """Draws labels from the prior `class_probs`.
@@ -799,7 +883,7 @@ class RealNVP(tf.Module):
             "`temperature` must be lower: the latents overflow.",
         )
 
-    def encode(self, images: tf.Tensor, label=None) -> tf.Tensor:
+    def encode(self, images: tf.Tensor, label=None, context=None) -> tf.Tensor:
         """Returns the latents of images.
 
         Each component is dequantized to the middle of its level, so `decode`
@@ -809,6 +893,7 @@ class RealNVP(tf.Module):
           images: As for `log_prob`.
           label: Class to condition on: an integer for all images, or integers
             `[n]`, one per image. Required if the model has classes.
+          context: As for `log_prob`.
 
         Returns:
           Float32 latents `[n, H / 2, W / 2, 4 * C]`. The last `2 * C` channels
@@ -821,15 +906,17 @@ class RealNVP(tf.Module):
         """
         images = assertions.images(images, self.image_shape, self.num_colors)
         points = tf.cast(images, tf.float32) + self.values.middle
-        return self._through_flow(self._without_noise.inverse, points, label)
+        inverse = self._without_noise.inverse
+        return self._through_flow(inverse, points, label, context)
 
-    def decode(self, latents: tf.Tensor, label=None) -> tf.Tensor:
+    def decode(self, latents: tf.Tensor, label=None, context=None) -> tf.Tensor:
         """Returns the images of latents.
 
         Args:
           latents: Real numbers `[n, H / 2, W / 2, 4 * C]`.
-          label: As for `encode`. The label that an image was encoded with
-            recovers it.
+          label: As for `encode`. The label and the context that an image was
+            encoded with recover it.
+          context: As for `log_prob`.
 
         Returns:
           Images `[n, H, W, C]`, `uint8`, `uint16` or `float32`.
@@ -843,7 +930,7 @@ class RealNVP(tf.Module):
             that float32 overflows, or if a label is out of range.
         """
         latents = assertions.latents(latents, self.latent_shape)
-        points = self.decode_points(latents, label)
+        points = self.decode_points(latents, label, context)
         # An overflow of float32 ends in inf - inf, a NaN.
         points = tf.debugging.check_numerics(
             points,
@@ -856,7 +943,9 @@ class RealNVP(tf.Module):
         images = tf.clip_by_value(tf.floor(points), 0.0, self.num_colors - 1.0)
         return tf.cast(images, self.values.dtype)
 
-    def decode_points(self, latents: tf.Tensor, label=None) -> tf.Tensor:
+    def decode_points(
+        self, latents: tf.Tensor, label=None, context=None
+    ) -> tf.Tensor:
         """Returns the dequantized images of latents, without checks.
 
         They are smooth in the latents, as those of `bijector.forward` are not
@@ -865,12 +954,14 @@ class RealNVP(tf.Module):
         Args:
           latents: Float32 `[n, H / 2, W / 2, 4 * C]`.
           label: As for `encode`.
+          context: As for `log_prob`.
 
         Returns:
           Float32 `[n, H, W, C]`, in the support of `distribution`. Latents that
           are too large give NaN.
         """
-        return self._through_flow(self._without_noise.forward, latents, label)
+        forward = self._without_noise.forward
+        return self._through_flow(forward, latents, label, context)
 
 
 def max_num_scales(image_shape: Sequence[int]) -> int:
@@ -954,19 +1045,23 @@ def _check_class_probs(class_probs, num_classes) -> tuple[float, ...] | None:
 
 
 @private.evicting_graph_tensors()
-def _apply(function, batch, label):
+def _apply(function, batch, condition):
     """Applies a function that runs networks to a batch that may be empty.
 
     Args:
-      function: Called with a batch and, unless it is `None`, `label`.
+      function: Called with a batch, and its condition as keyword arguments.
       batch: `[n, ...]`.
-      label: `[n]`, or `None`.
+      condition: What `RealNVP.condition` returns.
 
     Returns:
       The output of `function`, `[n, ...]`.
     """
-    condition = {} if label is None else {"label": _at_least_one(label)}
+    condition = tf.nest.map_structure(_at_least_one, condition)
     return function(_at_least_one(batch), **condition)[: tf.shape(batch)[0]]
+
+
+def _given(**arguments):
+    return {k: v for k, v in arguments.items() if v is not None}
 
 
 def _at_least_one(batch):

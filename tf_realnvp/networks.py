@@ -6,7 +6,7 @@ all axes except the output channels.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import keras
@@ -66,10 +66,12 @@ class CouplingNetwork(keras.Model):
     `[N, H, W, channels_out]`. It computes in the dtype of its input: the same
     float32 weights are used for bfloat16 training and float32 evaluation.
 
-    A network with classes takes a label per image,
-    `network(images, label=labels)`. An embedding of the label, initialized to
-    zero, is added to the features in each residual block, after its first
-    convolution.
+    A network may be conditioned on a label, and on the code and the images of a
+    context: `network(inputs, label=labels)`. An embedding of the label and a
+    linear map of the code are added to the features in each residual block,
+    after its first convolution. A convolution of each image, on the grid of the
+    inputs, is added to the first convolution. All of them are initialized to
+    zero.
 
     Attributes:
       channels: Number of input channels.
@@ -81,6 +83,9 @@ class CouplingNetwork(keras.Model):
       blocks: The `ResidualBlocks`.
       last: The last `Convolution`, 3x3.
       embedding: Variable `[num_blocks, num_classes, filters / 2]`, or `None`.
+      code_map: Variable `[num_blocks, code_size, filters / 2]`, or `None`.
+      image_convolutions: A 3x3 `Convolution` for each image, by name.
+      padding: As for `padded`.
     """
 
     def __init__(
@@ -90,6 +95,9 @@ class CouplingNetwork(keras.Model):
         num_blocks: int = 8,
         num_classes: int | None = None,
         channels_out: int | None = None,
+        code_size: int | None = None,
+        image_channels: Mapping[str, int] | None = None,
+        padding: str = "same",
         **kwargs,
     ):
         """Creates the network and its weights.
@@ -100,6 +108,10 @@ class CouplingNetwork(keras.Model):
           num_blocks: Number of residual blocks.
           num_classes: Number of classes. Default: the network takes no labels.
           channels_out: Number of output channels. Default: `2 * channels`.
+          code_size: Size of the code of the context. Default: it has none.
+          image_channels: Numbers of channels of the images of the context, on
+            the grid of the inputs, by name. Default: there are none.
+          padding: As for `padded`.
           **kwargs: Passed to `keras.Model`.
         """
         super().__init__(autocast=False, **kwargs)
@@ -108,6 +120,7 @@ class CouplingNetwork(keras.Model):
         self.num_blocks = num_blocks
         self.num_classes = num_classes
         self.channels_out = channels_out = channels_out or 2 * channels
+        self.padding = padding
         inner = filters // 2
         self.first = self._add_convolution("first", 3, channels, filters)
         self.blocks = ResidualBlocks(
@@ -118,33 +131,37 @@ class CouplingNetwork(keras.Model):
         self.last = self._add_convolution(
             "last", 3, filters, channels_out, gain="zeros"
         )
-        self.embedding = None
-        if num_classes is not None:
-            self.embedding = self.add_weight(
-                shape=(num_blocks, num_classes, inner),
-                initializer="zeros",
-                dtype="float32",
-                name="embedding",
-                autocast=False,
-            )
+
+        def for_each_block(name, size):
+            shape = num_blocks, size, inner
+            return size and self._add_weight(name, shape, "zeros")
+
+        self.embedding = for_each_block("embedding", num_classes)
+        self.code_map = for_each_block("code_map", code_size)
+        self.image_convolutions = {
+            name: self._add_convolution(name, 3, size, filters, gain="zeros")
+            for name, size in (image_channels or {}).items()
+        }
         self.built = True
+
+    def _add_weight(self, name, shape, initializer):
+        """Adds a float32 weight, even under a mixed-precision policy."""
+        return self.add_weight(
+            shape=shape,
+            initializer=initializer,
+            dtype="float32",
+            name=name,
+            autocast=False,
+        )
 
     def _add_convolution(
         self, name, kernel_size, channels_in, channels_out, *stack, gain="ones"
     ):
-        """Adds the weights of a convolution, or of a `stack` of them.
-
-        The weights are float32 even under a mixed-precision policy, since the
-        norm needs the precision.
-        """
+        """Adds the weights of a convolution, or of a `stack` of them."""
 
         def weight(part, shape, initializer):
-            return self.add_weight(
-                shape=(*stack, *shape),
-                initializer=initializer,
-                dtype="float32",
-                name=f"{name}_{part}",
-                autocast=False,
+            return self._add_weight(
+                f"{name}_{part}", (*stack, *shape), initializer
             )
 
         kernel_shape = (kernel_size, kernel_size, channels_in, channels_out)
@@ -155,18 +172,18 @@ class CouplingNetwork(keras.Model):
             weight("bias", (channels_out,), "zeros"),
         )
 
-    def call(self, inputs, label=None):
-        run = _inlined
+    def call(self, inputs, **condition):
+        run, weights = _inlined, self.tensors(inputs, **condition)
         if tf.executing_eagerly():
+            # A condition adds axes to biases.
+            ranks = [weight.shape.rank for weight in tf.nest.flatten(weights)]
             run = _of_any_batch(
-                *(self.filters, self.num_blocks, self.num_classes),
-                *(self.channels_out, *inputs.shape[1:]),
+                *(self.filters, self.num_blocks, self.channels_out),
+                *(self.padding, *inputs.shape[1:], *ranks),
             )
-        return run(inputs, self.tensors(label))
+        return run(inputs, weights, self.padding)
 
-    def shared(
-        self, inputs: tf.Tensor, label: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def shared(self, inputs: tf.Tensor, **condition) -> tf.Tensor:
         """Returns the network's outputs, by a function shared across networks.
 
         All networks of the same shape share one trace. The function is not
@@ -176,15 +193,20 @@ class CouplingNetwork(keras.Model):
 
         Args:
           inputs: Images `[N, H, W, channels]`.
-          label: As for `tensors`.
+          **condition: As for `tensors`.
 
         Returns:
           `[N, H, W, channels_out]`.
         """
-        return _shared(inputs, self.tensors(label))
+        weights = self.tensors(inputs, **condition)
+        return _shared(inputs, weights, self.padding)
 
     def tensors(
-        self, label: tf.Tensor | None = None
+        self,
+        inputs: tf.Tensor,
+        label: tf.Tensor | None = None,
+        code: tf.Tensor | None = None,
+        **images: tf.Tensor,
     ) -> tuple[Convolution, ResidualBlocks, Convolution]:
         """Returns `first`, `blocks` and `last` as tensors.
 
@@ -192,10 +214,16 @@ class CouplingNetwork(keras.Model):
         shape.
 
         Args:
+          inputs: Images `[N, H, W, channels]`.
           label: Labels of the images, integers `[N]` below `num_classes`;
-            `None` for a network without classes. The embedding of the label is
-            added to `blocks.reduce.bias`, whose shape then is
-            `[num_blocks, N, filters / 2]`.
+            `None` for a network without classes.
+          code: The code of the context, `[N, code_size]`, if there is one.
+          **images: The images of the context by name, `[N, h, w, K]`.
+
+        Returns:
+          The weights. With a label or a code, `blocks.reduce.bias` is
+          `[num_blocks, N, filters / 2]`; with an image, `first.bias` is
+          `[N, H, W, filters]`.
 
         Raises:
           ValueError: If the network has classes and `label` is `None`, or if it
@@ -207,15 +235,22 @@ class CouplingNetwork(keras.Model):
         if (label is None) != (self.embedding is None):
             needs = "needs a" if label is None else "has no classes to take a"
             raise ValueError(f"`{self.name}` {needs} `label`.")
+        bias = blocks.reduce.bias
+        if label is not None or code is not None:
+            bias = bias[:, tf.newaxis]
         if label is not None:
             # Along the second axis, so that the gradient is dense.
-            shift = tf.gather(
-                tf.convert_to_tensor(self.embedding),
-                tf.cast(label, tf.int32),
-                axis=1,
-            )
-            bias = blocks.reduce.bias[:, tf.newaxis] + shift
-            blocks = blocks._replace(reduce=blocks.reduce._replace(bias=bias))
+            embedding = tf.convert_to_tensor(self.embedding)
+            bias += tf.gather(embedding, tf.cast(label, tf.int32), axis=1)
+        if code is not None:
+            bias += tf.einsum("nk,bkf->bnf", code, self.code_map)
+        blocks = blocks._replace(reduce=blocks.reduce._replace(bias=bias))
+        for name, weights in self.image_convolutions.items():
+            image = tf.cast(images[name], inputs.dtype)
+            image = on_grid(image, inputs.shape[1])
+            bias = tf.cast(first.bias, inputs.dtype)
+            bias += _weight_norm_conv2d(image, weights, self.padding)
+            first = first._replace(bias=bias)
         return first, blocks, last
 
     @property
@@ -271,6 +306,7 @@ class CouplingNetwork(keras.Model):
 def coupling_network(
     inputs: tf.Tensor,
     weights: tuple[Convolution, ResidualBlocks, Convolution],
+    padding: str = "same",
     apply_block: Callable[..., tf.Tensor] | None = None,
 ) -> tf.Tensor:
     """Applies a coupling network with the given weights.
@@ -278,18 +314,20 @@ def coupling_network(
     Args:
       inputs: Images `[N, H, W, channels]`.
       weights: Weights from `CouplingNetwork.tensors`.
+      padding: As for `padded`.
       apply_block: Function of the features and a block's `BlockKernels`.
         Default: `residual_block`.
 
     Returns:
       `[N, H, W, channels_out]`.
     """
-    apply_block = apply_block or residual_block
+    default = functools.partial(residual_block, padding=padding)
+    apply_block = apply_block or default
     first, blocks, last = weights
-    hidden = tf.nn.relu(_weight_norm_conv2d(inputs, first))
+    hidden = tf.nn.relu(_weight_norm_conv2d(inputs, first, padding))
     for kernels in unstack_blocks(blocks):
         hidden = apply_block(hidden, kernels)
-    return _weight_norm_conv2d(tf.nn.relu(hidden), last)
+    return _weight_norm_conv2d(tf.nn.relu(hidden), last, padding)
 
 
 _inlined = tf.function(coupling_network, autograph=False)
@@ -301,8 +339,8 @@ _shared = tf.function(
 
 
 @functools.cache
-def _of_any_batch(*unused_sizes):
-    """Returns a `tf.function` per network and image size.
+def _of_any_batch(*unused_key):
+    """Returns a `tf.function` per kind of network and image size.
 
     Each function has one trace for its first batch size and one for all others.
     If networks of several sizes shared a function, `reduce_retracing` would
@@ -336,31 +374,38 @@ def unstack_blocks(blocks: ResidualBlocks) -> Iterator[BlockKernels]:
         yield BlockKernels(*kernels)
 
 
-def residual_block(hidden: tf.Tensor, block: BlockKernels) -> tf.Tensor:
+def residual_block(
+    hidden: tf.Tensor, block: BlockKernels, padding: str
+) -> tf.Tensor:
     """Adds `conv1x1(relu(conv3x3(relu(conv1x1(hidden)))))` to `hidden`.
 
     Args:
       hidden: Features `[N, H, W, filters]`.
       block: The kernels and biases of the block.
+      padding: As for `padded`.
 
     Returns:
       Features of the same shape.
     """
-    return hidden + conv2d(transform_features(hidden, block), *block.expand)
+    features = transform_features(hidden, block, padding)
+    return hidden + conv2d(features, *block.expand)
 
 
-def transform_features(hidden: tf.Tensor, block: BlockKernels) -> tf.Tensor:
+def transform_features(
+    hidden: tf.Tensor, block: BlockKernels, padding: str
+) -> tf.Tensor:
     """Returns the features inside a residual block, after its 3x3 convolution.
 
     Args:
       hidden: As for `residual_block`.
       block: As for `residual_block`.
+      padding: As for `padded`.
 
     Returns:
       Features `[N, H, W, filters / 2]`, after the ReLU.
     """
     reduced = tf.nn.relu(conv2d(hidden, *block.reduce))
-    return tf.nn.relu(conv2d(reduced, *block.transform))
+    return tf.nn.relu(conv2d(reduced, *block.transform, padding))
 
 
 def weight_norm(direction: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
@@ -377,24 +422,73 @@ def weight_norm(direction: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
     return gain * tf.math.l2_normalize(direction, axis=(-4, -3, -2))
 
 
-def conv2d(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Convolves with stride 1 and SAME padding, in the dtype of `inputs`.
+def on_grid(images: tf.Tensor, height: int) -> tf.Tensor:
+    """Brings images to the grid of a coupling.
+
+    Args:
+      images: `[N, h, w, K]`.
+      height: Height of the grid. If it is lower, blocks of pixels become one
+        each, of more channels; if it is higher, pixels are repeated.
+
+    Returns:
+      `[N, height, height / h * w, ...]`.
+    """
+    own_height = images.shape[1]
+    if height < own_height:
+        return tf.nn.space_to_depth(images, own_height // height)
+    for axis in (1, 2):
+        images = tf.repeat(images, height // own_height, axis=axis)
+    return images
+
+
+def padded(
+    inputs: tf.Tensor, kernel_size: int, padding: str
+) -> tuple[tf.Tensor, str]:
+    """Pads the inputs of a convolution that keeps the height and width.
+
+    Args:
+      inputs: `[N, H, W, channels]`.
+      kernel_size: 1 or 3.
+      padding: "same", zeros around the inputs, or "periodic": the inputs wrap
+        around, as on a torus.
+
+    Returns:
+      The inputs, and the padding that TensorFlow's operations are to add.
+    """
+    if padding == "same" or kernel_size == 1:
+        return inputs, "SAME"
+    rows = tf.concat([inputs[:, -1:], inputs, inputs[:, :1]], axis=1)
+    return tf.concat([rows[:, :, -1:], rows, rows[:, :, :1]], axis=2), "VALID"
+
+
+def conv2d(
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    padding: str = "same",
+) -> tf.Tensor:
+    """Convolves with stride 1, in the dtype of `inputs`.
 
     Args:
       inputs: `[N, H, W, channels_in]`.
       kernel: `[height, width, channels_in, channels_out]`.
-      bias: `[channels_out]`, or one bias per image, `[N, channels_out]`.
+      bias: `[channels_out]`; or one per image, `[N, channels_out]`, or per
+        pixel, `[N, H, W, channels_out]`.
+      padding: As for `padded`.
 
     Returns:
       `[N, H, W, channels_out]`.
     """
     kernel, bias = tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype)
-    outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+    inputs, to_add = padded(inputs, kernel.shape[0], padding)
+    outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding=to_add)
+    if bias.shape.rank == 1:
+        return tf.nn.bias_add(outputs, bias)
     if bias.shape.rank == 2:
-        return outputs + bias[:, tf.newaxis, tf.newaxis]
-    return tf.nn.bias_add(outputs, bias)
+        bias = bias[:, tf.newaxis, tf.newaxis]
+    return outputs + bias
 
 
-def _weight_norm_conv2d(inputs, convolution):
+def _weight_norm_conv2d(inputs, convolution, padding):
     kernel = weight_norm(convolution.direction, convolution.gain)
-    return conv2d(inputs, kernel, convolution.bias)
+    return conv2d(inputs, kernel, convolution.bias, padding)

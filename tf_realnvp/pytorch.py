@@ -52,6 +52,7 @@ _MODEL = {
     "num_scales": 2,
     "num_couplings": (3, 3, 4),
     "dequantization": "uniform",
+    "padding": "same",
     "num_classes": None,
 }
 _PARAMETRIZED = {

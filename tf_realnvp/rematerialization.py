@@ -17,43 +17,46 @@ from tf_realnvp.networks import CouplingNetwork, conv2d
 
 
 def coupling_network(
-    network: CouplingNetwork, inputs: tf.Tensor, label: tf.Tensor | None = None
+    network: CouplingNetwork, inputs: tf.Tensor, **condition
 ) -> tf.Tensor:
     """Like `network.shared`, but keeps less in memory for the gradient.
 
     Args:
       network: The network.
       inputs: Images `[N, H, W, channels]`.
-      label: As for `network.tensors`.
+      **condition: As for `network.tensors`.
 
     Returns:
       `[N, H, W, channels_out]`.
     """
-    return _rematerialized(inputs, network.tensors(label))
+    weights = network.tensors(inputs, **condition)
+    return _rematerialized(inputs, weights, network.padding)
 
 
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-def _rematerialized(inputs, weights):
+def _rematerialized(inputs, weights, padding):
     @tf.custom_gradient
     def run(inputs, *flat_weights):
         weights_ = tf.nest.pack_sequence_as(weights, flat_weights)
         kept = []
 
         def keep(hidden, block):
-            kept.append(networks.transform_features(hidden, block))
+            kept.append(networks.transform_features(hidden, block, padding))
             return hidden + conv2d(kept[-1], *block.expand)
 
-        outputs = networks.coupling_network(inputs, weights_, keep)
+        outputs = networks.coupling_network(inputs, weights_, padding, keep)
 
         def gradient(upstream):
             again = iter(kept)
 
             def use_kept(hidden, block):
-                return _residual_block(hidden, block, next(again))
+                return _residual_block(hidden, block, next(again), padding)
 
             with tf.GradientTape() as tape:
                 tape.watch([inputs, *flat_weights])
-                outputs = networks.coupling_network(inputs, weights_, use_kept)
+                outputs = networks.coupling_network(
+                    inputs, weights_, padding, use_kept
+                )
             return tape.gradient(outputs, [inputs, *flat_weights], upstream)
 
         return outputs, gradient
@@ -61,7 +64,7 @@ def _rematerialized(inputs, weights):
     return run(inputs, *tf.nest.flatten(weights))
 
 
-def _residual_block(hidden, block, features):
+def _residual_block(hidden, block, features, padding):
     """Applies a residual block, given its inner features, and keeps no others.
 
     Args:
@@ -69,6 +72,7 @@ def _residual_block(hidden, block, features):
       block: The kernels and biases of the block.
       features: `networks.transform_features(hidden, block)`. It is not computed
         again, but gradients flow through it as if it were.
+      padding: As for `networks.padded`.
 
     Returns:
       Features of the shape of `hidden`.
@@ -86,7 +90,7 @@ def _residual_block(hidden, block, features):
             first = tf.nn.relu(conv2d(inputs, *reduce))
             to_second, *to_expand = _conv2d_gradients(second, expand, upstream)
             to_first, *to_transform = _conv2d_gradients(
-                first, transform, _relu_gradient(second, to_second)
+                first, transform, _relu_gradient(second, to_second), padding
             )
             to_inputs, *to_reduce = _conv2d_gradients(
                 inputs, reduce, _relu_gradient(first, to_first)
@@ -100,20 +104,24 @@ def _residual_block(hidden, block, features):
     )
 
 
-def _conv2d_gradients(inputs, convolution, upstream):
+def _conv2d_gradients(inputs, convolution, upstream, padding="same"):
     """Returns the gradients of `conv2d` to inputs, kernel and bias."""
     kernel, bias = convolution
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        padded, to_add = networks.padded(inputs, kernel.shape[0], padding)
     options = {
         "out_backprop": upstream,
         "strides": [1, 1, 1, 1],
-        "padding": "SAME",
+        "padding": to_add,
     }
+    to_padded = tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=tf.shape(padded), filter=kernel, **options
+    )
     return (
-        tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(inputs), filter=kernel, **options
-        ),
+        tape.gradient(padded, inputs, to_padded),
         tf.raw_ops.Conv2DBackpropFilter(
-            input=inputs, filter_sizes=kernel.shape, **options
+            input=padded, filter_sizes=kernel.shape, **options
         ),
         tf.raw_ops.BiasAddGrad(out_backprop=upstream)
         if bias.shape.rank == 1

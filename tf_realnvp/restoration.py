@@ -19,6 +19,10 @@ restored.samples  # uint8 [n, 8, H, W, C], other answers
 restored.std  # float32 [n, H, W, C], where they differ
 ```
 
+A model that was trained to observe masks, or the kind of what was observed
+(`RealNVP.observe`), has the density of images given that. Then samples are
+drawn from it, and neither descent nor chains are needed.
+
 HMC starts a chain per sample where descent ends from a draw of the prior, with
 the observation perturbed by a draw of its noise (randomize-then-optimize,
 https://doi.org/10.1137/140964023). So chains start in different modes of the
@@ -36,6 +40,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_realnvp import observations
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import assertions
 from tf_realnvp.utils.checks import RealNumber, WholeNumber, check
@@ -54,6 +59,7 @@ NUM_DRAWS = 15  # Transitions that are.
 _NUM_LEAPFROGS = 5
 _FIRST_STEP = 0.05
 _ACCEPTANCE = 0.65
+_NUM_SAMPLES = 16  # Of a model that observes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +68,11 @@ class Restoration:
 
     Attributes:
       images: `[n, H, W, C]`, the images of the likeliest latents, in the dtype
-        of the model's images.
+        of the model's images; the rounded mean of the samples if the model
+        observes what was observed.
       log_density: Float32 `[n]`, `log p(z | y)` of these latents up to the
-        constant, in nats.
+        constant, in nats; `None` for the mean of samples, as are the last
+        three.
       label: Int32 `[n]`, the class of each image; `None` without classes.
       samples: `[n, num_samples, H, W, C]` of the same dtype, the last image of
         each chain.
@@ -78,7 +86,7 @@ class Restoration:
     """
 
     images: np.ndarray
-    log_density: np.ndarray
+    log_density: np.ndarray | None = None
     label: np.ndarray | None = None
     samples: np.ndarray | None = None
     mean: np.ndarray | None = None
@@ -104,7 +112,8 @@ def restore(
 
     Args:
       model: The model.
-      images: What was observed, `[n, H, W, C]`: levels; or with `noise`, finite
+      images: What was observed, `[n, H, W, C]`, or of the shape that the model
+        observes: levels; or with `noise`, finite
         numbers in the same unit. With `observe`, `[n, ...]` of the shape that
         it returns. Missing values are ignored, and may be NaN.
       mask: What is missing: `True`, or any number but 0. Its shape broadcasts
@@ -117,7 +126,8 @@ def restore(
       label: Class of all images, or of each, `[n]`. Default: for a model with
         classes, that of the likeliest restoration, by a descent per class.
       num_samples: Number of samples of the posterior for each image, each from
-        a chain of its own.
+        a chain of its own. A model that observes what was observed needs no
+        chains, and draws 16 by default.
       seed: Seed of the samples, which depend on `batch_size` as well.
       observe: Differentiable function from images, float32 `[m, H, W, C]` in
         levels, to what was observed of them. It takes `noise`.
@@ -134,10 +144,19 @@ def restore(
     """
     check(num_samples, "num_samples", WholeNumber(0))
     check(batch_size, "batch_size", WholeNumber(1))
+    display = Progress if shows_progress else Silent
+    draw = functools.partial(
+        _draw, model, label, num_samples, seed, batch_size, display
+    )
+    if model.observe not in (None, "mask"):
+        if observe is not None or np.any(mask):
+            raise ValueError(f"The model observes {model.observe} alone.")
+        return Restoration(**draw(images))
+    needs_noise = model.values.are_real and model.observe is None
     if noise is not None:
         sigma, num_colors = check(noise, "noise", RealNumber()), None
         images = np.asarray(images, np.float32)
-    elif mask is None or observe is not None or model.values.are_real:
+    elif mask is None or observe is not None or needs_noise:
         raise ValueError(
             "`noise` must be given with `observe`, for real numbers, and "
             "without a `mask`."
@@ -152,12 +171,14 @@ def restore(
     is_known = np.broadcast_to(mask == 0, images.shape)
     images = np.where(is_known, images, 0)
     images = assertions.images(images, shape, num_colors).numpy()
+    if model.observe == "mask" and noise is None:
+        is_visible = is_known.all(axis=-1, keepdims=True)
+        result = draw(observations.visible_pixels(images, is_visible))
+        return _put_back(result, images, is_known)
     n = len(images)
     if label is None:
         classes = np.arange(model.num_classes or 1, dtype=np.int32)
         labels = np.tile(classes, [n, 1])
-    elif model.num_classes is None:
-        raise ValueError("`label` must not be given: there are no classes.")
     else:
         labels = assertions.labels(label, model.num_classes, n).numpy()
         labels = labels[:, np.newaxis]
@@ -174,7 +195,6 @@ def restore(
     if num_samples:
         num_steps += NUM_START_DESCENTS + NUM_ADAPTATIONS + NUM_DRAWS
     parts = []
-    display = Progress if shows_progress else Silent
     with display("restore", num_steps * len(starts)) as progress:
         on_step = functools.partial(progress.update, 1)
         for start in starts:
@@ -197,14 +217,44 @@ def restore(
             values = np.ma.array(result[name], mask=stays)
             values = values.reshape(n, model.num_dims)
             result[name] = np.ma.median(values, axis=1).filled(np.nan)
-    if noise is None:
-        values = images[is_known]
-        result["images"][is_known] = values
-        if num_samples:
-            result["mean"][is_known], result["std"][is_known] = values, 0.0
-            result["samples"].swapaxes(0, 1)[:, is_known] = values
     if model.num_classes is None:
         del result["label"]
+    if noise is None:
+        return _put_back(result, images, is_known)
+    return Restoration(**result)
+
+
+def _draw(model, label, num_samples, seed, batch_size, display, context):
+    """Restores images by samples of the density given what was observed."""
+    n, num_samples = len(context), num_samples or _NUM_SAMPLES
+    condition = tf.nest.map_structure(
+        lambda values: np.repeat(values, num_samples, axis=0),
+        model.condition(context, label, context),
+    )
+    latents = model.sample_latents(n * num_samples, seed=seed)
+    parts = []
+    with display("restore", math.ceil(len(latents) / batch_size)) as progress:
+        for start in range(0, max(1, len(latents)), batch_size):
+            part = slice(start, start + batch_size)
+            given = {name: values[part] for name, values in condition.items()}
+            parts.append(model.decode(latents[part], **given))
+            progress.update(1, len(parts[-1]))
+    shape = n, num_samples, *model.image_shape
+    samples = np.concatenate(parts).reshape(shape)
+    mean = samples.mean(axis=1, dtype=np.float32)
+    result = {"samples": samples, "images": model.values.nearest(mean)}
+    if label is not None:
+        result["label"] = condition["label"][::num_samples]
+    return result | {"mean": mean, "std": samples.std(axis=1, dtype=np.float32)}
+
+
+def _put_back(result, images, is_known):
+    """Makes known values what they were, since a flow returns them rounded."""
+    known = images[is_known]
+    result["images"][is_known] = known
+    if "samples" in result:
+        result["mean"][is_known], result["std"][is_known] = known, 0.0
+        result["samples"].swapaxes(0, 1)[:, is_known] = known
     return Restoration(**result)
 
 

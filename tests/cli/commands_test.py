@@ -253,13 +253,14 @@ class StubModel:
     image_shape, num_colors, num_dims = (4, 6, 1), 32, 24
     values, dropped_bits = Values(32), 0
     class_names, log_prior, training_hashes = (), np.zeros(1), frozenset()
+    observe = observation = context_shape = None
     mixture = saved_model.SavedModel.mixture
 
     def __init__(self, source=None):
         self.source = source
         self.seen = []
 
-    def log_prob_of_classes(self, images, unused_seed):
+    def log_prob_of_classes(self, images, unused_seed, **unused_condition):
         self.seen.extend(np.asarray(images))
         return np.full([len(images), 1], -self.num_dims * math.log(32.0))
 

@@ -100,6 +100,13 @@ class ExploreTest(ConversionTestCase):
         for name in ("index.html", "explorer.js", *explorer._RUNTIME):
             self.assertTrue((self.folder / "page" / name).is_file())
 
+    def test_context(self):
+        pytest.importorskip("tf2onnx")
+        (self.npm / "node_modules" / "onnxruntime-web").mkdir(parents=True)
+        with mock.patch.object(self.model, "context_shape", (2,)):
+            result = call("explore", self.path)
+        self.assert_usage_error(result, "a context that the page lacks")
+
     def test_missing_packages(self):
         found = functools.partial(mock.patch.object, importlib.util)
         with found("find_spec", return_value=None):

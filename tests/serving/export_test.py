@@ -34,6 +34,7 @@ def variational():
         filters=2,
         num_scales=3,
         dequantization="variational",
+        padding="periodic",
     )
 
 

@@ -20,7 +20,17 @@ pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-MODELS = {"plain": small_models.model, "deep": small_models.deep}
+MODELS = {
+    "plain": small_models.model,
+    "deep": small_models.deep,
+    "context": functools.partial(
+        small_models.displaced,
+        *(0.2,),
+        filters=2,
+        context_shape=(3,),
+        padding="periodic",
+    ),
+}
 KINDS = tuple(MODELS)
 FUNCTIONS = (formats.decode, formats.score)
 
@@ -39,9 +49,12 @@ def run(kind, function, **inputs):
     return dict(zip(names, opened.run(None, inputs), strict=True))
 
 
-def label(model, n):
-    """Returns labels as an argument, for a model with classes."""
+def condition_of(model, n):
+    """Returns what a model is conditioned on, as an argument."""
     rng = np.random.default_rng(1)
+    if model.context_shape:
+        shape = n, *model.context_shape
+        return {"context": rng.normal(size=shape).astype(np.float32)}
     labels = rng.integers(model.num_classes or 1, size=n).astype(np.int32)
     return {"label": labels} if model.num_classes else {}
 
@@ -52,8 +65,10 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
         model = MODELS[kind]()
         latents = np.random.default_rng(0).normal(size=(n, *model.latent_shape))
         latents = latents.astype(np.float32)
-        outputs = run(kind, formats.decode, latents=latents, **label(model, n))
-        expected = model.decode(latents, **label(model, n)).numpy()
+        outputs = run(
+            kind, formats.decode, latents=latents, **condition_of(model, n)
+        )
+        expected = model.decode(latents, **condition_of(model, n)).numpy()
         self.assertEqual(outputs["images"].dtype, np.uint8)
         self.assertEqual(outputs["images"].shape, expected.shape)
         # A value between two levels may be rounded to either.
@@ -70,12 +85,15 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
         images[0, 0, :2, 0] = 0, model.num_colors - 1
         noise = rng.integers(2**23, size=shape).astype(np.float32) / 2**23
         noise[0, :2] = 0.0
-        labels = label(model, n)
-        outputs = run(kind, formats.score, images=images, noise=noise, **labels)
+        given = condition_of(model, n)
+        outputs = run(kind, formats.score, images=images, noise=noise, **given)
         points = tf.constant(images + noise)
-        condition = bijectors.condition_kwargs(model.bijector, **labels)
-        log_prob = model.log_density(points, **labels)
-        costs = bit_maps.costs(model, points, **labels)
+        condition = model.condition(points, **given)
+        log_prob = model.log_density(points, **condition)
+        condition = bijectors.condition_kwargs(
+            model.bijector, **model.context.encode(condition)
+        )
+        costs = bit_maps.costs(model, points, **given)
         for name, expected in {
             "log_prob": log_prob,
             "bits_per_dim": -log_prob / (model.num_dims * math.log(2.0)),
@@ -85,7 +103,7 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(outputs[name].dtype, np.float32)
             self.assertAllClose(outputs[name], expected, rtol=2e-5, atol=2e-5)
         self.assertLen(outputs, 4)
-        decoded = model.decode(outputs["latents"], **labels).numpy()
+        decoded = model.decode(outputs["latents"], **given).numpy()
         # Near the ends it may round to another level.
         inside = np.abs(noise - 0.5) < 0.49
         self.assertAllEqual(decoded[inside], images[inside])

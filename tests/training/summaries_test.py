@@ -26,7 +26,7 @@ class SummariesTest(folders.FolderTestCase):
         self.now = 100.0
         clock = mock.Mock(monotonic=lambda: self.now)
         self.enterContext(mock.patch.object(summaries, "time", clock))
-        self.summaries = Summaries(self.trainer, self.folder)
+        self.summaries = Summaries(self.trainer, None, self.folder)
 
     def progress(self, step, seconds, loss=1.0, norm=1.0):
         """Sets the state after so many seconds of training, up to a step."""
@@ -77,7 +77,7 @@ class SummariesTest(folders.FolderTestCase):
                 tf.debugging.assert_less(latents, -1e9, "it overflows")
                 return super().decode(latents, label)
 
-        writer = Summaries(trainer_of(Overflowing()), self.folder)
+        writer = Summaries(trainer_of(Overflowing()), None, self.folder)
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             writer.write_samples(3)
         self.assertIn("cannot draw samples: ", stderr.getvalue())

@@ -15,6 +15,7 @@ from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, Name, OneOf, Switch, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import printable
+from tf_realnvp.utils.named import of_entries, of_file
 
 # The name of an argument, and its options for `argparse`.
 Argument = tuple[str, dict[str, Any]]
@@ -164,6 +165,30 @@ def label(default: str) -> Argument:
     """
     text = "class of the images, for a model with classes"
     return argument("--label", f"{text} (default: {default})")
+
+
+CONTEXT = argument(
+    "--context",
+    "NumPy file of what all images are conditioned on; of sample also with a "
+    "row for each",
+    Folder(),
+    metavar="FILE",
+)
+
+
+def read_context(path: str | None) -> Any:
+    """Returns the argument `context` of a NumPy file, if one is given.
+
+    Args:
+      path: A `.npy` file, or an `.npz` file with entries as for training.
+
+    Raises:
+      UsageError: If it cannot be read.
+    """
+    if path is None:
+        return None
+    with naming("--context"):
+        return of_entries(of_file(path, "context"))
 
 
 def seed(of_what: str, default: int | None = 0) -> Argument:

@@ -20,6 +20,7 @@ from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import FLOAT32_MAX, RealNumber, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say
+from tf_realnvp.utils.named import by_name
 from tf_realnvp.utils.overlap import overlapped
 from tf_realnvp.utils.progress import Progress
 
@@ -31,8 +32,8 @@ _NUM_SHOWN = 4  # Rows of `direction` without `--apply`.
     "realnvp_digits --n 36 --temperature 0.8 --seed 1 --out grid.png",
     argument(
         "--n",
-        "number of images; per class with --label all (default: 36; 8 with "
-        "--label all)",
+        "number of images; per class with --label all (default: 36, or the "
+        "rows of --context; 8 with --label all)",
         WholeNumber(1),
     ),
     argument(
@@ -42,6 +43,7 @@ _NUM_SHOWN = 4  # Rows of `direction` without `--apply`.
         1.0,
     ),
     arguments.label("drawn for each image; all: a row per class"),
+    arguments.CONTEXT,
     arguments.seed("of the images", None),
     arguments.out(
         "PNG file for a grid of all images",
@@ -53,6 +55,7 @@ def sample(flags: argparse.Namespace) -> None:
     """Draw new images."""
     to_folder = arguments.is_folder(flags.out)
     arguments.check_output(flags.out, is_folder=to_folder, new="sample_*.*")
+    context = arguments.read_context(flags.context)
     model = saved_model.SavedModel(flags.model)
     seed, temperature = flags.seed, flags.temperature
     if seed is None:
@@ -64,10 +67,15 @@ def sample(flags: argparse.Namespace) -> None:
         label = np.repeat(np.arange(len(names)), columns)
         n, kind = len(label), f" of {', '.join(names)}"
     else:
-        n, label = flags.n or 36, arguments.find_label(flags.label, names)
+        shapes = by_name(model.context_shape).values()
+        pairs = zip(by_name(context).values(), shapes, strict=False)
+        rows = [len(values) for values, s in pairs if values.ndim > len(s)]
+        n = flags.n or max(rows, default=36)
+        label = arguments.find_label(flags.label, names)
         kind = "" if label is None else f" of {names[label]}"
+    with arguments.naming("--context"):
+        batches = model.sample(n, temperature, seed, label, context)
     say(f"{counted(n, 'image')}{kind}, temperature {temperature}, seed {seed}")
-    batches = model.sample(n, temperature, seed, label)
     images = _with_progress(batches, math.ceil(n / saved_model.BATCH_SIZE))
     if to_folder:
         levels = model.num_colors, model.dropped_bits
@@ -181,11 +189,14 @@ def _log_probs(model, batches, seed, num_draws):
 
     def measure(numbered):
         index, batch = numbered
-        no_labels = np.zeros(len(batch), int)
-        images, labels = batch if model.class_names else (batch, no_labels)
+        images, condition = tf_realnvp.data.pipeline.unpack(batch)
+        labels = condition.pop("label", np.zeros(len(images), int))
         streams = range(index * num_draws, (index + 1) * num_draws)
         seeds = [saved_model.stream(seed, number) for number in streams]
-        draws = [model.log_prob_of_classes(images, seed) for seed in seeds]
+        draws = [
+            model.log_prob_of_classes(images, seed, **condition)
+            for seed in seeds
+        ]
         return np.stack(draws), np.asarray(labels)
 
     return overlapped(measure, enumerate(batches))

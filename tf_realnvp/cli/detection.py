@@ -6,6 +6,7 @@ at first use.
 """
 
 import argparse
+import functools
 import itertools
 import pathlib
 
@@ -44,6 +45,7 @@ _NUM_MAP_REFERENCES = 1000
     ),
     argument("--max_maps", "number of heat maps", WholeNumber(1), 100),
     arguments.DATA_DIR,
+    arguments.CONTEXT,
     arguments.seed("of the noise, and of the split of --reference"),
     arguments.out("CSV file", "scores.csv"),
     notes=image_sets.HELP,
@@ -72,10 +74,12 @@ def score(flags: argparse.Namespace) -> None:
     with arguments.naming("DIR"):
         paths = image_sets.list_files(flags.folder)
     model = saved_model.SavedModel(flags.model)
-    measure = model.score_each
+    context = arguments.read_context(flags.context)
+    measure = functools.partial(model.score_each, context=context)
     if flags.reference is not None or flags.maps is not None:
         # It takes seconds more to trace.
-        measure = tf_realnvp.detection.Measurer(model.model)
+        measurer = tf_realnvp.detection.Measurer(model.model)
+        measure = functools.partial(measurer, context=context)
     reference, normal, by = None, (), model.values.measure
     if flags.reference is not None:
         reference, normal = _load_reference(flags, model, measure)
@@ -97,7 +101,8 @@ def score(flags: argparse.Namespace) -> None:
         if reference is not None:
             normal = normal[reference.others[:_NUM_MAP_REFERENCES]]
         paths = paths[: flags.max_maps]
-        _draw_maps(flags.maps, paths, model, measure, flags.seed, normal)
+        maps = functools.partial(measurer.maps, context=context)
+        _draw_maps(flags.maps, paths, model, maps, flags.seed, normal)
         say(flags.maps)
     say(flags.out)
 
@@ -280,10 +285,10 @@ def _draw_maps(folder, paths, model, measure, seed, normal):
     """Draws maps of images, relative to those of normal images if given."""
     bit_maps, plots = tf_realnvp.bit_maps, tf_realnvp.images.plots
     images = np.stack([image_sets.read(path, model) for path in paths])
-    maps = bit_maps.smooth(measure.maps(images, seed))
+    maps = bit_maps.smooth(measure(images, seed))
     label = model.values.total
     if len(normal):
-        others = bit_maps.smooth(measure.maps(normal, seed))
+        others = bit_maps.smooth(measure(normal, seed))
         maps = bit_maps.standardize(maps, others)
         label = "standard deviations"
     limits = plots.map_limits(maps)

@@ -65,6 +65,8 @@ def explore(flags: argparse.Namespace) -> None:
     if not package.is_dir():
         raise UsageError(f"first install its runtime: npm ci --prefix {npm}")
     model = _open(flags.model)
+    if model.context_shape and model.observe != "mask":
+        raise UsageError(f"{flags.model} takes a context that the page lacks")
     from tf_realnvp import explorer
 
     bits: list[float] = []

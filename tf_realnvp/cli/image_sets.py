@@ -166,7 +166,7 @@ class Loader:
                 dataset = dataclasses.replace(dataset, num_colors=most)
                 dataset = dataset.keep_bits(num_bits)
         dataset.check_fits(model)
-        return dataset
+        return dataclasses.replace(dataset, observe=model.observation)
 
     def _named(self, name):
         """Returns a name, by default that of the model's own data set."""

@@ -40,8 +40,8 @@ _NUM_SHOWN = 8  # Samples in the figure.
     ),
     argument(
         "--samples",
-        "number of samples per image; each takes about as long as a "
-        "restoration",
+        "number of samples per image; without --observe, each takes about as "
+        "long as a restoration",
         WholeNumber(0, 1000),
         0,
     ),
@@ -57,8 +57,10 @@ def restore(flags: argparse.Namespace) -> None:
     """Fill in what is missing in images, or remove noise.
 
     The transparent pixels of a PNG file are missing, and what --mask says. The
-    known pixels stay as they are, except with --noise. The restoration is the
-    image of the likeliest latents. --samples draws other answers from the
+    known pixels stay as they are, except with --noise. A model that was trained
+    with --observe draws samples of what it does not see, 16 by default, and the
+    restoration is their mean. With others, the restoration is the image of the
+    likeliest latents. --samples draws other answers from the
     posterior by Hamiltonian Monte Carlo; the spread is their standard
     deviation. R-hat tells whether the chains agree: above 1.2, how likely one
     answer is relative to another is not known.
@@ -77,9 +79,14 @@ def restore(flags: argparse.Namespace) -> None:
     # A few images are too little work to share.
     is_little = len(paths) * max(1, flags.samples) <= 8
     runtime.configure(num_threads=1 if is_little else None)
-    shape = content["image_shape"]
+    observe = content.get("observe") or "mask"
+    of_noise = None if flags.noise is None else f"noise:{flags.noise:g}"
+    if observe != "mask" and of_noise not in (None, observe):
+        raise UsageError(f"argument --noise: the model observes {observe}")
+    shape = content["image_shape" if observe == "mask" else "context_shape"]
     levels = num_colors, content.get("dropped_bits", 0)
-    pairs = [_read(path, flags, shape, levels) for path in paths]
+    needs_mask = observe == "mask" and flags.noise is None
+    pairs = [_read(path, flags, shape, levels, needs_mask) for path in paths]
     images, is_missing = map(np.stack, zip(*pairs, strict=True))
     result = tf_realnvp.restoration.restore(
         tf_realnvp.load(flags.model),
@@ -94,7 +101,7 @@ def restore(flags: argparse.Namespace) -> None:
     if result.label is not None and label is None:
         for path, number in zip(paths, result.label, strict=True):
             say(f"{path.name}: taken for {names[number]}")
-    if result.samples is not None:
+    if result.r_hat is not None:
         _say_quality(result)
     if to_folder:
         _write_each(flags.out, paths, result, levels)
@@ -115,13 +122,13 @@ def _list_images(names):
     return paths
 
 
-def _read(path, flags, image_shape, levels):
+def _read(path, flags, image_shape, levels, needs_mask):
     """Returns an image, and which of its pixels are missing, `[H, W, 1]`."""
     image_files = tf_realnvp.images.files
     image = image_files.read(path, image_shape, *levels)
     with arguments.naming("--mask"):
         is_missing = image_files.read_missing(path, image_shape, flags.mask)
-    if flags.noise is None and not np.any(is_missing):
+    if needs_mask and not np.any(is_missing):
         raise UsageError(
             f"nothing is missing in {path}: make what is missing transparent, "
             "or white in --mask, or give --noise"

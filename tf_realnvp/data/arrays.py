@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,7 @@ from tf_realnvp.images.values import Values
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.checks import FLOAT32_MAX
 from tf_realnvp.utils.errors import DataError, reason
+from tf_realnvp.utils.named import each, of_entries, of_file
 
 NAME = "images"  # Of data sets of a program's own images.
 
@@ -44,6 +45,10 @@ def load(
     `labels`, or under `train_labels` and `test_labels`. They are ignored unless
     `labels` is set. The class names are the integers.
 
+    What the density of the images is conditioned on are numbers `[n, K]` or
+    `[n, h, w, K]` under `context`, or several under `context_NAME`; or under
+    `train_context` and `test_context`, and so on.
+
     Args:
       path: The file; `~` is expanded.
       size: Height and width to resize the images to, if any.
@@ -55,21 +60,22 @@ def load(
     Raises:
       DataError: If there is no file, or it does not hold such images.
     """
-    file = pathlib.Path(os.path.expanduser(path))
+    entries, stem = of_file(path, "images"), pathlib.Path(path).stem
     try:
-        content = np.load(file, mmap_mode="r", allow_pickle=False)
-        is_npy = isinstance(content, np.ndarray)
-        entries = {"images": content} if is_npy else dict(content)
         num_colors = entries.get("num_colors", np.array(256)).tolist()
         num_colors = Values(num_colors).num_colors
-    except Exception as error:  # NumPy may raise anything.
-        raise DataError(
-            f"{path}: it cannot be read as a NumPy file: {reason(error)}"
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: {reason(error)}") from error
     parts = {"train": "train_labels", "test": "test_labels"}
     if "images" in entries:
         parts = {"images": "labels"}
-    for name in (*parts, *(parts.values() if labels else ())):
+    prefixes = [name.removesuffix("labels") for name in parts.values()]
+    of_train = [name for name in entries if name.startswith("train_context")]
+    for name in (
+        *parts,
+        *(parts.values() if labels else ()),
+        *(name.replace("train", "test", 1) for name in of_train),
+    ):
         if name not in entries:
             raise DataError(
                 f"{path}: it has no `{name}`: it must hold `images`, or "
@@ -80,7 +86,8 @@ def load(
     images = [_check(entries[p], num_colors, f"{path}: `{p}`") for p in parts]
     size = size or default_size(*images[0].shape[1:3])
     numbers = [entries[name] for name in parts.values()] if labels else None
-    return make(file.stem, images, num_colors, size, numbers)
+    contexts = [of_entries(entries, prefix) for prefix in prefixes]
+    return make(stem, images, num_colors, size, numbers, None, contexts)
 
 
 def _default_levels(arrays):
@@ -102,6 +109,7 @@ def from_images(
     flip: bool = False,
     labels: np.ndarray | None = None,
     num_classes: int | None = None,
+    context: Any = None,
 ) -> ImageDataset:
     """Makes a data set of an array of images, some of them for testing.
 
@@ -112,13 +120,17 @@ def from_images(
       flip: As for `data.load`.
       labels: Integers `[n]`, or `[n, 1]` as in Keras, starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
+      context: Context of the images, `[n, K]` or `[n, h, w, K]`, or several by
+        name; optional.
 
     Raises:
-      DataError: If `images` or `labels` are invalid.
+      DataError: If `images`, `labels` or `context` are invalid.
     """
     images = _check(np.asarray(images), num_colors, "the array")
     parts = None if labels is None else [np.asarray(labels)]
-    dataset = make(NAME, [images], num_colors, None, parts, num_classes)
+    dataset = make(
+        NAME, [images], num_colors, None, parts, num_classes, [context]
+    )
     return dataclasses.replace(dataset, flip=flip)
 
 
@@ -220,6 +232,7 @@ def make(
     size: tuple[int, int] | None = None,
     labels: Sequence[np.ndarray] | None = None,
     num_classes: int | None = None,
+    contexts: Sequence[Any] = (None,),
 ) -> ImageDataset:
     """Makes a data set of arrays of images.
 
@@ -231,10 +244,11 @@ def make(
       size: Height and width to resize the images to. Default: no resizing.
       labels: Labels of each array, integers starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
+      contexts: Context of each array, if any, as for `from_images`.
 
     Raises:
-      DataError: If the labels do not fit the images, if there are too few
-        images, or if the arrays have different shapes.
+      DataError: If the labels or contexts do not fit the images, if there are
+        too few images, or if the arrays have different shapes.
     """
     first, last = arrays[0], arrays[-1]
     if first.shape[1:] != last.shape[1:]:
@@ -247,6 +261,12 @@ def make(
         parts = [_check_labels(part, len(array), name) for part, array in pairs]
         all_labels = np.concatenate(parts)
 
+    def joined(*parts):
+        pairs = zip(parts, map(len, arrays), strict=True)
+        return np.concatenate([_check_context(*pair, name) for pair in pairs])
+
+    context = each(joined, *contexts)
+
     def decode(index):
         image = call(np.ndarray.__getitem__, images, [index], images.dtype)
         image = tf.ensure_shape(image, images.shape[1:])
@@ -257,7 +277,9 @@ def make(
         name=name,
         image_shape=(*(size or images.shape[1:3]), images.shape[3]),
         num_colors=num_colors,
-        splits=make_splits(hashing.hashes_of(images), all_labels, num_train),
+        splits=make_splits(
+            hashing.hashes_of(images), all_labels, num_train, None, context
+        ),
         decode=decode,
         class_names=_names(all_labels, num_classes),
     )
@@ -311,6 +333,19 @@ def _check_labels(labels, num_images, name):
             f"{labels.dtype} {list(labels.shape)}"
         )
     return labels.astype(np.int32)
+
+
+def _check_context(values, num_images, name):
+    """Returns a context as float32 `[n, K]` or `[n, h, w, K]`."""
+    values = np.asarray(values)
+    is_number = values.dtype.kind in "iufb" and np.isfinite(values).all()
+    if not is_number or values.ndim not in (2, 4) or len(values) != num_images:
+        raise DataError(
+            f"{name}: `context` must be finite numbers [n, K] or "
+            f"[n, h, w, K], one for each of {num_images:,} images, got "
+            f"{values.dtype} {list(values.shape)}"
+        )
+    return values.astype(np.float32)
 
 
 def is_file(name: str) -> bool:

@@ -18,11 +18,12 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
-from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline
+from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline, unpack
 from tf_realnvp.data.splits import Split
 from tf_realnvp.images.values import Values
 from tf_realnvp.utils import checks, hashing
 from tf_realnvp.utils.errors import DataError, reason
+from tf_realnvp.utils.named import by_name, each
 
 MAX_CACHE_BYTES = 4 * 2**30
 
@@ -63,7 +64,8 @@ class ImageDataset:
         fingerprints hold the same images in the same splits, in the same order.
         Computed from the hashes if not given.
       class_names: Names of the classes, if the images have labels. Batches then
-        are pairs of images and labels, int32 `[batch_size]`.
+        are pairs of images and labels, int32 `[batch_size]`. With a context
+        they are pairs of images and a dictionary of both.
       fingerprint: Identifier of the images and of the labels that the data set
         was created with. Computed if not given.
       explain_damage: Maps a TensorFlow error message about a stored image that
@@ -74,9 +76,13 @@ class ImageDataset:
         if it created it.
       dropped_bits: Number of lowest bits that the levels lack, of the values
         that files of 16 bits hold.
+      observe: Maps images `[n, H, W, C]` and a seed, integers `[2]`, to their
+        context, in TensorFlow (`observations`). The same batch of the same
+        epoch is observed with the same seed.
 
     Raises:
-      DataError: If a label is not in `0 ... len(class_names) - 1`.
+      DataError: If a label is not in `0 ... len(class_names) - 1`, or `flip` is
+        set with images as context.
     """
 
     name: str
@@ -94,8 +100,14 @@ class ImageDataset:
     load_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source: str | None = None
     dropped_bits: int = 0
+    observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None
 
     def __post_init__(self):
+        contexts = by_name(self.splits["train"].context).values()
+        if self.flip and any(values.ndim == 4 for values in contexts):
+            raise DataError(
+                "`flip` mirrors the images, but not the images of their context"
+            )
         if not self.image_fingerprint:
             digest = hashlib.sha256()
             for split in self.splits.values():
@@ -105,11 +117,15 @@ class ImageDataset:
             object.__setattr__(self, "fingerprint", self._fingerprint())
 
     def _fingerprint(self):
-        if not self.class_names:
+        if not self.class_names and self.splits["train"].context is None:
             return self.image_fingerprint
         digest = hashlib.sha256(self.image_fingerprint.encode())
         digest.update(repr(self.class_names).encode())
         for name, split in self.splits.items():
+            for key, values in by_name(split.context).items():
+                digest.update(key.encode() + values.tobytes())
+            if not self.class_names:
+                continue
             labels = np.asarray(split.labels)
             low, high = labels.min(), labels.max()
             if low < 0 or high >= len(self.class_names):
@@ -120,6 +136,28 @@ class ImageDataset:
                 )
             digest.update(labels.astype(np.int64).tobytes())
         return digest.hexdigest()
+
+    @property
+    def context_shape(self) -> Any:
+        """Shape of the context, as the argument of `RealNVP`."""
+        return each(lambda v: tuple(v.shape[1:]), self.context("train", [0]))
+
+    def context(self, split: str, positions: Sequence[int]) -> Any:
+        """Returns the context of some images of a split.
+
+        Observations have the same seed in all calls.
+
+        Args:
+          split: Name of the split, a key of `splits`.
+          positions: Positions of the images in the split.
+
+        Returns:
+          The argument `context` of the methods of a `RealNVP`.
+        """
+        if self.observe is not None:
+            images = self.take(split, positions)
+            return self.observe(images, tf.constant([0, 0]))
+        return self.splits[split].select(np.array(positions)).context
 
     @property
     def values(self) -> Values:
@@ -198,7 +236,7 @@ class ImageDataset:
         return hashing.format_sketch(hashes)
 
     def check_fits(self, model: Any) -> None:
-        """Checks that the images have the shape and levels of a model's.
+        """Checks that images and context are like those of a model.
 
         Args:
           model: The `RealNVP`, or a `SavedModel` of the commands.
@@ -206,9 +244,12 @@ class ImageDataset:
         Raises:
           DataError: If they do not.
         """
+        # What a model observes is computed from the images.
+        shapes = None if model.observe else model.context_shape
         images, model_images = (
             f"{'x'.join(map(str, kind.image_shape))} with {kind.values}"
-            for kind in (self, model)
+            + (f" and a context of shape {shape}" if shape else "")
+            for kind, shape in ((self, self.context_shape), (model, shapes))
         )
         if images != model_images:
             raise DataError(
@@ -311,7 +352,7 @@ class ImageDataset:
 
         scaler = StandardScaler()
         for batch in self.batches("train", _TAKEN_AT_ONCE):
-            images = np.float64(batch[0] if self.class_names else batch)
+            images = np.float64(unpack(batch)[0])
             scaler.partial_fit(images.reshape(-1, self.image_shape[-1]))
         deviation = np.sqrt(scaler.var_)
         # The scaler does not scale what is constant up to rounding.
@@ -345,7 +386,7 @@ class ImageDataset:
         """
         # spawn_key, since joining (seed, epoch) maps some pairs to one seed.
         sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
-        graph_seed, op_seed, *flip_seed = sequence.generate_state(4).tolist()
+        graph_seed, op_seed, *seeds = sequence.generate_state(6).tolist()
 
         def arrange(elements):
             def shuffled(_):
@@ -363,7 +404,7 @@ class ImageDataset:
 
         def flip_some(index, batch):
             places, images = batch
-            key = tf.random.experimental.stateless_fold_in(flip_seed, index)
+            key = tf.random.experimental.stateless_fold_in(seeds[:2], index)
             draws = tf.random.stateless_uniform([batch_size], key)
             is_flipped = draws[:, None, None, None] < 0.5
             return places, tf.where(is_flipped, tf.reverse(images, [2]), images)
@@ -373,7 +414,7 @@ class ImageDataset:
         if self.flip:
             batches = batches.enumerate(skip).map(flip_some)
         num_batches = max(0, self.num_train // batch_size - skip)
-        return pipeline.finish(batches, num_batches)
+        return pipeline.finish(batches, num_batches, skip, seeds[2:])
 
     def initial_images(self, seed: int) -> tf.Tensor:
         """Returns training images for data-dependent initialization.
@@ -391,7 +432,7 @@ class ImageDataset:
         num_images = min(128, max(8, 128 * 64**2 // (height * width)))
         num_images = min(num_images, self.num_train)
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
-        return batch[0] if self.class_names else batch
+        return unpack(batch)[0]
 
     def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Returns all images of a split in batches, in a fixed order.
@@ -461,5 +502,7 @@ class ImageDataset:
             cache = None
             if num_bytes <= MAX_CACHE_BYTES:
                 cache = Cache([split.num_images, *shape], dtype)
-            pipelines[name] = Pipeline(split, self.decode, shape, cache)
+            pipelines[name] = Pipeline(
+                split, self.decode, shape, cache, self.observe
+            )
         return pipelines

@@ -8,7 +8,7 @@ demand.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,8 @@ def for_model(
     data: "np.ndarray | tf.data.Dataset | ImageDataset",
     labels: np.ndarray | None = None,
     flip: bool = False,
+    context: Any = None,
+    observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None,
 ) -> ImageDataset:
     """Returns a program's images as a data set with the classes of a model.
 
@@ -100,24 +102,30 @@ def for_model(
       labels: As for `tf_realnvp.train`.
       flip: Whether training images are mirrored left to right at random; an
         `ImageDataset` may say so itself.
+      context: As for `tf_realnvp.train`.
+      observe: As for `tf_realnvp.train`.
 
     Raises:
-      DataError: If the data or labels are invalid, or the shape, the levels or
-        the classes are not those of the model.
+      DataError: If the data, labels or context are invalid, or the shape, the
+        levels, the context or the classes are not those of the model.
     """
     num_colors, num_classes = model.num_colors, model.num_classes
     model_names = tuple(map(str, model.metadata.get("class_names", ())))
     is_array = not isinstance(data, (ImageDataset, tf.data.Dataset))
     if labels is not None and (num_classes is None or not is_array):
         raise DataError("`labels` are for an array, and a model with classes")
+    if context is not None and not is_array:
+        raise DataError("`context` is for an array of images")
     if isinstance(data, ImageDataset):
         dataset = dataclasses.replace(data, flip=flip or data.flip)
     elif isinstance(data, tf.data.Dataset):
         dataset = arrays.from_tf_data(data, num_colors, flip, num_classes)
     else:
         dataset = arrays.from_images(
-            data, num_colors, flip, labels, num_classes
+            data, num_colors, flip, labels, num_classes, context
         )
+    if observe is not None:
+        dataset = dataclasses.replace(dataset, observe=observe)
     dataset.check_fits(model)
     if num_classes is None:
         return dataset.relabel(()) if dataset.class_names else dataset

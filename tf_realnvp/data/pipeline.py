@@ -64,12 +64,14 @@ class Pipeline:
       decode: As for `ImageDataset`.
       image_shape: `(H, W, C)`.
       cache: Cache of the images; `None` to decode them in each pass.
+      observe: As for `ImageDataset`.
     """
 
     split: Split
     decode: Callable[[tf.Tensor], tf.Tensor]
     image_shape: tuple[int, int, int]
     cache: Cache | None
+    observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None
 
     def batches(
         self,
@@ -104,23 +106,51 @@ class Pipeline:
         return images.batch(batch_size, drop_remainder)
 
     def finish(
-        self, batches: tf.data.Dataset, num_batches: int
+        self,
+        batches: tf.data.Dataset,
+        num_batches: int,
+        first: int = 0,
+        seed: Sequence[int] = (0, 0),
     ) -> tf.data.Dataset:
-        """Adds labels, a known cardinality and prefetching to `batches`."""
-        labels = self.split.labels
+        """Adds labels and context, a cardinality and prefetching to `batches`.
+
+        Labels alone are added as they are, with a context in a dictionary.
+
+        Args:
+          batches: What `batches` returned.
+          num_batches: Number of batches.
+          first: Index of the first batch.
+          seed: Seed of what is observed, with the index of a batch.
+        """
+        with tf.device("CPU"):  # Not in the graph, which would be large.
+            own = tf.nest.map_structure(tf.constant, self.split.condition)
         options = tf.data.Options()
         # Deleting an iterator waits for its autotuning thread, which may sleep
         # for seconds (TensorFlow 2.21): the end of an epoch would hang.
         options.autotune.enabled = False
 
-        def labelled(places, images):
-            if labels is None:
-                return images
-            return images, tf.gather(labels, places)
+        def conditioned(index, batch):
+            places, images = batch
+            condition = tf.nest.map_structure(
+                lambda values: tf.gather(values, places), own
+            )
+            if self.observe is not None:
+                own_seed = tf.random.experimental.stateless_fold_in(seed, index)
+                condition["context"] = self.observe(images, own_seed)
+            if "context" in condition:
+                return images, condition
+            return (images, condition["label"]) if condition else images
 
         with_size = tf.data.experimental.assert_cardinality(num_batches)
-        batches = batches.map(labelled).apply(with_size)
+        batches = batches.enumerate(first).map(conditioned).apply(with_size)
         return batches.prefetch(_PREFETCHED_BATCHES).with_options(options)
+
+
+def unpack(batch: Any) -> tuple[tf.Tensor, dict[str, Any]]:
+    """Returns the images of a batch, and the other arguments of `log_prob`."""
+    images, condition = batch if isinstance(batch, tuple) else (batch, {})
+    is_label = not isinstance(condition, dict)
+    return images, {"label": condition} if is_label else condition
 
 
 @tf.autograph.experimental.do_not_convert

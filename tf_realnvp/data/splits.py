@@ -1,12 +1,14 @@
 """Splits: which images are for training, validation and testing."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.errors import DataError
+from tf_realnvp.utils.named import each
 
 _CHOSEN_AT_ONCE = 32
 
@@ -23,6 +25,8 @@ class Split:
         read images by index.
       hashes: Hashes of the contents of the images, uint64 `[num_images]`; empty
         if they are not known, as for data sets of TFDS.
+      context: The context of the images, float32 `[num_images, ...]`, or
+        several by name, if any.
     """
 
     indices: np.ndarray
@@ -31,6 +35,13 @@ class Split:
     hashes: np.ndarray = dataclasses.field(
         default_factory=lambda: hashing.hashes_of([])
     )
+    context: Any = None
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """The labels, as `label`, and the context, if there are any."""
+        both = {"label": self.labels, "context": self.context}
+        return {k: v for k, v in both.items() if v is not None}
 
     @property
     def num_images(self) -> int:
@@ -62,6 +73,7 @@ class Split:
             indices=self.indices[positions],
             labels=None if self.labels is None else self.labels[positions],
             hashes=self.hashes[positions] if len(self.hashes) else self.hashes,
+            context=each(lambda values: values[positions], self.context),
         )
 
     def random_split(
@@ -84,6 +96,7 @@ def make_splits(
     labels: np.ndarray | None,
     num_train: int | None = None,
     records: tf.data.Dataset | None = None,
+    context: Any = None,
 ) -> dict[str, Split]:
     """Returns the splits `train` and `test` of a source.
 
@@ -93,11 +106,12 @@ def make_splits(
       num_train: Number of training images, which come first. Default: the
         images are split by their hashes (`hashing.split`).
       records: As for `Split`.
+      context: Context of all images, if any, as for `Split`.
 
     Raises:
       DataError: If there are fewer than two images, or a split has none.
     """
-    whole = Split(np.arange(len(hashes)), labels, records, hashes)
+    whole = Split(np.arange(len(hashes)), labels, records, hashes, context)
     if num_train is None:
         positions = hashing.split(hashes)
     else:

@@ -73,21 +73,21 @@ def write(
 
 
 def flow(
-    model: RealNVP, latents: tf.Tensor, label: tf.Tensor | None = None
+    model: RealNVP, latents: tf.Tensor, **condition: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """Decodes latents, and returns the images before and after each coupling.
 
     Args:
       model: The model.
       latents: Float32 `[n, H / 2, W / 2, 4 * C]`.
-      label: Labels of the images, `[n]`, for a model with classes.
+      **condition: `label` and `context`, as for `RealNVP.decode`.
 
     Returns:
       `steps`, uint8 `[n, 1 + number of couplings, H, W, C]`: what the bijectors
       other than couplings make of the latents and of the outputs of each
       coupling. The last ones are what `decode` returns.
     """
-    condition = {} if label is None else {"label": label}
+    condition = model.context.encode(model.condition(latents, **condition))
     points = _states(model.bijector, latents, condition)
     levels = tf.clip_by_value(tf.floor(points), 0.0, model.values.highest)
     return {"steps": tf.cast(levels, tf.uint8)}

@@ -3,6 +3,7 @@
 
 const ROLES = ["A", "B", "C", "D"];
 const CHUNK = 4; // Images that are decoded at once, and so appear at once.
+const ANSWERS = 6; // To what is rubbed out.
 const MAGMA = [
   [0, 0, 4],
   [81, 18, 124],
@@ -21,6 +22,7 @@ const names =
   info.class_names ?? (info.class_probs ?? []).map((_, k) => `${k}`);
 const probs = info.class_probs ?? [1];
 const dims = height * width * channels;
+const observesMasks = info.observe === "mask"; // Else there is no context.
 let drawn; // The images of the grid: {label, latents, image}.
 let wanted; // What the grid will show: {label, noise}.
 let chosen; // A to D: {label, latents, image}.
@@ -76,6 +78,7 @@ function run(name, inputs, labels) {
   // away, so it gets copies.
   const n = labels.length;
   const feeds = {};
+  if (observesMasks) inputs = { context: seen(n), ...inputs };
   for (const [key, [type, values, shape]] of Object.entries(inputs))
     feeds[key] = new runtime.Tensor(type, values.slice(), [n, ...shape]);
   if (names.length)
@@ -84,6 +87,16 @@ function run(name, inputs, labels) {
     .catch(() => {})
     .then(async () => (await sessions[name]).run(feeds));
   return last;
+}
+
+// The context of n images: the pixels of one that are visible, or none.
+function seen(n, image, isVisible) {
+  const depth = channels + 1;
+  const context = new Float32Array(height * width * depth);
+  isVisible?.forEach((value, i) => {
+    if (value) context.set([...part(image, i, channels), 1], i * depth);
+  });
+  return ["float32", repeat(context, n), info.context_shape];
 }
 
 function decode(latents, labels, name = "decode") {
@@ -138,21 +151,22 @@ async function scoreClasses(image) {
 
 // Drawing
 
-function paintColors(canvas, color) {
+function paintColors(canvas, color, alpha = () => 255) {
   if (canvas.width !== width) canvas.width = width;
   if (canvas.height !== height) canvas.height = height;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
   for (let i = 0; i < width * height; i++) {
     for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = color(i, c);
-    pixels.data[4 * i + 3] = 255;
+    pixels.data[4 * i + 3] = alpha(i);
   }
   context.putImageData(pixels, 0, 0);
 }
 
-function paint(canvas, image) {
+function paint(canvas, image, alpha) {
   const zoom = 255 / (info.num_colors - 1);
-  paintColors(canvas, (i, c) => zoom * image[channels * i + (c % channels)]);
+  const color = (i, c) => zoom * image[channels * i + (c % channels)];
+  paintColors(canvas, color, alpha);
 }
 
 function paintMap(canvas, map) {
@@ -292,6 +306,7 @@ function useA() {
   if (shown !== chosen[0]) show(chosen[0]);
   move();
   flow();
+  showTorn();
   if (names.length) turn();
 }
 
@@ -587,16 +602,8 @@ function stroke(from, to) {
     coverage: new Float32Array(width * height),
   };
   const { under, coverage } = painted;
-  const radius = Number($("size-of-pen").value) / 2;
-  const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
-  const square = dx * dx + dy * dy || 1;
-  coverage.forEach((old, i) => {
-    // Of the middle of the pixel from the line.
-    const x = (i % width) + 0.5 - from[0];
-    const y = Math.floor(i / width) + 0.5 - from[1];
-    const t = clamp((x * dx + y * dy) / square, 0, 1);
-    const distance = Math.hypot(x - t * dx, y - t * dy);
-    coverage[i] = Math.max(old, clamp(radius + 0.5 - distance, 0, 1));
+  covered(from, to, $("size-of-pen").value).forEach((value, i) => {
+    coverage[i] = Math.max(coverage[i], value);
   });
   const color = $("color")
     .value.match(/\w\w/g)
@@ -611,6 +618,20 @@ function stroke(from, to) {
   show({ image, isEdit: shown === chosen[0] || shown.isEdit });
 }
 
+// How much of each pixel a line covers.
+function covered(from, to, size) {
+  const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
+  const square = dx * dx + dy * dy || 1;
+  return Float32Array.from({ length: width * height }, (_, i) => {
+    // Of the middle of the pixel from the line.
+    const x = (i % width) + 0.5 - from[0];
+    const y = Math.floor(i / width) + 0.5 - from[1];
+    const t = clamp((x * dx + y * dy) / square, 0, 1);
+    const distance = Math.hypot(x - t * dx, y - t * dy);
+    return clamp(size / 2 + 0.5 - distance, 0, 1);
+  });
+}
+
 function lift() {
   painted = null;
   score(); // And take over the image.
@@ -618,13 +639,18 @@ function lift() {
 
 function movePen(to) {
   pen = to;
-  $("pen").style.left = `${(100 * pen[0]) / width}%`;
-  $("pen").style.top = `${(100 * pen[1]) / height}%`;
-  $("pen").style.width = `${(100 * $("size-of-pen").value) / width}%`;
+  outline("pen", to);
+}
+
+function outline(name, at) {
+  const { style } = $(name);
+  style.left = `${(100 * at[0]) / width}%`;
+  style.top = `${(100 * at[1]) / height}%`;
+  style.width = `${(100 * $(`size-of-${name}`).value) / width}%`;
 }
 
 function penAt(event) {
-  const [x, y] = placeIn($("scored"), event);
+  const [x, y] = placeIn(event.currentTarget, event);
   return [x * width, y * height];
 }
 
@@ -645,6 +671,60 @@ function moveByKey(event) {
   if (event.key !== " " && !event.shiftKey) return movePen(to);
   stroke(pen, to);
   lift();
+}
+
+// Restore
+
+const isVisible = new Uint8Array(width * height); // The pixels of A.
+let answerNoise = normals(ANSWERS * dims);
+let brush = null; // Where it rubs.
+
+const answer = live(async () => {
+  const { image, label } = chosen[0];
+  const isKnown = isVisible.slice();
+  const inputs = {
+    latents: ["float32", answerNoise, info.latent_shape],
+    context: seen(ANSWERS, image, isKnown),
+  };
+  const { images } = await run("decode", inputs, Array(ANSWERS).fill(label));
+  [...$("answers").children].forEach((canvas, k) => {
+    const drawn = part(images.data, k);
+    const keep = (v, i) => (isKnown[Math.floor(i / channels)] ? image[i] : v);
+    paint(canvas, drawn.map(keep));
+  });
+});
+
+function showTorn() {
+  if (!observesMasks) return;
+  paint($("torn"), chosen[0].image, (i) => 255 * isVisible[i]);
+  if (sessions) answer();
+}
+
+function keepRows(count) {
+  isVisible.fill(1).fill(0, count * width);
+  showTorn();
+}
+
+function rub(event) {
+  const to = penAt(event);
+  covered(brush ?? to, to, $("size-of-brush").value).forEach((value, i) => {
+    if (value >= 0.5) isVisible[i] = 0;
+  });
+  brush = to;
+  showTorn();
+}
+
+function makeAnswers() {
+  $("restore").parentNode.hidden = !observesMasks;
+  $("size-of-brush").max = Math.ceil(width / 2);
+  $("size-of-brush").value = Math.ceil(width / 5);
+  for (let k = 1; k <= ANSWERS; k++) {
+    const canvas = document.createElement("canvas");
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", `Answer ${k}`);
+    $("answers").append(canvas);
+  }
+  keepRows(height / 2);
 }
 
 // See the flow
@@ -717,6 +797,7 @@ chosen = drawn.slice(0, 4);
 makeGrid();
 showCorners();
 paint($("scored"), chosen[0].image);
+makeAnswers();
 $("status").textContent =
   `Loading the model (${megabytes} MB) and the runtime.`;
 
@@ -747,6 +828,16 @@ onDrag(
   (event) => stroke(painted ? pen : penAt(event), penAt(event)),
   lift,
 );
+$("torn").addEventListener("pointermove", (event) =>
+  outline("brush", penAt(event)),
+);
+onDrag($("torn"), rub, () => (brush = null));
+$("half").addEventListener("click", () => keepRows(height / 2));
+$("whole").addEventListener("click", () => keepRows(height));
+$("others").addEventListener("click", () => {
+  answerNoise = normals(ANSWERS * dims);
+  answer();
+});
 $("file").addEventListener("change", (event) => {
   if (event.target.files.length) openFile(event.target.files[0]);
   event.target.value = "";

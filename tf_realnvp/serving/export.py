@@ -138,10 +138,13 @@ class _ServingModule(tf.Module):
             name="weights",
         )
         self._has_classes = model.num_classes is not None
+        self._required = [] if model.observe == "mask" else ["context"]
+        self._conditions = model.condition_specs
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
         self._values = model.values
         self._units_per_nat = model.values.per_dim(-1.0, model.num_dims)
+        self._of_flow = {k: self._types(k)[0] for k in self._conditions}
         self._trace_parts(model)
         setattr(self, model.values.measure, self._per_dim)
         names = ["sample", "log_prob", "log_prob_each", model.values.measure]
@@ -164,24 +167,35 @@ class _ServingModule(tf.Module):
             "images": (self._image_shape, *images),
             "latents": (self._latent_shape, tf.float32, tf.float64),
             "label": (None, tf.int64, tf.int32),  # A scalar, or `[n]`.
+            "context": (None, tf.float32, tf.float64),
         }[argument]
-        return [tf.TensorSpec(shape, dtype, argument) for dtype in dtypes]
+        types = [tf.TensorSpec(shape, dtype, argument) for dtype in dtypes]
+        if isinstance(named := self._conditions.get(argument), dict):
+            return [dict.fromkeys(named, of_each) for of_each in types]
+        return types
 
     def _traced(self, function):
         """Traces a function for all combinations of its arguments' types."""
-        parameters = [*inspect.signature(function).parameters.values()]
-        if not self._has_classes:
-            parameters.pop()  # `label`, the last of each.
-            function = functools.partial(function, label=None)
-            function.__signature__ = inspect.Signature(parameters)
+        own = inspect.signature(function).parameters
+        absent = own.keys() & {"label", "context"} - self._conditions.keys()
+        parameters = [own[name] for name in own if name not in absent]
         types = [
-            [None] * (parameter.default is None) + self._types(parameter.name)
-            for parameter in parameters
+            [None] * (p.default is None and p.name not in self._required)
+            + self._types(p.name)
+            for p in parameters
         ]
-        function = tf.function(function, autograph=False)
+
+        def call(*args):
+            names = [parameter.name for parameter in parameters]
+            given = dict(zip(names, args, strict=True))
+            return function(**given, **dict.fromkeys(absent))
+
+        signature = inspect.Signature(parameters)
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        traced = tf.function(call, autograph=False)
         for combination in itertools.product(*types):
-            function.get_concrete_function(*combination)
-        return function
+            traced.get_concrete_function(*combination)
+        return traced
 
     def _trace_parts(self, model):
         """Traces shared functions, for the first type of each argument."""
@@ -191,19 +205,17 @@ class _ServingModule(tf.Module):
         )
         points = tf.TensorSpec(images.shape, tf.float32)
         seed = tf.TensorSpec([2], tf.int32)  # Of stateless operations.
-        label = [seeds] if self._has_classes else []  # Int64 `[n]`, too.
+        context = {k: v for k, v in self._of_flow.items() if k != "label"}
         flow = functools.partial(self._concrete_flow, model.variables)
 
-        def log_density(points, label=None):
-            if label is not None:
-                n = tf.shape(points)[0]
-                label = assertions.labels(label, model.num_classes, n)
-            return model.log_density(points, label)
+        def log_density(points, **condition):
+            condition = model.condition(points, **condition)
+            return model.log_density(points, **condition)
 
-        def scores(points):
+        def scores(points, context):
             if not self._has_classes:
-                return {"log_prob": self._log_density(points)}
-            joint = model.log_joint(points, self._density)
+                return {"log_prob": self._log_density(points, context)}
+            joint = model.log_joint(points, self._density, **context)
             return {
                 "log_prob": tf.reduce_logsumexp(joint, axis=-1),
                 "class_log_probs": tf.nn.log_softmax(joint),
@@ -214,56 +226,72 @@ class _ServingModule(tf.Module):
         )
         self._dequantize = _concrete(model.dequantize, images, seed)
         self._dequantize_each = _concrete(model.dequantize_each, images, seeds)
-        self._encode = flow(model.encode, images, *label)
-        self._decode = flow(model.decode, latents, *label)
-        self._log_density = flow(log_density, points, *label)
-        self._scores = _concrete(scores, points)
+        self._encode = flow(model.encode, images)
+        self._decode = flow(model.decode, latents)
+        self._log_density = flow(log_density, points)
+        self._scores = _concrete(scores, points, context)
         if self._has_classes:
             self._draw_labels = _concrete(model.sample_labels, n, seed)
 
-    def _concrete_flow(self, variables, function, *specs):
+    def _concrete_flow(self, variables, function, batch):
         """Traces a function of the model, with variables from `weights`."""
 
-        def flow(*inputs):
+        def flow(batch, condition):
             sizes = [v.shape.num_elements() for v in variables]
             parts = tf.split(self.weights, sizes)
             pairs = zip(variables, parts, strict=True)
             values = [(v, tf.reshape(part, v.shape)) for v, part in pairs]
             with keras.StatelessScope(values):
-                return function(*inputs)
+                return function(batch, **condition)
 
-        return _concrete(flow, *specs)
+        return _concrete(flow, batch, self._of_flow)
 
-    def sample(self, n, temperature=1.0, seed=None, label=None):
+    def _condition(self, label, context):
+        """Returns what the flow is conditioned on, which it checks."""
+        if context is None:
+            context = 0.0  # Nothing is visible.
+        given = {"label": label, "context": context}
+        return {
+            name: tf.nest.map_structure(
+                lambda value, spec: tf.cast(value, spec.dtype),
+                *(given[name], spec),
+            )
+            for name, spec in self._of_flow.items()
+            if given[name] is not None
+        }
+
+    def sample(self, n, temperature=1.0, seed=None, label=None, context=None):
         n, seed = tf.cast(n, tf.int64), _stateless_seed(seed)
         if label is None and self._has_classes:
             label = self._draw_labels(n, seed)
         temperature = tf.cast(temperature, tf.float32)
         latents = self._draw_latents(n, temperature, seed)
-        return self._decode(latents, *_labels(label, latents))
+        return self._decode(latents, self._condition(label, context))
 
-    def log_prob(self, images, seed=None, label=None):
-        return self._density(self._noisy(images, seed), label)
+    def log_prob(self, images, seed=None, label=None, context=None):
+        return self._density(self._noisy(images, seed), label, context)
 
-    def log_prob_each(self, images, seeds, label=None):
+    def log_prob_each(self, images, seeds, label=None, context=None):
         points = self._dequantize_each(self._checked(images), seeds)
-        return self._density(points, label)
+        return self._density(points, label, context)
 
-    def _per_dim(self, images, seed=None, label=None):
-        density = self._density(self._noisy(images, seed), label)
+    def _per_dim(self, images, seed=None, label=None, context=None):
+        density = self._density(self._noisy(images, seed), label, context)
         return -density * self._units_per_nat
 
-    def classify(self, images, seed=None):
-        return self._scores(self._noisy(images, seed))["class_log_probs"]
+    def classify(self, images, seed=None, context=None):
+        points = self._noisy(images, seed)
+        condition = self._condition(None, context)
+        return self._scores(points, condition)["class_log_probs"]
 
-    def encode(self, images, label):
+    def encode(self, images, label, context=None):
         images = self._checked(images)
-        return self._encode(images, *_labels(label, images))
+        return self._encode(images, self._condition(label, context))
 
-    def decode(self, latents, label):
+    def decode(self, latents, label, context=None):
         latents = tf.ensure_shape(latents, self._latent_shape)
         latents = tf.cast(latents, tf.float32)
-        return self._decode(latents, *_labels(label, latents))
+        return self._decode(latents, self._condition(label, context))
 
     def _checked(self, images):
         # A signature accepts any shape, and the flow might broadcast it.
@@ -273,48 +301,61 @@ class _ServingModule(tf.Module):
     def _noisy(self, images, seed):
         return self._dequantize(self._checked(images), _stateless_seed(seed))
 
-    def _density(self, points, label):
+    def _density(self, points, label, context=None):
+        condition = self._condition(label, context)
         if label is None:
-            return self._scores(points)["log_prob"]
-        return self._log_density(points, *_labels(label, points))
+            return self._scores(points, condition)["log_prob"]
+        return self._log_density(points, condition)
 
     def signatures(self) -> dict[str, Callable]:
         """Returns the functions with named inputs and outputs."""
-        dtype = self._values.dtype
-        images = tf.TensorSpec(self._image_shape, dtype, "images")
+        images = tf.TensorSpec(self._image_shape, self._values.dtype, "images")
         latents = tf.TensorSpec(self._latent_shape, tf.float32, "latents")
         n = tf.TensorSpec([], tf.int32, "n")
         temperature = tf.TensorSpec([], tf.float32, "temperature")
         seed = tf.TensorSpec([], tf.int64, "seed")
-        label = [tf.TensorSpec([None], tf.int32, "label")] * self._has_classes
 
-        def score(images):
-            scores = self._scores(self._noisy(images, None))
+        of_all = self._conditions
+        context = {k: v for k, v in of_all.items() if k != "label"}
+
+        def signature(function, specs, *inputs, output=None):
+            """Traces a function of inputs and, by name, conditions."""
+
+            def call(*args):
+                own, rest = args[: len(inputs)], args[len(inputs) :]
+                condition = tf.nest.pack_sequence_as(specs, rest)
+                result = function(*own, **condition)
+                return {output: result} if output else result
+
+            return _concrete(call, *inputs, *tf.nest.flatten(specs))
+
+        def score(images, context=None):
+            points = self._noisy(images, None)
+            condition = self._condition(None, context)
+            scores = self._scores(points, condition)
             per_dim = -scores["log_prob"] * self._units_per_nat
             return scores | {self._values.measure: per_dim}
 
-        def sample(n, temperature, seed, *label):
-            if label:
+        def sample(n, temperature, seed, **condition):
+            if self._has_classes:  # -1 stands for a random label.
+                label = condition["label"]
                 drawn = self._draw_labels(
                     tf.cast(n, tf.int64), _stateless_seed(seed)
                 )
-                label = (tf.where(label[0] == -1, drawn, label[0]),)
-            return self.sample(n, temperature, seed, *label)
+                condition["label"] = tf.where(label == -1, drawn, label)
+            return self.sample(n, temperature, seed, **condition)
 
-        def named(output, function):
-            return lambda *inputs: {output: function(*inputs)}
-
+        draw, encode, decode = (n, temperature, seed), self.encode, self.decode
         result = {
-            "serving_default": _concrete(score, images),
-            "sample": _concrete(
-                named("images", sample), n, temperature, seed, *label
-            ),
-            "encode": _concrete(named("latents", self.encode), images, *label),
-            "decode": _concrete(named("images", self.decode), latents, *label),
+            "serving_default": signature(score, context, images),
+            "sample": signature(sample, of_all, *draw, output="images"),
+            "encode": signature(encode, of_all, images, output="latents"),
+            "decode": signature(decode, of_all, latents, output="images"),
         }
         if self._has_classes:
-            function = named("class_log_probs", self.classify)
-            result["classify"] = _concrete(function, images)
+            result["classify"] = signature(
+                self.classify, context, images, output="class_log_probs"
+            )
         return result
 
 
@@ -322,13 +363,6 @@ def _concrete(function, *specs):
     """Traces a function without AutoGraph."""
     function = tf.function(function, autograph=False)
     return function.get_concrete_function(*specs)
-
-
-def _labels(label, batch):
-    """Returns the labels of a batch, if there are any, int64 `[n]`."""
-    if label is None:
-        return []
-    return [tf.broadcast_to(tf.cast(label, tf.int64), tf.shape(batch)[:1])]
 
 
 def _stateless_seed(seed):

@@ -10,7 +10,8 @@ Two functions of a model are exported:
     images; and `map`, float32 `[n, H, W]`, the code length of each position in
     bits.
 
-With classes, both also take `label`, int32 `[n]`. Random numbers are inputs,
+With classes, both also take `label`, int32 `[n]`; with a single context
+`context`, float32 `[n, *context_shape]`. Random numbers are inputs,
 since a seed means something else in every runtime. Inputs are not checked.
 """
 
@@ -61,21 +62,21 @@ def save(
 
 
 def decode(
-    model: RealNVP, latents: tf.Tensor, label: tf.Tensor | None = None
+    model: RealNVP, latents: tf.Tensor, **condition: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """The exported function `decode`."""
-    return {"images": model.decode(latents, label)}
+    return {"images": model.decode(latents, **condition)}
 
 
 def score(
     model: RealNVP,
     images: tf.Tensor,
     noise: tf.Tensor,
-    label: tf.Tensor | None = None,
+    **condition: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
     """The exported function `score`."""
     points = tf.cast(images, tf.float32) + noise
-    costs, latents = bit_maps.costs_and_latents(model, points, label)
+    costs, latents = bit_maps.costs_and_latents(model, points, **condition)
     maps = tf.reduce_sum(costs, axis=[1, 2])
     log_prob = -tf.reduce_sum(maps, axis=[1, 2])
     return {
@@ -104,13 +105,16 @@ def to_onnx(
     import tf2onnx
 
     def of_tensors(*inputs):
+        values = dict(zip(specs, inputs, strict=True))
         # A view that is made here: the constants of the model's own bijectors
         # would become inputs.
-        return function(model.for_training(), *inputs)
+        return function(model.for_training(), **values)
+
+    specs = _specs(model, function)
 
     result, _ = tf2onnx.convert.from_function(
         tf.function(of_tensors, autograph=False),
-        _specs(model, function),
+        [*specs.values()],
         opset=_OPSET,
         custom_op_handlers={"Log1p": (_log1p, [])},
     )
@@ -143,26 +147,30 @@ def describe(model: RealNVP) -> dict[str, Any]:
 def to_tflite(model: RealNVP) -> bytes:
     """Converts `decode` to TensorFlow Lite, for a batch of one."""
     traced = tf.function(functools.partial(decode, model), autograph=False)
-    concrete = traced.get_concrete_function(*_specs(model, decode, 1))
+    concrete = traced.get_concrete_function(**_specs(model, decode, 1))
     return tf.lite.TFLiteConverter.from_concrete_functions(
         [concrete], tf.Module()
     ).convert()
 
 
 def _specs(model, function, batch_size=None):
-    """Returns the types of a function's arguments, other than the model."""
+    """Returns the types of a function's arguments by name, but the model."""
     types = {
         "latents": (model.latent_shape, tf.float32),
         "images": (model.image_shape, tf.uint8),
         "noise": (model.image_shape, tf.float32),
+        "label": ((), tf.int32),
     }
+    names = [n for n in inspect.signature(function).parameters if n in types]
     if model.num_classes is not None:
-        types["label"] = ((), tf.int32)
-    return [
-        tf.TensorSpec((batch_size, *types[name][0]), types[name][1], name)
-        for name in inspect.signature(function).parameters
-        if name in types
-    ]
+        names.append("label")
+    if model.context_shape is not None:
+        names.append("context")
+        types["context"] = (model.context_shape, tf.float32)
+    return {
+        name: tf.TensorSpec((batch_size, *types[name][0]), types[name][1], name)
+        for name in names
+    }
 
 
 def _log1p(graph, node, name, unused_args):

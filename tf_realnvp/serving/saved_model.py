@@ -4,18 +4,20 @@ import functools
 import math
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tf_realnvp.images.values import Values
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils import hashing, runtime
-from tf_realnvp.utils.errors import ModelError, reason
+from tf_realnvp.utils.errors import ModelError, UsageError, reason
+from tf_realnvp.utils.named import each
 from tf_realnvp.utils.overlap import overlapped
 
 if TYPE_CHECKING:
     from tf_realnvp.model import RealNVP
+    from tf_realnvp.observations import Observe
 
 BATCH_SIZE = 64  # Limits the memory for many images.
 
@@ -47,6 +49,8 @@ class SavedModel:
         there is none, as for data sets of TFDS.
       dropped_bits: Number of lowest bits that the levels lack, of the values
         that files of 16 bits hold.
+      observe: What is observed of an image, if anything, as for `RealNVP`.
+      context_shape: As for `RealNVP`.
       log_prior: Log-probabilities of the classes, `[len(class_names)]`. A model
         without classes has a single one, `[1]`.
     """
@@ -75,16 +79,23 @@ class SavedModel:
         hashes = content.get("training_hashes", "")
         self.training_hashes = hashing.parse_sketch(hashes)
         self.dropped_bits = content.get("dropped_bits", 0)
+        self.observe = content.get("observe")
+        self.context_shape = each(tuple, content.get("context_shape"))
         with np.errstate(divide="ignore"):  # A class may have probability zero.
             self.log_prior = np.log(content.get("class_probs") or [1.0])
         runtime.configure(num_threads=num_threads)
         import tensorflow as tf
 
+        from tf_realnvp.utils import assertions
+
         images = tf.TensorSpec([None, *self.image_shape], self.values.dtype)
-        label = [tf.TensorSpec([None], tf.int64)] * bool(self.class_names)
+        self._specs = assertions.condition_specs(
+            bool(self.class_names), self.context_shape
+        )
 
         def traced(function, seed_shape):
-            specs = [images, tf.TensorSpec(seed_shape, tf.int64), *label]
+            seed = tf.TensorSpec(seed_shape, tf.int64)
+            specs = [images, seed, *self._specs.values()]
             return tf.function(function, specs, autograph=False)
 
         try:
@@ -103,12 +114,20 @@ class SavedModel:
 
         return weights.load_model(self._path)
 
+    @property
+    def observation(self) -> "Observe | None":
+        """The observation that is named `observe`, if any."""
+        from tf_realnvp import observations
+
+        return observations.named(self.observe, self.values)
+
     def sample(
         self,
         n: int,
         temperature: float,
         seed: int,
         label: int | np.ndarray | None = None,
+        context: Any = None,
     ) -> Iterator[np.ndarray]:
         """Draws images, in batches of at most `BATCH_SIZE`.
 
@@ -119,32 +138,36 @@ class SavedModel:
             the saved function `sample` for the same seed.
           label: For a model with classes, the class of all images, or of each,
             `[n]`; `None` to draw the classes.
+          context: As for `RealNVP.sample`.
 
         Returns:
           Iterator over batches of images `[m, H, W, C]`. They are drawn on
           demand, up to two batches ahead.
         """
-        labels = np.broadcast_to(-1 if label is None else label, [n])
+        label = -1 if label is None else label
+        condition = self._condition(n, label, context)
 
         def draw(part):
             inputs = {
-                "n": np.int32(len(labels[part])),
+                "n": np.int32(min(n - part.start, BATCH_SIZE)),
                 "temperature": np.float32(temperature),
                 "seed": np.int64(stream(seed, part.start // BATCH_SIZE)),
             }
-            return self._call("sample", inputs, labels, part, "images")
+            return self._call("sample", inputs, condition, part, "images")
 
-        return overlapped(draw, _parts(labels))
+        return overlapped(draw, _parts(range(n)))
 
-    def score_each(self, images: np.ndarray, seed: int) -> Scores:
+    def score_each(self, images: np.ndarray, seed: int, context=None) -> Scores:
         """Scores each image as if it were alone in a batch.
 
         Args:
           images: `[n, H, W, C]`, of `values.dtype`.
           seed: Seed of the dequantization noise of each image, a 64-bit
             integer.
+          context: As for `RealNVP.log_prob`. Default: for a model that observes
+            images, what it observes of these; of masks, nothing.
         """
-        log_probs = self.log_prob_of_classes(images, seed, each=True)
+        log_probs = self.log_prob_of_classes(images, seed, True, context)
         label = (log_probs + self.log_prior).argmax(axis=1)
         return Scores(self.mixture(log_probs), label)
 
@@ -161,7 +184,7 @@ class SavedModel:
         return np.logaddexp.reduce(log_probs + self.log_prior, axis=-1)
 
     def log_prob_of_classes(
-        self, images: np.ndarray, seed: int, each: bool = False
+        self, images: np.ndarray, seed: int, each: bool = False, context=None
     ) -> np.ndarray:
         """Returns the log-probabilities of images given each class.
 
@@ -171,17 +194,23 @@ class SavedModel:
             the same for all classes.
           each: Whether all images get the same noise, so that the result for an
             image does not depend on the others.
+          context: As for `score_each`.
 
         Returns:
           Float64 `[n, len(log_prior)]`, in nats. Adding `log_prior` gives the
           joint log-probability of images and classes. A model without classes
           counts as having a single class.
         """
+        from tf_realnvp import observations
+
         n = len(images)
         function = self._log_prob_each if each else self._log_prob
         seeds = np.full([n] if each else [], seed, np.int64)
-        labels = [[np.full(n, k)] for k in range(len(self.class_names))] or [[]]
-        columns = [function(images, seeds, *label).numpy() for label in labels]
+        context = observations.given(self, images, context)
+        columns = [
+            function(images, seeds, *self._condition(n, k, context).values())
+            for k in range(len(self.log_prior))
+        ]
         return np.stack(columns, axis=1).astype(np.float64)
 
     def encode(self, images: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -240,18 +269,37 @@ class SavedModel:
         return self._in_batches("decode", "latents", latents, "images", label)
 
     def _in_batches(self, signature, name, values, output, labels):
+        condition = self._condition(len(values), labels)
+
         def compute(part):
             inputs = {name: values[part]}
-            return self._call(signature, inputs, labels, part, output)
+            return self._call(signature, inputs, condition, part, output)
 
         return np.concatenate([*overlapped(compute, _parts(values))])
 
-    def _call(self, signature, inputs, labels, part, output):
-        """Calls a signature, with a slice of the labels if it takes any."""
+    def _condition(self, n, label, context=None):
+        """Returns what `n` images are conditioned on, as `condition_specs`."""
         import tensorflow as tf
 
-        if self.class_names:
-            inputs["label"] = labels[part].astype(np.int32)
+        from tf_realnvp.utils import assertions
+
+        if context is None and self.observe == "mask":
+            context = np.zeros(self.context_shape)  # Nothing is visible.
+        try:
+            context = assertions.context(context, self.context_shape, n)
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            raise UsageError(reason(error)) from error
+        label = np.broadcast_to(np.int32(label), [n])
+        given = {"label": label, "context": context}
+        return {name: given[name] for name in self._specs}
+
+    def _call(self, signature, inputs, condition, part, output):
+        """Calls a signature, with a slice of the condition."""
+        import tensorflow as tf
+
+        names = [spec.name for spec in tf.nest.flatten(self._specs)]
+        values = [value[part] for value in tf.nest.flatten(condition)]
+        inputs |= dict(zip(names, values, strict=True))
         tensors = {name: tf.constant(value) for name, value in inputs.items()}
         return self._saved.signatures[signature](**tensors)[output].numpy()
 

@@ -28,8 +28,8 @@ def load_model(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:
       ModelError: If there is no such model.
     """
     content = metadata.read(path)
-    names = (*ARCHITECTURE, "num_classes", "class_probs")
-    config: dict[str, Any] = {key: content.get(key) for key in names}
+    names = {*ARCHITECTURE, "num_classes", "class_probs", "context_shape"}
+    config: dict[str, Any] = {key: content[key] for key in names & {*content}}
     shape, num_colors = content["image_shape"], content["num_colors"]
     model = RealNVP(shape, num_colors, **config, name=name)
     file = os.path.join(path, "variables", "variables")
@@ -57,6 +57,7 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
     Parts that only the model has keep their weights: additional couplings at
     the end of a scale, classes, and variational dequantization. In a new model
     they are the identity, so a larger model starts with the same density.
+    The models may differ in `padding`, which changes the density.
 
     Classes get the embeddings of the saved classes of the same names, by the
     metadata of both models; all other classes get the remaining embeddings.
@@ -103,6 +104,7 @@ def _differences(model, other):
     # The weights act on logits of levels, or on standardized real numbers.
     fits["num_colors"] = other.values.are_real == model.values.are_real
     fits["num_classes"] = other.num_classes in (None, model.num_classes)
+    fits["context_shape"] = other.context_shape in (None, model.context_shape)
     kinds = ("uniform", model.dequantization)
     fits["dequantization"] = other.dequantization in kinds
     differences = [

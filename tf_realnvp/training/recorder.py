@@ -5,12 +5,13 @@ import functools
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
+from tf_realnvp.data import ImageDataset
 from tf_realnvp.training import metrics
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
@@ -79,11 +80,13 @@ class Recorder:
         self.checkpoints = Checkpoints(trainer, folder / "checkpoints")
 
     @_to_run
-    def begin(self, data: DataDescription, metadata: Mapping[str, Any]) -> None:
+    def begin(self, data: DataDescription, dataset: ImageDataset) -> None:
         """Records that the run starts or is resumed, as `Run.begin`."""
         # Before any checkpoint, since a folder without `run.json` is refused.
+        metadata = dict(self._trainer.model.metadata)
         self._run.begin(self._config, data, metadata)
-        self._summaries = Summaries(self._trainer, self._run.path / "logs")
+        folder = self._run.path / "logs"
+        self._summaries = Summaries(self._trainer, dataset, folder)
         self._last_save = time.monotonic()
 
     @_to_run

@@ -92,10 +92,11 @@ def _path(output_dir, kind, dataset_name, suffix=""):
     return pathlib.Path(output_dir) / f"{kind}_{name}{suffix}"
 
 
-def _draw_samples(path, trainer, unused_dataset):
+def _draw_samples(path, trainer, dataset):
     model = trainer.result_model()
-    count, labels, columns = layout_of_samples(model)
-    images = model.sample(count, seed=trainer.config.seed, label=labels).numpy()
+    count, condition, columns = layout_of_samples(model, dataset)
+    seed = trainer.config.seed
+    images = model.sample(count, seed=seed, **condition).numpy()
     plots.save_image_grid(path, images, model.num_colors, columns)
 
 

@@ -3,11 +3,13 @@
 import os
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.errors import InvalidArgumentError, ResourceExhaustedError
 
+from tf_realnvp.data import ImageDataset
 from tf_realnvp.images import plots
 from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics
@@ -22,22 +24,28 @@ _SECONDS_BETWEEN = 10.0
 
 
 def layout_of_samples(
-    model: RealNVP,
-) -> tuple[int, np.ndarray | None, int | None]:
+    model: RealNVP, dataset: ImageDataset
+) -> tuple[int, dict[str, Any], int | None]:
     """Returns the layout of a grid of samples: up to 20 classes, a row each.
 
     Args:
       model: The model.
+      dataset: The data set; the samples have the context of its test images.
 
     Returns:
-      The number of samples; their labels, integers `[n]`, and the number of
-      columns, which are both `None` if the model has no classes.
+      The number of samples; what they are conditioned on, arguments of
+      `RealNVP.sample`; and the number of columns, `None` without classes.
     """
-    if model.num_classes is None:
-        return _NUM_SAMPLES, None, None
-    classes = np.arange(min(model.num_classes, _MAX_ROWS))
-    labels = np.repeat(classes, _NUM_COLUMNS)
-    return len(labels), labels, _NUM_COLUMNS
+    count, columns = _NUM_SAMPLES, None
+    condition: dict[str, Any] = {}
+    if model.num_classes is not None:
+        classes = np.arange(min(model.num_classes, _MAX_ROWS))
+        condition["label"] = np.repeat(classes, _NUM_COLUMNS)
+        count, columns = len(condition["label"]), _NUM_COLUMNS
+    if model.context_shape is not None:
+        places = (np.arange(count) % dataset.num_test).tolist()
+        condition["context"] = dataset.context("test", places)
+    return count, condition, columns
 
 
 class Summaries:
@@ -51,18 +59,26 @@ class Summaries:
     evolve. For a model with classes it has a row per class.
     """
 
-    def __init__(self, trainer: Trainer, directory: str | os.PathLike):
+    def __init__(
+        self,
+        trainer: Trainer,
+        dataset: ImageDataset,
+        directory: str | os.PathLike,
+    ):
         """Opens an event file.
 
         Args:
           trainer: The trainer of the run.
+          dataset: The data set of the run.
           directory: Folder of the event files.
         """
         self._trainer = trainer
         # TensorFlow would make it without regard to the umask.
         files.make_directory(pathlib.Path(directory))
         self._writer = tf.summary.create_file_writer(os.fspath(directory))
-        count, self._labels, self._columns = layout_of_samples(trainer.model)
+        count, self._condition, self._columns = layout_of_samples(
+            trainer.model, dataset
+        )
         self._latents = trainer.model.sample_latents(
             count, seed=trainer.config.seed
         )
@@ -121,7 +137,7 @@ class Summaries:
         """
         self._trainer.evaluated_model()  # Brings it up to date.
         try:
-            images = self._decode(self._latents, self._labels).numpy()
+            images = self._decode(self._latents, **self._condition).numpy()
         except (InvalidArgumentError, ResourceExhaustedError) as error:
             # The weights may be too large, and may recover; or the memory may
             # be too small for the samples, which are many with classes.

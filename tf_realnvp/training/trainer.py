@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator
 
 import tensorflow as tf
-from keras.utils import unpack_x_y_sample_weight
 
 from tf_realnvp.config import TrainingConfig
+from tf_realnvp.data.pipeline import unpack
 from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.optimizers import FusedAdam, Muon, learning_rate
@@ -292,8 +292,7 @@ class Trainer:
             )
 
         def step(i):
-            images, label, _ = unpack_x_y_sample_weight(batches.get_next())
-            self._train_step(images, label)
+            self._train_step(*unpack(batches.get_next()))
             return [i + 1]
 
         tf.while_loop(unfinished, step, [tf.constant(0)])
@@ -303,9 +302,9 @@ class Trainer:
 
         def step(i, total, num_images):
             index, batch = batches.get_next()
-            images, label, _ = unpack_x_y_sample_weight(batch)
+            images, condition = unpack(batch)
             losses = self._strategy.run(
-                self._replica_test_loss, [images, index, label]
+                self._replica_test_loss, [images, index, condition]
             )
             total += tf.cast(self._first_replica(losses), tf.float64)
             return i + 1, total, num_images + tf.shape(images)[0]
@@ -315,10 +314,10 @@ class Trainer:
         )
         return total, num_images
 
-    def _train_step(self, images, label):
+    def _train_step(self, images, condition):
         """Updates the weights if loss and gradient are finite."""
         loss, norm, gradients = self._strategy.run(
-            self._replica_gradients, [images, label, self.step]
+            self._replica_gradients, [images, condition, self.step]
         )
         loss, norm = map(self._first_replica, (loss, norm))
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
@@ -337,12 +336,12 @@ class Trainer:
         tf.cond(finite, update, skip)
         self.step.assign_add(1)
 
-    def _replica_gradients(self, images, label, step):
+    def _replica_gradients(self, images, condition, step):
         """Returns the loss, gradient norm and gradients over all replicas."""
         points = self.model.add_noise(images, self._seed_of(0, step))
         loss, gradients = self._accumulated(
             self._share(points),
-            self._share(label),
+            self._share(condition),
             tf.cast(tf.shape(images)[0], tf.float32),
         )
         loss, gradients = self._sum_over_replicas((loss, gradients))
@@ -353,16 +352,16 @@ class Trainer:
             )
         return loss, norm, gradients
 
-    def _accumulated(self, points, label, batch_size):
+    def _accumulated(self, points, condition, batch_size):
         """Accumulates loss and gradients over the parts of a batch."""
         parts = self.config.accumulate
         if parts == 1:
-            return self._gradient_function(points, label, batch_size)
+            return self._gradient_function(points, condition, batch_size)
 
         def add(sums, index):
             part = self._gradient_function(
                 _part(points, index, parts),
-                _part(label, index, parts),
+                _part(condition, index, parts),
                 batch_size,
             )
             return tf.nest.map_structure(tf.add, sums, part)
@@ -370,19 +369,19 @@ class Trainer:
         zeros = 0.0, tuple(tf.zeros(v.shape) for v in self._trained)
         return tf.foldl(add, tf.range(parts), zeros, parallel_iterations=1)
 
-    def _loss_and_gradients(self, points, label, batch_size):
+    def _loss_and_gradients(self, points, condition, batch_size):
         with tf.GradientTape() as tape:
-            log_prob = self._training_model.log_density(points, label)
+            log_prob = self._training_model.log_density(points, **condition)
             loss = -tf.reduce_sum(log_prob) / batch_size / self.model.num_dims
         return loss, tape.gradient(loss, self._trained)
 
-    def _replica_test_loss(self, images, index, label):
+    def _replica_test_loss(self, images, index, condition):
         """Returns the sum of the losses of a batch over all replicas."""
         points = self._evaluated_model.add_noise(
             images, self._seed_of(1, index)
         )
         log_prob = self._test_model.log_density(
-            self._share(points), self._share(label)
+            self._share(points), **self._share(condition)
         )
         loss = -tf.reduce_sum(log_prob) / self.model.num_dims
         return self._sum_over_replicas(loss)
@@ -420,13 +419,15 @@ class Trainer:
 def _part(batch, index, num_parts):
     """Returns one part of a batch; part sizes differ by one image at most.
 
-    Some parts are empty if there are fewer images than parts. For `None`,
-    returns `None`.
+    Some parts are empty if there are fewer images than parts.
     """
-    if batch is None or num_parts == 1:
-        return batch
-    size = tf.shape(batch)[0]
-    return batch[size * index // num_parts : size * (index + 1) // num_parts]
+
+    def part(values):
+        size = tf.shape(values)[0]
+        start, end = (size * i // num_parts for i in (index, index + 1))
+        return values[start:end]
+
+    return batch if num_parts == 1 else tf.nest.map_structure(part, batch)
 
 
 def _assign(variables, values):

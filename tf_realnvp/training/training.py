@@ -22,6 +22,8 @@ from tf_realnvp.utils.errors import Error, FailureError, UsageError, reason
 from tf_realnvp.utils.messages import counted
 from tf_realnvp.utils.progress import Progress
 
+_NUM_CONTEXTS = 4096  # That standardize all.
+
 
 class Training:
     """A training of a model on a data set: `open` it, `fit`, take the result.
@@ -87,6 +89,8 @@ class Training:
                 except ValueError as error:  # Too many scales.
                     raise UsageError(str(error)) from error
         self.config, self.model = config, model
+        if model.observation is not None:
+            dataset = dataclasses.replace(dataset, observe=model.observation)
         model.metadata = dataset.metadata
         # The probabilities may differ from the frequencies in these images.
         probs = model.class_probs or ()
@@ -126,12 +130,15 @@ class Training:
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
             is_trained = not restored and not model.is_identity()
+            if not (restored or is_trained) and model.context_shape is not None:
+                some = range(min(dataset.num_train, _NUM_CONTEXTS))
+                model.context.standardize(dataset.context("train", some))
             if config.init_from is not None and not restored:
                 weights.assign_weights(model, config.init_from)
                 workers.agree_on_state(model.variables, "weights", "init_from")
             elif not (restored or is_trained):
                 _initialize(model, dataset, config.seed, strategy)
-        self.recorder.begin(self._description, dict(model.metadata))
+        self.recorder.begin(self._description, dataset)
         if is_trained:  # The weights cannot be recreated from a seed.
             self.recorder.save()
         return restored

@@ -8,7 +8,10 @@ on. They raise `tf.errors.InvalidArgumentError`.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from tf_realnvp.utils.named import by_name, each, unnamed
 
 _SEED = "a signed 64-bit integer, two integers, or None"
 _SEEDS = "signed 64-bit integers, one for each image"
@@ -78,14 +81,16 @@ def images(
     return _in_range(result, num_colors, "images", kind)
 
 
-def labels(value: Any, num_classes: int, n: tf.Tensor) -> tf.Tensor:
+def labels(value: Any, num_classes: int | None, n: tf.Tensor) -> tf.Tensor:
     """Returns `label` as int32 `[n]` below `num_classes`.
 
     Args:
       value: One label for all images, or one per image.
-      num_classes: Number of classes.
+      num_classes: Number of classes, if there are any.
       n: Number of images, an int32 scalar.
     """
+    if num_classes is None:
+        raise ValueError("`label` must not be given: the model has no classes.")
     kind = f"an integer in 0 ... {num_classes - 1}, or one for each of n"
     shapes: list[list] = [[], [tf.get_static_value(n)]]
     result = tensor(value, "label", kind, *shapes, integer=True)
@@ -94,6 +99,30 @@ def labels(value: Any, num_classes: int, n: tf.Tensor) -> tf.Tensor:
     fits = tf.reduce_all(size == n)
     result = _where_valid(result, fits, "label", kind, "shape", size, "n of", n)
     return tf.cast(tf.broadcast_to(result, [n]), tf.int32)
+
+
+def context(value: Any, shape: Any, n: tf.Tensor) -> Any:
+    """Returns `context` as finite float32 `[n, *shape]`.
+
+    Args:
+      value: Numbers of shape `shape`, for all images, or `[n, *shape]`; or by
+        name.
+      shape: Shape for one image, or by name; `None` if there is no context.
+      n: Number of images, an int32 scalar.
+    """
+    if by_name(value).keys() != by_name(shape).keys():
+        raise ValueError(
+            f"`context` must have the shape {shape} for each image (None: "
+            f"there is none), got {each(np.shape, value)}."
+        )
+
+    def for_each(values, shape):
+        shapes = shape, (tf.get_static_value(n), *shape)
+        kind = f"finite numbers of shape {shapes[0]} or {shapes[1]}"
+        values = tensor(values, "context", kind, *shapes)
+        return tf.broadcast_to(_float(values, "context", kind), [n, *shape])
+
+    return each(for_each, value, shape)
 
 
 def latents(value: Any, latent_shape: Sequence[int]) -> tf.Tensor:
@@ -141,8 +170,27 @@ def _finite(value, name, shape, real=False):
     """Returns finite float32 numbers `[n, *shape]`."""
     kind = f"finite float32 numbers of shape {_batch(shape)}"
     result = tensor(value, name, kind, [None, *shape], real=real)
+    return _float(result, name, kind)
+
+
+def condition_specs(has_labels: bool, context_shape: Any) -> dict[str, Any]:
+    """Returns the types of a checked `label` and `context`.
+
+    Args:
+      has_labels: Whether there is a label.
+      context_shape: As for `context`.
+    """
+    named = by_name(context_shape).items()
+    specs = {k: tf.TensorSpec([None, *v], tf.float32, k) for k, v in named}
+    label = {"label": tf.TensorSpec([None], tf.int32, "label")}
+    context = {"context": unnamed(specs)}
+    return (label if has_labels else {}) | (context if specs else {})
+
+
+def _float(value, name, kind):
+    """Returns numbers as float32, and checks that they are finite."""
     return tf.debugging.check_numerics(
-        tf.cast(result, tf.float32), f"`{name}` must be {kind}."
+        tf.cast(value, tf.float32), f"`{name}` must be {kind}."
     )
 
 

@@ -1,0 +1,127 @@
+"""The context of a density: vectors and images that it is conditioned on."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp.networks import on_grid
+from tf_realnvp.utils.named import by_name
+
+WIDTH = 128  # Of the network of each context.
+
+Shapes = Mapping[str, Sequence[int]] | Sequence[int] | None
+
+
+class Context:
+    """Standardizes and encodes the context of a model.
+
+    Each vector `[n, K]` or image `[n, H, W, K]` is standardized and goes
+    through a small dense network, once for all couplings. An image also goes to
+    the couplings as it is.
+
+    Attributes:
+      moments: Mean and standard deviation of the last axis by name, variables
+        `[2, K]`.
+      networks: The dense networks by name.
+    """
+
+    def __init__(self, shapes: Shapes, image_shape: Sequence[int]):
+        """Creates the context.
+
+        Args:
+          shapes: `(K,)` or `(H, W, K)`, or such shapes by name; `None` for
+            none.
+          image_shape: `(H, W, C)` of the images of the model.
+        """
+        named = by_name(shapes)
+        self._image_shapes = {k: v for k, v in named.items() if len(v) == 3}
+        self.moments, self.networks = {}, {}
+        layer = functools.partial(
+            keras.layers.Dense, WIDTH, "silu", dtype="float32"
+        )
+        for name, shape in named.items():
+            is_image = len(shape) == 3 and image_shape[:2] in [
+                (shape[0] << power, shape[1] << power) for power in range(31)
+            ]
+            if not (is_image or len(shape) == 1) or min(shape) < 1:
+                raise ValueError(
+                    "`context_shape` must be (K,) or (H, W, K), or such shapes "
+                    "by name, with the height and width of the images, "
+                    f"{image_shape[:2]}, or these halved, got {shape}."
+                )
+            self.moments[name] = keras.Variable(
+                np.repeat([[0.0], [1.0]], shape[-1], axis=1),
+                trainable=False,
+                dtype="float32",
+                name=f"{name}_moments",
+            )
+            self.networks[name] = keras.Sequential([layer(), layer()])
+            self.networks[name].build(_flat(tf.zeros([1, *shape])).shape)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The moments, and the weights of the networks."""
+        weights = [v for n in self.networks.values() for v in n.weights]
+        return [*self.moments.values(), *weights]
+
+    def standardize(self, context: Any) -> None:
+        """Sets the standardization by the context of training images.
+
+        What is constant is not scaled.
+
+        Args:
+          context: As for `RealNVP.log_prob`, one for each image.
+        """
+        from sklearn.preprocessing import StandardScaler  # It takes a second.
+
+        for name, values in by_name(context).items():
+            rows = np.reshape(np.float64(values), [-1, values.shape[-1]])
+            scaler = StandardScaler().fit(rows)
+            self.moments[name].assign([scaler.mean_, scaler.scale_])
+
+    def sizes(self, height: int) -> dict[str, Any]:
+        """Returns what a coupling network needs to know of encoded contexts.
+
+        Args:
+          height: Height of the grid of the coupling.
+        """
+        images = {k: tf.zeros([1, *v]) for k, v in self._image_shapes.items()}
+        channels = {k: on_grid(v, height).shape[-1] for k, v in images.items()}
+        code_size = WIDTH * len(self.networks) or None
+        return {"code_size": code_size, "image_channels": channels}
+
+    def encode(self, condition: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a condition as coupling networks get it.
+
+        Args:
+          condition: As `RealNVP.condition` returns it.
+
+        Returns:
+          The condition, with a context as `code`, `[n, WIDTH]` of each side by
+          side, and its images `[n, H, W, K]` by name.
+        """
+        encoded, codes = dict(condition), []
+        for name, values in by_name(encoded.pop("context", None)).items():
+            mean, std = tf.unstack(tf.convert_to_tensor(self.moments[name]))
+            values = (values - mean) / std
+            if values.shape.rank == 4:
+                encoded[name] = values
+            codes.append(self.networks[name](_flat(values)))
+        if codes:
+            encoded["code"] = tf.concat(codes, axis=1)
+        return encoded
+
+
+def _flat(values):
+    """Returns what a network sees of a context, `[n, size]`."""
+    if values.shape.rank == 4:
+        height, width = values.shape[1:3]
+        while height > 8 and height % 2 == width % 2 == 0:
+            height, width = height // 2, width // 2
+        factor = values.shape[1] // height
+        values = tf.nn.avg_pool2d(values, factor, factor, "VALID")
+    return tf.reshape(values, [-1, values.shape[1:].num_elements()])
