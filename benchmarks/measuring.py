@@ -144,7 +144,7 @@ def take(dataset, split: str, number: int | None = None):
     Returns:
       `[n, H, W, C]`, and int32 `[n]`, or `None` if there are no labels.
     """
-    chosen = dataset.splits[split].choose(slice(number))
+    chosen = dataset.splits[split].select(slice(number))
     return dataset.take(split, range(chosen.num_images)), chosen.labels
 
 

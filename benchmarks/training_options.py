@@ -49,7 +49,7 @@ def main() -> None:
     from tf_realnvp import data
 
     dataset = data.load(flags.dataset, flags.data_dir)
-    test = dataset.splits["test"].choose(slice(flags.test_images))
+    test = dataset.splits["test"].select(slice(flags.test_images))
     splits = {**dataset.splits, "test": test}
     dataset = dataclasses.replace(dataset, splits=splits)
     print(f"after {flags.steps} steps\n")
