@@ -231,6 +231,16 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 # rejected: here HMC is the better sampler, since its chains decorrelate fast
 # this far from the critical point.
 #
+# **The lattice is periodic**, and so should the convolutions be. With half of
+# the fields and of the training, 47.2 % of 20,000 proposals were accepted, the
+# test loss was 0.3091 nats/dim, the effective share of the proposals 0.362, and
+# all five expectations were within 2.1 σ of those of HMC (458 s, two cores of an
+# AMD EPYC):
+#
+# ```sh
+# python -m benchmarks.lattice --fields 20000 --epochs 4 --proposals 20000
+# ```
+#
 # **Twelve bits.** CIFAR10 averaged to 16×16 grey pixels, each a sum of 12 bytes
 # plus noise, in 4,096 levels: no images of a 12-bit sensor, but of its
 # precision. Test images cost 9.927 bits/dim, and 5.937 with the 8 highest bits
