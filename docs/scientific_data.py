@@ -234,8 +234,8 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 # **The lattice is periodic**, and so should the convolutions be. With half of
 # the fields and of the training, 47.2 % of 20,000 proposals were accepted, the
 # test loss was 0.3091 nats/dim, the effective share of the proposals 0.362, and
-# all five expectations were within 2.1 σ of those of HMC (458 s, two cores of an
-# AMD EPYC):
+# all five expectations were within 2.1 σ of those of HMC (458 s on two cores of
+# an AMD EPYC):
 #
 # ```sh
 # python -m benchmarks.lattice --fields 20000 --epochs 4 --proposals 20000
