@@ -159,7 +159,9 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
         for copy in (model.clone(), pickle.loads(pickle.dumps(model))):
             self.assertAllEqual(copy.log_prob(images, 1, **given), expected)
 
-    @parameterized.parameters(((0,),), ((2, 2),), ((),), ((3, 3, 1),))
+    @parameterized.parameters(
+        ((0,),), ((2.5,),), ((2, 2),), ((),), ((3, 3, 1),)
+    )
     def test_shapes_that_are_none(self, shape):
         with self.assertRaisesRegex(ValueError, "context_shape"):
             tf_realnvp.RealNVP((4, 4, 1), context_shape=shape)
@@ -369,6 +371,21 @@ class TrainingTest(folders.FolderTestCase, parameterized.TestCase):
         found = model.log_prob(images, 0, context={"mean": means})
         self.assertAllInRange(found, -1e3, 0.0)
 
+    def test_frozen_parts(self):
+        """They are initialized without a context, and trained with one."""
+        small_models.set_seed(0)
+        model = tf_realnvp.RealNVP(
+            *((4, 4, 1), 17, 4, 1),
+            num_couplings=(1, 1, 1),
+            context_shape={"v": (2,), "image": (4, 4, 1)},
+        )
+        model.networks[0].trainable = False
+        context = {"v": np.ones([40, 2]), "image": np.ones([40, 4, 4, 1])}
+        images = small_models.images(40)
+        options = {"epochs": 1, "batch_size": 8, "progress": False}
+        (_, last) = tf_realnvp.train(model, images, context=context, **options)
+        self.assertTrue(np.isfinite(last.test_loss))
+
     def test_standardized(self):
         """The scale and the mean of a context have no effect."""
         shape = {"context_shape": (1,)}
@@ -428,7 +445,10 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
         others = observations.random_masks(4000, 8, 8, tf.constant([1, 3]))
         self.assertNotAllEqual(masks, others)
 
-    @parameterized.parameters("none", "noise", "lowres:3", "noise:x")
+    @parameterized.parameters(
+        *("none", "noise", "noise:x", "noise:-1", "noise:nan"),
+        *("lowres:3", "lowres:0"),
+    )
     def test_unknown(self, name):
         with self.assertRaises(ValueError):
             tf_realnvp.RealNVP((8, 8, 3), observe=name)
@@ -488,6 +508,10 @@ class RestorationTest(tf.test.TestCase):
         self.assertAllEqual(found.samples, np.reshape(drawn, [2, 3, 4, 4, 1]))
         with self.assertRaisesRegex(ValueError, "noise:25"):
             restoration.restore(model, images, np.ones([4, 4, 1]))
+        noise = 25.0 * 16.0 / 255.0
+        self.assertLen(restoration.restore(model, images, None, noise).mean, 2)
+        with self.assertRaisesRegex(ValueError, "noise:25"):
+            restoration.restore(model, images, None, 2.0 * noise)
 
 
 class CommandTest(command_lines.CommandTestCase):

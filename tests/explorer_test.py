@@ -35,6 +35,13 @@ def make_latents(model, n):
     return rng.normal(size=(n, *model.latent_shape)).astype(np.float32)
 
 
+def middle_of(page, selector, column, row):
+    """Returns where a pixel of a canvas of 12 columns is on the page."""
+    box = page.locator(selector).bounding_box()
+    zoom = box["width"] / 12
+    return box["x"] + zoom * (column + 0.5), box["y"] + zoom * (row + 0.5)
+
+
 class ExplorerTest(folders.FolderTestCase):
     def test_steps(self):
         """A step is the image if all later couplings are the identity."""
@@ -348,14 +355,7 @@ class PageTest(folders.FolderTestCase):
         self.assertFalse(page.is_visible("#grey"))
         page.evaluate("document.querySelector('#color').value = '#ff8000'")
         page.fill("#size-of-pen", "1")
-        box = page.locator("#scored").bounding_box()
-        zoom = box["width"] / 12
-
-        def at(column, row):  # Of the middle of a pixel.
-            return box["x"] + zoom * (column + 0.5), box["y"] + zoom * (
-                row + 0.5
-            )
-
+        at = functools.partial(middle_of, page, "#scored")
         page.mouse.move(*at(2, 3))
         page.mouse.down()
         page.mouse.move(*at(6, 3))
@@ -441,14 +441,7 @@ class PageTest(folders.FolderTestCase):
         is_visible[:] = 1
         check(is_visible, latents[0])
         page.fill("#size-of-brush", "3")
-        box = page.locator("#torn").bounding_box()
-        zoom = box["width"] / 12
-
-        def at(column, row):  # Of the middle of a pixel.
-            return box["x"] + zoom * (column + 0.5), box["y"] + zoom * (
-                row + 0.5
-            )
-
+        at = functools.partial(middle_of, page, "#torn")
         page.mouse.move(*at(2, 3))
         page.mouse.down()
         page.mouse.move(*at(8, 3))

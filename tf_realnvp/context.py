@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.networks import on_grid
+from tf_realnvp.utils.checks import WholeNumber, check
 from tf_realnvp.utils.named import by_name
 
 WIDTH = 128  # Of the network of each context.
@@ -44,10 +45,12 @@ class Context:
             keras.layers.Dense, WIDTH, "silu", dtype="float32"
         )
         for name, shape in named.items():
+            for size in shape:
+                check(size, "context_shape", WholeNumber(1))
             is_image = len(shape) == 3 and image_shape[:2] in [
                 (shape[0] << power, shape[1] << power) for power in range(31)
             ]
-            if not (is_image or len(shape) == 1) or min(shape) < 1:
+            if not (is_image or len(shape) == 1):
                 raise ValueError(
                     "`context_shape` must be (K,) or (H, W, K), or such shapes "
                     "by name, with the height and width of the images, "

@@ -60,8 +60,8 @@ def _fit_coupling(coupling, points):
         return points  # On a grid of one pixel, the mask may keep everything.
     network = coupling.network
     if not all(v.trainable for v in (*network.weights, coupling.reshift)):
-        # Frozen: leave it unchanged. Any label will do, since the embeddings of
-        # a new model are all zero.
+        # Frozen: leave it unchanged. Any label will do, and no context, since
+        # what a new model makes of them is zero.
         label = {}
         if network.num_classes is not None:
             label["label"] = tf.zeros(points.shape[:1], tf.int32)

@@ -245,11 +245,11 @@ class CouplingNetwork(keras.Model):
         if code is not None:
             bias += tf.einsum("nk,bkf->bnf", code, self.code_map)
         blocks = blocks._replace(reduce=blocks.reduce._replace(bias=bias))
-        for name, weights in self.image_convolutions.items():
-            image = tf.cast(images[name], inputs.dtype)
-            image = on_grid(image, inputs.shape[1])
+        for name, image in images.items():
+            image = on_grid(tf.cast(image, inputs.dtype), inputs.shape[1])
+            convolution = self.image_convolutions[name]
             bias = tf.cast(first.bias, inputs.dtype)
-            bias += _weight_norm_conv2d(image, weights, self.padding)
+            bias += _weight_norm_conv2d(image, convolution, self.padding)
             first = first._replace(bias=bias)
         return first, blocks, last
 

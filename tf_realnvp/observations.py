@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_realnvp.images.values import Values
+from tf_realnvp.utils.checks import RealNumber, WholeNumber, check
 
 Observe = Callable[[tf.Tensor, tf.Tensor], Any]
 
@@ -126,6 +127,10 @@ def named(name: str | None, values: Values) -> Observe | None:
             f"{name!r}."
         )
     unit = 1.0 if values.are_real else values.highest / 255.0
+    if kind == "noise":
+        sigma = unit * check(float(number), "noise", RealNumber())
+    if kind == "lowres":
+        factor = check(int(number), "lowres", WholeNumber(1))
 
     def observe(images, seed):
         n, (height, width) = tf.shape(images)[0], images.shape[1:3]
@@ -137,8 +142,7 @@ def named(name: str | None, values: Values) -> Observe | None:
             return tf.reduce_mean(pixels, axis=-1, keepdims=True)
         if kind == "noise":
             draws = tf.random.stateless_normal(tf.shape(images), seed)
-            return pixels + unit * float(number) * draws
-        factor = int(number)
+            return pixels + sigma * draws
         if height % factor or width % factor:
             raise ValueError(f"{height}x{width} is not divisible by {factor}.")
         return tf.nn.avg_pool2d(pixels, factor, factor, "VALID")

@@ -113,9 +113,9 @@ def restore(
     Args:
       model: The model.
       images: What was observed, `[n, H, W, C]`, or of the shape that the model
-        observes: levels; or with `noise`, finite
-        numbers in the same unit. With `observe`, `[n, ...]` of the shape that
-        it returns. Missing values are ignored, and may be NaN.
+        observes: levels; or with `noise`, finite numbers in the same unit. With
+        `observe`, `[n, ...]` of the shape that it returns. Missing values are
+        ignored, and may be NaN.
       mask: What is missing: `True`, or any number but 0. Its shape broadcasts
         to that of `images`. Default: nothing. Where all of an image is missing,
         samples are those of the model, and the likeliest is the image of the
@@ -149,7 +149,10 @@ def restore(
         _draw, model, label, num_samples, seed, batch_size, display
     )
     if model.observe not in (None, "mask"):
-        if observe is not None or np.any(mask):
+        unit = 1.0 if model.values.are_real else model.values.highest / 255.0
+        of_noise = noise and f"noise:{noise / unit:g}"
+        is_other = of_noise not in (None, model.observe)
+        if is_other or observe is not None or np.any(mask):
             raise ValueError(f"The model observes {model.observe} alone.")
         return Restoration(**draw(images))
     needs_noise = model.values.are_real and model.observe is None

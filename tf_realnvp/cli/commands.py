@@ -67,9 +67,12 @@ def sample(flags: argparse.Namespace) -> None:
         label = np.repeat(np.arange(len(names)), columns)
         n, kind = len(label), f" of {', '.join(names)}"
     else:
-        shapes = by_name(model.context_shape).values()
-        pairs = zip(by_name(context).values(), shapes, strict=False)
-        rows = [len(values) for values, s in pairs if values.ndim > len(s)]
+        shapes = by_name(model.context_shape)
+        rows = [
+            len(values)
+            for name, values in by_name(context).items()
+            if values.ndim > len(shapes.get(name, values.shape))
+        ]
         n = flags.n or max(rows, default=36)
         label = arguments.find_label(flags.label, names)
         kind = "" if label is None else f" of {names[label]}"

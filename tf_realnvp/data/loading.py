@@ -79,7 +79,9 @@ def load(
 
         dataset = tfds_images.load(known, data_dir, size, labels)
     if num_bits is not None:
-        dataset = dataset.keep_bits(int(num_bits))
+        allowed_bits = checks.WholeNumber(1, 16)
+        num_bits = checks.check(num_bits, "num_bits", allowed_bits)
+        dataset = dataset.keep_bits(num_bits)
     settings = dict(dataset=known, image_size=image_size, num_bits=num_bits)
     return dataclasses.replace(
         dataset, flip=flip, load_settings=settings, source=source(name)

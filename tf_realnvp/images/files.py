@@ -9,7 +9,6 @@ an image.
 
 import io
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from tf_realnvp.images.values import Values
-from tf_realnvp.utils import checks
+from tf_realnvp.utils import checks, files
 from tf_realnvp.utils.errors import ImageError, reason
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -358,13 +357,15 @@ def write(
       dropped_bits: As for `read`.
     """
     if num_colors is None:
-        np.save(path, image)
+        with files.replace_file(path) as new, new.open("wb") as file:
+            np.save(file, image)
         return
     if num_colors > 256 or dropped_bits:
         pixels = np.asarray(image).astype(np.uint16) << dropped_bits
     else:
         pixels = to_pixels(image, num_colors)
-    pathlib.Path(path).write_bytes(tf.io.encode_png(pixels).numpy())
+    with files.replace_file(path) as new:
+        new.write_bytes(tf.io.encode_png(pixels).numpy())
 
 
 def to_pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:

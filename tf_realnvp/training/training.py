@@ -22,7 +22,7 @@ from tf_realnvp.utils.errors import Error, FailureError, UsageError, reason
 from tf_realnvp.utils.messages import counted
 from tf_realnvp.utils.progress import Progress
 
-_NUM_CONTEXTS = 4096  # That standardize all.
+_NUM_CONTEXTS = 1024  # That standardize all; images have to be decoded.
 
 
 class Training:
