@@ -198,7 +198,7 @@ def _evaluation(dry_run):
     batches = tf.data.Dataset.from_tensors(images).repeat().enumerate()
 
     def loss():
-        return trainer.test(iter(batches), 1)[0]
+        return trainer.test(iter(batches), 1).sum(dtype=float)
 
     before = loss()
     measuring.training_steps(trainer, 64)(3)

@@ -14,10 +14,12 @@ import tensorflow as tf
 
 from tf_realnvp.config import ARCHITECTURE, TrainingConfig
 from tf_realnvp.data import ImageDataset, for_model
+from tf_realnvp.importance import LogDensity
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
+from tf_realnvp.training.objectives import ReverseKL
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.training.training import Training
@@ -65,8 +67,9 @@ def load(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:
 
 def train(
     model: RealNVP,
-    data: "np.ndarray | tf.data.Dataset | ImageDataset",
+    data: "np.ndarray | tf.data.Dataset | ImageDataset | None" = None,
     *,
+    log_density: LogDensity | None = None,
     labels: np.ndarray | None = None,
     context: Any = None,
     observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None,
@@ -163,40 +166,40 @@ def train(
         of the scope of the current strategy; or if the whole model is frozen
         (`trainable = False`).
     """
-    dataset = for_model(model, data, labels, flip, context, observe)
+    settings = {name: getattr(model, name) for name in ARCHITECTURE}
+    settings["dataset"] = ReverseKL.name
+    if log_density is None:
+        dataset = for_model(model, data, labels, flip, context, observe)
+        settings |= {"dataset": dataset.name, **dataset.load_settings}
+        settings["flip"] = dataset.flip
     with contextlib.ExitStack() as stack:
         run = None
         if run_dir is not None:
             run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
-        settings = {"dataset": dataset.name, **dataset.load_settings}
-        settings |= {name: getattr(model, name) for name in ARCHITECTURE}
-        training = Training(
-            TrainingConfig(
-                before=run.config if run else None,
-                conditional=model.num_classes is not None,
-                flip=dataset.flip,
-                run_dir=run_dir and str(run_dir),
-                epochs=epochs,
-                batch_size=batch_size,
-                optimizer=optimizer,
-                lr=lr,
-                lr_schedule=lr_schedule,
-                warmup_steps=warmup_steps,
-                clip_grad=clip_grad,
-                ema=ema,
-                max_steps=max_steps,
-                num_validation=num_validation,
-                seed=seed,
-                precision=precision,
-                accumulate=accumulate,
-                recompute=recompute,
-                jit=jit,
-                **settings,
-            ),
-            dataset,
-            run,
-            model,
+        config = TrainingConfig(
+            before=run.config if run else None,
+            conditional=model.num_classes is not None,
+            run_dir=run_dir and str(run_dir),
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            lr_schedule=lr_schedule,
+            warmup_steps=warmup_steps,
+            clip_grad=clip_grad,
+            ema=ema,
+            max_steps=max_steps,
+            num_validation=num_validation,
+            seed=seed,
+            precision=precision,
+            accumulate=accumulate,
+            recompute=recompute,
+            jit=jit,
+            **settings,
         )
+        if log_density is not None:
+            dataset = ReverseKL(log_density, model, config.batch_size)
+        training = Training(config, dataset, run, model)
         restored = training.open(resume=run is not None)
         trainer = training.trainer
         if restored and progress:

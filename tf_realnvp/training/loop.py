@@ -5,6 +5,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
@@ -55,13 +57,15 @@ def fit(
     def end_epoch():
         step = trainer.num_steps
         images = dataset if step >= last_step else held_out
-        loss = evaluate(trainer, images, split, after_steps, display)
+        each = evaluate(trainer, images, split, after_steps, display)
+        loss = float(each.mean())
         # Not for a partial epoch, which a longer training would drop.
         if step % steps_per_epoch == 0:
             trainer.keep_if_best(loss)
         losses = {
             "train_loss": trainer.mean_loss if step else None,
             f"{split}_loss": loss,
+            **trainer.objective.metrics(each * trainer.model.num_dims),
         }
         metrics = Metrics(math.ceil(step / steps_per_epoch), step, **losses)
         trainer.history.append(metrics)
@@ -81,8 +85,8 @@ def fit(
                 config.batch_size, config.seed, epoch + 1, position
             )
         )
-        loss = values.from_nats(trainer.history[-1].held_out_loss)
-        title = f"epoch {epoch + 1}/{config.epochs} ({split} {loss:.3f})"
+        last = trainer.history[-1].describe(values)
+        title = f"epoch {epoch + 1}/{config.epochs} ({last})"
         num_steps = min(steps_per_epoch - position, last_step - step)
         with display(title, num_steps) as progress:
             for count in _calls(num_steps, trainer.max_steps_per_call):
@@ -94,9 +98,11 @@ def fit(
 
     result = trainer.result_metrics()
     if result.test_loss is None:
-        loss = evaluate(trainer, dataset, "test", after_steps, display)
+        each = evaluate(trainer, dataset, "test", after_steps, display)
         index = trainer.history.index(result)
-        trainer.history[index] = dataclasses.replace(result, test_loss=loss)
+        trainer.history[index] = dataclasses.replace(
+            result, test_loss=float(each.mean())
+        )
 
 
 def evaluate(
@@ -105,8 +111,8 @@ def evaluate(
     split: str = "test",
     after_steps: Callable[[], None] = lambda: None,
     display: Callable[[str, int], Progress] = Silent,
-) -> float:
-    """Returns the mean loss over held-out images, in nats per dimension.
+) -> np.ndarray:
+    """Returns the losses of held-out images, in nats per dimension.
 
     Args:
       trainer: The trainer.
@@ -124,14 +130,14 @@ def evaluate(
         trainer.result_model()
     batches = dataset.batches(split, trainer.config.batch_size)
     iterator = iter(batches.enumerate())
-    total, num_images, values = 0.0, 0, trainer.model.values
+    losses, values = np.zeros(0), trainer.model.values
     with display(split, len(batches)) as progress:
         for count in _calls(len(batches), trainer.max_steps_per_call):
-            total, size = trainer.test(iterator, count, total)
-            num_images += size
-            progress.update(count, size, values.describe(total / num_images))
+            part = trainer.test(iterator, count)
+            losses = np.append(losses, part)
+            progress.update(count, len(part), values.describe(losses.mean()))
             after_steps()
-    return total / num_images
+    return losses
 
 
 def _calls(num_steps: int, maximum: int | None) -> Iterator[int]:

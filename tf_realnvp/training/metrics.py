@@ -21,6 +21,8 @@ class Metrics:
       test_loss: Mean loss over all test images. With validation images it is
         `None`, except for the best epoch after the training.
       validation_loss: Mean loss over all validation images, if there are any.
+      effective_share: Effective share of draws, if a log-density is matched.
+      effective_share_error: Its standard error.
     """
 
     epoch: int
@@ -28,6 +30,8 @@ class Metrics:
     train_loss: float | None
     test_loss: float | None = None
     validation_loss: float | None = None
+    effective_share: float | None = None
+    effective_share_error: float | None = None
 
     @property
     def held_out_split(self) -> str:
@@ -38,6 +42,15 @@ class Metrics:
     def held_out_loss(self) -> float:
         """Mean loss over the images of `held_out_split`."""
         return getattr(self, f"{self.held_out_split}_loss")
+
+    def describe(self, values: Values) -> str:
+        """Returns what is held out and how good it is, as text."""
+        loss = values.from_nats(self.held_out_loss)
+        text = f"{self.held_out_split} {loss:.3f}"
+        if self.effective_share is not None:
+            text += f", effective share {self.effective_share:.3f} "
+            text += f"± {self.effective_share_error:.3f}"
+        return text
 
     def bits_per_dim(self) -> dict[str, float]:
         """Returns the available losses in bits/dim, by split."""
@@ -73,8 +86,12 @@ def write_csv(
     if all(m.validation_loss is None for m in history):
         splits.remove("validation")
     header = [f"{split}_{unit}" for split in splits for unit in units]
-    rows: list[list] = [["epoch", "step", *header]]
+    shares = ["effective_share", "effective_share_error"]
+    if all(m.effective_share is None for m in history):
+        shares = []
+    rows: list[list] = [["epoch", "step", *header, *shares]]
     for m in history:
         losses = (of(m).get(split) for split in splits for of in units.values())
-        rows.append([m.epoch, m.step, *losses])
+        others = (getattr(m, name) for name in shares)
+        rows.append([m.epoch, m.step, *losses, *others])
     files.write_csv(path, rows)

@@ -123,6 +123,8 @@ class Summaries:
             f"{values.measure}/{split}": loss
             for split, loss in metrics.per_dim(values).items()
         }
+        if metrics.effective_share is not None:
+            scalars["effective_share"] = metrics.effective_share
         if metrics.train_loss is not None:
             scalars["gradient_norm"] = self._trainer.mean_gradient_norm
         self._write(metrics.step, scalars)

@@ -3,13 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data.pipeline import unpack
 from tf_realnvp.model import RealNVP
 from tf_realnvp.training.metrics import Metrics
+from tf_realnvp.training.objectives import Likelihood
 from tf_realnvp.training.optimizers import FusedAdam, Muon, learning_rate
 from tf_realnvp.utils import private, runtime
 from tf_realnvp.utils.assertions import stateless_seed
@@ -19,11 +22,10 @@ MAX_SKIPPED_IN_A_ROW = 10
 
 
 class Trainer:
-    """Fits a model to a data set by maximum likelihood.
+    """Fits a model by an objective: maximum likelihood, or a density to match.
 
-    The loss is the negative log-density of dequantized images in nats per
-    dimension. All noise comes from stateless seeds, so the same seed and
-    initial weights give the same training.
+    The loss is in nats per dimension. All noise comes from stateless seeds, so
+    the same seed and initial weights give the same training.
 
     The trainer and its model must be created in the scope of the same
     `tf.distribute` strategy. Each replica processes its share of every global
@@ -35,6 +37,7 @@ class Trainer:
     Attributes:
       model: The model that is trained.
       config: The settings.
+      objective: What makes the points of a batch and their losses.
       steps_per_epoch: Number of training steps in an epoch.
       last_step: Number of training steps at the end of the training.
       optimizer: The Keras optimizer.
@@ -44,7 +47,13 @@ class Trainer:
         `test`; `None` for no limit.
     """
 
-    def __init__(self, model: RealNVP, config: TrainingConfig, num_train: int):
+    def __init__(
+        self,
+        model: RealNVP,
+        config: TrainingConfig,
+        num_train: int,
+        objective: Any = None,
+    ):
         """Creates a trainer.
 
         Args:
@@ -54,11 +63,13 @@ class Trainer:
             GPUs to round float32 to TF32. Weights, couplings and evaluation are
             always float32.
           num_train: Number of training images, without validation images.
+          objective: As above, one of `objectives`. Default: `Likelihood()`.
 
         Raises:
           ValueError: If no variable of the model is trainable.
         """
         self.model, self.config = model, config
+        self.objective = objective or Likelihood()
         self.history: list[Metrics] = []
         self.steps_per_epoch = num_train // config.batch_size
         last_step = config.epochs * self.steps_per_epoch
@@ -227,9 +238,7 @@ class Trainer:
                 "another `run_dir`"
             )
 
-    def test(
-        self, batches: Iterator, num_steps: int = 1, total: float = 0.0
-    ) -> tuple[float, int]:
+    def test(self, batches: Iterator, num_steps: int = 1) -> np.ndarray:
         """Evaluates some batches, in one call of TensorFlow.
 
         Args:
@@ -237,18 +246,13 @@ class Trainer:
             `train`. The index of a batch seeds its noise, so each evaluation
             uses the same noise.
           num_steps: Number of batches.
-          total: Sum of the losses of earlier batches. Passing it in makes the
-            order of summation independent of `num_steps`.
 
         Returns:
-          `total` plus the losses of all images in the batches, in nats per
-          dimension, and the number of images.
+          The losses of all images in the batches, in nats per dimension.
         """
         with runtime.tensor_float_32(False):
-            total, num_images = self._test_function(
-                batches, tf.constant(num_steps), tf.constant(total, tf.float64)
-            )
-        return float(total), int(num_images)
+            losses = self._test_function(batches, tf.constant(num_steps))
+        return losses.numpy()
 
     def resume(self) -> None:
         """Lets a training go on as if it had been planned to `last_step`.
@@ -297,22 +301,24 @@ class Trainer:
 
         tf.while_loop(unfinished, step, [tf.constant(0)])
 
-    def _test(self, batches, num_steps, total):
-        """Returns `total` plus the losses of batches, and the image count."""
+    def _test(self, batches, num_steps):
+        """Returns the losses of batches."""
 
-        def step(i, total, num_images):
+        def step(i, losses):
             index, batch = batches.get_next()
             images, condition = unpack(batch)
-            losses = self._strategy.run(
-                self._replica_test_loss, [images, index, condition]
+            own = self._strategy.run(
+                self._replica_test_losses, [images, index, condition]
             )
-            total += tf.cast(self._first_replica(losses), tf.float64)
-            return i + 1, total, num_images + tf.shape(images)[0]
+            return i + 1, losses.write(i, self._first_replica(own))
 
-        _, total, num_images = tf.while_loop(
-            lambda i, *_: i < num_steps, step, [tf.constant(0), total, 0]
+        losses = tf.TensorArray(
+            tf.float32, num_steps, infer_shape=False, element_shape=[None]
         )
-        return total, num_images
+        _, losses = tf.while_loop(
+            lambda i, _: i < num_steps, step, [tf.constant(0), losses]
+        )
+        return losses.concat()
 
     def _train_step(self, images, condition):
         """Updates the weights if loss and gradient are finite."""
@@ -338,7 +344,8 @@ class Trainer:
 
     def _replica_gradients(self, images, condition, step):
         """Returns the loss, gradient norm and gradients over all replicas."""
-        points = self.model.add_noise(images, self._seed_of(0, step))
+        seed = self._seed_of(0, step)
+        points = self.objective.points(self.model, images, seed)
         loss, gradients = self._accumulated(
             self._share(points),
             self._share(condition),
@@ -371,20 +378,23 @@ class Trainer:
 
     def _loss_and_gradients(self, points, condition, batch_size):
         with tf.GradientTape() as tape:
-            log_prob = self._training_model.log_density(points, **condition)
-            loss = -tf.reduce_sum(log_prob) / batch_size / self.model.num_dims
+            losses = self.objective.losses(
+                self._training_model, points, condition
+            )
+            loss = tf.reduce_sum(losses) / batch_size / self.model.num_dims
         return loss, tape.gradient(loss, self._trained)
 
-    def _replica_test_loss(self, images, index, condition):
-        """Returns the sum of the losses of a batch over all replicas."""
-        points = self._evaluated_model.add_noise(
-            images, self._seed_of(1, index)
+    def _replica_test_losses(self, images, index, condition):
+        """Returns the losses of a batch, its replicas' shares put together."""
+        points = self.objective.points(
+            self._evaluated_model, images, self._seed_of(1, index)
         )
-        log_prob = self._test_model.log_density(
-            self._share(points), **self._share(condition)
+        losses = self.objective.losses(
+            self._test_model, self._share(points), self._share(condition)
         )
-        loss = -tf.reduce_sum(log_prob) / self.model.num_dims
-        return self._sum_over_replicas(loss)
+        places = self._share(tf.range(tf.shape(points)[0])[:, tf.newaxis])
+        losses = tf.scatter_nd(places, losses, tf.shape(points)[:1])
+        return self._sum_over_replicas(losses) / self.model.num_dims
 
     def _share(self, batch):
         """Returns this replica's share of a global batch."""

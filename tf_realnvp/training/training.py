@@ -14,6 +14,7 @@ from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, workers
 from tf_realnvp.training.metrics import Metrics
+from tf_realnvp.training.objectives import ReverseKL
 from tf_realnvp.training.recorder import Recorder
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
@@ -40,7 +41,7 @@ class Training:
     def __init__(
         self,
         config: TrainingConfig,
-        dataset: ImageDataset,
+        dataset: ImageDataset | ReverseKL,
         run: Run | None = None,
         model: RealNVP | None = None,
     ):
@@ -89,6 +90,8 @@ class Training:
                 except ValueError as error:  # Too many scales.
                     raise UsageError(str(error)) from error
         self.config, self.model = config, model
+        is_objective = isinstance(dataset, ReverseKL)
+        self._objective = dataset if is_objective else None
         if model.observation is not None:
             dataset = dataclasses.replace(dataset, observe=model.observation)
         model.metadata = dataset.metadata
@@ -123,7 +126,9 @@ class Training:
         strategy = _strategy_of(model)
         with _naming_errors(dataset):
             with strategy.scope():
-                self.trainer = Trainer(model, config, dataset.num_train)
+                self.trainer = Trainer(
+                    model, config, dataset.num_train, self._objective
+                )
             self.recorder = Recorder(self._run, self.trainer)
             restored = resume and self.recorder.checkpoints.restore()
             state = tf.nest.flatten(self.trainer.state)
@@ -136,7 +141,7 @@ class Training:
             if config.init_from is not None and not restored:
                 weights.assign_weights(model, config.init_from)
                 workers.agree_on_state(model.variables, "weights", "init_from")
-            elif not (restored or is_trained):
+            elif not (restored or is_trained) and self._objective is None:
                 _initialize(model, dataset, config.seed, strategy)
         self.recorder.begin(self._description, dataset)
         if is_trained:  # The weights cannot be recreated from a seed.

@@ -1,0 +1,133 @@
+"""What a training minimizes: makes points of a batch, and their losses."""
+
+import contextlib
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp.config import DataDescription
+from tf_realnvp.importance import LogDensity, effective_share
+from tf_realnvp.model import RealNVP
+
+_STEPS_PER_EPOCH = 100
+
+
+class Likelihood:
+    """The negative log-density of dequantized images."""
+
+    def points(
+        self, model: RealNVP, images: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the points of a batch, `[n, ...]`.
+
+        Args:
+          model: The model that is trained.
+          images: `[n, H, W, C]`.
+          seed: Int32 `[2]`.
+        """
+        return model.add_noise(images, seed)
+
+    def losses(
+        self, view: RealNVP, points: tf.Tensor, condition: Mapping[str, Any]
+    ) -> tf.Tensor:
+        """Returns the losses of points, in nats, `[n]`.
+
+        Args:
+          view: The model, as `RealNVP.for_training` returns it.
+          points: What `points` returned.
+          condition: Keyword arguments of `RealNVP.log_density`.
+        """
+        return -view.log_density(points, **condition)
+
+    def metrics(self, losses: np.ndarray) -> dict[str, float]:
+        """Returns fields of `Metrics` besides the mean loss.
+
+        Args:
+          losses: What `losses` returned for held-out data.
+        """
+        del losses
+        return {}
+
+
+class ReverseKL:
+    """The reverse Kullback-Leibler divergence to `f(x) / Z`, minus `log Z`.
+
+    The loss of latents is `log q(x) - log f(x)` at their image `x`. Its
+    gradient is the path gradient of https://arxiv.org/abs/2207.08219: that of
+    `x` alone, without that of the parameters of `log q`, whose mean is zero.
+    So its variance vanishes where `q` is right.
+
+    It takes the place of a data set as well. A batch is a range of numbers, one
+    for each draw. An epoch is 100 steps.
+    """
+
+    name, source, metadata = "log-density", None, types.MappingProxyType({})
+    num_test, num_validation = 4096, 0
+
+    def __init__(self, log_density: LogDensity, model: RealNVP, batch_size: int):
+        """Creates the objective.
+
+        Args:
+          log_density: `log f` of points: of float32 `[n, H, W, C]`, in
+            TensorFlow, `[n]` in nats.
+          model: The model that is trained, of real numbers.
+          batch_size: Draws per training step.
+
+        Raises:
+          ValueError: If the model has levels, classes or a context.
+        """
+        if not model.values.are_real or model.condition_specs:
+            raise ValueError(
+                "`log_density` is for a model with `num_colors=None` and "
+                "without classes or context."
+            )
+        self._log_density = log_density
+        self.num_train = _STEPS_PER_EPOCH * batch_size
+        self.description = DataDescription(
+            model.image_shape, None, self.num_train, self.num_test, self.name
+        )
+
+    naming_damage = staticmethod(contextlib.nullcontext)
+
+    def sample_test(self, num_draws: int, seed: int) -> "ReverseKL":
+        """Returns this objective: all draws are evaluated on the way."""
+        del num_draws, seed
+        return self
+
+    def train_batches(
+        self, batch_size: int, seed: int, epoch: int, position: int
+    ) -> tf.data.Dataset:
+        """Returns the batches of the rest of an epoch."""
+        del seed, epoch
+        first = position * batch_size
+        draws = tf.data.Dataset.range(first, self.num_train)
+        return draws.batch(batch_size, drop_remainder=True)
+
+    def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
+        """Returns the batches of an evaluation."""
+        del split
+        return tf.data.Dataset.range(self.num_test).batch(batch_size)
+
+    def points(self, model, draws, seed):
+        """Returns latents, one for each element of `draws`."""
+        n = tf.shape(draws)[0]
+        return model.distribution.distribution.sample(n, seed=seed)
+
+    def losses(self, view, latents, unused_condition):
+        """Returns the losses of latents, with the path gradient."""
+        points = view.bijector.forward(latents)
+        fixed = tf.stop_gradient(points)
+        with tf.GradientTape() as tape:
+            tape.watch(fixed)
+            losses = view.log_density(fixed) - self._log_density(fixed)
+        slope = tf.stop_gradient(tape.gradient(losses, fixed))
+        moved = tf.reduce_sum(slope * (points - fixed), axis=[1, 2, 3])
+        return tf.stop_gradient(losses) + moved
+
+    def metrics(self, losses):
+        """Returns the effective share of draws, and its standard error."""
+        names = "effective_share", "effective_share_error"
+        return dict(zip(names, effective_share(-losses), strict=True))
