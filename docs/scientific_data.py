@@ -128,6 +128,7 @@ import numpy as np
 
 import tf_realnvp
 from benchmarks import lattice
+from tf_realnvp import importance
 from tf_realnvp.images import plots
 
 start = time.perf_counter()
@@ -141,7 +142,11 @@ print(
 # %%
 keras.utils.set_random_seed(0)
 model = tf_realnvp.RealNVP(
-    (16, 16, 1), num_colors=None, filters=32, num_blocks=1
+    (16, 16, 1),
+    num_colors=None,
+    filters=32,
+    num_blocks=1,
+    padding="periodic",
 )
 start = time.perf_counter()
 history = tf_realnvp.train(
@@ -155,8 +160,8 @@ print(f"{time.perf_counter() - start:.0f} s")
 # Fields by HMC are in the first row, draws of the flow in the second.
 
 # %%
-drawn, log_prob = lattice.propose(model, 5000)
-rows = np.concatenate([fields[::1000][:8], drawn[:8]])[..., np.newaxis]
+drawn = importance.draw(model, lattice.log_density, 5000)
+rows = np.concatenate([fields[::1000][:8, ..., np.newaxis], drawn.points[:8]])
 plots.save_image_grid("fields.png", rows, None, columns=8)
 figure, axes = plt.subplots(figsize=(8, 2.4))
 axes.imshow(plt.imread("fields.png"))
@@ -164,20 +169,44 @@ axes.axis("off")
 figure.tight_layout()
 
 # %% [markdown]
-# An independent Metropolis chain takes the draws as proposals, and accepts them
-# by the ratio of $e^{-S}$ to the density of the flow. So it has the right
-# distribution, whatever the flow learned; what the flow learned is the rate of
-# acceptance.
+# `importance.draw` gives each draw its weight, the ratio of $e^{-S}$ to the
+# density of the flow. So expectations are right, whatever the flow learned;
+# what the flow learned is the effective share of the draws. The mean weight is
+# an estimate of $Z$.
+#
+# The action stays the same if the field is turned, reflected or multiplied by
+# -1. With these 16 `symmetries`, the density of the draws is the mean over all
+# of them, which is closer to $e^{-S} / Z$ than the flow is.
 
 # %%
-places, acceptance = lattice.metropolis(-lattice.action(drawn) - log_prob)
-print(f"{acceptance:.1%} of the proposals accepted")
-by_hmc = lattice.observables(chains.swapaxes(0, 1).reshape(-1, 16, 16))
-by_flow = lattice.observables(drawn[places])
-for name in by_hmc:
-    (mean, error), (own, own_error) = map(
-        lattice.mean_and_error, (by_hmc[name], by_flow[name])
+for name, group in (
+    ("the flow", ()),
+    ("with symmetries", lattice.symmetries()),
+):
+    drawn = importance.draw(model, lattice.log_density, 5000, symmetries=group)
+    share, error = drawn.effective_share
+    log_z, log_z_error = drawn.log_z
+    print(
+        f"{name}: effective share {share:.3f} ± {error:.3f}, "
+        f"log Z {log_z:.3f} ± {log_z_error:.3f}"
     )
+
+# %% [markdown]
+# An independent Metropolis chain takes the draws as proposals, and accepts them
+# by the ratio of their weights.
+
+# %%
+chain = importance.metropolis(drawn.log_weights)
+proposed = lattice.observables(drawn.points[..., 0])
+time_of = chain.autocorrelation_time(proposed["phi^2"])
+print(
+    f"{chain.acceptance:.1%} of the proposals accepted, integrated "
+    f"autocorrelation time {time_of:.1f}"
+)
+by_hmc = lattice.observables(chains.swapaxes(0, 1).reshape(-1, 16, 16))
+for name in by_hmc:
+    mean, error = lattice.mean_and_error(by_hmc[name])
+    own, own_error = chain.mean(proposed[name])
     print(
         f"{name}: HMC {mean:.4f} ± {error:.4f}, "
         f"flow {own:.4f} ± {own_error:.4f}"
@@ -185,13 +214,44 @@ for name in by_hmc:
 
 figure, axes = plt.subplots()
 bins = np.linspace(-1.2, 1.2, 60)
-for values, label in ((fields, "HMC"), (drawn, "flow")):
+for values, label in ((fields, "HMC"), (drawn.points, "flow")):
     axes.hist(values.ravel(), bins, density=True, histtype="step", label=label)
 axes.set(xlabel="$\\phi(x)$", ylabel="density")
 axes.legend()
 figure.savefig("values.png")
 
 # %% [markdown]
+# ## From the action alone
+#
+# No fields are needed. `train` takes the logarithm of any density, up to a
+# constant, in place of images, and brings the density of the draws closer to it
+# by the reverse Kullback-Leibler divergence. Everything else is as ever:
+# optimizers, `ema`, `run_dir`, TensorBoard. An epoch is 100 steps.
+
+# %%
+keras.utils.set_random_seed(0)
+small = tf_realnvp.RealNVP(
+    (8, 8, 1), num_colors=None, filters=16, num_blocks=1, padding="periodic"
+)
+small.standardize(0.0, 0.4)  # About the scale of the fields.
+history = tf_realnvp.train(
+    small,
+    log_density=lattice.log_density,  # float32 [n, 8, 8, 1] to [n], nats
+    max_steps=400,
+    batch_size=128,
+    progress=False,
+)
+for metrics in history:
+    print(
+        f"step {metrics.step}: loss {metrics.test_loss:.4f} nats/dim, "
+        f"effective share {metrics.effective_share:.3f} ± "
+        f"{metrics.effective_share_error:.3f}"
+    )
+
+# %% [markdown]
+# The loss is $-\log Z$ per site where the flow is right. A flow that misses a
+# mode cannot know: the effective share is that of the modes it has.
+#
 # The error of an encoded and decoded field, in standard deviations:
 
 # %%

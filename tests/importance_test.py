@@ -50,6 +50,22 @@ class DrawTest(untraced.UntracedTestCase):
         self.assertAllClose(drawn.log_z, (LOG_Z, 0.0), atol=1e-3)
         self.assertAllClose(drawn.effective_share, (1.0, 0.0), atol=1e-3)
 
+    def test_symmetries(self):
+        """Draws have the mean density, and are moved."""
+        model = make_model()
+        group = [tf.identity, lambda points: points[:, ::-1]]
+        drawn = importance.draw(model, gaussian, 500, symmetries=group)
+        both = [model.log_prob(move(drawn.points)) for move in group]
+        expected = np.log(np.mean(np.exp(both), axis=0))
+        expected = gaussian(drawn.points) - expected
+        self.assertAllClose(drawn.log_weights, expected, atol=1e-4)
+        plain = importance.draw(model, gaussian, 500)
+        share, error = drawn.effective_share
+        self.assertGreater(share, plain.effective_share[0] + 2.0 * error)
+        moved = np.any(drawn.points != plain.points, axis=(1, 2, 3))
+        self.assertAllEqual(drawn.points[moved], plain.points[moved][:, ::-1])
+        self.assertBetween(moved.mean(), 0.4, 0.6)
+
     def test_context(self):
         model = make_model(0.3, context_shape=(1,))
         drawn = importance.draw(model, gaussian, 5, context=[1.5])

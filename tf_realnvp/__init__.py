@@ -23,6 +23,7 @@ __all__ = [
     "detection",
     "errors",
     "images",
+    "importance",
     "initialization",
     "latents",
     "load",

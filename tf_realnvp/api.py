@@ -124,6 +124,12 @@ def train(
         pairs of images and labels, batched or not, with the same elements in
         each pass; or an `ImageDataset`, from `data.load`. From an array or a
         `tf.data.Dataset`, a fixed tenth of the images is held out for testing.
+      log_density: Instead of `data`, the logarithm of a density, up to a
+        constant: a function of points, float32 `[n, H, W, C]`, in TensorFlow,
+        to float32 `[n]` in nats. The model, of real numbers and without classes
+        or context, is trained by the reverse Kullback-Leibler divergence
+        (`training.objectives.ReverseKL`). An epoch is 100 steps. Metrics have
+        the `effective_share` of 4,096 draws.
       labels: Class labels of an array of images, integers `[n]`, for a model
         with classes. A `tf.data.Dataset` of pairs and an `ImageDataset`
         (`data.load(name, labels=True)`) provide their own labels, which a model
@@ -162,10 +168,13 @@ def train(
       UsageError: If `run_dir` is in use or belongs to another training, if
         there are fewer training images than the settings require, or if
         `precision` is "tf32" and no GPU supports it.
-      ValueError: If a setting is out of range; if the model was created outside
+      ValueError: If a setting is out of range; if the model does not fit
+        `log_density`; if the model was created outside
         of the scope of the current strategy; or if the whole model is frozen
         (`trainable = False`).
     """
+    if (data is None) == (log_density is None):
+        raise ValueError("Either `data` or `log_density` must be given.")
     settings = {name: getattr(model, name) for name in ARCHITECTURE}
     settings["dataset"] = ReverseKL.name
     if log_density is None:

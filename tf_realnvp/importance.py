@@ -16,7 +16,7 @@ chain.mean(np.square(drawn.points).mean(axis=(1, 2, 3)))
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from tf_realnvp.utils import private
 from tf_realnvp.utils.assertions import stateless_seed
 
 LogDensity = Callable[[tf.Tensor], tf.Tensor]
+Symmetry = Callable[[tf.Tensor], tf.Tensor]
 
 _BATCH_SIZE = 500
 
@@ -122,8 +123,13 @@ def draw(
     n: int,
     seed: int = 0,
     context: Any = None,
+    symmetries: Sequence[Symmetry] = (),
 ) -> Draws:
     """Draws points from a model and weighs them by a density.
+
+    With the symmetries of the density, `q` is the mean of the model over all of
+    them. It is closer to the density than the model, and takes as many
+    evaluations of it as there are symmetries.
 
     Args:
       model: A model of real numbers.
@@ -132,15 +138,30 @@ def draw(
       n: Number of points.
       seed: Seed; the same seed gives the same points.
       context: As for `RealNVP.log_prob`, one for all points.
+      symmetries: Maps of points that change neither `f` nor volumes, such as
+        reflections, in TensorFlow. They must be a group: the identity, and with
+        each two what they do one after the other.
     """
     condition = model.condition(tf.zeros([_BATCH_SIZE]), context=context)
-
 
     @tf.function(autograph=False)
     @private.evicting_graph_tensors()
     def run(part):
         both = model.distribution.experimental_sample_and_log_prob
         points, log_prob = both(_BATCH_SIZE, seed=part, **condition)
+        if symmetries:
+            moved = tf.stack([symmetry(points) for symmetry in symmetries])
+            log_probs = tf.map_fn(
+                lambda own: model.log_density(own, **condition),
+                moved,
+                fn_output_signature=tf.TensorSpec([_BATCH_SIZE], tf.float32),
+            )
+            log_prob = tfp.math.reduce_logmeanexp(log_probs, axis=0)
+            places = tf.random.stateless_uniform(
+                [_BATCH_SIZE], part, 0, len(symmetries), tf.int32
+            )
+            moved = tf.experimental.numpy.swapaxes(moved, 0, 1)
+            points = tf.gather(moved, places, batch_dims=1)
         return points, log_density(points) - log_prob
 
     # TFP would draw from a stateful generator by a seed that is a number.

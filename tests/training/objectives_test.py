@@ -106,3 +106,5 @@ class TrainTest(untraced.UntracedTestCase):
         ):
             with self.assertRaisesRegex(ValueError, "log_density"):
                 tf_realnvp.train(model, log_density=action, **SETTINGS)
+            with self.assertRaisesRegex(ValueError, "data"):
+                tf_realnvp.train(model, **SETTINGS)

@@ -67,7 +67,9 @@ class ReverseKL:
     name, source, metadata = "log-density", None, types.MappingProxyType({})
     num_test, num_validation = 4096, 0
 
-    def __init__(self, log_density: LogDensity, model: RealNVP, batch_size: int):
+    def __init__(
+        self, log_density: LogDensity, model: RealNVP, batch_size: int
+    ):
         """Creates the objective.
 
         Args:
