@@ -177,6 +177,7 @@ def train(
         raise ValueError("Either `data` or `log_density` must be given.")
     settings = {name: getattr(model, name) for name in ARCHITECTURE}
     settings["dataset"] = ReverseKL.name
+    dataset: Any = None
     if log_density is None:
         dataset = for_model(model, data, labels, flip, context, observe)
         settings |= {"dataset": dataset.name, **dataset.load_settings}

@@ -1,7 +1,6 @@
 """What a training minimizes: makes points of a batch, and their losses."""
 
 import contextlib
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,8 +63,7 @@ class ReverseKL:
     for each draw. An epoch is 100 steps.
     """
 
-    name, source, metadata = "log-density", None, types.MappingProxyType({})
-    num_test, num_validation = 4096, 0
+    name, num_test, num_validation = "log-density", 4096, 0
 
     def __init__(
         self, log_density: LogDensity, model: RealNVP, batch_size: int
@@ -87,9 +85,14 @@ class ReverseKL:
                 "without classes or context."
             )
         self._log_density = log_density
+        self.metadata = model.metadata
         self.num_train = _STEPS_PER_EPOCH * batch_size
         self.description = DataDescription(
-            model.image_shape, None, self.num_train, self.num_test, self.name
+            image_shape=model.image_shape,  # type: ignore[arg-type]
+            num_colors=None,
+            num_train=self.num_train,
+            num_test=self.num_test,
+            fingerprint=self.name,
         )
 
     naming_damage = staticmethod(contextlib.nullcontext)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -41,7 +42,7 @@ class Training:
     def __init__(
         self,
         config: TrainingConfig,
-        dataset: ImageDataset | ReverseKL,
+        dataset: Any,
         run: Run | None = None,
         model: RealNVP | None = None,
     ):
@@ -49,7 +50,7 @@ class Training:
 
         Args:
           config: The settings.
-          dataset: The data set.
+          dataset: The data set, or a `ReverseKL` in its place.
           run: The run to write to and to resume; `None` to write nothing.
           model: The model. Default: a new one, as the settings say.
 
