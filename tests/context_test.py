@@ -16,7 +16,7 @@ import untraced
 from absl.testing import parameterized
 
 import tf_realnvp
-from tf_realnvp import data, detection, observations, restoration
+from tf_realnvp import bit_maps, data, detection, observations, restoration
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.serving import saved_model, weights
@@ -483,6 +483,11 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
         checked = model.condition(points, **condition)
         found = model.log_density(tf.constant(points), **checked)
         self.assertAllClose(found, expected, rtol=1e-4, atol=1e-3)
+        costs = bit_maps.costs(model, points, **condition)
+        total = tf.reduce_sum(costs, axis=[1, 2, 3, 4])
+        self.assertAllClose(total, -expected, rtol=1e-4, atol=1e-3)
+        at_given = tf.reduce_sum(costs[:, 0, 0], axis=0)[mask.all((0, 3))]
+        self.assertAllClose(at_given, tf.zeros_like(at_given))
         if model.values.are_real:
             self.assertAllClose(model.encode(points, **condition), latents)
         own = model.encode(images, **condition)

@@ -624,14 +624,21 @@ class RealNVP(tf.Module):
 
     def _log_density_of_missing(self, points, **condition):
         """Returns the log-density of what is not visible, given what is."""
-        points, is_given = self._show(points, condition["context"])
+        points, is_given = self.show_visible(points, condition["context"])
         logits, log_dets = self._logits(points)
         own = tfd.Normal(0.0, 1.0).log_prob(logits) + log_dets
         own = tf.reduce_sum(is_given * own, axis=[1, 2, 3])
         return self.distribution.log_prob(points, **condition) - own
 
-    def _show(self, points, context):
-        """Returns points with the visible pixels, and 1 where these are."""
+    def show_visible(
+        self, points: tf.Tensor, context: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns points with the visible pixels, and 1 where these are.
+
+        Args:
+          points: Dequantized images `[n, H, W, C]`.
+          context: What a model that observes masks has as its context.
+        """
         pixels, is_given = self.context.split_visible(context)
         visible = pixels + self.values.middle
         return tf.where(is_given > 0.0, visible, points), is_given
@@ -653,10 +660,10 @@ class RealNVP(tf.Module):
 
         Args:
           latents: `[n, H / 2, W / 2, 4 * C]`.
-          context: What a model that observes masks has as its context.
+          context: As for `show_visible`.
         """
         zeros = tf.zeros([1, *self.image_shape]) + self.values.middle
-        visible, is_given = self._show(zeros, context)
+        visible, is_given = self.show_visible(zeros, context)
         logits, _ = self._logits(visible)
         logits, is_given = map(self._arrange.inverse, (logits, is_given))
         return tf.where(is_given > 0.0, logits, latents)
@@ -737,7 +744,7 @@ class RealNVP(tf.Module):
             if self._observes_masks and function.__name__ == "forward":
                 batch = self.with_visible(batch, condition["context"])
             elif self._observes_masks:
-                batch, _ = self._show(batch, condition["context"])
+                batch, _ = self.show_visible(batch, condition["context"])
             encoded = self.context.encode(condition)
             kwargs = bijectors.condition_kwargs(self.bijector, **encoded)
             return function(batch, **kwargs)
