@@ -16,7 +16,7 @@ import untraced
 from absl.testing import parameterized
 
 import tf_realnvp
-from tf_realnvp import data, detection, observations, restoration
+from tf_realnvp import bit_maps, data, detection, observations, restoration
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.serving import saved_model, weights
@@ -454,6 +454,83 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
             tf_realnvp.RealNVP((8, 8, 3), observe=name)
         with self.assertRaisesRegex(ValueError, "of its own"):
             tf_realnvp.RealNVP((8, 8, 3), observe="gray", context_shape=(2,))
+
+    @parameterized.parameters(
+        {},
+        {"image_shape": (8, 8, 3), "num_scales": 3, "num_classes": 2},
+        {"num_colors": None},
+    )
+    def test_visible_pixels_are_given(self, **config):
+        """The density is that of the pixels that are not visible."""
+        model = small_models.displaced(0.1, observe="mask", **config)
+        rng, points = np.random.default_rng(0), small_models.points(3, model)
+        images = points if model.values.are_real else np.uint8(points)
+        mask = rng.random([3, *model.image_shape[:2], 1]) < 0.5
+        context = observations.visible_pixels(images, mask)
+        condition = {"context": context}
+        if model.num_classes is not None:
+            condition["label"] = np.array([0, 1, 1])
+        given = np.broadcast_to(mask, images.shape)
+
+        points = np.where(given, images + model.values.middle, points)
+        latents, expected = reference.of_model(
+            *(model, points, condition.get("label")),
+            contexts=[context.numpy()],
+            given=given.astype(float),
+        )
+        found = model.log_prob(np.where(given, 0, images), 1, **condition)
+        self.assertEqual(found.shape, [3])
+        checked = model.condition(points, **condition)
+        found = model.log_density(tf.constant(points), **checked)
+        self.assertAllClose(found, expected, rtol=1e-4, atol=1e-3)
+        costs = bit_maps.costs(model, points, **condition)
+        total = tf.reduce_sum(costs, axis=[1, 2, 3, 4])
+        self.assertAllClose(total, -expected, rtol=1e-4, atol=1e-3)
+        at_given = tf.reduce_sum(costs[:, 0, 0], axis=0)[mask.all((0, 3))]
+        self.assertAllClose(at_given, tf.zeros_like(at_given))
+        if model.values.are_real:
+            self.assertAllClose(model.encode(points, **condition), latents)
+        own = model.encode(images, **condition)
+        back = model.decode(own, **condition)
+        self.assertAllClose(np.float32(back), np.float32(images), atol=1e-5)
+        samples = model.sample(3, seed=1, **condition).numpy()
+        self.assertAllClose(samples[given], images[given], atol=1e-5)
+        self.assertNotAllClose(samples[~given], images[~given])
+        condition["context"] = observations.visible_pixels(images, 1.0)
+        found = model.log_prob(images, 1, **condition)
+        self.assertAllClose(found, np.zeros(3), atol=1e-3)
+
+    def test_density_of_the_rest_is_exact(self):
+        """By the Jacobian of what is not visible alone."""
+        model = small_models.displaced(0.2, observe="mask", num_scales=2)
+        mask = np.random.default_rng(0).random([1, 4, 4, 1]) < 0.4
+        context = observations.visible_pixels(small_models.images(1), mask)
+        latents = model.sample_latents(1, seed=1)
+        points = model.decode_points(latents, context=context)
+        free = np.flatnonzero(~mask)
+        # Where components go is where a change of one moves the latents.
+        in_latents = model.with_visible(tf.fill(latents.shape, np.nan), context)
+        free_latents = np.flatnonzero(np.isnan(in_latents))
+        self.assertLen(free_latents, len(free))
+
+        def decode(values):
+            n = tf.shape(values)[0]
+            whole = tf.tile(tf.reshape(latents, [1, 16]), [n, 1])
+            at = tf.one_hot(free_latents, 16)
+            whole = whole * (1.0 - tf.reduce_sum(at, 0)) + values @ at
+            whole = tf.reshape(whole, [-1, *model.latent_shape])
+            decoded = model.decode_points(whole, context=context[0])
+            return tf.gather(tf.reshape(decoded, [-1, 16]), free, axis=1)
+
+        values = tf.gather(tf.reshape(latents, [16]), free_latents)
+        base = np.sum(reference.log_normal(values.numpy()))
+        expected = base - jacobians.log_abs_det(decode, values)
+        found = model.log_density(points, context=context)
+        self.assertAllClose(found[0], expected, rtol=1e-4)
+
+    def test_learned_noise_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "dequantization"):
+            tf_realnvp.RealNVP(observe="mask", dequantization="variational")
 
     def test_nothing_visible(self):
         """A model of masks is a density of images, too."""

@@ -81,14 +81,18 @@ def coupling_network(
     return conv2d(hidden, weight_norm(*last[:2]), last[2], mode)
 
 
-def coupling_inverse(x, mask, network, rescale, reshift):
-    """Image to latents: `z`, and what each component adds to the log-det."""
+def coupling_inverse(x, mask, network, rescale, reshift, given=0.0):
+    """Image to latents: `z`, and what each component adds to the log-det.
+
+    Components that are `given` (1, else 0) are kept as well.
+    """
     kept = np.broadcast_to(mask, x.shape).astype(x.dtype)
     outputs = network(kept * x)
     channels = x.shape[-1]
     scale, shift = outputs[..., :channels], outputs[..., channels:]
-    log_scale = (1.0 - kept) * (rescale * np.tanh(scale) + reshift)
-    z = x * np.exp(log_scale) + (1.0 - kept) * shift
+    changed = (1.0 - kept) * (1.0 - given)
+    log_scale = changed * (rescale * np.tanh(scale) + reshift)
+    z = x * np.exp(log_scale) + changed * shift
     return z, log_scale
 
 
@@ -132,6 +136,7 @@ def real_nvp(
     parts=None,
     contexts=(),
     mode="constant",
+    given=None,
 ):
     """The whole model, from dequantized images to latents.
 
@@ -151,6 +156,8 @@ def real_nvp(
         scale, `[n, height / 2**scale, width / 2**scale, channels]`.
       contexts: As coupling networks get them.
       mode: Likewise.
+      given: 1 where a component is given, else 0, shaped like `x`. The density
+        is that of the others.
 
     Returns:
       Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
@@ -165,7 +172,8 @@ def real_nvp(
         p = alpha / 2 + (1 - alpha) * x / num_colors
         z = np.log(p) - np.log(1 - p)
         steps = np.log((1 - alpha) / num_colors) - np.log(p) - np.log(1 - p)
-    parts.append((0, False, steps))
+    given = np.zeros(x.shape) if given is None else given
+    parts.append((0, False, (1.0 - given) * steps))
 
     couplings = iter(couplings)
     rest = []
@@ -179,7 +187,7 @@ def real_nvp(
             ]
         for index, (make_mask, parity) in enumerate(steps):
             if make_mask is channel_mask and index == first:
-                z = squeeze(z)
+                z, given = squeeze(z), squeeze(given)
             weights, rescale, reshift = next(couplings)
             z, change = coupling_inverse(
                 z,
@@ -189,15 +197,18 @@ def real_nvp(
                 ),
                 np.float64(rescale),
                 np.float64(reshift),
+                given,
             )
             is_squeezed = make_mask is channel_mask
             part = unsqueeze(change) if is_squeezed else change
             parts.append((scale, False, part))
         if is_last:
-            parts.append((scale, True, log_normal(z)))
+            parts.append((scale, True, (1.0 - given) * log_normal(z)))
         else:
             z, out = np.split(z, 2, axis=-1)
-            part = np.concatenate([0.0 * z, log_normal(out)], axis=-1)
+            given, others = np.split(given, 2, axis=-1)
+            part = (1.0 - others) * log_normal(out)
+            part = np.concatenate([0.0 * z, part], axis=-1)
             parts.append((scale, True, unsqueeze(part)))
             rest.append(out)
     z = np.concatenate([z, rest.pop()], axis=-1)
@@ -222,7 +233,7 @@ def context_code(context, weights):
     return code
 
 
-def of_model(model, points, labels=None, parts=None, contexts=()):
+def of_model(model, points, labels=None, parts=None, contexts=(), given=None):
     """What `real_nvp` gives of points, with the weights of a model.
 
     The last weights are those of the contexts: the moments of all of them, then
@@ -260,4 +271,5 @@ def of_model(model, points, labels=None, parts=None, contexts=()):
         parts,
         contexts,
         {"same": "constant", "periodic": "wrap"}[model.padding],
+        given,
     )

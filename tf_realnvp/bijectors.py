@@ -178,6 +178,10 @@ class AffineCoupling(SinglePassBijector):
     the log-det of the inverse is `sum(log_s)`. See equations 4 to 9 of
     https://arxiv.org/abs/1605.08803.
 
+    With the condition `given`, `log_s` and `t` are also 0 where a component of
+    the image is given, so that these pass through all couplings unchanged
+    (https://arxiv.org/abs/1909.06319).
+
     The arithmetic uses the dtype of the event, whatever the dtype of the
     network's outputs. Kept components stay exactly as they are.
 
@@ -205,6 +209,7 @@ class AffineCoupling(SinglePassBijector):
       network: The conditioner, a callable of the kept components.
       rescale: Scalar, the amplitude of the log-scale.
       reshift: Scalar, the offset of the log-scale.
+      places: Integers with the shape of an event, or `None`.
     """
 
     def __init__(
@@ -213,6 +218,7 @@ class AffineCoupling(SinglePassBijector):
         network: Callable[..., tf.Tensor],
         rescale=1.0,
         reshift=0.0,
+        places=None,
         name: str = "affine_coupling",
     ):
         """Creates an affine coupling.
@@ -227,11 +233,15 @@ class AffineCoupling(SinglePassBijector):
             flattened to `N`. Conditions are passed as keyword arguments.
           rescale: Scalar, the amplitude of the log-scale.
           reshift: Scalar, the offset of the log-scale.
+          places: Integers with the shape of an event: where the components are
+            in `given`, numbers `[N, size]` that are 1 where a component is
+            given, else 0. Required if there is this condition.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
         with tf.name_scope(name) as name:
             self.mask = np.asarray(mask, bool)
+            self.places = places
             self.network = network
             self.rescale = rescale
             self.reshift = reshift
@@ -268,7 +278,10 @@ class AffineCoupling(SinglePassBijector):
         """Runs the network once on the kept components of `event`."""
         # Products take less time than `tf.where`, above all in the gradient.
         mask = tf.cast(self.mask, event.dtype)
-        kept = mask * event
+        kept, changed = mask * event, 1.0 - mask
+        given = condition.pop("given", None)
+        if given is not None:
+            changed *= 1.0 - tf.gather(given, self.places, axis=-1)
         outputs = self.network(
             tf.reshape(kept, (-1,) + self.mask.shape),
             **{
@@ -287,7 +300,7 @@ class AffineCoupling(SinglePassBijector):
         )
         shape = tf.shape(event)
         return tuple(
-            tf.reshape((1.0 - mask) * value, shape)
+            tf.reshape(changed * value, shape)
             for value in (rescale * tf.tanh(scale) + reshift, shift)
         )
 

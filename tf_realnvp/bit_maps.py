@@ -7,6 +7,7 @@ their pixel. Terms at a coarser scale are spread evenly over the pixels that a
 point of the coarser grid covers. So a map sums to the code length of the image.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,12 @@ import tensorflow as tf
 from scipy import ndimage
 from tensorflow_probability import distributions as tfd
 
-from tf_realnvp.bijectors import FactorOut, Squeeze, steps_of
+from tf_realnvp.bijectors import (
+    AffineCoupling,
+    FactorOut,
+    Squeeze,
+    steps_of,
+)
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import private
 
@@ -53,7 +59,10 @@ def costs_and_latents(
       The costs, and the latents, float32 `[n, H / 2, W / 2, 4 * C]`.
     """
     height = model.image_shape[0]
-    condition = model.context.encode(model.condition(points, **condition))
+    condition = model.condition(points, **condition)
+    if model.observe == "mask":
+        points, _ = model.show_visible(points, condition["context"])
+    condition = model.context.encode(condition)
     steps = steps_of(model.bijector)
     scales, latents = _encode(steps, points, height, condition)
     costs = [
@@ -109,11 +118,20 @@ def _encode(steps, points, height, condition):
       The costs of both kinds at this scale and at each later one, in nats,
       `[n, h, w]` on the grid of the scale; and the latents.
     """
-    total = 0.0
+    total, places = 0.0, np.arange(math.prod(points.shape[1:]))
+    places = places.reshape(points.shape[1:])
+
+    def free(places):
+        """Returns 1 where a component is not given."""
+        if "given" not in condition:
+            return 1.0
+        return 1.0 - tf.gather(condition["given"], places, axis=-1)
+
     for index, step in enumerate(steps):
         if isinstance(step, FactorOut):
             kept, latents = tf.split(points, 2, axis=-1)
-            base = tf.concat([tf.zeros_like(kept), _base(latents)], axis=-1)
+            base = _base(latents) * free(np.split(places, 2, axis=-1)[1])
+            base = tf.concat([tf.zeros_like(kept), base], axis=-1)
             inner = steps_of(step.bijector)
             later, kept = _encode(inner, kept, kept.shape[1], condition)
             latents = tf.concat([kept, latents], axis=-1)
@@ -123,14 +141,16 @@ def _encode(steps, points, height, condition):
         if isinstance(step, Squeeze):
             points = step.inverse(points)
             continue
+        if isinstance(step, AffineCoupling):
+            places = step.places
         if hasattr(step, "inverse_and_log_scale"):
             points, log_det = step.inverse_and_log_scale(points, **condition)
         else:  # Elementwise.
             log_det = step.inverse_log_det_jacobian(points, event_ndims=0)
             log_det = tf.broadcast_to(log_det, tf.shape(points))
             points = step.inverse(points)
-        total += _on_grid(-log_det, height)
-    return [(total, _on_grid(_base(points), height))], points
+        total += _on_grid(-log_det * free(places), height)
+    return [(total, _on_grid(_base(points) * free(places), height))], points
 
 
 def _base(latents):

@@ -1,6 +1,7 @@
 """The context of a density: vectors and images that it is conditioned on."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,14 +31,22 @@ class Context:
       networks: The dense networks by name.
     """
 
-    def __init__(self, shapes: Shapes, image_shape: Sequence[int]):
+    def __init__(
+        self,
+        shapes: Shapes,
+        image_shape: Sequence[int],
+        is_of_masks: bool = False,
+    ):
         """Creates the context.
 
         Args:
           shapes: `(K,)` or `(H, W, K)`, or such shapes by name; `None` for
             none.
           image_shape: `(H, W, C)` of the images of the model.
+          is_of_masks: Whether the context is what
+            `observations.visible_pixels` returns.
         """
+        self._is_of_masks, self._image_shape = is_of_masks, image_shape
         named = by_name(shapes)
         self._image_shapes = {k: v for k, v in named.items() if len(v) == 3}
         self.moments, self.networks = {}, {}
@@ -97,6 +106,15 @@ class Context:
         code_size = WIDTH * len(self.networks) or None
         return {"code_size": code_size, "image_channels": channels}
 
+    def split_visible(self, context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns visible pixels, and 1 where they are, both `[n, H, W, C]`.
+
+        Args:
+          context: `[n, H, W, C + 1]`.
+        """
+        pixels, is_visible = context[..., :-1], context[..., -1:]
+        return pixels, tf.broadcast_to(is_visible, tf.shape(pixels))
+
     def encode(self, condition: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a condition as coupling networks get it.
 
@@ -105,10 +123,16 @@ class Context:
 
         Returns:
           The condition, with a context as `code`, `[n, WIDTH]` of each side by
-          side, and its images `[n, H, W, K]` by name.
+          side, and its images `[n, H, W, K]` by name; and what is visible as
+          `given`, `[n, H * W * C]`.
         """
         encoded, codes = dict(condition), []
-        for name, values in by_name(encoded.pop("context", None)).items():
+        context = encoded.pop("context", None)
+        if self._is_of_masks and context is not None:
+            _, is_given = self.split_visible(context)
+            size = math.prod(self._image_shape)
+            encoded["given"] = tf.reshape(is_given, [-1, size])
+        for name, values in by_name(context).items():
             mean, std = tf.unstack(tf.convert_to_tensor(self.moments[name]))
             values = (values - mean) / std
             if values.shape.rank == 4:

@@ -197,7 +197,12 @@ class RealNVP(tf.Module):
             if self.context_shape not in (None, tuple(seen.shape[1:])):
                 raise ValueError("`observe` has a `context_shape` of its own.")
             self.context_shape = tuple(seen.shape[1:])
-        self.context = Context(self.context_shape, self.image_shape)
+        self._observes_masks = observe == "mask"
+        if self._observes_masks and self.dequantization != "uniform":
+            raise ValueError("`observe` 'mask' needs uniform dequantization.")
+        self.context = Context(
+            self.context_shape, self.image_shape, self._observes_masks
+        )
         self.networks = [
             networks.CouplingNetwork(
                 mask.shape[-1],
@@ -208,7 +213,7 @@ class RealNVP(tf.Module):
                 padding=self.padding,
                 name=f"coupling_{index}",
             )
-            for index, (_, mask) in enumerate(self._layout())
+            for index, (_, mask, _) in enumerate(self._layout())
         ]
         self._log_scale_variables = _scalars(self.networks)
         is_learned = self.dequantization == "variational"
@@ -241,22 +246,27 @@ class RealNVP(tf.Module):
         super().__setattr__(name, value)
 
     def _layout(self):
-        """Yields the name and mask of each coupling, from image to latents."""
+        """Yields name, mask and places of couplings, from image to latents.
+
+        The places are where components are in an image, `[h, w, c]`.
+        """
         checkerboards, channels, last = self.num_couplings
-        height, width, depth = self.image_shape
+        places = np.arange(self.num_dims).reshape(self.image_shape)
         for scale in range(self.num_scales):
             is_last = scale == self.num_scales - 1
             of = "last_scale" if is_last else f"scale_{scale}"
-            shape = (height, width, depth)
             for index in range(last if is_last else checkerboards):
-                mask = bijectors.checkerboard_mask(shape, index % 2 == 0)
-                yield f"{of}/checkerboard_{index}", mask
+                mask = bijectors.checkerboard_mask(places.shape, index % 2 == 0)
+                yield f"{of}/checkerboard_{index}", mask, places
             if not is_last:
-                height, width, depth = height // 2, width // 2, 2 * depth
-                shape = (height, width, 2 * depth)
+                height, width, depth = places.shape
+                places = places.reshape(height // 2, 2, width // 2, 2, depth)
+                places = places.swapaxes(1, 2)
+                places = places.reshape(height // 2, width // 2, 4 * depth)
                 for index in range(channels):
-                    mask = bijectors.channel_mask(shape, index % 2 == 0)
-                    yield f"{of}/channel_{index}", mask
+                    mask = bijectors.channel_mask(places.shape, index % 2 == 0)
+                    yield f"{of}/channel_{index}", mask, places
+                places = places[..., : 2 * depth]
 
     def _set_flow(self, functions, noise_functions):
         """Creates the couplings, the bijector and the distribution.
@@ -268,14 +278,17 @@ class RealNVP(tf.Module):
         """
         self.couplings = tuple(
             bijectors.AffineCoupling(
-                mask, function, rescale, reshift, name=f"coupling_{index}"
+                *(mask, function, rescale, reshift, places),
+                name=f"coupling_{index}",
             )
-            for index, ((_, mask), function, (rescale, reshift)) in enumerate(
-                zip(
-                    self._layout(),
-                    functions,
-                    _pairs(self._log_scale_variables),
-                    strict=True,
+            for index, ((_, mask, places), function, (rescale, reshift)) in (
+                enumerate(
+                    zip(
+                        self._layout(),
+                        functions,
+                        _pairs(self._log_scale_variables),
+                        strict=True,
+                    )
                 )
             )
         )
@@ -290,7 +303,10 @@ class RealNVP(tf.Module):
                     high=(1 - self.alpha / 2) / (1 - self.alpha),
                 ),
             ]
-        steps += self._scale(0, iter(self.couplings))
+        self._to_logits = tfb.Chain(steps)
+        identities = [tfb.Identity() for _ in self.couplings]
+        self._arrange = tfb.Chain(self._scale(0, iter(identities)))
+        steps = steps + self._scale(0, iter(self.couplings))
         # The noise within a level does not affect the level itself.
         self._without_noise = tfb.Chain(steps, name="real_nvp")
         self.bijector = self._without_noise
@@ -404,7 +420,7 @@ class RealNVP(tf.Module):
         Adding couplings at a scale, classes or variational dequantization to a
         model adds names and changes none.
         """
-        layout = [name for name, _ in self._layout()]
+        layout = [name for name, *_ in self._layout()]
         names = layout + [network.name for network in self._noise_networks]
         named = {}
         for name, network, (rescale, reshift) in zip(
@@ -601,7 +617,56 @@ class RealNVP(tf.Module):
         if label is not None:
             label = tf.broadcast_to(label, tf.shape(points)[:1])
         condition = _given(label=label, context=context)
-        return _apply(self.distribution.log_prob, points, condition)
+        log_prob = self.distribution.log_prob
+        if self._observes_masks:
+            log_prob = self._log_density_of_missing
+        return _apply(log_prob, points, condition)
+
+    def _log_density_of_missing(self, points, **condition):
+        """Returns the log-density of what is not visible, given what is."""
+        points, is_given = self.show_visible(points, condition["context"])
+        logits, log_dets = self._logits(points)
+        own = tfd.Normal(0.0, 1.0).log_prob(logits) + log_dets
+        own = tf.reduce_sum(is_given * own, axis=[1, 2, 3])
+        return self.distribution.log_prob(points, **condition) - own
+
+    def show_visible(
+        self, points: tf.Tensor, context: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns points with the visible pixels, and 1 where these are.
+
+        Args:
+          points: Dequantized images `[n, H, W, C]`.
+          context: What a model that observes masks has as its context.
+        """
+        pixels, is_given = self.context.split_visible(context)
+        visible = pixels + self.values.middle
+        return tf.where(is_given > 0.0, visible, points), is_given
+
+    def _logits(self, points):
+        """Returns the input of the first coupling, and parts of its log-det."""
+        total, log_dets = points, tf.zeros_like(points)
+        for step in self._to_logits.bijectors:
+            if self.values.are_real:
+                total, log_det = step.inverse_and_log_scale(total)
+            else:
+                log_det = step.inverse_log_det_jacobian(total, event_ndims=0)
+                total = step.inverse(total)
+            log_dets += log_det
+        return total, log_dets
+
+    def with_visible(self, latents: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+        """Returns latents with those of the visible pixels, which are given.
+
+        Args:
+          latents: `[n, H / 2, W / 2, 4 * C]`.
+          context: As for `show_visible`.
+        """
+        zeros = tf.zeros([1, *self.image_shape]) + self.values.middle
+        visible, is_given = self.show_visible(zeros, context)
+        logits, _ = self._logits(visible)
+        logits, is_given = map(self._arrange.inverse, (logits, is_given))
+        return tf.where(is_given > 0.0, logits, latents)
 
     def log_joint(
         self,
@@ -676,6 +741,10 @@ class RealNVP(tf.Module):
             )
 
         def apply(batch, **condition):
+            if self._observes_masks and function.__name__ == "forward":
+                batch = self.with_visible(batch, condition["context"])
+            elif self._observes_masks:
+                batch, _ = self.show_visible(batch, condition["context"])
             encoded = self.context.encode(condition)
             kwargs = bijectors.condition_kwargs(self.bijector, **encoded)
             return function(batch, **kwargs)

@@ -87,7 +87,10 @@ def flow(
       other than couplings make of the latents and of the outputs of each
       coupling. The last ones are what `decode` returns.
     """
-    condition = model.context.encode(model.condition(latents, **condition))
+    condition = model.condition(latents, **condition)
+    if model.observe == "mask":
+        latents = model.with_visible(latents, condition["context"])
+    condition = model.context.encode(condition)
     points = _states(model.bijector, latents, condition)
     levels = tf.clip_by_value(tf.floor(points), 0.0, model.values.highest)
     return {"steps": tf.cast(levels, tf.uint8)}
