@@ -61,7 +61,7 @@ def costs_and_latents(
     height = model.image_shape[0]
     condition = model.condition(points, **condition)
     if model.observe == "mask":
-        points, _ = model.show_visible(points, condition["context"])
+        points = model.show_visible(points, condition["context"])
     condition = model.context.encode(condition)
     steps = steps_of(model.bijector)
     scales, latents = _encode(steps, points, height, condition)

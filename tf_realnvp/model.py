@@ -303,10 +303,10 @@ class RealNVP(tf.Module):
                     high=(1 - self.alpha / 2) / (1 - self.alpha),
                 ),
             ]
-        self._to_logits = tfb.Chain(steps)
+        self._to_logits = tuple(steps)
         identities = [tfb.Identity() for _ in self.couplings]
         self._arrange = tfb.Chain(self._scale(0, iter(identities)))
-        steps = steps + self._scale(0, iter(self.couplings))
+        steps += self._scale(0, iter(self.couplings))
         # The noise within a level does not affect the level itself.
         self._without_noise = tfb.Chain(steps, name="real_nvp")
         self.bijector = self._without_noise
@@ -624,16 +624,15 @@ class RealNVP(tf.Module):
 
     def _log_density_of_missing(self, points, **condition):
         """Returns the log-density of what is not visible, given what is."""
-        points, is_given = self.show_visible(points, condition["context"])
+        points = self.show_visible(points, condition["context"])
+        _, is_given = self.context.split_visible(condition["context"])
         logits, log_dets = self._logits(points)
         own = tfd.Normal(0.0, 1.0).log_prob(logits) + log_dets
         own = tf.reduce_sum(is_given * own, axis=[1, 2, 3])
         return self.distribution.log_prob(points, **condition) - own
 
-    def show_visible(
-        self, points: tf.Tensor, context: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns points with the visible pixels, and 1 where these are.
+    def show_visible(self, points: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+        """Returns points with the visible pixels, which are given.
 
         Args:
           points: Dequantized images `[n, H, W, C]`.
@@ -641,12 +640,12 @@ class RealNVP(tf.Module):
         """
         pixels, is_given = self.context.split_visible(context)
         visible = pixels + self.values.middle
-        return tf.where(is_given > 0.0, visible, points), is_given
+        return tf.where(is_given > 0.0, visible, points)
 
     def _logits(self, points):
         """Returns the input of the first coupling, and parts of its log-det."""
         total, log_dets = points, tf.zeros_like(points)
-        for step in self._to_logits.bijectors:
+        for step in self._to_logits:
             if self.values.are_real:
                 total, log_det = step.inverse_and_log_scale(total)
             else:
@@ -662,9 +661,8 @@ class RealNVP(tf.Module):
           latents: `[n, H / 2, W / 2, 4 * C]`.
           context: As for `show_visible`.
         """
-        zeros = tf.zeros([1, *self.image_shape]) + self.values.middle
-        visible, is_given = self.show_visible(zeros, context)
-        logits, _ = self._logits(visible)
+        pixels, is_given = self.context.split_visible(context)
+        logits, _ = self._logits(pixels + self.values.middle)
         logits, is_given = map(self._arrange.inverse, (logits, is_given))
         return tf.where(is_given > 0.0, logits, latents)
 
@@ -732,8 +730,16 @@ class RealNVP(tf.Module):
             label = assertions.labels(label, self.num_classes, n)
         return _given(label=label, context=context)
 
-    def _through_flow(self, function, batch, label, context):
-        """Applies one direction of the flow, without noise, to a batch."""
+    def _through_flow(self, show, function, batch, label, context):
+        """Applies one direction of the flow, without noise, to a batch.
+
+        Args:
+          show: Puts visible pixels into the batch, for models of masks.
+          function: The direction.
+          batch: `[n, ...]`.
+          label: As for `encode`.
+          context: As for `encode`.
+        """
         if label is None and self.num_classes is not None:
             raise ValueError(
                 "`label` must be given: latents are those of a class, and the "
@@ -741,10 +747,8 @@ class RealNVP(tf.Module):
             )
 
         def apply(batch, **condition):
-            if self._observes_masks and function.__name__ == "forward":
-                batch = self.with_visible(batch, condition["context"])
-            elif self._observes_masks:
-                batch, _ = self.show_visible(batch, condition["context"])
+            if self._observes_masks:
+                batch = show(batch, condition["context"])
             encoded = self.context.encode(condition)
             kwargs = bijectors.condition_kwargs(self.bijector, **encoded)
             return function(batch, **kwargs)
@@ -976,7 +980,8 @@ class RealNVP(tf.Module):
         images = assertions.images(images, self.image_shape, self.num_colors)
         points = tf.cast(images, tf.float32) + self.values.middle
         inverse = self._without_noise.inverse
-        return self._through_flow(inverse, points, label, context)
+        show = self.show_visible
+        return self._through_flow(show, inverse, points, label, context)
 
     def decode(self, latents: tf.Tensor, label=None, context=None) -> tf.Tensor:
         """Returns the images of latents.
@@ -1030,7 +1035,8 @@ class RealNVP(tf.Module):
           are too large give NaN.
         """
         forward = self._without_noise.forward
-        return self._through_flow(forward, latents, label, context)
+        show = self.with_visible
+        return self._through_flow(show, forward, latents, label, context)
 
 
 def max_num_scales(image_shape: Sequence[int]) -> int:
