@@ -169,8 +169,8 @@ def label(default: str) -> Argument:
 
 CONTEXT = argument(
     "--context",
-    "NumPy file of what all images are conditioned on; of sample also with a "
-    "row for each",
+    "NumPy file with the context: one for all images or, in sample, a row for "
+    "each",
     Folder(),
     metavar="FILE",
 )
