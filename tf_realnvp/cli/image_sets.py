@@ -75,10 +75,10 @@ def list_files(folder: str | os.PathLike) -> list[pathlib.Path]:
       OSError: If it cannot be read.
       UsageError: If it has no files.
     """
-    paths = sorted(
-        path
-        for path in pathlib.Path(folder).iterdir()
-        if not path.is_dir() and not path.name.startswith(".")
+    paths = sorted(  # `scandir` asks the file system only once for all.
+        pathlib.Path(entry)
+        for entry in os.scandir(folder)
+        if not entry.is_dir() and not entry.name.startswith(".")
     )
     if not paths:
         raise UsageError(f"there are no files in {folder} itself")
