@@ -10,6 +10,7 @@ import functools
 import heapq
 import itertools
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -87,13 +88,14 @@ def score(flags: argparse.Namespace) -> None:
         paths = image_sets.list_files(flags.folder)
     out = flags.out
     if flags.shard is not None:
-        paths, out = flags.shard.of(paths), flags.shard.path(out)
+        paths = paths[flags.shard.part(len(paths))]
+        out = flags.shard.path(out)
     if flags.merge is not None:
         with arguments.naming("--merge"):
             header, tables = shards.open_tables(out, flags.merge)
     model = saved_model.SavedModel(flags.model)
     context = arguments.read_context(flags.context)
-    measure = functools.partial(model.score_each, context=context)
+    measure: Callable = functools.partial(model.score_each, context=context)
     if flags.reference is not None or flags.maps is not None:
         # It takes seconds more to trace.
         measurer = tf_realnvp.detection.Measurer(model.model)
@@ -111,15 +113,14 @@ def score(flags: argparse.Namespace) -> None:
         tables = [iter(sorted(table, key=_least_likely(header, by)))]
     rows = heapq.merge(*tables, key=_least_likely(header, by))
     files.write_csv(out, itertools.chain([header], rows))
-    losses = np.float64([*files.read_column(out, model.values.measure)])
+    losses = _numbers(out, model.values.measure)
     say(
         f"{counted(len(losses), 'image')}, mean "
         f"{losses.sum() / max(len(losses), 1):.4f} {model.values.unit}; "
         f"{counted(len(paths) - len(losses), 'file')} could not be read"
     )
     if reference is not None and flags.shard is None:
-        scores = np.float64([*files.read_column(out, by)])
-        p_value = reference.set_p_value(scores)
+        p_value = reference.set_p_value(_numbers(out, by))
         # It underflows for a large set of anomalous images.
         text = f"{p_value:.2g}" if p_value >= 1e-16 else "below 1e-16"
         say(f"p-value of all images together: {text}")
@@ -132,6 +133,11 @@ def score(flags: argparse.Namespace) -> None:
         _draw_maps(flags.maps, paths, model, maps, flags.seed, normal)
         say(flags.maps)
     say(out)
+
+
+def _numbers(path, name):
+    """Returns the numbers of a column, `[n]`."""
+    return np.fromiter(map(float, files.read_column(path, name)), float)
 
 
 def _least_likely(header, by):

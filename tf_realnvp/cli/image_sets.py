@@ -77,7 +77,7 @@ def list_files(folder: str | os.PathLike) -> list[pathlib.Path]:
     """
     paths = sorted(  # `scandir` asks the file system only once for all.
         pathlib.Path(entry)
-        for entry in os.scandir(folder)
+        for entry in os.scandir(pathlib.Path(folder))
         if not entry.is_dir() and not entry.name.startswith(".")
     )
     if not paths:

@@ -6,16 +6,13 @@ their number.
 
 import dataclasses
 import os
-import pathlib
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
 from tf_realnvp.utils import files
 from tf_realnvp.utils.errors import UsageError
-
-_Items = TypeVar("_Items", bound=Sequence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,32 +27,33 @@ class Shard:
     index: int
     count: int
 
-    def of(self, items: _Items) -> _Items:
-        """Returns the items of this part, which follow each other.
+    def __str__(self):
+        return f"shard {self.index}/{self.count}"
+
+    def part(self, n: int) -> slice:
+        """Returns which items of a work are of this part.
 
         Args:
-          items: Those of all parts.
+          n: Number of items of the work.
 
         Raises:
           UsageError: If there are fewer items than parts.
         """
-        n = len(items)
         if n < self.count:
             raise UsageError(
                 f"argument --shard: there is work for {n} shards at most"
             )
         start, stop = self.index - 1, self.index
-        return items[n * start // self.count : n * stop // self.count]
+        return slice(n * start // self.count, n * stop // self.count)
 
-    def path(self, path: str | os.PathLike) -> pathlib.Path:
+    def path(self, path: str) -> str:
         """Returns the file of this part, such as a-00001-of-00010.csv.
 
         Args:
           path: The file of all parts.
         """
-        path = pathlib.Path(path)
-        number = f"{self.index:05d}-of-{self.count:05d}"
-        return path.with_name(f"{path.stem}-{number}{path.suffix}")
+        stem, suffix = os.path.splitext(path)
+        return f"{stem}-{self.index:05d}-of-{self.count:05d}{suffix}"
 
 
 class _Shards:
@@ -83,9 +81,7 @@ def argument(text: str) -> Argument:
     return arguments.argument("--shard", text, _Shards())
 
 
-def open_tables(
-    path: str | os.PathLike, count: int
-) -> tuple[list[str], list[Iterator[list[str]]]]:
+def open_tables(path: str, count: int) -> tuple[list[str], list[Iterator[Any]]]:
     """Opens the CSV files that all shards have written.
 
     Args:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Scorer:
-    """Scores batches of images.
+    """Scores batches of images, as the command `score` does.
 
-    All images have the same noise, and all batches the same size: those with
-    fewer images are filled up. Convolutions and matrix products round in ways
-    that depend on the size. So the score of an image is the same, bit for bit,
-    in any batch and process, on processors of one kind.
+    All images have the same noise. All batches have the same size, since
+    convolutions and matrix products round in ways that depend on it. So the
+    score of an image is the same in any batch and process, bit for bit, on
+    processors of one kind.
     """
 
     def __init__(
@@ -46,17 +46,14 @@ class Scorer:
           images: `n` images `[H, W, C]`, at most `BATCH_SIZE`.
 
         Returns:
-          Columns `[n]` by name, as of the command `score`.
+          Columns `[n]` by name.
         """
         model, n = self._model, len(images)
-        values, shape = model.values, (BATCH_SIZE, *model.image_shape)
-        batch = np.zeros(shape, values.dtype)
-        for place, image in enumerate(images):
-            batch[place] = image
-        measured = self._measure(batch, self._seed)
+        measured = self._measure(fill(model, images), self._seed)
+        nats, values = measured.log_prob, model.values
         columns = {
-            "log_prob": measured.log_prob,
-            values.measure: values.per_dim(measured.log_prob, model.num_dims),
+            "log_prob": nats,
+            values.measure: values.per_dim(nats, model.num_dims),
         }
         if model.class_names:
             names = np.take(model.class_names, measured.label)
@@ -64,3 +61,17 @@ class Scorer:
         if self._reference is not None:
             columns |= self._reference(measured)
         return {name: column[:n] for name, column in columns.items()}
+
+
+def fill(model: SavedModel, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns a batch of `BATCH_SIZE` that begins with some images.
+
+    Args:
+      model: The model.
+      images: As for `Scorer`.
+    """
+    shape = BATCH_SIZE, *model.image_shape
+    batch = np.zeros(shape, model.values.dtype)
+    for place, image in enumerate(images):
+        batch[place] = image
+    return batch
