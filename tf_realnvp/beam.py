@@ -23,6 +23,9 @@ from tf_realnvp.serving.scorer import Scorer, fill
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import ImageError
 
+# As the commands do. Beam's look at functions would import TensorFlow without.
+runtime.configure()
+
 
 class SavedModelHandler(ModelHandler[Any, Any, Any]):
     """Applies a SavedModel to batches, for `RunInference`.
@@ -167,7 +170,6 @@ def _parse(record, keys):
 @functools.cache
 def _form(path):
     """Returns the arguments of `images.files.read` for images of a model."""
-    runtime.configure()  # Before TensorFlow decodes an image.
     content = metadata.read(path)
     names = content.keys() & {"image_shape", "num_colors", "dropped_bits"}
     return {name: content[name] for name in names}
