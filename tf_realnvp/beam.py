@@ -1,7 +1,7 @@
 """Models in pipelines of Apache Beam.
 
-It needs the extra `beam`. "Scoring at scale" in the documentation has a
-pipeline, which needs little more than these parts.
+It needs the extra `beam`. "Scoring and sampling at scale" in the documentation
+has a pipeline, which needs little more than these parts.
 """
 
 import functools
@@ -79,13 +79,12 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
     def _score(self, model):
         measure, reference = model.score_each, None
         if self._reference is not None:
-            detection = tf_realnvp.detection
-            measure = detection.Measurer(model.model)
+            measure = tf_realnvp.detection.Measurer(model.model)
             # As the command does by default.
             loader = image_sets.Loader(model, "datasets", 4000, self._seed)
             normal = loader.load("reference", self._reference, "test", 20)
             measured = measure(normal.images, self._seed, self._context)
-            reference = detection.Reference(measured, self._seed)
+            reference = tf_realnvp.detection.Reference(measured, self._seed)
         measure = functools.partial(measure, context=self._context)
         scorer = Scorer(model, measure, self._seed, reference)
 
