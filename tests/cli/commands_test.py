@@ -160,6 +160,37 @@ class SampleTest(CommandsTestCase):
         self.assert_usage_error(result, "--out:", "sample_*.* of before")
         self.assertEqual(pathlib.Path(out, names[0]).read_bytes(), content)
 
+    def test_shards(self):
+        """They are what one process draws, of three batches."""
+        seed = ("--seed", 3)
+        for index in (1, 2, 2):  # A shard may be run again.
+            flags = ("--n", 150, *seed, "--shard", f"{index}/2")
+            said = self.call("sample", *flags, "--out", "all.npy")
+            self.assertIn(f"shard {index}/2 of 150 images, temp", said)
+            self.call("sample", *flags, "--out", "new/")
+        expected = self.samples(150, 1.0, 3)
+        parts = [np.load(f"all-0000{k}-of-00002.npy") for k in (1, 2)]
+        self.assertAllEqual(np.concatenate(parts), expected)
+        self.assertEqual(parts[0].dtype, expected.dtype)
+        names = [f"sample_{index:04d}.png" for index in range(150)]
+        self.assertCountEqual(os.listdir("new"), names)
+        image = image_files.read("new/sample_0100.png", (4, 4, 1), NUM_COLORS)
+        self.assertAllEqual(image, expected[100])
+        self.use_model("classes")
+        for index in (1, 2):
+            flags = ("--n", 30, *seed, "--shard", f"{index}/2", "--label")
+            self.call("sample", *flags, "all", "--out", "all.npy")
+        parts = [np.load(f"all-0000{k}-of-00002.npy") for k in (1, 2)]
+        label = np.repeat(np.arange(3), 30)
+        expected = self.samples(90, 1.0, 3, label)
+        self.assertAllEqual(np.concatenate(parts), expected)
+
+    @parameterized.parameters("--shard 1/2", "--shard 1/2 --seed 3")
+    def test_bad_shards(self, line):
+        """Those without a common seed, or without work for each."""
+        result = call("sample", self.path, *line.split())
+        self.assert_usage_error(result, "--shard:")
+
     def test_all_or_none(self):
         error = OSError(errno.ENOSPC, "No space left on device")
         argv = ("sample", self.path, "--n", 3, "--out", "new/samples/")

@@ -189,6 +189,50 @@ class ScoreTest(DetectionTestCase):
         self.assertIn("argument DIR: 2 images of --reference in it", stderr)
         self.assertFalse(os.path.exists("scores.csv"))
 
+    @parameterized.parameters("plain", "classes")
+    def test_shards(self, kind):
+        """Shards are joined to what one process writes, bit for bit."""
+        self.use_model(kind)
+        self.write("normal", digits("train")[:41])
+        folder = self.write("in", digits("test")[:91])
+        for number in (3, 50, *range(60, 91)):  # All of the last shard.
+            (folder / f"{number:03d}.png").write_bytes(b"broken")
+        flags = ("--seed", 3, "--reference", "normal")
+        maps = ("--maps", "maps", "--max_maps", 2)
+        stdout, *_ = self.score(*flags)
+        expected = (self.folder / "scores.csv").read_bytes()
+        damaged = 0
+        for index in (1, 2, 3):
+            shard = ("--shard", f"{index}/3", "--out", "scores.csv")
+            _, stderr = self.succeed("score", "in", *flags, *shard)
+            damaged += stderr.count("cannot read the image")
+        self.assertEqual(damaged, 33)
+        merged, *_ = self.score(*flags, *maps, "--merge", 3)
+        self.assertEqual((self.folder / "scores.csv").read_bytes(), expected)
+        # How many, their mean, and the p-value of all images together.
+        said = stdout.splitlines()[-3:]
+        self.assertContainsSubsequence(merged.splitlines(), said)
+        self.assertLen(os.listdir("maps"), 2)
+
+    def test_bad_shards(self):
+        self.write("in", digits("test")[:4])
+        for line, message in {
+            "--shard 0/2": "'0/2' is not one of 1/N",
+            "--shard 3/2": "'3/2' is not one of 1/N",
+            "--shard 1": "'1' is not one of 1/N",
+            "--shard 1/5": "--shard: .* 4 shards",
+            "--shard 1/2 --maps maps": "--maps: .*--merge",
+            "--merge 2": "--merge: .*'scores-00001-of-00002.csv'",
+        }.items():
+            result = call("score", self.path, "in", *line.split())
+            self.assert_usage_error(result)
+            self.assertRegex(result[2], message)
+        self.succeed("score", "in", "--shard", "1/2")
+        other = self.folder / "scores-00002-of-00002.csv"
+        other.write_text("file,log_prob\n")
+        result = call("score", self.path, "in", "--merge", 2)
+        self.assert_usage_error(result)
+
     @parameterized.parameters(
         # Before the reference is measured.
         ("gone --reference in", "argument DIR: .*No such file .*'gone'"),

@@ -40,28 +40,28 @@ class Parser(argparse.ArgumentParser):
 
 
 class File(Name):
-    """Range of files with a given suffix, and optionally of folders."""
+    """Range of files with given suffixes, and optionally of folders."""
 
     metavar = "PATH"
 
-    def __init__(self, suffix: str, or_folder: bool = False):
+    def __init__(self, *suffixes: str, or_folder: bool = False):
         """Creates the range.
 
         Args:
-          suffix: The suffix of the files.
+          *suffixes: The suffixes of the files.
           or_folder: Whether folders are allowed as well.
         """
-        self._suffix, self._or_folder = suffix, or_folder
+        self._suffixes, self._or_folder = suffixes, or_folder
 
     def parse(self, text):
         return os.path.expanduser(text)
 
     def __str__(self):
         kinds = "a folder, or a file" if self._or_folder else "a file"
-        return f"{kinds} whose name ends in {self._suffix}"
+        return f"{kinds} whose name ends in {' or '.join(self._suffixes)}"
 
     def __contains__(self, value):
-        is_file = pathlib.Path(value).suffix.lower() == self._suffix
+        is_file = pathlib.Path(value).suffix.lower() in self._suffixes
         return self._or_folder if is_folder(value) else is_file
 
 
@@ -199,15 +199,19 @@ def seed(of_what: str, default: int | None = 0) -> Argument:
     )
 
 
-def out(text: str, default: str, in_folder: str | None = None) -> Argument:
+def out(
+    text: str, default: str, in_folder: str | None = None, *suffixes: str
+) -> Argument:
     """Declares the flag `--out` for a file with the suffix of the default.
 
     Args:
       text: Help text.
       default: The default.
       in_folder: What is written to a folder, if one is allowed as well.
+      *suffixes: Other suffixes that are allowed.
     """
-    allowed = File(pathlib.Path(default).suffix, in_folder is not None)
+    suffix, or_folder = pathlib.Path(default).suffix, in_folder is not None
+    allowed = File(suffix, *suffixes, or_folder=or_folder)
     if in_folder is not None:
         text += f"; or a folder, such as new/, for {in_folder}"
     return argument("--out", text, allowed, default)

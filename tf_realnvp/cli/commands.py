@@ -12,7 +12,7 @@ import random
 import numpy as np
 
 import tf_realnvp
-from tf_realnvp.cli import arguments, image_sets
+from tf_realnvp.cli import arguments, image_sets, shards
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.serving import saved_model
@@ -45,16 +45,30 @@ _NUM_SHOWN = 4  # Rows of `direction` without `--apply`.
     arguments.label("drawn for each image; all: a row per class"),
     arguments.CONTEXT,
     arguments.seed("of the images", None),
+    shards.argument(
+        "draw part I of N of the images; a file of --out gets I and N in its "
+        "name"
+    ),
     arguments.out(
-        "PNG file for a grid of all images",
+        "PNG file for a grid of all images, or .npy file of the images",
         "samples.png",
         "one PNG file per image, at its original size",
+        ".npy",
     ),
 )
 def sample(flags: argparse.Namespace) -> None:
-    """Draw new images."""
-    to_folder = arguments.is_folder(flags.out)
-    arguments.check_output(flags.out, is_folder=to_folder, new="sample_*.*")
+    """Draw new images.
+
+    Many processes can share the work. Each gets another I of --shard I/N, from
+    1 to N, and all other arguments alike. Their files together, in order, have
+    the images that one process draws. A part is of whole batches of 64 images.
+    """
+    out, shard = flags.out, flags.shard
+    to_folder = arguments.is_folder(out)
+    new = "sample_*.*" * (shard is None)  # Other shards write there.
+    arguments.check_output(out, is_folder=to_folder, new=new)
+    if shard is not None and flags.seed is None:
+        raise UsageError("argument --shard: give all shards the same --seed")
     context = arguments.read_context(flags.context)
     model = saved_model.SavedModel(flags.model)
     seed, temperature = flags.seed, flags.temperature
@@ -76,20 +90,30 @@ def sample(flags: argparse.Namespace) -> None:
         n = flags.n or max(rows, default=36)
         label = arguments.find_label(flags.label, names)
         kind = "" if label is None else f" of {names[label]}"
+    numbers, of = range(math.ceil(n / saved_model.BATCH_SIZE)), ""
+    if shard is not None:
+        numbers, of = numbers[shard.part(len(numbers))], f"{shard} of "
+        out = out if to_folder else shard.path(out)
     with arguments.naming("--context"):
-        batches = model.sample(n, temperature, seed, label, context)
-    say(f"{counted(n, 'image')}{kind}, temperature {temperature}, seed {seed}")
-    images = _with_progress(batches, math.ceil(n / saved_model.BATCH_SIZE))
+        batches = model.sample(n, temperature, seed, label, context, numbers)
+    kind = f"{of}{counted(n, 'image')}{kind}"
+    say(f"{kind}, temperature {temperature}, seed {seed}")
+    images = _with_progress(batches, len(numbers))
     if to_folder:
+        first = numbers[0] * saved_model.BATCH_SIZE
         levels = model.num_colors, model.dropped_bits
         width = max(4, len(str(n - 1)))  # Names sort by index.
-        with files.replace_files(flags.out) as new:
-            for index, image in enumerate(images):
+        with files.replace_files(out) as folder:
+            for index, image in enumerate(images, first):
                 name = f"sample_{index:0{width}d}{model.values.suffix}"
-                tf_realnvp.images.files.write(new / name, image, *levels)
-        say(flags.out)
+                tf_realnvp.images.files.write(folder / name, image, *levels)
+        say(out)
+    elif out.lower().endswith(".npy"):
+        with files.replace_file(out) as file:
+            np.save(file, [*images])
+        say(out)
     else:
-        _write_grid(flags.out, model, np.stack([*images]), columns)
+        _write_grid(out, model, np.stack([*images]), columns)
 
 
 def _with_progress(batches, num_batches):

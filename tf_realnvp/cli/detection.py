@@ -7,16 +7,19 @@ at first use.
 
 import argparse
 import functools
+import heapq
 import itertools
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
 import tf_realnvp
-from tf_realnvp.cli import arguments, image_sets
+from tf_realnvp.cli import arguments, image_sets, shards
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.serving import saved_model
+from tf_realnvp.serving.scorer import Scorer
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, WholeNumber
 from tf_realnvp.utils.errors import UsageError
@@ -47,6 +50,10 @@ _NUM_MAP_REFERENCES = 1000
     arguments.DATA_DIR,
     arguments.CONTEXT,
     arguments.seed("of the noise, and of the split of --reference"),
+    shards.argument(
+        "score part I of N of the files; --out gets I and N in its name"
+    ),
+    argument("--merge", "join what N shards wrote in --out", WholeNumber(1)),
     arguments.out("CSV file", "scores.csv"),
     notes=image_sets.HELP,
 )
@@ -66,16 +73,29 @@ def score(flags: argparse.Namespace) -> None:
     the p-values. The most anomalous images come first. A p-value for all images
     of DIR together is also printed. It detects drift from the reference that is
     too small to see in a single image.
+
+    Many processes can share the work. Each gets another I of --shard I/N, from
+    1 to N, and all other arguments alike. When all have ended, the same command
+    with --merge N writes what one process would have written.
     """
     arguments.check_output(flags.out)
     if flags.maps is not None:
+        if flags.shard is not None:
+            raise UsageError("argument --maps: give it with --merge instead")
         sets = flags.folder, flags.reference
         arguments.check_output(flags.maps, "--maps", sets, True, "map_*.png")
     with arguments.naming("DIR"):
         paths = image_sets.list_files(flags.folder)
+    out = flags.out
+    if flags.shard is not None:
+        paths = paths[flags.shard.part(len(paths))]
+        out = flags.shard.path(out)
+    if flags.merge is not None:
+        with arguments.naming("--merge"):
+            header, tables = shards.open_tables(out, flags.merge)
     model = saved_model.SavedModel(flags.model)
     context = arguments.read_context(flags.context)
-    measure = functools.partial(model.score_each, context=context)
+    measure: Callable = functools.partial(model.score_each, context=context)
     if flags.reference is not None or flags.maps is not None:
         # It takes seconds more to trace.
         measurer = tf_realnvp.detection.Measurer(model.model)
@@ -85,26 +105,45 @@ def score(flags: argparse.Namespace) -> None:
         reference, normal = _load_reference(flags, model, measure)
         by = reference.method
 
-    names, columns = _score(flags, paths, model, measure, reference, normal)
-    values = (column.tolist() for column in columns.values())
-    table = zip(names, *values, strict=True)
-    index = 1 + [*columns].index(by)
-    rows = sorted(table, key=lambda row: (-row[index], row[0]))
-    files.write_csv(flags.out, [("file", *columns), *rows])
-    if reference is not None:
-        p_value = reference.set_p_value(columns[by])
+    if flags.merge is None:
+        scorer = Scorer(model, measure, flags.seed, reference)
+        names, columns = _score(flags, paths, model, scorer, normal)
+        values = (column.tolist() for column in columns.values())
+        header, table = ["file", *columns], zip(names, *values, strict=True)
+        tables = [iter(sorted(table, key=_least_likely(header, by)))]
+    rows = heapq.merge(*tables, key=_least_likely(header, by))
+    files.write_csv(out, itertools.chain([header], rows))
+    losses = _numbers(out, model.values.measure)
+    say(
+        f"{counted(len(losses), 'image')}, mean "
+        f"{losses.sum() / max(len(losses), 1):.4f} {model.values.unit}; "
+        f"{counted(len(paths) - len(losses), 'file')} could not be read"
+    )
+    if reference is not None and flags.shard is None:
+        p_value = reference.set_p_value(_numbers(out, by))
         # It underflows for a large set of anomalous images.
         text = f"{p_value:.2g}" if p_value >= 1e-16 else "below 1e-16"
         say(f"p-value of all images together: {text}")
     if flags.maps is not None:
-        paths = [pathlib.Path(flags.folder, name) for name, *_ in rows]
+        names = itertools.islice(files.read_column(out, "file"), flags.max_maps)
+        paths = [pathlib.Path(flags.folder, name) for name in names]
         if reference is not None:
             normal = normal[reference.others[:_NUM_MAP_REFERENCES]]
-        paths = paths[: flags.max_maps]
         maps = functools.partial(measurer.maps, context=context)
         _draw_maps(flags.maps, paths, model, maps, flags.seed, normal)
         say(flags.maps)
-    say(flags.out)
+    say(out)
+
+
+def _numbers(path, name):
+    """Returns the numbers of a column, `[n]`."""
+    return np.fromiter(map(float, files.read_column(path, name)), float)
+
+
+def _least_likely(header, by):
+    """Returns the key to sort rows with, by a column and then by name."""
+    index = header.index(by)
+    return lambda row: (-float(row[index]), row[0])
 
 
 @command(
@@ -175,36 +214,41 @@ def detect(flags: argparse.Namespace) -> None:
 
 def _measure_set(model, measure, seed, title, images):
     """Measures the images of a set."""
-    parts = _measure(model, measure, seed, title, images, len(images))
-    return tf_realnvp.detection.Measurements.concatenate([*parts])
+
+    def in_columns(images):
+        return vars(measure(np.stack(images), seed))
+
+    columns = _in_batches(model, in_columns, title, images, len(images))
+    return tf_realnvp.detection.Measurements(**columns)
 
 
-def _measure(model, measure, seed, title, images, number):
+def _in_batches(model, measure, title, images, number):
     """Measures images in batches, two at a time, with a progress bar.
 
     Args:
       model: The model.
-      measure: Measures a batch, given the seed of the noise.
-      seed: Seed of the noise.
+      measure: Returns columns of values by name for a list of images.
       title: What is going on.
       images: The images, one after another.
       number: How many there are, at most.
 
-    Yields:
-      What was measured of each batch.
+    Returns:
+      The columns of all images; none if there are no images.
     """
     images, size = iter(images), saved_model.BATCH_SIZE
     batches = iter(lambda: [*itertools.islice(images, size)], [])
-    total, count = 0.0, 0
+    parts, total, count = [], 0.0, 0
     with Progress(title, number) as display:
-        for measured in overlapped(
-            lambda batch: measure(np.stack(batch), seed), batches
-        ):
-            n = len(measured.log_prob)
-            total, count = total - measured.log_prob.sum(), count + n
+        for part in overlapped(measure, batches):
+            n = len(part["log_prob"])
+            total, count = total - part["log_prob"].sum(), count + n
             loss = model.values.describe(total / count / model.num_dims)
             display.update(n, n, loss)
-            yield measured
+            parts.append(part)
+    names = parts[0] if parts else ()
+    return {
+        name: np.concatenate([part[name] for part in parts]) for name in names
+    }
 
 
 def _load_reference(flags, model, measure):
@@ -229,16 +273,15 @@ def _load_reference(flags, model, measure):
     return reference, normal.images
 
 
-def _score(flags, paths, model, measure, reference, normal):
-    """Scores the images of a folder.
+def _score(flags, paths, model, scorer, normal):
+    """Scores images.
 
     Args:
       flags: The flags.
       paths: The files.
       model: The model.
-      measure: Measures a batch.
-      reference: The `Reference`, if `--reference` is given.
-      normal: The images of it.
+      scorer: The `Scorer`.
+      normal: The images of the reference, if any.
 
     Returns:
       The names of the images, and columns of values by their names.
@@ -251,34 +294,12 @@ def _score(flags, paths, model, measure, reference, normal):
             is_known[path.name] = image.tobytes() in known
             yield image
 
-    parts, values = [], model.values
-    for measured in _measure(
-        model, measure, flags.seed, "score", images(), len(paths)
-    ):
-        part = {
-            "log_prob": measured.log_prob,
-            values.measure: values.per_dim(measured.log_prob, model.num_dims),
-        }
-        if model.class_names:
-            names = np.take(model.class_names, measured.label)
-            part["likeliest_label"] = names
-        if reference is not None:
-            part |= reference(measured)
-        parts.append(part)
-    if not parts:
+    columns = _in_batches(model, scorer, "score", images(), len(paths))
+    if not columns and flags.shard is None:
         raise UsageError(f"no file in {flags.folder} can be read as an image")
     num_shared, number = sum(is_known.values()), len(is_known)
     image_sets.check_shared(num_shared, number, "--reference", "DIR")
-    columns = {
-        name: np.concatenate([part[name] for part in parts])
-        for name in parts[0]
-    }
-    say(
-        f"{counted(number, 'image')}, mean "
-        f"{columns[values.measure].mean():.4f} {values.unit}; "
-        f"{counted(len(paths) - number, 'file')} could not be read"
-    )
-    return [*is_known], columns
+    return [*is_known], columns or scorer([])
 
 
 def _draw_maps(folder, paths, model, measure, seed, normal):

@@ -58,22 +58,26 @@ class Header(NamedTuple):
     orientation: int
 
 
-def load(path: str | os.PathLike) -> bytes:
+def load(path: str | os.PathLike | bytes) -> bytes:
     """Returns the content of an image file.
 
     Args:
-      path: The file. If it is of another format, only its start is read, since
-        it may be larger than the memory.
+      path: The file, or its content. If it is of another format, only its start
+        is read, since it may be larger than the memory.
 
     Raises:
       ImageError: If the file is neither PNG nor JPEG nor TIFF.
       OSError: If it cannot be read.
     """
-    with open(path, "rb") as file:
+    with _open_file(path) as file:
         start = file.read(8)
         if not start.startswith(_SIGNATURES):
             raise ImageError("it is neither PNG nor JPEG nor TIFF")
         return start + file.read()
+
+
+def _open_file(path):
+    return io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb")
 
 
 def look(content: bytes) -> Header:
@@ -173,12 +177,12 @@ def decode(
 
 
 def read_pixels(
-    path: str | os.PathLike, channels: int, dtype: Any = np.uint8
+    path: str | os.PathLike | bytes, channels: int, dtype: Any = np.uint8
 ) -> np.ndarray:
     """Reads an image at its original size.
 
     Args:
-      path: PNG, JPEG or TIFF file.
+      path: PNG, JPEG or TIFF file, or its content.
       channels: As for `decode`.
       dtype: As for `decode`. Files of 8 bits are not read as uint16.
 
@@ -204,6 +208,7 @@ def read(
     image_shape: Sequence[int],
     num_colors: int | None = 256,
     dropped_bits: int = 0,
+    content: bytes | None = None,
 ) -> np.ndarray:
     """Reads an image file in the shape and levels of a model.
 
@@ -219,6 +224,7 @@ def read(
       num_colors: Number of levels of a component; `None` for real numbers.
       dropped_bits: Number of lowest bits to drop of files with 16 bits, whose
         values are levels.
+      content: Content of the file, if it has been read already.
 
     Returns:
       `[H, W, C]`, levels in `0 ... num_colors - 1` or real numbers.
@@ -227,12 +233,13 @@ def read(
       ImageError: If the file cannot be read, or is not such an image.
     """
     height, width, channels = image_shape
+    file = path if content is None else content
     try:
         if num_colors is None:
-            return _read_numbers(path, image_shape)
+            return _read_numbers(file, image_shape)
         is_wide = dropped_bits > 0 or num_colors > 256
         dtype = np.uint16 if is_wide else np.uint8
-        pixels = read_pixels(path, channels, dtype)
+        pixels = read_pixels(file, channels, dtype)
         if pixels.shape[:2] != (height, width):
             pixels = tf.image.resize(
                 crop(pixels, height, width), [height, width], antialias=True
@@ -259,7 +266,7 @@ def read(
 def _read_numbers(path, image_shape):
     """Returns the real numbers of an `.npy` file, float32 `[H, W, C]`."""
     try:
-        with open(path, "rb") as file:
+        with _open_file(path) as file:
             image = np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
         raise ImageError("it is not an .npy file of numbers") from error

@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -128,6 +128,7 @@ class SavedModel:
         seed: int,
         label: int | np.ndarray | None = None,
         context: Any = None,
+        numbers: Iterable[int] | None = None,
     ) -> Iterator[np.ndarray]:
         """Draws images, in batches of at most `BATCH_SIZE`.
 
@@ -139,6 +140,7 @@ class SavedModel:
           label: For a model with classes, the class of all images, or of each,
             `[n]`; `None` to draw the classes.
           context: As for `RealNVP.sample`.
+          numbers: Numbers of the batches to draw, from 0. Default: all.
 
         Returns:
           Iterator over batches of images `[m, H, W, C]`. They are drawn on
@@ -155,7 +157,11 @@ class SavedModel:
             }
             return self._call("sample", inputs, condition, part, "images")
 
-        return overlapped(draw, _parts(range(n)))
+        if numbers is None:
+            numbers = range(math.ceil(n / BATCH_SIZE))
+        starts = (number * BATCH_SIZE for number in numbers)
+        parts = (slice(start, start + BATCH_SIZE) for start in starts)
+        return overlapped(draw, parts)
 
     def score_each(self, images: np.ndarray, seed: int, context=None) -> Scores:
         """Scores each image as if it were alone in a batch.

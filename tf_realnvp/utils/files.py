@@ -121,6 +121,22 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
         csv.writer(file).writerows(rows)
 
 
+def read_csv(path: str | os.PathLike) -> Iterator[list[str]]:
+    """Yields the rows of a file that `write_csv` wrote, names first."""
+    with open(
+        path, newline="", encoding="utf-8", errors="surrogateescape"
+    ) as file:
+        yield from csv.reader(file)
+
+
+def read_column(path: str | os.PathLike, name: str) -> Iterator[str]:
+    """Yields the values of a column of such a file."""
+    rows = read_csv(path)
+    index = next(rows).index(name)
+    for row in rows:
+        yield row[index]
+
+
 @contextlib.contextmanager
 def created(path: pathlib.Path) -> Iterator[None]:
     """Creates a folder and its parents; on exit, removes new empty ones."""
