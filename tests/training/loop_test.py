@@ -174,7 +174,8 @@ class KeepBestTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_loss_that_is_no_number_is_not_the_best(self):
         trainer = self.fit(epochs=2)
         best = trainer.model.clone()
-        with mock.patch.object(loop, "evaluate", return_value=math.nan):
+        nan = np.full(3, math.nan)
+        with mock.patch.object(loop, "evaluate", return_value=nan):
             trainer.last_step = 9
             loop.fit(trainer, held_out())
         self.assertTrue(math.isnan(trainer.history[-1].validation_loss))
