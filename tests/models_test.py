@@ -9,12 +9,14 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 import tf_realnvp
+from tf_realnvp import observations
 from tf_realnvp.serving import metadata
 
 MODELS = pathlib.Path(__file__).parents[1] / "models"
 PLAIN = MODELS / "realnvp_fashion_mnist"
 CLASSES = MODELS / "realnvp_fashion_mnist_classes"
 FACES = MODELS / "realnvp_faces"
+MASKS = MODELS / "realnvp_fashion_mnist_masks"
 LABELS = np.arange(4)
 
 
@@ -47,6 +49,23 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
         _, expected = reference.of_model(model, points)
         log_prob = model.distribution.log_prob(points)
         self.assertAllClose(log_prob, expected, rtol=1e-5)
+
+    def test_masks(self):
+        """What is visible stays, and is worth something."""
+        model, _, samples = load(MASKS)
+        self.assertEqual(model.observe, "mask")
+        _, _, clothes = load(PLAIN)
+        is_visible = np.ones([28, 28, 1])
+        is_visible[14:] = 0.0
+        context = observations.visible_pixels(clothes, is_visible)
+        drawn = model.sample(4, seed=1, context=context)
+        self.assertAllEqual(drawn[:, :14], clothes[:, :14])
+        self.assertNotAllEqual(drawn[:, 14:], clothes[:, 14:])
+        right = model.log_prob(clothes, 0, context=context)
+        wrong = model.log_prob(clothes, 0, context=context[::-1])
+        whole = model.log_prob(clothes, 0)
+        self.assertGreater(np.mean(right), np.mean(wrong))
+        self.assertGreater(np.mean(right), np.mean(whole))
 
     def test_inverse(self):
         model, _, samples = load(PLAIN)
