@@ -234,7 +234,7 @@ class TrainTest(TrainTestCase):
             self.assertRaises(KeyboardInterrupt),
         ):
             self.train(SmallModel(), self.images, **settings)
-        _, config, num_train = make.call_args.args
+        _, config, num_train, _ = make.call_args.args
         arrived = {name: getattr(config, name) for name in names}
         self.assertEqual(arrived, settings)
         dataset = arrays.from_images(self.images)

@@ -440,7 +440,7 @@ class CommandTest(TrainingTestCase):
         with mock.patch.object(Trainer, "__init__", return_value=None) as init:
             with self.assertRaises(AttributeError):
                 command(**settings, num_couplings="1,2,3")
-        model, config, _ = init.call_args.args
+        model, config, *_ = init.call_args.args
         self.assertEqual(model.num_couplings, (1, 2, 3))
         self.assertContainsSubset(settings.items(), vars(config).items())
         error = errors.DataError("none")
