@@ -307,6 +307,15 @@ print(f"{np.abs(back - given).max() / given.std():.1e} at most")
 # the reverse divergence after the third, with path gradients and batches of
 # 128, brought 0.03 nats and no more accepted fields.
 #
+# **A Gaussian field** with the power spectrum $1 / (k^2 + 0.5)$ has an entropy
+# of 0.7354 nats/dim, and independent pixels of the same variance one of 0.8433.
+# After one epoch of 40,000 fields the test loss was 0.7358, and 20,000 draws
+# gave $\log Z$ as 60.2547 ± 0.0084, which is 60.2533:
+#
+# ```sh
+# python -m benchmarks.lattice --proposals 20000
+# ```
+#
 # **Twelve bits.** CIFAR10 averaged to 16×16 grey pixels, each a sum of 12 bytes
 # plus noise, in 4,096 levels: no images of a 12-bit sensor, but of its
 # precision. Test images cost 9.927 bits/dim, and 5.937 with the 8 highest bits
