@@ -14,7 +14,7 @@ import tf_realnvp
 from tf_realnvp.training.objectives import ReverseKL
 
 SHAPE = (4, 4, 1)
-SETTINGS = {"batch_size": 16, "max_steps": 250, "lr": 3e-3, "progress": False}
+SETTINGS = {"batch_size": 16, "max_steps": 150, "lr": 3e-3, "progress": False}
 
 
 def make_model(scale=0.2, seed=0):
@@ -70,7 +70,7 @@ class PathGradientTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertAllClose(gradient, tf.zeros_like(gradient), atol=1e-3)
 
 
-class TrainTest(untraced.UntracedTestCase):
+class TrainTest(tf.test.TestCase):
     def test_training(self):
         """It improves the share, and goes on bit for bit."""
         folder = tempfile.mkdtemp()
@@ -78,7 +78,7 @@ class TrainTest(untraced.UntracedTestCase):
         whole, parts = make_model(), make_model()
         history = tf_realnvp.train(whole, log_density=action, **SETTINGS)
         shares = [metrics.effective_share for metrics in history]
-        self.assertEqual([m.step for m in history], [0, 100, 200, 250])
+        self.assertEqual([m.step for m in history], [0, 100, 150])
         self.assertLess(shares[0], 0.1)
         self.assertGreater(shares[-1], 2.0 * shares[0])
         self.assertLess(history[-1].test_loss, history[0].test_loss)
