@@ -150,7 +150,7 @@ model = tf_realnvp.RealNVP(
 )
 start = time.perf_counter()
 history = tf_realnvp.train(
-    model, fields.astype(np.float32), epochs=3, seed=0, progress=False
+    model, fields.astype(np.float32), epochs=2, seed=0, progress=False
 )
 for metrics in history:
     print(f"epoch {metrics.epoch}: test {metrics.test_loss:.4f} nats/dim")
@@ -160,7 +160,7 @@ print(f"{time.perf_counter() - start:.0f} s")
 # Fields by HMC are in the first row, draws of the flow in the second.
 
 # %%
-drawn = importance.draw(model, lattice.log_density, 2000)
+drawn = importance.draw(model, lattice.log_density, 1000)
 rows = np.concatenate([fields[::1000][:8, ..., np.newaxis], drawn.points[:8]])
 plots.save_image_grid("fields.png", rows, None, columns=8)
 figure, axes = plt.subplots(figsize=(8, 2.4))
@@ -183,7 +183,7 @@ for name, group in (
     ("the flow", ()),
     ("with symmetries", lattice.symmetries()),
 ):
-    drawn = importance.draw(model, lattice.log_density, 2000, symmetries=group)
+    drawn = importance.draw(model, lattice.log_density, 1000, symmetries=group)
     share, error = drawn.effective_share
     log_z, log_z_error = drawn.log_z
     print(
@@ -237,8 +237,8 @@ small.standardize(0.0, 0.4)  # About the scale of the fields.
 history = tf_realnvp.train(
     small,
     log_density=lattice.log_density,  # float32 [n, 8, 8, 1] to [n], nats
-    max_steps=400,
-    batch_size=128,
+    max_steps=200,
+    batch_size=64,
     progress=False,
 )
 for metrics in history:
