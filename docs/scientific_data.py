@@ -249,7 +249,8 @@ for metrics in history:
     )
 
 # %% [markdown]
-# The loss is $-\log Z$ per site where the flow is right. A flow that misses a
+# Two hundred steps show how it is done, and are far too few. The loss is
+# $-\log Z$ per site where the flow is right. A flow that misses a
 # mode cannot know: the effective share is that of the modes it has.
 #
 # The error of an encoded and decoded field, in standard deviations:
