@@ -169,9 +169,8 @@ def train(
         there are fewer training images than the settings require, or if
         `precision` is "tf32" and no GPU supports it.
       ValueError: If a setting is out of range; if the model does not fit
-        `log_density`; if the model was created outside
-        of the scope of the current strategy; or if the whole model is frozen
-        (`trainable = False`).
+        `log_density`; if the model was created outside of the scope of the
+        current strategy; or if the whole model is frozen (`trainable = False`).
     """
     if (data is None) == (log_density is None):
         raise ValueError("Either `data` or `log_density` must be given.")

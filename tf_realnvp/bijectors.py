@@ -466,6 +466,23 @@ def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
     return nested
 
 
+def inverse_and_log_scale(
+    step: tfb.Bijector, points: tf.Tensor, **condition
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `inverse(points)`, and each component's part of its log-det.
+
+    Args:
+      step: A bijector of this module that has such a method, or an elementwise
+        one.
+      points: `[..., H, W, C]`.
+      **condition: Conditions, as for `inverse`.
+    """
+    if hasattr(step, "inverse_and_log_scale"):
+        return step.inverse_and_log_scale(points, **condition)
+    log_det = step.inverse_log_det_jacobian(points, event_ndims=0)
+    return step.inverse(points), tf.broadcast_to(log_det, tf.shape(points))
+
+
 def steps_of(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     """Returns the bijectors of a chain and of the chains in it, in order.
 

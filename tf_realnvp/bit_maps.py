@@ -19,6 +19,7 @@ from tf_realnvp.bijectors import (
     AffineCoupling,
     FactorOut,
     Squeeze,
+    inverse_and_log_scale,
     steps_of,
 )
 from tf_realnvp.model import RealNVP
@@ -143,12 +144,7 @@ def _encode(steps, points, height, condition):
             continue
         if isinstance(step, AffineCoupling):
             places = step.places
-        if hasattr(step, "inverse_and_log_scale"):
-            points, log_det = step.inverse_and_log_scale(points, **condition)
-        else:  # Elementwise.
-            log_det = step.inverse_log_det_jacobian(points, event_ndims=0)
-            log_det = tf.broadcast_to(log_det, tf.shape(points))
-            points = step.inverse(points)
+        points, log_det = inverse_and_log_scale(step, points, **condition)
         total += _on_grid(-log_det * free(places), height)
     return [(total, _on_grid(_base(points) * free(places), height))], points
 

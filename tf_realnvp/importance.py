@@ -26,6 +26,7 @@ import tensorflow_probability as tfp
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import private
 from tf_realnvp.utils.assertions import stateless_seed
+from tf_realnvp.utils.checks import WholeNumber, check
 
 LogDensity = Callable[[tf.Tensor], tf.Tensor]
 Symmetry = Callable[[tf.Tensor], tf.Tensor]
@@ -142,6 +143,7 @@ def draw(
         reflections, in TensorFlow. They must be a group: the identity, and with
         each two what they do one after the other.
     """
+    check(n, "n", WholeNumber(1))
     condition = model.condition(tf.zeros([_BATCH_SIZE]), context=context)
 
     @tf.function(autograph=False)

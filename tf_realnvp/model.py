@@ -197,11 +197,10 @@ class RealNVP(tf.Module):
             if self.context_shape not in (None, tuple(seen.shape[1:])):
                 raise ValueError("`observe` has a `context_shape` of its own.")
             self.context_shape = tuple(seen.shape[1:])
-        self._observes_masks = observe == "mask"
-        if self._observes_masks and self.dequantization != "uniform":
+        if observe == "mask" and self.dequantization != "uniform":
             raise ValueError("`observe` 'mask' needs uniform dequantization.")
         self.context = Context(
-            self.context_shape, self.image_shape, self._observes_masks
+            self.context_shape, self.image_shape, observe == "mask"
         )
         self.networks = [
             networks.CouplingNetwork(
@@ -304,8 +303,6 @@ class RealNVP(tf.Module):
                 ),
             ]
         self._to_logits = tuple(steps)
-        identities = [tfb.Identity() for _ in self.couplings]
-        self._arrange = tfb.Chain(self._scale(0, iter(identities)))
         steps += self._scale(0, iter(self.couplings))
         # The noise within a level does not affect the level itself.
         self._without_noise = tfb.Chain(steps, name="real_nvp")
@@ -618,7 +615,7 @@ class RealNVP(tf.Module):
             label = tf.broadcast_to(label, tf.shape(points)[:1])
         condition = _given(label=label, context=context)
         log_prob = self.distribution.log_prob
-        if self._observes_masks:
+        if self.observe == "mask":
             log_prob = self._log_density_of_missing
         return _apply(log_prob, points, condition)
 
@@ -646,11 +643,7 @@ class RealNVP(tf.Module):
         """Returns the input of the first coupling, and parts of its log-det."""
         total, log_dets = points, tf.zeros_like(points)
         for step in self._to_logits:
-            if self.values.are_real:
-                total, log_det = step.inverse_and_log_scale(total)
-            else:
-                log_det = step.inverse_log_det_jacobian(total, event_ndims=0)
-                total = step.inverse(total)
+            total, log_det = bijectors.inverse_and_log_scale(step, total)
             log_dets += log_det
         return total, log_dets
 
@@ -663,7 +656,10 @@ class RealNVP(tf.Module):
         """
         pixels, is_given = self.context.split_visible(context)
         logits, _ = self._logits(pixels + self.values.middle)
-        logits, is_given = map(self._arrange.inverse, (logits, is_given))
+        # Where the flow puts components, if its couplings change nothing.
+        identities = iter([tfb.Identity() for _ in self.couplings])
+        arrange = tfb.Chain(self._scale(0, identities)).inverse
+        logits, is_given = arrange(logits), arrange(is_given)
         return tf.where(is_given > 0.0, logits, latents)
 
     def log_joint(
@@ -747,7 +743,7 @@ class RealNVP(tf.Module):
             )
 
         def apply(batch, **condition):
-            if self._observes_masks:
+            if self.observe == "mask":
                 batch = show(batch, condition["context"])
             encoded = self.context.encode(condition)
             kwargs = bijectors.condition_kwargs(self.bijector, **encoded)

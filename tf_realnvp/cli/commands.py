@@ -65,7 +65,7 @@ def sample(flags: argparse.Namespace) -> None:
     """
     out, shard = flags.out, flags.shard
     to_folder = arguments.is_folder(out)
-    new = "sample_*.*" * (shard is None)  # Other shards write there.
+    new = "" if shard else "sample_*.*"  # Other shards write there.
     arguments.check_output(out, is_folder=to_folder, new=new)
     if shard is not None and flags.seed is None:
         raise UsageError("argument --shard: give all shards the same --seed")

@@ -41,6 +41,8 @@ class Likelihood:
         """
         return -view.log_density(points, **condition)
 
+    to_train = losses  # The losses with the gradient that trains.
+
     def metrics(self, losses: np.ndarray) -> dict[str, float]:
         """Returns fields of `Metrics` besides the mean loss.
 
@@ -122,6 +124,11 @@ class ReverseKL:
         return model.distribution.distribution.sample(n, seed=seed)
 
     def losses(self, view, latents, unused_condition):
+        """Returns the losses of latents."""
+        points = view.bijector.forward(latents)
+        return view.log_density(points) - self._log_density(points)
+
+    def to_train(self, view, latents, unused_condition):
         """Returns the losses of latents, with the path gradient."""
         points = view.bijector.forward(latents)
         fixed = tf.stop_gradient(points)

@@ -378,7 +378,7 @@ class Trainer:
 
     def _loss_and_gradients(self, points, condition, batch_size):
         with tf.GradientTape() as tape:
-            losses = self.objective.losses(
+            losses = self.objective.to_train(
                 self._training_model, points, condition
             )
             loss = tf.reduce_sum(losses) / batch_size / self.model.num_dims
