@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.networks import on_grid
+from tf_realnvp.unet import unet
 from tf_realnvp.utils.checks import WholeNumber, check
 from tf_realnvp.utils.named import by_name
 
@@ -22,13 +23,15 @@ class Context:
     """Standardizes and encodes the context of a model.
 
     Each vector `[n, K]` or image `[n, H, W, K]` is standardized and goes
-    through a small dense network, once for all couplings. An image also goes to
-    the couplings as it is.
+    through a small dense network, once for all couplings. Images also go to the
+    couplings as they are, and with an estimate, by a U-Net, of what the density
+    is of: the mean given the images, since squared error trains it.
 
     Attributes:
       moments: Mean and standard deviation of the last axis by name, variables
         `[2, K]`.
       networks: The dense networks by name.
+      estimator: The U-Net; `None` without images.
     """
 
     def __init__(
@@ -73,11 +76,18 @@ class Context:
             )
             self.networks[name] = keras.Sequential([layer(), layer()])
             self.networks[name].build(_flat(tf.zeros([1, *shape])).shape)
+        channels = sum(shape[-1] for shape in self._image_shapes.values())
+        self.estimator = None
+        if channels:
+            self.estimator = unet(channels, image_shape, "estimator")
 
     @property
     def variables(self) -> list[keras.Variable]:
         """The moments, and the weights of the networks."""
-        weights = [v for n in self.networks.values() for v in n.weights]
+        networks = list(self.networks.values())
+        if self.estimator is not None:
+            networks.append(self.estimator)
+        weights = [v for network in networks for v in network.weights]
         return [*self.moments.values(), *weights]
 
     def standardize(self, context: Any) -> None:
@@ -102,6 +112,8 @@ class Context:
           height: Height of the grid of the coupling.
         """
         images = {k: tf.zeros([1, *v]) for k, v in self._image_shapes.items()}
+        if images:
+            images["estimate"] = tf.zeros([1, *self._image_shape])
         channels = {k: on_grid(v, height).shape[-1] for k, v in images.items()}
         code_size = WIDTH * len(self.networks) or None
         return {"code_size": code_size, "image_channels": channels}
@@ -123,8 +135,8 @@ class Context:
 
         Returns:
           The condition, with a context as `code`, `[n, WIDTH]` of each side by
-          side, and its images `[n, H, W, K]` by name; and what is visible as
-          `given`, `[n, H * W * C]`.
+          side, and its images `[n, H, W, K]` by name, with their `estimate`;
+          and what is visible as `given`, `[n, H * W * C]`.
         """
         encoded, codes = dict(condition), []
         context = encoded.pop("context", None)
@@ -132,15 +144,33 @@ class Context:
             _, is_given = self.split_visible(context)
             size = math.prod(self._image_shape)
             encoded["given"] = tf.reshape(is_given, [-1, size])
-        for name, values in by_name(context).items():
-            mean, std = tf.unstack(tf.convert_to_tensor(self.moments[name]))
-            values = (values - mean) / std
+        for name, values in self._standardized(context).items():
             if values.shape.rank == 4:
                 encoded[name] = values
             codes.append(self.networks[name](_flat(values)))
         if codes:
             encoded["code"] = tf.concat(codes, axis=1)
+        if self.estimator is not None and context is not None:
+            encoded["estimate"] = tf.stop_gradient(self.estimate(context))
         return encoded
+
+    def estimate(self, context: Any) -> tf.Tensor:
+        """Returns the estimate of images given their context, `[n, H, W, C]`.
+
+        Args:
+          context: As for `RealNVP.log_density`.
+        """
+        values = self._standardized(context)
+        height = self._image_shape[0]
+        images = [on_grid(values[name], height) for name in self._image_shapes]
+        return self.estimator(tf.concat(images, axis=-1))
+
+    def _standardized(self, context):
+        values = by_name(context)
+        for name, own in values.items():
+            mean, std = tf.unstack(tf.convert_to_tensor(self.moments[name]))
+            values[name] = (own - mean) / std
+        return values
 
 
 def _flat(values):

@@ -628,6 +628,22 @@ class RealNVP(tf.Module):
         own = tf.reduce_sum(is_given * own, axis=[1, 2, 3])
         return self.distribution.log_prob(points, **condition) - own
 
+    def squared_errors(self, points: tf.Tensor, context: Any) -> tf.Tensor:
+        """Returns the squared errors of the estimates of images, `[n]`.
+
+        They are of values between 0 and 1, or of standardized real numbers, and
+        for a model of masks of the pixels that are not visible.
+
+        Args:
+          points: As for `log_density`.
+          context: As for `log_density`.
+        """
+        scaled = self._to_logits[0].inverse(points)
+        errors = tf.square(self.context.estimate(context) - scaled)
+        if self.observe == "mask":
+            errors *= 1.0 - self.context.split_visible(context)[1]
+        return tf.reduce_sum(errors, axis=[1, 2, 3])
+
     def show_visible(self, points: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
         """Returns points with the visible pixels, which are given.
 

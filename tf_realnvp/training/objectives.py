@@ -41,7 +41,23 @@ class Likelihood:
         """
         return -view.log_density(points, **condition)
 
-    to_train = losses  # The losses with the gradient that trains.
+    def to_train(
+        self, view: RealNVP, points: tf.Tensor, condition: Mapping[str, Any]
+    ) -> tf.Tensor:
+        """Returns `losses`, with the gradient that trains.
+
+        The U-Net of a context has the gradient of its squared error alone.
+
+        Args:
+          view: As for `losses`.
+          points: As for `losses`.
+          condition: As for `losses`.
+        """
+        losses = self.losses(view, points, condition)
+        if view.context.estimator is not None:
+            errors = view.squared_errors(points, condition["context"])
+            losses += errors - tf.stop_gradient(errors)
+        return losses
 
     def metrics(self, losses: np.ndarray) -> dict[str, float]:
         """Returns fields of `Metrics` besides the mean loss.
