@@ -20,6 +20,8 @@ from tf_realnvp import bit_maps, data, detection, observations, restoration
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.serving import saved_model, weights
+from tf_realnvp.training.objectives import Likelihood
+from tf_realnvp.unet import unet
 from tf_realnvp.utils.errors import DataError
 
 MODELS = {
@@ -80,6 +82,36 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
             found = model.log_density(tf.constant(points), **condition)
             self.assertAllClose(found, expected, rtol=1e-5, atol=1e-3)
 
+    def test_unet(self):
+        small_models.set_seed(0)
+        network = unet(2, (28, 56, 3), "estimator")
+        for weight in network.weights:
+            weight.assign_add(0.02 * tf.random.normal(weight.shape))
+        inputs = np.random.default_rng(0).normal(size=[2, 28, 56, 2])
+        expected = reference.unet(inputs, network.get_weights())
+        self.assertAllClose(network(inputs), expected, rtol=1e-4, atol=1e-4)
+
+    def test_squared_error_trains_the_estimator(self):
+        """And nothing else does."""
+        model, images, given = case("image", 3)
+        points = tf.cast(images, tf.float32) + 0.5
+        estimate = model.context.estimate(given["context"])
+        expected = np.square(estimate - points / 17.0).sum(axis=(1, 2, 3))
+        errors = model.squared_errors(points, given["context"])
+        self.assertAllClose(errors, expected, rtol=1e-5)
+        condition = model.condition(points, **given)
+        own = [v.value for v in model.context.estimator.trainable_variables]
+        with tf.GradientTape(persistent=True) as tape:
+            losses = Likelihood().to_train(model, points, condition)
+            errors = model.squared_errors(points, given["context"])
+            density = model.log_density(points, **condition)
+        for found, right in zip(
+            tape.gradient(losses, own), tape.gradient(errors, own), strict=True
+        ):
+            self.assertAllClose(found, right)
+            self.assertTrue(np.any(found))
+        self.assertAllEqual(tape.gradient(density, own), [None] * len(own))
+
     @parameterized.parameters(*MODELS.keys() - {"learned_noise"})
     def test_log_det_matches_jacobian(self, name):
         model, _, given = case(name, 1)
@@ -121,13 +153,14 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
         model, images, given = case(name, 3)
         points = model.dequantize(images, 1)
         condition = model.condition(points, **given)
-        expected = np.sum(model.log_density(points, **condition))
+        expected = -model.log_density(points, **condition)
         variables = [v.value for v in model.trainable_variables]
         for recompute in (False, True):
             view = model.for_training(recompute=recompute)
             with tf.GradientTape() as tape:
-                loss = tf.reduce_sum(view.log_density(points, **condition))
-            self.assertAllClose(loss, expected, rtol=1e-5)
+                losses = Likelihood().to_train(view, points, condition)
+                loss = tf.reduce_sum(losses)
+            self.assertAllClose(losses, expected, rtol=1e-5)
             gradients = tape.gradient(loss, variables)
             for variable, gradient in zip(variables, gradients, strict=True):
                 self.assertAllInRange(gradient, -1e9, 1e9)

@@ -233,14 +233,38 @@ def context_code(context, weights):
     return code
 
 
+def unet(images, weights):
+    """A kernel and a bias after the other, from the inputs to the outputs."""
+    weights = iter([np.float64(weight) for weight in weights])
+
+    def convolve(images):
+        for _ in range(2):
+            kernel, bias = next(weights), next(weights)
+            images = np.maximum(conv2d(images, kernel, bias), 0.0)
+        return images
+
+    def level(images):
+        height, width = images.shape[1:3]
+        images = convolve(images)
+        if height % 2 or width % 2 or min(height, width) < 14:
+            whole = images.mean(axis=(1, 2)) @ next(weights) + next(weights)
+            return convolve(images + np.maximum(whole, 0.0)[:, None, None])
+        shape = len(images), height // 2, 2, width // 2, 2, images.shape[3]
+        lower = level(images.reshape(shape).max(axis=(2, 4)))
+        upper = lower.repeat(2, axis=1).repeat(2, axis=2)
+        return convolve(np.concatenate([upper, images], axis=-1))
+
+    return conv2d(level(images), next(weights), next(weights))
+
+
 def of_model(model, points, labels=None, parts=None, contexts=(), given=None):
     """What `real_nvp` gives of points, with the weights of a model.
 
-    The last weights are those of the contexts: the moments of all of them, then
-    four of the network of each.
+    The weights of the contexts are the moments of all of them, then four of the
+    network of each, then those of the U-Net.
     """
     number = len(contexts)
-    own = [v.numpy() for v in model.variables[-5 * number :]]
+    own = [v.numpy() for v in model.context.variables]
     contexts = [
         (context - np.float64(mean)) / np.float64(std)
         for context, (mean, std) in zip(contexts, own, strict=False)
@@ -250,6 +274,14 @@ def of_model(model, points, labels=None, parts=None, contexts=(), given=None):
         for i, context in enumerate(contexts)
     ]
     contexts = [context for context in contexts if context.ndim == 4]
+    if contexts:
+        height = model.image_shape[0]
+        whole = [
+            np.kron(c, np.ones((1, *(2 * [height // c.shape[1]]), 1)))
+            for c in contexts
+        ]
+        inputs = np.concatenate(whole, axis=-1)
+        contexts.append(unet(inputs, own[5 * number :]))
     if codes:
         contexts.insert(0, np.concatenate(codes, axis=1))
     moments = [v.numpy() for v in model.variables if v.name == "moments"]

@@ -59,13 +59,15 @@ def displaced(
 ) -> RealNVP:
     """Returns a model whose weights are off their initial values, by `scale`.
 
-    With those every coupling is the identity.
+    With those every coupling is the identity. A U-Net has random ones already.
     """
     set_seed(0)
     config = {"num_blocks": 1, "num_couplings": NUM_COUPLINGS} | config
     result = RealNVP(image_shape, num_colors, **config)
     rng = np.random.default_rng(seed)
-    for variable in result.variables:
+    estimator = result.context.estimator
+    num_kept = 0 if estimator is None else len(estimator.weights)
+    for variable in result.variables[: len(result.variables) - num_kept]:
         variable.assign_add(rng.normal(scale=scale, size=variable.shape))
     return result
 
