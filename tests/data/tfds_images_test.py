@@ -149,6 +149,15 @@ class ArchivesTest(TfdsTestCase):
             loaded = data.load("eight_images", f"~/{self.data_dir.name}")
         self.check(loaded, version="3.0.0")
 
+    def test_bucket(self):
+        """TFDS gets the name of a bucket as it is."""
+        stop = DataError("no network")
+        with mock.patch.object(tfds, "builder", side_effect=stop) as builder:
+            with self.assertRaisesRegex(DataError, "no network"):
+                data.load("eight_images", "gs://bucket/tfds")
+        folder = builder.call_args.kwargs["data_dir"]
+        self.assertEqual(os.fspath(folder), "gs://bucket/tfds")
+
     @parameterized.parameters("info", "empty")
     def test_damaged_copy(self, damage):
         self.load()

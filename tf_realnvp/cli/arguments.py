@@ -145,7 +145,7 @@ def _parse(allowed, text):
 _MODEL = argument(
     "model", "folder of the model, realnvp_DATASET", Folder(), metavar="MODEL"
 )
-_DATA_DIR = "folder for data sets of TensorFlow Datasets"
+_DATA_DIR = "folder or bucket for data sets of TensorFlow Datasets"
 DATA_DIR = argument("--data_dir", _DATA_DIR, Folder(), "datasets")
 IMAGE_FILES = "PNG, JPEG or TIFF files, or .npy files of real numbers"
 

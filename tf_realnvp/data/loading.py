@@ -42,8 +42,8 @@ def load(
       name: One of `DATASETS`, in upper or lower case; a folder that exists or
         whose name begins like a path (`/`, `./`, `../` or `~`); a NumPy file;
         or the TFDS name of an image data set, such as `svhn_cropped`.
-      data_dir: Local folder in the layout of TFDS. It is written to only if a
-        copy has to be prepared.
+      data_dir: Folder, or bucket (`gs://…`), in the layout of TFDS. It is
+        written to only if a copy has to be prepared.
       image_size: Side of the images in pixels, or height and width. The largest
         central crop with these proportions (for CelebA, of the central 148x148
         pixels) is resized to it by an antialiased bilinear filter. By default,

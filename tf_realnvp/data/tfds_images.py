@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import os
-import pathlib
 import re
 
 import numpy as np
@@ -52,7 +51,7 @@ def load(
         (or no labels, if requested), or if it cannot be obtained. All errors of
         TFDS are converted to it.
     """
-    folder = pathlib.Path(os.path.expanduser(data_dir)).absolute()
+    folder = tfds.core.Path(data_dir).expanduser()  # Or a bucket.
     # This wildcard accepts copies of any version, not just the newest.
     version = {} if ":" in name else {"version": "*.*.*"}
     builder = None
