@@ -82,9 +82,17 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
             found = model.log_density(tf.constant(points), **condition)
             self.assertAllClose(found, expected, rtol=1e-5, atol=1e-3)
 
+    def test_order_of_several(self):
+        model, images, given = case("several", 3)
+        turned = dict(reversed(given["context"].items()))
+        self.assertAllEqual(
+            model.log_prob(images, 1, context=turned),
+            model.log_prob(images, 1, **given),
+        )
+
     def test_unet(self):
         small_models.set_seed(0)
-        network = unet(2, (28, 56, 3), "estimator")
+        network = unet(2, (28, 56, 3))
         for weight in network.weights:
             weight.assign_add(0.02 * tf.random.normal(weight.shape))
         inputs = np.random.default_rng(0).normal(size=[2, 28, 56, 2])
@@ -565,6 +573,17 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "dequantization"):
             tf_realnvp.RealNVP(observe="mask", dequantization="variational")
 
+    @parameterized.parameters({"num_colors": None}, {"num_classes": 2})
+    def test_restores_what_is_missing(self, **config):
+        model = small_models.displaced(0.1, observe="mask", **config)
+        points = small_models.points(2, model)
+        images = points if model.values.are_real else np.uint8(points)
+        is_missing = np.zeros(images.shape, bool)
+        is_missing[:, :2] = True
+        found = restoration.restore(model, images, is_missing, num_samples=3)
+        self.assertEqual(found.samples.shape, (2, 3, *model.image_shape))
+        self.assertAllEqual(found.images[~is_missing], images[~is_missing])
+
     def test_nothing_visible(self):
         """A model of masks is a density of images, too."""
         model = small_models.displaced(0.3, observe="mask")
@@ -631,6 +650,14 @@ class CommandTest(command_lines.CommandTestCase):
         self.use(small_models.opened(make))
         path = small_models.saved(make)
         return command_lines.call(main.main, command, path, *argv)
+
+    def test_noise_does_not_depend_on_the_batch(self):
+        images = small_models.images(3)
+        together, alone = (
+            observations.given(of_noise(), own, None)
+            for own in (images, images[2:])
+        )
+        self.assertAllEqual(together[2:], alone)
 
     def test_sample(self):
         model = of_vectors()

@@ -30,8 +30,8 @@ runtime.configure()
 class SavedModelHandler(ModelHandler[Any, Any, Any]):
     """Applies a SavedModel to batches, for `RunInference`.
 
-    Results do not depend on the batch, nor on the number of workers. Put it
-    into a `KeyedModelHandler` to keep the names of images.
+    Results do not depend on the batch, nor on the number of workers. Wrap it
+    in a `KeyedModelHandler` to keep the names of images.
 
     Methods, for an image `[H, W, C]` unless another input is named:
 
@@ -58,7 +58,8 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
           path: The folder of the model, which all workers can read.
           method: See above.
           seed: Seed of the noise, or of the samples.
-          context: As for `RealNVP.log_prob` and `RealNVP.sample`.
+          context: As for `RealNVP.log_prob` and `RealNVP.sample`. `encode`
+            takes none.
           reference: Of `score`, what `--reference` is of the command: a folder
             that all workers can read, or a data set. Each process measures it.
           temperature: Of `sample`.

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.networks import on_grid
+from tf_realnvp.observations import split_visible
 from tf_realnvp.unet import unet
 from tf_realnvp.utils.checks import WholeNumber, check
 from tf_realnvp.utils.named import by_name
@@ -23,9 +24,10 @@ class Context:
     """Standardizes and encodes the context of a model.
 
     Each vector `[n, K]` or image `[n, H, W, K]` is standardized and goes
-    through a small dense network, once for all couplings. Images also go to the
-    couplings as they are, and with an estimate, by a U-Net, of what the density
-    is of: the mean given the images, since squared error trains it.
+    through a small dense network, once for all couplings. Images are also
+    passed to the couplings, together with a U-Net's estimate of the modeled
+    image. The U-Net is trained with squared error, so the estimate approximates
+    the conditional mean given the images.
 
     Attributes:
       moments: Mean and standard deviation of the last axis by name, variables
@@ -72,14 +74,16 @@ class Context:
                 np.repeat([[0.0], [1.0]], shape[-1], axis=1),
                 trainable=False,
                 dtype="float32",
+                autocast=False,
                 name=f"{name}_moments",
             )
             self.networks[name] = keras.Sequential([layer(), layer()])
+            self.networks[name].autocast = False
             self.networks[name].build(_flat(tf.zeros([1, *shape])).shape)
         channels = sum(shape[-1] for shape in self._image_shapes.values())
-        self.estimator = None
+        self.estimator: Any = None
         if channels:
-            self.estimator = unet(channels, image_shape, "estimator")
+            self.estimator = unet(channels, image_shape)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -89,6 +93,14 @@ class Context:
             networks.append(self.estimator)
         weights = [v for network in networks for v in network.weights]
         return [*self.moments.values(), *weights]
+
+    @property
+    def is_standardized(self) -> bool:
+        """Whether `standardize` has changed the moments."""
+        moments = [v.numpy() for v in self.moments.values()]
+        return any(
+            np.any(mean != 0.0) | np.any(s != 1.0) for mean, s in moments
+        )
 
     def standardize(self, context: Any) -> None:
         """Sets the standardization by the context of training images.
@@ -118,15 +130,6 @@ class Context:
         code_size = WIDTH * len(self.networks) or None
         return {"code_size": code_size, "image_channels": channels}
 
-    def split_visible(self, context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns visible pixels, and 1 where they are, both `[n, H, W, C]`.
-
-        Args:
-          context: `[n, H, W, C + 1]`.
-        """
-        pixels, is_visible = context[..., :-1], context[..., -1:]
-        return pixels, tf.broadcast_to(is_visible, tf.shape(pixels))
-
     def encode(self, condition: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a condition as coupling networks get it.
 
@@ -134,14 +137,14 @@ class Context:
           condition: As `RealNVP.condition` returns it.
 
         Returns:
-          The condition, with a context as `code`, `[n, WIDTH]` of each side by
-          side, and its images `[n, H, W, K]` by name, with their `estimate`;
-          and what is visible as `given`, `[n, H * W * C]`.
+          The condition, with a context as `code`, `[n, WIDTH]` of each
+          concatenated, and its images `[n, H, W, K]` by name, with their
+          `estimate`; and what is visible as `given`, `[n, H * W * C]`.
         """
         encoded, codes = dict(condition), []
         context = encoded.pop("context", None)
         if self._is_of_masks and context is not None:
-            _, is_given = self.split_visible(context)
+            _, is_given = split_visible(context)
             size = math.prod(self._image_shape)
             encoded["given"] = tf.reshape(is_given, [-1, size])
         for name, values in self._standardized(context).items():
@@ -167,10 +170,11 @@ class Context:
 
     def _standardized(self, context):
         values = by_name(context)
-        for name, own in values.items():
-            mean, std = tf.unstack(tf.convert_to_tensor(self.moments[name]))
-            values[name] = (own - mean) / std
-        return values
+        standardized = {}  # In the order of the shapes, which codes have.
+        for name, moments in self.moments.items() if values else ():
+            mean, std = tf.unstack(tf.convert_to_tensor(moments))
+            standardized[name] = (values[name] - mean) / std
+        return standardized
 
 
 def _flat(values):

@@ -73,10 +73,9 @@ class Draws:
     def log_z(self) -> tuple[float, float]:
         """Estimate of `log Z` in nats, with its standard error."""
         highest = self.log_weights.max()
-        mean = np.exp(self.log_weights - highest).mean()
-        share, _ = self.effective_share
-        error = ((1.0 / share - 1.0) / len(self.points)) ** 0.5
-        return float(highest + np.log(mean)), float(error)
+        weights = np.exp(self.log_weights - highest)
+        error = weights.std() / weights.mean() / len(weights) ** 0.5
+        return float(highest + np.log(weights.mean())), float(error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Chain:
 
         Returns:
           `1 + 2 sum_t rho(t)`, by Geyer's initial positive sequence: a chain of
-          `n` steps is worth `n` divided by this of independent points.
+          `n` steps is worth `n / time` independent points.
         """
         values = values[self.places].astype(np.float64)
         effective = tfp.mcmc.effective_sample_size(
@@ -133,7 +132,7 @@ def draw(
     evaluations of it as there are symmetries.
 
     Args:
-      model: A model of real numbers.
+      model: A model of real numbers, without classes, that observes no masks.
       log_density: `log f` of points: of float32 `[m, H, W, C]`, in TensorFlow,
         `[m]` in nats.
       n: Number of points.

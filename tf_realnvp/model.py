@@ -622,7 +622,7 @@ class RealNVP(tf.Module):
     def _log_density_of_missing(self, points, **condition):
         """Returns the log-density of what is not visible, given what is."""
         points = self.show_visible(points, condition["context"])
-        _, is_given = self.context.split_visible(condition["context"])
+        _, is_given = observations.split_visible(condition["context"])
         logits, log_dets = self._logits(points)
         own = tfd.Normal(0.0, 1.0).log_prob(logits) + log_dets
         own = tf.reduce_sum(is_given * own, axis=[1, 2, 3])
@@ -631,18 +631,22 @@ class RealNVP(tf.Module):
     def squared_errors(self, points: tf.Tensor, context: Any) -> tf.Tensor:
         """Returns the squared errors of the estimates of images, `[n]`.
 
-        They are of values between 0 and 1, or of standardized real numbers, and
-        for a model of masks of the pixels that are not visible.
+        Errors are measured on values scaled to [0, 1], or on standardized real
+        numbers. For a model of masks, only pixels that are not visible count.
 
         Args:
           points: As for `log_density`.
           context: As for `log_density`.
         """
-        scaled = self._to_logits[0].inverse(points)
-        errors = tf.square(self.context.estimate(context) - scaled)
-        if self.observe == "mask":
-            errors *= 1.0 - self.context.split_visible(context)[1]
-        return tf.reduce_sum(errors, axis=[1, 2, 3])
+
+        def apply(points, context):
+            scaled = self._to_logits[0].inverse(points)
+            errors = tf.square(self.context.estimate(context) - scaled)
+            if self.observe == "mask":
+                errors *= 1.0 - observations.split_visible(context)[1]
+            return tf.reduce_sum(errors, axis=[1, 2, 3])
+
+        return _apply(apply, points, {"context": context})
 
     def show_visible(self, points: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
         """Returns points with the visible pixels, which are given.
@@ -651,7 +655,7 @@ class RealNVP(tf.Module):
           points: Dequantized images `[n, H, W, C]`.
           context: What a model that observes masks has as its context.
         """
-        pixels, is_given = self.context.split_visible(context)
+        pixels, is_given = observations.split_visible(context)
         visible = pixels + self.values.middle
         return tf.where(is_given > 0.0, visible, points)
 
@@ -670,7 +674,7 @@ class RealNVP(tf.Module):
           latents: `[n, H / 2, W / 2, 4 * C]`.
           context: As for `show_visible`.
         """
-        pixels, is_given = self.context.split_visible(context)
+        pixels, is_given = observations.split_visible(context)
         logits, _ = self._logits(pixels + self.values.middle)
         # Where the flow puts components, if its couplings change nothing.
         identities = iter([tfb.Identity() for _ in self.couplings])

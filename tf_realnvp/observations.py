@@ -44,6 +44,16 @@ def visible_pixels(images: tf.Tensor, is_visible: tf.Tensor) -> tf.Tensor:
     return tf.concat([images * is_visible, is_visible], axis=-1)
 
 
+def split_visible(context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns visible pixels, and 1 where they are, both `[n, H, W, C]`.
+
+    Args:
+      context: What `visible_pixels` returned.
+    """
+    pixels, is_visible = context[..., :-1], context[..., -1:]
+    return pixels, tf.broadcast_to(is_visible, tf.shape(pixels))
+
+
 def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     """Draws which pixels of images are visible.
 
@@ -94,6 +104,17 @@ def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     return tf.cast(masks[..., tf.newaxis], tf.float32)
 
 
+def is_of_noise(name: str, sigma: float) -> bool:
+    """Returns whether an observation is that of noise of this deviation.
+
+    Args:
+      name: The name of the observation.
+      sigma: Standard deviation, in levels of 255 or the unit of real numbers.
+    """
+    kind, _, number = name.partition(":")
+    return kind == "noise" and math.isclose(float(number), sigma)
+
+
 def given(model: Any, images: tf.Tensor, context: Any) -> Any:
     """Returns the context of images, by default what a model observes of them.
 
@@ -103,9 +124,13 @@ def given(model: Any, images: tf.Tensor, context: Any) -> Any:
       context: The context, or `None`, which it stays if the model observes
         masks: nothing is visible.
     """
-    if context is None and model.observe not in (None, "mask"):
-        return model.observation(images, tf.constant([0, 0]))
-    return context
+    if context is not None or model.observe in (None, "mask"):
+        return context
+
+    def observe(image):  # The same noise for each, wherever it is in a batch.
+        return model.observation(image[tf.newaxis], tf.constant([0, 0]))[0]
+
+    return tf.map_fn(observe, images, fn_output_signature=tf.float32)
 
 
 def named(name: str | None, values: Values) -> Observe | None:

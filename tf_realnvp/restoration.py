@@ -150,12 +150,14 @@ def restore(
     )
     if model.observe not in (None, "mask"):
         unit = 1.0 if model.values.are_real else model.values.highest / 255.0
-        of_noise = noise and f"noise:{noise / unit:g}"
-        is_other = of_noise not in (None, model.observe)
+        is_other = noise is not None and not observations.is_of_noise(
+            model.observe, noise / unit
+        )
         if is_other or observe is not None or np.any(mask):
             raise ValueError(f"The model observes {model.observe} alone.")
         return Restoration(**draw(images))
     needs_noise = model.values.are_real and model.observe is None
+    num_colors = model.num_colors
     if noise is not None:
         sigma, num_colors = check(noise, "noise", RealNumber()), None
         images = np.asarray(images, np.float32)
@@ -164,9 +166,8 @@ def restore(
             "`noise` must be given with `observe`, for real numbers, and "
             "without a `mask`."
         )
-    else:
+    elif model.observe is None:
         sigma = _KNOWN_SIGMA * model.values.highest
-        num_colors = model.num_colors
     observe = observe or tf.identity
     shape = observe(tf.zeros([1, *model.image_shape])).shape[1:]
     images = np.asarray(images)
@@ -230,6 +231,8 @@ def restore(
 def _draw(model, label, num_samples, seed, batch_size, display, context):
     """Restores images by samples of the density given what was observed."""
     n, num_samples = len(context), num_samples or _NUM_SAMPLES
+    if label is None and model.num_classes is not None:
+        label = model.sample_labels(n, seed)
     condition = tf.nest.map_structure(
         lambda values: np.repeat(values, num_samples, axis=0),
         model.condition(context, label, context),

@@ -10,18 +10,15 @@ _MOST_FILTERS = 128
 _LOWEST_SIDE = 7
 
 
-def unet(
-    channels_in: int, image_shape: Sequence[int | None], name: str
-) -> keras.Model:
+def unet(channels_in: int, image_shape: Sequence[int]) -> keras.Model:
     """Returns a U-Net (https://arxiv.org/abs/1505.04597).
 
-    It halves the grid as long as both sides are even and at least 8 pixels
+    It halves the grid as long as both sides are even and at least 7 pixels
     remain, and sees all of a small image.
 
     Args:
       channels_in: Number of channels of its inputs.
       image_shape: `(H, W, C)` of its outputs. Inputs have the same grid.
-      name: Name of the network.
     """
     layers = keras.layers
     convolution = functools.partial(
@@ -46,13 +43,12 @@ def unet(
         filters = min(2 * filters, _MOST_FILTERS)
     features = convolve(features, filters)
     # What the whole image is like, for each pixel.
-    whole = layers.GlobalAveragePooling2D(dtype="float32")(features)
-    whole = layers.Dense(filters, "relu", dtype="float32")(whole)
-    whole = layers.Reshape([1, 1, filters], dtype="float32")(whole)
+    pool = layers.GlobalAveragePooling2D(keepdims=True, dtype="float32")
+    whole = layers.Dense(filters, "relu", dtype="float32")(pool(features))
     features = layers.Add(dtype="float32")([features, whole])
     features = convolve(features, filters)
     for skip in reversed(skips):
         features = layers.UpSampling2D(dtype="float32")(features)
         features = layers.Concatenate(dtype="float32")([features, skip])
         features = convolve(features, skip.shape[-1])
-    return keras.Model(inputs, convolution(channels)(features), name=name)
+    return keras.Model(inputs, convolution(channels)(features))

@@ -80,8 +80,11 @@ def restore(flags: argparse.Namespace) -> None:
     is_little = len(paths) * max(1, flags.samples) <= 8
     runtime.configure(num_threads=1 if is_little else None)
     observe = content.get("observe") or "mask"
-    of_noise = None if flags.noise is None else f"noise:{flags.noise:g}"
-    if observe != "mask" and of_noise not in (None, observe):
+    is_other = (
+        flags.noise is not None
+        and not tf_realnvp.observations.is_of_noise(observe, flags.noise)
+    )
+    if observe != "mask" and is_other:
         raise UsageError(f"argument --noise: the model observes {observe}")
     shape = content["image_shape" if observe == "mask" else "context_shape"]
     levels = num_colors, content.get("dropped_bits", 0)

@@ -97,7 +97,7 @@ def open_tables(path: str, count: int) -> tuple[list[str], list[Iterator[Any]]]:
     """
     paths = [Shard(n + 1, count).path(path) for n in range(count)]
     tables = [files.read_csv(path) for path in paths]
-    header, *others = map(next, tables)
+    header, *others = [next(table, []) for table in tables]
     if any(other != header for other in others):
         raise UsageError(f"{paths[0]} and others have different columns")
     return header, tables

@@ -105,6 +105,11 @@ def _differences(model, other):
     fits["num_colors"] = other.values.are_real == model.values.are_real
     fits["num_classes"] = other.num_classes in (None, model.num_classes)
     fits["context_shape"] = other.context_shape in (None, model.context_shape)
+    # The depth of a U-Net depends on the height and width.
+    fits["image_shape"] = (
+        other.context.estimator is None
+        or other.image_shape == model.image_shape
+    )
     kinds = ("uniform", model.dequantization)
     fits["dequantization"] = other.dequantization in kinds
     differences = [
@@ -112,7 +117,7 @@ def _differences(model, other):
         for name, does_fit in fits.items()
         if not does_fit
     ]
-    # Convolutions do not depend on the height and width.
+    # Other convolutions do not depend on the height and width.
     channels, expected = other.image_shape[2], model.image_shape[2]
     if channels != expected:
         differences.append(f"{channels} channels instead of {expected}")

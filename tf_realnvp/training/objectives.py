@@ -1,4 +1,4 @@
-"""What a training minimizes: makes points of a batch, and their losses."""
+"""Training objectives: how to make the points of a batch, and their losses."""
 
 import contextlib
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class Likelihood:
     ) -> tf.Tensor:
         """Returns `losses`, with the gradient that trains.
 
-        The U-Net of a context has the gradient of its squared error alone.
+        The U-Net of a context is trained by its squared error alone.
 
         Args:
           view: As for `losses`.
@@ -54,7 +54,7 @@ class Likelihood:
           condition: As for `losses`.
         """
         losses = self.losses(view, points, condition)
-        if view.context.estimator is not None:
+        if "context" in condition and view.context.estimator is not None:
             errors = view.squared_errors(points, condition["context"])
             losses += errors - tf.stop_gradient(errors)
         return losses
@@ -141,12 +141,12 @@ class ReverseKL:
 
     def losses(self, view, latents, unused_condition):
         """Returns the losses of latents."""
-        points = view.bijector.forward(latents)
+        points = view.decode_points(latents)
         return view.log_density(points) - self._log_density(points)
 
     def to_train(self, view, latents, unused_condition):
         """Returns the losses of latents, with the path gradient."""
-        points = view.bijector.forward(latents)
+        points = view.decode_points(latents)
         fixed = tf.stop_gradient(points)
         with tf.GradientTape() as tape:
             tape.watch(fixed)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_realnvp import initialization
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset
+from tf_realnvp.data.pipeline import unpack
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, workers
@@ -136,9 +137,8 @@ class Training:
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
             is_trained = not restored and not model.is_identity()
-            if not (restored or is_trained) and model.context_shape is not None:
-                some = range(min(dataset.num_train, _NUM_CONTEXTS))
-                model.context.standardize(dataset.context("train", some))
+            if not (restored or model.context.is_standardized):
+                _standardize_context(model, dataset, config.seed)
             if config.init_from is not None and not restored:
                 weights.assign_weights(model, config.init_from)
                 workers.agree_on_state(model.variables, "weights", "init_from")
@@ -211,6 +211,14 @@ def _strategy_of(model):
             "strategy that it is trained in."
         )
     return current
+
+
+def _standardize_context(model, dataset, seed):
+    """Standardizes the context, if there is one, by random images."""
+    if model.context_shape is not None:
+        number = min(dataset.num_train, _NUM_CONTEXTS)
+        batch = next(iter(dataset.train_batches(number, seed, epoch=0)))
+        model.context.standardize(unpack(batch)[1]["context"])
 
 
 def _initialize(model, dataset, seed, strategy):
