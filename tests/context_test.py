@@ -21,7 +21,7 @@ from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.serving import saved_model, weights
 from tf_realnvp.training.objectives import Likelihood
-from tf_realnvp.unet import unet
+from tf_realnvp.unet import UNet
 from tf_realnvp.utils.errors import DataError
 
 MODELS = {
@@ -90,13 +90,14 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
             model.log_prob(images, 1, **given),
         )
 
-    def test_unet(self):
+    @parameterized.parameters(("same", "constant"), ("periodic", "wrap"))
+    def test_unet(self, padding, mode):
         small_models.set_seed(0)
-        network = unet(2, (28, 56, 3))
+        network = UNet(2, (28, 56, 3), padding)
         for weight in network.weights:
-            weight.assign_add(0.02 * tf.random.normal(weight.shape))
+            weight.assign_add(0.1 * tf.random.normal(weight.shape))
         inputs = np.random.default_rng(0).normal(size=[2, 28, 56, 2])
-        expected = reference.unet(inputs, network.get_weights())
+        expected = reference.unet(inputs, network.get_weights(), mode)
         self.assertAllClose(network(inputs), expected, rtol=1e-4, atol=1e-4)
 
     def test_squared_error_trains_the_estimator(self):

@@ -233,28 +233,32 @@ def context_code(context, weights):
     return code
 
 
-def unet(images, weights):
-    """A kernel and a bias after the other, from the inputs to the outputs."""
+def unet(images, weights, mode="constant"):
+    """A direction, a gain and a bias of each convolution, in their order."""
     weights = iter([np.float64(weight) for weight in weights])
 
-    def convolve(images):
-        for _ in range(2):
-            kernel, bias = next(weights), next(weights)
-            images = np.maximum(conv2d(images, kernel, bias), 0.0)
+    def convolve(images, times=2):
+        for _ in range(times):
+            kernel = weight_norm(next(weights), next(weights))
+            images = np.maximum(conv2d(images, kernel, next(weights), mode), 0)
         return images
 
     def level(images):
         height, width = images.shape[1:3]
         images = convolve(images)
         if height % 2 or width % 2 or min(height, width) < 14:
-            whole = images.mean(axis=(1, 2)) @ next(weights) + next(weights)
-            return convolve(images + np.maximum(whole, 0.0)[:, None, None])
-        shape = len(images), height // 2, 2, width // 2, 2, images.shape[3]
-        lower = level(images.reshape(shape).max(axis=(2, 4)))
-        upper = lower.repeat(2, axis=1).repeat(2, axis=2)
-        return convolve(np.concatenate([upper, images], axis=-1))
+            whole = images.mean(axis=(1, 2), keepdims=True)
+            images = convolve(images + convolve(whole, 1))
+        else:
+            shape = len(images), height // 2, 2, width // 2, 2, images.shape[3]
+            lower = level(images.reshape(shape).max(axis=(2, 4)))
+            upper = lower.repeat(2, axis=1).repeat(2, axis=2)
+            images = convolve(np.concatenate([upper, images], axis=-1))
+        return images
 
-    return conv2d(level(images), next(weights), next(weights))
+    images = level(images)
+    kernel = weight_norm(next(weights), next(weights))
+    return conv2d(images, kernel, next(weights), mode)
 
 
 def of_model(model, points, labels=None, parts=None, contexts=(), given=None):
@@ -263,6 +267,7 @@ def of_model(model, points, labels=None, parts=None, contexts=(), given=None):
     The weights of the contexts are the moments of all of them, then four of the
     network of each, then those of the U-Net.
     """
+    mode = {"same": "constant", "periodic": "wrap"}[model.padding]
     number = len(contexts)
     own = [v.numpy() for v in model.context.variables]
     contexts = [
@@ -281,7 +286,7 @@ def of_model(model, points, labels=None, parts=None, contexts=(), given=None):
             for c in contexts
         ]
         inputs = np.concatenate(whole, axis=-1)
-        contexts.append(unet(inputs, own[5 * number :]))
+        contexts.append(unet(inputs, own[5 * number :], mode))
     if codes:
         contexts.insert(0, np.concatenate(codes, axis=1))
     moments = [v.numpy() for v in model.variables if v.name == "moments"]
@@ -302,6 +307,6 @@ def of_model(model, points, labels=None, parts=None, contexts=(), given=None):
         *(moments or [None]),
         parts,
         contexts,
-        {"same": "constant", "periodic": "wrap"}[model.padding],
+        mode,
         given,
     )

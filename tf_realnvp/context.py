@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_realnvp.networks import on_grid
 from tf_realnvp.observations import split_visible
-from tf_realnvp.unet import unet
+from tf_realnvp.unet import UNet
 from tf_realnvp.utils.checks import WholeNumber, check
 from tf_realnvp.utils.named import by_name
 
@@ -41,6 +41,7 @@ class Context:
         shapes: Shapes,
         image_shape: Sequence[int],
         is_of_masks: bool = False,
+        padding: str = "same",
     ):
         """Creates the context.
 
@@ -50,6 +51,7 @@ class Context:
           image_shape: `(H, W, C)` of the images of the model.
           is_of_masks: Whether the context is what
             `observations.visible_pixels` returns.
+          padding: As for `RealNVP`.
         """
         self._is_of_masks, self._image_shape = is_of_masks, image_shape
         named = by_name(shapes)
@@ -83,7 +85,7 @@ class Context:
         channels = sum(shape[-1] for shape in self._image_shapes.values())
         self.estimator: Any = None
         if channels:
-            self.estimator = unet(channels, image_shape)
+            self.estimator = UNet(channels, image_shape, padding)
 
     @property
     def variables(self) -> list[keras.Variable]:

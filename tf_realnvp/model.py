@@ -200,7 +200,10 @@ class RealNVP(tf.Module):
         if observe == "mask" and self.dequantization != "uniform":
             raise ValueError("`observe` 'mask' needs uniform dequantization.")
         self.context = Context(
-            self.context_shape, self.image_shape, observe == "mask"
+            self.context_shape,
+            self.image_shape,
+            observe == "mask",
+            self.padding,
         )
         self.networks = [
             networks.CouplingNetwork(

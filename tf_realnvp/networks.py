@@ -53,8 +53,40 @@ class ResidualBlocks(NamedTuple):
     expand: Convolution
 
 
+class WeightNormalized(keras.Model):
+    """A network that adds its convolutions itself."""
+
+    def add_float32(self, name, shape, initializer):
+        """Adds a float32 weight, even under a mixed-precision policy."""
+        return self.add_weight(
+            shape=shape,
+            initializer=initializer,
+            dtype="float32",
+            name=name,
+            autocast=False,
+        )
+
+    def add_convolution(
+        self, name, kernel_size, channels_in, channels_out, *stack, gain="ones"
+    ):
+        """Adds the weights of a convolution, or of a `stack` of them."""
+
+        def weight(part, shape, initializer):
+            return self.add_float32(
+                f"{name}_{part}", (*stack, *shape), initializer
+            )
+
+        kernel_shape = (kernel_size, kernel_size, channels_in, channels_out)
+        normal = keras.initializers.RandomNormal(stddev=0.05)
+        return Convolution(
+            weight("direction", kernel_shape, normal),
+            weight("gain", (channels_out,), gain),
+            weight("bias", (channels_out,), "zeros"),
+        )
+
+
 @keras.saving.register_keras_serializable(package="tf_realnvp")
-class CouplingNetwork(keras.Model):
+class CouplingNetwork(WeightNormalized):
     """The conditioner of a coupling, which computes its log-scale and shift.
 
     This is the deep convolutional residual network with weight normalization of
@@ -122,55 +154,27 @@ class CouplingNetwork(keras.Model):
         self.channels_out = channels_out = channels_out or 2 * channels
         self.padding = padding
         inner = filters // 2
-        self.first = self._add_convolution("first", 3, channels, filters)
+        self.first = self.add_convolution("first", 3, channels, filters)
         self.blocks = ResidualBlocks(
-            self._add_convolution("reduce", 1, filters, inner, num_blocks),
-            self._add_convolution("transform", 3, inner, inner, num_blocks),
-            self._add_convolution("expand", 1, inner, filters, num_blocks),
+            self.add_convolution("reduce", 1, filters, inner, num_blocks),
+            self.add_convolution("transform", 3, inner, inner, num_blocks),
+            self.add_convolution("expand", 1, inner, filters, num_blocks),
         )
-        self.last = self._add_convolution(
+        self.last = self.add_convolution(
             "last", 3, filters, channels_out, gain="zeros"
         )
 
         def for_each_block(name, size):
             shape = num_blocks, size, inner
-            return size and self._add_weight(name, shape, "zeros")
+            return size and self.add_float32(name, shape, "zeros")
 
         self.embedding = for_each_block("embedding", num_classes)
         self.code_map = for_each_block("code_map", code_size)
         self.image_convolutions = {
-            name: self._add_convolution(name, 3, size, filters, gain="zeros")
+            name: self.add_convolution(name, 3, size, filters, gain="zeros")
             for name, size in (image_channels or {}).items()
         }
         self.built = True
-
-    def _add_weight(self, name, shape, initializer):
-        """Adds a float32 weight, even under a mixed-precision policy."""
-        return self.add_weight(
-            shape=shape,
-            initializer=initializer,
-            dtype="float32",
-            name=name,
-            autocast=False,
-        )
-
-    def _add_convolution(
-        self, name, kernel_size, channels_in, channels_out, *stack, gain="ones"
-    ):
-        """Adds the weights of a convolution, or of a `stack` of them."""
-
-        def weight(part, shape, initializer):
-            return self._add_weight(
-                f"{name}_{part}", (*stack, *shape), initializer
-            )
-
-        kernel_shape = (kernel_size, kernel_size, channels_in, channels_out)
-        normal = keras.initializers.RandomNormal(stddev=0.05)
-        return Convolution(
-            weight("direction", kernel_shape, normal),
-            weight("gain", (channels_out,), gain),
-            weight("bias", (channels_out,), "zeros"),
-        )
 
     def call(self, inputs, **condition):
         run, weights = _inlined, self.tensors(inputs, **condition)
@@ -249,7 +253,7 @@ class CouplingNetwork(keras.Model):
             image = on_grid(tf.cast(image, inputs.dtype), inputs.shape[1])
             convolution = self.image_convolutions[name]
             bias = tf.cast(first.bias, inputs.dtype)
-            bias += _weight_norm_conv2d(image, convolution, self.padding)
+            bias += weight_norm_conv2d(image, convolution, self.padding)
             first = first._replace(bias=bias)
         return first, blocks, last
 
@@ -324,10 +328,10 @@ def coupling_network(
     default = functools.partial(residual_block, padding=padding)
     apply_block = apply_block or default
     first, blocks, last = weights
-    hidden = tf.nn.relu(_weight_norm_conv2d(inputs, first, padding))
+    hidden = tf.nn.relu(weight_norm_conv2d(inputs, first, padding))
     for kernels in unstack_blocks(blocks):
         hidden = apply_block(hidden, kernels)
-    return _weight_norm_conv2d(tf.nn.relu(hidden), last, padding)
+    return weight_norm_conv2d(tf.nn.relu(hidden), last, padding)
 
 
 _inlined = tf.function(coupling_network, autograph=False)
@@ -489,6 +493,9 @@ def conv2d(
     return outputs + bias
 
 
-def _weight_norm_conv2d(inputs, convolution, padding):
+def weight_norm_conv2d(
+    inputs: tf.Tensor, convolution: Convolution, padding: str
+) -> tf.Tensor:
+    """Applies a weight-normalized convolution; see `conv2d`."""
     kernel = weight_norm(convolution.direction, convolution.gain)
     return conv2d(inputs, kernel, convolution.bias, padding)
