@@ -63,6 +63,7 @@ def _conditional():
         num_blocks=1,
         num_couplings=(1, 1, 1),
         num_classes=3,
+        observe="mask",
     )
 
 
