@@ -137,7 +137,7 @@ class Training:
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
             is_trained = not restored and not model.is_identity()
-            if not (restored or model.context.is_standardized):
+            if not restored and model.context_shape is not None:
                 _standardize_context(model, dataset, config.seed)
             if config.init_from is not None and not restored:
                 weights.assign_weights(model, config.init_from)
@@ -214,8 +214,8 @@ def _strategy_of(model):
 
 
 def _standardize_context(model, dataset, seed):
-    """Standardizes the context, if there is one, by random images."""
-    if model.context_shape is not None:
+    """Standardizes the context by random images, unless it is already."""
+    if not model.context.is_standardized:
         number = min(dataset.num_train, _NUM_CONTEXTS)
         batch = next(iter(dataset.train_batches(number, seed, epoch=0)))
         model.context.standardize(unpack(batch)[1]["context"])
