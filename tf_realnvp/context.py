@@ -58,7 +58,7 @@ class Context:
         self._image_shapes = {k: v for k, v in named.items() if len(v) == 3}
         self.moments, self.networks = {}, {}
         layer = functools.partial(
-            keras.layers.Dense, WIDTH, "silu", dtype="float32"
+            keras.layers.Dense, WIDTH, _silu, dtype="float32"
         )
         for name, shape in named.items():
             for size in shape:
@@ -177,6 +177,11 @@ class Context:
             mean, std = tf.unstack(tf.convert_to_tensor(moments))
             standardized[name] = (values[name] - mean) / std
         return standardized
+
+
+def _silu(features):
+    """TensorFlow's own has a custom gradient, which keeps each graph alive."""
+    return features * tf.sigmoid(features)
 
 
 def _flat(values):
