@@ -316,7 +316,11 @@ class Trainer:
             tf.float32, num_steps, infer_shape=False, element_shape=[None]
         )
         _, losses = tf.while_loop(
-            lambda i, _: i < num_steps, step, [tf.constant(0), losses]
+            lambda i, _: i < num_steps,
+            step,
+            [tf.constant(0), losses],
+            # Replicas could sum one iteration's losses with another's.
+            parallel_iterations=1,
         )
         return losses.concat()
 
