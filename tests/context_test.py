@@ -734,7 +734,8 @@ class DetectionTest(tf.test.TestCase):
             maps.sum(axis=(1, 2)), -expected / np.log(2.0), rtol=1e-5
         )
         measure = detection.Measurer(of_noise())
-        context = of_noise().observation(images, [0, 0])
+        each = images[:, np.newaxis]  # It has the noise of a batch of its own.
+        context = [of_noise().observation(own, [0, 0])[0] for own in each]
         self.assertAllClose(
             measure(images).log_prob, measure(images, 0, context).log_prob
         )
