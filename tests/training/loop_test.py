@@ -249,6 +249,10 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
         # A mean over images, not over batches of 4 and 3.
         batches = iter(self.dataset.batches("test", BATCH_SIZE).enumerate())
         self.assertEqual(loss, trainer.test(batches, 2).mean(dtype=float))
+        # Alone, since it may be smaller, and a call has batches of one size.
+        with mock.patch.object(trainer, "test", wraps=trainer.test) as test:
+            loop.evaluate(trainer, self.dataset)
+        self.assertEqual(test.mock_calls[-1].args[1], 1)
 
     def test_some_test_images_on_the_way(self):
         """The last epoch is tested on all images."""

@@ -132,7 +132,9 @@ def evaluate(
     iterator = iter(batches.enumerate())
     losses, values = np.zeros(0), trainer.model.values
     with display(split, len(batches)) as progress:
-        for count in _calls(len(batches), trainer.max_steps_per_call):
+        # A collective has one shape in a call, and the last batch may be small.
+        counts = _calls(len(batches) - 1, trainer.max_steps_per_call)
+        for count in (*counts, 1):
             part = trainer.test(iterator, count)
             losses = np.append(losses, part)
             progress.update(count, len(part), values.describe(losses.mean()))

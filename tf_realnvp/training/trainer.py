@@ -245,7 +245,8 @@ class Trainer:
           batches: Iterator of an enumerated `tf.data.Dataset` of batches as for
             `train`. The index of a batch seeds its noise, so each evaluation
             uses the same noise.
-          num_steps: Number of batches.
+          num_steps: Number of batches, all of one size if there are several
+            replicas.
 
         Returns:
           The losses of all images in the batches, in nats per dimension.
@@ -316,11 +317,7 @@ class Trainer:
             tf.float32, num_steps, infer_shape=False, element_shape=[None]
         )
         _, losses = tf.while_loop(
-            lambda i, _: i < num_steps,
-            step,
-            [tf.constant(0), losses],
-            # Replicas could sum one iteration's losses with another's.
-            parallel_iterations=1,
+            lambda i, _: i < num_steps, step, [tf.constant(0), losses]
         )
         return losses.concat()
 
