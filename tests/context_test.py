@@ -120,6 +120,9 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertAllClose(found, right)
             self.assertTrue(np.any(found))
         self.assertAllEqual(tape.gradient(density, own), [None] * len(own))
+        visible = observations.visible_pixels(images, 1.0)
+        errors = of_masks().squared_errors(points, visible)
+        self.assertAllEqual(errors, np.zeros(3))
 
     @parameterized.parameters(*MODELS.keys() - {"learned_noise"})
     def test_log_det_matches_jacobian(self, name):
@@ -585,6 +588,14 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(found.samples.shape, (2, 3, *model.image_shape))
         self.assertAllEqual(found.images[~is_missing], images[~is_missing])
 
+    def test_noise_does_not_depend_on_the_batch(self):
+        images = small_models.images(3)
+        together, alone = (
+            observations.given(of_noise(), own, None)
+            for own in (images, images[2:])
+        )
+        self.assertAllEqual(together[2:], alone)
+
     def test_nothing_visible(self):
         """A model of masks is a density of images, too."""
         model = small_models.displaced(0.3, observe="mask")
@@ -651,14 +662,6 @@ class CommandTest(command_lines.CommandTestCase):
         self.use(small_models.opened(make))
         path = small_models.saved(make)
         return command_lines.call(main.main, command, path, *argv)
-
-    def test_noise_does_not_depend_on_the_batch(self):
-        images = small_models.images(3)
-        together, alone = (
-            observations.given(of_noise(), own, None)
-            for own in (images, images[2:])
-        )
-        self.assertAllEqual(together[2:], alone)
 
     def test_sample(self):
         model = of_vectors()

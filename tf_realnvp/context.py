@@ -149,14 +149,15 @@ class Context:
             _, is_given = split_visible(context)
             size = math.prod(self._image_shape)
             encoded["given"] = tf.reshape(is_given, [-1, size])
-        for name, values in self._standardized(context).items():
+        standardized = self._standardized(context)
+        for name, values in standardized.items():
             if values.shape.rank == 4:
                 encoded[name] = values
             codes.append(self.networks[name](_flat(values)))
         if codes:
             encoded["code"] = tf.concat(codes, axis=1)
-        if self.estimator is not None and context is not None:
-            encoded["estimate"] = tf.stop_gradient(self.estimate(context))
+        if self.estimator is not None and standardized:
+            encoded["estimate"] = tf.stop_gradient(self._estimate(standardized))
         return encoded
 
     def estimate(self, context: Any) -> tf.Tensor:
@@ -165,7 +166,9 @@ class Context:
         Args:
           context: As for `RealNVP.log_density`.
         """
-        values = self._standardized(context)
+        return self._estimate(self._standardized(context))
+
+    def _estimate(self, values):
         height = self._image_shape[0]
         images = [on_grid(values[name], height) for name in self._image_shapes]
         return self.estimator(tf.concat(images, axis=-1))
@@ -180,7 +183,7 @@ class Context:
 
 
 def _silu(features):
-    """TensorFlow's own has a custom gradient, which keeps each graph alive."""
+    """SiLU, without TensorFlow's custom gradient, which keeps graphs alive."""
     return features * tf.sigmoid(features)
 
 

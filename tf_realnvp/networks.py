@@ -54,7 +54,7 @@ class ResidualBlocks(NamedTuple):
 
 
 class WeightNormalized(keras.Model):
-    """A network that adds its convolutions itself."""
+    """A network of weight-normalized convolutions, with float32 weights."""
 
     def add_float32(self, name, shape, initializer):
         """Adds a float32 weight, even under a mixed-precision policy."""
