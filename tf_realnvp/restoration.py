@@ -124,7 +124,8 @@ def restore(
         their unit; required for real numbers. Default: none; the known pixels
         stay as they are.
       label: Class of all images, or of each, `[n]`. Default: for a model with
-        classes, that of the likeliest restoration, by a descent per class.
+        classes, that of the likeliest restoration, by a descent per class; a
+        model that observes draws it by `class_probs`.
       num_samples: Number of samples of the posterior for each image, each from
         a chain of its own. A model that observes what was observed needs no
         chains, and draws 16 by default.
