@@ -287,7 +287,7 @@ class TrainingConfig:
         "all GPUs, or two logical CPUs where this is faster than one)",
     )
     data_dir: str = _of_process(
-        Folder(), "folder for data sets of TensorFlow Datasets", "datasets"
+        Folder(), "folder or bucket of TensorFlow Datasets", "datasets"
     )
     output_dir: str = _of_process(
         Folder(), "folder for the results (default: the current folder)", "."
