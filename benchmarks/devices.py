@@ -2,10 +2,10 @@
 
 `python -m benchmarks.devices` prints the milliseconds of a training step with
 all cores as threads of each operation, with one thread for each (independent
-operations still run at once), and with two logical CPUs that have half of the
-cores each. Each way has a process of its own; they take turns, as the speed of
-the machine drifts. Images are random. The package takes its defaults from this
-table (`runtime.fastest_cpus`).
+operations still run at once), and with two parts of a batch at once, on half of
+the cores each. Each way has a process of its own; they take turns, as the speed
+of the machine drifts. Images are random. The package takes its defaults from
+this table (`runtime.fastest_cpus`).
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _MODELS = [
     ((64, 64, 3), 64, 2, (3, 3, 4), 4, 16),
     ((32, 32, 3), 128, 8, (3, 3, 4), 2, 32),
 ]
-# Logical CPUs, and threads of each.
+# Parts at once, and threads of each operation.
 _WAYS = [(1, None), (1, 1), (2, None)]
 _trainings = {}  # In each process.
 
@@ -40,7 +40,7 @@ def main() -> None:
     )
     measuring.print_header(
         *("images", "filters", "blocks", "couplings", "batch"),
-        *("all cores an operation", "one thread", "two CPUs"),
+        *("all cores an operation", "one thread", "two parts"),
     )
     for index in flags.models:
         shape, filters, blocks, couplings, _, batch_size = _MODELS[index]

@@ -37,7 +37,7 @@ def measure(case: str) -> None:
     """
     from tf_realnvp import runtime
 
-    runtime.configure(num_cpus=2 if case == "train on two CPUs" else 1)
+    runtime.configure(2 if case == "train in two parts" else 1)
     prepare, times = _CASES[case]
     with tempfile.TemporaryDirectory() as folder:
         repeat = prepare(folder)
@@ -166,7 +166,7 @@ def _detect(folder):
 _CASES = {
     "train": (lambda folder: lambda index: _train(), 10),
     "train, recompute, run_dir": (_recompute, 10),
-    "train on two CPUs": (lambda folder: lambda index: _train(), 10),
+    "train in two parts": (lambda folder: lambda index: _train(), 10),
     "train, Ctrl-C": (_interrupt, 10),
     "save": (_save, 10),
     "tf_realnvp.load": (_load, 50),

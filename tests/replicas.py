@@ -7,6 +7,7 @@ the weights and losses that it has in the end.
 import contextlib
 import os
 import pathlib
+from unittest import mock
 
 import graphs
 import keras
@@ -27,14 +28,20 @@ RECORDS = (("same", "same"), (LONG, "short"), ("x", "x"), ("gone", None))
 
 
 def alone(folder: pathlib.Path) -> None:
-    """Trains on one device, as the others are to, and on two."""
+    """Trains as the others are to, in two parts at once, and on two devices."""
     # On a CPU this changes no bit; but what has no seed raises.
     runtime.configure(2, deterministic=True)
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
     # What two devices compile, one computes as it is written.
     tf.config.run_functions_eagerly(True)
-    _train(runtime.make_strategy(1), _conditional, folder / "one")
-    _train(runtime.make_strategy(1), _small, folder / "small")
+    with mock.patch.object(runtime, "parts_at_once", lambda: 1):
+        _train(runtime.make_strategy(1), _conditional, folder / "one")
+        _train(runtime.make_strategy(1), _small, folder / "small")
     tf.config.run_functions_eagerly(False)
+    _train(runtime.make_strategy(1), _conditional, folder / "parts")
     _train(runtime.make_strategy(2), _conditional, folder / "two")
 
 

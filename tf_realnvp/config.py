@@ -283,8 +283,8 @@ class TrainingConfig:
     )
     devices: int | None = _of_job(
         WholeNumber(1),
-        "train on N GPUs, or on N logical CPUs if there is no GPU (default: "
-        "all GPUs, or two logical CPUs where this is faster than one)",
+        "train on N GPUs; without a GPU, compute N parts of a batch at once "
+        "(default: all GPUs, or two parts where this is faster)",
     )
     data_dir: str = _of_process(
         Folder(), "folder or bucket of TensorFlow Datasets", "datasets"

@@ -98,7 +98,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(self.config("--accumulate", 34), expected)
 
     @parameterized.parameters(
-        # What is trained; the cores; the logical CPUs, and the threads of each.
+        # What is trained; the cores; the parts at once, and the threads of each.
         ("--dataset digits", 8, 1, 1),
         ("--dataset digits --devices 2", 8, 2, 1),
         ("--image_size 8x32 --filters 64", 8, 2, None),
@@ -108,11 +108,11 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         ("--filters 64 --max_steps 500", 2, 2, None),
         ("--filters 64", 64, 2, None),
     )
-    def test_processors(self, flags, cores, num_cpus, num_threads):
+    def test_processors(self, flags, cores, num_parts, num_threads):
         """Small models train fastest on one thread."""
         with mock.patch.object(runtime, "num_cores", lambda: cores):
             self.config(*flags.split())
-        self.configure.assert_called_with(num_cpus, num_threads, False)
+        self.configure.assert_called_with(num_parts, num_threads, False)
 
     @parameterized.parameters("CIFAR10", "CelebA", "digits")
     def test_help(self, dataset):

@@ -33,7 +33,7 @@ def worker_environments(num_workers):
 
 
 class SameTrainingTest(tf.test.TestCase):
-    """The number of replicas changes nothing but the rounding."""
+    """The number of replicas or parts changes nothing but the rounding."""
 
     @classmethod
     def setUpClass(cls):
@@ -54,12 +54,12 @@ class SameTrainingTest(tf.test.TestCase):
             process.join(240)
         assert [process.exitcode for process in processes] == [0, 0, 0]
 
-    def assert_same_training(self, name, alone):
+    def assert_same_training(self, name, alone, num_replicas=2):
         result, alone = (
             np.load(self.folder / f"{name}.npz") for name in (name, alone)
         )
         self.assertEqual(alone["num_replicas"], 1)
-        self.assertEqual(result["num_replicas"], 2)
+        self.assertEqual(result["num_replicas"], num_replicas)
         self.assertEqual(result["num_gradients"], 0)  # TensorFlow keeps them.
         self.assertTrue(np.isfinite(alone["weights"]).all())
         self.assertAllClose(result["losses"], alone["losses"], rtol=1e-6)
@@ -67,6 +67,9 @@ class SameTrainingTest(tf.test.TestCase):
             result["weights"], alone["weights"], rtol=1e-4, atol=1e-5
         )
         return result["weights"]
+
+    def test_two_parts_at_once(self):
+        self.assert_same_training("parts", "one", num_replicas=1)
 
     def test_two_devices(self):
         self.assert_same_training("two", "one")

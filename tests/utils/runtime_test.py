@@ -17,13 +17,17 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         self.enterContext(mock.patch.dict(os.environ))
         os.environ.pop("TF_NUM_INTRAOP_THREADS", None)
         # TensorFlow is at work by now.
-        self.set_devices, self.set_threads, self.set_determinism = (
+        self.set_parts, self.set_threads, self.set_determinism = (
             self.enterContext(mock.patch.object(module, name))
             for module, name in (
-                (tf.config, "set_logical_device_configuration"),
+                (tf.config.threading, "set_inter_op_parallelism_threads"),
                 (tf.config.threading, "set_intra_op_parallelism_threads"),
                 (tf.config.experimental, "enable_op_determinism"),
             )
+        )
+
+        self.addCleanup(
+            tf.config.optimizer.set_experimental_options, {"remapping": True}
         )
 
     def test_environment(self):
@@ -36,18 +40,21 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(
         (1, None, None), (1, 1, 1), (2, 1, 1), (3, None, 2)
     )
-    def test_logical_cpus_share_the_cores(self, num_cpus, threads, expected):
-        is_deterministic = num_cpus == 3
-        runtime.configure(num_cpus, threads, is_deterministic)
-        self.assertEqual(
-            [call.args for call in self.set_threads.call_args_list],
-            [] if expected is None else [(expected,)],
-        )
-        self.assertEqual(
-            [len(call.args[1]) for call in self.set_devices.call_args_list],
-            [num_cpus] if num_cpus > 1 else [],
-        )
+    def test_parts_share_the_cores(self, num_parts, threads, expected):
+        is_deterministic = num_parts == 3
+        runtime.configure(num_parts, threads, is_deterministic)
+        for mocked, value in (
+            (self.set_threads, expected),
+            (self.set_parts, num_parts if num_parts > 1 else None),
+        ):
+            self.assertEqual(
+                [call.args for call in mocked.call_args_list],
+                [] if value is None else [(value,)],
+            )
         self.assertEqual(self.set_determinism.called, is_deterministic)
+        # Or gradients in several threads crash.
+        options = tf.config.optimizer.get_experimental_options()
+        self.assertEqual(options.get("remapping", True), num_parts == 1)
 
 
 class HardwareTest(tf.test.TestCase, parameterized.TestCase):

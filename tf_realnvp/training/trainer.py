@@ -1,6 +1,7 @@
 """The trainer: compiled training and test steps, and the training state."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -102,6 +103,8 @@ class Trainer:
         kept = model.variables if keep_best else ()
         self._best_weights = [tf.Variable(v.value) for v in kept]
         self._strategy = tf.distribute.get_strategy()
+        is_alone = self._strategy.num_replicas_in_sync == 1
+        self._num_parts = runtime.parts_at_once() if is_alone else 1
         # Collectives match workers by the step within a call, so all workers
         # must run the same number of steps per call.
         self.max_steps_per_call = 1 if runtime.is_one_of_many() else None
@@ -112,6 +115,10 @@ class Trainer:
         self._set_precision(precision)
         self._test_model = self._evaluated_model.for_training()
         self._noise_seed = stateless_seed(config.seed)
+        self._loss_function = tf.function(
+            functools.partial(self.objective.losses, self._test_model),
+            autograph=False,
+        )
         self._test_function = tf.function(self._test, autograph=False)
 
     def _set_precision(self, precision):
@@ -364,10 +371,10 @@ class Trainer:
         """Accumulates loss and gradients over the parts of a batch."""
         parts = self.config.accumulate
         if parts == 1:
-            return self._gradient_function(points, condition, batch_size)
+            return self._gradients(points, condition, batch_size)
 
         def add(sums, index):
-            part = self._gradient_function(
+            part = self._gradients(
                 _part(points, index, parts),
                 _part(condition, index, parts),
                 batch_size,
@@ -376,6 +383,25 @@ class Trainer:
 
         zeros = 0.0, tuple(tf.zeros(v.shape) for v in self._trained)
         return tf.foldl(add, tf.range(parts), zeros, parallel_iterations=1)
+
+    def _gradients(self, points, condition, batch_size):
+        """Returns loss and gradients, computed in parts at once."""
+        parts = self._at_once(
+            lambda *part: self._gradient_function(*part, batch_size),
+            points,
+            condition,
+        )
+        return tf.nest.map_structure(lambda *each: tf.add_n(each), *parts)
+
+    def _at_once(self, function, points, condition):
+        """Applies a function to parts of a batch, on a thread for each."""
+        return [
+            function(
+                _part(points, index, self._num_parts),
+                _part(condition, index, self._num_parts),
+            )
+            for index in range(self._num_parts)
+        ]
 
     def _loss_and_gradients(self, points, condition, batch_size):
         with tf.GradientTape() as tape:
@@ -390,9 +416,10 @@ class Trainer:
         points = self.objective.points(
             self._evaluated_model, images, self._seed_of(1, index)
         )
-        losses = self.objective.losses(
-            self._test_model, self._share(points), self._share(condition)
+        losses = self._at_once(
+            self._loss_function, self._share(points), self._share(condition)
         )
+        losses = tf.concat(losses, axis=0)
         places = self._share(tf.range(tf.shape(points)[0])[:, tf.newaxis])
         losses = tf.scatter_nd(places, losses, tf.shape(points)[:1])
         return self._sum_over_replicas(losses) / self.model.num_dims

@@ -10,8 +10,8 @@ from tf_realnvp.utils.messages import counted
 
 # From docs/measurements.md, "Devices and threads": the largest image side times
 # filters for which one thread is fastest; the largest number of filters for
-# which two logical CPUs are faster than one; and the smallest number of
-# training steps that makes up for the time to trace the second.
+# which two parts of a batch are faster at once; and the smallest number of
+# training steps that makes up for the time to start them.
 _SMALL = 512
 _NARROW = 64
 _LONG = 500
@@ -20,7 +20,7 @@ _LONG = 500
 def fastest_cpus(
     image_size: int, filters: int, max_steps: int | None = None
 ) -> tuple[int, int | None]:
-    """Returns the fastest numbers of logical CPUs and threads for training.
+    """Returns the fastest numbers of parts and threads for training on a CPU.
 
     Args:
       image_size: The longer side of the images in pixels.
@@ -28,8 +28,8 @@ def fastest_cpus(
       max_steps: Largest number of training steps. Default: no limit.
 
     Returns:
-      The number of logical CPUs, and the number of threads per operation in
-      each; `None` if the logical CPUs share all cores.
+      The number of parts of a batch to compute at once, and the number of
+      threads per operation in each; `None` if the parts share all cores.
     """
     if is_one_of_many():
         return 1, None
@@ -41,7 +41,7 @@ def fastest_cpus(
 
 
 def configure(
-    num_cpus: int = 1,
+    num_parts: int = 1,
     num_threads: int | None = None,
     deterministic: bool = False,
 ) -> None:
@@ -51,10 +51,10 @@ def configure(
     backend. TF32 is disabled on GPUs, except in `tensor_float_32`.
 
     Args:
-      num_cpus: Number of logical CPU devices, if there is no GPU. They share
-        the cores of the processor.
-      num_threads: Number of threads per operation on each logical CPU. Default:
-        its share of the cores.
+      num_parts: Number of parts of a batch that a training step computes at
+        once, if there is no GPU.
+      num_threads: Number of threads per operation. Default: all cores, or the
+        share of each part.
       deterministic: Whether to use deterministic operations only, on GPUs as
         well. Random operations without a seed then raise an error.
     """
@@ -72,14 +72,14 @@ def configure(
         import tensorflow as tf
 
         gpus = _gpus()
-        cpu = tf.config.list_physical_devices("CPU")[0]
     if quiet:
         tf.get_logger().setLevel("ERROR")
-    if num_cpus > 1 and not gpus:
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpus
-        )
-        num_threads = num_threads or num_cores() // num_cpus
+    if num_parts > 1 and not gpus:
+        tf.config.threading.set_inter_op_parallelism_threads(num_parts)
+        # Gradients in several threads crash oneDNN's convolution with a fused
+        # addition, which this makes.
+        tf.config.optimizer.set_experimental_options({"remapping": False})
+        num_threads = num_threads or max(1, num_cores() // num_parts)
     if num_threads and "TF_NUM_INTRAOP_THREADS" not in os.environ:
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -117,6 +117,13 @@ def tensor_float_32(enabled: bool) -> Iterator[None]:
             optimizer.set_experimental_options(options)
 
 
+def parts_at_once() -> int:
+    """Returns the number of parts of a batch that `configure` was given."""
+    import tensorflow as tf
+
+    return tf.config.threading.get_inter_op_parallelism_threads() or 1
+
+
 def describe_devices(num_devices: int | None = None) -> str:
     """Returns a human-readable description of TensorFlow's devices.
 
@@ -129,11 +136,10 @@ def describe_devices(num_devices: int | None = None) -> str:
         details = tf.config.experimental.get_device_details(gpus[0])
         name = details.get("device_name") or gpus[0].name
         return f"{counted(num_devices or len(gpus), 'GPU')} {name}"
-    cores = counted(num_cores(), "core")
-    num_cpus = len(tf.config.list_logical_devices("CPU"))
-    if num_cpus > 1:
-        return f"{num_cpus} logical CPUs of {cores}"
-    return f"CPU with {cores}"
+    text = f"CPU with {counted(num_cores(), 'core')}"
+    if (num_parts := parts_at_once()) > 1:
+        text += f" ({num_parts} parts of a batch at once)"
+    return text
 
 
 def settle_precision(precision: str, lr_schedule: str) -> str:
@@ -176,7 +182,7 @@ def make_strategy(num_devices: int | None = None):
 
     Args:
       num_devices: Number of GPUs, or of logical CPUs where there is no GPU.
-        Default: all GPUs, or the logical CPUs that `configure` made.
+        Default: all.
 
     Raises:
       UsageError: If there are fewer GPUs than `num_devices`.
