@@ -98,14 +98,11 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertEqual(self.config("--accumulate", 34), expected)
 
     @parameterized.parameters(
-        # What is trained; the cores; the parts at once, and the threads of each.
+        # What is trained; the cores; the parts at once, the threads of each.
         ("--dataset digits", 8, 1, 1),
         ("--dataset digits --devices 2", 8, 2, 1),
         ("--image_size 8x32 --filters 64", 8, 2, None),
         ("--image_size 8 --filters 64", 1, 1, 1),
-        ("--image_size 8 --filters 66", 2, 1, None),
-        ("--filters 64 --max_steps 499", 2, 1, None),
-        ("--filters 64 --max_steps 500", 2, 2, None),
         ("--filters 64", 64, 2, None),
     )
     def test_processors(self, flags, cores, num_parts, num_threads):

@@ -96,9 +96,7 @@ def _meet(flags):
 def _configure(config):
     """Configures TensorFlow for speed with these images and networks."""
     size = max(config.image_size or [8 if config.dataset == "digits" else 32])
-    num_parts, num_threads = runtime.fastest_cpus(
-        size, config.filters, config.max_steps
-    )
+    num_parts, num_threads = runtime.fastest_cpus(size, config.filters)
     runtime.configure(
         config.devices or num_parts, num_threads, config.deterministic
     )

@@ -8,24 +8,17 @@ from collections.abc import Iterator
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted
 
-# From docs/measurements.md, "Devices and threads": the largest image side times
-# filters for which one thread is fastest; the largest number of filters for
-# which two parts of a batch are faster at once; and the smallest number of
-# training steps that makes up for the time to start them.
+# The largest image side times filters for which one thread is fastest, from
+# docs/measurements.md, "Devices and threads".
 _SMALL = 512
-_NARROW = 64
-_LONG = 500
 
 
-def fastest_cpus(
-    image_size: int, filters: int, max_steps: int | None = None
-) -> tuple[int, int | None]:
+def fastest_cpus(image_size: int, filters: int) -> tuple[int, int | None]:
     """Returns the fastest numbers of parts and threads for training on a CPU.
 
     Args:
       image_size: The longer side of the images in pixels.
       filters: Hidden channels of the coupling networks.
-      max_steps: Largest number of training steps. Default: no limit.
 
     Returns:
       The number of parts of a batch to compute at once, and the number of
@@ -35,8 +28,6 @@ def fastest_cpus(
         return 1, None
     if image_size * filters <= _SMALL:
         return 1, 1
-    if filters > _NARROW or (max_steps is not None and max_steps < _LONG):
-        return 1, None
     return min(2, num_cores()), None
 
 
@@ -121,6 +112,9 @@ def parts_at_once() -> int:
     """Returns the number of parts of a batch that `configure` was given."""
     import tensorflow as tf
 
+    options = tf.config.optimizer.get_experimental_options()
+    if options.get("remapping", True):  # Threads are not those of `configure`.
+        return 1
     return tf.config.threading.get_inter_op_parallelism_threads() or 1
 
 
