@@ -254,6 +254,20 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             loop.evaluate(trainer, self.dataset)
         self.assertEqual(test.mock_calls[-1].args[1], 1)
 
+    def test_slow_batches_have_calls_of_their_own(self):
+        trainer, now, counts = make_trainer(batch_size=1), [0.0], []
+
+        def test(unused_batches, count):
+            now[0] += count
+            counts.append(count)
+            return np.zeros(count)
+
+        clock = mock.Mock(perf_counter=lambda: now[0])
+        with mock.patch.multiple(loop, time=clock, SECONDS_PER_CALL=0.5):
+            with mock.patch.object(trainer, "test", test):
+                loop.evaluate(trainer, self.dataset)
+        self.assertEqual(counts, [1] * self.dataset.num_test)
+
     def test_some_test_images_on_the_way(self):
         """The last epoch is tested on all images."""
         self.enterContext(mock.patch.object(loop, "MAX_TEST_IMAGES", 5))

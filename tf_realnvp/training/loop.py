@@ -1,6 +1,7 @@
 """The training loop: epochs of steps, and an evaluation after each of them."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -134,7 +135,7 @@ def evaluate(
     with display(split, len(batches)) as progress:
         # A collective has one shape in a call, and the last batch may be small.
         counts = _calls(len(batches) - 1, trainer.max_steps_per_call)
-        for count in (*counts, 1):
+        for count in itertools.chain(counts, [1]):
             part = trainer.test(iterator, count)
             losses = np.append(losses, part)
             progress.update(count, len(part), values.describe(losses.mean()))

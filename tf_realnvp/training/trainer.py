@@ -374,11 +374,8 @@ class Trainer:
             return self._gradients(points, condition, batch_size)
 
         def add(sums, index):
-            part = self._gradients(
-                _part(points, index, parts),
-                _part(condition, index, parts),
-                batch_size,
-            )
+            own_points, own_condition = _part((points, condition), index, parts)
+            part = self._gradients(own_points, own_condition, batch_size)
             return tf.nest.map_structure(tf.add, sums, part)
 
         zeros = 0.0, tuple(tf.zeros(v.shape) for v in self._trained)
@@ -396,10 +393,7 @@ class Trainer:
     def _at_once(self, function, points, condition):
         """Applies a function to parts of a batch, on a thread for each."""
         return [
-            function(
-                _part(points, index, self._num_parts),
-                _part(condition, index, self._num_parts),
-            )
+            function(*_part((points, condition), index, self._num_parts))
             for index in range(self._num_parts)
         ]
 

@@ -70,7 +70,7 @@ def configure(
         # Gradients in several threads crash oneDNN's convolution with a fused
         # addition, which this makes.
         tf.config.optimizer.set_experimental_options({"remapping": False})
-        num_threads = num_threads or max(1, num_cores() // num_parts)
+        num_threads = num_threads or num_cores() // num_parts
     if num_threads and "TF_NUM_INTRAOP_THREADS" not in os.environ:
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -113,7 +113,7 @@ def parts_at_once() -> int:
     import tensorflow as tf
 
     options = tf.config.optimizer.get_experimental_options()
-    if options.get("remapping", True):  # Threads are not those of `configure`.
+    if options.get("remapping", True):  # Several would crash: see `configure`.
         return 1
     return tf.config.threading.get_inter_op_parallelism_threads() or 1
 
