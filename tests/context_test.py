@@ -588,6 +588,20 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(found.samples.shape, (2, 3, *model.image_shape))
         self.assertAllEqual(found.images[~is_missing], images[~is_missing])
 
+    def test_samples_of_opposite_latents(self):
+        """Without a flow, the mean of a pair is what latents of 0 give."""
+        model = tf_realnvp.RealNVP(
+            (4, 4, 1), None, filters=4, num_blocks=1, observe="mask"
+        )
+        images = small_models.points(2, model)
+        mask = np.ones([4, 4, 1], bool)
+        found = restoration.restore(model, images, mask, num_samples=4)
+        latents = tf.zeros_like(model.sample_latents(2))
+        hidden = observations.visible_pixels(images, np.zeros([2, 4, 4, 1]))
+        expected = model.decode(latents, context=hidden)
+        self.assertAllClose(found.mean, expected, atol=1e-5)
+        self.assertAllGreater(found.std, 1e-3)
+
     def test_noise_does_not_depend_on_the_batch(self):
         images = small_models.images(3)
         together, alone = (

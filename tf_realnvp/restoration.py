@@ -128,7 +128,7 @@ def restore(
         model that observes draws it by `class_probs`.
       num_samples: Number of samples of the posterior for each image, each from
         a chain of its own. A model that observes what was observed needs no
-        chains, and draws 16 by default.
+        chains, and draws 16 by default, in pairs of opposite latents.
       seed: Seed of the samples, which depend on `batch_size` as well.
       observe: Differentiable function from images, float32 `[m, H, W, C]` in
         levels, to what was observed of them. It takes `noise`.
@@ -238,7 +238,12 @@ def _draw(model, label, num_samples, seed, batch_size, display, context):
         lambda values: np.repeat(values, num_samples, axis=0),
         model.condition(context, label, context),
     )
-    latents = model.sample_latents(n * num_samples, seed=seed)
+    # In pairs of opposite latents, whose mean varies less.
+    half = (num_samples + 1) // 2
+    latents = model.sample_latents(n * half, seed=seed)
+    latents = tf.reshape(latents, [n, half, *latents.shape[1:]])
+    latents = tf.concat([latents, -latents], axis=1)[:, :num_samples]
+    latents = tf.reshape(latents, [n * num_samples, *latents.shape[2:]])
     parts = []
     with display("restore", math.ceil(len(latents) / batch_size)) as progress:
         for start in range(0, max(1, len(latents)), batch_size):
