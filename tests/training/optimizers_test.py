@@ -78,15 +78,17 @@ class MuonTest(tf.test.TestCase, parameterized.TestCase):
         adam.build(others)
         expected = [*starts]
         sums = [np.zeros(shape) for shape in shapes]
-        for step in range(4):
+        for optimizer in (muon, adam):
+            optimizer.iterations.assign(180)
+        for step, decay in enumerate((0.91, 0.91 + 1 / 3000, 0.91 + 2 / 3000)):
             gradients = [np.float32(rng.normal(size=s)) for s in shapes]
             if not step:
                 gradients[0] *= 0.0  # As of a gain that is zero.
             for optimizer, weights in ((muon, variables), (adam, others)):
                 optimizer.apply([*map(tf.constant, gradients)], weights)
             for i, shape in enumerate(shapes[:3]):
-                sums[i] = 0.95 * sums[i] + gradients[i]
-                direction = gradients[i] + 0.95 * sums[i]
+                sums[i] = decay * sums[i] + gradients[i]
+                direction = gradients[i] + decay * sums[i]
                 matrices = [
                     of_values(matrix, to_one)
                     for matrix in direction.reshape(

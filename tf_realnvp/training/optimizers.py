@@ -9,7 +9,8 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from tf_realnvp.config import TrainingConfig
 
-_MOMENTUM = 0.95  # Of Muon.
+# The momentum of Muon rises, since early gradients soon are out of date.
+_FIRST_MOMENTUM, _MOMENTUM, _STEPS_TO_RISE = 0.85, 0.95, 300
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -106,12 +107,16 @@ class Muon(FusedAdam):
             kernels[matrices].append((variable.value, momentum.value, gradient))
         super()._backend_update_step(*others, learning_rate)
         rate = tf.cast(learning_rate, tf.float32)
+        risen = tf.cast(self.iterations.value, tf.float32) / _STEPS_TO_RISE
+        decay = tf.minimum(
+            _MOMENTUM, _FIRST_MOMENTUM + risen * (_MOMENTUM - _FIRST_MOMENTUM)
+        )
 
         def update(unused_variable, variables, momentums, gradients, matrices):
             directions = []
             for momentum, gradient in zip(momentums, gradients, strict=True):
-                sum_ = momentum.assign(_MOMENTUM * momentum + gradient)
-                direction = gradient + _MOMENTUM * sum_
+                sum_ = momentum.assign(decay * momentum + gradient)
+                direction = gradient + decay * sum_
                 directions.append(tf.reshape(direction, matrices))
             sizes = [direction.shape[0] for direction in directions]
             updates = (
