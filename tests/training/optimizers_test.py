@@ -78,13 +78,12 @@ class MuonTest(tf.test.TestCase, parameterized.TestCase):
         adam.build(others)
         expected = [*starts]
         sums = [np.zeros(shape) for shape in shapes]
-        for optimizer in (muon, adam):
-            optimizer.iterations.assign(180)
-        for step, decay in enumerate((0.91, 0.91 + 1 / 3000, 0.91 + 2 / 3000)):
+        for step, decay in {0: 0.85, 180: 0.91, 300: 0.95, 999: 0.95}.items():
             gradients = [np.float32(rng.normal(size=s)) for s in shapes]
             if not step:
                 gradients[0] *= 0.0  # As of a gain that is zero.
             for optimizer, weights in ((muon, variables), (adam, others)):
+                optimizer.iterations.assign(step)
                 optimizer.apply([*map(tf.constant, gradients)], weights)
             for i, shape in enumerate(shapes[:3]):
                 sums[i] = decay * sums[i] + gradients[i]

@@ -5,12 +5,12 @@ import math
 
 import keras
 import tensorflow as tf
-from keras.optimizers.schedules import LearningRateSchedule
+from keras.optimizers.schedules import LearningRateSchedule, PolynomialDecay
 
 from tf_realnvp.config import TrainingConfig
 
 # The momentum of Muon rises, since early gradients soon are out of date.
-_FIRST_MOMENTUM, _MOMENTUM, _STEPS_TO_RISE = 0.85, 0.95, 300
+_MOMENTUM = PolynomialDecay(0.85, decay_steps=300, end_learning_rate=0.95)
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -107,10 +107,7 @@ class Muon(FusedAdam):
             kernels[matrices].append((variable.value, momentum.value, gradient))
         super()._backend_update_step(*others, learning_rate)
         rate = tf.cast(learning_rate, tf.float32)
-        risen = tf.cast(self.iterations.value, tf.float32) / _STEPS_TO_RISE
-        decay = tf.minimum(
-            _MOMENTUM, _FIRST_MOMENTUM + risen * (_MOMENTUM - _FIRST_MOMENTUM)
-        )
+        decay = _MOMENTUM(self.iterations)
 
         def update(unused_variable, variables, momentums, gradients, matrices):
             directions = []
