@@ -8,7 +8,9 @@ seed, in TensorFlow. These can be named in `RealNVP(observe=…)`:
 *   "lowres:4": the image at a quarter of its height and width;
 *   "gray": the mean over the channels;
 *   "noise:25": the image under Gaussian noise of standard deviation 25, in
-    levels of 255 and rounded to levels, or in the unit of real numbers.
+    levels of 255, or in the unit of real numbers.
+
+What is seen of levels is rounded to levels, as in a file.
 """
 
 import math
@@ -164,16 +166,19 @@ def named(name: str | None, values: Values) -> Observe | None:
             masks = random_masks(n, height, width, seed)
             return visible_pixels(pixels, masks)
         if kind == "gray":
-            return tf.reduce_mean(pixels, axis=-1, keepdims=True)
-        if kind == "noise":
+            seen = tf.reduce_mean(pixels, axis=-1, keepdims=True)
+        elif kind == "noise":
             draws = tf.random.stateless_normal(tf.shape(images), seed)
-            noisy = pixels + sigma * draws
-            if values.are_real:
-                return noisy
-            # As a file can hold it.
-            return tf.clip_by_value(tf.round(noisy), 0.0, values.highest)
-        if height % factor or width % factor:
-            raise ValueError(f"{height}x{width} is not divisible by {factor}.")
-        return tf.nn.avg_pool2d(pixels, factor, factor, "VALID")
+            seen = pixels + sigma * draws
+        else:
+            if height % factor or width % factor:
+                raise ValueError(
+                    f"{height}x{width} is not divisible by {factor}."
+                )
+            seen = tf.nn.avg_pool2d(pixels, factor, factor, "VALID")
+        if values.are_real:
+            return seen
+        # As a file can hold it.
+        return tf.clip_by_value(tf.round(seen), 0.0, values.highest)
 
     return observe
