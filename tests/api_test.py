@@ -8,6 +8,7 @@ import fast_command
 import numpy as np
 import small_models
 import tensorflow as tf
+import tensorflow_probability as tfp
 import untraced
 from absl.testing import parameterized
 from settings import GIVEN
@@ -120,6 +121,20 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         ):
             weights.assign_weights(model, "a_model")
         self.assertTrue(same_weights(model, before))
+
+    def test_a_model_of_masks_leaves_out_learned_noise(self):
+        old = small_models.displaced(0.3, dequantization="variational")
+        config = old.get_config() | {"dequantization": "uniform"}
+        model = tf_realnvp.RealNVP(**config | {"observe": "mask"})
+        with mock.patch.object(weights, "load_model", lambda unused_path: old):
+            weights.assign_weights(model, "a_model")
+        flow = tfp.bijectors.Chain(old.bijector.bijectors[1:])
+        prior = old.distribution.distribution
+        expected = tfp.distributions.TransformedDistribution(prior, flow)
+        points = small_models.points(3, old)
+        nothing = tf.zeros([3, *model.context_shape])
+        found = model.log_density(points, context=nothing)
+        self.assertAllClose(found, expected.log_prob(points), 1e-5)
 
     def test_a_model_grows_and_stays_the_same_density(self):
         config = self.model.get_config() | {"num_couplings": (2, 2, 3)}

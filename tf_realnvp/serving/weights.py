@@ -85,12 +85,14 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
             saved_names.index(name) if name in saved_names else next(left)
             for name in names
         ]
-    variables = model.named_variables()
-    for name, variable in other.named_variables().items():
-        value = variable.numpy()
+    saved = other.named_variables()
+    for name, variable in model.named_variables().items():
+        if name not in saved:
+            continue
+        value = saved[name].numpy()
         if name.endswith("/embedding"):
             value = value[:, classes]
-        variables[name].assign(value)
+        variable.assign(value)
 
 
 def _differences(model, other):
@@ -110,8 +112,10 @@ def _differences(model, other):
         other.context.estimator is None
         or other.image_shape == model.image_shape
     )
-    kinds = ("uniform", model.dequantization)
-    fits["dequantization"] = other.dequantization in kinds
+    fits["dequantization"] = (
+        other.dequantization in ("uniform", model.dequantization)
+        or model.observe == "mask"  # It can have no learned noise.
+    )
     differences = [
         f"{getattr(other, name)} {name} instead of {getattr(model, name)}"
         for name, does_fit in fits.items()
