@@ -47,14 +47,20 @@ def action(fields, coupling=COUPLING):
     return density.sum(axis=(0, 1))
 
 
-def log_density(points):
-    """Returns minus the action of fields `[n, H, W, 1]`, in TensorFlow."""
+def log_density(points, couplings=COUPLING):
+    """Returns minus the action of fields `[n, H, W, 1]`, in TensorFlow.
+
+    Args:
+      points: The fields.
+      couplings: Lambda of all fields, or of each, `[n, 1]`.
+    """
     import tensorflow as tf
 
     squares = tf.square(points)
+    couplings = tf.reshape(tf.cast(couplings, tf.float32), [-1, 1, 1, 1])
     # Each pair of neighbours once, and its product twice.
     pairs = points * (tf.roll(points, 1, 1) + tf.roll(points, 1, 2))
-    values = squares * (4.0 + MASS_SQUARED + COUPLING * squares) - 2.0 * pairs
+    values = squares * (4.0 + MASS_SQUARED + couplings * squares) - 2.0 * pairs
     return -tf.reduce_sum(values, axis=[1, 2, 3])
 
 
@@ -296,7 +302,8 @@ def _field_theory(flags):
     seen, context, given = fields, None, None
     if len(flags.couplings) > 1:
         of_chains = np.linspace(*flags.couplings, num_chains)
-        seen, _ = hmc(num_kept, num_chains, 200, 5, 1, of_chains, size)
+        if flags.fields:
+            seen, _ = hmc(num_kept, num_chains, 200, 5, 1, of_chains, size)
         context = np.tile(of_chains, len(seen))[:, np.newaxis]
         given = [COUPLING]
     model = make_model(flags, given and (1,))
@@ -309,6 +316,7 @@ def _field_theory(flags):
         last = tf_realnvp.train(
             model,
             log_density=log_density,
+            context=context,
             max_steps=flags.steps,
             epochs=-(-flags.steps // 100),
             batch_size=flags.batch_size,

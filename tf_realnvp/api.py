@@ -126,17 +126,18 @@ def train(
         `tf.data.Dataset`, a fixed tenth of the images is held out for testing.
       log_density: Instead of `data`, the logarithm of a density, up to a
         constant: a function of points, float32 `[n, H, W, C]`, in TensorFlow,
-        to float32 `[n]` in nats. The model, of real numbers and without classes
-        or context, is trained by the reverse Kullback-Leibler divergence
-        (`training.objectives.ReverseKL`). An epoch is 100 steps. Metrics have
-        the `effective_share` of 4,096 draws.
+        to float32 `[n]` in nats; with a `context`, of points and their
+        contexts. The model, of real numbers and without classes, is trained by
+        the reverse Kullback-Leibler divergence
+        (`training.objectives.ReverseKL`). An epoch is 100 steps. Without a
+        context, metrics have the `effective_share` of 4,096 draws.
       labels: Class labels of an array of images, integers `[n]`, for a model
         with classes. A `tf.data.Dataset` of pairs and an `ImageDataset`
         (`data.load(name, labels=True)`) provide their own labels, which a model
         without classes ignores. The model keeps its `class_probs`.
       context: What the density of an array of images is conditioned on, for a
         model with `context_shape`: real numbers `[n, *context_shape]`, or these
-        by name.
+        by name. With `log_density`, each draw has one of them at random.
       observe: Function that makes the context: of images `[m, H, W, C]` and a
         seed, integers `[2]`, in TensorFlow. A model that was created with
         `observe` needs neither.
@@ -207,7 +208,7 @@ def train(
             **settings,
         )
         if log_density is not None:
-            dataset = ReverseKL(log_density, model, config.batch_size)
+            dataset = ReverseKL(log_density, model, config.batch_size, context)
         training = Training(config, dataset, run, model)
         restored = training.open(resume=run is not None)
         trainer = training.trainer

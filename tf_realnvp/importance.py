@@ -28,7 +28,7 @@ from tf_realnvp.utils import private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, check
 
-LogDensity = Callable[[tf.Tensor], tf.Tensor]
+LogDensity = Callable[..., tf.Tensor]
 Symmetry = Callable[[tf.Tensor], tf.Tensor]
 
 _BATCH_SIZE = 500

@@ -17,44 +17,67 @@ SHAPE = (4, 4, 1)
 SETTINGS = {"batch_size": 16, "max_steps": 150, "lr": 3e-3, "progress": False}
 
 
-def make_model(scale=0.2, seed=0):
-    return displaced(scale, SHAPE, None, seed, filters=4)
+def make_model(scale=0.2, seed=0, **config):
+    return displaced(scale, SHAPE, None, seed, filters=4, **config)
 
 
-def action(points):
-    """Two modes at each pixel."""
+def action(points, context=0.0):
+    """Two modes at each pixel, or one that the context moves."""
     squares = tf.square(points)
-    return tf.reduce_sum(squares - tf.square(squares), axis=[1, 2, 3])
+    values = squares - tf.square(squares) + points * context
+    return tf.reduce_sum(values, axis=[1, 2, 3])
 
 
 class PathGradientTest(untraced.UntracedTestCase, parameterized.TestCase):
     def gradient(self, model, loss):
         with tf.GradientTape() as tape:
             result = loss()
-        gradients = tape.gradient(result, model.trainable_variables)
+        variables = model.trainable_variables
+        gradients = [
+            tf.zeros(v.shape) if gradient is None else gradient
+            for v, gradient in zip(
+                variables, tape.gradient(result, variables), strict=True
+            )
+        ]
         return result, tf.nest.map_structure(tf.convert_to_tensor, gradients)
 
-    @parameterized.parameters(False, True)
-    def test_gradient(self, recompute):
-        """It is the whole gradient without that of the density's weights."""
-        model = make_model()
-        objective = ReverseKL(action, model, 4)
+    @parameterized.product(
+        recompute=(False, True), context_shape=(None, (4, 4, 1))
+    )
+    def test_gradient(self, recompute, context_shape):
+        """It is the whole gradient without that of the density's weights.
+
+        A U-Net has that of its squared error.
+        """
+        model = make_model(context_shape=context_shape)
+        context = np.random.default_rng(0).normal(size=[5, 4, 4, 1])
+        given = {} if context_shape is None else {"context": context}
+        objective = ReverseKL(action, model, 4, given.get("context"))
+        condition = model.condition(tf.zeros([5]), **given)
         latents = objective.points(model, tf.range(5), tf.constant([0, 1]))
         self.assertEqual(latents.shape, (5, *model.latent_shape))
-        points = model.bijector.forward(latents)
+        points = model.decode_points(latents, **given)
 
         def whole():
-            own = tf.identity(model.bijector.forward(tf.identity(latents)))
-            return model.log_density(own) - action(own)
+            own = model.decode_points(tf.identity(latents), **given)
+            own = tf.identity(own)
+            log_f = action(own, *condition.values())
+            return model.log_density(own, **condition) - log_f
+
+        def score():
+            losses = model.log_density(points, **condition)
+            if given:
+                losses -= model.squared_errors(points, **condition)
+            return losses
 
         view = model.for_training(recompute=recompute)
         losses, path = self.gradient(
-            model, lambda: objective.to_train(view, latents, {})
+            model, lambda: objective.to_train(view, latents, condition)
         )
         expected, total = self.gradient(model, whole)
-        _, score = self.gradient(model, lambda: model.log_density(points))
+        _, score = self.gradient(model, score)
         self.assertAllClose(losses, expected, atol=1e-4)
-        losses = objective.losses(model, latents, {})
+        losses = objective.losses(model, latents, condition)
         self.assertAllClose(losses, expected, atol=1e-4)
         for own, first, second in zip(path, total, score, strict=True):
             self.assertAllClose(own, first - second, rtol=1e-3, atol=1e-3)
@@ -100,11 +123,40 @@ class TrainTest(tf.test.TestCase):
             *_, last = csv.DictReader(file)
         self.assertAllClose(float(last["effective_share"]), shares[-1])
 
+    def test_context(self):
+        """It learns where each context has its mode, and goes on."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        context = np.linspace(-2.0, 2.0, 50)[:, np.newaxis]
+        model, other = (make_model(0.0, context_shape=(1,)) for _ in range(2))
+
+        def log_density(points, given):
+            errors = points - given[:, tf.newaxis, tf.newaxis]
+            return -0.5 * tf.reduce_sum(tf.square(errors), axis=[1, 2, 3])
+
+        settings = SETTINGS | {"log_density": log_density, "lr": 1e-2}
+        settings["context"] = context
+        history = tf_realnvp.train(model, run_dir=folder, **settings)
+        self.assertIsNone(history[-1].effective_share)
+        for value in (-1.5, 0.0, 1.5):
+            mean = tf.reduce_mean(model.sample(500, context=[value], seed=0))
+            self.assertAllClose(mean, value, atol=0.25)
+        self.assertEqual(
+            tf_realnvp.train(other, run_dir=folder, **settings), history
+        )
+        self.assertTrue(same_weights(other, model))
+
     def test_refused(self):
+        model = make_model(context_shape=(1,))
+        for context in (None, np.zeros([3, 2])):
+            with self.assertRaisesRegex(ValueError, "context"):
+                tf_realnvp.train(
+                    model, log_density=action, context=context, **SETTINGS
+                )
         for model in (
             displaced(0.2, filters=4),
             displaced(0.2, SHAPE, None, filters=4, num_classes=2),
-            displaced(0.2, SHAPE, None, filters=4, context_shape=(1,)),
+            displaced(0.2, SHAPE, None, filters=4, observe="noise:1"),
         ):
             with self.assertRaisesRegex(ValueError, "log_density"):
                 tf_realnvp.train(model, log_density=action, **SETTINGS)

@@ -1,7 +1,7 @@
 """Training objectives: how to make the points of a batch, and their losses."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import tensorflow as tf
 from tf_realnvp.config import DataDescription
 from tf_realnvp.importance import LogDensity, effective_share
 from tf_realnvp.model import RealNVP
+from tf_realnvp.utils import assertions
+from tf_realnvp.utils.named import by_name, each
 
 _STEPS_PER_EPOCH = 100
 
@@ -54,10 +56,7 @@ class Likelihood:
           condition: As for `losses`.
         """
         losses = self.losses(view, points, condition)
-        if "context" in condition and view.context.estimator is not None:
-            errors = view.squared_errors(points, condition["context"])
-            losses += errors - tf.stop_gradient(errors)
-        return losses
+        return losses + _of_estimator(view, points, condition)
 
     def metrics(self, losses: np.ndarray) -> dict[str, float]:
         """Returns fields of `Metrics` besides the mean loss.
@@ -78,31 +77,48 @@ class ReverseKL:
     So its variance vanishes where `q` is right.
 
     It takes the place of a data set as well. A batch is a range of numbers, one
-    for each draw. An epoch is 100 steps.
+    for each draw, and contexts that are drawn from those given. An epoch is 100
+    steps.
     """
 
     name, num_test, num_validation = "log-density", 4096, 0
 
     def __init__(
-        self, log_density: LogDensity, model: RealNVP, batch_size: int
+        self,
+        log_density: LogDensity,
+        model: RealNVP,
+        batch_size: int,
+        context: Any = None,
     ):
         """Creates the objective.
 
         Args:
           log_density: `log f` of points: of float32 `[n, H, W, C]`, in
-            TensorFlow, `[n]` in nats.
+            TensorFlow, `[n]` in nats; of a model with a context, it takes that
+            of each point as well.
           model: The model that is trained, of real numbers.
           batch_size: Draws per training step.
+          context: Contexts, `[m, *context_shape]`, or these by name.
 
         Raises:
-          ValueError: If the model has levels, classes or a context.
+          ValueError: If the model has levels or classes, or observes images; or
+            if its context has another shape.
         """
-        if not model.values.are_real or model.condition_specs:
+        if (
+            not model.values.are_real
+            or model.num_classes is not None
+            or model.observe is not None
+        ):
             raise ValueError(
                 "`log_density` is for a model with `num_colors=None` and "
-                "without classes or context."
+                "without classes or `observe`."
             )
         self._log_density = log_density
+        rows = list(by_name(context).values())
+        self._num_contexts = len(rows[0]) if rows else 1
+        self._contexts = assertions.context(
+            context, model.context_shape, self._num_contexts
+        )
         self.metadata = model.metadata
         self.num_train = _STEPS_PER_EPOCH * batch_size
         self.description = DataDescription(
@@ -121,41 +137,81 @@ class ReverseKL:
         return self
 
     def train_batches(
-        self, batch_size: int, seed: int, epoch: int, position: int
+        self, batch_size: int, seed: int, epoch: int, position: int = 0
     ) -> tf.data.Dataset:
         """Returns the batches of the rest of an epoch."""
-        del seed, epoch
         first = position * batch_size
         draws = tf.data.Dataset.range(first, self.num_train)
+        draws = self._given(draws, tf.constant([seed, epoch], tf.int64))
         return draws.batch(batch_size, drop_remainder=True)
 
     def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Returns the batches of an evaluation."""
         del split
-        return tf.data.Dataset.range(self.num_test).batch(batch_size)
+        draws = tf.data.Dataset.range(self.num_test)
+        seed = tf.constant([0, -1], tf.int64)
+        return self._given(draws, seed).batch(batch_size)
+
+    def context(self, split: str, positions: Sequence[int]) -> Any:
+        """Returns the contexts of draws, as `ImageDataset.context` does."""
+        del split
+        rows = np.array(positions) % self._num_contexts
+        return each(lambda values: tf.gather(values, rows), self._contexts)
+
+    def _given(self, draws, seed):
+        """Adds a context to each draw, if there are any."""
+        if self._contexts is None:
+            return draws
+
+        def add(draw):
+            own = tf.random.experimental.stateless_fold_in(seed, draw)
+            row = tf.random.stateless_uniform(
+                [], own, 0, self._num_contexts, tf.int32
+            )
+            return draw, {"context": each(lambda v: v[row], self._contexts)}
+
+        return draws.map(add)
 
     def points(self, model, draws, seed):
         """Returns latents, one for each element of `draws`."""
         n = tf.shape(draws)[0]
         return model.distribution.distribution.sample(n, seed=seed)
 
-    def losses(self, view, latents, unused_condition):
+    def losses(self, view, latents, condition):
         """Returns the losses of latents."""
-        points = view.decode_points(latents)
-        return view.log_density(points) - self._log_density(points)
+        points = view.decode_points(latents, **condition)
+        return self._loss(view, points, condition)
 
-    def to_train(self, view, latents, unused_condition):
+    def to_train(self, view, latents, condition):
         """Returns the losses of latents, with the path gradient."""
-        points = view.decode_points(latents)
+        points = view.decode_points(latents, **condition)
         fixed = tf.stop_gradient(points)
         with tf.GradientTape() as tape:
             tape.watch(fixed)
-            losses = view.log_density(fixed) - self._log_density(fixed)
+            losses = self._loss(view, fixed, condition)
         slope = tf.stop_gradient(tape.gradient(losses, fixed))
         moved = tf.reduce_sum(slope * (points - fixed), axis=[1, 2, 3])
+        moved += _of_estimator(view, fixed, condition)
         return tf.stop_gradient(losses) + moved
 
+    def _loss(self, view, points, condition):
+        log_f = self._log_density(points, *condition.values())
+        return view.log_density(points, **condition) - log_f
+
     def metrics(self, losses):
-        """Returns the effective share of draws, and its standard error."""
+        """Returns the effective share of draws, and its standard error.
+
+        There is none of draws with different contexts: each has a `Z`.
+        """
+        if self._contexts is not None:
+            return {}
         names = "effective_share", "effective_share_error"
         return dict(zip(names, effective_share(-losses), strict=True))
+
+
+def _of_estimator(view, points, condition):
+    """Returns zeros, with the gradient that trains the U-Net of a context."""
+    if "context" not in condition or view.context.estimator is None:
+        return 0.0
+    errors = view.squared_errors(points, condition["context"])
+    return errors - tf.stop_gradient(errors)
