@@ -9,7 +9,6 @@ from keras.optimizers.schedules import LearningRateSchedule, PolynomialDecay
 
 from tf_realnvp.config import TrainingConfig
 
-# The momentum of Muon rises, since early gradients soon are out of date.
 _MOMENTUM = PolynomialDecay(0.85, decay_steps=300, end_learning_rate=0.95)
 
 
@@ -87,7 +86,8 @@ class Muon(FusedAdam):
     matrix by the nearest semi-orthogonal one, so all directions are learned at
     the same rate. A kernel is a matrix from inputs to output channels. Updates
     have root mean square 0.2 (https://arxiv.org/abs/2502.16982, section 2.2),
-    about that of Adam, so both can have the same learning rate.
+    about that of Adam, so both can have the same learning rate. The momentum
+    rises over the first 300 steps, since early gradients are soon out of date.
 
     Keras's Muon takes variables of two axes alone, and no kernel has two.
     """
