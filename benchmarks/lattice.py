@@ -17,7 +17,8 @@ lattice of 16x16 sites (docs/scientific_data.py, which also uses this module):
     Metropolis chain, and expectations are compared with those of HMC.
 
 `--init_from` starts from the weights of a saved model, of any lattice.
-`--couplings 4 12` trains one flow for all lambda from 4 to 12, its context.
+`--couplings 4 12` trains one flow for all lambda from 4 to 12, its context, and
+tries five of them.
 """
 
 import functools
@@ -337,10 +338,20 @@ def _field_theory(flags):
     measuring.print_header(
         "", "accepted", "effective share", "log Z", "tau", "ms"
     )
-    for name, group in (("the flow", ()), ("all symmetries", symmetries())):
+    proposers = [("the flow", COUPLING, ())]
+    proposers += [("all symmetries", COUPLING, symmetries())]
+    if given:
+        of_flow = np.linspace(*flags.couplings, 5)
+        proposers = [(f"lambda {c:g}", c, ()) for c in of_flow] + proposers
+    for name, coupling, group in proposers:
         start = time.process_time()
         drawn = importance.draw(
-            model, log_density, flags.proposals, flags.seed, given, group
+            model,
+            functools.partial(log_density, couplings=coupling),
+            flags.proposals,
+            flags.seed,
+            given and [coupling],
+            group,
         )
         milliseconds = 1e3 * (time.process_time() - start) / flags.proposals
         chain = importance.metropolis(drawn.log_weights, flags.seed)
