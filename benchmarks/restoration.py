@@ -98,8 +98,8 @@ def restore(task, model, step, train, images, labels, flags) -> None:
         flags.seed,
     )
     seconds = time.perf_counter() - start
-    if model.observe is None:  # Others return the mean of their samples.
-        report("likeliest", step * found.images, images, where)
+    title = "likeliest" if model.observe is None else "estimate"
+    report(title, step * found.images, images, where)
     if flags.samples:
         report("a sample", step * found.samples[:, 0], images, where)
         report("mean of samples", step * found.mean, images, where)
@@ -109,8 +109,7 @@ def restore(task, model, step, train, images, labels, flags) -> None:
     print(f"{seconds:.0f} s", flush=True)
     if flags.out:
         arrays = {k: v for k, v in vars(found).items() if v is not None}
-        if model.observe is not None:
-            del arrays["images"]
+        arrays[title] = arrays.pop("images")
         arrays["original"] = np.rint(images / step)
         arrays["given"] = np.rint(enlarged(given, mask) / step)
         arrays["mask"] = mask
@@ -327,9 +326,8 @@ def draw(path, arrays, num_colors) -> None:
     from tf_realnvp.images import plots
 
     few = {name: array[:_NUM_SHOWN] for name, array in arrays.items()}
-    shown, spread = {}, None
-    if "images" in few:
-        shown["likeliest"] = few["images"]
+    shown = {k: few[k] for k in ("likeliest", "estimate") if k in few}
+    spread = None
     if "samples" in few:
         samples = np.moveaxis(few["samples"], 1, 0)
         shown |= {f"sample {k}": images for k, images in enumerate(samples, 1)}

@@ -588,6 +588,14 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
         found = restoration.restore(model, images, is_missing, num_samples=3)
         self.assertEqual(found.samples.shape, (2, 3, *model.image_shape))
         self.assertAllEqual(found.images[~is_missing], images[~is_missing])
+        visible = observations.visible_pixels(images, ~is_missing)
+        estimate = model.estimate(visible).numpy()
+        expected = model.values.nearest(estimate)[is_missing]
+        self.assertAllEqual(found.images[is_missing], expected)
+        errors = is_missing * (estimate + model.values.middle - points)
+        ratios = tf.reduce_sum(tf.square(errors), axis=[1, 2, 3])
+        ratios /= model.squared_errors(points, visible)
+        self.assertAllClose(ratios[0], ratios[1], rtol=1e-4)
 
     def test_noise_does_not_depend_on_the_batch(self):
         images = small_models.images(3)
@@ -634,8 +642,10 @@ class RestorationTest(tf.test.TestCase):
             self.assertAllEqual(values[:, ~mask], images[:, ~mask])
         self.assertAllEqual(found.std > 0.0, np.tile(mask, [3, 1, 1, 1]))
         self.assertAllClose(found.mean, found.samples.mean(axis=1))
-        self.assertAllEqual(found.images, np.rint(found.mean))
         context = np.concatenate([images * ~mask, 0 * images + ~mask], axis=-1)
+        estimate = model.estimate(context).numpy()
+        expected = np.round(estimate[:, mask])
+        self.assertAllEqual(found.images[:, mask], np.clip(expected, 0, 16))
         context, latents = context.repeat(3, 0), model.sample_latents(9, seed=0)
         for own, part in ((latents, slice(3)), (-latents, slice(3, None))):
             drawn = model.decode(own, context=context)

@@ -68,11 +68,10 @@ class Restoration:
 
     Attributes:
       images: `[n, H, W, C]`, the images of the likeliest latents, in the dtype
-        of the model's images; the rounded mean of the samples if the model
-        observes what was observed.
+        of the model's images; if the model observes what was observed, its
+        estimate of the mean, `RealNVP.estimate`.
       log_density: Float32 `[n]`, `log p(z | y)` of these latents up to the
-        constant, in nats; `None` for the mean of samples, as are the last
-        three.
+        constant, in nats; `None` for an estimate, as are the last three.
       label: Int32 `[n]`, the class of each image; `None` without classes.
       samples: `[n, num_samples, H, W, C]` of the same dtype, the last image of
         each chain.
@@ -244,6 +243,10 @@ def _draw(model, label, num_samples, seed, batch_size, display, context):
     latents = tf.reshape(latents, [n, half, *latents.shape[1:]])
     latents = tf.concat([latents, -latents], axis=1)[:, :num_samples]
     latents = tf.reshape(latents, [n * num_samples, *latents.shape[2:]])
+    estimates = [
+        model.estimate(context[start : start + batch_size])
+        for start in range(0, max(1, n), batch_size)
+    ]
     parts = []
     with display("restore", math.ceil(len(latents) / batch_size)) as progress:
         for start in range(0, max(1, len(latents)), batch_size):
@@ -254,7 +257,8 @@ def _draw(model, label, num_samples, seed, batch_size, display, context):
     shape = n, num_samples, *model.image_shape
     samples = np.concatenate(parts).reshape(shape)
     mean = samples.mean(axis=1, dtype=np.float32)
-    result = {"samples": samples, "images": model.values.nearest(mean)}
+    images = model.values.nearest(np.concatenate(estimates))
+    result = {"samples": samples, "images": images}
     if label is not None:
         result["label"] = condition["label"][::num_samples]
     return result | {"mean": mean, "std": samples.std(axis=1, dtype=np.float32)}
