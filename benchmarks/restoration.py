@@ -98,7 +98,7 @@ def restore(task, model, step, train, images, labels, flags) -> None:
         flags.seed,
     )
     seconds = time.perf_counter() - start
-    title = "likeliest" if model.observe is None else "estimate"
+    title = "likeliest" if model.observe is None else "restored"
     report(title, step * found.images, images, where)
     if flags.samples:
         report("a sample", step * found.samples[:, 0], images, where)
@@ -326,7 +326,7 @@ def draw(path, arrays, num_colors) -> None:
     from tf_realnvp.images import plots
 
     few = {name: array[:_NUM_SHOWN] for name, array in arrays.items()}
-    shown = {k: few[k] for k in ("likeliest", "estimate") if k in few}
+    shown = {k: few[k] for k in ("likeliest", "restored") if k in few}
     spread = None
     if "samples" in few:
         samples = np.moveaxis(few["samples"], 1, 0)
