@@ -338,11 +338,12 @@ def _field_theory(flags):
     measuring.print_header(
         "", "accepted", "effective share", "log Z", "tau", "ms"
     )
-    proposers = [("the flow", COUPLING, ())]
-    proposers += [("all symmetries", COUPLING, symmetries())]
-    if given:
-        of_flow = np.linspace(*flags.couplings, 5)
-        proposers = [(f"lambda {c:g}", c, ()) for c in of_flow] + proposers
+    others = np.linspace(*flags.couplings, 5) if given else []
+    proposers = [
+        *((f"lambda {coupling:g}", coupling, ()) for coupling in others),
+        ("the flow", COUPLING, ()),
+        ("all symmetries", COUPLING, symmetries()),
+    ]
     for name, coupling, group in proposers:
         start = time.process_time()
         drawn = importance.draw(

@@ -257,10 +257,9 @@ def _draw(model, label, num_samples, seed, batch_size, display, context):
     shape = n, num_samples, *model.image_shape
     samples = np.concatenate(parts).reshape(shape)
     mean = samples.mean(axis=1, dtype=np.float32)
-    # Of faces the samples are nearer to their mean, of clothes the estimate.
-    weights = num_samples, _NUM_SAMPLES
-    both = mean, np.concatenate(estimates)
-    images = model.values.nearest(np.average(both, axis=0, weights=weights))
+    # Either may be the one that is nearer to the image.
+    total = num_samples * mean + _NUM_SAMPLES * np.concatenate(estimates)
+    images = model.values.nearest(total / (num_samples + _NUM_SAMPLES))
     result = {"samples": samples, "images": images}
     if label is not None:
         result["label"] = condition["label"][::num_samples]

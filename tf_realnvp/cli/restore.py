@@ -59,8 +59,8 @@ def restore(flags: argparse.Namespace) -> None:
     The transparent pixels of a PNG file are missing, and what --mask says. The
     known pixels stay as they are, except with --noise. A model that was trained
     with --observe draws samples of what it does not see, 16 by default, and the
-    restoration is their mean and an estimate of it. With others, it is the
-    image of the likeliest latents. --samples draws other answers from the
+    restoration averages them with an estimate of their mean. With others, it is
+    the image of the likeliest latents. --samples draws other answers from the
     posterior by Hamiltonian Monte Carlo; the spread is their standard
     deviation. R-hat tells whether the chains agree: above 1.2, how likely one
     answer is relative to another is not known.
