@@ -476,6 +476,11 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
             means = rows.mean(axis=axes).reshape(observed.shape)
             self.assertAllEqual(observed, np.round(means))
 
+    def test_real_numbers_are_not_rounded(self):
+        model = tf_realnvp.RealNVP((8, 8, 1), None, 4, 1, observe="noise:0.1")
+        noise = model.observation(tf.fill([50, 8, 8, 1], 0.5), [1, 2]) - 0.5
+        self.assertAllClose(np.std(noise), 0.1, rtol=0.05)
+
     def test_masks(self):
         """They see nothing, all, and every part of an image equally often."""
         masks = observations.random_masks(4000, 8, 8, tf.constant([1, 2]))
