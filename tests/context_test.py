@@ -379,10 +379,8 @@ class TrainingTest(folders.FolderTestCase, parameterized.TestCase):
         )
         self.assertLess(dark + 2.0, bright)
 
-    @parameterized.parameters(
-        {"context_shape": (1,)}, {"observe": "mask"}, {"observe": "noise:25"}
-    )
-    def test_resumes(self, **config):
+    def test_resumes(self):
+        config = {"observe": "mask"}
         model, history, images, _ = self.train(config, "one", 3)
         self.train(config, "two", 1)
         resumed, other, *_ = self.train(config, "two", 3)
@@ -395,12 +393,11 @@ class TrainingTest(folders.FolderTestCase, parameterized.TestCase):
             self.assertAllEqual(first, second)
         loaded = tf_realnvp.load(self.folder / "two")
         self.assertEqual(loaded.get_config(), model.get_config())
-        if "observe" in config:
-            context = model.observation(images, [0, 1])
-            self.assertAllClose(
-                loaded.log_prob(images, 0, context=context),
-                model.log_prob(images, 0, context=context),
-            )
+        context = model.observation(images, [0, 1])
+        self.assertAllClose(
+            loaded.log_prob(images, 0, context=context),
+            model.log_prob(images, 0, context=context),
+        )
 
     def test_observed_by_a_function(self):
         def observe(images, seed):
