@@ -18,8 +18,8 @@ import tempfile
 from benchmarks import measuring
 
 _OPTIONS = (
-    "--filters 32 --num_blocks 1 --num_scales 3 --num_couplings 6,6,8 "
-    "--dequantization variational --num_validation 1000"
+    "--filters 64 --num_blocks 1 --num_scales 3 --num_couplings 6,6,8 "
+    "--dequantization variational --num_validation 1000 --precision bfloat16"
 )
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         __doc__,
         dataset="CIFAR10",
         data_dir="datasets",
-        steps=2700,
+        steps=2400,
         seeds=[0, 1, 2],
         options="",
     )
