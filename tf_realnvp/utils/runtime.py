@@ -55,8 +55,8 @@ def configure(
     # oneDNN's convolutions are twice as fast as Eigen's on x86 processors, but
     # the default only on the newest.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    # Keeps the gradients of convolutions that oneDNN compiles, which by default
-    # it does at each step to save memory.
+    # By default the gradients of convolutions are compiled at each step, which
+    # saves hardly any memory.
     os.environ.setdefault("TF_MKL_OPTIMIZE_PRIMITIVE_MEMUSE", "0")
     # Other backends that a user's keras.json may name are not supported.
     os.environ["KERAS_BACKEND"] = "tensorflow"
