@@ -9,7 +9,7 @@ import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 
-from tf_realnvp import restoration
+from tf_realnvp import posterior, restoration
 
 MASK = np.zeros([4, 4, 1], bool)
 MASK[1:, 1:3] = True
@@ -57,7 +57,7 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         last = found.samples.mean(axis=1)
         self.assertAllClose(last, mean, atol=1.0)
 
-    @mock.patch.object(restoration, "NUM_DESCENTS", 40)
+    @mock.patch.object(posterior, "NUM_DESCENTS", 40)
     def test_is_likelier_than_the_original(self):
         """So few steps suffice only if the noise is large at first."""
         model = small_models.model()
@@ -66,7 +66,7 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         squares = np.square(model.encode(images)).sum(axis=(1, 2, 3))
         self.assertAllGreater(found.log_density + squares / 2, 0.0)
 
-    @mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+    @mock.patch.multiple(posterior, **small_models.FEW_STEPS)
     def test_known_pixels_of_any_mask(self):
         """The missing values do not matter, even if they are NaN."""
         model, images = small_models.model(), small_models.images(2)
@@ -84,7 +84,7 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
             none = restoration.restore(model, holes[:0], MASK, noise)
             self.assertEqual(none.images.shape, (0, *SHAPE[1:]))
 
-    @mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+    @mock.patch.multiple(posterior, **small_models.FEW_STEPS)
     def test_known_pixels_stay(self):
         images = small_models.images(3)
         mask = np.stack([MASK, ~MASK, np.zeros_like(MASK)])
@@ -113,7 +113,7 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllEqual(np.isnan(restored.r_hat), [False, False, True])
             self.assertAllEqual(np.isfinite(restored.ess), [True, True, False])
 
-    @mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+    @mock.patch.multiple(posterior, **small_models.FEW_STEPS)
     def test_likeliest_class(self):
         model = small_models.distinct()
         images = model.sample(6, seed=0, label=[0, 1, 2] * 2).numpy()

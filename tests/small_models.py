@@ -30,7 +30,7 @@ ALPHA = 0.2  # Not the default.
 # for each of its couplings.
 NUM_COUPLINGS = (1, 1, 2)
 METADATA = {"dataset": "digits", "lr": 3e-4}
-# Of a restoration, in place of its own numbers.
+# Of `posterior`, in place of its own numbers.
 FEW_STEPS = {
     "NUM_DESCENTS": 5,
     "NUM_START_DESCENTS": 5,

@@ -23,7 +23,7 @@ from image_arrays import write_images
 from PIL import Image
 
 import tf_realnvp
-from tf_realnvp import detection, restoration, significance
+from tf_realnvp import detection, posterior, restoration, significance
 from tf_realnvp.cli import main
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
@@ -186,7 +186,7 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         super().setUp()
         self.out = self.folder / "out.png"
         self.enterContext(
-            mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+            mock.patch.multiple(posterior, **small_models.FEW_STEPS)
         )
         fewer_draws = functools.partial(significance.compare, num_draws=50)
         self.enterContext(

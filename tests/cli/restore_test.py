@@ -12,7 +12,7 @@ from model_commands import MODELS, ModelTestCase, call
 from PIL import Image
 
 import tf_realnvp
-from tf_realnvp import restoration
+from tf_realnvp import posterior, restoration
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images import plots
 
@@ -25,7 +25,7 @@ class RestoreTest(ModelTestCase):
         super().setUp()
         self.images = small_models.images(3)
         self.enterContext(
-            mock.patch.multiple(restoration, **small_models.FEW_STEPS)
+            mock.patch.multiple(posterior, **small_models.FEW_STEPS)
         )
 
     def use_model(self, kind):
