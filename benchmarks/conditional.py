@@ -1,19 +1,16 @@
-"""Measures what labels gain (docs/conditional.md, docs/results.md).
+"""Measures what labels gain (docs/conditional.md).
 
-`python -m benchmarks.conditional --plain realnvp_digits ... --conditional
-conditional/realnvp_digits ...` compares pairs of models that were trained
-alike: bits/dim of the test images without classes, given the label, and of the
-mixture of all classes, all with the same noise; and how often the likeliest
-class is right. A classifier, trained on real training images, measures how many
-samples are of the requested class; its own accuracy on the test images is
-printed, too. It also classifies test images that were translated to another
-class: encoded with their own label, and decoded with one drawn from the others.
-"Brightness" is the correlation of the mean levels of both images, each less the
-mean of its class. The classifier is scikit-learn's SVC, or with `--classifier
-cnn` a small convolutional network.
+`python -m benchmarks.conditional digits0/realnvp_digits ...` prints, for models
+with classes: bits/dim of the test images given the label, and of the mixture of
+all classes, with the same noise; and how often the likeliest class is right. A
+classifier, trained on real training images, measures how many samples are of
+the requested class; its own accuracy on the test images is printed, too. It
+also classifies test images that were translated to another class: encoded with
+their own label, and decoded with one drawn from the others. "Brightness" is the
+correlation of the mean levels of both images, each less the mean of its class.
+The classifier is scikit-learn's SVC, or with `--classifier cnn` a small
+convolutional network.
 """
-
-import sys
 
 import numpy as np
 
@@ -23,26 +20,20 @@ _BATCH_SIZE = 64
 
 
 def main() -> None:
-    """Prints a row for each pair of models, and the means."""
+    """Prints a row for each model, and the means."""
     flags = measuring.parse_flags(
         __doc__,
-        plain=[str],
-        conditional=[str],
+        "models...",
         **measuring.OF_IMAGES,
         temperature=0.8,
         samples=100,  # Of each class.
         classifier="svc",
         seed=0,
     )
-    if not flags.plain or len(flags.plain) != len(flags.conditional):
-        sys.exit("give as many models with --plain as with --conditional")
     from tf_realnvp.serving.saved_model import SavedModel
 
-    pairs = [
-        tuple(map(SavedModel, pair))
-        for pair in zip(flags.plain, flags.conditional, strict=True)
-    ]
-    dataset = measuring.load_dataset(pairs[0][1], flags)
+    models = [SavedModel(path) for path in flags.models]
+    dataset = measuring.load_dataset(models[0], flags)
     batches = list(dataset.batches("test", _BATCH_SIZE).as_numpy_iterator())
     classify = train_classifier(dataset, flags.classifier)
     is_right = [classify(images) == labels for images, labels in batches]
@@ -52,76 +43,71 @@ def main() -> None:
         "test images\n"
     )
     measuring.print_header(
-        *("model", "without classes", "given the label", "mixture"),
-        *("mixture less without", "accuracy", "samples as asked"),
-        *("of the classifier's", "translated as asked", "of the classifier's"),
-        "brightness",
+        *("model", "given the label", "mixture", "accuracy"),
+        *("samples as asked", "of the classifier's"),
+        *("translated as asked", "of the classifier's", "brightness"),
     )
-    rows = [compare(*pair, batches, classify, flags) for pair in pairs]
+    rows = [measure(model, batches, classify, flags) for model in models]
     for title, row in zip(
-        [*flags.conditional, "mean"],
+        [*flags.models, "mean"],
         [*rows, np.mean(rows, axis=0)],
         strict=True,
     ):
-        plain, given, mixture, right, samples, translated, brightness = row
+        given, mixture, right, samples, translated, brightness = row
         measuring.print_row(
-            *(title, f"{plain:.4f}", f"{given:.4f}", f"{mixture:.4f}"),
-            *(f"{mixture - plain:+.4f}", f"{right:.4f}", f"{samples:.4f}"),
-            *(f"{samples / accuracy:.3f}", f"{translated:.4f}"),
+            *(title, f"{given:.4f}", f"{mixture:.4f}", f"{right:.4f}"),
+            *(f"{samples:.4f}", f"{samples / accuracy:.3f}"),
+            f"{translated:.4f}",
             *(f"{translated / accuracy:.3f}", f"{brightness:.3f}"),
         )
 
 
-def compare(plain, conditional, batches, classify, flags) -> np.ndarray:
-    """Compares a pair of models.
+def measure(model, batches, classify, flags) -> np.ndarray:
+    """Measures a model.
 
     Args:
-      plain: The `SavedModel` without classes.
-      conditional: That with classes.
+      model: The `SavedModel`, with classes.
       batches: Test images and their labels.
       classify: What `train_classifier` returned.
       flags: The flags of the program.
 
     Returns:
-      Bits/dim without classes, given the label and of the mixture; accuracy;
-      the share of samples that the classifier assigns to their class; and what
+      Bits/dim given the label and of the mixture; accuracy; the share of
+      samples that the classifier assigns to their class; and what
       `judge_translations` returns.
     """
     parts = []
     for number, (images, labels) in enumerate(batches):
         seed = flags.seed + (number << 32)
-        given = conditional.log_prob_of_classes(images, seed)
-        joint = given + conditional.log_prior
+        given = model.log_prob_of_classes(images, seed)
+        joint = given + model.log_prior
         parts.append(
             [
-                plain.log_prob_of_classes(images, seed)[:, 0],
                 given[range(len(labels)), labels],
                 np.logaddexp.reduce(joint, axis=1),
                 joint.argmax(axis=1) == labels,
             ]
         )
     *nats, right = np.mean(np.concatenate(parts, axis=1), axis=1)
-    bits = plain.values.per_dim(np.array(nats), plain.num_dims)
-    labels = np.repeat(np.arange(len(conditional.class_names)), flags.samples)
-    samples = conditional.sample(
-        len(labels), flags.temperature, flags.seed, labels
-    )
+    bits = model.values.per_dim(np.array(nats), model.num_dims)
+    labels = np.repeat(np.arange(len(model.class_names)), flags.samples)
+    samples = model.sample(len(labels), flags.temperature, flags.seed, labels)
     agreement = np.mean(classify(np.concatenate(list(samples))) == labels)
-    translations = judge_translations(conditional, batches, classify, flags)
+    translations = judge_translations(model, batches, classify, flags)
     return np.array([*bits, right, agreement, *translations])
 
 
-def judge_translations(conditional, batches, classify, flags):
+def judge_translations(model, batches, classify, flags):
     """Translates as many test images as there are samples, each to a class.
 
     Args:
-      conditional: As for `compare`, as are the other arguments.
+      model: As for `measure`, as are the other arguments.
 
     Returns:
       The share that the classifier assigns to that class, and the correlation
       of brightness.
     """
-    num_classes = len(conditional.class_names)
+    num_classes = len(model.class_names)
     number = flags.samples * num_classes
     images, labels = (
         np.concatenate(parts)[:number] for parts in zip(*batches, strict=True)
@@ -129,7 +115,7 @@ def judge_translations(conditional, batches, classify, flags):
     rng = np.random.default_rng(flags.seed)
     shift = rng.integers(1, num_classes, len(labels))
     others = (labels + shift) % num_classes
-    decoded = conditional.decode(conditional.encode(images, labels), others)
+    decoded = model.decode(model.encode(images, labels), others)
     brightness = np.corrcoef(
         _less_class_mean(images, labels), _less_class_mean(decoded, others)
     )

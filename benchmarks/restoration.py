@@ -1,6 +1,6 @@
 """Compares restorations of test images with other methods.
 
-`python -m benchmarks.restoration models/realnvp_fashion_mnist_classes` prints,
+`python -m benchmarks.restoration models/realnvp_fashion_mnist` prints,
 for each task and method, PSNR and SSIM of what was restored: the mean over test
 images and its standard error (docs/restoration.md). For samples it prints how
 often held-out pixels lie within their central 90 %, the rank correlation of

@@ -166,7 +166,7 @@ def _write_page(app):
     if app.builder.format != "html":
         return
     page = pathlib.Path(app.outdir, "page")
-    model = ROOT / "models" / "realnvp_fashion_mnist_classes"
+    model = ROOT / "models" / "realnvp_fashion_mnist"
     command = [sys.executable, "-m", "tf_realnvp", "explore", model]
     result = subprocess.run(
         [*command, "--out", page], capture_output=True, text=True

@@ -39,24 +39,22 @@
 # noise adds one.
 #
 # **How exactly images come back.** `decode(encode(images))` is exact as far as
-# float32 carries through the logit and all couplings. Here are the models of
-# the repository, with test images of Fashion-MNIST to which random lower bits
-# were added:
+# float32 carries through the logit and all couplings. Here is a model of 40
+# couplings, with test images of Fashion-MNIST to which random lower bits were
+# added:
 #
-# | bits | 16 couplings, 0.5 M weights | 40 couplings, 1.4 M weights |
-# | --- | --- | --- |
-# | up to 11 | all of 500 images | all of 500 images |
-# | 12 | all | 99.8 % of the images, errors up to 1 level |
-# | 13 | 99.8 %, up to 1 | all |
-# | 14 | 99.4 %, up to 2 | all |
-# | 15 | 97.8 %, up to 2 | 99.6 %, up to 1 |
-# | 16 | 93.0 %, up to 3 | 97.4 %, up to 5 |
+# | bits | images that come back |
+# | --- | --- |
+# | up to 11 | all of 500 |
+# | 12 | 99.8 %, the others with errors up to 1 level |
+# | 13, 14 | all |
+# | 15 | 99.6 %, up to 1 |
+# | 16 | 97.4 %, up to 5 |
 #
 # At 16 bits at most 3 of 10,000 values are off.
 #
 # ```sh
-# python -m benchmarks.round_trip models/realnvp_fashion_mnist \
-#   models/realnvp_fashion_mnist_classes
+# python -m benchmarks.round_trip models/realnvp_fashion_mnist
 # ```
 #
 # ## Real numbers

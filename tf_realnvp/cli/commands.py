@@ -326,7 +326,7 @@ def reconstruct(flags: argparse.Namespace) -> None:
 
 
 @command(
-    "models/realnvp_fashion_mnist_classes a.png b.png --out grid.png",
+    "models/realnvp_fashion_mnist a.png b.png --out grid.png",
     arguments.images(),
     arguments.label("the likeliest class of each image"),
     arguments.out("PNG file for the grid", "translations.png"),

@@ -40,7 +40,7 @@ def export(flags: argparse.Namespace) -> None:
 
 
 @command(
-    "models/realnvp_fashion_mnist_classes --dataset fashion_mnist --open",
+    "models/realnvp_fashion_mnist --dataset fashion_mnist --open",
     image_sets.argument(
         "--dataset", "test images for a histogram of bits/dim (default: none)"
     ),

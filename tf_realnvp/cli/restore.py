@@ -23,7 +23,7 @@ _NUM_SHOWN = 8  # Samples in the figure.
 
 
 @arguments.command(
-    "models/realnvp_fashion_mnist_classes torn.png --samples 8 --out grid.png",
+    "models/realnvp_fashion_mnist torn.png --samples 8 --out grid.png",
     arguments.images(text="PNG, JPEG or TIFF files, or a folder of them"),
     argument(
         "--mask",
