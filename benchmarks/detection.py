@@ -14,9 +14,7 @@ docs/detection_evidence.md.
 `--num_fitted 10 100 1000` prints the mean AUROC over the pairs if the methods
 are fitted to so many images. `--groups 10 50` prints how often groups of so
 many images are found by their joint p-value, at 5 % false alarms, and with
-`p_values` the false alarms. `--gradients` adds a method that did not prove
-useful: the norms of the gradients of the log-likelihood for each tensor of
-weights (https://arxiv.org/abs/2403.01485).
+`p_values` the false alarms.
 
 `--write DIR --left_out CLASS` writes a data set of TensorFlow Datasets, named
 instead of the model, as folders of images: DIR/normal without a class, to train
@@ -50,7 +48,6 @@ def main() -> None:
         max_images=2000,
         num_fitted=[int],
         groups=[int],
-        gradients=False,
         seed=0,
         write=str,
         left_out=0,
@@ -75,8 +72,6 @@ def main() -> None:
     normal, others = np.array_split(images, 2)
     measured_fitted = measure(fitted, flags.seed)
     of_images = {"pixels": fit_pixels(fitted)}
-    if flags.gradients:
-        of_images["gradients"] = fit_gradients(saved.model, fitted)
     of_measurements = detection.fit(measured_fitted)
 
     def score(images):
@@ -216,38 +211,6 @@ def fit_pixels(images: np.ndarray):
     covariance = LedoitWolf().fit(scaler.transform(features(images)))
     return lambda images: covariance.mahalanobis(
         scaler.transform(features(images))
-    )
-
-
-def fit_gradients(model, images: np.ndarray):
-    """Returns a score by the norms of the gradients of the log-likelihood.
-
-    The logarithms of the squared norms for each tensor of weights are modeled
-    as independent normals.
-
-    Args:
-      model: The model.
-      images: Normal ones, uint8 `[n, H, W, C]`.
-    """
-    import tensorflow as tf
-    from sklearn.preprocessing import StandardScaler
-
-    weights = [variable.value for variable in model.trainable_variables]
-
-    @tf.function(autograph=False)
-    def squared_norms(image):
-        points = model.dequantize_each(image[tf.newaxis], [0])
-        with tf.GradientTape() as tape:
-            log_prob = model.log_density(points)
-        gradients = tape.gradient(log_prob, weights)
-        return tf.stack([tf.reduce_sum(tf.square(g)) for g in gradients])
-
-    def features(images):
-        return np.log([squared_norms(tf.constant(image)) for image in images])
-
-    scaler = StandardScaler().fit(features(images))
-    return lambda images: np.square(scaler.transform(features(images))).sum(
-        axis=1
     )
 
 
