@@ -44,7 +44,73 @@ _FIRST_STEP = 0.05
 _ACCEPTANCE = 0.65
 
 
-class Observation(NamedTuple):
+def infer(
+    model: RealNVP,
+    observe: Callable[[tf.Tensor], tf.Tensor],
+    values: np.ndarray,
+    is_known: np.ndarray,
+    labels: np.ndarray,
+    sigma: float,
+    num_samples: int,
+    seed: int,
+    batch_size: int,
+    display: Callable[..., Any],
+) -> dict[str, np.ndarray]:
+    """Finds the likeliest latents of each image, and samples of its posterior.
+
+    Args:
+      model: The model.
+      observe: What was observed of images, as for `restoration.restore`.
+      values: What was observed, `[n, ...]`.
+      is_known: Where it was, boolean of the same shape.
+      labels: Labels to try of each image, int32 `[n, num_tried]`.
+      sigma: Standard deviation of the likelihood.
+      num_samples: Number of samples for each image.
+      seed: Seed of the samples.
+      batch_size: Number of chains or descents that are computed together.
+      display: Class of the progress.
+
+    Returns:
+      What a `Restoration` has of the latents, and of the samples if there are
+      any, by name; `r_hat` and `ess` are of each component.
+
+    Raises:
+      FailureError: If no finite density is found.
+    """
+    n, num_tried = labels.shape
+    posterior = _Posterior(model, observe, values.shape[1:])
+    observation = _Observation(
+        values.astype(np.float32),
+        is_known.astype(np.float32),
+        labels,
+        np.zeros([n, *model.latent_shape], np.float32),
+    )
+    size = max(1, batch_size // max(num_tried, num_samples))
+    starts = range(0, max(1, n), size)
+    num_steps = NUM_DESCENTS
+    if num_samples:
+        num_steps += NUM_START_DESCENTS + NUM_ADAPTATIONS + NUM_DRAWS
+    parts = []
+    with display("restore", num_steps * len(starts)) as progress:
+        on_step = functools.partial(progress.update, 1)
+        for start in starts:
+            end = start + size
+            part = _Observation(*(field[start:end] for field in observation))
+            result = posterior.likeliest(part, sigma, on_step)
+            if num_samples:
+                part = part._replace(label=result["label"])
+                rng = np.random.default_rng([seed, start])
+                result |= posterior.sample(
+                    part, num_samples, sigma, rng, on_step
+                )
+            parts.append(result)
+    result = tf.nest.map_structure(lambda *x: np.concatenate(x), *parts)
+    if not np.all(np.isfinite(result["log_density"])):
+        raise FailureError("no finite density was found for the images")
+    return result
+
+
+class _Observation(NamedTuple):
     """What is known of images.
 
     Attributes:
@@ -61,62 +127,6 @@ class Observation(NamedTuple):
     center: np.ndarray
 
 
-def infer(
-    model: RealNVP,
-    observe: Callable[[tf.Tensor], tf.Tensor],
-    observation: Observation,
-    sigma: float,
-    num_samples: int,
-    seed: int,
-    batch_size: int,
-    display: Callable[..., Any],
-) -> dict[str, np.ndarray]:
-    """Finds the likeliest latents of each image, and samples of its posterior.
-
-    Args:
-      model: The model.
-      observe: What was observed of images, as for `restoration.restore`.
-      observation: What is known of the images, with the labels to try.
-      sigma: Standard deviation of the likelihood.
-      num_samples: Number of samples for each image.
-      seed: Seed of the samples.
-      batch_size: Number of chains or descents that are computed together.
-      display: Class of the progress.
-
-    Returns:
-      What a `Restoration` has of the latents, and of the samples if there are
-      any, by name; `r_hat` and `ess` are of each component.
-
-    Raises:
-      FailureError: If no finite density is found.
-    """
-    n, num_tried = observation.label.shape
-    posterior = _Posterior(model, observe, observation.values.shape[1:])
-    size = max(1, batch_size // max(num_tried, num_samples))
-    starts = range(0, max(1, n), size)
-    num_steps = NUM_DESCENTS
-    if num_samples:
-        num_steps += NUM_START_DESCENTS + NUM_ADAPTATIONS + NUM_DRAWS
-    parts = []
-    with display("restore", num_steps * len(starts)) as progress:
-        on_step = functools.partial(progress.update, 1)
-        for start in starts:
-            end = start + size
-            part = Observation(*(field[start:end] for field in observation))
-            result = posterior.likeliest(part, sigma, on_step)
-            if num_samples:
-                part = part._replace(label=result["label"])
-                rng = np.random.default_rng([seed, start])
-                result |= posterior.sample(
-                    part, num_samples, sigma, rng, on_step
-                )
-            parts.append(result)
-    result = tf.nest.map_structure(lambda *x: np.concatenate(x), *parts)
-    if not np.all(np.isfinite(result["log_density"])):
-        raise FailureError("no finite density was found for the images")
-    return result
-
-
 @functools.lru_cache(maxsize=1)  # Calls in a row trace once.
 class _Posterior:
     """The posterior of latents, in functions that are traced once each."""
@@ -127,7 +137,7 @@ class _Posterior:
         latents = tf.TensorSpec([None, *model.latent_shape])
         values = tf.TensorSpec([None, *observed_shape])
         label, number = tf.TensorSpec([None], tf.int32), tf.TensorSpec([])
-        observation = Observation(values, values, label, latents)
+        observation = _Observation(values, values, label, latents)
 
         def traced(function, *signature):
             return tf.function(function, signature or None, autograph=False)

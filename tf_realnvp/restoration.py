@@ -158,16 +158,12 @@ def restore(
     else:
         labels = assertions.labels(label, model.num_classes, n).numpy()
         labels = labels[:, np.newaxis]
-    observation = posterior.Observation(
-        images.astype(np.float32),
-        is_known.astype(np.float32),
-        labels,
-        np.zeros([n, *model.latent_shape], np.float32),
-    )
     result = posterior.infer(
         model,
         observe,
-        observation,
+        images,
+        is_known,
+        labels,
         sigma,
         num_samples,
         seed,
