@@ -270,20 +270,20 @@ class WeightsTest(untraced.UntracedTestCase):
         self.assertNotAllClose(loss, np.sum(losses(model, seeds[0])), rtol=1e-4)
 
 
-class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
-    @parameterized.parameters(((12,),), ((11, 1),), ((1, 10, 1),))
-    def test_ends_in_float32(self, calls):
+class PrecisionTest(untraced.UntracedTestCase):
+    def test_ends_in_float32(self):
         """It is as if training were resumed in float32."""
         weights = []
         for settings in (
-            [("bfloat16", 11), ("float32", 1)],
-            [("bfloat16+float32", number) for number in calls],
+            [("bfloat16", 9), ("float32", 1)],
+            [("bfloat16+float32", 10)],
+            [("bfloat16+float32", number) for number in (1, 8, 1)],
         ):
             trainer = None
             for precision, number in settings:
                 before, trainer = (
                     trainer,
-                    trainer_of(moved(), 0.1, epochs=12, precision=precision),
+                    trainer_of(moved(), 0.1, epochs=10, precision=precision),
                 )
                 for name, variables in before.state.items() if before else ():
                     for new, old in zip(
@@ -292,9 +292,10 @@ class PrecisionTest(untraced.UntracedTestCase, parameterized.TestCase):
                         new.assign(old)
                 train(trainer, num_steps=number)
             weights.append(values(trainer.model.variables))
-        self.assertTrue(all(same(*weights)))
+        for others in weights[1:]:
+            self.assertTrue(all(same(weights[0], others)))
         plain = trainer_of(moved(), 0.1, precision="bfloat16")
-        train(plain, num_steps=12)
+        train(plain, num_steps=10)
         self.assertFalse(all(same(weights[0], values(plain.model.variables))))
 
 
