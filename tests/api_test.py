@@ -1,7 +1,9 @@
 """Tests for api: models that are loaded, trained and saved from Python."""
 
+import ast
 import dataclasses
 import inspect
+import pathlib
 from unittest import mock
 
 import fast_command
@@ -32,6 +34,15 @@ class NamesTest(tf.test.TestCase):
         self.assertIs(tf_realnvp.data, data)
         with self.assertRaisesRegex(AttributeError, "no attribute 'trian'"):
             tf_realnvp.trian  # noqa: B018
+
+    def test_the_package_uses_these_alone(self):
+        """Others are there once something else has imported them."""
+        names = {*tf_realnvp.__all__, "__file__"}
+        for path in pathlib.Path(tf_realnvp.__file__).parent.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Attribute):
+                    if getattr(node.value, "id", None) == "tf_realnvp":
+                        self.assertIn(node.attr, names, path)
 
 
 class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):

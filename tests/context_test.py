@@ -716,6 +716,15 @@ class CommandTest(command_lines.CommandTestCase):
             images[:4], [0] * 4, context=context[0]
         )
         self.assertAllClose([scores[k] for k in sorted(scores)], expected, 1e-4)
+        np.save("wrong.npy", np.zeros([3, 2]))
+        for command, *argv in (
+            ("score", "in", "--reference", "in"),
+            ("score", "in", "--maps", "maps", "--context", "wrong.npy"),
+            ("detect", "--unusual", "in"),
+        ):
+            self.assert_usage_error(
+                self.call(of_vectors, command, *argv), "(3,)"
+            )
 
     def test_restore(self):
         image_arrays.write_images("in", small_models.images(2), 17)
@@ -734,8 +743,10 @@ class CommandTest(command_lines.CommandTestCase):
         code, _, errors = restore("mask", *argv)
         self.assertEqual(code, 0, errors)
         self.assertLen(list(self.folder.glob("out/*.png")), 10)
-        wrong = restore("noise:25", "in", "--noise", 50)
-        self.assert_usage_error(wrong, "noise:25")
+        for argv in (("--noise", 50), ("--noise", 25, "--mask", "mask.png")):
+            self.assert_usage_error(
+                restore("noise:25", "in", *argv), "noise:25"
+            )
 
 
 class DetectionTest(tf.test.TestCase):

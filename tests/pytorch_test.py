@@ -172,7 +172,7 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
         self.assert_saves(pytorch.load_model(self.path, SHAPE))
 
     @parameterized.parameters(
-        *(("num_scales", 3), ("num_classes", 3)),
+        *(("num_scales", 3), ("num_classes", 3), ("context_shape", 7)),
         *(("dequantization", "variational"), ("padding", "periodic")),
     )
     def test_another_architecture(self, name, value):

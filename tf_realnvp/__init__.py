@@ -28,6 +28,7 @@ __all__ = [
     "latents",
     "load",
     "networks",
+    "observations",
     "pytorch",
     "restoration",
     "runtime",

@@ -438,7 +438,7 @@ class FactorOut(SinglePassBijector):
 def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
     """Returns the keyword arguments that pass a condition to all couplings.
 
-    A `tfb.Chain` routes them by the names of its parts, which must be unique.
+    A `tfb.Chain` routes them by the names of its parts.
 
     #### Example
 

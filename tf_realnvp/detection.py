@@ -21,7 +21,6 @@ import concurrent.futures
 import dataclasses
 import io
 import math
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +35,7 @@ from sklearn.preprocessing import StandardScaler
 from tf_realnvp import bit_maps, observations
 from tf_realnvp.model import RealNVP
 from tf_realnvp.significance import p_values, set_p_value
+from tf_realnvp.utils import runtime
 from tf_realnvp.utils.overlap import overlapped
 
 MIN_NORMAL = 10  # Smallest number of normal images to fit the methods to.
@@ -260,7 +260,7 @@ def coded_bits(images: np.ndarray) -> np.ndarray:
                 lengths.append(file.tell())
         return 8.0 * min(lengths)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(runtime.num_cores()) as pool:
         return np.fromiter(pool.map(length, images), np.float64)
 
 

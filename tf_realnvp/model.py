@@ -476,9 +476,7 @@ class RealNVP(tf.Module):
             of the model's `metadata`.
 
         Raises:
-          UsageError: If TensorFlow could not load a model from this path, or if
-            the path exists and is not a model.
-          ValueError: If `metadata` is inconsistent, or contradicts the model.
+          UsageError, ModelError, ValueError, TypeError: As `export.save`.
         """
         # Imported here so that the model itself does not depend on files.
         from tf_realnvp.serving import export
@@ -1043,7 +1041,7 @@ class RealNVP(tf.Module):
           tf.errors.InvalidArgumentError: If a latent is not finite or so large
             that float32 overflows, or if a label is out of range.
         """
-        latents = assertions.latents(latents, self.latent_shape)
+        latents = assertions.finite(latents, "latents", self.latent_shape)
         points = self.decode_points(latents, label, context)
         # An overflow of float32 ends in inf - inf, a NaN.
         points = tf.debugging.check_numerics(

@@ -54,6 +54,7 @@ _MODEL = {
     "dequantization": "uniform",
     "padding": "same",
     "num_classes": None,
+    "context_shape": None,
 }
 _PARAMETRIZED = {
     "parametrizations.weight.original0": "weight_g",

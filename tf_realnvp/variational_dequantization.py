@@ -98,13 +98,13 @@ class VariationalDequantization(bijectors.SinglePassBijector):
 
     def _forward_and_log_det(self, x, **unused_condition):
         levels, logits, log_scale = _split(x)
-        log_det = tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+        log_det = self._sum_over_event(log_scale)
         seen = self._seen(levels)
         for coupling in reversed(self._couplings):
             moved = coupling.forward(logits, image=seen)
             log_det += coupling.forward_log_det_jacobian(logits, image=seen)
             logits = moved
-        log_det -= tf.reduce_sum(_cost(logits), axis=[-3, -2, -1])
+        log_det -= self._sum_over_event(_cost(logits))
         return levels + tf.sigmoid(logits), log_det
 
     def _seen(self, levels):

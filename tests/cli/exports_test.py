@@ -46,7 +46,7 @@ class ExportTest(ConversionTestCase):
     def test_without_packages(self):
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
             result = call("export", self.path)
-        self.assert_usage_error(result, "pip install 'tf_realnvp[onnx]'")
+        self.assert_usage_error(result, "pip install '.[onnx]'")
         self.assertEmpty([*self.folder.iterdir()])
 
 
@@ -111,7 +111,7 @@ class ExploreTest(ConversionTestCase):
         found = functools.partial(mock.patch.object, importlib.util)
         with found("find_spec", return_value=None):
             result = call("explore", self.path)
-        self.assert_usage_error(result, "pip install 'tf_realnvp[onnx]'")
+        self.assert_usage_error(result, "pip install '.[onnx]'")
         with found("find_spec"):
             result = call("explore", self.path)
         self.assert_usage_error(result, f"npm ci --prefix {self.npm}")

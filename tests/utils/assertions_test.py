@@ -17,7 +17,7 @@ CHECKS = {
     "count": lambda value: assertions.count(value, "count", 100),
     "size": lambda value: assertions.non_negative(value, "size"),
     "images": lambda value: assertions.images(value, (4, 4, 1), 17),
-    "latents": lambda value: assertions.latents(value, (2, 2, 4)),
+    "latents": lambda value: assertions.finite(value, "latents", (2, 2, 4)),
     "label": lambda value: assertions.labels(value, 10, tf.constant(2)),
     "seed": assertions.stateless_seed,
     "seeds": lambda value: assertions.stateless_seeds(value, tf.constant(2)),

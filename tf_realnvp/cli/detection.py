@@ -95,6 +95,7 @@ def score(flags: argparse.Namespace) -> None:
             header, tables = shards.open_tables(out, flags.merge)
     model = saved_model.SavedModel(flags.model)
     context = arguments.read_context(flags.context)
+    model.check_context(context)
     measure: Callable = functools.partial(model.score_each, context=context)
     if flags.reference is not None or flags.maps is not None:
         # It takes seconds more to trace.
@@ -179,6 +180,7 @@ def detect(flags: argparse.Namespace) -> None:
         names = flags.fit, flags.normal, flags.unusual
         arguments.check_output(flags.out, "--out", names, is_folder=True)
     model = saved_model.SavedModel(flags.model)
+    model.check_context()
     measure = tf_realnvp.detection.Measurer(model.model)
     loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
     sets = {

@@ -96,7 +96,7 @@ def _open(path):
 def _check_packages():
     """Checks that the optional packages are installed."""
     if not all(map(importlib.util.find_spec, ("onnx", "tf2onnx"))):
-        raise UsageError("first install ONNX, in a clone: pip install '.[onnx]'")
+        raise UsageError("first install ONNX: pip install '.[onnx]'")
 
 
 def _serve(folder):

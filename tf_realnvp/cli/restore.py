@@ -84,8 +84,8 @@ def restore(flags: argparse.Namespace) -> None:
         flags.noise is not None
         and not tf_realnvp.observations.is_of_noise(observe, flags.noise)
     )
-    if observe != "mask" and is_other:
-        raise UsageError(f"argument --noise: the model observes {observe}")
+    if observe != "mask" and (is_other or flags.mask is not None):
+        raise UsageError(f"{flags.model} observes {observe} alone")
     shape = content["image_shape" if observe == "mask" else "context_shape"]
     levels = num_colors, content.get("dropped_bits", 0)
     needs_mask = observe == "mask" and flags.noise is None

@@ -4,7 +4,6 @@ import concurrent.futures
 import os
 import pathlib
 import re
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
 from tf_realnvp.data.splits import make_splits
 from tf_realnvp.images import files as image_files
 from tf_realnvp.images.values import Values
-from tf_realnvp.utils import hashing
+from tf_realnvp.utils import hashing, runtime
 from tf_realnvp.utils.errors import DataError, ImageError
 from tf_realnvp.utils.messages import counted, warn
 
@@ -96,7 +95,7 @@ def load(
         raise DataError(
             f"{folder}: training and test need a JPEG, PNG or TIFF image each, "
             f"and {len(readable)} of the {len(names)} files there can be read"
-            + (f"; {describe_skipped(skipped)}" if skipped else "")
+            + (f"; {_describe_skipped(skipped)}" if skipped else "")
         )
     class_names, indices = _labels_of(folder, images) if labels else ((), None)
     headers = [image.header for image in images]
@@ -117,7 +116,7 @@ def load(
         return reason
 
     if skipped:
-        warn(describe_skipped(skipped))
+        warn(_describe_skipped(skipped))
     dtype = Values(num_colors).dtype
     hashes = np.array([image.hash for image in images], np.uint64)
     return ImageDataset(
@@ -278,19 +277,15 @@ def _look(root, names):
             return str(error)
         return _Image(name, header, hashing.hash_of(content))
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(runtime.num_cores()) as pool:
         seen = dict(zip(names, pool.map(look, names), strict=True))
     images = [image for image in seen.values() if not isinstance(image, str)]
     skipped = {name: why for name, why in seen.items() if isinstance(why, str)}
     return images, skipped
 
 
-def describe_skipped(skipped: Mapping[str, str]) -> str:
-    """Returns a line with the number of skipped files and the first few names.
-
-    Args:
-      skipped: Names of the files, with the reasons.
-    """
+def _describe_skipped(skipped):
+    """Returns how many files are skipped, and the first few of them."""
     named = [f"{name} ({why})" for name, why in skipped.items()][:_NUM_NAMED]
     named += ["..."] * (len(skipped) > _NUM_NAMED)
     return f"{counted(len(skipped), 'file')} left out: {', '.join(named)}"

@@ -70,7 +70,7 @@ def load(
     known = canonical(name)
     if known == "digits":
         dataset = _load_digits(size, labels)
-    elif known not in DATASETS and arrays.is_file(name):
+    elif arrays.is_file(name):
         dataset = arrays.load(name, size, labels)
     elif known not in DATASETS and is_folder(name):
         dataset = image_folder.load(name, size, labels)

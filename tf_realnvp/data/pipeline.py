@@ -1,7 +1,6 @@
 """From the stored images of a split to batches, decoding each image once."""
 
 import dataclasses
-import os
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.data.splits import Split
+from tf_realnvp.utils import runtime
 
 # Name scope of the decoding operations: TensorFlow's errors name the operation
 # that failed.
@@ -97,7 +97,7 @@ class Pipeline:
                 return place, tf.ensure_shape(image, self.image_shape)
 
         images = arrange(split.stored().enumerate()).map(
-            decode, num_parallel_calls=os.cpu_count()
+            decode, num_parallel_calls=runtime.num_cores()
         )
         if cache is not None:
             # In batches, since each call of Python has some overhead, and

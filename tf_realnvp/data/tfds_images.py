@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import os
 import re
 
 import numpy as np
@@ -15,7 +14,7 @@ from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.pipeline import DECODING
 from tf_realnvp.data.preprocessing import default_size, resize
 from tf_realnvp.data.splits import Split
-from tf_realnvp.utils import hashing
+from tf_realnvp.utils import hashing, runtime
 from tf_realnvp.utils.errors import DataError, reason
 
 SHUFFLE_BYTES = 128 * 2**20
@@ -185,7 +184,7 @@ def _parser(builder, key):
 def _read_labels(builder, records):
     """Returns the labels of records, without decoding images."""
     labels = records.map(
-        _parser(builder, _LABEL), num_parallel_calls=os.cpu_count()
+        _parser(builder, _LABEL), num_parallel_calls=runtime.num_cores()
     ).batch(4096)
     return np.concatenate(list(labels.as_numpy_iterator())).astype(np.int32)
 

@@ -55,7 +55,7 @@ class SavedModel:
         without classes has a single one, `[1]`.
     """
 
-    def __init__(self, path: str | os.PathLike, num_threads: int | None = None):
+    def __init__(self, path: str | os.PathLike):
         """Loads a model.
 
         The folder is looked at before TensorFlow is imported, which takes
@@ -63,7 +63,6 @@ class SavedModel:
 
         Args:
           path: The folder that `export.save` wrote.
-          num_threads: As for `runtime.configure`.
 
         Raises:
           ModelError: If there is no model, or it cannot be loaded.
@@ -83,7 +82,7 @@ class SavedModel:
         self.context_shape = each(tuple, content.get("context_shape"))
         with np.errstate(divide="ignore"):  # A class may have probability zero.
             self.log_prior = np.log(content.get("class_probs") or [1.0])
-        runtime.configure(num_threads=num_threads)
+        runtime.configure()
         import tensorflow as tf
 
         from tf_realnvp.utils import assertions
@@ -282,6 +281,15 @@ class SavedModel:
             return self._call(signature, inputs, condition, part, output)
 
         return np.concatenate([*overlapped(compute, _parts(values))])
+
+    def check_context(self, context: Any = None) -> None:
+        """Raises a `UsageError` unless images can have a context.
+
+        Args:
+          context: As for `score_each`.
+        """
+        if context is not None or self.observe is None:
+            self._condition(BATCH_SIZE, 0, context)
 
     def _condition(self, n, label, context=None):
         """Returns what `n` images are conditioned on, as `condition_specs`."""

@@ -53,10 +53,10 @@ class Summaries:
 
     Scalars by step are `bits_per_dim/train` (the mean of the epoch so far),
     `bits_per_dim/validation`, `bits_per_dim/test` (of real numbers
-    `nats_per_dim/...`), `gradient_norm` (also a mean), `learning_rate` and
-    `images_per_second`. `samples` is a grid of 36
-    images, always from the same latents, so that one can watch the samples
-    evolve. For a model with classes it has a row per class.
+    `nats_per_dim/...`), `effective_share`, `gradient_norm` (also a mean),
+    `learning_rate` and `images_per_second`. `samples` is a grid of 36 images,
+    always from the same latents, so that one can watch the samples evolve. For
+    a model with classes it has a row per class.
     """
 
     def __init__(

@@ -216,9 +216,8 @@ class Trainer:
         """Trains on some batches, in one call of TensorFlow.
 
         Args:
-          batches: Iterator of a `tf.data.Dataset` of global batches: images
-            `[n, H, W, C]` of `model.values.dtype`; for a model with classes,
-            pairs of images and labels, int32 `[n]`.
+          batches: Iterator of a `tf.data.Dataset` of global batches, as
+            `ImageDataset.train_batches` makes them.
           num_steps: Number of batches; the same in all workers.
 
         Raises:

@@ -74,7 +74,7 @@ def images(
     If that is `None`, returns them as finite float32.
     """
     if num_colors is None:
-        return _finite(value, "images", image_shape, real=True)
+        return finite(value, "images", image_shape, real=True)
     kind = f"integers in 0 ... {num_colors - 1} of shape {_batch(image_shape)}"
     shape = [None, *image_shape]
     result = tensor(value, "images", kind, shape, integer=True)
@@ -125,11 +125,6 @@ def context(value: Any, shape: Any, n: tf.Tensor) -> Any:
     return each(for_each, value, shape)
 
 
-def latents(value: Any, latent_shape: Sequence[int]) -> tf.Tensor:
-    """Returns `latents` as finite float32 `[n, *latent_shape]`."""
-    return _finite(value, "latents", latent_shape)
-
-
 def stateless_seed(seed: Any = None) -> tf.Tensor:
     """Returns a seed for TensorFlow's stateless random operations.
 
@@ -166,8 +161,10 @@ def stateless_seeds(seeds: Any, n: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.cast(half, tf.int32) for half in halves], axis=-1)
 
 
-def _finite(value, name, shape, real=False):
-    """Returns finite float32 numbers `[n, *shape]`."""
+def finite(
+    value: Any, name: str, shape: Sequence[int], real: bool = False
+) -> tf.Tensor:
+    """Returns an argument as finite float32 numbers `[n, *shape]`."""
     kind = f"finite float32 numbers of shape {_batch(shape)}"
     result = tensor(value, name, kind, [None, *shape], real=real)
     return _float(result, name, kind)
