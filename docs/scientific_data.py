@@ -39,19 +39,18 @@
 # noise adds one.
 #
 # **How exactly images come back.** `decode(encode(images))` is exact as far as
-# float32 carries through the logit and all couplings. Here is a model of 40
+# float32 carries through the logit and all couplings. Here is a model of 32
 # couplings, with test images of Fashion-MNIST to which random lower bits were
 # added:
 #
 # | bits | images that come back |
 # | --- | --- |
-# | up to 11 | all of 500 |
-# | 12 | 99.8 %, the others with errors up to 1 level |
-# | 13, 14 | all |
-# | 15 | 99.6 %, up to 1 |
-# | 16 | 97.4 %, up to 5 |
+# | up to 13 | all of 500 |
+# | 14 | 99.6 %, the others with errors up to 1 level |
+# | 15 | 99.0 %, up to 1 |
+# | 16 | 96.8 %, up to 2 |
 #
-# At 16 bits at most 3 of 10,000 values are off.
+# At 16 bits fewer than 1 of 10,000 values is off.
 #
 # ```sh
 # python -m benchmarks.round_trip models/realnvp_fashion_mnist
