@@ -314,28 +314,20 @@ class AffineCoupling(SinglePassBijector):
 class Squeeze(tfb.Bijector):
     """Trades resolution for channels.
 
-    The inverse maps an image `[..., H, W, C]` to
-    `[..., H / block_size, W / block_size, block_size**2 * C]`: the squeezing
-    operation of section 3.6 of https://arxiv.org/abs/1605.08803, with the
-    component order of `tf.nn.space_to_depth`. Components are only reordered, so
-    the log-det is 0.
-
-    Attributes:
-      block_size: Height and width in pixels of the blocks that become one pixel
-        each.
+    The inverse maps an image `[..., H, W, C]` to `[..., H / 2, W / 2, 4 * C]`:
+    the squeezing operation of section 3.6 of https://arxiv.org/abs/1605.08803,
+    with the component order of `tf.nn.space_to_depth`. Components are only
+    reordered, so the log-det is 0.
     """
 
-    def __init__(self, block_size: int = 2, name: str = "squeeze"):
+    def __init__(self, name: str = "squeeze"):
         """Creates a squeeze.
 
         Args:
-          block_size: Height and width in pixels of the blocks that become one
-            pixel each, at least 2.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
         with tf.name_scope(name) as name:
-            self.block_size = block_size
             super().__init__(
                 forward_min_event_ndims=3,
                 is_constant_jacobian=True,
@@ -348,10 +340,10 @@ class Squeeze(tfb.Bijector):
         return {}
 
     def _forward(self, x):
-        return _apply_to_images(tf.nn.depth_to_space, x, self.block_size)
+        return _apply_to_images(tf.nn.depth_to_space, x)
 
     def _inverse(self, y):
-        return _apply_to_images(tf.nn.space_to_depth, y, self.block_size)
+        return _apply_to_images(tf.nn.space_to_depth, y)
 
     def _forward_log_det_jacobian(self, x):
         return tf.zeros([], x.dtype)
@@ -373,13 +365,11 @@ class Squeeze(tfb.Bijector):
 
     def _unsqueezed(self, shape):
         *batch, height, width, channels = shape
-        block = self.block_size
-        return [*batch, height * block, width * block, channels // block**2]
+        return [*batch, 2 * height, 2 * width, channels // 4]
 
     def _squeezed(self, shape):
         *batch, height, width, channels = shape
-        block = self.block_size
-        return [*batch, height // block, width // block, channels * block**2]
+        return [*batch, height // 2, width // 2, 4 * channels]
 
 
 class FactorOut(SinglePassBijector):
@@ -395,19 +385,17 @@ class FactorOut(SinglePassBijector):
       bijector: The bijector of the first half of the channels.
     """
 
-    def __init__(
-        self, bijector: tfb.Bijector | None = None, name: str = "factor_out"
-    ):
+    def __init__(self, bijector: tfb.Bijector, name: str = "factor_out"):
         """Creates a multi-scale split.
 
         Args:
           bijector: Bijector of the first half of the last axis. It must keep
-            the event shape. Default: `tfb.Identity()`.
+            the event shape.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
         with tf.name_scope(name) as name:
-            self.bijector = tfb.Identity() if bijector is None else bijector
+            self.bijector = bijector
             super().__init__(
                 forward_min_event_ndims=max(
                     self.bijector.forward_min_event_ndims, 1
@@ -497,11 +485,11 @@ def steps_of(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     return [bijector]
 
 
-def _apply_to_images(function, images, *args):
-    """Applies a function of `[N, H, W, C]` to `[..., H, W, C]`."""
+def _apply_to_images(function, images):
+    """Applies a function of 2x2 blocks to images `[..., H, W, C]`."""
     shape = tf.shape(images)
     flat = tf.reshape(images, tf.concat([[-1], shape[-3:]], axis=0))
-    outputs = function(flat, *args)
+    outputs = function(flat, 2)
     new_shape = tf.concat([shape[:-3], tf.shape(outputs)[1:]], axis=0)
     return tf.ensure_shape(
         tf.reshape(outputs, new_shape), [*images.shape[:-3], *outputs.shape[1:]]
