@@ -99,8 +99,11 @@ class PathGradientTest(untraced.UntracedTestCase, parameterized.TestCase):
 class TrainTest(folders.FolderTestCase):
     def setUp(self):
         super().setUp()
-        few = mock.patch.object(objectives, "_STEPS_PER_EPOCH", 80)
-        self.enterContext(few)
+        for patch in (
+            mock.patch.object(objectives, "_STEPS_PER_EPOCH", 80),
+            mock.patch.object(ReverseKL, "num_test", 512),
+        ):
+            self.enterContext(patch)
 
     def test_training(self):
         """It improves the share."""
