@@ -95,9 +95,9 @@ def score(flags: argparse.Namespace) -> None:
             header, tables = shards.open_tables(out, flags.merge)
     model = saved_model.SavedModel(flags.model)
     context = arguments.read_context(flags.context)
-    model.check_context(context)
     measure: Callable = functools.partial(model.score_each, context=context)
     if flags.reference is not None or flags.maps is not None:
+        model.check_context(context)
         # It takes seconds more to trace.
         measurer = tf_realnvp.detection.Measurer(model.model)
         measure = functools.partial(measurer, context=context)
