@@ -63,6 +63,33 @@ class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertGreater(np.abs(gradient).max(), 0.0, weight.path)
 
 
+class Conv2dFloat32Test(untraced.UntracedTestCase, parameterized.TestCase):
+    @parameterized.parameters("same", "periodic")
+    def test_of_bfloat16_as_of_float32(self, padding):
+        inputs, kernel = (
+            # Numbers of a few bits, the same in both.
+            tf.cast(tf.cast(normal(*shape), tf.bfloat16), tf.float32)
+            for shape in ((2, 5, 4, 3), (3, 3, 3, 2))
+        )
+        bias = tf.constant([100.3, -0.3])
+        results = []
+        for dtype in (tf.float32, tf.bfloat16):
+            with tf.GradientTape() as tape:
+                weights = [tf.cast(inputs, dtype), kernel, bias]
+                tape.watch(weights)
+                outputs = networks.conv2d_float32(*weights, padding)
+                loss = tf.reduce_sum(tf.square(outputs))
+            gradients = tape.gradient(loss, weights)
+            self.assertEqual(outputs.dtype, tf.float32)
+            gradients = [tf.cast(value, tf.float32) for value in gradients]
+            results.append([outputs, *gradients])
+        (expected, *gradients), (outputs, *same_gradients) = results
+        self.assertAllClose(outputs, expected, rtol=0.0, atol=1e-4)
+        for gradient, same in zip(gradients, same_gradients, strict=True):
+            atol = 0.01 * np.abs(gradient).max()
+            self.assertAllClose(same, gradient, rtol=0.0, atol=atol)
+
+
 class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
     def test_another_backend_of_keras(self):
         """The import names the backend."""
@@ -106,7 +133,7 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
         network = make_network(num_classes=num_classes, padding=padding)
         label = None if num_classes is None else tf.constant([2, 0, 2])
         images = tf.constant(normal(3, 4, 6, 2), dtype)
-        projection = tf.constant(normal(3, 4, 6, 4, seed=1), dtype)
+        projection = tf.constant(normal(3, 4, 6, 4, seed=1), tf.float32)
 
         def outputs_and_gradients(function):
             with tf.GradientTape() as tape:
@@ -133,7 +160,7 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
         else:
             tolerance = 1e-6 if dtype == "float32" else 1e-2
             self.assertAllEqual(outputs, again)
-        self.assertEqual(outputs.dtype, dtype)
+        self.assertEqual(outputs.dtype, tf.float32)
         self.assertLen(gradients, 16 if num_classes is None else 17)
         for expected, gradient in zip(gradients, gradients_again, strict=True):
             self.assertEqual(gradient.dtype, expected.dtype)
