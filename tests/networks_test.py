@@ -63,34 +63,13 @@ class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertGreater(np.abs(gradient).max(), 0.0, weight.path)
 
 
-class Conv2dFloat32Test(untraced.UntracedTestCase, parameterized.TestCase):
-    @parameterized.parameters("same", "periodic")
-    def test_of_bfloat16_as_of_float32(self, padding):
-        inputs, kernel = (
-            # Numbers of a few bits, the same in both.
-            tf.cast(tf.cast(normal(*shape), tf.bfloat16), tf.float32)
-            for shape in ((2, 5, 4, 3), (3, 3, 3, 2))
-        )
-        bias = tf.constant([100.3, -0.3])
-        results = []
-        for dtype in (tf.float32, tf.bfloat16):
-            with tf.GradientTape() as tape:
-                weights = [tf.cast(inputs, dtype), kernel, bias]
-                tape.watch(weights)
-                outputs = networks.conv2d_float32(*weights, padding)
-                loss = tf.reduce_sum(tf.square(outputs))
-            gradients = tape.gradient(loss, weights)
-            self.assertEqual(outputs.dtype, tf.float32)
-            gradients = [tf.cast(value, tf.float32) for value in gradients]
-            results.append([outputs, *gradients])
-        (expected, *gradients), (outputs, *same_gradients) = results
-        self.assertAllClose(outputs, expected, rtol=0.0, atol=1e-4)
-        for gradient, same in zip(gradients, same_gradients, strict=True):
-            atol = 0.01 * np.abs(gradient).max()
-            self.assertAllClose(same, gradient, rtol=0.0, atol=atol)
-
-
 class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
+    def test_last_bias_is_not_rounded_to_bfloat16(self):
+        network = make_network()
+        network.last.gain.assign(tf.zeros_like(network.last.gain))
+        outputs = network(tf.zeros([1, 2, 2, 2], tf.bfloat16))
+        self.assertAllEqual(outputs[0, 0, 0], network.last.bias)
+
     def test_another_backend_of_keras(self):
         """The import names the backend."""
         with (

@@ -96,8 +96,8 @@ class CouplingNetwork(WeightNormalized):
 
     The network maps images `[N, H, W, channels]` of any size to
     `[N, H, W, channels_out]`. It computes in the dtype of its input: the same
-    float32 weights are used for bfloat16 training and float32 evaluation. Its
-    outputs are float32 even in bfloat16; see `conv2d_float32`.
+    float32 weights are used for bfloat16 training and float32 evaluation. The
+    last bias is added in float32, so the outputs are float32.
 
     A network may be conditioned on a label, and on the code and the images of a
     context: `network(inputs, label=labels)`. An embedding of the label and a
@@ -333,7 +333,9 @@ def coupling_network(
     for kernels in unstack_blocks(blocks):
         hidden = apply_block(hidden, kernels)
     kernel = weight_norm(last.direction, last.gain)
-    return conv2d_float32(tf.nn.relu(hidden), kernel, last.bias, padding)
+    outputs = _convolve(tf.nn.relu(hidden), kernel, padding)
+    # bfloat16 would round a large bias by more than a coupling can bear.
+    return tf.nn.bias_add(tf.cast(outputs, last.bias.dtype), last.bias)
 
 
 _inlined = tf.function(coupling_network, autograph=False)
@@ -492,43 +494,6 @@ def conv2d(
     if bias.shape.rank == 2:
         bias = bias[:, tf.newaxis, tf.newaxis]
     return outputs + bias
-
-
-def conv2d_float32(
-    inputs: tf.Tensor,
-    kernel: tf.Tensor,
-    bias: tf.Tensor,
-    padding: str = "same",
-) -> tf.Tensor:
-    """Convolves bfloat16 inputs, and returns float32.
-
-    TensorFlow rounds the sums of products to bfloat16. Where an image is nearly
-    certain, its coupling multiplies by much, and the error of a shift with it.
-    A second convolution, which also subtracts the rounded sums, gives what was
-    lost. Gradients are those of `conv2d`.
-
-    Args:
-      inputs: As for `conv2d`. Of another dtype than bfloat16 this is `conv2d`.
-      kernel: As for `conv2d`.
-      bias: `[channels_out]`.
-      padding: As for `padded`.
-
-    Returns:
-      `[N, H, W, channels_out]`.
-    """
-    if inputs.dtype != tf.bfloat16:
-        return conv2d(inputs, kernel, bias, padding)
-    rounded = _convolve(inputs, kernel, padding)
-    height, width, _, channels_out = kernel.shape
-    minus = -tf.eye(channels_out)[tf.newaxis, tf.newaxis]
-    both_sides = [[height // 2] * 2, [width // 2] * 2, [0, 0], [0, 0]]
-    lost = _convolve(
-        tf.concat([inputs, rounded], axis=-1),
-        tf.concat([kernel, tf.pad(minus, both_sides)], axis=2),
-        padding,
-    )
-    outputs = tf.nn.bias_add(tf.cast(rounded, tf.float32), bias)
-    return outputs + tf.stop_gradient(tf.cast(lost, tf.float32))
 
 
 def _convolve(inputs, kernel, padding):
