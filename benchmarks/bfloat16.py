@@ -17,29 +17,20 @@ def main() -> None:
     )
     import tensorflow as tf
 
-    import tf_realnvp
     from tf_realnvp.serving.saved_model import SavedModel
 
-    dataset = measuring.load_dataset(SavedModel(flags.model), flags)
+    model = SavedModel(flags.model)
+    dataset = measuring.load_dataset(model, flags)
     images, labels = measuring.take(dataset, "test", flags.n)
-    model = tf_realnvp.load(flags.model)
     bits = {}
     for dtype in ("float32", "bfloat16"):
-        function = tf.function(model.for_training(dtype).bits_per_dim)
-        batches = (
-            slice(start, start + flags.batch_size)
-            for start in range(0, flags.n, flags.batch_size)
-        )
-        bits[dtype] = np.concatenate(
-            [
-                function(
-                    images[batch],
-                    seed=0,
-                    label=None if labels is None else labels[batch],
-                )
-                for batch in batches
-            ]
-        )
+        function = tf.function(model.model.for_training(dtype).bits_per_dim)
+        batches = []
+        for start in range(0, flags.n, flags.batch_size):
+            batch = slice(start, start + flags.batch_size)
+            label = None if labels is None else labels[batch]
+            batches.append(function(images[batch], seed=0, label=label))
+        bits[dtype] = np.concatenate(batches)
         print(f"{dtype}: {bits[dtype].mean():.4f} bits/dim")
     lost = bits["bfloat16"] - bits["float32"]
     error = lost.std() / len(lost) ** 0.5
