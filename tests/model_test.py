@@ -16,7 +16,8 @@ import untraced
 from absl.testing import parameterized
 
 from tf_realnvp import bijectors
-from tf_realnvp.model import RealNVP, max_num_scales
+from tf_realnvp.model import RealNVP
+from tf_realnvp.multi_scale import max_num_scales
 
 make_model = functools.partial(small_models.displaced, 0.3, filters=4)
 

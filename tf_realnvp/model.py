@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import itertools
 import math
 import os
 import types
@@ -26,6 +25,7 @@ from tf_realnvp import (
 from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.context import Context, Shapes
 from tf_realnvp.images.values import Values
+from tf_realnvp.multi_scale import MultiScale
 from tf_realnvp.utils import assertions, checks, private
 from tf_realnvp.utils.assertions import stateless_seed
 from tf_realnvp.utils.checks import WholeNumber, WholeNumbers, check
@@ -39,12 +39,10 @@ class RealNVP(tf.Module):
     than 256; or they are real numbers, `float32`, with `num_colors=None`. From
     image to latents, the flow is dequantization, scaling and logit, or for real
     numbers a standardization of each channel, followed by a multi-scale
-    architecture. Each scale but the last has three couplings with checkerboard
-    masks, a squeeze, and three couplings with channel masks; half of the
-    channels are then factored out, and the other half is the input of the next
-    scale. The last scale has four couplings with checkerboard masks.
-    (`num_couplings` sets the numbers of couplings.) All latents are standard
-    normal. See sections 3.4 to 3.6 and 4.1 of https://arxiv.org/abs/1605.08803.
+    architecture (`multi_scale.MultiScale`) of couplings, by default three with
+    checkerboard masks and three with channel masks at each scale but the last,
+    which has four with checkerboard masks. All latents are standard normal. See
+    sections 3.4 to 3.6 and 4.1 of https://arxiv.org/abs/1605.08803.
 
     #### Example
 
@@ -174,11 +172,9 @@ class RealNVP(tf.Module):
         )
         self.dequantization: str = _check("dequantization", dequantization)
         self.padding: str = _check("padding", padding)
-        if self.num_scales > (largest := max_num_scales(self.image_shape)):
-            raise ValueError(
-                f"`num_scales` must be at most {largest} for images of shape "
-                f"{self.image_shape}, got {num_scales}."
-            )
+        self._scales = MultiScale(
+            self.image_shape, self.num_scales, self.num_couplings
+        )
         if self.values.are_real and self.dequantization != "uniform":
             raise ValueError(
                 "`dequantization` must be 'uniform' without levels."
@@ -215,7 +211,7 @@ class RealNVP(tf.Module):
                 padding=self.padding,
                 name=f"coupling_{index}",
             )
-            for index, (_, mask, _) in enumerate(self._layout())
+            for index, (_, mask, _) in enumerate(self._scales.layout())
         ]
         self._log_scale_variables = _scalars(self.networks)
         is_learned = self.dequantization == "variational"
@@ -247,29 +243,6 @@ class RealNVP(tf.Module):
             value = types.MappingProxyType(dict(value))
         super().__setattr__(name, value)
 
-    def _layout(self):
-        """Yields name, mask and places of couplings, from image to latents.
-
-        The places are where components are in an image, `[h, w, c]`.
-        """
-        checkerboards, channels, last = self.num_couplings
-        places = np.arange(self.num_dims).reshape(self.image_shape)
-        for scale in range(self.num_scales):
-            is_last = scale == self.num_scales - 1
-            of = "last_scale" if is_last else f"scale_{scale}"
-            for index in range(last if is_last else checkerboards):
-                mask = bijectors.checkerboard_mask(places.shape, index % 2 == 0)
-                yield f"{of}/checkerboard_{index}", mask, places
-            if not is_last:
-                height, width, depth = places.shape
-                places = places.reshape(height // 2, 2, width // 2, 2, depth)
-                places = places.swapaxes(1, 2)
-                places = places.reshape(height // 2, width // 2, 4 * depth)
-                for index in range(channels):
-                    mask = bijectors.channel_mask(places.shape, index % 2 == 0)
-                    yield f"{of}/channel_{index}", mask, places
-                places = places[..., : 2 * depth]
-
     def _set_flow(self, functions, noise_functions):
         """Creates the couplings, the bijector and the distribution.
 
@@ -286,7 +259,7 @@ class RealNVP(tf.Module):
             for index, ((_, mask, places), function, (rescale, reshift)) in (
                 enumerate(
                     zip(
-                        self._layout(),
+                        self._scales.layout(),
                         functions,
                         _pairs(self._log_scale_variables),
                         strict=True,
@@ -306,7 +279,7 @@ class RealNVP(tf.Module):
                 ),
             ]
         self._to_logits = tuple(steps)
-        steps += self._scale(0, iter(self.couplings))
+        steps += self._scales.steps(self.couplings)
         # The noise within a level does not affect the level itself.
         self._without_noise = tfb.Chain(steps, name="real_nvp")
         self.bijector = self._without_noise
@@ -330,32 +303,6 @@ class RealNVP(tf.Module):
             ),
             name=self.name,
         )
-
-    def _scale(self, scale, couplings):
-        """Returns the bijectors of a scale and of all later scales.
-
-        Args:
-          scale: Index of the scale.
-          couplings: Iterator over the couplings of these scales, from image to
-            latents.
-        """
-        if scale == self.num_scales - 1:
-            return list(couplings)
-        num_checkerboards, num_channels, _ = self.num_couplings
-        steps = [
-            *itertools.islice(couplings, num_checkerboards),
-            bijectors.Squeeze(),
-            *itertools.islice(couplings, num_channels),
-            bijectors.FactorOut(
-                tfb.Chain(
-                    self._scale(scale + 1, couplings), name=f"scale_{scale + 1}"
-                )
-            ),
-        ]
-        if scale > 0:
-            # `FactorOut` requires a bijector that keeps the event shape.
-            steps.append(tfb.Invert(bijectors.Squeeze()))
-        return steps
 
     def for_training(
         self, compute_dtype: str = "float32", recompute: bool = False
@@ -420,7 +367,7 @@ class RealNVP(tf.Module):
         Adding couplings at a scale, classes or variational dequantization to a
         model adds names and changes none.
         """
-        layout = [name for name, *_ in self._layout()]
+        layout = [name for name, *_ in self._scales.layout()]
         names = layout + [network.name for network in self._noise_networks]
         named = {}
         for name, network, (rescale, reshift) in zip(
@@ -699,8 +646,8 @@ class RealNVP(tf.Module):
         pixels, is_given = observations.split_visible(context)
         logits, _ = self._logits(pixels + self.values.middle)
         # Where the flow puts components, if its couplings change nothing.
-        identities = iter([tfb.Identity() for _ in self.couplings])
-        arrange = tfb.Chain(self._scale(0, identities)).inverse
+        identities = [tfb.Identity() for _ in self.couplings]
+        arrange = tfb.Chain(self._scales.steps(identities)).inverse
         logits, is_given = arrange(logits), arrange(is_given)
         return tf.where(is_given > 0.0, logits, latents)
 
@@ -1075,25 +1022,6 @@ class RealNVP(tf.Module):
         forward = self._without_noise.forward
         show = self.with_visible
         return self._through_flow(show, forward, latents, label, context)
-
-
-def max_num_scales(image_shape: Sequence[int]) -> int:
-    """Returns the largest `num_scales` for images of a shape.
-
-    Each scale beyond the second requires sides that can be halved once more,
-    and leaves at least two pixels at the last scale, so that a checkerboard
-    mask keeps some components and changes others. Two scales are always
-    allowed, even if the last scale is a single pixel.
-
-    Args:
-      image_shape: `(H, W, C)` in pixels and channels; `H` and `W` even.
-    """
-    height, width = (size // 2 for size in image_shape[:2])
-    num_scales = 2
-    while height % 2 == 0 and width % 2 == 0 and height * width > 4:
-        height, width = height // 2, width // 2
-        num_scales += 1
-    return num_scales
 
 
 def _restore(config, name, metadata, values):
