@@ -16,8 +16,10 @@ from settings import GIVEN
 
 from tf_realnvp.cli import arguments, main, train
 from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.serving import metadata
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import runtime
+from tf_realnvp.utils.errors import ModelError
 
 
 def call(*argv):
@@ -39,6 +41,10 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
             mock.patch.object(runtime, "configure")
         )
         self.enterContext(mock.patch.object(runtime, "num_cores", lambda: 8))
+        other = {"filters": 6, "num_blocks": 3, "num_couplings": [4, 4, 6]}
+        self.read = self.enterContext(
+            mock.patch.object(metadata, "read", return_value=other)
+        )
 
     def begin(self, config, run, *unused):
         """Begins a run, as a training does."""
@@ -95,6 +101,18 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         before = self.config("--batch_size", 40)
         expected = dataclasses.replace(before, accumulate=34)
         self.assertEqual(self.config("--accumulate", 34), expected)
+
+    def test_warm_start(self):
+        """The architecture is that of the other model, which may go then."""
+        argv = ("--init_from=M", "--num_couplings=5,5,6")
+        first = self.config(*argv)
+        self.read.side_effect = ModelError("there is no model")
+        self.assertEqual(self.config(*argv), first)
+        found = (first.filters, first.num_blocks, first.num_couplings)
+        self.assertEqual(found, (6, 3, (5, 5, 6)))
+        self.train.reset_mock()
+        result = call(*argv, "--run_dir=new")
+        self.assert_refused(result, "--init_from", "there is no model")
 
     @parameterized.parameters(
         # What is trained; the cores; the parts at once, the threads of each.

@@ -577,6 +577,7 @@ class CommandTest(TrainingTestCase):
                 serving_weights, "assign_weights", side_effect=assign_weights
             ) as assign,
             mock.patch.object(initialization, "initialize") as initialize,
+            mock.patch.object(serving_metadata, "read", return_value={}),
         ):
             weights = self.go_on(COMMAND, max_steps=1, **settings)
             means = np.frombuffer(weights, np.float32)
@@ -686,7 +687,10 @@ class WorkersTest(TrainingTestCase):
             "--run_dir 'step 4 read, ", "instead of 'nothing'", resume=True
         )
         self.changes += [None, None, lambda record: {"init_from": "others"}]
-        with mock.patch.object(serving_weights, "assign_weights"):
+        with (
+            mock.patch.object(serving_metadata, "read", return_value={}),
+            mock.patch.object(serving_weights, "assign_weights"),
+        ):
             self.assert_differs(
                 *("--init_from 'weights read, ", "instead of 'others'"),
                 init_from="other",

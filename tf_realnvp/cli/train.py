@@ -12,7 +12,8 @@ import re
 import signal
 
 from tf_realnvp.cli import arguments, signals
-from tf_realnvp.config import TrainingConfig
+from tf_realnvp.config import ARCHITECTURE, TrainingConfig
+from tf_realnvp.serving import metadata
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.errors import UsageError
@@ -118,6 +119,10 @@ def read_settings(flags: argparse.Namespace, run: runs.Run) -> TrainingConfig:
     Args:
       flags: The parsed flags.
       run: The run. If it is resumed, it provides some defaults.
+
+    Raises:
+      UsageError: If there is no model to start from, whose architecture is the
+        default.
     """
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
     settings = {k: v for k, v in vars(flags).items() if k in names}
@@ -125,6 +130,13 @@ def read_settings(flags: argparse.Namespace, run: runs.Run) -> TrainingConfig:
     if flags.seed is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
     settings["run_dir"] = str(run.path)
+    if flags.init_from is not None:
+        # A resumed run needs the other model no more.
+        with arguments.naming("--init_from"):
+            other = vars(before) if before else metadata.read(flags.init_from)
+        for name in ARCHITECTURE:
+            if settings[name] is None:
+                settings[name] = other.get(name)
     return TrainingConfig(before=before, **settings)
 
 
