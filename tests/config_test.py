@@ -28,6 +28,7 @@ OUT_OF_RANGE = (
     (0, "num_couplings dequantization conditional precision deterministic"),
     (0, "accumulate recompute jit devices checkpoint_minutes samples_every"),
     (0, "verbose dataset init_from data_dir output_dir run_dir padding"),
+    (0, "channel_masks"),
     (-1, "warmup_steps seed"),
     (None, "dataset"),
     (1.0, "ema alpha num_scales"),

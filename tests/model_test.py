@@ -35,6 +35,11 @@ MODELS = {
         "num_blocks": 2,
         "num_couplings": [2, 1, 3],
     },
+    "mixed_masks": {
+        "image_shape": (4, 8, 3),
+        "num_couplings": (1, 5, 1),
+        "channel_masks": "mixed",
+    },
     "periodic": {  # Its last grids are 2 pixels high and 1.
         "image_shape": (4, 8, 1),
         "num_colors": None,

@@ -174,6 +174,7 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
     @parameterized.parameters(
         *(("num_scales", 3), ("num_classes", 3), ("context_shape", 7)),
         *(("dequantization", "variational"), ("padding", "periodic")),
+        ("channel_masks", "mixed"),
     )
     def test_another_architecture(self, name, value):
         self.enterContext(mock.patch.object(self.model, name, value))

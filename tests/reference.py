@@ -107,6 +107,11 @@ def channel_mask(shape, parity):
     return np.indices(shape)[2] % 2 == parity
 
 
+def half_mask(shape, row):
+    """True at the channels that were a row of blocks of four pixels."""
+    return np.indices(shape)[2] // (shape[2] // 2) == row
+
+
 def squeeze(x, block_size=2):
     """Blocks of pixels become channels: row, then column, then channel."""
     batch, height, width, channels = x.shape
@@ -137,6 +142,7 @@ def real_nvp(
     contexts=(),
     mode="constant",
     given=None,
+    masks="alternating",
 ):
     """The whole model, from dequantized images to latents.
 
@@ -158,6 +164,7 @@ def real_nvp(
       mode: Likewise.
       given: 1 where a component is given, else 0, shaped like `x`. The density
         is that of the others.
+      masks: `channel_masks` of the model.
 
     Returns:
       Latents and log-density, `[n, height / 2, width / 2, 4 * channels]` and
@@ -183,10 +190,13 @@ def real_nvp(
         steps = [(checkerboard_mask, (i + 1) % 2) for i in range(first)]
         if not is_last:
             steps += [
-                (channel_mask, (i + 1) % 2) for i in range(num_couplings[1])
+                (half_mask, i % 2)
+                if masks == "mixed" and i % 4 < 2
+                else (channel_mask, (i + 1) % 2)
+                for i in range(num_couplings[1])
             ]
         for index, (make_mask, parity) in enumerate(steps):
-            if make_mask is channel_mask and index == first:
+            if index == first:
                 z, given = squeeze(z), squeeze(given)
             weights, rescale, reshift = next(couplings)
             z, change = coupling_inverse(
@@ -199,8 +209,7 @@ def real_nvp(
                 np.float64(reshift),
                 given,
             )
-            is_squeezed = make_mask is channel_mask
-            part = unsqueeze(change) if is_squeezed else change
+            part = unsqueeze(change) if index >= first else change
             parts.append((scale, False, part))
         if is_last:
             parts.append((scale, True, (1.0 - given) * log_normal(z)))
@@ -309,4 +318,5 @@ def of_model(model, points, labels=None, parts=None, contexts=(), given=None):
         contexts,
         mode,
         given,
+        model.channel_masks,
     )

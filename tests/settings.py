@@ -24,6 +24,7 @@ GIVEN = {
     "num_couplings": ((4, 5, 6), "4,5,6"),
     "dequantization": ("variational", "variational"),
     "padding": ("periodic", "periodic"),
+    "channel_masks": ("mixed", "mixed"),
     "observe": ("mask", "mask"),
     "conditional": (True, None),
     "init_from": ("e", "e"),

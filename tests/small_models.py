@@ -251,6 +251,7 @@ class SmallModel:
             "num_couplings": (3, 3, 4),
             "dequantization": "uniform",
             "padding": "same",
+            "channel_masks": "alternating",
             "num_classes": None,
             "class_probs": None,
             "context_shape": None,

@@ -40,8 +40,8 @@ def channel_mask(
 ) -> np.ndarray:
     """Returns a mask that alternates over the channels of an image.
 
-    The channel-wise mask of section 3.4 of https://arxiv.org/abs/1605.08803,
-    alternating rather than in two blocks.
+    Like the channel-wise mask of section 3.4 of
+    https://arxiv.org/abs/1605.08803, `half_mask`, but not in two blocks.
 
     Args:
       event_shape: `[H, W, C]`, the shape of the image.
@@ -52,6 +52,25 @@ def channel_mask(
     """
     odd = np.arange(event_shape[-1]) % 2 == 1
     return np.broadcast_to(odd if keep_odd else ~odd, event_shape).copy()
+
+
+def half_mask(
+    event_shape: Sequence[int], keep_first: bool = True
+) -> np.ndarray:
+    """Returns a mask that keeps half of the channels of an image.
+
+    The channel-wise mask of section 3.4 of https://arxiv.org/abs/1605.08803.
+
+    Args:
+      event_shape: `[H, W, C]`, the shape of the image.
+      keep_first: Whether to keep the first rather than the last half.
+
+    Returns:
+      Boolean array `[H, W, C]`, `True` where a component is kept.
+    """
+    channels = event_shape[-1]
+    first = np.arange(channels) < channels // 2
+    return np.broadcast_to(first == keep_first, event_shape).copy()
 
 
 class Sigmoid(tfb.Sigmoid):

@@ -224,6 +224,13 @@ class TrainingConfig:
         "scale but the last, and at the last scale (default: 3,3,4)",
         (3, 3, 4),
     )
+    channel_masks: str = _of_model(
+        OneOf(("alternating", "mixed")),
+        "what couplings with channel masks keep: alternating: every other "
+        "channel; mixed: in turn halves of the channels and every other one, "
+        "which learns faster",
+        "alternating",
+    )
     dequantization: str = _of_model(
         OneOf(("uniform", "variational")),
         "noise that is added to the levels; variational: learned, and slower",

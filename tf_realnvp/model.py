@@ -113,6 +113,7 @@ class RealNVP(tf.Module):
         context_shape: Shapes = None,
         observe: str | None = None,
         padding: str = "same",
+        channel_masks: str = "alternating",
         name: str = "real_nvp",
     ):
         """Creates a model with newly initialized weights.
@@ -153,6 +154,8 @@ class RealNVP(tf.Module):
             zeros, or "periodic", the opposite edge. A periodic model without
             context images commutes with translations by `2**num_scales`
             pixels, if the height and width are multiples of it.
+          channel_masks: "alternating" or "mixed", as for
+            `multi_scale.MultiScale`.
           name: Name of the module and of its distribution.
 
         Raises:
@@ -172,8 +175,12 @@ class RealNVP(tf.Module):
         )
         self.dequantization: str = _check("dequantization", dequantization)
         self.padding: str = _check("padding", padding)
+        self.channel_masks: str = _check("channel_masks", channel_masks)
         self._scales = MultiScale(
-            self.image_shape, self.num_scales, self.num_couplings
+            self.image_shape,
+            self.num_scales,
+            self.num_couplings,
+            self.channel_masks,
         )
         if self.values.are_real and self.dequantization != "uniform":
             raise ValueError(

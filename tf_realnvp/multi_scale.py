@@ -25,11 +25,16 @@ class MultiScale:
       num_scales: Number of scales, from 2 to `max_num_scales(image_shape)`.
       num_couplings: Numbers of couplings: with checkerboard masks and with
         channel masks at each scale but the last, and at the last scale.
+      channel_masks: "alternating": all keep the channels of odd or of even
+        index. "mixed": the first two keep the half of the channels that goes
+        through the next scale, or the half that is factored out; the next two
+        keep the channels of odd or of even index; and so on.
     """
 
     image_shape: tuple[int, ...]
     num_scales: int
     num_couplings: tuple[int, ...]
+    channel_masks: str
 
     def __post_init__(self):
         if self.num_scales > (largest := max_num_scales(self.image_shape)):
@@ -61,6 +66,8 @@ class MultiScale:
                 places = places.reshape(height // 2, width // 2, 4 * depth)
                 for index in range(channels):
                     mask = bijectors.channel_mask(places.shape, index % 2 == 0)
+                    if self.channel_masks == "mixed" and index // 2 % 2 == 0:
+                        mask = bijectors.half_mask(places.shape, index % 2 == 0)
                     yield f"{of}/channel_{index}", mask, places
                 places = places[..., : 2 * depth]
 

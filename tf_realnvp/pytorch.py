@@ -53,6 +53,7 @@ _MODEL = {
     "num_couplings": (3, 3, 4),
     "dequantization": "uniform",
     "padding": "same",
+    "channel_masks": "alternating",
     "num_classes": None,
     "context_shape": None,
 }

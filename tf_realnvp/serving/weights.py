@@ -100,7 +100,10 @@ def _differences(model, other):
     """Returns descriptions of the parts of a saved model that do not fit."""
     fits = {
         name: getattr(other, name) == getattr(model, name)
-        for name in ("filters", "num_blocks", "alpha", "num_scales")
+        for name in (
+            *("filters", "num_blocks", "alpha", "num_scales"),
+            "channel_masks",
+        )
     }
     pairs = zip(other.num_couplings, model.num_couplings, strict=True)
     fits["num_couplings"] = all(few <= many for few, many in pairs)
