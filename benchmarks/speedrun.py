@@ -19,7 +19,8 @@ from benchmarks import measuring
 
 _OPTIONS = (
     "--filters 64 --num_blocks 1 --num_scales 3 --num_couplings 6,6,8 "
-    "--dequantization variational --num_validation 1000 --precision bfloat16"
+    "--channel_masks mixed --dequantization variational --num_validation 1000 "
+    "--precision bfloat16"
 )
 
 

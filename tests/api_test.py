@@ -114,6 +114,7 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
         ({"image_shape": (8, 8, 3)}, {}, "1 channels instead of 3"),
         ({}, {"num_colors": None}, "None num_colors instead of 256"),
         ({"num_classes": 2}, {"num_classes": 3}, "3 num_classes instead of 2"),
+        ({"channel_masks": "mixed"}, {}, "alternating channel_masks instead"),
         (
             *({}, {"dequantization": "variational"}),
             "variational dequantization instead of uniform",

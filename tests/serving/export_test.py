@@ -35,6 +35,7 @@ def variational():
         num_scales=3,
         dequantization="variational",
         padding="periodic",
+        channel_masks="mixed",
     )
 
 
