@@ -13,7 +13,7 @@ from tf_realnvp import bijectors
 
 @dataclasses.dataclass(frozen=True)
 class MultiScale:
-    """The multi-scale architecture of section 3.6 of the paper.
+    """The architecture of section 3.6 of https://arxiv.org/abs/1605.08803.
 
     Each scale but the last has couplings with checkerboard masks, a squeeze,
     and couplings with channel masks; half of the channels are then factored
