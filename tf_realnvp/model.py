@@ -130,8 +130,9 @@ class RealNVP(tf.Module):
           filters: Number of hidden channels of the coupling networks; even.
           num_blocks: Number of residual blocks per coupling network.
           alpha: Margin that keeps the logit finite, between 0 and 1.
-          num_scales: Number of scales, from 2 to `max_num_scales(image_shape)`.
-            Each scale has half the height and width of the one before.
+          num_scales: Number of scales, from 2 to
+            `multi_scale.max_num_scales(image_shape)`. Each scale has half the
+            height and width of the one before.
           num_couplings: Three numbers of couplings, each at least 1: with
             checkerboard masks at each scale but the last, with channel masks at
             each scale but the last, and with checkerboard masks at the last

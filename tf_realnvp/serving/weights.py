@@ -98,12 +98,11 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
 
 def _differences(model, other):
     """Returns descriptions of the parts of a saved model that do not fit."""
+    may_differ = {"num_couplings", "dequantization", "padding", "observe"}
     fits = {
         name: getattr(other, name) == getattr(model, name)
-        for name in (
-            *("filters", "num_blocks", "alpha", "num_scales"),
-            "channel_masks",
-        )
+        for name in ARCHITECTURE
+        if name not in may_differ
     }
     pairs = zip(other.num_couplings, model.num_couplings, strict=True)
     fits["num_couplings"] = all(few <= many for few, many in pairs)
