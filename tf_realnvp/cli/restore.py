@@ -45,7 +45,7 @@ _NUM_SHOWN = 8  # Samples in the figure.
         WholeNumber(0, 1000),
         0,
     ),
-    arguments.label("the likeliest class of each image"),
+    arguments.label("the likeliest of each image; with --observe, drawn"),
     arguments.seed("of the samples"),
     arguments.out(
         "PNG file for a figure of all images",
