@@ -284,7 +284,7 @@ class ReferenceTest(tf.test.TestCase):
         methods = detection.fit(normal.take(order[:20]))
         for name, score in methods.items():
             self.assertAllClose(scores[name], score(seen), rtol=1e-4)
-        method = methods[reference.method]
+        method = methods[detection.DEFAULT]
         both = method(seen), method(normal.take(others))
         self.assertAllClose(scores["p_value"], significance.p_values(*both))
         self.assertAllClose(

@@ -219,7 +219,7 @@ def train(
                 on_epoch or (lambda metrics: None),
                 display=Progress if progress else Silent,
             )
-            training.recorder.close()
+            training.recorder.after_results()
         finally:
             model.assign(trainer.result_model())
     return trainer.history

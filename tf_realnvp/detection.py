@@ -473,7 +473,6 @@ class Reference:
         Raises:
           ValueError: If there are fewer than `2 * MIN_NORMAL` images.
         """
-        self.method = DEFAULT
         order = np.random.default_rng(seed).permutation(len(normal))
         fitted, self.others = np.split(order, [len(normal) // 2])
         self._methods = fit(normal.take(fitted))

@@ -106,17 +106,6 @@ def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     return tf.cast(masks[..., tf.newaxis], tf.float32)
 
 
-def is_of_noise(name: str, sigma: float) -> bool:
-    """Returns whether an observation is that of noise of this deviation.
-
-    Args:
-      name: The name of the observation.
-      sigma: Standard deviation, in levels of 255 or the unit of real numbers.
-    """
-    kind, _, number = name.partition(":")
-    return kind == "noise" and math.isclose(float(number), sigma)
-
-
 def given(model: Any, images: tf.Tensor, context: Any) -> Any:
     """Returns the context of images, by default what a model observes of them.
 

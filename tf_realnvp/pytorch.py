@@ -36,6 +36,7 @@ a different model, which keeps and factors out other channels. The file does not
 show the order, so the caller has to check it.
 """
 
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -49,6 +50,7 @@ from tf_realnvp.utils import files
 # Indices of the couplings in the list of steps.
 _POSITIONS = (2, 3, 4, 6, 7, 8, 10, 11, 12, 13)
 _MODEL = {
+    "values.are_real": False,
     "num_scales": 2,
     "num_couplings": (3, 3, 4),
     "dequantization": "uniform",
@@ -110,21 +112,6 @@ def load_model(
     return model
 
 
-def load_weights(model: RealNVP, path: str | os.PathLike) -> None:
-    """Loads the weights of a model from a file.
-
-    Args:
-      model: The model. It is unchanged if the file does not fit.
-      path: An `.npz` file of a PyTorch `state_dict`.
-
-    Raises:
-      OSError: If the file cannot be read.
-      ValueError: As for `load_model`, or if the architecture is unsupported.
-    """
-    _check_architecture(model)
-    _assign(model, _read_arrays(path), path)
-
-
 def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
     """Saves the weights of a model for PyTorch.
 
@@ -136,20 +123,16 @@ def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
       OSError: If the file cannot be written.
       ValueError: If the PyTorch model has no such architecture.
     """
-    _check_architecture(model)
-    # An open file, since `savez` appends `.npz` to paths without it.
-    with files.replace_file(path) as new, new.open("wb") as file:
-        np.savez(file, **_state_dict(model))
-
-
-def _check_architecture(model):
     for name, expected in _MODEL.items():
-        value = getattr(model, name)
+        value = operator.attrgetter(name)(model)
         if value != expected:
             raise ValueError(
                 f"The PyTorch model has a fixed structure: `model.{name}` must "
                 f"be {expected}, got {value}."
             )
+    # An open file, since `savez` appends `.npz` to paths without it.
+    with files.replace_file(path) as new, new.open("wb") as file:
+        np.savez(file, **_state_dict(model))
 
 
 def _weights(model: RealNVP) -> Iterator[tuple[str, keras.Variable, Any]]:

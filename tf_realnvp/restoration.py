@@ -122,8 +122,9 @@ def restore(
     )
     if model.observe not in (None, "mask"):
         unit = 1.0 if model.values.are_real else model.values.highest / 255.0
-        is_other = noise is not None and not observations.is_of_noise(
-            model.observe, noise / unit
+        kind, _, number = model.observe.partition(":")
+        is_other = noise is not None and not (
+            kind == "noise" and math.isclose(float(number), noise / unit)
         )
         if is_other or observe is not None or np.any(mask):
             raise ValueError(f"The model observes {model.observe} alone.")

@@ -165,11 +165,11 @@ class SampleTest(CommandsTestCase):
         seed = ("--seed", 3)
         for index in (1, 2, 2):  # A shard may be run again.
             flags = ("--n", 150, *seed, "--shard", f"{index}/2")
-            said = self.call("sample", *flags, "--out", "all.npy")
+            said = self.call("sample", *flags, "--out", "all.NPY")
             self.assertIn(f"shard {index}/2 of 150 images, temp", said)
             self.call("sample", *flags, "--out", "new/")
         expected = self.samples(150, 1.0, 3)
-        parts = [np.load(f"all-0000{k}-of-00002.npy") for k in (1, 2)]
+        parts = [np.load(f"all-0000{k}-of-00002.NPY") for k in (1, 2)]
         self.assertAllEqual(np.concatenate(parts), expected)
         self.assertEqual(parts[0].dtype, expected.dtype)
         names = [f"sample_{index:04d}.png" for index in range(150)]

@@ -207,6 +207,8 @@ class ScoreTest(DetectionTestCase):
             _, stderr = self.succeed("score", "in", *flags, *shard)
             damaged += stderr.count("cannot read the image")
         self.assertEqual(damaged, 33)
+        result = call("score", self.path, "in", "--merge", 3)
+        self.assert_usage_error(result, "give --reference as the shards")
         merged, *_ = self.score(*flags, *maps, "--merge", 3)
         self.assertEqual((self.folder / "scores.csv").read_bytes(), expected)
         # How many, their mean, and the p-value of all images together.

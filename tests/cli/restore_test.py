@@ -131,6 +131,15 @@ class RestoreTest(ModelTestCase):
         self.assert_usage_error(result, message)
         self.load.assert_not_called()  # It takes seconds.
 
+    def test_context(self):
+        """A model of another context than what is seen restores nothing."""
+        self.load.return_value = small_models.displaced(
+            0.2, small_models.IMAGE_SHAPE, 17, filters=4, context_shape=(1,)
+        )
+        self.write(".", self.images[:1], ["a.png"])
+        result = call("restore", self.path, "a.png", "--noise", 5)
+        self.assert_usage_error(result, "`context` must have the shape (1,)")
+
 
 class MissingTest(folders.FolderTestCase, parameterized.TestCase):
     def test_resized(self):

@@ -67,6 +67,15 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         for _ in range(2):
             self.assertEqual(labels_of(dataset), expected)
 
+    def test_byte_order(self):
+        """TensorFlow takes arrays as they lie in memory."""
+        content = np.random.default_rng(0).normal(size=[30, 4, 4, 1])
+        content = content.astype(np.float32)
+        path = self.save("a.npy", images=content.astype(">f4"))
+        dataset, same = data.load(path), arrays.from_images(content, None)
+        self.assertAllEqual(held_out(dataset), held_out(same))
+        self.assertEqual(dataset.fingerprint, same.fingerprint)
+
     @parameterized.parameters("a.npy", "a.npz")
     def test_a_tenth_is_for_testing(self, name):
         content = images(150, 4, 4)

@@ -148,6 +148,7 @@ class TrainTest(folders.FolderTestCase):
             tf_realnvp.train(parts, on_epoch=interrupt, **settings)
         self.assertEqual(tf_realnvp.train(other, **settings), history)
         self.assertTrue(same_weights(other, whole))
+        self.assertTrue(same_weights(tf_realnvp.load(self.folder), whole))
 
     def test_refused(self):
         model = make_model(context_shape=(1,))

@@ -402,6 +402,10 @@ class FailureTest(TrainingTestCase):
         with mock.patch.object(SmallModel, "nan_below", 0.4):
             _, stdout, _ = command(run_dir="other")
         self.assertIn("\n3 steps were skipped", stdout)
+        # All is written, even if the last epoch has no loss.
+        with mock.patch.object(SmallModel, "nan_below", 1.0):
+            code, _, _ = command(run_dir="third", max_steps=3)
+        self.assertEqual(code, 0)
 
     @both_doors("train", "test")
     def test_damaged_image(self, door, split):

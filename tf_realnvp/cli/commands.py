@@ -109,7 +109,8 @@ def sample(flags: argparse.Namespace) -> None:
                 tf_realnvp.images.files.write(folder / name, image, *levels)
         say(out)
     elif out.lower().endswith(".npy"):
-        with files.replace_file(out) as file:
+        # An open file, since `save` appends `.npy` to paths without it.
+        with files.replace_file(out) as new, new.open("wb") as file:
             np.save(file, [*images])
         say(out)
     else:

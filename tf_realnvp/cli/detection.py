@@ -93,6 +93,8 @@ def score(flags: argparse.Namespace) -> None:
     if flags.merge is not None:
         with arguments.naming("--merge"):
             header, tables = shards.open_tables(out, flags.merge)
+        if ("p_value" in header) != (flags.reference is not None):
+            raise UsageError("give --reference as the shards had it")
     model = saved_model.SavedModel(flags.model)
     context = arguments.read_context(flags.context)
     measure: Callable = functools.partial(model.score_each, context=context)
@@ -104,7 +106,7 @@ def score(flags: argparse.Namespace) -> None:
     reference, normal, by = None, (), model.values.measure
     if flags.reference is not None:
         reference, normal = _load_reference(flags, model, measure)
-        by = reference.method
+        by = tf_realnvp.detection.DEFAULT
 
     if flags.merge is None:
         scorer = Scorer(model, measure, flags.seed, reference)
@@ -268,8 +270,9 @@ def _load_reference(flags, model, measure):
     )
     reference = tf_realnvp.detection.Reference(measured, flags.seed)
     num_others = len(reference.others)
+    method = tf_realnvp.detection.DEFAULT
     say(
-        f"p_value: of the method {reference.method}, by {num_others:,} "
+        f"p_value: of the method {method}, by {num_others:,} "
         f"{normal.title}; fitted to {len(normal) - num_others:,} others of them"
     )
     return reference, normal.images

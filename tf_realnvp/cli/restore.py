@@ -80,27 +80,24 @@ def restore(flags: argparse.Namespace) -> None:
     is_little = len(paths) * max(1, flags.samples) <= 8
     runtime.configure(num_threads=1 if is_little else None)
     observe = content.get("observe") or "mask"
-    is_other = (
-        flags.noise is not None
-        and not tf_realnvp.observations.is_of_noise(observe, flags.noise)
-    )
-    if observe != "mask" and (is_other or flags.mask is not None):
-        raise UsageError(f"{flags.model} observes {observe} alone")
     shape = content["image_shape" if observe == "mask" else "context_shape"]
     levels = num_colors, content.get("dropped_bits", 0)
     needs_mask = observe == "mask" and flags.noise is None
     pairs = [_read(path, flags, shape, levels, needs_mask) for path in paths]
     images, is_missing = map(np.stack, zip(*pairs, strict=True))
-    result = tf_realnvp.restoration.restore(
-        tf_realnvp.load(flags.model),
-        images,
-        is_missing,
-        flags.noise and (num_colors - 1) / 255.0 * flags.noise,
-        label,
-        flags.samples,
-        flags.seed,
-        shows_progress=True,
-    )
+    try:
+        result = tf_realnvp.restoration.restore(
+            tf_realnvp.load(flags.model),
+            images,
+            is_missing,
+            flags.noise and (num_colors - 1) / 255.0 * flags.noise,
+            label,
+            flags.samples,
+            flags.seed,
+            shows_progress=True,
+        )
+    except ValueError as error:  # The model observes something else.
+        raise UsageError(str(error)) from error
     if result.label is not None and label is None:
         for path, number in zip(paths, result.label, strict=True):
             say(f"{path.name}: taken for {names[number]}")

@@ -196,7 +196,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
     say("writing the results")
     try:
         results.write(trainer, training.dataset)
-        training.recorder.close()
+        training.recorder.after_results()
     except signals.Interrupted:
         say("they are not complete: the same command with --resume writes them")
         raise

@@ -308,7 +308,8 @@ def _check(images, num_colors, name):
     elif not lowest <= float(images.min()) <= float(images.max()) <= highest:
         got = f"values from {images.min()} to {images.max()}"
     elif values.are_real:
-        return images
+        # TensorFlow ignores the byte order.
+        return images.astype(images.dtype.newbyteorder("="), copy=False)
     else:
         return images.astype(values.dtype, copy=False)
     raise DataError(

@@ -18,8 +18,9 @@ class Metrics:
       step: Number of training steps so far.
       train_loss: Mean loss over the training steps of the epoch, each before
         its update; `None` before the first epoch.
-      test_loss: Mean loss over all test images. With validation images it is
-        `None`, except for the best epoch after the training.
+      test_loss: Mean loss over all test images; before the last step, over at
+        most 10,000 of them. With validation images it is `None`, except for
+        the best epoch after the training.
       validation_loss: Mean loss over all validation images, if there are any.
       effective_share: Effective share of draws, if a log-density is matched.
       effective_share_error: Its standard error.

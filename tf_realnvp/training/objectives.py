@@ -127,6 +127,7 @@ class ReverseKL:
             num_train=self.num_train,
             num_test=self.num_test,
             fingerprint=self.name,
+            context_shape=model.context_shape,
         )
 
     naming_damage = staticmethod(contextlib.nullcontext)

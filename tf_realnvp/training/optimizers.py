@@ -19,11 +19,9 @@ class FusedAdam(keras.optimizers.Adam):
     `epsilon` placed as in Keras), computed by TensorFlow's kernel. The graph is
     half the size, and tracing and startup take half the time.
 
-    The moving average of the weights is warmed up: its decay at update `t` is
-    `min(ema_momentum, t / (t + 9))`, as in
-    `tf.train.ExponentialMovingAverage` with `num_updates = t - 1`, the number
-    of earlier updates. The average of Keras starts at the weights of the first
-    step and retains them for thousands of steps.
+    The moving average of the weights is warmed up: its decay after `t` updates
+    is `min(ema_momentum, t / (t + 9))`. The average of Keras starts at the
+    weights of the first step and retains them for thousands of steps.
 
     With several replicas, the optimizer is applied to summed gradients outside
     of `tf.distribute.Strategy.run`. Keras's Adam would have to be applied

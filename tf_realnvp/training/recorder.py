@@ -106,7 +106,7 @@ class Recorder:
         self._save_after(SECONDS_BETWEEN_CHECKPOINTS)
 
     @_to_run
-    def finish(self) -> None:
+    def after_training(self) -> None:
         """Records the end of the training."""
         # The best epoch may have been evaluated on the test images.
         self._write_metrics()
@@ -119,7 +119,7 @@ class Recorder:
         self._last_save = time.monotonic()
 
     @_to_run
-    def close(self) -> None:
+    def after_results(self) -> None:
         """Records that the results of the run are written."""
         self._run.finish()
 

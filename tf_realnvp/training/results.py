@@ -1,5 +1,6 @@
 """The results of a training: SavedModel, metrics and figures."""
 
+import math
 import pathlib
 
 from tf_realnvp.config import TrainingConfig
@@ -56,6 +57,7 @@ def write(trainer: Trainer, dataset: ImageDataset) -> None:
     losses = {
         f"{split}_{model.values.measure}": loss
         for split, loss in result.per_dim(model.values).items()
+        if math.isfinite(loss)  # JSON has no other numbers.
     }
     content = {
         **model.metadata,

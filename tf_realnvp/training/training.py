@@ -196,7 +196,7 @@ class Training:
             except BaseException:  # A signal, or an exception of a callback.
                 recorder.save()
                 raise
-            recorder.finish()
+            recorder.after_training()
 
 
 def _strategy_of(model):
