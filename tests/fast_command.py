@@ -67,7 +67,8 @@ def save_model(model, path, content, save=tf.saved_model.save):
     module.means = model.means.value
     with files.replace_directory(path) as new:
         save(module, str(new))
-        (new / metadata.FILE).write_text(json.dumps(content))
+        text = json.dumps(content, allow_nan=False)
+        (new / metadata.FILE).write_text(text)
 
 
 def _save_array(model, path, content):
