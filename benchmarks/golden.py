@@ -194,6 +194,7 @@ def add_command(name: str, line: str) -> None:
             code = error.code
     add(f"{name}/code", code)
     add(f"{name}/stdout", stdout.getvalue())
+    add(f"{name}/stderr", stderr.getvalue())
     for path, _ in sorted(list_files() - before):
         add_file(f"{name}/{path}", path)
 

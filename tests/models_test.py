@@ -1,6 +1,7 @@
 """Tests for the models in the repository, at weights of a long training."""
 
 import functools
+import json
 import pathlib
 
 import numpy as np
@@ -33,10 +34,12 @@ class ModelsTest(tf.test.TestCase, parameterized.TestCase):
         model, label, samples = load(path)
         content = metadata.read(path)
         self.assertEqual(content["source"], source)
+        bits = content["metrics"]["test_bits_per_dim"]
         if path == CLOTHES:
+            page = MODELS.with_name("docs") / "bits_per_dim.json"
+            self.assertNear(np.mean(json.loads(page.read_text())), bits, 0.08)
             self.assertLen(content["class_names"], 10)
             self.assertEqual(content["class_names"][7], "Sneaker")
-        bits = content["metrics"]["test_bits_per_dim"]
         of_samples = np.mean(model.bits_per_dim(samples, seed=0, **label))
         self.assertBetween(of_samples, 0.5 * bits, 1.5 * bits)
 

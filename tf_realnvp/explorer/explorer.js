@@ -73,7 +73,7 @@ async function load() {
   sessions.flow = session("flow"); // The page can be used before it is there.
 }
 
-function run(name, inputs, labels) {
+async function run(name, inputs, labels) {
   // One call after the other, as the runtime requires. It takes the values
   // away, so it gets copies.
   const n = labels.length;
@@ -83,9 +83,8 @@ function run(name, inputs, labels) {
     feeds[key] = new runtime.Tensor(type, values.slice(), [n, ...shape]);
   if (names.length)
     feeds.label = new runtime.Tensor("int32", Int32Array.from(labels), [n]);
-  last = last
-    .catch(() => {})
-    .then(async () => (await sessions[name]).run(feeds));
+  const session = await sessions[name];
+  last = last.catch(() => {}).then(() => session.run(feeds));
   return last;
 }
 
@@ -170,8 +169,8 @@ function paint(canvas, image, alpha) {
 }
 
 function paintMap(canvas, map) {
-  const low = Math.min(...map);
-  const high = Math.max(...map);
+  const low = map.reduce((a, b) => Math.min(a, b));
+  const high = map.reduce((a, b) => Math.max(a, b));
   paintColors(canvas, (i, c) => {
     const place = ((map[i] - low) / (high - low || 1)) * (MAGMA.length - 1);
     const first = Math.min(Math.floor(place), MAGMA.length - 2);
@@ -372,7 +371,7 @@ function dragPoint(event) {
 // Calls a function with each event of a drag by mouse, pen or finger.
 function onDrag(element, drag, drop = () => {}) {
   element.addEventListener("pointerdown", (event) => {
-    if (event.button || $("controls").disabled) return;
+    if (event.button || !event.isPrimary || $("controls").disabled) return;
     element.setPointerCapture(event.pointerId);
     drag(event);
   });
@@ -515,16 +514,12 @@ async function readImage(file) {
   const left = (bitmap.width - w) >> 1;
   const data = pixelsOf(bitmap, left, top, w, h);
   const grey = [9798, 19235, 3735]; // Of 32,768, as libpng has them.
-  let planes = [0, 1, 2].map((c) =>
-    Float32Array.from({ length: w * h }, (_, i) => data[4 * i + c]),
+  const sum = (i) => grey.reduce((all, g, c) => all + g * data[4 * i + c], 0);
+  const value =
+    channels === 1 ? (i) => sum(i) >> 15 : (i, c) => data[4 * i + c];
+  const planes = Array.from({ length: channels }, (_, c) =>
+    resize((i) => value(i, c), h, w),
   );
-  if (channels === 1)
-    planes = [
-      planes[0].map(
-        (_, i) => grey.reduce((sum, g, c) => sum + g * planes[c][i], 0) >> 15,
-      ),
-    ];
-  planes = planes.map((plane) => resize(plane, h, w));
   return Uint8Array.from({ length: dims }, (_, i) =>
     level(planes[i % channels][Math.floor(i / channels)]),
   );
@@ -557,14 +552,14 @@ function level(v) {
     : Math.round((v * (info.num_colors - 1)) / 255);
 }
 
-function resize(plane, h, w) {
+function resize(value, h, w) {
   const [rows, columns] = [weights(h, height), weights(w, width)];
   const result = new Float32Array(height * width);
   rows.forEach((ys, row) =>
     columns.forEach((xs, column) => {
       let sum = 0;
       for (const [y, wy] of ys)
-        for (const [x, wx] of xs) sum += wy * wx * plane[y * w + x];
+        for (const [x, wx] of xs) sum += wy * wx * value(y * w + x);
       result[row * width + column] = sum;
     }),
   );
@@ -734,7 +729,7 @@ const flow = live(async () => {
   const result = await decode(latents, [label], "flow");
   steps = result.steps.data;
   $("step").max = steps.length / dims - 1;
-  $("play").disabled = false;
+  $("play").disabled = $("step").disabled = false;
   showStep();
 });
 

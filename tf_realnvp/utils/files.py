@@ -1,4 +1,4 @@
-"""Files and folders that are replaced completely or not at all.
+"""Files and folders, each replaced completely or not at all.
 
 New content is written next to the old under a unique name, synced to disk, and
 only then moved into place. After a kill, a full disk or a power failure, either
