@@ -4,12 +4,11 @@
 for each task and method, PSNR and SSIM of what was restored: the mean over test
 images and its standard error (docs/restoration.md). For samples it prints how
 often held-out pixels lie within their central 90 %, the rank correlation of
-their standard deviation with the error, and the time. With `--find_label`, the
-label is not given. `--unet` trains a U-Net for each task, for so many minutes
-of processor time. `--out` is the start of the names of a NumPy file and a
-figure of each task. Other methods need `pip install scikit-image
-opencv-python-headless bm3d`; those not installed are left out. Levels of images
-with fewer than 256 are spread over 0 to 255.
+their standard deviation with the error, and the time. `--unet` trains a U-Net
+for each task, for so many minutes of processor time. `--out` is the start of
+the names of a NumPy file and a figure of each task. Other methods need `pip
+install scikit-image opencv-python-headless bm3d`; those not installed are left
+out. Levels of images with fewer than 256 are spread over 0 to 255.
 
 The tasks `lowres 4` and `gray` are for models that observe them. The Fréchet
 distance of 8x8 patches is then in squared levels a component: small if the
@@ -35,9 +34,8 @@ def main() -> None:
         n=200,
         samples=8,
         seed=0,
-        find_label=False,
         unet=0.0,
-        tasks=["centre", "half", "random", "scratch", "noise 25", "noise 50"],
+        tasks=["centre", "half", "random", "noise 25", "noise 50"],
         out=str,
     )
     from tf_realnvp.serving.saved_model import SavedModel
@@ -93,7 +91,7 @@ def restore(task, model, step, train, images, labels, flags) -> None:
         np.rint(given / step).astype(np.uint8),
         mask,
         noise and noise / step,
-        None if flags.find_label else labels,
+        labels,
         flags.samples,
         flags.seed,
     )
@@ -104,8 +102,6 @@ def restore(task, model, step, train, images, labels, flags) -> None:
         report("a sample", step * found.samples[:, 0], images, where)
         report("mean of samples", step * found.mean, images, where)
         calibrate(found, images / step, where)
-    if flags.find_label:
-        print(f"label right: {np.mean(found.label == labels):.3f}")
     print(f"{seconds:.0f} s", flush=True)
     if flags.out:
         arrays = {k: v for k, v in vars(found).items() if v is not None}
@@ -143,12 +139,6 @@ def make_task(task, images, rng):
         mask[:, rows, columns] = True
     elif task == "random":
         mask = rng.random(mask.shape) < 0.9
-    elif task == "scratch":  # Three pixels wide, from side to side.
-        for image_mask in mask:
-            ends = rng.uniform(0.2 * height, 0.8 * height, size=2)
-            rows = np.linspace(*ends, width).astype(int)
-            for offset in (-1, 0, 1):
-                image_mask[rows + offset, range(width)] = True
     return np.where(mask, 0, images).astype(np.uint8), mask, None
 
 
@@ -163,11 +153,7 @@ def other_methods(train, noise):
         errors = flat[:, known] - image.ravel()[known]
         return train[np.square(errors).sum(axis=1).argmin()]
 
-    mean = train.mean(axis=0)
-    methods = {
-        "nearest training image": nearest,
-        "mean training image": lambda image, _: mean,
-    }
+    methods = {"nearest training image": nearest}
     skimage, cv2, bm3d = map(_optional, ("skimage.restoration", "cv2", "bm3d"))
     if noise is None:
         if skimage:
@@ -182,32 +168,10 @@ def other_methods(train, noise):
             methods[f"OpenCV {name}"] = lambda image, missing, kind=kind: (
                 cv2.inpaint(image, missing.astype(np.uint8), 3, kind)
             )
-    else:
-        sigma = noise / 255.0
-        methods["as it is"] = lambda image, _: image
-        if skimage:  # With weights that suit training images.
-            methods["total variation"] = lambda image, _: (
-                255.0
-                * skimage.denoise_tv_chambolle(
-                    image / 255.0, 0.5 * sigma, channel_axis=-1
-                )
-            )
-            methods["non-local means"] = lambda image, _: (
-                255.0
-                * skimage.denoise_nl_means(
-                    image / 255.0,
-                    5,
-                    9,
-                    0.7 * sigma,
-                    sigma=sigma,
-                    fast_mode=False,
-                    channel_axis=-1,
-                )
-            )
-        if bm3d:
-            methods["BM3D"] = lambda image, _: (
-                255.0 * bm3d.bm3d(image / 255.0, sigma)
-            )
+    elif bm3d:
+        methods["BM3D"] = lambda image, _: (
+            255.0 * bm3d.bm3d(image / 255.0, noise / 255.0)
+        )
 
     def for_each(method):
         def run(given, mask):

@@ -1,12 +1,10 @@
 """Measures the speed and the memory of training (docs/measurements.md).
 
 `python -m benchmarks.training` prints a row for each way to train: images per
-second; floating-point operations per second, not counting those of
-recomputation, beside the rate that the convolutions of the model and their
-gradients reach alone, in turn with the steps; peak memory; and the time from
-the start of the process to the end of the first step. Below the table are the
-speeds of bfloat16 relative to float32 and of ten classes relative to none
-(docs/conditional.md), in turn in one process, and the overhead of Python.
+second; the share of the time that the convolutions of the model and their
+gradients take alone, in turn with the steps; peak memory; and the time from the
+start of the process to the end of the first step. Below the table is the speed
+of ten classes relative to none (docs/conditional.md), in turn in one process.
 Images are random.
 """
 
@@ -44,14 +42,13 @@ def main() -> None:
         f"{flags.steps} steps\n"
     )
     measuring.print_header(
-        *("networks", "recompute", "accumulate", "images/s", "GFLOP/s"),
-        *("convolutions alone", "share", "peak memory", "first step after"),
+        *("networks", "recompute", "accumulate", "images/s"),
+        *("convolutions", "peak memory", "first step after"),
     )
     for settings in _WAYS:
         # The start of Python and the imports count as well.
         measuring.in_new_process(measure, flags, settings, time.time())
     measuring.in_new_process(compare, flags)
-    measuring.in_new_process(measure_overhead)
 
 
 def make_trainer(flags, num_classes=None, **settings):
@@ -91,17 +88,13 @@ def measure(flags, settings: dict, start: float) -> None:
     rounds = [
         (once(lambda: train(1)), time_alone()) for _ in range(flags.steps)
     ]
-    step, alone = map(statistics.median, zip(*rounds, strict=True))
+    step = statistics.median(step for step, _ in rounds)
     share = statistics.median(alone / step for step, alone in rounds)
-    # One convolution forward, and two for the gradients.
-    operations = 3 * flags.batch_size * count_operations(trainer.model)
     measuring.print_row(
         settings["precision"],
         "yes" if settings.get("recompute") else "no",
         settings.get("accumulate", 1),
         f"{flags.batch_size / step:.1f}",
-        f"{operations / step / 1e9:.0f}",
-        f"{operations / alone / 1e9:.0f} GFLOP/s",
         f"{share:.0%}",
         f"{memory:.2f} GiB",
         f"{first_step:.1f} s",
@@ -109,48 +102,20 @@ def measure(flags, settings: dict, start: float) -> None:
 
 
 def compare(flags) -> None:
-    """Prints the ratios of the speeds of steps, taken in turn."""
+    """Prints the ratio of the speeds of steps, taken in turn."""
     from tf_realnvp.utils import runtime
 
     runtime.configure()
-    ways = {
-        "float32": {},
-        "bfloat16": {"precision": "bfloat16"},
-        "ten classes": {"num_classes": 10},
-    }
-    steps = {}
-    for name, settings in ways.items():
-        trainer = make_trainer(flags, **settings)
-        steps[name] = measuring.training_steps(trainer, flags.batch_size)
-        steps[name](1)
-    rounds = [
-        {name: once(lambda step=step: step(1)) for name, step in steps.items()}
-        for _ in range(flags.steps)
-    ]
-    for name in ("bfloat16", "ten classes"):
-        ratios = [seconds["float32"] / seconds[name] for seconds in rounds]
-        print(
-            f"{name}: {statistics.median(ratios):.3f} times the speed of "
-            f"float32 without classes ({min(ratios):.3f} to {max(ratios):.3f})",
-            flush=True,
-        )
-
-
-def measure_overhead() -> None:
-    """Prints the time of a step with next to nothing to compute."""
-    from tf_realnvp.utils import runtime
-
-    runtime.configure()
-    from tf_realnvp import RealNVP
-
-    model = RealNVP((2, 2, 1), 2, filters=2, num_blocks=1)
-    trainer = measuring.make_trainer(model)
-    train = measuring.training_steps(trainer, batch_size=1)
-    alone = timed(lambda: train(1), 50)
-    together = timed(lambda: train(50), 5) / 50
+    steps = []
+    for num_classes in (None, 10):
+        trainer = make_trainer(flags, num_classes)
+        steps.append(measuring.training_steps(trainer, flags.batch_size))
+        steps[-1](1)
+    plain, classes = (lambda step=step: once(lambda: step(1)) for step in steps)
+    ratios = [plain() / classes() for _ in range(flags.steps)]
     print(
-        f"the smallest model, batch 1: {1e3 * alone:.2f} ms a step in calls "
-        f"of one step, {1e3 * together:.2f} ms in calls of 50"
+        f"ten classes: {statistics.median(ratios):.3f} times the speed of none "
+        f"({min(ratios):.3f} to {max(ratios):.3f})"
     )
 
 
@@ -176,16 +141,6 @@ def list_convolutions(model) -> list[tuple[int, int, int, int, int]]:
             (*size, 3, wide, 2 * network.channels),
         ]
     return convolutions
-
-
-def count_operations(model) -> int:
-    """Returns the floating-point operations of a forward pass of an image."""
-    return sum(
-        2 * height * width * kernel_size**2 * inputs * outputs
-        for height, width, kernel_size, inputs, outputs in list_convolutions(
-            model
-        )
-    )
 
 
 def convolutions_alone(model, batch_size: int, dtype: str):

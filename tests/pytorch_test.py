@@ -170,11 +170,6 @@ class PytorchTest(folders.FolderTestCase, parameterized.TestCase):
             pytorch.save_weights(model, self.path)
         self.assertFalse(self.path.exists())
 
-    def test_real_numbers(self):
-        model = RealNVP(SHAPE, None, filters=2, num_blocks=1)
-        with self.assertRaisesRegex(ValueError, "are_real` must be False"):
-            pytorch.save_weights(model, self.path)
-
     @parameterized.parameters(
         # Names that begin so, what becomes of their arrays, and the fault.
         ("4.rescale", np.ones(2), "`{}` is not of this model"),

@@ -36,7 +36,6 @@ a different model, which keeps and factors out other channels. The file does not
 show the order, so the caller has to check it.
 """
 
-import operator
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -50,7 +49,6 @@ from tf_realnvp.utils import files
 # Indices of the couplings in the list of steps.
 _POSITIONS = (2, 3, 4, 6, 7, 8, 10, 11, 12, 13)
 _MODEL = {
-    "values.are_real": False,
     "num_scales": 2,
     "num_couplings": (3, 3, 4),
     "dequantization": "uniform",
@@ -124,7 +122,7 @@ def save_weights(model: RealNVP, path: str | os.PathLike) -> None:
       ValueError: If the PyTorch model has no such architecture.
     """
     for name, expected in _MODEL.items():
-        value = operator.attrgetter(name)(model)
+        value = getattr(model, name)
         if value != expected:
             raise ValueError(
                 f"The PyTorch model has a fixed structure: `model.{name}` must "
