@@ -7,6 +7,7 @@ import math
 import numpy as np
 import small_models
 import tensorflow as tf
+import untraced
 from absl.testing import parameterized
 from PIL import Image
 from sklearn import metrics
@@ -101,7 +102,8 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
             0.2, (20, 32, 1), filters=2, num_couplings=(1, 1, 1)
         )
         images = np.zeros([1, 20, 32, 1], np.uint8)
-        measured = detection.Measurer(model)(images)
+        with untraced.untraced():
+            measured = detection.Measurer(model)(images)
         costs = bit_maps.costs(model, model.dequantize_each(images, [0]))
         self.assertEqual(measured.costs.shape, (1, 2, 2, 8, 8))
         self.assertAllClose(measured.log_prob, [-np.sum(costs)], rtol=1e-5)

@@ -35,7 +35,6 @@ class InitializeTest(untraced.UntracedTestCase, parameterized.TestCase):
         # Shape, filters, scales, and by how many bits/dim the density gains.
         ((4, 8, 3), 24, 2, 1.0),
         ((8, 8, 3), 2, 2, 0.1),  # Too few filters to predict with.
-        ((4, 8, 1), 16, 3, 1.0),
         ((4, 8, 1), 16, 3, 0.5, "periodic"),
     )
     def test_brings_test_images_nearer(

@@ -25,7 +25,6 @@ make_model = functools.partial(small_models.displaced, 0.3, filters=4)
 # The models that all properties below are tested of.
 MODELS = {
     "small": {},
-    "plain": {"num_couplings": (3, 3, 4)},
     "many_levels": {"num_colors": 65536},
     "real_numbers": {"num_colors": None},
     "deep": {

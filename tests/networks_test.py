@@ -101,10 +101,9 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
         # Operation by operation in eager mode, and fused as training runs.
         # Every pair of the three is there.
         ("float32", False, None),
-        ("float32", True, 3),
+        ("float32", True, 3, "periodic"),
         ("bfloat16", False, 3),
         ("bfloat16", True, None),
-        ("float32", True, None, "periodic"),
     )
     def test_same_outputs_and_gradients(
         self, dtype, in_graph, num_classes, padding="same"

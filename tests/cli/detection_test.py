@@ -103,10 +103,9 @@ class ScoreTest(DetectionTestCase):
             stdout,
         )
 
-    @parameterized.parameters("plain", "classes")
-    def test_reference(self, kind):
+    def test_reference(self):
         """Maps are in standard deviations of the half that is not fitted."""
-        self.use_model(kind)
+        self.use_model("classes")
         normal, images = digits("train")[:41], digits("test")[:70]
         self.write("normal", normal)
         self.write("in", images)
@@ -116,9 +115,8 @@ class ScoreTest(DetectionTestCase):
             "--reference", "normal", "--seed", 3, *maps
         )
         self.assertEqual(stderr, "")
-        labels = ["likeliest_label"] if kind == "classes" else []
         methods = [*detection.METHODS, "p_value"]
-        self.assertEqual(header, LIKELY + labels + methods)
+        self.assertEqual(header, [*LIKELY, "likeliest_label", *methods])
         self.assertRegex(
             stdout,
             rf"(?m)^p_value: of the method {detection.DEFAULT}, by 21 readable "
@@ -189,10 +187,9 @@ class ScoreTest(DetectionTestCase):
         self.assertIn("argument DIR: 2 images of --reference in it", stderr)
         self.assertFalse(os.path.exists("scores.csv"))
 
-    @parameterized.parameters("plain", "classes")
-    def test_shards(self, kind):
+    def test_shards(self):
         """Shards are joined to what one process writes, bit for bit."""
-        self.use_model(kind)
+        self.use_model("classes")
         self.write("normal", digits("train")[:41])
         folder = self.write("in", digits("test")[:91])
         for number in (3, 50, *range(60, 91)):  # All of the last shard.

@@ -67,7 +67,6 @@ class NameTest(folders.FolderTestCase, parameterized.TestCase):
         "~/nowhere",
         "nowhere/",
         "~no.body",  # Nobody is called so, and has no home.
-        "~no.body/a.npy",
         __file__,
         pathlib.Path("/nowhere"),
     )
