@@ -369,6 +369,23 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
         with self.assertRaisesRegex(DataError, "channel 1 .* constant"):
             tf_realnvp.train(model, images, batch_size=20, progress=False)
 
+    def test_resumed(self):
+        def train(folder, **settings):
+            small_models.set_seed(0)
+            config = ARCHITECTURE | {"filters": 2, "num_couplings": (1, 1, 1)}
+            model = tf_realnvp.RealNVP((2, 2, 1), None, **config)
+            images = fields(60, None)[:, :2, :2]
+            settings |= {"batch_size": 20, "epochs": 2, "ema": 0.9}
+            settings |= {"run_dir": self.folder / folder, "progress": False}
+            tf_realnvp.train(model, images, **settings)
+            return model
+
+        expected = train("whole")
+        train("parts", max_steps=2)
+        resumed = train("parts")
+        for model in (resumed, tf_realnvp.load(self.folder / "parts")):
+            self.assertTrue(small_models.same_weights(model, expected))
+
     def test_pytorch(self):
         """PyTorch's files have no standardization."""
         model = small_models.displaced(

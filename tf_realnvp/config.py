@@ -257,8 +257,9 @@ class TrainingConfig:
     init_from: str | None = _of_run(
         Folder(),
         "warm start: take the weights of this SavedModel (realnvp_DATASET) and "
-        "its architecture, to which couplings, classes and variational "
-        "dequantization may be added (default: data-dependent initialization)",
+        "its architecture, to which couplings, classes, a context and "
+        "variational dequantization may be added (default: data-dependent "
+        "initialization)",
     )
     precision: str = _of_job(
         OneOf(("auto", "float32", "tf32", "bfloat16", "bfloat16+float32")),

@@ -458,7 +458,6 @@ class Reference:
     the reference for p-values.
 
     Attributes:
-      method: Name of the method whose scores give the p-values.
       others: Indices of the normal images that are the reference for p-values.
     """
 
@@ -494,6 +493,6 @@ class Reference:
         """Returns the p-value of a set of images.
 
         Args:
-          scores: Scores of the images by `method`, `[n]`.
+          scores: Scores of the images by the method `DEFAULT`, `[n]`.
         """
         return set_p_value(np.asarray(scores), self._scores)

@@ -145,6 +145,11 @@ class UnreadableTest(FilesTestCase):
         with self.assertRaisesRegex(ImageError, f"image {path}: .*{reason}"):
             image_files.read(path, (8, 8, 1))
 
+    def test_file_larger_than_the_memory(self):
+        self.path.touch()
+        os.truncate(self.path, 2**42)  # It takes no room on the disk.
+        self.assert_unreadable(self.path, "neither PNG nor JPEG")
+
     def test_no_file(self):
         self.assert_unreadable(self.folder / "x.png", "No such file")
         self.assert_unreadable(self.folder, "Is a directory")

@@ -110,7 +110,7 @@ def sample(flags: argparse.Namespace) -> None:
         say(out)
     elif out.lower().endswith(".npy"):
         # An open file, since `save` appends `.npy` to paths without it.
-        with files.replace_file(out) as new, new.open("wb") as file:
+        with files.replace_file(out) as path, path.open("wb") as file:
             np.save(file, [*images])
         say(out)
     else:

@@ -85,9 +85,10 @@ def restore(flags: argparse.Namespace) -> None:
     needs_mask = observe == "mask" and flags.noise is None
     pairs = [_read(path, flags, shape, levels, needs_mask) for path in paths]
     images, is_missing = map(np.stack, zip(*pairs, strict=True))
+    model = tf_realnvp.load(flags.model)
     try:
         result = tf_realnvp.restoration.restore(
-            tf_realnvp.load(flags.model),
+            model,
             images,
             is_missing,
             flags.noise and (num_colors - 1) / 255.0 * flags.noise,

@@ -514,11 +514,11 @@ async function readImage(file) {
   const left = (bitmap.width - w) >> 1;
   const data = pixelsOf(bitmap, left, top, w, h);
   const grey = [9798, 19235, 3735]; // Of 32,768, as libpng has them.
-  const sum = (i) => grey.reduce((all, g, c) => all + g * data[4 * i + c], 0);
-  const value =
-    channels === 1 ? (i) => sum(i) >> 15 : (i, c) => data[4 * i + c];
+  if (channels === 1)
+    for (let i = 0; i < data.length; i += 4)
+      data[i] = grey.reduce((sum, g, c) => sum + g * data[i + c], 0) >> 15;
   const planes = Array.from({ length: channels }, (_, c) =>
-    resize((i) => value(i, c), h, w),
+    resize((i) => data[4 * i + c], h, w),
   );
   return Uint8Array.from({ length: dims }, (_, i) =>
     level(planes[i % channels][Math.floor(i / channels)]),

@@ -55,9 +55,9 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
     """Assigns the weights of a SavedModel to a model (warm start).
 
     Parts that only the model has keep their weights: additional couplings at
-    the end of a scale, classes, and variational dequantization. In a new model
-    they are the identity, so a larger model starts with the same density.
-    The models may differ in `padding`, which changes the density. A model of
+    the end of a scale, classes, a context, and variational dequantization. In a
+    new model they are the identity, so a larger model starts with the same
+    density. The models may differ in `padding`, which changes the density. A model of
     masks leaves out variational dequantization, which it cannot have.
 
     Classes get the embeddings of the saved classes of the same names, by the
