@@ -57,8 +57,8 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
     Parts that only the model has keep their weights: additional couplings at
     the end of a scale, classes, a context, and variational dequantization. In a
     new model they are the identity, so a larger model starts with the same
-    density. The models may differ in `padding`, which changes the density. A model of
-    masks leaves out variational dequantization, which it cannot have.
+    density. The models may differ in `padding`, which changes the density. A
+    model of masks leaves out variational dequantization, which it cannot have.
 
     Classes get the embeddings of the saved classes of the same names, by the
     metadata of both models; all other classes get the remaining embeddings.
