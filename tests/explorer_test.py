@@ -452,6 +452,11 @@ class PageTest(folders.FolderTestCase):
         page.touchscreen.tap(*at(11, 7))
         is_visible[6:, 10:] = 0
         check(is_visible, latents[0])
+        page.focus("#torn")
+        for key in (*2 * ["ArrowUp"], "Shift+ArrowLeft"):
+            page.keyboard.press(key)
+        is_visible[4:7, 9:] = 0
+        check(is_visible, latents[0])
         page.click("#others")
         others = check(is_visible, latents[1])
         self.assertGreater(np.ptp([*answers, *others], axis=0).max(), 9)

@@ -588,7 +588,8 @@ function weights(from, to) {
 
 // Draw
 
-let pen = [width / 2, height / 2]; // In pixels of the image.
+// Where the pen and the brush are, in pixels of the image.
+const places = { pen: [width / 2, height / 2], brush: [width / 2, height / 2] };
 let painted = null; // By the stroke that is being drawn: {under, coverage}.
 
 function stroke(from, to) {
@@ -609,7 +610,7 @@ function stroke(from, to) {
       v + coverage[Math.floor(i / channels)] * (ink[i % channels] - v),
     ),
   );
-  movePen(to);
+  moveTo("pen", to);
   show({ image, isEdit: shown === chosen[0] || shown.isEdit });
 }
 
@@ -632,12 +633,8 @@ function lift() {
   score(); // And take over the image.
 }
 
-function movePen(to) {
-  pen = to;
-  outline("pen", to);
-}
-
-function outline(name, at) {
+function moveTo(name, at = places[name]) {
+  places[name] = at;
   const { style } = $(name);
   style.left = `${(100 * at[0]) / width}%`;
   style.top = `${(100 * at[1]) / height}%`;
@@ -649,7 +646,8 @@ function penAt(event) {
   return [x * width, y * height];
 }
 
-function moveByKey(event) {
+// Moves the pen or the brush, and calls a function with what is drawn.
+function moveByKey(event, name, draw) {
   const move = {
     ArrowLeft: [-1, 0],
     ArrowRight: [1, 0],
@@ -659,20 +657,20 @@ function moveByKey(event) {
   }[event.key];
   if (!move || $("controls").disabled) return;
   event.preventDefault();
+  const from = places[name];
   const to = [
-    clamp(pen[0] + move[0], 0, width),
-    clamp(pen[1] + move[1], 0, height),
+    clamp(from[0] + move[0], 0, width),
+    clamp(from[1] + move[1], 0, height),
   ];
-  if (event.key !== " " && !event.shiftKey) return movePen(to);
-  stroke(pen, to);
-  lift();
+  moveTo(name, to);
+  if (event.key === " " || event.shiftKey) draw(from, to);
 }
 
 // Restore
 
 const isVisible = new Uint8Array(width * height); // The pixels of A.
 let answerNoise = normals(ANSWERS * dims);
-let brush = null; // Where it rubs.
+let isRubbing = false;
 
 const answer = live(async () => {
   const { image, label } = chosen[0];
@@ -700,12 +698,11 @@ function keepRows(count) {
   showTorn();
 }
 
-function rub(event) {
-  const to = penAt(event);
-  covered(brush ?? to, to, $("size-of-brush").value).forEach((value, i) => {
+function rub(from, to) {
+  covered(from, to, $("size-of-brush").value).forEach((value, i) => {
     if (value >= 0.5) isVisible[i] = 0;
   });
-  brush = to;
+  moveTo("brush", to);
   showTorn();
 }
 
@@ -713,6 +710,7 @@ function makeAnswers() {
   $("restore").parentNode.hidden = !observesMasks;
   $("size-of-brush").max = Math.ceil(width / 2);
   $("size-of-brush").value = Math.ceil(width / 5);
+  moveTo("brush");
   for (let k = 1; k <= ANSWERS; k++) {
     const canvas = document.createElement("canvas");
     canvas.setAttribute("role", "img");
@@ -772,7 +770,7 @@ if (!names.length)
 makeTurned();
 $("grey").parentNode.hidden = channels !== 1;
 $("color").parentNode.hidden = channels === 1;
-movePen(pen);
+moveTo("pen");
 
 // What was drawn when the page was written, until the model is there.
 const samples = await (await fetch("samples.bin")).arrayBuffer();
@@ -813,20 +811,36 @@ $("step").addEventListener("input", () => {
 $("blank").addEventListener("click", () =>
   show({ image: new Uint8Array(dims) }),
 );
-$("scored").addEventListener("keydown", moveByKey);
+$("scored").addEventListener("keydown", (event) =>
+  moveByKey(event, "pen", (from, to) => {
+    stroke(from, to);
+    lift();
+  }),
+);
 $("scored").addEventListener("pointermove", (event) => {
-  if (!painted) movePen(penAt(event));
+  if (!painted) moveTo("pen", penAt(event));
 });
-$("size-of-pen").addEventListener("input", () => movePen(pen));
 onDrag(
   $("scored"),
-  (event) => stroke(painted ? pen : penAt(event), penAt(event)),
+  (event) => stroke(painted ? places.pen : penAt(event), penAt(event)),
   lift,
 );
-$("torn").addEventListener("pointermove", (event) =>
-  outline("brush", penAt(event)),
+$("torn").addEventListener("keydown", (event) =>
+  moveByKey(event, "brush", rub),
 );
-onDrag($("torn"), rub, () => (brush = null));
+$("torn").addEventListener("pointermove", (event) => {
+  if (!isRubbing) moveTo("brush", penAt(event));
+});
+onDrag(
+  $("torn"),
+  (event) => {
+    rub(isRubbing ? places.brush : penAt(event), penAt(event));
+    isRubbing = true;
+  },
+  () => (isRubbing = false),
+);
+for (const name of ["pen", "brush"])
+  $(`size-of-${name}`).addEventListener("input", () => moveTo(name));
 $("half").addEventListener("click", () => keepRows(height / 2));
 $("whole").addEventListener("click", () => keepRows(height));
 $("others").addEventListener("click", () => {
