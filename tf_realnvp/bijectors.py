@@ -426,20 +426,28 @@ class FactorOut(SinglePassBijector):
 
     def _forward_and_log_det(self, x, **kwargs):
         first, second = tf.split(x, 2, axis=-1)
-        # TFP's cache holds weak references: `new_first` keeps the entry alive.
-        new_first = self.bijector.forward(first, **kwargs)
-        fldj = self.bijector.forward_log_det_jacobian(
-            first, event_ndims=self.forward_min_event_ndims, **kwargs
-        )
+        with self._short_names():
+            # TFP's cache holds weak references: `new_first` keeps the entry
+            # alive.
+            new_first = self.bijector.forward(first, **kwargs)
+            fldj = self.bijector.forward_log_det_jacobian(
+                first, event_ndims=self.forward_min_event_ndims, **kwargs
+            )
         return tf.concat([new_first, second], axis=-1), fldj
 
     def _inverse_and_log_det(self, y, **kwargs):
         first, second = tf.split(y, 2, axis=-1)
-        new_first = self.bijector.inverse(first, **kwargs)
-        ildj = self.bijector.inverse_log_det_jacobian(
-            first, event_ndims=self.inverse_min_event_ndims, **kwargs
-        )
+        with self._short_names():
+            new_first = self.bijector.inverse(first, **kwargs)
+            ildj = self.bijector.inverse_log_det_jacobian(
+                first, event_ndims=self.inverse_min_event_ndims, **kwargs
+            )
         return tf.concat([new_first, second], axis=-1), ildj
+
+    def _short_names(self):
+        # Names of operations do not grow with the scales: most of a SavedModel
+        # beside its weights are names.
+        return tf.name_scope(f"{self.bijector.name}/")
 
 
 def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
