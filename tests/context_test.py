@@ -365,7 +365,7 @@ def train_context(config, folder, epochs=2, **arguments):
 
 class LearningTest(folders.FolderTestCase):
     def test_learns(self):
-        """Images become likelier, given a context of any scale and mean."""
+        """Images become likelier, given a context, which is standardized."""
         model, _, images, context = train_context(
             {"context_shape": (1,)}, self.folder / "run", 8
         )
@@ -384,10 +384,8 @@ class LearningTest(folders.FolderTestCase):
 
 class TrainingTest(untraced.UntracedTestCase):
     def test_resumes(self):
-        config, (one, two) = (
-            {"observe": "mask"},
-            map(self.folder.joinpath, "12"),
-        )
+        config = {"observe": "mask"}
+        one, two = self.folder / "one", self.folder / "two"
         model, history, images, _ = train_context(config, one, 2)
         train_context(config, two, 1)
         resumed, other, *_ = train_context(config, two, 2)

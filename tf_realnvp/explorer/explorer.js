@@ -610,7 +610,6 @@ function stroke(from, to) {
       v + coverage[Math.floor(i / channels)] * (ink[i % channels] - v),
     ),
   );
-  moveTo("pen", to);
   show({ image, isEdit: shown === chosen[0] || shown.isEdit });
 }
 
@@ -646,31 +645,49 @@ function penAt(event) {
   return [x * width, y * height];
 }
 
-// Moves the pen or the brush, and calls a function with what is drawn.
-function moveByKey(event, name, draw) {
-  const move = {
-    ArrowLeft: [-1, 0],
-    ArrowRight: [1, 0],
-    ArrowUp: [0, -1],
-    ArrowDown: [0, 1],
-    " ": [0, 0],
-  }[event.key];
-  if (!move || $("controls").disabled) return;
-  event.preventDefault();
-  const from = places[name];
-  const to = [
-    clamp(from[0] + move[0], 0, width),
-    clamp(from[1] + move[1], 0, height),
-  ];
-  moveTo(name, to);
-  if (event.key === " " || event.shiftKey) draw(from, to);
+// Moves the pen or the brush, and calls functions with each line that it draws,
+// by a drag or by keys, and at the end of each stroke.
+function onLines(element, name, draw, lift = () => {}) {
+  const drawTo = (to, from = places[name]) => {
+    moveTo(name, to);
+    draw(from, to);
+  };
+  onDrag(
+    element,
+    (event) => {
+      const at = penAt(event);
+      drawTo(at, event.type === "pointerdown" ? at : undefined);
+    },
+    lift,
+  );
+  element.addEventListener("pointermove", (event) => {
+    if (!element.hasPointerCapture(event.pointerId))
+      moveTo(name, penAt(event));
+  });
+  element.addEventListener("keydown", (event) => {
+    const move = {
+      ArrowLeft: [-1, 0],
+      ArrowRight: [1, 0],
+      ArrowUp: [0, -1],
+      ArrowDown: [0, 1],
+      " ": [0, 0],
+    }[event.key];
+    if (!move || $("controls").disabled) return;
+    event.preventDefault();
+    const to = [
+      clamp(places[name][0] + move[0], 0, width),
+      clamp(places[name][1] + move[1], 0, height),
+    ];
+    if (event.key !== " " && !event.shiftKey) return moveTo(name, to);
+    drawTo(to);
+    lift();
+  });
 }
 
 // Restore
 
 const isVisible = new Uint8Array(width * height); // The pixels of A.
 let answerNoise = normals(ANSWERS * dims);
-let isRubbing = false;
 
 const answer = live(async () => {
   const { image, label } = chosen[0];
@@ -702,7 +719,6 @@ function rub(from, to) {
   covered(from, to, $("size-of-brush").value).forEach((value, i) => {
     if (value >= 0.5) isVisible[i] = 0;
   });
-  moveTo("brush", to);
   showTorn();
 }
 
@@ -811,34 +827,8 @@ $("step").addEventListener("input", () => {
 $("blank").addEventListener("click", () =>
   show({ image: new Uint8Array(dims) }),
 );
-$("scored").addEventListener("keydown", (event) =>
-  moveByKey(event, "pen", (from, to) => {
-    stroke(from, to);
-    lift();
-  }),
-);
-$("scored").addEventListener("pointermove", (event) => {
-  if (!painted) moveTo("pen", penAt(event));
-});
-onDrag(
-  $("scored"),
-  (event) => stroke(painted ? places.pen : penAt(event), penAt(event)),
-  lift,
-);
-$("torn").addEventListener("keydown", (event) =>
-  moveByKey(event, "brush", rub),
-);
-$("torn").addEventListener("pointermove", (event) => {
-  if (!isRubbing) moveTo("brush", penAt(event));
-});
-onDrag(
-  $("torn"),
-  (event) => {
-    rub(isRubbing ? places.brush : penAt(event), penAt(event));
-    isRubbing = true;
-  },
-  () => (isRubbing = false),
-);
+onLines($("scored"), "pen", stroke, lift);
+onLines($("torn"), "brush", rub);
 for (const name of ["pen", "brush"])
   $(`size-of-${name}`).addEventListener("input", () => moveTo(name));
 $("half").addEventListener("click", () => keepRows(height / 2));
