@@ -228,7 +228,7 @@ class TrainingConfig:
         OneOf(("alternating", "mixed")),
         "what couplings with channel masks keep: alternating: every other "
         "channel; mixed: in turn halves of the channels and every other one, "
-        "which learns faster",
+        "which learns faster at first",
         "alternating",
     )
     dequantization: str = _of_model(

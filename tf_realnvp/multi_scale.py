@@ -65,13 +65,9 @@ class MultiScale:
                 places = places.swapaxes(1, 2)
                 places = places.reshape(height // 2, width // 2, 4 * depth)
                 for index in range(channels):
-                    halves = self.channel_masks == "mixed" and index % 4 < 2
-                    make_mask = (
-                        bijectors.half_mask
-                        if halves
-                        else bijectors.channel_mask
-                    )
-                    mask = make_mask(places.shape, index % 2 == 0)
+                    mask = bijectors.channel_mask(places.shape, index % 2 == 0)
+                    if self.channel_masks == "mixed" and index % 4 < 2:
+                        mask = bijectors.half_mask(places.shape, index % 2 == 0)
                     yield f"{of}/channel_{index}", mask, places
                 places = places[..., : 2 * depth]
 
