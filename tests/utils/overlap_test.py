@@ -33,3 +33,16 @@ class OverlappedTest(tf.test.TestCase):
 
         with self.assertRaisesRegex(OSError, "no more"):
             list(overlapped(abs, one_then_error()))
+
+    def test_closes_without_waiting(self):
+        may_end, ended = threading.Event(), []
+
+        def work(number):
+            may_end.wait(10.0 * (number > 0))
+            ended.append(number)
+
+        results = overlapped(work, range(3))
+        next(results)
+        results.close()
+        self.assertEqual(ended, [0])
+        may_end.set()

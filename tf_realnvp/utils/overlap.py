@@ -37,4 +37,6 @@ def overlapped(
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Garbage collection may close the generator in any thread, even in one
+        # that is starting, where joining others is a deadlock.
+        pool.shutdown(wait=False, cancel_futures=True)
