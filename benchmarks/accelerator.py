@@ -115,7 +115,7 @@ def _speed(dry_run, precision, jit, batch_size, deterministic=False):
 
     from benchmarks import training
 
-    precision = runtime.settle_precision(precision, "constant")
+    precision = runtime.settle_precision(precision)
     start = time.perf_counter()
     model = _model(dry_run)
     trainer = measuring.make_trainer(model, precision=precision, jit=jit)

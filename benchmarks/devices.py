@@ -91,7 +91,7 @@ def prepare(settings, way: tuple[int, int | None]) -> None:
             num_couplings=couplings,
             num_scales=scales,
         )
-        precision = runtime.settle_precision("auto", "constant")
+        precision = runtime.settle_precision("auto")
         trainer = measuring.make_trainer(
             model, precision=precision, clip_grad=1.0
         )

@@ -262,12 +262,10 @@ class TrainingConfig:
         "initialization)",
     )
     precision: str = _of_job(
-        OneOf(("auto", "float32", "tf32", "bfloat16", "bfloat16+float32")),
+        OneOf(("auto", "float32", "tf32", "bfloat16")),
         "precision of the coupling networks during training; tf32 is for "
-        "NVIDIA GPUs since Ampere; bfloat16+float32 trains the last tenth of "
-        "the steps in float32; auto is float32 unless the hardware supports "
-        "bfloat16 natively: then it is bfloat16+float32 with a cosine "
-        "schedule, else bfloat16",
+        "NVIDIA GPUs since Ampere; auto is bfloat16 if the hardware supports "
+        "it natively, else float32",
         "auto",
     )
     deterministic: bool = _of_run(

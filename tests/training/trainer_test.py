@@ -270,35 +270,6 @@ class WeightsTest(untraced.UntracedTestCase):
         self.assertNotAllClose(loss, np.sum(losses(model, seeds[0])), rtol=1e-4)
 
 
-class PrecisionTest(untraced.UntracedTestCase):
-    def test_ends_in_float32(self):
-        """It is as if training were resumed in float32."""
-        weights = []
-        for settings in (
-            [("bfloat16", 9), ("float32", 1)],
-            [("bfloat16+float32", 10)],
-            [("bfloat16+float32", number) for number in (1, 8, 1)],
-        ):
-            trainer = None
-            for precision, number in settings:
-                before, trainer = (
-                    trainer,
-                    trainer_of(moved(), 0.1, epochs=10, precision=precision),
-                )
-                for name, variables in before.state.items() if before else ():
-                    for new, old in zip(
-                        trainer.state[name], variables, strict=True
-                    ):
-                        new.assign(old)
-                train(trainer, num_steps=number)
-            weights.append(values(trainer.model.variables))
-        for others in weights[1:]:
-            self.assertTrue(all(same(weights[0], others)))
-        plain = trainer_of(moved(), 0.1, precision="bfloat16")
-        train(plain, num_steps=10)
-        self.assertFalse(all(same(weights[0], values(plain.model.variables))))
-
-
 class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters((False, "tf32"), (True, "float32"))
     def test_in_training_only(self, around, precision):

@@ -439,7 +439,7 @@ class CommandTest(TrainingTestCase):
         settings = {
             **{"lr": 0.5, "clip_grad": 3.0, "seed": 7, "ema": 0.9, "epochs": 4},
             **{"recompute": True, "accumulate": 2, "optimizer": "muon"},
-            **{"precision": "bfloat16+float32"},
+            **{"precision": "bfloat16"},
         }
         with mock.patch.object(Trainer, "__init__", return_value=None) as init:
             with self.assertRaises(AttributeError):

@@ -91,15 +91,13 @@ class HardwareTest(tf.test.TestCase, parameterized.TestCase):
             )
         )
         settle = runtime.settle_precision
-        self.assertEqual(settle("auto", "constant"), native)
-        falling = native + "+float32" * (native == "bfloat16")
-        self.assertEqual(settle("auto", "cosine"), falling)
-        self.assertEqual(settle("float32", "cosine"), "float32")
+        self.assertEqual(settle("auto"), native)
+        self.assertEqual(settle("float32"), "float32")
         if capabilities and native == "bfloat16":
-            self.assertEqual(settle("tf32", "cosine"), "tf32")
+            self.assertEqual(settle("tf32"), "tf32")
         else:
             with self.assertRaisesRegex(UsageError, "tf32"):
-                settle("tf32", "cosine")
+                settle("tf32")
 
     def test_devices(self):
         self.set_gpus([(9, 0), (9, 0)])

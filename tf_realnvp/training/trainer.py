@@ -108,32 +108,21 @@ class Trainer:
         # Collectives match workers by the step within a call, so all workers
         # must run the same number of steps per call.
         self.max_steps_per_call = 1 if runtime.is_one_of_many() else None
-        precision, _, last_precision = config.precision.partition("+")
-        self._float32_from = math.inf
-        if last_precision:
-            self._float32_from = self.last_step - self.last_step // 10
-        self._set_precision(precision)
+        is_bfloat16 = config.precision == "bfloat16"
+        self._training_model = model.for_training(
+            "bfloat16" if is_bfloat16 else "float32", config.recompute
+        )
         self._test_model = self._evaluated_model.for_training()
         self._noise_seed = stateless_seed(config.seed)
+        self._gradient_function = tf.function(
+            self._loss_and_gradients, autograph=False, jit_compile=config.jit
+        )
+        self._train_function = tf.function(self._train, autograph=False)
         self._loss_function = tf.function(
             functools.partial(self.objective.losses, self._test_model),
             autograph=False,
         )
         self._test_function = tf.function(self._test, autograph=False)
-
-    def _set_precision(self, precision):
-        """Makes training steps in a precision, to be traced."""
-        self._precision = precision
-        self._training_model = self.model.for_training(
-            "bfloat16" if precision == "bfloat16" else "float32",
-            self.config.recompute,
-        )
-        self._gradient_function = tf.function(
-            self._loss_and_gradients,
-            autograph=False,
-            jit_compile=self.config.jit,
-        )
-        self._train_function = tf.function(self._train, autograph=False)
 
     def evaluated_model(self) -> RealNVP:
         """Returns the model to evaluate in the current state of training.
@@ -224,17 +213,8 @@ class Trainer:
           DivergedError: If `MAX_SKIPPED_IN_A_ROW` consecutive steps were not
             finite.
         """
-        # Steps that are not to be in float32.
-        before = min(max(self._float32_from - self.num_steps, 0), num_steps)
-        for precision, count in (
-            (self._precision, before),
-            ("float32", num_steps - before),
-        ):
-            if count and precision != self._precision:
-                self._set_precision(precision)
-            if count:
-                with runtime.tensor_float_32(precision == "tf32"):
-                    self._train_function(batches, tf.constant(count))
+        with runtime.tensor_float_32(self.config.precision == "tf32"):
+            self._train_function(batches, tf.constant(num_steps))
         if int(self._skipped_in_a_row.numpy()) >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
                 "training diverged: the loss or its gradient was not finite in "

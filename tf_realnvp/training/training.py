@@ -65,9 +65,7 @@ class Training:
             run.check_same(config, description)
             description = run.data or description
         self._run = run
-        precision = runtime.settle_precision(
-            config.precision, config.lr_schedule
-        )
+        precision = runtime.settle_precision(config.precision)
         config = dataclasses.replace(config, precision=precision)
         with _naming_errors(dataset):
             workers.agree(config.shared | vars(description))

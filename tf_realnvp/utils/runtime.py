@@ -139,15 +139,13 @@ def describe_devices(num_devices: int | None = None) -> str:
     return text
 
 
-def settle_precision(precision: str, lr_schedule: str) -> str:
+def settle_precision(precision: str) -> str:
     """Returns a precision that the hardware supports.
 
     Args:
-      precision: As in `TrainingConfig`. "auto" selects the fastest: "float32"
-        unless the hardware multiplies bfloat16 natively, since values would
-        have to be converted; else "bfloat16+float32" if the learning rate falls
-        to zero, or "bfloat16".
-      lr_schedule: As in `TrainingConfig`.
+      precision: As in `TrainingConfig`. "auto" selects the fastest: "bfloat16"
+        if the hardware multiplies it natively, else "float32", since values
+        would have to be converted.
 
     Raises:
       UsageError: If it is "tf32" and there is no GPU, or a GPU without TF32.
@@ -169,9 +167,7 @@ def settle_precision(precision: str, lr_schedule: str) -> str:
     if not gpus:
         native = {"avx512_bf16", "amx_bf16"}
         is_native = not native.isdisjoint(processor_features())
-    if not is_native:
-        return "float32"
-    return "bfloat16+float32" if lr_schedule == "cosine" else "bfloat16"
+    return "bfloat16" if is_native else "float32"
 
 
 def make_strategy(num_devices: int | None = None):
