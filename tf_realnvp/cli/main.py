@@ -1,5 +1,7 @@
 """The command-line program `tf-realnvp`."""
 
+import atexit
+import gc
 import re
 import sys
 
@@ -70,6 +72,8 @@ def run(parser: arguments.Parser, argv: list[str] | None = None) -> int:
       130 or 143 if interrupted by SIGHUP, SIGINT or SIGTERM.
     """
     flags = parser.parse_args(argv)
+    # At the end, collecting TensorFlow's objects would take a second.
+    atexit.register(gc.freeze)
     try:
         with signals.raised():
             flags.run(flags)
