@@ -53,7 +53,7 @@ _COMMANDS = {
         f"{_TRAIN} --batch_size 2000 --run_dir other",
         f"{_TRAIN} --num_couplings 3,3",
         f"{_TRAIN} --init_from normal --run_dir other",
-        "train --dataset ./missing",
+        "train --dataset ./missing --devices 1",
         "unknown",
         "sample normal",
         "sample realnvp_digits --out missing/a.png",
@@ -65,6 +65,13 @@ _COMMANDS = {
         "--clip_grad 1",
         "sample realnvp_digits --label 3 --n 2 --seed 1 --out folder/",
     ],
+    "contexts": [
+        f"{_TRAIN} --observe mask --precision float32",
+        "restore realnvp_digits normal/00.png --mask noise/00.png --out out/",
+        f"{_TRAIN} --dataset fields.npz --precision float32 --recompute",
+        "evaluate realnvp_fields --max_images 5",
+        "sample realnvp_fields --context one.npz --n 2 --seed 1 --out a.npy",
+    ],
 }
 _results: dict[str, object] = {}
 
@@ -73,12 +80,15 @@ def main() -> None:
     """Records, or compares; ends with 1 if there is a difference."""
     flags = measuring.parse_flags(__doc__, "action", "file")
     file = pathlib.Path(flags.file)
-    with measuring.new_process() as first, measuring.new_process() as second:
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(measuring.new_process()) for _ in _COMMANDS
+        ]
         parts = [
             process.submit(run, name)
-            for process, name in zip((first, second), _COMMANDS, strict=True)
+            for process, name in zip(processes, _COMMANDS, strict=True)
         ]
-        after = parts[0].result() | parts[1].result()
+        after = {k: v for part in parts for k, v in part.result().items()}
     if flags.action == "record":
         file.write_text(json.dumps(after, indent=1))
         return
@@ -110,7 +120,7 @@ def run(part: str) -> dict[str, object]:
         add_model(part)
         if part == "plain":
             add_datasets()
-        else:
+        elif part == "classes":
             add_training()
     return _results
 
@@ -124,6 +134,12 @@ def make_images() -> None:
     noise = rng.integers(256, size=(24, 8, 8), dtype=np.uint8)
     colors = rng.integers(256, size=(40, 8, 12, 3), dtype=np.uint8)
     np.savez("colors.npz", images=colors)
+    contexts = {
+        "context_a": rng.normal(size=(60, 2)),
+        "context_b": rng.normal(size=(60, 4, 4, 1)),
+    }
+    np.savez("fields.npz", images=rng.normal(size=(60, 8, 8)), **contexts)
+    np.savez("one.npz", **{k: values[0] for k, values in contexts.items()})
     for folder, images in (("normal", digits[:24]), ("noise", noise)):
         pathlib.Path(folder).mkdir()
         for index, pixels in enumerate(images):

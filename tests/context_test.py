@@ -197,6 +197,18 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
         with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "finite"):
             model.log_prob(images, 1, label, not_finite)
 
+    def test_missing(self):
+        """It is never left out of a density."""
+        model, images, _ = case("vector", 2)
+        points = tf.cast(images, tf.float32)
+        distribution = of_masks().distribution
+        for density in (
+            *(model.log_density, model.distribution.log_prob),
+            *(distribution.log_prob, lambda points: distribution.sample(2)),
+        ):
+            with self.assertRaisesRegex(ValueError, "`context` must be given"):
+                density(points)
+
     def test_copies(self):
         model, images, given = case("several", 2)
         expected = model.log_prob(images, 1, **given)
@@ -204,7 +216,17 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
             self.assertAllEqual(copy.log_prob(images, 1, **given), expected)
 
     @parameterized.parameters(
-        ((0,),), ((2.5,),), ((2, 2),), ((),), ((3, 3, 1),)
+        ((0,),),
+        ((2.5,),),
+        ((2, 2),),
+        ((),),
+        ((3, 3, 1),),
+        ({},),
+        ({1: (2,)},),
+        ({"a b": (2,)},),
+        ({"a/b": (2,)},),
+        ({"\u00e4": (2,)},),
+        ({"a": (2,), "A": (2,)},),
     )
     def test_shapes_that_are_none(self, shape):
         with self.assertRaisesRegex(ValueError, "context_shape"):
@@ -257,6 +279,27 @@ class SavedContextTest(folders.FolderTestCase):
             weights.assign_weights(other, "model")
         for first, second in zip(model.variables, other.variables, strict=True):
             self.assertAllEqual(first, second)
+
+    def test_warm_start_from_another_order(self):
+        """Contexts are matched by their names."""
+        shapes = {"a": (2,), "b": (2,), "m": (4, 4, 1), "n": (2, 2, 2)}
+        saved = small_models.displaced(0.3, filters=4, context_shape=shapes)
+        config = saved.get_config()
+        config["context_shape"] = dict(reversed(shapes.items()))
+        model = tf_realnvp.RealNVP(**config)
+        rng = np.random.default_rng(0)
+        context = {k: rng.normal(size=(3, *s)) for k, s in shapes.items()}
+        saved.context.standardize({k: 2.0 * v for k, v in context.items()})
+        with mock.patch.object(weights, "load_model", return_value=saved):
+            weights.assign_weights(model, "saved")
+        images = small_models.images(3)
+        found, expected = (
+            own.log_prob(images, 1, context=context) for own in (model, saved)
+        )
+        self.assertAllClose(found, expected, rtol=1e-5)
+        self.assertAllClose(
+            model.estimate(context), saved.estimate(context), rtol=1e-4
+        )
 
 
 class DataTest(folders.FolderTestCase, parameterized.TestCase):
@@ -322,10 +365,41 @@ class DataTest(folders.FolderTestCase, parameterized.TestCase):
         (np.zeros([40]),),
         (np.full([40, 2], np.inf),),
         (np.full([40, 1], "a"),),
+        # Which float32 cannot hold, or tell apart.
+        (np.full([40, 1], 1e300),),
+        (np.linspace(0.0, 1e-40, 40)[:, np.newaxis],),
+        (1.7e9 + 0.3 * np.arange(40)[:, np.newaxis],),
     )
     def test_invalid(self, context):
         with self.assertRaisesRegex(DataError, "context"):
             data.arrays.from_images(self.images, 17, context=context)
+
+    @parameterized.parameters(
+        ("train test context", "context"),
+        ("train test test_context", "test_context"),
+        ("train test train_context", "test_context"),
+        ("images train_context", "train_context"),
+        ("images context context_context", "context_context"),
+        ("images contexts", "contexts"),
+        (
+            "train test train_context_a test_context_a test_context_b",
+            "test_context_b",
+        ),
+    )
+    def test_entries_that_are_not_used(self, names, wrong):
+        entries = {
+            name: self.means if "context" in name else self.images
+            for name in names.split()
+        }
+        np.savez(self.folder / "a.npz", num_colors=17, **entries)
+        with self.assertRaisesRegex(DataError, f"a.npz: `{wrong}` is "):
+            data.load(self.folder / "a.npz")
+
+    def test_constant(self):
+        """It is no mistake, as of a single value of a parameter."""
+        context = np.full([40, 2], [1.7e9, 0.1])
+        dataset = data.arrays.from_images(self.images, 17, context=context)
+        self.assertEqual(dataset.context_shape, (2,))
 
     def test_of_another_model(self):
         model = small_models.displaced(0.1, context_shape=(2,))
@@ -607,6 +681,24 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
             model.log_prob(images, 0, context=np.zeros([4, 4, 2])),
         )
         self.assertEqual(model.sample(2).shape, [2, 4, 4, 1])
+        points = model.dequantize(images, 0)
+        self.assertAllEqual(
+            model.log_density(points), model.log_prob(images, 0)
+        )
+
+    @parameterized.parameters(255.0, 0.5, -1, True)
+    def test_visible_is_what_is_not_zero(self, one):
+        """And nothing else of a context has an effect."""
+        images, model = small_models.images(3), of_masks()
+        mask = np.random.default_rng(0).random([3, 4, 4, 1]) < 0.5
+        expected = observations.visible_pixels(images, mask)
+        found = observations.visible_pixels(images, mask * one)
+        self.assertAllEqual(found, expected)
+        own = np.concatenate([images + 0.0, mask * one], axis=-1)
+        self.assertAllEqual(
+            model.log_prob(images, 1, context=own),
+            model.log_prob(images, 1, context=expected),
+        )
 
 
 @functools.cache
@@ -647,6 +739,11 @@ class RestorationTest(tf.test.TestCase):
             samples = found.samples[:, part, mask]
             self.assertAllEqual(samples, drawn[:, : samples.shape[1]])
         self.assertEmpty(restoration.restore(model, images[:0], mask).images)
+        each = np.random.default_rng(0).random([2, 2, 3]) < 0.5
+        colors = small_models.displaced(0.3, (2, 2, 3), observe="mask")
+        pixels = np.uint8(small_models.points(1, colors))
+        found = restoration.restore(colors, pixels, each)
+        self.assertAllEqual(found.images[:, ~each], pixels[:, ~each])
 
     def test_noise(self):
         images, model = np.float32(small_models.images(2)) + 0.3, of_noise()
@@ -660,6 +757,8 @@ class RestorationTest(tf.test.TestCase):
         self.assertLen(restoration.restore(model, images, None, noise).mean, 2)
         with self.assertRaisesRegex(ValueError, "noise:25"):
             restoration.restore(model, images, None, 2.0 * noise)
+        with self.assertRaisesRegex(ValueError, r"`images` .*\[n, 4, 4, 1\]"):
+            restoration.restore(model, images[0])
 
 
 class CommandTest(command_lines.CommandTestCase):
@@ -687,8 +786,10 @@ class CommandTest(command_lines.CommandTestCase):
         np.save("wrong.npy", np.zeros([3, 2]))
         wrong = self.call(of_vectors, "sample", "--context", "wrong.npy")
         self.assert_usage_error(wrong, "(3, 2)")
-        none = self.call(of_vectors, "sample")
-        self.assert_usage_error(none, "(3,)")
+        image_arrays.write_images("in", small_models.images(2), 17)
+        for argv in (["sample"], ["reconstruct", "in/000.png"]):
+            none = self.call(of_vectors, *argv)
+            self.assert_usage_error(none, "(3,)")
 
     def test_evaluate_and_score(self):
         images = small_models.images(30)

@@ -72,6 +72,17 @@ class DrawTest(untraced.UntracedTestCase):
         own = model.log_prob(drawn.points, context=[1.5])
         self.assertAllClose(drawn.log_weights, gaussian(drawn.points) - own)
 
+    def test_shape_of_log_density(self):
+        model = make_model()
+        double = importance.draw(
+            model, lambda points: tf.cast(gaussian(points), tf.float64), 5
+        )
+        expected = importance.draw(model, gaussian, 5)
+        self.assertAllEqual(double.log_weights, expected.log_weights)
+        for change in (tf.reduce_sum, lambda values: values[:, tf.newaxis]):
+            with self.assertRaisesRegex(ValueError, r"`log_density` .*\[n\]"):
+                importance.draw(model, lambda x, f=change: f(gaussian(x)), 5)
+
 
 class EffectiveShareTest(tf.test.TestCase):
     def test_value(self):
@@ -108,6 +119,11 @@ class MetropolisTest(tf.test.TestCase, parameterized.TestCase):
         same = len(kinds) * [1.0]
         self.assertAllClose(chain.acceptance, moves, rtol=0.02)
         self.assertEqual(importance.metropolis(np.log(same)).acceptance, 1.0)
+
+    @parameterized.parameters(np.nan, np.inf)
+    def test_weights_that_are_none(self, first):
+        with self.assertRaisesRegex(ValueError, "log_weights"):
+            importance.metropolis(np.array([first, 0.0]))
 
     @parameterized.parameters(0.0, 0.5, 0.9)
     def test_autocorrelation_time(self, rho):

@@ -175,6 +175,11 @@ def train(
     """
     if (data is None) == (log_density is None):
         raise ValueError("Either `data` or `log_density` must be given.")
+    of_data = labels is not None or observe is not None or num_validation
+    if log_density is not None and (of_data or flip):
+        raise ValueError(
+            "`labels`, `observe`, `num_validation` and `flip` are for `data`."
+        )
     settings = {name: getattr(model, name) for name in ARCHITECTURE}
     settings["dataset"] = ReverseKL.name
     dataset: Any = None

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,16 @@ class Context:
         """
         self._is_of_masks, self._image_shape = is_of_masks, image_shape
         named = by_name(shapes)
+        # TensorFlow names arguments of a SavedModel after them.
+        names = [*shapes] if isinstance(shapes, Mapping) else ["only"]
+        if not (
+            all(isinstance(n, str) and re.match(r"(?a)\w+$", n) for n in names)
+            and len({name.lower() for name in names}) == len(names) > 0
+        ):
+            raise ValueError(
+                "`context_shape` must have names of letters, digits and _ that "
+                f"differ by more than case, got {names}."
+            )
         self._image_shapes = {k: v for k, v in named.items() if len(v) == 3}
         self.moments, self.networks = {}, {}
         layer = functools.partial(
@@ -88,13 +99,16 @@ class Context:
             self.estimator = UNet(channels, image_shape, padding)
 
     @property
-    def variables(self) -> list[keras.Variable]:
-        """The moments, and the weights of the networks."""
-        networks = list(self.networks.values())
+    def named_variables(self) -> dict[str, keras.Variable]:
+        """The moments, and the weights of the networks, by name."""
+        named = {f"{k}/moments": v for k, v in self.moments.items()}
+        networks = dict(self.networks)
         if self.estimator is not None:
-            networks.append(self.estimator)
-        weights = [v for network in networks for v in network.weights]
-        return [*self.moments.values(), *weights]
+            networks["estimator"] = self.estimator
+        for name, network in networks.items():
+            for index, variable in enumerate(network.weights):
+                named[f"{name}/{index}"] = variable
+        return named
 
     @property
     def is_standardized(self) -> bool:
@@ -175,8 +189,12 @@ class Context:
 
     def _standardized(self, context):
         values = by_name(context)
+        if values.keys() != self.moments.keys():
+            raise ValueError(
+                f"`context` must be given: {[*self.moments]}, got {[*values]}."
+            )
         standardized = {}  # In the order of the shapes, which codes have.
-        for name, moments in self.moments.items() if values else ():
+        for name, moments in self.moments.items():
             mean, std = tf.unstack(tf.convert_to_tensor(moments))
             standardized[name] = (values[name] - mean) / std
         return standardized

@@ -34,6 +34,23 @@ Symmetry = Callable[[tf.Tensor], tf.Tensor]
 _BATCH_SIZE = 500
 
 
+def of_points(
+    log_density: LogDensity, points: tf.Tensor, *context: Any
+) -> tf.Tensor:
+    """Returns `log f` of points, float32 `[n]`.
+
+    Raises:
+      ValueError: If `log_density` returns something of another shape.
+    """
+    values = tf.convert_to_tensor(log_density(points, *context))
+    if not values.shape.rank == 1:  # It would be broadcast.
+        raise ValueError(
+            "`log_density` must return a number for each point, of shape [n], "
+            f"got shape {values.shape}."
+        )
+    return tf.cast(values, tf.float32)
+
+
 def effective_share(log_weights: np.ndarray) -> tuple[float, float]:
     """Returns the effective share of weighted draws, and its standard error.
 
@@ -163,7 +180,7 @@ def draw(
             )
             moved = tf.experimental.numpy.swapaxes(moved, 0, 1)
             points = tf.gather(moved, places, batch_dims=1)
-        return points, log_density(points) - log_prob
+        return points, of_points(log_density, points) - log_prob
 
     # TFP would draw from a stateful generator by a seed that is a number.
     seeds = tf.random.split(stateless_seed(seed), -(-n // _BATCH_SIZE))
@@ -176,9 +193,11 @@ def metropolis(log_weights: np.ndarray, seed: int = 0) -> Chain:
     """Runs a Metropolis chain that takes each draw as a proposal, in order.
 
     Args:
-      log_weights: As of `Draws`, `[n]`.
+      log_weights: As of `Draws`, `[n]`, below infinity.
       seed: Seed; the same seed gives the same chain.
     """
+    if not np.all(log_weights < np.inf):
+        raise ValueError("`log_weights` must be numbers below infinity.")
     limits = np.log(np.random.default_rng(seed).random(len(log_weights)))
     places = np.zeros(len(log_weights), int)
     for step in range(1, len(places)):

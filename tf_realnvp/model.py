@@ -195,20 +195,20 @@ class RealNVP(tf.Module):
         self.latent_shape = (height // 2, width // 2, 4 * channels)
         self.observe = observe
         self.observation = observations.named(observe, self.values)
-        self.context_shape = each(tuple, context_shape)
         if self.observation is not None:
             seen = self.observation(tf.zeros([1, *self.image_shape]), [0, 0])
-            if self.context_shape not in (None, tuple(seen.shape[1:])):
+            if each(tuple, context_shape) not in (None, tuple(seen.shape[1:])):
                 raise ValueError("`observe` has a `context_shape` of its own.")
-            self.context_shape = tuple(seen.shape[1:])
+            context_shape = tuple(seen.shape[1:])
         if observe == "mask" and self.dequantization != "uniform":
             raise ValueError("`observe` 'mask' needs uniform dequantization.")
         self.context = Context(
-            self.context_shape,
+            context_shape,
             self.image_shape,
             observe == "mask",
             self.padding,
         )
+        self.context_shape = each(tuple, context_shape)
         self.networks = [
             networks.CouplingNetwork(
                 mask.shape[-1],
@@ -390,8 +390,8 @@ class RealNVP(tf.Module):
             named[f"{name}/reshift"] = reshift
         if self._moments:
             named["moments"] = self._moments[0]
-        for index, variable in enumerate(self.context.variables):
-            named[f"context/{index}"] = variable
+        for name, variable in self.context.named_variables.items():
+            named[f"context/{name}"] = variable
         return named
 
     def standardize(
@@ -447,7 +447,7 @@ class RealNVP(tf.Module):
             *(v for n in self._noise_networks for v in n.weights),
             *self._noise_variables,
             *self._moments,
-            *self.context.variables,
+            *self.context.named_variables.values(),
         )
 
     @property
@@ -569,10 +569,12 @@ class RealNVP(tf.Module):
         points = tf.identity(tf.cast(points, tf.float32))
         if label is not None:
             label = tf.broadcast_to(label, tf.shape(points)[:1])
-        condition = _given(label=label, context=context)
         log_prob = self.distribution.log_prob
         if self.observe == "mask":
             log_prob = self._log_density_of_missing
+            if context is None:
+                context = self._nothing_visible(tf.shape(points)[0])
+        condition = _given(label=label, context=context)
         return _apply(log_prob, points, condition)
 
     def _log_density_of_missing(self, points, **condition):
@@ -717,11 +719,17 @@ class RealNVP(tf.Module):
         """
         n = tf.shape(batch)[0]
         if context is None and self.observe == "mask":
-            context = tf.zeros(self.context_shape)  # Nothing is visible.
+            context = self._nothing_visible(n)
         context = assertions.context(context, self.context_shape, n)
+        if self.observe == "mask":  # Whatever it has where nothing is seen.
+            pixels, is_visible = context[..., :-1], context[..., -1:]
+            context = observations.visible_pixels(pixels, is_visible)
         if label is not None:
             label = assertions.labels(label, self.num_classes, n)
         return _given(label=label, context=context)
+
+    def _nothing_visible(self, n):
+        return tf.zeros([n, *self.context_shape])
 
     def _through_flow(self, show, function, batch, label, context):
         """Applies one direction of the flow, without noise, to a batch.

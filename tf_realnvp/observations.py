@@ -34,14 +34,14 @@ def visible_pixels(images: tf.Tensor, is_visible: tf.Tensor) -> tf.Tensor:
 
     Args:
       images: `[n, H, W, C]`.
-      is_visible: Numbers that broadcast to `[n, H, W, 1]`: 1 where a pixel is
-        seen, else 0.
+      is_visible: `True` or any number but 0 where a pixel is seen. Its shape
+        broadcasts to `[n, H, W, 1]`: a pixel is seen in all channels or none.
 
     Returns:
       Float32 `[n, H, W, C + 1]`: pixels, 0 if not visible, and where they are.
     """
     images = tf.cast(images, tf.float32)
-    is_visible = tf.cast(is_visible, tf.float32)
+    is_visible = tf.cast(tf.cast(is_visible, tf.bool), tf.float32)
     is_visible += tf.zeros_like(images[..., :1])
     return tf.concat([images * is_visible, is_visible], axis=-1)
 

@@ -88,9 +88,10 @@ def restore(
         `observe`, `[n, ...]` of the shape that it returns. Missing values are
         ignored, and may be NaN.
       mask: What is missing: `True`, or any number but 0. Its shape broadcasts
-        to that of `images`. Default: nothing. Where all of an image is missing,
-        samples are those of the model, and the likeliest is the image of the
-        mean of the latents.
+        to that of `images`. Default: nothing. A model that observes masks sees
+        no channel of a pixel of which one is missing, and the known ones are
+        put back. Where all of an image is missing, samples are those of the
+        model, and the likeliest is the image of the mean of the latents.
       noise: Standard deviation of Gaussian noise on the observed values, in
         their unit; required for real numbers. Default: none; the known pixels
         stay as they are.
@@ -128,7 +129,8 @@ def restore(
         )
         if is_other or observe is not None or np.any(mask):
             raise ValueError(f"The model observes {model.observe} alone.")
-        return Restoration(**draw(images))
+        seen = assertions.finite(images, "images", model.context_shape)
+        return Restoration(**draw(seen))
     needs_noise = model.values.are_real and model.observe is None
     num_colors = model.num_colors
     if noise is not None:

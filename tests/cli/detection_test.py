@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import json
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from small_models import measurer
 
 from tf_realnvp import bit_maps, detection, significance
 from tf_realnvp.images import plots
+from tf_realnvp.utils import files
 
 LIVE = {"plain": small_models.model, "classes": small_models.distinct}
 LIKELY = ["file", "log_prob", "bits_per_dim"]
@@ -204,8 +206,17 @@ class ScoreTest(DetectionTestCase):
             _, stderr = self.succeed("score", "in", *flags, *shard)
             damaged += stderr.count("cannot read the image")
         self.assertEqual(damaged, 33)
-        result = call("score", self.path, "in", "--merge", 3)
-        self.assert_usage_error(result, "give --reference as the shards")
+        for argv, name in (
+            (("--seed", 3), "reference"),
+            (("--reference", "normal"), "seed"),
+            ((*flags, "--max_images", 30), "reference"),
+        ):
+            result = call("score", self.path, "in", "--merge", 3, *argv)
+            self.assert_usage_error(result, f"3.csv is of another {name}:")
+        (folder / "new.png").touch()
+        result = call("score", self.path, "in", "--merge", 3, *flags)
+        self.assert_usage_error(result, "is of another list of files")
+        (folder / "new.png").unlink()
         merged, *_ = self.score(*flags, *maps, "--merge", 3)
         self.assertEqual((self.folder / "scores.csv").read_bytes(), expected)
         # How many, their mean, and the p-value of all images together.
@@ -227,10 +238,16 @@ class ScoreTest(DetectionTestCase):
             self.assert_usage_error(result)
             self.assertRegex(result[2], message)
         self.succeed("score", "in", "--shard", "1/2")
+        argv = "score", self.path, "in", "--merge", 2
+        both = call(*argv, "--shard", "1/2")
+        self.assert_usage_error(both, "without --shard")
         other = self.folder / "scores-00002-of-00002.csv"
-        other.write_text("file,log_prob\n")
-        result = call("score", self.path, "in", "--merge", 2)
-        self.assert_usage_error(result)
+        for content in ("file,log_prob\n", ""):
+            other.write_text(content)
+            self.assert_usage_error(call(*argv), "00002.csv is not of a shard")
+        work = json.dumps({"model": "of others"})
+        files.write_csv(other, [[work], ["file", "log_prob"]])
+        self.assert_usage_error(call(*argv), "another model, seed, ")
 
     @parameterized.parameters(
         # Before the reference is measured.

@@ -5,6 +5,8 @@ import errno
 import io
 import os
 import pathlib
+import threading
+import time
 import zlib
 from unittest import mock
 
@@ -274,6 +276,8 @@ class UnreadableTest(FolderTestCase):
         (self.root / "sub" / "labels.csv").write_text("a,b\n")
         # What may not be there.
         (self.root / "gone.png").symlink_to(self.root / "nothing")
+        os.mkfifo(self.root / "pipe.png")
+        (self.root / "circle.png").symlink_to("circle.png")
         # Links to folders may go in circles.
         (self.root / "up").symlink_to(self.root)
         # These are not looked at, and this is no file.
@@ -285,7 +289,9 @@ class UnreadableTest(FolderTestCase):
             **{
                 "sub/labels.csv": "it is neither PNG nor JPEG nor TIFF",
                 "gone.png": "No such file or directory",
-                "up": "Is a directory",
+                "up": "it is not a regular file",
+                "circle.png": "Too many levels of symbolic links",
+                "pipe.png": "it is not a regular file",
             },
         )
 
@@ -319,6 +325,25 @@ class UnreadableTest(FolderTestCase):
                 self.assertRegex(self.failure(), message)
             else:
                 self.assertCountEqual(self.load().skipped, ["1.png"])
+
+    def test_a_disk_that_does_not_answer(self):
+        """An error does not wait for it."""
+        self.load()
+        stalled = threading.Event()
+        self.addCleanup(stalled.set)
+
+        def look(content):
+            if stalled.wait(0.0 if content[:1] == b"\x89" else 60.0):
+                return None
+            raise OSError(errno.EIO, "it does not answer")
+
+        start = time.monotonic()
+        with (
+            mock.patch.object(image_files, "look", look),
+            self.assertRaisesRegex(OSError, "does not answer"),
+        ):
+            self.load()
+        self.assertLess(time.monotonic() - start, 30.0)
 
     @parameterized.parameters(0, 1)
     def test_too_few(self, count):

@@ -97,6 +97,23 @@ class ReadTest(FilesTestCase):
         else:
             self.assertAllEqual(image, np.broadcast_to(colours, image.shape))
 
+    def test_cmyk(self):
+        odd = odd_images.noise("RGB", 16, 16).resize((32, 32))
+        odd.convert("CMYK").save(self.path, "JPEG", quality=95)
+        color, grey = (
+            image_files.read(self.path, (32, 32, c)).astype(float)
+            for c in (3, 1)
+        )
+        expected = color @ np.array([[0.299], [0.587], [0.114]])
+        self.assertAllClose(grey, expected, atol=1.0)
+
+    def test_pipe(self):
+        """Nobody writes to it: it is not waited for."""
+        os.mkfifo("pipe.png")
+        for num_colors in (256, None):
+            with self.assertRaisesRegex(ImageError, "not a regular file"):
+                image_files.read("pipe.png", (4, 4, 1), num_colors)
+
     @parameterized.parameters(1, 5, 8)
     def test_highest_bits(self, num_bits):
         pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
@@ -152,7 +169,7 @@ class UnreadableTest(FilesTestCase):
 
     def test_no_file(self):
         self.assert_unreadable(self.folder / "x.png", "No such file")
-        self.assert_unreadable(self.folder, "Is a directory")
+        self.assert_unreadable(self.folder, "not a regular file")
 
     def test_too_large(self):
         self.write_pixels(random_images(8, 8, 1))

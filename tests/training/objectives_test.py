@@ -13,6 +13,7 @@ from small_models import displaced, same_weights
 import tf_realnvp
 from tf_realnvp.training import objectives
 from tf_realnvp.training.objectives import ReverseKL
+from tf_realnvp.utils.errors import UsageError
 
 SHAPE = (4, 4, 1)
 SETTINGS = {"batch_size": 16, "max_steps": 160, "lr": 1e-2, "progress": False}
@@ -148,26 +149,55 @@ class TrainTest(folders.FolderTestCase):
             make_model(0.0, context_shape=(1,)) for _ in range(3)
         )
 
-        def interrupt(metrics):
-            if metrics.step == 2:
-                raise KeyboardInterrupt
-
         settings = IN_CONTEXT | {"max_steps": 4}
         with (
             untraced.untraced(),
-            mock.patch.object(objectives, "_STEPS_PER_EPOCH", 2),
+            mock.patch.object(objectives, "_STEPS_PER_EPOCH", 3),
             mock.patch.object(ReverseKL, "num_test", 8),
         ):
             history = tf_realnvp.train(whole, **settings)
             settings["run_dir"] = self.folder
-            with self.assertRaises(KeyboardInterrupt):
-                tf_realnvp.train(parts, on_epoch=interrupt, **settings)
+            # In the middle of an epoch.
+            tf_realnvp.train(parts, **settings | {"max_steps": 2})
             self.assertEqual(tf_realnvp.train(other, **settings), history)
+            others = {"context": IN_CONTEXT["context"] + 1.0}
+            with self.assertRaisesRegex(UsageError, "fingerprint"):
+                tf_realnvp.train(other, **settings | others)
             loaded = tf_realnvp.load(self.folder)
         for model in (other, loaded):
             self.assertTrue(same_weights(model, whole))
 
+    def test_contexts_of_each_epoch(self):
+        """They are drawn anew, all of them, and do not depend on the start."""
+        model = make_model(context_shape=(1,))
+        context = np.arange(10.0)[:, np.newaxis]
+        objective = ReverseKL(distance, model, 4, context)
+
+        def drawn(*args):
+            batches = objective.train_batches(4, *args)
+            return np.stack([own["context"][:, 0] for _, own in batches])
+
+        first = drawn(0, 1)
+        self.assertAllEqual(np.unique(first), context[:, 0])
+        self.assertAllEqual(drawn(0, 1, 3), first[3:])
+        for others in (drawn(0, 2), drawn(1, 1), np.roll(first, 1)):
+            self.assertLess(np.mean(first == others), 0.3)
+
     def test_refused(self):
+        for arguments in (
+            *({"labels": [1]}, {"flip": True}, {"num_validation": 4}),
+            {"observe": lambda images, seed: images},
+        ):
+            with self.assertRaisesRegex(ValueError, "are for `data`"):
+                tf_realnvp.train(
+                    make_model(), log_density=action, **arguments, **SETTINGS
+                )
+        with self.assertRaisesRegex(ValueError, r"`log_density` .*\[n\]"):
+            tf_realnvp.train(
+                make_model(),
+                log_density=lambda points: tf.reduce_sum(action(points)),
+                **SETTINGS,
+            )
         model = make_model(context_shape=(1,))
         for context in (None, np.zeros([3, 2])):
             with self.assertRaisesRegex(ValueError, "context"):

@@ -9,6 +9,7 @@ import argparse
 import functools
 import heapq
 import itertools
+import json
 import pathlib
 from collections.abc import Callable
 
@@ -18,12 +19,13 @@ import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets, shards
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
-from tf_realnvp.serving import saved_model
+from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.serving.scorer import Scorer
 from tf_realnvp.utils import files
 from tf_realnvp.utils.checks import Folder, WholeNumber
 from tf_realnvp.utils.errors import UsageError
 from tf_realnvp.utils.messages import counted, say, warn
+from tf_realnvp.utils.named import digest
 from tf_realnvp.utils.overlap import overlapped
 from tf_realnvp.utils.progress import Progress
 
@@ -86,15 +88,16 @@ def score(flags: argparse.Namespace) -> None:
         arguments.check_output(flags.maps, "--maps", sets, True, "map_*.png")
     with arguments.naming("DIR"):
         paths = image_sets.list_files(flags.folder)
-    out = flags.out
+    out, of_all = flags.out, paths
     if flags.shard is not None:
+        if flags.merge is not None:
+            raise UsageError("argument --merge: give it without --shard")
         paths = paths[flags.shard.part(len(paths))]
         out = flags.shard.path(out)
+    tables: list[shards.Table] = []
     if flags.merge is not None:
         with arguments.naming("--merge"):
-            header, tables = shards.open_tables(out, flags.merge)
-        if ("p_value" in header) != (flags.reference is not None):
-            raise UsageError("give --reference as the shards had it")
+            tables = shards.open_tables(out, flags.merge)
     model = saved_model.SavedModel(flags.model)
     context = arguments.read_context(flags.context)
     measure: Callable = functools.partial(model.score_each, context=context)
@@ -103,20 +106,36 @@ def score(flags: argparse.Namespace) -> None:
         # It takes seconds more to trace.
         measurer = tf_realnvp.detection.Measurer(model.model)
         measure = functools.partial(measurer, context=context)
-    reference, normal, by = None, (), model.values.measure
+    reference, normal, by = None, None, model.values.measure
     if flags.reference is not None:
-        reference, normal = _load_reference(flags, model, measure)
+        loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
+        normal = loader.load("reference", flags.reference, "test", _MIN_IMAGES)
         by = tf_realnvp.detection.DEFAULT
+    work = {
+        "model": metadata.digest(flags.model),
+        "seed": flags.seed,
+        "context": digest(context),
+        "reference": digest(normal and normal.images),
+        "list of files": digest([path.name for path in of_all]),
+    }
+    for shard in tables:
+        shard.check_same(work)
+    if normal is not None:
+        reference = _fit_reference(model, measure, normal, flags.seed)
 
+    first = [[json.dumps(work)]] * (flags.shard is not None)
     if flags.merge is None:
         scorer = Scorer(model, measure, flags.seed, reference)
         names, columns = _score(flags, paths, model, scorer, normal)
         values = (column.tolist() for column in columns.values())
         header, table = ["file", *columns], zip(names, *values, strict=True)
-        tables = [iter(sorted(table, key=_least_likely(header, by)))]
-    rows = heapq.merge(*tables, key=_least_likely(header, by))
-    files.write_csv(out, itertools.chain([header], rows))
-    losses = _numbers(out, model.values.measure)
+        parts = [iter(sorted(table, key=_least_likely(header, by)))]
+    else:
+        parts = [shard.rows for shard in tables]
+        header, *_ = [next(rows) for rows in parts]
+    rows = heapq.merge(*parts, key=_least_likely(header, by))
+    files.write_csv(out, itertools.chain(first, [header], rows))
+    losses = _numbers(out, model.values.measure, len(first))
     say(
         f"{counted(len(losses), 'image')}, mean "
         f"{losses.sum() / max(len(losses), 1):.4f} {model.values.unit}; "
@@ -130,17 +149,18 @@ def score(flags: argparse.Namespace) -> None:
     if flags.maps is not None:
         names = itertools.islice(files.read_column(out, "file"), flags.max_maps)
         paths = [pathlib.Path(flags.folder, name) for name in names]
-        if reference is not None:
-            normal = normal[reference.others[:_NUM_MAP_REFERENCES]]
+        others = ()
+        if normal is not None and reference is not None:
+            others = normal.images[reference.others[:_NUM_MAP_REFERENCES]]
         maps = functools.partial(measurer.maps, context=context)
-        _draw_maps(flags.maps, paths, model, maps, flags.seed, normal)
+        _draw_maps(flags.maps, paths, model, maps, flags.seed, others)
         say(flags.maps)
     say(out)
 
 
-def _numbers(path, name):
+def _numbers(path, name, skip=0):
     """Returns the numbers of a column, `[n]`."""
-    return np.fromiter(map(float, files.read_column(path, name)), float)
+    return np.fromiter(map(float, files.read_column(path, name, skip)), float)
 
 
 def _least_likely(header, by):
@@ -255,27 +275,23 @@ def _in_batches(model, measure, title, images, number):
     }
 
 
-def _load_reference(flags, model, measure):
-    """Returns the `Reference`, and the normal images that it is made of."""
-    loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
-    normal = loader.load("reference", flags.reference, "test", _MIN_IMAGES)
+def _fit_reference(model, measure, normal, seed):
+    """Returns the `Reference` that is made of a set of normal images."""
     distinct = {image.tobytes() for image in normal.images}
     if num_copies := len(normal) - len(distinct):
         warn(
             f"{num_copies:,} of the {len(normal):,} {normal.title} are copies "
             "of others: p-values are too small by them"
         )
-    measured = _measure_set(
-        model, measure, flags.seed, "reference", normal.images
-    )
-    reference = tf_realnvp.detection.Reference(measured, flags.seed)
+    measured = _measure_set(model, measure, seed, "reference", normal.images)
+    reference = tf_realnvp.detection.Reference(measured, seed)
     num_others = len(reference.others)
     method = tf_realnvp.detection.DEFAULT
     say(
         f"p_value: of the method {method}, by {num_others:,} "
         f"{normal.title}; fitted to {len(normal) - num_others:,} others of them"
     )
-    return reference, normal.images
+    return reference
 
 
 def _score(flags, paths, model, scorer, normal):
@@ -286,12 +302,12 @@ def _score(flags, paths, model, scorer, normal):
       paths: The files.
       model: The model.
       scorer: The `Scorer`.
-      normal: The images of the reference, if any.
+      normal: The `ImageSet` of the reference, if any.
 
     Returns:
       The names of the images, and columns of values by their names.
     """
-    known = {image.tobytes() for image in normal}
+    known = {image.tobytes() for image in normal.images} if normal else ()
     is_known: dict[str, bool] = {}
 
     def images():

@@ -5,8 +5,9 @@ their number.
 """
 
 import dataclasses
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tf_realnvp.cli import arguments
@@ -81,23 +82,48 @@ def argument(text: str) -> Argument:
     return arguments.argument("--shard", text, _Shards())
 
 
-def open_tables(path: str, count: int) -> tuple[list[str], list[Iterator[Any]]]:
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The CSV file of a shard, whose first row says what it is a shard of.
+
+    Attributes:
+      path: The file.
+      work: What it is a shard of, by name.
+      rows: The names of the columns and the rows that follow.
+    """
+
+    path: str
+    work: dict[str, Any]
+    rows: Iterator[list[str]]
+
+    def check_same(self, work: Mapping[str, Any]) -> None:
+        """Raises a `UsageError` unless it is a shard of this work."""
+        if others := [n for n in work if work[n] != self.work.get(n)]:
+            raise UsageError(
+                f"argument --merge: {self.path} is of another "
+                f"{', '.join(others)}: score it again, or merge with the flags "
+                "that it had"
+            )
+
+
+def open_tables(path: str, count: int) -> list[Table]:
     """Opens the CSV files that all shards have written.
 
     Args:
       path: The file of all parts.
       count: The number of shards.
 
-    Returns:
-      The header, and the rows of each shard.
-
     Raises:
       OSError: If a file is missing.
-      UsageError: If the columns differ.
+      UsageError: If a file is none of a shard.
     """
-    paths = [Shard(n + 1, count).path(path) for n in range(count)]
-    tables = [files.read_csv(path) for path in paths]
-    header, *others = [next(table, []) for table in tables]
-    if any(other != header for other in others):
-        raise UsageError(f"{paths[0]} and others have different columns")
-    return header, tables
+    tables = []
+    for number in range(count):
+        part = Shard(number + 1, count).path(path)
+        rows = files.read_csv(part)
+        try:
+            work = dict(json.loads(next(rows)[0]))
+        except (ValueError, StopIteration) as error:
+            raise UsageError(f"{part} is not of a shard") from error
+        tables.append(Table(part, work, rows))
+    return tables

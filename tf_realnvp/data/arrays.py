@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,13 @@ from tf_realnvp.images.values import Values
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.checks import FLOAT32_MAX
 from tf_realnvp.utils.errors import DataError, reason
-from tf_realnvp.utils.named import each, of_entries, of_file
+from tf_realnvp.utils.named import (
+    as_float32,
+    by_name,
+    each,
+    of_entries,
+    of_file,
+)
 
 NAME = "images"  # Of data sets of a program's own images.
 
@@ -70,12 +77,7 @@ def load(
     if "images" in entries:
         parts = {"images": "labels"}
     prefixes = [name.removesuffix("labels") for name in parts.values()]
-    of_train = [name for name in entries if name.startswith("train_context")]
-    for name in (
-        *parts,
-        *(parts.values() if labels else ()),
-        *(name.replace("train", "test", 1) for name in of_train),
-    ):
+    for name in (*parts, *(parts.values() if labels else ())):
         if name not in entries:
             raise DataError(
                 f"{path}: it has no `{name}`: it must hold `images`, or "
@@ -87,6 +89,15 @@ def load(
     size = size or default_size(*images[0].shape[1:3])
     numbers = [entries[name] for name in parts.values()] if labels else None
     contexts = [of_entries(entries, prefix) for prefix in prefixes]
+    used = {p + name for p in prefixes for name in by_name(contexts[0])}
+    given = {n for n in entries if re.match("(train_|test_)?context", n)}
+    if wrong := sorted(used ^ given):
+        raise DataError(
+            f"{path}: `{wrong[0]}` is "
+            f"{'missing' if wrong[0] in used else 'not used'}: the context of "
+            "`images` is `context`, or several `context_NAME`; that of `train` "
+            "and `test` is the same with `train_` and `test_` before"
+        )
     return make(stem, images, num_colors, size, numbers, None, contexts)
 
 
@@ -263,7 +274,7 @@ def make(
 
     def joined(*parts):
         pairs = zip(parts, map(len, arrays), strict=True)
-        return np.concatenate([_check_context(*pair, name) for pair in pairs])
+        return np.concatenate([as_float32(*pair) for pair in pairs])
 
     context = each(joined, *contexts)
 
@@ -334,19 +345,6 @@ def _check_labels(labels, num_images, name):
             f"{labels.dtype} {list(labels.shape)}"
         )
     return labels.astype(np.int32)
-
-
-def _check_context(values, num_images, name):
-    """Returns a context as float32 `[n, K]` or `[n, h, w, K]`."""
-    values = np.asarray(values)
-    is_number = values.dtype.kind in "iufb" and np.isfinite(values).all()
-    if not is_number or values.ndim not in (2, 4) or len(values) != num_images:
-        raise DataError(
-            f"{name}: `context` must be finite numbers [n, K] or "
-            f"[n, h, w, K], one for each of {num_images:,} images, got "
-            f"{values.dtype} {list(values.shape)}"
-        )
-    return values.astype(np.float32)
 
 
 def is_file(name: str) -> bool:

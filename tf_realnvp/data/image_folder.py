@@ -1,6 +1,7 @@
 """Folders of images as data sets."""
 
-import concurrent.futures
+import errno
+import multiprocessing.pool
 import os
 import pathlib
 import re
@@ -19,6 +20,11 @@ from tf_realnvp.utils.errors import DataError, ImageError
 from tf_realnvp.utils.messages import counted, warn
 
 _TEST_FOLDERS = ("test", "validation", "val")
+# Errors of files that will be there when they are read again.
+_PERMANENT = (
+    *(errno.ENOENT, errno.EISDIR, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM),
+)
 _NUM_NAMED = 5  # Skipped files to name in a message.
 # Other names of splits, in lower case and without what are no letters.
 _TRAIN_NAMES = {"train", "training", "trainset", "trainingset"}
@@ -271,14 +277,18 @@ def _look(root, names):
         try:
             content = image_files.load(root / name)
             header = image_files.look(content)
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-            return error.strerror
         except ImageError as error:
             return str(error)
+        except OSError as error:
+            if error.errno not in _PERMANENT:
+                raise
+            return error.strerror
         return _Image(name, header, hashing.hash_of(content))
 
-    with concurrent.futures.ThreadPoolExecutor(runtime.num_cores()) as pool:
-        seen = dict(zip(names, pool.map(look, names), strict=True))
+    # Unlike those of `concurrent.futures`, its threads end with the program
+    # even if one waits for a disk.
+    with multiprocessing.pool.ThreadPool(runtime.num_cores()) as pool:
+        seen = dict(zip(names, pool.imap(look, names), strict=True))
     images = [image for image in seen.values() if not isinstance(image, str)]
     skipped = {name: why for name, why in seen.items() if isinstance(why, str)}
     return images, skipped

@@ -9,6 +9,7 @@ an image.
 
 import io
 import os
+import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -69,15 +70,19 @@ def load(path: str | os.PathLike | bytes) -> bytes:
       ImageError: If the file is neither PNG nor JPEG nor TIFF.
       OSError: If it cannot be read.
     """
-    with _open_file(path) as file:
+    with _opened(path) as file:
         start = file.read(8)
         if not start.startswith(_SIGNATURES):
             raise ImageError("it is neither PNG nor JPEG nor TIFF")
         return start + file.read()
 
 
-def _open_file(path):
-    return io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb")
+def _opened(path):
+    if isinstance(path, bytes):
+        return io.BytesIO(path)
+    if not stat.S_ISREG(os.stat(path).st_mode):  # A pipe would be waited for.
+        raise ImageError("it is not a regular file")
+    return open(path, "rb")
 
 
 def look(content: bytes) -> Header:
@@ -197,8 +202,14 @@ def read_pixels(
     header = look(content)
     if dtype == np.uint16 and header.highest is None:
         raise ImageError("it has 8 bits, and 16 are needed")
+    # TensorFlow makes a color image of CMYK, but no grey one.
+    is_cmyk = channels == 1 and _open(content).mode == "CMYK"
+    decoded = 3 if is_cmyk else channels
     try:
-        return decode(content, channels, header.orientation, dtype).numpy()
+        pixels = decode(content, decoded, header.orientation, dtype)
+        if is_cmyk:
+            pixels = tf.image.rgb_to_grayscale(pixels)
+        return pixels.numpy()
     except tf.errors.OpError as error:
         raise ImageError(f"it cannot be decoded: {reason(error)}") from error
 
@@ -266,7 +277,7 @@ def read(
 def _read_numbers(path, image_shape):
     """Returns the real numbers of an `.npy` file, float32 `[H, W, C]`."""
     try:
-        with _open_file(path) as file:
+        with _opened(path) as file:
             image = np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
         raise ImageError("it is not an .npy file of numbers") from error

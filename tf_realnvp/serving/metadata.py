@@ -1,5 +1,6 @@
 """`metadata.json`, the description of a SavedModel in its folder."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -55,6 +56,14 @@ def check(content: Mapping[str, Any], path: pathlib.Path) -> None:
         raise ModelError(
             f"{path / FILE} is damaged: {len(probs)} classes need as many names"
         )
+
+
+def digest(path: str | os.PathLike) -> str:
+    """Returns a hash of a SavedModel, of its weights by their checksums."""
+    result = hashlib.sha256()
+    for name in (FILE, "saved_model.pb", "variables/variables.index"):
+        result.update(pathlib.Path(path, name).read_bytes())
+    return result.hexdigest()
 
 
 def class_names(content: Mapping[str, Any]) -> tuple[str, ...]:

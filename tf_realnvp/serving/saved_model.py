@@ -299,6 +299,11 @@ class SavedModel:
 
         if context is None and self.observe == "mask":
             context = np.zeros(self.context_shape)  # Nothing is visible.
+        if context is None and self.context_shape is not None:
+            raise UsageError(
+                f"the model needs a context of shape {self.context_shape}, "
+                "which only `sample` and `score` take (--context), and Python"
+            )
         try:
             context = assertions.context(context, self.context_shape, n)
         except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:

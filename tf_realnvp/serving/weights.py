@@ -7,9 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import ARCHITECTURE
+from tf_realnvp.context import WIDTH
 from tf_realnvp.model import RealNVP
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils.errors import ModelError, reason
+from tf_realnvp.utils.named import by_name
 
 _KEPT = ("dataset", "source", "class_names", "training_hashes", "dropped_bits")
 
@@ -86,6 +88,14 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
             saved_names.index(name) if name in saved_names else next(left)
             for name in names
         ]
+    # Inputs that come from each context: they may be in another order.
+    shapes = by_name(other.context_shape)
+    inputs = {
+        "code_map": {name: WIDTH for name in shapes},
+        "context/estimator/0": {
+            name: shape[-1] for name, shape in shapes.items() if len(shape) == 3
+        },
+    }
     saved = other.named_variables()
     for name, variable in model.named_variables().items():
         if name not in saved:
@@ -93,6 +103,12 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
         value = saved[name].numpy()
         if name.endswith("/embedding"):
             value = value[:, classes]
+        for end, sizes in inputs.items():
+            if name.endswith(end):
+                parts = np.split(value, np.cumsum([*sizes.values()]), axis=-2)
+                of = dict(zip(sizes, parts, strict=False))
+                order = [n for n in by_name(model.context_shape) if n in sizes]
+                value = np.concatenate([of[n] for n in order], axis=-2)
         variable.assign(value)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
-from tf_realnvp.importance import LogDensity, effective_share
+from tf_realnvp.importance import LogDensity, effective_share, of_points
 from tf_realnvp.model import RealNVP
 from tf_realnvp.utils import assertions
-from tf_realnvp.utils.named import by_name, each
+from tf_realnvp.utils.named import as_float32, by_name, digest, each
 
 _STEPS_PER_EPOCH = 100
 
@@ -103,6 +103,7 @@ class ReverseKL:
         Raises:
           ValueError: If the model has levels or classes, or observes images; or
             if its context has another shape.
+          DataError: If the context is none: see `named.as_float32`.
         """
         if (
             not model.values.are_real
@@ -115,9 +116,10 @@ class ReverseKL:
             )
         self._log_density = log_density
         rows = list(by_name(context).values())
-        self._num_contexts = len(rows[0]) if rows else 1
+        self._num_contexts = number = len(rows[0]) if rows else 1
+        context = each(lambda values: as_float32(values, number), context)
         self._contexts = assertions.context(
-            context, model.context_shape, self._num_contexts
+            context, model.context_shape, number
         )
         self.metadata = model.metadata
         self.num_train = _STEPS_PER_EPOCH * batch_size
@@ -126,7 +128,7 @@ class ReverseKL:
             num_colors=None,
             num_train=self.num_train,
             num_test=self.num_test,
-            fingerprint=self.name,
+            fingerprint=f"{self.name} {digest(context)}" if rows else self.name,
             context_shape=model.context_shape,
         )
 
@@ -196,7 +198,7 @@ class ReverseKL:
         return tf.stop_gradient(losses) + moved
 
     def _loss(self, view, points, condition):
-        log_f = self._log_density(points, *condition.values())
+        log_f = of_points(self._log_density, points, *condition.values())
         return view.log_density(points, **condition) - log_f
 
     def metrics(self, losses):

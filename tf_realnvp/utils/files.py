@@ -11,6 +11,7 @@ import contextlib
 import csv
 import ctypes
 import errno
+import itertools
 import os
 import pathlib
 import re
@@ -129,9 +130,11 @@ def read_csv(path: str | os.PathLike) -> Iterator[list[str]]:
         yield from csv.reader(file)
 
 
-def read_column(path: str | os.PathLike, name: str) -> Iterator[str]:
-    """Yields the values of a column of such a file."""
-    rows = read_csv(path)
+def read_column(
+    path: str | os.PathLike, name: str, skip: int = 0
+) -> Iterator[str]:
+    """Yields the values of a column of such a file, after some other rows."""
+    rows = itertools.islice(read_csv(path), skip, None)
     index = next(rows).index(name)
     for row in rows:
         yield row[index]
@@ -218,6 +221,10 @@ def _new_beside(path, make=pathlib.Path.mkdir):
     try:
         make(new)
         yield new
+    except OSError as error:
+        if error.filename is None:  # As of a full disk.
+            error.filename = os.fspath(path)
+        raise
     finally:
         _remove(new)  # This may be the old folder by now.
 

@@ -1,5 +1,6 @@
 """What belongs to a context: to the only one, or to each of several by name."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -58,8 +59,43 @@ def of_entries(entries: Mapping[str, Any], prefix: str = "") -> Any:
       entries: The entries.
       prefix: What the names of the entries begin with, before "context".
     """
-    names = [name for name in entries if name.startswith(f"{prefix}context")]
+    if (single := f"{prefix}context") in entries:
+        return entries[single]
+    names = [name for name in entries if name.startswith(f"{single}_")]
     return unnamed({name.removeprefix(prefix): entries[name] for name in names})
+
+
+def as_float32(values: Any, n: int) -> np.ndarray:
+    """Returns a context of `n` images as float32 `[n, K]` or `[n, h, w, K]`.
+
+    Raises:
+      DataError: If it is none, or if float32 cannot tell its values apart, as
+        of times in seconds.
+    """
+    values, axes = np.asarray(values), (0, 1, 2)[: np.ndim(values) - 1]
+    if values.dtype.kind in "iufb" and values.ndim in (2, 4) and values.size:
+        with np.errstate(over="ignore"):
+            result = values.astype(np.float32)
+        if len(values) == n and np.isfinite(result).all():
+            rounding = np.abs(np.float64(values) - result).max(axes)
+            spread = np.ptp(np.float64(values), axes)
+            is_distinct = (rounding < 1e-3 * spread) & (spread > 1e-30)
+            if np.all(is_distinct | (spread == 0.0)):
+                return result
+    raise DataError(
+        "`context` must be finite numbers [n, K] or [n, h, w, K], one for each "
+        f"of {n:,} images, that float32 can tell apart (subtract their mean or "
+        f"scale them), got {values.dtype} {list(values.shape)}"
+    )
+
+
+def digest(context: Any) -> str:
+    """Returns a hash of arrays of a context and their names."""
+    result = hashlib.sha256()
+    for name, values in sorted(by_name(context).items()):
+        result.update(f"{name}{np.shape(values)}".encode())
+        result.update(np.asarray(values).tobytes())
+    return result.hexdigest()
 
 
 def each(function: Callable, *contexts: Any) -> Any:
