@@ -131,6 +131,16 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(TypeError, "`label` must "):
             restoration.restore(model, images, MASK, label=0.9)
 
+    @mock.patch.multiple(posterior, **small_models.FEW_STEPS)
+    def test_prior_of_classes(self):
+        """It decides between classes that have the same density."""
+        probs = 0.01, 0.98, 0.01
+        model = small_models.displaced(0.2, num_classes=3, class_probs=probs)
+        for network in model.networks:
+            network.embedding.assign(tf.zeros_like(network.embedding))
+        found = restoration.restore(model, small_models.images(3), MASK)
+        self.assertAllEqual(found.label, [1, 1, 1])
+
     def test_nothing_known(self):
         """Draws the samples of the model."""
         model = small_models.model()

@@ -9,6 +9,7 @@ import stat
 import time
 from unittest import mock
 
+import disks
 import folders
 import tensorflow as tf
 from absl.testing import parameterized
@@ -122,6 +123,11 @@ class ReplaceTest(FilesTestCase):
                     fill(second, "by another")
                 raise Interrupted
         self.assert_holds("by another")
+
+    def test_full_disk_is_named(self):
+        with disks.full(10), self.assertRaisesRegex(OSError, "table.csv"):
+            files.write_csv(self.path, [["more than ten bytes"]])
+        self.assertEmpty(self.names())
 
     def test_failed_replacement(self):
         """The old folder is restored if the new one cannot be moved."""
