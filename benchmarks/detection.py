@@ -245,7 +245,7 @@ def compare_pixels(images, where, maps, usual) -> dict[str, float]:
     """
     from sklearn.metrics import roc_auc_score
 
-    from tf_realnvp.bit_maps import smooth, standardize
+    from tf_realnvp.analysis.bit_maps import smooth, standardize
 
     return {
         name: roc_auc_score(where.ravel(), values.ravel())

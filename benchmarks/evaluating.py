@@ -25,7 +25,7 @@ def main() -> None:
     import tensorflow as tf
 
     import tf_realnvp
-    from tf_realnvp.utils.overlap import overlapped
+    from tf_realnvp.utils.batches import overlapped
 
     (images,) = served.sample(saved_model.BATCH_SIZE, 1.0, seed=0)
     trainer = measuring.make_trainer(tf_realnvp.load(flags.model))

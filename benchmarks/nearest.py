@@ -31,7 +31,7 @@ def main() -> None:
     from tf_realnvp.serving.saved_model import SavedModel
 
     model = SavedModel(flags.model)
-    from tf_realnvp.images import plots
+    from tf_realnvp.analysis import plots
 
     dataset = measuring.load_dataset(model, flags, labels=False)
     train, _ = measuring.take(dataset, "train")

@@ -119,7 +119,7 @@ def make_task(task, images, rng):
     mask = np.zeros([n, height, width, 1], bool)
     if task.startswith(("gray", "lowres")):
         from tf_realnvp import observations
-        from tf_realnvp.images.values import Values
+        from tf_realnvp.flow.values import Values
 
         observe = observations.named(task.replace(" ", ":"), Values(256))
         return observe(images, None).numpy().astype(np.uint8), mask, None
@@ -287,7 +287,7 @@ def of_patches(restored, images, size=8):
 
 def draw(path, arrays, num_colors) -> None:
     """Draws some of the images, their restorations and their spread."""
-    from tf_realnvp.images import plots
+    from tf_realnvp.analysis import plots
 
     few = {name: array[:_NUM_SHOWN] for name, array in arrays.items()}
     shown = {k: few[k] for k in ("likeliest", "restored") if k in few}

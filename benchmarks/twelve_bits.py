@@ -53,7 +53,7 @@ def main() -> None:
         seed=0,
     )
     from tf_realnvp import data
-    from tf_realnvp.images import files
+    from tf_realnvp.data import image_files
 
     rng = np.random.default_rng(flags.seed)
     dataset = data.load("CIFAR10", flags.data_dir)
@@ -73,7 +73,9 @@ def main() -> None:
             folder = root / f"{kind}{suffix}"
             folder.mkdir(parents=True, exist_ok=True)
             for number, image in enumerate((images >> shift).astype(dtype)):
-                files.write(folder / f"{number:04d}.png", image, num_colors)
+                image_files.write(
+                    folder / f"{number:04d}.png", image, num_colors
+                )
         train_and_test = {"train": train, "test": test}
         np.savez(
             root / f"{name}_bits.npz",

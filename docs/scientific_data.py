@@ -126,7 +126,7 @@ import numpy as np
 import tf_realnvp
 from benchmarks import lattice
 from tf_realnvp import importance
-from tf_realnvp.images import plots
+from tf_realnvp.analysis import plots
 
 start = time.perf_counter()
 chains, acceptance = lattice.hmc(num_kept=20, num_chains=500)

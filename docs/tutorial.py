@@ -28,7 +28,7 @@ import tensorflow as tf
 
 import tf_realnvp
 from tf_realnvp import data, latents
-from tf_realnvp.images import plots
+from tf_realnvp.analysis import plots
 
 # %% [markdown]
 # ## Data

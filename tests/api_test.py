@@ -19,9 +19,9 @@ from small_models import SmallModel, make_dataset, random_images, same_weights
 import tf_realnvp
 from tf_realnvp import api, data, initialization
 from tf_realnvp.data import arrays
+from tf_realnvp.errors import DataError, ModelError, UsageError
 from tf_realnvp.serving import weights
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils.errors import DataError, ModelError, UsageError
 
 
 class NamesTest(tf.test.TestCase):

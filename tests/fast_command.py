@@ -22,8 +22,8 @@ from small_models import SmallModel
 from tensorflow.python import pywrap_tfe
 
 from tf_realnvp import data, initialization
+from tf_realnvp.analysis import plots
 from tf_realnvp.cli.main import train_main
-from tf_realnvp.images import plots
 from tf_realnvp.serving import export, metadata
 from tf_realnvp.training import loop, training
 from tf_realnvp.utils import files, runtime

@@ -7,8 +7,8 @@ import matplotlib.image
 import numpy as np
 
 from tf_realnvp import data
-from tf_realnvp.images import files as image_files
-from tf_realnvp.images.values import Values
+from tf_realnvp.data import image_files
+from tf_realnvp.flow.values import Values
 
 
 def random_images(*shape, num_colors=256, seed=0):

@@ -17,9 +17,9 @@ from small_models import SmallModel
 
 import tf_realnvp
 from tf_realnvp import RealNVP, initialization
+from tf_realnvp.errors import UsageError
 from tf_realnvp.training import workers
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import UsageError
 
 LONG = "a much longer one: \u00fc\n\udcff"
 # What the first worker has, and the second. That one ends before the first

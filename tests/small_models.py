@@ -18,7 +18,7 @@ import tensorflow as tf
 from tf_realnvp import RealNVP
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import arrays
-from tf_realnvp.images.values import Values
+from tf_realnvp.flow.values import Values
 from tf_realnvp.serving import export, metadata, saved_model
 from tf_realnvp.training.trainer import Trainer
 

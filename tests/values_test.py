@@ -23,13 +23,13 @@ from image_arrays import write_images
 from PIL import Image
 
 import tf_realnvp
-from tf_realnvp import detection, posterior, restoration, significance
+from tf_realnvp import detection, restoration, significance
+from tf_realnvp.analysis import plots, posterior
 from tf_realnvp.cli import main
-from tf_realnvp.images import files as image_files
-from tf_realnvp.images import plots
-from tf_realnvp.images.values import Values
+from tf_realnvp.data import image_files
+from tf_realnvp.errors import DataError
+from tf_realnvp.flow.values import Values
 from tf_realnvp.serving import weights
-from tf_realnvp.utils.errors import DataError
 
 _FOLDER = tempfile.TemporaryDirectory()  # Goes with the process.
 UMASK = 0o002  # For the work of a group.

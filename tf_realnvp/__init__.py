@@ -3,57 +3,49 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from tf_realnvp.version import __version__
-
 if TYPE_CHECKING:
-    from tf_realnvp.api import load, train
-    from tf_realnvp.bijectors import AffineCoupling, FactorOut, Squeeze
-    from tf_realnvp.model import RealNVP
-    from tf_realnvp.utils import errors, runtime
+    from tf_realnvp.api import load as load
+    from tf_realnvp.api import train as train
+    from tf_realnvp.flow.bijectors import AffineCoupling as AffineCoupling
+    from tf_realnvp.flow.bijectors import FactorOut as FactorOut
+    from tf_realnvp.flow.bijectors import Squeeze as Squeeze
+    from tf_realnvp.flow.real_nvp import RealNVP as RealNVP
 
-__all__ = [
-    "AffineCoupling",
-    "FactorOut",
-    "RealNVP",
-    "Squeeze",
-    "__version__",
-    "bijectors",
-    "bit_maps",
-    "data",
-    "detection",
-    "errors",
-    "images",
-    "importance",
-    "initialization",
-    "latents",
-    "load",
-    "networks",
-    "observations",
-    "pytorch",
-    "restoration",
-    "runtime",
-    "significance",
-    "train",
-]
+__version__ = "0.1.0"
 
-# The modules of all names that are not themselves modules here.
+# The modules that public names are, or are of.
 _HOMES = {
-    "AffineCoupling": "bijectors",
-    "FactorOut": "bijectors",
-    "RealNVP": "model",
-    "Squeeze": "bijectors",
-    "errors": "utils.errors",
+    "AffineCoupling": "flow.bijectors",
+    "FactorOut": "flow.bijectors",
+    "RealNVP": "flow.real_nvp",
+    "Squeeze": "flow.bijectors",
+    "bijectors": "flow.bijectors",
+    "bit_maps": "analysis.bit_maps",
+    "data": "data",
+    "detection": "analysis.detection",
+    "errors": "errors",
+    "image_files": "data.image_files",
+    "importance": "analysis.importance",
+    "initialization": "flow.initialization",
+    "latents": "analysis.latents",
     "load": "api",
+    "networks": "flow.networks",
+    "observations": "flow.observations",
+    "plots": "analysis.plots",
+    "pytorch": "serving.pytorch",
+    "restoration": "analysis.restoration",
     "runtime": "utils.runtime",
+    "significance": "analysis.significance",
     "train": "api",
 }
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name):
     # TensorFlow takes seconds to import: `run.py --help` does without.
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
     return getattr(home, name, home)
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp.analysis.importance import LogDensity
 from tf_realnvp.config import ARCHITECTURE, TrainingConfig
 from tf_realnvp.data import ImageDataset, for_model
-from tf_realnvp.importance import LogDensity
-from tf_realnvp.model import RealNVP
+from tf_realnvp.errors import ModelError
+from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
@@ -23,9 +24,7 @@ from tf_realnvp.training.objectives import ReverseKL
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.training.training import Training
-from tf_realnvp.utils.errors import ModelError
-from tf_realnvp.utils.messages import say
-from tf_realnvp.utils.progress import Progress, Silent
+from tf_realnvp.utils.console import Progress, Silent, say
 
 
 def load(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:

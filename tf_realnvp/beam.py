@@ -17,11 +17,11 @@ from apache_beam.ml.inference.base import ModelHandler
 
 import tf_realnvp
 from tf_realnvp.cli import image_sets
+from tf_realnvp.errors import ImageError
 from tf_realnvp.serving import metadata
 from tf_realnvp.serving.saved_model import BATCH_SIZE, SavedModel
 from tf_realnvp.serving.scorer import Scorer, fill
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import ImageError
 
 # As the commands do. Beam's look at functions would import TensorFlow without.
 runtime.configure()
@@ -178,7 +178,7 @@ def _form(path):
 def _decode(named, path):
     (name, content), form = named, _form(path)
     try:
-        image = tf_realnvp.images.files.read(name, content=content, **form)
+        image = tf_realnvp.image_files.read(name, content=content, **form)
     except ImageError as error:
         beam.metrics.Metrics.counter(__name__, "unreadable").inc()
         logging.warning(error)

@@ -11,8 +11,9 @@ import dataclasses
 import functools
 from typing import Any
 
-from tf_realnvp.utils import checks
-from tf_realnvp.utils.checks import (
+from tf_realnvp.utils import ranges
+from tf_realnvp.utils.named import each
+from tf_realnvp.utils.ranges import (
     Folder,
     ImageSize,
     Name,
@@ -22,7 +23,6 @@ from tf_realnvp.utils.checks import (
     WholeNumber,
     WholeNumbers,
 )
-from tf_realnvp.utils.named import each
 
 # Defaults that depend on the data set.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -317,7 +317,7 @@ class TrainingConfig:
     )
 
     def __post_init__(self, before):
-        name = checks.check(self.dataset, "dataset", _DataSet())
+        name = ranges.check(self.dataset, "dataset", _DataSet())
         defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(name.split(":")[0], {})
         if before is not None:
             defaults |= {name: getattr(before, name) for name in _KEPT}
@@ -331,7 +331,7 @@ class TrainingConfig:
                 value = defaults.get(field.name, field.default)
             if value is not None:
                 allowed = field.metadata["allowed"]
-                value = checks.check(value, field.name, allowed)
+                value = ranges.check(value, field.name, allowed)
             object.__setattr__(self, field.name, value)
 
     def same_in(self, *scopes: str) -> dict[str, Any]:
@@ -364,7 +364,7 @@ class TrainingConfig:
             can be resumed with these if there are no differences.
         """
         scopes = ("model", "run")
-        return checks.differences(self.same_in(*scopes), other.same_in(*scopes))
+        return ranges.differences(self.same_in(*scopes), other.same_in(*scopes))
 
 
 # Ranges of the arguments of `RealNVP` that do not depend on the images.
@@ -420,4 +420,4 @@ class DataDescription:
     def differences(self, other: "DataDescription") -> list[str]:
         """Describes each property in which two data sets differ."""
         same_probs = {"class_probs": other.class_probs}
-        return checks.differences(vars(self) | same_probs, vars(other))
+        return ranges.differences(vars(self) | same_probs, vars(other))

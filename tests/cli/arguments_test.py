@@ -9,8 +9,8 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.cli import arguments
-from tf_realnvp.utils import checks
-from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.errors import UsageError
+from tf_realnvp.utils import ranges
 
 PNG = arguments.File(".png")
 PNG_OR_FOLDER = arguments.File(".png", or_folder=True)
@@ -20,10 +20,10 @@ class ValuesTest(tf.test.TestCase, parameterized.TestCase):
     """`train_test` has other values, and `commands_test` the wrong ones."""
 
     @parameterized.parameters(
-        (checks.RealNumber(low=-10.0), "-1e-1", -0.1),
-        (checks.Folder(), "~/a", "/home/me/a"),
-        (checks.Folder(), "a b//", "a b"),
-        (checks.Folder(), "/", "/"),
+        (ranges.RealNumber(low=-10.0), "-1e-1", -0.1),
+        (ranges.Folder(), "~/a", "/home/me/a"),
+        (ranges.Folder(), "a b//", "a b"),
+        (ranges.Folder(), "/", "/"),
         (PNG, "~/a.PNG", "/home/me/a.PNG"),
         (PNG_OR_FOLDER, "new/", "new/"),
         (PNG_OR_FOLDER, "/", "/"),

@@ -16,11 +16,10 @@ from image_arrays import images_of_digits, random_images, read_png, write_images
 from model_commands import ModelTestCase, call
 
 from tf_realnvp import latents
-from tf_realnvp.images import files as image_files
-from tf_realnvp.images import plots
-from tf_realnvp.images.values import Values
+from tf_realnvp.analysis import plots
+from tf_realnvp.data import hashing, image_files
+from tf_realnvp.flow.values import Values
 from tf_realnvp.serving import saved_model
-from tf_realnvp.utils import hashing
 
 NUM_COLORS = small_models.NUM_COLORS
 DIRECTION = "direction M --with a --without b"

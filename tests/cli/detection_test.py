@@ -17,7 +17,7 @@ from model_commands import ModelTestCase, call
 from small_models import measurer
 
 from tf_realnvp import bit_maps, detection, significance
-from tf_realnvp.images import plots
+from tf_realnvp.analysis import plots
 from tf_realnvp.utils import files
 
 LIVE = {"plain": small_models.model, "classes": small_models.distinct}

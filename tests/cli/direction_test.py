@@ -9,7 +9,7 @@ from image_arrays import read_png
 from model_commands import ModelTestCase, call
 
 from tf_realnvp import latents
-from tf_realnvp.images import plots
+from tf_realnvp.analysis import plots
 
 NUM_COLORS = small_models.NUM_COLORS
 

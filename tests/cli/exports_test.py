@@ -60,7 +60,7 @@ class ExploreTest(ConversionTestCase):
 
     def test_page(self):
         pytest.importorskip("tf2onnx")
-        from tf_realnvp import explorer
+        from tf_realnvp.serving import explorer
 
         dist = self.npm / "node_modules" / "onnxruntime-web" / "dist"
         dist.mkdir(parents=True)

@@ -12,9 +12,9 @@ from image_arrays import write_images
 
 from tf_realnvp import data
 from tf_realnvp.cli import image_sets
-from tf_realnvp.images.values import Values
-from tf_realnvp.utils import hashing
-from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.data import hashing
+from tf_realnvp.errors import UsageError
+from tf_realnvp.flow.values import Values
 
 # Of one level each.
 IMAGES = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)

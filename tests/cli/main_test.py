@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.cli import arguments, main
-from tf_realnvp.utils.errors import DataError, FailureError, UsageError
+from tf_realnvp.errors import DataError, FailureError, UsageError
 
 COMMANDS = (
     *("train", "sample", "evaluate", "interpolate", "manifold"),

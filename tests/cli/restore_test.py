@@ -12,9 +12,9 @@ from model_commands import MODELS, ModelTestCase, call
 from PIL import Image
 
 import tf_realnvp
-from tf_realnvp import posterior, restoration
-from tf_realnvp.images import files as image_files
-from tf_realnvp.images import plots
+from tf_realnvp import restoration
+from tf_realnvp.analysis import plots, posterior
+from tf_realnvp.data import image_files
 
 HOLE = np.zeros([4, 4, 1], bool)
 HOLE[1:3, :3] = True

@@ -16,10 +16,10 @@ from settings import GIVEN
 
 from tf_realnvp.cli import arguments, main, train
 from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.errors import ModelError
 from tf_realnvp.serving import metadata
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import ModelError
 
 
 def call(*argv):

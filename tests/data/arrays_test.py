@@ -11,7 +11,7 @@ from image_arrays import random_images as images
 
 from tf_realnvp import data
 from tf_realnvp.data import arrays, image_dataset
-from tf_realnvp.utils.errors import DataError
+from tf_realnvp.errors import DataError
 
 BLACK = np.zeros([4, 4, 4], np.uint8)
 

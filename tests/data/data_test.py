@@ -11,7 +11,7 @@ from absl.testing import parameterized
 
 from tf_realnvp import data
 from tf_realnvp.data import preprocessing
-from tf_realnvp.utils.errors import DataError
+from tf_realnvp.errors import DataError
 
 
 class DigitsTest(tf.test.TestCase, parameterized.TestCase):

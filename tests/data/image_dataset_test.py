@@ -13,7 +13,7 @@ from tensorflow.python.framework import random_seed
 
 from tf_realnvp import data
 from tf_realnvp.data import arrays, image_dataset, pipeline, splits
-from tf_realnvp.utils.errors import DataError
+from tf_realnvp.errors import DataError
 
 
 def numbered(count, labels=None, class_names=(), has_records=False, **options):

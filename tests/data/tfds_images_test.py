@@ -21,7 +21,7 @@ from tensorflow_datasets.core.download import checksums
 from tf_realnvp import data
 from tf_realnvp.data import tfds_images
 from tf_realnvp.data.preprocessing import resize
-from tf_realnvp.utils.errors import DataError
+from tf_realnvp.errors import DataError
 
 
 class TfdsTestCase(tf.test.TestCase, parameterized.TestCase):

@@ -20,8 +20,8 @@ import tensorflow as tf
 import untraced
 from absl.testing import parameterized
 
+from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import export, metadata
-from tf_realnvp.utils.errors import UsageError
 
 SEED = 2**40 + 3  # More than 32 bits.
 

@@ -9,8 +9,8 @@ import small_models
 import tensorflow as tf
 from absl.testing import parameterized
 
+from tf_realnvp.errors import ModelError
 from tf_realnvp.serving import metadata, saved_model
-from tf_realnvp.utils.errors import ModelError
 
 PLAIN, CLASSES = small_models.model, small_models.conditional
 

@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
+from tf_realnvp.errors import UsageError
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.utils import files
-from tf_realnvp.utils.errors import UsageError
 
 DATA = "data-00000-of-00001"
 

@@ -16,7 +16,7 @@ import pytest
 import replicas
 import tensorflow as tf
 
-from tf_realnvp.utils import checks
+from tf_realnvp.utils import ranges
 
 ROOT = command_lines.REPOSITORY
 GONE = "run.py: error: a worker of the job has gone"
@@ -87,7 +87,7 @@ class SameTrainingTest(tf.test.TestCase):
         differs += "workers must train alike"
         expected = [
             "agreed on same",
-            differs.format(*map(checks.short, ("short", replicas.LONG))),
+            differs.format(*map(ranges.short, ("short", replicas.LONG))),
             "agreed on x",
         ]
         for name, lines in (("first", ["gone"]), ("second", [])):

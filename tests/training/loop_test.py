@@ -19,7 +19,7 @@ from small_models import (
 )
 
 from tf_realnvp.training import loop
-from tf_realnvp.utils.progress import Progress
+from tf_realnvp.utils.console import Progress
 
 BATCH_SIZE = 4
 NUM_TRAIN = 10  # Two batches, and two images that make none.

@@ -11,9 +11,9 @@ from absl.testing import parameterized
 from small_models import displaced, same_weights
 
 import tf_realnvp
+from tf_realnvp.errors import UsageError
 from tf_realnvp.training import objectives
 from tf_realnvp.training.objectives import ReverseKL
-from tf_realnvp.utils.errors import UsageError
 
 SHAPE = (4, 4, 1)
 SETTINGS = {"batch_size": 16, "max_steps": 160, "lr": 1e-2, "progress": False}

@@ -13,9 +13,9 @@ import folders
 from absl.testing import parameterized
 
 from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.errors import UsageError
 from tf_realnvp.training import runs
 from tf_realnvp.utils import files
-from tf_realnvp.utils.errors import UsageError
 
 CONFIG = TrainingConfig(dataset="digits", seed=3, lr=0.5, precision="float32")
 DATA = DataDescription((8, 8, 1), 17, 1437, 360, "digits")

@@ -12,7 +12,7 @@ import tensorflow as tf
 from small_models import SmallModel, set_seed, trainer_of
 from tensorflow.core.util import event_pb2
 
-from tf_realnvp.images import plots
+from tf_realnvp.analysis import plots
 from tf_realnvp.training import summaries
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.summaries import Summaries

@@ -22,8 +22,8 @@ from small_models import (
 )
 
 from tf_realnvp.config import TrainingConfig
+from tf_realnvp.errors import DivergedError
 from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
-from tf_realnvp.utils.errors import DivergedError
 
 NUM_DIMS = 4 * 4 * 1
 BATCH_SIZE = 4

@@ -35,18 +35,18 @@ from image_arrays import random_images, read_png, write_images
 from small_models import SmallModel, set_seed
 
 import tf_realnvp
-from tf_realnvp import api, data, initialization
+from tf_realnvp import api, data, errors, initialization
+from tf_realnvp.analysis import plots
 from tf_realnvp.cli import train
 from tf_realnvp.cli.main import train_main
-from tf_realnvp.images import plots
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
 from tf_realnvp.serving import weights as serving_weights
 from tf_realnvp.training import loop, metrics, recorder, training, workers
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils import errors, files
-from tf_realnvp.utils.progress import Progress
+from tf_realnvp.utils import files
+from tf_realnvp.utils.console import Progress
 
 COMMAND, PYTHON = DOORS = ("command", "python")
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -13,8 +13,8 @@ import tensorflow as tf
 from absl.testing import parameterized
 
 from tf_realnvp.cli import signals
+from tf_realnvp.errors import FailureError, UsageError
 from tf_realnvp.training import workers
-from tf_realnvp.utils.errors import FailureError, UsageError
 
 
 def job(*arguments, **cluster):

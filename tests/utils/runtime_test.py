@@ -6,8 +6,8 @@ from unittest import mock
 import tensorflow as tf
 from absl.testing import parameterized
 
+from tf_realnvp.errors import UsageError
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import UsageError
 
 
 class ProcessorTest(tf.test.TestCase, parameterized.TestCase):

@@ -11,11 +11,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from tf_realnvp.errors import UsageError
 from tf_realnvp.utils import files
-from tf_realnvp.utils.checks import Folder, Name, OneOf, Switch, WholeNumber
-from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import printable
+from tf_realnvp.utils.console import printable
 from tf_realnvp.utils.named import of_entries, of_file
+from tf_realnvp.utils.ranges import Folder, Name, OneOf, Switch, WholeNumber
 
 # The name of an argument, and its options for `argparse`.
 Argument = tuple[str, dict[str, Any]]

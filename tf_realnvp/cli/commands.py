@@ -15,14 +15,13 @@ import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets, shards
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
+from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
-from tf_realnvp.utils.checks import FLOAT32_MAX, RealNumber, WholeNumber
-from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import counted, say
+from tf_realnvp.utils.batches import overlapped
+from tf_realnvp.utils.console import Progress, counted, say
 from tf_realnvp.utils.named import by_name
-from tf_realnvp.utils.overlap import overlapped
-from tf_realnvp.utils.progress import Progress
+from tf_realnvp.utils.ranges import FLOAT32_MAX, RealNumber, WholeNumber
 
 _LABEL_OF_ALL = arguments.label("the likeliest class of all images together")
 _NUM_SHOWN = 4  # Rows of `direction` without `--apply`.
@@ -106,7 +105,7 @@ def sample(flags: argparse.Namespace) -> None:
         with files.replace_files(out) as folder:
             for index, image in enumerate(images, first):
                 name = f"sample_{index:0{width}d}{model.values.suffix}"
-                tf_realnvp.images.files.write(folder / name, image, *levels)
+                tf_realnvp.image_files.write(folder / name, image, *levels)
         say(out)
     elif out.lower().endswith(".npy"):
         # An open file, since `save` appends `.npy` to paths without it.
@@ -464,7 +463,7 @@ def _write_rows(out, model, rows, first=None):
 
 def _write_grid(out, model, images, columns):
     """Writes images in a grid, and prints where."""
-    save = tf_realnvp.images.plots.save_image_grid
+    save = tf_realnvp.plots.save_image_grid
     save(out, images, model.num_colors, columns)
     say(out)
 

@@ -12,6 +12,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,14 @@ import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets, shards
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
+from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import metadata, saved_model
 from tf_realnvp.serving.scorer import Scorer
 from tf_realnvp.utils import files
-from tf_realnvp.utils.checks import Folder, WholeNumber
-from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import counted, say, warn
+from tf_realnvp.utils.batches import overlapped
+from tf_realnvp.utils.console import Progress, counted, say, warn
 from tf_realnvp.utils.named import digest
-from tf_realnvp.utils.overlap import overlapped
-from tf_realnvp.utils.progress import Progress
+from tf_realnvp.utils.ranges import Folder, WholeNumber
 
 _MIN_IMAGES = 20  # The methods are fitted to half of a reference.
 _NUM_SHOWN = 12  # Images per row of the grids.
@@ -124,6 +124,7 @@ def score(flags: argparse.Namespace) -> None:
         reference = _fit_reference(model, measure, normal, flags.seed)
 
     first = [[json.dumps(work)]] * (flags.shard is not None)
+    parts: list[Any]
     if flags.merge is None:
         scorer = Scorer(model, measure, flags.seed, reference)
         names, columns = _score(flags, paths, model, scorer, normal)
@@ -132,7 +133,7 @@ def score(flags: argparse.Namespace) -> None:
         parts = [iter(sorted(table, key=_least_likely(header, by)))]
     else:
         parts = [shard.rows for shard in tables]
-        header, *_ = [next(rows) for rows in parts]
+        header = [next(rows) for rows in parts][0]
     rows = heapq.merge(*parts, key=_least_likely(header, by))
     files.write_csv(out, itertools.chain(first, [header], rows))
     losses = _numbers(out, model.values.measure, len(first))
@@ -325,7 +326,7 @@ def _score(flags, paths, model, scorer, normal):
 
 def _draw_maps(folder, paths, model, measure, seed, normal):
     """Draws maps of images, relative to those of normal images if given."""
-    bit_maps, plots = tf_realnvp.bit_maps, tf_realnvp.images.plots
+    bit_maps, plots = tf_realnvp.bit_maps, tf_realnvp.plots
     images = np.stack([image_sets.read(path, model) for path in paths])
     maps = bit_maps.smooth(measure(images, seed))
     label = model.values.total
@@ -384,7 +385,7 @@ def _write_tables(folder, sets, scores, comparisons):
 
 def _draw_figures(folder, sets, scores, model, measure, seed):
     """Draws histograms, the least and most anomalous images, and maps."""
-    flags, plots = ("normal", "unusual"), tf_realnvp.images.plots
+    flags, plots = ("normal", "unusual"), tf_realnvp.plots
     plots.save_histograms(folder / "histograms.png", scores, flags)
     rows, mapped, method = {}, [], tf_realnvp.detection.DEFAULT
     for flag, values in zip(flags, scores[method], strict=True):

@@ -11,10 +11,10 @@ import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
+from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import saved_model
-from tf_realnvp.utils.checks import Folder, OneOf, Switch
-from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import say
+from tf_realnvp.utils.console import say
+from tf_realnvp.utils.ranges import Folder, OneOf, Switch
 
 
 @command(
@@ -60,14 +60,14 @@ def explore(flags: argparse.Namespace) -> None:
     """
     arguments.check_output(flags.out, is_folder=True)
     _check_packages()
-    npm = pathlib.Path(tf_realnvp.__file__).parent / "explorer"
+    npm = pathlib.Path(tf_realnvp.__file__).parent / "serving" / "explorer"
     package = npm / "node_modules" / "onnxruntime-web"
     if not package.is_dir():
         raise UsageError(f"first install its runtime: npm ci --prefix {npm}")
     model = _open(flags.model)
     if model.context_shape and model.observe != "mask":
         raise UsageError(f"{flags.model} takes a context that the page lacks")
-    from tf_realnvp import explorer
+    from tf_realnvp.serving import explorer
 
     bits: list[float] = []
     if flags.dataset:

@@ -17,10 +17,11 @@ import numpy as np
 import tf_realnvp
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
+from tf_realnvp.data import hashing
+from tf_realnvp.errors import ImageError, UsageError
 from tf_realnvp.serving.saved_model import SavedModel
-from tf_realnvp.utils import checks, hashing
-from tf_realnvp.utils.errors import ImageError, UsageError
-from tf_realnvp.utils.messages import counted, warn
+from tf_realnvp.utils import ranges
+from tf_realnvp.utils.console import counted, warn
 
 if TYPE_CHECKING:
     from tf_realnvp.data import ImageDataset
@@ -43,7 +44,7 @@ def argument(name: str, text: str, required: bool = False) -> Argument:
 def max_images(sets: str, low: int, default: int) -> Argument:
     """Declares the flag `--max_images` for sets of images."""
     text = f"use at most N images of {sets}"
-    allowed = checks.WholeNumber(low)
+    allowed = ranges.WholeNumber(low)
     return arguments.argument("--max_images", text, allowed, default)
 
 
@@ -157,7 +158,7 @@ class Loader:
         model = self.model
         name, size = self._named(name), model.image_shape[:2]
         dataset = tf_realnvp.data.load(name, self.data_dir, size, labels=labels)
-        num_bits = checks.bits_of_levels(model.num_colors)
+        num_bits = ranges.bits_of_levels(model.num_colors)
         if num_bits is not None and not dataset.values.are_real:
             # As `--num_bits` does. Levels of 16 bits have as many bits as the
             # highest of them; in the model's data set, they had these.
@@ -251,7 +252,7 @@ def _hashes(paths):
     """Yields the hashes of image files, as in `Split.hashes`."""
     for path in paths:
         with contextlib.suppress(ImageError, OSError):
-            yield hashing.hash_of(tf_realnvp.images.files.load(path))
+            yield hashing.hash_of(tf_realnvp.image_files.load(path))
 
 
 def _split_class(name):
@@ -335,4 +336,4 @@ def read(path: str | os.PathLike, model: SavedModel) -> np.ndarray:
       ImageError: If the file cannot be read.
     """
     levels = model.num_colors, model.dropped_bits
-    return tf_realnvp.images.files.read(path, model.image_shape, *levels)
+    return tf_realnvp.image_files.read(path, model.image_shape, *levels)

@@ -14,8 +14,8 @@ from tf_realnvp.cli import (
     signals,
     train,
 )
-from tf_realnvp.utils.errors import Error, reason
-from tf_realnvp.utils.messages import printable
+from tf_realnvp.errors import Error, reason
+from tf_realnvp.utils.console import printable
 
 
 def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:

@@ -12,11 +12,11 @@ import numpy as np
 import tf_realnvp
 from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument
+from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils import files, runtime
-from tf_realnvp.utils.checks import Folder, RealNumber, WholeNumber
-from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import counted, say, warn
+from tf_realnvp.utils.console import counted, say, warn
+from tf_realnvp.utils.ranges import Folder, RealNumber, WholeNumber
 
 _MOST_R_HAT = 1.2  # As a ratio of variances, as TFP has it.
 _NUM_SHOWN = 8  # Samples in the figure.
@@ -125,7 +125,7 @@ def _list_images(names):
 
 def _read(path, flags, image_shape, levels, needs_mask):
     """Returns an image, and which of its pixels are missing, `[H, W, 1]`."""
-    image_files = tf_realnvp.images.files
+    image_files = tf_realnvp.image_files
     image = image_files.read(path, image_shape, *levels)
     with arguments.naming("--mask"):
         is_missing = image_files.read_missing(path, image_shape, flags.mask)
@@ -164,7 +164,7 @@ def _write_each(folder, paths, result, levels):
         for name, of_all in images.items():
             for path, image in zip(paths, of_all, strict=True):
                 file = new / f"{path.stem}_{name}.png"
-                tf_realnvp.images.files.write(file, image, *levels)
+                tf_realnvp.image_files.write(file, image, *levels)
 
 
 def _draw(path, images, is_missing, result, num_colors):
@@ -175,7 +175,7 @@ def _draw(path, images, is_missing, result, num_colors):
         shown |= {f"sample {k}": samples for k, samples in enumerate(few, 1)}
         shown["mean"] = np.rint(result.mean)
         spread = result.std.mean(axis=-1) * (255.0 / (num_colors - 1))
-    tf_realnvp.images.plots.save_restorations(
+    tf_realnvp.plots.save_restorations(
         path, images, is_missing, shown, spread, num_colors
     )
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
+from tf_realnvp.errors import UsageError
 from tf_realnvp.utils import files
-from tf_realnvp.utils.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,11 +13,11 @@ import signal
 
 from tf_realnvp.cli import arguments, signals
 from tf_realnvp.config import ARCHITECTURE, TrainingConfig
+from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import metadata
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import counted, say
+from tf_realnvp.utils.console import counted, say
 
 # TensorFlow takes seconds to import. What imports it is imported only after the
 # command line has been checked.

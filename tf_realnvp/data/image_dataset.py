@@ -18,11 +18,12 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
+from tf_realnvp.data import hashing
 from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline, unpack
 from tf_realnvp.data.splits import Split
-from tf_realnvp.images.values import Values
-from tf_realnvp.utils import checks, hashing
-from tf_realnvp.utils.errors import DataError, reason
+from tf_realnvp.errors import DataError, reason
+from tf_realnvp.flow.values import Values
+from tf_realnvp.utils import ranges
 from tf_realnvp.utils.named import by_name, each
 
 MAX_CACHE_BYTES = 4 * 2**30
@@ -319,7 +320,7 @@ class ImageDataset:
         Raises:
           DataError: If the images do not have whole bits, or have fewer.
         """
-        bits_before = checks.bits_of_levels(self.num_colors) or 0
+        bits_before = ranges.bits_of_levels(self.num_colors) or 0
         if bits_before < max(num_bits, 8):
             raise DataError(
                 f"the images of {self.name} have {self.values}, and bits can "

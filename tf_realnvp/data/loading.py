@@ -17,8 +17,8 @@ import tensorflow as tf
 from tf_realnvp.config import DATASETS, canonical
 from tf_realnvp.data import arrays, image_folder
 from tf_realnvp.data.image_dataset import ImageDataset
-from tf_realnvp.utils import checks
-from tf_realnvp.utils.errors import DataError
+from tf_realnvp.errors import DataError
+from tf_realnvp.utils import ranges
 
 
 def load(
@@ -66,7 +66,7 @@ def load(
     """
     name, size = os.fspath(name), None
     if image_size is not None:
-        size = checks.check(image_size, "image_size", checks.ImageSize())
+        size = ranges.check(image_size, "image_size", ranges.ImageSize())
     known = canonical(name)
     if known == "digits":
         dataset = _load_digits(size, labels)
@@ -79,8 +79,8 @@ def load(
 
         dataset = tfds_images.load(known, data_dir, size, labels)
     if num_bits is not None:
-        allowed_bits = checks.WholeNumber(1, 16)
-        num_bits = checks.check(num_bits, "num_bits", allowed_bits)
+        allowed_bits = ranges.WholeNumber(1, 16)
+        num_bits = ranges.check(num_bits, "num_bits", allowed_bits)
         dataset = dataset.keep_bits(num_bits)
     settings = dict(dataset=known, image_size=image_size, num_bits=num_bits)
     return dataclasses.replace(

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_realnvp.images import files as image_files
+from tf_realnvp.data import image_files
 
 _DEFAULT_SIZE = (32, 32)
 

@@ -13,9 +13,9 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import metadata as metadata_format
-from tf_realnvp.utils import assertions, files, private
-from tf_realnvp.utils.errors import UsageError
+from tf_realnvp.utils import files, private, tensors
 
 _VERSIONS = {
     "tensorflow": tf.__version__,
@@ -368,7 +368,7 @@ def _concrete(function, *specs):
 def _stateless_seed(seed):
     """Converts a 64-bit seed, or `None`, to a seed of stateless operations."""
     if seed is not None:
-        return assertions.stateless_seed(seed)
+        return tensors.stateless_seed(seed)
     # `tf.random.uniform` would write this process's seed into the graph, so the
     # numbers would be the same wherever the model is loaded. With zero seeds,
     # TensorFlow reseeds the operation whenever it is loaded.

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp import bit_maps
-from tf_realnvp.model import RealNVP
+from tf_realnvp.analysis import bit_maps
+from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import files
 from tf_realnvp.version import __version__
 

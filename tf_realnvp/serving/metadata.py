@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tf_realnvp.utils import checks
-from tf_realnvp.utils.errors import ModelError
+from tf_realnvp.errors import ModelError
+from tf_realnvp.utils import ranges
 
 FILE = "metadata.json"
 FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
@@ -49,7 +49,7 @@ def check(content: Mapping[str, Any], path: pathlib.Path) -> None:
     if (version := content.get("format")) != FORMAT:
         raise ModelError(
             f"{path} is of another program, or of another version of this one "
-            f"(format {checks.short(version)}, not {FORMAT})"
+            f"(format {ranges.short(version)}, not {FORMAT})"
         )
     names, probs = class_names(content), content.get("class_probs", ())
     if not len({*names}) == len(names) == len(probs):

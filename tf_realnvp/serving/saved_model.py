@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tf_realnvp.images.values import Values
+from tf_realnvp.data import hashing
+from tf_realnvp.errors import ModelError, UsageError, reason
+from tf_realnvp.flow.values import Values
 from tf_realnvp.serving import metadata
-from tf_realnvp.utils import hashing, runtime
-from tf_realnvp.utils.errors import ModelError, UsageError, reason
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.batches import overlapped
 from tf_realnvp.utils.named import each
-from tf_realnvp.utils.overlap import overlapped
 
 if TYPE_CHECKING:
-    from tf_realnvp.model import RealNVP
-    from tf_realnvp.observations import Observe
+    from tf_realnvp.flow.observations import Observe
+    from tf_realnvp.flow.real_nvp import RealNVP
 
 BATCH_SIZE = 64  # Limits the memory for many images.
 
@@ -85,10 +86,10 @@ class SavedModel:
         runtime.configure()
         import tensorflow as tf
 
-        from tf_realnvp.utils import assertions
+        from tf_realnvp.utils import tensors
 
         images = tf.TensorSpec([None, *self.image_shape], self.values.dtype)
-        self._specs = assertions.condition_specs(
+        self._specs = tensors.condition_specs(
             bool(self.class_names), self.context_shape
         )
 
@@ -116,7 +117,7 @@ class SavedModel:
     @property
     def observation(self) -> "Observe | None":
         """The observation that is named `observe`, if any."""
-        from tf_realnvp import observations
+        from tf_realnvp.flow import observations
 
         return observations.named(self.observe, self.values)
 
@@ -206,7 +207,7 @@ class SavedModel:
           joint log-probability of images and classes. A model without classes
           counts as having a single class.
         """
-        from tf_realnvp import observations
+        from tf_realnvp.flow import observations
 
         n = len(images)
         function = self._log_prob_each if each else self._log_prob
@@ -295,7 +296,7 @@ class SavedModel:
         """Returns what `n` images are conditioned on, as `condition_specs`."""
         import tensorflow as tf
 
-        from tf_realnvp.utils import assertions
+        from tf_realnvp.utils import tensors
 
         if context is None and self.observe == "mask":
             context = np.zeros(self.context_shape)  # Nothing is visible.
@@ -305,7 +306,7 @@ class SavedModel:
                 "which only `sample` and `score` take (--context), and Python"
             )
         try:
-            context = assertions.context(context, self.context_shape, n)
+            context = tensors.context(context, self.context_shape, n)
         except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
             raise UsageError(reason(error)) from error
         label = np.broadcast_to(np.int32(label), [n])

@@ -8,7 +8,7 @@ import numpy as np
 from tf_realnvp.serving.saved_model import BATCH_SIZE, SavedModel
 
 if TYPE_CHECKING:
-    from tf_realnvp.detection import Reference
+    from tf_realnvp.analysis.detection import Reference
 
 
 class Scorer:

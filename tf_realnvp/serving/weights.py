@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import ARCHITECTURE
-from tf_realnvp.context import WIDTH
-from tf_realnvp.model import RealNVP
+from tf_realnvp.errors import ModelError, reason
+from tf_realnvp.flow.condition import WIDTH
+from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import metadata
-from tf_realnvp.utils.errors import ModelError, reason
 from tf_realnvp.utils.named import by_name
 
 _KEPT = ("dataset", "source", "class_names", "training_hashes", "dropped_bits")

@@ -9,11 +9,11 @@ from dataclasses import asdict
 
 import tensorflow as tf
 
+from tf_realnvp.errors import UsageError, reason
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
-from tf_realnvp.utils.errors import UsageError, reason
-from tf_realnvp.utils.messages import warn
+from tf_realnvp.utils.console import warn
 
 _NUM_KEPT = 3
 

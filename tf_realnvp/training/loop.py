@@ -11,7 +11,7 @@ import numpy as np
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils.progress import Progress, Silent
+from tf_realnvp.utils.console import Progress, Silent
 
 SECONDS_PER_CALL = 0.5
 MAX_TEST_IMAGES = 10_000  # Evaluated on the way.

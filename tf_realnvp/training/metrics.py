@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from tf_realnvp.images.values import Values
+from tf_realnvp.flow.values import Values
 from tf_realnvp.utils import files
 
 

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp.analysis.importance import (
+    LogDensity,
+    effective_share,
+    of_points,
+)
 from tf_realnvp.config import DataDescription
-from tf_realnvp.importance import LogDensity, effective_share, of_points
-from tf_realnvp.model import RealNVP
-from tf_realnvp.utils import assertions
+from tf_realnvp.flow.real_nvp import RealNVP
+from tf_realnvp.utils import tensors
 from tf_realnvp.utils.named import as_float32, by_name, digest, each
 
 _STEPS_PER_EPOCH = 100
@@ -118,9 +122,7 @@ class ReverseKL:
         rows = list(by_name(context).values())
         self._num_contexts = number = len(rows[0]) if rows else 1
         context = each(lambda values: as_float32(values, number), context)
-        self._contexts = assertions.context(
-            context, model.context_shape, number
-        )
+        self._contexts = tensors.context(context, model.context_shape, number)
         self.metadata = model.metadata
         self.num_train = _STEPS_PER_EPOCH * batch_size
         self.description = DataDescription(

@@ -12,13 +12,13 @@ import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
 from tf_realnvp.data import ImageDataset
+from tf_realnvp.errors import FailureError, reason
 from tf_realnvp.training import metrics
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.summaries import Summaries
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils.errors import FailureError, reason
 
 # Without a minimum, checkpoints after short epochs would take more than 1 % of
 # the time.

@@ -3,17 +3,17 @@
 import math
 import pathlib
 
+from tf_realnvp.analysis import plots
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset, image_folder
-from tf_realnvp.images import plots
+from tf_realnvp.errors import UsageError, reason
 from tf_realnvp.serving import export
 from tf_realnvp.training import metrics
 from tf_realnvp.training.recorder import naming_write_errors
 from tf_realnvp.training.summaries import layout_of_samples
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
-from tf_realnvp.utils.errors import UsageError, reason
-from tf_realnvp.utils.messages import say, warn
+from tf_realnvp.utils.console import say, warn
 
 
 def check(config: TrainingConfig, dataset: ImageDataset) -> None:

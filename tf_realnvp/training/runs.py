@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tf_realnvp.config import DataDescription, TrainingConfig
+from tf_realnvp.errors import UsageError
 from tf_realnvp.utils import files
-from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import say
+from tf_realnvp.utils.console import say
 
 FORMAT = 2  # Version of the format of `run.json`.
 

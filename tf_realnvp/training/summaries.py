@@ -9,14 +9,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.errors import InvalidArgumentError, ResourceExhaustedError
 
+from tf_realnvp.analysis import plots
 from tf_realnvp.data import ImageDataset
-from tf_realnvp.images import plots
-from tf_realnvp.model import RealNVP
+from tf_realnvp.errors import reason
+from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
-from tf_realnvp.utils.errors import reason
-from tf_realnvp.utils.messages import warn
+from tf_realnvp.utils.console import warn
 
 _NUM_SAMPLES = 36
 _NUM_COLUMNS, _MAX_ROWS = 8, 20  # Of samples of classes.

@@ -11,13 +11,13 @@ import tensorflow as tf
 
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data.pipeline import unpack
-from tf_realnvp.model import RealNVP
+from tf_realnvp.errors import DivergedError
+from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.objectives import Likelihood
 from tf_realnvp.training.optimizers import FusedAdam, Muon, learning_rate
 from tf_realnvp.utils import private, runtime
-from tf_realnvp.utils.assertions import stateless_seed
-from tf_realnvp.utils.errors import DivergedError
+from tf_realnvp.utils.tensors import stateless_seed
 
 MAX_SKIPPED_IN_A_ROW = 10
 

@@ -8,11 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_realnvp import initialization
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.data.pipeline import unpack
-from tf_realnvp.model import RealNVP
+from tf_realnvp.errors import Error, FailureError, UsageError, reason
+from tf_realnvp.flow import initialization
+from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, workers
 from tf_realnvp.training.metrics import Metrics
@@ -21,9 +22,7 @@ from tf_realnvp.training.recorder import Recorder
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.errors import Error, FailureError, UsageError, reason
-from tf_realnvp.utils.messages import counted
-from tf_realnvp.utils.progress import Progress
+from tf_realnvp.utils.console import Progress, counted
 
 _NUM_CONTEXTS = 1024  # That standardize all; images have to be decoded.
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tf_realnvp.utils import checks, runtime
-from tf_realnvp.utils.errors import FailureError, UsageError
+from tf_realnvp.errors import FailureError, UsageError
+from tf_realnvp.utils import ranges, runtime
 
 MAX_MINUTES = 10  # Between the starts of the first and last worker.
 _SECONDS_BETWEEN_TRIES = 0.2
@@ -143,7 +143,7 @@ def agree(record: Mapping[str, Any]) -> None:
     differences = [
         f"worker {number} differs from worker 0: {difference}"
         for number, other in enumerate(others, start=1)
-        for difference in checks.differences(other, chief)
+        for difference in ranges.differences(other, chief)
     ]
     if differences:
         raise UsageError(

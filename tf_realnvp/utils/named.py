@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_realnvp.utils.errors import DataError, reason
+from tf_realnvp.errors import DataError, reason
 
 
 def by_name(context: Any) -> dict[str, Any]:

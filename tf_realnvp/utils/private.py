@@ -26,7 +26,7 @@ def remember_fldj(bijector: tfb.Bijector, x, fldj, condition: dict) -> None:
     has no way to return both. Its cache stores the log-det of the inverse as
     "ildj", whichever direction was computed, with x or y and the condition as
     keys. If this changes, `test_every_network_runs_once` in
-    `tests/bijectors_test.py` fails first.
+    `tests/flow/bijectors_test.py` fails first.
     """
     bijector._cache.forward_attributes(x, **condition)["ildj"] = -fldj
 

@@ -5,8 +5,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from tf_realnvp.utils.errors import UsageError
-from tf_realnvp.utils.messages import counted
+from tf_realnvp.errors import UsageError
+from tf_realnvp.utils.console import counted
 
 # The largest image side times filters for which one thread is fastest, from
 # docs/measurements.md, "Devices and threads".

@@ -1,0 +1,499 @@
+"""Out-of-distribution detection: is an image like a model's training images?
+
+The likelihood alone is not enough: a flow may assign a higher likelihood to
+out-of-distribution images than to its training images
+(https://arxiv.org/abs/1810.09136). The methods in this module correct for this.
+A method is fitted to measurements of normal images and returns a score. The
+score maps measurements of images to a number per image, higher for more
+anomalous images. No method is fitted to anomalous images.
+
+```python
+measure = detection.Measurer(model)
+score = detection.combined(measure(training_images))
+scores = score(measure(images))  # float64 [n], higher: more anomalous
+reference = score(measure(other_images))
+significance.p_values(scores, reference)
+significance.set_p_value(scores, reference)
+```
+"""
+
+import concurrent.futures
+import dataclasses
+import io
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from sklearn.covariance import LedoitWolf
+from sklearn.mixture import GaussianMixture
+from sklearn.preprocessing import StandardScaler
+
+from tf_realnvp.analysis import bit_maps
+from tf_realnvp.analysis.significance import p_values, set_p_value
+from tf_realnvp.flow import observations
+from tf_realnvp.flow.real_nvp import RealNVP
+from tf_realnvp.utils import runtime
+from tf_realnvp.utils.batches import overlapped
+
+MIN_NORMAL = 10  # Smallest number of normal images to fit the methods to.
+
+_MAX_CELLS = 8  # Cells per side of the grid that costs are summed over.
+_MAX_COMPONENTS = 5  # Components of the mixture of Gaussians.
+_IMAGES_PER_COMPONENT = 50
+_NUM_FOLDS = 5
+_OVERFLOW = 1e30  # Nats that replace values beyond the range of float32.
+_FAR = 1e6  # Standard deviations that features are clipped to.
+_OUTLIER = 10.0  # Standard deviations beyond which an image is an outlier.
+_MOST_OUTLIERS = 0.05  # Largest fraction of images to drop as outliers.
+_QUARTILES = 1.349  # Interquartile range of a standard normal distribution.
+_RIDGE = 1e-3  # Added to variances of standardized features.
+_CODERS: tuple[dict[str, Any], ...] = (
+    {"format": "PNG", "optimize": True},
+    {"format": "WEBP", "lossless": True, "quality": 100},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """Measurements of images, the input of all methods.
+
+    Attributes:
+      log_prob: Float64 `[n]`, log-probability in nats, as returned by
+        `RealNVP.log_prob_each`.
+      costs: Float32 `[n, S, 2, rows, columns]`, in nats: `bit_maps.costs`,
+        summed over the cells of a grid of at most 8 x 8.
+      coded_bits: Float64 `[n]`, code length of a lossless coder in bits; NaN
+        for real numbers.
+      label: Int64 `[n]`, the likeliest class, on which `costs` are conditioned;
+        0 if the model has no classes.
+    """
+
+    log_prob: np.ndarray
+    costs: np.ndarray
+    coded_bits: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.log_prob)
+
+    def take(self, which: np.ndarray) -> "Measurements":
+        """Returns the measurements of some of the images.
+
+        Args:
+          which: Indices of the images, or a boolean mask `[n]`.
+        """
+        return Measurements(*(values[which] for values in vars(self).values()))
+
+    @staticmethod
+    def concatenate(parts: Sequence["Measurements"]) -> "Measurements":
+        """Returns the measurements of several sets of images as one."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return Measurements(*map(np.concatenate, columns))
+
+
+Score = Callable[[Measurements], np.ndarray]
+Method = Callable[[Measurements], Score]
+
+
+class Measurer:
+    """Measures images with a model, in one pass of the flow.
+
+    A model with classes takes one more pass per class. Its costs are
+    conditioned on the likeliest class of each image; its log-probabilities are
+    under the mixture of the classes.
+    """
+
+    def __init__(self, model: RealNVP, batch_size: int = 64):
+        """Creates a measurer. The flow is traced once, in the first call.
+
+        Args:
+          model: The model.
+          batch_size: Images per pass. It affects measurements by rounding
+            only.
+        """
+        self._model = model
+        self._batch_size = batch_size
+
+        def measure(images, seed, context):
+            """Returns costs, classes, and log p(x) - log p(x | class)."""
+            seeds = tf.fill([tf.shape(images)[0]], seed)
+            points = model.dequantize_each(images, seeds)
+            if model.num_classes is None:
+                none = tf.zeros_like(seeds)
+                return bit_maps.costs(model, points, **context), none, none
+            posterior = tf.nn.log_softmax(model.log_joint(points, **context))
+            label = tf.argmax(posterior, axis=-1)
+            prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
+            return (
+                bit_maps.costs(model, points, label=label, **context),
+                label,
+                # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
+                tf.gather(prior, label) - tf.reduce_max(posterior, axis=-1),
+            )
+
+        images = tf.TensorSpec([None, *model.image_shape], model.values.dtype)
+        context = model.condition_specs
+        context.pop("label", None)
+        specs = [images, tf.TensorSpec([], tf.int64), context]
+        self._measure = tf.function(measure, specs, autograph=False)
+
+    def __call__(
+        self, images: np.ndarray, seed: int = 0, context: Any = None
+    ) -> Measurements:
+        """Measures images.
+
+        Args:
+          images: `[n, H, W, C]` of the model's dtype, with `n >= 1`.
+          seed: Seed of the dequantization noise, a 64-bit integer. It is used
+            for each image, so the measurements of an image do not depend on
+            the other images.
+          context: As for `RealNVP.log_prob`. Default: for a model that observes
+            images, what it observes of these; of masks, nothing.
+
+        Returns:
+          The measurements of all images.
+
+        Raises:
+          ValueError: If the images have the wrong shape or dtype.
+        """
+        parts = []
+        batches = self._batches(images, seed, context)
+        for batch, costs, label, difference in batches:
+            nats = costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
+            cells, code = _sum_over_cells(costs), coded_bits(batch)
+            parts.append(Measurements(difference - nats, cells, code, label))
+        return Measurements.concatenate(parts)
+
+    def maps(
+        self, images: np.ndarray, seed: int = 0, context: Any = None
+    ) -> np.ndarray:
+        """Returns bit maps: the code length of each position of images.
+
+        Args:
+          images: As for `__call__`.
+          seed: As for `__call__`.
+          context: As for `__call__`.
+
+        Returns:
+          Float32 `[n, H, W]`, in bits. A map sums to the code length of the
+          image, `-log_prob / log(2)`; for a model with classes, given the
+          likeliest class. For real numbers it is in nats, of `-log_prob`.
+        """
+        parts = [
+            costs.sum(axis=(1, 2), dtype=np.float64)
+            for _, costs, *_ in self._batches(images, seed, context)
+        ]
+        maps = self._model.values.from_nats(np.concatenate(parts))
+        return maps.astype(np.float32)
+
+    def _batches(self, images, seed, context):
+        """Runs the flow on batches, and replaces values that are not finite.
+
+        Returns:
+          Iterator over tuples, one per batch: images, costs `[n, S, 2, H, W]`,
+          likeliest classes, and log p(x) - log p(x | class).
+        """
+        images, shape = np.asarray(images), list(self._model.image_shape)
+        dtype = np.dtype(self._model.values.dtype)
+        if images.dtype != dtype or list(images.shape[1:]) != shape:
+            # TensorFlow would cast the images, or hang in its next call.
+            raise ValueError(
+                f"`images` must be {dtype} [n, {str(shape)[1:]}, "
+                f"got {images.dtype} {list(images.shape)}."
+            )
+
+        context = observations.given(self._model, images, context)
+        condition = self._model.condition(images, context=context)
+
+        def measure(start):
+            part = slice(start, start + self._batch_size)
+            batch = images[part]
+            context = tf.nest.map_structure(lambda v: v[part], condition)
+            number = tf.constant(seed, tf.int64)
+            tensors = self._measure(batch, number, context)
+            costs, label, difference = (tensor.numpy() for tensor in tensors)
+            # Beyond the range of float32, an image is as unlikely as possible.
+            costs = np.nan_to_num(
+                costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
+            )
+            return batch, costs, label, np.nan_to_num(difference)
+
+        return overlapped(measure, range(0, len(images), self._batch_size))
+
+
+def _sum_over_cells(costs):
+    """Sums the last two axes over the cells of a grid."""
+    for axis in (-2, -1):
+        size = costs.shape[axis]
+        count = min(_MAX_CELLS, size // 2)
+        starts = np.arange(count) * size // count
+        costs = np.add.reduceat(costs, starts, axis=axis)
+    return costs
+
+
+def coded_bits(images: np.ndarray) -> np.ndarray:
+    """Returns the code length of images under lossless coders, in bits.
+
+    Args:
+      images: `[n, H, W, C]`, `uint8` or `uint16`. If `C` is neither 1 nor 3,
+        the channels are coded side by side, and all of 16 bits.
+
+    Returns:
+      Float64 `[n]`: for each image the shorter of PNG and lossless WebP, or the
+      length as PNG if it has 16 bits. NaN for real numbers, which have none.
+    """
+    images = np.asarray(images)
+    if images.dtype.kind == "f":
+        return np.full(len(images), np.nan)
+    is_wide = images.dtype == np.uint16
+
+    def length(image):
+        if image.shape[-1] != 3 or is_wide:
+            image = image.transpose(0, 2, 1).reshape(len(image), -1)
+        lengths = []
+        for options in _CODERS[: 1 if is_wide else None]:
+            with io.BytesIO() as file:
+                Image.fromarray(image).save(file, **options)
+                lengths.append(file.tell())
+        return 8.0 * min(lengths)
+
+    with concurrent.futures.ThreadPoolExecutor(runtime.num_cores()) as pool:
+        return np.fromiter(pool.map(length, images), np.float64)
+
+
+def likelihood(normal: Measurements) -> Score:
+    """The negative log-likelihood, in nats.
+
+    Args:
+      normal: Measurements of normal images; unused.
+
+    Returns:
+      The score, which maps measurements of `n` images to float64 `[n]`.
+    """
+    return lambda seen: -seen.log_prob
+
+
+def typicality(normal: Measurements) -> Score:
+    """The distance of the log-likelihood from its normal mean, in nats.
+
+    The typicality test of https://arxiv.org/abs/1906.02994, with batches of one
+    image: images that are much more likely than normal images are as atypical
+    as images that are much less likely.
+
+    Args:
+      normal: Measurements of normal images, which give the mean.
+
+    Returns:
+      The score, as for `likelihood`.
+    """
+    mean = normal.log_prob.mean()
+    return lambda seen: np.abs(seen.log_prob - mean)
+
+
+def complexity(normal: Measurements) -> Score:
+    """The model's code length minus that of a lossless coder, in bits.
+
+    See https://arxiv.org/abs/1909.11480: simple images are likely under any
+    model of images, including the implicit model of a lossless coder. The
+    difference is the log-likelihood ratio of the coder to this model.
+
+    Args:
+      normal: Measurements of normal images; unused.
+
+    Returns:
+      The score, as for `likelihood`; in bits.
+    """
+    return lambda seen: -seen.log_prob / math.log(2.0) - seen.coded_bits
+
+
+def scales(normal: Measurements) -> Score:
+    """The negative log-density of statistics of each scale of the flow.
+
+    The features are, for each scale, the log-density of its latents (their
+    squared norm up to constants) and its contribution to the log-det. They are
+    standardized, and a mixture of up to five Gaussians is fitted to those of
+    normal images.
+
+    Args:
+      normal: Measurements of normal images, to which the mixture is fitted.
+
+    Returns:
+      The score, as for `likelihood`: the negative log-density under the
+      mixture, in nats.
+    """
+    features = _standardize(lambda seen: seen.costs.sum(axis=(3, 4)), normal)
+    count = min(max(len(normal) // _IMAGES_PER_COMPONENT, 1), _MAX_COMPONENTS)
+    mixture = GaussianMixture(count, reg_covar=_RIDGE, n_init=2, random_state=0)
+    with warnings.catch_warnings(action="ignore"):  # That it goes on rising.
+        mixture.fit(features(normal))
+    return lambda seen: -mixture.score_samples(features(seen))
+
+
+def local(normal: Measurements) -> Score:
+    """The Mahalanobis distance of statistics of each scale and position.
+
+    The features are those of `scales`, for each cell of a grid of at most
+    8 x 8. The distance is from the mean of normal images. It uses the
+    Ledoit-Wolf covariance, which is shrunk towards a multiple of the identity
+    if there are few images (https://doi.org/10.1016/S0047-259X(03)00096-4).
+
+    Args:
+      normal: Measurements of normal images, which give mean and covariance.
+
+    Returns:
+      The score, as for `likelihood`: the logarithm of the squared distance.
+    """
+    features = _standardize(lambda seen: seen.costs, normal)
+    covariance = LedoitWolf().fit(features(normal))
+
+    def score(seen):
+        squares = covariance.mahalanobis(features(seen))
+        return np.log(np.maximum(squares, np.finfo(np.float64).tiny))
+
+    return score
+
+
+def combined(normal: Measurements) -> Score:
+    """The sum of `complexity`, `scales` and `local`, each standardized.
+
+    `complexity` and `scales` detect anomalies of a whole image, `local`
+    detects local anomalies. For real numbers there is no `complexity`. The mean
+    and standard deviation of each score are estimated by five-fold
+    cross-validation on the normal images. An image is an outlier if a score is
+    more than ten standard deviations (estimated from the quartiles) from the
+    median of its fold. Outliers are dropped if they are at most 5 % of the
+    images.
+
+    Args:
+      normal: Measurements of normal images.
+
+    Returns:
+      The score, as for `likelihood`; in standard deviations.
+    """
+    parts = complexity, scales, local
+    methods = [m for m in methods_for(normal).values() if m in parts]
+    held_out = [_held_out(method, normal) for method in methods]
+    is_outlier = np.any([outliers for _, outliers in held_out], axis=0)
+    if 0 < is_outlier.mean() <= _MOST_OUTLIERS:
+        # A single outlier could inflate the standard deviation of a score so
+        # much that the score no longer contributes.
+        normal = normal.take(~is_outlier)
+        held_out = [_held_out(method, normal) for method in methods]
+    terms = [
+        (method(normal), scores.mean(), max(scores.std(), 1e-9))
+        for method, (scores, _) in zip(methods, held_out, strict=True)
+    ]
+    return lambda seen: sum(
+        (term(seen) - mean) / deviation for term, mean, deviation in terms
+    )
+
+
+METHODS: dict[str, Method] = {
+    method.__name__: method
+    for method in (likelihood, typicality, complexity, scales, local, combined)
+}
+# The best on average over all experiments: see docs/detection_evidence.md.
+DEFAULT = "combined"
+
+
+def methods_for(normal: Measurements) -> dict[str, Method]:
+    """Returns `METHODS`, without `complexity` for real numbers.
+
+    Args:
+      normal: Measurements of normal images.
+    """
+    no_code = bool(np.isnan(normal.coded_bits).any())
+    return {n: m for n, m in METHODS.items() if m != complexity or not no_code}
+
+
+def fit(normal: Measurements) -> dict[str, Score]:
+    """Fits all methods and returns their scores, by name.
+
+    Args:
+      normal: Measurements of normal images.
+
+    Raises:
+      ValueError: If there are fewer than `MIN_NORMAL` images.
+    """
+    if len(normal) < MIN_NORMAL:
+        raise ValueError(f"{MIN_NORMAL} images are needed, got {len(normal)}.")
+    return {n: method(normal) for n, method in methods_for(normal).items()}
+
+
+def _standardize(features, normal):
+    """Returns features with zero mean and unit variance over normal images."""
+
+    def flat(seen):
+        return features(seen).reshape(len(seen), -1).astype(np.float64)
+
+    scaler = StandardScaler().fit(flat(normal))
+    return lambda seen: np.clip(scaler.transform(flat(seen)), -_FAR, _FAR)
+
+
+def _held_out(method, normal):
+    """Scores the normal images of each fold by a fit to the other folds.
+
+    Returns:
+      The scores, and a mask of the outliers. Outliers are determined within a
+      fold, since scores of different folds come from different fits.
+    """
+    scores, is_outlier = np.zeros(len(normal)), np.zeros(len(normal), bool)
+    for fold in range(_NUM_FOLDS):
+        in_fold = np.arange(len(normal)) % _NUM_FOLDS == fold
+        score = method(normal.take(~in_fold))
+        scores[in_fold] = score(normal.take(in_fold))
+        low, median, high = np.quantile(scores[in_fold], [0.25, 0.5, 0.75])
+        limit = _OUTLIER * (high - low) / _QUARTILES or np.inf
+        is_outlier[in_fold] = np.abs(scores[in_fold] - median) > limit
+    return scores, is_outlier
+
+
+class Reference:
+    """Scores and p-values of images, relative to normal images.
+
+    All methods are fitted to one half of the normal images. The other half is
+    the reference for p-values.
+
+    Attributes:
+      others: Indices of the normal images that are the reference for p-values.
+    """
+
+    def __init__(self, normal: Measurements, seed: int = 0):
+        """Fits the methods.
+
+        Args:
+          normal: Measurements of normal images that the model was not trained
+            on.
+          seed: Seed of the split into halves.
+
+        Raises:
+          ValueError: If there are fewer than `2 * MIN_NORMAL` images.
+        """
+        order = np.random.default_rng(seed).permutation(len(normal))
+        fitted, self.others = np.split(order, [len(normal) // 2])
+        self._methods = fit(normal.take(fitted))
+        self._scores = self._methods[DEFAULT](normal.take(self.others))
+
+    def __call__(self, measured: Measurements) -> dict[str, np.ndarray]:
+        """Returns the scores of images by all methods, and their `p_value`.
+
+        Args:
+          measured: Measurements of the images.
+
+        Returns:
+          Arrays `[n]`: the scores by name of the method, and `p_value`.
+        """
+        scores = {n: score(measured) for n, score in self._methods.items()}
+        return scores | {"p_value": p_values(scores[DEFAULT], self._scores)}
+
+    def set_p_value(self, scores: Sequence[float] | np.ndarray) -> float:
+        """Returns the p-value of a set of images.
+
+        Args:
+          scores: Scores of the images by the method `DEFAULT`, `[n]`.
+        """
+        return set_p_value(np.asarray(scores), self._scores)

@@ -1,0 +1,1 @@
+"""The flow: the density, its sampler and its latent space."""

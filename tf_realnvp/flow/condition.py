@@ -1,0 +1,216 @@
+"""The context of a density: vectors and images that it is conditioned on."""
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_realnvp.flow.networks import on_grid
+from tf_realnvp.flow.observations import split_visible
+from tf_realnvp.flow.unet import UNet
+from tf_realnvp.utils.named import by_name
+from tf_realnvp.utils.ranges import WholeNumber, check
+
+WIDTH = 128  # Of the network of each context.
+
+Shapes = Mapping[str, Sequence[int]] | Sequence[int] | None
+
+
+class Context:
+    """Standardizes and encodes the context of a model.
+
+    Each vector `[n, K]` or image `[n, H, W, K]` is standardized and goes
+    through a small dense network, once for all couplings. Images are also
+    passed to the couplings, together with a U-Net's estimate of the modeled
+    image. The U-Net is trained with squared error, so the estimate approximates
+    the conditional mean given the images.
+
+    Attributes:
+      moments: Mean and standard deviation of the last axis by name, variables
+        `[2, K]`.
+      networks: The dense networks by name.
+      estimator: The U-Net; `None` without images.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        image_shape: Sequence[int],
+        is_of_masks: bool = False,
+        padding: str = "same",
+    ):
+        """Creates the context.
+
+        Args:
+          shapes: `(K,)` or `(H, W, K)`, or such shapes by name; `None` for
+            none.
+          image_shape: `(H, W, C)` of the images of the model.
+          is_of_masks: Whether the context is what
+            `observations.visible_pixels` returns.
+          padding: As for `RealNVP`.
+        """
+        self._is_of_masks, self._image_shape = is_of_masks, image_shape
+        named = by_name(shapes)
+        # TensorFlow names arguments of a SavedModel after them.
+        names = [*shapes] if isinstance(shapes, Mapping) else ["only"]
+        if not (
+            all(isinstance(n, str) and re.match(r"(?a)\w+$", n) for n in names)
+            and len({name.lower() for name in names}) == len(names) > 0
+        ):
+            raise ValueError(
+                "`context_shape` must have names of letters, digits and _ that "
+                f"differ by more than case, got {names}."
+            )
+        self._image_shapes = {k: v for k, v in named.items() if len(v) == 3}
+        self.moments, self.networks = {}, {}
+        layer = functools.partial(
+            keras.layers.Dense, WIDTH, _silu, dtype="float32"
+        )
+        for name, shape in named.items():
+            for size in shape:
+                check(size, "context_shape", WholeNumber(1))
+            is_image = len(shape) == 3 and image_shape[:2] in [
+                (shape[0] << power, shape[1] << power) for power in range(31)
+            ]
+            if not (is_image or len(shape) == 1):
+                raise ValueError(
+                    "`context_shape` must be (K,) or (H, W, K), or such shapes "
+                    "by name, with the height and width of the images, "
+                    f"{image_shape[:2]}, or these halved, got {shape}."
+                )
+            self.moments[name] = keras.Variable(
+                np.repeat([[0.0], [1.0]], shape[-1], axis=1),
+                trainable=False,
+                dtype="float32",
+                autocast=False,
+                name=f"{name}_moments",
+            )
+            self.networks[name] = keras.Sequential([layer(), layer()])
+            self.networks[name].autocast = False
+            self.networks[name].build(_flat(tf.zeros([1, *shape])).shape)
+        channels = sum(shape[-1] for shape in self._image_shapes.values())
+        self.estimator: Any = None
+        if channels:
+            self.estimator = UNet(channels, image_shape, padding)
+
+    @property
+    def named_variables(self) -> dict[str, keras.Variable]:
+        """The moments, and the weights of the networks, by name."""
+        named = {f"{k}/moments": v for k, v in self.moments.items()}
+        networks = dict(self.networks)
+        if self.estimator is not None:
+            networks["estimator"] = self.estimator
+        for name, network in networks.items():
+            for index, variable in enumerate(network.weights):
+                named[f"{name}/{index}"] = variable
+        return named
+
+    @property
+    def is_standardized(self) -> bool:
+        """Whether `standardize` has changed the moments."""
+        moments = [v.numpy() for v in self.moments.values()]
+        return any(
+            np.any(mean != 0.0) | np.any(s != 1.0) for mean, s in moments
+        )
+
+    def standardize(self, context: Any) -> None:
+        """Sets the standardization by the context of training images.
+
+        What is constant is not scaled.
+
+        Args:
+          context: As for `RealNVP.log_prob`, one for each image.
+        """
+        from sklearn.preprocessing import StandardScaler  # It takes a second.
+
+        for name, values in by_name(context).items():
+            rows = np.reshape(np.float64(values), [-1, values.shape[-1]])
+            scaler = StandardScaler().fit(rows)
+            self.moments[name].assign([scaler.mean_, scaler.scale_])
+
+    def sizes(self, height: int) -> dict[str, Any]:
+        """Returns what a coupling network needs to know of encoded contexts.
+
+        Args:
+          height: Height of the grid of the coupling.
+        """
+        images = {k: tf.zeros([1, *v]) for k, v in self._image_shapes.items()}
+        if images:
+            images["estimate"] = tf.zeros([1, *self._image_shape])
+        channels = {k: on_grid(v, height).shape[-1] for k, v in images.items()}
+        code_size = WIDTH * len(self.networks) or None
+        return {"code_size": code_size, "image_channels": channels}
+
+    def encode(self, condition: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a condition as coupling networks get it.
+
+        Args:
+          condition: As `RealNVP.condition` returns it.
+
+        Returns:
+          The condition, with a context as `code`, `[n, WIDTH]` of each
+          concatenated, and its images `[n, H, W, K]` by name, with their
+          `estimate`; and what is visible as `given`, `[n, H * W * C]`.
+        """
+        encoded, codes = dict(condition), []
+        context = encoded.pop("context", None)
+        if self._is_of_masks and context is not None:
+            _, is_given = split_visible(context)
+            size = math.prod(self._image_shape)
+            encoded["given"] = tf.reshape(is_given, [-1, size])
+        standardized = self._standardized(context)
+        for name, values in standardized.items():
+            if values.shape.rank == 4:
+                encoded[name] = values
+            codes.append(self.networks[name](_flat(values)))
+        if codes:
+            encoded["code"] = tf.concat(codes, axis=1)
+        if self.estimator is not None and standardized:
+            encoded["estimate"] = tf.stop_gradient(self._estimate(standardized))
+        return encoded
+
+    def estimate(self, context: Any) -> tf.Tensor:
+        """Returns the estimate of images given their context, `[n, H, W, C]`.
+
+        Args:
+          context: As for `RealNVP.log_density`.
+        """
+        return self._estimate(self._standardized(context))
+
+    def _estimate(self, values):
+        height = self._image_shape[0]
+        images = [on_grid(values[name], height) for name in self._image_shapes]
+        return self.estimator(tf.concat(images, axis=-1))
+
+    def _standardized(self, context):
+        values = by_name(context)
+        if values.keys() != self.moments.keys():
+            raise ValueError(
+                f"`context` must be given: {[*self.moments]}, got {[*values]}."
+            )
+        standardized = {}  # In the order of the shapes, which codes have.
+        for name, moments in self.moments.items():
+            mean, std = tf.unstack(tf.convert_to_tensor(moments))
+            standardized[name] = (values[name] - mean) / std
+        return standardized
+
+
+def _silu(features):
+    """SiLU, without TensorFlow's custom gradient, which keeps graphs alive."""
+    return features * tf.sigmoid(features)
+
+
+def _flat(values):
+    """Returns what a network sees of a context, `[n, size]`."""
+    if values.shape.rank == 4:
+        height, width = values.shape[1:3]
+        while height > 8 and height % 2 == width % 2 == 0:
+            height, width = height // 2, width // 2
+        factor = values.shape[1] // height
+        values = tf.nn.avg_pool2d(values, factor, factor, "VALID")
+    return tf.reshape(values, [-1, values.shape[1:].num_elements()])
