@@ -17,14 +17,12 @@ def main() -> None:
     )
     import tensorflow as tf
 
-    from tf_realnvp.serving.saved_model import SavedModel
-
-    model = SavedModel(flags.model)
+    model = measuring.load(flags.model)
     dataset = measuring.load_dataset(model, flags)
     images, labels = measuring.take(dataset, "test", flags.n)
     bits = {}
     for dtype in ("float32", "bfloat16"):
-        function = tf.function(model.model.for_training(dtype).bits_per_dim)
+        function = tf.function(model.for_training(dtype).bits_per_dim)
         batches = []
         for start in range(0, flags.n, flags.batch_size):
             batch = slice(start, start + flags.batch_size)

@@ -30,9 +30,8 @@ def main() -> None:
         classifier="svc",
         seed=0,
     )
-    from tf_realnvp.serving.saved_model import SavedModel
 
-    models = [SavedModel(path) for path in flags.models]
+    models = [measuring.load(path) for path in flags.models]
     dataset = measuring.load_dataset(models[0], flags)
     batches = list(dataset.batches("test", _BATCH_SIZE).as_numpy_iterator())
     classify = train_classifier(dataset, flags.classifier)
@@ -66,7 +65,7 @@ def measure(model, batches, classify, flags) -> np.ndarray:
     """Measures a model.
 
     Args:
-      model: The `SavedModel`, with classes.
+      model: The model, with classes.
       batches: Test images and their labels.
       classify: What `train_classifier` returned.
       flags: The flags of the program.
@@ -76,11 +75,13 @@ def measure(model, batches, classify, flags) -> np.ndarray:
       samples that the classifier assigns to their class; and what
       `judge_translations` returns.
     """
+    from tf_realnvp import batched
+
     parts = []
     for number, (images, labels) in enumerate(batches):
         seed = flags.seed + (number << 32)
-        given = model.log_prob_of_classes(images, seed)
-        joint = given + model.log_prior
+        given = batched.log_prob_of_classes(model, images, seed)
+        joint = given + batched.log_prior(model)
         parts.append(
             [
                 given[range(len(labels)), labels],
@@ -91,7 +92,9 @@ def measure(model, batches, classify, flags) -> np.ndarray:
     *nats, right = np.mean(np.concatenate(parts, axis=1), axis=1)
     bits = model.values.per_dim(np.array(nats), model.num_dims)
     labels = np.repeat(np.arange(len(model.class_names)), flags.samples)
-    samples = model.sample(len(labels), flags.temperature, flags.seed, labels)
+    samples = batched.sample(
+        model, len(labels), flags.temperature, flags.seed, labels
+    )
     agreement = np.mean(classify(np.concatenate(list(samples))) == labels)
     translations = judge_translations(model, batches, classify, flags)
     return np.array([*bits, right, agreement, *translations])
@@ -107,6 +110,8 @@ def judge_translations(model, batches, classify, flags):
       The share that the classifier assigns to that class, and the correlation
       of brightness.
     """
+    from tf_realnvp import batched
+
     num_classes = len(model.class_names)
     number = flags.samples * num_classes
     images, labels = (
@@ -115,7 +120,8 @@ def judge_translations(model, batches, classify, flags):
     rng = np.random.default_rng(flags.seed)
     shift = rng.integers(1, num_classes, len(labels))
     others = (labels + shift) % num_classes
-    decoded = model.decode(model.encode(images, labels), others)
+    latents = batched.encode(model, images, labels)
+    decoded = batched.decode(model, latents, others)
     brightness = np.corrcoef(
         _less_class_mean(images, labels), _less_class_mean(decoded, others)
     )

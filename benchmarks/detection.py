@@ -55,13 +55,12 @@ def main() -> None:
     if flags.write is not None:
         write_without_a_class(flags)
         return
-    from tf_realnvp.serving.saved_model import SavedModel
 
-    saved = SavedModel(flags.model)
+    saved = measuring.load(flags.model)
     from tf_realnvp import detection, significance
     from tf_realnvp.cli import image_sets
 
-    measure = detection.Measurer(saved.model)
+    measure = detection.Measurer(saved)
     loader = image_sets.Loader(
         saved, flags.data_dir, flags.max_images, flags.seed
     )

@@ -19,24 +19,24 @@ _NUM_BATCHES = 10
 def main() -> None:
     """Measures a model and prints the table."""
     flags = measuring.parse_flags(__doc__, "model", rounds=15)
-    from tf_realnvp.serving import saved_model
+    from tf_realnvp import batched
+    from tf_realnvp.utils.batches import BATCH_SIZE
 
-    served = saved_model.SavedModel(flags.model)
+    served = measuring.load(flags.model)
     import tensorflow as tf
 
-    import tf_realnvp
     from tf_realnvp.utils.batches import overlapped
 
-    (images,) = served.sample(saved_model.BATCH_SIZE, 1.0, seed=0)
-    trainer = measuring.make_trainer(tf_realnvp.load(flags.model))
+    (images,) = batched.sample(served, BATCH_SIZE, 1.0, seed=0)
+    trainer = measuring.make_trainer(measuring.load(flags.model))
     steps = iter(tf.data.Dataset.from_tensors(images).repeat().enumerate())
     seeds = range(_NUM_BATCHES)
 
     def log_prob(seed):
-        return served.log_prob_of_classes(images, seed)
+        return batched.log_prob_of_classes(served, images, seed)
 
     def sample(seed):
-        return list(served.sample(saved_model.BATCH_SIZE, 1.0, seed))
+        return list(batched.sample(served, BATCH_SIZE, 1.0, seed))
 
     ways = {
         "test step": lambda: trainer.test(steps, _NUM_BATCHES),

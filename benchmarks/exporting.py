@@ -18,12 +18,11 @@ def main() -> None:
     flags = measuring.parse_flags(
         __doc__, "models...", **measuring.OF_IMAGES, n=64
     )
-    from tf_realnvp.serving.saved_model import SavedModel
 
     for path in flags.models:
-        saved = SavedModel(path)
+        saved = measuring.load(path)
         dataset = measuring.load_dataset(saved, flags)
-        compare(path, saved.model, *measuring.take(dataset, "test", flags.n))
+        compare(path, saved, *measuring.take(dataset, "test", flags.n))
 
 
 def compare(path: str, model, images: np.ndarray, labels) -> None:

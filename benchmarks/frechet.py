@@ -27,9 +27,10 @@ def main() -> None:
         seed=0,
         epochs=3,
     )
-    from tf_realnvp.serving.saved_model import SavedModel
 
-    models = {path: SavedModel(path) for path in flags.models}
+    from tf_realnvp import batched
+
+    models = {path: measuring.load(path) for path in flags.models}
     dataset = measuring.load_dataset(
         models[flags.models[0]], flags, labels=True
     )
@@ -47,7 +48,7 @@ def main() -> None:
     print(f"training images: {distance(train[: len(test)]):.2f}")
     for path, model in models.items():
         for temperature in flags.temperature:
-            samples = model.sample(len(test), temperature, flags.seed)
+            samples = batched.sample(model, len(test), temperature, flags.seed)
             value = distance(np.concatenate(list(samples)))
             print(f"{path}, temperature {temperature:g}: {value:.2f}")
 

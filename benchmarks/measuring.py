@@ -114,11 +114,21 @@ def peak_memory() -> float:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
 
 
+def load(path: str):
+    """Loads a model, with the settings of the commands."""
+    from tf_realnvp.utils import runtime
+
+    runtime.configure()
+    import tf_realnvp
+
+    return tf_realnvp.load(path)
+
+
 def load_dataset(model, flags: argparse.Namespace, labels: bool | None = None):
     """Loads images in the size and levels of a model.
 
     Args:
-      model: The `SavedModel`.
+      model: The model.
       flags: Flags that include `OF_IMAGES`. The default of `--dataset` is the
         data set that the model was trained on.
       labels: Whether to load labels. Default: if the model has classes.

@@ -28,10 +28,9 @@ def main() -> None:
         flip=False,
         out="nearest.png",
     )
-    from tf_realnvp.serving.saved_model import SavedModel
 
-    model = SavedModel(flags.model)
-    from tf_realnvp.analysis import plots
+    model = measuring.load(flags.model)
+    from tf_realnvp.analysis import batched, plots
 
     dataset = measuring.load_dataset(model, flags, labels=False)
     train, _ = measuring.take(dataset, "train")
@@ -39,7 +38,7 @@ def main() -> None:
     if flags.flip:
         train = np.concatenate([train, train[:, :, ::-1]])
     samples = np.concatenate(
-        list(model.sample(flags.n, flags.temperature, flags.seed))
+        list(batched.sample(model, flags.n, flags.temperature, flags.seed))
     )
     indices, distances = nearest(samples, train)
     pairs = np.stack([samples, train[indices]], axis=1)[: flags.shown]

@@ -38,9 +38,8 @@ def main() -> None:
         tasks=["centre", "half", "random", "noise 25", "noise 50"],
         out=str,
     )
-    from tf_realnvp.serving.saved_model import SavedModel
 
-    saved = SavedModel(flags.model)
+    saved = measuring.load(flags.model)
     dataset = measuring.load_dataset(saved, flags)
     step = 255.0 / saved.values.highest  # Between two levels.
     (train, _), (images, labels) = (
@@ -51,7 +50,7 @@ def main() -> None:
         np.rint(step * values).astype(np.uint8) for values in (train, images)
     )
     for task in flags.tasks:
-        restore(task, saved.model, step, train, images, labels, flags)
+        restore(task, saved, step, train, images, labels, flags)
 
 
 def restore(task, model, step, train, images, labels, flags) -> None:

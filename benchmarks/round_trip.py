@@ -18,15 +18,14 @@ def main() -> None:
         __doc__, "models...", **measuring.OF_IMAGES, n=500
     )
     import tf_realnvp
-    from tf_realnvp.serving.saved_model import SavedModel
 
     for path in flags.models:
-        saved = SavedModel(path)
+        saved = measuring.load(path)
         dataset = measuring.load_dataset(saved, flags)
         images, label = measuring.take(dataset, "test", flags.n)
         print(
-            f"{path}: {saved.model.num_parameters:,} parameters, "
-            f"{len(saved.model.couplings)} couplings, {len(images)} images"
+            f"{path}: {saved.num_parameters:,} parameters, "
+            f"{len(saved.couplings)} couplings, {len(images)} images"
         )
         measuring.print_header("bits", "images", "values", "largest error")
         for bits in range(8, 17):
@@ -34,9 +33,9 @@ def main() -> None:
             rng = np.random.default_rng(bits)
             levels = finer * images.astype(np.int64)
             levels += rng.integers(finer, size=images.shape)
-            config = saved.model.get_config() | {"num_colors": 2**bits}
+            config = saved.get_config() | {"num_colors": 2**bits}
             model = tf_realnvp.RealNVP(**config)
-            model.assign(saved.model)
+            model.assign(saved)
             errors = []
             for start in range(0, len(images), 100):
                 part = slice(start, start + 100)

@@ -18,7 +18,7 @@ beam = pytest.importorskip("apache_beam")
 
 from apache_beam.ml.inference import base  # noqa: E402
 
-from tf_realnvp import significance  # noqa: E402
+from tf_realnvp import batched, significance  # noqa: E402
 from tf_realnvp.beam import PValues, ReadImages, SavedModelHandler  # noqa: E402
 from tf_realnvp.utils import files  # noqa: E402
 
@@ -83,13 +83,14 @@ class BeamTest(CommandTestCase):
         model = small_models.opened(small_models.conditional)
         images = digits("test")[:5]
         found = self.apply(images, method="classify", seed=3)
-        joint = model.log_prob_of_classes(images, 3, True) + model.log_prior
+        joint = batched.log_prob_of_classes(model, images, 3, True)
+        joint += batched.log_prior(model)
         joint -= np.logaddexp.reduce(joint, axis=1, keepdims=True)
         self.assertAllClose(found, joint)
-        latents, _ = model.encode_likeliest(images)
+        latents, _ = batched.encode_likeliest(model, images)
         self.assertAllClose(self.apply(images, method="encode"), latents)
         found = self.apply([0, 1], method="sample", seed=3, temperature=0.5)
-        self.assertAllEqual(found, [*model.sample(128, 0.5, 3)])
+        self.assertAllEqual(found, [*batched.sample(model, 128, 0.5, 3)])
         # Without keys, there are no more results than inputs.
         path = small_models.saved(small_models.conditional)
         for method in ("score", "classify", "encode"):

@@ -14,7 +14,7 @@ from unittest import mock
 import folders
 
 from tf_realnvp import detection
-from tf_realnvp.serving import saved_model
+from tf_realnvp.cli import arguments
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -114,25 +114,22 @@ class CommandTestCase(folders.FolderTestCase):
         super().setUp()
         self.enterContext(contextlib.chdir(self.folder))
 
-    def use(self, model, live=None, measure=None) -> mock.Mock:
+    def use(self, model, measure=None) -> mock.Mock:
         """Lets the commands load a model.
 
         Args:
           model: What they open.
-          live: The `RealNVP` that they build of it. Default: they build it.
           measure: What measures images by it. Default: they make it.
 
         Returns:
-          The mock of the class of `model`.
+          The mock of the function that opens it.
         """
-        if live is not None:
-            self.enterContext(mock.patch.dict(vars(model), model=live))
         if measure is not None:
             self.enterContext(
                 mock.patch.object(detection, "Measurer", return_value=measure)
             )
         return self.enterContext(
-            mock.patch.object(saved_model, "SavedModel", return_value=model)
+            mock.patch.object(arguments, "open_model", return_value=model)
         )
 
     def assert_usage_error(

@@ -9,7 +9,6 @@ import os
 import pathlib
 import shutil
 import tempfile
-from unittest import mock
 
 import keras
 import numpy as np
@@ -19,7 +18,7 @@ from tf_realnvp import RealNVP
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import arrays
 from tf_realnvp.flow.values import Values
-from tf_realnvp.serving import export, metadata, saved_model
+from tf_realnvp.serving import export, metadata, weights
 from tf_realnvp.training.trainer import Trainer
 
 IMAGE_SHAPE = (4, 4, 1)
@@ -115,9 +114,10 @@ def _set_apart(model, factor):
 CLASS_NAMES = ("cat", "dog", "old cow")
 
 
-def opened(make=model) -> saved_model.SavedModel:
-    """Returns what the commands open of its SavedModel, which takes seconds."""
-    return opened_from(saved(make))
+@functools.cache
+def opened(make=model) -> RealNVP:
+    """Returns what the commands open of its SavedModel."""
+    return weights.load_model(saved(make))
 
 
 @functools.cache
@@ -151,14 +151,6 @@ def loaded(make=model) -> tf.Module:
 def loaded_from(path: pathlib.Path) -> tf.Module:
     """Returns what TensorFlow loads from a folder."""
     return tf.saved_model.load(str(path))
-
-
-@functools.cache
-def opened_from(path: pathlib.Path) -> saved_model.SavedModel:
-    """Returns what the commands open of a folder."""
-    raw = loaded_from(path)
-    with mock.patch.object(tf.saved_model, "load", return_value=raw):
-        return saved_model.SavedModel(path)
 
 
 @functools.cache

@@ -196,8 +196,7 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
     def use_model(self, num_colors):
         """Lets the commands load a model, once; returns its path."""
         path = saved(num_colors)
-        model = small_models.opened_from(path)
-        self.use(model, live(num_colors), measurer(num_colors))
+        self.use(live(num_colors), measurer(num_colors))
         return path
 
     def run_command(self, *argv):

@@ -19,6 +19,7 @@ _HOMES = {
     "FactorOut": "flow.bijectors",
     "RealNVP": "flow.real_nvp",
     "Squeeze": "flow.bijectors",
+    "batched": "analysis.batched",
     "bijectors": "flow.bijectors",
     "bit_maps": "analysis.bit_maps",
     "data": "data",

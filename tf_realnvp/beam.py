@@ -19,9 +19,8 @@ import tf_realnvp
 from tf_realnvp.cli import image_sets
 from tf_realnvp.errors import ImageError
 from tf_realnvp.serving import metadata
-from tf_realnvp.serving.saved_model import BATCH_SIZE, SavedModel
-from tf_realnvp.serving.scorer import Scorer, fill
 from tf_realnvp.utils import runtime
+from tf_realnvp.utils.batches import BATCH_SIZE
 
 # As the commands do. Beam's look at functions would import TensorFlow without.
 runtime.configure()
@@ -71,26 +70,27 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
 
     def load_model(self):
         """Returns what maps a batch to its results."""
-        return getattr(self, f"_{self._method}")(SavedModel(self._path))
+        return getattr(self, f"_{self._method}")(tf_realnvp.load(self._path))
 
     def run_inference(self, batch, model, inference_args=None):
         """Returns the result of each input."""
         return model(batch)
 
     def _score(self, model):
-        measure, reference = model.score_each, None
+        batched, reference = tf_realnvp.batched, None
+        measure = functools.partial(batched.score_each, model)
         if self._reference is not None:
-            measure = tf_realnvp.detection.Measurer(model.model)
+            measure = tf_realnvp.detection.Measurer(model)
             # As the command does by default.
             loader = image_sets.Loader(model, "datasets", 4000, self._seed)
             normal = loader.load("reference", self._reference, "test", 20)
             measured = measure(normal.images, self._seed, self._context)
             reference = tf_realnvp.detection.Reference(measured, self._seed)
-        measure = functools.partial(measure, context=self._context)
-        scorer = Scorer(model, measure, self._seed, reference)
 
         def score(images):
-            columns = scorer(images)
+            filled = batched.fill(model, images)
+            scores = measure(filled, self._seed, self._context)
+            columns = batched.columns(model, scores, reference)
             return [
                 {name: column[k].item() for name, column in columns.items()}
                 for k in range(len(images))
@@ -99,18 +99,24 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
         return score
 
     def _classify(self, model):
+        batched = tf_realnvp.batched
+
         def classify(images):
-            log_probs = model.log_prob_of_classes(
-                fill(model, images), self._seed, True, self._context
+            log_probs = batched.log_prob_of_classes(
+                *(model, batched.fill(model, images), self._seed, True),
+                self._context,
             )
-            joint = log_probs + model.log_prior
+            joint = log_probs + batched.log_prior(model)
             return scipy.special.log_softmax(joint, axis=1)[: len(images)]
 
         return classify
 
     def _encode(self, model):
+        batched = tf_realnvp.batched
+
         def encode(images):
-            latents, _ = model.encode_likeliest(fill(model, images))
+            filled = batched.fill(model, images)
+            latents, _ = batched.encode_likeliest(model, filled)
             return latents[: len(images)]
 
         return encode
@@ -119,7 +125,8 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
         def draw(number):
             n, seed = (number + 1) * BATCH_SIZE, self._seed
             rest = self._temperature, seed, None, self._context
-            return next(model.sample(n, *rest, numbers=[number]))
+            draws = tf_realnvp.batched.sample(model, n, *rest, numbers=[number])
+            return next(draws)
 
         return lambda numbers: map(draw, numbers)
 

@@ -15,11 +15,11 @@ from absl.testing import parameterized
 from image_arrays import images_of_digits, random_images, read_png, write_images
 from model_commands import ModelTestCase, call
 
-from tf_realnvp import latents
+from tf_realnvp import batched, latents
 from tf_realnvp.analysis import plots
-from tf_realnvp.data import hashing, image_files
-from tf_realnvp.flow.values import Values
-from tf_realnvp.serving import saved_model
+from tf_realnvp.data import image_files
+from tf_realnvp.utils import hashing
+from tf_realnvp.utils.batches import stream
 
 NUM_COLORS = small_models.NUM_COLORS
 DIRECTION = "direction M --with a --without b"
@@ -112,7 +112,7 @@ class CommandsTestCase(ModelTestCase):
 class SampleTest(CommandsTestCase):
     def samples(self, *arguments):
         """Returns samples of the model, of all batches together."""
-        return np.concatenate([*self.model.sample(*arguments)])
+        return np.concatenate([*batched.sample(self.model, *arguments)])
 
     @parameterized.parameters(
         ("plain", "--n 5 --temperature 0.5", "", (5, 0.5, 3)),
@@ -218,22 +218,22 @@ class LatentsTest(CommandsTestCase):
             return f"taken for {names}\n" if says else ""
 
         stdout = self.call("interpolate", *self.files[:2], "--steps", 5, *flags)
-        ends, labels = model.encode_likeliest(images[:2], label, True)
+        ends, labels = batched.encode_likeliest(model, images[:2], label, True)
         self.assertEqual(stdout, f"{taken_for(labels[:1])}{self.out}\n")
-        strip = model.decode(latents.slerp(*ends, 5), labels[[0] * 5])
+        strip = batched.decode(model, latents.slerp(*ends, 5), labels[[0] * 5])
         self.assertAllEqual(strip[[0, -1]], images[:2])
         self.assert_grid(strip, 5)
 
         self.call("manifold", *self.files, "--size", 4, *flags)
-        corners, labels = model.encode_likeliest(images, label, True)
+        corners, labels = batched.encode_likeliest(model, images, label, True)
         points = np.concatenate(latents.manifold(corners, 4))
-        surface = model.decode(points, labels[[0] * 16])
+        surface = batched.decode(model, points, labels[[0] * 16])
         # The images are a quarter of a turn apart.
         self.assertAllEqual(surface[[0, 1, 4, 5]], images)
         self.assert_grid(surface, 4)
 
         # Each of its own class.
-        kept, labels = model.encode_likeliest(images, label)
+        kept, labels = batched.encode_likeliest(model, images, label)
         if says:
             self.assertLen(set(labels), 2)
         draws = ("--draws", 2, "--seed", 5)
@@ -244,7 +244,7 @@ class LatentsTest(CommandsTestCase):
         )
         drawn = latents.redraw_factored_out(kept, 2, seed=5)
         rows = [images, images]
-        rows += [model.decode(drawn[:, k], labels) for k in range(2)]
+        rows += [batched.decode(model, drawn[:, k], labels) for k in range(2)]
         self.assert_grid(np.concatenate(np.stack(rows, axis=1)), 4)
 
         if kind == "plain":
@@ -253,7 +253,7 @@ class LatentsTest(CommandsTestCase):
             return
         stdout = self.call("translate", *self.files, *flags)
         self.assertIn("as cat, dog, old cow\n", stdout)
-        rows = [model.decode(kept, np.full(4, k)) for k in range(3)]
+        rows = [batched.decode(model, kept, np.full(4, k)) for k in range(3)]
         rows = np.stack([images, *rows], axis=1)
         # In its own class an image comes back.
         self.assertAllEqual(rows[range(4), labels + 1], images)
@@ -277,24 +277,6 @@ class LatentsTest(CommandsTestCase):
         self.assert_grid(self.images[:2], columns=2)
 
 
-class StubModel:
-    """A model to which all images are equally likely."""
-
-    image_shape, num_colors, num_dims = (4, 6, 1), 32, 24
-    values, dropped_bits = Values(32), 0
-    class_names, log_prior, training_hashes = (), np.zeros(1), frozenset()
-    observe = observation = context_shape = None
-    mixture = saved_model.SavedModel.mixture
-
-    def __init__(self, source=None):
-        self.source = source
-        self.seen = []
-
-    def log_prob_of_classes(self, images, unused_seed, **unused_condition):
-        self.seen.extend(np.asarray(images))
-        return np.full([len(images), 1], -self.num_dims * math.log(32.0))
-
-
 class EvaluateTest(CommandsTestCase):
     def measure(self, images, batch_size, num_draws, seed):
         """Returns nats given each class, `[num_draws, num_classes, n]`."""
@@ -302,8 +284,10 @@ class EvaluateTest(CommandsTestCase):
         for index in range(math.ceil(len(images) / batch_size)):
             batch = images[index * batch_size :][:batch_size]
             streams = range(index * num_draws, (index + 1) * num_draws)
-            seeds = [saved_model.stream(seed, number) for number in streams]
-            draws = [self.model.log_prob_of_classes(batch, s) for s in seeds]
+            seeds = [stream(seed, number) for number in streams]
+            draws = [
+                batched.log_prob_of_classes(self.model, batch, s) for s in seeds
+            ]
             parts.append(np.swapaxes(draws, 1, 2))
         return np.concatenate(parts, axis=-1)
 
@@ -348,7 +332,8 @@ class EvaluateTest(CommandsTestCase):
     def test_classes(self, names, num_draws):
         """Labels are matched by the names of their classes."""
         self.use_model("classes")
-        self.enterContext(mock.patch.object(self.model, "class_names", names))
+        named = {"class_names": names}
+        self.enterContext(mock.patch.object(self.model, "metadata", named))
         images = small_models.images(20)
         both = np.arange(20) % 2
         content = {"train": images, "test": images, "num_colors": NUM_COLORS}
@@ -363,7 +348,7 @@ class EvaluateTest(CommandsTestCase):
         )
         labels = np.array([names.index(str(k % 2)) for k in range(20)])
         by_class = self.measure(images, 8, num_draws, 4)
-        joint = by_class + self.model.log_prior[:, None]
+        joint = by_class + batched.log_prior(self.model)[:, None]
         self.assert_figures(
             lines, by_class[:, labels, range(20)], ", given the label"
         )
@@ -385,13 +370,26 @@ class EvaluateTest(CommandsTestCase):
         folder = self.folder / "images"
         images = random_images(len(names), 20, 16, 1)
         write_images(folder, images, names=names)
-        model = StubModel(str(folder))
+        model = small_models.displaced(0.0, (4, 6, 1), 32, filters=2)
+        model.metadata = {"source": str(folder)}
         self.use(model)
-        return folder, model
+        seen = []
+
+        def log_prob_of_classes(model, images, unused_seed):
+            """All images are equally likely."""
+            seen.extend(np.asarray(images))
+            return np.full([len(images), 1], -24.0 * math.log(32.0))
+
+        self.enterContext(
+            mock.patch.object(
+                batched, "log_prob_of_classes", log_prob_of_classes
+            )
+        )
+        return folder, model, seen
 
     def test_folder(self):
         """The images are read in the model's size and number of levels."""
-        folder, model = self.folder_of_images(
+        folder, model, seen = self.folder_of_images(
             "train/a.png", "test/b.png", "test/c.png"
         )
         (folder / "text.png").write_text("words")
@@ -402,13 +400,14 @@ class EvaluateTest(CommandsTestCase):
         self.assertIn(": 5.0000 bits/dim, standard error 0.0000\n", stdout)
         test = [folder / "test" / name for name in ("b.png", "c.png")]
         images = [image_files.read(path, (4, 6, 1), 32) for path in test]
-        self.assertAllEqual(model.seen, images)
-        model.training_hashes = {hashing.hash_of(test[0].read_bytes())}
+        self.assertAllEqual(seen, images)
+        sketch = hashing.format_sketch([hashing.hash_of(test[0].read_bytes())])
+        model.metadata = {**model.metadata, "training_hashes": sketch}
         *_, stderr = call("evaluate", "M")
         self.assertIn("trained on test images of images", stderr)
 
     def test_damaged_image(self):
-        folder, _ = self.folder_of_images("train/a.png", "test/b.png")
+        folder, *_ = self.folder_of_images("train/a.png", "test/b.png")
         damaged = folder / "test" / "c.png"
         damaged.write_bytes(odd_images.undecodable_png())
         code, _, stderr = call("evaluate", "M")

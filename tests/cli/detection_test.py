@@ -16,7 +16,7 @@ from image_arrays import read_png
 from model_commands import ModelTestCase, call
 from small_models import measurer
 
-from tf_realnvp import bit_maps, detection, significance
+from tf_realnvp import batched, bit_maps, detection, significance
 from tf_realnvp.analysis import plots
 from tf_realnvp.utils import files
 
@@ -42,7 +42,7 @@ class DetectionTestCase(ModelTestCase):
         """Lets the commands load what takes seconds, too."""
         super().use_model(kind)
         self.measure = measurer(LIVE[kind])
-        self.use(self.model, LIVE[kind](), self.measure)
+        self.use(self.model, self.measure)
 
     def saved_maps(self):
         """Returns the mock of what draws maps."""
@@ -78,7 +78,7 @@ class ScoreTest(DetectionTestCase):
         labels = ["likeliest_label"] if kind == "classes" else []
         self.assertEqual(header, LIKELY + labels)
         self.assertCountEqual(rows, names)
-        expected = self.model.score_each(images, 3)
+        expected = batched.score_each(self.model, images, 3)
         for name, log_prob, label in zip(
             names, expected.log_prob, expected.label, strict=True
         ):

@@ -1,5 +1,6 @@
 """Tests for direction."""
 
+import functools
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ from absl.testing import parameterized
 from image_arrays import read_png
 from model_commands import ModelTestCase, call
 
-from tf_realnvp import latents
+from tf_realnvp import batched, latents
 from tf_realnvp.analysis import plots
 
 NUM_COLORS = small_models.NUM_COLORS
@@ -20,8 +21,8 @@ class DirectionTest(ModelTestCase):
         rng = np.random.default_rng(int(2 + shift))
         shape = (num_images, *small_models.LATENT_SHAPE)
         points = 0.3 * (rng.normal(size=shape) + shift)
-        return self.model.decode(
-            points.astype(np.float32), np.zeros(num_images)
+        return batched.decode(
+            self.model, points.astype(np.float32), np.zeros(num_images, int)
         )
 
     def flags(self, present="present", absent="absent"):
@@ -41,14 +42,17 @@ class DirectionTest(ModelTestCase):
         images = small_models.images(20)[[0, 8, 1]]
         self.write("apply", images)
         label = None if name is None else 1
-        points = [self.model.encode_likeliest(side, label)[0] for side in sides]
+        encode = functools.partial(batched.encode_likeliest, self.model)
+        points = [encode(side, label)[0] for side in sides]
         step = points[0].mean(axis=0) - points[1].mean(axis=0)
-        starts, labels = self.model.encode_likeliest(images, label)
+        starts, labels = encode(images, label)
         if kind == "classes" and name is None:
             self.assertLen(set(labels), 2)
         rows = np.stack(
             [
-                self.model.decode(starts + np.float32(s) * step, labels)
+                batched.decode(
+                    self.model, starts + np.float32(s) * step, labels
+                )
                 for s in (-0.5, 0.0, 0.5, 1.0)
             ],
             axis=1,
@@ -68,7 +72,7 @@ class DirectionTest(ModelTestCase):
         # What it is measured on had no part in it.
         rng = np.random.default_rng(0)
         order = [rng.permutation(side) for side in sides]
-        points = [self.model.encode_likeliest(side, label)[0] for side in order]
+        points = [encode(side, label)[0] for side in order]
         direction = latents.direction(*(side[4:] for side in points))
         auroc = latents.separation(direction, *(side[:4] for side in points))
         self.assertRegex(

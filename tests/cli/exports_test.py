@@ -14,6 +14,7 @@ import small_models
 from model_commands import ModelTestCase, call
 
 import tf_realnvp
+from tf_realnvp import batched
 from tf_realnvp.serving import formats
 
 
@@ -56,7 +57,7 @@ class ExploreTest(ConversionTestCase):
         # Of npm, which need not be here.
         file = str(self.folder / "package" / "__init__.py")
         self.enterContext(mock.patch.object(tf_realnvp, "__file__", file))
-        self.npm = self.folder / "package" / "explorer"
+        self.npm = self.folder / "package" / "serving" / "explorer"
 
     def test_page(self):
         pytest.importorskip("tf2onnx")
@@ -94,7 +95,7 @@ class ExploreTest(ConversionTestCase):
         (content,) = fetched
         self.assertEqual(content["title"], self.path.name)
         self.assertEqual(content["class_names"], [*small_models.CLASS_NAMES])
-        log_prob = self.model.score_each(images, 3).log_prob
+        log_prob = batched.score_each(self.model, images, 3).log_prob
         expected = sorted(self.model.values.per_dim(log_prob, 16))
         self.assertAllClose(content["bits_per_dim"], expected, atol=1e-3)
         for name in ("index.html", "explorer.js", *explorer._RUNTIME):

@@ -12,7 +12,6 @@ from image_arrays import write_images
 
 from tf_realnvp import data
 from tf_realnvp.cli import image_sets
-from tf_realnvp.data import hashing
 from tf_realnvp.errors import UsageError
 from tf_realnvp.flow.values import Values
 
@@ -44,11 +43,8 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
     def load(self, name, split="test", maximum=1000, seed=0, trained_on=None):
         """Returns the names and the levels."""
         model = mock.Mock(image_shape=(4, 4, 1), num_colors=256)
-        model.values, model.dropped_bits = Values(256), 0
-        known = {} if trained_on is None else trained_on.metadata
-        model.source = known.get("source")
-        hashes = known.get("training_hashes", "")
-        model.training_hashes = hashing.parse_sketch(hashes)
+        model.values = Values(256)
+        model.metadata = {} if trained_on is None else trained_on.metadata
         loader = image_sets.Loader(model, "", maximum, seed)
         result = loader.load("normal", name, split, 1)
         self.assertEqual(result.images.dtype, np.uint8)

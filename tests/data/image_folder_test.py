@@ -19,8 +19,9 @@ from image_arrays import as_set
 from PIL import Image
 
 from tf_realnvp import data
-from tf_realnvp.data import hashing, image_files, preprocessing
+from tf_realnvp.data import image_files, preprocessing
 from tf_realnvp.errors import DataError
+from tf_realnvp.utils import hashing
 
 GREY = ("PNG L", "PNG LA", "JPEG L", "PNG 1", "PNG I;16")
 COLOUR = ("PNG RGB", "PNG P", "PNG RGBA", "JPEG RGB", "JPEG CMYK")

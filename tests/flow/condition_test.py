@@ -21,8 +21,9 @@ from tf_realnvp.cli import main
 from tf_realnvp.data import image_files
 from tf_realnvp.errors import DataError
 from tf_realnvp.flow.unet import UNet
-from tf_realnvp.serving import saved_model, weights
+from tf_realnvp.serving import weights
 from tf_realnvp.training.objectives import Likelihood
+from tf_realnvp.utils.batches import stream
 
 MODELS = {
     "vector": {"context_shape": (3,)},
@@ -802,7 +803,7 @@ class CommandTest(command_lines.CommandTestCase):
         test = data.load("./a.npz").splits["test"]
         expected = of_vectors().bits_per_dim(
             images[test.indices],
-            saved_model.stream(0, 0),
+            stream(0, 0),
             context=np.float32(context[test.indices]),
         )
         self.assertIn(f"{np.mean(expected):.3f}", out)

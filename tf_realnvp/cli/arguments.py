@@ -9,13 +9,19 @@ import pathlib
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tf_realnvp.errors import UsageError
-from tf_realnvp.utils import files
+import numpy as np
+
+from tf_realnvp.errors import UsageError, reason
+from tf_realnvp.serving import metadata
+from tf_realnvp.utils import files, runtime
 from tf_realnvp.utils.console import printable
 from tf_realnvp.utils.named import of_entries, of_file
 from tf_realnvp.utils.ranges import Folder, Name, OneOf, Switch, WholeNumber
+
+if TYPE_CHECKING:
+    from tf_realnvp import RealNVP
 
 # The name of an argument, and its options for `argparse`.
 Argument = tuple[str, dict[str, Any]]
@@ -176,6 +182,19 @@ CONTEXT = argument(
 )
 
 
+def open_model(path: str) -> "RealNVP":
+    """Loads the model that a command names.
+
+    Raises:
+      ModelError: If there is no model, or it cannot be loaded.
+    """
+    metadata.read(path)  # Before TensorFlow is imported, which takes seconds.
+    runtime.configure()
+    from tf_realnvp.serving import weights
+
+    return weights.load_model(path)
+
+
 def read_context(path: str | None) -> Any:
     """Returns the argument `context` of a NumPy file, if one is given.
 
@@ -189,6 +208,36 @@ def read_context(path: str | None) -> Any:
         return None
     with naming("--context"):
         return of_entries(of_file(path, "context"))
+
+
+def check_context(
+    model: "RealNVP", context: Any = None, n: int = 1, observes: bool = False
+) -> None:
+    """Checks the context of `n` images.
+
+    Args:
+      model: The model.
+      context: The context that a flag names, if any.
+      n: Number of images.
+      observes: Whether the command makes the context of a model that observes
+        images.
+
+    Raises:
+      UsageError: If the model needs another one.
+    """
+    import tensorflow as tf
+
+    has_default = model.observe == "mask" or (observes and model.observe)
+    if context is None and model.context_shape is not None and not has_default:
+        raise UsageError(
+            f"the model needs a context of shape {model.context_shape}, which "
+            "only `sample` and `score` take (--context), and Python"
+        )
+    try:
+        if context is not None:
+            model.condition(np.zeros([n]), context=context)
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        raise UsageError(f"argument --context: {reason(error)}") from error
 
 
 def seed(of_what: str, default: int | None = 0) -> Argument:

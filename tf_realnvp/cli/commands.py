@@ -6,6 +6,7 @@ command line has been checked. `tf_realnvp` imports its modules at first use.
 
 import argparse
 import dataclasses
+import functools
 import math
 import random
 
@@ -16,9 +17,8 @@ from tf_realnvp.cli import arguments, image_sets, shards
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.errors import UsageError
-from tf_realnvp.serving import saved_model
 from tf_realnvp.utils import files
-from tf_realnvp.utils.batches import overlapped
+from tf_realnvp.utils.batches import BATCH_SIZE, overlapped, stream
 from tf_realnvp.utils.console import Progress, counted, say
 from tf_realnvp.utils.named import by_name
 from tf_realnvp.utils.ranges import FLOAT32_MAX, RealNumber, WholeNumber
@@ -69,7 +69,7 @@ def sample(flags: argparse.Namespace) -> None:
     if shard is not None and flags.seed is None:
         raise UsageError("argument --shard: give all shards the same --seed")
     context = arguments.read_context(flags.context)
-    model = saved_model.SavedModel(flags.model)
+    model = arguments.open_model(flags.model)
     seed, temperature = flags.seed, flags.temperature
     if seed is None:
         seed = random.SystemRandom().randrange(2**32)
@@ -89,18 +89,20 @@ def sample(flags: argparse.Namespace) -> None:
         n = flags.n or max(rows, default=36)
         label = arguments.find_label(flags.label, names)
         kind = "" if label is None else f" of {names[label]}"
-    numbers, of = range(math.ceil(n / saved_model.BATCH_SIZE)), ""
+    numbers, of = range(math.ceil(n / BATCH_SIZE)), ""
     if shard is not None:
         numbers, of = numbers[shard.part(len(numbers))], f"{shard} of "
         out = out if to_folder else shard.path(out)
-    with arguments.naming("--context"):
-        batches = model.sample(n, temperature, seed, label, context, numbers)
+    arguments.check_context(model, context, n)
+    batches = tf_realnvp.batched.sample(
+        model, n, temperature, seed, label, context, numbers
+    )
     kind = f"{of}{counted(n, 'image')}{kind}"
     say(f"{kind}, temperature {temperature}, seed {seed}")
     images = _with_progress(batches, len(numbers))
     if to_folder:
-        first = numbers[0] * saved_model.BATCH_SIZE
-        levels = model.num_colors, model.dropped_bits
+        first = numbers[0] * BATCH_SIZE
+        levels = model.num_colors, model.metadata.get("dropped_bits", 0)
         width = max(4, len(str(n - 1)))  # Names sort by index.
         with files.replace_files(out) as folder:
             for index, image in enumerate(images, first):
@@ -149,8 +151,9 @@ def evaluate(flags: argparse.Namespace) -> None:
     mixture of all classes, and as a classifier. Of real numbers it is the mean
     of minus the log-density in nats/dim, without noise.
     """
-    model = saved_model.SavedModel(flags.model)
+    model = arguments.open_model(flags.model)
     dataset = _load_dataset(flags.dataset, flags.data_dir, model)
+    batched = tf_realnvp.batched
     if flags.max_images is not None:
         dataset = dataset.sample_test(flags.max_images, flags.seed)
     num_images, num_draws = dataset.num_test, flags.importance_samples
@@ -159,12 +162,12 @@ def evaluate(flags: argparse.Namespace) -> None:
     losses: list[float] = []  # Of each image so far.
     with dataset.naming_damage(), Progress("test", len(batches)) as display:
         for nats, labels in _log_probs(model, batches, flags.seed, num_draws):
-            mixture = model.mixture(nats)
+            mixture = batched.mixture(model, nats)
             of_label = nats[:, range(len(labels)), labels]
-            joint = saved_model.importance_bound(nats + model.log_prior)
+            joint = batched.importance_bound(nats + batched.log_prior(model))
             is_right = joint.argmax(axis=-1) == labels
             measured.append((mixture, of_label, is_right))
-            bound = saved_model.importance_bound(mixture)
+            bound = batched.importance_bound(mixture)
             losses.extend(-bound / model.num_dims)
             loss = model.values.describe(np.mean(losses))
             display.update(1, len(labels), loss)
@@ -219,9 +222,11 @@ def _log_probs(model, batches, seed, num_draws):
         images, condition = tf_realnvp.data.pipeline.unpack(batch)
         labels = condition.pop("label", np.zeros(len(images), int))
         streams = range(index * num_draws, (index + 1) * num_draws)
-        seeds = [saved_model.stream(seed, number) for number in streams]
+        seeds = [stream(seed, number) for number in streams]
         draws = [
-            model.log_prob_of_classes(images, seed, **condition)
+            tf_realnvp.batched.log_prob_of_classes(
+                model, images, seed, **condition
+            )
             for seed in seeds
         ]
         return np.stack(draws), np.asarray(labels)
@@ -242,7 +247,7 @@ def _say_losses(model, log_probs, what=""):
     title = "log-density" if model.values.are_real else f"1 draw of noise{mean}"
     bounds = {title: np.mean(log_probs, axis=0)}
     if num_draws > 1:
-        joint = saved_model.importance_bound(log_probs)
+        joint = tf_realnvp.batched.importance_bound(log_probs)
         bounds[f"{num_draws} draws of noise"] = joint
     for title, bound in bounds.items():
         losses = model.values.per_dim(bound, model.num_dims)
@@ -383,7 +388,8 @@ def direction(flags: argparse.Namespace) -> None:
     names = {"with": vars(flags)["with"], "without": flags.without}
     applied = flags.apply or ()
     arguments.check_output(flags.out, inputs=(*applied, *names.values()))
-    model = saved_model.SavedModel(flags.model)
+    model = arguments.open_model(flags.model)
+    arguments.check_context(model)
     label = arguments.find_label(flags.label, model.class_names)
     images = [image_sets.read(path, model) for path in applied]
     loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
@@ -391,9 +397,10 @@ def direction(flags: argparse.Namespace) -> None:
     image_sets.check_distinct(sets)
     rng = np.random.default_rng(flags.seed)
     shuffled = [rng.permutation(part.images) for part in sets.values()]
-    sides = [model.encode_likeliest(side, label)[0] for side in shuffled]
+    encode = functools.partial(tf_realnvp.batched.encode_likeliest, model)
+    sides = [encode(side, label)[0] for side in shuffled]
     moved = np.stack(images or [*shuffled[1][:_NUM_SHOWN]])
-    starts, labels = model.encode_likeliest(moved, label)
+    starts, labels = encode(moved, label)
     # A fifth is held out, to evaluate the direction.
     parts = [np.split(side, [max(1, len(side) // 5)]) for side in sides]
     held_out, others = zip(*parts, strict=True)
@@ -424,10 +431,13 @@ def _encode(flags, together=False):
       encoding.
     """
     arguments.check_output(flags.out, inputs=flags.images)
-    model = saved_model.SavedModel(flags.model)
+    model = arguments.open_model(flags.model)
+    arguments.check_context(model)
     images = np.stack([image_sets.read(path, model) for path in flags.images])
     label = arguments.find_label(flags.label, model.class_names)
-    latents, labels = model.encode_likeliest(images, label, together)
+    latents, labels = tf_realnvp.batched.encode_likeliest(
+        model, images, label, together
+    )
     if model.class_names and label is None:
         named = labels[:1] if together else labels
         say(f"taken for {', '.join(model.class_names[k] for k in named)}")
@@ -443,7 +453,9 @@ def _decode_rows(model, points, labels):
       labels: Labels of a shape that broadcasts to `[rows, columns]`.
     """
     labels = np.broadcast_to(labels, points.shape[:2])
-    images = model.decode(np.concatenate(points), np.ravel(labels))
+    images = tf_realnvp.batched.decode(
+        model, np.concatenate(points), np.ravel(labels)
+    )
     return images.reshape(*points.shape[:2], *model.image_shape)
 
 

@@ -11,7 +11,6 @@ import heapq
 import itertools
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ from tf_realnvp.cli import arguments, image_sets, shards
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.errors import UsageError
-from tf_realnvp.serving import metadata, saved_model
-from tf_realnvp.serving.scorer import Scorer
+from tf_realnvp.serving import metadata
 from tf_realnvp.utils import files
-from tf_realnvp.utils.batches import overlapped
+from tf_realnvp.utils.batches import BATCH_SIZE, overlapped
 from tf_realnvp.utils.console import Progress, counted, say, warn
 from tf_realnvp.utils.named import digest
 from tf_realnvp.utils.ranges import Folder, WholeNumber
@@ -98,14 +96,13 @@ def score(flags: argparse.Namespace) -> None:
     if flags.merge is not None:
         with arguments.naming("--merge"):
             tables = shards.open_tables(out, flags.merge)
-    model = saved_model.SavedModel(flags.model)
+    model = arguments.open_model(flags.model)
     context = arguments.read_context(flags.context)
-    measure: Callable = functools.partial(model.score_each, context=context)
+    arguments.check_context(model, context, observes=True)
+    measure: Any = functools.partial(tf_realnvp.batched.score_each, model)
     if flags.reference is not None or flags.maps is not None:
-        model.check_context(context)
         # It takes seconds more to trace.
-        measurer = tf_realnvp.detection.Measurer(model.model)
-        measure = functools.partial(measurer, context=context)
+        measure = tf_realnvp.detection.Measurer(model)
     reference, normal, by = None, None, model.values.measure
     if flags.reference is not None:
         loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
@@ -121,13 +118,21 @@ def score(flags: argparse.Namespace) -> None:
     for shard in tables:
         shard.check_same(work)
     if normal is not None:
-        reference = _fit_reference(model, measure, normal, flags.seed)
+        reference = _fit_reference(model, measure, normal, flags.seed, context)
 
     first = [[json.dumps(work)]] * (flags.shard is not None)
     parts: list[Any]
     if flags.merge is None:
-        scorer = Scorer(model, measure, flags.seed, reference)
-        names, columns = _score(flags, paths, model, scorer, normal)
+
+        def score_batch(images):
+            filled = tf_realnvp.batched.fill(model, images)
+            scores = measure(filled, flags.seed, context)
+            found = tf_realnvp.batched.columns(model, scores, reference)
+            return {
+                name: values[: len(images)] for name, values in found.items()
+            }
+
+        names, columns = _score(flags, paths, model, score_batch, normal)
         values = (column.tolist() for column in columns.values())
         header, table = ["file", *columns], zip(names, *values, strict=True)
         parts = [iter(sorted(table, key=_least_likely(header, by)))]
@@ -153,7 +158,7 @@ def score(flags: argparse.Namespace) -> None:
         others = ()
         if normal is not None and reference is not None:
             others = normal.images[reference.others[:_NUM_MAP_REFERENCES]]
-        maps = functools.partial(measurer.maps, context=context)
+        maps = functools.partial(measure.maps, context=context)
         _draw_maps(flags.maps, paths, model, maps, flags.seed, others)
         say(flags.maps)
     say(out)
@@ -202,9 +207,9 @@ def detect(flags: argparse.Namespace) -> None:
     if flags.out is not None:
         names = flags.fit, flags.normal, flags.unusual
         arguments.check_output(flags.out, "--out", names, is_folder=True)
-    model = saved_model.SavedModel(flags.model)
-    model.check_context()
-    measure = tf_realnvp.detection.Measurer(model.model)
+    model = arguments.open_model(flags.model)
+    arguments.check_context(model, observes=True)
+    measure = tf_realnvp.detection.Measurer(model)
     loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
     sets = {
         "fit": loader.load("fit", flags.fit, "train", _MIN_IMAGES),
@@ -237,11 +242,11 @@ def detect(flags: argparse.Namespace) -> None:
         say(flags.out)
 
 
-def _measure_set(model, measure, seed, title, images):
+def _measure_set(model, measure, seed, title, images, context=None):
     """Measures the images of a set."""
 
     def in_columns(images):
-        return vars(measure(np.stack(images), seed))
+        return vars(measure(np.stack(images), seed, context))
 
     columns = _in_batches(model, in_columns, title, images, len(images))
     return tf_realnvp.detection.Measurements(**columns)
@@ -260,7 +265,7 @@ def _in_batches(model, measure, title, images, number):
     Returns:
       The columns of all images; none if there are no images.
     """
-    images, size = iter(images), saved_model.BATCH_SIZE
+    images, size = iter(images), BATCH_SIZE
     batches = iter(lambda: [*itertools.islice(images, size)], [])
     parts, total, count = [], 0.0, 0
     with Progress(title, number) as display:
@@ -276,7 +281,7 @@ def _in_batches(model, measure, title, images, number):
     }
 
 
-def _fit_reference(model, measure, normal, seed):
+def _fit_reference(model, measure, normal, seed, context):
     """Returns the `Reference` that is made of a set of normal images."""
     distinct = {image.tobytes() for image in normal.images}
     if num_copies := len(normal) - len(distinct):
@@ -284,7 +289,9 @@ def _fit_reference(model, measure, normal, seed):
             f"{num_copies:,} of the {len(normal):,} {normal.title} are copies "
             "of others: p-values are too small by them"
         )
-    measured = _measure_set(model, measure, seed, "reference", normal.images)
+    measured = _measure_set(
+        model, measure, seed, "reference", normal.images, context
+    )
     reference = tf_realnvp.detection.Reference(measured, seed)
     num_others = len(reference.others)
     method = tf_realnvp.detection.DEFAULT
@@ -302,7 +309,7 @@ def _score(flags, paths, model, scorer, normal):
       flags: The flags.
       paths: The files.
       model: The model.
-      scorer: The `Scorer`.
+      scorer: Returns columns of values by name for a list of images.
       normal: The `ImageSet` of the reference, if any.
 
     Returns:

@@ -12,7 +12,6 @@ from tf_realnvp.cli import arguments, image_sets
 from tf_realnvp.cli.arguments import argument, command
 from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.errors import UsageError
-from tf_realnvp.serving import saved_model
 from tf_realnvp.utils.console import say
 from tf_realnvp.utils.ranges import Folder, OneOf, Switch
 
@@ -35,7 +34,7 @@ def export(flags: argparse.Namespace) -> None:
     model = _open(flags.model)
     from tf_realnvp.serving import formats
 
-    for name in formats.save(model.model, flags.out, flags.format):
+    for name in formats.save(model, flags.out, flags.format):
         say(f"{flags.out}/{name}")
 
 
@@ -74,12 +73,12 @@ def explore(flags: argparse.Namespace) -> None:
         loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
         images = loader.load("dataset", flags.dataset, "test").images
         say(f"scoring {len(images):,} images")
-        measure = tf_realnvp.detection.Measurer(model.model)
+        measure = tf_realnvp.detection.Measurer(model)
         log_prob = measure(images, flags.seed).log_prob
         bits = model.values.per_dim(log_prob, model.num_dims).tolist()
     title = pathlib.Path(flags.model).resolve().name
     say("converting the model to ONNX, which takes a few minutes")
-    explorer.write(model.model, flags.out, title, bits, package)
+    explorer.write(model, flags.out, title, bits, package)
     say(f"{flags.out}/index.html")
     if flags.open:
         _serve(flags.out)
@@ -87,7 +86,7 @@ def explore(flags: argparse.Namespace) -> None:
 
 def _open(path):
     """Loads a model, and checks that its images are bytes."""
-    model = saved_model.SavedModel(path)
+    model = arguments.open_model(path)
     if model.values.dtype != np.uint8:
         raise UsageError(f"{path} is not of at most 256 levels, as exports are")
     return model

@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
@@ -17,13 +18,12 @@ import numpy as np
 import tf_realnvp
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
-from tf_realnvp.data import hashing
 from tf_realnvp.errors import ImageError, UsageError
-from tf_realnvp.serving.saved_model import SavedModel
-from tf_realnvp.utils import ranges
+from tf_realnvp.utils import hashing, ranges
 from tf_realnvp.utils.console import counted, warn
 
 if TYPE_CHECKING:
+    from tf_realnvp import RealNVP
     from tf_realnvp.data import ImageDataset
 
 HELP = """
@@ -97,10 +97,16 @@ class Loader:
       seed: Seed of the sampling.
     """
 
-    model: SavedModel
+    model: "RealNVP"
     data_dir: str
     max_images: int = 0
     seed: int = 0
+
+    @functools.cached_property
+    def _training_hashes(self):
+        """Hashes in the sketch of the training images; empty if unknown."""
+        sketch = self.model.metadata.get("training_hashes", "")
+        return hashing.parse_sketch(sketch)
 
     def load(
         self, flag: str, name: str | None, split: str, minimum: int = 2
@@ -162,7 +168,7 @@ class Loader:
         if num_bits is not None and not dataset.values.are_real:
             # As `--num_bits` does. Levels of 16 bits have as many bits as the
             # highest of them; in the model's data set, they had these.
-            most = 2 ** max(8, num_bits + model.dropped_bits)
+            most = 2 ** max(8, num_bits + _dropped_bits(model))
             if min(most, 512) <= dataset.num_colors <= most:
                 dataset = dataclasses.replace(dataset, num_colors=most)
                 dataset = dataset.keep_bits(num_bits)
@@ -171,7 +177,9 @@ class Loader:
 
     def _named(self, name):
         """Returns a name, by default that of the model's own data set."""
-        name = self.model.source if name is None else name
+        metadata = self.model.metadata
+        if name is None:
+            name = metadata.get("source", metadata.get("dataset"))
         if name is None:
             raise UsageError("name one: the model does not tell its data set")
         return name
@@ -190,7 +198,7 @@ class Loader:
 
     def _is_known(self, hashes):
         """Returns whether the model was trained on any of some images."""
-        known = self.model.training_hashes
+        known = self._training_hashes
         return bool(known) and not known.isdisjoint(hashes)
 
     def _from_dataset(self, name, label, split, is_path):
@@ -304,7 +312,7 @@ def check_shared(shared: int, total: int, first: str, second: str) -> None:
 
 
 def read_readable(
-    paths: Iterable[pathlib.Path], model: SavedModel
+    paths: Iterable[pathlib.Path], model: "RealNVP"
 ) -> Iterator[tuple[pathlib.Path, np.ndarray]]:
     """Reads images like `read`; warns about files that cannot be read.
 
@@ -322,7 +330,7 @@ def read_readable(
             warn(error)
 
 
-def read(path: str | os.PathLike, model: SavedModel) -> np.ndarray:
+def read(path: str | os.PathLike, model: "RealNVP") -> np.ndarray:
     """Reads an image in the shape and levels of a model.
 
     Args:
@@ -335,5 +343,9 @@ def read(path: str | os.PathLike, model: SavedModel) -> np.ndarray:
     Raises:
       ImageError: If the file cannot be read.
     """
-    levels = model.num_colors, model.dropped_bits
+    levels = model.num_colors, _dropped_bits(model)
     return tf_realnvp.image_files.read(path, model.image_shape, *levels)
+
+
+def _dropped_bits(model):
+    return model.metadata.get("dropped_bits", 0)

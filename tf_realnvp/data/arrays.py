@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.data import hashing, image_dataset
+from tf_realnvp.data import image_dataset
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.pipeline import call
 from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
 from tf_realnvp.data.splits import make_splits
 from tf_realnvp.errors import DataError, reason
 from tf_realnvp.flow.values import Values
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.named import (
     as_float32,
     by_name,

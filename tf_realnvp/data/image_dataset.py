@@ -18,12 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
-from tf_realnvp.data import hashing
 from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline, unpack
 from tf_realnvp.data.splits import Split
 from tf_realnvp.errors import DataError, reason
 from tf_realnvp.flow.values import Values
-from tf_realnvp.utils import ranges
+from tf_realnvp.utils import hashing, ranges
 from tf_realnvp.utils.named import by_name, each
 
 MAX_CACHE_BYTES = 4 * 2**30
@@ -240,7 +239,7 @@ class ImageDataset:
         """Checks that images and context are like those of a model.
 
         Args:
-          model: The `RealNVP`, or a `SavedModel` of the commands.
+          model: The `RealNVP`.
 
         Raises:
           DataError: If they do not.

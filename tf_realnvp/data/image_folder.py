@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.data import hashing, image_files
+from tf_realnvp.data import image_files
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
 from tf_realnvp.data.splits import make_splits
 from tf_realnvp.errors import DataError, ImageError
 from tf_realnvp.flow.values import Values
-from tf_realnvp.utils import runtime
+from tf_realnvp.utils import hashing, runtime
 from tf_realnvp.utils.console import counted, warn
 
 _TEST_FOLDERS = ("test", "validation", "val")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.data import hashing
 from tf_realnvp.errors import DataError
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.named import each
 
 _CHOSEN_AT_ONCE = 32

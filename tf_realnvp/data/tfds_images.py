@@ -10,13 +10,12 @@ import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tf_realnvp.data import hashing
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.pipeline import DECODING
 from tf_realnvp.data.preprocessing import default_size, resize
 from tf_realnvp.data.splits import Split
 from tf_realnvp.errors import DataError, reason
-from tf_realnvp.utils import runtime
+from tf_realnvp.utils import hashing, runtime
 
 SHUFFLE_BYTES = 128 * 2**20
 

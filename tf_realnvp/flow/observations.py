@@ -110,7 +110,7 @@ def given(model: Any, images: tf.Tensor, context: Any) -> Any:
     """Returns the context of images, by default what a model observes of them.
 
     Args:
-      model: A `RealNVP` or `SavedModel`.
+      model: The `RealNVP`.
       images: `[n, H, W, C]`.
       context: The context, or `None`, which it stays if the model observes
         masks: nothing is visible.

@@ -459,6 +459,12 @@ class RealNVP(tf.Module):
         return tuple(v for v in self.variables if v.trainable)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, if there are any; by default their indices."""
+        indices = range(self.num_classes or 0)
+        return tuple(map(str, self.metadata.get("class_names", indices)))
+
+    @property
     def condition_specs(self) -> dict[str, Any]:
         """The types of `label` and `context` for `n` images, as it has them."""
         has_classes = self.num_classes is not None

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_realnvp import __version__
 from tf_realnvp.analysis import bit_maps
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import files
-from tf_realnvp.version import __version__
 
 # The version of ONNX's operations: that of 2022, which runtimes of today have.
 _OPSET = 18

@@ -1,4 +1,4 @@
-"""Overlapped computation of batches."""
+"""Batches of the commands: their size, their seeds, and how they overlap."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -8,6 +8,26 @@ from typing import TypeVar
 _Input = TypeVar("_Input")
 _Output = TypeVar("_Output")
 _AT_ONCE = 2
+BATCH_SIZE = 64  # Limits the memory for many images.
+
+
+def stream(seed: int, index: int) -> int:
+    """Returns the seed of an independent random stream.
+
+    Noise depends on both halves of a 64-bit seed, so different pairs of `seed`
+    and `index` have different noise.
+
+    Args:
+      seed: Seed from 0 to 2**32 - 1. Stream 0 has the same seed.
+      index: Index of the stream, from 0 to 2**31 - 1.
+    """
+    return seed + (index << 32)
+
+
+def parts(n: int, size: int = BATCH_SIZE) -> Iterator[slice]:
+    """Yields slices of at most `size` of `n` values."""
+    for start in range(0, n, size):
+        yield slice(start, start + size)
 
 
 def overlapped(
