@@ -278,7 +278,7 @@ def of_model(model, points, labels=None, parts=None, contexts=(), given=None):
     """
     mode = {"same": "constant", "periodic": "wrap"}[model.padding]
     number = len(contexts)
-    own = [v.numpy() for v in model.context.named_variables.values()]
+    own = [v.numpy() for v in model.condition.named_variables.values()]
     contexts = [
         (context - np.float64(mean)) / np.float64(std)
         for context, (mean, std) in zip(contexts, own, strict=False)

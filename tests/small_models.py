@@ -64,7 +64,7 @@ def displaced(
     config = {"num_blocks": 1, "num_couplings": NUM_COUPLINGS} | config
     result = RealNVP(image_shape, num_colors, **config)
     rng = np.random.default_rng(seed)
-    estimator = result.context.estimator
+    estimator = result.condition.estimator
     num_kept = 0 if estimator is None else len(estimator.weights)
     for variable in result.variables[: len(result.variables) - num_kept]:
         variable.assign_add(rng.normal(scale=scale, size=variable.shape))

@@ -56,7 +56,7 @@ def case(name, n, seed=0):
     points = small_models.points(n, model)
     given = tf.nest.map_structure(
         lambda spec: np.float32(rng.normal(size=(n, *spec.shape[1:]))),
-        {"context": model.condition_specs["context"]},
+        {"context": model.condition.specs["context"]},
     )
     if model.num_classes is not None:
         given["label"] = np.arange(n) % 3
@@ -105,12 +105,12 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
         """And nothing else does."""
         model, images, given = case("image", 3)
         points = tf.cast(images, tf.float32) + 0.5
-        estimate = model.context.estimate(given["context"])
+        estimate = model.condition.estimate(given["context"])
         expected = np.square(estimate - points / 17.0).sum(axis=(1, 2, 3))
         errors = model.squared_errors(points, given["context"])
         self.assertAllClose(errors, expected, rtol=1e-5)
         condition = model.condition(points, **given)
-        own = [v.value for v in model.context.estimator.trainable_variables]
+        own = [v.value for v in model.condition.estimator.trainable_variables]
         with tf.GradientTape(persistent=True) as tape:
             losses = Likelihood().to_train(model, points, condition)
             errors = model.squared_errors(points, given["context"])
@@ -252,7 +252,7 @@ class SavedContextTest(folders.FolderTestCase):
         inputs = {
             spec.name: value
             for spec, value in zip(
-                tf.nest.flatten(model.condition_specs["context"]),
+                tf.nest.flatten(model.condition.specs["context"]),
                 tf.nest.flatten(given["context"]),
                 strict=True,
             )
@@ -275,7 +275,7 @@ class SavedContextTest(folders.FolderTestCase):
         context = {"a": np.ones([3, 2]), "m": np.ones([3, 4, 4, 1])}
         found = model.log_prob(images, 1, context=context)
         self.assertAllClose(found, plain.log_prob(images, 1), rtol=1e-5)
-        model.context.standardize(context)
+        model.condition.standardize(context)
         with mock.patch.object(weights, "load_model", return_value=model):
             weights.assign_weights(other, "model")
         for first, second in zip(model.variables, other.variables, strict=True):
@@ -290,7 +290,7 @@ class SavedContextTest(folders.FolderTestCase):
         model = tf_realnvp.RealNVP(**config)
         rng = np.random.default_rng(0)
         context = {k: rng.normal(size=(3, *s)) for k, s in shapes.items()}
-        saved.context.standardize({k: 2.0 * v for k, v in context.items()})
+        saved.condition.standardize({k: 2.0 * v for k, v in context.items()})
         with mock.patch.object(weights, "load_model", return_value=saved):
             weights.assign_weights(model, "saved")
         images = small_models.images(3)
@@ -452,7 +452,7 @@ class LearningTest(folders.FolderTestCase):
             for value in (0.0, 6.0)
         )
         self.assertLess(dark + 2.0, bright)
-        [moments] = model.context.moments.values()
+        [moments] = model.condition.moments.values()
         expected = [np.mean(context)], [np.std(context)]
         self.assertAllClose(moments, expected, atol=0.3)
 

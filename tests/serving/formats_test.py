@@ -88,7 +88,7 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
         condition = model.condition(points, **given)
         log_prob = model.log_density(points, **condition)
         condition = bijectors.condition_kwargs(
-            model.bijector, **model.context.encode(condition)
+            model.bijector, **model.condition.encode(condition)
         )
         costs = bit_maps.costs(model, points, **given)
         for name, expected in {

@@ -59,7 +59,7 @@ def _make_graph(model, name):
     method = getattr(model, name)
     return tf.function(
         lambda *args: method(*args[:-1], **args[-1]),
-        [*arguments, model.condition_specs],
+        [*arguments, model.condition.specs],
         autograph=False,
     )
 

@@ -63,7 +63,7 @@ def costs_and_latents(
     condition = model.condition(points, **condition)
     if model.observe == "mask":
         points = model.show_visible(points, condition["context"])
-    condition = model.context.encode(condition)
+    condition = model.condition.encode(condition)
     steps = steps_of(model.bijector)
     scales, latents = _encode(steps, points, height, condition)
     costs = [

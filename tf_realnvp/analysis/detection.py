@@ -136,7 +136,7 @@ class Measurer:
             )
 
         images = tf.TensorSpec([None, *model.image_shape], model.values.dtype)
-        context = model.condition_specs
+        context = model.condition.specs
         context.pop("label", None)
         specs = [images, tf.TensorSpec([], tf.int64), context]
         self._measure = tf.function(measure, specs, autograph=False)

@@ -1,4 +1,4 @@
-"""The context of a density: vectors and images that it is conditioned on."""
+"""What a density is conditioned on: labels, and contexts."""
 
 import functools
 import math
@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.flow.networks import on_grid
-from tf_realnvp.flow.observations import split_visible
+from tf_realnvp.flow.observations import split_visible, visible_pixels
 from tf_realnvp.flow.unet import UNet
-from tf_realnvp.utils.named import by_name
+from tf_realnvp.utils import tensors
+from tf_realnvp.utils.named import by_name, each, unnamed
 from tf_realnvp.utils.ranges import WholeNumber, check
 
 WIDTH = 128  # Of the network of each context.
@@ -21,16 +22,21 @@ WIDTH = 128  # Of the network of each context.
 Shapes = Mapping[str, Sequence[int]] | Sequence[int] | None
 
 
-class Context:
-    """Standardizes and encodes the context of a model.
+class Condition:
+    """What the density of an image is conditioned on: its label and context.
 
-    Each vector `[n, K]` or image `[n, H, W, K]` is standardized and goes
-    through a small dense network, once for all couplings. Images are also
-    passed to the couplings, together with a U-Net's estimate of the modeled
-    image. The U-Net is trained with squared error, so the estimate approximates
-    the conditional mean given the images.
+    Calling it checks a label and a context, and `encode` makes of them what the
+    coupling networks take.
+
+    Each vector `[n, K]` or image `[n, H, W, K]` of a context is standardized
+    and goes through a small dense network, once for all couplings. Images are
+    also passed to the couplings, together with a U-Net's estimate of the
+    modeled image. The U-Net is trained with squared error, so the estimate
+    approximates the conditional mean given the images.
 
     Attributes:
+      num_classes: Number of classes, or `None`.
+      context_shape: `(K,)`, `(H, W, K)`, such shapes by name, or `None`.
       moments: Mean and standard deviation of the last axis by name, variables
         `[2, K]`.
       networks: The dense networks by name.
@@ -39,22 +45,26 @@ class Context:
 
     def __init__(
         self,
-        shapes: Shapes,
         image_shape: Sequence[int],
+        num_classes: int | None = None,
+        context_shape: Shapes = None,
         is_of_masks: bool = False,
         padding: str = "same",
     ):
-        """Creates the context.
+        """Creates the condition and its variables.
 
         Args:
-          shapes: `(K,)` or `(H, W, K)`, or such shapes by name; `None` for
-            none.
           image_shape: `(H, W, C)` of the images of the model.
+          num_classes: As for `RealNVP`.
+          context_shape: As for `RealNVP`.
           is_of_masks: Whether the context is what
             `observations.visible_pixels` returns.
           padding: As for `RealNVP`.
         """
         self._is_of_masks, self._image_shape = is_of_masks, image_shape
+        self.num_classes = num_classes
+        self.context_shape = each(tuple, context_shape)
+        shapes = context_shape
         named = by_name(shapes)
         # TensorFlow names arguments of a SavedModel after them.
         names = [*shapes] if isinstance(shapes, Mapping) else ["only"]
@@ -97,6 +107,60 @@ class Context:
         self.estimator: Any = None
         if channels:
             self.estimator = UNet(channels, image_shape, padding)
+
+    @property
+    def specs(self) -> dict[str, Any]:
+        """The types of a checked `label` and `context`, if there are any."""
+        specs: dict[str, Any] = {}
+        if self.num_classes is not None:
+            specs["label"] = tf.TensorSpec([None], tf.int32, "label")
+        named = {
+            name: tf.TensorSpec([None, *shape], tf.float32, name)
+            for name, shape in by_name(self.context_shape).items()
+        }
+        return specs | ({"context": unnamed(named)} if named else {})
+
+    def __call__(
+        self, batch: tf.Tensor, label: Any = None, context: Any = None
+    ) -> dict[str, Any]:
+        """Checks what a batch is conditioned on.
+
+        Args:
+          batch: `[n, ...]`.
+          label: As for `RealNVP.log_prob`.
+          context: As for `RealNVP.log_prob`.
+
+        Returns:
+          The keyword arguments of `RealNVP.log_density` that are not `None`:
+          `label`, int32 `[n]`, and `context`, float32 `[n, *context_shape]`.
+
+        Raises:
+          TypeError, ValueError, tf.errors.InvalidArgumentError: As
+            `RealNVP.log_prob`.
+        """
+        n = tf.shape(batch)[0]
+        condition = {}
+        if label is not None:
+            condition["label"] = tensors.labels(label, self.num_classes, n)
+        if context is None and self._is_of_masks:
+            context = self.nothing_visible(n)
+        if by_name(context).keys() != by_name(self.context_shape).keys():
+            raise ValueError(
+                f"`context` must have the shape {self.context_shape} for each "
+                f"image (None: there is none), got {each(np.shape, context)}."
+            )
+        if context is not None:
+            checked = functools.partial(_checked, n=n)
+            condition["context"] = each(checked, context, self.context_shape)
+        if self._is_of_masks:  # Whatever it has where nothing is seen.
+            values = condition["context"]
+            seen = visible_pixels(values[..., :-1], values[..., -1:])
+            condition["context"] = seen
+        return condition
+
+    def nothing_visible(self, n: tf.Tensor) -> tf.Tensor:
+        """Returns the context of `n` images of which no pixel is visible."""
+        return tf.zeros([n, *self.context_shape])
 
     @property
     def named_variables(self) -> dict[str, keras.Variable]:
@@ -150,7 +214,7 @@ class Context:
         """Returns a condition as coupling networks get it.
 
         Args:
-          condition: As `RealNVP.condition` returns it.
+          condition: What calling this object returned.
 
         Returns:
           The condition, with a context as `code`, `[n, WIDTH]` of each
@@ -198,6 +262,15 @@ class Context:
             mean, std = tf.unstack(tf.convert_to_tensor(moments))
             standardized[name] = (values[name] - mean) / std
         return standardized
+
+
+def _checked(values, shape, n):
+    """Returns a context as finite float32 `[n, *shape]`."""
+    shapes = shape, (tf.get_static_value(n), *shape)
+    kind = f"finite numbers of shape {shapes[0]} or {shapes[1]}"
+    values = tensors.tensor(values, "context", kind, *shapes)
+    values = tensors.finite_float32(values, "context", kind)
+    return tf.broadcast_to(values, [n, *shape])
 
 
 def _silu(features):

@@ -23,7 +23,7 @@ from tf_realnvp.flow import (
     rematerialization,
 )
 from tf_realnvp.flow import dequantization as variational
-from tf_realnvp.flow.condition import Context, Shapes
+from tf_realnvp.flow.condition import Condition, Shapes
 from tf_realnvp.flow.multi_scale import MultiScale
 from tf_realnvp.flow.values import Values
 from tf_realnvp.utils import private, ranges, tensors
@@ -94,6 +94,7 @@ class RealNVP(tf.Module):
         are rounded to an end of the interval. Of real numbers, it is all of
         them.
       latent_shape: `(H / 2, W / 2, 4 * C)`.
+      condition: What the density is conditioned on, a `Condition`.
     """
 
     metadata: Mapping[str, Any]
@@ -202,20 +203,21 @@ class RealNVP(tf.Module):
             context_shape = tuple(seen.shape[1:])
         if observe == "mask" and self.dequantization != "uniform":
             raise ValueError("`observe` 'mask' needs uniform dequantization.")
-        self.context = Context(
-            context_shape,
+        self.condition = Condition(
             self.image_shape,
+            self.num_classes,
+            context_shape,
             observe == "mask",
             self.padding,
         )
-        self.context_shape = each(tuple, context_shape)
+        self.context_shape = self.condition.context_shape
         self.networks = [
             networks.CouplingNetwork(
                 mask.shape[-1],
                 self.filters,
                 self.num_blocks,
                 self.num_classes,
-                **self.context.sizes(mask.shape[0]),
+                **self.condition.sizes(mask.shape[0]),
                 padding=self.padding,
                 name=f"coupling_{index}",
             )
@@ -307,7 +309,7 @@ class RealNVP(tf.Module):
             self.bijector,
             kwargs_split_fn=lambda condition: (
                 {},
-                condition_kwargs(**self.context.encode(condition)),
+                condition_kwargs(**self.condition.encode(condition)),
             ),
             name=self.name,
         )
@@ -390,7 +392,7 @@ class RealNVP(tf.Module):
             named[f"{name}/reshift"] = reshift
         if self._moments:
             named["moments"] = self._moments[0]
-        for name, variable in self.context.named_variables.items():
+        for name, variable in self.condition.named_variables.items():
             named[f"context/{name}"] = variable
         return named
 
@@ -447,7 +449,7 @@ class RealNVP(tf.Module):
             *(v for n in self._noise_networks for v in n.weights),
             *self._noise_variables,
             *self._moments,
-            *self.context.named_variables.values(),
+            *self.condition.named_variables.values(),
         )
 
     @property
@@ -463,12 +465,6 @@ class RealNVP(tf.Module):
         """Names of the classes, if there are any; by default their indices."""
         indices = range(self.num_classes or 0)
         return tuple(map(str, self.metadata.get("class_names", indices)))
-
-    @property
-    def condition_specs(self) -> dict[str, Any]:
-        """The types of `label` and `context` for `n` images, as it has them."""
-        has_classes = self.num_classes is not None
-        return tensors.condition_specs(has_classes, self.context_shape)
 
     @property
     def num_dims(self) -> int:
@@ -579,7 +575,7 @@ class RealNVP(tf.Module):
         if self.observe == "mask":
             log_prob = self._log_density_of_missing
             if context is None:
-                context = self._nothing_visible(tf.shape(points)[0])
+                context = self.condition.nothing_visible(tf.shape(points)[0])
         condition = _given(label=label, context=context)
         return _apply(log_prob, points, condition)
 
@@ -606,7 +602,9 @@ class RealNVP(tf.Module):
         """
 
         def apply(unused_zeros, context):
-            points = self._to_logits[0].forward(self.context.estimate(context))
+            points = self._to_logits[0].forward(
+                self.condition.estimate(context)
+            )
             return points - self.values.middle
 
         n = tf.shape(tf.nest.flatten(context)[0])[0]
@@ -626,7 +624,7 @@ class RealNVP(tf.Module):
 
         def apply(points, context):
             scaled = self._to_logits[0].inverse(points)
-            errors = tf.square(self.context.estimate(context) - scaled)
+            errors = tf.square(self.condition.estimate(context) - scaled)
             if self.observe == "mask":
                 errors *= 1.0 - observations.split_visible(context)[1]
             return tf.reduce_sum(errors, axis=[1, 2, 3])
@@ -712,31 +710,6 @@ class RealNVP(tf.Module):
             tf.constant(self.class_probs, tf.float32)
         )
 
-    def condition(self, batch, label=None, context=None) -> dict[str, Any]:
-        """Checks what a density is conditioned on.
-
-        Args:
-          batch: `[n, ...]`.
-          label: As for `log_prob`.
-          context: As for `log_prob`.
-
-        Returns:
-          The keyword arguments of `log_density` that are not `None`.
-        """
-        n = tf.shape(batch)[0]
-        if context is None and self.observe == "mask":
-            context = self._nothing_visible(n)
-        context = tensors.context(context, self.context_shape, n)
-        if self.observe == "mask":  # Whatever it has where nothing is seen.
-            pixels, is_visible = context[..., :-1], context[..., -1:]
-            context = observations.visible_pixels(pixels, is_visible)
-        if label is not None:
-            label = tensors.labels(label, self.num_classes, n)
-        return _given(label=label, context=context)
-
-    def _nothing_visible(self, n):
-        return tf.zeros([n, *self.context_shape])
-
     def _through_flow(self, show, function, batch, label, context):
         """Applies one direction of the flow, without noise, to a batch.
 
@@ -756,7 +729,7 @@ class RealNVP(tf.Module):
         def apply(batch, **condition):
             if self.observe == "mask":
                 batch = show(batch, condition["context"])
-            encoded = self.context.encode(condition)
+            encoded = self.condition.encode(condition)
             kwargs = bijectors.condition_kwargs(self.bijector, **encoded)
             return function(batch, **kwargs)
 
@@ -1114,7 +1087,7 @@ def _apply(function, batch, condition):
     Args:
       function: Called with a batch, and its condition as keyword arguments.
       batch: `[n, ...]`.
-      condition: What `RealNVP.condition` returns.
+      condition: What `Condition` returns.
 
     Returns:
       The output of `function`, `[n, ...]`.

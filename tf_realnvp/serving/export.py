@@ -139,7 +139,7 @@ class _ServingModule(tf.Module):
         )
         self._has_classes = model.num_classes is not None
         self._required = [] if model.observe == "mask" else ["context"]
-        self._conditions = model.condition_specs
+        self._conditions = model.condition.specs
         self._image_shape = (None, *model.image_shape)
         self._latent_shape = (None, *model.latent_shape)
         self._values = model.values

@@ -159,17 +159,12 @@ def _specs(model, function, batch_size=None):
         "latents": (model.latent_shape, tf.float32),
         "images": (model.image_shape, tf.uint8),
         "noise": (model.image_shape, tf.float32),
-        "label": ((), tf.int32),
     }
     names = [n for n in inspect.signature(function).parameters if n in types]
-    if model.num_classes is not None:
-        names.append("label")
-    if model.context_shape is not None:
-        names.append("context")
-        types["context"] = (model.context_shape, tf.float32)
+    specs = {n: tf.TensorSpec((None, *types[n][0]), types[n][1]) for n in names}
     return {
-        name: tf.TensorSpec((batch_size, *types[name][0]), types[name][1], name)
-        for name in names
+        name: tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name)
+        for name, spec in (specs | model.condition.specs).items()
     }
 
 

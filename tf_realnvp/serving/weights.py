@@ -128,7 +128,7 @@ def _differences(model, other):
     fits["context_shape"] = other.context_shape in (None, model.context_shape)
     # The depth of a U-Net depends on the height and width.
     fits["image_shape"] = (
-        other.context.estimator is None
+        other.condition.estimator is None
         or other.image_shape == model.image_shape
     )
     fits["dequantization"] = (

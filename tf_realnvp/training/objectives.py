@@ -14,7 +14,6 @@ from tf_realnvp.analysis.importance import (
 )
 from tf_realnvp.config import DataDescription
 from tf_realnvp.flow.real_nvp import RealNVP
-from tf_realnvp.utils import tensors
 from tf_realnvp.utils.named import as_float32, by_name, digest, each
 
 _STEPS_PER_EPOCH = 100
@@ -122,7 +121,8 @@ class ReverseKL:
         rows = list(by_name(context).values())
         self._num_contexts = number = len(rows[0]) if rows else 1
         context = each(lambda values: as_float32(values, number), context)
-        self._contexts = tensors.context(context, model.context_shape, number)
+        draws = tf.zeros([number])
+        self._contexts = model.condition(draws, context=context).get("context")
         self.metadata = model.metadata
         self.num_train = _STEPS_PER_EPOCH * batch_size
         self.description = DataDescription(
@@ -216,7 +216,7 @@ class ReverseKL:
 
 def _of_estimator(view, points, condition):
     """Returns zeros, with the gradient that trains the U-Net of a context."""
-    if "context" not in condition or view.context.estimator is None:
+    if "context" not in condition or view.condition.estimator is None:
         return 0.0
     errors = view.squared_errors(points, condition["context"])
     return errors - tf.stop_gradient(errors)

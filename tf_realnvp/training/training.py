@@ -212,10 +212,10 @@ def _strategy_of(model):
 
 def _standardize_context(model, dataset, seed):
     """Standardizes the context by random images, unless it is already."""
-    if not model.context.is_standardized:
+    if not model.condition.is_standardized:
         number = min(dataset.num_train, _NUM_CONTEXTS)
         batch = next(iter(dataset.train_batches(number, seed, epoch=0)))
-        model.context.standardize(unpack(batch)[1]["context"])
+        model.condition.standardize(unpack(batch)[1]["context"])
 
 
 def _initialize(model, dataset, seed, strategy):

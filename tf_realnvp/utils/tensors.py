@@ -8,10 +8,7 @@ on. They raise `tf.errors.InvalidArgumentError`.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-
-from tf_realnvp.utils.named import by_name, each, unnamed
 
 _SEED = "a signed 64-bit integer, two integers, or None"
 _SEEDS = "signed 64-bit integers, one for each image"
@@ -101,30 +98,6 @@ def labels(value: Any, num_classes: int | None, n: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.broadcast_to(result, [n]), tf.int32)
 
 
-def context(value: Any, shape: Any, n: tf.Tensor) -> Any:
-    """Returns `context` as finite float32 `[n, *shape]`.
-
-    Args:
-      value: Numbers of shape `shape`, for all images, or `[n, *shape]`; or by
-        name.
-      shape: Shape for one image, or by name; `None` if there is no context.
-      n: Number of images, an int32 scalar.
-    """
-    if by_name(value).keys() != by_name(shape).keys():
-        raise ValueError(
-            f"`context` must have the shape {shape} for each image (None: "
-            f"there is none), got {each(np.shape, value)}."
-        )
-
-    def for_each(values, shape):
-        shapes = shape, (tf.get_static_value(n), *shape)
-        kind = f"finite numbers of shape {shapes[0]} or {shapes[1]}"
-        values = tensor(values, "context", kind, *shapes)
-        return tf.broadcast_to(_float(values, "context", kind), [n, *shape])
-
-    return each(for_each, value, shape)
-
-
 def stateless_seed(seed: Any = None) -> tf.Tensor:
     """Returns a seed for TensorFlow's stateless random operations.
 
@@ -167,24 +140,10 @@ def finite(
     """Returns an argument as finite float32 numbers `[n, *shape]`."""
     kind = f"finite float32 numbers of shape {_batch(shape)}"
     result = tensor(value, name, kind, [None, *shape], real=real)
-    return _float(result, name, kind)
+    return finite_float32(result, name, kind)
 
 
-def condition_specs(has_labels: bool, context_shape: Any) -> dict[str, Any]:
-    """Returns the types of a checked `label` and `context`.
-
-    Args:
-      has_labels: Whether there is a label.
-      context_shape: As for `context`.
-    """
-    named = by_name(context_shape).items()
-    specs = {k: tf.TensorSpec([None, *v], tf.float32, k) for k, v in named}
-    label = {"label": tf.TensorSpec([None], tf.int32, "label")}
-    context = {"context": unnamed(specs)}
-    return (label if has_labels else {}) | (context if specs else {})
-
-
-def _float(value, name, kind):
+def finite_float32(value: tf.Tensor, name: str, kind: str) -> tf.Tensor:
     """Returns numbers as float32, and checks that they are finite."""
     return tf.debugging.check_numerics(
         tf.cast(value, tf.float32), f"`{name}` must be {kind}."

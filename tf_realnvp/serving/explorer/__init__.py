@@ -90,7 +90,7 @@ def flow(
     condition = model.condition(latents, **condition)
     if model.observe == "mask":
         latents = model.with_visible(latents, condition["context"])
-    condition = model.context.encode(condition)
+    condition = model.condition.encode(condition)
     points = _states(model.bijector, latents, condition)
     levels = tf.clip_by_value(tf.floor(points), 0.0, model.values.highest)
     return {"steps": tf.cast(levels, tf.uint8)}
