@@ -195,7 +195,7 @@ def _evaluation(dry_run):
     trainer = measuring.make_trainer(model, 1e-30, precision=precision)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, [64, *model.image_shape]).astype(np.uint8)
-    batches = tf.data.Dataset.from_tensors(images).repeat().enumerate()
+    batches = tf.data.Dataset.from_tensors((images, {})).repeat().enumerate()
 
     def loss():
         return trainer.test(iter(batches), 1).sum(dtype=float)

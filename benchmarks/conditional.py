@@ -33,7 +33,12 @@ def main() -> None:
 
     models = [measuring.load(path) for path in flags.models]
     dataset = measuring.load_dataset(models[0], flags)
-    batches = list(dataset.batches("test", _BATCH_SIZE).as_numpy_iterator())
+    batches = [
+        (images, condition["label"])
+        for images, condition in dataset.batches(
+            "test", _BATCH_SIZE
+        ).as_numpy_iterator()
+    ]
     classify = train_classifier(dataset, flags.classifier)
     is_right = [classify(images) == labels for images, labels in batches]
     accuracy = np.mean(np.concatenate(is_right))
@@ -141,9 +146,10 @@ def train_classifier(dataset, kind: str):
       dataset: The `ImageDataset`, with labels.
       kind: "svc" or "cnn".
     """
-    images, labels = next(
+    images, condition = next(
         dataset.train_batches(dataset.num_train, 0, 0).as_numpy_iterator()
     )
+    labels = condition["label"]
     if kind == "cnn":
         from benchmarks import frechet
 

@@ -29,7 +29,9 @@ def main() -> None:
 
     (images,) = batched.sample(served, BATCH_SIZE, 1.0, seed=0)
     trainer = measuring.make_trainer(measuring.load(flags.model))
-    steps = iter(tf.data.Dataset.from_tensors(images).repeat().enumerate())
+    steps = iter(
+        tf.data.Dataset.from_tensors((images, {})).repeat().enumerate()
+    )
     seeds = range(_NUM_BATCHES)
 
     def log_prob(seed):

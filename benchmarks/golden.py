@@ -217,6 +217,8 @@ def add_command(name: str, line: str) -> None:
 
 def add_datasets() -> None:
     """Adds batches and descriptions of data sets."""
+    import tensorflow as tf
+
     from tf_realnvp import data
 
     for name, settings in {
@@ -235,7 +237,7 @@ def add_datasets() -> None:
         }.items():
             arrays = []
             for batch in batches.as_numpy_iterator():
-                arrays += batch if isinstance(batch, tuple) else [batch]
+                arrays += tf.nest.flatten(batch)
             add(f"data/{name}/{kind}", arrays)
 
 

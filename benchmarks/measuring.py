@@ -189,8 +189,9 @@ def training_steps(trainer, batch_size: int) -> Callable[[int], None]:
         [batch_size, *model.image_shape], [0, 0], 0, model.num_colors, tf.int32
     )
     images = tf.cast(images, tf.uint8)
-    batch = images
+    condition = {}
     if model.num_classes is not None:
-        batch = images, tf.zeros([batch_size], tf.int32)
+        condition["label"] = tf.zeros([batch_size], tf.int32)
+    batch = images, condition
     batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
     return functools.partial(trainer.train, batches)

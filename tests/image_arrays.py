@@ -27,7 +27,7 @@ def images_of_digits(split="test"):
 
 def images_of(batches):
     """All images of some batches, `[n, H, W, C]`."""
-    return np.concatenate([batch.numpy() for batch in batches])
+    return np.concatenate([images.numpy() for images, _ in batches])
 
 
 def as_set(images):
@@ -38,7 +38,10 @@ def as_set(images):
 def labels_of(dataset):
     """Labels by the bytes of their images, for training and testing."""
     batches = *dataset.train_batches(1, 0, 0), *dataset.batches("test", 1)
-    return {image.numpy().tobytes(): int(n) for [image], [n] in batches}
+    return {
+        image.numpy().tobytes(): int(condition["label"][0])
+        for [image], condition in batches
+    }
 
 
 def write_images(folder, images, num_colors=256, names=None):

@@ -50,7 +50,7 @@ def numbered(count, labels=None, class_names=(), has_records=False, **options):
 
 
 def order(batches):
-    return [i for batch in batches for i in batch.numpy()[:, 0, 0, 0].tolist()]
+    return [i for x, _ in batches for i in x.numpy()[:, 0, 0, 0].tolist()]
 
 
 class HoldOutTest(tf.test.TestCase, parameterized.TestCase):
@@ -98,6 +98,26 @@ class SameForEverTest(tf.test.TestCase):
         self.assertEqual(order(dataset.batches("test", 2)), [1, 8, 9, 17])
 
 
+class ObserveTest(tf.test.TestCase):
+    def test_seeds(self):
+        """Each batch of each epoch has its own, resumed or not."""
+
+        def observe(images, seed):
+            return tf.repeat(tf.cast(seed, tf.int32)[None], len(images), 0)
+
+        images, _ = numbered(40, observe=observe)
+
+        def seeds(*args, **options):
+            batches = images.train_batches(8, *args, **options)
+            return [tuple(own["context"][0].numpy()) for _, own in batches]
+
+        first = seeds(seed=0, epoch=1)
+        self.assertLen(set(first), 5)
+        self.assertEqual(seeds(seed=0, epoch=1, skip=2), first[2:])
+        for others in (seeds(seed=0, epoch=2), seeds(seed=1, epoch=1)):
+            self.assertEmpty({*first} & {*others})
+
+
 class SampleTestImagesTest(tf.test.TestCase):
     def test_are_drawn(self):
         """They keep their order and their labels."""
@@ -105,9 +125,9 @@ class SampleTestImagesTest(tf.test.TestCase):
         images, _ = numbered(100, labels, "ab")
         some = images.sample_test(20, seed=3)
         drawn = some.splits["test"].indices
-        batch, batch_labels = next(iter(some.batches("test", 20)))
+        batch = next(iter(some.batches("test", 20)))
         self.assertEqual(order([batch]), drawn.tolist())
-        self.assertAllEqual(batch_labels, labels[drawn])
+        self.assertAllEqual(batch[1]["label"], labels[drawn])
         self.assertAllEqual(drawn, np.unique(drawn))
         self.assertBetween(np.mean(drawn < 50), 0.2, 0.8)
         other = images.sample_test(20, seed=4)
@@ -124,9 +144,9 @@ class LabelsTest(tf.test.TestCase, parameterized.TestCase):
 
     def assert_labelled(self, batches, count):
         """Checks the labels; returns the order of the images."""
-        images, labels = zip(*batches, strict=True)
-        found = order(images)
-        labels = np.concatenate(labels)
+        batches = list(batches)
+        found = order(batches)
+        labels = np.concatenate([own["label"] for _, own in batches])
         self.assertLen(found, count)
         self.assertEqual(labels.dtype, np.int32)
         self.assertAllEqual(labels, 2 * np.array(found) % 7)

@@ -73,7 +73,7 @@ def recorded_seeds(model):
 
 def train(trainer, images=IMAGES, labels=None, num_steps=1):
     """Trains on one batch; returns the mean loss."""
-    batch = images if labels is None else (images, labels)
+    batch = images, {} if labels is None else {"label": labels}
     batches = tf.data.Dataset.from_tensors(batch).repeat(num_steps)
     trainer.begin_epoch()
     trainer.train(iter(batches), num_steps)
@@ -82,7 +82,7 @@ def train(trainer, images=IMAGES, labels=None, num_steps=1):
 
 def evaluate(trainer, images=IMAGES, labels=None, num_batches=1):
     """Returns the sum of the losses of a batch that is repeated."""
-    batch = images if labels is None else (images, labels)
+    batch = images, {} if labels is None else {"label": labels}
     batches = tf.data.Dataset.from_tensors(batch).repeat(num_batches)
     each = trainer.test(iter(batches.enumerate()), num_batches)
     assert each.shape == (len(images) * num_batches,)
@@ -179,7 +179,9 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         """The losses are the same for any number of batches in a call."""
         trainer = trainer_of(SmallModel())
         whole = evaluate(trainer, num_batches=3)
-        batches = tf.data.Dataset.from_tensors(IMAGES).repeat(3).enumerate()
+        batches = (
+            tf.data.Dataset.from_tensors((IMAGES, {})).repeat(3).enumerate()
+        )
         iterator = iter(batches)
         parts = [trainer.test(iterator, number) for number in (1, 2)]
         self.assertEqual(np.concatenate(parts).sum(dtype=float), whole)
@@ -203,7 +205,7 @@ class SkippedTest(untraced.UntracedTestCase):
             pass
 
         trainer, resumed = trainer_of(Model()), trainer_of(Model())
-        batches = iter(tf.data.Dataset.from_tensors(IMAGES).repeat())
+        batches = iter(tf.data.Dataset.from_tensors((IMAGES, {})).repeat())
         most = MAX_SKIPPED_IN_A_ROW - 1
         for nan_below, num_steps in ((2.0, most), (0.0, 2), (2.0, most)):
             Model.nan_below = nan_below

@@ -218,8 +218,7 @@ def _log_probs(model, batches, seed, num_draws):
     """
 
     def measure(numbered):
-        index, batch = numbered
-        images, condition = tf_realnvp.data.pipeline.unpack(batch)
+        index, (images, condition) = numbered
         labels = condition.pop("label", np.zeros(len(images), int))
         streams = range(index * num_draws, (index + 1) * num_draws)
         seeds = [stream(seed, number) for number in streams]

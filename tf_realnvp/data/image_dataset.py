@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import DataDescription
-from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline, unpack
+from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline
 from tf_realnvp.data.splits import Split
 from tf_realnvp.errors import DataError, reason
 from tf_realnvp.flow.values import Values
@@ -63,9 +63,7 @@ class ImageDataset:
       image_fingerprint: One-line identifier of the images: data sets with equal
         fingerprints hold the same images in the same splits, in the same order.
         Computed from the hashes if not given.
-      class_names: Names of the classes, if the images have labels. Batches then
-        are pairs of images and labels, int32 `[batch_size]`. With a context
-        they are pairs of images and a dictionary of both.
+      class_names: Names of the classes, if the images have labels.
       fingerprint: Identifier of the images and of the labels that the data set
         was created with. Computed if not given.
       explain_damage: Maps a TensorFlow error message about a stored image that
@@ -351,9 +349,9 @@ class ImageDataset:
         from sklearn.preprocessing import StandardScaler  # It takes a second.
 
         scaler = StandardScaler()
-        for batch in self.batches("train", _TAKEN_AT_ONCE):
-            images = np.float64(unpack(batch)[0])
-            scaler.partial_fit(images.reshape(-1, self.image_shape[-1]))
+        for images, _ in self.batches("train", _TAKEN_AT_ONCE):
+            pixels = np.float64(images).reshape(-1, self.image_shape[-1])
+            scaler.partial_fit(pixels)
         deviation = np.sqrt(scaler.var_)
         # The scaler does not scale what is constant up to rounding.
         if constant := np.flatnonzero(scaler.scale_ != deviation).tolist():
@@ -380,9 +378,9 @@ class ImageDataset:
             it after an interruption. Skipped batches are not decoded.
 
         Returns:
-          A prefetched dataset of images `[batch_size, H, W, C]`; with labels,
-          of pairs of images and int32 `[batch_size]`. A last partial batch is
-          dropped.
+          A prefetched dataset of pairs of images `[batch_size, H, W, C]` and a
+          dictionary with their `label`, int32 `[batch_size]`, and `context`,
+          if they have them. A last partial batch is dropped.
         """
         # spawn_key, since joining (seed, epoch) maps some pairs to one seed.
         sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
@@ -432,7 +430,7 @@ class ImageDataset:
         num_images = min(128, max(8, 128 * 64**2 // (height * width)))
         num_images = min(num_images, self.num_train)
         batch = next(iter(self.train_batches(num_images, seed, epoch=0)))
-        return unpack(batch)[0]
+        return batch[0]
 
     def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Returns all images of a split in batches, in a fixed order.
@@ -442,8 +440,8 @@ class ImageDataset:
           batch_size: Images per batch.
 
         Returns:
-          A prefetched dataset of images `[batch_size, H, W, C]`, with labels as
-          in `train_batches`. The last batch may be smaller.
+          A prefetched dataset of pairs as in `train_batches`. The last batch
+          may be smaller.
         """
         pipeline = self._pipelines[split]
         num_batches = math.ceil(pipeline.split.num_images / batch_size)

@@ -114,7 +114,8 @@ class Pipeline:
     ) -> tf.data.Dataset:
         """Adds labels and context, a cardinality and prefetching to `batches`.
 
-        Labels alone are added as they are, with a context in a dictionary.
+        A batch is a pair of images and what they are conditioned on, keyword
+        arguments of `RealNVP.log_prob`.
 
         Args:
           batches: What `batches` returned.
@@ -137,20 +138,11 @@ class Pipeline:
             if self.observe is not None:
                 own_seed = tf.random.experimental.stateless_fold_in(seed, index)
                 condition["context"] = self.observe(images, own_seed)
-            if "context" in condition:
-                return images, condition
-            return (images, condition["label"]) if condition else images
+            return images, condition
 
         with_size = tf.data.experimental.assert_cardinality(num_batches)
         batches = batches.enumerate(first).map(conditioned).apply(with_size)
         return batches.prefetch(_PREFETCHED_BATCHES).with_options(options)
-
-
-def unpack(batch: Any) -> tuple[tf.Tensor, dict[str, Any]]:
-    """Returns the images of a batch, and the other arguments of `log_prob`."""
-    images, condition = batch if isinstance(batch, tuple) else (batch, {})
-    is_label = not isinstance(condition, dict)
-    return images, {"label": condition} if is_label else condition
 
 
 @tf.autograph.experimental.do_not_convert

@@ -166,7 +166,7 @@ class ReverseKL:
     def _given(self, draws, seed):
         """Adds a context to each draw, if there are any."""
         if self._contexts is None:
-            return draws
+            return draws.map(lambda draw: (draw, {}))
 
         def add(draw):
             own = tf.random.experimental.stateless_fold_in(seed, draw)

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.config import TrainingConfig
-from tf_realnvp.data.pipeline import unpack
 from tf_realnvp.errors import DivergedError
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.training.metrics import Metrics
@@ -283,7 +282,7 @@ class Trainer:
             )
 
         def step(i):
-            self._train_step(*unpack(batches.get_next()))
+            self._train_step(*batches.get_next())
             return [i + 1]
 
         tf.while_loop(unfinished, step, [tf.constant(0)])
@@ -292,8 +291,7 @@ class Trainer:
         """Returns the losses of batches."""
 
         def step(i, losses):
-            index, batch = batches.get_next()
-            images, condition = unpack(batch)
+            index, (images, condition) = batches.get_next()
             own = self._strategy.run(
                 self._replica_test_losses, [images, index, condition]
             )

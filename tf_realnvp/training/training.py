@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset
-from tf_realnvp.data.pipeline import unpack
 from tf_realnvp.errors import Error, FailureError, UsageError, reason
 from tf_realnvp.flow import initialization
 from tf_realnvp.flow.real_nvp import RealNVP
@@ -215,7 +214,7 @@ def _standardize_context(model, dataset, seed):
     if not model.condition.is_standardized:
         number = min(dataset.num_train, _NUM_CONTEXTS)
         batch = next(iter(dataset.train_batches(number, seed, epoch=0)))
-        model.condition.standardize(unpack(batch)[1]["context"])
+        model.condition.standardize(batch[1]["context"])
 
 
 def _initialize(model, dataset, seed, strategy):
