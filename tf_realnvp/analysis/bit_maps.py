@@ -7,7 +7,6 @@ their pixel. Terms at a coarser scale are spread evenly over the pixels that a
 point of the coarser grid covers. So a map sums to the code length of the image.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,8 @@ import tensorflow as tf
 from scipy import ndimage
 from tensorflow_probability import distributions as tfd
 
-from tf_realnvp.flow.bijectors import (
-    AffineCoupling,
-    FactorOut,
-    Squeeze,
-    inverse_and_log_scale,
-    steps_of,
-)
+from tf_realnvp.flow import bijectors
+from tf_realnvp.flow.bijectors import Squeeze, inverse_and_log_scale
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import private
 
@@ -64,8 +58,33 @@ def costs_and_latents(
     if model.observe == "mask":
         points = model.show_visible(points, condition["context"])
     condition = model.condition.encode(condition)
-    steps = steps_of(model.bijector)
-    scales, latents = _encode(steps, points, height, condition)
+    given = condition.get("given", tf.zeros_like(points))
+    scales: list[list] = [[0.0, 0.0] for _ in range(model.num_scales)]
+
+    def apply(step, points, kwargs, scale):
+        nonlocal given
+        if hasattr(step, "bijector"):  # `tfb.Invert`: behind all costs.
+            return step.inverse(points)
+        if isinstance(step, Squeeze):
+            given = step.inverse(given)
+            return step.inverse(points)
+        points, log_det = inverse_and_log_scale(step, points, **kwargs)
+        scales[scale][0] += _on_grid(-log_det * (1.0 - given), height >> scale)
+        return points
+
+    def leave(latents, scale, is_last):
+        nonlocal given
+        cost = -tfd.Normal(0.0, 1.0).log_prob(latents)
+        own = given
+        if not is_last:  # The first half of the channels stays.
+            given, own = tf.split(given, 2, axis=-1)
+        cost *= 1.0 - own
+        if not is_last:
+            cost = tf.concat([tf.zeros_like(cost), cost], axis=-1)
+        scales[scale][1] = _on_grid(cost, height >> scale)
+
+    kwargs = bijectors.condition_kwargs(model.bijector, **condition)
+    latents = bijectors.fold(model.bijector, points, apply, leave, kwargs)
     costs = [
         tf.stack([_on_pixels(kind, height) for kind in kinds], axis=1)
         for kinds in scales
@@ -104,53 +123,6 @@ def standardize(maps: np.ndarray, normal: np.ndarray) -> np.ndarray:
     deviation = normal.std(axis=0)
     floor = max(0.01 * float(deviation.mean()), 1e-9)
     return (maps - normal.mean(axis=0)) / np.maximum(deviation, floor)
-
-
-def _encode(steps, points, height, condition):
-    """Applies the inverse of the flow step by step.
-
-    Args:
-      steps: The remaining bijectors, in the order of the inverse.
-      points: Input of the inverse of the first bijector.
-      height: Height of the grid at the start of the scale.
-      condition: Conditions of the couplings.
-
-    Returns:
-      The costs of both kinds at this scale and at each later one, in nats,
-      `[n, h, w]` on the grid of the scale; and the latents.
-    """
-    total, places = 0.0, np.arange(math.prod(points.shape[1:]))
-    places = places.reshape(points.shape[1:])
-
-    def free(places):
-        """Returns 1 where a component is not given."""
-        if "given" not in condition:
-            return 1.0
-        return 1.0 - tf.gather(condition["given"], places, axis=-1)
-
-    for index, step in enumerate(steps):
-        if isinstance(step, FactorOut):
-            kept, latents = tf.split(points, 2, axis=-1)
-            base = _base(latents) * free(np.split(places, 2, axis=-1)[1])
-            base = tf.concat([tf.zeros_like(kept), base], axis=-1)
-            inner = steps_of(step.bijector)
-            later, kept = _encode(inner, kept, kept.shape[1], condition)
-            latents = tf.concat([kept, latents], axis=-1)
-            for reorder in steps[index + 1 :]:  # They only reorder latents.
-                latents = reorder.inverse(latents)
-            return [(total, _on_grid(base, height)), *later], latents
-        if isinstance(step, Squeeze):
-            points = step.inverse(points)
-            continue
-        if isinstance(step, AffineCoupling):
-            places = step.places
-        points, log_det = inverse_and_log_scale(step, points, **condition)
-        total += _on_grid(-log_det * free(places), height)
-    return [(total, _on_grid(_base(points) * free(places), height))], points
-
-
-def _base(latents):
-    return -tfd.Normal(0.0, 1.0).log_prob(latents)
 
 
 def _on_grid(values, height):

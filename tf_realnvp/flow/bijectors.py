@@ -4,7 +4,7 @@ They follow TFP's convention: `forward` maps latents to images (sampling) and
 `inverse` maps images to latents (density). All can be used in any `tfb.Chain`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -197,9 +197,9 @@ class AffineCoupling(SinglePassBijector):
     the log-det of the inverse is `sum(log_s)`. See equations 4 to 9 of
     https://arxiv.org/abs/1605.08803.
 
-    With the condition `given`, `log_s` and `t` are also 0 where a component of
-    the image is given, so that these pass through all couplings unchanged
-    (https://arxiv.org/abs/1909.06319).
+    With the condition `given`, of the shape of the event, `log_s` and `t` are
+    also 0 where it is 1 rather than 0: a component that is given passes
+    unchanged (https://arxiv.org/abs/1909.06319).
 
     The arithmetic uses the dtype of the event, whatever the dtype of the
     network's outputs. Kept components stay exactly as they are.
@@ -228,7 +228,6 @@ class AffineCoupling(SinglePassBijector):
       network: The conditioner, a callable of the kept components.
       rescale: Scalar, the amplitude of the log-scale.
       reshift: Scalar, the offset of the log-scale.
-      places: Integers with the shape of an event, or `None`.
     """
 
     def __init__(
@@ -237,7 +236,6 @@ class AffineCoupling(SinglePassBijector):
         network: Callable[..., tf.Tensor],
         rescale=1.0,
         reshift=0.0,
-        places=None,
         name: str = "affine_coupling",
     ):
         """Creates an affine coupling.
@@ -252,15 +250,11 @@ class AffineCoupling(SinglePassBijector):
             flattened to `N`. Conditions are passed as keyword arguments.
           rescale: Scalar, the amplitude of the log-scale.
           reshift: Scalar, the offset of the log-scale.
-          places: Integers with the shape of an event: where the components are
-            in `given`, numbers `[N, size]` that are 1 where a component is
-            given, else 0. Required if there is this condition.
           name: Name of the bijector's operations.
         """
         parameters = dict(locals())
         with tf.name_scope(name) as name:
             self.mask = np.asarray(mask, bool)
-            self.places = places
             self.network = network
             self.rescale = rescale
             self.reshift = reshift
@@ -300,7 +294,7 @@ class AffineCoupling(SinglePassBijector):
         kept, changed = mask * event, 1.0 - mask
         given = condition.pop("given", None)
         if given is not None:
-            changed *= 1.0 - tf.gather(given, self.places, axis=-1)
+            changed *= 1.0 - tf.cast(given, event.dtype)
         outputs = self.network(
             tf.reshape(kept, (-1,) + self.mask.shape),
             **{
@@ -465,20 +459,80 @@ def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
 
     Args:
       bijector: A bijector with couplings inside.
-      **condition: Conditions for the networks of the couplings, by name.
+      **condition: Conditions for the networks of the couplings, by name; and
+        `given`, `[N, H, W, C]`, which each coupling gets in the shape of its
+        own events.
 
     Returns:
       Keyword arguments for `forward`, `inverse` and the log-dets of `bijector`.
     """
+    given = condition.pop("given", None)
+    return _route(bijector, condition, given)[0]
+
+
+def _route(bijector, condition, given):
+    """Returns keyword arguments of a bijector, and `given` behind it."""
     if isinstance(bijector, AffineCoupling):
-        return condition
-    if hasattr(bijector, "bijector"):  # `FactorOut` and `tfb.Invert`.
-        return condition_kwargs(bijector.bijector, **condition)
+        own = {} if given is None else {"given": given}
+        return condition | own, given
+    if isinstance(bijector, FactorOut):
+        first = None if given is None else tf.split(given, 2, axis=-1)[0]
+        return _route(bijector.bijector, condition, first)[0], given
     nested: dict[str, Any] = {}
     for part in getattr(bijector, "bijectors", []):  # Of `tfb.Chain`.
-        if kwargs := condition_kwargs(part, **condition):
+        kwargs, given = _route(part, condition, given)
+        if kwargs:
             nested[part.name] = nested.get(part.name, {}) | kwargs
-    return nested
+    if given is not None:
+        given = rearrange(bijector, given)
+    if hasattr(bijector, "bijector"):  # Of `tfb.Invert`.
+        nested, _ = _route(bijector.bijector, condition, None)
+    return nested, given
+
+
+def rearrange(step: tfb.Bijector, image: tf.Tensor, *unused) -> tf.Tensor:
+    """Returns where a step puts the components of an image, in its inverse."""
+    # Of `tfb.Invert`, what it inverts.
+    reorders = isinstance(getattr(step, "bijector", step), Squeeze)
+    return step.inverse(image) if reorders else image
+
+
+def fold(
+    bijector: tfb.Bijector,
+    points: tf.Tensor,
+    apply: Callable[..., tf.Tensor],
+    leave: Callable[..., None] = lambda *unused: None,
+    kwargs: Mapping[str, Any] | None = None,
+    scale: int = 0,
+) -> tf.Tensor:
+    """Goes from an image to its latents, step by step.
+
+    Args:
+      bijector: A `tfb.Chain`, whose parts may be `FactorOut`s of such.
+      points: Input of its inverse.
+      apply: Function of a part other than `FactorOut`, its input, its keyword
+        arguments and the index of the scale; returns its output.
+      leave: Called with the latents that leave the flow at each scale, the
+        index of the scale, and whether it is the last.
+      kwargs: What `condition_kwargs` returned.
+      scale: Index of the scale.
+
+    Returns:
+      The latents.
+    """
+    kwargs, is_last = kwargs or {}, True
+    for step in steps_of(bijector):
+        own = kwargs.get(step.name, {})
+        if isinstance(step, FactorOut):
+            first, second = tf.split(points, 2, axis=-1)
+            leave(second, scale, False)
+            first = fold(step.bijector, first, apply, leave, own, scale + 1)
+            points, is_last = tf.concat([first, second], axis=-1), False
+        else:
+            points = apply(step, points, own, scale)
+    if is_last:
+        leave(points, scale, True)
+    return points
 
 
 def inverse_and_log_scale(

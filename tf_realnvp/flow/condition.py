@@ -1,7 +1,6 @@
 """What a density is conditioned on: labels, and contexts."""
 
 import functools
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -219,14 +218,12 @@ class Condition:
         Returns:
           The condition, with a context as `code`, `[n, WIDTH]` of each
           concatenated, and its images `[n, H, W, K]` by name, with their
-          `estimate`; and what is visible as `given`, `[n, H * W * C]`.
+          `estimate`; and what is visible as `given`, `[n, H, W, C]`.
         """
         encoded, codes = dict(condition), []
         context = encoded.pop("context", None)
         if self._is_of_masks and context is not None:
-            _, is_given = split_visible(context)
-            size = math.prod(self._image_shape)
-            encoded["given"] = tf.reshape(is_given, [-1, size])
+            _, encoded["given"] = split_visible(context)
         standardized = self._standardized(context)
         for name, values in standardized.items():
             if values.shape.rank == 4:

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.flow import networks
-from tf_realnvp.flow.bijectors import AffineCoupling, FactorOut, steps_of
+from tf_realnvp.flow import bijectors, networks
+from tf_realnvp.flow.bijectors import AffineCoupling
 from tf_realnvp.flow.real_nvp import RealNVP
 
 _KERNEL_SIZE = 3
@@ -32,27 +32,18 @@ def initialize(model: RealNVP, images: tf.Tensor, seed: int) -> None:
       images: Training images, integers `[n, H, W, C]`; about 100 are enough.
       seed: Seed of the dequantization noise.
     """
-    _fit(model.bijector, model.dequantize(images, seed))
+    points = model.dequantize(images, seed)
+    bijectors.fold(model.bijector, points, _fit)
     strategy = tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         _agree(strategy, model.variables)
 
 
-def _fit(bijector, points):
-    """Fits the couplings in a bijector.
-
-    Args:
-      bijector: A bijector of the model.
-      points: Inputs of its `inverse`, `[n, H, W, C]`.
-    """
-    for step in steps_of(bijector):
-        if isinstance(step, FactorOut):
-            kept, _ = tf.split(points, 2, axis=-1)
-            _fit(step.bijector, kept)  # Later steps only reorder latents.
-        elif isinstance(step, AffineCoupling):
-            points = _fit_coupling(step, points)
-        else:
-            points = step.inverse(points)
+def _fit(step, points, *unused):
+    """Returns the output of a step of the flow; fits it if it is a coupling."""
+    if isinstance(step, AffineCoupling):
+        return _fit_coupling(step, points)
+    return step.inverse(points)
 
 
 def _fit_coupling(coupling, points):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -43,33 +42,25 @@ class MultiScale:
                 f"{self.image_shape}, got {self.num_scales}."
             )
 
-    def layout(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """Yields name, mask and places of couplings, from image to latents.
-
-        The places are where the components of the coupling's input are in an
-        image, `[h, w, c]`, as indices of the flattened image.
-        """
+    def layout(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields name and mask of couplings, from image to latents."""
         checkerboards, channels, last = self.num_couplings
-        places = np.arange(math.prod(self.image_shape)).reshape(
-            self.image_shape
-        )
+        height, width, depth = self.image_shape
         for scale in range(self.num_scales):
             is_last = scale == self.num_scales - 1
             of = "last_scale" if is_last else f"scale_{scale}"
+            shape = height, width, depth
             for index in range(last if is_last else checkerboards):
-                mask = bijectors.checkerboard_mask(places.shape, index % 2 == 0)
-                yield f"{of}/checkerboard_{index}", mask, places
-            if not is_last:
-                height, width, depth = places.shape
-                places = places.reshape(height // 2, 2, width // 2, 2, depth)
-                places = places.swapaxes(1, 2)
-                places = places.reshape(height // 2, width // 2, 4 * depth)
-                for index in range(channels):
-                    mask = bijectors.channel_mask(places.shape, index % 2 == 0)
-                    if self.channel_masks == "mixed" and index % 4 < 2:
-                        mask = bijectors.half_mask(places.shape, index % 2 == 0)
-                    yield f"{of}/channel_{index}", mask, places
-                places = places[..., : 2 * depth]
+                mask = bijectors.checkerboard_mask(shape, index % 2 == 0)
+                yield f"{of}/checkerboard_{index}", mask
+            # The squeeze; half of the channels are factored out after it.
+            height, width, depth = height // 2, width // 2, 2 * depth
+            shape = height, width, 2 * depth
+            for index in range(0 if is_last else channels):
+                mask = bijectors.channel_mask(shape, index % 2 == 0)
+                if self.channel_masks == "mixed" and index % 4 < 2:
+                    mask = bijectors.half_mask(shape, index % 2 == 0)
+                yield f"{of}/channel_{index}", mask
 
     def steps(
         self, couplings: Iterable[tfb.Bijector], scale: int = 0

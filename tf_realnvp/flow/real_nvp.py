@@ -221,7 +221,7 @@ class RealNVP(tf.Module):
                 padding=self.padding,
                 name=f"coupling_{index}",
             )
-            for index, (_, mask, _) in enumerate(self._scales.layout())
+            for index, (_, mask) in enumerate(self._scales.layout())
         ]
         self._log_scale_variables = _scalars(self.networks)
         is_learned = self.dequantization == "variational"
@@ -263,10 +263,10 @@ class RealNVP(tf.Module):
         """
         self.couplings = tuple(
             bijectors.AffineCoupling(
-                *(mask, function, rescale, reshift, places),
+                *(mask, function, rescale, reshift),
                 name=f"coupling_{index}",
             )
-            for index, ((_, mask, places), function, (rescale, reshift)) in (
+            for index, ((_, mask), function, (rescale, reshift)) in (
                 enumerate(
                     zip(
                         self._scales.layout(),
@@ -377,7 +377,7 @@ class RealNVP(tf.Module):
         Adding couplings at a scale, classes or variational dequantization to a
         model adds names and changes none.
         """
-        layout = [name for name, *_ in self._scales.layout()]
+        layout = [name for name, _ in self._scales.layout()]
         names = layout + [network.name for network in self._noise_networks]
         named = {}
         for name, network, (rescale, reshift) in zip(
@@ -660,9 +660,10 @@ class RealNVP(tf.Module):
         pixels, is_given = observations.split_visible(context)
         logits, _ = self._logits(pixels + self.values.middle)
         # Where the flow puts components, if its couplings change nothing.
-        identities = [tfb.Identity() for _ in self.couplings]
-        arrange = tfb.Chain(self._scales.steps(identities)).inverse
-        logits, is_given = arrange(logits), arrange(is_given)
+        logits, is_given = (
+            bijectors.fold(self._without_noise, image, bijectors.rearrange)
+            for image in (logits, is_given)
+        )
         return tf.where(is_given > 0.0, logits, latents)
 
     def log_joint(
