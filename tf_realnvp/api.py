@@ -1,9 +1,7 @@
 """The top-level functions `load` and `train`."""
 
-# mypy: disable-error-code="arg-type"
-# `None` selects the default of a setting, which then has another type.
-
 import contextlib
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -172,6 +170,7 @@ def train(
         `log_density`; if the model was created outside of the scope of the
         current strategy; or if the whole model is frozen (`trainable = False`).
     """
+    arguments = dict(locals())
     if (data is None) == (log_density is None):
         raise ValueError("Either `data` or `log_density` must be given.")
     of_data = labels is not None or observe is not None or num_validation
@@ -179,8 +178,14 @@ def train(
         raise ValueError(
             "`labels`, `observe`, `num_validation` and `flip` are for `data`."
         )
-    settings = {name: getattr(model, name) for name in ARCHITECTURE}
-    settings["dataset"] = ReverseKL.name
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
+    settings = {k: v for k, v in arguments.items() if k in names}
+    settings |= {name: getattr(model, name) for name in ARCHITECTURE}
+    settings |= {
+        "dataset": ReverseKL.name,
+        "conditional": model.num_classes is not None,
+        "run_dir": run_dir and str(run_dir),
+    }
     dataset: Any = None
     if log_density is None:
         dataset = for_model(model, data, labels, flip, context, observe)
@@ -190,27 +195,8 @@ def train(
         run = None
         if run_dir is not None:
             run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
-        config = TrainingConfig(
-            before=run.config if run else None,
-            conditional=model.num_classes is not None,
-            run_dir=run_dir and str(run_dir),
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            lr=lr,
-            lr_schedule=lr_schedule,
-            warmup_steps=warmup_steps,
-            clip_grad=clip_grad,
-            ema=ema,
-            max_steps=max_steps,
-            num_validation=num_validation,
-            seed=seed,
-            precision=precision,
-            accumulate=accumulate,
-            recompute=recompute,
-            jit=jit,
-            **settings,
-        )
+        before = run.config if run else None
+        config = TrainingConfig(before=before, **settings)
         if log_density is not None:
             dataset = ReverseKL(log_density, model, config.batch_size, context)
         training = Training(config, dataset, run, model)

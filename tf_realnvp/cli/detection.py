@@ -115,8 +115,7 @@ def score(flags: argparse.Namespace) -> None:
         "reference": digest(normal and normal.images),
         "list of files": digest([path.name for path in of_all]),
     }
-    for shard in tables:
-        shard.check_same(work)
+    shards.check_same(tables, work)
     if normal is not None:
         reference = _fit_reference(model, measure, normal, flags.seed, context)
 

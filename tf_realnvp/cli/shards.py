@@ -7,8 +7,8 @@ their number.
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from tf_realnvp.cli import arguments
 from tf_realnvp.cli.arguments import Argument
@@ -82,28 +82,18 @@ def argument(text: str) -> Argument:
     return arguments.argument("--shard", text, _Shards())
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """The CSV file of a shard, whose first row says what it is a shard of.
+class Table(NamedTuple):
+    """The CSV file of a shard.
 
     Attributes:
       path: The file.
-      work: What it is a shard of, by name.
-      rows: The names of the columns and the rows that follow.
+      work: Its first row: what it is a shard of, by name.
+      rows: The names of the columns, and the rows that follow.
     """
 
     path: str
     work: dict[str, Any]
     rows: Iterator[list[str]]
-
-    def check_same(self, work: Mapping[str, Any]) -> None:
-        """Raises a `UsageError` unless it is a shard of this work."""
-        if others := [n for n in work if work[n] != self.work.get(n)]:
-            raise UsageError(
-                f"argument --merge: {self.path} is of another "
-                f"{', '.join(others)}: score it again, or merge with the flags "
-                "that it had"
-            )
 
 
 def open_tables(path: str, count: int) -> list[Table]:
@@ -127,3 +117,18 @@ def open_tables(path: str, count: int) -> list[Table]:
             raise UsageError(f"{part} is not of a shard") from error
         tables.append(Table(part, work, rows))
     return tables
+
+
+def check_same(tables: Iterable[Table], work: Mapping[str, Any]) -> None:
+    """Checks that tables are of shards of the same work.
+
+    Raises:
+      UsageError: If one is of another.
+    """
+    for table in tables:
+        if others := [n for n in work if work[n] != table.work.get(n)]:
+            raise UsageError(
+                f"argument --merge: {table.path} is of another "
+                f"{', '.join(others)}: score it again, or merge with the flags "
+                "that it had"
+            )

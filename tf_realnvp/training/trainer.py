@@ -329,13 +329,27 @@ class Trainer:
 
     def _replica_gradients(self, images, condition, step):
         """Returns the loss, gradient norm and gradients over all replicas."""
-        seed = self._seed_of(0, step)
-        points = self.objective.points(self.model, images, seed)
-        loss, gradients = self._accumulated(
-            self._share(points),
-            self._share(condition),
-            tf.cast(tf.shape(images)[0], tf.float32),
+        points = self.objective.points(
+            self.model, images, self._seed_of(0, step)
         )
+        own = self._share((points, condition))
+        size = tf.cast(tf.shape(images)[0], tf.float32)
+
+        def of_part(index):
+            """Of a part that is accumulated: of its own parts, all at once."""
+            parts = self._at_once(_part(own, index, self.config.accumulate))
+            each = [self._gradient_function(*part, size) for part in parts]
+            return tf.nest.map_structure(lambda *x: tf.add_n(x), *each)
+
+        if (number := self.config.accumulate) == 1:
+            loss, gradients = of_part(0)
+        else:
+            loss, gradients = tf.foldl(
+                lambda sums, i: tf.nest.map_structure(tf.add, sums, of_part(i)),
+                tf.range(number),
+                (0.0, tuple(tf.zeros(v.shape) for v in self._trained)),
+                parallel_iterations=1,
+            )
         loss, gradients = self._sum_over_replicas((loss, gradients))
         norm = tf.linalg.global_norm(gradients)
         if self.config.clip_grad is not None:
@@ -344,33 +358,10 @@ class Trainer:
             )
         return loss, norm, gradients
 
-    def _accumulated(self, points, condition, batch_size):
-        """Accumulates loss and gradients over the parts of a batch."""
-        parts = self.config.accumulate
-        if parts == 1:
-            return self._gradients(points, condition, batch_size)
-
-        def add(sums, index):
-            own_points, own_condition = _part((points, condition), index, parts)
-            part = self._gradients(own_points, own_condition, batch_size)
-            return tf.nest.map_structure(tf.add, sums, part)
-
-        zeros = 0.0, tuple(tf.zeros(v.shape) for v in self._trained)
-        return tf.foldl(add, tf.range(parts), zeros, parallel_iterations=1)
-
-    def _gradients(self, points, condition, batch_size):
-        """Returns loss and gradients, computed in parts at once."""
-        parts = self._at_once(
-            lambda *part: self._gradient_function(*part, batch_size),
-            points,
-            condition,
-        )
-        return tf.nest.map_structure(lambda *each: tf.add_n(each), *parts)
-
-    def _at_once(self, function, points, condition):
-        """Applies a function to parts of a batch, on a thread for each."""
+    def _at_once(self, batch):
+        """Returns the parts of a batch that are computed on a thread each."""
         return [
-            function(*_part((points, condition), index, self._num_parts))
+            _part(batch, index, self._num_parts)
             for index in range(self._num_parts)
         ]
 
@@ -387,10 +378,8 @@ class Trainer:
         points = self.objective.points(
             self._evaluated_model, images, self._seed_of(1, index)
         )
-        losses = self._at_once(
-            self._loss_function, self._share(points), self._share(condition)
-        )
-        losses = tf.concat(losses, axis=0)
+        parts = self._at_once(self._share((points, condition)))
+        losses = tf.concat([self._loss_function(*p) for p in parts], axis=0)
         places = self._share(tf.range(tf.shape(points)[0])[:, tf.newaxis])
         losses = tf.scatter_nd(places, losses, tf.shape(points)[:1])
         return self._sum_over_replicas(losses) / self.model.num_dims
