@@ -223,7 +223,7 @@ def _new_beside(path, make=pathlib.Path.mkdir):
         yield new
     except OSError as error:
         if error.filename is None:  # As of a full disk.
-            error.filename = os.fspath(path)
+            raise OSError(f"{path}: {error}") from error
         raise
     finally:
         _remove(new)  # This may be the old folder by now.
