@@ -156,8 +156,8 @@ def draw(
       seed: Seed; the same seed gives the same points.
       context: As for `RealNVP.log_prob`, one for all points.
       symmetries: Maps of points that change neither `f` nor volumes, such as
-        reflections, in TensorFlow. They must be a group: the identity, and with
-        each two what they do one after the other.
+        reflections, in TensorFlow. They must be a group: they include the
+        identity, and the composition of any two of them.
     """
     check(n, "n", WholeNumber(1))
     condition = model.condition(tf.zeros([_BATCH_SIZE]), context=context)

@@ -37,7 +37,7 @@ _NUM_SAMPLES = 16  # Of a model that observes.
 
 @dataclasses.dataclass(frozen=True)
 class Restoration:
-    """Restored images; without samples, what is of samples is `None`.
+    """Restored images. Fields that describe samples are `None` without any.
 
     Attributes:
       images: `[n, H, W, C]`, the images of the likeliest latents, in the dtype

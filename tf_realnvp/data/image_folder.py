@@ -26,7 +26,7 @@ _PERMANENT = (
     *(errno.EACCES, errno.EPERM),
 )
 _NUM_NAMED = 5  # Skipped files to name in a message.
-# Other names of splits, in lower case and without what are no letters.
+# Other names of splits, in lower case, reduced to their letters.
 _TRAIN_NAMES = {"train", "training", "trainset", "trainingset"}
 _TEST_NAMES = {"test", "testing", "testset", "val", "valid", "validation"}
 
