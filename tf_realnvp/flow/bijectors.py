@@ -508,7 +508,7 @@ def fold(
     """Goes from an image to its latents, step by step.
 
     Args:
-      bijector: A `tfb.Chain`, whose parts may be `FactorOut`s of such.
+      bijector: A `tfb.Chain`. A part may be a `FactorOut` of another chain.
       points: Input of its inverse.
       apply: Function of a part other than `FactorOut`, its input, its keyword
         arguments and the index of the scale; returns its output.
