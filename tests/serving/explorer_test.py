@@ -62,6 +62,18 @@ class ExplorerTest(folders.FolderTestCase):
                 variable.assign(tf.zeros_like(variable))
         self.assertAllEqual(steps[:, 0], partial.decode(latents, label))
 
+    def test_steps_of_visible_pixels(self):
+        """The visible pixels are in each image."""
+        model = small_models.displaced(0.2, (8, 8, 1), 17, observe="mask")
+        latents = make_latents(model, 2)
+        context = np.random.default_rng(1).integers(2, size=(2, 8, 8, 2))
+        steps = explorer.flow(model, latents, context=context)["steps"]
+        self.assertAllEqual(steps[:, -1], model.decode(latents, None, context))
+        pixels, is_visible = context[..., :1], context[..., 1:] == 1
+        for number in range(steps.shape[1]):
+            found = steps[:, number].numpy()
+            self.assertAllEqual(found[is_visible], pixels[is_visible])
+
     def test_files(self):
         model = small_models.conditional().clone()
         model.metadata = {"class_names": ["a", "b", "c"]}

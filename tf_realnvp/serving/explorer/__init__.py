@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
+from tf_realnvp.flow import bijectors
 from tf_realnvp.flow.bijectors import AffineCoupling, FactorOut, steps_of
 from tf_realnvp.flow.dequantization import VariationalDequantization
 from tf_realnvp.flow.real_nvp import RealNVP
@@ -91,22 +92,24 @@ def flow(
     if model.observe == "mask":
         latents = model.with_visible(latents, condition["context"])
     condition = model.condition.encode(condition)
-    points = _states(model.bijector, latents, condition)
+    kwargs = bijectors.condition_kwargs(model.bijector, **condition)
+    points = _states(model.bijector, latents, kwargs)
     levels = tf.clip_by_value(tf.floor(points), 0.0, model.values.highest)
     return {"steps": tf.cast(levels, tf.uint8)}
 
 
-def _states(bijector, latents, condition):
+def _states(bijector, latents, kwargs):
     """Returns all states of the forward pass, `[n, states, h, w, c]`."""
     states = latents[:, tf.newaxis]
     for step in reversed(steps_of(bijector)):
+        own = kwargs.get(step.name, {})
         if isinstance(step, FactorOut):
             kept, rest = tf.split(states, 2, axis=-1)
-            kept = _states(step.bijector, kept[:, 0], condition)
+            kept = _states(step.bijector, kept[:, 0], own)
             rest = tf.repeat(rest, kept.shape[1], axis=1)
             states = tf.concat([kept, rest], axis=-1)
         elif isinstance(step, AffineCoupling):
-            last = step.forward(states[:, -1], **condition)
+            last = step.forward(states[:, -1], **own)
             states = tf.concat([states, last[:, tf.newaxis]], axis=1)
         elif not isinstance(step, VariationalDequantization):
             states = step.forward(states)
