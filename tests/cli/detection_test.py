@@ -213,6 +213,9 @@ class ScoreTest(DetectionTestCase):
         ):
             result = call("score", self.path, "in", "--merge", 3, *argv)
             self.assert_usage_error(result, f"3.csv is of another {name}:")
+        other = small_models.copied(self.path, self.folder, dataset="other")
+        result = call("score", other, "in", "--merge", 3, *flags)
+        self.assert_usage_error(result, "is of another model:")
         (folder / "new.png").touch()
         result = call("score", self.path, "in", "--merge", 3, *flags)
         self.assert_usage_error(result, "is of another list of files")
