@@ -55,8 +55,8 @@ def costs_and_latents(
     """
     height = model.image_shape[0]
     condition = model.condition(points, **condition)
-    if model.observe == "mask":
-        points = model.show_visible(points, condition["context"])
+    if model.visible:
+        points = model.visible.in_points(points, condition["context"])
     condition = model.condition.encode(condition)
     given = condition.get("given", tf.zeros_like(points))
     scales: list[list] = [[0.0, 0.0] for _ in range(model.num_scales)]

@@ -26,6 +26,7 @@ from tf_realnvp.flow import dequantization as variational
 from tf_realnvp.flow.condition import Condition, Shapes
 from tf_realnvp.flow.multi_scale import MultiScale
 from tf_realnvp.flow.values import Values
+from tf_realnvp.flow.visible import VisiblePixels
 from tf_realnvp.utils import private, ranges, tensors
 from tf_realnvp.utils.named import each
 from tf_realnvp.utils.ranges import WholeNumber, WholeNumbers, check
@@ -95,6 +96,7 @@ class RealNVP(tf.Module):
         them.
       latent_shape: `(H / 2, W / 2, 4 * C)`.
       condition: What the density is conditioned on, a `Condition`.
+      visible: The `VisiblePixels` of a model that observes masks, else `None`.
     """
 
     metadata: Mapping[str, Any]
@@ -292,6 +294,11 @@ class RealNVP(tf.Module):
         steps += self._scales.steps(self.couplings)
         # The noise within a level does not affect the level itself.
         self._without_noise = tfb.Chain(steps, name="real_nvp")
+        self.visible: VisiblePixels | None = None
+        if self.observe == "mask":
+            self.visible = VisiblePixels(
+                self._without_noise, self._to_logits, self.values.middle
+            )
         self.bijector = self._without_noise
         if noise_functions and self.num_colors is not None:
             noise = variational.VariationalDequantization(
@@ -571,22 +578,18 @@ class RealNVP(tf.Module):
         points = tf.identity(tf.cast(points, tf.float32))
         if label is not None:
             label = tf.broadcast_to(label, tf.shape(points)[:1])
-        log_prob = self.distribution.log_prob
-        if self.observe == "mask":
-            log_prob = self._log_density_of_missing
-            if context is None:
-                context = self.condition.nothing_visible(tf.shape(points)[0])
+        if context is None and self.visible:
+            context = self.condition.nothing_visible(tf.shape(points)[0])
+
+        def log_prob(points, **condition):
+            if not self.visible:
+                return self.distribution.log_prob(points, **condition)
+            points = self.visible.in_points(points, condition["context"])
+            of_all = self.distribution.log_prob(points, **condition)
+            return of_all - self.visible.log_prob(points, condition["context"])
+
         condition = _given(label=label, context=context)
         return _apply(log_prob, points, condition)
-
-    def _log_density_of_missing(self, points, **condition):
-        """Returns the log-density of what is not visible, given what is."""
-        points = self.show_visible(points, condition["context"])
-        _, is_given = observations.split_visible(condition["context"])
-        logits, log_dets = self._logits(points)
-        own = tfd.Normal(0.0, 1.0).log_prob(logits) + log_dets
-        own = tf.reduce_sum(is_given * own, axis=[1, 2, 3])
-        return self.distribution.log_prob(points, **condition) - own
 
     def estimate(self, context: Any) -> tf.Tensor:
         """Returns about the mean of the images given their context.
@@ -625,46 +628,11 @@ class RealNVP(tf.Module):
         def apply(points, context):
             scaled = self._to_logits[0].inverse(points)
             errors = tf.square(self.condition.estimate(context) - scaled)
-            if self.observe == "mask":
+            if self.visible:
                 errors *= 1.0 - observations.split_visible(context)[1]
             return tf.reduce_sum(errors, axis=[1, 2, 3])
 
         return _apply(apply, points, {"context": context})
-
-    def show_visible(self, points: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
-        """Returns points with the visible pixels, which are given.
-
-        Args:
-          points: Dequantized images `[n, H, W, C]`.
-          context: What a model that observes masks has as its context.
-        """
-        pixels, is_given = observations.split_visible(context)
-        visible = pixels + self.values.middle
-        return tf.where(is_given > 0.0, visible, points)
-
-    def _logits(self, points):
-        """Returns the input of the first coupling, and parts of its log-det."""
-        total, log_dets = points, tf.zeros_like(points)
-        for step in self._to_logits:
-            total, log_det = bijectors.inverse_and_log_scale(step, total)
-            log_dets += log_det
-        return total, log_dets
-
-    def with_visible(self, latents: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
-        """Returns latents with those of the visible pixels, which are given.
-
-        Args:
-          latents: `[n, H / 2, W / 2, 4 * C]`.
-          context: As for `show_visible`.
-        """
-        pixels, is_given = observations.split_visible(context)
-        logits, _ = self._logits(pixels + self.values.middle)
-        # Where the flow puts components, if its couplings change nothing.
-        logits, is_given = (
-            bijectors.fold(self._without_noise, image, bijectors.rearrange)
-            for image in (logits, is_given)
-        )
-        return tf.where(is_given > 0.0, logits, latents)
 
     def log_joint(
         self,
@@ -711,16 +679,8 @@ class RealNVP(tf.Module):
             tf.constant(self.class_probs, tf.float32)
         )
 
-    def _through_flow(self, show, function, batch, label, context):
-        """Applies one direction of the flow, without noise, to a batch.
-
-        Args:
-          show: Puts visible pixels into the batch, for models of masks.
-          function: The direction.
-          batch: `[n, ...]`.
-          label: As for `encode`.
-          context: As for `encode`.
-        """
+    def _through_flow(self, direction, batch, label, context):
+        """Applies one direction of the flow, without noise, to a batch."""
         if label is None and self.num_classes is not None:
             raise ValueError(
                 "`label` must be given: latents are those of a class, and the "
@@ -728,11 +688,13 @@ class RealNVP(tf.Module):
             )
 
         def apply(batch, **condition):
-            if self.observe == "mask":
+            if self.visible:
+                place = {"forward": "in_latents", "inverse": "in_points"}
+                show = getattr(self.visible, place[direction])
                 batch = show(batch, condition["context"])
             encoded = self.condition.encode(condition)
             kwargs = bijectors.condition_kwargs(self.bijector, **encoded)
-            return function(batch, **kwargs)
+            return getattr(self._without_noise, direction)(batch, **kwargs)
 
         return _apply(apply, batch, self.condition(batch, label, context))
 
@@ -960,9 +922,7 @@ class RealNVP(tf.Module):
         """
         images = tensors.images(images, self.image_shape, self.num_colors)
         points = tf.cast(images, tf.float32) + self.values.middle
-        inverse = self._without_noise.inverse
-        show = self.show_visible
-        return self._through_flow(show, inverse, points, label, context)
+        return self._through_flow("inverse", points, label, context)
 
     def decode(self, latents: tf.Tensor, label=None, context=None) -> tf.Tensor:
         """Returns the images of latents.
@@ -1015,9 +975,7 @@ class RealNVP(tf.Module):
           Float32 `[n, H, W, C]`, in the support of `distribution`. Latents that
           are too large give NaN.
         """
-        forward = self._without_noise.forward
-        show = self.with_visible
-        return self._through_flow(show, forward, latents, label, context)
+        return self._through_flow("forward", latents, label, context)
 
 
 def _restore(config, name, metadata, values):

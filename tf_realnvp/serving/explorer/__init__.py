@@ -89,8 +89,8 @@ def flow(
       coupling. The last ones are what `decode` returns.
     """
     condition = model.condition(latents, **condition)
-    if model.observe == "mask":
-        latents = model.with_visible(latents, condition["context"])
+    if model.visible:
+        latents = model.visible.in_latents(latents, condition["context"])
     condition = model.condition.encode(condition)
     kwargs = bijectors.condition_kwargs(model.bijector, **condition)
     points = _states(model.bijector, latents, kwargs)
