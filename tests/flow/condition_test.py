@@ -624,7 +624,9 @@ class ObservationTest(tf.test.TestCase, parameterized.TestCase):
         points = model.decode_points(latents, context=context)
         free = np.flatnonzero(~mask)
         # Where components go is where a change of one moves the latents.
-        in_latents = model.visible.in_latents(tf.fill(latents.shape, np.nan), context)
+        in_latents = model.visible.in_latents(
+            tf.fill(latents.shape, np.nan), context
+        )
         free_latents = np.flatnonzero(np.isnan(in_latents))
         self.assertLen(free_latents, len(free))
 

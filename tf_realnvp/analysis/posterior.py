@@ -48,7 +48,7 @@ def infer(
     model: RealNVP,
     observe: Callable[[tf.Tensor], tf.Tensor],
     values: np.ndarray,
-    is_known: np.ndarray,
+    visible: np.ndarray,
     labels: np.ndarray,
     sigma: float,
     num_samples: int,
@@ -62,7 +62,7 @@ def infer(
       model: The model.
       observe: What was observed of images, as for `restoration.restore`.
       values: What was observed, `[n, ...]`.
-      is_known: Where it was, boolean of the same shape.
+      visible: Where it was, boolean of the same shape.
       labels: Labels to try of each image, int32 `[n, num_tried]`.
       sigma: Standard deviation of the likelihood.
       num_samples: Number of samples for each image.
@@ -81,7 +81,7 @@ def infer(
     posterior = _Posterior(model, observe, values.shape[1:])
     observation = _Observation(
         values.astype(np.float32),
-        is_known.astype(np.float32),
+        visible.astype(np.float32),
         labels,
         np.zeros([n, *model.latent_shape], np.float32),
     )
@@ -115,14 +115,14 @@ class _Observation(NamedTuple):
 
     Attributes:
       values: Float32 `[n, ...]`, what was observed.
-      is_known: Float32 of the same shape: 1 where it was, else 0.
+      visible: Float32 of the same shape: 1 where it was, else 0.
       label: Int32 `[n]`, or `[n, num_tried]` to find the likeliest of some; 0
         if the model has no classes.
       center: Float32 `[n, H / 2, W / 2, 4 * C]`, the mean of the prior.
     """
 
     values: np.ndarray
-    is_known: np.ndarray
+    visible: np.ndarray
     label: np.ndarray
     center: np.ndarray
 
@@ -159,7 +159,7 @@ class _Posterior:
     def _log_density(self, latents, observation, sigma):
         """Returns the log-density of latents `[n]`, up to a constant."""
         seen = self._observe(self._points(latents, observation.label))
-        errors = observation.is_known * (seen - observation.values) / sigma
+        errors = observation.visible * (seen - observation.values) / sigma
         squares = tf.square(latents - observation.center)
         return -0.5 * (_sum_of_each(tf.square(errors)) + _sum_of_each(squares))
 

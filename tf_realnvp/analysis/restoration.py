@@ -148,13 +148,13 @@ def restore(
     shape = observe(tf.zeros([1, *model.image_shape])).shape[1:]
     images = np.asarray(images)
     mask = np.asarray(False if mask is None else mask)
-    is_known = np.broadcast_to(mask == 0, images.shape)
-    images = np.where(is_known, images, 0)
+    visible = np.broadcast_to(mask == 0, images.shape)
+    images = np.where(visible, images, 0)
     images = tensors.images(images, shape, num_colors).numpy()
     if model.observe == "mask" and noise is None:
-        is_visible = is_known.all(axis=-1, keepdims=True)
-        result = draw(observations.visible_pixels(images, is_visible))
-        return _put_back(result, images, is_known)
+        seen = visible.all(axis=-1, keepdims=True)
+        result = draw(observations.visible_pixels(images, seen))
+        return _put_back(result, images, visible)
     n = len(images)
     if label is None:
         classes = np.arange(model.num_classes or 1, dtype=np.int32)
@@ -166,7 +166,7 @@ def restore(
         model,
         observe,
         images,
-        is_known,
+        visible,
         labels,
         sigma,
         num_samples,
@@ -175,7 +175,7 @@ def restore(
         display,
     )
     if num_samples:
-        stays = is_known if noise is None else False
+        stays = visible if noise is None else False
         for name in ("r_hat", "ess"):
             values = np.ma.array(result[name], mask=stays)
             values = values.reshape(n, model.num_dims)
@@ -183,7 +183,7 @@ def restore(
     if model.num_classes is None:
         del result["label"]
     if noise is None:
-        return _put_back(result, images, is_known)
+        return _put_back(result, images, visible)
     return Restoration(**result)
 
 
@@ -225,11 +225,11 @@ def _draw(model, label, num_samples, seed, batch_size, display, context):
     return result | {"mean": mean, "std": samples.std(axis=1, dtype=np.float32)}
 
 
-def _put_back(result, images, is_known):
+def _put_back(result, images, visible):
     """Makes known values what they were, since a flow returns them rounded."""
-    known = images[is_known]
-    result["images"][is_known] = known
+    known = images[visible]
+    result["images"][visible] = known
     if "samples" in result:
-        result["mean"][is_known], result["std"][is_known] = known, 0.0
-        result["samples"].swapaxes(0, 1)[:, is_known] = known
+        result["mean"][visible], result["std"][visible] = known, 0.0
+        result["samples"].swapaxes(0, 1)[:, visible] = known
     return Restoration(**result)

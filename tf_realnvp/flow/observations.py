@@ -29,21 +29,21 @@ _NUM_SCRATCHES = 4
 _WEIGHTS = (0.2, 0.25, 0.15, 0.3, 0.05, 0.05)
 
 
-def visible_pixels(images: tf.Tensor, is_visible: tf.Tensor) -> tf.Tensor:
+def visible_pixels(images: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
     """Returns the context of a model that observes "mask".
 
     Args:
       images: `[n, H, W, C]`.
-      is_visible: `True` or any number but 0 where a pixel is seen. Its shape
+      visible: `True` or any number but 0 where a pixel is seen. Its shape
         broadcasts to `[n, H, W, 1]`: a pixel is seen in all channels or none.
 
     Returns:
       Float32 `[n, H, W, C + 1]`: pixels, 0 if not visible, and where they are.
     """
     images = tf.cast(images, tf.float32)
-    is_visible = tf.cast(tf.cast(is_visible, tf.bool), tf.float32)
-    is_visible += tf.zeros_like(images[..., :1])
-    return tf.concat([images * is_visible, is_visible], axis=-1)
+    visible = tf.cast(tf.cast(visible, tf.bool), tf.float32)
+    visible += tf.zeros_like(images[..., :1])
+    return tf.concat([images * visible, visible], axis=-1)
 
 
 def split_visible(context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -52,8 +52,8 @@ def split_visible(context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     Args:
       context: What `visible_pixels` returned.
     """
-    pixels, is_visible = context[..., :-1], context[..., -1:]
-    return pixels, tf.broadcast_to(is_visible, tf.shape(pixels))
+    pixels, visible = context[..., :-1], context[..., -1:]
+    return pixels, tf.broadcast_to(visible, tf.shape(pixels))
 
 
 def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
