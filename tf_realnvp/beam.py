@@ -176,16 +176,15 @@ def _parse(record, keys):
 
 @functools.cache
 def _form(path):
-    """Returns the arguments of `images.files.read` for images of a model."""
+    """Returns the shape of a model's images, and what their values are."""
     content = metadata.read(path)
-    names = content.keys() & {"image_shape", "num_colors", "dropped_bits"}
-    return {name: content[name] for name in names}
+    return content["image_shape"], metadata.values(content)
 
 
 def _decode(named, path):
-    (name, content), form = named, _form(path)
+    name, content = named
     try:
-        image = tf_realnvp.image_files.read(name, content=content, **form)
+        image = tf_realnvp.image_files.read(name, *_form(path), content)
     except ImageError as error:
         beam.metrics.Metrics.counter(__name__, "unreadable").inc()
         logging.warning(error)

@@ -14,6 +14,7 @@ from tensorflow.python.framework import random_seed
 from tf_realnvp import data
 from tf_realnvp.data import arrays, image_dataset, pipeline, splits
 from tf_realnvp.errors import DataError
+from tf_realnvp.flow.values import Values
 
 
 def numbered(count, labels=None, class_names=(), has_records=False, **options):
@@ -40,7 +41,7 @@ def numbered(count, labels=None, class_names=(), has_records=False, **options):
     dataset = image_dataset.ImageDataset(
         name="numbered",
         image_shape=(2, 2, 1),
-        num_colors=256,
+        values=Values(256),
         splits={"train": split, "test": split},
         decode=decode,
         class_names=tuple(class_names),

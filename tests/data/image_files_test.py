@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from tf_realnvp.data import image_files
 from tf_realnvp.errors import ImageError
+from tf_realnvp.flow.values import Values
 
 
 class FilesTestCase(folders.FolderTestCase, parameterized.TestCase):
@@ -34,9 +35,10 @@ class WriteTest(FilesTestCase):
     def test_every_level_comes_back(self, num_colors, dropped):
         dtype = np.uint8 if num_colors <= 256 else np.uint16
         image = np.arange(num_colors).astype(dtype).reshape(1, -1, 1)
-        image_files.write(self.path, image, num_colors, dropped)
+        values = Values(num_colors, dropped)
+        image_files.write(self.path, image, values)
         self.assertAllEqual(
-            image_files.read(self.path, image.shape, num_colors, dropped), image
+            image_files.read(self.path, image.shape, values), image
         )
         with Image.open(self.path) as file:
             pixels = np.asarray(file).astype(int)

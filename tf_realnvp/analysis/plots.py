@@ -13,7 +13,7 @@ import matplotlib.image
 import matplotlib.style
 import numpy as np
 
-from tf_realnvp.data.image_files import to_pixels
+from tf_realnvp.flow.values import Values
 from tf_realnvp.utils import files
 from tf_realnvp.utils.console import printable
 
@@ -36,7 +36,7 @@ def save_loss_curve(
       title: Title of the figure. Any characters are allowed.
       unit: Unit of the losses.
     """
-    with _figure(path, 7, 4.5) as [axes]:
+    with _figure(path, 7, 4.5, axes="on") as [axes]:
         for label, points in curves.items():
             epochs, losses = np.reshape(points, [-1, 2]).T
             marker = "o" if len(epochs) < 30 else None
@@ -51,7 +51,7 @@ def save_loss_curve(
 
 
 @contextlib.contextmanager
-def _figure(path, width, height, rows=1, columns=1, dpi=120):
+def _figure(path, width, height, rows=1, columns=1, dpi=120, axes="off"):
     """Yields panels to draw on, then writes them. Ignores `matplotlibrc`.
 
     Args:
@@ -61,6 +61,7 @@ def _figure(path, width, height, rows=1, columns=1, dpi=120):
       rows: Number of rows of panels.
       columns: Number of panels per row.
       dpi: Pixels per inch.
+      axes: "on" to draw the axes of the panels.
     """
     with (
         files.replace_file(path) as new,
@@ -68,19 +69,22 @@ def _figure(path, width, height, rows=1, columns=1, dpi=120):
         warnings.catch_warnings(action="ignore"),  # Missing glyphs.
     ):
         figure = matplotlib.figure.Figure((width, height), layout="constrained")
-        yield figure.subplots(rows, columns, squeeze=False).ravel()
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for panel in panels:
+            panel.axis(axes)
+        yield panels
         figure.savefig(new, dpi=dpi)
 
 
-def _rgb(images, num_colors):
+def _rgb(images, values):
     """Converts one or more images with any number of channels to RGB."""
-    images = np.asarray(images)
-    if num_colors is None:
+    values, images = Values.of(values), np.asarray(images)
+    if values.are_real:
         colors = _color_map(images)
         return colors.cmap(colors.norm(images[..., 0]), bytes=True)[..., :3]
     if images.shape[-1] < 3:
         images = np.repeat(images[..., :1], 3, axis=-1)
-    return to_pixels(images[..., :3], num_colors)
+    return values.to_bytes(images[..., :3])
 
 
 def _color_map(images):
@@ -90,16 +94,18 @@ def _color_map(images):
 
 
 def image_grid(
-    images: np.ndarray, num_colors: int | None = 256, columns: int | None = None
+    images: np.ndarray,
+    values: Values | int | None = 256,
+    columns: int | None = None,
 ) -> np.ndarray:
     """Lays out images in a grid, with a gap of a pixel between them.
 
     Args:
-      images: `[n, H, W, C]`, levels in `0 ... num_colors - 1` or real numbers.
+      images: `[n, H, W, C]`, levels or real numbers.
         If `C` is 2, the first channel is shown in grey; if it is above 3, the
         first three. Of real numbers, the first is shown by colors.
-      num_colors: Number of levels; the last one is shown as white. `None` for
-        real numbers.
+      values: What their values are; or the number of levels, `None` for real
+        numbers. The highest level is shown as white.
       columns: Number of images per row. Default: a square grid.
 
     Returns:
@@ -111,7 +117,7 @@ def image_grid(
     rows = math.ceil(num_images / columns)
     tiles = np.full((rows, columns, height + 1, width + 1, 3), 255, np.uint8)
     flat = tiles.reshape(-1, *tiles.shape[2:])
-    flat[:num_images, 1:, 1:] = _rgb(images, num_colors)
+    flat[:num_images, 1:, 1:] = _rgb(images, values)
     grid = np.vstack([np.hstack(row) for row in tiles])
     grid = np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=255)
     most = math.isqrt(_MAX_PIXELS // (grid.shape[0] * grid.shape[1]))
@@ -122,7 +128,7 @@ def image_grid(
 def save_image_grid(
     path: str | os.PathLike,
     images: np.ndarray,
-    num_colors: int | None = 256,
+    values: Values | int | None = 256,
     columns: int | None = None,
 ) -> None:
     """Draws images in a grid; real numbers with a bar of their colors.
@@ -130,15 +136,14 @@ def save_image_grid(
     Args:
       path: PNG file to write.
       images: As for `image_grid`.
-      num_colors: As for `image_grid`.
+      values: As for `image_grid`.
       columns: As for `image_grid`.
     """
-    grid = image_grid(images, num_colors, columns)
-    if num_colors is None:
+    grid = image_grid(images, values, columns)
+    if Values.of(values).are_real:
         height, width, _ = grid.shape
         with _figure(path, width / 100 + 1, height / 100) as [axes]:
             axes.imshow(grid)
-            axes.set_axis_off()
             axes.figure.colorbar(_color_map(np.asarray(images)), ax=axes)
         return
     with files.replace_file(path) as new:
@@ -159,7 +164,8 @@ def save_histograms(
     """
     columns = min(3, len(scores))
     rows = math.ceil(len(scores) / columns)
-    with _figure(path, 4 * columns, 2.8 * rows, rows, columns) as panels:
+    size = 4 * columns, 2.8 * rows
+    with _figure(path, *size, rows, columns, axes="on") as panels:
         for axes in panels[len(scores) :]:
             axes.set_visible(False)
         for (name, both), axes in zip(scores.items(), panels, strict=False):
@@ -178,7 +184,7 @@ def save_rows(
     path: str | os.PathLike,
     rows: Mapping[str, np.ndarray],
     title: str,
-    num_colors: int | None = 256,
+    values: Values | int | None = 256,
 ) -> None:
     """Draws rows of images, each with a title.
 
@@ -186,17 +192,16 @@ def save_rows(
       path: PNG file to write.
       rows: Images of each row, as for `image_grid`, by its title.
       title: Title of the figure.
-      num_colors: As for `image_grid`.
+      values: As for `image_grid`.
     """
     with _figure(path, 9, 1.2 * len(rows) + 0.4, len(rows)) as panels:
         panels[0].figure.suptitle(title, fontsize=10)
-        pixels = _rgb(np.concatenate([*rows.values()]), num_colors)
+        pixels = _rgb(np.concatenate([*rows.values()]), values)
         ends = np.cumsum([*map(len, rows.values())])[:-1]
         shown = zip(rows, np.split(pixels, ends), panels, strict=True)
         for name, images, axes in shown:
             axes.imshow(image_grid(images, columns=len(images)))
             axes.set_title(name, fontsize=9, loc="left")
-            axes.set_axis_off()
 
 
 def map_limits(maps: np.ndarray) -> tuple[float, float]:
@@ -217,7 +222,7 @@ def save_bit_maps(
     images: np.ndarray,
     maps: np.ndarray,
     label: str,
-    num_colors: int | None = 256,
+    values: Values | int | None = 256,
     limits: tuple[float, float] | None = None,
     titles: Sequence[str] = (),
 ) -> None:
@@ -228,7 +233,7 @@ def save_bit_maps(
       images: As for `image_grid`.
       maps: `[n, H, W]`.
       label: Label of the color scale, with the unit.
-      num_colors: As for `image_grid`.
+      values: As for `image_grid`.
       limits: Limits of the color scale. Default: `map_limits(maps)`.
       titles: Titles of the images; optional.
     """
@@ -237,17 +242,15 @@ def save_bit_maps(
     low, high = limits or map_limits(maps)
     size = 1.6 * columns + 1.2, 1.7 * rows + 0.2
     with _figure(path, *size, rows, columns, dpi=100) as panels:
-        for axes in panels:
-            axes.set_axis_off()
-        pixels = _rgb(images, num_colors)
+        pixels = _rgb(images, values)
         for image, axes in zip(pixels, panels[::2], strict=False):
             axes.imshow(image)
-        if num_colors is None:
+        if Values.of(values).are_real:
             panels[0].figure.colorbar(
                 _color_map(images), ax=panels, location="left", shrink=0.9
             )
-        for values, axes in zip(maps, panels[1::2], strict=False):
-            shown = axes.imshow(values, cmap="inferno", vmin=low, vmax=high)
+        for bits, axes in zip(maps, panels[1::2], strict=False):
+            shown = axes.imshow(bits, cmap="inferno", vmin=low, vmax=high)
         for title, axes in zip(titles, panels[::2], strict=False):
             axes.set_title(title, fontsize=9, loc="left")
         panels[0].figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
@@ -259,7 +262,7 @@ def save_restorations(
     is_missing: np.ndarray,
     columns: Mapping[str, np.ndarray],
     spread: np.ndarray | None = None,
-    num_colors: int = 256,
+    values: Values | int = 256,
 ) -> None:
     """Draws images, what a model made of them, and how sure it is, in rows.
 
@@ -269,17 +272,15 @@ def save_restorations(
       is_missing: Boolean `[n, H, W, 1]`, pixels to mark by a color.
       columns: As many images, as for `image_grid`, by the title of the column.
       spread: Standard deviations `[n, H, W]` in levels of 255, a last column.
-      num_colors: Number of levels; the last one is shown as white.
+      values: As for `image_grid`.
     """
-    marked = np.where(is_missing, _MISSING, _rgb(images, num_colors))
+    marked = np.where(is_missing, _MISSING, _rgb(images, values))
     shown = {"given": marked.astype(np.uint8)}
-    shown |= {title: _rgb(part, num_colors) for title, part in columns.items()}
+    shown |= {title: _rgb(part, values) for title, part in columns.items()}
     rows, width = len(images), len(shown) + (spread is not None)
     size = 1.1 * width + 0.9 * (spread is not None), 1.1 * rows + 0.3
     with _figure(path, *size, rows, width) as panels:
         grid = panels.reshape(rows, width)
-        for axes in panels:
-            axes.set_axis_off()
         for column, (title, part) in zip(grid.T, shown.items(), strict=False):
             column[0].set_title(title, fontsize=9)
             for axes, image in zip(column, part, strict=True):

@@ -102,12 +102,12 @@ def sample(flags: argparse.Namespace) -> None:
     images = _with_progress(batches, len(numbers))
     if to_folder:
         first = numbers[0] * BATCH_SIZE
-        levels = model.num_colors, model.metadata.get("dropped_bits", 0)
         width = max(4, len(str(n - 1)))  # Names sort by index.
+        write = tf_realnvp.image_files.write
         with files.replace_files(out) as folder:
             for index, image in enumerate(images, first):
                 name = f"sample_{index:0{width}d}{model.values.suffix}"
-                tf_realnvp.image_files.write(folder / name, image, *levels)
+                write(folder / name, image, model.values)
         say(out)
     elif out.lower().endswith(".npy"):
         # An open file, since `save` appends `.npy` to paths without it.
@@ -475,7 +475,7 @@ def _write_rows(out, model, rows, first=None):
 def _write_grid(out, model, images, columns):
     """Writes images in a grid, and prints where."""
     save = tf_realnvp.plots.save_image_grid
-    save(out, images, model.num_colors, columns)
+    save(out, images, model.values, columns)
     say(out)
 
 

@@ -348,7 +348,7 @@ def _draw_maps(folder, paths, model, measure, seed, normal):
                 image[np.newaxis],
                 values[np.newaxis],
                 label,
-                model.num_colors,
+                model.values,
                 limits,
             )
 
@@ -399,15 +399,15 @@ def _draw_figures(folder, sets, scores, model, measure, seed):
         rows[f"{flag}: the least anomalous"] = images[:_NUM_SHOWN]
         rows[f"{flag}: the most anomalous"] = images[::-1][:_NUM_SHOWN]
         mapped.append(images[::-1][:_NUM_MAPS])
-    title, num_colors = f"by the method {method}", model.num_colors
-    plots.save_rows(folder / "images.png", rows, title, num_colors)
+    title, kind = f"by the method {method}", model.values
+    plots.save_rows(folder / "images.png", rows, title, kind)
     images = np.concatenate(mapped)
     plots.save_bit_maps(
         folder / "maps.png",
         images,
         tf_realnvp.bit_maps.smooth(measure.maps(images, seed)),
         model.values.total,
-        num_colors,
+        kind,
         titles=[flag for flag in flags for _ in sets[flag].names[:_NUM_MAPS]],
     )
 

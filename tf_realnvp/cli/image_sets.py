@@ -164,13 +164,14 @@ class Loader:
         model = self.model
         name, size = self._named(name), model.image_shape[:2]
         dataset = tf_realnvp.data.load(name, self.data_dir, size, labels=labels)
-        num_bits = ranges.bits_of_levels(model.num_colors)
+        num_bits = model.values.num_bits
         if num_bits is not None and not dataset.values.are_real:
             # As `--num_bits` does. Levels of 16 bits have as many bits as the
             # highest of them; in the model's data set, they had these.
-            most = 2 ** max(8, num_bits + _dropped_bits(model))
-            if min(most, 512) <= dataset.num_colors <= most:
-                dataset = dataclasses.replace(dataset, num_colors=most)
+            whole = model.values.whole
+            most, highest = whole.highest, dataset.values.highest
+            if min(most, 511) <= highest <= most:
+                dataset = dataclasses.replace(dataset, values=whole)
                 dataset = dataset.keep_bits(num_bits)
         dataset.check_fits(model)
         return dataclasses.replace(dataset, observe=model.observation)
@@ -343,9 +344,4 @@ def read(path: str | os.PathLike, model: "RealNVP") -> np.ndarray:
     Raises:
       ImageError: If the file cannot be read.
     """
-    levels = model.num_colors, _dropped_bits(model)
-    return tf_realnvp.image_files.read(path, model.image_shape, *levels)
-
-
-def _dropped_bits(model):
-    return model.metadata.get("dropped_bits", 0)
+    return tf_realnvp.image_files.read(path, model.image_shape, model.values)

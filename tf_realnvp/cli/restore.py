@@ -71,8 +71,8 @@ def restore(flags: argparse.Namespace) -> None:
         flags.out, inputs=inputs, is_folder=to_folder, new="*_restored.png"
     )
     content = metadata.read(flags.model)
-    names, num_colors = metadata.class_names(content), content["num_colors"]
-    if num_colors is None:
+    names, values = metadata.class_names(content), metadata.values(content)
+    if values.are_real:
         raise UsageError("real numbers are restored in Python alone")
     label = arguments.find_label(flags.label, names)
     paths = _list_images(flags.images)
@@ -81,9 +81,8 @@ def restore(flags: argparse.Namespace) -> None:
     runtime.configure(num_threads=1 if is_little else None)
     observe = content.get("observe") or "mask"
     shape = content["image_shape" if observe == "mask" else "context_shape"]
-    levels = num_colors, content.get("dropped_bits", 0)
     needs_mask = observe == "mask" and flags.noise is None
-    pairs = [_read(path, flags, shape, levels, needs_mask) for path in paths]
+    pairs = [_read(path, flags, shape, values, needs_mask) for path in paths]
     images, is_missing = map(np.stack, zip(*pairs, strict=True))
     model = tf_realnvp.load(flags.model)
     try:
@@ -91,7 +90,7 @@ def restore(flags: argparse.Namespace) -> None:
             model,
             images,
             is_missing,
-            flags.noise and (num_colors - 1) / 255.0 * flags.noise,
+            flags.noise and values.highest / 255.0 * flags.noise,
             label,
             flags.samples,
             flags.seed,
@@ -105,9 +104,9 @@ def restore(flags: argparse.Namespace) -> None:
     if result.r_hat is not None:
         _say_quality(result)
     if to_folder:
-        _write_each(flags.out, paths, result, levels)
+        _write_each(flags.out, paths, result, values)
     else:
-        _draw(flags.out, images, is_missing, result, num_colors)
+        _draw(flags.out, images, is_missing, result, values)
     say(flags.out)
 
 
@@ -123,10 +122,10 @@ def _list_images(names):
     return paths
 
 
-def _read(path, flags, image_shape, levels, needs_mask):
+def _read(path, flags, image_shape, values, needs_mask):
     """Returns an image, and which of its pixels are missing, `[H, W, 1]`."""
     image_files = tf_realnvp.image_files
-    image = image_files.read(path, image_shape, *levels)
+    image = image_files.read(path, image_shape, values)
     with arguments.naming("--mask"):
         is_missing = image_files.read_missing(path, image_shape, flags.mask)
     if needs_mask and not np.any(is_missing):
@@ -152,7 +151,7 @@ def _say_quality(result):
         )
 
 
-def _write_each(folder, paths, result, levels):
+def _write_each(folder, paths, result, values):
     """Writes the files of each image."""
     images = {"restored": result.images}
     if result.samples is not None:
@@ -164,19 +163,19 @@ def _write_each(folder, paths, result, levels):
         for name, of_all in images.items():
             for path, image in zip(paths, of_all, strict=True):
                 file = new / f"{path.stem}_{name}.png"
-                tf_realnvp.image_files.write(file, image, *levels)
+                tf_realnvp.image_files.write(file, image, values)
 
 
-def _draw(path, images, is_missing, result, num_colors):
+def _draw(path, images, is_missing, result, values):
     """Draws a row per image: given, restored, samples and their spread."""
     shown, spread = {"restored": result.images}, None
     if result.samples is not None:
         few = result.samples[:, :_NUM_SHOWN].swapaxes(0, 1)
         shown |= {f"sample {k}": samples for k, samples in enumerate(few, 1)}
         shown["mean"] = np.rint(result.mean)
-        spread = result.std.mean(axis=-1) * (255.0 / (num_colors - 1))
+        spread = result.std.mean(axis=-1) * (255.0 / values.highest)
     tf_realnvp.plots.save_restorations(
-        path, images, is_missing, shown, spread, num_colors
+        path, images, is_missing, shown, spread, values
     )
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_realnvp.data import image_dataset
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.pipeline import call
-from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
+from tf_realnvp.data.preprocessing import default_size, resize
 from tf_realnvp.data.splits import make_splits
 from tf_realnvp.errors import DataError, reason
 from tf_realnvp.flow.values import Values
@@ -44,7 +44,7 @@ def load(
     `[n, H, W]` or `[n, H, W, C]`: levels, which are integers, or real numbers,
     floating-point and finite. The optional entry `num_colors` is the number of
     levels. The default is 256, or as many as the highest value has bits for
-    (`levels_up_to`) if that is above 255 or the dtype is uint16. Without test
+    (`Values.up_to`) if that is above 255 or the dtype is uint16. Without test
     images, about a tenth is used for testing (`hashing.split`). An `.npy` file
     is memory-mapped and read on demand.
 
@@ -67,27 +67,16 @@ def load(
     Raises:
       DataError: If there is no file, or it does not hold such images.
     """
-    entries, stem = of_file(path, "images"), pathlib.Path(path).stem
-    try:
-        num_colors = entries.get("num_colors", np.array(256)).tolist()
-        num_colors = Values(num_colors).num_colors
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: {reason(error)}") from error
-    parts = {"train": "train_labels", "test": "test_labels"}
-    if "images" in entries:
-        parts = {"images": "labels"}
-    prefixes = [name.removesuffix("labels") for name in parts.values()]
-    for name in (*parts, *(parts.values() if labels else ())):
+    entries = of_file(path, "images")
+    prefixes = [""] if "images" in entries else ["train_", "test_"]
+    names = [prefix.removesuffix("_") or "images" for prefix in prefixes]
+    of_labels = [f"{prefix}labels" for prefix in prefixes] if labels else []
+    for name in (*names, *of_labels):
         if name not in entries:
             raise DataError(
                 f"{path}: it has no `{name}`: it must hold `images`, or "
                 f"`train` and `test`; there are {', '.join(entries) or 'none'}"
             )
-    if "num_colors" not in entries:
-        num_colors = _default_levels([entries[part] for part in parts])
-    images = [_check(entries[p], num_colors, f"{path}: `{p}`") for p in parts]
-    size = size or default_size(*images[0].shape[1:3])
-    numbers = [entries[name] for name in parts.values()] if labels else None
     contexts = [of_entries(entries, prefix) for prefix in prefixes]
     used = {p + name for p in prefixes for name in by_name(contexts[0])}
     given = {n for n in entries if re.match("(train_|test_)?context", n)}
@@ -98,20 +87,32 @@ def load(
             "`images` is `context`, or several `context_NAME`; that of `train` "
             "and `test` is the same with `train_` and `test_` before"
         )
-    return make(stem, images, num_colors, size, numbers, None, contexts)
+    try:
+        values = _values_of([entries[name] for name in names])
+        if "num_colors" in entries:
+            values = Values(entries["num_colors"].tolist())
+    except ValueError as error:
+        raise DataError(f"{path}: {reason(error)}") from error
+    images = [_check(entries[n], values, f"{path}: `{n}`") for n in names]
+    return make(
+        pathlib.Path(path).stem,
+        images,
+        values,
+        size or default_size(*images[0].shape[1:3]),
+        [entries[name] for name in of_labels] or None,
+        contexts=contexts,
+    )
 
 
-def _default_levels(arrays):
-    """Returns the number of levels of arrays, `None` for real numbers."""
-    dtype = arrays[0].dtype
+def _values_of(arrays):
+    """Returns what the values of arrays are, from their dtype and highest."""
+    dtype, highest = arrays[0].dtype, 0
     if dtype.kind == "f":
-        return None
-    if dtype.kind not in "iu" or dtype == np.uint8:
-        return 256
-    highest = max(array.max(initial=0) for array in arrays)
-    if highest < 256 and dtype != np.uint16:
-        return 256
-    return min(levels_up_to(highest), 2**16)
+        return Values(None)
+    if dtype.kind in "iu" and dtype != np.uint8:
+        highest = max(array.max(initial=0) for array in arrays)
+    is_wide = highest > 255 or dtype == np.uint16
+    return Values.up_to(highest) if is_wide else Values(256)
 
 
 def from_images(
@@ -137,11 +138,10 @@ def from_images(
     Raises:
       DataError: If `images`, `labels` or `context` are invalid.
     """
-    images = _check(np.asarray(images), num_colors, "the array")
+    values = Values(num_colors)
+    images = _check(np.asarray(images), values, "the array")
     parts = None if labels is None else [np.asarray(labels)]
-    dataset = make(
-        NAME, [images], num_colors, None, parts, num_classes, [context]
-    )
+    dataset = make(NAME, [images], values, None, parts, num_classes, [context])
     return dataclasses.replace(dataset, flip=flip)
 
 
@@ -166,7 +166,7 @@ def from_tf_data(
       DataError: If the elements are invalid, if the pipeline is infinite, or if
         its elements change between passes.
     """
-    spec, dtype = elements.element_spec, Values(num_colors).dtype
+    spec, values = elements.element_spec, Values(num_colors)
     is_pair = isinstance(spec, tuple) and len(spec) == 2
     image, label = spec if is_pair else (spec, None)
     has_labels = is_pair and num_classes is not None
@@ -189,7 +189,7 @@ def from_tf_data(
     pairs = elements.map(pair)
     if pairs.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise DataError("a `tf.data.Dataset` must end, and this one repeats")
-    hashes, labels = _look_through(pairs, num_colors)
+    hashes, labels = _look_through(pairs, values)
     shape = tuple(image.shape[-3:].as_list())
     num_bytes = math.prod(shape) * image.dtype.size
     shuffle_buffer = None
@@ -201,28 +201,28 @@ def from_tf_data(
     return ImageDataset(
         name=NAME,
         image_shape=shape,
-        num_colors=num_colors,
+        values=values,
         splits=make_splits(hashes, labels, records=records),
-        decode=lambda image: tf.cast(image, dtype),
+        decode=lambda image: tf.cast(image, values.dtype),
         shuffle_buffer=shuffle_buffer,
         flip=flip,
         class_names=_names(labels, num_classes),
     )
 
 
-def _look_through(pairs, num_colors):
+def _look_through(pairs, values):
     """Returns the hashes and the labels of a pipeline's images.
 
     Args:
       pairs: Dataset of pairs of an image and its label.
-      num_colors: Number of levels; `None` for real numbers.
+      values: What the values of the images are.
     """
 
     def read():
         parts = [(np.zeros([0], np.uint64), np.zeros([0], np.int32))]
         name = "the images of a `tf.data.Dataset`"
         for images, labels in pairs.batch(_IMAGES_AT_ONCE).as_numpy_iterator():
-            images = _check(images, num_colors, name)
+            images = _check(images, values, name)
             parts.append((hashing.hashes_of(images), labels.astype(np.int32)))
         return [*map(np.concatenate, zip(*parts, strict=True))]
 
@@ -239,7 +239,7 @@ def _look_through(pairs, num_colors):
 def make(
     name: str,
     arrays: Sequence[np.ndarray],
-    num_colors: int | None,
+    values: Values | int | None,
     size: tuple[int, int] | None = None,
     labels: Sequence[np.ndarray] | None = None,
     num_classes: int | None = None,
@@ -251,7 +251,8 @@ def make(
       name: Name of the data set.
       arrays: Training and test images `[n, H, W, C]`; or a single array, which
         is split by `hashing.split`.
-      num_colors: Number of levels; `None` for real numbers.
+      values: What their values are; or the number of levels, `None` for real
+        numbers.
       size: Height and width to resize the images to. Default: no resizing.
       labels: Labels of each array, integers starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
@@ -261,7 +262,7 @@ def make(
       DataError: If the labels or contexts do not fit the images, if there are
         too few images, or if the arrays have different shapes.
     """
-    first, last = arrays[0], arrays[-1]
+    values, first, last = Values.of(values), arrays[0], arrays[-1]
     if first.shape[1:] != last.shape[1:]:
         raise DataError(f"{name}: `train` and `test` are of different shapes")
     images = first if len(arrays) == 1 else np.concatenate(arrays)
@@ -281,13 +282,13 @@ def make(
     def decode(index):
         image = call(np.ndarray.__getitem__, images, [index], images.dtype)
         image = tf.ensure_shape(image, images.shape[1:])
-        image = tf.cast(image, Values(num_colors).dtype)
+        image = tf.cast(image, values.dtype)
         return image if size is None else resize(image, size)
 
     return ImageDataset(
         name=name,
         image_shape=(*(size or images.shape[1:3]), images.shape[3]),
-        num_colors=num_colors,
+        values=values,
         splits=make_splits(
             hashing.hashes_of(images), all_labels, num_train, None, context
         ),
@@ -303,9 +304,8 @@ def _names(labels, num_classes):
     return tuple(map(str, range(num_classes or 1 + labels.max())))
 
 
-def _check(images, num_colors, name):
+def _check(images, values, name):
     """Returns images as `[n, H, W, C]`, levels as uint8 or uint16."""
-    values = Values(num_colors)
     if values.are_real:
         kind, lowest, highest = "floating-point", -FLOAT32_MAX, FLOAT32_MAX
     else:

@@ -22,7 +22,7 @@ from tf_realnvp.data.pipeline import DECODING, Cache, Pipeline
 from tf_realnvp.data.splits import Split
 from tf_realnvp.errors import DataError, reason
 from tf_realnvp.flow.values import Values
-from tf_realnvp.utils import hashing, ranges
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.named import by_name, each
 
 MAX_CACHE_BYTES = 4 * 2**30
@@ -50,8 +50,7 @@ class ImageDataset:
       name: Human-readable name. It is part of file names, so it has no path
         separators.
       image_shape: `(H, W, C)`.
-      num_colors: Number of levels of a component, `0 ... num_colors - 1`;
-        `None` for real numbers.
+      values: What the values of the images are.
       splits: The splits `train`, `test` and, after `hold_out`, `validation`.
       decode: Maps an image's index or record to the image, `[H, W, C]` of
         `values.dtype`, in a graph. A traced function must use the name scope
@@ -72,8 +71,6 @@ class ImageDataset:
         `data.load`, if it created the data set.
       source: A name with which `data.load` finds the data set from any folder,
         if it created it.
-      dropped_bits: Number of lowest bits that the levels lack, of the values
-        that files of 16 bits hold.
       observe: Maps images `[n, H, W, C]` and a seed, integers `[2]`, to their
         context, in TensorFlow (`observations`). The same batch of the same
         epoch is observed with the same seed.
@@ -85,7 +82,7 @@ class ImageDataset:
 
     name: str
     image_shape: tuple[int, int, int]
-    num_colors: int | None
+    values: Values
     splits: Mapping[str, Split]
     decode: Callable[[tf.Tensor], tf.Tensor]
     shuffle_buffer: int | None = None
@@ -97,7 +94,6 @@ class ImageDataset:
     explain_damage: Callable[[str], str] = str
     load_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source: str | None = None
-    dropped_bits: int = 0
     observe: Callable[[tf.Tensor, tf.Tensor], Any] | None = None
 
     def __post_init__(self):
@@ -158,9 +154,9 @@ class ImageDataset:
         return self.splits[split].select(np.array(positions)).context
 
     @property
-    def values(self) -> Values:
-        """What the values of the images are."""
-        return Values(self.num_colors)
+    def num_colors(self) -> int | None:
+        """Number of levels of a component; `None` for real numbers."""
+        return self.values.num_colors
 
     @property
     def num_train(self) -> int:
@@ -202,8 +198,8 @@ class ImageDataset:
         metadata: dict[str, Any] = {"dataset": self.name, "source": self.source}
         if self.class_names:
             metadata["class_names"] = list(self.class_names)
-        if self.dropped_bits:
-            metadata["dropped_bits"] = self.dropped_bits
+        if self.values.dropped_bits:
+            metadata["dropped_bits"] = self.values.dropped_bits
         metadata["training_hashes"] = self._training_hashes
         return metadata
 
@@ -317,25 +313,20 @@ class ImageDataset:
         Raises:
           DataError: If the images do not have whole bits, or have fewer.
         """
-        bits_before = ranges.bits_of_levels(self.num_colors) or 0
+        bits_before = self.values.num_bits or 0
         if bits_before < max(num_bits, 8):
             raise DataError(
                 f"the images of {self.name} have {self.values}, and bits can "
                 f"only be left out of {max(2**num_bits, 256)} or more"
             )
-        dropped = bits_before - num_bits
-        dtype = Values(2**num_bits).dtype
+        values = self.values.keep_bits(num_bits)
 
         def decode(element):
             levels = self.decode(element)
-            return tf.cast(tf.bitwise.right_shift(levels, dropped), dtype)
+            levels = tf.bitwise.right_shift(levels, bits_before - num_bits)
+            return tf.cast(levels, values.dtype)
 
-        return dataclasses.replace(
-            self,
-            num_colors=2**num_bits,
-            decode=decode,
-            dropped_bits=dropped if bits_before > 8 else 0,
-        )
+        return dataclasses.replace(self, values=values, decode=decode)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mean and standard deviation of each training channel.

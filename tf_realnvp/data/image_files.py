@@ -19,7 +19,8 @@ from PIL import ExifTags, Image
 
 from tf_realnvp.errors import ImageError, reason
 from tf_realnvp.flow.values import Values
-from tf_realnvp.utils import files, ranges
+from tf_realnvp.utils import files
+from tf_realnvp.utils.ranges import FLOAT32_MAX
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*")
@@ -217,8 +218,7 @@ def read_pixels(
 def read(
     path: str | os.PathLike,
     image_shape: Sequence[int],
-    num_colors: int | None = 256,
-    dropped_bits: int = 0,
+    values: Values | int | None = 256,
     content: bytes | None = None,
 ) -> np.ndarray:
     """Reads an image file in the shape and levels of a model.
@@ -232,46 +232,32 @@ def read(
         shape, where a last axis of size 1 may be left out.
       image_shape: `(H, W, C)` of the model's images, with `C` 1 or 3 for
         levels.
-      num_colors: Number of levels of a component; `None` for real numbers.
-      dropped_bits: Number of lowest bits to drop of files with 16 bits, whose
-        values are levels.
+      values: What its values are to be, such as `model.values`; or the number
+        of levels, `None` for real numbers.
       content: Content of the file, if it has been read already.
 
     Returns:
-      `[H, W, C]`, levels in `0 ... num_colors - 1` or real numbers.
+      `[H, W, C]`, levels or real numbers.
 
     Raises:
       ImageError: If the file cannot be read, or is not such an image.
     """
+    values, file = Values.of(values), path if content is None else content
     height, width, channels = image_shape
-    file = path if content is None else content
     try:
-        if num_colors is None:
+        if values.are_real:
             return _read_numbers(file, image_shape)
-        is_wide = dropped_bits > 0 or num_colors > 256
-        dtype = np.uint16 if is_wide else np.uint8
-        pixels = read_pixels(file, channels, dtype)
+        pixels = read_pixels(file, channels, values.file_dtype)
         if pixels.shape[:2] != (height, width):
             pixels = tf.image.resize(
                 crop(pixels, height, width), [height, width], antialias=True
             ).numpy()
-        if is_wide:
-            levels = np.round(pixels).astype(np.uint16) >> dropped_bits
-            if (highest := levels.max()) >= num_colors:
-                raise ImageError(
-                    f"it has level {highest:,}, and the model has "
-                    f"{num_colors:,} levels"
-                )
-            return levels.astype(Values(num_colors).dtype)
+        return values.of_pixels(pixels)
     except (ImageError, OSError) as error:
         why = getattr(error, "strerror", None) or error
         raise ImageError(
             f"cannot read the image {os.fspath(path)}: {why}"
         ) from error
-    num_bits = ranges.bits_of_levels(num_colors)
-    if num_bits is not None:  # As `ImageDataset.keep_bits` does.
-        return np.round(pixels).astype(np.uint8) >> (8 - num_bits)
-    return np.round(pixels * ((num_colors - 1) / 255.0)).astype(np.uint8)
 
 
 def _read_numbers(path, image_shape):
@@ -288,7 +274,7 @@ def _read_numbers(path, image_shape):
             f"it must be floating-point {list(image_shape)}, got "
             f"{image.dtype} {list(image.shape)}"
         )
-    if not float(np.abs(image).max()) <= ranges.FLOAT32_MAX:
+    if not float(np.abs(image).max()) <= FLOAT32_MAX:
         raise ImageError("its values are not all finite in float32")
     return image.astype(np.float32)
 
@@ -360,41 +346,32 @@ def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
 def write(
     path: str | os.PathLike,
     image: np.ndarray,
-    num_colors: int | None = 256,
-    dropped_bits: int = 0,
+    values: Values | int | None = 256,
 ) -> None:
     """Writes an image to a file, pixel for pixel.
 
     Args:
       path: File to write: PNG, or `.npy` for real numbers.
-      image: `[H, W, C]`, levels in `0 ... num_colors - 1`, with `C` 1 or 3; or
-        real numbers.
-      num_colors: Number of levels; the last one is shown as white. Above 256,
-        the file has 16 bits, and levels are its values. `None` for real
-        numbers.
-      dropped_bits: As for `read`.
+      image: `[H, W, C]`, levels, with `C` 1 or 3; or real numbers.
+      values: What its values are, as for `read`. Of up to 256 levels the last
+        one is shown as white.
     """
-    if num_colors is None:
-        with files.replace_file(path) as new, new.open("wb") as file:
+    values = Values.of(values)
+    with files.replace_file(path) as new, new.open("wb") as file:
+        if values.are_real:
             np.save(file, image)
-        return
-    if num_colors > 256 or dropped_bits:
-        pixels = np.asarray(image).astype(np.uint16) << dropped_bits
-    else:
-        pixels = to_pixels(image, num_colors)
-    with files.replace_file(path) as new:
-        new.write_bytes(tf.io.encode_png(pixels).numpy())
+        else:
+            file.write(tf.io.encode_png(values.to_pixels(image)).numpy())
 
 
 def to_pixels(images: np.ndarray, num_colors: int = 256) -> np.ndarray:
     """Scales images to the full range from black to white.
 
     Args:
-      images: uint8, of any shape, in `0 ... num_colors - 1`.
+      images: Levels of any shape, in `0 ... num_colors - 1`.
       num_colors: Number of levels; the last one is shown as white.
 
     Returns:
       uint8 of the same shape, in `0 ... 255`.
     """
-    levels = np.asarray(images)  # `RealNVP.sample` returns a tensor.
-    return np.round(levels * (255.0 / (num_colors - 1))).astype(np.uint8)
+    return Values(num_colors).to_bytes(images)

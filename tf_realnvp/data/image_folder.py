@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_realnvp.data import image_files
 from tf_realnvp.data.image_dataset import ImageDataset
-from tf_realnvp.data.preprocessing import default_size, levels_up_to, resize
+from tf_realnvp.data.preprocessing import default_size, resize
 from tf_realnvp.data.splits import make_splits
 from tf_realnvp.errors import DataError, ImageError
 from tf_realnvp.flow.values import Values
@@ -67,7 +67,7 @@ def load(
     Images have one channel if all are grey, else three. Alpha channels are
     dropped. Images are rotated upright as their EXIF data say. If all have
     components of 16 bits, their values are the levels, of which there are as
-    many as the highest value has bits for (`levels_up_to`). If only some have,
+    many as the highest value has bits for (`Values.up_to`). If only some have,
     the 8 highest bits are kept, with a warning on standard error.
 
     The class of an image is its sub-folder of the folder, or of `train` or
@@ -105,7 +105,7 @@ def load(
         )
     class_names, indices = _labels_of(folder, images) if labels else ((), None)
     headers = [image.header for image in images]
-    num_colors = _count_levels(headers)
+    values = _values_of(headers)
     if size is None:
         sizes = {(header.height, header.width) for header in headers}
         size = default_size(*(sizes.pop() if len(sizes) == 1 else (0, 0)))
@@ -123,14 +123,13 @@ def load(
 
     if skipped:
         warn(_describe_skipped(skipped))
-    dtype = Values(num_colors).dtype
     hashes = np.array([image.hash for image in images], np.uint64)
     return ImageDataset(
         name=name,
         image_shape=(height, width, channels),
-        num_colors=num_colors,
+        values=values,
         splits=make_splits(hashes, indices, num_train),
-        decode=_decoder(paths, headers, channels, dtype, size),
+        decode=_decoder(paths, headers, channels, values.dtype, size),
         skipped=skipped,
         class_names=class_names,
         explain_damage=explain_damage,
@@ -169,16 +168,16 @@ def _labels_of(folder, images):
     return tuple(names.tolist()), labels.astype(np.int32)
 
 
-def _count_levels(headers):
-    """Returns the number of levels of the images."""
+def _values_of(headers):
+    """Returns what the values of the images are."""
     wide = [h.highest for h in headers if h.highest is not None]
     if len(wide) == len(headers):
-        return levels_up_to(max(wide))
+        return Values.up_to(max(wide))
     if wide:
         warn(
             f"{counted(len(wide), 'image')} of 16 bits: the 8 highest are kept"
         )
-    return 256
+    return Values(256)
 
 
 def _decoder(paths, headers, channels, dtype, size):

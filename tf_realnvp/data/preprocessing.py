@@ -1,19 +1,10 @@
-"""Sizes to which images are resized, and numbers of their levels."""
+"""Sizes to which images are resized."""
 
 import tensorflow as tf
 
 from tf_realnvp.data import image_files
 
 _DEFAULT_SIZE = (32, 32)
-
-
-def levels_up_to(highest: int) -> int:
-    """Returns the number of levels of values of 16 bits, a power of two.
-
-    Args:
-      highest: The highest value of all images.
-    """
-    return 2 ** max(9, int(highest).bit_length())
 
 
 def default_size(

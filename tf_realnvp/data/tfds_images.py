@@ -15,6 +15,7 @@ from tf_realnvp.data.pipeline import DECODING
 from tf_realnvp.data.preprocessing import default_size, resize
 from tf_realnvp.data.splits import Split
 from tf_realnvp.errors import DataError, reason
+from tf_realnvp.flow.values import Values
 from tf_realnvp.utils import hashing, runtime
 
 SHUFFLE_BYTES = 128 * 2**20
@@ -75,7 +76,7 @@ def load(
     return ImageDataset(
         name=re.sub(r"[^\w.-]+", "_", name),
         image_shape=image_shape,
-        num_colors=1 + np.iinfo(builder.info.features[key].np_dtype).max,
+        values=Values(1 + np.iinfo(builder.info.features[key].np_dtype).max),
         splits={"train": train, "test": test},
         decode=decode,
         shuffle_buffer=max(1, min(train.num_images, num_buffered)),

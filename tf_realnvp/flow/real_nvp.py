@@ -168,8 +168,7 @@ class RealNVP(tf.Module):
         super().__init__(name=name)
         self.metadata = {}
         self.image_shape = _check_image_shape(image_shape)
-        self.values = Values(num_colors)
-        self.num_colors = self.values.num_colors
+        self.num_colors = Values(num_colors).num_colors
         self.filters: int = _check("filters", filters)
         self.num_blocks: int = _check("num_blocks", num_blocks)
         self.alpha: float = _check("alpha", alpha)
@@ -472,6 +471,11 @@ class RealNVP(tf.Module):
         """Names of the classes, if there are any; by default their indices."""
         indices = range(self.num_classes or 0)
         return tuple(map(str, self.metadata.get("class_names", indices)))
+
+    @property
+    def values(self) -> Values:
+        """What the values of its images are, and the bits that they lack."""
+        return Values(self.num_colors, self.metadata.get("dropped_bits", 0))
 
     @property
     def num_dims(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_realnvp.errors import ModelError
+from tf_realnvp.flow.values import Values
 from tf_realnvp.utils import ranges
 
 FILE = "metadata.json"
@@ -64,6 +65,15 @@ def digest(path: str | os.PathLike) -> str:
     for name in (FILE, "saved_model.pb", "variables/variables.index"):
         result.update(pathlib.Path(path, name).read_bytes())
     return result.hexdigest()
+
+
+def values(content: Mapping[str, Any]) -> Values:
+    """Returns what the values of a model's images are.
+
+    Args:
+      content: The metadata.
+    """
+    return Values(content["num_colors"], content.get("dropped_bits", 0))
 
 
 def class_names(content: Mapping[str, Any]) -> tuple[str, ...]:

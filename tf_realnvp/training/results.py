@@ -99,7 +99,7 @@ def _draw_samples(path, trainer, dataset):
     count, condition, columns = layout_of_samples(model, dataset)
     seed = trainer.config.seed
     images = model.sample(count, seed=seed, **condition).numpy()
-    plots.save_image_grid(path, images, model.num_colors, columns)
+    plots.save_image_grid(path, images, model.values, columns)
 
 
 def _draw_losses(path, trainer, dataset):

@@ -146,7 +146,7 @@ class Summaries:
             warn(f"cannot draw samples: {reason(error)}")
             return
         grid = plots.image_grid(
-            images, self._trainer.model.num_colors, self._columns
+            images, self._trainer.model.values, self._columns
         )
         with self._writer.as_default(step=step):
             tf.summary.image("samples", grid[np.newaxis])

@@ -228,14 +228,6 @@ def differences(
     ]
 
 
-def bits_of_levels(num_levels: int | None) -> int | None:
-    """Returns the bits of a number of levels; `None` if not a power of two."""
-    if num_levels is None:
-        return None
-    num_bits = num_levels.bit_length() - 1
-    return num_bits if num_levels == 2**num_bits else None
-
-
 def _is_number(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
