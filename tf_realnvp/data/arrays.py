@@ -167,14 +167,14 @@ def from_tf_data(
         its elements change between passes.
     """
     spec, values = elements.element_spec, Values(num_colors)
-    is_pair = isinstance(spec, tuple) and len(spec) == 2
-    image, label = spec if is_pair else (spec, None)
-    has_labels = is_pair and num_classes is not None
+    image, *label = spec if isinstance(spec, tuple) else (spec,)
+    has_labels = bool(label) and num_classes is not None
     if (
-        not isinstance(image, tf.TensorSpec)
+        len(label) > 1
+        or not isinstance(image, tf.TensorSpec)
         or image.shape.rank not in (3, 4)
         or not image.shape[-3:].is_fully_defined()
-        or (has_labels and not getattr(label, "dtype", tf.string).is_integer)
+        or (has_labels and not getattr(label[0], "dtype", tf.string).is_integer)
     ):
         raise DataError(
             "the elements of a `tf.data.Dataset` must be images [H, W, C] of a "
@@ -263,6 +263,7 @@ def make(
         too few images, or if the arrays have different shapes.
     """
     values, first, last = Values.of(values), arrays[0], arrays[-1]
+    size = size or first.shape[1:3]
     if first.shape[1:] != last.shape[1:]:
         raise DataError(f"{name}: `train` and `test` are of different shapes")
     images = first if len(arrays) == 1 else np.concatenate(arrays)
@@ -282,12 +283,11 @@ def make(
     def decode(index):
         image = call(np.ndarray.__getitem__, images, [index], images.dtype)
         image = tf.ensure_shape(image, images.shape[1:])
-        image = tf.cast(image, values.dtype)
-        return image if size is None else resize(image, size)
+        return resize(tf.cast(image, values.dtype), size)
 
     return ImageDataset(
         name=name,
-        image_shape=(*(size or images.shape[1:3]), images.shape[3]),
+        image_shape=(*size, first.shape[3]),
         values=values,
         splits=make_splits(
             hashing.hashes_of(images), all_labels, num_train, None, context

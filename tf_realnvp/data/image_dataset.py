@@ -103,10 +103,9 @@ class ImageDataset:
                 "`flip` mirrors the images, but not the images of their context"
             )
         if not self.image_fingerprint:
-            digest = hashlib.sha256()
-            for split in self.splits.values():
-                digest.update(bytes(split.hashes) + b"\0")
-            object.__setattr__(self, "image_fingerprint", digest.hexdigest())
+            hashes = (bytes(s.hashes) + b"\0" for s in self.splits.values())
+            digest = hashlib.sha256(b"".join(hashes)).hexdigest()
+            object.__setattr__(self, "image_fingerprint", digest)
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", self._fingerprint())
 

@@ -249,9 +249,7 @@ def read(
             return _read_numbers(file, image_shape)
         pixels = read_pixels(file, channels, values.file_dtype)
         if pixels.shape[:2] != (height, width):
-            pixels = tf.image.resize(
-                crop(pixels, height, width), [height, width], antialias=True
-            ).numpy()
+            pixels = resize(pixels, (height, width)).numpy()
         return values.of_pixels(pixels)
     except (ImageError, OSError) as error:
         why = getattr(error, "strerror", None) or error
@@ -313,8 +311,21 @@ def read_missing(
                 f"{os.fspath(mask)} is not of the size of {os.fspath(path)}"
             )
         is_missing |= masked > masked.max() / 2
-    part = crop(is_missing.astype(np.float32), height, width)
-    return tf.image.resize(part, [height, width], antialias=True).numpy() > 1e-3
+    shares = resize(is_missing.astype(np.float32), (height, width))
+    return shares.numpy() > 1e-3
+
+
+def resize(pixels: Any, size: tuple[int, int]) -> tf.Tensor:
+    """Resizes the largest central crop with the proportions of `size`.
+
+    Args:
+      pixels: `[..., H, W, C]`.
+      size: Height and width of the result, in pixels.
+
+    Returns:
+      Float32 `[..., *size, C]`, by an antialiased bilinear filter.
+    """
+    return tf.image.resize(crop(pixels, *size), size, antialias=True)
 
 
 def crop(pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:

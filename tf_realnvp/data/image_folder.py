@@ -106,10 +106,9 @@ def load(
     class_names, indices = _labels_of(folder, images) if labels else ((), None)
     headers = [image.header for image in images]
     values = _values_of(headers)
-    if size is None:
-        sizes = {(header.height, header.width) for header in headers}
-        size = default_size(*(sizes.pop() if len(sizes) == 1 else (0, 0)))
-    height, width = size or (headers[0].height, headers[0].width)
+    sizes = {(header.height, header.width) for header in headers}
+    of_all = sizes.pop() if len(sizes) == 1 else (None, None)
+    size = size or default_size(*of_all)
     channels = 1 if all(header.is_grey for header in headers) else 3
     paths = [root / image.name for image in images]
 
@@ -126,10 +125,10 @@ def load(
     hashes = np.array([image.hash for image in images], np.uint64)
     return ImageDataset(
         name=name,
-        image_shape=(height, width, channels),
+        image_shape=(*size, channels),
         values=values,
         splits=make_splits(hashes, indices, num_train),
-        decode=_decoder(paths, headers, channels, values.dtype, size),
+        decode=_decoder(paths, headers, (*of_all, channels), values, size),
         skipped=skipped,
         class_names=class_names,
         explain_damage=explain_damage,
@@ -180,8 +179,16 @@ def _values_of(headers):
     return Values(256)
 
 
-def _decoder(paths, headers, channels, dtype, size):
-    """Returns a function that maps the index of an image to the image."""
+def _decoder(paths, headers, shape, values, size):
+    """Returns a function that maps the index of an image to the image.
+
+    Args:
+      paths: The paths of all images.
+      headers: What is known of them.
+      shape: The shape that all images have, `None` where they differ.
+      values: What their values are.
+      size: Height and width to resize them to.
+    """
     names = tf.constant([os.fsencode(path) for path in paths])
     orientations = [header.orientation for header in headers]
     has_tiff = any(header.is_tiff for header in headers)
@@ -193,9 +200,9 @@ def _decoder(paths, headers, channels, dtype, size):
                 image_files.as_png, [content], tf.string
             )
         image = image_files.decode(
-            content, channels, tf.gather(orientations, index), dtype
+            content, shape[-1], tf.gather(orientations, index), values.dtype
         )
-        return image if size is None else resize(image, size)
+        return resize(tf.ensure_shape(image, shape), size)
 
     return decode
 

@@ -79,8 +79,7 @@ def load(
 
         dataset = tfds_images.load(known, data_dir, size, labels)
     if num_bits is not None:
-        allowed_bits = ranges.WholeNumber(1, 16)
-        num_bits = ranges.check(num_bits, "num_bits", allowed_bits)
+        num_bits = ranges.check(num_bits, "num_bits", ranges.WholeNumber(1, 16))
         dataset = dataset.keep_bits(num_bits)
     settings = dict(dataset=known, image_size=image_size, num_bits=num_bits)
     return dataclasses.replace(
@@ -119,15 +118,14 @@ def for_model(
     if context is not None and not is_array:
         raise DataError("`context` is for an array of images")
     if isinstance(data, ImageDataset):
-        dataset = dataclasses.replace(data, flip=flip or data.flip)
+        dataset = data
     elif isinstance(data, tf.data.Dataset):
-        dataset = arrays.from_tf_data(data, num_colors, flip, num_classes)
+        dataset = arrays.from_tf_data(data, num_colors, False, num_classes)
     else:
-        dataset = arrays.from_images(
-            data, num_colors, flip, labels, num_classes, context
-        )
-    if observe is not None:
-        dataset = dataclasses.replace(dataset, observe=observe)
+        rest = labels, num_classes, context
+        dataset = arrays.from_images(data, num_colors, False, *rest)
+    flip, observe = flip or dataset.flip, observe or dataset.observe
+    dataset = dataclasses.replace(dataset, flip=flip, observe=observe)
     dataset.check_fits(model)
     if num_classes is None:
         return dataset.relabel(()) if dataset.class_names else dataset

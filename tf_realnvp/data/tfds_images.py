@@ -193,10 +193,8 @@ def _read_labels(builder, records):
 def _decoder(builder, key, size):
     """Returns a function that maps a record to an image, and its shape."""
     parse = _parser(builder, key)
-    height, width, channels = builder.info.features[key].shape
-    size = size or default_size(height, width)
-    height, width = size or (height, width)
-    channels = min(channels, 3)
+    *of_all, channels = builder.info.features[key].shape
+    size, channels = size or default_size(*of_all), min(channels, 3)
 
     @tf.function(autograph=False)
     def decode(record):
@@ -206,11 +204,11 @@ def _decoder(builder, key, size):
                 image = tf.image.resize_with_crop_or_pad(
                     image, _CELEBA_SIDE, _CELEBA_SIDE
                 )
-            return image if size is None else resize(image, size)
+            return resize(image, size)
 
     # Traced once for all epochs, and now, while TFDS's warnings are silenced.
     decode = decode.get_concrete_function(tf.TensorSpec([], tf.string))
-    return decode, (height, width, channels)
+    return decode, (*size, channels)
 
 
 @contextlib.contextmanager

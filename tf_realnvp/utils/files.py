@@ -30,6 +30,8 @@ _SECONDS_OF_LEFTOVERS = 24 * 3600
 # RENAME_EXCHANGE.
 _CWD = -100
 _EXCHANGE = 2
+# Of files of a table: names of files in it may not be valid Unicode.
+_CSV: Any = dict(newline="", encoding="utf-8", errors="surrogateescape")
 
 
 @contextlib.contextmanager
@@ -112,21 +114,13 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Iterable[Any]]) -> None:
       path: The file to replace. It need not exist.
       rows: The column names, then the values of each row.
     """
-    with (
-        replace_file(path) as new,
-        # File names may not be valid Unicode.
-        new.open(
-            "w", newline="", encoding="utf-8", errors="surrogateescape"
-        ) as file,
-    ):
+    with replace_file(path) as new, open(new, "w", **_CSV) as file:
         csv.writer(file).writerows(rows)
 
 
 def read_csv(path: str | os.PathLike) -> Iterator[list[str]]:
     """Yields the rows of a file that `write_csv` wrote, names first."""
-    with open(
-        path, newline="", encoding="utf-8", errors="surrogateescape"
-    ) as file:
+    with open(path, **_CSV) as file:
         yield from csv.reader(file)
 
 
