@@ -24,7 +24,7 @@ from PIL import Image
 
 import tf_realnvp
 from tf_realnvp import detection, restoration, significance
-from tf_realnvp.analysis import plots, posterior
+from tf_realnvp.analysis import posterior
 from tf_realnvp.cli import main
 from tf_realnvp.data import image_files
 from tf_realnvp.errors import DataError
@@ -180,27 +180,25 @@ class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
+    """Tests what commands print and write of each kind, and refuse."""
+
     name = r"tf-realnvp( \w+)?"
 
     def setUp(self):
         super().setUp()
-        self.out = self.folder / "out.png"
-        self.enterContext(
-            mock.patch.multiple(posterior, **small_models.FEW_STEPS)
-        )
         fewer_draws = functools.partial(significance.compare, num_draws=50)
         self.enterContext(
             mock.patch.object(significance, "compare", fewer_draws)
         )
 
-    def use_model(self, num_colors):
-        """Lets the commands load a model, once; returns its path."""
+    def call(self, num_colors, name, *options):
+        """Runs a command on a model, which is loaded once."""
         path = saved(num_colors)
         self.use(live(num_colors), measurer(num_colors))
-        return path
+        return command_lines.call(main.main, name, path, *options)
 
-    def run_command(self, *argv):
-        code, stdout, stderr = command_lines.call(main.main, *argv)
+    def run_command(self, num_colors, line):
+        code, stdout, stderr = self.call(num_colors, *line.split())
         self.assertEqual((code, stderr), (0, ""))
         return stdout
 
@@ -219,46 +217,34 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.assertEqual(path.stat().st_mode & 0o777, mode & ~UMASK, path)
         header = written[-1].read_text().partition("\n")[0]
         self.assertEqual("bits_per_dim" in header, num_colors is not None)
-        stdout = self.run_command("evaluate", self.use_model(num_colors))
+        stdout = self.run_command(num_colors, "evaluate")
         loss = float(re.search(rf": (\S+) {values.unit}", stdout)[1])
         self.assertAllClose(loss, final_loss(num_colors), atol=0.05)
 
     @parameterized.parameters(4096, None)
-    def test_sample(self, num_colors):
-        options = "--n 5 --seed 3 --out"
-        line = ["sample", self.use_model(num_colors), *options.split()]
-        self.run_command(*line, self.out)
-        with Image.open(self.out) as image:
-            self.assertGreater(min(image.size), 50)
-        self.run_command(*line, "many/")
-        suffix = Values(num_colors).suffix
-        images = [
-            image_files.read(f"many/sample_{i:04d}{suffix}", SHAPE, num_colors)
-            for i in range(5)
-        ]
-        expected = live(num_colors).sample(5, seed=3)
+    def test_images(self, num_colors):
+        """Samples are files that other commands read."""
+        values = Values(num_colors)
+        self.run_command(num_colors, "sample --n 2 --seed 3 --out many/")
+        paths = [f"many/sample_000{i}{values.suffix}" for i in range(2)]
+        expected = live(num_colors).sample(2, seed=3)
+        images = [image_files.read(path, SHAPE, values) for path in paths]
         self.assertAllClose(images, expected, rtol=1e-5)
-
-    def test_latents(self):
-        path = self.use_model(None)
-        files = write_images("a", fields(2, None), None)
-        for name, images in (
-            *(("interpolate", files), ("manifold", 2 * files)),
-            ("reconstruct", files),
-        ):
-            self.run_command(name, path, *images, "--out", self.out)
-            os.remove(self.out)
+        line = ["reconstruct", *paths, "--out out.png"]
+        self.run_command(num_colors, " ".join(line))
+        with Image.open("out.png") as image:
+            self.assertGreater(min(image.size), 50)
 
     @parameterized.parameters(4096, None)
     def test_score_and_detect(self, num_colors):
-        values, path = Values(num_colors), self.use_model(num_colors)
-        normal = fields(90, num_colors, seed=2)
-        unusual = normal[:40, :, ::-1, :].copy()
+        values = Values(num_colors)
+        normal = fields(60, num_colors, seed=2)
+        unusual = normal[:30, :, ::-1, :].copy()
         unusual[:, 1, 1] = unusual.min()
-        write_images("normal", normal[40:], num_colors)
+        write_images("normal", normal[30:], num_colors)
         write_images("unusual", unusual, num_colors)
-        np.save("fit.npy", normal[:40])
-        stdout = self.run_command("score", path, "unusual")
+        np.save("fit.npy", normal[:30])
+        stdout = self.run_command(num_colors, "score unusual")
         self.assertIn(values.unit, stdout)
         with open("scores.csv") as file:
             rows = [*csv.DictReader(file)]
@@ -266,124 +252,60 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         found = [float(row[values.measure]) for row in rows]
         self.assertAllClose(found, values.per_dim(np.array(log_prob), 16))
         self.assertEqual(found, sorted(found, reverse=True))
-        options = "unusual --reference normal --maps maps --max_maps 2"
-        self.run_command("score", path, *options.split())
-        self.assertLen(os.listdir("maps"), 2)
         options = "--normal normal --unusual unusual --fit fit.npy --out out"
-        stdout = self.run_command("detect", path, *options.split())
+        stdout = self.run_command(num_colors, f"detect {options}")
         is_left_out = "complexity is left out" in stdout
         self.assertEqual(is_left_out, num_colors is None)
         table = pathlib.Path("out", "table.csv").read_text()
         self.assertEqual("\ncomplexity," in table, num_colors is not None)
         auroc = float(re.search(r"\ncombined,([^,]+)", table)[1])
         self.assertGreater(auroc, 0.8)
-        options = "--with normal --without unusual --out out.png"
-        stdout = self.run_command("direction", path, *options.split())
-        self.assertRegex(stdout, r"AUROC 0\.[6-9]|AUROC 1")
-
-    def test_levels_of_fewer_bits(self):
-        """Images with fewer bits are read with the model's levels."""
-        path = self.use_model(4096)
-        images = fields(60, 4096)
-        np.save("dark.npy", images // 8)
-        write_images("dark", images // 8, 4096)
-        outputs = (
-            self.run_command("score", path, "dark"),
-            self.run_command("evaluate", path, "--dataset", "dark.npy"),
-        )
-        means = [re.search(r"(\d+\.\d+) bits/dim", s)[1] for s in outputs]
-        self.assertAllClose(*map(float, means), rtol=0.2)
 
     @parameterized.parameters(
         ("export", 4096, "is not of at most 256 levels"),
         ("export", None, "is not of at most 256 levels"),
         ("restore x", None, "real numbers are restored in Python"),
         ("score images", None, "no file in images can be"),
-        ("interpolate images/000.png images/000.png", None, "not an .npy file"),
-        ("evaluate --dataset digits", None, "17 levels, those of the model"),
-        ("evaluate --dataset reals.npy", 4096, "real numbers, those of the"),
-        ("evaluate --dataset bright.npy", 4096, "16,384 levels, those of the"),
     )
     def test_what_makes_no_sense(self, line, num_colors, message):
-        path = self.use_model(num_colors)
         write_images("images", fields(1, 4096), 4096)
-        np.save("reals.npy", fields(30, None))
-        np.save("bright.npy", 4 * fields(30, 4096))
-        name, *options = line.split()
-        code, _, stderr = command_lines.call(main.main, name, path, *options)
+        code, _, stderr = self.call(num_colors, *line.split())
         self.assertEqual(code, 2, stderr)
         self.assertIn(message, stderr)
 
     def test_restore(self):
-        images = fields(2, 4096, seed=3)
-        paths = write_images("a", images, 4096)
+        """Files of 16 bits keep their known pixels."""
+        self.enterContext(
+            mock.patch.multiple(posterior, **small_models.FEW_STEPS)
+        )
+        images = fields(1, 4096, seed=3)
+        write_images("a", images, 4096)
         mask = np.zeros([4, 4, 1], np.uint8)
         mask[:2] = 255
         image_files.write("mask.png", mask)
-        line = ["restore", self.use_model(4096), *paths, "--mask", "mask.png"]
-        self.run_command(*line, "--out", "restored/")
-        for number in range(2):
-            found = image_files.read(
-                f"restored/00{number}_restored.png", SHAPE, 4096
-            )
-            self.assertAllEqual(found[2:], images[number, 2:])
-            self.assertGreater(found.max(), 256)
+        options = "a/000.png --mask mask.png --out restored/"
+        self.run_command(4096, f"restore {options}")
+        found = image_files.read("restored/000_restored.png", SHAPE, 4096)
+        self.assertAllEqual(found[2:], images[0, 2:])
+        self.assertGreater(found.max(), 256)
 
 
 class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        for num_colors in (4096, None):  # Not in a test that traces nothing.
-            trained(num_colors)
+        trained(None)  # Not in a test that traces nothing.
 
     def test_standardization(self):
-        """The moments are those of the training images."""
+        """The moments are those of the training images, in the run as well."""
         dataset = tf_realnvp.data.arrays.from_images(fields(400, None), None)
         train = dataset.take("train", range(dataset.num_train))
         [moments] = [v for v in live(None).variables if v.name == "moments"]
         expected = [[train.mean()], [train.std()]]
         self.assertAllClose(moments, expected, rtol=1e-5)
         self.assertFalse(moments.trainable)
-
-    @parameterized.parameters((1e8, 30.0), (0.0, 1e-6), (-3.0, 2.0))
-    def test_moments(self, mean, deviation):
-        """Those of each channel are exact, even far from zero."""
-        rng = np.random.default_rng(0)
-        images = rng.normal(mean, deviation, (600, 4, 4, 2)).astype(np.float32)
-        images[..., 1] *= 3.0
-        dataset = tf_realnvp.data.arrays.from_images(
-            images, None, labels=np.arange(600) % 2
-        )
-        train = np.float64(dataset.take("train", range(dataset.num_train)))
-        expected = train.mean(axis=(0, 1, 2)), train.std(axis=(0, 1, 2))
-        self.assertAllClose(dataset.moments(), expected, rtol=1e-9)
-
-    @parameterized.parameters(0.0, 12.22, 1e8)
-    def test_constant_channel(self, value):
-        """Such images have no density."""
-        images = np.random.default_rng(0).normal(size=(60, 4, 4, 2))
-        images[..., 1] = value
-        model = tf_realnvp.RealNVP((4, 4, 2), None, **ARCHITECTURE)
-        with self.assertRaisesRegex(DataError, "channel 1 .* constant"):
-            tf_realnvp.train(model, images, batch_size=20, progress=False)
-
-    def test_resumed(self):
-        def train(folder, **settings):
-            small_models.set_seed(0)
-            config = ARCHITECTURE | {"filters": 2, "num_couplings": (1, 1, 1)}
-            model = tf_realnvp.RealNVP((2, 2, 1), None, **config)
-            images = fields(60, None)[:, :2, :2]
-            settings |= {"batch_size": 20, "epochs": 2, "ema": 0.9}
-            settings |= {"run_dir": self.folder / folder, "progress": False}
-            tf_realnvp.train(model, images, **settings)
-            return model
-
-        expected = train("whole")
-        train("parts", max_steps=2)
-        resumed = train("parts")
-        for model in (resumed, tf_realnvp.load(self.folder / "parts")):
-            self.assertTrue(small_models.same_weights(model, expected))
+        run = tf_realnvp.load(trained(None)[0] / "run")
+        self.assertTrue(small_models.same_weights(run, live(None)))
 
     def test_pytorch(self):
         """PyTorch's files have no standardization."""
@@ -407,60 +329,30 @@ class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):
             new.log_prob(images), live(None).log_prob(images), rtol=1e-5
         )
 
-    @parameterized.parameters(np.float64, np.float16)
-    def test_dtypes(self, dtype):
-        images = fields(60, None).astype(dtype)
-        expected = images.astype(np.float32)
-        pipeline = tf.data.Dataset.from_tensor_slices(images).batch(7)
-        for dataset in (
-            tf_realnvp.data.arrays.from_images(images, None),
-            tf_realnvp.data.arrays.from_tf_data(pipeline, None),
-        ):
-            train = dataset.take("train", range(dataset.num_train))
-            self.assertEqual(train.dtype, np.float32)
-            self.assertContainsSubset(train.ravel(), expected.ravel())
-        model = live(None)
-        self.assertAllEqual(model.log_prob(images), model.log_prob(expected))
-
-    @parameterized.parameters(np.nan, np.inf, -np.inf, 1e40)
-    def test_not_finite(self, value):
-        images = fields(40, None).astype(np.float64)
-        images[17, 2, 3, 0] = value
-        model = tf_realnvp.RealNVP(SHAPE, None, **ARCHITECTURE)
-        pipeline = tf.data.Dataset.from_tensor_slices(images)
-        for data in (images, pipeline):
-            with self.assertRaisesRegex(
-                tf_realnvp.errors.DataError, "must be floating-point"
-            ):
-                tf_realnvp.train(model, data)
-        with self.assertRaisesRegex(tf.errors.OpError, "must be finite"):
-            model.log_prob(images)
-
     @parameterized.parameters(np.uint8, np.uint16, np.int64)
     def test_other_kinds(self, dtype):
         images = np.ones([40, 4, 4, 1], dtype)
-        model = tf_realnvp.RealNVP(SHAPE, None, **ARCHITECTURE)
+        model = live(None)
         for function in (model.log_prob, model.encode, model.nats_per_dim):
             with self.assertRaisesRegex(TypeError, "must be finite float32"):
                 function(images)
-        with self.assertRaisesRegex(
-            tf_realnvp.errors.DataError, "must be floating-point"
-        ):
+        with self.assertRaisesRegex(DataError, "must be floating-point"):
             tf_realnvp.train(model, images)
         with self.assertRaisesRegex(ValueError, "nats_per_dim"):
             model.bits_per_dim(fields(2, None))
 
-    def test_no_noise(self):
+    def test_density(self):
+        """It is of any floating-point dtype, without noise, and finite."""
         with self.assertRaisesRegex(ValueError, "^`dequantization` must be"):
             tf_realnvp.RealNVP(SHAPE, None, dequantization="variational")
-        model = live(None)
-        images = fields(3, None)
-        self.assertAllEqual(
-            model.log_prob(images, seed=0), model.log_prob(images, seed=1)
-        )
-
-    def test_colors(self):
-        images = np.linspace(-3.0, 5.0, 32).reshape(2, 4, 4, 1)
-        grid = plots.image_grid(images, None)
-        colors = np.unique(grid.reshape(-1, 3), axis=0)
-        self.assertLen(colors, 33)  # And white.
+        log_prob, images = live(None).log_prob, fields(3, None)
+        self.assertAllEqual(log_prob(images, seed=0), log_prob(images, seed=1))
+        for dtype in (np.float64, np.float16):
+            other = images.astype(dtype)
+            expected = log_prob(other.astype(np.float32))
+            self.assertAllEqual(log_prob(other), expected)
+        for value in (np.nan, np.inf, -np.inf, 1e40):
+            other = images.astype(np.float64)
+            other[1, 2, 3] = value
+            with self.assertRaisesRegex(tf.errors.OpError, "must be finite"):
+                log_prob(other)

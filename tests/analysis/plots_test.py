@@ -59,6 +59,11 @@ class ImageGridTest(tf.test.TestCase, parameterized.TestCase):
         # As `RealNVP.sample` gives them.
         self.assertAllEqual(plots.image_grid(tf.constant(images)), shown)
 
+    def test_real_numbers(self):
+        """Each has a colour of its own."""
+        images = np.linspace(-3.0, 5.0, 32).reshape(2, 4, 4, 1)
+        self.assertEqual(count_colours(plots.image_grid(images, None)), 33)
+
     def test_many(self):
         """They are magnified less, so that programs can open the file."""
         grid = plots.image_grid(np.zeros([20_000, 8, 8, 1], np.uint8))
@@ -103,6 +108,16 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             self.assertAllEqual(left, np.broadcast_to(image, left.shape))
             self.assertAllEqual(right, values)
         self.assertGreater(count_colours(read_png(self.path)), 50)
+
+    def test_real_numbers(self):
+        """Their colours have a bar beside the images."""
+        images = np.linspace(-3.0, 5.0, 32).reshape(2, 4, 4, 1)
+        maps = np.zeros([2, 4, 4])
+        for draw, arguments, number in (
+            (plots.save_image_grid, (images, None), 2),
+            (plots.save_bit_maps, (images, maps, "nats", None), 6),
+        ):
+            self.assertLen(self.figure_of(draw, *arguments).axes, number)
 
     def test_settings_of_users(self):
         """Astronomers put the origin at the bottom, and use TeX."""

@@ -40,12 +40,18 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.write(f"in/test/{number}", range(20 + number, 30, 2))
             self.write(f"b:c/{number}", range(number, 30, 2))
 
+    def loader(self, values=256, metadata=None, **options):
+        values = Values.of(values)
+        model = mock.Mock(image_shape=(4, 4, 1), num_colors=values.num_colors)
+        model.values, model.metadata = values, metadata or {}
+        return image_sets.Loader(model, "", **options)
+
     def load(self, name, split="test", maximum=1000, seed=0, trained_on=None):
         """Returns the names and the levels."""
-        model = mock.Mock(image_shape=(4, 4, 1), num_colors=256)
-        model.values = Values(256)
-        model.metadata = {} if trained_on is None else trained_on.metadata
-        loader = image_sets.Loader(model, "", maximum, seed)
+        loader = self.loader(
+            metadata=trained_on and trained_on.metadata,
+            **{"max_images": maximum, "seed": seed},
+        )
         result = loader.load("normal", name, split, 1)
         self.assertEqual(result.images.dtype, np.uint8)
         self.assertEqual(result.images.shape, (len(result), 4, 4, 1))
@@ -185,3 +191,32 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
             UsageError, f"(?s)^argument --normal: .*{message}"
         ):
             self.load(name)
+
+    @parameterized.parameters(
+        # Values of the model; the highest level, and the bits that it drops.
+        (Values(4096), 4095, 0),
+        (Values(4096), 500, 0),
+        (Values(1024, dropped_bits=2), 4000, 2),
+        (Values(16), 255, 4),
+    )
+    def test_bits_of_the_model(self, values, highest, dropped):
+        """Images have as many, whatever the highest of these is."""
+        levels = np.full([30, 4, 4, 1], highest, np.uint16)
+        np.save("levels.npy", levels.astype(int))
+        write_images("in", levels, 65536)
+        loader = self.loader(values, max_images=30)
+        for name in ("levels.npy", "in")[: 1 + (highest > 255)]:
+            images = loader.load("normal", name, "test").images
+            self.assertEqual(images.dtype, values.dtype)
+            self.assertAllEqual(np.unique(images), [highest >> dropped])
+
+    @parameterized.parameters(
+        (Values(4096), 4 * 4095, "16,384 levels, those of the model"),
+        (Values(4096), 7.5, "real numbers, those of the model"),
+        (Values(None), 255, "256 levels, those of the model"),
+        (Values(17), 255, "256 levels, those of the model"),
+    )
+    def test_other_values(self, values, value, message):
+        np.save("other.npy", np.full([30, 4, 4], value))
+        with self.assertRaisesRegex(UsageError, message):
+            self.loader(values).load("normal", "other.npy", "test")

@@ -271,6 +271,27 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(dataset.shuffle_buffer, 6)
             self.assertLen(trained(dataset), dataset.num_train)
 
+    @parameterized.parameters(np.float64, np.float16)
+    def test_real_numbers(self, dtype):
+        """They are float32 whatever they were, and finite in it."""
+        content = np.random.default_rng(0).normal(size=[30, 4, 4, 1])
+        content = content.astype(dtype)
+        makers = (
+            lambda: arrays.from_images(content, None),
+            lambda: arrays.from_tf_data(pipeline(content), None),
+        )
+        expected = as_set(content.astype(np.float32))
+        for make in makers:
+            dataset = make()
+            images = *trained(dataset), *map(bytes, held_out(dataset))
+            self.assertEqual({*images}, expected)
+        highest = [1e40] if dtype is np.float64 else []
+        for value in (np.nan, np.inf, -np.inf, *highest):
+            content[17, 2, 3, 0] = value
+            for make in makers:
+                with self.assertRaisesRegex(DataError, "be floating-point"):
+                    make()
+
     @parameterized.parameters(
         (lambda pairs: pairs.map(lambda i, _: {"image": i}), "must be images"),
         (lambda pairs: pairs.map(lambda i, n: (i, n, n)), "must be images"),

@@ -368,3 +368,28 @@ class FlipTest(tf.test.TestCase):
             rest = dataclasses.replace(flipped).train_batches(60, 0, 1, skip)
             self.assertAllEqual(images_of(rest), batches[60 * skip :])
         self.assertAllEqual(images_of(flipped.batches("test", 60)), pixels)
+
+
+class MomentsTest(tf.test.TestCase, parameterized.TestCase):
+    def real_numbers(self, mean, deviation, of_second=None):
+        """Images of two channels, of which the second may be constant."""
+        rng = np.random.default_rng(0)
+        images = rng.normal(mean, deviation, (600, 4, 4, 2)).astype(np.float32)
+        images[..., 1] *= 3.0
+        if of_second is not None:
+            images[..., 1] = of_second
+        return arrays.from_images(images, None, labels=np.arange(600) % 2)
+
+    @parameterized.parameters((1e8, 30.0), (0.0, 1e-6), (-3.0, 2.0))
+    def test_far_from_zero(self, mean, deviation):
+        """Those of each channel of the training images are exact."""
+        dataset = self.real_numbers(mean, deviation)
+        train = np.float64(dataset.take("train", range(dataset.num_train)))
+        expected = train.mean(axis=(0, 1, 2)), train.std(axis=(0, 1, 2))
+        self.assertAllClose(dataset.moments(), expected, rtol=1e-9)
+
+    @parameterized.parameters(0.0, 12.22, 1e8)
+    def test_constant_channel(self, value):
+        """Such images have no density."""
+        with self.assertRaisesRegex(DataError, "channel 1 .* constant"):
+            self.real_numbers(0.0, 1.0, value).moments()
