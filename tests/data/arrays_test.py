@@ -67,15 +67,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         for _ in range(2):
             self.assertEqual(labels_of(dataset), expected)
 
-    def test_byte_order(self):
-        """TensorFlow takes arrays as they lie in memory."""
-        content = np.random.default_rng(0).normal(size=[30, 4, 4, 1])
-        content = content.astype(np.float32)
-        path = self.save("a.npy", images=content.astype(">f4"))
-        dataset, same = data.load(path), arrays.from_images(content, None)
-        self.assertAllEqual(held_out(dataset), held_out(same))
-        self.assertEqual(dataset.fingerprint, same.fingerprint)
-
     @parameterized.parameters("a.npy", "a.npz")
     def test_a_tenth_is_for_testing(self, name):
         content = images(150, 4, 4)
@@ -99,9 +90,6 @@ class FileTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertLen(hashes, dataset.num_train)
 
     def test_resized(self):
-        path = self.save("a.npy", images=images(9, 12, 10))
-        tall = data.load(path, image_size=(6, 4))
-        self.assertEqual(held_out(tall).shape, (1, 6, 4, 1))
         for height, width, expected in ((64, 62, (64, 62)), (66, 64, (32, 32))):
             path = self.save("b.npy", images=images(2, height, width))
             self.assertEqual(data.load(path).image_shape, (*expected, 1))
@@ -271,23 +259,23 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(dataset.shuffle_buffer, 6)
             self.assertLen(trained(dataset), dataset.num_train)
 
-    @parameterized.parameters(np.float64, np.float16)
+    @parameterized.parameters("f8", "f2", ">f4")
     def test_real_numbers(self, dtype):
         """They are float32 whatever they were, and finite in it."""
         content = np.random.default_rng(0).normal(size=[30, 4, 4, 1])
-        content = content.astype(dtype)
+        native, content = content.astype(dtype[-2:]), content.astype(dtype)
         makers = (
             lambda: arrays.from_images(content, None),
-            lambda: arrays.from_tf_data(pipeline(content), None),
+            lambda: arrays.from_tf_data(pipeline(native), None),
         )
         expected = as_set(content.astype(np.float32))
         for make in makers:
             dataset = make()
             images = *trained(dataset), *map(bytes, held_out(dataset))
             self.assertEqual({*images}, expected)
-        highest = [1e40] if dtype is np.float64 else []
-        for value in (np.nan, np.inf, -np.inf, *highest):
-            content[17, 2, 3, 0] = value
+        self.assertEqual(*(make().fingerprint for make in makers))
+        for value in (np.nan, np.inf, -np.inf, *[1e40] * (dtype == "f8")):
+            native[17, 2, 3, 0] = content[17, 2, 3, 0] = value
             for make in makers:
                 with self.assertRaisesRegex(DataError, "be floating-point"):
                     make()
