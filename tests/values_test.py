@@ -83,12 +83,6 @@ def measurer(num_colors):
     return detection.Measurer(live(num_colors))
 
 
-def final_loss(num_colors):
-    """Its test loss in the unit of its kind."""
-    content = json.loads((saved(num_colors) / "metadata.json").read_text())
-    return content["metrics"][f"test_{Values(num_colors).measure}"]
-
-
 class LevelsTest(untraced.UntracedTestCase, parameterized.TestCase):
     def test_learned_noise(self):
         model = small_models.displaced(
@@ -109,14 +103,6 @@ class LevelsTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
     """Tests models of each kind, live and saved."""
-
-    @parameterized.parameters(4096, None)
-    def test_training(self, num_colors):
-        """The loss is lower than that of independent Gaussian pixels."""
-        deviation = 0.5 if num_colors is None else 0.08 * num_colors
-        of_pixels = np.log(deviation * np.sqrt(3.0 * 2.0 * np.pi * np.e))
-        bound = Values(num_colors).from_nats(of_pixels)
-        self.assertBetween(final_loss(num_colors), bound - 1.5, bound - 0.05)
 
     @parameterized.parameters(4096, None)
     def test_saved(self, num_colors):
@@ -217,9 +203,16 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
             self.assertEqual(path.stat().st_mode & 0o777, mode & ~UMASK, path)
         header = written[-1].read_text().partition("\n")[0]
         self.assertEqual("bits_per_dim" in header, num_colors is not None)
+        content = json.loads((written[0] / "metadata.json").read_text())
+        found = content["metrics"][f"test_{values.measure}"]
+        # It is lower than that of independent Gaussian pixels.
+        deviation = 0.5 if num_colors is None else 0.08 * num_colors
+        of_pixels = np.log(deviation * np.sqrt(3.0 * 2.0 * np.pi * np.e))
+        bound = values.from_nats(of_pixels)
+        self.assertBetween(found, bound - 1.5, bound - 0.05)
         stdout = self.run_command(num_colors, "evaluate")
         loss = float(re.search(rf": (\S+) {values.unit}", stdout)[1])
-        self.assertAllClose(loss, final_loss(num_colors), atol=0.05)
+        self.assertAllClose(loss, found, atol=0.05)
 
     @parameterized.parameters(4096, None)
     def test_images(self, num_colors):
