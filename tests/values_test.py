@@ -29,7 +29,7 @@ from tf_realnvp.cli import main
 from tf_realnvp.data import image_files
 from tf_realnvp.errors import DataError
 from tf_realnvp.flow.values import Values
-from tf_realnvp.serving import weights
+from tf_realnvp.serving import metadata, weights
 
 _FOLDER = tempfile.TemporaryDirectory()  # Goes with the process.
 UMASK = 0o002  # For the work of a group.
@@ -91,6 +91,19 @@ class LevelsTest(untraced.UntracedTestCase, parameterized.TestCase):
         images = np.full([500, 4, 4, 1], 65535, np.uint16)
         images[:, 0] = 300
         self.assertAllInRange(model.log_prob(images, 0), -500.0, 0.0)
+
+    def test_dropped_bits(self):
+        """A model knows them from its data set, as its metadata do."""
+        np.save(self.folder / "a.npy", fields(60, 4096))
+        dataset = tf_realnvp.data.load(self.folder / "a.npy", num_bits=10)
+        self.assertEqual(dataset.values, Values(1024, dropped_bits=2))
+        model = tf_realnvp.RealNVP(SHAPE, 1024, **ARCHITECTURE)
+        model.metadata = dataset.metadata
+        content = model.get_config() | dataset.metadata
+        for values in (model.values, metadata.values(content)):
+            self.assertEqual(values, dataset.values)
+        again = dataset.keep_bits(9)
+        self.assertEqual(again.values, Values(512, dropped_bits=3))
 
     def test_length_in_files(self):
         rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Data sets from NumPy files, arrays and `tf.data` pipelines."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -268,17 +269,14 @@ def make(
         raise DataError(f"{name}: `train` and `test` are of different shapes")
     images = first if len(arrays) == 1 else np.concatenate(arrays)
     num_train = len(first) if len(arrays) == 2 else None
-    all_labels = None
-    if labels is not None:
-        pairs = zip(labels, arrays, strict=True)
-        parts = [_check_labels(part, len(array), name) for part, array in pairs]
-        all_labels = np.concatenate(parts)
 
-    def joined(*parts):
+    def joined(check, *parts):
         pairs = zip(parts, map(len, arrays), strict=True)
-        return np.concatenate([as_float32(*pair) for pair in pairs])
+        return np.concatenate([check(*pair) for pair in pairs])
 
-    context = each(joined, *contexts)
+    check_labels = functools.partial(_check_labels, name)
+    all_labels = None if labels is None else joined(check_labels, *labels)
+    context = each(functools.partial(joined, as_float32), *contexts)
 
     def decode(index):
         image = call(np.ndarray.__getitem__, images, [index], images.dtype)
@@ -318,18 +316,18 @@ def _check(images, values, name):
         got = "what seems to be [n, C, H, W]: np.moveaxis(images, -3, -1)?"
     elif not lowest <= float(images.min()) <= float(images.max()) <= highest:
         got = f"values from {images.min()} to {images.max()}"
-    elif values.are_real:
-        # TensorFlow ignores the byte order.
-        return images.astype(images.dtype.newbyteorder("="), copy=False)
     else:
-        return images.astype(values.dtype, copy=False)
+        # TensorFlow ignores the byte order.
+        native = images.dtype.newbyteorder("=")
+        dtype = native if values.are_real else values.dtype
+        return images.astype(dtype, copy=False)
     raise DataError(
         f"{name} must be {kind} [n, H, W] or [n, H, W, C] from {lowest:g} to "
         f"{highest:g}, got {got}"
     )
 
 
-def _check_labels(labels, num_images, name):
+def _check_labels(name, labels, num_images):
     """Returns labels as int32 `[n]`."""
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
