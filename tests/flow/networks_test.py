@@ -1,7 +1,6 @@
 """Tests for networks and rematerialization."""
 
 import contextlib
-import functools
 import runpy
 from unittest import mock
 
@@ -12,7 +11,6 @@ import untraced
 from absl.testing import parameterized
 
 from tf_realnvp import networks
-from tf_realnvp.flow import rematerialization
 from tf_realnvp.flow.networks import CouplingNetwork
 
 
@@ -80,17 +78,16 @@ class CouplingNetworkTest(tf.test.TestCase, parameterized.TestCase):
             runpy.run_path(networks.__file__)
 
     @parameterized.parameters(
-        (networks._shared, CouplingNetwork.shared),
-        (rematerialization._rematerialized, rematerialization.coupling_network),
+        (networks._shared, False), (networks._rematerialized, True)
     )
-    def test_networks_of_one_shape_share_a_trace(self, function, apply):
+    def test_networks_of_one_shape_share_a_trace(self, function, recompute):
         images = tf.constant(normal(3, 4, 6, 2), tf.float32)
         before = function.experimental_get_tracing_count()
         results = []
         # Filters that no other test has, so that it is not traced yet.
         for seed in range(3):
             network = make_network(filters=10, num_blocks=1, seed=seed)
-            results.append(apply(network, images))
+            results.append(network.shared(images, recompute))
             self.assertAllClose(results[-1], network(images), rtol=1e-5)
         self.assertNotAllClose(results[0], results[1])
         traces = function.experimental_get_tracing_count() - before
@@ -129,7 +126,7 @@ class RematerializationTest(tf.test.TestCase, parameterized.TestCase):
         with contextlib.nullcontext() if in_graph else untraced.untraced():
             outputs, gradients = outputs_and_gradients(network)
             again, gradients_again = outputs_and_gradients(
-                functools.partial(rematerialization.coupling_network, network)
+                lambda images, label: network.shared(images, True, label=label)
             )
         if in_graph:
             # Not the same ones are in both, and what is fused rounds once.

@@ -75,7 +75,7 @@ def _fit_coupling(coupling, points):
     # Equals the coupling with its network, at a hundredth of the cost.
     linear = AffineCoupling(
         coupling.mask,
-        lambda x: networks.conv2d(x, kernel, bias, network.padding),
+        lambda x: networks.conv2d(x, (kernel, bias), network.padding),
         coupling.rescale,
         coupling.reshift,
     )

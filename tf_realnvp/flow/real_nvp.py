@@ -16,12 +16,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tf_realnvp.config import ARCHITECTURE
-from tf_realnvp.flow import (
-    bijectors,
-    networks,
-    observations,
-    rematerialization,
-)
+from tf_realnvp.flow import bijectors, networks, observations
 from tf_realnvp.flow import dequantization as variational
 from tf_realnvp.flow.condition import Condition, Shapes
 from tf_realnvp.flow.multi_scale import MultiScale
@@ -338,13 +333,8 @@ class RealNVP(tf.Module):
         """
 
         def function(network):
-            run = network.shared
-            if recompute:
-                run = functools.partial(
-                    rematerialization.coupling_network, network
-                )
-            return lambda inputs, **condition: run(
-                tf.cast(inputs, compute_dtype), **condition
+            return lambda inputs, **condition: network.shared(
+                tf.cast(inputs, compute_dtype), recompute, **condition
             )
 
         model = object.__new__(RealNVP)
