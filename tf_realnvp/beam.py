@@ -15,15 +15,18 @@ import scipy.special
 from apache_beam.io import fileio
 from apache_beam.ml.inference.base import ModelHandler
 
-import tf_realnvp
-from tf_realnvp.cli import image_sets
-from tf_realnvp.errors import ImageError
-from tf_realnvp.serving import metadata
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.batches import BATCH_SIZE
 
-# As the commands do. Beam's look at functions would import TensorFlow without.
-runtime.configure()
+runtime.configure()  # As the commands do, before TensorFlow is imported.
+
+from tf_realnvp import api  # noqa: E402
+from tf_realnvp.analysis import batched, detection, significance  # noqa: E402
+from tf_realnvp.cli import image_sets  # noqa: E402
+from tf_realnvp.cli.detection import MIN_IMAGES, score_batch  # noqa: E402
+from tf_realnvp.data import image_files  # noqa: E402
+from tf_realnvp.errors import ImageError  # noqa: E402
+from tf_realnvp.serving import metadata  # noqa: E402
+from tf_realnvp.utils.batches import BATCH_SIZE  # noqa: E402
 
 
 class SavedModelHandler(ModelHandler[Any, Any, Any]):
@@ -70,41 +73,39 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
 
     def load_model(self):
         """Returns what maps a batch to its results."""
-        return getattr(self, f"_{self._method}")(tf_realnvp.load(self._path))
+        return getattr(self, f"_{self._method}")(api.load(self._path))
 
     def run_inference(self, batch, model, inference_args=None):
         """Returns the result of each input."""
         return model(batch)
 
     def _score(self, model):
-        batched, reference = tf_realnvp.batched, None
-        measure = functools.partial(batched.score_each, model)
+        reference, seed, context = None, self._seed, self._context
+        measure: Any = functools.partial(batched.score_each, model)
         if self._reference is not None:
-            measure = tf_realnvp.detection.Measurer(model)
+            measure = detection.Measurer(model)
             # As the command does by default.
-            loader = image_sets.Loader(model, "datasets", 4000, self._seed)
-            normal = loader.load("reference", self._reference, "test", 20)
-            measured = measure(normal.images, self._seed, self._context)
-            reference = tf_realnvp.detection.Reference(measured, self._seed)
+            loader = image_sets.Loader(model, "datasets", 4000, seed)
+            normal = loader.load(
+                "reference", self._reference, "test", MIN_IMAGES
+            )
+            measured = measure(normal.images, seed, context)
+            reference = detection.Reference(measured, seed)
 
         def score(images):
-            filled = batched.fill(model, images)
-            scores = measure(filled, self._seed, self._context)
-            columns = batched.columns(model, scores, reference)
-            return [
-                {name: column[k].item() for name, column in columns.items()}
-                for k in range(len(images))
-            ]
+            columns = score_batch(
+                *(model, measure, seed, context, reference, images)
+            )
+            rows = zip(*(v.tolist() for v in columns.values()), strict=True)
+            return [dict(zip(columns, row, strict=True)) for row in rows]
 
         return score
 
     def _classify(self, model):
-        batched = tf_realnvp.batched
-
         def classify(images):
+            filled, rest = batched.fill(model, images), (self._seed, True)
             log_probs = batched.log_prob_of_classes(
-                *(model, batched.fill(model, images), self._seed, True),
-                self._context,
+                model, filled, *rest, self._context
             )
             joint = log_probs + batched.log_prior(model)
             return scipy.special.log_softmax(joint, axis=1)[: len(images)]
@@ -112,12 +113,9 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
         return classify
 
     def _encode(self, model):
-        batched = tf_realnvp.batched
-
         def encode(images):
             filled = batched.fill(model, images)
-            latents, _ = batched.encode_likeliest(model, filled)
-            return latents[: len(images)]
+            return batched.encode_likeliest(model, filled)[0][: len(images)]
 
         return encode
 
@@ -125,7 +123,7 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
         def draw(number):
             n, seed = (number + 1) * BATCH_SIZE, self._seed
             rest = self._temperature, seed, None, self._context
-            draws = tf_realnvp.batched.sample(model, n, *rest, numbers=[number])
+            draws = batched.sample(model, n, *rest, numbers=[number])
             return next(draws)
 
         return lambda numbers: map(draw, numbers)
@@ -184,7 +182,7 @@ def _form(path):
 def _decode(named, path):
     name, content = named
     try:
-        image = tf_realnvp.image_files.read(name, *_form(path), content)
+        image = image_files.read(name, *_form(path), content=content)
     except ImageError as error:
         beam.metrics.Metrics.counter(__name__, "unreadable").inc()
         logging.warning(error)
@@ -212,5 +210,5 @@ def PValues(
 
 def _p_values(named, reference):
     names, scores = zip(*named, strict=True)
-    values = tf_realnvp.significance.p_values(np.array(scores), reference)
+    values = significance.p_values(np.array(scores), reference)
     return zip(names, values.tolist(), strict=True)

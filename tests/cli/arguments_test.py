@@ -31,7 +31,7 @@ class ValuesTest(tf.test.TestCase, parameterized.TestCase):
     def test_parsed(self, allowed, text, expected):
         self.enterContext(mock.patch.dict(os.environ, HOME="/home/me"))
         parser = arguments.Parser(prog="program")
-        name, options = arguments.argument("--flag", "help", allowed)
+        name, options = arguments.argument("--flag", allowed)
         parser.add_argument(name, **options)
         parsed = parser.parse_args([f"--flag={text}"]).flag
         self.assertEqual(parsed, expected)

@@ -13,8 +13,8 @@ import pytest
 import small_models
 from model_commands import ModelTestCase, call
 
-import tf_realnvp
 from tf_realnvp import batched
+from tf_realnvp.cli import usage
 from tf_realnvp.serving import formats
 
 
@@ -54,10 +54,8 @@ class ExportTest(ConversionTestCase):
 class ExploreTest(ConversionTestCase):
     def setUp(self):
         super().setUp()
-        # Of npm, which need not be here.
-        file = str(self.folder / "package" / "__init__.py")
-        self.enterContext(mock.patch.object(tf_realnvp, "__file__", file))
-        self.npm = self.folder / "package" / "serving" / "explorer"
+        self.npm = self.folder / "package"  # npm need not be here.
+        self.enterContext(mock.patch.object(usage, "NPM", self.npm))
 
     def test_page(self):
         pytest.importorskip("tf2onnx")

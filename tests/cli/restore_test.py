@@ -8,10 +8,9 @@ import numpy as np
 import small_models
 from absl.testing import parameterized
 from image_arrays import read_png
-from model_commands import MODELS, ModelTestCase, call
+from model_commands import ModelTestCase, call
 from PIL import Image
 
-import tf_realnvp
 from tf_realnvp import restoration
 from tf_realnvp.analysis import plots, posterior
 from tf_realnvp.data import image_files
@@ -27,12 +26,6 @@ class RestoreTest(ModelTestCase):
         self.enterContext(
             mock.patch.multiple(posterior, **small_models.FEW_STEPS)
         )
-
-    def use_model(self, kind):
-        super().use_model(kind)
-        self.live = MODELS[kind]()
-        load = mock.patch.object(tf_realnvp, "load", return_value=self.live)
-        self.load = self.enterContext(load)
 
     def write_mask(self, name="mask.png", hole=HOLE):
         image_files.write(name, np.uint8(hole), 2)
@@ -57,7 +50,7 @@ class RestoreTest(ModelTestCase):
         flags = ("--mask", "mask.png", "--seed", 3, "--out", "out/")
         stdout, _ = self.succeed("restore", "in", "--samples", 2, *flags)
         expected = restoration.restore(
-            self.live, self.images, HOLE, num_samples=2, seed=3
+            self.model, self.images, HOLE, num_samples=2, seed=3
         )
         self.assertLen(os.listdir("out"), 3 * 5)
         for index in range(3):
@@ -82,7 +75,7 @@ class RestoreTest(ModelTestCase):
         for noise in ((), ("--noise", 20)):
             self.succeed("restore", "torn.png", *noise, "--out", "out/")
             expected = restoration.restore(
-                self.live,
+                self.model,
                 self.images[:1],
                 HOLE,
                 noise=20 * 16 / 255 if noise else None,
@@ -104,7 +97,7 @@ class RestoreTest(ModelTestCase):
             )
         self.assertNotIn("taken for", stdout)
         expected = restoration.restore(
-            self.live, self.images, HOLE, label=1, num_samples=2
+            self.model, self.images, HOLE, label=1, num_samples=2
         )
         _, images, is_missing, shown, spread, _ = save.call_args.args
         self.assertAllEqual(images, self.images)
@@ -129,13 +122,10 @@ class RestoreTest(ModelTestCase):
         self.write_mask("wide.png", np.ones([4, 6, 1]))
         result = call("restore", self.path, *names.split(), *flags.split())
         self.assert_usage_error(result, message)
-        self.load.assert_not_called()  # It takes seconds.
 
     def test_context(self):
         """A model of another context than what is seen restores nothing."""
-        self.load.return_value = small_models.displaced(
-            0.2, small_models.IMAGE_SHAPE, 17, filters=4, context_shape=(1,)
-        )
+        self.use(small_models.displaced(0.2, filters=4, context_shape=(1,)))
         self.write(".", self.images[:1], ["a.png"])
         result = call("restore", self.path, "a.png", "--noise", 5)
         self.assert_usage_error(result, "`context` must have the shape (1,)")

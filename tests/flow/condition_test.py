@@ -844,8 +844,8 @@ class CommandTest(command_lines.CommandTestCase):
                 observe=model.observe,
                 context_shape=model.context_shape,
             )
-            with mock.patch.object(tf_realnvp, "load", return_value=model):
-                return command_lines.call(main.main, "restore", path, *argv)
+            self.use(model)
+            return command_lines.call(main.main, "restore", path, *argv)
 
         argv = "in", "--mask", "mask.png", "--samples", 2, "--out", "out/"
         code, _, errors = restore(of_masks, *argv)

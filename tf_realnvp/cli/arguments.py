@@ -1,19 +1,23 @@
-"""Declaration of commands and their arguments, and early checks."""
+"""Declaration of commands and their arguments, and early checks.
+
+Nothing here imports TensorFlow, which takes seconds, before a command that is
+in order opens its model.
+"""
 
 import argparse
 import contextlib
 import functools
+import importlib
 import inspect
 import os
 import pathlib
+import re
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tf_realnvp.errors import UsageError, reason
+from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils import files, runtime
 from tf_realnvp.utils.console import printable
@@ -21,11 +25,11 @@ from tf_realnvp.utils.named import of_entries, of_file
 from tf_realnvp.utils.ranges import Folder, Name, OneOf, Switch, WholeNumber
 
 if TYPE_CHECKING:
-    from tf_realnvp import RealNVP
+    from tf_realnvp.flow.real_nvp import RealNVP
 
 # The name of an argument, and its options for `argparse`.
 Argument = tuple[str, dict[str, Any]]
-Run = Callable[[argparse.Namespace], None]
+Check = Callable[[argparse.Namespace], dict[str, Any] | None]
 Subparsers = argparse._SubParsersAction
 _NAME = Name()
 
@@ -76,14 +80,24 @@ def is_folder(text: str) -> bool:
     return text.endswith(("/", os.sep)) or os.path.isdir(text)
 
 
+class ImageSet(Name):
+    """Range of names of sets of images: see `image_sets`."""
+
+    metavar = "D"
+
+
 def command(
-    example: str, *arguments: Argument, notes: str = ""
-) -> Callable[[Run], Callable[[Subparsers], None]]:
+    home: str, example: str, *arguments: Argument, notes: str = ""
+) -> Callable[[Check], Callable[[Subparsers], None]]:
     """Decorator that turns a function into a command on a saved model.
 
-    The command has the name of the function. Its `--help` shows the docstring.
+    The function makes the checks for which nothing slow has to be imported, and
+    may return arguments of `runtime.configure`. Its docstring is the `--help`,
+    with the texts of arguments in the section "Flags". The function of the same
+    name in the module `home` then does the work, with the flags and the model.
 
     Args:
+      home: The module, beside this one.
       example: Arguments of an example in `--help`.
       *arguments: Arguments of the command, in addition to the model.
       notes: Text to append to the docstring in `--help`.
@@ -93,18 +107,32 @@ def command(
       the subparsers of a program.
     """
 
-    def declare(run):
+    def declare(check):
+        name = check.__name__
+
+        def run(flags):
+            model = open_model(flags.model, **check(flags) or {})
+            module = importlib.import_module(f"tf_realnvp.cli.{home}")
+            getattr(module, name)(flags, model)
+
         def add(subparsers):
-            text = inspect.getdoc(run) or ""
+            text, _, section = (inspect.getdoc(check) or "").partition(
+                "\n\nFlags:\n"
+            )
+            _, *parts = re.split(r"(?m)^  (\w+): ", section)
+            texts = dict(zip(parts[::2], parts[1::2], strict=True))
             title = text.partition("\n")[0].removesuffix(".")
             parser = subparsers.add_parser(
-                run.__name__,
+                name,
                 help=title[:1].lower() + title[1:],
                 description=f"{text}\n{notes}",
             )
             parser.epilog = f"example:\n  {parser.prog} {example}"
-            for name, options in (_MODEL, *arguments):
-                parser.add_argument(name, **options)
+            for flag, options in (_MODEL, *arguments):
+                own = texts.get(flag.removeprefix("--"), options["help"])
+                if (default := options["default"]) is not None:
+                    own = f"{own.strip()} (default: {default})"
+                parser.add_argument(flag, **options | {"help": own})
             parser.set_defaults(run=run, prog=parser.prog)
 
         return add
@@ -114,22 +142,20 @@ def command(
 
 def argument(
     name: str,
-    text: str,
     allowed: Any = _NAME,
     default: Any = None,
+    text: str = "",
     **options: Any,
 ) -> Argument:
     """Declares an argument of a command.
 
     Args:
       name: Name of the argument; flags begin with `--`.
-      text: Help text.
-      allowed: Range of the value: see `utils.checks`.
-      default: The default, which is appended to `text`.
+      allowed: Range of the value: see `utils.ranges`.
+      default: The default, which a command appends to the text.
+      text: Help text, unless the docstring of the command has another.
       **options: Further options of `argparse`.
     """
-    if default is not None:
-        text = f"{text} (default: {default})"
     if isinstance(allowed, Switch):
         options["action"] = "store_true"
     elif isinstance(allowed, OneOf):
@@ -149,47 +175,45 @@ def _parse(allowed, text):
 
 
 _MODEL = argument(
-    "model", "folder of the model, realnvp_DATASET", Folder(), metavar="MODEL"
+    "model",
+    Folder(),
+    text="folder of the model, realnvp_DATASET",
+    metavar="MODEL",
 )
-_DATA_DIR = "folder or bucket for data sets of TensorFlow Datasets"
-DATA_DIR = argument("--data_dir", _DATA_DIR, Folder(), "datasets")
-IMAGE_FILES = "PNG, JPEG or TIFF files, or .npy files of real numbers"
-
-
-def images(
-    name: str = "images", text: str = IMAGE_FILES, nargs: int | str = "+"
-) -> Argument:
-    """Declares an argument for image files."""
-    return argument(name, text, Folder(), nargs=nargs, metavar="IMAGE")
-
-
-def label(default: str) -> Argument:
-    """Declares the flag `--label`.
-
-    Args:
-      default: Description of the default.
-    """
-    text = "class of the images, for a model with classes"
-    return argument("--label", f"{text} (default: {default})")
-
-
+DATA_DIR = argument(
+    "--data_dir",
+    Folder(),
+    "datasets",
+    "folder or bucket for data sets of TensorFlow Datasets",
+)
 CONTEXT = argument(
     "--context",
-    "NumPy file with the context: one for all images or, in sample, a row for "
-    "each",
     Folder(),
+    text="NumPy file with the context: one for all images or, in sample, a row "
+    "for each",
     metavar="FILE",
 )
+SEED = WholeNumber(0, 2**32 - 1)
 
 
-def open_model(path: str) -> "RealNVP":
+def images(name: str = "images", nargs: int | str = "+") -> Argument:
+    """Declares an argument for image files."""
+    text = "PNG, JPEG or TIFF files, or .npy files of real numbers"
+    return argument(name, Folder(), text=text, nargs=nargs, metavar="IMAGE")
+
+
+def open_model(path: str, **settings: Any) -> "RealNVP":
     """Loads the model that a command names.
+
+    Args:
+      path: Its folder.
+      **settings: As for `runtime.configure`.
 
     Raises:
       ModelError: If there is no model, or it cannot be loaded.
     """
-    metadata.read(path)  # Before TensorFlow is imported, which takes seconds.
-    runtime.configure()
+    metadata.read(path)  # Before TensorFlow is imported.
+    runtime.configure(**settings)
     from tf_realnvp.serving import weights
 
     return weights.load_model(path)
@@ -204,66 +228,28 @@ def read_context(path: str | None) -> Any:
     Raises:
       UsageError: If it cannot be read.
     """
-    if path is None:
-        return None
     with naming("--context"):
-        return of_entries(of_file(path, "context"))
+        return path and of_entries(of_file(path, "context"))
 
 
-def check_context(
-    model: "RealNVP", context: Any = None, n: int = 1, observes: bool = False
-) -> None:
-    """Checks the context of `n` images.
+def list_files(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns the files in a folder, without hidden files and sub-folders.
 
     Args:
-      model: The model.
-      context: The context that a flag names, if any.
-      n: Number of images.
-      observes: Whether the command makes the context of a model that observes
-        images.
+      folder: The folder.
 
     Raises:
-      UsageError: If the model needs another one.
+      OSError: If it cannot be read.
+      UsageError: If it has no files.
     """
-    import tensorflow as tf
-
-    has_default = model.observe == "mask" or (observes and model.observe)
-    if context is None and model.context_shape is not None and not has_default:
-        raise UsageError(
-            f"the model needs a context of shape {model.context_shape}, which "
-            "only `sample` and `score` take (--context), and Python"
-        )
-    try:
-        if context is not None:
-            model.condition(np.zeros([n]), context=context)
-    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
-        raise UsageError(f"argument --context: {reason(error)}") from error
-
-
-def seed(of_what: str, default: int | None = 0) -> Argument:
-    """Declares the flag `--seed`."""
-    drawn = " (default: drawn at random and printed)" if default is None else ""
-    return argument(
-        "--seed", f"seed {of_what}{drawn}", WholeNumber(0, 2**32 - 1), default
+    names = sorted(  # There may be millions: paths take longer to sort.
+        entry.name
+        for entry in os.scandir(os.fspath(folder))
+        if not entry.is_dir() and not entry.name.startswith(".")
     )
-
-
-def out(
-    text: str, default: str, in_folder: str | None = None, *suffixes: str
-) -> Argument:
-    """Declares the flag `--out` for a file with the suffix of the default.
-
-    Args:
-      text: Help text.
-      default: The default.
-      in_folder: What is written to a folder, if one is allowed as well.
-      *suffixes: Other suffixes that are allowed.
-    """
-    suffix, or_folder = pathlib.Path(default).suffix, in_folder is not None
-    allowed = File(suffix, *suffixes, or_folder=or_folder)
-    if in_folder is not None:
-        text += f"; or a folder, such as new/, for {in_folder}"
-    return argument("--out", text, allowed, default)
+    if not names:
+        raise UsageError(f"there are no files in {folder} itself")
+    return [pathlib.Path(folder, name) for name in names]
 
 
 @contextlib.contextmanager
@@ -286,7 +272,7 @@ def check_output(
     path: str,
     flag: str = "--out",
     inputs: Iterable[str | None] = (),
-    is_folder: bool = False,
+    as_folder: bool = False,
     new: str = "",
 ) -> None:
     """Checks that an output can be written, before it is computed.
@@ -295,20 +281,20 @@ def check_output(
       path: The file or folder.
       flag: Flag that the path was given with, for messages.
       inputs: Files and folders of images, and names of other data sets.
-      is_folder: Whether `path` is a folder. It may be missing; it is created
-        for the check and removed again.
+      as_folder: Whether `path` is a folder even if it is not there and does not
+        end like one. It is created for the check and removed again.
       new: Glob pattern of files that must not be in the folder yet.
 
     Raises:
       UsageError: If `path` cannot be written, if it is or lies in an input,
         which might be overwritten, or if there are such files.
     """
-    real = pathlib.Path(os.path.realpath(path))
-    folder = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
-    make = files.created if is_folder else contextlib.nullcontext
+    real, as_folder = os.path.realpath(path), as_folder or is_folder(path)
+    folder = pathlib.Path(path) if as_folder else pathlib.Path(path).parent
+    make = files.created if as_folder else contextlib.nullcontext
     with naming(flag):
         for name in map(os.path.expanduser, filter(None, inputs)):
-            if real.is_relative_to(os.path.realpath(name)):
+            if pathlib.Path(real).is_relative_to(os.path.realpath(name)):
                 raise UsageError(f"{path} is among the images: {name}")
         try:
             with make(folder):
@@ -317,7 +303,7 @@ def check_output(
             raise UsageError(
                 f"cannot write to {folder}: {error.strerror}"
             ) from error
-        if is_folder and new and any(folder.glob(new)):
+        if as_folder and new and any(folder.glob(new)):
             raise UsageError(f"{path} has {new} of before: give another folder")
 
 

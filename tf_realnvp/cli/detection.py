@@ -1,9 +1,4 @@
-"""The commands that find out-of-distribution images: `score` and `detect`.
-
-TensorFlow and scikit-learn take seconds to import, so the commands import them
-only after the command line has been checked. `tf_realnvp` imports its modules
-at first use.
-"""
+"""The commands that find out-of-distribution images: `score` and `detect`."""
 
 import argparse
 import functools
@@ -11,133 +6,95 @@ import heapq
 import itertools
 import json
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-import tf_realnvp
-from tf_realnvp.cli import arguments, image_sets, shards
-from tf_realnvp.cli.arguments import argument, command
+from tf_realnvp.analysis import (
+    batched,
+    bit_maps,
+    detection,
+    plots,
+    significance,
+)
+from tf_realnvp.cli import image_sets, shards
+from tf_realnvp.cli.commands import check_context
 from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.errors import UsageError
+from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils import files
 from tf_realnvp.utils.batches import BATCH_SIZE, overlapped
 from tf_realnvp.utils.console import Progress, counted, say, warn
 from tf_realnvp.utils.named import digest
-from tf_realnvp.utils.ranges import Folder, WholeNumber
 
-_MIN_IMAGES = 20  # The methods are fitted to half of a reference.
+MIN_IMAGES = 20  # The methods are fitted to half of a reference.
 _NUM_SHOWN = 12  # Images per row of the grids.
 _NUM_MAPS = 8  # Maps of each set in the figure of `detect`.
 _NUM_MAP_REFERENCES = 1000
 
 
-@command(
-    "realnvp_digits my_images --out scores.csv",
-    argument("folder", "folder of images, without sub-folders", Folder()),
-    image_sets.argument(
-        "--reference", "normal images that the model was not trained on"
-    ),
-    image_sets.max_images("the reference", _MIN_IMAGES, 4000),
-    argument(
-        "--maps",
-        "folder for heat maps of the first images: bits, or with --reference "
-        "deviations from normal images",
-        Folder(),
-    ),
-    argument("--max_maps", "number of heat maps", WholeNumber(1), 100),
-    arguments.DATA_DIR,
-    arguments.CONTEXT,
-    arguments.seed("of the noise, and of the split of --reference"),
-    shards.argument(
-        "score part I of N of the files; --out gets I and N in its name"
-    ),
-    argument("--merge", "join what N shards wrote in --out", WholeNumber(1)),
-    arguments.out("CSV file", "scores.csv"),
-    notes=image_sets.HELP,
-)
-def score(flags: argparse.Namespace) -> None:
-    """Score the images of a folder, the least likely first.
+def score_batch(
+    model: RealNVP,
+    measure: Callable[..., Any],
+    seed: int,
+    context: Any,
+    reference: detection.Reference | None,
+    images: Sequence[np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Returns what `score` writes of images, as columns by name.
 
-    Writes a CSV file with the columns file, log_prob (in nats per image),
-    bits_per_dim and, for a model with classes, likeliest_label. For real
-    numbers there is nats_per_dim instead of bits_per_dim. Files that cannot be
-    read are reported and skipped.
-
-    An out-of-distribution image may still be likely. With --reference, a set of
-    normal images, the file has a column for each method of `detect`, with
-    higher scores for more anomalous images, and the column p_value: how often
-    normal images score as high by one of the methods, whose name is printed.
-    The methods are fitted to one half of the reference; the other half gives
-    the p-values. The most anomalous images come first. A p-value for all images
-    of DIR together is also printed. It detects drift from the reference that is
-    too small to see in a single image.
-
-    Many processes can share the work. Each gets another I of --shard I/N, from
-    1 to N, and all other arguments alike. When all have ended, the same command
-    with --merge N writes what one process would have written.
+    Args:
+      model: The model.
+      measure: `batched.score_each` of the model, or a `detection.Measurer`.
+      seed: Seed of the noise.
+      context: As for `measure`.
+      reference: As for `batched.columns`.
+      images: At most `BATCH_SIZE` images `[H, W, C]`.
     """
-    arguments.check_output(flags.out)
-    if flags.maps is not None:
-        if flags.shard is not None:
-            raise UsageError("argument --maps: give it with --merge instead")
-        sets = flags.folder, flags.reference
-        arguments.check_output(flags.maps, "--maps", sets, True, "map_*.png")
-    with arguments.naming("DIR"):
-        paths = image_sets.list_files(flags.folder)
-    out, of_all = flags.out, paths
-    if flags.shard is not None:
-        if flags.merge is not None:
-            raise UsageError("argument --merge: give it without --shard")
-        paths = paths[flags.shard.part(len(paths))]
-        out = flags.shard.path(out)
-    tables: list[shards.Table] = []
-    if flags.merge is not None:
-        with arguments.naming("--merge"):
-            tables = shards.open_tables(out, flags.merge)
-    model = arguments.open_model(flags.model)
-    context = arguments.read_context(flags.context)
-    arguments.check_context(model, context, observes=True)
-    measure: Any = functools.partial(tf_realnvp.batched.score_each, model)
+    scores = measure(batched.fill(model, images), seed, context)
+    columns = batched.columns(model, scores, reference)
+    return {name: values[: len(images)] for name, values in columns.items()}
+
+
+def score(flags: argparse.Namespace, model: RealNVP) -> None:
+    """Scores the images of a folder."""
+    out, context, seed = flags.out, flags.context, flags.seed
+    check_context(model, context, observes=True)
+    measure: Any = functools.partial(batched.score_each, model)
     if flags.reference is not None or flags.maps is not None:
-        # It takes seconds more to trace.
-        measure = tf_realnvp.detection.Measurer(model)
+        measure = detection.Measurer(model)  # It takes seconds more to trace.
     reference, normal, by = None, None, model.values.measure
     if flags.reference is not None:
-        loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
-        normal = loader.load("reference", flags.reference, "test", _MIN_IMAGES)
-        by = tf_realnvp.detection.DEFAULT
+        loader = Loader(model, flags.data_dir, flags.max_images, seed)
+        normal = loader.load("reference", flags.reference, "test", MIN_IMAGES)
+        by = detection.DEFAULT
     work = {
         "model": metadata.digest(flags.model),
-        "seed": flags.seed,
+        "seed": seed,
         "context": digest(context),
         "reference": digest(normal and normal.images),
-        "list of files": digest([path.name for path in of_all]),
+        "list of files": digest([path.name for path in flags.paths]),
     }
-    shards.check_same(tables, work)
+    shards.check_same(flags.tables, work)
     if normal is not None:
-        reference = _fit_reference(model, measure, normal, flags.seed, context)
+        reference = _fit_reference(model, measure, normal, seed, context)
 
-    first = [[json.dumps(work)]] * (flags.shard is not None)
-    parts: list[Any]
-    if flags.merge is None:
-
-        def score_batch(images):
-            filled = tf_realnvp.batched.fill(model, images)
-            scores = measure(filled, flags.seed, context)
-            found = tf_realnvp.batched.columns(model, scores, reference)
-            return {
-                name: values[: len(images)] for name, values in found.items()
-            }
-
-        names, columns = _score(flags, paths, model, score_batch, normal)
+    paths, first = flags.paths[flags.part], []
+    if flags.shard is not None:
+        first = [[json.dumps(work)]]
+    parts: list[Any] = [table.rows for table in flags.tables]
+    if parts:
+        header = [next(rows) for rows in parts][0]
+    else:
+        scorer = functools.partial(
+            score_batch, model, measure, seed, context, reference
+        )
+        names, columns = _score(flags, paths, model, scorer, normal)
         values = (column.tolist() for column in columns.values())
         header, table = ["file", *columns], zip(names, *values, strict=True)
         parts = [iter(sorted(table, key=_least_likely(header, by)))]
-    else:
-        parts = [shard.rows for shard in tables]
-        header = [next(rows) for rows in parts][0]
     rows = heapq.merge(*parts, key=_least_likely(header, by))
     files.write_csv(out, itertools.chain(first, [header], rows))
     losses = _numbers(out, model.values.measure, len(first))
@@ -152,13 +109,11 @@ def score(flags: argparse.Namespace) -> None:
         text = f"{p_value:.2g}" if p_value >= 1e-16 else "below 1e-16"
         say(f"p-value of all images together: {text}")
     if flags.maps is not None:
-        names = itertools.islice(files.read_column(out, "file"), flags.max_maps)
-        paths = [pathlib.Path(flags.folder, name) for name in names]
-        others = ()
+        maps = functools.partial(measure.maps, seed=seed, context=context)
+        others: Sequence[np.ndarray] = ()
         if normal is not None and reference is not None:
             others = normal.images[reference.others[:_NUM_MAP_REFERENCES]]
-        maps = functools.partial(measure.maps, context=context)
-        _draw_maps(flags.maps, paths, model, maps, flags.seed, others)
+        _draw_maps(flags, model, maps, others)
         say(flags.maps)
     say(out)
 
@@ -174,59 +129,28 @@ def _least_likely(header, by):
     return lambda row: (-float(row[index]), row[0])
 
 
-@command(
-    "realnvp_parts --normal good_parts --unusual bad_parts --out detect",
-    image_sets.argument(
-        "--normal", "normal images (default: test images of the model's data)"
-    ),
-    image_sets.argument("--unusual", "anomalous images", required=True),
-    image_sets.argument(
-        "--fit",
-        "other normal images, which the methods are fitted to (default: "
-        "training images of the model's data)",
-    ),
-    image_sets.max_images("each set", _MIN_IMAGES, 2000),
-    arguments.DATA_DIR,
-    arguments.seed("of the noise, the sampling and the bootstrap"),
-    argument("--out", "folder for tables, histograms and images", Folder()),
-    notes=image_sets.HELP,
-)
-def detect(flags: argparse.Namespace) -> None:
-    """Measure how well anomalous images can be told from normal images.
-
-    Scores both sets by every method and prints how well the scores separate
-    them: AUROC, AUPR (average precision) and the false positive rate at 95 %
-    detection. No method is fitted to anomalous images. Each value has a 95 %
-    bootstrap confidence interval, which is too narrow for fewer than a few
-    hundred images, and has zero width if the scores separate the sets
-    perfectly. A Mann-Whitney U test at the 5 % level tells whether a method is
-    better than chance. Since the best method is selected on these images, its
-    values are optimistic.
-    """
-    if flags.out is not None:
-        names = flags.fit, flags.normal, flags.unusual
-        arguments.check_output(flags.out, "--out", names, is_folder=True)
-    model = arguments.open_model(flags.model)
-    arguments.check_context(model, observes=True)
-    measure = tf_realnvp.detection.Measurer(model)
-    loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
+def detect(flags: argparse.Namespace, model: RealNVP) -> None:
+    """Measures how well anomalous images can be told from normal ones."""
+    check_context(model, observes=True)
+    measure, seed = detection.Measurer(model), flags.seed
+    loader = Loader(model, flags.data_dir, flags.max_images, seed)
     sets = {
-        "fit": loader.load("fit", flags.fit, "train", _MIN_IMAGES),
+        "fit": loader.load("fit", flags.fit, "train", MIN_IMAGES),
         "normal": loader.load("normal", flags.normal, "test"),
         "unusual": loader.load("unusual", flags.unusual, "test"),
     }
     image_sets.check_distinct(sets)
 
     fit, normal, unusual = (
-        _measure_set(model, measure, flags.seed, flag, image_set.images)
+        _measure_set(model, measure, seed, flag, image_set.images)
         for flag, image_set in sets.items()
     )
     scores = {
         name: (method(normal), method(unusual))
-        for name, method in tf_realnvp.detection.fit(fit).items()
+        for name, method in detection.fit(fit).items()
     }
     comparisons = {
-        name: tf_realnvp.significance.compare(*both, seed=flags.seed)
+        name: significance.compare(*both, seed=seed)
         for name, both in scores.items()
     }
     for flag, image_set in sets.items():
@@ -237,7 +161,7 @@ def detect(flags: argparse.Namespace) -> None:
     if flags.out is not None:
         with files.replace_files(flags.out) as folder:
             _write_tables(folder, sets, scores, comparisons)
-            _draw_figures(folder, sets, scores, model, measure, flags.seed)
+            _draw_figures(folder, sets, scores, model, measure, seed)
         say(flags.out)
 
 
@@ -248,7 +172,7 @@ def _measure_set(model, measure, seed, title, images, context=None):
         return vars(measure(np.stack(images), seed, context))
 
     columns = _in_batches(model, in_columns, title, images, len(images))
-    return tf_realnvp.detection.Measurements(**columns)
+    return detection.Measurements(**columns)
 
 
 def _in_batches(model, measure, title, images, number):
@@ -291,11 +215,10 @@ def _fit_reference(model, measure, normal, seed, context):
     measured = _measure_set(
         model, measure, seed, "reference", normal.images, context
     )
-    reference = tf_realnvp.detection.Reference(measured, seed)
+    reference = detection.Reference(measured, seed)
     num_others = len(reference.others)
-    method = tf_realnvp.detection.DEFAULT
     say(
-        f"p_value: of the method {method}, by {num_others:,} "
+        f"p_value: of the method {detection.DEFAULT}, by {num_others:,} "
         f"{normal.title}; fitted to {len(normal) - num_others:,} others of them"
     )
     return reference
@@ -330,27 +253,25 @@ def _score(flags, paths, model, scorer, normal):
     return [*is_known], columns or scorer([])
 
 
-def _draw_maps(folder, paths, model, measure, seed, normal):
-    """Draws maps of images, relative to those of normal images if given."""
-    bit_maps, plots = tf_realnvp.bit_maps, tf_realnvp.plots
+def _draw_maps(flags, model, measure, normal):
+    """Draws maps of the first images, relative to those of normal ones."""
+    names = files.read_column(flags.out, "file")
+    paths = [
+        pathlib.Path(flags.folder, name)
+        for name in itertools.islice(names, flags.max_maps)
+    ]
     images = np.stack([image_sets.read(path, model) for path in paths])
-    maps = bit_maps.smooth(measure(images, seed))
-    label = model.values.total
+    maps, label = bit_maps.smooth(measure(images)), model.values.total
     if len(normal):
-        others = bit_maps.smooth(measure(normal, seed))
+        others = bit_maps.smooth(measure(normal))
         maps = bit_maps.standardize(maps, others)
         label = "standard deviations"
     limits = plots.map_limits(maps)
-    with files.replace_files(folder) as new:
+    with files.replace_files(flags.maps) as new:
         for path, image, values in zip(paths, images, maps, strict=True):
-            plots.save_bit_maps(
-                new / f"map_{path.name.removesuffix('.png')}.png",
-                image[np.newaxis],
-                values[np.newaxis],
-                label,
-                model.values,
-                limits,
-            )
+            file = new / f"map_{path.name.removesuffix('.png')}.png"
+            of_one = image[np.newaxis], values[np.newaxis], label
+            plots.save_bit_maps(file, *of_one, model.values, limits)
 
 
 def _say_table(scores, comparisons):
@@ -362,7 +283,7 @@ def _say_table(scores, comparisons):
             for value, low, high in comparisons[name]
         ]
         than_chance = "no better"
-        if tf_realnvp.significance.set_p_value(unusual, normal) <= 0.05:
+        if significance.set_p_value(unusual, normal) <= 0.05:
             is_better = comparisons[name].auroc.value > 0.5
             than_chance = "better" if is_better else "worse"
         rows.append([name, *figures, than_chance])
@@ -375,7 +296,7 @@ def _say_table(scores, comparisons):
 
 def _write_tables(folder, sets, scores, comparisons):
     """Writes the results of all methods, and the scores of all images."""
-    figures = tf_realnvp.significance.Comparison._fields
+    figures = significance.Comparison._fields
     ends = ("", "_low", "_high")
     table = [["method", *(name + end for name in figures for end in ends)]]
     for name, comparison in comparisons.items():
@@ -391,9 +312,9 @@ def _write_tables(folder, sets, scores, comparisons):
 
 def _draw_figures(folder, sets, scores, model, measure, seed):
     """Draws histograms, the least and most anomalous images, and maps."""
-    flags, plots = ("normal", "unusual"), tf_realnvp.plots
+    flags = "normal", "unusual"
     plots.save_histograms(folder / "histograms.png", scores, flags)
-    rows, mapped, method = {}, [], tf_realnvp.detection.DEFAULT
+    rows, mapped, method = {}, [], detection.DEFAULT
     for flag, values in zip(flags, scores[method], strict=True):
         images = sets[flag].images[np.argsort(values, kind="stable")]
         rows[f"{flag}: the least anomalous"] = images[:_NUM_SHOWN]
@@ -405,11 +326,8 @@ def _draw_figures(folder, sets, scores, model, measure, seed):
     plots.save_bit_maps(
         folder / "maps.png",
         images,
-        tf_realnvp.bit_maps.smooth(measure.maps(images, seed)),
+        bit_maps.smooth(measure.maps(images, seed)),
         model.values.total,
         kind,
         titles=[flag for flag in flags for _ in sets[flag].names[:_NUM_MAPS]],
     )
-
-
-COMMANDS = (score, detect)

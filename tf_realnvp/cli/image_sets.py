@@ -1,7 +1,4 @@
-"""Resolves flags that name a set of images.
-
-`tf_realnvp` imports its modules at first use, since TensorFlow takes seconds.
-"""
+"""Resolves flags that name a set of images."""
 
 import contextlib
 import dataclasses
@@ -11,41 +8,18 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-import tf_realnvp
+from tf_realnvp import data
 from tf_realnvp.cli import arguments
-from tf_realnvp.cli.arguments import Argument
+from tf_realnvp.data import ImageDataset, arrays, image_files, image_folder
 from tf_realnvp.errors import ImageError, UsageError
-from tf_realnvp.utils import hashing, ranges
+from tf_realnvp.flow.real_nvp import RealNVP
+from tf_realnvp.utils import hashing
 from tf_realnvp.utils.console import counted, warn
 
-if TYPE_CHECKING:
-    from tf_realnvp import RealNVP
-    from tf_realnvp.data import ImageDataset
-
-HELP = """
-D is a folder (all images, including sub-folders), a NumPy file (all images), or
-the name of a data set as for training (its test images). A folder or file that
-has training images of the model, wherever it is now, is split as in training.
-D:CLASS selects the images with the label CLASS, such as fashion_mnist:Pullover.
-"""
-
 _VERSION = re.compile(r"[\d*]+(\.[\d*]+){2}")  # As TFDS writes versions.
-
-
-def argument(name: str, text: str, required: bool = False) -> Argument:
-    """Declares a flag that names a set of images."""
-    return arguments.argument(name, text, required=required, metavar="D")
-
-
-def max_images(sets: str, low: int, default: int) -> Argument:
-    """Declares the flag `--max_images` for sets of images."""
-    text = f"use at most N images of {sets}"
-    allowed = ranges.WholeNumber(low)
-    return arguments.argument("--max_images", text, allowed, default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,26 +40,6 @@ class ImageSet:
         return len(self.names)
 
 
-def list_files(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns the files in a folder, without hidden files and sub-folders.
-
-    Args:
-      folder: The folder.
-
-    Raises:
-      OSError: If it cannot be read.
-      UsageError: If it has no files.
-    """
-    names = sorted(  # There may be millions: paths take longer to sort.
-        entry.name
-        for entry in os.scandir(os.fspath(folder))
-        if not entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not names:
-        raise UsageError(f"there are no files in {folder} itself")
-    return [pathlib.Path(folder, name) for name in names]
-
-
 @dataclasses.dataclass(frozen=True)
 class Loader:
     """Loads sets of images in the shape and levels of a model.
@@ -97,7 +51,7 @@ class Loader:
       seed: Seed of the sampling.
     """
 
-    model: "RealNVP"
+    model: RealNVP
     data_dir: str
     max_images: int = 0
     seed: int = 0
@@ -131,8 +85,8 @@ class Loader:
         with arguments.naming(f"--{flag}"):
             source = self._named(name)
             path, label = _split_class(source)
-            is_path = name and os.path.isabs(tf_realnvp.data.source(path))
-            is_file = tf_realnvp.data.arrays.is_file(path)
+            is_path = name and os.path.isabs(data.source(path))
+            is_file = arrays.is_file(path)
             if is_path and label is None and not is_file:
                 parts = self._from_folder(path, split)
             else:
@@ -151,7 +105,7 @@ class Loader:
 
     def load_dataset(
         self, name: str | None, labels: bool = False
-    ) -> "ImageDataset":
+    ) -> ImageDataset:
         """Loads a data set at the size and number of bits of the model.
 
         Args:
@@ -163,7 +117,7 @@ class Loader:
         """
         model = self.model
         name, size = self._named(name), model.image_shape[:2]
-        dataset = tf_realnvp.data.load(name, self.data_dir, size, labels=labels)
+        dataset = data.load(name, self.data_dir, size, labels=labels)
         num_bits = model.values.num_bits
         if num_bits is not None and not dataset.values.are_real:
             # As `--num_bits` does. Levels of 16 bits have as many bits as the
@@ -185,7 +139,7 @@ class Loader:
             raise UsageError("name one: the model does not tell its data set")
         return name
 
-    def check_unseen(self, dataset: "ImageDataset") -> None:
+    def check_unseen(self, dataset: ImageDataset) -> None:
         """Warns if the model was trained on test images of a data set.
 
         This happens if the data set or that of the model came with a split, if
@@ -236,7 +190,7 @@ class Loader:
         Like `_from_dataset`, which loads it if there are training images.
         """
         root = pathlib.Path(os.path.expanduser(name))
-        paths = tf_realnvp.data.image_folder.list_files(root)
+        paths = image_folder.list_files(root)
         files = [root / path for path in paths]
         if self._is_known(_hashes(files)):
             return self._from_dataset(name, None, split, is_path=True)
@@ -261,7 +215,7 @@ def _hashes(paths):
     """Yields the hashes of image files, as in `Split.hashes`."""
     for path in paths:
         with contextlib.suppress(ImageError, OSError):
-            yield hashing.hash_of(tf_realnvp.image_files.load(path))
+            yield hashing.hash_of(image_files.load(path))
 
 
 def _split_class(name):
@@ -313,7 +267,7 @@ def check_shared(shared: int, total: int, first: str, second: str) -> None:
 
 
 def read_readable(
-    paths: Iterable[pathlib.Path], model: "RealNVP"
+    paths: Iterable[pathlib.Path], model: RealNVP
 ) -> Iterator[tuple[pathlib.Path, np.ndarray]]:
     """Reads images like `read`; warns about files that cannot be read.
 
@@ -331,7 +285,7 @@ def read_readable(
             warn(error)
 
 
-def read(path: str | os.PathLike, model: "RealNVP") -> np.ndarray:
+def read(path: str | os.PathLike, model: RealNVP) -> np.ndarray:
     """Reads an image in the shape and levels of a model.
 
     Args:
@@ -344,4 +298,4 @@ def read(path: str | os.PathLike, model: "RealNVP") -> np.ndarray:
     Raises:
       ImageError: If the file cannot be read.
     """
-    return tf_realnvp.image_files.read(path, model.image_shape, model.values)
+    return image_files.read(path, model.image_shape, model.values)

@@ -5,15 +5,7 @@ import gc
 import re
 import sys
 
-from tf_realnvp.cli import (
-    arguments,
-    commands,
-    detection,
-    exports,
-    restore,
-    signals,
-    train,
-)
+from tf_realnvp.cli import arguments, signals, train, usage
 from tf_realnvp.errors import Error, reason
 from tf_realnvp.utils.console import printable
 
@@ -38,9 +30,8 @@ def main(argv: list[str] | None = None, prog: str = "tf-realnvp") -> int:
     )
     training = subparsers.add_parser("train", help="train a model on images")
     train.add_flags(training)
-    for module in (commands, detection, restore, exports):
-        for add in module.COMMANDS:
-            add(subparsers)
+    for add in usage.COMMANDS:
+        add(subparsers)
     return run(parser, argv)
 
 

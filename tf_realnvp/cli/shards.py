@@ -10,8 +10,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tf_realnvp.cli import arguments
-from tf_realnvp.cli.arguments import Argument
 from tf_realnvp.errors import UsageError
 from tf_realnvp.utils import files
 
@@ -57,8 +55,8 @@ class Shard:
         return f"{stem}-{self.index:05d}-of-{self.count:05d}{suffix}"
 
 
-class _Shards:
-    """Range of shards; see `utils.checks`."""
+class Shards:
+    """Range of shards; see `utils.ranges`."""
 
     metavar = "I/N"
 
@@ -71,15 +69,6 @@ class _Shards:
 
     def __contains__(self, shard):
         return 1 <= shard.index <= shard.count
-
-
-def argument(text: str) -> Argument:
-    """Declares the flag `--shard`.
-
-    Args:
-      text: What it does.
-    """
-    return arguments.argument("--shard", text, _Shards())
 
 
 class Table(NamedTuple):

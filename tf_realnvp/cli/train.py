@@ -16,7 +16,7 @@ from tf_realnvp.config import ARCHITECTURE, TrainingConfig
 from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import metadata
 from tf_realnvp.training import runs, workers
-from tf_realnvp.utils import runtime
+from tf_realnvp.utils import ranges, runtime
 from tf_realnvp.utils.console import counted, say
 
 # TensorFlow takes seconds to import. What imports it is imported only after the
@@ -26,15 +26,15 @@ from tf_realnvp.utils.console import counted, say
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the training command to a parser without flags."""
     parser.description = inspect.getdoc(_run)
-    for field in dataclasses.fields(TrainingConfig):
-        text, allowed = field.metadata["help"], field.metadata["allowed"]
-        name, options = arguments.argument(f"--{field.name}", text, allowed)
-        parser.add_argument(name, **options)
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="resume the run in --run_dir, or start it if there is none",
-    )
+    flags = {
+        field.name: (field.metadata["allowed"], None, field.metadata["help"])
+        for field in dataclasses.fields(TrainingConfig)
+    }
+    text = "resume the run in --run_dir, or start it if there is none"
+    flags["resume"] = ranges.Switch(), None, text
+    for name, rest in flags.items():
+        flag, options = arguments.argument(f"--{name}", *rest)
+        parser.add_argument(flag, **options)
     parser.set_defaults(run=_run, prog=parser.prog, dataset="CIFAR10")
 
 
@@ -72,7 +72,7 @@ def _run(flags):
         if is_chief:
             # After `open_run`, since it may lie in the folder of the run.
             arguments.check_output(
-                config.output_dir, "--output_dir", is_folder=True
+                config.output_dir, "--output_dir", as_folder=True
             )
         _configure(config)
         train(config, run if is_chief else None, flags.resume)
