@@ -44,6 +44,13 @@ class DetectionTestCase(ModelTestCase):
         self.measure = measurer(LIVE[kind])
         self.use(self.model, self.measure)
 
+    def setUp(self):
+        super().setUp()
+        # A mixture takes long to fit, and is for the tests of `analysis`.
+        self.enterContext(
+            mock.patch.dict(detection.METHODS, scales=detection.typicality)
+        )
+
     def saved_maps(self):
         """Returns the mock of what draws maps."""
         return self.enterContext(

@@ -10,9 +10,10 @@ from absl.testing import parameterized
 from image_arrays import read_png
 from model_commands import ModelTestCase, call
 from PIL import Image
+from small_models import random_images
 
 from tf_realnvp import restoration
-from tf_realnvp.analysis import plots, posterior
+from tf_realnvp.analysis import plots
 from tf_realnvp.data import image_files
 
 HOLE = np.zeros([4, 4, 1], bool)
@@ -20,27 +21,35 @@ HOLE[1:3, :3] = True
 
 
 class RestoreTest(ModelTestCase):
+    """What restores images is for `restoration_test`."""
+
     def setUp(self):
         super().setUp()
         self.images = small_models.images(3)
         self.enterContext(
-            mock.patch.multiple(posterior, **small_models.FEW_STEPS)
+            mock.patch.object(restoration, "restore", self.answer)
         )
+
+    def answer(self, model, images, is_missing, noise, label, n, seed, **_):
+        """Returns any restorations of the right shapes."""
+        self.asked = images, is_missing, noise, label, n, seed
+        rng, shape = np.random.default_rng(0), images.shape
+        mean, std = rng.uniform(4.0, 12.0, size=(2, *shape))
+        samples = random_images(shape[0] * n, 2)
+        samples = samples.reshape(shape[0], n, *shape[1:])
+        labels = None if not model.num_classes else np.arange(len(images)) % 3
+        ones = np.ones(len(images))
+        rest = (samples, mean, std, 2.0 * ones, ones, ones) if n else ()
+        restored = random_images(len(images), 1)
+        self.result = restoration.Restoration(restored, None, labels, *rest)
+        return self.result
 
     def write_mask(self, name="mask.png", hole=HOLE):
         image_files.write(name, np.uint8(hole), 2)
 
-    def write_torn(self, name="torn.png"):
-        """Writes an image whose hole is transparent, and dark in there."""
-        grey = image_files.to_pixels(self.images[0], small_models.NUM_COLORS)
-        alpha = np.where(HOLE, 0, 255).astype(np.uint8)
-        pixels = np.concatenate([np.where(HOLE, 0, grey), alpha], axis=-1)
-        Image.fromarray(pixels, "LA").save(name)
-
     def restored(self, name):
         return image_files.read(name, small_models.IMAGE_SHAPE, 17)
 
-    # After `test_figure` and before `test_transparent`: each traces one model.
     @parameterized.parameters("classes", "plain")
     def test_folder(self, kind):
         """One mask serves all images of a folder."""
@@ -48,41 +57,46 @@ class RestoreTest(ModelTestCase):
         self.write("in", self.images)
         self.write_mask()
         flags = ("--mask", "mask.png", "--seed", 3, "--out", "out/")
-        stdout, _ = self.succeed("restore", "in", "--samples", 2, *flags)
-        expected = restoration.restore(
-            self.model, self.images, HOLE, num_samples=2, seed=3
-        )
+        stdout, stderr = self.succeed("restore", "in", "--samples", 2, *flags)
+        images, is_missing, *others = self.asked
+        self.assertAllEqual(images, self.images)
+        self.assertAllEqual(is_missing, [HOLE] * 3)
+        self.assertEqual(others, [None, None, 2, 3])
         self.assertLen(os.listdir("out"), 3 * 5)
         for index in range(3):
             for name, image in (
-                ("restored", expected.images[index]),
-                ("sample_0001", expected.samples[index, 1]),
-                ("mean", np.rint(expected.mean[index])),
-                ("spread", np.rint(expected.std[index])),
+                ("restored", self.result.images[index]),
+                ("sample_0001", self.result.samples[index, 1]),
+                ("mean", np.rint(self.result.mean[index])),
+                ("spread", np.rint(self.result.std[index])),
             ):
                 found = self.restored(f"out/{index:03d}_{name}.png")
                 self.assertAllEqual(found, image, name)
+        names = small_models.CLASS_NAMES if kind == "classes" else ()
+        taken = [f"00{k}.png: taken for {name}" for k, name in enumerate(names)]
         self.assertEqual(
-            stdout.count("png: taken for"), 3 if kind == "classes" else 0
+            stdout.splitlines()[: len(taken) + 1],
+            [*taken, "R-hat 2.00, effective sample size 1, acceptance 1.00"],
         )
-        self.assertRegex(stdout, r"\nR-hat \d.*\nout/\n$")
+        self.assertEndsWith(stdout, "\nout/\n")
+        self.assertStartsWith(stderr, "warning: the chains of 3 of 3 images do")
         result = call("restore", self.path, "in", *flags)
         self.assert_usage_error(result, "--out: out/ has *_restored.png of")
 
     def test_transparent(self):
-        """The colors of transparent pixels do not matter."""
-        self.write_torn()
-        for noise in ((), ("--noise", 20)):
-            self.succeed("restore", "torn.png", *noise, "--out", "out/")
-            expected = restoration.restore(
-                self.model,
-                self.images[:1],
-                HOLE,
-                noise=20 * 16 / 255 if noise else None,
-            )
-            found = self.restored("out/torn_restored.png")
-            self.assertAllEqual(found, expected.images[0])
-            os.remove("out/torn_restored.png")
+        """What is transparent is missing."""
+        grey = image_files.to_pixels(self.images[0], small_models.NUM_COLORS)
+        alpha = np.where(HOLE, 0, 255).astype(np.uint8)
+        pixels = np.concatenate([grey, alpha], axis=-1)
+        Image.fromarray(pixels, "LA").save("torn.png")
+        noise = ("--noise", 20, "--out", "out/")
+        stdout, _ = self.succeed("restore", "torn.png", *noise)
+        self.assertEqual(stdout, "out/\n")
+        self.assertEqual(os.listdir("out"), ["torn_restored.png"])
+        _, is_missing, *others = self.asked
+        self.assertAllEqual(is_missing, [HOLE])
+        self.assertAllClose(others[0], 20 * 16 / 255)
+        self.assertEqual(others[1:], [None, 0, 0])
 
     def test_figure(self):
         self.use_model("classes")
@@ -96,16 +110,15 @@ class RestoreTest(ModelTestCase):
                 *("--samples", 2, "--label", "dog", "--out", self.out),
             )
         self.assertNotIn("taken for", stdout)
-        expected = restoration.restore(
-            self.model, self.images, HOLE, label=1, num_samples=2
-        )
+        self.assertEqual(self.asked[3], 1)
         _, images, is_missing, shown, spread, _ = save.call_args.args
         self.assertAllEqual(images, self.images)
         self.assertAllEqual(is_missing, [HOLE] * 3)
         self.assertEqual([*shown], ["restored", "sample 1", "sample 2", "mean"])
-        self.assertAllEqual(shown["restored"], expected.images)
-        self.assertAllEqual(shown["sample 2"], expected.samples[:, 1])
-        self.assertAllEqual(spread[:, ~HOLE[..., 0]], np.zeros([3, 10]))
+        self.assertAllEqual(shown["restored"], self.result.images)
+        self.assertAllEqual(shown["sample 2"], self.result.samples[:, 1])
+        std = self.result.std[..., 0] * 255 / 16
+        self.assertAllClose(spread, std)
         self.assertGreater(np.ptp(read_png(self.out)), 100)
 
     @parameterized.parameters(
@@ -125,9 +138,10 @@ class RestoreTest(ModelTestCase):
 
     def test_context(self):
         """A model of another context than what is seen restores nothing."""
-        self.use(small_models.displaced(0.2, filters=4, context_shape=(1,)))
         self.write(".", self.images[:1], ["a.png"])
-        result = call("restore", self.path, "a.png", "--noise", 5)
+        error = ValueError("`context` must have the shape (1,)")
+        with mock.patch.object(restoration, "restore", side_effect=error):
+            result = call("restore", self.path, "a.png", "--noise", 5)
         self.assert_usage_error(result, "`context` must have the shape (1,)")
 
 

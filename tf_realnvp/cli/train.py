@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import functools
 import inspect
 import os
 import pathlib
@@ -74,7 +73,12 @@ def _run(flags):
             arguments.check_output(
                 config.output_dir, "--output_dir", as_folder=True
             )
-        _configure(config)
+        is_small = config.dataset == "digits"
+        size = max(config.image_size or [8 if is_small else 32])
+        num_parts, num_threads = runtime.fastest_cpus(size, config.filters)
+        runtime.configure(
+            config.devices or num_parts, num_threads, config.deterministic
+        )
         train(config, run if is_chief else None, flags.resume)
 
 
@@ -92,15 +96,6 @@ def _meet(flags):
     with arguments.naming("TF_CONFIG"):  # Its port may be in use.
         workers.connect()
     return workers.is_chief()
-
-
-def _configure(config):
-    """Configures TensorFlow for speed with these images and networks."""
-    size = max(config.image_size or [8 if config.dataset == "digits" else 32])
-    num_parts, num_threads = runtime.fastest_cpus(size, config.filters)
-    runtime.configure(
-        config.devices or num_parts, num_threads, config.deterministic
-    )
 
 
 def _run_dir(flags):
@@ -176,6 +171,10 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
     elif resume:
         say("there is no checkpoint yet: starting from the beginning")
 
+    def after_epoch(metrics):
+        if config.verbose or metrics.epoch == 0:
+            say_metrics(training, metrics)
+
     def after_steps():
         # All workers stop after the same step, which the chief then saves.
         if workers.any_worker(bool(received)):
@@ -183,7 +182,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
 
     try:
         with signals.deferred() as received:
-            training.fit(functools.partial(say_epoch, training), after_steps)
+            training.fit(after_epoch, after_steps)
     except signals.Interrupted:
         say(
             f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
@@ -223,17 +222,11 @@ def say_header(training):
     )
 
 
-def say_epoch(training, metrics):
-    """Prints the metrics of an epoch: all with `verbose`, else the first."""
-    if training.config.verbose or metrics.epoch == 0:
-        _say_metrics(training, metrics)
-
-
 def say_summary(training):
     """Prints the results of a training."""
     result = training.trainer.result_metrics()
     if not training.config.verbose or result.validation_loss is not None:
-        _say_metrics(training, result)
+        say_metrics(training, result)
     if skipped := training.trainer.num_skipped:
         say(
             f"{skipped:,} steps were skipped, since their loss or gradient "
@@ -241,7 +234,8 @@ def say_summary(training):
         )
 
 
-def _say_metrics(training, metrics):
+def say_metrics(training, metrics):
+    """Prints the metrics of an epoch."""
     values = training.dataset.values
     per_dim = metrics.per_dim(values).items()
     losses = ", ".join(f"{split} {loss:.3f}" for split, loss in per_dim)
