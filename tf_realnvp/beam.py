@@ -180,9 +180,9 @@ def _form(path):
 
 
 def _decode(named, path):
-    name, content = named
+    (name, content), (shape, values) = named, _form(path)
     try:
-        image = image_files.read(name, *_form(path), content=content)
+        image = image_files.read(name, shape, values, content)
     except ImageError as error:
         beam.metrics.Metrics.counter(__name__, "unreadable").inc()
         logging.warning(error)
