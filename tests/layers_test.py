@@ -9,7 +9,7 @@ import tf_realnvp
 
 # From the innermost outwards: each knows those before it alone.
 LAYERS = (
-    *("errors", "utils", "config", "flow", "data", "analysis", "serving"),
+    *("errors", "utils", "flow", "config", "data", "analysis", "serving"),
     *("training", "api", "cli", "beam", "__main__"),
 )
 # `RealNVP.save` hands over to what knows files.

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.analysis.importance import LogDensity
-from tf_realnvp.config import ARCHITECTURE, TrainingConfig
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import ImageDataset, for_model
 from tf_realnvp.errors import ModelError
+from tf_realnvp.flow.architecture import ARCHITECTURE
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training.checkpoints import Checkpoints

@@ -9,8 +9,10 @@ returns them. This module does not import TensorFlow, which takes seconds.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
+from tf_realnvp.flow.architecture import ARCHITECTURE, Architecture, setting
 from tf_realnvp.utils import ranges
 from tf_realnvp.utils.named import each
 from tf_realnvp.utils.ranges import (
@@ -21,7 +23,6 @@ from tf_realnvp.utils.ranges import (
     RealNumber,
     Switch,
     WholeNumber,
-    WholeNumbers,
 )
 
 # Defaults that depend on the data set.
@@ -33,12 +34,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 DATASETS = tuple(_DEFAULTS)
 _ALIASES = {"celeb_a": "CelebA", "fashionmnist": "fashion_mnist"}  # Of TFDS.
-_DEFAULTS_OF_OTHERS: dict[str, Any] = {
-    "seed": 0,  # Of all data sets.
-    "epochs": 100,
-    "filters": 128,
-    "num_blocks": 8,
-}
+_EPOCHS_OF_OTHERS = 100
 # The default learning rate and what goes with it, the best at equal time
 # (docs/measurements.md), and what goes with another rate.
 _WITH_DEFAULT_LR: dict[str, Any] = {
@@ -59,26 +55,8 @@ _WITH_OTHER_LR: dict[str, Any] = {
 _KEPT = ("epochs", "seed", "precision", *_WITH_DEFAULT_LR)
 
 _EPOCHS = ", ".join(
-    f"{defaults['epochs']} for {name}"
-    for name, defaults in (_DEFAULTS | {"others": _DEFAULTS_OF_OTHERS}).items()
+    f"{defaults['epochs']} for {name}" for name, defaults in _DEFAULTS.items()
 )
-
-
-def _setting(same, allowed, help, default=None):
-    """Returns a field of `TrainingConfig`.
-
-    Args:
-      same: Scope within which the value must not change: "model", an argument
-        of `RealNVP`, fixed for the whole run; "run", fixed whenever the run is
-        resumed; "job", equal in all workers of a job; "", free.
-      allowed: Its range.
-      help: Help text. The default is appended unless the text states it.
-      default: The default, unless it depends on the data set.
-    """
-    if type(default) in (int, float, str) and "(default:" not in help:
-        help = f"{help} (default: {default})"
-    metadata = {"allowed": allowed, "help": help, "same": same}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 def canonical(dataset: str) -> str:
@@ -99,28 +77,15 @@ class _DataSet(Name):
     convert = parse = staticmethod(canonical)  # type: ignore[assignment]
 
 
-_of_model = functools.partial(_setting, "model")
-_of_run = functools.partial(_setting, "run")
-_of_job = functools.partial(_setting, "job")
-_of_process = functools.partial(_setting, "")
+_of_run = functools.partial(setting, "run")
+_of_job = functools.partial(setting, "job")
+_of_process = functools.partial(setting, "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """All settings of a training, named like the command's flags.
+class _Course:
+    """The settings of data and optimization, whose flags come first."""
 
-    `field.metadata["help"]` describes each setting, as `--help` shows it.
-    `None` selects the default. `DATASETS` are matched regardless of case.
-
-    Attributes:
-      before: Settings of the run that is resumed, if any. Its epochs, seed,
-        precision and optimizer settings become the defaults.
-
-    Raises:
-      ValueError: If a setting is out of range.
-    """
-
-    before: dataclasses.InitVar["TrainingConfig | None"] = None
     # A resumed run may name its data set differently: the images themselves
     # are compared.
     dataset: str = _of_process(
@@ -150,7 +115,10 @@ class TrainingConfig:
         "every epoch)",
     )
     epochs: int = _of_job(
-        WholeNumber(1), f"passes over the training images (default: {_EPOCHS})"
+        WholeNumber(1),
+        f"passes over the training images (default: {_EPOCHS}, "
+        f"{_EPOCHS_OF_OTHERS} for others)",
+        _EPOCHS_OF_OTHERS,
     )
     optimizer: str = _of_run(
         OneOf(("adam", "muon")),
@@ -190,65 +158,35 @@ class TrainingConfig:
         WholeNumber(0, 2**32 - 1),
         "seed of the weights, the order of the images and the noise; the same "
         "seed gives the same run (default: drawn at random and printed)",
+        0,
     )
     max_steps: int | None = _of_job(
         WholeNumber(1),
         "stop after N training steps, then evaluate and save (default: train "
         "all epochs)",
     )
-    filters: int = _of_model(
-        WholeNumber(2, even=True),
-        "hidden channels of the coupling networks, an even number (default: "
-        "128, for digits 32)",
-    )
-    num_blocks: int = _of_model(
-        WholeNumber(1, 1000),
-        "residual blocks per coupling network (default: 8, for digits 2)",
-    )
-    alpha: float = _of_model(
-        # Outside of this range, float32 rounds the highest levels to 1, or to
-        # each other.
-        RealNumber(1e-6, includes_low=True, below=0.999),
-        "margin that keeps the logit finite: levels are scaled to the interval "
-        "from X/2 to 1 - X/2",
-        0.1,
-    )
-    num_scales: int = _of_model(
-        WholeNumber(2),
-        "number of scales, each of half the height and width of the last",
-        2,
-    )
-    num_couplings: tuple[int, ...] = _of_model(
-        WholeNumbers(1, 1000),
-        "numbers of couplings with checkerboard and with channel masks at each "
-        "scale but the last, and at the last scale (default: 3,3,4)",
-        (3, 3, 4),
-    )
-    channel_masks: str = _of_model(
-        OneOf(("alternating", "mixed")),
-        "what couplings with channel masks keep: alternating: every other "
-        "channel; mixed: in turn halves of the channels and every other one, "
-        "which learns faster at first",
-        "alternating",
-    )
-    dequantization: str = _of_model(
-        OneOf(("uniform", "variational")),
-        "noise that is added to the levels; variational: learned, and slower",
-        "uniform",
-    )
-    padding: str = _of_model(
-        OneOf(("same", "periodic")),
-        "what convolutions see beyond the edges of images: same: zeros; "
-        "periodic: the opposite edge, for lattices, panoramas and tiles",
-        "same",
-    )
-    observe: str | None = _of_model(
-        Name(),
-        "train the density of images given what is observed of them: mask (any "
-        "visible pixels), lowres:N (height and width divided by N), gray, or "
-        "noise:X (standard deviation X, in levels of 255) (default: nothing)",
-        None,
-    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Architecture, _Course):
+    """All settings of a training, named like the command's flags.
+
+    `field.metadata["help"]` describes each setting, as `--help` shows it.
+    `None` selects the default. `DATASETS` are matched regardless of case.
+
+    Attributes:
+      before: Settings of the run that is resumed, if any. Its epochs, seed,
+        precision and optimizer settings become the defaults, and with
+        `init_from` its architecture.
+      other: Metadata of the model of `init_from`, whose architecture becomes
+        the default.
+
+    Raises:
+      ValueError: If a setting is out of range.
+    """
+
+    before: dataclasses.InitVar["TrainingConfig | None"] = None
+    other: dataclasses.InitVar[Mapping[str, Any] | None] = None
     conditional: bool = _of_run(
         Switch(),
         "train a class-conditional model on the labels of the data set",
@@ -316,23 +254,25 @@ class TrainingConfig:
         Switch(), "print the losses after every epoch", False
     )
 
-    def __post_init__(self, before):
+    def __post_init__(self, before, other):
+        self._settle(self._defaults(before, other or {}))
+
+    def _defaults(self, before, other):
+        """Returns the defaults that depend on other settings, by name.
+
+        A resumed run precedes the model of a warm start, and that the data set.
+        """
         name = ranges.check(self.dataset, "dataset", _DataSet())
-        defaults = _DEFAULTS_OF_OTHERS | _DEFAULTS.get(name.split(":")[0], {})
-        if before is not None:
-            defaults |= {name: getattr(before, name) for name in _KEPT}
-            if self.precision == "auto":
-                object.__setattr__(self, "precision", None)
-        else:
+        defaults = dict(_DEFAULTS.get(name.split(":")[0], {}))
+        if before is None:
             defaults |= _WITH_OTHER_LR if self.lr else _WITH_DEFAULT_LR
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is None:
-                value = defaults.get(field.name, field.default)
-            if value is not None:
-                allowed = field.metadata["allowed"]
-                value = ranges.check(value, field.name, allowed)
-            object.__setattr__(self, field.name, value)
+            return defaults | {
+                name: other[name] for name in ARCHITECTURE if name in other
+            }
+        if self.precision == "auto":
+            vars(self)["precision"] = None
+        names = (*_KEPT, *(ARCHITECTURE if self.init_from else ()))
+        return defaults | {name: getattr(before, name) for name in names}
 
     def same_in(self, *scopes: str) -> dict[str, Any]:
         """Returns the settings that must not change in some scopes, by name.
@@ -351,11 +291,6 @@ class TrainingConfig:
         """The settings that all workers of a job share, by name."""
         return self.same_in("model", "run", "job")
 
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """The arguments of `RealNVP` that do not depend on the images."""
-        return self.same_in("model")
-
     def differences(self, other: "TrainingConfig") -> list[str]:
         """Describes the settings that differ but must not.
 
@@ -365,14 +300,6 @@ class TrainingConfig:
         """
         scopes = ("model", "run")
         return ranges.differences(self.same_in(*scopes), other.same_in(*scopes))
-
-
-# Ranges of the arguments of `RealNVP` that do not depend on the images.
-ARCHITECTURE: dict[str, Any] = {
-    field.name: field.metadata["allowed"]
-    for field in dataclasses.fields(TrainingConfig)
-    if field.metadata["same"] == "model"
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,10 +328,10 @@ class DataDescription:
     context_shape: Any = None
 
     def __post_init__(self):
+        # As `run.json` has lists.
         for name in ("image_shape", "class_names", "class_probs"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        shape = each(tuple, self.context_shape)
-        object.__setattr__(self, "context_shape", shape)
+            vars(self)[name] = tuple(getattr(self, name))
+        vars(self)["context_shape"] = each(tuple, self.context_shape)
 
     @property
     def of_images(self) -> dict[str, Any]:

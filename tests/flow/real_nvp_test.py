@@ -316,12 +316,12 @@ class StructureTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters(
         ("image_shape", (4, 4), (3, 4, 1), (4, 3, 1), (0, 2, 1), (2.5, 2, 1)),
         ("num_colors", 1, 65537, "8"),
-        ("filters", 0, 3, None),
+        ("filters", 0, 3),
         ("num_blocks", 0),
         ("alpha", "a", 0.0, 9e-7, 0.999, math.nan),
         ("num_scales", 1, 6),
-        ("num_couplings", (3, 3), (3, 3, 0), None),
-        ("dequantization", "learned", None),
+        ("num_couplings", (3, 3), (3, 3, 0)),
+        ("dequantization", "learned"),
         ("num_classes", 0, 2.5),
         ("class_probs", [1.0], [0.5, 0.4], [1.5, -0.5]),
     )

@@ -11,7 +11,7 @@ import re
 import signal
 
 from tf_realnvp.cli import arguments, signals
-from tf_realnvp.config import ARCHITECTURE, TrainingConfig
+from tf_realnvp.config import TrainingConfig
 from tf_realnvp.errors import UsageError
 from tf_realnvp.serving import metadata
 from tf_realnvp.training import runs, workers
@@ -125,14 +125,11 @@ def read_settings(flags: argparse.Namespace, run: runs.Run) -> TrainingConfig:
     if flags.seed is None and before is None:
         settings["seed"] = random.SystemRandom().randrange(2**32)
     settings["run_dir"] = str(run.path)
-    if flags.init_from is not None:
-        # A resumed run needs the other model no more.
+    other = None
+    if flags.init_from is not None and before is None:
         with arguments.naming("--init_from"):
-            other = vars(before) if before else metadata.read(flags.init_from)
-        for name in ARCHITECTURE:
-            if settings[name] is None:
-                settings[name] = other.get(name)
-    return TrainingConfig(before=before, **settings)
+            other = metadata.read(flags.init_from)
+    return TrainingConfig(before=before, other=other, **settings)
 
 
 def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:

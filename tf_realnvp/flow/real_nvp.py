@@ -15,9 +15,9 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.flow import bijectors, networks, observations
 from tf_realnvp.flow import dequantization as variational
+from tf_realnvp.flow.architecture import ARCHITECTURE, Architecture
 from tf_realnvp.flow.condition import Condition, Shapes
 from tf_realnvp.flow.multi_scale import MultiScale
 from tf_realnvp.flow.values import Values
@@ -95,6 +95,16 @@ class RealNVP(tf.Module):
     """
 
     metadata: Mapping[str, Any]
+    # The settings, as `Architecture` checks them.
+    filters: int
+    num_blocks: int
+    alpha: float
+    num_scales: int
+    num_couplings: tuple[int, ...]
+    dequantization: str
+    observe: str | None
+    padding: str
+    channel_masks: str
 
     def __init__(
         self,
@@ -160,20 +170,13 @@ class RealNVP(tf.Module):
         Raises:
           ValueError: If an argument is out of its range.
         """
+        arguments = dict(locals())
         super().__init__(name=name)
         self.metadata = {}
         self.image_shape = _check_image_shape(image_shape)
         self.num_colors = Values(num_colors).num_colors
-        self.filters: int = _check("filters", filters)
-        self.num_blocks: int = _check("num_blocks", num_blocks)
-        self.alpha: float = _check("alpha", alpha)
-        self.num_scales: int = _check("num_scales", num_scales)
-        self.num_couplings: tuple[int, ...] = _check(
-            "num_couplings", num_couplings
-        )
-        self.dequantization: str = _check("dequantization", dequantization)
-        self.padding: str = _check("padding", padding)
-        self.channel_masks: str = _check("channel_masks", channel_masks)
+        settings = {name: arguments[name] for name in ARCHITECTURE}
+        self.__dict__.update(vars(Architecture(**settings)))
         self._scales = MultiScale(
             self.image_shape,
             self.num_scales,
@@ -190,7 +193,6 @@ class RealNVP(tf.Module):
         self.class_probs = _check_class_probs(class_probs, num_classes)
         height, width, channels = self.image_shape
         self.latent_shape = (height // 2, width // 2, 4 * channels)
-        self.observe = observe
         self.observation = observations.named(observe, self.values)
         if self.observation is not None:
             seen = self.observation(tf.zeros([1, *self.image_shape]), [0, 0])
@@ -999,10 +1001,6 @@ def _variable(name, value, trainable=True):
 def _pairs(scalars):
     """Groups the list of `_scalars` into pairs `(rescale, reshift)`."""
     return list(zip(scalars[::2], scalars[1::2], strict=True))
-
-
-def _check(name, value):
-    return check(value, name, ARCHITECTURE[name])
 
 
 def _check_image_shape(image_shape) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_realnvp.config import ARCHITECTURE
 from tf_realnvp.errors import ModelError, reason
+from tf_realnvp.flow.architecture import ARCHITECTURE
 from tf_realnvp.flow.condition import WIDTH
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import metadata
