@@ -19,7 +19,7 @@ from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.objectives import ReverseKL
+from tf_realnvp.training.objectives import Draws, ReverseKL
 from tf_realnvp.training.runs import Run, open_run
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.training.training import Training
@@ -183,11 +183,12 @@ def train(
     settings = {k: v for k, v in arguments.items() if k in names}
     settings |= {name: getattr(model, name) for name in ARCHITECTURE}
     settings |= {
-        "dataset": ReverseKL.name,
+        "dataset": Draws.name,
         "conditional": model.num_classes is not None,
         "run_dir": run_dir and str(run_dir),
     }
     dataset: Any = None
+    objective = None
     if log_density is None:
         dataset = for_model(model, data, labels, flip, context, observe)
         settings |= {"dataset": dataset.name, **dataset.load_settings}
@@ -199,8 +200,9 @@ def train(
         before = run.config if run else None
         config = TrainingConfig(before=before, **settings)
         if log_density is not None:
-            dataset = ReverseKL(log_density, model, config.batch_size, context)
-        training = Training(config, dataset, run, model)
+            objective = ReverseKL(log_density, model)
+            dataset = Draws(model, config.batch_size, context)
+        training = Training(config, dataset, run, model, objective)
         restored = training.open(resume=run is not None)
         trainer = training.trainer
         if restored and progress:

@@ -13,7 +13,7 @@ from small_models import displaced, same_weights
 import tf_realnvp
 from tf_realnvp.errors import UsageError
 from tf_realnvp.training import objectives
-from tf_realnvp.training.objectives import ReverseKL
+from tf_realnvp.training.objectives import Draws, ReverseKL
 
 SHAPE = (4, 4, 1)
 SETTINGS = {"batch_size": 16, "max_steps": 160, "lr": 1e-2, "progress": False}
@@ -66,7 +66,7 @@ class PathGradientTest(untraced.UntracedTestCase, parameterized.TestCase):
         model = make_model(context_shape=context_shape)
         context = np.random.default_rng(0).normal(size=[5, 4, 4, 1])
         given = {} if context_shape is None else {"context": context}
-        objective = ReverseKL(action, model, 4, given.get("context"))
+        objective = ReverseKL(action, model)
         condition = model.condition(tf.zeros([5]), **given)
         latents = objective.points(model, tf.range(5), tf.constant([0, 1]))
         self.assertEqual(latents.shape, (5, *model.latent_shape))
@@ -99,7 +99,7 @@ class PathGradientTest(untraced.UntracedTestCase, parameterized.TestCase):
 
     def test_no_variance_at_the_optimum(self):
         model = make_model()
-        objective = ReverseKL(model.clone().log_density, model, 4)
+        objective = ReverseKL(model.clone().log_density, model)
         latents = objective.points(model, tf.range(3), tf.constant([0, 1]))
         losses, path = self.gradient(
             model, lambda: objective.to_train(model, latents, {})
@@ -114,7 +114,7 @@ class TrainTest(folders.FolderTestCase):
         super().setUp()
         for patch in (
             mock.patch.object(objectives, "_STEPS_PER_EPOCH", 80),
-            mock.patch.object(ReverseKL, "num_test", 512),
+            mock.patch.object(Draws, "num_test", 512),
         ):
             self.enterContext(patch)
 
@@ -153,7 +153,7 @@ class TrainTest(folders.FolderTestCase):
         with (
             untraced.untraced(),
             mock.patch.object(objectives, "_STEPS_PER_EPOCH", 3),
-            mock.patch.object(ReverseKL, "num_test", 8),
+            mock.patch.object(Draws, "num_test", 8),
         ):
             history = tf_realnvp.train(whole, **settings)
             settings["run_dir"] = self.folder
@@ -171,10 +171,10 @@ class TrainTest(folders.FolderTestCase):
         """They are drawn anew, all of them, and do not depend on the start."""
         model = make_model(context_shape=(1,))
         context = np.arange(10.0)[:, np.newaxis]
-        objective = ReverseKL(distance, model, 4, context)
+        draws = Draws(model, 4, context)
 
         def drawn(*args):
-            batches = objective.train_batches(4, *args)
+            batches = draws.train_batches(4, *args)
             return np.stack([own["context"][:, 0] for _, own in batches])
 
         first = drawn(0, 1)

@@ -1,4 +1,4 @@
-"""Training objectives: how to make the points of a batch, and their losses."""
+"""Training objectives: the points of a batch and their losses; and draws."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -77,22 +77,10 @@ class ReverseKL:
     The loss of latents is `log q(x) - log f(x)` at their image `x`. Its
     gradient is the path gradient of https://arxiv.org/abs/2207.08219: that of
     `x` alone, without that of the parameters of `log q`, whose mean is zero.
-    So its variance vanishes where `q` is right.
-
-    It takes the place of a data set as well. A batch is a range of numbers, one
-    for each draw, and contexts that are drawn from those given. An epoch is 100
-    steps.
+    So its variance vanishes where `q` is right. It is trained on `Draws`.
     """
 
-    name, num_test, num_validation = "log-density", 4096, 0
-
-    def __init__(
-        self,
-        log_density: LogDensity,
-        model: RealNVP,
-        batch_size: int,
-        context: Any = None,
-    ):
+    def __init__(self, log_density: LogDensity, model: RealNVP):
         """Creates the objective.
 
         Args:
@@ -100,13 +88,9 @@ class ReverseKL:
             TensorFlow, `[n]` in nats; of a model with a context, it takes that
             of each point as well.
           model: The model that is trained, of real numbers.
-          batch_size: Draws per training step.
-          context: Contexts, `[m, *context_shape]`, or these by name.
 
         Raises:
-          ValueError: If the model has levels or classes, or observes images; or
-            if its context has another shape.
-          DataError: If the context is none: see `named.as_float32`.
+          ValueError: If the model has levels or classes, or observes images.
         """
         if (
             not model.values.are_real
@@ -118,6 +102,66 @@ class ReverseKL:
                 "without classes or `observe`."
             )
         self._log_density = log_density
+        self._has_context = model.context_shape is not None
+
+    def points(self, model, draws, seed):
+        """Returns latents, one for each element of `draws`."""
+        n = tf.shape(draws)[0]
+        return model.distribution.distribution.sample(n, seed=seed)
+
+    def losses(self, view, latents, condition):
+        """Returns the losses of latents."""
+        points = view.decode_points(latents, **condition)
+        return self._loss(view, points, condition)
+
+    def to_train(self, view, latents, condition):
+        """Returns the losses of latents, with the path gradient."""
+        points = view.decode_points(latents, **condition)
+        fixed = tf.stop_gradient(points)
+        with tf.GradientTape() as tape:
+            tape.watch(fixed)
+            losses = self._loss(view, fixed, condition)
+        slope = tf.stop_gradient(tape.gradient(losses, fixed))
+        moved = tf.reduce_sum(slope * (points - fixed), axis=[1, 2, 3])
+        moved += _of_estimator(view, fixed, condition)
+        return tf.stop_gradient(losses) + moved
+
+    def _loss(self, view, points, condition):
+        log_f = of_points(self._log_density, points, *condition.values())
+        return view.log_density(points, **condition) - log_f
+
+    def metrics(self, losses):
+        """Returns the effective share of draws, and its standard error.
+
+        There is none of draws with different contexts: each has a `Z`.
+        """
+        if self._has_context:
+            return {}
+        names = "effective_share", "effective_share_error"
+        return dict(zip(names, effective_share(-losses), strict=True))
+
+
+class Draws:
+    """What takes the place of a data set where a log-density is matched.
+
+    A batch is a range of numbers, one for each draw, and contexts that are
+    drawn from those given. An epoch is 100 steps.
+    """
+
+    name, num_test, num_validation = "log-density", 4096, 0
+
+    def __init__(self, model: RealNVP, batch_size: int, context: Any = None):
+        """Creates draws.
+
+        Args:
+          model: The model that is trained, of real numbers.
+          batch_size: Draws per training step.
+          context: Contexts, `[m, *context_shape]`, or these by name.
+
+        Raises:
+          ValueError: If the context of the model has another shape.
+          DataError: If the context is none: see `named.as_float32`.
+        """
         rows = list(by_name(context).values())
         self._num_contexts = number = len(rows[0]) if rows else 1
         context = each(lambda values: as_float32(values, number), context)
@@ -136,8 +180,8 @@ class ReverseKL:
 
     naming_damage = staticmethod(contextlib.nullcontext)
 
-    def sample_test(self, num_draws: int, seed: int) -> "ReverseKL":
-        """Returns this objective: all draws are evaluated on the way."""
+    def sample_test(self, num_draws: int, seed: int) -> "Draws":
+        """Returns these: all draws are evaluated on the way."""
         del num_draws, seed
         return self
 
@@ -176,42 +220,6 @@ class ReverseKL:
             return draw, {"context": each(lambda v: v[row], self._contexts)}
 
         return draws.map(add)
-
-    def points(self, model, draws, seed):
-        """Returns latents, one for each element of `draws`."""
-        n = tf.shape(draws)[0]
-        return model.distribution.distribution.sample(n, seed=seed)
-
-    def losses(self, view, latents, condition):
-        """Returns the losses of latents."""
-        points = view.decode_points(latents, **condition)
-        return self._loss(view, points, condition)
-
-    def to_train(self, view, latents, condition):
-        """Returns the losses of latents, with the path gradient."""
-        points = view.decode_points(latents, **condition)
-        fixed = tf.stop_gradient(points)
-        with tf.GradientTape() as tape:
-            tape.watch(fixed)
-            losses = self._loss(view, fixed, condition)
-        slope = tf.stop_gradient(tape.gradient(losses, fixed))
-        moved = tf.reduce_sum(slope * (points - fixed), axis=[1, 2, 3])
-        moved += _of_estimator(view, fixed, condition)
-        return tf.stop_gradient(losses) + moved
-
-    def _loss(self, view, points, condition):
-        log_f = of_points(self._log_density, points, *condition.values())
-        return view.log_density(points, **condition) - log_f
-
-    def metrics(self, losses):
-        """Returns the effective share of draws, and its standard error.
-
-        There is none of draws with different contexts: each has a `Z`.
-        """
-        if self._contexts is not None:
-            return {}
-        names = "effective_share", "effective_share_error"
-        return dict(zip(names, effective_share(-losses), strict=True))
 
 
 def _of_estimator(view, points, condition):

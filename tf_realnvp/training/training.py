@@ -16,7 +16,7 @@ from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, workers
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.objectives import ReverseKL
+from tf_realnvp.training.objectives import Likelihood, ReverseKL
 from tf_realnvp.training.recorder import Recorder
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
@@ -44,14 +44,17 @@ class Training:
         dataset: Any,
         run: Run | None = None,
         model: RealNVP | None = None,
+        objective: ReverseKL | None = None,
     ):
         """Checks that the data set fits the settings, the run and all workers.
 
         Args:
           config: The settings.
-          dataset: The data set, or a `ReverseKL` in its place.
+          dataset: The data set, or `Draws` in its place.
           run: The run to write to and to resume; `None` to write nothing.
           model: The model. Default: a new one, as the settings say.
+          objective: The objective of `Draws`. Default: `Likelihood`, for which
+            a new model gets data-dependent initialization.
 
         Raises:
           UsageError: If the run was started with other settings or images, if
@@ -88,8 +91,7 @@ class Training:
                 except ValueError as error:  # Too many scales.
                     raise UsageError(str(error)) from error
         self.config, self.model = config, model
-        is_objective = isinstance(dataset, ReverseKL)
-        self._objective = dataset if is_objective else None
+        self._objective = objective
         if model.observation is not None:
             dataset = dataclasses.replace(dataset, observe=model.observation)
         model.metadata = dataset.metadata
@@ -124,9 +126,9 @@ class Training:
         strategy = _strategy_of(model)
         with _naming_errors(dataset):
             with strategy.scope():
-                self.trainer = Trainer(
-                    model, config, dataset.num_train, self._objective
-                )
+                objective = self._objective or Likelihood()
+                number = dataset.num_train
+                self.trainer = Trainer(model, config, number, objective)
             self.recorder = Recorder(self._run, self.trainer)
             restored = resume and self.recorder.checkpoints.restore()
             state = tf.nest.flatten(self.trainer.state)
