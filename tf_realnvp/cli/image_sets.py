@@ -118,15 +118,14 @@ class Loader:
         model = self.model
         name, size = self._named(name), model.image_shape[:2]
         dataset = data.load(name, self.data_dir, size, labels=labels)
-        num_bits = model.values.num_bits
-        if num_bits is not None and not dataset.values.are_real:
+        if model.values.num_bits and not dataset.values.are_real:
             # As `--num_bits` does. Levels of 16 bits have as many bits as the
             # highest of them; in the model's data set, they had these.
             whole = model.values.whole
-            most, highest = whole.highest, dataset.values.highest
-            if min(most, 511) <= highest <= most:
+            lowest = min(whole.highest, 511)
+            if lowest <= dataset.values.highest <= whole.highest:
                 dataset = dataclasses.replace(dataset, values=whole)
-                dataset = dataset.keep_bits(num_bits)
+                dataset = dataset.keep_bits(model.values.num_bits)
         dataset.check_fits(model)
         return dataclasses.replace(dataset, observe=model.observation)
 

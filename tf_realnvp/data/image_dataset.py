@@ -312,7 +312,7 @@ class ImageDataset:
         Raises:
           DataError: If the images do not have whole bits, or have fewer.
         """
-        bits_before = self.values.num_bits or 0
+        bits_before = self.values.num_bits
         if bits_before < max(num_bits, 8):
             raise DataError(
                 f"the images of {self.name} have {self.values}, and bits can "

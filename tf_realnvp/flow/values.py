@@ -74,15 +74,14 @@ class Values:
         return self.num_colors - 1
 
     @property
-    def num_bits(self) -> int | None:
-        """Bits of a level; `None` unless their number is a power of two."""
-        num_bits = (self.num_colors or 0).bit_length() - 1
-        return num_bits if self.num_colors == 2**num_bits else None
+    def num_bits(self) -> int:
+        """Bits of a level; 0 unless their number is a power of two."""
+        num_bits = (self.num_colors or 1).bit_length() - 1
+        return num_bits if self.num_colors == 2**num_bits else 0
 
     @property
     def whole(self) -> "Values":
         """Levels of as many bits as a file has of which these were kept."""
-        assert self.num_bits is not None, "There are no whole bits."
         return Values(2 ** max(8, self.num_bits + self.dropped_bits))
 
     def keep_bits(self, num_bits: int) -> "Values":
@@ -91,7 +90,6 @@ class Values:
         Args:
           num_bits: How many bits to keep.
         """
-        assert self.num_bits is not None, "There are no whole bits."
         dropped = self.dropped_bits + self.num_bits - num_bits
         is_wide = self.file_dtype == np.uint16
         return Values(2**num_bits, dropped if is_wide else 0)
@@ -155,7 +153,7 @@ class Values:
         """
         shift = self.dropped_bits
         if self.file_dtype == np.uint8:
-            if self.num_bits is None:
+            if not self.num_bits:
                 return np.round(pixels * (self.highest / 255.0)).astype(
                     np.uint8
                 )
