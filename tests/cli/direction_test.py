@@ -103,7 +103,6 @@ class DirectionTest(ModelTestCase):
 
     @parameterized.parameters(
         ("present", "./present", "--without: 5 images of --with in it"),
-        ("digits:cat", "digits:3", "--with: no class 'cat', but 0, 1"),
         ("present", "few", "--without: few has 1 readable image, an"),
         ("present", "absent --label cat", "--label: no class 'cat'"),
     )

@@ -44,12 +44,6 @@ class ExportTest(ConversionTestCase):
         self.assertEqual(result[:2], (0, "new/decode.tflite\n"))
         self.assertTrue((self.folder / "new" / "decode.tflite").is_file())
 
-    def test_without_packages(self):
-        with mock.patch.object(importlib.util, "find_spec", return_value=None):
-            result = call("export", self.path)
-        self.assert_usage_error(result, "pip install '.[onnx]'")
-        self.assertEmpty([*self.folder.iterdir()])
-
 
 class ExploreTest(ConversionTestCase):
     def setUp(self):
@@ -108,9 +102,10 @@ class ExploreTest(ConversionTestCase):
 
     def test_missing_packages(self):
         found = functools.partial(mock.patch.object, importlib.util)
-        with found("find_spec", return_value=None):
-            result = call("explore", self.path)
-        self.assert_usage_error(result, "pip install '.[onnx]'")
+        for command in ("export", "explore"):
+            with found("find_spec", return_value=None):
+                result = call(command, self.path)
+            self.assert_usage_error(result, "pip install '.[onnx]'")
         with found("find_spec"):
             result = call("explore", self.path)
         self.assert_usage_error(result, f"npm ci --prefix {self.npm}")
