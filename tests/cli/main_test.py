@@ -88,7 +88,7 @@ class StartTest(command_lines.CommandTestCase):
         lines += ["train --run_dir other", "sample . --n 0"]
         lines += ["sample . --out missing/grid.png"]
         of_models = "sample,evaluate,interpolate a b,manifold a b c d,export"
-        of_models += ",reconstruct a,translate a,explore,score other"
+        of_models += ",reconstruct a,translate a,explore,score other,restore a"
         of_models += ",direction --with a --without b,detect --unusual a"
         for line in of_models.split(","):
             command, *others = line.split()
@@ -111,7 +111,7 @@ class StartTest(command_lines.CommandTestCase):
         self.assertIn("\nslow []\n", stdout)
         self.assertEqual(stderr.count("\n"), len(lines) - 1)
         # Without npm's packages `explore` ends with another line.
-        self.assertIn(stderr.count("no model in . "), (10, 11))
+        self.assertIn(stderr.count("no model in . "), (11, 12))
         self.assertCountEqual(os.listdir(), ["file", "other"])
 
     def test_script(self):
