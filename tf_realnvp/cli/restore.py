@@ -18,10 +18,7 @@ _NUM_SHOWN = 8  # Samples in the figure.
 
 def restore(flags: argparse.Namespace, model: RealNVP) -> None:
     """Restores images."""
-    paths, names, values = flags.paths, model.class_names, model.values
-    if values.are_real:
-        raise UsageError("real numbers are restored in Python alone")
-    label = arguments.find_label(flags.label, names)
+    paths, values = flags.paths, model.values
     pairs = [_read(path, flags, model) for path in paths]
     images, is_missing = map(np.stack, zip(*pairs, strict=True))
     try:
@@ -30,16 +27,16 @@ def restore(flags: argparse.Namespace, model: RealNVP) -> None:
             images,
             is_missing,
             flags.noise and values.highest / 255.0 * flags.noise,
-            label,
+            flags.label,
             flags.samples,
             flags.seed,
             shows_progress=True,
         )
     except ValueError as error:  # The model observes something else.
         raise UsageError(str(error)) from error
-    if result.label is not None and label is None:
+    if result.label is not None and flags.label is None:
         for path, number in zip(paths, result.label, strict=True):
-            say(f"{path.name}: taken for {names[number]}")
+            say(f"{path.name}: taken for {model.class_names[number]}")
     if result.r_hat is not None:
         _say_quality(result)
     if arguments.is_folder(flags.out):

@@ -14,6 +14,7 @@ from typing import Any
 from tf_realnvp.cli import arguments, shards
 from tf_realnvp.cli.arguments import SEED, File, ImageSet, argument, command
 from tf_realnvp.errors import UsageError
+from tf_realnvp.serving import metadata
 from tf_realnvp.utils import ranges
 from tf_realnvp.utils.ranges import Folder, RealNumber, WholeNumber
 
@@ -388,6 +389,11 @@ def restore(flags: argparse.Namespace) -> dict[str, Any]:
     """
     inputs = (*flags.images, flags.mask)
     arguments.check_output(flags.out, inputs=inputs, new="*_restored.png")
+    content = metadata.read(flags.model)
+    if content["num_colors"] is None:
+        raise UsageError("real numbers are restored in Python alone")
+    names = metadata.class_names(content)
+    flags.label = arguments.find_label(flags.label, names)
     with arguments.naming("IMAGE"):
         paths = map(pathlib.Path, flags.images)
         each = [
