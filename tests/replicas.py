@@ -70,8 +70,13 @@ def _conditional():
         num_blocks=1,
         num_couplings=(1, 1, 1),
         num_classes=3,
-        observe="mask",
+        context_shape={"a": (2,), "b": (1,)},
     )
+
+
+def _context():
+    rng = np.random.default_rng(1)
+    return {"a": rng.normal(size=[24, 2]), "b": rng.normal(size=[24, 1])}
 
 
 def _small():
@@ -101,6 +106,7 @@ def _train(strategy, make, path):
         model,
         images,
         labels=np.arange(24) % 3 if model.num_classes else None,
+        context=_context() if model.num_classes else None,
         epochs=2,
         batch_size=7,
         optimizer="muon" if model.num_classes else "adam",

@@ -20,7 +20,8 @@ SETTINGS = {"batch_size": 16, "max_steps": 160, "lr": 1e-2, "progress": False}
 
 
 def make_model(scale=0.2, **config):
-    return displaced(scale, SHAPE, None, filters=4, **config)
+    config = {"num_couplings": (1, 1, 1), "filters": 4} | config
+    return displaced(scale, SHAPE, None, **config)
 
 
 def action(points, context=0.0):
@@ -134,31 +135,23 @@ class TrainTest(folders.FolderTestCase):
             *_, last = csv.DictReader(file)
         self.assertAllClose(float(last["effective_share"]), shares[-1])
 
-    def test_context(self):
-        """It learns the mode of each context."""
-        model = make_model(0.0, context_shape=(1,))
-        history = tf_realnvp.train(model, **IN_CONTEXT)
-        self.assertIsNone(history[-1].effective_share)
-        for value in (-1.5, 0.0, 1.5):
-            mean = tf.reduce_mean(model.sample(500, context=[value], seed=0))
-            self.assertAllClose(mean, value, atol=0.25)
-
     def test_resumed(self):
         """It goes on bit for bit."""
         whole, parts, other = (
             make_model(0.0, context_shape=(1,)) for _ in range(3)
         )
 
-        settings = IN_CONTEXT | {"max_steps": 4}
+        settings = IN_CONTEXT | {"max_steps": 2}
         with (
             untraced.untraced(),
             mock.patch.object(objectives, "_STEPS_PER_EPOCH", 3),
             mock.patch.object(Draws, "num_test", 8),
         ):
             history = tf_realnvp.train(whole, **settings)
+            self.assertIsNone(history[-1].effective_share)
             settings["run_dir"] = self.folder
             # In the middle of an epoch.
-            tf_realnvp.train(parts, **settings | {"max_steps": 2})
+            tf_realnvp.train(parts, **settings | {"max_steps": 1})
             self.assertEqual(tf_realnvp.train(other, **settings), history)
             others = {"context": IN_CONTEXT["context"] + 1.0}
             with self.assertRaisesRegex(UsageError, "fingerprint"):

@@ -16,7 +16,7 @@ from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, workers
 from tf_realnvp.training.metrics import Metrics
-from tf_realnvp.training.objectives import Likelihood, ReverseKL
+from tf_realnvp.training.objectives import ReverseKL
 from tf_realnvp.training.recorder import Recorder
 from tf_realnvp.training.runs import Run
 from tf_realnvp.training.trainer import Trainer
@@ -126,9 +126,9 @@ class Training:
         strategy = _strategy_of(model)
         with _naming_errors(dataset):
             with strategy.scope():
-                objective = self._objective or Likelihood()
-                number = dataset.num_train
-                self.trainer = Trainer(model, config, number, objective)
+                self.trainer = Trainer(
+                    model, config, dataset.num_train, self._objective
+                )
             self.recorder = Recorder(self._run, self.trainer)
             restored = resume and self.recorder.checkpoints.restore()
             state = tf.nest.flatten(self.trainer.state)
