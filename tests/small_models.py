@@ -17,6 +17,7 @@ import tensorflow as tf
 from tf_realnvp import RealNVP
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.data import arrays
+from tf_realnvp.flow.architecture import Architecture
 from tf_realnvp.flow.values import Values
 from tf_realnvp.serving import export, metadata, weights
 from tf_realnvp.training.trainer import Trainer
@@ -235,21 +236,9 @@ class SmallModel:
     nan_below = -math.inf  # Loss is NaN where a noise of the batch is less.
 
     def __init__(self, image_shape=(4, 4, 1), num_colors=17, **config):
-        defaults = {
-            "filters": 2,
-            "num_blocks": 1,
-            "alpha": 0.1,
-            "num_scales": 2,
-            "num_couplings": (3, 3, 4),
-            "dequantization": "uniform",
-            "padding": "same",
-            "channel_masks": "alternating",
-            "num_classes": None,
-            "class_probs": None,
-            "context_shape": None,
-            "observe": None,
-        }
-        self._config = defaults | config
+        defaults = Architecture(filters=2, num_blocks=1).architecture
+        others = dict.fromkeys(("num_classes", "class_probs", "context_shape"))
+        self._config = defaults | others | config
         self.image_shape, self.num_colors = image_shape, num_colors
         self.values = Values(num_colors)
         vars(self).update(self._config)

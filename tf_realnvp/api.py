@@ -187,16 +187,16 @@ def train(
         "conditional": model.num_classes is not None,
         "run_dir": run_dir and str(run_dir),
     }
-    dataset: Any = None
+    dataset: Any
     objective = None
     if log_density is None:
         dataset = for_model(model, data, labels, flip, context, observe)
         settings |= {"dataset": dataset.name, **dataset.load_settings}
         settings["flip"] = dataset.flip
-    with contextlib.ExitStack() as stack:
-        run = None
-        if run_dir is not None:
-            run = stack.enter_context(open_run(pathlib.Path(run_dir), True))
+    opened: Any = contextlib.nullcontext()
+    if run_dir is not None:
+        opened = open_run(pathlib.Path(run_dir), True)
+    with opened as run:
         before = run.config if run else None
         config = TrainingConfig(before=before, **settings)
         if log_density is not None:

@@ -31,8 +31,7 @@ def setting(same: str, allowed: Any, help: str, default: Any = None) -> Any:
     """
     if type(default) in (int, float, str) and "(default:" not in help:
         help = f"{help} (default: {default})"
-    metadata = {"allowed": allowed, "help": help, "same": same}
-    metadata["default"] = default
+    metadata = dict(same=same, allowed=allowed, help=help, default=default)
     return dataclasses.field(default=None, metadata=metadata)
 
 
