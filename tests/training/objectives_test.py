@@ -5,6 +5,7 @@ from unittest import mock
 
 import folders
 import numpy as np
+import pytest
 import tensorflow as tf
 import untraced
 from absl.testing import parameterized
@@ -134,6 +135,15 @@ class TrainTest(folders.FolderTestCase):
         with open(self.folder / "metrics.csv") as file:
             *_, last = csv.DictReader(file)
         self.assertAllClose(float(last["effective_share"]), shares[-1])
+
+    @pytest.mark.long
+    def test_context(self):
+        """It learns the mode of each context."""
+        model = make_model(0.0, context_shape=(1,))
+        tf_realnvp.train(model, **IN_CONTEXT)
+        for value in (-1.5, 0.0, 1.5):
+            mean = tf.reduce_mean(model.sample(500, context=[value], seed=0))
+            self.assertAllClose(mean, value, atol=0.25)
 
     def test_resumed(self):
         """It goes on bit for bit."""
