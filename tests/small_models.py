@@ -73,6 +73,12 @@ def displaced(
 
 
 @functools.cache
+def shared(**config) -> RealNVP:
+    """Returns a model, for all tests that do not change it."""
+    return displaced(0.3, filters=4, **config)
+
+
+@functools.cache
 def conditional() -> RealNVP:
     """Returns a model with classes, of which a part is frozen."""
     probs = (0.5, 0.2, 0.3)
@@ -256,7 +262,7 @@ class SmallModel:
         self.trainable_variables = self.variables
 
     def clone(self):
-        clone = SmallModel(self.image_shape, self.num_colors, **self._config)
+        clone = SmallModel(**self._config)
         clone.assign(self)
         return clone
 
