@@ -419,29 +419,25 @@ class FactorOut(SinglePassBijector):
             )
 
     def _forward_and_log_det(self, x, **kwargs):
-        first, second = tf.split(x, 2, axis=-1)
-        with self._short_names():
-            # TFP's cache holds weak references: `new_first` keeps the entry
-            # alive.
-            new_first = self.bijector.forward(first, **kwargs)
-            fldj = self.bijector.forward_log_det_jacobian(
-                first, event_ndims=self.forward_min_event_ndims, **kwargs
-            )
-        return tf.concat([new_first, second], axis=-1), fldj
+        own = self.bijector
+        return self._apply(own.forward, own.forward_log_det_jacobian, x, kwargs)
 
     def _inverse_and_log_det(self, y, **kwargs):
-        first, second = tf.split(y, 2, axis=-1)
-        with self._short_names():
-            new_first = self.bijector.inverse(first, **kwargs)
-            ildj = self.bijector.inverse_log_det_jacobian(
-                first, event_ndims=self.inverse_min_event_ndims, **kwargs
-            )
-        return tf.concat([new_first, second], axis=-1), ildj
+        own = self.bijector
+        return self._apply(own.inverse, own.inverse_log_det_jacobian, y, kwargs)
 
-    def _short_names(self):
+    def _apply(self, function, log_det, event, kwargs):
+        first, second = tf.split(event, 2, axis=-1)
         # Names of operations do not grow with the scales: most of a SavedModel
         # beside its weights are names.
-        return tf.name_scope(f"{self.bijector.name}/")
+        with tf.name_scope(f"{self.bijector.name}/"):
+            # TFP's cache holds weak references: `new_first` keeps the entry
+            # alive.
+            new_first = function(first, **kwargs)
+            value = log_det(
+                first, event_ndims=self.forward_min_event_ndims, **kwargs
+            )
+        return tf.concat([new_first, second], axis=-1), value
 
 
 def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
