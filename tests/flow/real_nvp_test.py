@@ -188,22 +188,6 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
                 self.assertGreater(np.min(sizes), 0.0, variable.path)
 
     @parameterized.parameters(*DIFFERENT)
-    def test_for_training(self, name):
-        # `trainer_test` has the gradients.
-        model = shared(name)
-        points = tf.constant(small_models.points(4, model))
-        labels = some_labels(4, model)
-        expected = model.log_density(points, labels)
-        for dtype, recompute, rtol in (
-            ("float32", True, 1e-5),
-            ("bfloat16", False, 0.02),
-        ):
-            training = model.for_training(dtype, recompute)
-            log_prob = training.log_density(points, labels)
-            self.assertAllClose(log_prob, expected, rtol=rtol)
-            self.assertIs(training.variables[0], model.variables[0])
-
-    @parameterized.parameters(*DIFFERENT)
     def test_no_images(self, name):
         model = shared(name)
         images, labels = random_images(0, model), some_labels(0, model)
