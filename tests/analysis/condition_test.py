@@ -31,10 +31,8 @@ class RestorationTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertAllClose(ratios[0], ratios[1], rtol=1e-4)
 
     def test_masks(self):
-        images, model = (
-            small_models.images(3),
-            small_models.shared(observe="mask"),
-        )
+        model = small_models.shared(observe="mask")
+        images = small_models.images(3)
         mask = np.zeros([4, 4, 1], bool)
         mask[1:3] = True
         found = restoration.restore(model, images, mask, num_samples=5)
@@ -62,10 +60,8 @@ class RestorationTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertAllEqual(found.images[:, ~each], pixels[:, ~each])
 
     def test_noise(self):
-        images, model = (
-            np.float32(small_models.images(2)) + 0.3,
-            small_models.shared(observe="noise:25"),
-        )
+        model = small_models.shared(observe="noise:25")
+        images = np.float32(small_models.images(2)) + 0.3
         found = restoration.restore(model, images, num_samples=3, seed=1)
         drawn = model.sample(4, seed=1, context=images.repeat(2, axis=0))
         drawn = np.reshape(drawn, [2, 2, 4, 4, 1])
@@ -82,10 +78,8 @@ class RestorationTest(untraced.UntracedTestCase, parameterized.TestCase):
 
 class DetectionTest(tf.test.TestCase):
     def test_measurements(self):
-        images, model = (
-            small_models.images(5),
-            small_models.shared(context_shape=(3,)),
-        )
+        model = small_models.shared(context_shape=(3,))
+        images = small_models.images(5)
         context = np.random.default_rng(0).normal(size=(5, 3))
         measure = detection.Measurer(model, batch_size=2)
         expected = model.log_prob_each(images, [3] * 5, context=context)
@@ -98,10 +92,7 @@ class DetectionTest(tf.test.TestCase):
         model = small_models.shared(observe="noise:25")
         measure = detection.Measurer(model)
         each = images[:, np.newaxis]  # It has the noise of a batch of its own.
-        context = [
-            small_models.shared(observe="noise:25").observation(own, [0, 0])[0]
-            for own in each
-        ]
+        context = [model.observation(own, [0, 0])[0] for own in each]
         self.assertAllClose(
             measure(images).log_prob, measure(images, 0, context).log_prob
         )

@@ -176,10 +176,8 @@ class ObservationTest(untraced.UntracedTestCase, parameterized.TestCase):
     @parameterized.parameters(255.0, 0.5, -1, True)
     def test_visible_is_what_is_not_zero(self, one):
         """And nothing else of a context has an effect."""
-        images, model = (
-            small_models.images(3),
-            small_models.shared(observe="mask"),
-        )
+        model = small_models.shared(observe="mask")
+        images = small_models.images(3)
         mask = np.random.default_rng(0).random([3, 4, 4, 1]) < 0.5
         expected = observations.visible_pixels(images, mask)
         found = observations.visible_pixels(images, mask * one)
