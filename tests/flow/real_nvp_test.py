@@ -198,12 +198,12 @@ class EveryModelTest(untraced.UntracedTestCase, parameterized.TestCase):
         self.assertEqual(model.sample(0).shape, images.shape)
 
     @parameterized.parameters(
-        ("deep", RealNVP.clone),
-        *((name, RealNVP.clone) for name in ("classes", "variational")),
-        ("real_numbers", lambda model: pickle.loads(pickle.dumps(model))),
+        ("deep", RealNVP.clone, {"observe": "mask"}),
+        *((name, RealNVP.clone, {}) for name in ("classes", "variational")),
+        ("real_numbers", lambda model: pickle.loads(pickle.dumps(model)), {}),
     )
-    def test_copies(self, name, copy):
-        original = make_model(**MODELS[name])
+    def test_copies(self, name, copy, config):
+        original = make_model(**MODELS[name], **config)
         original.metadata = {"class_names": list("abc")}
         images = random_images(2, original)
         expected = original.log_prob(images, seed=1).numpy()
