@@ -163,10 +163,11 @@ def log_prob_of_classes(
     function = _traced(model, "log_prob_each" if each else "log_prob")
     seeds = np.full([len(images)] if each else [], seed, np.int64)
     context = observations.given(model, images, context)
+    condition = model.condition(images, context=context)  # Checked once.
     columns = []
     for k in range(model.num_classes or 1):
-        label = None if model.num_classes is None else k
-        condition = model.condition(images, label, context)
+        if model.num_classes is not None:
+            condition["label"] = np.full(len(images), k, np.int32)
         columns.append(function(images, seeds, condition))
     return np.stack(columns, axis=1).astype(np.float64)
 
