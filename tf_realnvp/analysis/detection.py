@@ -37,7 +37,7 @@ from tf_realnvp.analysis.significance import p_values, set_p_value
 from tf_realnvp.flow import observations
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import runtime
-from tf_realnvp.utils.batches import overlapped
+from tf_realnvp.utils.batches import overlapped, parts
 
 MIN_NORMAL = 10  # Smallest number of normal images to fit the methods to.
 
@@ -209,8 +209,7 @@ class Measurer:
         context = observations.given(self._model, images, context)
         condition = self._model.condition(images, context=context)
 
-        def measure(start):
-            part = slice(start, start + self._batch_size)
+        def measure(part):
             batch = images[part]
             context = tf.nest.map_structure(lambda v: v[part], condition)
             number = tf.constant(seed, tf.int64)
@@ -222,7 +221,7 @@ class Measurer:
             )
             return batch, costs, label, np.nan_to_num(difference)
 
-        return overlapped(measure, range(0, len(images), self._batch_size))
+        return overlapped(measure, parts(len(images), self._batch_size))
 
 
 def _sum_over_cells(costs):
