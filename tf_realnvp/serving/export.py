@@ -176,6 +176,8 @@ class _ServingModule(tf.Module):
 
     def _traced(self, function):
         """Traces a function for all combinations of its arguments' types."""
+        # An input signature would spare callers a trace for each new Python
+        # number, but then refuses `None` and tensors of other dtypes.
         own = inspect.signature(function).parameters
         absent = own.keys() & {"label", "context"} - self._conditions.keys()
         parameters = [own[name] for name in own if name not in absent]
