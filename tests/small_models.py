@@ -244,8 +244,8 @@ class SmallModel:
     def __init__(self, image_shape=(4, 4, 1), num_colors=17, **config):
         defaults = Architecture(filters=2, num_blocks=1).architecture
         others = dict.fromkeys(("num_classes", "class_probs", "context_shape"))
-        self._config = defaults | others | config
-        self.image_shape, self.num_colors = image_shape, num_colors
+        images = {"image_shape": image_shape, "num_colors": num_colors}
+        self._config = defaults | others | images | config
         self.values = Values(num_colors)
         vars(self).update(self._config)
         self.metadata = {}
