@@ -213,6 +213,7 @@ class ContextTest(untraced.UntracedTestCase, parameterized.TestCase):
         ({"a/b": (2,)},),
         ({"\u00e4": (2,)},),
         ({"a": (2,), "A": (2,)},),
+        ({"visible": (4, 4, 1)},),
     )
     def test_shapes_that_are_none(self, shape):
         with self.assertRaisesRegex(ValueError, "context_shape"):

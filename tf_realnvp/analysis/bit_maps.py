@@ -58,26 +58,28 @@ def costs_and_latents(
     if model.visible:
         points = model.visible.in_points(points, condition["context"])
     condition = model.condition.encode(condition)
-    given = condition.get("given", tf.zeros_like(points))
+    visible = condition.get("visible", tf.zeros_like(points))
     scales: list[list] = [[0.0, 0.0] for _ in range(model.num_scales)]
 
     def apply(step, points, kwargs, scale):
-        nonlocal given
+        nonlocal visible
         if hasattr(step, "bijector"):  # `tfb.Invert`: behind all costs.
             return step.inverse(points)
         if isinstance(step, Squeeze):
-            given = step.inverse(given)
+            visible = step.inverse(visible)
             return step.inverse(points)
         points, log_det = inverse_and_log_scale(step, points, **kwargs)
-        scales[scale][0] += _on_grid(-log_det * (1.0 - given), height >> scale)
+        scales[scale][0] += _on_grid(
+            -log_det * (1.0 - visible), height >> scale
+        )
         return points
 
     def leave(latents, scale, is_last):
-        nonlocal given
+        nonlocal visible
         cost = -tfd.Normal(0.0, 1.0).log_prob(latents)
-        own = given
+        own = visible
         if not is_last:  # The first half of the channels stays.
-            given, own = tf.split(given, 2, axis=-1)
+            visible, own = tf.split(visible, 2, axis=-1)
         cost *= 1.0 - own
         if not is_last:
             cost = tf.concat([tf.zeros_like(cost), cost], axis=-1)

@@ -197,8 +197,8 @@ class AffineCoupling(SinglePassBijector):
     the log-det of the inverse is `sum(log_s)`. See equations 4 to 9 of
     https://arxiv.org/abs/1605.08803.
 
-    With the condition `given`, of the shape of the event, `log_s` and `t` are
-    also 0 where it is 1 rather than 0: a component that is given passes
+    With the condition `visible`, of the shape of the event, `log_s` and `t` are
+    also 0 where it is 1 rather than 0: a component that is visible passes
     unchanged (https://arxiv.org/abs/1909.06319).
 
     The arithmetic uses the dtype of the event, whatever the dtype of the
@@ -292,9 +292,9 @@ class AffineCoupling(SinglePassBijector):
         # Products take less time than `tf.where`, above all in the gradient.
         mask = tf.cast(self.mask, event.dtype)
         kept, changed = mask * event, 1.0 - mask
-        given = condition.pop("given", None)
-        if given is not None:
-            changed *= 1.0 - tf.cast(given, event.dtype)
+        visible = condition.pop("visible", None)
+        if visible is not None:
+            changed *= 1.0 - tf.cast(visible, event.dtype)
         outputs = self.network(
             tf.reshape(kept, (-1,) + self.mask.shape),
             **{
@@ -456,34 +456,34 @@ def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
     Args:
       bijector: A bijector with couplings inside.
       **condition: Conditions for the networks of the couplings, by name; and
-        `given`, `[N, H, W, C]`, which each coupling gets in the shape of its
+        `visible`, `[N, H, W, C]`, which each coupling gets in the shape of its
         own events.
 
     Returns:
       Keyword arguments for `forward`, `inverse` and the log-dets of `bijector`.
     """
-    given = condition.pop("given", None)
-    return _route(bijector, condition, given)[0]
+    visible = condition.pop("visible", None)
+    return _route(bijector, condition, visible)[0]
 
 
-def _route(bijector, condition, given):
-    """Returns keyword arguments of a bijector, and `given` behind it."""
+def _route(bijector, condition, visible):
+    """Returns keyword arguments of a bijector, and `visible` behind it."""
     if isinstance(bijector, AffineCoupling):
-        own = {} if given is None else {"given": given}
-        return condition | own, given
+        own = {} if visible is None else {"visible": visible}
+        return condition | own, visible
     if isinstance(bijector, FactorOut):
-        first = None if given is None else tf.split(given, 2, axis=-1)[0]
-        return _route(bijector.bijector, condition, first)[0], given
+        first = None if visible is None else tf.split(visible, 2, axis=-1)[0]
+        return _route(bijector.bijector, condition, first)[0], visible
     nested: dict[str, Any] = {}
     for part in getattr(bijector, "bijectors", []):  # Of `tfb.Chain`.
-        kwargs, given = _route(part, condition, given)
+        kwargs, visible = _route(part, condition, visible)
         if kwargs:
             nested[part.name] = nested.get(part.name, {}) | kwargs
-    if given is not None:
-        given = rearrange(bijector, given)
+    if visible is not None:
+        visible = rearrange(bijector, visible)
     if hasattr(bijector, "bijector"):  # Of `tfb.Invert`.
         nested, _ = _route(bijector.bijector, condition, None)
-    return nested, given
+    return nested, visible
 
 
 def rearrange(step: tfb.Bijector, image: tf.Tensor, *unused) -> tf.Tensor:

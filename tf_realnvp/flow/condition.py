@@ -17,6 +17,8 @@ from tf_realnvp.utils.named import by_name, each, unnamed
 from tf_realnvp.utils.ranges import WholeNumber, check
 
 WIDTH = 128  # Of the network of each context.
+# Of what `encode` returns beside images by their names.
+_OWN_NAMES = {"code", "estimate", "label", "visible"}
 
 Shapes = Mapping[str, Sequence[int]] | Sequence[int] | None
 
@@ -70,10 +72,12 @@ class Condition:
         if not (
             all(isinstance(n, str) and re.match(r"(?a)\w+$", n) for n in names)
             and len({name.lower() for name in names}) == len(names) > 0
+            and _OWN_NAMES.isdisjoint(names)
         ):
             raise ValueError(
                 "`context_shape` must have names of letters, digits and _ that "
-                f"differ by more than case, got {names}."
+                f"differ by more than case, and not {sorted(_OWN_NAMES)}, got "
+                f"{names}."
             )
         self._image_shapes = {k: v for k, v in named.items() if len(v) == 3}
         self.moments, self.networks = {}, {}
@@ -218,12 +222,12 @@ class Condition:
         Returns:
           The condition, with a context as `code`, `[n, WIDTH]` of each
           concatenated, and its images `[n, H, W, K]` by name, with their
-          `estimate`; and what is visible as `given`, `[n, H, W, C]`.
+          `estimate`; and `visible`, `[n, H, W, C]`, 1 where a pixel is.
         """
         encoded, codes = dict(condition), []
         context = encoded.pop("context", None)
         if self._is_of_masks and context is not None:
-            _, encoded["given"] = split_visible(context)
+            _, encoded["visible"] = split_visible(context)
         standardized = self._standardized(context)
         for name, values in standardized.items():
             if values.shape.rank == 4:
