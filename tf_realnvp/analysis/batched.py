@@ -40,7 +40,7 @@ class Scores(NamedTuple):
 def _traced(model, name):
     """Returns a method of a model as a graph, for batches of any size.
 
-    Its arguments are those of the method, the condition as a dictionary.
+    Its arguments are those of the method, the condition, if any, a dictionary.
     """
     with _one_at_a_time:  # Else two threads would trace one each.
         return _make_graph(model, name)
@@ -50,17 +50,17 @@ def _traced(model, name):
 def _make_graph(model, name):
     images = tf.TensorSpec([None, *model.image_shape], model.values.dtype)
     seed = tf.TensorSpec([], tf.int64)
+    condition = model.condition.specs
     arguments = {
-        "log_prob": [images, seed],
-        "log_prob_each": [images, tf.TensorSpec([None], tf.int64)],
-        "encode": [images],
-        "decode": [tf.TensorSpec([None, *model.latent_shape])],
+        "dequantize": [images, seed, {}],
+        "dequantize_each": [images, tf.TensorSpec([None], tf.int64), {}],
+        "log_density": [tf.TensorSpec([None, *model.image_shape]), condition],
+        "encode": [images, condition],
+        "decode": [tf.TensorSpec([None, *model.latent_shape]), condition],
     }[name]
     method = getattr(model, name)
     return tf.function(
-        lambda *args: method(*args[:-1], **args[-1]),
-        [*arguments, model.condition.specs],
-        autograph=False,
+        lambda *args: method(*args[:-1], **args[-1]), arguments, autograph=False
     )
 
 
@@ -160,15 +160,17 @@ def log_prob_of_classes(
       log-probability of images and classes. A model without classes counts as
       having a single class.
     """
-    function = _traced(model, "log_prob_each" if each else "log_prob")
+    add_noise = _traced(model, "dequantize_each" if each else "dequantize")
     seeds = np.full([len(images)] if each else [], seed, np.int64)
+    points = add_noise(images, seeds, {})
+    log_density = _traced(model, "log_density")
     context = observations.given(model, images, context)
     condition = model.condition(images, context=context)  # Checked once.
     columns = []
     for k in range(model.num_classes or 1):
         if model.num_classes is not None:
             condition["label"] = np.full(len(images), k, np.int32)
-        columns.append(function(images, seeds, condition))
+        columns.append(log_density(points, condition))
     return np.stack(columns, axis=1).astype(np.float64)
 
 

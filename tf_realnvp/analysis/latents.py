@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from sklearn import metrics
 
 
 def slerp(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
@@ -92,6 +91,8 @@ def separation(
       The AUROC: probability that an image with the attribute lies farther along
       the direction than an image without it; 0.5 at chance.
     """
+    from sklearn import metrics  # It takes half a second.
+
     latents = np.concatenate([present, absent]).reshape(-1, direction.size)
     has_it = np.arange(len(latents)) < len(present)
     return float(metrics.roc_auc_score(has_it, latents @ direction.ravel()))

@@ -213,7 +213,7 @@ def open_model(path: str, **settings: Any) -> "RealNVP":
       ModelError: If there is no model, or it cannot be loaded.
     """
     metadata.read(path)  # Before TensorFlow is imported.
-    runtime.configure(**settings)
+    runtime.configure(is_command=True, **settings)
     from tf_realnvp.serving import weights
 
     return weights.load_model(path)

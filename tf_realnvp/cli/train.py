@@ -76,9 +76,8 @@ def _run(flags):
         is_small = config.dataset == "digits"
         size = max(config.image_size or [8 if is_small else 32])
         num_parts, num_threads = runtime.fastest_cpus(size, config.filters)
-        runtime.configure(
-            config.devices or num_parts, num_threads, config.deterministic
-        )
+        num_parts = config.devices or num_parts
+        runtime.configure(num_parts, num_threads, config.deterministic, True)
         train(config, run if is_chief else None, flags.resume)
 
 
@@ -92,7 +91,7 @@ def _meet(flags):
             "several workers need the same `seed` and take no `devices`"
         )
     say("waiting for the other workers")
-    runtime.configure()
+    runtime.configure(is_command=True)
     with arguments.naming("TF_CONFIG"):  # Its port may be in use.
         workers.connect()
     return workers.is_chief()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 
 from tf_realnvp.errors import UsageError
@@ -35,6 +36,7 @@ def configure(
     num_parts: int = 1,
     num_threads: int | None = None,
     deterministic: bool = False,
+    is_command: bool = False,
 ) -> None:
     """Configures TensorFlow; call it before TensorFlow is imported.
 
@@ -48,6 +50,8 @@ def configure(
         share of each part.
       deterministic: Whether to use deterministic operations only, on GPUs as
         well. Random operations without a seed then raise an error.
+      is_command: Whether nothing else runs in this process, so that Keras need
+        not import what it has for scikit-learn and pyplot, a second's work.
     """
     # TensorFlow's log warns about missing GPU libraries, and about retracing of
     # networks for each of their shapes, which is intended. "0" shows the log.
@@ -62,9 +66,14 @@ def configure(
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
     # During the import, it logs all the same: tensorflow issue 100442.
+    unused = {"sklearn", "matplotlib.pyplot"} - sys.modules.keys()
+    hidden = dict.fromkeys(unused if is_command else ())
     with _silent_stderr() if quiet else contextlib.nullcontext():
+        sys.modules.update(hidden)  # type: ignore[arg-type]
         import tensorflow as tf
 
+        for name in hidden:
+            del sys.modules[name]
         gpus = _gpus()
     if quiet:
         tf.get_logger().setLevel("ERROR")
