@@ -1,6 +1,7 @@
 """Tests for runtime."""
 
 import os
+import sys
 from unittest import mock
 
 import tensorflow as tf
@@ -49,6 +50,13 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
         runtime.configure(2, 1)
         self.set_threads.assert_not_called()
         self.assertEqual(os.environ["KERAS_BACKEND"], "tensorflow")
+
+    def test_what_keras_need_not_import(self):
+        """It can be imported afterwards."""
+        with mock.patch.dict(sys.modules):
+            sys.modules.pop("sklearn", None)
+            runtime.configure(is_command=True)
+            self.assertNotIn("sklearn", sys.modules)
 
     @parameterized.parameters(
         (1, None, None), (1, 1, 1), (2, 1, 1), (3, None, 2)

@@ -77,7 +77,9 @@ def _run(flags):
         size = max(config.image_size or [8 if is_small else 32])
         num_parts, num_threads = runtime.fastest_cpus(size, config.filters)
         num_parts = config.devices or num_parts
-        runtime.configure(num_parts, num_threads, config.deterministic, True)
+        runtime.configure(
+            num_parts, num_threads, config.deterministic, is_command=True
+        )
         train(config, run if is_chief else None, flags.resume)
 
 
