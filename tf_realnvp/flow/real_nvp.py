@@ -53,6 +53,9 @@ class RealNVP(Flow):
     sevens = model.sample(36, label=7)
     model.classify(sevens)                 # float32 [36, 10], log-probabilities
     ```
+
+    Its networks, variables, bijector and distribution are those of its base
+    class, `Flow`.
     """
 
     def save(
