@@ -184,7 +184,7 @@ class SampleTest(CommandsTestCase):
         expected = self.samples(90, 1.0, 3, label)
         self.assertAllEqual(np.concatenate(parts), expected)
 
-    @parameterized.parameters("--shard 1/2", "--shard 1/2 --seed 3")
+    @parameterized.parameters("--shard 1/2 --n 128", "--shard 1/2 --seed 3")
     def test_bad_shards(self, line):
         """Those without a common seed, or without work for each."""
         result = call("sample", self.path, *line.split())

@@ -96,7 +96,7 @@ class ObservationTest(untraced.UntracedTestCase, parameterized.TestCase):
             given=given.astype(float),
         )
         found = model.log_prob(np.where(given, 0, images), 1, **condition)
-        self.assertEqual(found.shape, [3])
+        self.assertAllEqual(found, model.log_prob(images, 1, **condition))
         checked = model.condition(points, **condition)
         found = model.log_density(tf.constant(points), **checked)
         self.assertAllClose(found, expected, rtol=1e-4, atol=1e-3)
