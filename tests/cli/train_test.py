@@ -95,7 +95,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
             for name, (_, text) in GIVEN.items()
         ]
         self.assertEqual(dataclasses.asdict(self.config(*argv)), expected)
-        self.configure.assert_called_once_with(3, 1, True)
+        self.configure.assert_called_once_with(3, 1, True, is_command=True)
 
     def test_batch_and_seed_are_kept(self):
         before = self.config("--batch_size", 40)
@@ -126,7 +126,9 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         """Small models train fastest on one thread."""
         with mock.patch.object(runtime, "num_cores", lambda: cores):
             self.config(*flags.split())
-        self.configure.assert_called_with(num_parts, num_threads, False)
+        self.configure.assert_called_with(
+            num_parts, num_threads, False, is_command=True
+        )
 
     @parameterized.parameters("CIFAR10", "CelebA", "digits")
     def test_help(self, dataset):
@@ -181,7 +183,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         code, stdout, stderr = self.start_worker(0, *argv)
         self.assertEqual((code, stderr), (0, ""))
         self.assertEqual(stdout, "waiting for the other workers\ntraining\n")
-        self.configure.assert_called_with(1, None, True)
+        self.configure.assert_called_with(1, None, True, is_command=True)
         config, run, *_ = self.train.call_args.args
         self.assertEqual(config.seed, 3)
         self.assertEqual(str(run.path), "runs/CIFAR10")
