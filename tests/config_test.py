@@ -9,7 +9,7 @@ from settings import GIVEN
 from tf_realnvp.config import DataDescription, TrainingConfig
 
 SETTINGS = TrainingConfig(
-    dataset="digits", lr=1e-3, seed=0, precision="float32"
+    dataset="digits", lr=1e-3, seed=0, precision="float32", max_steps=5
 )
 DATA = DataDescription((8, 8, 1), 17, 1437, 360, "digits", ("a", "b"), (0.5,))
 # What only the first or another worker may have, and what may change.
@@ -19,7 +19,7 @@ OF_EACH_WORKER = {
 }
 MAY_CHANGE = OF_EACH_WORKER | {
     *("epochs", "lr", "lr_schedule", "warmup_steps", "clip_grad", "max_steps"),
-    *("precision", "accumulate", "recompute", "jit", "devices"),
+    *("precision", "accumulate", "recompute", "jit", "devices", "minutes"),
 }
 # Values that settings do not take; `checks_test` has more of each range.
 OUT_OF_RANGE = (
@@ -28,7 +28,7 @@ OUT_OF_RANGE = (
     (0, "num_couplings dequantization conditional precision deterministic"),
     (0, "accumulate recompute jit devices checkpoint_minutes samples_every"),
     (0, "verbose dataset init_from data_dir output_dir run_dir padding"),
-    (0, "channel_masks"),
+    (0, "channel_masks minutes"),
     (-1, "warmup_steps seed"),
     (None, "dataset"),
     (1.0, "ema alpha num_scales"),
@@ -38,6 +38,7 @@ OUT_OF_RANGE = (
     ((4, 3), "image_size num_couplings"),
     ("float16", "precision"),
     ("sgd", "optimizer"),
+    (float("nan"), "minutes"),
 )
 
 

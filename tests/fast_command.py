@@ -25,7 +25,7 @@ from tf_realnvp import data, initialization
 from tf_realnvp.analysis import plots
 from tf_realnvp.cli.main import train_main
 from tf_realnvp.serving import export, metadata
-from tf_realnvp.training import loop, training
+from tf_realnvp.training import clock, training
 from tf_realnvp.utils import files, runtime
 
 _load = data.load
@@ -121,7 +121,7 @@ def patch_model(stack: contextlib.ExitStack) -> None:
         (initialization, "initialize", initialize),
         (export, "save", save_model),
         (plots, "save_loss_curve", _save_curve),
-        (loop, "SECONDS_PER_CALL", 0.0),  # One step a call.
+        (clock, "SECONDS_PER_CALL", 0.0),  # One step a call.
     ):
         stack.enter_context(mock.patch.object(target, name, value))
 

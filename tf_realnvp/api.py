@@ -79,6 +79,7 @@ def train(
     warmup_steps: int | None = None,
     clip_grad: float | None = None,
     ema: float | None = None,
+    minutes: float | None = None,
     max_steps: int | None = None,
     num_validation: int | None = None,
     flip: bool = False,
@@ -104,8 +105,9 @@ def train(
     of devices and threads (see `runtime.fastest_cpus`).
 
     The arguments from `epochs` to `jit` are like the command's flags of the
-    same names, with the same defaults, except for `seed`. An `ImageDataset` may
-    have a `flip` of its own.
+    same names, with the same defaults, except for `seed`. `minutes` sets the
+    length of the training alone. An `ImageDataset` may have a `flip` of its
+    own.
 
     #### Example
 
@@ -211,6 +213,7 @@ def train(
             training.fit(
                 on_epoch or (lambda metrics: None),
                 display=Progress if progress else Silent,
+                say=say if progress else lambda text: None,
             )
             training.recorder.after_results()
         finally:

@@ -37,7 +37,7 @@ _ALIASES = {"celeb_a": "CelebA", "fashionmnist": "fashion_mnist"}  # Of TFDS.
 _EPOCHS_OF_OTHERS = 100
 # The default learning rate and what goes with it, the best at equal time
 # (docs/measurements.md), and what goes with another rate.
-_WITH_DEFAULT_LR: dict[str, Any] = {
+WITH_DEFAULT_LR: dict[str, Any] = {
     "optimizer": "muon",
     "lr": 1e-2,
     "lr_schedule": "cosine",
@@ -52,7 +52,7 @@ _WITH_OTHER_LR: dict[str, Any] = {
     "batch_size": 64,
 }
 # Settings that a resumed run keeps unless they are given again.
-_KEPT = ("epochs", "seed", "precision", *_WITH_DEFAULT_LR)
+_KEPT = ("epochs", "seed", "precision", *WITH_DEFAULT_LR)
 
 _EPOCHS = ", ".join(
     f"{defaults['epochs']} for {name}" for name, defaults in _DEFAULTS.items()
@@ -114,7 +114,13 @@ class _Course:
         "epoch on them, and test only that (default: train on all, test after "
         "every epoch)",
     )
-    epochs: int = _of_job(
+    minutes: float | None = _of_job(
+        RealNumber(),
+        "train for as many steps as fit into X minutes, the whole command "
+        "included, and choose the settings that are not given for this time "
+        "(default: train all epochs)",
+    )
+    epochs: int | None = _of_job(
         WholeNumber(1),
         f"passes over the training images (default: {_EPOCHS}, "
         f"{_EPOCHS_OF_OTHERS} for others)",
@@ -255,6 +261,8 @@ class TrainingConfig(Architecture, _Course):
     )
 
     def __post_init__(self, before, other):
+        if self.minutes and bool(self.epochs) != bool(self.max_steps):
+            raise ValueError("`minutes` goes without `epochs` and `max_steps`.")
         self._settle(self._defaults(before, other or {}))
 
     def _defaults(self, before, other):
@@ -264,14 +272,21 @@ class TrainingConfig(Architecture, _Course):
         """
         name = ranges.check(self.dataset, "dataset", _DataSet())
         defaults = dict(_DEFAULTS.get(name.split(":")[0], {}))
+        if self.minutes:
+            defaults["epochs"] = None
         if before is None:
-            defaults |= _WITH_OTHER_LR if self.lr else _WITH_DEFAULT_LR
+            defaults |= _WITH_OTHER_LR if self.lr else WITH_DEFAULT_LR
             return defaults | {
                 name: other[name] for name in ARCHITECTURE if name in other
             }
         if self.precision == "auto":
             vars(self)["precision"] = None
-        names = (*_KEPT, *(ARCHITECTURE if self.init_from else ()))
+        names = {*_KEPT, *(ARCHITECTURE if self.init_from else ())}
+        if before.minutes:
+            names = {*before.shared}
+            asked = self.minutes or before.minutes
+            if self.epochs or self.max_steps or asked != before.minutes:
+                names -= {"minutes", "epochs", "max_steps"}
         return defaults | {name: getattr(before, name) for name in names}
 
     def same_in(self, *scopes: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from tf_realnvp.training import optimizers
 
 def schedule_of(num_steps, **settings):
     config = TrainingConfig(dataset="random", **settings)
-    return optimizers.learning_rate(config, num_steps)
+    decay_steps = tf.Variable(max(1.0, num_steps - config.warmup_steps))
+    return optimizers.learning_rate(config, decay_steps)
 
 
 def run(optimizer, gradients):

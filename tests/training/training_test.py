@@ -42,7 +42,14 @@ from tf_realnvp.cli.main import train_main
 from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
 from tf_realnvp.serving import weights as serving_weights
-from tf_realnvp.training import loop, metrics, recorder, training, workers
+from tf_realnvp.training import (
+    clock,
+    loop,
+    metrics,
+    recorder,
+    training,
+    workers,
+)
 from tf_realnvp.training.checkpoints import Checkpoints
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import files
@@ -346,6 +353,89 @@ class ResumeTest(TrainingTestCase):
         self.assertIn("unfinished run: --resume goes on", stderr)
         self.assertEqual(folders.contents("runs"), before)
         self.assert_as_whole(COMMAND)
+
+
+class MinutesTest(TrainingTestCase):
+    """A training step takes a second, and to evaluate a batch half of one."""
+
+    settings = {"minutes": 1, "epochs": None, "batch_size": 80}
+    num_updates = 44  # Of the display, when the number of steps is known.
+
+    def setUp(self):
+        super().setUp()
+        self.now, self.slowness = 0.0, 1.0
+        read = mock.Mock(side_effect=lambda: self.now)
+        time = mock.Mock(monotonic=read, perf_counter=read)
+        self.enterContext(mock.patch.object(clock, "time", time))
+        self.enterContext(mock.patch.object(loop, "time", time))
+        self.enterContext(mock.patch.object(train, "_STARTED", 0.0))
+        for name, seconds in (("train", 1.0), ("test", 0.5)):
+            slow = self.slow(getattr(Trainer, name), seconds)
+            self.enterContext(mock.patch.object(Trainer, name, slow))
+
+    def slow(self, function, seconds):
+        def call(*arguments):
+            self.now += self.slowness * seconds
+            return function(*arguments)
+
+        return call
+
+    def planned(self):
+        """Returns the settings of as many steps as the run has found to fit."""
+        config = json.loads((RUN / "run.json").read_text())["config"]
+        names = "epochs", "max_steps"
+        return {"batch_size": 80} | {name: config[name] for name in names}
+
+    @parameterized.parameters(*DOORS)
+    def test_as_many_steps_as_fit(self, door):
+        outcome = self.train(door, **self.settings)
+        self.assertBetween(self.now, 54.0, 60.0)
+        planned = self.planned()
+        text = f"{planned['max_steps']} steps fit into 1 min, as with"
+        self.assertIn(text, outcome.output)
+        self.assertEqual(outcome.weights, self.whole(**planned)[0])
+
+    @parameterized.parameters((COMMAND, 1), (PYTHON, 8), (COMMAND, num_updates))
+    def test_interrupted(self, door, number):
+        """Before a step is measured, meanwhile, and after it."""
+        with self.signal_at(number, Progress, "update"):
+            outcome = self.train(door, **self.settings)
+        self.assertIn("interrupted", outcome.error)
+        before = self.planned()
+        self.assertEqual(before["epochs"] is None, number < self.num_updates)
+        self.now = 0.0
+        weights = self.go_on(door, **self.settings)
+        planned = self.planned()
+        self.assertEqual(weights, self.whole(**planned)[0])
+        if number == self.num_updates:
+            self.assertEqual(planned, before)
+        # The command need not say it again, and can go on for longer.
+        settings = self.settings | {"minutes": None}
+        self.assertEqual(self.go_on(door, **settings), weights)
+        settings["max_steps"] = planned["max_steps"] + 20
+        expected = self.whole(**settings)[0]
+        self.assertEqual(self.go_on(COMMAND, **settings), expected)
+
+    def test_slower_machine(self):
+        """It ends a little late, and can be gone on with."""
+
+        def slower():
+            self.slowness = 3.0
+
+        with self.at_call(self.num_updates, Progress, "update", slower):
+            outcome = self.train(COMMAND, **self.settings)
+        self.assertIn("this machine has become slower", outcome.output)
+        self.assertBetween(self.now, 60.0, 72.0)
+        self.now, self.slowness = 0.0, 1.0
+        self.assert_as_whole(COMMAND, **self.planned())
+
+    @both_doors("epochs", "max_steps")
+    def test_either_minutes_or_steps(self, door, name):
+        settings = self.settings | {name: 2}
+        with contextlib.suppress(ValueError):
+            outcome = self.train(door, **settings)
+            self.assert_refused(outcome, "minutes goes without epochs")
+        self.assertEmpty(os.listdir())
 
 
 class FailureTest(TrainingTestCase):

@@ -3,12 +3,16 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import inspect
 import os
 import pathlib
 import random
 import re
 import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tf_realnvp.cli import arguments, signals
 from tf_realnvp.config import TrainingConfig
@@ -17,6 +21,10 @@ from tf_realnvp.serving import metadata
 from tf_realnvp.training import runs, workers
 from tf_realnvp.utils import ranges, runtime
 from tf_realnvp.utils.console import counted, say
+
+_STARTED = time.monotonic()
+# Time of the results, relative to that of the first steps. Both mostly trace.
+_RESULTS_PER_TRACE = 0.3
 
 # TensorFlow takes seconds to import. What imports it is imported only after the
 # command line has been checked.
@@ -80,7 +88,10 @@ def _run(flags):
         runtime.configure(
             num_parts, num_threads, config.deterministic, is_command=True
         )
-        train(config, run if is_chief else None, flags.resume)
+        choose = None
+        if config.minutes and run.config is None:
+            choose = functools.partial(_choose, flags, run)
+        train(config, run if is_chief else None, flags.resume, choose)
 
 
 def _meet(flags):
@@ -109,22 +120,30 @@ def _run_dir(flags):
     return pathlib.Path("runs", re.sub(r"[^\w.-]+", "_", name))
 
 
-def read_settings(flags: argparse.Namespace, run: runs.Run) -> TrainingConfig:
+def read_settings(
+    flags: argparse.Namespace,
+    run: runs.Run,
+    chosen: Mapping[str, Any] | None = None,
+) -> TrainingConfig:
     """Returns the settings of a command line.
 
     Args:
-      flags: The parsed flags.
+      flags: The parsed flags; without a `seed` they get one.
       run: The run. If it is resumed, it provides some defaults.
+      chosen: What precedes other defaults, by name.
 
     Raises:
       UsageError: If there is no model to start from, whose architecture is the
         default.
     """
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    settings = {k: v for k, v in vars(flags).items() if k in names}
     before = run.config if flags.resume else None
     if flags.seed is None and before is None:
-        settings["seed"] = random.SystemRandom().randrange(2**32)
+        flags.seed = random.SystemRandom().randrange(2**32)
+    given = {k: v for k, v in vars(flags).items() if v is not None}
+    settings = {
+        k: v for k, v in {**(chosen or {}), **given}.items() if k in names
+    }
     settings["run_dir"] = str(run.path)
     other = None
     if flags.init_from is not None and before is None:
@@ -133,13 +152,31 @@ def read_settings(flags: argparse.Namespace, run: runs.Run) -> TrainingConfig:
     return TrainingConfig(before=before, other=other, **settings)
 
 
-def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
+def _choose(flags, run, dataset, config):
+    """Returns the settings that are best for `minutes`, and prints them."""
+    from tf_realnvp.training import choice
+
+    chosen = workers.of_chief(choice.choose(config, dataset))
+    if chosen:
+        texts = {k: re.sub(r"[][() ]", "", str(v)) for k, v in chosen.items()}
+        words = " ".join(f"--{name} {text}" for name, text in texts.items())
+        say(f"chosen for {config.minutes:g} min: {words}")
+    return read_settings(flags, run, chosen)
+
+
+def train(
+    config: TrainingConfig,
+    run: runs.Run | None,
+    resume: bool,
+    choose: Callable[[Any, TrainingConfig], TrainingConfig] | None = None,
+) -> None:
     """Trains, and writes the results.
 
     Args:
       config: The settings.
       run: The run to write to; `None` in a worker that writes nothing.
       resume: Whether to resume the run.
+      choose: Makes the settings of the `ImageDataset` and `config`.
 
     Raises:
       UsageError: If the settings or inputs have to be changed.
@@ -148,6 +185,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
     """
     from tf_realnvp import data
     from tf_realnvp.training import results
+    from tf_realnvp.training.clock import Clock
     from tf_realnvp.training.training import Training
 
     dataset = data.load(
@@ -158,9 +196,12 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
         config.num_bits,
         config.conditional,
     )
+    if choose is not None:
+        config = choose(dataset, config)
     if run is not None:
         results.check(config, dataset)
-    training = Training(config, dataset, run)
+    clock = Clock(_STARTED, _RESULTS_PER_TRACE)
+    training = Training(config, dataset, run, clock=clock)
     say_header(training)
     restored = training.open(resume)
     trainer = training.trainer
@@ -180,7 +221,7 @@ def train(config: TrainingConfig, run: runs.Run | None, resume: bool) -> None:
 
     try:
         with signals.deferred() as received:
-            training.fit(after_epoch, after_steps)
+            training.fit(after_epoch, after_steps, say=say)
     except signals.Interrupted:
         say(
             f"\nsaved a checkpoint at step {trainer.num_steps:,}: the same "
@@ -238,6 +279,6 @@ def say_metrics(training, metrics):
     per_dim = metrics.per_dim(values).items()
     losses = ", ".join(f"{split} {loss:.3f}" for split, loss in per_dim)
     say(
-        f"epoch {metrics.epoch}/{training.config.epochs}, step "
+        f"epoch {metrics.epoch}/{training.config.epochs or '?'}, step "
         f"{metrics.step:,}: {losses} {values.unit}"
     )

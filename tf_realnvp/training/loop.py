@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils.console import Progress, Silent
 
-SECONDS_PER_CALL = 0.5
 MAX_TEST_IMAGES = 10_000  # Evaluated on the way.
 
 
@@ -40,7 +39,7 @@ def fit(
         first.
       after_steps: Called after every group of training or evaluation steps. An
         exception that it raises ends the training. A group takes about half a
-        second, or is a single, longer step.
+        second, or is a single, longer step. It may change `last_step`.
       display: Creates the progress display of one pass over batches, from its
         title, such as `epoch 3/50`, and its number of batches.
 
@@ -48,16 +47,21 @@ def fit(
       DivergedError: If too many consecutive steps were not finite.
     """
     config, values = trainer.config, trainer.model.values
-    steps_per_epoch, last_step = trainer.steps_per_epoch, trainer.last_step
+    steps_per_epoch, clock = trainer.steps_per_epoch, trainer.clock
     trainer.resume()
     split, held_out = "validation", dataset
     if not dataset.num_validation:
         split = "test"
         held_out = dataset.sample_test(MAX_TEST_IMAGES, config.seed)
+    sizes = dataset.num_validation, dataset.num_test
+    if not dataset.num_validation:
+        sizes = held_out.num_test, dataset.num_test - held_out.num_test
+    clock.num_held_out, clock.num_last = np.divide(sizes, config.batch_size)
 
     def end_epoch():
+        start, traced = time.monotonic(), clock.traced
         step = trainer.num_steps
-        images = dataset if step >= last_step else held_out
+        images = dataset if step >= trainer.last_step else held_out
         each = evaluate(trainer, images, split, after_steps, display)
         loss = float(each.mean())
         # Not for a partial epoch, which a longer training would drop.
@@ -71,13 +75,17 @@ def fit(
         metrics = Metrics(math.ceil(step / steps_per_epoch), step, **losses)
         trainer.history.append(metrics)
         on_epoch(metrics)
+        clock.end_of_epoch = time.monotonic() - start - (clock.traced - traced)
 
-    step = trainer.num_steps
-    is_evaluated = trainer.history and trainer.history[-1].step == step
-    is_end = step % steps_per_epoch == 0 or step >= last_step
-    if is_end and not is_evaluated:  # Before the first step, say.
-        end_epoch()
-    while (step := trainer.num_steps) < last_step:
+    def end_epoch_if_due():
+        step = trainer.num_steps
+        is_evaluated = trainer.history and trainer.history[-1].step == step
+        is_end = step % steps_per_epoch == 0 or step >= trainer.last_step
+        if is_end and not is_evaluated:
+            end_epoch()
+
+    end_epoch_if_due()  # Before the first step, say.
+    while (step := trainer.num_steps) < trainer.last_step:
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0:
             trainer.begin_epoch()
@@ -87,15 +95,21 @@ def fit(
             )
         )
         last = trainer.history[-1].describe(values)
-        title = f"epoch {epoch + 1}/{config.epochs} ({last})"
-        num_steps = min(steps_per_epoch - position, last_step - step)
+        title = f"epoch {epoch + 1}/{trainer.config.epochs or '?'} ({last})"
+        num_steps = min(steps_per_epoch - position, trainer.last_step - step)
         with display(title, num_steps) as progress:
-            for count in _calls(num_steps, trainer.max_steps_per_call):
-                trainer.train(batches, count)
+            for count in clock.calls(
+                "train", num_steps, trainer.max_steps_per_call
+            ):
+                with clock.timing("train", count):
+                    trainer.train(batches, count)
                 shown = values.describe(trainer.mean_loss)
-                progress.update(count, count * config.batch_size, shown)
+                left = trainer.seconds_left
+                progress.update(count, count * config.batch_size, shown, left)
                 after_steps()
-        end_epoch()
+                if trainer.num_steps >= trainer.last_step:
+                    break
+        end_epoch_if_due()
 
     result = trainer.result_metrics()
     if result.test_loss is None:
@@ -131,35 +145,17 @@ def evaluate(
         trainer.result_model()
     batches = dataset.batches(split, trainer.config.batch_size)
     iterator = iter(batches.enumerate())
-    losses, values = np.zeros(0), trainer.model.values
+    losses, values, clock = np.zeros(0), trainer.model.values, trainer.clock
     with display(split, len(batches)) as progress:
         # A collective has one shape in a call, and the last batch may be small.
-        counts = _calls(len(batches) - 1, trainer.max_steps_per_call)
+        counts = clock.calls(
+            "test", len(batches) - 1, trainer.max_steps_per_call
+        )
         for count in itertools.chain(counts, [1]):
-            part = trainer.test(iterator, count)
+            with clock.timing("test", count):
+                part = trainer.test(iterator, count)
             losses = np.append(losses, part)
-            progress.update(count, len(part), values.describe(losses.mean()))
+            shown, left = values.describe(losses.mean()), trainer.seconds_left
+            progress.update(count, len(part), shown, left)
             after_steps()
     return losses
-
-
-def _calls(num_steps: int, maximum: int | None) -> Iterator[int]:
-    """Groups steps into calls, so that a fast device is not idle in between.
-
-    Args:
-      num_steps: Total number of steps.
-      maximum: Largest number of steps per call; `None` for no limit.
-
-    Yields:
-      The number of steps of the next call: one at first, then as many as take
-      about `SECONDS_PER_CALL`.
-    """
-    size = 1
-    while num_steps > 0:
-        size = min(size, num_steps, maximum or num_steps)
-        start = time.perf_counter()
-        yield size
-        num_steps -= size
-        seconds = (time.perf_counter() - start) / size
-        # At most doubled: the timing of the first call includes tracing.
-        size = max(1, min(2 * size, int(SECONDS_PER_CALL / seconds)))

@@ -2,6 +2,7 @@
 
 import collections
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -152,17 +153,18 @@ def orthogonalize(matrices: tf.Tensor) -> tf.Tensor:
 
 
 def learning_rate(
-    config: TrainingConfig, num_steps: int
+    config: TrainingConfig, decay_steps: Any
 ) -> LearningRateSchedule:
     """Returns the learning rate schedule of a training.
 
     Args:
       config: The settings.
-      num_steps: Number of training steps. A cosine decays to zero at the last.
+      decay_steps: Number of steps in which a cosine decays to zero, after the
+        warm-up. It may be a variable.
     """
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=config.lr / (config.warmup_steps + 1),
-        decay_steps=max(1, num_steps - config.warmup_steps),
+        decay_steps=decay_steps,
         # Final fraction.
         alpha=0.0 if config.lr_schedule == "cosine" else 1.0,
         warmup_target=config.lr,

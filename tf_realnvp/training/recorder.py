@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_realnvp.config import DataDescription
+from tf_realnvp.config import DataDescription, TrainingConfig
 from tf_realnvp.data import ImageDataset
 from tf_realnvp.errors import FailureError, reason
 from tf_realnvp.training import metrics
@@ -88,6 +88,11 @@ class Recorder:
         folder = self._run.path / "logs"
         self._summaries = Summaries(self._trainer, dataset, folder)
         self._last_save = time.monotonic()
+
+    @_to_run
+    def change(self, config: TrainingConfig) -> None:
+        """Records that the settings are others now."""
+        self._run.begin(config, self._run.data, self._run.metadata)
 
     @_to_run
     def after_steps(self) -> None:

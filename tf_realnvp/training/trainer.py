@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.errors import DivergedError
 from tf_realnvp.flow.real_nvp import RealNVP
+from tf_realnvp.training.clock import Clock
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.objectives import Likelihood
 from tf_realnvp.training.optimizers import FusedAdam, Muon, learning_rate
@@ -36,10 +37,11 @@ class Trainer:
 
     Attributes:
       model: The model that is trained.
-      config: The settings.
+      config: The settings; without `epochs` there is no end yet.
       objective: What makes the points of a batch and their losses.
       steps_per_epoch: Number of training steps in an epoch.
       last_step: Number of training steps at the end of the training.
+      clock: What times the training.
       optimizer: The Keras optimizer.
       step: Variable that holds `num_steps`.
       history: The metrics of the epochs so far.
@@ -72,10 +74,13 @@ class Trainer:
         self.objective = objective or Likelihood()
         self.history: list[Metrics] = []
         self.steps_per_epoch = num_train // config.batch_size
-        last_step = config.epochs * self.steps_per_epoch
-        self.last_step = min(last_step, config.max_steps or last_step)
+        self.clock = Clock()
+        # A variable, since `end_at` changes it; not a part of `state`.
+        self._decay_steps = tf.Variable(0.0, name="decay_steps")
+        last_step = (config.epochs or 1) * self.steps_per_epoch
+        self.end_at(min(last_step, config.max_steps or last_step))
         self.optimizer = {"adam": FusedAdam, "muon": Muon}[config.optimizer](
-            learning_rate(config, self.last_step),
+            learning_rate(config, self._decay_steps),
             use_ema=config.ema is not None,
             ema_momentum=config.ema or 0.0,
             # A new name each time would be part of the variables' names, and
@@ -123,6 +128,11 @@ class Trainer:
         )
         self._test_function = tf.function(self._test, autograph=False)
 
+    def end_at(self, last_step: int) -> None:
+        """Sets `last_step`, at which a cosine of the learning rate ends."""
+        self.last_step = last_step
+        self._decay_steps.assign(max(1, last_step - self.config.warmup_steps))
+
     def evaluated_model(self) -> RealNVP:
         """Returns the model to evaluate in the current state of training.
 
@@ -166,6 +176,15 @@ class Trainer:
     def num_steps(self) -> int:
         """Number of training steps, skipped steps included."""
         return int(self.step.numpy())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the end of the command; `None` before they are known."""
+        if self.config.epochs is None or not self.clock.is_compiled():
+            return None
+        return self.clock.seconds_for(
+            self.last_step - self.num_steps, self.steps_per_epoch
+        )
 
     @property
     def mean_loss(self) -> float:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from tf_realnvp.flow import initialization
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import weights
 from tf_realnvp.training import loop, workers
+from tf_realnvp.training.clock import Clock
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.objectives import ReverseKL
 from tf_realnvp.training.recorder import Recorder
@@ -23,6 +25,8 @@ from tf_realnvp.training.trainer import Trainer
 from tf_realnvp.utils import runtime
 from tf_realnvp.utils.console import Progress, counted
 
+_NUM_MEASURED = 100  # Steps that are measured after a warm-up.
+_MAX_DELAY = 0.1  # Relative to `minutes`.
 _NUM_CONTEXTS = 1024  # That standardize all; images have to be decoded.
 
 
@@ -45,6 +49,7 @@ class Training:
         run: Run | None = None,
         model: RealNVP | None = None,
         objective: ReverseKL | None = None,
+        clock: Clock | None = None,
     ):
         """Checks that the data set fits the settings, the run and all workers.
 
@@ -55,6 +60,7 @@ class Training:
           model: The model. Default: a new one, as the settings say.
           objective: The objective of `Draws`. Default: `Likelihood`, for which
             a new model gets data-dependent initialization.
+          clock: What times the command. Default: a new one.
 
         Raises:
           UsageError: If the run was started with other settings or images, if
@@ -91,7 +97,7 @@ class Training:
                 except ValueError as error:  # Too many scales.
                     raise UsageError(str(error)) from error
         self.config, self.model = config, model
-        self._objective = objective
+        self._objective, self._clock = objective, clock or Clock()
         if model.observation is not None:
             dataset = dataclasses.replace(dataset, observe=model.observation)
         model.metadata = dataset.metadata
@@ -129,8 +135,12 @@ class Training:
                 self.trainer = Trainer(
                     model, config, dataset.num_train, self._objective
                 )
+            self.trainer.clock = self._clock
             self.recorder = Recorder(self._run, self.trainer)
             restored = resume and self.recorder.checkpoints.restore()
+            if config.epochs is None:  # While the rate does not depend on it.
+                step, end = self.trainer.num_steps, config.warmup_steps
+                self.trainer.end_at(end if step < end else step + _NUM_MEASURED)
             state = tf.nest.flatten(self.trainer.state)
             source = f"step {self.trainer.num_steps:,}" if restored else None
             workers.agree_on_state(state, source, "run_dir")
@@ -152,6 +162,7 @@ class Training:
         on_epoch: Callable[[Metrics], None],
         after_steps: Callable[[], None] = lambda: None,
         display: Callable[[str, int], Progress] = Progress,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Trains to the end, and saves a checkpoint even if interrupted.
 
@@ -161,6 +172,7 @@ class Training:
           on_epoch: As for `loop.fit`.
           after_steps: As for `loop.fit`.
           display: As for `loop.fit`.
+          say: Called with what becomes of `minutes`.
 
         Raises:
           DataError: If an image cannot be read.
@@ -176,6 +188,8 @@ class Training:
 
         def record_steps():
             recorder.after_steps()
+            if self.config.minutes is not None:
+                self._keep_to(60.0 * self.config.minutes, say)
             after_steps()
 
         # Outside of the strategy's scope, since only the chief creates the
@@ -195,6 +209,41 @@ class Training:
                 recorder.save()
                 raise
             recorder.after_training()
+
+    def _keep_to(self, seconds, say):
+        """Fixes the number of steps that fit, once a step has been measured.
+
+        If the machine becomes much slower after that, the training ends early.
+        """
+        trainer, clock, config = self.trainer, self._clock, self.config
+        step, left = trainer.num_steps, seconds - clock.elapsed
+        if not step:
+            return
+        if config.epochs is not None:
+            late = clock.seconds_for(0, trainer.steps_per_epoch) - left
+            is_late = late > _MAX_DELAY * seconds
+            if step < trainer.last_step and workers.of_chief(is_late):
+                say(
+                    f"this machine has become slower: ending after {step:,} "
+                    f"of {trainer.last_step:,} steps; `resume` goes on"
+                )
+                trainer.last_step = step
+            return
+        is_urgent = clock.is_compiled() and left < 0.5 * seconds
+        if step >= trainer.last_step or workers.of_chief(is_urgent):
+            more = clock.steps_within(left, trainer.steps_per_epoch)
+            last_step = step + workers.of_chief(more)
+            epochs = math.ceil(last_step / trainer.steps_per_epoch)
+            self.config = trainer.config = dataclasses.replace(
+                config, epochs=epochs, max_steps=last_step
+            )
+            trainer.end_at(last_step)
+            self.recorder.change(self.config)
+            say(
+                f"{last_step:,} steps fit into {config.minutes:g} min, as with "
+                f"--seed {config.seed} --epochs {epochs} "
+                f"--max_steps {last_step}"
+            )
 
 
 def _strategy_of(model):

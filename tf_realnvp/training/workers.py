@@ -156,6 +156,11 @@ def any_worker(condition: bool) -> bool:
     return any(gather(condition)) if runtime.is_one_of_many() else condition
 
 
+def of_chief(record: Any) -> Any:
+    """Returns the record of the chief; all workers must call it."""
+    return gather(record)[0] if runtime.is_one_of_many() else record
+
+
 def agree_on_state(
     variables: Iterable[Any], source: str | None, argument: str
 ) -> None:

@@ -68,10 +68,11 @@ class Progress(contextlib.AbstractContextManager):
         self._num_images = 0
         # A replacement of `sys.stdout` may have no such method.
         self._is_bar = getattr(sys.stdout, "isatty", bool)()
+        self._format = _BAR if self._is_bar else _LINE
         self._bar = tqdm.tqdm(
             desc=title,
             total=num_steps,
-            bar_format=_BAR if self._is_bar else _LINE,
+            bar_format=self._format,
             file=sys.stdout if self._is_bar else io.StringIO(),
             mininterval=0.1 if self._is_bar else _SECONDS_BETWEEN_LINES,
             miniters=1,
@@ -85,7 +86,11 @@ class Progress(contextlib.AbstractContextManager):
         self._bar.close()
 
     def update(
-        self, num_steps: int, num_images: int, loss: str | None = None
+        self,
+        num_steps: int,
+        num_images: int,
+        loss: str | None = None,
+        left: float | None = None,
     ) -> None:
         """Reports that more batches are done.
 
@@ -93,12 +98,16 @@ class Progress(contextlib.AbstractContextManager):
           num_steps: Number of batches.
           num_images: Number of images in them.
           loss: Mean loss of the pass so far, with its unit; optional.
+          left: Seconds to the end of all passes. Default: those of this one.
         """
         self._num_images += num_images
         seconds = max(self._bar.format_dict["elapsed"], 1e-9)
         status = f"{self._num_images / seconds:,.0f} images/s"
         if loss is not None:
             status = f"{loss}, {status}"
+        if left is not None:
+            text = self._bar.format_interval(max(0.0, left))
+            self._bar.bar_format = self._format.replace("{remaining}", text)
         self._bar.set_postfix_str(status, refresh=False)
         is_due = self._bar.update(num_steps)
         if not self._is_bar and (is_due or self._bar.n == self._bar.total):

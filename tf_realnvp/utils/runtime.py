@@ -11,7 +11,7 @@ from tf_realnvp.utils.console import counted
 
 # The largest image side times filters for which one thread is fastest, from
 # docs/measurements.md, "Devices and threads".
-_SMALL = 512
+SMALL = 512
 
 
 def fastest_cpus(image_size: int, filters: int) -> tuple[int, int | None]:
@@ -27,7 +27,7 @@ def fastest_cpus(image_size: int, filters: int) -> tuple[int, int | None]:
     """
     if is_one_of_many():
         return 1, None
-    if image_size * filters <= _SMALL:
+    if image_size * filters <= SMALL:
         return 1, 1
     return min(2, num_cores()), None
 
