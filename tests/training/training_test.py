@@ -358,8 +358,8 @@ class ResumeTest(TrainingTestCase):
 class MinutesTest(TrainingTestCase):
     """A training step takes a second, and to evaluate a batch half of one."""
 
-    settings = {"minutes": 1, "epochs": None, "batch_size": 80}
-    num_updates = 44  # Of the display, when the number of steps is known.
+    settings = {"minutes": 0.5, "epochs": None, "batch_size": 160}
+    num_updates = 24  # Of the display, when the number of steps is known.
 
     def setUp(self):
         super().setUp()
@@ -384,18 +384,18 @@ class MinutesTest(TrainingTestCase):
         """Returns the settings of as many steps as the run has found to fit."""
         config = json.loads((RUN / "run.json").read_text())["config"]
         names = "epochs", "max_steps"
-        return {"batch_size": 80} | {name: config[name] for name in names}
+        return {"batch_size": 160} | {name: config[name] for name in names}
 
     @parameterized.parameters(*DOORS)
     def test_as_many_steps_as_fit(self, door):
         outcome = self.train(door, **self.settings)
-        self.assertBetween(self.now, 54.0, 60.0)
+        self.assertBetween(self.now, 27.0, 30.0)
         planned = self.planned()
-        text = f"{planned['max_steps']} steps fit into 1 min, as with"
+        text = f"{planned['max_steps']} steps fit into 0.5 min, as with"
         self.assertIn(text, outcome.output)
         self.assertEqual(outcome.weights, self.whole(**planned)[0])
 
-    @parameterized.parameters((COMMAND, 1), (PYTHON, 8), (COMMAND, num_updates))
+    @parameterized.parameters((COMMAND, 1), (PYTHON, 6), (COMMAND, num_updates))
     def test_interrupted(self, door, number):
         """Before a step is measured, meanwhile, and after it."""
         with self.signal_at(number, Progress, "update"):
@@ -412,7 +412,7 @@ class MinutesTest(TrainingTestCase):
         # The command need not say it again, and can go on for longer.
         settings = self.settings | {"minutes": None}
         self.assertEqual(self.go_on(door, **settings), weights)
-        settings["max_steps"] = planned["max_steps"] + 20
+        settings["max_steps"] = planned["max_steps"] + 9
         expected = self.whole(**settings)[0]
         self.assertEqual(self.go_on(COMMAND, **settings), expected)
 
@@ -425,7 +425,7 @@ class MinutesTest(TrainingTestCase):
         with self.at_call(self.num_updates, Progress, "update", slower):
             outcome = self.train(COMMAND, **self.settings)
         self.assertIn("this machine has become slower", outcome.output)
-        self.assertBetween(self.now, 60.0, 72.0)
+        self.assertBetween(self.now, 30.0, 36.0)
         self.now, self.slowness = 0.0, 1.0
         self.assert_as_whole(COMMAND, **self.planned())
 
