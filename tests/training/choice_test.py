@@ -51,7 +51,6 @@ class ChoiceTest(tf.test.TestCase, parameterized.TestCase):
             )
 
     def test_what_is_given(self):
-        self.assertEmpty(choose((8, 8, 1), minutes=5.0, lr=1e-3))
         chosen = choose((8, 8, 1), minutes=5.0, init_from="model")
         self.assertEqual((chosen["lr"], chosen["optimizer"]), (3e-3, "muon"))
         self.assertNoCommonElements(chosen, ARCHITECTURE)

@@ -89,7 +89,7 @@ def _run(flags):
             num_parts, num_threads, config.deterministic, is_command=True
         )
         choose = None
-        if config.minutes and run.config is None:
+        if config.minutes and run.config is None and flags.lr is None:
             choose = functools.partial(_choose, flags, run)
         train(config, run if is_chief else None, flags.resume, choose)
 
@@ -157,10 +157,9 @@ def _choose(flags, run, dataset, config):
     from tf_realnvp.training import choice
 
     chosen = workers.of_chief(choice.choose(config, dataset))
-    if chosen:
-        texts = {k: re.sub(r"[][() ]", "", str(v)) for k, v in chosen.items()}
-        words = " ".join(f"--{name} {text}" for name, text in texts.items())
-        say(f"chosen for {config.minutes:g} min: {words}")
+    texts = {k: re.sub(r"[][() ]", "", str(v)) for k, v in chosen.items()}
+    words = " ".join(f"--{name} {text}" for name, text in texts.items())
+    say(f"chosen for {config.minutes:g} min: {words}")
     return read_settings(flags, run, chosen)
 
 

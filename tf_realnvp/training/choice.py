@@ -26,12 +26,10 @@ def choose(config: TrainingConfig, dataset: ImageDataset) -> dict[str, Any]:
     """Returns the settings that are best for `minutes`, by name.
 
     Args:
-      config: The settings as they are given. With another `lr` than the
-        default, nothing is chosen; with `init_from`, no architecture is.
+      config: The settings as they are given; with `init_from`, no architecture
+        is chosen.
       dataset: The data set.
     """
-    if config.lr != WITH_DEFAULT_LR["lr"]:
-        return {}
     side, longer = sorted(dataset.image_shape[:2])
     assert config.minutes is not None
     minutes = config.minutes * _measure_speed(config.precision)
