@@ -43,6 +43,7 @@ from tf_realnvp.serving import export
 from tf_realnvp.serving import metadata as serving_metadata
 from tf_realnvp.serving import weights as serving_weights
 from tf_realnvp.training import (
+    choice,
     clock,
     loop,
     metrics,
@@ -428,6 +429,23 @@ class MinutesTest(TrainingTestCase):
         self.assertBetween(self.now, 30.0, 36.0)
         self.now, self.slowness = 0.0, 1.0
         self.assert_as_whole(COMMAND, **self.planned())
+
+    def test_choice(self):
+        """What is given precedes it, and it is made once."""
+        chosen = {"filters": 6, "num_couplings": (1, 2, 3), "ema": 0.5}
+        settings = self.settings | {"lr": None}
+        with (
+            mock.patch.object(choice, "choose", return_value=chosen),
+            self.signal_at(1, Progress, "update"),
+        ):
+            outcome = self.train(COMMAND, **settings)
+        flags = "--filters 6 --num_couplings 1,2,3 --ema 0.5"
+        self.assertIn(f"chosen for 0.5 min: {flags}\n", outcome.output)
+        with mock.patch.object(choice, "choose", side_effect=AssertionError):
+            self.go_on(COMMAND, **settings)
+        config = json.loads((RUN / "run.json").read_text())["config"]
+        found = config["filters"], config["num_couplings"], config["ema"]
+        self.assertEqual(found, (4, [1, 2, 3], 0.5))
 
     @both_doors("epochs", "max_steps")
     def test_either_minutes_or_steps(self, door, name):
