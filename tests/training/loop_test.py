@@ -225,6 +225,12 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(sum(images), 7 if start == "test" else 8)
             bits = f"{loss / math.log(2.0):.3f} bits/dim"
             self.assertEqual(shown[-1], bits)
+        # It is known when a step has been timed, without what is compiled.
+        of_all = [
+            left for *_, updates in recorder.passes for *_, left in updates
+        ]
+        self.assertEqual(of_all[:4], [None] * 4)
+        self.assertGreater(min(of_all[-4:]), 0.0)
         self.assertEqual(self.num_traces, 2)  # Of training and evaluation.
         # After every call, of which each pass has two.
         self.assertEqual((recorder.num_closed, recorder.num_calls), (5, 10))

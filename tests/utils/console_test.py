@@ -82,6 +82,12 @@ class ProgressTest(tf.test.TestCase, parameterized.TestCase):
         self.assertIn("1/2 steps", last)
         self.assertEqual(blank.strip() + end, "")
 
+    def test_time_of_more_than_the_pass(self):
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            with Progress("epoch 3/50", 1) as display:
+                display.update(1, 64, left=125.4)
+        self.assertEndsWith(output.getvalue(), ", 02:05 left\n")
+
     def test_silent(self):
         output = self.show(Terminal(), 40.0, [64] * 2, Silent)
         self.assertEqual(output.getvalue(), "")
