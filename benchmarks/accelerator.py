@@ -1,7 +1,7 @@
 """Measures everything on a machine with a GPU, unattended, in one command.
 
 `python -m benchmarks.accelerator --out gpu.md` writes a table for each part as
-soon as the part is done (docs/limits.md):
+soon as the part is done (docs/training.md):
 
 *   speed: images per second in float32, TF32 and bfloat16, with `--jit` and
     without, at several batch sizes; the share of the rate that the convolutions

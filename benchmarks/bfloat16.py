@@ -2,7 +2,7 @@
 
 `python -m benchmarks.bfloat16 realnvp_fashion_mnist` prints the bits/dim of
 test images, of the same noise, when the networks compute in float32, as in a
-saved model, and in bfloat16, as in training (docs/measurements.md).
+saved model, and in bfloat16, as in training (benchmarks/results/bfloat16.md).
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Measures what labels gain (docs/conditional.md).
+"""Measures what labels gain (benchmarks/results/conditional.md).
 
 `python -m benchmarks.conditional digits0/realnvp_digits ...` prints, for models
 with classes: bits/dim of the test images given the label, and of the mixture of

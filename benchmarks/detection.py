@@ -8,7 +8,7 @@ upside down, and from another data set. It prints AUROC, and the false alarms at
 Mahalanobis distance from the mean of the training images, of levels and local
 contrast in the cells of a grid. For faults at a known position it prints the
 AUROC over all pixels of bit maps, and of local contrast. The tables are in
-docs/detection_evidence.md.
+benchmarks/results/detection.md.
 
 `--pairs p_values` tests whether p-values of test images are uniform.
 `--num_fitted 10 100 1000` prints the mean AUROC over the pairs if the methods

@@ -1,4 +1,4 @@
-"""Measures how a CPU trains fastest (docs/measurements.md).
+"""Measures how a CPU trains fastest (benchmarks/results/devices.md).
 
 `python -m benchmarks.devices` prints the milliseconds of a training step with
 all cores as threads of each operation, with one thread for each (independent

@@ -5,7 +5,7 @@
 evaluates, ten steps a call; and of the calls of `evaluate` and `sample`, one
 batch after the other and two at once, as those commands do. The images are
 drawn from the model. All are measured in turn, and ratios of speeds are medians
-over the rounds (docs/measurements.md).
+over the rounds (benchmarks/results/evaluating.md).
 """
 
 import statistics

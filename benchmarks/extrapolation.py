@@ -6,7 +6,7 @@ constant learning rate, after each epoch. A falling rate bends the curve, so
 only the ends of such runs can be compared: `python -m benchmarks.extrapolation
 0.5:3.1 1:3.0 2:2.95 4:2.93` takes points of hours and bits/dim. The fit to the
 first half of the time, and its prediction of the last point, tell how far to
-trust it (docs/results.md, docs/measurements.md, docs/training.md).
+trust it (docs/training.md, benchmarks/results/extrapolation.md).
 """
 
 import csv

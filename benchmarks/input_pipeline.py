@@ -1,4 +1,4 @@
-"""Measures the input pipeline (docs/measurements.md).
+"""Measures the input pipeline (benchmarks/results/input_pipeline.md).
 
 `python -m benchmarks.input_pipeline` prints the images per second in the first
 epoch, which decodes them, and later, and the size of the decoded images in

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.kills --kills 50 --seed 0` trains on digits twice: once
 undisturbed, and once killed again and again, mostly by SIGKILL. It ends with 1
-if the results differ, or nothing was killed (docs/measurements.md,
-docs/faults.md).
+if the results differ, or nothing was killed (docs/training.md,
+benchmarks/results/kills.md).
 """
 
 import pathlib

@@ -1,7 +1,8 @@
 """Trains flows on lattice fields whose densities are known.
 
 `python -m benchmarks.lattice` trains models of real numbers, on a periodic
-lattice of 16x16 sites (docs/scientific_data.py, which also uses this module):
+lattice of 16x16 sites (benchmarks/results/lattice.md; docs/scientific_data.py
+uses this module, too):
 
 *   of a Gaussian random field with the power spectrum `1 / (k^2 + m^2)`, where
     `k^2` is that of the lattice, and compares the loss with the entropy, and

@@ -4,8 +4,8 @@
 pairs of a sample and, to its right, the training image at the smallest
 Euclidean distance. If the model copied training images, both would be the same.
 It prints the distances of samples from their nearest training images, and for
-comparison those of test images (docs/results.md). With `--flip`, for models
-that were trained with it, mirrored training images count, too.
+comparison those of test images (benchmarks/results/nearest.md). With `--flip`,
+for models that were trained with it, mirrored training images count, too.
 """
 
 import numpy as np

@@ -2,13 +2,13 @@
 
 `python -m benchmarks.restoration models/realnvp_fashion_mnist` prints,
 for each task and method, PSNR and SSIM of what was restored: the mean over test
-images and its standard error (docs/restoration.md). For samples it prints how
-often held-out pixels lie within their central 90 %, the rank correlation of
-their standard deviation with the error, and the time. `--unet` trains a U-Net
-for each task, for so many minutes of processor time. `--out` is the start of
-the names of a NumPy file and a figure of each task. Other methods need `pip
-install scikit-image opencv-python-headless bm3d`; those not installed are left
-out. Levels of images with fewer than 256 are spread over 0 to 255.
+images and its standard error (benchmarks/results/restoration.md). For samples
+it prints how often held-out pixels lie within their central 90 %, the rank
+correlation of their standard deviation with the error, and the time. `--unet`
+trains a U-Net for each task, for so many minutes of processor time. `--out` is
+the start of the names of a NumPy file and a figure of each task. Other methods
+need `pip install scikit-image opencv-python-headless bm3d`; those not installed
+are left out. Levels of images with fewer than 256 are spread over 0 to 255.
 
 The tasks `lowres 4` and `gray` are for models that observe them. The Fréchet
 distance of 8x8 patches is then in squared levels a component: small if the

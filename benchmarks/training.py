@@ -1,11 +1,11 @@
-"""Measures the speed and the memory of training (docs/measurements.md).
+"""Measures the speed and the memory of training.
 
 `python -m benchmarks.training` prints a row for each way to train: images per
 second; the share of the time that the convolutions of the model and their
 gradients take alone, in turn with the steps; peak memory; and the time from the
 start of the process to the end of the first step. Below the table is the speed
-of ten classes relative to none (docs/conditional.md), in turn in one process.
-Images are random.
+of ten classes relative to none, in turn in one process. Images are random. The
+figures are in benchmarks/results/training.md.
 """
 
 import collections

@@ -1,7 +1,7 @@
 """Makes images of 12 bits, and some with a planted anomaly.
 
 `python -m benchmarks.twelve_bits FOLDER` takes CIFAR10, whose images are
-lossless, and writes to the folder (docs/scientific_data.py)
+lossless, and writes to the folder (benchmarks/results/twelve_bits.md)
 
 *   `twelve_bits.npz`: training and test images, 16x16, grey, of 4,096 levels;
 *   `normal` and `unusual`: PNG files of 16 bits of other test images, without

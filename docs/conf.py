@@ -1,5 +1,6 @@
 """How the documentation is built: `python -m sphinx -W docs docs/_build`."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -41,7 +42,7 @@ html_css_files = ["custom.css"]
 html_title = f"tf_realnvp {release}"
 html_math_renderer = "mathml"
 
-# Pages that are programs are run; an error in one is an error of the build.
+# Pages with cells are run; an error in one is an error of the build.
 os.environ["PYTHONPATH"] = str(ROOT)
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "force"
@@ -157,28 +158,39 @@ def _insert_flags(app, page, source):
     source[0] = source[0].replace("<!-- flags -->", "\n".join(rows))
 
 
-def _write_page(app):
-    """Writes the page of `explore` with a model of this repository.
+def _start_page(app):
+    """Starts to write the page of `explore` with a model of this repository.
 
-    Without its packages, of Python or Node.js, there is none, and the command
-    says what is missing.
+    That takes a minute, in which the other pages are written. Without its
+    packages, of Python or Node.js, there is none, and the command says so.
     """
+    app.explore = None
     if app.builder.format != "html":
         return
-    page = pathlib.Path(app.outdir, "page")
     model = ROOT / "models" / "realnvp_fashion_mnist"
     command = [sys.executable, "-m", "tf_realnvp", "explore", model]
-    result = subprocess.run(
-        [*command, "--out", page], capture_output=True, text=True
+    app.explore = subprocess.Popen(
+        [*command, "--out", pathlib.Path(app.outdir, "page")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    if result.returncode == 2:
-        print(
-            f"without a page of the model: {result.stderr.strip()}",
-            file=sys.stderr,
-        )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        # What is missing is found at once, before TensorFlow is imported.
+        app.explore.wait(timeout=5)
+
+
+def _finish_page(app, exception):
+    """Waits for the page of `explore`, and adds what the site knows."""
+    if app.explore is None:
         return
-    if result.returncode:
-        raise ExtensionError(result.stderr)
+    _, errors = app.explore.communicate()
+    if app.explore.returncode == 2:
+        print(f"without a page of the model: {errors}", file=sys.stderr)
+        return
+    if app.explore.returncode:
+        raise ExtensionError(errors)
+    page = pathlib.Path(app.outdir, "page")
     index = page / "index.html"
     html = index.read_text().replace('hidden data-docs="', 'href="../')
     index.write_text(html)
@@ -191,15 +203,15 @@ def _write_page(app):
 
 def _insert_link(app, page, source):
     """Puts a link to the page of `explore` where there is `<!-- page -->`."""
-    link = "page/index.html"
-    if pathlib.Path(app.outdir, link).exists():
-        link = f'<a href="{link}">Open the page</a>'
+    if app.explore is not None and app.explore.returncode is None:
+        link = '<a href="page/index.html">Open the page</a>'
         source[0] = source[0].replace("<!-- page -->", link)
 
 
 def setup(app):
     """Called by Sphinx."""
-    app.connect("builder-inited", _write_page)
+    app.connect("builder-inited", _start_page)
+    app.connect("build-finished", _finish_page)
     app.connect("source-read", _insert_flags)
     app.connect("source-read", _insert_link)
     # Before napoleon, which has priority 500.

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Tutorial
 #
-# Train a model on scikit-learn's 8×8 digits, draw new digits, score images,
+# You train a model on scikit-learn's 8×8 digits, draw new digits, score images,
 # explore the latent space, save the model, load it with TensorFlow alone, and
 # train it further. That takes two or three minutes on a laptop, and downloads
 # nothing.
 #
-# This page is the program `docs/tutorial.py`, with its output. VS Code and
+# This page is the program `docs/tutorial.py` with its output. VS Code and
 # Jupyter (by Jupytext) run its cells one by one. In a checkout this command
 # runs them all, and writes the figures to the current folder:
 #
@@ -33,9 +33,9 @@ from tf_realnvp.analysis import plots
 # %% [markdown]
 # ## Data
 #
-# Images are mostly unsigned bytes: an array `[n, H, W]` or `[n, H, W, C]`, a
-# `tf.data.Dataset` of them, a folder of images, or an image data set of
-# TensorFlow Datasets. The digits come from scikit-learn, and have 17 levels of
+# [Your data](data.md) can be an array `[n, H, W]` or `[n, H, W, C]` of bytes, a
+# `tf.data.Dataset` of images, a folder of images, or an image data set of
+# TensorFlow Datasets. The digits come with scikit-learn, and have 17 levels of
 # grey instead of 256.
 
 # %%
@@ -59,19 +59,18 @@ show("tutorial_data", test_images[:36])
 # %% [markdown]
 # ## Training
 #
-# `train` begins a new model with data-dependent initialization: each coupling
-# starts as the linear prediction that fits some of the images best. Then it
-# follows the gradient of the likelihood. Every setting is also a flag of the
-# command `run.py`.
+# `train` first fits the couplings to some of the images by [linear
+# prediction](theory.md#initial-values). Then it follows the gradient of the
+# likelihood. Every setting is also a flag of the command `run.py`.
 #
-# Losses are in bits per dimension: what a pixel would cost in a file that the
-# model compresses. If all 17 levels were equally likely, that would be
+# Losses are in bits per dimension, which is what a pixel would cost in a file
+# that the model compresses. If all 17 levels were equally likely, that would be
 # $\log_2 17 \approx 4.09$ bits.
 
 # %%
 keras.utils.set_random_seed(0)  # For the first weights.
 model = tf_realnvp.RealNVP((8, 8, 1), num_colors=17, filters=32, num_blocks=2)
-history = tf_realnvp.train(model, digits, epochs=20, seed=0, progress=False)
+history = tf_realnvp.train(model, digits, epochs=12, seed=0, progress=False)
 
 test_bits = [metrics.bits_per_dim()["test"] for metrics in history]
 print(f"test: {test_bits[0]:.2f} bits/dim before, {test_bits[-1]:.2f} after")
@@ -83,9 +82,9 @@ figure.savefig("tutorial_loss.png")
 # %% [markdown]
 # ## Samples
 #
-# A sample is a draw from a normal distribution that went through the flow. A
-# lower temperature narrows that distribution: images vary less, and look more
-# like digits.
+# A sample is a draw from a normal distribution that goes through the flow. A
+# lower temperature narrows that distribution, so that images vary less and look
+# more like digits.
 
 # %%
 show("tutorial_samples", model.sample(36, temperature=0.8, seed=0).numpy())
@@ -94,8 +93,8 @@ show("tutorial_samples", model.sample(36, temperature=0.8, seed=0).numpy())
 # ## Scores
 #
 # How likely are images that the model has never seen? Digits should cost the
-# fewest bits. The density is of continuous values, so noise is added to the
-# levels first; with the same seed scores can be compared.
+# fewest bits. The density is one of continuous values, so noise is added to the
+# levels first; with the same seed you can compare scores.
 
 # %%
 kinds = {
@@ -175,15 +174,7 @@ np.testing.assert_array_equal(images, model.sample(36, seed=0))
 print(saved.bits_per_dim(images[:3], seed=0).numpy())
 
 # %% [markdown]
-# TensorFlow Serving and other languages call its signatures:
-
-# %%
-for name, signature in saved.signatures.items():
-    _, inputs = signature.structured_input_signature
-    print(f"{name}({', '.join(sorted(inputs))})")
-
-# %% [markdown]
-# And the commands take the same folder:
+# The [commands](using_a_model.md#commands) take the same folder:
 #
 # ```sh
 # python -m tf_realnvp sample realnvp_tutorial --n 36 --out grid.png
@@ -198,7 +189,7 @@ for name, signature in saved.signatures.items():
 # %%
 model = tf_realnvp.load("realnvp_tutorial")
 history = tf_realnvp.train(
-    model, train_images[:, :, ::-1], epochs=5, seed=0, progress=False
+    model, train_images[:, :, ::-1], epochs=3, seed=0, progress=False
 )
 first, *_, last = (metrics.bits_per_dim()["test"] for metrics in history)
 print(f"mirrored digits: {first:.2f} bits/dim before, {last:.2f} after")
@@ -207,7 +198,6 @@ show("tutorial_mirrored", model.sample(36, temperature=0.8, seed=0).numpy())
 # %% [markdown]
 # ## Next steps
 #
-# * [Training](training.md) on images of your own, and for longer.
-# * [Using a trained model](using_a_model.md): all functions and commands.
-# * [Python](python.md): training part by part, and the bijectors in
-#   [a flow of your own](own_flow.py).
+# * [Train](training.md) a model on [your images](data.md).
+# * [Use it](using_a_model.md), with all functions and commands.
+# * Take it apart [in Python](python.md), down to a flow of your own.

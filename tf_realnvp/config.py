@@ -36,7 +36,7 @@ DATASETS = tuple(_DEFAULTS)
 _ALIASES = {"celeb_a": "CelebA", "fashionmnist": "fashion_mnist"}  # Of TFDS.
 _EPOCHS_OF_OTHERS = 100
 # The default learning rate and what goes with it, the best at equal time
-# (docs/measurements.md), and what goes with another rate.
+# (benchmarks/results/speedrun.md), and what goes with another rate.
 WITH_DEFAULT_LR: dict[str, Any] = {
     "optimizer": "muon",
     "lr": 1e-2,

@@ -395,7 +395,7 @@ METHODS: dict[str, Method] = {
     method.__name__: method
     for method in (likelihood, typicality, complexity, scales, local, combined)
 }
-# The best on average over all experiments: see docs/detection_evidence.md.
+# The best on average over all experiments: benchmarks/results/detection.md.
 DEFAULT = "combined"
 
 

@@ -37,7 +37,7 @@ def overlapped(
 
     While one call to TensorFlow waits for Python or for an operation that runs
     on a single core, the other continues. This is a fifth faster on two cores
-    (docs/measurements.md).
+    (benchmarks/results/evaluating.md).
 
     Args:
       function: The function, which is called in worker threads.

@@ -10,7 +10,7 @@ from tf_realnvp.errors import UsageError
 from tf_realnvp.utils.console import counted
 
 # The largest image side times filters for which one thread is fastest, from
-# docs/measurements.md, "Devices and threads".
+# benchmarks/results/devices.md.
 SMALL = 512
 
 
