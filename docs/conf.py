@@ -201,8 +201,13 @@ def _finish_page(app, exception):
     (page / "model.json").write_text(json.dumps(content))
 
 
-def _insert_link(app, page, source):
-    """Puts a link to the page of `explore` where there is `<!-- page -->`."""
+def _insert_links(app, page, source):
+    """Puts a link to the page of `explore` where there is `<!-- page -->`.
+
+    Pages outside of this folder, which are read in the repository, become
+    downloads.
+    """
+    source[0] = source[0].replace("](../", "](path:../")
     if app.explore is not None and app.explore.returncode is None:
         link = '<a href="page/index.html">Open the page</a>'
         source[0] = source[0].replace("<!-- page -->", link)
@@ -213,7 +218,7 @@ def setup(app):
     app.connect("builder-inited", _start_page)
     app.connect("build-finished", _finish_page)
     app.connect("source-read", _insert_flags)
-    app.connect("source-read", _insert_link)
+    app.connect("source-read", _insert_links)
     # Before napoleon, which has priority 500.
     app.connect(
         "autodoc-process-docstring", _to_restructured_text, priority=100

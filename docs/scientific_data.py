@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Scientific data
 #
-# This page is for you if your images have more than 8 bits, as those of X-rays,
-# CT, microscopes and depth cameras, or real numbers, as those of simulations,
-# spectrograms and climate maps. Its last part is for those who know a density
-# and want to draw from it, such as that of a field on a lattice.
+# This page is for you if your images have more than 8 bits, as those of X-rays
+# and microscopes, or real numbers, as those of simulations and climate maps.
+# Its last part is for those who know a density, such as that of a field on a
+# lattice, and want to draw from it.
 #
 # | | up to 256 levels | up to 65,536 levels | real numbers |
 # | --- | --- | --- | --- |
@@ -23,20 +23,19 @@
 #
 # If all files of a folder have 16 bits, or an array is uint16, the values are
 # the levels. There are as many levels as the highest value needs bits for:
-# images of a 12-bit sensor, which are stored in 16 bits, have 4,096 levels. An
-# entry `num_colors` of an `.npz` file overrides that. `--num_bits N` drops all
-# but the `N` highest of these bits. Bits/dim of different numbers of bits
-# cannot be compared, since each bit of pure noise adds one.
+# images of a 12-bit sensor have 4,096 levels. An entry `num_colors` of an
+# `.npz` file overrides that. `--num_bits N` keeps the `N` highest of these
+# bits. Bits/dim of different numbers of bits cannot be compared, since each bit
+# of pure noise adds one.
 #
 # Commands read and write 16-bit files whose values are the levels (times
-# $2^k$, if `--num_bits` dropped $k$ bits). A file with a higher level than the
-# model has is refused. `export` and `explore` refuse these models.
+# $2^k$, if `--num_bits` dropped $k$ bits). `export` and `explore` refuse these
+# models.
 #
 # `decode(encode(images))` is exact up to 13 bits, for a model of 32 couplings.
 # With 16 bits, 96.8 % of the images come back, the others with errors of up to
 # 2 levels (`python -m benchmarks.round_trip models/realnvp_fashion_mnist`). A
-# small model of [12-bit images](../benchmarks/results/twelve_bits.md) was
-# measured as well.
+# model of [12-bit images](../benchmarks/results/twelve_bits.md) was measured.
 #
 # ## Real numbers
 #
@@ -47,26 +46,21 @@
 # model.log_prob(fields)  # of the data as given, in nats
 # ```
 #
-# There is no dequantization and no logit. The flow acts on standardized data:
-# the mean and the standard deviation of each channel over the training images
-# are a part of the model (`model.standardize` sets them). Log-densities are
-# those of the data as given, so in another unit they differ by the logarithm of
-# the scale for each component. They are no code lengths: `nats_per_dim` takes
-# the place of `bits_per_dim`. `decode(encode(x))` differs from `x` by rounding.
+# There is no dequantization and no logit. The flow acts on data that are
+# standardized by the training images (`model.standardize` sets their moments).
+# Log-densities are those of the data as given, so they depend on its unit, and
+# are no code lengths: `nats_per_dim` takes the place of `bits_per_dim`.
+# `decode(encode(x))` differs from `x` by rounding.
 #
-# * Training, resuming, classes, contexts, warm starts, saving and loading work.
-# * `sample` draws a grid in colours with a bar, by the first channel, or writes
-#   `.npy` files. The other commands take `.npy` files of one image each.
-# * `detect` has no method `complexity`, which compares with a lossless coder.
-# * `restoration.restore` works in Python, with `noise`.
-# * `--dequantization variational`, `--importance_samples`, and the commands
-#   `restore`, `export` and `explore` are refused.
+# Commands take and write `.npy` files of one image each. `detect` has no method
+# `complexity`, which compares with a lossless coder; `restoration.restore`
+# works in Python, with `noise`. `--dequantization variational`,
+# `--importance_samples`, `restore`, `export` and `explore` are refused.
 #
 # ## A field theory on a lattice
 #
-# This example shows what a density is for. Fields on a periodic lattice of
-# 8×8 sites have the density $e^{-S(\phi)} / Z$ with the action of
-# [1904.12072](https://arxiv.org/abs/1904.12072),
+# Fields on a periodic lattice of 8×8 sites have the density $e^{-S(\phi)} / Z$
+# with the action of [1904.12072](https://arxiv.org/abs/1904.12072),
 #
 # $$S(\phi) = \sum_x \phi(x) (4 \phi(x) -
 # \sum_{y \sim x} \phi(y)) + m^2 \phi(x)^2 + \lambda \phi(x)^4,$$
@@ -76,9 +70,9 @@
 # `2**num_scales` sites change no density.
 #
 # Hybrid Monte Carlo (HMC) draws fields. The flow learns from them, and then
-# draws fields that are independent of each other, which a chain of HMC cannot.
-# What the flow gets wrong can be corrected, since its density is known. HMC and
-# the rest of the physics are in `benchmarks/lattice.py` of the repository.
+# draws fields that are independent of each other. What it gets wrong can be
+# corrected, since its density is known. The physics is in
+# `benchmarks/lattice.py` of the repository.
 
 # %%
 import time
@@ -190,8 +184,7 @@ figure.savefig("values.png")
 #
 # No fields are needed. In place of images, `train` takes the logarithm of any
 # density, up to a constant, and minimizes the reverse Kullback-Leibler
-# divergence of the draws from it. All other settings work as with images; an
-# epoch is 100 steps.
+# divergence of the draws from it. An epoch is 100 steps.
 
 # %%
 keras.utils.set_random_seed(0)
@@ -219,22 +212,15 @@ for metrics in history:
     )
 
 # %% [markdown]
-# A hundred steps show how it is done, and are far too few. The loss is
-# $-\log Z$ per site where the flow is right. A flow that misses a mode cannot
-# know: the effective share is that of the modes it has. Start on a small
-# lattice: `large.assign(small)` copies the weights to a model of any size.
+# A hundred steps are far too few. The loss is $-\log Z$ per site where the flow
+# is right. A flow that misses a mode cannot know: the effective share is that
+# of the modes it has. Start on a small lattice: `large.assign(small)` copies
+# the weights to a model of any size.
 #
 # After 1,500 steps on 8×8 and 500 more on 16×16 sites, 40 minutes of one core,
-# 72.1 % of the proposals are accepted on 16×16, and 87.5 % with symmetries; HMC
-# accepts 84.5 %, and is the better sampler by far at this coupling, but does
-# not give $Z$. One flow given $\lambda$ as its
+# 72.1 % of the proposals on 16×16 sites are accepted, and 87.5 % with
+# symmetries. HMC is the better sampler by far at this coupling, but does not
+# give $Z$. One flow given $\lambda$ as its
 # [context](conditional.md#numbers-and-images) serves all couplings from 4 to
 # 12. [All figures and commands](../benchmarks/results/lattice.md) are in the
 # repository.
-#
-# ```sh
-# python -m benchmarks.lattice --gaussian_epochs 0 --fields 0 --size 8 \
-#   --steps 1500 --lr 1e-2 --proposals 4000 --out small
-# python -m benchmarks.lattice --gaussian_epochs 0 --fields 0 \
-#   --init_from small --steps 500 --lr 3e-3 --proposals 10000 --out flow
-# ```
