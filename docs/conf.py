@@ -33,7 +33,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "jupyter_execute", "conf.py"]
+# The reference, a part of `python.py`, where autosummary would not look.
+autosummary_generate = ["modules.rst"]
+exclude_patterns = ["_build", "jupyter_execute", "conf.py", "modules.rst"]
 templates_path = ["_templates"]
 
 html_theme = "furo"

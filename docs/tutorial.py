@@ -200,4 +200,4 @@ show("tutorial_mirrored", model.sample(36, temperature=0.8, seed=0).numpy())
 #
 # * [Train](training.md) a model on [your images](data.md).
 # * [Use it](using_a_model.md), with all functions and commands.
-# * Take it apart [in Python](python.md), down to a flow of your own.
+# * Take it apart [in Python](python.py), down to a flow of your own.
