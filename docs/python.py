@@ -60,10 +60,7 @@ print(model.bijector.name, len(model.couplings), len(model.networks))
 #   flow.trainable_variables`, and its `fit` trains them.
 # * `model.networks[0].trainable = False` freezes a network for `train`, but not
 #   for a `tf.Module` around it.
-# * For a `JointDistribution` name the distribution's argument: `RealNVP(…,
-#   name="img")`.
-# * Keras's global policies change nothing; `train(precision="bfloat16")` is for
-#   that.
+# * Keras's global policies change nothing: use `train(precision="bfloat16")`.
 # * Under `jit_compile=True` the same seed draws other noise, and values are not
 #   checked.
 # * On a CPU, do not compute gradients in several Python threads: TensorFlow
@@ -99,28 +96,26 @@ model.save("my_model")
 model = tf_realnvp.load("my_model")  # or the folder of a run, "runs/mine"
 
 # %% [markdown]
-# `train` takes what `data.load` returns; an array `[n, H, W]` or `[n, H, W,
-# C]`; or a `tf.data.Dataset` of images, or of pairs of images and labels, which
+# `train` takes what `data.load` returns, an array `[n, H, W]` or `[n, H, W,
+# C]`, or a `tf.data.Dataset` of images, or of pairs of images and labels, which
 # must give the same images in each pass. [A tenth](data.md#held-out-images) of
-# arrays and pipelines is kept for testing. The settings and their defaults are
-# [the flags](training.md#flags) of the command, but for the seed, which is 0,
-# and 100 epochs for arrays. The weights are the command's, bit for bit, if
-# `keras.utils.set_random_seed(seed)` was called before the model was made, with
-# as many devices and threads.
+# arrays and pipelines is kept for testing. The settings are [the
+# flags](training.md#flags) of the command, but the default seed is 0. The
+# weights are the command's, bit for bit, if `keras.utils.set_random_seed(seed)`
+# was called before the model was made, with as many devices and threads.
 #
-# With `run_dir`, the same call in a new process resumes the run, and so does
-# the command if the images came from `data.load`. `on_epoch` is called with the
-# metrics of each epoch, in place of callbacks. Whatever ends `train`, the model
-# stays usable. A model that was made in the scope of a `tf.distribute` strategy
-# trains on all of its replicas; `runtime.make_strategy()` is that of the
-# command.
+# With `run_dir`, the same call in a new process resumes the run. `on_epoch` is
+# called with the metrics of each epoch, in place of callbacks. Whatever ends
+# `train`, the model stays usable. A model that was made in the scope of a
+# `tf.distribute` strategy, such as `runtime.make_strategy()`, trains on all of
+# its replicas.
 #
 # `clone`, `copy.deepcopy` and `pickle` copy a model. Each further `train` or
 # `save` in a process leaves 1 to 2 MB, and each `load` 0.2 MB (`python -m
 # benchmarks.memory`), since TensorFlow and TFP keep some things for ever. Where
 # this adds up, use a process for each model.
 #
-# The parts of `train` can be called one by one:
+# You can call the parts of `train` one by one:
 
 # %%
 from tf_realnvp import RealNVP, initialization

@@ -28,14 +28,13 @@
 # bits. Bits/dim of different numbers of bits cannot be compared, since each bit
 # of pure noise adds one.
 #
-# Commands read and write 16-bit files whose values are the levels (times
-# $2^k$, if `--num_bits` dropped $k$ bits). `export` and `explore` refuse these
-# models.
+# Commands read and write 16-bit files whose values are the levels (times $2^k$,
+# if `--num_bits` dropped $k$ bits). `export` and `explore` refuse these models.
 #
 # `decode(encode(images))` is exact up to 13 bits, for a model of 32 couplings.
 # With 16 bits, 96.8 % of the images come back, the others with errors of up to
-# 2 levels (`python -m benchmarks.round_trip models/realnvp_fashion_mnist`). A
-# model of [12-bit images](../benchmarks/results/twelve_bits.md) was measured.
+# 2 levels (`python -m benchmarks.round_trip models/realnvp_fashion_mnist`). See
+# also a [model of 12-bit images](../benchmarks/results/twelve_bits.md).
 #
 # ## Real numbers
 #

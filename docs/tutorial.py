@@ -2,17 +2,12 @@
 # # Tutorial
 #
 # You train a model on scikit-learn's 8×8 digits, draw new digits, score images,
-# explore the latent space, save the model, load it with TensorFlow alone, and
-# train it further. That takes two or three minutes on a laptop, and downloads
-# nothing.
+# explore the latent space, and save the model. That takes two or three minutes
+# on a laptop, and downloads nothing.
 #
 # This page is the program `docs/tutorial.py` with its output. VS Code and
-# Jupyter (by Jupytext) run its cells one by one. In a checkout this command
-# runs them all, and writes the figures to the current folder:
-#
-# ```sh
-# PYTHONPATH=. python docs/tutorial.py
-# ```
+# Jupyter (by Jupytext) run its cells one by one, and `PYTHONPATH=. python
+# docs/tutorial.py` in a checkout runs them all.
 
 # %%
 from tf_realnvp import runtime
@@ -162,8 +157,7 @@ show("tutorial_interpolation", np.concatenate(rows), columns=10)
 # %% [markdown]
 # ## Saving, and using the model elsewhere
 #
-# `save` writes a SavedModel. It needs TensorFlow alone: no TensorFlow
-# Probability, no Keras, none of this package.
+# `save` writes a SavedModel, which needs TensorFlow alone.
 
 # %%
 model.save("realnvp_tutorial")
@@ -183,8 +177,8 @@ print(saved.bits_per_dim(images[:3], seed=0).numpy())
 #
 # ## Further training
 #
-# `load` returns the model, which can be trained further, also on other images.
-# Here these are mirrored digits, of which about a tenth is kept for testing.
+# You can train a loaded model further, also on other images. Here these are
+# mirrored digits, of which about a tenth is kept for testing.
 
 # %%
 model = tf_realnvp.load("realnvp_tutorial")
