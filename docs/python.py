@@ -2,8 +2,7 @@
 # # Python and API
 #
 # This page is for you if you want a model inside of your own program, a
-# training loop of your own, or another flow. The build of this page runs its
-# code, one block after the other.
+# training loop of your own, or another flow.
 #
 # ## The model
 
@@ -111,11 +110,9 @@ model = tf_realnvp.load("my_model")  # or the folder of a run, "runs/mine"
 # its replicas.
 #
 # `clone`, `copy.deepcopy` and `pickle` copy a model. Each further `train` or
-# `save` in a process leaves 1 to 2 MB, and each `load` 0.2 MB (`python -m
-# benchmarks.memory`), since TensorFlow and TFP keep some things for ever. Where
-# this adds up, use a process for each model.
-#
-# You can call the parts of `train` one by one:
+# `save` in a process leaves 1 to 2 MB (`python -m benchmarks.memory`): where
+# this adds up, use a process for each model. You can call the parts of `train`
+# one by one:
 
 # %%
 from tf_realnvp import RealNVP, initialization
@@ -224,9 +221,9 @@ figure.savefig("own_flow.png")
 
 # %% [markdown]
 # The value of a coupling and its log-determinant come from one run of the
-# network, by way of TFP's cache, which does not see that weights change. If `x
-# = flow.sample(n)` was drawn outside of a `GradientTape` or before a training
-# step, take the density of `tf.identity(x)`.
+# network, by way of TFP's cache, which does not see that weights change. So
+# take the density of `tf.identity(x)` if `x = flow.sample(n)` was drawn before
+# a training step or outside of a `GradientTape`.
 #
 # Other keyword arguments of the network are conditions, tensors whose shapes
 # begin with the batch shape. With `network(x, context)` and

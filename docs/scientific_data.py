@@ -1,10 +1,9 @@
 # %% [markdown]
 # # Scientific data
 #
-# This page is for you if your images have more than 8 bits, as those of X-rays
-# and microscopes, or real numbers, as those of simulations and climate maps.
-# Its last part is for those who know a density, such as that of a field on a
-# lattice, and want to draw from it.
+# This page is for you if your images have more than 8 bits or real numbers, or
+# if you know a density, such as that of a field on a lattice, and want to draw
+# from it.
 #
 # | | up to 256 levels | up to 65,536 levels | real numbers |
 # | --- | --- | --- | --- |
@@ -52,9 +51,9 @@
 # `decode(encode(x))` differs from `x` by rounding.
 #
 # Commands take and write `.npy` files of one image each. `detect` has no method
-# `complexity`, which compares with a lossless coder; `restoration.restore`
-# works in Python, with `noise`. `--dequantization variational`,
-# `--importance_samples`, `restore`, `export` and `explore` are refused.
+# `complexity`, and `restoration.restore` works in Python only, with `noise`.
+# `--dequantization variational`, `--importance_samples`, `export` and `explore`
+# are refused.
 #
 # ## A field theory on a lattice
 #
@@ -133,8 +132,8 @@ figure.tight_layout()
 # estimate of $Z$.
 #
 # The action stays the same if the field is turned, reflected or multiplied by
-# -1. With these 16 `symmetries`, the density of the draws is the mean over all
-# of them, which is closer to $e^{-S} / Z$ than the flow is.
+# -1. The mean of the flow's density over these 16 `symmetries` is closer to
+# $e^{-S} / Z$.
 
 # %%
 for name, group in (

@@ -28,10 +28,9 @@ from tf_realnvp.analysis import plots
 # %% [markdown]
 # ## Data
 #
-# [Your data](data.md) can be an array `[n, H, W]` or `[n, H, W, C]` of bytes, a
-# `tf.data.Dataset` of images, a folder of images, or an image data set of
-# TensorFlow Datasets. The digits come with scikit-learn, and have 17 levels of
-# grey instead of 256.
+# The digits come with scikit-learn, and have 17 levels of grey instead of 256.
+# [Your data](data.md) can be an array of bytes, a `tf.data.Dataset`, a folder
+# of images, or an image data set of TensorFlow Datasets.
 
 # %%
 digits = data.load("digits")
@@ -88,8 +87,8 @@ show("tutorial_samples", model.sample(36, temperature=0.8, seed=0).numpy())
 # ## Scores
 #
 # How likely are images that the model has never seen? Digits should cost the
-# fewest bits. The density is one of continuous values, so noise is added to the
-# levels first; with the same seed you can compare scores.
+# fewest bits. Noise is added to the levels first, since the density is one of
+# continuous values; the same seed makes scores comparable.
 
 # %%
 kinds = {
@@ -143,9 +142,8 @@ np.testing.assert_array_equal(model.decode(codes), test_images)
 print(f"latents: mean {np.mean(codes):.2f}, std {np.std(codes):.2f}")
 
 # %% [markdown]
-# The mean of two images is a double exposure. Between two points of the latent
-# space there are images: `slerp` follows an arc, which stays as far from the
-# origin as the latents of images are.
+# Between two points of the latent space there are images: `slerp` follows an
+# arc, which stays as far from the origin as the latents of images are.
 
 # %%
 rows = [
