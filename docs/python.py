@@ -88,7 +88,7 @@ from tf_realnvp import data
 
 digits = data.load("digits")  # or a folder, a NumPy file, a name of TFDS
 history = tf_realnvp.train(
-    model, digits, epochs=2, seed=0, run_dir="runs/mine", progress=False
+    model, digits, epochs=1, seed=0, run_dir="runs/mine", progress=False
 )
 print([metrics.bits_per_dim()["test"] for metrics in history])
 model.save("my_model")

@@ -2,7 +2,7 @@
 # # Tutorial
 #
 # You train a model on scikit-learn's 8×8 digits, draw new digits, score images,
-# explore the latent space, and save the model. That takes two or three minutes
+# explore the latent space, and save the model. It takes two or three minutes
 # on a laptop, and downloads nothing.
 #
 # This page is the program `docs/tutorial.py` with its output. VS Code and
@@ -64,7 +64,7 @@ show("tutorial_data", test_images[:36])
 # %%
 keras.utils.set_random_seed(0)  # For the first weights.
 model = tf_realnvp.RealNVP((8, 8, 1), num_colors=17, filters=32, num_blocks=2)
-history = tf_realnvp.train(model, digits, epochs=12, seed=0, progress=False)
+history = tf_realnvp.train(model, digits, epochs=10, seed=0, progress=False)
 
 test_bits = [metrics.bits_per_dim()["test"] for metrics in history]
 print(f"test: {test_bits[0]:.2f} bits/dim before, {test_bits[-1]:.2f} after")
@@ -181,7 +181,7 @@ print(saved.bits_per_dim(images[:3], seed=0).numpy())
 # %%
 model = tf_realnvp.load("realnvp_tutorial")
 history = tf_realnvp.train(
-    model, train_images[:, :, ::-1], epochs=3, seed=0, progress=False
+    model, train_images[:, :, ::-1], epochs=2, seed=0, progress=False
 )
 first, *_, last = (metrics.bits_per_dim()["test"] for metrics in history)
 print(f"mirrored digits: {first:.2f} bits/dim before, {last:.2f} after")
