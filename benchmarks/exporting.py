@@ -1,4 +1,4 @@
-"""Compares exported ONNX models with TensorFlow (docs/using_a_model.md).
+"""Compares exported ONNX models with TensorFlow.
 
 `python -m benchmarks.exporting MODEL...` exports saved models and prints the
 sizes of the files, and the largest difference of each output beside its mean

@@ -3,8 +3,9 @@
 `python -m benchmarks.memory` does what a notebook does again and again, such as
 training, loading and calls with another batch size, each in a process of its
 own. It prints the anonymous memory after the third time and after the last, and
-what each time in between has added (docs/python.py). Before memory is measured,
-all objects are deleted, and free memory is returned to the system.
+what each time in between has added (benchmarks/results/memory.md). Before
+memory is measured, all objects are deleted, and free memory is returned to the
+system.
 """
 
 import contextlib

@@ -2,8 +2,9 @@
 
 `python -m benchmarks.page FOLDER...` prints the time to the first image and to
 the model, and the time of a step of the slider between A and B, from the input
-to the new image (docs/explorer.md). The steps of several pages are measured in
-turn, as the speed of the machine drifts. It needs playwright and Chromium.
+to the new image (benchmarks/results/page.md). The steps of several pages are
+measured in turn, as the speed of the machine drifts. It needs playwright and
+Chromium.
 """
 
 import contextlib

@@ -4,7 +4,8 @@
 more levels: with the same weights, levels twice as fine are the same density on
 a finer grid. The images are test images of the model's data set with random
 lower bits. For each number of bits it prints the share of images and of values
-that are recovered, and the largest error in levels (docs/scientific_data.py).
+that are recovered, and the largest error in levels
+(benchmarks/results/round_trip.md).
 """
 
 import numpy as np
