@@ -11,7 +11,7 @@ from tf_realnvp.data import ImageDataset
 from tf_realnvp.utils import runtime
 
 # What is best for up to so many minutes of images of 32x32 pixels on a machine
-# of `_SPEED` (docs/measurements.md, "Ten minutes" and "Size for the time").
+# of `_SPEED` (benchmarks/results/speedrun.md).
 _BEST: tuple[tuple[float, dict[str, Any]], ...] = (
     (2.0, {"filters": 32, "channel_masks": "mixed"}),
     (25.0, {"filters": 64, "channel_masks": "mixed"}),
@@ -19,7 +19,7 @@ _BEST: tuple[tuple[float, dict[str, Any]], ...] = (
     (math.inf, {"filters": 128, "ema": 0.999}),
 )
 _SHORT = 2.5  # Minutes in which to trace a large model takes too long.
-_SPEED = 4e11  # Operations a second in convolutions: two cores with AMX.
+_SPEED = 4e11  # Operations a second in convolutions: two EPYC cores.
 
 
 def choose(config: TrainingConfig, dataset: ImageDataset) -> dict[str, Any]:
