@@ -34,8 +34,8 @@ os.environ |= {
 }
 _TRAIN = (
     "train --dataset digits --seed 0 --filters 4 --num_blocks 1 --lr 1e-3 "
-    "--num_couplings 1,1,1 --batch_size 32 --max_steps 50 --devices 1 "
-    "--output_dir ."
+    "--channel_masks alternating --num_couplings 1,1,1 --batch_size 32 "
+    "--max_steps 50 --devices 1 --output_dir ."
 )
 # Command lines, by the part that runs them. Each part has a process and a
 # folder of its own. The first line trains `realnvp_digits`.

@@ -9,7 +9,7 @@ from settings import GIVEN
 from tf_realnvp.config import DataDescription, TrainingConfig
 
 SETTINGS = TrainingConfig(
-    dataset="digits", lr=1e-3, seed=0, precision="float32", max_steps=5
+    dataset="fashion_mnist", lr=1e-3, seed=0, precision="float32", max_steps=5
 )
 DATA = DataDescription((8, 8, 1), 17, 1437, 360, "digits", ("a", "b"), (0.5,))
 # What only the first or another worker may have, and what may change.
@@ -59,7 +59,7 @@ class TrainingConfigTest(tf.test.TestCase, parameterized.TestCase):
         (
             "digits",
             {"warmup_steps": 0},
-            (15, "muon", 1e-2, "cosine", 0, 1.0, 32, 32, 2),
+            (9, "muon", 1e-2, "cosine", 0, 1.0, 32, 96, 1),
         ),
     )
     def test_defaults(self, dataset, settings, expected):

@@ -29,7 +29,10 @@ from tf_realnvp.utils.ranges import (
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "CIFAR10": {"epochs": 350},
     "CelebA": {"epochs": 50},
-    "digits": {"epochs": 15, "filters": 32, "num_blocks": 2},
+    "digits": {
+        **{"epochs": 9, "filters": 96, "num_blocks": 1},
+        "channel_masks": "mixed",
+    },
     "fashion_mnist": {"epochs": 50},
 }
 DATASETS = tuple(_DEFAULTS)

@@ -439,7 +439,7 @@ class MinutesTest(TrainingTestCase):
             self.signal_at(1, Progress, "update"),
         ):
             outcome = self.train(COMMAND, **settings)
-        flags = "--filters 6 --num_couplings 1,2,3 --ema 0.5"
+        flags = "--num_couplings 1,2,3 --ema 0.5"
         self.assertIn(f"chosen for 0.5 min: {flags}\n", outcome.output)
         with mock.patch.object(choice, "choose", side_effect=AssertionError):
             self.go_on(COMMAND, **settings)

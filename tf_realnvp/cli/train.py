@@ -157,8 +157,11 @@ def _choose(flags, run, dataset, config):
     from tf_realnvp.training import choice
 
     chosen = workers.of_chief(choice.choose(config, dataset))
-    texts = {k: re.sub(r"[][() ]", "", str(v)) for k, v in chosen.items()}
-    words = " ".join(f"--{name} {text}" for name, text in texts.items())
+    words = " ".join(
+        f"--{name} {re.sub(r'[][() ]', '', str(value))}"
+        for name, value in chosen.items()
+        if getattr(flags, name) is None
+    )
     say(f"chosen for {config.minutes:g} min: {words}")
     return read_settings(flags, run, chosen)
 

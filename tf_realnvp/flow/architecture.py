@@ -51,12 +51,12 @@ class Architecture:
     filters: int = _of_model(
         WholeNumber(2, even=True),
         "hidden channels of the coupling networks, an even number (default: "
-        "128, for digits 32)",
+        "128, for digits 96)",
         128,
     )
     num_blocks: int = _of_model(
         WholeNumber(1, 1000),
-        "residual blocks per coupling network (default: 8, for digits 2)",
+        "residual blocks per coupling network (default: 8, for digits 1)",
         8,
     )
     alpha: float = _of_model(
@@ -82,7 +82,7 @@ class Architecture:
         OneOf(("alternating", "mixed")),
         "what couplings with channel masks keep: alternating: every other "
         "channel; mixed: in turn halves of the channels and every other one, "
-        "which learns faster at first",
+        "which learns faster at first (default: alternating, for digits mixed)",
         "alternating",
     )
     dequantization: str = _of_model(

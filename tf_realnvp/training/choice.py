@@ -18,7 +18,7 @@ _BEST: tuple[tuple[float, dict[str, Any]], ...] = (
     (120.0, {"filters": 64, "ema": 0.999}),
     (math.inf, {"filters": 128, "ema": 0.999}),
 )
-_SHORT = 2.5  # Minutes in which to trace a large model takes too long.
+_SHORT = 5.0  # Minutes in which a large model takes too few steps.
 _SPEED = 4e11  # Operations a second in convolutions: two EPYC cores.
 
 

@@ -21,6 +21,7 @@ class Clock:
     """
 
     num_held_out = num_last = end_of_epoch = 0.0
+    _end: float | None = None
 
     def __init__(
         self, started: float | None = None, results_per_trace: float = 0.0
@@ -84,6 +85,17 @@ class Clock:
         """Returns the time of training steps, and of all that follows them."""
         each, rest = self._estimates(steps_per_epoch)
         return num_steps * each + rest
+
+    def expect(self, num_steps: int, steps_per_epoch: int) -> None:
+        """Estimates `left` anew, if training steps are compiled."""
+        if self.is_compiled():
+            left = self.seconds_for(num_steps, steps_per_epoch)
+            self._end = self.elapsed + left
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end of the command; `None` before they are known."""
+        return None if self._end is None else max(0.0, self._end - self.elapsed)
 
     def steps_within(self, seconds: float, steps_per_epoch: int) -> int:
         """Returns the number of steps of which this is the time, at least 1."""

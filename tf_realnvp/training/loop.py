@@ -104,8 +104,11 @@ def fit(
                 with clock.timing("train", count):
                     trainer.train(batches, count)
                 shown = values.describe(trainer.mean_loss)
-                left = trainer.seconds_left
-                progress.update(count, count * config.batch_size, shown, left)
+                if trainer.config.epochs:
+                    num_left = trainer.last_step - trainer.num_steps
+                    clock.expect(num_left, steps_per_epoch)
+                size = count * config.batch_size
+                progress.update(count, size, shown, clock.left)
                 after_steps()
                 if trainer.num_steps >= trainer.last_step:
                     break
@@ -155,7 +158,7 @@ def evaluate(
             with clock.timing("test", count):
                 part = trainer.test(iterator, count)
             losses = np.append(losses, part)
-            shown, left = values.describe(losses.mean()), trainer.seconds_left
-            progress.update(count, len(part), shown, left)
+            shown = values.describe(losses.mean())
+            progress.update(count, len(part), shown, clock.left)
             after_steps()
     return losses

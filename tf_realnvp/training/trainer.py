@@ -178,15 +178,6 @@ class Trainer:
         return int(self.step.numpy())
 
     @property
-    def seconds_left(self) -> float | None:
-        """Seconds to the end of the command; `None` before they are known."""
-        if self.config.epochs is None or not self.clock.is_compiled():
-            return None
-        return self.clock.seconds_for(
-            self.last_step - self.num_steps, self.steps_per_epoch
-        )
-
-    @property
     def mean_loss(self) -> float:
         """Mean loss of the current epoch so far, in nats per dimension."""
         return self._epoch_mean(self._epoch_loss)
