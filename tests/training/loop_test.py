@@ -230,7 +230,7 @@ class FitTest(tf.test.TestCase, parameterized.TestCase):
             left for *_, updates in recorder.passes for *_, left in updates
         ]
         self.assertEqual(of_all[:4], [None] * 4)
-        self.assertGreater(min(of_all[-4:]), 0.0)
+        self.assertNotIn(None, of_all[-4:])
         self.assertEqual(self.num_traces, 2)  # Of training and evaluation.
         # After every call, of which each pass has two.
         self.assertEqual((recorder.num_closed, recorder.num_calls), (5, 10))
