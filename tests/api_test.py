@@ -252,7 +252,7 @@ class TrainTest(TrainTestCase):
     def test_settings_arrive(self):
         names = inspect.signature(tf_realnvp.train).parameters.keys()
         names = names & GIVEN.keys() - {"run_dir", "observe"}
-        self.assertLen(names, 16)
+        self.assertLen(names, 17)
         settings = {name: GIVEN[name][0] for name in names}
         with (
             mock.patch.object(
