@@ -17,7 +17,7 @@ from tf_realnvp.serving.metadata import FILE
 FLAGS = [
     *("--dataset", "digits", "--seed", "0", "--epochs", "2", "--resume"),
     # A checkpoint after every step.
-    *("--batch_size", "200", "--checkpoint_minutes", "1e-9"),
+    *("--batch_size", "200", "--checkpoint_minutes", "1e-9", "--filters", "4"),
 ]
 
 
