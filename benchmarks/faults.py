@@ -7,11 +7,17 @@ from PIL import Image, ImageDraw, ImageFilter
 
 _SCRATCH = 12  # Pixels, the length.
 _PATCH = 8  # Pixels, the side.
+_INLAY = 10
+_HOLE = 5
 _VISIBLE = 0.1  # Share of the levels: smaller changes are not counted.
 
 
 def put(
-    name: str, images: np.ndarray, seed: int, num_colors: int = 256
+    name: str,
+    images: np.ndarray,
+    seed: int,
+    num_colors: int = 256,
+    others: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Puts a fault into each image.
 
@@ -20,6 +26,7 @@ def put(
       images: `uint8` `[n, H, W, C]` in `0 ... num_colors - 1`.
       seed: Seed of the positions and of the appearance.
       num_colors: Number of levels.
+      others: Images from which patches are taken. Default: `images`.
 
     Returns:
       The images with faults, and boolean `[n, H, W]`: where one is.
@@ -27,8 +34,9 @@ def put(
     rng = np.random.default_rng(seed)
     white = num_colors - 1
     faulty = np.empty_like(images)
+    others = images if others is None else others
     for index, image in enumerate(images):
-        other = images[(index + rng.integers(1, len(images))) % len(images)]
+        other = others[(index + rng.integers(1, len(others))) % len(others)]
         faulty[index] = FAULTS[name](image, other, white, rng)
     return faulty, _visible(images, faulty, white)
 
@@ -52,18 +60,30 @@ def _scratch(image, other, white, rng):
             return result
 
 
-def _patch(image, other, white, rng):
+def _patch(image, other, white, rng, side=_PATCH):
     """A square of another image, at the same position."""
     height, width, _ = image.shape
     for _ in range(100):  # Two images may be the same nearly everywhere.
-        top = rng.integers(height - _PATCH + 1)
-        left = rng.integers(width - _PATCH + 1)
-        square = np.s_[top : top + _PATCH, left : left + _PATCH]
+        top = rng.integers(height - side + 1)
+        left = rng.integers(width - side + 1)
+        square = np.s_[top : top + side, left : left + side]
         result = image.copy()
         result[square] = other[square]
-        if _visible(image, result, white).sum() >= _PATCH**2 // 4:
+        if _visible(image, result, white).sum() >= side**2 // 4:
             break
     return result
+
+
+def _inlay(image, other, white, rng):
+    """A larger square, of an image of another kind."""
+    return _patch(image, other, white, rng, _INLAY)
+
+
+def _hole(image, other, white, rng):
+    """A small square of the level of one of the pixels."""
+    levels = image.reshape(-1, image.shape[-1])
+    flat = np.broadcast_to(levels[rng.integers(len(levels))], image.shape)
+    return _patch(image, flat, white, rng, _HOLE)
 
 
 def _visible(image, result, white):
@@ -102,5 +122,8 @@ def _levels(values, white):
 
 FAULTS: dict[str, Callable] = {
     fault.__name__.removeprefix("_"): fault
-    for fault in (_scratch, _patch, _blur, _noise, _brightness, _turn)
+    for fault in (
+        *(_scratch, _patch, _inlay, _hole),
+        *(_blur, _noise, _brightness, _turn),
+    )
 }

@@ -103,6 +103,12 @@ class _Course:
         "such as 32x48 (default: none if all images have the same even size of "
         "at most 64, else 32)",
     )
+    tiles: tuple[int, int] | None = _of_process(
+        ImageSize(),
+        "train on tiles of N x N, or of a height and a width, at random places "
+        "of the images of a folder, which keep their size (default: resize the "
+        "images)",
+    )
     num_bits: int | None = _of_process(
         WholeNumber(1, 16),
         "keep only the N highest bits of each component; bits/dim at different "

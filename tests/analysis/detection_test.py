@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn import metrics
 from sklearn.covariance import ledoit_wolf
 
 from tf_realnvp import bit_maps, detection, significance
+from tf_realnvp.data import tiles
 
 
 def make_measurements(n, seed=0, shift=0.0):
@@ -27,7 +29,15 @@ def make_measurements(n, seed=0, shift=0.0):
         costs=costs,
         coded_bits=rng.uniform(900.0, 1100.0, size=n),
         label=np.zeros(n, np.int64),
+        image=np.arange(n),
+        regions=np.zeros([n, 0], np.float32),
     )
+
+
+def _of_tiles():
+    model = small_models.model().clone()
+    model.metadata = {"tiles": True}
+    return model
 
 
 def standardized(values, normal):
@@ -60,6 +70,57 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
         costs = bit_maps.costs(model, points, label=label).numpy()
         cells = costs.reshape(11, 2, 2, 2, 2, 2, 2).sum(axis=(4, 6))
         self.assertAllClose(measured.costs, cells, rtol=1e-4, atol=1e-4)
+
+    def test_tiles(self):
+        """Large images are measured and mapped tile by tile."""
+        model, plain = _of_tiles(), small_models.measurer(small_models.model)
+        rng = np.random.default_rng(0)
+        shapes = (4, 4, 1), (9, 13, 1), (6, 4, 1)
+        images = [rng.integers(17, size=s, dtype=np.uint8) for s in shapes]
+        parts = [[*tiles.cut(image, (4, 4), 5)] for image in images]
+        all_tiles = np.concatenate([*itertools.chain(*parts)])
+        measure = detection.Measurer(model, batch_size=5)
+        measured, expected = measure(images, seed=5), plain(all_tiles, seed=5)
+        counts = [sum(map(len, part)) for part in parts]
+        self.assertEqual(counts[0], 1)
+        self.assertGreater(min(counts[1:]), 1)
+        self.assertAllEqual(measured.image, np.repeat(range(3), counts))
+        for name in ("log_prob", "costs", "coded_bits", "label"):
+            found, those = getattr(measured, name), getattr(expected, name)
+            self.assertAllClose(found, those, rtol=1e-5, atol=1e-5)
+        ends = np.cumsum(counts)
+        highest = measured.of_images(measured.log_prob)
+        for image, part in enumerate(np.split(expected.log_prob, ends[:-1])):
+            self.assertAllClose(highest[image], part.max(), rtol=1e-5)
+        maps = np.split(plain.maps(all_tiles, seed=5), ends[:-1])
+        for found, part, shape in zip(
+            measure.maps(images, seed=5), maps, shapes, strict=True
+        ):
+            joined = tiles.join(part, shape[:2])
+            self.assertAllClose(found, joined, rtol=1e-5, atol=1e-5)
+        twice = detection.Measurements.concatenate([measured, measured])
+        self.assertAllEqual(twice.image, np.repeat(range(6), 2 * counts))
+        # Each image alone is as it is among others.
+        again = measure(images[1:2], seed=5)
+        self.assertAllEqual(again.costs, measured.costs[1 : ends[1]])
+
+    def test_regions(self):
+        """Spots that cost more or less, and one without contrast."""
+        costs = np.random.default_rng(0).normal(size=(4, 32, 32))
+        costs[1, 5:11, 20:26] += 3.0
+        costs[2, 5:11, 20:26] = -1.0
+        rng = np.random.default_rng(1)
+        pixels = rng.integers(256, size=(4, 32, 32, 3), dtype=np.uint8)
+        pixels[3, 9:13, 9:13] = 7
+        found = detection._regions(costs, pixels)
+        self.assertEqual(found.shape, (4, 5))
+        self.assertAllEqual(found.argmax(axis=0), [1, 2, 1, 2, 3])
+        many = rng.integers(256, size=(50, 32, 32, 3), dtype=np.uint8)
+        flat = detection._regions(rng.normal(size=(50, 32, 32)), many)
+        normal = dataclasses.replace(make_measurements(50), regions=flat)
+        seen = dataclasses.replace(make_measurements(4), regions=found)
+        scores = detection.region(normal)(seen)
+        self.assertGreater(scores[1:].min(), 2.0 * scores[0])
 
     def test_is_of_each_image_alone(self):
         images = small_models.images(11)
@@ -261,6 +322,19 @@ class PValuesTest(tf.test.TestCase):
         ]
         self.assertAllClose(significance.p_values(scores, reference), expected)
 
+    def test_false_discoveries(self):
+        """The highest p-value whose share of the images is as high."""
+        rng = np.random.default_rng(0)
+        for share in (0.0, 0.3, 1.0):
+            p_values = rng.uniform(size=50)
+            few = rng.uniform(size=50) < share
+            p_values[few] = rng.uniform(0.0, 0.01, size=few.sum())
+            found = significance.highest_flagged(p_values, 0.1)
+            ordered = np.sort(p_values)
+            fits = ordered <= 0.1 * np.arange(1, 51) / 50
+            self.assertEqual(found, max(ordered[fits], default=0.0))
+            self.assertEqual(found > 0.0, share > 0.0)
+
     def test_of_a_set(self):
         """Both higher and lower scores are significant."""
         rng = np.random.default_rng(0)
@@ -282,7 +356,8 @@ class ReferenceTest(tf.test.TestCase):
         order = np.random.default_rng(3).permutation(41)
         self.assertAllEqual(others, order[20:])
         scores = reference(seen)
-        self.assertEqual([*scores], [*detection.METHODS, "p_value"])
+        names = [*detection.methods_for(normal), "p_value"]
+        self.assertEqual([*scores], names)
         methods = detection.fit(normal.take(order[:20]))
         for name, score in methods.items():
             self.assertAllClose(scores[name], score(seen), rtol=1e-4)

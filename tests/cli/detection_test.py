@@ -18,9 +18,11 @@ from small_models import measurer
 
 from tf_realnvp import batched, bit_maps, detection, significance
 from tf_realnvp.analysis import plots
+from tf_realnvp.analysis.detection import Measurer
 from tf_realnvp.utils import files
 
 LIVE = {"plain": small_models.model, "classes": small_models.distinct}
+METHODS = [name for name in detection.METHODS if name != "region"]
 LIKELY = ["file", "log_prob", "bits_per_dim"]
 
 
@@ -124,7 +126,7 @@ class ScoreTest(DetectionTestCase):
             "--reference", "normal", "--seed", 3, *maps
         )
         self.assertEqual(stderr, "")
-        methods = [*detection.METHODS, "p_value"]
+        methods = [*METHODS, "p_value"]
         self.assertEqual(header, [*LIKELY, "likeliest_label", *methods])
         self.assertRegex(
             stdout,
@@ -234,6 +236,95 @@ class ScoreTest(DetectionTestCase):
         self.assertContainsSubsequence(merged.splitlines(), said)
         self.assertLen(os.listdir("maps"), 2)
 
+    @parameterized.parameters(
+        ("--fdr", 0.4, "0\\.4: with .* at least 5 of 40 images"),
+        ("--alarm", 0.25, None),
+    )
+    def test_flagged(self, flag, rate, least):
+        """One process, and shards that are merged, flag the same images."""
+        normal, images = digits("train")[:40], small_models.images(40, seed=1)
+        self.write("normal", normal)
+        images[:20] = digits("test")[:20]
+        self.write("in", images)
+        flags = ("--reference", "normal", flag, rate)
+        stdout, _, header, rows = self.score(*flags)
+        self.assertEqual(header[-2:], ["p_value", "flagged"])
+        p_values = np.array([float(row[-2]) for row in rows.values()])
+        is_flagged = np.array([row[-1] == "1" for row in rows.values()])
+        limit = rate
+        if flag == "--fdr":
+            limit = significance.highest_flagged(p_values, rate)
+            self.assertRegex(stdout, least)
+        self.assertAllEqual(is_flagged, p_values <= limit)
+        self.assertBetween(is_flagged.sum(), 1, 39)
+        self.assertIn(f"\nflagged: {is_flagged.sum()} images\n", stdout)
+        expected = (self.folder / "scores.csv").read_bytes()
+        for index in (1, 2):
+            shard = ("--shard", f"{index}/2", "--out", "scores.csv")
+            self.succeed("score", "in", *flags, *shard)
+        self.score(*flags, "--merge", 2)
+        self.assertEqual((self.folder / "scores.csv").read_bytes(), expected)
+
+    @parameterized.parameters(
+        ("--fdr 0.05", "--fdr: give it with --reference"),
+        ("--alarm 0.05", "--alarm: give it with --reference"),
+        ("--fdr 0.1 --alarm 0.1 --reference normal", "--alarm: .*without"),
+        ("--alarm 0 --reference normal", "'0' is not a finite number above 0"),
+        ("--alarm 0.01 --reference normal", "--reference: 198 images are"),
+        ("--fdr 0.04 --reference normal", "--reference: 48 images are"),
+    )
+    def test_bad_decisions(self, line, message):
+        self.write("normal", digits("train")[:40])
+        self.write("in", digits("test")[:4])
+        result = call("score", self.path, "in", *line.split())
+        self.assert_usage_error(result)
+        self.assertRegex(result[2], message)
+
+    def test_tiles(self):
+        """Images of any size, of which each has one score."""
+        self.addCleanup(setattr, self.model, "metadata", self.model.metadata)
+        self.model.metadata = {**self.model.metadata, "tiles": True}
+        rng = np.random.default_rng(0)
+
+        def images(n, *shape):
+            return [*rng.integers(17, size=(n, *shape, 1), dtype=np.uint8)]
+
+        normal, large = images(40, 9, 7), images(9, 9, 7)
+        large[3][2:6, 1:5] = 16
+        self.write("normal", normal)
+        self.write("in", [*large, *images(1, 3, 9)])
+        measure = Measurer(self.model)
+        self.use(self.model, measure)
+        flags = ("--reference", "normal", "--alarm", 0.1)
+        maps = ("--maps", "maps", "--max_maps", 2)
+        _, stderr, header, rows = self.score(*flags, *maps)
+        self.assertIn("009.png: it is smaller than a tile, 4x4", stderr)
+        self.assertEqual(
+            header, [*LIKELY, *detection.METHODS, "p_value", "flagged"]
+        )
+        reference = detection.Reference(measure(normal, 0), 0)
+        measured = measure(large, 0)
+        expected = reference(measured)
+        names = [f"{index:03d}.png" for index in range(9)]
+        for place, name in enumerate(header[3:-1], 2):
+            found = [float(rows[file][place]) for file in names]
+            self.assertAllClose(found, expected[name], rtol=1e-4, atol=1e-4)
+        bits = [float(rows[file][1]) for file in names]
+        mean = measured.of_images(measured.log_prob, np.mean)
+        self.assertAllClose(bits, -mean / (16 * math.log(2.0)), rtol=1e-5)
+        self.assertEqual([*rows][0], "003.png")
+        self.assertEqual(rows["003.png"][-1], "1")
+        first = read_png(self.folder / "maps" / "map_003.png")
+        self.assertEqual(first.shape[:2], (9, 7))
+        self.assertLen(os.listdir("maps"), 2)
+        # Their scores are the highest of more tiles.
+        self.write("in", images(1, 9, 70), ["wide.png"])
+        code, _, stderr = call(
+            "score", self.path, "in", "--reference", "normal"
+        )
+        self.assertEqual(code, 2)
+        self.assertIn("more than those of the reference", stderr)
+
     def test_bad_shards(self):
         self.write("in", digits("test")[:4])
         for line, message in {
@@ -309,7 +400,7 @@ class DetectTest(DetectionTestCase):
             self.assertGreater(np.std(read_png(f"out/{name}")), 12)
 
         header, rows = read_csv("out/scores.csv")
-        self.assertEqual(header, ["set", "image", *detection.METHODS])
+        self.assertEqual(header, ["set", "image", *METHODS])
         sets = [row[0] for row in rows]
         self.assertEqual(sets, 60 * ["normal"] + 50 * ["unusual"])
         names = [row[1] for row in rows]
@@ -323,7 +414,7 @@ class DetectTest(DetectionTestCase):
         scores = np.array([row[2:] for row in rows], float).T
         self.assertAllClose(scores, expected, rtol=1e-4, atol=1e-4)
         header, table = read_csv("out/table.csv")
-        self.assertEqual([row[0] for row in table], [*detection.METHODS])
+        self.assertEqual([row[0] for row in table], METHODS)
         for (name, *values), score in zip(table, scores, strict=True):
             normal, unusual = score[:60], score[60:]
             comparison = significance.compare(normal, unusual, seed=1)
@@ -336,7 +427,7 @@ class DetectTest(DetectionTestCase):
         self.assertGreater(auroc.value, 0.9)
         self.assertRegex(stdout, r"(?m)^\(chance\) +0.500 +0.455 +0.950$")
         # The maps are those of the most anomalous images.
-        default = [*detection.METHODS].index(detection.DEFAULT)
+        default = METHODS.index(detection.DEFAULT)
         order = np.argsort(-scores[default][60:])
         _, images, maps, *_ = save_maps.call_args.args
         self.assertAllEqual(images[8:], self.noise[order[:8]])

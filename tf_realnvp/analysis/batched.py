@@ -304,14 +304,17 @@ def columns(
     Args:
       model: The model.
       scores: What `score_each` returned, or a `detection.Measurer`, which a
-        reference requires.
+        reference and a model of tiles require.
       reference: Adds the scores of all methods, and p-values.
     """
-    nats, values = scores.log_prob, model.values
+    nats, label, values = scores.log_prob, scores.label, model.values
+    if model.metadata.get("tiles"):
+        nats = scores.of_images(nats, np.mean)
+        label = scores.of_images(label, lambda x: np.bincount(x).argmax())
     result = {
         "log_prob": nats,
         values.measure: values.per_dim(nats, model.num_dims),
     }
     if model.class_names:
-        result["likeliest_label"] = np.take(model.class_names, scores.label)
+        result["likeliest_label"] = np.take(model.class_names, label)
     return result | (reference(scores) if reference is not None else {})

@@ -23,17 +23,21 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from scipy import ndimage
 from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 from sklearn.preprocessing import StandardScaler
 
 from tf_realnvp.analysis import bit_maps
 from tf_realnvp.analysis.significance import p_values, set_p_value
+from tf_realnvp.data import tiles
+from tf_realnvp.errors import ImageError
 from tf_realnvp.flow import observations
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import runtime
@@ -51,6 +55,11 @@ _OUTLIER = 10.0  # Standard deviations beyond which an image is an outlier.
 _MOST_OUTLIERS = 0.05  # Largest fraction of images to drop as outliers.
 _QUARTILES = 1.349  # Interquartile range of a standard normal distribution.
 _RIDGE = 1e-3  # Added to variances of standardized features.
+_REGIONS = 3, 12  # Pixels per side of the regions of a tile.
+_FLAT = 4  # Pixels per side of regions without contrast.
+_NO_CONTRAST = 0.1  # Variance of levels that is as none.
+_MOST_TILES = 20_000  # To fit the methods to.
+_SHARE = 0.01  # Of the regions that are the highest or lowest ones.
 _CODERS: tuple[dict[str, Any], ...] = (
     {"format": "PNG", "optimize": True},
     {"format": "WEBP", "lossless": True, "quality": 100},
@@ -61,6 +70,9 @@ _CODERS: tuple[dict[str, Any], ...] = (
 class Measurements:
     """Measurements of images, the input of all methods.
 
+    Of a model of tiles they are of the tiles, and `of_images` makes one number
+    an image of those of its tiles.
+
     Attributes:
       log_prob: Float64 `[n]`, log-probability in nats, as returned by
         `RealNVP.log_prob_each`.
@@ -70,21 +82,43 @@ class Measurements:
         for real numbers.
       label: Int64 `[n]`, the likeliest class, on which `costs` are conditioned;
         0 if the model has no classes.
+      image: Int64 `[n]`, the index of the image, in ascending order.
+      regions: Float32 `[n, F]`, of tiles: the highest and the lowest costs of
+        regions of two sizes, and the least contrast; else `[n, 0]`.
     """
 
     log_prob: np.ndarray
     costs: np.ndarray
     coded_bits: np.ndarray
     label: np.ndarray
+    image: np.ndarray
+    regions: np.ndarray
 
     def __len__(self) -> int:
         return len(self.log_prob)
 
-    def take(self, which: np.ndarray) -> "Measurements":
+    def of_images(
+        self, values: np.ndarray, reduce: Callable[[np.ndarray], Any] = np.max
+    ) -> np.ndarray:
+        """Returns one value for each image.
+
+        Args:
+          values: `[n, ...]`.
+          reduce: Makes one value of those of an image. Default: the highest.
+        """
+        return np.array([reduce(values[rows]) for rows in self.rows])
+
+    @property
+    def rows(self) -> list[np.ndarray]:
+        """The indices of the measurements of each image."""
+        first = np.flatnonzero(np.diff(self.image)) + 1
+        return np.split(np.arange(len(self)), first)
+
+    def take(self, which: np.ndarray | slice) -> "Measurements":
         """Returns the measurements of some of the images.
 
         Args:
-          which: Indices of the images, or a boolean mask `[n]`.
+          which: Indices of the images, a slice, or a boolean mask `[n]`.
         """
         return Measurements(*(values[which] for values in vars(self).values()))
 
@@ -92,7 +126,10 @@ class Measurements:
     def concatenate(parts: Sequence["Measurements"]) -> "Measurements":
         """Returns the measurements of several sets of images as one."""
         columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return Measurements(*map(np.concatenate, columns))
+        joined = Measurements(*map(np.concatenate, columns))
+        is_next = [np.diff(part.image, prepend=-1) != 0 for part in parts]
+        image = np.cumsum(np.concatenate(is_next)) - 1
+        return dataclasses.replace(joined, image=image)
 
 
 Score = Callable[[Measurements], np.ndarray]
@@ -105,6 +142,8 @@ class Measurer:
     A model with classes takes one more pass per class. Its costs are
     conditioned on the likeliest class of each image; its log-probabilities are
     under the mixture of the classes.
+
+    A model of tiles measures overlapping tiles that cover an image.
     """
 
     def __init__(self, model: RealNVP, batch_size: int = 64):
@@ -117,6 +156,7 @@ class Measurer:
         """
         self._model = model
         self._batch_size = batch_size
+        self._has_tiles = model.metadata.get("tiles", False)
 
         def measure(images, seed, context):
             """Returns costs, classes, and log p(x) - log p(x | class)."""
@@ -147,7 +187,8 @@ class Measurer:
         """Measures images.
 
         Args:
-          images: `[n, H, W, C]` of the model's dtype, with `n >= 1`.
+          images: `[n, H, W, C]` of the model's dtype, with `n >= 1`. For a
+            model of tiles, images `[H, W, C]` of any size, one after another.
           seed: Seed of the dequantization noise, a 64-bit integer. It is used
             for each image, so the measurements of an image do not depend on
             the other images.
@@ -162,15 +203,17 @@ class Measurer:
         """
         parts = []
         batches = self._batches(images, seed, context)
-        for batch, costs, label, difference in batches:
+        for numbers, batch, costs, label, difference in batches:
             nats = costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
             cells, code = _sum_over_cells(costs), coded_bits(batch)
-            parts.append(Measurements(difference - nats, cells, code, label))
-        return Measurements.concatenate(parts)
+            found = np.zeros([len(batch), 0], np.float32)
+            if self._has_tiles:
+                found = _regions(costs.sum(axis=(1, 2)), batch)
+            columns = difference - nats, cells, code, label, numbers, found
+            parts.append(columns)
+        return Measurements(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def maps(
-        self, images: np.ndarray, seed: int = 0, context: Any = None
-    ) -> np.ndarray:
+    def maps(self, images: Any, seed: int = 0, context: Any = None) -> Any:
         """Returns bit maps: the code length of each position of images.
 
         Args:
@@ -181,22 +224,51 @@ class Measurer:
         Returns:
           Float32 `[n, H, W]`, in bits. A map sums to the code length of the
           image, `-log_prob / log(2)`; for a model with classes, given the
-          likeliest class. For real numbers it is in nats, of `-log_prob`.
+          likeliest class. For real numbers it is in nats, of `-log_prob`. For
+          a model of tiles, a list of maps `[H, W]`, the means of those of the
+          tiles.
         """
-        parts = [
-            costs.sum(axis=(1, 2), dtype=np.float64)
-            for _, costs, *_ in self._batches(images, seed, context)
+        numbers, maps = [], []
+        for number, _, costs, *_ in self._batches(images, seed, context):
+            nats = costs.sum(axis=(1, 2), dtype=np.float64)
+            maps.append(np.float32(self._model.values.from_nats(nats)))
+            numbers.append(number)
+        joined, owners = np.concatenate(maps), np.concatenate(numbers)
+        if not self._has_tiles:
+            return joined
+        return [
+            tiles.join(joined[owners == number], image.shape[:2])
+            for number, image in enumerate(images)
         ]
-        maps = self._model.values.from_nats(np.concatenate(parts))
-        return maps.astype(np.float32)
 
     def _batches(self, images, seed, context):
         """Runs the flow on batches, and replaces values that are not finite.
 
         Returns:
-          Iterator over tuples, one per batch: images, costs `[n, S, 2, H, W]`,
-          likeliest classes, and log p(x) - log p(x | class).
+          Iterator over tuples, one per batch: indices of images, images or
+          tiles, costs `[n, S, 2, H, W]`, likeliest classes, and log p(x) - log
+          p(x | class).
         """
+        if self._has_tiles:
+            inputs = self._cut(images, context)
+        else:
+            inputs = self._slices(images, context)
+
+        def measure(part):
+            numbers, batch, condition = part
+            number = tf.constant(seed, tf.int64)
+            tensors = self._measure(batch, number, condition)
+            costs, label, difference = (tensor.numpy() for tensor in tensors)
+            # Beyond the range of float32, an image is as unlikely as possible.
+            costs = np.nan_to_num(
+                costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
+            )
+            return numbers, batch, costs, label, np.nan_to_num(difference)
+
+        return overlapped(measure, inputs)
+
+    def _slices(self, images, context):
+        """Yields indices, images and condition of batches."""
         images, shape = np.asarray(images), list(self._model.image_shape)
         dtype = np.dtype(self._model.values.dtype)
         if images.dtype != dtype or list(images.shape[1:]) != shape:
@@ -208,20 +280,19 @@ class Measurer:
 
         context = observations.given(self._model, images, context)
         condition = self._model.condition(images, context=context)
+        columns = np.arange(len(images)), images, condition
+        for part in parts(len(images), self._batch_size):
+            yield tf.nest.map_structure(itemgetter(part), columns)
 
-        def measure(part):
-            batch = images[part]
-            context = tf.nest.map_structure(lambda v: v[part], condition)
-            number = tf.constant(seed, tf.int64)
-            tensors = self._measure(batch, number, context)
-            costs, label, difference = (tensor.numpy() for tensor in tensors)
-            # Beyond the range of float32, an image is as unlikely as possible.
-            costs = np.nan_to_num(
-                costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
-            )
-            return batch, costs, label, np.nan_to_num(difference)
-
-        return overlapped(measure, parts(len(images), self._batch_size))
+    def _cut(self, images, context):
+        """Yields the same of the tiles of images."""
+        for number, image in enumerate(images):
+            for batch in tiles.cut(
+                image, self._model.image_shape[:2], self._batch_size
+            ):
+                own = observations.given(self._model, batch, context)
+                own = self._model.condition(batch, context=own)
+                yield np.full(len(batch), number), batch, own
 
 
 def _sum_over_cells(costs):
@@ -232,6 +303,35 @@ def _sum_over_cells(costs):
         starts = np.arange(count) * size // count
         costs = np.add.reduceat(costs, starts, axis=axis)
     return costs
+
+
+def _regions(costs, images):
+    """Returns what is most unusual in the regions of tiles, `[n, F]`.
+
+    Args:
+      costs: Of each position, `[n, H, W]`.
+      images: The tiles, `[n, H, W, C]`.
+    """
+    features = []
+    for size in _REGIONS:
+        means = np.sort(_windows(costs, min(size, *costs.shape[1:])))
+        few = max(1, int(_SHARE * means.shape[1]))
+        features += [means[:, -few:].mean(axis=1), -means[:, :few].mean(axis=1)]
+    # Of a flat region the flow only sees the edges.
+    pixels = images.mean(axis=-1, dtype=np.float64)
+    size = min(_FLAT, *costs.shape[1:])
+    variances = _windows(pixels**2, size) - _windows(pixels, size) ** 2
+    features.append(
+        -np.log(np.maximum(variances.min(axis=1), 0.0) + _NO_CONTRAST)
+    )
+    return np.stack(features, axis=1).astype(np.float32)
+
+
+def _windows(values, size):
+    """Returns the means of all square windows of images, `[n, windows]`."""
+    means = ndimage.uniform_filter(values, (1, size, size), np.float64)
+    inside = slice(size // 2, -((size - 1) // 2) or None)
+    return means[:, inside, inside].reshape(len(means), -1)
 
 
 def coded_bits(images: np.ndarray) -> np.ndarray:
@@ -356,11 +456,29 @@ def local(normal: Measurements) -> Score:
     return score
 
 
+def region(normal: Measurements) -> Score:
+    """The most unusual region of a tile, for small faults.
+
+    The features are the mean of the highest and of the lowest costs of regions
+    of 3x3 and of 12x12 pixels, and the least contrast of 4x4 pixels.
+
+    Args:
+      normal: Measurements of tiles of normal images.
+
+    Returns:
+      The score, as for `likelihood`; the highest feature, in standard
+      deviations.
+    """
+    features = _standardize(lambda seen: seen.regions, normal)
+    return lambda seen: features(seen).max(axis=1)
+
+
 def combined(normal: Measurements) -> Score:
     """The sum of `complexity`, `scales` and `local`, each standardized.
 
     `complexity` and `scales` detect anomalies of a whole image, `local`
-    detects local anomalies. For real numbers there is no `complexity`. The mean
+    detects local anomalies, and for tiles `region` is added, which detects
+    small ones anywhere. For real numbers there is no `complexity`. The mean
     and standard deviation of each score are estimated by five-fold
     cross-validation on the normal images. An image is an outlier if a score is
     more than ten standard deviations (estimated from the quartiles) from the
@@ -373,7 +491,7 @@ def combined(normal: Measurements) -> Score:
     Returns:
       The score, as for `likelihood`; in standard deviations.
     """
-    parts = complexity, scales, local
+    parts = complexity, scales, local, region
     methods = [m for m in methods_for(normal).values() if m in parts]
     held_out = [_held_out(method, normal) for method in methods]
     is_outlier = np.any([outliers for _, outliers in held_out], axis=0)
@@ -393,20 +511,26 @@ def combined(normal: Measurements) -> Score:
 
 METHODS: dict[str, Method] = {
     method.__name__: method
-    for method in (likelihood, typicality, complexity, scales, local, combined)
+    for method in (
+        *(likelihood, typicality, complexity, scales, local, region),
+        combined,
+    )
 }
 # The best on average over all experiments: benchmarks/results/detection.md.
 DEFAULT = "combined"
 
 
 def methods_for(normal: Measurements) -> dict[str, Method]:
-    """Returns `METHODS`, without `complexity` for real numbers.
+    """Returns `METHODS`, with `complexity` for levels, and `region` for tiles.
 
     Args:
       normal: Measurements of normal images.
     """
-    no_code = bool(np.isnan(normal.coded_bits).any())
-    return {n: m for n, m in METHODS.items() if m != complexity or not no_code}
+    left_out = {
+        "complexity": np.isnan(normal.coded_bits).any(),
+        "region": not normal.regions.size,
+    }
+    return {n: m for n, m in METHODS.items() if not left_out.get(n)}
 
 
 def fit(normal: Measurements) -> dict[str, Score]:
@@ -420,6 +544,9 @@ def fit(normal: Measurements) -> dict[str, Score]:
     """
     if len(normal) < MIN_NORMAL:
         raise ValueError(f"{MIN_NORMAL} images are needed, got {len(normal)}.")
+    if normal.regions.size:  # Few images have many tiles.
+        step = math.ceil(len(normal) / _MOST_TILES)
+        normal = normal.take(slice(None, None, step))
     return {n: method(normal) for n, method in methods_for(normal).items()}
 
 
@@ -472,10 +599,17 @@ class Reference:
         Raises:
           ValueError: If there are fewer than `2 * MIN_NORMAL` images.
         """
-        order = np.random.default_rng(seed).permutation(len(normal))
-        fitted, self.others = np.split(order, [len(normal) // 2])
-        self._methods = fit(normal.take(fitted))
-        self._scores = self._methods[DEFAULT](normal.take(self.others))
+        rows = normal.rows
+        order = np.random.default_rng(seed).permutation(len(rows))
+        fitted, self.others = np.split(order, [len(rows) // 2])
+
+        def take(images):
+            return normal.take(np.concatenate([rows[k] for k in images]))
+
+        self._methods = fit(take(fitted))
+        others = take(self.others)
+        self._scores = others.of_images(self._methods[DEFAULT](others))
+        self._most_tiles = max(map(len, rows))
 
     def __call__(self, measured: Measurements) -> dict[str, np.ndarray]:
         """Returns the scores of images by all methods, and their `p_value`.
@@ -484,9 +618,23 @@ class Reference:
           measured: Measurements of the images.
 
         Returns:
-          Arrays `[n]`: the scores by name of the method, and `p_value`.
+          Arrays `[n]`: the scores by name of the method, and `p_value`. The
+          score of an image is the highest of its tiles.
+
+        Raises:
+          ImageError: If an image has more tiles than those of the reference,
+            whose highest scores would be lower for that alone.
         """
-        scores = {n: score(measured) for n, score in self._methods.items()}
+        most = max(map(len, measured.rows))
+        if most > self._most_tiles:
+            raise ImageError(
+                f"an image has {most:,} tiles, more than those of the "
+                f"reference, {self._most_tiles:,}: its p-value would be too low"
+            )
+        scores = {
+            name: measured.of_images(score(measured))
+            for name, score in self._methods.items()
+        }
         return scores | {"p_value": p_values(scores[DEFAULT], self._scores)}
 
     def set_p_value(self, scores: Sequence[float] | np.ndarray) -> float:

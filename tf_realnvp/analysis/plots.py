@@ -256,6 +256,21 @@ def save_bit_maps(
         panels[0].figure.colorbar(shown, ax=panels, label=label, shrink=0.9)
 
 
+def save_map(
+    path: str | os.PathLike, values: np.ndarray, limits: tuple[float, float]
+) -> None:
+    """Draws a map in the colors of `save_bit_maps`, a pixel for a position.
+
+    Args:
+      path: PNG file to write.
+      values: `[H, W]`.
+      limits: Limits of the color scale.
+    """
+    low, high = limits
+    with files.replace_file(path) as new:
+        matplotlib.image.imsave(new, values, low, high, cmap="inferno")
+
+
 def save_restorations(
     path: str | os.PathLike,
     images: np.ndarray,

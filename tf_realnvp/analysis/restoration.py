@@ -27,6 +27,7 @@ import tensorflow as tf
 from tf_realnvp.analysis import posterior
 from tf_realnvp.flow import observations
 from tf_realnvp.flow.real_nvp import RealNVP
+from tf_realnvp.flow.values import Values
 from tf_realnvp.utils import tensors
 from tf_realnvp.utils.console import Progress, Silent
 from tf_realnvp.utils.ranges import RealNumber, WholeNumber, check
@@ -233,3 +234,68 @@ def _put_back(result, images, visible):
         result["mean"][visible], result["std"][visible] = known, 0.0
         result["samples"].swapaxes(0, 1)[:, visible] = known
     return Restoration(**result)
+
+
+def interval(
+    values: Values,
+    restored: Restoration,
+    factor: float,
+    missing: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ends of intervals that hold the true values.
+
+    They are the mean of the samples plus and minus a multiple of their spread.
+
+    Args:
+      values: What the values of the images are, `model.values`.
+      restored: Restored images with samples, `[n, H, W, C]`.
+      factor: What `interval_factor` returns.
+      missing: Where values are missing; broadcasts to the images. All others
+        are their own interval. Default: everywhere.
+
+    Returns:
+      The lower and the upper ends, of the shape and dtype of the images.
+    """
+    middle = np.asarray(restored.mean)
+    missing = np.asarray(True if missing is None else missing)
+    reach = factor * np.where(missing, _spread(values, restored), 0.0)
+    return values.nearest(middle - reach), values.nearest(middle + reach)
+
+
+def interval_factor(
+    values: Values,
+    restored: Restoration,
+    truth: np.ndarray,
+    coverage: float,
+    missing: np.ndarray | None = None,
+) -> float:
+    """Returns the factor on the spread with which intervals hold the truth.
+
+    It is a conformal quantile (https://arxiv.org/abs/2107.07511): if other
+    images come from the same distribution and miss the same, `interval` holds
+    this share of their missing values, on average.
+
+    Args:
+      values: As for `interval`.
+      restored: Restored images that the model was not trained on.
+      truth: These images, `[n, H, W, C]`.
+      coverage: The share of values that is to be held, between 0 and 1.
+      missing: As for `interval`.
+    """
+    # Ends are rounded to levels, which reach half a level further.
+    errors = np.abs(truth - restored.mean) - values.middle
+    scores = np.maximum(errors, 0.0) / _spread(values, restored)
+    missing = np.asarray(True if missing is None else missing)
+    share = min(1.0, coverage * (1.0 + 1.0 / len(truth)))
+    return float(
+        np.quantile(
+            scores[np.broadcast_to(missing, scores.shape)],
+            share,
+            method="higher",
+        )
+    )
+
+
+def _spread(values, restored):
+    """Returns the spread of samples, which differ too little if they agree."""
+    return restored.std + (values.middle or np.finfo(np.float32).eps)

@@ -27,6 +27,25 @@ def p_values(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return (1.0 + len(reference) - below) / (len(reference) + 1.0)
 
 
+def highest_flagged(p_values: np.ndarray, fdr: float) -> float:
+    """Returns the highest p-value to flag, by Benjamini and Hochberg.
+
+    Of the images that are flagged, the share that is normal is at most `fdr` on
+    average (https://doi.org/10.1111/j.2517-6161.1995.tb02031.x). This also
+    holds for conformal p-values, which share a reference
+    (https://doi.org/10.1214/22-AOS2244).
+
+    Args:
+      p_values: P-values of all images, `[n]`.
+      fdr: The false discovery rate, between 0 and 1.
+
+    Returns:
+      The p-value, 0 if no image is to be flagged.
+    """
+    is_flagged = scipy.stats.false_discovery_control(p_values) <= fdr
+    return float(p_values[is_flagged].max(initial=0.0))
+
+
 def set_p_value(scores: np.ndarray, reference: np.ndarray) -> float:
     """Returns the p-value of a set of images, by the Mann-Whitney U test.
 

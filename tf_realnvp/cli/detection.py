@@ -5,6 +5,7 @@ import functools
 import heapq
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,12 +28,14 @@ from tf_realnvp.serving import metadata
 from tf_realnvp.utils import files
 from tf_realnvp.utils.batches import BATCH_SIZE, overlapped
 from tf_realnvp.utils.console import Progress, counted, say, warn
+from tf_realnvp.utils.hashing import hash_of
 from tf_realnvp.utils.named import digest
 
 MIN_IMAGES = 20  # The methods are fitted to half of a reference.
 _NUM_SHOWN = 12  # Images per row of the grids.
 _NUM_MAPS = 8  # Maps of each set in the figure of `detect`.
 _NUM_MAP_REFERENCES = 1000
+_NUM_LARGE_MAP_REFERENCES = 10
 
 
 def score_batch(
@@ -53,7 +56,10 @@ def score_batch(
       reference: As for `batched.columns`.
       images: At most `BATCH_SIZE` images `[H, W, C]`.
     """
-    scores = measure(batched.fill(model, images), seed, context)
+    batch: Any = images
+    if not model.metadata.get("tiles") or not images:
+        batch = batched.fill(model, images)
+    scores = measure(batch, seed, context)
     columns = batched.columns(model, scores, reference)
     return {name: values[: len(images)] for name, values in columns.items()}
 
@@ -63,18 +69,20 @@ def score(flags: argparse.Namespace, model: RealNVP) -> None:
     out, context, seed = flags.out, flags.context, flags.seed
     check_context(model, context, observes=True)
     measure: Any = functools.partial(batched.score_each, model)
-    if flags.reference is not None or flags.maps is not None:
+    has_tiles = model.metadata.get("tiles")
+    if flags.reference is not None or flags.maps is not None or has_tiles:
         measure = detection.Measurer(model)  # It takes seconds more to trace.
     reference, normal, by = None, None, model.values.measure
     if flags.reference is not None:
         loader = Loader(model, flags.data_dir, flags.max_images, seed)
         normal = loader.load("reference", flags.reference, "test", MIN_IMAGES)
         by = detection.DEFAULT
+        _check_decision(flags, len(normal) - len(normal) // 2)
     work = {
         "model": metadata.digest(flags.model),
         "seed": seed,
         "context": digest(context),
-        "reference": digest(normal and normal.images),
+        "reference": digest(normal and normal.hashes),
         "list of files": digest([path.name for path in flags.paths]),
     }
     shards.check_same(flags.tables, work)
@@ -96,6 +104,17 @@ def score(flags: argparse.Namespace, model: RealNVP) -> None:
         header, table = ["file", *columns], zip(names, *values, strict=True)
         parts = [iter(sorted(table, key=_least_likely(header, by)))]
     rows = heapq.merge(*parts, key=_least_likely(header, by))
+    rate = flags.fdr or flags.alarm
+    if rate is not None and flags.shard is None:
+        limit, place = rate, header.index("p_value")
+        if flags.fdr is not None:
+            all_p = [
+                _numbers(table.path, "p_value", 1) for table in flags.tables
+            ]
+            all_p = all_p or [columns["p_value"]]
+            limit = significance.highest_flagged(np.concatenate(all_p), rate)
+        header = [*header, "flagged"]
+        rows = ([*row, int(float(row[place]) <= limit)] for row in rows)
     files.write_csv(out, itertools.chain(first, [header], rows))
     losses = _numbers(out, model.values.measure, len(first))
     say(
@@ -108,14 +127,43 @@ def score(flags: argparse.Namespace, model: RealNVP) -> None:
         # It underflows for a large set of anomalous images.
         text = f"{p_value:.2g}" if p_value >= 1e-16 else "below 1e-16"
         say(f"p-value of all images together: {text}")
+        if rate is not None:
+            number = int(_numbers(out, "flagged").sum())
+            say(f"flagged: {counted(number, 'image')}")
     if flags.maps is not None:
         maps = functools.partial(measure.maps, seed=seed, context=context)
-        others: Sequence[np.ndarray] = ()
+        others: Any = ()
         if normal is not None and reference is not None:
-            others = normal.images[reference.others[:_NUM_MAP_REFERENCES]]
-        _draw_maps(flags, model, maps, others)
+            few = reference.others[:_NUM_MAP_REFERENCES]
+            others = normal.images[few]
+        draw = _draw_large_maps if has_tiles else _draw_maps
+        draw(flags, model, maps, others)
         say(flags.maps)
     say(out)
+
+
+def _check_decision(flags, num_others):
+    """Refuses a reference by which no image could be flagged.
+
+    Args:
+      flags: The flags.
+      num_others: Number of images of the reference that p-values are by.
+    """
+    rate, lowest = flags.fdr or flags.alarm, 1.0 / (num_others + 1)
+    if rate is None:
+        return
+    if lowest > rate:
+        raise UsageError(
+            f"argument --reference: {2 * math.ceil(1.0 / rate - 1.0)} images "
+            f"are needed to flag any: no p-value is below {lowest:.2g} by "
+            f"{num_others}, the half that is not for fitting"
+        )
+    least = math.ceil(len(flags.paths) * lowest / rate)
+    if flags.fdr is not None and least > 1:
+        say(
+            f"--fdr {rate:g}: with this reference at least {least:,} of "
+            f"{len(flags.paths):,} images are flagged, or none"
+        )
 
 
 def _numbers(path, name, skip=0):
@@ -146,7 +194,10 @@ def detect(flags: argparse.Namespace, model: RealNVP) -> None:
         for flag, image_set in sets.items()
     )
     scores = {
-        name: (method(normal), method(unusual))
+        name: (
+            normal.of_images(method(normal)),
+            unusual.of_images(method(unusual)),
+        )
         for name, method in detection.fit(fit).items()
     }
     comparisons = {
@@ -161,7 +212,10 @@ def detect(flags: argparse.Namespace, model: RealNVP) -> None:
     if flags.out is not None:
         with files.replace_files(flags.out) as folder:
             _write_tables(folder, sets, scores, comparisons)
-            _draw_figures(folder, sets, scores, model, measure, seed)
+            titles = "normal", "unusual"
+            plots.save_histograms(folder / "histograms.png", scores, titles)
+            if not model.metadata.get("tiles"):  # Images of one size.
+                _draw_images(folder, sets, scores, model, measure, seed)
         say(flags.out)
 
 
@@ -169,10 +223,14 @@ def _measure_set(model, measure, seed, title, images, context=None):
     """Measures the images of a set."""
 
     def in_columns(images):
-        return vars(measure(np.stack(images), seed, context))
+        if not model.metadata.get("tiles"):
+            images = np.stack(images)
+        return vars(measure(images, seed, context))
 
-    columns = _in_batches(model, in_columns, title, images, len(images))
-    return detection.Measurements(**columns)
+    parts = _in_batches(model, in_columns, title, images, len(images))
+    return detection.Measurements.concatenate(
+        [detection.Measurements(**part) for part in parts]
+    )
 
 
 def _in_batches(model, measure, title, images, number):
@@ -186,28 +244,26 @@ def _in_batches(model, measure, title, images, number):
       number: How many there are, at most.
 
     Returns:
-      The columns of all images; none if there are no images.
+      The columns of each batch.
     """
+    # One large image has many batches of tiles.
     images, size = iter(images), BATCH_SIZE
+    if model.metadata.get("tiles"):
+        size = 1
     batches = iter(lambda: [*itertools.islice(images, size)], [])
     parts, total, count = [], 0.0, 0
     with Progress(title, number) as display:
-        for part in overlapped(measure, batches):
-            n = len(part["log_prob"])
-            total, count = total - part["log_prob"].sum(), count + n
+        for n, part in overlapped(lambda b: (len(b), measure(b)), batches):
+            total, count = total - part["log_prob"].mean() * n, count + n
             loss = model.values.describe(total / count / model.num_dims)
             display.update(n, n, loss)
             parts.append(part)
-    names = parts[0] if parts else ()
-    return {
-        name: np.concatenate([part[name] for part in parts]) for name in names
-    }
+    return parts
 
 
 def _fit_reference(model, measure, normal, seed, context):
     """Returns the `Reference` that is made of a set of normal images."""
-    distinct = {image.tobytes() for image in normal.images}
-    if num_copies := len(normal) - len(distinct):
+    if num_copies := len(normal) - len(np.unique(normal.hashes)):
         warn(
             f"{num_copies:,} of the {len(normal):,} {normal.title} are copies "
             "of others: p-values are too small by them"
@@ -237,29 +293,29 @@ def _score(flags, paths, model, scorer, normal):
     Returns:
       The names of the images, and columns of values by their names.
     """
-    known = {image.tobytes() for image in normal.images} if normal else ()
+    known = {*normal.hashes.tolist()} if normal else ()
     is_known: dict[str, bool] = {}
 
     def images():
         for path, image in image_sets.read_readable(paths, model):
-            is_known[path.name] = image.tobytes() in known
+            is_known[path.name] = bool(known) and hash_of(image) in known
             yield image
 
-    columns = _in_batches(model, scorer, "score", images(), len(paths))
-    if not columns and flags.shard is None:
+    parts = _in_batches(model, scorer, "score", images(), len(paths))
+    if not parts and flags.shard is None:
         raise UsageError(f"no file in {flags.folder} can be read as an image")
     num_shared, number = sum(is_known.values()), len(is_known)
     image_sets.check_shared(num_shared, number, "--reference", "DIR")
-    return [*is_known], columns or scorer([])
+    first, *_ = parts = parts or [scorer([])]
+    columns = {
+        name: np.concatenate([part[name] for part in parts]) for name in first
+    }
+    return [*is_known], columns
 
 
 def _draw_maps(flags, model, measure, normal):
     """Draws maps of the first images, relative to those of normal ones."""
-    names = files.read_column(flags.out, "file")
-    paths = [
-        pathlib.Path(flags.folder, name)
-        for name in itertools.islice(names, flags.max_maps)
-    ]
+    paths = _first_paths(flags)
     images = np.stack([image_sets.read(path, model) for path in paths])
     maps, label = bit_maps.smooth(measure(images)), model.values.total
     if len(normal):
@@ -269,9 +325,39 @@ def _draw_maps(flags, model, measure, normal):
     limits = plots.map_limits(maps)
     with files.replace_files(flags.maps) as new:
         for path, image, values in zip(paths, images, maps, strict=True):
-            file = new / f"map_{path.name.removesuffix('.png')}.png"
             of_one = image[np.newaxis], values[np.newaxis], label
+            file = _map_file(new, path)
             plots.save_bit_maps(file, *of_one, model.values, limits)
+
+
+def _draw_large_maps(flags, model, measure, normal):
+    """Draws maps of the size of the images, one at a time."""
+
+    def make_map(image):
+        return bit_maps.smooth(np.stack(measure([image])))[0]
+
+    mean, deviation, limits = 0.0, 1.0, None
+    if len(normal):
+        few = map(make_map, normal[:_NUM_LARGE_MAP_REFERENCES])
+        moments = np.array([(values.mean(), values.std()) for values in few])
+        mean, deviation = moments.mean(axis=0)
+    with files.replace_files(flags.maps) as new:
+        for path in _first_paths(flags):
+            image = image_sets.read(path, model)
+            values = (make_map(image) - mean) / deviation
+            limits = limits or plots.map_limits(values)
+            plots.save_map(_map_file(new, path), values, limits)
+
+
+def _first_paths(flags):
+    """Returns the files of the first images of the table."""
+    names = files.read_column(flags.out, "file")
+    few = itertools.islice(names, flags.max_maps)
+    return [pathlib.Path(flags.folder, name) for name in few]
+
+
+def _map_file(folder, path):
+    return folder / f"map_{path.name.removesuffix('.png')}.png"
 
 
 def _say_table(scores, comparisons):
@@ -310,10 +396,9 @@ def _write_tables(folder, sets, scores, comparisons):
     files.write_csv(folder / "scores.csv", table)
 
 
-def _draw_figures(folder, sets, scores, model, measure, seed):
-    """Draws histograms, the least and most anomalous images, and maps."""
+def _draw_images(folder, sets, scores, model, measure, seed):
+    """Draws the least and most anomalous images, and maps."""
     flags = "normal", "unusual"
-    plots.save_histograms(folder / "histograms.png", scores, flags)
     rows, mapped, method = {}, [], detection.DEFAULT
     for flag, values in zip(flags, scores[method], strict=True):
         images = sets[flag].images[np.argsort(values, kind="stable")]

@@ -7,7 +7,8 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,15 +30,21 @@ class ImageSet:
     Attributes:
       title: Human-readable description of the set.
       names: Names of the images: the path in the folder, or split and index.
-      images: `[n, H, W, C]`.
+      images: `[n, H, W, C]`; or for a model of tiles a sequence of images
+        `[H, W, C]`, which are read when they are asked for.
     """
 
     title: str
     names: list[str]
-    images: np.ndarray
+    images: Any
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @functools.cached_property
+    def hashes(self) -> np.ndarray:
+        """Hashes of the pixels of the images."""
+        return hashing.hashes_of(self.images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +92,9 @@ class Loader:
         with arguments.naming(f"--{flag}"):
             source = self._named(name)
             path, label = _split_class(source)
-            is_path = name and os.path.isabs(data.source(path))
+            has_tiles = self.model.metadata.get("tiles", False)
+            is_path = name or has_tiles
+            is_path = is_path and os.path.isabs(data.source(path))
             is_file = arrays.is_file(path)
             if is_path and label is None and not is_file:
                 parts = self._from_folder(path, split)
@@ -99,7 +108,12 @@ class Loader:
                     f"at least {minimum} are needed{note}"
                 )
         title = f"{kind} images of {source}"
-        if split == "test" and self._is_known(map(hashing.hash_of, images)):
+        is_known = (
+            split == "test"
+            and not has_tiles
+            and self._is_known(map(hashing.hash_of, images))
+        )
+        if is_known:
             warn(f"the model was trained on {title}")
         return ImageSet(title, names, images)
 
@@ -116,8 +130,13 @@ class Loader:
           UsageError: If it cannot be loaded, or does not fit the model.
         """
         model = self.model
-        name, size = self._named(name), model.image_shape[:2]
-        dataset = data.load(name, self.data_dir, size, labels=labels)
+        name, sizes = self._named(name), [model.image_shape[:2], None]
+        if model.metadata.get("tiles"):
+            sizes.reverse()
+        size, tiles = sizes
+        dataset = data.load(
+            name, self.data_dir, size, labels=labels, tiles=tiles
+        )
         if model.values.num_bits and not dataset.values.are_real:
             # As `--num_bits` does. Levels of 16 bits have as many bits as the
             # highest of them; in the model's data set, they had these.
@@ -186,22 +205,32 @@ class Loader:
     def _from_folder(self, name, split):
         """Reads the images of a folder and its sub-folders in any shape.
 
-        Like `_from_dataset`, which loads it if there are training images.
+        Like `_from_dataset`, which loads it if there are training images. Of a
+        model of tiles only the images of the split are taken then.
         """
+        has_tiles, kind = self.model.metadata.get("tiles", False), "readable"
         root = pathlib.Path(os.path.expanduser(name))
         paths = image_folder.list_files(root)
         files = [root / path for path in paths]
-        if self._is_known(_hashes(files)):
-            return self._from_dataset(name, None, split, is_path=True)
+        if self._is_known(map(_hash_of, files)):
+            if not has_tiles:
+                return self._from_dataset(name, None, split, is_path=True)
+            kind, splits = split, self.load_dataset(name).splits
+            own = set(splits[split].hashes.tolist())
+            files = [path for path in files if _hash_of(path) in own]
         chosen = self._choose(len(files))
         # Other files replace those that cannot be read.
         others = np.setdiff1d(np.arange(len(files)), chosen)
         others = np.random.default_rng(self.seed).permutation(others)
         order = (files[index] for index in (*chosen, *others))
         readable = read_readable(order, self.model)
-        pairs = [*itertools.islice(readable, self.max_images)]
-        names = [os.path.relpath(path, root) for path, _ in pairs]
-        return "readable", names, np.array([image for _, image in pairs])
+        kept, images = [], []
+        for path, image in itertools.islice(readable, self.max_images):
+            kept.append(path)
+            images += [] if has_tiles else [image]
+        names = [os.path.relpath(path, root) for path in kept]
+        all_images = _Files(kept, self.model) if has_tiles else np.array(images)
+        return kind, names, all_images
 
     def _choose(self, count):
         """Returns the indices of the images to use of a set, in order."""
@@ -210,11 +239,10 @@ class Loader:
         return np.sort(rng.choice(count, number, replace=False))
 
 
-def _hashes(paths):
-    """Yields the hashes of image files, as in `Split.hashes`."""
-    for path in paths:
-        with contextlib.suppress(ImageError, OSError):
-            yield hashing.hash_of(image_files.load(path))
+def _hash_of(path):
+    """Returns the hash of an image file, as in `Split.hashes`, if it is one."""
+    with contextlib.suppress(ImageError, OSError):
+        return hashing.hash_of(image_files.load(path))
 
 
 def _split_class(name):
@@ -241,8 +269,7 @@ def check_distinct(sets: Mapping[str, ImageSet]) -> None:
     """
     for first, second in itertools.combinations(sets, 2):
         smaller, larger = sorted((sets[first], sets[second]), key=len)
-        known = {image.tobytes() for image in larger.images}
-        shared = sum(image.tobytes() in known for image in smaller.images)
+        shared = int(np.isin(smaller.hashes, larger.hashes).sum())
         check_shared(shared, len(smaller), f"--{first}", f"--{second}")
 
 
@@ -292,9 +319,26 @@ def read(path: str | os.PathLike, model: RealNVP) -> np.ndarray:
       model: The model.
 
     Returns:
-      `[H, W, C]`.
+      `[H, W, C]`; for a model of tiles at its original size.
 
     Raises:
       ImageError: If the file cannot be read.
     """
-    return image_files.read(path, model.image_shape, model.values)
+    has_tiles = model.metadata.get("tiles", False)
+    shape, values = model.image_shape, model.values
+    return image_files.read(path, shape, values, has_tiles=has_tiles)
+
+
+class _Files(Sequence):
+    """The images of files, which may be too large for the memory together."""
+
+    def __init__(self, paths, model):
+        self._paths, self._model = paths, model
+
+    def __len__(self):
+        return len(self._paths)
+
+    def __getitem__(self, index):
+        if np.ndim(index) or isinstance(index, slice):
+            return _Files(np.array(self._paths)[index], self._model)
+        return read(self._paths[index], self._model)

@@ -1,13 +1,17 @@
 """The command that restores images."""
 
 import argparse
+from typing import Any
 
 import numpy as np
 
 from tf_realnvp.analysis import plots, restoration
 from tf_realnvp.cli import arguments
+from tf_realnvp.cli.detection import MIN_IMAGES
+from tf_realnvp.cli.image_sets import Loader
 from tf_realnvp.data import image_files
 from tf_realnvp.errors import UsageError
+from tf_realnvp.flow import observations
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import files
 from tf_realnvp.utils.console import counted, say, warn
@@ -39,10 +43,14 @@ def restore(flags: argparse.Namespace, model: RealNVP) -> None:
             say(f"{path.name}: taken for {model.class_names[number]}")
     if result.r_hat is not None:
         _say_quality(result)
+    shown = {"restored": result.images}
+    if flags.reference is not None:
+        ends = _interval(flags, model, result, is_missing)
+        shown |= dict(zip(("lower", "upper"), ends, strict=True))
     if arguments.is_folder(flags.out):
-        _write_each(flags.out, paths, result, values)
+        _write_each(flags.out, paths, shown, result, values)
     else:
-        _draw(flags.out, images, is_missing, result, values)
+        _draw(flags.out, images, is_missing, shown, result, values)
     say(flags.out)
 
 
@@ -61,6 +69,37 @@ def _read(path, flags, model):
     return image, is_missing
 
 
+def _interval(flags, model, result, is_missing):
+    """Returns the ends of intervals, by images of which all is known."""
+    loader = Loader(model, flags.data_dir, flags.max_images, flags.seed)
+    normal = loader.load("reference", flags.reference, "test", MIN_IMAGES)
+    seen: Any = normal.images
+    missing, of_images = None, None
+    if model.observe == "mask":  # What is missing in the images, in turns.
+        missing = is_missing[np.arange(len(seen)) % len(is_missing)]
+        of_images = is_missing
+    else:
+        seen = observations.given(model, seen, None)
+    others = restoration.restore(
+        model,
+        seen,
+        missing,
+        label=flags.label,
+        num_samples=flags.samples,
+        seed=flags.seed,
+        shows_progress=True,
+    )
+    factor = restoration.interval_factor(
+        model.values, others, normal.images, flags.interval, missing
+    )
+    say(
+        f"intervals of {factor:.2f} times the spread: they hold "
+        f"{flags.interval:.0%} of the missing values of {len(normal):,} "
+        f"{normal.title}"
+    )
+    return restoration.interval(model.values, result, factor, of_images)
+
+
 def _say_quality(result):
     """Prints how far the samples can be trusted."""
     say(
@@ -76,9 +115,9 @@ def _say_quality(result):
         )
 
 
-def _write_each(folder, paths, result, values):
+def _write_each(folder, paths, shown, result, values):
     """Writes the files of each image."""
-    images = {"restored": result.images}
+    images = dict(shown)
     if result.samples is not None:
         images["mean"] = np.rint(result.mean)
         images["spread"] = np.rint(result.std)
@@ -91,9 +130,9 @@ def _write_each(folder, paths, result, values):
                 image_files.write(file, image, values)
 
 
-def _draw(path, images, is_missing, result, values):
+def _draw(path, images, is_missing, shown, result, values):
     """Draws a row per image: given, restored, samples and their spread."""
-    shown, spread = {"restored": result.images}, None
+    spread = None
     if result.samples is not None:
         few = result.samples[:, :_NUM_SHOWN].swapaxes(0, 1)
         shown |= {f"sample {k}": samples for k, samples in enumerate(few, 1)}

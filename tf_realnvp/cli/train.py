@@ -82,7 +82,8 @@ def _run(flags):
                 config.output_dir, "--output_dir", as_folder=True
             )
         is_small = config.dataset == "digits"
-        size = max(config.image_size or [8 if is_small else 32])
+        sizes = config.tiles or config.image_size or [8 if is_small else 32]
+        size = max(sizes)
         num_parts, num_threads = runtime.fastest_cpus(size, config.filters)
         num_parts = config.devices or num_parts
         runtime.configure(
@@ -197,6 +198,7 @@ def train(
         config.flip,
         config.num_bits,
         config.conditional,
+        config.tiles,
     )
     if choose is not None:
         config = choose(dataset, config)

@@ -249,6 +249,8 @@ def direction(flags: argparse.Namespace) -> None:
     argument("folder", Folder()),
     argument("--reference", ImageSet()),
     argument("--max_images", WholeNumber(20), 4000),
+    argument("--fdr", RealNumber(below=1.0)),
+    argument("--alarm", RealNumber(below=1.0)),
     argument("--maps", Folder()),
     argument("--max_maps", WholeNumber(1), 100),
     arguments.DATA_DIR,
@@ -274,7 +276,8 @@ def score(flags: argparse.Namespace) -> None:
     The methods are fitted to one half of the reference; the other half gives
     the p-values. The most anomalous images come first. A p-value for all images
     of DIR together is also printed. It detects drift from the reference that is
-    too small to see in a single image.
+    too small to see in a single image. With --fdr or --alarm, the column
+    flagged is 1 for the images to take out.
 
     Many processes can share the work. Each gets another I of --shard I/N, from
     1 to N, and all other arguments alike. When all have ended, the same command
@@ -284,6 +287,10 @@ def score(flags: argparse.Namespace) -> None:
       folder: folder of images, without sub-folders
       reference: normal images that the model was not trained on
       max_images: use at most N images of the reference
+      fdr: flag images so that, on average, at most this share of the flagged is
+        normal, such as 0.05
+      alarm: flag this share of normal images, such as 0.01, and all that are as
+        anomalous
       maps: folder for heat maps of the first images: bits, or with --reference
         deviations from normal images
       max_maps: number of heat maps
@@ -298,6 +305,11 @@ def score(flags: argparse.Namespace) -> None:
             raise UsageError("argument --maps: give it with --merge instead")
         sets = flags.folder, flags.reference
         arguments.check_output(flags.maps, "--maps", sets, True, "map_*.png")
+    for name in ("fdr", "alarm"):
+        if getattr(flags, name) is not None and flags.reference is None:
+            raise UsageError(f"argument --{name}: give it with --reference")
+    if flags.fdr is not None and flags.alarm is not None:
+        raise UsageError("argument --alarm: give it without --fdr")
     if flags.shard is not None and flags.merge is not None:
         raise UsageError("argument --merge: give it without --shard")
     with arguments.naming("DIR"):
@@ -357,6 +369,10 @@ def detect(flags: argparse.Namespace) -> None:
     argument("--mask", Folder(), metavar="PNG"),
     argument("--noise", RealNumber()),
     argument("--samples", WholeNumber(0, 1000), 0),
+    argument("--reference", ImageSet()),
+    argument("--interval", RealNumber(below=1.0), 0.9),
+    argument("--max_images", WholeNumber(20), 200),
+    arguments.DATA_DIR,
     argument("--label"),
     argument("--seed", SEED, 0),
     argument("--out", File(".png", or_folder=True), "restored.png"),
@@ -373,6 +389,11 @@ def restore(flags: argparse.Namespace) -> dict[str, Any]:
     deviation. R-hat tells whether the chains agree: above 1.2, how likely one
     answer is relative to another is not known.
 
+    With --reference, of a model that was trained with --observe, there are also
+    the lower and the upper ends of intervals. They hold the truth at 90 % of
+    the missing pixels (--interval), if the images are like the reference, which
+    is made to miss the same.
+
     Flags:
       images: PNG, JPEG or TIFF files, or a folder of them
       mask: PNG file of the size of the images; what is above half of its
@@ -381,6 +402,9 @@ def restore(flags: argparse.Namespace) -> dict[str, Any]:
         255 (default: none)
       samples: number of samples per image; without --observe, each takes about
         as long as a restoration
+      reference: whole images that the model was not trained on
+      interval: share of the missing pixels whose interval holds the truth
+      max_images: use at most N images of the reference
       label: class of the images, for a model with classes (default: the
         likeliest of each image; with --observe, drawn)
       seed: seed of the samples
@@ -392,6 +416,13 @@ def restore(flags: argparse.Namespace) -> dict[str, Any]:
     content = metadata.read(flags.model)
     if content["num_colors"] is None:
         raise UsageError("real numbers are restored in Python alone")
+    observed = content.get("observe")
+    is_observed = observed and (observed != "mask" or flags.noise is None)
+    if flags.reference is not None and not is_observed:
+        raise UsageError(
+            "argument --reference: the model does not observe what is given, "
+            "and only samples of one that does have intervals"
+        )
     names = metadata.class_names(content)
     flags.label = arguments.find_label(flags.label, names)
     with arguments.naming("IMAGE"):

@@ -54,7 +54,11 @@ class ImageDataset:
       splits: The splits `train`, `test` and, after `hold_out`, `validation`.
       decode: Maps an image's index or record to the image, `[H, W, C]` of
         `values.dtype`, in a graph. A traced function must use the name scope
-        `DECODING`.
+        `DECODING`. Of tiles, it may get a seed, int32 `[2]`, for a tile at a
+        random place.
+      are_tiles: Whether the images are tiles of larger ones. Then training
+        images are at random places, others anew in each epoch, and tiles of the
+        same hash are of the same image.
       shuffle_buffer: Size of the shuffle buffer, in stored training images;
         `None` for a uniform shuffle of all.
       flip: Whether training images are mirrored left to right at random.
@@ -84,7 +88,8 @@ class ImageDataset:
     image_shape: tuple[int, int, int]
     values: Values
     splits: Mapping[str, Split]
-    decode: Callable[[tf.Tensor], tf.Tensor]
+    decode: Callable[..., tf.Tensor]
+    are_tiles: bool = False
     shuffle_buffer: int | None = None
     flip: bool = False
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -199,6 +204,8 @@ class ImageDataset:
             metadata["class_names"] = list(self.class_names)
         if self.values.dropped_bits:
             metadata["dropped_bits"] = self.values.dropped_bits
+        if self.are_tiles:
+            metadata["tiles"] = True
         metadata["training_hashes"] = self._training_hashes
         return metadata
 
@@ -215,7 +222,7 @@ class ImageDataset:
             # Validation images have a part in the choice of the best epoch.
             if name != "test"
         }
-        lowest = np.sort(np.concatenate([*keys.values()]))
+        lowest = np.unique(np.concatenate([*keys.values()]))
         limit = lowest[: hashing.SKETCH_SIZE][-1]
         hashes: list[int] = []
         for name, key in keys.items():
@@ -223,7 +230,9 @@ class ImageDataset:
             split = self.splits[name].select(positions)
             hashes += split.hashes.tolist()
             # A `tf.data.Dataset` has hashes of pixels, and reading it is slow.
-            if split.records is None or not len(split.hashes):
+            # Tiles are too many.
+            has_pixels = split.records is None and not self.are_tiles
+            if has_pixels or not len(split.hashes):
                 images = self.take(name, positions.tolist())
                 hashes += map(hashing.hash_of, images)
         return hashing.format_sketch(hashes)
@@ -284,7 +293,12 @@ class ImageDataset:
         # Two numbers, unlike the spawn keys of epochs.
         sequence = np.random.SeedSequence(seed, spawn_key=(0, 0))
         train = self.splits["train"]
-        held_out, train = train.random_split(num_validation, sequence)
+        if self.are_tiles:
+            # Of images of their own, since training tiles overlap others.
+            apart, train = train.split_images(num_validation, sequence)
+            held_out, _ = apart.random_split(num_validation, sequence)
+        else:
+            held_out, train = train.random_split(num_validation, sequence)
         parts = {"train": train, "validation": held_out}
         return dataclasses.replace(self, splits={**self.splits, **parts})
 
@@ -320,8 +334,8 @@ class ImageDataset:
             )
         values = self.values.keep_bits(num_bits)
 
-        def decode(element):
-            levels = self.decode(element)
+        def decode(*element):
+            levels = self.decode(*element)
             levels = tf.bitwise.right_shift(levels, bits_before - num_bits)
             return tf.cast(levels, values.dtype)
 
@@ -398,6 +412,12 @@ class ImageDataset:
             return places, tf.where(is_flipped, tf.reverse(images, [2]), images)
 
         pipeline = self._pipelines["train"]
+        if self.are_tiles:
+            pipeline = dataclasses.replace(
+                pipeline,
+                decode=lambda number: self.decode(number, seeds[:2]),
+                cache=None,
+            )
         batches = pipeline.batches(batch_size, arrange, drop_remainder=True)
         if self.flip:
             batches = batches.enumerate(skip).map(flip_some)

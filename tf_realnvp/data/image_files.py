@@ -220,6 +220,7 @@ def read(
     image_shape: Sequence[int],
     values: Values | int | None = 256,
     content: bytes | None = None,
+    has_tiles: bool = False,
 ) -> np.ndarray:
     """Reads an image file in the shape and levels of a model.
 
@@ -235,6 +236,8 @@ def read(
       values: What its values are to be, such as `model.values`; or the number
         of levels, `None` for real numbers.
       content: Content of the file, if it has been read already.
+      has_tiles: Whether the model's images are tiles of this one, which then is
+        not resized.
 
     Returns:
       `[H, W, C]`, levels or real numbers.
@@ -248,7 +251,9 @@ def read(
         if values.are_real:
             return _read_numbers(file, image_shape)
         pixels = read_pixels(file, channels, values.file_dtype)
-        if pixels.shape[:2] != (height, width):
+        if has_tiles and (np.array(pixels.shape[:2]) < (height, width)).any():
+            raise ImageError(f"it is smaller than a tile, {height}x{width}")
+        if pixels.shape[:2] != (height, width) and not has_tiles:
             pixels = resize(pixels, (height, width)).numpy()
         return values.of_pixels(pixels)
     except (ImageError, OSError) as error:

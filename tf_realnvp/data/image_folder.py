@@ -14,6 +14,7 @@ from tf_realnvp.data import image_files
 from tf_realnvp.data.image_dataset import ImageDataset
 from tf_realnvp.data.preprocessing import default_size, resize
 from tf_realnvp.data.splits import make_splits
+from tf_realnvp.data.tiles import Tiles
 from tf_realnvp.errors import DataError, ImageError
 from tf_realnvp.flow.values import Values
 from tf_realnvp.utils import hashing, runtime
@@ -25,6 +26,9 @@ _PERMANENT = (
     *(errno.ENOENT, errno.EISDIR, errno.ELOOP),
     *(errno.EACCES, errno.EPERM),
 )
+_IS_SMALL = "it is smaller than a tile"
+# The smallest and largest numbers of tiles: a photograph may have a million.
+_NUM_TILES = {"train": (2000, 100_000), "test": (1, 10_000)}
 _NUM_NAMED = 5  # Skipped files to name in a message.
 # Other names of splits, in lower case, reduced to their letters.
 _TRAIN_NAMES = {"train", "training", "trainset", "trainingset"}
@@ -46,7 +50,10 @@ class _Image(NamedTuple):
 
 
 def load(
-    folder: str, size: tuple[int, int] | None, labels: bool = False
+    folder: str,
+    size: tuple[int, int] | None,
+    labels: bool = False,
+    tile: tuple[int, int] | None = None,
 ) -> ImageDataset:
     """Loads a folder of JPEG, PNG and TIFF images.
 
@@ -77,6 +84,8 @@ def load(
       folder: Path of the folder; `~` is expanded.
       size: Height and width to resize the images to, if any.
       labels: As for `data.load`.
+      tile: Height and width of tiles to take instead of whole images, which
+        stay of their size. Smaller images are skipped.
 
     Returns:
       The data set, named after the folder.
@@ -93,6 +102,14 @@ def load(
         raise DataError(f"{folder}: there is no such folder of images")
     names = list_files(root)
     readable, skipped = _look(root, names)
+    if tile is not None:
+        small = {
+            image.name: _IS_SMALL
+            for image in readable
+            if image.header.height < tile[0] or image.header.width < tile[1]
+        }
+        skipped |= small
+        readable = [image for image in readable if image.name not in small]
     images, num_train = _find_splits(folder, readable)
     reason = "it is beside the folder `train`"
     used = set(images)
@@ -106,9 +123,9 @@ def load(
     class_names, indices = _labels_of(folder, images) if labels else ((), None)
     headers = [image.header for image in images]
     values = _values_of(headers)
-    sizes = {(header.height, header.width) for header in headers}
-    of_all = sizes.pop() if len(sizes) == 1 else (None, None)
-    size = size or default_size(*of_all)
+    sizes = [header[:2] for header in headers]
+    of_all = sizes[0] if len(set(sizes)) == 1 else (None, None)
+    size = tile or size or default_size(*of_all)
     channels = 1 if all(header.is_grey for header in headers) else 3
     paths = [root / image.name for image in images]
 
@@ -123,12 +140,24 @@ def load(
     if skipped:
         warn(_describe_skipped(skipped))
     hashes = np.array([image.hash for image in images], np.uint64)
+    splits = make_splits(hashes, indices, num_train)
+    if tile is None:
+        shape = *of_all, channels
+        decode = _decoder(paths, headers, shape, values, size)
+    else:
+        tiles = Tiles(paths, sizes, tile, channels, values)
+        decode = tiles.decode
+        splits = {
+            name: tiles.split(split, *_NUM_TILES[name])
+            for name, split in splits.items()
+        }
     return ImageDataset(
         name=name,
         image_shape=(*size, channels),
         values=values,
-        splits=make_splits(hashes, indices, num_train),
-        decode=_decoder(paths, headers, (*of_all, channels), values, size),
+        splits=splits,
+        decode=decode,
+        are_tiles=tile is not None,
         skipped=skipped,
         class_names=class_names,
         explain_damage=explain_damage,

@@ -28,6 +28,7 @@ def load(
     flip: bool = False,
     num_bits: int | None = None,
     labels: bool = False,
+    tiles: int | Sequence[int] | None = None,
 ) -> ImageDataset:
     """Loads a data set; downloads and prepares it first if necessary.
 
@@ -54,6 +55,9 @@ def load(
         with 256 levels or more. Default: all.
       labels: Whether to load labels, too: the TFDS feature `label`, the labels
         of digits or of the NumPy file, or the names of sub-folders.
+      tiles: Side in pixels, or height and width, of tiles to take from the
+        images of a folder, which are not resized. Training images are at random
+        places; all others cover their images.
 
     Returns:
       The data set. Images are read and decoded on demand.
@@ -61,19 +65,24 @@ def load(
     Raises:
       DataError: If there is no such data set, if its images cannot be obtained,
         if `num_bits` is given for images without as many, or if `labels` are
-        requested and there are none.
-      ValueError: If `image_size` or `num_bits` is out of range.
+        requested and there are none; or if `tiles` are of no folder.
+      ValueError: If `image_size`, `tiles` or `num_bits` is out of range.
     """
-    name, size = os.fspath(name), None
+    name, size, tile = os.fspath(name), None, None
     if image_size is not None:
         size = ranges.check(image_size, "image_size", ranges.ImageSize())
     known = canonical(name)
+    is_path = known not in DATASETS and is_folder(name)
+    if tiles is not None:
+        tile = ranges.check(tiles, "tiles", ranges.ImageSize())
+        if not is_path or arrays.is_file(name) or size is not None:
+            raise DataError("`tiles` are of a folder, without an `image_size`")
     if known == "digits":
         dataset = _load_digits(size, labels)
     elif arrays.is_file(name):
         dataset = arrays.load(name, size, labels)
-    elif known not in DATASETS and is_folder(name):
-        dataset = image_folder.load(name, size, labels)
+    elif is_path:
+        dataset = image_folder.load(name, size, labels, tile)
     else:
         from tf_realnvp.data import tfds_images
 
@@ -82,6 +91,8 @@ def load(
         num_bits = ranges.check(num_bits, "num_bits", ranges.WholeNumber(1, 16))
         dataset = dataset.keep_bits(num_bits)
     settings = dict(dataset=known, image_size=image_size, num_bits=num_bits)
+    if tiles is not None:
+        settings["tiles"] = tiles
     return dataclasses.replace(
         dataset, flip=flip, load_settings=settings, source=source(name)
     )

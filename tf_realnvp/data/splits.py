@@ -90,6 +90,31 @@ class Split:
         others = np.setdiff1d(np.arange(self.num_images), drawn)
         return self.select(drawn), self.select(others)
 
+    def split_images(
+        self, num_images: int, seed: int | np.random.SeedSequence
+    ) -> tuple["Split", "Split"]:
+        """Splits tiles by the images that they are of.
+
+        Args:
+          num_images: Least number of tiles in the first split.
+          seed: Seed of the selection of the images.
+
+        Raises:
+          DataError: If no image is left for the second split.
+        """
+        hashes, owners, counts = np.unique(
+            self.hashes, return_inverse=True, return_counts=True
+        )
+        order = np.random.default_rng(seed).permutation(len(hashes))
+        number = np.searchsorted(np.cumsum(counts[order]), num_images) + 1
+        if number >= len(hashes):
+            raise DataError(
+                f"{num_images} validation tiles leave no training image: there "
+                f"are {len(hashes)}"
+            )
+        is_first = np.isin(owners, order[:number])
+        return self.select(is_first), self.select(~is_first)
+
 
 def make_splits(
     hashes: np.ndarray,

@@ -13,7 +13,10 @@ from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import metadata
 from tf_realnvp.utils.named import by_name
 
-_KEPT = ("dataset", "source", "class_names", "training_hashes", "dropped_bits")
+_KEPT = (
+    *("dataset", "source", "class_names", "training_hashes", "dropped_bits"),
+    "tiles",
+)
 
 
 def load_model(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:

@@ -36,7 +36,8 @@ def choose(config: TrainingConfig, dataset: ImageDataset) -> dict[str, Any]:
     at_32 = minutes * 32**2 / (side * longer)
     chosen = dict(next(best for limit, best in _BEST if at_32 <= limit))
     chosen["batch_size"] = 32 if side < 48 else 16
-    if dataset.num_train >= 2000 or minutes > _SHORT:
+    has_many = dataset.num_train >= 2000 or minutes > _SHORT
+    if has_many and not dataset.are_tiles:  # There may be few images.
         chosen["num_validation"] = min(1000, dataset.num_train // 10)
     if config.init_from is not None:
         names = "batch_size", "num_validation", "ema"

@@ -1,0 +1,162 @@
+"""Tests for tiles, and for data sets of them."""
+
+import functools
+from unittest import mock
+
+import folders
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+from image_arrays import images_of
+from PIL import Image
+
+from tf_realnvp import data
+from tf_realnvp.data import image_files, tiles
+from tf_realnvp.errors import DataError
+
+# Height and width of test images, and then of training images.
+SIZES = {"train/a": (20, 33), "train/b": (16, 16), "test/c": (17, 40)}
+
+
+class CornersTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.product(
+        size=[(8, 8), (9, 8), (20, 33), (64, 17)], overlap=[0.0, 0.1, 0.5]
+    )
+    def test_cover_the_image(self, size, overlap):
+        corners = tiles.corners(size, (8, 6), overlap)
+        count = np.zeros(size, int)
+        for top, left in corners:
+            self.assertEqual(count[top : top + 8, left : left + 6].size, 48)
+            count[top : top + 8, left : left + 6] += 1
+        self.assertGreater(count.min(), 0)
+        for axis, side in enumerate((8, 6)):
+            steps = np.diff(np.unique(corners[:, axis]))
+            self.assertLessEqual(np.ptp(steps) if steps.size else 0, 1)
+            most = max(steps, default=0)
+            self.assertLessEqual(most, side - int(overlap * side))
+        if size == (8, 6):
+            self.assertAllEqual(corners, [[0, 0]])
+
+    def test_join(self):
+        """The mean where tiles overlap, and nothing else changes."""
+        image = np.random.default_rng(0).normal(size=(30, 43, 1))
+        parts = np.concatenate([*tiles.cut(image, (8, 6), 5)])
+        self.assertLen(parts, len(tiles.corners((30, 43), (8, 6), 0.1)))
+        joined = tiles.join(parts[..., 0], (30, 43))
+        self.assertAllClose(joined, image[..., 0], atol=1e-6)
+        numbers = np.arange(len(parts)) % 2  # Of each tile one number.
+        maps = np.broadcast_to(numbers[:, None, None], parts.shape[:3])
+        joined = tiles.join(maps, (30, 43))
+        self.assertAllEqual(np.unique(joined[:5, :4]), [0.0])
+        self.assertGreater(len(np.unique(joined)), 2)
+
+
+class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.pixels = {}
+        for seed, (name, size) in enumerate(SIZES.items()):
+            rng = np.random.default_rng(seed)
+            pixels = rng.integers(256, size=size, dtype=np.uint8)
+            self.write(name, pixels)
+            self.pixels[name] = pixels
+
+    def write(self, name, pixels):
+        path = self.folder / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+    def load(self, **options):
+        return data.load(self.folder, **{"tiles": 8} | options)
+
+    def place(self, tile):
+        """Returns the file that a tile is of, and its corner."""
+        for name, pixels in self.pixels.items():
+            windows = np.lib.stride_tricks.sliding_window_view(pixels, (8, 8))
+            found = np.argwhere((windows == tile[..., 0]).all(axis=(2, 3)))
+            if len(found):
+                return name, tuple(found[0])
+        self.fail("it is no tile")
+
+    def test_tiles(self):
+        dataset = self.load()
+        self.assertEqual(dataset.image_shape, (8, 8, 1))
+        self.assertTrue(dataset.metadata["tiles"])
+        # Those for testing cover the image.
+        seen = dataset.take("test", range(dataset.num_test))
+        expected = [
+            ("test/c", tuple(corner))
+            for corner in tiles.corners((17, 40), (8, 8))
+        ]
+        self.assertEqual([*map(self.place, seen)], expected)
+        # Those for training are anywhere, and elsewhere in the next epoch.
+        batches = functools.partial(dataset.train_batches, 64)
+        first, again, other = map(batches, (1, 1, 1), (0, 0, 1))
+        first, again, other = map(images_of, (first, again, other))
+        self.assertAllEqual(first, again)
+        places = [*map(self.place, first[:300])]
+        names = [name for name, _ in places]
+        self.assertEqual({*names}, {"train/a", "train/b"})
+        # As many as their areas have.
+        self.assertAllClose(names.count("train/a") / 300, 15 / 19, atol=0.1)
+        rows, columns = zip(
+            *(c for n, c in places if n == "train/a"), strict=True
+        )
+        self.assertEqual({*rows}, {*range(13)})
+        self.assertEqual({*columns}, {*range(26)})
+        self.assertNotAllEqual(first[:64], other[:64])
+        resumed = images_of(dataset.train_batches(64, 1, 0, skip=3))
+        self.assertAllEqual(resumed, first[3 * 64 :])
+
+    def test_validation_is_of_other_images(self):
+        self.pixels["train/d"] = self.pixels["train/a"][::-1]
+        self.write("train/d", self.pixels["train/d"])
+        dataset = self.load().hold_out(10, seed=0)
+        self.assertEqual(dataset.num_validation, 10)
+        held_out = dataset.take("validation", range(10))
+        train = images_of(dataset.train_batches(32, 0, 0))
+        names = [
+            {self.place(tile)[0] for tile in part} for part in (held_out, train)
+        ]
+        self.assertTrue(names[0].isdisjoint(names[1]))
+        with self.assertRaisesRegex(DataError, "leave no training image"):
+            self.load().hold_out(2000, seed=0)
+
+    def test_bits_and_labels(self):
+        dataset = self.load(num_bits=3, labels=False)
+        for images in (
+            dataset.take("test", [3]),
+            next(iter(dataset.train_batches(4, 0, 0)))[0].numpy(),
+        ):
+            self.assertEqual(images.dtype, np.uint8)
+            self.assertBetween(images.max(), 1, 7)
+
+    def test_images_are_read_once(self):
+        dataset = self.load()
+        with mock.patch.object(
+            image_files, "read_pixels", wraps=image_files.read_pixels
+        ) as read:
+            for epoch in range(2):
+                images_of(dataset.train_batches(64, 0, epoch))
+        self.assertLessEqual(read.call_count, 4)  # Two threads may ask at once.
+
+    def test_bad(self):
+        self.write("train/small", np.zeros([40, 7], np.uint8))
+        dataset = self.load()
+        self.assertEqual(
+            dataset.skipped["train/small.png"], "it is smaller than a tile"
+        )
+        with self.assertRaisesRegex(DataError, "3 files left out: .*a tile"):
+            self.load(tiles=18)
+        for name, options in {
+            "digits": {},
+            self.folder: {"image_size": 8},
+        }.items():
+            with self.assertRaisesRegex(DataError, "`tiles` are of a folder"):
+                data.load(name, tiles=8, **options)
+        with self.assertRaisesRegex(ValueError, "tiles"):
+            self.load(tiles=7)
+
+
+if __name__ == "__main__":
+    tf.test.main()
