@@ -14,7 +14,7 @@ SETTINGS = TrainingConfig(
 DATA = DataDescription((8, 8, 1), 17, 1437, 360, "digits", ("a", "b"), (0.5,))
 # What only the first or another worker may have, and what may change.
 OF_EACH_WORKER = {
-    *("dataset", "image_size", "num_bits", "data_dir", "output_dir"),
+    *("dataset", "image_size", "tiles", "num_bits", "data_dir", "output_dir"),
     *("run_dir", "checkpoint_minutes", "samples_every", "verbose"),
 }
 MAY_CHANGE = OF_EACH_WORKER | {
@@ -25,6 +25,7 @@ MAY_CHANGE = OF_EACH_WORKER | {
 OUT_OF_RANGE = (
     (0, "flip num_validation epochs lr lr_schedule ema batch_size clip_grad"),
     (0, "image_size num_bits max_steps filters num_blocks alpha num_scales"),
+    (0, "tiles"),
     (0, "num_couplings dequantization conditional precision deterministic"),
     (0, "accumulate recompute jit devices checkpoint_minutes samples_every"),
     (0, "verbose dataset init_from data_dir output_dir run_dir padding"),

@@ -4,6 +4,7 @@
 GIVEN = {
     "dataset": ("digits", "DIGITS"),
     "image_size": ((2, 4), "2x4"),
+    "tiles": ((2, 4), "2x4"),
     "num_bits": (5, "5"),
     "flip": (True, None),
     "num_validation": (8, "8"),

@@ -11,11 +11,51 @@ from absl.testing import parameterized
 
 from tf_realnvp import restoration
 from tf_realnvp.analysis import posterior
+from tf_realnvp.flow.values import Values
 
 MASK = np.zeros([4, 4, 1], bool)
 MASK[1:, 1:3] = True
 SHAPE = (4, *small_models.IMAGE_SHAPE)
 INVALID = tf.errors.InvalidArgumentError
+
+
+class IntervalTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.product(
+        coverage=[0.5, 0.8, 0.95], num_colors=[256, None], scale=[1.0, 9.0]
+    )
+    def test_holds_the_truth(self, coverage, num_colors, scale):
+        """As often as it should, though the spread is wrong by a factor."""
+        values, rng = Values(num_colors), np.random.default_rng(0)
+
+        def restored():
+            std = rng.uniform(5.0, 12.0, size=(300, 6, 6, 1))
+            truth = values.nearest(rng.normal(128.0, std))
+            few = np.zeros_like(truth)
+            mean, std = np.full_like(std, 128.0), std / scale
+            return restoration.Restoration(few, mean=mean, std=std), truth
+
+        missing = rng.uniform(size=(300, 6, 6, 1)) < 0.5
+        factor = restoration.interval_factor(
+            values, *restored(), coverage, missing
+        )
+        found, truth = restored()
+        low, high = restoration.interval(values, found, factor, missing)
+        self.assertEqual(low.dtype, values.dtype)
+        is_held = (low <= truth) & (truth <= high)
+        self.assertAllClose(is_held[missing].mean(), coverage, atol=0.025)
+        for end in (low, high):
+            self.assertAllEqual(end[~missing], found.mean[~missing])
+
+    def test_certain(self):
+        """Where all samples agree, an interval is as wide as it must be."""
+        values = Values(17)
+        mean = np.full([40, 4, 4, 1], 7.0, np.float32)
+        found = restoration.Restoration(mean, mean=mean, std=0.0 * mean)
+        for truth, ends in ((7, (7, 7)), (10, (4, 10))):
+            truth = np.full(mean.shape, truth)
+            factor = restoration.interval_factor(values, found, truth, 0.9)
+            low, high = restoration.interval(values, found, factor)
+            self.assertEqual((low.min(), high.max()), ends)
 
 
 class RestoreTest(tf.test.TestCase, parameterized.TestCase):

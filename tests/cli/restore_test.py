@@ -25,7 +25,7 @@ class RestoreTest(ModelTestCase):
 
     def setUp(self):
         super().setUp()
-        self.images = small_models.images(3)
+        self.images, self.results = small_models.images(3), []
         self.enterContext(
             mock.patch.object(restoration, "restore", self.answer)
         )
@@ -42,6 +42,7 @@ class RestoreTest(ModelTestCase):
         rest = (samples, mean, std, 2.0 * ones, ones, ones) if n else ()
         restored = random_images(len(images), 1)
         self.result = restoration.Restoration(restored, None, labels, *rest)
+        self.results.append(self.result)
         return self.result
 
     def write_mask(self, name="mask.png", hole=HOLE):
@@ -128,6 +129,7 @@ class RestoreTest(ModelTestCase):
         ("a.png", "--noise 5 --label cat", "--label: no class 'cat', but none"),
         ("empty", "--noise 5", "argument IMAGE: there are no files in empty"),
         ("a.png", "--noise 5 --out a.png", "--out: a.png is among the images"),
+        ("a.png", "--mask a.png --reference empty", "--reference: the model "),
     )
     def test_bad(self, names, flags, message):
         self.write(".", self.images[:1], ["a.png"])
@@ -135,6 +137,36 @@ class RestoreTest(ModelTestCase):
         self.write_mask("wide.png", np.ones([4, 6, 1]))
         result = call("restore", self.path, *names.split(), *flags.split())
         self.assert_usage_error(result, message)
+
+    def test_intervals(self):
+        """They are by images of which the same is hidden."""
+        path = small_models.copied(self.path, self.folder, observe="mask")
+        model = small_models.shared(observe="mask")
+        self.use(model)
+        normal = small_models.images(40, seed=1)
+        self.write("normal", normal)
+        self.write("in", self.images)
+        self.write_mask()
+        flags = ("--samples", 2, "--interval", 0.8, "--out", "out/")
+        flags += ("--mask", "mask.png", "--reference", "normal")
+        code, stdout, stderr = call("restore", path, "in", *flags)
+        self.assertEqual(code, 0, stderr)
+        images, is_missing, *_ = self.asked
+        self.assertAllEqual(images, normal)
+        self.assertAllEqual(is_missing, np.tile(HOLE, [40, 1, 1, 1]))
+        found, others = self.results
+        factor = restoration.interval_factor(
+            model.values, others, normal, 0.8, is_missing
+        )
+        self.assertIn(f"intervals of {factor:.2f} times the spread", stdout)
+        self.assertIn("80% of the missing values of 40 readable", stdout)
+        ends = restoration.interval(model.values, found, factor, HOLE)
+        for name, images in zip(("lower", "upper"), ends, strict=True):
+            for number, image in enumerate(images):
+                written = self.restored(f"out/{number:03d}_{name}.png")
+                self.assertAllEqual(written, image)
+        call("restore", path, "in", *flags, "--out", "rows.png")
+        self.assertGreater(np.ptp(read_png("rows.png")), 100)
 
     def test_context(self):
         """A model of another context than what is seen restores nothing."""

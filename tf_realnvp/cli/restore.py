@@ -84,9 +84,10 @@ def _interval(flags, model, result, is_missing):
         model,
         seen,
         missing,
-        label=flags.label,
-        num_samples=flags.samples,
-        seed=flags.seed,
+        None,
+        flags.label,
+        flags.samples,
+        flags.seed,
         shows_progress=True,
     )
     factor = restoration.interval_factor(
