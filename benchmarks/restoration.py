@@ -100,7 +100,7 @@ def restore(task, model, step, train, images, labels, flags) -> None:
     if flags.samples:
         report("a sample", step * found.samples[:, 0], images, where)
         report("mean of samples", step * found.mean, images, where)
-        calibrate(found, images / step, where)
+        calibrate(model.values, found, images / step, where)
     print(f"{seconds:.0f} s", flush=True)
     if flags.out:
         arrays = {k: v for k, v in vars(found).items() if v is not None}
@@ -302,9 +302,11 @@ def draw(path, arrays, num_colors) -> None:
     )
 
 
-def calibrate(found, images, where) -> None:
+def calibrate(values, found, images, where) -> None:
     """Prints how well the spread of the samples predicts the errors."""
     import scipy.stats
+
+    from tf_realnvp import restoration
 
     where = np.broadcast_to(where, images.shape)
     errors = np.abs(found.mean - images)[where]
@@ -320,6 +322,27 @@ def calibrate(found, images, where) -> None:
         f"5 and 95 % quantiles of the samples: {between.mean():.3f}; "
         f"Spearman's coefficient {correlation:.3f}"
     )
+    halves = [
+        (
+            restoration.Restoration(
+                found.images[part], mean=found.mean[part], std=found.std[part]
+            ),
+            images[part],
+            where[part],
+        )
+        for part in (np.s_[0::2], np.s_[1::2])
+    ]
+    held = []
+    for coverage in (0.5, 0.8, 0.9, 0.95):
+        (restored, truth, missing), other = halves
+        factor = restoration.interval_factor(
+            values, restored, truth, coverage, missing
+        )
+        restored, truth, missing = other
+        low, high = restoration.interval(values, restored, factor, missing)
+        is_held = (low <= truth) & (truth <= high)
+        held.append(f"{is_held[missing].mean():.3f} for {coverage:.0%}")
+    print(f"intervals by the other half hold {', '.join(held)}")
     if found.r_hat is not None:
         print(
             f"R-hat {np.median(found.r_hat):.2f}, acceptance "

@@ -23,7 +23,6 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -82,17 +81,17 @@ class Measurements:
         for real numbers.
       label: Int64 `[n]`, the likeliest class, on which `costs` are conditioned;
         0 if the model has no classes.
-      image: Int64 `[n]`, the index of the image, in ascending order.
       regions: Float32 `[n, F]`, of tiles: the highest and the lowest costs of
         regions of two sizes, and the least contrast; else `[n, 0]`.
+      image: Int64 `[n]`, the index of the image, in ascending order.
     """
 
     log_prob: np.ndarray
     costs: np.ndarray
     coded_bits: np.ndarray
     label: np.ndarray
-    image: np.ndarray
     regions: np.ndarray
+    image: np.ndarray
 
     def __len__(self) -> int:
         return len(self.log_prob)
@@ -157,6 +156,7 @@ class Measurer:
         self._model = model
         self._batch_size = batch_size
         self._has_tiles = model.metadata.get("tiles", False)
+        self._size = model.image_shape[:2]
 
         def measure(images, seed, context):
             """Returns costs, classes, and log p(x) - log p(x | class)."""
@@ -201,17 +201,30 @@ class Measurer:
         Raises:
           ValueError: If the images have the wrong shape or dtype.
         """
+        if not self._has_tiles:
+            return self._measured(images, seed, context)
+        return Measurements.concatenate(
+            [
+                self._measured(tiles.cut(image, self._size), seed, context)
+                for image in images
+            ]
+        )
+
+    def _measured(self, images, seed, context):
+        """Returns the measurements of images, or of the tiles of one."""
         parts = []
         batches = self._batches(images, seed, context)
-        for numbers, batch, costs, label, difference in batches:
+        for batch, costs, label, difference in batches:
             nats = costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
             cells, code = _sum_over_cells(costs), coded_bits(batch)
             found = np.zeros([len(batch), 0], np.float32)
             if self._has_tiles:
                 found = _regions(costs.sum(axis=(1, 2)), batch)
-            columns = difference - nats, cells, code, label, numbers, found
-            parts.append(columns)
-        return Measurements(*map(np.concatenate, zip(*parts, strict=True)))
+            parts.append((difference - nats, cells, code, label, found))
+        columns = [*map(np.concatenate, zip(*parts, strict=True))]
+        of_one = np.zeros(len(columns[0]), int)
+        columns.append(of_one if self._has_tiles else np.arange(len(of_one)))
+        return Measurements(*columns)
 
     def maps(self, images: Any, seed: int = 0, context: Any = None) -> Any:
         """Returns bit maps: the code length of each position of images.
@@ -228,47 +241,31 @@ class Measurer:
           a model of tiles, a list of maps `[H, W]`, the means of those of the
           tiles.
         """
-        numbers, maps = [], []
-        for number, _, costs, *_ in self._batches(images, seed, context):
-            nats = costs.sum(axis=(1, 2), dtype=np.float64)
-            maps.append(np.float32(self._model.values.from_nats(nats)))
-            numbers.append(number)
-        joined, owners = np.concatenate(maps), np.concatenate(numbers)
-        if not self._has_tiles:
-            return joined
-        return [
-            tiles.join(joined[owners == number], image.shape[:2])
-            for number, image in enumerate(images)
+        if self._has_tiles:
+            return [
+                tiles.join(
+                    self._maps(tiles.cut(image, self._size), seed, context),
+                    image.shape[:2],
+                )
+                for image in images
+            ]
+        return self._maps(images, seed, context)
+
+    def _maps(self, images, seed, context):
+        parts = [
+            costs.sum(axis=(1, 2), dtype=np.float64)
+            for _, costs, *_ in self._batches(images, seed, context)
         ]
+        maps = self._model.values.from_nats(np.concatenate(parts))
+        return maps.astype(np.float32)
 
     def _batches(self, images, seed, context):
         """Runs the flow on batches, and replaces values that are not finite.
 
         Returns:
-          Iterator over tuples, one per batch: indices of images, images or
-          tiles, costs `[n, S, 2, H, W]`, likeliest classes, and log p(x) - log
-          p(x | class).
+          Iterator over tuples, one per batch: images, costs `[n, S, 2, H, W]`,
+          likeliest classes, and log p(x) - log p(x | class).
         """
-        if self._has_tiles:
-            inputs = self._cut(images, context)
-        else:
-            inputs = self._slices(images, context)
-
-        def measure(part):
-            numbers, batch, condition = part
-            number = tf.constant(seed, tf.int64)
-            tensors = self._measure(batch, number, condition)
-            costs, label, difference = (tensor.numpy() for tensor in tensors)
-            # Beyond the range of float32, an image is as unlikely as possible.
-            costs = np.nan_to_num(
-                costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
-            )
-            return numbers, batch, costs, label, np.nan_to_num(difference)
-
-        return overlapped(measure, inputs)
-
-    def _slices(self, images, context):
-        """Yields indices, images and condition of batches."""
         images, shape = np.asarray(images), list(self._model.image_shape)
         dtype = np.dtype(self._model.values.dtype)
         if images.dtype != dtype or list(images.shape[1:]) != shape:
@@ -280,19 +277,20 @@ class Measurer:
 
         context = observations.given(self._model, images, context)
         condition = self._model.condition(images, context=context)
-        columns = np.arange(len(images)), images, condition
-        for part in parts(len(images), self._batch_size):
-            yield tf.nest.map_structure(itemgetter(part), columns)
 
-    def _cut(self, images, context):
-        """Yields the same of the tiles of images."""
-        for number, image in enumerate(images):
-            for batch in tiles.cut(
-                image, self._model.image_shape[:2], self._batch_size
-            ):
-                own = observations.given(self._model, batch, context)
-                own = self._model.condition(batch, context=own)
-                yield np.full(len(batch), number), batch, own
+        def measure(part):
+            batch = images[part]
+            context = tf.nest.map_structure(lambda v: v[part], condition)
+            number = tf.constant(seed, tf.int64)
+            tensors = self._measure(batch, number, context)
+            costs, label, difference = (tensor.numpy() for tensor in tensors)
+            # Beyond the range of float32, an image is as unlikely as possible.
+            costs = np.nan_to_num(
+                costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
+            )
+            return batch, costs, label, np.nan_to_num(difference)
+
+        return overlapped(measure, parts(len(images), self._batch_size))
 
 
 def _sum_over_cells(costs):

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -40,24 +40,16 @@ def corners(
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
 
-def cut(
-    image: np.ndarray, tile: Sequence[int], size: int
-) -> Iterator[np.ndarray]:
-    """Yields batches of the overlapping tiles of an image, `[n, h, w, C]`.
+def cut(image: np.ndarray, tile: Sequence[int]) -> np.ndarray:
+    """Returns the overlapping tiles of an image, `[n, h, w, C]`.
 
     Args:
       image: `[H, W, C]`.
       tile: Height and width of a tile.
-      size: Largest number of tiles in a batch.
     """
-    places = corners(image.shape[:2], tile, _OVERLAP)
-    for start in range(0, len(places), size):
-        yield np.stack(
-            [
-                image[top : top + tile[0], left : left + tile[1]]
-                for top, left in places[start : start + size]
-            ]
-        )
+    windows = np.lib.stride_tricks.sliding_window_view(image, tile, (0, 1))
+    top, left = corners(image.shape[:2], tile, _OVERLAP).T
+    return np.moveaxis(windows[top, left], 1, -1)
 
 
 def join(maps: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -81,7 +73,7 @@ def join(maps: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 class Tiles:
-    """Tiles of image files, numbered file by file."""
+    """Tiles of image files, by numbers."""
 
     def __init__(
         self,
@@ -91,7 +83,7 @@ class Tiles:
         channels: int,
         values: Values,
     ):
-        """Creates the tiles.
+        """Creates the tiles, none at first.
 
         Args:
           paths: The files.
@@ -100,13 +92,11 @@ class Tiles:
           channels: Number of channels, 1 or 3.
           values: What the values of the images are.
         """
-        places = [corners(size, tile) for size in sizes]
-        self._counts = np.array([len(part) for part in places])
-        self._owners = np.repeat(np.arange(len(paths)), self._counts)
-        self._corners = np.concatenate(places)
-        self._rooms = np.array(sizes) - tile + 1
-        self._shape, self._dtype = (*tile, channels), values.dtype
-        largest = np.prod(sizes, axis=1).max() * channels * self._itemsize
+        self._sizes, self._shape = np.array(sizes), (*tile, channels)
+        self._places = np.zeros([0, 3], np.int64)  # File, row and column.
+        self._dtype = values.dtype
+        num_bytes = channels * np.dtype(values.dtype).itemsize
+        largest = num_bytes * np.prod(self._sizes, axis=1).max()
         # Decoded images stay in memory, as far as they fit.
         self._read = functools.lru_cache(max(1, int(_MAX_BYTES // largest)))(
             lambda file: image_files.read_pixels(
@@ -114,56 +104,46 @@ class Tiles:
             )
         )
 
-    @property
-    def _itemsize(self):
-        return np.dtype(self._dtype).itemsize
-
-    def split(self, whole: Split, least: int, most: int) -> Split:
-        """Returns the tiles of a split of the files.
+    def split(self, files: Split, least: int, most: int) -> Split:
+        """Returns a split of numbers of tiles that cover the images.
 
         Args:
-          whole: The files.
+          files: The files.
           least: Smallest number of tiles; if there are fewer, they repeat.
           most: Largest number; if there are more, some are left out.
         """
-        ends = np.cumsum(self._counts)
-        places = np.repeat(
-            np.arange(len(whole.indices)), self._counts[whole.indices]
-        )
-        numbers = np.concatenate(
-            [
-                np.arange(ends[k] - self._counts[k], ends[k])
-                for k in whole.indices
-            ]
-        )
-        copies = range(math.ceil(least / len(numbers)))
-        numbers = np.concatenate([numbers + k * ends[-1] for k in copies])
-        places = np.tile(places, len(copies))
-        some = slice(None, None, math.ceil(len(numbers) / most))
-        tiles = whole.select(places[some])
-        return dataclasses.replace(tiles, indices=numbers[some])
+        parts = []
+        for number, file in enumerate(files.indices):
+            own = corners(self._sizes[file], self._shape[:2])
+            parts.append(np.insert(own, 0, number, axis=1))
+        places = np.concatenate(parts)
+        places = np.tile(places, (math.ceil(least / len(places)), 1))
+        places = places[:: math.ceil(len(places) / most)]
+        numbers = len(self._places) + np.arange(len(places))
+        result = files.select(places[:, 0])
+        places[:, 0] = result.indices
+        self._places = np.concatenate([self._places, places])
+        return dataclasses.replace(result, indices=numbers)
 
     def decode(self, number: tf.Tensor, seed: tf.Tensor | None = None):
         """Returns a tile, `[h, w, C]`, in a graph.
 
         Args:
-          number: Its number, an element of a `split`.
+          number: Its number.
           seed: Int32 `[2]`, for a tile at a random place in the same image.
             Default: that of the number.
         """
-        place = number % len(self._owners)
-        file = tf.gather(self._owners, place)
-        if seed is None:
-            corner = tf.gather(self._corners, place)
-        else:
-            room = tf.gather(self._rooms, file)
+        place = tf.gather(self._places, number)
+        if seed is not None:
+            room = 1 + tf.gather(self._sizes, place[0]) - self._shape[:2]
             seed = tf.random.experimental.stateless_fold_in(seed, number)
             draws = tf.random.stateless_uniform([2], seed, dtype=tf.float64)
             corner = tf.cast(draws * tf.cast(room, tf.float64), tf.int64)
-        tile = pipeline.call(Tiles._cut, self, [file, corner], self._dtype)
+            place = tf.concat([place[:1], corner], axis=0)
+        tile = pipeline.call(Tiles._cut, self, [place], self._dtype)
         return tf.ensure_shape(tile, self._shape)
 
-    def _cut(self, file, corner):
-        (top, left), (height, width, _) = corner, self._shape
-        pixels = self._read(int(file))
+    def _cut(self, place):
+        (file, top, left), (height, width, _) = place.tolist(), self._shape
+        pixels = self._read(file)
         return pixels[top : top + height, left : left + width]
