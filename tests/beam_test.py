@@ -46,7 +46,8 @@ class BeamTest(CommandTestCase):
         """Returns the results of a handler for inputs without keys."""
         model = small_models.opened(small_models.conditional)
         with mock.patch.object(api, "load", return_value=model):
-            handler = SavedModelHandler("M", **options)
+            path = small_models.saved(small_models.conditional)
+            handler = SavedModelHandler(path, **options)
             return [*handler.run_inference(inputs, handler.load_model())]
 
     def test_score(self):
@@ -77,6 +78,28 @@ class BeamTest(CommandTestCase):
             for name, *values in rows:
                 self.assertEqual([*scores[name]], header[1:])
                 self.assertEqual([*map(str, scores[name].values())], values)
+
+    def test_tiles(self):
+        saved = small_models.saved(small_models.model)
+        path = small_models.copied(saved, self.folder, tiles=True)
+        rng = np.random.default_rng(0)
+        images = [
+            rng.integers(17, size=(4 + size, 7, 1), dtype=np.uint8)
+            for size in range(5)
+        ]
+        write_images("in", images, small_models.NUM_COLORS)
+        code, _, stderr = call("score", path, "in")
+        self.assertEqual(code, 0, stderr)
+        header, *rows = files.read_csv("scores.csv")
+        infer = base.RunInference(
+            base.KeyedModelHandler(SavedModelHandler(path))
+        )
+        found, _ = self.run_pipeline(Chain(ReadImages(path, "in/*"), infer))
+        self.assertLen(found, 5)
+        for name, *values in rows:
+            scores = found[f"in/{name}"]
+            self.assertEqual([*scores], header[1:])
+            self.assertEqual([*map(str, scores.values())], values)
 
     def test_methods(self):
         model = small_models.opened(small_models.conditional)

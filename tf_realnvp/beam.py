@@ -66,7 +66,9 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
             that all workers can read, or a data set. Each process measures it.
           temperature: Of `sample`.
         """
-        super().__init__(min_batch_size=BATCH_SIZE, max_batch_size=BATCH_SIZE)
+        # One large image has many batches of tiles.
+        size = 1 if metadata.read(path).get("tiles") else BATCH_SIZE
+        super().__init__(min_batch_size=size, max_batch_size=size)
         self._path, self._method = os.fspath(path), method
         self._seed, self._context = seed, context
         self._reference, self._temperature = reference, temperature
@@ -82,8 +84,9 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
     def _score(self, model):
         reference, seed, context = None, self._seed, self._context
         measure: Any = functools.partial(batched.score_each, model)
-        if self._reference is not None:
+        if self._reference is not None or model.metadata.get("tiles"):
             measure = detection.Measurer(model)
+        if self._reference is not None:
             # As the command does by default.
             loader = image_sets.Loader(model, "datasets", 4000, seed)
             normal = loader.load(
@@ -174,15 +177,19 @@ def _parse(record, keys):
 
 @functools.cache
 def _form(path):
-    """Returns the shape of a model's images, and what their values are."""
+    """Returns how a model's images are read."""
     content = metadata.read(path)
-    return content["image_shape"], metadata.values(content)
+    return dict(
+        image_shape=content["image_shape"],
+        values=metadata.values(content),
+        has_tiles=content.get("tiles", False),
+    )
 
 
 def _decode(named, path):
-    (name, content), (shape, values) = named, _form(path)
+    name, content = named
     try:
-        image = image_files.read(name, shape, values, content)
+        image = image_files.read(name, content=content, **_form(path))
     except ImageError as error:
         beam.metrics.Metrics.counter(__name__, "unreadable").inc()
         logging.warning(error)
