@@ -30,7 +30,7 @@ def masks():
 CLASSES = {"class_names": ["Sneaker", "T-shirt/top", "Pullover"]}
 MODELS = {
     "realnvp_digits": (small_models.model, {}),
-    "realnvp_parts": (small_models.model, {}),
+    "realnvp_parts": (small_models.model, {"source": "old_parts.npz"}),
     "realnvp_photos": (small_models.model, {"tiles": True}),
     "models/realnvp_fashion_mnist": (small_models.conditional, CLASSES),
     "models/realnvp_fashion_mnist_masks": (masks, {}),
@@ -69,6 +69,8 @@ class DocumentationTest(
         images = random_images(70, 4, 4, 1, num_colors=17)
         write_images(".", images[:4], 17, ["a.png", "b.png", "c.png", "d.png"])
         write_images("good_parts", images[4:44], 17)
+        others = random_images(70, 4, 4, 1, num_colors=17, seed=1)
+        np.savez("old_parts.npz", images=others, num_colors=17)
         write_images("bad_parts", small_models.images(20), 17)
         write_images("clothes", images[4:44], 17)
         write_images("photos", images[:2], 17)
