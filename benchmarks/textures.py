@@ -112,12 +112,13 @@ def fit_filters(images: np.ndarray):
         return np.stack(bank, axis=-1)[:, 2:-2, 2:-2]
 
     few = features(images)
-    covariance = EmpiricalCovariance().fit(few.reshape(-1, few.shape[-1]))
+    fitted = EmpiricalCovariance().fit(few.reshape(-1, few.shape[-1]))
 
     def score(images):
-        seen = features(images)
-        flat = covariance.mahalanobis(seen.reshape(-1, seen.shape[-1]))
-        return np.sort(flat.reshape(len(seen), -1))[:, -12:].mean(axis=1)
+        errors = features(images) - fitted.location_
+        distances = np.sum(errors @ fitted.precision_ * errors, axis=-1)
+        flat = np.sort(distances.reshape(len(images), -1))
+        return flat[:, -12:].mean(axis=1)
 
     return score
 

@@ -140,6 +140,12 @@ class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
                 images_of(dataset.train_batches(64, 0, epoch))
         self.assertLessEqual(read.call_count, 4)  # Two threads may ask at once.
 
+    def test_damage(self):
+        dataset = self.load()
+        (self.folder / "test/c.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        with self.assertRaisesRegex(DataError, "test/c.png: it is damaged"):
+            dataset.take("test", [0])
+
     def test_bad(self):
         self.write("train/small", np.zeros([40, 7], np.uint8))
         dataset = self.load()

@@ -203,12 +203,10 @@ class Measurer:
         """
         if not self._has_tiles:
             return self._measured(images, seed, context)
-        return Measurements.concatenate(
-            [
-                self._measured(tiles.cut(image, self._size), seed, context)
-                for image in images
-            ]
-        )
+        parts = [tiles.cut(image, self._size) for image in images]
+        measured = self._measured(np.concatenate(parts), seed, context)
+        image = np.repeat(np.arange(len(parts)), [*map(len, parts)])
+        return dataclasses.replace(measured, image=image)
 
     def _measured(self, images, seed, context):
         """Returns the measurements of images, or of the tiles of one."""
@@ -222,8 +220,7 @@ class Measurer:
                 found = _regions(costs.sum(axis=(1, 2)), batch)
             parts.append((difference - nats, cells, code, label, found))
         columns = [*map(np.concatenate, zip(*parts, strict=True))]
-        of_one = np.zeros(len(columns[0]), int)
-        columns.append(of_one if self._has_tiles else np.arange(len(of_one)))
+        columns.append(np.arange(len(columns[0])))
         return Measurements(*columns)
 
     def maps(self, images: Any, seed: int = 0, context: Any = None) -> Any:
@@ -241,23 +238,20 @@ class Measurer:
           a model of tiles, a list of maps `[H, W]`, the means of those of the
           tiles.
         """
+        parts = [images]
         if self._has_tiles:
-            return [
-                tiles.join(
-                    self._maps(tiles.cut(image, self._size), seed, context),
-                    image.shape[:2],
-                )
-                for image in images
-            ]
-        return self._maps(images, seed, context)
-
-    def _maps(self, images, seed, context):
-        parts = [
-            costs.sum(axis=(1, 2), dtype=np.float64)
-            for _, costs, *_ in self._batches(images, seed, context)
+            parts = [tiles.cut(image, self._size) for image in images]
+        batches = self._batches(np.concatenate(parts), seed, context)
+        nats = [costs.sum((1, 2), np.float64) for _, costs, *_ in batches]
+        maps = self._model.values.from_nats(np.concatenate(nats))
+        maps = maps.astype(np.float32)
+        if not self._has_tiles:
+            return maps
+        split = np.split(maps, np.cumsum([*map(len, parts)])[:-1])
+        return [
+            tiles.join(part, image.shape[:2])
+            for part, image in zip(split, images, strict=True)
         ]
-        maps = self._model.values.from_nats(np.concatenate(parts))
-        return maps.astype(np.float32)
 
     def _batches(self, images, seed, context):
         """Runs the flow on batches, and replaces values that are not finite.
