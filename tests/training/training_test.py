@@ -561,9 +561,11 @@ class CommandTest(TrainingTestCase):
         error = errors.DataError("none")
         with mock.patch.object(data, "load", side_effect=error) as load:
             command(
-                flip=True, data_dir="a", num_bits=4, image_size="4x6", seed=3
+                **{"flip": True, "data_dir": "a", "num_bits": 4, "seed": 3},
+                **{"image_size": "4x6", "tiles": "2x4"},
             )
-        load.assert_called_once_with("digits", "a", (4, 6), True, 4, False)
+        rest = True, 4, False, (2, 4)
+        load.assert_called_once_with("digits", "a", (4, 6), *rest)
 
     @parameterized.parameters(
         ({}, 2, "012", "02"),
