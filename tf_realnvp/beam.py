@@ -88,7 +88,7 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
             measure = detection.Measurer(model)
         if self._reference is not None:
             # As the command does by default.
-            loader = image_sets.Loader(model, "datasets", 4000, seed)
+            loader = image_sets.Loader(model, "datasets", 4000, seed, True)
             normal = loader.load(
                 "reference", self._reference, "test", MIN_IMAGES
             )

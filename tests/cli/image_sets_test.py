@@ -14,6 +14,7 @@ from tf_realnvp import data
 from tf_realnvp.cli import image_sets
 from tf_realnvp.errors import UsageError
 from tf_realnvp.flow.values import Values
+from tf_realnvp.utils import hashing
 
 # Of one level each.
 IMAGES = np.full([30, 4, 4], np.arange(30)[:, None, None], np.uint8)
@@ -146,6 +147,50 @@ class LoadTest(command_lines.CommandTestCase, parameterized.TestCase):
         for name, level in zip(names, levels, strict=True):
             split, number = name.split()
             self.assertEqual(int(number) + 20 * (split == "test"), level)
+
+    def test_tiles(self):
+        """Images are whole, or the tile in their middle."""
+        rng = np.random.default_rng(0)
+        images = {
+            f"{number}.png": rng.integers(256, size=shape, dtype=np.uint8)
+            for number, shape in enumerate([(9, 6, 1), (4, 4, 1), (3, 9, 1)])
+        }
+        write_images("in", images.values(), names=[*images])
+        metadata = {"tiles": True}
+        for whole in (True, False):
+            loader = self.loader(metadata=metadata, max_images=9, whole=whole)
+            with contextlib.redirect_stderr(io.StringIO()) as stderr:
+                found = loader.load("normal", "in", "test", 1)
+            self.assertIn("2.png: it is smaller than a tile", stderr.getvalue())
+            self.assertEqual(found.names, ["0.png", "1.png"])
+            first = images["0.png"]
+            expected = first if whole else first[2:6, 1:5]
+            self.assertAllEqual(found.images[0], expected)
+            self.assertAllEqual(found.images[1], images["1.png"])
+        for number in range(30):
+            size = (5, 6 + number % 2, 1)
+            pixels = rng.integers(256, size=size, dtype=np.uint8)
+            images[f"{number:03d}.png"] = pixels
+        write_images("all", images.values(), names=[*images])
+        dataset = data.load("./all", tiles=4)
+        metadata = dataset.metadata
+        loader = self.loader(metadata=metadata, max_images=99, whole=True)
+        with contextlib.redirect_stderr(io.StringIO()):
+            seen, unseen = (
+                loader.load("normal", "./all", split, 1)
+                for split in ("train", "test")
+            )
+        self.assertLen({*seen.names, *unseen.names}, 32)
+        self.assertLen(seen.names, 32 - len(unseen.names))
+        hashes = [
+            hashing.hash_of((self.folder / "all" / name).read_bytes())
+            for name in unseen.names
+        ]
+        self.assertContainsSubset(hashes, dataset.splits["test"].hashes)
+        loader = self.loader(metadata=metadata, max_images=99, whole=True)
+        with contextlib.redirect_stderr(io.StringIO()):
+            default = loader.load("normal", None, "test", 1)
+        self.assertEqual(default.names, unseen.names)
 
     def test_what_is_no_image_takes_no_place(self):
         self.write("in", range(12))

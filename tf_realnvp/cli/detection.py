@@ -74,7 +74,7 @@ def score(flags: argparse.Namespace, model: RealNVP) -> None:
         measure = detection.Measurer(model)  # It takes seconds more to trace.
     reference, normal, by = None, None, model.values.measure
     if flags.reference is not None:
-        loader = Loader(model, flags.data_dir, flags.max_images, seed)
+        loader = Loader(model, flags.data_dir, flags.max_images, seed, True)
         normal = loader.load("reference", flags.reference, "test", MIN_IMAGES)
         by = detection.DEFAULT
         _check_decision(flags, len(normal) - len(normal) // 2)
@@ -181,7 +181,7 @@ def detect(flags: argparse.Namespace, model: RealNVP) -> None:
     """Measures how well anomalous images can be told from normal ones."""
     check_context(model, observes=True)
     measure, seed = detection.Measurer(model), flags.seed
-    loader = Loader(model, flags.data_dir, flags.max_images, seed)
+    loader = Loader(model, flags.data_dir, flags.max_images, seed, True)
     sets = {
         "fit": loader.load("fit", flags.fit, "train", MIN_IMAGES),
         "normal": loader.load("normal", flags.normal, "test"),
@@ -297,7 +297,7 @@ def _score(flags, paths, model, scorer, normal):
     is_known: dict[str, bool] = {}
 
     def images():
-        for path, image in image_sets.read_readable(paths, model):
+        for path, image in image_sets.read_readable(paths, model, whole=True):
             is_known[path.name] = bool(known) and hash_of(image) in known
             yield image
 
@@ -343,7 +343,7 @@ def _draw_large_maps(flags, model, measure, normal):
         mean, deviation = moments.mean(axis=0)
     with files.replace_files(flags.maps) as new:
         for path in _first_paths(flags):
-            image = image_sets.read(path, model)
+            image = image_sets.read(path, model, whole=True)
             values = (make_map(image) - mean) / deviation
             limits = limits or plots.map_limits(values)
             plots.save_map(_map_file(new, path), values, limits)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_realnvp import data
 from tf_realnvp.cli import arguments
@@ -30,8 +31,8 @@ class ImageSet:
     Attributes:
       title: Human-readable description of the set.
       names: Names of the images: the path in the folder, or split and index.
-      images: `[n, H, W, C]`; or for a model of tiles a sequence of images
-        `[H, W, C]`, which are read when they are asked for.
+      images: `[n, H, W, C]`; or of whole images, for a model of tiles, a
+        sequence of `[H, W, C]`, which are read when they are asked for.
     """
 
     title: str
@@ -56,12 +57,14 @@ class Loader:
       data_dir: As for `data.load`.
       max_images: Largest number of images per set.
       seed: Seed of the sampling.
+      whole: As for `read`.
     """
 
     model: RealNVP
     data_dir: str
     max_images: int = 0
     seed: int = 0
+    whole: bool = False
 
     @functools.cached_property
     def _training_hashes(self):
@@ -92,8 +95,7 @@ class Loader:
         with arguments.naming(f"--{flag}"):
             source = self._named(name)
             path, label = _split_class(source)
-            has_tiles = self.model.metadata.get("tiles", False)
-            is_path = name or has_tiles
+            is_path = name or self._has_tiles
             is_path = is_path and os.path.isabs(data.source(path))
             is_file = arrays.is_file(path)
             if is_path and label is None and not is_file:
@@ -110,7 +112,7 @@ class Loader:
         title = f"{kind} images of {source}"
         is_known = (
             split == "test"
-            and not has_tiles
+            and not self._has_tiles
             and self._is_known(map(hashing.hash_of, images))
         )
         if is_known:
@@ -147,6 +149,11 @@ class Loader:
                 dataset = dataset.keep_bits(model.values.num_bits)
         dataset.check_fits(model)
         return dataclasses.replace(dataset, observe=model.observation)
+
+    @property
+    def _has_tiles(self):
+        """Whether the images of a set are larger than those of the model."""
+        return self.whole and self.model.metadata.get("tiles", False)
 
     def _named(self, name):
         """Returns a name, by default that of the model's own data set."""
@@ -208,12 +215,12 @@ class Loader:
         Like `_from_dataset`, which loads it if there are training images. Of a
         model of tiles only the images of the split are taken then.
         """
-        has_tiles, kind = self.model.metadata.get("tiles", False), "readable"
+        kind = "readable"
         root = pathlib.Path(os.path.expanduser(name))
         paths = image_folder.list_files(root)
         files = [root / path for path in paths]
         if self._is_known(map(_hash_of, files)):
-            if not has_tiles:
+            if not self._has_tiles:
                 return self._from_dataset(name, None, split, is_path=True)
             kind, splits = split, self.load_dataset(name).splits
             own = set(splits[split].hashes.tolist())
@@ -223,14 +230,15 @@ class Loader:
         others = np.setdiff1d(np.arange(len(files)), chosen)
         others = np.random.default_rng(self.seed).permutation(others)
         order = (files[index] for index in (*chosen, *others))
-        readable = read_readable(order, self.model)
+        readable = read_readable(order, self.model, self.whole)
         kept, images = [], []
         for path, image in itertools.islice(readable, self.max_images):
             kept.append(path)
-            images += [] if has_tiles else [image]
+            images += [] if self._has_tiles else [image]
         names = [os.path.relpath(path, root) for path in kept]
-        all_images = _Files(kept, self.model) if has_tiles else np.array(images)
-        return kind, names, all_images
+        if self._has_tiles:
+            return kind, names, _Files(kept, self.model)
+        return kind, names, np.array(images)
 
     def _choose(self, count):
         """Returns the indices of the images to use of a set, in order."""
@@ -293,40 +301,49 @@ def check_shared(shared: int, total: int, first: str, second: str) -> None:
 
 
 def read_readable(
-    paths: Iterable[pathlib.Path], model: RealNVP
+    paths: Iterable[pathlib.Path], model: RealNVP, whole: bool = False
 ) -> Iterator[tuple[pathlib.Path, np.ndarray]]:
     """Reads images like `read`; warns about files that cannot be read.
 
     Args:
       paths: Paths of the files.
       model: As for `read`.
+      whole: As for `read`.
 
     Yields:
       The path of each image that can be read, and the image.
     """
     for path in paths:
         try:
-            yield path, read(path, model)
+            yield path, read(path, model, whole)
         except ImageError as error:
             warn(error)
 
 
-def read(path: str | os.PathLike, model: RealNVP) -> np.ndarray:
+def read(
+    path: str | os.PathLike, model: RealNVP, whole: bool = False
+) -> np.ndarray:
     """Reads an image in the shape and levels of a model.
 
     Args:
       path: As for `images.files.read`.
       model: The model.
+      whole: Whether a model of tiles gets the whole image, of any size, rather
+        than the tile in its middle.
 
     Returns:
-      `[H, W, C]`; for a model of tiles at its original size.
+      `[H, W, C]`.
 
     Raises:
       ImageError: If the file cannot be read.
     """
     has_tiles = model.metadata.get("tiles", False)
     shape, values = model.image_shape, model.values
-    return image_files.read(path, shape, values, has_tiles=has_tiles)
+    image = image_files.read(path, shape, values, has_tiles=has_tiles)
+    if has_tiles and not whole:
+        middle = tf.image.resize_with_crop_or_pad(image, *shape[:2])
+        return middle.numpy()
+    return image
 
 
 class _Files(Sequence):
@@ -341,4 +358,4 @@ class _Files(Sequence):
     def __getitem__(self, index):
         if np.ndim(index) or isinstance(index, slice):
             return _Files(np.array(self._paths)[index], self._model)
-        return read(self._paths[index], self._model)
+        return read(self._paths[index], self._model, whole=True)
