@@ -22,7 +22,7 @@ runtime.configure()  # As the commands do, before TensorFlow is imported.
 from tf_realnvp import api  # noqa: E402
 from tf_realnvp.analysis import batched, detection, significance  # noqa: E402
 from tf_realnvp.cli import image_sets  # noqa: E402
-from tf_realnvp.cli.detection import MIN_IMAGES, score_batch  # noqa: E402
+from tf_realnvp.cli.detection import score_batch  # noqa: E402
 from tf_realnvp.data import image_files  # noqa: E402
 from tf_realnvp.errors import ImageError  # noqa: E402
 from tf_realnvp.serving import metadata  # noqa: E402
@@ -90,7 +90,7 @@ class SavedModelHandler(ModelHandler[Any, Any, Any]):
             # As the command does by default.
             loader = image_sets.Loader(model, "datasets", 4000, seed, True)
             normal = loader.load(
-                "reference", self._reference, "test", MIN_IMAGES
+                "reference", self._reference, "test", image_sets.MIN_IMAGES
             )
             measured = measure(normal.images, seed, context)
             reference = detection.Reference(measured, seed)

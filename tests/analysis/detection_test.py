@@ -14,7 +14,7 @@ from sklearn import metrics
 from sklearn.covariance import ledoit_wolf
 
 from tf_realnvp import bit_maps, detection, significance
-from tf_realnvp.data import tiles
+from tf_realnvp.utils import tiling
 
 
 def make_measurements(n, seed=0, shift=0.0):
@@ -76,7 +76,7 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
         rng = np.random.default_rng(0)
         shapes = (4, 4, 1), (9, 13, 1), (6, 4, 1)
         images = [rng.integers(17, size=s, dtype=np.uint8) for s in shapes]
-        parts = [tiles.cut(image, (4, 4)) for image in images]
+        parts = [tiling.cut(image, (4, 4)) for image in images]
         all_tiles = np.concatenate(parts)
         measure = detection.Measurer(model, batch_size=5)
         measured, expected = measure(images, seed=5), plain(all_tiles, seed=5)
@@ -95,7 +95,7 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
         for found, part, shape in zip(
             measure.maps(images, seed=5), maps, shapes, strict=True
         ):
-            joined = tiles.join(part, shape[:2])
+            joined = tiling.join(part, shape[:2])
             self.assertAllClose(found, joined, rtol=1e-5, atol=1e-5)
         twice = detection.Measurements.concatenate([measured, measured])
         self.assertAllEqual(twice.image, np.repeat(range(6), 2 * counts))

@@ -1,4 +1,4 @@
-"""Tests for tiles, and for data sets of them."""
+"""Tests for data sets of tiles."""
 
 import functools
 from unittest import mock
@@ -11,44 +11,12 @@ from image_arrays import images_of
 from PIL import Image
 
 from tf_realnvp import data
-from tf_realnvp.data import image_files, tiles
+from tf_realnvp.data import image_files
 from tf_realnvp.errors import DataError
+from tf_realnvp.utils import tiling
 
 # Height and width of test images, and then of training images.
 SIZES = {"train/a": (20, 33), "train/b": (16, 16), "test/c": (17, 40)}
-
-
-class CornersTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.product(
-        size=[(8, 8), (9, 8), (20, 33), (64, 17)], overlap=[0.0, 0.1, 0.5]
-    )
-    def test_cover_the_image(self, size, overlap):
-        corners = tiles.corners(size, (8, 6), overlap)
-        count = np.zeros(size, int)
-        for top, left in corners:
-            self.assertEqual(count[top : top + 8, left : left + 6].size, 48)
-            count[top : top + 8, left : left + 6] += 1
-        self.assertGreater(count.min(), 0)
-        for axis, side in enumerate((8, 6)):
-            steps = np.diff(np.unique(corners[:, axis]))
-            self.assertLessEqual(np.ptp(steps) if steps.size else 0, 1)
-            most = max(steps, default=0)
-            self.assertLessEqual(most, side - int(overlap * side))
-        if size == (8, 6):
-            self.assertAllEqual(corners, [[0, 0]])
-
-    def test_join(self):
-        """The mean where tiles overlap, and nothing else changes."""
-        image = np.random.default_rng(0).normal(size=(30, 43, 1))
-        parts = tiles.cut(image, (8, 6))
-        self.assertLen(parts, len(tiles.corners((30, 43), (8, 6), 0.1)))
-        joined = tiles.join(parts[..., 0], (30, 43))
-        self.assertAllClose(joined, image[..., 0], atol=1e-6)
-        numbers = np.arange(len(parts)) % 2  # Of each tile one number.
-        maps = np.broadcast_to(numbers[:, None, None], parts.shape[:3])
-        joined = tiles.join(maps, (30, 43))
-        self.assertAllEqual(np.unique(joined[:5, :4]), [0.0])
-        self.assertGreater(len(np.unique(joined)), 2)
 
 
 class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
@@ -86,7 +54,7 @@ class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
         seen = dataset.take("test", range(dataset.num_test))
         expected = [
             ("test/c", tuple(corner))
-            for corner in tiles.corners((17, 40), (8, 8))
+            for corner in tiling.corners((17, 40), (8, 8))
         ]
         self.assertEqual([*map(self.place, seen)], expected)
         # Those for training are anywhere, and elsewhere in the next epoch.

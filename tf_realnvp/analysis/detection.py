@@ -35,11 +35,10 @@ from sklearn.preprocessing import StandardScaler
 
 from tf_realnvp.analysis import bit_maps
 from tf_realnvp.analysis.significance import p_values, set_p_value
-from tf_realnvp.data import tiles
 from tf_realnvp.errors import ImageError
 from tf_realnvp.flow import observations
 from tf_realnvp.flow.real_nvp import RealNVP
-from tf_realnvp.utils import runtime
+from tf_realnvp.utils import runtime, tiling
 from tf_realnvp.utils.batches import overlapped, parts
 
 MIN_NORMAL = 10  # Smallest number of normal images to fit the methods to.
@@ -203,7 +202,7 @@ class Measurer:
         """
         if not self._has_tiles:
             return self._measured(images, seed, context)
-        parts = [tiles.cut(image, self._size) for image in images]
+        parts = [tiling.cut(image, self._size) for image in images]
         measured = self._measured(np.concatenate(parts), seed, context)
         image = np.repeat(np.arange(len(parts)), [*map(len, parts)])
         return dataclasses.replace(measured, image=image)
@@ -240,7 +239,7 @@ class Measurer:
         """
         parts = [images]
         if self._has_tiles:
-            parts = [tiles.cut(image, self._size) for image in images]
+            parts = [tiling.cut(image, self._size) for image in images]
         batches = self._batches(np.concatenate(parts), seed, context)
         nats = [costs.sum((1, 2), np.float64) for _, costs, *_ in batches]
         maps = self._model.values.from_nats(np.concatenate(nats))
@@ -249,7 +248,7 @@ class Measurer:
             return maps
         split = np.split(maps, np.cumsum([*map(len, parts)])[:-1])
         return [
-            tiles.join(part, image.shape[:2])
+            tiling.join(part, image.shape[:2])
             for part, image in zip(split, images, strict=True)
         ]
 

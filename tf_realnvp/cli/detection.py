@@ -21,7 +21,7 @@ from tf_realnvp.analysis import (
 )
 from tf_realnvp.cli import image_sets, shards
 from tf_realnvp.cli.commands import check_context
-from tf_realnvp.cli.image_sets import Loader
+from tf_realnvp.cli.image_sets import MIN_IMAGES, Loader
 from tf_realnvp.errors import UsageError
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import metadata
@@ -31,7 +31,6 @@ from tf_realnvp.utils.console import Progress, counted, say, warn
 from tf_realnvp.utils.hashing import hash_of
 from tf_realnvp.utils.named import digest
 
-MIN_IMAGES = 20  # The methods are fitted to half of a reference.
 _NUM_SHOWN = 12  # Images per row of the grids.
 _NUM_MAPS = 8  # Maps of each set in the figure of `detect`.
 _NUM_MAP_REFERENCES = 1000

@@ -21,6 +21,8 @@ from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import hashing
 from tf_realnvp.utils.console import counted, warn
 
+MIN_IMAGES = 20  # Of a reference: half of them may be fitted to.
+
 _VERSION = re.compile(r"[\d*]+(\.[\d*]+){2}")  # As TFDS writes versions.
 
 

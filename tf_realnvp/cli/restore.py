@@ -7,8 +7,7 @@ import numpy as np
 
 from tf_realnvp.analysis import plots, restoration
 from tf_realnvp.cli import arguments
-from tf_realnvp.cli.detection import MIN_IMAGES
-from tf_realnvp.cli.image_sets import Loader
+from tf_realnvp.cli.image_sets import MIN_IMAGES, Loader
 from tf_realnvp.data import image_files
 from tf_realnvp.errors import UsageError
 from tf_realnvp.flow import observations

@@ -1,4 +1,4 @@
-"""Tiles: parts of one size that cover images of any size."""
+"""Tiles of image files, as what a data set consists of."""
 
 import dataclasses
 import functools
@@ -10,66 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp.data import image_files, pipeline
+from tf_realnvp.data.image_dataset import MAX_CACHE_BYTES
 from tf_realnvp.data.splits import Split
 from tf_realnvp.flow.values import Values
-
-_OVERLAP = 0.1  # Of neighboring tiles, relative to their size.
-_MAX_BYTES = 4 * 2**30  # Of decoded images in memory.
-
-
-def corners(
-    shape: Sequence[int], tile: Sequence[int], overlap: float = 0.0
-) -> np.ndarray:
-    """Returns the upper left corners of tiles that cover an image.
-
-    Args:
-      shape: Height and width of the image, at least those of a tile.
-      tile: Height and width of a tile.
-      overlap: Least overlap of neighboring tiles, relative to their size.
-
-    Returns:
-      Rows and columns, `[n, 2]`, row by row, and evenly spaced.
-    """
-
-    def starts(length, size):
-        step = max(1, int(size * (1.0 - overlap)))
-        room = length - size
-        return np.rint(np.linspace(0, room, 1 - -room // step)).astype(int)
-
-    axes = [starts(*sizes) for sizes in zip(shape, tile, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
-
-
-def cut(image: np.ndarray, tile: Sequence[int]) -> np.ndarray:
-    """Returns the overlapping tiles of an image, `[n, h, w, C]`.
-
-    Args:
-      image: `[H, W, C]`.
-      tile: Height and width of a tile.
-    """
-    windows = np.lib.stride_tricks.sliding_window_view(image, tile, (0, 1))
-    top, left = corners(image.shape[:2], tile, _OVERLAP).T
-    return np.moveaxis(windows[top, left], 1, -1)
-
-
-def join(maps: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Returns the map of an image, the mean of the maps of its tiles.
-
-    Args:
-      maps: `[n, h, w]`, of the tiles that `cut` yields.
-      shape: Height and width of the image.
-
-    Returns:
-      Float32 `[H, W]`.
-    """
-    tile = maps.shape[1:]
-    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    places = corners(shape, tile, _OVERLAP)
-    for (top, left), values in zip(places, maps, strict=True):
-        window = slice(top, top + tile[0]), slice(left, left + tile[1])
-        total[window] += values
-        count[window] += 1.0
-    return total / count
+from tf_realnvp.utils import tiling
 
 
 class Tiles:
@@ -95,10 +39,11 @@ class Tiles:
         self._sizes, self._shape = np.array(sizes), (*tile, channels)
         self._places = np.zeros([0, 3], np.int64)  # File, row and column.
         self._dtype = values.dtype
-        num_bytes = channels * np.dtype(values.dtype).itemsize
-        largest = num_bytes * np.prod(self._sizes, axis=1).max()
         # Decoded images stay in memory, as far as they fit.
-        self._read = functools.lru_cache(max(1, int(_MAX_BYTES // largest)))(
+        itemsize = channels * np.dtype(values.dtype).itemsize
+        largest = itemsize * np.prod(self._sizes, axis=1).max()
+        keep = functools.lru_cache(max(1, int(MAX_CACHE_BYTES // largest)))
+        self._read = keep(
             lambda file: image_files.read_pixels(
                 paths[file], channels, values.file_dtype
             )
@@ -114,7 +59,7 @@ class Tiles:
         """
         parts = []
         for number, file in enumerate(files.indices):
-            own = corners(self._sizes[file], self._shape[:2])
+            own = tiling.corners(self._sizes[file], self._shape[:2])
             parts.append(np.insert(own, 0, number, axis=1))
         places = np.concatenate(parts)
         places = np.tile(places, (math.ceil(least / len(places)), 1))
