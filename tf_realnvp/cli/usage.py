@@ -277,7 +277,11 @@ def score(flags: argparse.Namespace) -> None:
     the p-values. The most anomalous images come first. A p-value for all images
     of DIR together is also printed. It detects drift from the reference that is
     too small to see in a single image. With --fdr or --alarm, the column
-    flagged is 1 for the images to take out.
+    flagged is 1 for the images that are flagged, and 0 for the others.
+
+    A model that was trained with --tiles scores whole images of any size, by
+    tiles that cover them: log_prob is the mean of an image's tiles, and its
+    score by each method the highest of them.
 
     Many processes can share the work. Each gets another I of --shard I/N, from
     1 to N, and all other arguments alike. When all have ended, the same command
