@@ -119,7 +119,9 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
         normal = dataclasses.replace(make_measurements(50), regions=flat)
         seen = dataclasses.replace(make_measurements(4), regions=found)
         scores = detection.region(normal)(seen)
-        self.assertGreater(scores[1:].min(), 2.0 * scores[0])
+        expected = standardized(found, flat).max(axis=1)
+        self.assertAllClose(scores, expected, rtol=1e-4)
+        self.assertGreater(scores[1:].min(), scores[0])
 
     def test_is_of_each_image_alone(self):
         images = small_models.images(11)
