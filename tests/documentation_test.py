@@ -8,6 +8,7 @@ from unittest import mock
 
 import command_lines
 import numpy as np
+import pytest
 import small_models
 import untraced
 from absl.testing import parameterized
@@ -16,10 +17,15 @@ from PIL import Image
 
 from tf_realnvp.analysis import posterior, significance
 from tf_realnvp.cli.main import main
+from tf_realnvp.serving import formats
 
 BLOCK = re.compile(r"<!-- run -->\n```sh\n(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^python -m tf_realnvp (\w+ (\S+) .*)$", re.MULTILINE)
-PAGES = "README.md", *command_lines.REPOSITORY.glob("docs/*.md")
+PAGES = (
+    "README.md",
+    "models/README.md",
+    *command_lines.REPOSITORY.glob("docs/*.md"),
+)
 
 
 def masks():
@@ -27,9 +33,19 @@ def masks():
     return small_models.shared(observe="mask")
 
 
-CLASSES = {"class_names": ["Sneaker", "T-shirt/top", "Pullover"]}
+def fields():
+    """Returns a model of real numbers with a context."""
+    return small_models.shared(num_colors=None, context_shape=(1,))
+
+
+CLASSES = {
+    "class_names": ["Sneaker", "T-shirt/top", "Pullover"],
+    "source": "labelled.npz",
+}
 MODELS = {
     "realnvp_digits": (small_models.model, {}),
+    "realnvp_fashion_mnist": (masks, {}),
+    "realnvp_fields": (fields, {"source": "fields.npz"}),
     "realnvp_parts": (small_models.model, {"source": "old_parts.npz"}),
     "realnvp_photos": (small_models.model, {"tiles": True}),
     "models/realnvp_fashion_mnist": (small_models.conditional, CLASSES),
@@ -66,13 +82,26 @@ class DocumentationTest(
         self.enterContext(
             mock.patch.object(significance, "compare", fewer_draws)
         )
+        self.enterContext(
+            mock.patch.object(formats, "to_onnx", return_value=b"")
+        )
         images = random_images(70, 4, 4, 1, num_colors=17)
         write_images(".", images[:4], 17, ["a.png", "b.png", "c.png", "d.png"])
         write_images("good_parts", images[4:44], 17)
+        write_images(".", images[:1], 17, ["my_shirt.png"])
         others = random_images(70, 4, 4, 1, num_colors=17, seed=1)
         np.savez("old_parts.npz", images=others, num_colors=17)
+        labels = np.array(CLASSES["class_names"])[np.arange(70) % 3]
+        np.savez("labelled.npz", images=others, labels=labels, num_colors=17)
+        numbers = np.random.default_rng(0).normal(size=[70, 4, 4])
+        couplings = np.ones([70, 1])
+        np.savez("fields.npz", images=numbers, context=couplings)
+        np.save("couplings.npy", couplings[0])
         write_images("bad_parts", small_models.images(20), 17)
         write_images("clothes", images[4:44], 17)
+        write_images("pullovers", images[:20], 17)
+        write_images("shirts", others[:20], 17)
+        write_images("more_images", others, 17)
         write_images("photos", images[:2], 17)
         mask = np.arange(16, dtype=np.uint8).reshape(4, 4, 1) % 2
         write_images(".", [mask], 2, ["scratch.png"])
@@ -85,6 +114,8 @@ class DocumentationTest(
         write_images("good_photos", photos[:40], 17)
         write_images("new_photos", photos[40:], 17)
         for line, path in commands(page):
+            if line.startswith("export"):
+                pytest.importorskip("tf2onnx")
             if not pathlib.Path(path).exists():
                 make, changes = MODELS[path]
                 pathlib.Path(path).parent.mkdir(exist_ok=True)
