@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from scipy import ndimage
 from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 from sklearn.preprocessing import StandardScaler
@@ -130,7 +129,21 @@ class Measurements:
         return dataclasses.replace(joined, image=image)
 
 
-Score = Callable[[Measurements], np.ndarray]
+class Score:
+    """Maps measurements of `n` images to scores, float64 `[n]`.
+
+    Attributes:
+      of_tensors: The same function, but the measurements may be tensors of a
+        graph, as is the result.
+    """
+
+    def __init__(self, of_tensors: Callable[[Measurements], Any]):
+        self.of_tensors = of_tensors
+
+    def __call__(self, seen: Measurements) -> np.ndarray:
+        return np.asarray(self.of_tensors(seen))
+
+
 Method = Callable[[Measurements], Score]
 
 
@@ -157,28 +170,16 @@ class Measurer:
         self._has_tiles = model.metadata.get("tiles", False)
         self._size = model.image_shape[:2]
 
-        def measure(images, seed, context):
-            """Returns costs, classes, and log p(x) - log p(x | class)."""
+        def of_batch(images, seed, context):
             seeds = tf.fill([tf.shape(images)[0]], seed)
             points = model.dequantize_each(images, seeds)
-            if model.num_classes is None:
-                none = tf.zeros_like(seeds)
-                return bit_maps.costs(model, points, **context), none, none
-            posterior = tf.nn.log_softmax(model.log_joint(points, **context))
-            label = tf.argmax(posterior, axis=-1)
-            prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
-            return (
-                bit_maps.costs(model, points, label=label, **context),
-                label,
-                # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
-                tf.gather(prior, label) - tf.reduce_max(posterior, axis=-1),
-            )
+            return measure(model, images, points, **context)
 
         images = tf.TensorSpec([None, *model.image_shape], model.values.dtype)
         context = model.condition.specs
         context.pop("label", None)
         specs = [images, tf.TensorSpec([], tf.int64), context]
-        self._measure = tf.function(measure, specs, autograph=False)
+        self._measure = tf.function(of_batch, specs, autograph=False)
 
     def __call__(
         self, images: np.ndarray, seed: int = 0, context: Any = None
@@ -210,17 +211,11 @@ class Measurer:
     def _measured(self, images, seed, context):
         """Returns the measurements of images, or of the tiles of one."""
         parts = []
-        batches = self._batches(images, seed, context)
-        for batch, costs, label, difference in batches:
-            nats = costs.sum(axis=(1, 2, 3, 4), dtype=np.float64)
-            cells, code = _sum_over_cells(costs), coded_bits(batch)
-            found = np.zeros([len(batch), 0], np.float32)
-            if self._has_tiles:
-                found = _regions(costs.sum(axis=(1, 2)), batch)
-            parts.append((difference - nats, cells, code, label, found))
-        columns = [*map(np.concatenate, zip(*parts, strict=True))]
-        columns.append(np.arange(len(columns[0])))
-        return Measurements(*columns)
+        for batch, columns in self._batches(images, seed, context):
+            del columns["map"]
+            parts.append(columns | {"coded_bits": coded_bits(batch)})
+        columns = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        return Measurements(**columns, image=np.arange(len(images)))
 
     def maps(self, images: Any, seed: int = 0, context: Any = None) -> Any:
         """Returns bit maps: the code length of each position of images.
@@ -241,7 +236,7 @@ class Measurer:
         if self._has_tiles:
             parts = [tiling.cut(image, self._size) for image in images]
         batches = self._batches(np.concatenate(parts), seed, context)
-        nats = [costs.sum((1, 2), np.float64) for _, costs, *_ in batches]
+        nats = [columns["map"] for _, columns in batches]
         maps = self._model.values.from_nats(np.concatenate(nats))
         maps = maps.astype(np.float32)
         if not self._has_tiles:
@@ -253,12 +248,7 @@ class Measurer:
         ]
 
     def _batches(self, images, seed, context):
-        """Runs the flow on batches, and replaces values that are not finite.
-
-        Returns:
-          Iterator over tuples, one per batch: images, costs `[n, S, 2, H, W]`,
-          likeliest classes, and log p(x) - log p(x | class).
-        """
+        """Iterates over batches of images and what `measure` returns."""
         images, shape = np.asarray(images), list(self._model.image_shape)
         dtype = np.dtype(self._model.values.dtype)
         if images.dtype != dtype or list(images.shape[1:]) != shape:
@@ -271,29 +261,74 @@ class Measurer:
         context = observations.given(self._model, images, context)
         condition = self._model.condition(images, context=context)
 
-        def measure(part):
+        def of_part(part):
             batch = images[part]
             context = tf.nest.map_structure(lambda v: v[part], condition)
             number = tf.constant(seed, tf.int64)
-            tensors = self._measure(batch, number, context)
-            costs, label, difference = (tensor.numpy() for tensor in tensors)
-            # Beyond the range of float32, an image is as unlikely as possible.
-            costs = np.nan_to_num(
-                costs, nan=_OVERFLOW, posinf=_OVERFLOW, neginf=-_OVERFLOW
-            )
-            return batch, costs, label, np.nan_to_num(difference)
+            columns = self._measure(batch, number, context)
+            return batch, {k: v.numpy() for k, v in columns.items()}
 
-        return overlapped(measure, parts(len(images), self._batch_size))
+        return overlapped(of_part, parts(len(images), self._batch_size))
 
 
-def _sum_over_cells(costs):
-    """Sums the last two axes over the cells of a grid."""
-    for axis in (-2, -1):
-        size = costs.shape[axis]
-        count = min(_MAX_CELLS, size // 2)
-        starts = np.arange(count) * size // count
-        costs = np.add.reduceat(costs, starts, axis=axis)
-    return costs
+def measure(
+    model: RealNVP, images: tf.Tensor, points: tf.Tensor, **context: Any
+) -> dict[str, tf.Tensor]:
+    """Measures images, as a part of a graph.
+
+    Args:
+      model: The model.
+      images: `[n, H, W, C]`, or tiles of this shape.
+      points: The same with the noise of dequantization, float32.
+      **context: As for `bit_maps.costs`.
+
+    Returns:
+      The attributes of `Measurements` but `coded_bits` and `image`; and `map`,
+      float64 `[n, H, W]`, the costs in nats.
+    """
+    label = tf.zeros([tf.shape(images)[0]], tf.int64)
+    difference = tf.zeros_like(label, tf.float64)
+    if model.num_classes is not None:
+        posterior = tf.nn.log_softmax(model.log_joint(points, **context))
+        label = context["label"] = tf.argmax(posterior, axis=-1)
+        prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
+        # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
+        likeliest = tf.reduce_max(posterior, axis=-1)
+        difference = tf.gather(prior, label) - likeliest
+        difference = tf.cast(_finite(difference, 0.0), tf.float64)
+    # Beyond the range of float32, an image is as unlikely as possible.
+    costs = _finite(bit_maps.costs(model, points, **context), _OVERFLOW)
+    nats = tf.reduce_sum(tf.cast(costs, tf.float64), axis=[1, 2])
+    regions = tf.zeros([tf.shape(images)[0], 0])
+    if model.metadata.get("tiles"):
+        regions = _regions(nats, images)
+    cells = [_cells(side).astype(np.float32) for side in costs.shape[3:]]
+    return {
+        "log_prob": difference - tf.reduce_sum(nats, axis=[1, 2]),
+        "costs": _pool(costs, *cells),
+        "label": label,
+        "regions": regions,
+        "map": nats,
+    }
+
+
+def _finite(values, other):
+    """Replaces NaN, and infinity by the largest value that is allowed."""
+    values = tf.where(tf.math.is_nan(values), other, values)
+    return tf.clip_by_value(values, -_OVERFLOW, _OVERFLOW)
+
+
+def _pool(values, rows, columns):
+    """Sums the last two axes, with weights `[H, i]` and `[W, j]`."""
+    return tf.matmul(rows, tf.matmul(values, columns), transpose_a=True)
+
+
+def _cells(side):
+    """Returns which cell each pixel of a side is in, `[side, cells]`."""
+    count = min(_MAX_CELLS, side // 2)
+    starts = np.arange(count) * side // count
+    cell = np.searchsorted(starts, np.arange(side), side="right") - 1
+    return np.eye(count)[cell]
 
 
 def _regions(costs, images):
@@ -305,24 +340,30 @@ def _regions(costs, images):
     """
     features = []
     for size in _REGIONS:
-        means = np.sort(_windows(costs, min(size, *costs.shape[1:])))
+        means = _windows(costs, size)
         few = max(1, int(_SHARE * means.shape[1]))
-        features += [means[:, -few:].mean(axis=1), -means[:, :few].mean(axis=1)]
+        for side in (means, -means):
+            highest = tf.math.top_k(side, few).values
+            features.append(tf.reduce_mean(highest, axis=1))
     # Of a flat region the flow only sees the edges.
-    pixels = images.mean(axis=-1, dtype=np.float64)
-    size = min(_FLAT, *costs.shape[1:])
-    variances = _windows(pixels**2, size) - _windows(pixels, size) ** 2
-    features.append(
-        -np.log(np.maximum(variances.min(axis=1), 0.0) + _NO_CONTRAST)
-    )
-    return np.stack(features, axis=1).astype(np.float32)
+    pixels = tf.reduce_mean(tf.cast(images, tf.float64), axis=-1)
+    variances = _windows(pixels**2, _FLAT) - _windows(pixels, _FLAT) ** 2
+    least = tf.maximum(tf.reduce_min(variances, axis=1), 0.0)
+    features.append(-tf.math.log(least + _NO_CONTRAST))
+    return tf.cast(tf.stack(features, axis=1), tf.float32)
 
 
 def _windows(values, size):
     """Returns the means of all square windows of images, `[n, windows]`."""
-    means = ndimage.uniform_filter(values, (1, size, size), np.float64)
-    inside = slice(size // 2, -((size - 1) // 2) or None)
-    return means[:, inside, inside].reshape(len(means), -1)
+    sides = values.shape[1:]
+    size = min(size, *sides)
+
+    def weights(side):
+        offsets = np.subtract.outer(np.arange(side), np.arange(side - size + 1))
+        return ((offsets >= 0) & (offsets < size)) / size
+
+    means = _pool(values, *map(weights, sides))
+    return tf.reshape(means, [-1, math.prod(means.shape[1:])])
 
 
 def coded_bits(images: np.ndarray) -> np.ndarray:
@@ -364,7 +405,7 @@ def likelihood(normal: Measurements) -> Score:
     Returns:
       The score, which maps measurements of `n` images to float64 `[n]`.
     """
-    return lambda seen: -seen.log_prob
+    return Score(lambda seen: -seen.log_prob)
 
 
 def typicality(normal: Measurements) -> Score:
@@ -381,7 +422,7 @@ def typicality(normal: Measurements) -> Score:
       The score, as for `likelihood`.
     """
     mean = normal.log_prob.mean()
-    return lambda seen: np.abs(seen.log_prob - mean)
+    return Score(lambda seen: tf.abs(seen.log_prob - mean))
 
 
 def complexity(normal: Measurements) -> Score:
@@ -397,7 +438,7 @@ def complexity(normal: Measurements) -> Score:
     Returns:
       The score, as for `likelihood`; in bits.
     """
-    return lambda seen: -seen.log_prob / math.log(2.0) - seen.coded_bits
+    return Score(lambda seen: -seen.log_prob / math.log(2.0) - seen.coded_bits)
 
 
 def scales(normal: Measurements) -> Score:
@@ -415,12 +456,24 @@ def scales(normal: Measurements) -> Score:
       The score, as for `likelihood`: the negative log-density under the
       mixture, in nats.
     """
-    features = _standardize(lambda seen: seen.costs.sum(axis=(3, 4)), normal)
+    features = _standardize(
+        lambda seen: tf.reduce_sum(seen.costs, axis=[3, 4]), normal
+    )
     count = min(max(len(normal) // _IMAGES_PER_COMPONENT, 1), _MAX_COMPONENTS)
     mixture = GaussianMixture(count, reg_covar=_RIDGE, n_init=2, random_state=0)
     with warnings.catch_warnings(action="ignore"):  # That it goes on rising.
-        mixture.fit(features(normal))
-    return lambda seen: -mixture.score_samples(features(seen))
+        mixture.fit(features(normal).numpy())
+    factors = mixture.precisions_cholesky_
+    log_weights = np.log(mixture.weights_) + np.linalg.slogdet(factors)[1]
+    log_weights -= 0.5 * math.log(2.0 * math.pi) * factors.shape[-1]
+
+    def score(seen):
+        offsets = features(seen)[:, tf.newaxis] - mixture.means_
+        white = tf.einsum("nkd,kde->nke", offsets, factors)
+        squares = tf.reduce_sum(white**2, axis=-1)
+        return -tf.reduce_logsumexp(log_weights - 0.5 * squares, axis=-1)
+
+    return Score(score)
 
 
 def local(normal: Measurements) -> Score:
@@ -438,13 +491,15 @@ def local(normal: Measurements) -> Score:
       The score, as for `likelihood`: the logarithm of the squared distance.
     """
     features = _standardize(lambda seen: seen.costs, normal)
-    covariance = LedoitWolf().fit(features(normal))
+    covariance = LedoitWolf().fit(features(normal).numpy())
 
     def score(seen):
-        squares = covariance.mahalanobis(features(seen))
-        return np.log(np.maximum(squares, np.finfo(np.float64).tiny))
+        offsets = features(seen) - covariance.location_
+        squares = tf.matmul(offsets, covariance.precision_) * offsets
+        tiny = np.finfo(np.float64).tiny
+        return tf.math.log(tf.maximum(tf.reduce_sum(squares, axis=1), tiny))
 
-    return score
+    return Score(score)
 
 
 def region(normal: Measurements) -> Score:
@@ -461,7 +516,7 @@ def region(normal: Measurements) -> Score:
       deviations.
     """
     features = _standardize(lambda seen: seen.regions, normal)
-    return lambda seen: features(seen).max(axis=1)
+    return Score(lambda seen: tf.reduce_max(features(seen), axis=1))
 
 
 def combined(normal: Measurements) -> Score:
@@ -492,11 +547,13 @@ def combined(normal: Measurements) -> Score:
         normal = normal.take(~is_outlier)
         held_out = [_held_out(method, normal) for method in methods]
     terms = [
-        (method(normal), scores.mean(), max(scores.std(), 1e-9))
+        (method(normal).of_tensors, scores.mean(), max(scores.std(), 1e-9))
         for method, (scores, _) in zip(methods, held_out, strict=True)
     ]
-    return lambda seen: sum(
-        (term(seen) - mean) / deviation for term, mean, deviation in terms
+    return Score(
+        lambda seen: sum(
+            (term(seen) - mean) / deviation for term, mean, deviation in terms
+        )
     )
 
 
@@ -545,10 +602,13 @@ def _standardize(features, normal):
     """Returns features with zero mean and unit variance over normal images."""
 
     def flat(seen):
-        return features(seen).reshape(len(seen), -1).astype(np.float64)
+        values = tf.cast(features(seen), tf.float64)
+        return tf.reshape(values, [-1, math.prod(values.shape[1:])])
 
-    scaler = StandardScaler().fit(flat(normal))
-    return lambda seen: np.clip(scaler.transform(flat(seen)), -_FAR, _FAR)
+    scaler = StandardScaler().fit(flat(normal).numpy())
+    return lambda seen: tf.clip_by_value(
+        (flat(seen) - scaler.mean_) / scaler.scale_, -_FAR, _FAR
+    )
 
 
 def _held_out(method, normal):
@@ -627,6 +687,21 @@ class Reference:
             for name, score in self._methods.items()
         }
         return scores | {"p_value": p_values(scores[DEFAULT], self._scores)}
+
+    def in_graph(self, measured: Measurements) -> dict[str, tf.Tensor]:
+        """Returns score and p-value of tensors, as a part of a graph.
+
+        Args:
+          measured: Measurements of the images or tiles.
+
+        Returns:
+          `score`, of the method `DEFAULT`, and `p_value`, float64 `[n]`.
+        """
+        score = self._methods[DEFAULT].of_tensors(measured)
+        is_higher = self._scores >= score[:, tf.newaxis]
+        count = tf.reduce_sum(tf.cast(is_higher, tf.float64), axis=1)
+        p_value = (1.0 + count) / (len(self._scores) + 1.0)
+        return {"score": score, "p_value": p_value}
 
     def set_p_value(self, scores: Sequence[float] | np.ndarray) -> float:
         """Returns the p-value of a set of images.
