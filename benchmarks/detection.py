@@ -119,8 +119,10 @@ def main() -> None:
                 maps = measure.maps(faulty, flags.seed)
                 pixel_rows[pair] = compare_pixels(faulty, where, maps, usual)
     if rows:
+        seconds = measuring.once(lambda: measure(normal, flags.seed))
         print(
-            f"{len(fitted):,} images fitted to, {len(normal):,} normal ones\n"
+            f"{len(fitted):,} images fitted to, {len(normal):,} normal ones, "
+            f"{1e3 * seconds / len(normal):.1f} ms to measure each\n"
         )
         print_comparisons("AUROC", rows, "auroc", mean=True)
         print_comparisons("false alarms at 95 % detection", rows, "fpr95")

@@ -9,7 +9,7 @@ import small_models
 
 import tf_realnvp
 from tf_realnvp import data
-from tf_realnvp.cli import main
+from tf_realnvp.cli import main, usage
 from tf_realnvp.data import image_files
 from tf_realnvp.utils.batches import stream
 
@@ -50,7 +50,9 @@ class CommandTest(command_lines.CommandTestCase):
         wrong = self.call(VECTORS, "sample", "--context", "wrong.npy")
         self.assert_usage_error(wrong, "(3, 2)")
         image_arrays.write_images("in", small_models.images(2), 17)
-        for argv in (["sample"], ["reconstruct", "in/000.png"]):
+        self.enterContext(mock.patch.object(usage, "_check_packages"))
+        export = ["export", "--reference", "in"]
+        for argv in (["sample"], ["reconstruct", "in/000.png"], export):
             none = self.call(VECTORS, *argv)
             self.assert_usage_error(none, "(3,)")
 

@@ -38,6 +38,18 @@ class ExportTest(ConversionTestCase):
         self.assertEqual(result, (0, "".join(names), ""))
         self.assertCountEqual((f"{p}\n" for p in out.iterdir()), names)
 
+    def test_reference(self):
+        """A third file; `detect.onnx` itself is tested with the formats."""
+        pytest.importorskip("tf2onnx")
+        self.write("good", small_models.images(24))
+        flags = "--reference", "good", "--out", "new"
+        code, out, _ = call("export", self.path, *flags)
+        self.assertEqual(code, 0)
+        self.assertIn("by 12 readable images of good", out)
+        self.assertEndsWith(out, "new/detect.onnx\n")
+        result = call("export", self.path, *flags, "--format", "tflite")
+        self.assert_usage_error(result, "--format onnx")
+
     def test_tflite(self):
         self.use_model("classes")
         result = call("export", self.path, "--format", "tflite", "--out", "new")

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from unittest import mock
 
 import folders
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
+from image_arrays import random_images
 
 import tf_realnvp
-from tf_realnvp import bijectors, bit_maps
+from tf_realnvp import bijectors, bit_maps, detection
 from tf_realnvp.serving import formats
+from tf_realnvp.utils import tiling
 
 pytest.importorskip("tf2onnx")
 pytest.importorskip("onnx")
@@ -122,7 +125,47 @@ class OnnxTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(entries.get("class_names"), names)
 
 
-class SaveTest(folders.FolderTestCase):
+class SaveTest(folders.FolderTestCase, parameterized.TestCase):
+    @parameterized.parameters("deep", "tiles")
+    def test_reference(self, kind):
+        """Scores and p-values of new images are those of Python."""
+        model, tile = small_models.deep(), None
+        if kind == "tiles":
+            model = small_models.shared().clone()
+            model.metadata, tile = {"tiles": True}, model.image_shape[:2]
+        shape = (5, 7, 1) if tile else model.image_shape
+        images = random_images(64, *shape, num_colors=model.num_colors)
+        images[60:, :4, :4] = 0
+        measure = detection.Measurer(model, batch_size=12)
+        reference = detection.Reference(measure(images[:50], 3))
+        measured, maps = measure(images[50:], 3), measure.maps(images[50:], 3)
+        convert = formats.to_onnx
+
+        def only_detect(model, function):
+            is_partial = isinstance(function, functools.partial)
+            return convert(model, function) if is_partial else b""
+
+        with mock.patch.object(formats, "to_onnx", only_detect):
+            names = formats.save(model, self.folder, "onnx", reference, seed=3)
+        self.assertEqual(names, ["decode.onnx", "score.onnx", "detect.onnx"])
+        path = self.folder / "detect.onnx"
+        opened = onnxruntime.InferenceSession(path)
+        outputs = [output.name for output in opened.get_outputs()]
+        batch = images[50:]
+        if tile:
+            batch = np.concatenate([tiling.cut(image, tile) for image in batch])
+        inputs = {"images": batch, "coded_bits": detection.coded_bits(batch)}
+        found = dict(zip(outputs, opened.run(None, inputs), strict=True))
+        expected = reference(measured)
+        score = measured.of_images(found["score"])
+        self.assertAllClose(score, expected["combined"], rtol=1e-4, atol=1e-4)
+        p_value = measured.of_images(found["p_value"], np.min)
+        self.assertAllClose(p_value, expected["p_value"])
+        self.assertGreater(len({*p_value.tolist()}), 3)
+        self.assertEqual(found["map"].dtype, np.float32)
+        if not tile:
+            self.assertAllClose(found["map"], maps, rtol=1e-4, atol=1e-4)
+
     def test_tflite(self):
         model = small_models.conditional()
         self.assertEqual(

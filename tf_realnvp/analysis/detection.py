@@ -148,11 +148,10 @@ Method = Callable[[Measurements], Score]
 
 
 class Measurer:
-    """Measures images with a model, in one pass of the flow.
+    """Measures images with a model, in one pass of the flow per class.
 
-    A model with classes takes one more pass per class. Its costs are
-    conditioned on the likeliest class of each image; its log-probabilities are
-    under the mixture of the classes.
+    The costs of a model with classes are conditioned on the likeliest class of
+    each image; its log-probabilities are under the mixture of the classes.
 
     A model of tiles measures overlapping tiles that cover an image.
     """
@@ -162,11 +161,12 @@ class Measurer:
 
         Args:
           model: The model.
-          batch_size: Images per pass. It affects measurements by rounding
-            only.
+          batch_size: Images per pass, one for each class. It affects
+            measurements by rounding only.
         """
         self._model = model
-        self._batch_size = batch_size
+        # An image is measured given each class.
+        self._batch_size = max(1, batch_size // (model.num_classes or 1))
         self._has_tiles = model.metadata.get("tiles", False)
         self._size = model.image_shape[:2]
 
@@ -286,18 +286,15 @@ def measure(
       The attributes of `Measurements` but `coded_bits` and `image`; and `map`,
       float64 `[n, H, W]`, the costs in nats.
     """
-    label = tf.zeros([tf.shape(images)[0]], tf.int64)
-    difference = tf.zeros_like(label, tf.float64)
-    if model.num_classes is not None:
-        posterior = tf.nn.log_softmax(model.log_joint(points, **context))
-        label = context["label"] = tf.argmax(posterior, axis=-1)
-        prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
-        # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
-        likeliest = tf.reduce_max(posterior, axis=-1)
-        difference = tf.gather(prior, label) - likeliest
+    if model.num_classes is None:
+        costs = bit_maps.costs(model, points, **context)
+        label = tf.zeros([tf.shape(images)[0]], tf.int64)
+        difference = tf.zeros_like(label, tf.float64)
+    else:
+        costs, label, difference = _given_likeliest(model, points, context)
         difference = tf.cast(_finite(difference, 0.0), tf.float64)
     # Beyond the range of float32, an image is as unlikely as possible.
-    costs = _finite(bit_maps.costs(model, points, **context), _OVERFLOW)
+    costs = _finite(costs, _OVERFLOW)
     nats = tf.reduce_sum(tf.cast(costs, tf.float64), axis=[1, 2])
     regions = tf.zeros([tf.shape(images)[0], 0])
     if model.metadata.get("tiles"):
@@ -310,6 +307,25 @@ def measure(
         "regions": regions,
         "map": nats,
     }
+
+
+def _given_likeliest(model, points, context):
+    """Returns costs, the likeliest class, and log p(x) - log p(x | class)."""
+    num_images, num_classes = tf.shape(points)[0], model.num_classes
+    labels = tf.tile(tf.range(num_classes), [num_images])
+    points, context = tf.nest.map_structure(
+        lambda values: tf.repeat(values, num_classes, axis=0), (points, context)
+    )
+    costs = bit_maps.costs(model, points, label=labels, **context)
+    prior = tf.math.log(tf.constant(model.class_probs, tf.float32))
+    log_probs = -tf.reduce_sum(costs, axis=[1, 2, 3, 4])
+    joint = prior + tf.reshape(log_probs, [-1, num_classes])
+    label = tf.argmax(joint, axis=-1, output_type=tf.int32)
+    costs = tf.gather(costs, num_classes * tf.range(num_images) + label)
+    # Bayes' rule: p(class | x) = p(class) p(x | class) / p(x).
+    posterior = tf.reduce_max(tf.nn.log_softmax(joint), axis=-1)
+    difference = tf.gather(prior, label) - posterior
+    return costs, tf.cast(label, tf.int64), difference
 
 
 def _finite(values, other):

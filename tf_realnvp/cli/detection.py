@@ -86,7 +86,7 @@ def score(flags: argparse.Namespace, model: RealNVP) -> None:
     }
     shards.check_same(flags.tables, work)
     if normal is not None:
-        reference = _fit_reference(model, measure, normal, seed, context)
+        reference = fit_reference(model, measure, normal, seed, context)
 
     paths, first = flags.paths[flags.part], []
     if flags.shard is not None:
@@ -260,8 +260,22 @@ def _in_batches(model, measure, title, images, number):
     return parts
 
 
-def _fit_reference(model, measure, normal, seed, context):
-    """Returns the `Reference` that is made of a set of normal images."""
+def fit_reference(
+    model: RealNVP,
+    measure: detection.Measurer,
+    normal: image_sets.ImageSet,
+    seed: int,
+    context: Any = None,
+) -> detection.Reference:
+    """Returns the `Reference` that is made of a set of normal images.
+
+    Args:
+      model: The model.
+      measure: Its `detection.Measurer`.
+      normal: The `ImageSet`.
+      seed: Seed of the noise, and of the split into halves.
+      context: As for `measure`.
+    """
     if num_copies := len(normal) - len(np.unique(normal.hashes)):
         warn(
             f"{num_copies:,} of the {len(normal):,} {normal.title} are copies "

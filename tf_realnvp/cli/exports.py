@@ -9,7 +9,9 @@ import webbrowser
 import numpy as np
 
 from tf_realnvp.analysis import detection
-from tf_realnvp.cli.image_sets import Loader
+from tf_realnvp.cli.commands import check_context
+from tf_realnvp.cli.detection import fit_reference
+from tf_realnvp.cli.image_sets import MIN_IMAGES, Loader
 from tf_realnvp.errors import UsageError
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import formats
@@ -19,7 +21,15 @@ from tf_realnvp.utils.console import say
 def export(flags: argparse.Namespace, model: RealNVP) -> None:
     """Writes the files of a format."""
     _check_bytes(flags.model, model)
-    for name in formats.save(model, flags.out, flags.format):
+    reference, seed = None, flags.seed
+    if flags.reference is not None:
+        check_context(model)
+        loader = Loader(model, flags.data_dir, flags.max_images, seed, True)
+        normal = loader.load("reference", flags.reference, "test", MIN_IMAGES)
+        measure = detection.Measurer(model)
+        reference = fit_reference(model, measure, normal, seed)
+    options = flags.format, reference, seed
+    for name in formats.save(model, flags.out, *options):
         say(f"{flags.out}/{name}")
 
 

@@ -447,22 +447,34 @@ def restore(flags: argparse.Namespace) -> dict[str, Any]:
     "exports",
     "models/realnvp_fashion_mnist --format onnx --out clothes",
     argument("--format", ranges.OneOf(("onnx", "tflite")), "onnx"),
+    argument("--reference", ImageSet()),
+    argument("--max_images", WholeNumber(20), 4000),
+    arguments.DATA_DIR,
+    argument("--seed", SEED, 0),
     argument("--out", Folder(), "exported"),
+    notes=_SETS,
 )
 def export(flags: argparse.Namespace) -> None:
     """Write a model for programs without TensorFlow.
 
     onnx: decode.onnx maps latents to images, and score.onnx maps images to
     bits/dim, latents and bit maps, for any batch size. tflite: decode.tflite
-    maps the latents of a single image to the image.
+    maps the latents of a single image to the image. With --reference, a set of
+    normal images, detect.onnx maps images to anomaly scores, p-values and bit
+    maps, as `score` does; of a model of tiles, it maps tiles.
 
     Flags:
       format: file format
+      reference: normal images that the model was not trained on
+      max_images: use at most N images of the reference
+      seed: seed of the noise, and of the split of --reference
       out: folder for the files
     """
     arguments.check_output(flags.out, as_folder=True)
     if flags.format == "onnx":
         _check_packages()
+    elif flags.reference is not None:
+        raise UsageError("argument --reference: it needs --format onnx")
 
 
 @command(

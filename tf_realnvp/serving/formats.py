@@ -1,6 +1,6 @@
 """Export to ONNX and TensorFlow Lite, for programs without TensorFlow.
 
-Two functions of a model are exported:
+Functions of a model are exported:
 
 *   `decode(latents)`: `images`, uint8 `[n, H, W, C]`, of float32 latents
     `[n, H / 2, W / 2, 4 * C]`.
@@ -9,10 +9,15 @@ Two functions of a model are exported:
     `latents`, those of `images + noise`, from which `decode` recovers the
     images; and `map`, float32 `[n, H, W]`, the code length of each position in
     bits.
+*   `detect(images, coded_bits)`, with normal images to compare with: `score`
+    and `p_value`, float64 `[n]`, as by `detection.Reference`, and `map`. The
+    code length of each image under lossless coders, float64 `[n]`, is as by
+    `detection.coded_bits`.
 
-With classes, both also take `label`, int32 `[n]`; with a single context
-`context`, float32 `[n, *context_shape]`. Random numbers are inputs,
-since a seed means something else in every runtime. Inputs are not checked.
+With classes, the first two also take `label`, int32 `[n]`; with a single
+context `context`, float32 `[n, *context_shape]`. Random numbers are inputs,
+since a seed means something else in every runtime, but for `detect`, which adds
+the same noise to all images. Inputs are not checked.
 """
 
 import functools
@@ -26,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import __version__
-from tf_realnvp.analysis import bit_maps
+from tf_realnvp.analysis import bit_maps, detection
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import files
 
@@ -35,7 +40,11 @@ _OPSET = 18
 
 
 def save(
-    model: RealNVP, folder: str | os.PathLike, format: str = "onnx"
+    model: RealNVP,
+    folder: str | os.PathLike,
+    format: str = "onnx",
+    reference: detection.Reference | None = None,
+    seed: int = 0,
 ) -> list[str]:
     """Writes the functions of a model, one file each.
 
@@ -45,6 +54,8 @@ def save(
         are replaced.
       format: "onnx" for `decode.onnx` and `score.onnx`, for any batch size; or
         "tflite" for `decode.tflite`, for a single image.
+      reference: Normal images, for `detect.onnx`; of a model without a context.
+      seed: Seed of the noise with which they were measured.
 
     Returns:
       The names of the files.
@@ -55,6 +66,13 @@ def save(
     else:
         for function in (decode, score):
             contents[f"{function.__name__}.onnx"] = to_onnx(model, function)
+        if reference is not None:
+            nothing = np.zeros([1, *model.image_shape], np.uint8)
+            noise = model.dequantize_each(nothing, [seed]).numpy()
+            function = functools.partial(
+                detect, reference=reference, constant=noise
+            )
+            contents["detect.onnx"] = to_onnx(model, function)
     with files.replace_files(folder) as new:
         for name, content in contents.items():
             (new / name).write_bytes(content)
@@ -84,6 +102,26 @@ def score(
         "bits_per_dim": model.values.per_dim(log_prob, model.num_dims),
         "latents": latents,
         "map": model.values.from_nats(maps),
+    }
+
+
+def detect(
+    model: RealNVP,
+    images: tf.Tensor,
+    coded_bits: tf.Tensor,
+    reference: detection.Reference,
+    constant: np.ndarray,
+) -> dict[str, tf.Tensor]:
+    """The exported function `detect`, of a reference and constant noise."""
+    points = tf.cast(images, tf.float32) + constant
+    columns = detection.measure(model, images, points)
+    nats = tf.cast(columns.pop("map"), tf.float32)
+    measured = detection.Measurements(
+        coded_bits=coded_bits, image=columns["label"], **columns
+    )
+    return {
+        **reference.in_graph(measured),
+        "map": model.values.from_nats(nats),
     }
 
 
@@ -159,12 +197,16 @@ def _specs(model, function, batch_size=None):
         "latents": (model.latent_shape, tf.float32),
         "images": (model.image_shape, tf.uint8),
         "noise": (model.image_shape, tf.float32),
+        "coded_bits": ((), tf.float64),
     }
-    names = [n for n in inspect.signature(function).parameters if n in types]
+    parameters = inspect.signature(function).parameters
+    names = [n for n in parameters if n in types]
     specs = {n: tf.TensorSpec((None, *types[n][0]), types[n][1]) for n in names}
+    if "condition" in parameters:
+        specs |= model.condition.specs
     return {
         name: tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name)
-        for name, spec in (specs | model.condition.specs).items()
+        for name, spec in specs.items()
     }
 
 
