@@ -13,7 +13,7 @@ import pytest
 import small_models
 from model_commands import ModelTestCase, call
 
-from tf_realnvp import batched
+from tf_realnvp import batched, detection
 from tf_realnvp.cli import usage
 from tf_realnvp.serving import formats
 
@@ -41,12 +41,18 @@ class ExportTest(ConversionTestCase):
     def test_reference(self):
         """A third file; `detect.onnx` itself is tested with the formats."""
         pytest.importorskip("tf2onnx")
-        self.write("good", small_models.images(24))
+        images = small_models.images(24)
+        self.write("good", images)
         flags = "--reference", "good", "--out", "new"
-        code, out, _ = call("export", self.path, *flags)
-        self.assertEqual(code, 0)
-        self.assertIn("by 12 readable images of good", out)
+        _, out, _ = call("export", self.path, *flags)
         self.assertEndsWith(out, "new/detect.onnx\n")
+        with mock.patch.object(formats, "save") as save:
+            call("export", self.path, *flags, "--seed", 5)
+        *_, reference, seed = save.call_args.args
+        self.assertEqual(seed, 5)
+        measured = small_models.measurer(small_models.model)(images, 5)
+        expected = detection.Reference(measured, 5)(measured)["p_value"]
+        self.assertAllEqual(reference(measured)["p_value"], expected)
         result = call("export", self.path, *flags, "--format", "tflite")
         self.assert_usage_error(result, "--format onnx")
 
