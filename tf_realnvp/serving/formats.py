@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_realnvp import __version__
-from tf_realnvp.analysis import bit_maps, detection
+from tf_realnvp.analysis import bit_maps, detection, measuring
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import files
 
@@ -114,9 +114,9 @@ def detect(
 ) -> dict[str, tf.Tensor]:
     """The exported function `detect`, of a reference and constant noise."""
     points = tf.cast(images, tf.float32) + constant
-    columns = detection.measure(model, images, points)
+    columns = measuring.measure(model, images, points)
     nats = tf.cast(columns.pop("map"), tf.float32)
-    measured = detection.Measurements(
+    measured = measuring.Measurements(
         coded_bits=coded_bits, image=columns["label"], **columns
     )
     return {
