@@ -15,7 +15,7 @@ from absl.testing import parameterized
 from image_arrays import random_images, write_images
 from PIL import Image
 
-from tf_realnvp.analysis import posterior, significance
+from tf_realnvp.analysis import significance
 from tf_realnvp.cli.main import main
 from tf_realnvp.serving import formats
 
@@ -75,9 +75,6 @@ class DocumentationTest(
 
     @parameterized.parameters(filter(commands, PAGES))
     def test_runs_short_commands(self, page):
-        self.enterContext(
-            mock.patch.multiple(posterior, **small_models.FEW_STEPS)
-        )
         fewer_draws = functools.partial(significance.compare, num_draws=20)
         self.enterContext(
             mock.patch.object(significance, "compare", fewer_draws)

@@ -30,13 +30,6 @@ ALPHA = 0.2  # Not the default.
 # for each of its couplings.
 NUM_COUPLINGS = (1, 1, 2)
 METADATA = {"dataset": "digits", "lr": 3e-4}
-# Of `posterior`, in place of its own numbers.
-FEW_STEPS = {
-    "NUM_DESCENTS": 5,
-    "NUM_START_DESCENTS": 5,
-    "NUM_ADAPTATIONS": 2,
-    "NUM_DRAWS": 4,
-}
 
 # Goes with the process.
 _FOLDER = tempfile.TemporaryDirectory()

@@ -23,8 +23,7 @@ from image_arrays import write_images
 from PIL import Image
 
 import tf_realnvp
-from tf_realnvp import detection, restoration, significance
-from tf_realnvp.analysis import posterior
+from tf_realnvp import detection, significance
 from tf_realnvp.cli import main
 from tf_realnvp.data import image_files
 from tf_realnvp.errors import DataError
@@ -158,25 +157,6 @@ class AllKindsTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "must be (uint16|float32) "):
             measure(images.astype(np.uint8))
 
-    def test_restoration(self):
-        """The density belongs to the restored images."""
-        model = live(None)
-        images = fields(20, None, seed=3)
-        mask = np.zeros([4, 4, 1], bool)
-        mask[1, 1] = mask[2, 3] = True
-        damaged = np.where(mask, 100.0, images)
-        with self.assertRaisesRegex(ValueError, "^`noise` must be given"):
-            restoration.restore(model, damaged, mask)
-        restored = restoration.restore(model, damaged, mask, noise=0.02)
-        self.assertEqual(restored.images.dtype, np.float32)
-        errors = np.where(mask, 0.0, restored.images - images) / 0.02
-        self.assertLess(np.square(errors).mean(), 4.0)
-        squares = np.square(model.encode(restored.images)) + np.square(
-            errors.reshape(20, 2, 2, 4)
-        )
-        density = -squares.sum(axis=(1, 2, 3)) / 2
-        self.assertAllClose(restored.log_density, density, rtol=1e-3)
-
 
 class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
     """Tests what commands print and write of each kind, and refuse."""
@@ -278,22 +258,6 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         code, _, stderr = self.call(num_colors, *line.split())
         self.assertEqual(code, 2, stderr)
         self.assertIn(message, stderr)
-
-    def test_restore(self):
-        """Files of 16 bits keep their known pixels."""
-        self.enterContext(
-            mock.patch.multiple(posterior, **small_models.FEW_STEPS)
-        )
-        images = fields(1, 4096, seed=3)
-        write_images("a", images, 4096)
-        mask = np.zeros([4, 4, 1], np.uint8)
-        mask[:2] = 255
-        image_files.write("mask.png", mask)
-        options = "a/000.png --mask mask.png --out restored/"
-        self.run_command(4096, f"restore {options}")
-        found = image_files.read("restored/000_restored.png", SHAPE, 4096)
-        self.assertAllEqual(found[2:], images[0, 2:])
-        self.assertGreater(found.max(), 256)
 
 
 class RealNumbersTest(untraced.UntracedTestCase, parameterized.TestCase):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tf_realnvp.flow.bijectors import Squeeze as Squeeze
     from tf_realnvp.flow.real_nvp import RealNVP as RealNVP
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The modules that public names are, or are of.
 _HOMES = {

@@ -14,6 +14,7 @@ from sklearn import metrics
 from sklearn.covariance import ledoit_wolf
 
 from tf_realnvp import bit_maps, detection, significance
+from tf_realnvp.analysis import measuring
 from tf_realnvp.utils import tiling
 
 
@@ -111,11 +112,11 @@ class MeasurerTest(tf.test.TestCase, parameterized.TestCase):
         rng = np.random.default_rng(1)
         pixels = rng.integers(256, size=(4, 32, 32, 3), dtype=np.uint8)
         pixels[3, 9:13, 9:13] = 7
-        found = detection._regions(costs, pixels).numpy()
+        found = measuring._regions(costs, pixels).numpy()
         self.assertEqual(found.shape, (4, 5))
         self.assertAllEqual(found.argmax(axis=0), [1, 2, 1, 2, 3])
         many = rng.integers(256, size=(50, 32, 32, 3), dtype=np.uint8)
-        flat = detection._regions(rng.normal(size=(50, 32, 32)), many).numpy()
+        flat = measuring._regions(rng.normal(size=(50, 32, 32)), many).numpy()
         normal = dataclasses.replace(make_measurements(50), regions=flat)
         seen = dataclasses.replace(make_measurements(4), regions=found)
         scores = detection.region(normal)(seen)

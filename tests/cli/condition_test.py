@@ -98,6 +98,7 @@ class CommandTest(command_lines.CommandTestCase):
         code, _, errors = self.call({"observe": "mask"}, "restore", *argv)
         self.assertEqual(code, 0, errors)
         self.assertLen(list(self.folder.glob("out/*.png")), 10)
-        for argv in (("--noise", 50), ("--noise", 25, "--mask", "mask.png")):
-            wrong = self.call(NOISE, "restore", "in", *argv)
-            self.assert_usage_error(wrong, "noise:25")
+        wrong = self.call(NOISE, "restore", "in", "--mask", "mask.png")
+        self.assert_usage_error(wrong, "noise:25")
+        none = self.call({}, "restore", "in", "--mask", "mask.png")
+        self.assert_usage_error(none, "observes nothing: train a model of")

@@ -30,20 +30,26 @@ class RestoreTest(ModelTestCase):
             mock.patch.object(restoration, "restore", self.answer)
         )
 
-    def answer(self, model, images, is_missing, noise, label, n, seed, **_):
+    def answer(self, model, images, is_missing, label, n, seed, **_):
         """Returns any restorations of the right shapes."""
-        self.asked = images, is_missing, noise, label, n, seed
+        self.asked = images, is_missing, label, n, seed
         rng, shape = np.random.default_rng(0), images.shape
         mean, std = rng.uniform(4.0, 12.0, size=(2, *shape))
         samples = random_images(shape[0] * n, 2)
         samples = samples.reshape(shape[0], n, *shape[1:])
         labels = None if not model.num_classes else np.arange(len(images)) % 3
-        ones = np.ones(len(images))
-        rest = (samples, mean, std, 2.0 * ones, ones, ones) if n else ()
         restored = random_images(len(images), 1)
-        self.result = restoration.Restoration(restored, None, labels, *rest)
+        self.result = restoration.Restoration(
+            restored, samples, mean, std, labels
+        )
         self.results.append(self.result)
         return self.result
+
+    def use_model(self, kind):
+        """As one that observes masks; a context takes no part in this."""
+        super().use_model(kind)
+        self.path = small_models.copied(self.path, self.folder, observe="mask")
+        self.enterContext(mock.patch.object(self.model, "observe", "mask"))
 
     def write_mask(self, name="mask.png", hole=HOLE):
         image_files.write(name, np.uint8(hole), 2)
@@ -58,11 +64,11 @@ class RestoreTest(ModelTestCase):
         self.write("in", self.images)
         self.write_mask()
         flags = ("--mask", "mask.png", "--seed", 3, "--out", "out/")
-        stdout, stderr = self.succeed("restore", "in", "--samples", 2, *flags)
+        stdout, _ = self.succeed("restore", "in", "--samples", 2, *flags)
         images, is_missing, *others = self.asked
         self.assertAllEqual(images, self.images)
         self.assertAllEqual(is_missing, [HOLE] * 3)
-        self.assertEqual(others, [None, None, 2, 3])
+        self.assertEqual(others, [None, 2, 3])
         self.assertLen(os.listdir("out"), 3 * 5)
         for index in range(3):
             for name, image in (
@@ -75,12 +81,7 @@ class RestoreTest(ModelTestCase):
                 self.assertAllEqual(found, image, name)
         names = small_models.CLASS_NAMES if kind == "classes" else ()
         taken = [f"00{k}.png: taken for {name}" for k, name in enumerate(names)]
-        self.assertEqual(
-            stdout.splitlines()[: len(taken) + 1],
-            [*taken, "R-hat 2.00, effective sample size 1, acceptance 1.00"],
-        )
-        self.assertEndsWith(stdout, "\nout/\n")
-        self.assertStartsWith(stderr, "warning: the chains of 3 of 3 images do")
+        self.assertEqual(stdout.splitlines(), [*taken, "out/"])
         result = call("restore", self.path, "in", *flags)
         self.assert_usage_error(result, "--out: out/ has *_restored.png of")
 
@@ -90,14 +91,12 @@ class RestoreTest(ModelTestCase):
         alpha = np.where(HOLE, 0, 255).astype(np.uint8)
         pixels = np.concatenate([grey, alpha], axis=-1)
         Image.fromarray(pixels, "LA").save("torn.png")
-        noise = ("--noise", 20, "--out", "out/")
-        stdout, _ = self.succeed("restore", "torn.png", *noise)
+        stdout, _ = self.succeed("restore", "torn.png", "--out", "out/")
         self.assertEqual(stdout, "out/\n")
-        self.assertEqual(os.listdir("out"), ["torn_restored.png"])
+        self.assertIn("torn_restored.png", os.listdir("out"))
         _, is_missing, *others = self.asked
         self.assertAllEqual(is_missing, [HOLE])
-        self.assertAllClose(others[0], 20 * 16 / 255)
-        self.assertEqual(others[1:], [None, 0, 0])
+        self.assertEqual(others, [None, 16, 0])
 
     def test_figure(self):
         self.use_model("classes")
@@ -111,7 +110,7 @@ class RestoreTest(ModelTestCase):
                 *("--samples", 2, "--label", "dog", "--out", self.out),
             )
         self.assertNotIn("taken for", stdout)
-        self.assertEqual(self.asked[3], 1)
+        self.assertEqual(self.asked[2], 1)
         _, images, is_missing, shown, spread, _ = save.call_args.args
         self.assertAllEqual(images, self.images)
         self.assertAllEqual(is_missing, [HOLE] * 3)
@@ -125,11 +124,10 @@ class RestoreTest(ModelTestCase):
     @parameterized.parameters(
         ("a.png", "", "nothing is missing in a.png: make what is missing"),
         ("a.png", "--mask wide.png", "--mask: wide.png is not of the size of "),
-        ("a.png ./a.png", "--noise 5", "argument IMAGE: two files have the"),
-        ("a.png", "--noise 5 --label cat", "--label: no class 'cat', but none"),
-        ("empty", "--noise 5", "argument IMAGE: there are no files in empty"),
-        ("a.png", "--noise 5 --out a.png", "--out: a.png is among the images"),
-        ("a.png", "--mask a.png --reference empty", "--reference: the model "),
+        ("a.png ./a.png", "", "argument IMAGE: two files have the"),
+        ("a.png", "--label cat", "--label: no class 'cat', but none"),
+        ("empty", "", "argument IMAGE: there are no files in empty"),
+        ("a.png", "--out a.png", "--out: a.png is among the images"),
     )
     def test_bad(self, names, flags, message):
         self.write(".", self.images[:1], ["a.png"])
@@ -140,17 +138,14 @@ class RestoreTest(ModelTestCase):
 
     def test_intervals(self):
         """They are by images of which the same is hidden."""
-        path = small_models.copied(self.path, self.folder, observe="mask")
         model = small_models.shared(observe="mask")
-        self.use(model)
         normal = small_models.images(40, seed=1)
         self.write("normal", normal)
         self.write("in", self.images)
         self.write_mask()
         flags = ("--samples", 2, "--interval", 0.8, "--out", "out/")
         flags += ("--mask", "mask.png", "--reference", "normal")
-        code, stdout, stderr = call("restore", path, "in", *flags)
-        self.assertEqual(code, 0, stderr)
+        stdout, _ = self.succeed("restore", "in", *flags)
         images, is_missing, *_ = self.asked
         self.assertAllEqual(images, normal)
         self.assertAllEqual(is_missing, np.tile(HOLE, [40, 1, 1, 1]))
@@ -165,15 +160,17 @@ class RestoreTest(ModelTestCase):
             for number, image in enumerate(images):
                 written = self.restored(f"out/{number:03d}_{name}.png")
                 self.assertAllEqual(written, image)
-        call("restore", path, "in", *flags, "--out", "rows.png")
+        self.succeed("restore", "in", *flags, "--out", "rows.png")
         self.assertGreater(np.ptp(read_png("rows.png")), 100)
 
     def test_context(self):
         """A model of another context than what is seen restores nothing."""
         self.write(".", self.images[:1], ["a.png"])
+        self.write_mask()
         error = ValueError("`context` must have the shape (1,)")
+        flags = "a.png", "--mask", "mask.png"
         with mock.patch.object(restoration, "restore", side_effect=error):
-            result = call("restore", self.path, "a.png", "--noise", 5)
+            result = call("restore", self.path, *flags)
         self.assert_usage_error(result, "`context` must have the shape (1,)")
 
 

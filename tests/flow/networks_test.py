@@ -1,6 +1,7 @@
 """Tests for networks and rematerialization."""
 
 import contextlib
+import math
 import runpy
 from unittest import mock
 
@@ -29,6 +30,20 @@ def make_network(
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
+
+
+class OnGridTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters((2, 2, 8), (2, 4, 32), (2, 8, 32), (4, 8, 16))
+    def test_coarser(self, channels, factor, channels_out):
+        """All pixels of a block, or the means of its parts."""
+        image = normal(1, 16, 16, channels).astype(np.float32)
+        found = networks.on_grid(image, 16 // factor)
+        self.assertEqual(found.shape[-1], channels_out)
+        block = image[0, :factor, :factor]
+        kept = math.isqrt(channels_out // channels)
+        parts = np.reshape(block, [kept, factor // kept] * 2 + [channels])
+        means = parts.mean(axis=(1, 3))
+        self.assertAllClose(found[0, 0, 0], np.ravel(means), atol=1e-6)
 
 
 class AssignLinearTest(untraced.UntracedTestCase, parameterized.TestCase):

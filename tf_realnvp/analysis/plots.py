@@ -276,7 +276,7 @@ def save_restorations(
     images: np.ndarray,
     is_missing: np.ndarray,
     columns: Mapping[str, np.ndarray],
-    spread: np.ndarray | None = None,
+    spread: np.ndarray,
     values: Values | int = 256,
 ) -> None:
     """Draws images, what a model made of them, and how sure it is, in rows.
@@ -292,18 +292,17 @@ def save_restorations(
     marked = np.where(is_missing, _MISSING, _rgb(images, values))
     shown = {"given": marked.astype(np.uint8)}
     shown |= {title: _rgb(part, values) for title, part in columns.items()}
-    rows, width = len(images), len(shown) + (spread is not None)
-    size = 1.1 * width + 0.9 * (spread is not None), 1.1 * rows + 0.3
+    rows, width = len(images), len(shown) + 1
+    size = 1.1 * width + 0.9, 1.1 * rows + 0.3
     with _figure(path, *size, rows, width) as panels:
         grid = panels.reshape(rows, width)
         for column, (title, part) in zip(grid.T, shown.items(), strict=False):
             column[0].set_title(title, fontsize=9)
             for axes, image in zip(column, part, strict=True):
                 axes.imshow(image)
-        if spread is not None:
-            grid[0, -1].set_title("spread", fontsize=9)
-            most = max(spread.max(), 1.0)
-            for axes, values in zip(grid[:, -1], spread, strict=True):
-                drawn = axes.imshow(values, cmap="inferno", vmin=0, vmax=most)
-            bar = panels[0].figure.colorbar(drawn, ax=list(grid[:, -1]))
-            bar.set_label("levels of 255", fontsize=9)
+        grid[0, -1].set_title("spread", fontsize=9)
+        most = max(spread.max(), 1.0)
+        for axes, values in zip(grid[:, -1], spread, strict=True):
+            drawn = axes.imshow(values, cmap="inferno", vmin=0, vmax=most)
+        bar = panels[0].figure.colorbar(drawn, ax=list(grid[:, -1]))
+        bar.set_label("levels of 255", fontsize=9)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # The name of an argument, and its options for `argparse`.
 Argument = tuple[str, dict[str, Any]]
-Check = Callable[[argparse.Namespace], dict[str, Any] | None]
+Check = Callable[[argparse.Namespace], None]
 Subparsers = argparse._SubParsersAction
 _NAME = Name()
 
@@ -91,8 +91,8 @@ def command(
 ) -> Callable[[Check], Callable[[Subparsers], None]]:
     """Decorator that turns a function into a command on a saved model.
 
-    The function makes the checks for which nothing slow has to be imported, and
-    may return arguments of `runtime.configure`. Its docstring is the `--help`,
+    The function makes the checks for which nothing slow has to be imported. Its
+    docstring is the `--help`,
     with the texts of arguments in the section "Flags". The function of the same
     name in the module `home` then does the work, with the flags and the model.
 
@@ -111,7 +111,8 @@ def command(
         name = check.__name__
 
         def run(flags):
-            model = open_model(flags.model, **check(flags) or {})
+            check(flags)
+            model = open_model(flags.model)
             module = importlib.import_module(f"tf_realnvp.cli.{home}")
             getattr(module, name)(flags, model)
 
@@ -202,18 +203,17 @@ def images(name: str = "images", nargs: int | str = "+") -> Argument:
     return argument(name, Folder(), text=text, nargs=nargs, metavar="IMAGE")
 
 
-def open_model(path: str, **settings: Any) -> "RealNVP":
+def open_model(path: str) -> "RealNVP":
     """Loads the model that a command names.
 
     Args:
       path: Its folder.
-      **settings: As for `runtime.configure`.
 
     Raises:
       ModelError: If there is no model, or it cannot be loaded.
     """
     metadata.read(path)  # Before TensorFlow is imported.
-    runtime.configure(is_command=True, **settings)
+    runtime.configure(is_command=True)
     from tf_realnvp.serving import weights
 
     return weights.load_model(path)

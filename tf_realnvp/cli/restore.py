@@ -13,9 +13,8 @@ from tf_realnvp.errors import UsageError
 from tf_realnvp.flow import observations
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import files
-from tf_realnvp.utils.console import counted, say, warn
+from tf_realnvp.utils.console import say
 
-_MOST_R_HAT = 1.2  # As a ratio of variances, as TFP has it.
 _NUM_SHOWN = 8  # Samples in the figure.
 
 
@@ -29,7 +28,6 @@ def restore(flags: argparse.Namespace, model: RealNVP) -> None:
             model,
             images,
             is_missing,
-            flags.noise and values.highest / 255.0 * flags.noise,
             flags.label,
             flags.samples,
             flags.seed,
@@ -40,8 +38,6 @@ def restore(flags: argparse.Namespace, model: RealNVP) -> None:
     if result.label is not None and flags.label is None:
         for path, number in zip(paths, result.label, strict=True):
             say(f"{path.name}: taken for {model.class_names[number]}")
-    if result.r_hat is not None:
-        _say_quality(result)
     shown = {"restored": result.images}
     if flags.reference is not None:
         ends = _interval(flags, model, result, is_missing)
@@ -55,15 +51,15 @@ def restore(flags: argparse.Namespace, model: RealNVP) -> None:
 
 def _read(path, flags, model):
     """Returns an image, and which of its pixels are missing, `[H, W, 1]`."""
-    is_of_masks = (model.observe or "mask") == "mask"
+    is_of_masks = model.observe == "mask"
     shape = model.image_shape if is_of_masks else model.context_shape
     image = image_files.read(path, shape, model.values)
     with arguments.naming("--mask"):
         is_missing = image_files.read_missing(path, shape, flags.mask)
-    if is_of_masks and flags.noise is None and not np.any(is_missing):
+    if is_of_masks and not np.any(is_missing):
         raise UsageError(
             f"nothing is missing in {path}: make what is missing transparent, "
-            "or white in --mask, or give --noise"
+            "or white in --mask"
         )
     return image, is_missing
 
@@ -83,7 +79,6 @@ def _interval(flags, model, result, is_missing):
         model,
         seen,
         missing,
-        None,
         flags.label,
         flags.samples,
         flags.seed,
@@ -100,29 +95,14 @@ def _interval(flags, model, result, is_missing):
     return restoration.interval(model.values, result, factor, of_images)
 
 
-def _say_quality(result):
-    """Prints how far the samples can be trusted."""
-    say(
-        f"R-hat {np.median(result.r_hat):.2f}, effective sample size "
-        f"{np.median(result.ess):.0f}, acceptance "
-        f"{result.acceptance.mean():.2f}"
-    )
-    if number := np.sum(result.r_hat > _MOST_R_HAT):
-        warn(
-            f"the chains of {number} of {counted(len(result.r_hat), 'image')} "
-            f"do not agree (R-hat above {_MOST_R_HAT}): each sample is an "
-            "answer, but how likely it is relative to the others is not known"
-        )
-
-
 def _write_each(folder, paths, shown, result, values):
     """Writes the files of each image."""
-    images = dict(shown)
-    if result.samples is not None:
-        images["mean"] = np.rint(result.mean)
-        images["spread"] = np.rint(result.std)
-        for number, samples in enumerate(result.samples.swapaxes(0, 1)):
-            images[f"sample_{number:04d}"] = samples
+    images = shown | {
+        "mean": np.rint(result.mean),
+        "spread": np.rint(result.std),
+    }
+    for number, samples in enumerate(result.samples.swapaxes(0, 1)):
+        images[f"sample_{number:04d}"] = samples
     with files.replace_files(folder) as new:
         for name, of_all in images.items():
             for path, image in zip(paths, of_all, strict=True):
@@ -132,10 +112,8 @@ def _write_each(folder, paths, shown, result, values):
 
 def _draw(path, images, is_missing, shown, result, values):
     """Draws a row per image: given, restored, samples and their spread."""
-    spread = None
-    if result.samples is not None:
-        few = result.samples[:, :_NUM_SHOWN].swapaxes(0, 1)
-        shown |= {f"sample {k}": samples for k, samples in enumerate(few, 1)}
-        shown["mean"] = np.rint(result.mean)
-        spread = result.std.mean(axis=-1) * (255.0 / values.highest)
+    few = result.samples[:, :_NUM_SHOWN].swapaxes(0, 1)
+    shown |= {f"sample {k}": samples for k, samples in enumerate(few, 1)}
+    shown["mean"] = np.rint(result.mean)
+    spread = result.std.mean(axis=-1) * (255.0 / values.highest)
     plots.save_restorations(path, images, is_missing, shown, spread, values)

@@ -9,7 +9,6 @@ import argparse
 import importlib.util
 import itertools
 import pathlib
-from typing import Any
 
 from tf_realnvp.cli import arguments, shards
 from tf_realnvp.cli.arguments import SEED, File, ImageSet, argument, command
@@ -368,11 +367,10 @@ def detect(flags: argparse.Namespace) -> None:
 
 @command(
     "restore",
-    "models/realnvp_fashion_mnist torn.png --samples 8 --out grid.png",
+    "models/realnvp_fashion_mnist_masks torn.png --out grid.png",
     arguments.images(),
     argument("--mask", Folder(), metavar="PNG"),
-    argument("--noise", RealNumber()),
-    argument("--samples", WholeNumber(0, 1000), 0),
+    argument("--samples", WholeNumber(1, 1000), 16),
     argument("--reference", ImageSet()),
     argument("--interval", RealNumber(below=1.0), 0.9),
     argument("--max_images", WholeNumber(20), 200),
@@ -381,17 +379,14 @@ def detect(flags: argparse.Namespace) -> None:
     argument("--seed", SEED, 0),
     argument("--out", File(".png", or_folder=True), "restored.png"),
 )
-def restore(flags: argparse.Namespace) -> dict[str, Any]:
-    """Fill in what is missing in images, or remove noise.
+def restore(flags: argparse.Namespace) -> None:
+    """Fill in what is missing in images, or undo what a model observes.
 
-    The transparent pixels of a PNG file are missing, and what --mask says. The
-    known pixels stay as they are, except with --noise. A model that was trained
-    with --observe draws samples of what it does not see, 16 by default, and the
-    restoration averages them with an estimate of their mean. With others, it is
-    the image of the likeliest latents. --samples draws other answers from the
-    posterior by Hamiltonian Monte Carlo; the spread is their standard
-    deviation. R-hat tells whether the chains agree: above 1.2, how likely one
-    answer is relative to another is not known.
+    The model is one that was trained with --observe. Of a model of masks, the
+    transparent pixels of a PNG file are missing, and what --mask says; the
+    known pixels stay as they are. The model draws samples of what it does not
+    see, and the restoration averages them with its estimate of their mean. The
+    spread is their standard deviation.
 
     With --reference, of a model that was trained with --observe, there are also
     the lower and the upper ends of intervals. They hold the truth at 90 % of
@@ -402,15 +397,11 @@ def restore(flags: argparse.Namespace) -> dict[str, Any]:
       images: PNG, JPEG or TIFF files, or a folder of them
       mask: PNG file of the size of the images; what is above half of its
         highest value, such as white, is missing in all of them
-      noise: standard deviation of Gaussian noise on the images, in levels of
-        255 (default: none)
-      samples: number of samples per image; without --observe, each takes about
-        as long as a restoration
+      samples: number of samples per image
       reference: whole images that the model was not trained on
       interval: share of the missing pixels whose interval holds the truth
       max_images: use at most N images of the reference
-      label: class of the images, for a model with classes (default: the
-        likeliest of each image; with --observe, drawn)
+      label: class of the images, for a model with classes (default: drawn)
       seed: seed of the samples
       out: PNG file for a figure of all images; or a folder, such as new/, for
         PNG files of the size of the images
@@ -420,12 +411,10 @@ def restore(flags: argparse.Namespace) -> dict[str, Any]:
     content = metadata.read(flags.model)
     if content["num_colors"] is None:
         raise UsageError("real numbers are restored in Python alone")
-    observed = content.get("observe")
-    is_observed = observed and (observed != "mask" or flags.noise is None)
-    if flags.reference is not None and not is_observed:
+    if content.get("observe") is None:
         raise UsageError(
-            "argument --reference: the model does not observe what is given, "
-            "and only samples of one that does have intervals"
+            f"{flags.model} observes nothing: train a model of masks from it, "
+            f"by --observe mask --init_from {flags.model}"
         )
     names = metadata.class_names(content)
     flags.label = arguments.find_label(flags.label, names)
@@ -438,9 +427,6 @@ def restore(flags: argparse.Namespace) -> dict[str, Any]:
         flags.paths = [*itertools.chain.from_iterable(each)]
         if len({path.stem for path in flags.paths}) < len(flags.paths):
             raise UsageError("two files have the same name")
-    # A few images are too little work to share.
-    is_little = len(flags.paths) * max(1, flags.samples) <= 8
-    return {"num_threads": 1 if is_little else None}
 
 
 @command(

@@ -21,6 +21,9 @@ if keras.config.backend() != "tensorflow":
     )
 
 
+_MOST_CHANNELS = 32  # Of an image on a grid that is coarser by more than 2.
+
+
 class Convolution(NamedTuple):
     """Weights of one weight-normalized convolution, or of a stack of them.
 
@@ -489,14 +492,22 @@ def on_grid(images: tf.Tensor, height: int) -> tf.Tensor:
     Args:
       images: `[N, h, w, K]`.
       height: Height of the grid. If it is lower, blocks of pixels become one
-        each, of more channels; if it is higher, pixels are repeated.
+        each, of more channels, once averages leave 32 of them or blocks of 2x2;
+        if it is higher, pixels are repeated.
 
     Returns:
       `[N, height, height / h * w, ...]`.
     """
     own_height = images.shape[1]
     if height < own_height:
-        return tf.nn.space_to_depth(images, own_height // height)
+        factor = own_height // height
+        # Else most weights of a model of many scales would be for its context.
+        while factor > 2 and images.shape[-1] * factor**2 > _MOST_CHANNELS:
+            images, factor = (
+                tf.nn.avg_pool2d(images, 2, 2, "VALID"),
+                factor // 2,
+            )
+        return tf.nn.space_to_depth(images, factor)
     for axis in (1, 2):
         images = tf.repeat(images, height // own_height, axis=axis)
     return images
