@@ -126,7 +126,7 @@ def _speed(dry_run, precision, jit, batch_size, deterministic=False):
     peak = None
     if tf.config.list_physical_devices("GPU"):
         peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
-    with runtime.tensor_float_32(precision == "tf32"):
+    with runtime.compiling(precision == "tf32"):
         dtype = "bfloat16" if precision == "bfloat16" else "float32"
         alone = training.convolutions_alone(model, batch_size, dtype)()
     figures = _figures(batch_size / seconds, first_step, peak)

@@ -68,7 +68,10 @@ def coupling_network(
             direction, gain, bias, *rest = rest
             height, own_height = images.shape[1], context.shape[1]
             if height < own_height:
-                context = squeeze(context, own_height // height)
+                factor = own_height // height
+                while factor > 2 and context.shape[3] * factor**2 > 32:
+                    context, factor = half_size(context), factor // 2
+                context = squeeze(context, factor)
             else:
                 block = np.ones([1, *[height // own_height] * 2, 1])
                 context = np.kron(context, block)
@@ -118,6 +121,12 @@ def squeeze(x, block_size=2):
     rows, columns = height // block_size, width // block_size
     x = x.reshape(batch, rows, block_size, columns, block_size, channels)
     return np.swapaxes(x, 2, 3).reshape(batch, rows, columns, -1)
+
+
+def half_size(images):
+    """Returns the means of blocks of 2x2 pixels."""
+    blocks = squeeze(images)
+    return blocks.reshape(*blocks.shape[:3], 4, -1).mean(axis=3)
 
 
 def unsqueeze(z, block_size=2):
@@ -229,12 +238,7 @@ def real_nvp(
 def context_code(context, weights):
     """What a dense network makes of a context, an image at most 8 high."""
     while context.ndim == 4 and context.shape[1] > 8:
-        context = squeeze(context).reshape(
-            *context.shape[:1],
-            *(size // 2 for size in context.shape[1:3]),
-            *(4, context.shape[3]),
-        )
-        context = context.mean(axis=3)
+        context = half_size(context)
     code = context.reshape(len(context), -1)
     for kernel, bias in (weights[:2], weights[2:]):
         code = code @ np.float64(kernel) + np.float64(bias)

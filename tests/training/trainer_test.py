@@ -24,6 +24,7 @@ from small_models import (
 from tf_realnvp.config import TrainingConfig
 from tf_realnvp.errors import DivergedError
 from tf_realnvp.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
+from tf_realnvp.utils import runtime
 
 NUM_DIMS = 4 * 4 * 1
 BATCH_SIZE = 4
@@ -272,15 +273,16 @@ class WeightsTest(untraced.UntracedTestCase):
         self.assertNotAllClose(loss, np.sum(losses(model, seeds[0])), rtol=1e-4)
 
 
-class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters((False, "tf32"), (True, "float32"))
-    def test_in_training_only(self, around, precision):
+class CompilingTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.product(around=[False, True], is_tf32=[False, True])
+    def test_tf32_in_training_only(self, around, is_tf32):
         """Other operations keep the settings that they have."""
         config = tf.config.experimental
         is_enabled = config.tensor_float_32_execution_enabled
         self.assertFalse(is_enabled())  # The commands disable it.
         self.addCleanup(config.enable_tensor_float_32_execution, False)
         config.enable_tensor_float_32_execution(around)
+        self.enterContext(mock.patch.object(runtime, "_gpus", lambda: ["GPU"]))
         seen = []
 
         def record():
@@ -293,14 +295,34 @@ class TensorFloat32Test(tf.test.TestCase, parameterized.TestCase):
                 tf.numpy_function(record, [], [])
                 return super().add_noise(images, seed)
 
-        trainer = trainer_of(Model(), precision=precision)
+        trainer = trainer_of(
+            Model(), precision="tf32" if is_tf32 else "float32"
+        )
         train(trainer)
         evaluate(trainer)
         # Graphs have another layout, so that cuDNN's plans are not shared.
-        is_tf32 = precision == "tf32"
         expected = [(is_tf32, not is_tf32, not is_tf32), (False, True, True)]
         self.assertEqual(seen, expected)
         self.assertEqual(is_enabled(), around)
+
+    def test_graph_optimizer(self):
+        """It is not used in training on processors, and is otherwise."""
+        is_disabled, seen = "disable_meta_optimizer", []
+
+        def record():
+            options = tf.config.optimizer.get_experimental_options()
+            seen.append(options.get(is_disabled, False))
+
+        class Model(SmallModel):
+            def add_noise(self, images, seed):
+                tf.numpy_function(record, [], [])
+                return super().add_noise(images, seed)
+
+        trainer = trainer_of(Model())
+        train(trainer)
+        evaluate(trainer)
+        record()
+        self.assertEqual(seen, [True, True, False])
 
 
 class ConfigTest(untraced.UntracedTestCase, parameterized.TestCase):

@@ -15,7 +15,7 @@ from tf_realnvp.errors import reason
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.training.metrics import Metrics
 from tf_realnvp.training.trainer import Trainer
-from tf_realnvp.utils import files
+from tf_realnvp.utils import files, runtime
 from tf_realnvp.utils.console import warn
 
 _NUM_SAMPLES = 36
@@ -139,7 +139,8 @@ class Summaries:
         """
         self._trainer.evaluated_model()  # Brings it up to date.
         try:
-            images = self._decode(self._latents, **self._condition).numpy()
+            with runtime.compiling():
+                images = self._decode(self._latents, **self._condition).numpy()
         except (InvalidArgumentError, ResourceExhaustedError) as error:
             # The weights may be too large, and may recover; or the memory may
             # be too small for the samples, which are many with classes.

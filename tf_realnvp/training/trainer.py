@@ -222,7 +222,7 @@ class Trainer:
           DivergedError: If `MAX_SKIPPED_IN_A_ROW` consecutive steps were not
             finite.
         """
-        with runtime.tensor_float_32(self.config.precision == "tf32"):
+        with runtime.compiling(self.config.precision == "tf32"):
             self._train_function(batches, tf.constant(num_steps))
         if int(self._skipped_in_a_row.numpy()) >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
@@ -246,7 +246,7 @@ class Trainer:
         Returns:
           The losses of all images in the batches, in nats per dimension.
         """
-        with runtime.tensor_float_32(False):
+        with runtime.compiling():
             losses = self._test_function(batches, tf.constant(num_steps))
         return losses.numpy()
 

@@ -272,7 +272,7 @@ def _initialize(model, dataset, seed, strategy):
     """Runs data-dependent initialization; if interrupted, reverts it."""
     before = [variable.numpy() for variable in model.variables]
     try:
-        with runtime.tensor_float_32(False), strategy.scope():
+        with runtime.compiling(), strategy.scope():
             if dataset.values.are_real:
                 model.standardize(*dataset.moments())
             images = dataset.initial_images(seed)

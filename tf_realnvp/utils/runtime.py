@@ -41,7 +41,7 @@ def configure(
     """Configures TensorFlow; call it before TensorFlow is imported.
 
     Environment variables set by the user are kept, except for the Keras
-    backend. TF32 is disabled on GPUs, except in `tensor_float_32`.
+    backend. TF32 is disabled on GPUs, except in `compiling`.
 
     Args:
       num_parts: Number of parts of a batch that a training step computes at
@@ -91,33 +91,40 @@ def configure(
 
 
 @contextlib.contextmanager
-def tensor_float_32(enabled: bool) -> Iterator[None]:
-    """Context manager that allows or forbids TF32 in convolutions on GPUs.
+def compiling(tensor_float_32: bool = False) -> Iterator[None]:
+    """Context manager for the graphs of a training.
+
+    It sets how TensorFlow compiles what is called first inside. The previous
+    settings are restored afterwards.
 
     Args:
-      enabled: Whether TF32 is allowed in calls that start and end inside. The
-        previous setting is restored afterwards.
+      tensor_float_32: Whether TF32 is allowed in convolutions on GPUs, in calls
+        that start and end inside.
     """
     import tensorflow as tf
 
     allow = tf.config.experimental.enable_tensor_float_32_execution
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     optimizer = tf.config.optimizer
-    # TensorFlow 2.21 caches cuDNN's convolution plans, with or without TF32, by
-    # shape and layout alone. These steps of its graph optimizer choose the
-    # layout. They are disabled with TF32, so that the layout is NHWC with TF32
-    # and NCHW without, and the two never share a plan.
     steps = {"layout_optimizer": True, "remapping": True}
-    options = steps | optimizer.get_experimental_options()
-    allow(enabled)
-    if enabled:
+    options = steps | {"disable_meta_optimizer": False}
+    options |= optimizer.get_experimental_options()
+    allow(tensor_float_32)
+    if not _gpus():
+        # The graph optimizer takes half of the time of the first step, and
+        # makes no step faster (benchmarks/results/training.md).
+        optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    elif tensor_float_32:
+        # TensorFlow 2.21 caches cuDNN's convolution plans, with or without
+        # TF32, by shape and layout alone. These steps of the graph optimizer
+        # choose the layout: NHWC without them and NCHW with them, so that the
+        # two never share a plan.
         optimizer.set_experimental_options(dict.fromkeys(steps, False))
     try:
         yield
     finally:
         allow(before)
-        if enabled:
-            optimizer.set_experimental_options(options)
+        optimizer.set_experimental_options(options)
 
 
 def parts_at_once() -> int:
