@@ -1,5 +1,6 @@
 """Tests for the programs in `examples`."""
 
+import contextlib
 import importlib.util
 import sys
 from unittest import mock
@@ -68,6 +69,7 @@ class PosteriorTest(folders.FolderTestCase):
 
     def test_program(self):
         """It draws a row for each image."""
+        self.enterContext(contextlib.chdir(self.folder))
         images = small_models.images(2)
         write_images(".", images, 17, ["a.png", "b.png"])
         mask = np.arange(16, dtype=np.uint8).reshape(4, 4, 1) % 2
