@@ -13,6 +13,7 @@ import small_models
 from image_arrays import read_png, write_images
 
 import tf_realnvp
+from tf_realnvp.analysis import plots
 
 
 def load(name):
@@ -86,6 +87,12 @@ class PosteriorTest(folders.FolderTestCase):
                 NUM_ADAPTATIONS=2,
                 NUM_DRAWS=4,
             ),
+            mock.patch.object(
+                plots, "save_restorations", wraps=plots.save_restorations
+            ) as save,
         ):
             posterior.main()
+        likeliest, missing = save.call_args.args[3]["likeliest"], mask > 0
+        self.assertAllEqual(likeliest[:, ~missing], images[:, ~missing])
+        self.assertNotAllEqual(likeliest[:, missing], images[:, missing])
         self.assertGreater(np.ptp(read_png("restored.png")), 100)

@@ -4,6 +4,7 @@ import numpy as np
 import small_models
 import tensorflow as tf
 from absl.testing import parameterized
+from image_arrays import random_images
 
 from tf_realnvp import restoration
 from tf_realnvp.flow.values import Values
@@ -69,10 +70,11 @@ class RestoreTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllEqual(found.std, expected.std)
 
     def test_known_pixels_stay(self):
-        """Those of images without a hole, too."""
-        model = small_models.shared(observe="mask")
-        images = small_models.images(3)
+        """Those of images without a hole, too, and of a channel alone."""
+        model = small_models.shared(image_shape=(4, 4, 2), observe="mask")
+        images = random_images(3, 4, 4, 2, num_colors=17)
         mask = np.stack([MASK, ~MASK, np.zeros_like(MASK)])
+        mask = np.concatenate([mask, np.roll(mask, 1, axis=1)], axis=-1)
         found = restoration.restore(model, images, mask)
         self.assertIsNone(found.label)
         for values in (found.images, found.mean, *found.samples.swapaxes(0, 1)):
