@@ -1,6 +1,6 @@
 """Restores images by a model that was trained on whole images.
 
-`python examples/posterior.py models/realnvp_faces torn.png --out restored.png`
+`python -m examples.posterior models/realnvp_faces torn.png --out restored.png`
 draws what is likely where images are transparent, or where `--mask` is white,
 and eight samples, with their mean and spread. `--noise` is the standard
 deviation of Gaussian noise on all that is known, in levels of 255.
@@ -253,8 +253,6 @@ def main() -> None:
         posterior.descend(observation, NUM_DESCENTS), observation.label
     )
     likeliest = values.nearest(points.numpy())
-    if flags.noise is None:  # The known values stay.
-        likeliest = np.where(mask, likeliest, images)
     chains = max(2, flags.samples)  # One alone has no R-hat.
     found = posterior.sample(observation, chains, flags.seed)
     print(
@@ -265,8 +263,13 @@ def main() -> None:
     samples = found["samples"].swapaxes(0, 1)
     shown = {f"sample {k}": drawn for k, drawn in enumerate(samples, 1)}
     shown = {"likeliest": likeliest, **shown, "mean": np.rint(found["mean"])}
-    spread = found["std"].mean(axis=-1) * (255.0 / values.highest)
-    plots.save_restorations(flags.out, images, mask, shown, spread, values)
+    spread = found["std"] * (255.0 / values.highest)
+    if flags.noise is None:  # The known values stay.
+        shown = {k: np.where(mask, v, images) for k, v in shown.items()}
+        spread = np.where(mask, spread, 0.0)
+    plots.save_restorations(
+        flags.out, images, mask, shown, spread.mean(axis=-1), values
+    )
 
 
 if __name__ == "__main__":

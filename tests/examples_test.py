@@ -92,7 +92,8 @@ class PosteriorTest(folders.FolderTestCase):
             ) as save,
         ):
             posterior.main()
-        likeliest, missing = save.call_args.args[3]["likeliest"], mask > 0
-        self.assertAllEqual(likeliest[:, ~missing], images[:, ~missing])
-        self.assertNotAllEqual(likeliest[:, missing], images[:, missing])
+        shown, missing = save.call_args.args[3], mask > 0
+        for found in (shown["likeliest"], shown["sample 1"]):
+            self.assertAllEqual(found[:, ~missing], images[:, ~missing])
+            self.assertNotAllEqual(found[:, missing], images[:, missing])
         self.assertGreater(np.ptp(read_png("restored.png")), 100)
