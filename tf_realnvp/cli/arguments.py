@@ -92,9 +92,9 @@ def command(
     """Decorator that turns a function into a command on a saved model.
 
     The function makes the checks for which nothing slow has to be imported. Its
-    docstring is the `--help`,
-    with the texts of arguments in the section "Flags". The function of the same
-    name in the module `home` then does the work, with the flags and the model.
+    docstring is the `--help`, with the texts of arguments in the section
+    "Flags". The function of the same name in the module `home` then does the
+    work, with the flags and the model.
 
     Args:
       home: The module, beside this one.
