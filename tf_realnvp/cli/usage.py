@@ -388,10 +388,9 @@ def restore(flags: argparse.Namespace) -> None:
     see, and the restoration averages them with its estimate of their mean. The
     spread is their standard deviation.
 
-    With --reference, of a model that was trained with --observe, there are also
-    the lower and the upper ends of intervals. They hold the truth at 90 % of
-    the missing pixels (--interval), if the images are like the reference, which
-    is made to miss the same.
+    With --reference, there are also the lower and the upper ends of intervals.
+    They hold the truth at 90 % of the missing pixels (--interval), if the
+    images are like the reference, which is made to miss the same.
 
     Flags:
       images: PNG, JPEG or TIFF files, or a folder of them
