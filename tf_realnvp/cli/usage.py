@@ -413,8 +413,8 @@ def restore(flags: argparse.Namespace) -> None:
     if content.get("observe") is None:
         raise UsageError(
             f"{flags.model} observes nothing: train a model of masks from it, "
-            "by --observe mask --dequantization uniform --init_from "
-            f"{flags.model}, or take examples/posterior.py"
+            f"by --observe mask --init_from {flags.model}, or take "
+            "examples/posterior.py"
         )
     names = metadata.class_names(content)
     flags.label = arguments.find_label(flags.label, names)

@@ -468,12 +468,12 @@ def condition_kwargs(bijector: tfb.Bijector, **condition) -> dict[str, Any]:
 
 def _route(bijector, condition, visible):
     """Returns keyword arguments of a bijector, and `visible` behind it."""
-    if isinstance(bijector, AffineCoupling):
-        own = {} if visible is None else {"visible": visible}
-        return condition | own, visible
     if isinstance(bijector, FactorOut):
         first = None if visible is None else tf.split(visible, 2, axis=-1)[0]
         return _route(bijector.bijector, condition, first)[0], visible
+    if isinstance(bijector, SinglePassBijector):
+        own = {} if visible is None else {"visible": visible}
+        return condition | own, visible
     nested: dict[str, Any] = {}
     for part in getattr(bijector, "bijectors", []):  # Of `tfb.Chain`.
         kwargs, visible = _route(part, condition, visible)

@@ -77,12 +77,14 @@ class VariationalDequantization(bijectors.SinglePassBijector):
             )
 
     def inverse_and_log_scale(
-        self, y: tf.Tensor, **unused_condition
+        self, y: tf.Tensor, visible=None, **unused_condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `inverse(y)`, and each component's part of its log-det.
 
         Args:
           y: Levels plus noise, `[..., H, W, C]`.
+          visible: As for `AffineCoupling`: the noise of a component that is
+            visible stays as it is, and tells nothing of the others.
           **unused_condition: Ignored; the noise does not depend on labels.
 
         Returns:
@@ -90,26 +92,28 @@ class VariationalDequantization(bijectors.SinglePassBijector):
           the shape and dtype of `y`.
         """
         levels, logits, log_scale = _split(y)
-        seen = self._seen(levels)
+        condition = self._condition(levels, visible)
         for coupling in self._couplings:
-            logits, more = coupling.inverse_and_log_scale(logits, image=seen)
+            logits, more = coupling.inverse_and_log_scale(logits, **condition)
             log_scale += more
         return levels + tf.sigmoid(logits), log_scale - _cost(logits)
 
-    def _forward_and_log_det(self, x, **unused_condition):
+    def _forward_and_log_det(self, x, visible=None, **unused_condition):
         levels, logits, log_scale = _split(x)
         log_det = self._sum_over_event(log_scale)
-        seen = self._seen(levels)
+        condition = self._condition(levels, visible)
         for coupling in reversed(self._couplings):
-            moved = coupling.forward(logits, image=seen)
-            log_det += coupling.forward_log_det_jacobian(logits, image=seen)
+            moved = coupling.forward(logits, **condition)
+            log_det += coupling.forward_log_det_jacobian(logits, **condition)
             logits = moved
         log_det -= self._sum_over_event(_cost(logits))
         return levels + tf.sigmoid(logits), log_det
 
-    def _seen(self, levels):
-        """Returns the image scaled to [-2, 2], the input of the networks."""
-        return levels * (4.0 / (self._num_colors - 1)) - 2.0
+    def _condition(self, levels, visible):
+        """Returns the image scaled to [-2, 2], and what of it is visible."""
+        image = levels * (4.0 / (self._num_colors - 1)) - 2.0
+        condition = {"image": image, "visible": visible}
+        return {k: v for k, v in condition.items() if v is not None}
 
 
 def _split(points):

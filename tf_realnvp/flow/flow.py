@@ -160,8 +160,6 @@ class Flow(tf.Module):
             if each(tuple, context_shape) not in (None, tuple(seen.shape[1:])):
                 raise ValueError("`observe` has a `context_shape` of its own.")
             context_shape = tuple(seen.shape[1:])
-        if observe == "mask" and self.dequantization != "uniform":
-            raise ValueError("`observe` 'mask' needs uniform dequantization.")
         self.condition = Condition(
             self.image_shape,
             self.num_classes,

@@ -25,8 +25,8 @@ from tf_realnvp.utils.ranges import RealNumber, WholeNumber, check
 Observe = Callable[[tf.Tensor, tf.Tensor], Any]
 
 _NUM_SCRATCHES = 4
-# Of halves, boxes, scratches, scattered pixels, nothing and everything.
-_WEIGHTS = (0.2, 0.25, 0.15, 0.3, 0.05, 0.05)
+# Of halves, boxes, scratches, scattered pixels, and of nothing at all.
+_WEIGHTS = (0.2, 0.25, 0.15, 0.25, 0.15)
 
 
 def visible_pixels(images: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
@@ -60,7 +60,7 @@ def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     """Draws which pixels of images are visible.
 
     The visible pixels are a half of the image, all but a box, all but
-    scratches, 5 to 95 % of the pixels at random, none or all.
+    scratches, 5 to 95 % of the pixels at random, or none.
 
     Args:
       n: Number of masks.
@@ -97,8 +97,8 @@ def random_masks(n: tf.Tensor, height: int, width: int, seed) -> tf.Tensor:
     on_scratch = tf.reduce_any(far < 0.75 / min(height, width), axis=1)
 
     scattered = uniform(height, width) < uniform(1, 1, low=0.05, high=0.95)
-    kinds = [halves, ~in_box, ~on_scratch, scattered]
-    kinds += [tf.zeros_like(scattered), tf.ones_like(scattered)]
+    nothing = tf.zeros_like(scattered)
+    kinds = [halves, ~in_box, ~on_scratch, scattered, nothing]
     kind = tf.random.stateless_categorical(
         tf.math.log([_WEIGHTS]), n, next(seeds), tf.int32
     )[0]
