@@ -199,7 +199,8 @@ class AffineCoupling(SinglePassBijector):
 
     With the condition `visible`, of the shape of the event, `log_s` and `t` are
     also 0 where it is 1 rather than 0: a component that is visible passes
-    unchanged (https://arxiv.org/abs/1909.06319).
+    unchanged (https://arxiv.org/abs/1909.06319). The network sees zeros there,
+    and learns of what is visible by other conditions.
 
     The arithmetic uses the dtype of the event, whatever the dtype of the
     network's outputs. Kept components stay exactly as they are.
@@ -294,7 +295,8 @@ class AffineCoupling(SinglePassBijector):
         kept, changed = mask * event, 1.0 - mask
         visible = condition.pop("visible", None)
         if visible is not None:
-            changed *= 1.0 - tf.cast(visible, event.dtype)
+            hidden = 1.0 - tf.cast(visible, event.dtype)
+            kept, changed = hidden * kept, hidden * changed
         outputs = self.network(
             tf.reshape(kept, (-1,) + self.mask.shape),
             **{

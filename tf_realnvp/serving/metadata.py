@@ -12,7 +12,8 @@ from tf_realnvp.flow.values import Values
 from tf_realnvp.utils import ranges
 
 FILE = "metadata.json"
-FORMAT = 3  # Formats 1 and 2 were never released, and are not read.
+FORMAT = 4  # Formats 1 and 2 were never released, and are not read.
+_OF_0_1 = 3
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
@@ -47,7 +48,10 @@ def check(content: Mapping[str, Any], path: pathlib.Path) -> None:
     Raises:
       ModelError: As `read`.
     """
-    if (version := content.get("format")) != FORMAT:
+    version = content.get("format")
+    # Couplings of 0.1.0 saw visible pixels among the others.
+    is_old = version == _OF_0_1 and content.get("observe") != "mask"
+    if version != FORMAT and not is_old:
         raise ModelError(
             f"{path} is of another program, or of another version of this one "
             f"(format {ranges.short(version)}, not {FORMAT})"
