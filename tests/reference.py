@@ -87,10 +87,10 @@ def coupling_network(
 def coupling_inverse(x, mask, network, rescale, reshift, given=0.0):
     """Image to latents: `z`, and what each component adds to the log-det.
 
-    Components that are `given` (1, else 0) are kept as well.
+    Components that are `given` (1, else 0) are kept as well, and not seen.
     """
     kept = np.broadcast_to(mask, x.shape).astype(x.dtype)
-    outputs = network(kept * x)
+    outputs = network((1.0 - given) * kept * x)
     channels = x.shape[-1]
     scale, shift = outputs[..., :channels], outputs[..., channels:]
     changed = (1.0 - kept) * (1.0 - given)

@@ -43,6 +43,7 @@ class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
     @parameterized.parameters(
         *({"class_names": names} for names in ("ab", "aba")),
         *({"format": value} for value in (1, 2, "two\nlines", None)),
+        {"format": 3, "observe": "mask"},
     )
     def test_damaged_metadata(self, **changes):
         is_version = "format" in changes
@@ -50,7 +51,7 @@ class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
         self.assert_error(self.copy(**changes), message)
 
     def test_optional_metadata(self):
-        path = self.copy(source="/caf\udce9")
+        path = self.copy(source="/caf\udce9", format=3)
         content = json.loads((path / metadata.FILE).read_text())
         del content["class_names"]
         (path / metadata.FILE).write_text(json.dumps(content))

@@ -22,7 +22,7 @@ DATA = DataDescription((8, 8, 1), 17, 1437, 360, "digits")
 METADATA = {"dataset": "digits", "source": "digits"}
 STORED = {
     "program": "tf_realnvp",
-    "format": 2,
+    "format": 3,
     "config": dataclasses.asdict(CONFIG),
     "data": dataclasses.asdict(DATA),
     "metadata": METADATA,
@@ -149,7 +149,12 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             ("run.json", {"program": "other"}, "or of another program"),
             ("run.json", {"config": {}}, "damaged"),
             ("run.json", {"data": {}}, "damaged"),
-            ("run.json", {"format": 1}, "or version (its format is not 2)"),
+            ("run.json", {"format": 1}, "or version (its format is not 3)"),
+            (
+                "run.json",
+                {"format": 2, "config": {"observe": "mask"}},
+                "or version (its format is not 3)",
+            ),
         ),
     )
     def test_something_else_or_damaged(self, resume, case):

@@ -15,7 +15,8 @@ from tf_realnvp.errors import UsageError
 from tf_realnvp.utils import files
 from tf_realnvp.utils.console import say
 
-FORMAT = 2  # Version of the format of `run.json`.
+FORMAT = 3  # Version of the format of `run.json`.
+_OF_0_1 = 2
 
 _RUN_FILE = "run.json"
 _LOCK_FILE = "lock"
@@ -60,7 +61,13 @@ class Run:
             return
         try:
             content = json.loads(file.read_bytes())
-            if (content["program"], content["format"]) != (_PROGRAM, FORMAT):
+            # Couplings of 0.1.0 saw visible pixels among the others.
+            is_of_masks = content["config"].get("observe") == "mask"
+            formats = [FORMAT] if is_of_masks else [FORMAT, _OF_0_1]
+            if (
+                content["program"] != _PROGRAM
+                or content["format"] not in formats
+            ):
                 raise ValueError(f"its format is not {FORMAT}")
             self.config = TrainingConfig(**content["config"])
             self.data = DataDescription(**content["data"])
