@@ -8,10 +8,8 @@ import tensorflow as tf
 
 from tf_realnvp.errors import ModelError, reason
 from tf_realnvp.flow.architecture import ARCHITECTURE
-from tf_realnvp.flow.condition import WIDTH
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.serving import metadata
-from tf_realnvp.utils.named import by_name
 
 _KEPT = (
     *("dataset", "source", "class_names", "training_hashes", "dropped_bits"),
@@ -62,8 +60,7 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
     Parts that only the model has keep their weights: additional couplings at
     the end of a scale, classes, a context, and variational dequantization. In a
     new model they are the identity, so a larger model starts with the same
-    density. The models may differ in `padding`, which changes the density. A
-    model of masks leaves out variational dequantization, which it cannot have.
+    density. The models may differ in `padding`, which changes the density.
 
     Classes get the embeddings of the saved classes of the same names, by the
     metadata of both models; all other classes get the remaining embeddings.
@@ -91,14 +88,6 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
             saved_names.index(name) if name in saved_names else next(left)
             for name in names
         ]
-    # Inputs that come from each context: they may be in another order.
-    shapes = by_name(other.context_shape)
-    inputs = {
-        "code_map": {name: WIDTH for name in shapes},
-        "context/estimator/0": {
-            name: shape[-1] for name, shape in shapes.items() if len(shape) == 3
-        },
-    }
     saved = other.named_variables()
     for name, variable in model.named_variables().items():
         if name not in saved:
@@ -106,12 +95,6 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
         value = saved[name].numpy()
         if name.endswith("/embedding"):
             value = value[:, classes]
-        for end, sizes in inputs.items():
-            if name.endswith(end):
-                parts = np.split(value, np.cumsum([*sizes.values()]), axis=-2)
-                of = dict(zip(sizes, parts, strict=False))
-                order = [n for n in by_name(model.context_shape) if n in sizes]
-                value = np.concatenate([of[n] for n in order], axis=-2)
         variable.assign(value)
 
 
@@ -128,16 +111,16 @@ def _differences(model, other):
     # The weights act on logits of levels, or on standardized real numbers.
     fits["num_colors"] = other.values.are_real == model.values.are_real
     fits["num_classes"] = other.num_classes in (None, model.num_classes)
-    fits["context_shape"] = other.context_shape in (None, model.context_shape)
+    # By their text, since the order of several contexts matters.
+    shapes = "None", str(model.context_shape)
+    fits["context_shape"] = str(other.context_shape) in shapes
     # The depth of a U-Net depends on the height and width.
     fits["image_shape"] = (
         other.condition.estimator is None
         or other.image_shape == model.image_shape
     )
-    fits["dequantization"] = (
-        other.dequantization in ("uniform", model.dequantization)
-        or model.observe == "mask"  # It can have no learned noise.
-    )
+    of_noise = "uniform", model.dequantization
+    fits["dequantization"] = other.dequantization in of_noise
     differences = [
         f"{getattr(other, name)} {name} instead of {getattr(model, name)}"
         for name, does_fit in fits.items()
