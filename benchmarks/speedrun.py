@@ -1,10 +1,14 @@
-"""Measures what a training of ten minutes of two cores reaches.
+"""Measures what trainings reach in a given time, or in a number of steps.
 
-`python -m benchmarks.speedrun` trains with each seed as `run.py` does, and
-prints the bits/dim of all test images. A noisy machine does not decide: ten
-minutes are the `--steps` that unchanged code takes in them. Code or options
-whose step takes r times as long, measured in turns, have `--steps` divided by
-r. `--options "--ema 0.99"` adds options of `run.py`.
+`python -m benchmarks.speedrun` trains as `run.py` does, with each seed and each
+set of `--options` of `run.py`, and prints the minutes that the command took and
+the bits/dim of all test images. So `"--minutes 10" "--minutes 10 --filters 32"`
+compares what `--minutes` chooses with another choice, which then belongs into
+the table of `tf_realnvp/training/choice.py` if it is better.
+
+A noisy machine does not decide: compare by `--max_steps`, the steps that
+unchanged code takes in this time. Code or options whose step takes r times as
+long, measured in turns, get them divided by r.
 """
 
 import json
@@ -14,48 +18,46 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import timeit
 
 from benchmarks import measuring
 
-_OPTIONS = (
-    "--filters 64 --num_blocks 1 --num_scales 3 --num_couplings 6,6,8 "
-    "--channel_masks mixed --dequantization variational --num_validation 1000 "
-    "--precision bfloat16"
-)
-
 
 def main() -> None:
-    """Trains with each seed, and prints a row of the table."""
+    """Trains with each set of options, and prints a row of the table."""
     flags = measuring.parse_flags(
         __doc__,
         dataset="CIFAR10",
         data_dir="datasets",
-        steps=2400,
         seeds=[0, 1, 2],
-        options="",
+        options=["--minutes 10"],
     )
-    command = [
-        *(sys.executable, "run.py", "--dataset", flags.dataset),
-        *("--data_dir", flags.data_dir, "--max_steps", str(flags.steps)),
-        *shlex.split(f"{_OPTIONS} {flags.options}"),
-    ]
-    bits = [train(command, seed) for seed in flags.seeds]
-    measuring.print_header("options", "steps", "test bits/dim", "of each seed")
-    measuring.print_row(
-        f"`{flags.options}`",
-        f"{flags.steps:,}",
-        f"{statistics.mean(bits):.3f}",
-        " ".join(f"{value:.3f}" for value in bits),
-    )
+    titles = "options", "steps", "minutes", "test bits/dim", "of each seed"
+    measuring.print_header(*titles)
+    for options in flags.options:
+        command = [
+            *(sys.executable, "run.py", "--dataset", flags.dataset),
+            *("--data_dir", flags.data_dir, *shlex.split(options)),
+        ]
+        runs = [train(command, seed) for seed in flags.seeds]
+        steps, minutes, bits = zip(*runs, strict=True)
+        measuring.print_row(
+            f"`{options}`",
+            f"{statistics.median(steps):,.0f}",
+            f"{statistics.median(minutes):.1f}",
+            f"{statistics.mean(bits):.3f}",
+            " ".join(f"{value:.3f}" for value in bits),
+        )
 
 
-def train(command: list[str], seed: int) -> float:
-    """Returns the test bits/dim of a training.
+def train(command: list[str], seed: int) -> tuple[int, float, float]:
+    """Returns the steps, the minutes and the test bits/dim of a training.
 
     Args:
       command: The command, without seed and folders.
       seed: The seed.
     """
+    start = timeit.default_timer()
     with tempfile.TemporaryDirectory() as folder:
         folders = "--output_dir", folder, "--run_dir", f"{folder}/run"
         subprocess.run(
@@ -63,9 +65,10 @@ def train(command: list[str], seed: int) -> float:
             check=True,
             stdout=subprocess.DEVNULL,
         )
+        minutes = (timeit.default_timer() - start) / 60.0
         (path,) = pathlib.Path(folder).glob("*/metadata.json")
         metrics = json.loads(path.read_text())["metrics"]
-    return metrics["test_bits_per_dim"]
+    return metrics["steps"], minutes, metrics["test_bits_per_dim"]
 
 
 if __name__ == "__main__":

@@ -26,15 +26,14 @@ def costs(model: RealNVP, points: tf.Tensor, **condition: Any) -> tf.Tensor:
     Args:
       model: The model.
       points: Dequantized images, float32 `[n, H, W, C]`, `n` at least 1.
-      **condition: What to condition on, `label` and `context` as for
-        `RealNVP.encode`.
+      **condition: What to condition on, as for `RealNVP.encode`.
 
     Returns:
       Float32 `[n, S, 2, H, W]`, in nats, for `S` scales.
       `[:, s, 0]` are the negative log-scales of scale `s`, which for `s = 0`
       include the logit. `[:, s, 1]` is the negative log-density of the latents
       that leave the flow at scale `s`. The sum over all axes but the first is
-      `-log_density(points, label)`.
+      `-log_density(points, **condition)`.
     """
     return costs_and_latents(model, points, **condition)[0]
 

@@ -330,15 +330,15 @@ def _draw_maps(flags, model, measure, normal):
     """Draws maps of the first images, relative to those of normal ones."""
     paths = _first_paths(flags)
     images = np.stack([image_sets.read(path, model) for path in paths])
-    maps, label = bit_maps.smooth(measure(images)), model.values.total
+    maps, unit = bit_maps.smooth(measure(images)), model.values.total
     if len(normal):
         others = bit_maps.smooth(measure(normal))
         maps = bit_maps.standardize(maps, others)
-        label = "standard deviations"
+        unit = "standard deviations"
     limits = plots.map_limits(maps)
     with files.replace_files(flags.maps) as new:
         for path, image, values in zip(paths, images, maps, strict=True):
-            of_one = image[np.newaxis], values[np.newaxis], label
+            of_one = image[np.newaxis], values[np.newaxis], unit
             file = _map_file(new, path)
             plots.save_bit_maps(file, *of_one, model.values, limits)
 

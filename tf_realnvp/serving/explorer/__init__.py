@@ -81,7 +81,7 @@ def flow(
     Args:
       model: The model.
       latents: Float32 `[n, H / 2, W / 2, 4 * C]`.
-      **condition: `label` and `context`, as for `RealNVP.decode`.
+      **condition: What to condition on, as for `RealNVP.decode`.
 
     Returns:
       `steps`, uint8 `[n, 1 + number of couplings, H, W, C]`: what the bijectors
