@@ -181,6 +181,11 @@ class ObservationTest(untraced.UntracedTestCase, parameterized.TestCase):
         expected = uniform.log_density(moved, context=context)[0] + log_det
         found = model.log_density(points, context=context)[0]
         self.assertAllClose(found, expected, rtol=1e-4)
+        costs = bit_maps.costs(model, points, context=context)
+        self.assertAllClose(tf.reduce_sum(costs), -expected, rtol=1e-4)
+        # Noise takes no part in samples.
+        both = (m.sample(1, seed=1, context=context) for m in (model, uniform))
+        self.assertAllEqual(*both)
 
     def test_noise_does_not_depend_on_the_batch(self):
         model = small_models.shared(observe="noise:25")
