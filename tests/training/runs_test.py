@@ -147,12 +147,15 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             ("run.txt", "precious", "something else"),
             ("run.json", "", "damaged, or of another program"),
             ("run.json", {"program": "other"}, "or of another program"),
-            ("run.json", {"config": {}}, "damaged"),
+            *(
+                ("run.json", {"config": config}, "damaged")
+                for config in ({}, [])
+            ),
             ("run.json", {"data": {}}, "damaged"),
             ("run.json", {"format": 1}, "or version (its format is not 3)"),
             (
                 "run.json",
-                {"format": 2, "config": {"observe": "mask"}},
+                {"format": 2, "config": STORED["config"] | {"observe": "mask"}},
                 "or version (its format is not 3)",
             ),
         ),

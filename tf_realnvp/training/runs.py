@@ -61,15 +61,15 @@ class Run:
             return
         try:
             content = json.loads(file.read_bytes())
+            self.config = TrainingConfig(**content["config"])
             # Couplings of 0.1.0 saw visible pixels among the others.
-            is_of_masks = content["config"].get("observe") == "mask"
+            is_of_masks = self.config.observe == "mask"
             formats = [FORMAT] if is_of_masks else [FORMAT, _OF_0_1]
             if (
                 content["program"] != _PROGRAM
                 or content["format"] not in formats
             ):
                 raise ValueError(f"its format is not {FORMAT}")
-            self.config = TrainingConfig(**content["config"])
             self.data = DataDescription(**content["data"])
             self.metadata = dict(content["metadata"])
             self.finished = bool(content["finished"])
