@@ -92,7 +92,7 @@ class VariationalDequantization(bijectors.SinglePassBijector):
           the shape and dtype of `y`.
         """
         levels, logits, log_scale = _split(y)
-        condition = self._condition(levels, visible)
+        condition = {"image": self._seen(levels), "visible": visible}
         for coupling in self._couplings:
             logits, more = coupling.inverse_and_log_scale(logits, **condition)
             log_scale += more
@@ -101,7 +101,7 @@ class VariationalDequantization(bijectors.SinglePassBijector):
     def _forward_and_log_det(self, x, visible=None, **unused_condition):
         levels, logits, log_scale = _split(x)
         log_det = self._sum_over_event(log_scale)
-        condition = self._condition(levels, visible)
+        condition = {"image": self._seen(levels), "visible": visible}
         for coupling in reversed(self._couplings):
             moved = coupling.forward(logits, **condition)
             log_det += coupling.forward_log_det_jacobian(logits, **condition)
@@ -109,11 +109,9 @@ class VariationalDequantization(bijectors.SinglePassBijector):
         log_det -= self._sum_over_event(_cost(logits))
         return levels + tf.sigmoid(logits), log_det
 
-    def _condition(self, levels, visible):
-        """Returns the image scaled to [-2, 2], and what of it is visible."""
-        image = levels * (4.0 / (self._num_colors - 1)) - 2.0
-        condition = {"image": image, "visible": visible}
-        return {k: v for k, v in condition.items() if v is not None}
+    def _seen(self, levels):
+        """Returns the image scaled to [-2, 2], the input of the networks."""
+        return levels * (4.0 / (self._num_colors - 1)) - 2.0
 
 
 def _split(points):
