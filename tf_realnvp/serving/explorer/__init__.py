@@ -1,7 +1,7 @@
 """A page that shows what a model does, in the browser and without a server.
 
 In the page, ONNX Runtime, from the npm package that `package.json` names, runs
-the functions of `serving.formats`, and `flow` below.
+`score` of `serving.formats`, and `flow` below.
 """
 
 import json
@@ -93,33 +93,33 @@ def flow(
         latents = model.visible.in_latents(latents, condition["context"])
     condition = model.condition.encode(condition)
     kwargs = bijectors.condition_kwargs(model.bijector, **condition)
-    points = _states(model.bijector, latents, kwargs)
+    points = tf.stack(_states(model.bijector, latents, kwargs), axis=1)
     levels = tf.clip_by_value(tf.floor(points), 0.0, model.values.highest)
     return {"steps": tf.cast(levels, tf.uint8)}
 
 
 def _states(bijector, latents, kwargs):
-    """Returns all states of the forward pass, `[n, states, h, w, c]`."""
-    states = latents[:, tf.newaxis]
+    """Returns all states of the forward pass, each `[n, h, w, c]`."""
+    states = [latents]
     for step in reversed(steps_of(bijector)):
         own = kwargs.get(step.name, {})
         if isinstance(step, FactorOut):
-            kept, rest = tf.split(states, 2, axis=-1)
-            kept = _states(step.bijector, kept[:, 0], own)
-            rest = tf.repeat(rest, kept.shape[1], axis=1)
-            states = tf.concat([kept, rest], axis=-1)
+            kept, rest = tf.split(states[0], 2, axis=-1)
+            states = [
+                tf.concat([state, rest], axis=-1)
+                for state in _states(step.bijector, kept, own)
+            ]
         elif isinstance(step, AffineCoupling):
-            last = step.forward(states[:, -1], **own)
-            states = tf.concat([states, last[:, tf.newaxis]], axis=1)
+            states.append(step.forward(states[-1], **own))
         elif not isinstance(step, VariationalDequantization):
-            states = step.forward(states)
+            states = tf.unstack(step.forward(tf.stack(states)))
     return states
 
 
 def _convert(model):
     """Returns the ONNX files of the functions, and one of all their weights."""
     weights, places, contents = bytearray(), {}, {}
-    for function in (formats.decode, formats.score, flow):
+    for function in (formats.score, flow):
         converted = onnx.load_from_string(formats.to_onnx(model, function))
         for tensor in converted.graph.initializer:
             raw = tensor.raw_data

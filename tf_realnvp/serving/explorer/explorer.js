@@ -69,8 +69,7 @@ async function load() {
   const externalData = [{ path: "weights.bin", data: new Uint8Array(weights) }];
   const session = (name) =>
     runtime.InferenceSession.create(`${name}.onnx`, { externalData });
-  sessions = { decode: await session("decode"), score: await session("score") };
-  sessions.flow = session("flow"); // The page can be used before it is there.
+  sessions = { flow: await session("flow"), score: await session("score") };
 }
 
 async function run(name, inputs, labels) {
@@ -83,8 +82,7 @@ async function run(name, inputs, labels) {
     feeds[key] = new runtime.Tensor(type, values.slice(), [n, ...shape]);
   if (names.length)
     feeds.label = new runtime.Tensor("int32", Int32Array.from(labels), [n]);
-  const session = await sessions[name];
-  last = last.catch(() => {}).then(() => session.run(feeds));
+  last = last.catch(() => {}).then(() => sessions[name].run(feeds));
   return last;
 }
 
@@ -98,9 +96,17 @@ function seen(n, image, isVisible) {
   return ["float32", repeat(context, n), info.context_shape];
 }
 
-function decode(latents, labels, name = "decode") {
+// Returns the images before and after each coupling, of each latents.
+async function stepsOf(latents, labels, context = {}) {
   const inputs = { latents: ["float32", latents, info.latent_shape] };
-  return run(name, inputs, labels);
+  const result = await run("flow", { ...inputs, ...context }, labels);
+  const { data } = result.steps;
+  return labels.map((_, i) => part(data, i, data.length / labels.length));
+}
+
+async function decode(latents, labels, context) {
+  const steps = await stepsOf(latents, labels, context);
+  return steps.map((states) => states.slice(-dims));
 }
 
 function scoreEach(images, noise, labels) {
@@ -268,9 +274,9 @@ const decodeSamples = live(async (isStale) => {
     const all = chunk.flatMap(({ noise }) => [...noise]);
     const latents = Float32Array.from(all, (z) => temperature * z);
     const labels = chunk.map(({ label }) => label);
-    const { images } = await decode(latents, labels);
+    const images = await decode(latents, labels);
     labels.forEach((label, k) => {
-      const image = part(images.data, k);
+      const image = images[k];
       drawn[i + k] = { label, image, latents: part(latents, k) };
       showSample(i + k);
     });
@@ -355,8 +361,8 @@ const move = live(async () => {
     const isMoved = kind === "all" || (kind === "fine") === isFine;
     return isMoved ? value : latents[i];
   });
-  const { images } = await decode(moved, [label]);
-  paint($("moved"), images.data);
+  const [image] = await decode(moved, [label]);
+  paint($("moved"), image);
   $("place-value").textContent = `${Math.round(100 * x)} %`;
   $("down-value").textContent = `${Math.round(100 * y)} %`;
   $("point").style.left = `${100 * x}%`;
@@ -393,9 +399,9 @@ function placeIn(element, event) {
 
 const turn = live(async () => {
   const latents = repeat(chosen[0].latents, names.length);
-  const { images } = await decode(latents, allLabels());
+  const images = await decode(latents, allLabels());
   names.forEach((_, k) =>
-    paint($("turned").children[k].firstChild, part(images.data, k)),
+    paint($("turned").children[k].firstChild, images[k]),
   );
 });
 
@@ -427,9 +433,9 @@ const score = live(async () => {
   const { image } = scored;
   const result = await scoreClasses(image);
   const latents = await encode(image, result.label);
-  const decoded = await decode(latents, [result.label]);
-  const changed = image.filter((v, i) => v !== decoded.images.data[i]).length;
-  paint($("recovered"), decoded.images.data);
+  const [decoded] = await decode(latents, [result.label]);
+  const changed = image.filter((v, i) => v !== decoded[i]).length;
+  paint($("recovered"), decoded);
   $("exact").textContent = changed
     ? `${changed} of ${dims} differ`
     : "the same";
@@ -692,15 +698,12 @@ let answerNoise = normals(ANSWERS * dims);
 const answer = live(async () => {
   const { image, label } = chosen[0];
   const isKnown = isVisible.slice();
-  const inputs = {
-    latents: ["float32", answerNoise, info.latent_shape],
-    context: seen(ANSWERS, image, isKnown),
-  };
-  const { images } = await run("decode", inputs, Array(ANSWERS).fill(label));
+  const context = { context: seen(ANSWERS, image, isKnown) };
+  const labels = Array(ANSWERS).fill(label);
+  const images = await decode(answerNoise, labels, context);
   [...$("answers").children].forEach((canvas, k) => {
-    const drawn = part(images.data, k);
     const keep = (v, i) => (isKnown[Math.floor(i / channels)] ? image[i] : v);
-    paint(canvas, drawn.map(keep));
+    paint(canvas, images[k].map(keep));
   });
 });
 
@@ -740,8 +743,7 @@ function makeAnswers() {
 
 const flow = live(async () => {
   const { latents, label } = chosen[0];
-  const result = await decode(latents, [label], "flow");
-  steps = result.steps.data;
+  [steps] = await stepsOf(latents, [label]);
   $("step").max = steps.length / dims - 1;
   $("play").disabled = $("step").disabled = false;
   showStep();
