@@ -121,7 +121,12 @@ from tf_realnvp.training import loop
 from tf_realnvp.training.trainer import Trainer
 
 config = TrainingConfig(
-    dataset="digits", max_steps=30, num_couplings=(2, 2, 2), seed=0
+    dataset="digits",
+    filters=16,
+    num_blocks=1,
+    num_couplings=(2, 2, 2),
+    max_steps=30,
+    seed=0,
 )
 model = RealNVP(digits.image_shape, digits.num_colors, **config.architecture)
 initialization.initialize(model, digits.initial_images(seed=0), seed=0)

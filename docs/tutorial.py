@@ -63,7 +63,7 @@ show("tutorial_data", test_images[:36])
 
 # %%
 keras.utils.set_random_seed(0)  # For the first weights.
-model = tf_realnvp.RealNVP((8, 8, 1), num_colors=17, filters=32, num_blocks=2)
+model = tf_realnvp.RealNVP((8, 8, 1), num_colors=17, filters=32, num_blocks=1)
 history = tf_realnvp.train(model, digits, epochs=10, seed=0, progress=False)
 
 test_bits = [metrics.bits_per_dim()["test"] for metrics in history]
