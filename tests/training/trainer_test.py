@@ -344,6 +344,14 @@ class ConfigTest(untraced.UntracedTestCase, parameterized.TestCase):
             rates.append(float(trainer.optimizer.learning_rate))
         self.assertAllClose(rates, [config.lr, config.lr / 2, 0.0], atol=1e-7)
 
+    def test_rate_before_the_end_is_known(self):
+        settings = {"lr_schedule": "cosine", "warmup_steps": 0, "minutes": 1.0}
+        config = TrainingConfig(dataset="digits", batch_size=4, **settings)
+        trainer = Trainer(SmallModel(), config, num_train=11)
+        trainer.end_at(6)
+        trainer.optimizer.iterations.assign(6)
+        self.assertAllClose(trainer.optimizer.learning_rate, config.lr)
+
 
 @pytest.mark.long
 class JitTest(tf.test.TestCase):

@@ -129,9 +129,13 @@ class Trainer:
         self._test_function = tf.function(self._test, autograph=False)
 
     def end_at(self, last_step: int) -> None:
-        """Sets `last_step`, at which a cosine of the learning rate ends."""
+        """Sets `last_step`, at which a cosine of the learning rate ends.
+
+        While the settings have no `epochs`, the cosine has not begun.
+        """
         self.last_step = last_step
-        self._decay_steps.assign(max(1, last_step - self.config.warmup_steps))
+        end = last_step if self.config.epochs else math.inf
+        self._decay_steps.assign(max(1, end - self.config.warmup_steps))
 
     def evaluated_model(self) -> RealNVP:
         """Returns the model to evaluate in the current state of training.
