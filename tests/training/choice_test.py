@@ -42,7 +42,7 @@ class ChoiceTest(tf.test.TestCase, parameterized.TestCase):
             "filters": {"minutes": 10.0},
             "ema": {"minutes": 100.0},
             "dequantization": {"minutes": 1.0, "speed": 10.0},
-            "num_validation": {"num_images": 3000},
+            "num_validation": {"num_images": 300},
             "num_scales": {"shape": (64, 64, 3)},
         }.items():
             default = {"shape": (32, 32, 3), "minutes": 1.0}

@@ -274,6 +274,20 @@ class WeightsTest(untraced.UntracedTestCase):
 
 
 class CompilingTest(tf.test.TestCase, parameterized.TestCase):
+    def seen(self, state, **settings):
+        """Returns `state()` in a training step and in an evaluation."""
+        states = []
+
+        class Model(SmallModel):
+            def add_noise(self, images, seed):
+                tf.numpy_function(lambda: states.append(state()), [], [])
+                return super().add_noise(images, seed)
+
+        trainer = trainer_of(Model(), **settings)
+        train(trainer)
+        evaluate(trainer)
+        return states
+
     @parameterized.product(around=[False, True], is_tf32=[False, True])
     def test_tf32_in_training_only(self, around, is_tf32):
         """Other operations keep the settings that they have."""
@@ -283,23 +297,13 @@ class CompilingTest(tf.test.TestCase, parameterized.TestCase):
         self.addCleanup(config.enable_tensor_float_32_execution, False)
         config.enable_tensor_float_32_execution(around)
         self.enterContext(mock.patch.object(runtime, "_gpus", lambda: ["GPU"]))
-        seen = []
 
-        def record():
+        def state():
             options = tf.config.optimizer.get_experimental_options()
             steps = ("layout_optimizer", "remapping")
-            seen.append((is_enabled(), *(options.get(s, True) for s in steps)))
+            return is_enabled(), *(options.get(step, True) for step in steps)
 
-        class Model(SmallModel):
-            def add_noise(self, images, seed):
-                tf.numpy_function(record, [], [])
-                return super().add_noise(images, seed)
-
-        trainer = trainer_of(
-            Model(), precision="tf32" if is_tf32 else "float32"
-        )
-        train(trainer)
-        evaluate(trainer)
+        seen = self.seen(state, precision="tf32" if is_tf32 else "float32")
         # Graphs have another layout, so that cuDNN's plans are not shared.
         expected = [(is_tf32, not is_tf32, not is_tf32), (False, True, True)]
         self.assertEqual(seen, expected)
@@ -307,22 +311,13 @@ class CompilingTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_graph_optimizer(self):
         """It is not used in training on processors, and is otherwise."""
-        is_disabled, seen = "disable_meta_optimizer", []
 
-        def record():
+        def is_disabled():
             options = tf.config.optimizer.get_experimental_options()
-            seen.append(options.get(is_disabled, False))
+            return options.get("disable_meta_optimizer", False)
 
-        class Model(SmallModel):
-            def add_noise(self, images, seed):
-                tf.numpy_function(record, [], [])
-                return super().add_noise(images, seed)
-
-        trainer = trainer_of(Model())
-        train(trainer)
-        evaluate(trainer)
-        record()
-        self.assertEqual(seen, [True, True, False])
+        states = *self.seen(is_disabled), is_disabled()
+        self.assertEqual(states, (True, True, False))
 
 
 class ConfigTest(untraced.UntracedTestCase, parameterized.TestCase):

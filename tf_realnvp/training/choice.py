@@ -36,8 +36,9 @@ def choose(config: TrainingConfig, dataset: ImageDataset) -> dict[str, Any]:
     at_32 = minutes * 32**2 / (side * longer)
     chosen = dict(next(best for limit, best in _BEST if at_32 <= limit))
     chosen["batch_size"] = 32 if side < 48 else 16
-    has_many = dataset.num_train >= 2000 or minutes > _SHORT
-    if has_many and not dataset.are_tiles:  # There may be few images.
+    # Tiles may be of few images. Others are soon learned by heart if there are
+    # few of them, and by validation images the best epoch is kept.
+    if dataset.num_train >= 100 and not dataset.are_tiles:
         chosen["num_validation"] = min(1000, dataset.num_train // 10)
     if config.init_from is not None:
         names = "batch_size", "num_validation", "ema"
