@@ -167,8 +167,8 @@ def train(
       DivergedError: If too many consecutive steps were not finite.
       FailureError: If `run_dir` cannot be written to.
       UsageError: If `run_dir` is in use or belongs to another training, if
-        there are fewer training images than the settings require, or if
-        `precision` is "tf32" and no GPU supports it.
+        the length is given twice, if there are fewer training images than the
+        settings require, or if `precision` is "tf32" and no GPU supports it.
       ValueError: If a setting is out of range; if the model does not fit
         `log_density`; if the model was created outside of the scope of the
         current strategy; or if the whole model is frozen (`trainable = False`).

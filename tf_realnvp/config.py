@@ -12,6 +12,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from tf_realnvp.errors import UsageError
 from tf_realnvp.flow.architecture import ARCHITECTURE, Architecture, setting
 from tf_realnvp.utils import ranges
 from tf_realnvp.utils.named import each
@@ -197,6 +198,7 @@ class TrainingConfig(Architecture, _Course):
         the default.
 
     Raises:
+      UsageError: If the length is given twice.
       ValueError: If a setting is out of range.
     """
 
@@ -271,7 +273,7 @@ class TrainingConfig(Architecture, _Course):
 
     def __post_init__(self, before, other):
         if self.minutes and bool(self.epochs) != bool(self.max_steps):
-            raise ValueError("`minutes` goes without `epochs` and `max_steps`.")
+            raise UsageError("`minutes` goes without `epochs` and `max_steps`.")
         self._settle(self._defaults(before, other or {}))
 
     def _defaults(self, before, other):
