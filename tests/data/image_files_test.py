@@ -152,6 +152,22 @@ class ReadTest(FilesTestCase):
 
 
 class UnreadableTest(FilesTestCase):
+    @parameterized.parameters(("I;16", {262: 0}), ("RGB", {}))
+    def test_tiff_that_pillow_reads_as_other_levels(self, mode, tags):
+        """White is zero, or 8 of 16 bits are left."""
+        path = self.folder / "image.tif"
+        Image.new(mode, (8, 8)).save(path, tiffinfo=tags)
+        content = path.read_bytes()
+        eight, sixteen = (np.full(3, bits, "<u2") for bits in (8, 16))
+        content = content.replace(eight.tobytes(), sixteen.tobytes())
+        path.write_bytes(content + bytes(192))
+        with Image.open(path) as image:
+            self.assertEqual(image.mode, mode)
+            self.assertEqual(np.asarray(image).shape[:2], (8, 8))
+            self.assertEqual(image.tag_v2[258][0], 16)
+        with self.assertRaisesRegex(ImageError, "TIFF that cannot be read"):
+            image_files.look(path.read_bytes())
+
     def assert_unreadable(self, path, reason):
         with self.assertRaisesRegex(ImageError, f"image {path}: .*{reason}"):
             image_files.read(path, (8, 8, 1))

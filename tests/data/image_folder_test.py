@@ -147,6 +147,13 @@ class SplitTest(FolderTestCase):
         reason = "it is beside the folder `train`"
         self.assertEqual(images.skipped, dict.fromkeys(left_out, reason))
 
+    def test_no_training_image_can_be_read(self):
+        """The test images are not trained on."""
+        self.write_levels(*(f"test/{i}" for i in range(6)))
+        (self.root / "train").mkdir()
+        (self.root / "train" / "a.png").write_bytes(b"no image")
+        self.assertRegex(self.failure(), "training and test need .* each")
+
     def test_is_by_the_hash_of_the_content(self):
         """A renamed image stays in its split."""
         self.write_levels(*(f"{i}.png" for i in range(200)))

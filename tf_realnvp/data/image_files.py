@@ -26,6 +26,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*")
 _SIGNATURES = (b"\xff\xd8\xff", _PNG, *_TIFF)  # The first is of JPEG.
 _TIFF_MODES = ("L", "RGB", "I;16", "I;16B")
+_PHOTOMETRIC, _BLACK_IS_ZERO = ExifTags.Base.PhotometricInterpretation, 1
 # Offsets of bytes in a PNG file.
 _BIT_DEPTH = 24
 _COLOR_TYPE = 25
@@ -135,7 +136,11 @@ def as_png(content: bytes) -> bytes:
     try:
         with Image.open(io.BytesIO(content)) as image, io.BytesIO() as png:
             is_stack = getattr(image, "is_animated", False)
-            if image.mode not in _TIFF_MODES or is_stack:
+            # Pillow halves colours of 16 bits, and does not invert grey ones.
+            tags: Any = image.tag_v2  # type: ignore[attr-defined]
+            is_deep = max(tags[ExifTags.Base.BitsPerSample]) > 8
+            is_other = is_deep and tags[_PHOTOMETRIC] != _BLACK_IS_ZERO
+            if image.mode not in _TIFF_MODES or is_stack or is_other:
                 raise ValueError(image.mode)
             image.save(png, "PNG")
             return png.getvalue()

@@ -92,7 +92,7 @@ def load(
 
     Raises:
       DataError: If there is no such folder, if it has fewer than two images, or
-        if `labels` are requested and an image has none.
+        none in `train`, or if `labels` are requested and an image has none.
       OSError: If a disk or network fails.
     """
     root = pathlib.Path(os.path.expanduser(folder))
@@ -110,11 +110,11 @@ def load(
         }
         skipped |= small
         readable = [image for image in readable if image.name not in small]
-    images, num_train = _find_splits(folder, readable)
+    images, num_train = _find_splits(root, folder, readable)
     reason = "it is beside the folder `train`"
     used = set(images)
     skipped |= {image.name: reason for image in readable if image not in used}
-    if len(images) < 2:
+    if len(images) < 2 or num_train == 0:
         raise DataError(
             f"{folder}: training and test need a JPEG, PNG or TIFF image each, "
             f"and {len(readable)} of the {len(names)} files there can be read"
@@ -164,7 +164,7 @@ def load(
     )
 
 
-def _find_splits(folder, images):
+def _find_splits(root, folder, images):
     """Returns training and test images, and the number of training images.
 
     It is `None` if the images are yet to be split.
@@ -173,9 +173,10 @@ def _find_splits(folder, images):
     def inside(split):
         return [i for i in images if i.name.startswith(f"{split}{os.sep}")]
 
-    if not (train := inside("train")):
+    if not (root / "train").is_dir():
         _check_folders(folder, images)
         return images, None
+    train = inside("train")
     for test in filter(None, map(inside, _TEST_FOLDERS)):
         return train + test, len(train)
     return train, None
