@@ -64,10 +64,13 @@ class OutputsTest(command_lines.CommandTestCase, parameterized.TestCase):
         ("./link", "among the images: file"),
         ("maps/a.png", "among the images: linked"),
         ("linked/new/a.png", "among the images: linked"),
+        ("with/new/a.png", "among the images: with:1"),
     )
     def test_links(self, out, message):
         """Files are not written over images that links lead to."""
         with self.assertRaisesRegex(
             UsageError, f"^argument --out: .*{message}"
         ):
-            arguments.check_output(out, inputs=["other", "file", "linked"])
+            arguments.check_output(
+                out, inputs=["other", "file", "linked", "with:1"]
+            )

@@ -49,6 +49,9 @@ class CommandTest(command_lines.CommandTestCase):
         np.save("wrong.npy", np.zeros([3, 2]))
         wrong = self.call(VECTORS, "sample", "--context", "wrong.npy")
         self.assert_usage_error(wrong, "(3, 2)")
+        np.savez("none.npz", codes=rows)
+        none = self.call(VECTORS, "sample", "--context", "none.npz")
+        self.assert_usage_error(none, "none.npz has no array named context")
         image_arrays.write_images("in", small_models.images(2), 17)
         self.enterContext(mock.patch.object(usage, "_check_packages"))
         export = ["export", "--reference", "in"]

@@ -128,6 +128,7 @@ class RestoreTest(ModelTestCase):
         ("a.png", "--label cat", "--label: no class 'cat', but none"),
         ("empty", "", "argument IMAGE: there are no files in empty"),
         ("a.png", "--out a.png", "--out: a.png is among the images"),
+        ("a.png", "--reference r --out r/a.png", "is among the images: r"),
     )
     def test_bad(self, names, flags, message):
         self.write(".", self.images[:1], ["a.png"])

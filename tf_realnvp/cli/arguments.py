@@ -229,7 +229,12 @@ def read_context(path: str | None) -> Any:
       UsageError: If it cannot be read.
     """
     with naming("--context"):
-        return path and of_entries(of_file(path, "context"))
+        context = path and of_entries(of_file(path, "context"))
+        if path and context is None:
+            raise UsageError(
+                f"{path} has no array named context, or context_NAME"
+            )
+        return context
 
 
 def list_files(folder: str | os.PathLike) -> list[pathlib.Path]:
@@ -294,8 +299,10 @@ def check_output(
     make = files.created if as_folder else contextlib.nullcontext
     with naming(flag):
         for name in map(os.path.expanduser, filter(None, inputs)):
-            if pathlib.Path(real).is_relative_to(os.path.realpath(name)):
-                raise UsageError(f"{path} is among the images: {name}")
+            # Data sets may have a class, as in `my_images:CLASS`.
+            for of_set in {name, name.rpartition(":")[0] or name}:
+                if pathlib.Path(real).is_relative_to(os.path.realpath(of_set)):
+                    raise UsageError(f"{path} is among the images: {name}")
         try:
             with make(folder):
                 tempfile.TemporaryFile(dir=folder).close()

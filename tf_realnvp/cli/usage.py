@@ -405,7 +405,7 @@ def restore(flags: argparse.Namespace) -> None:
       out: PNG file for a figure of all images; or a folder, such as new/, for
         PNG files of the size of the images
     """
-    inputs = (*flags.images, flags.mask)
+    inputs = (*flags.images, flags.mask, flags.reference)
     arguments.check_output(flags.out, inputs=inputs, new="*_restored.png")
     content = metadata.read(flags.model)
     if content["num_colors"] is None:
