@@ -191,7 +191,8 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         written = [folder / name for name in (*results, "metrics_data.csv")]
         for path in written:
             self.assertIn(f"\n  {path.name}\n", stdout)
-        for path in (*written, *written[0].rglob("*"), *folder.rglob("run/**")):
+        inside = [*written[0].rglob("*"), *(folder / "run").rglob("*")]
+        for path in (*written, *inside):
             mode = 0o777 if path.is_dir() else 0o666
             self.assertEqual(path.stat().st_mode & 0o777, mode & ~UMASK, path)
         header = written[-1].read_text().partition("\n")[0]

@@ -149,12 +149,13 @@ class ScoreTest(DetectionTestCase):
         column = header.index(detection.DEFAULT) - 1
         order = [float(row[column]) for row in rows.values()]
         self.assertEqual(order, sorted(order, reverse=True))
-        first = images[[int(name[:3]) for name in [*rows][:2]]]
+        names = [*rows][:2]
+        first = images[[int(name[:3]) for name in names]]
         drawn = bit_maps.smooth(self.measure.maps(first, 3))
         others = self.measure.maps(normal[reference.others], 3)
         drawn = bit_maps.standardize(drawn, bit_maps.smooth(others))
         for call_, name, image, expected in zip(
-            save.call_args_list, rows, first, drawn, strict=False
+            save.call_args_list, names, first, drawn, strict=True
         ):
             path, (shown,), (values,), label, *_ = call_.args
             self.assertEqual(path.name, f"map_{name}")
@@ -343,7 +344,7 @@ class ScoreTest(DetectionTestCase):
         both = call(*argv, "--shard", "1/2")
         self.assert_usage_error(both, "without --shard")
         other = self.folder / "scores-00002-of-00002.csv"
-        for content in ("file,log_prob\n", ""):
+        for content in ("file,log_prob\n", "", "\n", "3\n"):
             other.write_text(content)
             self.assert_usage_error(call(*argv), "00002.csv is not of a shard")
         work = json.dumps({"model": "of others"})

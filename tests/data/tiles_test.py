@@ -16,7 +16,7 @@ from tf_realnvp.errors import DataError
 from tf_realnvp.utils import tiling
 
 # Height and width of test images, and then of training images.
-SIZES = {"train/a": (20, 33), "train/b": (16, 16), "test/c": (17, 40)}
+SIZES = {"train/x/a": (20, 33), "train/y/b": (16, 16), "test/y/c": (17, 40)}
 
 
 class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
@@ -31,7 +31,7 @@ class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
 
     def write(self, name, pixels):
         path = self.folder / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
 
     def load(self, **options):
@@ -53,7 +53,7 @@ class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
         # Those for testing cover the image.
         seen = dataset.take("test", range(dataset.num_test))
         expected = [
-            ("test/c", tuple(corner))
+            ("test/y/c", tuple(corner))
             for corner in tiling.corners((17, 40), (8, 8))
         ]
         self.assertEqual([*map(self.place, seen)], expected)
@@ -64,11 +64,11 @@ class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertAllEqual(first, again)
         places = [*map(self.place, first[:300])]
         names = [name for name, _ in places]
-        self.assertEqual({*names}, {"train/a", "train/b"})
+        self.assertEqual({*names}, {"train/x/a", "train/y/b"})
         # As many as their areas have.
-        self.assertAllClose(names.count("train/a") / 300, 15 / 19, atol=0.1)
+        self.assertAllClose(names.count("train/x/a") / 300, 15 / 19, atol=0.1)
         rows, columns = zip(
-            *(c for n, c in places if n == "train/a"), strict=True
+            *(c for n, c in places if n == "train/x/a"), strict=True
         )
         self.assertEqual({*rows}, {*range(13)})
         self.assertEqual({*columns}, {*range(26)})
@@ -77,8 +77,8 @@ class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
         self.assertAllEqual(resumed, first[3 * 64 :])
 
     def test_validation_is_of_other_images(self):
-        self.pixels["train/d"] = self.pixels["train/a"][::-1]
-        self.write("train/d", self.pixels["train/d"])
+        self.pixels["train/x/d"] = self.pixels["train/x/a"][::-1]
+        self.write("train/x/d", self.pixels["train/x/d"])
         dataset = self.load().hold_out(10, seed=0)
         self.assertEqual(dataset.num_validation, 10)
         held_out = dataset.take("validation", range(10))
@@ -91,13 +91,14 @@ class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
             self.load().hold_out(2000, seed=0)
 
     def test_bits_and_labels(self):
-        dataset = self.load(num_bits=3, labels=False)
-        for images in (
-            dataset.take("test", [3]),
-            next(iter(dataset.train_batches(4, 0, 0)))[0].numpy(),
-        ):
-            self.assertEqual(images.dtype, np.uint8)
-            self.assertBetween(images.max(), 1, 7)
+        dataset = self.load(num_bits=3, labels=True)
+        images, labels = next(iter(dataset.train_batches(64, 0, 0)))
+        self.assertEqual(images.dtype, np.uint8)
+        self.assertBetween(np.max(images), 1, 7)
+        self.pixels = {name: old // 32 for name, old in self.pixels.items()}
+        names = [self.place(tile)[0] for tile in images.numpy()]
+        expected = [dataset.class_names[i] for i in labels["label"].numpy()]
+        self.assertEqual([name.split("/")[1] for name in names], expected)
 
     def test_images_are_read_once(self):
         dataset = self.load()
@@ -110,15 +111,15 @@ class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
 
     def test_damage(self):
         dataset = self.load()
-        (self.folder / "test/c.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        with self.assertRaisesRegex(DataError, "test/c.png: it is damaged"):
+        (self.folder / "test/y/c.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        with self.assertRaisesRegex(DataError, "test/y/c.png: it is damaged"):
             dataset.take("test", [0])
 
     def test_bad(self):
-        self.write("train/small", np.zeros([40, 7], np.uint8))
+        self.write("train/x/small", np.zeros([40, 7], np.uint8))
         dataset = self.load()
         self.assertEqual(
-            dataset.skipped["train/small.png"], "it is smaller than a tile"
+            dataset.skipped["train/x/small.png"], "it is smaller than a tile"
         )
         with self.assertRaisesRegex(DataError, "3 files left out: .*a tile"):
             self.load(tiles=18)

@@ -102,7 +102,7 @@ def open_tables(path: str, count: int) -> list[Table]:
         rows = files.read_csv(part)
         try:
             work = dict(json.loads(next(rows)[0]))
-        except (ValueError, StopIteration) as error:
+        except (LookupError, StopIteration, TypeError, ValueError) as error:
             raise UsageError(f"{part} is not of a shard") from error
         tables.append(Table(part, work, rows))
     return tables
