@@ -149,6 +149,18 @@ class LoadTest(untraced.UntracedTestCase, parameterized.TestCase):
             model.log_prob(images, 1), old.log_prob(images, 1), 1e-5
         )
 
+    def test_a_context_of_levels_is_in_units_of_its_own(self):
+        old = small_models.displaced(0.3, num_colors=256, observe="mask")
+        model = tf_realnvp.RealNVP(**old.get_config() | {"num_colors": 17})
+        moments = model.condition.moments["context"]
+        moments.assign([[3.0, 0.5], [2.0, 0.5]])
+        with mock.patch.object(weights, "load_model", lambda unused_path: old):
+            weights.assign_weights(model, "a_model")
+        self.assertAllEqual(moments, [[3.0, 0.5], [2.0, 0.5]])
+        self.assertAllEqual(
+            model.networks[0].weights[0], old.networks[0].weights[0]
+        )
+
     def test_a_model_grows_and_stays_the_same_density(self):
         config = self.model.get_config() | {"num_couplings": (2, 2, 3)}
         config |= {"num_classes": 3, "dequantization": "variational"}

@@ -93,6 +93,8 @@ class BatchedTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(batch.shape, (64, 4, 4, 1))
         self.assertAllEqual(batch[:5], images)
         self.assertAllEqual(batch[5:], np.zeros([59, 4, 4, 1]))
+        with self.assertRaisesRegex(TypeError, "Cannot cast"):
+            batched.fill(PLAIN(), images / np.float32(17))
 
     def test_likeliest_together(self):
         model, images = CLASSES(), small_models.images(9)

@@ -359,6 +359,8 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
         pathlib.Path("keras/saved_model.pb").touch()
         shutil.copytree(small_models.saved(), "model")
         pathlib.Path("model/notes.txt").touch()
+        shutil.copytree(small_models.saved(), "hub")
+        os.mkdir("hub/.git")
         before = folders.contents(self.folder)
         for name, lost in (
             ("letters", "to_you.txt"),
@@ -367,6 +369,7 @@ class FilesTest(folders.FolderTestCase, parameterized.TestCase):
             (".", "empty"),
             ("keras", "saved_model.pb"),
             ("model", "notes.txt"),
+            ("hub", ".git"),
         ):
             with self.assertRaisesRegex(UsageError, f"{lost} would be lost"):
                 small_models.model().save(name)

@@ -292,7 +292,7 @@ def fill(model: RealNVP, images: Sequence[np.ndarray]) -> np.ndarray:
     """
     batch = np.zeros([BATCH_SIZE, *model.image_shape], model.values.dtype)
     for place, image in enumerate(images):
-        batch[place] = image
+        np.copyto(batch[place], image, casting="equiv")
     return batch
 
 

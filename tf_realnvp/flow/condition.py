@@ -271,6 +271,10 @@ def _checked(values, shape, n):
     kind = f"finite numbers of shape {shapes[0]} or {shapes[1]}"
     values = tensors.tensor(values, "context", kind, *shapes)
     values = tensors.finite_float32(values, "context", kind)
+    # In a graph the shape may be unknown, and other shapes can be broadcast.
+    size = tf.shape(values)
+    fits = tf.reduce_all(size[-len(shape) :] == shape)
+    values = tensors.where_valid(values, fits, "context", kind, "shape", size)
     return tf.broadcast_to(values, [n, *shape])
 
 

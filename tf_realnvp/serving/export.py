@@ -87,7 +87,8 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
     if not target.exists():
         return target
     names = set(os.listdir(target)) if target.is_dir() else {target.name}
-    lost = {name for name in names - _WRITTEN if not name.startswith(".")}
+    # A file system's own: NFS renames a deleted file that is still open.
+    lost = {name for name in names - _WRITTEN if not name.startswith(".nfs")}
     if not {"saved_model.pb", metadata_format.FILE} <= names:
         lost = names  # Another program's.
     if lost:
@@ -250,8 +251,8 @@ class _ServingModule(tf.Module):
 
     def _condition(self, label, context):
         """Returns what the flow is conditioned on, which it checks."""
-        if context is None:
-            context = 0.0  # Nothing is visible.
+        if context is None and "context" in self._of_flow:  # Of masks.
+            context = tf.zeros(self._of_flow["context"].shape[1:])
         given = {"label": label, "context": context}
         return {
             name: tf.nest.map_structure(

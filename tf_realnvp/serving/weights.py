@@ -88,9 +88,11 @@ def assign_weights(model: RealNVP, path: str | os.PathLike) -> None:
             saved_names.index(name) if name in saved_names else next(left)
             for name in names
         ]
+    # What is observed of images is in units of their levels.
+    has_other_unit = model.observe and model.num_colors != other.num_colors
     saved = other.named_variables()
     for name, variable in model.named_variables().items():
-        if name not in saved:
+        if name not in saved or (name.endswith("/moments") and has_other_unit):
             continue
         value = saved[name].numpy()
         if name.endswith("/embedding"):

@@ -52,7 +52,7 @@ def count(value: Any, name: str, maximum: int) -> tf.Tensor:
     kind = f"a whole number from 0 to {maximum}"
     result = tf.cast(tensor(value, name, kind, [], integer=True), tf.int64)
     is_valid = (result >= 0) & (result <= maximum)
-    return _where_valid(result, is_valid, name, kind, result)
+    return where_valid(result, is_valid, name, kind, result)
 
 
 def non_negative(value: Any, name: str) -> tf.Tensor:
@@ -60,7 +60,7 @@ def non_negative(value: Any, name: str) -> tf.Tensor:
     kind = "a finite number of at least 0"
     result = tf.cast(tensor(value, name, kind, []), tf.float32)
     is_valid = tf.math.is_finite(result) & (result >= 0.0)
-    return _where_valid(result, is_valid, name, kind, result)
+    return where_valid(result, is_valid, name, kind, result)
 
 
 def images(
@@ -94,7 +94,7 @@ def labels(value: Any, num_classes: int | None, n: tf.Tensor) -> tf.Tensor:
     result = _in_range(result, num_classes, "label", kind)
     size = tf.shape(result)  # Empty for a scalar.
     fits = tf.reduce_all(size == n)
-    result = _where_valid(result, fits, "label", kind, "shape", size, "n of", n)
+    result = where_valid(result, fits, "label", kind, "shape", size, "n of", n)
     return tf.cast(tf.broadcast_to(result, [n]), tf.int32)
 
 
@@ -125,7 +125,7 @@ def stateless_seeds(seeds: Any, n: tf.Tensor) -> tf.Tensor:
     """Returns `stateless_seed` of each of `n` seeds, int32 `[n, 2]`."""
     result = tensor(seeds, "seeds", _SEEDS, [None], integer=True)
     size = tf.shape(result)
-    result = _where_valid(
+    result = where_valid(
         result, size[0] == n, "seeds", _SEEDS, "shape", size, "for", n
     )
     wide = tf.cast(result, tf.int64)
@@ -157,10 +157,10 @@ def _in_range(value, limit, name, kind):
     low, high = tf.reduce_min(wide), tf.reduce_max(wide)
     is_valid = (low >= 0) & (high < limit)
     shown = "values from", low, "to", high
-    return _where_valid(value, is_valid, name, kind, *shown)
+    return where_valid(value, is_valid, name, kind, *shown)
 
 
-def _where_valid(value, is_valid, name, kind, *shown):
+def where_valid(value, is_valid, name, kind, *shown):
     """Returns `value`, and checks at run time that it is valid."""
     message = f"`{name}` must be {kind}, got"
     check = tf.debugging.Assert(is_valid, [message, *shown])
