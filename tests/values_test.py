@@ -101,6 +101,8 @@ class LevelsTest(untraced.UntracedTestCase, parameterized.TestCase):
         content = model.get_config() | dataset.metadata
         for values in (model.values, metadata.values(content)):
             self.assertEqual(values, dataset.values)
+        array = tf_realnvp.data.for_model(model, fields(60, 1024))
+        self.assertEqual(array.metadata["dropped_bits"], 2)
         again = dataset.keep_bits(9)
         self.assertEqual(again.values, Values(512, dropped_bits=3))
 

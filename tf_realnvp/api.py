@@ -55,6 +55,7 @@ def load(path: str | os.PathLike, name: str = "real_nvp") -> RealNVP:
     run = Run(path)
     assert run.config is not None and run.data is not None
     model = RealNVP(**run.config.architecture, **run.data.of_images, name=name)
+    model.freeze(run.frozen or ())
     trainer = Trainer(model, run.config, run.data.num_train)
     if not Checkpoints(trainer, path / "checkpoints").restore():
         raise ModelError(f"there is no checkpoint yet in {path}")

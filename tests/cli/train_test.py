@@ -50,7 +50,7 @@ class FlagsTest(command_lines.CommandTestCase, parameterized.TestCase):
         """Begins a run, as a training does."""
         if run is not None:
             data = DataDescription((2, 2, 1), 2, 2, 2, "none")
-            run.begin(config, data, {})
+            run.begin(config, data, {}, [])
 
     def config(self, *argv):
         """Returns the settings with which the training starts."""

@@ -206,9 +206,8 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
         pairs = pipeline(content, labels).filter(lambda *_: True)
         if batch_size is not None:
             pairs = pairs.batch(batch_size)
-        dataset = arrays.from_tf_data(pairs, 9, True, 4)
-        same = arrays.from_images(content, 9, True, labels, 4)
-        self.assertTrue(dataset.flip)
+        dataset = arrays.from_tf_data(pairs, 9, 4)
+        same = arrays.from_images(content, 9, labels, 4)
         self.assertEqual(dataset.class_names, ("0", "1", "2", "3"))
         self.assertEqual(dataset.class_probs, same.class_probs)
         self.assertEqual(dataset.metadata, same.metadata)
@@ -220,8 +219,8 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllEqual(pair[0], expected[0])
             self.assertAllEqual(pair[1]["label"], expected[1]["label"])
         # Without classes they are as if they had no labels.
-        plain = arrays.from_tf_data(pairs, num_colors=9)
-        alone = arrays.from_tf_data(pipeline(content), num_colors=9)
+        plain = arrays.from_tf_data(pairs, 9)
+        alone = arrays.from_tf_data(pipeline(content), 9)
         self.assertEqual(trained(plain), trained(alone))
         self.assertEqual(plain.fingerprint, alone.fingerprint)
 
@@ -292,4 +291,4 @@ class MemoryTest(tf.test.TestCase, parameterized.TestCase):
     def test_other_pipelines(self, change, message):
         pairs = pipeline(images(4, 4, 4, 1, num_colors=99), np.arange(4) % 3)
         with self.assertRaisesRegex(DataError, message):
-            arrays.from_tf_data(change(pairs), num_colors=100, num_classes=3)
+            arrays.from_tf_data(change(pairs), 100, 3)

@@ -7,7 +7,7 @@ import tensorflow as tf
 import untraced
 
 import tf_realnvp
-from tf_realnvp.errors import DataError
+from tf_realnvp.errors import DataError, UsageError
 
 
 class LearningTest(folders.FolderTestCase):
@@ -49,10 +49,10 @@ class TrainingTest(untraced.UntracedTestCase):
             images = tf.cast(images, tf.float32)
             return {"v": tf.reduce_mean(images, [1, 2]), "image": noise}
 
-        def train(epochs, folder):
+        def train(epochs, folder, is_trained=False):
             small_models.set_seed(0)
             model = make_model({"v": (1,), "image": (4, 4, 1)})
-            model.networks[0].trainable = False
+            model.networks[0].trainable = is_trained
             losses = tf_realnvp.train(
                 *(model, small_models.images(24)),
                 **{"epochs": epochs, "batch_size": 8, "observe": observe},
@@ -67,6 +67,12 @@ class TrainingTest(untraced.UntracedTestCase):
         resumed, others = train(2, "two")
         self.assertEqual(losses, others)
         self.assertTrue(small_models.same_weights(model, resumed))
+        with self.assertRaisesRegex(UsageError, "other parts .* were frozen"):
+            train(3, "two", True)
+        loaded = tf_realnvp.load(self.folder / "two")
+        for other in (loaded, loaded.clone()):
+            self.assertTrue(small_models.same_weights(model, other))
+            self.assertEqual(other.frozen, model.frozen)
 
     def test_of_another_model(self):
         images, context = small_models.images(40), np.zeros([40, 1], np.float32)

@@ -40,7 +40,7 @@ class RunsTestCase(folders.FolderTestCase):
 
     def make_run(self, finished, path=None):
         with self.open(False, path) as run:
-            run.begin(CONFIG, DATA, METADATA)
+            run.begin(CONFIG, DATA, METADATA, [])
             (run.path / "checkpoints").mkdir()
             (run.path / "checkpoints" / "ckpt-1.index").write_text("x")
             if finished:
@@ -89,7 +89,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
         before = folders.contents(self.path)
         with self.open(), disks.full(50), self.assertRaises(OSError):
             with self.open(path=self.path.with_name("other")) as run:
-                run.begin(CONFIG, DATA, METADATA)
+                run.begin(CONFIG, DATA, METADATA, [])
         self.assertEqual(folders.contents(self.path), before)
         self.assert_cannot_open("`resume`", "`run_dir`", resume=False)
 
@@ -104,7 +104,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             self.assertEqual(
                 (run.config, run.data, run.metadata), (CONFIG, DATA, METADATA)
             )
-            run.begin(changed, DATA, METADATA)
+            run.begin(changed, DATA, METADATA, [])
         with self.open() as run:
             self.assertFalse(run.finished)
             self.assertEqual(run.config, changed)
@@ -127,7 +127,7 @@ class OpenRunTest(RunsTestCase, parameterized.TestCase):
             self.assertEqual(folders.contents(aside), old)
             # The next one finds nothing in its way.
             with self.open(False, pathlib.Path(name)) as run:
-                run.begin(CONFIG, DATA, METADATA)
+                run.begin(CONFIG, DATA, METADATA, [])
                 self.assert_cannot_open("another process")
                 run.finish()
             self.assertEqual(folders.contents(aside), old)

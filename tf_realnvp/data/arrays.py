@@ -1,6 +1,5 @@
 """Data sets from NumPy files, arrays and `tf.data` pipelines."""
 
-import dataclasses
 import functools
 import math
 import pathlib
@@ -118,8 +117,7 @@ def _values_of(arrays):
 
 def from_images(
     images: np.ndarray,
-    num_colors: int | None = 256,
-    flip: bool = False,
+    values: Values | int | None = 256,
     labels: np.ndarray | None = None,
     num_classes: int | None = None,
     context: Any = None,
@@ -127,10 +125,9 @@ def from_images(
     """Makes a data set of an array of images, some of them for testing.
 
     Args:
-      images: `[n, H, W]` or `[n, H, W, C]`, integers below `num_colors`, or
-        floating-point.
-      num_colors: Number of levels; `None` for real numbers.
-      flip: As for `data.load`.
+      images: `[n, H, W]` or `[n, H, W, C]`, levels, which are integers, or
+        real numbers, floating-point.
+      values: As for `make`.
       labels: Integers `[n]`, or `[n, 1]` as in Keras, starting at 0; optional.
       num_classes: Number of classes. Default: the largest label plus one.
       context: Context of the images, `[n, K]` or `[n, h, w, K]`, or several by
@@ -139,17 +136,15 @@ def from_images(
     Raises:
       DataError: If `images`, `labels` or `context` are invalid.
     """
-    values = Values(num_colors)
+    values = Values.of(values)
     images = _check(np.asarray(images), values, "the array")
     parts = None if labels is None else [np.asarray(labels)]
-    dataset = make(NAME, [images], values, None, parts, num_classes, [context])
-    return dataclasses.replace(dataset, flip=flip)
+    return make(NAME, [images], values, None, parts, num_classes, [context])
 
 
 def from_tf_data(
     elements: tf.data.Dataset,
-    num_colors: int | None = 256,
-    flip: bool = False,
+    values: Values | int | None = 256,
     num_classes: int | None = None,
 ) -> ImageDataset:
     """Makes a data set of a finite pipeline, with some images for testing.
@@ -159,15 +154,14 @@ def from_tf_data(
     Args:
       elements: Dataset of images `[H, W, C]`, as for `from_images`, or of pairs
         of an image and an integer label, batched or not; the same in each pass.
-      num_colors: As for `from_images`.
-      flip: As for `data.load`.
+      values: As for `make`.
       num_classes: Number of classes; `None` to drop the labels.
 
     Raises:
       DataError: If the elements are invalid, if the pipeline is infinite, or if
         its elements change between passes.
     """
-    spec, values = elements.element_spec, Values(num_colors)
+    spec, values = elements.element_spec, Values.of(values)
     image, *label = spec if isinstance(spec, tuple) else (spec,)
     has_labels = bool(label) and num_classes is not None
     if (
@@ -206,7 +200,6 @@ def from_tf_data(
         splits=make_splits(hashes, labels, records=records),
         decode=lambda image: tf.cast(image, values.dtype),
         shuffle_buffer=shuffle_buffer,
-        flip=flip,
         class_names=_names(labels, num_classes),
     )
 

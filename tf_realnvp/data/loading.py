@@ -121,7 +121,7 @@ def for_model(
       DataError: If the data, labels or context are invalid, or the shape, the
         levels, the context or the classes are not those of the model.
     """
-    num_colors, num_classes = model.num_colors, model.num_classes
+    num_classes = model.num_classes
     model_names = tuple(map(str, model.metadata.get("class_names", ())))
     is_array = not isinstance(data, (ImageDataset, tf.data.Dataset))
     if labels is not None and (num_classes is None or not is_array):
@@ -131,10 +131,10 @@ def for_model(
     if isinstance(data, ImageDataset):
         dataset = data
     elif isinstance(data, tf.data.Dataset):
-        dataset = arrays.from_tf_data(data, num_colors, False, num_classes)
+        dataset = arrays.from_tf_data(data, model.values, num_classes)
     else:
         rest = labels, num_classes, context
-        dataset = arrays.from_images(data, num_colors, False, *rest)
+        dataset = arrays.from_images(data, model.values, *rest)
     flip, observe = flip or dataset.flip, observe or dataset.observe
     dataset = dataclasses.replace(dataset, flip=flip, observe=observe)
     dataset.check_fits(model)

@@ -315,7 +315,8 @@ class Flow(tf.Module):
         metadata = dict(self.metadata)
         values = [variable.numpy() for variable in self.variables]
         config = self.get_config() | {"name": self.name}
-        return _restore, (type(self), config, metadata, values)
+        given = type(self), config, metadata, values, self.frozen
+        return _restore, given
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, except `name`."""
@@ -401,6 +402,16 @@ class Flow(tf.Module):
         return tuple(v for v in self.variables if v.trainable)
 
     @property
+    def frozen(self) -> list[int]:
+        """Indices in `variables` of those that are not trainable."""
+        return [i for i, v in enumerate(self.variables) if not v.trainable]
+
+    def freeze(self, indices: Sequence[int]) -> None:
+        """Makes variables of these indices not trainable."""
+        for index in indices:
+            self.variables[index].trainable = False
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, if there are any; by default their indices."""
         indices = range(self.num_classes or 0)
@@ -422,12 +433,13 @@ class Flow(tf.Module):
         return sum(v.shape.num_elements() for v in self.variables)
 
 
-def _restore(kind, config, metadata, values):
+def _restore(kind, config, metadata, values, frozen=()):
     """Rebuilds a model that was cloned or pickled."""
     model = kind(**config)
     model.metadata = metadata
     for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
+    model.freeze(frozen)
     return model
 
 

@@ -83,8 +83,9 @@ class Recorder:
     def begin(self, data: DataDescription, dataset: ImageDataset) -> None:
         """Records that the run starts or is resumed, as `Run.begin`."""
         # Before any checkpoint, since a folder without `run.json` is refused.
-        metadata = dict(self._trainer.model.metadata)
-        self._run.begin(self._config, data, metadata)
+        model = self._trainer.model
+        metadata = dict(model.metadata)
+        self._run.begin(self._config, data, metadata, model.frozen)
         folder = self._run.path / "logs"
         self._summaries = Summaries(self._trainer, dataset, folder)
         self._last_save = time.monotonic()
@@ -92,7 +93,8 @@ class Recorder:
     @_to_run
     def change(self, config: TrainingConfig) -> None:
         """Records that the settings are others now."""
-        self._run.begin(config, self._run.data, self._run.metadata)
+        run = self._run
+        run.begin(config, run.data, run.metadata, run.frozen)
 
     @_to_run
     def after_steps(self) -> None:

@@ -32,6 +32,7 @@ class Run:
         run.
       data: Description of the images; `None` for a new run.
       metadata: Metadata of the data set, for models of the run.
+      frozen: `RealNVP.frozen` of the model; `None` for a new run.
       finished: Whether the results of the run were written.
     """
 
@@ -49,6 +50,7 @@ class Run:
         self.config: TrainingConfig | None = None
         self.data: DataDescription | None = None
         self.metadata: Mapping[str, Any] = {}
+        self.frozen: list[int] | None = None
         self.finished = False
         file = path / _RUN_FILE
         if not file.exists():
@@ -72,12 +74,28 @@ class Run:
                 raise ValueError(f"its format is not {FORMAT}")
             self.data = DataDescription(**content["data"])
             self.metadata = dict(content["metadata"])
+            self.frozen = content.get("frozen")  # Not of 0.1.0.
             self.finished = bool(content["finished"])
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{file} is damaged, or of another program or version "
                 f"({error}): give another `run_dir`"
             ) from error
+
+    def check_frozen(self, frozen: list[int]) -> None:
+        """Checks that the parts of a model that were frozen still are.
+
+        Args:
+          frozen: `RealNVP.frozen` of the model.
+
+        Raises:
+          UsageError: If others are frozen.
+        """
+        if self.frozen not in (None, frozen):
+            raise UsageError(
+                f"other parts of the model were frozen in {self.path}: freeze "
+                "the same ones, or start anew with another `run_dir`"
+            )
 
     def check_same(self, config: TrainingConfig, data: DataDescription) -> None:
         """Checks that the run can be resumed with some settings and images.
@@ -106,6 +124,7 @@ class Run:
         config: TrainingConfig,
         data: DataDescription,
         metadata: Mapping[str, Any],
+        frozen: list[int],
     ) -> None:
         """Records that the run starts or is resumed.
 
@@ -113,8 +132,10 @@ class Run:
           config: The settings.
           data: Description of the images.
           metadata: `ImageDataset.metadata` of the data set.
+          frozen: `RealNVP.frozen` of the model.
         """
-        self.config, self.data, self.metadata = config, data, metadata
+        self.config, self.data = config, data
+        self.metadata, self.frozen = metadata, frozen
         self._write(finished=False)
 
     def finish(self) -> None:
@@ -130,6 +151,7 @@ class Run:
             "config": dataclasses.asdict(self.config),
             "data": dataclasses.asdict(self.data),
             "metadata": self.metadata,
+            "frozen": self.frozen,
             "finished": finished,
         }
         with files.replace_file(self.path / _RUN_FILE) as new:

@@ -96,6 +96,8 @@ class Training:
                     model = RealNVP(**config.architecture, **images)
                 except ValueError as error:  # Too many scales.
                     raise UsageError(str(error)) from error
+        if run is not None:
+            run.check_frozen(model.frozen)
         self.config, self.model = config, model
         self._objective, self._clock = objective, clock or Clock()
         if model.observation is not None:
