@@ -376,7 +376,7 @@ class RunDirTest(TrainTestCase):
         whole = SmallModel()
         parts = whole.clone()
         for model in (whole, parts):
-            model.trainable_variables = [model.means]
+            model.freeze([1])
         self.train(whole, self.images, epochs=2)
         for epochs in (1, 2):
             run = self.folder / "run"

@@ -252,7 +252,11 @@ class SmallModel:
             shape = [self.num_classes, *image_shape]
             self.shifts = keras.Variable("zeros", shape)
             self.variables += (self.shifts,)
-        self.trainable_variables = self.variables
+        self.freeze([])
+
+    def freeze(self, indices):
+        self.frozen, kept = indices, enumerate(self.variables)
+        self.trainable_variables = [v for i, v in kept if i not in indices]
 
     def clone(self):
         clone = SmallModel(**self._config)

@@ -26,6 +26,7 @@ STORED = {
     "config": dataclasses.asdict(CONFIG),
     "data": dataclasses.asdict(DATA),
     "metadata": METADATA,
+    "frozen": [],
     "finished": False,
 }
 
