@@ -64,11 +64,10 @@ class VariationalDequantization(bijectors.SinglePassBijector):
                 bijectors.AffineCoupling(
                     bijectors.checkerboard_mask(image_shape, index % 2 == 0),
                     _beside_image(network),
-                    rescale,
-                    reshift,
+                    *pair,
                     name=f"noise_{index}",
                 )
-                for index, (network, (rescale, reshift)) in enumerate(
+                for index, (network, pair) in enumerate(
                     zip(networks, scalars, strict=True)
                 )
             )

@@ -218,21 +218,14 @@ class Flow(tf.Module):
           noise_functions: Conditioners of the couplings of variational
             dequantization; empty for uniform dequantization.
         """
+        masks = [mask for _, mask in self._scales.layout()]
+        pairs = _pairs(self._log_scale_variables)
+        parts = zip(masks, functions, pairs, strict=True)
         self.couplings = tuple(
             bijectors.AffineCoupling(
-                *(mask, function, rescale, reshift),
-                name=f"coupling_{index}",
+                mask, function, rescale, reshift, f"coupling_{index}"
             )
-            for index, ((_, mask), function, (rescale, reshift)) in (
-                enumerate(
-                    zip(
-                        self._scales.layout(),
-                        functions,
-                        _pairs(self._log_scale_variables),
-                        strict=True,
-                    )
-                )
-            )
+            for index, (mask, function, (rescale, reshift)) in enumerate(parts)
         )
         # From image to latents, the order in which the inverse applies them.
         if self.num_colors is None:
