@@ -227,13 +227,8 @@ def combined(normal: Measurements) -> Score:
     )
 
 
-METHODS: dict[str, Method] = {
-    method.__name__: method
-    for method in (
-        *(likelihood, typicality, complexity, scales, local, region),
-        combined,
-    )
-}
+_ALL = likelihood, typicality, complexity, scales, local, region, combined
+METHODS: dict[str, Method] = {method.__name__: method for method in _ALL}
 # The best on average over all experiments: benchmarks/results/detection.md.
 DEFAULT = "combined"
 
