@@ -23,6 +23,7 @@ from tf_realnvp.flow import observations
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.flow.values import Values
 from tf_realnvp.utils import tensors
+from tf_realnvp.utils.batches import parts
 from tf_realnvp.utils.console import Progress, Silent
 from tf_realnvp.utils.ranges import WholeNumber, check
 
@@ -132,19 +133,16 @@ def _draw(model, label, num_samples, seed, batch_size, display, context):
     latents = tf.reshape(latents, [n, half, *latents.shape[1:]])
     latents = tf.concat([latents, -latents], axis=1)[:, :num_samples]
     latents = tf.reshape(latents, [n * num_samples, *latents.shape[2:]])
-    estimates = [
-        model.estimate(context[start : start + batch_size])
-        for start in range(0, max(1, n), batch_size)
-    ]
-    parts = []
+    slices = parts(max(1, n), batch_size)
+    estimates = [model.estimate(context[part]) for part in slices]
+    drawn = []
     with display("restore", math.ceil(len(latents) / batch_size)) as progress:
-        for start in range(0, max(1, len(latents)), batch_size):
-            part = slice(start, start + batch_size)
+        for part in parts(max(1, len(latents)), batch_size):
             given = {name: values[part] for name, values in condition.items()}
-            parts.append(model.decode(latents[part], **given))
-            progress.update(1, len(parts[-1]))
+            drawn.append(model.decode(latents[part], **given))
+            progress.update(1, len(drawn[-1]))
     shape = n, num_samples, *model.image_shape
-    samples = np.concatenate(parts).reshape(shape)
+    samples = np.concatenate(drawn).reshape(shape)
     mean = samples.mean(axis=1, dtype=np.float32)
     # Either may be the one that is nearer to the image.
     total = num_samples * mean + _NUM_SAMPLES * np.concatenate(estimates)
