@@ -51,7 +51,6 @@ class Checkpoints:
         self._directory = pathlib.Path(directory)
         # TensorFlow's list of the checkpoints, written after each of them.
         self._list = self._directory / "checkpoint"
-        self._trainer = trainer
         self._checkpoint = tf.train.Checkpoint(
             history=_History(trainer), **trainer.state
         )

@@ -50,11 +50,10 @@ def fit(
     steps_per_epoch, clock = trainer.steps_per_epoch, trainer.clock
     trainer.resume()
     split, held_out = "validation", dataset
+    sizes = dataset.num_validation, dataset.num_test
     if not dataset.num_validation:
         split = "test"
         held_out = dataset.sample_test(MAX_TEST_IMAGES, config.seed)
-    sizes = dataset.num_validation, dataset.num_test
-    if not dataset.num_validation:
         sizes = held_out.num_test, dataset.num_test - held_out.num_test
     clock.num_held_out, clock.num_last = np.divide(sizes, config.batch_size)
 
