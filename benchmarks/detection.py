@@ -23,6 +23,7 @@ on, and DIR/unusual, the test images of that class.
 
 import dataclasses
 import pathlib
+import time
 
 import numpy as np
 from scipy import ndimage
@@ -70,23 +71,22 @@ def main() -> None:
     images = np.random.default_rng(flags.seed).permutation(images)
     normal, others = np.array_split(images, 2)
     measured_fitted = measure(fitted, flags.seed)
-    of_images = {"pixels": fit_pixels(fitted)}
-    of_measurements = detection.fit(measured_fitted)
+    pixels, methods = fit_pixels(fitted), detection.fit(measured_fitted)
 
     def score(images):
-        """Returns measurements, and scores by name of the method."""
+        """Returns measurements, their seconds, and scores by method."""
+        start = time.perf_counter()
         measured = measure(images, flags.seed)
-        scores = {name: method(images) for name, method in of_images.items()}
-        for name, method in of_measurements.items():
-            scores[name] = method(measured)
-        return measured, scores
+        seconds = time.perf_counter() - start
+        scores = {name: method(measured) for name, method in methods.items()}
+        return measured, seconds, {"pixels": pixels(images)} | scores
 
-    measured_normal, normal_scores = score(normal)
+    measured_normal, seconds, normal_scores = score(normal)
     measured_pairs, rows, group_rows, pixel_rows = [], {}, {}, {}
 
     def add(name, unusual):
         """Adds a pair: the normal images and unusual ones."""
-        measured, scores = score(unusual)
+        measured, _, scores = score(unusual)
         measured_pairs.append(measured)
         rows[name] = {
             method: significance.compare(
@@ -119,7 +119,6 @@ def main() -> None:
                 maps = measure.maps(faulty, flags.seed)
                 pixel_rows[pair] = compare_pixels(faulty, where, maps, usual)
     if rows:
-        seconds = measuring.once(lambda: measure(normal, flags.seed))
         print(
             f"{len(fitted):,} images fitted to, {len(normal):,} normal ones, "
             f"{1e3 * seconds / len(normal):.1f} ms to measure each\n"
@@ -133,9 +132,9 @@ def main() -> None:
         print()
     order = np.random.default_rng(flags.seed).permutation(len(fitted))
     for index, number in enumerate(flags.num_fitted):
-        methods = detection.fit(measured_fitted.take(order[:number]))
+        refitted = detection.fit(measured_fitted.take(order[:number]))
         if index == 0:
-            measuring.print_header("images fitted to", *methods)
+            measuring.print_header("images fitted to", *refitted)
         means = [
             np.mean(
                 [
@@ -145,7 +144,7 @@ def main() -> None:
                     for measured in measured_pairs
                 ]
             )
-            for method in methods.values()
+            for method in refitted.values()
         ]
         measuring.print_row(number, *(f"{mean:.3f}" for mean in means))
     for index, (pair, values) in enumerate(pixel_rows.items()):

@@ -166,10 +166,8 @@ def add(name: str, value) -> None:
             content.update(array.tobytes())
         total = sum(float(np.sum(a, dtype=np.float64)) for a in arrays)
         first = f"{arrays[0].dtype}{list(arrays[0].shape)}"
-        value = (
-            f"{len(arrays)} x {first}, sum {total:.10g}, "
-            + (content.hexdigest()[:16])
-        )
+        digest = content.hexdigest()[:16]
+        value = f"{len(arrays)} x {first}, sum {total:.10g}, {digest}"
     _results[name] = value
 
 
