@@ -70,11 +70,9 @@ class FusedAdam(keras.optimizers.Adam):
         momentum = tf.minimum(
             self.ema_momentum, num_updates / (num_updates + 9.0)
         )
-        for variable, average in zip(
-            trainable_variables,
-            self._model_variables_moving_average,
-            strict=True,
-        ):
+        averages = self._model_variables_moving_average
+        pairs = zip(trainable_variables, averages, strict=True)
+        for variable, average in pairs:
             average.assign(variable + momentum * (average - variable))
 
 
@@ -115,14 +113,10 @@ class Muon(FusedAdam):
                 direction = gradient + decay * sum_
                 directions.append(tf.reshape(direction, matrices))
             sizes = [direction.shape[0] for direction in directions]
-            updates = (
-                0.2
-                * math.sqrt(max(matrices))
-                * orthogonalize(tf.concat(directions, axis=0))
-            )
-            for variable, part in zip(
-                variables, tf.split(updates, sizes), strict=True
-            ):
+            scale = 0.2 * math.sqrt(max(matrices))
+            updates = scale * orthogonalize(tf.concat(directions, axis=0))
+            parts = tf.split(updates, sizes)
+            for variable, part in zip(variables, parts, strict=True):
                 variable.assign_sub(rate * tf.reshape(part, variable.shape))
 
         extended = tf.distribute.get_strategy().extended
