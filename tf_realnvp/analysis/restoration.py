@@ -206,13 +206,8 @@ def interval_factor(
     scores = np.maximum(errors, 0.0) / _spread(values, restored)
     missing = np.asarray(True if missing is None else missing)
     share = min(1.0, coverage * (1.0 + 1.0 / len(truth)))
-    return float(
-        np.quantile(
-            scores[np.broadcast_to(missing, scores.shape)],
-            share,
-            method="higher",
-        )
-    )
+    scores = scores[np.broadcast_to(missing, scores.shape)]
+    return float(np.quantile(scores, share, method="higher"))
 
 
 def _spread(values, restored):
