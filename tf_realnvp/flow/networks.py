@@ -503,10 +503,8 @@ def on_grid(images: tf.Tensor, height: int) -> tf.Tensor:
         factor = own_height // height
         # Else most weights of a model of many scales would be for its context.
         while factor > 2 and images.shape[-1] * factor**2 > _MOST_CHANNELS:
-            images, factor = (
-                tf.nn.avg_pool2d(images, 2, 2, "VALID"),
-                factor // 2,
-            )
+            images = tf.nn.avg_pool2d(images, 2, 2, "VALID")
+            factor //= 2
         return tf.nn.space_to_depth(images, factor)
     for axis in (1, 2):
         images = tf.repeat(images, height // own_height, axis=axis)
