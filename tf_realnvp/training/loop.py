@@ -88,11 +88,10 @@ def fit(
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0:
             trainer.begin_epoch()
-        batches = iter(
-            dataset.train_batches(
-                config.batch_size, config.seed, epoch + 1, position
-            )
+        batches = dataset.train_batches(
+            config.batch_size, config.seed, epoch + 1, position
         )
+        iterator = iter(batches)
         last = trainer.history[-1].describe(values)
         title = f"epoch {epoch + 1}/{trainer.config.epochs or '?'} ({last})"
         num_steps = min(steps_per_epoch - position, trainer.last_step - step)
@@ -101,7 +100,7 @@ def fit(
                 "train", num_steps, trainer.max_steps_per_call
             ):
                 with clock.timing("train", count):
-                    trainer.train(batches, count)
+                    trainer.train(iterator, count)
                 shown = values.describe(trainer.mean_loss)
                 if trainer.config.epochs:
                     num_left = trainer.last_step - trainer.num_steps

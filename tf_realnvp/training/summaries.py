@@ -76,15 +76,12 @@ class Summaries:
         # TensorFlow would make it without regard to the umask.
         files.make_directory(pathlib.Path(directory))
         self._writer = tf.summary.create_file_writer(os.fspath(directory))
-        count, self._condition, self._columns = layout_of_samples(
-            trainer.model, dataset
-        )
-        self._latents = trainer.model.sample_latents(
-            count, seed=trainer.config.seed
-        )
-        self._decode = tf.function(
-            trainer.evaluated_model().decode, autograph=False
-        )
+        model, seed = trainer.model, trainer.config.seed
+        layout = layout_of_samples(model, dataset)
+        count, self._condition, self._columns = layout
+        self._latents = model.sample_latents(count, seed=seed)
+        decode = trainer.evaluated_model().decode
+        self._decode = tf.function(decode, autograph=False)
         self._start_clock()
 
     def _start_clock(self):

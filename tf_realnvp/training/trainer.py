@@ -374,10 +374,8 @@ class Trainer:
 
     def _at_once(self, batch):
         """Returns the parts of a batch that are computed on a thread each."""
-        return [
-            _part(batch, index, self._num_parts)
-            for index in range(self._num_parts)
-        ]
+        number = self._num_parts
+        return [_part(batch, index, number) for index in range(number)]
 
     def _loss_and_gradients(self, points, condition, batch_size):
         with tf.GradientTape() as tape:
