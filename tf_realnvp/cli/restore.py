@@ -24,15 +24,7 @@ def restore(flags: argparse.Namespace, model: RealNVP) -> None:
     pairs = [_read(path, flags, model) for path in paths]
     images, is_missing = map(np.stack, zip(*pairs, strict=True))
     try:
-        result = restoration.restore(
-            model,
-            images,
-            is_missing,
-            flags.label,
-            flags.samples,
-            flags.seed,
-            shows_progress=True,
-        )
+        result = _restored(flags, model, images, is_missing)
     except ValueError as error:  # The model observes something else.
         raise UsageError(str(error)) from error
     if result.label is not None and flags.label is None:
@@ -47,6 +39,13 @@ def restore(flags: argparse.Namespace, model: RealNVP) -> None:
     else:
         _draw(flags.out, images, is_missing, shown, result, values)
     say(flags.out)
+
+
+def _restored(flags, model, images, is_missing):
+    settings = flags.label, flags.samples, flags.seed
+    return restoration.restore(
+        model, images, is_missing, *settings, shows_progress=True
+    )
 
 
 def _read(path, flags, model):
@@ -75,15 +74,7 @@ def _interval(flags, model, result, is_missing):
         of_images = is_missing
     else:
         seen = observations.given(model, seen, None)
-    others = restoration.restore(
-        model,
-        seen,
-        missing,
-        flags.label,
-        flags.samples,
-        flags.seed,
-        shows_progress=True,
-    )
+    others = _restored(flags, model, seen, missing)
     factor = restoration.interval_factor(
         model.values, others, normal.images, flags.interval, missing
     )
@@ -97,10 +88,8 @@ def _interval(flags, model, result, is_missing):
 
 def _write_each(folder, paths, shown, result, values):
     """Writes the files of each image."""
-    images = shown | {
-        "mean": np.rint(result.mean),
-        "spread": np.rint(result.std),
-    }
+    both = {"mean": np.rint(result.mean), "spread": np.rint(result.std)}
+    images = shown | both
     for number, samples in enumerate(result.samples.swapaxes(0, 1)):
         images[f"sample_{number:04d}"] = samples
     with files.replace_files(folder) as new:
