@@ -297,14 +297,12 @@ class AffineCoupling(SinglePassBijector):
         if visible is not None:
             hidden = 1.0 - tf.cast(visible, event.dtype)
             kept, changed = hidden * kept, hidden * changed
-        outputs = self.network(
-            tf.reshape(kept, (-1,) + self.mask.shape),
-            **{
-                name: self._flatten_condition(value, event)
-                for name, value in condition.items()
-            },
-        )
-        outputs = tf.cast(outputs, event.dtype)
+        condition = {
+            name: self._flatten_condition(value, event)
+            for name, value in condition.items()
+        }
+        kept = tf.reshape(kept, (-1, *self.mask.shape))
+        outputs = tf.cast(self.network(kept, **condition), event.dtype)
         outputs.shape.assert_is_compatible_with(
             (None, *self.mask.shape[:-1], 2 * self.mask.shape[-1])
         )
