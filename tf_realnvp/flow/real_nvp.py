@@ -200,10 +200,8 @@ class RealNVP(Flow):
         """
 
         def apply(unused_zeros, context):
-            points = self._to_logits[0].forward(
-                self.condition.estimate(context)
-            )
-            return points - self.values.middle
+            scaled = self.condition.estimate(context)
+            return self._to_logits[0].forward(scaled) - self.values.middle
 
         n = tf.shape(tf.nest.flatten(context)[0])[0]
         zeros = tf.zeros([n, *self.image_shape])
