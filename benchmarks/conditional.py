@@ -53,9 +53,7 @@ def main() -> None:
     )
     rows = [measure(model, batches, classify, flags) for model in models]
     for title, row in zip(
-        [*flags.models, "mean"],
-        [*rows, np.mean(rows, axis=0)],
-        strict=True,
+        [*flags.models, "mean"], [*rows, np.mean(rows, axis=0)], strict=True
     ):
         given, mixture, right, samples, translated, brightness = row
         measuring.print_row(

@@ -198,10 +198,7 @@ def add_command(name: str, line: str) -> None:
 
     before = list_files()
     stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-    ):
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
             code = main(shlex.split(line))
         except SystemExit as error:

@@ -59,8 +59,7 @@ def main() -> None:
             for folder, (page, *_) in opened.items():
                 times[folder] += page.evaluate(_STEPS, flags.steps)
     measuring.print_header(
-        *("page", "first image", "model"),
-        *("step: median", "9 of 10", "least"),
+        *("page", "first image", "model"), *("step: median", "9 of 10", "least")
     )
     for folder, (_, *seconds) in opened.items():
         steps = times[folder]

@@ -374,9 +374,7 @@ def coupling_network(
 
 _inlined = tf.function(coupling_network, autograph=False)
 _not_inlined = functools.partial(
-    tf.function,
-    autograph=False,
-    experimental_attributes={"_noinline": True},
+    tf.function, autograph=False, experimental_attributes={"_noinline": True}
 )
 _shared = _not_inlined(coupling_network)
 

@@ -87,10 +87,7 @@ def decode(
 
 
 def score(
-    model: RealNVP,
-    images: tf.Tensor,
-    noise: tf.Tensor,
-    **condition: tf.Tensor,
+    model: RealNVP, images: tf.Tensor, noise: tf.Tensor, **condition: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """The exported function `score`."""
     points = tf.cast(images, tf.float32) + noise
@@ -119,10 +116,7 @@ def detect(
     measured = measuring.Measurements(
         coded_bits=coded_bits, image=columns["label"], **columns
     )
-    return {
-        **reference.in_graph(measured),
-        "map": model.values.from_nats(nats),
-    }
+    return {**reference.in_graph(measured), "map": model.values.from_nats(nats)}
 
 
 def to_onnx(
