@@ -14,7 +14,7 @@ import tensorflow as tf
 from scipy import ndimage
 from tensorflow_probability import distributions as tfd
 
-from tf_realnvp.flow import bijectors
+from tf_realnvp.flow import bijectors, networks
 from tf_realnvp.flow.bijectors import Squeeze, inverse_and_log_scale
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import private
@@ -137,6 +137,4 @@ def _on_grid(values, height):
 def _on_pixels(values, height):
     """Spreads costs evenly over the pixels that a point of a grid covers."""
     covered = height // values.shape[1]
-    for axis in (1, 2):
-        values = tf.repeat(values, covered, axis=axis)
-    return values / covered**2
+    return networks.on_grid(values, height) / covered**2
