@@ -266,9 +266,8 @@ def save_map(
       values: `[H, W]`.
       limits: Limits of the color scale.
     """
-    low, high = limits
     with files.replace_file(path) as new:
-        matplotlib.image.imsave(new, values, low, high, cmap="inferno")
+        matplotlib.image.imsave(new, values, *limits, cmap="inferno")
 
 
 def save_restorations(

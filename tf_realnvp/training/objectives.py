@@ -92,11 +92,8 @@ class ReverseKL:
         Raises:
           ValueError: If the model has levels or classes, or observes images.
         """
-        if (
-            not model.values.are_real
-            or model.num_classes is not None
-            or model.observe is not None
-        ):
+        settings = model.num_colors, model.num_classes, model.observe
+        if any(setting is not None for setting in settings):
             raise ValueError(
                 "`log_density` is for a model with `num_colors=None` and "
                 "without classes or `observe`."
