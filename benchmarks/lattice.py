@@ -49,12 +49,13 @@ def action(fields, coupling=COUPLING):
     return density.sum(axis=(0, 1))
 
 
-def log_density(points, couplings=COUPLING):
+def log_density(points, couplings=COUPLING, mass_squared=MASS_SQUARED):
     """Returns minus the action of fields `[n, H, W, 1]`, in TensorFlow.
 
     Args:
       points: The fields.
       couplings: Lambda of all fields, or of each, `[n, 1]`.
+      mass_squared: The square of the mass.
     """
     import tensorflow as tf
 
@@ -62,7 +63,7 @@ def log_density(points, couplings=COUPLING):
     couplings = tf.reshape(tf.cast(couplings, tf.float32), [-1, 1, 1, 1])
     # Each pair of neighbours once, and its product twice.
     pairs = points * (tf.roll(points, 1, 1) + tf.roll(points, 1, 2))
-    values = squares * (4.0 + MASS_SQUARED + couplings * squares) - 2.0 * pairs
+    values = squares * (4.0 + mass_squared + couplings * squares) - 2.0 * pairs
     return -tf.reduce_sum(values, axis=[1, 2, 3])
 
 
@@ -165,11 +166,7 @@ def entropy(mass_squared: float, size: int = SIZE) -> float:
 
 def gaussian_log_density(points, mass_squared: float):
     """Returns `log f` of Gaussian fields `[n, H, W, 1]`, in TensorFlow."""
-    import tensorflow as tf
-
-    pairs = points * (tf.roll(points, 1, 1) + tf.roll(points, 1, 2))
-    values = (4.0 + mass_squared) * tf.square(points) - 2.0 * pairs
-    return -0.5 * tf.reduce_sum(values, axis=[1, 2, 3])
+    return 0.5 * log_density(points, 0.0, mass_squared)
 
 
 def observables(fields: np.ndarray) -> dict[str, np.ndarray]:
