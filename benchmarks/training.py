@@ -9,6 +9,7 @@ figures are in benchmarks/results/training.md.
 """
 
 import collections
+import math
 import statistics
 import time
 
@@ -127,19 +128,12 @@ def list_convolutions(model) -> list[tuple[int, int, int, int, int]]:
     """
     convolutions = []
     height, width, _ = model.image_shape
-    wide, narrow = model.filters, model.filters // 2
     for index, network in enumerate(model.networks):
         size = (height, width) if index < 3 else (height // 2, width // 2)
-        block = [
-            (*size, 1, wide, narrow),
-            (*size, 3, narrow, narrow),
-            (*size, 1, narrow, wide),
-        ]
-        convolutions += [
-            (*size, 3, network.channels, wide),
-            *(block * model.num_blocks),
-            (*size, 3, wide, 2 * network.channels),
-        ]
+        for part in (network.first, *network.blocks, network.last):
+            *stack, kernel, _, inputs, outputs = part.direction.shape
+            number = math.prod(stack)  # Of blocks.
+            convolutions += number * [(*size, kernel, inputs, outputs)]
     return convolutions
 
 
