@@ -23,6 +23,7 @@ tries five of them.
 """
 
 import functools
+import itertools
 import time
 
 import numpy as np
@@ -71,18 +72,12 @@ def symmetries():
     """Returns the symmetries of the action: signs, turns and reflections."""
     import tensorflow as tf
 
-    def move(points, sign, turns, is_reflected):
+    def move(sign, turns, is_reflected, points):
         turned = tf.image.rot90(points, turns)
         return sign * (turned[:, ::-1] if is_reflected else turned)
 
-    return [
-        functools.partial(
-            move, sign=sign, turns=turns, is_reflected=is_reflected
-        )
-        for sign in (1.0, -1.0)
-        for turns in range(4)
-        for is_reflected in (False, True)
-    ]
+    options = itertools.product((1.0, -1.0), range(4), (False, True))
+    return [functools.partial(move, *chosen) for chosen in options]
 
 
 def hmc(
