@@ -73,17 +73,12 @@ def main() -> None:
             folder = root / f"{kind}{suffix}"
             folder.mkdir(parents=True, exist_ok=True)
             for number, image in enumerate((images >> shift).astype(dtype)):
-                image_files.write(
-                    folder / f"{number:04d}.png", image, num_colors
-                )
-        train_and_test = {"train": train, "test": test}
-        np.savez(
-            root / f"{name}_bits.npz",
-            **{
-                k: (v >> shift).astype(dtype) for k, v in train_and_test.items()
-            },
-            num_colors=num_colors,
-        )
+                path = folder / f"{number:04d}.png"
+                image_files.write(path, image, num_colors)
+        both = {"train": train, "test": test}
+        levels = {k: (v >> shift).astype(dtype) for k, v in both.items()}
+        path = root / f"{name}_bits.npz"
+        np.savez(path, **levels, num_colors=num_colors)
 
 
 if __name__ == "__main__":
