@@ -67,7 +67,6 @@ class Likelihood:
         Args:
           losses: What `losses` returned for held-out data.
         """
-        del losses
         return {}
 
 
@@ -179,7 +178,6 @@ class Draws:
 
     def sample_test(self, num_draws: int, seed: int) -> "Draws":
         """Returns these: all draws are evaluated on the way."""
-        del num_draws, seed
         return self
 
     def train_batches(
@@ -193,14 +191,12 @@ class Draws:
 
     def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Returns the batches of an evaluation."""
-        del split
         draws = tf.data.Dataset.range(self.num_test)
         seed = tf.constant([0, -1], tf.int64)
         return self._given(draws, seed).batch(batch_size)
 
     def context(self, split: str, positions: Sequence[int]) -> Any:
         """Returns the contexts of draws, as `ImageDataset.context` does."""
-        del split
         rows = np.array(positions) % self._num_contexts
         return each(lambda values: tf.gather(values, rows), self._contexts)
 
