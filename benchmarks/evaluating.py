@@ -20,12 +20,10 @@ def main() -> None:
     """Measures a model and prints the table."""
     flags = measuring.parse_flags(__doc__, "model", rounds=15)
     from tf_realnvp import batched
-    from tf_realnvp.utils.batches import BATCH_SIZE
+    from tf_realnvp.utils.batches import BATCH_SIZE, overlapped
 
     served = measuring.load(flags.model)
     import tensorflow as tf
-
-    from tf_realnvp.utils.batches import overlapped
 
     (images,) = batched.sample(served, BATCH_SIZE, 1.0, seed=0)
     trainer = measuring.make_trainer(measuring.load(flags.model))
