@@ -40,7 +40,3 @@ class LayersTest(tf.test.TestCase):
                 if (name, f"{program}.{layer}") not in EXCEPTIONS:
                     order = LAYERS.index(layer), LAYERS.index(own)
                     self.assertLessEqual(*order, f"{name} imports {module}")
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -5,7 +5,6 @@ from unittest import mock
 
 import folders
 import numpy as np
-import tensorflow as tf
 from absl.testing import parameterized
 from image_arrays import images_of
 from PIL import Image
@@ -131,7 +130,3 @@ class DatasetTest(folders.FolderTestCase, parameterized.TestCase):
                 data.load(name, tiles=8, **options)
         with self.assertRaisesRegex(ValueError, "tiles"):
             self.load(tiles=7)
-
-
-if __name__ == "__main__":
-    tf.test.main()

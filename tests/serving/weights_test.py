@@ -68,7 +68,3 @@ class DamagedTest(folders.FolderTestCase, parameterized.TestCase):
             (weights,) = path.glob("variables/variables.data-*")
             weights.write_bytes(weights.read_bytes()[:500])
         self.assert_error(path, "cannot be read")
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -57,7 +57,3 @@ class ChoiceTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_speed(self):
         self.assertGreater(choice._measure_speed("float32"), 0.0)
-
-
-if __name__ == "__main__":
-    tf.test.main()

@@ -38,7 +38,3 @@ class CornersTest(tf.test.TestCase, parameterized.TestCase):
         joined = tiling.join(maps, (30, 43))
         self.assertAllEqual(np.unique(joined[:5, :4]), [0.0])
         self.assertGreater(len(np.unique(joined)), 2)
-
-
-if __name__ == "__main__":
-    tf.test.main()
