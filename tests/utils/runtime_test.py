@@ -31,19 +31,6 @@ class ProcessorTest(tf.test.TestCase, parameterized.TestCase):
             tf.config.optimizer.set_experimental_options, {"remapping": True}
         )
 
-    @parameterized.parameters(
-        (8, 64, 8, (1, 1)),
-        (8, 65, 8, (2, None)),
-        (32, 128, 8, (2, None)),
-        (32, 128, 1, (1, None)),
-    )
-    def test_fastest(self, size, filters, cores, expected):
-        with mock.patch.object(runtime, "num_cores", lambda: cores):
-            self.assertEqual(runtime.fastest_cpus(size, filters), expected)
-            with mock.patch.dict(os.environ, {"TF_CONFIG": "{}"}):
-                several = runtime.fastest_cpus(size, filters)
-        self.assertEqual(several, (1, None))
-
     def test_environment(self):
         """The user's number of threads is kept."""
         os.environ |= {"TF_NUM_INTRAOP_THREADS": "8", "KERAS_BACKEND": "jax"}
