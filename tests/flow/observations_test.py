@@ -187,14 +187,6 @@ class ObservationTest(untraced.UntracedTestCase, parameterized.TestCase):
         both = (m.sample(1, seed=1, context=context) for m in (model, uniform))
         self.assertAllEqual(*both)
 
-    def test_noise_does_not_depend_on_the_batch(self):
-        model = small_models.shared(observe="noise:25")
-        images = small_models.images(3)
-        together, alone = (
-            observations.given(model, own, None) for own in (images, images[2:])
-        )
-        self.assertAllEqual(together[2:], alone)
-
     def test_nothing_visible(self):
         """A model of masks is a density of images, too."""
         model = small_models.displaced(0.3, observe="mask")

@@ -176,17 +176,6 @@ class LossTest(untraced.UntracedTestCase, parameterized.TestCase):
         # Resumed runs depend on these, after an update of this code as well.
         self.assertEqual(seeds[:4], SEEDS_OF_SEED_0)
 
-    def test_batches_of_a_call(self):
-        """The losses are the same for any number of batches in a call."""
-        trainer = trainer_of(SmallModel())
-        whole = evaluate(trainer, num_batches=3)
-        batches = (
-            tf.data.Dataset.from_tensors((IMAGES, {})).repeat(3).enumerate()
-        )
-        iterator = iter(batches)
-        parts = [trainer.test(iterator, number) for number in (1, 2)]
-        self.assertEqual(np.concatenate(parts).sum(dtype=float), whole)
-
 
 class SkippedTest(untraced.UntracedTestCase):
     def test_gradient_that_is_not_finite(self):
