@@ -164,16 +164,6 @@ class RestoreTest(ModelTestCase):
         self.succeed("restore", "in", *flags, "--out", "rows.png")
         self.assertGreater(np.ptp(read_png("rows.png")), 100)
 
-    def test_context(self):
-        """A model of another context than what is seen restores nothing."""
-        self.write(".", self.images[:1], ["a.png"])
-        self.write_mask()
-        error = ValueError("`context` must have the shape (1,)")
-        flags = "a.png", "--mask", "mask.png"
-        with mock.patch.object(restoration, "restore", side_effect=error):
-            result = call("restore", self.path, *flags)
-        self.assert_usage_error(result, "`context` must have the shape (1,)")
-
 
 class MissingTest(folders.FolderTestCase, parameterized.TestCase):
     def test_resized(self):
