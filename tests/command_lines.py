@@ -1,6 +1,7 @@
 """Runs command lines in this process and as a user does."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from unittest import mock
 
 import folders
 
-from tf_realnvp import detection
+from tf_realnvp import detection, significance
 from tf_realnvp.cli import arguments
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -131,6 +132,11 @@ class CommandTestCase(folders.FolderTestCase):
         return self.enterContext(
             mock.patch.object(arguments, "open_model", return_value=model)
         )
+
+    def use_fewer_draws(self) -> None:
+        """Lets intervals be drawn from few draws, as many take a while."""
+        fewer = functools.partial(significance.compare, num_draws=50)
+        self.enterContext(mock.patch.object(significance, "compare", fewer))
 
     def assert_usage_error(
         self, result: tuple[int, str, str], *messages: str

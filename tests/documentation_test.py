@@ -1,6 +1,5 @@
 """Runs the commands of the documentation that follow `<!-- run -->`."""
 
-import functools
 import pathlib
 import re
 import shlex
@@ -15,7 +14,6 @@ from absl.testing import parameterized
 from image_arrays import random_images, write_images
 from PIL import Image
 
-from tf_realnvp.analysis import significance
 from tf_realnvp.cli.main import main
 from tf_realnvp.serving import formats
 
@@ -75,10 +73,7 @@ class DocumentationTest(
 
     @parameterized.parameters(filter(commands, PAGES))
     def test_runs_short_commands(self, page):
-        fewer_draws = functools.partial(significance.compare, num_draws=20)
-        self.enterContext(
-            mock.patch.object(significance, "compare", fewer_draws)
-        )
+        self.use_fewer_draws()
         self.enterContext(
             mock.patch.object(formats, "to_onnx", return_value=b"")
         )

@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import tempfile
-from unittest import mock
 
 import command_lines
 import numpy as np
@@ -23,7 +22,7 @@ from image_arrays import write_images
 from PIL import Image
 
 import tf_realnvp
-from tf_realnvp import detection, significance
+from tf_realnvp import detection
 from tf_realnvp.cli import main
 from tf_realnvp.data import image_files
 from tf_realnvp.errors import DataError
@@ -167,10 +166,7 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
 
     def setUp(self):
         super().setUp()
-        fewer_draws = functools.partial(significance.compare, num_draws=50)
-        self.enterContext(
-            mock.patch.object(significance, "compare", fewer_draws)
-        )
+        self.use_fewer_draws()
 
     def call(self, num_colors, name, *options):
         """Runs a command on a model, which is loaded once."""

@@ -1,7 +1,6 @@
 """Tests for the commands score and detect."""
 
 import csv
-import functools
 import json
 import math
 import os
@@ -375,10 +374,7 @@ class DetectTest(DetectionTestCase):
         super().setUp()
         self.noise = small_models.images(50, seed=1)
         self.write("noise/inside", self.noise)
-        fewer_draws = functools.partial(significance.compare, num_draws=50)
-        self.enterContext(
-            mock.patch.object(significance, "compare", fewer_draws)
-        )
+        self.use_fewer_draws()
 
     def test_detect(self):
         os.mkdir("out")
