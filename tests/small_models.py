@@ -256,7 +256,7 @@ class SmallModel:
 
     def freeze(self, indices):
         self.frozen, kept = indices, enumerate(self.variables)
-        self.trainable_variables = [v for i, v in kept if i not in indices]
+        self.trainable_variables = tuple(v for i, v in kept if i not in indices)
 
     def clone(self):
         clone = SmallModel(**self._config)
