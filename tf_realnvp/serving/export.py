@@ -252,7 +252,7 @@ class _ServingModule(tf.Module):
     def _condition(self, label, context):
         """Returns what the flow is conditioned on, which it checks."""
         if context is None and "context" in self._of_flow:  # Of masks.
-            context = tf.zeros(self._of_flow["context"].shape[1:])
+            context = tf.zeros(self._conditions["context"].shape[1:])
         given = {"label": label, "context": context}
         return {
             name: tf.nest.map_structure(
