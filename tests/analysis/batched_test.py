@@ -93,8 +93,10 @@ class BatchedTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(batch.shape, (64, 4, 4, 1))
         self.assertAllEqual(batch[:5], images)
         self.assertAllEqual(batch[5:], np.zeros([59, 4, 4, 1]))
-        with self.assertRaisesRegex(TypeError, "Cannot cast"):
-            batched.fill(PLAIN(), images / np.float32(17))
+        self.assertAllEqual(batched.fill(PLAIN(), []), np.zeros([64, 4, 4, 1]))
+        for other in (images / np.float32(17), images[:, :, :1]):
+            with self.assertRaises((TypeError, ValueError)):
+                batched.fill(PLAIN(), other)
 
     def test_likeliest_together(self):
         model, images = CLASSES(), small_models.images(9)

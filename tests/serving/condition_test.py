@@ -30,9 +30,10 @@ class ContextTest(folders.FolderTestCase):
             found = either.log_prob(images, seed=1, **given)
             self.assertAllClose(found, expected, rtol=1e-5)
         # Which would be broadcast.
-        other = given | {"context": context | {"x": context["x"][:, :, :1]}}
-        with self.assertRaises(tf.errors.InvalidArgumentError):
-            saved.log_prob(images, seed=1, **other)
+        for x in (context["x"][:, :, :1], context["x"][:1]):
+            other = given | {"context": context | {"x": x}}
+            with self.assertRaises(tf.errors.InvalidArgumentError):
+                saved.log_prob(images, seed=1, **other)
         latents = model.encode(images, **given)
         self.assertAllClose(saved.encode(images, **given), latents, atol=1e-4)
         samples = np.float32(model.sample(3, 0.5, 1, **given))

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tf_realnvp.flow import observations
 from tf_realnvp.flow.real_nvp import RealNVP
-from tf_realnvp.utils import named
+from tf_realnvp.utils import named, tensors
 from tf_realnvp.utils.batches import BATCH_SIZE, overlapped, parts, stream
 
 if TYPE_CHECKING:
@@ -288,12 +288,12 @@ def fill(model: RealNVP, images: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
       model: The model.
-      images: At most `BATCH_SIZE` images `[H, W, C]`.
+      images: At most `BATCH_SIZE` images `[H, W, C]`, as for `model.log_prob`.
     """
-    batch = np.zeros([BATCH_SIZE, *model.image_shape], model.values.dtype)
-    for place, image in enumerate(images):
-        np.copyto(batch[place], image, casting="equiv")
-    return batch
+    blank = np.zeros(model.image_shape, model.values.dtype)
+    batch = np.stack([*images, *[blank] * (BATCH_SIZE - len(images))])
+    checked = tensors.images(batch, model.image_shape, model.num_colors)
+    return checked.numpy().astype(model.values.dtype)
 
 
 def columns(

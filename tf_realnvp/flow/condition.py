@@ -272,8 +272,10 @@ def _checked(values, shape, n):
     values = tensors.tensor(values, "context", kind, *shapes)
     values = tensors.finite_float32(values, "context", kind)
     # In a graph the shape may be unknown, and other shapes can be broadcast.
-    size = tf.shape(values)
-    fits = tf.reduce_all(size[-len(shape) :] == shape)
+    size, whole = tf.shape(values), tf.stack([n, *shape])
+    start = tf.size(whole) - tf.size(size)
+    fits = (start >= 0) & (start <= 1)
+    fits &= tf.reduce_all(size == whole[start:])
     values = tensors.where_valid(values, fits, "context", kind, "shape", size)
     return tf.broadcast_to(values, [n, *shape])
 
