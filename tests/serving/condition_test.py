@@ -30,7 +30,8 @@ class ContextTest(folders.FolderTestCase):
             found = either.log_prob(images, seed=1, **given)
             self.assertAllClose(found, expected, rtol=1e-5)
         # Which would be broadcast.
-        for x in (context["x"][:, :, :1], context["x"][:1]):
+        whole = context["x"]
+        for x in (whole[:, :, :1], whole[:1], whole[0, 0, 0, 0]):
             other = given | {"context": context | {"x": x}}
             with self.assertRaises(tf.errors.InvalidArgumentError):
                 saved.log_prob(images, seed=1, **other)
