@@ -247,8 +247,8 @@ class CommandsTest(command_lines.CommandTestCase, parameterized.TestCase):
         self.assertGreater(auroc, 0.8)
 
     @parameterized.parameters(
-        ("export", 4096, "is not of at most 256 levels"),
-        ("export", None, "is not of at most 256 levels"),
+        ("export", 4096, "only models of at most 256"),
+        ("export", None, "only models of at most 256"),
         ("restore x", None, "real numbers are restored in Python"),
         ("score images", None, "no file in images can be"),
     )

@@ -111,12 +111,16 @@ class ExploreTest(ConversionTestCase):
         for name in ("index.html", "explorer.js", *explorer._RUNTIME):
             self.assertTrue((self.folder / "page" / name).is_file())
 
-    def test_context(self):
+    def test_what_the_page_lacks(self):
         pytest.importorskip("tf2onnx")
         (self.npm / "node_modules" / "onnxruntime-web").mkdir(parents=True)
-        with mock.patch.object(self.model, "context_shape", (2,)):
+        with mock.patch.object(self.model.condition, "context_shape", (2,)):
             result = call("explore", self.path)
         self.assert_usage_error(result, "a context that the page lacks")
+        metadata = {"dropped_bits": 8}
+        with mock.patch.object(self.model, "metadata", metadata):
+            result = call("explore", self.path)
+        self.assert_usage_error(result, "models of files of 8 bits")
 
     def test_missing_packages(self):
         found = functools.partial(mock.patch.object, importlib.util)

@@ -16,7 +16,7 @@ from image_arrays import random_images
 import tf_realnvp
 from tf_realnvp import bijectors, bit_maps, detection
 from tf_realnvp.serving import formats
-from tf_realnvp.utils import tiling
+from tf_realnvp.utils import named, tiling
 
 pytest.importorskip("tf2onnx")
 pytest.importorskip("onnx")
@@ -28,6 +28,11 @@ MODELS = {
     "context": functools.cache(
         lambda: small_models.displaced(
             0.2, filters=2, context_shape=(3,), padding="periodic"
+        )
+    ),
+    "contexts": functools.cache(
+        lambda: small_models.displaced(
+            0.2, filters=2, context_shape={"mass": (2,), "low": (2, 2, 1)}
         )
     ),
 }
@@ -46,6 +51,7 @@ def run(kind, function, **inputs):
     """Returns the outputs of an exported function by their names."""
     opened = session(kind, function)
     names = [output.name for output in opened.get_outputs()]
+    inputs |= named.by_name(inputs.pop("context", None))
     return dict(zip(names, opened.run(None, inputs), strict=True))
 
 
@@ -53,8 +59,11 @@ def condition_of(model, n):
     """Returns what a model is conditioned on, as an argument."""
     rng = np.random.default_rng(1)
     if model.context_shape:
-        shape = n, *model.context_shape
-        return {"context": rng.normal(size=shape).astype(np.float32)}
+
+        def values(shape):
+            return rng.normal(size=(n, *shape)).astype(np.float32)
+
+        return {"context": named.each(values, model.context_shape)}
     labels = rng.integers(model.num_classes or 1, size=n).astype(np.int32)
     return {"label": labels} if model.num_classes else {}
 

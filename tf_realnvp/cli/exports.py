@@ -20,7 +20,6 @@ from tf_realnvp.utils.console import say
 
 def export(flags: argparse.Namespace, model: RealNVP) -> None:
     """Writes the files of a format."""
-    _check_bytes(flags.model, model)
     reference, seed = None, flags.seed
     if flags.reference is not None:
         check_context(model)
@@ -35,7 +34,8 @@ def export(flags: argparse.Namespace, model: RealNVP) -> None:
 
 def explore(flags: argparse.Namespace, model: RealNVP) -> None:
     """Writes a web page, and opens it."""
-    _check_bytes(flags.model, model)
+    if model.values.file_dtype != np.uint8:
+        raise UsageError("the page shows models of files of 8 bits only")
     if model.context_shape and model.observe != "mask":
         raise UsageError(f"{flags.model} takes a context that the page lacks")
     from tf_realnvp.serving import explorer  # It imports ONNX, an extra.
@@ -53,12 +53,6 @@ def explore(flags: argparse.Namespace, model: RealNVP) -> None:
     say(f"{flags.out}/index.html")
     if flags.open:
         _serve(flags.out)
-
-
-def _check_bytes(path, model):
-    """Checks that the images of a model are bytes."""
-    if model.values.dtype != np.uint8:
-        raise UsageError(f"{path} is not of at most 256 levels, as exports are")
 
 
 def _serve(folder):

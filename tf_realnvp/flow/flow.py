@@ -167,7 +167,6 @@ class Flow(tf.Module):
             observe == "mask",
             self.padding,
         )
-        self.context_shape = self.condition.context_shape
         self.networks = [
             networks.CouplingNetwork(
                 mask.shape[-1],
@@ -298,6 +297,11 @@ class Flow(tf.Module):
             [function(network) for network in self._noise_networks],
         )
         return model
+
+    @property
+    def context_shape(self) -> Any:
+        """Shape of a context, or shapes by name; `None` without one."""
+        return self.condition.context_shape
 
     def clone(self) -> Self:
         """Returns a copy of the model, with its own variables."""

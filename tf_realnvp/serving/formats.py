@@ -14,10 +14,11 @@ Functions of a model are exported:
     code length of each image under lossless coders, float64 `[n]`, is as by
     `detection.coded_bits`.
 
-With classes, the first two also take `label`, int32 `[n]`; with a single
-context `context`, float32 `[n, *context_shape]`. Random numbers are inputs,
-since a seed means something else in every runtime, but for `detect`, which adds
-the same noise to all images. Inputs are not checked.
+With classes, the first two also take `label`, int32 `[n]`; with a context
+`context`, float32 `[n, *context_shape]`, or `context_NAME` for each of several.
+Random numbers are inputs, since a seed means something else in every runtime,
+but for `detect`, which adds the same noise to all images. Inputs are not
+checked.
 """
 
 import functools
@@ -32,6 +33,7 @@ import tensorflow as tf
 
 from tf_realnvp import __version__
 from tf_realnvp.analysis import bit_maps, detection, measuring
+from tf_realnvp.errors import UsageError
 from tf_realnvp.flow.real_nvp import RealNVP
 from tf_realnvp.utils import files
 
@@ -59,7 +61,12 @@ def save(
 
     Returns:
       The names of the files.
+
+    Raises:
+      UsageError: If the images of the model are not bytes.
     """
+    if model.values.dtype != np.uint8:
+        raise UsageError("only models of at most 256 levels can be exported")
     contents = {}
     if format == "tflite":
         contents["decode.tflite"] = to_tflite(model)
@@ -139,7 +146,7 @@ def to_onnx(
     import tf2onnx
 
     def of_tensors(*inputs):
-        values = dict(zip(specs, inputs, strict=True))
+        values = tf.nest.pack_sequence_as(specs, inputs)
         # A view that is made here: the constants of the model's own bijectors
         # would become inputs.
         return function(model.for_training(), **values)
@@ -148,7 +155,7 @@ def to_onnx(
 
     result, _ = tf2onnx.convert.from_function(
         tf.function(of_tensors, autograph=False),
-        [*specs.values()],
+        tf.nest.flatten(specs),
         opset=_OPSET,
         custom_op_handlers={"Log1p": (_log1p, [])},
     )
@@ -197,13 +204,15 @@ def _specs(model, function, batch_size=None):
     }
     parameters = inspect.signature(function).parameters
     names = [n for n in parameters if n in types]
-    specs = {n: tf.TensorSpec((None, *types[n][0]), types[n][1]) for n in names}
+    specs = {
+        n: tf.TensorSpec([None, *types[n][0]], types[n][1], n) for n in names
+    }
     if "condition" in parameters:
         specs |= model.condition.specs
-    return {
-        name: tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name)
-        for name, spec in specs.items()
-    }
+    return tf.nest.map_structure(
+        lambda s: tf.TensorSpec([batch_size, *s.shape[1:]], s.dtype, s.name),
+        specs,
+    )
 
 
 def _log1p(graph, node, name, unused_args):
