@@ -94,15 +94,19 @@ class AssertionsTest(tf.test.TestCase, parameterized.TestCase):
         (ValueError, "latents", LATENTS[0], LATENTS.reshape(2, 4, 2, 2), 3),
         (ValueError, "label", [1], [1, 2, 3], [[1, 2]], [[1], [2]]),
         (ValueError, "seed", [1], [1, 2, 3], [[1, 2]]),
-        (ValueError, "seeds", 0, [[0], [1]]),
-        # Of a number that only a run shows.
-        (INVALID, "seeds", [0, 1, 2]),
+        (ValueError, "seeds", 0, [[0], [1]], [0], [0, 1, 2]),
     )
     def test_types_and_shapes(self, error, name, *values):
         for value in values:
+            value = tf.constant(value)
             with self.subTest(value=ranges.short(value)):
                 with self.assertRaisesRegex(error, f"`{name}` must "):
                     CHECKS[name](value)
+                if error is ValueError:  # Of a shape that only a run shows.
+                    spec = tf.TensorSpec(None, value.dtype)
+                    function = tf.function(CHECKS[name], [spec])
+                    with self.assertRaisesRegex(INVALID, f"`{name}` must "):
+                        function(value)
 
     @parameterized.parameters(
         ("count", -1, 101, 2**31, 2**62),

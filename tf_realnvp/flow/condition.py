@@ -267,16 +267,9 @@ class Condition:
 
 def _checked(values, shape, n):
     """Returns a context as finite float32 `[n, *shape]`."""
-    shapes = shape, (tf.get_static_value(n), *shape)
-    kind = f"finite numbers of shape {shapes[0]} or {shapes[1]}"
-    values = tensors.tensor(values, "context", kind, *shapes)
+    kind = f"finite numbers of shape {shape}, for all images or for each of n"
+    values = tensors.tensor(values, "context", kind, shape, (n, *shape))
     values = tensors.finite_float32(values, "context", kind)
-    # In a graph the shape may be unknown, and other shapes can be broadcast.
-    size, whole = tf.shape(values), tf.stack([n, *shape])
-    start = tf.size(whole) - tf.size(size)
-    fits = (start >= 0) & (start <= 1)
-    fits &= tf.reduce_all(size == whole[start:])
-    values = tensors.where_valid(values, fits, "context", kind, "shape", size)
     return tf.broadcast_to(values, [n, *shape])
 
 

@@ -1,8 +1,9 @@
 """Checks of the tensors that callers pass to a model.
 
 Dtype and shape are checked while a function is traced, by Python exceptions.
-Values are checked at run time, by operations that the returned tensor depends
-on. They raise `tf.errors.InvalidArgumentError`.
+Values, and what is not known of a shape, are checked at run time, by operations
+that the returned tensor depends on. They raise
+`tf.errors.InvalidArgumentError`.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ def tensor(
       value: The argument.
       name: Name of the argument.
       kind: Description of valid values, for messages.
-      *shapes: Allowed shapes.
+      *shapes: Allowed shapes. An axis may be a tensor, or `None` for any size.
       integer: Whether only integers are allowed.
       real: Whether only floating-point numbers are allowed.
 
@@ -42,9 +43,27 @@ def tensor(
     is_integer = dtype.is_integer and not real
     if not (is_integer or (dtype.is_floating and not integer)):
         raise TypeError(must_be)
-    if not any(map(shape.is_compatible_with, shapes)):
+    known = [[tf.get_static_value(size) for size in s] for s in shapes]
+    if not any(map(shape.is_compatible_with, known)):
         raise ValueError(must_be)
-    return result
+
+    def is_certain(axes):
+        return len(axes) == shape.rank and all(
+            n is None or (size is not None and size == tf.get_static_value(n))
+            for n, size in zip(axes, shape, strict=True)
+        )
+
+    if any(map(is_certain, shapes)):
+        return result
+    # Left unchecked, other shapes might be broadcast.
+    size, fits = tf.shape(result), tf.constant(False)
+    for axes in shapes:
+        whole = [-1 if n is None else n for n in axes]
+        whole = tf.convert_to_tensor(whole, tf.int32)
+        fits |= (tf.size(size) == len(axes)) & tf.reduce_all(
+            (size == whole) | (whole == -1)
+        )
+    return where_valid(result, fits, name, kind, "shape", size)
 
 
 def count(value: Any, name: str, maximum: int) -> tf.Tensor:
@@ -89,12 +108,8 @@ def labels(value: Any, num_classes: int | None, n: tf.Tensor) -> tf.Tensor:
     if num_classes is None:
         raise ValueError("`label` must not be given: the model has no classes.")
     kind = f"an integer in 0 ... {num_classes - 1}, or one for each of n"
-    shapes: list[list] = [[], [tf.get_static_value(n)]]
-    result = tensor(value, "label", kind, *shapes, integer=True)
+    result = tensor(value, "label", kind, [], [n], integer=True)
     result = _in_range(result, num_classes, "label", kind)
-    size = tf.shape(result)  # Empty for a scalar.
-    fits = tf.reduce_all(size == n)
-    result = where_valid(result, fits, "label", kind, "shape", size, "n of", n)
     return tf.cast(tf.broadcast_to(result, [n]), tf.int32)
 
 
@@ -123,11 +138,7 @@ def stateless_seed(seed: Any = None) -> tf.Tensor:
 
 def stateless_seeds(seeds: Any, n: tf.Tensor) -> tf.Tensor:
     """Returns `stateless_seed` of each of `n` seeds, int32 `[n, 2]`."""
-    result = tensor(seeds, "seeds", _SEEDS, [None], integer=True)
-    size = tf.shape(result)
-    result = where_valid(
-        result, size[0] == n, "seeds", _SEEDS, "shape", size, "for", n
-    )
+    result = tensor(seeds, "seeds", _SEEDS, [n], integer=True)
     wide = tf.cast(result, tf.int64)
     # Like `tf.bitcast`, which XLA does not support for unknown sizes.
     halves = [wide, tf.bitwise.right_shift(wide, 32)]
